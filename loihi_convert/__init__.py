@@ -1,0 +1,14 @@
+"""Convert a trained CNN to a spiking network for Loihi 2 and Lava.
+
+Each stage takes one value and returns the next; nothing is edited in place::
+
+    model, checkpoint = checkpoint.load_model("model.pt")              nn.Module
+    relu = convert.convert(model, checkpoint.input_shape)              ReluNetwork       batch norm folded, ReLU
+    spiking = balance.balance(relu, images, timesteps=64)              SpikingNetwork    thresholds per channel
+    quantized = quantize.quantize(spiking, images)                     QuantizedNetwork  Loihi's integers
+    netx.write(quantized, "model.net")                                 a lava-dl netx HDF5 file
+    result = open_backend("sim").run("model.net", images, 64)          RunResult         potentials at every step
+    evaluate.evaluate(result, quantized, labels=labels)                accuracy against latency
+
+`pipeline` does all of it in two calls, ``export`` and ``run``; `cli` is the same for the shell.
+"""

@@ -1,0 +1,171 @@
+"""Where an exported file runs: one interface, interchangeable implementations.
+
+Every backend takes the *file*, so what is tested is what is shipped, and gives back the same integers, bit for bit.
+
+==========  ======================  ==================================================================
+name        implementation          what it is
+==========  ======================  ==================================================================
+``ref``     `backends.reference`    exact integers in torch, batched, fast
+``sim``     `backends.lava`         Lava's CPU simulator in a process of its own
+==========  ======================  ==================================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+
+from loihi_convert.errors import DataError, RangeError, UsageError
+from loihi_convert.network import Array, QuantizedNetwork
+from loihi_convert.progress import Progress, silent
+
+BackendName = Literal["ref", "sim"]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerTrace:
+    """Every spike and potential of one layer.
+
+    Parameters
+    ----------
+    spikes
+        bool ``(N, T, *shape)``; ``None`` for the last layer, which has no neurons.
+    potentials
+        int32 ``(N, T, *shape)``, after integration and reset of that step.
+    """
+
+    spikes: Array | None
+    potentials: Array
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """What a run of N images over T time steps gives, the same from every backend.
+
+    Parameters
+    ----------
+    potentials
+        int32 ``(N, T, classes)``: membrane potential of the last layer after each step.
+    spike_counts
+        int64 ``(N, T, hidden layers)``: spikes of each hidden layer in each step.
+    synaptic_operations
+        int64 ``(N, T, hidden layers)``: synapses of nonzero weight reached by those spikes (NeuroBench: effective
+        accumulates).
+    seconds
+        Wall-clock time of the simulation itself, without loading and compiling.
+    startup_seconds
+        Loading, compiling, starting.
+    traces
+        One per layer where ``trace`` was asked for, else empty.
+    """
+
+    potentials: Array
+    spike_counts: Array
+    synaptic_operations: Array
+    seconds: float
+    startup_seconds: float
+    traces: tuple[LayerTrace, ...] = ()
+
+    @property
+    def predictions(self) -> Array:
+        """int64 ``(N, T)``: arg max of the potential after each step; the lowest class among equals (paper, alg. 3)."""
+        return np.asarray(self.potentials.argmax(axis=2))
+
+
+class Backend(Protocol):
+    """Runs exported files; a context manager, because some backends hold processes."""
+
+    @property
+    def name(self) -> BackendName:
+        """The name by which `open_backend` gives it."""
+        ...
+
+    def run(
+        self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = silent
+    ) -> RunResult:
+        """Run ``images`` (uint8 ``(N, C, H, W)``) for ``timesteps`` steps each through the network in ``path``."""
+        ...
+
+    def __enter__(self) -> Backend: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+
+def open_backend(name: str) -> Backend:
+    """Return the backend called ``name``, not yet started.
+
+    Raises
+    ------
+    UsageError
+        If there is no such backend.
+    """
+    if name == "ref":
+        from loihi_convert.backends.reference import ReferenceBackend
+
+        return ReferenceBackend()
+    if name == "sim":
+        from loihi_convert.backends.lava import LavaBackend
+
+        return LavaBackend()
+    raise UsageError(f"--backend {name}: no such backend; allowed are {', '.join(get_args(BackendName))}.")
+
+
+def first_difference(result: RunResult, reference: RunResult) -> str | None:
+    """Return where two runs of the same images differ first, in words, or ``None`` if every integer is equal.
+
+    Compared are the output potentials, spike counts and synaptic operations of every step, and, where both runs were
+    traced, every layer's spikes and potentials.
+    """
+    pairs = [
+        ("output potential", result.potentials, reference.potentials),
+        ("spike count", result.spike_counts, reference.spike_counts),
+        ("synaptic operation count", result.synaptic_operations, reference.synaptic_operations),
+    ]
+    for index, (trace, expected) in enumerate(zip(result.traces, reference.traces, strict=False)):
+        if trace.spikes is not None and expected.spikes is not None:
+            pairs.append((f"layer {index} spike", trace.spikes, expected.spikes))
+        pairs.append((f"layer {index} potential", trace.potentials, expected.potentials))
+    for name, found, expected_values in pairs:
+        if found.shape != expected_values.shape:
+            return f"{name}: shape {found.shape} against {expected_values.shape}"
+        different = np.argwhere(found != expected_values)
+        if len(different):
+            image, step, *place = (int(axis) for axis in different[0])
+            at = (image, step, *place)
+            return (
+                f"{name} of image {image} at T = {step + 1}, index {tuple(place)}: {found[at]} against "
+                f"{expected_values[at]} ({len(different)} of {found.size} differ)"
+            )
+    return None
+
+
+def check_run(network: QuantizedNetwork, images: Array, timesteps: int) -> None:
+    """Raise unless ``network`` can run ``images`` for ``timesteps`` steps.
+
+    Raises
+    ------
+    UsageError
+        If ``timesteps`` is less than 1.
+    DataError
+        If the images are not uint8 of ``(N, *input_shape)`` with N >= 1.
+    RangeError
+        If ``timesteps`` is larger than the file is proven for.
+    """
+    if timesteps < 1:
+        raise UsageError(f"--timesteps {timesteps}: a run needs at least 1 time step.")
+    if images.dtype != np.uint8 or images.shape[1:] != network.input_shape or len(images) < 1:
+        expected = ", ".join(map(str, network.input_shape))
+        raise DataError(
+            f"images: found {images.dtype} of shape {images.shape}; the network takes uint8 of shape (N, {expected}), N >= 1."
+        )
+    if timesteps > network.proven_timesteps:
+        raise RangeError(
+            f"--timesteps {timesteps}: the output potentials of this file are proven to fit Loihi's range for T <= "
+            f"{network.proven_timesteps}; export it with -T {timesteps}."
+        )

@@ -1,0 +1,5 @@
+"""Our own Lava Processes and ProcessModels, and nothing else.
+
+To find a Process's models, Lava executes every module that lies beside it, each without its package: the modules here
+import absolutely and do nothing on import. Only `lava_host` imports them.
+"""

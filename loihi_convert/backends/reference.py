@@ -1,0 +1,101 @@
+"""Backend `ref`: the exact integers of the file, simulated in torch on the CPU (`simulate.py`)."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+import numpy as np
+import torch
+
+from loihi_convert import netx
+from loihi_convert.backends import BackendName, LayerTrace, RunResult, check_run
+from loihi_convert.network import Array, QuantizedNetwork
+from loihi_convert.progress import Progress, silent
+from loihi_convert.simulate import Simulator, batches
+
+
+class ReferenceBackend:
+    """Runs exported files exactly as Lava's CPU simulator does, without Lava."""
+
+    name: Final[BackendName] = "ref"
+
+    def run(
+        self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = silent
+    ) -> RunResult:
+        """See `backends.Backend.run`."""
+        started = time.perf_counter()
+        network = netx.read(path)
+        return run_network(network, images, timesteps, trace=trace, progress=progress, started=started)
+
+    def __enter__(self) -> ReferenceBackend:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Nothing to end: this backend holds no process."""
+
+
+def run_network(
+    network: QuantizedNetwork,
+    images: Array,
+    timesteps: int,
+    *,
+    trace: bool = False,
+    progress: Progress = silent,
+    started: float | None = None,
+) -> RunResult:
+    """Run a network that is in memory; what export compares the written file with. Arguments as `Backend.run`."""
+    started = time.perf_counter() if started is None else started
+    check_run(network, images, timesteps)
+    simulator = Simulator(network)
+    hidden = len(network.layers) - 1
+    fan_outs = [
+        torch.from_numpy(after.synapse.fan_out(shape).astype(np.float32).ravel())
+        for after, shape in zip(network.layers[1:], network.shapes[:-1], strict=True)
+    ]
+    count = len(images)
+    potentials = np.empty((count, timesteps, *network.shapes[-1]), np.int32)
+    spike_counts = np.empty((count, timesteps, hidden), np.int64)
+    operations = np.empty((count, timesteps, hidden), np.int64)
+    traces = _empty_traces(network, count, timesteps) if trace else ()
+    ready = time.perf_counter()
+    done = 0
+    for batch in batches(images, simulator.batch_size):
+        rows = slice(done, done + len(batch))
+        for step, states in enumerate(simulator.steps(batch, timesteps)):
+            potentials[rows, step] = states[-1].potential.numpy()
+            for index, state in enumerate(states[:-1]):
+                assert state.spikes is not None
+                flat = state.spikes.flatten(1)
+                spike_counts[rows, step, index] = flat.sum(1, dtype=torch.float64).numpy()
+                operations[rows, step, index] = _exact_dot(flat, fan_outs[index])
+            for layer_trace, state in zip(traces, states if trace else (), strict=True):
+                layer_trace.potentials[rows, step] = state.potential.numpy()
+                if layer_trace.spikes is not None and state.spikes is not None:
+                    layer_trace.spikes[rows, step] = state.spikes.numpy()
+        done += len(batch)
+        progress(done, count)
+    finished = time.perf_counter()
+    return RunResult(potentials, spike_counts, operations, finished - ready, ready - started, traces)
+
+
+def _exact_dot(spikes: torch.Tensor, fan_out: torch.Tensor) -> Array:
+    """Sum of fan-outs of the neurons that fired, ``(B,)``; float32 holds it exactly below 2^24, float64 beyond."""
+    if float(fan_out.sum(dtype=torch.float64)) < 2**24:
+        return (spikes @ fan_out).numpy()
+    return (spikes.double() @ fan_out.double()).numpy()
+
+
+def _empty_traces(network: QuantizedNetwork, count: int, timesteps: int) -> tuple[LayerTrace, ...]:
+    last = len(network.layers) - 1
+    return tuple(
+        LayerTrace(
+            spikes=None if index == last else np.empty((count, timesteps, *shape), np.bool_),
+            potentials=np.empty((count, timesteps, *shape), np.int32),
+        )
+        for index, shape in enumerate(network.shapes)
+    )

@@ -1,0 +1,195 @@
+"""ReluNetwork -> SpikingNetwork: firing thresholds per channel, balanced for a latency T.
+
+=================  ====================================================================================================
+method             threshold of channel k in layer l
+=================  ====================================================================================================
+``ngu-lee``        alpha x the largest input current of the channel over all calibration images, positions and steps
+                   1..T, while the layers before it spike with their already fixed thresholds (Ngu & Lee 2022,
+                   algorithm 2, alpha of section 4.1.3)
+``percentile``     a percentile of the channel's positive ReLU activations in the CNN (per channel; after
+                   Rueckauer et al. 2017, who take one per layer)
+=================  ====================================================================================================
+
+=================  ====================================================================================================
+amplitude          what the spike of a neuron is worth to the next layer
+=================  ====================================================================================================
+``compensated``    its threshold: rate x threshold approximates the activation, and the SNN converges to the CNN
+``literal``        1, as algorithm 2 is printed: channels keep their rates but lose their relative scale
+=================  ====================================================================================================
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, get_args
+
+import numpy as np
+import torch
+
+from loihi_convert.errors import DataError, UsageError
+from loihi_convert.network import Array, IntegrateAndFire, ReluNetwork, Reset, SpikingLayer, SpikingNetwork
+from loihi_convert.progress import Progress, silent
+from loihi_convert.simulate import channel_maxima, extremes, relu_outputs
+
+Method = Literal["ngu-lee", "percentile"]
+Amplitude = Literal["compensated", "literal"]
+InitialPotential = Literal["zero", "half"]
+
+# A percentile is read off a histogram of this many bins between 0 and the channel's maximum.
+_BINS: Final = 4096
+
+
+def balance(
+    network: ReluNetwork,
+    images: Array,
+    timesteps: int,
+    *,
+    method: Method = "ngu-lee",
+    amplitude: Amplitude = "compensated",
+    alpha: float = 1.0,
+    percentile: float = 99.0,
+    initial_potential: InitialPotential = "zero",
+    reset: Reset = "soft",
+    progress: Progress = silent,
+) -> SpikingNetwork:
+    """Return ``network`` with integrate-and-fire neurons whose thresholds suit ``timesteps`` steps.
+
+    Parameters
+    ----------
+    network
+        From `convert.convert`.
+    images
+        Calibration images, uint8 ``(N, C, H, W)``; training images, never test images.
+    timesteps
+        The latency T.
+    method, amplitude
+        See the tables of this module.
+    alpha
+        Factor on the thresholds, in (0, 1].
+    percentile
+        For ``percentile``, in (0, 100].
+    initial_potential
+        ``zero`` (paper) or ``half``: V0 = threshold / 2, which rounds the spike count to nearest instead of down.
+    reset
+        Reset of the neurons, also while balancing.
+    progress
+        Counts images.
+
+    Raises
+    ------
+    UsageError
+        If an option is out of range.
+    DataError
+        If the images do not fit the network, or there are none.
+    """
+    _check(network, images, timesteps, method, amplitude, alpha, percentile, initial_potential)
+    percentiles = _activation_percentiles(network, images, percentile, progress) if method == "percentile" else []
+    layers: list[SpikingLayer] = []
+    for index, layer in enumerate(network.layers[:-1]):
+        if method == "percentile":
+            base = percentiles[index]
+        else:
+            base = _largest_currents(network, layers, images, timesteps, reset, progress)
+        layers.append(SpikingLayer(layer.name, layer.synapse, _neuron(alpha * base, amplitude, initial_potential)))
+    layers.append(SpikingLayer(network.layers[-1].name, network.layers[-1].synapse, None))
+    provenance = {
+        "method": method,
+        "amplitude": amplitude,
+        "alpha": alpha,
+        "initial_potential": initial_potential,
+        "timesteps": timesteps,
+        "calibration_images": len(images),
+        **({"percentile": percentile} if method == "percentile" else {}),
+    }
+    return SpikingNetwork(network.input_shape, tuple(layers), timesteps, reset, {"balance": provenance})
+
+
+def _check(
+    network: ReluNetwork,
+    images: Array,
+    timesteps: int,
+    method: str,
+    amplitude: str,
+    alpha: float,
+    percentile: float,
+    initial_potential: str,
+) -> None:
+    for option, value, allowed in (
+        ("--balance", method, get_args(Method)),
+        ("--amplitude", amplitude, get_args(Amplitude)),
+        ("--initial-potential", initial_potential, get_args(InitialPotential)),
+    ):
+        if value not in allowed:
+            raise UsageError(f"{option} {value}: unknown; allowed are {', '.join(allowed)}.")
+    if timesteps < 1:
+        raise UsageError(f"--timesteps {timesteps}: balancing needs at least 1 time step.")
+    if not 0 < alpha <= 1:
+        raise UsageError(f"--alpha {alpha}: allowed is 0 < alpha <= 1.")
+    if not 0 < percentile <= 100:
+        raise UsageError(f"--percentile {percentile}: allowed is 0 < percentile <= 100.")
+    if images.dtype != np.uint8 or images.shape[1:] != network.input_shape or len(images) == 0:
+        raise DataError(
+            f"calibration images: found {images.dtype} of shape {images.shape}; the network takes uint8 of shape "
+            f"(N, {', '.join(map(str, network.input_shape))}), N >= 1."
+        )
+
+
+def _neuron(threshold: Array, amplitude: Amplitude, initial_potential: InitialPotential) -> IntegrateAndFire:
+    """Neurons of the given thresholds; a channel that never received a positive current is dead: it never fires."""
+    alive = threshold > 0
+    worth = threshold if amplitude == "compensated" else np.ones_like(threshold)
+    return IntegrateAndFire(
+        threshold=np.where(alive, threshold, np.inf),
+        amplitude=np.where(alive, worth, 0.0),
+        initial_potential=np.where(alive, threshold / 2, 0.0) if initial_potential == "half" else 0 * threshold,
+    )
+
+
+def _largest_currents(
+    network: ReluNetwork,
+    fixed: list[SpikingLayer],
+    images: Array,
+    timesteps: int,
+    reset: Reset,
+    progress: Progress,
+) -> Array:
+    """float64 ``(C_out,)``: the largest current of each channel of the layer behind the ``fixed`` ones."""
+    index, hidden_count = len(fixed), len(network.layers) - 1
+    layer = network.layers[index]
+    partial = SpikingNetwork(
+        network.input_shape, (*fixed, SpikingLayer(layer.name, layer.synapse, None)), timesteps, reset
+    )
+
+    def report(done: int, total: int) -> None:
+        progress(index * total + done, hidden_count * total)
+
+    # The first layer's current is constant: one step shows it.
+    return extremes(partial, images, timesteps if fixed else 1, progress=report).currents[-1]
+
+
+def _activation_percentiles(network: ReluNetwork, images: Array, percentile: float, progress: Progress) -> list[Array]:
+    """float64 ``(C_out,)`` per hidden layer: the percentile of each channel's positive activations."""
+    hidden = len(network.layers) - 1
+    largest = [torch.zeros(layer.synapse.channels) for layer in network.layers[:-1]]
+    done = 0
+    for outputs in relu_outputs(network, images):
+        for index in range(hidden):
+            largest[index] = torch.maximum(largest[index], channel_maxima(outputs[index]))
+        done += len(outputs[0])
+        progress(done, 2 * len(images))
+    counts = [torch.zeros(len(peak) * _BINS, dtype=torch.int64) for peak in largest]
+    for outputs in relu_outputs(network, images):
+        for index in range(hidden):
+            values, peak = outputs[index].transpose(0, 1).flatten(1), largest[index].clamp_min(torch.finfo(torch.float32).tiny)
+            bins = (values / peak[:, None] * _BINS).to(torch.int64).clamp_(max=_BINS - 1)
+            bins += torch.arange(len(peak))[:, None] * _BINS
+            counts[index] += torch.bincount(bins[values > 0], minlength=len(counts[index]))
+        done += len(outputs[0])
+        progress(done, 2 * len(images))
+    thresholds = []
+    for count, peak in zip(counts, largest, strict=True):
+        cumulative = count.reshape(len(peak), _BINS).cumsum(1)
+        rank = torch.ceil(cumulative[:, -1:] * (percentile / 100)).clamp_min(1)
+        # The upper edge of the bin in which the rank lies: at 100 exactly the maximum.
+        edge = (cumulative < rank).sum(1) + 1
+        thresholds.append((peak * edge.clamp(max=_BINS) / _BINS).to(torch.float64).numpy())
+    return thresholds

@@ -1,0 +1,448 @@
+"""The command line: parse, call, print. Everything heavy is imported inside the command that needs it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from loihi_convert.errors import InputError, LoihiConvertError, PlatformError, UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from loihi_convert.checkpoint import Checkpoint
+    from loihi_convert.data import Dataset, DataSplits
+    from loihi_convert.network import Array
+    from loihi_convert.pipeline import Exported
+
+app = typer.Typer(
+    help="Convert a trained PyTorch CNN to a spiking network for Loihi 2 and Lava, and see accuracy against latency.",
+    epilog="Start with: loihi-convert demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+DataOption = Annotated[str | None, typer.Option("--data", help="Data set: digits or mnist.", show_default=False)]
+DataRootOption = Annotated[
+    Path | None,
+    typer.Option("--data-root", help="Folder that holds the data sets; default: ~/.cache/loihi-convert."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything that is random.")]
+SIM_IMAGES = 100
+"""Images a run on Lava's simulator takes unless told otherwise: seconds, not minutes."""
+
+
+def main() -> NoReturn:
+    """Run the command line; errors of ours are one sentence on stderr and their exit code, never a traceback."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        app(standalone_mode=False)
+    except LoihiConvertError as error:
+        _fail(str(error), error.exit_code)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing half-written is left.", 130)
+    except typer.Abort:
+        _fail("interrupted; nothing half-written is left.", 130)
+    except Exception as error:
+        # click's own complaints about options carry their text and exit code 2.
+        if hasattr(error, "show") and hasattr(error, "exit_code"):
+            error.show()
+            sys.exit(error.exit_code)
+        raise
+    sys.exit(0)
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _note(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        print(installed("loihi-convert"))
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for everything the demo makes.")] = Path(
+        "loihi-convert-demo"
+    ),
+    timesteps: Annotated[int, typer.Option("-T", "--timesteps", help="Latency T in time steps.")] = 32,
+    seed: SeedOption = 0,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train, export and run a small CNN on 8x8 digits, Lava's simulator included: the whole flow in minutes."""
+    from loihi_convert.data import load_data
+    from loihi_convert.files import refuse_to_overwrite
+
+    model = output / "model.pt"
+    refuse_to_overwrite(model, overwrite)
+    output.mkdir(parents=True, exist_ok=True)
+    splits = load_data("digits")
+    _note("1/3  train a CNN on the embedded digits")
+    _note(_trained(model, _train("digits-cnn", splits, model, seed=seed, epochs=None, resume=False)))
+    _note(f"2/3  convert it to spikes, balance thresholds for T = {timesteps}, write a netx file")
+    exported = _export(model, None, (timesteps,), splits.calibration_images(), {}, overwrite=True, verify=True)
+    if not as_json:
+        _print_exported(exported)
+    _note("3/3  run it on Lava's CPU simulator")
+    _run(
+        (exported[0].path,),
+        "sim",
+        splits,
+        splits.test,
+        timesteps=None,
+        model=None,
+        trace=False,
+        root=output / "runs",
+        as_json=as_json,
+    )
+
+
+@app.command()
+def train(
+    data: Annotated[str, typer.Option("--data", help="Data set: digits or mnist.")] = "digits",
+    architecture: Annotated[
+        str | None, typer.Option("--architecture", help="Network to train; default: the one for the data set.")
+    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Checkpoint to write, .pt or .safetensors.")] = Path(
+        "model.pt"
+    ),
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Epochs; default: the recipe's.")] = None,
+    seed: SeedOption = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted training stopped.")] = False,
+    data_root: DataRootOption = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a CNN that converts well (ReLU, average pooling, no bias) and write it as model.pt."""
+    from loihi_convert.data import load_data
+    from loihi_convert.files import refuse_to_overwrite
+
+    refuse_to_overwrite(output, overwrite)
+    splits = load_data(data, data_root)
+    trained = _train(architecture or f"{splits.name}-cnn", splits, output, seed=seed, epochs=epochs, resume=resume)
+    if as_json:
+        _print_json(
+            {
+                "file": str(output),
+                "architecture": trained.architecture,
+                "data": trained.data,
+                "seed": trained.seed,
+                "recipe": trained.recipe,
+                "validation_accuracy": trained.validation_accuracy,
+                "test_accuracy": trained.test_accuracy,
+            }
+        )
+    else:
+        print(_trained(output, trained))
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="Trained CNN: a .pt or .safetensors checkpoint.", metavar="MODEL")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write; default: MODEL with suffix .net.")
+    ] = None,
+    timesteps: Annotated[
+        str, typer.Option("-T", "--timesteps", help="Latency T to balance for; several as 1,2,4 write one file each.")
+    ] = "64",
+    method: Annotated[str, typer.Option("--balance", help="Balancing method: ngu-lee or percentile.")] = "ngu-lee",
+    amplitude: Annotated[
+        str, typer.Option("--amplitude", help="What a spike is worth: compensated (its threshold) or literal (1).")
+    ] = "compensated",
+    alpha: Annotated[float, typer.Option("--alpha", help="Factor on the thresholds, in (0, 1].")] = 1.0,
+    percentile: Annotated[float, typer.Option("--percentile", help="For --balance percentile, in (0, 100].")] = 99.0,
+    initial_potential: Annotated[
+        str, typer.Option("--initial-potential", help="Potential before the first step: zero, or half a threshold.")
+    ] = "zero",
+    weight_bits: Annotated[int, typer.Option("--weight-bits", help="Bits of a weight, 2..8, sign included.")] = 8,
+    pixel_bits: Annotated[int, typer.Option("--pixel-bits", help="Bits of a pixel, 1..8.")] = 8,
+    data: DataOption = None,
+    data_root: DataRootOption = None,
+    calibration: Annotated[
+        str, typer.Option("--calibration", help="Images that set the thresholds: split, or all training images.")
+    ] = "split",
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Read the file back and compare.")] = True,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Convert a CNN to spikes, balance its thresholds, round it to Loihi's integers, write a netx file."""
+    from loihi_convert.checkpoint import load
+    from loihi_convert.data import load_data
+
+    steps = _timesteps(timesteps)
+    splits = load_data(data or load(model).data, data_root)
+    options = {
+        "method": method,
+        "amplitude": amplitude,
+        "alpha": alpha,
+        "percentile": percentile,
+        "initial_potential": initial_potential,
+        "weight_bits": weight_bits,
+        "pixel_bits": pixel_bits,
+    }
+    images = splits.calibration_images(calibration)
+    exported = _export(model, output, steps, images, options, overwrite=overwrite, verify=verify)
+    if as_json:
+        _print_json({"files": [_exported_json(item) for item in exported]})
+    else:
+        _print_exported(exported)
+
+
+@app.command()
+def run(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Exported .net files; default: the newest in this folder.", metavar="[FILE]..."),
+    ] = None,
+    backend: Annotated[
+        str, typer.Option("--backend", help="ref: exact integers, fast. sim: Lava's CPU simulator.")
+    ] = "ref",
+    timesteps: Annotated[
+        int | None, typer.Option("-T", "--timesteps", help="Time steps; default: what the file was balanced for.")
+    ] = None,
+    images: Annotated[
+        int | None,
+        typer.Option("--images", help=f"Test images, the first N; default: all on ref, {SIM_IMAGES} on sim."),
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="The CNN the file was made from; default: the one beside it.")
+    ] = None,
+    trace: Annotated[bool, typer.Option("--trace", help="Record and compare every layer, not only the last.")] = False,
+    data: DataOption = None,
+    data_root: DataRootOption = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for run folders.")] = Path("runs"),
+    as_json: JsonOption = False,
+) -> None:
+    """Run exported files on test images; show accuracy against latency; write a run folder."""
+    from loihi_convert import netx
+    from loihi_convert.data import load_data
+
+    paths = tuple(files) if files else (_newest(netx.SUFFIX),)
+    recorded = netx.read(paths[0]).provenance.get("model", {}).get("data")
+    if data is None and recorded is None:
+        raise UsageError(f"{paths[0]}: does not say what data it was made from; pass --data.")
+    splits = load_data(data or str(recorded), data_root)
+    count = min(SIM_IMAGES, len(splits.test)) if backend == "sim" else len(splits.test)
+    count = count if images is None else images
+    if not 1 <= count <= len(splits.test):
+        raise UsageError(f"--images {count}: {splits.name} has 1..{len(splits.test)} test images.")
+    if backend == "sim" and images is None and count < len(splits.test):
+        _note(f"running the first {count} of {len(splits.test)} test images; choose with --images")
+    _run(
+        paths,
+        backend,
+        splits,
+        splits.test[:count],
+        timesteps=timesteps,
+        model=model,
+        trace=trace,
+        root=output,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Say what is installed, what is missing, and what to do (Python, Lava, Loihi)."""
+    from dataclasses import asdict
+
+    from loihi_convert.doctor import examine
+
+    checks = examine()
+    if as_json:
+        _print_json({"checks": [asdict(check) for check in checks]})
+    else:
+        for check in checks:
+            mark = {"ok": "ok     ", "absent": "absent ", "broken": "BROKEN "}[check.state]
+            print(f"{mark} {check.name}: {check.found}" + (f"\n        {check.advice}" if check.advice else ""))
+    broken = [check.name for check in checks if check.state == "broken"]
+    if broken:
+        raise PlatformError(f"{', '.join(broken)}: does not work; see above for what to do.")
+
+
+def _train(
+    architecture: str, splits: DataSplits, output: Path, *, seed: int, epochs: int | None, resume: bool
+) -> Checkpoint:
+    from dataclasses import replace
+
+    from loihi_convert.progress import bar
+    from loihi_convert.train import default_recipe, train
+
+    recipe = default_recipe(splits.name)
+    if epochs is not None:
+        recipe = replace(recipe, epochs=epochs)
+    with bar(f"training {architecture} on {splits.name}") as progress:
+        return train(architecture, splits, recipe, seed=seed, output=output, resume=resume, progress=progress)
+
+
+def _trained(output: Path, checkpoint: Checkpoint) -> str:
+    validation, test = 100 * checkpoint.validation_accuracy, 100 * checkpoint.test_accuracy
+    return (
+        f"wrote {output}: {checkpoint.architecture}, seed {checkpoint.seed}, validation accuracy {validation:.2f} %, "
+        f"test accuracy {test:.2f} %"
+    )
+
+
+def _export(
+    model: Path,
+    output: Path | None,
+    timesteps: Sequence[int],
+    calibration: Array,
+    options: dict[str, Any],
+    *,
+    overwrite: bool,
+    verify: bool,
+) -> tuple[Exported, ...]:
+    from loihi_convert import pipeline
+    from loihi_convert.progress import bar
+
+    return pipeline.export(
+        model,
+        output,
+        timesteps,
+        calibration,
+        options=pipeline.ExportOptions(**options),
+        overwrite=overwrite,
+        verify=verify,
+        bars=bar,
+    )
+
+
+def _run(
+    paths: Sequence[Path],
+    backend_name: str,
+    splits: DataSplits,
+    images: Dataset,
+    *,
+    timesteps: int | None,
+    model: Path | None,
+    trace: bool,
+    root: Path,
+    as_json: bool,
+) -> None:
+    from loihi_convert import pipeline, report
+    from loihi_convert.backends import open_backend
+    from loihi_convert.progress import bar
+
+    outcomes: list[pipeline.Ran] = []
+    with open_backend(backend_name) as backend:
+        for path in paths:
+            outcomes.append(pipeline.run(path, images, backend, timesteps, model=model, trace=trace, bars=bar))
+    figures = [(outcome.path.stem, outcome.evaluation) for outcome in outcomes]
+    folder = report.new_run_folder(root, f"{paths[0].stem}-{backend_name}")
+    written = report.write_run(
+        folder,
+        [(outcome.path.stem, outcome.evaluation, outcome.result) for outcome in outcomes],
+        labels=images.labels,
+        classes=splits.classes,
+        manifest=report.manifest(
+            network=paths[0].stem,
+            data=splits.name,
+            backend=backend_name,
+            files=paths,
+            command_line=sys.argv,
+            seed=None,
+        ),
+    )
+    for outcome in outcomes:
+        if outcome.equal_to_reference:
+            layers = "every layer" if trace else "every output potential and spike count"
+            _note(
+                f"{outcome.path.name}: {layers} of {outcome.equal_to_reference} images equal to ref at every step, error 0"
+            )
+        if outcome.evaluation.cnn_accuracy is None:
+            _note(
+                f"{outcome.path.name}: its model.pt is not beside it (or changed); pass --model for the CNN's figures"
+            )
+    if as_json:
+        print(report.results_json(figures))
+    else:
+        tables = [
+            table
+            for _, evaluation in figures
+            for table in (report.accuracy_table(evaluation), report.layer_table(evaluation))
+        ]
+        _print_tables([report.per_t_table(figures)] if len(figures) > 1 else tables)
+    _note(f"wrote {folder}/ ({', '.join(path.name for path in written)})")
+
+
+def _print_exported(exported: Sequence[Exported]) -> None:
+    from loihi_convert.report import account_table
+
+    for item in exported:
+        _print_tables([account_table(item.account)])
+        for note in item.notes:
+            print(f"note: {note}")
+        verified = f"verified on {item.verified_images} images, every layer" if item.verified_images else "not verified"
+        print(f"wrote {item.path} ({item.path.stat().st_size:,} bytes; {verified})")
+
+
+def _exported_json(item: Exported) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from loihi_convert.files import sha256
+
+    return {
+        "file": str(item.path),
+        "sha256": sha256(item.path),
+        "account": asdict(item.account),
+        "notes": item.notes,
+        "verified_images": item.verified_images,
+        "provenance": dict(item.network.provenance),
+    }
+
+
+def _print_tables(tables: Sequence[Table]) -> None:
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    for table in tables:
+        console.print(table)
+
+
+def _timesteps(text: str) -> tuple[int, ...]:
+    try:
+        steps = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        steps = ()
+    if not steps or min(steps) < 1 or len(set(steps)) < len(steps):
+        raise UsageError(f"--timesteps {text}: allowed are whole numbers from 1, each once, as in 1,2,4.")
+    return steps
+
+
+def _newest(suffix: str) -> Path:
+    found = sorted(Path().glob(f"*{suffix}"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise InputError(f"this folder holds no {suffix} file; `loihi-convert export model.pt` writes one.")
+    return found[-1]
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, indent=2, sort_keys=True))

@@ -1,0 +1,139 @@
+"""What is installed, what is missing, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+
+from loihi_convert.errors import LoihiConvertError
+from loihi_convert.network import Dense, IntegerNeuron, QuantizedLayer, QuantizedNetwork
+
+State = Literal["ok", "absent", "broken"]
+
+SUPPORTED_PYTHON: Final = ((3, 10), (3, 13))
+LAVA_VERSIONS: Final = {"lava-nc": "0.10.0", "lava-dl": "0.6.0"}
+# Both wheels declare Python < 3.11, numpy < 2 and torch < 2.4, yet run on what is newer: nothing that pip can be told.
+INSTALL_LAVA: Final = (
+    "pip install --no-deps --ignore-requires-python lava-nc==0.10.0 lava-dl==0.6.0 && "
+    'pip install asteval networkx "setuptools<81"'
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the doctor's report.
+
+    Parameters
+    ----------
+    name
+        What was looked at.
+    state
+        ``ok``; ``absent``: something optional is not there; ``broken``: something needed does not work.
+    found
+        What was found.
+    advice
+        What to do; empty where nothing is to be done.
+    """
+
+    name: str
+    state: State
+    found: str
+    advice: str = ""
+
+
+def examine() -> tuple[Check, ...]:
+    """Return one check per part of the environment; runs a small network through Lava if Lava is installed."""
+    return (_python(), *map(_package, ("torch", "numpy", "h5py")), _lava(), _lava_dl(), _loihi())
+
+
+def _python() -> Check:
+    low, high = SUPPORTED_PYTHON
+    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    if low <= sys.version_info[:2] <= high:
+        return Check("Python", "ok", found)
+    return Check("Python", "broken", found, f"Use Python {low[0]}.{low[1]} to {high[0]}.{high[1]}.")
+
+
+def _package(name: str) -> Check:
+    version = _version(name)
+    if version is None:
+        return Check(name, "broken", "not installed", "Install this package again: pip install loihi-convert")
+    return Check(name, "ok", version)
+
+
+def _lava() -> Check:
+    """Whether Lava's CPU simulator computes what `ref` does, on a network small enough to check by hand."""
+    version = _version("lava-nc")
+    if version is None:
+        return Check(
+            "Lava (sim)", "absent", "not installed; everything but `--backend sim` works", f"Run: {INSTALL_LAVA}"
+        )
+    from loihi_convert import netx
+    from loihi_convert.backends import first_difference, open_backend
+
+    images = np.arange(8, dtype=np.uint8).reshape(2, 1, 2, 2) * 30
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "doctor.net")
+            netx.write(_small_network(), path)
+            with open_backend("ref") as ref, open_backend("sim") as sim:
+                difference = first_difference(sim.run(path, images, 4), ref.run(path, images, 4))
+    except LoihiConvertError as error:
+        return Check("Lava (sim)", "broken", f"lava-nc {version} does not run: {error}", f"Run: {INSTALL_LAVA}")
+    if difference:
+        return Check(
+            "Lava (sim)", "broken", f"lava-nc {version} disagrees with ref: {difference}", "Report this as a bug."
+        )
+    return Check("Lava (sim)", "ok", f"lava-nc {version}; a test network ran, equal to ref")
+
+
+def _lava_dl() -> Check:
+    version = _version("lava-dl")
+    if version is None:
+        return Check(
+            "lava-dl", "absent", "not installed; only needed to load .net files with stock netx", f"Run: {INSTALL_LAVA}"
+        )
+    return Check("lava-dl", "ok", f"{version} (stock netx)")
+
+
+def _loihi() -> Check:
+    if importlib.util.find_spec("nxcore") is None:
+        return Check(
+            "Loihi 2",
+            "absent",
+            "Intel's NxCore is not installed; this version runs on the CPU simulator only",
+            "Members of INRC get NxCore and board access from Intel.",
+        )
+    board = ", ".join(
+        f"{name}={os.environ[name]}" for name in ("LOIHI_GEN", "PARTITION", "BOARD") if name in os.environ
+    )
+    return Check(
+        "Loihi 2", "absent", f"NxCore is installed ({board or 'no board chosen'}); this version cannot use it yet"
+    )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _small_network() -> QuantizedNetwork:
+    hidden = Dense(np.array([[1, -1, 2, 0], [3, 0, -2, 1], [0, 1, 1, 1]], np.int32))
+    neuron = IntegerNeuron(np.array([90, 120, 400], np.int32), np.array([0, 60, 200], np.int32))
+    output = Dense(np.array([[5, -3, 1], [-2, 4, 7]], np.int32))
+    layers = (
+        QuantizedLayer("hidden", hidden, neuron, np.ones(3), 255),
+        QuantizedLayer("output", output, None, np.ones(2)),
+    )
+    return QuantizedNetwork((1, 2, 2), layers, timesteps=4, proven_timesteps=4, pixel_bits=8, reset="soft")

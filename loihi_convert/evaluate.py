@@ -1,0 +1,300 @@
+"""RunResult + labels -> accuracy at every T with its interval, agreement, spikes, synaptic operations.
+
+The curve is the *anytime* curve: one run of one file, whose thresholds were balanced for one T, read after each step.
+Counts of spikes and synaptic operations are those of the hidden layers. Pixels enter the first layer as graded spikes
+at every step, so its work does not depend on the image; it is the first layer's `multiply_accumulates`, T times.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from loihi_convert import loihi
+from loihi_convert.backends import RunResult
+from loihi_convert.errors import DataError
+from loihi_convert.network import Array, QuantizedNetwork
+
+CONFIDENCE: Final = 0.95
+"""Of every interval in this package."""
+
+Interval = tuple[float, float]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Layer(_Frozen):
+    """One layer's size, and what the CNN pays for it.
+
+    Attributes
+    ----------
+    name
+        The module's name in the CNN.
+    neuron_count
+        Neurons of the layer.
+    multiply_accumulates
+        Multiplications with a nonzero weight that the CNN needs for one image in this layer's synapse, after average
+        pooling (NeuroBench: effective MACs, were no activation 0).
+    """
+
+    name: str
+    neuron_count: int
+    multiply_accumulates: int
+
+
+class Point(_Frozen):
+    """What is known after T time steps. Accuracies and agreements are fractions 0..1, None where nothing is compared.
+
+    Attributes
+    ----------
+    timesteps
+        T, steps of one layer.
+    global_steps
+        T + depth, the steps Lava needs: every synapse adds one.
+    correct_count, accuracy, accuracy_interval
+        Of the fixed-point network; the interval is Wilson's, 95 %.
+    float_accuracy, float_accuracy_interval
+        Of the spiking network in real numbers.
+    conversion_loss_points
+        CNN accuracy - fixed-point accuracy, in percentage points.
+    agreement_with_cnn, agreement_with_float
+        Fraction of images that get the class the CNN (the spiking network in real numbers, at this T) gives.
+    spikes_per_image
+        Of all hidden layers, steps 1..T, mean over images.
+    synaptic_operations
+        Synapses of nonzero weight reached by those spikes, mean over images.
+    synaptic_operations_per_layer
+        The same by the hidden layer that spikes.
+    firing_rate
+        Per hidden layer: spikes / (neurons x T), 0..1, mean over images.
+    activation_sparsity
+        1 - firing rate over all hidden neurons; None in a network without hidden layers.
+    """
+
+    timesteps: int
+    global_steps: int
+    correct_count: int | None
+    accuracy: float | None
+    accuracy_interval: Interval | None
+    float_accuracy: float | None
+    float_accuracy_interval: Interval | None
+    conversion_loss_points: float | None
+    agreement_with_cnn: float | None
+    agreement_with_float: float | None
+    spikes_per_image: float
+    synaptic_operations: float
+    synaptic_operations_per_layer: tuple[float, ...]
+    firing_rate: tuple[float, ...]
+    activation_sparsity: float | None
+
+
+class Evaluation(_Frozen):
+    """The figures of one run of one file: the schema of ``--json`` and of ``result.json``.
+
+    Attributes
+    ----------
+    image_count
+        N.
+    timesteps
+        The T the thresholds of the file were balanced for.
+    depth
+        Number of layers; Lava needs T + depth global steps.
+    layers
+        In order; the last one has no neurons that spike, all others are hidden layers.
+    multiply_accumulates
+        Of the CNN for one image, all layers. Put ``layers[1:]`` of it beside `Point.synaptic_operations`.
+    cnn_accuracy, cnn_accuracy_interval
+        Fraction 0..1 and its Wilson interval, 95 %; None without labels or without the CNN's classes.
+    points
+        At T = 1, 2, 4, ..., the last step of the run, and `timesteps` if the run reached it; ascending.
+    saturated_images
+        Images with an output potential of magnitude 131071 after any step: their charge may have been cut off.
+    seconds, startup_seconds
+        Wall-clock time of the simulation, and of loading and compiling before it.
+    images_per_second
+        N / ``seconds``.
+    """
+
+    image_count: int
+    timesteps: int
+    depth: int
+    layers: tuple[Layer, ...]
+    multiply_accumulates: int
+    cnn_accuracy: float | None
+    cnn_accuracy_interval: Interval | None
+    points: tuple[Point, ...]
+    saturated_images: int
+    seconds: float
+    startup_seconds: float
+    images_per_second: float
+
+    @property
+    def own_point(self) -> Point:
+        """The point at the T the file was balanced for; where the run ended earlier, the last one."""
+        return next((point for point in self.points if point.timesteps == self.timesteps), self.points[-1])
+
+
+def evaluate(
+    result: RunResult,
+    network: QuantizedNetwork,
+    *,
+    labels: Array | None = None,
+    cnn_predictions: Array | None = None,
+    float_predictions: Array | None = None,
+) -> Evaluation:
+    """Return what a run of ``network`` says about accuracy against latency.
+
+    Parameters
+    ----------
+    result
+        Of N images over T time steps.
+    network
+        The network that was run.
+    labels
+        ``(N,)``, integers 0..classes - 1.
+    cnn_predictions
+        ``(N,)``: the CNN's class of each image.
+    float_predictions
+        ``(N, T)``: class from the spiking network in real numbers after each step.
+
+    Raises
+    ------
+    DataError
+        If the shapes do not belong together, or a label is not one of the network's classes.
+    """
+    image_count, run_timesteps = _checked_size(result, network)
+    _check_shape("labels", labels, (image_count,))
+    _check_shape("CNN predictions", cnn_predictions, (image_count,))
+    _check_shape("float SNN predictions", float_predictions, (image_count, run_timesteps))
+    if labels is not None:
+        _check_label_range(labels, network.shapes[-1][0])
+
+    layers = _layers(network)
+    neuron_counts = np.array([layer.neuron_count for layer in layers[:-1]], np.int64)
+    cnn_correct = _matches(cnn_predictions, labels)
+    predictions = result.predictions
+
+    def point(timesteps: int) -> Point:
+        fixed = predictions[:, timesteps - 1]
+        real = None if float_predictions is None else float_predictions[:, timesteps - 1]
+        correct, real_correct = _matches(fixed, labels), _matches(real, labels)
+        spikes = result.spike_counts[:, :timesteps].sum(axis=(0, 1)) / image_count
+        operations = result.synaptic_operations[:, :timesteps].sum(axis=(0, 1)) / image_count
+        return Point(
+            timesteps=timesteps,
+            global_steps=timesteps + len(layers),
+            correct_count=correct,
+            accuracy=_fraction(correct, image_count),
+            accuracy_interval=_interval(correct, image_count),
+            float_accuracy=_fraction(real_correct, image_count),
+            float_accuracy_interval=_interval(real_correct, image_count),
+            conversion_loss_points=(
+                None if cnn_correct is None or correct is None else 100 * (cnn_correct - correct) / image_count
+            ),
+            agreement_with_cnn=_fraction(_matches(fixed, cnn_predictions), image_count),
+            agreement_with_float=_fraction(_matches(fixed, real), image_count),
+            spikes_per_image=float(spikes.sum()),
+            synaptic_operations=float(operations.sum()),
+            synaptic_operations_per_layer=tuple(operations.tolist()),
+            firing_rate=tuple((spikes / (neuron_counts * timesteps)).tolist()),
+            activation_sparsity=(
+                1 - float(spikes.sum()) / (int(neuron_counts.sum()) * timesteps) if neuron_counts.size else None
+            ),
+        )
+
+    reported = {*reported_timesteps(run_timesteps), min(network.timesteps, run_timesteps)}
+    saturated = np.abs(result.potentials).max(axis=(1, 2)) >= loihi.POTENTIAL_LIMIT
+    return Evaluation(
+        image_count=image_count,
+        timesteps=network.timesteps,
+        depth=len(layers),
+        layers=layers,
+        multiply_accumulates=sum(layer.multiply_accumulates for layer in layers),
+        cnn_accuracy=_fraction(cnn_correct, image_count),
+        cnn_accuracy_interval=_interval(cnn_correct, image_count),
+        points=tuple(point(timesteps) for timesteps in sorted(reported)),
+        saturated_images=int(np.count_nonzero(saturated)),
+        seconds=result.seconds,
+        startup_seconds=result.startup_seconds,
+        # A run shorter than the clock's tick of 1 ns reads as 0 seconds.
+        images_per_second=image_count / max(result.seconds, 1e-9),
+    )
+
+
+def reported_timesteps(timesteps: int) -> tuple[int, ...]:
+    """Return 1, 2, 4, ... below ``timesteps`` (at least 1), then ``timesteps`` itself."""
+    return (*(2**exponent for exponent in range((timesteps - 1).bit_length())), timesteps)
+
+
+def wilson_interval(correct: int, count: int) -> Interval:
+    """Return the 95 % Wilson score interval (low, high), fractions 0..1, of ``correct`` out of ``count`` images.
+
+    With p = correct / count and z = 1.96: (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n).
+
+    Raises
+    ------
+    ValueError
+        Unless 0 <= ``correct`` <= ``count`` and ``count`` >= 1.
+    """
+    # scipy.stats takes most of a second to import; reading a result needs none of it.
+    from scipy.stats import binomtest
+
+    interval = binomtest(correct, count).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def _matches(predictions: Array | None, expected: Array | None) -> int | None:
+    return None if predictions is None or expected is None else int(np.count_nonzero(predictions == expected))
+
+
+def _fraction(matches: int | None, image_count: int) -> float | None:
+    return None if matches is None else matches / image_count
+
+
+def _interval(matches: int | None, image_count: int) -> Interval | None:
+    return None if matches is None else wilson_interval(matches, image_count)
+
+
+def _layers(network: QuantizedNetwork) -> tuple[Layer, ...]:
+    layers = []
+    for layer, input_shape, shape in zip(
+        network.layers, (network.input_shape, *network.shapes), network.shapes, strict=False
+    ):
+        # A spike in front of a pooling reaches the synapses of its whole window; the CNN multiplies the average once.
+        synapses = int(layer.synapse.fan_out(input_shape).sum()) // math.prod(layer.synapse.pool)
+        layers.append(Layer(name=layer.name, neuron_count=math.prod(shape), multiply_accumulates=synapses))
+    return tuple(layers)
+
+
+def _checked_size(result: RunResult, network: QuantizedNetwork) -> tuple[int, int]:
+    image_count, timesteps, classes = result.potentials.shape
+    hidden = (image_count, timesteps, len(network.layers) - 1)
+    fits = result.spike_counts.shape == hidden and result.synaptic_operations.shape == hidden
+    if not fits or classes != network.shapes[-1][0] or image_count < 1 or timesteps < 1:
+        outputs = network.shapes[-1][0]
+        raise DataError(
+            f"run: found potentials {result.potentials.shape}, spike counts {result.spike_counts.shape} and "
+            f"synaptic operations {result.synaptic_operations.shape}; a run of this network gives (N, T, {outputs}), "
+            f"(N, T, {hidden[2]}) and (N, T, {hidden[2]}), N and T >= 1. Evaluate it with the file that was run."
+        )
+    return image_count, timesteps
+
+
+def _check_shape(name: str, array: Array | None, expected: tuple[int, ...]) -> None:
+    if array is not None and array.shape != expected:
+        raise DataError(
+            f"{name}: found shape {array.shape}; this run needs {expected}. Give those of the images that ran."
+        )
+
+
+def _check_label_range(labels: Array, classes: int) -> None:
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise DataError(
+            f"labels: found {low}..{high}; the network knows classes 0..{classes - 1}. Use the data it was trained on."
+        )

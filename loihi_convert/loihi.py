@@ -1,0 +1,122 @@
+"""Every number of Loihi and of Lava's CPU models that this package relies on, once, with its source.
+
+Units: membrane potentials, thresholds and biases are counted in *weight units*: one spike through a synapse of weight
+1 adds 1. Lava keeps the state of its own LIF 64 times finer (``act_shift = vth_shift = 6`` in
+``lava/proc/lif/models.py``), so 24 state bits are 17 bits and a sign here.
+
+The rules at the end are the *exactness rules*: while they hold, Lava's CPU models compute exactly what the integers
+of a `QuantizedNetwork` say. Each rule is a function whose name is the claim; it returns ``None`` or what it found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+WEIGHT_LIMIT: Final = 127
+"""Largest magnitude of an 8-bit signed synaptic weight that has a negative of its own (Loihi: -128..127)."""
+
+POTENTIAL_LIMIT: Final = 2**17 - 1
+"""Largest magnitude of a membrane potential: 24 state bits, 6 of them below one weight unit, one the sign
+(``uv_bitwidth = 24`` in ``lava/proc/lif/models.py``)."""
+
+THRESHOLD_LIMIT: Final = 2**17
+"""Largest threshold: ``vThMant`` has 17 bits and the neuron spikes *above* it, so ``vThMant = threshold - 1``."""
+
+NEVER_FIRES: Final = THRESHOLD_LIMIT
+"""Threshold of a dead channel: a potential cannot reach it."""
+
+BIAS_LIMIT: Final = POTENTIAL_LIMIT
+"""Largest magnitude of a bias of our SoftResetIF process, which adds it in weight units."""
+
+LIF_BIAS_LIMIT: Final = 2**15 - 1
+"""Largest magnitude of a bias of Lava's own LIF on the CPU, which keeps it as int16 and wraps beyond
+(``bias_mant: np.int16`` in ``lava/proc/lif/models.py``; netx sets ``bias_exp = 6``, so it counts weight units)."""
+
+CURRENT_LIMIT: Final = 2**23 - 1
+"""Largest magnitude of what a Conv or Dense process sends: Lava wraps at 24 bits (``signed_clamp(x, bits=24)`` in
+``lava/proc/conv/models.py``). Every partial sum of such a current is an exact float32."""
+
+MAX_PIXEL_BITS: Final = 8
+"""Pixels are graded spikes of at most 8 bits, the bits of an image."""
+
+I_DECAY: Final = 4096
+"""netx ``iDecay`` of a neuron whose current lasts one step (Lava: ``du = iDecay - 1``)."""
+
+V_DECAY: Final = 0
+"""netx ``vDecay`` of a neuron without leak."""
+
+
+class IntegerLayer(Protocol):
+    """What a rule looks at: the integers of one layer."""
+
+    @property
+    def weight(self) -> Array: ...
+
+    @property
+    def bias(self) -> Array | None: ...
+
+    @property
+    def threshold(self) -> Array | None: ...
+
+    @property
+    def initial_potential(self) -> Array | None: ...
+
+    @property
+    def largest_current(self) -> int: ...
+
+
+Rule = Callable[[IntegerLayer], "str | None"]
+
+
+def numbers_are_integers(layer: IntegerLayer) -> str | None:
+    arrays = (layer.weight, layer.bias, layer.threshold, layer.initial_potential)
+    found = {str(array.dtype) for array in arrays if array is not None and not np.issubdtype(array.dtype, np.integer)}
+    return f"values of type {', '.join(sorted(found))}; allowed are integers" if found else None
+
+
+def weights_fit_eight_bits(layer: IntegerLayer) -> str | None:
+    largest = int(np.abs(layer.weight).max(initial=0))
+    return f"a weight of magnitude {largest}; allowed is {WEIGHT_LIMIT}" if largest > WEIGHT_LIMIT else None
+
+
+def biases_fit_the_potential(layer: IntegerLayer) -> str | None:
+    largest = 0 if layer.bias is None else int(np.abs(layer.bias).max(initial=0))
+    return f"a bias of magnitude {largest}; allowed is {BIAS_LIMIT}" if largest > BIAS_LIMIT else None
+
+
+def thresholds_fit_seventeen_bits(layer: IntegerLayer) -> str | None:
+    if layer.threshold is None:
+        return None
+    low, high = int(layer.threshold.min()), int(layer.threshold.max())
+    return (
+        None if low >= 1 and high <= THRESHOLD_LIMIT else f"thresholds {low}..{high}; allowed are 1..{THRESHOLD_LIMIT}"
+    )
+
+
+def initial_potentials_lie_below_threshold(layer: IntegerLayer) -> str | None:
+    if layer.threshold is None or layer.initial_potential is None:
+        return None
+    outside = (layer.initial_potential < 0) | (layer.initial_potential >= layer.threshold)
+    count = int(np.count_nonzero(outside))
+    return f"{count} initial potentials outside 0..threshold - 1" if count else None
+
+
+def currents_fit_twenty_four_bits(layer: IntegerLayer) -> str | None:
+    largest = layer.largest_current
+    return f"a current that can reach {largest}; allowed is {CURRENT_LIMIT}" if largest > CURRENT_LIMIT else None
+
+
+EXACTNESS_RULES: Final[tuple[Rule, ...]] = (
+    numbers_are_integers,
+    weights_fit_eight_bits,
+    biases_fit_the_potential,
+    thresholds_fit_seventeen_bits,
+    initial_potentials_lie_below_threshold,
+    currents_fit_twenty_four_bits,
+)

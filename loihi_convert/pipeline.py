@@ -1,0 +1,279 @@
+"""The whole flow on one screen: model.pt -> netx file -> backend -> accuracy against latency.
+
+`export` turns a trained CNN into files that Lava runs, `run` runs them and evaluates what comes back. `demo` on the
+command line is `train`, `export` and `run`, one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from loihi_convert import netx
+from loihi_convert.backends import Backend, RunResult, first_difference, open_backend
+from loihi_convert.backends.reference import run_network
+from loihi_convert.balance import Amplitude, InitialPotential, Method, balance
+from loihi_convert.checkpoint import Checkpoint, load_model
+from loihi_convert.convert import convert
+from loihi_convert.data import Dataset
+from loihi_convert.errors import InputError, VerificationError
+from loihi_convert.evaluate import Evaluation, evaluate
+from loihi_convert.files import refuse_to_overwrite, sha256
+from loihi_convert.network import Array, QuantizedNetwork, ReluNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.progress import Bars, no_bar
+from loihi_convert.quantize import Account, account, quantize
+from loihi_convert.simulate import output_potentials, relu_outputs
+
+VERIFIED_IMAGES: Final = 32
+"""Calibration images on which an exported file is compared, layer by layer, with the network in memory."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How thresholds are balanced and numbers are rounded; see `balance.balance` and `quantize.quantize`."""
+
+    method: Method = "ngu-lee"
+    amplitude: Amplitude = "compensated"
+    alpha: float = 1.0
+    percentile: float = 99.0
+    initial_potential: InitialPotential = "zero"
+    weight_bits: int = 8
+    pixel_bits: int = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """One written file, the account of its quantization, and what stock lava-dl makes of it."""
+
+    path: Path
+    network: QuantizedNetwork
+    account: Account
+    notes: tuple[str, ...]
+    verified_images: int
+
+
+@dataclass(frozen=True, eq=False)
+class Ran:
+    """One file's run: its integers, its figures, and the images on which it was found equal to `ref`."""
+
+    path: Path
+    network: QuantizedNetwork
+    result: RunResult
+    evaluation: Evaluation
+    equal_to_reference: int
+
+
+def output_paths(model: Path, output: Path | None, timesteps: Sequence[int]) -> tuple[Path, ...]:
+    """Return where `export` writes: model.net for one T, model-T4.net, ... for several."""
+    base = model.with_suffix(netx.SUFFIX) if output is None else output
+    if len(timesteps) == 1:
+        return (base,)
+    return tuple(base.with_name(f"{base.stem}-T{steps}{base.suffix}") for steps in timesteps)
+
+
+def export(
+    model: Path,
+    output: Path | None,
+    timesteps: Sequence[int],
+    calibration: Array,
+    *,
+    options: ExportOptions = ExportOptions(),
+    overwrite: bool = False,
+    verify: bool = True,
+    bars: Bars = no_bar,
+) -> tuple[Exported, ...]:
+    """Write one netx file per T for the checkpoint ``model``; each is balanced, quantized and verified on its own.
+
+    Parameters
+    ----------
+    model
+        A checkpoint (``.pt`` or ``.safetensors``).
+    output
+        The ``.net`` file; by default beside ``model``. Several T get ``-T4`` and so on before the suffix.
+    timesteps
+        The latencies T to balance for.
+    calibration
+        Training images, uint8 ``(N, C, H, W)``.
+    overwrite
+        Replace files that exist.
+    verify
+        Read each file back and compare it with the network in memory, bit for bit.
+
+    Raises
+    ------
+    InputError
+        If the checkpoint cannot be used, or a file exists.
+    UnsupportedModelError
+        If the CNN holds what cannot spike.
+    VerificationError
+        If a written file does not compute what the network in memory does.
+    """
+    paths = output_paths(model, output, timesteps)
+    for path in paths:
+        refuse_to_overwrite(path, overwrite)
+    cnn, checkpoint = load_model(model)
+    network = convert(cnn, checkpoint.input_shape)
+    exported = []
+    for path, steps in zip(paths, timesteps, strict=True):
+        with bars(f"T = {steps}: balancing thresholds") as progress:
+            spiking = balance(
+                network,
+                calibration,
+                steps,
+                method=options.method,
+                amplitude=options.amplitude,
+                alpha=options.alpha,
+                percentile=options.percentile,
+                initial_potential=options.initial_potential,
+                progress=progress,
+            )
+        spiking = _with_provenance(spiking, model, checkpoint)
+        with bars(f"T = {steps}: quantizing") as progress:
+            quantized = quantize(
+                spiking,
+                calibration,
+                weight_bits=options.weight_bits,
+                pixel_bits=options.pixel_bits,
+                progress=progress,
+            )
+        with bars(f"T = {steps}: counting what clips") as progress:
+            costs = account(quantized, calibration, progress=progress)
+        netx.write(quantized, path, overwrite=overwrite)
+        verified = _verify(path, quantized, calibration[:VERIFIED_IMAGES]) if verify else 0
+        exported.append(Exported(path, quantized, costs, netx.stock_netx_notes(quantized), verified))
+    return tuple(exported)
+
+
+def run(
+    path: Path,
+    images: Dataset,
+    backend: Backend,
+    timesteps: int | None = None,
+    *,
+    model: Path | None = None,
+    trace: bool = False,
+    bars: Bars = no_bar,
+) -> Ran:
+    """Run one netx file on ``images`` and evaluate it beside the CNN and the spiking network in real numbers.
+
+    Parameters
+    ----------
+    path
+        The ``.net`` file.
+    images
+        Test images and labels.
+    backend
+        From `backends.open_backend`. A run of any other backend is compared with `ref`, integer by integer.
+    timesteps
+        T; by default the one the file was balanced for.
+    model
+        The checkpoint the file was made from; by default the one beside the file, if it is still the same.
+        Without it there are no figures of the CNN.
+    trace
+        Record and compare every layer's spikes and potentials.
+
+    Raises
+    ------
+    InputError
+        If the file or ``model`` cannot be used.
+    VerificationError
+        If the backend's integers are not those of `ref`.
+    """
+    network = netx.read(path)
+    steps = network.timesteps if timesteps is None else timesteps
+    with bars(f"{path.name}: running on {backend.name}") as progress:
+        result = backend.run(path, images.images, steps, trace=trace, progress=progress)
+    equal = 0
+    if backend.name != "ref":
+        equal = _compare_with_reference(path, network, images.images, steps, result, trace, bars)
+    cnn_predictions, float_predictions = _cnn_predictions(path, network, model, images.images, steps, bars)
+    evaluation = evaluate(
+        result,
+        network,
+        labels=images.labels,
+        cnn_predictions=cnn_predictions,
+        float_predictions=float_predictions,
+    )
+    return Ran(path, network, result, evaluation, equal)
+
+
+def source_model(path: Path, network: QuantizedNetwork) -> Path | None:
+    """Return the checkpoint that ``network``'s file was made from, if it lies beside it unchanged."""
+    recorded = network.provenance.get("model", {})
+    candidate = path.parent / Path(str(recorded.get("file", ""))).name
+    return candidate if candidate.is_file() and sha256(candidate) == recorded.get("sha256") else None
+
+
+def float_network(network: QuantizedNetwork, cnn: ReluNetwork) -> SpikingNetwork:
+    """Return the spiking network in real numbers that ``network`` was rounded from.
+
+    Raises
+    ------
+    InputError
+        If ``cnn`` does not have the layers of ``network``.
+    """
+    if [layer.name for layer in cnn.layers] != [layer.name for layer in network.layers] or cnn.shapes != network.shapes:
+        raise InputError(
+            f"the checkpoint has layers {', '.join(layer.name for layer in cnn.layers)}; the file was made from "
+            f"{', '.join(layer.name for layer in network.layers)}. Pass the checkpoint it was exported from by --model."
+        )
+    layers = tuple(
+        SpikingLayer(source.name, source.synapse, layer.balanced)
+        for source, layer in zip(cnn.layers, network.layers, strict=True)
+    )
+    return SpikingNetwork(network.input_shape, layers, network.timesteps, network.reset)
+
+
+def _with_provenance(network: SpikingNetwork, model: Path, checkpoint: Checkpoint) -> SpikingNetwork:
+    source: Mapping[str, Any] = {
+        "file": model.name,
+        "sha256": sha256(model),
+        "architecture": checkpoint.architecture,
+        "data": checkpoint.data,
+        "classes": list(checkpoint.classes),
+        "seed": checkpoint.seed,
+        "test_accuracy": checkpoint.test_accuracy,
+    }
+    provenance = {**network.provenance, "model": source}
+    return SpikingNetwork(network.input_shape, network.layers, network.timesteps, network.reset, provenance)
+
+
+def _verify(path: Path, network: QuantizedNetwork, images: Array) -> int:
+    with open_backend("ref") as backend:
+        written = backend.run(path, images, network.timesteps, trace=True)
+    difference = first_difference(written, run_network(network, images, network.timesteps, trace=True))
+    if difference:
+        raise VerificationError(
+            f"{path}: the written file does not compute what the network in memory does: {difference}."
+        )
+    return len(images)
+
+
+def _compare_with_reference(
+    path: Path, network: QuantizedNetwork, images: Array, timesteps: int, result: RunResult, trace: bool, bars: Bars
+) -> int:
+    with bars(f"{path.name}: comparing with ref") as progress:
+        reference = run_network(network, images, timesteps, trace=trace, progress=progress)
+    if difference := first_difference(result, reference):
+        raise VerificationError(f"{path}: the backend and ref disagree: {difference}.")
+    return len(images)
+
+
+def _cnn_predictions(
+    path: Path, network: QuantizedNetwork, model: Path | None, images: Array, timesteps: int, bars: Bars
+) -> tuple[Array | None, Array | None]:
+    """The class of each image from the CNN, ``(N,)``, and from the real-valued SNN, ``(N, T)``; None without the CNN."""
+    model = source_model(path, network) if model is None else model
+    if model is None:
+        return None, None
+    cnn, _ = load_model(model)
+    relu = convert(cnn, network.input_shape)
+    spiking = float_network(network, relu)
+    scores = np.concatenate([outputs[-1].numpy() for outputs in relu_outputs(relu, images)])
+    with bars(f"{path.name}: the same in real numbers") as progress:
+        potentials = output_potentials(spiking, images, timesteps, progress=progress)
+    return scores.argmax(axis=1), potentials.argmax(axis=2)

@@ -1,0 +1,236 @@
+"""SpikingNetwork -> QuantizedNetwork: Loihi's integers, and an account of what they cost.
+
+One unit of a channel's potential is worth ``m_k = s_k x``, where s_k is the real value of one weight unit and x the
+real value of one input unit: 1 / (2^p - 1) for a p-bit pixel, 1 for a spike, each over ``k_h k_w`` behind a pooling,
+which sums in integers. Then::
+
+    w_q = round(w a / s_k)    theta_q = round(theta / m_k)    b_q = round(b / m_k)    v0_q = floor(theta_q v0 / theta)
+
+with ``a`` the amplitude of the input channel, taken from the threshold that is *really used* after rounding there.
+
+s_k is the smallest scale for which
+
+- ``|w_q| <= 127``, or less with fewer weight bits,
+- hidden layers: ``theta_q + headroom x I_max <= 131071``, else a spike would lose charge (I_max: the channel's largest
+  current on the calibration images),
+- last layer: ``headroom x |V| <= 131071`` for the potentials of the calibration images up to step T. It has ONE scale
+  for all outputs, else arg max is wrong.
+
+The 8 bits of a weight are a bound, not the choice: with 8-bit pixels a first layer of full int8 weights clips.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from loihi_convert import loihi
+from loihi_convert.errors import UsageError
+from loihi_convert.network import (
+    Array,
+    IntegerNeuron,
+    QuantizedLayer,
+    QuantizedNetwork,
+    SpikingLayer,
+    SpikingNetwork,
+    Synapse,
+)
+from loihi_convert.progress import Progress, silent
+from loihi_convert.simulate import clipped_images, extremes
+
+HEADROOM: Final = 1.25
+"""How much larger than on the calibration images a current or an output potential may be before it clips."""
+
+_MOST_TIMESTEPS: Final = 2**20
+
+
+@dataclass(frozen=True)
+class LayerAccount:
+    """What quantizing one layer cost.
+
+    Parameters
+    ----------
+    name
+        The layer.
+    weight_bits
+        Bits used by the widest weight of a channel, sign included: (smallest, median, largest) over the channels.
+    thresholds
+        (smallest, largest) of the channels that can fire; ``None`` in the last layer.
+    dead_channels
+        Channels that can never fire.
+    low_clipped, high_clipped
+        Calibration images on which some neuron ran into the lower / upper limit of the potential. The lower one is
+        harmless in the first layer: a constant negative current never fires.
+    """
+
+    name: str
+    weight_bits: tuple[int, int, int]
+    thresholds: tuple[int, int] | None
+    dead_channels: tuple[int, ...]
+    low_clipped: int
+    high_clipped: int
+
+
+@dataclass(frozen=True)
+class Account:
+    """What quantizing cost, layer by layer.
+
+    Parameters
+    ----------
+    layers
+        One per layer.
+    image_count
+        Calibration images the clipping was counted on.
+    timesteps
+        Steps the clipping was counted over.
+    proven_timesteps
+        Largest T for which the output potentials stay in range.
+    """
+
+    layers: tuple[LayerAccount, ...]
+    image_count: int
+    timesteps: int
+    proven_timesteps: int
+
+
+def quantize(
+    network: SpikingNetwork,
+    images: Array,
+    *,
+    weight_bits: int = 8,
+    pixel_bits: int = 8,
+    progress: Progress = silent,
+) -> QuantizedNetwork:
+    """Return ``network`` in Loihi's integers.
+
+    Parameters
+    ----------
+    network
+        From `balance.balance`.
+    images
+        Calibration images, uint8 ``(N, C, H, W)``: their currents and potentials choose the scales.
+    weight_bits
+        2..8, sign included.
+    pixel_bits
+        1..8.
+    progress
+        Counts images.
+
+    Raises
+    ------
+    UsageError
+        If a number of bits is out of range.
+    RangeError
+        If a number fits Loihi at no scale.
+    """
+    if not 2 <= weight_bits <= 8:
+        raise UsageError(f"--weight-bits {weight_bits}: allowed are 2..8.")
+    if not 1 <= pixel_bits <= loihi.MAX_PIXEL_BITS:
+        raise UsageError(f"--pixel-bits {pixel_bits}: allowed are 1..{loihi.MAX_PIXEL_BITS}.")
+    largest_weight = 2 ** (weight_bits - 1) - 1
+    largest = extremes(network, images, network.timesteps, progress=progress)
+    layers: list[QuantizedLayer] = []
+    amplitude: Array | None = None
+    for layer, current in zip(network.layers, largest.currents, strict=True):
+        synapse = layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude)
+        largest_input = 1 if layers else 2**pixel_bits - 1
+        unit = 1.0 / math.prod(synapse.pool) / largest_input
+        reach = (
+            np.full(synapse.channels, HEADROOM * largest.output)
+            if layer.neuron is None
+            else HEADROOM * np.maximum(current, 0)
+        )
+        scale = _scale(layer, synapse, reach, unit, largest_weight)
+        quantized = _quantize_layer(layer, synapse, scale, unit, largest_input)
+        layers.append(quantized)
+        amplitude = _used_amplitude(layer, quantized)
+    # The output potential grows by its mean current at every step, so T may grow until it meets the limit.
+    limit, largest_output = loihi.POTENTIAL_LIMIT * float(layers[-1].scale[0]), HEADROOM * largest.output
+    proven = math.floor(network.timesteps * limit / largest_output) if largest_output > 0 else _MOST_TIMESTEPS
+    return QuantizedNetwork(
+        input_shape=network.input_shape,
+        layers=tuple(layers),
+        timesteps=network.timesteps,
+        proven_timesteps=max(network.timesteps, min(proven, _MOST_TIMESTEPS)),
+        pixel_bits=pixel_bits,
+        reset=network.reset,
+        provenance={
+            **network.provenance,
+            "quantize": {"weight_bits": weight_bits, "pixel_bits": pixel_bits, "headroom": HEADROOM},
+        },
+    )
+
+
+def account(network: QuantizedNetwork, images: Array, *, progress: Progress = silent) -> Account:
+    """Return the bits used per layer, and what clips on ``images`` (uint8) in ``network.timesteps`` steps."""
+    clipped = clipped_images(network, images, network.timesteps, progress=progress)
+    layers = tuple(
+        _account_layer(layer, int(low), int(high)) for layer, (low, high) in zip(network.layers, clipped, strict=True)
+    )
+    return Account(layers, len(images), network.timesteps, network.proven_timesteps)
+
+
+def _scale(layer: SpikingLayer, synapse: Synapse, reach: Array, unit: float, largest_weight: int) -> Array:
+    """float64 ``(C_out,)``: the smallest s_k that meets the conditions of this module's docstring."""
+    widest = np.abs(synapse.weight).reshape(synapse.channels, -1).max(axis=1)
+    if layer.neuron is not None:
+        reach = reach + np.where(np.isfinite(layer.neuron.threshold), layer.neuron.threshold, 0)
+    if synapse.bias is not None:
+        reach = np.maximum(reach, np.abs(synapse.bias).reshape(synapse.channels, -1).max(axis=1))
+    scale = np.maximum(widest / largest_weight, reach / unit / loihi.POTENTIAL_LIMIT)
+    if layer.neuron is None:
+        scale = np.full_like(scale, scale.max())
+    return np.where(scale > 0, scale, 1.0)
+
+
+def _quantize_layer(
+    layer: SpikingLayer, synapse: Synapse, scale: Array, unit: float, largest_input: int
+) -> QuantizedLayer:
+    potential_unit = scale * unit
+    weight = np.rint(synapse.weight / scale.reshape(-1, *(1,) * (synapse.weight.ndim - 1))).astype(np.int32)
+    bias = synapse.bias
+    if bias is not None:
+        bias = np.rint(bias / potential_unit.reshape(-1, *(1,) * (bias.ndim - 1))).astype(np.int32)
+    integers = replace(synapse, weight=weight, bias=bias)
+    neuron = layer.neuron
+    if neuron is None:
+        return QuantizedLayer(layer.name, integers, None, potential_unit, largest_input)
+    alive = np.isfinite(neuron.threshold)
+    finite = np.where(alive, neuron.threshold, 1.0)
+    threshold = np.where(alive, np.maximum(np.rint(finite / potential_unit), 1), loihi.NEVER_FIRES).astype(np.int32)
+    initial = np.floor(threshold * (neuron.initial_potential / finite)).astype(np.int32)
+    return QuantizedLayer(
+        name=layer.name,
+        synapse=integers,
+        neuron=IntegerNeuron(threshold, initial),
+        scale=potential_unit,
+        largest_input=largest_input,
+        balanced=neuron,
+    )
+
+
+def _used_amplitude(layer: SpikingLayer, quantized: QuantizedLayer) -> Array | None:
+    """The amplitude a spike of ``layer`` really has, given its rounded threshold: scaled as the threshold was."""
+    if layer.neuron is None or quantized.neuron is None:
+        return None
+    used = quantized.neuron.threshold * quantized.scale
+    alive = np.isfinite(layer.neuron.threshold)
+    return np.where(alive, layer.neuron.amplitude * used / np.where(alive, layer.neuron.threshold, 1.0), 0.0)
+
+
+def _account_layer(layer: QuantizedLayer, low: int, high: int) -> LayerAccount:
+    widest = np.abs(layer.weight).reshape(layer.synapse.channels, -1).max(axis=1)
+    bits = np.ceil(np.log2(widest.astype(np.float64) + 1)).astype(np.int64) + 1
+    fires = None if layer.threshold is None else layer.threshold[layer.threshold < loihi.NEVER_FIRES]
+    dead = () if layer.threshold is None else np.flatnonzero(layer.threshold >= loihi.NEVER_FIRES)
+    return LayerAccount(
+        name=layer.name,
+        weight_bits=(int(bits.min()), int(np.median(bits)), int(bits.max())),
+        thresholds=None if fires is None or fires.size == 0 else (int(fires.min()), int(fires.max())),
+        dead_channels=tuple(int(channel) for channel in dead),
+        low_clipped=low,
+        high_clipped=high,
+    )

@@ -1,0 +1,312 @@
+"""Train a source CNN: AdamW on a one-cycle schedule, affine augmentation, label smoothing, averaged weights, bfloat16.
+
+Everything random is drawn from generators keyed by (seed, epoch), and the learning rate is a function of the step, so
+that the training state is nothing but tensors and the number of finished epochs. It is written after each epoch to
+``<output>.resume.pt``; a run that was interrupted and resumed ends with the same bits as one that was not. (The same
+bits need the same machine, number of threads and torch: floating-point sums depend on all three.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from loihi_convert import checkpoint
+from loihi_convert.checkpoint import Checkpoint, Json
+from loihi_convert.data import Dataset, DataSplits
+from loihi_convert.errors import CheckpointError, UsageError
+from loihi_convert.models import build_model
+from loihi_convert.progress import Progress, silent
+
+_WARM_UP: Final = 0.25
+_START_DIVISOR: Final = 25
+_END_DIVISOR: Final = 10_000
+_EVALUATION_BATCH: Final = 1_000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Parameters
+    ----------
+    epochs
+        Passes over the training images, >= 1.
+    batch_size
+        Images per step; the last batch of an epoch may be smaller.
+    learning_rate
+        The peak of the one-cycle schedule.
+    weight_decay
+        AdamW's, decoupled.
+    label_smoothing
+        Share of the target that is spread evenly over the classes.
+    averaging
+        Decay per step of the moving average of the weights, which is what is evaluated and stored.
+    rotation, scaling, shear, translation
+        Augmentation: each image is rotated by up to +-``rotation`` degrees, scaled by up to 1 +- ``scaling``, sheared
+        by up to +-``shear`` (a tangent), and moved by up to +-``translation`` of its width and height, uniformly.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float = 0.02
+    label_smoothing: float = 0.05
+    averaging: float = 0.999
+    rotation: float = 12.0
+    scaling: float = 0.1
+    shear: float = 0.1
+    translation: float = 0.08
+
+    def __post_init__(self) -> None:
+        for name, is_valid, allowed in (
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("learning_rate", 0 < self.learning_rate < math.inf, "above 0 and finite"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0 and finite"),
+            ("label_smoothing", 0 <= self.label_smoothing < 1, "in 0..1, below 1"),
+            ("averaging", 0 <= self.averaging < 1, "in 0..1, below 1"),
+        ):
+            if not is_valid:
+                raise UsageError(f"recipe: {name} is {getattr(self, name)}; it must be {allowed}.")
+
+
+def default_recipe(data: str) -> Recipe:
+    """Return the recipe for a data set; chosen without its test images."""
+    if data == "digits":
+        # An 8 x 8 digit is rotated and moved less than a 28 x 28 one before it looks like another.
+        return Recipe(epochs=100, batch_size=64, learning_rate=1e-2, averaging=0.99, rotation=6.0, translation=0.06)
+    return Recipe(epochs=24, batch_size=128, learning_rate=4e-3)
+
+
+def train(
+    architecture: str,
+    splits: DataSplits,
+    recipe: Recipe,
+    *,
+    seed: int,
+    output: Path,
+    resume: bool = False,
+    progress: Progress = silent,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> Checkpoint:
+    """Return the trained CNN, which is also written to ``output``.
+
+    Parameters
+    ----------
+    architecture
+        One of `loihi_convert.models.ARCHITECTURES`.
+    splits
+        Trained on ``train``; ``validation`` is looked at after each epoch, ``test`` once, at the end.
+    recipe
+        See `default_recipe`.
+    seed
+        Of initialization, order of images and augmentation, >= 0.
+    output
+        ``.pt`` or ``.safetensors``; replaced if it exists.
+    resume
+        Go on from ``<output>.resume.pt``, which an interrupted run of the same training has left.
+    progress
+        Called after each batch with batches done and batches in all epochs.
+    on_epoch
+        Called after each epoch with its number, from 1, and the validation accuracy in 0..1.
+
+    Raises
+    ------
+    UsageError
+        If the architecture is not known, ``output`` has another suffix, or there is nothing to resume.
+    CheckpointError
+        If ``<output>.resume.pt`` is damaged or belongs to another training, or the training diverged.
+    InputError
+        If a file cannot be written; this is found out before the first epoch.
+    """
+    checkpoint.require_suffix(output)
+    if not 0 <= seed < 2**31:
+        raise UsageError(f"seed: {seed} is not allowed; choose one in 0..{2**31 - 1}.")
+    state_file = resume_path(output)
+    run: dict[str, Json] = {"architecture": architecture, "data": splits.name, "seed": seed, "recipe": asdict(recipe)}
+    training = _Training(architecture, splits, recipe, seed)
+    if resume:
+        _restore(training, state_file, run)
+    else:
+        checkpoint.write_pt({**run, **training.state()}, state_file)
+    while training.epoch < recipe.epochs:
+        accuracy = training.run_epoch(progress)
+        checkpoint.write_pt({**run, **training.state()}, state_file)
+        if on_epoch is not None:
+            on_epoch(training.epoch, accuracy)
+    trained = Checkpoint(
+        architecture=architecture,
+        state=training.average,
+        data=splits.name,
+        input_shape=splits.input_shape,
+        classes=splits.classes,
+        seed=seed,
+        validation_accuracy=training.history[-1],
+        test_accuracy=training.accuracy(splits.test),
+        recipe={
+            **asdict(recipe),
+            "validation_accuracy_per_epoch": list(training.history),
+            "torch": str(torch.__version__),
+            "threads": torch.get_num_threads(),
+        },
+    )
+    checkpoint.save(trained, output)
+    state_file.unlink()
+    return trained
+
+
+def resume_path(output: Path) -> Path:
+    """Return the file that holds the state of an unfinished training whose result will be ``output``."""
+    return output.with_name(f"{output.name}.resume.pt")
+
+
+class _Training:
+    """A training in progress: weights, their average, AdamW's moments, the number of finished epochs."""
+
+    def __init__(self, architecture: str, splits: DataSplits, recipe: Recipe, seed: int) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            # channels_last halves the time of an epoch on the CPU.
+            self._model = build_model(architecture, splits.input_shape, len(splits.classes))
+        self._model = self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._parameters = dict(self._model.named_parameters())
+        self._optimizer = torch.optim.AdamW(self._parameters.values(), weight_decay=recipe.weight_decay)
+        self._splits, self._recipe, self._seed = splits, recipe, seed
+        self._steps_per_epoch = math.ceil(len(splits.train) / recipe.batch_size)
+        self.average = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        self.epoch = 0
+        self.history: list[float] = []
+
+    def run_epoch(self, progress: Progress) -> float:
+        """Train on every training image once; return the validation accuracy of the averaged weights."""
+        generator = torch.Generator().manual_seed((self._seed << 20) + self.epoch)
+        order = torch.randperm(len(self._splits.train), generator=generator)
+        images = torch.from_numpy(self._splits.train.images.copy())
+        labels = torch.from_numpy(self._splits.train.labels.copy())
+        self._model.train()
+        for batch, chosen in enumerate(torch.split(order, self._recipe.batch_size)):
+            step = self.epoch * self._steps_per_epoch + batch
+            self._step(_augmented(_pixels(images[chosen]), self._recipe, generator), labels[chosen], step)
+            progress(step + 1, self._recipe.epochs * self._steps_per_epoch)
+        self.epoch += 1
+        self.history.append(self.accuracy(self._splits.validation))
+        return self.history[-1]
+
+    def _step(self, inputs: Tensor, labels: Tensor, step: int) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = _one_cycle(step / (self._recipe.epochs * self._steps_per_epoch)) * self._recipe.learning_rate
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            scores = self._model(inputs.to(memory_format=torch.channels_last))
+        loss = functional.cross_entropy(scores.float(), labels, label_smoothing=self._recipe.label_smoothing)
+        self._optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        # Short memory at first, so that the average does not drag the random initialization along.
+        weight = 1 - min(self._recipe.averaging, (1 + step) / (10 + step))
+        for name, parameter in self._parameters.items():
+            self.average[name].lerp_(parameter.detach(), weight)
+
+    @torch.no_grad()
+    def accuracy(self, dataset: Dataset) -> float:
+        """Return the share of images that the averaged weights classify correctly, in float32."""
+        self._model.eval()
+        correct = 0
+        for start in range(0, len(dataset), _EVALUATION_BATCH):
+            batch = dataset[start : start + _EVALUATION_BATCH]
+            inputs = _pixels(torch.from_numpy(batch.images.copy()))
+            scores: Tensor = torch.func.functional_call(self._model, self.average, (inputs,))
+            correct += int((scores.argmax(1).numpy() == batch.labels).sum())
+        return correct / len(dataset)
+
+    def state(self) -> dict[str, object]:
+        """Return everything that `restore` needs, as tensors and numbers."""
+        return {
+            "epoch": self.epoch,
+            "history": list(self.history),
+            "weights": {name: parameter.detach() for name, parameter in self._parameters.items()},
+            "average": self.average,
+            "moments": {
+                name: dict(self._optimizer.state[parameter])
+                for name, parameter in self._parameters.items()
+                if parameter in self._optimizer.state
+            },
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a `state`."""
+        self.epoch, self.history = state["epoch"], list(state["history"])
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                parameter.copy_(state["weights"][name])
+                self.average[name].copy_(state["average"][name])
+                if name in state["moments"]:
+                    self._optimizer.state[parameter] = {
+                        key: moment.clone() for key, moment in state["moments"][name].items()
+                    }
+
+
+def _restore(training: _Training, path: Path, run: dict[str, Json]) -> None:
+    """Set ``training`` to the state in ``path``, which must belong to ``run``."""
+    if not path.exists():
+        raise UsageError(f"{path}: there is no interrupted training to resume. Train without --resume.")
+    state = checkpoint.read_pt(path)
+    if not isinstance(state, dict) or not run.keys() <= state.keys():
+        raise CheckpointError(f"{path}: not the state of a training. Delete it and train without --resume.")
+    for name, value in run.items():
+        if state[name] != value:
+            raise CheckpointError(
+                f"{path}: belongs to another training: its {name} is {state[name]!r}, asked for is {value!r}. "
+                "Resume with the same options, or train without --resume to start anew."
+            )
+    try:
+        training.restore(state)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path}: not the state of a {run['architecture']} in training ({error}). "
+            "Delete it and train without --resume."
+        ) from error
+
+
+def _one_cycle(progress: float) -> float:
+    """Return the learning rate as a share of its peak, at ``progress`` in 0..1 of the training.
+
+    From 1/25 up to 1 in the first quarter, then down to 1/10,000, both along half a cosine (Smith & Topin 2019).
+    """
+    if progress < _WARM_UP:
+        start, end, share = 1 / _START_DIVISOR, 1.0, progress / _WARM_UP
+    else:
+        start, end, share = 1.0, 1 / _END_DIVISOR, (progress - _WARM_UP) / (1 - _WARM_UP)
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+def _pixels(images: Tensor) -> Tensor:
+    return images.to(torch.float32) / 255
+
+
+def _augmented(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """Return each image under its own random affine map, float32 ``(N, C, H, W)``; what comes from outside is 0.
+
+    The map from output to input coordinates (both in -1..1) is rotation times shear, divided by the scale, and a shift.
+    """
+    count = len(images)
+    angle, zoom, shear, right, down = 2 * torch.rand((5, count), generator=generator) - 1
+    angle = angle * math.radians(recipe.rotation)
+    factor = 1 / (1 + zoom * recipe.scaling)
+    tangent = shear * recipe.shear
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    # The coordinates span 2, hence the factor 2 of the translation.
+    rows = (
+        torch.stack([cos, cos * tangent - sin, 2 * recipe.translation * right / factor], 1),
+        torch.stack([sin, sin * tangent + cos, 2 * recipe.translation * down / factor], 1),
+    )
+    maps = torch.stack(rows, 1) * factor[:, None, None]
+    grid = functional.affine_grid(maps, list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid, align_corners=False)

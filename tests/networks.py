@@ -1,0 +1,94 @@
+"""Random integer networks that meet the exactness rules, with images: conv, pool, dense, stride, padding, dilation, groups, bias."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from loihi_convert import loihi
+from loihi_convert.network import (
+    Array,
+    Conv,
+    Dense,
+    IntegerNeuron,
+    IntegrateAndFire,
+    QuantizedLayer,
+    QuantizedNetwork,
+    Shape,
+    Synapse,
+)
+
+
+def random_network(seed: int, *, image_count: int = 3) -> tuple[QuantizedNetwork, Array]:
+    """A network of 1 to 4 layers and uint8 images for it; the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    input_shape: Shape = (int(rng.integers(1, 4)), int(rng.integers(5, 11)), int(rng.integers(5, 11)))
+    pixel_bits = int(rng.choice([8, 8, 5, 1]))
+    shape = input_shape
+    layers: list[QuantizedLayer] = []
+    for index in range(int(rng.integers(0, 4))):
+        synapse: Synapse = (
+            _random_conv(rng, shape) if len(shape) == 3 and rng.random() < 0.8 else _random_dense(rng, shape)
+        )
+        layers.append(_layer(rng, f"layer{index}", synapse, shape, pixel_bits, first=not layers, last=False))
+        shape = synapse.output_shape(shape)
+    classes = _random_dense(rng, shape)
+    layers.append(_layer(rng, "output", classes, shape, pixel_bits, first=not layers, last=True))
+    network = QuantizedNetwork(
+        input_shape=input_shape,
+        layers=tuple(layers),
+        timesteps=4,
+        proven_timesteps=64,
+        pixel_bits=pixel_bits,
+        reset="soft" if rng.random() < 0.7 else "hard",
+        provenance={"seed": seed},
+    )
+    return network, rng.integers(0, 256, (image_count, *input_shape)).astype(np.uint8)
+
+
+def _random_conv(rng: np.random.Generator, shape: Shape) -> Conv:
+    pool = (2, 1 + int(rng.integers(0, 2))) if min(shape[1:]) >= 6 and rng.random() < 0.4 else (1, 1)
+    divides = shape[1] % pool[0] == 0 and shape[2] % pool[1] == 0
+    groups = shape[0] if rng.random() < 0.3 else 1
+    padding = (int(rng.integers(0, 3)), int(rng.integers(0, 2))) if divides else (0, 0)
+    pooled = [shape[1] // pool[0] + 2 * padding[0], shape[2] // pool[1] + 2 * padding[1]]
+    kernel = [int(rng.integers(1, min(4, extent) + 1)) for extent in pooled]
+    dilation = [
+        2 if extent >= 2 * (k - 1) + 1 and rng.random() < 0.3 else 1 for extent, k in zip(pooled, kernel, strict=True)
+    ]
+    channels = groups * int(rng.integers(1, 4))
+    conv = Conv(
+        weight=rng.integers(-127, 128, (channels, shape[0] // groups, *kernel)).astype(np.int32),
+        stride=(int(rng.integers(1, 3)), int(rng.integers(1, 3))),
+        padding=padding,
+        dilation=(dilation[0], dilation[1]),
+        groups=groups,
+        pool=pool,
+    )
+    bias_shape = {0: None, 1: (channels,), 2: conv.output_shape(shape)}[int(rng.integers(0, 3))]
+    bias = None if bias_shape is None else rng.integers(-300, 300, bias_shape).astype(np.int32)
+    return Conv(conv.weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups, conv.pool)
+
+
+def _random_dense(rng: np.random.Generator, shape: Shape) -> Dense:
+    pool = (2, 2) if len(shape) == 3 and min(shape[1:]) >= 2 and rng.random() < 0.5 else (1, 1)
+    inputs = shape[0] * (shape[1] // pool[0]) * (shape[2] // pool[1]) if len(shape) == 3 else shape[0]
+    outputs = int(rng.integers(2, 11))
+    bias = rng.integers(-200, 200, outputs).astype(np.int32) if rng.random() < 0.5 else None
+    return Dense(rng.integers(-127, 128, (outputs, inputs)).astype(np.int32), bias, pool)
+
+
+def _layer(
+    rng: np.random.Generator, name: str, synapse: Synapse, shape: Shape, pixel_bits: int, *, first: bool, last: bool
+) -> QuantizedLayer:
+    largest_input = 2**pixel_bits - 1 if first else 1
+    scale = rng.uniform(0.001, 1, synapse.channels)
+    if last:
+        return QuantizedLayer(name, synapse, None, np.full_like(scale, scale[0]), largest_input)
+    # A tenth of the largest possible current: neurons fire often, now and then, or hardly ever.
+    bound = QuantizedLayer(name, synapse, None, scale, largest_input).largest_current
+    threshold = rng.integers(1, min(max(2, bound // 10), loihi.THRESHOLD_LIMIT) + 1, synapse.channels).astype(np.int32)
+    if rng.random() < 0.2:
+        threshold[0] = loihi.NEVER_FIRES
+    initial = (threshold // 2 if rng.random() < 0.5 else 0 * threshold).astype(np.int32)
+    balanced = IntegrateAndFire(threshold * scale, threshold * scale, initial * scale)
+    return QuantizedLayer(name, synapse, IntegerNeuron(threshold, initial), scale, largest_input, balanced)

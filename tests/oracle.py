@@ -1,0 +1,81 @@
+"""What a `QuantizedNetwork` means, in int64 and plain loops: slow, and short enough to be checked by reading."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from loihi_convert.network import Array, Conv, Pair, QuantizedNetwork, Synapse
+
+LIMIT = 2**17 - 1
+
+
+def run(network: QuantizedNetwork, images: Array, timesteps: int) -> tuple[list[Array], list[Array]]:
+    """Return every layer's potentials, int64 ``(N, T, *shape)``, and every hidden layer's spikes, bool likewise."""
+    moments = (len(images), timesteps)
+    potentials = [np.zeros(moments + shape, np.int64) for shape in network.shapes]
+    spikes = [np.zeros(moments + shape, np.bool_) for shape in network.shapes[:-1]]
+    for image_index, image in enumerate(images):
+        pixels = np.rint(image / 255 * (2**network.pixel_bits - 1)).astype(np.int64)
+        membrane = [np.zeros(shape, np.int64) for shape in network.shapes]
+        for layer, v in zip(network.layers[:-1], membrane, strict=False):
+            v += per_channel(layer.neuron.initial_potential, v.ndim)
+        for step in range(timesteps):
+            signal = pixels
+            for layer_index, layer in enumerate(network.layers):
+                v = np.clip(membrane[layer_index] + current(layer.synapse, signal), -LIMIT, LIMIT)
+                if layer.neuron is not None:
+                    threshold = per_channel(layer.neuron.threshold, v.ndim)
+                    fires = v >= threshold
+                    v = np.where(fires, v - threshold if network.reset == "soft" else 0, v)
+                    spikes[layer_index][image_index, step] = fires
+                    signal = fires.astype(np.int64)
+                membrane[layer_index] = v
+                potentials[layer_index][image_index, step] = v
+    return potentials, spikes
+
+
+def current(synapse: Synapse, signal: Array) -> Array:
+    """int64 input current: sum-pool, then convolve or multiply, then add the bias."""
+    if synapse.pool != (1, 1):
+        signal = sum_pool(signal, synapse.pool)
+    weight = synapse.weight.astype(np.int64)
+    total = convolve(synapse, weight, signal) if isinstance(synapse, Conv) else weight @ signal.ravel()
+    if synapse.bias is not None:
+        bias = synapse.bias.astype(np.int64)
+        total = total + (per_channel(bias, total.ndim) if bias.ndim == 1 else bias)
+    return total
+
+
+def sum_pool(signal: Array, pool: Pair) -> Array:
+    channels, height, width = signal.shape
+    pooled = np.zeros((channels, height // pool[0], width // pool[1]), np.int64)
+    for y, x in itertools.product(range(pooled.shape[1]), range(pooled.shape[2])):
+        window = signal[:, y * pool[0] : (y + 1) * pool[0], x * pool[1] : (x + 1) * pool[1]]
+        pooled[:, y, x] = window.sum(axis=(1, 2))
+    return pooled
+
+
+def convolve(conv: Conv, weight: Array, signal: Array) -> Array:
+    padded = np.pad(signal, ((0, 0), (conv.padding[0],) * 2, (conv.padding[1],) * 2))
+    outputs, inputs_per_group, kernel_h, kernel_w = weight.shape
+    dilation_h, dilation_w = conv.dilation
+    height = (padded.shape[1] - dilation_h * (kernel_h - 1) - 1) // conv.stride[0] + 1
+    width = (padded.shape[2] - dilation_w * (kernel_w - 1) - 1) // conv.stride[1] + 1
+    total = np.zeros((outputs, height, width), np.int64)
+    for out, y, x in itertools.product(range(outputs), range(height), range(width)):
+        first = out // (outputs // conv.groups) * inputs_per_group
+        top, left = y * conv.stride[0], x * conv.stride[1]
+        window = padded[
+            first : first + inputs_per_group,
+            top : top + dilation_h * kernel_h : dilation_h,
+            left : left + dilation_w * kernel_w : dilation_w,
+        ]
+        total[out, y, x] = (weight[out] * window[:, :kernel_h, :kernel_w]).sum()
+    return total
+
+
+def per_channel(values: Array, axes: int) -> Array:
+    """``(C,)`` as ``(C, 1, ...)`` with ``axes`` axes."""
+    return values.astype(np.int64).reshape(-1, *(1,) * (axes - 1))

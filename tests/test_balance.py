@@ -1,0 +1,166 @@
+"""Threshold balancing: algorithm 2 by hand, percentiles in closed form, convergence, and every wrong option."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loihi_convert.balance import balance
+from loihi_convert.errors import DataError, UsageError
+from loihi_convert.network import Conv, Dense, ReluLayer, ReluNetwork
+from loihi_convert.simulate import output_potentials, relu_outputs
+
+
+def pixels(*values: int) -> np.ndarray:
+    return np.array(values, np.uint8).reshape(-1, 1, 1, 1)
+
+
+def chain_of(*weights: float) -> ReluNetwork:
+    """One neuron a layer."""
+    layers = tuple(ReluLayer(f"fc{index}", Dense(np.array([[weight]]))) for index, weight in enumerate(weights))
+    return ReluNetwork((1, 1, 1), layers)
+
+
+def random_cnn(seed: int) -> ReluNetwork:
+    rng = np.random.default_rng(seed)
+    layers = (
+        ReluLayer("conv1", Conv(rng.normal(size=(5, 1, 3, 3)) / 3, rng.normal(size=5) / 10)),
+        ReluLayer("conv2", Conv(rng.normal(size=(6, 5, 2, 2)) / 4, pool=(2, 2))),
+        ReluLayer("fc", Dense(rng.normal(size=(4, 6 * 4)) / 5, rng.normal(size=4) / 10)),
+    )
+    return ReluNetwork((1, 8, 8), layers)
+
+
+def test_algorithm_2_by_hand() -> None:
+    """Images 0.4 and 1.0 (102 and 255), weights 2 and 3.
+
+    First layer: currents 0.8 and 2.0, threshold 2.0. Image 1.0 fires at every step, image 0.4 in 0.8, 1.6, 2.4 (fires
+    at step 3). Second layer, compensated: a spike is worth 2.0, its largest current is 3 x 2.0 = 6. Literal: worth 1,
+    largest current 3. No mean over steps: the largest current of any single step counts.
+    """
+    images = pixels(102, 255)
+    compensated = balance(chain_of(2, 3, 1), images, 3)
+    literal = balance(chain_of(2, 3, 1), images, 3, amplitude="literal")
+    assert compensated.layers[0].neuron is not None and compensated.layers[1].neuron is not None
+    assert literal.layers[0].neuron is not None and literal.layers[1].neuron is not None
+    assert compensated.layers[0].neuron.threshold == pytest.approx(2)
+    assert compensated.layers[1].neuron.threshold == pytest.approx(6)
+    assert literal.layers[1].neuron.threshold == pytest.approx(3)
+    assert compensated.layers[1].neuron.amplitude == pytest.approx(6)
+    assert literal.layers[1].neuron.amplitude == pytest.approx(1)
+    assert compensated.layers[2].neuron is None
+
+
+def test_thresholds_depend_on_t_because_layers_before_spike() -> None:
+    """Only image 0.4 behind a neuron of threshold 2.0 (alpha cannot make it so: the data can, with two channels).
+
+    Channel a of layer 1 sees weight 1, channel b weight 0.5; both thresholds are their own largest currents, 1 and 0.5,
+    for the bright image; for the dark one (0.4) both fire together at step 3 (0.4, 0.8, 1.2). Layer 2 adds a - b: for
+    the bright image 1 - 0.5 at every step. With b delayed by a bias of -0.3 b's largest current is 0.2, and the dark
+    image's current -0.1 never fires b: layer 2 sees a alone, 1 x 1 at step 3, only if T >= 3.
+    """
+    layers = (
+        ReluLayer("fc1", Dense(np.array([[1.0], [0.5]]), np.array([0.0, -0.3]))),
+        ReluLayer("fc2", Dense(np.array([[1.0, -2.0]]))),
+        ReluLayer("fc3", Dense(np.array([[1.0]]))),
+    )
+    network = ReluNetwork((1, 1, 1), layers)
+    short, long = (balance(network, pixels(102, 255), steps).layers[1].neuron for steps in (2, 3))
+    assert short is not None and long is not None
+    # T = 2: only the bright image has fired: 1 x 1 - 2 x 0.2 = 0.6.
+    assert short.threshold == pytest.approx(0.6)
+    assert long.threshold == pytest.approx(1.0)
+
+
+def test_alpha_scales_and_half_starts_in_the_middle() -> None:
+    neuron = balance(chain_of(2, 1), pixels(255), 4, alpha=0.25, initial_potential="half").layers[0].neuron
+    assert neuron is not None
+    assert (neuron.threshold, neuron.initial_potential, neuron.amplitude) == (0.5, 0.25, 0.5)
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=10, deadline=None)
+def test_compensated_converges_to_the_cnn(seed: int) -> None:
+    network = random_cnn(seed)
+    images = np.random.default_rng(seed).integers(0, 256, (20, 1, 8, 8)).astype(np.uint8)
+    expected = np.concatenate([outputs[-1].numpy() for outputs in relu_outputs(network, images)])
+    errors = []
+    for timesteps in (16, 256):
+        spiking = balance(network, images, timesteps)
+        potentials = output_potentials(spiking, images, timesteps)
+        errors.append(np.abs(potentials[:, -1] / timesteps - expected).max())
+    # Each layer's error falls as 1 / T; 16 times the steps leave at most a third even where one layer starts late.
+    assert errors[1] < errors[0] / 3
+    assert errors[1] < 0.1
+
+
+def test_per_channel_percentile_of_positive_activations() -> None:
+    """Activations 1..100 (hundredths): 90 of 100 lie at or below 0.90; negatives and zeros do not count."""
+    values = np.concatenate([np.arange(1, 101), np.zeros(300, np.int64)])
+    layers = (
+        ReluLayer("fc1", Dense(np.array([[2.55], [-1.0], [5.1]]))),
+        ReluLayer("fc2", Dense(np.ones((1, 3)))),
+    )
+    network = ReluNetwork((1, 1, 1), layers)
+    neuron = balance(network, pixels(*values), 4, method="percentile", percentile=90).layers[0].neuron
+    assert neuron is not None
+    # One bin of the histogram is 1/4096 of the maximum.
+    assert neuron.threshold[0] == pytest.approx(0.90, abs=1 / 4096)
+    assert neuron.threshold[2] == pytest.approx(1.80, abs=2 / 4096)
+    assert np.isinf(neuron.threshold[1])
+    assert neuron.amplitude[1] == 0
+    full = balance(network, pixels(*values), 4, method="percentile", percentile=100).layers[0].neuron
+    assert full is not None
+    assert full.threshold[0] == pytest.approx(1.0, rel=1e-6)
+
+
+def test_dead_channels_never_fire_and_send_nothing() -> None:
+    layers = (ReluLayer("fc1", Dense(np.array([[1.0], [-1.0], [0.0]]))), ReluLayer("fc2", Dense(np.ones((2, 3)))))
+    neuron = balance(ReluNetwork((1, 1, 1), layers), pixels(200), 4, initial_potential="half").layers[0].neuron
+    assert neuron is not None
+    assert neuron.threshold[1:].tolist() == [np.inf, np.inf]
+    assert neuron.amplitude[1:].tolist() == [0, 0]
+    assert neuron.initial_potential[1:].tolist() == [0, 0]
+
+
+def test_provenance_says_how() -> None:
+    spiking = balance(chain_of(1, 1), pixels(1, 2, 3), 7, alpha=0.5)
+    assert spiking.timesteps == 7
+    assert spiking.provenance["balance"] == {
+        "method": "ngu-lee",
+        "amplitude": "compensated",
+        "alpha": 0.5,
+        "initial_potential": "zero",
+        "timesteps": 7,
+        "calibration_images": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"timesteps": 0}, "--timesteps 0: balancing needs at least 1 time step"),
+        ({"alpha": 0.0}, r"--alpha 0.0: allowed is 0 < alpha <= 1"),
+        ({"alpha": float("nan")}, "--alpha nan"),
+        ({"percentile": 101.0}, r"--percentile 101.0: allowed is 0 < percentile <= 100"),
+        ({"method": "best"}, "--balance best: unknown; allowed are ngu-lee, percentile"),
+        ({"amplitude": "big"}, "--amplitude big: unknown; allowed are compensated, literal"),
+        ({"initial_potential": "full"}, "--initial-potential full: unknown; allowed are zero, half"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], message: str) -> None:
+    arguments = {"timesteps": 4, **options}
+    with pytest.raises(UsageError, match=message):
+        balance(chain_of(1, 1), pixels(1), **arguments)
+
+
+@pytest.mark.parametrize("images", [pixels(), pixels(1).astype(np.float32), np.zeros((3, 1, 2, 2), np.uint8)])
+def test_wrong_images(images: np.ndarray) -> None:
+    with pytest.raises(
+        DataError, match=r"calibration images: found .* the network takes uint8 of shape \(N, 1, 1, 1\)"
+    ):
+        balance(chain_of(1, 1), images, 4)

@@ -1,0 +1,312 @@
+"""Every figure of an `Evaluation` against a run worked out by hand, Wilson's interval against its closed forms."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import random_network
+from pydantic import ValidationError
+from torch.nn import functional
+
+from loihi_convert import loihi
+from loihi_convert.backends import RunResult
+from loihi_convert.errors import DataError
+from loihi_convert.evaluate import Evaluation, evaluate, reported_timesteps, wilson_interval
+from loihi_convert.network import Array, Conv, Dense, IntegerNeuron, QuantizedLayer, QuantizedNetwork
+
+# Class of each of four images after each of three steps, and what it should have been.
+PREDICTIONS = np.array([[0, 0, 0], [1, 1, 1], [0, 2, 2], [0, 0, 1]])
+LABELS = np.array([0, 1, 2, 2])
+CNN_PREDICTIONS = np.array([0, 1, 2, 1])
+FLOAT_PREDICTIONS = np.array([[0, 0, 0], [1, 1, 1], [2, 2, 2], [2, 2, 2]])
+SPIKES = np.array([[8, 0, 0], [0, 4, 2], [1, 1, 1], [0, 0, 7]])
+
+
+def small_network(timesteps: int = 2) -> QuantizedNetwork:
+    """4 x 4 pixels -> 2 channels of 2 x 2 -> pooled to 2 -> 3 classes; one of the 18 convolution weights is 0."""
+    weight = np.ones((2, 1, 3, 3), np.int32)
+    weight[1, 0, 0, 0] = 0
+    neuron = IntegerNeuron(np.array([5, 5]), np.array([0, 0]))
+    return QuantizedNetwork(
+        input_shape=(1, 4, 4),
+        layers=(
+            QuantizedLayer("conv", Conv(weight), neuron, np.ones(2), largest_input=255),
+            QuantizedLayer("classes", Dense(np.ones((3, 2), np.int32), pool=(2, 2)), None, np.ones(3)),
+        ),
+        timesteps=timesteps,
+        proven_timesteps=8,
+        pixel_bits=8,
+        reset="soft",
+    )
+
+
+def small_run() -> RunResult:
+    """Potentials that are 10 for the predicted class and 0 elsewhere; every spike reaches 3 synapses."""
+    return RunResult(
+        potentials=(10 * np.eye(3, dtype=np.int32))[PREDICTIONS],
+        spike_counts=SPIKES[:, :, None],
+        synaptic_operations=3 * SPIKES[:, :, None],
+        seconds=0.5,
+        startup_seconds=2.0,
+    )
+
+
+def full_evaluation() -> Evaluation:
+    return evaluate(
+        small_run(),
+        small_network(),
+        labels=LABELS,
+        cnn_predictions=CNN_PREDICTIONS,
+        float_predictions=FLOAT_PREDICTIONS,
+    )
+
+
+def test_figures_of_the_whole_run() -> None:
+    evaluation = full_evaluation()
+    assert (evaluation.image_count, evaluation.timesteps, evaluation.depth) == (4, 2, 2)
+    assert [(layer.name, layer.neuron_count) for layer in evaluation.layers] == [("conv", 8), ("classes", 3)]
+    # 17 nonzero weights at 2 x 2 positions; 3 x 2 weights behind the pooling.
+    assert [layer.multiply_accumulates for layer in evaluation.layers] == [68, 6]
+    assert evaluation.multiply_accumulates == 74
+    assert evaluation.cnn_accuracy == 0.75
+    assert evaluation.cnn_accuracy_interval == wilson_interval(3, 4)
+    assert (evaluation.seconds, evaluation.startup_seconds, evaluation.images_per_second) == (0.5, 2.0, 8.0)
+    assert evaluation.saturated_images == 0
+
+
+def test_figures_at_every_timestep() -> None:
+    points = full_evaluation().points
+    assert [point.timesteps for point in points] == [1, 2, 3]
+    assert [point.global_steps for point in points] == [3, 4, 5]
+    assert [point.correct_count for point in points] == [2, 3, 3]
+    assert [point.accuracy for point in points] == [0.5, 0.75, 0.75]
+    assert [point.accuracy_interval for point in points] == [wilson_interval(c, 4) for c in (2, 3, 3)]
+    assert [point.float_accuracy for point in points] == [1.0, 1.0, 1.0]
+    assert [point.float_accuracy_interval for point in points] == [wilson_interval(4, 4)] * 3
+    assert [point.conversion_loss_points for point in points] == [25.0, 0.0, 0.0]
+    assert [point.agreement_with_cnn for point in points] == [0.5, 0.75, 1.0]
+    assert [point.agreement_with_float for point in points] == [0.5, 0.75, 0.75]
+    # 9, 14 and 24 spikes up to T = 1, 2, 3, of 4 images; 8 hidden neurons.
+    assert [point.spikes_per_image for point in points] == [2.25, 3.5, 6.0]
+    assert [point.synaptic_operations for point in points] == [6.75, 10.5, 18.0]
+    assert [point.synaptic_operations_per_layer for point in points] == [(6.75,), (10.5,), (18.0,)]
+    assert [point.firing_rate for point in points] == [(2.25 / 8,), (3.5 / 16,), (0.25,)]
+    assert [point.activation_sparsity for point in points] == [1 - 2.25 / 8, 1 - 3.5 / 16, 0.75]
+
+
+def test_without_labels_only_agreement_is_known() -> None:
+    evaluation = evaluate(
+        small_run(), small_network(), cnn_predictions=CNN_PREDICTIONS, float_predictions=FLOAT_PREDICTIONS
+    )
+    assert evaluation.cnn_accuracy is None
+    assert evaluation.cnn_accuracy_interval is None
+    for point, known in zip(evaluation.points, full_evaluation().points, strict=True):
+        unknown = dict.fromkeys(name for name in type(point).model_fields if "accuracy" in name)
+        unknown |= {"correct_count": None, "conversion_loss_points": None}
+        assert point == known.model_copy(update=unknown)
+
+
+def test_labels_alone_give_the_fixed_point_accuracy() -> None:
+    evaluation = evaluate(small_run(), small_network(), labels=LABELS)
+    point = evaluation.points[-1]
+    assert point.accuracy == 0.75
+    assert evaluation.cnn_accuracy is None
+    assert point.float_accuracy is None
+    assert point.conversion_loss_points is None
+    assert point.agreement_with_cnn is None
+    assert point.agreement_with_float is None
+
+
+@pytest.mark.parametrize(("balanced", "own"), [(1, 1), (2, 2), (3, 3), (5, 4)])
+def test_own_point_is_at_the_timesteps_of_the_file_or_the_last(balanced: int, own: int) -> None:
+    run = small_run()
+    four_steps = [0, 1, 2, 2]
+    longer = RunResult(
+        run.potentials[:, four_steps],
+        run.spike_counts[:, four_steps],
+        run.synaptic_operations[:, four_steps],
+        seconds=1.0,
+        startup_seconds=0.0,
+    )
+    evaluation = evaluate(longer, small_network(balanced))
+    assert evaluation.own_point.timesteps == own
+    assert [point.timesteps for point in evaluation.points] == sorted({1, 2, own, 4})
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_saturation_at_any_step_counts_the_image_once(sign: int) -> None:
+    potentials = small_run().potentials.copy()
+    potentials[1, 0, 2] = potentials[1, 1, 2] = sign * loihi.POTENTIAL_LIMIT
+    potentials[2, 0, 0] = sign * (loihi.POTENTIAL_LIMIT - 1)
+    assert evaluate(replace(small_run(), potentials=potentials), small_network()).saturated_images == 1
+
+
+def test_network_without_hidden_layers() -> None:
+    network = QuantizedNetwork(
+        input_shape=(1, 1, 2),
+        layers=(QuantizedLayer("only", Dense(np.array([[1, 0], [2, 3]])), None, np.ones(2), largest_input=255),),
+        timesteps=1,
+        proven_timesteps=1,
+        pixel_bits=8,
+        reset="soft",
+    )
+    nothing = np.zeros((2, 1, 0), np.int64)
+    evaluation = evaluate(RunResult(np.zeros((2, 1, 2), np.int32), nothing, nothing, 1.0, 0.0), network)
+    point = evaluation.points[0]
+    assert (point.spikes_per_image, point.synaptic_operations, point.firing_rate) == (0.0, 0.0, ())
+    assert point.activation_sparsity is None
+    assert evaluation.multiply_accumulates == 3
+
+
+def multiply_accumulates_by_torch(layer: QuantizedLayer, input_shape: tuple[int, ...]) -> float:
+    """Pairs of a nonzero weight and an input inside the image: the synapse of weights 0 and 1 on an image of ones."""
+    synapse = layer.synapse
+    ones = torch.ones((1, *input_shape), dtype=torch.float64)
+    if synapse.pool != (1, 1):
+        ones = functional.avg_pool2d(ones, synapse.pool)
+    nonzero = torch.from_numpy((synapse.weight != 0).astype(np.float64))
+    if isinstance(synapse, Dense):
+        return functional.linear(ones.flatten(1), nonzero).sum().item()
+    return (
+        functional.conv2d(ones, nonzero, None, synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
+        .sum()
+        .item()
+    )
+
+
+def random_run(network: QuantizedNetwork, image_count: int, timesteps: int, seed: int) -> RunResult:
+    rng = np.random.default_rng(seed)
+    neurons = [math.prod(shape) for shape in network.shapes[:-1]]
+    spikes = np.zeros((image_count, timesteps, len(neurons)), np.int64)
+    for index, count in enumerate(neurons):
+        spikes[:, :, index] = rng.integers(0, count + 1, (image_count, timesteps))
+    potentials = rng.integers(-5, 5, (image_count, timesteps, network.shapes[-1][0])).astype(np.int32)
+    return RunResult(potentials, spikes, 2 * spikes, 1.0, 0.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_multiply_accumulates_of_random_networks(seed: int) -> None:
+    network, _ = random_network(seed)
+    evaluation = evaluate(random_run(network, 1, 1, seed), network)
+    shapes = (network.input_shape, *network.shapes)
+    for layer, expected, input_shape in zip(evaluation.layers, network.layers, shapes, strict=False):
+        assert layer.multiply_accumulates == multiply_accumulates_by_torch(expected, input_shape)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), image_count=st.integers(1, 6), timesteps=st.integers(1, 9))
+def test_order_of_images_changes_nothing(seed: int, image_count: int, timesteps: int) -> None:
+    network, _ = random_network(seed)
+    rng = np.random.default_rng(seed)
+    result = random_run(network, image_count, timesteps, seed)
+    classes = network.shapes[-1][0]
+    labels, cnn = rng.integers(0, classes, (2, image_count))
+    real = rng.integers(0, classes, (image_count, timesteps))
+    order = rng.permutation(image_count)
+    shuffled = RunResult(
+        result.potentials[order], result.spike_counts[order], result.synaptic_operations[order], 1.0, 0.0
+    )
+    evaluation = evaluate(result, network, labels=labels, cnn_predictions=cnn, float_predictions=real)
+    assert evaluation == evaluate(
+        shuffled, network, labels=labels[order], cnn_predictions=cnn[order], float_predictions=real[order]
+    )
+    for point in evaluation.points:
+        assert all(0 <= rate <= 1 for rate in point.firing_rate)
+        assert point.activation_sparsity is None or 0 <= point.activation_sparsity <= 1
+
+
+def test_json_keeps_every_field() -> None:
+    evaluation = full_evaluation()
+    assert Evaluation.model_validate_json(evaluation.model_dump_json()) == evaluation
+
+
+def test_evaluations_are_frozen_and_closed() -> None:
+    evaluation = full_evaluation()
+    with pytest.raises(ValidationError, match="frozen"):
+        evaluation.image_count = 5
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        Evaluation.model_validate({**evaluation.model_dump(), "surprise": 1})
+
+
+@pytest.mark.parametrize(
+    ("argument", "array", "message"),
+    [
+        ("labels", LABELS[:3], r"labels: found shape \(3,\); this run needs \(4,\)"),
+        ("cnn_predictions", LABELS[:, None], r"CNN predictions: found shape \(4, 1\); this run needs \(4,\)"),
+        ("float_predictions", LABELS, r"float SNN predictions: found shape \(4,\); this run needs \(4, 3\)"),
+        ("labels", LABELS + 1, r"labels: found 1\.\.3; the network knows classes 0\.\.2"),
+        ("labels", LABELS - 1, r"labels: found -1\.\.1; the network knows classes 0\.\.2"),
+    ],
+)
+def test_arrays_that_do_not_belong_to_the_run(argument: str, array: Array, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        evaluate(small_run(), small_network(), **{argument: array})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"potentials": np.zeros((4, 3, 2), np.int32)},
+        {"spike_counts": np.zeros((4, 3, 2), np.int64)},
+        {"synaptic_operations": np.zeros((4, 2, 1), np.int64)},
+        {name: getattr(small_run(), name)[:0] for name in ("potentials", "spike_counts", "synaptic_operations")},
+        {name: getattr(small_run(), name)[:, :0] for name in ("potentials", "spike_counts", "synaptic_operations")},
+    ],
+)
+def test_a_run_of_another_network(changes: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"run: found potentials .* a run of this network gives \(N, T, 3\)"):
+        evaluate(replace(small_run(), **changes), small_network())
+
+
+@pytest.mark.parametrize(
+    ("timesteps", "expected"), [(1, (1,)), (2, (1, 2)), (3, (1, 2, 3)), (4, (1, 2, 4)), (5, (1, 2, 4, 5))]
+)
+def test_reported_timesteps(timesteps: int, expected: tuple[int, ...]) -> None:
+    assert reported_timesteps(timesteps) == expected
+
+
+@given(st.integers(1, 10_000))
+def test_reported_timesteps_double_and_end_at_the_last(timesteps: int) -> None:
+    *powers, last = reported_timesteps(timesteps)
+    assert last == timesteps
+    assert powers == [2**k for k in range(20) if 2**k < timesteps]
+
+
+Z = 1.959963984540054
+
+
+@pytest.mark.parametrize("count", [1, 10, 400, 10_000])
+def test_wilson_interval_at_its_ends_and_its_middle(count: int) -> None:
+    # p = 1 leaves n / (n + z^2); p = 1/2 is symmetric with half width z / (2 sqrt(n + z^2)).
+    assert wilson_interval(count, count) == pytest.approx((count / (count + Z**2), 1.0), abs=1e-12)
+    assert wilson_interval(0, count) == pytest.approx((0.0, Z**2 / (count + Z**2)), abs=1e-12)
+    half = Z / (2 * math.sqrt(2 * count + Z**2))
+    assert wilson_interval(count, 2 * count) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-12)
+
+
+def test_wilson_interval_of_eight_in_ten() -> None:
+    # Centre (0.8 + z^2 / 20) / (1 + z^2 / 10) = 0.7167401, half width 0.2265778.
+    assert wilson_interval(8, 10) == pytest.approx((0.4901623, 0.9433179), abs=1e-6)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 10_000).flatmap(lambda count: st.tuples(st.integers(0, count), st.just(count))))
+def test_wilson_interval_holds_the_fraction_and_mirrors(case: tuple[int, int]) -> None:
+    correct, count = case
+    low, high = wilson_interval(correct, count)
+    assert 0 <= low <= correct / count <= high <= 1
+    assert wilson_interval(count - correct, count) == pytest.approx((1 - high, 1 - low), abs=1e-12)
+
+
+@pytest.mark.parametrize(("correct", "count"), [(-1, 3), (4, 3), (0, 0)])
+def test_wilson_interval_of_nothing(correct: int, count: int) -> None:
+    with pytest.raises(ValueError, match="must"):
+        wilson_interval(correct, count)

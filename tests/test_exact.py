@@ -1,0 +1,104 @@
+"""`ref` equals Lava's runtime equals a plain int64 oracle: random networks, every layer, every step, error 0.
+
+``pytest tests/test_exact.py --networks 50`` takes more of them; one Lava host process runs them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import oracle
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import random_network
+
+from loihi_convert import netx
+from loihi_convert.backends import RunResult, first_difference
+from loihi_convert.backends.lava import LavaBackend
+from loihi_convert.backends.reference import ReferenceBackend, run_network
+from loihi_convert.network import Array, QuantizedNetwork
+
+TIMESTEPS = 5
+
+
+def assert_equals_oracle(network: QuantizedNetwork, images: Array, result: RunResult, timesteps: int) -> None:
+    potentials, spikes = oracle.run(network, images, timesteps)
+    assert np.array_equal(result.potentials, potentials[-1])
+    for index, trace in enumerate(result.traces):
+        assert np.array_equal(trace.potentials, potentials[index]), index
+        if trace.spikes is not None:
+            assert np.array_equal(trace.spikes, spikes[index]), index
+    for index, fired in enumerate(spikes):
+        per_step = fired.reshape(len(images), timesteps, -1)
+        assert np.array_equal(result.spike_counts[:, :, index], per_step.sum(axis=2))
+        fan_out = network.layers[index + 1].synapse.fan_out(network.shapes[index]).ravel()
+        assert np.array_equal(result.synaptic_operations[:, :, index], (per_step * fan_out).sum(axis=2))
+
+
+@given(st.integers(100, 100_000))
+@settings(max_examples=40, deadline=None)
+def test_ref_equals_the_oracle(seed: int) -> None:
+    network, images = random_network(seed)
+    result = run_network(network, images, TIMESTEPS, trace=True)
+    assert len(result.traces) == len(network.layers)
+    assert_equals_oracle(network, images, result, TIMESTEPS)
+
+
+def test_random_networks_are_worth_comparing() -> None:
+    """They fire, they clip, they have every kind of layer: else equality would say little."""
+    networks = [random_network(seed) for seed in range(50)]
+    layers = [layer for network, _ in networks for layer in network.layers]
+    runs = [run_network(network, images, TIMESTEPS, trace=True) for network, images in networks]
+    convolutions = [layer.synapse for layer in layers if hasattr(layer.synapse, "groups")]
+    assert {len(network.layers) for network, _ in networks} == {1, 2, 3, 4}
+    assert {network.reset for network, _ in networks} == {"soft", "hard"}
+    assert any(conv.groups > 1 for conv in convolutions)
+    assert any(conv.stride != (1, 1) for conv in convolutions)
+    assert any(conv.dilation != (1, 1) for conv in convolutions)
+    assert any(conv.padding != (0, 0) for conv in convolutions)
+    assert any(conv.pool != (1, 1) for conv in convolutions)
+    assert {None, 1, 3} <= {None if layer.bias is None else layer.bias.ndim for layer in layers}
+    rates = [
+        trace.spikes.mean() for run in runs for trace in run.traces if trace.spikes is not None and trace.spikes.size
+    ]
+    assert sum(0.02 < rate < 0.98 for rate in rates) > len(rates) / 3
+    assert any((np.abs(trace.potentials) == 131071).any() for run in runs for trace in run.traces)
+
+
+@pytest.fixture(scope="module")
+def sim() -> Iterator[LavaBackend]:
+    with LavaBackend() as backend:
+        yield backend
+
+
+@pytest.mark.lava
+def test_lava_equals_ref_equals_the_oracle(sim: LavaBackend, tmp_path: Path, network_seed: int) -> None:
+    network, images = random_network(network_seed)
+    path = tmp_path / "model.net"
+    netx.write(network, path)
+    by_lava = sim.run(path, images, TIMESTEPS, trace=True)
+    with ReferenceBackend() as ref:
+        by_ref = ref.run(path, images, TIMESTEPS, trace=True)
+    assert first_difference(by_lava, by_ref) is None
+    assert_equals_oracle(network, images, by_lava, TIMESTEPS)
+
+
+def test_first_difference_names_the_place() -> None:
+    network, images = next(
+        (network, images) for network, images in map(random_network, range(50)) if len(network.layers) == 3
+    )
+    result = run_network(network, images, TIMESTEPS, trace=True)
+    other = run_network(network, images, TIMESTEPS, trace=True)
+    assert first_difference(result, other) is None
+    other.traces[1].potentials[2, 3].flat[0] += 1
+    found = first_difference(result, other)
+    assert found is not None
+    assert found.startswith("layer 1 potential of image 2 at T = 4, index (0")
+    assert found.endswith("1 of " + f"{other.traces[1].potentials.size} differ)")
+    other.potentials[0, 0, 1] -= 1
+    assert str(first_difference(result, other)).startswith("output potential of image 0 at T = 1, index (1,)")
+    shorter = run_network(network, images, TIMESTEPS - 1)
+    assert "shape (3, 5" in str(first_difference(result, shorter))

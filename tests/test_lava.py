@@ -1,0 +1,449 @@
+"""Backend `sim`: hand traces and the oracle through the real Lava runtime, and what is left when a run fails."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import networks
+import numpy as np
+import oracle
+import pytest
+
+from loihi_convert import loihi, netx
+from loihi_convert.backends import RunResult, lava
+from loihi_convert.backends.lava import LavaBackend
+from loihi_convert.errors import BackendError, DataError, PlatformError, RangeError, UsageError
+from loihi_convert.network import Array, Conv, Dense, IntegerNeuron, QuantizedLayer, QuantizedNetwork, Reset
+
+pytestmark = pytest.mark.lava
+
+
+@pytest.fixture(scope="module")
+def simulator() -> Iterator[LavaBackend]:
+    with LavaBackend() as backend:
+        yield backend
+
+
+@pytest.fixture
+def run(simulator: LavaBackend, tmp_path: Path) -> Callable[[QuantizedNetwork, Array, int], RunResult]:
+    def run(network: QuantizedNetwork, images: Array, timesteps: int) -> RunResult:
+        path = tmp_path / "model.net"
+        netx.write(network, path, overwrite=True)
+        return simulator.run(path, images, timesteps, trace=True)
+
+    return run
+
+
+def layer(synapse: Conv | Dense, neuron: tuple[int, int] | None = None, *, first: bool = False) -> QuantizedLayer:
+    """A layer whose neurons all have ``neuron`` = (threshold, initial potential)."""
+    channels = synapse.channels
+    return QuantizedLayer(
+        name="first" if first else "later",
+        synapse=synapse,
+        neuron=None if neuron is None else IntegerNeuron(*(np.full(channels, value, np.int32) for value in neuron)),
+        scale=np.ones(channels),
+        largest_input=255 if first else 1,
+    )
+
+
+def one_neuron(
+    weight: int, bias: int, threshold: int, initial_potential: int, reset: Reset, readout: tuple[int, int] = (3, 0)
+) -> QuantizedNetwork:
+    """One pixel -> one neuron -> an output that adds readout weight per spike and readout bias per step."""
+    first = Dense(np.array([[weight]], np.int32), np.array([bias], np.int32))
+    last = Dense(np.array([[readout[0]]], np.int32), np.array([readout[1]], np.int32))
+    layers = (layer(first, (threshold, initial_potential), first=True), layer(last))
+    return QuantizedNetwork((1, 1, 1), layers, timesteps=8, proven_timesteps=64, pixel_bits=8, reset=reset)
+
+
+def pixels(*values: int) -> Array:
+    return np.array(values, np.uint8).reshape(-1, 1, 1, 1)
+
+
+NEVER = loihi.NEVER_FIRES
+
+# Every step: V + weight x pixel + bias, clipped; a spike where that is >= threshold; then the reset.
+HAND_TRACES = {
+    # 4 8 12- 6 10- 4 8: 12 - 10 = 2 stays; 10 reaches the threshold exactly and leaves 0.
+    "soft": (one_neuron(1, 0, 10, 0, "soft"), 4, [4, 8, 2, 6, 0, 4, 8], [0, 0, 1, 0, 1, 0, 0]),
+    # 4 8 12- 4 8 12- 4
+    "hard": (one_neuron(1, 0, 10, 0, "hard"), 4, [4, 8, 0, 4, 8, 0, 4], [0, 0, 1, 0, 0, 1, 0]),
+    # 9 13- 7 11- 5 9 13-
+    "initial potential": (one_neuron(1, 0, 10, 5, "soft"), 4, [9, 3, 7, 1, 5, 9, 3], [0, 1, 0, 1, 0, 0, 1]),
+    # 9 13- 4 8 12- 4 8: a hard reset goes to 0, not back to the initial potential.
+    "initial potential, hard": (one_neuron(1, 0, 10, 5, "hard"), 4, [9, 0, 4, 8, 0, 4, 8], [0, 1, 0, 0, 1, 0, 0]),
+    "negative current": (one_neuron(-1, 0, 10, 0, "soft"), 4, [-4, -8, -12, -16], [0, 0, 0, 0]),
+    # 3 6 9 12- 5 8 11-
+    "bias": (one_neuron(1, 3, 10, 0, "soft"), 0, [3, 6, 9, 2, 5, 8, 1], [0, 0, 0, 1, 0, 0, 1]),
+    # 30 - 7 = 23 stays above the threshold: the neuron fires at every step, and the rest piles up.
+    "more than one spike's worth": (one_neuron(2, 0, 7, 0, "soft"), 15, [23, 46, 69], [1, 1, 1]),
+    # -127 x 255 = -32385 a step; five steps would be -161925.
+    "lower limit": (
+        one_neuron(-127, 0, 10, 0, "soft"),
+        255,
+        [-32385, -64770, -97155, -129540, -131071, -131071],
+        [0, 0, 0, 0, 0, 0],
+    ),
+    # The channel that can never fire stays at the upper limit.
+    "upper limit": (
+        one_neuron(127, 0, NEVER, 0, "soft"),
+        255,
+        [32385, 64770, 97155, 129540, 131071, 131071],
+        [0, 0, 0, 0, 0, 0],
+    ),
+    # Clipped to 131071 first, which then reaches the threshold: what was above the limit is lost.
+    "clipped, then fired": (
+        one_neuron(127, 0, 131071, 0, "soft"),
+        255,
+        [32385, 64770, 97155, 129540, 0, 32385],
+        [0, 0, 0, 0, 1, 0],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HAND_TRACES)
+def test_a_neuron_follows_its_hand_trace(case: str, run: Callable[..., RunResult]) -> None:
+    network, pixel, potentials, spikes = HAND_TRACES[case]
+    result = run(network, pixels(pixel), len(spikes))
+    hidden, output = result.traces
+    assert hidden.potentials.dtype == np.int32
+    assert hidden.spikes is not None
+    assert hidden.spikes.dtype == np.bool_
+    assert hidden.potentials.ravel().tolist() == potentials
+    assert hidden.spikes.ravel().tolist() == spikes
+    assert output.spikes is None
+    assert result.potentials.ravel().tolist() == (3 * np.cumsum(spikes)).tolist()
+    assert result.spike_counts.ravel().tolist() == spikes
+
+
+def test_the_readout_adds_its_bias_in_every_step(run: Callable[..., RunResult]) -> None:
+    # The neuron fires at every step: 5 - 2 = 3 a step.
+    result = run(one_neuron(1, 0, 4, 0, "soft", readout=(5, -2)), pixels(4), 4)
+    assert result.potentials.ravel().tolist() == [3, 6, 9, 12]
+
+
+def test_the_readout_clips(run: Callable[..., RunResult]) -> None:
+    only = layer(Dense(np.array([[127], [-127]], np.int32)), first=True)
+    network = QuantizedNetwork((1, 1, 1), (only,), timesteps=8, proven_timesteps=64, pixel_bits=8, reset="soft")
+    result = run(network, pixels(255), 6)
+    rising = [32385, 64770, 97155, 129540, 131071, 131071]
+    assert result.potentials[0].T.tolist() == [rising, [-potential for potential in rising]]
+    assert result.spike_counts.shape == (1, 6, 0)
+
+
+@pytest.mark.parametrize("reset", ["soft", "hard"])
+@pytest.mark.parametrize("timesteps", [1, 2, 3, 7])
+def test_every_image_starts_afresh(reset: Reset, timesteps: int, run: Callable[..., RunResult]) -> None:
+    network = one_neuron(1, 1, 10, 5, reset)
+    values = [4, 255, 0, 4, 9]
+    together = run(network, pixels(*values), timesteps)
+    potentials, spikes = oracle.run(network, pixels(*values), timesteps)
+    np.testing.assert_array_equal(together.traces[0].potentials, potentials[0])
+    np.testing.assert_array_equal(together.traces[0].spikes, spikes[0])
+    np.testing.assert_array_equal(together.potentials, potentials[1])
+    np.testing.assert_array_equal(together.potentials[0], together.potentials[3])
+
+
+def three_layers(reset: Reset) -> tuple[QuantizedNetwork, Array]:
+    """Padding, stride, groups, dilation, two poolings and both kinds of bias, on images that are not square."""
+    rng = np.random.default_rng(7)
+
+    def weight(*shape: int) -> Array:
+        return rng.integers(-40, 41, shape).astype(np.int32)
+
+    first = Conv(weight(6, 1, 3, 2), bias=weight(6), stride=(1, 2), padding=(2, 1), dilation=(2, 1), groups=2)
+    middle = Conv(weight(4, 6, 3, 2), padding=(1, 0), dilation=(1, 2), pool=(2, 2))
+    per_neuron = rng.integers(-60, 61, middle.output_shape((6, 8, 6))).astype(np.int32)
+    middle = Conv(middle.weight, per_neuron, padding=(1, 0), dilation=(1, 2), pool=(2, 2))
+    layers = (
+        layer(first, (9000, 4500), first=True),
+        layer(middle, (150, 20)),
+        layer(Dense(weight(5, 8), bias=weight(5), pool=(2, 1))),
+    )
+    network = QuantizedNetwork((2, 8, 10), layers, timesteps=8, proven_timesteps=64, pixel_bits=8, reset=reset)
+    return network, rng.integers(0, 256, (4, 2, 8, 10)).astype(np.uint8)
+
+
+def assert_equals_oracle(result: RunResult, network: QuantizedNetwork, images: Array, timesteps: int) -> None:
+    potentials, spikes = oracle.run(network, images, timesteps)
+    for trace, expected in zip(result.traces, potentials, strict=True):
+        np.testing.assert_array_equal(trace.potentials, expected)
+    for index, expected in enumerate(spikes):
+        np.testing.assert_array_equal(result.traces[index].spikes, expected)
+        per_moment = expected.reshape(len(images), timesteps, -1)
+        fan_out = network.layers[index + 1].synapse.fan_out(network.shapes[index])
+        np.testing.assert_array_equal(result.spike_counts[:, :, index], per_moment.sum(axis=2))
+        np.testing.assert_array_equal(result.synaptic_operations[:, :, index], per_moment @ fan_out.ravel())
+    np.testing.assert_array_equal(result.potentials, potentials[-1])
+
+
+@pytest.mark.parametrize(("reset", "timesteps"), [("soft", 6), ("hard", 6), ("soft", 1)])
+def test_three_layers_equal_the_oracle_at_every_step(
+    reset: Reset, timesteps: int, run: Callable[..., RunResult]
+) -> None:
+    network, images = three_layers(reset)
+    result = run(network, images, timesteps)
+    assert_equals_oracle(result, network, images, timesteps)
+    if timesteps > 1:
+        assert all(0.05 < trace.spikes.mean() < 0.95 for trace in result.traces[:-1])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_networks_equal_the_oracle(seed: int, run: Callable[..., RunResult]) -> None:
+    network, images = networks.random_network(seed)
+    assert_equals_oracle(run(network, images, 4), network, images, 4)
+
+
+def test_without_trace_the_recordings_are_the_same(
+    simulator: LavaBackend, run: Callable[..., RunResult], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    network, images = three_layers("soft")
+    traced = run(network, images, 3)
+    seen: list[tuple[int, int]] = []
+    plain = simulator.run(tmp_path / "model.net", images, 3, progress=lambda done, total: seen.append((done, total)))
+    assert plain.traces == ()
+    np.testing.assert_array_equal(plain.potentials, traced.potentials)
+    np.testing.assert_array_equal(plain.spike_counts, traced.spike_counts)
+    np.testing.assert_array_equal(plain.synaptic_operations, traced.synaptic_operations)
+    assert plain.seconds > 0
+    assert plain.startup_seconds > 0
+    assert seen == sorted(seen)
+    assert seen[-1] == (4, 4)
+    assert capfd.readouterr().out == ""
+
+
+@pytest.fixture
+def small_file(tmp_path: Path) -> Path:
+    path = tmp_path / "small.net"
+    netx.write(one_neuron(1, 0, 10, 0, "soft"), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("images", "timesteps", "error", "message"),
+    [
+        (pixels(1), 0, UsageError, "at least 1 time step"),
+        (pixels(1), 65, RangeError, "proven .* T <= 64; export it with -T 65"),
+        (pixels(1)[0], 1, DataError, r"the network takes uint8 of shape \(N, 1, 1, 1\)"),
+        (pixels(1) / 255, 1, DataError, "found float64"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(
+    images: Array, timesteps: int, error: type[Exception], message: str, simulator: LavaBackend, small_file: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        simulator.run(small_file, images, timesteps)
+
+
+# From here on, hosts that fail. Images enough for a minute, so that none ends by itself.
+MANY = np.zeros((20_000, 1, 1, 1), np.uint8)
+
+
+@dataclass(frozen=True)
+class Session:
+    """What belongs to one host process; its process group, and the token in the names of its shared memory."""
+
+    host: int
+    token: str
+
+    def alive(self) -> list[int]:
+        """Processes of the group, the host first; a zombie is dead."""
+        return sorted(
+            pid for pid, (state, _, group) in process_table().items() if group == self.host and state not in "ZX"
+        )
+
+    def actors(self) -> list[int]:
+        """The host's children: Lava's shared memory manager, one per Lava Process, the runtime service last."""
+        table = process_table()
+        return [
+            pid
+            for pid in self.alive()
+            if table[pid][1] == self.host and "resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_text()
+        ]
+
+    def shared_memory(self) -> list[Path]:
+        return list(Path("/dev/shm").glob(f"*{self.token}*"))
+
+
+def process_table() -> dict[int, tuple[str, int, int]]:
+    """State, parent and process group of every process."""
+    table = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state, parent, group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            table[int(entry.name)] = state, int(parent), int(group)
+    return table
+
+
+def session_in(temporary: Path) -> Session:
+    """The host whose folder lies in ``temporary``."""
+    for pid, (state, _, group) in process_table().items():
+        arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0") if pid == group and state != "Z" else []
+        if "loihi_convert.backends.lava_host" in arguments and Path(arguments[-4]).parent == temporary:
+            return Session(pid, arguments[-3])
+    raise AssertionError("no Lava host is running")
+
+
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder in which hosts make theirs; not in tmp_path, whose length a socket's name would not bear."""
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
+
+
+def assert_nothing_is_left(session: Session, temporary: Path) -> None:
+    # A killed process may still be on its way out, and a host that lost its parent looks for it every 0.1 s.
+    deadline = time.monotonic() + 1
+    while session.alive() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert session.alive() == []
+    assert session.shared_memory() == []
+    assert list(temporary.iterdir()) == []
+
+
+class Saboteur:
+    """A ``progress`` that does something to the running session once, and notes when."""
+
+    def __init__(self, action: Callable[[Session], None], temporary: Path) -> None:
+        self._action = action
+        self._temporary = temporary
+        self.session: Session | None = None
+        self.at = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        if self.session is None:
+            self.session = session_in(self._temporary)
+            assert len(self.session.actors()) == 7
+            assert self.session.shared_memory()
+            self.at = time.monotonic()
+            self._action(self.session)
+
+
+def kill_an_actor(session: Session) -> None:
+    os.kill(session.actors()[-2], signal.SIGKILL)
+
+
+def kill_the_runtime_service(session: Session) -> None:
+    os.kill(session.actors()[-1], signal.SIGKILL)
+
+
+def kill_the_host(session: Session) -> None:
+    os.kill(session.host, signal.SIGKILL)
+
+
+def stop_an_actor(session: Session) -> None:
+    os.kill(session.actors()[-2], signal.SIGSTOP)
+
+
+def interrupt(session: Session) -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("action", "error", "message"),
+    [
+        (kill_an_actor, BackendError, r"sim: .* a process of Lava's was ended by SIGKILL .*\. Run it again, or use"),
+        (kill_the_runtime_service, BackendError, "a process of Lava's was ended by SIGKILL"),
+        (kill_the_host, BackendError, "the Lava host process was ended by SIGKILL"),
+        (stop_an_actor, BackendError, r"no progress for 2 s, after step \d+ of 20002"),
+        (interrupt, KeyboardInterrupt, None),
+    ],
+)
+def test_a_run_that_is_disturbed_ends_at_once_and_leaves_nothing(
+    action: Callable[[Session], None],
+    error: type[BaseException],
+    message: str | None,
+    small_file: Path,
+    temporary: Path,
+) -> None:
+    saboteur = Saboteur(action, temporary)
+    with LavaBackend() as backend:
+        backend.run(small_file, pixels(4), 1)
+        # Only now, because importing Lava may take longer on a busy machine.
+        backend._stall_seconds = 2
+        with pytest.raises(error, match=message):
+            backend.run(small_file, MANY, 1, progress=saboteur)
+        assert time.monotonic() - saboteur.at < (4 if action is stop_an_actor else 1.5)
+        assert saboteur.session is not None
+        assert_nothing_is_left(saboteur.session, temporary)
+
+
+def test_an_error_in_a_model_is_reported_and_the_backend_can_be_used_again(
+    tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, images = three_layers("soft")
+    path = tmp_path / "model.net"
+    netx.write(network, path)
+    reserve = lava._reserve
+
+    def reserve_too_many_classes(file: Path, dtype: type, shape: tuple[int, ...]) -> None:
+        reserve(file, dtype, (*shape[:-1], shape[-1] + (file.name == "potentials.npy")))
+
+    with LavaBackend() as backend:
+        with monkeypatch.context() as patch:
+            patch.setattr(lava, "_reserve", reserve_too_many_classes)
+            message = r"stopped: ValueError: could not broadcast .* \(neurons.py, line \d+\)\. Run it again"
+            with pytest.raises(BackendError, match=message) as failed:
+                backend.run(path, images, 4)
+        assert re.search(r"End of Lava's log:(\n .*)+ValueError: could not broadcast", str(failed.value))
+        assert list(temporary.iterdir()) == []
+        assert_equals_oracle(backend.run(path, images, 4, trace=True), network, images, 4)
+        session = session_in(temporary)
+    assert_nothing_is_left(session, temporary)
+
+
+def test_a_host_dies_with_its_parent(small_file: Path, temporary: Path) -> None:
+    program = (
+        "import sys, numpy; from pathlib import Path; from loihi_convert.backends.lava import LavaBackend\n"
+        "LavaBackend().run(Path(sys.argv[1]), numpy.zeros((20_000, 1, 1, 1), numpy.uint8), 1,"
+        " progress=lambda *_: print(flush=True))"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(small_file)], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        session = session_in(temporary)
+        assert session.shared_memory()
+        parent.kill()
+    assert_nothing_is_left(session, temporary)
+
+
+def test_without_lava_the_error_says_what_to_do(
+    small_file: Path, temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lava.py").write_text("raise ModuleNotFoundError(\"No module named 'lava'\")")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    with (
+        LavaBackend() as backend,
+        pytest.raises(
+            PlatformError, match=r"sim: Lava cannot be imported \(No module named 'lava'\); `loihi-convert doc"
+        ),
+    ):
+        backend.run(small_file, pixels(4), 1)
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_full_disk_is_noticed_before_the_run(small_file: Path, temporary: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with LavaBackend() as backend:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+        try:
+            with pytest.raises(PlatformError, match=r"temporary folder cannot hold the run \(.+\); free some space"):
+                backend.run(small_file, MANY, 1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(temporary.iterdir()) == []

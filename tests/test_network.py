@@ -1,0 +1,180 @@
+"""Shapes, fan-out, pooling as a strided convolution, and every exactness rule."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import random_network
+from torch.nn import functional
+
+from loihi_convert import loihi
+from loihi_convert.errors import InputError, RangeError
+from loihi_convert.network import Conv, Dense, IntegerNeuron, QuantizedLayer, QuantizedNetwork
+
+SEEDS = st.integers(0, 10_000)
+
+
+def current(synapse: Conv | Dense, inputs: np.ndarray) -> torch.Tensor:
+    """The synapse by PyTorch in float64, pooling as a sum."""
+    signal = torch.from_numpy(inputs.astype(np.float64))[None]
+    weight = torch.from_numpy(synapse.weight.astype(np.float64))
+    if synapse.pool != (1, 1):
+        signal = functional.avg_pool2d(signal, synapse.pool, divisor_override=1)
+    if isinstance(synapse, Dense):
+        return functional.linear(signal.flatten(1), weight)[0]
+    return functional.conv2d(signal, weight, None, synapse.stride, synapse.padding, synapse.dilation, synapse.groups)[0]
+
+
+@given(SEEDS)
+@settings(max_examples=40, deadline=None)
+def test_output_shape_fan_out_and_strided_form_agree_with_torch(seed: int) -> None:
+    network, _ = random_network(seed)
+    shape = network.input_shape
+    rng = np.random.default_rng(seed)
+    for layer, expected in zip(network.layers, network.shapes, strict=True):
+        inputs = rng.integers(0, 2, shape)
+        by_torch = current(layer.synapse, inputs)
+        assert tuple(by_torch.shape) == expected
+        strided = layer.synapse.without_pooling(shape)
+        assert strided.pool == (1, 1)
+        assert strided.output_shape(shape) == expected
+        assert torch.equal(current(strided, inputs), by_torch)
+        # A synapse of nonzero weight adds 1 to the output if all weights are 1: the gradient counts synapses.
+        probe = torch.ones(1, *shape, dtype=torch.float64, requires_grad=True)
+        ones = replace(strided, weight=(strided.weight != 0).astype(np.float64), bias=None)
+        weight = torch.from_numpy(ones.weight.copy())
+        total = (
+            functional.linear(probe.flatten(1), weight)
+            if isinstance(ones, Dense)
+            else functional.conv2d(probe, weight, None, ones.stride, ones.padding, ones.dilation, ones.groups)
+        )
+        total.sum().backward()
+        assert probe.grad is not None
+        assert np.array_equal(layer.synapse.fan_out(shape), probe.grad[0].numpy())
+        shape = expected
+
+
+@given(SEEDS)
+@settings(max_examples=30, deadline=None)
+def test_input_factors_scale_the_channels(seed: int) -> None:
+    network, _ = random_network(seed)
+    shape = network.input_shape
+    rng = np.random.default_rng(seed)
+    for layer, after in zip(network.layers, network.shapes, strict=True):
+        factors = rng.uniform(0.1, 3, shape[0])
+        inputs = rng.integers(0, 2, shape)
+        scaled = inputs * factors.reshape(-1, *(1,) * (len(shape) - 1))
+        by_weight = current(layer.synapse.with_input_factors(factors), inputs)
+        torch.testing.assert_close(by_weight, current(layer.synapse, scaled), rtol=1e-12, atol=1e-9)
+        shape = after
+
+
+def test_arrays_are_read_only_copies() -> None:
+    weight = np.ones((2, 3), np.int32)
+    synapse = Dense(weight)
+    weight[:] = 7
+    assert synapse.weight.sum() == 6
+    with pytest.raises(ValueError, match="read-only"):
+        synapse.weight[0, 0] = 2
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(InputError, match=r"convolution of 2 input channels was given an input of shape \(3, 8, 8\)"):
+        Conv(np.ones((1, 2, 3, 3))).output_shape((3, 8, 8))
+    with pytest.raises(InputError, match=r"kernel of \(5, 5\) does not fit into an input of shape \(1, 4, 4\)"):
+        Conv(np.ones((1, 1, 5, 5))).output_shape((1, 4, 4))
+    with pytest.raises(InputError, match=r"dense layer of 9 inputs was given 16, from an input of shape \(1, 8, 8\)"):
+        Dense(np.ones((1, 9)), pool=(2, 2)).output_shape((1, 8, 8))
+
+
+def network_of(weight: int = 1, bias: int = 0, threshold: int = 10, initial: int = 0) -> QuantizedNetwork:
+    hidden = Dense(np.full((2, 4), weight, np.int32), np.full(2, bias, np.int32))
+    neuron = IntegerNeuron(np.full(2, threshold, np.int64), np.full(2, initial, np.int64))
+    output = Dense(np.ones((2, 2), np.int32))
+    layers = (
+        QuantizedLayer("fc1", hidden, neuron, np.ones(2), 255),
+        QuantizedLayer("fc2", output, None, np.ones(2)),
+    )
+    return QuantizedNetwork((1, 2, 2), layers, timesteps=4, proven_timesteps=8, pixel_bits=8, reset="soft")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"weight": 128}, "fc1: weights fit eight bits does not hold: a weight of magnitude 128; allowed is 127"),
+        (
+            {"bias": 131072},
+            "fc1: biases fit the potential does not hold: a bias of magnitude 131072; allowed is 131071",
+        ),
+        ({"threshold": 131073}, r"fc1: thresholds fit seventeen bits .* 131073\.\.131073; allowed are 1\.\.131072"),
+        ({"threshold": 0}, r"fc1: thresholds fit seventeen bits .* thresholds 0\.\.0"),
+        (
+            {"initial": 10},
+            r"fc1: initial potentials lie below threshold .* 2 initial potentials outside 0\.\.threshold - 1",
+        ),
+        ({"initial": -1}, r"fc1: initial potentials lie below threshold"),
+    ],
+)
+def test_a_network_that_breaks_a_rule_cannot_be_built(numbers: dict[str, int], message: str) -> None:
+    with pytest.raises(RangeError, match=message):
+        network_of(**numbers)
+
+
+def test_limits_themselves_are_allowed() -> None:
+    network = network_of(weight=127, bias=-131071, threshold=131072, initial=131071)
+    assert network.layers[0].largest_current == 4 * 127 * 255 + 131071
+
+
+def test_currents_beyond_24_bits_are_refused() -> None:
+    # 127 x 255 x 260 = 8,420,100 is the first multiple of 127 x 255 x 10 above 2^23 - 1.
+    wide = QuantizedLayer("fc", Dense(np.full((2, 260), 127, np.int32)), None, np.ones(2), 255)
+    with pytest.raises(RangeError, match="fc: currents fit twenty four bits .* 8420100; allowed is 8388607"):
+        QuantizedNetwork((1, 1, 260), (wide,), timesteps=1, proven_timesteps=1, pixel_bits=8, reset="soft")
+
+
+def test_floats_are_refused() -> None:
+    layer = QuantizedLayer("fc", Dense(np.ones((2, 4))), None, np.ones(2), 255)
+    with pytest.raises(RangeError, match="fc: numbers are integers does not hold: values of type float64"):
+        QuantizedNetwork((1, 2, 2), (layer,), timesteps=1, proven_timesteps=1, pixel_bits=8, reset="soft")
+
+
+def test_only_the_last_layer_integrates_without_neurons() -> None:
+    first, last = network_of().layers
+    keep = {"timesteps": 1, "proven_timesteps": 1, "pixel_bits": 8, "reset": "soft"}
+    with pytest.raises(RangeError, match="fc1: a layer without neurons"):
+        QuantizedNetwork((1, 2, 2), (replace(first, neuron=None), last), **keep)
+    with pytest.raises(RangeError, match="fc1: the last layer has neurons"):
+        QuantizedNetwork((1, 2, 2), (first,), **keep)
+    conv = QuantizedLayer("conv", Conv(np.ones((2, 1, 2, 2), np.int32)), None, np.ones(2), 255)
+    with pytest.raises(RangeError, match="conv: the last layer is a convolution"):
+        QuantizedNetwork((1, 2, 2), (conv,), **keep)
+
+
+def test_timesteps_and_pixel_bits_are_checked() -> None:
+    with pytest.raises(RangeError, match="timesteps 9 of 8 proven"):
+        replace(network_of(), timesteps=9)
+    with pytest.raises(RangeError, match=r"pixels of 9 bits; allowed are 1\.\.8"):
+        replace(network_of(), pixel_bits=9)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_pixels_are_rounded_to_p_bits(bits: int) -> None:
+    values = np.arange(256, dtype=np.uint8)
+    levels = 2**bits - 1
+    # Halves cannot occur: value x levels / 255 = n + 1/2 would need 255 to be even.
+    assert np.array_equal(replace(network_of(), pixel_bits=bits).pixels(values), np.rint(values / 255 * levels))
+
+
+def test_every_rule_is_in_the_list() -> None:
+    named = {rule.__name__ for rule in loihi.EXACTNESS_RULES}
+    found = {
+        name
+        for name, value in vars(loihi).items()
+        if callable(value) and getattr(value, "__module__", "") == loihi.__name__
+    }
+    assert found - {"IntegerLayer"} == named

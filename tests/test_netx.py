@@ -1,0 +1,224 @@
+"""The netx file: round trips in every field and in behaviour, lava-dl as the judge, damage, overwriting."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import oracle
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import random_network
+
+from loihi_convert import netx
+from loihi_convert.backends import first_difference
+from loihi_convert.backends.reference import ReferenceBackend, run_network
+from loihi_convert.errors import InputError, NetxError
+from loihi_convert.network import Conv, Dense, IntegerNeuron, QuantizedLayer, QuantizedNetwork
+
+TOOLS = Path(__file__).parents[1] / "tools"
+
+
+def assert_same(found: QuantizedNetwork, expected: QuantizedNetwork) -> None:
+    for name in ("input_shape", "timesteps", "proven_timesteps", "pixel_bits", "reset", "provenance"):
+        assert getattr(found, name) == getattr(expected, name), name
+    assert len(found.layers) == len(expected.layers)
+    for layer, source in zip(found.layers, expected.layers, strict=True):
+        assert (layer.name, layer.largest_input, type(layer.synapse)) == (
+            source.name,
+            source.largest_input,
+            type(source.synapse),
+        )
+        names = ["pool", *(("stride", "padding", "dilation", "groups") if isinstance(source.synapse, Conv) else ())]
+        for name in names:
+            assert getattr(layer.synapse, name) == getattr(source.synapse, name), name
+        pairs = [(layer.weight, source.weight), (layer.bias, source.bias), (layer.scale, source.scale)]
+        for part in ("neuron", "balanced"):
+            assert (getattr(layer, part) is None) == (getattr(source, part) is None)
+            if getattr(source, part) is not None:
+                fields = getattr(source, part).__dataclass_fields__
+                pairs += [
+                    (getattr(getattr(layer, part), name), getattr(getattr(source, part), name)) for name in fields
+                ]
+        for array, expected_array in pairs:
+            assert (array is None) == (expected_array is None)
+            assert array is None or np.array_equal(array, expected_array)
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=25, deadline=None)
+def test_round_trip_in_every_field_and_in_behaviour(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+    network, images = random_network(seed)
+    path = tmp_path_factory.mktemp("netx") / "model.net"
+    netx.write(network, path)
+    assert_same(netx.read(path), network)
+    with ReferenceBackend() as ref:
+        written = ref.run(path, images, 5, trace=True)
+    assert first_difference(written, run_network(network, images, 5, trace=True)) is None
+
+
+def small_network() -> QuantizedNetwork:
+    """One convolution behind no pooling, one dense layer behind 2 x 2, axes all of different length."""
+    conv = Conv(np.arange(-6, 6, dtype=np.int32).reshape(2, 1, 3, 2), padding=(1, 0))
+    neuron = IntegerNeuron(np.array([500, 700], np.int32), np.array([250, 0], np.int32))
+    dense = Dense(np.arange(-9, 9, dtype=np.int32).reshape(3, 6), pool=(2, 2))
+    layers = (
+        QuantizedLayer("conv", conv, neuron, np.array([0.5, 0.25]), 255),
+        QuantizedLayer("fc", dense, None, np.ones(3)),
+    )
+    return QuantizedNetwork((1, 2, 7), layers, timesteps=4, proven_timesteps=9, pixel_bits=8, reset="soft")
+
+
+def test_what_stands_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.net"
+    netx.write(small_network(), path)
+    with h5py.File(path) as file:
+        assert list(file) == ["layer", "loihi_convert"]
+        layers = file["layer"]
+        assert [layers[str(index)]["type"][()] for index in range(4)] == [b"input", b"conv", b"flatten", b"dense"]
+        assert layers["0/shape"][()].tolist() == [1, 2, 7]
+        assert layers["1/shape"][()].tolist() == [2, 2, 6]
+        assert layers["1/weight"].shape == (2, 1, 3, 2)
+        assert layers["1/padding"][()].tolist() == [1, 0]
+        neuron = {name: layers["1/neuron"][name][()] for name in layers["1/neuron"]}
+        assert neuron["type"] == b"CUBA"
+        assert (neuron["iDecay"], neuron["vDecay"]) == (4096, 0)
+        # Lava spikes above vThMant, we at the threshold.
+        assert neuron["vThMant"].tolist() == [499, 699]
+        # The readout without bias has no neuron group: netx gives it a non-firing integrator.
+        assert "neuron" not in layers["3"]
+        # Dense behind pooling: every weight stands at the four inputs of its window; 2 channels x 2 x 6 inputs.
+        expected = np.arange(-9, 9).reshape(3, 2, 1, 3).repeat(2, 2).repeat(2, 3).reshape(3, 24)
+        assert np.array_equal(layers["3/weight"][()], expected)
+
+
+STOCK = """
+import sys, types, runpy
+from loihi_convert.backends.lava_host import import_lava
+import_lava()
+sys.modules["cv2"] = types.ModuleType("cv2")  # slayer's object detection imports it; netx does not use it
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def by_stock_lava_dl(path: Path, image: np.ndarray, timesteps: int) -> list[int]:
+    np.save(path.with_suffix(".npy"), image)
+    command = [sys.executable, "-c", STOCK, str(TOOLS / "run_stock_netx.py"), path, path.with_suffix(".npy"), timesteps]
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    return [int(word) for word in done.stdout.splitlines()[-1].split()]
+
+
+@pytest.mark.lava
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_unmodified_lava_dl_runs_the_file_as_hard_reset_lif(tmp_path: Path, with_bias: bool) -> None:
+    """The same integers with reset to 0 and V0 = 0, which is all that stock netx knows: equal to the oracle."""
+    network = small_network()
+    if with_bias:
+        biases = (np.array([30, -20], np.int32), np.array([5, 0, -5], np.int32))
+        layers = tuple(
+            replace(layer, synapse=replace(layer.synapse, bias=bias))
+            for layer, bias in zip(network.layers, biases, strict=True)
+        )
+        network = replace(network, layers=layers)
+    path = tmp_path / "model.net"
+    netx.write(network, path)
+    first, last = network.layers
+    assert first.neuron is not None
+    plain = replace(first, neuron=IntegerNeuron(first.neuron.threshold, 0 * first.neuron.initial_potential))
+    hard = replace(network, reset="hard", layers=(plain, last))
+    image = np.random.default_rng(0).integers(0, 256, (1, 1, 2, 7)).astype(np.uint8)
+    potentials, spikes = oracle.run(hard, image, 6)
+    assert spikes[0].any()
+    assert by_stock_lava_dl(path, image[0], 6) == potentials[-1][0, 5].tolist()
+
+
+def test_notes_say_what_stock_lava_dl_makes_of_it() -> None:
+    network = small_network()
+    assert netx.stock_netx_notes(replace(network, reset="hard")) == ()
+    assert "hard-reset LIF" in netx.stock_netx_notes(network)[0]
+    first, last = network.layers
+    positive = replace(last, synapse=replace(last.synapse, weight=np.abs(last.weight)))
+    loud = replace(first, synapse=replace(first.synapse, bias=np.array([40000, 0], np.int32)))
+    notes = netx.stock_netx_notes(replace(network, reset="hard", layers=(loud, positive)))
+    assert notes == (
+        "conv: a bias beyond 16 bits, which stock lava-dl wraps silently.",
+        "fc: stock lava-dl needs a positive and a negative weight in a dense layer.",
+    )
+
+
+def test_existing_files_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "model.net"
+    path.write_bytes(b"precious")
+    with pytest.raises(InputError, match=r"model.net: exists already; nothing was changed. Pass --overwrite"):
+        netx.write(small_network(), path)
+    assert path.read_bytes() == b"precious"
+    netx.write(small_network(), path, overwrite=True)
+    assert_same(netx.read(path), small_network())
+    assert os.listdir(tmp_path) == ["model.net"]
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"absent/model.net: cannot be written \(No such file or directory\)"):
+        netx.write(small_network(), tmp_path / "absent" / "model.net")
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(NetxError, match=r"model.net: no such file; `loihi-convert export model.pt` writes one"):
+        netx.read(tmp_path / "model.net")
+
+
+def test_files_that_are_not_ours(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.net"
+    path.write_bytes(b"not HDF5 at all")
+    with pytest.raises(NetxError, match=r"foreign.net: cannot be read as a netx HDF5 file"):
+        netx.read(path)
+    with h5py.File(path, "w") as file:
+        file.create_group("layer")
+    with pytest.raises(NetxError, match=r"foreign.net: holds no group 'loihi_convert'.*only files written by"):
+        netx.read(path)
+
+
+def test_any_changed_number_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "model.net"
+    names: list[str] = []
+    netx.write(small_network(), path)
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+    assert len(names) > 20
+    for name in names:
+        netx.write(small_network(), path, overwrite=True)
+        with h5py.File(path, "r+") as file:
+            value = file[name][()]
+            file[name][...] = value + 1 if not isinstance(value, bytes) else value[:-1] + bytes([value[-1] ^ 1])
+        with pytest.raises(NetxError, match="is damaged, its content does not match its SHA-256"):
+            netx.read(path)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, 2000, -1])
+def test_truncated_files(tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "model.net"
+    netx.write(small_network(), path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(NetxError, match=r"model.net: "):
+        netx.read(path)
+
+
+def test_numbers_that_break_a_rule_are_refused_with_the_path(tmp_path: Path) -> None:
+    """A file whose digest is right but whose content is not: written by other hands."""
+    path = tmp_path / "model.net"
+    netx.write(small_network(), path)
+    with h5py.File(path, "r+") as file:
+        file["loihi_convert/layer/0/initial_potential"][...] = [500, 0]
+        file.attrs["content_sha256"] = netx._content_sha256(file)
+    with pytest.raises(NetxError, match=r"model.net: conv: initial potentials lie below threshold does not hold"):
+        netx.read(path)

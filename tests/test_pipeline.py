@@ -1,0 +1,164 @@
+"""The flow from a checkpoint to figures, on digits: what is written, what is compared, what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loihi_convert import netx, pipeline
+from loihi_convert.backends import RunResult, open_backend
+from loihi_convert.backends.reference import ReferenceBackend
+from loihi_convert.checkpoint import load_model
+from loihi_convert.convert import convert
+from loihi_convert.data import DataSplits, load_data
+from loihi_convert.errors import InputError, UsageError, VerificationError
+from loihi_convert.network import Array
+from loihi_convert.progress import Progress, silent
+from loihi_convert.train import default_recipe, train
+
+
+@pytest.fixture(scope="module")
+def digits() -> DataSplits:
+    return load_data("digits")
+
+
+@pytest.fixture(scope="module")
+def folder(digits: DataSplits, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a briefly trained model.pt and a model.net balanced for T = 16."""
+    path = tmp_path_factory.mktemp("pipeline")
+    train("digits-cnn", digits, replace(default_recipe("digits"), epochs=8), seed=0, output=path / "model.pt")
+    pipeline.export(path / "model.pt", None, (16,), digits.calibration_images())
+    yield path
+
+
+def test_export_writes_one_file_per_t(digits: DataSplits, folder: Path, tmp_path: Path) -> None:
+    images = digits.calibration_images()[:100]
+    exported = pipeline.export(folder / "model.pt", tmp_path / "out.net", (1, 4), images)
+    assert [item.path.name for item in exported] == ["out-T1.net", "out-T4.net"]
+    for item, steps in zip(exported, (1, 4), strict=True):
+        network = netx.read(item.path)
+        assert network.timesteps == steps
+        assert network.provenance["balance"]["calibration_images"] == 100
+        assert network.provenance["model"]["architecture"] == "digits-cnn"
+        assert item.verified_images == pipeline.VERIFIED_IMAGES
+        assert item.account.timesteps == steps
+
+
+def test_export_refuses_before_it_starts(digits: DataSplits, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out-T4.net").write_bytes(b"precious")
+    with pytest.raises(InputError, match=r"out-T4.net: exists already"):
+        pipeline.export(folder / "model.pt", tmp_path / "out.net", (1, 4), digits.calibration_images()[:50])
+    assert [path.name for path in tmp_path.iterdir()] == ["out-T4.net"]
+
+
+def test_run_gives_cnn_float_and_fixed_point(digits: DataSplits, folder: Path) -> None:
+    with open_backend("ref") as backend:
+        ran = pipeline.run(folder / "model.net", digits.test, backend)
+    point = ran.evaluation.own_point
+    assert (point.timesteps, ran.evaluation.image_count, ran.equal_to_reference) == (16, 400, 0)
+    assert ran.evaluation.cnn_accuracy is not None
+    assert point.accuracy is not None
+    assert point.float_accuracy is not None
+    # The checkpoint's own figure, by the training code.
+    _, checkpoint = load_model(folder / "model.pt")
+    assert ran.evaluation.cnn_accuracy == pytest.approx(checkpoint.test_accuracy, abs=1 / 400)
+    assert abs(point.accuracy - ran.evaluation.cnn_accuracy) <= 0.02
+    assert abs(point.accuracy - point.float_accuracy) <= 0.01
+
+
+@pytest.mark.lava
+def test_run_on_lava_is_compared_with_ref(digits: DataSplits, folder: Path) -> None:
+    with open_backend("sim") as backend:
+        ran = pipeline.run(folder / "model.net", digits.test[:10], backend, trace=True)
+    assert ran.equal_to_reference == 10
+    assert len(ran.result.traces) == 3
+
+
+class Wrong(ReferenceBackend):
+    """A backend whose last potential is off by one."""
+
+    name = "sim"  # type: ignore[assignment, misc]
+
+    def run(
+        self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = silent
+    ) -> RunResult:
+        result = super().run(path, images, timesteps, trace=trace, progress=progress)
+        result.potentials[-1, -1, -1] += 1
+        return result
+
+
+def test_a_backend_that_disagrees_is_an_error(digits: DataSplits, folder: Path) -> None:
+    with pytest.raises(
+        VerificationError, match=r"the backend and ref disagree: output potential of image 4 at T = 3, index \(9,\)"
+    ):
+        pipeline.run(folder / "model.net", digits.test[:5], Wrong(), 3)
+
+
+def test_a_file_that_computes_something_else_is_an_error(
+    digits: DataSplits, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the writer had lost the initial potentials: verification reads the file back and sees it."""
+    write = netx.write
+
+    def careless(network: netx.QuantizedNetwork, path: Path, *, overwrite: bool = False) -> None:
+        first = network.layers[0]
+        assert first.neuron is not None
+        lost = replace(first, neuron=replace(first.neuron, initial_potential=0 * first.neuron.initial_potential))
+        write(replace(network, layers=(lost, *network.layers[1:])), path, overwrite=overwrite)
+
+    monkeypatch.setattr(netx, "write", careless)
+    options = pipeline.ExportOptions(initial_potential="half")
+    with pytest.raises(VerificationError, match="the written file does not compute what the network in memory does"):
+        pipeline.export(
+            folder / "model.pt", tmp_path / "out.net", (4,), digits.calibration_images()[:50], options=options
+        )
+    exported = pipeline.export(
+        folder / "model.pt", tmp_path / "out.net", (4,), digits.calibration_images()[:50], options=options, verify=False,
+        overwrite=True,
+    )  # fmt: skip
+    assert exported[0].verified_images == 0
+
+
+def test_without_its_model_a_file_still_runs(digits: DataSplits, folder: Path, tmp_path: Path) -> None:
+    alone = Path(shutil.copy(folder / "model.net", tmp_path))
+    with open_backend("ref") as backend:
+        ran = pipeline.run(alone, digits.test[:20], backend, 4)
+        assert ran.evaluation.cnn_accuracy is None
+        assert ran.evaluation.points[-1].accuracy is not None
+        # Another file of the same name is not taken for it.
+        (tmp_path / "model.pt").write_bytes(b"something else")
+        assert pipeline.source_model(alone, ran.network) is None
+        with_model = pipeline.run(alone, digits.test[:20], backend, 4, model=folder / "model.pt")
+        assert with_model.evaluation.cnn_accuracy is not None
+
+
+def test_a_model_of_other_layers_is_refused(folder: Path) -> None:
+    network = netx.read(folder / "model.net")
+    cnn, checkpoint = load_model(folder / "model.pt")
+    relu = convert(cnn, checkpoint.input_shape)
+    renamed = replace(relu, layers=(replace(relu.layers[0], name="other"), *relu.layers[1:]))
+    with pytest.raises(InputError, match="the checkpoint has layers other, conv2, fc; the file was made from conv1"):
+        pipeline.float_network(network, renamed)
+
+
+def test_unknown_backend() -> None:
+    with pytest.raises(UsageError, match="--backend loihi9: no such backend; allowed are ref, sim"):
+        open_backend("loihi9")
+
+
+def test_accuracy_of_literal_and_compensated_differ(digits: DataSplits, folder: Path, tmp_path: Path) -> None:
+    """Both exist; with per-channel thresholds only the compensated one keeps the CNN's classes."""
+    agreement = {}
+    for amplitude in ("compensated", "literal"):
+        options = pipeline.ExportOptions(amplitude=amplitude)  # type: ignore[arg-type]
+        path = tmp_path / f"{amplitude}.net"
+        pipeline.export(folder / "model.pt", path, (32,), digits.calibration_images(), options=options)
+        with open_backend("ref") as backend:
+            ran = pipeline.run(path, digits.test, backend, model=folder / "model.pt")
+        agreement[amplitude] = ran.evaluation.own_point.agreement_with_cnn
+    assert np.all(agreement["compensated"] > agreement["literal"])

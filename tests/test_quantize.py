@@ -1,0 +1,176 @@
+"""Fixed point: the conditions on every scale, amplitudes that are really used, the proof of T, and the account."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_balance import pixels, random_cnn
+
+from loihi_convert.backends.reference import run_network
+from loihi_convert.balance import balance
+from loihi_convert.errors import RangeError, UsageError
+from loihi_convert.network import Dense, IntegrateAndFire, QuantizedNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.quantize import HEADROOM, account, quantize
+from loihi_convert.simulate import Simulator, output_potentials
+
+
+def digits_like(seed: int, count: int = 20) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 1, 8, 8)).astype(np.uint8)
+
+
+@given(seed=st.integers(0, 1000), timesteps=st.sampled_from([1, 8, 64]), weight_bits=st.integers(3, 8),
+       pixel_bits=st.sampled_from([1, 4, 8]))  # fmt: skip
+@settings(max_examples=15, deadline=None)
+def test_conditions_on_the_scales(seed: int, timesteps: int, weight_bits: int, pixel_bits: int) -> None:
+    images = digits_like(seed)
+    spiking = balance(random_cnn(seed), images, timesteps, initial_potential="half")
+    network = quantize(spiking, images, weight_bits=weight_bits, pixel_bits=pixel_bits)
+    bound = 2 ** (weight_bits - 1) - 1
+    largest = [np.zeros(layer.synapse.channels) for layer in spiking.layers]
+    for states in Simulator(spiking).steps(images, timesteps):
+        for index, state in enumerate(states):
+            channels = state.current.numpy().swapaxes(0, 1).reshape(len(largest[index]), -1)
+            largest[index] = np.maximum(largest[index], channels.max(axis=1))
+    for layer, source, current in zip(network.layers[:-1], spiking.layers, largest, strict=False):
+        assert source.neuron is not None and layer.threshold is not None and layer.initial_potential is not None
+        widest = np.abs(layer.weight).reshape(layer.synapse.channels, -1).max(axis=1)
+        reach = layer.threshold + HEADROOM * current / layer.scale
+        alive = np.isfinite(source.neuron.threshold)
+        assert np.all(widest <= bound)
+        assert np.all(reach[alive] <= 131071 + 1)  # rounding of the threshold
+        # The smallest such scale: one of the two conditions is met with equality.
+        assert np.all((widest == bound) | (reach >= 131071 - 1) | ~alive)
+        error = np.abs(layer.threshold * layer.scale - source.neuron.threshold)[alive]
+        # A threshold below half a unit becomes 1, not 0: at 0 the neuron would fire at every step.
+        assert np.all((error <= 0.5001 * layer.scale[alive]) | (layer.threshold[alive] == 1))
+        assert np.array_equal(layer.initial_potential[alive], layer.threshold[alive] // 2)
+    last = network.layers[-1]
+    assert len(np.unique(last.scale)) == 1
+    assert np.abs(last.weight).max() <= bound
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=10, deadline=None)
+def test_fixed_point_stays_near_the_real_numbers(seed: int) -> None:
+    """Integer potential x scale against the float SNN: a wrong scale anywhere would be off by a factor."""
+    images = digits_like(seed)
+    spiking = balance(random_cnn(seed), images, 32)
+    network = quantize(spiking, images)
+    found = run_network(network, images, 32).potentials * network.layers[-1].scale
+    expected = output_potentials(spiking, images, 32)
+    spread = np.abs(expected[:, -1]).max()
+    assert np.abs(found[:, -1] - expected[:, -1]).max() < 0.15 * spread
+
+
+@pytest.mark.parametrize("amplitude", ["compensated", "literal"])
+def test_weights_carry_the_amplitude_that_is_really_used(amplitude: str) -> None:
+    """Weight bits so few that thresholds round coarsely; then w_q s = w x amplitude x (theta_q m / theta)."""
+    threshold = np.array([1.0, 0.37])
+    worth = threshold if amplitude == "compensated" else np.ones(2)
+    hidden = Dense(np.array([[0.9], [0.2]]))
+    output = Dense(np.array([[1.0, 0.5], [-1.0, 0.25]]))
+    layers = (
+        SpikingLayer("hidden", hidden, IntegrateAndFire(threshold, worth, np.zeros(2))),
+        SpikingLayer("output", output, None),
+    )
+    network = quantize(SpikingNetwork((1, 1, 1), layers, 4, "soft"), pixels(255), weight_bits=3, pixel_bits=1)
+    first, last = network.layers
+    assert first.threshold is not None
+    # |w_q| = 3: scales 0.3 and 0.2 / 3; thresholds 1 / 0.3 = 3.33 -> 3 and 0.37 x 15 = 5.55 -> 6.
+    assert first.weight.ravel().tolist() == [3, 3]
+    assert first.threshold.tolist() == [3, 6]
+    used = worth * np.array([3 * 0.3, 6 * 0.2 / 3]) / threshold
+    scale = (output.weight * used).max() / 3
+    assert last.scale == pytest.approx(scale)
+    assert np.array_equal(last.weight, np.rint(output.weight * used / scale))
+
+
+def test_one_input_unit_is_a_pixel_level_or_a_pooled_spike() -> None:
+    network = quantize(balance(random_cnn(0), digits_like(0), 8), digits_like(0), pixel_bits=4)
+    first, second, _ = network.layers
+    spiking = balance(random_cnn(0), digits_like(0), 8)
+    weight_unit = np.abs(spiking.layers[0].synapse.weight).reshape(5, -1).max(1) / np.abs(first.weight).reshape(
+        5, -1
+    ).max(1)
+    assert first.scale == pytest.approx(weight_unit / 15, rel=0.02)
+    assert first.largest_input == 15
+    assert second.synapse.pool == (2, 2)
+    assert second.largest_input == 1
+
+
+def test_proof_of_t() -> None:
+    """Output 100 weight units a step at scale 1 / 127: T is proven while 1.25 x 100 x 127 T / 127... <= 131071."""
+    layers = (SpikingLayer("output", Dense(np.array([[1.0], [-1.0]])), None),)
+    network = quantize(SpikingNetwork((1, 1, 1), layers, 2, "soft"), pixels(255))
+    # |w_q| = 127, 255 levels: 32385 a step, |V(2)| = 64770, and 1.25 x 32385 x 3 = 121443 <= 131071 < 1.25 x 32385 x 4.
+    assert np.abs(network.layers[0].weight).tolist() == [[127], [127]]
+    assert network.proven_timesteps == 3
+    with pytest.raises(
+        RangeError, match=r"--timesteps 4: .* proven to fit Loihi's range for T <= 3; export it with -T 4"
+    ):
+        run_network(network, pixels(255), 4)
+    # At T = 64 the weights give way instead.
+    longer = quantize(SpikingNetwork((1, 1, 1), layers, 64, "soft"), pixels(255))
+    assert np.abs(longer.layers[0].weight).max() == 131071 // (1.25 * 255 * 64)
+    assert longer.proven_timesteps == 64
+
+
+def test_dead_channels_are_listed_and_silent() -> None:
+    neuron = IntegrateAndFire(np.array([1.0, np.inf]), np.array([1.0, 0.0]), np.zeros(2))
+    layers = (
+        SpikingLayer("hidden", Dense(np.array([[1.0], [-1.0]])), neuron),
+        SpikingLayer("output", Dense(np.array([[1.0, 9.0], [-1.0, 9.0]])), None),
+    )
+    network = quantize(SpikingNetwork((1, 1, 1), layers, 4, "soft"), pixels(255))
+    assert network.layers[0].threshold is not None
+    assert network.layers[0].threshold[1] == 131072
+    assert network.layers[1].weight[:, 1].tolist() == [0, 0]
+    assert account(network, pixels(255)).layers[0].dead_channels == (1,)
+
+
+def test_bias_counts_potential_units() -> None:
+    neuron = IntegrateAndFire(np.array([2.0]), np.array([2.0]), np.zeros(1))
+    layers = (
+        SpikingLayer("hidden", Dense(np.array([[1.0]]), np.array([0.5])), neuron),
+        SpikingLayer("output", Dense(np.array([[1.0]])), None),
+    )
+    network = quantize(SpikingNetwork((1, 1, 1), layers, 4, "soft"), pixels(255))
+    assert network.layers[0].bias is not None
+    assert network.layers[0].bias[0] == round(0.5 / network.layers[0].scale[0])
+
+
+def clipping_network() -> QuantizedNetwork:
+    network = quantize(balance(random_cnn(3), digits_like(3), 8), digits_like(3))
+    return network
+
+
+def test_account_counts_images_that_clip() -> None:
+    network = clipping_network()
+    assert account(network, digits_like(3)).layers[0].high_clipped == 0
+    # Twice the weights in the first layer: the calibration images themselves now exceed the range.
+    first = network.layers[0]
+    assert first.neuron is not None
+    louder = replace(first, synapse=replace(first.synapse, weight=np.clip(first.weight * 4, -127, 127)))
+    costs = account(replace(network, layers=(louder, *network.layers[1:])), digits_like(3))
+    brute = np.zeros(20, bool)
+    potential = None
+    for states in Simulator(replace(network, layers=(louder, *network.layers[1:]))).steps(digits_like(3), 8):
+        current = states[0].current.numpy()
+        before = np.asarray(first.neuron.initial_potential).reshape(1, -1, 1, 1) if potential is None else potential
+        brute |= (before + current > 131071).reshape(20, -1).any(1)
+        potential = states[0].potential.numpy().copy()
+    assert brute.any()
+    assert costs.layers[0].high_clipped == brute.sum()
+    assert costs.image_count == 20
+
+
+def test_wrong_bits() -> None:
+    spiking = balance(random_cnn(0), digits_like(0), 4)
+    with pytest.raises(UsageError, match=r"--weight-bits 9: allowed are 2\.\.8"):
+        quantize(spiking, digits_like(0), weight_bits=9)
+    with pytest.raises(UsageError, match=r"--pixel-bits 0: allowed are 1\.\.8"):
+        quantize(spiking, digits_like(0), pixel_bits=0)

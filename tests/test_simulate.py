@@ -1,0 +1,130 @@
+"""Integrate-and-fire dynamics: traces derived by hand, closed forms, and integers against the int64 oracle."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loihi_convert.network import (
+    Dense,
+    IntegerNeuron,
+    IntegrateAndFire,
+    QuantizedLayer,
+    QuantizedNetwork,
+    Reset,
+    SpikingLayer,
+    SpikingNetwork,
+)
+from loihi_convert.simulate import Simulator, output_potentials
+
+
+def single_neuron(
+    weight: int, threshold: int, *, bias: int = 0, initial: int = 0, reset: Reset = "soft"
+) -> QuantizedNetwork:
+    """One pixel -> one neuron -> one output that counts its spikes."""
+    neuron = IntegerNeuron(np.array([threshold]), np.array([initial]))
+    hidden = Dense(np.array([[weight]], np.int32), np.array([bias], np.int32))
+    layers = (
+        QuantizedLayer("hidden", hidden, neuron, np.ones(1), 255),
+        QuantizedLayer("output", Dense(np.array([[1]], np.int32)), None, np.ones(1)),
+    )
+    return QuantizedNetwork((1, 1, 1), layers, timesteps=8, proven_timesteps=100, pixel_bits=8, reset=reset)
+
+
+def trace(network: QuantizedNetwork, pixel: int, timesteps: int) -> tuple[list[int], list[int], list[int]]:
+    """Spikes and potentials of the neuron, potentials of the output."""
+    spikes, potentials, outputs = [], [], []
+    for states in Simulator(network).steps(np.array([[[[pixel]]]], np.uint8), timesteps):
+        assert states[0].spikes is not None
+        spikes.append(int(states[0].spikes))
+        potentials.append(int(states[0].potential))
+        outputs.append(int(states[1].potential))
+    return spikes, potentials, outputs
+
+
+@pytest.mark.parametrize(
+    ("network", "pixel", "spikes", "potentials"),
+    [
+        # I = 3 x 2 = 6, threshold 10: V = 6; 12 -> 2; 8; 14 -> 4; 10 -> 0 (V = threshold fires).
+        (single_neuron(3, 10), 2, [0, 1, 0, 1, 1], [6, 2, 8, 4, 0]),
+        # The same with hard reset: V = 6; 12 -> 0; 6; 12 -> 0; 6.
+        (single_neuron(3, 10, reset="hard"), 2, [0, 1, 0, 1, 0], [6, 0, 6, 0, 6]),
+        # V0 = 5: 11 -> 1; 7; 13 -> 3; 9; 15 -> 5.
+        (single_neuron(3, 10, initial=5), 2, [1, 0, 1, 0, 1], [1, 7, 3, 9, 5]),
+        # I = 25 > threshold: one spike a step, the rest stays: 15, 30, 45, ...
+        (single_neuron(5, 10), 5, [1, 1, 1, 1, 1], [15, 30, 45, 60, 75]),
+        # The bias is added at every step: I = 0 + 4.
+        (single_neuron(0, 10, bias=4), 9, [0, 0, 1, 0, 1], [4, 8, 2, 6, 0]),
+        # Negative currents never fire and stop at -131071: 127 x 255 = 32385, 4 x 32385 = 129540.
+        (single_neuron(-127, 10), 255, [0, 0, 0, 0, 0], [-32385, -64770, -97155, -129540, -131071]),
+        # Upwards: 97155 a step (32385 + bias 64770) above threshold 1: the third step meets the limit before the spike.
+        (single_neuron(127, 1, bias=64770), 255, [1, 1, 1, 1, 1], [97154, 131070, 131070, 131070, 131070]),
+        # Threshold 131072 lies above the limit: a dead channel never fires.
+        (single_neuron(127, 131072), 255, [0, 0, 0, 0, 0], [32385, 64770, 97155, 129540, 131071]),
+    ],
+)
+def test_hand_traces(network: QuantizedNetwork, pixel: int, spikes: list[int], potentials: list[int]) -> None:
+    found = trace(network, pixel, 5)
+    assert found == (spikes, potentials, np.cumsum(spikes).tolist())
+
+
+@given(
+    pixel=st.integers(0, 255), weight=st.integers(0, 127), threshold=st.integers(1, 65535), half=st.booleans(),
+    timesteps=st.integers(1, 40),
+)  # fmt: skip
+def test_constant_current_has_a_closed_form(
+    pixel: int, weight: int, threshold: int, half: bool, timesteps: int
+) -> None:
+    """N(t) = min(t, floor((V0 + t I) / threshold)) while nothing clips: at most one spike a step, none lost."""
+    current, initial = pixel * weight, threshold // 2 if half else 0
+    if initial + timesteps * current > 131071:
+        timesteps = max(1, (131071 - initial) // max(current, 1))
+    _, _, counts = trace(single_neuron(weight, threshold, initial=initial), pixel, timesteps)
+    expected = []
+    for step in range(1, timesteps + 1):
+        due = (initial + step * current) // threshold
+        # A neuron driven above one spike a step lags behind: it fires at every step from then on.
+        expected.append(min(due, (expected[-1] if expected else 0) + 1))
+    assert counts == expected
+
+
+@given(
+    activation=st.floats(-1, 1), ratio=st.floats(1, 3), timesteps=st.integers(1, 64), half=st.booleans()
+)  # fmt: skip
+@settings(deadline=None)
+def test_rate_times_threshold_approximates_relu(activation: float, ratio: float, timesteps: int, half: bool) -> None:
+    """|amplitude x spikes / T - relu(I)| <= threshold / T (V0 = 0) or threshold / 2T (V0 = threshold / 2)."""
+    threshold = max(abs(activation), 0.01) * ratio
+    neuron = IntegrateAndFire(
+        np.array([threshold]), np.array([threshold]), np.array([threshold / 2 if half else 0.0])
+    )  # fmt: skip
+    layers = (
+        SpikingLayer("hidden", Dense(np.array([[activation]])), neuron),
+        SpikingLayer("output", Dense(np.array([[1.0]])), None),
+    )
+    network = SpikingNetwork((1, 1, 1), layers, timesteps, "soft")
+    potentials = output_potentials(network, np.full((1, 1, 1, 1), 255, np.uint8), timesteps)
+    error = abs(float(potentials[0, -1, 0]) / timesteps - max(activation, 0.0))
+    rounding = 1e-4
+    assert error <= threshold * (0.5 if half else 1.0) / timesteps + rounding
+
+
+def test_a_dead_channel_of_infinite_threshold_sends_nothing() -> None:
+    neuron = IntegrateAndFire(np.array([np.inf]), np.zeros(1), np.zeros(1))
+    layers = (
+        SpikingLayer("hidden", Dense(np.array([[1.0]])), neuron),
+        SpikingLayer("output", Dense(np.array([[1.0]])), None),
+    )
+    network = SpikingNetwork((1, 1, 1), layers, 4, "soft")
+    potentials = output_potentials(network, np.full((1, 1, 1, 1), 255, np.uint8), 4)
+    assert potentials.ravel().tolist() == [0, 0, 0, 0]
+
+
+def test_progress_counts_images() -> None:
+    seen: list[tuple[int, int]] = []
+    layers = (SpikingLayer("output", Dense(np.array([[1.0]])), None),)
+    network = SpikingNetwork((1, 1, 1), layers, 4, "soft")
+    output_potentials(network, np.zeros((5, 1, 1, 1), np.uint8), 2, progress=lambda *state: seen.append(state))
+    assert seen[-1] == (5, 5)
