@@ -26,9 +26,10 @@ import numpy as np
 import torch
 
 from loihi_convert.errors import DataError, UsageError
-from loihi_convert.network import Array, IntegrateAndFire, ReluNetwork, Reset, SpikingLayer, SpikingNetwork
+from loihi_convert.network import IntegrateAndFire, ReluNetwork, Reset, SpikingLayer, SpikingNetwork
 from loihi_convert.progress import Progress, silent
 from loihi_convert.simulate import channel_maxima, extremes, relu_outputs
+from loihi_convert.synapse import Array
 
 Method = Literal["ngu-lee", "percentile"]
 Amplitude = Literal["compensated", "literal"]
@@ -47,7 +48,7 @@ def balance(
     amplitude: Amplitude = "compensated",
     alpha: float = 1.0,
     percentile: float = 99.0,
-    initial_potential: InitialPotential = "zero",
+    initial_potential: InitialPotential = "half",
     reset: Reset = "soft",
     progress: Progress = silent,
 ) -> SpikingNetwork:
@@ -68,7 +69,7 @@ def balance(
     percentile
         For ``percentile``, in (0, 100].
     initial_potential
-        ``zero`` (paper) or ``half``: V0 = threshold / 2, which rounds the spike count to nearest instead of down.
+        ``half``: V0 = threshold / 2, which rounds the spike count to nearest instead of down; or ``zero`` (paper).
     reset
         Reset of the neurons, also while balancing.
     progress
@@ -179,7 +180,10 @@ def _activation_percentiles(network: ReluNetwork, images: Array, percentile: flo
     counts = [torch.zeros(len(peak) * _BINS, dtype=torch.int64) for peak in largest]
     for outputs in relu_outputs(network, images):
         for index in range(hidden):
-            values, peak = outputs[index].transpose(0, 1).flatten(1), largest[index].clamp_min(torch.finfo(torch.float32).tiny)
+            values, peak = (
+                outputs[index].transpose(0, 1).flatten(1),
+                largest[index].clamp_min(torch.finfo(torch.float32).tiny),
+            )
             bins = (values / peak[:, None] * _BINS).to(torch.int64).clamp_(max=_BINS - 1)
             bins += torch.arange(len(peak))[:, None] * _BINS
             counts[index] += torch.bincount(bins[values > 0], minlength=len(counts[index]))

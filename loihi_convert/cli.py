@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from loihi_convert.checkpoint import Checkpoint
     from loihi_convert.data import Dataset, DataSplits
-    from loihi_convert.network import Array
     from loihi_convert.pipeline import Exported
+    from loihi_convert.synapse import Array
 
 app = typer.Typer(
     help="Convert a trained PyTorch CNN to a spiking network for Loihi 2 and Lava, and see accuracy against latency.",
@@ -38,6 +38,7 @@ DataRootOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything that is random.")]
+_INTERRUPTED = 130
 SIM_IMAGES = 100
 """Images a run on Lava's simulator takes unless told otherwise: seconds, not minutes."""
 
@@ -46,22 +47,21 @@ def main() -> NoReturn:
     """Run the command line; errors of ours are one sentence on stderr and their exit code, never a traceback."""
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        app(standalone_mode=False)
+        # Some versions of typer raise Abort on Ctrl-C, some return the exit code.
+        code = app(standalone_mode=False) or 0
     except LoihiConvertError as error:
         _fail(str(error), error.exit_code)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted; nothing half-written is left.", 130)
-    except typer.Abort:
-        _fail("interrupted; nothing half-written is left.", 130)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _INTERRUPTED
     except Exception as error:
-        # click's own complaints about options carry their text and exit code 2.
-        if hasattr(error, "show") and hasattr(error, "exit_code"):
-            error.show()
-            sys.exit(error.exit_code)
-        raise
-    sys.exit(0)
+        # Complaints of the option parser know how to show themselves and carry exit code 2.
+        if not (hasattr(error, "show") and hasattr(error, "exit_code")):
+            raise
+        error.show()
+        code = error.exit_code
+    if code == _INTERRUPTED:
+        _fail("interrupted; nothing half-written is left.", code)
+    sys.exit(code)
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:
@@ -179,8 +179,8 @@ def export(
     alpha: Annotated[float, typer.Option("--alpha", help="Factor on the thresholds, in (0, 1].")] = 1.0,
     percentile: Annotated[float, typer.Option("--percentile", help="For --balance percentile, in (0, 100].")] = 99.0,
     initial_potential: Annotated[
-        str, typer.Option("--initial-potential", help="Potential before the first step: zero, or half a threshold.")
-    ] = "zero",
+        str, typer.Option("--initial-potential", help="Potential before the first step: half a threshold, or zero.")
+    ] = "half",
     weight_bits: Annotated[int, typer.Option("--weight-bits", help="Bits of a weight, 2..8, sign included.")] = 8,
     pixel_bits: Annotated[int, typer.Option("--pixel-bits", help="Bits of a pixel, 1..8.")] = 8,
     data: DataOption = None,
@@ -350,6 +350,7 @@ def _run(
     from loihi_convert import pipeline, report
     from loihi_convert.backends import open_backend
     from loihi_convert.progress import bar
+    from loihi_convert.tables import accuracy_table, layer_table, per_t_table
 
     outcomes: list[pipeline.Ran] = []
     with open_backend(backend_name) as backend:
@@ -362,20 +363,24 @@ def _run(
         [(outcome.path.stem, outcome.evaluation, outcome.result) for outcome in outcomes],
         labels=images.labels,
         classes=splits.classes,
-        manifest=report.manifest(
-            network=paths[0].stem,
-            data=splits.name,
-            backend=backend_name,
-            files=paths,
-            command_line=sys.argv,
-            seed=None,
-        ),
+        manifest={
+            **report.manifest(
+                network=paths[0].stem,
+                data=splits.name,
+                backend=backend_name,
+                files=paths,
+                command_line=sys.argv,
+                seed=None,
+            ),
+            "provenance": {outcome.path.stem: dict(outcome.network.provenance) for outcome in outcomes},
+        },
     )
     for outcome in outcomes:
         if outcome.equal_to_reference:
             layers = "every layer" if trace else "every output potential and spike count"
             _note(
-                f"{outcome.path.name}: {layers} of {outcome.equal_to_reference} images equal to ref at every step, error 0"
+                f"{outcome.path.name}: {layers} of {outcome.equal_to_reference} images equal to ref at every step, "
+                "error 0"
             )
         if outcome.evaluation.cnn_accuracy is None:
             _note(
@@ -384,17 +389,13 @@ def _run(
     if as_json:
         print(report.results_json(figures))
     else:
-        tables = [
-            table
-            for _, evaluation in figures
-            for table in (report.accuracy_table(evaluation), report.layer_table(evaluation))
-        ]
-        _print_tables([report.per_t_table(figures)] if len(figures) > 1 else tables)
+        tables = [table for _, evaluation in figures for table in (accuracy_table(evaluation), layer_table(evaluation))]
+        _print_tables([per_t_table(figures)] if len(figures) > 1 else tables)
     _note(f"wrote {folder}/ ({', '.join(path.name for path in written)})")
 
 
 def _print_exported(exported: Sequence[Exported]) -> None:
-    from loihi_convert.report import account_table
+    from loihi_convert.tables import account_table
 
     for item in exported:
         _print_tables([account_table(item.account)])
@@ -446,3 +447,7 @@ def _newest(suffix: str) -> Path:
 
 def _print_json(value: dict[str, Any]) -> None:
     print(json.dumps(value, indent=2, sort_keys=True))
+
+
+if __name__ == "__main__":
+    main()

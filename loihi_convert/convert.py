@@ -24,7 +24,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from loihi_convert.errors import InputError, UnsupportedModelError
-from loihi_convert.network import Array, Conv, Dense, Pair, ReluLayer, ReluNetwork, Shape, Synapse
+from loihi_convert.network import ReluLayer, ReluNetwork
+from loihi_convert.synapse import Array, Conv, Dense, Pair, Shape, Synapse
 
 SUPPORTED: Final = "Conv2d, Linear, BatchNorm1d/2d, ReLU, AvgPool2d, Flatten, Dropout, Identity"
 _ADVICE: Final = {

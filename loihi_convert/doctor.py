@@ -15,7 +15,8 @@ from typing import Final, Literal
 import numpy as np
 
 from loihi_convert.errors import LoihiConvertError
-from loihi_convert.network import Dense, IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.synapse import Dense
 
 State = Literal["ok", "absent", "broken"]
 

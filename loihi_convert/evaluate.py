@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict
 from loihi_convert import loihi
 from loihi_convert.backends import RunResult
 from loihi_convert.errors import DataError
-from loihi_convert.network import Array, QuantizedNetwork
+from loihi_convert.network import QuantizedNetwork
+from loihi_convert.synapse import Array
 
 CONFIDENCE: Final = 0.95
 """Of every interval in this package."""

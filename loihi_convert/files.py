@@ -21,7 +21,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         If the folder does not exist, cannot be written, or is full.
     """
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        temporary = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as stream:
                 stream.write(content)
@@ -30,10 +31,10 @@ def write_atomically(path: Path, content: bytes) -> None:
             # mkstemp makes files private; a product of ours gets the permissions of any new file.
             mask = os.umask(0)
             os.umask(mask)
-            os.chmod(temporary, 0o666 & ~mask)
-            os.replace(temporary, path)
+            temporary.chmod(0o666 & ~mask)
+            temporary.replace(path)
         except BaseException:
-            os.unlink(temporary)
+            temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise InputError(

@@ -11,12 +11,11 @@ of a `QuantizedNetwork` say. Each rule is a function whose name is the claim; it
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from loihi_convert.synapse import Array
 
 WEIGHT_LIMIT: Final = 127
 """Largest magnitude of an 8-bit signed synaptic weight that has a negative of its own (Loihi: -128..127)."""

@@ -32,18 +32,8 @@ import numpy as np
 from loihi_convert import loihi
 from loihi_convert.errors import LoihiConvertError, NetxError
 from loihi_convert.files import refuse_to_overwrite, write_atomically
-from loihi_convert.network import (
-    Array,
-    Conv,
-    Dense,
-    IntegerNeuron,
-    IntegrateAndFire,
-    QuantizedLayer,
-    QuantizedNetwork,
-    Reset,
-    Shape,
-    Synapse,
-)
+from loihi_convert.network import IntegerNeuron, IntegrateAndFire, QuantizedLayer, QuantizedNetwork, Reset
+from loihi_convert.synapse import Array, Conv, Dense, Shape, Synapse
 
 FORMAT: Final = 1
 SUFFIX: Final = ".net"

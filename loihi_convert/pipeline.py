@@ -23,10 +23,11 @@ from loihi_convert.data import Dataset
 from loihi_convert.errors import InputError, VerificationError
 from loihi_convert.evaluate import Evaluation, evaluate
 from loihi_convert.files import refuse_to_overwrite, sha256
-from loihi_convert.network import Array, QuantizedNetwork, ReluNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.network import QuantizedNetwork, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.progress import Bars, no_bar
 from loihi_convert.quantize import Account, account, quantize
 from loihi_convert.simulate import output_potentials, relu_outputs
+from loihi_convert.synapse import Array
 
 VERIFIED_IMAGES: Final = 32
 """Calibration images on which an exported file is compared, layer by layer, with the network in memory."""
@@ -40,7 +41,7 @@ class ExportOptions:
     amplitude: Amplitude = "compensated"
     alpha: float = 1.0
     percentile: float = 99.0
-    initial_potential: InitialPotential = "zero"
+    initial_potential: InitialPotential = "half"
     weight_bits: int = 8
     pixel_bits: int = 8
 
@@ -266,7 +267,7 @@ def _compare_with_reference(
 def _cnn_predictions(
     path: Path, network: QuantizedNetwork, model: Path | None, images: Array, timesteps: int, bars: Bars
 ) -> tuple[Array | None, Array | None]:
-    """The class of each image from the CNN, ``(N,)``, and from the real-valued SNN, ``(N, T)``; None without the CNN."""
+    """Each image's class by the CNN, ``(N,)``, and by the real-valued SNN, ``(N, T)``; None without the CNN."""
     model = source_model(path, network) if model is None else model
     if model is None:
         return None, None

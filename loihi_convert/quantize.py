@@ -29,17 +29,10 @@ import numpy as np
 
 from loihi_convert import loihi
 from loihi_convert.errors import UsageError
-from loihi_convert.network import (
-    Array,
-    IntegerNeuron,
-    QuantizedLayer,
-    QuantizedNetwork,
-    SpikingLayer,
-    SpikingNetwork,
-    Synapse,
-)
+from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.progress import Progress, silent
 from loihi_convert.simulate import clipped_images, extremes
+from loihi_convert.synapse import Array, Synapse
 
 HEADROOM: Final = 1.25
 """How much larger than on the calibration images a current or an output potential may be before it clips."""

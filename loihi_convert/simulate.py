@@ -25,8 +25,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from loihi_convert import loihi
-from loihi_convert.network import Array, Conv, QuantizedNetwork, ReluNetwork, Shape, SpikingNetwork, Synapse
+from loihi_convert.network import QuantizedNetwork, ReluNetwork, SpikingNetwork
 from loihi_convert.progress import Progress, silent
+from loihi_convert.synapse import Array, Conv, Shape, Synapse
 
 LARGEST_PIXEL: Final = 255
 
@@ -177,7 +178,7 @@ def extremes(network: SpikingNetwork, images: Array, timesteps: int, *, progress
 
 
 def clipped_images(network: QuantizedNetwork, images: Array, timesteps: int, *, progress: Progress = silent) -> Array:
-    """Return on how many of ``images`` some neuron met a limit of its potential: int64 ``(layers, 2)``, lower, upper."""
+    """Return on how many images some potential passed its lower / upper limit: int64 ``(layers, 2)``."""
     simulator = Simulator(network, watch_clipping=True)
     counts = torch.zeros(len(network.layers), 2, dtype=torch.int64)
     done = 0

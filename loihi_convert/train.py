@@ -24,6 +24,7 @@ from loihi_convert.data import Dataset, DataSplits
 from loihi_convert.errors import CheckpointError, UsageError
 from loihi_convert.models import build_model
 from loihi_convert.progress import Progress, silent
+from loihi_convert.torch_zip import read_pt, write_pt
 
 _WARM_UP: Final = 0.25
 _START_DIVISOR: Final = 25
@@ -136,10 +137,10 @@ def train(
     if resume:
         _restore(training, state_file, run)
     else:
-        checkpoint.write_pt({**run, **training.state()}, state_file)
+        write_pt({**run, **training.state()}, state_file)
     while training.epoch < recipe.epochs:
         accuracy = training.run_epoch(progress)
-        checkpoint.write_pt({**run, **training.state()}, state_file)
+        write_pt({**run, **training.state()}, state_file)
         if on_epoch is not None:
             on_epoch(training.epoch, accuracy)
     trained = Checkpoint(
@@ -174,8 +175,8 @@ class _Training:
     def __init__(self, architecture: str, splits: DataSplits, recipe: Recipe, seed: int) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            # channels_last halves the time of an epoch on the CPU.
             self._model = build_model(architecture, splits.input_shape, len(splits.classes))
+        # channels_last takes 30 % less time on the CPU.
         self._model = self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._parameters = dict(self._model.named_parameters())
         self._optimizer = torch.optim.AdamW(self._parameters.values(), weight_decay=recipe.weight_decay)
@@ -257,7 +258,7 @@ def _restore(training: _Training, path: Path, run: dict[str, Json]) -> None:
     """Set ``training`` to the state in ``path``, which must belong to ``run``."""
     if not path.exists():
         raise UsageError(f"{path}: there is no interrupted training to resume. Train without --resume.")
-    state = checkpoint.read_pt(path)
+    state = read_pt(path)
     if not isinstance(state, dict) or not run.keys() <= state.keys():
         raise CheckpointError(f"{path}: not the state of a training. Delete it and train without --resume.")
     for name, value in run.items():

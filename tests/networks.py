@@ -1,21 +1,12 @@
-"""Random integer networks that meet the exactness rules, with images: conv, pool, dense, stride, padding, dilation, groups, bias."""
+"""Random integer networks of every kind of layer that meet the exactness rules, with images."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from loihi_convert import loihi
-from loihi_convert.network import (
-    Array,
-    Conv,
-    Dense,
-    IntegerNeuron,
-    IntegrateAndFire,
-    QuantizedLayer,
-    QuantizedNetwork,
-    Shape,
-    Synapse,
-)
+from loihi_convert.network import IntegerNeuron, IntegrateAndFire, QuantizedLayer, QuantizedNetwork
+from loihi_convert.synapse import Array, Conv, Dense, Shape, Synapse
 
 
 def random_network(seed: int, *, image_count: int = 3) -> tuple[QuantizedNetwork, Array]:

@@ -6,7 +6,8 @@ import itertools
 
 import numpy as np
 
-from loihi_convert.network import Array, Conv, Pair, QuantizedNetwork, Synapse
+from loihi_convert.network import QuantizedNetwork
+from loihi_convert.synapse import Array, Conv, Pair, Synapse
 
 LIMIT = 2**17 - 1
 

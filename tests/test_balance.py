@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from loihi_convert.balance import balance
 from loihi_convert.errors import DataError, UsageError
-from loihi_convert.network import Conv, Dense, ReluLayer, ReluNetwork
+from loihi_convert.network import ReluLayer, ReluNetwork
 from loihi_convert.simulate import output_potentials, relu_outputs
+from loihi_convert.synapse import Conv, Dense
 
 
 def pixels(*values: int) -> np.ndarray:
@@ -43,10 +44,11 @@ def test_algorithm_2_by_hand() -> None:
     largest current 3. No mean over steps: the largest current of any single step counts.
     """
     images = pixels(102, 255)
-    compensated = balance(chain_of(2, 3, 1), images, 3)
-    literal = balance(chain_of(2, 3, 1), images, 3, amplitude="literal")
-    assert compensated.layers[0].neuron is not None and compensated.layers[1].neuron is not None
-    assert literal.layers[0].neuron is not None and literal.layers[1].neuron is not None
+    compensated = balance(chain_of(2, 3, 1), images, 3, initial_potential="zero")
+    literal = balance(chain_of(2, 3, 1), images, 3, amplitude="literal", initial_potential="zero")
+    assert compensated.layers[0].neuron is not None
+    assert compensated.layers[1].neuron is not None
+    assert literal.layers[1].neuron is not None
     assert compensated.layers[0].neuron.threshold == pytest.approx(2)
     assert compensated.layers[1].neuron.threshold == pytest.approx(6)
     assert literal.layers[1].neuron.threshold == pytest.approx(3)
@@ -56,12 +58,11 @@ def test_algorithm_2_by_hand() -> None:
 
 
 def test_thresholds_depend_on_t_because_layers_before_spike() -> None:
-    """Only image 0.4 behind a neuron of threshold 2.0 (alpha cannot make it so: the data can, with two channels).
+    """A bright image 1.0 and a dark one 0.4; layer 1 has channels a = x and b = 0.5 x - 0.3; layer 2 is a - 2 b.
 
-    Channel a of layer 1 sees weight 1, channel b weight 0.5; both thresholds are their own largest currents, 1 and 0.5,
-    for the bright image; for the dark one (0.4) both fire together at step 3 (0.4, 0.8, 1.2). Layer 2 adds a - b: for
-    the bright image 1 - 0.5 at every step. With b delayed by a bias of -0.3 b's largest current is 0.2, and the dark
-    image's current -0.1 never fires b: layer 2 sees a alone, 1 x 1 at step 3, only if T >= 3.
+    Thresholds of layer 1 are the bright image's currents, 1 and 0.2, so that it fires both at every step: layer 2
+    receives 1 x 1 - 2 x 0.2 = 0.6. The dark image fires a alone (b's current is -0.1), at 0.4, 0.8, 1.2: step 3. Then
+    layer 2 receives 1.0, which counts only if T >= 3.
     """
     layers = (
         ReluLayer("fc1", Dense(np.array([[1.0], [0.5]]), np.array([0.0, -0.3]))),
@@ -69,9 +70,11 @@ def test_thresholds_depend_on_t_because_layers_before_spike() -> None:
         ReluLayer("fc3", Dense(np.array([[1.0]]))),
     )
     network = ReluNetwork((1, 1, 1), layers)
-    short, long = (balance(network, pixels(102, 255), steps).layers[1].neuron for steps in (2, 3))
-    assert short is not None and long is not None
-    # T = 2: only the bright image has fired: 1 x 1 - 2 x 0.2 = 0.6.
+    short, long = (
+        balance(network, pixels(102, 255), steps, initial_potential="zero").layers[1].neuron for steps in (2, 3)
+    )
+    assert short is not None
+    assert long is not None
     assert short.threshold == pytest.approx(0.6)
     assert long.threshold == pytest.approx(1.0)
 
@@ -134,7 +137,7 @@ def test_provenance_says_how() -> None:
         "method": "ngu-lee",
         "amplitude": "compensated",
         "alpha": 0.5,
-        "initial_potential": "zero",
+        "initial_potential": "half",
         "timesteps": 7,
         "calibration_images": 3,
     }

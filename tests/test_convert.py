@@ -10,8 +10,9 @@ from torch.nn import functional
 
 from loihi_convert.convert import convert
 from loihi_convert.errors import InputError, UnsupportedModelError
-from loihi_convert.network import Conv, Dense, ReluNetwork
+from loihi_convert.network import ReluNetwork
 from loihi_convert.simulate import relu_outputs
+from loihi_convert.synapse import Conv, Dense
 
 
 def randomized(model: nn.Module, seed: int = 0) -> nn.Module:

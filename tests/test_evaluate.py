@@ -19,7 +19,8 @@ from loihi_convert import loihi
 from loihi_convert.backends import RunResult
 from loihi_convert.errors import DataError
 from loihi_convert.evaluate import Evaluation, evaluate, reported_timesteps, wilson_interval
-from loihi_convert.network import Array, Conv, Dense, IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.synapse import Array, Conv, Dense
 
 # Class of each of four images after each of three steps, and what it should have been.
 PREDICTIONS = np.array([[0, 0, 0], [1, 1, 1], [0, 2, 2], [0, 0, 1]])

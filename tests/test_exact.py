@@ -19,7 +19,8 @@ from loihi_convert import netx
 from loihi_convert.backends import RunResult, first_difference
 from loihi_convert.backends.lava import LavaBackend
 from loihi_convert.backends.reference import ReferenceBackend, run_network
-from loihi_convert.network import Array, QuantizedNetwork
+from loihi_convert.network import QuantizedNetwork
+from loihi_convert.synapse import Array
 
 TIMESTEPS = 5
 

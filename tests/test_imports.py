@@ -13,15 +13,18 @@ PACKAGE = Path(__file__).parents[1] / "loihi_convert"
 
 # A module may import from the lines above its own, never from its own line or below.
 ORDER = [
-    {"errors", "loihi", "progress"},
-    {"files", "network"},
-    {"data", "models", "simulate"},
+    {"errors", "progress"},
+    {"files", "synapse"},
+    {"loihi"},
+    {"network"},
+    {"data", "models", "simulate", "torch_zip"},
     {"checkpoint"},
     {"train", "convert", "balance", "quantize", "netx"},
     {"backends", "backends.lava_processes"},
     {"backends.reference", "backends.lava"},
     {"backends.lava_host"},
     {"evaluate"},
+    {"tables", "figure"},
     {"report", "doctor", "pipeline"},
     {"cli"},
 ]
@@ -30,6 +33,7 @@ HEAVY = {
         "data",
         "models",
         "train",
+        "torch_zip",
         "checkpoint",
         "convert",
         "simulate",
@@ -53,7 +57,7 @@ def rank(module: str) -> int:
     return next(
         index
         for index, names in enumerate(ORDER)
-        if any(module == n or module.startswith(f"{n}.") and n.endswith("processes") for n in names)
+        if any(module == name or (module.startswith(f"{name}.") and name.endswith("processes")) for name in names)
     )
 
 
@@ -68,7 +72,8 @@ def imported(path: Path) -> set[tuple[str, bool]]:
         elif isinstance(node, ast.ImportFrom) and node.module == "loihi_convert":
             found |= {(f"loihi_convert.{alias.name}", top) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0 and node.module, f"{path}: relative import"
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
             found.add((node.module, top))
     return found
 

@@ -23,7 +23,8 @@ from loihi_convert import loihi, netx
 from loihi_convert.backends import RunResult, lava
 from loihi_convert.backends.lava import LavaBackend
 from loihi_convert.errors import BackendError, DataError, PlatformError, RangeError, UsageError
-from loihi_convert.network import Array, Conv, Dense, IntegerNeuron, QuantizedLayer, QuantizedNetwork, Reset
+from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork, Reset
+from loihi_convert.synapse import Array, Conv, Dense
 
 pytestmark = pytest.mark.lava
 

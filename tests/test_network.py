@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from loihi_convert import loihi
 from loihi_convert.errors import InputError, RangeError
-from loihi_convert.network import Conv, Dense, IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.synapse import Conv, Dense
 
 SEEDS = st.integers(0, 10_000)
 
@@ -133,7 +134,7 @@ def test_limits_themselves_are_allowed() -> None:
 def test_currents_beyond_24_bits_are_refused() -> None:
     # 127 x 255 x 260 = 8,420,100 is the first multiple of 127 x 255 x 10 above 2^23 - 1.
     wide = QuantizedLayer("fc", Dense(np.full((2, 260), 127, np.int32)), None, np.ones(2), 255)
-    with pytest.raises(RangeError, match="fc: currents fit twenty four bits .* 8420100; allowed is 8388607"):
+    with pytest.raises(RangeError, match=r"fc: currents fit twenty four bits .* 8420100; allowed is 8388607"):
         QuantizedNetwork((1, 1, 260), (wide,), timesteps=1, proven_timesteps=1, pixel_bits=8, reset="soft")
 
 

@@ -20,7 +20,8 @@ from loihi_convert import netx
 from loihi_convert.backends import first_difference
 from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.errors import InputError, NetxError
-from loihi_convert.network import Conv, Dense, IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.synapse import Conv, Dense
 
 TOOLS = Path(__file__).parents[1] / "tools"
 
@@ -164,7 +165,7 @@ def test_existing_files_are_kept(tmp_path: Path) -> None:
     assert path.read_bytes() == b"precious"
     netx.write(small_network(), path, overwrite=True)
     assert_same(netx.read(path), small_network())
-    assert os.listdir(tmp_path) == ["model.net"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.net"]
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +16,8 @@ from loihi_convert.checkpoint import load_model
 from loihi_convert.convert import convert
 from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import InputError, UsageError, VerificationError
-from loihi_convert.network import Array
 from loihi_convert.progress import Progress, silent
+from loihi_convert.synapse import Array
 from loihi_convert.train import default_recipe, train
 
 
@@ -28,12 +27,12 @@ def digits() -> DataSplits:
 
 
 @pytest.fixture(scope="module")
-def folder(digits: DataSplits, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(digits: DataSplits, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a briefly trained model.pt and a model.net balanced for T = 16."""
     path = tmp_path_factory.mktemp("pipeline")
     train("digits-cnn", digits, replace(default_recipe("digits"), epochs=8), seed=0, output=path / "model.pt")
     pipeline.export(path / "model.pt", None, (16,), digits.calibration_images())
-    yield path
+    return path
 
 
 def test_export_writes_one_file_per_t(digits: DataSplits, folder: Path, tmp_path: Path) -> None:
@@ -112,15 +111,16 @@ def test_a_file_that_computes_something_else_is_an_error(
         write(replace(network, layers=(lost, *network.layers[1:])), path, overwrite=overwrite)
 
     monkeypatch.setattr(netx, "write", careless)
-    options = pipeline.ExportOptions(initial_potential="half")
     with pytest.raises(VerificationError, match="the written file does not compute what the network in memory does"):
-        pipeline.export(
-            folder / "model.pt", tmp_path / "out.net", (4,), digits.calibration_images()[:50], options=options
-        )
+        pipeline.export(folder / "model.pt", tmp_path / "out.net", (4,), digits.calibration_images()[:50])
     exported = pipeline.export(
-        folder / "model.pt", tmp_path / "out.net", (4,), digits.calibration_images()[:50], options=options, verify=False,
+        folder / "model.pt",
+        tmp_path / "out.net",
+        (4,),
+        digits.calibration_images()[:50],
+        verify=False,
         overwrite=True,
-    )  # fmt: skip
+    )
     assert exported[0].verified_images == 0
 
 

@@ -13,9 +13,10 @@ from test_balance import pixels, random_cnn
 from loihi_convert.backends.reference import run_network
 from loihi_convert.balance import balance
 from loihi_convert.errors import RangeError, UsageError
-from loihi_convert.network import Dense, IntegrateAndFire, QuantizedNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.network import IntegrateAndFire, QuantizedNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.quantize import HEADROOM, account, quantize
 from loihi_convert.simulate import Simulator, output_potentials
+from loihi_convert.synapse import Dense
 
 
 def digits_like(seed: int, count: int = 20) -> np.ndarray:
@@ -36,7 +37,9 @@ def test_conditions_on_the_scales(seed: int, timesteps: int, weight_bits: int, p
             channels = state.current.numpy().swapaxes(0, 1).reshape(len(largest[index]), -1)
             largest[index] = np.maximum(largest[index], channels.max(axis=1))
     for layer, source, current in zip(network.layers[:-1], spiking.layers, largest, strict=False):
-        assert source.neuron is not None and layer.threshold is not None and layer.initial_potential is not None
+        assert source.neuron is not None
+        assert layer.threshold is not None
+        assert layer.initial_potential is not None
         widest = np.abs(layer.weight).reshape(layer.synapse.channels, -1).max(axis=1)
         reach = layer.threshold + HEADROOM * current / layer.scale
         alive = np.isfinite(source.neuron.threshold)
@@ -144,8 +147,7 @@ def test_bias_counts_potential_units() -> None:
 
 
 def clipping_network() -> QuantizedNetwork:
-    network = quantize(balance(random_cnn(3), digits_like(3), 8), digits_like(3))
-    return network
+    return quantize(balance(random_cnn(3), digits_like(3), 8), digits_like(3))
 
 
 def test_account_counts_images_that_clip() -> None:

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loihi_convert.network import (
-    Dense,
     IntegerNeuron,
     IntegrateAndFire,
     QuantizedLayer,
@@ -18,6 +17,7 @@ from loihi_convert.network import (
     SpikingNetwork,
 )
 from loihi_convert.simulate import Simulator, output_potentials
+from loihi_convert.synapse import Dense
 
 
 def single_neuron(

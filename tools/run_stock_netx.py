@@ -21,6 +21,7 @@ source.s_out.connect(net.inp)
 net.run(condition=RunSteps(num_steps=timesteps + len(net)), run_cfg=Loihi2SimCfg(select_tag="fixed_pt"))
 readout = net.out_layer.neuron
 # A readout with bias is a neuron that never fires (potential in v), one without is netx's integrator (in u).
-state = readout.v if "neuron" in net.net_config["layer"][len(net.net_config["layer"]) - 1].keys() else readout.u
+layers = net.net_config["layer"]
+state = readout.v if "neuron" in layers[len(layers) - 1].f else readout.u
 print(*(state.get().astype(int) >> 6))
 net.stop()

@@ -12,18 +12,23 @@ name        implementation          what it is
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, get_args
+from typing import Final, Literal, Protocol, get_args
 
 import numpy as np
 
 from loihi_convert.errors import DataError, RangeError, UsageError
-from loihi_convert.network import Array, QuantizedNetwork
+from loihi_convert.network import QuantizedNetwork
 from loihi_convert.progress import Progress, silent
+from loihi_convert.synapse import Array
 
 BackendName = Literal["ref", "sim"]
+
+LARGEST_TRACE: Final = 2**32
+"""Bytes that the spikes and potentials of a traced run may take."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,13 +150,13 @@ def first_difference(result: RunResult, reference: RunResult) -> str | None:
     return None
 
 
-def check_run(network: QuantizedNetwork, images: Array, timesteps: int) -> None:
-    """Raise unless ``network`` can run ``images`` for ``timesteps`` steps.
+def check_run(network: QuantizedNetwork, images: Array, timesteps: int, *, trace: bool = False) -> None:
+    """Raise unless ``network`` can run ``images`` for ``timesteps`` steps, and, with ``trace``, be recorded.
 
     Raises
     ------
     UsageError
-        If ``timesteps`` is less than 1.
+        If ``timesteps`` is less than 1, or the trace would be larger than `LARGEST_TRACE`.
     DataError
         If the images are not uint8 of ``(N, *input_shape)`` with N >= 1.
     RangeError
@@ -162,7 +167,15 @@ def check_run(network: QuantizedNetwork, images: Array, timesteps: int) -> None:
     if images.dtype != np.uint8 or images.shape[1:] != network.input_shape or len(images) < 1:
         expected = ", ".join(map(str, network.input_shape))
         raise DataError(
-            f"images: found {images.dtype} of shape {images.shape}; the network takes uint8 of shape (N, {expected}), N >= 1."
+            f"images: found {images.dtype} of shape {images.shape}; the network takes uint8 of shape (N, {expected}), "
+            "N >= 1."
+        )
+    # A spike takes one byte, a potential four.
+    trace_size = 5 * len(images) * timesteps * sum(math.prod(shape) for shape in network.shapes)
+    if trace and trace_size > LARGEST_TRACE:
+        raise UsageError(
+            f"--trace: {len(images)} images x {timesteps} steps need {trace_size / 2**20:.1f} MiB; allowed are "
+            f"{LARGEST_TRACE / 2**20:.0f} MiB. Trace fewer images with --images."
         )
     if timesteps > network.proven_timesteps:
         raise RangeError(

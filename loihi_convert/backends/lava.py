@@ -34,8 +34,9 @@ import numpy.typing as npt
 from loihi_convert import netx
 from loihi_convert.backends import BackendName, LayerTrace, RunResult, check_run
 from loihi_convert.errors import BackendError, PlatformError
-from loihi_convert.network import Array, QuantizedNetwork, Shape
+from loihi_convert.network import QuantizedNetwork
 from loihi_convert.progress import Progress, silent
+from loihi_convert.synapse import Array, Shape
 
 STALL_SECONDS: Final = 120.0
 """After so many seconds without a simulated step a run is given up: one step of the largest network takes seconds."""
@@ -83,7 +84,7 @@ class LavaBackend:
         """
         started = time.perf_counter()
         network = netx.read(path)
-        check_run(network, images, timesteps)
+        check_run(network, images, timesteps, trace=trace)
         try:
             host, folder = self._prepare(network, images, timesteps, trace)
             host.send({"folder": str(folder.path), "timesteps": timesteps, "trace": trace})

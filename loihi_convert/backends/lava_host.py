@@ -34,7 +34,8 @@ import numpy as np
 
 from loihi_convert import loihi
 from loihi_convert.backends.lava import RunFolder, how_it_ended, remove_shared_memory
-from loihi_convert.network import Array, Conv, Dense, QuantizedLayer, QuantizedNetwork, Shape
+from loihi_convert.network import QuantizedLayer, QuantizedNetwork
+from loihi_convert.synapse import Array, Conv, Dense, Shape
 
 _WATCH_SECONDS: Final = 0.1
 _PR_SET_PDEATHSIG: Final = 1

@@ -12,9 +12,10 @@ import torch
 
 from loihi_convert import netx
 from loihi_convert.backends import BackendName, LayerTrace, RunResult, check_run
-from loihi_convert.network import Array, QuantizedNetwork
+from loihi_convert.network import QuantizedNetwork
 from loihi_convert.progress import Progress, silent
 from loihi_convert.simulate import Simulator, batches
+from loihi_convert.synapse import Array
 
 
 class ReferenceBackend:
@@ -50,7 +51,7 @@ def run_network(
 ) -> RunResult:
     """Run a network that is in memory; what export compares the written file with. Arguments as `Backend.run`."""
     started = time.perf_counter() if started is None else started
-    check_run(network, images, timesteps)
+    check_run(network, images, timesteps, trace=trace)
     simulator = Simulator(network)
     hidden = len(network.layers) - 1
     fan_outs = [

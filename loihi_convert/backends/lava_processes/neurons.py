@@ -40,8 +40,8 @@ class SoftResetIF(AbstractProcess):
     shape
         ``(W, H, C)`` or ``(N,)``. The three arrays below broadcast over it, so that ``(C,)`` is per channel.
     output_shape
-        ``shape``, or the same number of neurons in one axis, for a Dense. (Lava's own reshaping of ports passes NumPy a
-        keyword that NumPy 2.4 has dropped.)
+        ``shape``, or the same number of neurons in one axis, for a Dense. (Lava's own reshaping of ports calls
+        ``np.reshape(newshape=...)``, which NumPy 2.5 refuses.)
     threshold, initial_potential, bias
         Integers, in weight units.
     reset

@@ -1,0 +1,195 @@
+"""Evaluations as a picture of accuracy against latency, and the picture as a file.
+
+Two curves, never mixed. *Anytime*: one file, thresholds balanced for its T, potentials read after each step of one
+run. *Per T*: several files, each with one point, at the T it was balanced for.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+from loihi_convert.evaluate import Evaluation, Interval, Point
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe & Ito's palette, told apart by every kind of colour vision.
+_FIXED_COLOUR: Final = "#0072B2"
+_FLOAT_COLOUR: Final = "#D55E00"
+_CNN_COLOUR: Final = "#444444"
+
+
+def accuracy_figure(evaluations: Sequence[tuple[str, Evaluation]], title: str) -> Figure | None:
+    """Return the picture of accuracy against latency: a curve for one file, a marker per file for several.
+
+    Without labels the agreement with the CNN's classes takes the place of the accuracy; without either there is
+    nothing to draw, and None is returned.
+    """
+    # The object API: pyplot would choose a window system, and keeps every figure alive.
+    from matplotlib.figure import Figure
+
+    anytime = len(evaluations) == 1
+    if anytime:
+        points = list(evaluations[0][1].points)
+    else:
+        points = sorted((evaluation.own_point for _, evaluation in evaluations), key=lambda point: point.timesteps)
+    fixed = _curve("fixed point, 95 % interval", points, lambda point: (point.accuracy, point.accuracy_interval))
+    real = _curve("float SNN", points, lambda point: (point.float_accuracy, None))
+    cnn = sorted({100 * e.cnn_accuracy for _, e in evaluations if e.cnn_accuracy is not None})
+    has_accuracy = fixed is not None
+    fixed = fixed or _curve("fixed point", points, lambda point: (point.agreement_with_cnn, None))
+    if fixed is None:
+        return None
+    views = _views(fixed, [*(real.percent if real else ()), *cnn])
+    figure = Figure(figsize=(6.6 if len(views) == 1 else 10.4, 4.6), layout="constrained")
+    panels = figure.subplots(1, len(views), squeeze=False)[0]
+    lava = " or ".join(f"T + {depth}" for depth in sorted({evaluation.depth for _, evaluation in evaluations}))
+    for axes, view in zip(panels, views, strict=True):
+        _draw(axes, fixed, real, cnn, anytime=anytime)
+        axes.set_ylim(view.bottom, view.top)
+        axes.set_xlabel(f"latency T, time steps (on Lava: {lava})")
+        _style(axes, [timesteps for timesteps in fixed.timesteps if timesteps >= view.first_timesteps])
+    panels[0].set_ylabel("accuracy, %" if has_accuracy else "agreement with the CNN's class, %")
+    # File names may hold a $, which would start mathematics.
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", parse_math=False)
+    balanced = f"thresholds balanced for T = {evaluations[0][1].timesteps}, read after each step of one run"
+    per_t = "one file per T, each read at the T its thresholds are balanced for"
+    panels[0].set_title(balanced if anytime else per_t, loc="left", fontsize=9)
+    for axes in panels[1:]:
+        axes.set_title("enlarged", loc="left", fontsize=9)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
+def image_bytes(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
+    """Return ``figure`` as PNG or SVG, the same bytes for the same figure: no date, no random identifiers."""
+    import matplotlib
+
+    image = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "loihi-convert"}):
+        figure.savefig(image, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+    return image.getvalue()
+
+
+class _Curve(NamedTuple):
+    """What is drawn for one kind of network: per cent at each T, and where its interval ends, if it has one."""
+
+    label: str
+    timesteps: tuple[int, ...]
+    percent: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+def _curve(
+    label: str, points: Sequence[Point], value: Callable[[Point], tuple[float | None, Interval | None]]
+) -> _Curve | None:
+    known = [(point.timesteps, fraction, interval) for point in points for fraction, interval in [value(point)]]
+    drawn = [
+        (t, 100 * fraction, interval or (fraction, fraction)) for t, fraction, interval in known if fraction is not None
+    ]
+    if not drawn:
+        return None
+    return _Curve(
+        label,
+        tuple(t for t, _, _ in drawn),
+        tuple(percent for _, percent, _ in drawn),
+        tuple(100 * low for _, _, (low, _) in drawn),
+        tuple(100 * high for _, _, (_, high) in drawn),
+    )
+
+
+class _View(NamedTuple):
+    """What a panel shows: from which T on, and the vertical range in per cent."""
+
+    first_timesteps: int
+    bottom: float
+    top: float
+
+
+def _views(fixed: _Curve, others: Sequence[float]) -> list[_View]:
+    """One panel with everything; where that hides what happens near the best accuracy, a second one for it."""
+    first = fixed.timesteps[0]
+    lowest, highest = min([*fixed.low, *others]), max([*fixed.high, *others])
+    if highest - lowest <= 20:
+        return [_View(first, *_rounded_range(lowest, highest))]
+    whole = _View(first, 0.0, 104.0)
+    best = max([*fixed.percent, *others])
+    near = [
+        (timesteps, low)
+        for timesteps, percent, low in zip(fixed.timesteps, fixed.percent, fixed.low, strict=True)
+        if percent >= best - 2
+    ]
+    if len(near) < 2:
+        return [whole]
+    bottom = min([*(low for _, low in near), *(value for value in others if value >= best - 2)])
+    return [whole, _View(near[0][0], *_rounded_range(bottom, highest))]
+
+
+def _rounded_range(low: float, high: float) -> tuple[float, float]:
+    span = max(high - low, 0.5)
+    step = 0.1 if span <= 1 else 0.5 if span <= 6 else 1.0
+    bottom = max(0.0, (low - 0.08 * span) // step * step)
+    # A curve at 100 % still needs room for its markers.
+    return bottom, min(high + 0.08 * span, 100 + 0.04 * (100 - bottom))
+
+
+def _draw(axes: Axes, fixed: _Curve, real: _Curve | None, cnn: Sequence[float], *, anytime: bool) -> None:
+    for index, percent in enumerate(cnn):
+        label = f"CNN, {percent:.2f} %" if len(cnn) == 1 else "CNN" if index == 0 else None
+        axes.axhline(percent, color=_CNN_COLOUR, linewidth=1.2, label=label, zorder=1)
+    if real is not None:
+        axes.plot(
+            real.timesteps,
+            real.percent,
+            color=_FLOAT_COLOUR,
+            linestyle="--" if anytime else "none",
+            linewidth=1.6,
+            marker="D",
+            markersize=8,
+            markerfacecolor="none",
+            label=real.label,
+            zorder=3,
+        )
+    below = [value - low for value, low in zip(fixed.percent, fixed.low, strict=True)]
+    above = [high - value for value, high in zip(fixed.percent, fixed.high, strict=True)]
+    if anytime:
+        axes.fill_between(
+            fixed.timesteps, fixed.low, fixed.high, color=_FIXED_COLOUR, alpha=0.18, linewidth=0, zorder=2
+        )
+    else:
+        axes.errorbar(
+            fixed.timesteps, fixed.percent, [below, above], fmt="none", ecolor=_FIXED_COLOUR, capsize=3, zorder=4
+        )
+    axes.plot(
+        fixed.timesteps,
+        fixed.percent,
+        color=_FIXED_COLOUR,
+        linestyle="-" if anytime else "none",
+        linewidth=2,
+        marker="o",
+        markersize=5,
+        label=fixed.label,
+        zorder=5,
+    )
+
+
+def _style(axes: Axes, timesteps: Sequence[int]) -> None:
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(min(timesteps) / 1.2, max(timesteps) * 1.2)
+    ascending = sorted(set(timesteps))
+    # Of two labels that would touch, the larger T keeps its own.
+    following = [*ascending[1:], 2 * ascending[-1]]
+    ticks = [timestep for timestep, after in zip(ascending, following, strict=True) if after >= 1.25 * timestep]
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels([str(tick) for tick in ticks])
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,158 @@
+"""Evaluations and accounts as tables for the terminal.
+
+Two kinds of accuracy, never mixed. *Anytime*: one file, thresholds balanced for its T, potentials read after each step
+of one run. *Per T*: several files, each with one row, at the T it was balanced for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from loihi_convert import loihi
+from loihi_convert.evaluate import Evaluation, Interval, Point
+from loihi_convert.quantize import Account
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def accuracy_table(evaluation: Evaluation) -> Table:
+    """Return the anytime table of one file for the terminal, one row per reported T; unknown columns are left out."""
+    table = _table(_COLUMNS, [_Row("", evaluation, point) for point in evaluation.points])
+    table.title = (
+        f"{evaluation.image_count:,} images in {evaluation.seconds:.1f} s "
+        f"({evaluation.images_per_second:,.0f} images/s, {evaluation.startup_seconds:.1f} s to start)"
+    )
+    table.caption = (
+        f"thresholds balanced for T = {evaluation.timesteps}, anytime readout: potentials after each step of one run"
+    )
+    if evaluation.saturated_images:
+        table.caption += (
+            f"\n{evaluation.saturated_images:,} images reached an output potential of "
+            f"\N{PLUS-MINUS SIGN}{loihi.POTENTIAL_LIMIT}, the end of Loihi's range"
+        )
+    return table
+
+
+def layer_table(evaluation: Evaluation) -> Table:
+    """Return firing rates and work per layer at the last T for the terminal."""
+    from rich.text import Text
+
+    point = evaluation.points[-1]
+    table = _new_table()
+    for header in ("layer", "neurons", "firing\nrate %", "SynOps\n/image", "CNN's MACs\n/image"):
+        table.add_column(header, justify="left" if header == "layer" else "right", no_wrap=True)
+    rates = [_percent(rate) or "" for rate in point.firing_rate]
+    reached = [f"{operations:,.0f}" for operations in point.synaptic_operations_per_layer]
+    for layer, rate, operations in zip(evaluation.layers, [*rates, ""], ["", *reached], strict=True):
+        table.add_row(Text(layer.name), f"{layer.neuron_count:,}", rate, operations, f"{layer.multiply_accumulates:,}")
+    table.caption = (
+        f"at T = {point.timesteps}; SynOps: synapses of the layer reached by the spikes of the one before it. "
+        "The first layer receives pixels at every step"
+    )
+    return table
+
+
+def per_t_table(evaluations: Sequence[tuple[str, Evaluation]]) -> Table:
+    """Return the per-T table for the terminal: each (file, evaluation) one row, at the T its thresholds are for."""
+    rows = [_Row(name, evaluation, evaluation.own_point) for name, evaluation in evaluations]
+    table = _table((_Column("file", lambda row: row.file), *_COLUMNS), rows)
+    table.caption = "one file per T, each read at the T its thresholds are balanced for"
+    return table
+
+
+def account_table(account: Account) -> Table:
+    """Return the bits, thresholds and clipping of each layer of an exported network for the terminal."""
+    from rich.text import Text
+
+    table = _new_table()
+    headers = ("layer", "weight bits\nleast..most", "thresholds", "dead\nchannels", "images clipped\nlow / high")
+    for header in headers:
+        table.add_column(header, justify="left" if header == "layer" else "right", no_wrap=True)
+    for layer in account.layers:
+        low, _, high = layer.weight_bits
+        table.add_row(
+            Text(layer.name),
+            f"{low}..{high}" if low < high else f"{high}",
+            "only integrates" if layer.thresholds is None else "{}..{}".format(*layer.thresholds),
+            str(len(layer.dead_channels)) if layer.dead_channels else "",
+            f"{layer.low_clipped:,} / {layer.high_clipped:,}",
+        )
+    table.caption = (
+        f"clipping in {account.timesteps} steps of {account.image_count:,} calibration images; low is harmless in the "
+        f"first layer. Output potentials are proven to fit for T <= {account.proven_timesteps:,}"
+    )
+    return table
+
+
+class _Row(NamedTuple):
+    file: str
+    evaluation: Evaluation
+    point: Point
+
+
+class _Column(NamedTuple):
+    """A table's column: its header, with line breaks, and what stands in a row, None where that is unknown."""
+
+    header: str
+    cell: Callable[[_Row], str | None]
+
+
+_COLUMNS: Final = (
+    _Column("T", lambda row: str(row.point.timesteps)),
+    _Column("T +\ndepth", lambda row: str(row.point.global_steps)),
+    _Column("CNN\n%", lambda row: _percent(row.evaluation.cnn_accuracy)),
+    _Column("float\nSNN %", lambda row: _percent(row.point.float_accuracy)),
+    _Column("fixed\npoint %", lambda row: _percent(row.point.accuracy)),
+    _Column("95 %\ninterval", lambda row: _percent_interval(row.point.accuracy_interval)),
+    _Column("loss,\npoints", lambda row: _points(row.point.conversion_loss_points)),
+    _Column("same as\nCNN %", lambda row: _percent(row.point.agreement_with_cnn)),
+    _Column("spikes\n/image", lambda row: _count(row.point.spikes_per_image)),
+    _Column("SynOps\n/image", lambda row: _count(row.point.synaptic_operations)),
+)
+
+
+def _new_table() -> Table:
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, title_justify="left", caption_justify="left")
+
+
+def _table(columns: Sequence[_Column], rows: Sequence[_Row]) -> Table:
+    from rich.text import Text
+
+    table = _new_table()
+    cells = {column.header: [column.cell(row) for row in rows] for column in columns}
+    known = {header: texts for header, texts in cells.items() if any(text is not None for text in texts)}
+    for header in known:
+        table.add_column(header, justify="left" if header == "file" else "right", no_wrap=True)
+    for texts in zip(*known.values(), strict=True):
+        table.add_row(*(Text(text or "") for text in texts))
+    return table
+
+
+def _percent(fraction: float | None) -> str | None:
+    return None if fraction is None else f"{100 * fraction:.2f}"
+
+
+def _count(count: float) -> str:
+    """A mean count in at most 6 characters: 12.3, 9,876, 98.8 k, 7.67 M."""
+    if count < 100:
+        return f"{count:.1f}"
+    if count < 10_000:
+        return f"{count:,.0f}"
+    exponent = next(exponent for exponent in (3, 6, 9, 12) if count < 999.5 * 10**exponent or exponent == 12)
+    scaled = count / 10**exponent
+    decimals = 2 if scaled < 9.995 else 1 if scaled < 99.95 else 0
+    return f"{scaled:.{decimals}f} {'kMGT'[exponent // 3 - 1]}"
+
+
+def _percent_interval(interval: Interval | None) -> str | None:
+    return None if interval is None else f"{100 * interval[0]:.2f}-{100 * interval[1]:.2f}"
+
+
+def _points(loss: float | None) -> str | None:
+    # The sum avoids "-0.00".
+    return None if loss is None else f"{round(loss, 2) + 0.0:.2f}"

@@ -1,0 +1,61 @@
+"""Runs and evaluations of 200 images with a known number of right answers after each step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from loihi_convert.backends import RunResult
+from loihi_convert.evaluate import Evaluation, evaluate
+from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.synapse import Array, Conv, Dense
+
+LABELS = np.arange(200) % 3
+
+
+def _network(timesteps: int) -> QuantizedNetwork:
+    """One pixel -> 4 neurons, "first.conv" -> 3 classes."""
+    neuron = IntegerNeuron(np.full(4, 5), np.zeros(4, int))
+    return QuantizedNetwork(
+        input_shape=(1, 1, 1),
+        layers=(
+            QuantizedLayer("first.conv", Conv(np.ones((4, 1, 1, 1), int)), neuron, np.ones(4), largest_input=255),
+            QuantizedLayer("classes", Dense(np.ones((3, 4), int)), None, np.ones(3)),
+        ),
+        timesteps=timesteps,
+        proven_timesteps=64,
+        pixel_bits=8,
+        reset="soft",
+    )
+
+
+def _run(correct_counts: Sequence[int]) -> RunResult:
+    """200 images of which the first ``correct_counts[t]`` are right after step t; 2 spikes per image and step."""
+    classes = np.stack([np.where(np.arange(200) < right, LABELS, (LABELS + 1) % 3) for right in correct_counts], axis=1)
+    # Different numbers everywhere, so that a swapped image, step or class is noticed.
+    potentials = np.arange(classes.size * 3, dtype=np.int32).reshape(*classes.shape, 3) % 997
+    np.put_along_axis(potentials, classes[:, :, None], 1000, axis=2)
+    spikes = np.full((200, len(correct_counts), 1), 2)
+    return RunResult(potentials, spikes, 3 * spikes, seconds=0.5, startup_seconds=0.25)
+
+
+def entry(
+    correct_counts: Sequence[int],
+    *,
+    name: str = "model",
+    balanced: int = 4,
+    labels: Array | None = LABELS,
+    has_cnn: bool = True,
+    has_float: bool = True,
+) -> tuple[str, Evaluation, RunResult]:
+    """(file stem, evaluation, its run), with the first ``correct_counts[t]`` of `LABELS` right after step t."""
+    result = _run(correct_counts)
+    evaluation = evaluate(
+        result,
+        _network(balanced),
+        labels=labels,
+        cnn_predictions=np.where(np.arange(200) < 198, LABELS, 0) if has_cnn else None,
+        float_predictions=_run([min(200, count + 1) for count in correct_counts]).predictions if has_float else None,
+    )
+    return name, evaluation, result

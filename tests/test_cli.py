@@ -1,0 +1,218 @@
+"""The command line: exit codes, one sentence per error, JSON alone on stdout, files where they are said to be."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from loihi_convert import backends, cli, netx
+from loihi_convert.data import load_data
+from loihi_convert.errors import (
+    BackendError,
+    CheckpointError,
+    DataError,
+    InputError,
+    LoihiConvertError,
+    NetxError,
+    PartialResultError,
+    PlatformError,
+    RangeError,
+    UnsupportedModelError,
+    UsageError,
+    VerificationError,
+)
+from loihi_convert.train import default_recipe, train
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Invoke = Callable[..., Done]
+
+
+@pytest.fixture
+def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Invoke:
+    """Run ``loihi-convert`` with the given words, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+    def run(*words: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["loihi-convert", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return Done(int(stop.value.code or 0), out, err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "model.pt"
+    train("digits-cnn", load_data("digits"), replace(default_recipe("digits"), epochs=4), seed=0, output=path)
+    return path
+
+
+def test_every_kind_of_error_has_its_exit_code() -> None:
+    codes = {UsageError: 2, InputError: 3, PlatformError: 4, VerificationError: 5, PartialResultError: 6}
+    for error, code in codes.items():
+        assert error.exit_code == code
+        assert issubclass(error, LoihiConvertError)
+    for error in (UnsupportedModelError, CheckpointError, NetxError, DataError, RangeError):
+        assert issubclass(error, InputError)
+    assert BackendError.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["export", "absent.pt"], 3, "error: absent.pt: "),
+        (["export", "--frobnicate"], 2, "No such option"),
+        (["export"], 2, "Missing argument"),
+        (["run"], 3, "error: this folder holds no .net file; `loihi-convert export model.pt` writes one."),
+        (["run", "absent.net"], 3, "error: absent.net: no such file"),
+        (["train", "--data", "imagenet"], 2, "error: data: 'imagenet' is no data set; choose one of digits, mnist"),
+        (["train", "--architecture", "resnet"], 2, "error: architecture: 'resnet' is not known"),
+        (["train", "--epochs", "0"], 2, "error: recipe: epochs is 0"),
+        (["unknown"], 2, "No such command"),
+    ],
+)
+def test_mistakes(invoke: Invoke, tmp_path: Path, words: list[str], code: int, message: str) -> None:
+    done = invoke(*words)
+    assert (done.code, done.out) == (code, "")
+    assert message in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("timesteps", ["0", "4,0", "four", "4,,8", "4,4", ""])
+def test_wrong_timesteps(invoke: Invoke, model: Path, timesteps: str) -> None:
+    done = invoke("export", model, "-T", timesteps, "-o", "x.net")
+    assert done.code == 2
+    assert f"error: --timesteps {timesteps}: allowed are whole numbers from 1, each once, as in 1,2,4." in done.err
+
+
+def test_export_then_run(invoke: Invoke, model: Path, tmp_path: Path) -> None:
+    done = invoke("export", model, "-T", 16, "-o", "a.net")
+    assert done.code == 0
+    assert "weight bits" in done.out
+    assert "wrote a.net" in done.out
+    assert "verified on 32 images, every layer" in done.out
+    done = invoke("export", model, "-T", 16, "-o", "a.net")
+    assert (done.code, done.out) == (3, "")
+    assert "error: a.net: exists already; nothing was changed. Pass --overwrite" in done.err
+    # The newest file of the folder is what `run` takes; its model does not lie beside it.
+    done = invoke("run", "--images", 50, "-o", "here")
+    assert done.code == 0
+    assert "50 images" in done.out
+    assert "balanced for T = 16" in done.out
+    assert "pass --model for the CNN's figures" in done.err
+    folder = next((tmp_path / "here").iterdir())
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"accuracy.csv", "accuracy.png", "accuracy.svg", "predictions.csv", "result.json", "manifest.json"}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["files"][0]["name"] == "a.net"
+    assert str(tmp_path) not in (folder / "manifest.json").read_text()
+
+
+def test_json_stands_alone_on_stdout(invoke: Invoke, model: Path) -> None:
+    exported = json.loads(invoke("export", model, "-T", "4,8", "-o", "b.net", "--json").out)
+    assert [item["file"] for item in exported["files"]] == ["b-T4.net", "b-T8.net"]
+    assert exported["files"][0]["provenance"]["balance"]["timesteps"] == 4
+    done = invoke("run", "b-T4.net", "b-T8.net", "--images", 30, "--model", model, "--json")
+    result = json.loads(done.out)
+    assert set(result) == {"b-T4", "b-T8"}
+    assert result["b-T8"]["image_count"] == 30
+    assert result["b-T8"]["points"][-1]["accuracy"] is not None
+    assert result["b-T8"]["cnn_accuracy"] is not None
+
+
+def test_several_files_are_one_point_each(invoke: Invoke, model: Path) -> None:
+    invoke("export", model, "-T", "4,8", "-o", "b.net")
+    done = invoke("run", "b-T4.net", "b-T8.net", "--images", 30)
+    assert done.code == 0
+    assert "one file per T" in done.out
+    assert "anytime" not in done.out
+
+
+def test_a_run_beyond_the_proof_is_refused(invoke: Invoke, model: Path) -> None:
+    invoke("export", model, "-T", 2, "-o", "c.net")
+    proven = netx.read(Path("c.net")).proven_timesteps
+    done = invoke("run", "c.net", "-T", proven + 1)
+    assert done.code == 3
+    assert f"proven to fit Loihi's range for T <= {proven}; export it with -T {proven + 1}" in done.err
+
+
+def test_a_trace_that_would_fill_the_memory_is_refused(
+    invoke: Invoke, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invoke("export", model, "-T", 2, "-o", "c.net")
+    monkeypatch.setattr(backends, "LARGEST_TRACE", 2**22)
+    done = invoke("run", "c.net", "--trace")
+    # 5 bytes for each of 400 images x 2 steps x (1024 + 512 + 10) neurons: 6,184,000 bytes.
+    assert done.code == 2
+    assert (
+        "--trace: 400 images x 2 steps need 5.9 MiB; allowed are 4 MiB. Trace fewer images with --images." in done.err
+    )
+
+
+@pytest.mark.parametrize("count", [0, 401, -1])
+def test_images_that_do_not_exist(invoke: Invoke, model: Path, count: int) -> None:
+    invoke("export", model, "-T", 1, "-o", "d.net")
+    done = invoke("run", "d.net", "--images", count)
+    assert done.code == 2
+    assert f"--images {count}: digits has 1..400 test images" in done.err
+
+
+def test_version_and_help(invoke: Invoke) -> None:
+    assert invoke("--version").out.strip().count(".") == 2
+    assert "Start with: loihi-convert demo" in invoke("--help").out
+
+
+@pytest.mark.lava
+def test_doctor_runs_lava(invoke: Invoke) -> None:
+    checks = {check["name"]: check for check in json.loads(invoke("doctor", "--json").out)["checks"]}
+    assert checks["Lava (sim)"]["state"] == "ok"
+    assert "equal to ref" in checks["Lava (sim)"]["found"]
+    assert checks["Python"]["state"] == "ok"
+
+
+def test_doctor_without_lava(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    from loihi_convert import doctor
+
+    versions = {"lava-nc": None, "lava-dl": None, "torch": None}
+    monkeypatch.setattr(doctor, "_version", lambda name: versions.get(name, "1.0"))
+    done = invoke("doctor")
+    assert done.code == 4
+    assert "absent  Lava (sim): not installed; everything but `--backend sim` works" in done.out
+    assert "pip install --no-deps --ignore-requires-python lava-nc==0.10.0" in done.out
+    assert "BROKEN  torch: not installed" in done.out
+    assert "error: torch: does not work" in done.err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    command = [sys.executable, "-m", "loihi_convert.cli", "train", "--epochs", "2000", "-o", "model.pt"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    resume = tmp_path / "model.pt.resume.pt"
+    deadline = time.monotonic() + 60
+    while not resume.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert "Traceback" not in err
+    # What was trained is kept, nothing half-written lies about.
+    assert [path.name for path in tmp_path.iterdir()] == [resume.name]

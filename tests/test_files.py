@@ -1,0 +1,60 @@
+"""A file appears whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from loihi_convert.errors import InputError
+from loihi_convert.files import refuse_to_overwrite, sha256, write_atomically
+
+
+def test_content_digest_and_permissions(tmp_path: Path) -> None:
+    path = tmp_path / "a file.net"
+    write_atomically(path, b"abc")
+    assert path.read_bytes() == b"abc"
+    assert (
+        sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )  # FIPS 180-2, appendix B.1
+    ordinary = tmp_path / "ordinary"
+    ordinary.touch()
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(ordinary.stat().st_mode)
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_any_failure_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    path = tmp_path / "model.net"
+    path.write_bytes(b"old")
+
+    def fail(descriptor: int) -> None:
+        raise failure
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises((InputError, KeyboardInterrupt)) as caught:
+        write_atomically(path, b"new")
+    if isinstance(failure, OSError):
+        assert str(caught.value).startswith(f"{path}: cannot be written (No space left on device); nothing was changed")
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.net"]
+
+
+def test_a_target_that_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "model.net").mkdir()
+    with pytest.raises(InputError, match=r"model.net: cannot be written \(Is a directory\)"):
+        write_atomically(tmp_path / "model.net", b"new")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.net"]
+
+
+def test_refuse_to_overwrite(tmp_path: Path) -> None:
+    refuse_to_overwrite(tmp_path / "absent", overwrite=False)
+    refuse_to_overwrite(tmp_path, overwrite=True)
+    with pytest.raises(
+        InputError, match=r"exists already; nothing was changed. Pass --overwrite, or another place with -o"
+    ):
+        refuse_to_overwrite(tmp_path, overwrite=False)

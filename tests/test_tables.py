@@ -1,0 +1,118 @@
+"""The tables say what the evaluation and the account say, in 80 columns."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from evaluations import entry
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from rich.table import Table
+
+from loihi_convert import tables
+from loihi_convert.quantize import Account, LayerAccount
+
+
+def printed(table: Table) -> str:
+    console = Console(file=io.StringIO(), width=80, color_system=None)
+    console.print(table)
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    return output.getvalue()
+
+
+def rows(table: Table) -> list[list[str]]:
+    return [list(map(str, row)) for row in zip(*(column.cells for column in table.columns), strict=True)]
+
+
+def test_accuracy_table() -> None:
+    _, evaluation, _ = entry([20, 150, 190, 199])
+    table = tables.accuracy_table(evaluation)
+    # Images 198 and 199 have labels 0 and 1; the CNN says 0: 199 of 200 right. SynOps: 6 a step.
+    assert rows(table) == [
+        ["1", "3", "99.50", "10.50", "10.00", "6.57-14.94", "89.50", "10.00", "2.0", "6.0"],
+        ["2", "4", "99.50", "75.50", "75.00", "68.57-80.49", "24.50", "75.00", "4.0", "12.0"],
+        ["4", "6", "99.50", "100.00", "99.50", "97.22-99.91", "0.00", "99.50", "8.0", "24.0"],
+    ]
+    text = printed(table)
+    assert "200 images in 0.5 s (400 images/s, 0.2 s to start)" in text
+    assert "thresholds balanced for T = 4, anytime readout" in text
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    assert "end of Loihi's range" not in text
+
+
+def test_accuracy_table_leaves_out_what_is_unknown() -> None:
+    _, evaluation, _ = entry([20, 150], labels=None, has_cnn=False, has_float=False)
+    headers = [column.header for column in tables.accuracy_table(evaluation).columns]
+    assert headers == ["T", "T +\ndepth", "spikes\n/image", "SynOps\n/image"]
+
+
+def test_accuracy_table_names_saturation() -> None:
+    evaluation = entry([20, 150])[1].model_copy(update={"saturated_images": 7})
+    text = " ".join(printed(tables.accuracy_table(evaluation)).split())
+    assert "7 images reached an output potential of ±131071, the end of Loihi's range" in text
+
+
+def test_layer_table() -> None:
+    _, evaluation, _ = entry([20, 150, 190, 199])
+    table = tables.layer_table(evaluation)
+    # 2 of 4 neurons spike at each step; 8 spikes in 4 steps reach 3 synapses each.
+    assert rows(table) == [["first.conv", "4", "50.00", "", "4"], ["classes", "3", "", "24", "12"]]
+    assert "at T = 4; SynOps" in printed(table)
+
+
+def test_per_t_table_reads_each_file_at_its_own_timesteps() -> None:
+    files = [
+        entry([180, 1, 2, 3], name="model-T1", balanced=1)[:2],
+        entry([1, 2, 3, 196], name="model-T4", balanced=4)[:2],
+    ]
+    table = tables.per_t_table(files)
+    assert [(row[0], row[1], row[5]) for row in rows(table)] == [("model-T1", "1", "90.00"), ("model-T4", "4", "98.00")]
+    text = printed(table)
+    assert "one file per T" in text
+    assert "anytime" not in text
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+
+
+def test_names_with_markup_are_printed_as_they_are() -> None:
+    evaluation = entry([20])[1]
+    assert "[red]x" in printed(tables.per_t_table([("[red]x", evaluation)]))
+
+
+def test_account_table() -> None:
+    account = Account(
+        layers=(
+            LayerAccount("conv[1]", (5, 7, 8), (900, 1100), (2, 9), low_clipped=1200, high_clipped=3),
+            LayerAccount("fc1", (8, 8, 8), (64, 64), (), low_clipped=0, high_clipped=0),
+            LayerAccount("classes", (6, 7, 8), None, (), low_clipped=0, high_clipped=41),
+        ),
+        image_count=5000,
+        timesteps=64,
+        proven_timesteps=1234,
+    )
+    table = tables.account_table(account)
+    headers = ["layer", "weight bits\nleast..most", "thresholds", "dead\nchannels", "images clipped\nlow / high"]
+    assert [column.header for column in table.columns] == headers
+    # Bits are one number where all channels use the same; the layer that only integrates has no thresholds.
+    assert rows(table) == [
+        ["conv[1]", "5..8", "900..1100", "2", "1,200 / 3"],
+        ["fc1", "8", "64..64", "", "0 / 0"],
+        ["classes", "6..8", "only integrates", "", "0 / 41"],
+    ]
+    text = printed(table)
+    assert "conv[1]" in text
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    assert (
+        "clipping in 64 steps of 5,000 calibration images; low is harmless in the first layer. Output potentials are "
+        "proven to fit for T <= 1,234"
+    ) in " ".join(text.split())
+
+
+@given(st.floats(0, 9e14))
+def test_counts_keep_three_digits_in_six_characters(count: float) -> None:
+    text = tables._count(count)
+    assert len(text) <= 6
+    number, _, unit = text.replace(",", "").partition(" ")
+    assert float(number) * 1000 ** " kMGT".index(unit or " ") == pytest.approx(count, rel=0.005, abs=0.0501)
