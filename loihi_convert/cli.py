@@ -143,8 +143,15 @@ def train(
     """Train a CNN that converts well (ReLU, average pooling, no bias) and write it as model.pt."""
     from loihi_convert.data import load_data
     from loihi_convert.files import refuse_to_overwrite
+    from loihi_convert.train import resume_path
 
     refuse_to_overwrite(output, overwrite)
+    unfinished = resume_path(output)
+    if unfinished.exists() and not (resume or overwrite):
+        raise InputError(
+            f"{unfinished}: an interrupted training lies here; nothing was changed. Go on with --resume, or start "
+            "anew by --overwrite."
+        )
     splits = load_data(data, data_root)
     trained = _train(architecture or f"{splits.name}-cnn", splits, output, seed=seed, epochs=epochs, resume=resume)
     if as_json:

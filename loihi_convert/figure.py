@@ -66,7 +66,10 @@ def accuracy_figure(evaluations: Sequence[tuple[str, Evaluation]], title: str) -
 
 
 def image_bytes(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
-    """Return ``figure`` as PNG or SVG, the same bytes for the same figure: no date, no random identifiers."""
+    """Return ``figure`` as PNG or SVG, the same bytes for the same figure: no date, no random identifiers.
+
+    Drawing starts from the layout of the drawing before: for the same bytes, draw the kinds in the same order.
+    """
     import matplotlib
 
     image = io.BytesIO()

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from loihi_convert import loihi
 from loihi_convert.evaluate import Evaluation, Interval, Point
-from loihi_convert.quantize import Account
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from loihi_convert.quantize import Account
 
 
 def accuracy_table(evaluation: Evaluation) -> Table:

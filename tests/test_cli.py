@@ -104,6 +104,17 @@ def test_wrong_timesteps(invoke: Invoke, model: Path, timesteps: str) -> None:
     assert f"error: --timesteps {timesteps}: allowed are whole numbers from 1, each once, as in 1,2,4." in done.err
 
 
+def test_an_interrupted_training_is_not_overwritten(invoke: Invoke, tmp_path: Path) -> None:
+    unfinished = tmp_path / "model.pt.resume.pt"
+    unfinished.write_bytes(b"hours of work")
+    done = invoke("train")
+    assert done.code == 3
+    assert "error: model.pt.resume.pt: an interrupted training lies here; nothing was changed. Go on" in done.err
+    assert unfinished.read_bytes() == b"hours of work"
+    assert invoke("train", "--epochs", 1, "--overwrite").code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+
+
 def test_export_then_run(invoke: Invoke, model: Path, tmp_path: Path) -> None:
     done = invoke("export", model, "-T", 16, "-o", "a.net")
     assert done.code == 0

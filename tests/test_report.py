@@ -222,7 +222,7 @@ def test_manifest_names_files_without_their_folders(tmp_path: Path, monkeypatch:
     assert str(tmp_path) not in json.dumps(found)
 
 
-@pytest.mark.parametrize("module", ["report", "figure"])
+@pytest.mark.parametrize("module", ["tables", "figure", "report"])
 def test_importing_the_reports_imports_nothing_heavy(module: str) -> None:
     program = (
         f"import sys, loihi_convert.{module}; "

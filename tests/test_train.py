@@ -15,6 +15,7 @@ from loihi_convert import checkpoint
 from loihi_convert.checkpoint import Checkpoint
 from loihi_convert.data import Dataset, DataSplits, load_data
 from loihi_convert.errors import CheckpointError, InputError, UsageError
+from loihi_convert.torch_zip import read_pt, write_pt
 from loihi_convert.train import Recipe, _augmented, _one_cycle, default_recipe, resume_path, train
 
 RECIPE = Recipe(epochs=4, batch_size=64, learning_rate=1e-2, averaging=0.9)
@@ -148,11 +149,11 @@ def test_resume_refuses_what_does_not_belong_to_it(few: DataSplits, tmp_path: Pa
         run(few, output, resume=True, seed=1)
     with pytest.raises(CheckpointError, match="belongs to another training: its recipe is"):
         run(few, output, resume=True, recipe=STILL)
-    content: Any = checkpoint.read_pt(resume_path(output))
-    checkpoint.write_pt({**content, "weights": {}}, resume_path(output))
+    content: Any = read_pt(resume_path(output))
+    write_pt({**content, "weights": {}}, resume_path(output))
     with pytest.raises(CheckpointError, match=r"not the state of a digits-cnn in training \('conv1\.weight'\)"):
         run(few, output, resume=True)
-    checkpoint.write_pt({"weights": {}}, resume_path(output))
+    write_pt({"weights": {}}, resume_path(output))
     with pytest.raises(CheckpointError, match=r"not the state of a training\. Delete it and train without --resume"):
         run(few, output, resume=True)
     resume_path(output).write_bytes(b"PK damaged")
