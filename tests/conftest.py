@@ -1,8 +1,16 @@
-"""How many random networks go through the Lava runtime: few in every run, more on demand."""
+"""How many random networks go through the Lava runtime (few in every run, more on demand), and how random tests are."""
 
 from __future__ import annotations
 
+import os
+
+import hypothesis
 import pytest
+
+# On a developer's machine every run tries new examples; in CI the same commit gives the same result.
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

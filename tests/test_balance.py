@@ -96,9 +96,9 @@ def test_compensated_converges_to_the_cnn(seed: int) -> None:
         spiking = balance(network, images, timesteps)
         potentials = output_potentials(spiking, images, timesteps)
         errors.append(np.abs(potentials[:, -1] / timesteps - expected).max())
-    # Each layer's error falls as 1 / T; 16 times the steps leave at most a third even where one layer starts late.
-    assert errors[1] < errors[0] / 3
-    assert errors[1] < 0.1
+    # The error falls as 1 / T. Over 300 seeds 16 times the steps left at most 0.13 of it, and at most 0.009.
+    assert errors[1] < errors[0] / 5
+    assert errors[1] < 0.02
 
 
 def test_per_channel_percentile_of_positive_activations() -> None:

@@ -58,15 +58,17 @@ def test_conditions_on_the_scales(seed: int, timesteps: int, weight_bits: int, p
 
 @given(st.integers(0, 1000))
 @settings(max_examples=10, deadline=None)
-def test_fixed_point_stays_near_the_real_numbers(seed: int) -> None:
-    """Integer potential x scale against the float SNN: a wrong scale anywhere would be off by a factor."""
+def test_fixed_point_is_the_real_numbers_up_to_rounding(seed: int) -> None:
+    """Integer potential x scale against the float SNN: a wrong scale anywhere is a slope other than 1.
+
+    Rounding moves single spikes, which scatters both ways: over 400 seeds the slope lay in 0.976..1.028.
+    """
     images = digits_like(seed)
-    spiking = balance(random_cnn(seed), images, 32)
+    spiking = balance(random_cnn(seed), images, 64)
     network = quantize(spiking, images)
-    found = run_network(network, images, 32).potentials * network.layers[-1].scale
-    expected = output_potentials(spiking, images, 32)
-    spread = np.abs(expected[:, -1]).max()
-    assert np.abs(found[:, -1] - expected[:, -1]).max() < 0.15 * spread
+    found = run_network(network, images, 64).potentials[:, -1] * network.layers[-1].scale
+    expected = output_potentials(spiking, images, 64)[:, -1]
+    assert (found * expected).sum() / (expected * expected).sum() == pytest.approx(1, abs=0.06)
 
 
 @pytest.mark.parametrize("amplitude", ["compensated", "literal"])
