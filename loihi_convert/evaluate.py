@@ -242,6 +242,8 @@ def wilson_interval(correct: int, count: int) -> Interval:
     ValueError
         Unless 0 <= ``correct`` <= ``count`` and ``count`` >= 1.
     """
+    if not 0 <= correct <= count or count < 1:
+        raise ValueError(f"{correct} correct of {count} images; it must be 0..count of at least 1 image")
     # scipy.stats takes most of a second to import; reading a result needs none of it.
     from scipy.stats import binomtest
 
