@@ -65,8 +65,9 @@ def _convert(model: nn.Module, input_shape: Shape) -> ReluNetwork:
     try:
         graph = fx.symbolic_trace(model)
     except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
         raise UnsupportedModelError(
-            f"{type(model).__name__}: its forward cannot be traced ({error}); supported is a plain chain of "
+            f"{type(model).__name__}: its forward cannot be traced ({reason}); supported is a plain chain of "
             f"{SUPPORTED}, without control flow that depends on data. Rewrite forward as such a chain."
         ) from error
     shapes = _Shapes(graph)
@@ -75,7 +76,8 @@ def _convert(model: nn.Module, input_shape: Shape) -> ReluNetwork:
         with torch.no_grad():
             shapes.run(torch.zeros(2, *input_shape))
     except RuntimeError as error:
-        raise InputError(f"{type(model).__name__}: does not take images of shape {input_shape} ({error}).") from error
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{type(model).__name__}: does not take images of shape {input_shape} ({reason}).") from error
     chain = _Chain(shapes)
     for node in graph.graph.nodes:
         chain.take(node)

@@ -217,10 +217,12 @@ def float_network(network: QuantizedNetwork, cnn: ReluNetwork) -> SpikingNetwork
     InputError
         If ``cnn`` does not have the layers of ``network``.
     """
-    if [layer.name for layer in cnn.layers] != [layer.name for layer in network.layers] or cnn.shapes != network.shapes:
+    found = ", ".join(f"{layer.name} {shape}" for layer, shape in zip(cnn.layers, cnn.shapes, strict=True))
+    expected = ", ".join(f"{layer.name} {shape}" for layer, shape in zip(network.layers, network.shapes, strict=True))
+    if found != expected or cnn.input_shape != network.input_shape:
         raise InputError(
-            f"the checkpoint has layers {', '.join(layer.name for layer in cnn.layers)}; the file was made from "
-            f"{', '.join(layer.name for layer in network.layers)}. Pass the checkpoint it was exported from by --model."
+            f"the checkpoint takes images {cnn.input_shape} and has layers {found}; the file was made from one that "
+            f"takes {network.input_shape} and has {expected}. Pass the one it was exported from by --model."
         )
     layers = tuple(
         SpikingLayer(source.name, source.synapse, layer.balanced)
@@ -271,8 +273,8 @@ def _cnn_predictions(
     model = source_model(path, network) if model is None else model
     if model is None:
         return None, None
-    cnn, _ = load_model(model)
-    relu = convert(cnn, network.input_shape)
+    cnn, checkpoint = load_model(model)
+    relu = convert(cnn, checkpoint.input_shape)
     spiking = float_network(network, relu)
     scores = np.concatenate([outputs[-1].numpy() for outputs in relu_outputs(relu, images)])
     with bars(f"{path.name}: the same in real numbers") as progress:
