@@ -60,7 +60,21 @@ class Functional(nn.Module):
         return self.fc2(self.norm2(self.fc1(x)).relu())
 
 
+class OneRelu(nn.Module):
+    """The same ReLU module between all layers, and a view of a size that is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.fc = nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3), nn.Linear(8, 2)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.conv2(self.relu(self.conv1(x))))
+        return self.fc(x.reshape(x.shape[0], -1))
+
+
 CNNS = {
+    "one relu": (OneRelu(), (1, 6, 6)),
     "sequential": (
         nn.Sequential(
             nn.Conv2d(1, 4, 3, bias=False),
@@ -158,7 +172,10 @@ def chain(*modules: nn.Module) -> nn.Module:
         (chain(nn.ReLU(), nn.AvgPool2d(3, 1)), r"2: AvgPool2d has kernel \(3, 3\), stride \(1, 1\).*kernel = stride"),
         (chain(nn.ReLU(), nn.AvgPool2d(2, ceil_mode=True)), "2: AvgPool2d .* ceil_mode True"),
         (chain(nn.ReLU(), nn.AvgPool2d(2), nn.AvgPool2d(2)), "3: AvgPool2d follows the pooling 2"),
-        (chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 2), nn.ReLU()), "the model ends with ReLU or pooling after 3"),
+        (
+            chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 2), nn.ReLU()),
+            "4: the model ends here; it must end with a Linear layer",
+        ),
         (chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 2), nn.Softmax(1)), "4: Softmax has no .* End with the Linear"),
         (nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")), "0: Conv2d pads with mode circular"),
         (
@@ -168,7 +185,7 @@ def chain(*modules: nn.Module) -> nn.Module:
         (Residual(), "add does not continue the chain: its inputs are not just the layer before it"),
         (Shared(), "conv: Conv2d is used twice"),
         (ControlFlow(), "ControlFlow: its forward cannot be traced"),
-        (nn.Sequential(nn.Conv2d(1, 2, 3)), "the model ends with ReLU or pooling after nothing, or with a convolution"),
+        (nn.Sequential(nn.Conv2d(1, 2, 3)), "0: the model ends here; it must end with a Linear layer"),
     ],
 )
 def test_everything_else_is_refused_by_name(model: nn.Module, message: str) -> None:

@@ -17,7 +17,7 @@ ORDER = [
     {"files", "synapse"},
     {"loihi"},
     {"network"},
-    {"data", "models", "simulate", "torch_zip"},
+    {"data", "models", "simulate", "torch_zip", "chain"},
     {"checkpoint"},
     {"train", "convert", "balance", "quantize", "netx"},
     {"backends", "backends.lava_processes"},
@@ -31,6 +31,7 @@ ORDER = [
 HEAVY = {
     "torch": {
         "data",
+        "chain",
         "models",
         "train",
         "torch_zip",
