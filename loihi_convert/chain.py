@@ -7,7 +7,9 @@ module, function or method                            operation
 ``BatchNorm1d``, ``BatchNorm2d``                      `Affine`
 ``ReLU``, ``relu``, ``relu_``                         `Relu`
 ``AvgPool2d``, ``avg_pool2d``                         `Pool`
+``AdaptiveAvgPool2d(1)``, ``mean`` over H and W       `Pool` of the whole map
 ``Flatten``, ``flatten``, ``view``, ``reshape``       `Flatten`
+``Softmax``, ``LogSoftmax``                           `Softmax`
 Dropout, ``Identity``, ``contiguous``                 none: nothing at inference
 ====================================================  =====================
 
@@ -31,19 +33,24 @@ from torch.nn import functional
 from loihi_convert.errors import InputError, UnsupportedModelError
 from loihi_convert.synapse import Array, Conv, Dense, Pair, Shape
 
-SUPPORTED: Final = "Conv2d, Linear, BatchNorm1d/2d, ReLU, AvgPool2d, Flatten, Dropout, Identity"
+SUPPORTED: Final = (
+    "Conv2d, Linear, BatchNorm1d/2d, ReLU, AvgPool2d, AdaptiveAvgPool2d(1), Flatten, Dropout, Identity, a last Softmax"
+)
 
 _ADVICE: Final[Mapping[str, str]] = {
     "MaxPool2d": "Train with AvgPool2d or a strided convolution.",
     "max_pool2d": "Train with AvgPool2d or a strided convolution.",
     "add": "Residual connections are not supported; train without them.",
-    "Softmax": "End with the Linear layer: arg max is the same without it.",
-    "LogSoftmax": "End with the Linear layer: arg max is the same without it.",
+    "GELU": "Train with ReLU.",
+    "LeakyReLU": "Train with ReLU.",
+    "Sigmoid": "Train with ReLU.",
+    "Tanh": "Train with ReLU.",
 }
 _NOTHING: Final = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Identity)
 _NOTHING_CALLED: Final = (functional.dropout, functional.dropout2d, "contiguous")
 _RELU_CALLED: Final = (functional.relu, torch.relu, torch.relu_, "relu", "relu_")
 _FLATTEN_CALLED: Final = (torch.flatten, torch.reshape, "flatten", "view", "reshape")
+_SOFTMAX_CALLED: Final = (functional.softmax, functional.log_softmax, torch.softmax, torch.log_softmax)
 _AVG_POOL_ARGUMENTS: Final = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
 
 
@@ -72,7 +79,12 @@ class Flatten:
     """From ``(C, H, W)`` to one axis, in that order."""
 
 
-Operation = Conv | Dense | Affine | Relu | Pool | Flatten
+@dataclass(frozen=True)
+class Softmax:
+    """Softmax or its logarithm over the classes: keeps their order."""
+
+
+Operation = Conv | Dense | Affine | Relu | Pool | Flatten | Softmax
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +192,7 @@ def _nodes_in_order(graph: fx.GraphModule, shapes: _Shapes) -> list[fx.Node]:
     return chain
 
 
-_REUSABLE: Final = (nn.ReLU, nn.AvgPool2d, nn.Flatten, *_NOTHING)
+_REUSABLE: Final = (nn.ReLU, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, *_NOTHING)
 
 
 def _link(node: fx.Node, previous: fx.Node, graph: fx.GraphModule, shapes: _Shapes) -> Link | None:
@@ -193,7 +205,7 @@ def _link(node: fx.Node, previous: fx.Node, graph: fx.GraphModule, shapes: _Shap
     elif node.target in _NOTHING_CALLED:
         return None
     else:
-        operation = _operation_of_call(name, kind, node)
+        operation = _operation_of_call(name, kind, node, input_shape)
     if isinstance(operation, Flatten) and shapes.of[node] != (2, int(np.prod(input_shape))):
         refuse(name, kind, f"reshapes {input_shape} to {shapes.of[node][1:]}; supported is flattening to one axis")
     return Link(name, kind, operation, input_shape)
@@ -221,18 +233,31 @@ def _operation_of_module(name: str, kind: str, module: nn.Module, input_shape: S
         return Relu()
     if isinstance(module, nn.AvgPool2d):
         return _pool(name, kind, {argument: getattr(module, argument) for argument in _AVG_POOL_ARGUMENTS})
+    if isinstance(module, nn.AdaptiveAvgPool2d):
+        return _adaptive_pool(name, kind, module.output_size, input_shape)
     if isinstance(module, nn.Flatten):
         return Flatten()
+    if isinstance(module, nn.Softmax | nn.LogSoftmax):
+        return Softmax()
     refuse(name, kind, "has no spiking equivalent here")
 
 
-def _operation_of_call(name: str, kind: str, node: fx.Node) -> Operation:
+def _operation_of_call(name: str, kind: str, node: fx.Node, input_shape: Shape) -> Operation:
     if node.target in _RELU_CALLED:
         return Relu()
     if node.target in _FLATTEN_CALLED:
         return Flatten()
     if node.target is functional.avg_pool2d:
         return _pool(name, kind, {**dict(zip(_AVG_POOL_ARGUMENTS, node.args[1:], strict=False)), **node.kwargs})
+    if node.target is functional.adaptive_avg_pool2d:
+        return _adaptive_pool(name, kind, _argument(node, "output_size"), input_shape)
+    if node.target in (torch.mean, "mean"):
+        axes = _argument(node, "dim")
+        if len(input_shape) != 3 or not isinstance(axes, list | tuple) or {axis % 4 for axis in axes} != {2, 3}:
+            refuse(name, kind, f"averages over axes {axes}; supported is the mean over height and width")
+        return Pool((input_shape[1], input_shape[2]))
+    if node.target in _SOFTMAX_CALLED or node.target in ("softmax", "log_softmax"):
+        return Softmax()
     refuse(name, kind, "has no spiking equivalent here")
 
 
@@ -260,6 +285,17 @@ def _pool(name: str, kind: str, arguments: Mapping[str, Any]) -> Pool:
             "kernel = stride, no padding, ceil_mode off and no divisor_override",
         )
     return Pool(kernel)
+
+
+def _adaptive_pool(name: str, kind: str, output_size: Any, input_shape: Shape) -> Pool:
+    if len(input_shape) != 3 or output_size not in (1, (1, 1), [1, 1]):
+        refuse(name, kind, f"has output size {output_size}; supported is 1, the average of the whole map")
+    return Pool((input_shape[1], input_shape[2]))
+
+
+def _argument(node: fx.Node, name: str) -> Any:
+    """The argument after the tensor, given by position or by name."""
+    return node.args[1] if len(node.args) > 1 else node.kwargs.get(name)
 
 
 def _name(node: fx.Node) -> str:

@@ -2,35 +2,52 @@
 
 The chain of operations (`chain.py`) must be, as often as one likes::
 
-    [Pool] [Flatten] (Conv | Dense) [Affine] Relu
+    [Affine] [Pool] [Flatten] (Conv | Dense) [Affine] Relu
 
-and end with ``[Pool] Flatten Dense [Affine]``, whose membrane potentials become the class scores. Batch norm (Affine)
-folds into the synapse before it; pooling joins the next synapse, as a linear map of the spikes. Any other order is
-refused by name.
+with the optional operations in front in any order and number, and end with such a Dense without Relu, whose membrane
+potentials become the class scores. Any other order is refused by name.
+
+- Batch norm behind a synapse folds into its weights and bias.
+- Batch norm, or the normalization of the input, in front of a synapse folds into it too. Where the synapse pads with
+  zeros the shift does not reach the border, and the bias becomes one per neuron: exact, as the CNN computes it.
+- Pooling joins the synapse behind it, as a linear map of the spikes; it commutes with a batch norm beside it.
+- A softmax at the end is dropped, with a note.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 from torch import nn
+from torch.nn import functional
 
-from loihi_convert.chain import Affine, Flatten, Link, Pool, Relu, read_chain
-from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.chain import Affine, Flatten, Link, Pool, Relu, Softmax, read_chain
+from loihi_convert.errors import UnsupportedModelError, UsageError
 from loihi_convert.network import ReluLayer, ReluNetwork
-from loihi_convert.synapse import Conv, Dense, Shape, Synapse
+from loihi_convert.synapse import Array, Conv, Dense, Shape, Synapse
 
 
-def convert(model: nn.Module, input_shape: Shape) -> ReluNetwork:
+def convert(
+    model: nn.Module,
+    input_shape: Shape,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> ReluNetwork:
     """Return the CNN as a chain of synapses with ReLU between them; its outputs equal the model's own in eval mode.
 
     Parameters
     ----------
     model
-        Takes images in 0..1, float32 ``(N, C, H, W)``, and returns class scores ``(N, classes)``. It is not changed.
+        Takes images, float32 ``(N, C, H, W)``, and returns class scores ``(N, classes)``. It is not changed.
     input_shape
         ``(C, H, W)``.
+    mean, std
+        Per channel, where the model wants ``(pixel / 255 - mean) / std`` and does not compute it itself.
 
     Raises
     ------
@@ -38,66 +55,148 @@ def convert(model: nn.Module, input_shape: Shape) -> ReluNetwork:
         If the model holds an operation, or an order of operations, that cannot spike; names the module.
     InputError
         If the model does not take images of ``input_shape``.
+    UsageError
+        If ``mean`` or ``std`` do not have one value per channel, or ``std`` is not positive.
     """
+    normalization = _normalization(input_shape[0], mean, std)
     training = model.training
     try:
         links = read_chain(model.eval(), input_shape)
     finally:
         model.train(training)
-    return _assemble(links, input_shape)
+    return _Assembly(normalization).run(links, tuple(input_shape))
 
 
-def _assemble(links: tuple[Link, ...], input_shape: Shape) -> ReluNetwork:
-    """Close a layer at each ReLU: a synapse with the pooling before it and the batch norm behind it."""
-    layers: list[ReluLayer] = []
-    pool: Link | None = None
-    layer: ReluLayer | None = None
-    for link in links:
+def _normalization(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> Affine | None:
+    if mean is None and std is None:
+        return None
+    centre, spread = (0.0,) * channels if mean is None else mean, (1.0,) * channels if std is None else std
+    for option, values in (("--mean", centre), ("--std", spread)):
+        if len(values) != channels or not all(map(math.isfinite, values)):
+            raise UsageError(
+                f"{option} {tuple(values)}: the images have {channels} channels; give one number for each."
+            )
+    if min(spread) <= 0:
+        raise UsageError(f"--std {tuple(spread)}: allowed are numbers above 0.")
+    gain = 1 / np.array(spread, np.float64)
+    return Affine(gain, -np.array(centre, np.float64) * gain)
+
+
+class _Assembly:
+    """Closes a layer at each ReLU: a synapse with what stands in front of it and behind it."""
+
+    def __init__(self, normalization: Affine | None) -> None:
+        self._layers: list[ReluLayer] = []
+        self._open: ReluLayer | None = None
+        # What waits for the next synapse.
+        self._affine = normalization
+        self._pools: list[Link] = []
+        self._notes: list[str] = []
+
+    def run(self, links: Sequence[Link], input_shape: Shape) -> ReluNetwork:
+        for link in links:
+            self._take(link)
+        if self._open is None or not isinstance(self._open.synapse, Dense) or self._pools:
+            last = links[-1].name if links else "the model"
+            raise UnsupportedModelError(
+                f"{last}: the model ends here; it must end with a Linear layer, whose membrane potentials become the "
+                "class scores, without ReLU or pooling after it."
+            )
+        return ReluNetwork(input_shape, (*self._layers, self._open), tuple(self._notes))
+
+    def _take(self, link: Link) -> None:
         operation = link.operation
+        if self._notes:
+            link.refuse("follows a softmax; supported is a softmax at the end")
         if isinstance(operation, Conv | Dense):
-            if layer is not None:
-                link.refuse(f"follows {layer.name} without ReLU between them, where spikes would be sent")
-            layer = ReluLayer(link.name, _behind_pool(operation, link, pool))
-            pool = None
+            self._take_synapse(link, operation)
         elif isinstance(operation, Affine):
-            if layer is None:
-                link.refuse("does not directly follow a Conv2d or Linear; it cannot be folded")
-            layer = replace(layer, synapse=_folded(layer.synapse, operation))
+            self._take_affine(operation)
         elif isinstance(operation, Relu):
-            if layer is not None:
-                layers.append(layer)
-                layer = None
-            elif pool is not None or not layers:
-                link.refuse("is a ReLU without a Conv2d or Linear directly before it; put pooling after ReLU")
+            self._take_relu(link)
         elif isinstance(operation, Pool):
-            if layer is not None:
-                link.refuse(f"stands between {layer.name} and its ReLU; put the pooling after the ReLU")
-            if pool is not None:
-                link.refuse(f"follows the pooling {pool.name}; supported is one pooling between two layers")
-            pool = link
-        elif isinstance(operation, Flatten) and layer is not None and isinstance(layer.synapse, Conv):
-            link.refuse(f"stands between {layer.name} and its ReLU; put it after the ReLU")
-    if layer is None or not isinstance(layer.synapse, Dense) or pool is not None:
-        last = links[-1].name if links else "nothing"
-        raise UnsupportedModelError(
-            f"{last}: the model ends here; it must end with a Linear layer, whose membrane potentials become the class "
-            "scores, without ReLU or pooling after it."
-        )
-    return ReluNetwork(tuple(input_shape), (*layers, layer))
+            if self._open is not None:
+                link.refuse(f"stands between {self._open.name} and its ReLU; put the pooling after the ReLU")
+            self._pools.append(link)
+        elif isinstance(operation, Flatten):
+            if self._open is not None and isinstance(self._open.synapse, Conv):
+                link.refuse(f"stands between {self._open.name} and its ReLU; put it after the ReLU")
+        else:
+            assert isinstance(operation, Softmax)
+            self._notes.append(f"{link.name}: the {link.kind} at the end is dropped; arg max is the same without it.")
+
+    def _take_synapse(self, link: Link, synapse: Synapse) -> None:
+        if self._open is not None:
+            link.refuse(f"follows {self._open.name} without ReLU between them, where spikes would be sent")
+        pool = (1, 1)
+        for before in self._pools:
+            assert isinstance(before.operation, Pool)
+            # Windows of windows: a x a of b x b are ab x ab, and the remainders that are dropped are the same.
+            pool = (pool[0] * before.operation.size[0], pool[1] * before.operation.size[1])
+        if self._pools and isinstance(synapse, Conv) and synapse.padding != (0, 0):
+            _, height, width = self._pools[0].input_shape
+            if height % pool[0] or width % pool[1]:
+                names = ", ".join(before.name for before in self._pools)
+                link.refuse(f"is padded after {names}, whose window {pool} does not divide its input {(height, width)}")
+        if self._affine is not None:
+            synapse = _folded_in_front(synapse, self._affine, link.input_shape)
+        self._open = ReluLayer(link.name, replace(synapse, pool=pool))
+        self._affine, self._pools = None, []
+
+    def _take_affine(self, affine: Affine) -> None:
+        if self._open is not None:
+            self._open = replace(self._open, synapse=_folded_behind(self._open.synapse, affine))
+        elif self._affine is None:
+            self._affine = affine
+        else:
+            first = self._affine
+            # A norm of flattened features has more values than one of their channels.
+            repeats = affine.gain.size // first.gain.size
+            gain, shift = np.repeat(first.gain, repeats), np.repeat(first.shift, repeats)
+            self._affine = Affine(affine.gain * gain, affine.gain * shift + affine.shift)
+
+    def _take_relu(self, link: Link) -> None:
+        if self._open is not None:
+            self._layers.append(self._open)
+            self._open = None
+        elif self._affine is not None or self._pools or not self._layers:
+            link.refuse("is a ReLU without a Conv2d or Linear before it; put pooling and batch norm after a ReLU")
 
 
-def _behind_pool(synapse: Conv | Dense, link: Link, pool: Link | None) -> Synapse:
-    """``synapse`` with the pooling joined: exact without padding, or where the window divides the pooling's input."""
-    if pool is None or not isinstance(pool.operation, Pool):
-        return synapse
-    size, (_, height, width) = pool.operation.size, pool.input_shape
-    if isinstance(synapse, Conv) and synapse.padding != (0, 0) and (height % size[0] or width % size[1]):
-        link.refuse(f"is padded after {pool.name}, whose window {size} does not divide its input {(height, width)}")
-    return replace(synapse, pool=size)
-
-
-def _folded(synapse: Synapse, norm: Affine) -> Synapse:
-    """``norm`` after ``synapse`` as one synapse."""
+def _folded_behind(synapse: Synapse, affine: Affine) -> Synapse:
+    """``affine`` after ``synapse`` as one synapse."""
     bias = np.zeros(synapse.channels) if synapse.bias is None else synapse.bias
-    gain = norm.gain.reshape(-1, *(1,) * (synapse.weight.ndim - 1))
-    return replace(synapse, weight=synapse.weight * gain, bias=bias * norm.gain + norm.shift)
+    weight = synapse.weight * _per_channel(affine.gain, synapse.weight.ndim)
+    return replace(
+        synapse,
+        weight=weight,
+        bias=bias * _per_channel(affine.gain, bias.ndim) + _per_channel(affine.shift, bias.ndim),
+    )
+
+
+def _folded_in_front(synapse: Synapse, affine: Affine, input_shape: Shape) -> Synapse:
+    """``affine`` before ``synapse``, whose input (after pooling) has ``input_shape``, as one synapse."""
+    shift = np.repeat(affine.shift, math.prod(input_shape) // affine.shift.size)
+    if isinstance(synapse, Dense):
+        constant: Array = synapse.weight @ shift
+    else:
+        by_torch = functional.conv2d(
+            torch.from_numpy(shift.reshape(1, *input_shape)),
+            torch.from_numpy(synapse.weight.copy()),
+            None,
+            synapse.stride,
+            synapse.padding,
+            synapse.dilation,
+            synapse.groups,
+        )
+        constant = by_torch[0].numpy()
+        if synapse.padding == (0, 0):
+            # Every neuron sees the whole kernel: one value per channel.
+            constant = constant[:, 0, 0]
+    bias = np.zeros(synapse.channels) if synapse.bias is None else synapse.bias
+    return replace(synapse.with_input_factors(affine.gain), bias=_per_channel(bias, constant.ndim) + constant)
+
+
+def _per_channel(values: Array, axes: int) -> Array:
+    """``(C,)`` as ``(C, 1, ...)`` with ``axes`` axes."""
+    return values.reshape(-1, *(1,) * (axes - 1))

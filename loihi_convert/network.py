@@ -46,10 +46,13 @@ class ReluNetwork:
         ``(C, H, W)``.
     layers
         In order; the last one is `Dense` and has no ReLU. Inputs are pixels / 255, in 0..1.
+    notes
+        What was left out of the CNN, one sentence each.
     """
 
     input_shape: Shape
     layers: tuple[ReluLayer, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def shapes(self) -> tuple[Shape, ...]:

@@ -48,7 +48,7 @@ class ExportOptions:
 
 @dataclass(frozen=True, eq=False)
 class Exported:
-    """One written file, the account of its quantization, and what stock lava-dl makes of it."""
+    """One written file, the account of its quantization, and notes: what was dropped, what stock lava-dl differs in."""
 
     path: Path
     network: QuantizedNetwork
@@ -145,7 +145,7 @@ def export(
             costs = account(quantized, calibration, progress=progress)
         netx.write(quantized, path, overwrite=overwrite)
         verified = _verify(path, quantized, calibration[:VERIFIED_IMAGES]) if verify else 0
-        exported.append(Exported(path, quantized, costs, netx.stock_netx_notes(quantized), verified))
+        exported.append(Exported(path, quantized, costs, (*network.notes, *netx.stock_netx_notes(quantized)), verified))
     return tuple(exported)
 
 
