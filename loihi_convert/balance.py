@@ -48,7 +48,7 @@ def balance(
     amplitude: Amplitude = "compensated",
     alpha: float = 1.0,
     percentile: float = 99.0,
-    initial_potential: InitialPotential = "half",
+    initial_potential: InitialPotential | None = None,
     reset: Reset = "soft",
     progress: Progress = silent,
 ) -> SpikingNetwork:
@@ -69,9 +69,10 @@ def balance(
     percentile
         For ``percentile``, in (0, 100].
     initial_potential
-        ``half``: V0 = threshold / 2, which rounds the spike count to nearest instead of down; or ``zero`` (paper).
+        ``half``: V0 = threshold / 2, which rounds the spike count to nearest instead of down, the default with soft
+        reset; or ``zero`` (paper), the only choice with hard reset, which leads back to 0.
     reset
-        Reset of the neurons, also while balancing.
+        ``soft``, or ``hard``: Lava's own LIF.
     progress
         Counts images.
 
@@ -82,7 +83,8 @@ def balance(
     DataError
         If the images do not fit the network, or there are none.
     """
-    _check(network, images, timesteps, method, amplitude, alpha, percentile, initial_potential)
+    initial_potential = initial_potential or ("half" if reset == "soft" else "zero")
+    _check(network, images, timesteps, method, amplitude, alpha, percentile, initial_potential, reset)
     percentiles = _activation_percentiles(network, images, percentile, progress) if method == "percentile" else []
     layers: list[SpikingLayer] = []
     for index, layer in enumerate(network.layers[:-1]):
@@ -97,6 +99,7 @@ def balance(
         "amplitude": amplitude,
         "alpha": alpha,
         "initial_potential": initial_potential,
+        "reset": reset,
         "timesteps": timesteps,
         "calibration_images": len(images),
         **({"percentile": percentile} if method == "percentile" else {}),
@@ -113,14 +116,18 @@ def _check(
     alpha: float,
     percentile: float,
     initial_potential: str,
+    reset: str,
 ) -> None:
     for option, value, allowed in (
         ("--balance", method, get_args(Method)),
         ("--amplitude", amplitude, get_args(Amplitude)),
         ("--initial-potential", initial_potential, get_args(InitialPotential)),
+        ("--reset", reset, get_args(Reset)),
     ):
         if value not in allowed:
             raise UsageError(f"{option} {value}: unknown; allowed are {', '.join(allowed)}.")
+    if reset == "hard" and initial_potential != "zero":
+        raise UsageError(f"--initial-potential {initial_potential}: with --reset hard neurons start at zero.")
     if timesteps < 1:
         raise UsageError(f"--timesteps {timesteps}: balancing needs at least 1 time step.")
     if not 0 < alpha <= 1:

@@ -185,11 +185,17 @@ def export(
     ] = "compensated",
     alpha: Annotated[float, typer.Option("--alpha", help="Factor on the thresholds, in (0, 1].")] = 1.0,
     percentile: Annotated[float, typer.Option("--percentile", help="For --balance percentile, in (0, 100].")] = 99.0,
+    reset: Annotated[
+        str, typer.Option("--reset", help="What a spike leaves: soft subtracts the threshold, hard is Lava's own LIF.")
+    ] = "soft",
     initial_potential: Annotated[
-        str, typer.Option("--initial-potential", help="Potential before the first step: half a threshold, or zero.")
-    ] = "half",
+        str | None,
+        typer.Option("--initial-potential", help="Potential before the first step; default: half, or zero if hard."),
+    ] = None,
     weight_bits: Annotated[int, typer.Option("--weight-bits", help="Bits of a weight, 2..8, sign included.")] = 8,
-    pixel_bits: Annotated[int, typer.Option("--pixel-bits", help="Bits of a pixel, 1..8.")] = 8,
+    pixel_bits: Annotated[
+        int | None, typer.Option("--pixel-bits", help="Bits of a pixel, 1..8; default: 8, or what fits best if hard.")
+    ] = None,
     data: DataOption = None,
     data_root: DataRootOption = None,
     calibration: Annotated[
@@ -211,6 +217,7 @@ def export(
         "alpha": alpha,
         "percentile": percentile,
         "initial_potential": initial_potential,
+        "reset": reset,
         "weight_bits": weight_bits,
         "pixel_bits": pixel_bits,
     }

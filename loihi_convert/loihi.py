@@ -4,8 +4,9 @@ Units: membrane potentials, thresholds and biases are counted in *weight units*:
 1 adds 1. Lava keeps the state of its own LIF 64 times finer (``act_shift = vth_shift = 6`` in
 ``lava/proc/lif/models.py``), so 24 state bits are 17 bits and a sign here.
 
-The rules at the end are the *exactness rules*: while they hold, Lava's CPU models compute exactly what the integers
-of a `QuantizedNetwork` say. Each rule is a function whose name is the claim; it returns ``None`` or what it found.
+The rules at the end are functions whose name is the claim; each returns ``None`` or what it found. While the *exactness
+rules* hold, Lava's CPU models compute exactly what the integers of a `QuantizedNetwork` say; the *LIF rules* are those
+that networks of Lava's own hard-reset LIF need besides.
 """
 
 from __future__ import annotations
@@ -24,11 +25,15 @@ POTENTIAL_LIMIT: Final = 2**17 - 1
 """Largest magnitude of a membrane potential: 24 state bits, 6 of them below one weight unit, one the sign
 (``uv_bitwidth = 24`` in ``lava/proc/lif/models.py``)."""
 
+LIF_POTENTIAL_LIMIT: Final = 2**17 - 2**-6
+"""The same for Lava's own LIF, which clips its 24-bit state: +-(2^23 - 1) / 64 (``subthr_dynamics``). Every potential
+up to twice that is an exact float32."""
+
 THRESHOLD_LIMIT: Final = 2**17
 """Largest threshold: ``vThMant`` has 17 bits and the neuron spikes *above* it, so ``vThMant = threshold - 1``."""
 
 NEVER_FIRES: Final = THRESHOLD_LIMIT
-"""Threshold of a dead channel: a potential cannot reach it."""
+"""Threshold of a dead channel: no potential reaches it (its weights are 0 besides)."""
 
 BIAS_LIMIT: Final = POTENTIAL_LIMIT
 """Largest magnitude of a bias of our SoftResetIF process, which adds it in weight units."""
@@ -65,6 +70,9 @@ class IntegerLayer(Protocol):
 
     @property
     def initial_potential(self) -> Array | None: ...
+
+    @property
+    def largest_synaptic_current(self) -> int: ...
 
     @property
     def largest_current(self) -> int: ...
@@ -111,6 +119,23 @@ def currents_fit_twenty_four_bits(layer: IntegerLayer) -> str | None:
     return f"a current that can reach {largest}; allowed is {CURRENT_LIMIT}" if largest > CURRENT_LIMIT else None
 
 
+def synaptic_currents_do_not_wrap(layer: IntegerLayer) -> str | None:
+    largest = layer.largest_synaptic_current
+    if largest <= POTENTIAL_LIMIT:
+        return None
+    return f"a synaptic current that can reach {largest}; allowed is {POTENTIAL_LIMIT}, beyond which u wraps"
+
+
+def biases_fit_sixteen_bits(layer: IntegerLayer) -> str | None:
+    largest = 0 if layer.bias is None else int(np.abs(layer.bias).max(initial=0))
+    return f"a bias of magnitude {largest}; allowed is {LIF_BIAS_LIMIT}" if largest > LIF_BIAS_LIMIT else None
+
+
+def neurons_start_at_zero(layer: IntegerLayer) -> str | None:
+    count = 0 if layer.initial_potential is None else int(np.count_nonzero(layer.initial_potential))
+    return f"{count} initial potentials other than 0" if count else None
+
+
 EXACTNESS_RULES: Final[tuple[Rule, ...]] = (
     numbers_are_integers,
     weights_fit_eight_bits,
@@ -119,3 +144,10 @@ EXACTNESS_RULES: Final[tuple[Rule, ...]] = (
     initial_potentials_lie_below_threshold,
     currents_fit_twenty_four_bits,
 )
+
+LIF_RULES: Final[tuple[Rule, ...]] = (
+    synaptic_currents_do_not_wrap,
+    biases_fit_sixteen_bits,
+    neurons_start_at_zero,
+)
+"""What a hard-reset network must keep besides, so that Lava's own LIF computes exactly the same."""

@@ -128,7 +128,8 @@ class SpikingNetwork:
 class IntegerNeuron:
     """Integrate-and-fire neurons in weight units: integers, each ``(C_out,)``.
 
-    At each step ``V = clip(V + I, -131071, 131071); s = [V >= threshold]``, then the reset of the network.
+    At each step ``V = clip(V + I, -131071, 131071); s = [V >= threshold]``, then soft reset. With hard reset the neuron
+    is Lava's own LIF: it clips at +-131071.984375 (24 bits, 6 of them below 1) and fires where ``V > threshold - 1``.
 
     Parameters
     ----------
@@ -192,11 +193,16 @@ class QuantizedLayer:
         return None if self.neuron is None else self.neuron.initial_potential
 
     @property
-    def largest_current(self) -> int:
-        """A bound on every partial sum of a current, whatever the image: sum of |w| x largest input, plus |bias|."""
+    def largest_synaptic_current(self) -> int:
+        """A bound on every partial sum of the weighted inputs, whatever the image: sum of |w| x largest input."""
         per_channel = np.abs(self.weight.astype(np.int64)).reshape(self.synapse.channels, -1).sum(axis=1)
+        return int(per_channel.max()) * math.prod(self.synapse.pool) * self.largest_input
+
+    @property
+    def largest_current(self) -> int:
+        """The same with the bias."""
         bias = 0 if self.bias is None else int(np.abs(self.bias.astype(np.int64)).max(initial=0))
-        return int(per_channel.max()) * math.prod(self.synapse.pool) * self.largest_input + bias
+        return self.largest_synaptic_current + bias
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,8 +240,9 @@ class QuantizedNetwork:
             raise RangeError(f"pixels of {self.pixel_bits} bits; allowed are 1..{loihi.MAX_PIXEL_BITS}")
         if not 1 <= self.timesteps <= self.proven_timesteps:
             raise RangeError(f"timesteps {self.timesteps} of {self.proven_timesteps} proven; allowed are 1..proven")
+        rules = loihi.EXACTNESS_RULES if self.reset == "soft" else (*loihi.EXACTNESS_RULES, *loihi.LIF_RULES)
         for layer in self.layers:
-            for rule in loihi.EXACTNESS_RULES:
+            for rule in rules:
                 if found := rule(layer):
                     raise RangeError(f"{layer.name}: {rule.__name__.replace('_', ' ')} does not hold: {found}")
         for layer in self.layers[:-1]:
@@ -253,10 +260,16 @@ class QuantizedNetwork:
 
     def pixels(self, images: Array) -> Array:
         """uint8 images as the p-bit integers that enter the network: round(image / 255 x (2^p - 1)), uint8."""
-        if self.pixel_bits == loihi.MAX_PIXEL_BITS:
-            return images
-        levels = 2**self.pixel_bits - 1
-        return np.asarray((images.astype(np.uint16) * (2 * levels) + 255) // 510, np.uint8)
+        return with_pixel_bits(images, self.pixel_bits)
+
+
+def with_pixel_bits(images: Array, pixel_bits: int) -> Array:
+    """Return round(image / 255 x (2^pixel_bits - 1)) for uint8 images: uint8 of the same shape."""
+    if pixel_bits == loihi.MAX_PIXEL_BITS:
+        return images
+    # A half cannot occur: 255 is odd.
+    levels = 2**pixel_bits - 1
+    return np.asarray((images.astype(np.uint16) * (2 * levels) + 255) // 510, np.uint8)
 
 
 def _shapes(input_shape: Shape, synapses: tuple[Synapse, ...]) -> tuple[Shape, ...]:

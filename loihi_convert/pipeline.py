@@ -23,7 +23,7 @@ from loihi_convert.data import Dataset
 from loihi_convert.errors import InputError, VerificationError
 from loihi_convert.evaluate import Evaluation, evaluate
 from loihi_convert.files import refuse_to_overwrite, sha256
-from loihi_convert.network import QuantizedNetwork, ReluNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.network import QuantizedNetwork, ReluNetwork, Reset, SpikingLayer, SpikingNetwork
 from loihi_convert.progress import Bars, no_bar
 from loihi_convert.quantize import Account, account, quantize
 from loihi_convert.simulate import output_potentials, relu_outputs
@@ -41,9 +41,10 @@ class ExportOptions:
     amplitude: Amplitude = "compensated"
     alpha: float = 1.0
     percentile: float = 99.0
-    initial_potential: InitialPotential = "half"
+    initial_potential: InitialPotential | None = None
+    reset: Reset = "soft"
     weight_bits: int = 8
-    pixel_bits: int = 8
+    pixel_bits: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +131,7 @@ def export(
                 alpha=options.alpha,
                 percentile=options.percentile,
                 initial_potential=options.initial_potential,
+                reset=options.reset,
                 progress=progress,
             )
         spiking = _with_provenance(spiking, model, checkpoint)

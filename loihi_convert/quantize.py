@@ -17,6 +17,10 @@ s_k is the smallest scale for which
   for all outputs, else arg max is wrong.
 
 The 8 bits of a weight are a bound, not the choice: with 8-bit pixels a first layer of full int8 weights clips.
+
+With hard reset the neurons are Lava's own LIF, and the LIF rules of `loihi.py` are conditions on s_k as well: whatever
+the image, ``sum |w_q| x largest input <= 131071``, and ``|b_q| <= 32767``. In the first layer that trades bits of
+weights for bits of pixels: unless told otherwise, p is the one in 8..4 whose currents are nearest to the real ones.
 """
 
 from __future__ import annotations
@@ -28,16 +32,27 @@ from typing import Final
 import numpy as np
 
 from loihi_convert import loihi
-from loihi_convert.errors import UsageError
-from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.errors import RangeError, UsageError
+from loihi_convert.network import (
+    IntegerNeuron,
+    QuantizedLayer,
+    QuantizedNetwork,
+    Reset,
+    SpikingLayer,
+    SpikingNetwork,
+    with_pixel_bits,
+)
 from loihi_convert.progress import Progress, silent
-from loihi_convert.simulate import clipped_images, extremes
+from loihi_convert.simulate import LARGEST_PIXEL, clipped_images, currents, extremes
 from loihi_convert.synapse import Array, Synapse
 
 HEADROOM: Final = 1.25
 """How much larger than on the calibration images a current or an output potential may be before it clips."""
 
 _MOST_TIMESTEPS: Final = 2**20
+_PIXEL_BITS: Final = (8, 7, 6, 5, 4)
+# Images that choose the pixel bits.
+_SAMPLE: Final = 200
 
 
 @dataclass(frozen=True)
@@ -94,7 +109,7 @@ def quantize(
     images: Array,
     *,
     weight_bits: int = 8,
-    pixel_bits: int = 8,
+    pixel_bits: int | None = None,
     progress: Progress = silent,
 ) -> QuantizedNetwork:
     """Return ``network`` in Loihi's integers.
@@ -108,7 +123,7 @@ def quantize(
     weight_bits
         2..8, sign included.
     pixel_bits
-        1..8.
+        1..8; by default 8, or with hard reset the best of 8..4.
     progress
         Counts images.
 
@@ -121,25 +136,22 @@ def quantize(
     """
     if not 2 <= weight_bits <= 8:
         raise UsageError(f"--weight-bits {weight_bits}: allowed are 2..8.")
-    if not 1 <= pixel_bits <= loihi.MAX_PIXEL_BITS:
+    if pixel_bits is not None and not 1 <= pixel_bits <= loihi.MAX_PIXEL_BITS:
         raise UsageError(f"--pixel-bits {pixel_bits}: allowed are 1..{loihi.MAX_PIXEL_BITS}.")
     largest_weight = 2 ** (weight_bits - 1) - 1
     largest = extremes(network, images, network.timesteps, progress=progress)
+    if pixel_bits is None:
+        pixel_bits = (
+            8 if network.reset == "soft" else _best_pixel_bits(network, images, largest.currents[0], largest_weight)
+        )
     layers: list[QuantizedLayer] = []
     amplitude: Array | None = None
     for layer, current in zip(network.layers, largest.currents, strict=True):
         synapse = layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude)
+        reach = HEADROOM * (np.full(synapse.channels, largest.output) if layer.neuron is None else current)
         largest_input = 1 if layers else 2**pixel_bits - 1
-        unit = 1.0 / math.prod(synapse.pool) / largest_input
-        reach = (
-            np.full(synapse.channels, HEADROOM * largest.output)
-            if layer.neuron is None
-            else HEADROOM * np.maximum(current, 0)
-        )
-        scale = _scale(layer, synapse, reach, unit, largest_weight)
-        quantized = _quantize_layer(layer, synapse, scale, unit, largest_input)
-        layers.append(quantized)
-        amplitude = _used_amplitude(layer, quantized)
+        layers.append(_quantize_layer(layer, synapse, reach, largest_input, largest_weight, network.reset))
+        amplitude = _used_amplitude(layer, layers[-1])
     # The output potential grows by its mean current at every step, so T may grow until it meets the limit.
     limit, largest_output = loihi.POTENTIAL_LIMIT * float(layers[-1].scale[0]), HEADROOM * largest.output
     proven = math.floor(network.timesteps * limit / largest_output) if largest_output > 0 else _MOST_TIMESTEPS
@@ -166,32 +178,44 @@ def account(network: QuantizedNetwork, images: Array, *, progress: Progress = si
     return Account(layers, len(images), network.timesteps, network.proven_timesteps)
 
 
-def _scale(layer: SpikingLayer, synapse: Synapse, reach: Array, unit: float, largest_weight: int) -> Array:
-    """float64 ``(C_out,)``: the smallest s_k that meets the conditions of this module's docstring."""
-    widest = np.abs(synapse.weight).reshape(synapse.channels, -1).max(axis=1)
-    if layer.neuron is not None:
-        reach = reach + np.where(np.isfinite(layer.neuron.threshold), layer.neuron.threshold, 0)
-    if synapse.bias is not None:
-        reach = np.maximum(reach, np.abs(synapse.bias).reshape(synapse.channels, -1).max(axis=1))
-    scale = np.maximum(widest / largest_weight, reach / unit / loihi.POTENTIAL_LIMIT)
-    if layer.neuron is None:
-        scale = np.full_like(scale, scale.max())
-    return np.where(scale > 0, scale, 1.0)
+def _best_pixel_bits(network: SpikingNetwork, images: Array, largest_current: Array, largest_weight: int) -> int:
+    """The pixel bits in 8..4 for which the first layer's currents are nearest to those of the real numbers."""
+    layer, sample = network.layers[0], images[:_SAMPLE]
+    real = currents(layer.synapse, sample / LARGEST_PIXEL, averages=True)
+    errors = {}
+    for bits in _PIXEL_BITS:
+        try:
+            quantized = _quantize_layer(
+                layer, layer.synapse, HEADROOM * largest_current, 2**bits - 1, largest_weight, network.reset
+            )
+        except RangeError:
+            continue
+        found = currents(quantized.synapse, with_pixel_bits(sample, bits), averages=False)
+        per_channel = quantized.scale.reshape(-1, *(1,) * (real.ndim - 2))
+        errors[bits] = float(np.square(found * per_channel - real).mean())
+    # Where none fits, the fewest bits: quantizing will say what does not.
+    return min(errors, key=lambda bits: errors[bits], default=min(_PIXEL_BITS))
 
 
 def _quantize_layer(
-    layer: SpikingLayer, synapse: Synapse, scale: Array, unit: float, largest_input: int
+    layer: SpikingLayer, synapse: Synapse, reach: Array, largest_input: int, largest_weight: int, reset: Reset
 ) -> QuantizedLayer:
+    """``layer`` in integers; ``synapse`` is its synapse with amplitudes, ``reach`` what must fit beside a threshold."""
+    unit = 1.0 / math.prod(synapse.pool) / largest_input
+    scale = _scale(layer, synapse, np.maximum(reach, 0), unit, largest_weight, reset)
     potential_unit = scale * unit
-    weight = np.rint(synapse.weight / scale.reshape(-1, *(1,) * (synapse.weight.ndim - 1))).astype(np.int32)
+    alive = np.isfinite(layer.neuron.threshold) if layer.neuron is not None else np.ones(synapse.channels, np.bool_)
+    # The weights of a dead channel are 0, so that it costs nothing and cannot drift anywhere.
+    per_channel = np.where(alive, scale, np.inf).reshape(-1, *(1,) * (synapse.weight.ndim - 1))
+    weight = np.rint(synapse.weight / per_channel).astype(np.int32)
     bias = synapse.bias
     if bias is not None:
-        bias = np.rint(bias / potential_unit.reshape(-1, *(1,) * (bias.ndim - 1))).astype(np.int32)
+        per_channel = np.where(alive, potential_unit, np.inf).reshape(-1, *(1,) * (bias.ndim - 1))
+        bias = np.rint(bias / per_channel).astype(np.int32)
     integers = replace(synapse, weight=weight, bias=bias)
     neuron = layer.neuron
     if neuron is None:
         return QuantizedLayer(layer.name, integers, None, potential_unit, largest_input)
-    alive = np.isfinite(neuron.threshold)
     finite = np.where(alive, neuron.threshold, 1.0)
     threshold = np.where(alive, np.maximum(np.rint(finite / potential_unit), 1), loihi.NEVER_FIRES).astype(np.int32)
     initial = np.floor(threshold * (neuron.initial_potential / finite)).astype(np.int32)
@@ -203,6 +227,36 @@ def _quantize_layer(
         largest_input=largest_input,
         balanced=neuron,
     )
+
+
+def _scale(
+    layer: SpikingLayer, synapse: Synapse, reach: Array, unit: float, largest_weight: int, reset: Reset
+) -> Array:
+    """float64 ``(C_out,)``: the smallest s_k that meets the conditions of this module's docstring."""
+    weights = np.abs(synapse.weight).reshape(synapse.channels, -1)
+    conditions = [weights.max(axis=1) / largest_weight]
+    if layer.neuron is not None:
+        threshold = np.where(np.isfinite(layer.neuron.threshold), layer.neuron.threshold, 0)
+        # A hard reset forgets what a spike leaves: only the threshold itself must fit.
+        reach = reach + threshold if reset == "soft" else threshold
+    conditions.append(reach / unit / loihi.POTENTIAL_LIMIT)
+    if reset == "hard":
+        # Each rounded weight may be half a unit larger than the real one.
+        room = loihi.POTENTIAL_LIMIT * unit - np.count_nonzero(weights, axis=1) / 2
+        if room.min() <= 0:
+            raise RangeError(
+                f"{layer.name}: {weights.shape[1]} inputs of up to {round(1 / unit)} can exceed "
+                f"{loihi.POTENTIAL_LIMIT}, where Lava's own LIF wraps, at any scale; use --reset soft, or "
+                "fewer --pixel-bits in the first layer."
+            )
+        conditions.append(weights.sum(axis=1) / room)
+    if synapse.bias is not None:
+        limit = loihi.BIAS_LIMIT if reset == "soft" else loihi.LIF_BIAS_LIMIT
+        conditions.append(np.abs(synapse.bias).reshape(synapse.channels, -1).max(axis=1) / unit / limit)
+    scale = np.max(conditions, axis=0)
+    if layer.neuron is None:
+        scale = np.full_like(scale, scale.max())
+    return np.where(scale > 0, scale, 1.0)
 
 
 def _used_amplitude(layer: SpikingLayer, quantized: QuantizedLayer) -> Array | None:

@@ -9,7 +9,8 @@ For layer l with synapse W and step t = 1..T (paper, eq. 1 and 2, algorithm 3)::
     V[l](t) = V - threshold * s  (soft)     or  0 where s  (hard)
 
 Integers are held in float32, exactly: the exactness rules of `loihi.py` bound every partial sum of a current by 2^23,
-and a potential by 2^17, so every number on the way is an integer below 2^24, whatever the order of summation.
+and a potential by 2^17, so every number on the way is an integer below 2^24, whatever the order of summation. Lava's
+own LIF (hard reset) has 6 bits below 1, which only its clipping fills; its currents are below 2^17: 24 bits again.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ class Simulator:
 
     def __init__(self, network: SpikingNetwork | QuantizedNetwork, *, watch_clipping: bool = False) -> None:
         self._network = network
-        self._limit = float(loihi.POTENTIAL_LIMIT) if isinstance(network, QuantizedNetwork) else None
+        self._limit: float | None = None
+        if isinstance(network, QuantizedNetwork):
+            self._limit = loihi.POTENTIAL_LIMIT if network.reset == "soft" else loihi.LIF_POTENTIAL_LIMIT
         self._watch_clipping = watch_clipping and self._limit is not None
         self._layers = _quantized_layers(network) if isinstance(network, QuantizedNetwork) else _real_layers(network)
 
@@ -141,6 +144,16 @@ def output_potentials(network: SpikingNetwork, images: Array, timesteps: int, *,
         done += len(batch)
         progress(done, len(images))
     return potentials
+
+
+@torch.inference_mode()
+def currents(synapse: Synapse, inputs: Array, *, averages: bool) -> Array:
+    """Return the input current of each neuron: float32 ``(B, *shape)`` for inputs ``(B, C, H, W)``.
+
+    ``averages`` says what pooling does: average (real numbers) or sum (integers).
+    """
+    operator = _Operator(synapse, inputs.shape[1:], averages=averages)
+    return operator(torch.from_numpy(inputs.astype(np.float32))).numpy()
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,8 +250,11 @@ class _Operator:
 class _Layer:
     """An operator and the numbers of its neurons, shaped to broadcast over a batch."""
 
-    def __init__(self, synapse: _Operator, threshold: Array | None, initial_potential: Array | None) -> None:
+    def __init__(
+        self, synapse: _Operator, threshold: Array | None, initial_potential: Array | None, *, integers: bool
+    ) -> None:
         self.synapse = synapse
+        self._integers = integers
         self._threshold = None if threshold is None else self._per_channel(threshold)
         self._initial = None if initial_potential is None else self._per_channel(initial_potential)
 
@@ -255,7 +271,9 @@ class _Layer:
         """Return the spikes of ``potential`` and reset it in place."""
         if self._threshold is None:
             return None
-        spikes = (potential >= self._threshold).to(torch.float32)
+        # For integers the same; where clipping left a fraction, as Lava's LIF compares: v > vThMant.
+        fires = potential > self._threshold - 1 if self._integers else potential >= self._threshold
+        spikes = fires.to(torch.float32)
         if reset == "soft":
             potential.addcmul_(spikes, self._threshold, value=-1)
         else:
@@ -271,9 +289,9 @@ def _real_layers(network: SpikingNetwork) -> list[_Layer]:
         synapse = layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude)
         operator = _Operator(synapse, input_shape, averages=True)
         if layer.neuron is None:
-            layers.append(_Layer(operator, None, None))
+            layers.append(_Layer(operator, None, None, integers=False))
         else:
-            layers.append(_Layer(operator, layer.neuron.threshold, layer.neuron.initial_potential))
+            layers.append(_Layer(operator, layer.neuron.threshold, layer.neuron.initial_potential, integers=False))
             amplitude = layer.neuron.amplitude
         input_shape = shape
     return layers
@@ -282,6 +300,6 @@ def _real_layers(network: SpikingNetwork) -> list[_Layer]:
 def _quantized_layers(network: QuantizedNetwork) -> list[_Layer]:
     shapes = (network.input_shape, *network.shapes)
     return [
-        _Layer(_Operator(layer.synapse, shape, averages=False), layer.threshold, layer.initial_potential)
+        _Layer(_Operator(layer.synapse, shape, averages=False), layer.threshold, layer.initial_potential, integers=True)
         for layer, shape in zip(network.layers, shapes[:-1], strict=True)
     ]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 
 from loihi_convert import loihi
-from loihi_convert.network import IntegerNeuron, IntegrateAndFire, QuantizedLayer, QuantizedNetwork
+from loihi_convert.network import IntegerNeuron, IntegrateAndFire, QuantizedLayer, QuantizedNetwork, Reset
 from loihi_convert.synapse import Array, Conv, Dense, Shape, Synapse
 
 
@@ -14,23 +17,24 @@ def random_network(seed: int, *, image_count: int = 3) -> tuple[QuantizedNetwork
     rng = np.random.default_rng(seed)
     input_shape: Shape = (int(rng.integers(1, 4)), int(rng.integers(5, 11)), int(rng.integers(5, 11)))
     pixel_bits = int(rng.choice([8, 8, 5, 1]))
+    reset: Reset = "soft" if rng.random() < 0.7 else "hard"
     shape = input_shape
     layers: list[QuantizedLayer] = []
     for index in range(int(rng.integers(0, 4))):
         synapse: Synapse = (
             _random_conv(rng, shape) if len(shape) == 3 and rng.random() < 0.8 else _random_dense(rng, shape)
         )
-        layers.append(_layer(rng, f"layer{index}", synapse, shape, pixel_bits, first=not layers, last=False))
+        layers.append(_layer(rng, f"layer{index}", synapse, pixel_bits, reset, first=not layers, last=False))
         shape = synapse.output_shape(shape)
     classes = _random_dense(rng, shape)
-    layers.append(_layer(rng, "output", classes, shape, pixel_bits, first=not layers, last=True))
+    layers.append(_layer(rng, "output", classes, pixel_bits, reset, first=not layers, last=True))
     network = QuantizedNetwork(
         input_shape=input_shape,
         layers=tuple(layers),
         timesteps=4,
         proven_timesteps=64,
         pixel_bits=pixel_bits,
-        reset="soft" if rng.random() < 0.7 else "hard",
+        reset=reset,
         provenance={"seed": seed},
     )
     return network, rng.integers(0, 256, (image_count, *input_shape)).astype(np.uint8)
@@ -69,9 +73,14 @@ def _random_dense(rng: np.random.Generator, shape: Shape) -> Dense:
 
 
 def _layer(
-    rng: np.random.Generator, name: str, synapse: Synapse, shape: Shape, pixel_bits: int, *, first: bool, last: bool
+    rng: np.random.Generator, name: str, synapse: Synapse, pixel_bits: int, reset: Reset, *, first: bool, last: bool
 ) -> QuantizedLayer:
     largest_input = 2**pixel_bits - 1 if first else 1
+    if reset == "hard":
+        # Lava's LIF wraps a synaptic current beyond 2^17 - 1.
+        inputs = synapse.weight[0].size * math.prod(synapse.pool) * largest_input
+        largest_weight = max(1, min(127, loihi.POTENTIAL_LIMIT // inputs))
+        synapse = replace(synapse, weight=np.clip(synapse.weight, -largest_weight, largest_weight))
     scale = rng.uniform(0.001, 1, synapse.channels)
     if last:
         return QuantizedLayer(name, synapse, None, np.full_like(scale, scale[0]), largest_input)
@@ -80,6 +89,7 @@ def _layer(
     threshold = rng.integers(1, min(max(2, bound // 10), loihi.THRESHOLD_LIMIT) + 1, synapse.channels).astype(np.int32)
     if rng.random() < 0.2:
         threshold[0] = loihi.NEVER_FIRES
-    initial = (threshold // 2 if rng.random() < 0.5 else 0 * threshold).astype(np.int32)
+    starts_half_full = rng.random() < 0.5 and reset == "soft"
+    initial = (threshold // 2 if starts_half_full else 0 * threshold).astype(np.int32)
     balanced = IntegrateAndFire(threshold * scale, threshold * scale, initial * scale)
     return QuantizedLayer(name, synapse, IntegerNeuron(threshold, initial), scale, largest_input, balanced)

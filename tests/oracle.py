@@ -9,31 +9,33 @@ import numpy as np
 from loihi_convert.network import QuantizedNetwork
 from loihi_convert.synapse import Array, Conv, Pair, Synapse
 
-LIMIT = 2**17 - 1
+# Soft reset counts in weight units; hard reset is Lava's LIF, which counts in 1/64 of them: 24 bits of state.
+UNIT = {"soft": 1, "hard": 64}
+LIMIT = {"soft": 2**17 - 1, "hard": 2**23 - 1}
 
 
 def run(network: QuantizedNetwork, images: Array, timesteps: int) -> tuple[list[Array], list[Array]]:
     """Return every layer's potentials, int64 ``(N, T, *shape)``, and every hidden layer's spikes, bool likewise."""
-    moments = (len(images), timesteps)
+    moments, unit, limit = (len(images), timesteps), UNIT[network.reset], LIMIT[network.reset]
     potentials = [np.zeros(moments + shape, np.int64) for shape in network.shapes]
     spikes = [np.zeros(moments + shape, np.bool_) for shape in network.shapes[:-1]]
     for image_index, image in enumerate(images):
         pixels = np.rint(image / 255 * (2**network.pixel_bits - 1)).astype(np.int64)
         membrane = [np.zeros(shape, np.int64) for shape in network.shapes]
         for layer, v in zip(network.layers[:-1], membrane, strict=False):
-            v += per_channel(layer.neuron.initial_potential, v.ndim)
+            v += per_channel(layer.neuron.initial_potential, v.ndim) * unit
         for step in range(timesteps):
             signal = pixels
             for layer_index, layer in enumerate(network.layers):
-                v = np.clip(membrane[layer_index] + current(layer.synapse, signal), -LIMIT, LIMIT)
+                v = np.clip(membrane[layer_index] + current(layer.synapse, signal) * unit, -limit, limit)
                 if layer.neuron is not None:
                     threshold = per_channel(layer.neuron.threshold, v.ndim)
-                    fires = v >= threshold
+                    fires = v > (threshold - 1) * unit
                     v = np.where(fires, v - threshold if network.reset == "soft" else 0, v)
                     spikes[layer_index][image_index, step] = fires
                     signal = fires.astype(np.int64)
                 membrane[layer_index] = v
-                potentials[layer_index][image_index, step] = v
+                potentials[layer_index][image_index, step] = v // unit
     return potentials, spikes
 
 

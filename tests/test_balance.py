@@ -138,6 +138,7 @@ def test_provenance_says_how() -> None:
         "amplitude": "compensated",
         "alpha": 0.5,
         "initial_potential": "half",
+        "reset": "soft",
         "timesteps": 7,
         "calibration_images": 3,
     }
@@ -152,6 +153,11 @@ def test_provenance_says_how() -> None:
         ({"percentile": 101.0}, r"--percentile 101.0: allowed is 0 < percentile <= 100"),
         ({"method": "best"}, "--balance best: unknown; allowed are ngu-lee, percentile"),
         ({"amplitude": "big"}, "--amplitude big: unknown; allowed are compensated, literal"),
+        ({"reset": "firm"}, "--reset firm: unknown; allowed are soft, hard"),
+        (
+            {"reset": "hard", "initial_potential": "half"},
+            "--initial-potential half: with --reset hard neurons start at zero",
+        ),
         ({"initial_potential": "full"}, "--initial-potential full: unknown; allowed are zero, half"),
     ],
 )

@@ -81,8 +81,19 @@ HAND_TRACES = {
     "hard": (one_neuron(1, 0, 10, 0, "hard"), 4, [4, 8, 0, 4, 8, 0, 4], [0, 0, 1, 0, 0, 1, 0]),
     # 9 13- 7 11- 5 9 13-
     "initial potential": (one_neuron(1, 0, 10, 5, "soft"), 4, [9, 3, 7, 1, 5, 9, 3], [0, 1, 0, 1, 0, 0, 1]),
-    # 9 13- 4 8 12- 4 8: a hard reset goes to 0, not back to the initial potential.
-    "initial potential, hard": (one_neuron(1, 0, 10, 5, "hard"), 4, [9, 0, 4, 8, 0, 4, 8], [0, 1, 0, 0, 1, 0, 0]),
+    # Lava's LIF clips its 24 bits at +-131071.984375: rounded down, -131072. Its largest threshold is 131071, exceeded.
+    "lower limit, hard": (
+        one_neuron(-127, 0, 10, 0, "hard"),
+        255,
+        [-32385, -64770, -97155, -129540, -131072, -131072],
+        [0, 0, 0, 0, 0, 0],
+    ),
+    "upper limit, hard": (
+        one_neuron(127, 0, NEVER, 0, "hard"),
+        255,
+        [32385, 64770, 97155, 129540, 0, 32385],
+        [0, 0, 0, 0, 1, 0],
+    ),
     "negative current": (one_neuron(-1, 0, 10, 0, "soft"), 4, [-4, -8, -12, -16], [0, 0, 0, 0]),
     # 3 6 9 12- 5 8 11-
     "bias": (one_neuron(1, 3, 10, 0, "soft"), 0, [3, 6, 9, 2, 5, 8, 1], [0, 0, 0, 1, 0, 0, 1]),
@@ -145,7 +156,7 @@ def test_the_readout_clips(run: Callable[..., RunResult]) -> None:
 @pytest.mark.parametrize("reset", ["soft", "hard"])
 @pytest.mark.parametrize("timesteps", [1, 2, 3, 7])
 def test_every_image_starts_afresh(reset: Reset, timesteps: int, run: Callable[..., RunResult]) -> None:
-    network = one_neuron(1, 1, 10, 5, reset)
+    network = one_neuron(1, 1, 10, 5 if reset == "soft" else 0, reset)
     values = [4, 255, 0, 4, 9]
     together = run(network, pixels(*values), timesteps)
     potentials, spikes = oracle.run(network, pixels(*values), timesteps)
@@ -167,8 +178,8 @@ def three_layers(reset: Reset) -> tuple[QuantizedNetwork, Array]:
     per_neuron = rng.integers(-60, 61, middle.output_shape((6, 8, 6))).astype(np.int32)
     middle = Conv(middle.weight, per_neuron, padding=(1, 0), dilation=(1, 2), pool=(2, 2))
     layers = (
-        layer(first, (9000, 4500), first=True),
-        layer(middle, (150, 20)),
+        layer(first, (9000, 4500 if reset == "soft" else 0), first=True),
+        layer(middle, (150, 20 if reset == "soft" else 0)),
         layer(Dense(weight(5, 8), bias=weight(5), pool=(2, 1))),
     )
     network = QuantizedNetwork((2, 8, 10), layers, timesteps=8, proven_timesteps=64, pixel_bits=8, reset=reset)

@@ -126,6 +126,30 @@ def test_a_network_that_breaks_a_rule_cannot_be_built(numbers: dict[str, int], m
         network_of(**numbers)
 
 
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"initial": 5}, "fc1: neurons start at zero does not hold: 2 initial potentials other than 0"),
+        ({"bias": -32768}, "fc1: biases fit sixteen bits does not hold: a bias of magnitude 32768; allowed is 32767"),
+        # 4 inputs x 127 x 255 = 129540 fits, with a fifth input it would not.
+        ({"weight": 127}, None),
+    ],
+)
+def test_rules_of_lavas_own_lif(numbers: dict[str, int], message: str | None) -> None:
+    network = network_of(**numbers)
+    if message is None:
+        assert replace(network, reset="hard").layers[0].largest_synaptic_current == 129540
+    else:
+        with pytest.raises(RangeError, match=message):
+            replace(network, reset="hard")
+
+
+def test_currents_that_wrap_in_lavas_lif_are_refused() -> None:
+    wide = QuantizedLayer("fc", Dense(np.full((2, 5), 127, np.int32)), None, np.ones(2), 255)
+    with pytest.raises(RangeError, match=r"fc: synaptic currents do not wrap .* reach 161925; allowed is 131071"):
+        QuantizedNetwork((1, 1, 5), (wide,), timesteps=1, proven_timesteps=1, pixel_bits=8, reset="hard")
+
+
 def test_limits_themselves_are_allowed() -> None:
     network = network_of(weight=127, bias=-131071, threshold=131072, initial=131071)
     assert network.layers[0].largest_current == 4 * 127 * 255 + 131071
@@ -172,7 +196,7 @@ def test_pixels_are_rounded_to_p_bits(bits: int) -> None:
 
 
 def test_every_rule_is_in_the_list() -> None:
-    named = {rule.__name__ for rule in loihi.EXACTNESS_RULES}
+    named = {rule.__name__ for rule in (*loihi.EXACTNESS_RULES, *loihi.LIF_RULES)}
     found = {
         name
         for name, value in vars(loihi).items()

@@ -40,7 +40,7 @@ class LayerTrace:
     spikes
         bool ``(N, T, *shape)``; ``None`` for the last layer, which has no neurons.
     potentials
-        int32 ``(N, T, *shape)``, after integration and reset of that step.
+        int32 ``(N, T, *shape)``, after integration and reset of that step, rounded down.
     """
 
     spikes: Array | None

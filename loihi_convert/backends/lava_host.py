@@ -211,7 +211,7 @@ def _build(network: QuantizedNetwork, folder: RunFolder, timesteps: int, trace: 
     for index, (layer, synapse) in enumerate(zip(network.layers, synapses, strict=True)):
         shape = network.shapes[index]
         bias = np.zeros(1, np.int32) if layer.bias is None else layer.bias.transpose()
-        timing = {"reset_interval": timesteps, "reset_offset": index + 2}
+        timing: dict[str, Any] = {"reset": network.reset, "reset_interval": timesteps, "reset_offset": index + 2}
         output.connect(synapse.s_in)
         if layer.neuron is None:
             neuron = Readout(
@@ -225,7 +225,6 @@ def _build(network: QuantizedNetwork, folder: RunFolder, timesteps: int, trace: 
                 threshold=layer.neuron.threshold,
                 initial_potential=layer.neuron.initial_potential,
                 bias=bias,
-                reset=network.reset,
                 fan_out=network.layers[index + 1].synapse.fan_out(shape).transpose(),
                 column=index,
                 spike_counts=str(folder.spike_counts),

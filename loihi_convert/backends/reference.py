@@ -68,14 +68,14 @@ def run_network(
     for batch in batches(images, simulator.batch_size):
         rows = slice(done, done + len(batch))
         for step, states in enumerate(simulator.steps(batch, timesteps)):
-            potentials[rows, step] = states[-1].potential.numpy()
+            potentials[rows, step] = states[-1].potential.floor().numpy()
             for index, state in enumerate(states[:-1]):
                 assert state.spikes is not None
                 flat = state.spikes.flatten(1)
                 spike_counts[rows, step, index] = flat.sum(1, dtype=torch.float64).numpy()
                 operations[rows, step, index] = _exact_dot(flat, fan_outs[index])
             for layer_trace, state in zip(traces, states if trace else (), strict=True):
-                layer_trace.potentials[rows, step] = state.potential.numpy()
+                layer_trace.potentials[rows, step] = state.potential.floor().numpy()
                 if layer_trace.spikes is not None and state.spikes is not None:
                     layer_trace.spikes[rows, step] = state.spikes.numpy()
         done += len(batch)

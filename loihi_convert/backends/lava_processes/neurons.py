@@ -32,8 +32,10 @@ class SoftResetIF(AbstractProcess):
         v = initial_potential      if time_step % reset_interval == reset_offset % reset_interval
         v = clip(v + a_in + bias, -131071, 131071)
         s_out = v >= threshold
-        v = v - threshold * s_out                       reset "soft"
-        v = 0 where s_out                               reset "hard"
+        v = v - threshold * s_out
+
+    With ``reset`` "hard" the neurons are Lava's own LIF without leak: v has 6 bits below 1, clips at +-(2^23 - 1) / 64,
+    fires where v > threshold - 1, and is 0 after a spike.
 
     Parameters
     ----------
@@ -104,7 +106,7 @@ class Readout(AbstractProcess):
         ``(N,)``.
     bias
         Integers that broadcast over ``shape``.
-    reset_interval, reset_offset
+    reset, reset_interval, reset_offset
         As in `SoftResetIF`.
     potentials
         File to fill: ``.npy``, int32 ``(N, T, *shape)``.
@@ -117,12 +119,19 @@ class Readout(AbstractProcess):
         *,
         shape: tuple[int, ...],
         bias: Array,
+        reset: str,
         reset_interval: int,
         reset_offset: int,
         potentials: str,
         steps: str,
     ) -> None:
-        super().__init__(reset_interval=reset_interval, reset_offset=reset_offset, potentials=potentials, steps=steps)
+        super().__init__(
+            reset=reset,
+            reset_interval=reset_interval,
+            reset_offset=reset_offset,
+            potentials=potentials,
+            steps=steps,
+        )
         self.a_in = InPort(shape=shape)
         self.v = Var(shape=shape, init=0)
         self.initial_potential = Var(shape=(1,), init=0)
@@ -133,21 +142,27 @@ class IntegratingModel(GuardedModel):
     """What both neurons do first in a step, and where in the recordings that step belongs."""
 
     a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
-    v: Array = LavaPyType(np.ndarray, np.int32, precision=18)
+    # In units of 2^-shift weight units.
+    v: Array = LavaPyType(np.ndarray, np.int32, precision=24)
     initial_potential: Array = LavaPyType(np.ndarray, np.int32, precision=17)
     bias: Array = LavaPyType(np.ndarray, np.int32, precision=18)
 
     def prepare(self) -> None:
         self._interval = int(self.proc_params["reset_interval"])
         self._offset = int(self.proc_params["reset_offset"])
+        self.soft = self.proc_params["reset"] == "soft"
+        # Lava's LIF: act_shift, vth_shift and bias_exp of 6.
+        self.shift = 0 if self.soft else 6
+        limit = loihi.POTENTIAL_LIMIT if self.soft else loihi.LIF_POTENTIAL_LIMIT
+        self._limit = int(limit * 2**self.shift)
 
     def integrate(self) -> None:
         if self.time_step % self._interval == self._offset % self._interval:
-            self.v[...] = self.initial_potential
-        # No overflow of int32: an input is below 2^23, a bias and a potential are below 2^17.
-        self.v += self.a_in.recv()
-        self.v += self.bias
-        np.clip(self.v, -loihi.POTENTIAL_LIMIT, loihi.POTENTIAL_LIMIT, out=self.v)
+            self.v[...] = self.initial_potential << self.shift
+        # No overflow of int32: an input is below 2^23 (after the shift, where there is one), the rest too.
+        self.v += self.a_in.recv() << self.shift
+        self.v += self.bias << self.shift
+        np.clip(self.v, -self._limit, self._limit, out=self.v)
 
     def recorded_at(self, images: int) -> tuple[int, int] | None:
         """Index (image, step) of this global step, or ``None`` before the first and after the last image."""
@@ -165,7 +180,6 @@ class PySoftResetIFModel(IntegratingModel):
 
     def prepare(self) -> None:
         super().prepare()
-        self._soft = self.proc_params["reset"] == "soft"
         # float64, so that BLAS sums it: exact up to 2^53.
         self._fan_out: Array = self.proc_params["fan_out"].astype(np.float64).ravel()
         column = self.proc_params["column"]
@@ -175,8 +189,8 @@ class PySoftResetIFModel(IntegratingModel):
 
     def step(self) -> None:
         self.integrate()
-        spikes = self.v >= self.threshold
-        if self._soft:
+        spikes = self.v > (self.threshold - 1) << self.shift
+        if self.soft:
             self.v -= spikes * self.threshold
         else:
             self.v[spikes] = 0
@@ -188,7 +202,7 @@ class PySoftResetIFModel(IntegratingModel):
         if self._trace:
             traced_spikes, traced_potentials = self._trace
             traced_spikes[index] = spikes.transpose()
-            traced_potentials[index] = self.v.transpose()
+            traced_potentials[index] = (self.v >> self.shift).transpose()
 
 
 @implements(proc=Readout, protocol=LoihiProtocol)
@@ -204,5 +218,5 @@ class PyReadoutModel(IntegratingModel):
     def step(self) -> None:
         self.integrate()
         if (index := self.recorded_at(len(self._potentials))) is not None:
-            self._potentials[index] = self.v
+            self._potentials[index] = self.v >> self.shift
         self._steps[0] = self.time_step
