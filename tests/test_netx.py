@@ -117,14 +117,16 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def by_stock_lava_dl(path: Path, image: np.ndarray, timesteps: int) -> list[int]:
-    np.save(path.with_suffix(".npy"), image)
-    command = [sys.executable, "-c", STOCK, str(TOOLS / "run_stock_netx.py"), path, path.with_suffix(".npy"), timesteps]
+def by_stock_lava_dl(path: Path, images: np.ndarray, timesteps: int) -> np.ndarray:
+    """Output potentials after each step, ``(N, T, classes)``, from unmodified lava-dl in a process of its own."""
+    inputs, output = path.with_suffix(".images.npy"), path.with_suffix(".potentials.npy")
+    np.save(inputs, images)
+    words = (sys.executable, "-c", STOCK, TOOLS / "run_stock_netx.py", path, inputs, timesteps, output)
     done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        list(map(str, words)), capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert done.returncode == 0, done.stderr
-    return [int(word) for word in done.stdout.splitlines()[-1].split()]
+    return np.load(output)
 
 
 @pytest.mark.lava
@@ -142,10 +144,10 @@ def test_unmodified_lava_dl_runs_the_file_as_hard_reset_lif(tmp_path: Path, with
     path = tmp_path / "model.net"
     netx.write(network, path)
     hard = with_hard_reset(network)
-    image = np.random.default_rng(0).integers(0, 256, (1, 1, 2, 7)).astype(np.uint8)
-    potentials, spikes = oracle.run(hard, image, 6)
+    images = np.random.default_rng(0).integers(0, 256, (3, 1, 2, 7)).astype(np.uint8)
+    potentials, spikes = oracle.run(hard, images, 6)
     assert spikes[0].any()
-    assert by_stock_lava_dl(path, image[0], 6) == potentials[-1][0, 5].tolist()
+    assert np.array_equal(by_stock_lava_dl(path, images, 6), potentials[-1])
 
 
 def test_notes_say_what_stock_lava_dl_makes_of_it() -> None:

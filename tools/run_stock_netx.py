@@ -1,7 +1,7 @@
-"""Run an exported file with nothing but lava-dl: python tools/run_stock_netx.py model.net image.npy T
+"""Run an exported file with nothing but lava-dl: python tools/run_stock_netx.py model.net images.npy T potentials.npy
 
-The image is an integer array (C, H, W). Printed is the output layer's state after T steps, in weight units. Stock netx
-has hard-reset neurons that start at 0, so the numbers are those of a hard-reset network with this file's weights.
+The images are integers (N, C, H, W). Written are the output layer's states after each step, in weight units, int32
+(N, T, classes). Stock netx has hard-reset neurons that start at 0: the numbers are those of a hard-reset network.
 """
 
 import sys
@@ -12,16 +12,20 @@ from lava.magma.core.run_conditions import RunSteps
 from lava.magma.core.run_configs import Loihi2SimCfg
 from lava.proc.io.source import RingBuffer
 
-path, image, timesteps = sys.argv[1], np.load(sys.argv[2]).astype(int), int(sys.argv[3])
+path, images, timesteps, output = sys.argv[1], np.load(sys.argv[2]).astype(np.int32), int(sys.argv[3]), sys.argv[4]
 net = Network(net_config=path, input_message_bits=8, reset_interval=timesteps, reset_offset=1)
 # Lava's axes are W, H, C, unless the first layer is dense and takes C, H, W flattened.
-pixels = image.transpose(2, 1, 0) if len(net.inp.shape) == 3 else image.ravel()
-source = RingBuffer(data=np.repeat(pixels[..., None], timesteps + len(net), axis=-1))
+pixels = images.transpose(3, 2, 1, 0) if len(net.inp.shape) == 3 else images.reshape(len(images), -1).T
+blank = np.zeros((*net.inp.shape, len(net)), np.int32)
+source = RingBuffer(data=np.concatenate([pixels.repeat(timesteps, axis=-1), blank], axis=-1))
 source.s_out.connect(net.inp)
-net.run(condition=RunSteps(num_steps=timesteps + len(net)), run_cfg=Loihi2SimCfg(select_tag="fixed_pt"))
-readout = net.out_layer.neuron
+readout, layers = net.out_layer.neuron, net.net_config["layer"]
 # A readout with bias is a neuron that never fires (potential in v), one without is netx's integrator (in u).
-layers = net.net_config["layer"]
 state = readout.v if "neuron" in layers[len(layers) - 1].f else readout.u
-print(*(state.get().astype(int) >> 6))
+states = []
+for _ in range(len(images) * timesteps + len(net)):
+    net.run(condition=RunSteps(num_steps=1), run_cfg=Loihi2SimCfg(select_tag="fixed_pt"))
+    states.append(state.get().astype(np.int32) >> 6)
 net.stop()
+# Every layer adds one step before the first image's first step is done.
+np.save(output, np.array(states[len(net) :]).reshape(len(images), timesteps, -1))
