@@ -205,7 +205,9 @@ class _Training:
         self._optimizer = torch.optim.AdamW(self._parameters.values(), weight_decay=recipe.weight_decay)
         self._splits, self._recipe, self._seed = splits, recipe, seed
         self._steps_per_epoch = math.ceil(len(splits.train) / recipe.batch_size)
-        self.average = {name: tensor.detach().clone() for name, tensor in self._model.state_dict().items()}
+        # Parameters and the statistics of batch norm; each shares its memory with the model's own.
+        self._tensors: dict[str, Tensor] = self._model.state_dict()
+        self.average = {name: tensor.clone() for name, tensor in self._tensors.items()}
         self.epoch = 0
         self.history: list[float] = []
 
@@ -235,7 +237,7 @@ class _Training:
         self._optimizer.step()
         # Short memory at first, so that the average does not drag the random initialization along.
         weight = 1 - min(self._recipe.averaging, (1 + step) / (10 + step))
-        for name, tensor in self._model.state_dict().items():
+        for name, tensor in self._tensors.items():
             if tensor.is_floating_point():
                 self.average[name].lerp_(tensor, weight)
             else:
@@ -258,7 +260,7 @@ class _Training:
         return {
             "epoch": self.epoch,
             "history": list(self.history),
-            "weights": self._model.state_dict(),
+            "weights": self._tensors,
             "average": self.average,
             "moments": {
                 name: dict(self._optimizer.state[parameter])
@@ -271,7 +273,7 @@ class _Training:
         """Go back to a `state`."""
         self.epoch, self.history = state["epoch"], list(state["history"])
         with torch.no_grad():
-            for name, tensor in self._model.state_dict().items():
+            for name, tensor in self._tensors.items():
                 tensor.copy_(state["weights"][name])
                 self.average[name].copy_(state["average"][name])
         for name, parameter in self._parameters.items():
