@@ -86,8 +86,7 @@ class Recipe:
 def default_recipe(data: str) -> Recipe:
     """Return the recipe for a data set; chosen without its test images.
 
-    Those of ``digits`` and ``mnist`` were tuned on validation images; those of ``fashion-mnist`` and ``cifar10`` are
-    plausible values that nobody has tuned yet.
+    Those of ``fashion-mnist`` and ``cifar10`` are plausible values that nobody has tuned yet.
     """
     if data == "digits":
         # An 8 x 8 digit is rotated and moved less than a 28 x 28 one before it looks like another.
