@@ -30,7 +30,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-DataOption = Annotated[str | None, typer.Option("--data", help="Data set: digits or mnist.", show_default=False)]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help="Data set (digits, mnist, fashion-mnist, cifar10), folder of images, or .npz file; default: the model's.",
+        show_default=False,
+    ),
+]
 DataRootOption = Annotated[
     Path | None,
     typer.Option("--data-root", help="Folder that holds the data sets; default: ~/.cache/loihi-convert."),
@@ -126,7 +133,7 @@ def demo(
 
 @app.command()
 def train(
-    data: Annotated[str, typer.Option("--data", help="Data set: digits or mnist.")] = "digits",
+    data: Annotated[str, typer.Option("--data", help="Data set: digits, mnist, fashion-mnist or cifar10.")] = "digits",
     architecture: Annotated[
         str | None, typer.Option("--architecture", help="Network to train; default: the one for the data set.")
     ] = None,
@@ -143,6 +150,7 @@ def train(
     """Train a CNN that converts well (ReLU, average pooling, no bias) and write it as model.pt."""
     from loihi_convert.data import load_data
     from loihi_convert.files import refuse_to_overwrite
+    from loihi_convert.models import default_architecture
     from loihi_convert.train import resume_path
 
     refuse_to_overwrite(output, overwrite)
@@ -153,7 +161,8 @@ def train(
             "anew by --overwrite."
         )
     splits = load_data(data, data_root)
-    trained = _train(architecture or f"{splits.name}-cnn", splits, output, seed=seed, epochs=epochs, resume=resume)
+    architecture = architecture or default_architecture(splits.name)
+    trained = _train(architecture, splits, output, seed=seed, epochs=epochs, resume=resume)
     if as_json:
         _print_json(
             {
@@ -259,10 +268,10 @@ def run(
     from loihi_convert.data import load_data
 
     paths = tuple(files) if files else (_newest(netx.SUFFIX),)
-    recorded = netx.read(paths[0]).provenance.get("model", {}).get("data")
-    if data is None and recorded is None:
+    source = netx.read(paths[0]).provenance.get("model", {})
+    if data is None and "data" not in source:
         raise UsageError(f"{paths[0]}: does not say what data it was made from; pass --data.")
-    splits = load_data(data or str(recorded), data_root)
+    splits = load_data(data or str(source["data"]), data_root, classes=source.get("classes", ()))
     count = min(SIM_IMAGES, len(splits.test)) if backend == "sim" else len(splits.test)
     count = count if images is None else images
     if not 1 <= count <= len(splits.test):
@@ -376,7 +385,7 @@ def _run(
         folder,
         [(outcome.path.stem, outcome.evaluation, outcome.result) for outcome in outcomes],
         labels=images.labels,
-        classes=splits.classes,
+        classes=splits.classes or None,
         manifest={
             **report.manifest(
                 network=paths[0].stem,

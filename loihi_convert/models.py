@@ -1,8 +1,10 @@
 """The source CNNs that `train` can train.
 
-Both obey the constraints under which a CNN converts without loss of structure (Ngu & Lee 2022, section 3): convolution,
-then ReLU, then average pooling; no bias, no batch normalization, no max pooling. The order matters: pooling after
-ReLU is a linear map of the spikes. The paper's spatial dropout of 0.5 is left out: augmentation regularizes enough.
+All obey the constraints under which a CNN converts without loss of structure (Ngu & Lee 2022, section 3): convolution,
+then ReLU, then average pooling; no max pooling. The order matters: pooling after ReLU is a linear map of the spikes.
+The two-convolution nets have no bias either; the VGG nets have batch normalization between convolution and ReLU, which
+`convert` folds into the weights, and biases in their hidden dense layers. The paper's dropout of 0.5 is left out:
+augmentation regularizes enough.
 
 Input: float32 ``(N, C, H, W)`` in 0..1, which is pixel / 255, without any normalization. Output: scores
 ``(N, classes)``.
@@ -11,22 +13,32 @@ Input: float32 ``(N, C, H, W)`` in 0..1, which is pixel / 255, without any norma
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Final
 
 from torch import nn
 
 from loihi_convert.errors import UsageError
 
-ARCHITECTURES: Final[tuple[str, ...]] = ("mnist-cnn", "digits-cnn")
+ARCHITECTURES: Final[tuple[str, ...]] = ("mnist-cnn", "digits-cnn", "fashion-mnist-cnn", "vgg-small", "vgg16")
+
+
+def default_architecture(data: str) -> str:
+    """Return the architecture that `train` takes for a data set: ``vgg-small`` for cifar10, ``<data>-cnn`` else."""
+    return "vgg-small" if data == "cifar10" else f"{data}-cnn"
 
 
 def build_model(architecture: str, input_shape: tuple[int, int, int], classes: int) -> nn.Module:
     """Return the untrained CNN ``architecture``.
 
-    =================  ============================================================================
-    ``"mnist-cnn"``    12c5-2ap-64c5-2ap-``classes``, convolutions unpadded (the paper's MNIST CNN)
-    ``"digits-cnn"``   16c3-2ap-32c3-2ap-``classes``, convolutions padded by 1
-    =================  ============================================================================
+    =======================  ==================================================================================
+    ``"mnist-cnn"``          12c5-2ap-64c5-2ap-``classes``, convolutions unpadded (the paper's MNIST CNN)
+    ``"fashion-mnist-cnn"``  128c5-2ap-256c5-2ap-``classes``, convolutions unpadded (the paper's Fashion-MNIST CNN)
+    ``"digits-cnn"``         16c3-2ap-32c3-2ap-``classes``, convolutions padded by 1
+    ``"vgg-small"``          64c3-64c3-2ap-128c3-128c3-2ap-256c3-256c3-2ap-``classes``, padded, batch norm
+    ``"vgg16"``              VGG-16 for small images: 13 convolutions of 64..512 channels in five blocks, each with
+                             2ap behind it, then 512-512-``classes``; padded, batch norm
+    =======================  ==================================================================================
 
     ``12c5`` is a convolution of 12 channels and kernel 5 x 5 with ReLU, ``2ap`` is 2 x 2 average pooling.
 
@@ -46,8 +58,15 @@ def build_model(architecture: str, input_shape: tuple[int, int, int], classes: i
     """
     if architecture == "mnist-cnn":
         return _two_convolutions(architecture, input_shape, classes, channels=(12, 64), kernel=5, padding=0)
+    if architecture == "fashion-mnist-cnn":
+        return _two_convolutions(architecture, input_shape, classes, channels=(128, 256), kernel=5, padding=0)
     if architecture == "digits-cnn":
         return _two_convolutions(architecture, input_shape, classes, channels=(16, 32), kernel=3, padding=1)
+    if architecture == "vgg-small":
+        return _vgg(architecture, input_shape, classes, blocks=((64, 64), (128, 128), (256, 256)), hidden=())
+    if architecture == "vgg16":
+        blocks = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+        return _vgg(architecture, input_shape, classes, blocks=blocks, hidden=(512, 512))
     raise UsageError(
         f"architecture: {architecture!r} is not known; choose one of {', '.join(ARCHITECTURES)}, "
         "or convert your own nn.Module with loihi_convert.convert."
@@ -86,3 +105,39 @@ def _two_convolutions(
             fc=nn.Linear(second * size[0] * size[1], classes, bias=False),
         )
     )
+
+
+def _vgg(
+    architecture: str,
+    input_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    blocks: Sequence[Sequence[int]],
+    hidden: Sequence[int],
+) -> nn.Module:
+    """Blocks of padded 3 x 3 convolutions with batch norm, pooling behind each block, then dense layers."""
+    depth, height, width = input_shape
+    factor = 2 ** len(blocks)
+    if height % factor or width % factor:
+        raise UsageError(
+            f"architecture: {architecture} cannot take images of {height} x {width}: it halves them {len(blocks)} "
+            f"times, and 2 x 2 average pooling needs even sizes. Choose another architecture, or resize the images to "
+            f"a multiple of {factor}."
+        )
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for number, block in enumerate(blocks, 1):
+        for position, channels in enumerate(block, 1):
+            name = f"{number}_{position}"
+            layers[f"conv{name}"] = nn.Conv2d(depth, channels, 3, padding=1, bias=False)
+            layers[f"norm{name}"] = nn.BatchNorm2d(channels)
+            layers[f"relu{name}"] = nn.ReLU()
+            depth = channels
+        layers[f"pool{number}"] = nn.AvgPool2d(2)
+    layers["flatten"] = nn.Flatten()
+    features = depth * (height // factor) * (width // factor)
+    for number, neurons in enumerate(hidden, 1):
+        layers[f"fc{number}"] = nn.Linear(features, neurons)
+        layers[f"fc_relu{number}"] = nn.ReLU()
+        features = neurons
+    layers["fc"] = nn.Linear(features, classes, bias=False)
+    return nn.Sequential(layers)

@@ -12,7 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from loihi_convert import backends, cli, netx
 from loihi_convert.data import load_data
@@ -148,6 +150,69 @@ def test_json_stands_alone_on_stdout(invoke: Invoke, model: Path) -> None:
     assert result["b-T8"]["image_count"] == 30
     assert result["b-T8"]["points"][-1]["accuracy"] is not None
     assert result["b-T8"]["cnn_accuracy"] is not None
+
+
+@pytest.fixture
+def own_images(tmp_path: Path) -> Path:
+    """Four digits of each of the classes 3 and 7, as a folder, and the same ones flat and as an .npz file."""
+    test = load_data("digits").test
+    chosen = np.concatenate([np.flatnonzero(test.known_labels == digit)[:4] for digit in (3, 7)])
+    for number, index in enumerate(chosen):
+        for folder in (f"folders/{test.known_labels[index]}", "flat"):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(test.images[index, 0]).save(tmp_path / folder / f"{number}.png")
+    np.savez(tmp_path / "own.npz", images=test.images[chosen, 0], labels=test.known_labels[chosen])
+    np.savez(tmp_path / "wide.npz", images=np.zeros((2, 8, 10), np.uint8))
+    return tmp_path
+
+
+def test_own_images_are_run_with_and_without_labels(invoke: Invoke, model: Path, own_images: Path) -> None:
+    assert invoke("export", model, "-T", 8, "-o", "own.net", "--data", "own.npz").code == 0
+    results = {}
+    for data in ("./folders", "./flat", "own.npz"):
+        done = invoke("run", "own.net", "--model", model, "--data", data, "-o", f"runs-{Path(data).stem}", "--json")
+        assert done.code == 0, done.err
+        results[data] = json.loads(done.out)["own"]
+        assert results[data]["image_count"] == 8
+    assert results["./folders"]["points"][-1]["correct_count"] == results["own.npz"]["points"][-1]["correct_count"]
+    # Without labels there is no accuracy, but the same agreement with the CNN.
+    assert results["./flat"]["points"][-1]["accuracy"] is None
+    assert results["./flat"]["cnn_accuracy"] is None
+    agreements = {result["points"][-1]["agreement_with_cnn"] for result in results.values()}
+    assert len(agreements) == 1
+    assert None not in agreements
+    predictions = {name: next(Path(f"runs-{name}").iterdir()) / "predictions.csv" for name in ("folders", "flat")}
+    header, *rows = predictions["folders"].read_text().splitlines()
+    # The folders are found among the network's ten classes.
+    assert header.startswith("file,image,timesteps,class,class_name,label,")
+    assert [row.split(",")[5] for row in rows if row.split(",")[2] == "8"] == ["3"] * 4 + ["7"] * 4
+    assert predictions["flat"].read_text().startswith("file,image,timesteps,class,class_name,potential_0")
+    # The tables, too, do without accuracy.
+    assert invoke("run", "own.net", "--data", "flat/").code == 0
+
+
+def test_own_images_calibrate(invoke: Invoke, model: Path, own_images: Path) -> None:
+    done = invoke("export", model, "-T", 4, "-o", "c.net", "--data", "own.npz", "--json")
+    assert done.code == 0, done.err
+    assert netx.read(Path("c.net")).provenance["balance"]["calibration_images"] == 8
+    assert invoke("export", model, "-T", 4, "-o", "a.net", "--data", "./flat", "--calibration", "all").code == 0
+    assert invoke("export", model, "-T", 4, "-o", "b.net", "--data", "./flat").code == 0
+    assert netx.read(Path("a.net")).provenance["balance"] == netx.read(Path("b.net")).provenance["balance"]
+
+
+def test_own_images_that_do_not_fit(invoke: Invoke, model: Path, own_images: Path) -> None:
+    invoke("export", model, "-T", 2, "-o", "e.net", "--data", "own.npz")
+    for words in (("run", "e.net"), ("export", model, "-o", "f.net")):
+        done = invoke(*words, "--data", "wide.npz")
+        assert (done.code, done.out) == (3, "")
+        assert "images: found uint8 of shape (2, 1, 8, 10); the network takes uint8 of shape (N, 1, 8, 8)" in done.err
+    assert not Path("f.net").exists()
+    done = invoke("run", "e.net", "--data", "absent/folder")
+    assert done.code == 3
+    assert "error: absent/folder: no such file or folder. Give a folder of images or an .npz file." in done.err
+    done = invoke("train", "--data", "own.npz")
+    assert done.code == 2
+    assert "error: train: own.npz is not split into training and validation images" in done.err
 
 
 def test_several_files_are_one_point_each(invoke: Invoke, model: Path) -> None:

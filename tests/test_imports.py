@@ -17,6 +17,8 @@ ORDER = [
     {"files", "synapse"},
     {"loihi"},
     {"network"},
+    {"dataset"},
+    {"benchmarks", "own_images"},
     {"data", "models", "simulate", "torch_zip", "chain"},
     {"checkpoint"},
     {"train", "convert", "balance", "quantize", "netx"},
@@ -30,7 +32,6 @@ ORDER = [
 ]
 HEAVY = {
     "torch": {
-        "data",
         "chain",
         "models",
         "train",

@@ -6,24 +6,48 @@ import pytest
 import torch
 from torch import nn
 
+from loihi_convert.convert import convert
+from loihi_convert.data import DATASETS
 from loihi_convert.errors import UsageError
-from loihi_convert.models import ARCHITECTURES, build_model
+from loihi_convert.models import ARCHITECTURES, build_model, default_architecture
+from loihi_convert.simulate import relu_outputs
 
-SHAPES = {"mnist-cnn": (1, 28, 28), "digits-cnn": (1, 8, 8)}
+SHAPES = {
+    "mnist-cnn": (1, 28, 28),
+    "digits-cnn": (1, 8, 8),
+    "fashion-mnist-cnn": (1, 28, 28),
+    "vgg-small": (3, 32, 32),
+    "vgg16": (3, 32, 32),
+}
+TWO_CONVOLUTIONS = ("mnist-cnn", "digits-cnn", "fashion-mnist-cnn")
+VGG_BLOCK = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU)
 
 
-def test_mnist_cnn_is_the_papers() -> None:
-    # 28x28-12c5-2ap-64c5-2ap-10o: 12 x 25 + 64 x 12 x 25 + 10 x 64 x 4 x 4 weights.
-    model = build_model("mnist-cnn", (1, 28, 28), 10)
-    assert {name: tuple(weight.shape) for name, weight in model.state_dict().items()} == {
-        "conv1.weight": (12, 1, 5, 5),
-        "conv2.weight": (64, 12, 5, 5),
-        "fc.weight": (10, 1024),
+def weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(weight.shape) for name, weight in model.named_parameters() if weight.ndim > 1}
+
+
+# 28x28-12c5-2ap-64c5-2ap-10o, and the same with 128 and 256 channels: the second pooling leaves 4 x 4.
+@pytest.mark.parametrize(("architecture", "first", "second"), [("mnist-cnn", 12, 64), ("fashion-mnist-cnn", 128, 256)])
+def test_the_two_mnist_networks_are_the_papers(architecture: str, first: int, second: int) -> None:
+    model = build_model(architecture, (1, 28, 28), 10)
+    assert weight_shapes(model) == {
+        "conv1.weight": (first, 1, 5, 5),
+        "conv2.weight": (second, first, 5, 5),
+        "fc.weight": (10, 16 * second),
     }
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_architecture_obeys_the_rules_of_conversion(architecture: str) -> None:
+def test_vgg16_has_13_convolutions_and_3_dense_layers() -> None:
+    shapes = list(weight_shapes(build_model("vgg16", (3, 32, 32), 10)).values())
+    channels = [64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
+    assert shapes[:13] == [(out, into, 3, 3) for into, out in zip([3, *channels], channels, strict=False)]
+    # Five poolings leave 1 x 1.
+    assert shapes[13:] == [(512, 512), (512, 512), (10, 512)]
+
+
+@pytest.mark.parametrize("architecture", TWO_CONVOLUTIONS)
+def test_two_convolutions_without_bias(architecture: str) -> None:
     model = build_model(architecture, SHAPES[architecture], 10)
     order = [type(module) for module in model.children()]
     block = [nn.Conv2d, nn.ReLU, nn.AvgPool2d]
@@ -34,6 +58,12 @@ def test_every_architecture_obeys_the_rules_of_conversion(architecture: str) -> 
     assert not any(name.endswith("bias") for name, _ in model.named_parameters())
 
 
+def test_vgg_small_is_three_blocks() -> None:
+    order = [type(module) for module in build_model("vgg-small", (3, 32, 32), 10).children()]
+    block = [*VGG_BLOCK, *VGG_BLOCK, nn.AvgPool2d]
+    assert order == [*block, *block, *block, nn.Flatten, nn.Linear]
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize(("channels", "classes"), [(1, 10), (3, 7)])
 def test_scores_have_one_column_per_class(architecture: str, channels: int, classes: int) -> None:
@@ -41,11 +71,36 @@ def test_scores_have_one_column_per_class(architecture: str, channels: int, clas
     assert build_model(architecture, shape, classes)(torch.rand(2, *shape)).shape == (2, classes)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", TWO_CONVOLUTIONS)
 def test_without_bias_scores_scale_with_the_image(architecture: str) -> None:
     # ReLU networks without bias are positively homogeneous: f(2 x) = 2 f(x), exactly in binary floating point.
     model, images = build_model(architecture, SHAPES[architecture], 10), torch.rand(2, *SHAPES[architecture])
     assert torch.equal(model(2 * images), 2 * model(images))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_converts(architecture: str) -> None:
+    shape = SHAPES[architecture]
+    torch.manual_seed(0)
+    model = build_model(architecture, shape, 10)
+    pixels = torch.randint(256, (8, *shape), dtype=torch.uint8)
+    with torch.no_grad():
+        # In training mode, so that batch norm has statistics to fold.
+        model(pixels / 255)
+        expected = model.eval()(pixels[:2] / 255)
+    relu = convert(model, shape)
+    (outputs,) = relu_outputs(relu, pixels[:2].numpy())
+    assert relu.notes == ()
+    # float32 against float64: some 1e-7 of the largest score for each of at most 16 layers.
+    assert torch.allclose(outputs[-1].float(), expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
+
+
+def test_each_data_set_has_an_architecture_that_takes_it() -> None:
+    shapes = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+    assert tuple(shapes) == DATASETS
+    for data, shape in shapes.items():
+        with torch.device("meta"):
+            build_model(default_architecture(data), shape, 10)
 
 
 def test_an_unknown_architecture_is_a_usage_error() -> None:
@@ -61,3 +116,10 @@ def test_images_that_do_not_fit_are_a_usage_error(architecture: str, shape: tupl
     message = f"{architecture} cannot take images of {shape[1]} x {shape[2]}: a convolution leaves {left}, and 2 x 2"
     with pytest.raises(UsageError, match=message):
         build_model(architecture, shape, 10)
+
+
+@pytest.mark.parametrize(("architecture", "factor"), [("vgg-small", 8), ("vgg16", 32)])
+def test_vgg_needs_sizes_that_can_be_halved(architecture: str, factor: int) -> None:
+    message = rf"{architecture} cannot take images of 28 x 32: .* resize the images to a multiple of {factor}"
+    with pytest.raises(UsageError, match=message):
+        build_model(architecture, (3, 28, 32), 10)

@@ -81,6 +81,45 @@ def test_a_seed_is_a_training(few: DataSplits, straight: Checkpoint, tmp_path: P
     assert not same_weights(straight, run(few, tmp_path / "model.pt", seed=1))
 
 
+def test_batch_norm_is_averaged_stored_and_resumed(few: DataSplits, tmp_path: Path) -> None:
+    some = dataclasses.replace(few, train=few.train[:40], validation=few.validation[:20], test=few.test[:20])
+    recipe = dataclasses.replace(RECIPE, epochs=2, batch_size=16, flip=True)
+    options: dict[str, Any] = {"seed": 0}
+    straight = train("vgg-small", some, recipe, output=tmp_path / "straight.pt", **options)
+    assert float(straight.state["norm1_1.running_var"].std()) > 0
+    # Two epochs of three batches.
+    assert int(straight.state["norm1_1.num_batches_tracked"]) == 6
+    output = tmp_path / "model.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train("vgg-small", some, recipe, output=output, progress=StopAfter(4), **options)
+    assert same_weights(train("vgg-small", some, recipe, output=output, resume=True, **options), straight)
+    model, read = checkpoint.load_model(output)
+    assert same_weights(read, straight)
+    assert np.mean(
+        model(torch.from_numpy(some.test.images / np.float32(255))).argmax(1).numpy() == some.test.labels
+    ) == (read.test_accuracy)
+
+
+def test_a_flip_mirrors_every_other_image() -> None:
+    images = torch.rand(64, 3, 5, 7)
+    flipping = dataclasses.replace(STILL, flip=True)
+    augmented = _augmented(images, flipping, torch.Generator().manual_seed(0))
+    as_they_are = torch.isclose(augmented, images, atol=1e-5).flatten(1).all(1)
+    mirrored = torch.isclose(augmented, images.flip(3), atol=1e-5).flatten(1).all(1)
+    assert (as_they_are ^ mirrored).all()
+    # 64 coins: fewer than 16 or more than 48 heads is six sigma off.
+    assert 16 <= int(mirrored.sum()) <= 48
+
+
+def test_images_that_are_not_split_are_not_trained_on(few: DataSplits, tmp_path: Path) -> None:
+    unsplit = dataclasses.replace(few, name="mine.npz", validation=few.validation[:0])
+    with pytest.raises(
+        UsageError, match=r"train: mine\.npz is not split into training and validation .* digits, mnist"
+    ):
+        run(unsplit, tmp_path / "model.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture(scope="module")
 def straight(few: DataSplits, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """Return a training that was not interrupted."""

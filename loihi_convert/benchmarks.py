@@ -1,0 +1,172 @@
+"""The benchmark data sets, checked by SHA-256 and split the same for everybody.
+
+=================  ============  =======  ==========  ===========  ======  ============================
+name               input (CHW)   train    validation  calibration  test    where from
+=================  ============  =======  ==========  ===========  ======  ============================
+``digits``         1 x 8 x 8     1,197    200         1,197        400     comes with scikit-learn
+``mnist``          1 x 28 x 28   55,000   5,000       10,000       10,000  four idx files
+``fashion-mnist``  1 x 28 x 28   55,000   5,000       10,000       10,000  four idx files
+``cifar10``        3 x 32 x 32   45,000   5,000       10,000       10,000  six files, its binary version
+=================  ============  =======  ==========  ===========  ======  ============================
+
+``tools/fetch_data.py`` fetches the files. Validation images are never trained or calibrated on; calibration images are
+drawn from the training images. The splits are stratified by class and do not depend on the seed of a training run.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import zlib
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loihi_convert.dataset import Dataset, DataSplits, split
+from loihi_convert.errors import DataError
+
+DATASETS: Final[tuple[str, ...]] = ("digits", "mnist", "fashion-mnist", "cifar10")
+
+SHA256: Final[dict[str, dict[str, str]]] = {
+    "mnist": {
+        "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    },
+    "fashion-mnist": {
+        "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    },
+    "cifar10": {
+        "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+        "data_batch_2.bin": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+        "data_batch_3.bin": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+        "data_batch_4.bin": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+        "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+        "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
+    },
+}
+"""Name and SHA-256 of each uncompressed file of a data set."""
+
+# Where the files may lie below a data root: our folder, that of torchvision or of the official archive, the same
+# inside ours, the root itself.
+_FOLDERS: Final[dict[str, tuple[str, ...]]] = {
+    "mnist": ("mnist", "MNIST/raw", "mnist/MNIST/raw", "."),
+    "fashion-mnist": ("fashion-mnist", "FashionMNIST/raw", "fashion-mnist/FashionMNIST/raw", "."),
+    "cifar10": ("cifar10", "cifar-10-batches-bin", "cifar10/cifar-10-batches-bin", "."),
+}
+_CLASSES: Final[dict[str, tuple[str, ...]]] = {
+    "digits": tuple("0123456789"),
+    "mnist": tuple("0123456789"),
+    "fashion-mnist": (
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+    ),
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+}  # fmt: skip
+_DIGITS_MAX: Final = 16
+_CIFAR_SHAPE: Final = (3, 32, 32)
+
+
+def load_benchmark(name: str, root: Path) -> DataSplits:
+    """Return the benchmark set ``name``, one of `DATASETS`, from the files below ``root``; ``digits`` needs none.
+
+    Raises
+    ------
+    DataError
+        If a file is missing or damaged.
+    """
+    if name == "digits":
+        test, rest = split(_digits(), 400)
+        validation, train = split(rest, 200)
+        return DataSplits(name, _CLASSES[name], train, validation, calibration=train, test=test)
+    if name == "cifar10":
+        batches = [_cifar_batch(read_file(root, name, file)) for file in SHA256[name]]
+        everything, test = _joined(batches[:-1]), batches[-1]
+    else:
+        everything, test = _idx_dataset(root, name, "train"), _idx_dataset(root, name, "t10k")
+    validation, train = split(everything, 5_000)
+    calibration, _ = split(train, 10_000)
+    return DataSplits(name, _CLASSES[name], train, validation, calibration, test)
+
+
+def read_file(root: Path, data: str, name: str) -> bytes:
+    """Return the uncompressed content of one file, found in any of its usual places and spellings below ``root``.
+
+    Parameters
+    ----------
+    root
+        May hold ``<data>/<file>``, torchvision's ``MNIST/raw/<file>`` or ``FashionMNIST/raw/<file>``, the official
+        archive's ``cifar-10-batches-bin/<file>``, or the file itself; ``<file>`` may be spelled with a dot
+        (``train-images.idx3-ubyte``) and may be gzipped (``.gz``).
+    data, name
+        A key of `SHA256`, and one of ``SHA256[data]``.
+
+    Raises
+    ------
+    DataError
+        If no such file exists, or the one found does not have the SHA-256 in `SHA256`.
+    """
+    candidates = [
+        root / folder / f"{spelling}{suffix}"
+        for folder in _FOLDERS[data]
+        for spelling in (name, name.replace("-idx", ".idx"))
+        for suffix in ("", ".gz")
+    ]
+    path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if path is None:
+        places = " and ".join(f"{folder}/" for folder in _FOLDERS[data][:-1])
+        raise DataError(
+            f"{root}: holds no file {name} of {data} (looked in {places}, also for .gz). "
+            f"Fetch it with: python tools/fetch_data.py {data} --data-root {root}"
+        )
+    fetch_again = f"Delete it and fetch it again with: python tools/fetch_data.py {data}"
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read ({error}). {fetch_again}") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != SHA256[data][name]:
+        raise DataError(
+            f"{path}: damaged, or another data set: its SHA-256 is {found}, that of {data} is {SHA256[data][name]}. "
+            f"{fetch_again}"
+        )
+    return content
+
+
+def _digits() -> Dataset:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = np.rint(bunch.images * (255 / _DIGITS_MAX)).astype(np.uint8)[:, np.newaxis]
+    return Dataset(images, bunch.target.astype(np.int64))
+
+
+def _idx_dataset(root: Path, data: str, part: str) -> Dataset:
+    images = _parse_idx(read_file(root, data, f"{part}-images-idx3-ubyte"))
+    labels = _parse_idx(read_file(root, data, f"{part}-labels-idx1-ubyte"))
+    return Dataset(images[:, np.newaxis], labels.astype(np.int64))
+
+
+def _parse_idx(content: bytes) -> NDArray[np.uint8]:
+    """Return the array in an idx file: bytes 0, 0, 8 (uint8), the number of axes, big-endian lengths, the values."""
+    axes = content[3]
+    shape = np.frombuffer(content, ">u4", count=axes, offset=4)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
+
+
+def _cifar_batch(content: bytes) -> Dataset:
+    """Return the images in a file of CIFAR-10's binary version: rows of a label and the pixels in C, H, W order."""
+    rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + int(np.prod(_CIFAR_SHAPE)))
+    return Dataset(rows[:, 1:].reshape(-1, *_CIFAR_SHAPE), rows[:, 0].astype(np.int64))
+
+
+def _joined(parts: list[Dataset]) -> Dataset:
+    images = np.concatenate([part.images for part in parts])
+    return Dataset(images, np.concatenate([part.known_labels for part in parts]))

@@ -1,0 +1,131 @@
+"""Images with or without labels, and how a data set is split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loihi_convert.errors import DataError, UsageError
+
+CALIBRATIONS: Final[tuple[str, ...]] = ("split", "all")
+_SPLIT_SEED: Final = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images with their labels, if these are known; the arrays are read-only.
+
+    Parameters
+    ----------
+    images
+        uint8 ``(N, C, H, W)``.
+    labels
+        int64 ``(N,)``, indices into `DataSplits.classes`; None where they are not known.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64] | None
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != np.uint8 or self.images.ndim != 4:
+            raise DataError(f"images: found {described(self.images)}; they must be uint8 (N, C, H, W).")
+        object.__setattr__(self, "images", _read_only(self.images))
+        if self.labels is None:
+            return
+        if self.labels.dtype != np.int64 or self.labels.shape != self.images.shape[:1]:
+            raise DataError(
+                f"labels: found {described(self.labels)}; they must be int64 ({len(self.images)},), one per image."
+            )
+        object.__setattr__(self, "labels", _read_only(self.labels))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: slice | NDArray[np.intp]) -> Dataset:
+        """Return the images and labels that a slice (``test[:1000]``) or an array of indices picks."""
+        return Dataset(self.images[index], None if self.labels is None else self.labels[index])
+
+    @property
+    def known_labels(self) -> NDArray[np.int64]:
+        """The labels, int64 ``(N,)``; a `DataError` where they are not known."""
+        if self.labels is None:
+            raise DataError("labels: these images have none; training and accuracy need a label for each.")
+        return self.labels
+
+
+@dataclass(frozen=True, eq=False)
+class DataSplits:
+    """A data set as the commands take it: ``calibration`` is for `export`, ``test`` for `run`, the rest for `train`.
+
+    In a benchmark set ``train``, ``validation`` and ``test`` are disjoint, and ``calibration`` is part of ``train``. A
+    user's own images are not split: ``validation`` is empty, all of them are run, and they calibrate, too, unless
+    others are given for that.
+
+    Parameters
+    ----------
+    name
+        Of the data set, or of the file or folder.
+    classes
+        The name of each class; empty where they are not known.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Dataset
+    validation: Dataset
+    calibration: Dataset
+    test: Dataset
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)`` of every image."""
+        channels, height, width = self.test.images.shape[1:]
+        return channels, height, width
+
+    def calibration_images(self, choice: str = "split") -> NDArray[np.uint8]:
+        """Return the images to balance thresholds on, uint8 ``(N, C, H, W)``.
+
+        Parameters
+        ----------
+        choice
+            ``"split"``: the calibration split. ``"all"``: every image that is neither validation nor test.
+
+        Raises
+        ------
+        UsageError
+            For any other choice.
+        """
+        if choice not in CALIBRATIONS:
+            raise UsageError(f"calibration: {choice!r} is no choice; choose one of {', '.join(CALIBRATIONS)}.")
+        return self.train.images if choice == "all" else self.calibration.images
+
+
+def split(dataset: Dataset, count: int) -> tuple[Dataset, Dataset]:
+    """Return ``count`` random images with the class shares of the whole, and the others, both in their old order.
+
+    Each class gets its share rounded down; the images still missing go to the largest remainders (lower class first).
+    NumPy promises that the stream of `RandomState` never changes, so the split is the same on every version.
+    """
+    random = np.random.RandomState(_SPLIT_SEED)
+    labels = dataset.known_labels
+    share = np.bincount(labels) * count / len(dataset)
+    quota = np.floor(share).astype(np.intp)
+    quota[np.argsort(quota - share, kind="stable")[: count - quota.sum()]] += 1
+    chosen = np.zeros(len(dataset), np.bool_)
+    for label, wanted in enumerate(quota):
+        chosen[random.permutation(np.flatnonzero(labels == label))[:wanted]] = True
+    return dataset[np.flatnonzero(chosen)], dataset[np.flatnonzero(~chosen)]
+
+
+def described(array: NDArray[np.generic]) -> str:
+    """Return dtype and shape, as messages name them: ``uint8 (10, 28, 28)``."""
+    return f"{array.dtype} {array.shape}"
+
+
+def _read_only(array: NDArray[np.generic]) -> NDArray[np.generic]:
+    view = array.view()
+    view.flags.writeable = False
+    return view

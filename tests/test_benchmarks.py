@@ -1,0 +1,187 @@
+"""The splits never change; files are found wherever they usually lie, and damage is noticed."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from loihi_convert.benchmarks import SHA256, load_benchmark, read_file
+from loihi_convert.data import load_data
+from loihi_convert.dataset import Dataset
+from loihi_convert.errors import DataError
+
+
+def idx(array: NDArray[np.uint8]) -> bytes:
+    """Return ``array`` as an idx file."""
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+@pytest.fixture(scope="module")
+def mnist_files() -> dict[str, bytes]:
+    """Return four files of MNIST's lengths: image n holds n, big-endian, in its first pixels; its label is n % 10."""
+    files = {}
+    for part, count in (("train", 60_000), ("t10k", 10_000)):
+        images = np.zeros((count, 28, 28), np.uint8)
+        images[:, 0, :4] = np.arange(count, dtype=">u4").view(np.uint8).reshape(count, 4)
+        files[f"{part}-images-idx3-ubyte"] = idx(images)
+        files[f"{part}-labels-idx1-ubyte"] = idx((np.arange(count) % 10).astype(np.uint8))
+    return files
+
+
+@pytest.fixture
+def known(mnist_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """Make the package take ``mnist_files`` for MNIST."""
+    for name, content in mnist_files.items():
+        monkeypatch.setitem(SHA256["mnist"], name, hashlib.sha256(content).hexdigest())
+    return mnist_files
+
+
+def numbers(dataset: Dataset) -> NDArray[np.int64]:
+    """Return the number that each image of ``mnist_files`` carries."""
+    return np.ascontiguousarray(dataset.images[:, 0, 0, :4]).view(">u4")[:, 0].astype(np.int64)
+
+
+def test_digits_has_the_designed_splits() -> None:
+    splits = load_data("digits")
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (1197, 200, 400)
+    assert splits.calibration is splits.train
+    assert splits.input_shape == (1, 8, 8)
+    assert splits.classes == tuple("0123456789")
+    pixels = np.concatenate([part.images.ravel() for part in (splits.train, splits.validation, splits.test)])
+    assert (pixels.min(), pixels.max()) == (0, 255)
+    # Pixels of 0..16 times 255 / 16: seventeen values.
+    assert set(np.unique(pixels)) == {round(level * 255 / 16) for level in range(17)}
+
+
+def test_digits_splits_are_disjoint_parts_of_scikit_learns() -> None:
+    from sklearn.datasets import load_digits
+
+    splits = load_data("digits")
+    parts = (splits.train, splits.validation, splits.test)
+    ours = sorted(
+        (image.tobytes(), int(label)) for part in parts for image, label in zip(part.images, part.labels, strict=True)
+    )
+    bunch = load_digits()
+    scaled = np.rint(bunch.images * 255 / 16).astype(np.uint8)
+    assert ours == sorted((image.tobytes(), int(label)) for image, label in zip(scaled, bunch.target, strict=True))
+
+
+def test_the_digits_split_never_changes() -> None:
+    # A frozen digest: results of different versions are comparable only on the same images.
+    splits = load_data("digits")
+    assert hashlib.sha256(splits.test.labels.astype("<i8").tobytes()).hexdigest()[:16] == "a062a2259ac1c45a"
+    assert hashlib.sha256(splits.validation.images.tobytes()).hexdigest()[:16] == "52240dcd4f684d29"
+
+
+def test_mnist_has_the_designed_splits(tmp_path: Path, known: dict[str, bytes]) -> None:
+    (tmp_path / "mnist").mkdir()
+    for name, content in known.items():
+        (tmp_path / "mnist" / name).write_bytes(content)
+    splits = load_data("mnist", tmp_path)
+    assert splits.input_shape == (1, 28, 28)
+    train, validation, calibration = map(numbers, (splits.train, splits.validation, splits.calibration))
+    assert (len(train), len(validation), len(calibration)) == (55_000, 5_000, 10_000)
+    assert np.array_equal(np.sort(np.concatenate([train, validation])), np.arange(60_000))
+    assert np.isin(calibration, train).all()
+    assert len(np.unique(calibration)) == 10_000
+    assert np.array_equal(numbers(splits.test), np.arange(10_000))
+    for part in (splits.train, splits.validation, splits.calibration, splits.test):
+        assert np.array_equal(part.labels, numbers(part) % 10)
+        assert np.array_equal(np.bincount(part.labels), np.full(10, len(part) // 10))
+
+
+@pytest.mark.parametrize("folder", ["mnist", "MNIST/raw", "mnist/MNIST/raw", "."])
+@pytest.mark.parametrize("spelling", ["t10k-labels-idx1-ubyte", "t10k-labels.idx1-ubyte"])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_file_is_found_in_every_usual_place(
+    tmp_path: Path, known: dict[str, bytes], folder: str, spelling: str, suffix: str
+) -> None:
+    content = known["t10k-labels-idx1-ubyte"]
+    path = tmp_path / folder / f"{spelling}{suffix}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(content) if suffix else content)
+    assert read_file(tmp_path, "mnist", "t10k-labels-idx1-ubyte") == content
+
+
+def test_a_missing_file_says_where_and_how(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"holds no file train-images-idx3-ubyte of mnist \(looked in .*tools/fetch_data\.py"
+    ):
+        load_data("mnist", tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "append"])
+def test_a_damaged_file_is_noticed(tmp_path: Path, known: dict[str, bytes], damage: str) -> None:
+    content = bytearray(known["t10k-labels-idx1-ubyte"])
+    if damage == "flip":
+        content[500] ^= 1
+    content = {"flip": content, "truncate": content[:-1], "append": content + b"\0"}[damage]
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(content)
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte: damaged, or another data set: its SHA-256 is"):
+        read_file(tmp_path, "mnist", "t10k-labels-idx1-ubyte")
+
+
+def test_a_damaged_gzip_file_is_noticed(tmp_path: Path, known: dict[str, bytes]) -> None:
+    path = tmp_path / "t10k-labels-idx1-ubyte.gz"
+    packed = gzip.compress(known["t10k-labels-idx1-ubyte"])
+    for content in (packed[:50], b"no gzip", packed[:20] + b"\xff\xff\xff" + packed[23:]):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"idx1-ubyte\.gz: cannot be read .*Delete it and fetch it again"):
+            read_file(tmp_path, "mnist", "t10k-labels-idx1-ubyte")
+
+
+def test_fashion_mnist_is_not_taken_for_mnist(tmp_path: Path, known: dict[str, bytes]) -> None:
+    (tmp_path / "mnist").mkdir()
+    for name, content in known.items():
+        (tmp_path / "mnist" / name).write_bytes(content)
+    with pytest.raises(
+        DataError, match=r"holds no file train-images-idx3-ubyte of fashion-mnist \(looked in fashion-m"
+    ):
+        load_benchmark("fashion-mnist", tmp_path)
+    # Loose files have no folder that tells: their content does.
+    with pytest.raises(DataError, match=r"another data set: its SHA-256 is .*, that of fashion-mnist is c59f468a"):
+        load_benchmark("fashion-mnist", tmp_path / "mnist")
+
+
+@pytest.fixture
+def cifar_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Six small batches: image n of 12,000 has label n % 10, n in its first two pixels, the channel in the third."""
+    numbers = np.arange(12_000)
+    images = np.zeros((12_000, 3, 32, 32), np.uint8)
+    images[:, 0, 0, 0], images[:, 0, 0, 1] = numbers // 256, numbers % 256
+    images[:, :, 0, 2] = (0, 1, 2)
+    rows = np.concatenate([(numbers % 10).astype(np.uint8)[:, None], images.reshape(12_000, -1)], axis=1)
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    for name, batch in zip(SHA256["cifar10"], np.split(rows, 6), strict=True):
+        (folder / name).write_bytes(batch.tobytes())
+        monkeypatch.setitem(SHA256["cifar10"], name, hashlib.sha256(batch.tobytes()).hexdigest())
+    return tmp_path
+
+
+def test_cifar10_is_read_from_its_binary_version(cifar_root: Path) -> None:
+    splits = load_benchmark("cifar10", cifar_root)
+    assert splits.input_shape == (3, 32, 32)
+    assert splits.classes[3] == "cat"
+    # Of 10,000 training images 5,000 are for validation; the 5,000 left all calibrate.
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [5_000, 5_000, 2_000]
+    seen = []
+    for part in (splits.train, splits.validation, splits.test):
+        number = part.images[:, 0, 0, 0] * np.int64(256) + part.images[:, 0, 0, 1]
+        assert np.array_equal(part.known_labels, number % 10)
+        assert (part.images[:, :, 0, 2] == (0, 1, 2)).all()
+        seen.append(number)
+    assert np.array_equal(np.sort(np.concatenate(seen[:2])), np.arange(10_000))
+    assert np.array_equal(seen[2], np.arange(10_000, 12_000))
+
+
+@pytest.mark.parametrize("data", ["mnist", "fashion-mnist", "cifar10"])
+def test_a_set_that_is_not_there_says_how_to_fetch_it(tmp_path: Path, data: str) -> None:
+    with pytest.raises(DataError, match=rf"holds no file .* of {data} .*tools/fetch_data\.py {data} --data-root"):
+        load_data(data, tmp_path)

@@ -1,0 +1,68 @@
+"""Images with and without labels, and their stratified splits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loihi_convert.dataset import Dataset, DataSplits, split
+from loihi_convert.errors import DataError, UsageError
+
+
+def some(count: int, classes: int = 3) -> Dataset:
+    """Return ``count`` images; image n is filled with n, its label is n modulo ``classes``."""
+    numbers = np.arange(count)
+    images = np.broadcast_to(numbers[:, None, None, None] % 256, (count, 1, 2, 2)).astype(np.uint8)
+    return Dataset(images, (numbers % classes).astype(np.int64))
+
+
+def test_calibration_is_the_split_or_every_image_that_is_neither_validation_nor_test() -> None:
+    splits = DataSplits("some", ("a", "b", "c"), some(9), some(3), some(6), some(4))
+    assert len(splits.calibration_images()) == 6
+    assert splits.calibration_images("all") is splits.train.images
+    with pytest.raises(UsageError, match="calibration: 'both' is no choice; choose one of split, all"):
+        splits.calibration_images("both")
+
+
+@given(count=st.integers(1, 60), wanted=st.integers(0, 60), classes=st.integers(1, 5))
+@settings(deadline=None)
+def test_a_split_is_stratified_and_loses_nothing(count: int, wanted: int, classes: int) -> None:
+    wanted = min(wanted, count)
+    whole = some(count, classes)
+    chosen, rest = split(whole, wanted)
+    assert (len(chosen), len(rest)) == (wanted, count - wanted)
+    both = np.concatenate([chosen.images, rest.images])[:, 0, 0, 0]
+    assert np.array_equal(np.sort(both), np.arange(count))
+    share = np.bincount(whole.labels) * wanted / count
+    found = np.bincount(chosen.labels, minlength=len(share))
+    assert (np.abs(found - share) < 1).all()
+
+
+def test_a_data_set_refuses_other_arrays_and_writing() -> None:
+    images, labels = np.zeros((2, 1, 4, 4), np.uint8), np.zeros(2, np.int64)
+    with pytest.raises(DataError, match=r"images: found float32 \(2, 1, 4, 4\); they must be uint8 \(N, C, H, W\)"):
+        Dataset(images.astype(np.float32), labels)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"images: found uint8 \(2, 4, 4\)"):
+        Dataset(images[:, 0], labels)
+    with pytest.raises(DataError, match=r"labels: found int64 \(3,\); they must be int64 \(2,\), one per image"):
+        Dataset(images, np.zeros(3, np.int64))
+    with pytest.raises(ValueError, match="read-only"):
+        Dataset(images, labels).images[0] = 1
+
+
+def test_a_data_set_is_sliced_together() -> None:
+    part = some(10)[2:5]
+    assert part.images[:, 0, 0, 0].tolist() == [2, 3, 4]
+    assert part.labels.tolist() == [2, 0, 1]
+    assert some(10)[np.array([9, 0])].labels.tolist() == [0, 0]
+
+
+def test_labels_may_be_unknown() -> None:
+    unlabelled = Dataset(some(10).images, None)
+    assert len(unlabelled) == 10
+    assert unlabelled[2:5].labels is None
+    assert unlabelled[2:5].images[:, 0, 0, 0].tolist() == [2, 3, 4]
+    with pytest.raises(DataError, match="labels: these images have none; training and accuracy need a label for each"):
+        _ = unlabelled.known_labels
