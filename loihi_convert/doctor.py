@@ -28,7 +28,7 @@ INSTALL_LAVA: Final = (
     "pip install --no-deps --ignore-requires-python lava-nc==0.10.0 lava-dl==0.6.0 && "
     'pip install asteval networkx "setuptools<81"'
 )
-INSTALL_LAVA_ELSEWHERE: Final = 'pip install lava-nc==0.10.0 "setuptools<81"'
+INSTALL_LAVA_ON_3_10: Final = 'pip install lava-nc==0.10.0 "setuptools<81"'
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,10 @@ def _lava(lava_python: str | None) -> Check:
                 difference = first_difference(sim.run(path, images, 4), ref.run(path, images, 4))
                 versions = sim.versions
     except LoihiConvertError as error:
-        advice = INSTALL_LAVA if lava_python is None else f"{INSTALL_LAVA_ELSEWHERE}\n        with {lava_python}"
-        return Check(name, "broken", f"does not run in {where}: {error}", f"Run: {advice}")
+        advice = f"Run: {INSTALL_LAVA}"
+        if lava_python is not None:
+            advice = f"If that is Python 3.10, run: {lava_python} -m {INSTALL_LAVA_ON_3_10}"
+        return Check(name, "broken", f"does not run in {where}: {error}", advice)
     lava = (
         f"lava-nc {versions.get('lava-nc', 'of unknown version')}, Python {versions['python']}, "
         f"NumPy {versions['numpy']} in {where}"

@@ -232,7 +232,7 @@ def test_doctor_says_what_is_wrong_with_the_named_interpreter() -> None:
     checks = {check.name: check for check in doctor.examine("/nowhere/python")}
     assert checks["Lava (sim)"].state == "broken"
     assert checks["Lava (sim)"].found.startswith("does not run in /nowhere/python: --lava-python /nowhere/python")
-    assert 'pip install lava-nc==0.10.0 "setuptools<81"' in checks["Lava (sim)"].advice
+    assert '/nowhere/python -m pip install lava-nc==0.10.0 "setuptools<81"' in checks["Lava (sim)"].advice
 
 
 @pytest.mark.lava
