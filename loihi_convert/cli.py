@@ -45,6 +45,15 @@ DataRootOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything that is random.")]
+LavaPythonOption = Annotated[
+    str | None,
+    typer.Option(
+        "--lava-python",
+        metavar="PATH",
+        help="Python that has Lava, if not this one; or set LOIHI_CONVERT_LAVA_PYTHON.",
+        show_default=False,
+    ),
+]
 _INTERRUPTED = 130
 SIM_IMAGES = 100
 """Images a run on Lava's simulator takes unless told otherwise: seconds, not minutes."""
@@ -100,6 +109,7 @@ def demo(
     ),
     timesteps: Annotated[int, typer.Option("-T", "--timesteps", help="Latency T in time steps.")] = 32,
     seed: SeedOption = 0,
+    lava_python: LavaPythonOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -126,6 +136,7 @@ def demo(
         timesteps=None,
         model=None,
         trace=False,
+        lava_python=lava_python,
         root=output / "runs",
         as_json=as_json,
     )
@@ -260,6 +271,7 @@ def run(
     trace: Annotated[bool, typer.Option("--trace", help="Record and compare every layer, not only the last.")] = False,
     data: DataOption = None,
     data_root: DataRootOption = None,
+    lava_python: LavaPythonOption = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for run folders.")] = Path("runs"),
     as_json: JsonOption = False,
 ) -> None:
@@ -286,19 +298,20 @@ def run(
         timesteps=timesteps,
         model=model,
         trace=trace,
+        lava_python=lava_python,
         root=output,
         as_json=as_json,
     )
 
 
 @app.command()
-def doctor(as_json: JsonOption = False) -> None:
+def doctor(lava_python: LavaPythonOption = None, as_json: JsonOption = False) -> None:
     """Say what is installed, what is missing, and what to do (Python, Lava, Loihi)."""
     from dataclasses import asdict
 
     from loihi_convert.doctor import examine
 
-    checks = examine()
+    checks = examine(lava_python)
     if as_json:
         _print_json({"checks": [asdict(check) for check in checks]})
     else:
@@ -367,6 +380,7 @@ def _run(
     timesteps: int | None,
     model: Path | None,
     trace: bool,
+    lava_python: str | None,
     root: Path,
     as_json: bool,
 ) -> None:
@@ -376,7 +390,7 @@ def _run(
     from loihi_convert.tables import accuracy_table, layer_table, per_t_table
 
     outcomes: list[pipeline.Ran] = []
-    with open_backend(backend_name) as backend:
+    with open_backend(backend_name, lava_python=lava_python) as backend:
         for path in paths:
             outcomes.append(pipeline.run(path, images, backend, timesteps, model=model, trace=trace, bars=bar))
     figures = [(outcome.path.stem, outcome.evaluation) for outcome in outcomes]
@@ -395,6 +409,7 @@ def _run(
                 command_line=sys.argv,
                 seed=None,
             ),
+            "backend_versions": backend.versions,
             "provenance": {outcome.path.stem: dict(outcome.network.provenance) for outcome in outcomes},
         },
     )

@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 import numpy as np
 
+from loihi_convert.backends.lava import LAVA_PYTHON, other_interpreter
 from loihi_convert.errors import LoihiConvertError
 from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.synapse import Dense
@@ -27,6 +28,7 @@ INSTALL_LAVA: Final = (
     "pip install --no-deps --ignore-requires-python lava-nc==0.10.0 lava-dl==0.6.0 && "
     'pip install asteval networkx "setuptools<81"'
 )
+INSTALL_LAVA_ON_3_10: Final = 'pip install lava-nc==0.10.0 "setuptools<81"'
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,16 @@ class Check:
     advice: str = ""
 
 
-def examine() -> tuple[Check, ...]:
-    """Return one check per part of the environment; runs a small network through Lava if Lava is installed."""
-    return (_python(), *map(_package, ("torch", "numpy", "h5py")), _lava(), _lava_dl(), _loihi())
+def examine(lava_python: str | None = None) -> tuple[Check, ...]:
+    """Return one check per part of the environment; runs a small network through Lava if Lava is installed.
+
+    Parameters
+    ----------
+    lava_python
+        The interpreter that has Lava, see `backends.lava.LavaBackend`.
+    """
+    lava = _lava(other_interpreter(lava_python))
+    return (_python(), *map(_package, ("torch", "numpy", "h5py")), lava, _lava_dl(), _loihi())
 
 
 def _python() -> Check:
@@ -71,30 +80,41 @@ def _package(name: str) -> Check:
     return Check(name, "ok", version)
 
 
-def _lava() -> Check:
+def _lava(lava_python: str | None) -> Check:
     """Whether Lava's CPU simulator computes what `ref` does, on a network small enough to check by hand."""
-    version = _version("lava-nc")
-    if version is None:
+    name = "Lava (sim)"
+    if lava_python is None and _version("lava-nc") is None:
         return Check(
-            "Lava (sim)", "absent", "not installed; everything but `--backend sim` works", f"Run: {INSTALL_LAVA}"
+            name,
+            "absent",
+            "not installed; everything but `--backend sim` works",
+            f"Run: {INSTALL_LAVA}\n"
+            f"        Or name an interpreter that has it: --lava-python PATH, or {LAVA_PYTHON}=PATH",
         )
     from loihi_convert import netx
     from loihi_convert.backends import first_difference, open_backend
 
+    where = lava_python or f"{sys.executable} (this interpreter)"
     images = np.arange(8, dtype=np.uint8).reshape(2, 1, 2, 2) * 30
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "doctor.net")
             netx.write(_small_network(), path)
-            with open_backend("ref") as ref, open_backend("sim") as sim:
+            with open_backend("ref") as ref, open_backend("sim", lava_python=lava_python) as sim:
                 difference = first_difference(sim.run(path, images, 4), ref.run(path, images, 4))
+                versions = sim.versions
     except LoihiConvertError as error:
-        return Check("Lava (sim)", "broken", f"lava-nc {version} does not run: {error}", f"Run: {INSTALL_LAVA}")
+        advice = f"Run: {INSTALL_LAVA}"
+        if lava_python is not None:
+            advice = f"If that is Python 3.10, run: {lava_python} -m {INSTALL_LAVA_ON_3_10}"
+        return Check(name, "broken", f"does not run in {where}: {error}", advice)
+    lava = (
+        f"lava-nc {versions.get('lava-nc', 'of unknown version')}, Python {versions['python']}, "
+        f"NumPy {versions['numpy']} in {where}"
+    )
     if difference:
-        return Check(
-            "Lava (sim)", "broken", f"lava-nc {version} disagrees with ref: {difference}", "Report this as a bug."
-        )
-    return Check("Lava (sim)", "ok", f"lava-nc {version}; a test network ran, equal to ref")
+        return Check(name, "broken", f"{lava} disagrees with ref: {difference}", "Report this as a bug.")
+    return Check(name, "ok", f"{lava}; a test network ran, equal to ref")
 
 
 def _lava_dl() -> Check:

@@ -89,6 +89,11 @@ class Backend(Protocol):
         """The name by which `open_backend` gives it."""
         ...
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of what it runs on, by name, where that is a process of its own; known once it has run."""
+        ...
+
     def run(
         self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = silent
     ) -> RunResult:
@@ -102,22 +107,31 @@ class Backend(Protocol):
     ) -> None: ...
 
 
-def open_backend(name: str) -> Backend:
+def open_backend(name: str, *, lava_python: str | None = None) -> Backend:
     """Return the backend called ``name``, not yet started.
+
+    Parameters
+    ----------
+    name
+        ``"ref"`` or ``"sim"``.
+    lava_python
+        For ``sim``: the interpreter that has Lava, see `backends.lava.LavaBackend`.
 
     Raises
     ------
     UsageError
-        If there is no such backend.
+        If there is no such backend, or ``ref`` is given an interpreter.
     """
     if name == "ref":
+        if lava_python is not None:
+            raise UsageError(f"--lava-python {lava_python}: only `--backend sim` runs Lava.")
         from loihi_convert.backends.reference import ReferenceBackend
 
         return ReferenceBackend()
     if name == "sim":
         from loihi_convert.backends.lava import LavaBackend
 
-        return LavaBackend()
+        return LavaBackend(lava_python=lava_python)
     raise UsageError(f"--backend {name}: no such backend; allowed are {', '.join(get_args(BackendName))}.")
 
 

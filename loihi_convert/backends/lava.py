@@ -7,6 +7,9 @@ temporary folder, requests and answers as JSON lines through two pipes::
 
     LavaBackend  --stdin: {"folder": ...}-->              lava_host  --fork-->  one process per Lava Process
                  <--stdout: {"event": "finished" ...}--
+
+Lava may be installed in another interpreter than this one, of another Python and NumPy version. The host imports this
+file there, where NumPy and Lava are all there is.
 """
 
 from __future__ import annotations
@@ -31,7 +34,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from loihi_convert import netx
 from loihi_convert.backends import BackendName, LayerTrace, RunResult, check_run
 from loihi_convert.errors import BackendError, PlatformError
 from loihi_convert.network import QuantizedNetwork
@@ -40,6 +42,9 @@ from loihi_convert.synapse import Array, Shape
 
 STALL_SECONDS: Final = 120.0
 """After so many seconds without a simulated step a run is given up: one step of the largest network takes seconds."""
+
+LAVA_PYTHON: Final = "LOIHI_CONVERT_LAVA_PYTHON"
+"""Environment variable: the interpreter that has Lava, where it is not this one."""
 
 _POLL_SECONDS: Final = 0.05
 _KILL_SECONDS: Final = 1.0
@@ -59,15 +64,25 @@ class LavaBackend:
 
     Parameters
     ----------
+    lava_python
+        Interpreter that has NumPy and Lava, as a path or a name to be found on PATH. Default: what `LAVA_PYTHON` says,
+        else this interpreter.
     stall_seconds
         A run without progress for so long is given up.
     """
 
     name: Final[BackendName] = "sim"
 
-    def __init__(self, *, stall_seconds: float = STALL_SECONDS) -> None:
+    def __init__(self, *, lava_python: str | None = None, stall_seconds: float = STALL_SECONDS) -> None:
+        self._lava_python = other_interpreter(lava_python)
         self._stall_seconds = stall_seconds
         self._host: _Host | None = None
+        self._versions: dict[str, str] = {}
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of Python, NumPy and Lava in the host process; empty before the first run."""
+        return dict(self._versions)
 
     def run(
         self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = silent
@@ -77,11 +92,14 @@ class LavaBackend:
         Raises
         ------
         PlatformError
-            If Lava is not installed, or the temporary folder is full.
+            If Lava is not installed, its interpreter cannot be used, or the temporary folder is full.
         BackendError
             If the simulation fails, stalls or is ended from outside. No process of it is left then; a further run
             starts a new host.
         """
+        # h5py is not needed where only the host runs.
+        from loihi_convert import netx
+
         started = time.perf_counter()
         network = netx.read(path)
         check_run(network, images, timesteps, trace=trace)
@@ -114,7 +132,7 @@ class LavaBackend:
     ) -> tuple[_Host, RunFolder]:
         """A running host, and the files of the run."""
         try:
-            host = self._host = self._host or _Host()
+            host = self._host = self._host or _Host(self._lava_python)
             folder = RunFolder(Path(tempfile.mkdtemp(dir=host.folder)))
             folder.fill(network, images, timesteps, trace)
         except OSError as error:
@@ -136,16 +154,25 @@ class LavaBackend:
                     progress(steps.images_done(done), steps.images)
                 elif time.monotonic() - changed_at > self._stall_seconds:
                     raise host.error(f"no progress for {self._stall_seconds:g} s, after step {done} of {steps.total}")
+            elif answer["event"] == "ready":
+                host.is_ready, changed_at = True, time.monotonic()
+                self._versions = answer["versions"]
             elif answer["event"] == "finished":
                 progress(steps.images, steps.images)
                 return float(answer["seconds"])
             elif answer["event"] == "missing":
                 raise PlatformError(
-                    f"sim: Lava cannot be imported ({answer['reason']}); `loihi-convert doctor` says what to install. "
-                    "`--backend ref` gives the same integers without it."
+                    f"sim: Lava cannot be imported{host.where} ({answer['reason']}); `loihi-convert doctor` says what "
+                    "to install, and --lava-python names another interpreter. `--backend ref` gives the same integers "
+                    "without Lava."
                 )
             else:
                 raise host.error(answer["reason"])
+
+
+def other_interpreter(given: str | None) -> str | None:
+    """Return the interpreter that ``given``, or else `LAVA_PYTHON`, names for Lava; ``None``: this one."""
+    return given or os.environ.get(LAVA_PYTHON) or None
 
 
 @dataclass(frozen=True)
@@ -178,7 +205,7 @@ class RunFolder:
 
     @property
     def network(self) -> Path:
-        """The `QuantizedNetwork`, pickled."""
+        """The `QuantizedNetwork`, pickled so that any NumPy can read it."""
         return self.path / "network.pickle"
 
     @property
@@ -219,7 +246,8 @@ class RunFolder:
         """Write the inputs, and reserve the space of the results."""
         moments = (len(images), timesteps)
         hidden = len(network.layers) - 1
-        self.network.write_bytes(pickle.dumps(network))
+        with self.network.open("wb") as file:
+            _NetworkPickler(file).dump(network)
         np.save(self.images, network.pixels(images))
         _reserve(self.steps, np.int64, (1,))
         _reserve(self.potentials, np.int32, moments + network.shapes[-1])
@@ -248,6 +276,15 @@ class RunFolder:
         )
 
 
+class _NetworkPickler(pickle.Pickler):
+    """Pickles arrays as their bytes: NumPy 2 pickles them by names (``numpy._core``) that NumPy 1 does not know."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return np.ndarray, (value.shape, value.dtype.str, value.tobytes())
+        return NotImplemented
+
+
 def _reserve(path: Path, dtype: npt.DTypeLike, shape: Shape) -> None:
     # Written out, because a memory map of a file with holes dies of SIGBUS once the disk is full.
     np.save(path, np.zeros(shape, dtype))
@@ -260,24 +297,48 @@ def remove_shared_memory(token: str) -> None:
 
 
 class _Host:
-    """The host process: its pipes, its folder, its end."""
+    """The host process: its pipes, its folder, its end.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    lava_python
+        Interpreter to run it in; ``None``: this one.
+    """
+
+    def __init__(self, lava_python: str | None) -> None:
+        self._python = sys.executable if lava_python is None else _executable(lava_python)
+        self.where = "" if lava_python is None else f" by {self._python}"
+        self.is_ready = False
         self.folder = Path(tempfile.mkdtemp(prefix="loihi-"))
         self._token = secrets.token_hex(8)
         self._log = self.folder / "log.txt"
         self._unread = b""
         module = "loihi_convert.backends.lava_host"
+        environment = {**os.environ, **_ONE_THREAD}
+        if lava_python is not None:
+            environment |= {"PYTHONPATH": str(self._folder_of_this_package())}
+            environment.pop("PYTHONHOME", None)
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-u", "-m", module, str(self.folder), self._token, str(os.getpid())],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                cwd=self.folder,
-                env={**os.environ, **_ONE_THREAD},
-                start_new_session=True,
-            )
+            try:
+                self._process = subprocess.Popen(
+                    [self._python, "-u", "-m", module, str(self.folder), self._token, str(os.getpid())],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    cwd=self.folder,
+                    env=environment,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                shutil.rmtree(self.folder)
+                raise self._unusable(str(error)) from error
+
+    def _folder_of_this_package(self) -> Path:
+        """A folder for PYTHONPATH, which no other package of this interpreter is in."""
+        folder = self.folder / "packages"
+        folder.mkdir()
+        (folder / __name__.partition(".")[0]).symlink_to(Path(__file__).parents[1])
+        return folder
 
     def send(self, request: dict[str, Any]) -> None:
         assert self._process.stdin is not None
@@ -295,21 +356,37 @@ class _Host:
         line, end, rest = self._unread.partition(b"\n")
         if end:
             self._unread = rest
-            answer: dict[str, Any] = json.loads(line)
+            try:
+                answer: dict[str, Any] = json.loads(line)
+            except ValueError as error:
+                raise self._unusable(f"it answers {line[:80]!r}") from error
             return answer
         # WNOWAIT leaves the zombie, so that its process group number cannot be given to others before `end`.
         ended = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if ended is not None:
-            raise self.error(f"the Lava host process {how_it_ended(ended)}")
-        return None
+        if ended is None:
+            return None
+        if ended.si_code == os.CLD_EXITED and not self.is_ready:
+            # A Python that meets an error ends with 1 and says which in its last line; other programs say it first.
+            words = self._last_words() or [f"it {how_it_ended(ended)}"]
+            raise self._unusable(words[-1 if ended.si_status == 1 else 0])
+        raise self.error(f"the Lava host process {how_it_ended(ended)}")
 
     def error(self, reason: str) -> BackendError:
         """Describe what stopped the simulation, with the end of the host's log."""
-        lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
-        log = "".join(f"\n  {line}" for line in lines[-_LOG_LINES:])
+        log = "".join(f"\n  {line}" for line in self._last_words())
         return BackendError(
             f"sim: the simulation was stopped: {reason}. Run it again, or use `--backend ref`, which gives the same "
             f"integers." + (f" End of Lava's log:{log}" if log else "")
+        )
+
+    def _last_words(self) -> list[str]:
+        lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+        return lines[-_LOG_LINES:]
+
+    def _unusable(self, reason: str) -> PlatformError:
+        return PlatformError(
+            f"sim: {self._python} cannot run Lava ({reason}); Lava needs Python 3.10 or newer that has NumPy and "
+            f"lava-nc, named by --lava-python or {LAVA_PYTHON}. `--backend ref` gives the same integers without Lava."
         )
 
     def end(self) -> None:
@@ -332,6 +409,17 @@ class _Host:
         self._process.wait()
         remove_shared_memory(self._token)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _executable(name: str) -> str:
+    """Return the absolute path of a program; links are kept, because a virtual environment is known by its link."""
+    found = shutil.which(Path(name).expanduser())
+    if found is None:
+        raise PlatformError(
+            f"--lava-python {name} (or {LAVA_PYTHON}): no such program; give the path of a Python interpreter that has "
+            "Lava, as in ~/.venvs/lava/bin/python."
+        )
+    return str(Path(found).absolute())
 
 
 def how_it_ended(ended: os.waitid_result) -> str:

@@ -14,10 +14,12 @@ import contextlib
 import ctypes
 import dataclasses
 import gc
+import importlib.metadata
 import json
 import logging
 import os
 import pickle
+import platform
 import shutil
 import signal
 import sys
@@ -53,6 +55,7 @@ def main(folder: Path, token: str, parent: int) -> None:
     except ImportError as error:
         host.answer(event="missing", reason=str(error))
         return
+    host.answer(event="ready", versions=_versions())
     for line in sys.stdin:
         request = json.loads(line)
         run_folder = RunFolder(Path(request["folder"]))
@@ -164,6 +167,14 @@ def import_lava() -> None:
         dataclasses.dataclass = original
     import lava.proc.conv.process
     import lava.proc.dense.process  # noqa: F401
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "numpy": np.__version__}
+    # A checkout of Lava on the path has no version.
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        found["lava-nc"] = importlib.metadata.version("lava-nc")
+    return found
 
 
 def _simulate(folder: RunFolder, timesteps: int, trace: bool, host: _Watched) -> float:

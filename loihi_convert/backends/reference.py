@@ -23,6 +23,11 @@ class ReferenceBackend:
 
     name: Final[BackendName] = "ref"
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """Empty: it runs in this process."""
+        return {}
+
     def run(
         self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = silent
     ) -> RunResult:

@@ -1,0 +1,245 @@
+"""Other Python environments than this one: none with Lava, Lava in another interpreter, and one that cannot have it.
+
+The environments are real: virtual ones, whose packages are links to this one's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import pickletools
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import networks
+import numpy as np
+import pytest
+
+import loihi_convert
+from loihi_convert import doctor, netx
+from loihi_convert.backends import first_difference, open_backend
+from loihi_convert.backends.lava import LAVA_PYTHON, LavaBackend, RunFolder
+from loihi_convert.checkpoint import Checkpoint, save
+from loihi_convert.data import load_data
+from loihi_convert.errors import PlatformError, UsageError
+from loihi_convert.models import build_model
+from loihi_convert.network import QuantizedNetwork
+from loihi_convert.synapse import Array
+
+# Lava itself and what it imports.
+LAVA_ALONE = ("lava", "lava_nc-", "numpy", "scipy", "networkx", "asteval")
+
+
+def interpreter(folder: Path, wanted: Callable[[str], bool]) -> Path:
+    """A new virtual environment with those of this one's packages whose file name is ``wanted``; its interpreter."""
+    venv.create(folder, symlinks=True)
+    (site,) = (folder / "lib").glob("python*/site-packages")
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if wanted(entry.name):
+            (site / entry.name).symlink_to(entry)
+    return folder / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def lava_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interpreter with Lava and without h5py, torch, pydantic, typer and this package."""
+    return interpreter(tmp_path_factory.mktemp("lava"), lambda name: name.startswith(LAVA_ALONE))
+
+
+@pytest.fixture
+def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    yield
+    assert list(temporary.iterdir()) == []
+    assert Path(loihi_convert.__file__).exists()
+
+
+@pytest.fixture
+def random_file(tmp_path: Path) -> tuple[QuantizedNetwork, Array, Path]:
+    network, images = networks.random_network(4)
+    netx.write(network, tmp_path / "model.net")
+    return network, images, tmp_path / "model.net"
+
+
+@pytest.mark.lava
+@pytest.mark.usefixtures("nothing_left")
+def test_another_interpreter_needs_nothing_but_lava(lava_alone: Path, tmp_path: Path) -> None:
+    with LavaBackend(lava_python=str(lava_alone)) as sim, open_backend("ref") as ref:
+        for seed in range(4):
+            network, images = networks.random_network(seed)
+            path = tmp_path / f"{seed}.net"
+            netx.write(network, path)
+            found, expected = (backend.run(path, images, 4, trace=True) for backend in (sim, ref))
+            assert first_difference(found, expected) is None
+        assert sim.versions["numpy"] == np.__version__
+        assert sim.versions["python"] == sys.version.split()[0]
+        assert sim.versions["lava-nc"] == "0.10.0"
+
+
+@pytest.mark.lava
+@pytest.mark.usefixtures("nothing_left")
+def test_the_variable_can_name_this_interpreter_too(
+    random_file: tuple[QuantizedNetwork, Array, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, images, path = random_file
+    monkeypatch.setenv(LAVA_PYTHON, sys.executable)
+    # What this interpreter is given to import must not reach another one.
+    monkeypatch.setenv("PYTHONPATH", "/nowhere")
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")
+    with open_backend("sim") as sim, open_backend("ref") as ref:
+        assert first_difference(sim.run(path, images, 4), ref.run(path, images, 4)) is None
+
+
+def test_the_network_is_handed_over_in_words_that_every_numpy_knows(tmp_path: Path) -> None:
+    network, images = networks.random_network(4)
+    folder = RunFolder(tmp_path)
+    folder.fill(network, images, 4, False)
+    pickled = folder.network.read_bytes()
+    strings = [argument for _, argument, _ in pickletools.genops(pickled) if isinstance(argument, str)]
+    modules = {text.split(".")[0]: text for text in strings if text.startswith(("numpy", "loihi_convert"))}
+    assert modules["numpy"] == "numpy"
+    assert b"_core" not in pickled
+    copy = pickle.loads(pickled)
+    for layer, expected in zip(copy.layers, network.layers, strict=True):
+        for array, original in ((layer.weight, expected.weight), (layer.bias, expected.bias)):
+            assert (array is None) == (original is None)
+            assert original is None or (array.dtype == original.dtype and np.array_equal(array, original))
+
+
+def program(folder: Path, text: str) -> Path:
+    path = folder / "program"
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+NOT_PYTHON = {
+    "absent": ("/nowhere/python", r"--lava-python /nowhere/python \(or LOIHI_CONVERT_LAVA_PYTHON\): no such program; "),
+    "folder": ("/", r"--lava-python / .+: no such program; give the path of a Python interpreter that has Lava, as in"),
+    "answers": ("#!/bin/sh\necho hello", r"program cannot run Lava \(it answers b'hello'\); Lava needs Python 3.10 or"),
+    "complains": ("#!/bin/sh\necho pyenv: not found >&2; echo see help >&2; exit 127", r"Lava \(pyenv: not found\); "),
+    "old": ("#!/bin/sh\necho Traceback >&2; echo SyntaxError: future >&2; exit 1", r"Lava \(SyntaxError: future\); "),
+    "silent": ("#!/bin/sh\nexit 3", r"cannot run Lava \(it ended with exit code 3\); Lava needs Python 3.10 or newer"),
+    "no program": ("neither this nor that", r"program cannot run Lava \(.+Exec format error.+\); Lava needs Python"),
+}
+
+
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize("case", NOT_PYTHON)
+def test_what_is_no_python(case: str, random_file: tuple[QuantizedNetwork, Array, Path], tmp_path: Path) -> None:
+    _, images, path = random_file
+    given, message = NOT_PYTHON[case]
+    name = given if given.startswith("/") else str(program(tmp_path, given))
+    with LavaBackend(lava_python=name) as backend, pytest.raises(PlatformError, match=message):
+        backend.run(path, images, 4)
+
+
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize(
+    ("packages", "message"),
+    [
+        # Nothing of this interpreter's packages leaks into the other one.
+        ((), r"bin/python cannot run Lava \(ModuleNotFoundError: No module named 'numpy'\); Lava needs Python 3.10 or"),
+        (("numpy",), r"sim: Lava cannot be imported by .+bin/python \(No module named 'lava'\); `loihi-convert doctor"),
+    ],
+)
+def test_an_interpreter_without_numpy_or_lava(
+    packages: tuple[str, ...], message: str, random_file: tuple[QuantizedNetwork, Array, Path], tmp_path: Path
+) -> None:
+    _, images, path = random_file
+    python = interpreter(tmp_path / "venv", lambda name: name in packages or name.startswith("numpy.libs"))
+    with LavaBackend(lava_python=str(python)) as backend, pytest.raises(PlatformError, match=message):
+        backend.run(path, images, 4)
+
+
+def test_ref_takes_no_interpreter() -> None:
+    with pytest.raises(UsageError, match=r"--lava-python python3: only `--backend sim` runs Lava\."):
+        open_backend("ref", lava_python="python3")
+
+
+def save_untrained_model(path: Path) -> None:
+    model, data = build_model("digits-cnn", (1, 8, 8), 10), load_data("digits")
+    checkpoint = Checkpoint("digits-cnn", model.state_dict(), "digits", (1, 8, 8), data.classes, 0, 0.1, 0.1, {})
+    save(checkpoint, path)
+
+
+# Runs one command after the other in one process, because each would import torch anew.
+COMMANDS = """
+import contextlib, io, json, sys
+from loihi_convert import cli
+done = []
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["loihi-convert", *words]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.main()
+        except SystemExit as stop:
+            done.append((stop.code or 0, out.getvalue(), err.getvalue()))
+print(json.dumps(done))
+"""
+
+
+@pytest.mark.lava
+def test_without_lava_everything_else_works(lava_alone: Path, tmp_path: Path) -> None:
+    # Where this interpreter keeps the package itself: the environment may know it by a link to its source only.
+    source = Path(loihi_convert.__file__).parents[1]
+    python = interpreter(tmp_path / "venv", lambda name: not name.startswith("lava"))
+    save_untrained_model(tmp_path / "model.pt")
+    commands = [
+        ["doctor"],
+        ["export", "model.pt", "-T", "4"],
+        ["run", "model.net", "--images", "20"],
+        ["run", "model.net", "--images", "20", "--backend", "sim"],
+        ["run", "model.net", "--images", "20", "--backend", "sim", "--lava-python", str(lava_alone)],
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(source)}
+    environment.pop(LAVA_PYTHON, None)
+    finished = subprocess.run(
+        [python, "-c", COMMANDS, json.dumps(commands)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert finished.returncode == 0, finished.stderr
+    without, exported, on_ref, on_sim, elsewhere = json.loads(finished.stdout)
+    assert without[0] == 0
+    assert "absent  Lava (sim): not installed; everything but `--backend sim` works" in without[1]
+    assert "name an interpreter that has it: --lava-python PATH, or LOIHI_CONVERT_LAVA_PYTHON=PATH" in without[1]
+    assert "absent  lava-dl: not installed" in without[1]
+    assert exported[0] == 0
+    assert "wrote model.net" in exported[1]
+    assert on_ref[0] == 0
+    assert "20 images" in on_ref[1]
+    assert on_sim[:2] == [4, ""]
+    assert "error: sim: Lava cannot be imported (No module named 'lava'); `loihi-convert doctor` says" in on_sim[2]
+    assert elsewhere[0] == 0
+    assert "of 20 images equal to ref at every step, error 0" in elsewhere[2]
+    (manifest,) = (tmp_path / "runs").glob("model-sim-*/manifest.json")
+    assert json.loads(manifest.read_text())["backend_versions"]["lava-nc"] == "0.10.0"
+
+
+def test_doctor_says_what_is_wrong_with_the_named_interpreter() -> None:
+    checks = {check.name: check for check in doctor.examine("/nowhere/python")}
+    assert checks["Lava (sim)"].state == "broken"
+    assert checks["Lava (sim)"].found.startswith("does not run in /nowhere/python: --lava-python /nowhere/python")
+    assert '/nowhere/python -m pip install lava-nc==0.10.0 "setuptools<81"' in checks["Lava (sim)"].advice
+
+
+@pytest.mark.lava
+def test_doctor_says_where_lava_runs(lava_alone: Path) -> None:
+    (lava,) = (check for check in doctor.examine(str(lava_alone)) if check.name == "Lava (sim)")
+    version = sys.version.split()[0]
+    assert lava.state == "ok"
+    assert lava.found == (
+        f"lava-nc 0.10.0, Python {version}, NumPy {np.__version__} in {lava_alone}; a test network ran, equal to ref"
+    )
