@@ -148,7 +148,7 @@ def test_the_relu_network_equals_the_cnn(name: str) -> None:
 
 def test_a_dropped_softmax_is_noted() -> None:
     assert convert(*CNNS["modern"]).notes == (
-        "log_softmax: the log_softmax at the end is dropped; arg max is the same without it.",
+        "log_softmax (after fc): the log_softmax at the end is dropped; arg max is the same without it.",
     )
     assert convert(*CNNS["functional"]).notes == ()
 
@@ -268,7 +268,7 @@ def chain(*modules: nn.Module) -> nn.Module:
             nn.Sequential(nn.Conv2d(1, 2, 2), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(2, 2, 3, padding=1)),
             r"3: Conv2d is padded after 2, whose window \(2, 2\) does not divide its input \(5, 5\)",
         ),
-        (Residual(), "add does not continue the chain: its inputs are not just the layer before it"),
+        (Residual(), r"add \(after conv2\) does not continue the chain: its inputs are not just the layer before it"),
         (Shared(), "conv: Conv2d is used twice"),
         (ControlFlow(), "ControlFlow: its forward cannot be traced"),
         (nn.Sequential(nn.Conv2d(1, 2, 3)), "0: the model ends here; it must end with a Linear layer"),
