@@ -358,8 +358,10 @@ def _affine_of_call(name: str, kind: str, node: fx.Node, previous: fx.Node, shap
     if not torch.equal(spread, per_channel.reshape(-1, *(1,) * (len(input_shape) - 1)).expand_as(spread)):
         refuse(name, kind, "has a constant that differs between pixels or images; supported is one per channel")
     c = per_channel.numpy()
-    one, zero = np.ones_like(c), np.zeros_like(c)
     operation, is_reversed = _arithmetic(node), node.args[0] is not previous
+    if not np.isfinite(c).all() or (operation == "truediv" and not c.all()):
+        refuse(name, kind, "has a constant that is NaN, infinite, or 0 in a division; supported are finite numbers")
+    one, zero = np.ones_like(c), np.zeros_like(c)
     if operation == "add":
         return Affine(one, c)
     if operation == "sub":

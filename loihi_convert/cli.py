@@ -515,7 +515,8 @@ def _shape(text: str | None) -> tuple[int, int, int] | None:
 def _class_names(text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
-    names = tuple(map(str, range(int(text)))) if text.isdecimal() else tuple(text.split(","))
+    # Five digits: a number of classes, not a claim on all memory.
+    names = tuple(map(str, range(int(text[:5])))) if text.isdecimal() else tuple(text.split(","))
     if len(names) < 2 or not all(names) or len(set(names)) < len(names):
         raise UsageError(f"--classes {text}: allowed is their number from 2, or their names, each once: cat,dog,bird.")
     return names

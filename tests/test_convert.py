@@ -341,6 +341,7 @@ def chain(*modules: nn.Module) -> nn.Module:
         (Called(lambda x: functional.max_pool2d(x, 3, 1, 1)), r"max_pool2d \(after conv\).* Train with AvgPool2d or"),
         (Called(functional.dropout), r"dropout \(after conv\) is not told that training is over; pass training=self"),
         (Called(lambda x: x + x), r"add \(after conv\) does not join the layer before it with one constant"),
+        (Called(lambda x: x / 0.0), r"truediv \(after conv\) has a constant that is NaN, infinite, or 0 in a division"),
         (Called(lambda x: 1 / x), r"truediv \(after conv\) divides a constant by the layer before it"),
         (Called(lambda x: x * torch.rand(6)), r"mul \(after conv\) has a constant that differs between pixels"),
         (
