@@ -162,6 +162,10 @@ def read_chain(model: nn.Module, input_shape: Shape) -> tuple[Link, ...]:
     except Exception as error:
         reason = _first_line(error)
         raise InputError(f"{type(model).__name__}: does not take images of shape {input_shape} ({reason}).") from error
+    # Sizes as arguments, as in avg_pool2d(x, x.shape[2:]), become their numbers.
+    for node in graph.graph.nodes:
+        node.args = fx.node.map_arg(node.args, lambda argument: shapes.sizes.get(argument, argument))
+        node.kwargs = fx.node.map_arg(node.kwargs, lambda argument: shapes.sizes.get(argument, argument))
     nodes = _nodes_in_order(graph, shapes)
     links = (_link(node, previous, graph, shapes) for previous, node in itertools.pairwise(nodes))
     return tuple(link for link in links if link is not None)
@@ -200,6 +204,7 @@ class _Shapes(fx.Interpreter):
         super().__init__(module)
         self.of: dict[fx.Node, Shape] = {}
         self.constants: dict[fx.Node, Tensor] = {}
+        self.sizes: dict[fx.Node, Any] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
@@ -210,6 +215,10 @@ class _Shapes(fx.Interpreter):
                 self.constants[n] = value
             else:
                 self.of[n] = tuple(value.shape)
+        elif isinstance(value, int):
+            self.sizes[n] = value
+        elif isinstance(value, torch.Size):
+            self.sizes[n] = tuple(value)
         return value
 
 

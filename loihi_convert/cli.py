@@ -515,8 +515,9 @@ def _shape(text: str | None) -> tuple[int, int, int] | None:
 def _class_names(text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
-    # Five digits: a number of classes, not a claim on all memory.
-    names = tuple(map(str, range(int(text[:5])))) if text.isdecimal() else tuple(text.split(","))
+    # More than five digits are no number of classes but a claim on all memory.
+    is_number = text.isdecimal() and len(text) <= 5
+    names = tuple(map(str, range(int(text)))) if is_number else tuple(text.split(","))
     if len(names) < 2 or not all(names) or len(set(names)) < len(names):
         raise UsageError(f"--classes {text}: allowed is their number from 2, or their names, each once: cat,dog,bird.")
     return names

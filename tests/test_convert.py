@@ -112,7 +112,7 @@ class Arithmetic(nn.Module):
         x = x.reshape(-1, 2, 12, 12).sub(self.mean[None, :, None, None]) / self.std
         x = self.pool((self.conv1(x) * self.gain + 0.1).relu())
         x = self.pool(torch.relu(self.conv2(1 - 2 * x)))
-        x = functional.adaptive_avg_pool2d(x, (1, 1)).squeeze(-1).squeeze(-1)
+        x = functional.avg_pool2d(x, kernel_size=x.shape[2:]).squeeze(-1).squeeze(-1)
         return x if features else self.fc(x) / 3.0
 
 
@@ -273,7 +273,7 @@ class Shared(nn.Module):
 
 
 class Called(nn.Module):
-    """A convolution, ReLU, and then what a function does, in a block of its own."""
+    """A convolution, ReLU, and then what a function does."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -337,6 +337,7 @@ def chain(*modules: nn.Module) -> nn.Module:
             Called(lambda x: torch.cat([x, x], 1)[:, :2]),
             r"^cat \(after conv\) has no .* Branches are not supported; train",
         ),
+        (Called(lambda x: x.chunk(1, 1)[0]), r"getitem \(after conv\) does not continue the chain"),
         (Called(torch.sigmoid), r"^sigmoid \(after conv\) has no spiking equivalent here.* Train with ReLU"),
         (Called(lambda x: functional.max_pool2d(x, 3, 1, 1)), r"max_pool2d \(after conv\).* Train with AvgPool2d or"),
         (Called(functional.dropout), r"dropout \(after conv\) is not told that training is over; pass training=self"),
