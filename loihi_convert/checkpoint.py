@@ -32,6 +32,7 @@ _FORMAT: Final = "loihi-convert checkpoint 1"
 _SAVE_INSTEAD: Final = "Write it with loihi-convert train, or with loihi_convert.checkpoint.save."
 _DAMAGED: Final = "Copy or train it again."
 _LARGEST_SIDE: Final = 4096
+_STATE_KEYS: Final = ("state_dict", "model_state_dict", "model")
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,12 +106,36 @@ def load(path: Path) -> Checkpoint:
     CheckpointError
         If the file is missing, damaged, hostile, of another format, or lacks a field.
     """
-    if path.suffix not in SUFFIXES:
-        raise CheckpointError(
-            f"{path}: the suffix {path.suffix!r} is not known; checkpoints end in .pt or .safetensors."
+    return _checkpoint(_read(path), path)
+
+
+def load_state(path: Path) -> dict[str, Tensor]:
+    """Return the state dict in a ``.pt`` or ``.safetensors`` file of somebody else; nothing in the file can run.
+
+    It may be the whole content, or stand in a dict under ``state_dict``, ``model_state_dict`` or ``model``.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, damaged, hostile, or holds no state dict, or NaN or an infinity.
+    UsageError
+        If it is a checkpoint of ours, which says itself what its CNN is.
+    """
+    content = _read(path)
+    if isinstance(content, dict) and content.get("format") == _FORMAT:
+        raise UsageError(
+            f"{path}: a checkpoint of loihi-convert, which names its architecture ({content.get('architecture')}), "
+            "input shape and classes itself; leave out --arch, --input-shape and --classes."
         )
-    content = read_pt(path) if path.suffix == ".pt" else _read_safetensors(path)
-    return _checkpoint(content, path)
+    state = _plain_state(content)
+    if state is None:
+        found = f"a dict of {', '.join(map(str, content))}" if isinstance(content, dict) else f"a {_type(content)}"
+        raise CheckpointError(
+            f"{path}: holds {found}, no state dict (tensors by name, at the top or under one of "
+            f"{', '.join(_STATE_KEYS)}). Write one: torch.save(model.state_dict(), path)."
+        )
+    _require_finite(state, path)
+    return state
 
 
 def load_model(path: Path) -> tuple[nn.Module, Checkpoint]:
@@ -141,6 +166,14 @@ def load_model(path: Path) -> tuple[nn.Module, Checkpoint]:
     return model.requires_grad_(False).eval(), checkpoint
 
 
+def _read(path: Path) -> object:
+    if path.suffix not in SUFFIXES:
+        raise CheckpointError(
+            f"{path}: the suffix {path.suffix!r} is not known; checkpoints end in .pt or .safetensors."
+        )
+    return read_pt(path) if path.suffix == ".pt" else _read_safetensors(path)
+
+
 def require_suffix(path: Path) -> None:
     """Raise a `UsageError` unless ``path`` ends in ``.pt`` or ``.safetensors``."""
     if path.suffix not in SUFFIXES:
@@ -154,10 +187,12 @@ def _signature(tensor: Tensor) -> str:
 def _checkpoint(content: object, path: Path) -> Checkpoint:
     """Return the checkpoint that ``content`` describes, every field checked."""
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        found = "a plain state dict" if _is_state(content) else f"an object of type {type(content).__name__}"
+        is_plain = _plain_state(content) is not None
+        found = "a plain state dict" if is_plain else f"an object of type {_type(content)}"
+        advice = "Name the code that builds its CNN: --arch package.module:factory." if is_plain else _SAVE_INSTEAD
         raise CheckpointError(
             f"{path}: holds {found}, not a checkpoint of loihi-convert, which also names its architecture, data and "
-            f"seed. {_SAVE_INSTEAD}"
+            f"seed. {advice}"
         )
     valid = {
         "architecture": _is_text(content.get("architecture")),
@@ -209,6 +244,16 @@ def _is_state(value: object) -> bool:
     if not isinstance(value, dict) or not value:
         return False
     return all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
+
+
+def _plain_state(content: object) -> dict[str, Tensor] | None:
+    """The state dict in a file of somebody else, wherever it is usually put."""
+    candidates = [content, *(content.get(key) for key in _STATE_KEYS)] if isinstance(content, dict) else []
+    return next((candidate for candidate in candidates if _is_state(candidate)), None)
+
+
+def _type(content: object) -> str:
+    return type(content).__name__
 
 
 def _require_finite(state: Mapping[str, Tensor], path: Path) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from loihi_convert.checkpoint import Checkpoint
     from loihi_convert.data import Dataset, DataSplits
     from loihi_convert.pipeline import Exported
+    from loihi_convert.source import Source
     from loihi_convert.synapse import Array
 
 app = typer.Typer(
@@ -43,6 +44,15 @@ DataRootOption = Annotated[
     typer.Option("--data-root", help="Folder that holds the data sets; default: ~/.cache/loihi-convert."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+ArchOption = Annotated[
+    str | None,
+    typer.Option(
+        "--arch",
+        help="For a plain state dict: package.module:factory, your class or function that builds the CNN. It is "
+        "imported from the current folder, and its code runs.",
+        show_default=False,
+    ),
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything that is random.")]
 LavaPythonOption = Annotated[
@@ -135,6 +145,7 @@ def demo(
         splits.test,
         timesteps=None,
         model=None,
+        arch=None,
         trace=False,
         lava_python=lava_python,
         root=output / "runs",
@@ -216,6 +227,22 @@ def export(
     pixel_bits: Annotated[
         int | None, typer.Option("--pixel-bits", help="Bits of a pixel, 1..8; default: 8, or what fits best if hard.")
     ] = None,
+    arch: ArchOption = None,
+    input_shape: Annotated[
+        str | None,
+        typer.Option("--input-shape", help="C,H,W, with --arch; default: the data's.", show_default=False),
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            "--mean", help="Per channel a,b,c if the CNN expects (pixel/255 - mean) / std.", show_default=False
+        ),
+    ] = None,
+    std: Annotated[str | None, typer.Option("--std", help="Per channel, see --mean.", show_default=False)] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option("--classes", help="Number or names a,b,c, with --arch; default: the data's.", show_default=False),
+    ] = None,
     data: DataOption = None,
     data_root: DataRootOption = None,
     calibration: Annotated[
@@ -227,10 +254,22 @@ def export(
 ) -> None:
     """Convert a CNN to spikes, balance its thresholds, round it to Loihi's integers, write a netx file."""
     from loihi_convert.checkpoint import load
-    from loihi_convert.data import load_data
+    from loihi_convert.data import DATASETS, load_data
+    from loihi_convert.source import open_source
 
     steps = _timesteps(timesteps)
-    splits = load_data(data or load(model).data, data_root)
+    if arch is not None and data is None:
+        raise UsageError(f"{model}: a state dict does not say what it was trained on; pass --data.")
+    normalization = {"mean": _numbers("--mean", mean), "std": _numbers("--std", std)}
+    shape, names = _shape(input_shape), _class_names(classes)
+    splits = load_data(data or load(model).data, data_root, classes=names or ())
+    if shape not in (None, splits.input_shape):
+        raise UsageError(f"--input-shape {input_shape}: the images of {splits.name} have {splits.input_shape}.")
+    if arch is not None:
+        shape, names = splits.input_shape, names or splits.classes or None
+    # The name of a data set; where a user's own images lie is nobody else's business.
+    recorded = data if data is None or data in DATASETS else splits.name
+    source = open_source(model, arch=arch, input_shape=shape, classes=names, data=recorded, **normalization)
     options = {
         "method": method,
         "amplitude": amplitude,
@@ -242,7 +281,7 @@ def export(
         "pixel_bits": pixel_bits,
     }
     images = splits.calibration_images(calibration)
-    exported = _export(model, output, steps, images, options, overwrite=overwrite, verify=verify)
+    exported = _export(source, output, steps, images, options, overwrite=overwrite, verify=verify)
     if as_json:
         _print_json({"files": [_exported_json(item) for item in exported]})
     else:
@@ -268,6 +307,7 @@ def run(
     model: Annotated[
         Path | None, typer.Option("--model", help="The CNN the file was made from; default: the one beside it.")
     ] = None,
+    arch: ArchOption = None,
     trace: Annotated[bool, typer.Option("--trace", help="Record and compare every layer, not only the last.")] = False,
     data: DataOption = None,
     data_root: DataRootOption = None,
@@ -297,6 +337,7 @@ def run(
         splits.test[:count],
         timesteps=timesteps,
         model=model,
+        arch=arch,
         trace=trace,
         lava_python=lava_python,
         root=output,
@@ -347,7 +388,7 @@ def _trained(output: Path, checkpoint: Checkpoint) -> str:
 
 
 def _export(
-    model: Path,
+    model: Path | Source,
     output: Path | None,
     timesteps: Sequence[int],
     calibration: Array,
@@ -379,6 +420,7 @@ def _run(
     *,
     timesteps: int | None,
     model: Path | None,
+    arch: str | None,
     trace: bool,
     lava_python: str | None,
     root: Path,
@@ -392,7 +434,8 @@ def _run(
     outcomes: list[pipeline.Ran] = []
     with open_backend(backend_name, lava_python=lava_python) as backend:
         for path in paths:
-            outcomes.append(pipeline.run(path, images, backend, timesteps, model=model, trace=trace, bars=bar))
+            ran = pipeline.run(path, images, backend, timesteps, model=model, arch=arch, trace=trace, bars=bar)
+            outcomes.append(ran)
     figures = [(outcome.path.stem, outcome.evaluation) for outcome in outcomes]
     folder = report.new_run_folder(root, f"{paths[0].stem}-{backend_name}")
     written = report.write_run(
@@ -421,9 +464,14 @@ def _run(
                 "error 0"
             )
         if outcome.evaluation.cnn_accuracy is None:
-            _note(
-                f"{outcome.path.name}: its model.pt is not beside it (or changed); pass --model for the CNN's figures"
-            )
+            named = outcome.network.provenance.get("model", {}).get("arch")
+            if named is not None and arch is None:
+                _note(f"{outcome.path.name}: pass --arch {named} to import and run that code, for the CNN's figures")
+            else:
+                _note(
+                    f"{outcome.path.name}: its model.pt is not beside it (or changed); pass --model for the CNN's "
+                    "figures"
+                )
     if as_json:
         print(report.results_json(figures))
     else:
@@ -474,6 +522,38 @@ def _timesteps(text: str) -> tuple[int, ...]:
     if not steps or min(steps) < 1 or len(set(steps)) < len(steps):
         raise UsageError(f"--timesteps {text}: allowed are whole numbers from 1, each once, as in 1,2,4.")
     return steps
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} {text}: allowed are numbers, one per channel, as in 0.49,0.48,0.45.") from None
+
+
+def _shape(text: str | None) -> tuple[int, int, int] | None:
+    if text is None:
+        return None
+    try:
+        channels, height, width = (int(part) for part in text.split(","))
+    except ValueError:
+        channels = height = width = 0
+    if min(channels, height, width) < 1:
+        raise UsageError(f"--input-shape {text}: allowed are three whole numbers from 1, C,H,W, as in 3,32,32.")
+    return channels, height, width
+
+
+def _class_names(text: str | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    # More than five digits are no number of classes but a claim on all memory.
+    is_number = text.isdecimal() and len(text) <= 5
+    names = tuple(map(str, range(int(text)))) if is_number else tuple(text.split(","))
+    if len(names) < 2 or not all(names) or len(set(names)) < len(names):
+        raise UsageError(f"--classes {text}: allowed is their number from 2, or their names, each once: cat,dog,bird.")
+    return names
 
 
 def _newest(suffix: str) -> Path:

@@ -6,10 +6,10 @@ command line is `train`, `export` and `run`, one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -17,8 +17,6 @@ from loihi_convert import netx
 from loihi_convert.backends import Backend, RunResult, first_difference, open_backend
 from loihi_convert.backends.reference import run_network
 from loihi_convert.balance import Amplitude, InitialPotential, Method, balance
-from loihi_convert.checkpoint import Checkpoint, load_model
-from loihi_convert.convert import convert
 from loihi_convert.data import Dataset
 from loihi_convert.errors import InputError, VerificationError
 from loihi_convert.evaluate import Evaluation, evaluate
@@ -27,6 +25,7 @@ from loihi_convert.network import QuantizedNetwork, ReluNetwork, Reset, SpikingL
 from loihi_convert.progress import Bars, no_bar
 from loihi_convert.quantize import Account, account, quantize
 from loihi_convert.simulate import output_potentials, relu_outputs
+from loihi_convert.source import Source, open_source, reopen_source
 from loihi_convert.synapse import Array
 
 VERIFIED_IMAGES: Final = 32
@@ -78,7 +77,7 @@ def output_paths(model: Path, output: Path | None, timesteps: Sequence[int]) -> 
 
 
 def export(
-    model: Path,
+    model: Path | Source,
     output: Path | None,
     timesteps: Sequence[int],
     calibration: Array,
@@ -88,12 +87,12 @@ def export(
     verify: bool = True,
     bars: Bars = no_bar,
 ) -> tuple[Exported, ...]:
-    """Write one netx file per T for the checkpoint ``model``; each is balanced, quantized and verified on its own.
+    """Write one netx file per T for the CNN ``model``; each is balanced, quantized and verified on its own.
 
     Parameters
     ----------
     model
-        A checkpoint (``.pt`` or ``.safetensors``).
+        A checkpoint of ours (``.pt`` or ``.safetensors``), or what `source.open_source` made of another file.
     output
         The ``.net`` file; by default beside ``model``. Several T get ``-T4`` and so on before the suffix.
     timesteps
@@ -108,22 +107,21 @@ def export(
     Raises
     ------
     InputError
-        If the checkpoint cannot be used, or a file exists.
+        If the checkpoint cannot be used, or does not take the calibration images, or a file exists.
     UnsupportedModelError
         If the CNN holds what cannot spike.
     VerificationError
         If a written file does not compute what the network in memory does.
     """
-    paths = output_paths(model, output, timesteps)
+    paths = output_paths(model.path if isinstance(model, Source) else model, output, timesteps)
     for path in paths:
         refuse_to_overwrite(path, overwrite)
-    cnn, checkpoint = load_model(model)
-    network = convert(cnn, checkpoint.input_shape)
+    source = model if isinstance(model, Source) else open_source(model)
     exported = []
     for path, steps in zip(paths, timesteps, strict=True):
         with bars(f"T = {steps}: balancing thresholds") as progress:
             spiking = balance(
-                network,
+                source.network,
                 calibration,
                 steps,
                 method=options.method,
@@ -134,7 +132,7 @@ def export(
                 reset=options.reset,
                 progress=progress,
             )
-        spiking = _with_provenance(spiking, model, checkpoint)
+        spiking = replace(spiking, provenance={**spiking.provenance, "model": dict(source.provenance)})
         with bars(f"T = {steps}: quantizing") as progress:
             quantized = quantize(
                 spiking,
@@ -147,7 +145,8 @@ def export(
             costs = account(quantized, calibration, progress=progress)
         netx.write(quantized, path, overwrite=overwrite)
         verified = _verify(path, quantized, calibration[:VERIFIED_IMAGES]) if verify else 0
-        exported.append(Exported(path, quantized, costs, (*network.notes, *netx.stock_netx_notes(quantized)), verified))
+        notes = (*source.notes, *netx.stock_netx_notes(quantized))
+        exported.append(Exported(path, quantized, costs, notes, verified))
     return tuple(exported)
 
 
@@ -158,6 +157,7 @@ def run(
     timesteps: int | None = None,
     *,
     model: Path | None = None,
+    arch: str | None = None,
     trace: bool = False,
     bars: Bars = no_bar,
 ) -> Ran:
@@ -176,6 +176,9 @@ def run(
     model
         The checkpoint the file was made from; by default the one beside the file, if it is still the same.
         Without it there are no figures of the CNN.
+    arch
+        As in `source.open_source`, if the file was made with one. Without it there are no figures of such a CNN: the
+        code that a file names is not imported unless the user names it too.
     trace
         Record and compare every layer's spikes and potentials.
 
@@ -193,7 +196,9 @@ def run(
     equal = 0
     if backend.name != "ref":
         equal = _compare_with_reference(path, network, images.images, steps, result, trace, bars)
-    cnn_predictions, float_predictions = _cnn_predictions(path, network, model, images.images, steps, bars)
+    cnn_predictions, float_predictions = _cnn_predictions(
+        path, network, _source(path, network, model, arch), images.images, steps, bars
+    )
     evaluation = evaluate(
         result,
         network,
@@ -233,18 +238,13 @@ def float_network(network: QuantizedNetwork, cnn: ReluNetwork) -> SpikingNetwork
     return SpikingNetwork(network.input_shape, layers, network.timesteps, network.reset)
 
 
-def _with_provenance(network: SpikingNetwork, model: Path, checkpoint: Checkpoint) -> SpikingNetwork:
-    source: Mapping[str, Any] = {
-        "file": model.name,
-        "sha256": sha256(model),
-        "architecture": checkpoint.architecture,
-        "data": checkpoint.data,
-        "classes": list(checkpoint.classes),
-        "seed": checkpoint.seed,
-        "test_accuracy": checkpoint.test_accuracy,
-    }
-    provenance = {**network.provenance, "model": source}
-    return SpikingNetwork(network.input_shape, network.layers, network.timesteps, network.reset, provenance)
+def _source(path: Path, network: QuantizedNetwork, model: Path | None, arch: str | None) -> Source | None:
+    """The CNN that the file at ``path`` was made from, if it can be had."""
+    recorded = network.provenance.get("model", {})
+    if model is None and arch is None and "arch" in recorded:
+        return None
+    found = source_model(path, network) if model is None else model
+    return None if found is None else reopen_source(found, recorded, network.input_shape, arch)
 
 
 def _verify(path: Path, network: QuantizedNetwork, images: Array) -> int:
@@ -269,16 +269,13 @@ def _compare_with_reference(
 
 
 def _cnn_predictions(
-    path: Path, network: QuantizedNetwork, model: Path | None, images: Array, timesteps: int, bars: Bars
+    path: Path, network: QuantizedNetwork, source: Source | None, images: Array, timesteps: int, bars: Bars
 ) -> tuple[Array | None, Array | None]:
     """Each image's class by the CNN, ``(N,)``, and by the real-valued SNN, ``(N, T)``; None without the CNN."""
-    model = source_model(path, network) if model is None else model
-    if model is None:
+    if source is None:
         return None, None
-    cnn, checkpoint = load_model(model)
-    relu = convert(cnn, checkpoint.input_shape)
-    spiking = float_network(network, relu)
-    scores = np.concatenate([outputs[-1].numpy() for outputs in relu_outputs(relu, images)])
+    spiking = float_network(network, source.network)
+    scores = np.concatenate([outputs[-1].numpy() for outputs in relu_outputs(source.network, images)])
     with bars(f"{path.name}: the same in real numbers") as progress:
         potentials = output_potentials(spiking, images, timesteps, progress=progress)
     return scores.argmax(axis=1), potentials.argmax(axis=2)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision import transforms
 
 from loihi_convert.convert import convert
 from loihi_convert.errors import InputError, UnsupportedModelError, UsageError
@@ -92,7 +95,40 @@ class Modern(nn.Module):
         return functional.log_softmax(self.fc(self.norm2(x)), dim=1)
 
 
+class Arithmetic(nn.Module):
+    """Constants in every spelling and place, an argument with a default, the same pooling twice, squeeze."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.4, 0.6]))
+        self.std = torch.tensor([0.2, 0.3]).reshape(1, 2, 1, 1)
+        self.gain = nn.Parameter(torch.tensor([2.0, -1.0, 0.5, 3.0]).reshape(4, 1, 1))
+        self.conv1, self.conv2 = nn.Conv2d(2, 4, 3, padding="same"), nn.Conv2d(4, 5, 3, padding=1)
+        self.pool, self.fc = nn.AvgPool2d(2), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, features: bool = False) -> Tensor:
+        if mask is not None:
+            x = x * mask
+        x = x.reshape(-1, 2, 12, 12).sub(self.mean[None, :, None, None]) / self.std
+        x = self.pool((self.conv1(x) * self.gain + 0.1).relu())
+        x = self.pool(torch.relu(self.conv2(1 - 2 * x)))
+        x = functional.avg_pool2d(x, kernel_size=x.shape[2:]).squeeze(-1).squeeze(-1)
+        return x if features else self.fc(x) / 3.0
+
+
+class OwnConv(nn.Conv2d):
+    """A name of its own, nothing else."""
+
+
 CNNS = {
+    "arithmetic": (Arithmetic(), (2, 12, 12)),
+    "torchvision's normalization": (
+        nn.Sequential(
+            transforms.Normalize((0.4, 0.5), (0.2, 0.3)), OwnConv(2, 3, 3, padding=1), nn.ReLU(), nn.Flatten(),
+            nn.Linear(48, 2),
+        ),
+        (2, 4, 4),
+    ),
     "modern": (Modern(), (2, 12, 10)),
     "norms in a row": (
         nn.Sequential(
@@ -148,7 +184,7 @@ def test_the_relu_network_equals_the_cnn(name: str) -> None:
 
 def test_a_dropped_softmax_is_noted() -> None:
     assert convert(*CNNS["modern"]).notes == (
-        "log_softmax: the log_softmax at the end is dropped; arg max is the same without it.",
+        "log_softmax (after fc): the log_softmax at the end is dropped; arg max is the same without it.",
     )
     assert convert(*CNNS["functional"]).notes == ()
 
@@ -236,6 +272,25 @@ class Shared(nn.Module):
         return self.fc(self.conv(self.conv(x).relu()).relu().flatten(1))
 
 
+class Called(nn.Module):
+    """A convolution, ReLU, and then what a function does."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 2, 3, padding=1), nn.Linear(72, 2)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.function(self.conv(x).relu()).flatten(1))
+
+
+class StandardizedConv(nn.Conv2d):
+    """Computes something else than a convolution with its weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, self.weight / self.weight.std())
+
+
 def chain(*modules: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 2, 3), *modules)
 
@@ -268,12 +323,44 @@ def chain(*modules: nn.Module) -> nn.Module:
             nn.Sequential(nn.Conv2d(1, 2, 2), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(2, 2, 3, padding=1)),
             r"3: Conv2d is padded after 2, whose window \(2, 2\) does not divide its input \(5, 5\)",
         ),
-        (Residual(), "add does not continue the chain: its inputs are not just the layer before it"),
+        (Residual(), r"add \(after conv2\) does not continue the chain: its inputs are not just the layer before it"),
         (Shared(), "conv: Conv2d is used twice"),
+        (chain(nn.GELU()), r"1: GELU has no spiking equivalent.* Train with ReLU\.$"),
+        (chain(nn.ConvTranspose2d(2, 2, 2)), "1: ConvTranspose2d has no spiking .* needs no upsampling; leave it out"),
+        (chain(nn.ReLU(), nn.Upsample(scale_factor=2)), "2: Upsample has no spiking equivalent .* needs no upsampling"),
+        (chain(nn.GroupNorm(1, 2)), "1: GroupNorm has no spiking equivalent .* Train with BatchNorm2d, or without"),
+        (
+            chain(nn.LayerNorm((2, 4, 4))),
+            "1: LayerNorm has no spiking equivalent .* Train with BatchNorm2d, or without",
+        ),
+        (
+            Called(lambda x: torch.cat([x, x], 1)[:, :2]),
+            r"^cat \(after conv\) has no .* Branches are not supported; train",
+        ),
+        (Called(lambda x: x.chunk(1, 1)[0]), r"getitem \(after conv\) does not continue the chain"),
+        (Called(torch.sigmoid), r"^sigmoid \(after conv\) has no spiking equivalent here.* Train with ReLU"),
+        (Called(lambda x: functional.max_pool2d(x, 3, 1, 1)), r"max_pool2d \(after conv\).* Train with AvgPool2d or"),
+        (Called(functional.dropout), r"dropout \(after conv\) is not told that training is over; pass training=self"),
+        (Called(lambda x: x + x), r"add \(after conv\) does not join the layer before it with one constant"),
+        (Called(lambda x: x / 0.0), r"truediv \(after conv\) has a constant that is NaN, infinite, or 0 in a division"),
+        (Called(lambda x: 1 / x), r"truediv \(after conv\) divides a constant by the layer before it"),
+        (Called(lambda x: x * torch.rand(6)), r"mul \(after conv\) has a constant that differs between pixels"),
+        (
+            Called(lambda x: x.squeeze(1)),
+            r"squeeze \(after conv\) squeezes \(2, 6, 6\); supported is squeezing maps of one",
+        ),
+        (chain(nn.ReLU(), nn.MaxPool2d(3, 1, 1), nn.Flatten(), nn.Linear(32, 2), nn.Softmax(0)), "2: MaxPool2d"),
+        (chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 2), nn.Softmax(0)), "4: Softmax runs over axis 0; supported is"),
+        (
+            nn.Sequential(nn.Conv2d(1, 2, 2, padding="same")),
+            r"0: Conv2d pads kernel \(2, 2\) to the same size by one more",
+        ),
+        (nn.Sequential(StandardizedConv(1, 2, 3)), "conv2d.* Use the modules nn.Conv2d"),
         (ControlFlow(), "ControlFlow: its forward cannot be traced"),
         (nn.Sequential(nn.Conv2d(1, 2, 3)), "0: the model ends here; it must end with a Linear layer"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 def test_everything_else_is_refused_by_name(model: nn.Module, message: str) -> None:
     with pytest.raises(UnsupportedModelError, match=message):
         convert(model, (1, 6, 6))

@@ -1,0 +1,215 @@
+"""A plain state dict and the user's own code: what is loaded, what is recorded, and one sentence for every mistake."""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from loihi_convert.checkpoint import Checkpoint, save
+from loihi_convert.errors import CheckpointError, InputError, UsageError
+from loihi_convert.models import build_model
+from loihi_convert.simulate import relu_outputs
+from loihi_convert.source import Source, open_source, reopen_source
+
+SHAPE = (1, 4, 4)
+NETS = """
+import torch
+from torch import nn
+from torch.nn import Conv2d
+
+print("a greeting of the user's module")
+
+class Net(nn.Sequential):
+    def __init__(self, classes=3):
+        super().__init__(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, classes))
+
+class Wide(Net):
+    def __init__(self, channels, classes):
+        super().__init__(classes)
+
+class Lazy(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
+
+def make():
+    return nn.DataParallel(Net())
+
+def number():
+    return 3
+
+def broken():
+    raise KeyError("depth")
+
+instance = Net()
+constant = 7
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder, with the user's module ``nets`` in it."""
+    (tmp_path / "nets.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    yield tmp_path
+    assert sys.path == before
+    for name in ("nets", "failing", "syntax", "script"):
+        sys.modules.pop(name, None)
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
+    for tensor in (model[1].running_mean, model[1].weight, model[1].bias):
+        tensor.data.normal_()
+    return model.eval()
+
+
+def saved(content: object, name: str = "user.pt") -> Path:
+    torch.save(content, name)
+    return Path(name)
+
+
+def opened(path: Path, arch: str = "nets:Net", **options: object) -> Source:
+    return open_source(path, arch=arch, input_shape=SHAPE, **options)  # type: ignore[arg-type]
+
+
+def assert_is(source: Source, model: nn.Module, tolerance: float = 1e-4) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, *SHAPE)).astype(np.uint8)
+    found = torch.cat([outputs[-1] for outputs in relu_outputs(source.network, pixels)])
+    torch.testing.assert_close(found, model(torch.from_numpy(pixels).float() / 255).detach(), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("arch", ["nets:Net", "nets:make", "nets:instance", "nets:Lazy"])
+def test_whatever_builds_the_cnn(arch: str, capsys: pytest.CaptureFixture[str]) -> None:
+    source = opened(saved(net().state_dict()), arch)
+    assert_is(source, net())
+    assert not source.model.training
+    assert not any(parameter.requires_grad for parameter in source.model.parameters())
+    # What the user's code prints does not mix with results.
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
+def test_a_state_dict_inside_a_training_checkpoint(key: str) -> None:
+    optimizer = torch.optim.Adam(net().parameters())
+    path = saved({"epoch": 3, key: net().state_dict(), "optimizer": optimizer.state_dict()})
+    assert_is(opened(path), net())
+
+
+def test_safetensors() -> None:
+    safetensors.torch.save_file(net().state_dict(), "user.safetensors")
+    assert_is(opened(Path("user.safetensors")), net())
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_prefixes_of_wrappers_are_dropped_with_a_note(prefix: str) -> None:
+    source = opened(saved(OrderedDict((prefix + name, tensor) for name, tensor in net().state_dict().items())))
+    assert_is(source, net())
+    assert len(source.notes) == prefix.count(".")
+    assert source.notes[0].startswith("user.pt: the prefix '")
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 5e-3), (torch.bfloat16, 5e-2), (torch.float64, 1e-4)])
+def test_other_floating_point_is_taken_as_float32(dtype: torch.dtype, tolerance: float) -> None:
+    source = opened(saved(net().to(dtype).state_dict()))
+    assert_is(source, net(), tolerance)
+    assert source.notes == (f"user.pt: tensors of {str(dtype)[6:]} are taken as float32.",)
+
+
+def changed(**tensors: Tensor) -> dict[str, Tensor]:
+    """The state of `net`, with tensors of the last layer replaced."""
+    return {**net().state_dict(), **{f"4.{name}": tensor for name, tensor in tensors.items()}}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (changed(extra=torch.ones(1)), "is not the state of nets:Net: it has 4.extra, which the CNN does not know"),
+        ({"fc.w": torch.ones(2)}, "it lacks 0.bias, 0.weight, 1.bias, 1.running_mean and 4 more; it has fc.w, which"),
+        (changed(weight=torch.ones(5, 8)), r"4.weight has shape \(5, 8\), in nets:Net it has \(3, 8\)"),
+        (changed(weight=torch.ones(3, 8, dtype=torch.int8)), "4.weight is int8, in nets:Net it is float32; quantized"),
+        (changed(bias=torch.tensor([0, 1e300, 0], dtype=torch.float64)), "4.bias does not fit into float32"),
+        (changed(bias=torch.tensor([0, float("nan"), 0])), "4.bias holds NaN or an infinity"),
+        ({"epoch": 3, "weights": {}}, "holds a dict of epoch, weights, no state dict .*Write one: torch.save"),
+        ([1, 2], "holds a list, no state dict"),
+    ],
+)  # fmt: skip
+def test_a_state_that_does_not_fit(content: object, message: str) -> None:
+    with pytest.raises(CheckpointError, match=rf"^user\.pt: .*{message}"):
+        opened(saved(content))
+
+
+def test_the_counters_of_batch_norm_may_be_missing() -> None:
+    state = net().state_dict()
+    del state["1.num_batches_tracked"]
+    assert_is(opened(saved(state)), net())
+
+
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    [
+        ("nets", "--arch nets: allowed is package.module:factory"),
+        ("nets.py:Net", "there is no module nets.py in the current folder"),
+        ("./nets:Net", "allowed is package.module:factory, as in nets.small:make_cnn"),
+        ("absent.nets:Net", "there is no module absent in the current folder or among the installed packages"),
+        ("nets:Nett", "nets has no Nett; it has Net, Wide, Lazy, make and 3 more"),
+        ("nets:constant", "constant is an int; it must be a class or a function"),
+        ("nets:number", "number gives an int; it must give a torch.nn.Module"),
+        ("nets:Wide", r"Wide needs arguments \(channels, classes\); name a function without arguments that"),
+        ("nets:broken", r"calling broken fails: KeyError: 'depth' \(nets.py, line \d+\)"),
+        ("failing:Net", r"importing failing fails: .*: No module named 'timmm' \(failing.py, line 1\)"),
+        ("syntax:Net", r"importing syntax fails: SyntaxError: .*\(syntax.py, line 2\)"),
+        ("script:Net", r"importing script fails: SystemExit: 3 \(script.py, line 2\)"),
+    ],
+)  # fmt: skip
+def test_an_arch_that_cannot_be_had(folder: Path, arch: str, message: str) -> None:
+    (folder / "failing.py").write_text("import timmm\n")
+    (folder / "syntax.py").write_text("x = 1\ndef f(:\n")
+    (folder / "script.py").write_text("import sys\nsys.exit(3)\n")
+    with pytest.raises(UsageError, match=message) as caught:
+        opened(saved(net().state_dict()), arch)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_recorded_brings_the_same_cnn_back() -> None:
+    path = saved(net().state_dict())
+    source = opened(path, classes=("cat", "dog", "bird"), data="pets", mean=[0.4], std=[0.2])
+    assert {key: source.provenance[key] for key in ("file", "arch", "data", "classes", "mean", "std")} == {
+        "file": "user.pt", "arch": "nets:Net", "data": "pets", "classes": ["cat", "dog", "bird"],
+        "mean": [0.4], "std": [0.2]
+    }  # fmt: skip
+    again = reopen_source(path, source.provenance, SHAPE, "nets:Net")
+    for layer, other in zip(source.network.layers, again.network.layers, strict=True):
+        assert np.array_equal(layer.synapse.weight, other.synapse.weight)
+        assert np.array_equal(layer.synapse.bias, other.synapse.bias)
+    # A name in a file is not imported unless the user types it.
+    with pytest.raises(CheckpointError, match=r"holds a plain state dict.* Name the code that builds its CNN: --arch"):
+        reopen_source(path, source.provenance, SHAPE)
+    with pytest.raises(InputError, match="the file says that mean of its CNN is 'much', no list of numbers"):
+        reopen_source(path, {"mean": "much"}, SHAPE, "nets:Net")
+
+
+def test_options_that_do_not_go_together() -> None:
+    path = saved(net().state_dict())
+    with pytest.raises(UsageError, match="does not say how large the images are; pass --input-shape C,H,W"):
+        open_source(path, arch="nets:Net")
+    with pytest.raises(UsageError, match="the CNN has 3 outputs, but there are 10 classes; name as many as outputs"):
+        opened(path, classes=tuple("0123456789"))
+    assert opened(path).provenance["classes"] == ["0", "1", "2"]
+    state = dict(build_model("digits-cnn", (1, 8, 8), 10).state_dict())
+    ours = Checkpoint("digits-cnn", state, "digits", (1, 8, 8), tuple("0123456789"), 0, 0.9, 0.9, {})
+    save(ours, Path("ours.pt"))
+    with pytest.raises(UsageError, match=r"names its architecture \(digits-cnn\).* leave out --arch"):
+        opened(Path("ours.pt"))
+    with pytest.raises(UsageError, match="--input-shape and --classes go with --arch"):
+        open_source(Path("ours.pt"), input_shape=SHAPE)
+    assert open_source(Path("ours.pt"), mean=[0.5]).provenance["mean"] == [0.5]

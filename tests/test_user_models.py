@@ -1,0 +1,99 @@
+"""Six CNNs as six users would write them, through --arch, on `ref`; two of them on Lava too."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import signal
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from loihi_convert import cli, netx, pipeline
+from loihi_convert.backends import open_backend
+from loihi_convert.data import load_data
+from loihi_convert.source import open_source
+
+TOOLS = Path(__file__).parents[1] / "tools"
+NAMES = ("Sequential", "Tutorial", "Separable", "Shapes", "Normalizing", "PreNorm")
+ON_LAVA = ("Separable", "PreNorm")
+
+
+@pytest.fixture(scope="module")
+def users() -> ModuleType:
+    sys.path.insert(0, str(TOOLS))
+    try:
+        return importlib.import_module("user_models")
+    finally:
+        sys.path.remove(str(TOOLS))
+
+
+def call(*words: object) -> int:
+    sys.argv = ["loihi-convert", *map(str, words)]
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture(autouse=True)
+def in_tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the folder where ``import user_models`` works."""
+    monkeypatch.chdir(TOOLS)
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.lava] * (n in ON_LAVA)) for n in NAMES])
+def test_a_users_cnn_keeps_its_classes(users: ModuleType, name: str, tmp_path: Path) -> None:
+    kind, digits = getattr(users, name), load_data("digits")
+    assert tuple(cnn.__name__ for cnn in users.NORMALIZATIONS) == NAMES
+    model = users.trained(kind, digits.train[:600], epochs=12)
+    torch.save(model.state_dict(), tmp_path / "user.pt")
+    arch, normalization = f"user_models:{name}", users.NORMALIZATIONS[kind]
+    source = open_source(tmp_path / "user.pt", arch=arch, input_shape=(1, 8, 8), data="digits", **normalization)
+    pipeline.export(source, None, (users.TIMESTEPS,), digits.calibration_images()[:200])
+    test = digits.test[:50]
+    with torch.no_grad():
+        scores = model(users.prepared(kind, test))
+    with open_backend("ref") as ref:
+        ran = pipeline.run(tmp_path / "user.net", test, ref, arch=arch)
+    classes = scores.argmax(1).numpy()
+    # A briefly trained CNN has near ties; tools/user_models.py finds 390 to 400 of 400 images.
+    assert np.mean(classes == test.labels) > 0.7
+    assert np.mean(ran.result.potentials[:, -1].argmax(1) == classes) >= 0.9
+    assert ran.evaluation.cnn_accuracy == pytest.approx(float(np.mean(classes == test.labels)))
+    if name in ON_LAVA:
+        with open_backend("sim") as sim:
+            assert pipeline.run(tmp_path / "user.net", test[:3], sim, trace=True).equal_to_reference == 3
+
+
+def test_a_file_does_not_name_the_code_that_runs(
+    users: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(users.Shapes().state_dict(), tmp_path / "user.pt")
+    user = ["export", tmp_path / "user.pt", "--arch", "user_models:Shapes"]
+    assert call(*user) == 2
+    assert "a state dict does not say what it was trained on; pass --data" in capsys.readouterr().err
+    for wrong, message in (
+        (["--mean", "a"], "--mean a: allowed are numbers, one per channel"),
+        (["--input-shape", "1,8"], "--input-shape 1,8: allowed are three whole numbers from 1, C,H,W"),
+        (["--input-shape", "3,8,8"], "--input-shape 3,8,8: the images of digits have (1, 8, 8)"),
+        (["--classes", "cat,,dog"], "--classes cat,,dog: allowed is their number from 2, or their names"),
+        (["--classes", "12"], "the CNN has 10 outputs, but there are 12 classes"),
+    ):
+        assert call(*user, "--data", "digits", *wrong) == 2
+        assert message in capsys.readouterr().err
+    assert call(*user, "--data", "digits", "-T", "2", "--classes", "a,b,c,d,e,f,g,h,i,j", "--no-verify") == 0
+    assert netx.read(tmp_path / "user.net").provenance["model"]["classes"] == list("abcdefghij")
+    capsys.readouterr()
+    run = ["run", tmp_path / "user.net", "--images", 10, "-o", tmp_path, "--json"]
+    assert call(*run) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["user"]["cnn_accuracy"] is None
+    assert "user.net: pass --arch user_models:Shapes to import and run that code, for the CNN's figures" in err
+    assert call(*run, "--arch", "user_models:Shapes") == 0
+    assert json.loads(capsys.readouterr().out)["user"]["cnn_accuracy"] is not None

@@ -1,0 +1,202 @@
+"""Six CNNs as six users would write them, through --arch: python tools/user_models.py [--images N] [--sim-images N]
+
+Each is trained briefly on the 8x8 digits, saved as a plain state dict, exported with its class as --arch at T = 64, run
+on `ref` with the test images and on `sim` with a few. Printed: parameters, accuracy, on how many images the class is
+that of the CNN (PyTorch's own forward), and on how many images every potential and spike of `sim` equals `ref`'s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (as users write it)
+
+from loihi_convert import pipeline
+from loihi_convert.backends import open_backend
+from loihi_convert.data import Dataset, load_data
+from loihi_convert.source import open_source
+
+TIMESTEPS = 64
+
+
+class Sequential(nn.Sequential):
+    """Batch norm behind each convolution, one nn.Sequential."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            *(nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(inplace=True), nn.AvgPool2d(2)),
+            *(nn.Conv2d(16, 32, 3, padding="same", bias=False), nn.BatchNorm2d(32), nn.ReLU(), nn.AvgPool2d(2)),
+            *(nn.Flatten(), nn.Dropout(0.2), nn.Linear(128, 10)),
+        )
+
+
+class Tutorial(nn.Module):
+    """PyTorch's tutorial with average pooling: functions in forward, one pooling module used twice, view, biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 12, 3, padding=1)
+        self.pool = nn.AvgPool2d(2, 2)
+        self.conv2 = nn.Conv2d(12, 24, 3, padding=1)
+        self.fc1 = nn.Linear(24 * 2 * 2, 40)
+        self.fc2 = nn.Linear(40, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(F.relu(self.conv1(x)))
+        x = self.pool(F.relu(self.conv2(x)))
+        x = x.view(-1, 24 * 2 * 2)
+        x = F.dropout(F.relu(self.fc1(x)), 0.2, self.training)
+        return self.fc2(x)  # type: ignore[no-any-return]
+
+
+class Separable(nn.Module):
+    """Depthwise and pointwise convolutions as in MobileNet, the average of the whole map at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+            return nn.Sequential(
+                *(nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs, bias=False), nn.BatchNorm2d(inputs)),
+                *(nn.ReLU(), nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()),
+            )
+
+        self.stem = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+        self.blocks = nn.ModuleList([block(16, 32, 2), block(32, 48, 1)])
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+class Shapes(nn.Module):
+    """Kernels that are not square, dilation, strides, groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Conv2d(1, 12, (1, 5), padding=(0, 2))
+        self.tall = nn.Conv2d(12, 24, (5, 1), padding=(2, 0), groups=3)
+        self.dilated = nn.Conv2d(24, 32, 3, padding=2, dilation=2, stride=(2, 1))
+        self.act = nn.ReLU()
+        self.fc = nn.Linear(32 * 4 * 8, 10, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (self.wide, self.tall, self.dilated):
+            x = self.act(layer(x))
+        return self.fc(torch.flatten(x, 1))  # type: ignore[no-any-return]
+
+
+class Normalizing(nn.Module):
+    """Normalizes its images itself, in front of a padded convolution; averages by mean over the axes."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.3]))
+        self.register_buffer("std", torch.tensor([0.37]))
+        self.conv1 = nn.Conv2d(1, 16, 3, padding=1)
+        self.conv2 = nn.Conv2d(16, 48, 3, stride=2, padding=1)
+        self.fc = nn.Linear(48, 10)
+
+    def forward(self, x: Tensor, return_features: bool = False) -> Tensor:
+        x = (x - self.mean[:, None, None]) / self.std[:, None, None]
+        x = F.relu(self.conv2(F.relu(self.conv1(x)))).mean(dim=[2, 3])
+        return x if return_features else self.fc(x)
+
+
+class PreNorm(nn.Module):
+    """Batch norm in front of each padded convolution, log_softmax at the end; images normalized by the caller."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            *(nn.BatchNorm2d(1), nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2)),
+            *(nn.BatchNorm2d(16), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2)),
+        )
+        self.classifier = nn.Sequential(nn.BatchNorm1d(128), nn.Linear(128, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features(x)
+        return F.log_softmax(self.classifier(x.reshape(x.shape[0], -1)), dim=1)
+
+
+NORMALIZATIONS: Mapping[type[nn.Module], dict[str, tuple[float]]] = {
+    Sequential: {},
+    Tutorial: {"mean": (0.5,), "std": (0.5,)},
+    Separable: {},
+    Shapes: {},
+    Normalizing: {},
+    PreNorm: {"mean": (0.3,), "std": (0.37,)},
+}
+"""The six, and what their user subtracts and divides by before the CNN."""
+
+
+def prepared(kind: type[nn.Module], data: Dataset) -> Tensor:
+    """Return the images as the user of ``kind`` feeds them: float32 ``(N, C, H, W)``."""
+    normalization = NORMALIZATIONS[kind]
+    (mean,), (std,) = normalization.get("mean", (0.0,)), normalization.get("std", (1.0,))
+    return (torch.from_numpy(data.images.copy()).float() / 255 - mean) / std
+
+
+def trained(kind: type[nn.Module], data: Dataset, epochs: int, seed: int = 0) -> nn.Module:
+    """Return a CNN of ``kind`` in eval mode, trained with Adam and cross entropy."""
+    torch.manual_seed(seed)
+    model, images, labels = kind(), prepared(kind, data), torch.from_numpy(data.known_labels.copy())
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(epochs):
+        for batch in torch.split(torch.randperm(len(images)), 64):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(images[batch]), labels[batch])
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    return model.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--sim-images", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=15)
+    options = parser.parse_args()
+    data = load_data("digits")
+    test = data.test[: options.images]
+    print(f"{'CNN':12} parameters   CNN %   T = {TIMESTEPS} %   same class   sim = ref, error 0")
+    with tempfile.TemporaryDirectory() as folder, open_backend("ref") as ref, open_backend("sim") as sim:
+        for kind, normalization in NORMALIZATIONS.items():
+            model = trained(kind, data.train, options.epochs)
+            path = Path(folder) / f"{kind.__name__}.pt"
+            torch.save(model.state_dict(), path)
+            source = open_source(
+                path,
+                arch=f"user_models:{kind.__name__}",
+                input_shape=data.input_shape,
+                data="digits",
+                mean=normalization.get("mean"),
+                std=normalization.get("std"),
+            )
+            (exported,) = pipeline.export(source, None, (TIMESTEPS,), data.calibration_images())
+            with torch.no_grad():
+                classes = model(prepared(kind, test)).argmax(1).numpy()
+            found = ref.run(exported.path, test.images, TIMESTEPS).potentials[:, -1].argmax(1)
+            equal = pipeline.run(exported.path, test[: options.sim_images], sim, trace=True).equal_to_reference
+            print(
+                f"{kind.__name__:12} {sum(p.numel() for p in model.parameters()):10,} "
+                f"{100 * np.mean(classes == test.labels):7.2f} {100 * np.mean(found == test.labels):10.2f} "
+                f"{np.sum(found == classes):8} / {len(test)} {equal:8} / {options.sim_images}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
