@@ -54,6 +54,7 @@ _LARGEST_FILE: Final = 2**31
 _LARGEST_RATIO: Final = 256
 """Bytes of the datasets for each byte of the file; the repeated weights of a pooling compress 10 to 50 times."""
 _DEEPEST: Final = f"{_OURS}/layer/0/balanced/threshold".count("/")
+_LONGEST_REASON: Final = 400
 _LARGEST_LAYER: Final = 2**26
 """Neurons; a Loihi 2 chip has 2^20."""
 
@@ -110,10 +111,10 @@ def read(path: Path) -> QuantizedNetwork:
         network = _decode(datasets)
         _require_encoding(datasets, network)
     except LoihiConvertError as error:
-        raise NetxError(f"{path}: {error}") from error
+        raise NetxError(f"{path}: {_shortened(str(error))}") from error
     # A forged file can make HDF5 and NumPy raise nearly anything; none of it is our bug.
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = _shortened(str(error) or type(error).__name__)
         raise NetxError(f"{path}: cannot be read as a netx HDF5 file ({reason}); export it again.") from error
     return network
 
@@ -199,6 +200,12 @@ def _require_encoding(datasets: Datasets, network: QuantizedNetwork) -> None:
                 f"{name}: {_brief(found)} contradicts the rest of the file, which wants {_brief(wanted)}; export it "
                 "again."
             )
+
+
+def _shortened(reason: str) -> str:
+    """One line of a length that can be read, whatever a forged file made part of it."""
+    line = " ".join(reason.split())
+    return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]} ..."
 
 
 def _brief(value: Array) -> str:

@@ -145,7 +145,12 @@ def export(
             costs = account(quantized, calibration, progress=progress)
         netx.write(quantized, path, overwrite=overwrite)
         verified = _verify(path, quantized, calibration[:VERIFIED_IMAGES]) if verify else 0
-        exported.append(Exported(path, quantized, costs, (*network.notes, *netx.stock_netx_notes(quantized)), verified))
+        notes = (
+            *network.notes,
+            *_notes_on_rounding(spiking, quantized, calibration[:VERIFIED_IMAGES]),
+            *netx.stock_netx_notes(quantized),
+        )
+        exported.append(Exported(path, quantized, costs, notes, verified))
     return tuple(exported)
 
 
@@ -243,6 +248,20 @@ def _with_provenance(network: SpikingNetwork, model: Path, checkpoint: Checkpoin
     }
     provenance = {**network.provenance, "model": source}
     return SpikingNetwork(network.input_shape, network.layers, network.timesteps, network.reset, provenance)
+
+
+def _notes_on_rounding(network: SpikingNetwork, quantized: QuantizedNetwork, images: Array) -> tuple[str, ...]:
+    """A warning where the integers choose other classes than the real numbers: a single huge weight can do that."""
+    steps = network.timesteps
+    real = output_potentials(network, images, steps)[:, -1].argmax(axis=1)
+    rounded = run_network(quantized, images, steps).predictions[:, -1]
+    equal = int((real == rounded).sum())
+    if equal >= 0.9 * len(images):
+        return ()
+    return (
+        f"the integers choose the class of the real numbers on only {equal} of {len(images)} calibration images; look "
+        "for layers of few weight bits, and for single weights or biases far larger than the others.",
+    )
 
 
 def _verify(path: Path, network: QuantizedNetwork, images: Array) -> int:
