@@ -130,7 +130,8 @@ def quantize(
         raise UsageError(f"--pixel-bits {pixel_bits}: allowed are 1..{loihi.MAX_PIXEL_BITS}.")
     largest_weight = 2 ** (weight_bits - 1) - 1
     largest = extremes(network, images, network.timesteps, progress=progress)
-    if not math.isfinite(largest.output):
+    # NaN, which is infinity less infinity, would not show in the largest potential.
+    if not (math.isfinite(largest.output) and np.isfinite(largest.currents[-1]).all()):
         raise RangeError(
             f"{network.layers[-1].name}: its potential is beyond 3.4e38, the largest float32; the weights up to here "
             "are too large. Train it again."
