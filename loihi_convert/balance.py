@@ -25,8 +25,8 @@ from typing import Final, Literal, get_args
 import numpy as np
 import torch
 
-from loihi_convert.errors import DataError, UsageError
-from loihi_convert.network import IntegrateAndFire, ReluNetwork, Reset, SpikingLayer, SpikingNetwork
+from loihi_convert.errors import DataError, RangeError, UsageError
+from loihi_convert.network import MOST_TIMESTEPS, IntegrateAndFire, ReluNetwork, Reset, SpikingLayer, SpikingNetwork
 from loihi_convert.progress import Progress, silent
 from loihi_convert.simulate import channel_maxima, extremes, relu_outputs
 from loihi_convert.synapse import Array
@@ -80,6 +80,8 @@ def balance(
     ------
     UsageError
         If an option is out of range.
+    RangeError
+        If activations grow beyond float32.
     DataError
         If the images do not fit the network, or there are none.
     """
@@ -92,6 +94,11 @@ def balance(
             base = percentiles[index]
         else:
             base = _largest_currents(network, layers, images, timesteps, reset, progress)
+        if not np.isfinite(base).all():
+            raise RangeError(
+                f"{layer.name}: its input is beyond 3.4e38, the largest float32; the weights up to here are too large. "
+                "Train it again."
+            )
         layers.append(SpikingLayer(layer.name, layer.synapse, _neuron(alpha * base, amplitude, initial_potential)))
     layers.append(SpikingLayer(network.layers[-1].name, network.layers[-1].synapse, None))
     provenance = {
@@ -128,8 +135,8 @@ def _check(
             raise UsageError(f"{option} {value}: unknown; allowed are {', '.join(allowed)}.")
     if reset == "hard" and initial_potential != "zero":
         raise UsageError(f"--initial-potential {initial_potential}: with --reset hard neurons start at zero.")
-    if timesteps < 1:
-        raise UsageError(f"--timesteps {timesteps}: balancing needs at least 1 time step.")
+    if not 1 <= timesteps <= MOST_TIMESTEPS:
+        raise UsageError(f"--timesteps {timesteps}: allowed are 1..{MOST_TIMESTEPS:,} time steps.")
     if not 0 < alpha <= 1:
         raise UsageError(f"--alpha {alpha}: allowed is 0 < alpha <= 1.")
     if not 0 < percentile <= 100:

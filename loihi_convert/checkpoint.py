@@ -33,6 +33,7 @@ _SAVE_INSTEAD: Final = "Write it with loihi-convert train, or with loihi_convert
 _DAMAGED: Final = "Copy or train it again."
 _LARGEST_SIDE: Final = 4096
 _STATE_KEYS: Final = ("state_dict", "model_state_dict", "model")
+_LARGEST_HEADER: Final = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,9 +268,14 @@ def _read_safetensors(path: Path) -> object:
         content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}). {_SAVE_INSTEAD}") from error
+    header_length = int.from_bytes(content[:8], "little")
+    if header_length > _LARGEST_HEADER:
+        raise CheckpointError(
+            f"{path}: damaged, or forged: its header claims {header_length:,} bytes, {_LARGEST_HEADER:,} are allowed. "
+            f"{_DAMAGED}"
+        )
     try:
         state = safetensors.torch.load(content)
-        header_length = int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8 : 8 + header_length]).get("__metadata__", {})
         text = metadata.get("loihi_convert", "null")
         description = json.loads(text)

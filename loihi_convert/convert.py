@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn import functional
 
 from loihi_convert.chain import Affine, Flatten, Link, Pool, Relu, Softmax, read_chain
-from loihi_convert.errors import UnsupportedModelError, UsageError
+from loihi_convert.errors import InputError, UnsupportedModelError, UsageError
 from loihi_convert.network import ReluLayer, ReluNetwork
 from loihi_convert.synapse import Array, Conv, Dense, Shape, Synapse
 
@@ -54,17 +54,26 @@ def convert(
     UnsupportedModelError
         If the model holds an operation, or an order of operations, that cannot spike; names the module.
     InputError
-        If the model does not take images of ``input_shape``.
+        If the model does not take images of ``input_shape``, or holds NaN or an infinity.
     UsageError
         If ``mean`` or ``std`` do not have one value per channel, or ``std`` is not positive.
     """
     normalization = _normalization(input_shape[0], mean, std)
     training = model.training
     try:
-        links = read_chain(model.eval(), input_shape)
+        # Numbers that are not finite are reported below, with the layer they end up in.
+        with np.errstate(all="ignore"):
+            network = _Assembly(normalization).run(read_chain(model.eval(), input_shape), tuple(input_shape))
     finally:
         model.train(training)
-    return _Assembly(normalization).run(links, tuple(input_shape))
+    for layer in network.layers:
+        arrays = (layer.synapse.weight, layer.synapse.bias)
+        if not all(array is None or np.isfinite(array).all() for array in arrays):
+            raise InputError(
+                f"{layer.name}: with batch norm folded, a weight or bias is NaN or infinite; they must be finite. "
+                "Train it again."
+            )
+    return network
 
 
 def _normalization(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> Affine | None:

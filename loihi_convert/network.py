@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from loihi_convert.errors import RangeError
 from loihi_convert.synapse import Array, Shape, Synapse, freeze
 
 Reset = Literal["soft", "hard"]
+
+MOST_TIMESTEPS: Final = 2**20
+"""Largest T: beyond it an output weight of 1 passes Loihi's potential range within an eighth of the steps."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,8 +241,11 @@ class QuantizedNetwork:
     def __post_init__(self) -> None:
         if not 1 <= self.pixel_bits <= loihi.MAX_PIXEL_BITS:
             raise RangeError(f"pixels of {self.pixel_bits} bits; allowed are 1..{loihi.MAX_PIXEL_BITS}")
-        if not 1 <= self.timesteps <= self.proven_timesteps:
-            raise RangeError(f"timesteps {self.timesteps} of {self.proven_timesteps} proven; allowed are 1..proven")
+        if not 1 <= self.timesteps <= self.proven_timesteps <= MOST_TIMESTEPS:
+            raise RangeError(
+                f"timesteps {self.timesteps} of {self.proven_timesteps} proven; allowed are 1..proven, and "
+                f"{MOST_TIMESTEPS:,} at most"
+            )
         rules = loihi.EXACTNESS_RULES if self.reset == "soft" else (*loihi.EXACTNESS_RULES, *loihi.LIF_RULES)
         for layer in self.layers:
             for rule in rules:

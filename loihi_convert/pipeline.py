@@ -145,7 +145,11 @@ def export(
             costs = account(quantized, calibration, progress=progress)
         netx.write(quantized, path, overwrite=overwrite)
         verified = _verify(path, quantized, calibration[:VERIFIED_IMAGES]) if verify else 0
-        notes = (*source.notes, *netx.stock_netx_notes(quantized))
+        notes = (
+            *source.notes,
+            *_notes_on_rounding(spiking, quantized, calibration[:VERIFIED_IMAGES]),
+            *netx.stock_netx_notes(quantized),
+        )
         exported.append(Exported(path, quantized, costs, notes, verified))
     return tuple(exported)
 
@@ -245,6 +249,20 @@ def _source(path: Path, network: QuantizedNetwork, model: Path | None, arch: str
         return None
     found = source_model(path, network) if model is None else model
     return None if found is None else reopen_source(found, recorded, network.input_shape, arch)
+
+
+def _notes_on_rounding(network: SpikingNetwork, quantized: QuantizedNetwork, images: Array) -> tuple[str, ...]:
+    """A warning where the integers choose other classes than the real numbers: a single huge weight can do that."""
+    steps = network.timesteps
+    real = output_potentials(network, images, steps)[:, -1].argmax(axis=1)
+    rounded = run_network(quantized, images, steps).predictions[:, -1]
+    equal = int((real == rounded).sum())
+    if equal >= 0.9 * len(images):
+        return ()
+    return (
+        f"the integers choose the class of the real numbers on only {equal} of {len(images)} calibration images; look "
+        "for layers of few weight bits, and for single weights or biases far larger than the others.",
+    )
 
 
 def _verify(path: Path, network: QuantizedNetwork, images: Array) -> int:

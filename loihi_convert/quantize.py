@@ -34,6 +34,7 @@ import numpy as np
 from loihi_convert import loihi
 from loihi_convert.errors import RangeError, UsageError
 from loihi_convert.network import (
+    MOST_TIMESTEPS,
     IntegerNeuron,
     QuantizedLayer,
     QuantizedNetwork,
@@ -49,7 +50,6 @@ from loihi_convert.synapse import Array, Synapse
 HEADROOM: Final = 1.25
 """How much larger than on the calibration images a current or an output potential may be before it clips."""
 
-_MOST_TIMESTEPS: Final = 2**20
 _PIXEL_BITS: Final = (8, 7, 6, 5, 4)
 # Images that choose the pixel bits.
 _SAMPLE: Final = 200
@@ -140,6 +140,12 @@ def quantize(
         raise UsageError(f"--pixel-bits {pixel_bits}: allowed are 1..{loihi.MAX_PIXEL_BITS}.")
     largest_weight = 2 ** (weight_bits - 1) - 1
     largest = extremes(network, images, network.timesteps, progress=progress)
+    # NaN, which is infinity less infinity, would not show in the largest potential.
+    if not (math.isfinite(largest.output) and np.isfinite(largest.currents[-1]).all()):
+        raise RangeError(
+            f"{network.layers[-1].name}: its potential is beyond 3.4e38, the largest float32; the weights up to here "
+            "are too large. Train it again."
+        )
     if pixel_bits is None:
         pixel_bits = (
             8 if network.reset == "soft" else _best_pixel_bits(network, images, largest.currents[0], largest_weight)
@@ -154,12 +160,12 @@ def quantize(
         amplitude = _used_amplitude(layer, layers[-1])
     # The output potential grows by its mean current at every step, so T may grow until it meets the limit.
     limit, largest_output = loihi.POTENTIAL_LIMIT * float(layers[-1].scale[0]), HEADROOM * largest.output
-    proven = math.floor(network.timesteps * limit / largest_output) if largest_output > 0 else _MOST_TIMESTEPS
+    proven = math.floor(network.timesteps * limit / largest_output) if largest_output > 0 else MOST_TIMESTEPS
     return QuantizedNetwork(
         input_shape=network.input_shape,
         layers=tuple(layers),
         timesteps=network.timesteps,
-        proven_timesteps=max(network.timesteps, min(proven, _MOST_TIMESTEPS)),
+        proven_timesteps=max(network.timesteps, min(proven, MOST_TIMESTEPS)),
         pixel_bits=pixel_bits,
         reset=network.reset,
         provenance={

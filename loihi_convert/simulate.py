@@ -229,7 +229,8 @@ class _Operator:
     def __init__(self, synapse: Synapse, input_shape: Shape, *, averages: bool) -> None:
         self._synapse = synapse
         weight = synapse.weight / math.prod(synapse.pool) if averages else synapse.weight
-        self._weight = torch.from_numpy(weight.astype(np.float32))
+        with np.errstate(over="ignore"):
+            self._weight = torch.from_numpy(weight.astype(np.float32))
         self._bias = None if synapse.bias is None else torch.from_numpy(synapse.bias.astype(np.float32))
         self.output_shape = synapse.output_shape(input_shape)
 

@@ -147,7 +147,7 @@ def test_provenance_says_how() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"timesteps": 0}, "--timesteps 0: balancing needs at least 1 time step"),
+        ({"timesteps": 0}, r"--timesteps 0: allowed are 1\.\.1,048,576 time steps"),
         ({"alpha": 0.0}, r"--alpha 0.0: allowed is 0 < alpha <= 1"),
         ({"alpha": float("nan")}, "--alpha nan"),
         ({"percentile": 101.0}, r"--percentile 101.0: allowed is 0 < percentile <= 100"),

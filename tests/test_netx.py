@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -208,8 +209,22 @@ def test_any_changed_number_is_noticed(tmp_path: Path) -> None:
         with h5py.File(path, "r+") as file:
             value = file[name][()]
             file[name][...] = value + 1 if not isinstance(value, bytes) else value[:-1] + bytes([value[-1] ^ 1])
-        with pytest.raises(NetxError, match="is damaged, its content does not match its SHA-256"):
+        with pytest.raises(NetxError, match="is damaged, it does not match the SHA-256 it begins with"):
             netx.read(path)
+        path.write_bytes(path.read_bytes()[512:])
+        with pytest.raises(NetxError, match=r"model.net: is damaged, its content does not match its SHA-256"):
+            netx.read(path)
+
+
+def test_a_file_begins_with_a_line_for_people_and_is_read_without_it(tmp_path: Path) -> None:
+    path = tmp_path / "model.net"
+    netx.write(small_network(), path)
+    content = path.read_bytes()
+    digest = hashlib.sha256(content[512:]).hexdigest()
+    assert content.splitlines()[0].decode() == f"loihi-convert netx; sha256 of all bytes from 512: {digest}"
+    # As a tool that copies HDF5 objects into a new file leaves it.
+    path.write_bytes(content[512:])
+    assert_same(netx.read(path), small_network())
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, 2000, -1])
@@ -227,6 +242,11 @@ def test_numbers_that_break_a_rule_are_refused_with_the_path(tmp_path: Path) -> 
     netx.write(small_network(), path)
     with h5py.File(path, "r+") as file:
         file["loihi_convert/layer/0/initial_potential"][...] = [500, 0]
-        file.attrs["content_sha256"] = netx._content_sha256(file)
+        datasets: dict[str, np.ndarray] = {}
+        file.visititems(
+            lambda name, item: datasets.update({name: np.asarray(item[()])}) if isinstance(item, h5py.Dataset) else None
+        )
+        file.attrs["content_sha256"] = netx._content_sha256(datasets)
+    path.write_bytes(path.read_bytes()[512:])
     with pytest.raises(NetxError, match=r"model.net: conv: initial potentials lie below threshold does not hold"):
         netx.read(path)

@@ -28,7 +28,7 @@ from loihi_convert.synapse import Array
 BackendName = Literal["ref", "sim"]
 
 LARGEST_TRACE: Final = 2**32
-"""Bytes that the spikes and potentials of a traced run may take."""
+"""Bytes that the result of a run may take, with the spikes and potentials of a traced one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +170,7 @@ def check_run(network: QuantizedNetwork, images: Array, timesteps: int, *, trace
     Raises
     ------
     UsageError
-        If ``timesteps`` is less than 1, or the trace would be larger than `LARGEST_TRACE`.
+        If ``timesteps`` is less than 1, or the result would be larger than `LARGEST_TRACE`.
     DataError
         If the images are not uint8 of ``(N, *input_shape)`` with N >= 1.
     RangeError
@@ -184,15 +184,17 @@ def check_run(network: QuantizedNetwork, images: Array, timesteps: int, *, trace
             f"images: found {images.dtype} of shape {images.shape}; the network takes uint8 of shape (N, {expected}), "
             "N >= 1."
         )
-    # A spike takes one byte, a potential four.
-    trace_size = 5 * len(images) * timesteps * sum(math.prod(shape) for shape in network.shapes)
-    if trace and trace_size > LARGEST_TRACE:
-        raise UsageError(
-            f"--trace: {len(images)} images x {timesteps} steps need {trace_size / 2**20:.1f} MiB; allowed are "
-            f"{LARGEST_TRACE / 2**20:.0f} MiB. Trace fewer images with --images."
-        )
     if timesteps > network.proven_timesteps:
         raise RangeError(
             f"--timesteps {timesteps}: the output potentials of this file are proven to fit Loihi's range for T <= "
             f"{network.proven_timesteps}; export it with -T {timesteps}."
+        )
+    # A potential takes four bytes, a spike one, a count eight.
+    per_step = 4 * network.shapes[-1][0] + 16 * (len(network.layers) - 1)
+    if trace:
+        per_step = 5 * sum(math.prod(shape) for shape in network.shapes)
+    if (size := len(images) * timesteps * per_step) > LARGEST_TRACE:
+        raise UsageError(
+            f"{'--trace: ' if trace else ''}{len(images)} images x {timesteps} steps need {size / 2**20:.1f} MiB; "
+            f"allowed are {LARGEST_TRACE / 2**20:.0f} MiB. {'Trace' if trace else 'Run'} fewer images with --images."
         )

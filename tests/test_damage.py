@@ -1,0 +1,236 @@
+"""A part of ``tools/damage.py`` for every change; numbers that no training should give: an error or a right result."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from networks import random_network
+from torch import nn
+
+from loihi_convert import netx, pipeline
+from loihi_convert.backends import check_run
+from loihi_convert.backends.reference import run_network
+from loihi_convert.balance import balance
+from loihi_convert.checkpoint import Checkpoint, save
+from loihi_convert.convert import convert
+from loihi_convert.errors import InputError, LoihiConvertError, NetxError, RangeError, UsageError
+from loihi_convert.models import build_model
+from loihi_convert.network import MOST_TIMESTEPS
+from loihi_convert.quantize import quantize
+from loihi_convert.simulate import output_potentials
+from loihi_convert.synapse import Array
+
+TOOL = Path(__file__).parents[1] / "tools" / "damage.py"
+
+
+@pytest.fixture(scope="module")
+def damage() -> ModuleType:
+    specification = importlib.util.spec_from_file_location("damage", TOOL)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    # Its dataclasses look themselves up.
+    sys.modules["damage"] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+# Python 3.12 warns of a fork beside threads; the children use none of them.
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_nothing_crashes_and_nothing_differs_in_silence(damage: ModuleType) -> None:
+    threads = torch.get_num_threads()
+    try:
+        rows = list(damage.sweep(share=0.07, seed=1))
+    finally:
+        torch.set_num_threads(threads)
+    assert [failure for row in rows for failure in row.failures] == []
+    tried = {row.kind: row.counts.total() for row in rows}
+    assert tried[".pt, a bit flipped"] == tried[".safetensors, truncated"] == 21
+    assert tried[".pt, hostile"] >= 36
+    assert tried[".safetensors, hostile"] >= 40
+    assert tried[".net, random structure, digests right"] == 28
+    for row in rows:
+        # Where HDF5 alone judges, most damage hits bytes that mean nothing; the seal notices all of it.
+        if row.kind.startswith(".net") and "without seal" not in row.kind:
+            assert row.counts["clear error"] == row.counts.total(), row.kind
+
+
+def test_the_sweep_would_see_a_crash_and_a_difference(damage: ModuleType, tmp_path: Path) -> None:
+    """A judge that never condemns is worth nothing: readers that fail in every way it must notice."""
+    reader = damage._Reader(tmp_path, ".pt")
+    original = reader.original
+
+    def outcome(content: bytes, read: Callable[[Path], object]) -> str:
+        reader._result = read
+        row = reader.row("kind", iter([("name", content)]))
+        return str(next(iter(row.counts)))
+
+    def segmentation_fault(path: Path) -> None:
+        import ctypes
+
+        ctypes.string_at(0)
+
+    def hang(path: Path) -> None:
+        while True:
+            pass
+
+    def fat(path: Path) -> object:
+        return np.ones(600 << 20, np.uint8)
+
+    def victim(path: Path) -> object:
+        (tmp_path / "victim").touch()
+        return {}
+
+    assert outcome(original, reader._result) == "unchanged"
+    assert outcome(original, lambda path: {}) == "silent difference"
+    assert outcome(original, victim) == "silent difference"
+    for broken in (segmentation_fault, hang, fat, lambda path: 1 / 0):
+        assert outcome(original, broken) == "crash"
+
+
+def cnn() -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            *(nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.AvgPool2d(2)),
+            *(nn.Conv2d(6, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 10)),
+        )
+    return model.eval().requires_grad_(False)
+
+
+def digits(count: int = 24) -> Array:
+    # Not the data set, so that no file is read: blobs are as good.
+    return np.random.default_rng(0).integers(0, 256, (count, 1, 8, 8)).astype(np.uint8)
+
+
+def fill(layer: int, value: float, part: str = "weight") -> Callable[[nn.Sequential], object]:
+    return lambda model: getattr(model[layer], part).view(-1)[:1].fill_(value)
+
+
+@pytest.mark.parametrize(
+    ("change", "layer"),
+    [
+        (fill(4, float("nan")), "4"),
+        (fill(0, float("inf")), "0"),
+        (fill(7, float("-inf"), "bias"), "7"),
+        (fill(1, -1.0, "running_var"), "0"),
+    ],
+)
+def test_numbers_that_are_none_name_the_layer(change: Callable[[nn.Sequential], object], layer: str) -> None:
+    model = cnn()
+    change(model)
+    with pytest.raises(InputError, match=f"^{layer}: with batch norm folded, a weight or bias is NaN or infinite"):
+        convert(model, (1, 8, 8))
+
+
+@pytest.mark.parametrize(("layers", "named"), [((0, 4), "4"), ((0, 4, 7), "4|7"), ((4, 7), "7")])
+def test_weights_beyond_float32_name_the_layer(layers: tuple[int, ...], named: str) -> None:
+    model = cnn()
+    for layer in layers:
+        model[layer].weight.mul_(1e25)
+    network = convert(model, (1, 8, 8))
+    with pytest.raises(RangeError, match=rf"^({named}): its (input|potential) is beyond 3\.4e38"):
+        quantize(balance(network, digits(), 4), digits())
+
+
+def nothing(model: nn.Sequential) -> None:
+    """As it is."""
+
+
+CHANGES: dict[str, Callable[[nn.Sequential], object]] = {
+    "as it is": nothing,
+    "no weights in the first layer": lambda model: model[0].weight.zero_(),
+    "no weights in a hidden layer": lambda model: model[4].weight.zero_(),
+    "a hidden layer of zeros": lambda model: (model[4].weight.zero_(), model[4].bias.zero_()),
+    "a last layer of zeros": lambda model: (model[7].weight.zero_(), model[7].bias.zero_()),
+    "only biases in the last layer": lambda model: model[7].weight.zero_(),
+    "all zeros": lambda model: [parameter.zero_() for parameter in model.parameters()],
+    "dead channels": lambda model: model[4].bias[:4].fill_(-1e3),
+    "all channels dead": lambda model: model[4].bias.fill_(-1e3),
+    "one outlier in the first layer": fill(0, 1e5),
+    "one negative outlier in the first layer": fill(0, -1e5),
+    "one outlier in a hidden layer": fill(4, 1e5),
+    "one outlier in the last layer": fill(7, 1e5),
+    "positive dense": lambda model: model[7].weight.abs_(),
+    "negative dense": lambda model: model[7].weight.abs_().neg_(),
+    "huge weights": lambda model: model[0].weight.mul_(1e15),
+    "tiny weights": lambda model: model[4].weight.mul_(1e-30),
+    "subnormal weights": lambda model: model[4].weight.mul_(1e-44),
+    "a huge bias": lambda model: model[4].bias.fill_(1e20),
+    "a norm without variance": lambda model: model[1].running_var.zero_(),
+}
+
+
+@pytest.mark.parametrize("method", ["ngu-lee", "percentile"])
+@pytest.mark.parametrize("name", CHANGES)
+def test_odd_weights_give_the_class_of_the_real_numbers(name: str, method: str, tmp_path: Path) -> None:
+    model, images = cnn(), digits()
+    CHANGES[name](model)
+    spiking = balance(convert(model, (1, 8, 8)), images, 16, method=method)  # type: ignore[arg-type]
+    netx.write(quantize(spiking, images), tmp_path / "model.net")
+    real = output_potentials(spiking, images, 16)[:, -1]
+    integers = run_network(netx.read(tmp_path / "model.net"), images, 16).predictions[:, -1]
+    assert np.isfinite(real).all()
+    # Noise images are near ties, which 8 bits may turn over: 3 of 24 at most were found.
+    assert (integers == real.argmax(axis=1)).sum() >= 20
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_calibration_images_that_are_all_alike(value: int) -> None:
+    calibration = np.full((4, 1, 8, 8), value, np.uint8)
+    spiking = balance(convert(cnn(), (1, 8, 8)), calibration, 16)
+    network = quantize(spiking, calibration)
+    real = output_potentials(spiking, calibration, 16)[:, -1].argmax(axis=1)
+    assert run_network(network, calibration, 16).predictions[:, -1].tolist() == real.tolist()
+
+
+@pytest.mark.parametrize("timesteps", [0, -1, MOST_TIMESTEPS + 1, 2**63])
+def test_timesteps_that_are_none(timesteps: int) -> None:
+    with pytest.raises(UsageError, match=rf"--timesteps {timesteps}: allowed are 1\.\.1,048,576 time steps"):
+        balance(convert(cnn(), (1, 8, 8)), digits(), timesteps)
+
+
+def test_a_run_that_would_fill_the_memory_is_refused() -> None:
+    network = quantize(balance(convert(cnn(), (1, 8, 8)), digits(1), 1), digits(1))
+    images = np.broadcast_to(digits(1), (2**30, 1, 8, 8))
+    # 4 bytes for each of 10 outputs, 16 for each of 2 hidden layers: 72 GiB.
+    with pytest.raises(UsageError, match=r"^1073741824 images x 1 steps need 73728\.0 MiB; allowed are 4096 MiB\. Run"):
+        check_run(network, images, 1)
+
+
+def test_export_says_that_rounding_changes_the_classes(tmp_path: Path) -> None:
+    """A single weight of the last layer a million times the others leaves them no bits, and its own score is lowest."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = dict(build_model("digits-cnn", (1, 8, 8), 10).state_dict())
+    images = digits(40)
+
+    def notes(state: dict[str, torch.Tensor], name: str) -> str:
+        path = tmp_path / f"{name}.pt"
+        save(Checkpoint("digits-cnn", state, "digits", (1, 8, 8), tuple("0123456789"), 0, 0.5, 0.5, {}), path)
+        return " ".join(pipeline.export(path, None, (8,), images)[0].notes)
+
+    assert "the integers choose" not in notes(state, "good")
+    weight = state["fc.weight"].clone()
+    weight[3] = -1e4
+    assert "the integers choose the class of the real numbers on only 0 of 32" in notes(
+        {**state, "fc.weight": weight}, "outlier"
+    )
+
+
+def test_an_error_of_a_file_names_it_and_exits_with_3(tmp_path: Path) -> None:
+    network, _ = random_network(0)
+    path = tmp_path / "wörter und zahlen.net"
+    netx.write(network, path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(NetxError, match=r"wörter und zahlen\.net: is damaged, it does not match the SHA-256") as caught:
+        netx.read(path)
+    assert isinstance(caught.value, LoihiConvertError)
+    assert caught.value.exit_code == 3
