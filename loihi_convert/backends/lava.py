@@ -268,16 +268,20 @@ class _Host:
         self._log = self.folder / "log.txt"
         self._unread = b""
         module = "loihi_convert.backends.lava_host"
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-u", "-m", module, str(self.folder), self._token, str(os.getpid())],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                cwd=self.folder,
-                env={**os.environ, **_ONE_THREAD},
-                start_new_session=True,
-            )
+        try:
+            with self._log.open("wb") as log:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-u", "-m", module, str(self.folder), self._token, str(os.getpid())],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    cwd=self.folder,
+                    env={**os.environ, **_ONE_THREAD},
+                    start_new_session=True,
+                )
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
 
     def send(self, request: dict[str, Any]) -> None:
         assert self._process.stdin is not None
