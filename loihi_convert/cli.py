@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
 
@@ -65,42 +66,92 @@ LavaPythonOption = Annotated[
     ),
 ]
 _INTERRUPTED = 130
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_LACK_OF_MEMORY = ("can't allocate memory", "Cannot allocate memory", "failed to map segment")
 SIM_IMAGES = 100
 """Images a run on Lava's simulator takes unless told otherwise: seconds, not minutes."""
 
 
 def main() -> NoReturn:
     """Run the command line; errors of ours are one sentence on stderr and their exit code, never a traceback."""
-    signal.signal(signal.SIGTERM, _terminated)
+    received: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    # Under nohup, or behind a script's `&`, some are ignored, and stay so.
+    caught = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    for number in caught:
+        signal.signal(number, interrupt)
     try:
         # Some versions of typer raise Abort on Ctrl-C, some return the exit code.
         code = app(standalone_mode=False) or 0
-    except LoihiConvertError as error:
-        _fail(str(error), error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        code = _INTERRUPTED
-    except Exception as error:
-        # Complaints of the option parser know how to show themselves and carry exit code 2.
-        if not (hasattr(error, "show") and hasattr(error, "exit_code")):
-            raise
-        error.show()
-        code = error.exit_code
+    except BaseException as error:
+        # A library that is interrupted while it is imported raises what it likes.
+        code = _INTERRUPTED if received else _explain(error)
     if code == _INTERRUPTED:
-        _fail("interrupted; nothing half-written is left.", code)
+        number = signal.Signals(received[0]) if received else signal.SIGINT
+        code = 128 + number
+        cause = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+        _note(f"error: {cause}; nothing half-written is left.")
+    # From here on a signal ends the process without a traceback from the interpreter's exit.
+    for number in caught:
+        signal.signal(number, signal.SIG_DFL)
     sys.exit(code)
 
 
-def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
+def _explain(error: BaseException) -> int:
+    """Tell the user about ``error`` in one sentence and return its exit code; raise it if it is a bug."""
+    if isinstance(error, LoihiConvertError):
+        _note(f"error: {error}")
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return _INTERRUPTED
+    if _is_lack_of_memory(error):
+        _note(
+            "error: the memory is not enough for this; nothing half-written is left. Free some, or take fewer images."
+        )
+        return PlatformError.exit_code
+    # Complaints of the option parser know how to show themselves and carry exit code 2.
+    if hasattr(error, "show") and hasattr(error, "exit_code"):
+        error.show()
+        return int(error.exit_code)
+    raise error
 
 
-def _fail(message: str, code: int) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(code)
+def _is_lack_of_memory(error: BaseException) -> bool:
+    # torch raises RuntimeError; the loader of shared libraries has two words for it.
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in _LACK_OF_MEMORY)
+
+
+def _print(text: str) -> None:
+    """Print ``text`` on stdout, now: what goes wrong there is found out here, not at the interpreter's exit.
+
+    Where nobody reads on, as in ``| head``, the program ends as any other does there.
+    """
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        _silence(sys.stdout)
+        if isinstance(error, BrokenPipeError):
+            sys.exit(128 + signal.SIGPIPE)
+        raise PlatformError(
+            f"stdout: cannot be written ({error.strerror}); files named above or by -o are complete. Send it elsewhere."
+        ) from error
 
 
 def _note(message: str) -> None:
-    print(message, file=sys.stderr)
+    """Print ``message`` on stderr; that nobody reads it is no failure."""
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except OSError:
+        _silence(sys.stderr)
+
+
+def _silence(stream: TextIO) -> None:
+    # What is left in its buffer would be written, and fail, again at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @app.callback(invoke_without_command=True)
@@ -108,7 +159,7 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print the 
     if version:
         from importlib.metadata import version as installed
 
-        print(installed("loihi-convert"))
+        _print(installed("loihi-convert"))
         raise typer.Exit
 
 
@@ -198,7 +249,7 @@ def train(
             }
         )
     else:
-        print(_trained(output, trained))
+        _print(_trained(output, trained))
 
 
 @app.command()
@@ -358,7 +409,7 @@ def doctor(lava_python: LavaPythonOption = None, as_json: JsonOption = False) ->
     else:
         for check in checks:
             mark = {"ok": "ok     ", "absent": "absent ", "broken": "BROKEN "}[check.state]
-            print(f"{mark} {check.name}: {check.found}" + (f"\n        {check.advice}" if check.advice else ""))
+            _print(f"{mark} {check.name}: {check.found}" + (f"\n        {check.advice}" if check.advice else ""))
     broken = [check.name for check in checks if check.state == "broken"]
     if broken:
         raise PlatformError(f"{', '.join(broken)}: does not work; see above for what to do.")
@@ -432,30 +483,30 @@ def _run(
     from loihi_convert.tables import accuracy_table, layer_table, per_t_table
 
     outcomes: list[pipeline.Ran] = []
-    with open_backend(backend_name, lava_python=lava_python) as backend:
-        for path in paths:
-            ran = pipeline.run(path, images, backend, timesteps, model=model, arch=arch, trace=trace, bars=bar)
-            outcomes.append(ran)
-    figures = [(outcome.path.stem, outcome.evaluation) for outcome in outcomes]
-    folder = report.new_run_folder(root, f"{paths[0].stem}-{backend_name}")
-    written = report.write_run(
-        folder,
-        [(outcome.path.stem, outcome.evaluation, outcome.result) for outcome in outcomes],
-        labels=images.labels,
-        classes=splits.classes or None,
-        manifest={
-            **report.manifest(
-                network=paths[0].stem,
-                data=splits.name,
-                backend=backend_name,
-                files=paths,
-                command_line=sys.argv,
-                seed=None,
-            ),
-            "backend_versions": backend.versions,
-            "provenance": {outcome.path.stem: dict(outcome.network.provenance) for outcome in outcomes},
-        },
-    )
+    with report.run_folder(root, f"{paths[0].stem}-{backend_name}") as folder:
+        with open_backend(backend_name, lava_python=lava_python) as backend:
+            for path in paths:
+                ran = pipeline.run(path, images, backend, timesteps, model=model, arch=arch, trace=trace, bars=bar)
+                outcomes.append(ran)
+        figures = [(outcome.path.stem, outcome.evaluation) for outcome in outcomes]
+        written = report.write_run(
+            folder,
+            [(outcome.path.stem, outcome.evaluation, outcome.result) for outcome in outcomes],
+            labels=images.labels,
+            classes=splits.classes or None,
+            manifest={
+                **report.manifest(
+                    network=paths[0].stem,
+                    data=splits.name,
+                    backend=backend_name,
+                    files=paths,
+                    command_line=sys.argv,
+                    seed=None,
+                ),
+                "backend_versions": backend.versions,
+                "provenance": {outcome.path.stem: dict(outcome.network.provenance) for outcome in outcomes},
+            },
+        )
     for outcome in outcomes:
         if outcome.equal_to_reference:
             layers = "every layer" if trace else "every output potential and spike count"
@@ -473,7 +524,7 @@ def _run(
                     "figures"
                 )
     if as_json:
-        print(report.results_json(figures))
+        _print(report.results_json(figures))
     else:
         tables = [table for _, evaluation in figures for table in (accuracy_table(evaluation), layer_table(evaluation))]
         _print_tables([per_t_table(figures)] if len(figures) > 1 else tables)
@@ -486,9 +537,9 @@ def _print_exported(exported: Sequence[Exported]) -> None:
     for item in exported:
         _print_tables([account_table(item.account)])
         for note in item.notes:
-            print(f"note: {note}")
+            _print(f"note: {note}")
         verified = f"verified on {item.verified_images} images, every layer" if item.verified_images else "not verified"
-        print(f"wrote {item.path} ({item.path.stat().st_size:,} bytes; {verified})")
+        _print(f"wrote {item.path} ({item.path.stat().st_size:,} bytes; {verified})")
 
 
 def _exported_json(item: Exported) -> dict[str, Any]:
@@ -509,9 +560,12 @@ def _exported_json(item: Exported) -> dict[str, Any]:
 def _print_tables(tables: Sequence[Table]) -> None:
     from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else 110)
-    for table in tables:
-        console.print(table)
+    # None where the caller has closed it.
+    console = Console(width=None if sys.stdout is not None and sys.stdout.isatty() else 110)
+    with console.capture() as capture:
+        for table in tables:
+            console.print(table)
+    _print(capture.get().removesuffix("\n"))
 
 
 def _timesteps(text: str) -> tuple[int, ...]:
@@ -564,7 +618,7 @@ def _newest(suffix: str) -> Path:
 
 
 def _print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(value, indent=2, sort_keys=True))
+    _print(json.dumps(value, indent=2, sort_keys=True))
 
 
 if __name__ == "__main__":

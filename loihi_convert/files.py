@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
+import re
 import tempfile
 from pathlib import Path
+from typing import Final
 
 from loihi_convert.errors import InputError
+
+_SUFFIX: Final = ".loihi-convert-tmp"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path``: afterwards the file is complete, or, after any failure, what it was before.
 
-    The bytes go to a temporary file in the same folder, are flushed to the disk, and replace ``path`` by a rename.
+    The bytes go to a temporary file in the same folder, are flushed to the disk, and replace ``path`` by a rename. What
+    a killed writer of the same ``path`` left there is removed; one that still lives is not disturbed, the last wins.
 
     Raises
     ------
@@ -21,25 +28,60 @@ def write_atomically(path: Path, content: bytes) -> None:
         If the folder does not exist, cannot be written, or is full.
     """
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
+        _remove_stale_files(path)
+        descriptor, temporary = _temporary_file(path)
+        with os.fdopen(descriptor, "wb") as stream:
+            try:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
-            # mkstemp makes files private; a product of ours gets the permissions of any new file.
-            mask = os.umask(0)
-            os.umask(mask)
-            temporary.chmod(0o666 & ~mask)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+                # mkstemp makes files private; a product of ours gets the permissions of any new file.
+                mask = os.umask(0)
+                os.umask(mask)
+                temporary.chmod(0o666 & ~mask)
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror or error}); nothing was changed. Choose another place with -o."
         ) from error
+
+
+def _temporary_file(path: Path) -> tuple[int, Path]:
+    """Return a new file beside ``path``, open and locked: the lock, which the kernel drops, says that its writer lives.
+
+    Unlike a process number in the name it holds across containers and machines that share a folder.
+    """
+    while True:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_SUFFIX)
+        # Where there are no locks, `_remove_stale_files` gets none either.
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # Another writer may have taken it for a dead one's before it was locked.
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, Path(name)
+        os.close(descriptor)
+
+
+def _remove_stale_files(path: Path) -> None:
+    """Remove the temporary files of ``path`` whose writer has ended."""
+    ours = re.compile(rf"\.{re.escape(path.name)}\.\w+{re.escape(_SUFFIX)}")
+    with contextlib.suppress(OSError):
+        for entry in path.parent.iterdir():
+            if ours.fullmatch(entry.name):
+                with contextlib.suppress(OSError):
+                    _remove_unless_locked(entry)
+
+
+def _remove_unless_locked(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    finally:
+        os.close(descriptor)
 
 
 def refuse_to_overwrite(path: Path, overwrite: bool) -> None:

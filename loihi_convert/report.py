@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
@@ -9,7 +10,8 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -112,6 +114,30 @@ def new_run_folder(root: Path, name: str) -> Path:
             raise _cannot_make(folder, error) from error
         else:
             return folder
+
+
+@contextlib.contextmanager
+def run_folder(root: Path, name: str) -> Iterator[Path]:
+    """Yield a `new_run_folder`; if what is done in the ``with`` block fails or is interrupted, nothing is left of it.
+
+    Made before a run, so that a place that cannot be written is found out before hours of work and not after.
+
+    Raises
+    ------
+    InputError
+        If it cannot be made.
+    """
+    root_is_new = not root.exists()
+    folder = new_run_folder(root, name)
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        if root_is_new:
+            # Another run may have begun in it.
+            with contextlib.suppress(OSError):
+                root.rmdir()
+        raise
 
 
 def manifest(

@@ -315,11 +315,11 @@ class _Host:
         self._unread = b""
         module = "loihi_convert.backends.lava_host"
         environment = {**os.environ, **_ONE_THREAD}
-        if lava_python is not None:
-            environment |= {"PYTHONPATH": str(self._folder_of_this_package())}
-            environment.pop("PYTHONHOME", None)
-        with self._log.open("wb") as log:
-            try:
+        try:
+            if lava_python is not None:
+                environment |= {"PYTHONPATH": str(self._folder_of_this_package())}
+                environment.pop("PYTHONHOME", None)
+            with self._log.open("wb") as log:
                 self._process = subprocess.Popen(
                     [self._python, "-u", "-m", module, str(self.folder), self._token, str(os.getpid())],
                     stdin=subprocess.PIPE,
@@ -329,9 +329,12 @@ class _Host:
                     env=environment,
                     start_new_session=True,
                 )
-            except OSError as error:
-                shutil.rmtree(self.folder)
-                raise self._unusable(str(error)) from error
+        except OSError as error:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise self._unusable(str(error)) from error
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
 
     def _folder_of_this_package(self) -> Path:
         """A folder for PYTHONPATH, which no other package of this interpreter is in."""

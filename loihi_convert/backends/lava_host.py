@@ -89,8 +89,9 @@ class _Watched:
         shared_memory._SHM_SAFE_NAME_LENGTH = len(token) + 18  # type: ignore[attr-defined]
         settings = multiprocessing_process.current_process()._config  # type: ignore[attr-defined]
         settings["semprefix"] = f"/{token}"
-        # Where its sockets go: removed with everything else.
-        settings["tempdir"] = str(folder)
+        # Where its sockets go: ``folder``, removed with everything else. It is the working folder, children inherit it,
+        # and is called by its short name, because a socket's may have no more than 107 bytes.
+        settings["tempdir"] = "."
         _let_children_die_with_their_parent()
         threading.Thread(target=self._watch, daemon=True).start()
 

@@ -1,0 +1,119 @@
+"""The quick part of tools/faults.py: what a killed, hindered or interrupted command says and leaves."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from loihi_convert.files import write_atomically
+from loihi_convert.report import run_folder
+
+CLI = (sys.executable, "-m", "loihi_convert.cli")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_next_write_sweeps_what_a_killed_writer_left(tmp_path: Path) -> None:
+    path = tmp_path / "model.net"
+    path.write_bytes(b"old")
+    child = os.fork()
+    if child == 0:
+        os.fsync = lambda _: time.sleep(60)
+        write_atomically(path, b"new")
+        os._exit(0)
+    deadline = time.monotonic() + 10
+    while len(names(tmp_path)) == 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    # The writer lives: a second one, at the same time, leaves its file alone and wins for now.
+    write_atomically(path, b"second")
+    assert len(names(tmp_path)) == 2
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert path.read_bytes() == b"second"
+    write_atomically(path, b"third")
+    assert names(tmp_path) == ["model.net"]
+    assert path.read_bytes() == b"third"
+
+
+def test_a_locked_file_and_files_of_others_are_not_swept(tmp_path: Path) -> None:
+    stale = tmp_path / ".a.net.12345678.loihi-convert-tmp"
+    others = [".a.net.12345678.tmp", ".b.a.net.12345678.loihi-convert-tmp", ".a.net.old.net.12345678.loihi-convert-tmp"]
+    for name in (stale.name, *others):
+        (tmp_path / name).touch()
+    with stale.open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        write_atomically(tmp_path / "a.net", b"1")
+        assert stale.exists()
+    write_atomically(tmp_path / "a.net", b"2")
+    assert names(tmp_path) == sorted([*others, "a.net"])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_a_run_that_fails_leaves_no_folder(tmp_path: Path, error: type[BaseException]) -> None:
+    root = tmp_path / "runs"
+
+    def fail() -> None:
+        with run_folder(root, "a-ref") as folder:
+            (folder / "accuracy.csv").touch()
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert names(tmp_path) == []
+    with run_folder(root, "a-ref") as other:
+        with pytest.raises(error):
+            fail()
+        assert names(root) == [other.name]
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "message"),
+    [
+        (">/dev/full", 4, "error: stdout: cannot be written (No space left on device)"),
+        (">&-", 0, ""),
+        ("2>/dev/full", 0, ""),
+    ],
+)
+def test_where_the_output_cannot_go(tmp_path: Path, redirection: str, code: int, message: str) -> None:
+    command = ("sh", "-c", f'exec "$@" {redirection}', "sh", *CLI, "--version")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == (1 if message else 0)
+
+
+def test_nobody_reads_the_output(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([*CLI, "--version"], cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "ended by SIGTERM"), (signal.SIGHUP, None)]
+)
+def test_a_signal_is_one_line(tmp_path: Path, number: signal.Signals, said: str | None) -> None:
+    # A signal that is ignored at the start, as under nohup, stays ignored.
+    program = (
+        "import os, signal, sys; from loihi_convert import cli\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "cli.app = lambda standalone_mode: os.kill(os.getpid(), int(sys.argv[1]))\n"
+        "cli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(int(number))], cwd=tmp_path, capture_output=True, text=True
+    )
+    if said is None:
+        assert (done.returncode, done.stderr) == (0, "")
+    else:
+        assert (done.returncode, done.stderr) == (128 + number, f"error: {said}; nothing half-written is left.\n")
