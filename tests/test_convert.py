@@ -112,8 +112,20 @@ class Arithmetic(nn.Module):
         x = x.reshape(-1, 2, 12, 12).sub(self.mean[None, :, None, None]) / self.std
         x = self.pool((self.conv1(x) * self.gain + 0.1).relu())
         x = self.pool(torch.relu(self.conv2(1 - 2 * x)))
-        x = functional.avg_pool2d(x, kernel_size=x.shape[2:]).squeeze(-1).squeeze(-1)
+        x = functional.avg_pool2d(x, kernel_size=(3, 3)).squeeze(-1).squeeze(-1)
         return x if features else self.fc(x) / 3.0
+
+
+class SizedPool(nn.Module):
+    """A size of the tensor as the window of a pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(2, 3, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).relu()
+        return self.fc(functional.avg_pool2d(x, kernel_size=x.shape[2:]).flatten(1))
 
 
 class OwnConv(nn.Conv2d):
@@ -180,6 +192,16 @@ def test_the_relu_network_equals_the_cnn(name: str) -> None:
     model, shape = CNNS[name]
     randomized(model)
     assert_equal_outputs(model, convert(model, shape), shape)
+
+
+def test_a_size_as_the_window_of_a_pooling() -> None:
+    """Torch 2.3 cannot trace it yet: there it is refused in a sentence, with newer ones it is converted."""
+    if tuple(map(int, torch.__version__.split(".")[:2])) > (2, 3):
+        model = SizedPool()
+        assert_equal_outputs(model, convert(model, (2, 8, 6)), (2, 8, 6))
+    else:
+        with pytest.raises(UnsupportedModelError, match="SizedPool: its forward cannot be traced"):
+            convert(SizedPool(), (2, 8, 6))
 
 
 def test_a_dropped_softmax_is_noted() -> None:

@@ -88,6 +88,8 @@ def assert_is(source: Source, model: nn.Module, tolerance: float = 1e-4) -> None
     torch.testing.assert_close(found, model(torch.from_numpy(pixels).float() / 255).detach(), rtol=0, atol=tolerance)
 
 
+# Older versions of torch announce that lazy modules are new.
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")
 @pytest.mark.parametrize("arch", ["nets:Net", "nets:make", "nets:instance", "nets:Lazy"])
 def test_whatever_builds_the_cnn(arch: str, capsys: pytest.CaptureFixture[str]) -> None:
     source = opened(saved(net().state_dict()), arch)
