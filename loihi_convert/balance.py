@@ -16,6 +16,14 @@ amplitude          what the spike of a neuron is worth to the next layer
 ``compensated``    its threshold: rate x threshold approximates the activation, and the SNN converges to the CNN
 ``literal``        1, as algorithm 2 is printed: channels keep their rates but lose their relative scale
 =================  ====================================================================================================
+
+=================  ====================================================================================================
+readout            the last layer
+=================  ====================================================================================================
+``potential``      only integrates; the class is the arg max of its membrane potential (paper, algorithm 3)
+``spikes``         has neurons of one threshold for all classes, the largest that the method gives any of them, so that
+                   their spike counts can be compared; the class is the one that has fired most often
+=================  ====================================================================================================
 """
 
 from __future__ import annotations
@@ -26,7 +34,15 @@ import numpy as np
 import torch
 
 from loihi_convert.errors import DataError, RangeError, UsageError
-from loihi_convert.network import MOST_TIMESTEPS, IntegrateAndFire, ReluNetwork, Reset, SpikingLayer, SpikingNetwork
+from loihi_convert.network import (
+    MOST_TIMESTEPS,
+    IntegrateAndFire,
+    Readout,
+    ReluNetwork,
+    Reset,
+    SpikingLayer,
+    SpikingNetwork,
+)
 from loihi_convert.progress import Progress, silent
 from loihi_convert.simulate import channel_maxima, extremes, relu_outputs
 from loihi_convert.synapse import Array
@@ -50,6 +66,7 @@ def balance(
     percentile: float = 99.0,
     initial_potential: InitialPotential | None = None,
     reset: Reset = "soft",
+    readout: Readout = "potential",
     progress: Progress = silent,
 ) -> SpikingNetwork:
     """Return ``network`` with integrate-and-fire neurons whose thresholds suit ``timesteps`` steps.
@@ -62,7 +79,7 @@ def balance(
         Calibration images, uint8 ``(N, C, H, W)``; training images, never test images.
     timesteps
         The latency T.
-    method, amplitude
+    method, amplitude, readout
         See the tables of this module.
     alpha
         Factor on the thresholds, in (0, 1].
@@ -86,27 +103,32 @@ def balance(
         If the images do not fit the network, or there are none.
     """
     initial_potential = initial_potential or ("half" if reset == "soft" else "zero")
-    _check(network, images, timesteps, method, amplitude, alpha, percentile, initial_potential, reset)
+    _check(network, images, timesteps, method, amplitude, alpha, percentile, initial_potential, reset, readout)
+    spiking_count = len(network.layers) - (readout == "potential")
     percentiles = _activation_percentiles(network, images, percentile, progress) if method == "percentile" else []
     layers: list[SpikingLayer] = []
-    for index, layer in enumerate(network.layers[:-1]):
+    for index, layer in enumerate(network.layers[:spiking_count]):
         if method == "percentile":
             base = percentiles[index]
         else:
-            base = _largest_currents(network, layers, images, timesteps, reset, progress)
+            base = _largest_currents(network, layers, spiking_count, images, timesteps, reset, progress)
         if not np.isfinite(base).all():
             raise RangeError(
                 f"{layer.name}: its input is beyond 3.4e38, the largest float32; the weights up to here are too large. "
                 "Train it again."
             )
+        if index == len(network.layers) - 1:
+            base = np.full_like(base, base.max())
         layers.append(SpikingLayer(layer.name, layer.synapse, _neuron(alpha * base, amplitude, initial_potential)))
-    layers.append(SpikingLayer(network.layers[-1].name, network.layers[-1].synapse, None))
+    if readout == "potential":
+        layers.append(SpikingLayer(network.layers[-1].name, network.layers[-1].synapse, None))
     provenance = {
         "method": method,
         "amplitude": amplitude,
         "alpha": alpha,
         "initial_potential": initial_potential,
         "reset": reset,
+        "readout": readout,
         "timesteps": timesteps,
         "calibration_images": len(images),
         **({"percentile": percentile} if method == "percentile" else {}),
@@ -124,12 +146,14 @@ def _check(
     percentile: float,
     initial_potential: str,
     reset: str,
+    readout: str,
 ) -> None:
     for option, value, allowed in (
         ("--balance", method, get_args(Method)),
         ("--amplitude", amplitude, get_args(Amplitude)),
         ("--initial-potential", initial_potential, get_args(InitialPotential)),
         ("--reset", reset, get_args(Reset)),
+        ("--readout", readout, get_args(Readout)),
     ):
         if value not in allowed:
             raise UsageError(f"{option} {value}: unknown; allowed are {', '.join(allowed)}.")
@@ -162,38 +186,38 @@ def _neuron(threshold: Array, amplitude: Amplitude, initial_potential: InitialPo
 def _largest_currents(
     network: ReluNetwork,
     fixed: list[SpikingLayer],
+    spiking_count: int,
     images: Array,
     timesteps: int,
     reset: Reset,
     progress: Progress,
 ) -> Array:
     """float64 ``(C_out,)``: the largest current of each channel of the layer behind the ``fixed`` ones."""
-    index, hidden_count = len(fixed), len(network.layers) - 1
+    index = len(fixed)
     layer = network.layers[index]
     partial = SpikingNetwork(
         network.input_shape, (*fixed, SpikingLayer(layer.name, layer.synapse, None)), timesteps, reset
     )
 
     def report(done: int, total: int) -> None:
-        progress(index * total + done, hidden_count * total)
+        progress(index * total + done, spiking_count * total)
 
     # The first layer's current is constant: one step shows it.
     return extremes(partial, images, timesteps if fixed else 1, progress=report).currents[-1]
 
 
 def _activation_percentiles(network: ReluNetwork, images: Array, percentile: float, progress: Progress) -> list[Array]:
-    """float64 ``(C_out,)`` per hidden layer: the percentile of each channel's positive activations."""
-    hidden = len(network.layers) - 1
-    largest = [torch.zeros(layer.synapse.channels) for layer in network.layers[:-1]]
+    """float64 ``(C_out,)`` per layer: the percentile of each channel's positive activations."""
+    largest = [torch.zeros(layer.synapse.channels) for layer in network.layers]
     done = 0
     for outputs in relu_outputs(network, images):
-        for index in range(hidden):
+        for index in range(len(outputs)):
             largest[index] = torch.maximum(largest[index], channel_maxima(outputs[index]))
         done += len(outputs[0])
         progress(done, 2 * len(images))
     counts = [torch.zeros(len(peak) * _BINS, dtype=torch.int64) for peak in largest]
     for outputs in relu_outputs(network, images):
-        for index in range(hidden):
+        for index in range(len(outputs)):
             values, peak = (
                 outputs[index].transpose(0, 1).flatten(1),
                 largest[index].clamp_min(torch.finfo(torch.float32).tiny),

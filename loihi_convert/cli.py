@@ -270,6 +270,10 @@ def export(
     reset: Annotated[
         str, typer.Option("--reset", help="What a spike leaves: soft subtracts the threshold, hard is Lava's own LIF.")
     ] = "soft",
+    readout: Annotated[
+        str,
+        typer.Option("--readout", help="What the class is read from: the last layer's potential, or its spikes."),
+    ] = "potential",
     initial_potential: Annotated[
         str | None,
         typer.Option("--initial-potential", help="Potential before the first step; default: half, or zero if hard."),
@@ -328,6 +332,7 @@ def export(
         "percentile": percentile,
         "initial_potential": initial_potential,
         "reset": reset,
+        "readout": readout,
         "weight_bits": weight_bits,
         "pixel_bits": pixel_bits,
     }

@@ -1,8 +1,9 @@
 """RunResult + labels -> accuracy at every T with its interval, agreement, spikes, synaptic operations.
 
 The curve is the *anytime* curve: one run of one file, whose thresholds were balanced for one T, read after each step.
-Counts of spikes and synaptic operations are those of the hidden layers. Pixels enter the first layer as graded spikes
-at every step, so its work does not depend on the image; it is the first layer's `multiply_accumulates`, T times.
+Counts of spikes and synaptic operations are those of the layers that have neurons. Pixels enter the first layer as
+graded spikes at every step, so its work does not depend on the image; it is the first layer's `multiply_accumulates`,
+T times.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from loihi_convert import loihi
 from loihi_convert.backends import RunResult
 from loihi_convert.errors import DataError
-from loihi_convert.network import QuantizedNetwork
+from loihi_convert.network import QuantizedNetwork, Readout
 from loihi_convert.synapse import Array
 
 CONFIDENCE: Final = 0.95
@@ -66,15 +67,15 @@ class Point(_Frozen):
     agreement_with_cnn, agreement_with_float
         Fraction of images that get the class the CNN (the spiking network in real numbers, at this T) gives.
     spikes_per_image
-        Of all hidden layers, steps 1..T, mean over images.
+        Of all spiking layers, steps 1..T, mean over images.
     synaptic_operations
         Synapses of nonzero weight reached by those spikes, mean over images.
     synaptic_operations_per_layer
-        The same by the hidden layer that spikes.
+        The same by the layer that spikes.
     firing_rate
-        Per hidden layer: spikes / (neurons x T), 0..1, mean over images.
+        Per spiking layer: spikes / (neurons x T), 0..1, mean over images.
     activation_sparsity
-        1 - firing rate over all hidden neurons; None in a network without hidden layers.
+        1 - firing rate over all neurons that can spike; None where there are none.
     """
 
     timesteps: int
@@ -105,8 +106,10 @@ class Evaluation(_Frozen):
         The T the thresholds of the file were balanced for.
     depth
         Number of layers; Lava needs T + depth global steps.
+    readout
+        What the class is read from: ``"potential"`` or ``"spikes"`` of the last layer.
     layers
-        In order; the last one has no neurons that spike, all others are hidden layers.
+        In order; all spike, or all but the last.
     multiply_accumulates
         Of the CNN for one image, all layers. Put ``layers[1:]`` of it beside `Point.synaptic_operations`.
     cnn_accuracy, cnn_accuracy_interval
@@ -124,6 +127,7 @@ class Evaluation(_Frozen):
     image_count: int
     timesteps: int
     depth: int
+    readout: Readout
     layers: tuple[Layer, ...]
     multiply_accumulates: int
     cnn_accuracy: float | None
@@ -176,7 +180,7 @@ def evaluate(
         _check_label_range(labels, network.shapes[-1][0])
 
     layers = _layers(network)
-    neuron_counts = np.array([layer.neuron_count for layer in layers[:-1]], np.int64)
+    neuron_counts = np.array([layer.neuron_count for layer in layers[: len(network.spiking_layers)]], np.int64)
     cnn_correct = _matches(cnn_predictions, labels)
     predictions = result.predictions
 
@@ -214,6 +218,7 @@ def evaluate(
         image_count=image_count,
         timesteps=network.timesteps,
         depth=len(layers),
+        readout=network.readout,
         layers=layers,
         multiply_accumulates=sum(layer.multiply_accumulates for layer in layers),
         cnn_accuracy=_fraction(cnn_correct, image_count),
@@ -276,14 +281,17 @@ def _layers(network: QuantizedNetwork) -> tuple[Layer, ...]:
 
 def _checked_size(result: RunResult, network: QuantizedNetwork) -> tuple[int, int]:
     image_count, timesteps, classes = result.potentials.shape
-    hidden = (image_count, timesteps, len(network.layers) - 1)
-    fits = result.spike_counts.shape == hidden and result.synaptic_operations.shape == hidden
+    spiking = (image_count, timesteps, len(network.spiking_layers))
+    fits = result.spike_counts.shape == spiking and result.synaptic_operations.shape == spiking
+    found_spikes = None if result.output_spikes is None else result.output_spikes.shape
+    fits &= found_spikes == (result.potentials.shape if network.readout == "spikes" else None)
     if not fits or classes != network.shapes[-1][0] or image_count < 1 or timesteps < 1:
         outputs = network.shapes[-1][0]
         raise DataError(
-            f"run: found potentials {result.potentials.shape}, spike counts {result.spike_counts.shape} and "
-            f"synaptic operations {result.synaptic_operations.shape}; a run of this network gives (N, T, {outputs}), "
-            f"(N, T, {hidden[2]}) and (N, T, {hidden[2]}), N and T >= 1. Evaluate it with the file that was run."
+            f"run: found potentials {result.potentials.shape}, output spikes {found_spikes}, spike counts "
+            f"{result.spike_counts.shape} and synaptic operations {result.synaptic_operations.shape}; a run of this "
+            f"network gives (N, T, {outputs}), {'the same' if network.readout == 'spikes' else None}, "
+            f"(N, T, {spiking[2]}) and (N, T, {spiking[2]}), N and T >= 1. Evaluate it with the file that was run."
         )
     return image_count, timesteps
 

@@ -8,8 +8,9 @@ network                       made by               between two layers
 `QuantizedNetwork`            `quantize.quantize`   integrate-and-fire neurons in Loihi's integers; can be exported
 ============================  ====================  ================================================================
 
-A layer is a synapse (`synapse.py`) and a neuron; the last layer has no neuron, it only integrates, and its membrane
-potential is the output. Arrays are read-only copies; shapes are computed, not stored.
+A layer is a synapse (`synapse.py`) and a neuron. The last layer is the readout: without neurons it only integrates, and
+its membrane potential is the output; with neurons the output is how often each has fired. Arrays are read-only copies;
+shapes are computed, not stored.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from loihi_convert.errors import RangeError
 from loihi_convert.synapse import Array, Shape, Synapse, freeze
 
 Reset = Literal["soft", "hard"]
+Readout = Literal["potential", "spikes"]
 
 MOST_TIMESTEPS: Final = 2**20
 """Largest T: beyond it an output weight of 1 passes Loihi's potential range within an eighth of the steps."""
@@ -90,7 +92,7 @@ class IntegrateAndFire:
 
 @dataclass(frozen=True, eq=False)
 class SpikingLayer:
-    """A synapse with the CNN's own weights, and its neurons; ``neuron`` is None in the last layer."""
+    """A synapse with the CNN's own weights, and its neurons; ``neuron`` is None where it only integrates."""
 
     name: str
     synapse: Synapse
@@ -106,7 +108,7 @@ class SpikingNetwork:
     input_shape
         ``(C, H, W)``; inputs are pixels / 255, presented as a constant current.
     layers
-        In order; the last one has no neuron.
+        In order; only the last one may be without neurons.
     timesteps
         The latency T the thresholds were balanced for.
     reset
@@ -125,6 +127,11 @@ class SpikingNetwork:
     def shapes(self) -> tuple[Shape, ...]:
         """Output shape of each layer."""
         return _shapes(self.input_shape, tuple(layer.synapse for layer in self.layers))
+
+    @property
+    def readout(self) -> Readout:
+        """What the output is: the last layer's membrane potential, or the spikes it has fired."""
+        return "potential" if self.layers[-1].neuron is None else "spikes"
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,13 +167,13 @@ class QuantizedLayer:
     synapse
         Integer weights and biases; pooling *sums* (the 1 / (k_h k_w) of the average is in ``scale``).
     neuron
-        ``None`` in the last layer.
+        ``None`` where the last layer only integrates.
     scale
         ``(C_out,)``, float64: real potential = integer potential x scale.
     largest_input
         Largest value of one input: 2^p - 1 for p-bit pixels, 1 for spikes.
     balanced
-        The real-valued neurons that ``neuron`` was rounded from; ``None`` in the last layer.
+        The real-valued neurons that ``neuron`` was rounded from; ``None`` where there are none.
     """
 
     name: str
@@ -217,11 +224,12 @@ class QuantizedNetwork:
     input_shape
         ``(C, H, W)``.
     layers
-        In order; the last one has no neuron.
+        In order; only the last one may be without neurons.
     timesteps
         The latency T the thresholds were balanced for.
     proven_timesteps
-        Largest T for which the output potentials of the calibration images stay in range.
+        Largest T for which the output potentials of the calibration images stay in range; with neurons in the last
+        layer, which keep them there, `MOST_TIMESTEPS`.
     pixel_bits
         p, 1..8: pixels enter as integers 0..2^p - 1.
     reset
@@ -254,8 +262,6 @@ class QuantizedNetwork:
         for layer in self.layers[:-1]:
             if layer.neuron is None:
                 raise RangeError(f"{layer.name}: a layer without neurons; only the last layer may only integrate")
-        if self.layers[-1].neuron is not None:
-            raise RangeError(f"{self.layers[-1].name}: the last layer has neurons; it must only integrate")
         if len(self.shapes[-1]) != 1:
             raise RangeError(f"{self.layers[-1].name}: the last layer is a convolution; it must be dense")
 
@@ -263,6 +269,23 @@ class QuantizedNetwork:
     def shapes(self) -> tuple[Shape, ...]:
         """Output shape of each layer."""
         return _shapes(self.input_shape, tuple(layer.synapse for layer in self.layers))
+
+    @property
+    def readout(self) -> Readout:
+        """What the output is: the last layer's membrane potential, or the spikes it has fired."""
+        return "potential" if self.layers[-1].neuron is None else "spikes"
+
+    @property
+    def spiking_layers(self) -> tuple[QuantizedLayer, ...]:
+        """The layers that have neurons: all, or all but the last."""
+        return self.layers if self.readout == "spikes" else self.layers[:-1]
+
+    @property
+    def fan_outs(self) -> tuple[Array, ...]:
+        """Synapses of nonzero weight that leave each neuron of each spiking layer: int64 of the layer's shape."""
+        hidden = [after.synapse.fan_out(shape) for after, shape in zip(self.layers[1:], self.shapes[:-1], strict=True)]
+        output = np.zeros(self.shapes[-1], np.int64)
+        return (*hidden, output)[: len(self.spiking_layers)]
 
     def pixels(self, images: Array) -> Array:
         """uint8 images as the p-bit integers that enter the network: round(image / 255 x (2^p - 1)), uint8."""

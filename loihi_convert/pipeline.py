@@ -21,10 +21,10 @@ from loihi_convert.data import Dataset
 from loihi_convert.errors import InputError, VerificationError
 from loihi_convert.evaluate import Evaluation, evaluate
 from loihi_convert.files import refuse_to_overwrite, sha256
-from loihi_convert.network import QuantizedNetwork, ReluNetwork, Reset, SpikingLayer, SpikingNetwork
+from loihi_convert.network import QuantizedNetwork, Readout, ReluNetwork, Reset, SpikingLayer, SpikingNetwork
 from loihi_convert.progress import Bars, no_bar
 from loihi_convert.quantize import Account, account, quantize
-from loihi_convert.simulate import output_potentials, relu_outputs
+from loihi_convert.simulate import outputs, relu_outputs
 from loihi_convert.source import Source, open_source, reopen_source
 from loihi_convert.synapse import Array
 
@@ -42,6 +42,7 @@ class ExportOptions:
     percentile: float = 99.0
     initial_potential: InitialPotential | None = None
     reset: Reset = "soft"
+    readout: Readout = "potential"
     weight_bits: int = 8
     pixel_bits: int | None = None
 
@@ -130,6 +131,7 @@ def export(
                 percentile=options.percentile,
                 initial_potential=options.initial_potential,
                 reset=options.reset,
+                readout=options.readout,
                 progress=progress,
             )
         spiking = replace(spiking, provenance={**spiking.provenance, "model": dict(source.provenance)})
@@ -254,7 +256,7 @@ def _source(path: Path, network: QuantizedNetwork, model: Path | None, arch: str
 def _notes_on_rounding(network: SpikingNetwork, quantized: QuantizedNetwork, images: Array) -> tuple[str, ...]:
     """A warning where the integers choose other classes than the real numbers: a single huge weight can do that."""
     steps = network.timesteps
-    real = output_potentials(network, images, steps)[:, -1].argmax(axis=1)
+    real = outputs(network, images, steps)[:, -1].argmax(axis=1)
     rounded = run_network(quantized, images, steps).predictions[:, -1]
     equal = int((real == rounded).sum())
     if equal >= 0.9 * len(images):
@@ -293,7 +295,7 @@ def _cnn_predictions(
     if source is None:
         return None, None
     spiking = float_network(network, source.network)
-    scores = np.concatenate([outputs[-1].numpy() for outputs in relu_outputs(source.network, images)])
+    scores = np.concatenate([layers[-1].numpy() for layers in relu_outputs(source.network, images)])
     with bars(f"{path.name}: the same in real numbers") as progress:
-        potentials = output_potentials(spiking, images, timesteps, progress=progress)
-    return scores.argmax(axis=1), potentials.argmax(axis=2)
+        spiking_scores = outputs(spiking, images, timesteps, progress=progress)
+    return scores.argmax(axis=1), spiking_scores.argmax(axis=2)

@@ -13,8 +13,10 @@ s_k is the smallest scale for which
 - ``|w_q| <= 127``, or less with fewer weight bits,
 - hidden layers: ``theta_q + headroom x I_max <= 131071``, else a spike would lose charge (I_max: the channel's largest
   current on the calibration images),
-- last layer: ``headroom x |V| <= 131071`` for the potentials of the calibration images up to step T. It has ONE scale
-  for all outputs, else arg max is wrong.
+- a last layer that only integrates: ``headroom x |V| <= 131071`` for the potentials of the calibration images up to
+  step T.
+
+The last layer has ONE scale for all outputs, else potentials and spike counts of classes could not be compared.
 
 The 8 bits of a weight are a bound, not the choice: with 8-bit pixels a first layer of full int8 weights clips.
 
@@ -66,7 +68,7 @@ class LayerAccount:
     weight_bits
         Bits used by the widest weight of a channel, sign included: (smallest, median, largest) over the channels.
     thresholds
-        (smallest, largest) of the channels that can fire; ``None`` in the last layer.
+        (smallest, largest) of the channels that can fire; ``None`` where none can, or the layer only integrates.
     dead_channels
         Channels that can never fire.
     low_clipped, high_clipped
@@ -156,11 +158,16 @@ def quantize(
         synapse = layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude)
         reach = HEADROOM * (np.full(synapse.channels, largest.output) if layer.neuron is None else current)
         largest_input = 1 if layers else 2**pixel_bits - 1
-        layers.append(_quantize_layer(layer, synapse, reach, largest_input, largest_weight, network.reset))
+        is_output = len(layers) == len(network.layers) - 1
+        layers.append(
+            _quantize_layer(layer, synapse, reach, largest_input, largest_weight, network.reset, one_scale=is_output)
+        )
         amplitude = _used_amplitude(layer, layers[-1])
-    # The output potential grows by its mean current at every step, so T may grow until it meets the limit.
-    limit, largest_output = loihi.POTENTIAL_LIMIT * float(layers[-1].scale[0]), HEADROOM * largest.output
-    proven = math.floor(network.timesteps * limit / largest_output) if largest_output > 0 else MOST_TIMESTEPS
+    proven = MOST_TIMESTEPS
+    if layers[-1].neuron is None and largest.output > 0:
+        # The output potential grows by its mean current at every step, so T may grow until it meets the limit.
+        limit, largest_output = loihi.POTENTIAL_LIMIT * float(layers[-1].scale[0]), HEADROOM * largest.output
+        proven = math.floor(network.timesteps * limit / largest_output)
     return QuantizedNetwork(
         input_shape=network.input_shape,
         layers=tuple(layers),
@@ -192,7 +199,13 @@ def _best_pixel_bits(network: SpikingNetwork, images: Array, largest_current: Ar
     for bits in _PIXEL_BITS:
         try:
             quantized = _quantize_layer(
-                layer, layer.synapse, HEADROOM * largest_current, 2**bits - 1, largest_weight, network.reset
+                layer,
+                layer.synapse,
+                HEADROOM * largest_current,
+                2**bits - 1,
+                largest_weight,
+                network.reset,
+                one_scale=len(network.layers) == 1,
             )
         except RangeError:
             continue
@@ -204,11 +217,20 @@ def _best_pixel_bits(network: SpikingNetwork, images: Array, largest_current: Ar
 
 
 def _quantize_layer(
-    layer: SpikingLayer, synapse: Synapse, reach: Array, largest_input: int, largest_weight: int, reset: Reset
+    layer: SpikingLayer,
+    synapse: Synapse,
+    reach: Array,
+    largest_input: int,
+    largest_weight: int,
+    reset: Reset,
+    *,
+    one_scale: bool,
 ) -> QuantizedLayer:
     """``layer`` in integers; ``synapse`` is its synapse with amplitudes, ``reach`` what must fit beside a threshold."""
     unit = 1.0 / math.prod(synapse.pool) / largest_input
     scale = _scale(layer, synapse, np.maximum(reach, 0), unit, largest_weight, reset)
+    if one_scale:
+        scale = np.full_like(scale, scale.max())
     potential_unit = scale * unit
     alive = np.isfinite(layer.neuron.threshold) if layer.neuron is not None else np.ones(synapse.channels, np.bool_)
     # The weights of a dead channel are 0, so that it costs nothing and cannot drift anywhere.
@@ -260,8 +282,6 @@ def _scale(
         limit = loihi.BIAS_LIMIT if reset == "soft" else loihi.LIF_BIAS_LIMIT
         conditions.append(np.abs(synapse.bias).reshape(synapse.channels, -1).max(axis=1) / unit / limit)
     scale = np.max(conditions, axis=0)
-    if layer.neuron is None:
-        scale = np.full_like(scale, scale.max())
     return np.where(scale > 0, scale, 1.0)
 
 

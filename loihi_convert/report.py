@@ -193,12 +193,12 @@ def _accuracy_row(name: str, evaluation: Evaluation, point: Point) -> dict[str, 
         "cnn_accuracy": evaluation.cnn_accuracy,
         **_interval_columns("cnn_accuracy", evaluation.cnn_accuracy_interval),
     }
-    hidden = [layer.name for layer in evaluation.layers[:-1]]
+    names = [layer.name for layer in evaluation.layers]
     for field, value in point:
         if field.endswith("_interval"):
             row |= _interval_columns(field.removesuffix("_interval"), value)
         elif isinstance(value, tuple):
-            row |= {f"{field.removesuffix('_per_layer')}_{layer}": x for layer, x in zip(hidden, value, strict=True)}
+            row |= {f"{field.removesuffix('_per_layer')}_{layer}": x for layer, x in zip(names, value, strict=False)}
         else:
             row[field] = value
     return row
@@ -229,6 +229,9 @@ def _predictions(
                 row["label"] = int(labels[image])
             values = potentials[point.timesteps - 1].tolist()
             row.update((f"potential_{index}", value) for index, value in enumerate(values))
+            if result.output_spikes is not None:
+                fired = result.output_spikes[image, : point.timesteps].sum(axis=0).tolist()
+                row.update((f"spike_count_{index}", count) for index, count in enumerate(fired))
             yield row
 
 

@@ -5,7 +5,7 @@ For layer l with synapse W and step t = 1..T (paper, eq. 1 and 2, algorithm 3)::
     I[l](t) = W[l] x                        first layer: the constant current of the image
     I[l](t) = W[l] (amplitude * s[l-1](t))  later layers
     V[l](t) = clip(V[l](t-1) + I[l](t))     clipping at +-131071 for integers only
-    s[l](t) = [V[l](t) >= threshold[l]]     no spikes in the last layer, which only integrates
+    s[l](t) = [V[l](t) >= threshold[l]]     no spikes in a last layer that only integrates
     V[l](t) = V - threshold * s  (soft)     or  0 where s  (hard)
 
 Integers are held in float32, exactly: the exactness rules of `loihi.py` bound every partial sum of a current by 2^23,
@@ -45,7 +45,7 @@ class LayerState:
     current
         ``(B, *shape)``, float32: I(t).
     spikes
-        ``(B, *shape)``, float32 0 / 1; ``None`` in the last layer.
+        ``(B, *shape)``, float32 0 / 1; ``None`` where the last layer only integrates.
     potential
         ``(B, *shape)``, float32, after the reset.
     clipped
@@ -133,17 +133,22 @@ def relu_outputs(network: ReluNetwork, images: Array) -> Iterator[tuple[Tensor, 
         yield tuple(outputs)
 
 
-def output_potentials(network: SpikingNetwork, images: Array, timesteps: int, *, progress: Progress = silent) -> Array:
-    """Return the last layer's potential after each step: float32 ``(N, T, classes)`` for uint8 ``images``."""
+def outputs(network: SpikingNetwork, images: Array, timesteps: int, *, progress: Progress = silent) -> Array:
+    """Return what the class is read from after each step: float32 ``(N, T, classes)`` for uint8 ``images``.
+
+    The last layer's potential, or, where it has neurons, how often each has fired since the first step.
+    """
     simulator = Simulator(network)
-    potentials = np.empty((len(images), timesteps, *network.shapes[-1]), np.float32)
+    found = np.empty((len(images), timesteps, *network.shapes[-1]), np.float32)
     done = 0
     for batch in batches(images, simulator.batch_size):
         for step, states in enumerate(simulator.steps(batch, timesteps)):
-            potentials[done : done + len(batch), step] = states[-1].potential.numpy()
+            last = states[-1]
+            read = last.potential if last.spikes is None else last.spikes
+            found[done : done + len(batch), step] = read.numpy()
         done += len(batch)
         progress(done, len(images))
-    return potentials
+    return found if network.readout == "potential" else found.cumsum(axis=1)
 
 
 @torch.inference_mode()

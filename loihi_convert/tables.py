@@ -1,11 +1,12 @@
 """Evaluations and accounts as tables for the terminal.
 
-Two kinds of accuracy, never mixed. *Anytime*: one file, thresholds balanced for its T, potentials read after each step
+Two kinds of accuracy, never mixed. *Anytime*: one file, thresholds balanced for its T, its output read after each step
 of one run. *Per T*: several files, each with one row, at the T it was balanced for.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -25,8 +26,9 @@ def accuracy_table(evaluation: Evaluation) -> Table:
         f"{evaluation.image_count:,} images in {evaluation.seconds:.1f} s "
         f"({evaluation.images_per_second:,.0f} images/s, {evaluation.startup_seconds:.1f} s to start)"
     )
+    read = {"potential": "potentials", "spikes": "spike counts"}[evaluation.readout]
     table.caption = (
-        f"thresholds balanced for T = {evaluation.timesteps}, anytime readout: potentials after each step of one run"
+        f"thresholds balanced for T = {evaluation.timesteps}, anytime readout: {read} after each step of one run"
     )
     if evaluation.saturated_images:
         table.caption += (
@@ -46,7 +48,9 @@ def layer_table(evaluation: Evaluation) -> Table:
         table.add_column(header, justify="left" if header == "layer" else "right", no_wrap=True)
     rates = [_percent(rate) or "" for rate in point.firing_rate]
     reached = [f"{operations:,.0f}" for operations in point.synaptic_operations_per_layer]
-    for layer, rate, operations in zip(evaluation.layers, [*rates, ""], ["", *reached], strict=True):
+    # Behind the last layer is no synapse; where it only integrates, it has no firing rate either.
+    columns = (itertools.chain(rates, [""]), ["", *reached])
+    for layer, rate, operations in zip(evaluation.layers, *columns, strict=False):
         table.add_row(Text(layer.name), f"{layer.neuron_count:,}", rate, operations, f"{layer.multiply_accumulates:,}")
     table.caption = (
         f"at T = {point.timesteps}; SynOps: synapses of the layer reached by the spikes of the one before it. "

@@ -24,10 +24,11 @@ def random_network(seed: int, *, image_count: int = 3) -> tuple[QuantizedNetwork
         synapse: Synapse = (
             _random_conv(rng, shape) if len(shape) == 3 and rng.random() < 0.8 else _random_dense(rng, shape)
         )
-        layers.append(_layer(rng, f"layer{index}", synapse, pixel_bits, reset, first=not layers, last=False))
+        layers.append(_layer(rng, f"layer{index}", synapse, pixel_bits, reset, first=not layers))
         shape = synapse.output_shape(shape)
     classes = _random_dense(rng, shape)
-    layers.append(_layer(rng, "output", classes, pixel_bits, reset, first=not layers, last=True))
+    integrates = bool(rng.random() < 0.6)
+    layers.append(_layer(rng, "output", classes, pixel_bits, reset, first=not layers, last=True, integrates=integrates))
     network = QuantizedNetwork(
         input_shape=input_shape,
         layers=tuple(layers),
@@ -73,7 +74,15 @@ def _random_dense(rng: np.random.Generator, shape: Shape) -> Dense:
 
 
 def _layer(
-    rng: np.random.Generator, name: str, synapse: Synapse, pixel_bits: int, reset: Reset, *, first: bool, last: bool
+    rng: np.random.Generator,
+    name: str,
+    synapse: Synapse,
+    pixel_bits: int,
+    reset: Reset,
+    *,
+    first: bool,
+    last: bool = False,
+    integrates: bool = False,
 ) -> QuantizedLayer:
     largest_input = 2**pixel_bits - 1 if first else 1
     if reset == "hard":
@@ -83,7 +92,9 @@ def _layer(
         synapse = replace(synapse, weight=np.clip(synapse.weight, -largest_weight, largest_weight))
     scale = rng.uniform(0.001, 1, synapse.channels)
     if last:
-        return QuantizedLayer(name, synapse, None, np.full_like(scale, scale[0]), largest_input)
+        scale = np.full_like(scale, scale[0])
+    if integrates:
+        return QuantizedLayer(name, synapse, None, scale, largest_input)
     # A tenth of the largest possible current: neurons fire often, now and then, or hardly ever.
     bound = QuantizedLayer(name, synapse, None, scale, largest_input).largest_current
     threshold = rng.integers(1, min(max(2, bound // 10), loihi.THRESHOLD_LIMIT) + 1, synapse.channels).astype(np.int32)

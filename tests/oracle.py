@@ -15,14 +15,15 @@ LIMIT = {"soft": 2**17 - 1, "hard": 2**23 - 1}
 
 
 def run(network: QuantizedNetwork, images: Array, timesteps: int) -> tuple[list[Array], list[Array]]:
-    """Return every layer's potentials, int64 ``(N, T, *shape)``, and every hidden layer's spikes, bool likewise."""
+    """Return every layer's potentials, int64 ``(N, T, *shape)``, and every spiking layer's spikes, bool likewise."""
     moments, unit, limit = (len(images), timesteps), UNIT[network.reset], LIMIT[network.reset]
     potentials = [np.zeros(moments + shape, np.int64) for shape in network.shapes]
-    spikes = [np.zeros(moments + shape, np.bool_) for shape in network.shapes[:-1]]
+    spiking = [shape for layer, shape in zip(network.layers, network.shapes, strict=True) if layer.neuron is not None]
+    spikes = [np.zeros(moments + shape, np.bool_) for shape in spiking]
     for image_index, image in enumerate(images):
         pixels = np.rint(image / 255 * (2**network.pixel_bits - 1)).astype(np.int64)
         membrane = [np.zeros(shape, np.int64) for shape in network.shapes]
-        for layer, v in zip(network.layers[:-1], membrane, strict=False):
+        for layer, v in zip(network.layers[: len(spiking)], membrane, strict=False):
             v += per_channel(layer.neuron.initial_potential, v.ndim) * unit
         for step in range(timesteps):
             signal = pixels

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from loihi_convert.balance import balance
 from loihi_convert.errors import DataError, UsageError
 from loihi_convert.network import ReluLayer, ReluNetwork
-from loihi_convert.simulate import output_potentials, relu_outputs
+from loihi_convert.simulate import outputs, relu_outputs
 from loihi_convert.synapse import Conv, Dense
 
 
@@ -57,6 +57,23 @@ def test_algorithm_2_by_hand() -> None:
     assert compensated.layers[2].neuron is None
 
 
+def test_a_spiking_readout_has_one_threshold_for_all_classes() -> None:
+    """Classes 2 x and -x of images 0.4 and 1.0: the largest current of any of them is 2; per channel it would be 2 and
+    none. Spikes within 3 steps at V0 = 1: 2 x fires 3 times at 1.0 and once at 0.4 (1.8, 2.6 fires, 1.4).
+    """
+    network = ReluNetwork((1, 1, 1), (ReluLayer("fc", Dense(np.array([[2.0], [-1.0]]))),))
+    spiking = balance(network, pixels(102, 255), 3, readout="spikes")
+    neuron = spiking.layers[0].neuron
+    assert neuron is not None
+    assert neuron.threshold == pytest.approx([2, 2])
+    assert (spiking.readout, balance(network, pixels(255), 3).readout) == ("spikes", "potential")
+    assert outputs(spiking, pixels(102, 255), 3).tolist() == [[[0, 0], [1, 0], [1, 0]], [[1, 0], [2, 0], [3, 0]]]
+    by_percentile = balance(network, pixels(102, 255), 3, method="percentile", percentile=50, readout="spikes")
+    assert by_percentile.layers[0].neuron is not None
+    # Activations 0.8 and 2.0 of the first class: the lower one is their 50th percentile.
+    assert by_percentile.layers[0].neuron.threshold == pytest.approx([0.8, 0.8], abs=2 / 4096)
+
+
 def test_thresholds_depend_on_t_because_layers_before_spike() -> None:
     """A bright image 1.0 and a dark one 0.4; layer 1 has channels a = x and b = 0.5 x - 0.3; layer 2 is a - 2 b.
 
@@ -94,7 +111,7 @@ def test_compensated_converges_to_the_cnn(seed: int) -> None:
     errors = []
     for timesteps in (16, 256):
         spiking = balance(network, images, timesteps)
-        potentials = output_potentials(spiking, images, timesteps)
+        potentials = outputs(spiking, images, timesteps)
         errors.append(np.abs(potentials[:, -1] / timesteps - expected).max())
     # The error falls as 1 / T. Over 300 seeds 16 times the steps left at most 0.13 of it, and at most 0.009.
     assert errors[1] < errors[0] / 5
@@ -139,6 +156,7 @@ def test_provenance_says_how() -> None:
         "alpha": 0.5,
         "initial_potential": "half",
         "reset": "soft",
+        "readout": "potential",
         "timesteps": 7,
         "calibration_images": 3,
     }
@@ -153,6 +171,7 @@ def test_provenance_says_how() -> None:
         ({"percentile": 101.0}, r"--percentile 101.0: allowed is 0 < percentile <= 100"),
         ({"method": "best"}, "--balance best: unknown; allowed are ngu-lee, percentile"),
         ({"amplitude": "big"}, "--amplitude big: unknown; allowed are compensated, literal"),
+        ({"readout": "rate"}, "--readout rate: unknown; allowed are potential, spikes"),
         ({"reset": "firm"}, "--reset firm: unknown; allowed are soft, hard"),
         (
             {"reset": "hard", "initial_potential": "half"},

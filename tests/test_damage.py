@@ -26,7 +26,7 @@ from loihi_convert.errors import InputError, LoihiConvertError, NetxError, Range
 from loihi_convert.models import build_model
 from loihi_convert.network import MOST_TIMESTEPS
 from loihi_convert.quantize import quantize
-from loihi_convert.simulate import output_potentials
+from loihi_convert.simulate import outputs
 from loihi_convert.synapse import Array
 
 TOOLS = Path(__file__).parents[1] / "tools"
@@ -189,7 +189,7 @@ def test_odd_weights_give_the_class_of_the_real_numbers(name: str, method: str, 
     CHANGES[name](model)
     spiking = balance(convert(model, (1, 8, 8)), images, 16, method=method)  # type: ignore[arg-type]
     netx.write(quantize(spiking, images), tmp_path / "model.net")
-    real = output_potentials(spiking, images, 16)[:, -1]
+    real = outputs(spiking, images, 16)[:, -1]
     integers = run_network(netx.read(tmp_path / "model.net"), images, 16).predictions[:, -1]
     assert np.isfinite(real).all()
     # Noise images are near ties, which 8 bits may turn over: 3 of 24 at most were found.
@@ -201,7 +201,7 @@ def test_calibration_images_that_are_all_alike(value: int) -> None:
     calibration = np.full((4, 1, 8, 8), value, np.uint8)
     spiking = balance(convert(cnn(), (1, 8, 8)), calibration, 16)
     network = quantize(spiking, calibration)
-    real = output_potentials(spiking, calibration, 16)[:, -1].argmax(axis=1)
+    real = outputs(spiking, calibration, 16)[:, -1].argmax(axis=1)
     assert run_network(network, calibration, 16).predictions[:, -1].tolist() == real.tolist()
 
 

@@ -149,6 +149,32 @@ def test_saturation_at_any_step_counts_the_image_once(sign: int) -> None:
     assert evaluate(replace(small_run(), potentials=potentials), small_network()).saturated_images == 1
 
 
+def test_a_spiking_readout_counts_as_a_spiking_layer() -> None:
+    """Two classes, no hidden layer; of 2 images the first fires class 0, 1, 1 and the second class 1 once, at T = 3."""
+    neuron = IntegerNeuron(np.array([5, 5]), np.array([0, 0]))
+    network = QuantizedNetwork(
+        input_shape=(1, 1, 2),
+        layers=(QuantizedLayer("only", Dense(np.array([[1, 0], [2, 3]])), neuron, np.ones(2), largest_input=255),),
+        timesteps=3,
+        proven_timesteps=3,
+        pixel_bits=8,
+        reset="soft",
+    )
+    fired = np.array([[[1, 0], [0, 1], [0, 1]], [[0, 0], [0, 0], [0, 1]]], np.bool_)
+    counts = fired.sum(axis=2, keepdims=True)
+    # The potentials speak against it.
+    result = RunResult(np.full((2, 3, 2), [4, -1], np.int32), counts, 0 * counts, 1.0, 0.0, output_spikes=fired)
+    # 1 : 1 after two steps and 0 : 0 before any spike are the lower class.
+    assert result.predictions.tolist() == [[0, 0, 1], [0, 0, 1]]
+    evaluation = evaluate(result, network, labels=np.array([1, 1]))
+    assert evaluation.readout == "spikes"
+    assert [point.correct_count for point in evaluation.points] == [0, 0, 2]
+    point = evaluation.points[-1]
+    # 4 spikes of 2 images in 3 steps of 2 neurons.
+    assert (point.spikes_per_image, point.firing_rate, point.synaptic_operations) == (2, (2 / 6,), 0)
+    assert point.activation_sparsity == pytest.approx(4 / 6)
+
+
 def test_network_without_hidden_layers() -> None:
     network = QuantizedNetwork(
         input_shape=(1, 1, 2),
@@ -184,12 +210,13 @@ def multiply_accumulates_by_torch(layer: QuantizedLayer, input_shape: tuple[int,
 
 def random_run(network: QuantizedNetwork, image_count: int, timesteps: int, seed: int) -> RunResult:
     rng = np.random.default_rng(seed)
-    neurons = [math.prod(shape) for shape in network.shapes[:-1]]
+    neurons = [math.prod(shape) for shape in network.shapes[: len(network.spiking_layers)]]
     spikes = np.zeros((image_count, timesteps, len(neurons)), np.int64)
     for index, count in enumerate(neurons):
         spikes[:, :, index] = rng.integers(0, count + 1, (image_count, timesteps))
     potentials = rng.integers(-5, 5, (image_count, timesteps, network.shapes[-1][0])).astype(np.int32)
-    return RunResult(potentials, spikes, 2 * spikes, 1.0, 0.0)
+    fired = rng.random(potentials.shape) < 0.3 if network.readout == "spikes" else None
+    return RunResult(potentials, spikes, 2 * spikes, 1.0, 0.0, output_spikes=fired)
 
 
 @settings(max_examples=40, deadline=None)
@@ -213,7 +240,12 @@ def test_order_of_images_changes_nothing(seed: int, image_count: int, timesteps:
     real = rng.integers(0, classes, (image_count, timesteps))
     order = rng.permutation(image_count)
     shuffled = RunResult(
-        result.potentials[order], result.spike_counts[order], result.synaptic_operations[order], 1.0, 0.0
+        result.potentials[order],
+        result.spike_counts[order],
+        result.synaptic_operations[order],
+        1.0,
+        0.0,
+        output_spikes=None if result.output_spikes is None else result.output_spikes[order],
     )
     evaluation = evaluate(result, network, labels=labels, cnn_predictions=cnn, float_predictions=real)
     assert evaluation == evaluate(

@@ -28,6 +28,10 @@ TIMESTEPS = 5
 def assert_equals_oracle(network: QuantizedNetwork, images: Array, result: RunResult, timesteps: int) -> None:
     potentials, spikes = oracle.run(network, images, timesteps)
     assert np.array_equal(result.potentials, potentials[-1])
+    assert (result.output_spikes is not None) == (network.readout == "spikes") == (len(spikes) == len(network.layers))
+    if result.output_spikes is not None:
+        assert np.array_equal(result.output_spikes, spikes[-1])
+        assert np.array_equal(result.outputs, spikes[-1].cumsum(axis=1))
     for index, trace in enumerate(result.traces):
         assert np.array_equal(trace.potentials, potentials[index]), index
         if trace.spikes is not None:
@@ -35,8 +39,11 @@ def assert_equals_oracle(network: QuantizedNetwork, images: Array, result: RunRe
     for index, fired in enumerate(spikes):
         per_step = fired.reshape(len(images), timesteps, -1)
         assert np.array_equal(result.spike_counts[:, :, index], per_step.sum(axis=2))
-        fan_out = network.layers[index + 1].synapse.fan_out(network.shapes[index]).ravel()
-        assert np.array_equal(result.synaptic_operations[:, :, index], (per_step * fan_out).sum(axis=2))
+        if index + 1 < len(network.layers):
+            fan_out = network.layers[index + 1].synapse.fan_out(network.shapes[index]).ravel()
+            assert np.array_equal(result.synaptic_operations[:, :, index], (per_step * fan_out).sum(axis=2))
+        else:
+            assert not result.synaptic_operations[:, :, index].any()
 
 
 @given(st.integers(100, 100_000))
@@ -55,7 +62,10 @@ def test_random_networks_are_worth_comparing() -> None:
     runs = [run_network(network, images, TIMESTEPS, trace=True) for network, images in networks]
     convolutions = [layer.synapse for layer in layers if hasattr(layer.synapse, "groups")]
     assert {len(network.layers) for network, _ in networks} == {1, 2, 3, 4}
-    assert {network.reset for network, _ in networks} == {"soft", "hard"}
+    assert {(network.reset, network.readout) for network, _ in networks} == {
+        (reset, readout) for reset in ("soft", "hard") for readout in ("potential", "spikes")
+    }
+    assert any(run.output_spikes is not None and 0.1 < run.output_spikes.mean() < 0.9 for run in runs)
     assert any(conv.groups > 1 for conv in convolutions)
     assert any(conv.stride != (1, 1) for conv in convolutions)
     assert any(conv.dilation != (1, 1) for conv in convolutions)

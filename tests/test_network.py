@@ -173,8 +173,8 @@ def test_only_the_last_layer_integrates_without_neurons() -> None:
     keep = {"timesteps": 1, "proven_timesteps": 1, "pixel_bits": 8, "reset": "soft"}
     with pytest.raises(RangeError, match="fc1: a layer without neurons"):
         QuantizedNetwork((1, 2, 2), (replace(first, neuron=None), last), **keep)
-    with pytest.raises(RangeError, match="fc1: the last layer has neurons"):
-        QuantizedNetwork((1, 2, 2), (first,), **keep)
+    assert QuantizedNetwork((1, 2, 2), (first,), **keep).readout == "spikes"
+    assert QuantizedNetwork((1, 2, 2), (first, last), **keep).readout == "potential"
     conv = QuantizedLayer("conv", Conv(np.ones((2, 1, 2, 2), np.int32)), None, np.ones(2), 255)
     with pytest.raises(RangeError, match="conv: the last layer is a convolution"):
         QuantizedNetwork((1, 2, 2), (conv,), **keep)

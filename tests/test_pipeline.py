@@ -78,6 +78,25 @@ def test_run_on_lava_is_compared_with_ref(digits: DataSplits, folder: Path) -> N
     assert len(ran.result.traces) == 3
 
 
+@pytest.mark.lava
+def test_a_spiking_readout_all_the_way_to_lava(digits: DataSplits, folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "spikes.net"
+    options = pipeline.ExportOptions(readout="spikes")
+    pipeline.export(folder / "model.pt", path, (16,), digits.calibration_images(), options=options)
+    assert netx.read(path).readout == "spikes"
+    with open_backend("ref") as backend:
+        point = pipeline.run(path, digits.test, backend, model=folder / "model.pt").evaluation.own_point
+    assert point.agreement_with_cnn is not None
+    assert point.agreement_with_float is not None
+    assert point.agreement_with_cnn > 0.9
+    assert point.agreement_with_float > 0.97
+    assert len(point.firing_rate) == 3
+    with open_backend("sim") as backend:
+        ran = pipeline.run(path, digits.test[:10], backend, trace=True)
+    assert ran.equal_to_reference == 10
+    assert ran.result.output_spikes is not None
+
+
 class Wrong(ReferenceBackend):
     """A backend whose last potential is off by one."""
 

@@ -16,7 +16,7 @@ from loihi_convert.network import (
     SpikingLayer,
     SpikingNetwork,
 )
-from loihi_convert.simulate import Simulator, output_potentials
+from loihi_convert.simulate import Simulator, outputs
 from loihi_convert.synapse import Dense
 
 
@@ -105,7 +105,7 @@ def test_rate_times_threshold_approximates_relu(activation: float, ratio: float,
         SpikingLayer("output", Dense(np.array([[1.0]])), None),
     )
     network = SpikingNetwork((1, 1, 1), layers, timesteps, "soft")
-    potentials = output_potentials(network, np.full((1, 1, 1, 1), 255, np.uint8), timesteps)
+    potentials = outputs(network, np.full((1, 1, 1, 1), 255, np.uint8), timesteps)
     error = abs(float(potentials[0, -1, 0]) / timesteps - max(activation, 0.0))
     rounding = 1e-4
     assert error <= threshold * (0.5 if half else 1.0) / timesteps + rounding
@@ -118,7 +118,7 @@ def test_a_dead_channel_of_infinite_threshold_sends_nothing() -> None:
         SpikingLayer("output", Dense(np.array([[1.0]])), None),
     )
     network = SpikingNetwork((1, 1, 1), layers, 4, "soft")
-    potentials = output_potentials(network, np.full((1, 1, 1, 1), 255, np.uint8), 4)
+    potentials = outputs(network, np.full((1, 1, 1, 1), 255, np.uint8), 4)
     assert potentials.ravel().tolist() == [0, 0, 0, 0]
 
 
@@ -126,5 +126,5 @@ def test_progress_counts_images() -> None:
     seen: list[tuple[int, int]] = []
     layers = (SpikingLayer("output", Dense(np.array([[1.0]])), None),)
     network = SpikingNetwork((1, 1, 1), layers, 4, "soft")
-    output_potentials(network, np.zeros((5, 1, 1, 1), np.uint8), 2, progress=lambda *state: seen.append(state))
+    outputs(network, np.zeros((5, 1, 1, 1), np.uint8), 2, progress=lambda *state: seen.append(state))
     assert seen[-1] == (5, 5)

@@ -38,7 +38,7 @@ def test_accuracy_table() -> None:
     ]
     text = printed(table)
     assert "200 images in 0.5 s (400 images/s, 0.2 s to start)" in text
-    assert "thresholds balanced for T = 4, anytime readout" in text
+    assert "thresholds balanced for T = 4, anytime readout: potentials" in text
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
     assert "end of Loihi's range" not in text
 
@@ -61,6 +61,19 @@ def test_layer_table() -> None:
     # 2 of 4 neurons spike at each step; 8 spikes in 4 steps reach 3 synapses each.
     assert rows(table) == [["first.conv", "4", "50.00", "", "4"], ["classes", "3", "", "24", "12"]]
     assert "at T = 4; SynOps" in printed(table)
+
+
+def test_a_spiking_readout_has_a_firing_rate_and_nothing_behind_it() -> None:
+    evaluation = entry([20, 150, 190, 199])[1]
+    point = evaluation.points[-1].model_copy(
+        update={"firing_rate": (0.5, 0.25), "synaptic_operations_per_layer": (24.0, 0.0)}
+    )
+    spiking = evaluation.model_copy(update={"readout": "spikes", "points": (point,)})
+    assert rows(tables.layer_table(spiking)) == [
+        ["first.conv", "4", "50.00", "", "4"],
+        ["classes", "3", "25.00", "24", "12"],
+    ]
+    assert "anytime readout: spike counts after each step" in " ".join(printed(tables.accuracy_table(spiking)).split())
 
 
 def test_per_t_table_reads_each_file_at_its_own_timesteps() -> None:

@@ -38,7 +38,7 @@ class LayerTrace:
     Parameters
     ----------
     spikes
-        bool ``(N, T, *shape)``; ``None`` for the last layer, which has no neurons.
+        bool ``(N, T, *shape)``; ``None`` for a last layer that only integrates.
     potentials
         int32 ``(N, T, *shape)``, after integration and reset of that step, rounded down.
     """
@@ -56,14 +56,16 @@ class RunResult:
     potentials
         int32 ``(N, T, classes)``: membrane potential of the last layer after each step.
     spike_counts
-        int64 ``(N, T, hidden layers)``: spikes of each hidden layer in each step.
+        int64 ``(N, T, spiking layers)``: spikes of each layer that has neurons in each step.
     synaptic_operations
-        int64 ``(N, T, hidden layers)``: synapses of nonzero weight reached by those spikes (NeuroBench: effective
-        accumulates).
+        int64 ``(N, T, spiking layers)``: synapses of nonzero weight reached by those spikes (NeuroBench: effective
+        accumulates); none are behind the last layer.
     seconds
         Wall-clock time of the simulation itself, without loading and compiling.
     startup_seconds
         Loading, compiling, starting.
+    output_spikes
+        bool ``(N, T, classes)``: the last layer's spikes in each step; ``None`` where it only integrates.
     traces
         One per layer where ``trace`` was asked for, else empty.
     """
@@ -73,12 +75,19 @@ class RunResult:
     synaptic_operations: Array
     seconds: float
     startup_seconds: float
+    output_spikes: Array | None = None
     traces: tuple[LayerTrace, ...] = ()
 
     @property
+    def outputs(self) -> Array:
+        """What the class is read from after each step, ``(N, T, classes)``: the potential, int32, or, where the last
+        layer has neurons, how often each has fired since the first step, int64."""
+        return self.potentials if self.output_spikes is None else self.output_spikes.cumsum(axis=1, dtype=np.int64)
+
+    @property
     def predictions(self) -> Array:
-        """int64 ``(N, T)``: arg max of the potential after each step; the lowest class among equals (paper, alg. 3)."""
-        return np.asarray(self.potentials.argmax(axis=2))
+        """int64 ``(N, T)``: arg max of the output after each step; the lowest class among equals (paper, alg. 3)."""
+        return np.asarray(self.outputs.argmax(axis=2))
 
 
 class Backend(Protocol):
@@ -138,14 +147,16 @@ def open_backend(name: str, *, lava_python: str | None = None) -> Backend:
 def first_difference(result: RunResult, reference: RunResult) -> str | None:
     """Return where two runs of the same images differ first, in words, or ``None`` if every integer is equal.
 
-    Compared are the output potentials, spike counts and synaptic operations of every step, and, where both runs were
-    traced, every layer's spikes and potentials.
+    Compared are the output's potentials and spikes, the spike counts and the synaptic operations of every step, and,
+    where both runs were traced, every layer's spikes and potentials.
     """
     pairs = [
         ("output potential", result.potentials, reference.potentials),
         ("spike count", result.spike_counts, reference.spike_counts),
         ("synaptic operation count", result.synaptic_operations, reference.synaptic_operations),
     ]
+    if result.output_spikes is not None and reference.output_spikes is not None:
+        pairs.append(("output spike", result.output_spikes, reference.output_spikes))
     for index, (trace, expected) in enumerate(zip(result.traces, reference.traces, strict=False)):
         if trace.spikes is not None and expected.spikes is not None:
             pairs.append((f"layer {index} spike", trace.spikes, expected.spikes))
@@ -190,7 +201,7 @@ def check_run(network: QuantizedNetwork, images: Array, timesteps: int, *, trace
             f"{network.proven_timesteps}; export it with -T {timesteps}."
         )
     # A potential takes four bytes, a spike one, a count eight.
-    per_step = 4 * network.shapes[-1][0] + 16 * (len(network.layers) - 1)
+    per_step = 5 * network.shapes[-1][0] + 16 * len(network.spiking_layers)
     if trace:
         per_step = 5 * sum(math.prod(shape) for shape in network.shapes)
     if (size := len(images) * timesteps * per_step) > LARGEST_TRACE:

@@ -215,22 +215,27 @@ class RunFolder:
 
     @property
     def steps(self) -> Path:
-        """int64 ``(1,)``: global steps done."""
+        """int64 ``(1,)``: global steps begun."""
         return self.path / "steps.npy"
 
     @property
     def potentials(self) -> Path:
-        """int32 ``(N, T, classes)``."""
+        """int32 ``(N, T, classes)``: the last layer's."""
         return self.path / "potentials.npy"
 
     @property
+    def output_spikes(self) -> Path:
+        """bool ``(N, T, classes)``, if the last layer has neurons."""
+        return self.path / "output_spikes.npy"
+
+    @property
     def spike_counts(self) -> Path:
-        """int64 ``(N, T, hidden layers)``."""
+        """int64 ``(N, T, spiking layers)``."""
         return self.path / "spike_counts.npy"
 
     @property
     def synaptic_operations(self) -> Path:
-        """int64 ``(N, T, hidden layers)``."""
+        """int64 ``(N, T, spiking layers)``."""
         return self.path / "synaptic_operations.npy"
 
     @property
@@ -245,15 +250,16 @@ class RunFolder:
     def fill(self, network: QuantizedNetwork, images: Array, timesteps: int, trace: bool) -> None:
         """Write the inputs, and reserve the space of the results."""
         moments = (len(images), timesteps)
-        hidden = len(network.layers) - 1
         with self.network.open("wb") as file:
             _NetworkPickler(file).dump(network)
         np.save(self.images, network.pixels(images))
         _reserve(self.steps, np.int64, (1,))
         _reserve(self.potentials, np.int32, moments + network.shapes[-1])
-        _reserve(self.spike_counts, np.int64, (*moments, hidden))
-        _reserve(self.synaptic_operations, np.int64, (*moments, hidden))
-        for index in range(hidden if trace else 0):
+        if network.readout == "spikes":
+            _reserve(self.output_spikes, np.bool_, moments + network.shapes[-1])
+        _reserve(self.spike_counts, np.int64, (*moments, len(network.spiking_layers)))
+        _reserve(self.synaptic_operations, np.int64, (*moments, len(network.spiking_layers)))
+        for index in range(len(network.layers) - 1 if trace else 0):
             spikes, potentials = self.layer_trace(index)
             _reserve(spikes, np.bool_, moments + network.shapes[index])
             _reserve(potentials, np.int32, moments + network.shapes[index])
@@ -261,17 +267,19 @@ class RunFolder:
     def result(self, network: QuantizedNetwork, trace: bool, seconds: float, startup_seconds: float) -> RunResult:
         """Read what the simulation wrote."""
         potentials = np.load(self.potentials)
+        output_spikes = np.load(self.output_spikes) if network.readout == "spikes" else None
         traces: list[LayerTrace] = []
         if trace:
             paths = [self.layer_trace(index) for index in range(len(network.layers) - 1)]
             traces = [LayerTrace(np.load(spikes), np.load(membrane)) for spikes, membrane in paths]
-            traces.append(LayerTrace(None, potentials))
+            traces.append(LayerTrace(output_spikes, potentials))
         return RunResult(
             potentials=potentials,
             spike_counts=np.load(self.spike_counts),
             synaptic_operations=np.load(self.synaptic_operations),
             seconds=seconds,
             startup_seconds=startup_seconds,
+            output_spikes=output_spikes,
             traces=tuple(traces),
         )
 

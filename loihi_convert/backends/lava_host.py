@@ -2,7 +2,7 @@
 
 Started, fed and ended by `lava.py`, whose pipes are its stdin and stdout. It builds one Lava network per request::
 
-    ImageSource -> Conv -> SoftResetIF -> Conv -> SoftResetIF -> Dense -> Readout
+    ImageSource -> Conv -> SoftResetIF -> Conv -> SoftResetIF -> Dense -> Integrator or SoftResetIF
 
 Conv and Dense answer one step later, so layer i (from 0) does its local step t = 1..T of image k at global step
 kT + t + i + 1, and starts each image by a reset of its own.
@@ -212,36 +212,36 @@ def _simulate(folder: RunFolder, timesteps: int, trace: bool, host: _Watched) ->
 
 def _build(network: QuantizedNetwork, folder: RunFolder, timesteps: int, trace: bool) -> Any:
     """Connect the Lava Processes of ``network``; return the first of them."""
-    from loihi_convert.backends.lava_processes.neurons import Readout, SoftResetIF
+    from loihi_convert.backends.lava_processes.neurons import Integrator, SoftResetIF
     from loihi_convert.backends.lava_processes.source import ImageSource
 
     shapes = (network.input_shape, *network.shapes)
     synapses = [_synapse_process(layer, shape) for layer, shape in zip(network.layers, shapes[:-1], strict=True)]
-    source = ImageSource(shape=synapses[0].s_in.shape, images=str(folder.images), timesteps=timesteps)
+    source = ImageSource(
+        shape=synapses[0].s_in.shape, images=str(folder.images), timesteps=timesteps, steps=str(folder.steps)
+    )
     processes = [source]
-    output = source.s_out
+    output, last, fan_outs = source.s_out, len(network.layers) - 1, network.fan_outs
     for index, (layer, synapse) in enumerate(zip(network.layers, synapses, strict=True)):
         shape = network.shapes[index]
         bias = np.zeros(1, np.int32) if layer.bias is None else layer.bias.transpose()
         timing: dict[str, Any] = {"reset": network.reset, "reset_interval": timesteps, "reset_offset": index + 2}
         output.connect(synapse.s_in)
         if layer.neuron is None:
-            neuron = Readout(
-                shape=shape, bias=bias, potentials=str(folder.potentials), steps=str(folder.steps), **timing
-            )
+            neuron = Integrator(shape=shape, bias=bias, potentials=str(folder.potentials), **timing)
         else:
-            spikes, potentials = folder.layer_trace(index)
+            recorded = (folder.output_spikes, folder.potentials) if index == last else folder.layer_trace(index)
             neuron = SoftResetIF(
                 shape=shape[::-1],
-                output_shape=synapses[index + 1].s_in.shape,
+                output_shape=shape if index == last else synapses[index + 1].s_in.shape,
                 threshold=layer.neuron.threshold,
                 initial_potential=layer.neuron.initial_potential,
                 bias=bias,
-                fan_out=network.layers[index + 1].synapse.fan_out(shape).transpose(),
+                fan_out=fan_outs[index].transpose(),
                 column=index,
                 spike_counts=str(folder.spike_counts),
                 synaptic_operations=str(folder.synaptic_operations),
-                trace=(str(spikes), str(potentials)) if trace else None,
+                trace=tuple(map(str, recorded)) if trace or index == last else (),
                 **timing,
             )
             output = neuron.s_out

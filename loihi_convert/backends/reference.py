@@ -58,15 +58,12 @@ def run_network(
     started = time.perf_counter() if started is None else started
     check_run(network, images, timesteps, trace=trace)
     simulator = Simulator(network)
-    hidden = len(network.layers) - 1
-    fan_outs = [
-        torch.from_numpy(after.synapse.fan_out(shape).astype(np.float32).ravel())
-        for after, shape in zip(network.layers[1:], network.shapes[:-1], strict=True)
-    ]
+    fan_outs = [torch.from_numpy(fan_out.astype(np.float32).ravel()) for fan_out in network.fan_outs]
     count = len(images)
     potentials = np.empty((count, timesteps, *network.shapes[-1]), np.int32)
-    spike_counts = np.empty((count, timesteps, hidden), np.int64)
-    operations = np.empty((count, timesteps, hidden), np.int64)
+    output_spikes = np.empty(potentials.shape, np.bool_) if network.readout == "spikes" else None
+    spike_counts = np.empty((count, timesteps, len(fan_outs)), np.int64)
+    operations = np.empty((count, timesteps, len(fan_outs)), np.int64)
     traces = _empty_traces(network, count, timesteps) if trace else ()
     ready = time.perf_counter()
     done = 0
@@ -74,11 +71,13 @@ def run_network(
         rows = slice(done, done + len(batch))
         for step, states in enumerate(simulator.steps(batch, timesteps)):
             potentials[rows, step] = states[-1].potential.floor().numpy()
-            for index, state in enumerate(states[:-1]):
+            if output_spikes is not None and states[-1].spikes is not None:
+                output_spikes[rows, step] = states[-1].spikes.numpy()
+            for index, (state, fan_out) in enumerate(zip(states, fan_outs, strict=False)):
                 assert state.spikes is not None
                 flat = state.spikes.flatten(1)
                 spike_counts[rows, step, index] = flat.sum(1, dtype=torch.float64).numpy()
-                operations[rows, step, index] = _exact_dot(flat, fan_outs[index])
+                operations[rows, step, index] = _exact_dot(flat, fan_out)
             for layer_trace, state in zip(traces, states if trace else (), strict=True):
                 layer_trace.potentials[rows, step] = state.potential.floor().numpy()
                 if layer_trace.spikes is not None and state.spikes is not None:
@@ -86,7 +85,15 @@ def run_network(
         done += len(batch)
         progress(done, count)
     finished = time.perf_counter()
-    return RunResult(potentials, spike_counts, operations, finished - ready, ready - started, traces)
+    return RunResult(
+        potentials=potentials,
+        spike_counts=spike_counts,
+        synaptic_operations=operations,
+        seconds=finished - ready,
+        startup_seconds=ready - started,
+        output_spikes=output_spikes,
+        traces=traces,
+    )
 
 
 def _exact_dot(spikes: torch.Tensor, fan_out: torch.Tensor) -> Array:
@@ -97,11 +104,10 @@ def _exact_dot(spikes: torch.Tensor, fan_out: torch.Tensor) -> Array:
 
 
 def _empty_traces(network: QuantizedNetwork, count: int, timesteps: int) -> tuple[LayerTrace, ...]:
-    last = len(network.layers) - 1
     return tuple(
         LayerTrace(
-            spikes=None if index == last else np.empty((count, timesteps, *shape), np.bool_),
+            spikes=None if layer.neuron is None else np.empty((count, timesteps, *shape), np.bool_),
             potentials=np.empty((count, timesteps, *shape), np.int32),
         )
-        for index, shape in enumerate(network.shapes)
+        for layer, shape in zip(network.layers, network.shapes, strict=True)
     )

@@ -1,4 +1,4 @@
-"""Integrate-and-fire neurons with soft reset, and the readout that only integrates; both record what they do.
+"""Integrate-and-fire neurons with soft reset, and neurons that only integrate; both record what they do.
 
 Lava's own ways out of a running network (``Var.get``, Monitor) cost about 1 ms a step; these write to memory maps.
 """
@@ -57,9 +57,9 @@ class SoftResetIF(AbstractProcess):
     column
         Which column of ``spike_counts`` and ``synaptic_operations`` is this layer's.
     spike_counts, synaptic_operations
-        Files to fill: ``.npy``, int64 ``(N, T, hidden layers)``.
+        Files to fill: ``.npy``, int64 ``(N, T, spiking layers)``.
     trace
-        Files to fill with every spike and every potential: ``.npy``, bool and int32 ``(N, T, C, H, W)``; or ``None``.
+        Files to fill with every spike and every potential: ``.npy``, bool and int32 ``(N, T, C, H, W)``; or none.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class SoftResetIF(AbstractProcess):
         column: int,
         spike_counts: str,
         synaptic_operations: str,
-        trace: tuple[str, str] | None,
+        trace: tuple[str, ...],
     ) -> None:
         super().__init__(
             reset=reset,
@@ -97,7 +97,7 @@ class SoftResetIF(AbstractProcess):
         self.bias = Var(shape=bias.shape, init=bias)
 
 
-class Readout(AbstractProcess):
+class Integrator(AbstractProcess):
     """Neurons without threshold: ``v = clip(v + a_in + bias, -131071, 131071)``; v starts every image at 0.
 
     Parameters
@@ -110,8 +110,6 @@ class Readout(AbstractProcess):
         As in `SoftResetIF`.
     potentials
         File to fill: ``.npy``, int32 ``(N, T, *shape)``.
-    steps
-        File to fill: ``.npy``, int64 ``(1,)``; the number of global steps done.
     """
 
     def __init__(
@@ -123,15 +121,8 @@ class Readout(AbstractProcess):
         reset_interval: int,
         reset_offset: int,
         potentials: str,
-        steps: str,
     ) -> None:
-        super().__init__(
-            reset=reset,
-            reset_interval=reset_interval,
-            reset_offset=reset_offset,
-            potentials=potentials,
-            steps=steps,
-        )
+        super().__init__(reset=reset, reset_interval=reset_interval, reset_offset=reset_offset, potentials=potentials)
         self.a_in = InPort(shape=shape)
         self.v = Var(shape=shape, init=0)
         self.initial_potential = Var(shape=(1,), init=0)
@@ -185,7 +176,7 @@ class PySoftResetIFModel(IntegratingModel):
         column = self.proc_params["column"]
         self._spike_counts: Array = np.load(self.proc_params["spike_counts"], mmap_mode="r+")[:, :, column]
         self._operations: Array = np.load(self.proc_params["synaptic_operations"], mmap_mode="r+")[:, :, column]
-        self._trace: list[Array] = [np.load(file, mmap_mode="r+") for file in self.proc_params["trace"] or ()]
+        self._trace: list[Array] = [np.load(file, mmap_mode="r+") for file in self.proc_params["trace"]]
 
     def step(self) -> None:
         self.integrate()
@@ -205,18 +196,16 @@ class PySoftResetIFModel(IntegratingModel):
             traced_potentials[index] = (self.v >> self.shift).transpose()
 
 
-@implements(proc=Readout, protocol=LoihiProtocol)
+@implements(proc=Integrator, protocol=LoihiProtocol)
 @requires(CPU)
-class PyReadoutModel(IntegratingModel):
+class PyIntegratorModel(IntegratingModel):
     """Exact 32-bit integers in NumPy."""
 
     def prepare(self) -> None:
         super().prepare()
         self._potentials: Array = np.load(self.proc_params["potentials"], mmap_mode="r+")
-        self._steps: Array = np.load(self.proc_params["steps"], mmap_mode="r+")
 
     def step(self) -> None:
         self.integrate()
         if (index := self.recorded_at(len(self._potentials))) is not None:
             self._potentials[index] = self.v >> self.shift
-        self._steps[0] = self.time_step

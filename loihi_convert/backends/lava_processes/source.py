@@ -30,10 +30,12 @@ class ImageSource(AbstractProcess):
         File of the integers to send: ``.npy``, uint8 ``(N, C, H, W)``.
     timesteps
         T.
+    steps
+        File to fill: ``.npy``, int64 ``(1,)``; the number of global steps begun.
     """
 
-    def __init__(self, *, shape: tuple[int, ...], images: str, timesteps: int) -> None:
-        super().__init__(images=images, timesteps=timesteps)
+    def __init__(self, *, shape: tuple[int, ...], images: str, timesteps: int, steps: str) -> None:
+        super().__init__(images=images, timesteps=timesteps, steps=steps)
         self.s_out = OutPort(shape=shape)
 
 
@@ -47,8 +49,10 @@ class PyImageSourceModel(GuardedModel):
     def prepare(self) -> None:
         self._images: npt.NDArray[Any] = np.load(self.proc_params["images"], mmap_mode="r")
         self._blank: npt.NDArray[Any] = np.zeros(self._images.shape[1:], np.uint8)
+        self._steps: npt.NDArray[Any] = np.load(self.proc_params["steps"], mmap_mode="r+")
 
     def step(self) -> None:
+        self._steps[0] = self.time_step
         index = (self.time_step - 1) // self.proc_params["timesteps"]
         image = self._images[index] if index < len(self._images) else self._blank
         self.s_out.send(image.transpose().reshape(self.s_out.shape))
