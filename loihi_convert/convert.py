@@ -5,12 +5,15 @@ The chain of operations (`chain.py`) must be, as often as one likes::
     [Affine] [Pool] [Flatten] (Conv | Dense) [Affine] Relu
 
 with the optional operations in front in any order and number, and end with such a Dense without Relu, whose membrane
-potentials become the class scores. Any other order is refused by name.
+potentials become the class scores; or with the average of whole maps, one for each class. Any other order is refused by
+name.
 
 - Batch norm behind a synapse folds into its weights and bias.
 - Batch norm, or the normalization of the input, in front of a synapse folds into it too. Where the synapse pads with
   zeros the shift does not reach the border, and the bias becomes one per neuron: exact, as the CNN computes it.
-- Pooling joins the synapse behind it, as a linear map of the spikes; it commutes with a batch norm beside it.
+- Pooling joins the synapse behind it, as a linear map of the spikes; it commutes with a batch norm beside it, and with
+  a pointwise convolution in front of it, which on maps of one pixel is a Dense.
+- The average of whole maps behind a ReLU, at the end, becomes a Dense of weights 1, one for each class.
 - A softmax at the end is dropped, with a note.
 """
 
@@ -105,11 +108,13 @@ class _Assembly:
     def run(self, links: Sequence[Link], input_shape: Shape) -> ReluNetwork:
         for link in links:
             self._take(link)
+        if self._open is None and self._layers and self._pools:
+            self._average_maps()
         if self._open is None or not isinstance(self._open.synapse, Dense) or self._pools:
             last = links[-1].name if links else "the model"
             raise UnsupportedModelError(
                 f"{last}: the model ends here; it must end with a Linear layer, whose membrane potentials become the "
-                "class scores, without ReLU or pooling after it."
+                "class scores, without ReLU or pooling after it, or with the average of whole maps, one for each class."
             )
         return ReluNetwork(input_shape, (*self._layers, self._open), tuple(self._notes))
 
@@ -124,9 +129,10 @@ class _Assembly:
         elif isinstance(operation, Relu):
             self._take_relu(link)
         elif isinstance(operation, Pool):
-            if self._open is not None:
-                link.refuse(f"stands between {self._open.name} and its ReLU; put the pooling after the ReLU")
-            self._pools.append(link)
+            if self._open is None:
+                self._pools.append(link)
+            else:
+                self._open = _pooled_behind(self._open, link, operation)
         elif isinstance(operation, Flatten):
             if self._open is not None and isinstance(self._open.synapse, Conv):
                 link.refuse(f"stands between {self._open.name} and its ReLU; put it after the ReLU")
@@ -152,6 +158,14 @@ class _Assembly:
         self._open = ReluLayer(link.name, replace(synapse, pool=pool))
         self._affine, self._pools = None, []
 
+    def _average_maps(self) -> None:
+        last = self._pools[-1]
+        assert isinstance(last.operation, Pool)
+        channels, *extent = last.input_shape
+        if tuple(extent) == last.operation.size:
+            ones = Dense(np.eye(channels))
+            self._take_synapse(Link(last.name, last.kind, ones, (channels, 1, 1)), ones)
+
     def _take_affine(self, affine: Affine) -> None:
         if self._open is not None:
             self._open = replace(self._open, synapse=_folded_behind(self._open.synapse, affine))
@@ -170,6 +184,22 @@ class _Assembly:
             self._open = None
         elif self._affine is not None or self._pools or not self._layers:
             link.refuse("is a ReLU without a Conv2d or Linear before it; put pooling and batch norm after a ReLU")
+
+
+def _pooled_behind(layer: ReluLayer, link: Link, pool: Pool) -> ReluLayer:
+    """``pool`` after a pointwise convolution as one synapse: the average of its outputs is that of its inputs."""
+    synapse = layer.synapse
+    pointwise = isinstance(synapse, Conv) and (synapse.weight.shape[2:], synapse.stride, synapse.padding) == (
+        (1, 1),
+        (1, 1),
+        (0, 0),
+    )
+    if not isinstance(synapse, Conv) or not pointwise:
+        link.refuse(f"stands between {layer.name} and its ReLU; put the pooling after the ReLU")
+    size = (synapse.pool[0] * pool.size[0], synapse.pool[1] * pool.size[1])
+    if link.input_shape[1:] != pool.size or synapse.groups > 1:
+        return replace(layer, synapse=replace(synapse, pool=size))
+    return replace(layer, synapse=Dense(synapse.weight[:, :, 0, 0], synapse.bias, size))
 
 
 def _folded_behind(synapse: Synapse, affine: Affine) -> Synapse:

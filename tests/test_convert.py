@@ -184,6 +184,21 @@ CNNS = {
                       nn.Flatten(), nn.Linear(3, 2)),
         (1, 8, 8),
     ),
+    "all convolutions": (
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AvgPool2d(2), nn.BatchNorm2d(4), nn.Conv2d(4, 3, 1),
+                      nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LogSoftmax(1)),
+        (1, 9, 7),
+    ),
+    "network in network": (
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 1), nn.ReLU(), nn.AvgPool2d(2),
+                      nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        (1, 8, 9),
+    ),
+    "pooling behind a pointwise convolution": (
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(4, 6, 1, groups=2), nn.AvgPool2d(2),
+                      nn.ReLU(), nn.Flatten(), nn.Linear(6, 2)),
+        (1, 9, 8),
+    ),
 }  # fmt: skip
 
 
@@ -380,6 +395,9 @@ def chain(*modules: nn.Module) -> nn.Module:
         (nn.Sequential(StandardizedConv(1, 2, 3)), "conv2d.* Use the modules nn.Conv2d"),
         (ControlFlow(), "ControlFlow: its forward cannot be traced"),
         (nn.Sequential(nn.Conv2d(1, 2, 3)), "0: the model ends here; it must end with a Linear layer"),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AvgPool2d(2)), "2: the model ends here; .* of whole maps"),
+        (nn.Sequential(nn.Conv2d(1, 2, 1), nn.AvgPool2d(2)), "1: the model ends here; it must end with"),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1)), "1: AdaptiveAvgPool2d stands between 0 and its"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")

@@ -193,7 +193,7 @@ def test_odd_weights_give_the_class_of_the_real_numbers(name: str, method: str, 
     integers = run_network(netx.read(tmp_path / "model.net"), images, 16).predictions[:, -1]
     assert np.isfinite(real).all()
     # Noise images are near ties, which 8 bits may turn over: 3 of 24 at most were found.
-    assert (integers == real.argmax(axis=1)).sum() >= 20
+    assert (integers == real.argmax(axis=1)).sum() >= 21
 
 
 @pytest.mark.parametrize("value", [0, 128, 255])

@@ -201,7 +201,7 @@ def check_run(network: QuantizedNetwork, images: Array, timesteps: int, *, trace
             f"{network.proven_timesteps}; export it with -T {timesteps}."
         )
     # A potential takes four bytes, a spike one, a count eight.
-    per_step = 5 * network.shapes[-1][0] + 16 * len(network.spiking_layers)
+    per_step = (4 + (network.readout == "spikes")) * network.shapes[-1][0] + 16 * len(network.spiking_layers)
     if trace:
         per_step = 5 * sum(math.prod(shape) for shape in network.shapes)
     if (size := len(images) * timesteps * per_step) > LARGEST_TRACE:
