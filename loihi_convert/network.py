@@ -33,6 +33,10 @@ MOST_TIMESTEPS: Final = 2**20
 """Largest T: beyond it an output weight of 1 passes Loihi's potential range within an eighth of the steps."""
 
 
+LONGEST_NAME: Final = 400
+"""Characters of a layer's name."""
+
+
 @dataclass(frozen=True, eq=False)
 class ReluLayer:
     """One synapse of the CNN; every layer but the last is followed by ReLU."""
@@ -256,6 +260,11 @@ class QuantizedNetwork:
             )
         rules = loihi.EXACTNESS_RULES if self.reset == "soft" else (*loihi.EXACTNESS_RULES, *loihi.LIF_RULES)
         for layer in self.layers:
+            # Names are printed: into tables, and by terminals that would obey their control characters.
+            if not layer.name.isprintable() or not 1 <= len(layer.name) <= LONGEST_NAME:
+                raise RangeError(
+                    f"a layer called {layer.name[:20]!a}; allowed are 1..{LONGEST_NAME} printable characters"
+                )
             for rule in rules:
                 if found := rule(layer):
                     raise RangeError(f"{layer.name}: {rule.__name__.replace('_', ' ')} does not hold: {found}")

@@ -281,6 +281,8 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
     if kinds[0] != "input" or not set(kinds[1:]) <= {"conv", "dense", "flatten"}:
         raise NetxError(f"layers {', '.join(kinds)}; allowed are input, then conv, flatten and dense.")
     pixel_bits = _integer(datasets[f"{_OURS}/pixel_bits"])
+    if not 1 <= pixel_bits <= loihi.MAX_PIXEL_BITS:
+        raise NetxError(f"pixels of {pixel_bits} bits; allowed are 1..{loihi.MAX_PIXEL_BITS}.")
     input_shape: Shape = tuple(datasets["layer/0/shape"].tolist())
     if len(input_shape) != 3 or min(input_shape) < 1:
         raise NetxError(f"images of shape {input_shape}; allowed is (C, H, W).")

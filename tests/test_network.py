@@ -187,6 +187,13 @@ def test_timesteps_and_pixel_bits_are_checked() -> None:
         replace(network_of(), pixel_bits=9)
 
 
+@pytest.mark.parametrize("name", ["", "x" * 401, "two\nlines", "\x1b[2J"])
+def test_names_that_cannot_be_printed(name: str) -> None:
+    first, last = network_of().layers
+    with pytest.raises(RangeError, match=r"^a layer called '.*'; allowed are 1\.\.400 printable characters$"):
+        replace(network_of(), layers=(replace(first, name=name), last))
+
+
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_pixels_are_rounded_to_p_bits(bits: int) -> None:
     values = np.arange(256, dtype=np.uint8)

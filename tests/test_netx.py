@@ -244,17 +244,27 @@ def test_truncated_files(tmp_path: Path, keep: int) -> None:
         netx.read(path)
 
 
-def test_numbers_that_break_a_rule_are_refused_with_the_path(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("layer/0/initial_potential", [500, 0], "conv: initial potentials lie below threshold does not hold"),
+        # Two to this power is a number of 256 MiB.
+        ("pixel_bits", 2**31 - 1, r"pixels of 2147483647 bits; allowed are 1\.\.8"),
+    ],
+)
+def test_numbers_that_break_a_rule_are_refused_with_the_path(
+    tmp_path: Path, name: str, value: object, message: str
+) -> None:
     """A file whose digest is right but whose content is not: written by other hands."""
     path = tmp_path / "model.net"
     netx.write(small_network(), path)
     with h5py.File(path, "r+") as file:
-        file["loihi_convert/layer/0/initial_potential"][...] = [500, 0]
+        file[f"loihi_convert/{name}"][...] = value
         datasets: dict[str, np.ndarray] = {}
         file.visititems(
             lambda name, item: datasets.update({name: np.asarray(item[()])}) if isinstance(item, h5py.Dataset) else None
         )
         file.attrs["content_sha256"] = netx._content_sha256(datasets)
     path.write_bytes(path.read_bytes()[512:])
-    with pytest.raises(NetxError, match=r"model.net: conv: initial potentials lie below threshold does not hold"):
+    with pytest.raises(NetxError, match=f"model.net: {message}"):
         netx.read(path)
