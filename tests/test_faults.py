@@ -15,7 +15,7 @@ import pytest
 from loihi_convert.files import write_atomically
 from loihi_convert.report import run_folder
 
-CLI = (sys.executable, "-m", "loihi_convert.cli")
+CLI = (sys.executable, "-m", "loihi_convert")
 
 
 def names(folder: Path) -> list[str]:
@@ -105,10 +105,10 @@ def test_nobody_reads_the_output(tmp_path: Path) -> None:
 def test_a_signal_is_one_line(tmp_path: Path, number: signal.Signals, said: str | None) -> None:
     # A signal that is ignored at the start, as under nohup, stays ignored.
     program = (
-        "import os, signal, sys; from loihi_convert import cli\n"
+        "import os, signal, sys; from loihi_convert import __main__, cli\n"
         "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
         "cli.app = lambda standalone_mode: os.kill(os.getpid(), int(sys.argv[1]))\n"
-        "cli.main()"
+        "__main__.main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(int(number))], cwd=tmp_path, capture_output=True, text=True

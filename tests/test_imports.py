@@ -28,8 +28,11 @@ ORDER = [
     {"backends.lava_host"},
     {"evaluate"},
     {"tables", "figure"},
-    {"report", "doctor", "pipeline"},
+    {"report", "doctor"},
+    {"pipeline"},
+    {"console", "options"},
     {"cli"},
+    {"__main__"},
 ]
 HEAVY = {
     "torch": {

@@ -30,10 +30,10 @@ LEFT_SECONDS: Final = 10.0
 PATIENCE_SECONDS: Final = 40.0
 _IN_NAMESPACE: Final = "LOIHI_CONVERT_FAULTS"
 _SHARED_MEMORY: Final = Path("/dev/shm")
-_CLI: Final = (sys.executable, "-m", "loihi_convert.cli")
+_CLI: Final = (sys.executable, "-m", "loihi_convert")
 _HANGS_AFTER_3_SECONDS: Final = (
-    "from loihi_convert import cli; from loihi_convert.backends.lava import LavaBackend;"
-    "LavaBackend.__init__.__kwdefaults__['stall_seconds'] = 3; cli.main()"
+    "from loihi_convert.__main__ import main; from loihi_convert.backends.lava import LavaBackend;"
+    "LavaBackend.__init__.__kwdefaults__['stall_seconds'] = 3; main()"
 )
 
 
@@ -223,7 +223,7 @@ def _forked_export(trial: Trial, steps: int) -> int:
     """Start an export in a fork of this process, which has imported all it needs."""
     child = os.fork()
     if child == 0:
-        from loihi_convert import cli
+        from loihi_convert.__main__ import main as command_line
 
         os.chdir(trial.folder)
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -231,7 +231,7 @@ def _forked_export(trial: Trial, steps: int) -> int:
         os.dup2(nowhere, 2)
         sys.argv = ["loihi-convert", "export", "model.pt", "-T", str(steps), "--overwrite"]
         try:
-            cli.main()
+            command_line()
         finally:
             os._exit(0)
     return child
