@@ -18,6 +18,7 @@ from loihi_convert.console import (
     trained_sentence,
 )
 from loihi_convert.errors import InputError, PlatformError, UsageError
+from loihi_convert.memory import require_memory
 from loihi_convert.options import (
     ArchOption,
     DataOption,
@@ -70,6 +71,7 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Train, export and run a small CNN on 8x8 digits, Lava's simulator included: the whole flow in minutes."""
+    require_memory()
     from loihi_convert import pipeline
     from loihi_convert.data import load_data
     from loihi_convert.files import refuse_to_overwrite
@@ -109,6 +111,7 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a CNN that converts well (ReLU, average pooling, no bias) and write it as model.pt."""
+    require_memory()
     from loihi_convert.data import load_data
     from loihi_convert.files import refuse_to_overwrite
     from loihi_convert.models import default_architecture
@@ -192,6 +195,7 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Convert a CNN to spikes, balance its thresholds, round it to Loihi's integers, write a netx file."""
+    require_memory()
     from loihi_convert import pipeline
     from loihi_convert.checkpoint import load
     from loihi_convert.data import DATASETS, load_data
@@ -265,6 +269,7 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run exported files on test images; show accuracy against latency; write a run folder."""
+    require_memory()
     from loihi_convert import netx, pipeline
     from loihi_convert.data import load_data
     from loihi_convert.progress import bar
@@ -299,6 +304,7 @@ def run(
 @app.command()
 def doctor(lava_python: LavaPythonOption = None, as_json: JsonOption = False) -> None:
     """Say what is installed, what is missing, and what to do (Python, Lava, Loihi)."""
+    require_memory()
     from dataclasses import asdict
 
     from loihi_convert.doctor import examine
