@@ -6,6 +6,7 @@ command line is `train`, `export` and `run`, one after the other.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +14,11 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert import netx
+from loihi_convert import netx, report
 from loihi_convert.backends import Backend, RunResult, first_difference, open_backend
 from loihi_convert.backends.reference import run_network
 from loihi_convert.balance import Amplitude, InitialPotential, Method, balance
-from loihi_convert.data import Dataset
+from loihi_convert.data import Dataset, DataSplits
 from loihi_convert.errors import InputError, VerificationError
 from loihi_convert.evaluate import Evaluation, evaluate
 from loihi_convert.files import refuse_to_overwrite, sha256
@@ -67,6 +68,20 @@ class Ran:
     result: RunResult
     evaluation: Evaluation
     equal_to_reference: int
+
+
+@dataclass(frozen=True, eq=False)
+class CompletedRun:
+    """A complete folder of results: where it is, its files, and the runs they tell of."""
+
+    folder: Path
+    files: tuple[Path, ...]
+    runs: tuple[Ran, ...]
+
+    @property
+    def figures(self) -> list[tuple[str, Evaluation]]:
+        """Each file's name, without its suffix, and its figures."""
+        return [(ran.path.stem, ran.evaluation) for ran in self.runs]
 
 
 def output_paths(model: Path, output: Path | None, timesteps: Sequence[int]) -> tuple[Path, ...]:
@@ -213,6 +228,51 @@ def run(
         float_predictions=float_predictions,
     )
     return Ran(path, network, result, evaluation, equal)
+
+
+def run_into_folder(
+    root: Path,
+    paths: Sequence[Path],
+    backend_name: str,
+    splits: DataSplits,
+    images: Dataset,
+    timesteps: int | None = None,
+    *,
+    model: Path | None = None,
+    arch: str | None = None,
+    trace: bool = False,
+    lava_python: str | None = None,
+    bars: Bars = no_bar,
+) -> CompletedRun:
+    """Run netx files on ``images``, as `run` does, and write a folder below ``root`` that tells everything about it.
+
+    ``splits`` is the data set that ``images`` are from. If anything fails, no folder is left.
+    """
+    with report.run_folder(root, f"{paths[0].stem}-{backend_name}") as folder:
+        with open_backend(backend_name, lava_python=lava_python) as backend:
+            runs = tuple(
+                run(path, images, backend, timesteps, model=model, arch=arch, trace=trace, bars=bars) for path in paths
+            )
+        manifest = report.manifest(
+            network=paths[0].stem,
+            data=splits.name,
+            backend=backend_name,
+            files=paths,
+            command_line=sys.argv,
+            seed=None,
+        )
+        files = report.write_run(
+            folder,
+            [(ran.path.stem, ran.evaluation, ran.result) for ran in runs],
+            labels=images.labels,
+            classes=splits.classes or None,
+            manifest={
+                **manifest,
+                "backend_versions": backend.versions,
+                "provenance": {ran.path.stem: dict(ran.network.provenance) for ran in runs},
+            },
+        )
+    return CompletedRun(folder, files, runs)
 
 
 def source_model(path: Path, network: QuantizedNetwork) -> Path | None:

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from loihi_convert import backends, cli, netx
+from loihi_convert import backends, netx
+from loihi_convert.__main__ import main
 from loihi_convert.data import load_data
 from loihi_convert.errors import (
     BackendError,
@@ -53,7 +54,7 @@ def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
     def run(*words: object) -> Done:
         monkeypatch.setattr(sys, "argv", ["loihi-convert", *map(str, words)])
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            main()
         out, err = capsys.readouterr()
         assert "Traceback" not in out + err
         return Done(int(stop.value.code or 0), out, err)
@@ -280,7 +281,7 @@ def test_doctor_without_lava(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    command = [sys.executable, "-m", "loihi_convert.cli", "train", "--epochs", "2000", "-o", "model.pt"]
+    command = [sys.executable, "-m", "loihi_convert", "train", "--epochs", "2000", "-o", "model.pt"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     resume = tmp_path / "model.pt.resume.pt"
     deadline = time.monotonic() + 60

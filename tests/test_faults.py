@@ -15,7 +15,7 @@ import pytest
 from loihi_convert.files import write_atomically
 from loihi_convert.report import run_folder
 
-CLI = (sys.executable, "-m", "loihi_convert.cli")
+CLI = (sys.executable, "-m", "loihi_convert")
 
 
 def names(folder: Path) -> list[str]:
@@ -105,10 +105,10 @@ def test_nobody_reads_the_output(tmp_path: Path) -> None:
 def test_a_signal_is_one_line(tmp_path: Path, number: signal.Signals, said: str | None) -> None:
     # A signal that is ignored at the start, as under nohup, stays ignored.
     program = (
-        "import os, signal, sys; from loihi_convert import cli\n"
+        "import os, signal, sys; from loihi_convert import __main__, cli\n"
         "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
         "cli.app = lambda standalone_mode: os.kill(os.getpid(), int(sys.argv[1]))\n"
-        "cli.main()"
+        "__main__.main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(int(number))], cwd=tmp_path, capture_output=True, text=True
@@ -117,3 +117,69 @@ def test_a_signal_is_one_line(tmp_path: Path, number: signal.Signals, said: str 
         assert (done.returncode, done.stderr) == (0, "")
     else:
         assert (done.returncode, done.stderr) == (128 + number, f"error: {said}; nothing half-written is left.\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("module", ["loihi_convert.cli", "loihi_convert.pipeline", "torch"])
+def test_a_signal_amid_imports_is_one_line(tmp_path: Path, number: signal.Signals, module: str) -> None:
+    # Sends itself the signal when it looks for ``module``, which is soon after the start or in a command.
+    program = (
+        "import os, sys\n"
+        "module, number = sys.argv[3:]\n"
+        "del sys.argv[3:]\n"
+        "class Finder:\n"
+        "    def find_spec(name, path, target=None):\n"
+        "        if name == module: os.kill(os.getpid(), int(number))\n"
+        "from loihi_convert.__main__ import main\n"
+        "sys.meta_path.insert(0, Finder)\n"
+        "main()"
+    )
+    words = ("export", "absent.pt", module, str(int(number)))
+    done = subprocess.run([sys.executable, "-c", program, *words], cwd=tmp_path, capture_output=True, text=True)
+    said = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+    assert (done.returncode, done.stderr) == (128 + number, f"error: {said}; nothing half-written is left.\n")
+    assert names(tmp_path) == []
+
+
+def test_signals_where_nothing_can_be_raised(tmp_path: Path) -> None:
+    # In __del__ Python reports an exception and goes on; a second Ctrl-C does not disturb the cleaning up after one.
+    program = (
+        "import os, signal, sys, time; from loihi_convert import __main__, cli\n"
+        "class Deaf:\n"
+        "    def __del__(self): os.kill(os.getpid(), signal.SIGINT)\n"
+        "def app(standalone_mode):\n"
+        "    Deaf()\n"
+        "    try: time.sleep(20)\n"
+        "    finally:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        print('cleaned up', flush=True)\n"
+        "cli.app = app\n"
+        "__main__.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=15)
+    assert (done.returncode, done.stdout) == (130, "cleaned up\n")
+    assert done.stderr == "error: interrupted; nothing half-written is left.\n"
+
+
+@pytest.mark.parametrize("limit", ["-v 102400", "-v 307200", "-d 102400", "-v 2000000"])
+def test_too_little_memory_is_said_before_torch_hangs_in_it(tmp_path: Path, limit: str) -> None:
+    shell = f'ulimit {limit} && exec "$@"'
+    done = subprocess.run(
+        ["sh", "-c", shell, "sh", *CLI, "train"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 4
+    size = int(limit.split()[1]) / 2**20
+    assert done.stderr.startswith(
+        f"error: memory: what this process may have ({size:.2f} GiB by ulimit {limit[:2]}) is not enough"
+    )
+    assert done.stderr.count("\n") == 1
+    assert names(tmp_path) == []
+
+
+def test_ample_memory_is_not_refused(tmp_path: Path) -> None:
+    shell = 'ulimit -v 20000000 && exec "$@"'
+    done = subprocess.run(
+        ["sh", "-c", shell, "sh", *CLI, "export", "absent.pt"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 3
+    assert "error: absent.pt: " in done.stderr

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "loihi_convert"
 # A module may import from the lines above its own, never from its own line or below.
 ORDER = [
     {"errors", "progress"},
-    {"files", "synapse"},
+    {"files", "memory", "synapse"},
     {"loihi"},
     {"network"},
     {"dataset"},
@@ -28,8 +28,11 @@ ORDER = [
     {"backends.lava_host"},
     {"evaluate"},
     {"tables", "figure"},
-    {"report", "doctor", "pipeline"},
+    {"report", "doctor"},
+    {"pipeline"},
+    {"console", "options"},
     {"cli"},
+    {"__main__"},
 ]
 HEAVY = {
     "torch": {

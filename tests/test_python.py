@@ -173,14 +173,14 @@ def save_untrained_model(path: Path) -> None:
 # Runs one command after the other in one process, because each would import torch anew.
 COMMANDS = """
 import contextlib, io, json, sys
-from loihi_convert import cli
+from loihi_convert.__main__ import main
 done = []
 for words in json.loads(sys.argv[1]):
     sys.argv = ["loihi-convert", *words]
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            cli.main()
+            main()
         except SystemExit as stop:
             done.append((stop.code or 0, out.getvalue(), err.getvalue()))
 print(json.dumps(done))

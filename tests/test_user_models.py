@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from loihi_convert import cli, netx, pipeline
+from loihi_convert import netx, pipeline
+from loihi_convert.__main__ import main
 from loihi_convert.backends import open_backend
 from loihi_convert.data import load_data
 from loihi_convert.source import open_source
@@ -35,7 +36,7 @@ def users() -> ModuleType:
 def call(*words: object) -> int:
     sys.argv = ["loihi-convert", *map(str, words)]
     with pytest.raises(SystemExit) as stop:
-        cli.main()
+        main()
     return int(stop.value.code or 0)
 
 

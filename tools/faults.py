@@ -26,14 +26,15 @@ from loihi_convert import netx
 from loihi_convert.errors import InputError
 
 KILLS: Final = 60
+EARLY_SIGNALS: Final = 20
 LEFT_SECONDS: Final = 10.0
 PATIENCE_SECONDS: Final = 40.0
 _IN_NAMESPACE: Final = "LOIHI_CONVERT_FAULTS"
 _SHARED_MEMORY: Final = Path("/dev/shm")
-_CLI: Final = (sys.executable, "-m", "loihi_convert.cli")
+_CLI: Final = (sys.executable, "-m", "loihi_convert")
 _HANGS_AFTER_3_SECONDS: Final = (
-    "from loihi_convert import cli; from loihi_convert.backends.lava import LavaBackend;"
-    "LavaBackend.__init__.__kwdefaults__['stall_seconds'] = 3; cli.main()"
+    "from loihi_convert.__main__ import main; from loihi_convert.backends.lava import LavaBackend;"
+    "LavaBackend.__init__.__kwdefaults__['stall_seconds'] = 3; main()"
 )
 
 
@@ -223,7 +224,7 @@ def _forked_export(trial: Trial, steps: int) -> int:
     """Start an export in a fork of this process, which has imported all it needs."""
     child = os.fork()
     if child == 0:
-        from loihi_convert import cli
+        from loihi_convert.__main__ import main as command_line
 
         os.chdir(trial.folder)
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -231,7 +232,7 @@ def _forked_export(trial: Trial, steps: int) -> int:
         os.dup2(nowhere, 2)
         sys.argv = ["loihi-convert", "export", "model.pt", "-T", str(steps), "--overwrite"]
         try:
-            cli.main()
+            command_line()
         finally:
             os._exit(0)
     return child
@@ -263,7 +264,6 @@ def signals(bench: Bench) -> Iterator[str]:
         ):
             trial = bench.trial()
             process = trial.start(*words)
-            # Python itself and the option parser must have started.
             time.sleep(bench.random.uniform(1.0, 3.0))
             if name == "run on sim" and number != signal.SIGHUP:
                 trial.host()
@@ -272,6 +272,23 @@ def signals(bench: Bench) -> Iterator[str]:
                 trial.finish(), 128 + number, f"^error: {said}; nothing half-written is left\\.\n$|\nerror: {said}", new
             )
             yield wrong and f"{name}, {number.name}: {wrong}"
+
+
+def early_signals(bench: Bench) -> Iterator[str]:
+    """Ctrl-C and SIGTERM in the first second, while the libraries are being imported."""
+    for words in (("--help",), ("export", "model.pt", "-T", "1", "--overwrite"), ("run", "model.net")):
+        trial = bench.trial()
+        for index in range(EARLY_SIGNALS):
+            number, said = ((signal.SIGINT, "interrupted"), (signal.SIGTERM, "ended by SIGTERM"))[index % 2]
+            process = trial.start(*words)
+            time.sleep(index / EARLY_SIGNALS)
+            process.send_signal(number)
+            done = trial.finish()
+            wrong = trial.wrong(done, 128 + number, rf"^error: {said}; nothing half-written is left\.\n$")
+            # Before our first line Python does as it pleases; and the last signals may come too late.
+            is_pythons = done.code in (1, -number) and not re.search(", in main|Exception ignored|error:", done.err)
+            if done.code != 0 and not is_pythons:
+                yield wrong and f"{' '.join(words)}, {number.name}: {wrong}"
 
 
 def lava_killed(bench: Bench) -> Iterator[str]:
@@ -407,7 +424,16 @@ def surroundings(bench: Bench) -> Iterator[str]:
 
 FAULTS: Final[dict[str, Callable[[Bench], Iterator[str]]]] = {
     function.__name__.replace("_", "-"): function
-    for function in (kill_export, signals, lava_killed, little_memory, places, closed_stdout, surroundings)
+    for function in (
+        kill_export,
+        early_signals,
+        signals,
+        lava_killed,
+        little_memory,
+        places,
+        closed_stdout,
+        surroundings,
+    )
 }
 
 

@@ -1,0 +1,115 @@
+"""What the user sees: text on stdout and notes on stderr that never fail loudly, tables, JSON, results in words."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from loihi_convert.errors import PlatformError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from loihi_convert.checkpoint import Checkpoint
+    from loihi_convert.pipeline import Exported, Ran
+
+
+def say(text: str) -> None:
+    """Print ``text`` on stdout, now: what goes wrong there is found out here, not at the interpreter's exit.
+
+    Where nobody reads on, as in ``| head``, the program ends as any other does there.
+    """
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        _silence(sys.stdout)
+        if isinstance(error, BrokenPipeError):
+            sys.exit(128 + signal.SIGPIPE)
+        raise PlatformError(
+            f"stdout: cannot be written ({error.strerror}); files named above or by -o are complete. Send it elsewhere."
+        ) from error
+
+
+def note(message: str) -> None:
+    """Print ``message`` on stderr; that nobody reads it is no failure."""
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except OSError:
+        _silence(sys.stderr)
+
+
+def say_json(value: dict[str, Any]) -> None:
+    """Print ``value`` on stdout as one JSON object."""
+    say(json.dumps(value, indent=2, sort_keys=True))
+
+
+def say_tables(tables: Sequence[Table]) -> None:
+    """Print ``tables`` on stdout, as wide as the terminal, or 110 columns where there is none."""
+    from rich.console import Console
+
+    # None where the caller has closed it.
+    console = Console(width=None if sys.stdout is not None and sys.stdout.isatty() else 110)
+    with console.capture() as capture:
+        for table in tables:
+            console.print(table)
+    say(capture.get().removesuffix("\n"))
+
+
+def say_exported(exported: Sequence[Exported]) -> None:
+    """Print what was rounded, clipped and written, file by file."""
+    from loihi_convert.tables import account_table
+
+    for item in exported:
+        say_tables([account_table(item.account)])
+        for remark in item.notes:
+            say(f"note: {remark}")
+        verified = f"verified on {item.verified_images} images, every layer" if item.verified_images else "not verified"
+        say(f"wrote {item.path} ({item.path.stat().st_size:,} bytes; {verified})")
+
+
+def exported_json(item: Exported) -> dict[str, Any]:
+    """Return what `say_exported` says of one file, and its digest and provenance, as JSON."""
+    from dataclasses import asdict
+
+    from loihi_convert.files import sha256
+
+    return {
+        "file": str(item.path),
+        "sha256": sha256(item.path),
+        "account": asdict(item.account),
+        "notes": item.notes,
+        "verified_images": item.verified_images,
+        "provenance": dict(item.network.provenance),
+    }
+
+
+def trained_sentence(output: Path, checkpoint: Checkpoint) -> str:
+    """Return what was trained, how well, and where it lies."""
+    validation, test = 100 * checkpoint.validation_accuracy, 100 * checkpoint.test_accuracy
+    return (
+        f"wrote {output}: {checkpoint.architecture}, seed {checkpoint.seed}, validation accuracy {validation:.2f} %, "
+        f"test accuracy {test:.2f} %"
+    )
+
+
+def note_run(ran: Ran, *, trace: bool, arch: str | None) -> None:
+    """Say how a run compares with `ref`, and what keeps it from being compared with the CNN."""
+    if ran.equal_to_reference:
+        layers = "every layer" if trace else "every output potential and spike count"
+        note(f"{ran.path.name}: {layers} of {ran.equal_to_reference} images equal to ref at every step, error 0")
+    if ran.evaluation.cnn_accuracy is None:
+        named = ran.network.provenance.get("model", {}).get("arch")
+        if named is not None and arch is None:
+            note(f"{ran.path.name}: pass --arch {named} to import and run that code, for the CNN's figures")
+        else:
+            note(f"{ran.path.name}: its model.pt is not beside it (or changed); pass --model for the CNN's figures")
+
+
+def _silence(stream: TextIO) -> None:
+    # What is left in its buffer would be written, and fail, again at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
