@@ -1,8 +1,10 @@
-"""How many random networks go through the Lava runtime (few in every run, more on demand), and how random tests are."""
+"""How many random networks go through the Lava runtime (few in every run, more on demand), how random tests are, and
+which signals the commands under test can be sent."""
 
 from __future__ import annotations
 
 import os
+import signal
 
 import hypothesis
 import pytest
@@ -11,6 +13,11 @@ import pytest
 hypothesis.settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("ci")
+
+
+# Under nohup, or behind a script's `&`, some are ignored; what is started from here would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
