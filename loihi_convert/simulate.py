@@ -1,4 +1,4 @@
-"""Integrate-and-fire simulation in torch, batched: real numbers and Loihi's integers by the same few lines.
+"""Integrate-and-fire simulation: real numbers and Loihi's integers by the same few lines.
 
 For layer l with synapse W and step t = 1..T (paper, eq. 1 and 2, algorithm 3)::
 
@@ -8,6 +8,10 @@ For layer l with synapse W and step t = 1..T (paper, eq. 1 and 2, algorithm 3)::
     s[l](t) = [V[l](t) >= threshold[l]]     no spikes in a last layer that only integrates
     V[l](t) = V - threshold * s  (soft)     or  0 where s  (hard)
 
+A block of images goes through all its steps layer by layer: the currents of all steps at once (`currents.py`), then the
+neurons (`neurons.py`). Blocks are as large as fits a core's cache, and each core works on blocks of its own, so that
+memory does not grow with the number of images or steps.
+
 Integers are held in float32, exactly: the exactness rules of `loihi.py` bound every partial sum of a current by 2^23,
 and a potential by 2^17, so every number on the way is an integer below 2^24, whatever the order of summation. Lava's
 own LIF (hard reset) has 6 bits below 1, which only its clipping fills; its currents are below 2^17: 24 bits again.
@@ -16,120 +20,144 @@ own LIF (hard reset) has 6 bits below 1, which only its clipping fills; its curr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from loihi_convert import loihi
+from loihi_convert.currents import Currents, sum_pool
 from loihi_convert.network import QuantizedNetwork, ReluNetwork, SpikingNetwork
+from loihi_convert.neurons import LayerBlock, Neurons, Recording
 from loihi_convert.progress import Progress, silent
-from loihi_convert.synapse import Array, Conv, Shape, Synapse
+from loihi_convert.synapse import Array, Shape, Synapse
 
 LARGEST_PIXEL: Final = 255
 
-# Neurons simulated side by side: few enough that one step's potentials, currents and spikes stay in cache.
-_NEURONS_PER_BATCH: Final = 2**20
+# Neurons of the largest layer, times images and steps, that a core simulates at once: 4 MiB of currents.
+_NEURONS_PER_BLOCK: Final = 2**20
 
 
 @dataclass(frozen=True, eq=False)
-class LayerState:
-    """One layer right after a step. The tensors are reused by the next step: copy what you keep.
+class Block:
+    """Some images over some successive steps: which, and what came of them, layer by layer."""
 
-    Parameters
-    ----------
-    current
-        ``(B, *shape)``, float32: I(t).
-    spikes
-        ``(B, *shape)``, float32 0 / 1; ``None`` where the last layer only integrates.
-    potential
-        ``(B, *shape)``, float32, after the reset.
-    clipped
-        ``(B, 2)``, bool: whether any neuron of the image ran into the lower / the upper limit in this step; ``None``
-        unless asked for.
-    """
-
-    current: Tensor
-    spikes: Tensor | None
-    potential: Tensor
-    clipped: Tensor | None
+    images: slice
+    steps: slice
+    layers: tuple[LayerBlock, ...]
 
 
 class Simulator:
-    """Runs a `SpikingNetwork` or a `QuantizedNetwork` step by step.
+    """Runs a `SpikingNetwork` or a `QuantizedNetwork`.
 
     Parameters
     ----------
     network
         The network; its arrays are copied into tensors once.
-    watch_clipping
-        Fill `LayerState.clipped` (integers only; costs a pass over the potentials).
+    recording
+        What is recorded of every layer, besides the output's potentials and spikes, which always are.
     """
 
-    def __init__(self, network: SpikingNetwork | QuantizedNetwork, *, watch_clipping: bool = False) -> None:
+    def __init__(self, network: SpikingNetwork | QuantizedNetwork, recording: Recording = Recording()) -> None:
         self._network = network
-        self._limit: float | None = None
-        if isinstance(network, QuantizedNetwork):
-            self._limit = loihi.POTENTIAL_LIMIT if network.reset == "soft" else loihi.LIF_POTENTIAL_LIMIT
-        self._watch_clipping = watch_clipping and self._limit is not None
-        self._layers = _quantized_layers(network) if isinstance(network, QuantizedNetwork) else _real_layers(network)
+        output = replace(recording, potentials=True, spikes=network.readout == "spikes" or recording.spikes)
+        self._recordings = [recording] * (len(network.layers) - 1) + [output]
+        is_integer = isinstance(network, QuantizedNetwork)
+        synapses = _integer_synapses(network) if is_integer else _real_synapses(network)
+        shapes = (network.input_shape, *network.shapes)
+        self._pixel_pool = synapses[0].pool
+        self._currents = [
+            Currents(synapse, shape, averages=not is_integer, takes_spikes=index > 0)
+            for index, (synapse, shape) in enumerate(zip(synapses, shapes[:-1], strict=True))
+        ]
+        pools = [*(synapse.pool for synapse in synapses[1:]), (1, 1)]
+        dtypes = [*(currents.input_dtype for currents in self._currents[1:]), np.float32]
+        fan_outs = network.fan_outs if is_integer and recording.counts else ()
+        limit = None
+        if is_integer:
+            limit = loihi.POTENTIAL_LIMIT if network.reset == "soft" else loihi.LIF_POTENTIAL_LIMIT
+        self._neurons = [
+            Neurons(
+                shape,
+                threshold=None if layer.neuron is None else layer.neuron.threshold,
+                initial_potential=None if layer.neuron is None else layer.neuron.initial_potential,
+                bias=synapse.bias,
+                limit=limit,
+                is_soft=network.reset == "soft",
+                is_integer=is_integer,
+                pool=pools[index],
+                spike_dtype=dtypes[index],
+                fan_out=fan_outs[index] if index < len(fan_outs) else None,
+            )
+            for index, (layer, synapse, shape) in enumerate(zip(network.layers, synapses, network.shapes, strict=True))
+        ]
 
-    @property
-    def batch_size(self) -> int:
-        """A number of images that keeps a step in cache."""
-        return _batch_size(self._network.shapes)
+    def run(
+        self, images: Array, timesteps: int, take: Callable[[Block], None], *, progress: Progress = silent
+    ) -> None:
+        """Simulate uint8 ``images``, ``(N, C, H, W)``, for ``timesteps`` steps each, on as many cores as torch uses.
 
-    @torch.inference_mode()
-    def steps(self, images: Array, timesteps: int) -> Iterator[tuple[LayerState, ...]]:
-        """Yield the states of all layers after each of ``timesteps`` steps for uint8 ``images``, ``(B, C, H, W)``."""
-        if isinstance(self._network, QuantizedNetwork):
-            inputs = torch.from_numpy(self._network.pixels(images).astype(np.float32))
-        else:
-            inputs = torch.from_numpy(images.astype(np.float32)) / LARGEST_PIXEL
-        constant = self._layers[0].synapse(inputs)
-        potentials = [layer.initial_potential(len(images)) for layer in self._layers]
-        for _ in range(timesteps):
-            states: list[LayerState] = []
-            current = constant
-            for layer, potential in zip(self._layers, potentials, strict=True):
-                if states:
-                    current = layer.synapse(states[-1].spikes)
-                potential += current
-                clipped = self._clip(potential)
-                spikes = layer.fire(potential, self._network.reset)
-                states.append(LayerState(current, spikes, potential, clipped))
-            yield tuple(states)
+        ``take`` is given block after block, never two at once: the images in any order, an image's steps in theirs.
+        """
+        cores = torch.get_num_threads()
+        moments = max(1, _NEURONS_PER_BLOCK // max(neurons.count for neurons in self._neurons))
+        steps_at_once = min(timesteps, moments)
+        images_at_once = max(1, min(moments // steps_at_once, -(-len(images) // cores)))
+        lock, done = threading.Lock(), 0
 
-    def _clip(self, potential: Tensor) -> Tensor | None:
-        if self._limit is None:
-            return None
-        clipped = None
-        if self._watch_clipping:
-            flat = potential.flatten(1)
-            clipped = torch.stack((flat.amin(1) < -self._limit, flat.amax(1) > self._limit), dim=1)
-        potential.clamp_(-self._limit, self._limit)
-        return clipped
+        def simulate(start: int) -> None:
+            nonlocal done
+            rows = slice(start, min(start + images_at_once, len(images)))
+            for block in self._blocks(images[rows], rows, timesteps, steps_at_once):
+                with lock:
+                    take(block)
+            with lock:
+                done += rows.stop - rows.start
+                progress(done, len(images))
+
+        _on_cores(cores, simulate, range(0, len(images), images_at_once))
+
+    def _blocks(self, images: Array, rows: slice, timesteps: int, steps_at_once: int) -> Iterator[Block]:
+        network = self._network
+        is_integer = isinstance(network, QuantizedNetwork)
+        pixels = _channels_last(network.pixels(images) if is_integer else images)
+        inputs = sum_pool(pixels if is_integer else pixels / LARGEST_PIXEL, self._pixel_pool)
+        constant = self._currents[0](inputs).reshape(len(images), 1, -1)
+        potentials = [neurons.initial_potentials(len(images)) for neurons in self._neurons]
+        for first in range(0, timesteps, steps_at_once):
+            count = min(steps_at_once, timesteps - first)
+            layers: list[LayerBlock] = []
+            for index, neurons in enumerate(self._neurons):
+                current = constant
+                if layers:
+                    spikes = layers[-1].pooled
+                    found = self._currents[index](spikes.reshape(-1, *spikes.shape[2:]))
+                    current = found.reshape(len(images), count, -1)
+                layers.append(neurons.fire(potentials[index], current, count, self._recordings[index]))
+            yield Block(rows, slice(first, first + count), tuple(layers))
 
 
-@torch.inference_mode()
 def relu_outputs(network: ReluNetwork, images: Array) -> Iterator[tuple[Tensor, ...]]:
     """Yield, batch by batch, every layer's activation (after ReLU; the last one without) for uint8 ``images``."""
     shapes = (network.input_shape, *network.shapes)
-    operators = [
-        _Operator(layer.synapse, shape, averages=True) for layer, shape in zip(network.layers, shapes[:-1], strict=True)
+    layers = [
+        (layer.synapse, Currents(layer.synapse, shape, averages=True, takes_spikes=False))
+        for layer, shape in zip(network.layers, shapes[:-1], strict=True)
     ]
-    for batch in batches(images, _batch_size(network.shapes)):
-        signal = torch.from_numpy(batch.astype(np.float32)) / LARGEST_PIXEL
+    size = max(1, _NEURONS_PER_BLOCK // max(math.prod(shape) for shape in network.shapes))
+    for start in range(0, len(images), size):
+        maps = _channels_last(images[start : start + size]) / LARGEST_PIXEL
         outputs = []
-        for operator in operators:
-            signal = operator(signal)
-            if operator is not operators[-1]:
-                signal = signal.relu_()
-            outputs.append(signal)
+        for index, (synapse, operator) in enumerate(layers):
+            maps = _with_bias(operator(sum_pool(maps, synapse.pool)), synapse)
+            if index < len(layers) - 1:
+                maps = np.maximum(maps, 0)
+            outputs.append(torch.from_numpy(_as_in_torch(maps, network.shapes[index])))
         yield tuple(outputs)
 
 
@@ -138,27 +166,26 @@ def outputs(network: SpikingNetwork, images: Array, timesteps: int, *, progress:
 
     The last layer's potential, or, where it has neurons, how often each has fired since the first step.
     """
-    simulator = Simulator(network)
     found = np.empty((len(images), timesteps, *network.shapes[-1]), np.float32)
-    done = 0
-    for batch in batches(images, simulator.batch_size):
-        for step, states in enumerate(simulator.steps(batch, timesteps)):
-            last = states[-1]
-            read = last.potential if last.spikes is None else last.spikes
-            found[done : done + len(batch), step] = read.numpy()
-        done += len(batch)
-        progress(done, len(images))
+
+    def take(block: Block) -> None:
+        last = block.layers[-1]
+        read = last.potentials if network.readout == "potential" else last.spikes
+        assert read is not None
+        found[block.images, block.steps] = read[:, :, 0, 0]
+
+    Simulator(network).run(images, timesteps, take, progress=progress)
     return found if network.readout == "potential" else found.cumsum(axis=1)
 
 
-@torch.inference_mode()
 def currents(synapse: Synapse, inputs: Array, *, averages: bool) -> Array:
     """Return the input current of each neuron: float32 ``(B, *shape)`` for inputs ``(B, C, H, W)``.
 
     ``averages`` says what pooling does: average (real numbers) or sum (integers).
     """
-    operator = _Operator(synapse, inputs.shape[1:], averages=averages)
-    return operator(torch.from_numpy(inputs.astype(np.float32))).numpy()
+    operator = Currents(synapse, inputs.shape[1:], averages=averages, takes_spikes=False)
+    found = operator(sum_pool(_channels_last(inputs), synapse.pool))
+    return _as_in_torch(_with_bias(found, synapse), synapse.output_shape(inputs.shape[1:]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,133 +206,87 @@ class Extremes:
 
 def extremes(network: SpikingNetwork, images: Array, timesteps: int, *, progress: Progress = silent) -> Extremes:
     """Return the largest currents and output potential of uint8 ``images`` in ``timesteps`` steps."""
-    simulator = Simulator(network)
-    largest = [torch.full((layer.synapse.channels,), -torch.inf) for layer in network.layers]
-    output = 0.0
-    done = 0
-    for batch in batches(images, simulator.batch_size):
-        for step, states in enumerate(simulator.steps(batch, timesteps)):
-            for index, state in enumerate(states):
-                # The first layer's current is constant: one step shows it.
-                if index > 0 or step == 0:
-                    largest[index] = torch.maximum(largest[index], channel_maxima(state.current))
-            output = max(output, float(channel_maxima(states[-1].potential.abs()).amax()))
-        done += len(batch)
-        progress(done, len(images))
-    return Extremes(tuple(peak.to(torch.float64).numpy() for peak in largest), output)
+    largest = [np.full(layer.synapse.channels, -np.inf) for layer in network.layers]
+    output = np.zeros(1)
+
+    def take(block: Block) -> None:
+        for peak, layer in zip(largest, block.layers, strict=True):
+            assert layer.largest_current is not None
+            np.maximum(peak, layer.largest_current, out=peak)
+        potentials = block.layers[-1].potentials
+        assert potentials is not None
+        np.maximum(output, np.abs(potentials).max(), out=output)
+
+    Simulator(network, Recording(currents=True)).run(images, timesteps, take, progress=progress)
+    return Extremes(tuple(largest), float(output[0]))
 
 
 def clipped_images(network: QuantizedNetwork, images: Array, timesteps: int, *, progress: Progress = silent) -> Array:
     """Return on how many images some potential passed its lower / upper limit: int64 ``(layers, 2)``."""
-    simulator = Simulator(network, watch_clipping=True)
-    counts = torch.zeros(len(network.layers), 2, dtype=torch.int64)
-    done = 0
-    for batch in batches(images, simulator.batch_size):
-        seen = torch.zeros(len(network.layers), len(batch), 2, dtype=torch.bool)
-        for states in simulator.steps(batch, timesteps):
-            for index, state in enumerate(states):
-                if state.clipped is not None:
-                    seen[index] |= state.clipped
-        counts += seen.sum(1)
-        done += len(batch)
-        progress(done, len(images))
-    return counts.numpy()
+    seen = np.zeros((len(network.layers), len(images), 2), np.bool_)
+
+    def take(block: Block) -> None:
+        for index, layer in enumerate(block.layers):
+            assert layer.clipped is not None
+            seen[index, block.images] |= layer.clipped
+
+    Simulator(network, Recording(clipping=True)).run(images, timesteps, take, progress=progress)
+    return np.asarray(seen.sum(axis=1, dtype=np.int64))
 
 
 def channel_maxima(values: Tensor) -> Tensor:
     """``(C,)``: the largest value of each channel of ``(B, C, ...)``."""
-    # Along the contiguous axis first: a reduction over (0, 2, 3) at once is 80 times slower.
-    return values.reshape(*values.shape[:2], -1).amax(2).amax(0)
+    return values.movedim(1, -1).reshape(-1, values.shape[1]).amax(0)
 
 
-def batches(images: Array, size: int) -> Iterator[Array]:
-    """Yield ``images`` in slices of at most ``size``."""
-    for start in range(0, len(images), size):
-        yield images[start : start + size]
+def _on_cores(cores: int, work: Callable[[int], None], items: Sequence[int]) -> None:
+    """Call ``work`` with each item, on ``cores`` threads, torch's own parallelism switched off meanwhile."""
+    is_stopped = threading.Event()
+
+    @torch.inference_mode()
+    def guarded(item: int) -> None:
+        if not is_stopped.is_set():
+            work(item)
+
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(cores) as threads:
+            try:
+                for done in [threads.submit(guarded, item) for item in items]:
+                    done.result()
+            except BaseException:
+                is_stopped.set()
+                raise
+    finally:
+        torch.set_num_threads(cores)
 
 
-def _batch_size(shapes: tuple[Shape, ...]) -> int:
-    return max(1, _NEURONS_PER_BATCH // max(math.prod(shape) for shape in shapes))
+def _channels_last(images: Array) -> Array:
+    """``(N, C, H, W)`` as contiguous float32 ``(N, H, W, C)``."""
+    return np.ascontiguousarray(images.transpose(0, 2, 3, 1), np.float32)
 
 
-class _Operator:
-    """A synapse as a function of a batch: sum-pool, then convolve or multiply, then add the bias."""
-
-    def __init__(self, synapse: Synapse, input_shape: Shape, *, averages: bool) -> None:
-        self._synapse = synapse
-        weight = synapse.weight / math.prod(synapse.pool) if averages else synapse.weight
-        with np.errstate(over="ignore"):
-            self._weight = torch.from_numpy(weight.astype(np.float32))
-        self._bias = None if synapse.bias is None else torch.from_numpy(synapse.bias.astype(np.float32))
-        self.output_shape = synapse.output_shape(input_shape)
-
-    def __call__(self, signal: Tensor | None) -> Tensor:
-        assert signal is not None
-        synapse, per_channel = self._synapse, self._bias if self._bias is not None and self._bias.ndim == 1 else None
-        if synapse.pool != (1, 1):
-            signal = functional.avg_pool2d(signal, synapse.pool, divisor_override=1)
-        if isinstance(synapse, Conv):
-            current = functional.conv2d(
-                signal, self._weight, per_channel, synapse.stride, synapse.padding, synapse.dilation, synapse.groups
-            )
-        else:
-            current = functional.linear(signal.flatten(1), self._weight, per_channel)
-        return current if self._bias is None or per_channel is not None else current + self._bias
+def _as_in_torch(maps: Array, shape: Shape) -> Array:
+    """``(N, H, W, C)`` as ``(N, C, H, W)``, or ``(N, C)`` for a ``shape`` of one axis."""
+    return maps.transpose(0, 3, 1, 2) if len(shape) == 3 else maps[:, 0, 0]
 
 
-class _Layer:
-    """An operator and the numbers of its neurons, shaped to broadcast over a batch."""
-
-    def __init__(
-        self, synapse: _Operator, threshold: Array | None, initial_potential: Array | None, *, integers: bool
-    ) -> None:
-        self.synapse = synapse
-        self._integers = integers
-        self._threshold = None if threshold is None else self._per_channel(threshold)
-        self._initial = None if initial_potential is None else self._per_channel(initial_potential)
-
-    def _per_channel(self, values: Array) -> Tensor:
-        # Infinity times no spike would be NaN.
-        finite = np.minimum(values.astype(np.float64), np.finfo(np.float32).max).astype(np.float32)
-        return torch.from_numpy(finite).reshape(1, -1, *(1,) * (len(self.synapse.output_shape) - 1))
-
-    def initial_potential(self, batch_size: int) -> Tensor:
-        potential = torch.zeros(batch_size, *self.synapse.output_shape)
-        return potential if self._initial is None else potential + self._initial
-
-    def fire(self, potential: Tensor, reset: str) -> Tensor | None:
-        """Return the spikes of ``potential`` and reset it in place."""
-        if self._threshold is None:
-            return None
-        # For integers the same; where clipping left a fraction, as Lava's LIF compares: v > vThMant.
-        fires = potential > self._threshold - 1 if self._integers else potential >= self._threshold
-        spikes = fires.to(torch.float32)
-        if reset == "soft":
-            potential.addcmul_(spikes, self._threshold, value=-1)
-        else:
-            potential.mul_(1 - spikes)
-        return spikes
+def _with_bias(maps: Array, synapse: Synapse) -> Array:
+    if synapse.bias is None:
+        return maps
+    bias = synapse.bias if synapse.bias.ndim == 1 else synapse.bias.transpose(1, 2, 0)
+    return maps + bias.astype(np.float32)
 
 
-def _real_layers(network: SpikingNetwork) -> list[_Layer]:
-    layers = []
-    input_shape: Shape = network.input_shape
+def _integer_synapses(network: QuantizedNetwork) -> list[Synapse]:
+    return [layer.synapse for layer in network.layers]
+
+
+def _real_synapses(network: SpikingNetwork) -> list[Synapse]:
+    """Each layer's synapse for spikes of 0 and 1: with the amplitudes of the layer before it as factors."""
+    synapses = []
     amplitude: Array | None = None
-    for layer, shape in zip(network.layers, network.shapes, strict=True):
-        synapse = layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude)
-        operator = _Operator(synapse, input_shape, averages=True)
-        if layer.neuron is None:
-            layers.append(_Layer(operator, None, None, integers=False))
-        else:
-            layers.append(_Layer(operator, layer.neuron.threshold, layer.neuron.initial_potential, integers=False))
-            amplitude = layer.neuron.amplitude
-        input_shape = shape
-    return layers
-
-
-def _quantized_layers(network: QuantizedNetwork) -> list[_Layer]:
-    shapes = (network.input_shape, *network.shapes)
-    return [
-        _Layer(_Operator(layer.synapse, shape, averages=False), layer.threshold, layer.initial_potential, integers=True)
-        for layer, shape in zip(network.layers, shapes[:-1], strict=True)
-    ]
+    for layer in network.layers:
+        synapses.append(layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude))
+        amplitude = None if layer.neuron is None else layer.neuron.amplitude
+    return synapses

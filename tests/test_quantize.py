@@ -23,13 +23,38 @@ from loihi_convert.network import (
     SpikingLayer,
     SpikingNetwork,
 )
+from loihi_convert.neurons import Recording
 from loihi_convert.quantize import HEADROOM, account, quantize
-from loihi_convert.simulate import Simulator, outputs
-from loihi_convert.synapse import Conv, Dense
+from loihi_convert.simulate import Block, Simulator, currents, outputs
+from loihi_convert.synapse import Array, Conv, Dense
 
 
 def digits_like(seed: int, count: int = 20) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, 1, 8, 8)).astype(np.uint8)
+
+
+def largest_currents(spiking: SpikingNetwork, images: Array, timesteps: int) -> list[Array]:
+    """Per layer, ``(C_out,)``: from the spikes that a simulation recorded, layer by layer, and 0 at least."""
+    simulated: list[Array] = [np.repeat(images[:, None] / 255, timesteps, axis=1)]
+    blocks: list[Block] = []
+    Simulator(spiking, Recording(spikes=True)).run(images, timesteps, blocks.append)
+    for index, layer in enumerate(spiking.layers[:-1]):
+        assert layer.neuron is not None
+        spikes = np.zeros((len(images), timesteps, *spiking.shapes[index]))
+        for block in blocks:
+            recorded = block.layers[index].spikes
+            assert recorded is not None
+            spikes[block.images, block.steps] = recorded.transpose(0, 1, 4, 2, 3).reshape(
+                *recorded.shape[:2], *spiking.shapes[index]
+            )
+        per_channel = layer.neuron.amplitude.reshape(-1, *(1,) * (len(spiking.shapes[index]) - 1))
+        simulated.append(spikes * per_channel)
+    largest = []
+    for layer, inputs in zip(spiking.layers, simulated, strict=True):
+        steps = inputs.reshape(-1, *inputs.shape[2:])
+        found = currents(layer.synapse, steps if steps.ndim == 4 else steps[:, :, None, None], averages=True)
+        largest.append(np.maximum(found.swapaxes(0, 1).reshape(len(found[0]), -1).max(axis=1), 0))
+    return largest
 
 
 @given(seed=st.integers(0, 1000), timesteps=st.sampled_from([1, 8, 64]), weight_bits=st.integers(3, 8),
@@ -40,11 +65,7 @@ def test_conditions_on_the_scales(seed: int, timesteps: int, weight_bits: int, p
     spiking = balance(random_cnn(seed), images, timesteps, initial_potential="half")
     network = quantize(spiking, images, weight_bits=weight_bits, pixel_bits=pixel_bits)
     bound = 2 ** (weight_bits - 1) - 1
-    largest = [np.zeros(layer.synapse.channels) for layer in spiking.layers]
-    for states in Simulator(spiking).steps(images, timesteps):
-        for index, state in enumerate(states):
-            channels = state.current.numpy().swapaxes(0, 1).reshape(len(largest[index]), -1)
-            largest[index] = np.maximum(largest[index], channels.max(axis=1))
+    largest = largest_currents(spiking, images, timesteps)
     for layer, source, current in zip(network.layers[:-1], spiking.layers, largest, strict=False):
         assert source.neuron is not None
         assert layer.threshold is not None
@@ -190,13 +211,12 @@ def test_account_counts_images_that_clip() -> None:
     assert first.neuron is not None
     louder = replace(first, synapse=replace(first.synapse, weight=np.clip(first.weight * 4, -127, 127)))
     costs = account(replace(network, layers=(louder, *network.layers[1:])), digits_like(3))
-    brute = np.zeros(20, bool)
-    potential = None
-    for states in Simulator(replace(network, layers=(louder, *network.layers[1:]))).steps(digits_like(3), 8):
-        current = states[0].current.numpy()
-        before = np.asarray(first.neuron.initial_potential).reshape(1, -1, 1, 1) if potential is None else potential
-        brute |= (before + current > 131071).reshape(20, -1).any(1)
-        potential = states[0].potential.numpy().copy()
+    changed = replace(network, layers=(louder, *network.layers[1:]))
+    current = currents(louder.synapse, changed.pixels(digits_like(3)), averages=False)[:, None]
+    initial = np.broadcast_to(first.neuron.initial_potential.reshape(-1, 1, 1), current.shape)
+    after = run_network(changed, digits_like(3), 8, trace=True).traces[0].potentials
+    before = np.concatenate([initial, after[:, :-1]], axis=1)
+    brute = (before + current > 131071).reshape(20, -1).any(1)
     assert brute.any()
     assert costs.layers[0].high_clipped == brute.sum()
     assert costs.image_count == 20

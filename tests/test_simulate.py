@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loihi_convert.backends.reference import run_network
 from loihi_convert.network import (
     IntegerNeuron,
     IntegrateAndFire,
@@ -16,7 +17,7 @@ from loihi_convert.network import (
     SpikingLayer,
     SpikingNetwork,
 )
-from loihi_convert.simulate import Simulator, outputs
+from loihi_convert.simulate import outputs
 from loihi_convert.synapse import Dense
 
 
@@ -35,12 +36,10 @@ def single_neuron(
 
 def trace(network: QuantizedNetwork, pixel: int, timesteps: int) -> tuple[list[int], list[int], list[int]]:
     """Spikes and potentials of the neuron, potentials of the output."""
-    spikes, potentials, outputs = [], [], []
-    for states in Simulator(network).steps(np.array([[[[pixel]]]], np.uint8), timesteps):
-        assert states[0].spikes is not None
-        spikes.append(int(states[0].spikes))
-        potentials.append(int(states[0].potential))
-        outputs.append(int(states[1].potential))
+    run = run_network(network, np.array([[[[pixel]]]], np.uint8), timesteps, trace=True)
+    assert run.traces[0].spikes is not None
+    traces = (run.traces[0].spikes, run.traces[0].potentials, run.traces[1].potentials)
+    spikes, potentials, outputs = (trace.astype(int).ravel().tolist() for trace in traces)
     return spikes, potentials, outputs
 
 

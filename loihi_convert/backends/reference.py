@@ -8,14 +8,14 @@ from types import TracebackType
 from typing import Final
 
 import numpy as np
-import torch
 
 from loihi_convert import netx
 from loihi_convert.backends import BackendName, LayerTrace, RunResult, check_run
 from loihi_convert.network import QuantizedNetwork
+from loihi_convert.neurons import Recording
 from loihi_convert.progress import Progress, silent
-from loihi_convert.simulate import Simulator, batches
-from loihi_convert.synapse import Array
+from loihi_convert.simulate import Block, Simulator
+from loihi_convert.synapse import Array, Shape
 
 
 class ReferenceBackend:
@@ -57,33 +57,30 @@ def run_network(
     """Run a network that is in memory; what export compares the written file with. Arguments as `Backend.run`."""
     started = time.perf_counter() if started is None else started
     check_run(network, images, timesteps, trace=trace)
-    simulator = Simulator(network)
-    fan_outs = [torch.from_numpy(fan_out.astype(np.float32).ravel()) for fan_out in network.fan_outs]
+    simulator = Simulator(network, Recording(counts=True, spikes=trace, potentials=trace))
     count = len(images)
     potentials = np.empty((count, timesteps, *network.shapes[-1]), np.int32)
     output_spikes = np.empty(potentials.shape, np.bool_) if network.readout == "spikes" else None
-    spike_counts = np.empty((count, timesteps, len(fan_outs)), np.int64)
-    operations = np.empty((count, timesteps, len(fan_outs)), np.int64)
+    spike_counts = np.empty((count, timesteps, len(network.spiking_layers)), np.int64)
+    operations = np.empty_like(spike_counts)
     traces = _empty_traces(network, count, timesteps) if trace else ()
+
+    def take(block: Block) -> None:
+        place, last = (block.images, block.steps), block.layers[-1]
+        potentials[place] = _floor(last.potentials)[:, :, 0, 0]
+        if output_spikes is not None and last.spikes is not None:
+            output_spikes[place] = last.spikes[:, :, 0, 0]
+        for index, layer in enumerate(block.layers[: spike_counts.shape[2]]):
+            spike_counts[(*place, index)] = layer.spike_counts
+            operations[(*place, index)] = layer.synaptic_operations
+        for layer_trace, layer in zip(traces, block.layers if trace else (), strict=True):
+            whole = layer_trace.potentials.shape[2:]
+            layer_trace.potentials[place] = _as_in_file(_floor(layer.potentials), whole)
+            if layer_trace.spikes is not None and layer.spikes is not None:
+                layer_trace.spikes[place] = _as_in_file(layer.spikes, whole)
+
     ready = time.perf_counter()
-    done = 0
-    for batch in batches(images, simulator.batch_size):
-        rows = slice(done, done + len(batch))
-        for step, states in enumerate(simulator.steps(batch, timesteps)):
-            potentials[rows, step] = states[-1].potential.floor().numpy()
-            if output_spikes is not None and states[-1].spikes is not None:
-                output_spikes[rows, step] = states[-1].spikes.numpy()
-            for index, (state, fan_out) in enumerate(zip(states, fan_outs, strict=False)):
-                assert state.spikes is not None
-                flat = state.spikes.flatten(1)
-                spike_counts[rows, step, index] = flat.sum(1, dtype=torch.float64).numpy()
-                operations[rows, step, index] = _exact_dot(flat, fan_out)
-            for layer_trace, state in zip(traces, states if trace else (), strict=True):
-                layer_trace.potentials[rows, step] = state.potential.floor().numpy()
-                if layer_trace.spikes is not None and state.spikes is not None:
-                    layer_trace.spikes[rows, step] = state.spikes.numpy()
-        done += len(batch)
-        progress(done, count)
+    simulator.run(images, timesteps, take, progress=progress)
     finished = time.perf_counter()
     return RunResult(
         potentials=potentials,
@@ -96,11 +93,14 @@ def run_network(
     )
 
 
-def _exact_dot(spikes: torch.Tensor, fan_out: torch.Tensor) -> Array:
-    """Sum of fan-outs of the neurons that fired, ``(B,)``; float32 holds it exactly below 2^24, float64 beyond."""
-    if float(fan_out.sum(dtype=torch.float64)) < 2**24:
-        return (spikes @ fan_out).numpy()
-    return (spikes.double() @ fan_out.double()).numpy()
+def _floor(potentials: Array | None) -> Array:
+    assert potentials is not None
+    return np.floor(potentials)
+
+
+def _as_in_file(maps: Array, shape: Shape) -> Array:
+    """``(B, T, H, W, C)`` as ``(B, T, *shape)``."""
+    return maps.transpose(0, 1, 4, 2, 3).reshape(*maps.shape[:2], *shape)
 
 
 def _empty_traces(network: QuantizedNetwork, count: int, timesteps: int) -> tuple[LayerTrace, ...]:

@@ -1,0 +1,135 @@
+"""Synapse -> input currents of many maps at once, on the CPU: the arithmetic that is fastest among the exact.
+
+==============  =======================================================================================================
+arithmetic      exact for integers because
+==============  =======================================================================================================
+int8            oneDNN's convolution of uint8 spikes by int8 weights sums in int32, and gives float32. Where a processor
+                has no dot product of bytes, it adds two products in int16 first: at most 2 x 127 x 129 = 32766
+float32         every partial sum is below 2^23 (the exactness rules of `loihi.py`), whatever the order of summation
+==============  =======================================================================================================
+
+Axes: N images or image-steps, then H W C, channels last. Inputs are already summed over the windows of the pooling in
+front of the synapse (`neurons.py`, `sum_pool`), outputs are without the bias.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from loihi_convert import loihi
+from loihi_convert.synapse import Array, Conv, Pair, Shape, Synapse
+
+_Geometry = tuple[Pair, Pair, Pair, int]
+
+LARGEST_BYTE: Final = (2**15 - 1) // (2 * loihi.WEIGHT_LIMIT)
+"""Largest input, spikes summed over a window, for which int8 arithmetic is exact on every processor."""
+
+
+class Currents:
+    """A synapse as a function of a batch.
+
+    Parameters
+    ----------
+    synapse
+        Real numbers or integers.
+    input_shape
+        ``(C, H, W)`` or ``(N,)``, before pooling.
+    averages
+        Whether pooling averages (real numbers) or sums (integers).
+    takes_spikes
+        Whether the inputs are sums of spikes; else they may be any number.
+    """
+
+    def __init__(self, synapse: Synapse, input_shape: Shape, *, averages: bool, takes_spikes: bool) -> None:
+        pooled = _pooled_maps(input_shape, synapse.pool)
+        weight = synapse.weight / math.prod(synapse.pool) if averages else synapse.weight
+        self._matrix: torch.Tensor | None = None
+        self._geometry: _Geometry = ((1, 1), (0, 0), (1, 1), 1)
+        with np.errstate(over="ignore"):
+            if isinstance(synapse, Conv):
+                self._geometry = (synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
+            else:
+                # A convolution whose kernel covers the whole map, once.
+                weight = weight.reshape(-1, pooled[2], *pooled[:2])
+                by_channel = weight.transpose(0, 2, 3, 1).reshape(len(weight), -1)
+                self._matrix = torch.from_numpy(np.ascontiguousarray(by_channel, np.float32))
+            kernel = torch.from_numpy(weight.astype(np.float32))
+        self._kernel = kernel.contiguous(memory_format=torch.channels_last)
+        self._int8: _Int8 | None = None
+        if takes_spikes and not averages and math.prod(synapse.pool) <= LARGEST_BYTE:
+            self._int8 = self._int8_if_equal(weight, pooled, math.prod(synapse.pool))
+
+    @property
+    def input_dtype(self) -> type[np.uint8] | type[np.float32]:
+        """uint8 where the arithmetic is int8, else float32."""
+        return np.float32 if self._int8 is None else np.uint8
+
+    def __call__(self, inputs: Array) -> Array:
+        """Return float32 ``(N, H_out, W_out, C_out)`` for ``(N, H, W, C)`` of `input_dtype`."""
+        if self._int8 is not None:
+            return self._int8(inputs)
+        return self.in_float32(inputs)
+
+    def in_float32(self, inputs: Array) -> Array:
+        """The same by float32 arithmetic, for float32 inputs."""
+        if self._matrix is not None:
+            flat = torch.from_numpy(inputs.reshape(len(inputs), -1))
+            return functional.linear(flat, self._matrix)[:, None, None].numpy()
+        maps = torch.from_numpy(inputs).permute(0, 3, 1, 2)
+        # NNPACK, which torch may choose for some shapes, transforms (Winograd, Fourier), which rounds.
+        with torch.backends.nnpack.flags(enabled=False):
+            return _channels_last(functional.conv2d(maps, self._kernel, None, *self._geometry))
+
+    def _int8_if_equal(self, weight: Array, input_shape: Shape, largest_input: int) -> _Int8 | None:
+        """int8 arithmetic, if this build of torch has it for this synapse, and gives what float32 does."""
+        inputs = np.random.default_rng(0).integers(0, largest_input, (2, *input_shape), np.uint8, endpoint=True)
+        try:
+            int8 = _Int8(weight, self._geometry, input_shape)
+            found = int8(inputs)
+        except (AttributeError, NotImplementedError, RuntimeError):
+            return None
+        return int8 if np.array_equal(found, self.in_float32(inputs.astype(np.float32))) else None
+
+
+class _Int8:
+    """A convolution of uint8 by int8 in oneDNN, as PyTorch's quantized networks use it, with all scales 1."""
+
+    def __init__(self, weight: Array, geometry: _Geometry, input_shape: Shape) -> None:
+        height, width, channels = input_shape
+        self._geometry = geometry
+        self._ones = torch.ones(len(weight))
+        self._zeros = torch.zeros(len(weight), dtype=torch.int64)
+        kernel = torch.from_numpy(np.ascontiguousarray(weight, np.int8))
+        self._packed: Any = torch.ops.onednn.qconv_prepack(
+            kernel, self._ones, 1.0, 0, *geometry, [1, channels, height, width]
+        )
+
+    def __call__(self, inputs: Array) -> Array:
+        maps = torch.from_numpy(inputs).permute(0, 3, 1, 2)
+        found = torch.ops.onednn.qconv2d_pointwise(
+            *(maps, 1.0, 0, self._packed, self._ones, self._zeros, None, *self._geometry),
+            *(1.0, 0, torch.float32, "none", [], ""),
+        )
+        return _channels_last(found)
+
+
+def sum_pool(maps: Array, pool: Pair) -> Array:
+    """Return float32 ``(N, H', W', C)``: maps ``(N, H, W, C)`` summed over windows of ``pool``."""
+    if pool == (1, 1):
+        return maps
+    return _channels_last(functional.avg_pool2d(torch.from_numpy(maps).permute(0, 3, 1, 2), pool, divisor_override=1))
+
+
+def _pooled_maps(input_shape: Shape, pool: Pair) -> tuple[int, int, int]:
+    """(H', W', C) of what a synapse takes behind its pooling; a vector is a map of one pixel."""
+    channels, height, width = input_shape if len(input_shape) == 3 else (*input_shape, 1, 1)
+    return height // pool[0], width // pool[1], channels
+
+
+def _channels_last(maps: torch.Tensor) -> Array:
+    return maps.permute(0, 2, 3, 1).contiguous().numpy()

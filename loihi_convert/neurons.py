@@ -1,0 +1,343 @@
+"""Integrate, fire, reset: all neurons of a layer over many images and steps in one compiled pass.
+
+For each neuron and step t (paper, eq. 1 and 2)::
+
+    V(t) = clip(V(t-1) + I(t) + bias, -limit, limit)    no limit for real numbers
+    s(t) = [V(t) >= threshold]
+    V(t) = V - threshold s  (soft)     or  0 where s  (hard)
+
+A potential stays in the first-level cache over all steps, and the spikes leave it already summed over the windows of
+the average pooling behind them, in the form that the next synapse takes (`currents.py`).
+
+Axes: B images, T steps, H W C with channels last and contiguous, so that a row of a map is one vector of W C neurons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numba import njit
+
+from loihi_convert.synapse import Array, Pair, Shape
+
+# Neurons that are taken through all steps together: 5 arrays of float32 of them fit the first-level cache.
+_TILE: Final = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class LayerBlock:
+    """One layer during some successive steps of some images.
+
+    Parameters
+    ----------
+    pooled
+        ``(B, T, H', W', C)``, uint8 or float32: spikes, summed over each window of the pooling behind the layer.
+    potentials
+        ``(B, T, H, W, C)``, float32, after the reset; ``None`` unless recorded.
+    spikes
+        ``(B, T, H, W, C)``, uint8 or float32, 0 or 1; ``None`` unless recorded.
+    spike_counts, synaptic_operations
+        ``(B, T)``, int64: spikes of the layer, and synapses they reach; ``None`` unless recorded.
+    largest_current
+        ``(C,)``, float32: of any image, step and position; ``None`` unless recorded.
+    clipped
+        ``(B, 2)``, bool: whether any neuron of the image ran into the lower / the upper limit; ``None`` unless recorded.
+    """
+
+    pooled: Array
+    potentials: Array | None = None
+    spikes: Array | None = None
+    spike_counts: Array | None = None
+    synaptic_operations: Array | None = None
+    largest_current: Array | None = None
+    clipped: Array | None = None
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What of a layer is recorded besides its pooled spikes; see `LayerBlock`."""
+
+    potentials: bool = False
+    spikes: bool = False
+    counts: bool = False
+    currents: bool = False
+    clipping: bool = False
+
+
+class Neurons:
+    """The neurons of one layer.
+
+    Parameters
+    ----------
+    shape
+        ``(C, H, W)`` or ``(N,)``, as everywhere.
+    threshold, initial_potential
+        ``(C,)``, or ``None`` where the layer only integrates.
+    bias
+        ``(C,)``, ``shape``, or ``None``.
+    limit
+        Of the potential, or ``None``.
+    is_soft
+        Whether a spike subtracts the threshold; else it leaves 0.
+    is_integer
+        Whether all numbers are: neurons then fire above threshold - 1, as Lava's compare, where clipping at a limit
+        that is no integer leaves a fraction.
+    pool
+        Window of the pooling behind the layer.
+    spike_dtype
+        uint8 or float32: what the next synapse takes.
+    fan_out
+        Of ``shape``: synapses that leave each neuron; equal within each window of ``pool``.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        threshold: Array | None,
+        initial_potential: Array | None,
+        bias: Array | None,
+        limit: float | None,
+        is_soft: bool,
+        is_integer: bool,
+        pool: Pair = (1, 1),
+        spike_dtype: type[np.uint8] | type[np.float32] = np.float32,
+        fan_out: Array | None = None,
+    ) -> None:
+        self.channels, self.height, self.width = shape if len(shape) == 3 else (shape[0], 1, 1)
+        self._pool, self._dtype = pool, np.dtype(spike_dtype)
+        # Infinity times no spike would be NaN.
+        finite = np.full(self.channels, np.inf) if threshold is None else threshold.astype(np.float64)
+        spent = np.minimum(finite, np.finfo(np.float32).max).astype(np.float32)
+        # A float32 is >= the threshold where it is > the number before it.
+        level = spent - np.float32(1) if is_integer else np.nextafter(spent, np.float32(-np.inf))
+        self._threshold = self._map(spent)
+        self._level = self._map(np.where(np.isfinite(finite), level, np.float32(np.inf)))
+        self._bias = self._map(np.zeros(self.channels) if bias is None else bias)
+        self._initial = self._map(np.zeros(self.channels) if initial_potential is None else initial_potential)
+        self._limit = np.float32(np.inf if limit is None else limit)
+        self._is_soft = is_soft
+        self._fan_out = np.zeros((0, 0)) if fan_out is None else self._pooled_fan_out(fan_out)
+        # Rows that are taken through all steps together, whole windows of them.
+        row = self.width * self.channels
+        self._rows = min(-(-self.height // pool[0]), max(1, _TILE // (row * pool[0]))) * pool[0]
+        # Spikes are summed over windows in machine words, each of several channels' bytes.
+        lanes = next(lanes for lanes in (8, 4, 1) if self.channels % lanes == 0)
+        self._word = np.dtype(f"u{lanes}") if self._dtype == np.uint8 else self._dtype
+
+    @property
+    def count(self) -> int:
+        """Neurons of the layer."""
+        return self.channels * self.height * self.width
+
+    def initial_potentials(self, images: int) -> Array:
+        """Potentials before the first step: float32 ``(images, count)``."""
+        return np.tile(self._initial, (images, 1))
+
+    def fire(self, potentials: Array, currents: Array, steps: int, recording: Recording) -> LayerBlock:
+        """Take ``potentials``, in place, through ``steps`` steps.
+
+        Parameters
+        ----------
+        potentials
+            float32 ``(B, count)``.
+        currents
+            float32 ``(B, steps, count)``, or ``(B, 1, count)`` where they are constant; without the bias.
+        """
+        images, (pool_h, pool_w) = len(potentials), self._pool
+        height, width = self.height // pool_h, self.width // pool_w
+        pooled = np.empty((images, steps, height, width * self.channels), self._dtype)
+        recorded = (images, steps, self.count)
+        nothing = np.empty((0, 0, 0), np.float32)
+        fired = np.empty(self._rows * self.width * self.channels, self._dtype)
+        counts = np.zeros((2, *recorded[:2]) if recording.counts else (0, 0, 0), np.int64)
+        kept = np.empty(recorded, np.float32) if recording.potentials else nothing
+        spikes = np.empty(recorded if recording.spikes else (0, 0, 0), self._dtype)
+        largest = np.full(self.count if recording.currents else 0, -np.inf, np.float32)
+        clipped = np.zeros((images, 2) if recording.clipping else (0, 2), np.bool_)
+        _fire(
+            potentials,
+            currents,
+            self._bias,
+            self._level,
+            self._threshold,
+            self._limit,
+            self._is_soft,
+            self.height,
+            self._rows,
+            pool_h,
+            pool_w,
+            fired,
+            fired.view(self._word),
+            pooled,
+            pooled.view(self._word),
+            self.channels * self._dtype.itemsize // self._word.itemsize,
+            self._fan_out,
+            counts,
+            kept,
+            spikes,
+            largest,
+            clipped,
+        )
+        whole = (images, steps, self.height, self.width, self.channels)
+        return LayerBlock(
+            pooled=pooled.reshape(images, steps, height, width, self.channels),
+            potentials=kept.reshape(whole) if recording.potentials else None,
+            spikes=spikes.reshape(whole) if recording.spikes else None,
+            spike_counts=counts[0] if recording.counts else None,
+            synaptic_operations=counts[1] if recording.counts else None,
+            largest_current=largest.reshape(-1, self.channels).max(axis=0) if recording.currents else None,
+            clipped=clipped if recording.clipping else None,
+        )
+
+    def _map(self, values: Array) -> Array:
+        """``(C,)`` or ``(C, H, W)`` as float32 ``(H W C,)``."""
+        if values.ndim == 1:
+            return np.tile(values.astype(np.float32), self.height * self.width)
+        return np.ascontiguousarray(values.transpose(1, 2, 0), np.float32).ravel()
+
+    def _pooled_fan_out(self, fan_out: Array) -> Array:
+        """float64 ``(H', W' C)``, exact up to 2^53."""
+        (pool_h, pool_w), whole = self._pool, fan_out.reshape(self.channels, self.height, self.width)
+        windows = whole[:, : self.height // pool_h * pool_h : pool_h, : self.width // pool_w * pool_w : pool_w]
+        return np.ascontiguousarray(windows.transpose(1, 2, 0), np.float64).reshape(self.height // pool_h, -1)
+
+
+def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compile a function when it is first called; keep the machine code on disk where there is a place for it."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        compiled = njit(nogil=True, error_model="numpy", **options)
+        try:
+            compiled = njit(nogil=True, error_model="numpy", cache=True, **options)(function)
+        except RuntimeError:
+            # Neither this folder nor the user's cache folder can be written.
+            compiled = compiled(function)
+        return compiled  # type: ignore[no-any-return]
+
+    return decorate
+
+
+# The order of summation may change, so that it can be vectorised: sums of integers below 2^53 are exact in any.
+@_compiled(fastmath={"reassoc"})
+def _sum(values: Array) -> float:
+    total = 0.0
+    for index in range(values.size):
+        total += values[index]
+    return total
+
+
+@_compiled(fastmath={"reassoc"})
+def _dot(values: Array, weights: Array) -> float:
+    total = 0.0
+    for index in range(values.size):
+        total += values[index] * weights[index]
+    return total
+
+
+@_compiled()
+def _step(
+    potential: Array, current: Array, bias: Array, level: Array, threshold: Array, limit: float, is_soft: bool,
+    fired: Array,
+) -> None:  # fmt: skip
+    if is_soft:
+        for index in range(fired.size):
+            v = potential[index] + (current[index] + bias[index])
+            v = limit if v > limit else v
+            v = -limit if v < -limit else v
+            fires = v > level[index]
+            potential[index] = v - threshold[index] if fires else v
+            fired[index] = fires
+    else:
+        for index in range(fired.size):
+            v = potential[index] + (current[index] + bias[index])
+            v = limit if v > limit else v
+            v = -limit if v < -limit else v
+            fires = v > level[index]
+            potential[index] = np.float32(0) if fires else v
+            fired[index] = fires
+
+
+@_compiled()
+def _watch(potential: Array, current: Array, bias: Array, limit: float, clipped: Array) -> None:
+    low, high = False, False
+    for index in range(potential.size):
+        v = potential[index] + (current[index] + bias[index])
+        low |= v < -limit
+        high |= v > limit
+    clipped[0] |= low
+    clipped[1] |= high
+
+
+@_compiled()
+def _raise_to(largest: Array, current: Array, bias: Array) -> None:
+    for index in range(largest.size):
+        total = current[index] + bias[index]
+        largest[index] = total if total > largest[index] else largest[index]
+
+
+@_compiled()
+def _pool(fired: Array, row: int, pooled: Array, pooled_row: int, words: int, pool_h: int, pool_w: int) -> None:
+    """Sum ``fired`` (rows of ``row`` words, ``words`` a pixel) over windows; uses ``fired`` as its scratch."""
+    for out in range(pooled.size // pooled_row):
+        top = out * pool_h * row
+        for below in range(1, pool_h):
+            for index in range(row):
+                fired[top + index] += fired[top + below * row + index]
+        for column in range(pooled_row // words):
+            left, to = top + column * pool_w * words, out * pooled_row + column * words
+            for word in range(words):
+                total = fired[left + word]
+                for right in range(1, pool_w):
+                    total += fired[left + right * words + word]
+                pooled[to + word] = total
+
+
+@_compiled()
+def _fire(
+    potentials: Array, currents: Array, bias: Array, level: Array, threshold: Array, limit: float, is_soft: bool,
+    height: int, rows: int, pool_h: int, pool_w: int, fired: Array, fired_words: Array, pooled: Array,
+    pooled_words: Array, words: int, fan_out: Array, counts: Array, kept: Array, spikes: Array, largest: Array,
+    clipped: Array,
+) -> None:  # fmt: skip
+    """See `Neurons.fire`; an empty array is not filled."""
+    images, neurons = potentials.shape
+    steps, pooled_height, pooled_row = pooled_words.shape[1:]
+    row = neurons // height
+    row_words = row // (fired.size // fired_words.size)
+    is_constant = currents.shape[1] == 1
+    # Where no window covers a neuron its spikes count, though nobody receives them.
+    is_covered = pooled.shape[2] * pooled.shape[3] * pool_h * pool_w == neurons
+    for image in range(images):
+        for top in range(0, height, rows):
+            first, last = top * row, min(top + rows, height) * row
+            out = min(top // pool_h, pooled_height)
+            end = min(min(top + rows, height) // pool_h, pooled_height)
+            membrane, tile = potentials[image, first:last], fired[: last - first]
+            for step in range(steps):
+                current = currents[image, 0 if is_constant else step, first:last]
+                if largest.size and (step == 0 or not is_constant):
+                    _raise_to(largest[first:last], current, bias[first:last])
+                if clipped.size:
+                    _watch(membrane, current, bias[first:last], limit, clipped[image])
+                _step(
+                    membrane, current, bias[first:last], level[first:last], threshold[first:last], limit, is_soft, tile
+                )
+                if kept.size:
+                    kept[image, step, first:last] = membrane
+                if spikes.size:
+                    spikes[image, step, first:last] = tile
+                if counts.size and not is_covered:
+                    counts[0, image, step] += int(_sum(tile))
+                if end > out:
+                    windows = pooled_words[image, step, out:end].reshape(-1)
+                    _pool(fired_words, row_words, windows, pooled_row, words, pool_h, pool_w)
+                    if counts.size:
+                        summed = pooled[image, step, out:end].reshape(-1)
+                        if is_covered:
+                            counts[0, image, step] += int(_sum(summed))
+                        if fan_out.size:
+                            counts[1, image, step] += int(_dot(summed, fan_out[out:end].reshape(-1)))

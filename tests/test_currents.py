@@ -1,0 +1,84 @@
+"""Currents of batches: every arithmetic against int64, and which is chosen."""
+
+from __future__ import annotations
+
+import math
+import platform
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import random_network
+
+from loihi_convert import currents as module
+from loihi_convert.currents import LARGEST_BYTE, Currents, sum_pool
+from loihi_convert.synapse import Conv, Dense, Shape, Synapse
+
+HAS_INT8 = platform.machine() == "x86_64" and torch.backends.mkldnn.is_available()
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=60, deadline=None)
+def test_equal_int64(seed: int) -> None:
+    """Random synapses of every geometry, inputs as large as their pooling allows."""
+    network, _ = random_network(seed)
+    shapes = (network.input_shape, *network.shapes)
+    rng = np.random.default_rng(seed)
+    for layer, shape in zip(network.layers, shapes[:-1], strict=True):
+        operator = Currents(layer.synapse, shape, averages=False, takes_spikes=True)
+        assert operator.input_dtype is np.uint8 or not HAS_INT8
+        spikes = rng.integers(0, 2, (2, *shape))
+        expected = np.stack([oracle.current(without_bias(layer.synapse), image) for image in spikes])
+        maps = spikes.reshape(2, *shape, *(1,) * (3 - len(shape))).transpose(0, 2, 3, 1)
+        pooled = sum_pool(np.ascontiguousarray(maps, np.float32), layer.synapse.pool)
+        for found in (operator(pooled.astype(operator.input_dtype)), operator.in_float32(pooled)):
+            assert found.dtype == np.float32
+            assert np.array_equal(found.transpose(0, 3, 1, 2).reshape(expected.shape), expected)
+
+
+def without_bias(synapse: Synapse) -> Synapse:
+    if isinstance(synapse, Dense):
+        return Dense(synapse.weight, None, synapse.pool)
+    return Conv(synapse.weight, None, synapse.stride, synapse.padding, synapse.dilation, synapse.groups, synapse.pool)
+
+
+@pytest.mark.parametrize(
+    ("pool", "averages", "takes_spikes", "is_int8"),
+    [
+        ((2, 2), False, True, True),
+        ((3, 43), False, True, True),  # 129 spikes: 2 x 127 x 129 = 32766 fits int16
+        ((2, 65), False, True, False),  # 130: it does not
+        ((2, 2), True, True, False),
+        ((2, 2), False, False, False),
+    ],
+)
+def test_int8_only_where_it_is_exact_on_every_processor(
+    pool: tuple[int, int], averages: bool, takes_spikes: bool, is_int8: bool
+) -> None:
+    assert LARGEST_BYTE == 129
+    shape: Shape = (1, pool[0], pool[1] * 2)
+    operator = Currents(Conv(np.full((1, 1, 1, 1), 127), pool=pool), shape, averages=averages, takes_spikes=takes_spikes)
+    assert operator.input_dtype is (np.uint8 if is_int8 and HAS_INT8 else np.float32)
+    full = np.full((1, 1, 2, 1), math.prod(pool)).astype(operator.input_dtype)
+    assert np.array_equal(operator(full).ravel(), [127 * (1 if averages else math.prod(pool))] * 2)
+
+
+@pytest.mark.parametrize("broken", ["absent", "wrong"])
+def test_a_torch_without_or_with_wrong_int8_falls_back_to_float32(
+    monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    class Broken:
+        def __init__(self, *arguments: object) -> None:
+            if broken == "absent":
+                raise NotImplementedError
+
+        def __call__(self, inputs: np.ndarray) -> np.ndarray:
+            return np.zeros((len(inputs), 4, 4, 1), np.float32)
+
+    monkeypatch.setattr(module, "_Int8", Broken)
+    operator = Currents(Conv(np.ones((1, 1, 1, 1))), (1, 4, 4), averages=False, takes_spikes=True)
+    assert operator.input_dtype is np.float32
+    assert operator(np.ones((1, 4, 4, 1), np.float32)).sum() == 16

@@ -1,0 +1,127 @@
+"""The compiled pass of integrate, fire, reset and pool, against plain loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loihi_convert.neurons import Neurons, Recording
+from loihi_convert.synapse import Array
+
+EVERYTHING = Recording(potentials=True, spikes=True, counts=True, currents=True, clipping=True)
+
+
+def plain(
+    currents: Array, threshold: Array, initial: Array, bias: Array, limit: float, is_soft: bool
+) -> tuple[Array, Array, Array]:
+    """Spikes and potentials, ``(B, T, H, W, C)``, and clipped, ``(B, 2)``, for currents of the first shape."""
+    v = np.broadcast_to(initial, currents[:, 0].shape).astype(np.float64)
+    spikes, potentials = np.zeros(currents.shape, bool), np.zeros(currents.shape)
+    clipped = np.zeros((len(currents), 2), bool)
+    for step in range(currents.shape[1]):
+        v = v + currents[:, step] + bias
+        flat = v.reshape(len(v), -1)
+        clipped |= np.stack([flat.min(axis=1) < -limit, flat.max(axis=1) > limit], axis=1)
+        v = np.clip(v, -limit, limit)
+        spikes[:, step] = v >= threshold
+        v = np.where(spikes[:, step], v - threshold if is_soft else 0, v)
+        potentials[:, step] = v
+    return spikes, potentials, clipped
+
+
+def windows(spikes: Array, pool: tuple[int, int]) -> Array:
+    """``(B, T, H', W', C)``: spikes summed over each whole window."""
+    images, steps, height, width, channels = spikes.shape
+    (pool_h, pool_w), rows, columns = pool, height // pool[0], width // pool[1]
+    whole = spikes[:, :, : rows * pool_h, : columns * pool_w]
+    return whole.reshape(images, steps, rows, pool_h, columns, pool_w, channels).sum(axis=(3, 5))
+
+
+@given(
+    seed=st.integers(0, 2**32), channels=st.sampled_from([1, 3, 4, 8, 12, 16, 33]), height=st.integers(1, 9),
+    width=st.integers(1, 70), pool=st.sampled_from([(1, 1), (2, 2), (1, 2), (3, 1), (2, 3)]),
+    as_bytes=st.booleans(), is_constant=st.booleans(), is_soft=st.booleans(), bias_axes=st.sampled_from([0, 1, 3]),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_equals_plain_loops(
+    seed: int, channels: int, height: int, width: int, pool: tuple[int, int], as_bytes: bool, is_constant: bool,
+    is_soft: bool, bias_axes: int,
+) -> None:  # fmt: skip
+    rng = np.random.default_rng(seed)
+    height, width = max(height, pool[0]), max(width, pool[1])
+    images, steps, shape = 3, 5, (channels, height, width)
+    threshold = rng.integers(1, 60000, channels)
+    initial = (threshold * rng.random(channels)).astype(np.int64)
+    bias = None if bias_axes == 0 else rng.integers(-9000, 9000, shape[:bias_axes])
+    fan_out = np.zeros(shape, np.int64)
+    rows, columns = height // pool[0], width // pool[1]
+    per_window = rng.integers(0, 500, (channels, rows, columns)).repeat(pool[0], axis=1).repeat(pool[1], axis=2)
+    fan_out[:, : per_window.shape[1], : per_window.shape[2]] = per_window
+    currents = rng.integers(-40000, 60000, (images, 1 if is_constant else steps, height, width, channels))
+    neurons = Neurons(
+        shape, threshold=threshold, initial_potential=initial, bias=bias, limit=131071, is_soft=is_soft,
+        is_integer=True, pool=pool, spike_dtype=np.uint8 if as_bytes else np.float32, fan_out=fan_out,
+    )  # fmt: skip
+    state = neurons.initial_potentials(images)
+    block = neurons.fire(state, currents.astype(np.float32).reshape(images, -1, neurons.count), steps, EVERYTHING)
+    full_bias = np.zeros(1) if bias is None else bias if bias.ndim == 1 else bias.transpose(1, 2, 0)
+    shown = np.broadcast_to(currents, (images, steps, *currents.shape[2:]))
+    spikes, potentials, clipped = plain(shown, threshold, initial, full_bias, 131071, is_soft)
+    assert np.array_equal(block.spikes, spikes)
+    assert np.array_equal(block.potentials, potentials)
+    assert np.array_equal(state.reshape(potentials[:, -1].shape), potentials[:, -1])
+    assert block.pooled.dtype == (np.uint8 if as_bytes else np.float32)
+    assert np.array_equal(block.pooled, windows(spikes, pool))
+    assert np.array_equal(block.spike_counts, spikes.sum(axis=(2, 3, 4)))
+    assert np.array_equal(block.synaptic_operations, (spikes * fan_out.transpose(1, 2, 0)).sum(axis=(2, 3, 4)))
+    assert np.array_equal(block.largest_current, (currents + full_bias).max(axis=(0, 1, 2, 3)))
+    assert np.array_equal(block.clipped, clipped)
+
+
+def test_two_calls_go_on_where_the_first_ended() -> None:
+    rng = np.random.default_rng(0)
+    currents = rng.integers(-100, 900, (2, 7, 6)).astype(np.float32)
+    neurons = Neurons((6,), threshold=np.full(6, 1000), initial_potential=np.full(6, 500), bias=None, limit=None,
+                      is_soft=True, is_integer=True)  # fmt: skip
+    whole = neurons.fire(neurons.initial_potentials(2), currents, 7, Recording(spikes=True)).spikes
+    state = neurons.initial_potentials(2)
+    parts = [
+        neurons.fire(state, np.ascontiguousarray(currents[:, part]), part.stop - part.start, Recording(spikes=True))
+        for part in (slice(0, 3), slice(3, 7))
+    ]
+    assert np.array_equal(np.concatenate([part.spikes for part in parts], axis=1), whole)
+
+
+def test_real_thresholds_are_reached_at_equality() -> None:
+    """V >= threshold in float32, to the last bit: the number before the threshold does not fire."""
+    threshold = np.float32(0.1)
+    currents = np.array([threshold, np.nextafter(threshold, np.float32(0))], np.float32).reshape(1, 1, 2)
+    neurons = Neurons((2,), threshold=np.full(2, threshold), initial_potential=np.zeros(2), bias=None, limit=None,
+                      is_soft=True, is_integer=False)  # fmt: skip
+    block = neurons.fire(neurons.initial_potentials(1), currents, 1, EVERYTHING)
+    assert block.spikes is not None
+    assert block.spikes.ravel().tolist() == [1, 0]
+    assert block.potentials is not None
+    assert block.potentials.ravel().tolist() == [0, currents[0, 0, 1]]
+
+
+def test_lavas_lif_fires_above_threshold_minus_one() -> None:
+    """At its limit, 131071 + 63/64, it reaches every threshold but 131073: v > vThMant (DESIGN of Lava's LIF)."""
+    currents = np.full((1, 1, 2), 131071 + 65535, np.float32)
+    neurons = Neurons((2,), threshold=np.array([131072, 131073]), initial_potential=np.zeros(2), bias=None,
+                      limit=131072 - 2**-6, is_soft=False, is_integer=True)  # fmt: skip
+    block = neurons.fire(neurons.initial_potentials(1), currents, 1, EVERYTHING)
+    assert block.spikes is not None
+    assert block.spikes.ravel().tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 3e38])
+def test_neurons_of_infinite_threshold_never_spend(value: float) -> None:
+    neurons = Neurons((1,), threshold=np.array([np.inf]), initial_potential=np.zeros(1), bias=None, limit=None,
+                      is_soft=True, is_integer=False)  # fmt: skip
+    block = neurons.fire(neurons.initial_potentials(1), np.full((1, 1, 1), value, np.float32), 1, EVERYTHING)
+    assert block.spikes is not None
+    assert block.potentials is not None
+    assert (block.spikes.item(), block.potentials.item()) == (0, np.float32(value))
