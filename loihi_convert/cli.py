@@ -57,6 +57,11 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print the 
 
         say(installed("loihi-convert"))
         raise typer.Exit
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        # MKL ends the program with words of its own then.
+        raise InputError("the current folder has been deleted; change into one that exists.") from None
 
 
 @app.command()

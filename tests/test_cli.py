@@ -288,7 +288,10 @@ def test_signals(tmp_path: Path, number: signal.Signals, code: int) -> None:
     while not resume.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(number)
-    _, err = process.communicate(timeout=30)
+    try:
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert process.returncode == code
     assert "Traceback" not in err
     # What was trained is kept, nothing half-written lies about.

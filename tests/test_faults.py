@@ -91,6 +91,16 @@ def test_where_the_output_cannot_go(tmp_path: Path, redirection: str, code: int,
     assert done.stderr.count("\n") == (1 if message else 0)
 
 
+def test_the_current_folder_is_gone(tmp_path: Path) -> None:
+    shell = 'mkdir gone && cd gone && rmdir ../gone && exec "$@"'
+    done = subprocess.run(
+        ["sh", "-c", shell, "sh", *CLI, "export", "model.pt"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 3
+    assert done.stderr == "error: the current folder has been deleted; change into one that exists.\n"
+    assert names(tmp_path) == []
+
+
 def test_nobody_reads_the_output(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
