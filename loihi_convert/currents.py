@@ -19,12 +19,14 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from loihi_convert import loihi
 from loihi_convert.synapse import Array, Conv, Pair, Shape, Synapse
 
-_Geometry = tuple[Pair, Pair, Pair, int]
+Geometry = tuple[Pair, Pair, Pair, int]
+"""Stride, padding, dilation, groups."""
 
 LARGEST_BYTE: Final = (2**15 - 1) // (2 * loihi.WEIGHT_LIMIT)
 """Largest input, spikes summed over a window, for which int8 arithmetic is exact on every processor."""
@@ -46,23 +48,25 @@ class Currents:
     """
 
     def __init__(self, synapse: Synapse, input_shape: Shape, *, averages: bool, takes_spikes: bool) -> None:
-        pooled = _pooled_maps(input_shape, synapse.pool)
-        weight = synapse.weight / math.prod(synapse.pool) if averages else synapse.weight
-        self._matrix: torch.Tensor | None = None
-        self._geometry: _Geometry = ((1, 1), (0, 0), (1, 1), 1)
+        pooled, largest_input = pooled_maps(input_shape, synapse.pool), math.prod(synapse.pool)
+        weight = synapse.weight / largest_input if averages else synapse.weight
+        self._geometry: Geometry = ((1, 1), (0, 0), (1, 1), 1)
+        self._is_dense = not isinstance(synapse, Conv)
+        if isinstance(synapse, Conv):
+            self._geometry = (synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
+        else:
+            # A convolution whose kernel covers the whole map, once.
+            weight = weight.reshape(-1, pooled[2], *pooled[:2])
         with np.errstate(over="ignore"):
-            if isinstance(synapse, Conv):
-                self._geometry = (synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
-            else:
-                # A convolution whose kernel covers the whole map, once.
-                weight = weight.reshape(-1, pooled[2], *pooled[:2])
-                by_channel = weight.transpose(0, 2, 3, 1).reshape(len(weight), -1)
-                self._matrix = torch.from_numpy(np.ascontiguousarray(by_channel, np.float32))
             kernel = torch.from_numpy(weight.astype(np.float32))
+        # A channels-last kernel is a matrix whose rows are in H, W, C order.
         self._kernel = kernel.contiguous(memory_format=torch.channels_last)
+        self._onednn_errs = _onednn_errs(self._geometry, synapse.output_shape(input_shape))
+        # Batch sizes for which int8 has been compared with float32: oneDNN chooses its code by size.
+        self._compared: set[int] = set()
         self._int8: _Int8 | None = None
-        if takes_spikes and not averages and math.prod(synapse.pool) <= LARGEST_BYTE:
-            self._int8 = self._int8_if_equal(weight, pooled, math.prod(synapse.pool))
+        if takes_spikes and not averages and largest_input <= LARGEST_BYTE and not self._onednn_errs:
+            self._int8 = self._int8_if_equal(weight, pooled, largest_input)
 
     @property
     def input_dtype(self) -> type[np.uint8] | type[np.float32]:
@@ -71,22 +75,33 @@ class Currents:
 
     def __call__(self, inputs: Array) -> Array:
         """Return float32 ``(N, H_out, W_out, C_out)`` for ``(N, H, W, C)`` of `input_dtype`."""
-        if self._int8 is not None:
+        if self._int8 is None:
+            return self.in_float32(inputs)
+        if len(inputs) in self._compared:
             return self._int8(inputs)
-        return self.in_float32(inputs)
+        exact = self.in_float32(inputs.astype(np.float32))
+        if np.array_equal(self._int8(inputs), exact):
+            self._compared.add(len(inputs))
+        return exact
 
     def in_float32(self, inputs: Array) -> Array:
         """The same by float32 arithmetic, for float32 inputs."""
-        if self._matrix is not None:
-            flat = torch.from_numpy(inputs.reshape(len(inputs), -1))
-            return functional.linear(flat, self._matrix)[:, None, None].numpy()
+        if self._is_dense:
+            matrix = self._kernel.permute(0, 2, 3, 1).flatten(1)
+            return functional.linear(torch.from_numpy(inputs).flatten(1), matrix)[:, None, None].numpy()
         maps = torch.from_numpy(inputs).permute(0, 3, 1, 2)
+        if self._onednn_errs:
+            return _channels_last(convolved_by_product(maps, self._kernel, self._geometry))
         # NNPACK, which torch may choose for some shapes, transforms (Winograd, Fourier), which rounds.
         with torch.backends.nnpack.flags(enabled=False):
             return _channels_last(functional.conv2d(maps, self._kernel, None, *self._geometry))
 
     def _int8_if_equal(self, weight: Array, input_shape: Shape, largest_input: int) -> _Int8 | None:
         """int8 arithmetic, if this build of torch has it for this synapse, and gives what float32 does."""
+        padded = zip(self._geometry[1], self._geometry[2], self._kernel.shape[2:], strict=True)
+        if any(padding > dilation * (size - 1) for padding, dilation, size in padded):
+            # Some outputs see nothing but padding: oneDNN 3.12 can end in SIGSEGV.
+            return None
         inputs = np.random.default_rng(0).integers(0, largest_input, (2, *input_shape), np.uint8, endpoint=True)
         try:
             int8 = _Int8(weight, self._geometry, input_shape)
@@ -96,10 +111,25 @@ class Currents:
         return int8 if np.array_equal(found, self.in_float32(inputs.astype(np.float32))) else None
 
 
+def convolved_by_product(maps: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
+    """Return a convolution written out as a matrix product (im2col): ``(N, C_out, H_out, W_out)``."""
+    (stride, padding, dilation, groups), size = geometry, kernel.shape[2:]
+    columns = functional.unfold(maps, size, dilation, padding, stride)
+    rows = kernel.reshape(groups, len(kernel) // groups, -1)
+    found = rows @ columns.reshape(len(maps), groups, -1, columns.shape[2])
+    height = (maps.shape[2] + 2 * padding[0] - dilation[0] * (size[0] - 1) - 1) // stride[0] + 1
+    return found.reshape(len(maps), len(kernel), height, -1)
+
+
+def _onednn_errs(geometry: Geometry, output_shape: Shape) -> bool:
+    """Whether oneDNN 3.12 computes nonsense: so it does where a horizontal stride leaves a single column."""
+    return len(output_shape) == 3 and output_shape[2] == 1 and geometry[0][1] > 1
+
+
 class _Int8:
     """A convolution of uint8 by int8 in oneDNN, as PyTorch's quantized networks use it, with all scales 1."""
 
-    def __init__(self, weight: Array, geometry: _Geometry, input_shape: Shape) -> None:
+    def __init__(self, weight: Array, geometry: Geometry, input_shape: Shape) -> None:
         height, width, channels = input_shape
         self._geometry = geometry
         self._ones = torch.ones(len(weight))
@@ -125,11 +155,11 @@ def sum_pool(maps: Array, pool: Pair) -> Array:
     return _channels_last(functional.avg_pool2d(torch.from_numpy(maps).permute(0, 3, 1, 2), pool, divisor_override=1))
 
 
-def _pooled_maps(input_shape: Shape, pool: Pair) -> tuple[int, int, int]:
+def pooled_maps(input_shape: Shape, pool: Pair) -> tuple[int, int, int]:
     """(H', W', C) of what a synapse takes behind its pooling; a vector is a map of one pixel."""
     channels, height, width = input_shape if len(input_shape) == 3 else (*input_shape, 1, 1)
     return height // pool[0], width // pool[1], channels
 
 
-def _channels_last(maps: torch.Tensor) -> Array:
+def _channels_last(maps: Tensor) -> Array:
     return maps.permute(0, 2, 3, 1).contiguous().numpy()

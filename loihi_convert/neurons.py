@@ -14,6 +14,7 @@ Axes: B images, T steps, H W C with channels last and contiguous, so that a row 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,7 +22,7 @@ from typing import Any, Final
 import numpy as np
 from numba import njit
 
-from loihi_convert.synapse import Array, Pair, Shape
+from loihi_convert.synapse import Array, Pair, Shape, Synapse
 
 # Neurons that are taken through all steps together: 5 arrays of float32 of them fit the first-level cache.
 _TILE: Final = 2048
@@ -34,7 +35,8 @@ class LayerBlock:
     Parameters
     ----------
     pooled
-        ``(B, T, H', W', C)``, uint8 or float32: spikes, summed over each window of the pooling behind the layer.
+        ``(B, T, H', W', C)``, uint8 or float32: spikes, summed over each window of the pooling behind the layer; a
+        tensor on the device where that is a GPU.
     potentials
         ``(B, T, H, W, C)``, float32, after the reset; ``None`` unless recorded.
     spikes
@@ -44,10 +46,11 @@ class LayerBlock:
     largest_current
         ``(C,)``, float32: of any image, step and position; ``None`` unless recorded.
     clipped
-        ``(B, 2)``, bool: whether any neuron of the image ran into the lower / the upper limit; ``None`` unless recorded.
+        ``(B, 2)``, bool: whether any neuron of the image ran into the lower / the upper limit; ``None`` unless
+        recorded.
     """
 
-    pooled: Array
+    pooled: Any
     potentials: Array | None = None
     spikes: Array | None = None
     spike_counts: Array | None = None
@@ -67,19 +70,20 @@ class Recording:
     clipping: bool = False
 
 
-class Neurons:
-    """The neurons of one layer.
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One layer as it is simulated, of real numbers or integers.
 
     Parameters
     ----------
-    shape
-        ``(C, H, W)`` or ``(N,)``, as everywhere.
+    synapse
+        For inputs that are spikes of 0 and 1, or pixels.
+    input_shape, shape
+        ``(C, H, W)`` or ``(N,)``: of the inputs before pooling, and of the neurons.
     threshold, initial_potential
         ``(C,)``, or ``None`` where the layer only integrates.
-    bias
-        ``(C,)``, ``shape``, or ``None``.
     limit
-        Of the potential, or ``None``.
+        Of the potential; infinite for real numbers.
     is_soft
         Whether a spike subtracts the threshold; else it leaves 0.
     is_integer
@@ -87,51 +91,100 @@ class Neurons:
         that is no integer leaves a fraction.
     pool
         Window of the pooling behind the layer.
-    spike_dtype
-        uint8 or float32: what the next synapse takes.
     fan_out
-        Of ``shape``: synapses that leave each neuron; equal within each window of ``pool``.
+        Of ``shape``: synapses that leave each neuron, equal within each window of ``pool``; ``None``: not known.
     """
 
-    def __init__(
-        self,
-        shape: Shape,
-        *,
-        threshold: Array | None,
-        initial_potential: Array | None,
-        bias: Array | None,
-        limit: float | None,
-        is_soft: bool,
-        is_integer: bool,
-        pool: Pair = (1, 1),
-        spike_dtype: type[np.uint8] | type[np.float32] = np.float32,
-        fan_out: Array | None = None,
-    ) -> None:
-        self.channels, self.height, self.width = shape if len(shape) == 3 else (shape[0], 1, 1)
-        self._pool, self._dtype = pool, np.dtype(spike_dtype)
-        # Infinity times no spike would be NaN.
-        finite = np.full(self.channels, np.inf) if threshold is None else threshold.astype(np.float64)
-        spent = np.minimum(finite, np.finfo(np.float32).max).astype(np.float32)
+    synapse: Synapse
+    input_shape: Shape
+    shape: Shape
+    threshold: Array | None
+    initial_potential: Array | None
+    limit: float
+    is_soft: bool
+    is_integer: bool
+    pool: Pair
+    fan_out: Array | None
+
+    @property
+    def size(self) -> int:
+        """Neurons of the layer."""
+        return math.prod(self.shape)
+
+    @property
+    def map_shape(self) -> tuple[int, int, int]:
+        """(H, W, C); a vector is a map of one pixel."""
+        channels, height, width = self.shape if len(self.shape) == 3 else (self.shape[0], 1, 1)
+        return height, width, channels
+
+    @property
+    def thresholds(self) -> Array:
+        """What a spike subtracts: float32 ``(H W C,)``, finite, because infinity times no spike would be NaN."""
+        finite = np.full(self.shape[0], np.inf) if self.threshold is None else self.threshold.astype(np.float64)
+        return self._map(np.minimum(finite, np.finfo(np.float32).max))
+
+    @property
+    def levels(self) -> Array:
+        """The potential above which a neuron fires: float32 ``(H W C,)``."""
+        if self.threshold is None:
+            return self._map(np.full(self.shape[0], np.inf))
+        if self.is_integer:
+            return self._map(self.threshold - 1)
         # A float32 is >= the threshold where it is > the number before it.
-        level = spent - np.float32(1) if is_integer else np.nextafter(spent, np.float32(-np.inf))
-        self._threshold = self._map(spent)
-        self._level = self._map(np.where(np.isfinite(finite), level, np.float32(np.inf)))
-        self._bias = self._map(np.zeros(self.channels) if bias is None else bias)
-        self._initial = self._map(np.zeros(self.channels) if initial_potential is None else initial_potential)
-        self._limit = np.float32(np.inf if limit is None else limit)
-        self._is_soft = is_soft
-        self._fan_out = np.zeros((0, 0)) if fan_out is None else self._pooled_fan_out(fan_out)
+        below = np.nextafter(self.thresholds, np.float32(-np.inf))
+        return np.where(np.isfinite(self._map(self.threshold)), below, np.float32(np.inf))
+
+    @property
+    def biases(self) -> Array:
+        """float32 ``(H W C,)``."""
+        return self._map(np.zeros(self.shape[0]) if self.synapse.bias is None else self.synapse.bias)
+
+    @property
+    def initial_potentials(self) -> Array:
+        """float32 ``(H W C,)``."""
+        return self._map(np.zeros(self.shape[0]) if self.initial_potential is None else self.initial_potential)
+
+    @property
+    def pooled_fan_out(self) -> Array:
+        """Synapses that leave each window of ``pool``: float64 ``(H', W' C)``, exact up to 2^53; empty if not known."""
+        if self.fan_out is None:
+            return np.zeros((0, 0))
+        (pool_h, pool_w), (height, width, channels) = self.pool, self.map_shape
+        rows, columns = height // pool_h, width // pool_w
+        whole = self.fan_out.reshape(channels, height, width)
+        windows = whole[:, : rows * pool_h : pool_h, : columns * pool_w : pool_w]
+        return np.ascontiguousarray(windows.transpose(1, 2, 0), np.float64).reshape(rows, columns * channels)
+
+    def _map(self, values: Array) -> Array:
+        """``(C,)`` or ``(C, H, W)`` as float32 ``(H W C,)``."""
+        if values.ndim == 1:
+            return np.tile(values.astype(np.float32), self.size // len(values))
+        return np.ascontiguousarray(values.transpose(1, 2, 0), np.float32).ravel()
+
+
+class Neurons:
+    """The neurons of one layer.
+
+    Parameters
+    ----------
+    stage
+        The layer.
+    spike_dtype
+        uint8 or float32: what the next synapse takes.
+    """
+
+    def __init__(self, stage: Stage, spike_dtype: type[np.uint8] | type[np.float32] = np.float32) -> None:
+        self.height, self.width, self.channels = stage.map_shape
+        self._count, self._pool, self._dtype = stage.size, stage.pool, np.dtype(spike_dtype)
+        self._threshold, self._level, self._bias = stage.thresholds, stage.levels, stage.biases
+        self._initial, self._fan_out = stage.initial_potentials, stage.pooled_fan_out
+        self._limit, self._is_soft = np.float32(stage.limit), stage.is_soft
         # Rows that are taken through all steps together, whole windows of them.
         row = self.width * self.channels
-        self._rows = min(-(-self.height // pool[0]), max(1, _TILE // (row * pool[0]))) * pool[0]
+        self._rows = min(-(-self.height // stage.pool[0]), max(1, _TILE // (row * stage.pool[0]))) * stage.pool[0]
         # Spikes are summed over windows in machine words, each of several channels' bytes.
         lanes = next(lanes for lanes in (8, 4, 1) if self.channels % lanes == 0)
         self._word = np.dtype(f"u{lanes}") if self._dtype == np.uint8 else self._dtype
-
-    @property
-    def count(self) -> int:
-        """Neurons of the layer."""
-        return self.channels * self.height * self.width
 
     def initial_potentials(self, images: int) -> Array:
         """Potentials before the first step: float32 ``(images, count)``."""
@@ -150,13 +203,13 @@ class Neurons:
         images, (pool_h, pool_w) = len(potentials), self._pool
         height, width = self.height // pool_h, self.width // pool_w
         pooled = np.empty((images, steps, height, width * self.channels), self._dtype)
-        recorded = (images, steps, self.count)
+        recorded = (images, steps, self._count)
         nothing = np.empty((0, 0, 0), np.float32)
         fired = np.empty(self._rows * self.width * self.channels, self._dtype)
         counts = np.zeros((2, *recorded[:2]) if recording.counts else (0, 0, 0), np.int64)
         kept = np.empty(recorded, np.float32) if recording.potentials else nothing
         spikes = np.empty(recorded if recording.spikes else (0, 0, 0), self._dtype)
-        largest = np.full(self.count if recording.currents else 0, -np.inf, np.float32)
+        largest = np.full(self._count if recording.currents else 0, -np.inf, np.float32)
         clipped = np.zeros((images, 2) if recording.clipping else (0, 2), np.bool_)
         _fire(
             potentials,
@@ -192,18 +245,6 @@ class Neurons:
             largest_current=largest.reshape(-1, self.channels).max(axis=0) if recording.currents else None,
             clipped=clipped if recording.clipping else None,
         )
-
-    def _map(self, values: Array) -> Array:
-        """``(C,)`` or ``(C, H, W)`` as float32 ``(H W C,)``."""
-        if values.ndim == 1:
-            return np.tile(values.astype(np.float32), self.height * self.width)
-        return np.ascontiguousarray(values.transpose(1, 2, 0), np.float32).ravel()
-
-    def _pooled_fan_out(self, fan_out: Array) -> Array:
-        """float64 ``(H', W' C)``, exact up to 2^53."""
-        (pool_h, pool_w), whole = self._pool, fan_out.reshape(self.channels, self.height, self.width)
-        windows = whole[:, : self.height // pool_h * pool_h : pool_h, : self.width // pool_w * pool_w : pool_w]
-        return np.ascontiguousarray(windows.transpose(1, 2, 0), np.float64).reshape(self.height // pool_h, -1)
 
 
 def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -24,23 +24,24 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from loihi_convert import loihi
+from loihi_convert import gpu, loihi
 from loihi_convert.currents import Currents, sum_pool
 from loihi_convert.network import QuantizedNetwork, ReluNetwork, SpikingNetwork
-from loihi_convert.neurons import LayerBlock, Neurons, Recording
+from loihi_convert.neurons import LayerBlock, Neurons, Recording, Stage
 from loihi_convert.progress import Progress, silent
 from loihi_convert.synapse import Array, Shape, Synapse
 
 LARGEST_PIXEL: Final = 255
 
-# Neurons of the largest layer, times images and steps, that a core simulates at once: 4 MiB of currents.
-_NEURONS_PER_BLOCK: Final = 2**20
+# Neurons of the largest layer, times images and steps, that are simulated at once: 4 MiB of currents on a core.
+_CPU_BLOCK: Final = 2**20
+_GPU_BLOCK: Final = 2**26
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,62 +53,51 @@ class Block:
     layers: tuple[LayerBlock, ...]
 
 
+class Layer(NamedTuple):
+    """A synapse and its neurons, of one device: `Currents` and `Neurons`, or the same two of `gpu`."""
+
+    currents: Any
+    neurons: Any
+
+
 class Simulator:
     """Runs a `SpikingNetwork` or a `QuantizedNetwork`.
 
     Parameters
     ----------
     network
-        The network; its arrays are copied into tensors once.
+        The network; its arrays are copied once.
     recording
         What is recorded of every layer, besides the output's potentials and spikes, which always are.
+    device
+        ``"cpu"``, or another one of torch's, as ``"cuda"``.
     """
 
-    def __init__(self, network: SpikingNetwork | QuantizedNetwork, recording: Recording = Recording()) -> None:
-        self._network = network
+    def __init__(
+        self, network: SpikingNetwork | QuantizedNetwork, recording: Recording | None = None, *, device: str = "cpu"
+    ) -> None:
+        recording = recording or Recording()
+        self._pixels = network.pixels if isinstance(network, QuantizedNetwork) else np.asarray
+        self._white = np.float32(1 if isinstance(network, QuantizedNetwork) else LARGEST_PIXEL)
         output = replace(recording, potentials=True, spikes=network.readout == "spikes" or recording.spikes)
         self._recordings = [recording] * (len(network.layers) - 1) + [output]
-        is_integer = isinstance(network, QuantizedNetwork)
-        synapses = _integer_synapses(network) if is_integer else _real_synapses(network)
-        shapes = (network.input_shape, *network.shapes)
-        self._pixel_pool = synapses[0].pool
-        self._currents = [
-            Currents(synapse, shape, averages=not is_integer, takes_spikes=index > 0)
-            for index, (synapse, shape) in enumerate(zip(synapses, shapes[:-1], strict=True))
-        ]
-        pools = [*(synapse.pool for synapse in synapses[1:]), (1, 1)]
-        dtypes = [*(currents.input_dtype for currents in self._currents[1:]), np.float32]
-        fan_outs = network.fan_outs if is_integer and recording.counts else ()
-        limit = None
-        if is_integer:
-            limit = loihi.POTENTIAL_LIMIT if network.reset == "soft" else loihi.LIF_POTENTIAL_LIMIT
-        self._neurons = [
-            Neurons(
-                shape,
-                threshold=None if layer.neuron is None else layer.neuron.threshold,
-                initial_potential=None if layer.neuron is None else layer.neuron.initial_potential,
-                bias=synapse.bias,
-                limit=limit,
-                is_soft=network.reset == "soft",
-                is_integer=is_integer,
-                pool=pools[index],
-                spike_dtype=dtypes[index],
-                fan_out=fan_outs[index] if index < len(fan_outs) else None,
-            )
-            for index, (layer, synapse, shape) in enumerate(zip(network.layers, synapses, network.shapes, strict=True))
-        ]
+        stages = _integer_stages(network) if isinstance(network, QuantizedNetwork) else _real_stages(network)
+        self._pixel_pool = stages[0].synapse.pool
+        self._layers = (
+            _on_cpu(stages)
+            if device == "cpu"
+            else [Layer(gpu.GpuCurrents(stage, device), gpu.GpuNeurons(stage, device)) for stage in stages]
+        )
+        self._cores = torch.get_num_threads() if device == "cpu" else 1
+        self._moments = max(1, (_CPU_BLOCK if device == "cpu" else _GPU_BLOCK) // max(stage.size for stage in stages))
 
-    def run(
-        self, images: Array, timesteps: int, take: Callable[[Block], None], *, progress: Progress = silent
-    ) -> None:
+    def run(self, images: Array, timesteps: int, take: Callable[[Block], None], *, progress: Progress = silent) -> None:
         """Simulate uint8 ``images``, ``(N, C, H, W)``, for ``timesteps`` steps each, on as many cores as torch uses.
 
         ``take`` is given block after block, never two at once: the images in any order, an image's steps in theirs.
         """
-        cores = torch.get_num_threads()
-        moments = max(1, _NEURONS_PER_BLOCK // max(neurons.count for neurons in self._neurons))
-        steps_at_once = min(timesteps, moments)
-        images_at_once = max(1, min(moments // steps_at_once, -(-len(images) // cores)))
+        steps_at_once = min(timesteps, self._moments)
+        images_at_once = max(1, min(self._moments // steps_at_once, -(-len(images) // self._cores)))
         lock, done = threading.Lock(), 0
 
         def simulate(start: int) -> None:
@@ -120,26 +110,22 @@ class Simulator:
                 done += rows.stop - rows.start
                 progress(done, len(images))
 
-        _on_cores(cores, simulate, range(0, len(images), images_at_once))
+        _on_cores(self._cores, simulate, range(0, len(images), images_at_once))
 
     def _blocks(self, images: Array, rows: slice, timesteps: int, steps_at_once: int) -> Iterator[Block]:
-        network = self._network
-        is_integer = isinstance(network, QuantizedNetwork)
-        pixels = _channels_last(network.pixels(images) if is_integer else images)
-        inputs = sum_pool(pixels if is_integer else pixels / LARGEST_PIXEL, self._pixel_pool)
-        constant = self._currents[0](inputs).reshape(len(images), 1, -1)
-        potentials = [neurons.initial_potentials(len(images)) for neurons in self._neurons]
+        pixels = sum_pool(_channels_last(self._pixels(images)) / self._white, self._pixel_pool)
+        constant = self._layers[0].currents(pixels).reshape(len(images), 1, -1)
+        potentials = [layer.neurons.initial_potentials(len(images)) for layer in self._layers]
         for first in range(0, timesteps, steps_at_once):
             count = min(steps_at_once, timesteps - first)
-            layers: list[LayerBlock] = []
-            for index, neurons in enumerate(self._neurons):
+            done: list[LayerBlock] = []
+            for layer, potential, recording in zip(self._layers, potentials, self._recordings, strict=True):
                 current = constant
-                if layers:
-                    spikes = layers[-1].pooled
-                    found = self._currents[index](spikes.reshape(-1, *spikes.shape[2:]))
-                    current = found.reshape(len(images), count, -1)
-                layers.append(neurons.fire(potentials[index], current, count, self._recordings[index]))
-            yield Block(rows, slice(first, first + count), tuple(layers))
+                if done:
+                    spikes = done[-1].pooled
+                    current = layer.currents(spikes.reshape(-1, *spikes.shape[2:])).reshape(len(images), count, -1)
+                done.append(layer.neurons.fire(potential, current, count, recording))
+            yield Block(rows, slice(first, first + count), tuple(done))
 
 
 def relu_outputs(network: ReluNetwork, images: Array) -> Iterator[tuple[Tensor, ...]]:
@@ -149,7 +135,7 @@ def relu_outputs(network: ReluNetwork, images: Array) -> Iterator[tuple[Tensor, 
         (layer.synapse, Currents(layer.synapse, shape, averages=True, takes_spikes=False))
         for layer, shape in zip(network.layers, shapes[:-1], strict=True)
     ]
-    size = max(1, _NEURONS_PER_BLOCK // max(math.prod(shape) for shape in network.shapes))
+    size = max(1, _CPU_BLOCK // max(math.prod(shape) for shape in network.shapes))
     for start in range(0, len(images), size):
         maps = _channels_last(images[start : start + size]) / LARGEST_PIXEL
         outputs = []
@@ -278,15 +264,58 @@ def _with_bias(maps: Array, synapse: Synapse) -> Array:
     return maps + bias.astype(np.float32)
 
 
-def _integer_synapses(network: QuantizedNetwork) -> list[Synapse]:
-    return [layer.synapse for layer in network.layers]
+def _on_cpu(stages: Sequence[Stage]) -> list[Layer]:
+    synapses = [
+        Currents(stage.synapse, stage.input_shape, averages=not stage.is_integer, takes_spikes=index > 0)
+        for index, stage in enumerate(stages)
+    ]
+    dtypes = [*(synapse.input_dtype for synapse in synapses[1:]), np.float32]
+    return [
+        Layer(synapse, Neurons(stage, dtype)) for synapse, stage, dtype in zip(synapses, stages, dtypes, strict=True)
+    ]
 
 
-def _real_synapses(network: SpikingNetwork) -> list[Synapse]:
-    """Each layer's synapse for spikes of 0 and 1: with the amplitudes of the layer before it as factors."""
+def _integer_stages(network: QuantizedNetwork) -> list[Stage]:
+    limit = loihi.POTENTIAL_LIMIT if network.reset == "soft" else loihi.LIF_POTENTIAL_LIMIT
+    synapses = [layer.synapse for layer in network.layers]
+    fan_outs = [*network.fan_outs, None][: len(synapses)]
+    return _stages(network, synapses, fan_outs, limit=limit, is_integer=True)
+
+
+def _real_stages(network: SpikingNetwork) -> list[Stage]:
     synapses = []
     amplitude: Array | None = None
     for layer in network.layers:
+        # For spikes of 0 and 1: with the amplitudes of the layer before it as factors.
         synapses.append(layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude))
         amplitude = None if layer.neuron is None else layer.neuron.amplitude
-    return synapses
+    return _stages(network, synapses, [None] * len(synapses), limit=math.inf, is_integer=False)
+
+
+def _stages(
+    network: SpikingNetwork | QuantizedNetwork,
+    synapses: Sequence[Synapse],
+    fan_outs: Sequence[Array | None],
+    *,
+    limit: float,
+    is_integer: bool,
+) -> list[Stage]:
+    shapes = (network.input_shape, *network.shapes)
+    pools = [*(synapse.pool for synapse in synapses[1:]), (1, 1)]
+    return [
+        Stage(
+            synapse=synapse,
+            input_shape=input_shape,
+            shape=shape,
+            threshold=None if layer.neuron is None else layer.neuron.threshold,
+            initial_potential=None if layer.neuron is None else layer.neuron.initial_potential,
+            limit=limit,
+            is_soft=network.reset == "soft",
+            is_integer=is_integer,
+            pool=pool,
+            fan_out=fan_out,
+        )
+        for layer, synapse, input_shape, shape, pool, fan_out in zip(
+            network.layers, synapses, shapes[:-1], shapes[1:], pools, fan_outs, strict=True
+        )
+    ]

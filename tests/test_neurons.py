@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loihi_convert.neurons import Neurons, Recording
-from loihi_convert.synapse import Array
+from loihi_convert.neurons import Neurons, Recording, Stage
+from loihi_convert.synapse import Array, Dense, Pair, Shape
 
 EVERYTHING = Recording(potentials=True, spikes=True, counts=True, currents=True, clipping=True)
+
+
+def stage(
+    shape: Shape, threshold: Array, initial: Array, *, bias: Array | None = None, limit: float = math.inf,
+    is_soft: bool = True, is_integer: bool = True, pool: Pair = (1, 1), fan_out: Array | None = None,
+) -> Stage:  # fmt: skip
+    """Neurons of ``shape`` behind a synapse of which only the bias matters."""
+    synapse = Dense(np.zeros((len(threshold), 1)), bias)
+    return Stage(synapse, (1,), shape, threshold, initial, limit, is_soft, is_integer, pool, fan_out)
 
 
 def plain(
@@ -61,11 +72,11 @@ def test_equals_plain_loops(
     fan_out[:, : per_window.shape[1], : per_window.shape[2]] = per_window
     currents = rng.integers(-40000, 60000, (images, 1 if is_constant else steps, height, width, channels))
     neurons = Neurons(
-        shape, threshold=threshold, initial_potential=initial, bias=bias, limit=131071, is_soft=is_soft,
-        is_integer=True, pool=pool, spike_dtype=np.uint8 if as_bytes else np.float32, fan_out=fan_out,
-    )  # fmt: skip
+        stage(shape, threshold, initial, bias=bias, limit=131071, is_soft=is_soft, pool=pool, fan_out=fan_out),
+        np.uint8 if as_bytes else np.float32,
+    )
     state = neurons.initial_potentials(images)
-    block = neurons.fire(state, currents.astype(np.float32).reshape(images, -1, neurons.count), steps, EVERYTHING)
+    block = neurons.fire(state, currents.astype(np.float32).reshape(images, -1, math.prod(shape)), steps, EVERYTHING)
     full_bias = np.zeros(1) if bias is None else bias if bias.ndim == 1 else bias.transpose(1, 2, 0)
     shown = np.broadcast_to(currents, (images, steps, *currents.shape[2:]))
     spikes, potentials, clipped = plain(shown, threshold, initial, full_bias, 131071, is_soft)
@@ -83,8 +94,7 @@ def test_equals_plain_loops(
 def test_two_calls_go_on_where_the_first_ended() -> None:
     rng = np.random.default_rng(0)
     currents = rng.integers(-100, 900, (2, 7, 6)).astype(np.float32)
-    neurons = Neurons((6,), threshold=np.full(6, 1000), initial_potential=np.full(6, 500), bias=None, limit=None,
-                      is_soft=True, is_integer=True)  # fmt: skip
+    neurons = Neurons(stage((6,), np.full(6, 1000), np.full(6, 500)))
     whole = neurons.fire(neurons.initial_potentials(2), currents, 7, Recording(spikes=True)).spikes
     state = neurons.initial_potentials(2)
     parts = [
@@ -98,8 +108,7 @@ def test_real_thresholds_are_reached_at_equality() -> None:
     """V >= threshold in float32, to the last bit: the number before the threshold does not fire."""
     threshold = np.float32(0.1)
     currents = np.array([threshold, np.nextafter(threshold, np.float32(0))], np.float32).reshape(1, 1, 2)
-    neurons = Neurons((2,), threshold=np.full(2, threshold), initial_potential=np.zeros(2), bias=None, limit=None,
-                      is_soft=True, is_integer=False)  # fmt: skip
+    neurons = Neurons(stage((2,), np.full(2, threshold), np.zeros(2), is_integer=False))
     block = neurons.fire(neurons.initial_potentials(1), currents, 1, EVERYTHING)
     assert block.spikes is not None
     assert block.spikes.ravel().tolist() == [1, 0]
@@ -110,8 +119,8 @@ def test_real_thresholds_are_reached_at_equality() -> None:
 def test_lavas_lif_fires_above_threshold_minus_one() -> None:
     """At its limit, 131071 + 63/64, it reaches every threshold but 131073: v > vThMant (DESIGN of Lava's LIF)."""
     currents = np.full((1, 1, 2), 131071 + 65535, np.float32)
-    neurons = Neurons((2,), threshold=np.array([131072, 131073]), initial_potential=np.zeros(2), bias=None,
-                      limit=131072 - 2**-6, is_soft=False, is_integer=True)  # fmt: skip
+    limit = 131072 - 2**-6
+    neurons = Neurons(stage((2,), np.array([131072, 131073]), np.zeros(2), limit=limit, is_soft=False))
     block = neurons.fire(neurons.initial_potentials(1), currents, 1, EVERYTHING)
     assert block.spikes is not None
     assert block.spikes.ravel().tolist() == [1, 0]
@@ -119,8 +128,7 @@ def test_lavas_lif_fires_above_threshold_minus_one() -> None:
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, 3e38])
 def test_neurons_of_infinite_threshold_never_spend(value: float) -> None:
-    neurons = Neurons((1,), threshold=np.array([np.inf]), initial_potential=np.zeros(1), bias=None, limit=None,
-                      is_soft=True, is_integer=False)  # fmt: skip
+    neurons = Neurons(stage((1,), np.array([np.inf]), np.zeros(1), is_integer=False))
     block = neurons.fire(neurons.initial_potentials(1), np.full((1, 1, 1), value, np.float32), 1, EVERYTHING)
     assert block.spikes is not None
     assert block.potentials is not None

@@ -71,6 +71,8 @@ def run_network(
         if output_spikes is not None and last.spikes is not None:
             output_spikes[place] = last.spikes[:, :, 0, 0]
         for index, layer in enumerate(block.layers[: spike_counts.shape[2]]):
+            assert layer.spike_counts is not None
+            assert layer.synaptic_operations is not None
             spike_counts[(*place, index)] = layer.spike_counts
             operations[(*place, index)] = layer.synaptic_operations
         for layer_trace, layer in zip(traces, block.layers if trace else (), strict=True):

@@ -1,0 +1,140 @@
+"""The layers of `simulate.py` on a GPU, or any other device of torch: what `currents.py` and `neurons.py` are on a CPU.
+
+The same integers, because every sum is one of float32 numbers below 2^24: a convolution is written out as a matrix
+product (im2col), since cuDNN may choose transforms (Winograd, Fourier), which round, and TF32, which rounds operands,
+is switched off meanwhile. Axes as in `neurons.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from loihi_convert.currents import Geometry, convolved_by_product, pooled_maps
+from loihi_convert.errors import UsageError
+from loihi_convert.neurons import LayerBlock, Recording, Stage
+from loihi_convert.synapse import Array, Conv
+
+# Numbers that the written-out inputs of a convolution may take at once.
+_COLUMNS = 2**27
+
+
+def chosen_device(name: str) -> str:
+    """Return the device that ``name`` means: ``auto`` is a GPU if torch sees one.
+
+    Raises
+    ------
+    UsageError
+        If there is no such device.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device {name}: unknown; allowed are auto, cpu, cuda.")
+    has_gpu = name != "cpu" and torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
+        raise UsageError("--device cuda: torch sees no GPU here; use --device cpu, or install a torch built for it.")
+    return "cuda" if has_gpu else "cpu"
+
+
+class GpuCurrents:
+    """A synapse as a function of a batch; see `currents.Currents`."""
+
+    def __init__(self, stage: Stage, device: str) -> None:
+        synapse = stage.synapse
+        weight = synapse.weight if stage.is_integer else synapse.weight / math.prod(synapse.pool)
+        self._device = device
+        self._geometry: Geometry | None = None
+        if isinstance(synapse, Conv):
+            self._geometry = (synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
+        else:
+            # From C, H, W order to H, W, C.
+            height, width, channels = pooled_maps(stage.input_shape, synapse.pool)
+            weight = weight.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
+        with np.errstate(over="ignore"):
+            self._kernel = torch.from_numpy(np.ascontiguousarray(weight, np.float32)).to(device)
+
+    def __call__(self, inputs: Array | Tensor) -> Tensor:
+        """Return float32 ``(N, H_out, W_out, C_out)`` for ``(N, H, W, C)``."""
+        maps = torch.as_tensor(inputs, dtype=torch.float32, device=self._device)
+        with _exact_products():
+            if self._geometry is None:
+                return (maps.flatten(1) @ self._kernel.flatten(1).T)[:, None, None]
+            at_once = max(1, _COLUMNS // (maps[0].numel() * math.prod(self._kernel.shape[2:])))
+            parts = (maps[start : start + at_once].permute(0, 3, 1, 2) for start in range(0, len(maps), at_once))
+            found = torch.cat([convolved_by_product(part, self._kernel, self._geometry) for part in parts])
+            return found.permute(0, 2, 3, 1)
+
+
+class GpuNeurons:
+    """The neurons of one layer; see `neurons.Neurons`."""
+
+    def __init__(self, stage: Stage, device: str) -> None:
+        self._map_shape, self._pool = stage.map_shape, stage.pool
+        arrays = (stage.thresholds, stage.levels, stage.biases, stage.initial_potentials)
+        self._threshold, self._level, self._bias, self._initial = (
+            torch.from_numpy(array).to(device) for array in arrays
+        )
+        self._limit, self._is_soft = stage.limit, stage.is_soft
+        self._fan_out = torch.from_numpy(stage.pooled_fan_out).to(device).flatten()
+
+    def initial_potentials(self, images: int) -> Tensor:
+        """Potentials before the first step: float32 ``(images, neurons)``."""
+        return self._initial.repeat(images, 1)
+
+    def fire(self, potentials: Tensor, currents: Tensor, steps: int, recording: Recording) -> LayerBlock:
+        """Take ``potentials``, in place, through ``steps`` steps; as `neurons.Neurons.fire`."""
+        images, neurons = potentials.shape
+        whole = (images, steps, *self._map_shape)
+        spikes = torch.empty(images, steps, neurons, device=potentials.device)
+        kept = torch.empty_like(spikes) if recording.potentials else None
+        clipped = torch.zeros(images, 2, dtype=torch.bool, device=potentials.device)
+        for step in range(steps):
+            potentials += currents[:, min(step, currents.shape[1] - 1)] + self._bias
+            if recording.clipping:
+                clipped[:, 0] |= (potentials < -self._limit).any(1)
+                clipped[:, 1] |= (potentials > self._limit).any(1)
+            potentials.clamp_(-self._limit, self._limit)
+            fires = potentials > self._level
+            spikes[:, step] = fires
+            spent = potentials - self._threshold if self._is_soft else torch.zeros_like(potentials)
+            potentials.copy_(torch.where(fires, spent, potentials))
+            if kept is not None:
+                kept[:, step] = potentials
+        pooled = self._summed(spikes.reshape(whole))
+        operations = None
+        if recording.counts:
+            operations = torch.zeros(images, steps, dtype=torch.float64)
+            if len(self._fan_out):
+                operations = pooled.flatten(2).double() @ self._fan_out
+        largest = (currents + self._bias).reshape(-1, self._map_shape[2]) if recording.currents else None
+        return LayerBlock(
+            pooled=pooled,
+            potentials=None if kept is None else kept.reshape(whole).cpu().numpy(),
+            spikes=spikes.reshape(whole).cpu().numpy() if recording.spikes else None,
+            spike_counts=spikes.sum(2, dtype=torch.float64).long().cpu().numpy() if recording.counts else None,
+            synaptic_operations=None if operations is None else operations.long().cpu().numpy(),
+            largest_current=None if largest is None else largest.amax(0).cpu().numpy(),
+            clipped=clipped.cpu().numpy() if recording.clipping else None,
+        )
+
+    def _summed(self, spikes: Tensor) -> Tensor:
+        """``(B, T, H', W', C)``: spikes summed over each window of the pooling behind the layer."""
+        (pool_h, pool_w), (height, width, channels) = self._pool, self._map_shape
+        rows, columns = height // pool_h, width // pool_w
+        covered = spikes[:, :, : rows * pool_h, : columns * pool_w]
+        return covered.reshape(*spikes.shape[:2], rows, pool_h, columns, pool_w, channels).sum((3, 5))
+
+
+@contextlib.contextmanager
+def _exact_products() -> Iterator[None]:
+    """Matrix products of float32 operands that are not rounded first."""
+    rounds = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = rounds

@@ -1,0 +1,58 @@
+"""The form of the simulation for GPUs, on whatever device torch has here, against the one for CPUs, error 0."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import random_network
+
+from loihi_convert.errors import UsageError
+from loihi_convert.gpu import chosen_device
+from loihi_convert.network import QuantizedNetwork
+from loihi_convert.neurons import Recording
+from loihi_convert.simulate import Block, Simulator
+from loihi_convert.synapse import Array
+
+# "meta" would compute nothing; torch's CPU by another name takes the same code as a GPU.
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu:0"
+EVERYTHING = Recording(potentials=True, spikes=True, counts=True, currents=True, clipping=True)
+
+
+def recorded(network: QuantizedNetwork, images: Array, device: str) -> list[dict[str, Array]]:
+    """Per layer, what was recorded of all images and steps."""
+    blocks: list[Block] = []
+    Simulator(network, EVERYTHING, device=device).run(images, 5, blocks.append)
+    blocks.sort(key=lambda block: (block.images.start, block.steps.start))
+    found = []
+    for index in range(len(network.layers)):
+        layers = [block.layers[index] for block in blocks]
+        names = ("potentials", "spikes", "spike_counts", "synaptic_operations", "clipped")
+        arrays = {name: np.concatenate([getattr(layer, name) for layer in layers]) for name in names}
+        found.append({**arrays, "largest": np.max([layer.largest_current for layer in layers], axis=0)})
+    return found
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=40, deadline=None)
+def test_equals_the_cpu_in_everything_it_records(seed: int) -> None:
+    network, images = random_network(seed, image_count=4)
+    on_gpu, on_cpu = recorded(network, images, DEVICE), recorded(network, images, "cpu")
+    for found, expected in zip(on_gpu, on_cpu, strict=True):
+        assert found.keys() == expected.keys()
+        for name, values in expected.items():
+            assert np.array_equal(found[name], values), name
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_where_there_is_no_gpu() -> None:
+    assert chosen_device("auto") == "cpu"
+    with pytest.raises(UsageError, match=r"^--device cuda: torch sees no GPU here; use --device cpu"):
+        chosen_device("cuda")
+
+
+def test_an_unknown_device() -> None:
+    with pytest.raises(UsageError, match=r"^--device tpu: unknown; allowed are auto, cpu, cuda\."):
+        chosen_device("tpu")

@@ -1,0 +1,79 @@
+"""Compare unmodified lava-dl with `ref`: python tools/compare_stock_netx.py MODEL.net [-T 4,16,64] [--images N]
+
+MODEL.net is one that `export --reset hard` wrote. Each of the first N test images is run by `run_stock_netx.py`, which
+is nothing but lava-dl, in the interpreter that --python names (Python 3.10, into which `pip install '.[lava]'` has put
+the versions that Lava asks for), and by `ref`. Printed: output potentials compared, one for each class, step and image,
+how many differ, and at the last step, how many images are of the right class.
+
+Stock netx simulates a few hundred steps a minute: N images are divided among as many processes as there are cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from loihi_convert import netx
+from loihi_convert.backends.reference import run_network
+from loihi_convert.data import load_data
+from loihi_convert.options import parse_timesteps
+from loihi_convert.synapse import Array
+
+_STOCK = Path(__file__).with_name("run_stock_netx.py")
+
+
+def main() -> int:
+    """Print the table; return 1 if a potential differs."""
+    parser = argparse.ArgumentParser(description="Compare unmodified lava-dl with ref.")
+    parser.add_argument("file", type=Path, metavar="MODEL.net")
+    parser.add_argument("-T", "--timesteps", default="4,16,64", help="latencies; default: 4,16,64")
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--python", default=sys.executable, help="interpreter that has lava-dl")
+    parser.add_argument("--data-root", type=Path)
+    arguments = parser.parse_args()
+    network = netx.read(arguments.file)
+    if network.reset != "hard":
+        parser.error(f"{arguments.file}: stock netx knows hard reset only; export with --reset hard")
+    test = load_data(network.provenance["model"]["data"], arguments.data_root).test[: arguments.images]
+    differing = 0
+    print(f"{'T':>4} {'images':>7} {'potentials':>11} {'differ':>7} {'correct':>8}")
+    for timesteps in parse_timesteps(arguments.timesteps):
+        reference = run_network(network, test.images, timesteps)
+        found = _by_stock_netx(arguments.python, arguments.file, network.pixels(test.images), timesteps)
+        different = int((found != reference.potentials).sum())
+        correct = int((found[:, -1].argmax(axis=1) == test.labels).sum()) if test.labels is not None else 0
+        print(f"{timesteps:4} {len(test):7} {found.size:11,} {different:7} {correct:8}", flush=True)
+        differing += different
+    return int(differing > 0)
+
+
+def _by_stock_netx(python: str, file: Path, pixels: Array, timesteps: int) -> Array:
+    """Output potentials after each step, ``(N, T, classes)``."""
+    cores = len(os.sched_getaffinity(0))
+    parts = [part for part in np.array_split(pixels, cores) if len(part)]
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(cores) as threads:
+
+        def run(index: int) -> Array:
+            images, output = Path(folder, f"images{index}.npy"), Path(folder, f"potentials{index}.npy")
+            np.save(images, parts[index])
+            words = (python, _STOCK, file, images, timesteps, output)
+            done = subprocess.run(
+                list(map(str, words)), capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+            )
+            if done.returncode:
+                raise SystemExit(f"{python}: {done.stderr[-1000:]}")
+            potentials: Array = np.load(output)
+            return potentials
+
+        return np.concatenate(list(threads.map(run, range(len(parts)))))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
