@@ -23,7 +23,9 @@ import pytest
 import loihi_convert
 from loihi_convert import doctor, netx
 from loihi_convert.backends import first_difference, open_backend
-from loihi_convert.backends.lava import LAVA_PYTHON, LavaBackend, RunFolder
+from loihi_convert.backends.host_process import LAVA_PYTHON
+from loihi_convert.backends.lava import LavaBackend
+from loihi_convert.backends.run_folder import RunFolder
 from loihi_convert.checkpoint import Checkpoint, save
 from loihi_convert.data import load_data
 from loihi_convert.errors import PlatformError, UsageError
