@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import networks
 import numpy as np
 import oracle
 import pytest
@@ -186,34 +185,15 @@ def three_layers(reset: Reset) -> tuple[QuantizedNetwork, Array]:
     return network, rng.integers(0, 256, (4, 2, 8, 10)).astype(np.uint8)
 
 
-def assert_equals_oracle(result: RunResult, network: QuantizedNetwork, images: Array, timesteps: int) -> None:
-    potentials, spikes = oracle.run(network, images, timesteps)
-    for trace, expected in zip(result.traces, potentials, strict=True):
-        np.testing.assert_array_equal(trace.potentials, expected)
-    for index, expected in enumerate(spikes):
-        np.testing.assert_array_equal(result.traces[index].spikes, expected)
-        per_moment = expected.reshape(len(images), timesteps, -1)
-        fan_out = network.layers[index + 1].synapse.fan_out(network.shapes[index])
-        np.testing.assert_array_equal(result.spike_counts[:, :, index], per_moment.sum(axis=2))
-        np.testing.assert_array_equal(result.synaptic_operations[:, :, index], per_moment @ fan_out.ravel())
-    np.testing.assert_array_equal(result.potentials, potentials[-1])
-
-
 @pytest.mark.parametrize(("reset", "timesteps"), [("soft", 6), ("hard", 6), ("soft", 1)])
 def test_three_layers_equal_the_oracle_at_every_step(
     reset: Reset, timesteps: int, run: Callable[..., RunResult]
 ) -> None:
     network, images = three_layers(reset)
     result = run(network, images, timesteps)
-    assert_equals_oracle(result, network, images, timesteps)
+    oracle.assert_equal(network, images, result, timesteps)
     if timesteps > 1:
         assert all(0.05 < trace.spikes.mean() < 0.95 for trace in result.traces[:-1])
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_random_networks_equal_the_oracle(seed: int, run: Callable[..., RunResult]) -> None:
-    network, images = networks.random_network(seed)
-    assert_equals_oracle(run(network, images, 4), network, images, 4)
 
 
 def test_without_trace_the_recordings_are_the_same(
@@ -414,7 +394,7 @@ def test_an_error_in_a_model_is_reported_and_the_backend_can_be_used_again(
                 backend.run(path, images, 4)
         assert re.search(r"End of Lava's log:(\n .*)+ValueError: could not broadcast", str(failed.value))
         assert list(temporary.iterdir()) == []
-        assert_equals_oracle(backend.run(path, images, 4, trace=True), network, images, 4)
+        oracle.assert_equal(network, images, backend.run(path, images, 4, trace=True), 4)
         session = session_in(temporary)
     assert_nothing_is_left(session, temporary)
 
