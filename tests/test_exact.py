@@ -56,9 +56,10 @@ def test_random_networks_are_worth_comparing() -> None:
     assert any((np.abs(trace.potentials) == 131071).any() for run in runs for trace in run.traces)
 
 
-@pytest.fixture(scope="module")
-def sim() -> Iterator[LavaBackend]:
-    with LavaBackend() as backend:
+@pytest.fixture(scope="module", params=["processes", "layers"])
+def sim(request: pytest.FixtureRequest) -> Iterator[LavaBackend]:
+    # The three images of each network side by side: two, and one that is filled up.
+    with LavaBackend(layout=request.param, batch_size=2) as backend:
         yield backend
 
 

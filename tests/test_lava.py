@@ -19,7 +19,7 @@ import oracle
 import pytest
 
 from loihi_convert import loihi, netx
-from loihi_convert.backends import RunResult, run_folder
+from loihi_convert.backends import Layout, RunResult, lava, run_folder
 from loihi_convert.backends.lava import LavaBackend
 from loihi_convert.errors import BackendError, DataError, PlatformError, RangeError, UsageError
 from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork, Reset
@@ -214,6 +214,60 @@ def test_without_trace_the_recordings_are_the_same(
     assert capfd.readouterr().out == ""
 
 
+@pytest.fixture(scope="module")
+def side_by_side() -> Iterator[LavaBackend]:
+    with LavaBackend(layout="layers", batch_size=3) as backend:
+        yield backend
+
+
+def test_images_side_by_side_follow_their_hand_traces(side_by_side: LavaBackend, tmp_path: Path) -> None:
+    """Threshold 10, initial potential 5: the neuron of each image on its own, in presentations of 3 and of 2."""
+    path = tmp_path / "model.net"
+    netx.write(one_neuron(1, 0, 10, 5, "soft"), path)
+    seen: list[tuple[int, int]] = []
+    result = side_by_side.run(
+        path, pixels(4, 0, 10, 3, 6), 7, trace=True, progress=lambda done, total: seen.append((done, total))
+    )
+    spikes = [
+        [0, 1, 0, 1, 0, 0, 1],  # 9 13- 7 11- 5 9 13-
+        [0, 0, 0, 0, 0, 0, 0],
+        [1, 1, 1, 1, 1, 1, 1],  # 15- 15- ...
+        [0, 1, 0, 0, 1, 0, 0],  # 8 11- 4 7 10- 3 6
+        [1, 0, 1, 0, 1, 1, 0],  # 11- 7 13- 9 15- 11- 7
+    ]
+    potentials = [[9, 3, 7, 1, 5, 9, 3], [5] * 7, [5] * 7, [8, 1, 4, 7, 0, 3, 6], [1, 7, 3, 9, 5, 1, 7]]
+    hidden, _ = result.traces
+    assert hidden.spikes is not None
+    assert hidden.spikes[:, :, 0].astype(int).tolist() == spikes
+    assert hidden.potentials[:, :, 0].tolist() == potentials
+    assert result.spike_counts[:, :, 0].tolist() == spikes
+    assert result.synaptic_operations[:, :, 0].tolist() == spikes
+    assert result.potentials[:, :, 0].tolist() == (3 * np.cumsum(spikes, axis=1)).tolist()
+    assert {done for done, _ in seen} <= {0, 3, 5}
+    assert seen[-1] == (5, 5)
+
+
+@pytest.mark.parametrize("reset", ["soft", "hard"])
+def test_three_layers_side_by_side_equal_the_oracle(reset: Reset, side_by_side: LavaBackend, tmp_path: Path) -> None:
+    network, images = three_layers(reset)
+    netx.write(network, tmp_path / "model.net")
+    oracle.assert_equal(network, images, side_by_side.run(tmp_path / "model.net", images, 6, trace=True), 6)
+
+
+def test_presentations_are_even_and_fit_into_memory() -> None:
+    small, _ = three_layers("soft")
+    assert [lava.fitting_batch_size(small, images) for images in (1, 64, 65, 100, 10_000)] == [1, 64, 33, 50, 64]
+    wide = layer(Dense(np.zeros((2, 512 * 512), np.int8)), first=True)
+    large = QuantizedNetwork((1, 512, 512), (wide,), timesteps=1, proven_timesteps=1, pixel_bits=1, reset="soft")
+    assert lava.fitting_batch_size(large, 100) == 3
+
+
+def test_progress_counts_images_of_whole_presentations() -> None:
+    steps = lava._Steps(images=5, batch_size=3, timesteps=4, layers=2)
+    assert steps.total == 10
+    assert [steps.images_done(step) for step in range(11)] == [0] * 6 + [3] * 4 + [5]
+
+
 @pytest.fixture
 def small_file(tmp_path: Path) -> Path:
     path = tmp_path / "small.net"
@@ -375,8 +429,9 @@ def test_a_run_that_is_disturbed_ends_at_once_and_leaves_nothing(
         assert_nothing_is_left(saboteur.session, temporary)
 
 
+@pytest.mark.parametrize("layout", ["processes", "layers"])
 def test_an_error_in_a_model_is_reported_and_the_backend_can_be_used_again(
-    tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+    layout: Layout, tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, images = three_layers("soft")
     path = tmp_path / "model.net"
@@ -386,7 +441,7 @@ def test_an_error_in_a_model_is_reported_and_the_backend_can_be_used_again(
     def reserve_too_many_classes(file: Path, dtype: type, shape: tuple[int, ...]) -> None:
         reserve(file, dtype, (*shape[:-1], shape[-1] + (file.name == "potentials.npy")))
 
-    with LavaBackend() as backend:
+    with LavaBackend(layout=layout) as backend:
         with monkeypatch.context() as patch:
             patch.setattr(run_folder, "_reserve", reserve_too_many_classes)
             message = r"stopped: ValueError: could not broadcast .* \(neurons.py, line \d+\)\. Run it again"

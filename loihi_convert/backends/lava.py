@@ -12,6 +12,7 @@ are all there is.
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import time
@@ -22,7 +23,7 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.backends import BackendName, RunResult, check_run
+from loihi_convert.backends import BackendName, Layout, RunResult, check_run
 from loihi_convert.backends.host_process import HostProcess, other_interpreter
 from loihi_convert.backends.run_folder import RunFolder
 from loihi_convert.errors import PlatformError
@@ -32,6 +33,10 @@ from loihi_convert.synapse import Array
 
 STALL_SECONDS: Final = 120.0
 """After so many seconds without a simulated step a run is given up: one step of the largest network takes seconds."""
+
+LARGEST_BATCH: Final = 64
+MOST_NEURONS: Final = 2**20
+"""Images side by side, and neurons of all of them: bounds of `fitting_batch_size`."""
 
 _POLL_SECONDS: Final = 0.05
 
@@ -47,14 +52,27 @@ class LavaBackend:
     lava_python
         Interpreter that has NumPy and Lava, as a path or a name to be found on PATH. Default: what
         `host_process.LAVA_PYTHON` says, else this interpreter.
+    layout
+        See `backends.Layout`.
+    batch_size
+        Images side by side in layout ``"layers"``, from 1; by default `fitting_batch_size`.
     stall_seconds
         A run without progress for so long is given up.
     """
 
     name: Final[BackendName] = "sim"
 
-    def __init__(self, *, lava_python: str | None = None, stall_seconds: float = STALL_SECONDS) -> None:
+    def __init__(
+        self,
+        *,
+        lava_python: str | None = None,
+        layout: Layout = "processes",
+        batch_size: int | None = None,
+        stall_seconds: float = STALL_SECONDS,
+    ) -> None:
         self._lava_python = other_interpreter(lava_python)
+        self._layout: Layout = layout
+        self._batch_size = batch_size
         self._stall_seconds = stall_seconds
         self._host: HostProcess | None = None
         self._versions: dict[str, str] = {}
@@ -63,6 +81,11 @@ class LavaBackend:
     def versions(self) -> dict[str, str]:
         """Versions of Python, NumPy and Lava in the host process; empty before the first run."""
         return dict(self._versions)
+
+    @property
+    def layout(self) -> Layout:
+        """As it was made."""
+        return self._layout
 
     def run(
         self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = silent
@@ -85,8 +108,18 @@ class LavaBackend:
         check_run(network, images, timesteps, trace=trace)
         try:
             host, folder = self._prepare(network, images, timesteps, trace)
-            host.send({"folder": str(folder.path), "timesteps": timesteps, "trace": trace})
-            seconds = self._watch(host, folder, _Steps(len(images), timesteps, len(network.layers)), progress)
+            steps = _Steps(len(images), self._images_side_by_side(network, len(images)), timesteps, len(network.layers))
+            host.send(
+                {
+                    "folder": str(folder.path),
+                    "timesteps": timesteps,
+                    "trace": trace,
+                    "layout": self._layout,
+                    "batch_size": steps.batch_size,
+                    "steps": steps.total,
+                }
+            )
+            seconds = self._watch(host, folder, steps, progress)
             result = folder.result(network, trace, seconds, time.perf_counter() - started - seconds)
             shutil.rmtree(folder.path)
         except BaseException:
@@ -106,6 +139,11 @@ class LavaBackend:
         host, self._host = self._host, None
         if host is not None:
             host.end()
+
+    def _images_side_by_side(self, network: QuantizedNetwork, image_count: int) -> int:
+        if self._layout == "processes":
+            return 1
+        return self._batch_size or fitting_batch_size(network, image_count)
 
     def _prepare(
         self, network: QuantizedNetwork, images: Array, timesteps: int, trace: bool
@@ -152,15 +190,31 @@ class LavaBackend:
 
 @dataclass(frozen=True)
 class _Steps:
-    """How the global steps of a run count images: layer i does its local step t of image k at kT + t + i + 1."""
+    """How the global steps of a run count images, which are presented ``batch_size`` at a time.
+
+    Layer i does its local step t of presentation k at global step kT + t + i + 1.
+    """
 
     images: int
+    batch_size: int
     timesteps: int
     layers: int
 
     @property
     def total(self) -> int:
-        return self.images * self.timesteps + self.layers
+        return math.ceil(self.images / self.batch_size) * self.timesteps + self.layers
 
     def images_done(self, step: int) -> int:
-        return max(0, step - self.layers) // self.timesteps
+        return min(self.images, max(0, step - self.layers) // self.timesteps * self.batch_size)
+
+
+def fitting_batch_size(network: QuantizedNetwork, image_count: int) -> int:
+    """Return how many of ``image_count`` images to present side by side, so that it is fast and memory is left alone.
+
+    What Lava spends on a step is little beside the work of a few dozen images of a small network, or of a few of a
+    large one. A neuron takes some 30 bytes for each image, 2 of them in shared memory, of which containers have
+    little. The presentations are made as even as they can be.
+    """
+    neurons = sum(math.prod(shape) for shape in (network.input_shape, *network.shapes))
+    most = max(1, min(LARGEST_BATCH, MOST_NEURONS // neurons))
+    return math.ceil(image_count / math.ceil(image_count / most))

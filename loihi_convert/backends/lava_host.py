@@ -57,7 +57,7 @@ def main(folder: Path, token: str, parent: int) -> None:
         run_folder = RunFolder(Path(request["folder"]))
         host.failure = run_folder.failure
         try:
-            seconds = _simulate(run_folder, request["timesteps"], request["trace"], host)
+            seconds = _simulate(run_folder, request, host)
         except Exception as error:
             traceback.print_exc()
             host.fail(f"{type(error).__name__}: {error}")
@@ -174,7 +174,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _simulate(folder: RunFolder, timesteps: int, trace: bool, host: _Watched) -> float:
+def _simulate(folder: RunFolder, request: dict[str, Any], host: _Watched) -> float:
     """Run one network on all its images; return the seconds that the steps took."""
     from lava.magma.core.process.process import ProcessServer
     from lava.magma.core.process.variable import VarServer
@@ -186,15 +186,21 @@ def _simulate(folder: RunFolder, timesteps: int, trace: bool, host: _Watched) ->
     from loihi_convert.backends.lava_processes.synapses import PyConvModelGemm, PyDenseModelGemv
 
     network: QuantizedNetwork = pickle.loads(folder.network.read_bytes())
-    image_count = len(np.load(folder.images, mmap_mode="r"))
-    source = build(network, folder, timesteps, trace)
+    source = build(
+        network,
+        folder,
+        request["timesteps"],
+        trace=request["trace"],
+        layout=request["layout"],
+        batch_size=request["batch_size"],
+    )
     source.create_runtime(
         run_cfg=Loihi2SimCfg(exception_proc_model_map={ConvProcess: PyConvModelGemm, DenseProcess: PyDenseModelGemv}),
         compile_config={"pypy_channel_size": _CHANNEL_SIZE},
     )
     with host.stepping():
         started = time.perf_counter()
-        source.run(RunSteps(num_steps=image_count * timesteps + len(network.layers)))
+        source.run(RunSteps(num_steps=request["steps"]))
         seconds = time.perf_counter() - started
     source.stop()
     # Lava keeps every Process and Var, with its weights, and one log handler per Process.
