@@ -24,6 +24,7 @@ from loihi_convert.options import (
     DataOption,
     DataRootOption,
     JsonOption,
+    LavaLayoutOption,
     LavaPythonOption,
     OverwriteOption,
     SeedOption,
@@ -275,6 +276,7 @@ def run(
     data: DataOption = None,
     data_root: DataRootOption = None,
     lava_python: LavaPythonOption = None,
+    lava_layout: LavaLayoutOption = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for run folders.")] = Path("runs"),
     as_json: JsonOption = False,
 ) -> None:
@@ -306,6 +308,7 @@ def run(
         arch=arch,
         trace=trace,
         lava_python=lava_python,
+        lava_layout=lava_layout,
         bars=bar,
     )
     _show_run(done, trace=trace, arch=arch, as_json=as_json)

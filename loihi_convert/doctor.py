@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from loihi_convert.backends.lava import LAVA_PYTHON, other_interpreter
+from loihi_convert.backends.host_process import LAVA_PYTHON, other_interpreter
 from loihi_convert.errors import LoihiConvertError
 from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.synapse import Dense

@@ -42,6 +42,16 @@ LavaPythonOption = Annotated[
         show_default=False,
     ),
 ]
+LavaLayoutOption = Annotated[
+    str | None,
+    typer.Option(
+        "--lava-layout",
+        metavar="LAYOUT",
+        help="For --backend sim. processes (default): Lava's own Conv and Dense, one image at a time. layers: one "
+        "Process of ours per layer, images side by side; faster.",
+        show_default=False,
+    ),
+]
 
 
 def parse_timesteps(text: str) -> tuple[int, ...]:

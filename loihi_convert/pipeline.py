@@ -242,14 +242,16 @@ def run_into_folder(
     arch: str | None = None,
     trace: bool = False,
     lava_python: str | None = None,
+    lava_layout: str | None = None,
     bars: Bars = no_bar,
 ) -> CompletedRun:
     """Run netx files on ``images``, as `run` does, and write a folder below ``root`` that tells everything about it.
 
-    ``splits`` is the data set that ``images`` are from. If anything fails, no folder is left.
+    ``splits`` is the data set that ``images`` are from; the backend is made by `backends.open_backend`. If anything
+    fails, no folder is left.
     """
     with report.run_folder(root, f"{paths[0].stem}-{backend_name}") as folder:
-        with open_backend(backend_name, lava_python=lava_python) as backend:
+        with open_backend(backend_name, lava_python=lava_python, lava_layout=lava_layout) as backend:
             runs = tuple(
                 run(path, images, backend, timesteps, model=model, arch=arch, trace=trace, bars=bars) for path in paths
             )
@@ -268,6 +270,7 @@ def run_into_folder(
             classes=splits.classes or None,
             manifest={
                 **manifest,
+                "lava_layout": backend.layout,
                 "backend_versions": backend.versions,
                 "provenance": {ran.path.stem: dict(ran.network.provenance) for ran in runs},
             },

@@ -30,7 +30,8 @@ def freeze(instance: object, *names: str) -> None:
             object.__setattr__(instance, name, copy)
 
 
-def _pooled(input_shape: Shape, pool: Pair) -> Shape:
+def pooled_shape(input_shape: Shape, pool: Pair) -> Shape:
+    """Return the shape that pooling leaves of ``(C, H, W)``, or, where there is none, of any input."""
     if pool == (1, 1):
         return input_shape
     channels, height, width = input_shape
@@ -79,7 +80,7 @@ class Conv:
         size = [
             (extent + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
             for extent, pad, dilation, kernel, stride in zip(
-                _pooled(input_shape, self.pool)[1:],
+                pooled_shape(input_shape, self.pool)[1:],
                 self.padding,
                 self.dilation,
                 self.weight.shape[2:],
@@ -93,7 +94,7 @@ class Conv:
 
     def fan_out(self, input_shape: Shape) -> Array:
         """Number of synapses of nonzero weight that leave each input neuron: int64 of ``input_shape``."""
-        _, height, width = _pooled(input_shape, self.pool)
+        _, height, width = pooled_shape(input_shape, self.pool)
         _, out_height, out_width = self.output_shape(input_shape)
         grouped = (self.weight != 0).reshape(self.groups, -1, *self.weight.shape[1:])
         per_tap = grouped.sum(axis=1).reshape(-1, *self.weight.shape[2:])
@@ -162,7 +163,7 @@ class Dense:
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """``(N_out,)`` for an input of ``(C, H, W)`` or ``(N,)`` before pooling."""
-        found = math.prod(_pooled(input_shape, self.pool))
+        found = math.prod(pooled_shape(input_shape, self.pool))
         if found != self.weight.shape[1]:
             raise InputError(
                 f"a dense layer of {self.weight.shape[1]} inputs was given {found}, "
@@ -172,14 +173,14 @@ class Dense:
 
     def fan_out(self, input_shape: Shape) -> Array:
         """Number of synapses of nonzero weight that leave each input neuron: int64 of ``input_shape``."""
-        counts = np.count_nonzero(self.weight, axis=0).reshape(_pooled(input_shape, self.pool))
+        counts = np.count_nonzero(self.weight, axis=0).reshape(pooled_shape(input_shape, self.pool))
         return _unpooled(counts, input_shape, self.pool)
 
     def without_pooling(self, input_shape: Shape) -> Dense:
         """The same integers from one dense synapse: every weight stands at each input of its pooling window."""
         if self.pool == (1, 1):
             return self
-        pooled = self.weight.reshape(-1, *_pooled(input_shape, self.pool))
+        pooled = self.weight.reshape(-1, *pooled_shape(input_shape, self.pool))
         repeated = pooled.repeat(self.pool[0], axis=2).repeat(self.pool[1], axis=3)
         full = np.zeros((self.channels, *input_shape), self.weight.dtype)
         full[:, :, : repeated.shape[2], : repeated.shape[3]] = repeated

@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 
+from loihi_convert.backends import RunResult
 from loihi_convert.network import QuantizedNetwork
 from loihi_convert.synapse import Array, Conv, Pair, Synapse
 
@@ -38,6 +39,28 @@ def run(network: QuantizedNetwork, images: Array, timesteps: int) -> tuple[list[
                 membrane[layer_index] = v
                 potentials[layer_index][image_index, step] = v // unit
     return potentials, spikes
+
+
+def assert_equal(network: QuantizedNetwork, images: Array, result: RunResult, timesteps: int) -> None:
+    """Every integer of a traced or untraced run is the oracle's: potentials, spikes and both counts."""
+    potentials, spikes = run(network, images, timesteps)
+    assert np.array_equal(result.potentials, potentials[-1])
+    assert (result.output_spikes is not None) == (network.readout == "spikes") == (len(spikes) == len(network.layers))
+    if result.output_spikes is not None:
+        assert np.array_equal(result.output_spikes, spikes[-1])
+        assert np.array_equal(result.outputs, spikes[-1].cumsum(axis=1))
+    for index, trace in enumerate(result.traces):
+        assert np.array_equal(trace.potentials, potentials[index]), index
+        if trace.spikes is not None:
+            assert np.array_equal(trace.spikes, spikes[index]), index
+    for index, fired in enumerate(spikes):
+        per_step = fired.reshape(len(images), timesteps, -1)
+        assert np.array_equal(result.spike_counts[:, :, index], per_step.sum(axis=2))
+        if index + 1 < len(network.layers):
+            fan_out = network.layers[index + 1].synapse.fan_out(network.shapes[index]).ravel()
+            assert np.array_equal(result.synaptic_operations[:, :, index], (per_step * fan_out).sum(axis=2))
+        else:
+            assert not result.synaptic_operations[:, :, index].any()
 
 
 def current(synapse: Synapse, signal: Array) -> Array:

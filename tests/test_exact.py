@@ -16,34 +16,11 @@ from hypothesis import strategies as st
 from networks import random_network
 
 from loihi_convert import netx
-from loihi_convert.backends import RunResult, first_difference
+from loihi_convert.backends import first_difference
 from loihi_convert.backends.lava import LavaBackend
 from loihi_convert.backends.reference import ReferenceBackend, run_network
-from loihi_convert.network import QuantizedNetwork
-from loihi_convert.synapse import Array
 
 TIMESTEPS = 5
-
-
-def assert_equals_oracle(network: QuantizedNetwork, images: Array, result: RunResult, timesteps: int) -> None:
-    potentials, spikes = oracle.run(network, images, timesteps)
-    assert np.array_equal(result.potentials, potentials[-1])
-    assert (result.output_spikes is not None) == (network.readout == "spikes") == (len(spikes) == len(network.layers))
-    if result.output_spikes is not None:
-        assert np.array_equal(result.output_spikes, spikes[-1])
-        assert np.array_equal(result.outputs, spikes[-1].cumsum(axis=1))
-    for index, trace in enumerate(result.traces):
-        assert np.array_equal(trace.potentials, potentials[index]), index
-        if trace.spikes is not None:
-            assert np.array_equal(trace.spikes, spikes[index]), index
-    for index, fired in enumerate(spikes):
-        per_step = fired.reshape(len(images), timesteps, -1)
-        assert np.array_equal(result.spike_counts[:, :, index], per_step.sum(axis=2))
-        if index + 1 < len(network.layers):
-            fan_out = network.layers[index + 1].synapse.fan_out(network.shapes[index]).ravel()
-            assert np.array_equal(result.synaptic_operations[:, :, index], (per_step * fan_out).sum(axis=2))
-        else:
-            assert not result.synaptic_operations[:, :, index].any()
 
 
 @given(st.integers(100, 100_000))
@@ -52,7 +29,7 @@ def test_ref_equals_the_oracle(seed: int) -> None:
     network, images = random_network(seed)
     result = run_network(network, images, TIMESTEPS, trace=True)
     assert len(result.traces) == len(network.layers)
-    assert_equals_oracle(network, images, result, TIMESTEPS)
+    oracle.assert_equal(network, images, result, TIMESTEPS)
 
 
 def test_random_networks_are_worth_comparing() -> None:
@@ -79,9 +56,10 @@ def test_random_networks_are_worth_comparing() -> None:
     assert any((np.abs(trace.potentials) == 131071).any() for run in runs for trace in run.traces)
 
 
-@pytest.fixture(scope="module")
-def sim() -> Iterator[LavaBackend]:
-    with LavaBackend() as backend:
+@pytest.fixture(scope="module", params=["processes", "layers"])
+def sim(request: pytest.FixtureRequest) -> Iterator[LavaBackend]:
+    # The three images of each network side by side: two, and one that is filled up.
+    with LavaBackend(layout=request.param, batch_size=2) as backend:
         yield backend
 
 
@@ -94,7 +72,7 @@ def test_lava_equals_ref_equals_the_oracle(sim: LavaBackend, tmp_path: Path, net
     with ReferenceBackend() as ref:
         by_ref = ref.run(path, images, TIMESTEPS, trace=True)
     assert first_difference(by_lava, by_ref) is None
-    assert_equals_oracle(network, images, by_lava, TIMESTEPS)
+    oracle.assert_equal(network, images, by_lava, TIMESTEPS)
 
 
 def test_first_difference_names_the_place() -> None:

@@ -24,7 +24,8 @@ ORDER = [
     {"train", "convert", "balance", "quantize", "netx"},
     {"source"},
     {"backends", "backends.lava_processes"},
-    {"backends.reference", "backends.lava"},
+    {"backends.reference", "backends.run_folder", "backends.host_process"},
+    {"backends.lava", "backends.lava_network"},
     {"backends.lava_host"},
     {"evaluate"},
     {"tables", "figure"},
@@ -49,7 +50,7 @@ HEAVY = {
         "backends.reference",
     },
     "h5py": {"netx"},
-    "lava": {"backends.lava_host", "backends.lava_processes"},
+    "lava": {"backends.lava_host", "backends.lava_network", "backends.lava_processes"},
 }
 
 

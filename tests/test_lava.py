@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import networks
 import numpy as np
 import oracle
 import pytest
 
 from loihi_convert import loihi, netx
-from loihi_convert.backends import RunResult, lava
+from loihi_convert.backends import Layout, RunResult, lava, run_folder
 from loihi_convert.backends.lava import LavaBackend
 from loihi_convert.errors import BackendError, DataError, PlatformError, RangeError, UsageError
 from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork, Reset
@@ -186,34 +185,15 @@ def three_layers(reset: Reset) -> tuple[QuantizedNetwork, Array]:
     return network, rng.integers(0, 256, (4, 2, 8, 10)).astype(np.uint8)
 
 
-def assert_equals_oracle(result: RunResult, network: QuantizedNetwork, images: Array, timesteps: int) -> None:
-    potentials, spikes = oracle.run(network, images, timesteps)
-    for trace, expected in zip(result.traces, potentials, strict=True):
-        np.testing.assert_array_equal(trace.potentials, expected)
-    for index, expected in enumerate(spikes):
-        np.testing.assert_array_equal(result.traces[index].spikes, expected)
-        per_moment = expected.reshape(len(images), timesteps, -1)
-        fan_out = network.layers[index + 1].synapse.fan_out(network.shapes[index])
-        np.testing.assert_array_equal(result.spike_counts[:, :, index], per_moment.sum(axis=2))
-        np.testing.assert_array_equal(result.synaptic_operations[:, :, index], per_moment @ fan_out.ravel())
-    np.testing.assert_array_equal(result.potentials, potentials[-1])
-
-
 @pytest.mark.parametrize(("reset", "timesteps"), [("soft", 6), ("hard", 6), ("soft", 1)])
 def test_three_layers_equal_the_oracle_at_every_step(
     reset: Reset, timesteps: int, run: Callable[..., RunResult]
 ) -> None:
     network, images = three_layers(reset)
     result = run(network, images, timesteps)
-    assert_equals_oracle(result, network, images, timesteps)
+    oracle.assert_equal(network, images, result, timesteps)
     if timesteps > 1:
         assert all(0.05 < trace.spikes.mean() < 0.95 for trace in result.traces[:-1])
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_random_networks_equal_the_oracle(seed: int, run: Callable[..., RunResult]) -> None:
-    network, images = networks.random_network(seed)
-    assert_equals_oracle(run(network, images, 4), network, images, 4)
 
 
 def test_without_trace_the_recordings_are_the_same(
@@ -232,6 +212,60 @@ def test_without_trace_the_recordings_are_the_same(
     assert seen == sorted(seen)
     assert seen[-1] == (4, 4)
     assert capfd.readouterr().out == ""
+
+
+@pytest.fixture(scope="module")
+def side_by_side() -> Iterator[LavaBackend]:
+    with LavaBackend(layout="layers", batch_size=3) as backend:
+        yield backend
+
+
+def test_images_side_by_side_follow_their_hand_traces(side_by_side: LavaBackend, tmp_path: Path) -> None:
+    """Threshold 10, initial potential 5: the neuron of each image on its own, in presentations of 3 and of 2."""
+    path = tmp_path / "model.net"
+    netx.write(one_neuron(1, 0, 10, 5, "soft"), path)
+    seen: list[tuple[int, int]] = []
+    result = side_by_side.run(
+        path, pixels(4, 0, 10, 3, 6), 7, trace=True, progress=lambda done, total: seen.append((done, total))
+    )
+    spikes = [
+        [0, 1, 0, 1, 0, 0, 1],  # 9 13- 7 11- 5 9 13-
+        [0, 0, 0, 0, 0, 0, 0],
+        [1, 1, 1, 1, 1, 1, 1],  # 15- 15- ...
+        [0, 1, 0, 0, 1, 0, 0],  # 8 11- 4 7 10- 3 6
+        [1, 0, 1, 0, 1, 1, 0],  # 11- 7 13- 9 15- 11- 7
+    ]
+    potentials = [[9, 3, 7, 1, 5, 9, 3], [5] * 7, [5] * 7, [8, 1, 4, 7, 0, 3, 6], [1, 7, 3, 9, 5, 1, 7]]
+    hidden, _ = result.traces
+    assert hidden.spikes is not None
+    assert hidden.spikes[:, :, 0].astype(int).tolist() == spikes
+    assert hidden.potentials[:, :, 0].tolist() == potentials
+    assert result.spike_counts[:, :, 0].tolist() == spikes
+    assert result.synaptic_operations[:, :, 0].tolist() == spikes
+    assert result.potentials[:, :, 0].tolist() == (3 * np.cumsum(spikes, axis=1)).tolist()
+    assert {done for done, _ in seen} <= {0, 3, 5}
+    assert seen[-1] == (5, 5)
+
+
+@pytest.mark.parametrize("reset", ["soft", "hard"])
+def test_three_layers_side_by_side_equal_the_oracle(reset: Reset, side_by_side: LavaBackend, tmp_path: Path) -> None:
+    network, images = three_layers(reset)
+    netx.write(network, tmp_path / "model.net")
+    oracle.assert_equal(network, images, side_by_side.run(tmp_path / "model.net", images, 6, trace=True), 6)
+
+
+def test_presentations_are_even_and_fit_into_memory() -> None:
+    small, _ = three_layers("soft")
+    assert [lava.fitting_batch_size(small, images) for images in (1, 64, 65, 100, 10_000)] == [1, 64, 33, 50, 64]
+    wide = layer(Dense(np.zeros((2, 512 * 512), np.int8)), first=True)
+    large = QuantizedNetwork((1, 512, 512), (wide,), timesteps=1, proven_timesteps=1, pixel_bits=1, reset="soft")
+    assert lava.fitting_batch_size(large, 100) == 3
+
+
+def test_progress_counts_images_of_whole_presentations() -> None:
+    steps = lava._Steps(images=5, batch_size=3, timesteps=4, layers=2)
+    assert steps.total == 10
+    assert [steps.images_done(step) for step in range(11)] == [0] * 6 + [3] * 4 + [5]
 
 
 @pytest.fixture
@@ -395,26 +429,27 @@ def test_a_run_that_is_disturbed_ends_at_once_and_leaves_nothing(
         assert_nothing_is_left(saboteur.session, temporary)
 
 
+@pytest.mark.parametrize("layout", ["processes", "layers"])
 def test_an_error_in_a_model_is_reported_and_the_backend_can_be_used_again(
-    tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+    layout: Layout, tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, images = three_layers("soft")
     path = tmp_path / "model.net"
     netx.write(network, path)
-    reserve = lava._reserve
+    reserve = run_folder._reserve
 
     def reserve_too_many_classes(file: Path, dtype: type, shape: tuple[int, ...]) -> None:
         reserve(file, dtype, (*shape[:-1], shape[-1] + (file.name == "potentials.npy")))
 
-    with LavaBackend() as backend:
+    with LavaBackend(layout=layout) as backend:
         with monkeypatch.context() as patch:
-            patch.setattr(lava, "_reserve", reserve_too_many_classes)
+            patch.setattr(run_folder, "_reserve", reserve_too_many_classes)
             message = r"stopped: ValueError: could not broadcast .* \(neurons.py, line \d+\)\. Run it again"
             with pytest.raises(BackendError, match=message) as failed:
                 backend.run(path, images, 4)
         assert re.search(r"End of Lava's log:(\n .*)+ValueError: could not broadcast", str(failed.value))
         assert list(temporary.iterdir()) == []
-        assert_equals_oracle(backend.run(path, images, 4, trace=True), network, images, 4)
+        oracle.assert_equal(network, images, backend.run(path, images, 4, trace=True), 4)
         session = session_in(temporary)
     assert_nothing_is_left(session, temporary)
 

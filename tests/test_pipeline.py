@@ -172,6 +172,18 @@ def test_unknown_backend() -> None:
         open_backend("loihi9")
 
 
+def test_only_sim_has_layouts_and_no_more_than_two() -> None:
+    assert [open_backend("sim", lava_layout=layout).layout for layout in (None, "processes", "layers")] == [
+        "processes",
+        "processes",
+        "layers",
+    ]
+    with pytest.raises(UsageError, match=r"--lava-layout layer: no such layout; allowed are processes, layers\."):
+        open_backend("sim", lava_layout="layer")
+    with pytest.raises(UsageError, match=r"--lava-layout layers: only `--backend sim` runs Lava\."):
+        open_backend("ref", lava_layout="layers")
+
+
 def test_accuracy_of_literal_and_compensated_differ(digits: DataSplits, folder: Path, tmp_path: Path) -> None:
     """Both exist; with per-channel thresholds only the compensated one keeps the CNN's classes."""
     agreement = {}

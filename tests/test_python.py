@@ -23,7 +23,9 @@ import pytest
 import loihi_convert
 from loihi_convert import doctor, netx
 from loihi_convert.backends import first_difference, open_backend
-from loihi_convert.backends.lava import LAVA_PYTHON, LavaBackend, RunFolder
+from loihi_convert.backends.host_process import LAVA_PYTHON
+from loihi_convert.backends.lava import LavaBackend
+from loihi_convert.backends.run_folder import RunFolder
 from loihi_convert.checkpoint import Checkpoint, save
 from loihi_convert.data import load_data
 from loihi_convert.errors import PlatformError, UsageError
@@ -193,12 +195,13 @@ def test_without_lava_everything_else_works(lava_alone: Path, tmp_path: Path) ->
     source = Path(loihi_convert.__file__).parents[1]
     python = interpreter(tmp_path / "venv", lambda name: not name.startswith("lava"))
     save_untrained_model(tmp_path / "model.pt")
+    on_lava = ["run", "model.net", "--images", "20", "--backend", "sim"]
     commands = [
         ["doctor"],
         ["export", "model.pt", "-T", "4"],
         ["run", "model.net", "--images", "20"],
-        ["run", "model.net", "--images", "20", "--backend", "sim"],
-        ["run", "model.net", "--images", "20", "--backend", "sim", "--lava-python", str(lava_alone)],
+        on_lava,
+        [*on_lava, "--lava-layout", "layers", "--lava-python", str(lava_alone)],
     ]
     environment = {**os.environ, "PYTHONPATH": str(source)}
     environment.pop(LAVA_PYTHON, None)
@@ -225,7 +228,9 @@ def test_without_lava_everything_else_works(lava_alone: Path, tmp_path: Path) ->
     assert elsewhere[0] == 0
     assert "of 20 images equal to ref at every step, error 0" in elsewhere[2]
     (manifest,) = (tmp_path / "runs").glob("model-sim-*/manifest.json")
-    assert json.loads(manifest.read_text())["backend_versions"]["lava-nc"] == "0.10.0"
+    recorded = json.loads(manifest.read_text())
+    assert recorded["backend_versions"]["lava-nc"] == "0.10.0"
+    assert recorded["lava_layout"] == "layers"
 
 
 def test_doctor_says_what_is_wrong_with_the_named_interpreter() -> None:

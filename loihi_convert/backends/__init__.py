@@ -27,6 +27,10 @@ from loihi_convert.synapse import Array
 
 BackendName = Literal["ref", "sim"]
 
+Layout = Literal["processes", "layers"]
+"""How `sim` lays out a network on Lava: ``processes`` are Lava's own Conv and Dense with neurons of ours, one image at
+a time; ``layers`` is one Process of ours per layer, with images side by side."""
+
 LARGEST_TRACE: Final = 2**32
 """Bytes that the result of a run may take, with the spikes and potentials of a traced one."""
 
@@ -103,6 +107,11 @@ class Backend(Protocol):
         """Versions of what it runs on, by name, where that is a process of its own; known once it has run."""
         ...
 
+    @property
+    def layout(self) -> Layout | None:
+        """How it lays out networks on Lava; ``None`` where there is no Lava."""
+        ...
+
     def run(
         self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = silent
     ) -> RunResult:
@@ -116,7 +125,7 @@ class Backend(Protocol):
     ) -> None: ...
 
 
-def open_backend(name: str, *, lava_python: str | None = None) -> Backend:
+def open_backend(name: str, *, lava_python: str | None = None, lava_layout: str | None = None) -> Backend:
     """Return the backend called ``name``, not yet started.
 
     Parameters
@@ -125,22 +134,29 @@ def open_backend(name: str, *, lava_python: str | None = None) -> Backend:
         ``"ref"`` or ``"sim"``.
     lava_python
         For ``sim``: the interpreter that has Lava, see `backends.lava.LavaBackend`.
+    lava_layout
+        For ``sim``: ``"processes"`` (default) or ``"layers"``, see `Layout`.
 
     Raises
     ------
     UsageError
-        If there is no such backend, or ``ref`` is given an interpreter.
+        If there is no such backend or layout, or ``ref`` is given an interpreter or a layout.
     """
     if name == "ref":
         if lava_python is not None:
             raise UsageError(f"--lava-python {lava_python}: only `--backend sim` runs Lava.")
+        if lava_layout is not None:
+            raise UsageError(f"--lava-layout {lava_layout}: only `--backend sim` runs Lava.")
         from loihi_convert.backends.reference import ReferenceBackend
 
         return ReferenceBackend()
     if name == "sim":
         from loihi_convert.backends.lava import LavaBackend
 
-        return LavaBackend(lava_python=lava_python)
+        layouts = {layout: layout for layout in get_args(Layout)}
+        if lava_layout is not None and lava_layout not in layouts:
+            raise UsageError(f"--lava-layout {lava_layout}: no such layout; allowed are {', '.join(layouts)}.")
+        return LavaBackend(lava_python=lava_python, layout=layouts[lava_layout or "processes"])
     raise UsageError(f"--backend {name}: no such backend; allowed are {', '.join(get_args(BackendName))}.")
 
 

@@ -28,6 +28,10 @@ class ReferenceBackend:
         """Empty: it runs in this process."""
         return {}
 
+    @property
+    def layout(self) -> None:
+        """None: it does without Lava."""
+
     def run(
         self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = silent
     ) -> RunResult:

@@ -18,14 +18,17 @@ from loihi_convert.backends.lava_processes.guarded import GuardedModel
 
 
 class ImageSource(AbstractProcess):
-    """Sends each image as graded spikes of at most 8 bits in ``timesteps`` successive steps, then zeros.
+    """Sends each batch of images as graded spikes of at most 8 bits in ``timesteps`` successive steps, then zeros.
 
-    Image k is sent in the global steps kT + 1 .. (k + 1)T.
+    Presentation k, of the images kB .. (k + 1)B - 1, is sent in the global steps kT + 1 .. (k + 1)T. Where images are
+    missing in the last one, it is filled up with zeros.
 
     Parameters
     ----------
     shape
-        ``(W, H, C)``, or the same number of values in one axis.
+        ``(B, W, H, C)``, or the same number of values in other axes.
+    batch_size
+        B, images side by side.
     images
         File of the integers to send: ``.npy``, uint8 ``(N, C, H, W)``.
     timesteps
@@ -34,8 +37,8 @@ class ImageSource(AbstractProcess):
         File to fill: ``.npy``, int64 ``(1,)``; the number of global steps begun.
     """
 
-    def __init__(self, *, shape: tuple[int, ...], images: str, timesteps: int, steps: str) -> None:
-        super().__init__(images=images, timesteps=timesteps, steps=steps)
+    def __init__(self, *, shape: tuple[int, ...], batch_size: int, images: str, timesteps: int, steps: str) -> None:
+        super().__init__(batch_size=batch_size, images=images, timesteps=timesteps, steps=steps)
         self.s_out = OutPort(shape=shape)
 
 
@@ -48,11 +51,15 @@ class PyImageSourceModel(GuardedModel):
 
     def prepare(self) -> None:
         self._images: npt.NDArray[Any] = np.load(self.proc_params["images"], mmap_mode="r")
-        self._blank: npt.NDArray[Any] = np.zeros(self._images.shape[1:], np.uint8)
         self._steps: npt.NDArray[Any] = np.load(self.proc_params["steps"], mmap_mode="r+")
+        self._batch: npt.NDArray[Any] = np.zeros((self.proc_params["batch_size"], *self._images.shape[1:]), np.uint8)
 
     def step(self) -> None:
         self._steps[0] = self.time_step
-        index = (self.time_step - 1) // self.proc_params["timesteps"]
-        image = self._images[index] if index < len(self._images) else self._blank
-        self.s_out.send(image.transpose().reshape(self.s_out.shape))
+        presentation, step = divmod(self.time_step - 1, self.proc_params["timesteps"])
+        if step == 0:
+            first = presentation * len(self._batch)
+            images = self._images[first : first + len(self._batch)]
+            self._batch[: len(images)] = images
+            self._batch[len(images) :] = 0
+        self.s_out.send(self._batch.swapaxes(1, -1).reshape(self.s_out.shape))
