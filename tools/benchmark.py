@@ -342,6 +342,7 @@ def measure_cost(options: argparse.Namespace) -> None:
         settings = list(_settings(options, chosen, Path(temporary)))
         seconds: dict[Setting, list[float]] = {setting: [] for setting in settings}
         peaks: dict[Setting, list[float]] = {setting: [] for setting in settings}
+        idle: list[float] = []
         for number in range(options.repeats):
             for setting in settings:
                 note(f"repeat {number + 1} of {options.repeats}: {setting.curve} {setting.value}")
@@ -357,6 +358,7 @@ def measure_cost(options: argparse.Namespace) -> None:
                 )
                 with Worker(PEERS[_REF], request, options.patience) as worker:
                     measured = worker.repeat()
+                idle.append(worker.ready["idle_bytes"] / 2**20)
                 seconds[setting].append(measured["seconds"])
                 peaks[setting].append(measured["peak_bytes"] / 2**20)
     tables, records = [], []
@@ -372,10 +374,13 @@ def measure_cost(options: argparse.Namespace) -> None:
         first = points[0]
         fixed = [] if curve == "images" else [f"{len(first.images):,} images"]
         fixed += [] if curve == "T" else [f"T = {first.timesteps}"]
-        header = (curve, "seconds", "images/s", "peak memory of the process in MiB")
+        header = (curve, "seconds", "images/s", "peak memory in MiB")
         tables.append(f"{', '.join(fixed)}\n\n{markdown(header, table)}")
     what = f"ref, {chosen.name}, {options.repeats} repeats; widths: c5-2ap-(2c)5-2ap-classes with random weights"
-    rest = "Numbers are median (minimum..maximum)."
+    rest = (
+        "Numbers are median (minimum..maximum). Memory is that of the whole process, which holds "
+        f"{spread(idle)} MiB before it reads the network: Python, torch and the images."
+    )
     _publish(options, "cost", "\n\n".join((what, *tables, rest, machine(options.threads))), records)
 
 
@@ -390,7 +395,9 @@ def _settings(options: argparse.Namespace, chosen: Subject, temporary: Path) -> 
         if value <= proven:
             yield Setting("T", value, chosen.path, some, value)
     for value in options.sweep_images:
-        if value <= len(images):
+        if value > len(images):
+            note(f"{value} images: left out; there are {len(images)}")
+        else:
             yield Setting("images", value, chosen.path, images[:value], steps)
     for value in options.sweep_calls:
         yield Setting("images in a call", value, chosen.path, some, steps, images_per_call=value)
@@ -409,8 +416,11 @@ def _data_of(options: argparse.Namespace, chosen: Subject) -> str:
 def two_convolutions(width: int, splits: DataSplits) -> nn.Module:
     """Return ``width`` c5-2ap-2 ``width`` c5-2ap-classes, untrained, seed 0, without biases."""
     torch.manual_seed(0)
-    depth, height, rows = splits.input_shape
-    features = 2 * width * (((height - 4) // 2 - 4) // 2) * (((rows - 4) // 2 - 4) // 2)
+    depth, *size = splits.input_shape
+    pooled = [((length - 4) // 2 - 4) // 2 for length in size]
+    if min(pooled) < 1:
+        raise UsageError(f"--sweep-widths: images of {size[0]} x {size[1]} are too small; pass --sweep-widths ''.")
+    features = 2 * width * pooled[0] * pooled[1]
     return nn.Sequential(
         *(nn.Conv2d(depth, width, 5, bias=False), nn.ReLU(), nn.AvgPool2d(2)),
         *(nn.Conv2d(width, 2 * width, 5, bias=False), nn.ReLU(), nn.AvgPool2d(2)),

@@ -109,8 +109,8 @@ PEERS: Final[tuple[Peer, ...]] = (
         "spikingjelly",
         "spikingjelly==2.0.0",
         "ActivationAwareIFNode (a threshold for each channel) and IFNode (one threshold, so weights are divided by "
-        "thresholds, and rounding may move a spike) in multi-step mode, and IFNode in single-step mode. The first "
-        "synapse is computed once per image.",
+        "thresholds; potentials start half a unit higher, so that rounding moves no spike) in multi-step mode, and "
+        "IFNode in single-step mode. The first synapse is computed once per image.",
     ),
     Peer(
         "snnTorch",

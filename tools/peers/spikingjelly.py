@@ -13,7 +13,8 @@ from peers import Batch, Job, Runner, batched, initial_potentials, over_map, syn
 def candidates(job: Job) -> Mapping[str, Runner]:
     """Multi-step mode, in which each layer takes all T steps at once, ``(T, B, ...)``, and single-step mode.
 
-    IFNode has one threshold, 1 here: it gets V / threshold, and rounding may move a spike by a step.
+    IFNode has one threshold, 1 here: it gets V / threshold. Potentials start half a unit higher: integers fire where
+    V >= threshold, and V + 1/2 is further from the threshold than rounding reaches.
     """
     from spikingjelly.activation_based import neuron
     from spikingjelly.activation_based.layer import SeqToANNContainer
@@ -23,7 +24,7 @@ def candidates(job: Job) -> Mapping[str, Runner]:
     exact = [synapse_module(layer.synapse) for layer in network.layers]
     divided = [*(synapse_module(layer.synapse, 1 / thresholds(layer)) for layer in hidden), exact[-1]]
     starts = [initial_potentials(layer) for layer in hidden]
-    starts_divided = [start / thresholds(layer) for start, layer in zip(starts, hidden, strict=True)]
+    starts_divided = [(start + 0.5) / thresholds(layer) for start, layer in zip(starts, hidden, strict=True)]
 
     def multi_step(nodes: list[Any], synapses: list[nn.Sequential], starts: list[Tensor]) -> Batch:
         first, *later = synapses[0], *(SeqToANNContainer(*synapse) for synapse in synapses[1:])

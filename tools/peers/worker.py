@@ -59,6 +59,7 @@ def main() -> None:
     torch.set_num_threads(request.threads)
     peer = PEERS[request.peer]
     images = np.load(request.images)
+    idle = peak_memory()
     job = Job(Path(request.network), request.timesteps, tuple(request.batch_sizes))
     candidates = peer.candidates(job)
     choice = next(iter(candidates))
@@ -73,7 +74,7 @@ def main() -> None:
     elif not peer.runs_few_images:
         candidates[choice](images[:_WARM_UP_IMAGES])
     versions = {name: _version(name) for name in (*_distributions(peer.requirement, peer.module), "torch", "numpy")}
-    print(json.dumps({"choice": choice, "versions": versions}), file=answers)
+    print(json.dumps({"choice": choice, "versions": versions, "idle_bytes": idle}), file=answers)
     for _ in sys.stdin:
         seconds, potentials = candidates[choice](images)
         if potentials is not None:
