@@ -89,7 +89,7 @@ def _options() -> argparse.Namespace:
         verb.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="write tables as .md and .csv there")
         if name == "peers":
             verb.add_argument("-T", "--timesteps", type=int, help="default: what the file is balanced for, or 8")
-            verb.add_argument("--batch-sizes", type=_numbers, default=(16, 64, 256), help="default: 16,64,256")
+            verb.add_argument("--batch-sizes", type=_numbers, default=(4, 16, 64, 256), help="default: 4,16,64,256")
             verb.add_argument("--lava-images", type=int, default=2, help="for lava-dl; default: %(default)s")
             names = ",".join(peer.module for peer in PEERS)
             verb.add_argument("--only", default=names, help="some of %(default)s; ref is always there")
@@ -222,7 +222,7 @@ def measure_peers(options: argparse.Namespace) -> None:
             if index != _REF and peer.module not in names:
                 continue
             shown = images[: options.lava_images] if peer.runs_few_images else images
-            sizes = options.batch_sizes if peer.tries_batch_sizes else ()
+            sizes = sorted({min(size, len(shown)) for size in options.batch_sizes}) if peer.tries_batch_sizes else ()
             rows.append(Row(peer, len(shown)))
             requests.append(_request(options, index, chosen.path, Path(temporary), shown, timesteps, batch_sizes=sizes))
         run_interleaved(rows, requests, options.repeats, options.patience)
