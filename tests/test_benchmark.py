@@ -1,0 +1,195 @@
+"""tools/benchmark.py without the libraries it compares: operation counts, tables, and what a missing library gives."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from loihi_convert import loihi, netx
+from loihi_convert.backends.reference import run_network
+from loihi_convert.errors import PlatformError
+from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.synapse import Conv, Dense
+
+TOOLS = Path(__file__).parents[1] / "tools"
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(TOOLS))
+    yield importlib.import_module("benchmark")
+    sys.path.remove(str(TOOLS))
+
+
+def tiny_network() -> QuantizedNetwork:
+    """1 x 4 x 4, two convolutions 3 x 3 of padding 1 (4 channels, then 2 in 2 groups behind 2 x 2 pooling), dense."""
+    random = np.random.default_rng(0)
+
+    def layer(name: str, synapse: Conv | Dense, largest: int = 1, threshold: int = 40) -> QuantizedLayer:
+        channels = synapse.channels
+        neuron = IntegerNeuron(np.full(channels, threshold, np.int32), np.full(channels, threshold // 2, np.int32))
+        return QuantizedLayer(name, synapse, None if name == "fc" else neuron, np.ones(channels), largest)
+
+    def weights(*shape: int) -> np.ndarray:
+        return random.integers(-20, 21, shape).astype(np.int32)
+
+    layers = (
+        layer("conv1", Conv(weights(4, 1, 3, 3), np.array([300, 0, -7, 9], np.int32), padding=(1, 1)), 255, 9000),
+        layer("conv2", Conv(weights(2, 2, 3, 3), weights(2, 2, 2), padding=(1, 1), groups=2, pool=(2, 2))),
+        layer("fc", Dense(weights(3, 8))),
+    )
+    return QuantizedNetwork((1, 4, 4), layers, timesteps=8, proven_timesteps=8, pixel_bits=8, reset="soft")
+
+
+def test_the_limit_counts_every_product_once(benchmark: ModuleType) -> None:
+    gemm = importlib.import_module("peers.gemm")
+    first, second, last = gemm.products(tiny_network(), timesteps=5)
+    # 4 channels x 9 weights at 16 positions, once, because the image is constant.
+    assert first.multiply_accumulates == 4 * 9 * 16
+    # Behind the pooling 2 x 2 positions; each of 2 channels reads the 2 x 9 weights of its group; 5 steps.
+    assert second.multiply_accumulates == 2 * 18 * 4 * 5
+    # 2 x 2 x 2 neurons to 3 outputs; 5 steps.
+    assert last.multiply_accumulates == 8 * 3 * 5
+    job = importlib.import_module("peers").Job(Path("unused"), 5, (2,))
+    job.__dict__["network"] = tiny_network()
+    for runner in gemm.candidates(job).values():
+        seconds, potentials = runner(np.zeros((5, 1, 4, 4), np.uint8))
+        assert seconds > 0
+        assert potentials is None
+
+
+def test_what_every_library_gets_is_the_network(benchmark: ModuleType) -> None:
+    """The torch modules and channel values that all of them share, stepped by hand, equal `ref`."""
+    peers = importlib.import_module("peers")
+    network, steps = tiny_network(), 8
+    images = np.random.default_rng(1).integers(0, 256, (6, 1, 4, 4)).astype(np.uint8)
+    hidden = list(zip(network.spiking_layers, network.shapes, strict=False))
+    first, *later = (peers.synapse_module(layer.synapse) for layer in network.layers)
+    levels = [peers.over_map(peers.thresholds(layer), shape) for layer, shape in hidden]
+    potentials = [peers.over_map(peers.initial_potentials(layer), shape) for layer, shape in hidden]
+    constant = first(torch.from_numpy(images.astype(np.float32)))
+    output = torch.zeros(6, 3)
+    for _ in range(steps):
+        current = constant
+        for index, synapse in enumerate(later):
+            potential = potentials[index] + current
+            spikes = (potential >= levels[index]).float()
+            potentials[index] = potential - spikes * levels[index]
+            current = synapse(spikes)
+        output += current
+    expected = run_network(network, images, steps)
+    assert expected.spike_counts.sum(axis=(0, 1)).min() > 0
+    assert np.array_equal(output.numpy(), expected.potentials[:, -1])
+
+
+def test_a_channel_that_never_fires_is_out_of_reach(benchmark: ModuleType) -> None:
+    peers = importlib.import_module("peers")
+    layer = tiny_network().layers[0]
+    threshold = np.array([1, 2, 3, loihi.NEVER_FIRES], np.int32)
+    silent = QuantizedLayer("conv1", layer.synapse, IntegerNeuron(threshold, 0 * threshold), layer.scale, 255)
+    found = peers.thresholds(silent).tolist()
+    assert found[:3] == [1, 2, 3]
+    # Beyond T = 2^20 steps of the largest current.
+    assert found[3] >= 2**20 * loihi.POTENTIAL_LIMIT
+
+
+def test_medians_minima_and_maxima(benchmark: ModuleType) -> None:
+    tables = importlib.import_module("benchmark_tables")
+    assert tables.spread([3.0, 1.0, 2.0]) == "2.00 (1.00..3.00)"
+    assert tables.spread([4, 1, 2, 3]) == "2.50 (1.00..4.00)"
+    assert tables.spread([12345.6]) == "12,346 (12,346..12,346)"
+    assert tables.spread([0.01234, 0.0]) == "0.00617 (0.00..0.0123)"
+    assert tables.spread([]) == ""
+    assert tables.markdown(("a", "bcde"), [("12345", "")]) == "| a     | bcde |\n| ----- | ---- |\n| 12345 |      |\n"
+
+
+def test_ratios_are_taken_repeat_by_repeat(benchmark: ModuleType) -> None:
+    peers = importlib.import_module("peers")
+    reference = benchmark.Row(peers.PEERS[0], 100, [1.0, 2.0, 4.0])
+    limit = benchmark.Row(peers.PEERS[-1], 100, [0.5, 2.0, 1.0])
+    # Images per second: 100, 50, 25 of ref against 10, 2.5, 5.
+    slow = benchmark.Row(peers.PEERS[2], 10, [1.0, 4.0, 2.0], versions={"snntorch": "1.0", "torch": "2"}, choice="x")
+    benchmark.compare(slow, np.array([[1, 2], [5, 0], [0, 1]]), np.array([[1, 2], [4, 0], [1, 0]]))
+    report = benchmark.peers_report([reference, slow, limit])
+    (row,) = (line for line in report.splitlines() if line.startswith("| snnTorch"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == ["snnTorch 1.0", "5.00 (2.50..10.0)", "10.0 (5.00..20.0)", "x", "2 / 10", "1 / 10"]
+    assert "`ref` reaches 50.0 (25.0..100) % of the limit" in report
+
+
+def test_a_library_that_is_not_there_gives_a_row_that_says_so(
+    benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process, worker = (importlib.import_module(f"peers.{name}") for name in ("process", "worker"))
+    peers = importlib.import_module("peers")
+    index, peer = next((index, peer) for index, peer in enumerate(peers.PEERS) if peer.module == "snntorch")
+    if importlib.util.find_spec("snntorch"):
+        pytest.skip("this environment has snntorch")
+    # An environment in which the installation went wrong: that of the tests.
+    monkeypatch.setattr(process, "python_with", lambda _: [sys.executable])
+    netx.write(tiny_network(), tmp_path / "tiny.net")
+    np.save(tmp_path / "images.npy", np.random.default_rng(2).integers(0, 256, (4, 1, 4, 4)).astype(np.uint8))
+    rows, requests = [], []
+    for number in (0, index):
+        rows.append(benchmark.Row(peers.PEERS[number], 4))
+        files = (tmp_path / name for name in ("tiny.net", "images.npy", f"{number}.npy"))
+        requests.append(worker.Request(number, *map(str, files), timesteps=8, batch_sizes=(), threads=1))
+    benchmark.run_interleaved(rows, requests, repeats=2, patience=100)
+    assert len(rows[0].seconds) == 2
+    assert rows[1].seconds == []
+    assert np.array_equal(
+        np.load(tmp_path / "0.npy"),
+        run_network(tiny_network(), np.load(tmp_path / "images.npy"), 8).potentials[:, -1],
+    )
+    report = benchmark.peers_report(rows)
+    assert f"| {peer.name} | not measured" in report
+    assert "NOT MEASURED. snnTorch: ended with 1: " in report
+    assert "No module named 'snntorch'" in report
+
+
+def test_peak_memory_is_that_of_the_process_itself(benchmark: ModuleType) -> None:
+    process, worker = (importlib.import_module(f"peers.{name}") for name in ("process", "worker"))
+    small = worker.peak_memory()
+    ballast = np.ones(2**25)
+    assert worker.peak_memory() >= small + ballast.nbytes // 2
+    command = "from peers.worker import peak_memory; print(peak_memory())"
+    done = subprocess.run(
+        [*process.python_with(None), "-c", command], cwd=TOOLS, capture_output=True, text=True, check=True
+    )
+    # 256 MiB that the parent holds are not counted.
+    assert int(done.stdout) < worker.peak_memory() - ballast.nbytes // 2
+
+
+def test_without_uv_it_says_what_is_missing(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = importlib.import_module("peers.process")
+    monkeypatch.delenv("UV", raising=False)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(PlatformError, match="nobody==1: not installed here, and no uv to make an environment"):
+        process.python_with("nobody==1")
+    assert process.python_with(None) == [sys.executable]
+    assert process.python_with(f"numpy=={np.__version__}") == [sys.executable]
+
+
+def test_a_random_network_of_any_width_can_be_exported(benchmark: ModuleType, tmp_path: Path) -> None:
+    splits = noise()
+    model = benchmark.two_convolutions(2, splits)
+    benchmark.export_untrained(model, splits, 4, tmp_path / "width.net")
+    assert netx.read(tmp_path / "width.net").shapes[:2] == ((2, 24, 24), (4, 8, 8))
+
+
+def noise() -> object:
+    """28 x 28 noise in the place of MNIST."""
+    from loihi_convert.dataset import Dataset, DataSplits
+
+    images = np.random.default_rng(3).integers(0, 256, (12, 1, 28, 28)).astype(np.uint8)
+    data = Dataset(images, np.zeros(12, np.int64))
+    return DataSplits("noise", ("a", "b", "c"), data, data, data, data)

@@ -1,0 +1,445 @@
+"""Measure `ref` beside other simulators, and what it costs: python tools/benchmark.py {peers,cost} ...
+
+``peers``   the same exported network, the same images and threads in every library that installs (`peers/`), float32;
+            each in a process and, through uv, in an environment of its own; speed, and the classes and output
+            potentials they get.
+``cost``    time and peak memory of `ref` against T, number of images, images per call and network width; every
+            measurement in a fresh process.
+
+Repeats are interleaved (A B C A B C ...), so that a machine that drifts does so for all. A machine that others use at
+the same time measures little: look at the minima and maxima.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import io
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from benchmark_tables import machine, markdown, spread
+from peers import PEERS, Peer
+from peers.process import Worker
+from peers.worker import Request
+from torch import nn
+
+from loihi_convert import netx
+from loihi_convert.backends import open_backend
+from loihi_convert.balance import balance
+from loihi_convert.console import note
+from loihi_convert.convert import convert
+from loihi_convert.data import default_root, load_data
+from loihi_convert.dataset import DataSplits
+from loihi_convert.errors import LoihiConvertError, PlatformError, UsageError
+from loihi_convert.files import write_atomically
+from loihi_convert.models import build_model
+from loihi_convert.network import QuantizedNetwork
+from loihi_convert.quantize import quantize
+from loihi_convert.synapse import Array
+
+# Networks that need no training, and the data they are made for.
+NETWORKS: Final = {
+    "digits-cnn": "digits",
+    "mnist-cnn": "mnist",
+    "fashion-mnist-cnn": "fashion-mnist",
+    "vgg-small": "cifar10",
+    "vgg16": "cifar10",
+}
+_REF: Final = next(index for index, peer in enumerate(PEERS) if peer.module == "reference")
+# Thresholds of untrained networks are balanced on as many.
+_CALIBRATION_IMAGES: Final = 100
+
+
+def main() -> int:
+    """Do what the command line says; return the exit code."""
+    options = _options()
+    try:
+        options.measure(options)
+    except LoihiConvertError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(required=True, metavar="{peers,cost}")
+    for name, measure, images, help_text in (
+        ("peers", measure_peers, 1000, "beside other simulators"),
+        ("cost", measure_cost, 1000, "time and memory of ref"),
+    ):
+        verb = verbs.add_parser(name, help=help_text)
+        verb.set_defaults(measure=measure)
+        verb.add_argument("model", nargs="?", type=Path, metavar="MODEL.net", help="an exported file; or --network")
+        verb.add_argument("--network", choices=NETWORKS, help="a network with random weights, exported for this run")
+        verb.add_argument("--data", help="data set, folder or .npz of images; default: the network's")
+        verb.add_argument("--data-root", type=Path, default=default_root(), help="default: %(default)s")
+        verb.add_argument("--images", type=int, default=images, help="test images; default: %(default)s")
+        verb.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
+        verb.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
+        verb.add_argument("--patience", type=float, default=1800, help="seconds for one answer; default: %(default)s")
+        verb.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="write tables as .md and .csv there")
+        if name == "peers":
+            verb.add_argument("-T", "--timesteps", type=int, help="default: what the file is balanced for, or 8")
+            verb.add_argument("--batch-sizes", type=_numbers, default=(4, 16, 64, 256), help="default: 4,16,64,256")
+            verb.add_argument("--lava-images", type=int, default=2, help="for lava-dl; default: %(default)s")
+            names = ",".join(peer.module for peer in PEERS)
+            verb.add_argument("--only", default=names, help="some of %(default)s; ref is always there")
+        else:
+            verb.add_argument(
+                "-T", "--timesteps", type=int, default=8, help="where T does not vary; default: %(default)s"
+            )
+            doubling = tuple(2**power for power in range(10))
+            verb.add_argument("--sweep-timesteps", type=_numbers, default=doubling, help="default: 1,2,4,...,512")
+            verb.add_argument(
+                "--sweep-images", type=_numbers, default=(10, 100, 1000, 10_000), help="default: 10,...,10000"
+            )
+            verb.add_argument(
+                "--sweep-calls", type=_numbers, default=(1, 10, 100, 1000), help="images in one call of ref"
+            )
+            verb.add_argument(
+                "--sweep-widths",
+                type=_numbers,
+                default=(8, 16, 32, 64, 128),
+                help="c of a network c5-2ap-(2c)5-2ap-classes with random weights; 128: the paper's for Fashion-MNIST",
+            )
+    return parser.parse_args()
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    numbers = tuple(int(part) for part in text.split(",") if part)
+    if any(number < 1 for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text}: allowed are whole numbers from 1, as in 1,2,4")
+    return numbers
+
+
+# What is measured, and in what processes.
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """The exported file that is run, what it is called, and the images."""
+
+    path: Path
+    name: str
+    network: QuantizedNetwork
+    images: Array
+
+
+@dataclass
+class Row:
+    """What was measured of one peer: its seconds in each repeat, or why there are none."""
+
+    peer: Peer
+    image_count: int
+    seconds: list[float] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    choice: str = ""
+    failure: str = ""
+    same_class: int | None = None
+    equal_potentials: int | None = None
+
+    @property
+    def title(self) -> str:
+        own = [version for name, version in self.versions.items() if name not in ("torch", "numpy")]
+        return " ".join((self.peer.name, *own[:1]))
+
+    @property
+    def rates(self) -> list[float]:
+        """Images per second in each repeat."""
+        return [self.image_count / seconds for seconds in self.seconds]
+
+
+@contextlib.contextmanager
+def subject(options: argparse.Namespace, timesteps: int | None) -> Iterator[Subject]:
+    """Read or make the network of the command line; a made one lies in a folder that is removed afterwards."""
+    if (options.model is None) == (options.network is None):
+        raise UsageError("give either the path of an exported file or --network.")
+    with tempfile.TemporaryDirectory() as temporary:
+        if options.model is None:
+            splits = load_data(options.data or NETWORKS[options.network], options.data_root)
+            torch.manual_seed(0)
+            model = build_model(options.network, splits.input_shape, len(splits.classes))
+            path, name = Path(temporary, f"{options.network}.net"), f"{options.network} with random weights"
+            export_untrained(model, splits, timesteps or 8, path)
+        else:
+            path, name = options.model.resolve(), options.model.name
+            recorded = netx.read(path).provenance.get("model", {})
+            if options.data is None and "data" not in recorded:
+                raise UsageError(f"{path.name}: does not say what data it was made from; pass --data.")
+            splits = load_data(options.data or str(recorded["data"]), options.data_root)
+        network = netx.read(path)
+        if network.readout != "potential" or network.reset != "soft" or len(network.layers) < 2:
+            raise UsageError(f"{name}: compared are networks of soft reset whose last layer only integrates.")
+        yield Subject(path, f"{name}, {splits.name}", network, splits.test.images)
+
+
+def export_untrained(model: nn.Module, splits: DataSplits, timesteps: int, path: Path) -> None:
+    """Write the CNN ``model`` as it is, thresholds balanced for ``timesteps`` on a few images."""
+    images = splits.calibration_images()[:_CALIBRATION_IMAGES]
+    spiking = balance(convert(model.eval(), splits.input_shape), images, timesteps)
+    netx.write(quantize(spiking, images), path)
+
+
+def _request(
+    options: argparse.Namespace, peer: int, path: Path, folder: Path, images: Array, timesteps: int, **settings: Any
+) -> Request:
+    saved = folder / f"images-{peer}.npy"
+    np.save(saved, images)
+    return Request(
+        peer=peer,
+        network=str(path),
+        images=str(saved),
+        potentials=str(folder / f"potentials-{peer}.npy"),
+        timesteps=timesteps,
+        threads=options.threads,
+        **{"batch_sizes": (), **settings},
+    )
+
+
+# peers
+
+
+def measure_peers(options: argparse.Namespace) -> None:
+    """Print how fast each peer runs the network, and whether it gets the classes and potentials of `ref`."""
+    names = set(options.only.split(","))
+    if unknown := names - {peer.module for peer in PEERS}:
+        raise UsageError(f"--only {','.join(sorted(unknown))}: allowed are {','.join(peer.module for peer in PEERS)}.")
+    with subject(options, options.timesteps) as chosen, tempfile.TemporaryDirectory() as temporary:
+        timesteps, images = options.timesteps or chosen.network.timesteps, chosen.images[: options.images]
+        with open_backend("ref") as backend:
+            expected = backend.run(chosen.path, images, timesteps).potentials[:, -1]
+        rows, requests = [], []
+        for index, peer in enumerate(PEERS):
+            if index != _REF and peer.module not in names:
+                continue
+            shown = images[: options.lava_images] if peer.runs_few_images else images
+            sizes = sorted({min(size, len(shown)) for size in options.batch_sizes}) if peer.tries_batch_sizes else ()
+            rows.append(Row(peer, len(shown)))
+            requests.append(_request(options, index, chosen.path, Path(temporary), shown, timesteps, batch_sizes=sizes))
+        run_interleaved(rows, requests, options.repeats, options.patience)
+        for row, request in zip(rows, requests, strict=True):
+            if not row.failure and Path(request.potentials).exists():
+                compare(row, np.load(request.potentials), expected[: row.image_count])
+    title = f"{chosen.name}, T = {timesteps}, {len(images)} images, {options.repeats} repeats"
+    _publish(options, "peers", f"{title}\n\n{peers_report(rows)}\n{machine(options.threads)}", _peer_records(rows))
+
+
+def run_interleaved(rows: Sequence[Row], requests: Sequence[Request], repeats: int, patience: float) -> None:
+    """Fill ``rows``: each peer started, then all of them timed in turn, ``repeats`` times; who fails is left out."""
+    with contextlib.ExitStack() as stack:
+        workers: dict[int, Worker] = {}
+        for index, (row, request) in enumerate(zip(rows, requests, strict=True)):
+            if row.peer.runs_few_images:
+                continue
+            note(f"{row.peer.name}: starting")
+            with _failing(row):
+                workers[index] = stack.enter_context(Worker(row.peer, request, patience))
+                _describe(row, workers[index])
+        for number in range(repeats):
+            for index, (row, request) in enumerate(zip(rows, requests, strict=True)):
+                if row.failure:
+                    continue
+                note(f"repeat {number + 1} of {repeats}: {row.peer.name}")
+                with _failing(row):
+                    if row.peer.runs_few_images:
+                        with Worker(row.peer, request, patience) as worker:
+                            _describe(row, worker)
+                            row.seconds.append(worker.repeat()["seconds"])
+                    else:
+                        row.seconds.append(workers[index].repeat()["seconds"])
+
+
+@contextlib.contextmanager
+def _failing(row: Row) -> Iterator[None]:
+    try:
+        yield
+    except (PlatformError, OSError) as error:
+        row.failure = str(error)
+        note(row.failure)
+
+
+def _describe(row: Row, worker: Worker) -> None:
+    row.choice, row.versions = worker.ready["choice"], worker.ready["versions"]
+
+
+def compare(row: Row, found: Array, expected: Array) -> None:
+    """Count the images whose class, and whose every output potential, is that of `ref`."""
+    row.same_class = int((found.argmax(1) == expected.argmax(1)).sum())
+    row.equal_potentials = int((found == expected).all(1).sum())
+
+
+def peers_report(rows: Sequence[Row]) -> str:
+    """Return a Markdown table of all rows, the first one being `ref`, and what has to be said to each."""
+    reference = rows[0]
+    table: list[tuple[str, ...]] = []
+    for row in rows:
+        if row.failure:
+            table.append((row.title, "not measured", "", "", "", ""))
+            continue
+        ratios = [own / other for own, other in zip(reference.rates, row.rates, strict=False)]
+        counts = ["" if n is None else f"{n} / {row.image_count}" for n in (row.same_class, row.equal_potentials)]
+        table.append((row.title, spread(row.rates), "" if row is reference else spread(ratios), row.choice, *counts))
+    header = ("", "images/s", "ref is so many times as fast", "fastest of those tried", "same class", "same potentials")
+    lines = [markdown(header, table), "Numbers are median (minimum..maximum); ratios are taken repeat by repeat.", ""]
+    for row in rows:
+        with_torch = f" (torch {row.versions['torch']})" if "torch" in row.versions else ""
+        lines.append(f"- {row.title}{with_torch}: {row.peer.note}")
+        if row.failure:
+            lines.append(f"  NOT MEASURED. {row.failure}")
+    limit = next((row for row in rows if row.peer.module == "gemm" and row.seconds), None)
+    if limit and reference.seconds:
+        shares = [100 * own / most for own, most in zip(reference.rates, limit.rates, strict=False)]
+        lines.append(f"\n`ref` reaches {spread(shares)} % of the limit that float32 matrix products set.")
+    return "\n".join(lines) + "\n"
+
+
+def _peer_records(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    return [
+        {
+            "peer": row.peer.name,
+            "versions": " ".join(f"{name}={version}" for name, version in row.versions.items()),
+            "choice": row.choice,
+            "images": row.image_count,
+            "repeat": number,
+            "seconds": seconds,
+            "same_class": row.same_class,
+            "equal_potentials": row.equal_potentials,
+            "failure": row.failure,
+        }
+        for row in rows
+        for number, seconds in enumerate(row.seconds or [None])
+    ]
+
+
+# cost
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """One point of one curve of `cost`: the file, and how many images are run for how many steps."""
+
+    curve: str
+    value: int
+    path: Path
+    images: Array
+    timesteps: int
+    images_per_call: int | None = None
+
+
+def measure_cost(options: argparse.Namespace) -> None:
+    """Print what `ref` costs, one table for each thing that varies."""
+    longest = max((options.timesteps, *options.sweep_timesteps))
+    with subject(options, longest) as chosen, tempfile.TemporaryDirectory() as temporary:
+        settings = list(_settings(options, chosen, Path(temporary)))
+        seconds: dict[Setting, list[float]] = {setting: [] for setting in settings}
+        peaks: dict[Setting, list[float]] = {setting: [] for setting in settings}
+        idle: list[float] = []
+        for number in range(options.repeats):
+            for setting in settings:
+                note(f"repeat {number + 1} of {options.repeats}: {setting.curve} {setting.value}")
+                sizes = () if setting.images_per_call is None else (setting.images_per_call,)
+                request = _request(
+                    options,
+                    _REF,
+                    setting.path,
+                    Path(temporary),
+                    setting.images,
+                    setting.timesteps,
+                    batch_sizes=sizes,
+                )
+                with Worker(PEERS[_REF], request, options.patience) as worker:
+                    measured = worker.repeat()
+                idle.append(worker.ready["idle_bytes"] / 2**20)
+                seconds[setting].append(measured["seconds"])
+                peaks[setting].append(measured["peak_bytes"] / 2**20)
+    tables, records = [], []
+    for curve in dict.fromkeys(setting.curve for setting in settings):
+        points = [setting for setting in settings if setting.curve == curve]
+        table = []
+        for point in points:
+            rates = [len(point.images) / taken for taken in seconds[point]]
+            table.append((f"{point.value:,}", spread(seconds[point]), spread(rates), spread(peaks[point])))
+            for number, (taken, peak) in enumerate(zip(seconds[point], peaks[point], strict=True)):
+                record = {"curve": curve, "value": point.value, "images": len(point.images), "T": point.timesteps}
+                records.append({**record, "repeat": number, "seconds": taken, "peak_mib": peak})
+        first = points[0]
+        fixed = [] if curve == "images" else [f"{len(first.images):,} images"]
+        fixed += [] if curve == "T" else [f"T = {first.timesteps}"]
+        header = (curve, "seconds", "images/s", "peak memory in MiB")
+        tables.append(f"{', '.join(fixed)}\n\n{markdown(header, table)}")
+    what = f"ref, {chosen.name}, {options.repeats} repeats; widths: c5-2ap-(2c)5-2ap-classes with random weights"
+    rest = (
+        "Numbers are median (minimum..maximum). Memory is that of the whole process, which holds "
+        f"{spread(idle)} MiB before it reads the network: Python, torch and the images."
+    )
+    _publish(options, "cost", "\n\n".join((what, *tables, rest, machine(options.threads))), records)
+
+
+def _settings(options: argparse.Namespace, chosen: Subject, temporary: Path) -> Iterator[Setting]:
+    images, proven = chosen.images, chosen.network.proven_timesteps
+    some, steps = images[: options.images], options.timesteps
+    if left_out := [value for value in options.sweep_timesteps if value > proven]:
+        note(
+            f"T = {', '.join(map(str, left_out))}: left out; the file's potentials are proven to fit for T <= {proven}"
+        )
+    for value in options.sweep_timesteps:
+        if value <= proven:
+            yield Setting("T", value, chosen.path, some, value)
+    for value in options.sweep_images:
+        if value > len(images):
+            note(f"{value} images: left out; there are {len(images)}")
+        else:
+            yield Setting("images", value, chosen.path, images[:value], steps)
+    for value in options.sweep_calls:
+        yield Setting("images in a call", value, chosen.path, some, steps, images_per_call=value)
+    splits = load_data(options.data or _data_of(options, chosen), options.data_root)
+    for value in options.sweep_widths:
+        path = temporary / f"width-{value}.net"
+        export_untrained(two_convolutions(value, splits), splits, steps, path)
+        yield Setting("channels c", value, path, some, steps)
+
+
+def _data_of(options: argparse.Namespace, chosen: Subject) -> str:
+    recorded = chosen.network.provenance.get("model", {})
+    return NETWORKS[options.network] if options.network else str(recorded["data"])
+
+
+def two_convolutions(width: int, splits: DataSplits) -> nn.Module:
+    """Return ``width`` c5-2ap-2 ``width`` c5-2ap-classes, untrained, seed 0, without biases."""
+    torch.manual_seed(0)
+    depth, *size = splits.input_shape
+    pooled = [((length - 4) // 2 - 4) // 2 for length in size]
+    if min(pooled) < 1:
+        raise UsageError(f"--sweep-widths: images of {size[0]} x {size[1]} are too small; pass --sweep-widths ''.")
+    features = 2 * width * pooled[0] * pooled[1]
+    return nn.Sequential(
+        *(nn.Conv2d(depth, width, 5, bias=False), nn.ReLU(), nn.AvgPool2d(2)),
+        *(nn.Conv2d(width, 2 * width, 5, bias=False), nn.ReLU(), nn.AvgPool2d(2)),
+        *(nn.Flatten(), nn.Linear(features, len(splits.classes), bias=False)),
+    )
+
+
+def _publish(options: argparse.Namespace, name: str, report: str, records: Sequence[dict[str, Any]]) -> None:
+    print(report)
+    if options.output is None:
+        return
+    options.output.mkdir(parents=True, exist_ok=True)
+    lines = io.StringIO()
+    writer = csv.DictWriter(lines, fieldnames=list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    write_atomically(options.output / f"{name}.md", f"{report}\n".encode())
+    write_atomically(options.output / f"{name}.csv", lines.getvalue().encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

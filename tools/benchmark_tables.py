@@ -1,0 +1,49 @@
+"""Medians, minima and maxima, Markdown, and the machine, for `benchmark.py`."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import platform
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return the median, and the smallest and the largest in brackets, to three digits: ``1.25 (1.10..1.40)``."""
+    if not values:
+        return ""
+    median, least, most = map(_three_digits, (statistics.median(values), min(values), max(values)))
+    return f"{median} ({least}..{most})"
+
+
+def _three_digits(value: float) -> str:
+    decimals = 2 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{decimals}f}"
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table with its columns aligned."""
+    cells = [header, *rows]
+    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
+    lines = [" | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in cells]
+    lines.insert(1, " | ".join("-" * width for width in widths))
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+def machine(threads: int) -> str:
+    """Return the processor, how much of it is used, and the versions, in one line."""
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    return (
+        f"{model}; {len(os.sched_getaffinity(0))} of {os.cpu_count()} logical processors, {threads} threads; Python "
+        f"{platform.python_version()}, torch {torch.__version__}, NumPy {np.__version__}; {platform.system()}; "
+        f"load average at the end {os.getloadavg()[0]:.1f}"
+    )

@@ -1,0 +1,257 @@
+"""The programs that `benchmark.py` compares, one file each; every one runs in a process of its own (`worker.py`).
+
+A file has ``candidates(job)``, which imports its library and returns the ways of running the job's network that are
+worth trying, by name. Each takes all images and returns the seconds it took and the output potentials after step T.
+All of them get the same integers of the exported file (weights, biases, thresholds, initial potentials), in float32.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from loihi_convert import loihi, netx
+from loihi_convert.network import QuantizedLayer, QuantizedNetwork
+from loihi_convert.simulate import batches
+from loihi_convert.synapse import Array, Conv, Synapse
+
+# A never-firing channel: without Loihi's clipping a potential could pass the 131072 that stands for it in a file.
+_NEVER: Final = 2.0**40
+# Values of one layer that a library which takes all steps at once may hold: 1 GiB of float32.
+_LARGEST_SIGNAL: Final = 2**28
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process has to run.
+
+    Parameters
+    ----------
+    path
+        The exported file.
+    timesteps
+        T.
+    batch_sizes
+        Numbers of images side by side to choose from; empty leaves it to the program.
+    """
+
+    path: Path
+    timesteps: int
+    batch_sizes: tuple[int, ...] = ()
+
+    @cached_property
+    def network(self) -> QuantizedNetwork:
+        return netx.read(self.path)
+
+
+Runner = Callable[[Array], tuple[float, Array | None]]
+"""uint8 images ``(N, C, H, W)`` to seconds and output potentials after step T, ``(N, classes)``, if there are any."""
+
+Batch = Callable[[Tensor], Tensor]
+"""Pixels, float32 ``(B, C, H, W)``, to output potentials after step T, ``(B, classes)``."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A program to compare with.
+
+    Parameters
+    ----------
+    name
+        As the tables call it.
+    module
+        Its file in this folder.
+    requirement
+        What to install into its environment, pinned; ``None``: the project's own environment has it.
+    note
+        How the network is built there, and what differs.
+    tries_batch_sizes
+        Whether the fastest of `Job.batch_sizes` is chosen before anything is timed.
+    runs_few_images
+        Whether it is too slow for all images; it then gets a process of its own for each repeat, because its own
+        processes do not rest in between.
+    """
+
+    name: str
+    module: str
+    requirement: str | None
+    note: str
+    tries_batch_sizes: bool = True
+    runs_few_images: bool = False
+
+    def candidates(self, job: Job) -> Mapping[str, Runner]:
+        """Import the library and return what is worth trying."""
+        found: Mapping[str, Runner] = importlib.import_module(f"peers.{self.module}").candidates(job)
+        return found
+
+
+PEERS: Final[tuple[Peer, ...]] = (
+    Peer(
+        "ref",
+        "reference",
+        None,
+        "this package's own backend, all images handed over at once. It also counts spikes and synaptic operations and "
+        "keeps the output after every step, which the others do not.",
+        tries_batch_sizes=False,
+    ),
+    Peer(
+        "SpikingJelly",
+        "spikingjelly",
+        "spikingjelly==2.0.0",
+        "ActivationAwareIFNode (a threshold for each channel) and IFNode (one threshold, so weights are divided by "
+        "thresholds; potentials start half a unit higher, so that rounding moves no spike) in multi-step mode, and "
+        "IFNode in single-step mode. The first synapse is computed once per image.",
+    ),
+    Peer(
+        "snnTorch",
+        "snntorch",
+        "snntorch==1.0.0",
+        "Leaky with beta = 1, reset by subtraction, a threshold tensor and surrogate_disable, step by step. It fires "
+        "at > threshold: potentials start half a unit higher, which makes it >= for integers. The first synapse is "
+        "computed once per image.",
+    ),
+    Peer(
+        "sinabs",
+        "sinabs",
+        "sinabs==3.1.3",
+        "IAF and IAFSqueeze with SingleSpike, MembraneSubtract and a threshold tensor, all steps of a layer at once. "
+        "The first synapse is computed once per image.",
+    ),
+    Peer(
+        "norse",
+        "norse",
+        "norse==1.1.0",
+        "SequentialState of SNNCells, step by step. norse's own IAF resets to a value: the cell is its step with "
+        "norse's reset_subtract and heaviside. It fires at > threshold: potentials start half a unit higher, which "
+        "makes it >= for integers. The first synapse is computed once per image.",
+    ),
+    Peer(
+        "lava-dl netx",
+        "lava_dl",
+        None,
+        "unmodified lava-dl on Lava's CPU simulator, fixed point. Its neurons reset to 0 and start at 0 (hard reset): "
+        "it computes another network, so its classes differ. A few of the images, one after the other, without the "
+        "time to compile; a new process for each repeat.",
+        tries_batch_sizes=False,
+        runs_few_images=True,
+    ),
+    Peer(
+        "GEMM only",
+        "gemm",
+        None,
+        "no network, just its matrix products in float32 (torch.mm), the first layer's once per image, the others' "
+        "once per image and step, operands laid out beforehand. What multiplies densely in float32 cannot pass it; "
+        "what multiplies int8, or skips silent neurons, can.",
+    ),
+)
+
+
+def batched(job: Job, variants: Mapping[str, Batch], *, all_steps_at_once: bool = False) -> dict[str, Runner]:
+    """Return each variant at each batch size as a runner over all images.
+
+    What holds all steps at once is tried with 1 / T of each batch size, too: then a layer sees as much at a time as
+    step by step.
+    """
+    sizes: Sequence[int] = job.batch_sizes
+    if all_steps_at_once:
+        values = job.timesteps * max(math.prod(shape) for shape in job.network.shapes)
+        most = max(1, _LARGEST_SIGNAL // values)
+        fewer = (max(1, size // job.timesteps) for size in sizes)
+        sizes = sorted({min(size, most) for size in (*sizes, *fewer)})
+    return {
+        f"{name}{', ' if name else ''}{size} images": _runner(job.network, variant, size)
+        for name, variant in variants.items()
+        for size in sizes
+    }
+
+
+def _runner(network: QuantizedNetwork, batch: Batch, size: int) -> Runner:
+    @torch.inference_mode()
+    def run(images: Array) -> tuple[float, Array]:
+        started = time.perf_counter()
+        outputs = []
+        for part in batches(images, size):
+            outputs.append(batch(torch.from_numpy(network.pixels(part).astype(np.float32))))
+        potentials = torch.cat(outputs)
+        return time.perf_counter() - started, potentials.numpy()
+
+    return run
+
+
+def synapse_module(synapse: Synapse, factors: Tensor | None = None) -> nn.Sequential:
+    """Return the synapse as torch modules: sum-pool, then convolve or multiply, then add the bias.
+
+    ``factors``, ``(C_out,)``, scale each output channel.
+    """
+    weight = torch.from_numpy(synapse.weight.astype(np.float32))
+    bias = None if synapse.bias is None else torch.from_numpy(synapse.bias.astype(np.float32))
+    if factors is not None:
+        weight = weight * factors.reshape(-1, *(1,) * (weight.ndim - 1))
+        bias = None if bias is None else bias * factors.reshape(-1, *(1,) * (bias.ndim - 1))
+    modules: list[nn.Module] = []
+    if synapse.pool != (1, 1):
+        modules.append(nn.AvgPool2d(synapse.pool, divisor_override=1))
+    per_channel = None if bias is None or bias.ndim > 1 else nn.Parameter(bias, requires_grad=False)
+    operator: nn.Conv2d | nn.Linear
+    if isinstance(synapse, Conv):
+        channels, kernel = weight.shape[1] * synapse.groups, (weight.shape[2], weight.shape[3])
+        operator = nn.Conv2d(
+            channels,
+            synapse.channels,
+            kernel,
+            stride=synapse.stride,
+            padding=synapse.padding,
+            dilation=synapse.dilation,
+            groups=synapse.groups,
+            bias=False,
+        )
+    else:
+        modules.append(nn.Flatten())
+        operator = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    operator.weight = nn.Parameter(weight, requires_grad=False)
+    operator.bias = per_channel
+    modules.append(operator)
+    if bias is not None and bias.ndim > 1:
+        modules.append(_Bias(bias))
+    return nn.Sequential(*modules)
+
+
+class _Bias(nn.Module):
+    """A bias for each neuron of a feature map."""
+
+    bias: Tensor
+
+    def __init__(self, bias: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("bias", bias)
+
+    def forward(self, signal: Tensor) -> Tensor:
+        return signal + self.bias
+
+
+def thresholds(layer: QuantizedLayer) -> Tensor:
+    """Return the threshold of each channel, float32 ``(C,)``; out of reach where it never fires."""
+    assert layer.threshold is not None
+    values = torch.from_numpy(layer.threshold.astype(np.float32))
+    return torch.where(values == loihi.NEVER_FIRES, torch.tensor(_NEVER), values)
+
+
+def initial_potentials(layer: QuantizedLayer) -> Tensor:
+    """Return the potential of each channel before the first step, float32 ``(C,)``."""
+    assert layer.initial_potential is not None
+    return torch.from_numpy(layer.initial_potential.astype(np.float32))
+
+
+def over_map(per_channel: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return values of channels so that they broadcast over a layer of ``shape``: ``(C, 1, 1)``, or ``(C,)``."""
+    return per_channel.reshape(-1, *(1,) * (len(shape) - 1))

@@ -1,0 +1,113 @@
+"""Starts a peer's process, asks it for repeats, ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+from loihi_convert.errors import PlatformError
+from peers import Peer
+from peers.worker import Request
+
+_TOOLS: Final = Path(__file__).resolve().parents[1]
+_LAST_LINES: Final = 3
+
+
+class Worker:
+    """A peer in a process of its own, in an environment that has it; a context manager.
+
+    Raises
+    ------
+    PlatformError
+        If it does not start or does not answer; says what its last words were.
+    """
+
+    def __init__(self, peer: Peer, request: Request, patience: float) -> None:
+        self._peer, self._patience = peer, patience
+        command = [*python_with(peer.requirement), "-m", "peers.worker", request.json()]
+        threads = {name: str(request.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as this object
+        self._process = subprocess.Popen(
+            command,
+            cwd=_TOOLS,
+            env={**os.environ, **threads},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            self.ready = self._answer()
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def repeat(self) -> dict[str, Any]:
+        """Run all images once; return the seconds and the process's peak memory."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], self._patience)[0]:
+            raise PlatformError(f"{self._peer.name}: no answer within {self._patience:.0f} s; see --patience.")
+        if line := self._process.stdout.readline():
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+        code = self._process.wait()
+        self._errors.seek(0)
+        words = [text.strip() for text in self._errors.read().splitlines() if text.strip()]
+        raise PlatformError(
+            f"{self._peer.name}: ended with {code}: {' '.join(words[-_LAST_LINES:]) or 'without a word'}"
+        )
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Its session is its own: this reaches what uv or Lava started for it, and nobody else.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            assert stream is not None
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+
+
+def python_with(requirement: str | None) -> list[str]:
+    """Return the command of a Python like this one that has ``requirement``: this one itself, or one that uv makes.
+
+    Raises
+    ------
+    PlatformError
+        If this one does not have it, and there is no uv.
+    """
+    if requirement is None or _has(requirement):
+        return [sys.executable]
+    uv = os.environ.get("UV") or shutil.which("uv")
+    if uv is None:
+        raise PlatformError(f"{requirement}: not installed here, and no uv to make an environment that has it.")
+    return [uv, "run", "--quiet", "--python", sys.executable, "--with", requirement, "python"]
+
+
+def _has(requirement: str) -> bool:
+    name, version = requirement.split("==")
+    try:
+        return importlib.metadata.version(name) == version
+    except importlib.metadata.PackageNotFoundError:
+        return False

@@ -1,0 +1,32 @@
+"""`ref`: this package's own backend, through its public interface."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from loihi_convert.backends import open_backend
+from loihi_convert.simulate import batches
+from loihi_convert.synapse import Array
+from peers import Job, Runner
+
+
+def candidates(job: Job) -> Mapping[str, Runner]:
+    """All images in one call, or, where batch sizes are given, that many in a call."""
+    return {f"{size} images" if size else "its own": _runner(job, size) for size in job.batch_sizes or (0,)}
+
+
+def _runner(job: Job, size: int) -> Runner:
+    def run(images: Array) -> tuple[float, Array]:
+        seconds = 0.0
+        potentials: list[np.ndarray[Any, Any]] = []
+        with open_backend("ref") as backend:
+            for part in batches(images, size or len(images)):
+                result = backend.run(job.path, part, job.timesteps)
+                seconds += result.seconds
+                potentials.append(result.potentials[:, -1])
+        return seconds, np.concatenate(potentials)
+
+    return run

@@ -1,0 +1,105 @@
+"""One peer in a process of its own: chooses the fastest way, then runs once for each line that it reads.
+
+``python -m peers.worker REQUEST`` in the folder `tools`; REQUEST is JSON, see `Request`. Answers are lines of JSON on
+stdout; whatever a library prints goes to stderr.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+
+from peers import PEERS, Job
+
+_WARM_UP_IMAGES: Final = 16
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `benchmark.py` asks of this process.
+
+    Parameters
+    ----------
+    peer
+        Index in `PEERS`.
+    network, images
+        Files: the exported network; uint8 images ``(N, C, H, W)``, ``.npy``.
+    potentials
+        File to write output potentials after step T to, ``.npy``; not written by a peer that has none.
+    timesteps, batch_sizes
+        See `Job`.
+    threads
+        Of torch and whatever else multiplies.
+    """
+
+    peer: int
+    network: str
+    images: str
+    potentials: str
+    timesteps: int
+    batch_sizes: tuple[int, ...]
+    threads: int
+
+    def json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    request = Request(**json.loads(sys.argv[1]))
+    torch.set_num_threads(request.threads)
+    peer = PEERS[request.peer]
+    images = np.load(request.images)
+    idle = peak_memory()
+    job = Job(Path(request.network), request.timesteps, tuple(request.batch_sizes))
+    candidates = peer.candidates(job)
+    choice = next(iter(candidates))
+    if len(candidates) > 1:
+        # Enough images to fill the largest batch.
+        trial = images[: max(job.batch_sizes)]
+        tried = {}
+        for name, runner in candidates.items():
+            runner(trial[:_WARM_UP_IMAGES])
+            tried[name] = runner(trial)[0]
+        choice = min(tried, key=lambda name: tried[name])
+    elif not peer.runs_few_images:
+        candidates[choice](images[:_WARM_UP_IMAGES])
+    versions = {name: _version(name) for name in (*_distributions(peer.requirement, peer.module), "torch", "numpy")}
+    print(json.dumps({"choice": choice, "versions": versions, "idle_bytes": idle}), file=answers)
+    for _ in sys.stdin:
+        seconds, potentials = candidates[choice](images)
+        if potentials is not None:
+            np.save(request.potentials, potentials)
+        print(json.dumps({"seconds": seconds, "peak_bytes": peak_memory()}), file=answers)
+
+
+def peak_memory() -> int:
+    """Return the most memory that this process has had resident, in bytes.
+
+    Not ``ru_maxrss``: Linux carries that of the parent over the exec, and the parent is large.
+    """
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def _distributions(requirement: str | None, module: str) -> tuple[str, ...]:
+    if module == "lava_dl":
+        return ("lava-dl", "lava-nc")
+    return () if requirement is None else (requirement.split("==")[0],)
+
+
+def _version(name: str) -> str:
+    return importlib.metadata.version(name)
+
+
+if __name__ == "__main__":
+    main()
