@@ -34,6 +34,7 @@ import numpy as np
 import torch
 
 from loihi_convert.errors import DataError, RangeError, UsageError
+from loihi_convert.layerwise import GrowingSimulation
 from loihi_convert.network import (
     MOST_TIMESTEPS,
     IntegrateAndFire,
@@ -44,7 +45,7 @@ from loihi_convert.network import (
     SpikingNetwork,
 )
 from loihi_convert.progress import Progress, silent
-from loihi_convert.simulate import channel_maxima, extremes, relu_outputs
+from loihi_convert.simulate import channel_maxima, relu_outputs
 from loihi_convert.synapse import Array
 
 Method = Literal["ngu-lee", "percentile"]
@@ -67,6 +68,7 @@ def balance(
     initial_potential: InitialPotential | None = None,
     reset: Reset = "soft",
     readout: Readout = "potential",
+    device: str = "cpu",
     progress: Progress = silent,
 ) -> SpikingNetwork:
     """Return ``network`` with integrate-and-fire neurons whose thresholds suit ``timesteps`` steps.
@@ -90,6 +92,8 @@ def balance(
         reset; or ``zero`` (paper), the only choice with hard reset, which leads back to 0.
     reset
         ``soft``, or ``hard``: Lava's own LIF.
+    device
+        Where it is simulated: ``"cpu"``, or another one of torch's.
     progress
         Counts images.
 
@@ -106,12 +110,14 @@ def balance(
     _check(network, images, timesteps, method, amplitude, alpha, percentile, initial_potential, reset, readout)
     spiking_count = len(network.layers) - (readout == "potential")
     percentiles = _activation_percentiles(network, images, percentile, progress) if method == "percentile" else []
+    simulation = GrowingSimulation(network, images, timesteps, reset, device=device)
     layers: list[SpikingLayer] = []
+
+    def report(done: int, total: int) -> None:
+        progress(len(layers) * total + done, spiking_count * total)
+
     for index, layer in enumerate(network.layers[:spiking_count]):
-        if method == "percentile":
-            base = percentiles[index]
-        else:
-            base = _largest_currents(network, layers, spiking_count, images, timesteps, reset, progress)
+        base = percentiles[index] if method == "percentile" else simulation.largest_currents(layers, progress=report)
         if not np.isfinite(base).all():
             raise RangeError(
                 f"{layer.name}: its input is beyond 3.4e38, the largest float32; the weights up to here are too large. "
@@ -181,29 +187,6 @@ def _neuron(threshold: Array, amplitude: Amplitude, initial_potential: InitialPo
         amplitude=np.where(alive, worth, 0.0),
         initial_potential=np.where(alive, threshold / 2, 0.0) if initial_potential == "half" else 0 * threshold,
     )
-
-
-def _largest_currents(
-    network: ReluNetwork,
-    fixed: list[SpikingLayer],
-    spiking_count: int,
-    images: Array,
-    timesteps: int,
-    reset: Reset,
-    progress: Progress,
-) -> Array:
-    """float64 ``(C_out,)``: the largest current of each channel of the layer behind the ``fixed`` ones."""
-    index = len(fixed)
-    layer = network.layers[index]
-    partial = SpikingNetwork(
-        network.input_shape, (*fixed, SpikingLayer(layer.name, layer.synapse, None)), timesteps, reset
-    )
-
-    def report(done: int, total: int) -> None:
-        progress(index * total + done, spiking_count * total)
-
-    # The first layer's current is constant: one step shows it.
-    return extremes(partial, images, timesteps if fixed else 1, progress=report).currents[-1]
 
 
 def _activation_percentiles(network: ReluNetwork, images: Array, percentile: float, progress: Progress) -> list[Array]:

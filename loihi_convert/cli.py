@@ -23,6 +23,7 @@ from loihi_convert.options import (
     ArchOption,
     DataOption,
     DataRootOption,
+    DeviceOption,
     JsonOption,
     LavaLayoutOption,
     LavaPythonOption,
@@ -79,6 +80,7 @@ def demo(
     """Train, export and run a small CNN on 8x8 digits, Lava's simulator included: the whole flow in minutes."""
     require_memory()
     from loihi_convert import pipeline
+    from loihi_convert.backends import open_backend
     from loihi_convert.data import load_data
     from loihi_convert.files import refuse_to_overwrite
     from loihi_convert.progress import bar
@@ -94,9 +96,8 @@ def demo(
     if not as_json:
         say_exported(exported)
     note("3/3  run it on Lava's CPU simulator")
-    done = pipeline.run_into_folder(
-        output / "runs", (exported[0].path,), "sim", splits, splits.test, lava_python=lava_python, bars=bar
-    )
+    sim = open_backend("sim", lava_python=lava_python)
+    done = pipeline.run_into_folder(output / "runs", (exported[0].path,), sim, splits, splits.test, bars=bar)
     _show_run(done, trace=False, arch=None, as_json=as_json)
 
 
@@ -200,6 +201,7 @@ def export(
     calibration: Annotated[
         str, typer.Option("--calibration", help="Images that set the thresholds: split, or all training images.")
     ] = "split",
+    device: DeviceOption = "auto",
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Read the file back and compare.")] = True,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -209,6 +211,7 @@ def export(
     from loihi_convert import pipeline
     from loihi_convert.checkpoint import load
     from loihi_convert.data import DATASETS, load_data
+    from loihi_convert.gpu import chosen_device
     from loihi_convert.progress import bar
     from loihi_convert.source import open_source
 
@@ -242,6 +245,7 @@ def export(
         steps,
         splits.calibration_images(calibration),
         options=pipeline.ExportOptions(**options),
+        device=chosen_device(device),
         overwrite=overwrite,
         verify=verify,
         bars=bar,
@@ -277,15 +281,19 @@ def run(
     data_root: DataRootOption = None,
     lava_python: LavaPythonOption = None,
     lava_layout: LavaLayoutOption = None,
+    device: DeviceOption = "auto",
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for run folders.")] = Path("runs"),
     as_json: JsonOption = False,
 ) -> None:
     """Run exported files on test images; show accuracy against latency; write a run folder."""
     require_memory()
     from loihi_convert import netx, pipeline
+    from loihi_convert.backends import open_backend
     from loihi_convert.data import load_data
+    from loihi_convert.gpu import chosen_device
     from loihi_convert.progress import bar
 
+    chosen = chosen_device(device)
     paths = tuple(files) if files else (_newest(netx.SUFFIX),)
     source = netx.read(paths[0]).provenance.get("model", {})
     if data is None and "data" not in source:
@@ -300,15 +308,14 @@ def run(
     done = pipeline.run_into_folder(
         output,
         paths,
-        backend,
+        open_backend(backend, device=chosen, lava_python=lava_python, lava_layout=lava_layout),
         splits,
         splits.test[:count],
         timesteps,
         model=model,
         arch=arch,
         trace=trace,
-        lava_python=lava_python,
-        lava_layout=lava_layout,
+        device=chosen,
         bars=bar,
     )
     _show_run(done, trace=trace, arch=arch, as_json=as_json)

@@ -45,6 +45,13 @@ class Currents:
         Whether pooling averages (real numbers) or sums (integers).
     takes_spikes
         Whether the inputs are sums of spikes; else they may be any number.
+
+    Attributes
+    ----------
+    input_dtype
+        What it takes: uint8, which sums of spikes fit up to a window of 255, else float32.
+    uses_int8
+        Whether the arithmetic is int8.
     """
 
     def __init__(self, synapse: Synapse, input_shape: Shape, *, averages: bool, takes_spikes: bool) -> None:
@@ -64,14 +71,14 @@ class Currents:
         self._onednn_errs = _onednn_errs(self._geometry, synapse.output_shape(input_shape))
         # Batch sizes for which int8 has been compared with float32: oneDNN chooses its code by size.
         self._compared: set[int] = set()
+        self.input_dtype = np.uint8 if takes_spikes and largest_input <= np.iinfo(np.uint8).max else np.float32
         self._int8: _Int8 | None = None
         if takes_spikes and not averages and largest_input <= LARGEST_BYTE and not self._onednn_errs:
             self._int8 = self._int8_if_equal(weight, pooled, largest_input)
 
     @property
-    def input_dtype(self) -> type[np.uint8] | type[np.float32]:
-        """uint8 where the arithmetic is int8, else float32."""
-        return np.float32 if self._int8 is None else np.uint8
+    def uses_int8(self) -> bool:
+        return self._int8 is not None
 
     def __call__(self, inputs: Array) -> Array:
         """Return float32 ``(N, H_out, W_out, C_out)`` for ``(N, H, W, C)`` of `input_dtype`."""
@@ -79,13 +86,14 @@ class Currents:
             return self.in_float32(inputs)
         if len(inputs) in self._compared:
             return self._int8(inputs)
-        exact = self.in_float32(inputs.astype(np.float32))
+        exact = self.in_float32(inputs)
         if np.array_equal(self._int8(inputs), exact):
             self._compared.add(len(inputs))
         return exact
 
     def in_float32(self, inputs: Array) -> Array:
-        """The same by float32 arithmetic, for float32 inputs."""
+        """The same by float32 arithmetic."""
+        inputs = inputs.astype(np.float32, copy=False)
         if self._is_dense:
             matrix = self._kernel.permute(0, 2, 3, 1).flatten(1)
             return functional.linear(torch.from_numpy(inputs).flatten(1), matrix)[:, None, None].numpy()
@@ -108,7 +116,7 @@ class Currents:
             found = int8(inputs)
         except (AttributeError, NotImplementedError, RuntimeError):
             return None
-        return int8 if np.array_equal(found, self.in_float32(inputs.astype(np.float32))) else None
+        return int8 if np.array_equal(found, self.in_float32(inputs)) else None
 
 
 def convolved_by_product(maps: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:

@@ -33,6 +33,9 @@ ArchOption = Annotated[
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything that is random.")]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="Where to simulate: cpu, cuda (a GPU), or auto: a GPU where torch sees one.")
+]
 LavaPythonOption = Annotated[
     str | None,
     typer.Option(

@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from loihi_convert import netx, report
 from loihi_convert.backends import Backend, RunResult, first_difference, open_backend
 from loihi_convert.backends.reference import run_network
@@ -25,7 +23,7 @@ from loihi_convert.files import refuse_to_overwrite, sha256
 from loihi_convert.network import QuantizedNetwork, Readout, ReluNetwork, Reset, SpikingLayer, SpikingNetwork
 from loihi_convert.progress import Bars, no_bar
 from loihi_convert.quantize import Account, account, quantize
-from loihi_convert.simulate import outputs, relu_outputs
+from loihi_convert.simulate import cnn_scores, outputs
 from loihi_convert.source import Source, open_source, reopen_source
 from loihi_convert.synapse import Array
 
@@ -99,6 +97,7 @@ def export(
     calibration: Array,
     *,
     options: ExportOptions = ExportOptions(),
+    device: str = "cpu",
     overwrite: bool = False,
     verify: bool = True,
     bars: Bars = no_bar,
@@ -115,6 +114,8 @@ def export(
         The latencies T to balance for.
     calibration
         Training images, uint8 ``(N, C, H, W)``.
+    device
+        Where it is simulated: ``"cpu"``, or another one of torch's.
     overwrite
         Replace files that exist.
     verify
@@ -147,6 +148,7 @@ def export(
                 initial_potential=options.initial_potential,
                 reset=options.reset,
                 readout=options.readout,
+                device=device,
                 progress=progress,
             )
         spiking = replace(spiking, provenance={**spiking.provenance, "model": dict(source.provenance)})
@@ -156,10 +158,11 @@ def export(
                 calibration,
                 weight_bits=options.weight_bits,
                 pixel_bits=options.pixel_bits,
+                device=device,
                 progress=progress,
             )
         with bars(f"T = {steps}: counting what clips") as progress:
-            costs = account(quantized, calibration, progress=progress)
+            costs = account(quantized, calibration, device=device, progress=progress)
         netx.write(quantized, path, overwrite=overwrite)
         verified = _verify(path, quantized, calibration[:VERIFIED_IMAGES]) if verify else 0
         notes = (
@@ -180,6 +183,7 @@ def run(
     model: Path | None = None,
     arch: str | None = None,
     trace: bool = False,
+    device: str = "cpu",
     bars: Bars = no_bar,
 ) -> Ran:
     """Run one netx file on ``images`` and evaluate it beside the CNN and the spiking network in real numbers.
@@ -202,6 +206,8 @@ def run(
         code that a file names is not imported unless the user names it too.
     trace
         Record and compare every layer's spikes and potentials.
+    device
+        Where the comparison with `ref` and the real numbers are simulated: ``"cpu"``, or another one of torch's.
 
     Raises
     ------
@@ -216,10 +222,18 @@ def run(
         result = backend.run(path, images.images, steps, trace=trace, progress=progress)
     equal = 0
     if backend.name != "ref":
-        equal = _compare_with_reference(path, network, images.images, steps, result, trace, bars)
-    cnn_predictions, float_predictions = _cnn_predictions(
-        path, network, _source(path, network, model, arch), images.images, steps, bars
-    )
+        with bars(f"{path.name}: comparing with ref") as progress:
+            reference = run_network(network, images.images, steps, trace=trace, device=device, progress=progress)
+        if difference := first_difference(result, reference):
+            raise VerificationError(f"{path}: the backend and ref disagree: {difference}.")
+        equal = len(images)
+    cnn_predictions = float_predictions = None
+    if (source := _source(path, network, model, arch)) is not None:
+        spiking = float_network(network, source.network)
+        cnn_predictions = cnn_scores(source.network, images.images).argmax(axis=1)
+        with bars(f"{path.name}: the same in real numbers") as progress:
+            scores = outputs(spiking, images.images, steps, device=device, progress=progress)
+        float_predictions = scores.argmax(axis=2)
     evaluation = evaluate(
         result,
         network,
@@ -233,7 +247,7 @@ def run(
 def run_into_folder(
     root: Path,
     paths: Sequence[Path],
-    backend_name: str,
+    backend: Backend,
     splits: DataSplits,
     images: Dataset,
     timesteps: int | None = None,
@@ -241,24 +255,24 @@ def run_into_folder(
     model: Path | None = None,
     arch: str | None = None,
     trace: bool = False,
-    lava_python: str | None = None,
-    lava_layout: str | None = None,
+    device: str = "cpu",
     bars: Bars = no_bar,
 ) -> CompletedRun:
     """Run netx files on ``images``, as `run` does, and write a folder below ``root`` that tells everything about it.
 
-    ``splits`` is the data set that ``images`` are from; the backend is made by `backends.open_backend`. If anything
-    fails, no folder is left.
+    ``splits`` is the data set that ``images`` are from; ``backend``, from `backends.open_backend`, is started and
+    ended. If anything fails, no folder is left.
     """
-    with report.run_folder(root, f"{paths[0].stem}-{backend_name}") as folder:
-        with open_backend(backend_name, lava_python=lava_python, lava_layout=lava_layout) as backend:
+    with report.run_folder(root, f"{paths[0].stem}-{backend.name}") as folder:
+        with backend:
             runs = tuple(
-                run(path, images, backend, timesteps, model=model, arch=arch, trace=trace, bars=bars) for path in paths
+                run(path, images, backend, timesteps, model=model, arch=arch, trace=trace, device=device, bars=bars)
+                for path in paths
             )
         manifest = report.manifest(
             network=paths[0].stem,
             data=splits.name,
-            backend=backend_name,
+            backend=backend.name,
             files=paths,
             command_line=sys.argv,
             seed=None,
@@ -339,26 +353,3 @@ def _verify(path: Path, network: QuantizedNetwork, images: Array) -> int:
             f"{path}: the written file does not compute what the network in memory does: {difference}."
         )
     return len(images)
-
-
-def _compare_with_reference(
-    path: Path, network: QuantizedNetwork, images: Array, timesteps: int, result: RunResult, trace: bool, bars: Bars
-) -> int:
-    with bars(f"{path.name}: comparing with ref") as progress:
-        reference = run_network(network, images, timesteps, trace=trace, progress=progress)
-    if difference := first_difference(result, reference):
-        raise VerificationError(f"{path}: the backend and ref disagree: {difference}.")
-    return len(images)
-
-
-def _cnn_predictions(
-    path: Path, network: QuantizedNetwork, source: Source | None, images: Array, timesteps: int, bars: Bars
-) -> tuple[Array | None, Array | None]:
-    """Each image's class by the CNN, ``(N,)``, and by the real-valued SNN, ``(N, T)``; None without the CNN."""
-    if source is None:
-        return None, None
-    spiking = float_network(network, source.network)
-    scores = np.concatenate([layers[-1].numpy() for layers in relu_outputs(source.network, images)])
-    with bars(f"{path.name}: the same in real numbers") as progress:
-        spiking_scores = outputs(spiking, images, timesteps, progress=progress)
-    return scores.argmax(axis=1), spiking_scores.argmax(axis=2)

@@ -112,6 +112,7 @@ def quantize(
     *,
     weight_bits: int = 8,
     pixel_bits: int | None = None,
+    device: str = "cpu",
     progress: Progress = silent,
 ) -> QuantizedNetwork:
     """Return ``network`` in Loihi's integers.
@@ -126,6 +127,8 @@ def quantize(
         2..8, sign included.
     pixel_bits
         1..8; by default 8, or with hard reset the best of 8..4.
+    device
+        Where it is simulated: ``"cpu"``, or another one of torch's.
     progress
         Counts images.
 
@@ -141,7 +144,7 @@ def quantize(
     if pixel_bits is not None and not 1 <= pixel_bits <= loihi.MAX_PIXEL_BITS:
         raise UsageError(f"--pixel-bits {pixel_bits}: allowed are 1..{loihi.MAX_PIXEL_BITS}.")
     largest_weight = 2 ** (weight_bits - 1) - 1
-    largest = extremes(network, images, network.timesteps, progress=progress)
+    largest = extremes(network, images, network.timesteps, device=device, progress=progress)
     # NaN, which is infinity less infinity, would not show in the largest potential.
     if not (math.isfinite(largest.output) and np.isfinite(largest.currents[-1]).all()):
         raise RangeError(
@@ -182,9 +185,9 @@ def quantize(
     )
 
 
-def account(network: QuantizedNetwork, images: Array, *, progress: Progress = silent) -> Account:
+def account(network: QuantizedNetwork, images: Array, *, device: str = "cpu", progress: Progress = silent) -> Account:
     """Return the bits used per layer, and what clips on ``images`` (uint8) in ``network.timesteps`` steps."""
-    clipped = clipped_images(network, images, network.timesteps, progress=progress)
+    clipped = clipped_images(network, images, network.timesteps, device=device, progress=progress)
     layers = tuple(
         _account_layer(layer, int(low), int(high)) for layer, (low, high) in zip(network.layers, clipped, strict=True)
     )

@@ -39,8 +39,8 @@ from loihi_convert.synapse import Array, Shape, Synapse
 
 LARGEST_PIXEL: Final = 255
 
-# Neurons of the largest layer, times images and steps, that are simulated at once: 4 MiB of currents on a core.
-_CPU_BLOCK: Final = 2**20
+# Neurons of the largest layer, times images and steps, that are simulated at once: 16 MiB of currents on a core.
+_CPU_BLOCK: Final = 2**22
 _GPU_BLOCK: Final = 2**26
 
 
@@ -81,23 +81,17 @@ class Simulator:
         self._white = np.float32(1 if isinstance(network, QuantizedNetwork) else LARGEST_PIXEL)
         output = replace(recording, potentials=True, spikes=network.readout == "spikes" or recording.spikes)
         self._recordings = [recording] * (len(network.layers) - 1) + [output]
-        stages = _integer_stages(network) if isinstance(network, QuantizedNetwork) else _real_stages(network)
+        stages = _integer_stages(network) if isinstance(network, QuantizedNetwork) else real_stages(network)
         self._pixel_pool = stages[0].synapse.pool
-        self._layers = (
-            _on_cpu(stages)
-            if device == "cpu"
-            else [Layer(gpu.GpuCurrents(stage, device), gpu.GpuNeurons(stage, device)) for stage in stages]
-        )
-        self._cores = torch.get_num_threads() if device == "cpu" else 1
-        self._moments = max(1, (_CPU_BLOCK if device == "cpu" else _GPU_BLOCK) // max(stage.size for stage in stages))
+        self._layers = layers_on(device, stages)
+        self._device, self._largest = device, max(stage.size for stage in stages)
 
     def run(self, images: Array, timesteps: int, take: Callable[[Block], None], *, progress: Progress = silent) -> None:
         """Simulate uint8 ``images``, ``(N, C, H, W)``, for ``timesteps`` steps each, on as many cores as torch uses.
 
         ``take`` is given block after block, never two at once: the images in any order, an image's steps in theirs.
         """
-        steps_at_once = min(timesteps, self._moments)
-        images_at_once = max(1, min(self._moments // steps_at_once, -(-len(images) // self._cores)))
+        images_at_once, steps_at_once = block_size(self._device, self._largest, len(images), timesteps)
         lock, done = threading.Lock(), 0
 
         def simulate(start: int) -> None:
@@ -110,10 +104,10 @@ class Simulator:
                 done += rows.stop - rows.start
                 progress(done, len(images))
 
-        _on_cores(self._cores, simulate, range(0, len(images), images_at_once))
+        on_cores(self._device, simulate, range(0, len(images), images_at_once))
 
     def _blocks(self, images: Array, rows: slice, timesteps: int, steps_at_once: int) -> Iterator[Block]:
-        pixels = sum_pool(_channels_last(self._pixels(images)) / self._white, self._pixel_pool)
+        pixels = sum_pool(channels_last(self._pixels(images)) / self._white, self._pixel_pool)
         constant = self._layers[0].currents(pixels).reshape(len(images), 1, -1)
         potentials = [layer.neurons.initial_potentials(len(images)) for layer in self._layers]
         for first in range(0, timesteps, steps_at_once):
@@ -137,7 +131,7 @@ def relu_outputs(network: ReluNetwork, images: Array) -> Iterator[tuple[Tensor, 
     ]
     size = max(1, _CPU_BLOCK // max(math.prod(shape) for shape in network.shapes))
     for start in range(0, len(images), size):
-        maps = _channels_last(images[start : start + size]) / LARGEST_PIXEL
+        maps = channels_last(images[start : start + size]) / LARGEST_PIXEL
         outputs = []
         for index, (synapse, operator) in enumerate(layers):
             maps = _with_bias(operator(sum_pool(maps, synapse.pool)), synapse)
@@ -147,7 +141,14 @@ def relu_outputs(network: ReluNetwork, images: Array) -> Iterator[tuple[Tensor, 
         yield tuple(outputs)
 
 
-def outputs(network: SpikingNetwork, images: Array, timesteps: int, *, progress: Progress = silent) -> Array:
+def cnn_scores(network: ReluNetwork, images: Array) -> Array:
+    """Return the CNN's class scores: float32 ``(N, classes)`` for uint8 ``images``."""
+    return np.concatenate([layers[-1].numpy() for layers in relu_outputs(network, images)])
+
+
+def outputs(
+    network: SpikingNetwork, images: Array, timesteps: int, *, device: str = "cpu", progress: Progress = silent
+) -> Array:
     """Return what the class is read from after each step: float32 ``(N, T, classes)`` for uint8 ``images``.
 
     The last layer's potential, or, where it has neurons, how often each has fired since the first step.
@@ -160,7 +161,7 @@ def outputs(network: SpikingNetwork, images: Array, timesteps: int, *, progress:
         assert read is not None
         found[block.images, block.steps] = read[:, :, 0, 0]
 
-    Simulator(network).run(images, timesteps, take, progress=progress)
+    Simulator(network, device=device).run(images, timesteps, take, progress=progress)
     return found if network.readout == "potential" else found.cumsum(axis=1)
 
 
@@ -170,7 +171,7 @@ def currents(synapse: Synapse, inputs: Array, *, averages: bool) -> Array:
     ``averages`` says what pooling does: average (real numbers) or sum (integers).
     """
     operator = Currents(synapse, inputs.shape[1:], averages=averages, takes_spikes=False)
-    found = operator(sum_pool(_channels_last(inputs), synapse.pool))
+    found = operator(sum_pool(channels_last(inputs), synapse.pool))
     return _as_in_torch(_with_bias(found, synapse), synapse.output_shape(inputs.shape[1:]))
 
 
@@ -190,7 +191,9 @@ class Extremes:
     output: float
 
 
-def extremes(network: SpikingNetwork, images: Array, timesteps: int, *, progress: Progress = silent) -> Extremes:
+def extremes(
+    network: SpikingNetwork, images: Array, timesteps: int, *, device: str = "cpu", progress: Progress = silent
+) -> Extremes:
     """Return the largest currents and output potential of uint8 ``images`` in ``timesteps`` steps."""
     largest = [np.full(layer.synapse.channels, -np.inf) for layer in network.layers]
     output = np.zeros(1)
@@ -203,11 +206,13 @@ def extremes(network: SpikingNetwork, images: Array, timesteps: int, *, progress
         assert potentials is not None
         np.maximum(output, np.abs(potentials).max(), out=output)
 
-    Simulator(network, Recording(currents=True)).run(images, timesteps, take, progress=progress)
+    Simulator(network, Recording(currents=True), device=device).run(images, timesteps, take, progress=progress)
     return Extremes(tuple(largest), float(output[0]))
 
 
-def clipped_images(network: QuantizedNetwork, images: Array, timesteps: int, *, progress: Progress = silent) -> Array:
+def clipped_images(
+    network: QuantizedNetwork, images: Array, timesteps: int, *, device: str = "cpu", progress: Progress = silent
+) -> Array:
     """Return on how many images some potential passed its lower / upper limit: int64 ``(layers, 2)``."""
     seen = np.zeros((len(network.layers), len(images), 2), np.bool_)
 
@@ -216,7 +221,7 @@ def clipped_images(network: QuantizedNetwork, images: Array, timesteps: int, *, 
             assert layer.clipped is not None
             seen[index, block.images] |= layer.clipped
 
-    Simulator(network, Recording(clipping=True)).run(images, timesteps, take, progress=progress)
+    Simulator(network, Recording(clipping=True), device=device).run(images, timesteps, take, progress=progress)
     return np.asarray(seen.sum(axis=1, dtype=np.int64))
 
 
@@ -225,8 +230,23 @@ def channel_maxima(values: Tensor) -> Tensor:
     return values.movedim(1, -1).reshape(-1, values.shape[1]).amax(0)
 
 
-def _on_cores(cores: int, work: Callable[[int], None], items: Sequence[int]) -> None:
-    """Call ``work`` with each item, on ``cores`` threads, torch's own parallelism switched off meanwhile."""
+def block_size(device: str, largest: int, image_count: int, timesteps: int) -> tuple[int, int]:
+    """Return how many images and steps are simulated at once where the largest layer has ``largest`` neurons."""
+    moments = max(1, (_CPU_BLOCK if device == "cpu" else _GPU_BLOCK) // largest)
+    steps = min(timesteps, moments)
+    return max(1, min(moments // steps, -(-image_count // _cores(device)))), steps
+
+
+def _cores(device: str) -> int:
+    return torch.get_num_threads() if device == "cpu" else 1
+
+
+def on_cores(device: str, work: Callable[[int], None], items: Sequence[int]) -> None:
+    """Call ``work`` with each item, on as many threads as torch uses, its own parallelism switched off meanwhile.
+
+    On a GPU one thread feeds it.
+    """
+    cores = _cores(device)
     is_stopped = threading.Event()
 
     @torch.inference_mode()
@@ -247,7 +267,7 @@ def _on_cores(cores: int, work: Callable[[int], None], items: Sequence[int]) -> 
         torch.set_num_threads(cores)
 
 
-def _channels_last(images: Array) -> Array:
+def channels_last(images: Array) -> Array:
     """``(N, C, H, W)`` as contiguous float32 ``(N, H, W, C)``."""
     return np.ascontiguousarray(images.transpose(0, 2, 3, 1), np.float32)
 
@@ -264,7 +284,10 @@ def _with_bias(maps: Array, synapse: Synapse) -> Array:
     return maps + bias.astype(np.float32)
 
 
-def _on_cpu(stages: Sequence[Stage]) -> list[Layer]:
+def layers_on(device: str, stages: Sequence[Stage]) -> list[Layer]:
+    """Return each stage's synapse and neurons on ``device``."""
+    if device != "cpu":
+        return [Layer(gpu.GpuCurrents(stage, device), gpu.GpuNeurons(stage, device)) for stage in stages]
     synapses = [
         Currents(stage.synapse, stage.input_shape, averages=not stage.is_integer, takes_spikes=index > 0)
         for index, stage in enumerate(stages)
@@ -282,7 +305,8 @@ def _integer_stages(network: QuantizedNetwork) -> list[Stage]:
     return _stages(network, synapses, fan_outs, limit=limit, is_integer=True)
 
 
-def _real_stages(network: SpikingNetwork) -> list[Stage]:
+def real_stages(network: SpikingNetwork) -> list[Stage]:
+    """Return the layers of ``network`` as they are simulated."""
     synapses = []
     amplitude: Array | None = None
     for layer in network.layers:

@@ -29,7 +29,7 @@ def test_equal_int64(seed: int) -> None:
     rng = np.random.default_rng(seed)
     for layer, shape in zip(network.layers, shapes[:-1], strict=True):
         operator = Currents(layer.synapse, shape, averages=False, takes_spikes=True)
-        assert (operator.input_dtype is np.uint8) == (HAS_INT8 and onednn_is_right(layer.synapse, shape))
+        assert operator.uses_int8 == (HAS_INT8 and onednn_is_right(layer.synapse, shape))
         spikes = rng.integers(0, 2, (2, *shape))
         expected = np.stack([oracle.current(without_bias(layer.synapse), image) for image in spikes])
         maps = spikes.reshape(2, *shape, *(1,) * (3 - len(shape))).transpose(0, 2, 3, 1)
@@ -82,7 +82,8 @@ def test_int8_only_where_it_is_exact_on_every_processor(
     operator = Currents(
         Conv(np.full((1, 1, 1, 1), 127), pool=pool), shape, averages=averages, takes_spikes=takes_spikes
     )
-    assert operator.input_dtype is (np.uint8 if is_int8 and HAS_INT8 else np.float32)
+    assert operator.uses_int8 == (is_int8 and HAS_INT8)
+    assert operator.input_dtype is (np.uint8 if takes_spikes else np.float32)
     full = np.full((1, 1, 2, 1), math.prod(pool)).astype(operator.input_dtype)
     assert np.array_equal(operator(full).ravel(), [127 * (1 if averages else math.prod(pool))] * 2)
 
@@ -101,6 +102,6 @@ def test_a_torch_without_or_with_wrong_int8_falls_back_to_float32(monkeypatch: p
 
     monkeypatch.setattr(module, "_Int8", Broken)
     operator = Currents(Conv(np.ones((1, 1, 1, 1))), (1, 4, 4), averages=False, takes_spikes=True)
-    assert operator.input_dtype is (np.uint8 if broken == "wrong for one" else np.float32)
+    assert operator.uses_int8 == (broken == "wrong for one")
     assert operator(np.ones((1, 4, 4, 1), operator.input_dtype)).sum() == 16
     assert operator(np.ones((1, 4, 4, 1), operator.input_dtype)).sum() == 16

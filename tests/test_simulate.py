@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import random_network
 
+from loihi_convert import simulate
+from loihi_convert.backends import first_difference
 from loihi_convert.backends.reference import run_network
 from loihi_convert.network import (
     IntegerNeuron,
@@ -17,7 +21,7 @@ from loihi_convert.network import (
     SpikingLayer,
     SpikingNetwork,
 )
-from loihi_convert.simulate import outputs
+from loihi_convert.simulate import Block, outputs
 from loihi_convert.synapse import Dense
 
 
@@ -127,3 +131,36 @@ def test_progress_counts_images() -> None:
     network = SpikingNetwork((1, 1, 1), layers, 4, "soft")
     outputs(network, np.zeros((5, 1, 1, 1), np.uint8), 2, progress=lambda *state: seen.append(state))
     assert seen[-1] == (5, 5)
+
+
+@pytest.mark.parametrize("moments", [2**22, 1000, 1])
+@pytest.mark.parametrize("cores", [1, 3])
+def test_blocks_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch, moments: int, cores: int) -> None:
+    """Many images and steps at once, or one of each, on however many threads; torch's own number is as before."""
+    network, images = random_network(7, image_count=9)
+    expected = run_network(network, images, 6, trace=True)
+    monkeypatch.setattr(simulate, "_CPU_BLOCK", moments)
+    before = torch.get_num_threads()
+    torch.set_num_threads(cores)
+    try:
+        found = run_network(network, images, 6, trace=True)
+        assert torch.get_num_threads() == cores
+    finally:
+        torch.set_num_threads(before)
+    assert first_difference(found, expected) is None
+
+
+def test_an_error_in_one_thread_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, images = random_network(7, image_count=9)
+    monkeypatch.setattr(simulate, "_CPU_BLOCK", 1)
+    taken: list[Block] = []
+
+    def take(block: Block) -> None:
+        taken.append(block)
+        raise KeyboardInterrupt
+
+    before = torch.get_num_threads()
+    with pytest.raises(KeyboardInterrupt):
+        simulate.Simulator(network).run(images, 6, take)
+    assert len(taken) <= before
+    assert torch.get_num_threads() == before

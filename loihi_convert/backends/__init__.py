@@ -125,13 +125,17 @@ class Backend(Protocol):
     ) -> None: ...
 
 
-def open_backend(name: str, *, lava_python: str | None = None, lava_layout: str | None = None) -> Backend:
+def open_backend(
+    name: str, *, device: str = "cpu", lava_python: str | None = None, lava_layout: str | None = None
+) -> Backend:
     """Return the backend called ``name``, not yet started.
 
     Parameters
     ----------
     name
         ``"ref"`` or ``"sim"``.
+    device
+        For ``ref``: ``"cpu"``, or another one of torch's, as ``"cuda"``.
     lava_python
         For ``sim``: the interpreter that has Lava, see `backends.lava.LavaBackend`.
     lava_layout
@@ -149,7 +153,7 @@ def open_backend(name: str, *, lava_python: str | None = None, lava_layout: str 
             raise UsageError(f"--lava-layout {lava_layout}: only `--backend sim` runs Lava.")
         from loihi_convert.backends.reference import ReferenceBackend
 
-        return ReferenceBackend()
+        return ReferenceBackend(device=device)
     if name == "sim":
         from loihi_convert.backends.lava import LavaBackend
 

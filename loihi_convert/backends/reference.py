@@ -1,4 +1,4 @@
-"""Backend `ref`: the exact integers of the file, simulated in torch on the CPU (`simulate.py`)."""
+"""Backend `ref`: the exact integers of the file, simulated by `simulate.py` on the CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -19,9 +19,18 @@ from loihi_convert.synapse import Array, Shape
 
 
 class ReferenceBackend:
-    """Runs exported files exactly as Lava's CPU simulator does, without Lava."""
+    """Runs exported files exactly as Lava's CPU simulator does, without Lava.
+
+    Parameters
+    ----------
+    device
+        ``"cpu"``, or another one of torch's, as ``"cuda"``.
+    """
 
     name: Final[BackendName] = "ref"
+
+    def __init__(self, *, device: str = "cpu") -> None:
+        self._device = device
 
     @property
     def versions(self) -> dict[str, str]:
@@ -38,7 +47,9 @@ class ReferenceBackend:
         """See `backends.Backend.run`."""
         started = time.perf_counter()
         network = netx.read(path)
-        return run_network(network, images, timesteps, trace=trace, progress=progress, started=started)
+        return run_network(
+            network, images, timesteps, trace=trace, device=self._device, progress=progress, started=started
+        )
 
     def __enter__(self) -> ReferenceBackend:
         return self
@@ -55,13 +66,14 @@ def run_network(
     timesteps: int,
     *,
     trace: bool = False,
+    device: str = "cpu",
     progress: Progress = silent,
     started: float | None = None,
 ) -> RunResult:
     """Run a network that is in memory; what export compares the written file with. Arguments as `Backend.run`."""
     started = time.perf_counter() if started is None else started
     check_run(network, images, timesteps, trace=trace)
-    simulator = Simulator(network, Recording(counts=True, spikes=trace, potentials=trace))
+    simulator = Simulator(network, Recording(counts=True, spikes=trace, potentials=trace), device=device)
     count = len(images)
     potentials = np.empty((count, timesteps, *network.shapes[-1]), np.int32)
     output_spikes = np.empty(potentials.shape, np.bool_) if network.readout == "spikes" else None

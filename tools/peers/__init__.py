@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from loihi_convert import loihi, netx
 from loihi_convert.network import QuantizedLayer, QuantizedNetwork
-from loihi_convert.simulate import batches
 from loihi_convert.synapse import Array, Conv, Synapse
 
 # A never-firing channel: without Loihi's clipping a potential could pass the 131072 that stands for it in a file.
@@ -180,7 +179,8 @@ def _runner(network: QuantizedNetwork, batch: Batch, size: int) -> Runner:
     def run(images: Array) -> tuple[float, Array]:
         started = time.perf_counter()
         outputs = []
-        for part in batches(images, size):
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
             outputs.append(batch(torch.from_numpy(network.pixels(part).astype(np.float32))))
         potentials = torch.cat(outputs)
         return time.perf_counter() - started, potentials.numpy()

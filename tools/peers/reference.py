@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from loihi_convert.backends import open_backend
-from loihi_convert.simulate import batches
 from loihi_convert.synapse import Array
 from peers import Job, Runner
 
@@ -23,8 +22,8 @@ def _runner(job: Job, size: int) -> Runner:
         seconds = 0.0
         potentials: list[np.ndarray[Any, Any]] = []
         with open_backend("ref") as backend:
-            for part in batches(images, size or len(images)):
-                result = backend.run(job.path, part, job.timesteps)
+            for start in range(0, len(images), size or len(images)):
+                result = backend.run(job.path, images[start : start + (size or len(images))], job.timesteps)
                 seconds += result.seconds
                 potentials.append(result.potentials[:, -1])
         return seconds, np.concatenate(potentials)

@@ -1,0 +1,178 @@
+"""Simulation of a network that grows layer by layer, as balancing needs it: nothing is simulated twice.
+
+While the thresholds of layers 0..l-1 are known, the largest currents of layer l are found; then layer l gets its
+thresholds. Each pass over the images fires one layer more, from the spikes of the layer before it, which the pass
+before has kept: a bit each, or a byte for each window of a pooling. So a network of L layers takes 2 L synapses' work
+instead of L (L + 1) / 2. The first layer's spikes are not kept: a constant current gives them again for almost nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import numpy as np
+import torch
+
+from loihi_convert.currents import sum_pool
+from loihi_convert.network import ReluLayer, ReluNetwork, Reset, SpikingLayer, SpikingNetwork
+from loihi_convert.neurons import Recording
+from loihi_convert.progress import Progress, silent
+from loihi_convert.simulate import LARGEST_PIXEL, Layer, block_size, channels_last, layers_on, on_cores, real_stages
+from loihi_convert.synapse import Array
+
+MEMORY: Final = 2**31
+"""Bytes of spikes that are kept; what does not fit is simulated anew from the images."""
+
+_NOTHING: Final = Recording()
+
+
+class GrowingSimulation:
+    """The layers of ``network`` with known thresholds, on ``images``, for ``timesteps`` steps.
+
+    Parameters
+    ----------
+    network
+        The CNN.
+    images
+        uint8 ``(N, C, H, W)``.
+    timesteps
+        T.
+    reset
+        Of the neurons.
+    device
+        As in `simulate.Simulator`; spikes are kept on a CPU only.
+    memory
+        See `MEMORY`.
+    """
+
+    def __init__(
+        self,
+        network: ReluNetwork,
+        images: Array,
+        timesteps: int,
+        reset: Reset,
+        *,
+        device: str = "cpu",
+        memory: int = MEMORY,
+    ) -> None:
+        self._network, self._images, self._timesteps, self._reset = network, images, timesteps, reset
+        self._device = device
+        largest = max(math.prod(shape) for shape in network.shapes)
+        self._images_at_once, self._steps_at_once = block_size(device, largest, len(images), timesteps)
+        self._store = _SpikeStore(memory if device == "cpu" else 0)
+
+    def largest_currents(self, fixed: Sequence[SpikingLayer], *, progress: Progress = silent) -> Array:
+        """Return the largest current of each channel of the layer behind ``fixed``: float64 ``(C_out,)``.
+
+        ``fixed`` are the layers with known thresholds, one more at each call, from none.
+        """
+        layer: ReluLayer = self._network.layers[len(fixed)]
+        open_layer = SpikingLayer(layer.name, layer.synapse, None)
+        partial = SpikingNetwork(self._network.input_shape, (*fixed, open_layer), self._timesteps, self._reset)
+        stages = real_stages(partial)
+        layers = layers_on(self._device, stages)
+        largest = np.full(stages[-1].size, -np.inf, np.float32)
+        lock, done = threading.Lock(), 0
+
+        def simulate(start: int) -> None:
+            nonlocal done
+            for currents in self._currents(layers, start):
+                highest = torch.as_tensor(currents).reshape(-1, len(largest)).amax(0).cpu().numpy()
+                with lock:
+                    np.maximum(largest, highest, out=largest)
+            with lock:
+                done = min(done + self._images_at_once, len(self._images))
+                progress(done, len(self._images))
+
+        on_cores(self._device, simulate, range(0, len(self._images), self._images_at_once))
+        with_bias = largest + stages[-1].biases
+        return np.asarray(with_bias.reshape(-1, layer.synapse.channels).max(axis=0), np.float64)
+
+    def _currents(self, layers: Sequence[Layer], start: int) -> Iterator[Array]:
+        """The currents of the last of ``layers``, one block of steps after the other, for the images at ``start``."""
+        images = self._images[start : start + self._images_at_once]
+        if len(layers) == 1:
+            # Constant: one step shows them all.
+            yield self._constant(layers, images)
+            return
+        # The layers that must fire: the last one with thresholds, or all of them where nothing was kept.
+        kept = self._store.take(start)
+        firing = layers[:-1] if kept is None else layers[-2:-1]
+        constant = self._constant(layers, images) if kept is None else None
+        potentials = [layer.neurons.initial_potentials(len(images)) for layer in firing]
+        blocks = -(-self._timesteps // self._steps_at_once)
+        keeping: list[_Packed] | None = None
+        for block in range(blocks):
+            count = min(self._steps_at_once, self._timesteps - block * self._steps_at_once)
+            spikes = None if kept is None else kept[block].unpacked()
+            for layer, potential in zip(firing, potentials, strict=True):
+                current = constant if spikes is None else _currents_of(layer, spikes)
+                spikes = layer.neurons.fire(potential, current, count, _NOTHING).pooled
+            assert spikes is not None
+            if len(layers) > 2:
+                packed = _Packed(spikes)
+                if block == 0 and self._store.has_room(blocks * packed.size):
+                    keeping = []
+                if keeping is not None:
+                    keeping.append(packed)
+            yield _currents_of(layers[-1], spikes)
+        if keeping is not None:
+            self._store.put(start, keeping)
+
+    def _constant(self, layers: Sequence[Layer], images: Array) -> Array:
+        maps = channels_last(images) / np.float32(LARGEST_PIXEL)
+        pixels = sum_pool(maps, self._network.layers[0].synapse.pool)
+        found: Array = layers[0].currents(pixels).reshape(len(images), 1, -1)
+        return found
+
+
+class _Packed:
+    """The spikes of a block, ``(B, T, H, W, C)``: a bit each where they are not summed over windows."""
+
+    def __init__(self, spikes: Array) -> None:
+        self._shape = spikes.shape
+        self._is_bits = spikes.dtype == np.uint8 and int(spikes.max(initial=0)) <= 1
+        self._data = np.packbits(spikes) if self._is_bits else spikes
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return int(self._data.nbytes)
+
+    def unpacked(self) -> Array:
+        if not self._is_bits:
+            return self._data
+        return np.unpackbits(self._data, count=math.prod(self._shape)).reshape(self._shape)
+
+
+class _SpikeStore:
+    """The spikes of one layer, of as many images as fit ``memory`` bytes, by the first image of a block."""
+
+    def __init__(self, memory: int) -> None:
+        self._free = memory
+        self._blocks: dict[int, list[_Packed]] = {}
+        self._lock = threading.Lock()
+
+    def take(self, start: int) -> list[_Packed] | None:
+        with self._lock:
+            blocks = self._blocks.pop(start, None)
+            self._free += sum(block.size for block in blocks or ())
+            return blocks
+
+    def has_room(self, size: int) -> bool:
+        return size <= self._free
+
+    def put(self, start: int, blocks: list[_Packed]) -> None:
+        with self._lock:
+            size = sum(block.size for block in blocks)
+            if size <= self._free:
+                self._free -= size
+                self._blocks[start] = blocks
+
+
+def _currents_of(layer: Layer, spikes: Array) -> Array:
+    found: Array = layer.currents(spikes.reshape(-1, *spikes.shape[2:])).reshape(*spikes.shape[:2], -1)
+    return found

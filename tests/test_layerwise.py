@@ -1,0 +1,86 @@
+"""A growing simulation against one that starts from the images at every layer; spikes that fit the memory or do not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from loihi_convert import layerwise, simulate
+from loihi_convert.balance import balance
+from loihi_convert.layerwise import GrowingSimulation
+from loihi_convert.network import ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.simulate import extremes
+from loihi_convert.synapse import Array, Conv, Dense
+
+TIMESTEPS = 7
+
+
+def network() -> ReluNetwork:
+    """Five layers whose weights are eighths: with pixels of 0 and 255, and spikes worth 1, float32 is exact."""
+    rng = np.random.default_rng(0)
+
+    def eighths(*shape: int) -> Array:
+        return rng.integers(-8, 12, shape) / 8
+
+    layers = (
+        ReluLayer("conv1", Conv(eighths(5, 1, 3, 3), eighths(5))),
+        ReluLayer("conv2", Conv(eighths(6, 5, 2, 2), pool=(2, 2))),
+        ReluLayer("conv3", Conv(eighths(4, 6, 2, 2), eighths(4), padding=(1, 1))),
+        ReluLayer("fc1", Dense(eighths(9, 36))),
+        ReluLayer("fc2", Dense(eighths(4, 9), eighths(4))),
+    )
+    return ReluNetwork((1, 9, 9), layers)
+
+
+def images() -> Array:
+    return (np.random.default_rng(1).integers(0, 2, (11, 1, 9, 9)) * 255).astype(np.uint8)
+
+
+# Room for all spikes, for those of some images, for none.
+@pytest.mark.parametrize("memory", [2**31, 700, 0])
+@pytest.mark.parametrize("moments", [2**22, 2000, 300])
+def test_equals_simulations_from_the_images(monkeypatch: pytest.MonkeyPatch, memory: int, moments: int) -> None:
+    """Whatever is kept, and in however many blocks of images and steps."""
+    monkeypatch.setattr(simulate, "_CPU_BLOCK", moments)
+    cnn = network()
+    balanced = balance(cnn, images(), TIMESTEPS, amplitude="literal")
+    simulation = GrowingSimulation(cnn, images(), TIMESTEPS, "soft", memory=memory)
+    seen: list[tuple[int, int]] = []
+    for index, layer in enumerate(cnn.layers):
+        fixed = balanced.layers[:index]
+        found = simulation.largest_currents(fixed, progress=lambda *state: seen.append(state))
+        partial = SpikingNetwork(
+            cnn.input_shape, (*fixed, SpikingLayer(layer.name, layer.synapse, None)), TIMESTEPS, "soft"
+        )
+        assert np.array_equal(found, extremes(partial, images(), TIMESTEPS).currents[-1])
+        assert seen[-1] == (11, 11)
+
+
+def test_on_a_gpu() -> None:
+    """torch's CPU by another name takes the same code as a GPU."""
+    cnn = network()
+    by_cpu = balance(cnn, images(), TIMESTEPS, amplitude="literal")
+    by_gpu = balance(cnn, images(), TIMESTEPS, amplitude="literal", device="cpu:0")
+    for found, expected in zip(by_gpu.layers[:-1], by_cpu.layers, strict=False):
+        assert found.neuron is not None
+        assert expected.neuron is not None
+        assert np.array_equal(found.neuron.threshold, expected.neuron.threshold)
+
+
+@pytest.mark.parametrize(("memory", "passes"), [(2**31, 3), (0, 5)])
+def test_kept_spikes_are_not_simulated_again(monkeypatch: pytest.MonkeyPatch, memory: int, passes: int) -> None:
+    """From the third layer on no pass begins with the images; without memory all five do."""
+    begun: list[int] = []
+    constant = GrowingSimulation._constant
+
+    def counted(self: GrowingSimulation, layers: list[layerwise.Layer], part: Array) -> Array:
+        begun.append(len(part))
+        return constant(self, layers, part)
+
+    cnn = network()
+    balanced = balance(cnn, images(), TIMESTEPS, amplitude="literal")
+    monkeypatch.setattr(GrowingSimulation, "_constant", counted)
+    simulation = GrowingSimulation(cnn, images(), TIMESTEPS, "soft", memory=memory)
+    for index in range(len(cnn.layers)):
+        simulation.largest_currents(balanced.layers[:index])
+    assert sum(begun) == passes * len(images())
