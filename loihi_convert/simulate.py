@@ -251,8 +251,12 @@ def on_cores(device: str, work: Callable[[int], None], items: Sequence[int]) -> 
 
     @torch.inference_mode()
     def guarded(item: int) -> None:
-        if not is_stopped.is_set():
-            work(item)
+        try:
+            if not is_stopped.is_set():
+                work(item)
+        except BaseException:
+            is_stopped.set()
+            raise
 
     torch.set_num_threads(1)
     try:
