@@ -8,6 +8,13 @@ method             threshold of channel k in layer l
                    algorithm 2, alpha of section 4.1.3)
 ``percentile``     a percentile of the channel's positive ReLU activations in the CNN (per channel; after
                    Rueckauer et al. 2017, who take one per layer)
+``least-squares``  of 24 thresholds up to a little above the channel's largest activation the one whose firing rates
+                   over T steps are nearest to the activations of the CNN, in squares, over all calibration images and
+                   positions, while the layers before it spike with their already fixed thresholds. What a spike
+                   rounds and what it cuts off are weighed against each other, for this T: the smaller T, the lower the
+                   threshold (after Li et al., ICML 2021, who do so per layer and without simulation)
+``qcfs``           the threshold that the CNN was trained with, if its activations are `qcfs.Qcfs` (Bu et al., ICLR
+                   2022)
 =================  ====================================================================================================
 
 =================  ====================================================================================================
@@ -48,9 +55,12 @@ from loihi_convert.progress import Progress, silent
 from loihi_convert.simulate import channel_maxima, relu_outputs
 from loihi_convert.synapse import Array
 
-Method = Literal["ngu-lee", "percentile"]
+Method = Literal["ngu-lee", "percentile", "least-squares", "qcfs"]
 Amplitude = Literal["compensated", "literal"]
 InitialPotential = Literal["zero", "half"]
+
+# Candidates of least-squares, in parts of the channel's largest activation.
+_CANDIDATES: Final = np.geomspace(0.08, 1.1, 24)
 
 # A percentile is read off a histogram of this many bins between 0 and the channel's maximum.
 _BINS: Final = 4096
@@ -109,15 +119,22 @@ def balance(
     initial_potential = initial_potential or ("half" if reset == "soft" else "zero")
     _check(network, images, timesteps, method, amplitude, alpha, percentile, initial_potential, reset, readout)
     spiking_count = len(network.layers) - (readout == "potential")
-    percentiles = _activation_percentiles(network, images, percentile, progress) if method == "percentile" else []
-    simulation = GrowingSimulation(network, images, timesteps, reset, device=device)
+    percentiles: list[Array] = []
+    if method in ("percentile", "least-squares"):
+        percentiles = _activation_percentiles(network, images, percentile if method == "percentile" else 100, progress)
+    simulation = GrowingSimulation(network, images, timesteps, reset, device=device, whole=method == "least-squares")
     layers: list[SpikingLayer] = []
 
     def report(done: int, total: int) -> None:
         progress(len(layers) * total + done, spiking_count * total)
 
     for index, layer in enumerate(network.layers[:spiking_count]):
-        base = percentiles[index] if method == "percentile" else simulation.largest_currents(layers, progress=report)
+        if method == "ngu-lee" or (method == "qcfs" and index == len(network.layers) - 1):
+            base = simulation.largest_currents(layers, progress=report)
+        else:
+            base = percentiles[index] if layer.threshold is None or method != "qcfs" else layer.threshold
+        if method == "least-squares" and np.isfinite(base).all():
+            base = _nearest_rates(simulation, layers, base, 0.5 if initial_potential == "half" else 0.0, report)
         if not np.isfinite(base).all():
             raise RangeError(
                 f"{layer.name}: its input is beyond 3.4e38, the largest float32; the weights up to here are too large. "
@@ -163,6 +180,14 @@ def _check(
     ):
         if value not in allowed:
             raise UsageError(f"{option} {value}: unknown; allowed are {', '.join(allowed)}.")
+    if method == "qcfs" and any(layer.threshold is None for layer in network.layers[:-1]):
+        raise UsageError(
+            "--balance qcfs: the CNN was not trained with thresholds; train it with --qcfs, or use --balance auto."
+        )
+    if method == "least-squares" and amplitude == "literal":
+        raise UsageError(
+            "--balance least-squares: needs --amplitude compensated; a literal spike does not stand for its threshold."
+        )
     if reset == "hard" and initial_potential != "zero":
         raise UsageError(f"--initial-potential {initial_potential}: with --reset hard neurons start at zero.")
     if not 1 <= timesteps <= MOST_TIMESTEPS:
@@ -187,6 +212,17 @@ def _neuron(threshold: Array, amplitude: Amplitude, initial_potential: InitialPo
         amplitude=np.where(alive, worth, 0.0),
         initial_potential=np.where(alive, threshold / 2, 0.0) if initial_potential == "half" else 0 * threshold,
     )
+
+
+def _nearest_rates(
+    simulation: GrowingSimulation, fixed: list[SpikingLayer], largest: Array, initial_share: float, progress: Progress
+) -> Array:
+    """float64 ``(C_out,)``: for each channel the best of `_CANDIDATES` x ``largest``; 0 where that is not positive."""
+    alive = largest > 0
+    candidates = _CANDIDATES[:, None] * np.where(alive, largest, 1.0)
+    errors = simulation.rate_errors(fixed, candidates, initial_share, progress=progress)
+    best = np.take_along_axis(candidates, errors.argmin(axis=0)[None], axis=0)[0]
+    return np.where(alive, best, 0.0)
 
 
 def _activation_percentiles(network: ReluNetwork, images: Array, percentile: float, progress: Progress) -> list[Array]:

@@ -7,7 +7,7 @@ module, function or method                            operation
 ``BatchNorm1d``, ``BatchNorm2d``, ``SyncBatchNorm``    `Affine`
 ``x - c``, ``x + c``, ``x * c``, ``x / c``, ``c - x``   `Affine`: c a number, a buffer or a parameter, one per channel
 torchvision's ``Normalize``                           `Affine`
-``ReLU``, ``relu``, ``relu_``                         `Relu`
+``ReLU``, ``relu``, ``relu_``, our ``Qcfs``            `Relu`
 ``AvgPool2d``, ``avg_pool2d``                         `Pool`
 ``AdaptiveAvgPool2d(1)``, ``mean`` over H and W       `Pool` of the whole map
 ``Flatten``, ``flatten``, ``view``, ``reshape``       `Flatten`; none where the shape stays
@@ -34,6 +34,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from loihi_convert.errors import InputError, UnsupportedModelError
+from loihi_convert.qcfs import Qcfs
 from loihi_convert.synapse import Array, Conv, Dense, Pair, Shape
 
 SUPPORTED: Final = (
@@ -77,9 +78,12 @@ class Affine:
     shift: Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Relu:
-    """``y = max(x, 0)``."""
+    """``y = max(x, 0)``, or `qcfs.Qcfs`, which has ``threshold``, float64 ``(C,)``, and ``levels``."""
+
+    threshold: Array | None = None
+    levels: int | None = None
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,8 @@ class _Tracer(fx.Tracer):
     """Steps into the user's modules, not into those that `_operation_of_module` knows, nor into empty subclasses."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return super().is_leaf_module(m, module_qualified_name) or _is_normalize(m) or _is_plain(m, *_WITH_WEIGHTS)
+        is_ours = isinstance(m, Qcfs) or _is_normalize(m) or _is_plain(m, *_WITH_WEIGHTS)
+        return is_ours or super().is_leaf_module(m, module_qualified_name)
 
 
 _WITH_WEIGHTS: Final = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -302,6 +307,8 @@ def _operation_of_module(name: str, kind: str, module: nn.Module, input_shape: S
         return _batch_norm(name, kind, module)
     if isinstance(module, nn.ReLU):
         return Relu()
+    if isinstance(module, Qcfs):
+        return Relu(_array(module.thresholds), module.levels)
     if isinstance(module, nn.AvgPool2d):
         return _pool(name, kind, {argument: getattr(module, argument) for argument in _AVG_POOL_ARGUMENTS})
     if isinstance(module, nn.AdaptiveAvgPool2d):

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from loihi_convert.errors import CheckpointError, UsageError
 from loihi_convert.files import write_atomically
 from loihi_convert.models import build_model
+from loihi_convert.qcfs import MOST_LEVELS
 from loihi_convert.torch_zip import read_pt, write_pt
 
 SUFFIXES: Final[tuple[str, ...]] = (".pt", ".safetensors")
@@ -58,6 +59,8 @@ class Checkpoint:
         Fractions in 0..1, of the stored weights in float32.
     recipe
         How it was trained, as JSON values.
+    qcfs_levels
+        L of its activations, if they are `qcfs.Qcfs`; ``None``: ReLU.
     """
 
     architecture: str
@@ -69,6 +72,7 @@ class Checkpoint:
     validation_accuracy: float
     test_accuracy: float
     recipe: dict[str, Json]
+    qcfs_levels: int | None = None
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -95,7 +99,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     if path.suffix == ".pt":
         write_pt({**json.loads(text), "state": state}, path)
         return
-    metadata = {"loihi_convert": text, "sha256": _digest(text, state)}
+    metadata = {"loihi_convert": text, "sha256": digest(text, state)}
     write_atomically(path, safetensors.torch.save(state, metadata))
 
 
@@ -151,7 +155,12 @@ def load_model(path: Path) -> tuple[nn.Module, Checkpoint]:
     try:
         # Without memory: a file may claim any input shape.
         with torch.device("meta"):
-            model = build_model(checkpoint.architecture, checkpoint.input_shape, len(checkpoint.classes))
+            model = build_model(
+                checkpoint.architecture,
+                checkpoint.input_shape,
+                len(checkpoint.classes),
+                qcfs_levels=checkpoint.qcfs_levels,
+            )
     except UsageError as error:
         raise CheckpointError(f"{path}: {error}") from error
     wanted = {name: _signature(tensor) for name, tensor in model.state_dict().items()}
@@ -205,12 +214,14 @@ def _checkpoint(content: object, path: Path) -> Checkpoint:
         "validation_accuracy": _is_fraction(content.get("validation_accuracy")),
         "test_accuracy": _is_fraction(content.get("test_accuracy")),
         "recipe": _is_json_object(content.get("recipe")),
+        "qcfs_levels": _is_levels(content.get("qcfs_levels")),
     }
     for field, is_valid in valid.items():
         if not is_valid:
             raise CheckpointError(f"{path}: the field {field!r} is missing or not valid. {_SAVE_INSTEAD}")
     _require_finite(content["state"], path)
-    fields = {field: content[field] for field in valid}
+    # Files of before there was such an activation do not name it.
+    fields = {"qcfs_levels": None, **{field: content[field] for field in valid if field in content}}
     channels, height, width = content["input_shape"]
     return Checkpoint(**{**fields, "input_shape": (channels, height, width), "classes": tuple(content["classes"])})
 
@@ -231,6 +242,10 @@ def _is_shape(value: object) -> bool:
 
 def _is_fraction(value: object) -> bool:
     return isinstance(value, float) and 0 <= value <= 1
+
+
+def _is_levels(value: object) -> bool:
+    return value is None or (type(value) is int and 1 <= value <= MOST_LEVELS)
 
 
 def _is_json_object(value: object) -> bool:
@@ -284,14 +299,15 @@ def _read_safetensors(path: Path) -> object:
         raise CheckpointError(f"{path}: damaged, or no safetensors file ({reason}). {_DAMAGED}") from error
     if not isinstance(description, dict):
         return state
-    if metadata.get("sha256") != _digest(text, state):
+    if metadata.get("sha256") != digest(text, state):
         raise CheckpointError(f"{path}: damaged: its content does not have the SHA-256 it states. {_DAMAGED}")
     return {**description, "state": state}
 
 
-def _digest(text: str, state: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(text.encode())
+def digest(text: str, state: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of ``text`` and of every tensor, its name and its shape."""
+    found = hashlib.sha256(text.encode())
     for name in sorted(state):
-        digest.update(f"\n{name} {_signature(state[name])}\n".encode())
-        digest.update(state[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+        found.update(f"\n{name} {_signature(state[name])}\n".encode())
+        found.update(state[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

@@ -90,7 +90,7 @@ def demo(
     output.mkdir(parents=True, exist_ok=True)
     splits = load_data("digits")
     note("1/3  train a CNN on the embedded digits")
-    note(trained_sentence(model, _train("digits-cnn", splits, model, seed=seed, epochs=None, resume=False)))
+    note(trained_sentence(model, _train("digits-cnn", splits, model, seed=seed)))
     note(f"2/3  convert it to spikes, balance thresholds for T = {timesteps}, write a netx file")
     exported = pipeline.export(model, None, (timesteps,), splits.calibration_images(), overwrite=True, bars=bar)
     if not as_json:
@@ -103,7 +103,10 @@ def demo(
 
 @app.command()
 def train(
-    data: Annotated[str, typer.Option("--data", help="Data set: digits, mnist, fashion-mnist or cifar10.")] = "digits",
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="Data set: digits (default), mnist, fashion-mnist or cifar10.", show_default=False),
+    ] = None,
     architecture: Annotated[
         str | None, typer.Option("--architecture", help="Network to train; default: the one for the data set.")
     ] = None,
@@ -111,6 +114,19 @@ def train(
         "model.pt"
     ),
     epochs: Annotated[int | None, typer.Option("--epochs", help="Epochs; default: the recipe's.")] = None,
+    qcfs: Annotated[
+        int | None,
+        typer.Option(
+            "--qcfs",
+            metavar="L",
+            help="Train for few time steps: activations of L levels (quantization-clip-floor-shift) and thresholds.",
+            show_default=False,
+        ),
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", help="Trained CNN to go on with, in a few epochs of small steps.", show_default=False),
+    ] = None,
     seed: SeedOption = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted training stopped.")] = False,
     data_root: DataRootOption = None,
@@ -119,6 +135,7 @@ def train(
 ) -> None:
     """Train a CNN that converts well (ReLU, average pooling, no bias) and write it as model.pt."""
     require_memory()
+    from loihi_convert.checkpoint import load
     from loihi_convert.data import load_data
     from loihi_convert.files import refuse_to_overwrite
     from loihi_convert.models import default_architecture
@@ -131,9 +148,12 @@ def train(
             f"{unfinished}: an interrupted training lies here; nothing was changed. Go on with --resume, or start "
             "anew by --overwrite."
         )
-    splits = load_data(data, data_root)
-    architecture = architecture or default_architecture(splits.name)
-    trained = _train(architecture, splits, output, seed=seed, epochs=epochs, resume=resume)
+    origin = None if start is None else load(start)
+    splits = load_data(data or (origin.data if origin else "digits"), data_root)
+    architecture = architecture or (origin.architecture if origin else default_architecture(splits.name))
+    trained = _train(
+        architecture, splits, output, seed=seed, epochs=epochs, qcfs_levels=qcfs, start=origin, resume=resume
+    )
     if as_json:
         say_json(
             {
@@ -142,6 +162,7 @@ def train(
                 "data": trained.data,
                 "seed": trained.seed,
                 "recipe": trained.recipe,
+                "qcfs_levels": trained.qcfs_levels,
                 "validation_accuracy": trained.validation_accuracy,
                 "test_accuracy": trained.test_accuracy,
             }
@@ -159,7 +180,14 @@ def export(
     timesteps: Annotated[
         str, typer.Option("-T", "--timesteps", help="Latency T to balance for; several as 1,2,4 write one file each.")
     ] = "64",
-    method: Annotated[str, typer.Option("--balance", help="Balancing method: ngu-lee or percentile.")] = "ngu-lee",
+    method: Annotated[
+        str,
+        typer.Option(
+            "--balance",
+            help="Balancing method: ngu-lee, percentile, least-squares, or auto: the one whose classes agree best with "
+            "the CNN's on calibration images, for each T.",
+        ),
+    ] = "auto",
     amplitude: Annotated[
         str, typer.Option("--amplitude", help="What a spike is worth: compensated (its threshold) or literal (1).")
     ] = "compensated",
@@ -342,18 +370,36 @@ def doctor(lava_python: LavaPythonOption = None, as_json: JsonOption = False) ->
 
 
 def _train(
-    architecture: str, splits: DataSplits, output: Path, *, seed: int, epochs: int | None, resume: bool
+    architecture: str,
+    splits: DataSplits,
+    output: Path,
+    *,
+    seed: int,
+    epochs: int | None = None,
+    qcfs_levels: int | None = None,
+    start: Checkpoint | None = None,
+    resume: bool = False,
 ) -> Checkpoint:
     from dataclasses import replace
 
     from loihi_convert.progress import bar
-    from loihi_convert.train import default_recipe, train
+    from loihi_convert.train import default_recipe, fine_tuning_recipe, train
 
-    recipe = default_recipe(splits.name)
+    recipe = default_recipe(splits.name) if start is None else fine_tuning_recipe(splits.name)
     if epochs is not None:
         recipe = replace(recipe, epochs=epochs)
     with bar(f"training {architecture} on {splits.name}") as progress:
-        return train(architecture, splits, recipe, seed=seed, output=output, resume=resume, progress=progress)
+        return train(
+            architecture,
+            splits,
+            recipe,
+            seed=seed,
+            output=output,
+            qcfs_levels=qcfs_levels,
+            start=start,
+            resume=resume,
+            progress=progress,
+        )
 
 
 def _show_run(done: CompletedRun, *, trace: bool, arch: str | None, as_json: bool) -> None:

@@ -127,7 +127,7 @@ class _Assembly:
         elif isinstance(operation, Affine):
             self._take_affine(operation)
         elif isinstance(operation, Relu):
-            self._take_relu(link)
+            self._take_relu(link, operation)
         elif isinstance(operation, Pool):
             if self._open is None:
                 self._pools.append(link)
@@ -178,9 +178,9 @@ class _Assembly:
             gain, shift = np.repeat(first.gain, repeats), np.repeat(first.shift, repeats)
             self._affine = Affine(affine.gain * gain, affine.gain * shift + affine.shift)
 
-    def _take_relu(self, link: Link) -> None:
+    def _take_relu(self, link: Link, relu: Relu) -> None:
         if self._open is not None:
-            self._layers.append(self._open)
+            self._layers.append(replace(self._open, threshold=relu.threshold, levels=relu.levels))
             self._open = None
         elif self._affine is not None or self._pools or not self._layers:
             link.refuse("is a ReLU without a Conv2d or Linear before it; put pooling and batch norm after a ReLU")

@@ -10,17 +10,26 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
 
 import numpy as np
 import torch
 
 from loihi_convert.currents import sum_pool
-from loihi_convert.network import ReluLayer, ReluNetwork, Reset, SpikingLayer, SpikingNetwork
-from loihi_convert.neurons import Recording
+from loihi_convert.network import ReluNetwork, Reset, SpikingLayer, SpikingNetwork
+from loihi_convert.neurons import Recording, Stage, rate_errors
 from loihi_convert.progress import Progress, silent
-from loihi_convert.simulate import LARGEST_PIXEL, Layer, block_size, channels_last, layers_on, on_cores, real_stages
+from loihi_convert.simulate import (
+    LARGEST_PIXEL,
+    Layer,
+    ReluChain,
+    block_size,
+    channels_last,
+    layers_on,
+    on_cores,
+    real_stages,
+)
 from loihi_convert.synapse import Array
 
 MEMORY: Final = 2**31
@@ -44,6 +53,8 @@ class GrowingSimulation:
         Of the neurons.
     device
         As in `simulate.Simulator`; spikes are kept on a CPU only.
+    whole
+        Whether a block takes all steps, as `rate_errors` needs it, however many they are.
     memory
         See `MEMORY`.
     """
@@ -56,12 +67,16 @@ class GrowingSimulation:
         reset: Reset,
         *,
         device: str = "cpu",
+        whole: bool = False,
         memory: int = MEMORY,
     ) -> None:
         self._network, self._images, self._timesteps, self._reset = network, images, timesteps, reset
         self._device = device
         largest = max(math.prod(shape) for shape in network.shapes)
         self._images_at_once, self._steps_at_once = block_size(device, largest, len(images), timesteps)
+        if whole:
+            self._steps_at_once = timesteps
+        self._lock = threading.Lock()
         self._store = _SpikeStore(memory if device == "cpu" else 0)
 
     def largest_currents(self, fixed: Sequence[SpikingLayer], *, progress: Progress = silent) -> Array:
@@ -69,31 +84,73 @@ class GrowingSimulation:
 
         ``fixed`` are the layers with known thresholds, one more at each call, from none.
         """
-        layer: ReluLayer = self._network.layers[len(fixed)]
+        stages = self._stages(fixed)
+        largest = np.full(stages[-1].size, -np.inf, np.float32)
+
+        def take(images: Array, currents: Any) -> None:
+            highest = torch.as_tensor(currents).reshape(-1, len(largest)).amax(0).cpu().numpy()
+            with self._lock:
+                np.maximum(largest, highest, out=largest)
+
+        self._pass(stages, take, progress)
+        with_bias = largest + stages[-1].biases
+        return np.asarray(with_bias.reshape(-1, stages[-1].synapse.channels).max(axis=0), np.float64)
+
+    def rate_errors(
+        self,
+        fixed: Sequence[SpikingLayer],
+        thresholds: Array,
+        initial_share: float,
+        *,
+        progress: Progress = silent,
+    ) -> Array:
+        """Return how far the rates of the layer behind ``fixed`` are from the CNN's activations.
+
+        float64 ``(G, C_out)``: one for each of ``thresholds``, of that shape; see `neurons.rate_errors`. ``fixed`` as
+        above.
+        """
+        stages = self._stages(fixed)
+        chain = ReluChain(self._network, depth=len(stages))
+        errors = np.zeros(thresholds.shape)
+
+        def take(images: Array, currents: Any) -> None:
+            activations = np.maximum(chain(images)[-1].reshape(len(images), -1), 0)
+            on_cpu = torch.as_tensor(currents).cpu().numpy()
+            found = rate_errors(stages[-1], on_cpu, activations, thresholds, initial_share, self._timesteps)
+            with self._lock:
+                np.add(errors, found, out=errors)
+
+        assert self._steps_at_once == self._timesteps, "a rate is one of all steps"
+        # Compiled here, by one thread, as in `Neurons`.
+        nobody = np.empty((0, 1, stages[-1].size), np.float32)
+        rate_errors(stages[-1], nobody, nobody[:, 0], thresholds, initial_share, self._timesteps)
+        self._pass(stages, take, progress)
+        return errors
+
+    def _stages(self, fixed: Sequence[SpikingLayer]) -> list[Stage]:
+        layer = self._network.layers[len(fixed)]
         open_layer = SpikingLayer(layer.name, layer.synapse, None)
         partial = SpikingNetwork(self._network.input_shape, (*fixed, open_layer), self._timesteps, self._reset)
-        stages = real_stages(partial)
-        layers = layers_on(self._device, stages)
-        largest = np.full(stages[-1].size, -np.inf, np.float32)
-        lock, done = threading.Lock(), 0
+        return real_stages(partial)
+
+    def _pass(self, stages: Sequence[Stage], take: Callable[[Array, Any], None], progress: Progress) -> None:
+        """Give ``take`` the images of each block and the currents of the last of ``stages`` in some of its steps."""
+        layers, images_at_once = layers_on(self._device, stages), self._images_at_once
+        done = 0
 
         def simulate(start: int) -> None:
             nonlocal done
-            for currents in self._currents(layers, start):
-                highest = torch.as_tensor(currents).reshape(-1, len(largest)).amax(0).cpu().numpy()
-                with lock:
-                    np.maximum(largest, highest, out=largest)
-            with lock:
-                done = min(done + self._images_at_once, len(self._images))
+            images = self._images[start : start + images_at_once]
+            for currents in self._currents(layers, images, start):
+                take(images, currents)
+            with self._lock:
+                done += len(images)
                 progress(done, len(self._images))
 
-        on_cores(self._device, simulate, range(0, len(self._images), self._images_at_once))
-        with_bias = largest + stages[-1].biases
-        return np.asarray(with_bias.reshape(-1, layer.synapse.channels).max(axis=0), np.float64)
+        on_cores(self._device, simulate, range(0, len(self._images), images_at_once))
 
-    def _currents(self, layers: Sequence[Layer], start: int) -> Iterator[Array]:
+    def _currents(self, layers: Sequence[Layer], images: Array, start: int) -> Iterator[Any]:
         """The currents of the last of ``layers``, one block of steps after the other, for the images at ``start``."""
-        images = self._images[start : start + self._images_at_once]
         if len(layers) == 1:
             # Constant: one step shows them all.
             yield self._constant(layers, images)

@@ -19,6 +19,7 @@ from typing import Final
 from torch import nn
 
 from loihi_convert.errors import UsageError
+from loihi_convert.qcfs import Qcfs
 
 ARCHITECTURES: Final[tuple[str, ...]] = ("mnist-cnn", "digits-cnn", "fashion-mnist-cnn", "vgg-small", "vgg16")
 
@@ -28,7 +29,9 @@ def default_architecture(data: str) -> str:
     return "vgg-small" if data == "cifar10" else f"{data}-cnn"
 
 
-def build_model(architecture: str, input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+def build_model(
+    architecture: str, input_shape: tuple[int, int, int], classes: int, *, qcfs_levels: int | None = None
+) -> nn.Module:
     """Return the untrained CNN ``architecture``.
 
     =======================  ==================================================================================
@@ -50,12 +53,28 @@ def build_model(architecture: str, input_shape: tuple[int, int, int], classes: i
         ``(C, H, W)``.
     classes
         Number of outputs.
+    qcfs_levels
+        L of the activation `qcfs.Qcfs`, in place of ReLU.
 
     Raises
     ------
     UsageError
         If there is no such architecture, or the images do not fit its pooling.
     """
+    model = _build(architecture, input_shape, classes)
+    if qcfs_levels is not None:
+        channels = 0
+        for name, module in list(model.named_children()):
+            if isinstance(module, nn.Conv2d):
+                channels = module.out_channels
+            elif isinstance(module, nn.Linear):
+                channels = module.out_features
+            elif isinstance(module, nn.ReLU):
+                setattr(model, name, Qcfs(channels, qcfs_levels))
+    return model
+
+
+def _build(architecture: str, input_shape: tuple[int, int, int], classes: int) -> nn.Module:
     if architecture == "mnist-cnn":
         return _two_convolutions(architecture, input_shape, classes, channels=(12, 64), kernel=5, padding=0)
     if architecture == "fashion-mnist-cnn":

@@ -39,10 +39,25 @@ LONGEST_NAME: Final = 400
 
 @dataclass(frozen=True, eq=False)
 class ReluLayer:
-    """One synapse of the CNN; every layer but the last is followed by ReLU."""
+    """One synapse of the CNN; every layer but the last is followed by ReLU.
+
+    Parameters
+    ----------
+    name
+        The module's name in the CNN.
+    synapse
+        Its weights, batch norm folded.
+    threshold, levels
+        Where the activation is `qcfs.Qcfs`: its thresholds, float64 ``(C_out,)``, and L; ``None``: ReLU.
+    """
 
     name: str
     synapse: Synapse
+    threshold: Array | None = None
+    levels: int | None = None
+
+    def __post_init__(self) -> None:
+        freeze(self, "threshold")
 
 
 @dataclass(frozen=True, eq=False)

@@ -185,6 +185,8 @@ class Neurons:
         # Spikes are summed over windows in machine words, each of several channels' bytes.
         lanes = next(lanes for lanes in (8, 4, 1) if self.channels % lanes == 0)
         self._word = np.dtype(f"u{lanes}") if self._dtype == np.uint8 else self._dtype
+        # Compiled here, by one thread: NumPy's lazy imports, which numba then meets, are not safe in several.
+        self.fire(np.empty((0, self._count), np.float32), np.empty((0, 1, self._count), np.float32), 1, Recording())
 
     def initial_potentials(self, images: int) -> Array:
         """Potentials before the first step: float32 ``(images, count)``."""
@@ -245,6 +247,39 @@ class Neurons:
             largest_current=largest.reshape(-1, self.channels).max(axis=0) if recording.currents else None,
             clipped=clipped if recording.clipping else None,
         )
+
+
+def rate_errors(
+    stage: Stage, currents: Array, activations: Array, thresholds: Array, initial_share: float, timesteps: int
+) -> Array:
+    """Return how far firing rates are from activations for some thresholds: float64 ``(G, C)``.
+
+    It is the squared error of ``threshold x spike count / T`` (what compensated spikes are worth) against the
+    activation, summed over images and positions.
+
+    Parameters
+    ----------
+    stage
+        The layer; its own thresholds do not matter.
+    currents
+        float32 ``(B, T, neurons)``, or ``(B, 1, neurons)`` where they are constant; without the bias.
+    activations
+        float32 ``(B, neurons)``: what the rates should be.
+    thresholds
+        float64 ``(G, C)``, positive: G of them for each channel.
+    initial_share
+        Initial potential, in thresholds.
+    timesteps
+        T.
+    """
+    repeats = stage.size // thresholds.shape[1]
+    tried = np.tile(thresholds.astype(np.float32), (1, repeats))
+    errors = np.zeros(tried.shape)
+    below = np.nextafter(tried, np.float32(-np.inf))
+    _rate_errors(
+        currents, stage.biases, activations, tried, below, np.float32(initial_share), stage.is_soft, timesteps, errors
+    )
+    return np.asarray(errors.reshape(len(tried), repeats, -1).sum(axis=1))
 
 
 def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -382,3 +417,35 @@ def _fire(
                             counts[0, image, step] += int(_sum(summed))
                         if fan_out.size:
                             counts[1, image, step] += int(_dot(summed, fan_out[out:end].reshape(-1)))
+
+
+@_compiled()
+def _rate_errors(
+    currents: Array, bias: Array, activations: Array, thresholds: Array, levels: Array, initial_share: float,
+    is_soft: bool, steps: int, errors: Array,
+) -> None:  # fmt: skip
+    images, neurons = activations.shape
+    is_constant = currents.shape[1] == 1
+    membrane, fired = np.empty(_TILE, np.float32), np.empty(_TILE, np.float32)
+    counts = np.empty(_TILE, np.float32)
+    limit = np.float32(np.inf)
+    for image in range(images):
+        for first in range(0, neurons, _TILE):
+            last = min(first + _TILE, neurons)
+            size = last - first
+            for tried in range(len(thresholds)):
+                threshold = thresholds[tried, first:last]
+                for index in range(size):
+                    membrane[index] = threshold[index] * initial_share
+                    counts[index] = 0
+                for step in range(steps):
+                    current = currents[image, 0 if is_constant else step, first:last]
+                    _step(
+                        membrane[:size], current, bias[first:last], levels[tried, first:last], threshold, limit,
+                        is_soft, fired[:size],
+                    )  # fmt: skip
+                    for index in range(size):
+                        counts[index] += fired[index]
+                for index in range(size):
+                    error = threshold[index] * counts[index] / np.float32(steps) - activations[image, first + index]
+                    errors[tried, first + index] += error * error

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal
 
 from loihi_convert import netx, report
 from loihi_convert.backends import Backend, RunResult, first_difference, open_backend
 from loihi_convert.backends.reference import run_network
 from loihi_convert.balance import Amplitude, InitialPotential, Method, balance
+from loihi_convert.choice import Trial, choose_method, reason
 from loihi_convert.data import Dataset, DataSplits
 from loihi_convert.errors import InputError, VerificationError
 from loihi_convert.evaluate import Evaluation, evaluate
@@ -33,9 +34,13 @@ VERIFIED_IMAGES: Final = 32
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How thresholds are balanced and numbers are rounded; see `balance.balance` and `quantize.quantize`."""
+    """How thresholds are balanced and numbers are rounded; see `balance.balance` and `quantize.quantize`.
 
-    method: Method = "ngu-lee"
+    ``method`` "auto" is the one that `choice.choose_method` finds best for the T of the file, and so is ``percentile``
+    then.
+    """
+
+    method: Method | Literal["auto"] = "auto"
     amplitude: Amplitude = "compensated"
     alpha: float = 1.0
     percentile: float = 99.0
@@ -136,22 +141,32 @@ def export(
     source = model if isinstance(model, Source) else open_source(model)
     exported = []
     for path, steps in zip(paths, timesteps, strict=True):
+        neurons: dict[str, Any] = {
+            "amplitude": options.amplitude,
+            "alpha": options.alpha,
+            "initial_potential": options.initial_potential,
+            "reset": options.reset,
+            "device": device,
+        }
+        method, percentile = options.method, options.percentile
+        trials: tuple[Trial, ...] = ()
+        if method == "auto":
+            with bars(f"T = {steps}: choosing the balancing method") as progress:
+                trials = choose_method(source.network, calibration, steps, progress=progress, **neurons)
+            method, percentile = trials[0].method, trials[0].percentile
         with bars(f"T = {steps}: balancing thresholds") as progress:
             spiking = balance(
                 source.network,
                 calibration,
                 steps,
-                method=options.method,
-                amplitude=options.amplitude,
-                alpha=options.alpha,
-                percentile=options.percentile,
-                initial_potential=options.initial_potential,
-                reset=options.reset,
+                method=method,
+                percentile=percentile,
                 readout=options.readout,
-                device=device,
                 progress=progress,
+                **neurons,
             )
-        spiking = replace(spiking, provenance={**spiking.provenance, "model": dict(source.provenance)})
+        made = {**spiking.provenance, "choice": [asdict(trial) for trial in trials], "model": dict(source.provenance)}
+        spiking = replace(spiking, provenance=made)
         with bars(f"T = {steps}: quantizing") as progress:
             quantized = quantize(
                 spiking,
@@ -167,6 +182,7 @@ def export(
         verified = _verify(path, quantized, calibration[:VERIFIED_IMAGES]) if verify else 0
         notes = (
             *source.notes,
+            *((reason(trials, steps),) if trials else ()),
             *_notes_on_rounding(spiking, quantized, calibration[:VERIFIED_IMAGES]),
             *netx.stock_netx_notes(quantized),
         )

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from loihi_convert import gpu, loihi
 from loihi_convert.currents import Currents, sum_pool
-from loihi_convert.network import QuantizedNetwork, ReluNetwork, SpikingNetwork
+from loihi_convert.network import QuantizedNetwork, ReluLayer, ReluNetwork, SpikingNetwork
 from loihi_convert.neurons import LayerBlock, Neurons, Recording, Stage
 from loihi_convert.progress import Progress, silent
 from loihi_convert.synapse import Array, Shape, Synapse
@@ -122,23 +122,55 @@ class Simulator:
             yield Block(rows, slice(first, first + count), tuple(done))
 
 
+class ReluChain:
+    """The CNN as a function of images: the activations of its layers.
+
+    Parameters
+    ----------
+    network
+        The CNN.
+    depth
+        How many of its layers; default: all.
+    """
+
+    def __init__(self, network: ReluNetwork, depth: int | None = None) -> None:
+        shapes = (network.input_shape, *network.shapes)
+        self._layers = [
+            (layer, Currents(layer.synapse, shape, averages=True, takes_spikes=False))
+            for layer, shape in zip(network.layers[:depth], shapes[:-1], strict=False)
+        ]
+        self._output = len(network.layers) - 1
+
+    def __call__(self, images: Array) -> list[Array]:
+        """Return float32 ``(N, H, W, C)`` per layer, after ReLU but for the CNN's last, for uint8 ``(N, C, H, W)``."""
+        maps = channels_last(images) / np.float32(LARGEST_PIXEL)
+        outputs = []
+        for index, (layer, operator) in enumerate(self._layers):
+            maps = _with_bias(operator(sum_pool(maps, layer.synapse.pool)), layer.synapse)
+            if index < self._output:
+                maps = _activated(maps, layer)
+            outputs.append(maps)
+        return outputs
+
+
+def _activated(maps: Array, layer: ReluLayer) -> Array:
+    """ReLU or, where the layer has thresholds, `qcfs.Qcfs`."""
+    if layer.threshold is None or layer.levels is None:
+        return np.maximum(maps, 0)
+    threshold, levels = layer.threshold.astype(np.float32), np.float32(layer.levels)
+    steps = np.floor(np.clip(maps / threshold, 0, 1) * levels + np.float32(0.5))
+    return np.asarray(np.minimum(steps, levels) / levels * threshold)
+
+
 def relu_outputs(network: ReluNetwork, images: Array) -> Iterator[tuple[Tensor, ...]]:
     """Yield, batch by batch, every layer's activation (after ReLU; the last one without) for uint8 ``images``."""
-    shapes = (network.input_shape, *network.shapes)
-    layers = [
-        (layer.synapse, Currents(layer.synapse, shape, averages=True, takes_spikes=False))
-        for layer, shape in zip(network.layers, shapes[:-1], strict=True)
-    ]
+    chain = ReluChain(network)
     size = max(1, _CPU_BLOCK // max(math.prod(shape) for shape in network.shapes))
     for start in range(0, len(images), size):
-        maps = channels_last(images[start : start + size]) / LARGEST_PIXEL
-        outputs = []
-        for index, (synapse, operator) in enumerate(layers):
-            maps = _with_bias(operator(sum_pool(maps, synapse.pool)), synapse)
-            if index < len(layers) - 1:
-                maps = np.maximum(maps, 0)
-            outputs.append(torch.from_numpy(_as_in_torch(maps, network.shapes[index])))
-        yield tuple(outputs)
+        outputs = chain(images[start : start + size])
+        yield tuple(
+            torch.from_numpy(_as_in_torch(maps, shape)) for maps, shape in zip(outputs, network.shapes, strict=True)
+        )
 
 
 def cnn_scores(network: ReluNetwork, images: Array) -> Array:

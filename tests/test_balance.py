@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loihi_convert import balance as balance_module
 from loihi_convert.balance import balance
 from loihi_convert.errors import DataError, UsageError
-from loihi_convert.network import ReluLayer, ReluNetwork
+from loihi_convert.network import IntegrateAndFire, ReluLayer, ReluNetwork
 from loihi_convert.simulate import outputs, relu_outputs
 from loihi_convert.synapse import Conv, Dense
 
@@ -192,3 +194,48 @@ def test_wrong_images(images: np.ndarray) -> None:
         DataError, match=r"calibration images: found .* the network takes uint8 of shape \(N, 1, 1, 1\)"
     ):
         balance(chain_of(1, 1), images, 4)
+
+
+@pytest.mark.parametrize(("timesteps", "initial_potential"), [(1, "half"), (3, "half"), (8, "zero")])
+def test_least_squares_finds_the_best_of_its_candidates(timesteps: int, initial_potential: Any) -> None:
+    """One neuron: all candidates tried one by one, in a network of their own."""
+    images = np.random.default_rng(0).integers(0, 256, (40, 1, 1, 1)).astype(np.uint8)
+    network = chain_of(2, 1)
+    balanced = balance(network, images, timesteps, method="least-squares", initial_potential=initial_potential)
+    assert balanced.layers[0].neuron is not None
+    errors = {}
+    for candidate in balance_module._CANDIDATES * 2 * images.max() / 255:
+        threshold = np.array([candidate])
+        initial = threshold / 2 if initial_potential == "half" else 0 * threshold
+        neuron = IntegrateAndFire(threshold, threshold, initial)
+        layers = (replace(balanced.layers[0], neuron=neuron), balanced.layers[1])
+        rates = outputs(replace(balanced, layers=layers), images, timesteps)[:, -1, 0] / timesteps
+        errors[candidate] = np.square(rates - images.ravel() / 127.5).sum()
+    best = min(errors, key=lambda candidate: errors[candidate])
+    assert balanced.layers[0].neuron.threshold == pytest.approx(best)
+    assert 0 < best < 2.2
+
+
+def test_least_squares_lowers_thresholds_where_steps_are_few() -> None:
+    """With one step every activation becomes 0 or the threshold: less than half the largest is cut off there."""
+    images = np.random.default_rng(0).integers(0, 256, (200, 1, 1, 1)).astype(np.uint8)
+    thresholds = []
+    for timesteps in (1, 4, 32):
+        neuron = balance(chain_of(1, 1), images, timesteps, method="least-squares").layers[0].neuron
+        assert neuron is not None
+        thresholds.append(float(neuron.threshold[0]))
+    assert thresholds == sorted(thresholds)
+    # E (x - theta [x >= theta / 2])^2 over x in 0..1 is theta^3 / 12 + (1 - theta)^3 / 3, least at theta = 2 / 3.
+    assert thresholds[0] == pytest.approx(2 / 3, abs=0.07)
+    assert thresholds[-1] == pytest.approx(1.0, abs=0.1)
+
+
+def test_least_squares_leaves_dead_channels_dead() -> None:
+    balanced = balance(chain_of(-1, 1), pixels(100, 200), 4, method="least-squares")
+    assert balanced.layers[0].neuron is not None
+    assert np.isinf(balanced.layers[0].neuron.threshold).all()
+
+
+def test_least_squares_needs_compensated_spikes() -> None:
+    with pytest.raises(UsageError, match=r"^--balance least-squares: needs --amplitude compensated"):
+        balance(chain_of(1, 1), pixels(9), 2, method="least-squares", amplitude="literal")

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "loihi_convert"
 
 # A module may import from the lines above its own, never from its own line or below.
 ORDER = [
-    {"errors", "progress"},
+    {"errors", "progress", "qcfs"},
     {"files", "memory", "synapse"},
     {"loihi"},
     {"network"},
@@ -24,7 +24,7 @@ ORDER = [
     {"simulate"},
     {"layerwise"},
     {"train", "convert", "balance", "quantize", "netx"},
-    {"source"},
+    {"source", "choice"},
     {"backends", "backends.lava_processes"},
     {"backends.reference", "backends.run_folder", "backends.host_process"},
     {"backends.lava", "backends.lava_network"},
@@ -39,6 +39,7 @@ ORDER = [
 ]
 HEAVY = {
     "torch": {
+        "qcfs",
         "chain",
         "models",
         "train",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loihi_convert.neurons import Neurons, Recording, Stage
+from loihi_convert.neurons import Neurons, Recording, Stage, rate_errors
 from loihi_convert.synapse import Array, Dense, Pair, Shape
 
 EVERYTHING = Recording(potentials=True, spikes=True, counts=True, currents=True, clipping=True)
@@ -133,3 +133,25 @@ def test_neurons_of_infinite_threshold_never_spend(value: float) -> None:
     assert block.spikes is not None
     assert block.potentials is not None
     assert (block.spikes.item(), block.potentials.item()) == (0, np.float32(value))
+
+
+@pytest.mark.parametrize("is_soft", [True, False])
+@pytest.mark.parametrize("is_constant", [True, False])
+def test_rate_errors_equal_plain_loops(is_soft: bool, is_constant: bool) -> None:
+    """Dyadic numbers, so that float32 is exact; more neurons than are taken together."""
+    rng = np.random.default_rng(0)
+    images, steps, shape = 3, 4, (4, 40, 20)
+    neurons, count = math.prod(shape), 5
+    bias = rng.integers(-8, 8, 4) / 8
+    currents = rng.integers(-8, 40, (images, 1 if is_constant else steps, neurons)) / 8
+    activations = rng.integers(0, 40, (images, neurons)) / 8
+    thresholds = rng.integers(1, 60, (count, 4)) / 8
+    layer = stage(shape, np.ones(4), np.zeros(4), bias=bias, is_soft=is_soft, is_integer=False)
+    found = rate_errors(
+        layer, currents.astype(np.float32), activations.astype(np.float32), thresholds, 0.5, steps
+    )  # fmt: skip
+    shown = np.broadcast_to(currents, (images, steps, neurons))[..., None, None].reshape(images, steps, 40, 20, 4)
+    for tried, threshold in enumerate(thresholds):
+        spikes, _, _ = plain(shown, threshold, threshold / 2, bias, math.inf, is_soft)
+        errors = (spikes.sum(axis=1) * threshold / steps - activations.reshape(images, 40, 20, 4)) ** 2
+        assert found[tried] == pytest.approx(errors.sum(axis=(0, 1, 2)), rel=1e-6)

@@ -1,0 +1,115 @@
+"""Which balancing method suits a network and a latency T: tried out on calibration images, never on test images.
+
+Each candidate is balanced on one part of the calibration images and simulated, in real numbers, on another. The one
+whose classes agree most often with the CNN's is taken; among equals, the one whose output is nearest to the CNN's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from loihi_convert.balance import Amplitude, InitialPotential, Method, balance
+from loihi_convert.network import ReluNetwork, Reset, SpikingNetwork
+from loihi_convert.progress import Progress, silent
+from loihi_convert.simulate import cnn_scores, outputs
+from loihi_convert.synapse import Array
+
+TRIAL_IMAGES: Final = 2_000
+"""Images of each of the two parts, at most."""
+
+# Method and percentile.
+_CANDIDATES: Final[tuple[tuple[Method, float], ...]] = (
+    ("qcfs", 99.0),
+    ("least-squares", 99.0),
+    ("percentile", 99.0),
+    ("percentile", 99.9),
+    ("ngu-lee", 99.0),
+)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a balancing method gave on the second part of the calibration images.
+
+    Parameters
+    ----------
+    method, percentile
+        As in `balance.balance`.
+    agreement
+        Share of images whose class is the CNN's.
+    error
+        Mean squared difference between potential / T and the CNN's scores.
+    image_count
+        Images simulated.
+    """
+
+    method: Method
+    percentile: float
+    agreement: float
+    error: float
+    image_count: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} {self.percentile:g}" if self.method == "percentile" else self.method
+
+
+def choose_method(
+    network: ReluNetwork,
+    images: Array,
+    timesteps: int,
+    *,
+    amplitude: Amplitude = "compensated",
+    alpha: float = 1.0,
+    initial_potential: InitialPotential | None = None,
+    reset: Reset = "soft",
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> tuple[Trial, ...]:
+    """Return the trials of all methods that ``amplitude`` allows, the best first; arguments as in `balance.balance`."""
+    half = max(1, min(TRIAL_IMAGES, len(images) // 2))
+    balancing, trying = images[:half], images[-half:]
+    candidates = [candidate for candidate in _CANDIDATES if amplitude == "compensated" or candidate[0] == "ngu-lee"]
+    if network.layers[0].threshold is None or len(network.layers) == 1:
+        candidates = [candidate for candidate in candidates if candidate[0] != "qcfs"]
+    balanced: list[SpikingNetwork] = []
+
+    def report(done: int, total: int) -> None:
+        progress(len(balanced) * total + done, len(candidates) * total)
+
+    for method, percentile in candidates:
+        balanced.append(
+            balance(
+                network,
+                balancing,
+                timesteps,
+                method=method,
+                amplitude=amplitude,
+                alpha=alpha,
+                percentile=percentile,
+                initial_potential=initial_potential,
+                reset=reset,
+                device=device,
+                progress=report,
+            )
+        )
+    scores = cnn_scores(network, trying)
+    trials = []
+    for (method, percentile), spiking in zip(candidates, balanced, strict=True):
+        found = outputs(spiking, trying, timesteps, device=device)[:, -1]
+        agreement = float((found.argmax(axis=1) == scores.argmax(axis=1)).mean())
+        error = float(np.square(found / timesteps - scores).mean())
+        trials.append(Trial(method, percentile, agreement, error, len(trying)))
+    return tuple(sorted(trials, key=lambda trial: (-trial.agreement, trial.error)))
+
+
+def reason(trials: Sequence[Trial], timesteps: int) -> str:
+    """Return what was chosen and why, in a sentence."""
+    best, *others = trials
+    share = f"agrees with the CNN on {100 * best.agreement:.2f} % of {best.image_count} calibration images"
+    rest = ", ".join(f"{trial.name} {100 * trial.agreement:.2f} %" for trial in others)
+    return f"--balance auto: {best.name} for T = {timesteps}, which {share}" + (f" ({rest})." if rest else ".")

@@ -1,0 +1,80 @@
+"""The activation of a CNN that is to spike for few steps: quantization-clip-floor-shift (Bu et al., ICLR 2022).
+
+``y = threshold * clip(floor(x L / threshold + 1/2) / L, 0, 1)`` with a learnable threshold for each channel and L
+levels: what a soft-reset integrate-and-fire neuron that starts at threshold / 2 sends in L steps, if its current is
+constant and its spikes are worth their threshold. A CNN trained with it loses little when it becomes such neurons, at
+any T.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+MOST_LEVELS: Final = 256
+"""Largest L."""
+
+SHARE: Final = 0.99
+"""Of a channel's positive activations below its first threshold."""
+
+SMALLEST_THRESHOLD: Final = 1e-4
+"""Keeps a threshold positive in training."""
+
+
+class Qcfs(nn.Module):
+    """Clip, floor, shift; differentiated as if it did not floor.
+
+    Parameters
+    ----------
+    channels
+        C of the inputs, ``(N, C, ...)``.
+    levels
+        L.
+    """
+
+    def __init__(self, channels: int, levels: int) -> None:
+        super().__init__()
+        self.levels = levels
+        self.threshold = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # In float32 whatever autocast says: bfloat16 has 8 bits, which blurs the steps.
+        with torch.autocast(x.device.type, enabled=False):
+            threshold = self.thresholds.reshape(-1, *(1,) * (x.ndim - 2))
+            share = (x.float() / threshold).clamp(0, 1) * self.levels + 0.5
+            stepped = share + (share.floor() - share).detach()
+            # One half above the top level is that level.
+            return stepped.clamp(max=self.levels) / self.levels * threshold
+
+    @property
+    def thresholds(self) -> Tensor:
+        """``(C,)``, positive."""
+        return self.threshold.clamp_min(SMALLEST_THRESHOLD)
+
+
+def set_thresholds(model: nn.Module, plain: nn.Module, images: Tensor) -> None:
+    """Set the thresholds of ``model`` to where `SHARE` of the positive activations of ``plain`` lie below, per channel.
+
+    ``plain`` is the same CNN with ReLU, ``images`` float32 ``(N, C, H, W)``.
+    """
+    activations: dict[str, Tensor] = {}
+    hooks = [
+        plain.get_submodule(name).register_forward_hook(
+            lambda module, inputs, output, name=name: activations.__setitem__(name, output)
+        )
+        for name, module in model.named_modules()
+        if isinstance(module, Qcfs)
+    ]
+    with torch.no_grad():
+        plain.eval()(images)
+        for name, values in activations.items():
+            channels = values.movedim(1, 0).flatten(1)
+            quantiles = [torch.quantile(channel[channel > 0], SHARE) for channel in channels if (channel > 0).any()]
+            # A channel that is never positive gets what the others have.
+            typical = torch.stack(quantiles).median() if quantiles else torch.tensor(1.0)
+            found = [torch.quantile(row[row > 0], SHARE) if (row > 0).any() else typical for row in channels]
+            model.get_submodule(name).get_parameter("threshold").copy_(torch.stack(found))
+    for hook in hooks:
+        hook.remove()

@@ -1,0 +1,62 @@
+"""The choice of a balancing method: what is tried, on which images, and the sentence that says so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_balance import random_cnn
+
+from loihi_convert import choice
+from loihi_convert.balance import balance
+from loihi_convert.choice import choose_method, reason
+from loihi_convert.errors import DataError
+from loihi_convert.simulate import cnn_scores, outputs
+
+
+def images(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 1, 8, 8)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("timesteps", [1, 16])
+def test_the_first_trial_is_the_best(timesteps: int) -> None:
+    network = random_cnn(0)
+    trials = choose_method(network, images(60), timesteps)
+    assert {trial.name for trial in trials} == {"least-squares", "percentile 99", "percentile 99.9", "ngu-lee"}
+    assert [(-trial.agreement, trial.error) for trial in trials] == sorted(
+        (-trial.agreement, trial.error) for trial in trials
+    )
+    # What stands in a trial is what the method gives: balanced on the first half, tried on the second.
+    best = trials[0]
+    spiking = balance(network, images(60)[:30], timesteps, method=best.method, percentile=best.percentile)
+    classes = outputs(spiking, images(60)[30:], timesteps)[:, -1].argmax(axis=1)
+    assert best.agreement == (classes == cnn_scores(network, images(60)[30:]).argmax(axis=1)).mean()
+    assert best.image_count == 30
+
+
+def test_no_more_images_than_needed_and_none_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "TRIAL_IMAGES", 10)
+    assert choose_method(random_cnn(0), images(60), 2)[0].image_count == 10
+    assert choose_method(random_cnn(0), images(7), 2)[0].image_count == 3
+
+
+def test_literal_spikes_leave_one_method() -> None:
+    trials = choose_method(random_cnn(0), images(20), 4, amplitude="literal")
+    assert [trial.name for trial in trials] == ["ngu-lee"]
+    assert reason(trials, 4).startswith("--balance auto: ngu-lee for T = 4, which agrees with the CNN on ")
+
+
+def test_the_reason_names_all_that_was_tried() -> None:
+    trials = (
+        choice.Trial("least-squares", 99.0, 0.985, 0.1, 200),
+        choice.Trial("percentile", 99.9, 0.97, 0.1, 200),
+        choice.Trial("ngu-lee", 99.0, 0.5, 0.1, 200),
+    )
+    assert reason(trials, 2) == (
+        "--balance auto: least-squares for T = 2, which agrees with the CNN on 98.50 % of 200 calibration images "
+        "(percentile 99.9 97.00 %, ngu-lee 50.00 %)."
+    )
+
+
+def test_no_images() -> None:
+    with pytest.raises(DataError, match="calibration images"):
+        choose_method(random_cnn(0), images(0), 4)

@@ -1,0 +1,127 @@
+"""The activation for few time steps: its values and gradients by hand, and that a neuron computes the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from loihi_convert import checkpoint
+from loihi_convert.balance import balance
+from loihi_convert.checkpoint import Checkpoint, load_model
+from loihi_convert.choice import choose_method
+from loihi_convert.convert import convert
+from loihi_convert.errors import CheckpointError, UsageError
+from loihi_convert.models import build_model
+from loihi_convert.qcfs import Qcfs, set_thresholds
+from loihi_convert.simulate import cnn_scores, outputs, relu_outputs
+
+
+def activation(threshold: float, levels: int) -> Qcfs:
+    module = Qcfs(1, levels)
+    with torch.no_grad():
+        module.threshold.fill_(threshold)
+    return module
+
+
+def test_values_by_hand() -> None:
+    """Threshold 2, L = 4: steps of 0.5, rounded to nearest, between 0 and 2."""
+    x = torch.tensor([[-1.0], [0.0], [0.24], [0.26], [0.74], [1.0], [1.76], [2.0], [9.0]])
+    found = activation(2.0, 4)(x)
+    assert found.ravel().tolist() == [0, 0, 0, 0.5, 0.5, 1.0, 2.0, 2.0, 2.0]
+
+
+def test_gradients_pass_where_nothing_is_cut_off() -> None:
+    """dy/dx is 1 inside 0..threshold and 0 outside; above, dy/d threshold is 1."""
+    module = activation(2.0, 4)
+    x = torch.tensor([[-1.0], [0.9], [3.0]], requires_grad=True)
+    module(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.ravel().tolist() == [0, 1, 0]
+    module.zero_grad()
+    module(torch.tensor([[3.0]])).sum().backward()
+    assert module.threshold.grad is not None
+    assert module.threshold.grad.tolist() == [1]
+
+
+@given(threshold=st.integers(1, 32), current=st.integers(-16, 64), levels=st.integers(1, 9))
+@settings(deadline=None)
+def test_a_neuron_of_l_steps_sends_the_same(threshold: int, current: int, levels: int) -> None:
+    """T = L, V0 = threshold / 2, constant current: threshold x spike count / T is the activation."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1, 1, bias=False), Qcfs(1, levels), nn.Linear(1, 1, bias=False))
+    with torch.no_grad():
+        model[1].weight.fill_(current / 4)
+        model[2].threshold.fill_(threshold / 4)
+        model[3].weight.fill_(1.0)
+    images = np.full((1, 1, 1, 1), 255, np.uint8)
+    network = convert(model, (1, 1, 1))
+    spiking = balance(network, images, levels, method="qcfs")
+    expected = model(torch.ones(1, 1, 1, 1)).item()
+    assert cnn_scores(network, images).item() == pytest.approx(expected)
+    # Thirds and the like of float32 may put a potential just below the threshold: then it is one spike less.
+    found = outputs(spiking, images, levels)[0, -1, 0] / levels
+    exact = (2 * levels * current + threshold) % (2 * threshold) == 0
+    assert found == pytest.approx(expected) or exact
+
+
+def trained(levels: int | None = 4) -> Checkpoint:
+    torch.manual_seed(0)
+    model = build_model("digits-cnn", (1, 8, 8), 10, qcfs_levels=levels)
+    return Checkpoint(
+        "digits-cnn", model.state_dict(), "digits", (1, 8, 8), tuple("0123456789"), 0, 0.5, 0.5, {}, levels
+    )
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_checkpoints_keep_levels_and_thresholds(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"model{suffix}"
+    checkpoint.save(trained(), path)
+    model, loaded = load_model(path)
+    assert loaded.qcfs_levels == 4
+    network = convert(model, (1, 8, 8))
+    images = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8)).astype(np.uint8)
+    assert [layer.levels for layer in network.layers] == [4, 4, None]
+    by_torch = model(torch.from_numpy(images / 255).float()).numpy()
+    assert np.abs(next(iter(relu_outputs(network, images)))[-1].numpy() - by_torch).max() < 1e-5
+    spiking = balance(network, images, 2, method="qcfs")
+    assert spiking.layers[0].neuron is not None
+    assert spiking.layers[0].neuron.threshold == pytest.approx(model.relu1.thresholds.numpy())
+
+
+def test_levels_out_of_range_are_refused(tmp_path: Path) -> None:
+    for levels in (0, -1, 10**9):
+        path = tmp_path / f"model{levels}.pt"
+        checkpoint.save(Checkpoint(**{**vars(trained()), "qcfs_levels": levels}), path)
+        with pytest.raises(CheckpointError, match="the field 'qcfs_levels' is missing or not valid"):
+            checkpoint.load(path)
+
+
+def test_first_thresholds_lie_at_the_99th_percentile() -> None:
+    plain = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU())
+    model = nn.Sequential(nn.Linear(1, 2, bias=False), Qcfs(2, 4))
+    with torch.no_grad():
+        plain[0].weight.copy_(torch.tensor([[2.0], [-1.0]]))
+    set_thresholds(model, plain, torch.linspace(0, 1, 101)[:, None])
+    # 2 x 0.01..1.00; the other channel is never positive and gets the same.
+    assert model[1].threshold.tolist() == pytest.approx([2 * 0.9901, 2 * 0.9901], abs=1e-4)
+
+
+def test_the_choice_tries_the_trained_thresholds_first(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    checkpoint.save(trained(), path)
+    network = convert(load_model(path)[0], (1, 8, 8))
+    images = np.random.default_rng(0).integers(0, 256, (20, 1, 8, 8)).astype(np.uint8)
+    assert "qcfs" in {trial.name for trial in choose_method(network, images, 2)}
+
+
+def test_plain_cnns_have_no_thresholds_to_take(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    checkpoint.save(trained(None), path)
+    network = convert(load_model(path)[0], (1, 8, 8))
+    with pytest.raises(UsageError, match=r"^--balance qcfs: the CNN was not trained with thresholds; train it with"):
+        balance(network, np.zeros((1, 1, 8, 8), np.uint8), 2, method="qcfs")
