@@ -284,3 +284,53 @@ def test_scaling_scales_the_area_by_the_square() -> None:
     # Scales are uniform in 0.8..1.2; the extremes of 300 draws come within 0.01 of both.
     assert 0.8**2 - 1e-3 < area.min() < 0.81**2
     assert 1.19**2 < area.max() < 1.2**2 + 1e-3
+
+
+@pytest.fixture(scope="module")
+def plain(few: DataSplits, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return run(few, tmp_path_factory.mktemp("plain") / "model.pt")
+
+
+def test_fine_tuning_with_levels_begins_with_the_weights_and_learns_thresholds(
+    few: DataSplits, plain: Checkpoint, tmp_path: Path
+) -> None:
+    still = dataclasses.replace(RECIPE, epochs=1, learning_rate=1e-9, averaging=0.0)
+    begun = run(few, tmp_path / "begun.pt", recipe=still, qcfs_levels=4, start=plain)
+    assert begun.qcfs_levels == 4
+    for name, weights in plain.state.items():
+        assert torch.allclose(begun.state[name], weights, atol=1e-6)
+    assert begun.recipe["start"] == {
+        "sha256": checkpoint.digest("", plain.state),
+        "seed": 0,
+        "validation_accuracy": plain.validation_accuracy,
+        "test_accuracy": plain.test_accuracy,
+    }
+    tuned = run(few, tmp_path / "tuned.pt", qcfs_levels=4, start=plain)
+    for name in ("relu1.threshold", "relu2.threshold"):
+        assert (begun.state[name] > 0).all()
+        assert not torch.allclose(tuned.state[name], begun.state[name], atol=1e-3)
+
+
+def test_resumed_fine_tuning_equals_uninterrupted(few: DataSplits, plain: Checkpoint, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"qcfs_levels": 2, "start": plain}
+    straight = run(few, tmp_path / "straight.pt", **options)
+    output = tmp_path / "model.pt"
+    with pytest.raises(KeyboardInterrupt):
+        run(few, output, progress=StopAfter(6), **options)
+    with pytest.raises(CheckpointError, match="belongs to another training: its start is"):
+        run(few, output, resume=True, qcfs_levels=2)
+    with pytest.raises(CheckpointError, match="belongs to another training: its qcfs_levels is 2, asked for is 3"):
+        run(few, output, resume=True, qcfs_levels=3, start=plain)
+    assert same_weights(run(few, output, resume=True, **options), straight)
+
+
+def test_what_cannot_be_fine_tuned(few: DataSplits, plain: Checkpoint, tmp_path: Path) -> None:
+    output = tmp_path / "model.pt"
+    with pytest.raises(UsageError, match=r"^--qcfs 0: allowed are 1\.\.256 levels"):
+        run(few, output, qcfs_levels=0)
+    other = dataclasses.replace(plain, architecture="mnist-cnn")
+    with pytest.raises(UsageError, match=r"^--from: a mnist-cnn for images \(1, 8, 8\); asked for is a digits-cnn"):
+        run(few, output, start=other)
+    with_levels = run(few, output, qcfs_levels=2, recipe=dataclasses.replace(RECIPE, epochs=1))
+    with pytest.raises(UsageError, match=r"^--from: the CNN has activations of 2 levels; go on with --qcfs"):
+        run(few, output, start=with_levels)
