@@ -17,7 +17,7 @@ from torch import Tensor
 
 from loihi_convert.currents import Geometry, convolved_by_product, pooled_maps
 from loihi_convert.errors import UsageError
-from loihi_convert.neurons import LayerBlock, Recording, Stage
+from loihi_convert.stage import LayerBlock, Recording, Stage
 from loihi_convert.synapse import Array, Conv
 
 # Numbers that the written-out inputs of a convolution may take at once.

@@ -33,8 +33,9 @@ from torch import Tensor
 from loihi_convert import gpu, loihi
 from loihi_convert.currents import Currents, sum_pool
 from loihi_convert.network import QuantizedNetwork, ReluLayer, ReluNetwork, SpikingNetwork
-from loihi_convert.neurons import LayerBlock, Neurons, Recording, Stage
+from loihi_convert.neurons import Neurons
 from loihi_convert.progress import Progress, silent
+from loihi_convert.stage import LayerBlock, Recording, Stage
 from loihi_convert.synapse import Array, Shape, Synapse
 
 LARGEST_PIXEL: Final = 255

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "loihi_convert"
 ORDER = [
     {"errors", "progress", "qcfs"},
     {"files", "memory", "synapse"},
-    {"loihi"},
+    {"loihi", "stage", "kernels"},
     {"network"},
     {"dataset"},
     {"benchmarks", "own_images"},
@@ -54,7 +54,7 @@ HEAVY = {
         "quantize",
         "source",
     },
-    "numba": {"neurons"},
+    "numba": {"kernels"},
     "h5py": {"netx"},
     "lava": {"backends.lava_host", "backends.lava_network", "backends.lava_processes"},
 }

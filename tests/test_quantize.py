@@ -23,9 +23,9 @@ from loihi_convert.network import (
     SpikingLayer,
     SpikingNetwork,
 )
-from loihi_convert.neurons import Recording
 from loihi_convert.quantize import HEADROOM, account, quantize
 from loihi_convert.simulate import Block, Simulator, currents, outputs
+from loihi_convert.stage import Recording
 from loihi_convert.synapse import Array, Conv, Dense
 
 

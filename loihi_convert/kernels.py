@@ -1,0 +1,188 @@
+"""The loops over neurons, compiled: integrate, fire, reset, and sum spikes over windows. Called by `neurons.py` alone.
+
+A potential stays in the first-level cache over all steps. Inner loops run over contiguous float32 or bytes, which LLVM
+turns into vector instructions; everything that is not always wanted is a pass of its own over a tile in the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+from numba import njit
+
+from loihi_convert.synapse import Array
+
+TILE: Final = 2048
+"""Neurons that are taken through all steps together: 5 arrays of float32 of them fit the first-level cache."""
+
+
+def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compile a function when it is first called; keep the machine code on disk where there is a place for it."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        compiled = njit(nogil=True, error_model="numpy", **options)
+        try:
+            compiled = njit(nogil=True, error_model="numpy", cache=True, **options)(function)
+        except RuntimeError:
+            # Neither this folder nor the user's cache folder can be written.
+            compiled = compiled(function)
+        return compiled  # type: ignore[no-any-return]
+
+    return decorate
+
+
+# The order of summation may change, so that it can be vectorised: sums of integers below 2^53 are exact in any.
+@_compiled(fastmath={"reassoc"})
+def _sum(values: Array) -> float:
+    total = 0.0
+    for index in range(values.size):
+        total += values[index]
+    return total
+
+
+@_compiled(fastmath={"reassoc"})
+def _dot(values: Array, weights: Array) -> float:
+    total = 0.0
+    for index in range(values.size):
+        total += values[index] * weights[index]
+    return total
+
+
+@_compiled()
+def _step(
+    potential: Array, current: Array, bias: Array, level: Array, threshold: Array, limit: float, is_soft: bool,
+    fired: Array,
+) -> None:  # fmt: skip
+    if is_soft:
+        for index in range(fired.size):
+            v = potential[index] + (current[index] + bias[index])
+            v = limit if v > limit else v
+            v = -limit if v < -limit else v
+            fires = v > level[index]
+            potential[index] = v - threshold[index] if fires else v
+            fired[index] = fires
+    else:
+        for index in range(fired.size):
+            v = potential[index] + (current[index] + bias[index])
+            v = limit if v > limit else v
+            v = -limit if v < -limit else v
+            fires = v > level[index]
+            potential[index] = np.float32(0) if fires else v
+            fired[index] = fires
+
+
+@_compiled()
+def _watch(potential: Array, current: Array, bias: Array, limit: float, clipped: Array) -> None:
+    low, high = False, False
+    for index in range(potential.size):
+        v = potential[index] + (current[index] + bias[index])
+        low |= v < -limit
+        high |= v > limit
+    clipped[0] |= low
+    clipped[1] |= high
+
+
+@_compiled()
+def _raise_to(largest: Array, current: Array, bias: Array) -> None:
+    for index in range(largest.size):
+        total = current[index] + bias[index]
+        largest[index] = total if total > largest[index] else largest[index]
+
+
+@_compiled()
+def _pool(fired: Array, row: int, pooled: Array, pooled_row: int, words: int, pool_h: int, pool_w: int) -> None:
+    """Sum ``fired`` (rows of ``row`` words, ``words`` a pixel) over windows; uses ``fired`` as its scratch."""
+    for out in range(pooled.size // pooled_row):
+        top = out * pool_h * row
+        for below in range(1, pool_h):
+            for index in range(row):
+                fired[top + index] += fired[top + below * row + index]
+        for column in range(pooled_row // words):
+            left, to = top + column * pool_w * words, out * pooled_row + column * words
+            for word in range(words):
+                total = fired[left + word]
+                for right in range(1, pool_w):
+                    total += fired[left + right * words + word]
+                pooled[to + word] = total
+
+
+@_compiled()
+def fire(
+    potentials: Array, currents: Array, bias: Array, level: Array, threshold: Array, limit: float, is_soft: bool,
+    height: int, rows: int, pool_h: int, pool_w: int, fired: Array, fired_words: Array, pooled: Array,
+    pooled_words: Array, words: int, fan_out: Array, counts: Array, kept: Array, spikes: Array, largest: Array,
+    clipped: Array,
+) -> None:  # fmt: skip
+    """See `neurons.Neurons.fire`; an empty array is not filled."""
+    images, neurons = potentials.shape
+    steps, pooled_height, pooled_row = pooled_words.shape[1:]
+    row = neurons // height
+    row_words = row // (fired.size // fired_words.size)
+    is_constant = currents.shape[1] == 1
+    # Where no window covers a neuron its spikes count, though nobody receives them.
+    is_covered = pooled.shape[2] * pooled.shape[3] * pool_h * pool_w == neurons
+    for image in range(images):
+        for top in range(0, height, rows):
+            first, last = top * row, min(top + rows, height) * row
+            out = min(top // pool_h, pooled_height)
+            end = min(min(top + rows, height) // pool_h, pooled_height)
+            membrane, tile = potentials[image, first:last], fired[: last - first]
+            for step in range(steps):
+                current = currents[image, 0 if is_constant else step, first:last]
+                if largest.size and (step == 0 or not is_constant):
+                    _raise_to(largest[first:last], current, bias[first:last])
+                if clipped.size:
+                    _watch(membrane, current, bias[first:last], limit, clipped[image])
+                _step(
+                    membrane, current, bias[first:last], level[first:last], threshold[first:last], limit, is_soft, tile
+                )
+                if kept.size:
+                    kept[image, step, first:last] = membrane
+                if spikes.size:
+                    spikes[image, step, first:last] = tile
+                if counts.size and not is_covered:
+                    counts[0, image, step] += int(_sum(tile))
+                if end > out:
+                    windows = pooled_words[image, step, out:end].reshape(-1)
+                    _pool(fired_words, row_words, windows, pooled_row, words, pool_h, pool_w)
+                    if counts.size:
+                        summed = pooled[image, step, out:end].reshape(-1)
+                        if is_covered:
+                            counts[0, image, step] += int(_sum(summed))
+                        if fan_out.size:
+                            counts[1, image, step] += int(_dot(summed, fan_out[out:end].reshape(-1)))
+
+
+@_compiled()
+def rate_errors(
+    currents: Array, bias: Array, activations: Array, thresholds: Array, levels: Array, initial_share: float,
+    is_soft: bool, steps: int, errors: Array,
+) -> None:  # fmt: skip
+    """See `neurons.rate_errors`; adds to ``errors``, float64 ``(G, neurons)``."""
+    images, neurons = activations.shape
+    is_constant = currents.shape[1] == 1
+    membrane, fired = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    counts = np.empty(TILE, np.float32)
+    limit = np.float32(np.inf)
+    for image in range(images):
+        for first in range(0, neurons, TILE):
+            last = min(first + TILE, neurons)
+            size = last - first
+            for tried in range(len(thresholds)):
+                threshold = thresholds[tried, first:last]
+                for index in range(size):
+                    membrane[index] = threshold[index] * initial_share
+                    counts[index] = 0
+                for step in range(steps):
+                    current = currents[image, 0 if is_constant else step, first:last]
+                    _step(
+                        membrane[:size], current, bias[first:last], levels[tried, first:last], threshold, limit,
+                        is_soft, fired[:size],
+                    )  # fmt: skip
+                    for index in range(size):
+                        counts[index] += fired[index]
+                for index in range(size):
+                    error = threshold[index] * counts[index] / np.float32(steps) - activations[image, first + index]
+                    errors[tried, first + index] += error * error
