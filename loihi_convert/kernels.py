@@ -6,6 +6,7 @@ turns into vector instructions; everything that is not always wanted is a pass o
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -22,13 +23,13 @@ def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., An
     """Compile a function when it is first called; keep the machine code on disk where there is a place for it."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        compiled = njit(nogil=True, error_model="numpy", **options)
+        compile_ = functools.partial(njit, nogil=True, error_model="numpy", **options)
         try:
-            compiled = njit(nogil=True, error_model="numpy", cache=True, **options)(function)
+            compiled: Callable[..., Any] = compile_(cache=True)(function)
         except RuntimeError:
             # Neither this folder nor the user's cache folder can be written.
-            compiled = compiled(function)
-        return compiled  # type: ignore[no-any-return]
+            compiled = compile_()(function)
+        return compiled
 
     return decorate
 
