@@ -196,6 +196,11 @@ def _check(
         raise UsageError(f"--alpha {alpha}: allowed is 0 < alpha <= 1.")
     if not 0 < percentile <= 100:
         raise UsageError(f"--percentile {percentile}: allowed is 0 < percentile <= 100.")
+    require_images(network, images)
+
+
+def require_images(network: ReluNetwork, images: Array) -> None:
+    """Raise a `DataError` unless ``images`` are calibration images for ``network``."""
     if images.dtype != np.uint8 or images.shape[1:] != network.input_shape or len(images) == 0:
         raise DataError(
             f"calibration images: found {images.dtype} of shape {images.shape}; the network takes uint8 of shape "

@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.balance import Amplitude, InitialPotential, Method, balance
+from loihi_convert.balance import Amplitude, InitialPotential, Method, balance, require_images
 from loihi_convert.network import ReluNetwork, Reset, SpikingNetwork
 from loihi_convert.progress import Progress, silent
 from loihi_convert.simulate import cnn_scores, outputs
@@ -71,6 +71,7 @@ def choose_method(
     progress: Progress = silent,
 ) -> tuple[Trial, ...]:
     """Return the trials of all methods that ``amplitude`` allows, the best first; arguments as in `balance.balance`."""
+    require_images(network, images)
     half = max(1, min(TRIAL_IMAGES, len(images) // 2))
     balancing, trying = images[:half], images[-half:]
     candidates = [candidate for candidate in _CANDIDATES if amplitude == "compensated" or candidate[0] == "ngu-lee"]
