@@ -383,7 +383,8 @@ def _train(
     from dataclasses import replace
 
     from loihi_convert.progress import bar
-    from loihi_convert.train import default_recipe, fine_tuning_recipe, train
+    from loihi_convert.recipe import default_recipe, fine_tuning_recipe
+    from loihi_convert.train import train
 
     recipe = default_recipe(splits.name) if start is None else fine_tuning_recipe(splits.name)
     if epochs is not None:

@@ -33,7 +33,8 @@ from loihi_convert.errors import (
     UsageError,
     VerificationError,
 )
-from loihi_convert.train import default_recipe, train
+from loihi_convert.recipe import default_recipe
+from loihi_convert.train import train
 
 
 class Done(NamedTuple):

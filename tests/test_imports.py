@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "loihi_convert"
 # A module may import from the lines above its own, never from its own line or below.
 ORDER = [
     {"errors", "progress", "qcfs"},
-    {"files", "memory", "synapse"},
+    {"files", "memory", "synapse", "recipe"},
     {"loihi", "stage", "kernels"},
     {"network"},
     {"dataset"},

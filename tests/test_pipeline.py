@@ -17,8 +17,9 @@ from loihi_convert.convert import convert
 from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import InputError, UsageError, VerificationError
 from loihi_convert.progress import Progress, silent
+from loihi_convert.recipe import default_recipe
 from loihi_convert.synapse import Array
-from loihi_convert.train import default_recipe, train
+from loihi_convert.train import train
 
 
 @pytest.fixture(scope="module")
