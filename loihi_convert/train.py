@@ -321,6 +321,11 @@ def _augmented(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Te
     """
     count = len(images)
     angle, zoom, shear, right, down = 2 * torch.rand((5, count), generator=generator) - 1
+    if recipe.only_moves:
+        right, down = (
+            torch.round(share * recipe.translation * length) / (length * recipe.translation)
+            for share, length in ((right, images.shape[3]), (down, images.shape[2]))
+        )
     angle = angle * math.radians(recipe.rotation)
     factor = 1 / (1 + zoom * recipe.scaling)
     tangent = shear * recipe.shear
