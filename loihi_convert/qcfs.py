@@ -8,10 +8,14 @@ any T.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from loihi_convert.kernels import quantize_clip_floor_shift, quantize_clip_floor_shift_backward
+from loihi_convert.synapse import Array
 
 MOST_LEVELS: Final = 256
 """Largest L."""
@@ -42,6 +46,9 @@ class Qcfs(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # In float32 whatever autocast says: bfloat16 has 8 bits, which blurs the steps.
         with torch.autocast(x.device.type, enabled=False):
+            if x.device.type == "cpu":
+                found: Tensor = _OnCpu.apply(x.float(), self.thresholds, self.levels)  # type: ignore[no-untyped-call]
+                return found
             threshold = self.thresholds.reshape(-1, *(1,) * (x.ndim - 2))
             share = (x.float() / threshold).clamp(0, 1) * self.levels + 0.5
             stepped = share + (share.floor() - share).detach()
@@ -52,6 +59,39 @@ class Qcfs(nn.Module):
     def thresholds(self) -> Tensor:
         """``(C,)``, positive."""
         return self.threshold.clamp_min(SMALLEST_THRESHOLD)
+
+
+class _OnCpu(torch.autograd.Function):
+    """The same by compiled loops, one pass each way: a tenth of the time of a dozen torch operations."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, threshold: Tensor, levels: int) -> Tensor:
+        rows = x.detach().movedim(1, -1).contiguous()
+        context.save_for_backward(rows, threshold)
+        context.levels = levels
+        y = torch.empty_like(rows)
+        quantize_clip_floor_shift(_flat(rows), threshold.detach().numpy(), np.float32(levels), _flat(y))
+        return y.movedim(-1, 1)
+
+    @staticmethod
+    def backward(context: Any, *slopes: Tensor) -> tuple[Tensor, Tensor, None]:
+        rows, threshold = context.saved_tensors
+        slope = slopes[0].movedim(1, -1).contiguous()
+        x_slope, threshold_slope = torch.empty_like(rows), torch.zeros(len(threshold), dtype=torch.float64)
+        quantize_clip_floor_shift_backward(
+            _flat(rows),
+            threshold.detach().numpy(),
+            np.float32(context.levels),
+            _flat(slope),
+            _flat(x_slope),
+            threshold_slope.numpy(),
+        )
+        return x_slope.movedim(-1, 1), threshold_slope.float(), None
+
+
+def _flat(maps: Tensor) -> Array:
+    """Contiguous ``(..., C)`` as an array ``(rows, C)``."""
+    return np.asarray(maps.reshape(-1, maps.shape[-1]).numpy())
 
 
 def set_thresholds(model: nn.Module, plain: nn.Module, images: Tensor) -> None:

@@ -13,10 +13,10 @@ PACKAGE = Path(__file__).parents[1] / "loihi_convert"
 
 # A module may import from the lines above its own, never from its own line or below.
 ORDER = [
-    {"errors", "progress", "qcfs"},
+    {"errors", "progress"},
     {"files", "memory", "synapse", "recipe"},
     {"loihi", "stage", "kernels"},
-    {"network"},
+    {"network", "qcfs"},
     {"dataset"},
     {"benchmarks", "own_images"},
     {"data", "models", "currents", "neurons", "torch_zip", "chain"},

@@ -125,3 +125,23 @@ def test_plain_cnns_have_no_thresholds_to_take(tmp_path: Path) -> None:
     network = convert(load_model(path)[0], (1, 8, 8))
     with pytest.raises(UsageError, match=r"^--balance qcfs: the CNN was not trained with thresholds; train it with"):
         balance(network, np.zeros((1, 1, 8, 8), np.uint8), 2, method="qcfs")
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (3, 7, 4, 6)])
+@pytest.mark.parametrize("levels", [1, 2, 3, 16])
+def test_compiled_loops_and_gradients_equal_the_formula(shape: tuple[int, ...], levels: int) -> None:
+    """The formula of the module's docstring, floor differentiated as the identity."""
+    generator = torch.Generator().manual_seed(0)
+    module = Qcfs(shape[1], levels)
+    with torch.no_grad():
+        module.threshold.copy_(torch.rand(shape[1], generator=generator) + 0.1)
+    x = torch.randn(shape, generator=generator).requires_grad_()
+    upstream = torch.randn(shape, generator=generator)
+    threshold = module.threshold.detach().clone().requires_grad_()
+    share = (x / threshold.reshape(-1, *(1,) * (x.ndim - 2))).clamp(0, 1) * levels + 0.5
+    stepped = share + (share.floor() - share).detach()
+    expected = stepped.clamp(max=levels) / levels * threshold.reshape(-1, *(1,) * (x.ndim - 2))
+    wanted = torch.autograd.grad(expected, (x, threshold), upstream)
+    found = module(x)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found, (x, module.threshold), upstream), wanted)
