@@ -36,7 +36,7 @@ from loihi_convert.options import (
 )
 
 if TYPE_CHECKING:
-    from loihi_convert.checkpoint import Checkpoint
+    from loihi_convert.cnn.checkpoint import Checkpoint
     from loihi_convert.data import DataSplits
     from loihi_convert.pipeline import CompletedRun
 
@@ -135,11 +135,11 @@ def train(
 ) -> None:
     """Train a CNN that converts well (ReLU, average pooling, no bias) and write it as model.pt."""
     require_memory()
-    from loihi_convert.checkpoint import load
+    from loihi_convert.cnn.checkpoint import load
+    from loihi_convert.cnn.models import default_architecture
+    from loihi_convert.cnn.train import resume_path
     from loihi_convert.data import load_data
     from loihi_convert.files import refuse_to_overwrite
-    from loihi_convert.models import default_architecture
-    from loihi_convert.train import resume_path
 
     refuse_to_overwrite(output, overwrite)
     unfinished = resume_path(output)
@@ -237,10 +237,10 @@ def export(
     """Convert a CNN to spikes, balance its thresholds, round it to Loihi's integers, write a netx file."""
     require_memory()
     from loihi_convert import pipeline
-    from loihi_convert.checkpoint import load
+    from loihi_convert.cnn.checkpoint import load
     from loihi_convert.data import DATASETS, load_data
-    from loihi_convert.gpu import chosen_device
     from loihi_convert.progress import bar
+    from loihi_convert.simulation.gpu import chosen_device
     from loihi_convert.source import open_source
 
     steps = parse_timesteps(timesteps)
@@ -318,8 +318,8 @@ def run(
     from loihi_convert import netx, pipeline
     from loihi_convert.backends import open_backend
     from loihi_convert.data import load_data
-    from loihi_convert.gpu import chosen_device
     from loihi_convert.progress import bar
+    from loihi_convert.simulation.gpu import chosen_device
 
     chosen = chosen_device(device)
     paths = tuple(files) if files else (_newest(netx.SUFFIX),)
@@ -382,9 +382,9 @@ def _train(
 ) -> Checkpoint:
     from dataclasses import replace
 
+    from loihi_convert.cnn.recipe import default_recipe, fine_tuning_recipe
+    from loihi_convert.cnn.train import train
     from loihi_convert.progress import bar
-    from loihi_convert.recipe import default_recipe, fine_tuning_recipe
-    from loihi_convert.train import train
 
     recipe = default_recipe(splits.name) if start is None else fine_tuning_recipe(splits.name)
     if epochs is not None:
@@ -407,11 +407,11 @@ def _show_run(done: CompletedRun, *, trace: bool, arch: str | None, as_json: boo
     for ran in done.runs:
         note_run(ran, trace=trace, arch=arch)
     if as_json:
-        from loihi_convert.report import results_json
+        from loihi_convert.results.report import results_json
 
         say(results_json(done.figures))
     else:
-        from loihi_convert.tables import accuracy_table, layer_table, per_t_table
+        from loihi_convert.results.tables import accuracy_table, layer_table, per_t_table
 
         tables = [table for _, figures in done.figures for table in (accuracy_table(figures), layer_table(figures))]
         say_tables([per_t_table(done.figures)] if len(done.runs) > 1 else tables)

@@ -15,7 +15,7 @@ from loihi_convert.errors import PlatformError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from loihi_convert.checkpoint import Checkpoint
+    from loihi_convert.cnn.checkpoint import Checkpoint
     from loihi_convert.pipeline import Exported, Ran
 
 
@@ -62,7 +62,7 @@ def say_tables(tables: Sequence[Table]) -> None:
 
 def say_exported(exported: Sequence[Exported]) -> None:
     """Print what was rounded, clipped and written, file by file."""
-    from loihi_convert.tables import account_table
+    from loihi_convert.results.tables import account_table
 
     for item in exported:
         say_tables([account_table(item.account)])

@@ -12,19 +12,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from loihi_convert import netx, report
+from loihi_convert import netx
 from loihi_convert.backends import Backend, RunResult, first_difference, open_backend
 from loihi_convert.backends.reference import run_network
-from loihi_convert.balance import Amplitude, InitialPotential, Method, balance
-from loihi_convert.choice import Trial, choose_method, reason
+from loihi_convert.conversion.balance import Amplitude, InitialPotential, Method, balance
+from loihi_convert.conversion.choice import Trial, choose_method, reason
+from loihi_convert.conversion.quantize import Account, account, quantize
 from loihi_convert.data import Dataset, DataSplits
 from loihi_convert.errors import InputError, VerificationError
-from loihi_convert.evaluate import Evaluation, evaluate
 from loihi_convert.files import refuse_to_overwrite, sha256
 from loihi_convert.network import QuantizedNetwork, Readout, ReluNetwork, Reset, SpikingLayer, SpikingNetwork
 from loihi_convert.progress import Bars, no_bar
-from loihi_convert.quantize import Account, account, quantize
-from loihi_convert.simulate import cnn_scores, outputs
+from loihi_convert.results import report
+from loihi_convert.results.evaluate import Evaluation, evaluate
+from loihi_convert.simulation.simulate import cnn_scores, outputs
 from loihi_convert.source import Source, open_source, reopen_source
 from loihi_convert.synapse import Array
 

@@ -29,8 +29,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from loihi_convert.checkpoint import load_model, load_state
-from loihi_convert.convert import convert
+from loihi_convert.cnn.checkpoint import load_model, load_state
+from loihi_convert.conversion.convert import convert
 from loihi_convert.errors import CheckpointError, InputError, UsageError
 from loihi_convert.files import sha256
 from loihi_convert.network import ReluNetwork

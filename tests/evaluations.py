@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from loihi_convert.backends import RunResult
-from loihi_convert.evaluate import Evaluation, evaluate
 from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.results.evaluate import Evaluation, evaluate
 from loihi_convert.synapse import Array, Conv, Dense
 
 LABELS = np.arange(200) % 3

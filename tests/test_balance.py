@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loihi_convert import balance as balance_module
-from loihi_convert.balance import balance
+from loihi_convert.conversion import balance as balance_module
+from loihi_convert.conversion.balance import balance
 from loihi_convert.errors import DataError, UsageError
 from loihi_convert.network import IntegrateAndFire, ReluLayer, ReluNetwork
-from loihi_convert.simulate import outputs, relu_outputs
+from loihi_convert.simulation.simulate import outputs, relu_outputs
 from loihi_convert.synapse import Conv, Dense
 
 

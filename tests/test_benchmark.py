@@ -188,7 +188,7 @@ def test_a_random_network_of_any_width_can_be_exported(benchmark: ModuleType, tm
 
 def noise() -> object:
     """28 x 28 noise in the place of MNIST."""
-    from loihi_convert.dataset import Dataset, DataSplits
+    from loihi_convert.data.dataset import Dataset, DataSplits
 
     images = np.random.default_rng(3).integers(0, 256, (12, 1, 28, 28)).astype(np.uint8)
     data = Dataset(images, np.zeros(12, np.int64))

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from loihi_convert.benchmarks import SHA256, load_benchmark, read_file
 from loihi_convert.data import load_data
-from loihi_convert.dataset import Dataset
+from loihi_convert.data.benchmarks import SHA256, load_benchmark, read_file
+from loihi_convert.data.dataset import Dataset
 from loihi_convert.errors import DataError
 
 

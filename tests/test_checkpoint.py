@@ -12,10 +12,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from loihi_convert.checkpoint import Checkpoint, load, load_model, save
+from loihi_convert.cnn.checkpoint import Checkpoint, load, load_model, save
+from loihi_convert.cnn.models import build_model
+from loihi_convert.cnn.torch_zip import read_pt, write_pt
 from loihi_convert.errors import CheckpointError, InputError, UsageError
-from loihi_convert.models import build_model
-from loihi_convert.torch_zip import read_pt, write_pt
 
 SHAPE = (1, 8, 8)
 SUFFIXES = (".pt", ".safetensors")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from test_balance import random_cnn
 
-from loihi_convert import choice
-from loihi_convert.balance import balance
-from loihi_convert.choice import choose_method, reason
+from loihi_convert.conversion import choice
+from loihi_convert.conversion.balance import balance
+from loihi_convert.conversion.choice import choose_method, reason
 from loihi_convert.errors import DataError
-from loihi_convert.simulate import cnn_scores, outputs
+from loihi_convert.simulation.simulate import cnn_scores, outputs
 
 
 def images(count: int) -> np.ndarray:

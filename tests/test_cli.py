@@ -18,6 +18,8 @@ from PIL import Image
 
 from loihi_convert import backends, netx
 from loihi_convert.__main__ import main
+from loihi_convert.cnn.recipe import default_recipe
+from loihi_convert.cnn.train import train
 from loihi_convert.data import load_data
 from loihi_convert.errors import (
     BackendError,
@@ -33,8 +35,6 @@ from loihi_convert.errors import (
     UsageError,
     VerificationError,
 )
-from loihi_convert.recipe import default_recipe
-from loihi_convert.train import train
 
 
 class Done(NamedTuple):

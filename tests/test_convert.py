@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision import transforms
 
-from loihi_convert.convert import convert
+from loihi_convert.conversion.convert import convert
 from loihi_convert.errors import InputError, UnsupportedModelError, UsageError
 from loihi_convert.network import ReluNetwork
-from loihi_convert.simulate import relu_outputs
+from loihi_convert.simulation.simulate import relu_outputs
 from loihi_convert.synapse import Conv, Dense
 
 

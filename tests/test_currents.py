@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import random_network
 
-from loihi_convert import currents as module
-from loihi_convert.currents import LARGEST_BYTE, Currents, sum_pool
+from loihi_convert.simulation import currents as module
+from loihi_convert.simulation.currents import LARGEST_BYTE, Currents, sum_pool
 from loihi_convert.synapse import Conv, Dense, Shape, Synapse
 
 HAS_INT8 = platform.machine() == "x86_64" and torch.backends.mkldnn.is_available()

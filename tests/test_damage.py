@@ -19,14 +19,14 @@ from torch import nn
 from loihi_convert import netx, pipeline
 from loihi_convert.backends import check_run
 from loihi_convert.backends.reference import run_network
-from loihi_convert.balance import balance
-from loihi_convert.checkpoint import Checkpoint, save
-from loihi_convert.convert import convert
+from loihi_convert.cnn.checkpoint import Checkpoint, save
+from loihi_convert.cnn.models import build_model
+from loihi_convert.conversion.balance import balance
+from loihi_convert.conversion.convert import convert
+from loihi_convert.conversion.quantize import quantize
 from loihi_convert.errors import InputError, LoihiConvertError, NetxError, RangeError, UsageError
-from loihi_convert.models import build_model
 from loihi_convert.network import MOST_TIMESTEPS
-from loihi_convert.quantize import quantize
-from loihi_convert.simulate import outputs
+from loihi_convert.simulation.simulate import outputs
 from loihi_convert.synapse import Array
 
 TOOLS = Path(__file__).parents[1] / "tools"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loihi_convert.dataset import Dataset, DataSplits, split
+from loihi_convert.data.dataset import Dataset, DataSplits, split
 from loihi_convert.errors import DataError, UsageError
 
 

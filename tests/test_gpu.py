@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from networks import random_network
 
 from loihi_convert.errors import UsageError
-from loihi_convert.gpu import chosen_device
 from loihi_convert.network import QuantizedNetwork
-from loihi_convert.simulate import Block, Simulator
-from loihi_convert.stage import Recording
+from loihi_convert.simulation.gpu import chosen_device
+from loihi_convert.simulation.simulate import Block, Simulator
+from loihi_convert.simulation.stage import Recording
 from loihi_convert.synapse import Array
 
 # "meta" would compute nothing; torch's CPU by another name takes the same code as a GPU.

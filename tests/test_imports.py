@@ -14,47 +14,34 @@ PACKAGE = Path(__file__).parents[1] / "loihi_convert"
 # A module may import from the lines above its own, never from its own line or below.
 ORDER = [
     {"errors", "progress"},
-    {"files", "memory", "synapse", "recipe"},
-    {"loihi", "stage", "kernels"},
-    {"network", "qcfs"},
-    {"dataset"},
-    {"benchmarks", "own_images"},
-    {"data", "models", "currents", "neurons", "torch_zip", "chain"},
-    {"gpu", "checkpoint"},
-    {"simulate"},
-    {"layerwise"},
-    {"train", "convert", "balance", "quantize", "netx"},
-    {"source", "choice"},
+    {"files", "memory", "synapse", "cnn.recipe"},
+    {"loihi", "simulation.stage", "simulation.kernels"},
+    {"network", "cnn.qcfs"},
+    {"data.dataset"},
+    {"data.benchmarks", "data.own_images"},
+    {"data", "cnn.models", "simulation.currents", "simulation.neurons", "cnn.torch_zip", "conversion.chain"},
+    {"simulation.gpu", "cnn.checkpoint"},
+    {"simulation.simulate"},
+    {"simulation.layerwise"},
+    {"cnn.train", "conversion.convert", "conversion.balance", "conversion.quantize", "netx"},
+    {"source", "conversion.choice"},
     {"backends", "backends.lava_processes"},
     {"backends.reference", "backends.run_folder", "backends.host_process"},
     {"backends.lava", "backends.lava_network"},
     {"backends.lava_host"},
-    {"evaluate"},
-    {"tables", "figure"},
-    {"report", "doctor"},
+    {"results.evaluate"},
+    {"results.tables", "results.figure"},
+    {"results.report", "doctor"},
     {"pipeline"},
     {"console", "options"},
     {"cli"},
     {"__main__"},
 ]
+# Packages whose __init__.py says what is in them, and nothing else.
+FACES = {"__init__", *(f"{folder}.__init__" for folder in ("cnn", "conversion", "results", "simulation"))}
 HEAVY = {
-    "torch": {
-        "qcfs",
-        "chain",
-        "models",
-        "train",
-        "torch_zip",
-        "checkpoint",
-        "convert",
-        "currents",
-        "gpu",
-        "simulate",
-        "layerwise",
-        "balance",
-        "quantize",
-        "source",
-    },
-    "numba": {"kernels"},
+    "torch": {"cnn", "conversion", "simulation", "source"},
+    "numba": {"simulation.kernels"},
     "h5py": {"netx"},
     "lava": {"backends.lava_host", "backends.lava_network", "backends.lava_processes"},
 }
@@ -64,7 +51,7 @@ def modules() -> dict[str, Path]:
     named = {
         path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", "."): path for path in PACKAGE.rglob("*.py")
     }
-    return {name.removesuffix(".__init__"): path for name, path in named.items() if name != "__init__"}
+    return {name.removesuffix(".__init__"): path for name, path in named.items() if name not in FACES}
 
 
 def rank(module: str) -> int:
@@ -76,19 +63,19 @@ def rank(module: str) -> int:
 
 
 def imported(path: Path) -> set[tuple[str, bool]]:
-    """(module, whether at the top of the file) of every import; ``from loihi_convert import x`` counts as x."""
+    """(module, whether at the top of the file) of every import; ``from package import module`` counts as the module."""
     tree = ast.parse(path.read_text())
     found = set()
     for node in ast.walk(tree):
         top = node in tree.body
         if isinstance(node, ast.Import):
             found |= {(alias.name, top) for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module == "loihi_convert":
-            found |= {(f"loihi_convert.{alias.name}", top) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             assert node.module is not None
-            found.add((node.module, top))
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                found.add((name if name.removeprefix("loihi_convert.") in modules() else node.module, top))
     return found
 
 

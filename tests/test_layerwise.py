@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from loihi_convert import layerwise, simulate
-from loihi_convert.balance import balance
-from loihi_convert.layerwise import GrowingSimulation
+from loihi_convert.conversion.balance import balance
 from loihi_convert.network import ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
-from loihi_convert.simulate import extremes
+from loihi_convert.simulation import layerwise, simulate
+from loihi_convert.simulation.layerwise import GrowingSimulation
+from loihi_convert.simulation.simulate import extremes
 from loihi_convert.synapse import Array, Conv, Dense
 
 TIMESTEPS = 7

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from loihi_convert.convert import convert
+from loihi_convert.cnn.models import ARCHITECTURES, build_model, default_architecture
+from loihi_convert.conversion.convert import convert
 from loihi_convert.data import DATASETS
 from loihi_convert.errors import UsageError
-from loihi_convert.models import ARCHITECTURES, build_model, default_architecture
-from loihi_convert.simulate import relu_outputs
+from loihi_convert.simulation.simulate import relu_outputs
 
 SHAPES = {
     "mnist-cnn": (1, 28, 28),

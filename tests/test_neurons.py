@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loihi_convert.neurons import Neurons, rate_errors
-from loihi_convert.stage import Recording, Stage
+from loihi_convert.simulation.neurons import Neurons, rate_errors
+from loihi_convert.simulation.stage import Recording, Stage
 from loihi_convert.synapse import Array, Dense, Pair, Shape
 
 EVERYTHING = Recording(potentials=True, spikes=True, counts=True, currents=True, clipping=True)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from loihi_convert.dataset import DataSplits
+from loihi_convert.data.dataset import DataSplits
+from loihi_convert.data.own_images import load_image_folder, load_npz
 from loihi_convert.errors import DataError
-from loihi_convert.own_images import load_image_folder, load_npz
 from loihi_convert.synapse import Array
 
 

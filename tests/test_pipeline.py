@@ -12,14 +12,14 @@ import pytest
 from loihi_convert import netx, pipeline
 from loihi_convert.backends import RunResult, open_backend
 from loihi_convert.backends.reference import ReferenceBackend
-from loihi_convert.checkpoint import load_model
-from loihi_convert.convert import convert
+from loihi_convert.cnn.checkpoint import load_model
+from loihi_convert.cnn.recipe import default_recipe
+from loihi_convert.cnn.train import train
+from loihi_convert.conversion.convert import convert
 from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import InputError, UsageError, VerificationError
 from loihi_convert.progress import Progress, silent
-from loihi_convert.recipe import default_recipe
 from loihi_convert.synapse import Array
-from loihi_convert.train import train
 
 
 @pytest.fixture(scope="module")

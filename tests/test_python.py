@@ -26,10 +26,10 @@ from loihi_convert.backends import first_difference, open_backend
 from loihi_convert.backends.host_process import LAVA_PYTHON
 from loihi_convert.backends.lava import LavaBackend
 from loihi_convert.backends.run_folder import RunFolder
-from loihi_convert.checkpoint import Checkpoint, save
+from loihi_convert.cnn.checkpoint import Checkpoint, save
+from loihi_convert.cnn.models import build_model
 from loihi_convert.data import load_data
 from loihi_convert.errors import PlatformError, UsageError
-from loihi_convert.models import build_model
 from loihi_convert.network import QuantizedNetwork
 from loihi_convert.synapse import Array
 

@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from loihi_convert import checkpoint
-from loihi_convert.balance import balance
-from loihi_convert.checkpoint import Checkpoint, load_model
-from loihi_convert.choice import choose_method
-from loihi_convert.convert import convert
+from loihi_convert.cnn import checkpoint
+from loihi_convert.cnn.checkpoint import Checkpoint, load_model
+from loihi_convert.cnn.models import build_model
+from loihi_convert.cnn.qcfs import Qcfs, set_thresholds
+from loihi_convert.conversion.balance import balance
+from loihi_convert.conversion.choice import choose_method
+from loihi_convert.conversion.convert import convert
 from loihi_convert.errors import CheckpointError, UsageError
-from loihi_convert.models import build_model
-from loihi_convert.qcfs import Qcfs, set_thresholds
-from loihi_convert.simulate import cnn_scores, outputs, relu_outputs
+from loihi_convert.simulation.simulate import cnn_scores, outputs, relu_outputs
 
 
 def activation(threshold: float, levels: int) -> Qcfs:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from test_balance import pixels, random_cnn
 
 from loihi_convert.backends.reference import run_network
-from loihi_convert.balance import balance
+from loihi_convert.conversion.balance import balance
+from loihi_convert.conversion.quantize import HEADROOM, account, quantize
 from loihi_convert.errors import RangeError, UsageError
 from loihi_convert.network import (
     MOST_TIMESTEPS,
@@ -23,9 +24,8 @@ from loihi_convert.network import (
     SpikingLayer,
     SpikingNetwork,
 )
-from loihi_convert.quantize import HEADROOM, account, quantize
-from loihi_convert.simulate import Block, Simulator, currents, outputs
-from loihi_convert.stage import Recording
+from loihi_convert.simulation.simulate import Block, Simulator, currents, outputs
+from loihi_convert.simulation.stage import Recording
 from loihi_convert.synapse import Array, Conv, Dense
 
 

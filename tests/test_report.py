@@ -17,11 +17,11 @@ from evaluations import LABELS, entry
 from matplotlib.figure import Figure
 from pydantic import TypeAdapter
 
-from loihi_convert import report
 from loihi_convert.backends import RunResult
 from loihi_convert.errors import DataError, InputError, UsageError
-from loihi_convert.evaluate import Evaluation
-from loihi_convert.figure import accuracy_figure, image_bytes
+from loihi_convert.results import report
+from loihi_convert.results.evaluate import Evaluation
+from loihi_convert.results.figure import accuracy_figure, image_bytes
 from loihi_convert.synapse import Array
 
 MANIFEST = {"network": "small", "data": "digits"}

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import random_network
 
-from loihi_convert import simulate
 from loihi_convert.backends import first_difference
 from loihi_convert.backends.reference import run_network
 from loihi_convert.network import (
@@ -21,7 +20,8 @@ from loihi_convert.network import (
     SpikingLayer,
     SpikingNetwork,
 )
-from loihi_convert.simulate import Block, outputs
+from loihi_convert.simulation import simulate
+from loihi_convert.simulation.simulate import Block, outputs
 from loihi_convert.synapse import Dense
 
 

@@ -13,10 +13,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from loihi_convert.checkpoint import Checkpoint, save
+from loihi_convert.cnn.checkpoint import Checkpoint, save
+from loihi_convert.cnn.models import build_model
 from loihi_convert.errors import CheckpointError, InputError, UsageError
-from loihi_convert.models import build_model
-from loihi_convert.simulate import relu_outputs
+from loihi_convert.simulation.simulate import relu_outputs
 from loihi_convert.source import Source, open_source, reopen_source
 
 SHAPE = (1, 4, 4)

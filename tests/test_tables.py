@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 
-from loihi_convert import tables
-from loihi_convert.quantize import Account, LayerAccount
+from loihi_convert.conversion.quantize import Account, LayerAccount
+from loihi_convert.results import tables
 
 
 def printed(table: Table) -> str:

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from loihi_convert.cnn.torch_zip import read_pt, write_pt
 from loihi_convert.errors import CheckpointError, InputError
-from loihi_convert.torch_zip import read_pt, write_pt
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from loihi_convert import checkpoint
-from loihi_convert.checkpoint import Checkpoint
+from loihi_convert.cnn import checkpoint
+from loihi_convert.cnn.checkpoint import Checkpoint
+from loihi_convert.cnn.recipe import Recipe, default_recipe
+from loihi_convert.cnn.torch_zip import read_pt, write_pt
+from loihi_convert.cnn.train import _augmented, _one_cycle, resume_path, train
 from loihi_convert.data import Dataset, DataSplits, load_data
 from loihi_convert.errors import CheckpointError, InputError, UsageError
-from loihi_convert.recipe import Recipe, default_recipe
-from loihi_convert.torch_zip import read_pt, write_pt
-from loihi_convert.train import _augmented, _one_cycle, resume_path, train
 
 RECIPE = Recipe(epochs=4, batch_size=64, learning_rate=1e-2, averaging=0.9)
 STILL = dataclasses.replace(RECIPE, rotation=0.0, scaling=0.0, shear=0.0, translation=0.0)

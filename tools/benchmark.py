@@ -33,16 +33,16 @@ from torch import nn
 
 from loihi_convert import netx
 from loihi_convert.backends import open_backend
-from loihi_convert.balance import balance
+from loihi_convert.cnn.models import build_model
 from loihi_convert.console import note
-from loihi_convert.convert import convert
+from loihi_convert.conversion.balance import balance
+from loihi_convert.conversion.convert import convert
+from loihi_convert.conversion.quantize import quantize
 from loihi_convert.data import default_root, load_data
-from loihi_convert.dataset import DataSplits
+from loihi_convert.data.dataset import DataSplits
 from loihi_convert.errors import LoihiConvertError, PlatformError, UsageError
 from loihi_convert.files import write_atomically
-from loihi_convert.models import build_model
 from loihi_convert.network import QuantizedNetwork
-from loihi_convert.quantize import quantize
 from loihi_convert.synapse import Array
 
 # Networks that need no training, and the data they are made for.

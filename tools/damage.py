@@ -37,10 +37,11 @@ import h5py
 import numpy as np
 import torch
 
-from loihi_convert import checkpoint, netx
+from loihi_convert import netx
 from loihi_convert.backends.reference import run_network
+from loihi_convert.cnn import checkpoint
+from loihi_convert.cnn.models import build_model
 from loihi_convert.errors import CheckpointError, InputError, NetxError
-from loihi_convert.models import build_model
 from loihi_convert.network import IntegerNeuron, IntegrateAndFire, QuantizedLayer, QuantizedNetwork
 from loihi_convert.synapse import Array, Conv, Dense, Synapse
 

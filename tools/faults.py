@@ -189,9 +189,9 @@ def _state(path: Path) -> str:
 
 def kill_export(bench: Bench, kills: int = KILLS) -> Iterator[str]:
     """kill -9 of export --overwrite: half of them anywhere, half while it writes."""
-    import loihi_convert.balance
-    import loihi_convert.checkpoint
     import loihi_convert.cli
+    import loihi_convert.cnn.checkpoint
+    import loihi_convert.conversion.balance
     import loihi_convert.pipeline  # noqa: F401
 
     trial = bench.trial()

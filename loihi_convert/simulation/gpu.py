@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loihi_convert.currents import Geometry, convolved_by_product, pooled_maps
 from loihi_convert.errors import UsageError
-from loihi_convert.stage import LayerBlock, Recording, Stage
+from loihi_convert.simulation.currents import Geometry, convolved_by_product, pooled_maps
+from loihi_convert.simulation.stage import LayerBlock, Recording, Stage
 from loihi_convert.synapse import Array, Conv
 
 # Numbers that the written-out inputs of a convolution may take at once.

@@ -18,8 +18,8 @@ from typing import Final
 
 from torch import nn
 
+from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.errors import UsageError
-from loihi_convert.qcfs import Qcfs
 
 ARCHITECTURES: Final[tuple[str, ...]] = ("mnist-cnn", "digits-cnn", "fashion-mnist-cnn", "vgg-small", "vgg16")
 
@@ -88,7 +88,7 @@ def _build(architecture: str, input_shape: tuple[int, int, int], classes: int) -
         return _vgg(architecture, input_shape, classes, blocks=blocks, hidden=(512, 512))
     raise UsageError(
         f"architecture: {architecture!r} is not known; choose one of {', '.join(ARCHITECTURES)}, "
-        "or convert your own nn.Module with loihi_convert.convert."
+        "or convert your own nn.Module with loihi_convert.conversion.convert."
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
-from loihi_convert.dataset import Dataset, DataSplits, described
+from loihi_convert.data.dataset import Dataset, DataSplits, described
 from loihi_convert.errors import DataError
 
 IMAGE_SUFFIXES: Final[tuple[str, ...]] = (".png", ".jpg", ".jpeg")

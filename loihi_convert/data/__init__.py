@@ -6,10 +6,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from loihi_convert.benchmarks import DATASETS, load_benchmark
-from loihi_convert.dataset import CALIBRATIONS, Dataset, DataSplits
+from loihi_convert.data.benchmarks import DATASETS, load_benchmark
+from loihi_convert.data.dataset import CALIBRATIONS, Dataset, DataSplits
+from loihi_convert.data.own_images import load_image_folder, load_npz
 from loihi_convert.errors import DataError, UsageError
-from loihi_convert.own_images import load_image_folder, load_npz
 
 __all__ = ["CALIBRATIONS", "DATASETS", "DataSplits", "Dataset", "default_root", "load_data"]
 

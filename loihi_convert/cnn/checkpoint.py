@@ -19,18 +19,18 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from loihi_convert.cnn.models import build_model
+from loihi_convert.cnn.qcfs import MOST_LEVELS
+from loihi_convert.cnn.torch_zip import read_pt, write_pt
 from loihi_convert.errors import CheckpointError, UsageError
 from loihi_convert.files import write_atomically
-from loihi_convert.models import build_model
-from loihi_convert.qcfs import MOST_LEVELS
-from loihi_convert.torch_zip import read_pt, write_pt
 
 SUFFIXES: Final[tuple[str, ...]] = (".pt", ".safetensors")
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 _FORMAT: Final = "loihi-convert checkpoint 1"
-_SAVE_INSTEAD: Final = "Write it with loihi-convert train, or with loihi_convert.checkpoint.save."
+_SAVE_INSTEAD: Final = "Write it with loihi-convert train, or with loihi_convert.cnn.checkpoint.save."
 _DAMAGED: Final = "Copy or train it again."
 _LARGEST_SIDE: Final = 4096
 _STATE_KEYS: Final = ("state_dict", "model_state_dict", "model")
@@ -44,7 +44,7 @@ class Checkpoint:
     Parameters
     ----------
     architecture
-        One of `loihi_convert.models.ARCHITECTURES`.
+        One of `loihi_convert.cnn.models.ARCHITECTURES`.
     state
         Every parameter and buffer by name, as `torch.nn.Module.state_dict` names them; all values finite.
     data

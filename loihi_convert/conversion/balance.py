@@ -41,7 +41,6 @@ import numpy as np
 import torch
 
 from loihi_convert.errors import DataError, RangeError, UsageError
-from loihi_convert.layerwise import GrowingSimulation
 from loihi_convert.network import (
     MOST_TIMESTEPS,
     IntegrateAndFire,
@@ -52,7 +51,8 @@ from loihi_convert.network import (
     SpikingNetwork,
 )
 from loihi_convert.progress import Progress, silent
-from loihi_convert.simulate import channel_maxima, relu_outputs
+from loihi_convert.simulation.layerwise import GrowingSimulation
+from loihi_convert.simulation.simulate import channel_maxima, relu_outputs
 from loihi_convert.synapse import Array
 
 Method = Literal["ngu-lee", "percentile", "least-squares", "qcfs"]

@@ -16,11 +16,11 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from loihi_convert.currents import sum_pool
 from loihi_convert.network import ReluNetwork, Reset, SpikingLayer, SpikingNetwork
-from loihi_convert.neurons import rate_errors
 from loihi_convert.progress import Progress, silent
-from loihi_convert.simulate import (
+from loihi_convert.simulation.currents import sum_pool
+from loihi_convert.simulation.neurons import rate_errors
+from loihi_convert.simulation.simulate import (
     LARGEST_PIXEL,
     Layer,
     ReluChain,
@@ -30,7 +30,7 @@ from loihi_convert.simulate import (
     on_cores,
     real_stages,
 )
-from loihi_convert.stage import Recording, Stage
+from loihi_convert.simulation.stage import Recording, Stage
 from loihi_convert.synapse import Array
 
 MEMORY: Final = 2**31

@@ -33,8 +33,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.errors import InputError, UnsupportedModelError
-from loihi_convert.qcfs import Qcfs
 from loihi_convert.synapse import Array, Conv, Dense, Pair, Shape
 
 SUPPORTED: Final = (

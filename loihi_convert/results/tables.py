@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from loihi_convert import loihi
-from loihi_convert.evaluate import Evaluation, Interval, Point
+from loihi_convert.results.evaluate import Evaluation, Interval, Point
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from loihi_convert.quantize import Account
+    from loihi_convert.conversion.quantize import Account
 
 
 def accuracy_table(evaluation: Evaluation) -> Table:

@@ -30,12 +30,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loihi_convert import gpu, loihi
-from loihi_convert.currents import Currents, sum_pool
+from loihi_convert import loihi
 from loihi_convert.network import QuantizedNetwork, ReluLayer, ReluNetwork, SpikingNetwork
-from loihi_convert.neurons import Neurons
 from loihi_convert.progress import Progress, silent
-from loihi_convert.stage import LayerBlock, Recording, Stage
+from loihi_convert.simulation import gpu
+from loihi_convert.simulation.currents import Currents, sum_pool
+from loihi_convert.simulation.neurons import Neurons
+from loihi_convert.simulation.stage import LayerBlock, Recording, Stage
 from loihi_convert.synapse import Array, Shape, Synapse
 
 LARGEST_PIXEL: Final = 255

@@ -18,15 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from loihi_convert import checkpoint
-from loihi_convert.checkpoint import Checkpoint, Json
+from loihi_convert.cnn import checkpoint
+from loihi_convert.cnn.checkpoint import Checkpoint, Json
+from loihi_convert.cnn.models import build_model
+from loihi_convert.cnn.qcfs import MOST_LEVELS, set_thresholds
+from loihi_convert.cnn.recipe import Recipe
+from loihi_convert.cnn.torch_zip import read_pt, write_pt
 from loihi_convert.data import DATASETS, Dataset, DataSplits
 from loihi_convert.errors import CheckpointError, UsageError
-from loihi_convert.models import build_model
 from loihi_convert.progress import Progress, silent
-from loihi_convert.qcfs import MOST_LEVELS, set_thresholds
-from loihi_convert.recipe import Recipe
-from loihi_convert.torch_zip import read_pt, write_pt
 
 _WARM_UP: Final = 0.25
 _START_DIVISOR: Final = 25
@@ -54,7 +54,7 @@ def train(
     Parameters
     ----------
     architecture
-        One of `loihi_convert.models.ARCHITECTURES`.
+        One of `loihi_convert.cnn.models.ARCHITECTURES`.
     splits
         Trained on ``train``; ``validation`` is looked at after each epoch, ``test`` once, at the end.
     recipe

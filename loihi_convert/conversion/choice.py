@@ -12,10 +12,10 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.balance import Amplitude, InitialPotential, Method, balance, require_images
+from loihi_convert.conversion.balance import Amplitude, InitialPotential, Method, balance, require_images
 from loihi_convert.network import ReluNetwork, Reset, SpikingNetwork
 from loihi_convert.progress import Progress, silent
-from loihi_convert.simulate import cnn_scores, outputs
+from loihi_convert.simulation.simulate import cnn_scores, outputs
 from loihi_convert.synapse import Array
 
 TRIAL_IMAGES: Final = 2_000

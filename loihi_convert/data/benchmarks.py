@@ -24,7 +24,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from loihi_convert.dataset import Dataset, DataSplits, split
+from loihi_convert.data.dataset import Dataset, DataSplits, split
 from loihi_convert.errors import DataError
 
 DATASETS: Final[tuple[str, ...]] = ("digits", "mnist", "fashion-mnist", "cifar10")

@@ -46,7 +46,7 @@ from loihi_convert.network import (
     with_pixel_bits,
 )
 from loihi_convert.progress import Progress, silent
-from loihi_convert.simulate import LARGEST_PIXEL, clipped_images, currents, extremes
+from loihi_convert.simulation.simulate import LARGEST_PIXEL, clipped_images, currents, extremes
 from loihi_convert.synapse import Array, Synapse
 
 HEADROOM: Final = 1.25

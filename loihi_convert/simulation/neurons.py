@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from loihi_convert import kernels
-from loihi_convert.stage import LayerBlock, Recording, Stage
+from loihi_convert.simulation import kernels
+from loihi_convert.simulation.stage import LayerBlock, Recording, Stage
 from loihi_convert.synapse import Array
 
 

@@ -1,0 +1,1 @@
+"""The source CNN: its architectures, its training, and its files."""

@@ -1,0 +1,1 @@
+"""From a PyTorch CNN to a spiking network in Loihi's integers: convert, balance, quantize."""

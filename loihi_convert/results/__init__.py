@@ -1,0 +1,1 @@
+"""From what a backend returns to figures: evaluate, tables, pictures, run folders."""

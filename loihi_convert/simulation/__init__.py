@@ -1,0 +1,1 @@
+"""Integrate-and-fire simulation, of real numbers and of integers: fast, exact, on CPU or GPU."""
