@@ -178,7 +178,7 @@ def export(
                 progress=progress,
             )
         with bars(f"T = {steps}: counting what clips") as progress:
-            costs = account(quantized, calibration, device=device, progress=progress)
+            costs = account(quantized, spiking, calibration, device=device, progress=progress)
         netx.write(quantized, path, overwrite=overwrite)
         verified = _verify(path, quantized, calibration[:VERIFIED_IMAGES]) if verify else 0
         notes = (

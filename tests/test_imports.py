@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "loihi_convert"
 ORDER = [
     {"errors", "progress"},
     {"files", "memory", "synapse", "cnn.recipe"},
-    {"loihi", "simulation.stage", "simulation.kernels"},
+    {"rounding", "loihi", "simulation.stage", "simulation.kernels"},
     {"network", "cnn.qcfs"},
     {"data.dataset"},
     {"data.benchmarks", "data.own_images"},

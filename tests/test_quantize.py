@@ -17,13 +17,13 @@ from loihi_convert.errors import RangeError, UsageError
 from loihi_convert.network import (
     MOST_TIMESTEPS,
     IntegrateAndFire,
-    QuantizedNetwork,
     ReluLayer,
     ReluNetwork,
     Reset,
     SpikingLayer,
     SpikingNetwork,
 )
+from loihi_convert.rounding import nearest_scales
 from loihi_convert.simulation.simulate import Block, Simulator, currents, outputs
 from loihi_convert.simulation.stage import Recording
 from loihi_convert.synapse import Array, Conv, Dense
@@ -119,9 +119,10 @@ def test_weights_carry_the_amplitude_that_is_really_used(amplitude: str) -> None
     assert first.weight.ravel().tolist() == [3, 3]
     assert first.threshold.tolist() == [3, 6]
     used = worth * np.array([3 * 0.3, 6 * 0.2 / 3]) / threshold
-    scale = (output.weight * used).max() / 3
+    # One scale for the whole layer.
+    scale = nearest_scales((output.weight * used).reshape(1, -1), 3)[0]
     assert last.scale == pytest.approx(scale)
-    assert np.array_equal(last.weight, np.rint(output.weight * used / scale))
+    assert np.array_equal(last.weight, np.clip(np.rint(output.weight * used / scale), -3, 3))
 
 
 def test_one_input_unit_is_a_pixel_level_or_a_pooled_spike() -> None:
@@ -180,12 +181,13 @@ def test_dead_channels_are_listed_and_silent() -> None:
         SpikingLayer("hidden", Dense(np.array([[1.0], [-1.0]])), neuron),
         SpikingLayer("output", Dense(np.array([[1.0, 9.0], [-1.0, 9.0]])), None),
     )
-    network = quantize(SpikingNetwork((1, 1, 1), layers, 4, "soft"), pixels(255))
+    spiking = SpikingNetwork((1, 1, 1), layers, 4, "soft")
+    network = quantize(spiking, pixels(255))
     assert network.layers[0].threshold is not None
     assert network.layers[0].threshold[1] == 131072
     assert network.layers[0].weight.tolist() == [[127], [0]]
     assert network.layers[1].weight[:, 1].tolist() == [0, 0]
-    assert account(network, pixels(255)).layers[0].dead_channels == (1,)
+    assert account(network, spiking, pixels(255)).layers[0].dead_channels == (1,)
 
 
 def test_bias_counts_potential_units() -> None:
@@ -199,18 +201,35 @@ def test_bias_counts_potential_units() -> None:
     assert network.layers[0].bias[0] == round(0.5 / network.layers[0].scale[0])
 
 
-def clipping_network() -> QuantizedNetwork:
-    return quantize(balance(random_cnn(3), digits_like(3), 8), digits_like(3))
+def clipping_network() -> SpikingNetwork:
+    return balance(random_cnn(3), digits_like(3), 8)
+
+
+def test_account_says_how_far_weights_are_from_the_real_ones() -> None:
+    """Weights 1 and 0.6 with 2 bits, -1..1: the scale 1 gives 1 and 1; 0.8 gives 0.8 and 0.8, which is nearer."""
+    neuron = IntegrateAndFire(np.array([2.0]), np.array([2.0]), np.zeros(1))
+    layers = (
+        SpikingLayer("hidden", Dense(np.array([[1.0, 0.6]])), neuron),
+        SpikingLayer("output", Dense(np.array([[1.0], [-1.0]])), None),
+    )
+    spiking = SpikingNetwork((2, 1, 1), layers, 4, "soft")
+    images = np.zeros((1, 2, 1, 1), np.uint8)
+    network = quantize(spiking, images, weight_bits=2)
+    assert network.layers[0].weight.tolist() == [[1, 1]]
+    first, last = account(network, spiking, images).layers
+    assert first.weight_error == pytest.approx(np.sqrt((0.2**2 + 0.2**2) / (1 + 0.6**2)))
+    assert last.weight_error == pytest.approx(0, abs=1e-12)
 
 
 def test_account_counts_images_that_clip() -> None:
-    network = clipping_network()
-    assert account(network, digits_like(3)).layers[0].high_clipped == 0
+    spiking = balance(random_cnn(3), digits_like(3), 8)
+    network = quantize(spiking, digits_like(3))
+    assert account(network, spiking, digits_like(3)).layers[0].high_clipped == 0
     # Twice the weights in the first layer: the calibration images themselves now exceed the range.
     first = network.layers[0]
     assert first.neuron is not None
     louder = replace(first, synapse=replace(first.synapse, weight=np.clip(first.weight * 4, -127, 127)))
-    costs = account(replace(network, layers=(louder, *network.layers[1:])), digits_like(3))
+    costs = account(replace(network, layers=(louder, *network.layers[1:])), spiking, digits_like(3))
     changed = replace(network, layers=(louder, *network.layers[1:]))
     current = currents(louder.synapse, changed.pixels(digits_like(3)), averages=False)[:, None]
     initial = np.broadcast_to(first.neuron.initial_potential.reshape(-1, 1, 1), current.shape)

@@ -97,22 +97,23 @@ def test_names_with_markup_are_printed_as_they_are() -> None:
 def test_account_table() -> None:
     account = Account(
         layers=(
-            LayerAccount("conv[1]", (5, 7, 8), (900, 1100), (2, 9), low_clipped=1200, high_clipped=3),
-            LayerAccount("fc1", (8, 8, 8), (64, 64), (), low_clipped=0, high_clipped=0),
-            LayerAccount("classes", (6, 7, 8), None, (), low_clipped=0, high_clipped=41),
+            LayerAccount("conv[1]", (5, 7, 8), 0.0061, (900, 1100), (2, 9), low_clipped=1200, high_clipped=3),
+            LayerAccount("fc1", (8, 8, 8), 0.12, (64, 64), (), low_clipped=0, high_clipped=0),
+            LayerAccount("classes", (6, 7, 8), 0.0, None, (), low_clipped=0, high_clipped=41),
         ),
         image_count=5000,
         timesteps=64,
         proven_timesteps=1234,
     )
     table = tables.account_table(account)
-    headers = ["layer", "weight bits\nleast..most", "thresholds", "dead\nchannels", "images clipped\nlow / high"]
+    headers = ["layer", "weight bits\nleast..most", "weights\noff by", "thresholds", "dead\nchannels"]
+    headers += ["images clipped\nlow / high"]
     assert [column.header for column in table.columns] == headers
     # Bits are one number where all channels use the same; the layer that only integrates has no thresholds.
     assert rows(table) == [
-        ["conv[1]", "5..8", "900..1100", "2", "1,200 / 3"],
-        ["fc1", "8", "64..64", "", "0 / 0"],
-        ["classes", "6..8", "only integrates", "", "0 / 41"],
+        ["conv[1]", "5..8", "0.61 %", "900..1100", "2", "1,200 / 3"],
+        ["fc1", "8", "12 %", "64..64", "", "0 / 0"],
+        ["classes", "6..8", "0 %", "only integrates", "", "0 / 41"],
     ]
     text = printed(table)
     assert "conv[1]" in text

@@ -8,9 +8,9 @@ which sums in integers. Then::
 
 with ``a`` the amplitude of the input channel, taken from the threshold that is *really used* after rounding there.
 
-s_k is the smallest scale for which
+s_k is the scale on which rounding to ``|w_q| <= 127``, or less with fewer weight bits, changes the weights least
+(`rounding.nearest_scales`), or, where that is too small, the smallest for which
 
-- ``|w_q| <= 127``, or less with fewer weight bits,
 - hidden layers: ``theta_q + headroom x I_max <= 131071``, else a spike would lose charge (I_max: the channel's largest
   current on the calibration images),
 - a last layer that only integrates: ``headroom x |V| <= 131071`` for the potentials of the calibration images up to
@@ -46,6 +46,7 @@ from loihi_convert.network import (
     with_pixel_bits,
 )
 from loihi_convert.progress import Progress, silent
+from loihi_convert.rounding import nearest_scales, rounded
 from loihi_convert.simulation.simulate import LARGEST_PIXEL, clipped_images, currents, extremes
 from loihi_convert.synapse import Array, Synapse
 
@@ -67,6 +68,9 @@ class LayerAccount:
         The layer.
     weight_bits
         Bits used by the widest weight of a channel, sign included: (smallest, median, largest) over the channels.
+    weight_error
+        What rounding changed: root mean square difference between rounded and real weights over the root mean square
+        of these, of the channels that can fire.
     thresholds
         (smallest, largest) of the channels that can fire; ``None`` where none can, or the layer only integrates.
     dead_channels
@@ -78,6 +82,7 @@ class LayerAccount:
 
     name: str
     weight_bits: tuple[int, int, int]
+    weight_error: float
     thresholds: tuple[int, int] | None
     dead_channels: tuple[int, ...]
     low_clipped: int
@@ -185,13 +190,26 @@ def quantize(
     )
 
 
-def account(network: QuantizedNetwork, images: Array, *, device: str = "cpu", progress: Progress = silent) -> Account:
-    """Return the bits used per layer, and what clips on ``images`` (uint8) in ``network.timesteps`` steps."""
+def account(
+    network: QuantizedNetwork,
+    real: SpikingNetwork,
+    images: Array,
+    *,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> Account:
+    """Return what rounding ``real`` to ``network`` cost.
+
+    What clips is counted on ``images``, uint8 ``(N, C, H, W)``, in ``network.timesteps`` steps.
+    """
     clipped = clipped_images(network, images, network.timesteps, device=device, progress=progress)
-    layers = tuple(
-        _account_layer(layer, int(low), int(high)) for layer, (low, high) in zip(network.layers, clipped, strict=True)
-    )
-    return Account(layers, len(images), network.timesteps, network.proven_timesteps)
+    layers = []
+    amplitude: Array | None = None
+    for layer, before, (low, high) in zip(network.layers, real.layers, clipped, strict=True):
+        synapse = before.synapse if amplitude is None else before.synapse.with_input_factors(amplitude)
+        layers.append(_account_layer(layer, synapse.weight, int(low), int(high)))
+        amplitude = _used_amplitude(before, layer)
+    return Account(tuple(layers), len(images), network.timesteps, network.proven_timesteps)
 
 
 def _best_pixel_bits(network: SpikingNetwork, images: Array, largest_current: Array, largest_weight: int) -> int:
@@ -231,14 +249,13 @@ def _quantize_layer(
 ) -> QuantizedLayer:
     """``layer`` in integers; ``synapse`` is its synapse with amplitudes, ``reach`` what must fit beside a threshold."""
     unit = 1.0 / math.prod(synapse.pool) / largest_input
-    scale = _scale(layer, synapse, np.maximum(reach, 0), unit, largest_weight, reset)
-    if one_scale:
-        scale = np.full_like(scale, scale.max())
+    scale = _scale(layer, synapse, np.maximum(reach, 0), unit, largest_weight, reset, one_scale=one_scale)
     potential_unit = scale * unit
     alive = np.isfinite(layer.neuron.threshold) if layer.neuron is not None else np.ones(synapse.channels, np.bool_)
     # The weights of a dead channel are 0, so that it costs nothing and cannot drift anywhere.
-    per_channel = np.where(alive, scale, np.inf).reshape(-1, *(1,) * (synapse.weight.ndim - 1))
-    weight = np.rint(synapse.weight / per_channel).astype(np.int32)
+    rows = synapse.weight.reshape(synapse.channels, -1)
+    weight = rounded(rows, np.where(alive, scale, np.inf), largest_weight).astype(np.int32)
+    weight = weight.reshape(synapse.weight.shape)
     bias = synapse.bias
     if bias is not None:
         per_channel = np.where(alive, potential_unit, np.inf).reshape(-1, *(1,) * (bias.ndim - 1))
@@ -261,11 +278,21 @@ def _quantize_layer(
 
 
 def _scale(
-    layer: SpikingLayer, synapse: Synapse, reach: Array, unit: float, largest_weight: int, reset: Reset
+    layer: SpikingLayer,
+    synapse: Synapse,
+    reach: Array,
+    unit: float,
+    largest_weight: int,
+    reset: Reset,
+    *,
+    one_scale: bool,
 ) -> Array:
-    """float64 ``(C_out,)``: the smallest s_k that meets the conditions of this module's docstring."""
+    """float64 ``(C_out,)``: the s_k of this module's docstring; with ``one_scale`` the same for all."""
     weights = np.abs(synapse.weight).reshape(synapse.channels, -1)
-    conditions = [weights.max(axis=1) / largest_weight]
+    if one_scale:
+        conditions = [np.repeat(nearest_scales(weights.reshape(1, -1), largest_weight), synapse.channels)]
+    else:
+        conditions = [nearest_scales(weights, largest_weight)]
     if layer.neuron is not None:
         threshold = np.where(np.isfinite(layer.neuron.threshold), layer.neuron.threshold, 0)
         # A hard reset forgets what a spike leaves: only the threshold itself must fit.
@@ -285,6 +312,8 @@ def _scale(
         limit = loihi.BIAS_LIMIT if reset == "soft" else loihi.LIF_BIAS_LIMIT
         conditions.append(np.abs(synapse.bias).reshape(synapse.channels, -1).max(axis=1) / unit / limit)
     scale = np.max(conditions, axis=0)
+    if one_scale:
+        scale = np.full_like(scale, scale.max())
     return np.where(scale > 0, scale, 1.0)
 
 
@@ -297,16 +326,21 @@ def _used_amplitude(layer: SpikingLayer, quantized: QuantizedLayer) -> Array | N
     return np.where(alive, layer.neuron.amplitude * used / np.where(alive, layer.neuron.threshold, 1.0), 0.0)
 
 
-def _account_layer(layer: QuantizedLayer, low: int, high: int) -> LayerAccount:
-    widest = np.abs(layer.weight).reshape(layer.synapse.channels, -1).max(axis=1)
-    bits = np.ceil(np.log2(widest.astype(np.float64) + 1)).astype(np.int64) + 1
+def _account_layer(layer: QuantizedLayer, real: Array, low: int, high: int) -> LayerAccount:
+    """``real`` are the weights that were rounded, with amplitudes."""
+    rows = layer.weight.reshape(layer.synapse.channels, -1)
+    bits = np.ceil(np.log2(np.abs(rows).max(axis=1).astype(np.float64) + 1)).astype(np.int64) + 1
     fires = None if layer.threshold is None else layer.threshold[layer.threshold < loihi.NEVER_FIRES]
-    dead = () if layer.threshold is None else np.flatnonzero(layer.threshold >= loihi.NEVER_FIRES)
+    dead = np.zeros(len(rows), np.bool_) if layer.threshold is None else layer.threshold >= loihi.NEVER_FIRES
+    scale = layer.scale * math.prod(layer.synapse.pool) * layer.largest_input
+    wanted = real.reshape(len(rows), -1)[~dead]
+    lost = float(np.square(wanted - rows[~dead] * scale[~dead, None]).sum())
     return LayerAccount(
         name=layer.name,
         weight_bits=(int(bits.min()), int(np.median(bits)), int(bits.max())),
+        weight_error=math.sqrt(lost / (float(np.square(wanted).sum()) or 1.0)),
         thresholds=None if fires is None or fires.size == 0 else (int(fires.min()), int(fires.max())),
-        dead_channels=tuple(int(channel) for channel in dead),
+        dead_channels=tuple(int(channel) for channel in np.flatnonzero(dead)),
         low_clipped=low,
         high_clipped=high,
     )

@@ -72,7 +72,14 @@ def account_table(account: Account) -> Table:
     from rich.text import Text
 
     table = _new_table()
-    headers = ("layer", "weight bits\nleast..most", "thresholds", "dead\nchannels", "images clipped\nlow / high")
+    headers = (
+        "layer",
+        "weight bits\nleast..most",
+        "weights\noff by",
+        "thresholds",
+        "dead\nchannels",
+        "images clipped\nlow / high",
+    )
     for header in headers:
         table.add_column(header, justify="left" if header == "layer" else "right", no_wrap=True)
     for layer in account.layers:
@@ -80,6 +87,7 @@ def account_table(account: Account) -> Table:
         table.add_row(
             Text(layer.name),
             f"{low}..{high}" if low < high else f"{high}",
+            f"{100 * layer.weight_error:.2g} %",
             "only integrates" if layer.thresholds is None else "{}..{}".format(*layer.thresholds),
             str(len(layer.dead_channels)) if layer.dead_channels else "",
             f"{layer.low_clipped:,} / {layer.high_clipped:,}",
