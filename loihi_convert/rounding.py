@@ -41,7 +41,7 @@ def nearest_scales(weights: Array, largest: int) -> Array:
 
 
 def rounded(weights: Array, scales: Array, largest: int) -> Array:
-    """Return clip(round(weights / scales), -largest, largest) for ``(channels, n)``, and 0 for scales of 0 or infinity."""
+    """Return clip(round(weights / scales), -largest, largest) for ``(channels, n)``, 0 for scales of 0 or infinity."""
     with np.errstate(divide="ignore", invalid="ignore"):
         steps = np.where(scales[:, None] > 0, weights / scales[:, None], 0)
     return np.asarray(np.clip(np.rint(steps), -largest, largest))
