@@ -123,6 +123,14 @@ def train(
             show_default=False,
         ),
     ] = None,
+    weight_bits: Annotated[
+        int | None,
+        typer.Option(
+            "--weight-bits",
+            help="With --qcfs: train with weights rounded to so many bits, 2..8, for export with the same.",
+            show_default=False,
+        ),
+    ] = None,
     start: Annotated[
         Path | None,
         typer.Option("--from", help="Trained CNN to go on with, in a few epochs of small steps.", show_default=False),
@@ -152,7 +160,15 @@ def train(
     splits = load_data(data or (origin.data if origin else "digits"), data_root)
     architecture = architecture or (origin.architecture if origin else default_architecture(splits.name))
     trained = _train(
-        architecture, splits, output, seed=seed, epochs=epochs, qcfs_levels=qcfs, start=origin, resume=resume
+        architecture,
+        splits,
+        output,
+        seed=seed,
+        epochs=epochs,
+        qcfs_levels=qcfs,
+        weight_bits=weight_bits,
+        start=origin,
+        resume=resume,
     )
     if as_json:
         say_json(
@@ -377,6 +393,7 @@ def _train(
     seed: int,
     epochs: int | None = None,
     qcfs_levels: int | None = None,
+    weight_bits: int | None = None,
     start: Checkpoint | None = None,
     resume: bool = False,
 ) -> Checkpoint:
@@ -387,8 +404,7 @@ def _train(
     from loihi_convert.progress import bar
 
     recipe = default_recipe(splits.name) if start is None else fine_tuning_recipe(splits.name)
-    if epochs is not None:
-        recipe = replace(recipe, epochs=epochs)
+    recipe = replace(recipe, epochs=recipe.epochs if epochs is None else epochs, weight_bits=weight_bits)
     with bar(f"training {architecture} on {splits.name}") as progress:
         return train(
             architecture,

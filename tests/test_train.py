@@ -312,16 +312,20 @@ def test_fine_tuning_with_levels_begins_with_the_weights_and_learns_thresholds(
         assert not torch.allclose(tuned.state[name], begun.state[name], atol=1e-3)
 
 
-def test_resumed_fine_tuning_equals_uninterrupted(few: DataSplits, plain: Checkpoint, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"qcfs_levels": 2, "start": plain}
+@pytest.mark.parametrize("weight_bits", [None, 4])
+def test_resumed_fine_tuning_equals_uninterrupted(
+    few: DataSplits, plain: Checkpoint, tmp_path: Path, weight_bits: int | None
+) -> None:
+    recipe = dataclasses.replace(RECIPE, weight_bits=weight_bits)
+    options: dict[str, Any] = {"qcfs_levels": 2, "start": plain, "recipe": recipe}
     straight = run(few, tmp_path / "straight.pt", **options)
     output = tmp_path / "model.pt"
     with pytest.raises(KeyboardInterrupt):
         run(few, output, progress=StopAfter(6), **options)
     with pytest.raises(CheckpointError, match="belongs to another training: its start is"):
-        run(few, output, resume=True, qcfs_levels=2)
+        run(few, output, resume=True, qcfs_levels=2, recipe=recipe)
     with pytest.raises(CheckpointError, match="belongs to another training: its qcfs_levels is 2, asked for is 3"):
-        run(few, output, resume=True, qcfs_levels=3, start=plain)
+        run(few, output, resume=True, **{**options, "qcfs_levels": 3})
     assert same_weights(run(few, output, resume=True, **options), straight)
 
 
@@ -329,6 +333,8 @@ def test_what_cannot_be_fine_tuned(few: DataSplits, plain: Checkpoint, tmp_path:
     output = tmp_path / "model.pt"
     with pytest.raises(UsageError, match=r"^--qcfs 0: allowed are 1\.\.256 levels"):
         run(few, output, qcfs_levels=0)
+    with pytest.raises(UsageError, match=r"^--weight-bits: rounds what spikes are multiplied with, so it needs"):
+        run(few, output, recipe=dataclasses.replace(RECIPE, weight_bits=4))
     other = dataclasses.replace(plain, architecture="mnist-cnn")
     with pytest.raises(UsageError, match=r"^--from: a mnist-cnn for images \(1, 8, 8\); asked for is a digits-cnn"):
         run(few, output, start=other)

@@ -33,6 +33,8 @@ class Recipe:
         it is only moved, it is by whole pixels, which keeps it sharp.
     flip
         Augmentation: mirror every other image, by chance, left to right.
+    weight_bits
+        Train with weights rounded to so many bits, 2..8, as they will be exported; with QCFS activations only.
     """
 
     epochs: int
@@ -46,6 +48,7 @@ class Recipe:
     shear: float = 0.1
     translation: float = 0.08
     flip: bool = False
+    weight_bits: int | None = None
 
     def __post_init__(self) -> None:
         for name, is_valid, allowed in (
@@ -54,6 +57,7 @@ class Recipe:
             ("learning_rate", 0 < self.learning_rate < math.inf, "above 0 and finite"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0 and finite"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "in 0..1, below 1"),
+            ("weight_bits", self.weight_bits is None or 2 <= self.weight_bits <= 8, "in 2..8"),
             ("averaging", 0 <= self.averaging < 1, "in 0..1, below 1"),
         ):
             if not is_valid:

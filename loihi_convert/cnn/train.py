@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import Checkpoint, Json
+from loihi_convert.cnn.few_bits import RoundedWeights
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.qcfs import MOST_LEVELS, set_thresholds
 from loihi_convert.cnn.recipe import Recipe
@@ -95,6 +96,8 @@ def train(
     state_file = resume_path(output)
     if qcfs_levels is not None and not 1 <= qcfs_levels <= MOST_LEVELS:
         raise UsageError(f"--qcfs {qcfs_levels}: allowed are 1..{MOST_LEVELS} levels.")
+    if recipe.weight_bits is not None and qcfs_levels is None:
+        raise UsageError("--weight-bits: rounds what spikes are multiplied with, so it needs thresholds; add --qcfs L.")
     if start is not None and (start.architecture, start.input_shape) != (architecture, splits.input_shape):
         raise UsageError(
             f"--from: a {start.architecture} for images {start.input_shape}; asked for is a {architecture} for "
@@ -174,6 +177,8 @@ class _Training:
             *([{"params": thresholds, "weight_decay": 0.0}] if thresholds else []),
         ]
         self._optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
+        self._rounded = None if recipe.weight_bits is None else RoundedWeights(self._model, recipe.weight_bits)
+        self._scales: dict[str, Tensor] = {}
         self._splits, self._recipe, self._seed = splits, recipe, seed
         self._steps_per_epoch = math.ceil(len(splits.train) / recipe.batch_size)
         # Parameters and the statistics of batch norm; each shares its memory with the model's own.
@@ -189,6 +194,9 @@ class _Training:
         images = torch.from_numpy(self._splits.train.images.copy())
         labels = torch.from_numpy(self._splits.train.known_labels.copy())
         self._model.train()
+        if self._rounded is not None:
+            # Once an epoch: they hardly move.
+            self._scales = self._rounded.scales(self._parameters)
         for batch, chosen in enumerate(torch.split(order, self._recipe.batch_size)):
             step = self.epoch * self._steps_per_epoch + batch
             self._step(_augmented(_pixels(images[chosen]), self._recipe, generator), labels[chosen], step)
@@ -201,7 +209,11 @@ class _Training:
         for group in self._optimizer.param_groups:
             group["lr"] = _one_cycle(step / (self._recipe.epochs * self._steps_per_epoch)) * self._recipe.learning_rate
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            scores = self._model(inputs.to(memory_format=torch.channels_last))
+            scores = torch.func.functional_call(
+                self._model,
+                {} if self._rounded is None else self._rounded.weights(self._parameters, self._scales),
+                (inputs.to(memory_format=torch.channels_last),),
+            )
         loss = functional.cross_entropy(scores.float(), labels, label_smoothing=self._recipe.label_smoothing)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -216,13 +228,16 @@ class _Training:
 
     @torch.no_grad()
     def accuracy(self, dataset: Dataset) -> float:
-        """Return the share of images that the averaged weights classify correctly, in float32."""
+        """Return the share of images that the averaged weights, rounded or not, classify correctly, in float32."""
         self._model.eval()
+        tensors = self.average
+        if self._rounded is not None:
+            tensors = tensors | self._rounded.weights(tensors, self._rounded.scales(tensors))
         correct = 0
         for start in range(0, len(dataset), _EVALUATION_BATCH):
             batch = dataset[start : start + _EVALUATION_BATCH]
             inputs = _pixels(torch.from_numpy(batch.images.copy()))
-            scores: Tensor = torch.func.functional_call(self._model, self.average, (inputs,))
+            scores: Tensor = torch.func.functional_call(self._model, tensors, (inputs,))
             correct += int((scores.argmax(1).numpy() == batch.known_labels).sum())
         return correct / len(dataset)
 

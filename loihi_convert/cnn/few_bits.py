@@ -1,0 +1,87 @@
+"""Training with the rounded weights that the chip will get: quantization-aware fine-tuning.
+
+`quantize` rounds a weight times the amplitude of the spikes it receives, which is the threshold of their channel. Here
+the same is done in each forward pass, with the thresholds as they are then; gradients pass as if nothing were rounded
+(straight-through estimator, Bengio et al. 2013).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from loihi_convert.cnn.qcfs import SMALLEST_THRESHOLD, Qcfs
+from loihi_convert.rounding import nearest_scales
+
+Tensors = Mapping[str, Tensor]
+"""Parameters of a model by their names."""
+
+
+class _Rounded(NamedTuple):
+    weight: str
+    threshold_before: str | None
+    is_output: bool
+
+
+class RoundedWeights:
+    """What rounding makes of the weights of a model from `models.build_model` with QCFS activations.
+
+    Parameters
+    ----------
+    model
+        The CNN; only its structure is used.
+    bits
+        2..8, sign included.
+    """
+
+    def __init__(self, model: nn.Module, bits: int) -> None:
+        self._largest = 2 ** (bits - 1) - 1
+        synapses: list[_Rounded] = []
+        threshold: str | None = None
+        for name, module in model.named_children():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                synapses.append(_Rounded(f"{name}.weight", threshold, is_output=False))
+            elif isinstance(module, Qcfs):
+                threshold = f"{name}.threshold"
+        self._synapses = [*synapses[:-1], synapses[-1]._replace(is_output=True)]
+
+    def scales(self, tensors: Tensors) -> dict[str, Tensor]:
+        """Return the scale of each row of each weight, as `quantize` chooses it: ``(C_out, 1)``, one for the output."""
+        found = {}
+        for synapse in self._synapses:
+            rows = _rows(synapse, tensors).detach().numpy()
+            chosen = nearest_scales(rows.reshape(1, -1) if synapse.is_output else rows, self._largest)
+            found[synapse.weight] = torch.from_numpy(chosen).float().reshape(-1, 1)
+        return found
+
+    def weights(self, tensors: Tensors, scales: Tensors) -> dict[str, Tensor]:
+        """Return the weights among ``tensors``, rounded; their gradients are those of the real ones."""
+        found = {}
+        for synapse in self._synapses:
+            weight, factors, rows = tensors[synapse.weight], _factors(synapse, tensors), _rows(synapse, tensors)
+            with torch.no_grad():
+                scale = scales[synapse.weight].clamp_min(torch.finfo(torch.float32).tiny)
+                steps = (rows / scale).round().clamp(-self._largest, self._largest)
+                change = (steps * scale).reshape(weight.shape) / factors - weight
+            found[synapse.weight] = weight + change
+        return found
+
+
+def _rows(synapse: _Rounded, tensors: Tensors) -> Tensor:
+    """``(C_out, inputs)``: weights times what an input spike is worth."""
+    return (tensors[synapse.weight] * _factors(synapse, tensors)).flatten(1)
+
+
+def _factors(synapse: _Rounded, tensors: Tensors) -> Tensor:
+    """What an input spike is worth, to be multiplied with the weights: the threshold of its channel."""
+    weight = tensors[synapse.weight]
+    if synapse.threshold_before is None:
+        return torch.ones(1)
+    threshold = tensors[synapse.threshold_before].detach().clamp_min(SMALLEST_THRESHOLD)
+    if weight.ndim == 2:
+        # Flattened maps: all positions of a channel lie together.
+        return threshold.repeat_interleave(weight.shape[1] // len(threshold))
+    return threshold.reshape(-1, 1, 1)
