@@ -220,6 +220,15 @@ def export(
         str | None,
         typer.Option("--initial-potential", help="Potential before the first step; default: half, or zero if hard."),
     ] = None,
+    correct: Annotated[
+        bool | None,
+        typer.Option(
+            "--correct/--no-correct",
+            help="Mend biases and initial potentials for what few steps do to currents, on calibration images; "
+            "default: what --balance auto finds better.",
+            show_default=False,
+        ),
+    ] = None,
     weight_bits: Annotated[int, typer.Option("--weight-bits", help="Bits of a weight, 2..8, sign included.")] = 8,
     pixel_bits: Annotated[
         int | None, typer.Option("--pixel-bits", help="Bits of a pixel, 1..8; default: 8, or what fits best if hard.")
@@ -282,6 +291,7 @@ def export(
         "readout": readout,
         "weight_bits": weight_bits,
         "pixel_bits": pixel_bits,
+        "correct": correct,
     }
     exported = pipeline.export(
         source,

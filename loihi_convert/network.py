@@ -111,11 +111,27 @@ class IntegrateAndFire:
 
 @dataclass(frozen=True, eq=False)
 class SpikingLayer:
-    """A synapse with the CNN's own weights, and its neurons; ``neuron`` is None where it only integrates."""
+    """A synapse with the CNN's own weights, and its neurons.
+
+    Parameters
+    ----------
+    name
+        The module's name in the CNN.
+    synapse
+        Weights of the CNN, which receive amplitudes, and its biases.
+    neuron
+        ``None`` where the last layer only integrates.
+    correction
+        What `calibrate.calibrate` has added to the CNN's bias, and is contained in ``synapse``: float64 ``(C_out,)``.
+    """
 
     name: str
     synapse: Synapse
     neuron: IntegrateAndFire | None
+    correction: Array | None = None
+
+    def __post_init__(self) -> None:
+        freeze(self, "correction")
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,6 +209,8 @@ class QuantizedLayer:
         Largest value of one input: 2^p - 1 for p-bit pixels, 1 for spikes.
     balanced
         The real-valued neurons that ``neuron`` was rounded from; ``None`` where there are none.
+    correction
+        Of the `SpikingLayer`, in real numbers.
     """
 
     name: str
@@ -201,9 +219,10 @@ class QuantizedLayer:
     scale: Array
     largest_input: int = 1
     balanced: IntegrateAndFire | None = None
+    correction: Array | None = None
 
     def __post_init__(self) -> None:
-        freeze(self, "scale")
+        freeze(self, "scale", "correction")
 
     @property
     def weight(self) -> Array:

@@ -14,6 +14,7 @@ gives the same integers. What netx cannot say stands in a group of its own, whic
     /loihi_convert              format, timesteps, proven_timesteps, pixel_bits, reset, provenance (JSON)
     /loihi_convert/layer/k      name, scale, pool, dilation, initial_potential   (k counts synapses from 0)
     .../balanced                threshold, amplitude, initial_potential          the real numbers before rounding
+    .../correction              what calibration added to the CNN's bias         the same, if there is one
 
 HDF5 itself loads most damage without a word, and some damage ends the process with SIGSEGV. So a file begins with a
 *seal*, in the 512 bytes that HDF5 leaves to its user: the SHA-256 of everything behind it, checked before HDF5 sees a
@@ -233,6 +234,8 @@ def _encode(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
         if layer.balanced is not None:
             for name in _BALANCED:
                 yield f"{group}/balanced/{name}", getattr(layer.balanced, name).astype(np.float64)
+        if layer.correction is not None:
+            yield f"{group}/correction", layer.correction.astype(np.float64)
 
 
 def _stock_datasets(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
@@ -300,6 +303,7 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
             scale=extra["scale"],
             largest_input=1 if layers else 2**pixel_bits - 1,
             balanced=_decode_balanced(extra),
+            correction=extra.get("correction"),
         )
         input_shape = layer.synapse.output_shape(input_shape)
         _require_sound(layer, input_shape)
@@ -340,6 +344,8 @@ def _require_sound(layer: QuantizedLayer, shape: Shape) -> None:
             ("balanced amplitude", amplitude, bool((np.isfinite(amplitude) & (amplitude >= 0)).all())),
             ("balanced V0", initial, bool(((initial >= 0) & (initial < threshold)).all())),
         ]
+    if layer.correction is not None:
+        numbers.append(("correction", layer.correction, bool(np.isfinite(layer.correction).all())))
     for name, array, is_sound in numbers:
         if array.shape != channels or not is_sound:
             raise NetxError(f"{layer.name}: its {name} is not one sound number per channel; export the file again.")

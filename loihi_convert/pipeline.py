@@ -16,6 +16,7 @@ from loihi_convert import netx
 from loihi_convert.backends import Backend, RunResult, first_difference, open_backend
 from loihi_convert.backends.reference import run_network
 from loihi_convert.conversion.balance import Amplitude, InitialPotential, Method, balance
+from loihi_convert.conversion.calibrate import calibrate
 from loihi_convert.conversion.choice import Trial, choose_method, reason
 from loihi_convert.conversion.quantize import Account, account, quantize
 from loihi_convert.data import Dataset, DataSplits
@@ -38,7 +39,7 @@ class ExportOptions:
     """How thresholds are balanced and numbers are rounded; see `balance.balance` and `quantize.quantize`.
 
     ``method`` "auto" is the one that `choice.choose_method` finds best for the T of the file, and so is ``percentile``
-    then.
+    then; ``correct`` None leaves to it whether `calibrate.calibrate` follows, and means no with any other method.
     """
 
     method: Method | Literal["auto"] = "auto"
@@ -50,6 +51,7 @@ class ExportOptions:
     readout: Readout = "potential"
     weight_bits: int = 8
     pixel_bits: int | None = None
+    correct: bool | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,12 +151,14 @@ def export(
             "reset": options.reset,
             "device": device,
         }
-        method, percentile = options.method, options.percentile
+        method, percentile, correct = options.method, options.percentile, bool(options.correct)
         trials: tuple[Trial, ...] = ()
         if method == "auto":
             with bars(f"T = {steps}: choosing the balancing method") as progress:
-                trials = choose_method(source.network, calibration, steps, progress=progress, **neurons)
-            method, percentile = trials[0].method, trials[0].percentile
+                trials = choose_method(
+                    source.network, calibration, steps, correct=options.correct, progress=progress, **neurons
+                )
+            method, percentile, correct = trials[0].method, trials[0].percentile, trials[0].corrected
         with bars(f"T = {steps}: balancing thresholds") as progress:
             spiking = balance(
                 source.network,
@@ -166,6 +170,9 @@ def export(
                 progress=progress,
                 **neurons,
             )
+        if correct:
+            with bars(f"T = {steps}: correcting biases") as progress:
+                spiking = calibrate(source.network, spiking, calibration, device=device, progress=progress)
         made = {**spiking.provenance, "choice": [asdict(trial) for trial in trials], "model": dict(source.provenance)}
         spiking = replace(spiking, provenance=made)
         with bars(f"T = {steps}: quantizing") as progress:
@@ -332,7 +339,12 @@ def float_network(network: QuantizedNetwork, cnn: ReluNetwork) -> SpikingNetwork
             f"takes {network.input_shape} and has {expected}. Pass the one it was exported from by --model."
         )
     layers = tuple(
-        SpikingLayer(source.name, source.synapse, layer.balanced)
+        SpikingLayer(
+            source.name,
+            source.synapse if layer.correction is None else source.synapse.with_added_bias(layer.correction),
+            layer.balanced,
+            layer.correction,
+        )
         for source, layer in zip(cnn.layers, network.layers, strict=True)
     )
     return SpikingNetwork(network.input_shape, layers, network.timesteps, network.reset)

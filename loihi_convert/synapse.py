@@ -134,6 +134,10 @@ class Conv:
         grouped = self.weight.reshape(self.groups, -1, *self.weight.shape[1:])
         return replace(self, weight=(grouped * per_group).reshape(self.weight.shape))
 
+    def with_added_bias(self, bias: Array) -> Conv:
+        """The same convolution with ``bias``, ``(C_out,)``, on top of its own."""
+        return replace(self, bias=_added(self.bias, bias))
+
 
 @dataclass(frozen=True, eq=False)
 class Dense:
@@ -190,8 +194,16 @@ class Dense:
         """The same synapse for inputs whose channel c counts ``factors[c]``: float, ``factors`` is ``(C_in,)``."""
         return replace(self, weight=self.weight * np.repeat(factors, self.weight.shape[1] // factors.size))
 
+    def with_added_bias(self, bias: Array) -> Dense:
+        """The same synapse with ``bias``, ``(N_out,)``, on top of its own."""
+        return replace(self, bias=_added(self.bias, bias))
+
 
 Synapse = Conv | Dense
+
+
+def _added(own: Array | None, bias: Array) -> Array:
+    return bias if own is None else own + bias.reshape(-1, *(1,) * (own.ndim - 1))
 
 
 def _unpooled(counts: Array, input_shape: Shape, pool: Pair) -> Array:

@@ -20,7 +20,7 @@ def images(count: int) -> np.ndarray:
 @pytest.mark.parametrize("timesteps", [1, 16])
 def test_the_first_trial_is_the_best(timesteps: int) -> None:
     network = random_cnn(0)
-    trials = choose_method(network, images(60), timesteps)
+    trials = choose_method(network, images(60), timesteps, correct=False)
     assert {trial.name for trial in trials} == {"least-squares", "percentile 99", "percentile 99.9", "ngu-lee"}
     assert [(-trial.agreement, trial.error) for trial in trials] == sorted(
         (-trial.agreement, trial.error) for trial in trials
@@ -31,6 +31,20 @@ def test_the_first_trial_is_the_best(timesteps: int) -> None:
     classes = outputs(spiking, images(60)[30:], timesteps)[:, -1].argmax(axis=1)
     assert best.agreement == (classes == cnn_scores(network, images(60)[30:]).argmax(axis=1)).mean()
     assert best.image_count == 30
+
+
+def test_corrections_are_tried_on_the_two_best_unless_forbidden_or_wanted_everywhere() -> None:
+    network = random_cnn(0)
+    plain = choose_method(network, images(60), 1, correct=False)
+    trials = choose_method(network, images(60), 1)
+    assert [trial for trial in trials if not trial.corrected] == list(plain)
+    corrected = {trial.name for trial in trials if trial.corrected}
+    assert corrected == {f"{trial.name} corrected" for trial in plain[:2]}
+    # A potential that was asked for stays.
+    assert choose_method(network, images(60), 1, initial_potential="half") == plain
+    everywhere = choose_method(network, images(60), 1, correct=True)
+    assert len(everywhere) == len(plain)
+    assert all(trial.corrected for trial in everywhere)
 
 
 def test_no_more_images_than_needed_and_none_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,13 +61,13 @@ def test_literal_spikes_leave_one_method() -> None:
 
 def test_the_reason_names_all_that_was_tried() -> None:
     trials = (
-        choice.Trial("least-squares", 99.0, 0.985, 0.1, 200),
-        choice.Trial("percentile", 99.9, 0.97, 0.1, 200),
-        choice.Trial("ngu-lee", 99.0, 0.5, 0.1, 200),
+        choice.Trial("least-squares", 99.0, True, 0.985, 0.1, 200),
+        choice.Trial("percentile", 99.9, False, 0.97, 0.1, 200),
+        choice.Trial("ngu-lee", 99.0, False, 0.5, 0.1, 200),
     )
     assert reason(trials, 2) == (
-        "--balance auto: least-squares for T = 2, which agrees with the CNN on 98.50 % of 200 calibration images "
-        "(percentile 99.9 97.00 %, ngu-lee 50.00 %)."
+        "--balance auto: least-squares corrected for T = 2, which agrees with the CNN on 98.50 % of 200 calibration "
+        "images (percentile 99.9 97.00 %, ngu-lee 50.00 %)."
     )
 
 

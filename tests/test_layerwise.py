@@ -56,6 +56,42 @@ def test_equals_simulations_from_the_images(monkeypatch: pytest.MonkeyPatch, mem
         assert seen[-1] == (11, 11)
 
 
+# Room for all spikes, or for none; whole blocks of steps, or parts.
+@pytest.mark.parametrize("memory", [2**31, 0])
+@pytest.mark.parametrize("moments", [2**22, 300])
+def test_mean_excess_is_the_difference_of_the_mean_currents(
+    monkeypatch: pytest.MonkeyPatch, memory: int, moments: int
+) -> None:
+    """The potential after T steps of a layer that only integrates is T times its mean current, bias included."""
+    monkeypatch.setattr(simulate, "_CPU_BLOCK", moments)
+    cnn = network()
+    balanced = balance(cnn, images(), TIMESTEPS)
+    simulation = GrowingSimulation(cnn, images(), TIMESTEPS, "soft", memory=memory)
+    simulation.largest_currents([])
+    for index in range(1, len(cnn.layers)):
+        fixed = balanced.layers[:index]
+        found = simulation.mean_excess(fixed)
+        # Looking ahead leaves what was kept as it was.
+        assert np.array_equal(simulation.mean_excess(fixed), found)
+        simulation.largest_currents(fixed)
+        layer = cnn.layers[index]
+        potentials: list[Array] = []
+        partial = SpikingNetwork(
+            cnn.input_shape, (*fixed, SpikingLayer(layer.name, layer.synapse, None)), TIMESTEPS, "soft"
+        )
+
+        def take(block: simulate.Block, potentials: list[Array] = potentials) -> None:
+            recorded = block.layers[-1].potentials
+            assert recorded is not None
+            if block.steps.stop == TIMESTEPS:
+                potentials.append(recorded[:, -1])
+
+        simulate.Simulator(partial).run(images(), TIMESTEPS, take)
+        wanted = simulate.ReluChain(cnn, depth=index + 1, is_open=True)(images())[-1]
+        mean = np.concatenate(potentials).mean(axis=(0, 1, 2), dtype=np.float64) / TIMESTEPS
+        assert found == pytest.approx(mean - wanted.mean(axis=(0, 1, 2), dtype=np.float64), rel=1e-5, abs=1e-5)
+
+
 def test_on_a_gpu() -> None:
     """torch's CPU by another name takes the same code as a GPU."""
     cnn = network()

@@ -149,7 +149,7 @@ def test_rate_errors_equal_plain_loops(is_soft: bool, is_constant: bool) -> None
     thresholds = rng.integers(1, 60, (count, 4)) / 8
     layer = stage(shape, np.ones(4), np.zeros(4), bias=bias, is_soft=is_soft, is_integer=False)
     found = rate_errors(
-        layer, currents.astype(np.float32), activations.astype(np.float32), thresholds, 0.5, steps
+        layer, currents.astype(np.float32), activations.astype(np.float32), thresholds, thresholds / 2, steps
     )  # fmt: skip
     shown = np.broadcast_to(currents, (images, steps, neurons))[..., None, None].reshape(images, steps, 40, 20, 4)
     for tried, threshold in enumerate(thresholds):

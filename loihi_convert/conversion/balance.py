@@ -225,7 +225,7 @@ def _nearest_rates(
     """float64 ``(C_out,)``: for each channel the best of `_CANDIDATES` x ``largest``; 0 where that is not positive."""
     alive = largest > 0
     candidates = _CANDIDATES[:, None] * np.where(alive, largest, 1.0)
-    errors = simulation.rate_errors(fixed, candidates, initial_share, progress=progress)
+    errors = simulation.rate_errors(fixed, candidates, initial_share * candidates, progress=progress)
     best = np.take_along_axis(candidates, errors.argmin(axis=0)[None], axis=0)[0]
     return np.where(alive, best, 0.0)
 

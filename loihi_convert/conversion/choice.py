@@ -1,7 +1,8 @@
 """Which balancing method suits a network and a latency T: tried out on calibration images, never on test images.
 
 Each candidate is balanced on one part of the calibration images and simulated, in real numbers, on another. The one
-whose classes agree most often with the CNN's is taken; among equals, the one whose output is nearest to the CNN's.
+whose classes agree most often with the CNN's is taken; among equals one without corrections (`calibrate.py`), then the
+one whose output is nearest to the CNN's.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from loihi_convert.conversion.balance import Amplitude, InitialPotential, Method, balance, require_images
+from loihi_convert.conversion.calibrate import calibrate
 from loihi_convert.network import ReluNetwork, Reset, SpikingNetwork
 from loihi_convert.progress import Progress, silent
 from loihi_convert.simulation.simulate import cnn_scores, outputs
@@ -20,6 +22,9 @@ from loihi_convert.synapse import Array
 
 TRIAL_IMAGES: Final = 2_000
 """Images of each of the two parts, at most."""
+
+# How many of the best are tried with corrections, too.
+_CORRECTED: Final = 2
 
 # Method and percentile.
 _CANDIDATES: Final[tuple[tuple[Method, float], ...]] = (
@@ -39,6 +44,8 @@ class Trial:
     ----------
     method, percentile
         As in `balance.balance`.
+    corrected
+        Whether `calibrate.calibrate` followed.
     agreement
         Share of images whose class is the CNN's.
     error
@@ -49,13 +56,15 @@ class Trial:
 
     method: Method
     percentile: float
+    corrected: bool
     agreement: float
     error: float
     image_count: int
 
     @property
     def name(self) -> str:
-        return f"{self.method} {self.percentile:g}" if self.method == "percentile" else self.method
+        method = f"{self.method} {self.percentile:g}" if self.method == "percentile" else self.method
+        return f"{method} corrected" if self.corrected else method
 
 
 def choose_method(
@@ -67,20 +76,35 @@ def choose_method(
     alpha: float = 1.0,
     initial_potential: InitialPotential | None = None,
     reset: Reset = "soft",
+    correct: bool | None = None,
     device: str = "cpu",
     progress: Progress = silent,
 ) -> tuple[Trial, ...]:
-    """Return the trials of all methods that ``amplitude`` allows, the best first; arguments as in `balance.balance`."""
+    """Return the trials of all methods that ``amplitude`` allows, the best first; arguments as in `balance.balance`.
+
+    ``correct`` says whether all of them are corrected, or none; by default the two best are tried with corrections too.
+    """
     require_images(network, images)
     half = max(1, min(TRIAL_IMAGES, len(images) // 2))
     balancing, trying = images[:half], images[-half:]
     candidates = [candidate for candidate in _CANDIDATES if amplitude == "compensated" or candidate[0] == "ngu-lee"]
     if network.layers[0].threshold is None or len(network.layers) == 1:
         candidates = [candidate for candidate in candidates if candidate[0] != "qcfs"]
+    scores = cnn_scores(network, trying)
+    more = _CORRECTED if correct is None and amplitude == "compensated" and initial_potential is None else 0
     balanced: list[SpikingNetwork] = []
+    trials: list[Trial] = []
 
     def report(done: int, total: int) -> None:
-        progress(len(balanced) * total + done, len(candidates) * total)
+        progress(len(trials) * total + done, (len(candidates) + more) * total)
+
+    def tried(spiking: SpikingNetwork, method: Method, percentile: float, corrected: bool) -> Trial:
+        if corrected:
+            spiking = calibrate(network, spiking, balancing, device=device)
+        found = outputs(spiking, trying, timesteps, device=device)[:, -1]
+        agreement = float((found.argmax(axis=1) == scores.argmax(axis=1)).mean())
+        error = float(np.square(found / timesteps - scores).mean())
+        return Trial(method, percentile, corrected, agreement, error, len(trying))
 
     for method, percentile in candidates:
         balanced.append(
@@ -98,14 +122,16 @@ def choose_method(
                 progress=report,
             )
         )
-    scores = cnn_scores(network, trying)
-    trials = []
-    for (method, percentile), spiking in zip(candidates, balanced, strict=True):
-        found = outputs(spiking, trying, timesteps, device=device)[:, -1]
-        agreement = float((found.argmax(axis=1) == scores.argmax(axis=1)).mean())
-        error = float(np.square(found / timesteps - scores).mean())
-        trials.append(Trial(method, percentile, agreement, error, len(trying)))
-    return tuple(sorted(trials, key=lambda trial: (-trial.agreement, trial.error)))
+        trials.append(tried(balanced[-1], method, percentile, bool(correct)))
+    for trial in sorted(trials, key=_rank)[:more]:
+        spiking = balanced[trials.index(trial)]
+        trials.append(tried(spiking, trial.method, trial.percentile, True))
+        report(0, half)
+    return tuple(sorted(trials, key=_rank))
+
+
+def _rank(trial: Trial) -> tuple[float, bool, float]:
+    return -trial.agreement, trial.corrected, trial.error
 
 
 def reason(trials: Sequence[Trial], timesteps: int) -> str:

@@ -263,7 +263,7 @@ def _quantize_layer(
     integers = replace(synapse, weight=weight, bias=bias)
     neuron = layer.neuron
     if neuron is None:
-        return QuantizedLayer(layer.name, integers, None, potential_unit, largest_input)
+        return QuantizedLayer(layer.name, integers, None, potential_unit, largest_input, correction=layer.correction)
     finite = np.where(alive, neuron.threshold, 1.0)
     threshold = np.where(alive, np.maximum(np.rint(finite / potential_unit), 1), loihi.NEVER_FIRES).astype(np.int32)
     initial = np.floor(threshold * (neuron.initial_potential / finite)).astype(np.int32)
@@ -274,6 +274,7 @@ def _quantize_layer(
         scale=potential_unit,
         largest_input=largest_input,
         balanced=neuron,
+        correction=layer.correction,
     )
 
 

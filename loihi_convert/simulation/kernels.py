@@ -160,7 +160,7 @@ def fire(
 
 @_compiled()
 def rate_errors(
-    currents: Array, bias: Array, activations: Array, thresholds: Array, levels: Array, initial_share: float,
+    currents: Array, bias: Array, activations: Array, thresholds: Array, levels: Array, initial: Array,
     is_soft: bool, steps: int, errors: Array,
 ) -> None:  # fmt: skip
     """See `neurons.rate_errors`; adds to ``errors``, float64 ``(G, neurons)``."""
@@ -176,7 +176,7 @@ def rate_errors(
             for tried in range(len(thresholds)):
                 threshold = thresholds[tried, first:last]
                 for index in range(size):
-                    membrane[index] = threshold[index] * initial_share
+                    membrane[index] = initial[tried, first + index]
                     counts[index] = 0
                 for step in range(steps):
                     current = currents[image, 0 if is_constant else step, first:last]

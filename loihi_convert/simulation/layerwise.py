@@ -101,48 +101,76 @@ class GrowingSimulation:
         self,
         fixed: Sequence[SpikingLayer],
         thresholds: Array,
-        initial_share: float,
+        initial_potentials: Array,
         *,
+        correction: Array | None = None,
         progress: Progress = silent,
     ) -> Array:
         """Return how far the rates of the layer behind ``fixed`` are from the CNN's activations.
 
-        float64 ``(G, C_out)``: one for each of ``thresholds``, of that shape; see `neurons.rate_errors`. ``fixed`` as
-        above.
+        float64 ``(G, C_out)``: one for each of ``thresholds`` and ``initial_potentials``, of that shape; see
+        `neurons.rate_errors`. ``fixed`` as above; ``correction``, ``(C_out,)``, is added to the layer's bias.
         """
-        stages = self._stages(fixed)
+        stages = self._stages(fixed, correction)
         chain = ReluChain(self._network, depth=len(stages))
         errors = np.zeros(thresholds.shape)
 
         def take(images: Array, currents: Any) -> None:
             activations = np.maximum(chain(images)[-1].reshape(len(images), -1), 0)
             on_cpu = torch.as_tensor(currents).cpu().numpy()
-            found = rate_errors(stages[-1], on_cpu, activations, thresholds, initial_share, self._timesteps)
+            found = rate_errors(stages[-1], on_cpu, activations, thresholds, initial_potentials, self._timesteps)
             with self._lock:
                 np.add(errors, found, out=errors)
 
         assert self._steps_at_once == self._timesteps, "a rate is one of all steps"
         # Compiled here, by one thread, as in `Neurons`.
         nobody = np.empty((0, 1, stages[-1].size), np.float32)
-        rate_errors(stages[-1], nobody, nobody[:, 0], thresholds, initial_share, self._timesteps)
+        rate_errors(stages[-1], nobody, nobody[:, 0], thresholds, initial_potentials, self._timesteps)
         self._pass(stages, take, progress)
         return errors
 
-    def _stages(self, fixed: Sequence[SpikingLayer]) -> list[Stage]:
+    def mean_excess(self, fixed: Sequence[SpikingLayer], *, progress: Progress = silent) -> Array:
+        """Return how much more current than in the CNN the layer behind ``fixed`` gets: float64 ``(C_out,)``.
+
+        The mean over images, positions and steps; ``fixed`` is at least one layer. The next call may have the same.
+        """
+        stages = self._stages(fixed)
+        chain = ReluChain(self._network, depth=len(stages), is_open=True)
+        channels = stages[-1].synapse.channels
+        excess = np.zeros(channels)
+
+        def take(images: Array, currents: Any) -> None:
+            found = torch.as_tensor(currents).reshape(-1, channels).double().sum(0).cpu().numpy()
+            wanted = chain(images)[-1].reshape(-1, channels).sum(axis=0, dtype=np.float64) * currents.shape[1]
+            with self._lock:
+                np.add(excess, found - wanted, out=excess)
+
+        self._pass(stages, take, progress, keep=False)
+        mean = excess / (len(self._images) * self._timesteps * (stages[-1].size // channels))
+        # The currents are without the bias, which the CNN's have.
+        return np.asarray(mean + stages[-1].biases.reshape(-1, channels).mean(axis=0, dtype=np.float64))
+
+    def _stages(self, fixed: Sequence[SpikingLayer], correction: Array | None = None) -> list[Stage]:
         layer = self._network.layers[len(fixed)]
-        open_layer = SpikingLayer(layer.name, layer.synapse, None)
+        synapse = layer.synapse if correction is None else layer.synapse.with_added_bias(correction)
+        open_layer = SpikingLayer(layer.name, synapse, None)
         partial = SpikingNetwork(self._network.input_shape, (*fixed, open_layer), self._timesteps, self._reset)
         return real_stages(partial)
 
-    def _pass(self, stages: Sequence[Stage], take: Callable[[Array, Any], None], progress: Progress) -> None:
-        """Give ``take`` the images of each block and the currents of the last of ``stages`` in some of its steps."""
+    def _pass(
+        self, stages: Sequence[Stage], take: Callable[[Array, Any], None], progress: Progress, *, keep: bool = True
+    ) -> None:
+        """Give ``take`` the images of each block and the currents of the last of ``stages`` in some of its steps.
+
+        With ``keep`` off, the spikes kept before stay what they are, for another pass of the same stages.
+        """
         layers, images_at_once = layers_on(self._device, stages), self._images_at_once
         done = 0
 
         def simulate(start: int) -> None:
             nonlocal done
             images = self._images[start : start + images_at_once]
-            for currents in self._currents(layers, images, start):
+            for currents in self._currents(layers, images, start, keep):
                 take(images, currents)
             with self._lock:
                 done += len(images)
@@ -150,14 +178,14 @@ class GrowingSimulation:
 
         on_cores(self._device, simulate, range(0, len(self._images), images_at_once))
 
-    def _currents(self, layers: Sequence[Layer], images: Array, start: int) -> Iterator[Any]:
+    def _currents(self, layers: Sequence[Layer], images: Array, start: int, keep: bool) -> Iterator[Any]:
         """The currents of the last of ``layers``, one block of steps after the other, for the images at ``start``."""
         if len(layers) == 1:
             # Constant: one step shows them all.
             yield self._constant(layers, images)
             return
         # The layers that must fire: the last one with thresholds, or all of them where nothing was kept.
-        kept = self._store.take(start)
+        kept = self._store.take(start) if keep else self._store.look(start)
         firing = layers[:-1] if kept is None else layers[-2:-1]
         constant = self._constant(layers, images) if kept is None else None
         potentials = [layer.neurons.initial_potentials(len(images)) for layer in firing]
@@ -170,7 +198,7 @@ class GrowingSimulation:
                 current = constant if spikes is None else _currents_of(layer, spikes)
                 spikes = layer.neurons.fire(potential, current, count, _NOTHING).pooled
             assert spikes is not None
-            if len(layers) > 2:
+            if keep and len(layers) > 2:
                 packed = _Packed(spikes)
                 if block == 0 and self._store.has_room(blocks * packed.size):
                     keeping = []
@@ -219,6 +247,9 @@ class _SpikeStore:
             blocks = self._blocks.pop(start, None)
             self._free += sum(block.size for block in blocks or ())
             return blocks
+
+    def look(self, start: int) -> list[_Packed] | None:
+        return self._blocks.get(start)
 
     def has_room(self, size: int) -> bool:
         return size <= self._free

@@ -109,9 +109,9 @@ class Neurons:
 
 
 def rate_errors(
-    stage: Stage, currents: Array, activations: Array, thresholds: Array, initial_share: float, timesteps: int
+    stage: Stage, currents: Array, activations: Array, thresholds: Array, initial_potentials: Array, timesteps: int
 ) -> Array:
-    """Return how far firing rates are from activations for some thresholds: float64 ``(G, C)``.
+    """Return how far firing rates are from activations for some thresholds and initial potentials: float64 ``(G, C)``.
 
     It is the squared error of ``threshold x spike count / T`` (what compensated spikes are worth) against the
     activation, summed over images and positions.
@@ -119,23 +119,19 @@ def rate_errors(
     Parameters
     ----------
     stage
-        The layer; its own thresholds do not matter.
+        The layer; its own thresholds and initial potentials do not matter.
     currents
         float32 ``(B, T, neurons)``, or ``(B, 1, neurons)`` where they are constant; without the bias.
     activations
         float32 ``(B, neurons)``: what the rates should be.
-    thresholds
-        float64 ``(G, C)``, positive: G of them for each channel.
-    initial_share
-        Initial potential, in thresholds.
+    thresholds, initial_potentials
+        float64 ``(G, C)``, the thresholds positive: G pairs for each channel.
     timesteps
         T.
     """
     repeats = stage.size // thresholds.shape[1]
-    tried = np.tile(thresholds.astype(np.float32), (1, repeats))
+    tried, initial = (np.tile(values.astype(np.float32), (1, repeats)) for values in (thresholds, initial_potentials))
     errors = np.zeros(tried.shape)
     below = np.nextafter(tried, np.float32(-np.inf))
-    kernels.rate_errors(
-        currents, stage.biases, activations, tried, below, np.float32(initial_share), stage.is_soft, timesteps, errors
-    )
+    kernels.rate_errors(currents, stage.biases, activations, tried, below, initial, stage.is_soft, timesteps, errors)
     return np.asarray(errors.reshape(len(tried), repeats, -1).sum(axis=1))

@@ -133,15 +133,17 @@ class ReluChain:
         The CNN.
     depth
         How many of its layers; default: all.
+    is_open
+        Leave the last of these layers without its ReLU.
     """
 
-    def __init__(self, network: ReluNetwork, depth: int | None = None) -> None:
+    def __init__(self, network: ReluNetwork, depth: int | None = None, *, is_open: bool = False) -> None:
         shapes = (network.input_shape, *network.shapes)
         self._layers = [
             (layer, Currents(layer.synapse, shape, averages=True, takes_spikes=False))
             for layer, shape in zip(network.layers[:depth], shapes[:-1], strict=False)
         ]
-        self._output = len(network.layers) - 1
+        self._output = len(self._layers) - 1 if is_open else len(network.layers) - 1
 
     def __call__(self, images: Array) -> list[Array]:
         """Return float32 ``(N, H, W, C)`` per layer, after ReLU but for the CNN's last, for uint8 ``(N, C, H, W)``."""

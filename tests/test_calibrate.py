@@ -1,0 +1,92 @@
+"""Corrections of biases and initial potentials for few time steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_balance import random_cnn
+
+from loihi_convert import netx, pipeline
+from loihi_convert.conversion.balance import balance
+from loihi_convert.conversion.calibrate import calibrate
+from loihi_convert.conversion.quantize import quantize
+from loihi_convert.errors import NetxError, UsageError
+from loihi_convert.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.simulation.simulate import cnn_scores, outputs
+from loihi_convert.synapse import Array, Dense
+
+
+def images(count: int = 60) -> Array:
+    return np.random.default_rng(0).integers(0, 256, (count, 1, 8, 8)).astype(np.uint8)
+
+
+def one_hidden_neuron() -> tuple[ReluNetwork, SpikingNetwork]:
+    """A pixel x is sent on by one neuron of threshold 1 that begins at 0, and read with weight 1 and -1."""
+    first, last = Dense(np.array([[1.0]])), Dense(np.array([[1.0], [-1.0]]))
+    neuron = IntegrateAndFire(np.array([1.0]), np.array([1.0]), np.array([0.0]))
+    layers = (SpikingLayer("first", first, neuron), SpikingLayer("last", last, None))
+    cnn = ReluNetwork((1, 1, 1), (ReluLayer("first", first), ReluLayer("last", last)))
+    return cnn, SpikingNetwork((1, 1, 1), layers, 1, "soft")
+
+
+def test_by_hand() -> None:
+    """Pixels 0.2, 0.6, 0.8 at T = 1: the rounding that is nearest is 0, 1, 1; a mean of 2/3 where the CNN has 1.6/3."""
+    cnn, network = one_hidden_neuron()
+    pixels = np.array([51, 153, 204], np.uint8).reshape(3, 1, 1, 1)
+    # From 0 nothing fires.
+    assert outputs(network, pixels, 1)[:, -1, 0].tolist() == [0, 0, 0]
+    corrected = calibrate(cnn, network, pixels)
+    first, last = corrected.layers
+    assert first.neuron is not None
+    assert first.neuron.initial_potential.tolist() == [0.5]
+    assert first.correction is None
+    assert last.correction == pytest.approx([1.6 / 3 - 2 / 3, 2 / 3 - 1.6 / 3], abs=1e-6)
+    assert outputs(corrected, pixels, 1)[:, -1, 0] == pytest.approx([-0.4 / 3, 2.6 / 3, 2.6 / 3], abs=1e-6)
+
+
+@pytest.mark.parametrize("reset", ["soft", "hard"])
+@pytest.mark.parametrize("timesteps", [1, 2, 8])
+def test_mean_outputs_are_those_of_the_cnn(timesteps: int, reset: str) -> None:
+    """Of the images it was calibrated on, and only there is it exact."""
+    cnn = random_cnn(1)
+    network = balance(cnn, images(), timesteps, method="percentile", reset=reset)
+    corrected = calibrate(cnn, network, images())
+    scores = cnn_scores(cnn, images())
+    before, after = (outputs(found, images(), timesteps)[:, -1] / timesteps for found in (network, corrected))
+    assert after.mean(axis=0) == pytest.approx(scores.mean(axis=0), abs=1e-4)
+    assert before.mean(axis=0) != pytest.approx(scores.mean(axis=0), abs=1e-3)
+    if reset == "hard":
+        assert all(not layer.neuron.initial_potential.any() for layer in corrected.layers if layer.neuron is not None)
+
+
+def test_written_and_read_again(tmp_path: Path) -> None:
+    cnn = random_cnn(1)
+    network = calibrate(cnn, balance(cnn, images(), 2, method="percentile"), images())
+    quantized = quantize(network, images())
+    path = tmp_path / "model.net"
+    netx.write(quantized, path)
+    read = netx.read(path)
+    real = pipeline.float_network(read, cnn)
+    assert np.array_equal(outputs(real, images(), 2), outputs(network, images(), 2))
+    for layer, expected in zip(read.layers[1:], network.layers[1:], strict=True):
+        assert layer.correction is not None
+        assert np.array_equal(layer.correction, expected.correction)  # type: ignore[arg-type]
+
+
+def test_a_forged_correction_is_refused(tmp_path: Path) -> None:
+    cnn = random_cnn(1)
+    quantized = quantize(calibrate(cnn, balance(cnn, images(), 2), images()), images())
+    last = quantized.layers[-1]
+    object.__setattr__(last, "correction", np.full(3, np.nan))
+    path = tmp_path / "model.net"
+    netx.write(quantized, path)
+    with pytest.raises(NetxError, match="its correction is not one sound number per channel"):
+        netx.read(path)
+
+
+def test_literal_spikes_cannot_be_corrected() -> None:
+    cnn = random_cnn(1)
+    with pytest.raises(UsageError, match=r"^--correct: needs --amplitude compensated"):
+        calibrate(cnn, balance(cnn, images(), 2, amplitude="literal"), images())
