@@ -225,7 +225,7 @@ def test_manifest_names_files_without_their_folders(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("module", ["tables", "figure", "report"])
 def test_importing_the_reports_imports_nothing_heavy(module: str) -> None:
     program = (
-        f"import sys, loihi_convert.{module}; "
+        f"import sys, loihi_convert.results.{module}; "
         "print(*sorted({'matplotlib', 'rich', 'scipy', 'torch'} & set(sys.modules)))"
     )
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -9,28 +9,18 @@ T times.
 from __future__ import annotations
 
 import math
-from typing import Final
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from loihi_convert import loihi
 from loihi_convert.backends import RunResult
 from loihi_convert.errors import DataError
 from loihi_convert.network import QuantizedNetwork, Readout
+from loihi_convert.results.schema import Interval, Record, wilson_interval
 from loihi_convert.synapse import Array
 
-CONFIDENCE: Final = 0.95
-"""Of every interval in this package."""
 
-Interval = tuple[float, float]
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Layer(_Frozen):
+class Layer(Record):
     """One layer's size, and what the CNN pays for it.
 
     Attributes
@@ -49,7 +39,7 @@ class Layer(_Frozen):
     multiply_accumulates: int
 
 
-class Point(_Frozen):
+class Point(Record):
     """What is known after T time steps. Accuracies and agreements are fractions 0..1, None where nothing is compared.
 
     Attributes
@@ -95,7 +85,7 @@ class Point(_Frozen):
     activation_sparsity: float | None
 
 
-class Evaluation(_Frozen):
+class Evaluation(Record):
     """The figures of one run of one file: the schema of ``--json`` and of ``result.json``.
 
     Attributes
@@ -235,25 +225,6 @@ def evaluate(
 def reported_timesteps(timesteps: int) -> tuple[int, ...]:
     """Return 1, 2, 4, ... below ``timesteps`` (at least 1), then ``timesteps`` itself."""
     return (*(2**exponent for exponent in range((timesteps - 1).bit_length())), timesteps)
-
-
-def wilson_interval(correct: int, count: int) -> Interval:
-    """Return the 95 % Wilson score interval (low, high), fractions 0..1, of ``correct`` out of ``count`` images.
-
-    With p = correct / count and z = 1.96: (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n).
-
-    Raises
-    ------
-    ValueError
-        Unless 0 <= ``correct`` <= ``count`` and ``count`` >= 1.
-    """
-    if not 0 <= correct <= count or count < 1:
-        raise ValueError(f"{correct} correct of {count} images; it must be 0..count of at least 1 image")
-    # scipy.stats takes most of a second to import; reading a result needs none of it.
-    from scipy.stats import binomtest
-
-    interval = binomtest(correct, count).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def _matches(predictions: Array | None, expected: Array | None) -> int | None:

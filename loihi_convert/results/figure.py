@@ -10,7 +10,8 @@ import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from loihi_convert.results.evaluate import Evaluation, Interval, Point
+from loihi_convert.results.evaluate import Evaluation, Point
+from loihi_convert.results.schema import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

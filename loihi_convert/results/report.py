@@ -20,8 +20,9 @@ from typing import Any, Final
 from loihi_convert.backends import RunResult
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.files import sha256, write_atomically
-from loihi_convert.results.evaluate import Evaluation, Interval, Point
+from loihi_convert.results.evaluate import Evaluation, Point
 from loihi_convert.results.figure import accuracy_figure, image_bytes
+from loihi_convert.results.schema import Interval
 from loihi_convert.synapse import Array
 
 VERSIONED_PACKAGES: Final = ("loihi-convert", "torch", "numpy", "lava-nc", "lava-dl")

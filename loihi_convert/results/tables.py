@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from loihi_convert import loihi
-from loihi_convert.results.evaluate import Evaluation, Interval, Point
+from loihi_convert.results.evaluate import Evaluation, Point
+from loihi_convert.results.schema import Interval
 
 if TYPE_CHECKING:
     from rich.table import Table
