@@ -18,12 +18,13 @@ from loihi_convert.backends.reference import run_network
 from loihi_convert.conversion.balance import Amplitude, InitialPotential, Method, balance
 from loihi_convert.conversion.choice import Trial, choose_method, reason
 from loihi_convert.conversion.quantize import Account, account, quantize
-from loihi_convert.data import Dataset, DataSplits
+from loihi_convert.data import Dataset, DataSplits, HeldOut
 from loihi_convert.errors import InputError, VerificationError
 from loihi_convert.files import refuse_to_overwrite, sha256
 from loihi_convert.network import QuantizedNetwork, Readout, ReluNetwork, Reset, SpikingLayer, SpikingNetwork
 from loihi_convert.progress import Bars, no_bar
 from loihi_convert.results import report
+from loihi_convert.results.early_exit import EarlyExit, evaluate_early_exit
 from loihi_convert.results.evaluate import Evaluation, evaluate
 from loihi_convert.simulation.simulate import cnn_scores, outputs
 from loihi_convert.source import Source, open_source, reopen_source
@@ -31,6 +32,9 @@ from loihi_convert.synapse import Array
 
 VERIFIED_IMAGES: Final = 32
 """Calibration images on which an exported file is compared, layer by layer, with the network in memory."""
+
+EXIT_IMAGES: Final = 2_000
+"""Images, at most, that choose the margin of early exit."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +201,7 @@ def run(
     backend: Backend,
     timesteps: int | None = None,
     *,
+    held_out: HeldOut | None = None,
     model: Path | None = None,
     arch: str | None = None,
     trace: bool = False,
@@ -215,6 +220,9 @@ def run(
         From `backends.open_backend`. A run of any other backend is compared with `ref`, integer by integer.
     timesteps
         T; by default the one the file was balanced for.
+    held_out
+        Other images than ``images``; the first `EXIT_IMAGES` of them choose the margin of early exit, by a run on
+        `ref`. Without them, or with T = 1, early exit is not evaluated.
     model
         The checkpoint the file was made from; by default the one beside the file, if it is still the same.
         Without it there are no figures of the CNN.
@@ -251,12 +259,26 @@ def run(
         with bars(f"{path.name}: the same in real numbers") as progress:
             scores = outputs(spiking, images.images, steps, device=device, progress=progress)
         float_predictions = scores.argmax(axis=2)
+    early_exit: EarlyExit | None = None
+    if held_out is not None and steps > 1 and network.shapes[-1][0] > 1:
+        others = held_out.images[:EXIT_IMAGES]
+        with bars(f"{path.name}: choosing the margin of early exit") as progress:
+            choosing = run_network(network, others.images, steps, device=device, progress=progress)
+        early_exit = evaluate_early_exit(
+            result,
+            choosing,
+            chosen_on=held_out.split,
+            labels=images.labels,
+            choosing_labels=others.labels,
+            cnn_predictions=cnn_predictions,
+        )
     evaluation = evaluate(
         result,
         network,
         labels=images.labels,
         cnn_predictions=cnn_predictions,
         float_predictions=float_predictions,
+        early_exit=early_exit,
     )
     return Ran(path, network, result, evaluation, equal)
 
@@ -269,6 +291,7 @@ def run_into_folder(
     images: Dataset,
     timesteps: int | None = None,
     *,
+    early_exit: bool = True,
     model: Path | None = None,
     arch: str | None = None,
     trace: bool = False,
@@ -277,13 +300,25 @@ def run_into_folder(
 ) -> CompletedRun:
     """Run netx files on ``images``, as `run` does, and write a folder below ``root`` that tells everything about it.
 
-    ``splits`` is the data set that ``images`` are from; ``backend``, from `backends.open_backend`, is started and
-    ended. If anything fails, no folder is left.
+    ``splits`` is the data set that ``images`` are from, and whose held-out images choose the margin of ``early_exit``;
+    ``backend``, from `backends.open_backend`, is started and ended. If anything fails, no folder is left.
     """
+    held_out = splits.held_out if early_exit else None
     with report.run_folder(root, f"{paths[0].stem}-{backend.name}") as folder:
         with backend:
             runs = tuple(
-                run(path, images, backend, timesteps, model=model, arch=arch, trace=trace, device=device, bars=bars)
+                run(
+                    path,
+                    images,
+                    backend,
+                    timesteps,
+                    held_out=held_out,
+                    model=model,
+                    arch=arch,
+                    trace=trace,
+                    device=device,
+                    bars=bars,
+                )
                 for path in paths
             )
         manifest = report.manifest(

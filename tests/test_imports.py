@@ -30,6 +30,7 @@ ORDER = [
     {"backends.lava", "backends.lava_network"},
     {"backends.lava_host"},
     {"results.schema"},
+    {"results.early_exit"},
     {"results.evaluate"},
     {"results.tables", "results.figure"},
     {"results.report", "doctor"},

@@ -16,6 +16,7 @@ from loihi_convert import loihi
 from loihi_convert.backends import RunResult
 from loihi_convert.errors import DataError
 from loihi_convert.network import QuantizedNetwork, Readout
+from loihi_convert.results.early_exit import EarlyExit
 from loihi_convert.results.schema import Interval, Record, wilson_interval
 from loihi_convert.synapse import Array
 
@@ -106,6 +107,8 @@ class Evaluation(Record):
         Fraction 0..1 and its Wilson interval, 95 %; None without labels or without the CNN's classes.
     points
         At T = 1, 2, 4, ..., the last step of the run, and `timesteps` if the run reached it; ascending.
+    early_exit
+        What stopping at a clear lead gives; None where T is 1 or no margin was chosen.
     saturated_images
         Images with an output potential of magnitude 131071 after any step: their charge may have been cut off.
     seconds, startup_seconds
@@ -123,6 +126,7 @@ class Evaluation(Record):
     cnn_accuracy: float | None
     cnn_accuracy_interval: Interval | None
     points: tuple[Point, ...]
+    early_exit: EarlyExit | None
     saturated_images: int
     seconds: float
     startup_seconds: float
@@ -141,6 +145,7 @@ def evaluate(
     labels: Array | None = None,
     cnn_predictions: Array | None = None,
     float_predictions: Array | None = None,
+    early_exit: EarlyExit | None = None,
 ) -> Evaluation:
     """Return what a run of ``network`` says about accuracy against latency.
 
@@ -156,6 +161,8 @@ def evaluate(
         ``(N,)``: the CNN's class of each image.
     float_predictions
         ``(N, T)``: class from the spiking network in real numbers after each step.
+    early_exit
+        Of the same run, from `early_exit.evaluate_early_exit`.
 
     Raises
     ------
@@ -214,6 +221,7 @@ def evaluate(
         cnn_accuracy=_fraction(cnn_correct, image_count),
         cnn_accuracy_interval=_interval(cnn_correct, image_count),
         points=tuple(point(timesteps) for timesteps in sorted(reported)),
+        early_exit=early_exit,
         saturated_images=int(np.count_nonzero(saturated)),
         seconds=result.seconds,
         startup_seconds=result.startup_seconds,
