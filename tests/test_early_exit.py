@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from loihi_convert.backends import RunResult
-from loihi_convert.errors import DataError
+from loihi_convert.errors import DataError, UsageError
 from loihi_convert.results.early_exit import (
     CURVE_POINTS,
+    TOLERANCE_POINTS,
     choose_margin,
-    curve_margins,
     evaluate_early_exit,
     exit_steps,
 )
@@ -41,6 +41,10 @@ def run(outputs: Array, operations: Array | None = None) -> RunResult:
     """One hidden layer whose spikes reach ``operations`` (N, T) synapses."""
     operations = np.ones(outputs.shape[:2], int) if operations is None else operations
     return RunResult(outputs, operations[:, :, None], operations[:, :, None], seconds=0.5, startup_seconds=0.25)
+
+
+def margin_of(outputs: Array, labels: Array | None, tolerance_points: float = TOLERANCE_POINTS) -> int:
+    return choose_margin(outputs, labels, split="validation", tolerance_points=tolerance_points).margin
 
 
 def outputs_of(classes: list[list[int]], leads: list[list[int]]) -> Array:
@@ -70,12 +74,12 @@ def test_exit_steps_by_hand(margin: int | None, steps: list[int], classes: list[
 
 def test_chosen_margin_by_hand() -> None:
     # Right of 4: margin 0: image 0; 1: 0, 3; 2..8: 0, 1, 3; from 9 on all, as after T.
-    chosen = {loss: choose_margin(OUTPUTS, LABELS, loss) for loss in (0, 24.9, 25, 50, 75)}
+    chosen = {loss: margin_of(OUTPUTS, LABELS, loss) for loss in (0, 24.9, 25, 50, 75)}
     assert chosen == {0: 9, 24.9: 9, 25: 2, 50: 1, 75: 0}
     # Without labels the classes after T are the right ones: here they are the labels.
-    assert [choose_margin(OUTPUTS, None, loss) for loss in chosen] == list(chosen.values())
+    assert [margin_of(OUTPUTS, None, loss) for loss in chosen] == list(chosen.values())
     # More right answers than after T are no loss.
-    assert choose_margin(OUTPUTS, np.array([0, 1, 2, 0])) == 0
+    assert margin_of(OUTPUTS, np.array([0, 1, 2, 0])) == 0
 
 
 def test_one_image_of_a_thousand_may_be_lost() -> None:
@@ -83,24 +87,21 @@ def test_one_image_of_a_thousand_may_be_lost() -> None:
     classes, leads = [[1, 0], *([[0, 0]] * 999)], [[7, 9], *([[3, 9]] * 999)]
     outputs = outputs_of(classes, leads)
     labels = np.zeros(1000, int)
-    assert choose_margin(outputs, labels) == 0
-    assert choose_margin(outputs[:999], labels[:999]) == 8
+    assert margin_of(outputs, labels) == 0
+    assert margin_of(outputs[:999], labels[:999]) == 8
 
 
 def test_figures_by_hand() -> None:
-    """The choosing images want a margin of 5."""
-    # Right after T; the second one is wrong by a lead of 4 at first.
+    # The two images that choose are right after T; the second one is wrong by a lead of 4 at first.
     choosing = outputs_of([[0, 0, 0], [1, 0, 0]], [[5, 9, 9], [4, 6, 9]])
+    choice = choose_margin(choosing, np.zeros(2, int), split="validation")
+    assert (choice.margin, choice.timesteps, choice.image_count, choice.by_labels) == (5, 3, 2, True)
+    # The second image goes on to step 2 from margin 5 on and to 3 from 7 on, the first one from 6 and from 10 on: the
+    # average T is 1, 1.5, 2, 2.5, 3. Each is the first to reach one of 1, 3^(1/16), ..., 3^(15/16) = 2.80.
+    assert choice.curve_margins == (0, 5, 6, 7, 10)
     operations = np.array([[1, 2, 3], [10, 20, 30], [100, 200, 300], [1000, 2000, 3000]])
-    found = evaluate_early_exit(
-        run(OUTPUTS, operations),
-        run(choosing),
-        chosen_on="validation",
-        labels=LABELS,
-        choosing_labels=np.array([0, 0]),
-        cnn_predictions=np.array([0, 2, 2, 2]),
-    )
-    assert (found.margin, found.chosen_on, found.chosen_on_count, found.chosen_by_labels) == (5, "validation", 2, True)
+    found = evaluate_early_exit(run(OUTPUTS, operations), choice, labels=LABELS, cnn_predictions=np.array([0, 2, 2, 2]))
+    assert found.choice == choice
     point = found.chosen_point
     # Steps 2, 3, 1, 3 and classes 0, 2, 2, 1, of which image 2 is wrong and another than after T.
     assert point.average_timesteps == 2.25
@@ -112,22 +113,23 @@ def test_figures_by_hand() -> None:
     # 1 + 2, 10 + 20 + 30, 100, 6000; all steps are 6 x 1111.
     assert point.synaptic_operations == (3 + 60 + 100 + 6000) / 4
     assert found.synaptic_operations_saved == pytest.approx(1 - 6163 / 6666)
-    # Of the choosing images the second goes on to step 2 from 5 on and to 3 from 7 on, the first from 6 and from 10 on:
-    # average T 1, 1.5, 2, 2.5, 3, all of them between two of 1, 3^(1/16), ..., 3^(15/16) but the last, which is above.
     curve = [(p.margin, p.average_timesteps) for p in found.points]
     assert curve == [(0, 1.0), (5, 2.25), (6, 2.25), (7, 2.5), (10, 3.0), (None, 3.0)]
 
 
-def test_only_the_choosing_images_choose() -> None:
-    """Each set, alone, would choose another margin; that of the images which run moves nothing."""
-    first = outputs_of([[1, 0], [0, 0]], [[4, 9], [6, 9]])
-    second = outputs_of([[1, 0], [0, 0]], [[40, 90], [60, 90]])
+def test_only_held_out_images_choose() -> None:
+    """Each set, alone, would choose another margin; the images that run move nothing."""
+    held_out = outputs_of([[1, 0], [0, 0]], [[4, 9], [6, 9]])
+    ran = outputs_of([[1, 0], [0, 0]], [[40, 90], [60, 90]])
     labels = np.zeros(2, int)
-    assert (choose_margin(first, labels), choose_margin(second, labels)) == (5, 41)
-    for outputs in (first, second, second + 1, -second):
-        found = evaluate_early_exit(run(outputs), run(first), chosen_on="calibration", labels=labels)
-        assert found.margin == 5
-        assert tuple(point.margin for point in found.points) == (*sorted({5, *curve_margins(first)}), None)
+    assert (margin_of(held_out, labels), margin_of(ran, labels)) == (5, 41)
+    choice = choose_margin(held_out, labels, split="calibration")
+    for outputs in (held_out, ran, -ran):
+        found = evaluate_early_exit(run(outputs), choice, labels=labels)
+        assert found.choice == choice
+        assert [point.margin for point in found.points] == [*sorted({5, *choice.curve_margins}), None]
+    # A lead of 40 is far above the margin: the images that ran pay for what the others chose.
+    assert evaluate_early_exit(run(ran), choice, labels=labels).chosen_point.accuracy == 0.5
 
 
 def test_spikes_are_counted_up_to_each_step() -> None:
@@ -141,9 +143,9 @@ def test_spikes_are_counted_up_to_each_step() -> None:
 
 def test_a_network_without_hidden_neurons_saves_no_synaptic_operations() -> None:
     nothing = run(OUTPUTS, np.zeros((4, 3), int))
-    found = evaluate_early_exit(nothing, nothing, chosen_on="calibration")
+    found = evaluate_early_exit(nothing, choose_margin(OUTPUTS, None, split="calibration"))
     assert found.synaptic_operations_saved is None
-    assert not found.chosen_by_labels
+    assert not found.choice.by_labels
     assert (found.chosen_point.accuracy, found.chosen_point.agreement_with_cnn) == (None, None)
 
 
@@ -173,7 +175,7 @@ def test_the_chosen_margin_is_the_smallest_of_all_that_are_tried(outputs: Array,
     labels = np.random.default_rng(seed).integers(0, outputs.shape[2], len(outputs))
     right = [int((exit_steps(outputs, margin)[1] == labels).sum()) for margin in range(14)]
     allowed = [margin for margin, count in enumerate(right) if 100 * (right[-1] - count) <= loss * len(outputs)]
-    assert choose_margin(outputs, labels, loss) == allowed[0]
+    assert margin_of(outputs, labels, loss) == allowed[0]
 
 
 @given(any_outputs)
@@ -182,7 +184,7 @@ def test_the_margins_of_the_curve_are_the_smallest_that_reach_their_average(outp
     timesteps = outputs.shape[1]
     wanted = [timesteps ** (k / CURVE_POINTS) for k in range(CURVE_POINTS)]
     expected = {next(m for m, average in enumerate(averages) if average >= target) for target in wanted}
-    assert curve_margins(outputs) == tuple(sorted(expected))
+    assert choose_margin(outputs, None, split="validation").curve_margins == tuple(sorted(expected))
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 3), (2, 0, 3), (2, 3, 1), (2, 3)])
@@ -195,9 +197,18 @@ def test_what_does_not_belong_together() -> None:
     with pytest.raises(DataError, match=r"early exit: the margin is -1; allowed are whole numbers from 0\."):
         exit_steps(OUTPUTS, -1)
     with pytest.raises(DataError, match=r"found labels \(3,\); needed is one for each image, \(4,\)\."):
-        choose_margin(OUTPUTS, LABELS[:3])
-    with pytest.raises(DataError, match=r"found outputs \(4, 3, 3\) of the images that ran and \(4, 2, 3\) of those"):
-        evaluate_early_exit(run(OUTPUTS), run(OUTPUTS[:, :2]), chosen_on="validation")
+        margin_of(OUTPUTS, LABELS[:3])
+    choice = choose_margin(OUTPUTS, LABELS, split="validation")
+    with pytest.raises(
+        DataError, match=r"the run has 2 time steps, the margin was chosen with 3; a margin is for one T"
+    ):
+        evaluate_early_exit(run(OUTPUTS[:, :2]), choice)
     for name in ("labels", "cnn_predictions"):
         with pytest.raises(DataError, match=r"\(3,\); needed is one for each image, \(4,\)\."):
-            evaluate_early_exit(run(OUTPUTS), run(OUTPUTS), chosen_on="validation", **{name: LABELS[:3]})
+            evaluate_early_exit(run(OUTPUTS), choice, **{name: LABELS[:3]})
+
+
+@pytest.mark.parametrize("points", [-0.1, 100.1, float("nan"), float("inf")])
+def test_a_tolerance_that_is_none(points: float) -> None:
+    with pytest.raises(UsageError, match=rf"--exit-tolerance {points}: allowed are 0\.\.100 percentage points"):
+        margin_of(OUTPUTS, LABELS, points)

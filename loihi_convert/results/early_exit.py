@@ -20,15 +20,45 @@ import numpy as np
 
 from loihi_convert.backends import RunResult
 from loihi_convert.data.dataset import HeldOutSplit
-from loihi_convert.errors import DataError
+from loihi_convert.errors import DataError, UsageError
 from loihi_convert.results.schema import Interval, Record, wilson_interval
 from loihi_convert.synapse import Array
 
-LARGEST_LOSS_POINTS: Final = 0.1
-"""Percentage points of accuracy that the chosen margin may lose, on the images that choose it."""
+TOLERANCE_POINTS: Final = 0.1
+"""Percentage points of accuracy that the chosen margin may lose against T, on the images that choose it."""
 
 CURVE_POINTS: Final = 16
-"""Margins of the curve, besides the chosen one and none: their average T is 1, T^(1/16), ... on the choosing images."""
+"""Margins of the curve, besides the chosen one and none: even steps of log T, from 1."""
+
+
+class MarginChoice(Record):
+    """The margins of early exit, chosen for a network and a T on images that are not run.
+
+    Attributes
+    ----------
+    margin
+        The smallest with which those images lose at most `tolerance_points` of accuracy against T. On other images
+        the loss may be larger: with 0.1 points of 2,000 images, two more or fewer wrong ones decide.
+    curve_margins
+        The smallest with which their average T is 1, T^(1/16), ..., T^(15/16) (`CURVE_POINTS`); ascending.
+    tolerance_points
+        Percentage points, 0..100.
+    timesteps
+        T.
+    split, image_count
+        Where the images are from, and how many. Calibration images have also set the thresholds, which flatters them
+        a little; validation images have not.
+    by_labels
+        Whether their labels were known; where not, the class after T counted as right.
+    """
+
+    margin: int
+    curve_margins: tuple[int, ...]
+    tolerance_points: float
+    timesteps: int
+    split: HeldOutSplit
+    image_count: int
+    by_labels: bool
 
 
 class ExitPoint(Record):
@@ -65,40 +95,29 @@ class ExitPoint(Record):
 
 
 class EarlyExit(Record):
-    """Average T against accuracy of one run, and the margin chosen for it on other images.
+    """Average T against accuracy of one run.
 
     Attributes
     ----------
-    margin
-        The smallest that costs the choosing images at most `largest_loss_points`.
-    largest_loss_points
-        Percentage points, against the same images after T.
-    chosen_on, chosen_on_count
-        The split that chose the margin, by a run on ``ref``, and its number of images. Calibration images have also
-        set the thresholds, which flatters them a little; validation images have not.
-    chosen_by_labels
-        Whether accuracy was compared; where the choosing images have no labels, it was the class after T.
+    choice
+        The margins, and what chose them.
     points
-        By ascending margin: 0 (every image stops after step 1), some in between, `margin`, and None (none before T).
+        By ascending margin: those of `choice`, and None (no image stops before T).
     exit_share
-        Fraction of images that stop after each step 1..T, with `margin`.
+        Fraction of images that stop after each step 1..T, with the chosen margin.
     synaptic_operations_saved
-        1 - their mean with `margin` / that of all T steps; None where there are none.
+        1 - their mean with the chosen margin / that of all T steps; None where there are none.
     """
 
-    margin: int
-    largest_loss_points: float
-    chosen_on: HeldOutSplit
-    chosen_on_count: int
-    chosen_by_labels: bool
+    choice: MarginChoice
     points: tuple[ExitPoint, ...]
     exit_share: tuple[float, ...]
     synaptic_operations_saved: float | None
 
     @property
     def chosen_point(self) -> ExitPoint:
-        """The point of `margin`."""
-        return next(point for point in self.points if point.margin == self.margin)
+        """The point of the chosen margin."""
+        return next(point for point in self.points if point.margin == self.choice.margin)
 
 
 def exit_steps(outputs: Array, margin: int | None) -> tuple[Array, Array]:
@@ -125,87 +144,74 @@ def exit_steps(outputs: Array, margin: int | None) -> tuple[Array, Array]:
     return steps, _at(outputs.argmax(axis=2), steps)
 
 
-def choose_margin(outputs: Array, labels: Array | None, largest_loss_points: float = LARGEST_LOSS_POINTS) -> int:
+def choose_margin(
+    outputs: Array, labels: Array | None, *, split: HeldOutSplit, tolerance_points: float = TOLERANCE_POINTS
+) -> MarginChoice:
     """Return the smallest margin with which at most that many percentage points of accuracy are lost against T.
 
     Parameters
     ----------
     outputs
-        Of images that only choose, integers ``(N, T, classes)``.
+        Of images that are not run, integers ``(N, T, classes)``.
     labels
         ``(N,)``; without them, the class after T counts as right.
-    largest_loss_points
-        Percentage points, from 0.
+    split
+        Where the images are from.
+    tolerance_points
+        Percentage points, 0..100.
 
     Raises
     ------
+    UsageError
+        If the tolerance is out of range.
     DataError
         As `exit_steps`, and if there is not one label for each image.
     """
+    if not 0 <= tolerance_points <= 100:
+        raise UsageError(f"--exit-tolerance {tolerance_points}: allowed are 0..100 percentage points of accuracy.")
     trade = _trade(outputs, labels)
+    image_count, timesteps, _ = outputs.shape
     # The last margin is larger than every lead before T, and loses nothing.
     lost = trade.correct_counts[-1] - trade.correct_counts
-    return int(trade.margins[np.argmax(100 * lost <= largest_loss_points * len(outputs))])
-
-
-def curve_margins(outputs: Array) -> tuple[int, ...]:
-    """Return the smallest margins whose average T reaches T^(k / `CURVE_POINTS`), k = 0, 1, ...: even steps of log T.
-
-    Parameters
-    ----------
-    outputs
-        Of images that only choose, integers ``(N, T, classes)``.
-
-    Raises
-    ------
-    DataError
-        As `exit_steps`.
-    """
-    trade = _trade(outputs, None)
-    averages = [outputs.shape[1] ** (k / CURVE_POINTS) for k in range(CURVE_POINTS)]
-    return tuple(sorted(set(trade.margins[np.searchsorted(trade.average_timesteps, averages)].tolist())))
+    averages = [timesteps ** (k / CURVE_POINTS) for k in range(CURVE_POINTS)]
+    return MarginChoice(
+        margin=int(trade.margins[np.argmax(100 * lost <= tolerance_points * image_count)]),
+        curve_margins=tuple(sorted(set(trade.margins[np.searchsorted(trade.average_timesteps, averages)].tolist()))),
+        tolerance_points=tolerance_points,
+        timesteps=timesteps,
+        split=split,
+        image_count=image_count,
+        by_labels=labels is not None,
+    )
 
 
 def evaluate_early_exit(
-    result: RunResult,
-    choosing: RunResult,
-    *,
-    chosen_on: HeldOutSplit,
-    labels: Array | None = None,
-    choosing_labels: Array | None = None,
-    cnn_predictions: Array | None = None,
+    result: RunResult, choice: MarginChoice, *, labels: Array | None = None, cnn_predictions: Array | None = None
 ) -> EarlyExit:
-    """Return what stopping early gives on the images of ``result``, with margins that only ``choosing`` chooses.
+    """Return what stopping early gives on the images of ``result``.
 
     Parameters
     ----------
     result
-        Of the N images that ran over T time steps.
-    choosing
-        A run of the same network over T steps on other images.
-    chosen_on
-        The split those are from.
-    labels, choosing_labels
-        One for each image of ``result`` and ``choosing``, if known.
-    cnn_predictions
-        ``(N,)``: the CNN's class of each image of ``result``.
+        Of N images over T time steps.
+    choice
+        Made with the same network and T on other images.
+    labels, cnn_predictions
+        ``(N,)``: what each image is, and the CNN's class of it, if known.
 
     Raises
     ------
     DataError
         If the shapes do not belong together, or there are fewer than 2 classes.
     """
-    outputs, choosing_outputs = result.outputs, choosing.outputs
-    if outputs.shape[1:] != choosing_outputs.shape[1:]:
+    outputs = result.outputs
+    if outputs.shape[1] != choice.timesteps:
         raise DataError(
-            f"early exit: found outputs {outputs.shape} of the images that ran and {choosing_outputs.shape} of those "
-            "that choose the margin; (N, T, classes) must be alike in T and classes. Run both with one file and T."
+            f"early exit: the run has {outputs.shape[1]} time steps, the margin was chosen with {choice.timesteps}; "
+            "a margin is for one T. Choose it anew."
         )
     _check_one_each("labels", labels, outputs)
     _check_one_each("CNN predictions", cnn_predictions, outputs)
-    margin = choose_margin(choosing_outputs, choosing_labels)
-    margins = sorted({margin, *curve_margins(choosing_outputs)})
-
     highest, predictions = _highest_leads(outputs), outputs.argmax(axis=2)
     operations = result.synaptic_operations.sum(axis=2).cumsum(axis=1)
     image_count, timesteps = predictions.shape
@@ -231,18 +237,14 @@ def evaluate_early_exit(
             synaptic_operations=float(_at(operations, steps).mean()),
         )
 
-    points = tuple(point(margin) for margin in (*margins, None))
-    exits = np.bincount(exit_steps(outputs, margin)[0] - 1, minlength=timesteps)
-    needed, all_steps = (points[place].synaptic_operations for place in (margins.index(margin), -1))
+    points = tuple(point(margin) for margin in (*sorted({choice.margin, *choice.curve_margins}), None))
+    steps, _ = exit_steps(outputs, choice.margin)
+    needed, all_steps = _at(operations, steps).mean(), operations[:, -1].mean()
     return EarlyExit(
-        margin=margin,
-        largest_loss_points=LARGEST_LOSS_POINTS,
-        chosen_on=chosen_on,
-        chosen_on_count=len(choosing_outputs),
-        chosen_by_labels=choosing_labels is not None,
+        choice=choice,
         points=points,
-        exit_share=tuple((exits / image_count).tolist()),
-        synaptic_operations_saved=1 - needed / all_steps if all_steps else None,
+        exit_share=tuple((np.bincount(steps - 1, minlength=timesteps) / image_count).tolist()),
+        synaptic_operations_saved=float(1 - needed / all_steps) if all_steps else None,
     )
 
 
