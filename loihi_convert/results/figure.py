@@ -215,7 +215,7 @@ def _style(axes: Axes, timesteps: Sequence[float], first: float) -> None:
     axes.set_xlim(first / 1.2, max(timesteps) * 1.2)
     # Early exit may lie before the first T of a file.
     powers = (2**exponent for exponent in range(math.ceil(math.log2(min(timesteps)))))
-    ascending = [timestep for timestep in sorted({*powers, *timesteps}) if timestep >= first]
+    ascending = [timestep for timestep in sorted({*powers, *timesteps}) if timestep >= first / 1.2]
     # Of two labels that would touch, the larger T keeps its own.
     following = [*ascending[1:], 2 * ascending[-1]]
     ticks = [timestep for timestep, after in zip(ascending, following, strict=True) if after >= 1.25 * timestep]

@@ -41,8 +41,8 @@ def write_run(
     """Write the results of one run into ``folder`` and return the files, the manifest last.
 
     ``accuracy.csv``, ``early_exit.csv`` (if early exit was evaluated), ``result.json``, ``predictions.csv``,
-    ``accuracy.svg`` and ``accuracy.png`` (if accuracy or agreement is known), ``manifest.json``. All are made before the first is written, each is
-    written whole, and the manifest comes last: a folder that holds one is complete.
+    ``accuracy.svg`` and ``accuracy.png`` (if accuracy or agreement is known), ``manifest.json``. All are made before
+    the first is written, each is written whole, and the manifest comes last: a folder that holds one is complete.
 
     Parameters
     ----------

@@ -151,8 +151,7 @@ def _early_exit_cells(file: str | None, early_exit: EarlyExit) -> dict[str, str 
         "early\n%": _percent(point.accuracy),
         "95 %\ninterval": _percent_interval(point.accuracy_interval),
         "same as\nat T %": _percent(point.agreement_with_last),
-        "SynOps\n/image": _count(point.synaptic_operations),
-        "saved\n%": _percent(early_exit.synaptic_operations_saved),
+        "SynOps\nsaved %": _percent(early_exit.synaptic_operations_saved),
     }
 
 
