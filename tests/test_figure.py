@@ -55,7 +55,9 @@ def test_early_exit_is_a_curve_or_a_marker_for_each_file() -> None:
 
 
 def test_early_exit_before_the_first_t_of_a_file_is_in_the_picture() -> None:
-    figure = accuracy_figure([entry([190] * 8, name=n, balanced=8, exit_leads=[7] * 8)[:2] for n in "ab"], "title")
+    late, soon = ([4] * 3 + [7] * 5), [7] * 8
+    files = [entry([190] * 8, name=f"{leads}", balanced=8, exit_leads=leads)[:2] for leads in (late, soon)]
+    figure = accuracy_figure(files, "title")
     assert figure is not None
     assert figure.axes[0].get_xlim()[0] < 1
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["1", "2", "4", "8"]

@@ -126,7 +126,7 @@ class _View(NamedTuple):
 
 def _views(curves: Sequence[_Curve], others: Sequence[float]) -> list[_View]:
     """One panel with everything; where that hides what happens near the best accuracy, a second one for it."""
-    first = min(curve.timesteps[0] for curve in curves)
+    first = min(timesteps for curve in curves for timesteps in curve.timesteps)
     lows = [low for curve in curves for low in curve.low]
     highs = [high for curve in curves for high in curve.high]
     lowest, highest = min([*lows, *others]), max([*highs, *others])
