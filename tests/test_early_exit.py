@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -154,6 +154,7 @@ any_outputs = st.tuples(st.integers(1, 6), st.integers(1, 5), st.integers(2, 4))
 )
 
 
+@settings(deadline=None)
 @given(any_outputs)
 def test_the_ends_of_the_margins(outputs: Array) -> None:
     steps, classes = exit_steps(outputs, 0)
@@ -164,12 +165,14 @@ def test_the_ends_of_the_margins(outputs: Array) -> None:
     assert (classes == outputs[:, -1].argmax(axis=1)).all()
 
 
+@settings(deadline=None)
 @given(any_outputs, st.integers(0, 13), st.integers(0, 13))
 def test_no_image_stops_earlier_with_a_larger_margin(outputs: Array, margin: int, other: int) -> None:
     small, large = (exit_steps(outputs, m)[0] for m in sorted((margin, other)))
     assert (small <= large).all()
 
 
+@settings(deadline=None)
 @given(any_outputs, st.sampled_from([0.0, 10.0, 20.0, 100.0]), st.integers(0, 99))
 def test_the_chosen_margin_is_the_smallest_of_all_that_are_tried(outputs: Array, loss: float, seed: int) -> None:
     labels = np.random.default_rng(seed).integers(0, outputs.shape[2], len(outputs))
@@ -178,6 +181,7 @@ def test_the_chosen_margin_is_the_smallest_of_all_that_are_tried(outputs: Array,
     assert margin_of(outputs, labels, loss) == allowed[0]
 
 
+@settings(deadline=None)
 @given(any_outputs)
 def test_the_margins_of_the_curve_are_the_smallest_that_reach_their_average(outputs: Array) -> None:
     averages = [exit_steps(outputs, margin)[0].mean() for margin in range(14)]
