@@ -331,6 +331,17 @@ def run(
     ] = None,
     arch: ArchOption = None,
     trace: Annotated[bool, typer.Option("--trace", help="Record and compare every layer, not only the last.")] = False,
+    early_exit: Annotated[
+        bool,
+        typer.Option(
+            "--early-exit/--no-early-exit",
+            help="Show what stopping at a clear lead gives; the lead is chosen on held-out images, on ref.",
+        ),
+    ] = True,
+    exit_tolerance: Annotated[
+        float,
+        typer.Option("--exit-tolerance", help="Percentage points of accuracy that stopping early may lose there."),
+    ] = 0.1,
     data: DataOption = None,
     data_root: DataRootOption = None,
     lava_python: LavaPythonOption = None,
@@ -359,6 +370,11 @@ def run(
         raise UsageError(f"--images {count}: {splits.name} has 1..{len(splits.test)} test images.")
     if backend == "sim" and images is None and count < len(splits.test):
         note(f"running the first {count} of {len(splits.test)} test images; choose with --images")
+    if early_exit and splits.held_out is None:
+        note(
+            f"early exit is not evaluated: its margin is chosen on images that are not run, and {splits.name} has "
+            "none; an .npz file may hold others as `calibration`"
+        )
     done = pipeline.run_into_folder(
         output,
         paths,
@@ -366,6 +382,7 @@ def run(
         splits,
         splits.test[:count],
         timesteps,
+        exit_tolerance=exit_tolerance if early_exit else None,
         model=model,
         arch=arch,
         trace=trace,
@@ -437,10 +454,16 @@ def _show_run(done: CompletedRun, *, trace: bool, arch: str | None, as_json: boo
 
         say(results_json(done.figures))
     else:
-        from loihi_convert.results.tables import accuracy_table, layer_table, per_t_table
+        from loihi_convert.results.tables import accuracy_table, early_exit_table, layer_table, per_t_table
 
         tables = [table for _, figures in done.figures for table in (accuracy_table(figures), layer_table(figures))]
-        say_tables([per_t_table(done.figures)] if len(done.runs) > 1 else tables)
+        early_exit = early_exit_table(done.figures)
+        say_tables(
+            [
+                *([per_t_table(done.figures)] if len(done.runs) > 1 else tables),
+                *([] if early_exit is None else [early_exit]),
+            ]
+        )
     note(f"wrote {done.folder}/ ({', '.join(path.name for path in done.files)})")
 
 

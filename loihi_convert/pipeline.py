@@ -19,12 +19,13 @@ from loihi_convert.conversion.balance import Amplitude, InitialPotential, Method
 from loihi_convert.conversion.calibrate import calibrate
 from loihi_convert.conversion.choice import Trial, choose_method, reason
 from loihi_convert.conversion.quantize import Account, account, quantize
-from loihi_convert.data import Dataset, DataSplits
+from loihi_convert.data import Dataset, DataSplits, HeldOut
 from loihi_convert.errors import InputError, VerificationError
 from loihi_convert.files import refuse_to_overwrite, sha256
 from loihi_convert.network import QuantizedNetwork, Readout, ReluNetwork, Reset, SpikingLayer, SpikingNetwork
 from loihi_convert.progress import Bars, no_bar
 from loihi_convert.results import report
+from loihi_convert.results.early_exit import TOLERANCE_POINTS, choose_margin, evaluate_early_exit
 from loihi_convert.results.evaluate import Evaluation, evaluate
 from loihi_convert.simulation.simulate import cnn_scores, outputs
 from loihi_convert.source import Source, open_source, reopen_source
@@ -32,6 +33,9 @@ from loihi_convert.synapse import Array
 
 VERIFIED_IMAGES: Final = 32
 """Calibration images on which an exported file is compared, layer by layer, with the network in memory."""
+
+EXIT_IMAGES: Final = 2_000
+"""Images, at most, that choose the margin of early exit."""
 
 
 @dataclass(frozen=True)
@@ -204,6 +208,8 @@ def run(
     backend: Backend,
     timesteps: int | None = None,
     *,
+    held_out: HeldOut | None = None,
+    exit_tolerance: float | None = TOLERANCE_POINTS,
     model: Path | None = None,
     arch: str | None = None,
     trace: bool = False,
@@ -222,6 +228,11 @@ def run(
         From `backends.open_backend`. A run of any other backend is compared with `ref`, integer by integer.
     timesteps
         T; by default the one the file was balanced for.
+    held_out
+        Other images than ``images``: a run of them on `ref` chooses the margin of early exit. Without them, with T = 1
+        or with one class, early exit is not evaluated.
+    exit_tolerance
+        Percentage points of accuracy that stopping early may lose on them; None: early exit is not evaluated.
     model
         The checkpoint the file was made from; by default the one beside the file, if it is still the same.
         Without it there are no figures of the CNN.
@@ -242,6 +253,11 @@ def run(
     """
     network = netx.read(path)
     steps = network.timesteps if timesteps is None else timesteps
+    choice = None
+    if held_out is not None and exit_tolerance is not None and steps > 1 and network.shapes[-1][0] > 1:
+        with bars(f"{path.name}: choosing the margin of early exit") as progress:
+            others = run_network(network, held_out.images.images, steps, device=device, progress=progress).outputs
+        choice = choose_margin(others, held_out.images.labels, split=held_out.split, tolerance_points=exit_tolerance)
     with bars(f"{path.name}: running on {backend.name}") as progress:
         result = backend.run(path, images.images, steps, trace=trace, progress=progress)
     equal = 0
@@ -258,12 +274,16 @@ def run(
         with bars(f"{path.name}: the same in real numbers") as progress:
             scores = outputs(spiking, images.images, steps, device=device, progress=progress)
         float_predictions = scores.argmax(axis=2)
+    early_exit = None
+    if choice is not None:
+        early_exit = evaluate_early_exit(result, choice, labels=images.labels, cnn_predictions=cnn_predictions)
     evaluation = evaluate(
         result,
         network,
         labels=images.labels,
         cnn_predictions=cnn_predictions,
         float_predictions=float_predictions,
+        early_exit=early_exit,
     )
     return Ran(path, network, result, evaluation, equal)
 
@@ -276,6 +296,7 @@ def run_into_folder(
     images: Dataset,
     timesteps: int | None = None,
     *,
+    exit_tolerance: float | None = TOLERANCE_POINTS,
     model: Path | None = None,
     arch: str | None = None,
     trace: bool = False,
@@ -284,13 +305,29 @@ def run_into_folder(
 ) -> CompletedRun:
     """Run netx files on ``images``, as `run` does, and write a folder below ``root`` that tells everything about it.
 
-    ``splits`` is the data set that ``images`` are from; ``backend``, from `backends.open_backend`, is started and
-    ended. If anything fails, no folder is left.
+    ``splits`` is the data set that ``images`` are from, and whose held-out images, the first `EXIT_IMAGES` of
+    them, choose the margin of early exit; ``backend``, from `backends.open_backend`, is started and ended. If anything
+    fails, no folder is left.
     """
+    held_out = splits.held_out
+    if held_out is not None:
+        held_out = held_out._replace(images=held_out.images[:EXIT_IMAGES])
     with report.run_folder(root, f"{paths[0].stem}-{backend.name}") as folder:
         with backend:
             runs = tuple(
-                run(path, images, backend, timesteps, model=model, arch=arch, trace=trace, device=device, bars=bars)
+                run(
+                    path,
+                    images,
+                    backend,
+                    timesteps,
+                    held_out=held_out,
+                    exit_tolerance=exit_tolerance,
+                    model=model,
+                    arch=arch,
+                    trace=trace,
+                    device=device,
+                    bars=bars,
+                )
                 for path in paths
             )
         manifest = report.manifest(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from loihi_convert.backends import RunResult
 from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.results.early_exit import MarginChoice, evaluate_early_exit
 from loihi_convert.results.evaluate import Evaluation, evaluate
 from loihi_convert.synapse import Array, Conv, Dense
 
@@ -48,14 +50,35 @@ def entry(
     labels: Array | None = LABELS,
     has_cnn: bool = True,
     has_float: bool = True,
+    exit_leads: Sequence[int] | None = None,
 ) -> tuple[str, Evaluation, RunResult]:
-    """(file stem, evaluation, its run), with the first ``correct_counts[t]`` of `LABELS` right after step t."""
+    """(file stem, evaluation, its run), with the first ``correct_counts[t]`` of `LABELS` right after step t.
+
+    ``exit_leads``: after each step the class leads by so much in every image, and early exit is evaluated with a margin
+    of 5.
+    """
     result = _run(correct_counts)
+    cnn_predictions = np.where(np.arange(200) < 198, LABELS, 0) if has_cnn else None
+    early_exit = None
+    if exit_leads is not None:
+        leads = np.array(exit_leads, np.int32)[:, None] * np.eye(3, dtype=np.int32)[result.predictions]
+        result = replace(result, potentials=leads)
+        choice = MarginChoice(
+            margin=5,
+            curve_margins=(0, 5, 9),
+            tolerance_points=0.1,
+            timesteps=len(correct_counts),
+            split="validation",
+            image_count=2000,
+            by_labels=True,
+        )
+        early_exit = evaluate_early_exit(result, choice, labels=labels, cnn_predictions=cnn_predictions)
     evaluation = evaluate(
         result,
         _network(balanced),
         labels=labels,
-        cnn_predictions=np.where(np.arange(200) < 198, LABELS, 0) if has_cnn else None,
+        cnn_predictions=cnn_predictions,
         float_predictions=_run([min(200, count + 1) for count in correct_counts]).predictions if has_float else None,
+        early_exit=early_exit,
     )
     return name, evaluation, result

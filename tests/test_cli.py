@@ -143,6 +143,44 @@ def test_export_then_run(invoke: Invoke, model: Path, tmp_path: Path) -> None:
     assert str(tmp_path) not in (folder / "manifest.json").read_text()
 
 
+def test_early_exit(invoke: Invoke, model: Path) -> None:
+    invoke("export", model, "-T", "1,8", "-o", "x.net")
+    done = invoke("run", "x-T8.net", "--images", 50, "-o", "here")
+    assert done.code == 0
+    assert "early exit" in done.out
+    assert "0.1 points of accuracy on 200 validation images" in " ".join(done.out.split())
+    rows = (next(Path("here").iterdir()) / "early_exit.csv").read_text().splitlines()
+    assert sum(",True," in row for row in rows) == 1
+    # One row for the file that has more than one step.
+    done = invoke("run", "x-T1.net", "x-T8.net", "--images", 50, "--exit-tolerance", 100, "--json")
+    result = json.loads(done.out)
+    assert result["x-T1"]["early_exit"] is None
+    assert result["x-T8"]["early_exit"]["choice"]["margin"] == 0
+    assert result["x-T8"]["early_exit"]["exit_share"] == [1.0, *([0.0] * 7)]
+    done = invoke("run", "x-T8.net", "--images", 50, "--no-early-exit")
+    assert done.code == 0
+    assert "early exit" not in done.out + done.err
+    done = invoke("run", "x-T8.net", "--exit-tolerance", -1, "-o", "there")
+    assert done.code == 2
+    assert "error: --exit-tolerance -1.0: allowed are 0..100 percentage points of accuracy." in done.err
+    assert not Path("there").exists()
+
+
+def test_early_exit_with_own_images_needs_others(invoke: Invoke, model: Path, own_images: Path) -> None:
+    digits = load_data("digits")
+    np.savez("more.npz", images=digits.test.images[:8], calibration=digits.calibration.images[:20])
+    invoke("export", model, "-T", 4, "-o", "own.net", "--data", "more.npz")
+    done = invoke("run", "own.net", "--data", "more.npz")
+    assert (done.code, "is not evaluated" in done.err) == (0, False)
+    assert "0.1 % of the classes after T on 20 calibration images" in " ".join(done.out.split())
+    done = invoke("run", "own.net", "--data", "own.npz")
+    assert done.code == 0
+    assert (
+        "early exit is not evaluated: its margin is chosen on images that are not run, and own.npz has none" in done.err
+    )
+    assert "early exit" not in done.out
+
+
 def test_json_stands_alone_on_stdout(invoke: Invoke, model: Path) -> None:
     exported = json.loads(invoke("export", model, "-T", "4,8", "-o", "b.net", "--json").out)
     assert [item["file"] for item in exported["files"]] == ["b-T4.net", "b-T8.net"]

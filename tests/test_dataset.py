@@ -26,6 +26,20 @@ def test_calibration_is_the_split_or_every_image_that_is_neither_validation_nor_
         splits.calibration_images("both")
 
 
+def test_held_out_images_are_none_that_run() -> None:
+    """Image n is filled with n: of six calibration images, two are not among the first four."""
+    everything, nothing = some(6), some(6)[:0]
+    held_out = DataSplits("some", (), everything, some(3), everything, everything).held_out
+    assert held_out is not None
+    assert (held_out.split, len(held_out.images)) == ("validation", 3)
+    held_out = DataSplits("some", (), everything, nothing, everything, some(4)).held_out
+    assert held_out is not None
+    assert held_out.split == "calibration"
+    assert held_out.images.images[:, 0, 0, 0].tolist() == [4, 5]
+    assert held_out.images.known_labels.tolist() == [1, 2]
+    assert DataSplits("own", (), everything, nothing, everything, everything).held_out is None
+
+
 @given(count=st.integers(1, 60), wanted=st.integers(0, 60), classes=st.integers(1, 5))
 @settings(deadline=None)
 def test_a_split_is_stratified_and_loses_nothing(count: int, wanted: int, classes: int) -> None:

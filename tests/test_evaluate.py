@@ -19,7 +19,8 @@ from loihi_convert import loihi
 from loihi_convert.backends import RunResult
 from loihi_convert.errors import DataError
 from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork
-from loihi_convert.results.evaluate import Evaluation, evaluate, reported_timesteps, wilson_interval
+from loihi_convert.results.evaluate import Evaluation, evaluate, reported_timesteps
+from loihi_convert.results.schema import wilson_interval
 from loihi_convert.synapse import Array, Conv, Dense
 
 # Class of each of four images after each of three steps, and what it should have been.

@@ -42,6 +42,27 @@ def test_picture_of_several_files_is_a_marker_each() -> None:
     assert lines["float SNN"] == ([1, 4], pytest.approx([90.5, 98.5]), "None")
 
 
+def test_early_exit_is_a_curve_or_a_marker_for_each_file() -> None:
+    """Leads of 4, 7, 9: margin 0 stops after step 1, 5 after 2, 9 and none after 3."""
+    one = entry([20, 150, 190], exit_leads=[4, 7, 9])
+    lines = drawn(accuracy_figure([one[:2]], "title"))
+    assert lines["early exit, at its average T"] == ([1, 2, 3, 3], pytest.approx([10, 75, 95, 95]), "-.")
+    early, without = entry([150, 20], name="early", exit_leads=[7, 9]), entry([180, 1, 2, 3], balanced=1)
+    figure = accuracy_figure([one[:2], early[:2], without[:2]], "title")
+    assert drawn(figure)["early exit, at its average T"] == ([2, 1], pytest.approx([75, 75]), "None")
+    agreement = drawn(accuracy_figure([entry([20, 198], labels=None, exit_leads=[4, 7])[:2]], "title"))
+    assert agreement["early exit, at its average T"][:2] == ([1, 2, 2, 2], pytest.approx([10, 99, 99, 99]))
+
+
+def test_early_exit_before_the_first_t_of_a_file_is_in_the_picture() -> None:
+    late, soon = ([4] * 3 + [7] * 5), [7] * 8
+    files = [entry([190] * 8, name=f"{leads}", balanced=8, exit_leads=leads)[:2] for leads in (late, soon)]
+    figure = accuracy_figure(files, "title")
+    assert figure is not None
+    assert figure.axes[0].get_xlim()[0] < 1
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["1", "2", "4", "8"]
+
+
 def test_picture_without_labels_shows_the_agreement() -> None:
     figure = accuracy_figure([entry([20, 150], labels=None)[:2]], "title")
     lines = drawn(figure)

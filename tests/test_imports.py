@@ -38,6 +38,8 @@ ORDER = [
     {"backends.reference", "backends.run_folder", "backends.host_process"},
     {"backends.lava", "backends.lava_network"},
     {"backends.lava_host"},
+    {"results.schema"},
+    {"results.early_exit"},
     {"results.evaluate"},
     {"results.tables", "results.figure"},
     {"results.report", "doctor"},

@@ -11,14 +11,15 @@ import pytest
 
 from loihi_convert import netx, pipeline
 from loihi_convert.backends import RunResult, open_backend
-from loihi_convert.backends.reference import ReferenceBackend
+from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.cnn.checkpoint import load_model
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.cnn.train import train
 from loihi_convert.conversion.convert import convert
-from loihi_convert.data import DataSplits, load_data
+from loihi_convert.data import Dataset, DataSplits, HeldOut, load_data
 from loihi_convert.errors import InputError, UsageError, VerificationError
 from loihi_convert.progress import Progress, silent
+from loihi_convert.results.early_exit import choose_margin
 from loihi_convert.synapse import Array
 
 
@@ -74,9 +75,13 @@ def test_run_gives_cnn_float_and_fixed_point(digits: DataSplits, folder: Path) -
 @pytest.mark.lava
 def test_run_on_lava_is_compared_with_ref(digits: DataSplits, folder: Path) -> None:
     with open_backend("sim") as backend:
-        ran = pipeline.run(folder / "model.net", digits.test[:10], backend, trace=True)
+        ran = pipeline.run(folder / "model.net", digits.test[:10], backend, held_out=digits.held_out, trace=True)
     assert ran.equal_to_reference == 10
     assert len(ran.result.traces) == 3
+    with open_backend("ref") as backend:
+        reference = pipeline.run(folder / "model.net", digits.test[:10], backend, held_out=digits.held_out)
+    assert ran.evaluation.early_exit is not None
+    assert ran.evaluation.early_exit == reference.evaluation.early_exit
 
 
 @pytest.mark.lava
@@ -96,6 +101,50 @@ def test_a_spiking_readout_all_the_way_to_lava(digits: DataSplits, folder: Path,
         ran = pipeline.run(path, digits.test[:10], backend, trace=True)
     assert ran.equal_to_reference == 10
     assert ran.result.output_spikes is not None
+
+
+def test_held_out_images_alone_choose_the_margin(digits: DataSplits, folder: Path) -> None:
+    held_out = digits.held_out
+    assert held_out is not None
+    outputs = run_network(netx.read(folder / "model.net"), digits.validation.images, 16).outputs
+    expected = choose_margin(outputs, digits.validation.labels, split="validation")
+    assert (expected.image_count, expected.timesteps) == (200, 16)
+    with open_backend("ref") as backend:
+        evaluations = [
+            pipeline.run(folder / "model.net", images, backend, held_out=held_out).evaluation
+            for images in (digits.test, digits.test[:7], Dataset(digits.test.images, None))
+        ]
+    for evaluation in evaluations:
+        assert evaluation.early_exit is not None
+        assert evaluation.early_exit.choice == expected
+        # Without a margin every image stops at T, and is as right as there.
+        assert evaluation.early_exit.points[-1].accuracy == evaluation.own_point.accuracy
+        assert evaluation.early_exit.points[-1].synaptic_operations == evaluation.own_point.synaptic_operations
+    early_exit = evaluations[0].early_exit
+    assert early_exit is not None
+    assert early_exit.chosen_point.average_timesteps < 8
+    assert early_exit.chosen_point.agreement_with_last > 0.95
+
+
+@pytest.mark.parametrize("timesteps", [1, 4])
+def test_early_exit_needs_two_steps_other_images_and_a_tolerance(
+    digits: DataSplits, folder: Path, timesteps: int
+) -> None:
+    def evaluated(held_out: HeldOut | None, exit_tolerance: float | None) -> bool:
+        with open_backend("ref") as backend:
+            ran = pipeline.run(
+                folder / "model.net",
+                digits.test[:5],
+                backend,
+                timesteps,
+                held_out=held_out,
+                exit_tolerance=exit_tolerance,
+            )
+        return ran.evaluation.early_exit is not None
+
+    assert evaluated(digits.held_out, 0.1) == (timesteps > 1)
+    assert not evaluated(digits.held_out, None)
+    assert not evaluated(None, 0.1)
 
 
 class Wrong(ReferenceBackend):

@@ -54,7 +54,7 @@ def test_run_folder_holds_every_file_the_manifest_last(tmp_path: Path) -> None:
 
 
 def test_result_json_is_the_evaluations(tmp_path: Path) -> None:
-    first, second = entry([20, 150]), entry([30], name="other", labels=None)
+    first, second = entry([20, 150], exit_leads=[4, 7]), entry([30], name="other", labels=None)
     write(tmp_path, first, second)
     read = TypeAdapter(dict[str, Evaluation]).validate_json((tmp_path / "result.json").read_text())
     assert read == {"model": first[1], "other": second[1]}
@@ -89,6 +89,31 @@ def test_accuracy_csv_holds_every_field_exactly(tmp_path: Path, labels: Array | 
     found = read_csv(tmp_path / "accuracy.csv")
     # str(float) of Python reads back as the same float.
     assert found == [{name: "" if value is None else str(value) for name, value in row.items()} for row in expected]
+
+
+def test_early_exit_csv_holds_every_margin_exactly(tmp_path: Path) -> None:
+    entries = [
+        entry([20, 150, 190], exit_leads=[4, 7, 9]),
+        entry([30], name="without"),
+        entry([30, 40], name="other", exit_leads=[4, 7]),
+    ]
+    paths = write(tmp_path, *entries)
+    assert [path.name for path in paths[:2]] == ["accuracy.csv", "early_exit.csv"]
+    expected = []
+    for name, evaluation, result in entries:
+        for point in [] if evaluation.early_exit is None else evaluation.early_exit.model_dump()["points"]:
+            point["accuracy_low"], point["accuracy_high"] = point.pop("accuracy_interval")
+            known = {
+                "file": name,
+                "balanced_timesteps": 4,
+                "timesteps": result.potentials.shape[1],
+                "image_count": 200,
+                "chosen": point["margin"] == 5,
+            }
+            expected.append({key: "" if value is None else str(value) for key, value in {**known, **point}.items()})
+    found = read_csv(tmp_path / "early_exit.csv")
+    assert found == expected
+    assert [row["margin"] for row in found] == ["0", "5", "9", ""] * 2
 
 
 def test_predictions_csv_has_a_row_for_every_image_and_reported_timesteps(tmp_path: Path) -> None:
@@ -225,7 +250,7 @@ def test_manifest_names_files_without_their_folders(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("module", ["tables", "figure", "report"])
 def test_importing_the_reports_imports_nothing_heavy(module: str) -> None:
     program = (
-        f"import sys, loihi_convert.{module}; "
+        f"import sys, loihi_convert.results.{module}; "
         "print(*sorted({'matplotlib', 'rich', 'scipy', 'torch'} & set(sys.modules)))"
     )
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

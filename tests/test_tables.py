@@ -89,6 +89,45 @@ def test_per_t_table_reads_each_file_at_its_own_timesteps() -> None:
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
 
 
+def test_early_exit_table() -> None:
+    """A lead of 4, then 7: every image stops after step 2 of 3, where 150 are right; 6 SynOps a step."""
+    evaluation = entry([20, 150, 190], exit_leads=[4, 7, 9])[1]
+    table = tables.early_exit_table([("model", evaluation)])
+    assert table is not None
+    # 40 images change their class after step 2.
+    assert rows(table) == [["3", "5", "2.00", "2, 2", "95.00", "75.00", "68.57-80.49", "80.00", "33.33"]]
+    text = printed(table)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    assert "costs at most 0.1 points of accuracy on 2,000 validation images" in " ".join(text.split())
+
+
+def test_early_exit_table_of_several_files_has_a_row_for_each_that_knows() -> None:
+    files = [
+        entry([20], name="model-T1", balanced=1)[:2],
+        entry([20, 150], name="model-T2", balanced=2, exit_leads=[7, 9])[:2],
+        entry([20, 150, 190], name="model-T3", balanced=3, labels=None, exit_leads=[4, 7, 9])[:2],
+    ]
+    table = tables.early_exit_table(files)
+    assert table is not None
+    assert [(row[0], row[3], row[5]) for row in rows(table)] == [
+        ("model-T2", "1.00", "75.00"),
+        ("model-T3", "2.00", ""),
+    ]
+    assert "\N{HORIZONTAL ELLIPSIS}" not in printed(table)
+    assert tables.early_exit_table(files[:1]) is None
+
+
+def test_early_exit_table_without_labels_to_choose_by() -> None:
+    evaluation = entry([20, 150, 190], labels=None, exit_leads=[4, 7, 9])[1]
+    assert evaluation.early_exit is not None
+    choice = evaluation.early_exit.choice.model_copy(update={"by_labels": False, "split": "calibration"})
+    early_exit = evaluation.early_exit.model_copy(update={"choice": choice})
+    table = tables.early_exit_table([("model", evaluation.model_copy(update={"early_exit": early_exit}))])
+    assert table is not None
+    text = " ".join(printed(table).split())
+    assert "costs at most 0.1 % of the classes after T on 2,000 calibration images" in text
+
+
 def test_names_with_markup_are_printed_as_they_are() -> None:
     evaluation = entry([20])[1]
     assert "[red]x" in printed(tables.per_t_table([("[red]x", evaluation)]))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loihi_convert.errors import DataError, UsageError
+
+HeldOutSplit = Literal["validation", "calibration"]
 
 CALIBRATIONS: Final[tuple[str, ...]] = ("split", "all")
 _SPLIT_SEED: Final = 0
@@ -56,6 +58,13 @@ class Dataset:
         return self.labels
 
 
+class HeldOut(NamedTuple):
+    """Images that may choose a setting of a run, because they are not run, and the split they are from."""
+
+    split: HeldOutSplit
+    images: Dataset
+
+
 @dataclass(frozen=True, eq=False)
 class DataSplits:
     """A data set as the commands take it: ``calibration`` is for `export`, ``test`` for `run`, the rest for `train`.
@@ -84,6 +93,16 @@ class DataSplits:
         """``(C, H, W)`` of every image."""
         channels, height, width = self.test.images.shape[1:]
         return channels, height, width
+
+    @property
+    def held_out(self) -> HeldOut | None:
+        """The validation images; without any, the calibration images that are no test images, pixel by pixel; None
+        where nothing is left."""
+        if len(self.validation):
+            return HeldOut("validation", self.validation)
+        test = {image.tobytes() for image in self.test.images}
+        others = [index for index, image in enumerate(self.calibration.images) if image.tobytes() not in test]
+        return HeldOut("calibration", self.calibration[np.array(others)]) if others else None
 
     def calibration_images(self, choice: str = "split") -> NDArray[np.uint8]:
         """Return the images to balance thresholds on, uint8 ``(N, C, H, W)``.

@@ -9,28 +9,19 @@ T times.
 from __future__ import annotations
 
 import math
-from typing import Final
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from loihi_convert import loihi
 from loihi_convert.backends import RunResult
 from loihi_convert.errors import DataError
 from loihi_convert.network import QuantizedNetwork, Readout
+from loihi_convert.results.early_exit import EarlyExit
+from loihi_convert.results.schema import Interval, Record, wilson_interval
 from loihi_convert.synapse import Array
 
-CONFIDENCE: Final = 0.95
-"""Of every interval in this package."""
 
-Interval = tuple[float, float]
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Layer(_Frozen):
+class Layer(Record):
     """One layer's size, and what the CNN pays for it.
 
     Attributes
@@ -49,7 +40,7 @@ class Layer(_Frozen):
     multiply_accumulates: int
 
 
-class Point(_Frozen):
+class Point(Record):
     """What is known after T time steps. Accuracies and agreements are fractions 0..1, None where nothing is compared.
 
     Attributes
@@ -95,7 +86,7 @@ class Point(_Frozen):
     activation_sparsity: float | None
 
 
-class Evaluation(_Frozen):
+class Evaluation(Record):
     """The figures of one run of one file: the schema of ``--json`` and of ``result.json``.
 
     Attributes
@@ -116,6 +107,8 @@ class Evaluation(_Frozen):
         Fraction 0..1 and its Wilson interval, 95 %; None without labels or without the CNN's classes.
     points
         At T = 1, 2, 4, ..., the last step of the run, and `timesteps` if the run reached it; ascending.
+    early_exit
+        What stopping at a clear lead gives; None where T is 1 or no margin was chosen.
     saturated_images
         Images with an output potential of magnitude 131071 after any step: their charge may have been cut off.
     seconds, startup_seconds
@@ -133,6 +126,7 @@ class Evaluation(_Frozen):
     cnn_accuracy: float | None
     cnn_accuracy_interval: Interval | None
     points: tuple[Point, ...]
+    early_exit: EarlyExit | None
     saturated_images: int
     seconds: float
     startup_seconds: float
@@ -151,6 +145,7 @@ def evaluate(
     labels: Array | None = None,
     cnn_predictions: Array | None = None,
     float_predictions: Array | None = None,
+    early_exit: EarlyExit | None = None,
 ) -> Evaluation:
     """Return what a run of ``network`` says about accuracy against latency.
 
@@ -166,6 +161,8 @@ def evaluate(
         ``(N,)``: the CNN's class of each image.
     float_predictions
         ``(N, T)``: class from the spiking network in real numbers after each step.
+    early_exit
+        Of the same run, from `early_exit.evaluate_early_exit`.
 
     Raises
     ------
@@ -224,6 +221,7 @@ def evaluate(
         cnn_accuracy=_fraction(cnn_correct, image_count),
         cnn_accuracy_interval=_interval(cnn_correct, image_count),
         points=tuple(point(timesteps) for timesteps in sorted(reported)),
+        early_exit=early_exit,
         saturated_images=int(np.count_nonzero(saturated)),
         seconds=result.seconds,
         startup_seconds=result.startup_seconds,
@@ -235,25 +233,6 @@ def evaluate(
 def reported_timesteps(timesteps: int) -> tuple[int, ...]:
     """Return 1, 2, 4, ... below ``timesteps`` (at least 1), then ``timesteps`` itself."""
     return (*(2**exponent for exponent in range((timesteps - 1).bit_length())), timesteps)
-
-
-def wilson_interval(correct: int, count: int) -> Interval:
-    """Return the 95 % Wilson score interval (low, high), fractions 0..1, of ``correct`` out of ``count`` images.
-
-    With p = correct / count and z = 1.96: (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n).
-
-    Raises
-    ------
-    ValueError
-        Unless 0 <= ``correct`` <= ``count`` and ``count`` >= 1.
-    """
-    if not 0 <= correct <= count or count < 1:
-        raise ValueError(f"{correct} correct of {count} images; it must be 0..count of at least 1 image")
-    # scipy.stats takes most of a second to import; reading a result needs none of it.
-    from scipy.stats import binomtest
-
-    interval = binomtest(correct, count).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def _matches(predictions: Array | None, expected: Array | None) -> int | None:

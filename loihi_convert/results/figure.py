@@ -1,16 +1,19 @@
 """Evaluations as a picture of accuracy against latency, and the picture as a file.
 
 Two curves, never mixed. *Anytime*: one file, thresholds balanced for its T, potentials read after each step of one
-run. *Per T*: several files, each with one point, at the T it was balanced for.
+run. *Per T*: several files, each with one point, at the T it was balanced for. Early exit stands in both at its average
+T: a curve of many margins, or the chosen margin of each file.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from loihi_convert.results.evaluate import Evaluation, Interval, Point
+from loihi_convert.results.evaluate import Evaluation
+from loihi_convert.results.schema import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 # Okabe & Ito's palette, told apart by every kind of colour vision.
 _FIXED_COLOUR: Final = "#0072B2"
 _FLOAT_COLOUR: Final = "#D55E00"
+_EARLY_COLOUR: Final = "#009E73"
 _CNN_COLOUR: Final = "#444444"
 
 
@@ -36,22 +40,28 @@ def accuracy_figure(evaluations: Sequence[tuple[str, Evaluation]], title: str) -
         points = list(evaluations[0][1].points)
     else:
         points = sorted((evaluation.own_point for _, evaluation in evaluations), key=lambda point: point.timesteps)
-    fixed = _curve("fixed point, 95 % interval", points, lambda point: (point.accuracy, point.accuracy_interval))
-    real = _curve("float SNN", points, lambda point: (point.float_accuracy, None))
+    fixed = _curve("fixed point, 95 % interval", [(p.timesteps, p.accuracy, p.accuracy_interval) for p in points])
+    real = _curve("float SNN", [(p.timesteps, p.float_accuracy, None) for p in points])
     cnn = sorted({100 * e.cnn_accuracy for _, e in evaluations if e.cnn_accuracy is not None})
     has_accuracy = fixed is not None
-    fixed = fixed or _curve("fixed point", points, lambda point: (point.agreement_with_cnn, None))
+    fixed = fixed or _curve("fixed point", [(p.timesteps, p.agreement_with_cnn, None) for p in points])
     if fixed is None:
         return None
-    views = _views(fixed, [*(real.percent if real else ()), *cnn])
+    exits = [evaluation.early_exit for _, evaluation in evaluations if evaluation.early_exit is not None]
+    stopped = [point for e in exits for point in (e.points if anytime else [e.chosen_point])]
+    early = _curve(
+        "early exit, at its average T",
+        [(p.average_timesteps, p.accuracy if has_accuracy else p.agreement_with_cnn, None) for p in stopped],
+    )
+    views = _views([fixed, *([early] if early else [])], [*(real.percent if real else ()), *cnn])
     figure = Figure(figsize=(6.6 if len(views) == 1 else 10.4, 4.6), layout="constrained")
     panels = figure.subplots(1, len(views), squeeze=False)[0]
     lava = " or ".join(f"T + {depth}" for depth in sorted({evaluation.depth for _, evaluation in evaluations}))
     for axes, view in zip(panels, views, strict=True):
-        _draw(axes, fixed, real, cnn, anytime=anytime)
+        _draw(axes, fixed, real, early, cnn, anytime=anytime)
         axes.set_ylim(view.bottom, view.top)
         axes.set_xlabel(f"latency T, time steps (on Lava: {lava})")
-        _style(axes, [timesteps for timesteps in fixed.timesteps if timesteps >= view.first_timesteps])
+        _style(axes, fixed.timesteps, view.first_timesteps)
     panels[0].set_ylabel("accuracy, %" if has_accuracy else "agreement with the CNN's class, %")
     # File names may hold a $, which would start mathematics.
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", parse_math=False)
@@ -82,18 +92,18 @@ class _Curve(NamedTuple):
     """What is drawn for one kind of network: per cent at each T, and where its interval ends, if it has one."""
 
     label: str
-    timesteps: tuple[int, ...]
+    timesteps: tuple[float, ...]
     percent: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
 
 
-def _curve(
-    label: str, points: Sequence[Point], value: Callable[[Point], tuple[float | None, Interval | None]]
-) -> _Curve | None:
-    known = [(point.timesteps, fraction, interval) for point in points for fraction, interval in [value(point)]]
+def _curve(label: str, points: Sequence[tuple[float, float | None, Interval | None]]) -> _Curve | None:
+    """The curve through (T, fraction, its interval) wherever the fraction is known; None where it is nowhere."""
     drawn = [
-        (t, 100 * fraction, interval or (fraction, fraction)) for t, fraction, interval in known if fraction is not None
+        (t, 100 * fraction, interval or (fraction, fraction))
+        for t, fraction, interval in points
+        if fraction is not None
     ]
     if not drawn:
         return None
@@ -109,28 +119,31 @@ def _curve(
 class _View(NamedTuple):
     """What a panel shows: from which T on, and the vertical range in per cent."""
 
-    first_timesteps: int
+    first_timesteps: float
     bottom: float
     top: float
 
 
-def _views(fixed: _Curve, others: Sequence[float]) -> list[_View]:
+def _views(curves: Sequence[_Curve], others: Sequence[float]) -> list[_View]:
     """One panel with everything; where that hides what happens near the best accuracy, a second one for it."""
-    first = fixed.timesteps[0]
-    lowest, highest = min([*fixed.low, *others]), max([*fixed.high, *others])
+    first = min(timesteps for curve in curves for timesteps in curve.timesteps)
+    lows = [low for curve in curves for low in curve.low]
+    highs = [high for curve in curves for high in curve.high]
+    lowest, highest = min([*lows, *others]), max([*highs, *others])
     if highest - lowest <= 20:
         return [_View(first, *_rounded_range(lowest, highest))]
     whole = _View(first, 0.0, 104.0)
-    best = max([*fixed.percent, *others])
+    best = max([*(percent for curve in curves for percent in curve.percent), *others])
     near = [
         (timesteps, low)
-        for timesteps, percent, low in zip(fixed.timesteps, fixed.percent, fixed.low, strict=True)
+        for curve in curves
+        for timesteps, percent, low in zip(curve.timesteps, curve.percent, curve.low, strict=True)
         if percent >= best - 2
     ]
     if len(near) < 2:
         return [whole]
     bottom = min([*(low for _, low in near), *(value for value in others if value >= best - 2)])
-    return [whole, _View(near[0][0], *_rounded_range(bottom, highest))]
+    return [whole, _View(min(timesteps for timesteps, _ in near), *_rounded_range(bottom, highest))]
 
 
 def _rounded_range(low: float, high: float) -> tuple[float, float]:
@@ -141,7 +154,9 @@ def _rounded_range(low: float, high: float) -> tuple[float, float]:
     return bottom, min(high + 0.08 * span, 100 + 0.04 * (100 - bottom))
 
 
-def _draw(axes: Axes, fixed: _Curve, real: _Curve | None, cnn: Sequence[float], *, anytime: bool) -> None:
+def _draw(
+    axes: Axes, fixed: _Curve, real: _Curve | None, early: _Curve | None, cnn: Sequence[float], *, anytime: bool
+) -> None:
     for index, percent in enumerate(cnn):
         label = f"CNN, {percent:.2f} %" if len(cnn) == 1 else "CNN" if index == 0 else None
         axes.axhline(percent, color=_CNN_COLOUR, linewidth=1.2, label=label, zorder=1)
@@ -157,6 +172,18 @@ def _draw(axes: Axes, fixed: _Curve, real: _Curve | None, cnn: Sequence[float], 
             markerfacecolor="none",
             label=real.label,
             zorder=3,
+        )
+    if early is not None:
+        axes.plot(
+            early.timesteps,
+            early.percent,
+            color=_EARLY_COLOUR,
+            linestyle="-." if anytime else "none",
+            linewidth=1.6,
+            marker="^",
+            markersize=5,
+            label=early.label,
+            zorder=4,
         )
     below = [value - low for value, low in zip(fixed.percent, fixed.low, strict=True)]
     above = [high - value for value, high in zip(fixed.percent, fixed.high, strict=True)]
@@ -181,18 +208,20 @@ def _draw(axes: Axes, fixed: _Curve, real: _Curve | None, cnn: Sequence[float], 
     )
 
 
-def _style(axes: Axes, timesteps: Sequence[int]) -> None:
+def _style(axes: Axes, timesteps: Sequence[float], first: float) -> None:
     from matplotlib.ticker import FixedLocator, NullLocator
 
     axes.set_xscale("log", base=2)
-    axes.set_xlim(min(timesteps) / 1.2, max(timesteps) * 1.2)
-    ascending = sorted(set(timesteps))
+    axes.set_xlim(first / 1.2, max(timesteps) * 1.2)
+    # Early exit may lie before the first T of a file.
+    powers = (2**exponent for exponent in range(math.ceil(math.log2(min(timesteps)))))
+    ascending = [timestep for timestep in sorted({*powers, *timesteps}) if timestep >= first / 1.2]
     # Of two labels that would touch, the larger T keeps its own.
     following = [*ascending[1:], 2 * ascending[-1]]
     ticks = [timestep for timestep, after in zip(ascending, following, strict=True) if after >= 1.25 * timestep]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([str(tick) for tick in ticks])
+    axes.set_xticklabels([f"{tick:g}" for tick in ticks])
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

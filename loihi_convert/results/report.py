@@ -1,4 +1,4 @@
-"""One folder per run: accuracy and predictions as CSV, evaluations as JSON, the picture, and a manifest."""
+"""One folder per run: accuracy, early exit and predictions as CSV, evaluations as JSON, the picture, and a manifest."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from typing import Any, Final
 from loihi_convert.backends import RunResult
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.files import sha256, write_atomically
-from loihi_convert.results.evaluate import Evaluation, Interval, Point
+from loihi_convert.results.early_exit import EarlyExit, ExitPoint
+from loihi_convert.results.evaluate import Evaluation, Point
 from loihi_convert.results.figure import accuracy_figure, image_bytes
+from loihi_convert.results.schema import Interval
 from loihi_convert.synapse import Array
 
 VERSIONED_PACKAGES: Final = ("loihi-convert", "torch", "numpy", "lava-nc", "lava-dl")
@@ -38,9 +40,9 @@ def write_run(
 ) -> tuple[Path, ...]:
     """Write the results of one run into ``folder`` and return the files, the manifest last.
 
-    ``accuracy.csv``, ``result.json``, ``predictions.csv``, ``accuracy.svg`` and ``accuracy.png`` (without them if
-    neither accuracy nor agreement is known), ``manifest.json``. All are made before the first is written, each is
-    written whole, and the manifest comes last: a folder that holds one is complete.
+    ``accuracy.csv``, ``early_exit.csv`` (if early exit was evaluated), ``result.json``, ``predictions.csv``,
+    ``accuracy.svg`` and ``accuracy.png`` (if accuracy or agreement is known), ``manifest.json``. All are made before
+    the first is written, each is written whole, and the manifest comes last: a folder that holds one is complete.
 
     Parameters
     ----------
@@ -72,6 +74,12 @@ def write_run(
         "accuracy.csv": _csv(
             _accuracy_row(name, evaluation, point) for name, evaluation in figures for point in evaluation.points
         ),
+        "early_exit.csv": _csv(
+            _early_exit_row(name, evaluation, evaluation.early_exit, point)
+            for name, evaluation in figures
+            if evaluation.early_exit is not None
+            for point in evaluation.early_exit.points
+        ),
         "result.json": results_json(figures).encode(),
         "predictions.csv": _csv(
             row
@@ -79,6 +87,8 @@ def write_run(
             for row in _predictions(name, evaluation, result, labels, classes)
         ),
     }
+    if all(evaluation.early_exit is None for _, evaluation in figures):
+        del contents["early_exit.csv"]
     title = (
         f"{manifest.get('network', names[0])} on {manifest.get('data', 'images')}, {figures[0][1].image_count:,} images"
     )
@@ -199,6 +209,23 @@ def _accuracy_row(name: str, evaluation: Evaluation, point: Point) -> dict[str, 
             row |= _interval_columns(field.removesuffix("_interval"), value)
         elif isinstance(value, tuple):
             row |= {f"{field.removesuffix('_per_layer')}_{layer}": x for layer, x in zip(names, value, strict=False)}
+        else:
+            row[field] = value
+    return row
+
+
+def _early_exit_row(name: str, evaluation: Evaluation, early_exit: EarlyExit, point: ExitPoint) -> dict[str, Any]:
+    """One row of early_exit.csv: the fields of `ExitPoint` in its order, whether its margin is the chosen one."""
+    row: dict[str, Any] = {
+        "file": name,
+        "balanced_timesteps": evaluation.timesteps,
+        "timesteps": early_exit.choice.timesteps,
+        "image_count": evaluation.image_count,
+        "chosen": point.margin == early_exit.choice.margin,
+    }
+    for field, value in point:
+        if field.endswith("_interval"):
+            row |= _interval_columns(field.removesuffix("_interval"), value)
         else:
             row[field] = value
     return row

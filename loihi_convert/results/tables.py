@@ -7,11 +7,13 @@ of one run. *Per T*: several files, each with one row, at the T it was balanced 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from loihi_convert import loihi
-from loihi_convert.results.evaluate import Evaluation, Interval, Point
+from loihi_convert.results.early_exit import EarlyExit
+from loihi_convert.results.evaluate import Evaluation, Point
+from loihi_convert.results.schema import Interval
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -64,6 +66,24 @@ def per_t_table(evaluations: Sequence[tuple[str, Evaluation]]) -> Table:
     rows = [_Row(name, evaluation, evaluation.own_point) for name, evaluation in evaluations]
     table = _table((_Column("file", lambda row: row.file), *_COLUMNS), rows)
     table.caption = "one file per T, each read at the T its thresholds are balanced for"
+    return table
+
+
+def early_exit_table(evaluations: Sequence[tuple[str, Evaluation]]) -> Table | None:
+    """Return what stopping early gives, one row per file that has an `EarlyExit`, or None where none has."""
+    known = [(name, evaluation.early_exit) for name, evaluation in evaluations if evaluation.early_exit is not None]
+    if not known:
+        return None
+    rows = [_early_exit_cells(name if len(evaluations) > 1 else None, early_exit) for name, early_exit in known]
+    table = _filled({header: [row[header] for row in rows] for header in rows[0]})
+    table.title = "early exit"
+    choices = [early_exit.choice for _, early_exit in known]
+    measure = "points of accuracy" if choices[0].by_labels else "% of the classes after T"
+    table.caption = (
+        "stop once the first class leads the second by the margin; margin: the smallest that costs at most "
+        f"{choices[0].tolerance_points:g} {measure} on {choices[0].image_count:,} {choices[0].split} images. On Lava "
+        "the depth is added to each T"
+    )
     return table
 
 
@@ -126,6 +146,23 @@ _COLUMNS: Final = (
 )
 
 
+def _early_exit_cells(file: str | None, early_exit: EarlyExit) -> dict[str, str | None]:
+    """A row of the early-exit table by header, with line breaks; None where a cell is unknown."""
+    point, last = early_exit.chosen_point, early_exit.points[-1]
+    return {
+        "file": file,
+        "T": str(early_exit.choice.timesteps),
+        "margin": f"{early_exit.choice.margin:,}",
+        "average\nT": f"{point.average_timesteps:.2f}",
+        "half, 95 %\nstop by T": f"{point.median_timesteps}, {point.percentile_95_timesteps}",
+        "at T\n%": _percent(last.accuracy),
+        "early\n%": _percent(point.accuracy),
+        "95 %\ninterval": _percent_interval(point.accuracy_interval),
+        "same as\nat T %": _percent(point.agreement_with_last),
+        "SynOps\nsaved %": _percent(early_exit.synaptic_operations_saved),
+    }
+
+
 def _new_table() -> Table:
     from rich import box
     from rich.table import Table
@@ -134,10 +171,14 @@ def _new_table() -> Table:
 
 
 def _table(columns: Sequence[_Column], rows: Sequence[_Row]) -> Table:
+    return _filled({column.header: [column.cell(row) for row in rows] for column in columns})
+
+
+def _filled(cells: Mapping[str, Sequence[str | None]]) -> Table:
+    """A table with the columns, by header, of which anything is known."""
     from rich.text import Text
 
     table = _new_table()
-    cells = {column.header: [column.cell(row) for row in rows] for column in columns}
     known = {header: texts for header, texts in cells.items() if any(text is not None for text in texts)}
     for header in known:
         table.add_column(header, justify="left" if header == "file" else "right", no_wrap=True)

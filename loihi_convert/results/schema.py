@@ -1,0 +1,37 @@
+"""What every stored result is made of: strict records that do not change, and Wilson's interval."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict
+
+CONFIDENCE: Final = 0.95
+"""Of every interval in this package."""
+
+Interval = tuple[float, float]
+
+
+class Record(BaseModel):
+    """Figures as they stand in ``result.json``: known fields only, finite numbers, never edited in place."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def wilson_interval(correct: int, count: int) -> Interval:
+    """Return the 95 % Wilson score interval (low, high), fractions 0..1, of ``correct`` out of ``count`` images.
+
+    With p = correct / count and z = 1.96: (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n).
+
+    Raises
+    ------
+    ValueError
+        Unless 0 <= ``correct`` <= ``count`` and ``count`` >= 1.
+    """
+    if not 0 <= correct <= count or count < 1:
+        raise ValueError(f"{correct} correct of {count} images; it must be 0..count of at least 1 image")
+    # scipy.stats takes most of a second to import; reading a result needs none of it.
+    from scipy.stats import binomtest
+
+    interval = binomtest(correct, count).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
