@@ -35,7 +35,7 @@ from loihi_convert.data import DataSplits, load_data
 from loihi_convert.files import sha256, write_atomically
 from loihi_convert.options import parse_timesteps
 from loihi_convert.progress import bar
-from loihi_convert.results.evaluate import wilson_interval
+from loihi_convert.results.schema import wilson_interval
 
 LARGEST_FILE: Final = 3_000_000
 """Bytes of a file that goes into the repository; larger ones are built by the commands of the card."""
