@@ -123,7 +123,7 @@ def test_held_out_images_alone_choose_the_margin(digits: DataSplits, folder: Pat
     early_exit = evaluations[0].early_exit
     assert early_exit is not None
     assert early_exit.chosen_point.average_timesteps < 8
-    assert early_exit.chosen_point.agreement_with_last > 0.95
+    assert early_exit.chosen_point.agreement_with_last > 0.9
 
 
 @pytest.mark.parametrize("timesteps", [1, 4])
