@@ -7,7 +7,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -60,21 +59,11 @@ def test_a_folder_is_built_and_its_files_give_what_its_card_says(
     assert "mean difference" in tool.mean_table([card, card])
 
 
-def candidate(tool: ModuleType, name: str, timesteps: int, **correct: int) -> Any:
-    return tool.Candidate(Path(name), Path(name), timesteps, {int(t[1:]): count for t, count in correct.items()})
-
-
 def test_most_validation_images_win_and_the_first_among_equals(tool: ModuleType) -> None:
-    files = [
-        candidate(tool, "plain1", 1, T1=90),
-        candidate(tool, "plain4", 4, T1=10, T4=95),
-        candidate(tool, "q1", 1, T1=90, T4=93),
-        candidate(tool, "q4", 4, T1=80, T4=94),
-    ]
+    names = {"plain1": (1, 90), "plain4": (4, 95), "q1": (1, 90), "q4": (4, 94), "q41": (4, 95)}
+    files = [tool.Candidate(Path(name), Path(name), *numbers) for name, numbers in names.items()]
     assert tool.best_for(files, 1).path.name == "plain1"
     assert tool.best_for(files, 4).path.name == "plain4"
-    # plain1 may not be run for T = 4: its potentials are not proven to fit.
-    assert tool.best_single(files, (1, 4)).path.name == "q1"
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)

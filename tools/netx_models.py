@@ -5,10 +5,10 @@
 
 `build` exports every checkpoint for every T by `export`'s defaults and runs each file on the validation images, by
 `ref`, in fixed point. For each T the file with most of them right is kept (among equals the one of the checkpoint named
-first), and one more: the file that is best at all T together. Only then test images are looked at: all by `ref`, the
-first of them by Lava's simulator, every potential compared. It is all written to ``card.json`` and, as a table, to
-``README.md``. The first checkpoint is the CNN that the others were fine-tuned from, and what accuracies are compared
-with. A build that was interrupted goes on with the files it finds.
+first); of these the one that is best at all T together, on the first 1,000 of the same images, is named. Only then test
+images are looked at: all by `ref`, the first of them by Lava's simulator, every potential compared. It is all written to
+``card.json`` and, as a table, to ``README.md``. The first checkpoint is the CNN that the others were fine-tuned from,
+and what accuracies are compared with. A build that was interrupted goes on with the files it finds.
 
 `table` prints the mean over several folders, of seeds that were fixed beforehand, as Markdown.
 """
@@ -31,7 +31,7 @@ from loihi_convert import netx, pipeline
 from loihi_convert.backends import open_backend
 from loihi_convert.backends.reference import run_network
 from loihi_convert.cnn import checkpoint
-from loihi_convert.data import DataSplits, load_data
+from loihi_convert.data import Dataset, DataSplits, load_data
 from loihi_convert.files import sha256, write_atomically
 from loihi_convert.options import parse_timesteps
 from loihi_convert.progress import bar
@@ -41,14 +41,18 @@ LARGEST_FILE: Final = 3_000_000
 """Bytes of a file that goes into the repository; larger ones are built by the commands of the card."""
 
 
+SINGLE_IMAGES: Final = 1_000
+"""Validation images that choose the best single file."""
+
+
 @dataclass(frozen=True)
 class Candidate:
-    """An exported file, and how many validation images it gets right at each T it may be run for."""
+    """An exported file, the T it is balanced for, and how many validation images it gets right then."""
 
     path: Path
     source: Path
     timesteps: int
-    correct: dict[int, int]
+    correct: int
 
 
 def main() -> int:
@@ -90,25 +94,27 @@ def export_all(
             path = work / f"{source.stem}-T{steps}.net"
             if not path.exists():
                 pipeline.export(source, path, (steps,), splits.calibration_images(), bars=bar)
-            network = netx.read(path)
-            # A file balanced for more steps is read after each of them, one for fewer goes on as far as is proven.
-            last = min(max(timesteps), network.proven_timesteps)
-            with bar(f"{path.name} on validation images") as progress:
-                predictions = run_network(network, splits.validation.images, last, progress=progress).predictions
-            right = (predictions == splits.validation.known_labels[:, None]).sum(axis=0)
-            found.append(Candidate(path, source, steps, {t: int(right[t - 1]) for t in timesteps if t <= last}))
+            right = correct_at(path, (steps,), splits.validation)[0]
+            found.append(Candidate(path, source, steps, right))
     return found
+
+
+def correct_at(path: Path, timesteps: Sequence[int], images: Dataset) -> list[int]:
+    """Return how many of ``images`` the file gets right, read after each of ``timesteps``."""
+    with bar(f"{path.name} on {len(images):,} images") as progress:
+        predictions = run_network(netx.read(path), images.images, max(timesteps), progress=progress).predictions
+    return [int((predictions[:, t - 1] == images.known_labels).sum()) for t in timesteps]
 
 
 def best_for(candidates: Sequence[Candidate], timesteps: int) -> Candidate:
     """Return the file balanced for T with most validation images right; among equals, the first."""
-    return max((one for one in candidates if one.timesteps == timesteps), key=lambda one: one.correct[timesteps])
+    return max((one for one in candidates if one.timesteps == timesteps), key=lambda one: one.correct)
 
 
-def best_single(candidates: Sequence[Candidate], timesteps: Sequence[int]) -> Candidate:
-    """Return the file with most validation images right at all T together, of those that may be run for all."""
-    whole = [one for one in candidates if all(t in one.correct for t in timesteps)]
-    return max(whole, key=lambda one: sum(one.correct.values()))
+def best_single(files: Sequence[Candidate], timesteps: Sequence[int], images: Dataset) -> Candidate:
+    """Return the file with most of ``images`` right at all T together, of those whose potentials fit for all T."""
+    fitting = [one for one in files if netx.read(one.path).proven_timesteps >= max(timesteps)]
+    return max(fitting, key=lambda one: sum(correct_at(one.path, timesteps, images)))
 
 
 def measure(
@@ -122,7 +128,7 @@ def measure(
     """Copy the chosen files to ``folder``, run them on test images, and return the card."""
     folder.mkdir(parents=True, exist_ok=True)
     chosen = {t: best_for(candidates, t) for t in timesteps}
-    single = best_single(candidates, timesteps)
+    single = best_single(list(chosen.values()), timesteps, splits.validation[:SINGLE_IMAGES])
     cnn = checkpoint.load(checkpoints[0])
     validation_count = len(splits.validation)
     networks = []
@@ -135,15 +141,15 @@ def measure(
                 "checkpoint": one.source.name,
                 "balance": netx.read(one.path).provenance["balance"],
                 "weight_bits": netx.read(one.path).provenance["quantize"]["weight_bits"],
-                "validation_correct": one.correct[t],
+                "validation_correct": one.correct,
                 "validation_correct_of_all": {
-                    other.source.name: other.correct[t] for other in candidates if other.timesteps == t
+                    other.source.name: other.correct for other in candidates if other.timesteps == t
                 },
                 **_tested(one.path, (t,), splits, sim_images),
                 "commands": _export_command(one, name),
             }
         )
-    used = {checkpoints[0], *(one.source for one in chosen.values()), single.source}
+    used = {checkpoints[0], *(one.source for one in chosen.values())}
     return {
         "data": splits.name,
         "architecture": cnn.architecture,
@@ -158,9 +164,9 @@ def measure(
             "checkpoint": single.source.name,
             "timesteps": single.timesteps,
             "sha256": sha256(single.path),
-            "validation_correct": single.correct,
             **_tested(single.path, timesteps, splits, 0),
-            "commands": _export_command(single, single.path.name),
+            "file": f"model-T{single.timesteps}.net",
+            "commands": [f"loihi-convert run model-T{single.timesteps}.net -T {max(timesteps)}"],
         },
     }
 
@@ -195,19 +201,16 @@ def _export_command(one: Candidate, name: str) -> list[str]:
 
 def _tested(path: Path, timesteps: Sequence[int], splits: DataSplits, sim_images: int) -> dict[str, Any]:
     """What the file does with test images: all by `ref`, the first by Lava."""
-    network, labels = netx.read(path), splits.test.known_labels
-    with bar(f"{path.name} on test images") as progress:
-        result = run_network(network, splits.test.images, max(timesteps), progress=progress)
-    right = (result.predictions == labels[:, None]).sum(axis=0)
+    count = len(splits.test)
     found: dict[str, Any] = {
         "test": [
             {
                 "timesteps": t,
-                "correct": int(right[t - 1]),
-                "accuracy": int(right[t - 1]) / len(labels),
-                "interval": list(wilson_interval(int(right[t - 1]), len(labels))),
+                "correct": right,
+                "accuracy": right / count,
+                "interval": list(wilson_interval(right, count)),
             }
-            for t in timesteps
+            for t, right in zip(timesteps, correct_at(path, timesteps, splits.test), strict=True)
         ]
     }
     if sim_images:
@@ -257,7 +260,7 @@ def card_page(card: dict[str, Any]) -> str:
         "",
         markdown(header, rows).rstrip("\n"),
         "",
-        f"The best single file, {single['checkpoint']} for T = {single['timesteps']}: {curve}.",
+        f"The best single file, `{single['file']}`: {curve}.",
         "",
         "## Make it again",
         "",
@@ -266,7 +269,7 @@ def card_page(card: dict[str, Any]) -> str:
             item["command"].replace("--from CNN", f"--from {card['checkpoints'][0]['file']}")
             for item in card["checkpoints"]
         ),
-        *(command for network in card["networks"] for command in network["commands"]),
+        *(command for network in (*card["networks"], single) for command in network["commands"]),
         "```",
         "",
         "Training gives the same bits on the same processor, number of threads and torch only; `run` gives the "
