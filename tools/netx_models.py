@@ -7,8 +7,8 @@
 `ref`, in fixed point. For each T the file with most of them right is kept (among equals the one of the checkpoint named
 first); of these the one that is best at all T together, on the first 1,000 of the same images, is named. Only then test
 images are looked at: all by `ref`, the first of them by Lava's simulator, every potential compared. It is all written
-to ``card.json`` and, as a table, to ``README.md``. The first checkpoint is the CNN that the others were fine-tuned from,
-and what accuracies are compared with. A build that was interrupted goes on with the files it finds.
+to ``card.json`` and, as a table, to ``README.md``. The first checkpoint is the CNN that the others were fine-tuned
+from, and what accuracies are compared with. A build that was interrupted goes on with the files it finds.
 
 `table` prints the mean over several folders, of seeds that were fixed beforehand, as Markdown.
 """
