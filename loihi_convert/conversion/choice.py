@@ -20,19 +20,25 @@ from loihi_convert.progress import Progress, silent
 from loihi_convert.simulation.simulate import cnn_scores, outputs
 from loihi_convert.synapse import Array
 
+BALANCING_IMAGES: Final = 500
+"""Images that a method is balanced on for a trial, at most."""
+
 TRIAL_IMAGES: Final = 2_000
-"""Images of each of the two parts, at most."""
+"""Images that it is tried on, at most; fewer from T = 9 on, where methods differ less and a step costs as much."""
+
+_TRIAL_STEPS: Final = 16_000
+_FEWEST_TRIAL_IMAGES: Final = 250
 
 # How many of the best are tried with corrections, too.
 _CORRECTED: Final = 2
 
-# Method and percentile.
-_CANDIDATES: Final[tuple[tuple[Method, float], ...]] = (
-    ("qcfs", 99.0),
-    ("least-squares", 99.0),
-    ("percentile", 99.0),
-    ("percentile", 99.9),
-    ("ngu-lee", 99.0),
+# Method, percentile, and the least T: thresholds near the largest activation are far from the best for few steps.
+_CANDIDATES: Final[tuple[tuple[Method, float, int], ...]] = (
+    ("qcfs", 99.0, 1),
+    ("least-squares", 99.0, 1),
+    ("percentile", 99.0, 1),
+    ("percentile", 99.9, 8),
+    ("ngu-lee", 99.0, 32),
 )
 
 
@@ -85,11 +91,16 @@ def choose_method(
     ``correct`` says whether all of them are corrected, or none; by default the two best are tried with corrections too.
     """
     require_images(network, images)
-    half = max(1, min(TRIAL_IMAGES, len(images) // 2))
-    balancing, trying = images[:half], images[-half:]
-    candidates = [candidate for candidate in _CANDIDATES if amplitude == "compensated" or candidate[0] == "ngu-lee"]
-    if network.layers[0].threshold is None or len(network.layers) == 1:
-        candidates = [candidate for candidate in candidates if candidate[0] != "qcfs"]
+    half = max(1, len(images) // 2)
+    trial_images = max(_FEWEST_TRIAL_IMAGES, min(TRIAL_IMAGES, _TRIAL_STEPS // timesteps))
+    balancing, trying = images[: min(half, BALANCING_IMAGES)], images[-min(half, trial_images) :]
+    has_thresholds = network.layers[0].threshold is not None and len(network.layers) > 1
+    candidates = [
+        (method, percentile)
+        for method, percentile, least in _CANDIDATES
+        if (timesteps >= least and amplitude == "compensated" and (method != "qcfs" or has_thresholds))
+        or (amplitude == "literal" and method == "ngu-lee")
+    ]
     scores = cnn_scores(network, trying)
     more = _CORRECTED if correct is None and amplitude == "compensated" and initial_potential is None else 0
     balanced: list[SpikingNetwork] = []
@@ -126,7 +137,7 @@ def choose_method(
     for trial in sorted(trials, key=_rank)[:more]:
         spiking = balanced[trials.index(trial)]
         trials.append(tried(spiking, trial.method, trial.percentile, True))
-        report(0, half)
+        report(0, len(balancing))
     return tuple(sorted(trials, key=_rank))
 
 

@@ -53,6 +53,9 @@ from loihi_convert.synapse import Array, Synapse
 HEADROOM: Final = 1.25
 """How much larger than on the calibration images a current or an output potential may be before it clips."""
 
+RANGE_IMAGES: Final = 2_000
+"""Calibration images that say how large currents and potentials get, at most; `account` counts what clips on all."""
+
 _PIXEL_BITS: Final = (8, 7, 6, 5, 4)
 # Images that choose the pixel bits.
 _SAMPLE: Final = 200
@@ -127,7 +130,7 @@ def quantize(
     network
         From `balance.balance`.
     images
-        Calibration images, uint8 ``(N, C, H, W)``: their currents and potentials choose the scales.
+        Calibration images, uint8 ``(N, C, H, W)``: currents and potentials of the first 2,000 choose the scales.
     weight_bits
         2..8, sign included.
     pixel_bits
@@ -149,6 +152,7 @@ def quantize(
     if pixel_bits is not None and not 1 <= pixel_bits <= loihi.MAX_PIXEL_BITS:
         raise UsageError(f"--pixel-bits {pixel_bits}: allowed are 1..{loihi.MAX_PIXEL_BITS}.")
     largest_weight = 2 ** (weight_bits - 1) - 1
+    images = images[:RANGE_IMAGES]
     largest = extremes(network, images, network.timesteps, device=device, progress=progress)
     # NaN, which is infinity less infinity, would not show in the largest potential.
     if not (math.isfinite(largest.output) and np.isfinite(largest.currents[-1]).all()):
