@@ -160,7 +160,14 @@ def export(
         if method == "auto":
             with bars(f"T = {steps}: choosing the balancing method") as progress:
                 trials = choose_method(
-                    source.network, calibration, steps, correct=options.correct, progress=progress, **neurons
+                    source.network,
+                    calibration,
+                    steps,
+                    correct=options.correct,
+                    weight_bits=options.weight_bits,
+                    pixel_bits=options.pixel_bits,
+                    progress=progress,
+                    **neurons,
                 )
             method, percentile, correct = trials[0].method, trials[0].percentile, trials[0].corrected
         with bars(f"T = {steps}: balancing thresholds") as progress:

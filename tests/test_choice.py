@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from test_balance import random_cnn
 
+from loihi_convert.backends.reference import run_network
 from loihi_convert.conversion import choice
 from loihi_convert.conversion.balance import balance
 from loihi_convert.conversion.choice import choose_method, reason
+from loihi_convert.conversion.quantize import quantize
 from loihi_convert.errors import DataError
-from loihi_convert.simulation.simulate import cnn_scores, outputs
+from loihi_convert.simulation.simulate import cnn_scores
 
 
 def images(count: int) -> np.ndarray:
@@ -26,10 +28,11 @@ def test_the_first_trial_is_the_best(timesteps: int) -> None:
     assert [(-trial.agreement, trial.error) for trial in trials] == sorted(
         (-trial.agreement, trial.error) for trial in trials
     )
-    # What stands in a trial is what the method gives: balanced on the first half, tried on the second.
+    # What stands in a trial is what would be exported: balanced and rounded on the first half, tried on the second.
     best = trials[0]
     spiking = balance(network, images(60)[:30], timesteps, method=best.method, percentile=best.percentile)
-    classes = outputs(spiking, images(60)[30:], timesteps)[:, -1].argmax(axis=1)
+    quantized = quantize(spiking, images(60)[:30])
+    classes = run_network(quantized, images(60)[30:], timesteps).predictions[:, -1]
     assert best.agreement == (classes == cnn_scores(network, images(60)[30:]).argmax(axis=1)).mean()
     assert best.image_count == 30
 

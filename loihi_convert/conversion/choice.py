@@ -1,8 +1,9 @@
 """Which balancing method suits a network and a latency T: tried out on calibration images, never on test images.
 
-Each candidate is balanced on one part of the calibration images and simulated, in real numbers, on another. The one
-whose classes agree most often with the CNN's is taken; among equals one without corrections (`calibrate.py`), then the
-one whose output is nearest to the CNN's.
+Each candidate is balanced and quantized on one part of the calibration images and simulated on another, in the integers
+that would be exported: few weight bits suit some thresholds better than others. The one whose classes agree most often
+with the CNN's is taken; among equals one without corrections (`calibrate.py`), then the one whose output is nearest to
+the CNN's.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 from loihi_convert.conversion.balance import Amplitude, InitialPotential, Method, balance, require_images
 from loihi_convert.conversion.calibrate import calibrate
+from loihi_convert.conversion.quantize import quantize
 from loihi_convert.network import ReluNetwork, Reset, SpikingNetwork
 from loihi_convert.progress import Progress, silent
 from loihi_convert.simulation.simulate import cnn_scores, outputs
@@ -55,7 +57,7 @@ class Trial:
     agreement
         Share of images whose class is the CNN's.
     error
-        Mean squared difference between potential / T and the CNN's scores.
+        Mean squared difference between potential / T, in the CNN's units, and the CNN's scores.
     image_count
         Images simulated.
     """
@@ -83,10 +85,14 @@ def choose_method(
     initial_potential: InitialPotential | None = None,
     reset: Reset = "soft",
     correct: bool | None = None,
+    weight_bits: int = 8,
+    pixel_bits: int | None = None,
     device: str = "cpu",
     progress: Progress = silent,
 ) -> tuple[Trial, ...]:
-    """Return the trials of all methods that ``amplitude`` allows, the best first; arguments as in `balance.balance`.
+    """Return the trials of all methods that ``amplitude`` allows, the best first.
+
+    Arguments as in `balance.balance` and `quantize.quantize`.
 
     ``correct`` says whether all of them are corrected, or none; by default the two best are tried with corrections too.
     """
@@ -112,8 +118,10 @@ def choose_method(
     def tried(spiking: SpikingNetwork, method: Method, percentile: float, corrected: bool) -> Trial:
         if corrected:
             spiking = calibrate(network, spiking, balancing, device=device)
-        found = outputs(spiking, trying, timesteps, device=device)[:, -1]
-        agreement = float((found.argmax(axis=1) == scores.argmax(axis=1)).mean())
+        network_tried = quantize(spiking, balancing, weight_bits=weight_bits, pixel_bits=pixel_bits, device=device)
+        potentials = outputs(network_tried, trying, timesteps, device=device)[:, -1]
+        found = potentials * network_tried.layers[-1].scale
+        agreement = float((potentials.argmax(axis=1) == scores.argmax(axis=1)).mean())
         error = float(np.square(found / timesteps - scores).mean())
         return Trial(method, percentile, corrected, agreement, error, len(trying))
 

@@ -183,11 +183,17 @@ def cnn_scores(network: ReluNetwork, images: Array) -> Array:
 
 
 def outputs(
-    network: SpikingNetwork, images: Array, timesteps: int, *, device: str = "cpu", progress: Progress = silent
+    network: SpikingNetwork | QuantizedNetwork,
+    images: Array,
+    timesteps: int,
+    *,
+    device: str = "cpu",
+    progress: Progress = silent,
 ) -> Array:
     """Return what the class is read from after each step: float32 ``(N, T, classes)`` for uint8 ``images``.
 
-    The last layer's potential, or, where it has neurons, how often each has fired since the first step.
+    The last layer's potential, in weight units for integers, or, where it has neurons, how often each has fired since
+    the first step.
     """
     found = np.empty((len(images), timesteps, *network.shapes[-1]), np.float32)
 
