@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "loihi_convert"
 ORDER = [
     {"errors", "progress"},
     {"files", "memory", "synapse", "cnn.recipe"},
+    {"conversion.sample"},
     {"rounding", "loihi", "simulation.stage", "simulation.kernels"},
     {"network", "cnn.qcfs"},
     {"data.dataset"},

@@ -9,8 +9,8 @@ method             threshold of channel k in layer l
 ``percentile``     a percentile of the channel's positive ReLU activations in the CNN (per channel; after
                    Rueckauer et al. 2017, who take one per layer)
 ``least-squares``  of 24 thresholds up to a little above the channel's largest activation the one whose firing rates
-                   over T steps are nearest to the activations of the CNN, in squares, over 2,000 calibration images
-                   and all positions, while the layers before it spike with their already fixed thresholds. What a spike
+                   over T steps are nearest to the activations of the CNN, in squares, over images and positions
+                   (of `sample.sample`), while the layers before it spike with their already fixed thresholds. What a spike
                    rounds and what it cuts off are weighed against each other, for this T: the smaller T, the lower the
                    threshold (after Li et al., ICML 2021, who do so per layer and without simulation)
 ``qcfs``           the threshold that the CNN was trained with, if its activations are `qcfs.Qcfs` (Bu et al., ICLR
@@ -40,6 +40,7 @@ from typing import Final, Literal, get_args
 import numpy as np
 import torch
 
+from loihi_convert.conversion.sample import sample
 from loihi_convert.errors import DataError, RangeError, UsageError
 from loihi_convert.network import (
     MOST_TIMESTEPS,
@@ -61,9 +62,6 @@ InitialPotential = Literal["zero", "half"]
 
 # Candidates of least-squares, in parts of the channel's largest activation.
 _CANDIDATES: Final = np.geomspace(0.08, 1.1, 24)
-
-LEAST_SQUARES_IMAGES: Final = 2_000
-"""Of the calibration images, what fits firing rates to activations; five times as many change nothing."""
 
 # A percentile is read off a histogram of this many bins between 0 and the channel's maximum.
 _BINS: Final = 4096
@@ -125,7 +123,7 @@ def balance(
     percentiles: list[Array] = []
     if method in ("percentile", "least-squares"):
         percentiles = _activation_percentiles(network, images, percentile if method == "percentile" else 100, progress)
-    fitted = images[:LEAST_SQUARES_IMAGES] if method == "least-squares" else images
+    fitted = sample(images, timesteps) if method == "least-squares" else images
     simulation = GrowingSimulation(network, fitted, timesteps, reset, device=device, whole=method == "least-squares")
     layers: list[SpikingLayer] = []
 

@@ -19,7 +19,8 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.conversion.balance import LEAST_SQUARES_IMAGES, require_images
+from loihi_convert.conversion.balance import require_images
+from loihi_convert.conversion.sample import sample
 from loihi_convert.errors import UsageError
 from loihi_convert.network import ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.progress import Progress, silent
@@ -42,7 +43,7 @@ def calibrate(
     network
         From `balance.balance`, with compensated amplitudes.
     images
-        Calibration images, uint8 ``(N, C, H, W)``; the first 2,000 are used.
+        Calibration images, uint8 ``(N, C, H, W)``; those of `sample.sample` are used.
     device
         Where it is simulated: ``"cpu"``, or another one of torch's.
     progress
@@ -61,7 +62,7 @@ def calibrate(
             raise UsageError(
                 "--correct: needs --amplitude compensated; a literal spike does not stand for its threshold."
             )
-    images = images[:LEAST_SQUARES_IMAGES]
+    images = sample(images, network.timesteps)
     simulation = GrowingSimulation(cnn, images, network.timesteps, network.reset, device=device, whole=True)
     layers: list[SpikingLayer] = []
     passes = 2 * len(network.layers) - 1

@@ -17,6 +17,7 @@ import numpy as np
 from loihi_convert.conversion.balance import Amplitude, InitialPotential, Method, balance, require_images
 from loihi_convert.conversion.calibrate import calibrate
 from loihi_convert.conversion.quantize import quantize
+from loihi_convert.conversion.sample import sample
 from loihi_convert.network import ReluNetwork, Reset, SpikingNetwork
 from loihi_convert.progress import Progress, silent
 from loihi_convert.simulation.simulate import cnn_scores, outputs
@@ -24,12 +25,6 @@ from loihi_convert.synapse import Array
 
 BALANCING_IMAGES: Final = 500
 """Images that a method is balanced on for a trial, at most."""
-
-TRIAL_IMAGES: Final = 2_000
-"""Images that it is tried on, at most; fewer from T = 9 on, where methods differ less and a step costs as much."""
-
-_TRIAL_STEPS: Final = 16_000
-_FEWEST_TRIAL_IMAGES: Final = 250
 
 # How many of the best are tried with corrections, too.
 _CORRECTED: Final = 2
@@ -98,8 +93,7 @@ def choose_method(
     """
     require_images(network, images)
     half = max(1, len(images) // 2)
-    trial_images = max(_FEWEST_TRIAL_IMAGES, min(TRIAL_IMAGES, _TRIAL_STEPS // timesteps))
-    balancing, trying = images[: min(half, BALANCING_IMAGES)], images[-min(half, trial_images) :]
+    balancing, trying = images[: min(half, BALANCING_IMAGES)], sample(images[-half:], timesteps)
     has_thresholds = network.layers[0].threshold is not None and len(network.layers) > 1
     candidates = [
         (method, percentile)

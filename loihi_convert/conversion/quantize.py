@@ -34,6 +34,7 @@ from typing import Final
 import numpy as np
 
 from loihi_convert import loihi
+from loihi_convert.conversion.sample import sample
 from loihi_convert.errors import RangeError, UsageError
 from loihi_convert.network import (
     MOST_TIMESTEPS,
@@ -52,9 +53,6 @@ from loihi_convert.synapse import Array, Synapse
 
 HEADROOM: Final = 1.25
 """How much larger than on the calibration images a current or an output potential may be before it clips."""
-
-RANGE_IMAGES: Final = 2_000
-"""Calibration images that say how large currents and potentials get, at most; `account` counts what clips on all."""
 
 _PIXEL_BITS: Final = (8, 7, 6, 5, 4)
 # Images that choose the pixel bits.
@@ -130,7 +128,8 @@ def quantize(
     network
         From `balance.balance`.
     images
-        Calibration images, uint8 ``(N, C, H, W)``: currents and potentials of the first 2,000 choose the scales.
+        Calibration images, uint8 ``(N, C, H, W)``: currents and potentials of those of `sample.sample`
+        choose the scales; `account` counts what clips on all.
     weight_bits
         2..8, sign included.
     pixel_bits
@@ -152,7 +151,7 @@ def quantize(
     if pixel_bits is not None and not 1 <= pixel_bits <= loihi.MAX_PIXEL_BITS:
         raise UsageError(f"--pixel-bits {pixel_bits}: allowed are 1..{loihi.MAX_PIXEL_BITS}.")
     largest_weight = 2 ** (weight_bits - 1) - 1
-    images = images[:RANGE_IMAGES]
+    images = sample(images, network.timesteps)
     largest = extremes(network, images, network.timesteps, device=device, progress=progress)
     # NaN, which is infinity less infinity, would not show in the largest potential.
     if not (math.isfinite(largest.output) and np.isfinite(largest.currents[-1]).all()):
