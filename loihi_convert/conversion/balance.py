@@ -9,10 +9,11 @@ method             threshold of channel k in layer l
 ``percentile``     a percentile of the channel's positive ReLU activations in the CNN (per channel; after
                    Rueckauer et al. 2017, who take one per layer)
 ``least-squares``  of 24 thresholds up to a little above the channel's largest activation the one whose firing rates
-                   over T steps are nearest to the activations of the CNN, in squares, over images and positions
-                   (of `sample.sample`), while the layers before it spike with their already fixed thresholds. What a spike
-                   rounds and what it cuts off are weighed against each other, for this T: the smaller T, the lower the
-                   threshold (after Li et al., ICML 2021, who do so per layer and without simulation)
+                   over T steps are nearest to the activations of the CNN, in squares, over images (of
+                   `sample.sample`) and positions, while the layers before it spike with their already fixed
+                   thresholds. What a spike rounds and what it cuts off are weighed against each other, for this T: the
+                   smaller T, the lower the threshold (after Li et al., ICML 2021, who do so per layer and without
+                   simulation)
 ``qcfs``           the threshold that the CNN was trained with, if its activations are `qcfs.Qcfs` (Bu et al., ICLR
                    2022)
 =================  ====================================================================================================
