@@ -101,16 +101,14 @@ def test_levels_out_of_range_are_refused(tmp_path: Path) -> None:
             checkpoint.load(path)
 
 
-@pytest.mark.parametrize("levels", [1, 4])
-def test_first_thresholds_are_those_whose_steps_are_nearest(levels: int) -> None:
-    """Activations spread evenly over 0..2: L steps and half of one at either end are nearest where they fill it."""
+def test_first_thresholds_lie_at_the_99th_percentile() -> None:
     plain = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU())
-    model = nn.Sequential(nn.Linear(1, 2, bias=False), Qcfs(2, levels))
+    model = nn.Sequential(nn.Linear(1, 2, bias=False), Qcfs(2, 4))
     with torch.no_grad():
         plain[0].weight.copy_(torch.tensor([[2.0], [-1.0]]))
-    set_thresholds(model, plain, torch.linspace(0, 1, 1001)[:, None])
-    # The other channel is never positive and gets the same.
-    assert model[1].threshold.tolist() == pytest.approx([2 * levels / (levels + 0.5)] * 2, abs=0.04)
+    set_thresholds(model, plain, torch.linspace(0, 1, 101)[:, None])
+    # 2 x 0.01..1.00; the other channel is never positive and gets the same.
+    assert model[1].threshold.tolist() == pytest.approx([2 * 0.9901, 2 * 0.9901], abs=1e-4)
 
 
 def test_the_choice_tries_the_trained_thresholds_first(tmp_path: Path) -> None:

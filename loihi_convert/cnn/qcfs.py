@@ -20,10 +20,11 @@ from loihi_convert.synapse import Array
 MOST_LEVELS: Final = 256
 """Largest L."""
 
+SHARE: Final = 0.99
+"""Of a channel's positive activations below its first threshold."""
+
 SMALLEST_THRESHOLD: Final = 1e-4
 """Keeps a threshold positive in training."""
-
-_SEEN: Final = 20_000
 
 
 class Qcfs(nn.Module):
@@ -94,10 +95,9 @@ def _flat(maps: Tensor) -> Array:
 
 
 def set_thresholds(model: nn.Module, plain: nn.Module, images: Tensor) -> None:
-    """Set the thresholds of ``model`` to those whose steps are nearest to the activations of ``plain``, in squares.
+    """Set the thresholds of ``model`` to where `SHARE` of the positive activations of ``plain`` lie below, per channel.
 
-    The fewer levels, the lower: what a step rounds and what the threshold cuts off are weighed against each other, per
-    channel. ``plain`` is the same CNN with ReLU, ``images`` float32 ``(N, C, H, W)``.
+    ``plain`` is the same CNN with ReLU, ``images`` float32 ``(N, C, H, W)``.
     """
     activations: dict[str, Tensor] = {}
     hooks = [
@@ -110,20 +110,11 @@ def set_thresholds(model: nn.Module, plain: nn.Module, images: Tensor) -> None:
     with torch.no_grad():
         plain.eval()(images)
         for name, values in activations.items():
-            activation = model.get_submodule(name)
-            assert isinstance(activation, Qcfs)
             channels = values.movedim(1, 0).flatten(1)
-            # Some thousand values show what a channel is like.
-            channels = channels[:, :: -(-channels.shape[1] // _SEEN)]
-            largest = channels.amax(1)
-            best, least = largest.clone(), torch.full_like(largest, torch.inf)
-            for share in torch.linspace(1.0, 0.1, 46):
-                activation.threshold.copy_(share * largest)
-                error = (activation(channels.T).T - channels).square().sum(1)
-                best = torch.where(error < least, share * largest, best)
-                least = torch.minimum(error, least)
+            quantiles = [torch.quantile(channel[channel > 0], SHARE) for channel in channels if (channel > 0).any()]
             # A channel that is never positive gets what the others have.
-            typical = best[largest > 0].median() if (largest > 0).any() else torch.tensor(1.0)
-            activation.threshold.copy_(torch.where(largest > 0, best, typical))
+            typical = torch.stack(quantiles).median() if quantiles else torch.tensor(1.0)
+            found = [torch.quantile(row[row > 0], SHARE) if (row > 0).any() else typical for row in channels]
+            model.get_submodule(name).get_parameter("threshold").copy_(torch.stack(found))
     for hook in hooks:
         hook.remove()
