@@ -1,6 +1,6 @@
 """Build a folder of netx_models/: the best network for each T, chosen on validation images, with its card.
 
-    python tools/netx_models.py build FOLDER CNN.safetensors [QCFS.safetensors ...] [-T 1,2,4,8,64] [--sim-images 1000]
+    python tools/netx_models.py build FOLDER CNN.safetensors QCFS.safetensors ... [-T 1,2,4,8,64] [--sim-images 1000]
     python tools/netx_models.py table FOLDER [FOLDER ...]
 
 `build` exports every checkpoint for every T by `export`'s defaults and runs each file on the validation images, by
@@ -8,7 +8,8 @@
 first); of these the one that is best at all T together, on the first 1,000 of the same images, is named. Only then test
 images are looked at: all by `ref`, the first of them by Lava's simulator, every potential compared. It is all written
 to ``card.json`` and, as a table, to ``README.md``. The first checkpoint is the CNN that the others were fine-tuned
-from, and what accuracies are compared with. A build that was interrupted goes on with the files it finds.
+from, and what accuracies are compared with; ``--tuned-only`` takes no file from itself. A build that was interrupted
+goes on with the files it finds.
 
 `table` prints the mean over several folders, of seeds that were fixed beforehand, as Markdown.
 """
@@ -63,6 +64,7 @@ def main() -> int:
     build.add_argument("folder", type=Path)
     build.add_argument("checkpoints", type=Path, nargs="+")
     build.add_argument("-T", "--timesteps", default="1,2,4,8,64")
+    build.add_argument("--tuned-only", action="store_true", help="do not export the first checkpoint")
     build.add_argument("--work", type=Path, help="folder for all exported files; default: FOLDER-candidates")
     build.add_argument("--sim-images", type=int, default=1000)
     build.add_argument("--data-root", type=Path)
@@ -76,7 +78,8 @@ def main() -> int:
     work = arguments.work or arguments.folder.with_name(f"{arguments.folder.name}-candidates")
     work.mkdir(parents=True, exist_ok=True)
     splits = load_data(checkpoint.load(arguments.checkpoints[0]).data, arguments.data_root)
-    candidates = export_all(arguments.checkpoints, timesteps, work, splits)
+    tried = arguments.checkpoints[int(arguments.tuned_only) :]
+    candidates = export_all(tried, timesteps, work, splits)
     card = measure(arguments.folder, arguments.checkpoints, timesteps, candidates, splits, arguments.sim_images)
     write_atomically(arguments.folder / "card.json", (json.dumps(card, indent=2) + "\n").encode())
     write_atomically(arguments.folder / "README.md", card_page(card).encode())
