@@ -31,20 +31,27 @@ HIGH_THRESHOLD: Final = 2.0
 
 
 def verdict(diagnosis: Diagnosis) -> str:
-    """Return what is lost and what loses it, in a sentence or two."""
+    """Return what is lost, what loses it and where, in a few sentences."""
     count = f"{diagnosis.image_count:,} images"
     if diagnosis.measure == "accuracy":
         what = f"{diagnosis.loss_points:.2f} points of accuracy on {count}"
     else:
         what = f"the CNN's class on {diagnosis.lost_images:,} of {count}"
     if diagnosis.main_cause is None:
-        noise = f"{diagnosis.newly_wrong} newly wrong, {diagnosis.newly_right} newly right"
-        more = "" if diagnosis.loss_points <= 0.2 else " More --images tell small losses from chance."
-        return f"Nothing to mend: the file loses {what} ({noise}), which is little or within chance.{more}"
+        found = f"loses {what}, which is little or within chance"
+        if diagnosis.lost_images <= 0:
+            found = f"gives no fewer of the {count} their right class than the CNN"
+        changing = max(diagnosis.stages, key=lambda stage: stage.changed_images)
+        most = "" if changing.cause is None else f" Most classes change by {CAUSES[changing.cause]}."
+        return (
+            f"Nothing to mend: the file {found} ({diagnosis.newly_wrong} newly wrong, {diagnosis.newly_right} newly "
+            f"right).{most}"
+        )
     (stage,) = (stage for stage in diagnosis.stages if stage.cause == diagnosis.main_cause)
+    points = 100 * stage.remaining_images / diagnosis.image_count
     return (
-        f"The file loses {what}. Main cause: {CAUSES[diagnosis.main_cause]} ({stage.loss_points:.2f} points). Half of "
-        f"the loss is there after layer {diagnosis.first_layer}."
+        f"The file loses {what}. Main cause: {CAUSES[diagnosis.main_cause]} ({points:.2f} points). Half of the loss is "
+        f"there after layer {diagnosis.first_layer}."
     )
 
 
@@ -71,12 +78,27 @@ def advice(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
 def _clipping(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
     layer = max(_spiking(diagnosis), key=lambda layer: layer.share_above_threshold or 0)
     share = layer.share_above_threshold or 0
-    alpha = _option(network, "balance", "alpha", 1.0)
-    return (
+    found = (
         f"{layer.name}: {100 * share:.1f} % of the positive activations are above the threshold, where a neuron that "
-        "spikes at every step says no more. Raise the thresholds: `export --balance auto`, or `--balance ngu-lee`, or "
-        "`--balance percentile --percentile 99.9`.",
+        "spikes at every step says no more."
+    )
+    alpha = _option(network, "balance", "alpha", 1.0)
+    if alpha == 1 and _option(network, "balance", "method", "") == "least-squares":
+        starts_empty = _option(network, "balance", "initial_potential", "") == "zero"
+        return (
+            f"{found} Balancing chose such thresholds because T = {diagnosis.timesteps} steps say little with higher "
+            "ones.",
+            *(
+                ("Neurons that start at half of their threshold need no low ones: `export --initial-potential half`.",)
+                if starts_empty and diagnosis.reset == "soft"
+                else ()
+            ),
+            *_more_steps(diagnosis),
+        )
+    return (
         *((f"`--alpha {alpha}` lowered the thresholds: leave it out.",) if alpha != 1 else ()),
+        f"{found} Raise the thresholds: `export --balance auto`, or `--balance ngu-lee`, or `--balance percentile "
+        "--percentile 99.9`.",
         "If the file was balanced on other images than these, calibrate on images like these (`--data`, "
         "`--calibration all`).",
     )
@@ -153,7 +175,8 @@ def _weights(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]
     return (
         f"{layer.name}: the widest weights use {layer.weight_bits} of 8 bits, because thresholds or inputs are so much "
         "larger that they take up the range of the potential. In the first layer fewer bits of pixels leave more "
-        "bits of weights: `export --pixel-bits 6`; lower thresholds do in any layer: `--balance percentile --percentile 99`.",
+        "bits of weights: `export --pixel-bits 6`; lower thresholds do in any layer: `--balance percentile "
+        "--percentile 99`.",
         "Weights far larger than the others of their channel take the bits from these: train with weight decay, or "
         f"with rounded weights (`train --qcfs {_qcfs_levels(diagnosis)} --weight-bits 8 --from model.pt`).",
     )

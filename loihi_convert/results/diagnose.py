@@ -72,6 +72,9 @@ class Stage(_Frozen):
         Loss of classes of the CNN, with and without labels.
     loss_points
         `lost_images` in percentage points.
+    remaining_images
+        What remains of a positive loss at the end: a gain takes back the losses before it, the nearest first. Low
+        thresholds, say, cut activations off, and make up for an initial potential of 0.
     layers
         One per layer; empty for the CNN.
     """
@@ -84,6 +87,7 @@ class Stage(_Frozen):
     lost_images: int
     changed_images: int
     loss_points: float
+    remaining_images: int
     layers: tuple[LayerError, ...]
 
 
@@ -106,8 +110,8 @@ class Layer(_Frozen):
     weight_bits
         Bits of the widest weight of a channel, sign included, the median over channels.
     saturated_images
-        Images on which some potential ran into the upper end of its range, or, where that matters, the lower one: a
-        first layer's constant negative current never fires anyway.
+        Images on which some potential ran into an end of its range; in the first layer the upper one only. That is
+        harmless where a neuron spikes at every step, or never, anyway.
     """
 
     name: str
@@ -145,8 +149,8 @@ class Diagnosis(_Frozen):
         Whether the loss is larger than `SMALL_LOSS`, and than twice its standard deviation, sqrt(newly wrong + newly
         right) images (McNemar).
     main_cause
-        The cause of the largest loss; of those that are within that loss's own standard deviation, its square root, the
-        one that changes most classes. None if the loss is not noteworthy.
+        The cause of which most images remain lost; among those that are within the standard deviation of that number,
+        its square root, the one that changes most classes. None if the loss is not noteworthy.
     first_layer
         The first layer up to which half of the loss is there. None if the loss is not noteworthy.
     """
@@ -339,6 +343,8 @@ def _stages(
     correct = [None if labels is None else int(np.count_nonzero(row == labels)) for row in classes]
     hits = [same if right is None else right for same, right in zip(agreeing, correct, strict=True)]
     layers = [(), *(tuple(sums.error for sums in stage) for stage in errors)]
+    lost = [hits[max(0, index - 1)] - hits[index] for index in range(len(hits))]
+    remaining = _remaining(lost)
     return tuple(
         Stage(
             cause=cause,
@@ -346,18 +352,32 @@ def _stages(
             accuracy=None if labels is None else hits[index] / count,
             agreement_count=agreeing[index],
             agreement_with_cnn=agreeing[index] / count,
-            lost_images=hits[max(0, index - 1)] - hits[index],
+            lost_images=lost[index],
             changed_images=agreeing[max(0, index - 1)] - agreeing[index],
-            loss_points=100 * (hits[max(0, index - 1)] - hits[index]) / count,
+            loss_points=100 * lost[index] / count,
+            remaining_images=remaining[index],
             layers=layers[index],
         )
         for index, cause in enumerate(causes)
     )
 
 
+def _remaining(lost: Sequence[int]) -> list[int]:
+    """What remains of each loss when each gain takes back the losses before it, the nearest first."""
+    remaining: list[int] = []
+    for loss in lost:
+        gain = max(0, -loss)
+        for index in reversed(range(len(remaining))):
+            taken = min(gain, remaining[index])
+            remaining[index] -= taken
+            gain -= taken
+        remaining.append(max(0, loss))
+    return remaining
+
+
 def _main_cause(stages: Sequence[Stage]) -> Cause | None:
-    largest = max(stage.lost_images for stage in stages)
-    close = [stage for stage in stages if stage.lost_images >= largest - math.sqrt(largest)]
+    largest = max(stage.remaining_images for stage in stages)
+    close = [stage for stage in stages if stage.remaining_images >= largest - math.sqrt(largest)]
     return max(close, key=lambda stage: stage.changed_images).cause
 
 
