@@ -38,14 +38,15 @@ def verdict(diagnosis: Diagnosis) -> str:
     else:
         what = f"the CNN's class on {diagnosis.lost_images:,} of {count}"
     if diagnosis.main_cause is None:
-        found = f"loses {what}, which is little or within chance"
+        found = f"loses {what}, {'little' if diagnosis.is_small else 'no more than chance may make it'}"
         if diagnosis.lost_images <= 0:
-            found = f"gives no fewer of the {count} their right class than the CNN"
+            found = f"gives no fewer of {count} their right class than the CNN"
         changing = max(diagnosis.stages, key=lambda stage: stage.changed_images)
         most = "" if changing.cause is None else f" Most classes change by {CAUSES[changing.cause]}."
+        more = "" if diagnosis.is_small else " More --images would tell."
         return (
             f"Nothing to mend: the file {found} ({diagnosis.newly_wrong} newly wrong, {diagnosis.newly_right} newly "
-            f"right).{most}"
+            f"right).{more}{most}"
         )
     (stage,) = (stage for stage in diagnosis.stages if stage.cause == diagnosis.main_cause)
     points = 100 * stage.remaining_images / diagnosis.image_count

@@ -145,9 +145,11 @@ class Diagnosis(_Frozen):
     newly_wrong, newly_right
         Images that only the CNN gets right, and that only the file does; without labels, other classes than the CNN's,
         and 0.
+    is_small
+        Whether the loss is at most `SMALL_LOSS`.
     is_noteworthy
-        Whether the loss is larger than `SMALL_LOSS`, and than twice its standard deviation, sqrt(newly wrong + newly
-        right) images (McNemar).
+        Whether it is not, and larger than twice its standard deviation, sqrt(newly wrong + newly right) images
+        (McNemar).
     main_cause
         The cause of which most images remain lost; among those that are within the standard deviation of that number,
         its square root, the one that changes most classes. None if the loss is not noteworthy.
@@ -167,6 +169,7 @@ class Diagnosis(_Frozen):
     loss_points: float
     newly_wrong: int
     newly_right: int
+    is_small: bool
     is_noteworthy: bool
     main_cause: Cause | None
     first_layer: str | None
@@ -241,7 +244,8 @@ def diagnose(
     hits = classes == wanted_classes
     newly_wrong = int(np.count_nonzero(hits[0] & ~hits[-1]))
     newly_right = int(np.count_nonzero(hits[-1] & ~hits[0]))
-    lost, measure = newly_wrong - newly_right, "agreement" if labels is None else "accuracy"
+    lost = newly_wrong - newly_right
+    measure: Literal["accuracy", "agreement"] = "agreement" if labels is None else "accuracy"
     left = [int(np.count_nonzero(row == wanted_classes)) for row in (classes[0], *behind)]
     layers = tuple(
         Layer(
@@ -258,20 +262,22 @@ def diagnose(
         )
     )
     points = 100 * lost / len(images)
-    is_noteworthy = points > SMALL_LOSS[measure] and lost > 2 * math.sqrt(newly_wrong + newly_right)
+    is_small = points <= SMALL_LOSS[measure]
+    is_noteworthy = not is_small and lost > 2 * math.sqrt(newly_wrong + newly_right)
     return Diagnosis(
         image_count=len(images),
         timesteps=timesteps,
         balanced_timesteps=network.timesteps,
         readout=network.readout,
         reset=network.reset,
-        measure="agreement" if labels is None else "accuracy",
+        measure=measure,
         stages=stages,
         layers=layers,
         lost_images=lost,
         loss_points=points,
         newly_wrong=newly_wrong,
         newly_right=newly_right,
+        is_small=is_small,
         is_noteworthy=is_noteworthy,
         main_cause=_main_cause(stages) if is_noteworthy else None,
         first_layer=_first_layer(layers, lost) if is_noteworthy else None,
