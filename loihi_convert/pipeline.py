@@ -1,7 +1,7 @@
 """The whole flow on one screen: model.pt -> netx file -> backend -> accuracy against latency.
 
-`export` turns a trained CNN into files that Lava runs, `run` runs them and evaluates what comes back. `demo` on the
-command line is `train`, `export` and `run`, one after the other.
+`export` turns a trained CNN into files that Lava runs, `run` runs them and evaluates what comes back, `diagnose` says
+where accuracy went. `demo` on the command line is `train`, `export` and `run`, one after the other.
 """
 
 from __future__ import annotations

@@ -315,6 +315,16 @@ def _in_torch_order(maps: Array, shape: tuple[int, ...]) -> Array:
     return maps.transpose(0, 3, 1, 2).reshape(shape)
 
 
+def test_a_gpu_finds_the_same(digits: Digits) -> None:
+    """On torch's CPU by another name, which takes the code of a GPU."""
+    spiking, network = rounded(digits, 3)
+    images = digits.splits.test.images[:50]
+    found = diagnose.diagnose(digits.cnn, spiking, network, images, None, 3, device="cpu:0")
+    expected = diagnose.diagnose(digits.cnn, spiking, network, images, None, 3)
+    assert found.stages[-2:] == expected.stages[-2:]
+    assert found.layers == expected.layers
+
+
 def test_images_are_taken_in_blocks(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
     spiking, network = rounded(digits, 3)
     test = digits.splits.test
