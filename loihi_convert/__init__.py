@@ -10,15 +10,16 @@ Each stage takes one value and returns the next; nothing is edited in place::
     result = open_backend("sim").run("model.net", images, 64)          RunResult         potentials at every step
     evaluate.evaluate(result, quantized, labels=labels)                accuracy against latency
 
-`pipeline` does all of it in two calls, ``export`` and ``run``; `cli` is the same for the shell. Where things are:
+`pipeline` does all of it in two calls, ``export`` and ``run``; its ``diagnose`` says what was lost where. `cli` is the
+same for the shell. Where things are:
 
 ==============  ===============================================================================================
 ``data``        images: the benchmark sets, a folder, an ``.npz``
 ``cnn``         the source CNN: architectures, training, checkpoints
 ``conversion``  CNN -> spiking network -> integers: convert, balance, quantize
-``simulation``  what simulates both networks, and the CNN
+``simulation``  what simulates both networks, the CNN, and what lies between them
 ``backends``    what runs an exported file: exact integers of ours, Lava
-``results``     from a run to tables, pictures and run folders
+``results``     from a run to tables, pictures and run folders; what a conversion loses, and why
 ==============  ===============================================================================================
 
 Beside them: the networks (`synapse`, `network`), every Loihi number (`loihi`), the file format (`netx`).

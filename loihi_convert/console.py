@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from loihi_convert.cnn.checkpoint import Checkpoint
-    from loihi_convert.pipeline import Exported, Ran
+    from loihi_convert.pipeline import Diagnosed, Exported, Ran
 
 
 def say(text: str) -> None:
@@ -85,6 +85,31 @@ def exported_json(item: Exported) -> dict[str, Any]:
         "notes": item.notes,
         "verified_images": item.verified_images,
         "provenance": dict(item.network.provenance),
+    }
+
+
+def say_diagnosed(diagnosed: Diagnosed) -> None:
+    """Print where the accuracy went, what to try, and what else to know."""
+    from loihi_convert.results.advice import verdict
+    from loihi_convert.results.tables import divergence_table, stage_table
+
+    say_tables([stage_table(diagnosed.diagnosis), divergence_table(diagnosed.diagnosis)])
+    say(verdict(diagnosed.diagnosis))
+    for sentence in diagnosed.advice:
+        say(f"- {sentence}")
+
+
+def diagnosed_json(diagnosed: Diagnosed) -> dict[str, Any]:
+    """Return the same as JSON."""
+    from loihi_convert.results.advice import verdict
+
+    return {
+        **diagnosed.diagnosis.model_dump(),
+        "file": str(diagnosed.path),
+        "verdict": verdict(diagnosed.diagnosis),
+        "advice": diagnosed.advice,
+        "notes": diagnosed.notes,
+        "equal_on_lava": diagnosed.equal_on_lava,
     }
 
 

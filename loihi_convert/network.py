@@ -241,6 +241,19 @@ class QuantizedLayer:
         return None if self.neuron is None else self.neuron.initial_potential
 
     @property
+    def used_amplitude(self) -> Array | None:
+        """What a spike is really worth to the next layer, its threshold rounded: float64 ``(C_out,)``.
+
+        The real amplitude, scaled as the threshold was: amplitude x (integer threshold x scale) / threshold; 0 where
+        the channel can never fire, ``None`` where there are no neurons.
+        """
+        if self.neuron is None or self.balanced is None:
+            return None
+        alive = np.isfinite(self.balanced.threshold)
+        share = self.neuron.threshold * self.scale / np.where(alive, self.balanced.threshold, 1.0)
+        return np.where(alive, self.balanced.amplitude * share, 0.0)
+
+    @property
     def largest_synaptic_current(self) -> int:
         """A bound on every partial sum of the weighted inputs, whatever the image: sum of |w| x largest input."""
         per_channel = np.abs(self.weight.astype(np.int64)).reshape(self.synapse.channels, -1).sum(axis=1)

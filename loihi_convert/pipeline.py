@@ -1,7 +1,7 @@
 """The whole flow on one screen: model.pt -> netx file -> backend -> accuracy against latency.
 
-`export` turns a trained CNN into files that Lava runs, `run` runs them and evaluates what comes back. `demo` on the
-command line is `train`, `export` and `run`, one after the other.
+`export` turns a trained CNN into files that Lava runs, `run` runs them and evaluates what comes back, `diagnose` says
+where accuracy went. `demo` on the command line is `train`, `export` and `run`, one after the other.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from loihi_convert import netx
-from loihi_convert.backends import Backend, RunResult, first_difference, open_backend
+from loihi_convert.backends import Backend, RunResult, check_run, first_difference, open_backend
 from loihi_convert.backends.reference import run_network
 from loihi_convert.conversion.balance import Amplitude, InitialPotential, Method, balance
 from loihi_convert.conversion.calibrate import calibrate
@@ -25,6 +25,9 @@ from loihi_convert.files import refuse_to_overwrite, sha256
 from loihi_convert.network import QuantizedNetwork, Readout, ReluNetwork, Reset, SpikingLayer, SpikingNetwork
 from loihi_convert.progress import Bars, no_bar
 from loihi_convert.results import report
+from loihi_convert.results.advice import advice
+from loihi_convert.results.diagnose import Diagnosis
+from loihi_convert.results.diagnose import diagnose as diagnose_network
 from loihi_convert.results.early_exit import TOLERANCE_POINTS, choose_margin, evaluate_early_exit
 from loihi_convert.results.evaluate import Evaluation, evaluate
 from loihi_convert.simulation.simulate import cnn_scores, outputs
@@ -78,6 +81,17 @@ class Ran:
     result: RunResult
     evaluation: Evaluation
     equal_to_reference: int
+
+
+@dataclass(frozen=True, eq=False)
+class Diagnosed:
+    """Where one file's accuracy went, what to try, what else to know, and the images on which Lava equalled `ref`."""
+
+    path: Path
+    diagnosis: Diagnosis
+    advice: tuple[str, ...]
+    notes: tuple[str, ...]
+    equal_on_lava: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -360,6 +374,73 @@ def run_into_folder(
     return CompletedRun(folder, files, runs)
 
 
+def diagnose(
+    model: Path,
+    path: Path,
+    images: Dataset,
+    timesteps: int | None = None,
+    *,
+    arch: str | None = None,
+    lava: Backend | None = None,
+    lava_images: int = 0,
+    device: str = "cpu",
+    bars: Bars = no_bar,
+) -> Diagnosed:
+    """Return where the accuracy of the CNN ``model`` goes on its way to the netx file ``path``.
+
+    Parameters
+    ----------
+    model
+        The checkpoint that the file was made from.
+    path
+        The ``.net`` file.
+    images
+        Validation images, with or without labels: what the answer is acted on must not be the test images.
+    timesteps
+        T; by default the one the file was balanced for.
+    arch
+        As in `source.open_source`, if the file was made with one.
+    lava
+        Lava's simulator, to run the first ``lava_images`` and compare every layer with `ref`.
+    device
+        As in `run`.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be used, or the checkpoint has other layers than the netx file.
+    VerificationError
+        If Lava's integers are not those of `ref`.
+    """
+    network = netx.read(path)
+    steps = network.timesteps if timesteps is None else timesteps
+    check_run(network, images.images, steps)
+    recorded = network.provenance.get("model", {})
+    source = reopen_source(model, recorded, network.input_shape, arch)
+    notes = []
+    if source.provenance["sha256"] != recorded.get("sha256"):
+        notes.append(
+            f"{path} was not made from {model} as it is now: what differs between the two CNNs is counted as loss, "
+            "mostly of weight bits."
+        )
+    spiking = float_network(network, source.network)
+    with bars(f"{path.name}: from the CNN to the file") as progress:
+        found = diagnose_network(
+            source.network,
+            spiking,
+            network,
+            images.images,
+            images.labels,
+            steps,
+            device=device,
+            progress=progress,
+        )
+    if lava is not None and lava_images:
+        with lava:
+            run(path, images[:lava_images], lava, steps, model=model, arch=arch, trace=True, device=device, bars=bars)
+    return Diagnosed(path, found, advice(found, network), tuple(notes), lava_images if lava is not None else 0)
+
+
 def source_model(path: Path, network: QuantizedNetwork) -> Path | None:
     """Return the checkpoint that ``network``'s file was made from, if it lies beside it unchanged."""
     recorded = network.provenance.get("model", {})
@@ -380,7 +461,7 @@ def float_network(network: QuantizedNetwork, cnn: ReluNetwork) -> SpikingNetwork
     if found != expected or cnn.input_shape != network.input_shape:
         raise InputError(
             f"the checkpoint takes images {cnn.input_shape} and has layers {found}; the file was made from one that "
-            f"takes {network.input_shape} and has {expected}. Pass the one it was exported from by --model."
+            f"takes {network.input_shape} and has {expected}. Give the one it was exported from."
         )
     layers = tuple(
         SpikingLayer(

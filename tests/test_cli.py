@@ -87,6 +87,7 @@ def test_every_kind_of_error_has_its_exit_code() -> None:
         (["export", "--frobnicate"], 2, "No such option"),
         (["export"], 2, "Missing argument"),
         (["run"], 3, "error: this folder holds no .net file; `loihi-convert export model.pt` writes one."),
+        (["diagnose", "absent.pt", "absent.net"], 3, "error: absent.net: no such file"),
         (["run", "absent.net"], 3, "error: absent.net: no such file"),
         (["train", "--data", "imagenet"], 2, "error: data: 'imagenet' is no data set; choose one of digits, mnist"),
         (["train", "--architecture", "resnet"], 2, "error: architecture: 'resnet' is not known"),
@@ -291,6 +292,66 @@ def test_images_that_do_not_exist(invoke: Invoke, model: Path, count: int) -> No
     done = invoke("run", "d.net", "--images", count)
     assert done.code == 2
     assert f"--images {count}: digits has 1..400 test images" in done.err
+
+
+def test_diagnose_says_where_the_accuracy_went(invoke: Invoke, model: Path) -> None:
+    invoke("export", model, "-T", 1, "--balance", "percentile", "--initial-potential", "zero", "-o", "g.net")
+    done = invoke("diagnose", model, "g.net")
+    assert done.code == 0
+    assert "looking at the first 200 of 200 validation images of digits; test images are left" in done.err
+    assert "Main cause: initial potential (" in done.out
+    assert "`export --initial-potential half`" in done.out
+    result = json.loads(invoke("diagnose", model, "g.net", "--images", 50, "--json").out)
+    assert (result["file"], result["image_count"], result["timesteps"]) == ("g.net", 50, 1)
+    assert result["main_cause"] == "initial_potential"
+    assert [stage["cause"] for stage in result["stages"]][:4] == [None, "clipping", "levels", "initial_potential"]
+    assert result["verdict"].startswith("The file loses ")
+    assert (result["notes"], result["equal_on_lava"]) == ([], 0)
+
+
+def test_diagnose_tells_of_another_cnn(invoke: Invoke, model: Path, tmp_path: Path) -> None:
+    invoke("export", model, "-T", 4, "-o", "h.net")
+    train("digits-cnn", load_data("digits"), replace(default_recipe("digits"), epochs=1), seed=1, output=Path("b.pt"))
+    done = invoke("diagnose", "b.pt", "h.net")
+    assert done.code == 0
+    assert "h.net was not made from b.pt as it is now: what differs between the two CNNs is counted as loss" in done.err
+
+
+def test_diagnose_on_own_images(invoke: Invoke, model: Path, own_images: Path) -> None:
+    invoke("export", model, "-T", 4, "-o", "own.net")
+    done = invoke("diagnose", model, "own.net", "--data", "./flat")
+    assert done.code == 0
+    assert "looking at the first 8 of 8 own images of flat\n" in done.err
+    assert "same as" in done.out
+    assert "accuracy" not in done.out
+    done = invoke("diagnose", model, "own.net", "--data", "wide.npz")
+    assert (done.code, done.out) == (3, "")
+    assert "images: found uint8 of shape (2, 1, 8, 10); the network takes uint8 of shape (N, 1, 8, 8)" in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--images", 201], 2, "error: --images 201: digits has 1..200 validation images."),
+        (["--images", 0], 2, "error: --images 0: digits has 1..200 validation images."),
+        (["--images", 10, "--sim", 11], 2, "error: --sim 11: allowed are 0..10, the images that are looked at."),
+        (["-T", 0], 2, "error: --timesteps 0: a run needs at least 1 time step."),
+        (["-T", 10**6], 3, "error: --timesteps 1000000: the output potentials of this file are proven to fit"),
+    ],
+)
+def test_what_diagnose_refuses(invoke: Invoke, model: Path, words: list[object], code: int, message: str) -> None:
+    invoke("export", model, "-T", 2, "-o", "c.net")
+    done = invoke("diagnose", model, "c.net", *words)
+    assert (done.code, done.out) == (code, "")
+    assert message in done.err
+
+
+@pytest.mark.lava
+def test_diagnose_compares_with_lava(invoke: Invoke, model: Path) -> None:
+    invoke("export", model, "-T", 2, "-o", "c.net")
+    done = invoke("diagnose", model, "c.net", "--images", 20, "--sim", 3, "--json")
+    assert "Lava: every layer of the first 3 images equal to ref at every step, error 0" in done.err
+    assert json.loads(done.out)["equal_on_lava"] == 3
 
 
 def test_version_and_help(invoke: Invoke) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Literal
 
 import pytest
 from evaluations import entry
@@ -13,6 +14,8 @@ from rich.table import Table
 
 from loihi_convert.conversion.quantize import Account, LayerAccount
 from loihi_convert.results import tables
+from loihi_convert.results.diagnose import Diagnosis, Layer, LayerError, Stage
+from loihi_convert.simulation.intermediate import Cause
 
 
 def printed(table: Table) -> str:
@@ -161,6 +164,85 @@ def test_account_table() -> None:
         "clipping in 64 steps of 5,000 calibration images; low is harmless in the first layer. Output potentials are "
         "proven to fit for T <= 1,234"
     ) in " ".join(text.split())
+
+
+def diagnosis(measure: Literal["accuracy", "agreement"]) -> Diagnosis:
+    """Of 200 images, CNN to file: 190 right, 190, 150, 160; of the last layer's errors those of the file are known."""
+
+    def stage(cause: Cause | None, correct: int, lost: int, error: float | None) -> Stage:
+        layer = LayerError(correlation=error, mean_squared_error=0.5, relative_error=0.25)
+        return Stage(
+            cause=cause,
+            correct_count=correct if measure == "accuracy" else None,
+            accuracy=correct / 200 if measure == "accuracy" else None,
+            agreement_count=correct,
+            agreement_with_cnn=correct / 200,
+            lost_images=lost,
+            changed_images=lost,
+            loss_points=lost / 2,
+            remaining_images=max(0, lost),
+            layers=() if cause is None else (layer, layer),
+        )
+
+    hidden = Layer(
+        name="conv[1]",
+        lost_images=20,
+        loss_points=10,
+        threshold_to_largest=1.5,
+        share_above_threshold=0.125,
+        weight_bits=8,
+        saturated_images=0,
+    )
+    classes = hidden.model_copy(update={"name": "fc", "threshold_to_largest": None, "share_above_threshold": None})
+    return Diagnosis(
+        image_count=200,
+        timesteps=4,
+        balanced_timesteps=4,
+        readout="potential",
+        reset="soft",
+        measure=measure,
+        stages=(
+            stage(None, 190, 0, None),
+            stage("clipping", 190, 0, 1.0),
+            stage("levels", 150, 40, 0.8),
+            stage("timing", 160, -10, None),
+        ),
+        layers=(hidden, classes),
+        lost_images=30,
+        loss_points=15,
+        newly_wrong=31,
+        newly_right=1,
+        is_small=False,
+        is_noteworthy=True,
+        main_cause="levels",
+        first_layer="conv[1]",
+    )
+
+
+def test_stage_table() -> None:
+    table = tables.stage_table(diagnosis("accuracy"))
+    assert rows(table) == [
+        ["(the CNN)", "95.00", "95.00", "", ""],
+        ["clipping at the thresholds", "95.00", "95.00", "0.00", "1.000"],
+        ["rounding to T + 1 spike counts", "75.00", "75.00", "20.00", "0.800"],
+        ["uneven spike timing", "80.00", "80.00", "-5.00", ""],
+        ["in all", "", "", "15.00", ""],
+    ]
+    assert "\N{HORIZONTAL ELLIPSIS}" not in printed(table)
+    without_labels = rows(tables.stage_table(diagnosis("agreement")))
+    assert without_labels[2] == ["rounding to T + 1 spike counts", "75.00", "20.00", "0.800"]
+    assert without_labels[-1] == ["in all", "", "15.00", ""]
+
+
+def test_divergence_table() -> None:
+    table = tables.divergence_table(diagnosis("accuracy"))
+    assert rows(table) == [
+        ["conv[1]", "1.000", "0.800", "", "", "25.00", "10.00", "1.50", "12.50", "8"],
+        ["fc", "1.000", "0.800", "", "", "25.00", "10.00", "", "", "8"],
+    ]
+    text = printed(table)
+    assert "conv[1]" in text
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
 
 
 @given(st.floats(0, 9e14))

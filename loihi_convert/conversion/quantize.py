@@ -173,7 +173,7 @@ def quantize(
         layers.append(
             _quantize_layer(layer, synapse, reach, largest_input, largest_weight, network.reset, one_scale=is_output)
         )
-        amplitude = _used_amplitude(layer, layers[-1])
+        amplitude = layers[-1].used_amplitude
     proven = MOST_TIMESTEPS
     if layers[-1].neuron is None and largest.output > 0:
         # The output potential grows by its mean current at every step, so T may grow until it meets the limit.
@@ -211,7 +211,7 @@ def account(
     for layer, before, (low, high) in zip(network.layers, real.layers, clipped, strict=True):
         synapse = before.synapse if amplitude is None else before.synapse.with_input_factors(amplitude)
         layers.append(_account_layer(layer, synapse.weight, int(low), int(high)))
-        amplitude = _used_amplitude(before, layer)
+        amplitude = layer.used_amplitude
     return Account(tuple(layers), len(images), network.timesteps, network.proven_timesteps)
 
 
@@ -319,15 +319,6 @@ def _scale(
     if one_scale:
         scale = np.full_like(scale, scale.max())
     return np.where(scale > 0, scale, 1.0)
-
-
-def _used_amplitude(layer: SpikingLayer, quantized: QuantizedLayer) -> Array | None:
-    """The amplitude a spike of ``layer`` really has, given its rounded threshold: scaled as the threshold was."""
-    if layer.neuron is None or quantized.neuron is None:
-        return None
-    used = quantized.neuron.threshold * quantized.scale
-    alive = np.isfinite(layer.neuron.threshold)
-    return np.where(alive, layer.neuron.amplitude * used / np.where(alive, layer.neuron.threshold, 1.0), 0.0)
 
 
 def _account_layer(layer: QuantizedLayer, real: Array, low: int, high: int) -> LayerAccount:

@@ -1,4 +1,4 @@
-"""Evaluations and accounts as tables for the terminal.
+"""Evaluations, accounts and diagnoses as tables for the terminal.
 
 Two kinds of accuracy, never mixed. *Anytime*: one file, thresholds balanced for its T, its output read after each step
 of one run. *Per T*: several files, each with one row, at the T it was balanced for.
@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from loihi_convert import loihi
+from loihi_convert.results.advice import CAUSES
+from loihi_convert.results.diagnose import Diagnosis, LayerError
 from loihi_convert.results.early_exit import EarlyExit
 from loihi_convert.results.evaluate import Evaluation, Point
 from loihi_convert.results.schema import Interval
@@ -119,6 +121,79 @@ def account_table(account: Account) -> Table:
     return table
 
 
+def stage_table(diagnosis: Diagnosis) -> Table:
+    """Return the networks from the CNN to the file for the terminal, and what each loses against the one before it."""
+    from rich.text import Text
+
+    table = _new_table()
+    headers = (
+        "changed, one thing after the other",
+        "accuracy\n%",
+        "same as\nCNN %",
+        "loss,\npoints",
+        "output's\ncorrelation",
+    )
+    known = [header for header in headers if diagnosis.measure == "accuracy" or not header.startswith("accuracy")]
+    for header in known:
+        table.add_column(header, justify="left" if header == headers[0] else "right", no_wrap=True)
+    for stage in diagnosis.stages:
+        cells = (
+            "(the CNN)" if stage.cause is None else CAUSES[stage.cause],
+            _percent(stage.accuracy),
+            _percent(stage.agreement_with_cnn),
+            None if stage.cause is None else _points(stage.loss_points),
+            _correlation(stage.layers[-1]) if stage.layers else None,
+        )
+        table.add_row(*(Text(cell or "") for header, cell in zip(headers, cells, strict=True) if header in known))
+    table.add_section()
+    table.add_row(*(["in all"] + [""] * (len(known) - 3) + [_points(diagnosis.loss_points) or "", ""]))
+    table.caption = f"at T = {diagnosis.timesteps}; a negative loss is a gain. The last network is the file"
+    return table
+
+
+def divergence_table(diagnosis: Diagnosis) -> Table:
+    """Return how far each layer is from the CNN at the main stages for the terminal, and what it loses."""
+    from rich.text import Text
+
+    spikes = [stage for stage in diagnosis.stages if stage.cause in ("timing", "correction", "reset")]
+    counts = [stage for stage in diagnosis.stages if stage.cause in ("levels", "initial_potential")]
+    shown = (
+        ("clipped", diagnosis.stages[1]),
+        ("spike\ncounts", counts[-1]),
+        ("float\nSNN", spikes[-1]),
+        ("file", diagnosis.stages[-1]),
+    )
+    table = _new_table()
+    headers = (
+        "layer",
+        *(name for name, _ in shown),
+        "error\n%",
+        "loss,\npoints",
+        "threshold /\nlargest",
+        "cut off\n%",
+        "weight\nbits",
+    )
+    for header in headers:
+        table.add_column(header, justify="left" if header == "layer" else "right", no_wrap=True)
+    for index, layer in enumerate(diagnosis.layers):
+        cells = (
+            layer.name,
+            *(_correlation(stage.layers[index]) for _, stage in shown),
+            _percent(diagnosis.stages[-1].layers[index].relative_error),
+            _points(layer.loss_points),
+            None if layer.threshold_to_largest is None else f"{layer.threshold_to_largest:.2f}",
+            _percent(layer.share_above_threshold),
+            str(layer.weight_bits),
+        )
+        table.add_row(*(Text(cell or "") for cell in cells))
+    table.caption = (
+        "correlation with the CNN's activations, and the file's mean squared error over their mean square; loss: what "
+        "the CNN gets wrong when it goes on from this layer of the file, less the same for the layer before. Threshold "
+        "and cut off: beside the CNN's largest activation, and of its positive ones"
+    )
+    return table
+
+
 class _Row(NamedTuple):
     file: str
     evaluation: Evaluation
@@ -189,6 +264,10 @@ def _filled(cells: Mapping[str, Sequence[str | None]]) -> Table:
 
 def _percent(fraction: float | None) -> str | None:
     return None if fraction is None else f"{100 * fraction:.2f}"
+
+
+def _correlation(error: LayerError) -> str | None:
+    return None if error.correlation is None else f"{error.correlation:.3f}"
 
 
 def _count(count: float) -> str:

@@ -73,17 +73,27 @@ class Simulator:
         What is recorded of every layer, besides the output's potentials and spikes, which always are.
     device
         ``"cpu"``, or another one of torch's, as ``"cuda"``.
+    saturates
+        Whether integer potentials end where Loihi's do; if not, they are exact up to 2^24.
     """
 
     def __init__(
-        self, network: SpikingNetwork | QuantizedNetwork, recording: Recording | None = None, *, device: str = "cpu"
+        self,
+        network: SpikingNetwork | QuantizedNetwork,
+        recording: Recording | None = None,
+        *,
+        device: str = "cpu",
+        saturates: bool = True,
     ) -> None:
         recording = recording or Recording()
         self._pixels = network.pixels if isinstance(network, QuantizedNetwork) else np.asarray
         self._white = np.float32(1 if isinstance(network, QuantizedNetwork) else LARGEST_PIXEL)
         output = replace(recording, potentials=True, spikes=network.readout == "spikes" or recording.spikes)
         self._recordings = [recording] * (len(network.layers) - 1) + [output]
-        stages = _integer_stages(network) if isinstance(network, QuantizedNetwork) else real_stages(network)
+        if isinstance(network, QuantizedNetwork):
+            stages = _integer_stages(network, saturates=saturates)
+        else:
+            stages = real_stages(network)
         self._pixel_pool = stages[0].synapse.pool
         self._layers = layers_on(device, stages)
         self._device, self._largest = device, max(stage.size for stage in stages)
@@ -124,6 +134,10 @@ class Simulator:
             yield Block(rows, slice(first, first + count), tuple(done))
 
 
+Activation = Callable[[Array], Array]
+"""A function of float32 ``(N, H, W, C)`` that keeps the shape."""
+
+
 class ReluChain:
     """The CNN as a function of images: the activations of its layers.
 
@@ -135,26 +149,49 @@ class ReluChain:
         How many of its layers; default: all.
     is_open
         Leave the last of these layers without its ReLU.
+    activations
+        One for each of these layers, in place of the CNN's own.
     """
 
-    def __init__(self, network: ReluNetwork, depth: int | None = None, *, is_open: bool = False) -> None:
-        shapes = (network.input_shape, *network.shapes)
+    def __init__(
+        self,
+        network: ReluNetwork,
+        depth: int | None = None,
+        *,
+        is_open: bool = False,
+        activations: Sequence[Activation] | None = None,
+    ) -> None:
+        shapes, layers = (network.input_shape, *network.shapes), network.layers[:depth]
+        activations = activations or [cnn_activation(network, index) for index in range(len(layers))]
         self._layers = [
-            (layer, Currents(layer.synapse, shape, averages=True, takes_spikes=False))
-            for layer, shape in zip(network.layers[:depth], shapes[:-1], strict=False)
+            (layer.synapse, Currents(layer.synapse, shape, averages=True, takes_spikes=False), activation)
+            for layer, shape, activation in zip(layers, shapes[: len(layers)], activations, strict=True)
         ]
-        self._output = len(self._layers) - 1 if is_open else len(network.layers) - 1
+        if is_open:
+            self._layers[-1] = (*self._layers[-1][:2], unchanged)
 
     def __call__(self, images: Array) -> list[Array]:
         """Return float32 ``(N, H, W, C)`` per layer, after ReLU but for the CNN's last, for uint8 ``(N, C, H, W)``."""
-        maps = channels_last(images) / np.float32(LARGEST_PIXEL)
+        return self.behind(-1, channels_last(images) / np.float32(LARGEST_PIXEL))
+
+    def behind(self, index: int, maps: Array) -> list[Array]:
+        """Return the same for the layers behind layer ``index``, whose activations are ``maps``."""
         outputs = []
-        for index, (layer, operator) in enumerate(self._layers):
-            maps = _with_bias(operator(sum_pool(maps, layer.synapse.pool)), layer.synapse)
-            if index < self._output:
-                maps = _activated(maps, layer)
+        for synapse, operator, activation in self._layers[index + 1 :]:
+            maps = activation(_with_bias(operator(sum_pool(maps, synapse.pool)), synapse))
             outputs.append(maps)
         return outputs
+
+
+def cnn_activation(network: ReluNetwork, index: int) -> Activation:
+    """Return what follows the synapse of a layer of the CNN: ReLU, or `qcfs.Qcfs`; nothing behind the last one."""
+    layer = network.layers[index]
+    return unchanged if index == len(network.layers) - 1 else lambda maps: _activated(maps, layer)
+
+
+def unchanged(maps: Array) -> Array:
+    """Return ``maps``."""
+    return maps
 
 
 def _activated(maps: Array, layer: ReluLayer) -> Array:
@@ -344,11 +381,11 @@ def layers_on(device: str, stages: Sequence[Stage]) -> list[Layer]:
     ]
 
 
-def _integer_stages(network: QuantizedNetwork) -> list[Stage]:
+def _integer_stages(network: QuantizedNetwork, *, saturates: bool) -> list[Stage]:
     limit = loihi.POTENTIAL_LIMIT if network.reset == "soft" else loihi.LIF_POTENTIAL_LIMIT
     synapses = [layer.synapse for layer in network.layers]
     fan_outs = [*network.fan_outs, None][: len(synapses)]
-    return _stages(network, synapses, fan_outs, limit=limit, is_integer=True)
+    return _stages(network, synapses, fan_outs, limit=limit if saturates else math.inf, is_integer=True)
 
 
 def real_stages(network: SpikingNetwork) -> list[Stage]:

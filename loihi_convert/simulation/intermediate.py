@@ -1,0 +1,226 @@
+"""The networks between a CNN and its exported file: each is the one before it with one thing changed.
+
+With a the input of a neuron (the CNN's, then from the layers before as they are in that network), theta its threshold,
+V0 its initial potential and T time steps, a layer gives to the next
+
+====================  ================================================================================================
+what is changed       activation
+====================  ================================================================================================
+(the CNN)             relu(a), or that of `qcfs.Qcfs`
+`clipping`            min(the CNN's, theta); 0 in channels that can never fire
+`amplitude`           the same, times amplitude / theta; only where a spike is not worth its threshold
+`levels`              amplitude / T x clip(floor(a T / theta + 1/2), 0, T)
+`initial_potential`   amplitude / T x clip(floor(a T / theta + V0 / theta), 0, T); only where V0 is not theta / 2
+`timing`              amplitude x spikes / T of soft-reset neurons, which also feel in which order spikes come (the
+                      first layer's current is constant: there it is the line above)
+`correction`          the same with biases corrected by `calibrate.calibrate`, if they are
+`reset`               the same with hard reset, if the file has it
+`weights`             the same with the weights of the file: integer x scale / amplitude of its input
+`thresholds`          spikes of the file's integers: thresholds, V0, biases and pixels are rounded as well
+`saturation`          the same, potentials ending at +-131071: the file, as `ref` runs it
+====================  ================================================================================================
+
+A last layer that only integrates gives its potential / T instead, and in the CNN and the rates its input a.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from loihi_convert.network import (
+    IntegrateAndFire,
+    QuantizedLayer,
+    QuantizedNetwork,
+    ReluNetwork,
+    SpikingLayer,
+    SpikingNetwork,
+)
+from loihi_convert.simulation.simulate import Activation, Block, ReluChain, Simulator, cnn_activation, unchanged
+from loihi_convert.simulation.stage import Recording
+from loihi_convert.synapse import Array
+
+Cause = Literal[
+    "clipping",
+    "amplitude",
+    "levels",
+    "initial_potential",
+    "timing",
+    "correction",
+    "reset",
+    "weights",
+    "thresholds",
+    "saturation",
+]
+
+
+class Intermediate(NamedTuple):
+    """A network between the CNN and the file.
+
+    Parameters
+    ----------
+    cause
+        What is changed against the network before it.
+    activations
+        float32 ``(N, H, W, C)`` per layer for uint8 images ``(N, C, H, W)``; see the table of this module.
+    """
+
+    cause: Cause
+    activations: Callable[[Array], list[Array]]
+
+
+def intermediate_networks(
+    cnn: ReluNetwork, spiking: SpikingNetwork, network: QuantizedNetwork, timesteps: int, *, device: str = "cpu"
+) -> tuple[Intermediate, ...]:
+    """Return the networks between ``cnn`` and ``network``, in order; the last one is ``network`` itself.
+
+    Parameters
+    ----------
+    cnn
+        The CNN.
+    spiking
+        The network of real numbers that ``network`` was rounded from, of the layers of ``cnn``.
+    network
+        What the file holds.
+    timesteps
+        T.
+    device
+        Where spikes are simulated: ``"cpu"``, or another one of torch's.
+    """
+    neurons = [layer.neuron for layer in spiking.layers]
+    compensated = [None if neuron is None else replace(neuron, amplitude=_worth(neuron)) for neuron in neurons]
+    corrected = replace(spiking, reset="soft")
+    uncorrected = replace(
+        corrected,
+        layers=tuple(
+            replace(layer, synapse=source.synapse) for layer, source in zip(spiking.layers, cnn.layers, strict=True)
+        ),
+    )
+    rounded = _with_rounded_weights(spiking, network)
+
+    def chain(
+        activation: Callable[[int, IntegrateAndFire], Activation], used: Sequence[IntegrateAndFire | None]
+    ) -> ReluChain:
+        activations = [unchanged if neuron is None else activation(index, neuron) for index, neuron in enumerate(used)]
+        return ReluChain(cnn, activations=activations)
+
+    def clipped(index: int, neuron: IntegrateAndFire) -> Activation:
+        own = cnn_activation(cnn, index)
+        return lambda maps: _clipped(own(maps), neuron)
+
+    def nearest(index: int, neuron: IntegrateAndFire) -> Activation:
+        return lambda maps: _counted(maps, neuron, np.full_like(neuron.threshold, 0.5), timesteps)
+
+    def from_initial(index: int, neuron: IntegrateAndFire) -> Activation:
+        return lambda maps: _counted(maps, neuron, neuron.initial_potential / _finite(neuron), timesteps)
+
+    def simulated(real: SpikingNetwork) -> _Rates:
+        amplitudes = [None if layer.neuron is None else layer.neuron.amplitude for layer in real.layers]
+        units = [np.ones(layer.synapse.channels) for layer in real.layers]
+        return _Rates(Simulator(real, Recording(spikes=True), device=device), real, amplitudes, units, timesteps)
+
+    def exported(*, saturates: bool) -> _Rates:
+        simulator = Simulator(network, Recording(spikes=True), device=device, saturates=saturates)
+        amplitudes = [layer.used_amplitude for layer in network.layers]
+        return _Rates(simulator, network, amplitudes, [layer.scale for layer in network.layers], timesteps)
+
+    alive = [neuron for neuron in neurons if neuron is not None]
+    is_literal = any((neuron.amplitude != _worth(neuron)).any() for neuron in alive)
+    is_half = all((neuron.initial_potential == _worth(neuron) / 2).all() for neuron in alive)
+    is_corrected = any(layer.correction is not None for layer in spiking.layers)
+    found = [
+        Intermediate("clipping", chain(clipped, compensated)),
+        *([Intermediate("amplitude", chain(clipped, neurons))] if is_literal else []),
+        Intermediate("levels", chain(nearest, neurons)),
+        *([] if is_half else [Intermediate("initial_potential", chain(from_initial, neurons))]),
+        Intermediate("timing", simulated(uncorrected)),
+        *([Intermediate("correction", simulated(corrected))] if is_corrected else []),
+        *([Intermediate("reset", simulated(spiking))] if spiking.reset == "hard" else []),
+        Intermediate("weights", simulated(rounded)),
+        Intermediate("thresholds", exported(saturates=False)),
+        Intermediate("saturation", exported(saturates=True)),
+    ]
+    return tuple(found)
+
+
+class _Rates:
+    """The simulated activations of a network as a function of images."""
+
+    def __init__(
+        self,
+        simulator: Simulator,
+        network: SpikingNetwork | QuantizedNetwork,
+        amplitudes: Sequence[Array | None],
+        units: Sequence[Array],
+        timesteps: int,
+    ) -> None:
+        self._simulator, self._timesteps = simulator, timesteps
+        self._spikes = [amplitude is not None for amplitude in amplitudes]
+        self._shapes = [shape if len(shape) == 3 else (*shape, 1, 1) for shape in network.shapes]
+        # What a spike, or a unit of the last layer's potential, counts.
+        self._factors = [
+            ((unit if amplitude is None else amplitude) / timesteps).astype(np.float32)
+            for amplitude, unit in zip(amplitudes, units, strict=True)
+        ]
+
+    def __call__(self, images: Array) -> list[Array]:
+        found = [
+            np.zeros((len(images), height, width, channels), np.float32) for channels, height, width in self._shapes
+        ]
+
+        def take(block: Block) -> None:
+            for maps, layer, spikes in zip(found, block.layers, self._spikes, strict=True):
+                if spikes:
+                    assert layer.spikes is not None
+                    maps[block.images] += layer.spikes.sum(axis=1, dtype=np.float32)
+                else:
+                    assert layer.potentials is not None
+                    maps[block.images] = layer.potentials[:, -1]
+
+        self._simulator.run(images, self._timesteps, take)
+        return [maps * factor for maps, factor in zip(found, self._factors, strict=True)]
+
+
+def _clipped(maps: Array, neuron: IntegrateAndFire) -> Array:
+    """amplitude x min(maps / threshold, 1)."""
+    threshold, amplitude = neuron.threshold.astype(np.float32), neuron.amplitude.astype(np.float32)
+    return np.asarray(np.clip(maps / threshold, 0, 1) * amplitude)
+
+
+def _counted(maps: Array, neuron: IntegrateAndFire, share: Array, timesteps: int) -> Array:
+    """amplitude / T x clip(floor(maps T / threshold + share), 0, T)."""
+    spent = maps * np.float32(timesteps) / neuron.threshold.astype(np.float32)
+    counts = np.floor(spent + share.astype(np.float32))
+    return np.asarray(np.clip(counts, 0, timesteps) * (neuron.amplitude / timesteps).astype(np.float32))
+
+
+def _finite(neuron: IntegrateAndFire) -> Array:
+    """The thresholds; 1 where the channel can never fire."""
+    return np.where(np.isfinite(neuron.threshold), neuron.threshold, 1.0)
+
+
+def _worth(neuron: IntegrateAndFire) -> Array:
+    """The amplitude of a spike that is worth its threshold; 0 where the channel can never fire."""
+    return np.where(np.isfinite(neuron.threshold), neuron.threshold, 0.0)
+
+
+def _with_rounded_weights(spiking: SpikingNetwork, network: QuantizedNetwork) -> SpikingNetwork:
+    """``spiking`` with the weights of ``network`` in the CNN's units."""
+    layers: list[SpikingLayer] = []
+    before: QuantizedLayer | None = None
+    for layer, rounded in zip(spiking.layers, network.layers, strict=True):
+        unit = rounded.scale * math.prod(rounded.synapse.pool) * rounded.largest_input
+        weight = rounded.weight * unit.reshape(-1, *(1,) * (rounded.weight.ndim - 1))
+        synapse = replace(layer.synapse, weight=weight)
+        if before is not None:
+            amplitude = before.used_amplitude
+            assert amplitude is not None
+            inverse = np.divide(1.0, amplitude, out=np.zeros_like(amplitude), where=amplitude > 0)
+            synapse = synapse.with_input_factors(inverse)
+        layers.append(replace(layer, synapse=synapse))
+        before = rounded
+    return replace(spiking, layers=tuple(layers))

@@ -1,0 +1,380 @@
+"""Where the accuracy goes: hand-derived activations, losses that add up, and the right cause of spoilt networks."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import typer
+
+from loihi_convert import cli
+from loihi_convert.backends.reference import run_network
+from loihi_convert.cnn.checkpoint import load_model
+from loihi_convert.cnn.recipe import default_recipe
+from loihi_convert.cnn.train import train
+from loihi_convert.conversion.balance import balance
+from loihi_convert.conversion.calibrate import calibrate
+from loihi_convert.conversion.convert import convert
+from loihi_convert.conversion.quantize import quantize
+from loihi_convert.data import DataSplits, load_data
+from loihi_convert.errors import InputError
+from loihi_convert.network import (
+    IntegrateAndFire,
+    QuantizedNetwork,
+    ReluLayer,
+    ReluNetwork,
+    SpikingLayer,
+    SpikingNetwork,
+)
+from loihi_convert.results import advice, diagnose
+from loihi_convert.results.diagnose import Diagnosis
+from loihi_convert.simulation.intermediate import intermediate_networks
+from loihi_convert.synapse import Array, Dense
+
+WHITE = np.full((1, 1, 1, 1), 255, np.uint8)
+
+
+def tiny_cnn() -> ReluNetwork:
+    """A white pixel gives neurons D, E, A, B of the first layer 1.5, 0.8, 1 and 0.5; C of the second -A + 2 B = 0."""
+    return ReluNetwork(
+        input_shape=(1, 1, 1),
+        layers=(
+            ReluLayer("first", Dense(np.array([[1.5], [0.8], [1.0], [0.5]]))),
+            ReluLayer("second", Dense(np.array([[0.0, 0.0, -1.0, 2.0]]))),
+            ReluLayer("classes", Dense(np.array([[1.0], [-1.0]]))),
+        ),
+    )
+
+
+def tiny_spiking(cnn: ReluNetwork) -> SpikingNetwork:
+    """The same with thresholds of 1; all neurons start at 0.5 but E, which starts at 0."""
+    first = IntegrateAndFire(np.ones(4), np.ones(4), np.array([0.5, 0.0, 0.5, 0.5]))
+    second = IntegrateAndFire(np.ones(1), np.ones(1), np.array([0.5]))
+    layers = tuple(
+        SpikingLayer(layer.name, layer.synapse, neuron)
+        for layer, neuron in zip(cnn.layers, (first, second, None), strict=True)
+    )
+    return SpikingNetwork((1, 1, 1), layers, timesteps=2, reset="soft")
+
+
+def tiny_activations(cnn: ReluNetwork, spiking: SpikingNetwork) -> dict[str, list[list[float]]]:
+    networks = intermediate_networks(cnn, spiking, quantize(spiking, WHITE), timesteps=2)
+    return {network.cause: [maps.ravel().tolist() for maps in network.activations(WHITE)] for network in networks}
+
+
+def test_activations_derived_by_hand() -> None:
+    cnn = tiny_cnn()
+    found = tiny_activations(cnn, tiny_spiking(cnn))
+    # D: min(1.5, 1). All others are below their thresholds.
+    assert found["clipping"] == [pytest.approx([1, 0.8, 1, 0.5]), [0], [0, 0]]
+    # T = 2: D floor(3 + 1/2) = 3 -> 2 of 2; E floor(1.6 + 1/2) = 2; A floor(2.5) = 2; B floor(1.5) = 1.
+    assert found["levels"] == [[1, 1, 1, 0.5], [0], [0, 0]]
+    # E from 0: floor(1.6) = 1.
+    assert found["initial_potential"] == [[1, 0.5, 1, 0.5], [0], [0, 0]]
+    # A spikes at both steps. B: 0.5 + 0.5 spikes, 0; then 0.5. So C receives -1 + 2 = 1, then -1, on average the 0 of
+    # the CNN, but 0.5 + 1 spikes and leaves 0.5, which then falls to -0.5: one spike in two steps.
+    assert found["timing"] == [[1, 0.5, 1, 0.5], [0.5], [0.5, -0.5]]
+    assert list(found) == ["clipping", "levels", "initial_potential", "timing", "weights", "thresholds", "saturation"]
+
+
+def test_a_hard_reset_comes_after_the_soft_one() -> None:
+    cnn = tiny_cnn()
+    soft = tiny_spiking(cnn)
+    empty = tuple(
+        replace(
+            layer,
+            neuron=None
+            if layer.neuron is None
+            else replace(layer.neuron, initial_potential=0 * layer.neuron.threshold),
+        )
+        for layer in soft.layers
+    )
+    # E gets 0.9: 0.9, 1.8 spikes. A spikes twice. B: 0.5, 1 spikes.
+    found = tiny_activations(cnn, replace(soft, layers=empty, reset="hard"))
+    assert found["timing"][0] == found["reset"][0] == [1, 0.5, 1, 0.5]
+    # C receives -1, then 1: never 1.
+    assert found["reset"][1] == [0]
+
+
+def test_a_spike_worth_1_is_a_cause_of_its_own() -> None:
+    cnn = tiny_cnn()
+    soft = tiny_spiking(cnn)
+    doubled = IntegrateAndFire(np.full(4, 2.0), np.ones(4), np.ones(4))
+    found = tiny_activations(cnn, replace(soft, layers=(replace(soft.layers[0], neuron=doubled), *soft.layers[1:])))
+    assert found["clipping"][0] == pytest.approx([1.5, 0.8, 1, 0.5])
+    assert found["amplitude"][0] == pytest.approx([0.75, 0.4, 0.5, 0.25])
+
+
+def test_the_levels_of_a_qcfs_network_are_not_clipping() -> None:
+    """With L = 1 the CNN itself says D 1, E 1, A 1, B floor(0.5 + 1/2) = 1, C floor(min(-1 + 2, 1) + 1/2) = 1."""
+    plain = tiny_cnn()
+    layers = tuple(
+        replace(layer, threshold=np.ones(layer.synapse.channels), levels=1) if layer.name != "classes" else layer
+        for layer in plain.layers
+    )
+    cnn = replace(plain, layers=layers)
+    found = tiny_activations(cnn, tiny_spiking(plain))
+    assert found["clipping"] == [[1, 1, 1, 1], [1], [1, -1]]
+    assert found["levels"][0] == [1, 1, 1, 0.5]
+
+
+class Digits(NamedTuple):
+    splits: DataSplits
+    cnn: ReluNetwork
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
+    path = tmp_path_factory.mktemp("diagnose") / "model.pt"
+    splits = load_data("digits")
+    train("digits-cnn", splits, replace(default_recipe("digits"), epochs=8), seed=0, output=path)
+    model, checkpoint = load_model(path)
+    return Digits(splits, convert(model, checkpoint.input_shape))
+
+
+def rounded(
+    digits: Digits, timesteps: int, *, factors: dict[str, float] | None = None, weight_bits: int = 8, **options: Any
+) -> tuple[SpikingNetwork, QuantizedNetwork]:
+    """The network in real numbers and in integers; thresholds of the named layers times ``factors``."""
+    images = digits.splits.calibration_images()
+    spiking = balance(digits.cnn, images, timesteps, **{"method": "percentile", **options})
+    layers = []
+    for layer in spiking.layers:
+        factor = (factors or {}).get(layer.name, 1.0)
+        if layer.neuron is not None and factor != 1:
+            neuron = layer.neuron
+            scaled = IntegrateAndFire(
+                factor * neuron.threshold, factor * neuron.amplitude, factor * neuron.initial_potential
+            )
+            layer = replace(layer, neuron=scaled)
+        layers.append(layer)
+    spiking = replace(spiking, layers=tuple(layers))
+    return spiking, quantize(spiking, images, weight_bits=weight_bits)
+
+
+def diagnosed(
+    digits: Digits, networks: tuple[SpikingNetwork, QuantizedNetwork], *, has_labels: bool = True
+) -> Diagnosis:
+    """On all 1,797 images: nothing is chosen by them here, and few images tell little."""
+    spiking, network = networks
+    parts = (digits.splits.train, digits.splits.validation, digits.splits.test)
+    images = np.concatenate([part.images for part in parts])
+    labels = np.concatenate([part.known_labels for part in parts]) if has_labels else None
+    found = diagnose.diagnose(digits.cnn, spiking, network, images, labels, network.timesteps)
+    # Losses by cause and by layer are each the whole loss, image for image.
+    assert sum(stage.lost_images for stage in found.stages) == found.lost_images
+    assert sum(layer.lost_images for layer in found.layers) == found.lost_images
+    assert sum(stage.changed_images for stage in found.stages) == len(images) - found.stages[-1].agreement_count
+    assert found.lost_images == found.newly_wrong - found.newly_right
+    return found
+
+
+HIDDEN = ("conv1", "conv2")
+
+
+def test_a_good_network_has_nothing_to_mend(digits: Digits) -> None:
+    spiking, network = rounded(digits, 16)
+    found = diagnosed(digits, (spiking, network))
+    assert (found.is_noteworthy, found.main_cause, found.first_layer) == (False, None, None)
+    assert advice.verdict(found).startswith("Nothing to mend: the file ")
+    assert advice.advice(found, network) == ()
+    for layer in found.stages[-1].layers:
+        assert layer.correlation is not None
+        assert layer.correlation > 0.98
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "cause", "words"),
+    [
+        pytest.param(
+            {"timesteps": 4, "factors": dict.fromkeys(HIDDEN, 20.0)},
+            "levels",
+            r"thresholds are 1\d\.\d times the largest activation .* Lower the thresholds: `export --balance auto`",
+            id="thresholds 20 times too high",
+        ),
+        pytest.param(
+            {"timesteps": 16, "weight_bits": 3},
+            "weights",
+            r"The weights were rounded to 3 bits: `export --weight-bits 8`\.",
+            id="3-bit weights",
+        ),
+        pytest.param(
+            {"timesteps": 1, "initial_potential": "zero"},
+            "initial_potential",
+            "Neurons start at potential 0, .* `export --initial-potential half`",
+            id="T = 1 from 0",
+        ),
+        pytest.param(
+            {"timesteps": 16, "factors": dict.fromkeys(HIDDEN, 0.03)},
+            "clipping",
+            r"\d\d\.\d % of the positive activations are above the threshold.* Raise the thresholds",
+            id="thresholds 30 times too low",
+        ),
+        pytest.param(
+            {"timesteps": 64, "reset": "hard", "factors": dict.fromkeys(HIDDEN, 0.8)},
+            "reset",
+            "A hard reset throws away what exceeds the threshold: `export --reset soft` keeps it",
+            id="hard reset",
+        ),
+        pytest.param(
+            {"timesteps": 16, "amplitude": "literal", "method": "ngu-lee"},
+            "amplitude",
+            "`export --amplitude compensated`",
+            id="spikes worth 1",
+        ),
+    ],
+)
+def test_the_right_cause_is_named(digits: Digits, spoilt: dict[str, Any], cause: str, words: str) -> None:
+    spiking, network = rounded(digits, **spoilt)
+    found = diagnosed(digits, (spiking, network))
+    assert found.main_cause == cause
+    assert re.search(words, " ".join(advice.advice(found, network)))
+    assert f"Main cause: {advice.CAUSES[found.main_cause]} (" in advice.verdict(found)
+
+
+def test_saturation_is_named(digits: Digits) -> None:
+    """Calibrated on black images: no current is expected."""
+    spiking, _ = rounded(digits, 16)
+    network = quantize(spiking, 0 * digits.splits.calibration_images())
+    found = diagnosed(digits, (spiking, network))
+    assert found.main_cause == "saturation"
+    assert re.search(r"a potential ran into \+-131,071", advice.advice(found, network)[0])
+
+
+def test_uneven_timing_is_named() -> None:
+    """The CNN of above says 0 and 0, so class 0; the spike of C makes it -0.5 and 0.5."""
+    plain = tiny_cnn()
+    cnn = replace(plain, layers=(*plain.layers[:2], ReluLayer("classes", Dense(np.array([[-1.0], [1.0]])))))
+    spiking = tiny_spiking(cnn)
+    network = quantize(spiking, WHITE)
+    found = diagnose.diagnose(cnn, spiking, network, np.repeat(WHITE, 20, axis=0), np.zeros(20, int), 2)
+    assert (found.main_cause, found.first_layer, found.lost_images) == ("timing", "second", 20)
+    assert [(layer.name, layer.lost_images) for layer in found.layers] == [("first", 0), ("second", 20), ("classes", 0)]
+    # D, E, A, B: 1, 0.5, 1, 0.5 against 1.5, 0.8, 1, 0.5: squares 0.25 + 0.09 of 4, beside 2.25 + 0.64 + 1 + 0.25.
+    (timing,) = (stage for stage in found.stages if stage.cause == "timing")
+    first = timing.layers[0]
+    assert first.mean_squared_error == pytest.approx(0.34 / 4)
+    assert first.relative_error == pytest.approx(0.34 / 4.14)
+    # Deviations from 0.75: 0.25, -0.25, 0.25, -0.25; from 0.95: 0.55, -0.15, 0.05, -0.45.
+    assert first.correlation == pytest.approx(0.25 * 1.2 / np.sqrt(0.25 * (0.3025 + 0.0225 + 0.0025 + 0.2025)))
+    assert found.layers[0].share_above_threshold == 0.25
+    # Of 1 / 1.5, 1 / 0.8, 1 and 1 / 0.5.
+    assert found.layers[0].threshold_to_largest == pytest.approx((1 + 1 / 0.8) / 2)
+
+
+def test_the_layer_that_loses_is_named(digits: Digits) -> None:
+    for name in HIDDEN:
+        assert diagnosed(digits, rounded(digits, 4, factors={name: 20.0})).first_layer == name
+
+
+def test_without_labels_the_classes_of_the_cnn_count(digits: Digits) -> None:
+    found = diagnosed(digits, rounded(digits, 16, weight_bits=3), has_labels=False)
+    assert (found.measure, found.main_cause) == ("agreement", "weights")
+    assert {stage.accuracy for stage in found.stages} == {None}
+    assert re.match(r"The file loses the CNN's class on \d+ of 1,797 images\. ", advice.verdict(found))
+
+
+def test_corrections_are_a_stage_of_their_own(digits: Digits) -> None:
+    images = digits.splits.calibration_images()
+    spiking = calibrate(digits.cnn, rounded(digits, 2)[0], images)
+    found = diagnosed(digits, (spiking, quantize(spiking, images)))
+    causes = [stage.cause for stage in found.stages]
+    assert causes[3:6] == ["initial_potential", "timing", "correction"]
+    # They are made to bring the output nearer to the CNN's.
+    before, after = (stage.layers[-1].mean_squared_error for stage in found.stages[4:6])
+    assert after < before
+
+
+def test_a_gain_takes_back_the_nearest_loss_first() -> None:
+    assert diagnose._remaining([0, 42, 11, -39, 3, 2, -4, -1]) == [0, 14, 0, 0, 0, 0, 0, 0]
+    assert diagnose._remaining([0, -5, 7]) == [0, 0, 7]
+
+
+@pytest.mark.parametrize("readout", ["potential", "spikes"])
+@pytest.mark.parametrize("reset", ["soft", "hard"])
+def test_the_last_network_is_what_ref_runs(digits: Digits, readout: str, reset: str) -> None:
+    spiking, network = rounded(digits, 5, readout=readout, reset=reset)
+    images = digits.splits.test.images[:40]
+    last = intermediate_networks(digits.cnn, spiking, network, 5)[-1]
+    expected = run_network(network, images, 5, trace=True)
+    found = last.activations(images)
+    for layer, trace, maps in zip(network.layers, expected.traces, found, strict=True):
+        of_integers = trace.potentials[:, -1] if trace.spikes is None else trace.spikes.sum(axis=1)
+        unit = layer.scale if layer.used_amplitude is None else layer.used_amplitude
+        shape = (-1, *(1,) * (of_integers.ndim - 2))
+        assert _in_torch_order(maps, of_integers.shape) == pytest.approx(
+            of_integers * unit.reshape(shape) / 5, rel=1e-6
+        )
+    assert np.array_equal(found[-1].reshape(len(images), -1).argmax(axis=1), expected.predictions[:, -1])
+
+
+def _in_torch_order(maps: Array, shape: tuple[int, ...]) -> Array:
+    return maps.transpose(0, 3, 1, 2).reshape(shape)
+
+
+def test_a_gpu_finds_the_same(digits: Digits) -> None:
+    """On torch's CPU by another name, which takes the code of a GPU."""
+    spiking, network = rounded(digits, 3)
+    images = digits.splits.test.images[:50]
+    found = diagnose.diagnose(digits.cnn, spiking, network, images, None, 3, device="cpu:0")
+    expected = diagnose.diagnose(digits.cnn, spiking, network, images, None, 3)
+    assert found.stages[-2:] == expected.stages[-2:]
+    assert found.layers == expected.layers
+
+
+def test_images_are_taken_in_blocks(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    spiking, network = rounded(digits, 3)
+    test = digits.splits.test
+    arguments = (digits.cnn, spiking, network, test.images, test.known_labels, 3)
+    whole = diagnose.diagnose(*arguments)
+    # 1024 + 512 + 10 neurons: 7 images.
+    monkeypatch.setattr(diagnose, "_BLOCK", 7 * 1546)
+    seen: list[tuple[int, int]] = []
+    parts = diagnose.diagnose(*arguments, progress=lambda *done: seen.append(done))
+    assert seen[:2] == [(7, 400), (14, 400)]
+    assert seen[-1] == (400, 400)
+    assert [stage.lost_images for stage in parts.stages] == [stage.lost_images for stage in whole.stages]
+    found, expected = parts.stages[-1].layers[1], whole.stages[-1].layers[1]
+    assert found.correlation == pytest.approx(expected.correlation)
+    assert found.mean_squared_error == pytest.approx(expected.mean_squared_error)
+
+
+def test_a_file_without_its_real_numbers_is_refused(digits: Digits) -> None:
+    spiking, network = rounded(digits, 3)
+    bare = replace(network, layers=(replace(network.layers[0], balanced=None), *network.layers[1:]))
+    with pytest.raises(InputError, match="conv1: the file does not say which real numbers its thresholds were rounded"):
+        diagnose.diagnose(digits.cnn, spiking, bare, digits.splits.test.images, None, 3)
+
+
+def test_all_that_is_advised_exists() -> None:
+    """Each cause, with each thing that changes its advice: commands and options are those of the command line."""
+    group = typer.main.get_command(cli.app)
+    cnn = tiny_cnn()
+    spiking = tiny_spiking(cnn)
+    plain = diagnose.diagnose(cnn, spiking, quantize(spiking, WHITE), WHITE, np.zeros(1, int), 2)
+    spoken = 0
+    for provenance in (
+        {},
+        {"balance": {"alpha": 0.5, "initial_potential": "half"}, "quantize": {"weight_bits": 4}},
+        {"balance": {"method": "least-squares", "initial_potential": "zero"}, "quantize": "damaged"},
+    ):
+        network = replace(quantize(spiking, WHITE, pixel_bits=4), provenance=provenance)
+        for cause in advice.CAUSES:
+            for steps in (2, 5):
+                found = plain.model_copy(update={"main_cause": cause, "timesteps": steps})
+                for quoted in re.findall(r"`([^`]+)`", " ".join(advice.advice(found, network))):
+                    words = quoted.split()
+                    names = [words[0]] if words[0] in group.commands else ["export", "train"]  # type: ignore[attr-defined]
+                    commands = [group.commands[name] for name in names]  # type: ignore[attr-defined]
+                    known = {
+                        option
+                        for command in commands
+                        for p in command.params
+                        for option in (*p.opts, *p.secondary_opts)
+                    }
+                    assert {word for word in words if word.startswith("-")} <= known, quoted
+                    spoken += 1
+    assert spoken > 50
