@@ -23,19 +23,20 @@ from loihi_convert.progress import Progress, silent
 from loihi_convert.simulation.simulate import cnn_scores, outputs
 from loihi_convert.synapse import Array
 
-BALANCING_IMAGES: Final = 500
-"""Images that a method is balanced on for a trial, at most."""
+BALANCING_SHARE: Final = 4
+"""A method is balanced, for a trial, on so many times fewer images than it is tried on."""
 
 # How many of the best are tried with corrections, too.
 _CORRECTED: Final = 2
 
-# Method, percentile, and the least T: thresholds near the largest activation are far from the best for few steps.
+# Method, percentile, and the least T: thresholds near the largest activation are far from the best for few steps. That
+# of ngu-lee is not much above it, and takes a simulation of all calibration images.
 _CANDIDATES: Final[tuple[tuple[Method, float, int], ...]] = (
     ("qcfs", 99.0, 1),
     ("least-squares", 99.0, 1),
     ("percentile", 99.0, 1),
     ("percentile", 99.9, 8),
-    ("ngu-lee", 99.0, 32),
+    ("percentile", 100.0, 32),
 )
 
 
@@ -93,14 +94,17 @@ def choose_method(
     """
     require_images(network, images)
     half = max(1, len(images) // 2)
-    balancing, trying = images[: min(half, BALANCING_IMAGES)], sample(images[-half:], timesteps)
+    trying = sample(images[-half:], timesteps)
+    balancing = images[: max(1, len(trying) // BALANCING_SHARE)]
     has_thresholds = network.layers[0].threshold is not None and len(network.layers) > 1
     candidates = [
         (method, percentile)
         for method, percentile, least in _CANDIDATES
-        if (timesteps >= least and amplitude == "compensated" and (method != "qcfs" or has_thresholds))
-        or (amplitude == "literal" and method == "ngu-lee")
+        if timesteps >= least and (method != "qcfs" or has_thresholds)
     ]
+    if amplitude == "literal":
+        # The others take a spike for its threshold.
+        candidates = [("ngu-lee", 99.0)]
     scores = cnn_scores(network, trying)
     more = _CORRECTED if correct is None and amplitude == "compensated" and initial_potential is None else 0
     balanced: list[SpikingNetwork] = []
