@@ -30,7 +30,7 @@ def main() -> NoReturn:
     for number in caught:
         signal.signal(number, _end)
     from loihi_convert import cli
-    from loihi_convert.console import note
+    from loihi_convert.cli.console import note
 
     interruption = _Interruption()
     for number in (*caught, signal.SIGALRM):
@@ -124,7 +124,7 @@ def _explain(error: BaseException) -> int:
     """Tell the user about ``error`` in one sentence and return its exit code; raise it if it is a bug."""
     import typer
 
-    from loihi_convert.console import note
+    from loihi_convert.cli.console import note
     from loihi_convert.errors import LoihiConvertError, PlatformError
 
     if isinstance(error, LoihiConvertError):

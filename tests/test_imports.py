@@ -47,7 +47,9 @@ ORDER = [
     {"results.tables", "results.figure"},
     {"results.report", "doctor"},
     {"pipeline"},
-    {"console", "options"},
+    {"cli.console", "cli.options"},
+    {"cli.train", "cli.export", "cli.run", "cli.diagnose", "cli.doctor"},
+    {"cli.demo"},
     {"cli"},
     {"__main__"},
 ]

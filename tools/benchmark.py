@@ -33,8 +33,8 @@ from torch import nn
 
 from loihi_convert import netx
 from loihi_convert.backends import open_backend
+from loihi_convert.cli.console import note
 from loihi_convert.cnn.models import build_model
-from loihi_convert.console import note
 from loihi_convert.conversion.balance import balance
 from loihi_convert.conversion.convert import convert
 from loihi_convert.conversion.quantize import quantize

@@ -22,8 +22,8 @@ import numpy as np
 
 from loihi_convert import netx
 from loihi_convert.backends.reference import run_network
+from loihi_convert.cli.options import parse_timesteps
 from loihi_convert.data import load_data
-from loihi_convert.options import parse_timesteps
 from loihi_convert.synapse import Array
 
 _STOCK = Path(__file__).with_name("run_stock_netx.py")

@@ -31,10 +31,10 @@ from benchmark_tables import markdown
 from loihi_convert import netx, pipeline
 from loihi_convert.backends import open_backend
 from loihi_convert.backends.reference import run_network
+from loihi_convert.cli.options import parse_timesteps
 from loihi_convert.cnn import checkpoint
 from loihi_convert.data import Dataset, DataSplits, load_data
 from loihi_convert.files import sha256, write_atomically
-from loihi_convert.options import parse_timesteps
 from loihi_convert.progress import bar
 from loihi_convert.results.schema import wilson_interval
 

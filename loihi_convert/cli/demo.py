@@ -1,0 +1,48 @@
+"""`loihi-convert demo`: the whole flow, once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loihi_convert.cli.console import note, say_exported, trained_sentence
+from loihi_convert.cli.options import JsonOption, LavaPythonOption, OverwriteOption, SeedOption
+from loihi_convert.cli.run import show_run
+from loihi_convert.cli.train import train_cnn
+from loihi_convert.memory import require_memory
+
+
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for everything the demo makes.")] = Path(
+        "loihi-convert-demo"
+    ),
+    timesteps: Annotated[int, typer.Option("-T", "--timesteps", help="Latency T in time steps.")] = 32,
+    seed: SeedOption = 0,
+    lava_python: LavaPythonOption = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train, export and run a small CNN on 8x8 digits, Lava's simulator included: the whole flow in minutes."""
+    require_memory()
+    from loihi_convert import pipeline
+    from loihi_convert.backends import open_backend
+    from loihi_convert.data import load_data
+    from loihi_convert.files import refuse_to_overwrite
+    from loihi_convert.progress import bar
+
+    model = output / "model.pt"
+    refuse_to_overwrite(model, overwrite)
+    output.mkdir(parents=True, exist_ok=True)
+    splits = load_data("digits")
+    note("1/3  train a CNN on the embedded digits")
+    note(trained_sentence(model, train_cnn("digits-cnn", splits, model, seed=seed)))
+    note(f"2/3  convert it to spikes, balance thresholds for T = {timesteps}, write a netx file")
+    exported = pipeline.export(model, None, (timesteps,), splits.calibration_images(), overwrite=True, bars=bar)
+    if not as_json:
+        say_exported(exported)
+    note("3/3  run it on Lava's CPU simulator")
+    sim = open_backend("sim", lava_python=lava_python)
+    done = pipeline.run_into_folder(output / "runs", (exported[0].path,), sim, splits, splits.test, bars=bar)
+    show_run(done, trace=False, arch=None, as_json=as_json)

@@ -1,0 +1,146 @@
+"""`loihi-convert export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from loihi_convert.cli.console import exported_json, say_exported, say_json
+from loihi_convert.cli.options import (
+    ArchOption,
+    DataOption,
+    DataRootOption,
+    DeviceOption,
+    JsonOption,
+    OverwriteOption,
+    parse_class_names,
+    parse_numbers,
+    parse_shape,
+    parse_timesteps,
+)
+from loihi_convert.errors import UsageError
+from loihi_convert.memory import require_memory
+
+
+def export(
+    model: Annotated[Path, typer.Argument(help="Trained CNN: a .pt or .safetensors checkpoint.", metavar="MODEL")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write; default: MODEL with suffix .net.")
+    ] = None,
+    timesteps: Annotated[
+        str, typer.Option("-T", "--timesteps", help="Latency T to balance for; several as 1,2,4 write one file each.")
+    ] = "64",
+    method: Annotated[
+        str,
+        typer.Option(
+            "--balance",
+            help="Balancing method: ngu-lee, percentile, least-squares, or auto: the one whose classes agree best with "
+            "the CNN's on calibration images, for each T.",
+        ),
+    ] = "auto",
+    amplitude: Annotated[
+        str, typer.Option("--amplitude", help="What a spike is worth: compensated (its threshold) or literal (1).")
+    ] = "compensated",
+    alpha: Annotated[float, typer.Option("--alpha", help="Factor on the thresholds, in (0, 1].")] = 1.0,
+    percentile: Annotated[float, typer.Option("--percentile", help="For --balance percentile, in (0, 100].")] = 99.0,
+    reset: Annotated[
+        str, typer.Option("--reset", help="What a spike leaves: soft subtracts the threshold, hard is Lava's own LIF.")
+    ] = "soft",
+    readout: Annotated[
+        str,
+        typer.Option("--readout", help="What the class is read from: the last layer's potential, or its spikes."),
+    ] = "potential",
+    initial_potential: Annotated[
+        str | None,
+        typer.Option("--initial-potential", help="Potential before the first step; default: half, or zero if hard."),
+    ] = None,
+    correct: Annotated[
+        bool | None,
+        typer.Option(
+            "--correct/--no-correct",
+            help="Mend biases and initial potentials for what few steps do to currents, on calibration images; "
+            "default: what --balance auto finds better.",
+            show_default=False,
+        ),
+    ] = None,
+    weight_bits: Annotated[int, typer.Option("--weight-bits", help="Bits of a weight, 2..8, sign included.")] = 8,
+    pixel_bits: Annotated[
+        int | None, typer.Option("--pixel-bits", help="Bits of a pixel, 1..8; default: 8, or what fits best if hard.")
+    ] = None,
+    arch: ArchOption = None,
+    input_shape: Annotated[
+        str | None,
+        typer.Option("--input-shape", help="C,H,W, with --arch; default: the data's.", show_default=False),
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            "--mean", help="Per channel a,b,c if the CNN expects (pixel/255 - mean) / std.", show_default=False
+        ),
+    ] = None,
+    std: Annotated[str | None, typer.Option("--std", help="Per channel, see --mean.", show_default=False)] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option("--classes", help="Number or names a,b,c, with --arch; default: the data's.", show_default=False),
+    ] = None,
+    data: DataOption = None,
+    data_root: DataRootOption = None,
+    calibration: Annotated[
+        str, typer.Option("--calibration", help="Images that set the thresholds: split, or all training images.")
+    ] = "split",
+    device: DeviceOption = "auto",
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Read the file back and compare.")] = True,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Convert a CNN to spikes, balance its thresholds, round it to Loihi's integers, write a netx file."""
+    require_memory()
+    from loihi_convert import pipeline
+    from loihi_convert.cnn.checkpoint import load
+    from loihi_convert.data import DATASETS, load_data
+    from loihi_convert.progress import bar
+    from loihi_convert.simulation.gpu import chosen_device
+    from loihi_convert.source import open_source
+
+    steps = parse_timesteps(timesteps)
+    if arch is not None and data is None:
+        raise UsageError(f"{model}: a state dict does not say what it was trained on; pass --data.")
+    normalization = {"mean": parse_numbers("--mean", mean), "std": parse_numbers("--std", std)}
+    shape, names = parse_shape(input_shape), parse_class_names(classes)
+    splits = load_data(data or load(model).data, data_root, classes=names or ())
+    if shape not in (None, splits.input_shape):
+        raise UsageError(f"--input-shape {input_shape}: the images of {splits.name} have {splits.input_shape}.")
+    if arch is not None:
+        shape, names = splits.input_shape, names or splits.classes or None
+    # The name of a data set; where a user's own images lie is nobody else's business.
+    recorded = data if data is None or data in DATASETS else splits.name
+    source = open_source(model, arch=arch, input_shape=shape, classes=names, data=recorded, **normalization)
+    options: dict[str, Any] = {
+        "method": method,
+        "amplitude": amplitude,
+        "alpha": alpha,
+        "percentile": percentile,
+        "initial_potential": initial_potential,
+        "reset": reset,
+        "readout": readout,
+        "weight_bits": weight_bits,
+        "pixel_bits": pixel_bits,
+        "correct": correct,
+    }
+    exported = pipeline.export(
+        source,
+        output,
+        steps,
+        splits.calibration_images(calibration),
+        options=pipeline.ExportOptions(**options),
+        device=chosen_device(device),
+        overwrite=overwrite,
+        verify=verify,
+        bars=bar,
+    )
+    if as_json:
+        say_json({"files": [exported_json(item) for item in exported]})
+    else:
+        say_exported(exported)

@@ -1,0 +1,136 @@
+"""`loihi-convert run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from loihi_convert.cli.console import note, note_run, say, say_tables
+from loihi_convert.cli.options import (
+    ArchOption,
+    DataOption,
+    DataRootOption,
+    DeviceOption,
+    JsonOption,
+    LavaLayoutOption,
+    LavaPythonOption,
+)
+from loihi_convert.errors import InputError, UsageError
+from loihi_convert.memory import require_memory
+
+if TYPE_CHECKING:
+    from loihi_convert.pipeline import CompletedRun
+
+SIM_IMAGES = 100
+"""Images a run on Lava's simulator takes unless told otherwise: seconds, not minutes."""
+
+
+def run(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Exported .net files; default: the newest in this folder.", metavar="[FILE]..."),
+    ] = None,
+    backend: Annotated[
+        str, typer.Option("--backend", help="ref: exact integers, fast. sim: Lava's CPU simulator.")
+    ] = "ref",
+    timesteps: Annotated[
+        int | None, typer.Option("-T", "--timesteps", help="Time steps; default: what the file was balanced for.")
+    ] = None,
+    images: Annotated[
+        int | None,
+        typer.Option("--images", help=f"Test images, the first N; default: all on ref, {SIM_IMAGES} on sim."),
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="The CNN the file was made from; default: the one beside it.")
+    ] = None,
+    arch: ArchOption = None,
+    trace: Annotated[bool, typer.Option("--trace", help="Record and compare every layer, not only the last.")] = False,
+    early_exit: Annotated[
+        bool,
+        typer.Option(
+            "--early-exit/--no-early-exit",
+            help="Show what stopping at a clear lead gives; the lead is chosen on held-out images, on ref.",
+        ),
+    ] = True,
+    exit_tolerance: Annotated[
+        float,
+        typer.Option("--exit-tolerance", help="Percentage points of accuracy that stopping early may lose there."),
+    ] = 0.1,
+    data: DataOption = None,
+    data_root: DataRootOption = None,
+    lava_python: LavaPythonOption = None,
+    lava_layout: LavaLayoutOption = None,
+    device: DeviceOption = "auto",
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for run folders.")] = Path("runs"),
+    as_json: JsonOption = False,
+) -> None:
+    """Run exported files on test images; show accuracy against latency; write a run folder."""
+    require_memory()
+    from loihi_convert import netx, pipeline
+    from loihi_convert.backends import open_backend
+    from loihi_convert.data import load_data
+    from loihi_convert.progress import bar
+    from loihi_convert.simulation.gpu import chosen_device
+
+    chosen = chosen_device(device)
+    paths = tuple(files) if files else (_newest(netx.SUFFIX),)
+    source = netx.read(paths[0]).provenance.get("model", {})
+    if data is None and "data" not in source:
+        raise UsageError(f"{paths[0]}: does not say what data it was made from; pass --data.")
+    splits = load_data(data or str(source["data"]), data_root, classes=source.get("classes", ()))
+    count = min(SIM_IMAGES, len(splits.test)) if backend == "sim" else len(splits.test)
+    count = count if images is None else images
+    if not 1 <= count <= len(splits.test):
+        raise UsageError(f"--images {count}: {splits.name} has 1..{len(splits.test)} test images.")
+    if backend == "sim" and images is None and count < len(splits.test):
+        note(f"running the first {count} of {len(splits.test)} test images; choose with --images")
+    if early_exit and splits.held_out is None:
+        note(
+            f"early exit is not evaluated: its margin is chosen on images that are not run, and {splits.name} has "
+            "none; an .npz file may hold others as `calibration`"
+        )
+    done = pipeline.run_into_folder(
+        output,
+        paths,
+        open_backend(backend, device=chosen, lava_python=lava_python, lava_layout=lava_layout),
+        splits,
+        splits.test[:count],
+        timesteps,
+        exit_tolerance=exit_tolerance if early_exit else None,
+        model=model,
+        arch=arch,
+        trace=trace,
+        device=chosen,
+        bars=bar,
+    )
+    show_run(done, trace=trace, arch=arch, as_json=as_json)
+
+
+def show_run(done: CompletedRun, *, trace: bool, arch: str | None, as_json: bool) -> None:
+    for ran in done.runs:
+        note_run(ran, trace=trace, arch=arch)
+    if as_json:
+        from loihi_convert.results.report import results_json
+
+        say(results_json(done.figures))
+    else:
+        from loihi_convert.results.tables import accuracy_table, early_exit_table, layer_table, per_t_table
+
+        tables = [table for _, figures in done.figures for table in (accuracy_table(figures), layer_table(figures))]
+        early_exit = early_exit_table(done.figures)
+        say_tables(
+            [
+                *([per_t_table(done.figures)] if len(done.runs) > 1 else tables),
+                *([] if early_exit is None else [early_exit]),
+            ]
+        )
+    note(f"wrote {done.folder}/ ({', '.join(path.name for path in done.files)})")
+
+
+def _newest(suffix: str) -> Path:
+    found = sorted(Path().glob(f"*{suffix}"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise InputError(f"this folder holds no {suffix} file; `loihi-convert export model.pt` writes one.")
+    return found[-1]

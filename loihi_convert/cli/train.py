@@ -1,0 +1,136 @@
+"""`loihi-convert train`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from loihi_convert.cli.console import say, say_json, trained_sentence
+from loihi_convert.cli.options import DataRootOption, JsonOption, OverwriteOption, SeedOption
+from loihi_convert.errors import InputError
+from loihi_convert.memory import require_memory
+
+if TYPE_CHECKING:
+    from loihi_convert.cnn.checkpoint import Checkpoint
+    from loihi_convert.data import DataSplits
+
+
+def train(
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="Data set: digits (default), mnist, fashion-mnist or cifar10.", show_default=False),
+    ] = None,
+    architecture: Annotated[
+        str | None, typer.Option("--architecture", help="Network to train; default: the one for the data set.")
+    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Checkpoint to write, .pt or .safetensors.")] = Path(
+        "model.pt"
+    ),
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Epochs; default: the recipe's.")] = None,
+    qcfs: Annotated[
+        int | None,
+        typer.Option(
+            "--qcfs",
+            metavar="L",
+            help="Train for few time steps: activations of L levels (quantization-clip-floor-shift) and thresholds.",
+            show_default=False,
+        ),
+    ] = None,
+    weight_bits: Annotated[
+        int | None,
+        typer.Option(
+            "--weight-bits",
+            help="With --qcfs: train with weights rounded to so many bits, 2..8, for export with the same.",
+            show_default=False,
+        ),
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", help="Trained CNN to go on with, in a few epochs of small steps.", show_default=False),
+    ] = None,
+    seed: SeedOption = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted training stopped.")] = False,
+    data_root: DataRootOption = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a CNN that converts well (ReLU, average pooling, no bias) and write it as model.pt."""
+    require_memory()
+    from loihi_convert.cnn.checkpoint import load
+    from loihi_convert.cnn.models import default_architecture
+    from loihi_convert.cnn.train import resume_path
+    from loihi_convert.data import load_data
+    from loihi_convert.files import refuse_to_overwrite
+
+    refuse_to_overwrite(output, overwrite)
+    unfinished = resume_path(output)
+    if unfinished.exists() and not (resume or overwrite):
+        raise InputError(
+            f"{unfinished}: an interrupted training lies here; nothing was changed. Go on with --resume, or start "
+            "anew by --overwrite."
+        )
+    origin = None if start is None else load(start)
+    splits = load_data(data or (origin.data if origin else "digits"), data_root)
+    architecture = architecture or (origin.architecture if origin else default_architecture(splits.name))
+    trained = train_cnn(
+        architecture,
+        splits,
+        output,
+        seed=seed,
+        epochs=epochs,
+        qcfs_levels=qcfs,
+        weight_bits=weight_bits,
+        start=origin,
+        resume=resume,
+    )
+    if as_json:
+        say_json(
+            {
+                "file": str(output),
+                "architecture": trained.architecture,
+                "data": trained.data,
+                "seed": trained.seed,
+                "recipe": trained.recipe,
+                "qcfs_levels": trained.qcfs_levels,
+                "validation_accuracy": trained.validation_accuracy,
+                "test_accuracy": trained.test_accuracy,
+            }
+        )
+    else:
+        say(trained_sentence(output, trained))
+
+
+def train_cnn(
+    architecture: str,
+    splits: DataSplits,
+    output: Path,
+    *,
+    seed: int,
+    epochs: int | None = None,
+    qcfs_levels: int | None = None,
+    weight_bits: int | None = None,
+    start: Checkpoint | None = None,
+    resume: bool = False,
+) -> Checkpoint:
+
+    from loihi_convert.cnn.recipe import default_recipe, fine_tuning_recipe
+    from loihi_convert.cnn.train import train
+    from loihi_convert.progress import bar
+
+    recipe = default_recipe(splits.name) if start is None else fine_tuning_recipe(splits.name)
+    recipe = replace(recipe, epochs=recipe.epochs if epochs is None else epochs, weight_bits=weight_bits)
+    with bar(f"training {architecture} on {splits.name}") as progress:
+        return train(
+            architecture,
+            splits,
+            recipe,
+            seed=seed,
+            output=output,
+            qcfs_levels=qcfs_levels,
+            start=start,
+            resume=resume,
+            progress=progress,
+        )
