@@ -199,7 +199,11 @@ def _checkpoint(path: Path, folder: Path) -> dict[str, Any]:
 
 
 def _export_command(one: Candidate, name: str) -> list[str]:
-    return [f"loihi-convert export {one.source.name} -T {one.timesteps} -o {name}", f"loihi-convert run {name}"]
+    provenance = netx.read(one.path).provenance
+    # A file that was in the work folder already may have been exported with a method of its own.
+    method = "" if provenance.get("choice") else f" --balance {provenance['balance']['method']}"
+    export = f"loihi-convert export {one.source.name} -T {one.timesteps}{method} -o {name}"
+    return [export, f"loihi-convert run {name}"]
 
 
 def _tested(path: Path, timesteps: Sequence[int], splits: DataSplits, sim_images: int) -> dict[str, Any]:
