@@ -122,9 +122,9 @@ def balance(
     _check(network, images, timesteps, method, amplitude, alpha, percentile, initial_potential, reset, readout)
     spiking_count = len(network.layers) - (readout == "potential")
     percentiles: list[Array] = []
-    if method in ("percentile", "least-squares"):
-        percentiles = _activation_percentiles(network, images, percentile if method == "percentile" else 100, progress)
     fitted = sample(images, timesteps) if method == "least-squares" else images
+    if method in ("percentile", "least-squares"):
+        percentiles = _activation_percentiles(network, fitted, percentile if method == "percentile" else 100, progress)
     simulation = GrowingSimulation(network, fitted, timesteps, reset, device=device, whole=method == "least-squares")
     layers: list[SpikingLayer] = []
 
