@@ -143,6 +143,7 @@ def measure(
                 "timesteps": t,
                 "checkpoint": one.source.name,
                 "balance": netx.read(one.path).provenance["balance"],
+                "is_corrected": "calibration" in netx.read(one.path).provenance,
                 "weight_bits": netx.read(one.path).provenance["quantize"]["weight_bits"],
                 "validation_correct": one.correct,
                 "validation_correct_of_all": {
@@ -202,6 +203,7 @@ def _export_command(one: Candidate, name: str) -> list[str]:
     provenance = netx.read(one.path).provenance
     # A file that was in the work folder already may have been exported with a method of its own.
     method = "" if provenance.get("choice") else f" --balance {provenance['balance']['method']}"
+    method += " --correct" if method and "calibration" in provenance else ""
     export = f"loihi-convert export {one.source.name} -T {one.timesteps}{method} -o {name}"
     return [export, f"loihi-convert run {name}"]
 
@@ -249,7 +251,7 @@ def card_page(card: dict[str, Any]) -> str:
                 str(network["timesteps"]),
                 f"{accuracy:.2f} ({low:.2f}..{high:.2f})",
                 f"{accuracy - cnn:+.2f}",
-                _method(network["balance"]),
+                _method(network["balance"]) + (", corrected" if network["is_corrected"] else ""),
                 network["checkpoint"],
                 f"{network['bytes'] / 1e6:.2f} MB" + ("" if network["in_repository"] else ", not here"),
                 f"{sim['equal_to_ref']:,} images" if sim else "",
