@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from loihi_convert import loihi
-from loihi_convert.network import QuantizedNetwork
-from loihi_convert.results.diagnose import Diagnosis, Layer
-from loihi_convert.simulation.intermediate import Cause
+
+if TYPE_CHECKING:
+    from loihi_convert.network import QuantizedNetwork
+    from loihi_convert.results.diagnose import Diagnosis, Layer
+    from loihi_convert.simulation.intermediate import Cause
 
 CAUSES: Final[Mapping[Cause, str]] = {
     "clipping": "clipping at the thresholds",

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from loihi_convert import loihi
 from loihi_convert.results.advice import CAUSES
-from loihi_convert.results.diagnose import Diagnosis, LayerError
 from loihi_convert.results.early_exit import EarlyExit
 from loihi_convert.results.evaluate import Evaluation, Point
 from loihi_convert.results.schema import Interval
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from loihi_convert.conversion.quantize import Account
+    from loihi_convert.results.diagnose import Diagnosis, LayerError
 
 
 def accuracy_table(evaluation: Evaluation) -> Table:
