@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "loihi_convert"
 
 # A module may import from the lines above its own, never from its own line or below.
 ORDER = [
-    {"errors", "progress"},
+    {"errors", "progress", "results.paper"},
     {"files", "memory", "synapse", "cnn.recipe"},
     {"conversion.sample"},
     {"rounding", "loihi", "simulation.stage", "simulation.kernels"},
