@@ -1,0 +1,238 @@
+"""What a table or a figure consists of: the paper's cells, and the ways in which each is measured here.
+
+The paper leaves open what its numbers were measured with, so a cell is measured in several variants, which differ in
+one thing each: what a spike is worth, the first potential, the readout, the input, the number of calibration images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, get_args
+
+from loihi_convert.conversion.balance import Amplitude, InitialPotential, Method
+from loihi_convert.errors import UsageError
+from loihi_convert.network import Readout, Reset
+from loihi_convert.results import paper
+
+FIGURES: Final = ("6", "7", "8", "9", "11", "12", "A4", "A5")
+"""Accuracy against latency on MNIST, Fashion-MNIST (8), CIFAR-10 (11); firing rates (7); alpha (9); neurons and
+methods (12); thresholds on MNIST (A4) and Fashion-MNIST (A5)."""
+
+METHODS: Final[tuple[tuple[Method, Reset], ...]] = (
+    ("spike-norm", "hard"),
+    ("rmp", "soft"),
+    ("act-norm-channelwise", "hard"),
+    ("ngu-lee", "soft"),
+)
+"""The methods that tables 2 and 3 compare, and their neurons there."""
+
+_METHODS_BY_NAME: Final[dict[str, Method]] = {method: method for method in get_args(Method)}
+_RESETS_BY_NAME: Final[dict[str, Reset]] = {reset: reset for reset in get_args(Reset)}
+_POISSON: Final = ("spike-norm", "rmp")
+# Rueckauer et al. 2017, for robust-norm.
+_PERCENTILE: Final = 99.9
+# Of figure 11, whose points the paper does not print.
+_CIFAR10_TIMESTEPS: Final = (16, 32, 64, 128, 256)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to measure a cell.
+
+    Parameters
+    ----------
+    name, description
+        In the heading of a column, and below the table.
+    amplitude, initial_potential, readout
+        See `balance.balance`; ``half`` is not for neurons that reset to 0.
+    compared_readout
+        The readout of every method but ngu-lee, if it is another.
+    is_poisson
+        Pixels enter as Poisson spikes with every method, not only with those that ask for them.
+    is_subset
+        Thresholds are balanced on the 10,000 images of the calibration split, whatever the others take.
+    """
+
+    name: str
+    description: str
+    amplitude: Amplitude = "literal"
+    initial_potential: InitialPotential = "zero"
+    readout: Readout = "potential"
+    compared_readout: Readout | None = None
+    is_poisson: bool = False
+    is_subset: bool = False
+
+
+_ALL_VARIANTS: Final = (
+    Variant(
+        "literal",
+        "as the paper prints it: a spike is worth 1, potentials start at 0, the class is that of the largest potential",
+    ),
+    Variant(
+        "spikes", "as literal, but the class is that of the output neuron that has fired most often", readout="spikes"
+    ),
+    Variant(
+        "inferred",
+        "ngu-lee as literal, the other methods as spikes, which is what the paper's blanks look like",
+        compared_readout="spikes",
+    ),
+    Variant("compensated", "as literal, but a spike is worth its neuron's threshold", amplitude="compensated"),
+    Variant(
+        "half",
+        "as compensated, but potentials start at half the threshold (soft reset only)",
+        amplitude="compensated",
+        initial_potential="half",
+    ),
+    Variant("poisson", "as literal, but pixels enter as Poisson spikes with every method", is_poisson=True),
+    Variant("subset", "as literal, but balanced on the 10,000 images of the calibration split", is_subset=True),
+)
+VARIANTS: Final = {variant.name: variant for variant in _ALL_VARIANTS}
+"""By name; the first is the one that the others differ from."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a cell is measured with, but for the network and the images.
+
+    Parameters
+    ----------
+    method, reset, alpha, timesteps, amplitude, initial_potential, readout, poisson_seed, percentile
+        See `balance.balance`.
+    weight_bits
+        See `quantize.quantize`.
+    is_subset
+        See `Variant`.
+    is_exported
+        The network is written to a netx file, and what runs is what is read from it.
+    """
+
+    method: Method
+    reset: Reset
+    alpha: float
+    timesteps: int
+    amplitude: Amplitude
+    initial_potential: InitialPotential
+    readout: Readout
+    poisson_seed: int | None
+    percentile: float
+    weight_bits: int
+    is_subset: bool
+    is_exported: bool
+
+    @property
+    def name(self) -> str:
+        """What it is called while it is measured."""
+        alpha = "" if self.alpha == 1 else f", alpha {self.alpha:g}"
+        spikes = ", spike counts" if self.readout == "spikes" else ""
+        poisson = "" if self.poisson_seed is None else ", Poisson"
+        return f"{self.method} ({self.reset}, {self.amplitude}{alpha}{spikes}{poisson})"
+
+
+def setting(
+    cell: paper.Cell, variant: Variant, *, seed: int = 0, weight_bits: int = 8, is_exported: bool = False
+) -> Setting | None:
+    """Return how ``cell`` is measured in ``variant``; None for the CNN, and where its neurons do not allow the variant.
+
+    Spike-norm with soft reset is ``rmp``: both names of the paper are measured once. ``seed`` is that of Poisson input.
+    """
+    if cell.method == paper.CNN or cell.timesteps is None or cell.alpha is None or cell.reset is None:
+        return None
+    if variant.initial_potential == "half" and cell.reset == "hard":
+        return None
+    method = cell.method
+    if method in _POISSON:
+        method = "rmp" if cell.reset == "soft" else "spike-norm"
+    return Setting(
+        method=_METHODS_BY_NAME[method],
+        reset=_RESETS_BY_NAME[cell.reset],
+        alpha=cell.alpha,
+        timesteps=cell.timesteps,
+        amplitude=variant.amplitude,
+        initial_potential=variant.initial_potential,
+        readout=variant.readout if method == "ngu-lee" else variant.compared_readout or variant.readout,
+        poisson_seed=seed if variant.is_poisson or method in _POISSON else None,
+        percentile=_PERCENTILE,
+        weight_bits=weight_bits,
+        is_subset=variant.is_subset,
+        is_exported=is_exported,
+    )
+
+
+def figure_cells(name: str) -> tuple[paper.Cell, ...]:
+    """Return the cells whose accuracies, thresholds or firing rates figure ``name`` shows; what the paper does not
+    print has no accuracy."""
+    if name in ("6", "7", "8"):
+        return paper.table("3" if name == "8" else "2")
+    if name == "12":
+        return paper.table("A4")
+    if name == "9":
+        whole = [cell for table in ("2", "3") for cell in paper.table(table) if cell.method == "ngu-lee"]
+        return (*whole, *paper.table("A2"), *paper.table("A3"))
+    if name in ("A4", "A5"):
+        return tuple(cell for cell in paper.table("2" if name == "A4" else "3") if cell.method == "ngu-lee")
+    printed = {
+        (cell.method, cell.timesteps): cell.accuracy for cell in paper.table("headline") if cell.data == "cifar10"
+    }
+    return tuple(
+        paper.Cell("11", "cifar10", method, reset, 1.0, timesteps, printed.get((method, timesteps)))
+        for timesteps in reversed(_CIFAR10_TIMESTEPS)
+        for method, reset in METHODS
+    )
+
+
+def chosen_variants(names: Sequence[str]) -> tuple[Variant, ...]:
+    """Return the variants of these names.
+
+    Raises
+    ------
+    UsageError
+        If there is no such variant, or none is named.
+    """
+    unknown = [name for name in names if name not in VARIANTS]
+    if unknown or not names or len(set(names)) < len(names):
+        raise UsageError(f"--variants {','.join(names)}: allowed are some of {', '.join(VARIANTS)}, each once.")
+    return tuple(VARIANTS[name] for name in names)
+
+
+def distinct_variants(variants: Sequence[Variant], cells: Sequence[paper.Cell]) -> tuple[Variant, ...]:
+    """Return ``variants`` without those that measure every cell as one before them does."""
+    found: dict[tuple[Setting | None, ...], Variant] = {}
+    for variant in variants:
+        found.setdefault(tuple(setting(cell, variant) for cell in cells), variant)
+    return tuple(found.values())
+
+
+def chosen_cells(
+    cells: Sequence[paper.Cell], where: str, data: Sequence[str], timesteps: Sequence[int] | None
+) -> tuple[paper.Cell, ...]:
+    """Return the cells on one of the sets ``data``, at one of ``timesteps`` (None: at any).
+
+    Parameters
+    ----------
+    where
+        What they are of, for messages: ``table 2``.
+
+    Raises
+    ------
+    UsageError
+        If a set has no cells, or nothing is left.
+    """
+    known = list(dict.fromkeys(cell.data for cell in cells))
+    for name in data:
+        if name not in known:
+            raise UsageError(
+                f"--network: one was trained on {name}, but {where} is about {' and '.join(known)}; pass one of these."
+            )
+    found = tuple(
+        cell
+        for cell in cells
+        if cell.data in data and (timesteps is None or cell.timesteps is None or cell.timesteps in timesteps)
+    )
+    if all(cell.timesteps is None for cell in found):
+        steps = sorted({cell.timesteps for cell in cells if cell.timesteps is not None and cell.data in data})
+        raise UsageError(
+            f"--timesteps {','.join(map(str, timesteps or ()))}: {where} has none of these; it has "
+            f"{', '.join(map(str, steps))}."
+        )
+    return found
