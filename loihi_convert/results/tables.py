@@ -155,7 +155,7 @@ def divergence_table(diagnosis: Diagnosis) -> Table:
     """Return how far each layer is from the CNN at the main stages for the terminal, and what it loses."""
     from rich.text import Text
 
-    spikes = [stage for stage in diagnosis.stages if stage.cause in ("timing", "correction", "reset")]
+    spikes = [stage for stage in diagnosis.stages if stage.cause in ("timing", "input", "correction", "reset")]
     counts = [stage for stage in diagnosis.stages if stage.cause in ("levels", "initial_potential")]
     shown = (
         ("clipped", diagnosis.stages[1]),
