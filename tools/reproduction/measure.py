@@ -7,6 +7,7 @@ of a run what every 1,000 images gave: a killed run goes on there.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -237,8 +238,7 @@ class Measurements:
     def work(self, settings: Sequence[Setting]) -> int:
         """Return the images times steps that `accuracies` still has to simulate, roughly."""
         missing = [one for one in dict.fromkeys(settings) if self.stored(one) is None]
-        unbalanced = [one for one in missing if self._records.get("thresholds", self._balance_key(one)) is None]
-        return sum(map(self._balance_work, unbalanced)) + sum(map(self._run_work, missing))
+        return sum(map(self._balance_work, self._unbalanced(missing))) + sum(map(self._run_work, missing))
 
     def accuracies(self, settings: Sequence[Setting], meter: Meter) -> None:
         """Compute what `stored` does not return yet; all T of a row are balanced together."""
@@ -373,14 +373,9 @@ class Measurements:
 
     def _balanced(self, row: Sequence[Setting], meter: Meter) -> list[SpikingNetwork]:
         """The networks of settings that differ in T only, from their stored thresholds or balanced now."""
-        missing: dict[str, list[Setting]] = {}
-        for one in row:
-            key = self._balance_key(one)
-            if self._records.get("thresholds", key) is None:
-                missing.setdefault(key["calibration"], []).append(one)
-        for together in missing.values():
+        for together in self._unbalanced(row):
             first = together[0]
-            with meter.step(sum(map(self._balance_work, together))) as progress:
+            with meter.step(self._balance_work(together)) as progress:
                 networks = balance_each(
                     self.source.network,
                     self.calibration(first.timesteps, is_subset=first.is_subset),
@@ -399,6 +394,16 @@ class Measurements:
             for one, network in zip(together, networks, strict=True):
                 self._records.put("thresholds", self._balance_key(one), _neurons(network))
         return [self._with_neurons(one, self._records.get("thresholds", self._balance_key(one))) for one in row]
+
+    def _unbalanced(self, settings: Sequence[Setting]) -> list[list[Setting]]:
+        """Those without stored thresholds, together what `balance_each` does in one call."""
+        found: dict[str, dict[int, Setting]] = {}
+        for one in settings:
+            key = self._balance_key(one)
+            if self._records.get("thresholds", key) is None:
+                same = json.dumps({**key, "timesteps": None}, sort_keys=True)
+                found.setdefault(same, {}).setdefault(one.timesteps, one)
+        return [list(together.values()) for together in found.values()]
 
     def _with_neurons(self, setting: Setting, stored: Any) -> SpikingNetwork:
         layers = tuple(
@@ -483,9 +488,14 @@ class Measurements:
             "test": self._digest(self.test(setting.timesteps)),
         }
 
-    def _balance_work(self, setting: Setting) -> int:
-        images = len(self.calibration(setting.timesteps, is_subset=setting.is_subset))
-        return images * (2 if setting.method in _FROM_ACTIVATIONS else setting.timesteps)
+    def _balance_work(self, together: Sequence[Setting]) -> int:
+        first, steps = together[0], [one.timesteps for one in together]
+        images = len(self.calibration(first.timesteps, is_subset=first.is_subset))
+        if first.method in _FROM_ACTIVATIONS:
+            return 2 * images
+        # As long as only the first layer's thresholds are needed, which are the same for all T, one pass sees all T.
+        depth = len(self.source.network.layers) - (first.readout == "potential")
+        return images * (max(steps) if depth <= 2 else sum(steps))
 
     def _run_work(self, setting: Setting) -> int:
         quantizing = len(sample(self.calibration(setting.timesteps, is_subset=setting.is_subset), setting.timesteps))
