@@ -432,3 +432,12 @@ def test_the_meter_counts_units(tool: ModuleType) -> None:
         progress(1, 3)
         assert meter.state.startswith("50 %, about")
     assert told == [(5, 40), (10, 40), (20, 40), (40, 40)]
+
+
+def test_every_command_in_the_readme_parses(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (TOOLS.parent / "README.md").read_text()
+    lines = [line.split("#")[0].split() for line in text.splitlines() if line.startswith("python tools/reproduce.py")]
+    assert len(lines) >= 5
+    for line in lines:
+        monkeypatch.setattr(sys, "argv", line[1:])
+        assert tool._options().verb in ("table", "figure")

@@ -84,6 +84,12 @@ _ALL_VARIANTS: Final = (
         amplitude="compensated",
         initial_potential="half",
     ),
+    Variant(
+        "compensated-spikes",
+        "as compensated, but the class is that of the output neuron that has fired most often",
+        amplitude="compensated",
+        readout="spikes",
+    ),
     Variant("poisson", "as literal, but pixels enter as Poisson spikes with every method", is_poisson=True),
     Variant("subset", "as literal, but balanced on the 10,000 images of the calibration split", is_subset=True),
 )
