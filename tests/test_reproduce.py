@@ -169,6 +169,31 @@ def test_a_killed_run_goes_on_where_it_was(command: Command, monkeypatch: pytest
     assert [record["value"]["correct"] for record in whole.computed("cell")] == interrupted
 
 
+def test_thresholds_for_spike_counts_are_those_for_potentials(command: Command) -> None:
+    assert command("table", "2", "--no-best", "--variants", "spikes,literal", "-T", "8", "--methods", "ngu-lee") == 0
+    (balanced,) = command.computed("thresholds")
+    assert balanced["key"]["readout"] == "spikes"
+    data, source = load_data("digits"), open_source(command.checkpoint)
+    calibration, test = data.calibration.images[:100], data.test[:60]
+    spiking = balance(source.network, calibration, 8, amplitude="literal", initial_potential="zero")
+    right = run_network(quantize(spiking, calibration), test.images, 8).predictions[:, 7] == test.known_labels
+    (row,) = (row for row in command.rows("table-2.csv") if row["variant"] == "literal")
+    assert row["accuracy"] == f"{100 * right.mean():.2f}"
+
+
+def test_what_a_spike_is_worth_changes_nothing_with_one_threshold_for_a_layer(checkpoint: Path) -> None:
+    """Why spike-norm is measured once for both amplitudes."""
+    data, source = load_data("digits"), open_source(checkpoint)
+    calibration, test = data.calibration.images[:100], data.test.images[:60]
+    assert all(layer.synapse.bias is None for layer in source.network.layers)
+    classes = []
+    for amplitude in ("literal", "compensated"):
+        options = {"method": "rmp", "amplitude": amplitude, "initial_potential": "zero", "poisson_seed": 0}
+        spiking = balance(source.network, calibration, 8, **options)
+        classes.append(run_network(quantize(spiking, calibration), test, 8).predictions)
+    assert (classes[0] == classes[1]).mean() > 0.99
+
+
 def test_the_headline_is_that_of_exported_files(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("table", "headline", "--variants", "literal") == 0
     cnn, spiking = command.rows("table-headline.csv")
@@ -321,6 +346,19 @@ def test_every_cell_of_the_paper_has_a_setting_and_spike_norm_with_soft_reset_is
     assert cells.setting(one, cells.VARIANTS["literal"]) == cells.setting(
         replace(one, method="rmp"), cells.VARIANTS["literal"]
     )
+    inferred = {
+        (made.method, made.amplitude, made.readout)
+        for cell in paper.table("A4")
+        if (made := cells.setting(cell, cells.VARIANTS["inferred"]))
+    }
+    assert inferred == {
+        ("ngu-lee", "literal", "potential"),
+        ("act-norm-channelwise", "compensated", "spikes"),
+        *((method, "literal", "spikes") for method in ("act-norm", "robust-norm", "spike-norm", "rmp")),
+    }
+    alphas = paper.table("A2")
+    chosen = cells.distinct_variants([cells.VARIANTS[name] for name in ("literal", "inferred", "spikes")], alphas)
+    assert [variant.name for variant in chosen] == ["literal", "spikes"]
     hard = replace(one, method="act-norm", reset="hard")
     assert cells.setting(hard, cells.VARIANTS["half"]) is None
     assert cells.setting(hard, cells.VARIANTS["poisson"]).poisson_seed == 0
@@ -341,6 +379,7 @@ def test_every_figure_has_cells(tool: ModuleType) -> None:
         (("--variants", "litteral"), "--variants litteral: allowed are some of literal, spikes, .*, each once"),
         (("--variants", "spikes,spikes"), "--variants spikes,spikes: allowed are"),
         (("-T", "3"), "--timesteps 3: table 2 has none of these; it has 2, 8."),
+        (("--methods", "rmp"), "--methods rmp: table 2 has none of these; it has act-norm-channelwise, ngu-lee."),
         (("--calibration", "some"), "--calibration some: allowed are all, or a whole number of images."),
         (("--calibration", "1198"), r"--calibration 1198: digits has 1..1,197, or all."),
         (("--images", "0", "--calibration", "9"), r"--images 0: digits has 1..400."),

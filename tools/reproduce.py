@@ -107,6 +107,7 @@ def _options() -> argparse.Namespace:
         verb.add_argument("--cache", type=Path, help="folder of what has been computed; default: OUTPUT/computed")
         defaults = "literal,spikes,inferred,compensated" if verb_name == "table" else "literal"
         verb.add_argument("--variants", default=defaults, help=f"some of {', '.join(VARIANTS)}; default: %(default)s")
+        verb.add_argument("--methods", type=lambda text: text.split(","), help="only these; default: the paper's")
         verb.add_argument("-T", "--timesteps", help="only these, as in 4,8,16; default: the paper's")
         verb.add_argument(
             "--calibration",
@@ -139,7 +140,7 @@ def _reproduce(options: argparse.Namespace) -> None:
     for data in dict.fromkeys(cell.data for cell in cells):
         if data not in networks:
             note(f"{options.verb} {options.name}: no --network was trained on {data}; its cells are left out")
-    cells = chosen_cells(cells, f"{options.verb} {options.name}", list(networks), timesteps)
+    cells = chosen_cells(cells, f"{options.verb} {options.name}", list(networks), timesteps, options.methods)
     variants = distinct_variants(variants, cells)
     if options.verb == "figure" and options.name in _OF_CHANNELS:
         _write_channels(options, networks, cells, variants)

@@ -46,8 +46,8 @@ class Variant:
         In the heading of a column, and below the table.
     amplitude, initial_potential, readout
         See `balance.balance`; ``half`` is not for neurons that reset to 0.
-    compared_readout
-        The readout of every method but ngu-lee, if it is another.
+    exceptions
+        Methods with another amplitude and readout.
     is_poisson
         Pixels enter as Poisson spikes with every method, not only with those that ask for them.
     is_subset
@@ -59,7 +59,7 @@ class Variant:
     amplitude: Amplitude = "literal"
     initial_potential: InitialPotential = "zero"
     readout: Readout = "potential"
-    compared_readout: Readout | None = None
+    exceptions: tuple[tuple[str, Amplitude, Readout], ...] = ()
     is_poisson: bool = False
     is_subset: bool = False
 
@@ -74,8 +74,10 @@ _ALL_VARIANTS: Final = (
     ),
     Variant(
         "inferred",
-        "ngu-lee as literal, the other methods as spikes, which is what the paper's blanks look like",
-        compared_readout="spikes",
+        "what the paper's numbers look like: ngu-lee as literal, act-norm-channelwise as compensated-spikes, all other "
+        "methods as spikes",
+        readout="spikes",
+        exceptions=(("ngu-lee", "literal", "potential"), ("act-norm-channelwise", "compensated", "spikes")),
     ),
     Variant("compensated", "as literal, but a spike is worth its neuron's threshold", amplitude="compensated"),
     Variant(
@@ -149,14 +151,16 @@ def setting(
     method = cell.method
     if method in _POISSON:
         method = "rmp" if cell.reset == "soft" else "spike-norm"
+    exceptions = {name: (amplitude, readout) for name, amplitude, readout in variant.exceptions}
+    amplitude, readout = exceptions.get(method, (variant.amplitude, variant.readout))
     return Setting(
         method=_METHODS_BY_NAME[method],
         reset=_RESETS_BY_NAME[cell.reset],
         alpha=cell.alpha,
         timesteps=cell.timesteps,
-        amplitude=variant.amplitude,
+        amplitude=amplitude,
         initial_potential=variant.initial_potential,
-        readout=variant.readout if method == "ngu-lee" else variant.compared_readout or variant.readout,
+        readout=readout,
         poisson_seed=seed if variant.is_poisson or method in _POISSON else None,
         percentile=_PERCENTILE,
         weight_bits=weight_bits,
@@ -210,9 +214,13 @@ def distinct_variants(variants: Sequence[Variant], cells: Sequence[paper.Cell]) 
 
 
 def chosen_cells(
-    cells: Sequence[paper.Cell], where: str, data: Sequence[str], timesteps: Sequence[int] | None
+    cells: Sequence[paper.Cell],
+    where: str,
+    data: Sequence[str],
+    timesteps: Sequence[int] | None = None,
+    methods: Sequence[str] | None = None,
 ) -> tuple[paper.Cell, ...]:
-    """Return the cells on one of the sets ``data``, at one of ``timesteps`` (None: at any).
+    """Return the cells on one of the sets ``data``, at one of ``timesteps`` and by one of ``methods`` (None: any).
 
     Parameters
     ----------
@@ -222,7 +230,7 @@ def chosen_cells(
     Raises
     ------
     UsageError
-        If a set has no cells, or nothing is left.
+        If a set or a method has no cells, or nothing is left.
     """
     known = list(dict.fromkeys(cell.data for cell in cells))
     for name in data:
@@ -230,10 +238,15 @@ def chosen_cells(
             raise UsageError(
                 f"--network: one was trained on {name}, but {where} is about {' and '.join(known)}; pass one of these."
             )
+    by_method = list(dict.fromkeys(cell.method for cell in cells if cell.method != paper.CNN))
+    if unknown := [name for name in methods or () if name not in by_method]:
+        raise UsageError(f"--methods {','.join(unknown)}: {where} has none of these; it has {', '.join(by_method)}.")
     found = tuple(
         cell
         for cell in cells
-        if cell.data in data and (timesteps is None or cell.timesteps is None or cell.timesteps in timesteps)
+        if cell.data in data
+        and (methods is None or cell.method in (*methods, paper.CNN))
+        and (timesteps is None or cell.timesteps is None or cell.timesteps in timesteps)
     )
     if all(cell.timesteps is None for cell in found):
         steps = sorted({cell.timesteps for cell in cells if cell.timesteps is not None and cell.data in data})

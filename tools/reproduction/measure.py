@@ -41,6 +41,9 @@ LONG: Final = 64
 _PART: Final = 1_000
 # Methods whose thresholds come from the CNN's activations, in two passes.
 _FROM_ACTIVATIONS: Final = ("act-norm", "robust-norm", "act-norm-channelwise", "percentile")
+# Methods with one threshold for a layer, found in a simulation: where there are no biases, what a spike is worth scales
+# all currents and thresholds of the next layer alike, and changes no spike.
+_PER_LAYER: Final = ("spike-norm", "rmp")
 # What `--balance auto` costs, in runs of the images that it tries a method on: about eight trials, each on two thousand
 # images, and the balancing by the best.
 _TRIALS: Final = 10
@@ -196,6 +199,7 @@ class Measurements:
         self.counts = counts
         self._records, self._weight_bits, self._device, self._tell = records, weight_bits, device, tell
         self._digests: dict[int, str] = {}
+        self._has_biases = any(layer.synapse.bias is not None for layer in self.source.network.layers)
         for option, count, most in (
             ("--calibration", counts.calibration, len(splits.calibration)),
             ("--images", counts.images, len(splits.test)),
@@ -246,7 +250,8 @@ class Measurements:
         for one in dict.fromkeys(settings):
             if self.stored(one) is None:
                 rows.setdefault(replace(one, timesteps=0), []).append(one)
-        for row in rows.values():
+        # Spike counts need one more layer's thresholds; those of all others are those for potentials.
+        for row in sorted(rows.values(), key=lambda row: row[0].readout != "spikes"):
             try:
                 networks = self._balanced(row, meter)
             except RangeError as error:
@@ -393,15 +398,27 @@ class Measurements:
                 )
             for one, network in zip(together, networks, strict=True):
                 self._records.put("thresholds", self._balance_key(one), _neurons(network))
-        return [self._with_neurons(one, self._records.get("thresholds", self._balance_key(one))) for one in row]
+        return [self._with_neurons(one, self._stored_thresholds(one)) for one in row]
+
+    def _stored_thresholds(self, setting: Setting) -> Any | None:
+        """What `_neurons` made of the balanced network, or of the one that differs in its last layer's neurons."""
+        found = self._records.get("thresholds", self._balance_key(setting))
+        if found is None and setting.readout == "potential":
+            found = self._records.get("thresholds", self._balance_key(replace(setting, readout="spikes")))
+            if found is not None:
+                made = {**found["provenance"]["balance"], "readout": "potential"}
+                found = {"layers": [*found["layers"][:-1], None], "provenance": {"balance": made}}
+        return found
 
     def _unbalanced(self, settings: Sequence[Setting]) -> list[list[Setting]]:
-        """Those without stored thresholds, together what `balance_each` does in one call."""
+        """Those whose thresholds are not stored and do not come with others; together what one call balances."""
         found: dict[str, dict[int, Setting]] = {}
+        counting = {one for one in settings if one.readout == "spikes"}
         for one in settings:
-            key = self._balance_key(one)
-            if self._records.get("thresholds", key) is None:
-                same = json.dumps({**key, "timesteps": None}, sort_keys=True)
+            if replace(one, readout="spikes") in counting - {one}:
+                continue
+            if self._stored_thresholds(one) is None:
+                same = json.dumps({**self._balance_key(one), "timesteps": None}, sort_keys=True)
                 found.setdefault(same, {}).setdefault(one.timesteps, one)
         return [list(together.values()) for together in found.values()]
 
@@ -477,6 +494,8 @@ class Measurements:
         measured = asdict(setting)
         for later in ("weight_bits", "is_exported", "is_subset"):
             del measured[later]
+        if setting.method in _PER_LAYER and not self._has_biases:
+            measured["amplitude"] = "literal"
         calibration = self.calibration(setting.timesteps, is_subset=setting.is_subset)
         return {"network": self.digest, "calibration": self._digest(calibration), **measured}
 
