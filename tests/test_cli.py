@@ -92,6 +92,13 @@ def test_every_kind_of_error_has_its_exit_code() -> None:
         (["train", "--data", "imagenet"], 2, "error: data: 'imagenet' is no data set; choose one of digits, mnist"),
         (["train", "--architecture", "resnet"], 2, "error: architecture: 'resnet' is not known"),
         (["train", "--epochs", "0"], 2, "error: recipe: epochs is 0"),
+        (["train", "--recipe", "fast"], 2, "error: --recipe fast: not known; choose one of best, paper"),
+        (["train", "--recipe", "paper"], 2, "error: --recipe paper: the paper does not train on digits; allowed are"),
+        (
+            ["train", "--recipe", "paper", "--from", "model.pt"],
+            2,
+            "error: --recipe paper: the paper does not fine-tune",
+        ),
         (["unknown"], 2, "No such command"),
     ],
 )

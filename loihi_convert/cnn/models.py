@@ -3,8 +3,8 @@
 All obey the constraints under which a CNN converts without loss of structure (Ngu & Lee 2022, section 3): convolution,
 then ReLU, then average pooling; no max pooling. The order matters: pooling after ReLU is a linear map of the spikes.
 The two-convolution nets have no bias either; the VGG nets have batch normalization between convolution and ReLU, which
-`convert` folds into the weights, and biases in their hidden dense layers. The paper's dropout of 0.5 is left out:
-augmentation regularizes enough.
+`convert` folds into the weights, and biases in their hidden dense layers. The paper's dropout is no layer here: it
+belongs to training, see `recipe.Recipe`.
 
 Input: float32 ``(N, C, H, W)`` in 0..1, which is pixel / 255, without any normalization. Output: scores
 ``(N, classes)``.
@@ -27,6 +27,11 @@ ARCHITECTURES: Final[tuple[str, ...]] = ("mnist-cnn", "digits-cnn", "fashion-mni
 def default_architecture(data: str) -> str:
     """Return the architecture that `train` takes for a data set: ``vgg-small`` for cifar10, ``<data>-cnn`` else."""
     return "vgg-small" if data == "cifar10" else f"{data}-cnn"
+
+
+def paper_architecture(data: str) -> str:
+    """Return the architecture that Ngu & Lee 2022 train on a data set: ``vgg16`` for cifar10, ``<data>-cnn`` else."""
+    return "vgg16" if data == "cifar10" else f"{data}-cnn"
 
 
 def build_model(
