@@ -58,6 +58,12 @@ def train(
         Path | None,
         typer.Option("--from", help="Trained CNN to go on with, in a few epochs of small steps.", show_default=False),
     ] = None,
+    store: Annotated[
+        str,
+        typer.Option(
+            "--store", help="float32, or float16: half the file; accuracies are those of the rounded weights."
+        ),
+    ] = "float32",
     seed: SeedOption = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted training stopped.")] = False,
     data_root: DataRootOption = None,
@@ -98,6 +104,7 @@ def train(
         qcfs_levels=qcfs,
         weight_bits=weight_bits,
         start=origin,
+        store=store,
         resume=resume,
     )
     if as_json:
@@ -109,6 +116,7 @@ def train(
                 "seed": trained.seed,
                 "recipe": trained.recipe,
                 "qcfs_levels": trained.qcfs_levels,
+                "stored_as": trained.stored_as,
                 "validation_accuracy": trained.validation_accuracy,
                 "test_accuracy": trained.test_accuracy,
             }
@@ -128,6 +136,7 @@ def train_cnn(
     qcfs_levels: int | None = None,
     weight_bits: int | None = None,
     start: Checkpoint | None = None,
+    store: str = "float32",
     resume: bool = False,
 ) -> Checkpoint:
     from loihi_convert.cnn.recipe import default_recipe, fine_tuning_recipe, paper_recipe
@@ -148,6 +157,7 @@ def train_cnn(
             output=output,
             qcfs_levels=qcfs_levels,
             start=start,
+            store=store,
             resume=resume,
             progress=progress,
         )

@@ -23,8 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from loihi_convert.cnn import checkpoint
+from loihi_convert.cnn.accuracy import accuracy
 from loihi_convert.cnn.checkpoint import Checkpoint, Json
 from loihi_convert.cnn.few_bits import RoundedWeights
+from loihi_convert.cnn.float16 import in_float16
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.qcfs import MOST_LEVELS, Qcfs, set_thresholds
 from loihi_convert.cnn.recipe import Recipe
@@ -37,7 +39,6 @@ _WARM_UP: Final = 0.25
 _START_DIVISOR: Final = 25
 _END_DIVISOR: Final = 10_000
 _STEP_DIVISOR: Final = 10
-_EVALUATION_BATCH: Final = 1_000
 # Images that choose the first thresholds of a fine-tuning.
 _FIRST_IMAGES: Final = 200
 
@@ -51,6 +52,7 @@ def train(
     output: Path,
     qcfs_levels: int | None = None,
     start: Checkpoint | None = None,
+    store: str = "float32",
     resume: bool = False,
     progress: Progress = silent,
     on_epoch: Callable[[int, float], None] | None = None,
@@ -73,6 +75,8 @@ def train(
         Train with the activation `qcfs.Qcfs` of so many levels in place of ReLU.
     start
         A trained CNN of the same architecture to begin with; default: random weights.
+    store
+        ``"float16"``: round the trained weights to it, which halves the file, and return and measure these.
     resume
         Go on from ``<output>.resume.pt``, which an interrupted run of the same training has left.
     progress
@@ -83,14 +87,17 @@ def train(
     Raises
     ------
     UsageError
-        If the architecture is not known, ``splits`` has no validation images, ``output`` has another suffix, or there
-        is nothing to resume.
+        If the architecture is not known, ``splits`` has no validation images, ``output`` has another suffix, ``store``
+        is not known, or there is nothing to resume.
     CheckpointError
-        If ``<output>.resume.pt`` is damaged or belongs to another training, or the training diverged.
+        If ``<output>.resume.pt`` is damaged or belongs to another training, the training diverged, or a weight is too
+        large for float16.
     InputError
         If a file cannot be written; this is found out before the first epoch.
     """
     checkpoint.require_suffix(output)
+    if store not in checkpoint.STORES:
+        raise UsageError(f"--store {store}: not known; choose one of {', '.join(checkpoint.STORES)}.")
     if not len(splits.validation):
         raise UsageError(
             f"train: {splits.name} is not split into training and validation images; allowed are the data sets "
@@ -122,10 +129,10 @@ def train(
     else:
         write_pt({**run, **training.state()}, state_file)
     while training.epoch < recipe.epochs:
-        accuracy = training.run_epoch(progress)
+        validation_accuracy = training.run_epoch(progress)
         write_pt({**run, **training.state()}, state_file)
         if on_epoch is not None:
-            on_epoch(training.epoch, accuracy)
+            on_epoch(training.epoch, validation_accuracy)
     trained = Checkpoint(
         architecture=architecture,
         state=training.average,
@@ -146,6 +153,8 @@ def train(
             "arithmetic": "bfloat16" if multiplies_bfloat16() else "float32",
         },
     )
+    if store == "float16":
+        trained = in_float16(trained, splits, output)
     checkpoint.save(trained, output)
     state_file.unlink()
     return trained
@@ -246,20 +255,9 @@ class _Training:
             else:
                 self.average[name].copy_(tensor)
 
-    @torch.no_grad()
     def accuracy(self, dataset: Dataset) -> float:
         """Return the share of images that the averaged weights, rounded or not, classify correctly, in float32."""
-        self._model.eval()
-        tensors = self.average
-        if self._rounded is not None:
-            tensors = tensors | self._rounded.weights(tensors, self._rounded.scales(tensors))
-        correct = 0
-        for start in range(0, len(dataset), _EVALUATION_BATCH):
-            batch = dataset[start : start + _EVALUATION_BATCH]
-            inputs = _pixels(torch.from_numpy(batch.images.copy()))
-            scores: Tensor = torch.func.functional_call(self._model, tensors, (inputs,))
-            correct += int((scores.argmax(1).numpy() == batch.known_labels).sum())
-        return correct / len(dataset)
+        return accuracy(self._model, self.average, dataset, self._recipe.weight_bits)
 
     def state(self) -> dict[str, object]:
         """Return everything that `restore` needs, as tensors and numbers."""
