@@ -40,7 +40,7 @@ def in_float16(trained: Checkpoint, splits: DataSplits, path: Path) -> Checkpoin
     CheckpointError
         If a weight is beyond +-65,504.
     """
-    state = _rounded(trained.state, path)
+    state = round_to_float16(trained.state, path)
     # Its own weights are not used, so they need neither memory nor random numbers.
     with torch.device("meta"):
         model = build_model(
@@ -57,7 +57,8 @@ def in_float16(trained: Checkpoint, splits: DataSplits, path: Path) -> Checkpoin
     )
 
 
-def _rounded(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+def round_to_float16(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return ``state`` with each weight rounded to the nearest number of float16, in its dtype; see `in_float16`."""
     rounded = {}
     for name, tensor in state.items():
         rounded[name] = tensor.to(torch.float16).to(tensor.dtype) if tensor.is_floating_point() else tensor

@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
+import torch
 from torch import nn
 
 from loihi_convert.cnn.qcfs import Qcfs
@@ -77,6 +78,26 @@ def build_model(
             elif isinstance(module, nn.ReLU):
                 setattr(model, name, Qcfs(channels, qcfs_levels))
     return model
+
+
+def notation(architecture: str, input_shape: tuple[int, int, int], classes: int) -> str:
+    """Return the CNN's layers as the literature writes them: ``28x28-12c5-2ap-64c5-2ap-10o``.
+
+    ``12c5`` is a convolution of 12 channels and kernel 5 x 5, ``2ap`` 2 x 2 average pooling, ``512fc`` a hidden dense
+    layer and ``10o`` the outputs; ReLU behind each but the last.
+    """
+    channels, height, width = input_shape
+    parts = [f"{height}x{width}" + (f"x{channels}" if channels > 1 else "")]
+    with torch.device("meta"):
+        modules = list(_build(architecture, input_shape, classes).children())
+    for module in modules:
+        if isinstance(module, nn.Conv2d):
+            parts.append(f"{module.out_channels}c{module.kernel_size[0]}")
+        elif isinstance(module, nn.AvgPool2d):
+            parts.append(f"{module.kernel_size}ap")
+        elif isinstance(module, nn.Linear):
+            parts.append(f"{module.out_features}{'o' if module is modules[-1] else 'fc'}")
+    return "-".join(parts)
 
 
 def _build(architecture: str, input_shape: tuple[int, int, int], classes: int) -> nn.Module:
