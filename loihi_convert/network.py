@@ -24,6 +24,7 @@ import numpy as np
 
 from loihi_convert import loihi
 from loihi_convert.errors import RangeError
+from loihi_convert.poisson import LARGEST_SEED
 from loihi_convert.synapse import Array, Shape, Synapse, freeze
 
 Reset = Literal["soft", "hard"]
@@ -141,13 +142,15 @@ class SpikingNetwork:
     Parameters
     ----------
     input_shape
-        ``(C, H, W)``; inputs are pixels / 255, presented as a constant current.
+        ``(C, H, W)``; inputs are pixels / 255.
     layers
         In order; only the last one may be without neurons.
     timesteps
         The latency T the thresholds were balanced for.
     reset
         ``"soft"`` or ``"hard"``.
+    poisson_seed
+        Pixels enter as Poisson spikes of this seed (`poisson.py`); ``None``: as a constant current.
     provenance
         How it was made, as plain JSON values; carried into the exported file.
     """
@@ -157,6 +160,7 @@ class SpikingNetwork:
     timesteps: int
     reset: Reset
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    poisson_seed: int | None = None
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
@@ -282,11 +286,13 @@ class QuantizedNetwork:
         Largest T for which the output potentials of the calibration images stay in range; with neurons in the last
         layer, which keep them there, `MOST_TIMESTEPS`.
     pixel_bits
-        p, 1..8: pixels enter as integers 0..2^p - 1.
+        p, 1..8: pixels enter as integers 0..2^p - 1; 8 where they enter as Poisson spikes.
     reset
         ``"soft"`` or ``"hard"``.
     provenance
         How it was made, as plain JSON values.
+    poisson_seed
+        As in `SpikingNetwork`.
     """
 
     input_shape: Shape
@@ -296,10 +302,14 @@ class QuantizedNetwork:
     pixel_bits: int
     reset: Reset
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    poisson_seed: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.pixel_bits <= loihi.MAX_PIXEL_BITS:
             raise RangeError(f"pixels of {self.pixel_bits} bits; allowed are 1..{loihi.MAX_PIXEL_BITS}")
+        require_poisson_seed(self.poisson_seed)
+        if self.poisson_seed is not None and self.pixel_bits != loihi.MAX_PIXEL_BITS:
+            raise RangeError(f"pixels of {self.pixel_bits} bits, as Poisson spikes; these are drawn from 8 bits")
         if not 1 <= self.timesteps <= self.proven_timesteps <= MOST_TIMESTEPS:
             raise RangeError(
                 f"timesteps {self.timesteps} of {self.proven_timesteps} proven; allowed are 1..proven, and "
@@ -346,6 +356,17 @@ class QuantizedNetwork:
     def pixels(self, images: Array) -> Array:
         """uint8 images as the p-bit integers that enter the network: round(image / 255 x (2^p - 1)), uint8."""
         return with_pixel_bits(images, self.pixel_bits)
+
+
+def largest_pixel(poisson_seed: int | None, pixel_bits: int) -> int:
+    """Return what a white pixel enters as in one step: 2^pixel_bits - 1, or 1 where it is a Poisson spike."""
+    return 2**pixel_bits - 1 if poisson_seed is None else 1
+
+
+def require_poisson_seed(seed: int | None) -> None:
+    """Raise a `RangeError` unless ``seed`` is one of Poisson input, or there is none."""
+    if seed is not None and not 0 <= seed <= LARGEST_SEED:
+        raise RangeError(f"a seed of {seed} for Poisson input; allowed are 0..{LARGEST_SEED}")
 
 
 def with_pixel_bits(images: Array, pixel_bits: int) -> Array:

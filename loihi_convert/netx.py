@@ -11,7 +11,8 @@ What lava-dl's ``lava.lib.dl.netx.hdf5.Network`` reads stands where it looks for
 netx has no pooling: a layer behind a pooling is written as the strided convolution (or the larger dense matrix) that
 gives the same integers. What netx cannot say stands in a group of its own, which lava-dl never looks at::
 
-    /loihi_convert              format, timesteps, proven_timesteps, pixel_bits, reset, provenance (JSON)
+    /loihi_convert              format, timesteps, proven_timesteps, pixel_bits, reset, provenance (JSON);
+                                poisson_seed, where pixels enter as Poisson spikes
     /loihi_convert/layer/k      name, scale, pool, dilation, initial_potential   (k counts synapses from 0)
     .../balanced                threshold, amplitude, initial_potential          the real numbers before rounding
     .../correction              what calibration added to the CNN's bias         the same, if there is one
@@ -38,7 +39,14 @@ import numpy as np
 from loihi_convert import loihi
 from loihi_convert.errors import LoihiConvertError, NetxError
 from loihi_convert.files import refuse_to_overwrite, write_atomically
-from loihi_convert.network import IntegerNeuron, IntegrateAndFire, QuantizedLayer, QuantizedNetwork, Reset
+from loihi_convert.network import (
+    IntegerNeuron,
+    IntegrateAndFire,
+    QuantizedLayer,
+    QuantizedNetwork,
+    Reset,
+    largest_pixel,
+)
 from loihi_convert.synapse import Array, Conv, Dense, Pair, Shape, Synapse
 
 FORMAT: Final = 1
@@ -127,6 +135,8 @@ def stock_netx_notes(network: QuantizedNetwork) -> tuple[str, ...]:
         notes.append(
             "stock lava-dl runs this file with hard-reset LIF neurons that start at 0; soft reset needs `run`."
         )
+    if network.poisson_seed is not None:
+        notes.append("stock lava-dl must be fed pixels as spikes, each with probability pixel / 255 in each step.")
     for layer in network.layers:
         if isinstance(layer.synapse, Dense) and not (layer.weight.min() < 0 < layer.weight.max()):
             notes.append(f"{layer.name}: stock lava-dl needs a positive and a negative weight in a dense layer.")
@@ -221,6 +231,8 @@ def _encode(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
     yield f"{_OURS}/proven_timesteps", np.array(network.proven_timesteps, np.int64)
     yield f"{_OURS}/pixel_bits", np.array(network.pixel_bits, np.int32)
     yield f"{_OURS}/reset", _bytes(network.reset)
+    if network.poisson_seed is not None:
+        yield f"{_OURS}/poisson_seed", np.array(network.poisson_seed, np.int64)
     yield f"{_OURS}/provenance", _bytes(json.dumps(dict(network.provenance), sort_keys=True))
     for index, layer in enumerate(network.layers):
         group = f"{_OURS}/layer/{index}"
@@ -286,6 +298,8 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
     pixel_bits = _integer(datasets[f"{_OURS}/pixel_bits"])
     if not 1 <= pixel_bits <= loihi.MAX_PIXEL_BITS:
         raise NetxError(f"pixels of {pixel_bits} bits; allowed are 1..{loihi.MAX_PIXEL_BITS}.")
+    seed = datasets.get(f"{_OURS}/poisson_seed")
+    poisson_seed = None if seed is None else _integer(seed)
     input_shape: Shape = tuple(datasets["layer/0/shape"].tolist())
     if len(input_shape) != 3 or min(input_shape) < 1:
         raise NetxError(f"images of shape {input_shape}; allowed is (C, H, W).")
@@ -301,7 +315,7 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
             synapse=(_decode_conv if kind == "conv" else _decode_dense)(stock, extra, input_shape),
             neuron=_decode_neuron(stock, extra),
             scale=extra["scale"],
-            largest_input=1 if layers else 2**pixel_bits - 1,
+            largest_input=1 if layers else largest_pixel(poisson_seed, pixel_bits),
             balanced=_decode_balanced(extra),
             correction=extra.get("correction"),
         )
@@ -322,6 +336,7 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
         pixel_bits=pixel_bits,
         reset=cast(Reset, reset),
         provenance=provenance,
+        poisson_seed=poisson_seed,
     )
 
 

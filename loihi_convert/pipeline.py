@@ -56,6 +56,7 @@ class ExportOptions:
     initial_potential: InitialPotential | None = None
     reset: Reset = "soft"
     readout: Readout = "potential"
+    poisson_seed: int | None = None
     weight_bits: int = 8
     pixel_bits: int | None = None
     correct: bool | None = None
@@ -167,6 +168,7 @@ def export(
             "alpha": options.alpha,
             "initial_potential": options.initial_potential,
             "reset": options.reset,
+            "poisson_seed": options.poisson_seed,
             "device": device,
         }
         method, percentile, correct = options.method, options.percentile, bool(options.correct)
@@ -472,7 +474,9 @@ def float_network(network: QuantizedNetwork, cnn: ReluNetwork) -> SpikingNetwork
         )
         for source, layer in zip(cnn.layers, network.layers, strict=True)
     )
-    return SpikingNetwork(network.input_shape, layers, network.timesteps, network.reset)
+    return SpikingNetwork(
+        network.input_shape, layers, network.timesteps, network.reset, poisson_seed=network.poisson_seed
+    )
 
 
 def _source(path: Path, network: QuantizedNetwork, model: Path | None, arch: str | None) -> Source | None:

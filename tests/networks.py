@@ -8,7 +8,14 @@ from dataclasses import replace
 import numpy as np
 
 from loihi_convert import loihi
-from loihi_convert.network import IntegerNeuron, IntegrateAndFire, QuantizedLayer, QuantizedNetwork, Reset
+from loihi_convert.network import (
+    IntegerNeuron,
+    IntegrateAndFire,
+    QuantizedLayer,
+    QuantizedNetwork,
+    Reset,
+    largest_pixel,
+)
 from loihi_convert.synapse import Array, Conv, Dense, Shape, Synapse
 
 
@@ -17,6 +24,8 @@ def random_network(seed: int, *, image_count: int = 3) -> tuple[QuantizedNetwork
     rng = np.random.default_rng(seed)
     input_shape: Shape = (int(rng.integers(1, 4)), int(rng.integers(5, 11)), int(rng.integers(5, 11)))
     pixel_bits = int(rng.choice([8, 8, 5, 1]))
+    poisson_seed = seed if pixel_bits == 8 and np.random.default_rng([seed, 1]).random() < 0.4 else None
+    white = largest_pixel(poisson_seed, pixel_bits)
     reset: Reset = "soft" if rng.random() < 0.7 else "hard"
     shape = input_shape
     layers: list[QuantizedLayer] = []
@@ -24,11 +33,12 @@ def random_network(seed: int, *, image_count: int = 3) -> tuple[QuantizedNetwork
         synapse: Synapse = (
             _random_conv(rng, shape) if len(shape) == 3 and rng.random() < 0.8 else _random_dense(rng, shape)
         )
-        layers.append(_layer(rng, f"layer{index}", synapse, pixel_bits, reset, first=not layers))
+        layers.append(_layer(rng, f"layer{index}", synapse, 1 if layers else white, reset))
         shape = synapse.output_shape(shape)
     classes = _random_dense(rng, shape)
     integrates = bool(rng.random() < 0.6)
-    layers.append(_layer(rng, "output", classes, pixel_bits, reset, first=not layers, last=True, integrates=integrates))
+    largest = 1 if layers else white
+    layers.append(_layer(rng, "output", classes, largest, reset, last=True, integrates=integrates))
     network = QuantizedNetwork(
         input_shape=input_shape,
         layers=tuple(layers),
@@ -37,6 +47,7 @@ def random_network(seed: int, *, image_count: int = 3) -> tuple[QuantizedNetwork
         pixel_bits=pixel_bits,
         reset=reset,
         provenance={"seed": seed},
+        poisson_seed=poisson_seed,
     )
     return network, rng.integers(0, 256, (image_count, *input_shape)).astype(np.uint8)
 
@@ -77,14 +88,12 @@ def _layer(
     rng: np.random.Generator,
     name: str,
     synapse: Synapse,
-    pixel_bits: int,
+    largest_input: int,
     reset: Reset,
     *,
-    first: bool,
     last: bool = False,
     integrates: bool = False,
 ) -> QuantizedLayer:
-    largest_input = 2**pixel_bits - 1 if first else 1
     if reset == "hard":
         # Lava's LIF wraps a synaptic current beyond 2^17 - 1.
         inputs = synapse.weight[0].size * math.prod(synapse.pool) * largest_input

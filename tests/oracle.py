@@ -8,6 +8,7 @@ import numpy as np
 
 from loihi_convert.backends import RunResult
 from loihi_convert.network import QuantizedNetwork
+from loihi_convert.poisson import poisson_spikes
 from loihi_convert.synapse import Array, Conv, Pair, Synapse
 
 # Soft reset counts in weight units; hard reset is Lava's LIF, which counts in 1/64 of them: 24 bits of state.
@@ -22,12 +23,14 @@ def run(network: QuantizedNetwork, images: Array, timesteps: int) -> tuple[list[
     spiking = [shape for layer, shape in zip(network.layers, network.shapes, strict=True) if layer.neuron is not None]
     spikes = [np.zeros(moments + shape, np.bool_) for shape in spiking]
     for image_index, image in enumerate(images):
-        pixels = np.rint(image / 255 * (2**network.pixel_bits - 1)).astype(np.int64)
         membrane = [np.zeros(shape, np.int64) for shape in network.shapes]
         for layer, v in zip(network.layers[: len(spiking)], membrane, strict=False):
             v += per_channel(layer.neuron.initial_potential, v.ndim) * unit
         for step in range(timesteps):
-            signal = pixels
+            if network.poisson_seed is None:
+                signal = np.rint(image / 255 * (2**network.pixel_bits - 1)).astype(np.int64)
+            else:
+                signal = poisson_spikes(image[None], network.poisson_seed, image_index, step, 1)[0, 0].astype(np.int64)
             for layer_index, layer in enumerate(network.layers):
                 v = np.clip(membrane[layer_index] + current(layer.synapse, signal) * unit, -limit, limit)
                 if layer.neuron is not None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loihi_convert.conversion import balance as balance_module
-from loihi_convert.conversion.balance import balance
+from loihi_convert.conversion import thresholds as thresholds_module
+from loihi_convert.conversion.balance import Method, balance, balance_each
 from loihi_convert.errors import DataError, UsageError
-from loihi_convert.network import IntegrateAndFire, ReluLayer, ReluNetwork
+from loihi_convert.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingNetwork
+from loihi_convert.simulation.layerwise import GrowingSimulation
 from loihi_convert.simulation.simulate import outputs, relu_outputs
 from loihi_convert.synapse import Conv, Dense
 
@@ -158,6 +159,7 @@ def test_provenance_says_how() -> None:
         "alpha": 0.5,
         "initial_potential": "half",
         "reset": "soft",
+        "input": "constant",
         "readout": "potential",
         "timesteps": 7,
         "calibration_images": 3,
@@ -171,7 +173,9 @@ def test_provenance_says_how() -> None:
         ({"alpha": 0.0}, r"--alpha 0.0: allowed is 0 < alpha <= 1"),
         ({"alpha": float("nan")}, "--alpha nan"),
         ({"percentile": 101.0}, r"--percentile 101.0: allowed is 0 < percentile <= 100"),
-        ({"method": "best"}, "--balance best: unknown; allowed are ngu-lee, percentile"),
+        ({"method": "best"}, "--balance best: unknown; allowed are ngu-lee, spike-norm, rmp, act-norm"),
+        ({"method": "rmp", "reset": "hard"}, "--reset hard: --balance rmp is spike-norm with soft reset"),
+        ({"poisson_seed": -1}, r"--seed -1: allowed are 0\.\.2147483647"),
         ({"amplitude": "big"}, "--amplitude big: unknown; allowed are compensated, literal"),
         ({"readout": "rate"}, "--readout rate: unknown; allowed are potential, spikes"),
         ({"reset": "firm"}, "--reset firm: unknown; allowed are soft, hard"),
@@ -204,7 +208,7 @@ def test_least_squares_finds_the_best_of_its_candidates(timesteps: int, initial_
     balanced = balance(network, images, timesteps, method="least-squares", initial_potential=initial_potential)
     assert balanced.layers[0].neuron is not None
     errors = {}
-    for candidate in balance_module._CANDIDATES * 2 * images.max() / 255:
+    for candidate in thresholds_module._CANDIDATES * 2 * images.max() / 255:
         threshold = np.array([candidate])
         initial = threshold / 2 if initial_potential == "half" else 0 * threshold
         neuron = IntegrateAndFire(threshold, threshold, initial)
@@ -239,3 +243,86 @@ def test_least_squares_leaves_dead_channels_dead() -> None:
 def test_least_squares_needs_compensated_spikes() -> None:
     with pytest.raises(UsageError, match=r"^--balance least-squares: needs --amplitude compensated"):
         balance(chain_of(1, 1), pixels(9), 2, method="least-squares", amplitude="literal")
+
+
+def thresholds_of(network: SpikingNetwork) -> list[list[float]]:
+    return [[] if layer.neuron is None else layer.neuron.threshold.tolist() for layer in network.layers]
+
+
+def two_channels() -> ReluNetwork:
+    """fc1: channels 2 x and x; fc2: both added."""
+    layers = (ReluLayer("fc1", Dense(np.array([[2.0], [1.0]]))), ReluLayer("fc2", Dense(np.array([[1.0, 1.0]]))))
+    return ReluNetwork((1, 1, 1), (*layers, ReluLayer("fc3", Dense(np.array([[1.0]])))))
+
+
+def test_activation_norms_by_hand() -> None:
+    """Images 0.4 and 1.0: activations of fc1 (0.8, 0.4) and (2, 1), of fc2 1.2 and 3."""
+    images = pixels(102, 255)
+    of_layer = balance(two_channels(), images, 4, method="act-norm")
+    assert thresholds_of(of_layer) == [pytest.approx([2, 2]), pytest.approx([3]), []]
+    of_channel = balance(two_channels(), images, 4, method="act-norm-channelwise")
+    assert thresholds_of(of_channel) == [pytest.approx([2, 1]), pytest.approx([3]), []]
+    assert thresholds_of(balance(two_channels(), images, 9, method="act-norm", alpha=0.5))[0] == pytest.approx([1, 1])
+
+
+def test_robust_norm_is_the_percentile_of_a_whole_layer() -> None:
+    """Of 1,000 pixels 255 and one of them brighter by weight: 2,000 activations, 99.9 % of which are at most 1."""
+    bright = np.full((1000, 2, 1, 1), 255, np.uint8)
+    bright[1:, 1] = 0
+    weight = np.array([[1.0, 4.0], [1.0, 0.0]])
+    network = ReluNetwork((2, 1, 1), (ReluLayer("fc1", Dense(weight)), ReluLayer("fc2", Dense(np.ones((1, 2))))))
+    robust = balance(network, bright, 4, method="robust-norm")
+    # One bin is 1/4096 of the largest activation, 5.
+    assert thresholds_of(robust)[0] == pytest.approx([1, 1], abs=5 / 4096)
+    assert thresholds_of(balance(network, bright, 4, method="act-norm"))[0] == pytest.approx([5, 5])
+
+
+def test_spike_norm_by_hand() -> None:
+    """A white pixel spikes in every step: fc1 receives (2, 1), one threshold 2 for both.
+
+    Literal, hard reset: channel 2 x fires in every step; x in every second one, when fc2 receives 2 instead of 1.
+    Soft reset fires the same here. ngu-lee's channels (2, 1) fire both in every step: 2 as well, but from step 1 on.
+    """
+    white = pixels(255)
+    options: dict[str, Any] = {"amplitude": "literal", "poisson_seed": 3, "initial_potential": "zero"}
+    for steps, expected in ((1, 1.0), (2, 2.0)):
+        spike_norm = balance(two_channels(), white, steps, method="spike-norm", reset="hard", **options)
+        assert thresholds_of(spike_norm) == [pytest.approx([2, 2]), pytest.approx([expected]), []]
+        rmp = balance(two_channels(), white, steps, method="rmp", **options)
+        assert thresholds_of(rmp) == thresholds_of(spike_norm)
+        assert (rmp.reset, rmp.poisson_seed) == ("soft", 3)
+        ngu_lee = balance(two_channels(), white, steps, **options)
+        assert thresholds_of(ngu_lee) == [pytest.approx([2, 1]), pytest.approx([2.0]), []]
+
+
+@pytest.mark.parametrize("poisson_seed", [None, 4])
+@pytest.mark.parametrize("readout", ["potential", "spikes"])
+@pytest.mark.parametrize("method", [method for method in get_args(Method) if method != "qcfs"])
+def test_several_latencies_at_once_give_what_each_gives(method: Any, readout: Any, poisson_seed: int | None) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, 1, 8, 8)).astype(np.uint8)
+    options: dict[str, Any] = {"method": method, "readout": readout, "poisson_seed": poisson_seed}
+    together = balance_each(random_cnn(1), images, (4, 1, 9), **options)
+    assert [network.timesteps for network in together] == [4, 1, 9]
+    for network in together:
+        alone = balance(random_cnn(1), images, network.timesteps, **options)
+        assert thresholds_of(network) == thresholds_of(alone)
+        assert network.provenance == alone.provenance
+
+
+def test_one_pass_serves_all_latencies_of_a_two_layer_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[int]] = []
+    largest = GrowingSimulation.largest_currents
+
+    def counted(self: GrowingSimulation, fixed: Any, after: list[int], **rest: Any) -> Any:
+        calls.append(list(after))
+        return largest(self, fixed, after, **rest)
+
+    monkeypatch.setattr(GrowingSimulation, "largest_currents", counted)
+    images = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8)).astype(np.uint8)
+    balance_each(random_cnn(1), images, (8, 2, 4))
+    assert calls == [[2, 4, 8], [2, 4, 8]]
+
+
+def test_latencies_must_differ() -> None:
+    with pytest.raises(UsageError, match=r"--timesteps \(4, 4\): allowed are different numbers of time steps"):
+        balance_each(chain_of(1, 1), pixels(1), (4, 4))

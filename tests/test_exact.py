@@ -42,6 +42,7 @@ def test_random_networks_are_worth_comparing() -> None:
     assert {(network.reset, network.readout) for network, _ in networks} == {
         (reset, readout) for reset in ("soft", "hard") for readout in ("potential", "spikes")
     }
+    assert 5 < sum(network.poisson_seed is not None for network, _ in networks) < 45
     assert any(run.output_spikes is not None and 0.1 < run.output_spikes.mean() < 0.9 for run in runs)
     assert any(conv.groups > 1 for conv in convolutions)
     assert any(conv.stride != (1, 1) for conv in convolutions)

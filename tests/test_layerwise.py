@@ -7,7 +7,8 @@ import pytest
 
 from loihi_convert.conversion.balance import balance
 from loihi_convert.network import ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
-from loihi_convert.simulation import layerwise, simulate
+from loihi_convert.simulation import simulate
+from loihi_convert.simulation.inputs import Inputs
 from loihi_convert.simulation.layerwise import GrowingSimulation
 from loihi_convert.simulation.simulate import extremes
 from loihi_convert.synapse import Array, Conv, Dense
@@ -39,20 +40,28 @@ def images() -> Array:
 # Room for all spikes, for those of some images, for none.
 @pytest.mark.parametrize("memory", [2**31, 700, 0])
 @pytest.mark.parametrize("moments", [2**22, 2000, 300])
-def test_equals_simulations_from_the_images(monkeypatch: pytest.MonkeyPatch, memory: int, moments: int) -> None:
+@pytest.mark.parametrize("poisson_seed", [None, 5])
+def test_equals_simulations_from_the_images(
+    monkeypatch: pytest.MonkeyPatch, memory: int, moments: int, poisson_seed: int | None
+) -> None:
     """Whatever is kept, and in however many blocks of images and steps."""
     monkeypatch.setattr(simulate, "_CPU_BLOCK", moments)
     cnn = network()
-    balanced = balance(cnn, images(), TIMESTEPS, amplitude="literal")
-    simulation = GrowingSimulation(cnn, images(), TIMESTEPS, "soft", memory=memory)
+    balanced = balance(cnn, images(), TIMESTEPS, amplitude="literal", poisson_seed=poisson_seed)
+    simulation = GrowingSimulation(cnn, images(), TIMESTEPS, "soft", memory=memory, poisson_seed=poisson_seed)
     seen: list[tuple[int, int]] = []
     for index, layer in enumerate(cnn.layers):
         fixed = balanced.layers[:index]
-        found = simulation.largest_currents(fixed, progress=lambda *state: seen.append(state))
+        found = simulation.largest_currents(fixed, [3, TIMESTEPS], progress=lambda *state: seen.append(state))
         partial = SpikingNetwork(
-            cnn.input_shape, (*fixed, SpikingLayer(layer.name, layer.synapse, None)), TIMESTEPS, "soft"
+            cnn.input_shape,
+            (*fixed, SpikingLayer(layer.name, layer.synapse, None)),
+            TIMESTEPS,
+            "soft",
+            poisson_seed=poisson_seed,
         )
-        assert np.array_equal(found, extremes(partial, images(), TIMESTEPS).currents[-1])
+        assert np.array_equal(found[0], extremes(partial, images(), 3).currents[-1])
+        assert np.array_equal(found[1], extremes(partial, images(), TIMESTEPS).currents[-1])
         assert seen[-1] == (11, 11)
 
 
@@ -67,13 +76,13 @@ def test_mean_excess_is_the_difference_of_the_mean_currents(
     cnn = network()
     balanced = balance(cnn, images(), TIMESTEPS)
     simulation = GrowingSimulation(cnn, images(), TIMESTEPS, "soft", memory=memory)
-    simulation.largest_currents([])
+    simulation.largest_currents([], [TIMESTEPS])
     for index in range(1, len(cnn.layers)):
         fixed = balanced.layers[:index]
         found = simulation.mean_excess(fixed)
         # Looking ahead leaves what was kept as it was.
         assert np.array_equal(simulation.mean_excess(fixed), found)
-        simulation.largest_currents(fixed)
+        simulation.largest_currents(fixed, [TIMESTEPS])
         layer = cnn.layers[index]
         potentials: list[Array] = []
         partial = SpikingNetwork(
@@ -107,16 +116,16 @@ def test_on_a_gpu() -> None:
 def test_kept_spikes_are_not_simulated_again(monkeypatch: pytest.MonkeyPatch, memory: int, passes: int) -> None:
     """From the third layer on no pass begins with the images; without memory all five do."""
     begun: list[int] = []
-    constant = GrowingSimulation._constant
+    inputs = Inputs.__call__
 
-    def counted(self: GrowingSimulation, layers: list[layerwise.Layer], part: Array) -> Array:
+    def counted(self: Inputs, part: Array, first_image: int, first_step: int, steps: int) -> Array:
         begun.append(len(part))
-        return constant(self, layers, part)
+        return inputs(self, part, first_image, first_step, steps)
 
     cnn = network()
     balanced = balance(cnn, images(), TIMESTEPS, amplitude="literal")
-    monkeypatch.setattr(GrowingSimulation, "_constant", counted)
+    monkeypatch.setattr(Inputs, "__call__", counted)
     simulation = GrowingSimulation(cnn, images(), TIMESTEPS, "soft", memory=memory)
     for index in range(len(cnn.layers)):
-        simulation.largest_currents(balanced.layers[:index])
+        simulation.largest_currents(balanced.layers[:index], [TIMESTEPS])
     assert sum(begun) == passes * len(images())

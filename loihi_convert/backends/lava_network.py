@@ -30,7 +30,12 @@ def build(
 ) -> Any:
     """Connect the Lava Processes of ``network``; return the first of them."""
     neurons = [_neuron_parameters(network, index, folder, timesteps, trace) for index in range(len(network.layers))]
-    images = {"images": str(folder.images), "timesteps": timesteps, "steps": str(folder.steps)}
+    images = {
+        "images": str(folder.images),
+        "timesteps": timesteps,
+        "poisson_seed": network.poisson_seed,
+        "steps": str(folder.steps),
+    }
     if layout == "layers":
         processes = _layers(network, images, neurons, batch_size)
     else:

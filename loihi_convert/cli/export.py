@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -36,8 +36,9 @@ def export(
         str,
         typer.Option(
             "--balance",
-            help="Balancing method: ngu-lee, percentile, least-squares, or auto: the one whose classes agree best with "
-            "the CNN's on calibration images, for each T.",
+            help="Balancing method: ngu-lee, act-norm, robust-norm, act-norm-channelwise, spike-norm, rmp, percentile, "
+            "least-squares, qcfs, or auto: the one whose classes agree best with the CNN's on calibration images, for "
+            "each T.",
         ),
     ] = "auto",
     amplitude: Annotated[
@@ -46,8 +47,24 @@ def export(
     alpha: Annotated[float, typer.Option("--alpha", help="Factor on the thresholds, in (0, 1].")] = 1.0,
     percentile: Annotated[float, typer.Option("--percentile", help="For --balance percentile, in (0, 100].")] = 99.0,
     reset: Annotated[
-        str, typer.Option("--reset", help="What a spike leaves: soft subtracts the threshold, hard is Lava's own LIF.")
-    ] = "soft",
+        str | None,
+        typer.Option(
+            "--reset",
+            help="What a spike leaves: soft (default) subtracts the threshold, hard (default of spike-norm) is Lava's "
+            "own LIF.",
+            show_default=False,
+        ),
+    ] = None,
+    input_: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            help="How pixels enter: constant (default), the same current in each step; poisson (default of spike-norm "
+            "and rmp), as random spikes.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of --input poisson.")] = 0,
     readout: Annotated[
         str,
         typer.Option("--readout", help="What the class is read from: the last layer's potential, or its spikes."),
@@ -99,12 +116,17 @@ def export(
     require_memory()
     from loihi_convert import pipeline
     from loihi_convert.cnn.checkpoint import load
+    from loihi_convert.conversion.balance import PUBLISHED, Input
     from loihi_convert.data import DATASETS, load_data
     from loihi_convert.progress import bar
     from loihi_convert.simulation.gpu import chosen_device
     from loihi_convert.source import open_source
 
     steps = parse_timesteps(timesteps)
+    published_reset, published_input = PUBLISHED.get(method, ("soft", "constant"))
+    coding = input_ or published_input
+    if coding not in get_args(Input):
+        raise UsageError(f"--input {coding}: unknown; allowed are {', '.join(get_args(Input))}.")
     if arch is not None and data is None:
         raise UsageError(f"{model}: a state dict does not say what it was trained on; pass --data.")
     normalization = {"mean": parse_numbers("--mean", mean), "std": parse_numbers("--std", std)}
@@ -123,7 +145,8 @@ def export(
         "alpha": alpha,
         "percentile": percentile,
         "initial_potential": initial_potential,
-        "reset": reset,
+        "reset": reset or published_reset,
+        "poisson_seed": seed if coding == "poisson" else None,
         "readout": readout,
         "weight_bits": weight_bits,
         "pixel_bits": pixel_bits,

@@ -1,22 +1,30 @@
-"""ReluNetwork -> SpikingNetwork: firing thresholds per channel, balanced for a latency T.
+"""ReluNetwork -> SpikingNetwork: firing thresholds balanced for a latency T.
 
-=================  ====================================================================================================
-method             threshold of channel k in layer l
-=================  ====================================================================================================
-``ngu-lee``        alpha x the largest input current of the channel over all calibration images, positions and steps
-                   1..T, while the layers before it spike with their already fixed thresholds (Ngu & Lee 2022,
-                   algorithm 2, alpha of section 4.1.3)
-``percentile``     a percentile of the channel's positive ReLU activations in the CNN (per channel; after
-                   Rueckauer et al. 2017, who take one per layer)
-``least-squares``  of 24 thresholds up to a little above the channel's largest activation the one whose firing rates
-                   over T steps are nearest to the activations of the CNN, in squares, over images (of
-                   `sample.sample`) and positions, while the layers before it spike with their already fixed
-                   thresholds. What a spike rounds and what it cuts off are weighed against each other, for this T: the
-                   smaller T, the lower the threshold (after Li et al., ICML 2021, who do so per layer and without
-                   simulation)
-``qcfs``           the threshold that the CNN was trained with, if its activations are `qcfs.Qcfs` (Bu et al., ICLR
-                   2022)
-=================  ====================================================================================================
+========================  =============================================================================================
+method                    threshold of channel k in layer l
+========================  =============================================================================================
+``ngu-lee``               alpha x the largest input current of the channel over all calibration images, positions and
+                          steps 1..T, while the layers before it spike with their already fixed thresholds (Ngu & Lee
+                          2022, algorithm 2, alpha of section 4.1.3)
+``spike-norm``, ``rmp``   the same, one for the whole layer (Sengupta et al., Front. Neurosci. 2019, with hard reset and
+                          Poisson input; Han et al., CVPR 2020, "RMP-SNN": with soft reset)
+``act-norm``              the largest ReLU activation in the CNN, one for the whole layer (Diehl et al., IJCNN 2015)
+``robust-norm``           the 99.9th percentile of the positive activations, one for the whole layer (Rueckauer et al.,
+                          Front. Neurosci. 2017)
+``act-norm-channelwise``  the channel's largest activation (Kim et al., AAAI 2020, "Spiking-YOLO")
+``percentile``            a percentile of the channel's positive activations (per channel; after Rueckauer et al. 2017)
+``least-squares``         of 24 thresholds up to a little above the channel's largest activation the one whose firing
+                          rates over T steps are nearest to the activations of the CNN, in squares, over images (of
+                          `sample.sample`) and positions, while the layers before it spike with their already fixed
+                          thresholds. What a spike rounds and what it cuts off are weighed against each other, for this
+                          T: the smaller T, the lower the threshold (after Li et al., ICML 2021, who do so per layer and
+                          without simulation)
+``qcfs``                  the threshold that the CNN was trained with, if its activations are `qcfs.Qcfs` (Bu et al.,
+                          ICLR 2022)
+========================  =============================================================================================
+
+Alpha is a factor on the thresholds of every method, layer by layer: those behind are balanced for what the scaled ones
+before them send.
 
 =================  ====================================================================================================
 amplitude          what the spike of a neuron is worth to the next layer
@@ -36,12 +44,13 @@ readout            the last layer
 
 from __future__ import annotations
 
-from typing import Final, Literal, get_args
+from collections.abc import Sequence
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
-import torch
 
 from loihi_convert.conversion.sample import sample
+from loihi_convert.conversion.thresholds import activation_percentiles, nearest_rates
 from loihi_convert.errors import DataError, RangeError, UsageError
 from loihi_convert.network import (
     MOST_TIMESTEPS,
@@ -52,26 +61,46 @@ from loihi_convert.network import (
     SpikingLayer,
     SpikingNetwork,
 )
+from loihi_convert.poisson import LARGEST_SEED
 from loihi_convert.progress import Progress, silent
 from loihi_convert.simulation.layerwise import GrowingSimulation
-from loihi_convert.simulation.simulate import channel_maxima, relu_outputs
 from loihi_convert.synapse import Array
 
-Method = Literal["ngu-lee", "percentile", "least-squares", "qcfs"]
+Method = Literal[
+    "ngu-lee",
+    "spike-norm",
+    "rmp",
+    "act-norm",
+    "robust-norm",
+    "act-norm-channelwise",
+    "percentile",
+    "least-squares",
+    "qcfs",
+]
 Amplitude = Literal["compensated", "literal"]
 InitialPotential = Literal["zero", "half"]
+Input = Literal["constant", "poisson"]
 
-# Candidates of least-squares, in parts of the channel's largest activation.
-_CANDIDATES: Final = np.geomspace(0.08, 1.1, 24)
+PUBLISHED: Final[dict[str, tuple[Reset, Input]]] = {"spike-norm": ("hard", "poisson"), "rmp": ("soft", "poisson")}
+"""Neurons and input of the methods that were published with others than soft reset and a constant current."""
 
-# A percentile is read off a histogram of this many bins between 0 and the channel's maximum.
-_BINS: Final = 4096
+# Methods that look at activations, with their percentile; methods with one threshold for a whole layer.
+_OF_ACTIVATIONS: Final = {"act-norm": 100.0, "robust-norm": 99.9, "act-norm-channelwise": 100.0, "least-squares": 100.0}
+_PER_LAYER: Final = ("spike-norm", "rmp", "act-norm", "robust-norm")
 
 
-def balance(
+def balance(network: ReluNetwork, images: Array, timesteps: int, **options: Any) -> SpikingNetwork:
+    """Return ``network`` with integrate-and-fire neurons whose thresholds suit ``timesteps`` steps.
+
+    All else is as in `balance_each`, which does so for several numbers of steps.
+    """
+    return balance_each(network, images, (timesteps,), **options)[0]
+
+
+def balance_each(
     network: ReluNetwork,
     images: Array,
-    timesteps: int,
+    timesteps: Sequence[int],
     *,
     method: Method = "ngu-lee",
     amplitude: Amplitude = "compensated",
@@ -80,10 +109,14 @@ def balance(
     initial_potential: InitialPotential | None = None,
     reset: Reset = "soft",
     readout: Readout = "potential",
+    poisson_seed: int | None = None,
     device: str = "cpu",
     progress: Progress = silent,
-) -> SpikingNetwork:
-    """Return ``network`` with integrate-and-fire neurons whose thresholds suit ``timesteps`` steps.
+) -> tuple[SpikingNetwork, ...]:
+    """Return ``network`` with integrate-and-fire neurons, once for each of several latencies.
+
+    What is the same for all of them is computed once: activations, and the largest currents after each T, as long as
+    the layers before have the same thresholds for all T. So a network of two convolutions takes one simulation.
 
     Parameters
     ----------
@@ -92,7 +125,7 @@ def balance(
     images
         Calibration images, uint8 ``(N, C, H, W)``; training images, never test images.
     timesteps
-        The latency T.
+        The latencies T.
     method, amplitude, readout
         See the tables of this module.
     alpha
@@ -104,6 +137,8 @@ def balance(
         reset; or ``zero`` (paper), the only choice with hard reset, which leads back to 0.
     reset
         ``soft``, or ``hard``: Lava's own LIF.
+    poisson_seed
+        Pixels enter as Poisson spikes of this seed, see `poisson.py`; ``None``: as a constant current.
     device
         Where it is simulated: ``"cpu"``, or another one of torch's.
     progress
@@ -119,35 +154,25 @@ def balance(
         If the images do not fit the network, or there are none.
     """
     initial_potential = initial_potential or ("half" if reset == "soft" else "zero")
-    _check(network, images, timesteps, method, amplitude, alpha, percentile, initial_potential, reset, readout)
-    spiking_count = len(network.layers) - (readout == "potential")
-    percentiles: list[Array] = []
-    fitted = sample(images, timesteps) if method == "least-squares" else images
-    if method in ("percentile", "least-squares"):
-        percentiles = _activation_percentiles(network, fitted, percentile if method == "percentile" else 100, progress)
-    simulation = GrowingSimulation(network, fitted, timesteps, reset, device=device, whole=method == "least-squares")
-    layers: list[SpikingLayer] = []
-
-    def report(done: int, total: int) -> None:
-        progress(len(layers) * total + done, spiking_count * total)
-
-    for index, layer in enumerate(network.layers[:spiking_count]):
-        if method == "ngu-lee" or (method == "qcfs" and index == len(network.layers) - 1):
-            base = simulation.largest_currents(layers, progress=report)
-        else:
-            base = percentiles[index] if layer.threshold is None or method != "qcfs" else layer.threshold
-        if method == "least-squares" and np.isfinite(base).all():
-            base = _nearest_rates(simulation, layers, base, 0.5 if initial_potential == "half" else 0.0, report)
-        if not np.isfinite(base).all():
-            raise RangeError(
-                f"{layer.name}: its input is beyond 3.4e38, the largest float32; the weights up to here are too large. "
-                "Train it again."
-            )
-        if index == len(network.layers) - 1:
-            base = np.full_like(base, base.max())
-        layers.append(SpikingLayer(layer.name, layer.synapse, _neuron(alpha * base, amplitude, initial_potential)))
-    if readout == "potential":
-        layers.append(SpikingLayer(network.layers[-1].name, network.layers[-1].synapse, None))
+    _check(
+        network,
+        images,
+        timesteps,
+        method,
+        amplitude,
+        alpha,
+        percentile,
+        initial_potential,
+        reset,
+        readout,
+        poisson_seed,
+    )
+    fitted = sample(images, max(timesteps)) if method == "least-squares" else images
+    balancing = _Balancing(
+        network, fitted, method, amplitude, alpha, percentile, initial_potential, reset, readout, poisson_seed, device
+    )
+    layers_of = balancing.layers(sorted(timesteps), progress)
+    last = [SpikingLayer(network.layers[-1].name, network.layers[-1].synapse, None)] if readout == "potential" else []
     provenance = {
         "method": method,
         "amplitude": amplitude,
@@ -155,17 +180,135 @@ def balance(
         "initial_potential": initial_potential,
         "reset": reset,
         "readout": readout,
-        "timesteps": timesteps,
+        "input": "constant" if poisson_seed is None else "poisson",
         "calibration_images": len(images),
         **({"percentile": percentile} if method == "percentile" else {}),
     }
-    return SpikingNetwork(network.input_shape, tuple(layers), timesteps, reset, {"balance": provenance})
+    return tuple(
+        SpikingNetwork(
+            network.input_shape,
+            (*layers_of[t], *last),
+            t,
+            reset,
+            {"balance": {**provenance, "timesteps": t}},
+            poisson_seed,
+        )
+        for t in timesteps
+    )
+
+
+class _Balancing:
+    """The layers with neurons of a network, for several T; parameters as in `balance_each`."""
+
+    def __init__(
+        self,
+        network: ReluNetwork,
+        images: Array,
+        method: Method,
+        amplitude: Amplitude,
+        alpha: float,
+        percentile: float,
+        initial_potential: InitialPotential,
+        reset: Reset,
+        readout: Readout,
+        poisson_seed: int | None,
+        device: str,
+    ) -> None:
+        self._network, self._images, self._method, self._amplitude = network, images, method, amplitude
+        self._alpha, self._percentile, self._initial_potential = alpha, percentile, initial_potential
+        self._reset, self._poisson_seed, self._device = reset, poisson_seed, device
+        self._depth = len(network.layers) - (readout == "potential")
+        self._percentiles: list[Array] = []
+        self._done, self._passes = 0, 1
+        self._progress: Progress = silent
+
+    def layers(self, timesteps: Sequence[int], progress: Progress) -> dict[int, list[SpikingLayer]]:
+        """Return them for each of ``timesteps``, ascending."""
+        self._progress = progress
+        if self._method == "percentile" or self._method in _OF_ACTIVATIONS:
+            self._percentiles = activation_percentiles(
+                self._network,
+                self._images,
+                _OF_ACTIVATIONS.get(self._method, self._percentile),
+                per_layer=self._method in _PER_LAYER,
+                progress=self._report,
+            )
+        # What is fitted to the rates over T steps must see all of them at once, for each T.
+        apart = [[t] for t in timesteps] if self._method == "least-squares" else [list(timesteps)]
+        self._done, self._passes = 0, len(apart) * self._depth
+        found: dict[int, list[SpikingLayer]] = {}
+        for steps in apart:
+            found |= self._grown([], steps, self._simulation(steps))
+        return found
+
+    def _grown(
+        self, fixed: list[SpikingLayer], timesteps: list[int], simulation: GrowingSimulation
+    ) -> dict[int, list[SpikingLayer]]:
+        """The layers for each of ``timesteps``, which have ``fixed`` in common; ``simulation`` has seen those."""
+        if len(fixed) == self._depth:
+            return dict.fromkeys(timesteps, fixed)
+        layer = self._network.layers[len(fixed)]
+        same: dict[bytes, list[int]] = {}
+        layers: dict[int, SpikingLayer] = {}
+        for steps, base in zip(timesteps, self._thresholds(fixed, timesteps, simulation), strict=True):
+            if not np.isfinite(base).all():
+                raise RangeError(
+                    f"{layer.name}: its input is beyond 3.4e38, the largest float32; the weights up to here are too "
+                    "large. Train it again."
+                )
+            if len(fixed) == len(self._network.layers) - 1:
+                base = np.full_like(base, base.max())
+            neuron = _neuron(self._alpha * base, self._amplitude, self._initial_potential)
+            layers[steps] = SpikingLayer(layer.name, layer.synapse, neuron)
+            same.setdefault(base.tobytes(), []).append(steps)
+        found: dict[int, list[SpikingLayer]] = {}
+        for together in same.values():
+            # Spikes that were kept go on with the largest T only if none has left.
+            goes_on = simulation if len(same) == 1 else self._simulation(together)
+            found |= self._grown([*fixed, layers[together[0]]], together, goes_on)
+        return found
+
+    def _thresholds(
+        self, fixed: list[SpikingLayer], timesteps: list[int], simulation: GrowingSimulation
+    ) -> list[Array]:
+        """The thresholds of the layer behind ``fixed``, alpha aside, for each of ``timesteps``."""
+        layer = self._network.layers[len(fixed)]
+        learned = layer.threshold if self._method == "qcfs" else None
+        if learned is not None:
+            return [learned] * len(timesteps)
+        if not self._percentiles:
+            found = simulation.largest_currents(fixed, timesteps, progress=self._report)
+            self._done += 1
+            if self._method in _PER_LAYER:
+                found = np.broadcast_to(found.max(axis=1, keepdims=True), found.shape)
+            return list(found)
+        base = self._percentiles[len(fixed)]
+        if self._method == "least-squares" and np.isfinite(base).all():
+            share = 0.5 if self._initial_potential == "half" else 0.0
+            base = nearest_rates(simulation, fixed, base, share, self._report)
+            self._done += 1
+        return [base] * len(timesteps)
+
+    def _simulation(self, timesteps: Sequence[int]) -> GrowingSimulation:
+        return GrowingSimulation(
+            self._network,
+            self._images,
+            max(timesteps),
+            self._reset,
+            poisson_seed=self._poisson_seed,
+            device=self._device,
+            whole=self._method == "least-squares",
+        )
+
+    def _report(self, done: int, total: int) -> None:
+        # Passes that only some T take are not foreseen.
+        self._progress(min(self._done, self._passes - 1) * total + done, self._passes * total)
 
 
 def _check(
     network: ReluNetwork,
     images: Array,
-    timesteps: int,
+    timesteps: Sequence[int],
     method: str,
     amplitude: str,
     alpha: float,
@@ -173,6 +316,7 @@ def _check(
     initial_potential: str,
     reset: str,
     readout: str,
+    poisson_seed: int | None,
 ) -> None:
     for option, value, allowed in (
         ("--balance", method, get_args(Method)),
@@ -193,8 +337,15 @@ def _check(
         )
     if reset == "hard" and initial_potential != "zero":
         raise UsageError(f"--initial-potential {initial_potential}: with --reset hard neurons start at zero.")
-    if not 1 <= timesteps <= MOST_TIMESTEPS:
-        raise UsageError(f"--timesteps {timesteps}: allowed are 1..{MOST_TIMESTEPS:,} time steps.")
+    for steps in timesteps:
+        if not 1 <= steps <= MOST_TIMESTEPS:
+            raise UsageError(f"--timesteps {steps}: allowed are 1..{MOST_TIMESTEPS:,} time steps.")
+    if not timesteps or len(set(timesteps)) < len(timesteps):
+        raise UsageError(f"--timesteps {tuple(timesteps)}: allowed are different numbers of time steps, at least one.")
+    if method == "rmp" and reset != "soft":
+        raise UsageError(f"--reset {reset}: --balance rmp is spike-norm with soft reset; use --balance spike-norm.")
+    if poisson_seed is not None and not 0 <= poisson_seed <= LARGEST_SEED:
+        raise UsageError(f"--seed {poisson_seed}: allowed are 0..{LARGEST_SEED}.")
     if not 0 < alpha <= 1:
         raise UsageError(f"--alpha {alpha}: allowed is 0 < alpha <= 1.")
     if not 0 < percentile <= 100:
@@ -220,45 +371,3 @@ def _neuron(threshold: Array, amplitude: Amplitude, initial_potential: InitialPo
         amplitude=np.where(alive, worth, 0.0),
         initial_potential=np.where(alive, threshold / 2, 0.0) if initial_potential == "half" else 0 * threshold,
     )
-
-
-def _nearest_rates(
-    simulation: GrowingSimulation, fixed: list[SpikingLayer], largest: Array, initial_share: float, progress: Progress
-) -> Array:
-    """float64 ``(C_out,)``: for each channel the best of `_CANDIDATES` x ``largest``; 0 where that is not positive."""
-    alive = largest > 0
-    candidates = _CANDIDATES[:, None] * np.where(alive, largest, 1.0)
-    errors = simulation.rate_errors(fixed, candidates, initial_share * candidates, progress=progress)
-    best = np.take_along_axis(candidates, errors.argmin(axis=0)[None], axis=0)[0]
-    return np.where(alive, best, 0.0)
-
-
-def _activation_percentiles(network: ReluNetwork, images: Array, percentile: float, progress: Progress) -> list[Array]:
-    """float64 ``(C_out,)`` per layer: the percentile of each channel's positive activations."""
-    largest = [torch.zeros(layer.synapse.channels) for layer in network.layers]
-    done = 0
-    for outputs in relu_outputs(network, images):
-        for index in range(len(outputs)):
-            largest[index] = torch.maximum(largest[index], channel_maxima(outputs[index]))
-        done += len(outputs[0])
-        progress(done, 2 * len(images))
-    counts = [torch.zeros(len(peak) * _BINS, dtype=torch.int64) for peak in largest]
-    for outputs in relu_outputs(network, images):
-        for index in range(len(outputs)):
-            values, peak = (
-                outputs[index].transpose(0, 1).flatten(1),
-                largest[index].clamp_min(torch.finfo(torch.float32).tiny),
-            )
-            bins = (values / peak[:, None] * _BINS).to(torch.int64).clamp_(max=_BINS - 1)
-            bins += torch.arange(len(peak))[:, None] * _BINS
-            counts[index] += torch.bincount(bins[values > 0], minlength=len(counts[index]))
-        done += len(outputs[0])
-        progress(done, 2 * len(images))
-    thresholds = []
-    for count, peak in zip(counts, largest, strict=True):
-        cumulative = count.reshape(len(peak), _BINS).cumsum(1)
-        rank = torch.ceil(cumulative[:, -1:] * (percentile / 100)).clamp_min(1)
-        # The upper edge of the bin in which the rank lies: at 100 exactly the maximum.
-        edge = (cumulative < rank).sum(1) + 1
-        thresholds.append((peak * edge.clamp(max=_BINS) / _BINS).to(torch.float64).numpy())
-    return thresholds

@@ -63,7 +63,15 @@ def calibrate(
                 "--correct: needs --amplitude compensated; a literal spike does not stand for its threshold."
             )
     images = sample(images, network.timesteps)
-    simulation = GrowingSimulation(cnn, images, network.timesteps, network.reset, device=device, whole=True)
+    simulation = GrowingSimulation(
+        cnn,
+        images,
+        network.timesteps,
+        network.reset,
+        poisson_seed=network.poisson_seed,
+        device=device,
+        whole=True,
+    )
     layers: list[SpikingLayer] = []
     passes = 2 * len(network.layers) - 1
 
@@ -71,7 +79,7 @@ def calibrate(
         progress(2 * len(layers) * total + done, passes * total)
 
     for layer in network.layers:
-        # The first layer's current is the CNN's.
+        # The first layer's current is the CNN's, or on average so.
         correction = None if not layers else -simulation.mean_excess(layers, progress=report)
         synapse = layer.synapse if correction is None else layer.synapse.with_added_bias(correction)
         neuron = layer.neuron

@@ -80,6 +80,7 @@ def choose_method(
     alpha: float = 1.0,
     initial_potential: InitialPotential | None = None,
     reset: Reset = "soft",
+    poisson_seed: int | None = None,
     correct: bool | None = None,
     weight_bits: int = 8,
     pixel_bits: int | None = None,
@@ -135,6 +136,7 @@ def choose_method(
                 percentile=percentile,
                 initial_potential=initial_potential,
                 reset=reset,
+                poisson_seed=poisson_seed,
                 device=device,
                 progress=report,
             )

@@ -44,11 +44,13 @@ from loihi_convert.network import (
     Reset,
     SpikingLayer,
     SpikingNetwork,
+    largest_pixel,
     with_pixel_bits,
 )
 from loihi_convert.progress import Progress, silent
 from loihi_convert.rounding import nearest_scales, rounded
-from loihi_convert.simulation.simulate import LARGEST_PIXEL, clipped_images, currents, extremes
+from loihi_convert.simulation.inputs import LARGEST_PIXEL
+from loihi_convert.simulation.simulate import clipped_images, currents, extremes
 from loihi_convert.synapse import Array, Synapse
 
 HEADROOM: Final = 1.25
@@ -133,7 +135,7 @@ def quantize(
     weight_bits
         2..8, sign included.
     pixel_bits
-        1..8; by default 8, or with hard reset the best of 8..4.
+        1..8; by default 8, or with hard reset the best of 8..4; not to be chosen with Poisson input.
     device
         Where it is simulated: ``"cpu"``, or another one of torch's.
     progress
@@ -159,19 +161,25 @@ def quantize(
             f"{network.layers[-1].name}: its potential is beyond 3.4e38, the largest float32; the weights up to here "
             "are too large. Train it again."
         )
-    if pixel_bits is None:
+    if network.poisson_seed is not None:
+        if pixel_bits is not None:
+            raise UsageError(f"--pixel-bits {pixel_bits}: with --input poisson a pixel enters as spikes of one bit.")
+        pixel_bits = loihi.MAX_PIXEL_BITS
+    elif pixel_bits is None:
         pixel_bits = (
             8 if network.reset == "soft" else _best_pixel_bits(network, images, largest.currents[0], largest_weight)
         )
+    white = largest_pixel(network.poisson_seed, pixel_bits)
     layers: list[QuantizedLayer] = []
     amplitude: Array | None = None
     for layer, current in zip(network.layers, largest.currents, strict=True):
         synapse = layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude)
         reach = HEADROOM * (np.full(synapse.channels, largest.output) if layer.neuron is None else current)
-        largest_input = 1 if layers else 2**pixel_bits - 1
         is_output = len(layers) == len(network.layers) - 1
         layers.append(
-            _quantize_layer(layer, synapse, reach, largest_input, largest_weight, network.reset, one_scale=is_output)
+            _quantize_layer(
+                layer, synapse, reach, 1 if layers else white, largest_weight, network.reset, one_scale=is_output
+            )
         )
         amplitude = layers[-1].used_amplitude
     proven = MOST_TIMESTEPS
@@ -186,6 +194,7 @@ def quantize(
         proven_timesteps=max(network.timesteps, min(proven, MOST_TIMESTEPS)),
         pixel_bits=pixel_bits,
         reset=network.reset,
+        poisson_seed=network.poisson_seed,
         provenance={
             **network.provenance,
             "quantize": {"weight_bits": weight_bits, "pixel_bits": pixel_bits, "headroom": HEADROOM},

@@ -18,6 +18,7 @@ CAUSES: Final[Mapping[Cause, str]] = {
     "levels": "rounding to T + 1 spike counts",
     "initial_potential": "initial potential",
     "timing": "uneven spike timing",
+    "input": "chance in Poisson input",
     "correction": "corrected biases",
     "reset": "hard reset",
     "weights": "weight bits",
@@ -151,6 +152,14 @@ def _timing(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
     )
 
 
+def _input(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
+    return (
+        "Pixels enter as random spikes, whose number is right only on average: `export --input constant` gives each "
+        "step the pixels themselves.",
+        *_more_steps(diagnosis),
+    )
+
+
 def _correction(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
     return (
         "The corrections do not suit these images: `export --no-correct`, or calibrate on images like these (`--data`, "
@@ -211,6 +220,7 @@ _ADVICE: Final = {
     "levels": _levels,
     "initial_potential": _initial_potential,
     "timing": _timing,
+    "input": _input,
     "correction": _correction,
     "reset": _reset,
     "weights": _weights,

@@ -3,7 +3,7 @@
 The curve is the *anytime* curve: one run of one file, whose thresholds were balanced for one T, read after each step.
 Counts of spikes and synaptic operations are those of the layers that have neurons. Pixels enter the first layer as
 graded spikes at every step, so its work does not depend on the image; it is the first layer's `multiply_accumulates`,
-T times.
+T times; less where they enter as Poisson spikes, which are not counted.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def layer_table(evaluation: Evaluation) -> Table:
         table.add_row(Text(layer.name), f"{layer.neuron_count:,}", rate, operations, f"{layer.multiply_accumulates:,}")
     table.caption = (
         f"at T = {point.timesteps}; SynOps: synapses of the layer reached by the spikes of the one before it. "
-        "The first layer receives pixels at every step"
+        "The first layer receives pixels at every step, or Poisson spikes"
     )
     return table
 
@@ -155,7 +155,7 @@ def divergence_table(diagnosis: Diagnosis) -> Table:
     """Return how far each layer is from the CNN at the main stages for the terminal, and what it loses."""
     from rich.text import Text
 
-    spikes = [stage for stage in diagnosis.stages if stage.cause in ("timing", "correction", "reset")]
+    spikes = [stage for stage in diagnosis.stages if stage.cause in ("timing", "input", "correction", "reset")]
     counts = [stage for stage in diagnosis.stages if stage.cause in ("levels", "initial_potential")]
     shown = (
         ("clipped", diagnosis.stages[1]),

@@ -156,6 +156,11 @@ class _Int8:
         return _channels_last(found)
 
 
+def channels_last(images: Array) -> Array:
+    """``(N, C, H, W)`` as contiguous float32 ``(N, H, W, C)``."""
+    return np.ascontiguousarray(images.transpose(0, 2, 3, 1), np.float32)
+
+
 def sum_pool(maps: Array, pool: Pair) -> Array:
     """Return float32 ``(N, H', W', C)``: maps ``(N, H, W, C)`` summed over windows of ``pool``."""
     if pool == (1, 1):

@@ -13,6 +13,7 @@ what is changed       activation
 `initial_potential`   amplitude / T x clip(floor(a T / theta + V0 / theta), 0, T); only where V0 is not theta / 2
 `timing`              amplitude x spikes / T of soft-reset neurons, which also feel in which order spikes come (the
                       first layer's current is constant: there it is the line above)
+`input`               the same with pixels as Poisson spikes, if the file takes them so
 `correction`          the same with biases corrected by `calibrate.calibrate`, if they are
 `reset`               the same with hard reset, if the file has it
 `weights`             the same with the weights of the file: integer x scale / amplitude of its input
@@ -50,6 +51,7 @@ Cause = Literal[
     "levels",
     "initial_potential",
     "timing",
+    "input",
     "correction",
     "reset",
     "weights",
@@ -137,7 +139,8 @@ def intermediate_networks(
         *([Intermediate("amplitude", chain(clipped, neurons))] if is_literal else []),
         Intermediate("levels", chain(nearest, neurons)),
         *([] if is_half else [Intermediate("initial_potential", chain(from_initial, neurons))]),
-        Intermediate("timing", simulated(uncorrected)),
+        Intermediate("timing", simulated(replace(uncorrected, poisson_seed=None))),
+        *([Intermediate("input", simulated(uncorrected))] if spiking.poisson_seed is not None else []),
         *([Intermediate("correction", simulated(corrected))] if is_corrected else []),
         *([Intermediate("reset", simulated(spiking))] if spiking.reset == "hard" else []),
         Intermediate("weights", simulated(rounded)),

@@ -4,6 +4,7 @@ While the thresholds of layers 0..l-1 are known, the largest currents of layer l
 thresholds. Each pass over the images fires one layer more, from the spikes of the layer before it, which the pass
 before has kept: a bit each, or a byte for each window of a pooling. So a network of L layers takes 2 L synapses' work
 instead of L (L + 1) / 2. The first layer's spikes are not kept: a constant current gives them again for almost nothing.
+What a maximum over T steps is after fewer steps comes from the same pass.
 """
 
 from __future__ import annotations
@@ -18,14 +19,12 @@ import torch
 
 from loihi_convert.network import ReluNetwork, Reset, SpikingLayer, SpikingNetwork
 from loihi_convert.progress import Progress, silent
-from loihi_convert.simulation.currents import sum_pool
+from loihi_convert.simulation.inputs import Inputs
 from loihi_convert.simulation.neurons import rate_errors
 from loihi_convert.simulation.simulate import (
-    LARGEST_PIXEL,
     Layer,
     ReluChain,
     block_size,
-    channels_last,
     layers_on,
     on_cores,
     real_stages,
@@ -52,6 +51,8 @@ class GrowingSimulation:
         T.
     reset
         Of the neurons.
+    poisson_seed
+        As in `SpikingNetwork`.
     device
         As in `simulate.Simulator`; spikes are kept on a CPU only.
     whole
@@ -67,12 +68,14 @@ class GrowingSimulation:
         timesteps: int,
         reset: Reset,
         *,
+        poisson_seed: int | None = None,
         device: str = "cpu",
         whole: bool = False,
         memory: int = MEMORY,
     ) -> None:
         self._network, self._images, self._timesteps, self._reset = network, images, timesteps, reset
-        self._device = device
+        self._device, self._poisson_seed = device, poisson_seed
+        self._inputs = Inputs(network.layers[0].synapse.pool, poisson_seed)
         largest = max(math.prod(shape) for shape in network.shapes)
         self._images_at_once, self._steps_at_once = block_size(device, largest, len(images), timesteps)
         if whole:
@@ -80,22 +83,30 @@ class GrowingSimulation:
         self._lock = threading.Lock()
         self._store = _SpikeStore(memory if device == "cpu" else 0)
 
-    def largest_currents(self, fixed: Sequence[SpikingLayer], *, progress: Progress = silent) -> Array:
-        """Return the largest current of each channel of the layer behind ``fixed``: float64 ``(C_out,)``.
+    def largest_currents(
+        self, fixed: Sequence[SpikingLayer], after: Sequence[int], *, progress: Progress = silent
+    ) -> Array:
+        """Return the largest current of each channel of the layer behind ``fixed``: float64 ``(len(after), C_out)``.
 
-        ``fixed`` are the layers with known thresholds, one more at each call, from none.
+        Up to each of the steps ``after``, ascending, the last of them at most T. ``fixed`` are the layers with known
+        thresholds, one more at each call, from none.
         """
         stages = self._stages(fixed)
-        largest = np.full(stages[-1].size, -np.inf, np.float32)
+        largest = np.full((len(after), stages[-1].size), -np.inf, np.float32)
 
-        def take(images: Array, currents: Any) -> None:
-            highest = torch.as_tensor(currents).reshape(-1, len(largest)).amax(0).cpu().numpy()
-            with self._lock:
-                np.maximum(largest, highest, out=largest)
+        def take(images: Array, first: int, currents: Any) -> None:
+            found = torch.as_tensor(currents)
+            for index, (start, end) in enumerate(zip((0, *after), after, strict=False)):
+                part = found[:, max(start - first, 0) : max(end - first, 0)]
+                if part.shape[1]:
+                    highest = part.reshape(-1, largest.shape[1]).amax(0).cpu().numpy()
+                    with self._lock:
+                        np.maximum(largest[index], highest, out=largest[index])
 
         self._pass(stages, take, progress)
-        with_bias = largest + stages[-1].biases
-        return np.asarray(with_bias.reshape(-1, stages[-1].synapse.channels).max(axis=0), np.float64)
+        with_bias = np.maximum.accumulate(largest, axis=0) + stages[-1].biases
+        by_channel = with_bias.reshape(len(after), -1, stages[-1].synapse.channels)
+        return np.asarray(by_channel.max(axis=1), np.float64)
 
     def rate_errors(
         self,
@@ -115,7 +126,7 @@ class GrowingSimulation:
         chain = ReluChain(self._network, depth=len(stages))
         errors = np.zeros(thresholds.shape)
 
-        def take(images: Array, currents: Any) -> None:
+        def take(images: Array, _: int, currents: Any) -> None:
             activations = np.maximum(chain(images)[-1].reshape(len(images), -1), 0)
             on_cpu = torch.as_tensor(currents).cpu().numpy()
             found = rate_errors(stages[-1], on_cpu, activations, thresholds, initial_potentials, self._timesteps)
@@ -139,7 +150,7 @@ class GrowingSimulation:
         channels = stages[-1].synapse.channels
         excess = np.zeros(channels)
 
-        def take(images: Array, currents: Any) -> None:
+        def take(images: Array, _: int, currents: Any) -> None:
             found = torch.as_tensor(currents).reshape(-1, channels).double().sum(0).cpu().numpy()
             wanted = chain(images)[-1].reshape(-1, channels).sum(axis=0, dtype=np.float64) * currents.shape[1]
             with self._lock:
@@ -154,13 +165,24 @@ class GrowingSimulation:
         layer = self._network.layers[len(fixed)]
         synapse = layer.synapse if correction is None else layer.synapse.with_added_bias(correction)
         open_layer = SpikingLayer(layer.name, synapse, None)
-        partial = SpikingNetwork(self._network.input_shape, (*fixed, open_layer), self._timesteps, self._reset)
+        partial = SpikingNetwork(
+            self._network.input_shape,
+            (*fixed, open_layer),
+            self._timesteps,
+            self._reset,
+            poisson_seed=self._poisson_seed,
+        )
         return real_stages(partial)
 
     def _pass(
-        self, stages: Sequence[Stage], take: Callable[[Array, Any], None], progress: Progress, *, keep: bool = True
+        self,
+        stages: Sequence[Stage],
+        take: Callable[[Array, int, Any], None],
+        progress: Progress,
+        *,
+        keep: bool = True,
     ) -> None:
-        """Give ``take`` the images of each block and the currents of the last of ``stages`` in some of its steps.
+        """Give ``take`` some images and the currents of the last of ``stages`` in some steps, from the one given.
 
         With ``keep`` off, the spikes kept before stay what they are, for another pass of the same stages.
         """
@@ -170,49 +192,49 @@ class GrowingSimulation:
         def simulate(start: int) -> None:
             nonlocal done
             images = self._images[start : start + images_at_once]
-            for currents in self._currents(layers, images, start, keep):
-                take(images, currents)
+            for first, currents in self._currents(layers, images, start, keep):
+                take(images, first, currents)
             with self._lock:
                 done += len(images)
                 progress(done, len(self._images))
 
         on_cores(self._device, simulate, range(0, len(self._images), images_at_once))
 
-    def _currents(self, layers: Sequence[Layer], images: Array, start: int, keep: bool) -> Iterator[Any]:
-        """The currents of the last of ``layers``, one block of steps after the other, for the images at ``start``."""
-        if len(layers) == 1:
-            # Constant: one step shows them all.
-            yield self._constant(layers, images)
-            return
+    def _currents(self, layers: Sequence[Layer], images: Array, start: int, keep: bool) -> Iterator[tuple[int, Any]]:
+        """The currents of the last of ``layers`` for the images at ``start``: a block's first step, and all its steps.
+
+        Of a constant current there is one step.
+        """
         # The layers that must fire: the last one with thresholds, or all of them where nothing was kept.
         kept = self._store.take(start) if keep else self._store.look(start)
         firing = layers[:-1] if kept is None else layers[-2:-1]
-        constant = self._constant(layers, images) if kept is None else None
+        received: Any = None
         potentials = [layer.neurons.initial_potentials(len(images)) for layer in firing]
         blocks = -(-self._timesteps // self._steps_at_once)
         keeping: list[_Packed] | None = None
         for block in range(blocks):
-            count = min(self._steps_at_once, self._timesteps - block * self._steps_at_once)
+            first = block * self._steps_at_once
+            count = min(self._steps_at_once, self._timesteps - first)
             spikes = None if kept is None else kept[block].unpacked()
+            if spikes is None and (received is None or not self._inputs.is_constant):
+                received = layers[0].currents_of(self._inputs(images, start, first, count))
             for layer, potential in zip(firing, potentials, strict=True):
-                current = constant if spikes is None else _currents_of(layer, spikes)
+                current = received if spikes is None else layer.currents_of(spikes)
                 spikes = layer.neurons.fire(potential, current, count, _NOTHING).pooled
-            assert spikes is not None
+            if spikes is None:
+                yield first, received
+                if self._inputs.is_constant:
+                    return
+                continue
             if keep and len(layers) > 2:
                 packed = _Packed(spikes)
                 if block == 0 and self._store.has_room(blocks * packed.size):
                     keeping = []
                 if keeping is not None:
                     keeping.append(packed)
-            yield _currents_of(layers[-1], spikes)
+            yield first, layers[-1].currents_of(spikes)
         if keeping is not None:
             self._store.put(start, keeping)
-
-    def _constant(self, layers: Sequence[Layer], images: Array) -> Array:
-        maps = channels_last(images) / np.float32(LARGEST_PIXEL)
-        pixels = sum_pool(maps, self._network.layers[0].synapse.pool)
-        found: Array = layers[0].currents(pixels).reshape(len(images), 1, -1)
-        return found
 
 
 class _Packed:
@@ -260,8 +282,3 @@ class _SpikeStore:
             if size <= self._free:
                 self._free -= size
                 self._blocks[start] = blocks
-
-
-def _currents_of(layer: Layer, spikes: Array) -> Array:
-    found: Array = layer.currents(spikes.reshape(-1, *spikes.shape[2:])).reshape(*spikes.shape[:2], -1)
-    return found

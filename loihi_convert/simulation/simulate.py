@@ -2,7 +2,7 @@
 
 For layer l with synapse W and step t = 1..T (paper, eq. 1 and 2, algorithm 3)::
 
-    I[l](t) = W[l] x                        first layer: the constant current of the image
+    I[l](t) = W[l] x                        first layer: the constant current of the image, or its Poisson spikes
     I[l](t) = W[l] (amplitude * s[l-1](t))  later layers
     V[l](t) = clip(V[l](t-1) + I[l](t))     clipping at +-131071 for integers only
     s[l](t) = [V[l](t) >= threshold[l]]     no spikes in a last layer that only integrates
@@ -34,12 +34,11 @@ from loihi_convert import loihi
 from loihi_convert.network import QuantizedNetwork, ReluLayer, ReluNetwork, SpikingNetwork
 from loihi_convert.progress import Progress, silent
 from loihi_convert.simulation import gpu
-from loihi_convert.simulation.currents import Currents, sum_pool
+from loihi_convert.simulation.currents import Currents, channels_last, sum_pool
+from loihi_convert.simulation.inputs import LARGEST_PIXEL, Inputs
 from loihi_convert.simulation.neurons import Neurons
 from loihi_convert.simulation.stage import LayerBlock, Recording, Stage
 from loihi_convert.synapse import Array, Shape, Synapse
-
-LARGEST_PIXEL: Final = 255
 
 # Neurons of the largest layer, times images and steps, that are simulated at once: 16 MiB of currents on a core.
 _CPU_BLOCK: Final = 2**22
@@ -60,6 +59,10 @@ class Layer(NamedTuple):
 
     currents: Any
     neurons: Any
+
+    def currents_of(self, inputs: Any) -> Any:
+        """Return ``(B, T, neurons)`` for inputs ``(B, T, H', W', C)``, already summed over windows."""
+        return self.currents(inputs.reshape(-1, *inputs.shape[2:])).reshape(*inputs.shape[:2], -1)
 
 
 class Simulator:
@@ -86,15 +89,13 @@ class Simulator:
         saturates: bool = True,
     ) -> None:
         recording = recording or Recording()
-        self._pixels = network.pixels if isinstance(network, QuantizedNetwork) else np.asarray
-        self._white = np.float32(1 if isinstance(network, QuantizedNetwork) else LARGEST_PIXEL)
         output = replace(recording, potentials=True, spikes=network.readout == "spikes" or recording.spikes)
         self._recordings = [recording] * (len(network.layers) - 1) + [output]
         if isinstance(network, QuantizedNetwork):
             stages = _integer_stages(network, saturates=saturates)
         else:
             stages = real_stages(network)
-        self._pixel_pool = stages[0].synapse.pool
+        self._inputs = inputs_of(network)
         self._layers = layers_on(device, stages)
         self._device, self._largest = device, max(stage.size for stage in stages)
 
@@ -119,18 +120,16 @@ class Simulator:
         on_cores(self._device, simulate, range(0, len(images), images_at_once))
 
     def _blocks(self, images: Array, rows: slice, timesteps: int, steps_at_once: int) -> Iterator[Block]:
-        pixels = sum_pool(channels_last(self._pixels(images)) / self._white, self._pixel_pool)
-        constant = self._layers[0].currents(pixels).reshape(len(images), 1, -1)
+        current = None
         potentials = [layer.neurons.initial_potentials(len(images)) for layer in self._layers]
         for first in range(0, timesteps, steps_at_once):
             count = min(steps_at_once, timesteps - first)
+            if current is None or not self._inputs.is_constant:
+                current = self._layers[0].currents_of(self._inputs(images, rows.start, first, count))
             done: list[LayerBlock] = []
             for layer, potential, recording in zip(self._layers, potentials, self._recordings, strict=True):
-                current = constant
-                if done:
-                    spikes = done[-1].pooled
-                    current = layer.currents(spikes.reshape(-1, *spikes.shape[2:])).reshape(len(images), count, -1)
-                done.append(layer.neurons.fire(potential, current, count, recording))
+                received = layer.currents_of(done[-1].pooled) if done else current
+                done.append(layer.neurons.fire(potential, received, count, recording))
             yield Block(rows, slice(first, first + count), tuple(done))
 
 
@@ -350,11 +349,6 @@ def on_cores(device: str, work: Callable[[int], None], items: Sequence[int]) -> 
         torch.set_num_threads(cores)
 
 
-def channels_last(images: Array) -> Array:
-    """``(N, C, H, W)`` as contiguous float32 ``(N, H, W, C)``."""
-    return np.ascontiguousarray(images.transpose(0, 2, 3, 1), np.float32)
-
-
 def _as_in_torch(maps: Array, shape: Shape) -> Array:
     """``(N, H, W, C)`` as ``(N, C, H, W)``, or ``(N, C)`` for a ``shape`` of one axis."""
     return maps.transpose(0, 3, 1, 2) if len(shape) == 3 else maps[:, 0, 0]
@@ -372,8 +366,8 @@ def layers_on(device: str, stages: Sequence[Stage]) -> list[Layer]:
     if device != "cpu":
         return [Layer(gpu.GpuCurrents(stage, device), gpu.GpuNeurons(stage, device)) for stage in stages]
     synapses = [
-        Currents(stage.synapse, stage.input_shape, averages=not stage.is_integer, takes_spikes=index > 0)
-        for index, stage in enumerate(stages)
+        Currents(stage.synapse, stage.input_shape, averages=not stage.is_integer, takes_spikes=stage.takes_spikes)
+        for stage in stages
     ]
     dtypes = [*(synapse.input_dtype for synapse in synapses[1:]), np.float32]
     return [
@@ -386,6 +380,12 @@ def _integer_stages(network: QuantizedNetwork, *, saturates: bool) -> list[Stage
     synapses = [layer.synapse for layer in network.layers]
     fan_outs = [*network.fan_outs, None][: len(synapses)]
     return _stages(network, synapses, fan_outs, limit=limit if saturates else math.inf, is_integer=True)
+
+
+def inputs_of(network: SpikingNetwork | QuantizedNetwork) -> Inputs:
+    """Return how images enter ``network``."""
+    pixel_bits = network.pixel_bits if isinstance(network, QuantizedNetwork) else None
+    return Inputs(network.layers[0].synapse.pool, network.poisson_seed, pixel_bits)
 
 
 def real_stages(network: SpikingNetwork) -> list[Stage]:
@@ -413,6 +413,7 @@ def _stages(
         Stage(
             synapse=synapse,
             input_shape=input_shape,
+            takes_spikes=index > 0 or network.poisson_seed is not None,
             shape=shape,
             threshold=None if layer.neuron is None else layer.neuron.threshold,
             initial_potential=None if layer.neuron is None else layer.neuron.initial_potential,
@@ -422,7 +423,7 @@ def _stages(
             pool=pool,
             fan_out=fan_out,
         )
-        for layer, synapse, input_shape, shape, pool, fan_out in zip(
-            network.layers, synapses, shapes[:-1], shapes[1:], pools, fan_outs, strict=True
+        for index, (layer, synapse, input_shape, shape, pool, fan_out) in enumerate(
+            zip(network.layers, synapses, shapes[:-1], shapes[1:], pools, fan_outs, strict=True)
         )
     ]

@@ -66,6 +66,8 @@ class Stage:
         For inputs that are spikes of 0 and 1, or pixels.
     input_shape, shape
         ``(C, H, W)`` or ``(N,)``: of the inputs before pooling, and of the neurons.
+    takes_spikes
+        Whether the inputs are spikes, not pixels.
     threshold, initial_potential
         ``(C,)``, or ``None`` where the layer only integrates.
     limit
@@ -83,6 +85,7 @@ class Stage:
 
     synapse: Synapse
     input_shape: Shape
+    takes_spikes: bool
     shape: Shape
     threshold: Array | None
     initial_potential: Array | None

@@ -15,10 +15,12 @@ from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
 from loihi_convert.backends.lava_processes.guarded import GuardedModel
+from loihi_convert.poisson import poisson_spikes
 
 
 class ImageSource(AbstractProcess):
-    """Sends each batch of images as graded spikes of at most 8 bits in ``timesteps`` successive steps, then zeros.
+    """Sends each batch of images in ``timesteps`` successive steps, then zeros: pixels as graded spikes of at most 8
+    bits, or Poisson spikes.
 
     Presentation k, of the images kB .. (k + 1)B - 1, is sent in the global steps kT + 1 .. (k + 1)T. Where images are
     missing in the last one, it is filled up with zeros.
@@ -33,12 +35,25 @@ class ImageSource(AbstractProcess):
         File of the integers to send: ``.npy``, uint8 ``(N, C, H, W)``.
     timesteps
         T.
+    poisson_seed
+        Of Poisson spikes; ``None``: pixels.
     steps
         File to fill: ``.npy``, int64 ``(1,)``; the number of global steps begun.
     """
 
-    def __init__(self, *, shape: tuple[int, ...], batch_size: int, images: str, timesteps: int, steps: str) -> None:
-        super().__init__(batch_size=batch_size, images=images, timesteps=timesteps, steps=steps)
+    def __init__(
+        self,
+        *,
+        shape: tuple[int, ...],
+        batch_size: int,
+        images: str,
+        timesteps: int,
+        poisson_seed: int | None,
+        steps: str,
+    ) -> None:
+        super().__init__(
+            batch_size=batch_size, images=images, timesteps=timesteps, poisson_seed=poisson_seed, steps=steps
+        )
         self.s_out = OutPort(shape=shape)
 
 
@@ -57,9 +72,10 @@ class PyImageSourceModel(GuardedModel):
     def step(self) -> None:
         self._steps[0] = self.time_step
         presentation, step = divmod(self.time_step - 1, self.proc_params["timesteps"])
+        first, seed = presentation * len(self._batch), self.proc_params["poisson_seed"]
         if step == 0:
-            first = presentation * len(self._batch)
             images = self._images[first : first + len(self._batch)]
             self._batch[: len(images)] = images
             self._batch[len(images) :] = 0
-        self.s_out.send(self._batch.swapaxes(1, -1).reshape(self.s_out.shape))
+        sent = self._batch if seed is None else poisson_spikes(self._batch, seed, first, step, 1)[:, 0]
+        self.s_out.send(sent.swapaxes(1, -1).reshape(self.s_out.shape))

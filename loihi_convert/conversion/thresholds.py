@@ -1,0 +1,75 @@
+"""What thresholds are taken from: activations of the CNN, and currents of the layers before, simulated."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from loihi_convert.network import ReluNetwork, SpikingLayer
+from loihi_convert.progress import Progress
+from loihi_convert.simulation.layerwise import GrowingSimulation
+from loihi_convert.simulation.simulate import relu_outputs
+from loihi_convert.synapse import Array
+
+# Candidates of least-squares, in parts of the channel's largest activation.
+_CANDIDATES: Final = np.geomspace(0.08, 1.1, 24)
+
+# A percentile is read off a histogram of this many bins between 0 and the maximum.
+_BINS: Final = 4096
+
+
+def nearest_rates(
+    simulation: GrowingSimulation, fixed: list[SpikingLayer], largest: Array, initial_share: float, progress: Progress
+) -> Array:
+    """float64 ``(C_out,)``: for each channel the best of `_CANDIDATES` x ``largest``; 0 where that is not positive."""
+    alive = largest > 0
+    candidates = _CANDIDATES[:, None] * np.where(alive, largest, 1.0)
+    errors = simulation.rate_errors(fixed, candidates, initial_share * candidates, progress=progress)
+    best = np.take_along_axis(candidates, errors.argmin(axis=0)[None], axis=0)[0]
+    return np.where(alive, best, 0.0)
+
+
+def activation_percentiles(
+    network: ReluNetwork, images: Array, percentile: float, *, per_layer: bool, progress: Progress
+) -> list[Array]:
+    """float64 ``(C_out,)`` per layer: the percentile of the positive activations of each channel, or of all of them.
+
+    100 is the largest activation; where none is positive it is 0.
+    """
+
+    def grouped(outputs: Tensor) -> Tensor:
+        return outputs.reshape(1, -1) if per_layer else outputs.transpose(0, 1).flatten(1)
+
+    largest = [torch.zeros(1 if per_layer else layer.synapse.channels) for layer in network.layers]
+    done, passes = 0, 1 if percentile == 100 else 2
+    for outputs in relu_outputs(network, images):
+        largest = [torch.maximum(peak, grouped(found).amax(1)) for peak, found in zip(largest, outputs, strict=True)]
+        done += len(outputs[0])
+        progress(done, passes * len(images))
+    edges = largest
+    if percentile < 100:
+        counts = [torch.zeros(len(peak) * _BINS, dtype=torch.int64) for peak in largest]
+        for outputs in relu_outputs(network, images):
+            for count, peak, found in zip(counts, largest, outputs, strict=True):
+                values, positive = grouped(found), peak.clamp_min(torch.finfo(torch.float32).tiny)
+                bins = (values / positive[:, None] * _BINS).to(torch.int64).clamp_(max=_BINS - 1)
+                bins += torch.arange(len(peak))[:, None] * _BINS
+                count += torch.bincount(bins[values > 0], minlength=len(count))
+            done += len(outputs[0])
+            progress(done, passes * len(images))
+        edges = [_rank(count, peak, percentile) for count, peak in zip(counts, largest, strict=True)]
+    return [
+        np.broadcast_to(edge.to(torch.float64).numpy(), layer.synapse.channels)
+        for edge, layer in zip(edges, network.layers, strict=True)
+    ]
+
+
+def _rank(counts: Tensor, largest: Tensor, percentile: float) -> Tensor:
+    """``(groups,)``: the upper edge of the bin in which the percentile lies; ``counts`` is ``(groups x bins,)``."""
+    cumulative = counts.reshape(len(largest), _BINS).cumsum(1)
+    rank = torch.ceil(cumulative[:, -1:] * (percentile / 100)).clamp_min(1)
+    edge = (cumulative < rank).sum(1) + 1
+    return largest * edge.clamp(max=_BINS) / _BINS

@@ -1,0 +1,60 @@
+"""What enters the first layer: the pixels themselves in every step, or Poisson spikes (`poisson.py`).
+
+Constant pixels need one step's currents; spikes need all. Either way the maps are summed over the windows of a pooling
+in front of the first synapse, channels last, as every synapse takes its inputs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from loihi_convert.network import with_pixel_bits
+from loihi_convert.poisson import poisson_spikes
+from loihi_convert.simulation.currents import channels_last, sum_pool
+from loihi_convert.synapse import Array, Pair
+
+LARGEST_PIXEL: Final = 255
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Images as inputs of the first synapse.
+
+    Parameters
+    ----------
+    pool
+        Window of the pooling in front of the synapse.
+    poisson_seed
+        Of the spikes; ``None``: pixels, the same in every step.
+    pixel_bits
+        Pixels are integers of so many bits; ``None``: pixel / 255.
+    """
+
+    pool: Pair
+    poisson_seed: int | None = None
+    pixel_bits: int | None = None
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether every step has the same."""
+        return self.poisson_seed is None
+
+    def __call__(self, images: Array, first_image: int, first_step: int, steps: int) -> Array:
+        """Return ``(N, steps, H', W', C)`` for uint8 ``(N, C, H, W)``; of constant pixels one step.
+
+        float32; uint8 where it is spikes, and a sum of them fits. ``first_image`` counts among all images that are
+        shown, ``first_step`` from 0.
+        """
+        if self.poisson_seed is None:
+            maps = channels_last(images if self.pixel_bits is None else with_pixel_bits(images, self.pixel_bits))
+            if self.pixel_bits is None:
+                maps = maps / np.float32(LARGEST_PIXEL)
+            return sum_pool(maps, self.pool)[:, np.newaxis]
+        spikes = poisson_spikes(images, self.poisson_seed, first_image, first_step, steps)
+        pooled = sum_pool(channels_last(spikes.reshape(-1, *images.shape[1:])), self.pool)
+        fits = math.prod(self.pool) <= np.iinfo(np.uint8).max
+        return pooled.astype(np.uint8 if fits else np.float32).reshape(len(images), steps, *pooled.shape[1:])
