@@ -52,6 +52,48 @@ def test_every_field_comes_back(tmp_path: Path, suffix: str) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / f"model{suffix}"]
 
 
+def in_halves(checkpoint: Checkpoint) -> Checkpoint:
+    state = {name: tensor.half().float() for name, tensor in checkpoint.state.items()}
+    return dataclasses.replace(checkpoint, state=state, stored_as="float16")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_float16_comes_back_as_float32_from_a_file_of_half_the_size(tmp_path: Path, suffix: str) -> None:
+    written = in_halves(digits_checkpoint())
+    count = torch.tensor(3)
+    written = dataclasses.replace(written, state={**written.state, "batches": count})
+    save(written, tmp_path / f"half{suffix}")
+    save(dataclasses.replace(written, stored_as="float32"), tmp_path / f"full{suffix}")
+    read = load(tmp_path / f"half{suffix}")
+    assert read.stored_as == "float16"
+    assert {name: tensor.dtype for name, tensor in read.state.items()} == {
+        name: torch.int64 if name == "batches" else torch.float32 for name in written.state
+    }
+    assert all(torch.equal(read.state[name], written.state[name]) for name in written.state)
+    saved = (tmp_path / f"full{suffix}").stat().st_size - (tmp_path / f"half{suffix}").stat().st_size
+    weights = sum(tensor.numel() for tensor in written.state.values() if tensor.is_floating_point())
+    assert abs(saved - 2 * weights) < 600
+    # What was read can be written again.
+    save(read, tmp_path / f"again{suffix}")
+    again = load(tmp_path / f"again{suffix}")
+    assert all(torch.equal(again.state[name], written.state[name]) for name in written.state)
+
+
+def test_what_float16_has_not_is_not_rounded_in_silence(tmp_path: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"model\.pt: conv1\.weight holds numbers that float16 has not.*in_float16"
+    ):
+        save(digits_checkpoint(stored_as="float16"), tmp_path / "model.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_of_before_float16_are_read(tmp_path: Path) -> None:
+    save(digits_checkpoint(), tmp_path / "model.pt")
+    content: Any = read_pt(tmp_path / "model.pt")
+    write_pt({key: value for key, value in content.items() if key != "stored_as"}, tmp_path / "model.pt")
+    assert load(tmp_path / "model.pt").stored_as == "float32"
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_the_loaded_model_computes_what_the_saved_one_did(tmp_path: Path, suffix: str) -> None:
     checkpoint = digits_checkpoint()

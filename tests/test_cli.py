@@ -92,6 +92,13 @@ def test_every_kind_of_error_has_its_exit_code() -> None:
         (["train", "--data", "imagenet"], 2, "error: data: 'imagenet' is no data set; choose one of digits, mnist"),
         (["train", "--architecture", "resnet"], 2, "error: architecture: 'resnet' is not known"),
         (["train", "--epochs", "0"], 2, "error: recipe: epochs is 0"),
+        (["train", "--recipe", "fast"], 2, "error: --recipe fast: not known; choose one of best, paper"),
+        (["train", "--recipe", "paper"], 2, "error: --recipe paper: the paper does not train on digits; allowed are"),
+        (
+            ["train", "--recipe", "paper", "--from", "model.pt"],
+            2,
+            "error: --recipe paper: the paper does not fine-tune",
+        ),
         (["unknown"], 2, "No such command"),
     ],
 )
@@ -255,6 +262,51 @@ def test_own_images_that_do_not_fit(invoke: Invoke, model: Path, own_images: Pat
     done = invoke("train", "--data", "own.npz")
     assert done.code == 2
     assert "error: train: own.npz is not split into training and validation images" in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "reset", "poisson_seed"),
+    [
+        (["--balance", "spike-norm"], "hard", 0),
+        (["--balance", "spike-norm", "--reset", "soft", "--input", "constant"], "soft", None),
+        (["--balance", "rmp", "--seed", 5], "soft", 5),
+        (["--balance", "act-norm"], "soft", None),
+        (["--balance", "act-norm-channelwise", "--input", "poisson"], "soft", 0),
+    ],
+)
+def test_methods_bring_their_neurons_and_input(
+    invoke: Invoke, model: Path, words: list[object], reset: str, poisson_seed: int | None
+) -> None:
+    done = invoke("export", model, "-T", 4, "-o", "other.net", *words)
+    assert done.code == 0, done.err
+    network = netx.read(Path("other.net"))
+    assert (network.reset, network.poisson_seed) == (reset, poisson_seed)
+    assert ("stock lava-dl must be fed pixels as spikes" in done.out + done.err) == (poisson_seed is not None)
+
+
+@pytest.mark.lava
+def test_poisson_input_on_lava(invoke: Invoke, model: Path) -> None:
+    """Two blocks of images, the same spikes on both sides, every layer."""
+    assert (
+        invoke("export", model, "-o", "other.net", "-T", 6, "--input", "poisson", "--balance", "percentile").code == 0
+    )
+    for words in ([], ["--lava-layout", "layers"]):
+        done = invoke("run", "other.net", "--backend", "sim", "--images", 40, "--trace", "--no-early-exit", *words)
+        assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--input", "rate"], "--input rate: unknown; allowed are constant, poisson"),
+        (["--input", "poisson", "--pixel-bits", 4], "--pixel-bits 4: with --input poisson a pixel enters as spikes"),
+        (["--balance", "rmp", "--reset", "hard"], "--reset hard: --balance rmp is spike-norm with soft reset"),
+        (["--input", "poisson", "--seed", -1], "--seed -1: allowed are 0..2147483647"),
+    ],
+)
+def test_input_that_does_not_exist(invoke: Invoke, model: Path, words: list[object], message: str) -> None:
+    done = invoke("export", model, "-T", 4, "-o", "other.net", *words)
+    assert (done.code, message in done.err) == (2, True), done.err
 
 
 def test_several_files_are_one_point_each(invoke: Invoke, model: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from loihi_convert.cnn.models import ARCHITECTURES, build_model, default_architecture
+from loihi_convert.cnn.models import ARCHITECTURES, build_model, default_architecture, notation
 from loihi_convert.conversion.convert import convert
 from loihi_convert.data import DATASETS
 from loihi_convert.errors import UsageError
@@ -25,6 +25,16 @@ VGG_BLOCK = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU)
 
 def weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(weight.shape) for name, weight in model.named_parameters() if weight.ndim > 1}
+
+
+def test_layers_are_written_as_in_the_literature() -> None:
+    random_state = torch.random.get_rng_state()
+    assert notation("mnist-cnn", (1, 28, 28), 10) == "28x28-12c5-2ap-64c5-2ap-10o"
+    assert notation("vgg16", (3, 32, 64), 7) == (
+        "32x64x3-64c3-64c3-2ap-128c3-128c3-2ap-256c3-256c3-256c3-2ap-512c3-512c3-512c3-2ap-512c3-512c3-512c3-2ap"
+        "-512fc-512fc-7o"
+    )
+    assert torch.equal(torch.random.get_rng_state(), random_state)
 
 
 # 28x28-12c5-2ap-64c5-2ap-10o, and the same with 128 and 256 channels: the second pooling leaves 4 x 4.

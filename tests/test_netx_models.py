@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import torch
 
 from loihi_convert import netx
-from loihi_convert.cnn.checkpoint import load
-from loihi_convert.cnn.recipe import default_recipe
+from loihi_convert.cnn.checkpoint import Checkpoint, digest, load, save
+from loihi_convert.cnn.float16 import round_to_float16
+from loihi_convert.cnn.recipe import default_recipe, fine_tuning_recipe, paper_recipe
 from loihi_convert.cnn.train import train
 from loihi_convert.data import load_data
 from loihi_convert.files import sha256
@@ -25,6 +28,11 @@ FOLDERS = sorted(path.parent for path in (ROOT / "netx_models").glob("*/card.jso
 def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     return importlib.import_module("netx_models")
+
+
+@pytest.fixture
+def cards(tool: ModuleType) -> ModuleType:
+    return importlib.import_module("netx_cards")
 
 
 @pytest.mark.lava
@@ -43,6 +51,13 @@ def test_a_folder_is_built_and_its_files_give_what_its_card_says(
     card = tool.read_card(folder)
     assert capsys.readouterr().out == tool.card_page(card) == (folder / "README.md").read_text()
     assert card["cnn_test_accuracy"] == plain.test_accuracy
+    assert card["layers"] == "8x8-16c3-2ap-32c3-2ap-10o"
+    assert [item["command"] for item in card["checkpoints"]] == [
+        f"# {item['file']}: trained from Python, with the recipe in card.json" for item in card["checkpoints"]
+    ]
+    page = tool.card_page(card)
+    assert f" s, threads: {torch.get_num_threads()}, {plain.recipe['arithmetic']} |" in page
+    assert all(f"{sha256(folder / item['file'])}  {item['file']}\n" in page for item in card["networks"])
     for network in card["networks"]:
         every = network["validation_correct_of_all"]
         assert network["validation_correct"] == max(every.values())
@@ -57,6 +72,109 @@ def test_a_folder_is_built_and_its_files_give_what_its_card_says(
     monkeypatch.setattr(sys, "argv", [*sys.argv[:-1], "0"])
     assert tool.main() == 0
     assert "mean difference" in tool.mean_table([card, card])
+
+
+def build(tool: ModuleType, monkeypatch: pytest.MonkeyPatch, *words: Path | str) -> None:
+    options = ("-T", "1", "--sim-images", "0")
+    monkeypatch.setattr(sys, "argv", ["", "build", *map(str, words), *options])
+    assert tool.main() == 0
+
+
+def test_a_checkpoint_that_is_too_large_is_replaced_by_a_copy_in_float16(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits = load_data("digits")
+    model = tmp_path / "model.safetensors"
+    plain = train("digits-cnn", digits, replace(default_recipe("digits"), epochs=2), seed=0, output=model)
+    monkeypatch.setattr(tool, "LARGEST_FILE", model.stat().st_size - 1)
+    folder = tmp_path / "digits"
+    build(tool, monkeypatch, folder, model)
+    card = tool.read_card(folder)
+    (item,) = card["checkpoints"]
+    assert (item["file"], item["copy_of"], item["stored_as"], item["in_repository"]) == (
+        "model-float16.safetensors",
+        "model.safetensors",
+        "float16",
+        True,
+    )
+    copy = load(folder / "model-float16.safetensors")
+    rounded = round_to_float16(plain.state, model)
+    assert all(torch.equal(copy.state[name], rounded[name]) for name in rounded)
+    assert item["test_accuracy"] == copy.test_accuracy == card["cnn_test_accuracy"]
+    exported = netx.read(tmp_path / "digits-candidates" / "model-float16-T1.net").provenance["model"]
+    assert (exported["file"], exported["sha256"]) == (item["file"], item["sha256"])
+    page = (folder / "README.md").read_text()
+    assert "train --data digits --epochs 2 --seed 0 -o model.safetensors\n" in page
+    assert "python tools/netx_models.py float16 model.safetensors\n" in page
+    assert "export model-float16.safetensors -T 1 -o model-T1.net\n" in page
+    # The copy that is there is taken, and so is the file made from it.
+    with monkeypatch.context() as patch:
+        patch.setattr(tool, "in_float16", None)
+        patch.setattr(tool.pipeline, "export", None)
+        build(tool, patch, folder, model)
+    assert tool.read_card(folder) == card
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["", "float16", str(model)])
+    assert tool.main() == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'model-float16.safetensors'}\n"
+    assert load(tmp_path / "model-float16.safetensors").test_accuracy == copy.test_accuracy
+    # Of another checkpoint with the same name the copy is made anew, and the file is refused.
+    save(replace(plain, state={name: tensor / 3 for name, tensor in plain.state.items()}), model)
+    with pytest.raises(SystemExit, match=r"model-float16-T1\.net: was not exported from .* as it is now; delete it"):
+        build(tool, monkeypatch, folder, model)
+
+
+def trained(data: str, architecture: str, recipe: dict[str, Any], **changes: Any) -> Checkpoint:
+    state = {"weight": torch.ones(1)}
+    return replace(Checkpoint(architecture, state, data, (1, 28, 28), ("a", "b"), 0, 0.5, 0.5, recipe), **changes)
+
+
+def test_commands_say_what_differs_from_the_recipe(tool: ModuleType, tmp_path: Path) -> None:
+    def command(one: Checkpoint) -> str:
+        text: str = tool.train_command(one, "a.safetensors", [tmp_path / "cnn.safetensors"])
+        return text.removeprefix("loihi-convert train ").removesuffix(" -o a.safetensors")
+
+    papers = asdict(replace(paper_recipe("fashion-mnist"), epochs=20))
+    assert command(trained("fashion-mnist", "fashion-mnist-cnn", papers, stored_as="float16")) == (
+        "--data fashion-mnist --recipe paper --epochs 20 --store float16 --seed 0"
+    )
+    papers = asdict(paper_recipe("cifar10"))
+    assert command(trained("cifar10", "vgg16", papers)) == "--data cifar10 --recipe paper --seed 0"
+    ours = asdict(default_recipe("cifar10"))
+    assert command(trained("cifar10", "vgg16", ours)) == "--data cifar10 --architecture vgg16 --seed 0"
+    assert command(trained("cifar10", "vgg-small", {**ours, "dropout": 0.1})) == (
+        "# a.safetensors: trained from Python, with the recipe in card.json"
+    )
+    cnn = trained("mnist", "mnist-cnn", {})
+    save(cnn, tmp_path / "cnn.safetensors")
+    few = {**asdict(replace(fine_tuning_recipe("mnist"), weight_bits=4)), "start": {"sha256": digest("", cnn.state)}}
+    assert command(trained("mnist", "mnist-cnn", few, qcfs_levels=2)) == (
+        "--from cnn.safetensors --qcfs 2 --weight-bits 4 --seed 0"
+    )
+    few["start"] = {"sha256": "0"}
+    assert command(trained("mnist", "mnist-cnn", few)) == "# a.safetensors: fine-tuned from a CNN that is not here"
+
+
+def test_recipes_in_words(cards: ModuleType) -> None:
+    record = asdict(replace(paper_recipe("fashion-mnist"), cutout=8))
+    assert cards.recipe_in_words(record, None) == (
+        "250 epochs, batches of 50, Adam, learning rate 0.001, a tenth after 72 % of the epochs, spatial dropout 0.5, "
+        "cut-out 8"
+    )
+    # A record of before there were other schedules.
+    record = {name: value for name, value in asdict(fine_tuning_recipe("cifar10")).items() if name != "schedule"}
+    assert cards.recipe_in_words({**record, "start": {}, "weight_bits": 4}, 2) == (
+        "fine-tuned, L = 2, weights of 4 bits, 8 epochs, batches of 128, AdamW (weight decay 0.02), one cycle up to "
+        "learning rate 0.001, label smoothing 0.05, weights averaged by 0.999, translation 0.125, flip"
+    )
+
+
+def test_the_papers_accuracies_are_its_best_at_each_t(tool: ModuleType) -> None:
+    assert tool.papers_best("mnist", 4) == {"paper": {"accuracy": 99.14, "alpha": 0.4}}
+    assert tool.papers_best("fashion-mnist", 512) == {"paper": {"accuracy": 92.11, "alpha": 1.0}}
+    assert tool.papers_best("cifar10", 2048) == {"paper": {"accuracy": 92.47, "alpha": 1.0}}
+    assert tool.papers_best("mnist", 1) == tool.papers_best("digits", 4) == tool.papers_cnn("digits") == {}
+    assert tool.papers_cnn("cifar10") == {"paper_cnn_accuracy": 93.28}
 
 
 def test_most_validation_images_win_and_the_first_among_equals(tool: ModuleType) -> None:

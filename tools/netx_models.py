@@ -1,6 +1,7 @@
 """Build a folder of netx_models/: the best network for each T, chosen on validation images, with its card.
 
-    python tools/netx_models.py build FOLDER CNN.safetensors QCFS.safetensors ... [-T 1,2,4,8,64] [--sim-images 1000]
+    python tools/netx_models.py build FOLDER CNN.safetensors QCFS.safetensors ... [-T 1,2,4] [--sim-images 1000]
+    python tools/netx_models.py float16 CNN.safetensors [...]
     python tools/netx_models.py table FOLDER [FOLDER ...]
 
 `build` exports every checkpoint for every T by `export`'s defaults and runs each file on the validation images, by
@@ -11,31 +12,41 @@ to ``card.json`` and, as a table, to ``README.md``. The first checkpoint is the 
 from, and what accuracies are compared with; ``--tuned-only`` takes no file from itself. A build that was interrupted
 goes on with the files it finds.
 
+A checkpoint that is too large for the repository, and is not when its weights are stored as float16, is replaced by
+such a copy, ``CNN-float16.safetensors``, which is measured anew and exported in its place. `float16` makes the copies
+alone.
+
 `table` prints the mean over several folders, of seeds that were fixed beforehand, as Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
-import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from benchmark_tables import markdown
+from netx_cards import card_page, mean_table, read_card, recorded_recipe
 
 from loihi_convert import netx, pipeline
 from loihi_convert.backends import open_backend
 from loihi_convert.backends.reference import run_network
 from loihi_convert.cli.options import parse_timesteps
 from loihi_convert.cnn import checkpoint
+from loihi_convert.cnn.checkpoint import Checkpoint
+from loihi_convert.cnn.float16 import in_float16, round_to_float16
+from loihi_convert.cnn.models import default_architecture, notation, paper_architecture
+from loihi_convert.cnn.recipe import default_recipe, fine_tuning_recipe, paper_recipe
 from loihi_convert.data import Dataset, DataSplits, load_data
+from loihi_convert.errors import UsageError
 from loihi_convert.files import sha256, write_atomically
 from loihi_convert.progress import bar
+from loihi_convert.results import paper
 from loihi_convert.results.schema import wilson_interval
 
 LARGEST_FILE: Final = 3_000_000
@@ -44,6 +55,14 @@ LARGEST_FILE: Final = 3_000_000
 
 SINGLE_IMAGES: Final = 1_000
 """Validation images that choose the best single file."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint to export, and the one that was trained, of which it may be a copy in float16."""
+
+    path: Path
+    original: Path
 
 
 @dataclass(frozen=True)
@@ -63,28 +82,55 @@ def main() -> int:
     build = verbs.add_parser("build")
     build.add_argument("folder", type=Path)
     build.add_argument("checkpoints", type=Path, nargs="+")
-    build.add_argument("-T", "--timesteps", default="1,2,4,8,64")
+    build.add_argument("-T", "--timesteps", default="1,2,4,8,16,32,64")
     build.add_argument("--tuned-only", action="store_true", help="do not export the first checkpoint")
     build.add_argument("--work", type=Path, help="folder for all exported files; default: FOLDER-candidates")
     build.add_argument("--sim-images", type=int, default=1000)
     build.add_argument("--data-root", type=Path)
+    halve = verbs.add_parser("float16")
+    halve.add_argument("checkpoints", type=Path, nargs="+")
+    halve.add_argument("--data-root", type=Path)
     table = verbs.add_parser("table")
     table.add_argument("folders", type=Path, nargs="+")
     arguments = parser.parse_args()
     if arguments.verb == "table":
         print(mean_table([read_card(folder) for folder in arguments.folders]), end="")
         return 0
+    splits = load_data(checkpoint.load(arguments.checkpoints[0]).data, arguments.data_root)
+    if arguments.verb == "float16":
+        for path in arguments.checkpoints:
+            print(float16_copy(path, path.parent, splits))
+        return 0
     timesteps = parse_timesteps(arguments.timesteps)
     work = arguments.work or arguments.folder.with_name(f"{arguments.folder.name}-candidates")
     work.mkdir(parents=True, exist_ok=True)
-    splits = load_data(checkpoint.load(arguments.checkpoints[0]).data, arguments.data_root)
-    tried = arguments.checkpoints[int(arguments.tuned_only) :]
+    sources = [fitting(path, work, splits) for path in arguments.checkpoints]
+    tried = [source.path for source in sources[int(arguments.tuned_only) :]]
     candidates = export_all(tried, timesteps, work, splits)
-    card = measure(arguments.folder, arguments.checkpoints, timesteps, candidates, splits, arguments.sim_images)
+    card = measure(arguments.folder, sources, timesteps, candidates, splits, arguments.sim_images)
     write_atomically(arguments.folder / "card.json", (json.dumps(card, indent=2) + "\n").encode())
     write_atomically(arguments.folder / "README.md", card_page(card).encode())
     print(card_page(card), end="")
     return 0
+
+
+def fitting(path: Path, work: Path, splits: DataSplits) -> Source:
+    """Return the checkpoint, or a copy of it in float16 where that alone is small enough for the repository."""
+    trained = checkpoint.load(path)
+    weights = sum(tensor.numel() for tensor in trained.state.values())
+    if path.stat().st_size <= LARGEST_FILE or trained.stored_as == "float16" or 2 * weights > LARGEST_FILE:
+        return Source(path, path)
+    return Source(float16_copy(path, work, splits), path)
+
+
+def float16_copy(path: Path, folder: Path, splits: DataSplits) -> Path:
+    """Return the file in ``folder`` that holds the checkpoint's weights as float16; made where it is not there yet."""
+    trained = checkpoint.load(path)
+    copy = folder / f"{path.stem}-float16{path.suffix}"
+    rounded = round_to_float16(trained.state, path)
+    if not copy.exists() or checkpoint.digest("", checkpoint.load(copy).state) != checkpoint.digest("", rounded):
+        checkpoint.save(in_float16(trained, splits, copy), copy)
+    return copy
 
 
 def export_all(
@@ -97,6 +143,8 @@ def export_all(
             path = work / f"{source.stem}-T{steps}.net"
             if not path.exists():
                 pipeline.export(source, path, (steps,), splits.calibration_images(), bars=bar)
+            if netx.read(path).provenance["model"]["sha256"] != sha256(source):
+                raise SystemExit(f"{path}: was not exported from {source} as it is now; delete it, or name --work.")
             right = correct_at(path, (steps,), splits.validation)[0]
             found.append(Candidate(path, source, steps, right))
     return found
@@ -122,7 +170,7 @@ def best_single(files: Sequence[Candidate], timesteps: Sequence[int], images: Da
 
 def measure(
     folder: Path,
-    checkpoints: Sequence[Path],
+    sources: Sequence[Source],
     timesteps: Sequence[int],
     candidates: Sequence[Candidate],
     splits: DataSplits,
@@ -132,7 +180,8 @@ def measure(
     folder.mkdir(parents=True, exist_ok=True)
     chosen = {t: best_for(candidates, t) for t in timesteps}
     single = best_single(list(chosen.values()), timesteps, splits.validation[:SINGLE_IMAGES])
-    cnn = checkpoint.load(checkpoints[0])
+    cnn = checkpoint.load(sources[0].path)
+    is_papers = cnn.architecture == paper_architecture(splits.name)
     validation_count = len(splits.validation)
     networks = []
     for t, one in chosen.items():
@@ -150,19 +199,23 @@ def measure(
                     other.source.name: other.correct for other in candidates if other.timesteps == t
                 },
                 **_tested(one.path, (t,), splits, sim_images),
+                **(papers_best(splits.name, t) if is_papers else {}),
                 "commands": _export_command(one, name),
             }
         )
-    used = {checkpoints[0], *(one.source for one in chosen.values())}
+    used = {sources[0].path, *(one.source for one in chosen.values())}
+    originals = [source.original for source in sources]
     return {
         "data": splits.name,
         "architecture": cnn.architecture,
+        "layers": notation(cnn.architecture, cnn.input_shape, len(cnn.classes)),
         "classes": list(cnn.classes),
         "seed": cnn.seed,
         "cnn_test_accuracy": cnn.test_accuracy,
+        **(papers_cnn(splits.name) if is_papers else {}),
         "test_images": len(splits.test),
         "validation_images": validation_count,
-        "checkpoints": [_checkpoint(path, folder) for path in checkpoints if path in used],
+        "checkpoints": [_checkpoint(source, originals, folder) for source in sources if source.path in used],
         "networks": networks,
         "best_single_file": {
             "checkpoint": single.source.name,
@@ -175,6 +228,25 @@ def measure(
     }
 
 
+def papers_best(data: str, timesteps: int) -> dict[str, Any]:
+    """Return the best accuracy of the paper's method at T over its factors alpha, in %, as a field of a card."""
+    found = [
+        cell
+        for cell in paper.cells()
+        if (cell.data, cell.method, cell.timesteps) == (data, "ngu-lee", timesteps) and cell.accuracy is not None
+    ]
+    if not found:
+        return {}
+    best = max(found, key=lambda cell: cell.accuracy or 0.0)
+    return {"paper": {"accuracy": best.accuracy, "alpha": best.alpha}}
+
+
+def papers_cnn(data: str) -> dict[str, float]:
+    """Return the accuracy of the paper's CNN, in %, as a field of a card."""
+    found = [cell.accuracy for cell in paper.cells() if (cell.data, cell.method) == (data, paper.CNN)]
+    return {"paper_cnn_accuracy": found[0]} if found and found[0] is not None else {}
+
+
 def _file(path: Path, folder: Path, name: str) -> dict[str, Any]:
     """Copy a file, unless it is too large for the repository, and describe it."""
     size = path.stat().st_size
@@ -183,20 +255,59 @@ def _file(path: Path, folder: Path, name: str) -> dict[str, Any]:
     return {"file": name, "bytes": size, "sha256": sha256(path), "in_repository": size <= LARGEST_FILE}
 
 
-def _checkpoint(path: Path, folder: Path) -> dict[str, Any]:
-    found = checkpoint.load(path)
+def _checkpoint(source: Source, originals: Sequence[Path], folder: Path) -> dict[str, Any]:
+    found = checkpoint.load(source.path)
     recipe = {key: value for key, value in found.recipe.items() if key != "validation_accuracy_per_epoch"}
-    command = f"loihi-convert train --data {found.data} --seed {found.seed} -o {path.name}"
-    if found.qcfs_levels is not None:
-        command = f"loihi-convert train --qcfs {found.qcfs_levels} --from CNN --seed {found.seed} -o {path.name}"
+    original = checkpoint.load(source.original)
     return {
-        **_file(path, folder, path.name),
+        **_file(source.path, folder, source.path.name),
+        "stored_as": found.stored_as,
+        **({"copy_of": source.original.name} if source.path != source.original else {}),
         "qcfs_levels": found.qcfs_levels,
         "validation_accuracy": found.validation_accuracy,
         "test_accuracy": found.test_accuracy,
         "recipe": recipe,
-        "command": command,
+        "command": train_command(original, source.original.name, originals),
     }
+
+
+def train_command(trained: Checkpoint, name: str, others: Sequence[Path]) -> str:
+    """Return the command that trains ``trained`` as the file ``name``, or a comment where there is none.
+
+    ``others`` are the checkpoints one of which it was fine-tuned from.
+    """
+    recipe = recorded_recipe(trained.recipe)
+    start = trained.recipe.get("start")
+    words = []
+    if isinstance(start, dict):
+        origin = next((path for path in others if _digest(path) == start["sha256"]), None)
+        if origin is None:
+            return f"# {name}: fine-tuned from a CNN that is not here"
+        words.append(f"--from {origin.name}")
+        recipes = {"best": (fine_tuning_recipe(trained.data), trained.architecture)}
+    else:
+        words.append(f"--data {trained.data}")
+        recipes = {"best": (default_recipe(trained.data), default_architecture(trained.data))}
+        with contextlib.suppress(UsageError):
+            recipes["paper"] = (paper_recipe(trained.data), paper_architecture(trained.data))
+    for word, (named, architecture) in recipes.items():
+        if replace(named, epochs=recipe.epochs, weight_bits=recipe.weight_bits) == recipe:
+            options = {
+                "architecture": trained.architecture if trained.architecture != architecture else None,
+                "recipe": word if word != "best" else None,
+                "epochs": recipe.epochs if recipe.epochs != named.epochs else None,
+                "qcfs": trained.qcfs_levels,
+                "weight-bits": recipe.weight_bits,
+                "store": trained.stored_as if trained.stored_as != "float32" else None,
+                "seed": trained.seed,
+            }
+            words += [f"--{option} {value}" for option, value in options.items() if value is not None]
+            return f"loihi-convert train {' '.join(words)} -o {name}"
+    return f"# {name}: trained from Python, with the recipe in card.json"
+
+
+def _digest(path: Path) -> str:
+    return checkpoint.digest("", checkpoint.load(path).state)
 
 
 def _export_command(one: Candidate, name: str) -> list[str]:
@@ -230,81 +341,6 @@ def _tested(path: Path, timesteps: Sequence[int], splits: DataSplits, sim_images
             sim_right = int((ran.result.predictions[:, -1] == part.known_labels).sum())
             found["sim"] = {"images": len(part), "equal_to_ref": ran.equal_to_reference, "correct": sim_right}
     return found
-
-
-def read_card(folder: Path) -> dict[str, Any]:
-    """Return the card in ``folder``."""
-    card: dict[str, Any] = json.loads((folder / "card.json").read_text())
-    return card
-
-
-def card_page(card: dict[str, Any]) -> str:
-    """Return the README of a folder, made of its card alone."""
-    cnn, count = 100 * card["cnn_test_accuracy"], card["test_images"]
-    rows = []
-    for network in card["networks"]:
-        (test,) = network["test"]
-        accuracy, (low, high) = 100 * test["accuracy"], (100 * bound for bound in test["interval"])
-        sim = network.get("sim")
-        rows.append(
-            (
-                str(network["timesteps"]),
-                f"{accuracy:.2f} ({low:.2f}..{high:.2f})",
-                f"{accuracy - cnn:+.2f}",
-                _method(network["balance"]) + (", corrected" if network["is_corrected"] else ""),
-                network["checkpoint"],
-                f"{network['bytes'] / 1e6:.2f} MB" + ("" if network["in_repository"] else ", not here"),
-                f"{sim['equal_to_ref']:,} images" if sim else "",
-            )
-        )
-    header = ("T", "accuracy, %", "to the CNN", "thresholds", "from", "file", "Lava equals `ref` on")
-    single = card["best_single_file"]
-    curve = ", ".join(f"{100 * point['accuracy']:.2f} at T = {point['timesteps']}" for point in single["test"])
-    lines = [
-        f"# {card['data']}: {card['architecture']}, seed {card['seed']}",
-        "",
-        f"CNN before fine-tuning: {cnn:.2f} % of {count:,} test images. One file for each T, in 8-bit weights and "
-        f"integer thresholds, chosen on {card['validation_images']:,} validation images; accuracy is that of the "
-        f"integers on all {count:,} test images (95 % interval).",
-        "",
-        markdown(header, rows).rstrip("\n"),
-        "",
-        f"The best single file, `{single['file']}`: {curve}.",
-        "",
-        "## Make it again",
-        "",
-        "```",
-        *(
-            item["command"].replace("--from CNN", f"--from {card['checkpoints'][0]['file']}")
-            for item in card["checkpoints"]
-        ),
-        *(command for network in (*card["networks"], single) for command in network["commands"]),
-        "```",
-        "",
-        "Training gives the same bits on the same processor, number of threads and torch only; `run` gives the "
-        "accuracies above from the files here to the digit. Digests and all that was tried are in `card.json`.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _method(balance: dict[str, Any]) -> str:
-    percentile = f" {balance['percentile']:g}" if "percentile" in balance else ""
-    return f"{balance['method']}{percentile}"
-
-
-def mean_table(cards: Sequence[dict[str, Any]]) -> str:
-    """Return accuracy, and its difference to the CNN's, of several seeds and their mean."""
-    steps = [network["timesteps"] for network in cards[0]["networks"]]
-    rows = []
-    differences = []
-    for card in cards:
-        cnn = 100 * card["cnn_test_accuracy"]
-        accuracies = [100 * network["test"][0]["accuracy"] for network in card["networks"]]
-        differences.append([accuracy - cnn for accuracy in accuracies])
-        rows.append((f"seed {card['seed']}", f"{cnn:.2f}", *(f"{accuracy:.2f}" for accuracy in accuracies)))
-    columns = list(zip(*differences, strict=True))
-    rows.append(("mean difference", "", *(f"{statistics.mean(column):+.2f}" for column in columns)))
-    return markdown((cards[0]["data"], "CNN", *(f"T = {step}" for step in steps)), rows)
 
 
 if __name__ == "__main__":

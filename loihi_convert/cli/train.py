@@ -10,7 +10,7 @@ import typer
 
 from loihi_convert.cli.console import say, say_json, trained_sentence
 from loihi_convert.cli.options import DataRootOption, JsonOption, OverwriteOption, SeedOption
-from loihi_convert.errors import InputError
+from loihi_convert.errors import InputError, UsageError
 from loihi_convert.memory import require_memory
 
 if TYPE_CHECKING:
@@ -29,6 +29,13 @@ def train(
     output: Annotated[Path, typer.Option("-o", "--output", help="Checkpoint to write, .pt or .safetensors.")] = Path(
         "model.pt"
     ),
+    recipe: Annotated[
+        str,
+        typer.Option(
+            "--recipe",
+            help="How to train. best: ours. paper: as Ngu & Lee 2022 do, on mnist, fashion-mnist or cifar10 (VGG-16).",
+        ),
+    ] = "best",
     epochs: Annotated[int | None, typer.Option("--epochs", help="Epochs; default: the recipe's.")] = None,
     qcfs: Annotated[
         int | None,
@@ -51,6 +58,12 @@ def train(
         Path | None,
         typer.Option("--from", help="Trained CNN to go on with, in a few epochs of small steps.", show_default=False),
     ] = None,
+    store: Annotated[
+        str,
+        typer.Option(
+            "--store", help="float32, or float16: half the file; accuracies are those of the rounded weights."
+        ),
+    ] = "float32",
     seed: SeedOption = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted training stopped.")] = False,
     data_root: DataRootOption = None,
@@ -60,11 +73,16 @@ def train(
     """Train a CNN that converts well (ReLU, average pooling, no bias) and write it as model.pt."""
     require_memory()
     from loihi_convert.cnn.checkpoint import load
-    from loihi_convert.cnn.models import default_architecture
+    from loihi_convert.cnn.models import default_architecture, paper_architecture
+    from loihi_convert.cnn.recipe import RECIPES
     from loihi_convert.cnn.train import resume_path
     from loihi_convert.data import load_data
     from loihi_convert.files import refuse_to_overwrite
 
+    if recipe not in RECIPES:
+        raise UsageError(f"--recipe {recipe}: not known; choose one of {', '.join(RECIPES)}.")
+    if recipe == "paper" and start is not None:
+        raise UsageError("--recipe paper: the paper does not fine-tune; leave out --from, or --recipe.")
     refuse_to_overwrite(output, overwrite)
     unfinished = resume_path(output)
     if unfinished.exists() and not (resume or overwrite):
@@ -74,16 +92,19 @@ def train(
         )
     origin = None if start is None else load(start)
     splits = load_data(data or (origin.data if origin else "digits"), data_root)
-    architecture = architecture or (origin.architecture if origin else default_architecture(splits.name))
+    default = paper_architecture if recipe == "paper" else default_architecture
+    architecture = architecture or (origin.architecture if origin else default(splits.name))
     trained = train_cnn(
         architecture,
         splits,
         output,
         seed=seed,
+        recipe_name=recipe,
         epochs=epochs,
         qcfs_levels=qcfs,
         weight_bits=weight_bits,
         start=origin,
+        store=store,
         resume=resume,
     )
     if as_json:
@@ -95,6 +116,7 @@ def train(
                 "seed": trained.seed,
                 "recipe": trained.recipe,
                 "qcfs_levels": trained.qcfs_levels,
+                "stored_as": trained.stored_as,
                 "validation_accuracy": trained.validation_accuracy,
                 "test_accuracy": trained.test_accuracy,
             }
@@ -109,18 +131,22 @@ def train_cnn(
     output: Path,
     *,
     seed: int,
+    recipe_name: str = "best",
     epochs: int | None = None,
     qcfs_levels: int | None = None,
     weight_bits: int | None = None,
     start: Checkpoint | None = None,
+    store: str = "float32",
     resume: bool = False,
 ) -> Checkpoint:
-
-    from loihi_convert.cnn.recipe import default_recipe, fine_tuning_recipe
+    from loihi_convert.cnn.recipe import default_recipe, fine_tuning_recipe, paper_recipe
     from loihi_convert.cnn.train import train
     from loihi_convert.progress import bar
 
-    recipe = default_recipe(splits.name) if start is None else fine_tuning_recipe(splits.name)
+    if recipe_name == "paper":
+        recipe = paper_recipe(splits.name)
+    else:
+        recipe = default_recipe(splits.name) if start is None else fine_tuning_recipe(splits.name)
     recipe = replace(recipe, epochs=recipe.epochs if epochs is None else epochs, weight_bits=weight_bits)
     with bar(f"training {architecture} on {splits.name}") as progress:
         return train(
@@ -131,6 +157,7 @@ def train_cnn(
             output=output,
             qcfs_levels=qcfs_levels,
             start=start,
+            store=store,
             resume=resume,
             progress=progress,
         )

@@ -1,7 +1,7 @@
 """Trained CNNs as files: ``.pt`` (torch's zip format, see `torch_zip`) and ``.safetensors``.
 
 Nothing in either file can run. ``.safetensors`` has no checksum of its own: our metadata carries the SHA-256 of itself
-and of all tensors.
+and of all tensors, as they are stored. In memory weights are float32 always; they may be stored as float16.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ SUFFIXES: Final[tuple[str, ...]] = (".pt", ".safetensors")
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
+STORES: Final[tuple[str, ...]] = ("float32", "float16")
+
 _FORMAT: Final = "loihi-convert checkpoint 1"
 _SAVE_INSTEAD: Final = "Write it with loihi-convert train, or with loihi_convert.cnn.checkpoint.save."
 _DAMAGED: Final = "Copy or train it again."
@@ -46,7 +48,8 @@ class Checkpoint:
     architecture
         One of `loihi_convert.cnn.models.ARCHITECTURES`.
     state
-        Every parameter and buffer by name, as `torch.nn.Module.state_dict` names them; all values finite.
+        Every parameter and buffer by name, as `torch.nn.Module.state_dict` names them; all values finite, weights
+        float32.
     data
         The data set it was trained on, one of `loihi_convert.data.DATASETS`.
     input_shape
@@ -56,11 +59,13 @@ class Checkpoint:
     seed
         Of initialization, order of images, and augmentation.
     validation_accuracy, test_accuracy
-        Fractions in 0..1, of the stored weights in float32.
+        Fractions in 0..1, of the stored weights, computed in float32.
     recipe
         How it was trained, as JSON values.
     qcfs_levels
         L of its activations, if they are `qcfs.Qcfs`; ``None``: ReLU.
+    stored_as
+        One of `STORES`. ``"float16"``: every weight is a number of float16, see `float16.in_float16`.
     """
 
     architecture: str
@@ -73,6 +78,7 @@ class Checkpoint:
     test_accuracy: float
     recipe: dict[str, Json]
     qcfs_levels: int | None = None
+    stored_as: str = "float32"
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -83,7 +89,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     UsageError
         If the suffix is neither ``.pt`` nor ``.safetensors``.
     CheckpointError
-        If a tensor holds NaN or an infinity.
+        If a tensor holds NaN or an infinity, or is to be stored as float16 and is not rounded to it.
     InputError
         If the file cannot be written.
     """
@@ -91,6 +97,8 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     _require_finite(checkpoint.state, path)
     # Clones: views of one storage would otherwise drag the whole storage along (.pt) or be refused (.safetensors).
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in checkpoint.state.items()}
+    if checkpoint.stored_as == "float16":
+        state = {name: _halved(name, tensor, path) for name, tensor in state.items()}
     description = {
         field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(Checkpoint) if field.name != "state"
     }
@@ -215,15 +223,33 @@ def _checkpoint(content: object, path: Path) -> Checkpoint:
         "test_accuracy": _is_fraction(content.get("test_accuracy")),
         "recipe": _is_json_object(content.get("recipe")),
         "qcfs_levels": _is_levels(content.get("qcfs_levels")),
+        "stored_as": _is_store(content.get("stored_as", "float32")),
     }
     for field, is_valid in valid.items():
         if not is_valid:
             raise CheckpointError(f"{path}: the field {field!r} is missing or not valid. {_SAVE_INSTEAD}")
     _require_finite(content["state"], path)
-    # Files of before there was such an activation do not name it.
-    fields = {"qcfs_levels": None, **{field: content[field] for field in valid if field in content}}
+    # Files of before there was a choice do not name it.
+    fields = {field: content[field] for field in valid if field in content}
+    if fields.get("stored_as") == "float16":
+        fields["state"] = {
+            name: tensor.float() if tensor.dtype == torch.float16 else tensor
+            for name, tensor in fields["state"].items()
+        }
     channels, height, width = content["input_shape"]
     return Checkpoint(**{**fields, "input_shape": (channels, height, width), "classes": tuple(content["classes"])})
+
+
+def _halved(name: str, tensor: Tensor, path: Path) -> Tensor:
+    if tensor.dtype != torch.float32:
+        return tensor
+    halved = tensor.half()
+    if not torch.equal(halved.float(), tensor):
+        raise CheckpointError(
+            f"{path}: {name} holds numbers that float16 has not, so the stored weights would not be those that were "
+            "measured. Round them by loihi_convert.cnn.float16.in_float16, or store them as float32."
+        )
+    return halved
 
 
 def _is_text(value: object) -> bool:
@@ -246,6 +272,10 @@ def _is_fraction(value: object) -> bool:
 
 def _is_levels(value: object) -> bool:
     return value is None or (type(value) is int and 1 <= value <= MOST_LEVELS)
+
+
+def _is_store(value: object) -> bool:
+    return isinstance(value, str) and value in STORES
 
 
 def _is_json_object(value: object) -> bool:

@@ -3,8 +3,8 @@
 All obey the constraints under which a CNN converts without loss of structure (Ngu & Lee 2022, section 3): convolution,
 then ReLU, then average pooling; no max pooling. The order matters: pooling after ReLU is a linear map of the spikes.
 The two-convolution nets have no bias either; the VGG nets have batch normalization between convolution and ReLU, which
-`convert` folds into the weights, and biases in their hidden dense layers. The paper's dropout of 0.5 is left out:
-augmentation regularizes enough.
+`convert` folds into the weights, and biases in their hidden dense layers. The paper's dropout is no layer here: it
+belongs to training, see `recipe.Recipe`.
 
 Input: float32 ``(N, C, H, W)`` in 0..1, which is pixel / 255, without any normalization. Output: scores
 ``(N, classes)``.
@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
+import torch
 from torch import nn
 
 from loihi_convert.cnn.qcfs import Qcfs
@@ -27,6 +28,11 @@ ARCHITECTURES: Final[tuple[str, ...]] = ("mnist-cnn", "digits-cnn", "fashion-mni
 def default_architecture(data: str) -> str:
     """Return the architecture that `train` takes for a data set: ``vgg-small`` for cifar10, ``<data>-cnn`` else."""
     return "vgg-small" if data == "cifar10" else f"{data}-cnn"
+
+
+def paper_architecture(data: str) -> str:
+    """Return the architecture that Ngu & Lee 2022 train on a data set: ``vgg16`` for cifar10, ``<data>-cnn`` else."""
+    return "vgg16" if data == "cifar10" else f"{data}-cnn"
 
 
 def build_model(
@@ -72,6 +78,26 @@ def build_model(
             elif isinstance(module, nn.ReLU):
                 setattr(model, name, Qcfs(channels, qcfs_levels))
     return model
+
+
+def notation(architecture: str, input_shape: tuple[int, int, int], classes: int) -> str:
+    """Return the CNN's layers as the literature writes them: ``28x28-12c5-2ap-64c5-2ap-10o``.
+
+    ``12c5`` is a convolution of 12 channels and kernel 5 x 5, ``2ap`` 2 x 2 average pooling, ``512fc`` a hidden dense
+    layer and ``10o`` the outputs; ReLU behind each but the last.
+    """
+    channels, height, width = input_shape
+    parts = [f"{height}x{width}" + (f"x{channels}" if channels > 1 else "")]
+    with torch.device("meta"):
+        modules = list(_build(architecture, input_shape, classes).children())
+    for module in modules:
+        if isinstance(module, nn.Conv2d):
+            parts.append(f"{module.out_channels}c{module.kernel_size[0]}")
+        elif isinstance(module, nn.AvgPool2d):
+            parts.append(f"{module.kernel_size}ap")
+        elif isinstance(module, nn.Linear):
+            parts.append(f"{module.out_features}{'o' if module is modules[-1] else 'fc'}")
+    return "-".join(parts)
 
 
 def _build(architecture: str, input_shape: tuple[int, int, int], classes: int) -> nn.Module:

@@ -1,17 +1,18 @@
-"""Train a source CNN: AdamW on a one-cycle schedule, affine augmentation, label smoothing, averaged weights.
+"""Train a source CNN: AdamW, augmentation, label smoothing, spatial dropout, averaged weights, as a `Recipe` says.
 
 In bfloat16 where the processor multiplies matrices of it (Intel AMX), else in float32: where it only has dot products,
 bfloat16 takes up to twice as long as float32.
 
 Everything random is drawn from generators keyed by (seed, epoch), and the learning rate is a function of the step, so
 that the training state is nothing but tensors and the number of finished epochs. It is written after each epoch to
-``<output>.resume.pt``; a run that was interrupted and resumed ends with the same bits as one that was not. (The same
-bits need the same machine, number of threads and torch: floating-point sums depend on all three.)
+``<output>.resume.pt``; a run that was interrupted and resumed ends with the same weights, bit for bit, as one that was
+not. (The same bits need the same machine, number of threads and torch: floating-point sums depend on all three.)
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -22,10 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from loihi_convert.cnn import checkpoint
+from loihi_convert.cnn.accuracy import accuracy
 from loihi_convert.cnn.checkpoint import Checkpoint, Json
 from loihi_convert.cnn.few_bits import RoundedWeights
+from loihi_convert.cnn.float16 import in_float16
 from loihi_convert.cnn.models import build_model
-from loihi_convert.cnn.qcfs import MOST_LEVELS, set_thresholds
+from loihi_convert.cnn.qcfs import MOST_LEVELS, Qcfs, set_thresholds
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.cnn.torch_zip import read_pt, write_pt
 from loihi_convert.data import DATASETS, Dataset, DataSplits
@@ -35,7 +38,7 @@ from loihi_convert.progress import Progress, silent
 _WARM_UP: Final = 0.25
 _START_DIVISOR: Final = 25
 _END_DIVISOR: Final = 10_000
-_EVALUATION_BATCH: Final = 1_000
+_STEP_DIVISOR: Final = 10
 # Images that choose the first thresholds of a fine-tuning.
 _FIRST_IMAGES: Final = 200
 
@@ -49,6 +52,7 @@ def train(
     output: Path,
     qcfs_levels: int | None = None,
     start: Checkpoint | None = None,
+    store: str = "float32",
     resume: bool = False,
     progress: Progress = silent,
     on_epoch: Callable[[int, float], None] | None = None,
@@ -62,15 +66,17 @@ def train(
     splits
         Trained on ``train``; ``validation`` is looked at after each epoch, ``test`` once, at the end.
     recipe
-        See `recipe.default_recipe`.
+        See `recipe.default_recipe` and `recipe.paper_recipe`.
     seed
-        Of initialization, order of images and augmentation, >= 0.
+        Of initialization, order of images, augmentation and dropout, >= 0.
     output
         ``.pt`` or ``.safetensors``; replaced if it exists.
     qcfs_levels
         Train with the activation `qcfs.Qcfs` of so many levels in place of ReLU.
     start
         A trained CNN of the same architecture to begin with; default: random weights.
+    store
+        ``"float16"``: round the trained weights to it, which halves the file, and return and measure these.
     resume
         Go on from ``<output>.resume.pt``, which an interrupted run of the same training has left.
     progress
@@ -81,14 +87,17 @@ def train(
     Raises
     ------
     UsageError
-        If the architecture is not known, ``splits`` has no validation images, ``output`` has another suffix, or there
-        is nothing to resume.
+        If the architecture is not known, ``splits`` has no validation images, ``output`` has another suffix, ``store``
+        is not known, or there is nothing to resume.
     CheckpointError
-        If ``<output>.resume.pt`` is damaged or belongs to another training, or the training diverged.
+        If ``<output>.resume.pt`` is damaged or belongs to another training, the training diverged, or a weight is too
+        large for float16.
     InputError
         If a file cannot be written; this is found out before the first epoch.
     """
     checkpoint.require_suffix(output)
+    if store not in checkpoint.STORES:
+        raise UsageError(f"--store {store}: not known; choose one of {', '.join(checkpoint.STORES)}.")
     if not len(splits.validation):
         raise UsageError(
             f"train: {splits.name} is not split into training and validation images; allowed are the data sets "
@@ -120,10 +129,10 @@ def train(
     else:
         write_pt({**run, **training.state()}, state_file)
     while training.epoch < recipe.epochs:
-        accuracy = training.run_epoch(progress)
+        validation_accuracy = training.run_epoch(progress)
         write_pt({**run, **training.state()}, state_file)
         if on_epoch is not None:
-            on_epoch(training.epoch, accuracy)
+            on_epoch(training.epoch, validation_accuracy)
     trained = Checkpoint(
         architecture=architecture,
         state=training.average,
@@ -140,9 +149,12 @@ def train(
             "validation_accuracy_per_epoch": list(training.history),
             "torch": str(torch.__version__),
             "threads": torch.get_num_threads(),
+            "seconds": round(training.seconds, 1),
             "arithmetic": "bfloat16" if multiplies_bfloat16() else "float32",
         },
     )
+    if store == "float16":
+        trained = in_float16(trained, splits, output)
     checkpoint.save(trained, output)
     state_file.unlink()
     return trained
@@ -161,7 +173,7 @@ def resume_path(output: Path) -> Path:
 
 
 class _Training:
-    """A training in progress: weights, their average, AdamW's moments, the number of finished epochs."""
+    """A training in progress: weights, their average, AdamW's moments, the number and time of finished epochs."""
 
     def __init__(
         self,
@@ -190,6 +202,9 @@ class _Training:
         self._optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
         self._rounded = None if recipe.weight_bits is None else RoundedWeights(self._model, recipe.weight_bits)
         self._scales: dict[str, Tensor] = {}
+        self._generator = torch.Generator()
+        if recipe.dropout:
+            _drop_channels(self._model, recipe.dropout, self._generator)
         self._splits, self._recipe, self._seed = splits, recipe, seed
         self._steps_per_epoch = math.ceil(len(splits.train) / recipe.batch_size)
         # Parameters and the statistics of batch norm; each shares its memory with the model's own.
@@ -197,10 +212,12 @@ class _Training:
         self.average = {name: tensor.clone() for name, tensor in self._tensors.items()}
         self.epoch = 0
         self.history: list[float] = []
+        self.seconds = 0.0
 
     def run_epoch(self, progress: Progress) -> float:
         """Train on every training image once; return the validation accuracy of the averaged weights."""
-        generator = torch.Generator().manual_seed((self._seed << 20) + self.epoch)
+        begun = time.monotonic()
+        generator = self._generator.manual_seed((self._seed << 20) + self.epoch)
         order = torch.randperm(len(self._splits.train), generator=generator)
         images = torch.from_numpy(self._splits.train.images.copy())
         labels = torch.from_numpy(self._splits.train.known_labels.copy())
@@ -214,11 +231,12 @@ class _Training:
             progress(step + 1, self._recipe.epochs * self._steps_per_epoch)
         self.epoch += 1
         self.history.append(self.accuracy(self._splits.validation))
+        self.seconds += time.monotonic() - begun
         return self.history[-1]
 
     def _step(self, inputs: Tensor, labels: Tensor, step: int) -> None:
         for group in self._optimizer.param_groups:
-            group["lr"] = _one_cycle(step / (self._recipe.epochs * self._steps_per_epoch)) * self._recipe.learning_rate
+            group["lr"] = _learning_rate(self._recipe, step / (self._recipe.epochs * self._steps_per_epoch))
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=multiplies_bfloat16()):
             scores = torch.func.functional_call(
                 self._model,
@@ -237,26 +255,16 @@ class _Training:
             else:
                 self.average[name].copy_(tensor)
 
-    @torch.no_grad()
     def accuracy(self, dataset: Dataset) -> float:
         """Return the share of images that the averaged weights, rounded or not, classify correctly, in float32."""
-        self._model.eval()
-        tensors = self.average
-        if self._rounded is not None:
-            tensors = tensors | self._rounded.weights(tensors, self._rounded.scales(tensors))
-        correct = 0
-        for start in range(0, len(dataset), _EVALUATION_BATCH):
-            batch = dataset[start : start + _EVALUATION_BATCH]
-            inputs = _pixels(torch.from_numpy(batch.images.copy()))
-            scores: Tensor = torch.func.functional_call(self._model, tensors, (inputs,))
-            correct += int((scores.argmax(1).numpy() == batch.known_labels).sum())
-        return correct / len(dataset)
+        return accuracy(self._model, self.average, dataset, self._recipe.weight_bits)
 
     def state(self) -> dict[str, object]:
         """Return everything that `restore` needs, as tensors and numbers."""
         return {
             "epoch": self.epoch,
             "history": list(self.history),
+            "seconds": self.seconds,
             "weights": self._tensors,
             "average": self.average,
             "moments": {
@@ -268,7 +276,7 @@ class _Training:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a `state`."""
-        self.epoch, self.history = state["epoch"], list(state["history"])
+        self.epoch, self.history, self.seconds = state["epoch"], list(state["history"]), state["seconds"]
         with torch.no_grad():
             for name, tensor in self._tensors.items():
                 tensor.copy_(state["weights"][name])
@@ -324,6 +332,34 @@ def _restore(training: _Training, path: Path, run: dict[str, Json]) -> None:
         ) from error
 
 
+def _drop_channels(model: nn.Module, probability: float, generator: torch.Generator) -> None:
+    """Add spatial dropout behind the activation of each convolution, active in training mode only.
+
+    Its random numbers come from ``generator``, in place of torch's global one as with `torch.nn.Dropout2d`. Before or
+    behind the pooling makes no difference: a whole channel is 0.
+    """
+
+    def drop(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if not module.training:
+            return output
+        kept = torch.rand((*output.shape[:2], 1, 1), generator=generator) >= probability
+        return output * (kept / (1 - probability)).to(output.dtype)
+
+    is_convolution = False
+    for module in model.children():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            is_convolution = isinstance(module, nn.Conv2d)
+        elif is_convolution and isinstance(module, (nn.ReLU, Qcfs)):
+            module.register_forward_hook(drop)
+
+
+def _learning_rate(recipe: Recipe, progress: float) -> float:
+    """Return the learning rate at ``progress`` in 0..1 of the training."""
+    if recipe.schedule == "step":
+        return recipe.learning_rate / (_STEP_DIVISOR if progress >= recipe.step_at else 1)
+    return _one_cycle(progress) * recipe.learning_rate
+
+
 def _one_cycle(progress: float) -> float:
     """Return the learning rate as a share of its peak, at ``progress`` in 0..1 of the training.
 
@@ -341,7 +377,26 @@ def _pixels(images: Tensor) -> Tensor:
 
 
 def _augmented(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """Return each image under its own random affine map, float32 ``(N, C, H, W)``; what comes from outside is 0.
+    """Return each image with its own random changes, float32 ``(N, C, H, W)``."""
+    if recipe.is_affine:
+        images = _mapped(images, recipe, generator)
+    return _cut_out(images, recipe.cutout, generator) if recipe.cutout else images
+
+
+def _cut_out(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Return each image with a square of ``side`` pixels set to 0, around any of its pixels."""
+    count, _, *lengths = images.shape
+    inside = []
+    for length in lengths:
+        first = torch.randint(length, (count, 1), generator=generator) - side // 2
+        position = torch.arange(length)
+        inside.append((position >= first) & (position < first + side))
+    rows, columns = inside
+    return images * ~(rows[:, None, :, None] & columns[:, None, None, :])
+
+
+def _mapped(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """Return each image under its own random affine map; what comes from outside is 0.
 
     The map from output to input coordinates (both in -1..1) is rotation times shear, divided by the scale, and a shift.
     """

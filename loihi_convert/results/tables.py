@@ -58,7 +58,7 @@ def layer_table(evaluation: Evaluation) -> Table:
         table.add_row(Text(layer.name), f"{layer.neuron_count:,}", rate, operations, f"{layer.multiply_accumulates:,}")
     table.caption = (
         f"at T = {point.timesteps}; SynOps: synapses of the layer reached by the spikes of the one before it. "
-        "The first layer receives pixels at every step"
+        "The first layer receives pixels at every step, or Poisson spikes"
     )
     return table
 

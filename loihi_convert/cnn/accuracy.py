@@ -1,0 +1,45 @@
+"""The share of images that a CNN classifies correctly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from loihi_convert.cnn.few_bits import RoundedWeights
+from loihi_convert.data import Dataset
+
+_BATCH: Final = 1_000
+
+
+@torch.no_grad()
+def accuracy(
+    model: nn.Module, tensors: Mapping[str, Tensor], dataset: Dataset, weight_bits: int | None = None
+) -> float:
+    """Return the share of images in 0..1 that ``model`` classifies correctly, in float32, with ``tensors`` as weights.
+
+    Parameters
+    ----------
+    model
+        From `models.build_model`; it is put into eval mode, its own weights are not used.
+    tensors
+        Every parameter and buffer by name.
+    dataset
+        Images ``(N, C, H, W)`` of 0..255 and labels, N >= 1.
+    weight_bits
+        Weights are rounded to so many bits first, as training with ``Recipe.weight_bits`` does.
+    """
+    model.eval()
+    used = dict(tensors)
+    if weight_bits is not None:
+        rounded = RoundedWeights(model, weight_bits)
+        used |= rounded.weights(used, rounded.scales(used))
+    correct = 0
+    for start in range(0, len(dataset), _BATCH):
+        batch = dataset[start : start + _BATCH]
+        inputs = torch.from_numpy(batch.images.copy()).to(torch.float32) / 255
+        scores: Tensor = torch.func.functional_call(model, used, (inputs,))
+        correct += int((scores.argmax(1).numpy() == batch.known_labels).sum())
+    return correct / len(dataset)

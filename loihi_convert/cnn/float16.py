@@ -1,0 +1,69 @@
+"""Checkpoints of half the size: weights that are rounded to float16, and accuracies of these.
+
+float16 keeps 11 significant bits, more than the 8 of the integers that `export` makes of a weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from loihi_convert.cnn.accuracy import accuracy
+from loihi_convert.cnn.checkpoint import Checkpoint
+from loihi_convert.cnn.models import build_model
+from loihi_convert.data import DataSplits
+from loihi_convert.errors import CheckpointError
+
+LARGEST: Final = 65_504
+"""The largest finite number of float16."""
+
+
+def in_float16(trained: Checkpoint, splits: DataSplits, path: Path) -> Checkpoint:
+    """Return ``trained`` with each weight rounded to the nearest number of float16, and the accuracies it then has.
+
+    Parameters
+    ----------
+    trained
+        Its ``state`` is float32, and stays so.
+    splits
+        The data set that it was trained on; its validation and test images are classified again.
+    path
+        The file meant, for errors.
+
+    Raises
+    ------
+    CheckpointError
+        If a weight is beyond +-65,504.
+    """
+    state = round_to_float16(trained.state, path)
+    # Its own weights are not used, so they need neither memory nor random numbers.
+    with torch.device("meta"):
+        model = build_model(
+            trained.architecture, trained.input_shape, len(trained.classes), qcfs_levels=trained.qcfs_levels
+        )
+    bits = trained.recipe.get("weight_bits")
+    weight_bits = bits if isinstance(bits, int) else None
+    return replace(
+        trained,
+        state=state,
+        stored_as="float16",
+        validation_accuracy=accuracy(model, state, splits.validation, weight_bits),
+        test_accuracy=accuracy(model, state, splits.test, weight_bits),
+    )
+
+
+def round_to_float16(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return ``state`` with each weight rounded to the nearest number of float16, in its dtype; see `in_float16`."""
+    rounded = {}
+    for name, tensor in state.items():
+        rounded[name] = tensor.to(torch.float16).to(tensor.dtype) if tensor.is_floating_point() else tensor
+        if bool((rounded[name].isinf() & tensor.isfinite()).any()):
+            raise CheckpointError(
+                f"{path}: {name} holds {float(tensor.abs().max()):g}; float16 ends at {LARGEST:,}. Store it as float32."
+            )
+    return rounded
