@@ -428,11 +428,15 @@ def test_a_folder_that_cannot_be_made_is_named(
     assert "choose another -o" in capsys.readouterr().err
 
 
-def test_computed_only_computes_nothing(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_computed_only_computes_nothing(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     measure = importlib.import_module("reproduction.measure")
     monkeypatch.setattr(measure, "balance_each", None)
     assert command("table", "2", "--computed-only") == 0
     assert {row["accuracy"] for row in command.rows("table-2.csv")} == {""}
+    assert command("figure", "A4", "--computed-only") == UsageError.exit_code
+    assert "--computed-only: figure A4 shows no accuracies; leave it out." in capsys.readouterr().err
 
 
 def test_a_network_too_large_for_loihi_is_recorded(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

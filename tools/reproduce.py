@@ -272,6 +272,8 @@ def _write_channels(
     variants: Sequence[Variant],
 ) -> None:
     """Figures 7, A4 and A5: a value of every channel of every layer that spikes."""
+    if options.computed_only:
+        raise UsageError(f"--computed-only: figure {options.name} shows no accuracies; leave it out.")
     (data, network), *_ = networks.items()
     of_rates = options.name == "7"
     lines: list[tuple[object, ...]] = []
