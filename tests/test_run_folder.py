@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from loihi_convert.backends import RunResult
 from loihi_convert.errors import DataError, InputError, UsageError
-from loihi_convert.results import report
+from loihi_convert.results import run_folder
 from loihi_convert.results.evaluate import Evaluation
 from loihi_convert.results.figure import accuracy_figure, image_bytes
 from loihi_convert.synapse import Array
@@ -35,7 +35,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 def write(folder: Path, *entries: tuple[str, Evaluation, RunResult], **changes: Any) -> tuple[Path, ...]:
     arguments = {"labels": LABELS, "classes": CLASSES, "manifest": MANIFEST, **changes}
-    return report.write_run(folder, entries, **arguments)
+    return run_folder.write_run(folder, entries, **arguments)
 
 
 def test_run_folder_holds_every_file_the_manifest_last(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_failure_while_drawing_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     def fail(figure: Figure, kind: str) -> bytes:
         raise RuntimeError("no fonts")
 
-    monkeypatch.setattr(report, "image_bytes", fail)
+    monkeypatch.setattr(run_folder, "image_bytes", fail)
     with pytest.raises(RuntimeError, match="no fonts"):
         write(tmp_path / "run", entry([20]))
     assert list(tmp_path.iterdir()) == []
@@ -174,7 +174,7 @@ def test_a_failure_while_writing_leaves_no_manifest(tmp_path: Path, monkeypatch:
             raise InputError(f"{path}: cannot be written (No space left on device)")
         path.write_bytes(content)
 
-    monkeypatch.setattr(report, "write_atomically", full_disk)
+    monkeypatch.setattr(run_folder, "write_atomically", full_disk)
     with pytest.raises(InputError, match="No space left"):
         write(tmp_path, entry([20]))
     assert not (tmp_path / "manifest.json").exists()
@@ -197,20 +197,20 @@ def test_a_folder_below_a_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         write(tmp_path / "file", entry([20]))
     with pytest.raises(InputError, match=message):
-        report.new_run_folder(tmp_path / "file", "digits")
+        run_folder.new_run_folder(tmp_path / "file", "digits")
     with pytest.raises(InputError, match=message):
-        report.new_run_folder(tmp_path, "missing/digits")
+        run_folder.new_run_folder(tmp_path, "missing/digits")
 
 
 def test_run_folders_are_new(tmp_path: Path) -> None:
-    folders = [report.new_run_folder(tmp_path / "runs", "digits") for _ in range(5)]
+    folders = [run_folder.new_run_folder(tmp_path / "runs", "digits") for _ in range(5)]
     assert len(set(folders)) == 5
     assert all(folder.is_dir() for folder in folders)
     assert all(re.fullmatch(r"digits-\d{8}T\d{6}Z(-\d)?", folder.name) for folder in folders)
 
 
 def test_manifest_names_files_without_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "VERSIONED_PACKAGES", ("numpy", "a-package-that-nobody-has"))
+    monkeypatch.setattr(run_folder, "VERSIONED_PACKAGES", ("numpy", "a-package-that-nobody-has"))
     model = tmp_path / "model.net"
     model.write_bytes(b"content")
     command_line = [
@@ -224,7 +224,7 @@ def test_manifest_names_files_without_their_folders(tmp_path: Path, monkeypatch:
         "1,2,4",
         "--data=digits",
     ]
-    found = report.manifest(
+    found = run_folder.manifest(
         network="small", data="digits", backend="ref", files=[model], command_line=command_line, seed=3
     )
     assert found["files"] == [{"name": "model.net", "sha256": hashlib.sha256(b"content").hexdigest()}]
@@ -247,7 +247,7 @@ def test_manifest_names_files_without_their_folders(tmp_path: Path, monkeypatch:
     assert str(tmp_path) not in json.dumps(found)
 
 
-@pytest.mark.parametrize("module", ["tables", "figure", "report"])
+@pytest.mark.parametrize("module", ["tables", "figure", "run_folder"])
 def test_importing_the_reports_imports_nothing_heavy(module: str) -> None:
     program = (
         f"import sys, loihi_convert.results.{module}; "
