@@ -287,6 +287,7 @@ def run(
             reference = run_network(network, images.images, steps, trace=trace, device=device, progress=progress)
         if difference := first_difference(result, reference):
             raise VerificationError(f"{path}: the backend and ref disagree: {difference}.")
+        result = replace(result, channel_spikes=reference.channel_spikes)
         equal = len(images)
     cnn_predictions = float_predictions = None
     if (source := _source(path, network, model, arch)) is not None:
