@@ -71,7 +71,7 @@ class Neurons:
         fired = np.empty(self._rows * self.width * self.channels, self._dtype)
         counts = np.zeros((2, *recorded[:2]) if recording.counts else (0, 0, 0), np.int64)
         row = (self.width if self._has_remainder else width) * self.channels
-        columns = np.zeros((steps, row) if recording.counts else (0, 0))
+        columns = np.zeros((steps, row) if recording.counts else (0, 0), np.int64)
         kept = np.empty(recorded, np.float32) if recording.potentials else nothing
         spikes = np.empty(recorded if recording.spikes else (0, 0, 0), self._dtype)
         largest = np.full(self._count if recording.currents else 0, -np.inf, np.float32)
@@ -117,7 +117,7 @@ class Neurons:
 
 def _per_channel(columns: Array, channels: int) -> Array:
     """``(T, W C)`` as int64 ``(T, C)``."""
-    return np.asarray(columns.reshape(len(columns), -1, channels).sum(axis=1), np.int64)
+    return np.asarray(columns.reshape(len(columns), -1, channels).sum(axis=1))
 
 
 def rate_errors(
