@@ -362,7 +362,7 @@ def run_into_folder(
         )
         files = run_folder.write_run(
             folder,
-            [(ran.path.stem, ran.evaluation, ran.result) for ran in runs],
+            [run_folder.RunOfFile(ran.path.stem, ran.evaluation, ran.result, ran.network) for ran in runs],
             labels=images.labels,
             classes=splits.classes or None,
             manifest={

@@ -8,19 +8,26 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import oracle
 import pytest
 from evaluations import LABELS, entry
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from matplotlib.figure import Figure
+from networks import random_network
 from pydantic import TypeAdapter
 
-from loihi_convert.backends import RunResult
+from loihi_convert.backends.reference import run_network
 from loihi_convert.errors import DataError, InputError, UsageError
+from loihi_convert.network import IntegrateAndFire
 from loihi_convert.results import run_folder
-from loihi_convert.results.evaluate import Evaluation
+from loihi_convert.results.evaluate import Evaluation, evaluate
 from loihi_convert.results.figure import accuracy_figure, image_bytes
 from loihi_convert.synapse import Array
 
@@ -33,9 +40,9 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def write(folder: Path, *entries: tuple[str, Evaluation, RunResult], **changes: Any) -> tuple[Path, ...]:
+def write(folder: Path, *runs: run_folder.RunOfFile, **changes: Any) -> tuple[Path, ...]:
     arguments = {"labels": LABELS, "classes": CLASSES, "manifest": MANIFEST, **changes}
-    return run_folder.write_run(folder, entries, **arguments)
+    return run_folder.write_run(folder, runs, **arguments)
 
 
 def test_run_folder_holds_every_file_the_manifest_last(tmp_path: Path) -> None:
@@ -43,6 +50,8 @@ def test_run_folder_holds_every_file_the_manifest_last(tmp_path: Path) -> None:
     paths = write(folder, entry([20, 150, 190, 199]))
     assert [path.name for path in paths] == [
         "accuracy.csv",
+        "firing_rates.csv",
+        "thresholds.csv",
         "result.json",
         "predictions.csv",
         "accuracy.svg",
@@ -85,7 +94,7 @@ def flattened(name: str, evaluation: Evaluation) -> list[dict[str, Any]]:
 def test_accuracy_csv_holds_every_field_exactly(tmp_path: Path, labels: Array | None) -> None:
     entries = [entry([20, 150, 190], labels=labels), entry([30, 40], name="other", labels=labels, has_float=False)]
     write(tmp_path, *entries, labels=labels)
-    expected = [row for name, evaluation, _ in entries for row in flattened(name, evaluation)]
+    expected = [row for run in entries for row in flattened(run.name, run.evaluation)]
     found = read_csv(tmp_path / "accuracy.csv")
     # str(float) of Python reads back as the same float.
     assert found == [{name: "" if value is None else str(value) for name, value in row.items()} for row in expected]
@@ -100,7 +109,7 @@ def test_early_exit_csv_holds_every_margin_exactly(tmp_path: Path) -> None:
     paths = write(tmp_path, *entries)
     assert [path.name for path in paths[:2]] == ["accuracy.csv", "early_exit.csv"]
     expected = []
-    for name, evaluation, result in entries:
+    for name, evaluation, result, _ in entries:
         for point in [] if evaluation.early_exit is None else evaluation.early_exit.model_dump()["points"]:
             point["accuracy_low"], point["accuracy_high"] = point.pop("accuracy_interval")
             known = {
@@ -117,8 +126,9 @@ def test_early_exit_csv_holds_every_margin_exactly(tmp_path: Path) -> None:
 
 
 def test_predictions_csv_has_a_row_for_every_image_and_reported_timesteps(tmp_path: Path) -> None:
-    name, evaluation, result = entry([20, 150, 190])
-    write(tmp_path, (name, evaluation, result))
+    run = entry([20, 150, 190])
+    write(tmp_path, run)
+    result = run.result
     found = read_csv(tmp_path / "predictions.csv")
     expected = [
         {
@@ -142,6 +152,66 @@ def test_predictions_csv_without_labels_and_names(tmp_path: Path) -> None:
     assert columns == ["file", "image", "timesteps", "class", "potential_0", "potential_1", "potential_2"]
 
 
+def test_firing_rates_csv_is_spikes_per_neuron_image_and_step(tmp_path: Path) -> None:
+    write(tmp_path, entry([20, 150, 190], balanced=3), entry([20], name="other"))
+    found = read_csv(tmp_path / "firing_rates.csv")
+    # One neuron a channel, 200 images: the same number of spikes in each step, so the same rate at each T.
+    rates = [("0", 0.0), ("1", 0.25), ("2", 0.75), ("3", 1.0)]
+    expected = [("model", timesteps, channel, rate) for timesteps in "123" for channel, rate in rates]
+    expected += [("other", "1", channel, rate) for channel, rate in rates]
+    assert {row["layer"] for row in found} == {"first.conv"}
+    assert [(row["file"], row["timesteps"], row["channel"], float(row["firing_rate"])) for row in found] == expected
+
+
+@given(st.integers(100, 100_000))
+@settings(max_examples=15, deadline=None)
+def test_rates_and_thresholds_are_those_of_plain_int64_loops(seed: int) -> None:
+    network, images = random_network(seed)
+    result = run_network(network, images, 5)
+    _, spikes = oracle.run(network, images, 5)
+    run = run_folder.RunOfFile("random", evaluate(result, network), result, network)
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder), run, labels=None, classes=None)
+        rates, thresholds = read_csv(Path(folder) / "firing_rates.csv"), read_csv(Path(folder) / "thresholds.csv")
+    expected = [
+        (layer.name, timesteps, channel, fired[:, :timesteps, channel].mean())
+        for layer, fired in zip(network.layers, spikes, strict=False)
+        for timesteps in (1, 2, 4, 5)
+        for channel in range(fired.shape[2])
+    ]
+    keys = [(row["layer"], int(row["timesteps"]), int(row["channel"])) for row in rates]
+    assert keys == [row[:3] for row in expected]
+    assert [float(row["firing_rate"]) for row in rates] == pytest.approx([row[3] for row in expected], rel=1e-12)
+    numbers = [
+        (layer.name, channel, neuron.threshold[channel], layer.scale[channel], neuron.initial_potential[channel])
+        for layer in network.layers
+        if (neuron := layer.neuron) is not None
+        for channel in range(len(layer.scale))
+    ]
+    assert [
+        (row["layer"], int(row["channel"]), int(row["threshold"]), float(row["scale"]), int(row["initial_potential"]))
+        for row in thresholds
+    ] == numbers
+    for row in thresholds:
+        # `random_network` takes integer x scale for what was rounded.
+        assert float(row["real_threshold"]) == int(row["threshold"]) * float(row["scale"])
+
+
+def test_a_channel_that_never_fires_has_no_real_threshold(tmp_path: Path) -> None:
+    run = entry([20])
+    layer = run.network.layers[0]
+    assert layer.neuron is not None
+    silent = replace(
+        layer,
+        neuron=replace(layer.neuron, threshold=np.array([5, 131072, 5, 5])),
+        balanced=IntegrateAndFire(np.array([5.1, np.inf, 5, 4.9]), np.ones(4), np.zeros(4)),
+    )
+    write(tmp_path, run._replace(network=replace(run.network, layers=(silent, run.network.layers[1]))))
+    rows = read_csv(tmp_path / "thresholds.csv")
+    assert [row["real_threshold"] for row in rows] == ["5.1", "", "5.0", "4.9"]
+    assert [row["threshold"] for row in rows] == ["5", "131072", "5", "5"]
+
+
 def test_pictures_are_those_of_the_evaluations(tmp_path: Path) -> None:
     for name in ("one", "two"):
         write(tmp_path / name, entry([20, 197, 198, 199]))
@@ -155,7 +225,14 @@ def test_pictures_are_those_of_the_evaluations(tmp_path: Path) -> None:
 
 def test_no_picture_where_nothing_is_known(tmp_path: Path) -> None:
     paths = write(tmp_path, entry([20], labels=None, has_cnn=False), labels=None)
-    assert [path.name for path in paths] == ["accuracy.csv", "result.json", "predictions.csv", "manifest.json"]
+    assert [path.name for path in paths] == [
+        "accuracy.csv",
+        "firing_rates.csv",
+        "thresholds.csv",
+        "result.json",
+        "predictions.csv",
+        "manifest.json",
+    ]
 
 
 def test_a_failure_while_drawing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""One folder per run: accuracy, early exit and predictions as CSV, evaluations as JSON, the picture, and a manifest."""
+"""One folder per run: accuracy, rates, thresholds, predictions as CSV, evaluations as JSON, a picture, a manifest."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import csv
 import io
 import itertools
 import json
+import math
 import os
 import platform
 import re
@@ -15,11 +16,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from loihi_convert.backends import RunResult
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.files import sha256, write_atomically
+from loihi_convert.network import QuantizedNetwork
 from loihi_convert.results.early_exit import EarlyExit, ExitPoint
 from loihi_convert.results.evaluate import Evaluation, Point
 from loihi_convert.results.figure import accuracy_figure, image_bytes
@@ -30,9 +32,18 @@ VERSIONED_PACKAGES: Final = ("loihi-convert", "torch", "numpy", "lava-nc", "lava
 """Distributions whose versions stand in a manifest: those that can change a result."""
 
 
+class RunOfFile(NamedTuple):
+    """What is known of one file of a run: its stem, its figures, its integers, and the network in it."""
+
+    name: str
+    evaluation: Evaluation
+    result: RunResult
+    network: QuantizedNetwork
+
+
 def write_run(
     folder: Path,
-    evaluations: Sequence[tuple[str, Evaluation, RunResult]],
+    runs: Sequence[RunOfFile],
     *,
     labels: Array | None,
     classes: tuple[str, ...] | None,
@@ -40,16 +51,17 @@ def write_run(
 ) -> tuple[Path, ...]:
     """Write the results of one run into ``folder`` and return the files, the manifest last.
 
-    ``accuracy.csv``, ``early_exit.csv`` (if early exit was evaluated), ``result.json``, ``predictions.csv``,
-    ``accuracy.svg`` and ``accuracy.png`` (if accuracy or agreement is known), ``manifest.json``. All are made before
-    the first is written, each is written whole, and the manifest comes last: a folder that holds one is complete.
+    ``accuracy.csv``, ``early_exit.csv`` (if early exit was evaluated), ``firing_rates.csv`` (of each channel at each
+    reported T), ``thresholds.csv`` (of each channel), ``result.json``, ``predictions.csv``, ``accuracy.svg`` and
+    ``accuracy.png`` (if accuracy or agreement is known), ``manifest.json``. All are made before the first is written,
+    each is written whole, and the manifest comes last: a folder that holds one is complete.
 
     Parameters
     ----------
     folder
         Made if it is missing.
-    evaluations
-        (file stem, evaluation, the run it is of), at least one, all of the same N images.
+    runs
+        At least one, all of the same N images.
     labels
         ``(N,)``, if known.
     classes
@@ -66,7 +78,7 @@ def write_run(
     InputError
         If the folder cannot be written.
     """
-    figures = [(name, evaluation) for name, evaluation, _ in evaluations]
+    figures = [(run.name, run.evaluation) for run in runs]
     names = [name for name, _ in figures]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"run: several files are called {', '.join(repeated)}; rename them, or run them one by one.")
@@ -80,12 +92,10 @@ def write_run(
             if evaluation.early_exit is not None
             for point in evaluation.early_exit.points
         ),
+        "firing_rates.csv": _csv(row for run in runs for row in _firing_rates(run)),
+        "thresholds.csv": _csv(row for run in runs for row in _thresholds(run)),
         "result.json": results_json(figures).encode(),
-        "predictions.csv": _csv(
-            row
-            for name, evaluation, result in evaluations
-            for row in _predictions(name, evaluation, result, labels, classes)
-        ),
+        "predictions.csv": _csv(row for run in runs for row in _predictions(run, labels, classes)),
     }
     if all(evaluation.early_exit is None for _, evaluation in figures):
         del contents["early_exit.csv"]
@@ -236,10 +246,50 @@ def _interval_columns(name: str, interval: Interval | None) -> dict[str, float |
     return {f"{name}_low": low, f"{name}_high": high}
 
 
-def _predictions(
-    name: str, evaluation: Evaluation, result: RunResult, labels: Array | None, classes: tuple[str, ...] | None
-) -> Iterable[dict[str, Any]]:
+def _firing_rates(run: RunOfFile) -> Iterable[dict[str, Any]]:
+    """Rows of firing_rates.csv: one per channel and reported T.
+
+    The firing rate of a channel (paper, eq. 3) is the mean over its neurons, and here over images, of spikes / T.
+    """
+    for layer, shape, spikes in zip(
+        run.network.spiking_layers, run.network.shapes, run.result.channel_spikes, strict=False
+    ):
+        neurons = math.prod(shape[1:])
+        so_far = spikes.cumsum(axis=0)
+        for point in run.evaluation.points:
+            counts = so_far[point.timesteps - 1].tolist()
+            for channel, count in enumerate(counts):
+                yield {
+                    "file": run.name,
+                    "layer": layer.name,
+                    "channel": channel,
+                    "timesteps": point.timesteps,
+                    "firing_rate": count / (run.evaluation.image_count * neurons * point.timesteps),
+                }
+
+
+def _thresholds(run: RunOfFile) -> Iterable[dict[str, Any]]:
+    """Rows of thresholds.csv: one per channel; the real threshold is empty where the channel can never fire."""
+    for layer in run.network.spiking_layers:
+        assert layer.neuron is not None
+        thresholds = layer.neuron.threshold.tolist()
+        real = [None] * len(thresholds) if layer.balanced is None else layer.balanced.threshold.tolist()
+        columns = (thresholds, real, layer.scale.tolist(), layer.neuron.initial_potential.tolist())
+        for channel, (threshold, real_threshold, scale, initial) in enumerate(zip(*columns, strict=True)):
+            yield {
+                "file": run.name,
+                "layer": layer.name,
+                "channel": channel,
+                "threshold": threshold,
+                "real_threshold": None if real_threshold == math.inf else real_threshold,
+                "scale": scale,
+                "initial_potential": initial,
+            }
+
+
+def _predictions(run: RunOfFile, labels: Array | None, classes: tuple[str, ...] | None) -> Iterable[dict[str, Any]]:
     """Rows of predictions.csv: one per image and reported T."""
+    name, evaluation, result, _ = run
     class_count = result.potentials.shape[2]
     if classes is not None and len(classes) != class_count:
         raise DataError(
