@@ -40,6 +40,7 @@ ORDER = [
     {"backends.lava", "backends.lava_network"},
     {"backends.lava_host"},
     {"results.schema"},
+    {"results.formats", "results.axes"},
     {"results.early_exit"},
     {"results.evaluate"},
     {"results.diagnose"},

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loihi_convert.conversion.quantize import Account, LayerAccount
-from loihi_convert.results import tables
+from loihi_convert.results import formats, tables
 from loihi_convert.results.diagnose import Diagnosis, Layer, LayerError, Stage
 from loihi_convert.simulation.intermediate import Cause
 
@@ -247,7 +247,7 @@ def test_divergence_table() -> None:
 
 @given(st.floats(0, 9e14))
 def test_counts_keep_three_digits_in_six_characters(count: float) -> None:
-    text = tables._count(count)
+    text = formats.count(count)
     assert len(text) <= 6
     number, _, unit = text.replace(",", "").partition(" ")
     assert float(number) * 1000 ** " kMGT".index(unit or " ") == pytest.approx(count, rel=0.005, abs=0.0501)
