@@ -45,18 +45,18 @@ class View(NamedTuple):
     top: float
 
 
-def views(curves: Sequence[Curve], others: Sequence[float]) -> list[View]:
+def views(curves: Sequence[Curve], others: Sequence[float], *, span: float = 20.0) -> list[View]:
     """Return one panel with everything; where that hides what happens near the best accuracy, a second one for it.
 
-    ``others``, in per cent, are shown beside the curves at every T.
+    ``others``, in per cent, are shown beside the curves at every T; more points than ``span`` hide it.
     """
     first = min(timesteps for curve in curves for timesteps in curve.timesteps)
     lows = [low for curve in curves for low in curve.low]
     highs = [high for curve in curves for high in curve.high]
     lowest, highest = min([*lows, *others]), max([*highs, *others])
-    if highest - lowest <= 20:
+    if highest - lowest <= span:
         return [View(first, *_rounded_range(lowest, highest))]
-    whole = View(first, 0.0, 104.0)
+    whole = View(first, *((0.0, 104.0) if highest - lowest > 20 else _rounded_range(lowest, highest)))
     best = max([*(percent for curve in curves for percent in curve.percent), *others])
     near = [
         (timesteps, low)
