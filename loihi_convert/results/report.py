@@ -230,8 +230,10 @@ def _headline(entries: Sequence[_Entry]) -> Iterator[Block]:
     yield Cards(tuple(_card(entry, is_short=len(entries) > 1) for entry in entries))
     if len(entries) > 1:
         rows = [_Row(entry, entry.point) for entry in entries]
-        columns = (_FILE, _DATA, _IMAGES, *_POINT_COLUMNS)
-        yield _table("Each file at the T it is balanced for, or the last T of its run", columns, rows, text_columns=2)
+        words = (_FILE,) if entries[0].is_alone else (_FILE, _DATA)
+        columns = (*words, _IMAGES, *_POINT_COLUMNS)
+        caption = "Each file at the T it is balanced for, or the last T of its run"
+        yield _table(caption, columns, rows, text_columns=len(words))
     yield Paragraph(
         "Conversion loss: accuracy of the CNN minus that of the exported file, in percentage points; a negative loss "
         "is a gain. Real numbers: the same spiking network before rounding to Loihi's integers. SynOps, synaptic "
