@@ -24,7 +24,7 @@ from loihi_convert.errors import InputError, VerificationError
 from loihi_convert.files import refuse_to_overwrite, sha256
 from loihi_convert.network import QuantizedNetwork, Readout, ReluNetwork, Reset, SpikingLayer, SpikingNetwork
 from loihi_convert.progress import Bars, no_bar
-from loihi_convert.results import report
+from loihi_convert.results import run_folder
 from loihi_convert.results.advice import advice
 from loihi_convert.results.diagnose import Diagnosis
 from loihi_convert.results.diagnose import diagnose as diagnose_network
@@ -289,6 +289,7 @@ def run(
             reference = run_network(network, images.images, steps, trace=trace, device=device, progress=progress)
         if difference := first_difference(result, reference):
             raise VerificationError(f"{path}: the backend and ref disagree: {difference}.")
+        result = replace(result, channel_spikes=reference.channel_spikes)
         equal = len(images)
     cnn_predictions = float_predictions = None
     if (source := _source(path, network, model, arch)) is not None:
@@ -335,7 +336,7 @@ def run_into_folder(
     held_out = splits.held_out
     if held_out is not None:
         held_out = held_out._replace(images=held_out.images[:EXIT_IMAGES])
-    with report.run_folder(root, f"{paths[0].stem}-{backend.name}") as folder:
+    with run_folder.run_folder(root, f"{paths[0].stem}-{backend.name}") as folder:
         with backend:
             runs = tuple(
                 run(
@@ -353,7 +354,7 @@ def run_into_folder(
                 )
                 for path in paths
             )
-        manifest = report.manifest(
+        manifest = run_folder.manifest(
             network=paths[0].stem,
             data=splits.name,
             backend=backend.name,
@@ -361,9 +362,9 @@ def run_into_folder(
             command_line=sys.argv,
             seed=None,
         )
-        files = report.write_run(
+        files = run_folder.write_run(
             folder,
-            [(ran.path.stem, ran.evaluation, ran.result) for ran in runs],
+            [run_folder.RunOfFile(ran.path.stem, ran.evaluation, ran.result, ran.network) for ran in runs],
             labels=images.labels,
             classes=splits.classes or None,
             manifest={

@@ -10,7 +10,8 @@ import numpy as np
 from loihi_convert.backends import RunResult
 from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.results.early_exit import MarginChoice, evaluate_early_exit
-from loihi_convert.results.evaluate import Evaluation, evaluate
+from loihi_convert.results.evaluate import evaluate
+from loihi_convert.results.run_folder import RunOfFile
 from loihi_convert.synapse import Array, Conv, Dense
 
 LABELS = np.arange(200) % 3
@@ -39,7 +40,11 @@ def _run(correct_counts: Sequence[int]) -> RunResult:
     potentials = np.arange(classes.size * 3, dtype=np.int32).reshape(*classes.shape, 3) % 997
     np.put_along_axis(potentials, classes[:, :, None], 1000, axis=2)
     spikes = np.full((200, len(correct_counts), 1), 2)
-    return RunResult(potentials, spikes, 3 * spikes, seconds=0.5, startup_seconds=0.25)
+    # Of the 400 spikes of a step, by channel.
+    channel_spikes = np.tile([0, 50, 150, 200], (len(correct_counts), 1))
+    return RunResult(
+        potentials, spikes, 3 * spikes, seconds=0.5, startup_seconds=0.25, channel_spikes=(channel_spikes,)
+    )
 
 
 def entry(
@@ -51,8 +56,8 @@ def entry(
     has_cnn: bool = True,
     has_float: bool = True,
     exit_leads: Sequence[int] | None = None,
-) -> tuple[str, Evaluation, RunResult]:
-    """(file stem, evaluation, its run), with the first ``correct_counts[t]`` of `LABELS` right after step t.
+) -> RunOfFile:
+    """A run and its figures, with the first ``correct_counts[t]`` of `LABELS` right after step t.
 
     ``exit_leads``: after each step the class leads by so much in every image, and early exit is evaluated with a margin
     of 5.
@@ -73,12 +78,13 @@ def entry(
             by_labels=True,
         )
         early_exit = evaluate_early_exit(result, choice, labels=labels, cnn_predictions=cnn_predictions)
+    network = _network(balanced)
     evaluation = evaluate(
         result,
-        _network(balanced),
+        network,
         labels=labels,
         cnn_predictions=cnn_predictions,
         float_predictions=_run([min(200, count + 1) for count in correct_counts]).predictions if has_float else None,
         early_exit=early_exit,
     )
-    return name, evaluation, result
+    return RunOfFile(name, evaluation, result, network)

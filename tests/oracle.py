@@ -59,6 +59,9 @@ def assert_equal(network: QuantizedNetwork, images: Array, result: RunResult, ti
     for index, fired in enumerate(spikes):
         per_step = fired.reshape(len(images), timesteps, -1)
         assert np.array_equal(result.spike_counts[:, :, index], per_step.sum(axis=2))
+        if result.channel_spikes:
+            per_channel_spikes = fired.sum(axis=(0, *range(3, fired.ndim)))
+            assert np.array_equal(result.channel_spikes[index], per_channel_spikes), index
         if index + 1 < len(network.layers):
             fan_out = network.layers[index + 1].synapse.fan_out(network.shapes[index]).ravel()
             assert np.array_equal(result.synaptic_operations[:, :, index], (per_step * fan_out).sum(axis=2))

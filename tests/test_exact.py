@@ -29,6 +29,7 @@ def test_ref_equals_the_oracle(seed: int) -> None:
     network, images = random_network(seed)
     result = run_network(network, images, TIMESTEPS, trace=True)
     assert len(result.traces) == len(network.layers)
+    assert len(result.channel_spikes) == len(network.spiking_layers)
     oracle.assert_equal(network, images, result, TIMESTEPS)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from loihi_convert.files import write_atomically
-from loihi_convert.results.report import run_folder
+from loihi_convert.results.run_folder import run_folder
 
 CLI = (sys.executable, "-m", "loihi_convert")
 

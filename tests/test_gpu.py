@@ -31,7 +31,9 @@ def recorded(network: QuantizedNetwork, images: Array, device: str) -> list[dict
         layers = [block.layers[index] for block in blocks]
         names = ("potentials", "spikes", "spike_counts", "synaptic_operations", "clipped")
         arrays = {name: np.concatenate([getattr(layer, name) for layer in layers]) for name in names}
-        found.append({**arrays, "largest": np.max([layer.largest_current for layer in layers], axis=0)})
+        by_channel = np.sum([layer.channel_spikes for layer in layers], axis=0)
+        largest = np.max([layer.largest_current for layer in layers], axis=0)
+        found.append({**arrays, "channel_spikes": by_channel, "largest": largest})
     return found
 
 

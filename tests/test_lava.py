@@ -19,7 +19,7 @@ import oracle
 import pytest
 
 from loihi_convert import loihi, netx
-from loihi_convert.backends import Layout, RunResult, lava, run_folder
+from loihi_convert.backends import Layout, RunResult, lava, lava_files
 from loihi_convert.backends.lava import LavaBackend
 from loihi_convert.errors import BackendError, DataError, PlatformError, RangeError, UsageError
 from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork, Reset
@@ -436,14 +436,14 @@ def test_an_error_in_a_model_is_reported_and_the_backend_can_be_used_again(
     network, images = three_layers("soft")
     path = tmp_path / "model.net"
     netx.write(network, path)
-    reserve = run_folder._reserve
+    reserve = lava_files._reserve
 
     def reserve_too_many_classes(file: Path, dtype: type, shape: tuple[int, ...]) -> None:
         reserve(file, dtype, (*shape[:-1], shape[-1] + (file.name == "potentials.npy")))
 
     with LavaBackend(layout=layout) as backend:
         with monkeypatch.context() as patch:
-            patch.setattr(run_folder, "_reserve", reserve_too_many_classes)
+            patch.setattr(lava_files, "_reserve", reserve_too_many_classes)
             message = r"stopped: ValueError: could not broadcast .* \(neurons.py, line \d+\)\. Run it again"
             with pytest.raises(BackendError, match=message) as failed:
                 backend.run(path, images, 4)

@@ -87,6 +87,7 @@ def test_equals_plain_loops(
     assert block.pooled.dtype == (np.uint8 if as_bytes else np.float32)
     assert np.array_equal(block.pooled, windows(spikes, pool))
     assert np.array_equal(block.spike_counts, spikes.sum(axis=(2, 3, 4)))
+    assert np.array_equal(block.channel_spikes, spikes.sum(axis=(0, 2, 3)))
     assert np.array_equal(block.synaptic_operations, (spikes * fan_out.transpose(1, 2, 0)).sum(axis=(2, 3, 4)))
     assert np.array_equal(block.largest_current, (currents + full_bias).max(axis=(0, 1, 2, 3)))
     assert np.array_equal(block.clipped, clipped)

@@ -82,6 +82,12 @@ def test_run_on_lava_is_compared_with_ref(digits: DataSplits, folder: Path) -> N
         reference = pipeline.run(folder / "model.net", digits.test[:10], backend, held_out=digits.held_out)
     assert ran.evaluation.early_exit is not None
     assert ran.evaluation.early_exit == reference.evaluation.early_exit
+    per_layer = ran.result.spike_counts.sum(axis=0).T
+    for spikes, expected, counts in zip(
+        ran.result.channel_spikes, reference.result.channel_spikes, per_layer, strict=True
+    ):
+        assert np.array_equal(spikes, expected)
+        assert np.array_equal(spikes.sum(axis=1), counts)
 
 
 @pytest.mark.lava

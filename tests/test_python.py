@@ -25,7 +25,7 @@ from loihi_convert import doctor, netx
 from loihi_convert.backends import first_difference, open_backend
 from loihi_convert.backends.host_process import LAVA_PYTHON
 from loihi_convert.backends.lava import LavaBackend
-from loihi_convert.backends.run_folder import RunFolder
+from loihi_convert.backends.lava_files import LavaFiles
 from loihi_convert.cnn.checkpoint import Checkpoint, save
 from loihi_convert.cnn.models import build_model
 from loihi_convert.data import load_data
@@ -101,7 +101,7 @@ def test_the_variable_can_name_this_interpreter_too(
 
 def test_the_network_is_handed_over_in_words_that_every_numpy_knows(tmp_path: Path) -> None:
     network, images = networks.random_network(4)
-    folder = RunFolder(tmp_path)
+    folder = LavaFiles(tmp_path)
     folder.fill(network, images, 4, False)
     pickled = folder.network.read_bytes()
     strings = [argument for _, argument, _ in pickletools.genops(pickled) if isinstance(argument, str)]

@@ -1,257 +1,333 @@
-"""CSV and JSON say what the evaluation says; a run folder is complete or has no manifest."""
+"""A report says what the run folders say, escapes what they hold, and loads nothing; what cannot be one is refused."""
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import re
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from evaluations import LABELS, entry
-from matplotlib.figure import Figure
-from pydantic import TypeAdapter
+from typer.testing import CliRunner
 
-from loihi_convert.backends import RunResult
-from loihi_convert.errors import DataError, InputError, UsageError
-from loihi_convert.results import report
-from loihi_convert.results.evaluate import Evaluation
-from loihi_convert.results.figure import accuracy_figure, image_bytes
-from loihi_convert.synapse import Array
+from loihi_convert import cli
+from loihi_convert.errors import InputError, UsageError
+from loihi_convert.results import charts, report, run_folder
+from loihi_convert.results.stored_run import read_run
 
-MANIFEST = {"network": "small", "data": "digits"}
 CLASSES = ("zero", "one", "two")
+VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write(folder: Path, *entries: tuple[str, Evaluation, RunResult], **changes: Any) -> tuple[Path, ...]:
-    arguments = {"labels": LABELS, "classes": CLASSES, "manifest": MANIFEST, **changes}
-    return report.write_run(folder, entries, **arguments)
-
-
-def test_run_folder_holds_every_file_the_manifest_last(tmp_path: Path) -> None:
-    folder = tmp_path / "runs" / "one"
-    paths = write(folder, entry([20, 150, 190, 199]))
-    assert [path.name for path in paths] == [
-        "accuracy.csv",
-        "result.json",
-        "predictions.csv",
-        "accuracy.svg",
-        "accuracy.png",
-        "manifest.json",
-    ]
-    assert sorted(folder.iterdir()) == sorted(paths)
-    assert json.loads((folder / "manifest.json").read_text()) == MANIFEST
-
-
-def test_result_json_is_the_evaluations(tmp_path: Path) -> None:
-    first, second = entry([20, 150], exit_leads=[4, 7]), entry([30], name="other", labels=None)
-    write(tmp_path, first, second)
-    read = TypeAdapter(dict[str, Evaluation]).validate_json((tmp_path / "result.json").read_text())
-    assert read == {"model": first[1], "other": second[1]}
-
-
-def flattened(name: str, evaluation: Evaluation) -> list[dict[str, Any]]:
-    """What accuracy.csv must say, from the evaluation's JSON."""
-    found = []
-    for point in evaluation.model_dump()["points"]:
-        point |= {"cnn_accuracy_interval": evaluation.cnn_accuracy_interval}
-        for field in ("accuracy", "float_accuracy", "cnn_accuracy"):
-            point[f"{field}_low"], point[f"{field}_high"] = point.pop(f"{field}_interval") or (None, None)
-        (point["firing_rate_first.conv"],) = point.pop("firing_rate")
-        (point["synaptic_operations_first.conv"],) = point.pop("synaptic_operations_per_layer")
-        found.append(
-            {
-                "file": name,
-                "balanced_timesteps": evaluation.timesteps,
-                "image_count": evaluation.image_count,
-                "cnn_accuracy": evaluation.cnn_accuracy,
-                **point,
-            }
-        )
-    return found
-
-
-@pytest.mark.parametrize("labels", [LABELS, None])
-def test_accuracy_csv_holds_every_field_exactly(tmp_path: Path, labels: Array | None) -> None:
-    entries = [entry([20, 150, 190], labels=labels), entry([30, 40], name="other", labels=labels, has_float=False)]
-    write(tmp_path, *entries, labels=labels)
-    expected = [row for name, evaluation, _ in entries for row in flattened(name, evaluation)]
-    found = read_csv(tmp_path / "accuracy.csv")
-    # str(float) of Python reads back as the same float.
-    assert found == [{name: "" if value is None else str(value) for name, value in row.items()} for row in expected]
-
-
-def test_early_exit_csv_holds_every_margin_exactly(tmp_path: Path) -> None:
-    entries = [
-        entry([20, 150, 190], exit_leads=[4, 7, 9]),
-        entry([30], name="without"),
-        entry([30, 40], name="other", exit_leads=[4, 7]),
-    ]
-    paths = write(tmp_path, *entries)
-    assert [path.name for path in paths[:2]] == ["accuracy.csv", "early_exit.csv"]
-    expected = []
-    for name, evaluation, result in entries:
-        for point in [] if evaluation.early_exit is None else evaluation.early_exit.model_dump()["points"]:
-            point["accuracy_low"], point["accuracy_high"] = point.pop("accuracy_interval")
-            known = {
-                "file": name,
-                "balanced_timesteps": 4,
-                "timesteps": result.potentials.shape[1],
-                "image_count": 200,
-                "chosen": point["margin"] == 5,
-            }
-            expected.append({key: "" if value is None else str(value) for key, value in {**known, **point}.items()})
-    found = read_csv(tmp_path / "early_exit.csv")
-    assert found == expected
-    assert [row["margin"] for row in found] == ["0", "5", "9", ""] * 2
-
-
-def test_predictions_csv_has_a_row_for_every_image_and_reported_timesteps(tmp_path: Path) -> None:
-    name, evaluation, result = entry([20, 150, 190])
-    write(tmp_path, (name, evaluation, result))
-    found = read_csv(tmp_path / "predictions.csv")
-    expected = [
-        {
-            "file": "model",
-            "image": str(image),
-            "timesteps": str(timesteps),
-            "class": str(result.predictions[image, timesteps - 1]),
-            "class_name": CLASSES[result.predictions[image, timesteps - 1]],
-            "label": str(LABELS[image]),
-            **{f"potential_{k}": str(result.potentials[image, timesteps - 1, k]) for k in range(3)},
-        }
-        for image in range(200)
-        for timesteps in (1, 2, 3)
-    ]
-    assert found == expected
-
-
-def test_predictions_csv_without_labels_and_names(tmp_path: Path) -> None:
-    write(tmp_path, entry([20], labels=None), labels=None, classes=None)
-    columns = list(read_csv(tmp_path / "predictions.csv")[0])
-    assert columns == ["file", "image", "timesteps", "class", "potential_0", "potential_1", "potential_2"]
-
-
-def test_pictures_are_those_of_the_evaluations(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        write(tmp_path / name, entry([20, 197, 198, 199]))
-    figure = accuracy_figure([entry([20, 197, 198, 199])[:2]], "small on digits, 200 images")
-    assert figure is not None
-    for suffix in ("svg", "png"):
-        written = (tmp_path / "one" / f"accuracy.{suffix}").read_bytes()
-        assert written == (tmp_path / "two" / f"accuracy.{suffix}").read_bytes()
-        assert written == image_bytes(figure, suffix)
-
-
-def test_no_picture_where_nothing_is_known(tmp_path: Path) -> None:
-    paths = write(tmp_path, entry([20], labels=None, has_cnn=False), labels=None)
-    assert [path.name for path in paths] == ["accuracy.csv", "result.json", "predictions.csv", "manifest.json"]
-
-
-def test_a_failure_while_drawing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(figure: Figure, kind: str) -> bytes:
-        raise RuntimeError("no fonts")
-
-    monkeypatch.setattr(report, "image_bytes", fail)
-    with pytest.raises(RuntimeError, match="no fonts"):
-        write(tmp_path / "run", entry([20]))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_failure_while_writing_leaves_no_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full_disk(path: Path, content: bytes) -> None:
-        if path.suffix == ".png":
-            raise InputError(f"{path}: cannot be written (No space left on device)")
-        path.write_bytes(content)
-
-    monkeypatch.setattr(report, "write_atomically", full_disk)
-    with pytest.raises(InputError, match="No space left"):
-        write(tmp_path, entry([20]))
-    assert not (tmp_path / "manifest.json").exists()
-
-
-def test_two_files_of_one_name(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"run: several files are called model; rename them, or run them one by one\."):
-        write(tmp_path, entry([20]), entry([30]))
-
-
-def test_class_names_that_do_not_fit(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"model: 3 classes, but 2 names of classes; give one for each, or none\."):
-        write(tmp_path, entry([20]), classes=("a", "b"))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_below_a_file(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    message = r"cannot be made \(.*\)\. Choose another place with -o\."
-    with pytest.raises(InputError, match=message):
-        write(tmp_path / "file", entry([20]))
-    with pytest.raises(InputError, match=message):
-        report.new_run_folder(tmp_path / "file", "digits")
-    with pytest.raises(InputError, match=message):
-        report.new_run_folder(tmp_path, "missing/digits")
-
-
-def test_run_folders_are_new(tmp_path: Path) -> None:
-    folders = [report.new_run_folder(tmp_path / "runs", "digits") for _ in range(5)]
-    assert len(set(folders)) == 5
-    assert all(folder.is_dir() for folder in folders)
-    assert all(re.fullmatch(r"digits-\d{8}T\d{6}Z(-\d)?", folder.name) for folder in folders)
-
-
-def test_manifest_names_files_without_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "VERSIONED_PACKAGES", ("numpy", "a-package-that-nobody-has"))
-    model = tmp_path / "model.net"
-    model.write_bytes(b"content")
-    command_line = [
-        "/usr/bin/loihi-convert",
-        "run",
-        str(model),
-        "../other.net",
-        f"--output={tmp_path}/runs",
-        f"-o{tmp_path}/runs/",
-        "-T",
-        "1,2,4",
-        "--data=digits",
-    ]
-    found = report.manifest(
-        network="small", data="digits", backend="ref", files=[model], command_line=command_line, seed=3
+def write_runs(root: Path, *runs: run_folder.RunOfFile, data: str = "mnist", **changes: Any) -> Path:
+    """A run folder below ``root``, called after its first file, with a manifest as `pipeline.run_into_folder` makes."""
+    folder = root / f"{re.sub(r'[^a-zA-Z0-9-]', '_', runs[0].name)}-ref-1"
+    file = root / "some.net"
+    file.write_bytes(b"content")
+    made = run_folder.manifest(
+        network=runs[0].name, data=data, backend="ref", files=[file], command_line=["loihi-convert", "run"], seed=None
     )
-    assert found["files"] == [{"name": "model.net", "sha256": hashlib.sha256(b"content").hexdigest()}]
-    assert found["command_line"] == [
-        "loihi-convert",
-        "run",
-        "model.net",
-        "other.net",
-        "--output=runs",
-        "-oruns/",
-        "-T",
-        "1,2,4",
-        "--data=digits",
+    manifest = {
+        **made,
+        "lava_layout": None,
+        "backend_versions": {},
+        "provenance": {"some": {"balance": {"method": "x"}}},
+    }
+    arguments = {"labels": LABELS, "classes": CLASSES, "manifest": manifest, **changes}
+    run_folder.write_run(folder, runs, **arguments)
+    return folder
+
+
+class Parsed(HTMLParser):
+    """The elements and texts of a page; fails where a tag is closed that is not open."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[tuple[str, ...], str]] = []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, text: str) -> None:
+        if text.strip():
+            self.texts.append((tuple(self.open), text.strip()))
+
+    def within(self, tag: str) -> list[str]:
+        return [text for path, text in self.texts if tag in path]
+
+
+def write(tmp_path: Path, *folders: Path) -> tuple[Parsed, str]:
+    written = report.write_report(folders, tmp_path / "report.html")
+    return Parsed(written.html.read_text()), written.markdown.read_text()
+
+
+def test_the_figures_of_one_run(tmp_path: Path) -> None:
+    """The values that stand in the run folder, rounded as everywhere, are in the page and in the Markdown."""
+    folder = write_runs(tmp_path, entry([20, 150, 190, 199], exit_leads=[4, 5, 7, 9]))
+    page, text = write(tmp_path, folder)
+    with (folder / "accuracy.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    cells = page.within("td") + page.within("tbody")
+    for row in rows:
+        accuracy = f"{100 * float(row['accuracy']):.2f}"
+        assert accuracy in cells
+        line = next(line for line in text.splitlines() if line.startswith(f"| {row['timesteps']} | "))
+        interval = f"{100 * float(row['accuracy_low']):.2f}-{100 * float(row['accuracy_high']):.2f}"
+        loss = f"{float(row['conversion_loss_points']):.2f}"
+        assert line.split(" | ")[2:6] == [accuracy, interval, "99.50", loss]
+    card = page.within("article")
+    assert card[:4] == ["model", "mnist, 200 images", "99.50 %", "right at T = 4"]
+    assert dict(zip(card[4::2], card[5::2], strict=True)) == {
+        "95 % interval": "97.22-99.91",
+        "CNN": "99.50 %",
+        "conversion loss": "0.00 points",
+        "in real numbers": "100.00 %",
+        "synaptic operations an image": "24.0",
+        "spikes an image": "8.0",
+        "early exit": "average T 2.00, 75.00 % right",
+    }
+    early = next(line for line in text.splitlines() if line.startswith("| model | 4 | 5 |"))
+    assert early.split(" | ")[3:7] == ["2.00", "2, 2", "99.50", "75.00"]
+    assert "some.net" in page.within("th")
+    assert run_folder.sha256(tmp_path / "some.net") in page.within("td")
+    assert "loihi-convert run" in page.within("dd")
+
+
+def test_rates_and_thresholds_of_channels(tmp_path: Path) -> None:
+    page, text = write(tmp_path, write_runs(tmp_path, entry([20, 150, 190, 199])))
+    assert "| 1 | 25.00 | 5 | 5 | 0 |" in text
+    assert "| 3 | 100.00 | 5 | 5 | 0 |" in text
+    assert "| first.conv | 4 | 50.00 | 0.00..100.00 | 1 | 5 | 600 | 4 |" not in text
+    assert "| first.conv | 4 | 50.00 | 0.00..100.00 | 1 | 5 |  | 4 |" in text
+    # A bar for each of both pictures of both charts.
+    assert page.within("title").count("model, T = 4, channel 1: 25.00 %") == 2
+    assert page.within("title").count("model, for T = 4, channel 1: 5") == 2
+
+
+def test_the_confusion_matrix_is_that_of_the_predictions(tmp_path: Path) -> None:
+    folder = write_runs(tmp_path, entry([20, 150, 190]))
+    with (folder / "predictions.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["timesteps"] == "3"]
+    counts = [
+        [sum((row["label"], row["class"]) == (str(i), str(k)) for row in rows) for k in range(3)] for i in range(3)
     ]
-    assert found["packages"] == {"numpy": np.__version__, "a-package-that-nobody-has": None}
-    assert (found["network"], found["data"], found["backend"], found["seed"]) == ("small", "digits", "ref", 3)
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", found["utc_time"])
-    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert found["cpu_count"] >= 1
-    assert str(tmp_path) not in json.dumps(found)
+    _, text = write(tmp_path, folder)
+    for name, row in zip(CLASSES, counts, strict=True):
+        assert f"| {name} | {' | '.join(map(str, row))} |" in text
+    assert "10 of 200 images wrong" in text
 
 
-@pytest.mark.parametrize("module", ["tables", "figure", "report"])
-def test_importing_the_reports_imports_nothing_heavy(module: str) -> None:
+def test_several_runs_stand_beside_the_paper(tmp_path: Path) -> None:
+    folders = [
+        write_runs(tmp_path, entry([180], name="model-T1", balanced=1)),
+        write_runs(tmp_path, entry([1, 2, 3, 196], name="model-T4", balanced=4), entry([1, 2, 3, 190], name="other")),
+    ]
+    page, text = write(tmp_path, *folders)
+    ours = next(line for line in text.splitlines() if line.startswith("| ours: model |"))
+    # CNN, T = 1, 4, 8, 16, 32, 64.
+    assert ours == "| ours: model | 99.50 | 90.00 | 98.00 |  |  |  |  |"
+    assert "| paper: \N{GREEK SMALL LETTER ALPHA} = 1 | 99.31 |  | 86.18 | 98.98 | 99.25 | 99.30 | 99.33 |" in text
+    assert "| paper: best \N{GREEK SMALL LETTER ALPHA} | 99.31 |  | 99.14 | 99.20 |" in text
+    assert "of ours some are of 200." in text
+    assert [heading for heading in page.within("article") if heading in ("model-T1", "model-T4", "other")]
+    assert page.within("h1") == ["3 spiking networks on mnist"]
+
+
+def test_runs_of_different_data_stand_apart(tmp_path: Path) -> None:
+    folders = [
+        write_runs(tmp_path, entry([180], name="a"), data="mnist"),
+        write_runs(tmp_path, entry([180], name="b"), data="cifar10"),
+    ]
+    page, text = write(tmp_path, *folders)
+    assert page.within("h2")[1:3] == ["Accuracy and latency: mnist", "Accuracy and latency: cifar10"]
+    assert "their accuracies do not compare" in text
+    assert "VGG-16" not in text
+    labels = [
+        attributes["aria-label"] or "" for tag, attributes in page.elements if tag == "svg" and "role" in attributes
+    ]
+    assert all(labels)
+
+
+def test_cifar10_beside_the_papers_vgg16(tmp_path: Path) -> None:
+    _, text = write(tmp_path, write_runs(tmp_path, entry([1, 2, 3, 180]), data="cifar10"))
+    assert "The paper's CIFAR-10 network is a VGG-16" in text
+    assert "| ours: model | 99.50 | 90.00 |  |  |" in text
+    assert "| paper: \N{GREEK SMALL LETTER ALPHA} = 1 | 93.28 |  | 89.97 | 92.47 |" in text
+
+
+def test_a_run_that_ended_before_its_t_is_not_put_beside_the_paper(tmp_path: Path) -> None:
+    folder = write_runs(tmp_path, entry([20, 150]), entry([1, 2, 3, 180], name="whole"))
+    _, text = write(tmp_path, folder)
+    assert "| ours: whole |" in text
+    assert "| ours: model |" not in text
+    assert "Left out, because its run ended before the T it is balanced for: model." in text
+
+
+def test_without_labels(tmp_path: Path) -> None:
+    runs = (entry([20, 198], labels=None), entry([20, 198], name="alone", labels=None, has_cnn=False, has_float=False))
+    page, text = write(tmp_path, write_runs(tmp_path, *runs, labels=None))
+    card = page.within("article")
+    assert card[:4] == ["model", "mnist, 200 images", "99.00 %", "the CNN's class at T = 2; no labels"]
+    assert "no labels, no CNN; T = 2" in card
+    assert "Confusion" not in page.within("h2")
+    assert "ours:" not in text
+
+
+def test_hostile_names_are_text(tmp_path: Path) -> None:
+    name = "<script>alert(1)</script>|`*"
+    run = entry([20, 150, 190], name=name)
+    folder = write_runs(tmp_path, run, data='"><img src=x onerror=alert(1)>', classes=("<b>", "&amp;", "[a](b)"))
+    page, text = write(tmp_path, folder)
+    assert [tag for tag, _ in page.elements].count("script") == 1
+    assert "img" not in [tag for tag, _ in page.elements]
+    assert name in page.within("article")
+    assert {"<b>", "&amp;", "[a](b)"} <= set(page.within("th"))
+    assert "<script>" not in re.sub(r"^    .*$", "", text, flags=re.MULTILINE)
+    assert r"\<script\>alert(1)\</script\>\|\`\*" in text
+    assert r"| \[a\](b) |" in text
+
+
+def test_the_page_loads_nothing(tmp_path: Path) -> None:
+    folder = write_runs(tmp_path, entry([20, 150, 190, 199], exit_leads=[4, 5, 7, 9]))
+    written = report.write_report([folder], tmp_path / "report.html")
+    source = written.html.read_text()
+    assert not re.search(r"https?://|@import|url\(", source)
+    page = Parsed(source)
+    loads = {value for _, attributes in page.elements for key, value in attributes.items() if key in ("src", "href")}
+    assert all(value is not None and value.startswith(("#", "data:,")) for value in loads)
+    sections = {attributes["id"] for tag, attributes in page.elements if tag == "section"}
+    assert {value for value in loads if value and value.startswith("#")} == {f"#{name}" for name in sections}
+
+
+def test_the_same_folders_give_the_same_bytes(tmp_path: Path) -> None:
+    folder = write_runs(tmp_path, entry([20, 150, 190]))
+    first = report.write_report([folder], tmp_path / "one.html")
+    second = report.write_report([folder], tmp_path / "two.html")
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_older_run_folders_lack_channels_and_the_page_says_so(tmp_path: Path) -> None:
+    folder = write_runs(tmp_path, entry([20, 150, 190]))
+    for name in ("firing_rates.csv", "thresholds.csv"):
+        (folder / name).unlink()
+    page, text = write(tmp_path, folder)
+    assert f"channels are left out for {folder.name}: the run is of a version that did not record them" in text
+    assert "first.conv: firing rate" not in page.within("strong")
+    assert "| first.conv | 4 | 50.00 |" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("manifest.json", "network", "netwrok", r"damaged: network: Field required\. Make the run folder again with"),
+        ("result.json", "}", "", r"damaged: Invalid JSON"),
+        ("result.json", '"depth": 2', '"depth": "two"', r"damaged: model\.depth: Input should be a valid integer"),
+        ("predictions.csv", "\nmodel,0,3,", "\nmodel,0,2,", r"damaged: other images or right answers of model than in"),
+        ("predictions.csv", ",label,", ",lable,", r"damaged: a row that makes no sense \('label'\)"),
+        ("predictions.csv", "\nmodel,0,3,0,zero,0", "\nmodel,0,3,7,zero,0", r"class 7 for an image of class 0, of 3"),
+        ("firing_rates.csv", ",0.25\n", ",1.25\n", r"damaged: a row that makes no sense \(channel 1 with rate 1\.25\)"),
+        ("firing_rates.csv", "first.conv", "conv", r"damaged: other files, layers or T than in result\.json"),
+        ("thresholds.csv", ",5,", ",x,", r"damaged: a row that makes no sense \(invalid literal"),
+        ("thresholds.csv", "model", "other", r"damaged: other files or layers than in result\.json"),
+        ("thresholds.csv", "first.conv", "first\x00conv", r"damaged: "),
+    ],
+)
+def test_what_is_damaged(tmp_path: Path, name: str, old: str, new: str, message: str) -> None:
+    folder = write_runs(tmp_path, entry([199, 150, 20]))
+    edit(folder / name, old, new)
+    with pytest.raises(InputError, match=rf"{re.escape(name)}: {message}" if message[0] == "d" else message):
+        report.write_report([folder], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_what_is_no_run_folder(tmp_path: Path) -> None:
+    output = tmp_path / "report.html"
+    with pytest.raises(InputError, match=r"runs: no such folder; give folders that `loihi-convert run` has written\."):
+        report.write_report([tmp_path / "runs"], output)
+    folder = write_runs(tmp_path, entry([20]))
+    (folder / "result.json").unlink()
+    with pytest.raises(InputError, match=r"result\.json: cannot be read \(No such file or directory\)"):
+        report.write_report([folder], output)
+    (folder / "result.json").write_text("{}")
+    with pytest.raises(InputError, match=r"result\.json: damaged: no figures\."):
+        report.write_report([folder], output)
+    (folder / "manifest.json").unlink()
+    with pytest.raises(
+        InputError, match=r"holds no manifest\.json, which `loihi-convert run` writes last; it is no run"
+    ):
+        report.write_report([folder], output)
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_nothing_is_overwritten_unless_told(tmp_path: Path) -> None:
+    folder = write_runs(tmp_path, entry([20]))
+    (tmp_path / "report.md").write_text("mine")
+    with pytest.raises(InputError, match=r"report\.md: exists already; nothing was changed\. Pass --overwrite"):
+        report.write_report([folder], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+    report.write_report([folder], tmp_path / "report.html", overwrite=True)
+    assert (tmp_path / "report.md").read_text().startswith("# model on mnist\n")
+
+
+def test_the_output_is_html(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"report\.md: the report is an HTML file, with Markdown beside it; give a name"
+    ):
+        report.write_report([write_runs(tmp_path, entry([20]))], tmp_path / "report.md")
+
+
+def test_the_verb_says_what_it_wrote(tmp_path: Path) -> None:
+    folder, output = write_runs(tmp_path, entry([20])), tmp_path / "page.html"
+    done = CliRunner().invoke(cli.app, ["report", str(folder), "-o", str(output)])
+    assert (done.exit_code, done.stdout) == (0, f"wrote {output} and {output.with_suffix('.md')}\n")
+    done = CliRunner().invoke(cli.app, ["report", str(folder), "-o", str(output), "--overwrite", "--json"])
+    assert json.loads(done.stdout) == {"html": str(output), "markdown": str(output.with_suffix(".md"))}
+
+
+def test_confusions_are_read_at_the_own_t(tmp_path: Path) -> None:
+    run = read_run(write_runs(tmp_path, entry([20, 150, 190, 180, 170])))
+    confusion = run.confusions["model"]
+    assert (confusion.timesteps, int(confusion.counts.trace()), int(confusion.counts.sum())) == (4, 180, 200)
+    assert confusion.classes == CLASSES
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0, 100, [0, 20, 40, 60, 80, 100]), (98.2, 99.9, [98.5, 99, 99.5]), (0, 0.03, [0, 0.01, 0.02, 0.03]), (5, 5, [5])],
+)
+def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None:
+    assert charts.nice_ticks(low, high) == pytest.approx(expected)
+
+
+def test_reading_runs_imports_nothing_heavy(tmp_path: Path) -> None:
+    folder = write_runs(tmp_path, entry([20, 150]))
     program = (
-        f"import sys, loihi_convert.results.{module}; "
+        "import sys; from pathlib import Path; from loihi_convert.results import report; "
+        f"report.write_report([Path({str(folder)!r})], Path({str(tmp_path / 'report.html')!r})); "
         "print(*sorted({'matplotlib', 'rich', 'scipy', 'torch'} & set(sys.modules)))"
     )
-    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert finished.stdout.strip() == ""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

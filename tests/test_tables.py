@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loihi_convert.conversion.quantize import Account, LayerAccount
-from loihi_convert.results import tables
+from loihi_convert.results import formats, tables
 from loihi_convert.results.diagnose import Diagnosis, Layer, LayerError, Stage
 from loihi_convert.simulation.intermediate import Cause
 
@@ -31,7 +31,7 @@ def rows(table: Table) -> list[list[str]]:
 
 
 def test_accuracy_table() -> None:
-    _, evaluation, _ = entry([20, 150, 190, 199])
+    evaluation = entry([20, 150, 190, 199]).evaluation
     table = tables.accuracy_table(evaluation)
     # Images 198 and 199 have labels 0 and 1; the CNN says 0: 199 of 200 right. SynOps: 6 a step.
     assert rows(table) == [
@@ -47,7 +47,7 @@ def test_accuracy_table() -> None:
 
 
 def test_accuracy_table_leaves_out_what_is_unknown() -> None:
-    _, evaluation, _ = entry([20, 150], labels=None, has_cnn=False, has_float=False)
+    evaluation = entry([20, 150], labels=None, has_cnn=False, has_float=False).evaluation
     headers = [column.header for column in tables.accuracy_table(evaluation).columns]
     assert headers == ["T", "T +\ndepth", "spikes\n/image", "SynOps\n/image"]
 
@@ -59,7 +59,7 @@ def test_accuracy_table_names_saturation() -> None:
 
 
 def test_layer_table() -> None:
-    _, evaluation, _ = entry([20, 150, 190, 199])
+    evaluation = entry([20, 150, 190, 199]).evaluation
     table = tables.layer_table(evaluation)
     # 2 of 4 neurons spike at each step; 8 spikes in 4 steps reach 3 synapses each.
     assert rows(table) == [["first.conv", "4", "50.00", "", "4"], ["classes", "3", "", "24", "12"]]
@@ -247,7 +247,7 @@ def test_divergence_table() -> None:
 
 @given(st.floats(0, 9e14))
 def test_counts_keep_three_digits_in_six_characters(count: float) -> None:
-    text = tables._count(count)
+    text = formats.count(count)
     assert len(text) <= 6
     number, _, unit = text.replace(",", "").partition(" ")
     assert float(number) * 1000 ** " kMGT".index(unit or " ") == pytest.approx(count, rel=0.005, abs=0.0501)

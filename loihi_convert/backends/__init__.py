@@ -70,6 +70,9 @@ class RunResult:
         Loading, compiling, starting.
     output_spikes
         bool ``(N, T, classes)``: the last layer's spikes in each step; ``None`` where it only integrates.
+    channel_spikes
+        Per spiking layer, int64 ``(T, C)``: spikes of each channel in each step, all images together. Counted by `ref`
+        alone, empty from `sim`: `pipeline.run` adds those of the `ref` run to which it finds a run of `sim` equal.
     traces
         One per layer where ``trace`` was asked for, else empty.
     """
@@ -80,6 +83,7 @@ class RunResult:
     seconds: float
     startup_seconds: float
     output_spikes: Array | None = None
+    channel_spikes: tuple[Array, ...] = ()
     traces: tuple[LayerTrace, ...] = ()
 
     @property
@@ -224,7 +228,8 @@ def check_run(network: QuantizedNetwork, images: Array, timesteps: int, *, trace
     per_step = (4 + (network.readout == "spikes")) * network.shapes[-1][0] + 16 * len(network.spiking_layers)
     if trace:
         per_step = 5 * sum(math.prod(shape) for shape in network.shapes)
-    if (size := len(images) * timesteps * per_step) > LARGEST_TRACE:
+    channels = sum(layer.synapse.channels for layer in network.spiking_layers)
+    if (size := timesteps * (len(images) * per_step + 8 * channels)) > LARGEST_TRACE:
         raise UsageError(
             f"{'--trace: ' if trace else ''}{len(images)} images x {timesteps} steps need {size / 2**20:.1f} MiB; "
             f"allowed are {LARGEST_TRACE / 2**20:.0f} MiB. {'Trace' if trace else 'Run'} fewer images with --images."

@@ -1,6 +1,6 @@
 """Backend `sim`: Lava's CPU simulator, at arm's length in a host process; this file starts, feeds and watches it.
 
-Images and results pass through memory maps in a temporary folder (`run_folder.py`), requests and answers as JSON lines
+Images and results pass through memory maps in a temporary folder (`lava_files.py`), requests and answers as JSON lines
 through two pipes (`host_process.py`)::
 
     LavaBackend  --stdin: {"folder": ...}-->              lava_host  --fork-->  one process per Lava Process
@@ -25,7 +25,7 @@ import numpy as np
 
 from loihi_convert.backends import BackendName, Layout, RunResult, check_run
 from loihi_convert.backends.host_process import HostProcess, other_interpreter
-from loihi_convert.backends.run_folder import RunFolder
+from loihi_convert.backends.lava_files import LavaFiles
 from loihi_convert.errors import PlatformError
 from loihi_convert.network import QuantizedNetwork
 from loihi_convert.progress import Progress, silent
@@ -147,11 +147,11 @@ class LavaBackend:
 
     def _prepare(
         self, network: QuantizedNetwork, images: Array, timesteps: int, trace: bool
-    ) -> tuple[HostProcess, RunFolder]:
+    ) -> tuple[HostProcess, LavaFiles]:
         """A running host, and the files of the run."""
         try:
             host = self._host = self._host or HostProcess(self._lava_python)
-            folder = RunFolder(Path(tempfile.mkdtemp(dir=host.folder)))
+            folder = LavaFiles(Path(tempfile.mkdtemp(dir=host.folder)))
             folder.fill(network, images, timesteps, trace)
         except OSError as error:
             raise PlatformError(
@@ -160,7 +160,7 @@ class LavaBackend:
             ) from error
         return host, folder
 
-    def _watch(self, host: HostProcess, folder: RunFolder, steps: _Steps, progress: Progress) -> float:
+    def _watch(self, host: HostProcess, folder: LavaFiles, steps: _Steps, progress: Progress) -> float:
         """Wait for the end of the run; return the seconds that its steps took."""
         counter = np.load(folder.steps, mmap_mode="r")
         done, changed_at = 0, time.monotonic()

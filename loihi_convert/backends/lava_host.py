@@ -31,8 +31,8 @@ from typing import Any, Final
 import numpy as np
 
 from loihi_convert.backends.host_process import how_it_ended, remove_shared_memory
+from loihi_convert.backends.lava_files import LavaFiles
 from loihi_convert.backends.lava_network import build
-from loihi_convert.backends.run_folder import RunFolder
 from loihi_convert.network import QuantizedNetwork
 
 _WATCH_SECONDS: Final = 0.1
@@ -54,10 +54,10 @@ def main(folder: Path, token: str, parent: int) -> None:
     host.answer(event="ready", versions=_versions())
     for line in sys.stdin:
         request = json.loads(line)
-        run_folder = RunFolder(Path(request["folder"]))
-        host.failure = run_folder.failure
+        files = LavaFiles(Path(request["folder"]))
+        host.failure = files.failure
         try:
-            seconds = _simulate(run_folder, request, host)
+            seconds = _simulate(files, request, host)
         except Exception as error:
             traceback.print_exc()
             host.fail(f"{type(error).__name__}: {error}")
@@ -174,7 +174,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _simulate(folder: RunFolder, request: dict[str, Any], host: _Watched) -> float:
+def _simulate(folder: LavaFiles, request: dict[str, Any], host: _Watched) -> float:
     """Run one network on all its images; return the seconds that the steps took."""
     from lava.magma.core.process.process import ProcessServer
     from lava.magma.core.process.variable import VarServer

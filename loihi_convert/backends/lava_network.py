@@ -20,13 +20,13 @@ import numpy as np
 
 from loihi_convert import loihi
 from loihi_convert.backends import Layout
-from loihi_convert.backends.run_folder import RunFolder
+from loihi_convert.backends.lava_files import LavaFiles
 from loihi_convert.network import QuantizedLayer, QuantizedNetwork
 from loihi_convert.synapse import Array, Conv, Dense, Shape, pooled_shape
 
 
 def build(
-    network: QuantizedNetwork, folder: RunFolder, timesteps: int, *, trace: bool, layout: Layout, batch_size: int
+    network: QuantizedNetwork, folder: LavaFiles, timesteps: int, *, trace: bool, layout: Layout, batch_size: int
 ) -> Any:
     """Connect the Lava Processes of ``network``; return the first of them."""
     neurons = [_neuron_parameters(network, index, folder, timesteps, trace) for index in range(len(network.layers))]
@@ -46,7 +46,7 @@ def build(
 
 
 def _neuron_parameters(
-    network: QuantizedNetwork, index: int, folder: RunFolder, timesteps: int, trace: bool
+    network: QuantizedNetwork, index: int, folder: LavaFiles, timesteps: int, trace: bool
 ) -> dict[str, Any]:
     """What the neurons of a layer are, in Lava's axes, and where they write what they do."""
     layer, is_last = network.layers[index], index == len(network.layers) - 1

@@ -79,6 +79,7 @@ def run_network(
     output_spikes = np.empty(potentials.shape, np.bool_) if network.readout == "spikes" else None
     spike_counts = np.empty((count, timesteps, len(network.spiking_layers)), np.int64)
     operations = np.empty_like(spike_counts)
+    channel_spikes = tuple(np.zeros((timesteps, layer.synapse.channels), np.int64) for layer in network.spiking_layers)
     traces = _empty_traces(network, count, timesteps) if trace else ()
 
     def take(block: Block) -> None:
@@ -89,8 +90,10 @@ def run_network(
         for index, layer in enumerate(block.layers[: spike_counts.shape[2]]):
             assert layer.spike_counts is not None
             assert layer.synaptic_operations is not None
+            assert layer.channel_spikes is not None
             spike_counts[(*place, index)] = layer.spike_counts
             operations[(*place, index)] = layer.synaptic_operations
+            channel_spikes[index][block.steps] += layer.channel_spikes
         for layer_trace, layer in zip(traces, block.layers if trace else (), strict=True):
             whole = layer_trace.potentials.shape[2:]
             layer_trace.potentials[place] = _as_in_file(_floor(layer.potentials), whole)
@@ -107,6 +110,7 @@ def run_network(
         seconds=finished - ready,
         startup_seconds=ready - started,
         output_spikes=output_spikes,
+        channel_spikes=channel_spikes,
         traces=traces,
     )
 

@@ -112,7 +112,7 @@ def show_run(done: CompletedRun, *, trace: bool, arch: str | None, as_json: bool
     for ran in done.runs:
         note_run(ran, trace=trace, arch=arch)
     if as_json:
-        from loihi_convert.results.report import results_json
+        from loihi_convert.results.run_folder import results_json
 
         say(results_json(done.figures))
     else:

@@ -8,12 +8,11 @@ T: a curve of many margins, or the chosen margin of each file.
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal
 
+from loihi_convert.results.axes import Curve, curve, timestep_ticks, views
 from loihi_convert.results.evaluate import Evaluation
-from loihi_convert.results.schema import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,24 +39,24 @@ def accuracy_figure(evaluations: Sequence[tuple[str, Evaluation]], title: str) -
         points = list(evaluations[0][1].points)
     else:
         points = sorted((evaluation.own_point for _, evaluation in evaluations), key=lambda point: point.timesteps)
-    fixed = _curve("fixed point, 95 % interval", [(p.timesteps, p.accuracy, p.accuracy_interval) for p in points])
-    real = _curve("float SNN", [(p.timesteps, p.float_accuracy, None) for p in points])
+    fixed = curve("fixed point, 95 % interval", [(p.timesteps, p.accuracy, p.accuracy_interval) for p in points])
+    real = curve("float SNN", [(p.timesteps, p.float_accuracy, None) for p in points])
     cnn = sorted({100 * e.cnn_accuracy for _, e in evaluations if e.cnn_accuracy is not None})
     has_accuracy = fixed is not None
-    fixed = fixed or _curve("fixed point", [(p.timesteps, p.agreement_with_cnn, None) for p in points])
+    fixed = fixed or curve("fixed point", [(p.timesteps, p.agreement_with_cnn, None) for p in points])
     if fixed is None:
         return None
     exits = [evaluation.early_exit for _, evaluation in evaluations if evaluation.early_exit is not None]
     stopped = [point for e in exits for point in (e.points if anytime else [e.chosen_point])]
-    early = _curve(
+    early = curve(
         "early exit, at its average T",
         [(p.average_timesteps, p.accuracy if has_accuracy else p.agreement_with_cnn, None) for p in stopped],
     )
-    views = _views([fixed, *([early] if early else [])], [*(real.percent if real else ()), *cnn])
-    figure = Figure(figsize=(6.6 if len(views) == 1 else 10.4, 4.6), layout="constrained")
-    panels = figure.subplots(1, len(views), squeeze=False)[0]
+    panes = views([fixed, *([early] if early else [])], [*(real.percent if real else ()), *cnn])
+    figure = Figure(figsize=(6.6 if len(panes) == 1 else 10.4, 4.6), layout="constrained")
+    panels = figure.subplots(1, len(panes), squeeze=False)[0]
     lava = " or ".join(f"T + {depth}" for depth in sorted({evaluation.depth for _, evaluation in evaluations}))
-    for axes, view in zip(panels, views, strict=True):
+    for axes, view in zip(panels, panes, strict=True):
         _draw(axes, fixed, real, early, cnn, anytime=anytime)
         axes.set_ylim(view.bottom, view.top)
         axes.set_xlabel(f"latency T, time steps (on Lava: {lava})")
@@ -88,74 +87,8 @@ def image_bytes(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
     return image.getvalue()
 
 
-class _Curve(NamedTuple):
-    """What is drawn for one kind of network: per cent at each T, and where its interval ends, if it has one."""
-
-    label: str
-    timesteps: tuple[float, ...]
-    percent: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-
-
-def _curve(label: str, points: Sequence[tuple[float, float | None, Interval | None]]) -> _Curve | None:
-    """The curve through (T, fraction, its interval) wherever the fraction is known; None where it is nowhere."""
-    drawn = [
-        (t, 100 * fraction, interval or (fraction, fraction))
-        for t, fraction, interval in points
-        if fraction is not None
-    ]
-    if not drawn:
-        return None
-    return _Curve(
-        label,
-        tuple(t for t, _, _ in drawn),
-        tuple(percent for _, percent, _ in drawn),
-        tuple(100 * low for _, _, (low, _) in drawn),
-        tuple(100 * high for _, _, (_, high) in drawn),
-    )
-
-
-class _View(NamedTuple):
-    """What a panel shows: from which T on, and the vertical range in per cent."""
-
-    first_timesteps: float
-    bottom: float
-    top: float
-
-
-def _views(curves: Sequence[_Curve], others: Sequence[float]) -> list[_View]:
-    """One panel with everything; where that hides what happens near the best accuracy, a second one for it."""
-    first = min(timesteps for curve in curves for timesteps in curve.timesteps)
-    lows = [low for curve in curves for low in curve.low]
-    highs = [high for curve in curves for high in curve.high]
-    lowest, highest = min([*lows, *others]), max([*highs, *others])
-    if highest - lowest <= 20:
-        return [_View(first, *_rounded_range(lowest, highest))]
-    whole = _View(first, 0.0, 104.0)
-    best = max([*(percent for curve in curves for percent in curve.percent), *others])
-    near = [
-        (timesteps, low)
-        for curve in curves
-        for timesteps, percent, low in zip(curve.timesteps, curve.percent, curve.low, strict=True)
-        if percent >= best - 2
-    ]
-    if len(near) < 2:
-        return [whole]
-    bottom = min([*(low for _, low in near), *(value for value in others if value >= best - 2)])
-    return [whole, _View(min(timesteps for timesteps, _ in near), *_rounded_range(bottom, highest))]
-
-
-def _rounded_range(low: float, high: float) -> tuple[float, float]:
-    span = max(high - low, 0.5)
-    step = 0.1 if span <= 1 else 0.5 if span <= 6 else 1.0
-    bottom = max(0.0, (low - 0.08 * span) // step * step)
-    # A curve at 100 % still needs room for its markers.
-    return bottom, min(high + 0.08 * span, 100 + 0.04 * (100 - bottom))
-
-
 def _draw(
-    axes: Axes, fixed: _Curve, real: _Curve | None, early: _Curve | None, cnn: Sequence[float], *, anytime: bool
+    axes: Axes, fixed: Curve, real: Curve | None, early: Curve | None, cnn: Sequence[float], *, anytime: bool
 ) -> None:
     for index, percent in enumerate(cnn):
         label = f"CNN, {percent:.2f} %" if len(cnn) == 1 else "CNN" if index == 0 else None
@@ -213,12 +146,7 @@ def _style(axes: Axes, timesteps: Sequence[float], first: float) -> None:
 
     axes.set_xscale("log", base=2)
     axes.set_xlim(first / 1.2, max(timesteps) * 1.2)
-    # Early exit may lie before the first T of a file.
-    powers = (2**exponent for exponent in range(math.ceil(math.log2(min(timesteps)))))
-    ascending = [timestep for timestep in sorted({*powers, *timesteps}) if timestep >= first / 1.2]
-    # Of two labels that would touch, the larger T keeps its own.
-    following = [*ascending[1:], 2 * ascending[-1]]
-    ticks = [timestep for timestep, after in zip(ascending, following, strict=True) if after >= 1.25 * timestep]
+    ticks = timestep_ticks(timesteps, first)
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([f"{tick:g}" for tick in ticks])

@@ -14,7 +14,7 @@ from loihi_convert import loihi
 from loihi_convert.results.advice import CAUSES
 from loihi_convert.results.early_exit import EarlyExit
 from loihi_convert.results.evaluate import Evaluation, Point
-from loihi_convert.results.schema import Interval
+from loihi_convert.results.formats import count, percent, percent_interval, points
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,7 +50,7 @@ def layer_table(evaluation: Evaluation) -> Table:
     table = _new_table()
     for header in ("layer", "neurons", "firing\nrate %", "SynOps\n/image", "CNN's MACs\n/image"):
         table.add_column(header, justify="left" if header == "layer" else "right", no_wrap=True)
-    rates = [_percent(rate) or "" for rate in point.firing_rate]
+    rates = [percent(rate) or "" for rate in point.firing_rate]
     reached = [f"{operations:,.0f}" for operations in point.synaptic_operations_per_layer]
     # Behind the last layer is no synapse; where it only integrates, it has no firing rate either.
     columns = (itertools.chain(rates, [""]), ["", *reached])
@@ -139,14 +139,14 @@ def stage_table(diagnosis: Diagnosis) -> Table:
     for stage in diagnosis.stages:
         cells = (
             "(the CNN)" if stage.cause is None else CAUSES[stage.cause],
-            _percent(stage.accuracy),
-            _percent(stage.agreement_with_cnn),
-            None if stage.cause is None else _points(stage.loss_points),
+            percent(stage.accuracy),
+            percent(stage.agreement_with_cnn),
+            None if stage.cause is None else points(stage.loss_points),
             _correlation(stage.layers[-1]) if stage.layers else None,
         )
         table.add_row(*(Text(cell or "") for header, cell in zip(headers, cells, strict=True) if header in known))
     table.add_section()
-    table.add_row(*(["in all"] + [""] * (len(known) - 3) + [_points(diagnosis.loss_points) or "", ""]))
+    table.add_row(*(["in all"] + [""] * (len(known) - 3) + [points(diagnosis.loss_points) or "", ""]))
     table.caption = f"at T = {diagnosis.timesteps}; a negative loss is a gain. The last network is the file"
     return table
 
@@ -179,10 +179,10 @@ def divergence_table(diagnosis: Diagnosis) -> Table:
         cells = (
             layer.name,
             *(_correlation(stage.layers[index]) for _, stage in shown),
-            _percent(diagnosis.stages[-1].layers[index].relative_error),
-            _points(layer.loss_points),
+            percent(diagnosis.stages[-1].layers[index].relative_error),
+            points(layer.loss_points),
             None if layer.threshold_to_largest is None else f"{layer.threshold_to_largest:.2f}",
-            _percent(layer.share_above_threshold),
+            percent(layer.share_above_threshold),
             str(layer.weight_bits),
         )
         table.add_row(*(Text(cell or "") for cell in cells))
@@ -210,14 +210,14 @@ class _Column(NamedTuple):
 _COLUMNS: Final = (
     _Column("T", lambda row: str(row.point.timesteps)),
     _Column("T +\ndepth", lambda row: str(row.point.global_steps)),
-    _Column("CNN\n%", lambda row: _percent(row.evaluation.cnn_accuracy)),
-    _Column("float\nSNN %", lambda row: _percent(row.point.float_accuracy)),
-    _Column("fixed\npoint %", lambda row: _percent(row.point.accuracy)),
-    _Column("95 %\ninterval", lambda row: _percent_interval(row.point.accuracy_interval)),
-    _Column("loss,\npoints", lambda row: _points(row.point.conversion_loss_points)),
-    _Column("same as\nCNN %", lambda row: _percent(row.point.agreement_with_cnn)),
-    _Column("spikes\n/image", lambda row: _count(row.point.spikes_per_image)),
-    _Column("SynOps\n/image", lambda row: _count(row.point.synaptic_operations)),
+    _Column("CNN\n%", lambda row: percent(row.evaluation.cnn_accuracy)),
+    _Column("float\nSNN %", lambda row: percent(row.point.float_accuracy)),
+    _Column("fixed\npoint %", lambda row: percent(row.point.accuracy)),
+    _Column("95 %\ninterval", lambda row: percent_interval(row.point.accuracy_interval)),
+    _Column("loss,\npoints", lambda row: points(row.point.conversion_loss_points)),
+    _Column("same as\nCNN %", lambda row: percent(row.point.agreement_with_cnn)),
+    _Column("spikes\n/image", lambda row: count(row.point.spikes_per_image)),
+    _Column("SynOps\n/image", lambda row: count(row.point.synaptic_operations)),
 )
 
 
@@ -230,11 +230,11 @@ def _early_exit_cells(file: str | None, early_exit: EarlyExit) -> dict[str, str 
         "margin": f"{early_exit.choice.margin:,}",
         "average\nT": f"{point.average_timesteps:.2f}",
         "half, 95 %\nstop by T": f"{point.median_timesteps}, {point.percentile_95_timesteps}",
-        "at T\n%": _percent(last.accuracy),
-        "early\n%": _percent(point.accuracy),
-        "95 %\ninterval": _percent_interval(point.accuracy_interval),
-        "same as\nat T %": _percent(point.agreement_with_last),
-        "SynOps\nsaved %": _percent(early_exit.synaptic_operations_saved),
+        "at T\n%": percent(last.accuracy),
+        "early\n%": percent(point.accuracy),
+        "95 %\ninterval": percent_interval(point.accuracy_interval),
+        "same as\nat T %": percent(point.agreement_with_last),
+        "SynOps\nsaved %": percent(early_exit.synaptic_operations_saved),
     }
 
 
@@ -262,30 +262,5 @@ def _filled(cells: Mapping[str, Sequence[str | None]]) -> Table:
     return table
 
 
-def _percent(fraction: float | None) -> str | None:
-    return None if fraction is None else f"{100 * fraction:.2f}"
-
-
 def _correlation(error: LayerError) -> str | None:
     return None if error.correlation is None else f"{error.correlation:.3f}"
-
-
-def _count(count: float) -> str:
-    """A mean count in at most 6 characters: 12.3, 9,876, 98.8 k, 7.67 M."""
-    if count < 100:
-        return f"{count:.1f}"
-    if count < 10_000:
-        return f"{count:,.0f}"
-    exponent = next(exponent for exponent in (3, 6, 9, 12) if count < 999.5 * 10**exponent or exponent == 12)
-    scaled = count / 10**exponent
-    decimals = 2 if scaled < 9.995 else 1 if scaled < 99.95 else 0
-    return f"{scaled:.{decimals}f} {'kMGT'[exponent // 3 - 1]}"
-
-
-def _percent_interval(interval: Interval | None) -> str | None:
-    return None if interval is None else f"{100 * interval[0]:.2f}-{100 * interval[1]:.2f}"
-
-
-def _points(loss: float | None) -> str | None:
-    # The sum avoids "-0.00".
-    return None if loss is None else f"{round(loss, 2) + 0.0:.2f}"

@@ -110,13 +110,15 @@ class GpuNeurons:
             operations = torch.zeros(images, steps, dtype=torch.float64)
             if len(self._fan_out):
                 operations = pooled.flatten(2).double() @ self._fan_out
+        fired = spikes.reshape(whole).sum((2, 3), dtype=torch.float64).long().cpu() if recording.counts else None
         largest = (currents + self._bias).reshape(-1, self._map_shape[2]) if recording.currents else None
         return LayerBlock(
             pooled=pooled,
             potentials=None if kept is None else kept.reshape(whole).cpu().numpy(),
             spikes=spikes.reshape(whole).cpu().numpy() if recording.spikes else None,
-            spike_counts=spikes.sum(2, dtype=torch.float64).long().cpu().numpy() if recording.counts else None,
+            spike_counts=None if fired is None else fired.sum(2).numpy(),
             synaptic_operations=None if operations is None else operations.long().cpu().numpy(),
+            channel_spikes=None if fired is None else fired.sum(0).numpy(),
             largest_current=None if largest is None else largest.amax(0).cpu().numpy(),
             clipped=clipped.cpu().numpy() if recording.clipping else None,
         )

@@ -33,6 +33,8 @@ class Neurons:
     def __init__(self, stage: Stage, spike_dtype: type[np.uint8] | type[np.float32] = np.float32) -> None:
         self.height, self.width, self.channels = stage.map_shape
         self._count, self._pool, self._dtype = stage.size, stage.pool, np.dtype(spike_dtype)
+        # Where no window covers a neuron its spikes count, though nobody receives them.
+        self._has_remainder = self.height % stage.pool[0] > 0 or self.width % stage.pool[1] > 0
         self._threshold, self._level, self._bias = stage.thresholds, stage.levels, stage.biases
         self._initial, self._fan_out = stage.initial_potentials, stage.pooled_fan_out
         self._limit, self._is_soft = np.float32(stage.limit), stage.is_soft
@@ -68,6 +70,8 @@ class Neurons:
         nothing = np.empty((0, 0, 0), np.float32)
         fired = np.empty(self._rows * self.width * self.channels, self._dtype)
         counts = np.zeros((2, *recorded[:2]) if recording.counts else (0, 0, 0), np.int64)
+        row = (self.width if self._has_remainder else width) * self.channels
+        columns = np.zeros((steps, row) if recording.counts else (0, 0), np.int64)
         kept = np.empty(recorded, np.float32) if recording.potentials else nothing
         spikes = np.empty(recorded if recording.spikes else (0, 0, 0), self._dtype)
         largest = np.full(self._count if recording.currents else 0, -np.inf, np.float32)
@@ -89,8 +93,10 @@ class Neurons:
             pooled,
             pooled.view(self._word),
             self.channels * self._dtype.itemsize // self._word.itemsize,
+            self._has_remainder,
             self._fan_out,
             counts,
+            columns,
             kept,
             spikes,
             largest,
@@ -103,9 +109,15 @@ class Neurons:
             spikes=spikes.reshape(whole) if recording.spikes else None,
             spike_counts=counts[0] if recording.counts else None,
             synaptic_operations=counts[1] if recording.counts else None,
+            channel_spikes=_per_channel(columns, self.channels) if recording.counts else None,
             largest_current=largest.reshape(-1, self.channels).max(axis=0) if recording.currents else None,
             clipped=clipped if recording.clipping else None,
         )
+
+
+def _per_channel(columns: Array, channels: int) -> Array:
+    """``(T, W C)`` as int64 ``(T, C)``."""
+    return np.asarray(columns.reshape(len(columns), -1, channels).sum(axis=1))
 
 
 def rate_errors(

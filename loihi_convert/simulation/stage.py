@@ -29,6 +29,8 @@ class LayerBlock:
         ``(B, T, H, W, C)``, uint8 or float32, 0 or 1; ``None`` unless recorded.
     spike_counts, synaptic_operations
         ``(B, T)``, int64: spikes of the layer, and synapses they reach; ``None`` unless recorded.
+    channel_spikes
+        ``(T, C)``, int64: spikes of each channel, all images together; ``None`` unless recorded, as the other counts.
     largest_current
         ``(C,)``, float32: of any image, step and position; ``None`` unless recorded.
     clipped
@@ -41,6 +43,7 @@ class LayerBlock:
     spikes: Array | None = None
     spike_counts: Array | None = None
     synaptic_operations: Array | None = None
+    channel_spikes: Array | None = None
     largest_current: Array | None = None
     clipped: Array | None = None
 

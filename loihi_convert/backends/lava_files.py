@@ -19,7 +19,7 @@ from loihi_convert.synapse import Array, Shape
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class LavaFiles:
     """The files of one run, through which images enter the simulation and results leave it.
 
     Parameters

@@ -1,0 +1,31 @@
+"""`loihi-convert report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loihi_convert.cli.console import say, say_json
+from loihi_convert.cli.options import JsonOption, OverwriteOption
+
+
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run folders, which `loihi-convert run` has written.", metavar="RUN...")
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The HTML file; Markdown of the same name is written beside it.")
+    ] = Path("report.html"),
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write one page about one or several runs: accuracy and latency, layers, confusions, how it was made."""
+    from loihi_convert.results.report import write_report
+
+    written = write_report(runs, output, overwrite=overwrite)
+    if as_json:
+        say_json({"html": str(written.html), "markdown": str(written.markdown)})
+    else:
+        say(f"wrote {written.html} and {written.markdown}")

@@ -1,0 +1,173 @@
+"""A page of sections and blocks, and the page as one HTML file and as Markdown, by the templates beside it.
+
+Texts in blocks are plain: the templates escape them, so that no name in a run folder can become markup.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import jinja2
+import numpy as np
+
+from loihi_convert.results.charts import Chart
+from loihi_convert.results.stored_run import Confusion
+
+_SPECIAL: Final = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
+"""What Markdown, HTML in it, or mathematics in it would take for more than a character."""
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """A sentence or two."""
+
+    kind: ClassVar = "paragraph"
+    text: str
+
+
+@dataclass(frozen=True)
+class Heading:
+    """Of a part of a section."""
+
+    kind: ClassVar = "heading"
+    text: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """The figures of one file that are read first: a large one, and (name, value) pairs below it."""
+
+    title: str
+    context: str
+    value: str
+    unit: str
+    facts: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Cards:
+    """One card per file."""
+
+    kind: ClassVar = "cards"
+    cards: tuple[Card, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of texts; ``text_columns`` of them, from the left, are words, the others numbers."""
+
+    kind: ClassVar = "table"
+    caption: str
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    text_columns: int = 1
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A chart."""
+
+    kind: ClassVar = "chart"
+    chart: Chart
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Charts side by side where there is room."""
+
+    kind: ClassVar = "charts"
+    charts: tuple[Chart, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """A confusion matrix."""
+
+    kind: ClassVar = "matrix"
+    caption: str
+    confusion: Confusion
+
+    def shade(self, row: int, column: int) -> float:
+        """How strongly a cell is coloured, 0..1: right answers by their share of the class, wrong ones by the most."""
+        counts = self.confusion.counts
+        if row == column:
+            return float(counts[row, row] / max(1, counts[row].sum()))
+        most = counts.copy()
+        np.fill_diagonal(most, 0)
+        return float(counts[row, column] / max(1, most.max()))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """(name, value) pairs."""
+
+    kind: ClassVar = "facts"
+    facts: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Code:
+    """Text as a machine wrote it."""
+
+    kind: ClassVar = "code"
+    text: str
+
+
+@dataclass(frozen=True)
+class Details:
+    """Blocks that are shown when asked for."""
+
+    kind: ClassVar = "details"
+    summary: str
+    blocks: tuple[Block, ...]
+
+
+Block = Paragraph | Heading | Cards | Table | Picture | Pictures | Matrix | Facts | Code | Details
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page: the name by which a link finds it, its title, what is in it."""
+
+    name: str
+    title: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole report."""
+
+    title: str
+    subtitle: str
+    sections: tuple[Section, ...]
+
+
+def html(page: Page) -> str:
+    """Return ``page`` as one HTML file that loads nothing."""
+    return _environment(escapes=True).get_template("report.html.jinja").render(page=page)
+
+
+def markdown(page: Page) -> str:
+    """Return ``page`` as Markdown: everything but the charts, whose values stand in tables."""
+    text = _environment(escapes=False).get_template("report.md.jinja").render(page=page)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def _environment(*, escapes: bool) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("loihi_convert.results"),
+        autoescape=escapes,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["plain"] = _plain
+    return environment
+
+
+def _plain(text: str) -> str:
+    """``text`` as Markdown that shows just it."""
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))

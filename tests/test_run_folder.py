@@ -1,0 +1,334 @@
+"""CSV and JSON say what the evaluation says; a run folder is complete or has no manifest."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+from evaluations import LABELS, entry
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from networks import random_network
+from pydantic import TypeAdapter
+
+from loihi_convert.backends.reference import run_network
+from loihi_convert.errors import DataError, InputError, UsageError
+from loihi_convert.network import IntegrateAndFire
+from loihi_convert.results import run_folder
+from loihi_convert.results.evaluate import Evaluation, evaluate
+from loihi_convert.results.figure import accuracy_figure, image_bytes
+from loihi_convert.synapse import Array
+
+MANIFEST = {"network": "small", "data": "digits"}
+CLASSES = ("zero", "one", "two")
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write(folder: Path, *runs: run_folder.RunOfFile, **changes: Any) -> tuple[Path, ...]:
+    arguments = {"labels": LABELS, "classes": CLASSES, "manifest": MANIFEST, **changes}
+    return run_folder.write_run(folder, runs, **arguments)
+
+
+def test_run_folder_holds_every_file_the_manifest_last(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "one"
+    paths = write(folder, entry([20, 150, 190, 199]))
+    assert [path.name for path in paths] == [
+        "accuracy.csv",
+        "firing_rates.csv",
+        "thresholds.csv",
+        "result.json",
+        "predictions.csv",
+        "accuracy.svg",
+        "accuracy.png",
+        "manifest.json",
+    ]
+    assert sorted(folder.iterdir()) == sorted(paths)
+    assert json.loads((folder / "manifest.json").read_text()) == MANIFEST
+
+
+def test_result_json_is_the_evaluations(tmp_path: Path) -> None:
+    first, second = entry([20, 150], exit_leads=[4, 7]), entry([30], name="other", labels=None)
+    write(tmp_path, first, second)
+    read = TypeAdapter(dict[str, Evaluation]).validate_json((tmp_path / "result.json").read_text())
+    assert read == {"model": first[1], "other": second[1]}
+
+
+def flattened(name: str, evaluation: Evaluation) -> list[dict[str, Any]]:
+    """What accuracy.csv must say, from the evaluation's JSON."""
+    found = []
+    for point in evaluation.model_dump()["points"]:
+        point |= {"cnn_accuracy_interval": evaluation.cnn_accuracy_interval}
+        for field in ("accuracy", "float_accuracy", "cnn_accuracy"):
+            point[f"{field}_low"], point[f"{field}_high"] = point.pop(f"{field}_interval") or (None, None)
+        (point["firing_rate_first.conv"],) = point.pop("firing_rate")
+        (point["synaptic_operations_first.conv"],) = point.pop("synaptic_operations_per_layer")
+        found.append(
+            {
+                "file": name,
+                "balanced_timesteps": evaluation.timesteps,
+                "image_count": evaluation.image_count,
+                "cnn_accuracy": evaluation.cnn_accuracy,
+                **point,
+            }
+        )
+    return found
+
+
+@pytest.mark.parametrize("labels", [LABELS, None])
+def test_accuracy_csv_holds_every_field_exactly(tmp_path: Path, labels: Array | None) -> None:
+    entries = [entry([20, 150, 190], labels=labels), entry([30, 40], name="other", labels=labels, has_float=False)]
+    write(tmp_path, *entries, labels=labels)
+    expected = [row for run in entries for row in flattened(run.name, run.evaluation)]
+    found = read_csv(tmp_path / "accuracy.csv")
+    # str(float) of Python reads back as the same float.
+    assert found == [{name: "" if value is None else str(value) for name, value in row.items()} for row in expected]
+
+
+def test_early_exit_csv_holds_every_margin_exactly(tmp_path: Path) -> None:
+    entries = [
+        entry([20, 150, 190], exit_leads=[4, 7, 9]),
+        entry([30], name="without"),
+        entry([30, 40], name="other", exit_leads=[4, 7]),
+    ]
+    paths = write(tmp_path, *entries)
+    assert [path.name for path in paths[:2]] == ["accuracy.csv", "early_exit.csv"]
+    expected = []
+    for name, evaluation, result, _ in entries:
+        for point in [] if evaluation.early_exit is None else evaluation.early_exit.model_dump()["points"]:
+            point["accuracy_low"], point["accuracy_high"] = point.pop("accuracy_interval")
+            known = {
+                "file": name,
+                "balanced_timesteps": 4,
+                "timesteps": result.potentials.shape[1],
+                "image_count": 200,
+                "chosen": point["margin"] == 5,
+            }
+            expected.append({key: "" if value is None else str(value) for key, value in {**known, **point}.items()})
+    found = read_csv(tmp_path / "early_exit.csv")
+    assert found == expected
+    assert [row["margin"] for row in found] == ["0", "5", "9", ""] * 2
+
+
+def test_predictions_csv_has_a_row_for_every_image_and_reported_timesteps(tmp_path: Path) -> None:
+    run = entry([20, 150, 190])
+    write(tmp_path, run)
+    result = run.result
+    found = read_csv(tmp_path / "predictions.csv")
+    expected = [
+        {
+            "file": "model",
+            "image": str(image),
+            "timesteps": str(timesteps),
+            "class": str(result.predictions[image, timesteps - 1]),
+            "class_name": CLASSES[result.predictions[image, timesteps - 1]],
+            "label": str(LABELS[image]),
+            **{f"potential_{k}": str(result.potentials[image, timesteps - 1, k]) for k in range(3)},
+        }
+        for image in range(200)
+        for timesteps in (1, 2, 3)
+    ]
+    assert found == expected
+
+
+def test_predictions_csv_without_labels_and_names(tmp_path: Path) -> None:
+    write(tmp_path, entry([20], labels=None), labels=None, classes=None)
+    columns = list(read_csv(tmp_path / "predictions.csv")[0])
+    assert columns == ["file", "image", "timesteps", "class", "potential_0", "potential_1", "potential_2"]
+
+
+def test_firing_rates_csv_is_spikes_per_neuron_image_and_step(tmp_path: Path) -> None:
+    write(tmp_path, entry([20, 150, 190], balanced=3), entry([20], name="other"))
+    found = read_csv(tmp_path / "firing_rates.csv")
+    # One neuron a channel, 200 images: the same number of spikes in each step, so the same rate at each T.
+    rates = [("0", 0.0), ("1", 0.25), ("2", 0.75), ("3", 1.0)]
+    expected = [("model", timesteps, channel, rate) for timesteps in "123" for channel, rate in rates]
+    expected += [("other", "1", channel, rate) for channel, rate in rates]
+    assert {row["layer"] for row in found} == {"first.conv"}
+    assert [(row["file"], row["timesteps"], row["channel"], float(row["firing_rate"])) for row in found] == expected
+
+
+@given(st.integers(100, 100_000))
+@settings(max_examples=15, deadline=None)
+def test_rates_and_thresholds_are_those_of_plain_int64_loops(seed: int) -> None:
+    network, images = random_network(seed)
+    result = run_network(network, images, 5)
+    _, spikes = oracle.run(network, images, 5)
+    run = run_folder.RunOfFile("random", evaluate(result, network), result, network)
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder), run, labels=None, classes=None)
+        rates, thresholds = read_csv(Path(folder) / "firing_rates.csv"), read_csv(Path(folder) / "thresholds.csv")
+    expected = [
+        (layer.name, timesteps, channel, fired[:, :timesteps, channel].mean())
+        for layer, fired in zip(network.layers, spikes, strict=False)
+        for timesteps in (1, 2, 4, 5)
+        for channel in range(fired.shape[2])
+    ]
+    keys = [(row["layer"], int(row["timesteps"]), int(row["channel"])) for row in rates]
+    assert keys == [row[:3] for row in expected]
+    assert [float(row["firing_rate"]) for row in rates] == pytest.approx([row[3] for row in expected], rel=1e-12)
+    numbers = [
+        (layer.name, channel, neuron.threshold[channel], layer.scale[channel], neuron.initial_potential[channel])
+        for layer in network.layers
+        if (neuron := layer.neuron) is not None
+        for channel in range(len(layer.scale))
+    ]
+    assert [
+        (row["layer"], int(row["channel"]), int(row["threshold"]), float(row["scale"]), int(row["initial_potential"]))
+        for row in thresholds
+    ] == numbers
+    for row in thresholds:
+        # `random_network` takes integer x scale for what was rounded.
+        assert float(row["real_threshold"]) == int(row["threshold"]) * float(row["scale"])
+
+
+def test_a_channel_that_never_fires_has_no_real_threshold(tmp_path: Path) -> None:
+    run = entry([20])
+    layer = run.network.layers[0]
+    assert layer.neuron is not None
+    silent = replace(
+        layer,
+        neuron=replace(layer.neuron, threshold=np.array([5, 131072, 5, 5])),
+        balanced=IntegrateAndFire(np.array([5.1, np.inf, 5, 4.9]), np.ones(4), np.zeros(4)),
+    )
+    write(tmp_path, run._replace(network=replace(run.network, layers=(silent, run.network.layers[1]))))
+    rows = read_csv(tmp_path / "thresholds.csv")
+    assert [row["real_threshold"] for row in rows] == ["5.1", "", "5.0", "4.9"]
+    assert [row["threshold"] for row in rows] == ["5", "131072", "5", "5"]
+
+
+def test_pictures_are_those_of_the_evaluations(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write(tmp_path / name, entry([20, 197, 198, 199]))
+    figure = accuracy_figure([entry([20, 197, 198, 199])[:2]], "small on digits, 200 images")
+    assert figure is not None
+    for suffix in ("svg", "png"):
+        written = (tmp_path / "one" / f"accuracy.{suffix}").read_bytes()
+        assert written == (tmp_path / "two" / f"accuracy.{suffix}").read_bytes()
+        assert written == image_bytes(figure, suffix)
+
+
+def test_no_picture_where_nothing_is_known(tmp_path: Path) -> None:
+    paths = write(tmp_path, entry([20], labels=None, has_cnn=False), labels=None)
+    assert [path.name for path in paths] == [
+        "accuracy.csv",
+        "firing_rates.csv",
+        "thresholds.csv",
+        "result.json",
+        "predictions.csv",
+        "manifest.json",
+    ]
+
+
+def test_a_failure_while_drawing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(figure: Figure, kind: str) -> bytes:
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr(run_folder, "image_bytes", fail)
+    with pytest.raises(RuntimeError, match="no fonts"):
+        write(tmp_path / "run", entry([20]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_while_writing_leaves_no_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(path: Path, content: bytes) -> None:
+        if path.suffix == ".png":
+            raise InputError(f"{path}: cannot be written (No space left on device)")
+        path.write_bytes(content)
+
+    monkeypatch.setattr(run_folder, "write_atomically", full_disk)
+    with pytest.raises(InputError, match="No space left"):
+        write(tmp_path, entry([20]))
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_two_files_of_one_name(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"run: several files are called model; rename them, or run them one by one\."):
+        write(tmp_path, entry([20]), entry([30]))
+
+
+def test_class_names_that_do_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"model: 3 classes, but 2 names of classes; give one for each, or none\."):
+        write(tmp_path, entry([20]), classes=("a", "b"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    message = r"cannot be made \(.*\)\. Choose another place with -o\."
+    with pytest.raises(InputError, match=message):
+        write(tmp_path / "file", entry([20]))
+    with pytest.raises(InputError, match=message):
+        run_folder.new_run_folder(tmp_path / "file", "digits")
+    with pytest.raises(InputError, match=message):
+        run_folder.new_run_folder(tmp_path, "missing/digits")
+
+
+def test_run_folders_are_new(tmp_path: Path) -> None:
+    folders = [run_folder.new_run_folder(tmp_path / "runs", "digits") for _ in range(5)]
+    assert len(set(folders)) == 5
+    assert all(folder.is_dir() for folder in folders)
+    assert all(re.fullmatch(r"digits-\d{8}T\d{6}Z(-\d)?", folder.name) for folder in folders)
+
+
+def test_manifest_names_files_without_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_folder, "VERSIONED_PACKAGES", ("numpy", "a-package-that-nobody-has"))
+    model = tmp_path / "model.net"
+    model.write_bytes(b"content")
+    command_line = [
+        "/usr/bin/loihi-convert",
+        "run",
+        str(model),
+        "../other.net",
+        f"--output={tmp_path}/runs",
+        f"-o{tmp_path}/runs/",
+        "-T",
+        "1,2,4",
+        "--data=digits",
+    ]
+    found = run_folder.manifest(
+        network="small", data="digits", backend="ref", files=[model], command_line=command_line, seed=3
+    )
+    assert found["files"] == [{"name": "model.net", "sha256": hashlib.sha256(b"content").hexdigest()}]
+    assert found["command_line"] == [
+        "loihi-convert",
+        "run",
+        "model.net",
+        "other.net",
+        "--output=runs",
+        "-oruns/",
+        "-T",
+        "1,2,4",
+        "--data=digits",
+    ]
+    assert found["packages"] == {"numpy": np.__version__, "a-package-that-nobody-has": None}
+    assert (found["network"], found["data"], found["backend"], found["seed"]) == ("small", "digits", "ref", 3)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", found["utc_time"])
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert found["cpu_count"] >= 1
+    assert str(tmp_path) not in json.dumps(found)
+
+
+@pytest.mark.parametrize("module", ["tables", "figure", "run_folder"])
+def test_importing_the_reports_imports_nothing_heavy(module: str) -> None:
+    program = (
+        f"import sys, loihi_convert.results.{module}; "
+        "print(*sorted({'matplotlib', 'rich', 'scipy', 'torch'} & set(sys.modules)))"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert finished.stdout.strip() == ""
