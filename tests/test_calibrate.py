@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from test_balance import random_cnn
 
-from loihi_convert import netx, pipeline
+from loihi_convert import netx
 from loihi_convert.conversion.balance import balance
 from loihi_convert.conversion.calibrate import calibrate
 from loihi_convert.conversion.quantize import quantize
 from loihi_convert.errors import NetxError, UsageError
 from loihi_convert.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.pipeline.origin import float_network
 from loihi_convert.simulation.simulate import cnn_scores, outputs
 from loihi_convert.synapse import Array, Dense
 
@@ -68,7 +69,7 @@ def test_written_and_read_again(tmp_path: Path) -> None:
     path = tmp_path / "model.net"
     netx.write(quantized, path)
     read = netx.read(path)
-    real = pipeline.float_network(read, cnn)
+    real = float_network(read, cnn)
     assert np.array_equal(outputs(real, images(), 2), outputs(network, images(), 2))
     for layer, expected in zip(read.layers[1:], network.layers[1:], strict=True):
         assert layer.correction is not None

@@ -18,6 +18,7 @@ from loihi_convert.cnn.train import train
 from loihi_convert.conversion.convert import convert
 from loihi_convert.data import Dataset, DataSplits, HeldOut, load_data
 from loihi_convert.errors import InputError, UsageError, VerificationError
+from loihi_convert.pipeline import exporting, origin
 from loihi_convert.progress import Progress, silent
 from loihi_convert.results.early_exit import choose_margin
 from loihi_convert.synapse import Array
@@ -46,7 +47,7 @@ def test_export_writes_one_file_per_t(digits: DataSplits, folder: Path, tmp_path
         assert network.timesteps == steps
         assert network.provenance["balance"]["calibration_images"] == 100
         assert network.provenance["model"]["architecture"] == "digits-cnn"
-        assert item.verified_images == pipeline.VERIFIED_IMAGES
+        assert item.verified_images == exporting.VERIFIED_IMAGES
         assert item.account.timesteps == steps
 
 
@@ -208,7 +209,7 @@ def test_without_its_model_a_file_still_runs(digits: DataSplits, folder: Path, t
         assert ran.evaluation.points[-1].accuracy is not None
         # Another file of the same name is not taken for it.
         (tmp_path / "model.pt").write_bytes(b"something else")
-        assert pipeline.source_model(alone, ran.network) is None
+        assert origin.source_model(alone, ran.network) is None
         with_model = pipeline.run(alone, digits.test[:20], backend, 4, model=folder / "model.pt")
         assert with_model.evaluation.cnn_accuracy is not None
 
@@ -221,7 +222,7 @@ def test_a_model_of_other_layers_is_refused(folder: Path) -> None:
     with pytest.raises(
         InputError, match=r"takes images \(1, 8, 8\) and has layers other \(16, 8, 8\), .* and has conv1 \(16, 8, 8\)"
     ):
-        pipeline.float_network(network, renamed)
+        origin.float_network(network, renamed)
 
 
 def test_unknown_backend() -> None:

@@ -1,0 +1,24 @@
+"""The whole flow: model.pt -> netx file -> backend -> accuracy against latency.
+
+`export` turns a trained CNN into files that Lava runs, `run` runs them and evaluates what comes back, `diagnose` says
+where accuracy went. `demo` on the command line is `train`, `export` and `run`, one after the other.
+"""
+
+from __future__ import annotations
+
+from loihi_convert.pipeline.diagnosing import Diagnosed, diagnose
+from loihi_convert.pipeline.exporting import Exported, ExportOptions, export, output_paths
+from loihi_convert.pipeline.running import CompletedRun, Ran, run, run_into_folder
+
+__all__ = [
+    "CompletedRun",
+    "Diagnosed",
+    "ExportOptions",
+    "Exported",
+    "Ran",
+    "diagnose",
+    "export",
+    "output_paths",
+    "run",
+    "run_into_folder",
+]

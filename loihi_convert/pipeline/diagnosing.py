@@ -1,0 +1,95 @@
+"""A checkpoint and its netx file -> where the accuracy went, and what to try."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from loihi_convert import netx
+from loihi_convert.backends import Backend, check_run
+from loihi_convert.data import Dataset
+from loihi_convert.pipeline.origin import float_network
+from loihi_convert.pipeline.running import run
+from loihi_convert.progress import Bars, no_bar
+from loihi_convert.results.advice import advice
+from loihi_convert.results.diagnose import Diagnosis
+from loihi_convert.results.diagnose import diagnose as diagnose_network
+from loihi_convert.source import reopen_source
+
+
+@dataclass(frozen=True, eq=False)
+class Diagnosed:
+    """Where one file's accuracy went, what to try, what else to know, and the images on which Lava equalled `ref`."""
+
+    path: Path
+    diagnosis: Diagnosis
+    advice: tuple[str, ...]
+    notes: tuple[str, ...]
+    equal_on_lava: int
+
+
+def diagnose(
+    model: Path,
+    path: Path,
+    images: Dataset,
+    timesteps: int | None = None,
+    *,
+    arch: str | None = None,
+    lava: Backend | None = None,
+    lava_images: int = 0,
+    device: str = "cpu",
+    bars: Bars = no_bar,
+) -> Diagnosed:
+    """Return where the accuracy of the CNN ``model`` goes on its way to the netx file ``path``.
+
+    Parameters
+    ----------
+    model
+        The checkpoint that the file was made from.
+    path
+        The ``.net`` file.
+    images
+        Validation images, with or without labels: what the answer is acted on must not be the test images.
+    timesteps
+        T; by default the one the file was balanced for.
+    arch
+        As in `source.open_source`, if the file was made with one.
+    lava
+        Lava's simulator, to run the first ``lava_images`` and compare every layer with `ref`.
+    device
+        As in `run`.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be used, or the checkpoint has other layers than the netx file.
+    VerificationError
+        If Lava's integers are not those of `ref`.
+    """
+    network = netx.read(path)
+    steps = network.timesteps if timesteps is None else timesteps
+    check_run(network, images.images, steps)
+    recorded = network.provenance.get("model", {})
+    source = reopen_source(model, recorded, network.input_shape, arch)
+    notes = []
+    if source.provenance["sha256"] != recorded.get("sha256"):
+        notes.append(
+            f"{path} was not made from {model} as it is now: what differs between the two CNNs is counted as loss, "
+            "mostly of weight bits."
+        )
+    spiking = float_network(network, source.network)
+    with bars(f"{path.name}: from the CNN to the file") as progress:
+        found = diagnose_network(
+            source.network,
+            spiking,
+            network,
+            images.images,
+            images.labels,
+            steps,
+            device=device,
+            progress=progress,
+        )
+    if lava is not None and lava_images:
+        with lava:
+            run(path, images[:lava_images], lava, steps, model=model, arch=arch, trace=True, device=device, bars=bars)
+    return Diagnosed(path, found, advice(found, network), tuple(notes), lava_images if lava is not None else 0)

@@ -1,0 +1,199 @@
+"""model.pt -> netx files: convert, balance, quantize, write, and compare what was written with what was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from loihi_convert import netx
+from loihi_convert.backends import first_difference, open_backend
+from loihi_convert.backends.reference import run_network
+from loihi_convert.conversion.balance import Amplitude, InitialPotential, Method, balance
+from loihi_convert.conversion.calibrate import calibrate
+from loihi_convert.conversion.choice import Trial, choose_method, reason
+from loihi_convert.conversion.quantize import Account, account, quantize
+from loihi_convert.errors import VerificationError
+from loihi_convert.files import refuse_to_overwrite
+from loihi_convert.network import QuantizedNetwork, Readout, Reset, SpikingNetwork
+from loihi_convert.progress import Bars, no_bar
+from loihi_convert.simulation.simulate import outputs
+from loihi_convert.source import Source, open_source
+from loihi_convert.synapse import Array
+
+VERIFIED_IMAGES: Final = 32
+"""Calibration images on which an exported file is compared, layer by layer, with the network in memory."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How thresholds are balanced and numbers are rounded; see `balance.balance` and `quantize.quantize`.
+
+    ``method`` "auto" is the one that `choice.choose_method` finds best for the T of the file, and so is ``percentile``
+    then; ``correct`` None leaves to it whether `calibrate.calibrate` follows, and means no with any other method.
+    """
+
+    method: Method | Literal["auto"] = "auto"
+    amplitude: Amplitude = "compensated"
+    alpha: float = 1.0
+    percentile: float = 99.0
+    initial_potential: InitialPotential | None = None
+    reset: Reset = "soft"
+    readout: Readout = "potential"
+    poisson_seed: int | None = None
+    weight_bits: int = 8
+    pixel_bits: int | None = None
+    correct: bool | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """One written file, the account of its quantization, and notes: what was dropped, what stock lava-dl differs in."""
+
+    path: Path
+    network: QuantizedNetwork
+    account: Account
+    notes: tuple[str, ...]
+    verified_images: int
+
+
+def output_paths(model: Path, output: Path | None, timesteps: Sequence[int]) -> tuple[Path, ...]:
+    """Return where `export` writes: model.net for one T, model-T4.net, ... for several."""
+    base = model.with_suffix(netx.SUFFIX) if output is None else output
+    if len(timesteps) == 1:
+        return (base,)
+    return tuple(base.with_name(f"{base.stem}-T{steps}{base.suffix}") for steps in timesteps)
+
+
+def export(
+    model: Path | Source,
+    output: Path | None,
+    timesteps: Sequence[int],
+    calibration: Array,
+    *,
+    options: ExportOptions = ExportOptions(),
+    device: str = "cpu",
+    overwrite: bool = False,
+    verify: bool = True,
+    bars: Bars = no_bar,
+) -> tuple[Exported, ...]:
+    """Write one netx file per T for the CNN ``model``; each is balanced, quantized and verified on its own.
+
+    Parameters
+    ----------
+    model
+        A checkpoint of ours (``.pt`` or ``.safetensors``), or what `source.open_source` made of another file.
+    output
+        The ``.net`` file; by default beside ``model``. Several T get ``-T4`` and so on before the suffix.
+    timesteps
+        The latencies T to balance for.
+    calibration
+        Training images, uint8 ``(N, C, H, W)``.
+    device
+        Where it is simulated: ``"cpu"``, or another one of torch's.
+    overwrite
+        Replace files that exist.
+    verify
+        Read each file back and compare it with the network in memory, bit for bit.
+
+    Raises
+    ------
+    InputError
+        If the checkpoint cannot be used, or does not take the calibration images, or a file exists.
+    UnsupportedModelError
+        If the CNN holds what cannot spike.
+    VerificationError
+        If a written file does not compute what the network in memory does.
+    """
+    paths = output_paths(model.path if isinstance(model, Source) else model, output, timesteps)
+    for path in paths:
+        refuse_to_overwrite(path, overwrite)
+    source = model if isinstance(model, Source) else open_source(model)
+    exported = []
+    for path, steps in zip(paths, timesteps, strict=True):
+        neurons: dict[str, Any] = {
+            "amplitude": options.amplitude,
+            "alpha": options.alpha,
+            "initial_potential": options.initial_potential,
+            "reset": options.reset,
+            "poisson_seed": options.poisson_seed,
+            "device": device,
+        }
+        method, percentile, correct = options.method, options.percentile, bool(options.correct)
+        trials: tuple[Trial, ...] = ()
+        if method == "auto":
+            with bars(f"T = {steps}: choosing the balancing method") as progress:
+                trials = choose_method(
+                    source.network,
+                    calibration,
+                    steps,
+                    correct=options.correct,
+                    weight_bits=options.weight_bits,
+                    pixel_bits=options.pixel_bits,
+                    progress=progress,
+                    **neurons,
+                )
+            method, percentile, correct = trials[0].method, trials[0].percentile, trials[0].corrected
+        with bars(f"T = {steps}: balancing thresholds") as progress:
+            spiking = balance(
+                source.network,
+                calibration,
+                steps,
+                method=method,
+                percentile=percentile,
+                readout=options.readout,
+                progress=progress,
+                **neurons,
+            )
+        if correct:
+            with bars(f"T = {steps}: correcting biases") as progress:
+                spiking = calibrate(source.network, spiking, calibration, device=device, progress=progress)
+        made = {**spiking.provenance, "choice": [asdict(trial) for trial in trials], "model": dict(source.provenance)}
+        spiking = replace(spiking, provenance=made)
+        with bars(f"T = {steps}: quantizing") as progress:
+            quantized = quantize(
+                spiking,
+                calibration,
+                weight_bits=options.weight_bits,
+                pixel_bits=options.pixel_bits,
+                device=device,
+                progress=progress,
+            )
+        with bars(f"T = {steps}: counting what clips") as progress:
+            costs = account(quantized, spiking, calibration, device=device, progress=progress)
+        netx.write(quantized, path, overwrite=overwrite)
+        verified = _verify(path, quantized, calibration[:VERIFIED_IMAGES]) if verify else 0
+        notes = (
+            *source.notes,
+            *((reason(trials, steps),) if trials else ()),
+            *_notes_on_rounding(spiking, quantized, calibration[:VERIFIED_IMAGES]),
+            *netx.stock_netx_notes(quantized),
+        )
+        exported.append(Exported(path, quantized, costs, notes, verified))
+    return tuple(exported)
+
+
+def _notes_on_rounding(network: SpikingNetwork, quantized: QuantizedNetwork, images: Array) -> tuple[str, ...]:
+    """A warning where the integers choose other classes than the real numbers: a single huge weight can do that."""
+    steps = network.timesteps
+    real = outputs(network, images, steps)[:, -1].argmax(axis=1)
+    rounded = run_network(quantized, images, steps).predictions[:, -1]
+    equal = int((real == rounded).sum())
+    if equal >= 0.9 * len(images):
+        return ()
+    return (
+        f"the integers choose the class of the real numbers on only {equal} of {len(images)} calibration images; look "
+        "for layers of few weight bits, and for single weights or biases far larger than the others.",
+    )
+
+
+def _verify(path: Path, network: QuantizedNetwork, images: Array) -> int:
+    with open_backend("ref") as backend:
+        written = backend.run(path, images, network.timesteps, trace=True)
+    difference = first_difference(written, run_network(network, images, network.timesteps, trace=True))
+    if difference:
+        raise VerificationError(
+            f"{path}: the written file does not compute what the network in memory does: {difference}."
+        )
+    return len(images)

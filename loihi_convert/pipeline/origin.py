@@ -1,0 +1,59 @@
+"""What a netx file was made from: the checkpoint beside it, and the spiking network it was rounded from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from loihi_convert.errors import InputError
+from loihi_convert.files import sha256
+from loihi_convert.network import QuantizedNetwork, ReluNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.source import Source, reopen_source
+
+
+def source_model(path: Path, network: QuantizedNetwork) -> Path | None:
+    """Return the checkpoint that ``network``'s file was made from, if it lies beside it unchanged."""
+    recorded = network.provenance.get("model", {})
+    candidate = path.parent / Path(str(recorded.get("file", ""))).name
+    return candidate if candidate.is_file() and sha256(candidate) == recorded.get("sha256") else None
+
+
+def source_of(path: Path, network: QuantizedNetwork, model: Path | None, arch: str | None) -> Source | None:
+    """Return the CNN that the file at ``path`` was made from, if it can be had.
+
+    ``model`` is its checkpoint, or the one beside it is looked for; ``arch`` as in `source.open_source`. The code that
+    only a file names is not imported.
+    """
+    recorded = network.provenance.get("model", {})
+    if model is None and arch is None and "arch" in recorded:
+        return None
+    found = source_model(path, network) if model is None else model
+    return None if found is None else reopen_source(found, recorded, network.input_shape, arch)
+
+
+def float_network(network: QuantizedNetwork, cnn: ReluNetwork) -> SpikingNetwork:
+    """Return the spiking network in real numbers that ``network`` was rounded from.
+
+    Raises
+    ------
+    InputError
+        If ``cnn`` does not have the layers of ``network``.
+    """
+    found = ", ".join(f"{layer.name} {shape}" for layer, shape in zip(cnn.layers, cnn.shapes, strict=True))
+    expected = ", ".join(f"{layer.name} {shape}" for layer, shape in zip(network.layers, network.shapes, strict=True))
+    if found != expected or cnn.input_shape != network.input_shape:
+        raise InputError(
+            f"the checkpoint takes images {cnn.input_shape} and has layers {found}; the file was made from one that "
+            f"takes {network.input_shape} and has {expected}. Give the one it was exported from."
+        )
+    layers = tuple(
+        SpikingLayer(
+            source.name,
+            source.synapse if layer.correction is None else source.synapse.with_added_bias(layer.correction),
+            layer.balanced,
+            layer.correction,
+        )
+        for source, layer in zip(cnn.layers, network.layers, strict=True)
+    )
+    return SpikingNetwork(
+        network.input_shape, layers, network.timesteps, network.reset, poisson_seed=network.poisson_seed
+    )
