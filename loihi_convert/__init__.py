@@ -19,7 +19,8 @@ same for the shell. Where things are:
 ``conversion``  CNN -> spiking network -> integers: convert, balance, quantize
 ``simulation``  what simulates both networks, the CNN, and what lies between them
 ``backends``    what runs an exported file: exact integers of ours, Lava
-``results``     from a run to tables, run folders and reports; what a conversion loses, and why
+``results``     from a run to tables, pictures and run folders; what a conversion loses, and why
+``report``      run folders -> one page, HTML and Markdown
 ==============  ===============================================================================================
 
 Beside them: the networks (`synapse`, `network`), every Loihi number (`loihi`), the file format (`netx`).

@@ -46,9 +46,16 @@ ORDER = [
     {"results.evaluate"},
     {"results.diagnose"},
     {"results.advice"},
-    {"results.tables", "results.figure", "results.stored_run", "results.charts"},
-    {"results.run_folder", "results.page", "doctor"},
-    {"results.report"},
+    {"results.tables", "results.figure"},
+    {"results.run_folder", "doctor"},
+    {"report.stored_run", "report.ticks"},
+    {"report.svg"},
+    {"report.charts", "report.entries"},
+    {"report.page", "report.timestep_chart"},
+    {"report.point_tables", "report.beside_the_paper"},
+    {"report.headline", "report.accuracy", "report.early_exit"},
+    {"report.layers", "report.confusion", "report.provenance"},
+    {"report.report"},
     {"pipeline.origin"},
     {"pipeline.exporting", "pipeline.running"},
     {"pipeline.diagnosing"},
@@ -60,11 +67,12 @@ ORDER = [
     {"__main__"},
 ]
 # Packages whose __init__.py says what is in them, and nothing else.
-FACES = {"__init__", *(f"{folder}.__init__" for folder in ("cnn", "conversion", "results", "simulation"))}
+FACES = {"__init__", *(f"{folder}.__init__" for folder in ("cnn", "conversion", "report", "results", "simulation"))}
 HEAVY = {
     "torch": {"cnn", "conversion", "simulation", "source"},
     "numba": {"simulation.kernels"},
     "h5py": {"netx"},
+    "jinja2": {"report.page"},
     "lava": {"backends.lava_host", "backends.lava_network", "backends.lava_processes"},
 }
 

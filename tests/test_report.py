@@ -1,4 +1,4 @@
-"""A report says what the run folders say, escapes what they hold, and loads nothing; what cannot be one is refused."""
+"""A report says what the run folders say, escapes what they hold, and loads nothing."""
 
 from __future__ import annotations
 
@@ -9,38 +9,18 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
-from evaluations import LABELS, entry
+from evaluations import entry
+from run_folders import CLASSES, write_runs
 from typer.testing import CliRunner
 
 from loihi_convert import cli
 from loihi_convert.errors import InputError, UsageError
-from loihi_convert.results import charts, report, run_folder
-from loihi_convert.results.stored_run import read_run
+from loihi_convert.report import report
+from loihi_convert.results import run_folder
 
-CLASSES = ("zero", "one", "two")
 VOID = {"meta", "link", "br", "img", "input", "hr"}
-
-
-def write_runs(root: Path, *runs: run_folder.RunOfFile, data: str = "mnist", **changes: Any) -> Path:
-    """A run folder below ``root``, called after its first file, with a manifest as `pipeline.run_into_folder` makes."""
-    folder = root / f"{re.sub(r'[^a-zA-Z0-9-]', '_', runs[0].name)}-ref-1"
-    file = root / "some.net"
-    file.write_bytes(b"content")
-    made = run_folder.manifest(
-        network=runs[0].name, data=data, backend="ref", files=[file], command_line=["loihi-convert", "run"], seed=None
-    )
-    manifest = {
-        **made,
-        "lava_layout": None,
-        "backend_versions": {},
-        "provenance": {"some": {"balance": {"method": "x"}}},
-    }
-    arguments = {"labels": LABELS, "classes": CLASSES, "manifest": manifest, **changes}
-    run_folder.write_run(folder, runs, **arguments)
-    return folder
 
 
 class Parsed(HTMLParser):
@@ -234,54 +214,6 @@ def test_older_run_folders_lack_channels_and_the_page_says_so(tmp_path: Path) ->
     assert "| first.conv | 4 | 50.00 |" in text
 
 
-@pytest.mark.parametrize(
-    ("name", "old", "new", "message"),
-    [
-        ("manifest.json", "network", "netwrok", r"damaged: network: Field required\. Make the run folder again with"),
-        ("result.json", "}", "", r"damaged: Invalid JSON"),
-        ("result.json", '"depth": 2', '"depth": "two"', r"damaged: model\.depth: Input should be a valid integer"),
-        ("predictions.csv", "\nmodel,0,3,", "\nmodel,0,2,", r"damaged: other images or right answers of model than in"),
-        ("predictions.csv", ",label,", ",lable,", r"damaged: a row that makes no sense \('label'\)"),
-        ("predictions.csv", "\nmodel,0,3,0,zero,0", "\nmodel,0,3,7,zero,0", r"class 7 for an image of class 0, of 3"),
-        ("firing_rates.csv", ",0.25\n", ",1.25\n", r"damaged: a row that makes no sense \(channel 1 with rate 1\.25\)"),
-        ("firing_rates.csv", "first.conv", "conv", r"damaged: other files, layers or T than in result\.json"),
-        ("thresholds.csv", ",5,", ",x,", r"damaged: a row that makes no sense \(invalid literal"),
-        ("thresholds.csv", "model", "other", r"damaged: other files or layers than in result\.json"),
-        ("thresholds.csv", "first.conv", "first\x00conv", r"damaged: "),
-    ],
-)
-def test_what_is_damaged(tmp_path: Path, name: str, old: str, new: str, message: str) -> None:
-    folder = write_runs(tmp_path, entry([199, 150, 20]))
-    edit(folder / name, old, new)
-    with pytest.raises(InputError, match=rf"{re.escape(name)}: {message}" if message[0] == "d" else message):
-        report.write_report([folder], tmp_path / "report.html")
-    assert not (tmp_path / "report.html").exists()
-
-
-def test_what_is_no_run_folder(tmp_path: Path) -> None:
-    output = tmp_path / "report.html"
-    with pytest.raises(InputError, match=r"runs: no such folder; give folders that `loihi-convert run` has written\."):
-        report.write_report([tmp_path / "runs"], output)
-    folder = write_runs(tmp_path, entry([20]))
-    (folder / "result.json").unlink()
-    with pytest.raises(InputError, match=r"result\.json: cannot be read \(No such file or directory\)"):
-        report.write_report([folder], output)
-    (folder / "result.json").write_text("{}")
-    with pytest.raises(InputError, match=r"result\.json: damaged: no figures\."):
-        report.write_report([folder], output)
-    (folder / "manifest.json").unlink()
-    with pytest.raises(
-        InputError, match=r"holds no manifest\.json, which `loihi-convert run` writes last; it is no run"
-    ):
-        report.write_report([folder], output)
-
-
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
-
-
 def test_nothing_is_overwritten_unless_told(tmp_path: Path) -> None:
     folder = write_runs(tmp_path, entry([20]))
     (tmp_path / "report.md").write_text("mine")
@@ -290,6 +222,14 @@ def test_nothing_is_overwritten_unless_told(tmp_path: Path) -> None:
     assert not (tmp_path / "report.html").exists()
     report.write_report([folder], tmp_path / "report.html", overwrite=True)
     assert (tmp_path / "report.md").read_text().startswith("# model on mnist\n")
+
+
+def test_a_damaged_run_leaves_no_page(tmp_path: Path) -> None:
+    whole, damaged = write_runs(tmp_path, entry([20])), write_runs(tmp_path, entry([20], name="other"))
+    (damaged / "result.json").write_text("{")
+    with pytest.raises(InputError, match=r"other-ref-1/result\.json: damaged: Invalid JSON"):
+        report.write_report([whole, damaged], tmp_path / "report.html")
+    assert not list(tmp_path.glob("report.*"))
 
 
 def test_the_output_is_html(tmp_path: Path) -> None:
@@ -307,25 +247,10 @@ def test_the_verb_says_what_it_wrote(tmp_path: Path) -> None:
     assert json.loads(done.stdout) == {"html": str(output), "markdown": str(output.with_suffix(".md"))}
 
 
-def test_confusions_are_read_at_the_own_t(tmp_path: Path) -> None:
-    run = read_run(write_runs(tmp_path, entry([20, 150, 190, 180, 170])))
-    confusion = run.confusions["model"]
-    assert (confusion.timesteps, int(confusion.counts.trace()), int(confusion.counts.sum())) == (4, 180, 200)
-    assert confusion.classes == CLASSES
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [(0, 100, [0, 20, 40, 60, 80, 100]), (98.2, 99.9, [98.5, 99, 99.5]), (0, 0.03, [0, 0.01, 0.02, 0.03]), (5, 5, [5])],
-)
-def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None:
-    assert charts.nice_ticks(low, high) == pytest.approx(expected)
-
-
 def test_reading_runs_imports_nothing_heavy(tmp_path: Path) -> None:
     folder = write_runs(tmp_path, entry([20, 150]))
     program = (
-        "import sys; from pathlib import Path; from loihi_convert.results import report; "
+        "import sys; from pathlib import Path; from loihi_convert.report import report; "
         f"report.write_report([Path({str(folder)!r})], Path({str(tmp_path / 'report.html')!r})); "
         "print(*sorted({'matplotlib', 'rich', 'scipy', 'torch'} & set(sys.modules)))"
     )

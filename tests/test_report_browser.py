@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from chromium import Tab, open_tab
 from evaluations import entry
-from test_report import write_runs
+from run_folders import write_runs
 
-from loihi_convert.results import charts, report
+from loihi_convert.report import report, svg
 
 pytestmark = pytest.mark.browser
 
@@ -142,7 +142,7 @@ def test_series_stand_out_from_the_surface(tab: Tab, page: Path) -> None:
     """Graphics need a contrast of 3 (WCAG 2, 1.4.11)."""
     for scheme in ("light", "dark"):
         tab.show(page, 1440, 844, scheme)
-        names = ["surface", "paper", *(f"c{style}" for style in range(charts.STYLES))]
+        names = ["surface", "paper", *(f"c{style}" for style in range(svg.STYLES))]
         colours = tab.evaluate(
             f"{names}.map((name) => getComputedStyle(document.documentElement).getPropertyValue('--' + name))"
         )

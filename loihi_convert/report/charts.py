@@ -13,25 +13,12 @@ from typing import Final, NamedTuple
 
 from markupsafe import Markup, escape
 
-STYLES: Final = 8
-"""Colours and shapes of series; a ninth series looks like the first. The page's CSS gives the colours."""
+from loihi_convert.report.svg import BOTTOM, LEFT, RIGHT, TOP, picture, shape_path, style_class, text_at, y_axis
+from loihi_convert.report.ticks import nice_ticks, tick_label
 
 SIZES: Final = {"wide": (1060, 380), "half": (520, 340), "narrow": (328, 290)}
 """Width and height, in CSS pixels, of a chart that has a wide page to itself, of one of two, and of one on a phone."""
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 30, 44
-# Corners of each style's mark around its place; a circle has none.
-_SHAPES: Final[tuple[tuple[tuple[float, float], ...], ...]] = (
-    (),
-    ((-3.6, -3.6), (3.6, -3.6), (3.6, 3.6), (-3.6, 3.6)),
-    ((0, -4.8), (4.6, 3.6), (-4.6, 3.6)),
-    ((0, -5.2), (5.2, 0), (0, 5.2), (-5.2, 0)),
-    ((0, 4.8), (4.6, -3.6), (-4.6, -3.6)),
-    ((-4.8, -2.4), (4.8, -2.4), (4.8, 2.4), (-4.8, 2.4)),
-    ((-2.4, -4.8), (2.4, -4.8), (2.4, 4.8), (-2.4, 4.8)),
-    ((-4.4, -4.4), (0, -1.8), (4.4, -4.4), (1.8, 0), (4.4, 4.4), (0, 1.8), (-4.4, 4.4), (-1.8, 0)),
-)
-_PAPER_SHAPES: Final = {-1: 3, -2: 1}
 # More marks than this in a chart are drawn as one path per series: nobody points at one of so many.
 _MOST_TITLED: Final = 192
 
@@ -54,7 +41,7 @@ class Series(NamedTuple):
     label
         For the legend.
     style
-        0..`STYLES` - 1 for runs of ours; -1 and -2 for the paper's, which are hollow.
+        0..`svg.STYLES` - 1 for runs of ours; -1 and -2 for the paper's, which are hollow.
     marks
         In the order in which they are joined.
     line
@@ -73,6 +60,10 @@ class Series(NamedTuple):
     emphasised: float | None = None
 
 
+Levels = tuple[tuple[float, str], ...]
+"""(value of y, label) of horizontal lines: accuracies of CNNs."""
+
+
 class Axes(NamedTuple):
     """What a chart's axes show; x is logarithmic.
 
@@ -84,8 +75,8 @@ class Axes(NamedTuple):
         Ranges.
     ticks
         Labelled values of x.
-    level
-        (value of y, label): a horizontal line, the CNN's accuracy.
+    levels
+        The CNN's accuracy.
     """
 
     x_label: str
@@ -95,7 +86,7 @@ class Axes(NamedTuple):
     bottom: float
     top: float
     ticks: tuple[float, ...]
-    levels: tuple[tuple[float, str], ...] = ()
+    levels: Levels = ()
 
 
 class Chart(NamedTuple):
@@ -132,73 +123,54 @@ def channel_chart(
     y_label: str,
     values: Sequence[tuple[str, int, Sequence[float | None]]],
     *,
-    x_label: str = "channel",
-    first: int = 0,
     number: Callable[[float], str] = "{:.3g}".format,
 ) -> Chart:
     """Return a chart of one value per channel: bars for one (label, style, values), marks for several.
 
-    ``first`` is the number of the first channel; ``number`` says a value in words. What is None is not drawn.
+    ``number`` says a value in words. What is None is not drawn.
     """
     sizes = ("half", "narrow")
     legend = [(label, _swatch(Series(label, style, (), ""))) for label, style, _ in values] if len(values) > 1 else []
-    pictures = tuple(
-        (size, _channels(f"{title}. {caption}", y_label, values, x_label, first, number, *SIZES[size]))
-        for size in sizes
-    )
+    pictures = tuple((size, _channels(f"{title}. {caption}", y_label, values, number, *SIZES[size])) for size in sizes)
     return Chart(title, caption, tuple(legend), (pictures,))
 
 
-def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Return at most ``most`` round values, evenly spaced, within ``low``..``high``; one at least."""
-    span = high - low
-    if not span > 0:
-        return [low]
-    magnitude = 10 ** math.floor(math.log10(span / most))
-    for factor in (1, 2, 5, 10, 20):
-        step = factor * magnitude
-        ticks = [index * step for index in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
-        if len(ticks) <= most:
-            break
-    return ticks or [low]
-
-
 def _curves(label: str, series: Sequence[Series], axes: Axes, width: int, height: int) -> Markup:
-    plot_width, plot_height = width - _LEFT - _RIGHT, height - _TOP - _BOTTOM
+    plot_width, plot_height = width - LEFT - RIGHT, height - TOP - BOTTOM
     span = math.log(axes.right / axes.left)
 
     def x_of(x: float) -> float:
-        return _LEFT + plot_width * math.log(x / axes.left) / span
+        return LEFT + plot_width * math.log(x / axes.left) / span
 
     def y_of(y: float) -> float:
-        return _TOP + plot_height * (axes.top - y) / (axes.top - axes.bottom)
+        return TOP + plot_height * (axes.top - y) / (axes.top - axes.bottom)
 
-    parts = [_y_axis(axes.y_label, nice_ticks(axes.bottom, min(axes.top, 100.0)), y_of, width)]
+    parts = [y_axis(axes.y_label, nice_ticks(axes.bottom, min(axes.top, 100.0)), y_of, width)]
     last = -math.inf
     for tick in axes.ticks:
-        text = _short(tick)
+        text = tick_label(tick)
         # Neighbours must not touch; the first of two is kept.
         if x_of(tick) - last < 8 + 7 * len(text):
             continue
         last = x_of(tick)
-        parts.append(_text(last, height - _BOTTOM + 18, text, "tick", "middle"))
-        parts.append(f'<path class="grid" d="M{last:.1f} {height - _BOTTOM}v5"/>')
-    parts.append(_text(_LEFT + plot_width / 2, height - 6, axes.x_label, "label", "middle"))
+        parts.append(text_at(last, height - BOTTOM + 18, text, "tick", "middle"))
+        parts.append(f'<path class="grid" d="M{last:.1f} {height - BOTTOM}v5"/>')
+    parts.append(text_at(LEFT + plot_width / 2, height - 6, axes.x_label, "label", "middle"))
     inside = [
-        f'<path class="level" d="M{_LEFT} {y_of(y):.1f}H{width - _RIGHT}"><title>{escape(text)}</title></path>'
+        f'<path class="level" d="M{LEFT} {y_of(y):.1f}H{width - RIGHT}"><title>{escape(text)}</title></path>'
         for y, text in axes.levels
     ]
     titled = sum(len(one.marks) for one in series) <= _MOST_TITLED
     for one in series:
         inside.append(_one_curve(one, axes, x_of, y_of, titled))
-    clip = f"{_LEFT - 7} {_TOP - 7} {plot_width + 14} {plot_height + 14}"
+    clip = f"{LEFT - 7} {TOP - 7} {plot_width + 14} {plot_height + 14}"
     # A nested svg clips what a panel does not show.
     parts.append(
         '<svg x="{0}" y="{1}" width="{2}" height="{3}" viewBox="{0} {1} {2} {3}">'.format(*clip.split())
         + "".join(inside)
         + "</svg>"
     )
-    return _svg(label, parts, width, height)
+    return picture(label, parts, width, height)
 
 
 def _one_curve(
@@ -220,57 +192,53 @@ def _one_curve(
     for mark in marks:
         if not (axes.left <= mark.x <= axes.right and axes.bottom <= mark.y <= axes.top):
             continue
-        shape = _shape(series.style, x_of(mark.x), y_of(mark.y), 1.5 if mark.x == series.emphasised else 1.0)
+        shape = shape_path(series.style, x_of(mark.x), y_of(mark.y), 1.5 if mark.x == series.emphasised else 1.0)
         title = f"<title>{escape(mark.text)}</title>" if titled else ""
         parts.append(f'<path class="mark" d="{shape}">{title}</path>')
-    return f'<g class="{_style(series.style)}">{"".join(parts)}</g>'
+    return f'<g class="{style_class(series.style)}">{"".join(parts)}</g>'
 
 
 def _channels(
     label: str,
     y_label: str,
     values: Sequence[tuple[str, int, Sequence[float | None]]],
-    x_label: str,
-    first: int,
     number: Callable[[float], str],
     width: int,
     height: int,
 ) -> Markup:
     height -= 60
-    plot_width, plot_height = width - _LEFT - _RIGHT, height - _TOP - _BOTTOM
+    plot_width, plot_height = width - LEFT - RIGHT, height - TOP - BOTTOM
     count = max(len(numbers) for _, _, numbers in values)
     known = [number for _, _, numbers in values for number in numbers if number is not None]
     top = 1.06 * max(known, default=0) or 1.0
     step = plot_width / count
 
     def y_of(y: float) -> float:
-        return _TOP + plot_height * (1 - y / top)
+        return TOP + plot_height * (1 - y / top)
 
-    parts = [_y_axis(y_label, nice_ticks(0, top, 5), y_of, width)]
+    parts = [y_axis(y_label, nice_ticks(0, top, 5), y_of, width)]
     every = _channel_step(count, plot_width)
-    for channel in range(-first % every, count, every):
-        parts.append(
-            _text(_LEFT + (channel + 0.5) * step, height - _BOTTOM + 17, str(first + channel), "tick", "middle")
-        )
-    parts.append(_text(_LEFT + plot_width / 2, height - 6, x_label, "label", "middle"))
+    for channel in range(0, count, every):
+        parts.append(text_at(LEFT + (channel + 0.5) * step, height - BOTTOM + 17, str(channel), "tick", "middle"))
+    parts.append(text_at(LEFT + plot_width / 2, height - 6, "channel", "label", "middle"))
     titled = len(known) <= _MOST_TITLED
     for name, style, numbers in values:
         drawn = [
-            (_LEFT + (channel + 0.5) * step, y_of(value), f"{name}, {x_label} {first + channel}: {number(value)}")
+            (LEFT + (channel + 0.5) * step, y_of(value), f"{name}, channel {channel}: {number(value)}")
             for channel, value in enumerate(numbers)
             if value is not None
         ]
         if len(values) == 1:
             stroke = f'stroke-width="{max(1.0, min(0.7 * step, 26)):.1f}"'
-            base = height - _BOTTOM
+            base = height - BOTTOM
             bars = [(f"M{x:.1f} {base}V{min(y, base - 0.75):.1f}", text) for x, y, text in drawn]
             body = _paths(bars, f'class="bar" {stroke}', titled)
         else:
             scale = 0.85 if step >= 7 else 0.55
-            bars = [(_shape(style, x, y, scale), text) for x, y, text in drawn]
+            bars = [(shape_path(style, x, y, scale), text) for x, y, text in drawn]
             body = _paths(bars, 'class="mark"', titled)
-        parts.append(f'<g class="{_style(style)}">{body}</g>')
-    return _svg(label, parts, width, height)
+        parts.append(f'<g class="{style_class(style)}">{body}</g>')
+    return picture(label, parts, width, height)
 
 
 def _channel_step(count: int, width: float) -> int:
@@ -285,53 +253,10 @@ def _paths(shapes: Sequence[tuple[str, str]], attributes: str, titled: bool) -> 
     return "".join(f'<path {attributes} d="{d}"><title>{escape(text)}</title></path>' for d, text in shapes)
 
 
-def _shape(style: int, x: float, y: float, scale: float) -> str:
-    """Path of a style's mark at (x, y)."""
-    corners = _SHAPES[style if style >= 0 else _PAPER_SHAPES[style]]
-    if not corners:
-        radius = 3.9 * scale
-        arc = f"a{radius:.1f} {radius:.1f} 0 1 0"
-        return f"M{x - radius:.1f} {y:.1f}{arc} {2 * radius:.1f} 0{arc} {-2 * radius:.1f} 0z"
-    return "M" + "L".join(f"{x + scale * dx:.1f} {y + scale * dy:.1f}" for dx, dy in corners) + "z"
-
-
-def _y_axis(label: str, ticks: Sequence[float], y_of: Callable[[float], float], width: int) -> str:
-    parts = [_text(2, 14, label, "label", "start")]
-    for tick in ticks:
-        y = y_of(tick)
-        parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{width - _RIGHT}"/>')
-        parts.append(_text(_LEFT - 7, y + 4, _short(tick), "tick", "end"))
-    return "".join(parts)
-
-
 def _swatch(series: Series) -> Markup:
     """The mark and the line of a series, for its legend."""
     line = f'<path class="line {series.line}" d="M1 6H27"/>' if series.line else ""
-    mark = f'<path class="mark" d="{_shape(series.style, 14, 6, 1.0)}"/>' if series.marks or not series.line else ""
-    group = f'<g class="{_style(series.style)}">{line}{mark}</g>'
+    mark = f'<path class="mark" d="{shape_path(series.style, 14, 6, 1.0)}"/>' if series.marks or not series.line else ""
+    group = f'<g class="{style_class(series.style)}">{line}{mark}</g>'
     # Nothing in it comes from outside.
     return Markup(f'<svg class="swatch" viewBox="0 0 28 12" aria-hidden="true">{group}</svg>')
-
-
-def _style(style: int) -> str:
-    return f"s{style % STYLES}" if style >= 0 else f"paper{-style}"
-
-
-def _short(number: float) -> str:
-    """A tick's label in few characters: 64, 0.5, 20 k, 1.5 M."""
-    for exponent, unit in ((9, " G"), (6, " M"), (3, " k")):
-        if abs(number) >= 10**exponent and (exponent > 3 or abs(number) >= 10_000):
-            return f"{number / 10**exponent:.6g}{unit}"
-    return f"{number:.6g}"
-
-
-def _text(x: float, y: float, text: str, kind: str, anchor: str) -> str:
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
-
-
-def _svg(label: str, parts: Sequence[str], width: int, height: int) -> Markup:
-    # Every text in it has been escaped where it was put in.
-    return Markup(
-        f'<svg role="img" aria-label="{escape(label)}" viewBox="0 0 {width} {height}" width="{width}" '
-        f'height="{height}">{"".join(parts)}</svg>'
-    )

@@ -12,8 +12,8 @@ from typing import ClassVar, Final
 import jinja2
 import numpy as np
 
-from loihi_convert.results.charts import Chart
-from loihi_convert.results.stored_run import Confusion
+from loihi_convert.report.charts import Chart
+from loihi_convert.report.stored_run import Confusion
 
 _SPECIAL: Final = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
 """What Markdown, HTML in it, or mathematics in it would take for more than a character."""
@@ -158,7 +158,7 @@ def markdown(page: Page) -> str:
 
 def _environment(*, escapes: bool) -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("loihi_convert.results"),
+        loader=jinja2.PackageLoader("loihi_convert.report"),
         autoescape=escapes,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -1,0 +1,1 @@
+"""Run folders -> one page: read, sections with tables and charts, HTML and Markdown."""

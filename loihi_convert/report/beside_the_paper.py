@@ -1,0 +1,144 @@
+"""Each file at the T it is balanced for, as the paper's figures are, beside these: a chart, a table, remarks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final, Literal, NamedTuple
+
+from loihi_convert.report.charts import Chart, Levels, Mark, Series
+from loihi_convert.report.entries import Entry, family_of
+from loihi_convert.report.page import Table
+from loihi_convert.report.svg import STYLES
+from loihi_convert.report.timestep_chart import timestep_chart
+from loihi_convert.results import paper
+from loihi_convert.results.formats import percent
+
+_ALPHA: Final = "\N{GREEK SMALL LETTER ALPHA}"
+_PAPER_METHODS: Final = {"act-norm-channelwise": "act-norm by channel", "spike-norm": "spike-norm", "rmp": "RMP-SNN"}
+
+
+def per_t_chart(entries: Sequence[Entry], levels: Levels) -> Chart | None:
+    """Return the chart of ours and the paper's at the T of each file; None where one point would stand alone."""
+    drawn = [entry for entry in entries if entry.is_per_t]
+    rows = [row for row in _paper_rows(entries[0].data) if row.kind == "own"]
+    if not drawn or (len(drawn) == 1 and not rows):
+        return None
+    series = []
+    for style, family in enumerate(_families(drawn)):
+        marks = tuple(
+            Mark(
+                entry.point.timesteps,
+                100 * (entry.point.accuracy or 0),
+                f"{entry.label}, T = {entry.point.timesteps}: {percent(entry.point.accuracy)} %",
+                *(100 * end for end in entry.point.accuracy_interval or ()),
+            )
+            for entry in family.entries
+        )
+        series.append(Series(family.label, style % STYLES, marks))
+    for style, row in zip((-1, -2), rows, strict=False):
+        marks = tuple(Mark(t, value, f"{row.label}, T = {t}: {value:.2f} %") for t, value in row.cells.items())
+        series.append(Series(row.label, style, marks, ("dotted", "dashed")[-style - 1]))
+    caption = "One file per T, each read at the T its thresholds are balanced for; bars are 95 % intervals."
+    if rows:
+        caption += " Hollow: the paper's figures, of its own CNN."
+    return timestep_chart("Accuracy at each file's own T", caption, series, levels, "accuracy, %")
+
+
+def paper_table(entries: Sequence[Entry]) -> Table | None:
+    """Return ours above the paper's, a column for each T; None where the paper has no such data set, or we no row."""
+    rows = _paper_rows(entries[0].data)
+    families = _families([entry for entry in entries if entry.is_per_t])
+    if not rows or not families:
+        return None
+    steps = sorted(
+        {entry.point.timesteps for family in families for entry in family.entries}
+        | {t for row in rows for t in row.cells}
+    )
+    body = []
+    for family in families:
+        cells = {entry.point.timesteps: percent(entry.point.accuracy) for entry in family.entries}
+        cnn = sorted({percent(entry.evaluation.cnn_accuracy) or "" for entry in family.entries} - {""})
+        body.append((f"ours: {family.label}", ", ".join(cnn), *(cells.get(t) or "" for t in steps)))
+    paper_cnn = _paper_cnn(entries[0].data)
+    for row in rows:
+        form = "g" if row.kind == "alpha" else ".2f"
+        texts = (format(row.cells[t], form) if t in row.cells else "" for t in steps)
+        body.append((row.label, f"{paper_cnn:.2f}" if row.kind == "own" and paper_cnn is not None else "", *texts))
+    headers = ("accuracy, %", "CNN", *(f"T = {t}" for t in steps))
+    return Table("Beside the paper (Ngu & Lee 2022), each at the T it is balanced for", headers, tuple(body), 1)
+
+
+def paper_remarks(entries: Sequence[Entry]) -> Iterator[str]:
+    """Yield what must be known to compare them."""
+    yield "An empty cell: not measured here, or not in the paper."
+    if counts := sorted({entry.evaluation.image_count for entry in entries if entry.is_per_t} - {10_000}):
+        yield (
+            "The paper's figures are of all 10,000 test images; of ours some are of "
+            f"{' or '.join(f'{n:,}' for n in counts)}."
+        )
+    if early := [entry.label for entry in entries if entry.evaluation.timesteps > entry.point.timesteps]:
+        yield f"Left out, because its run ended before the T it is balanced for: {', '.join(early)}."
+    if entries[0].data == "cifar10":
+        yield "The paper's CIFAR-10 network is a VGG-16; another CNN is not comparable with it."
+
+
+class _Family(NamedTuple):
+    """Files of one network for several T: one row of the table beside the paper's, one curve."""
+
+    label: str
+    entries: tuple[Entry, ...]
+
+
+def _families(entries: Sequence[Entry]) -> list[_Family]:
+    """The files that are called alike but for their T and run on as many images; two of one T stand apart."""
+    rows: list[tuple[tuple[str, int], dict[int, Entry]]] = []
+    for entry in entries:
+        key = (family_of(entry.file), entry.evaluation.image_count)
+        place = next((row for known, row in rows if known == key and entry.point.timesteps not in row), None)
+        if place is None:
+            place = {}
+            rows.append((key, place))
+        place[entry.point.timesteps] = entry
+    names = [key[0] for key, _ in rows]
+    return [
+        _Family(
+            key[0] if len(row) > 1 and names.count(key[0]) == 1 else next(iter(row.values())).label,
+            tuple(entry for _, entry in sorted(row.items())),
+        )
+        for key, row in rows
+    ]
+
+
+class _PaperRow(NamedTuple):
+    """One row of the paper: a number at each T. It is of its own method, of another, or the best factor alpha."""
+
+    label: str
+    kind: Literal["own", "other", "alpha"]
+    cells: dict[int, float]
+
+
+def _paper_rows(data: str) -> list[_PaperRow]:
+    """The paper's rows of a data set: its method with alpha 1 and with the best alpha, and the methods beside it."""
+    own: dict[int, dict[float, float]] = {}
+    others: dict[str, dict[int, float]] = {}
+    for cell in paper.cells():
+        if cell.data != data or cell.accuracy is None or cell.timesteps is None or cell.alpha is None:
+            continue
+        if cell.method == "ngu-lee" and cell.reset == "soft":
+            own.setdefault(cell.timesteps, {})[cell.alpha] = cell.accuracy
+        elif cell.table in ("2", "3"):
+            others.setdefault(cell.method, {})[cell.timesteps] = cell.accuracy
+    own = dict(sorted(own.items()))
+    rows = [_PaperRow(f"paper: {_ALPHA} = 1", "own", {t: by[1.0] for t, by in own.items() if 1.0 in by})]
+    if any(len(by) > 1 for by in own.values()):
+        # Of equal accuracies, the larger alpha.
+        best = {t: max((accuracy, alpha) for alpha, accuracy in by.items()) for t, by in own.items()}
+        rows.append(_PaperRow(f"paper: best {_ALPHA}", "own", {t: accuracy for t, (accuracy, _) in best.items()}))
+        rows.append(_PaperRow(f"paper: that {_ALPHA}", "alpha", {t: alpha for t, (_, alpha) in best.items()}))
+    for method, cells in others.items():
+        rows.append(_PaperRow(f"paper: {_PAPER_METHODS.get(method, method)}", "other", cells))
+    return [row for row in rows if row.cells]
+
+
+def _paper_cnn(data: str) -> float | None:
+    return next((cell.accuracy for cell in paper.cells() if cell.data == data and cell.method == paper.CNN), None)

@@ -1,0 +1,32 @@
+"""Run folders of runs with known figures."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from evaluations import LABELS
+
+from loihi_convert.results import run_folder
+
+CLASSES = ("zero", "one", "two")
+
+
+def write_runs(root: Path, *runs: run_folder.RunOfFile, data: str = "mnist", **changes: Any) -> Path:
+    """A run folder below ``root``, called after its first file, with a manifest as `pipeline.run_into_folder` makes."""
+    folder = root / f"{re.sub(r'[^a-zA-Z0-9-]', '_', runs[0].name)}-ref-1"
+    file = root / "some.net"
+    file.write_bytes(b"content")
+    made = run_folder.manifest(
+        network=runs[0].name, data=data, backend="ref", files=[file], command_line=["loihi-convert", "run"], seed=None
+    )
+    manifest = {
+        **made,
+        "lava_layout": None,
+        "backend_versions": {},
+        "provenance": {"some": {"balance": {"method": "x"}}},
+    }
+    arguments = {"labels": LABELS, "classes": CLASSES, "manifest": manifest, **changes}
+    run_folder.write_run(folder, runs, **arguments)
+    return folder

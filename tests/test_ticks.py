@@ -1,0 +1,32 @@
+"""Ticks are round values within the range, and their labels short."""
+
+from __future__ import annotations
+
+import pytest
+
+from loihi_convert.report import ticks
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0, 100, [0, 20, 40, 60, 80, 100]), (98.2, 99.9, [98.5, 99, 99.5]), (0, 0.03, [0, 0.01, 0.02, 0.03]), (5, 5, [5])],
+)
+def test_nice_ticks(low: float, high: float, expected: list[float]) -> None:
+    assert ticks.nice_ticks(low, high) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.9, 25, [1, 2, 5, 10, 20]), (900, 2500, [1000, 2000]), (2100, 4000, [2500, 3000, 3500, 4000])],
+)
+def test_decade_ticks(low: float, high: float, expected: list[float]) -> None:
+    """The last range has none of 1, 2, 5, 10, ..."""
+    assert ticks.decade_ticks(low, high) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("number", "label"),
+    [(0.5, "0.5"), (64, "64"), (9999, "9999"), (20_000, "20 k"), (1_500_000, "1.5 M"), (2e9, "2 G")],
+)
+def test_tick_label(number: float, label: str) -> None:
+    assert ticks.tick_label(number) == label
