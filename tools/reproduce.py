@@ -105,7 +105,7 @@ def _options() -> argparse.Namespace:
         )
         verb.add_argument("-o", "--output", type=Path, default=Path("reproduced"), help="folder; default: %(default)s")
         verb.add_argument("--cache", type=Path, help="folder of what has been computed; default: OUTPUT/computed")
-        defaults = "literal,spikes,inferred,compensated" if verb_name == "table" else "literal"
+        defaults = "literal,spikes,compensated" if verb_name == "table" else "literal"
         verb.add_argument("--variants", default=defaults, help=f"some of {', '.join(VARIANTS)}; default: %(default)s")
         verb.add_argument("--methods", type=lambda text: text.split(","), help="only these; default: the paper's")
         verb.add_argument("-T", "--timesteps", help="only these, as in 4,8,16; default: the paper's")

@@ -46,8 +46,6 @@ class Variant:
         In the heading of a column, and below the table.
     amplitude, initial_potential, readout
         See `balance.balance`; ``half`` is not for neurons that reset to 0.
-    exceptions
-        Methods with another amplitude and readout.
     is_poisson
         Pixels enter as Poisson spikes with every method, not only with those that ask for them.
     is_subset
@@ -59,7 +57,6 @@ class Variant:
     amplitude: Amplitude = "literal"
     initial_potential: InitialPotential = "zero"
     readout: Readout = "potential"
-    exceptions: tuple[tuple[str, Amplitude, Readout], ...] = ()
     is_poisson: bool = False
     is_subset: bool = False
 
@@ -71,13 +68,6 @@ _ALL_VARIANTS: Final = (
     ),
     Variant(
         "spikes", "as literal, but the class is that of the output neuron that has fired most often", readout="spikes"
-    ),
-    Variant(
-        "inferred",
-        "what the paper's numbers look like: ngu-lee as literal, act-norm-channelwise as compensated-spikes, all other "
-        "methods as spikes",
-        readout="spikes",
-        exceptions=(("ngu-lee", "literal", "potential"), ("act-norm-channelwise", "compensated", "spikes")),
     ),
     Variant("compensated", "as literal, but a spike is worth its neuron's threshold", amplitude="compensated"),
     Variant(
@@ -151,16 +141,14 @@ def setting(
     method = cell.method
     if method in _POISSON:
         method = "rmp" if cell.reset == "soft" else "spike-norm"
-    exceptions = {name: (amplitude, readout) for name, amplitude, readout in variant.exceptions}
-    amplitude, readout = exceptions.get(method, (variant.amplitude, variant.readout))
     return Setting(
         method=_METHODS_BY_NAME[method],
         reset=_RESETS_BY_NAME[cell.reset],
         alpha=cell.alpha,
         timesteps=cell.timesteps,
-        amplitude=amplitude,
+        amplitude=variant.amplitude,
         initial_potential=variant.initial_potential,
-        readout=readout,
+        readout=variant.readout,
         poisson_seed=seed if variant.is_poisson or method in _POISSON else None,
         percentile=_PERCENTILE,
         weight_bits=weight_bits,
