@@ -124,6 +124,28 @@ def test_a_checkpoint_that_is_too_large_is_replaced_by_a_copy_in_float16(
         build(tool, monkeypatch, folder, model)
 
 
+def test_checkpoints_are_added_to_a_folder(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = load_data("digits")
+    model, more = tmp_path / "model.safetensors", tmp_path / "more.safetensors"
+    plain = train("digits-cnn", digits, replace(default_recipe("digits"), epochs=1), seed=0, output=model)
+    build(tool, monkeypatch, tmp_path / "digits", model)
+    origin: dict[str, Any] = {"file": "model-T1.net", "sha256": "0", "checkpoint": "1"}
+    save(replace(plain, recipe={"recovered_from": origin}), more)
+    for _ in range(2):
+        monkeypatch.setattr(sys, "argv", ["", "add", str(tmp_path / "digits"), str(more)])
+        assert tool.main() == 0
+    card = tool.read_card(tmp_path / "digits")
+    assert [item["file"] for item in card["further_checkpoints"]] == ["more.safetensors"]
+    assert (tmp_path / "digits" / "more.safetensors").read_bytes() == more.read_bytes()
+    page = (tmp_path / "digits" / "README.md").read_text()
+    assert page == tool.card_page(card)
+    assert "| more.safetensors | recovered from model-T1.net |" in page
+    assert f"{sha256(more)}  more.safetensors\n" in page
+    monkeypatch.setattr(sys, "argv", ["", "add", str(tmp_path / "digits"), str(model)])
+    with pytest.raises(SystemExit, match=r"takes checkpoints of digits, up to 3,000,000 bytes, of other names than"):
+        tool.main()
+
+
 def trained(data: str, architecture: str, recipe: dict[str, Any], **changes: Any) -> Checkpoint:
     state = {"weight": torch.ones(1)}
     return replace(Checkpoint(architecture, state, data, (1, 28, 28), ("a", "b"), 0, 0.5, 0.5, recipe), **changes)

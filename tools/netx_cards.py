@@ -42,6 +42,7 @@ def card_page(card: dict[str, Any]) -> str:
         "",
         _table([_training_row(item) for item in card["checkpoints"]]),
         "",
+        *_further(card),
         "## Make it again",
         "",
         "```",
@@ -58,7 +59,10 @@ def card_page(card: dict[str, Any]) -> str:
         "For `sha256sum --check --ignore-missing`:",
         "",
         "```",
-        *(f"{item['sha256']}  {item['file']}" for item in (*card["checkpoints"], *card["networks"])),
+        *(
+            f"{item['sha256']}  {item['file']}"
+            for item in (*card["checkpoints"], *card["networks"], *card.get("further_checkpoints", ()))
+        ),
         "```",
     ]
     return "\n".join(lines) + "\n"
@@ -107,6 +111,21 @@ def _training_row(item: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def _further(card: dict[str, Any]) -> list[str]:
+    """Checkpoints to go on with, if there are any."""
+    if not card.get("further_checkpoints"):
+        return []
+    return [
+        "## To go on with",
+        "",
+        "No file above was made from these. What was recovered is the CNN of a file of this folder as it was then, its "
+        "weights rounded to 8 bits (`tools/recover_checkpoint.py`).",
+        "",
+        _table([_training_row(item) for item in card["further_checkpoints"]]),
+        "",
+    ]
+
+
 def _table(rows: Sequence[dict[str, str]]) -> str:
     """Return a Markdown table of the columns that are not empty."""
     columns = [name for name in rows[0] if any(row[name] for row in rows)]
@@ -129,6 +148,9 @@ def recorded_recipe(record: dict[str, Any]) -> Recipe:
 
 def recipe_in_words(record: dict[str, Any], qcfs_levels: int | None) -> str:
     """Return how a checkpoint was trained, in a line."""
+    if "recovered_from" in record:
+        levels = f", L = {qcfs_levels}" if qcfs_levels is not None else ""
+        return f"recovered from {record['recovered_from']['file']}{levels}"
     recipe = recorded_recipe(record)
     rate = f"learning rate {recipe.learning_rate:g}"
     if recipe.schedule == "one-cycle":
@@ -142,9 +164,9 @@ def recipe_in_words(record: dict[str, Any], qcfs_levels: int | None) -> str:
         "translation": recipe.translation,
         "cut-out": recipe.cutout,
     }
-    tuned = "fine-tuned, " if "start" in record else ""
     parts = (
-        f"{tuned}L = {qcfs_levels}" if qcfs_levels is not None else "",
+        "fine-tuned" if "start" in record else "",
+        f"L = {qcfs_levels}" if qcfs_levels is not None else "",
         f"weights of {recipe.weight_bits} bits" if recipe.weight_bits is not None else "",
         f"{recipe.epochs} epochs, batches of {recipe.batch_size}",
         f"AdamW (weight decay {recipe.weight_decay:g})" if recipe.weight_decay else "Adam",

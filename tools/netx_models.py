@@ -2,6 +2,7 @@
 
     python tools/netx_models.py build FOLDER CNN.safetensors QCFS.safetensors ... [-T 1,2,4] [--sim-images 1000]
     python tools/netx_models.py float16 CNN.safetensors [...]
+    python tools/netx_models.py add FOLDER CNN.safetensors [...]
     python tools/netx_models.py table FOLDER [FOLDER ...]
 
 `build` exports every checkpoint for every T by `export`'s defaults and runs each file on the validation images, by
@@ -15,6 +16,8 @@ goes on with the files it finds.
 A checkpoint that is too large for the repository, and is not when its weights are stored as float16, is replaced by
 such a copy, ``CNN-float16.safetensors``, which is measured anew and exported in its place. `float16` makes the copies
 alone.
+
+`add` puts checkpoints beside what a folder holds, to go on with: no file of the folder was made from them.
 
 `table` prints the mean over several folders, of seeds that were fixed beforehand, as Markdown.
 """
@@ -90,11 +93,17 @@ def main() -> int:
     halve = verbs.add_parser("float16")
     halve.add_argument("checkpoints", type=Path, nargs="+")
     halve.add_argument("--data-root", type=Path)
+    add = verbs.add_parser("add")
+    add.add_argument("folder", type=Path)
+    add.add_argument("checkpoints", type=Path, nargs="+")
     table = verbs.add_parser("table")
     table.add_argument("folders", type=Path, nargs="+")
     arguments = parser.parse_args()
     if arguments.verb == "table":
         print(mean_table([read_card(folder) for folder in arguments.folders]), end="")
+        return 0
+    if arguments.verb == "add":
+        write_card(arguments.folder, with_checkpoints(arguments.folder, arguments.checkpoints))
         return 0
     splits = load_data(checkpoint.load(arguments.checkpoints[0]).data, arguments.data_root)
     if arguments.verb == "float16":
@@ -108,10 +117,31 @@ def main() -> int:
     tried = [source.path for source in sources[int(arguments.tuned_only) :]]
     candidates = export_all(tried, timesteps, work, splits)
     card = measure(arguments.folder, sources, timesteps, candidates, splits, arguments.sim_images)
-    write_atomically(arguments.folder / "card.json", (json.dumps(card, indent=2) + "\n").encode())
-    write_atomically(arguments.folder / "README.md", card_page(card).encode())
+    write_card(arguments.folder, card)
     print(card_page(card), end="")
     return 0
+
+
+def write_card(folder: Path, card: dict[str, Any]) -> None:
+    """Write ``card`` and its page into ``folder``."""
+    write_atomically(folder / "card.json", (json.dumps(card, indent=2) + "\n").encode())
+    write_atomically(folder / "README.md", card_page(card).encode())
+
+
+def with_checkpoints(folder: Path, paths: Sequence[Path]) -> dict[str, Any]:
+    """Copy checkpoints to ``folder``; return its card with them, in place of others of the same names."""
+    card = read_card(folder)
+    taken = {item["file"] for item in (*card["checkpoints"], *card["networks"])}
+    added = {item["file"]: item for item in card.get("further_checkpoints", ())}
+    for path in paths:
+        found = checkpoint.load(path)
+        if path.name in taken or path.stat().st_size > LARGEST_FILE or found.data != card["data"]:
+            raise SystemExit(
+                f"{path}: {found.data}, {path.stat().st_size:,} bytes; {folder} takes checkpoints of {card['data']}, "
+                f"up to {LARGEST_FILE:,} bytes, of other names than {', '.join(sorted(taken))}."
+            )
+        added[path.name] = _described(found, _file(path, folder, path.name))
+    return {**card, "further_checkpoints": [added[name] for name in sorted(added)]}
 
 
 def fitting(path: Path, work: Path, splits: DataSplits) -> Source:
@@ -243,8 +273,8 @@ def papers_best(data: str, timesteps: int) -> dict[str, Any]:
 
 def papers_cnn(data: str) -> dict[str, float]:
     """Return the accuracy of the paper's CNN, in %, as a field of a card."""
-    found = [cell.accuracy for cell in paper.cells() if (cell.data, cell.method) == (data, paper.CNN)]
-    return {"paper_cnn_accuracy": found[0]} if found and found[0] is not None else {}
+    found = paper.cnn_accuracy(data)
+    return {} if found is None else {"paper_cnn_accuracy": found}
 
 
 def _file(path: Path, folder: Path, name: str) -> dict[str, Any]:
@@ -256,18 +286,23 @@ def _file(path: Path, folder: Path, name: str) -> dict[str, Any]:
 
 
 def _checkpoint(source: Source, originals: Sequence[Path], folder: Path) -> dict[str, Any]:
-    found = checkpoint.load(source.path)
-    recipe = {key: value for key, value in found.recipe.items() if key != "validation_accuracy_per_epoch"}
     original = checkpoint.load(source.original)
     return {
-        **_file(source.path, folder, source.path.name),
-        "stored_as": found.stored_as,
+        **_described(checkpoint.load(source.path), _file(source.path, folder, source.path.name)),
         **({"copy_of": source.original.name} if source.path != source.original else {}),
+        "command": train_command(original, source.original.name, originals),
+    }
+
+
+def _described(found: Checkpoint, file: dict[str, Any]) -> dict[str, Any]:
+    """What a card says of a checkpoint in any case."""
+    return {
+        **file,
+        "stored_as": found.stored_as,
         "qcfs_levels": found.qcfs_levels,
         "validation_accuracy": found.validation_accuracy,
         "test_accuracy": found.test_accuracy,
-        "recipe": recipe,
-        "command": train_command(original, source.original.name, originals),
+        "recipe": {key: value for key, value in found.recipe.items() if key != "validation_accuracy_per_epoch"},
     }
 
 

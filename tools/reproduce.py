@@ -40,7 +40,6 @@ from reproduction.tables import (
     counted,
     csv_table,
     markdown_page,
-    paper_cnn,
 )
 
 from loihi_convert.cli.console import note, say
@@ -350,7 +349,7 @@ def _notes(networks: dict[str, Measurements], entries: Sequence[Entry]) -> list[
     for data, network in networks.items():
         made = network.source.provenance
         cnn = network.cnn(None)
-        theirs = paper_cnn(data)
+        theirs = paper.cnn_accuracy(data)
         beside = "" if theirs is None else f" (the paper's: {theirs:.2f} %)"
         notes.append(
             f"{data}: {made['architecture']}, training seed {made['seed']}, `{network.name}` "

@@ -59,7 +59,7 @@ def paper_table(entries: Sequence[Entry]) -> Table | None:
         cells = {entry.point.timesteps: percent(entry.point.accuracy) for entry in family.entries}
         cnn = sorted({percent(entry.evaluation.cnn_accuracy) or "" for entry in family.entries} - {""})
         body.append((f"ours: {family.label}", ", ".join(cnn), *(cells.get(t) or "" for t in steps)))
-    paper_cnn = _paper_cnn(entries[0].data)
+    paper_cnn = paper.cnn_accuracy(entries[0].data)
     for row in rows:
         form = "g" if row.kind == "alpha" else ".2f"
         texts = (format(row.cells[t], form) if t in row.cells else "" for t in steps)
@@ -138,7 +138,3 @@ def _paper_rows(data: str) -> list[_PaperRow]:
     for method, cells in others.items():
         rows.append(_PaperRow(f"paper: {_PAPER_METHODS.get(method, method)}", "other", cells))
     return [row for row in rows if row.cells]
-
-
-def _paper_cnn(data: str) -> float | None:
-    return next((cell.accuracy for cell in paper.cells() if cell.data == data and cell.method == paper.CNN), None)

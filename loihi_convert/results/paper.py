@@ -72,3 +72,8 @@ def cells() -> tuple[Cell, ...]:
 def table(name: str) -> tuple[Cell, ...]:
     """Return the cells of one of `TABLES`, in the order of the paper."""
     return tuple(cell for cell in cells() if cell.table == name)
+
+
+def cnn_accuracy(data: str) -> float | None:
+    """Return the accuracy of the paper's CNN on this data, in %; ``None`` where it has none."""
+    return next((cell.accuracy for cell in table("headline") if (cell.data, cell.method) == (data, CNN)), None)

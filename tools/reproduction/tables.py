@@ -79,7 +79,7 @@ class Entry:
     @property
     def paper_loss(self) -> float | None:
         """The same of the paper."""
-        return _less(paper_cnn(self.cell.data), self.cell.accuracy)
+        return _less(paper.cnn_accuracy(self.cell.data), self.cell.accuracy)
 
     @property
     def loss_difference(self) -> float | None:
@@ -106,12 +106,6 @@ class BestEntry:
     cnn: Outcome
 
 
-def paper_cnn(data: str) -> float | None:
-    """Return the accuracy of the paper's CNN on this data, in %; None where it has none."""
-    found = (cell.accuracy for cell in paper.table("headline") if (cell.data, cell.method) == (data, paper.CNN))
-    return next(found, None)
-
-
 def best_of_paper(cells: Sequence[paper.Cell], timesteps: int) -> paper.Cell:
     """Return the cell of ``cells`` with the highest accuracy at this T."""
     return max((cell for cell in cells if cell.timesteps == timesteps), key=lambda cell: cell.accuracy or 0.0)
@@ -131,7 +125,7 @@ def csv_table(entries: Sequence[Entry], bests: Sequence[BestEntry] = ()) -> str:
                 *((made.poisson_seed, made.weight_bits) if made else (None, None)),
                 *((outcome.calibration_images, outcome.images) if outcome else (None, None)),
                 *(one.network, one.training_seed, _number(one.accuracy), low, high, _number(cell.accuracy)),
-                *(_number(one.difference), _number(one.cnn.accuracy), _number(paper_cnn(cell.data))),
+                *(_number(one.difference), _number(one.cnn.accuracy), _number(paper.cnn_accuracy(cell.data))),
                 *(_number(one.loss), _number(one.paper_loss), _number(one.loss_difference)),
                 outcome.refusal if outcome else None,
             )
@@ -139,7 +133,7 @@ def csv_table(entries: Sequence[Entry], bests: Sequence[BestEntry] = ()) -> str:
     for two in bests:
         cell, outcome = two.cell, two.best.outcome
         low, high = _interval(outcome)
-        loss, theirs = _less(two.cnn.accuracy, outcome.accuracy), _less(paper_cnn(cell.data), cell.accuracy)
+        loss, theirs = _less(two.cnn.accuracy, outcome.accuracy), _less(paper.cnn_accuracy(cell.data), cell.accuracy)
         lines.append(
             (
                 *(cell.table, cell.data, two.best.method, "soft", 1.0, cell.timesteps, "best"),
@@ -147,7 +141,13 @@ def csv_table(entries: Sequence[Entry], bests: Sequence[BestEntry] = ()) -> str:
                 *(outcome.calibration_images, outcome.images, two.best.network, None),
                 *(_number(outcome.accuracy), low, high, _number(cell.accuracy)),
                 *(_number(_less(outcome.accuracy, cell.accuracy)), _number(two.cnn.accuracy)),
-                *(_number(paper_cnn(cell.data)), _number(loss), _number(theirs), _number(_less(loss, theirs)), None),
+                *(
+                    _number(paper.cnn_accuracy(cell.data)),
+                    _number(loss),
+                    _number(theirs),
+                    _number(_less(loss, theirs)),
+                    None,
+                ),
             )
         )
     text = io.StringIO()
@@ -284,7 +284,7 @@ def _best_lines(bests: Sequence[BestEntry]) -> list[str]:
         accuracy, theirs = one.best.outcome.accuracy, one.cell.accuracy
         reached += (_less(accuracy, theirs) or 0.0) >= 0
         low, high = _interval(one.best.outcome)
-        loss, their_loss = _less(one.cnn.accuracy, accuracy), _less(paper_cnn(one.cell.data), theirs)
+        loss, their_loss = _less(one.cnn.accuracy, accuracy), _less(paper.cnn_accuracy(one.cell.data), theirs)
         rows.append(
             (
                 *(
@@ -338,7 +338,7 @@ def _grid(
 
 
 def _paper_loss(cell: paper.Cell) -> float | None:
-    return _less(paper_cnn(cell.data), cell.accuracy)
+    return _less(paper.cnn_accuracy(cell.data), cell.accuracy)
 
 
 def _accuracy_text(entry: Entry) -> str:

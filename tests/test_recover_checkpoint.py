@@ -1,0 +1,60 @@
+"""A checkpoint from the integers of the file that was made from it."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from loihi_convert import pipeline
+from loihi_convert.cnn import checkpoint
+from loihi_convert.cnn.recipe import default_recipe
+from loihi_convert.cnn.train import train
+from loihi_convert.data import load_data
+from loihi_convert.pipeline import ExportOptions
+from loihi_convert.source import open_source
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    return importlib.import_module("recover_checkpoint")
+
+
+@pytest.mark.parametrize("levels", [None, 4])
+def test_weights_are_those_of_the_cnn_to_8_bits(tool: ModuleType, tmp_path: Path, levels: int | None) -> None:
+    digits, path = load_data("digits"), tmp_path / "model.safetensors"
+    original = train(
+        "digits-cnn", digits, replace(default_recipe("digits"), epochs=4), seed=0, output=path, qcfs_levels=levels
+    )
+    method = "percentile" if levels is None else "qcfs"
+    options = ExportOptions(method=method)
+    (exported,) = pipeline.export(path, None, (8,), digits.calibration_images(), options=options)
+    found = tool.recovered(exported.path, levels)
+    for name, weight in original.state.items():
+        if name.endswith(".threshold"):
+            assert np.allclose(found.state[name], weight, rtol=1e-6)
+        else:
+            # Channels that can never fire have lost their weights; 8 bits leave the others off by about a hundredth.
+            alive = found.state[name].flatten(1).any(1)
+            off = (found.state[name] - weight)[alive].square().mean().sqrt()
+            assert 0 < off < 0.03 * weight[alive].square().mean().sqrt(), name
+    assert found.test_accuracy == pytest.approx(original.test_accuracy, abs=0.02)
+    # It can be exported again.
+    checkpoint.save(found, tmp_path / "found.safetensors")
+    assert open_source(tmp_path / "found.safetensors").network.shapes == open_source(path).network.shapes
+
+
+def test_corrected_biases_are_not_the_cnns(tool: ModuleType, tmp_path: Path) -> None:
+    digits, path = load_data("digits"), tmp_path / "model.safetensors"
+    train("digits-cnn", digits, replace(default_recipe("digits"), epochs=1), seed=0, output=path)
+    options = ExportOptions(method="percentile", correct=True)
+    (exported,) = pipeline.export(path, None, (2,), digits.calibration_images(), options=options)
+    with pytest.raises(SystemExit, match="its biases are corrected, and not the CNN's; take a file without"):
+        tool.recovered(exported.path, None)
