@@ -41,10 +41,12 @@ def test_weights_are_those_of_the_cnn_to_8_bits(tool: ModuleType, tmp_path: Path
         if name.endswith(".threshold"):
             assert np.allclose(found.state[name], weight, rtol=1e-6)
         else:
-            # Channels that can never fire have lost their weights; 8 bits leave the others off by about a hundredth.
-            alive = found.state[name].flatten(1).any(1)
-            off = (found.state[name] - weight)[alive].square().mean().sqrt()
-            assert 0 < off < 0.03 * weight[alive].square().mean().sqrt(), name
+            # Channels that can never fire have lost their weights, on both sides; 8 bits leave the others off by about a
+            # hundredth.
+            kept = found.state[name] != 0
+            assert kept.float().mean() > 0.9
+            off = (found.state[name] - weight)[kept].square().mean().sqrt()
+            assert 0 < off < 0.03 * weight[kept].square().mean().sqrt(), name
     assert found.test_accuracy == pytest.approx(original.test_accuracy, abs=0.02)
     # It can be exported again.
     checkpoint.save(found, tmp_path / "found.safetensors")
