@@ -41,8 +41,8 @@ def test_weights_are_those_of_the_cnn_to_8_bits(tool: ModuleType, tmp_path: Path
         if name.endswith(".threshold"):
             assert np.allclose(found.state[name], weight, rtol=1e-6)
         else:
-            # Channels that can never fire have lost their weights, on both sides; 8 bits leave the others off by about a
-            # hundredth.
+            # Channels that can never fire have lost their weights, on both sides; 8 bits leave the others off by a
+            # hundredth or so.
             kept = found.state[name] != 0
             assert kept.float().mean() > 0.9
             off = (found.state[name] - weight)[kept].square().mean().sqrt()
