@@ -15,7 +15,8 @@ from loihi_convert.conversion.balance import Method, balance, balance_each
 from loihi_convert.errors import DataError, UsageError
 from loihi_convert.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingNetwork
 from loihi_convert.simulation.layerwise import GrowingSimulation
-from loihi_convert.simulation.simulate import outputs, relu_outputs
+from loihi_convert.simulation.relu import relu_outputs
+from loihi_convert.simulation.simulate import outputs
 from loihi_convert.synapse import Conv, Dense
 
 

@@ -15,7 +15,8 @@ from loihi_convert.conversion.quantize import quantize
 from loihi_convert.errors import NetxError, UsageError
 from loihi_convert.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.pipeline.origin import float_network
-from loihi_convert.simulation.simulate import cnn_scores, outputs
+from loihi_convert.simulation.relu import cnn_scores
+from loihi_convert.simulation.simulate import outputs
 from loihi_convert.synapse import Array, Dense
 
 

@@ -12,7 +12,7 @@ from loihi_convert.conversion.balance import balance
 from loihi_convert.conversion.choice import choose_method, reason
 from loihi_convert.conversion.quantize import quantize
 from loihi_convert.errors import DataError
-from loihi_convert.simulation.simulate import cnn_scores
+from loihi_convert.simulation.relu import cnn_scores
 
 
 def images(count: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from torchvision import transforms
 from loihi_convert.conversion.convert import convert
 from loihi_convert.errors import InputError, UnsupportedModelError, UsageError
 from loihi_convert.network import ReluNetwork
-from loihi_convert.simulation.simulate import relu_outputs
+from loihi_convert.simulation.relu import relu_outputs
 from loihi_convert.synapse import Conv, Dense
 
 

@@ -30,7 +30,7 @@ ORDER = [
         "conversion.chain",
     },
     {"simulation.gpu", "simulation.inputs", "cnn.checkpoint", "cnn.accuracy"},
-    {"simulation.simulate", "cnn.float16"},
+    {"simulation.relu", "simulation.simulate", "cnn.float16"},
     {"simulation.layerwise", "simulation.intermediate"},
     {"conversion.thresholds"},
     {"cnn.train", "conversion.convert", "conversion.balance", "conversion.quantize", "netx"},

@@ -10,6 +10,7 @@ from loihi_convert.network import ReluLayer, ReluNetwork, SpikingLayer, SpikingN
 from loihi_convert.simulation import simulate
 from loihi_convert.simulation.inputs import Inputs
 from loihi_convert.simulation.layerwise import GrowingSimulation
+from loihi_convert.simulation.relu import ReluChain
 from loihi_convert.simulation.simulate import extremes
 from loihi_convert.synapse import Array, Conv, Dense
 
@@ -96,7 +97,7 @@ def test_mean_excess_is_the_difference_of_the_mean_currents(
                 potentials.append(recorded[:, -1])
 
         simulate.Simulator(partial).run(images(), TIMESTEPS, take)
-        wanted = simulate.ReluChain(cnn, depth=index + 1, is_open=True)(images())[-1]
+        wanted = ReluChain(cnn, depth=index + 1, is_open=True)(images())[-1]
         mean = np.concatenate(potentials).mean(axis=(0, 1, 2), dtype=np.float64) / TIMESTEPS
         assert found == pytest.approx(mean - wanted.mean(axis=(0, 1, 2), dtype=np.float64), rel=1e-5, abs=1e-5)
 

@@ -10,7 +10,7 @@ from loihi_convert.cnn.models import ARCHITECTURES, build_model, default_archite
 from loihi_convert.conversion.convert import convert
 from loihi_convert.data import DATASETS
 from loihi_convert.errors import UsageError
-from loihi_convert.simulation.simulate import relu_outputs
+from loihi_convert.simulation.relu import relu_outputs
 
 SHAPES = {
     "mnist-cnn": (1, 28, 28),

@@ -19,7 +19,8 @@ from loihi_convert.conversion.balance import balance
 from loihi_convert.conversion.choice import choose_method
 from loihi_convert.conversion.convert import convert
 from loihi_convert.errors import CheckpointError, UsageError
-from loihi_convert.simulation.simulate import cnn_scores, outputs, relu_outputs
+from loihi_convert.simulation.relu import cnn_scores, relu_outputs
+from loihi_convert.simulation.simulate import outputs
 
 
 def activation(threshold: float, levels: int) -> Qcfs:

@@ -24,7 +24,8 @@ from loihi_convert.network import (
     SpikingNetwork,
 )
 from loihi_convert.rounding import nearest_scales
-from loihi_convert.simulation.simulate import Block, Simulator, currents, outputs
+from loihi_convert.simulation.relu import currents
+from loihi_convert.simulation.simulate import Block, Simulator, outputs
 from loihi_convert.simulation.stage import Recording
 from loihi_convert.synapse import Array, Conv, Dense
 

@@ -20,7 +20,8 @@ from loihi_convert.conversion.quantize import quantize
 from loihi_convert.conversion.sample import sample
 from loihi_convert.network import ReluNetwork, Reset, SpikingNetwork
 from loihi_convert.progress import Progress, silent
-from loihi_convert.simulation.simulate import cnn_scores, outputs
+from loihi_convert.simulation.relu import cnn_scores
+from loihi_convert.simulation.simulate import outputs
 from loihi_convert.synapse import Array
 
 BALANCING_SHARE: Final = 4

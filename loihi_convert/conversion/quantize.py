@@ -50,7 +50,8 @@ from loihi_convert.network import (
 from loihi_convert.progress import Progress, silent
 from loihi_convert.rounding import nearest_scales, rounded
 from loihi_convert.simulation.inputs import LARGEST_PIXEL
-from loihi_convert.simulation.simulate import clipped_images, currents, extremes
+from loihi_convert.simulation.relu import currents
+from loihi_convert.simulation.simulate import clipped_images, extremes
 from loihi_convert.synapse import Array, Synapse
 
 HEADROOM: Final = 1.25

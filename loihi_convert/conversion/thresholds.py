@@ -11,7 +11,7 @@ from torch import Tensor
 from loihi_convert.network import ReluNetwork, SpikingLayer
 from loihi_convert.progress import Progress
 from loihi_convert.simulation.layerwise import GrowingSimulation
-from loihi_convert.simulation.simulate import relu_outputs
+from loihi_convert.simulation.relu import relu_outputs
 from loihi_convert.synapse import Array
 
 # Candidates of least-squares, in parts of the channel's largest activation.

@@ -19,7 +19,8 @@ from loihi_convert.progress import Bars, no_bar
 from loihi_convert.results import run_folder
 from loihi_convert.results.early_exit import TOLERANCE_POINTS, choose_margin, evaluate_early_exit
 from loihi_convert.results.evaluate import Evaluation, evaluate
-from loihi_convert.simulation.simulate import cnn_scores, outputs
+from loihi_convert.simulation.relu import cnn_scores
+from loihi_convert.simulation.simulate import outputs
 
 EXIT_IMAGES: Final = 2_000
 """Images, at most, that choose the margin of early exit."""

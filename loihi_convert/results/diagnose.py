@@ -23,7 +23,8 @@ from loihi_convert.network import QuantizedNetwork, Readout, ReluNetwork, Reset,
 from loihi_convert.progress import Progress, silent
 from loihi_convert.results.schema import Record
 from loihi_convert.simulation.intermediate import Cause, intermediate_networks
-from loihi_convert.simulation.simulate import ReluChain, clipped_images
+from loihi_convert.simulation.relu import ReluChain
+from loihi_convert.simulation.simulate import clipped_images
 from loihi_convert.synapse import Array
 
 SMALL_LOSS: Final = {"accuracy": 0.2, "agreement": 1.0}

@@ -41,7 +41,8 @@ from loihi_convert.network import (
     SpikingLayer,
     SpikingNetwork,
 )
-from loihi_convert.simulation.simulate import Activation, Block, ReluChain, Simulator, cnn_activation, unchanged
+from loihi_convert.simulation.relu import Activation, ReluChain, cnn_activation, unchanged
+from loihi_convert.simulation.simulate import Block, Simulator
 from loihi_convert.simulation.stage import Recording
 from loihi_convert.synapse import Array
 

@@ -21,9 +21,9 @@ from loihi_convert.network import ReluNetwork, Reset, SpikingLayer, SpikingNetwo
 from loihi_convert.progress import Progress, silent
 from loihi_convert.simulation.inputs import Inputs
 from loihi_convert.simulation.neurons import rate_errors
+from loihi_convert.simulation.relu import ReluChain
 from loihi_convert.simulation.simulate import (
     Layer,
-    ReluChain,
     block_size,
     layers_on,
     on_cores,

@@ -28,17 +28,16 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from loihi_convert import loihi
-from loihi_convert.network import QuantizedNetwork, ReluLayer, ReluNetwork, SpikingNetwork
+from loihi_convert.network import QuantizedNetwork, SpikingNetwork
 from loihi_convert.progress import Progress, silent
 from loihi_convert.simulation import gpu
-from loihi_convert.simulation.currents import Currents, channels_last, sum_pool
-from loihi_convert.simulation.inputs import LARGEST_PIXEL, Inputs
+from loihi_convert.simulation.currents import Currents
+from loihi_convert.simulation.inputs import Inputs
 from loihi_convert.simulation.neurons import Neurons
 from loihi_convert.simulation.stage import LayerBlock, Recording, Stage
-from loihi_convert.synapse import Array, Shape, Synapse
+from loihi_convert.synapse import Array, Synapse
 
 # Neurons of the largest layer, times images and steps, that are simulated at once: 16 MiB of currents on a core.
 _CPU_BLOCK: Final = 2**22
@@ -133,91 +132,6 @@ class Simulator:
             yield Block(rows, slice(first, first + count), tuple(done))
 
 
-Activation = Callable[[Array], Array]
-"""A function of float32 ``(N, H, W, C)`` that keeps the shape."""
-
-
-class ReluChain:
-    """The CNN as a function of images: the activations of its layers.
-
-    Parameters
-    ----------
-    network
-        The CNN.
-    depth
-        How many of its layers; default: all.
-    is_open
-        Leave the last of these layers without its ReLU.
-    activations
-        One for each of these layers, in place of the CNN's own.
-    """
-
-    def __init__(
-        self,
-        network: ReluNetwork,
-        depth: int | None = None,
-        *,
-        is_open: bool = False,
-        activations: Sequence[Activation] | None = None,
-    ) -> None:
-        shapes, layers = (network.input_shape, *network.shapes), network.layers[:depth]
-        activations = activations or [cnn_activation(network, index) for index in range(len(layers))]
-        self._layers = [
-            (layer.synapse, Currents(layer.synapse, shape, averages=True, takes_spikes=False), activation)
-            for layer, shape, activation in zip(layers, shapes[: len(layers)], activations, strict=True)
-        ]
-        if is_open:
-            self._layers[-1] = (*self._layers[-1][:2], unchanged)
-
-    def __call__(self, images: Array) -> list[Array]:
-        """Return float32 ``(N, H, W, C)`` per layer, after ReLU but for the CNN's last, for uint8 ``(N, C, H, W)``."""
-        return self.behind(-1, channels_last(images) / np.float32(LARGEST_PIXEL))
-
-    def behind(self, index: int, maps: Array) -> list[Array]:
-        """Return the same for the layers behind layer ``index``, whose activations are ``maps``."""
-        outputs = []
-        for synapse, operator, activation in self._layers[index + 1 :]:
-            maps = activation(_with_bias(operator(sum_pool(maps, synapse.pool)), synapse))
-            outputs.append(maps)
-        return outputs
-
-
-def cnn_activation(network: ReluNetwork, index: int) -> Activation:
-    """Return what follows the synapse of a layer of the CNN: ReLU, or `qcfs.Qcfs`; nothing behind the last one."""
-    layer = network.layers[index]
-    return unchanged if index == len(network.layers) - 1 else lambda maps: _activated(maps, layer)
-
-
-def unchanged(maps: Array) -> Array:
-    """Return ``maps``."""
-    return maps
-
-
-def _activated(maps: Array, layer: ReluLayer) -> Array:
-    """ReLU or, where the layer has thresholds, `qcfs.Qcfs`."""
-    if layer.threshold is None or layer.levels is None:
-        return np.maximum(maps, 0)
-    threshold, levels = layer.threshold.astype(np.float32), np.float32(layer.levels)
-    steps = np.floor(np.clip(maps / threshold, 0, 1) * levels + np.float32(0.5))
-    return np.asarray(np.minimum(steps, levels) / levels * threshold)
-
-
-def relu_outputs(network: ReluNetwork, images: Array) -> Iterator[tuple[Tensor, ...]]:
-    """Yield, batch by batch, every layer's activation (after ReLU; the last one without) for uint8 ``images``."""
-    chain = ReluChain(network)
-    size = max(1, _CPU_BLOCK // max(math.prod(shape) for shape in network.shapes))
-    for start in range(0, len(images), size):
-        outputs = chain(images[start : start + size])
-        yield tuple(
-            torch.from_numpy(_as_in_torch(maps, shape)) for maps, shape in zip(outputs, network.shapes, strict=True)
-        )
-
-
-def cnn_scores(network: ReluNetwork, images: Array) -> Array:
-    """Return the CNN's class scores: float32 ``(N, classes)`` for uint8 ``images``."""
-    return np.concatenate([layers[-1].numpy() for layers in relu_outputs(network, images)])
-
-
 def outputs(
     network: SpikingNetwork | QuantizedNetwork,
     images: Array,
@@ -241,16 +155,6 @@ def outputs(
 
     Simulator(network, device=device).run(images, timesteps, take, progress=progress)
     return found if network.readout == "potential" else found.cumsum(axis=1)
-
-
-def currents(synapse: Synapse, inputs: Array, *, averages: bool) -> Array:
-    """Return the input current of each neuron: float32 ``(B, *shape)`` for inputs ``(B, C, H, W)``.
-
-    ``averages`` says what pooling does: average (real numbers) or sum (integers).
-    """
-    operator = Currents(synapse, inputs.shape[1:], averages=averages, takes_spikes=False)
-    found = operator(sum_pool(channels_last(inputs), synapse.pool))
-    return _as_in_torch(_with_bias(found, synapse), synapse.output_shape(inputs.shape[1:]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,11 +207,6 @@ def clipped_images(
     return np.asarray(seen.sum(axis=1, dtype=np.int64))
 
 
-def channel_maxima(values: Tensor) -> Tensor:
-    """``(C,)``: the largest value of each channel of ``(B, C, ...)``."""
-    return values.movedim(1, -1).reshape(-1, values.shape[1]).amax(0)
-
-
 def block_size(device: str, largest: int, image_count: int, timesteps: int) -> tuple[int, int]:
     """Return how many images and steps are simulated at once where the largest layer has ``largest`` neurons."""
     moments = max(1, (_CPU_BLOCK if device == "cpu" else _GPU_BLOCK) // largest)
@@ -347,18 +246,6 @@ def on_cores(device: str, work: Callable[[int], None], items: Sequence[int]) -> 
                 raise
     finally:
         torch.set_num_threads(cores)
-
-
-def _as_in_torch(maps: Array, shape: Shape) -> Array:
-    """``(N, H, W, C)`` as ``(N, C, H, W)``, or ``(N, C)`` for a ``shape`` of one axis."""
-    return maps.transpose(0, 3, 1, 2) if len(shape) == 3 else maps[:, 0, 0]
-
-
-def _with_bias(maps: Array, synapse: Synapse) -> Array:
-    if synapse.bias is None:
-        return maps
-    bias = synapse.bias if synapse.bias.ndim == 1 else synapse.bias.transpose(1, 2, 0)
-    return maps + bias.astype(np.float32)
 
 
 def layers_on(device: str, stages: Sequence[Stage]) -> list[Layer]:

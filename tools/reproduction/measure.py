@@ -27,7 +27,8 @@ from loihi_convert.data import Dataset, DataSplits
 from loihi_convert.errors import RangeError, UsageError
 from loihi_convert.network import IntegrateAndFire, QuantizedNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.progress import Progress
-from loihi_convert.simulation.simulate import Block, Simulator, cnn_scores
+from loihi_convert.simulation.relu import cnn_scores
+from loihi_convert.simulation.simulate import Block, Simulator
 from loihi_convert.simulation.stage import Recording
 from loihi_convert.source import open_source
 from loihi_convert.synapse import Array

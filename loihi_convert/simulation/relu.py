@@ -1,0 +1,125 @@
+"""The CNN itself, as the simulations see it: the activations of a `ReluNetwork`, layer by layer, in float32."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from loihi_convert.network import ReluLayer, ReluNetwork
+from loihi_convert.simulation.currents import Currents, channels_last, sum_pool
+from loihi_convert.simulation.inputs import LARGEST_PIXEL
+from loihi_convert.synapse import Array, Shape, Synapse
+
+# Neurons of the largest layer, times images, that are computed at once: 16 MiB.
+_BLOCK: Final = 2**22
+
+Activation = Callable[[Array], Array]
+"""A function of float32 ``(N, H, W, C)`` that keeps the shape."""
+
+
+class ReluChain:
+    """The CNN as a function of images: the activations of its layers.
+
+    Parameters
+    ----------
+    network
+        The CNN.
+    depth
+        How many of its layers; default: all.
+    is_open
+        Leave the last of these layers without its ReLU.
+    activations
+        One for each of these layers, in place of the CNN's own.
+    """
+
+    def __init__(
+        self,
+        network: ReluNetwork,
+        depth: int | None = None,
+        *,
+        is_open: bool = False,
+        activations: Sequence[Activation] | None = None,
+    ) -> None:
+        shapes, layers = (network.input_shape, *network.shapes), network.layers[:depth]
+        activations = activations or [cnn_activation(network, index) for index in range(len(layers))]
+        self._layers = [
+            (layer.synapse, Currents(layer.synapse, shape, averages=True, takes_spikes=False), activation)
+            for layer, shape, activation in zip(layers, shapes[: len(layers)], activations, strict=True)
+        ]
+        if is_open:
+            self._layers[-1] = (*self._layers[-1][:2], unchanged)
+
+    def __call__(self, images: Array) -> list[Array]:
+        """Return float32 ``(N, H, W, C)`` per layer, after ReLU but for the CNN's last, for uint8 ``(N, C, H, W)``."""
+        return self.behind(-1, channels_last(images) / np.float32(LARGEST_PIXEL))
+
+    def behind(self, index: int, maps: Array) -> list[Array]:
+        """Return the same for the layers behind layer ``index``, whose activations are ``maps``."""
+        outputs = []
+        for synapse, operator, activation in self._layers[index + 1 :]:
+            maps = activation(_with_bias(operator(sum_pool(maps, synapse.pool)), synapse))
+            outputs.append(maps)
+        return outputs
+
+
+def cnn_activation(network: ReluNetwork, index: int) -> Activation:
+    """Return what follows the synapse of a layer of the CNN: ReLU, or `qcfs.Qcfs`; nothing behind the last one."""
+    layer = network.layers[index]
+    return unchanged if index == len(network.layers) - 1 else lambda maps: _activated(maps, layer)
+
+
+def unchanged(maps: Array) -> Array:
+    """Return ``maps``."""
+    return maps
+
+
+def _activated(maps: Array, layer: ReluLayer) -> Array:
+    """ReLU or, where the layer has thresholds, `qcfs.Qcfs`."""
+    if layer.threshold is None or layer.levels is None:
+        return np.maximum(maps, 0)
+    threshold, levels = layer.threshold.astype(np.float32), np.float32(layer.levels)
+    steps = np.floor(np.clip(maps / threshold, 0, 1) * levels + np.float32(0.5))
+    return np.asarray(np.minimum(steps, levels) / levels * threshold)
+
+
+def relu_outputs(network: ReluNetwork, images: Array) -> Iterator[tuple[Tensor, ...]]:
+    """Yield, batch by batch, every layer's activation (after ReLU; the last one without) for uint8 ``images``."""
+    chain = ReluChain(network)
+    size = max(1, _BLOCK // max(math.prod(shape) for shape in network.shapes))
+    for start in range(0, len(images), size):
+        outputs = chain(images[start : start + size])
+        yield tuple(
+            torch.from_numpy(_as_in_torch(maps, shape)) for maps, shape in zip(outputs, network.shapes, strict=True)
+        )
+
+
+def cnn_scores(network: ReluNetwork, images: Array) -> Array:
+    """Return the CNN's class scores: float32 ``(N, classes)`` for uint8 ``images``."""
+    return np.concatenate([layers[-1].numpy() for layers in relu_outputs(network, images)])
+
+
+def currents(synapse: Synapse, inputs: Array, *, averages: bool) -> Array:
+    """Return the input current of each neuron: float32 ``(B, *shape)`` for inputs ``(B, C, H, W)``.
+
+    ``averages`` says what pooling does: average (real numbers) or sum (integers).
+    """
+    operator = Currents(synapse, inputs.shape[1:], averages=averages, takes_spikes=False)
+    found = operator(sum_pool(channels_last(inputs), synapse.pool))
+    return _as_in_torch(_with_bias(found, synapse), synapse.output_shape(inputs.shape[1:]))
+
+
+def _as_in_torch(maps: Array, shape: Shape) -> Array:
+    """``(N, H, W, C)`` as ``(N, C, H, W)``, or ``(N, C)`` for a ``shape`` of one axis."""
+    return maps.transpose(0, 3, 1, 2) if len(shape) == 3 else maps[:, 0, 0]
+
+
+def _with_bias(maps: Array, synapse: Synapse) -> Array:
+    if synapse.bias is None:
+        return maps
+    bias = synapse.bias if synapse.bias.ndim == 1 else synapse.bias.transpose(1, 2, 0)
+    return maps + bias.astype(np.float32)
