@@ -113,15 +113,20 @@ def _training_row(item: dict[str, Any]) -> dict[str, str]:
 
 def _further(card: dict[str, Any]) -> list[str]:
     """Checkpoints to go on with, if there are any."""
-    if not card.get("further_checkpoints"):
+    further = card.get("further_checkpoints", ())
+    if not further:
         return []
+    recovered = (
+        " What was recovered is the CNN of a file of this folder as it was then, its weights rounded to 8 bits "
+        "(`tools/recover_checkpoint.py`)."
+    )
     return [
         "## To go on with",
         "",
-        "No file above was made from these. What was recovered is the CNN of a file of this folder as it was then, its "
-        "weights rounded to 8 bits (`tools/recover_checkpoint.py`).",
+        "No file above was made from these."
+        + (recovered if any("recovered_from" in item["recipe"] for item in further) else ""),
         "",
-        _table([_training_row(item) for item in card["further_checkpoints"]]),
+        _table([_training_row(item) for item in further]),
         "",
     ]
 
