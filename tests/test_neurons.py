@@ -22,7 +22,7 @@ def stage(
 ) -> Stage:  # fmt: skip
     """Neurons of ``shape`` behind a synapse of which only the bias matters."""
     synapse = Dense(np.zeros((len(threshold), 1)), bias)
-    return Stage(synapse, (1,), shape, threshold, initial, limit, is_soft, is_integer, pool, fan_out)
+    return Stage(synapse, (1,), False, shape, threshold, initial, limit, is_soft, is_integer, pool, fan_out)
 
 
 def plain(
