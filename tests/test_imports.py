@@ -24,6 +24,7 @@ ORDER = [
         "data",
         "cnn.models",
         "cnn.few_bits",
+        "cnn.augmentation",
         "simulation.currents",
         "simulation.neurons",
         "cnn.torch_zip",

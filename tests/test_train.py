@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from loihi_convert.cnn import checkpoint
+from loihi_convert.cnn.augmentation import augmented
 from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.models import build_model, default_architecture, paper_architecture
 from loihi_convert.cnn.recipe import Recipe, default_recipe, paper_recipe
 from loihi_convert.cnn.torch_zip import read_pt, write_pt
-from loihi_convert.cnn.train import _augmented, _drop_channels, _learning_rate, _one_cycle, resume_path, train
+from loihi_convert.cnn.train import _drop_channels, _learning_rate, _one_cycle, resume_path, train
 from loihi_convert.data import Dataset, DataSplits, load_data
 from loihi_convert.errors import CheckpointError, InputError, UsageError
 
@@ -109,9 +110,9 @@ def test_batch_norm_is_averaged_stored_and_resumed(few: DataSplits, tmp_path: Pa
 def test_a_flip_mirrors_every_other_image() -> None:
     images = torch.rand(64, 3, 5, 7)
     flipping = dataclasses.replace(STILL, flip=True)
-    augmented = _augmented(images, flipping, torch.Generator().manual_seed(0))
-    as_they_are = torch.isclose(augmented, images, atol=1e-5).flatten(1).all(1)
-    mirrored = torch.isclose(augmented, images.flip(3), atol=1e-5).flatten(1).all(1)
+    changed = augmented(images, flipping, torch.Generator().manual_seed(0))
+    as_they_are = torch.isclose(changed, images, atol=1e-5).flatten(1).all(1)
+    mirrored = torch.isclose(changed, images.flip(3), atol=1e-5).flatten(1).all(1)
     assert (as_they_are ^ mirrored).all()
     # 64 coins: fewer than 16 or more than 48 heads is six sigma off.
     assert 16 <= int(mirrored.sum()) <= 48
@@ -337,7 +338,7 @@ def test_a_cut_out_is_one_square_around_any_pixel() -> None:
 
 
 def moved(image: torch.Tensor, **ranges: float) -> torch.Tensor:
-    return _augmented(image, dataclasses.replace(STILL, **ranges), torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    return augmented(image, dataclasses.replace(STILL, **ranges), torch.Generator().manual_seed(0))  # type: ignore[arg-type]
 
 
 def test_augmentation_of_nothing_changes_nothing() -> None:

@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.accuracy import accuracy
+from loihi_convert.cnn.augmentation import augmented
 from loihi_convert.cnn.checkpoint import Checkpoint, Json
 from loihi_convert.cnn.few_bits import RoundedWeights
 from loihi_convert.cnn.float16 import in_float16
@@ -227,7 +228,7 @@ class _Training:
             self._scales = self._rounded.scales(self._parameters)
         for batch, chosen in enumerate(torch.split(order, self._recipe.batch_size)):
             step = self.epoch * self._steps_per_epoch + batch
-            self._step(_augmented(_pixels(images[chosen]), self._recipe, generator), labels[chosen], step)
+            self._step(augmented(_pixels(images[chosen]), self._recipe, generator), labels[chosen], step)
             progress(step + 1, self._recipe.epochs * self._steps_per_epoch)
         self.epoch += 1
         self.history.append(self.accuracy(self._splits.validation))
@@ -374,50 +375,3 @@ def _one_cycle(progress: float) -> float:
 
 def _pixels(images: Tensor) -> Tensor:
     return images.to(torch.float32) / 255
-
-
-def _augmented(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """Return each image with its own random changes, float32 ``(N, C, H, W)``."""
-    if recipe.is_affine:
-        images = _mapped(images, recipe, generator)
-    return _cut_out(images, recipe.cutout, generator) if recipe.cutout else images
-
-
-def _cut_out(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Return each image with a square of ``side`` pixels set to 0, around any of its pixels."""
-    count, _, *lengths = images.shape
-    inside = []
-    for length in lengths:
-        first = torch.randint(length, (count, 1), generator=generator) - side // 2
-        position = torch.arange(length)
-        inside.append((position >= first) & (position < first + side))
-    rows, columns = inside
-    return images * ~(rows[:, None, :, None] & columns[:, None, None, :])
-
-
-def _mapped(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """Return each image under its own random affine map; what comes from outside is 0.
-
-    The map from output to input coordinates (both in -1..1) is rotation times shear, divided by the scale, and a shift.
-    """
-    count = len(images)
-    angle, zoom, shear, right, down = 2 * torch.rand((5, count), generator=generator) - 1
-    if recipe.only_moves:
-        right, down = (
-            torch.round(share * recipe.translation * length) / (length * recipe.translation)
-            for share, length in ((right, images.shape[3]), (down, images.shape[2]))
-        )
-    angle = angle * math.radians(recipe.rotation)
-    factor = 1 / (1 + zoom * recipe.scaling)
-    tangent = shear * recipe.shear
-    cos, sin = torch.cos(angle), torch.sin(angle)
-    # The coordinates span 2, hence the factor 2 of the translation.
-    rows = (
-        torch.stack([cos, cos * tangent - sin, 2 * recipe.translation * right / factor], 1),
-        torch.stack([sin, sin * tangent + cos, 2 * recipe.translation * down / factor], 1),
-    )
-    maps = torch.stack(rows, 1) * factor[:, None, None]
-    if recipe.flip:
-        maps[:, :, 0] *= 2 * torch.randint(2, (count, 1), generator=generator) - 1
-    grid = functional.affine_grid(maps, list(images.shape), align_corners=False)
-    return functional.grid_sample(images, grid, align_corners=False)
