@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from loihi_convert import pipeline
+from loihi_convert import netx, pipeline
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.cnn.train import train
@@ -51,6 +51,20 @@ def test_weights_are_those_of_the_cnn_to_8_bits(tool: ModuleType, tmp_path: Path
     # It can be exported again.
     checkpoint.save(found, tmp_path / "found.safetensors")
     assert open_source(tmp_path / "found.safetensors").network.shapes == open_source(path).network.shapes
+
+
+def test_what_is_not_learned_cannot_be_recovered(tool: ModuleType, tmp_path: Path) -> None:
+    digits, path = load_data("digits"), tmp_path / "model.safetensors"
+    train("digits-cnn", digits, replace(default_recipe("digits"), epochs=1), seed=0, output=path)
+    options = ExportOptions(method="percentile")
+    (exported,) = pipeline.export(path, None, (2,), digits.calibration_images(), options=options)
+    with pytest.raises(SystemExit, match=r"its thresholds are by percentile, not by training; leave out --qcfs"):
+        tool.recovered(exported.path, 4)
+    network = netx.read(exported.path)
+    model = {key: value for key, value in network.provenance["model"].items() if key != "architecture"}
+    netx.write(replace(network, provenance={**network.provenance, "model": model}), tmp_path / "own.net")
+    with pytest.raises(SystemExit, match=r"was made from a CNN of your own \(--arch\); only those that `train` makes"):
+        tool.recovered(tmp_path / "own.net", None)
 
 
 def test_corrected_biases_are_not_the_cnns(tool: ModuleType, tmp_path: Path) -> None:

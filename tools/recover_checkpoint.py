@@ -20,13 +20,15 @@ from torch import Tensor, nn
 
 from loihi_convert import netx
 from loihi_convert.cnn import checkpoint
+from loihi_convert.cnn.accuracy import accuracy
 from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.models import build_model
-from loihi_convert.data import Dataset, load_data
+from loihi_convert.data import load_data
 from loihi_convert.files import sha256
 from loihi_convert.network import QuantizedNetwork
 
-_AT_ONCE: Final = 500
+_NEVER: Final = 1e4
+"""Threshold of a channel that can never fire; a checkpoint holds finite numbers only."""
 
 
 def main() -> int:
@@ -49,19 +51,23 @@ def recovered(path: Path, levels: int | None, data_root: Path | None = None) -> 
     source = network.provenance["model"]
     if "calibration" in network.provenance:
         raise SystemExit(f"{path}: its biases are corrected, and not the CNN's; take a file without corrections.")
+    if "architecture" not in source:
+        raise SystemExit(f"{path}: was made from a CNN of your own (--arch); only those that `train` makes are known.")
+    method = network.provenance["balance"]["method"]
+    if levels is not None and method != "qcfs":
+        raise SystemExit(f"{path}: its thresholds are by {method}, not by training; leave out --qcfs, or take another.")
     splits = load_data(source["data"], data_root)
     model = build_model(source["architecture"], splits.input_shape, len(splits.classes), qcfs_levels=levels)
-    model.load_state_dict(_state(model, network))
-    model.eval()
+    state = _state(model, network)
     return Checkpoint(
         architecture=source["architecture"],
-        state=model.state_dict(),
+        state=state,
         data=splits.name,
         input_shape=splits.input_shape,
         classes=splits.classes,
         seed=source["seed"],
-        validation_accuracy=_accuracy(model, splits.validation),
-        test_accuracy=_accuracy(model, splits.test),
+        validation_accuracy=accuracy(model, state, splits.validation),
+        test_accuracy=accuracy(model, state, splits.test),
         recipe={"recovered_from": {"file": path.name, "sha256": sha256(path), "checkpoint": source["sha256"]}},
         qcfs_levels=levels,
     )
@@ -93,18 +99,8 @@ def _state(model: nn.Module, network: QuantizedNetwork) -> dict[str, Tensor]:
             state[f"{name}.bias"] = bias
         if index < len(thresholds):
             assert layer.balanced is not None
-            state[thresholds[index]] = torch.from_numpy(np.minimum(layer.balanced.threshold, 1e4)).float()
+            state[thresholds[index]] = torch.from_numpy(np.minimum(layer.balanced.threshold, _NEVER)).float()
     return state
-
-
-@torch.no_grad()
-def _accuracy(model: nn.Module, images: Dataset) -> float:
-    correct = 0
-    for start in range(0, len(images), _AT_ONCE):
-        part = images[start : start + _AT_ONCE]
-        scores = model(torch.from_numpy(part.images.copy()).float() / 255)
-        correct += int((scores.argmax(1).numpy() == part.known_labels).sum())
-    return correct / len(images)
 
 
 if __name__ == "__main__":
