@@ -374,6 +374,7 @@ def test_every_figure_has_cells(tool: ModuleType) -> None:
         (("--calibration", "1198"), r"--calibration 1198: digits has 1..1,197, or all."),
         (("--images", "0", "--calibration", "9"), r"--images 0: digits has 1..400."),
         (("--long-images", "401"), r"--long-images 401: digits has 1..400."),
+        (("--long-calibration", "1198"), r"--long-calibration 1198: digits has 1..1,197."),
     ],
 )
 def test_wrong_options_say_what_is_allowed(

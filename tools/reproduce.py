@@ -119,6 +119,11 @@ def _options() -> argparse.Namespace:
             type=int,
             help=f"the same for T > {LONG}, thresholds then balanced on 10,000 images; default: no difference",
         )
+        verb.add_argument(
+            "--long-calibration",
+            type=int,
+            help=f"so many images of the calibration split for T > {LONG}; default: as said above",
+        )
         verb.add_argument("--rate-images", type=int, default=1000, help="test images of figure 7; default: %(default)s")
         verb.add_argument("--weight-bits", type=int, default=8, help="default: %(default)s")
         verb.add_argument("--seed", type=int, default=0, help="of Poisson input; default: %(default)s")
@@ -194,7 +199,7 @@ def _opened(path: Path, splits: DataSplits, options: argparse.Namespace) -> Meas
     return Measurements(
         path,
         splits,
-        Counts(_calibration(options.calibration), options.images, options.long_images),
+        Counts(_calibration(options.calibration), options.images, options.long_images, options.long_calibration),
         Records(options.cache or options.output / "computed"),
         weight_bits=options.weight_bits,
         device=options.device,

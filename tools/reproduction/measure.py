@@ -63,11 +63,14 @@ class Counts:
         Test images, the first ones; None: all.
     long_images
         The same for T > `LONG`, where thresholds are then balanced on the calibration split, too; None: no difference.
+    long_calibration
+        To balance on for T > `LONG`: so many of the calibration split; None: as said above.
     """
 
     calibration: int | None = None
     images: int | None = None
     long_images: int | None = None
+    long_calibration: int | None = None
 
 
 @dataclass(frozen=True)
@@ -205,6 +208,7 @@ class Measurements:
             ("--calibration", counts.calibration, len(splits.calibration)),
             ("--images", counts.images, len(splits.test)),
             ("--long-images", counts.long_images, len(splits.test)),
+            ("--long-calibration", counts.long_calibration, len(splits.calibration)),
         ):
             if count is not None and not 1 <= count <= most:
                 also = ", or all" if option == "--calibration" else ""
@@ -216,6 +220,7 @@ class Measurements:
         self._test = splits.test[: counts.images]
         self._long_test = self._test if counts.long_images is None else self._test[: counts.long_images]
         # What compares networks is never what they were balanced on.
+        self._long_calibration = splits.calibration.images[: counts.long_calibration]
         self._best_calibration = splits.calibration.images[: counts.calibration]
         self._validation = splits.validation
         self._long_validation = splits.validation[: counts.long_images]
@@ -236,7 +241,10 @@ class Measurements:
 
     def calibration(self, timesteps: int, *, is_subset: bool = False) -> Array:
         """Return the images to balance on for this T."""
-        if is_subset or (timesteps > LONG and self.counts.long_images is not None and self.counts.calibration is None):
+        counts = self.counts
+        if timesteps > LONG and counts.long_calibration is not None:
+            return self._long_calibration
+        if is_subset or (timesteps > LONG and counts.long_images is not None and counts.calibration is None):
             return self.splits.calibration.images
         return self._calibration
 
@@ -309,7 +317,9 @@ class Measurements:
         networks = [self, *others]
         if self._records.get("best", self._best_key(timesteps, others)) is not None:
             return 0
-        exports = len(networks) * (_TRIALS * len(sample(self._calibration, timesteps)) + len(self._best_calibration))
+        exports = len(networks) * (
+            _TRIALS * len(sample(self._calibration, timesteps)) + len(self._export_calibration(timesteps))
+        )
         validated = len(self._held_out(timesteps)) * len(networks) if others else 0
         return timesteps * (exports + validated + len(self.test(timesteps)))
 
@@ -342,11 +352,15 @@ class Measurements:
             network = netx.read(files[chosen])
             test = self.test(timesteps)
             correct = self._right(network, test, timesteps, progress)
-        outcome = Outcome(correct, len(test), len(self._best_calibration), time.monotonic() - started)
+        outcome = Outcome(correct, len(test), len(self._export_calibration(timesteps)), time.monotonic() - started)
         best = Best(_method(network), networks[chosen].name, outcome)
         self._records.put("best", self._best_key(timesteps, others), asdict(best))
         self._tell(f"best for T = {timesteps}, {best.method}, {best.network}: {outcome.accuracy:.2f} % ({meter.state})")
         return best
+
+    def _export_calibration(self, timesteps: int) -> Array:
+        is_long = timesteps > LONG and self.counts.long_calibration is not None
+        return self._long_calibration if is_long else self._best_calibration
 
     def _held_out(self, timesteps: int) -> Dataset:
         return self._long_validation if timesteps > LONG else self._validation
@@ -356,7 +370,7 @@ class Measurements:
             "networks": [self.digest, *(other.digest for other in others)],
             "timesteps": timesteps,
             "weight_bits": self._weight_bits,
-            "calibration": self._digest(self._best_calibration),
+            "calibration": self._digest(self._export_calibration(timesteps)),
             "validation": self._digest(self._held_out(timesteps)) if others else None,
             "test": self._digest(self.test(timesteps)),
         }
@@ -366,14 +380,19 @@ class Measurements:
             "network": self.digest,
             "timesteps": timesteps,
             "weight_bits": self._weight_bits,
-            "calibration": self._digest(self._best_calibration),
+            "calibration": self._digest(self._export_calibration(timesteps)),
         }
         path = self._records.path("export", key).with_suffix(netx.SUFFIX)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             options = pipeline.ExportOptions(weight_bits=self._weight_bits)
             pipeline.export(
-                self.source, path, (timesteps,), self._best_calibration, options=options, device=self._device
+                self.source,
+                path,
+                (timesteps,),
+                self._export_calibration(timesteps),
+                options=options,
+                device=self._device,
             )
         return path
 
