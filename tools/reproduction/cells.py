@@ -33,7 +33,7 @@ _POISSON: Final = ("spike-norm", "rmp")
 # Rueckauer et al. 2017, for robust-norm.
 _PERCENTILE: Final = 99.9
 # Of figure 11, whose points the paper does not print.
-_CIFAR10_TIMESTEPS: Final = (16, 32, 64, 128, 256)
+_CIFAR10_TIMESTEPS: Final = (4, 8, 16, 32, 64, 128, 256, 512)
 
 
 @dataclass(frozen=True)
