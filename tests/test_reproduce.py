@@ -122,6 +122,21 @@ def test_a_table_holds_what_the_integers_give(command: Command, capsys: pytest.C
     assert [blank[4].strip() for blank in blanks] == ["-", "-"]
 
 
+def test_many_steps_take_fewer_images(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.import_module("reproduction.measure"), "LONG", 4)
+    words = ("--variants", "literal", "--long-images", "20", "--long-calibration", "30")
+    assert command("table", "2", *words) == 0
+    counts = {
+        (row["variant"] == "best", row["timesteps"]): (row["calibration_images"], row["test_images"])
+        for row in command.rows("table-2.csv")
+    }
+    assert counts == {
+        (is_best, steps): numbers
+        for is_best in (False, True)
+        for steps, numbers in (("2", ("100", "60")), ("8", ("30", "20")))
+    }
+
+
 def test_what_is_computed_is_not_computed_again(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert command("table", "2") == 0
     page = (command.folder / "table-2.md").read_bytes()
