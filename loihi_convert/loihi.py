@@ -55,6 +55,38 @@ I_DECAY: Final = 4096
 V_DECAY: Final = 0
 """netx ``vDecay`` of a neuron without leak."""
 
+LARGEST_DECAY: Final = 4096
+"""Largest ``iDecay`` and ``vDecay``: decays are fractions of 2^12 (``decay_unity`` in ``lava/proc/lif/models.py``)."""
+
+SYNAPSE_LIMITS: Final = (-256, 254)
+"""Smallest and largest weight of a synapse of both signs, whose 8 bits count in twos (``optimize_weight_bits`` in
+``lava/lib/dl/netx/utils.py`` clips there)."""
+
+UNSIGNED_SYNAPSE_LIMITS: Final = (-255, 255)
+"""The same where all weights of the layer have one sign (``clip_weights`` in ``lava/utils/weightutils.py``)."""
+
+LONGEST_DELAY: Final = 62
+"""Steps; longer ones are cut to it (``create_dense`` in ``lava/lib/dl/netx/hdf5.py``)."""
+
+BIAS_MANT_RANGE: Final = (-(2**12), 2**12 - 1)
+"""Smallest and largest ``bias_mant``, 13 bits with sign (``precision=13`` in ``lava/proc/lif/models.py``); the CPU model
+keeps it as int16 and does not look."""
+
+NEUROCORES: Final = 128
+"""Of a Loihi 2 chip (Intel, technology brief "Taking Neuromorphic Computing to the Next Level with Loihi 2", 2021)."""
+
+NEURONS_PER_CORE: Final = 8192
+"""Largest number (1,048,576 neurons on 128 cores: WikiChip, "Loihi 2 - Intel"; the brief says 1 million)."""
+
+CORE_BYTES: Final = 192 * 1024
+"""Memory of a neurocore for synapses, neurons and axons together ("192 KB, flexible allocation", the brief)."""
+
+LIF_BYTES: Final = 6
+"""State of a LIF neuron, without padding: ``u`` and ``v`` of 24 bits (``lava/proc/lif/models.py``)."""
+
+LOIHI_1_NEURON_BYTES: Final = 24
+"""What a neuron takes on Loihi 1, whatever its model (the brief; Loihi 2 allocates 0 to 4096 as the model needs)."""
+
 
 class IntegerLayer(Protocol):
     """What a rule looks at: the integers of one layer."""

@@ -1,0 +1,347 @@
+"""Any netx file, as lava-dl's ``lava.lib.dl.netx.hdf5.Network`` reads it: what it cannot load, and what does not fit.
+
+Where stock lava-dl goes wrong without a word, only these rules say so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from loihi_convert import loihi
+from loihi_convert.checks.finding import Broken, Rule
+from loihi_convert.errors import InputError
+from loihi_convert.network import LONGEST_NAME
+from loihi_convert.synapse import Array, Conv, Pair, Shape
+
+_NETX: Final = "lava/lib/dl/netx/hdf5.py"
+_WEIGHTS: Final = "optimize_weight_bits in lava/lib/dl/netx/utils.py"
+_LIF: Final = "lava/proc/lif"
+
+_BUILT: Final = ("input", "conv", "flatten", "dense", "dense_rec")
+_RAISING: Final = ("pool", "convT", "unpool", "average", "concat", "dense_comp")
+_NEEDED: Final = {
+    "input": ("shape",),
+    "conv": ("shape", "weight", "stride", "padding", "dilation", "groups", "neuron/type"),
+    "dense": ("shape", "weight"),
+    "dense_rec": ("shape", "weight", "weight_rec"),
+}
+_CUBA: Final = ("CUBA", "LOIHI")
+_EXPORT_AGAIN: Final = "Export the file again."
+
+
+@dataclass(frozen=True, eq=False)
+class StockLayer:
+    """One member of a file's group ``/layer``.
+
+    Parameters
+    ----------
+    kind
+        Its ``type``; empty where there is none.
+    datasets
+        By their names inside it, such as ``neuron/vThMant``.
+    input_shape
+        What the layer before it gives: ``(C, H, W)`` or ``(N,)``; None where that cannot be said.
+    """
+
+    kind: str
+    datasets: Mapping[str, Array]
+    input_shape: Shape | None
+
+    @property
+    def weight(self) -> Array | None:
+        """Numbers; None where there are none, and in an input layer, whose weight is no synapse."""
+        return None if self.kind == "input" else self.numbers("weight")
+
+    @property
+    def neuron_type(self) -> str | None:
+        """None where netx gives the layer its own integrator."""
+        return text(self.datasets["neuron/type"]) if "neuron/type" in self.datasets else None
+
+    @property
+    def is_cuba(self) -> bool:
+        """Whether it has the neurons of Lava's LIF."""
+        return self.neuron_type in _CUBA
+
+    def numbers(self, name: str) -> Array | None:
+        """Return a dataset that holds numbers, or None."""
+        value = self.datasets.get(name)
+        return value if value is not None and value.dtype.kind in "iufb" and value.size else None
+
+    def pair(self, name: str) -> Pair:
+        """Return (vertical, horizontal), which a file may say as one number."""
+        value = self.numbers(name)
+        values = [] if value is None else [int(number) for number in value.ravel()]
+        if len(values) not in (1, 2):
+            raise InputError(f"{name} is not one or two numbers")
+        return values[0], values[-1]
+
+
+@dataclass(frozen=True, eq=False)
+class StockFile:
+    """The names of the members of ``/layer``, and the layers that netx builds from them, each behind its name."""
+
+    members: tuple[str, ...]
+    layers: tuple[tuple[str, StockLayer], ...]
+
+
+def stock_file(datasets: Mapping[str, Array]) -> StockFile:
+    """Return what lava-dl sees of a netx file, whose ``datasets`` come from `netx.read_stock`."""
+    members = {name.split("/")[1] for name in datasets if name.startswith("layer/")}
+    layers: list[tuple[str, StockLayer]] = []
+    input_shape: Shape | None = None
+    synapses = 0
+    for index in range(len(members)):
+        prefix = f"layer/{index}/"
+        inside = {name.removeprefix(prefix): value for name, value in datasets.items() if name.startswith(prefix)}
+        if not inside:
+            continue
+        layer = StockLayer(text(inside["type"]) if "type" in inside else "", inside, input_shape)
+        name = f"layer/{index}"
+        if layer.weight is not None:
+            name, synapses = _known_name(datasets, synapses) or name, synapses + 1
+        layers.append((name, layer))
+        shape = layer.numbers("shape")
+        if shape is not None:
+            input_shape = tuple(int(extent) for extent in shape.ravel())
+    return StockFile(tuple(sorted(members)), tuple(layers))
+
+
+def text(value: Array) -> str:
+    """Return the text in a dataset, as printable ASCII; empty if it holds none."""
+    content = value.ravel()[0] if value.size else b""
+    plain = content.decode("ascii", "replace") if isinstance(content, bytes) else ""
+    return plain if plain.isprintable() and plain.isascii() else ascii(plain)[1:-1]
+
+
+def _known_name(datasets: Mapping[str, Array], index: int) -> str | None:
+    """What a file of ours calls its synapse ``index``."""
+    value = datasets.get(f"loihi_convert/layer/{index}/name")
+    if value is None or value.dtype.kind != "S" or value.size != 1:
+        return None
+    name = bytes(value.item()).decode("utf-8", "replace")
+    return name if name.isprintable() and 1 <= len(name) <= LONGEST_NAME else None
+
+
+def layers_are_numbered_from_zero(file: StockFile) -> Broken | None:
+    wanted = {str(index) for index in range(len(file.members))}
+    stray = sorted(set(file.members) - wanted)
+    if file.members and not stray:
+        return None
+    found = f"the group /layer has a member {stray[0][:20]!a}" if stray else "there is no group /layer"
+    return Broken(found, "its members are 0, 1, 2, ... and nothing else", _NETX, _EXPORT_AGAIN)
+
+
+def netx_builds_the_layer(layer: StockLayer) -> Broken | None:
+    if layer.kind in _BUILT:
+        return None
+    outcome = "netx raises an error" if layer.kind in _RAISING else "netx leaves it out without a word"
+    allowed = f"netx builds {', '.join(_BUILT)}"
+    fix = "Write a pooling as the strided convolution it is, as `loihi-convert export` does."
+    return Broken(f"a layer of type {layer.kind[:20]!r}: {outcome}", allowed, _NETX, fix)
+
+
+def what_netx_needs_is_there(layer: StockLayer) -> Broken | None:
+    needed = list(_NEEDED.get(layer.kind, ()))
+    if layer.is_cuba:
+        needed += ["neuron/iDecay", "neuron/vDecay", "neuron/vThMant"]
+    missing = [name for name in needed if name not in layer.datasets]
+    if not missing:
+        return None
+    return Broken(f"{', '.join(missing)} missing", f"{layer.kind} needs {', '.join(needed)}", _NETX, _EXPORT_AGAIN)
+
+
+def the_shape_follows_from_the_input(layer: StockLayer) -> Broken | None:
+    weight, shape = layer.weight, layer.numbers("shape")
+    if weight is None or shape is None or layer.input_shape is None:
+        return None
+    stored = tuple(int(extent) for extent in shape.ravel())
+    try:
+        computed = _output_shape(layer, weight, layer.input_shape, math.prod(stored))
+    except (InputError, KeyError, ValueError, ZeroDivisionError) as error:
+        return Broken(f"no such layer fits its input {layer.input_shape}: {error}", "", _NETX, _EXPORT_AGAIN)
+    if (stored if layer.kind == "conv" else (math.prod(stored),)) == computed:
+        return None
+    return Broken(f"a shape of {stored}", f"its input and weights give {computed}", _NETX, _EXPORT_AGAIN)
+
+
+def _output_shape(layer: StockLayer, weight: Array, input_shape: Shape, outputs: int) -> Shape:
+    if layer.kind != "conv":
+        inputs = math.prod(input_shape)
+        if weight.size != outputs * inputs:
+            raise InputError(f"{weight.size:,} weights between {inputs:,} inputs and {outputs:,} neurons")
+        return (outputs,)
+    if weight.ndim not in (4, 5):
+        raise InputError(f"weights of shape {weight.shape}")
+    # Slayer's have an axis of time, of length 1, which netx drops.
+    kernel = weight.reshape(weight.shape[:4])
+    groups = int(layer.datasets["groups"].ravel()[0])
+    stride, padding, dilation = (layer.pair(name) for name in ("stride", "padding", "dilation"))
+    return Conv(kernel, None, stride, padding, dilation, groups).output_shape(input_shape)
+
+
+def the_neurons_are_known_to_netx(layer: StockLayer) -> Broken | None:
+    kind = layer.neuron_type
+    if kind is None or kind in (*_CUBA, "SDNN") or "RF" in kind:
+        return None
+    return Broken(f"{kind[:20]} neurons", "netx builds CUBA, LOIHI, SDNN and RF", _NETX, "Train with one of these.")
+
+
+def the_neurons_are_cuba(layer: StockLayer) -> Broken | None:
+    if layer.neuron_type is None or layer.is_cuba:
+        return None
+    fix = "Their decays and thresholds are not checked; only weights and sizes are."
+    return Broken(f"{layer.neuron_type[:20]} neurons", "this package knows CUBA, Lava's LIF", "", fix)
+
+
+def weights_are_whole_numbers(layer: StockLayer) -> Broken | None:
+    weight = layer.weight
+    if weight is None or weight.dtype.kind in "iub":
+        return None
+    odd = int(np.count_nonzero(np.mod(weight, 1) != 0))
+    if not odd:
+        return None
+    fix = "Quantize them: `loihi-convert export` does, slayer's export_hdf5 too."
+    return Broken(f"{odd:,} weights are no whole numbers", "netx cuts them off towards zero", _NETX, fix)
+
+
+def dense_weights_fit_a_synapse(layer: StockLayer) -> Broken | None:
+    if layer.kind not in ("dense", "dense_rec"):
+        return None
+    return _beyond_a_synapse(layer.weight, "beyond, netx clips, or makes the layer 0", _WEIGHTS)
+
+
+def kernels_fit_a_synapse(layer: StockLayer) -> Broken | None:
+    return _beyond_a_synapse(layer.weight, "8 bits", _WEIGHTS) if layer.kind == "conv" else None
+
+
+def _beyond_a_synapse(weight: Array | None, reason: str, source: str) -> Broken | None:
+    if weight is None:
+        return None
+    low, high = float(weight.min()), float(weight.max())
+    least, most = loihi.SYNAPSE_LIMITS if low < 0 < high else loihi.UNSIGNED_SYNAPSE_LIMITS
+    if least <= low and high <= most:
+        return None
+    found = f"weights {low:,.0f}..{high:,.0f}"
+    return Broken(found, f"allowed are {least}..{most}: {reason}", source, "Scale weights and thresholds down.")
+
+
+def large_weights_are_even(layer: StockLayer) -> Broken | None:
+    weight = layer.weight
+    if weight is None or not weight.min() < 0 < weight.max() or _beyond_a_synapse(weight, "", "") is not None:
+        return None
+    if weight.min() >= -loihi.WEIGHT_LIMIT - 1 and weight.max() <= loihi.WEIGHT_LIMIT:
+        return None
+    odd = int(np.count_nonzero(np.mod(weight, 2) == 1))
+    if not odd:
+        return None
+    allowed = f"weights of both signs count in twos beyond +-{loihi.WEIGHT_LIMIT}"
+    return Broken(f"{odd:,} odd weights", allowed, _WEIGHTS, f"Make all even, or none larger than {loihi.WEIGHT_LIMIT}.")
+
+
+def dense_weights_have_both_signs(layer: StockLayer) -> Broken | None:
+    weight = layer.weight
+    if layer.kind != "dense" or weight is None or weight.min() < 0 < weight.max():
+        return None
+    found = f"a dense layer without a {'positive' if weight.max() <= 0 else 'negative'} weight"
+    allowed = "stock lava-dl halves or clips such a layer, and fails on zeros alone"
+    return Broken(found, allowed, _WEIGHTS, "`loihi-convert run` computes it right; for stock lava-dl add such a weight.")
+
+
+def decays_fit_twelve_bits(layer: StockLayer) -> Broken | None:
+    for name in ("iDecay", "vDecay") if layer.is_cuba else ():
+        value = layer.numbers(f"neuron/{name}")
+        if value is not None and not ((value >= 0) & (value <= loihi.LARGEST_DECAY)).all():
+            allowed = f"allowed are 0..{loihi.LARGEST_DECAY}"
+            return Broken(f"{name} {_range(value)}", allowed, f"{_LIF}/models.py", "Train with a decay in that range.")
+    return None
+
+
+def thresholds_fit_seventeen_bits(layer: StockLayer) -> Broken | None:
+    value = layer.numbers("neuron/vThMant") if layer.is_cuba else None
+    if value is None:
+        return None
+    most = loihi.THRESHOLD_LIMIT - 1
+    if ((value >= 0) & (value <= most) & (np.mod(value, 1) == 0)).all():
+        return None
+    fix = "Scale weights and thresholds down together."
+    return Broken(f"vThMant {_range(value)}", f"allowed are whole numbers 0..{most}", "17 bits; Loihi", fix)
+
+
+def one_threshold_per_population(layer: StockLayer) -> Broken | None:
+    value = layer.numbers("neuron/vThMant") if layer.is_cuba else None
+    if value is None or np.unique(value).size == 1:
+        return None
+    fix = (
+        "Export with --target loihi2 (thresholds through the bias), or with --reset hard --thresholds scalar (through "
+        "the weights)."
+    )
+    found = f"{np.unique(value).size} different thresholds, vThMant {_range(value)}"
+    allowed = "LIF has one for all its neurons; an array works on the CPU by accident"
+    return Broken(found, allowed, f"vth of shape (1,), {_LIF}/process.py", fix)
+
+
+def biases_fit_sixteen_bits(layer: StockLayer) -> Broken | None:
+    limit = loihi.LIF_BIAS_LIMIT
+    fix = "`loihi-convert run` computes it right; for stock lava-dl export with --reset hard, which keeps to it."
+    return _bias_beyond(layer, -limit - 1, limit, "stock LIF keeps int16 and wraps", f"{_LIF}/models.py", fix)
+
+
+def biases_fit_thirteen_bits(layer: StockLayer) -> Broken | None:
+    fix = "Export with --target loihi2, where a bias has an exponent of its own."
+    return _bias_beyond(layer, *loihi.BIAS_MANT_RANGE, "bias_mant has 13 bits", f"{_LIF}/models.py", fix)
+
+
+def _bias_beyond(layer: StockLayer, least: int, most: int, reason: str, source: str, fix: str) -> Broken | None:
+    value = layer.numbers("bias") if layer.is_cuba and layer.kind != "input" else None
+    if value is None or (value.min() >= least and value.max() <= most):
+        return None
+    return Broken(f"biases {_range(value)}", f"allowed are {least}..{most}: {reason}", source, fix)
+
+
+def delays_are_short(layer: StockLayer) -> Broken | None:
+    value = layer.numbers("delay")
+    if value is None or value.max() <= loihi.LONGEST_DELAY:
+        return None
+    allowed = f"longer ones than {loihi.LONGEST_DELAY} steps are cut"
+    return Broken(f"delays {_range(value)}", allowed, _NETX, "Train with shorter ones.")
+
+
+def spikes_are_told_nothing_of_bits(layer: StockLayer) -> Broken | None:
+    if "neuron/messageBits" not in layer.datasets:
+        return None
+    return Broken("a dataset neuron/messageBits", "netx fails on it", _NETX, "Delete the dataset.")
+
+
+def _range(value: Array) -> str:
+    low, high = value.min(), value.max()
+    return f"{low:,}" if low == high else f"{low:,}..{high:,}"
+
+
+FILE_RULES: Final[tuple[Rule[StockFile], ...]] = (
+    Rule(layers_are_numbered_from_zero, {"lava": "error", "loihi2": "error"}),
+)
+
+STOCK_RULES: Final[tuple[Rule[StockLayer], ...]] = (
+    Rule(netx_builds_the_layer, {"lava": "error", "loihi2": "error"}),
+    Rule(what_netx_needs_is_there, {"lava": "error", "loihi2": "error"}),
+    Rule(the_shape_follows_from_the_input, {"lava": "error", "loihi2": "error"}),
+    Rule(the_neurons_are_known_to_netx, {"lava": "error", "loihi2": "error"}),
+    Rule(the_neurons_are_cuba, {"lava": "note", "loihi2": "note"}),
+    Rule(weights_are_whole_numbers, {"lava": "error", "loihi2": "error"}),
+    Rule(dense_weights_fit_a_synapse, {"lava": "error", "loihi2": "error"}),
+    Rule(kernels_fit_a_synapse, {"loihi2": "error"}),
+    Rule(large_weights_are_even, {"lava": "warning", "loihi2": "warning"}),
+    Rule(dense_weights_have_both_signs, {"lava": "warning", "loihi2": "warning"}),
+    Rule(decays_fit_twelve_bits, {"lava": "error", "loihi2": "error"}),
+    Rule(thresholds_fit_seventeen_bits, {"lava": "error", "loihi2": "error"}),
+    Rule(one_threshold_per_population, {"loihi2": "error"}),
+    Rule(biases_fit_sixteen_bits, {"lava": "warning"}),
+    Rule(biases_fit_thirteen_bits, {"loihi2": "error"}),
+    Rule(delays_are_short, {"lava": "warning", "loihi2": "warning"}),
+    Rule(spikes_are_told_nothing_of_bits, {"lava": "error", "loihi2": "error"}),
+)
