@@ -69,8 +69,8 @@ LONGEST_DELAY: Final = 62
 """Steps; longer ones are cut to it (``create_dense`` in ``lava/lib/dl/netx/hdf5.py``)."""
 
 BIAS_MANT_RANGE: Final = (-(2**12), 2**12 - 1)
-"""Smallest and largest ``bias_mant``, 13 bits with sign (``precision=13`` in ``lava/proc/lif/models.py``); the CPU model
-keeps it as int16 and does not look."""
+"""Smallest and largest ``bias_mant``: 13 bits, signed (``precision=13`` in ``lava/proc/lif/models.py``). Lava's CPU
+model keeps it as int16 and does not look."""
 
 NEUROCORES: Final = 128
 """Of a Loihi 2 chip (Intel, technology brief "Taking Neuromorphic Computing to the Next Level with Loihi 2", 2021)."""

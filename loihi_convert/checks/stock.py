@@ -240,7 +240,9 @@ def large_weights_are_even(layer: StockLayer) -> Broken | None:
     if not odd:
         return None
     allowed = f"weights of both signs count in twos beyond +-{loihi.WEIGHT_LIMIT}"
-    return Broken(f"{odd:,} odd weights", allowed, _WEIGHTS, f"Make all even, or none larger than {loihi.WEIGHT_LIMIT}.")
+    return Broken(
+        f"{odd:,} odd weights", allowed, _WEIGHTS, f"Make all even, or none larger than {loihi.WEIGHT_LIMIT}."
+    )
 
 
 def dense_weights_have_both_signs(layer: StockLayer) -> Broken | None:
@@ -249,7 +251,9 @@ def dense_weights_have_both_signs(layer: StockLayer) -> Broken | None:
         return None
     found = f"a dense layer without a {'positive' if weight.max() <= 0 else 'negative'} weight"
     allowed = "stock lava-dl halves or clips such a layer, and fails on zeros alone"
-    return Broken(found, allowed, _WEIGHTS, "`loihi-convert run` computes it right; for stock lava-dl add such a weight.")
+    return Broken(
+        found, allowed, _WEIGHTS, "`loihi-convert run` computes it right; for stock lava-dl add such a weight."
+    )
 
 
 def decays_fit_twelve_bits(layer: StockLayer) -> Broken | None:

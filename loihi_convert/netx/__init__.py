@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loihi_convert.netx.hdf5 import SUFFIX
+from loihi_convert.netx.hdf5 import SUFFIX, Datasets, read_stock
 from loihi_convert.netx.ours import FORMAT, read, stock_netx_notes, write
 
-__all__ = ["FORMAT", "SUFFIX", "read", "stock_netx_notes", "write"]
+__all__ = ["FORMAT", "SUFFIX", "Datasets", "read", "read_stock", "stock_netx_notes", "write"]

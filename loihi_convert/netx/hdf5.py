@@ -8,16 +8,17 @@ seal.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 import h5py
 import numpy as np
 
-from loihi_convert.errors import NetxError
+from loihi_convert.errors import LoihiConvertError, NetxError
 from loihi_convert.synapse import Array
 
 SUFFIX: Final = ".net"
@@ -79,18 +80,6 @@ def read_content(path: Path) -> bytes:
 
 def read_datasets(content: bytes) -> Datasets:
     """Every dataset of an HDF5 image of ours; nothing outside the image is opened, and no link is followed."""
-    found: dict[str, h5py.Dataset] = {}
-
-    def visit(name: str, item: object) -> None:
-        if name.count("/") > _DEEPEST:
-            raise NetxError(f"{name}: lies deeper than anything in a netx file of ours; export it again.")
-        if isinstance(item, h5py.Group):
-            _require_plain_group(item)
-        elif isinstance(item, h5py.Dataset) and not item.is_virtual and not item.external and item.dtype.kind in "iufS":
-            found[name] = item
-        else:
-            raise NetxError(f"{name}: is no dataset of numbers or text in this file; export it again.")
-
     with h5py.File(io.BytesIO(content), "r") as file:
         _require_plain_group(file)
         if OURS not in file or _DIGEST not in file.attrs:
@@ -98,14 +87,68 @@ def read_datasets(content: bytes) -> Datasets:
                 f"holds no group '{OURS}' with thresholds and scales; only files written by `loihi-convert export` "
                 "can be run."
             )
-        file.visititems(visit)
-        size = sum(item.dtype.itemsize * item.size for item in found.values())
-        if size > _LARGEST_RATIO * len(content):
-            raise NetxError(f"claims to hold {size:,} bytes in {len(content):,}, which no compression gives.")
-        datasets = {name: np.asarray(item[()]) for name, item in found.items()}
+        datasets = _datasets_in(file, len(content), _is_numbers_or_text)
         if file.attrs[_DIGEST] != content_sha256(datasets):
             raise NetxError("is damaged, its content does not match its SHA-256; export it again.")
     return datasets
+
+
+def read_stock(path: Path) -> Datasets:
+    """Return every dataset of any netx file, whoever wrote it: whole, and within bounds, but not what it should be.
+
+    Raises
+    ------
+    NetxError
+        If the file is missing, damaged, no HDF5 file, or refers to others.
+    """
+    content = read_content(path)
+    with errors_of(path), h5py.File(io.BytesIO(content), "r") as file:
+        _require_plain_group(file)
+        # Slayer writes flags, and text of no fixed length.
+        return _datasets_in(
+            file,
+            len(content),
+            lambda item: (
+                _is_numbers_or_text(item) or item.dtype.kind == "b" or h5py.check_string_dtype(item.dtype) is not None
+            ),
+        )
+
+
+def _datasets_in(file: h5py.File, file_size: int, is_allowed: Callable[[h5py.Dataset], bool]) -> Datasets:
+    found: dict[str, h5py.Dataset] = {}
+
+    def visit(name: str, item: object) -> None:
+        if name.count("/") > _DEEPEST:
+            raise NetxError(f"{name}: lies deeper than anything in a netx file of ours; export it again.")
+        if isinstance(item, h5py.Group):
+            _require_plain_group(item)
+        elif isinstance(item, h5py.Dataset) and not item.is_virtual and not item.external and is_allowed(item):
+            found[name] = item
+        else:
+            raise NetxError(f"{name}: is no dataset of numbers or text in this file; export it again.")
+
+    file.visititems(visit)
+    size = sum(item.dtype.itemsize * item.size for item in found.values())
+    if size > _LARGEST_RATIO * file_size:
+        raise NetxError(f"claims to hold {size:,} bytes in {file_size:,}, which no compression gives.")
+    return {name: np.asarray(item[()]) for name, item in found.items()}
+
+
+def _is_numbers_or_text(item: h5py.Dataset) -> bool:
+    return item.dtype.kind in "iufS"
+
+
+@contextlib.contextmanager
+def errors_of(path: Path) -> Iterator[None]:
+    """Raise whatever is raised inside as a `NetxError` that names ``path``."""
+    try:
+        yield
+    except LoihiConvertError as error:
+        raise NetxError(f"{path}: {shortened(str(error))}") from error
+    # A forged file can make HDF5 and NumPy raise nearly anything; none of it is our bug.
+    except Exception as error:
+        reason = shortened(str(error) or type(error).__name__)
+        raise NetxError(f"{path}: cannot be read as a netx HDF5 file ({reason}); export it again.") from error
 
 
 def seal(image: bytes) -> bytes:
