@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Generic, Literal, NamedTuple, TypeVar
 
+from loihi_convert.network import Target
 from loihi_convert.results.schema import Record
-
-Target = Literal["lava", "loihi2"]
-"""What shall run the network: Lava on a CPU, or a Loihi 2 chip."""
 
 Severity = Literal["error", "warning", "note"]
 """An error makes the network unusable on the target; a warning costs accuracy or resources, or another tool goes wrong;

@@ -1,9 +1,9 @@
 """Neurons, synapses and memory of each layer, and how many neurocores of Loihi 2 they take: a range, no measurement.
 
-What is public gives two figures. *Shared*: every weight of the file is stored once, 0 not at all, and a neuron takes its
-two state variables. *Expanded*: every synapse has its own byte, 0 included where a layer is dense, and a neuron takes as
-much as on Loihi 1. In between lies what Loihi 2's convolutional connectivity and its compression make of it, which is
-not public. In both
+What is public gives two figures. *Shared*: every weight of the file is stored once, 0 not at all, and a neuron takes
+its two state variables. *Expanded*: every synapse has its own byte, 0 included where a layer is dense, and a neuron
+takes as much as on Loihi 1. In between lies what Loihi 2's convolutional connectivity and its compression make of it,
+which is not public. In both
 
 - a layer has neurocores of its own; expanded, it is halved until each part fits, as Lava's compiler is reported to do
   (OzU-CAST/LoihiScalingEfficiency on GitHub, "Hardware Resources"),
@@ -115,9 +115,10 @@ def _layer_resources(
     window = math.prod(synapse.pool)
     rows = synapse.weight.reshape(synapse.channels, -1)
     nonzero = int(np.count_nonzero(rows)) * window
-    # A dense matrix stores its zeros, too; a window that does not divide the input leaves some beside it.
-    stored = neurons * math.prod(input_shape) if isinstance(synapse, Dense) else rows.size * window
-    every = stored if isinstance(synapse, Dense) else synapse_count
+    # A dense matrix stores its zeros, too, and a kernel behind a pooling those of its dilation.
+    is_dense = isinstance(synapse, Dense)
+    stored = neurons * math.prod(input_shape) if is_dense else synapse.without_pooling(input_shape).weight.size
+    every = stored if is_dense else synapse_count
     shared = nonzero + loihi.LIF_BYTES * neurons
     expanded = every + loihi.LOIHI_1_NEURON_BYTES * neurons
     needed = _cores(neurons, expanded)
@@ -181,7 +182,7 @@ def no_pooling_multiplies_the_weights(layer: LayerResources) -> Broken | None:
     )
 
 
-CHIP_RULES: Final[tuple[Rule[Chips], ...]] = (
+NEUROCORE_RULES: Final[tuple[Rule[Chips], ...]] = (
     Rule(the_network_fits_the_chips, {"lava": "note", "loihi2": "error"}),
     Rule(the_network_fits_without_sharing_weights, {"loihi2": "warning"}),
 )
