@@ -234,7 +234,7 @@ def channels_that_never_fire_receive_nothing(layer: IntegerLayer) -> str | None:
 
 
 def firing_levels(layer: IntegerLayer) -> Array | None:
-    """Return threshold - V0 - 1 of the channels that can fire: what u must exceed, in weight units; None if none can."""
+    """Return threshold - V0 - 1 of the channels that can fire, in weight units: what u must exceed; None: none can."""
     if layer.threshold is None or layer.initial_potential is None:
         return None
     alive = layer.threshold < NEVER_FIRES

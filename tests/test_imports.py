@@ -44,7 +44,9 @@ ORDER = [
     {"backends.lava", "backends.lava_network"},
     {"backends.lava_host"},
     {"results.schema"},
-    {"results.formats", "results.axes"},
+    {"results.formats", "results.axes", "checks.finding"},
+    {"checks.stock", "checks.integers", "checks.resources"},
+    {"checks.activity"},
     {"results.early_exit"},
     {"results.evaluate"},
     {"results.diagnose"},
@@ -60,17 +62,20 @@ ORDER = [
     {"report.layers", "report.confusion", "report.provenance"},
     {"report.report"},
     {"pipeline.origin"},
-    {"pipeline.exporting", "pipeline.running"},
+    {"pipeline.exporting", "pipeline.running", "pipeline.checking"},
     {"pipeline.diagnosing"},
     {"pipeline"},
     {"cli.console", "cli.options"},
-    {"cli.train", "cli.export", "cli.run", "cli.report", "cli.diagnose", "cli.doctor"},
+    {"cli.train", "cli.export", "cli.run", "cli.report", "cli.diagnose", "cli.doctor", "cli.check"},
     {"cli.demo"},
     {"cli"},
     {"__main__"},
 ]
 # Packages whose __init__.py says what is in them, and nothing else.
-FACES = {"__init__", *(f"{folder}.__init__" for folder in ("cnn", "conversion", "report", "results", "simulation"))}
+FACES = {
+    "__init__",
+    *(f"{folder}.__init__" for folder in ("checks", "cnn", "conversion", "report", "results", "simulation")),
+}
 HEAVY = {
     "torch": {"cnn", "conversion", "simulation", "source"},
     "numba": {"simulation.kernels"},

@@ -35,8 +35,9 @@ class Activity:
         bool ``(C,)``: that it can at all; where it cannot, `integers.every_channel_can_fire` says so.
     low_clipped, high_clipped
         Images on which a potential met the lower, the upper end of Loihi's range.
-    is_first
-        Whether pixels are its input.
+    is_constant
+        Whether its current is the same in every step, so that a neuron that meets an end of the range goes on as it
+        does: firing at every step, or never.
     """
 
     image_count: int
@@ -44,7 +45,7 @@ class Activity:
     can_fire: Array
     low_clipped: int = 0
     high_clipped: int = 0
-    is_first: bool = False
+    is_constant: bool = False
 
 
 def network_activity(
@@ -65,7 +66,7 @@ def network_activity(
                 can_fire=layer.neuron.threshold != loihi.NEVER_FIRES,
                 low_clipped=int(clipped[index, 0]),
                 high_clipped=int(clipped[index, 1]),
-                is_first=index == 0,
+                is_constant=index == 0 and network.poisson_seed is None and network.target == "lava",
             ),
         )
 
@@ -99,18 +100,25 @@ def no_channel_is_active_at_every_step(activity: Activity) -> Broken | None:
     return Broken(found, "a saturated channel says nothing", "", fix)
 
 
-def no_potential_is_clipped(activity: Activity) -> Broken | None:
-    # A first layer's current is constant: what falls to the lower end never fires anyway.
-    low = 0 if activity.is_first else activity.low_clipped
-    if not low and not activity.high_clipped:
+def no_potential_meets_the_upper_end(activity: Activity) -> Broken | None:
+    return _clipped(activity, activity.high_clipped, f"{loihi.POTENTIAL_LIMIT:,}, beyond which spikes are lost")
+
+
+def no_potential_meets_the_lower_end(activity: Activity) -> Broken | None:
+    return _clipped(activity, activity.low_clipped, f"{-loihi.POTENTIAL_LIMIT:,}, where inhibition is forgotten")
+
+
+def _clipped(activity: Activity, images: int, end: str) -> Broken | None:
+    if not images or activity.is_constant:
         return None
-    found = f"potentials clipped on {max(low, activity.high_clipped):,} of {activity.image_count:,} images"
-    limit = f"Loihi's range ends at +-{loihi.POTENTIAL_LIMIT:,}"
-    return Broken(found, limit, "lava/proc/lif/models.py", "Export with fewer --weight-bits or --pixel-bits.")
+    found = f"potentials clipped on {images:,} of {activity.image_count:,} images"
+    fix = "Export with fewer --weight-bits, or for a smaller T, if accuracy is lost."
+    return Broken(found, f"Loihi's range ends at {end}", "lava/proc/lif/models.py", fix)
 
 
 ACTIVITY_RULES: Final[tuple[Rule[Activity], ...]] = (
     Rule(every_channel_is_active, {"lava": "warning", "loihi2": "warning"}),
     Rule(no_channel_is_active_at_every_step, {"lava": "warning", "loihi2": "warning"}),
-    Rule(no_potential_is_clipped, {"lava": "warning", "loihi2": "warning"}),
+    Rule(no_potential_meets_the_upper_end, {"lava": "warning", "loihi2": "warning"}),
+    Rule(no_potential_meets_the_lower_end, {"lava": "note", "loihi2": "warning"}),
 )

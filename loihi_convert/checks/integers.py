@@ -47,12 +47,12 @@ class LayerRun:
     @property
     def largest_current(self) -> Array:
         """Of one step, where every excitatory input is as large as can be, and no other; with the bias."""
-        return self._inputs(np.maximum) + self._bias(np.max)
+        return np.asarray(self._weights(np.maximum(self.layer.weight, 0)) + self._biases.max(axis=1))
 
     @property
     def smallest_current(self) -> Array:
         """The same of inhibitory inputs."""
-        return self._inputs(np.minimum) + self._bias(np.min)
+        return np.asarray(self._weights(np.minimum(self.layer.weight, 0)) + self._biases.min(axis=1))
 
     @property
     def highest_potential(self) -> Array:
@@ -72,22 +72,23 @@ class LayerRun:
     @property
     def lowest_potential(self) -> Array:
         """The sum of T smallest currents: a reset leaves nothing below 0."""
-        return self.timesteps * np.minimum(self.smallest_current, 0)
+        return np.asarray(self.timesteps * np.minimum(self.smallest_current, 0))
 
-    def _inputs(self, part: np.ufunc) -> Array:
-        weights = part(self.layer.weight.astype(np.int64), 0).reshape(self.layer.synapse.channels, -1).sum(axis=1)
-        return np.asarray(weights * math.prod(self.layer.synapse.pool) * self.layer.largest_input)
+    def _weights(self, weight: Array) -> Array:
+        per_channel = weight.astype(np.int64).reshape(self.layer.synapse.channels, -1).sum(axis=1)
+        return np.asarray(per_channel * math.prod(self.layer.synapse.pool) * self.layer.largest_input)
 
-    def _bias(self, extreme: np.ufunc) -> Array:
-        if self.layer.bias is None:
-            return np.zeros(self.layer.synapse.channels, np.int64)
-        per_channel = self.layer.bias.astype(np.int64).reshape(self.layer.synapse.channels, -1)
-        return np.asarray(extreme(per_channel, axis=1))
+    @property
+    def _biases(self) -> Array:
+        """``(C_out, positions)``, or ``(C_out, 1)`` where they are one for each channel."""
+        channels = self.layer.synapse.channels
+        bias = np.zeros(channels, np.int64) if self.layer.bias is None else self.layer.bias.astype(np.int64)
+        return np.asarray(bias.reshape(channels, -1))
 
 
-def spiking_layers(run: NetworkRun) -> Iterator[tuple[str, LayerRun]]:
-    """Yield each layer that has neurons, behind its name."""
-    for layer in run.network.spiking_layers:
+def layer_runs(run: NetworkRun) -> Iterator[tuple[str, LayerRun]]:
+    """Yield each layer, behind its name."""
+    for layer in run.network.layers:
         yield layer.name, LayerRun(layer, run.network.reset, run.timesteps)
 
 
@@ -112,11 +113,11 @@ def thresholds_are_balanced_for_the_timesteps(run: NetworkRun) -> Broken | None:
 
 
 def neurons_reset_as_stock_neurons_do(run: NetworkRun) -> Broken | None:
-    if run.network.reset == "hard":
+    if run.network.reset == "hard" or run.network.target == "loihi2":
         return None
     return Broken(
-        "neurons with soft reset, V - threshold",
-        "stock lava-dl and the chip run this file with LIF, which resets to 0 and starts there",
+        "soft reset, V - threshold, by neurons of ours",
+        "stock lava-dl runs this file with Lava's LIF, and so does a chip: it resets to 0 and starts there",
         _LIF,
         "`loihi-convert run` resets softly; for a chip export with --target loihi2, or with --reset hard.",
     )
@@ -143,21 +144,23 @@ def the_reset_interval_is_a_power_of_two(run: NetworkRun) -> Broken | None:
 
 
 def potentials_stay_in_range(run: LayerRun) -> Broken | None:
+    if run.layer.neuron is None:
+        return None
     low, high = int(run.lowest_potential.min()), int(run.highest_potential.max())
     limit = loihi.POTENTIAL_LIMIT
     if -limit <= low and high <= limit:
         return None
     return Broken(
         f"potentials {low:,}..{high:,} on the worst image in T = {run.timesteps:,} steps",
-        f"they end at +-{limit:,}, where a spike is lost",
+        f"they end at +-{limit:,}, where Lava clips and the circuit of stock neurons wraps",
         "24 state bits, " + _LIF,
         "--images N counts the images on which they do.",
     )
 
 
 def every_channel_can_fire(run: LayerRun) -> Broken | None:
-    assert run.layer.neuron is not None
-    threshold = run.layer.neuron.threshold
+    if (threshold := run.layer.threshold) is None:
+        return None
     dead = (run.highest_potential < threshold) | (threshold == loihi.NEVER_FIRES)
     if not dead.any():
         return None
@@ -166,8 +169,9 @@ def every_channel_can_fire(run: LayerRun) -> Broken | None:
 
 
 def no_channel_must_fire_at_every_step(run: LayerRun) -> Broken | None:
-    assert run.layer.neuron is not None
-    saturated = run.smallest_current >= run.layer.neuron.threshold
+    if run.layer.threshold is None:
+        return None
+    saturated = run.smallest_current >= run.layer.threshold
     if not saturated.any():
         return None
     found = f"{channels(saturated)} fires at every step, whatever the image"
@@ -180,6 +184,18 @@ def channels(chosen: Array) -> str:
     named = ", ".join(map(str, indices[:_MOST_CHANNELS]))
     more = f" and {len(indices) - _MOST_CHANNELS} more" if len(indices) > _MOST_CHANNELS else ""
     return f"{len(indices)} of {len(chosen)} channels ({named}{more})"
+
+
+def _of_the_circuit(rule: loihi.Rule) -> Rule[LayerRun]:
+    """A chip rule of `loihi.py`, whose text says what was found, then what is allowed."""
+
+    def claim(run: LayerRun) -> Broken | None:
+        found, _, allowed = (rule(run.layer) or "").partition("; ")
+        source = "Lava's LIF as a soft-reset neuron, loihi_convert/circuit.py"
+        return Broken(found, allowed, source, "Export with --target loihi2.") if found else None
+
+    claim.__name__ = rule.__name__
+    return Rule(claim, {"loihi2": "error"})
 
 
 NETWORK_RULES: Final[tuple[Rule[NetworkRun], ...]] = (
@@ -195,3 +211,6 @@ LAYER_RULES: Final[tuple[Rule[LayerRun], ...]] = (
     Rule(every_channel_can_fire, {"lava": "warning", "loihi2": "warning"}),
     Rule(no_channel_must_fire_at_every_step, {"lava": "warning", "loihi2": "warning"}),
 )
+
+CIRCUIT_RULES: Final[tuple[Rule[LayerRun], ...]] = tuple(_of_the_circuit(rule) for rule in loihi.CHIP_RULES)
+"""What a chip needs of a network that resets softly, which it does by a circuit of stock neurons."""

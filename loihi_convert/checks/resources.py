@@ -9,8 +9,9 @@ which is not public. In both
   (OzU-CAST/LoihiScalingEfficiency on GitHub, "Hardware Resources"),
 - a weight has 8 bits.
 
-Left out are axons and routing tables, indices of sparse synapses, biases and delays, copies of a kernel in each core
-that a map is cut into, the input and the readout: so even the expanded figure is no guarantee.
+Left out are axons and routing tables, indices of sparse synapses, biases and delays, the recurrent synapse of a soft
+reset, copies of a kernel in each core that a map is cut into, the input and the readout: so even the expanded figure is
+no guarantee.
 """
 
 from __future__ import annotations
@@ -26,12 +27,6 @@ from loihi_convert import loihi
 from loihi_convert.checks.finding import Broken, Rule
 from loihi_convert.results.schema import Record
 from loihi_convert.synapse import Dense, Shape, Synapse
-
-BOUNDARY: Final = (
-    "neurocores: from every weight stored once to a byte for each synapse; 8 bits a weight, no core shared by layers. "
-    "Left out: axons and routing, sparse indices, biases, input, readout."
-)
-"""What the figures contain, for the user."""
 
 _BRIEF: Final = 'Intel, "Loihi 2" technology brief, 2021'
 
@@ -83,15 +78,26 @@ class Chips:
 
     @property
     def cores(self) -> int:
+        """Neurocores of all chips."""
         return self.chips * loihi.NEUROCORES
 
     @property
     def shared_cores(self) -> int:
+        """Neurocores that the network takes at least, as far as this module counts."""
         return sum(layer.shared_cores for layer in self.layers)
 
     @property
     def expanded_cores(self) -> int:
+        """Neurocores that it takes where no synapse shares its weight with another."""
         return sum(layer.expanded_cores for layer in self.layers)
+
+    @property
+    def boundary(self) -> str:
+        """What these figures contain."""
+        return (
+            "from each weight stored once to a byte for each synapse; 8 bits a weight, no core shared by two layers; "
+            "without axons and routing, sparse indices, biases, the synapse of a soft reset, input and readout"
+        )
 
 
 def resources(input_shape: Shape, synapses: Sequence[tuple[str, Synapse]]) -> tuple[LayerResources, ...]:

@@ -16,7 +16,7 @@ from loihi_convert import loihi
 from loihi_convert.checks.finding import Broken, Rule
 from loihi_convert.errors import InputError
 from loihi_convert.network import LONGEST_NAME
-from loihi_convert.synapse import Array, Conv, Pair, Shape
+from loihi_convert.synapse import Array, Conv, Dense, Pair, Shape, Synapse
 
 _NETX: Final = "lava/lib/dl/netx/hdf5.py"
 _WEIGHTS: Final = "optimize_weight_bits in lava/lib/dl/netx/utils.py"
@@ -67,13 +67,40 @@ class StockLayer:
         """Whether it has the neurons of Lava's LIF."""
         return self.neuron_type in _CUBA
 
+    @property
+    def synapse(self) -> Synapse | None:
+        """None where the layer has none.
+
+        Raises
+        ------
+        InputError
+            If its weights and geometry are those of no synapse.
+        """
+        weight = self.weight
+        if weight is None or self.kind not in ("conv", "dense", "dense_rec"):
+            return None
+        if self.kind == "conv":
+            groups = self.numbers("groups")
+            if weight.ndim not in (4, 5) or groups is None:
+                raise InputError(f"a convolution with weights of shape {weight.shape}")
+            stride, padding, dilation = (self._pair(name) for name in ("stride", "padding", "dilation"))
+            # Slayer's have an axis of time, of length 1, which netx drops.
+            kernel = weight.reshape(weight.shape[:4])
+            return Conv(kernel, None, stride, padding, dilation, int(groups.ravel()[0]))
+        shape = self.numbers("shape")
+        neurons = 0 if shape is None else math.prod(int(extent) for extent in shape.ravel())
+        # Slayer's may have axes of length 1, or one axis only.
+        if neurons < 1 or weight.size % neurons:
+            raise InputError(f"{weight.size:,} weights for {neurons:,} neurons")
+        return Dense(weight.reshape(neurons, -1))
+
     def numbers(self, name: str) -> Array | None:
         """Return a dataset that holds numbers, or None."""
         value = self.datasets.get(name)
         return value if value is not None and value.dtype.kind in "iufb" and value.size else None
 
-    def pair(self, name: str) -> Pair:
-        """Return (vertical, horizontal), which a file may say as one number."""
+    def _pair(self, name: str) -> Pair:
+        """(vertical, horizontal), which a file may say as one number."""
         value = self.numbers(name)
         values = [] if value is None else [int(number) for number in value.ravel()]
         if len(values) not in (1, 2):
@@ -156,32 +183,18 @@ def what_netx_needs_is_there(layer: StockLayer) -> Broken | None:
 
 
 def the_shape_follows_from_the_input(layer: StockLayer) -> Broken | None:
-    weight, shape = layer.weight, layer.numbers("shape")
-    if weight is None or shape is None or layer.input_shape is None:
+    shape = layer.numbers("shape")
+    if shape is None or layer.input_shape is None:
         return None
     stored = tuple(int(extent) for extent in shape.ravel())
     try:
-        computed = _output_shape(layer, weight, layer.input_shape, math.prod(stored))
-    except (InputError, KeyError, ValueError, ZeroDivisionError) as error:
-        return Broken(f"no such layer fits its input {layer.input_shape}: {error}", "", _NETX, _EXPORT_AGAIN)
-    if (stored if layer.kind == "conv" else (math.prod(stored),)) == computed:
+        synapse = layer.synapse
+        computed = None if synapse is None else synapse.output_shape(layer.input_shape)
+    except (InputError, ValueError, ZeroDivisionError) as error:
+        return Broken(f"{error}", f"its input has the shape {layer.input_shape}", _NETX, _EXPORT_AGAIN)
+    if computed is None or computed == (stored if layer.kind == "conv" else (math.prod(stored),)):
         return None
     return Broken(f"a shape of {stored}", f"its input and weights give {computed}", _NETX, _EXPORT_AGAIN)
-
-
-def _output_shape(layer: StockLayer, weight: Array, input_shape: Shape, outputs: int) -> Shape:
-    if layer.kind != "conv":
-        inputs = math.prod(input_shape)
-        if weight.size != outputs * inputs:
-            raise InputError(f"{weight.size:,} weights between {inputs:,} inputs and {outputs:,} neurons")
-        return (outputs,)
-    if weight.ndim not in (4, 5):
-        raise InputError(f"weights of shape {weight.shape}")
-    # Slayer's have an axis of time, of length 1, which netx drops.
-    kernel = weight.reshape(weight.shape[:4])
-    groups = int(layer.datasets["groups"].ravel()[0])
-    stride, padding, dilation = (layer.pair(name) for name in ("stride", "padding", "dilation"))
-    return Conv(kernel, None, stride, padding, dilation, groups).output_shape(input_shape)
 
 
 def the_neurons_are_known_to_netx(layer: StockLayer) -> Broken | None:
@@ -343,9 +356,13 @@ STOCK_RULES: Final[tuple[Rule[StockLayer], ...]] = (
     Rule(dense_weights_have_both_signs, {"lava": "warning", "loihi2": "warning"}),
     Rule(decays_fit_twelve_bits, {"lava": "error", "loihi2": "error"}),
     Rule(thresholds_fit_seventeen_bits, {"lava": "error", "loihi2": "error"}),
-    Rule(one_threshold_per_population, {"loihi2": "error"}),
     Rule(biases_fit_sixteen_bits, {"lava": "warning"}),
-    Rule(biases_fit_thirteen_bits, {"loihi2": "error"}),
     Rule(delays_are_short, {"lava": "warning", "loihi2": "warning"}),
     Rule(spikes_are_told_nothing_of_bits, {"lava": "error", "loihi2": "error"}),
 )
+
+LIF_RULES: Final[tuple[Rule[StockLayer], ...]] = (
+    Rule(one_threshold_per_population, {"loihi2": "error"}),
+    Rule(biases_fit_thirteen_bits, {"loihi2": "error"}),
+)
+"""What a chip needs of a file that stock netx gives it, with hard reset."""

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from loihi_convert.cli.check import check
 from loihi_convert.cli.console import say
 from loihi_convert.cli.demo import demo
 from loihi_convert.cli.diagnose import diagnose
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for _verb in (demo, train, export, run, report, diagnose, doctor):
+for _verb in (demo, train, export, check, run, report, diagnose, doctor):
     app.command()(_verb)
 
 

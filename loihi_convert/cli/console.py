@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from loihi_convert.cnn.checkpoint import Checkpoint
-    from loihi_convert.pipeline import Diagnosed, Exported, Ran
+    from loihi_convert.pipeline import Checked, Diagnosed, Exported, Ran
 
 
 def say(text: str) -> None:
@@ -110,6 +110,39 @@ def diagnosed_json(diagnosed: Diagnosed) -> dict[str, Any]:
         "advice": diagnosed.advice,
         "notes": diagnosed.notes,
         "equal_on_lava": diagnosed.equal_on_lava,
+    }
+
+
+def say_checked(checked: Checked) -> None:
+    """Print what each layer takes, then one line for each finding, the worst first, and a verdict."""
+    from loihi_convert.results.tables import resource_table
+
+    if checked.chips is not None:
+        say_tables([resource_table(checked.chips)])
+    for finding in checked.findings:
+        say(finding.line)
+    say(checked.verdict)
+
+
+def checked_json(checked: Checked) -> dict[str, Any]:
+    """Return the same as JSON."""
+    chips = checked.chips
+    return {
+        "file": str(checked.path),
+        "target": checked.target,
+        "timesteps": checked.timesteps,
+        "image_count": checked.image_count,
+        "is_usable": checked.is_usable,
+        "findings": [finding.model_dump() for finding in checked.findings],
+        "layers": [] if chips is None else [layer.model_dump() for layer in chips.layers],
+        "neurocores": None
+        if chips is None
+        else {
+            "shared": chips.shared_cores,
+            "expanded": chips.expanded_cores,
+            "available": chips.cores,
+            "boundary": chips.boundary,
+        },
     }
 
 

@@ -6,18 +6,23 @@ where accuracy went. `demo` on the command line is `train`, `export` and `run`, 
 
 from __future__ import annotations
 
+from loihi_convert.pipeline.checking import Candidate, Checked, check, open_candidate
 from loihi_convert.pipeline.diagnosing import Diagnosed, diagnose
 from loihi_convert.pipeline.exporting import Exported, ExportOptions, export, output_paths
 from loihi_convert.pipeline.running import CompletedRun, Ran, run, run_into_folder
 
 __all__ = [
+    "Candidate",
+    "Checked",
     "CompletedRun",
     "Diagnosed",
     "ExportOptions",
     "Exported",
     "Ran",
+    "check",
     "diagnose",
     "export",
+    "open_candidate",
     "output_paths",
     "run",
     "run_into_folder",

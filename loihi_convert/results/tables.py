@@ -19,6 +19,7 @@ from loihi_convert.results.formats import count, percent, percent_interval, poin
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from loihi_convert.checks.resources import Chips
     from loihi_convert.conversion.quantize import Account
     from loihi_convert.results.diagnose import Diagnosis, LayerError
 
@@ -117,6 +118,32 @@ def account_table(account: Account) -> Table:
     table.caption = (
         f"clipping in {account.timesteps} steps of {account.image_count:,} calibration images; low is harmless in the "
         f"first layer. Output potentials are proven to fit for T <= {account.proven_timesteps:,}"
+    )
+    return table
+
+
+def resource_table(chips: Chips) -> Table:
+    """Return what each layer of a network takes on Loihi 2 for the terminal."""
+    from rich.text import Text
+
+    table = _new_table()
+    headers = ("layer", "neurons", "fan-in", "fan-out", "synapses", "weights\nin file", "memory KiB", "neurocores")
+    for header in headers:
+        table.add_column(header, justify="left" if header == "layer" else "right", no_wrap=True)
+    for layer in chips.layers:
+        table.add_row(
+            Text(layer.name),
+            f"{layer.neurons:,}",
+            f"{layer.fan_in:,}",
+            f"{layer.fan_out:,}" if layer.fan_out else "",
+            f"{layer.synapses:,}",
+            f"{layer.weights:,}",
+            f"{layer.shared_bytes / 1024:,.0f} .. {layer.expanded_bytes / 1024:,.0f}",
+            f"{layer.shared_cores:,} .. {layer.expanded_cores:,}",
+        )
+    table.caption = (
+        f"{chips.shared_cores:,} .. {chips.expanded_cores:,} of {chips.cores:,} neurocores, an estimate: "
+        f"{chips.boundary}"
     )
     return table
 
