@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from loihi_convert import loihi
 from loihi_convert.checks.finding import Broken, Rule
@@ -67,7 +68,7 @@ class LayerRun:
         threshold = neuron.threshold.astype(np.int64)
         growth = np.maximum(0, current - threshold) if self.reset == "soft" else 0
         by_reset = threshold - 1 + current + (self.timesteps - 1) * growth
-        return np.minimum(neuron.initial_potential + self.timesteps * np.maximum(current, 0), by_reset)
+        return np.asarray(np.minimum(neuron.initial_potential + self.timesteps * np.maximum(current, 0), by_reset))
 
     @property
     def lowest_potential(self) -> Array:
@@ -79,11 +80,11 @@ class LayerRun:
         return np.asarray(per_channel * math.prod(self.layer.synapse.pool) * self.layer.largest_input)
 
     @property
-    def _biases(self) -> Array:
+    def _biases(self) -> npt.NDArray[np.int64]:
         """``(C_out, positions)``, or ``(C_out, 1)`` where they are one for each channel."""
         channels = self.layer.synapse.channels
         bias = np.zeros(channels, np.int64) if self.layer.bias is None else self.layer.bias.astype(np.int64)
-        return np.asarray(bias.reshape(channels, -1))
+        return bias.reshape(channels, -1)
 
 
 def layer_runs(run: NetworkRun) -> Iterator[tuple[str, LayerRun]]:

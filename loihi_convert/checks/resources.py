@@ -152,10 +152,15 @@ def the_network_fits_the_chips(network: Chips) -> Broken | None:
         return None
     return Broken(
         f"at least {network.shared_cores:,} neurocores",
-        f"{network.chips} x {loihi.NEUROCORES}",
+        _available(network),
         _BRIEF,
         "Take fewer channels, a stride in place of a pooling, or a board of several chips (--chips 8: Kapoho Point).",
     )
+
+
+def _available(network: Chips) -> str:
+    chips = "a chip has" if network.chips == 1 else f"{network.chips} chips have"
+    return f"{chips} {network.cores:,}"
 
 
 def the_network_fits_without_sharing_weights(network: Chips) -> Broken | None:
@@ -163,7 +168,7 @@ def the_network_fits_without_sharing_weights(network: Chips) -> Broken | None:
         return None
     return Broken(
         f"{network.shared_cores:,} to {network.expanded_cores:,} neurocores",
-        f"{network.chips} x {loihi.NEUROCORES}",
+        _available(network),
         _BRIEF,
         "It fits only if the compiler shares the kernels of convolutions; fewer channels make it safe.",
     )

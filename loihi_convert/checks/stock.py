@@ -58,6 +58,12 @@ class StockLayer:
         return None if self.kind == "input" else self.numbers("weight")
 
     @property
+    def stored_shape(self) -> Shape | None:
+        """``(C, H, W)`` or ``(N,)``, as the file has it."""
+        shape = self.numbers("shape")
+        return None if shape is None else tuple(int(extent) for extent in shape.ravel())
+
+    @property
     def neuron_type(self) -> str | None:
         """None where netx gives the layer its own integrator."""
         return text(self.datasets["neuron/type"]) if "neuron/type" in self.datasets else None
@@ -87,8 +93,7 @@ class StockLayer:
             # Slayer's have an axis of time, of length 1, which netx drops.
             kernel = weight.reshape(weight.shape[:4])
             return Conv(kernel, None, stride, padding, dilation, int(groups.ravel()[0]))
-        shape = self.numbers("shape")
-        neurons = 0 if shape is None else math.prod(int(extent) for extent in shape.ravel())
+        neurons = math.prod(self.stored_shape or (0,))
         # Slayer's may have axes of length 1, or one axis only.
         if neurons < 1 or weight.size % neurons:
             raise InputError(f"{weight.size:,} weights for {neurons:,} neurons")
@@ -132,9 +137,8 @@ def stock_file(datasets: Mapping[str, Array]) -> StockFile:
         if layer.weight is not None:
             name, synapses = _known_name(datasets, synapses) or name, synapses + 1
         layers.append((name, layer))
-        shape = layer.numbers("shape")
-        if shape is not None:
-            input_shape = tuple(int(extent) for extent in shape.ravel())
+        if layer.kind != "flatten":
+            input_shape = _computed_shape(layer) or layer.stored_shape
     return StockFile(tuple(sorted(members)), tuple(layers))
 
 
@@ -183,18 +187,32 @@ def what_netx_needs_is_there(layer: StockLayer) -> Broken | None:
 
 
 def the_shape_follows_from_the_input(layer: StockLayer) -> Broken | None:
-    shape = layer.numbers("shape")
-    if shape is None or layer.input_shape is None:
+    stored = layer.stored_shape
+    if stored is None or layer.input_shape is None or what_netx_needs_is_there(layer) is not None:
         return None
-    stored = tuple(int(extent) for extent in shape.ravel())
     try:
-        synapse = layer.synapse
-        computed = None if synapse is None else synapse.output_shape(layer.input_shape)
-    except (InputError, ValueError, ZeroDivisionError) as error:
+        computed = _output_shape(layer, layer.input_shape)
+    except InputError as error:
         return Broken(f"{error}", f"its input has the shape {layer.input_shape}", _NETX, _EXPORT_AGAIN)
     if computed is None or computed == (stored if layer.kind == "conv" else (math.prod(stored),)):
         return None
     return Broken(f"a shape of {stored}", f"its input and weights give {computed}", _NETX, _EXPORT_AGAIN)
+
+
+def _computed_shape(layer: StockLayer) -> Shape | None:
+    try:
+        return None if layer.input_shape is None else _output_shape(layer, layer.input_shape)
+    except InputError:
+        return None
+
+
+def _output_shape(layer: StockLayer, input_shape: Shape) -> Shape | None:
+    synapse = layer.synapse
+    try:
+        return None if synapse is None else synapse.output_shape(input_shape)
+    # Such as a stride of 0.
+    except (ValueError, ZeroDivisionError) as error:
+        raise InputError(f"{error}") from error
 
 
 def the_neurons_are_known_to_netx(layer: StockLayer) -> Broken | None:
@@ -205,7 +223,7 @@ def the_neurons_are_known_to_netx(layer: StockLayer) -> Broken | None:
 
 
 def the_neurons_are_cuba(layer: StockLayer) -> Broken | None:
-    if layer.neuron_type is None or layer.is_cuba:
+    if layer.neuron_type is None or layer.is_cuba or the_neurons_are_known_to_netx(layer) is not None:
         return None
     fix = "Their decays and thresholds are not checked; only weights and sizes are."
     return Broken(f"{layer.neuron_type[:20]} neurons", "this package knows CUBA, Lava's LIF", "", fix)
@@ -336,7 +354,7 @@ def spikes_are_told_nothing_of_bits(layer: StockLayer) -> Broken | None:
 
 def _range(value: Array) -> str:
     low, high = value.min(), value.max()
-    return f"{low:,}" if low == high else f"{low:,}..{high:,}"
+    return f"{low:,}..{high:,}" if low < high else f"{low:,}"
 
 
 FILE_RULES: Final[tuple[Rule[StockFile], ...]] = (

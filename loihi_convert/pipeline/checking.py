@@ -85,7 +85,7 @@ class Checked:
         """That in a sentence, with the number of findings."""
         found = Counter(finding.severity for finding in self.findings)
         counts = ", ".join(f"{found[severity]} {severity}{'s' * (found[severity] != 1)}" for severity in SEVERITIES)
-        outcome = "nothing is in the way of" if self.is_usable else "cannot be used on"
+        outcome = "nothing found that is in the way of" if self.is_usable else "cannot be used on"
         place = {"lava": "Lava on a CPU", "loihi2": "Loihi 2"}[self.target]
         return f"{self.path.name}: {outcome} {place}: {counts}"
 
