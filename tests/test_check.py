@@ -258,6 +258,24 @@ def test_nothing_but_its_origin_is_found_in_a_good_file_of_another_program(tmp_p
     assert set(found_in(tmp_path / "foreign.net", "loihi2")) == {"this package can read the file"}
 
 
+NONSENSE = [
+    np.array(np.nan), np.array(-1), np.array(0), np.array(2**31 - 1), np.array([0, 2**30]), np.zeros((0, 3)),
+    np.array(True), np.full((2, 3), np.inf), b"", b"\x1b[31m", "text", np.zeros((1, 1, 1, 1, 1)),
+]  # fmt: skip
+
+
+def test_whatever_a_file_says_there_is_an_answer(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.net"
+    names = sorted(foreign())
+    for index, name in enumerate(names):
+        for offset, value in enumerate(NONSENSE):
+            # A second one, so that what one rule presupposes of another breaks, too.
+            other = {names[(7 * index + offset) % len(names)]: NONSENSE[(offset + index) % len(NONSENSE)]}
+            write(path, foreign() | other | {name: value})
+            for finding in found_in(path, "loihi2").values():
+                assert finding.line.isprintable()
+
+
 def test_every_rule_has_a_network_that_breaks_it() -> None:
     rules = (*FILE_RULES, *STOCK_RULES, *LIF_RULES, *NETWORK_RULES, *LAYER_RULES, *CIRCUIT_RULES, *MEMORY_RULES)
     names = {rule.claim.__name__.replace("_", " ") for rule in (*rules, *NEUROCORE_RULES, *ACTIVITY_RULES)}

@@ -30,6 +30,9 @@ _NEEDED: Final = {
     "dense": ("shape", "weight"),
     "dense_rec": ("shape", "weight", "weight_rec"),
 }
+_LARGEST_LAYER: Final = 2**26
+"""Neurons; a Loihi 2 chip has 2^20."""
+_MOST_AXES: Final = 4
 _CUBA: Final = ("CUBA", "LOIHI")
 _EXPORT_AGAIN: Final = "Export the file again."
 
@@ -61,7 +64,7 @@ class StockLayer:
     def stored_shape(self) -> Shape | None:
         """``(C, H, W)`` or ``(N,)``, as the file has it."""
         shape = self.numbers("shape")
-        return None if shape is None else tuple(int(extent) for extent in shape.ravel())
+        return None if shape is None else _whole(shape)
 
     @property
     def neuron_type(self) -> str | None:
@@ -87,17 +90,44 @@ class StockLayer:
             return None
         if self.kind == "conv":
             groups = self.numbers("groups")
-            if weight.ndim not in (4, 5) or groups is None:
+            if weight.ndim not in (4, 5) or weight.shape[4:] not in ((), (1,)) or groups is None:
                 raise InputError(f"a convolution with weights of shape {weight.shape}")
             stride, padding, dilation = (self._pair(name) for name in ("stride", "padding", "dilation"))
             # Slayer's have an axis of time, of length 1, which netx drops.
             kernel = weight.reshape(weight.shape[:4])
-            return Conv(kernel, None, stride, padding, dilation, int(groups.ravel()[0]))
+            return Conv(kernel, None, stride, padding, dilation, _whole(groups)[0])
         neurons = math.prod(self.stored_shape or (0,))
         # Slayer's may have axes of length 1, or one axis only.
         if neurons < 1 or weight.size % neurons:
             raise InputError(f"{weight.size:,} weights for {neurons:,} neurons")
         return Dense(weight.reshape(neurons, -1))
+
+    @property
+    def output_shape(self) -> Shape | None:
+        """``(C, H, W)`` or ``(N,)``, as it follows from input and weights; None where it cannot be said.
+
+        Raises
+        ------
+        InputError
+            As `synapse`, or if the input does not fit, or nothing so large can be.
+        """
+        synapse = self.synapse
+        if synapse is None or self.input_shape is None:
+            return None
+        padding = synapse.padding if isinstance(synapse, Conv) else (0, 0)
+        if isinstance(synapse, Conv) and len(self.input_shape) == 3:
+            channels, *extent = self.input_shape
+            padded = math.prod(size + 2 * pad for size, pad in zip(extent, padding, strict=True)) * channels
+            if (
+                padded > _LARGEST_LAYER
+                or min(*synapse.stride, *synapse.dilation, synapse.groups) < 1
+                or min(padding) < 0
+            ):
+                raise InputError(f"no convolution has padding {padding}, stride {synapse.stride} on {self.input_shape}")
+        shape = synapse.output_shape(self.input_shape)
+        if math.prod(shape) > _LARGEST_LAYER:
+            raise InputError(f"{math.prod(shape):,} neurons; allowed are {_LARGEST_LAYER:,}")
+        return shape
 
     def numbers(self, name: str) -> Array | None:
         """Return a dataset that holds numbers, or None."""
@@ -107,7 +137,7 @@ class StockLayer:
     def _pair(self, name: str) -> Pair:
         """(vertical, horizontal), which a file may say as one number."""
         value = self.numbers(name)
-        values = [] if value is None else [int(number) for number in value.ravel()]
+        values = () if value is None else _whole(value)
         if len(values) not in (1, 2):
             raise InputError(f"{name} is not one or two numbers")
         return values[0], values[-1]
@@ -138,8 +168,13 @@ def stock_file(datasets: Mapping[str, Array]) -> StockFile:
             name, synapses = _known_name(datasets, synapses) or name, synapses + 1
         layers.append((name, layer))
         if layer.kind != "flatten":
-            input_shape = _computed_shape(layer) or layer.stored_shape
+            input_shape = _known_shape(layer)
     return StockFile(tuple(sorted(members)), tuple(layers))
+
+
+def _whole(value: Array) -> tuple[int, ...]:
+    """Numbers as a file may store them, as whole ones; -1 for what is none."""
+    return tuple(int(number) if abs(number) < 2**40 else -1 for number in value.ravel()[:_MOST_AXES].tolist())
 
 
 def text(value: Array) -> str:
@@ -147,6 +182,14 @@ def text(value: Array) -> str:
     content = value.ravel()[0] if value.size else b""
     plain = content.decode("ascii", "replace") if isinstance(content, bytes) else ""
     return plain if plain.isprintable() and plain.isascii() else ascii(plain)[1:-1]
+
+
+def _known_shape(layer: StockLayer) -> Shape | None:
+    """The shape that follows from its input, or, where none does, the one the file has."""
+    try:
+        return layer.output_shape or layer.stored_shape
+    except InputError:
+        return layer.stored_shape
 
 
 def _known_name(datasets: Mapping[str, Array], index: int) -> str | None:
@@ -191,28 +234,12 @@ def the_shape_follows_from_the_input(layer: StockLayer) -> Broken | None:
     if stored is None or layer.input_shape is None or what_netx_needs_is_there(layer) is not None:
         return None
     try:
-        computed = _output_shape(layer, layer.input_shape)
+        computed = layer.output_shape
     except InputError as error:
         return Broken(f"{error}", f"its input has the shape {layer.input_shape}", _NETX, _EXPORT_AGAIN)
     if computed is None or computed == (stored if layer.kind == "conv" else (math.prod(stored),)):
         return None
     return Broken(f"a shape of {stored}", f"its input and weights give {computed}", _NETX, _EXPORT_AGAIN)
-
-
-def _computed_shape(layer: StockLayer) -> Shape | None:
-    try:
-        return None if layer.input_shape is None else _output_shape(layer, layer.input_shape)
-    except InputError:
-        return None
-
-
-def _output_shape(layer: StockLayer, input_shape: Shape) -> Shape | None:
-    synapse = layer.synapse
-    try:
-        return None if synapse is None else synapse.output_shape(input_shape)
-    # Such as a stride of 0.
-    except (ValueError, ZeroDivisionError) as error:
-        raise InputError(f"{error}") from error
 
 
 def the_neurons_are_known_to_netx(layer: StockLayer) -> Broken | None:
@@ -231,9 +258,7 @@ def the_neurons_are_cuba(layer: StockLayer) -> Broken | None:
 
 def weights_are_whole_numbers(layer: StockLayer) -> Broken | None:
     weight = layer.weight
-    if weight is None or weight.dtype.kind in "iub":
-        return None
-    odd = int(np.count_nonzero(np.mod(weight, 1) != 0))
+    odd = 0 if weight is None else int(np.count_nonzero(~_is_whole(weight)))
     if not odd:
         return None
     fix = "Quantize them: `loihi-convert export` does, slayer's export_hdf5 too."
@@ -301,7 +326,7 @@ def thresholds_fit_seventeen_bits(layer: StockLayer) -> Broken | None:
     if value is None:
         return None
     most = loihi.THRESHOLD_LIMIT - 1
-    if ((value >= 0) & (value <= most) & (np.mod(value, 1) == 0)).all():
+    if ((value >= 0) & (value <= most) & _is_whole(value)).all():
         return None
     fix = "Scale weights and thresholds down together."
     return Broken(f"vThMant {_range(value)}", f"allowed are whole numbers 0..{most}", "17 bits; Loihi", fix)
@@ -350,6 +375,12 @@ def spikes_are_told_nothing_of_bits(layer: StockLayer) -> Broken | None:
     if "neuron/messageBits" not in layer.datasets:
         return None
     return Broken("a dataset neuron/messageBits", "netx fails on it", _NETX, "Delete the dataset.")
+
+
+def _is_whole(value: Array) -> Array:
+    return (
+        np.isfinite(value) & (np.floor(value) == value) if value.dtype.kind == "f" else np.ones(value.shape, np.bool_)
+    )
 
 
 def _range(value: Array) -> str:

@@ -238,10 +238,10 @@ def _resources(candidate: Candidate) -> tuple[LayerResources, ...] | None:
     input_shape: Shape | None = None
     try:
         for name, layer in candidate.stock.layers:
-            if (synapse := layer.synapse) is not None:
+            if (synapse := layer.synapse) is not None and layer.output_shape is not None:
                 input_shape = layer.input_shape if input_shape is None else input_shape
                 synapses.append((name, synapse))
         return None if input_shape is None else resources(input_shape, synapses)
-    except (InputError, ValueError, ZeroDivisionError):
+    except InputError:
         # A rule of `checks.stock` has said so.
         return None
