@@ -31,7 +31,7 @@ from typing import Final, cast, get_args
 import numpy as np
 
 from loihi_convert import loihi
-from loihi_convert.errors import LoihiConvertError, NetxError
+from loihi_convert.errors import NetxError
 from loihi_convert.files import refuse_to_overwrite, write_atomically
 from loihi_convert.network import (
     IntegerNeuron,
@@ -41,7 +41,7 @@ from loihi_convert.network import (
     Reset,
     largest_pixel,
 )
-from loihi_convert.netx.hdf5 import OURS, Datasets, file_content, read_content, read_datasets, shortened
+from loihi_convert.netx.hdf5 import OURS, Datasets, errors_that_name, file_content, read_content, read_datasets
 from loihi_convert.synapse import Array, Conv, Dense, Pair, Shape, Synapse
 
 FORMAT: Final = 1
@@ -72,16 +72,10 @@ def read(path: Path) -> QuantizedNetwork:
         If the file is missing, damaged, was not written by this package, or holds numbers that Loihi cannot.
     """
     content = read_content(path)
-    try:
+    with errors_that_name(path):
         datasets = read_datasets(content)
         network = _decode(datasets)
         _require_encoding(datasets, network)
-    except LoihiConvertError as error:
-        raise NetxError(f"{path}: {shortened(str(error))}") from error
-    # A forged file can make HDF5 and NumPy raise nearly anything; none of it is our bug.
-    except Exception as error:
-        reason = shortened(str(error) or type(error).__name__)
-        raise NetxError(f"{path}: cannot be read as a netx HDF5 file ({reason}); export it again.") from error
     return network
 
 
