@@ -1,12 +1,13 @@
 """Every layer's states from nothing but lava-dl: python tools/run_stock_states.py FILE.net INPUT.npy T STATES.npz
 
 INPUT is one sample of integers in the network's input shape, C H W: the biases of its input neurons where it has such,
-else graded spikes of 8 bits, shown at every step. Written are ``u0``, ``v0``, ``u1``, ...: int32 (steps, neurons) of each
-layer after each of its own T steps, neurons in C H W order; of layers of more than 4096 neurons, which Lava hands out
-ten in a millisecond, only after the last step.
+else graded spikes of 8 bits, shown at every step. Written are ``u0``, ``v0``, ``u1``, ...: int32 (steps, neurons) of
+each layer after each of its own T steps, neurons in C H W order; of layers of more than 4096 neurons, which Lava hands
+out ten in a millisecond, only after the last step.
 """
 
 import sys
+from typing import Any
 
 import numpy as np
 from lava.lib.dl.netx.hdf5 import Network
@@ -41,4 +42,5 @@ for step in range(timesteps + len(net) - 1 + delay):
                 state = getattr(layer.neuron, name).get().astype(np.int32)
                 states.setdefault(f"{name}{index}", []).append(state.T.reshape(-1))
 net.stop()
-np.savez(output, **{name: np.array(steps) for name, steps in states.items()})
+arrays: Any = {name: np.array(steps) for name, steps in states.items()}
+np.savez(output, **arrays)

@@ -10,15 +10,41 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from loihi_convert.cuba import CubaNetwork
 from loihi_convert.network import QuantizedNetwork
 from loihi_convert.netx import hdf5
-from loihi_convert.netx.foreign import dense_weights, read_foreign
-from loihi_convert.netx.hdf5 import SUFFIX
+from loihi_convert.netx.foreign import LARGEST_LAYER, decode_foreign, dense_weights, layers_of, read_foreign, text_of
+from loihi_convert.netx.hdf5 import SUFFIX, Datasets, errors_that_name, shown
 from loihi_convert.netx.ours import FORMAT, read, stock_netx_notes, write
 
-__all__ = ["FORMAT", "SUFFIX", "dense_weights", "read", "read_any", "read_foreign", "stock_netx_notes", "write"]
+__all__ = [
+    "FORMAT",
+    "LARGEST_LAYER",
+    "SUFFIX",
+    "Datasets",
+    "Stored",
+    "decode_foreign",
+    "dense_weights",
+    "errors_that_name",
+    "layers_of",
+    "read",
+    "read_any",
+    "read_foreign",
+    "read_stored",
+    "shown",
+    "stock_netx_notes",
+    "text_of",
+    "write",
+]
+
+
+class Stored(NamedTuple):
+    """Every dataset of a file, and the network in it where it is one of ours."""
+
+    datasets: Datasets
+    network: QuantizedNetwork | None
 
 
 def read_any(path: Path) -> QuantizedNetwork | CubaNetwork:
@@ -29,7 +55,25 @@ def read_any(path: Path) -> QuantizedNetwork | CubaNetwork:
     NetxError
         As these do.
     """
+    return read(path) if _is_ours(path) else read_foreign(path)
+
+
+def read_stored(path: Path) -> Stored:
+    """Return all that is in the netx file at ``path``, whether it can be run or not.
+
+    Raises
+    ------
+    NetxError
+        If it is missing or damaged, holds no layers, or is one of ours that `read` refuses.
+    """
+    network = read(path) if _is_ours(path) else None
     content = hdf5.read_content(path)
-    with hdf5.errors_that_name(path, advice=""):
-        is_ours = hdf5.is_ours(content)
-    return read(path) if is_ours else read_foreign(path)
+    with errors_that_name(path):
+        datasets = hdf5.read_stock_datasets(content) if network is None else hdf5.read_datasets(content)
+    return Stored(datasets, network)
+
+
+def _is_ours(path: Path) -> bool:
+    content = hdf5.read_content(path)
+    with errors_that_name(path):
+        return hdf5.is_ours(content)

@@ -26,7 +26,8 @@ GRADED_PIXEL: Final = 2**loihi.MAX_PIXEL_BITS - 1
 _WEIGHT_BITS: Final = 8
 _LARGEST_SUM: Final = 2**31 - 1
 """Lava sums in int32, and in int64 elsewhere; below this both are the same."""
-_LARGEST_LAYER: Final = 2**26
+LARGEST_LAYER: Final = 2**26
+"""Neurons; a Loihi 2 chip has 2^20."""
 _GEOMETRY_LIMIT: Final = 2**7 - 1
 """Lava keeps strides, paddings, dilations and groups as int8 (``lava/proc/conv/models.py``)."""
 _MOST_TIMESTEPS: Final = 2**20
@@ -52,8 +53,8 @@ def read_foreign(path: Path) -> CubaNetwork:
         neurons without delays.
     """
     content = read_content(path)
-    with errors_that_name(path, advice=""):
-        return decode(read_stock_datasets(content))
+    with errors_that_name(path):
+        return decode_foreign(read_stock_datasets(content))
 
 
 def layers_of(datasets: Datasets) -> list[dict[str, Array]]:
@@ -83,7 +84,7 @@ def text_of(value: Array) -> str:
     return shown(bytes(value.item()).decode("ascii", errors="replace"))
 
 
-def decode(datasets: Datasets) -> CubaNetwork:
+def decode_foreign(datasets: Datasets) -> CubaNetwork:
     """The network that ``datasets`` hold."""
     found: list[CubaLayer] = []
     input_shape: Shape | None = None
@@ -227,8 +228,8 @@ def _checked_shape(layer: CubaLayer, input_shape: Shape, stock: Datasets, larges
     stored = _shape(stock)
     if (stored if isinstance(layer.synapse, Conv) else (math.prod(stored),)) != shape:
         raise NetxError(f"shape {stored} is stored, but its weights give {shape} for an input of {input_shape}")
-    if (neurons := math.prod(shape)) > _LARGEST_LAYER:
-        raise NetxError(f"{neurons:,} neurons; allowed are {_LARGEST_LAYER:,}")
+    if (neurons := math.prod(shape)) > LARGEST_LAYER:
+        raise NetxError(f"{neurons:,} neurons; allowed are {LARGEST_LAYER:,}")
     assert not isinstance(layer.synapse, PixelBias)
     largest = int(np.abs(layer.synapse.weight).reshape(len(layer.synapse.weight), -1).sum(axis=1).max()) * largest_input
     if largest > _LARGEST_SUM:
@@ -284,8 +285,8 @@ def _per_neuron(value: Array, name: str, shape: Shape, *, allows_one: bool) -> A
 def _shape(stock: Datasets) -> Shape:
     value = _exact(stock["shape"], "shape")
     shape = tuple(value.reshape(-1).tolist())
-    if len(shape) not in (1, 3) or min(shape) < 1 or math.prod(shape) > _LARGEST_LAYER:
-        raise NetxError(f"shape {shape[:8]}; allowed are (C, H, W) and (N,), up to {_LARGEST_LAYER:,} neurons")
+    if len(shape) not in (1, 3) or min(shape) < 1 or math.prod(shape) > LARGEST_LAYER:
+        raise NetxError(f"shape {shape[:8]}; allowed are (C, H, W) and (N,), up to {LARGEST_LAYER:,} neurons")
     return shape
 
 

@@ -199,7 +199,7 @@ def _require_plain_group(group: h5py.Group) -> None:
 
 
 @contextlib.contextmanager
-def errors_that_name(path: Path, advice: str = "; export it again") -> Iterator[None]:
+def errors_that_name(path: Path, advice: str = "") -> Iterator[None]:
     """Turn every error that reading ``path`` raises into a `NetxError` of one line that names it."""
     try:
         yield

@@ -72,7 +72,7 @@ def read(path: Path) -> QuantizedNetwork:
         If the file is missing, damaged, was not written by this package, or holds numbers that Loihi cannot.
     """
     content = read_content(path)
-    with errors_that_name(path):
+    with errors_that_name(path, advice="; export it again"):
         datasets = read_datasets(content)
         network = _decode(datasets)
         _require_encoding(datasets, network)
