@@ -66,8 +66,8 @@ class PixelBias:
         return input_shape
 
     def fan_out(self, input_shape: Shape) -> Array:
-        """One for each pixel: int64 of ``input_shape``."""
-        return np.ones(input_shape, np.int64)
+        """None, no synapse is in between: int64 of ``input_shape``."""
+        return np.zeros(input_shape, np.int64)
 
 
 @dataclass(frozen=True, eq=False)

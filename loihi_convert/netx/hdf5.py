@@ -100,8 +100,8 @@ def read_datasets(content: bytes) -> Datasets:
         _require_plain_group(file)
         if OURS not in file or _DIGEST not in file.attrs:
             raise NetxError(
-                f"holds no group '{OURS}' with thresholds and scales; only files written by `loihi-convert export` "
-                "can be run."
+                f"holds no group '{OURS}' with thresholds and scales, which only files written by `loihi-convert "
+                "export` have. Other netx files can be run, alone and on ref, and inspected."
             )
         file.visititems(visit)
         _require_size(found, content)

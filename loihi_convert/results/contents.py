@@ -351,7 +351,7 @@ def _brief(value: Array) -> str:
     numbers = _numbers(value)
     if numbers is None or numbers.least is None:
         return f"{value.dtype} {value.shape}"
-    return f"{value.dtype} {value.shape}, {numbers.least:.6g}..{numbers.largest:.6g}"
+    return f"{value.dtype} {value.shape}, {numbers.least:.5g}..{numbers.largest:.5g}"
 
 
 def _refusal(datasets: Mapping[str, Array]) -> str | None:
