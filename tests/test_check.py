@@ -247,15 +247,17 @@ def test_a_file_of_another_program_that_breaks_one_rule(
     path = tmp_path / "foreign.net"
     write(path, foreign(**changes))
     found = found_in(path, target)
-    assert found["this package can read the file"].severity == "note"
+    refusal = found.pop("this package can read the file", None)
+    # What this package cannot run, another program may.
+    assert refusal is None or refusal.severity == "note"
     assert {name for name, finding in found.items() if finding.severity == "error"} <= {rule}
     assert found[rule].severity == severity
     assert re.match(f"{severity}: {message}", found[rule].line), found[rule].line
 
 
-def test_nothing_but_its_origin_is_found_in_a_good_file_of_another_program(tmp_path: Path) -> None:
+def test_nothing_is_found_in_a_good_file_of_another_program(tmp_path: Path) -> None:
     write(tmp_path / "foreign.net", foreign())
-    assert set(found_in(tmp_path / "foreign.net", "loihi2")) == {"this package can read the file"}
+    assert found_in(tmp_path / "foreign.net", "loihi2") == {}
 
 
 NONSENSE = [
@@ -299,7 +301,7 @@ def test_a_file_of_ours_that_is_refused_says_why_and_what_else_is_wrong(tmp_path
         "weights fit eight bits does not hold: a weight of magnitude 255"
         in found["this package can read the file"].line
     )
-    assert "fc: weights -35..255; allowed are -256..254" in found["dense weights fit a synapse"].line
+    assert "layer/3: weights -35..255; allowed are -256..254" in found["dense weights fit a synapse"].line
 
 
 def test_a_damaged_file_is_not_looked_into(tmp_path: Path) -> None:

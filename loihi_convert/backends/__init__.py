@@ -233,8 +233,13 @@ def check_run(network: QuantizedNetwork, images: Array, timesteps: int, *, trace
     if trace:
         per_step = 5 * sum(math.prod(shape) for shape in network.shapes)
     channels = sum(layer.synapse.channels for layer in network.spiking_layers)
-    if (size := timesteps * (len(images) * per_step + 8 * channels)) > LARGEST_TRACE:
+    require_result_size(timesteps * (len(images) * per_step + 8 * channels), len(images), timesteps, trace=trace)
+
+
+def require_result_size(size: int, images: int, timesteps: int, *, trace: bool = False) -> None:
+    """Raise a `UsageError` if the ``size`` bytes of the result of such a run are more than `LARGEST_TRACE`."""
+    if size > LARGEST_TRACE:
         raise UsageError(
-            f"{'--trace: ' if trace else ''}{len(images)} images x {timesteps} steps need {size / 2**20:.1f} MiB; "
+            f"{'--trace: ' if trace else ''}{images} images x {timesteps} steps need {size / 2**20:.1f} MiB; "
             f"allowed are {LARGEST_TRACE / 2**20:.0f} MiB. {'Trace' if trace else 'Run'} fewer images with --images."
         )

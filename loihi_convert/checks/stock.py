@@ -6,8 +6,8 @@ Where stock lava-dl goes wrong without a word, only these rules say so.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -15,7 +15,6 @@ import numpy as np
 from loihi_convert import loihi
 from loihi_convert.checks.finding import Broken, Rule
 from loihi_convert.errors import InputError
-from loihi_convert.network import LONGEST_NAME
 from loihi_convert.synapse import Array, Conv, Dense, Pair, Shape, Synapse
 
 _NETX: Final = "lava/lib/dl/netx/hdf5.py"
@@ -150,23 +149,25 @@ class StockFile:
     members: tuple[str, ...]
     layers: tuple[tuple[str, StockLayer], ...]
 
+    def with_names(self, names: Sequence[str]) -> StockFile:
+        """The same with ``names`` of the layers that have weights, in order, in place of those the file has."""
+        given = iter(names)
+        named = ((name if layer.weight is None else next(given), layer) for name, layer in self.layers)
+        return replace(self, layers=tuple(named))
+
 
 def stock_file(datasets: Mapping[str, Array]) -> StockFile:
     """Return what lava-dl sees of a netx file, whose ``datasets`` come from `netx.read_stock`."""
     members = {name.split("/")[1] for name in datasets if name.startswith("layer/")}
     layers: list[tuple[str, StockLayer]] = []
     input_shape: Shape | None = None
-    synapses = 0
     for index in range(len(members)):
         prefix = f"layer/{index}/"
         inside = {name.removeprefix(prefix): value for name, value in datasets.items() if name.startswith(prefix)}
         if not inside:
             continue
         layer = StockLayer(text(inside["type"]) if "type" in inside else "", inside, input_shape)
-        name = f"layer/{index}"
-        if layer.weight is not None:
-            name, synapses = _known_name(datasets, synapses) or name, synapses + 1
-        layers.append((name, layer))
+        layers.append((f"layer/{index}", layer))
         if layer.kind != "flatten":
             input_shape = _known_shape(layer)
     return StockFile(tuple(sorted(members)), tuple(layers))
@@ -190,15 +191,6 @@ def _known_shape(layer: StockLayer) -> Shape | None:
         return layer.output_shape or layer.stored_shape
     except InputError:
         return layer.stored_shape
-
-
-def _known_name(datasets: Mapping[str, Array], index: int) -> str | None:
-    """What a file of ours calls its synapse ``index``."""
-    value = datasets.get(f"loihi_convert/layer/{index}/name")
-    if value is None or value.dtype.kind != "S" or value.size != 1:
-        return None
-    name = bytes(value.item()).decode("utf-8", "replace")
-    return name if name.isprintable() and 1 <= len(name) <= LONGEST_NAME else None
 
 
 def layers_are_numbered_from_zero(file: StockFile) -> Broken | None:

@@ -13,6 +13,7 @@ from loihi_convert.cli.demo import demo
 from loihi_convert.cli.diagnose import diagnose
 from loihi_convert.cli.doctor import doctor
 from loihi_convert.cli.export import export
+from loihi_convert.cli.inspect import inspect
 from loihi_convert.cli.report import report
 from loihi_convert.cli.run import run
 from loihi_convert.cli.train import train
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for _verb in (demo, train, export, check, run, report, diagnose, doctor):
+for _verb in (demo, train, export, check, inspect, run, report, diagnose, doctor):
     app.command()(_verb)
 
 

@@ -12,7 +12,7 @@ netx has no pooling: a layer behind a pooling is written as the strided convolut
 gives the same integers. What netx cannot say stands in a group of its own, which lava-dl never looks at::
 
     /loihi_convert              format, timesteps, proven_timesteps, pixel_bits, reset, provenance (JSON);
-                                poisson_seed, where pixels enter as Poisson spikes; target, unless it is lava
+                                poisson_seed, where pixels enter as Poisson spikes
     /loihi_convert/layer/k      name, scale, pool, dilation, initial_potential   (k counts synapses from 0)
     .../balanced                threshold, amplitude, initial_potential          the real numbers before rounding
     .../correction              what calibration added to the CNN's bias         the same, if there is one
@@ -42,7 +42,7 @@ from loihi_convert.network import (
     Target,
     largest_pixel,
 )
-from loihi_convert.netx.hdf5 import OURS, Datasets, errors_of, file_content, read_content, read_datasets
+from loihi_convert.netx.hdf5 import OURS, Datasets, errors_that_name, file_content, read_content, read_datasets
 from loihi_convert.synapse import Array, Conv, Dense, Pair, Shape, Synapse
 
 FORMAT: Final = 1
@@ -73,7 +73,7 @@ def read(path: Path) -> QuantizedNetwork:
         If the file is missing, damaged, was not written by this package, or holds numbers that Loihi cannot.
     """
     content = read_content(path)
-    with errors_of(path):
+    with errors_that_name(path, advice="; export it again"):
         datasets = read_datasets(content)
         network = _decode(datasets)
         _require_encoding(datasets, network)

@@ -1,7 +1,8 @@
 """The whole flow: model.pt -> netx file -> backend -> accuracy against latency.
 
 `export` turns a trained CNN into files that Lava runs, `run` runs them and evaluates what comes back, `diagnose` says
-where accuracy went. `demo` on the command line is `train`, `export` and `run`, one after the other.
+where accuracy went. `demo` on the command line is `train`, `export` and `run`, one after the other. Netx files that
+`export` has not written are run by `run_foreign_into_folder`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from loihi_convert.pipeline.checking import Candidate, Checked, check, open_candidate
 from loihi_convert.pipeline.diagnosing import Diagnosed, diagnose
 from loihi_convert.pipeline.exporting import Exported, ExportOptions, export, output_paths
+from loihi_convert.pipeline.foreign import ForeignRun, run_foreign_into_folder
 from loihi_convert.pipeline.running import CompletedRun, Ran, run, run_into_folder
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "Diagnosed",
     "ExportOptions",
     "Exported",
+    "ForeignRun",
     "Ran",
     "check",
     "diagnose",
@@ -25,5 +28,6 @@ __all__ = [
     "open_candidate",
     "output_paths",
     "run",
+    "run_foreign_into_folder",
     "run_into_folder",
 ]

@@ -15,6 +15,7 @@ from loihi_convert.checks.integers import CIRCUIT_RULES, LAYER_RULES, NETWORK_RU
 from loihi_convert.checks.resources import MEMORY_RULES, NEUROCORE_RULES, Chips, LayerResources, resources
 from loihi_convert.checks.stock import FILE_RULES, LIF_RULES, STOCK_RULES, StockFile, stock_file
 from loihi_convert.cnn.checkpoint import SUFFIXES
+from loihi_convert.cuba import CubaNetwork
 from loihi_convert.errors import DataError, InputError, NetxError, UsageError
 from loihi_convert.network import QuantizedNetwork, ReluNetwork, Target
 from loihi_convert.progress import Bars, no_bar
@@ -31,7 +32,7 @@ class Candidate:
     path
         The file.
     network
-        None where this package refuses it.
+        None where this package refuses it, or where it is from other hands.
     stock
         What lava-dl sees; None for a checkpoint, and for a file that is damaged.
     recorded
@@ -39,7 +40,7 @@ class Candidate:
     refusal
         Why this package refuses it; empty where it does not.
     is_foreign
-        Whether it is a netx file that another program wrote.
+        Whether what is refused is a netx file that another program wrote, for a program that may run it.
     """
 
     path: Path
@@ -120,16 +121,16 @@ def open_candidate(
     if any(option is not None for option in (arch, input_shape, mean, std)):
         raise UsageError(f"{path}: --arch, --input-shape, --mean and --std are for a checkpoint, before export.")
     try:
-        datasets = netx.read_stock(path)
+        stock = stock_file(netx.read_stock(path))
     except NetxError as error:
         return Candidate(path, None, None, {}, str(error))
-    stock = stock_file(datasets)
     try:
-        network = netx.read(path)
+        network = netx.read_any(path)
     except NetxError as error:
-        return Candidate(
-            path, None, stock, {}, str(error), not any(name.startswith("loihi_convert/") for name in datasets)
-        )
+        return Candidate(path, None, stock, {}, str(error), is_foreign=not netx.is_ours(path))
+    if isinstance(network, CubaNetwork):
+        return Candidate(path, None, stock, {})
+    stock = stock.with_names([layer.name for layer in network.layers])
     return Candidate(path, network, stock, network.provenance.get("model", {}))
 
 
