@@ -126,14 +126,14 @@ BROKEN_NETWORKS = [
     ("thresholds are balanced for the timesteps", good(), "lava", {"timesteps": 8}, "warning",
      r"T = 8, with thresholds balanced for T = 4; each T has thresholds of its own\. .*`export -T 8"),
     ("neurons reset as stock neurons do", good(reset="soft"), "loihi2", {}, "error",
-     r"soft reset, V - threshold.*resets to 0 and starts there \(lava/proc/lif/.*export with --target loihi2"),
+     r"soft reset, by neurons of ours; .*resets to 0 and starts there \(lava/proc/lif/.*export with --target"),
     ("pixels enter as numbers", good(poisson_seed=0), "lava", {}, "note",
      r"pixels enter as Poisson spikes; netx does not draw them\. .*probability pixel / 255"),
     ("the reset interval is a power of two", good(timesteps=3), "loihi2", {}, "warning",
      r"T = 3: the chip resets neurons every 4 steps; .*power of two.*Export for T = 4, which takes the same"),
     # 4 taps x 127 x 15 = 7,620 a step: 63 + 7,620 before a reset, and -20 x 7,620.
     ("potentials stay in range", good(kernel=LARGE_KERNEL, timesteps=20, proven=20), "lava", {}, "note",
-     r"conv: potentials -152,400\.\.7,683 on the worst image in T = 20 steps; they end at \+-131,071"),
+     r"conv: potentials -152,400\.\.7,683 on the worst image in T = 20 steps; at \+-131,071 Lava clips"),
     # In each of 4 steps at most (3 + 1) x 15 and (2 + 2) x 15.
     ("every channel can fire", good(threshold=(241, 240)), "lava", {}, "warning",
      r"conv: 1 of 2 channels \(0\) can never fire in T = 4 steps; they cost neurons and synapses"),

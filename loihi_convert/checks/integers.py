@@ -117,8 +117,8 @@ def neurons_reset_as_stock_neurons_do(run: NetworkRun) -> Broken | None:
     if run.network.reset == "hard" or run.network.target == "loihi2":
         return None
     return Broken(
-        "soft reset, V - threshold, by neurons of ours",
-        "stock lava-dl runs this file with Lava's LIF, and so does a chip: it resets to 0 and starts there",
+        "soft reset, by neurons of ours",
+        "a chip, and stock lava-dl, run this file with Lava's LIF, which resets to 0 and starts there",
         _LIF,
         "`loihi-convert run` resets softly; for a chip export with --target loihi2, or with --reset hard.",
     )
@@ -153,9 +153,9 @@ def potentials_stay_in_range(run: LayerRun) -> Broken | None:
         return None
     return Broken(
         f"potentials {low:,}..{high:,} on the worst image in T = {run.timesteps:,} steps",
-        f"they end at +-{limit:,}, where Lava clips and the circuit of stock neurons wraps",
+        f"at +-{limit:,} Lava clips them, and the circuit of stock neurons wraps",
         "24 state bits, " + _LIF,
-        "--images N counts the images on which they do.",
+        "--images N counts the images on which it does.",
     )
 
 

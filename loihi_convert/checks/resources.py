@@ -187,9 +187,9 @@ def no_pooling_multiplies_the_weights(layer: LayerResources) -> Broken | None:
         return None
     return Broken(
         f"{layer.weights:,} weights in the file for {layer.weights // layer.pooling:,} of the CNN",
-        "netx has no pooling: each weight stands at every input of its window",
+        "netx has no pooling, so each stands at every input of its window",
         "lava/lib/dl/netx/hdf5.py",
-        "A convolution with a stride in place of the pooling costs none of it.",
+        "A stride in place of the pooling saves them.",
     )
 
 
