@@ -79,6 +79,9 @@ class RunResult:
         alone, empty from `sim`: `pipeline.run` adds those of the `ref` run to which it finds a run of `sim` equal.
     traces
         One per layer where ``trace`` was asked for, else empty.
+    wrapped_images
+        Images on which the u of some stock neuron wrapped, so that it is none of the potentials that the file means.
+        Counted by `ref`; ``None`` where neurons are not stock.
     """
 
     potentials: Array
@@ -89,6 +92,7 @@ class RunResult:
     output_spikes: Array | None = None
     channel_spikes: tuple[Array, ...] = ()
     traces: tuple[LayerTrace, ...] = ()
+    wrapped_images: int | None = None
 
     @property
     def outputs(self) -> Array:
@@ -120,6 +124,16 @@ class Backend(Protocol):
         """How it lays out networks on Lava; ``None`` where there is no Lava."""
         ...
 
+    @property
+    def neuron(self) -> Neuron | None:
+        """What the neurons are, as `open_backend` was told; ``None``: what each file is for."""
+        ...
+
+    @property
+    def leak(self) -> bool:
+        """Whether stock neurons leak."""
+        ...
+
     def run(
         self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = silent
     ) -> RunResult:
@@ -134,7 +148,13 @@ class Backend(Protocol):
 
 
 def open_backend(
-    name: str, *, device: str = "cpu", lava_python: str | None = None, lava_layout: str | None = None
+    name: str,
+    *,
+    device: str = "cpu",
+    lava_python: str | None = None,
+    lava_layout: str | None = None,
+    neuron: str | None = None,
+    leak: bool = False,
 ) -> Backend:
     """Return the backend called ``name``, not yet started.
 
@@ -148,12 +168,21 @@ def open_backend(
         For ``sim``: the interpreter that has Lava, see `backends.lava.LavaBackend`.
     lava_layout
         For ``sim``: ``"processes"`` (default) or ``"layers"``, see `Layout`.
+    neuron
+        ``"own"`` or ``"stock"``, see `Neuron`; by default ``stock`` for files of target ``loihi2``, ``own`` for others.
+    leak
+        Stock neurons have ``du = 0``, the least that Loihi's documents allow, instead of -1: their u loses a 4096th of
+        itself in each step.
 
     Raises
     ------
     UsageError
-        If there is no such backend or layout, or ``ref`` is given an interpreter or a layout.
+        If there is no such backend, layout or neuron, or ``ref`` is given an interpreter or a layout.
     """
+    neurons: dict[str, Neuron] = {known: known for known in get_args(Neuron)}
+    if neuron is not None and neuron not in neurons:
+        raise UsageError(f"--neuron {neuron}: no such neuron; allowed are {', '.join(neurons)}.")
+    chosen = None if neuron is None else neurons[neuron]
     if name == "ref":
         if lava_python is not None:
             raise UsageError(f"--lava-python {lava_python}: only `--backend sim` runs Lava.")
@@ -161,8 +190,10 @@ def open_backend(
             raise UsageError(f"--lava-layout {lava_layout}: only `--backend sim` runs Lava.")
         from loihi_convert.backends.reference import ReferenceBackend
 
-        return ReferenceBackend(device=device)
+        return ReferenceBackend(device=device, neuron=chosen, leak=leak)
     if name == "sim":
+        if chosen == "stock" or leak:
+            raise UsageError("--neuron stock: `--backend sim` does not run it yet; use --backend ref.")
         from loihi_convert.backends.lava import LavaBackend
 
         layouts = {layout: layout for layout in get_args(Layout)}
@@ -170,6 +201,25 @@ def open_backend(
             raise UsageError(f"--lava-layout {lava_layout}: no such layout; allowed are {', '.join(layouts)}.")
         return LavaBackend(lava_python=lava_python, layout=layouts[lava_layout or "processes"])
     raise UsageError(f"--backend {name}: no such backend; allowed are {', '.join(get_args(BackendName))}.")
+
+
+def used_neuron(network: QuantizedNetwork, neuron: Neuron | None, *, leak: bool) -> Neuron:
+    """Return what the neurons of ``network`` are in a run that asks for ``neuron``.
+
+    Raises
+    ------
+    UsageError
+        If stock processes cannot be these neurons, or neurons shall leak that cannot.
+    """
+    used: Neuron = neuron or ("stock" if network.target == "loihi2" else "own")
+    if used == "stock" and network.target != "loihi2":
+        raise UsageError(
+            f"--neuron stock: the file is of target {network.target}, with thresholds or levels that Loihi 2's own "
+            "neurons cannot have; export it with --target loihi2."
+        )
+    if leak and used != "stock":
+        raise UsageError(f"--leak: only stock neurons can, and these are {used}; export with --target loihi2.")
+    return used
 
 
 def first_difference(result: RunResult, reference: RunResult) -> str | None:
