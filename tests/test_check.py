@@ -20,7 +20,13 @@ from typer.testing import CliRunner
 
 from loihi_convert import cli, loihi, netx, pipeline
 from loihi_convert.backends.reference import run_network
-from loihi_convert.checks.activity import ACTIVITY_RULES, Activity, cnn_activity
+from loihi_convert.checks.activity import (
+    ACTIVITY_RULES,
+    NETWORK_ACTIVITY_RULES,
+    Activity,
+    NetworkActivity,
+    cnn_activity,
+)
 from loihi_convert.checks.finding import Finding, findings
 from loihi_convert.checks.integers import (
     CIRCUIT_RULES,
@@ -420,9 +426,17 @@ def test_what_channels_do_on_images(rule: str, activity: Activity, severity: str
     assert re.match(f"{severity}: {message}", finding.line), finding.line
 
 
+def test_a_current_that_wraps() -> None:
+    (finding,) = findings(NETWORK_ACTIVITY_RULES, [(None, NetworkActivity((), 20, 3))], "loihi2")
+    message = r"warning: the u of a stock neuron wraps on 3 of 20 images; its range is \+-131,071"
+    assert re.match(message, finding.line), finding.line
+    assert list(findings(NETWORK_ACTIVITY_RULES, [(None, NetworkActivity((), 20, 0))], "loihi2")) == []
+
+
 def test_channels_are_looked_at_by_running_the_network(check_network: Callable[..., dict[str, Finding]]) -> None:
     """Black images: no input at all, so no channel fires. White ones: (3 - 1 - 2 + 1) x 15 = 15 a step, 60 in four."""
     black = np.zeros((2, 1, 4, 4), np.uint8)
+    assert set(check_network(circuit(), "loihi2", images=black)) == {"every channel is active"}
     silent = check_network(good(), images=black)["every channel is active"]
     assert "conv: 2 of 2 channels (0, 1) silent on all of 2 images" in silent.line
     lower = good(threshold=(15, 15))

@@ -34,7 +34,7 @@ class Activity:
     can_fire
         bool ``(C,)``: that it can at all; where it cannot, `integers.every_channel_can_fire` says so.
     low_clipped, high_clipped
-        Images on which a potential met the lower, the upper end of Loihi's range.
+        Images on which a potential of neurons of ours met the lower, the upper end of Loihi's range.
     is_constant
         Whether its current is the same in every step, so that a neuron that meets an end of the range goes on as it
         does: firing at every step, or never.
@@ -48,27 +48,48 @@ class Activity:
     is_constant: bool = False
 
 
+@dataclass(frozen=True, eq=False)
+class NetworkActivity:
+    """What a network of ours did on N images.
+
+    Parameters
+    ----------
+    layers
+        Each layer that fires, behind its name.
+    image_count
+        N.
+    wrapped_images
+        Images on which the u of some stock neuron of the circuit wrapped; 0 where neurons are ours, which clip.
+    """
+
+    layers: tuple[tuple[str, Activity], ...]
+    image_count: int
+    wrapped_images: int
+
+
 def network_activity(
     network: QuantizedNetwork, images: Array, timesteps: int, *, device: str = "cpu", progress: Progress = silent
-) -> Iterator[tuple[str, Activity]]:
-    """Yield, behind its name, what each layer that fires does on uint8 ``images``, ``(N, C, H, W)``, in T steps."""
+) -> NetworkActivity:
+    """Return what ``network`` does on uint8 ``images``, ``(N, C, H, W)``, in T steps."""
     result = run_network(network, images, timesteps, device=device, progress=progress)
-    clipped = clipped_images(network, images, timesteps, device=device)
+    clipped = np.zeros((len(network.layers), 2), np.int64)
+    if network.target == "lava":
+        clipped = clipped_images(network, images, timesteps, device=device)
     moments = len(images) * timesteps
+    layers = []
     for index, layer in enumerate(network.spiking_layers):
         positions = math.prod(network.shapes[index][1:])
         assert layer.neuron is not None
-        yield (
-            layer.name,
-            Activity(
-                image_count=len(images),
-                firing_rate=result.channel_spikes[index].sum(axis=0) / (moments * positions),
-                can_fire=layer.neuron.threshold != loihi.NEVER_FIRES,
-                low_clipped=int(clipped[index, 0]),
-                high_clipped=int(clipped[index, 1]),
-                is_constant=index == 0 and network.poisson_seed is None and network.target == "lava",
-            ),
+        activity = Activity(
+            image_count=len(images),
+            firing_rate=result.channel_spikes[index].sum(axis=0) / (moments * positions),
+            can_fire=layer.neuron.threshold != loihi.NEVER_FIRES,
+            low_clipped=int(clipped[index, 0]),
+            high_clipped=int(clipped[index, 1]),
+            is_constant=index == 0 and network.poisson_seed is None,
         )
+        layers.append((layer.name, activity))
+    return NetworkActivity(tuple(layers), len(images), result.wrapped_images or 0)
 
 
 def cnn_activity(network: ReluNetwork, images: Array) -> Iterator[tuple[str, Activity]]:
@@ -116,9 +137,21 @@ def _clipped(activity: Activity, images: int, end: str) -> Broken | None:
     return Broken(found, f"Loihi's range ends at {end}", "lava/proc/lif/models.py", fix)
 
 
+def no_current_wraps(activity: NetworkActivity) -> Broken | None:
+    if not activity.wrapped_images:
+        return None
+    found = f"the u of a stock neuron wraps on {activity.wrapped_images:,} of {activity.image_count:,} images"
+    limit = f"its range is +-{loihi.POTENTIAL_LIMIT:,}; beyond, it is none of the potentials that are meant"
+    return Broken(found, limit, "lava/proc/lif/models.py", "Export for a smaller T, or with fewer --weight-bits.")
+
+
 ACTIVITY_RULES: Final[tuple[Rule[Activity], ...]] = (
     Rule(every_channel_is_active, {"lava": "warning", "loihi2": "warning"}),
     Rule(no_channel_is_active_at_every_step, {"lava": "warning", "loihi2": "warning"}),
     Rule(no_potential_meets_the_upper_end, {"lava": "warning", "loihi2": "warning"}),
     Rule(no_potential_meets_the_lower_end, {"lava": "note", "loihi2": "warning"}),
+)
+
+NETWORK_ACTIVITY_RULES: Final[tuple[Rule[NetworkActivity], ...]] = (
+    Rule(no_current_wraps, {"lava": "warning", "loihi2": "warning"}),
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loihi_convert import netx
-from loihi_convert.checks.activity import ACTIVITY_RULES, cnn_activity, network_activity
+from loihi_convert.checks.activity import ACTIVITY_RULES, NETWORK_ACTIVITY_RULES, cnn_activity, network_activity
 from loihi_convert.checks.finding import SEVERITIES, Finding, findings
 from loihi_convert.checks.integers import CIRCUIT_RULES, LAYER_RULES, NETWORK_RULES, NetworkRun, layer_runs
 from loihi_convert.checks.resources import MEMORY_RULES, NEUROCORE_RULES, Chips, LayerResources, resources
@@ -194,11 +194,12 @@ def check(
         image_count = len(images)
         with bars(f"{candidate.path.name}: looking at channels") as progress:
             if isinstance(network, ReluNetwork):
-                activity = cnn_activity(network, images)
+                found += findings(ACTIVITY_RULES, cnn_activity(network, images), target)
             else:
                 assert steps is not None
                 activity = network_activity(network, images, steps, device=device, progress=progress)
-            found += findings(ACTIVITY_RULES, activity, target)
+                found += findings(NETWORK_ACTIVITY_RULES, [(None, activity)], target)
+                found += findings(ACTIVITY_RULES, activity.layers, target)
     layers = _resources(candidate)
     on_chips = None if layers is None else Chips(layers, chips)
     if on_chips is not None:
