@@ -37,7 +37,7 @@ from loihi_convert.checks.integers import (
     layer_runs,
 )
 from loihi_convert.checks.resources import MEMORY_RULES, NEUROCORE_RULES, Chips, resources
-from loihi_convert.checks.stock import FILE_RULES, LIF_RULES, STOCK_RULES
+from loihi_convert.checks.stock_rules import FILE_RULES, LIF_RULES, STOCK_RULES
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork, ReluLayer, ReluNetwork, Reset, Target
 from loihi_convert.netx.ours import encode

@@ -55,7 +55,7 @@ ORDER = [
     {"results.schema"},
     {"results.formats", "results.axes", "results.contents", "checks.finding"},
     {"results.contents_tables", "checks.stock", "checks.integers", "checks.resources"},
-    {"checks.activity"},
+    {"checks.activity", "checks.stock_rules"},
     {"results.early_exit"},
     {"results.evaluate"},
     {"results.diagnose"},

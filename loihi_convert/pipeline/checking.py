@@ -13,7 +13,8 @@ from loihi_convert.checks.activity import ACTIVITY_RULES, NETWORK_ACTIVITY_RULES
 from loihi_convert.checks.finding import SEVERITIES, Finding, findings
 from loihi_convert.checks.integers import CIRCUIT_RULES, LAYER_RULES, NETWORK_RULES, NetworkRun, layer_runs
 from loihi_convert.checks.resources import MEMORY_RULES, NEUROCORE_RULES, Chips, LayerResources, resources
-from loihi_convert.checks.stock import FILE_RULES, LIF_RULES, STOCK_RULES, StockFile, stock_file
+from loihi_convert.checks.stock import StockFile, stock_file
+from loihi_convert.checks.stock_rules import FILE_RULES, LIF_RULES, STOCK_RULES
 from loihi_convert.cnn.checkpoint import SUFFIXES
 from loihi_convert.cuba import CubaNetwork
 from loihi_convert.errors import DataError, InputError, NetxError, UsageError
