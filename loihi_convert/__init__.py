@@ -10,8 +10,8 @@ Each stage takes one value and returns the next; nothing is edited in place::
     result = open_backend("sim").run("model.net", images, 64)          RunResult         potentials at every step
     evaluate.evaluate(result, quantized, labels=labels)                accuracy against latency
 
-`pipeline` does all of it in two calls, ``export`` and ``run``; its ``diagnose`` says what was lost where. `cli` is the
-same for the shell. Where things are:
+`pipeline` does all of it in two calls, ``export`` and ``run``; its ``diagnose`` says what was lost where,
+``check`` what is in the way of a chip. `cli` is the same for the shell. Where things are:
 
 ==============  ===============================================================================================
 ``data``        images: the benchmark sets, a folder, an ``.npz``
@@ -19,9 +19,11 @@ same for the shell. Where things are:
 ``conversion``  CNN -> spiking network -> integers: convert, balance, quantize
 ``simulation``  what simulates both networks, the CNN, and what lies between them
 ``backends``    what runs an exported file: exact integers of ours, Lava
+``checks``      what is in the way of Lava or a chip: rules on files, integers, channels, memory
 ``results``     from a run to tables, pictures and run folders; what a conversion loses, and why
 ``report``      run folders -> one page, HTML and Markdown
 ==============  ===============================================================================================
 
-Beside them: the networks (`synapse`, `network`), every Loihi number (`loihi`), the file format (`netx`).
+Beside them: the networks (`synapse`, `network`), every Loihi number (`loihi`), the file format (`netx`), and soft reset
+from processes that a Loihi 2 chip has (`circuit`).
 """

@@ -264,7 +264,7 @@ def test_numbers_that_break_a_rule_are_refused_with_the_path(
         file.visititems(
             lambda name, item: datasets.update({name: np.asarray(item[()])}) if isinstance(item, h5py.Dataset) else None
         )
-        file.attrs["content_sha256"] = netx._content_sha256(datasets)
+        file.attrs["content_sha256"] = netx.hdf5.content_sha256(datasets)
     path.write_bytes(path.read_bytes()[512:])
     with pytest.raises(NetxError, match=f"model.net: {message}"):
         netx.read(path)

@@ -18,6 +18,7 @@ from loihi_convert.cnn.train import train
 from loihi_convert.conversion.convert import convert
 from loihi_convert.data import Dataset, DataSplits, HeldOut, load_data
 from loihi_convert.errors import InputError, UsageError, VerificationError
+from loihi_convert.network import QuantizedNetwork
 from loihi_convert.pipeline import exporting, origin
 from loihi_convert.progress import Progress, silent
 from loihi_convert.results.early_exit import choose_margin
@@ -181,7 +182,7 @@ def test_a_file_that_computes_something_else_is_an_error(
     """As if the writer had lost the initial potentials: verification reads the file back and sees it."""
     write = netx.write
 
-    def careless(network: netx.QuantizedNetwork, path: Path, *, overwrite: bool = False) -> None:
+    def careless(network: QuantizedNetwork, path: Path, *, overwrite: bool = False) -> None:
         first = network.layers[0]
         assert first.neuron is not None
         lost = replace(first, neuron=replace(first.neuron, initial_potential=0 * first.neuron.initial_potential))

@@ -190,7 +190,9 @@ class _Reader:
         if path.suffix == netx.SUFFIX:
             network = netx.read(path)
             images = rng.integers(0, 256, (2, *network.input_shape)).astype(np.uint8)
-            fields = {name: (value.dtype.str, value.shape, value.tobytes()) for name, value in netx._encode(network)}
+            fields = {
+                name: (value.dtype.str, value.shape, value.tobytes()) for name, value in netx.ours.encode(network)
+            }
             return {**fields, "potentials": run_network(network, images, 4).potentials.tobytes()}
         model, read = checkpoint.load_model(path)
         inputs = torch.from_numpy(rng.random((2, *read.input_shape), np.float32))
@@ -286,7 +288,7 @@ def _network() -> QuantizedNetwork:
 def _structures(original: bytes, share: float, seed: int) -> Iterator[tuple[str, bytes]]:
     """Files whose digests are right and whose structure is not: what a forger, or another program, may write."""
     rng = np.random.default_rng(seed)
-    datasets = dict(netx._read_datasets(original))
+    datasets = dict(netx.hdf5.read_datasets(original))
     for index in range(max(1, round(share * 400))):
         change = _CHANGES[index % len(_CHANGES)]
         changed = dict(datasets)
@@ -295,10 +297,10 @@ def _structures(original: bytes, share: float, seed: int) -> Iterator[tuple[str,
             for key, value in changed.items():
                 file.create_dataset(key, data=value)
             if change is not _without_digest:
-                file.attrs["content_sha256"] = netx._content_sha256(changed)
+                file.attrs["content_sha256"] = netx.hdf5.content_sha256(changed)
             file.flush()
             image = file.id.get_file_image()
-        yield f"{change.__name__.strip('_')} {name}", netx._seal(image) + image
+        yield f"{change.__name__.strip('_')} {name}", netx.hdf5.seal(image) + image
 
 
 Change = Callable[[h5py.File, "dict[str, Array]", np.random.Generator], str]

@@ -31,6 +31,10 @@ Layout = Literal["processes", "layers"]
 """How `sim` lays out a network on Lava: ``processes`` are Lava's own Conv and Dense with neurons of ours, one image at
 a time; ``layers`` is one Process of ours per layer, with images side by side."""
 
+Neuron = Literal["own", "stock"]
+"""What the neurons are: ``own`` is what the file says, SoftResetIF or Lava's LIF; ``stock`` the circuit of stock
+processes (`circuit.py`) that files of target ``loihi2`` can be built of."""
+
 LARGEST_TRACE: Final = 2**32
 """Bytes that the result of a run may take, with the spikes and potentials of a traced one."""
 
@@ -75,6 +79,9 @@ class RunResult:
         alone, empty from `sim`: `pipeline.run` adds those of the `ref` run to which it finds a run of `sim` equal.
     traces
         One per layer where ``trace`` was asked for, else empty.
+    wrapped_images
+        Images on which the u of some stock neuron wrapped, so that it is none of the potentials that the file means.
+        Counted by `ref`; ``None`` where neurons are not stock.
     """
 
     potentials: Array
@@ -85,6 +92,7 @@ class RunResult:
     output_spikes: Array | None = None
     channel_spikes: tuple[Array, ...] = ()
     traces: tuple[LayerTrace, ...] = ()
+    wrapped_images: int | None = None
 
     @property
     def outputs(self) -> Array:
@@ -116,6 +124,16 @@ class Backend(Protocol):
         """How it lays out networks on Lava; ``None`` where there is no Lava."""
         ...
 
+    @property
+    def neuron(self) -> Neuron | None:
+        """What the neurons are, as `open_backend` was told; ``None``: what each file is for."""
+        ...
+
+    @property
+    def leak(self) -> bool:
+        """Whether stock neurons leak."""
+        ...
+
     def run(
         self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = silent
     ) -> RunResult:
@@ -130,7 +148,13 @@ class Backend(Protocol):
 
 
 def open_backend(
-    name: str, *, device: str = "cpu", lava_python: str | None = None, lava_layout: str | None = None
+    name: str,
+    *,
+    device: str = "cpu",
+    lava_python: str | None = None,
+    lava_layout: str | None = None,
+    neuron: str | None = None,
+    leak: bool = False,
 ) -> Backend:
     """Return the backend called ``name``, not yet started.
 
@@ -144,12 +168,21 @@ def open_backend(
         For ``sim``: the interpreter that has Lava, see `backends.lava.LavaBackend`.
     lava_layout
         For ``sim``: ``"processes"`` (default) or ``"layers"``, see `Layout`.
+    neuron
+        ``"own"`` or ``"stock"``, see `Neuron`; by default ``stock`` for files of target ``loihi2``, ``own`` for others.
+    leak
+        Stock neurons have ``du = 0``, the least that Loihi's documents allow, instead of -1: their u loses a 4096th of
+        itself in each step.
 
     Raises
     ------
     UsageError
-        If there is no such backend or layout, or ``ref`` is given an interpreter or a layout.
+        If there is no such backend, layout or neuron, or ``ref`` is given an interpreter or a layout.
     """
+    neurons: dict[str, Neuron] = {known: known for known in get_args(Neuron)}
+    if neuron is not None and neuron not in neurons:
+        raise UsageError(f"--neuron {neuron}: no such neuron; allowed are {', '.join(neurons)}.")
+    chosen = None if neuron is None else neurons[neuron]
     if name == "ref":
         if lava_python is not None:
             raise UsageError(f"--lava-python {lava_python}: only `--backend sim` runs Lava.")
@@ -157,8 +190,10 @@ def open_backend(
             raise UsageError(f"--lava-layout {lava_layout}: only `--backend sim` runs Lava.")
         from loihi_convert.backends.reference import ReferenceBackend
 
-        return ReferenceBackend(device=device)
+        return ReferenceBackend(device=device, neuron=chosen, leak=leak)
     if name == "sim":
+        if chosen == "stock" or leak:
+            raise UsageError("--neuron stock: `--backend sim` does not run it yet; use --backend ref.")
         from loihi_convert.backends.lava import LavaBackend
 
         layouts = {layout: layout for layout in get_args(Layout)}
@@ -166,6 +201,25 @@ def open_backend(
             raise UsageError(f"--lava-layout {lava_layout}: no such layout; allowed are {', '.join(layouts)}.")
         return LavaBackend(lava_python=lava_python, layout=layouts[lava_layout or "processes"])
     raise UsageError(f"--backend {name}: no such backend; allowed are {', '.join(get_args(BackendName))}.")
+
+
+def used_neuron(network: QuantizedNetwork, neuron: Neuron | None, *, leak: bool) -> Neuron:
+    """Return what the neurons of ``network`` are in a run that asks for ``neuron``.
+
+    Raises
+    ------
+    UsageError
+        If stock processes cannot be these neurons, or neurons shall leak that cannot.
+    """
+    used: Neuron = neuron or ("stock" if network.target == "loihi2" else "own")
+    if used == "stock" and network.target != "loihi2":
+        raise UsageError(
+            f"--neuron stock: the file is of target {network.target}, with thresholds or levels that Loihi 2's own "
+            "neurons cannot have; export it with --target loihi2."
+        )
+    if leak and used != "stock":
+        raise UsageError(f"--leak: only stock neurons can, and these are {used}; export with --target loihi2.")
+    return used
 
 
 def first_difference(result: RunResult, reference: RunResult) -> str | None:
@@ -229,8 +283,13 @@ def check_run(network: QuantizedNetwork, images: Array, timesteps: int, *, trace
     if trace:
         per_step = 5 * sum(math.prod(shape) for shape in network.shapes)
     channels = sum(layer.synapse.channels for layer in network.spiking_layers)
-    if (size := timesteps * (len(images) * per_step + 8 * channels)) > LARGEST_TRACE:
+    require_result_size(timesteps * (len(images) * per_step + 8 * channels), len(images), timesteps, trace=trace)
+
+
+def require_result_size(size: int, images: int, timesteps: int, *, trace: bool = False) -> None:
+    """Raise a `UsageError` if the ``size`` bytes of the result of such a run are more than `LARGEST_TRACE`."""
+    if size > LARGEST_TRACE:
         raise UsageError(
-            f"{'--trace: ' if trace else ''}{len(images)} images x {timesteps} steps need {size / 2**20:.1f} MiB; "
+            f"{'--trace: ' if trace else ''}{images} images x {timesteps} steps need {size / 2**20:.1f} MiB; "
             f"allowed are {LARGEST_TRACE / 2**20:.0f} MiB. {'Trace' if trace else 'Run'} fewer images with --images."
         )

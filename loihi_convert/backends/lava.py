@@ -23,7 +23,7 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.backends import BackendName, Layout, RunResult, check_run
+from loihi_convert.backends import BackendName, Layout, Neuron, RunResult, check_run
 from loihi_convert.backends.host_process import HostProcess, other_interpreter
 from loihi_convert.backends.lava_files import LavaFiles
 from loihi_convert.errors import PlatformError
@@ -61,6 +61,8 @@ class LavaBackend:
     """
 
     name: Final[BackendName] = "sim"
+    neuron: Final[Neuron] = "own"
+    leak: Final = False
 
     def __init__(
         self,

@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+from loihi_convert.cli.check import check
 from loihi_convert.cli.console import say
 from loihi_convert.cli.demo import demo
 from loihi_convert.cli.diagnose import diagnose
 from loihi_convert.cli.doctor import doctor
 from loihi_convert.cli.export import export
+from loihi_convert.cli.inspect import inspect
 from loihi_convert.cli.report import report
 from loihi_convert.cli.run import run
 from loihi_convert.cli.train import train
@@ -25,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for _verb in (demo, train, export, run, report, diagnose, doctor):
+for _verb in (demo, train, export, check, inspect, run, report, diagnose, doctor):
     app.command()(_verb)
 
 

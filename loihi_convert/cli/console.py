@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from loihi_convert.cnn.checkpoint import Checkpoint
-    from loihi_convert.pipeline import Diagnosed, Exported, Ran
+    from loihi_convert.pipeline import Checked, Diagnosed, Exported, Ran
 
 
 def say(text: str) -> None:
@@ -113,6 +113,39 @@ def diagnosed_json(diagnosed: Diagnosed) -> dict[str, Any]:
     }
 
 
+def say_checked(checked: Checked) -> None:
+    """Print what each layer takes, then one line for each finding, the worst first, and a verdict."""
+    from loihi_convert.results.tables import resource_table
+
+    if checked.chips is not None:
+        say_tables([resource_table(checked.chips)])
+    for finding in checked.findings:
+        say(finding.line)
+    say(checked.verdict)
+
+
+def checked_json(checked: Checked) -> dict[str, Any]:
+    """Return the same as JSON."""
+    chips = checked.chips
+    return {
+        "file": str(checked.path),
+        "target": checked.target,
+        "timesteps": checked.timesteps,
+        "image_count": checked.image_count,
+        "is_usable": checked.is_usable,
+        "findings": [finding.model_dump() for finding in checked.findings],
+        "layers": [] if chips is None else [layer.model_dump() for layer in chips.layers],
+        "neurocores": None
+        if chips is None
+        else {
+            "shared": chips.shared_cores,
+            "expanded": chips.expanded_cores,
+            "available": chips.cores,
+            "boundary": chips.boundary,
+        },
+    }
+
+
 def trained_sentence(output: Path, checkpoint: Checkpoint) -> str:
     """Return what was trained, how well, and where it lies."""
     validation, test = 100 * checkpoint.validation_accuracy, 100 * checkpoint.test_accuracy
@@ -127,6 +160,11 @@ def note_run(ran: Ran, *, trace: bool, arch: str | None) -> None:
     if ran.equal_to_reference:
         layers = "every layer" if trace else "every output potential and spike count"
         note(f"{ran.path.name}: {layers} of {ran.equal_to_reference} images equal to ref at every step, error 0")
+    if (wrapped := ran.evaluation.wrapped_images) is not None:
+        advice = "; their classes mean little, export it for this T, or with fewer --pixel-bits" if wrapped else ""
+        note(
+            f"{ran.path.name}: stock neurons; u wrapped on {wrapped:,} of {ran.evaluation.image_count:,} images{advice}"
+        )
     if ran.evaluation.cnn_accuracy is None:
         named = ran.network.provenance.get("model", {}).get("arch")
         if named is not None and arch is None:

@@ -16,12 +16,13 @@ from loihi_convert.cli.options import (
     JsonOption,
     LavaLayoutOption,
     LavaPythonOption,
+    parse_numbers,
 )
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.memory import require_memory
 
 if TYPE_CHECKING:
-    from loihi_convert.pipeline import CompletedRun
+    from loihi_convert.pipeline import CompletedRun, ForeignRun
 
 SIM_IMAGES = 100
 """Images a run on Lava's simulator takes unless told otherwise: seconds, not minutes."""
@@ -58,25 +59,56 @@ def run(
         float,
         typer.Option("--exit-tolerance", help="Percentage points of accuracy that stopping early may lose there."),
     ] = 0.1,
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            "--mean",
+            help="For a file that export has not written and whose network has input neurons: x = (pixel / 255 - "
+            "mean) / std enters it; one number, or one per channel. Default: 0.5, as lava-dl's own.",
+            show_default=False,
+        ),
+    ] = None,
+    std: Annotated[str | None, typer.Option("--std", help="See --mean. Default: 0.5.", show_default=False)] = None,
     data: DataOption = None,
     data_root: DataRootOption = None,
     lava_python: LavaPythonOption = None,
     lava_layout: LavaLayoutOption = None,
+    neuron: Annotated[
+        str | None,
+        typer.Option(
+            "--neuron",
+            help="own: those the file says. stock: a circuit of Lava's LIF, as on a chip (default of files of target "
+            "loihi2, which alone can be).",
+            show_default=False,
+        ),
+    ] = None,
+    leak: Annotated[
+        bool, typer.Option("--leak", help="Stock neurons of du = 0 instead of -1: u loses a 4096th in each step.")
+    ] = False,
     device: DeviceOption = "auto",
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for run folders.")] = Path("runs"),
     as_json: JsonOption = False,
 ) -> None:
-    """Run exported files on test images; show accuracy against latency; write a run folder."""
+    """Run exported files, or one other netx file, on test images; show accuracy against latency; write a run folder."""
     require_memory()
     from loihi_convert import netx, pipeline
     from loihi_convert.backends import open_backend
+    from loihi_convert.cuba import CubaNetwork
     from loihi_convert.data import load_data
     from loihi_convert.progress import bar
     from loihi_convert.simulation.gpu import chosen_device
 
     chosen = chosen_device(device)
     paths = tuple(files) if files else (_newest(netx.SUFFIX),)
-    source = netx.read(paths[0]).provenance.get("model", {})
+    network = netx.read_any(paths[0])
+    is_foreign = isinstance(network, CubaNetwork)
+    source = {} if isinstance(network, CubaNetwork) else network.provenance.get("model", {})
+    if is_foreign:
+        _check_foreign(
+            paths, {f"--backend {backend}": backend != "ref", "--model": model, "--arch": arch, "--trace": trace}
+        )
+    elif mean is not None or std is not None:
+        raise UsageError(f"--mean, --std: {paths[0]} holds its own normalization; only files of other hands need it.")
     if data is None and "data" not in source:
         raise UsageError(f"{paths[0]}: does not say what data it was made from; pass --data.")
     splits = load_data(data or str(source["data"]), data_root, classes=source.get("classes", ()))
@@ -86,6 +118,19 @@ def run(
         raise UsageError(f"--images {count}: {splits.name} has 1..{len(splits.test)} test images.")
     if backend == "sim" and images is None and count < len(splits.test):
         note(f"running the first {count} of {len(splits.test)} test images; choose with --images")
+    if is_foreign:
+        ran = pipeline.run_foreign_into_folder(
+            output,
+            paths[0],
+            splits,
+            splits.test[:count],
+            timesteps,
+            mean=parse_numbers("--mean", mean),
+            std=parse_numbers("--std", std),
+            bars=bar,
+        )
+        _show_foreign(ran, paths[0], as_json=as_json)
+        return
     if early_exit and splits.held_out is None:
         note(
             f"early exit is not evaluated: its margin is chosen on images that are not run, and {splits.name} has "
@@ -94,7 +139,9 @@ def run(
     done = pipeline.run_into_folder(
         output,
         paths,
-        open_backend(backend, device=chosen, lava_python=lava_python, lava_layout=lava_layout),
+        open_backend(
+            backend, device=chosen, lava_python=lava_python, lava_layout=lava_layout, neuron=neuron, leak=leak
+        ),
         splits,
         splits.test[:count],
         timesteps,
@@ -106,6 +153,33 @@ def run(
         bars=bar,
     )
     show_run(done, trace=trace, arch=arch, as_json=as_json)
+
+
+def _check_foreign(paths: tuple[Path, ...], given: dict[str, object]) -> None:
+    """Raise a `UsageError` for what only files of ours can do."""
+    if len(paths) > 1:
+        raise UsageError(f"{paths[0]}: was not written by `loihi-convert export`; run such a file alone.")
+    for option, value in given.items():
+        if value:
+            raise UsageError(
+                f"{option}: {paths[0]} was not written by `loihi-convert export`; such a file runs on ref, without it."
+            )
+
+
+def _show_foreign(ran: ForeignRun, path: Path, *, as_json: bool) -> None:
+    note(f"{path.name}: not written by `loihi-convert export`; its CUBA neurons run as in Lava, without early exit")
+    if as_json:
+        from loihi_convert.results.run_folder import results_json
+
+        say(results_json([(path.stem, ran.evaluation)]))
+    else:
+        from loihi_convert.results.tables import accuracy_table, layer_table
+
+        tables = [accuracy_table(ran.evaluation), layer_table(ran.evaluation)]
+        read = {"potential": "potentials", "spikes": "spike counts"}[ran.evaluation.readout]
+        tables[0].caption = f"{read} of the last layer after each step of one run"
+        say_tables(tables)
+    note(f"wrote {ran.folder}/ ({', '.join(path.name for path in ran.files)})")
 
 
 def show_run(done: CompletedRun, *, trace: bool, arch: str | None, as_json: bool) -> None:

@@ -14,8 +14,9 @@ import numpy as np
 
 from loihi_convert import loihi
 from loihi_convert.backends import RunResult
+from loihi_convert.cuba import CubaLayer, CubaNetwork, PixelBias
 from loihi_convert.errors import DataError
-from loihi_convert.network import QuantizedNetwork, Readout
+from loihi_convert.network import QuantizedLayer, QuantizedNetwork, Readout
 from loihi_convert.results.early_exit import EarlyExit
 from loihi_convert.results.schema import Interval, Record, wilson_interval
 from loihi_convert.synapse import Array
@@ -94,9 +95,10 @@ class Evaluation(Record):
     image_count
         N.
     timesteps
-        The T the thresholds of the file were balanced for.
+        The T the thresholds of the file were balanced for; of a file of other hands, which says how many a sample
+        takes, or the T of the run.
     depth
-        Number of layers; Lava needs T + depth global steps.
+        Number of layers that have synapses; Lava needs T + depth global steps.
     readout
         What the class is read from: ``"potential"`` or ``"spikes"`` of the last layer.
     layers
@@ -111,6 +113,8 @@ class Evaluation(Record):
         What stopping at a clear lead gives; None where T is 1 or no margin was chosen.
     saturated_images
         Images with an output potential of magnitude 131071 after any step: their charge may have been cut off.
+    wrapped_images
+        Images on which the u of some stock neuron wrapped; None where neurons are not stock.
     seconds, startup_seconds
         Wall-clock time of the simulation, and of loading and compiling before it.
     images_per_second
@@ -131,6 +135,7 @@ class Evaluation(Record):
     seconds: float
     startup_seconds: float
     images_per_second: float
+    wrapped_images: int | None = None
 
     @property
     def own_point(self) -> Point:
@@ -140,7 +145,7 @@ class Evaluation(Record):
 
 def evaluate(
     result: RunResult,
-    network: QuantizedNetwork,
+    network: QuantizedNetwork | CubaNetwork,
     *,
     labels: Array | None = None,
     cnn_predictions: Array | None = None,
@@ -177,6 +182,9 @@ def evaluate(
         _check_label_range(labels, network.shapes[-1][0])
 
     layers = _layers(network)
+    # Input neurons have no synapse in front, whose step Lava would add.
+    depth = sum(not isinstance(layer.synapse, PixelBias) for layer in network.layers)
+    own_timesteps = run_timesteps if network.timesteps is None else network.timesteps
     neuron_counts = np.array([layer.neuron_count for layer in layers[: len(network.spiking_layers)]], np.int64)
     cnn_correct = _matches(cnn_predictions, labels)
     predictions = result.predictions
@@ -189,7 +197,7 @@ def evaluate(
         operations = result.synaptic_operations[:, :timesteps].sum(axis=(0, 1)) / image_count
         return Point(
             timesteps=timesteps,
-            global_steps=timesteps + len(layers),
+            global_steps=timesteps + depth,
             correct_count=correct,
             accuracy=_fraction(correct, image_count),
             accuracy_interval=_interval(correct, image_count),
@@ -209,12 +217,12 @@ def evaluate(
             ),
         )
 
-    reported = {*reported_timesteps(run_timesteps), min(network.timesteps, run_timesteps)}
+    reported = {*reported_timesteps(run_timesteps), min(own_timesteps, run_timesteps)}
     saturated = np.abs(result.potentials).max(axis=(1, 2)) >= loihi.POTENTIAL_LIMIT
     return Evaluation(
         image_count=image_count,
-        timesteps=network.timesteps,
-        depth=len(layers),
+        timesteps=own_timesteps,
+        depth=depth,
         readout=network.readout,
         layers=layers,
         multiply_accumulates=sum(layer.multiply_accumulates for layer in layers),
@@ -227,6 +235,7 @@ def evaluate(
         startup_seconds=result.startup_seconds,
         # A run shorter than the clock's tick of 1 ns reads as 0 seconds.
         images_per_second=image_count / max(result.seconds, 1e-9),
+        wrapped_images=result.wrapped_images,
     )
 
 
@@ -247,10 +256,11 @@ def _interval(matches: int | None, image_count: int) -> Interval | None:
     return None if matches is None else wilson_interval(matches, image_count)
 
 
-def _layers(network: QuantizedNetwork) -> tuple[Layer, ...]:
+def _layers(network: QuantizedNetwork | CubaNetwork) -> tuple[Layer, ...]:
     layers = []
+    synaptic: tuple[QuantizedLayer | CubaLayer, ...] = network.layers
     for layer, input_shape, shape in zip(
-        network.layers, (network.input_shape, *network.shapes), network.shapes, strict=False
+        synaptic, (network.input_shape, *network.shapes), network.shapes, strict=False
     ):
         # A spike in front of a pooling reaches the synapses of its whole window; the CNN multiplies the average once.
         synapses = int(layer.synapse.fan_out(input_shape).sum()) // math.prod(layer.synapse.pool)
@@ -258,7 +268,7 @@ def _layers(network: QuantizedNetwork) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
-def _checked_size(result: RunResult, network: QuantizedNetwork) -> tuple[int, int]:
+def _checked_size(result: RunResult, network: QuantizedNetwork | CubaNetwork) -> tuple[int, int]:
     image_count, timesteps, classes = result.potentials.shape
     spiking = (image_count, timesteps, len(network.spiking_layers))
     fits = result.spike_counts.shape == spiking and result.synaptic_operations.shape == spiking

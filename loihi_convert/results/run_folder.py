@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from loihi_convert.backends import RunResult
+from loihi_convert.cuba import CubaLayer, CubaNetwork
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.files import sha256, write_atomically
-from loihi_convert.network import QuantizedNetwork
+from loihi_convert.network import QuantizedLayer, QuantizedNetwork
 from loihi_convert.results.early_exit import EarlyExit, ExitPoint
 from loihi_convert.results.evaluate import Evaluation, Point
 from loihi_convert.results.figure import accuracy_figure, image_bytes
@@ -38,7 +39,7 @@ class RunOfFile(NamedTuple):
     name: str
     evaluation: Evaluation
     result: RunResult
-    network: QuantizedNetwork
+    network: QuantizedNetwork | CubaNetwork
 
 
 def write_run(
@@ -52,7 +53,8 @@ def write_run(
     """Write the results of one run into ``folder`` and return the files, the manifest last.
 
     ``accuracy.csv``, ``early_exit.csv`` (if early exit was evaluated), ``firing_rates.csv`` (of each channel at each
-    reported T), ``thresholds.csv`` (of each channel), ``result.json``, ``predictions.csv``, ``accuracy.svg`` and
+    reported T), ``thresholds.csv`` (of each channel, in
+    files of ours), ``result.json``, ``predictions.csv``, ``accuracy.svg`` and
     ``accuracy.png`` (if accuracy or agreement is known), ``manifest.json``. All are made before the first is written,
     each is written whole, and the manifest comes last: a folder that holds one is complete.
 
@@ -99,6 +101,8 @@ def write_run(
     }
     if all(evaluation.early_exit is None for _, evaluation in figures):
         del contents["early_exit.csv"]
+    if all(isinstance(run.network, CubaNetwork) for run in runs):
+        del contents["thresholds.csv"]
     title = (
         f"{manifest.get('network', names[0])} on {manifest.get('data', 'images')}, {figures[0][1].image_count:,} images"
     )
@@ -251,9 +255,8 @@ def _firing_rates(run: RunOfFile) -> Iterable[dict[str, Any]]:
 
     The firing rate of a channel (paper, eq. 3) is the mean over its neurons, and here over images, of spikes / T.
     """
-    for layer, shape, spikes in zip(
-        run.network.spiking_layers, run.network.shapes, run.result.channel_spikes, strict=False
-    ):
+    spiking: tuple[QuantizedLayer | CubaLayer, ...] = run.network.spiking_layers
+    for layer, shape, spikes in zip(spiking, run.network.shapes, run.result.channel_spikes, strict=False):
         neurons = math.prod(shape[1:])
         so_far = spikes.cumsum(axis=0)
         for point in run.evaluation.points:
@@ -271,6 +274,8 @@ def _firing_rates(run: RunOfFile) -> Iterable[dict[str, Any]]:
 def _thresholds(run: RunOfFile) -> Iterable[dict[str, Any]]:
     """Rows of thresholds.csv: one per channel; the real threshold is empty where the channel can never fire."""
     for layer in run.network.spiking_layers:
+        if not isinstance(layer, QuantizedLayer):
+            continue
         assert layer.neuron is not None
         thresholds = layer.neuron.threshold.tolist()
         real = [None] * len(thresholds) if layer.balanced is None else layer.balanced.threshold.tolist()

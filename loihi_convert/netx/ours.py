@@ -1,4 +1,4 @@
-"""QuantizedNetwork <-> lava-dl netx HDF5 (``.net``); the only file that imports h5py.
+"""QuantizedNetwork <-> the datasets of a netx file (``.net``).
 
 What lava-dl's ``lava.lib.dl.netx.hdf5.Network`` reads stands where it looks for it::
 
@@ -17,27 +17,21 @@ gives the same integers. What netx cannot say stands in a group of its own, whic
     .../balanced                threshold, amplitude, initial_potential          the real numbers before rounding
     .../correction              what calibration added to the CNN's bias         the same, if there is one
 
-HDF5 itself loads most damage without a word, and some damage ends the process with SIGSEGV. So a file begins with a
-*seal*, in the 512 bytes that HDF5 leaves to its user: the SHA-256 of everything behind it, checked before HDF5 sees a
-byte. The root attribute ``content_sha256`` covers every dataset, for files that another tool wrote anew without seal.
-At last the network that was read is encoded again: a file that says anything else than that is refused.
+The network that was read is encoded again: a file that says anything else than that is refused.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, cast, get_args
 
-import h5py
 import numpy as np
 
 from loihi_convert import loihi
-from loihi_convert.errors import LoihiConvertError, NetxError
+from loihi_convert.errors import NetxError
 from loihi_convert.files import refuse_to_overwrite, write_atomically
 from loihi_convert.network import (
     IntegerNeuron,
@@ -45,30 +39,17 @@ from loihi_convert.network import (
     QuantizedLayer,
     QuantizedNetwork,
     Reset,
+    Target,
     largest_pixel,
 )
+from loihi_convert.netx.hdf5 import OURS, Datasets, errors_that_name, file_content, read_content, read_datasets
 from loihi_convert.synapse import Array, Conv, Dense, Pair, Shape, Synapse
 
 FORMAT: Final = 1
-SUFFIX: Final = ".net"
-_OURS: Final = "loihi_convert"
-_DIGEST: Final = "content_sha256"
 _BALANCED: Final = ("threshold", "amplitude", "initial_potential")
 
-_SEAL: Final = "loihi-convert netx; sha256 of all bytes from 512: "
-_SEAL_LENGTH: Final = 512
-_HDF5: Final = b"\x89HDF\r\n\x1a\n"
-
-_LARGEST_FILE: Final = 2**31
-_LARGEST_RATIO: Final = 256
-"""Bytes of the datasets for each byte of the file; the repeated weights of a pooling compress 10 to 50 times."""
-_DEEPEST: Final = f"{_OURS}/layer/0/balanced/threshold".count("/")
-_LONGEST_REASON: Final = 400
 _LARGEST_LAYER: Final = 2**26
 """Neurons; a Loihi 2 chip has 2^20."""
-
-Datasets = Mapping[str, Array]
-"""Every dataset of a file by its full name, such as ``layer/1/weight``; text as bytes."""
 
 
 def write(network: QuantizedNetwork, path: Path, *, overwrite: bool = False) -> None:
@@ -80,17 +61,7 @@ def write(network: QuantizedNetwork, path: Path, *, overwrite: bool = False) -> 
         If ``path`` exists and ``overwrite`` is off, or cannot be written.
     """
     refuse_to_overwrite(path, overwrite)
-    datasets = dict(_encode(network))
-    # Built in memory: h5py on a full disk dies with SIGSEGV, and a killed in-place write leaves an unusable file.
-    with h5py.File("in-memory", "w", driver="core", backing_store=False, userblock_size=_SEAL_LENGTH) as file:
-        for name, value in datasets.items():
-            # HDF5 compresses and checks only what has values to be cut into chunks.
-            filters = {"compression": "gzip", "shuffle": True, "fletcher32": True} if value.shape and value.size else {}
-            file.create_dataset(name, data=value, **filters)
-        file.attrs[_DIGEST] = _content_sha256(datasets)
-        file.flush()
-        image = file.id.get_file_image()
-    write_atomically(path, _seal(image) + image)
+    write_atomically(path, file_content(dict(encode(network))))
 
 
 def read(path: Path) -> QuantizedNetwork:
@@ -101,30 +72,11 @@ def read(path: Path) -> QuantizedNetwork:
     NetxError
         If the file is missing, damaged, was not written by this package, or holds numbers that Loihi cannot.
     """
-    try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise NetxError(f"{path}: is larger than 2 GiB; no netx file of ours is.")
-        # Read whole first: h5py keeps a file open for as long as a reader lives.
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise NetxError(f"{path}: no such file; `loihi-convert export model.pt` writes one.") from error
-    except OSError as error:
-        raise NetxError(f"{path}: cannot be read ({error.strerror or error}).") from error
-    if not content.startswith(_HDF5):
-        if not content.startswith(_SEAL[:8].encode()):
-            raise NetxError(f"{path}: cannot be read as a netx HDF5 file, it begins as no such file does.")
-        if content[:_SEAL_LENGTH] != _seal(content[_SEAL_LENGTH:]):
-            raise NetxError(f"{path}: is damaged, it does not match the SHA-256 it begins with; export it again.")
-    try:
-        datasets = _read_datasets(content)
+    content = read_content(path)
+    with errors_that_name(path, advice="; export it again"):
+        datasets = read_datasets(content)
         network = _decode(datasets)
         _require_encoding(datasets, network)
-    except LoihiConvertError as error:
-        raise NetxError(f"{path}: {_shortened(str(error))}") from error
-    # A forged file can make HDF5 and NumPy raise nearly anything; none of it is our bug.
-    except Exception as error:
-        reason = _shortened(str(error) or type(error).__name__)
-        raise NetxError(f"{path}: cannot be read as a netx HDF5 file ({reason}); export it again.") from error
     return network
 
 
@@ -145,61 +97,9 @@ def stock_netx_notes(network: QuantizedNetwork) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _seal(image: bytes) -> bytes:
-    """The user block of an HDF5 image: a line for people and for `read`, filled up with zeros."""
-    return f"{_SEAL}{hashlib.sha256(image).hexdigest()}\n".encode().ljust(_SEAL_LENGTH, b"\0")
-
-
-def _content_sha256(datasets: Datasets) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(datasets.items()):
-        digest.update(f"{name}\0{value.dtype.str}\0{value.shape}\0".encode())
-        digest.update(np.ascontiguousarray(value).tobytes())
-    return digest.hexdigest()
-
-
-def _read_datasets(content: bytes) -> Datasets:
-    """Every dataset of an HDF5 image of ours; nothing outside the image is opened, and no link is followed."""
-    found: dict[str, h5py.Dataset] = {}
-
-    def visit(name: str, item: object) -> None:
-        if name.count("/") > _DEEPEST:
-            raise NetxError(f"{name}: lies deeper than anything in a netx file of ours; export it again.")
-        if isinstance(item, h5py.Group):
-            _require_plain_group(item)
-        elif isinstance(item, h5py.Dataset) and not item.is_virtual and not item.external and item.dtype.kind in "iufS":
-            found[name] = item
-        else:
-            raise NetxError(f"{name}: is no dataset of numbers or text in this file; export it again.")
-
-    with h5py.File(io.BytesIO(content), "r") as file:
-        _require_plain_group(file)
-        if _OURS not in file or _DIGEST not in file.attrs:
-            raise NetxError(
-                f"holds no group '{_OURS}' with thresholds and scales; only files written by `loihi-convert export` "
-                "can be run."
-            )
-        file.visititems(visit)
-        size = sum(item.dtype.itemsize * item.size for item in found.values())
-        if size > _LARGEST_RATIO * len(content):
-            raise NetxError(f"claims to hold {size:,} bytes in {len(content):,}, which no compression gives.")
-        datasets = {name: np.asarray(item[()]) for name, item in found.items()}
-        if file.attrs[_DIGEST] != _content_sha256(datasets):
-            raise NetxError("is damaged, its content does not match its SHA-256; export it again.")
-    return datasets
-
-
-def _require_plain_group(group: h5py.Group) -> None:
-    for name in group:
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise NetxError(f"{group.name}: {name} is a link to another place; export the file again.")
-    if len(group) == 0:
-        raise NetxError(f"{group.name}: is an empty group; export the file again.")
-
-
 def _require_encoding(datasets: Datasets, network: QuantizedNetwork) -> None:
     """Raise unless ``datasets`` are what `write` writes for ``network``: what stock netx reads and we do not, too."""
-    expected = dict(_encode(network))
+    expected = dict(encode(network))
     for name in sorted(datasets.keys() | expected.keys()):
         if name not in datasets:
             raise NetxError(f"{name}: is missing; export the file again.")
@@ -213,29 +113,25 @@ def _require_encoding(datasets: Datasets, network: QuantizedNetwork) -> None:
             )
 
 
-def _shortened(reason: str) -> str:
-    """One line of a length that can be read, whatever a forged file made part of it."""
-    line = " ".join(reason.split())
-    return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]} ..."
-
-
 def _brief(value: Array) -> str:
     return f"{value.dtype} {value.shape}" if value.size > 4 else f"{value.dtype} {value.tolist()}"
 
 
-def _encode(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
+def encode(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
     """Yield the name and value of every dataset of a file that holds ``network``."""
     yield from _stock_datasets(network)
-    yield f"{_OURS}/format", np.array(FORMAT, np.int32)
-    yield f"{_OURS}/timesteps", np.array(network.timesteps, np.int32)
-    yield f"{_OURS}/proven_timesteps", np.array(network.proven_timesteps, np.int64)
-    yield f"{_OURS}/pixel_bits", np.array(network.pixel_bits, np.int32)
-    yield f"{_OURS}/reset", _bytes(network.reset)
+    yield f"{OURS}/format", np.array(FORMAT, np.int32)
+    yield f"{OURS}/timesteps", np.array(network.timesteps, np.int32)
+    yield f"{OURS}/proven_timesteps", np.array(network.proven_timesteps, np.int64)
+    yield f"{OURS}/pixel_bits", np.array(network.pixel_bits, np.int32)
+    yield f"{OURS}/reset", _bytes(network.reset)
     if network.poisson_seed is not None:
-        yield f"{_OURS}/poisson_seed", np.array(network.poisson_seed, np.int64)
-    yield f"{_OURS}/provenance", _bytes(json.dumps(dict(network.provenance), sort_keys=True))
+        yield f"{OURS}/poisson_seed", np.array(network.poisson_seed, np.int64)
+    if network.target != "lava":
+        yield f"{OURS}/target", _bytes(network.target)
+    yield f"{OURS}/provenance", _bytes(json.dumps(dict(network.provenance), sort_keys=True))
     for index, layer in enumerate(network.layers):
-        group = f"{_OURS}/layer/{index}"
+        group = f"{OURS}/layer/{index}"
         yield f"{group}/name", _bytes(layer.name)
         yield f"{group}/scale", layer.scale.astype(np.float64)
         yield f"{group}/pool", np.array(layer.synapse.pool, np.int32)
@@ -289,16 +185,16 @@ def _neuron_datasets(group: str, layer: QuantizedLayer) -> Iterator[tuple[str, A
 
 def _decode(datasets: Datasets) -> QuantizedNetwork:
     """The network that ``datasets`` hold; `_require_encoding` then sees to what is not looked at here."""
-    if (version := _integer(datasets[f"{_OURS}/format"])) != FORMAT:
+    if (version := _integer(datasets[f"{OURS}/format"])) != FORMAT:
         raise NetxError(f"format {version} of our datasets; this version reads {FORMAT}. Export it again.")
     count = len({name.split("/")[1] for name in datasets if name.startswith("layer/")})
     kinds = [_text(datasets[f"layer/{index}/type"]) for index in range(count)]
     if kinds[0] != "input" or not set(kinds[1:]) <= {"conv", "dense", "flatten"}:
         raise NetxError(f"layers {', '.join(kinds)}; allowed are input, then conv, flatten and dense.")
-    pixel_bits = _integer(datasets[f"{_OURS}/pixel_bits"])
+    pixel_bits = _integer(datasets[f"{OURS}/pixel_bits"])
     if not 1 <= pixel_bits <= loihi.MAX_PIXEL_BITS:
         raise NetxError(f"pixels of {pixel_bits} bits; allowed are 1..{loihi.MAX_PIXEL_BITS}.")
-    seed = datasets.get(f"{_OURS}/poisson_seed")
+    seed = datasets.get(f"{OURS}/poisson_seed")
     poisson_seed = None if seed is None else _integer(seed)
     input_shape: Shape = tuple(datasets["layer/0/shape"].tolist())
     if len(input_shape) != 3 or min(input_shape) < 1:
@@ -309,7 +205,7 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
         if kind not in ("conv", "dense"):
             continue
         stock = _inside(datasets, f"layer/{index}/")
-        extra = _inside(datasets, f"{_OURS}/layer/{len(layers)}/")
+        extra = _inside(datasets, f"{OURS}/layer/{len(layers)}/")
         layer = QuantizedLayer(
             name=_text(extra["name"]),
             synapse=(_decode_conv if kind == "conv" else _decode_dense)(stock, extra, input_shape),
@@ -322,21 +218,25 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
         input_shape = layer.synapse.output_shape(input_shape)
         _require_sound(layer, input_shape)
         layers.append(layer)
-    reset = _text(datasets[f"{_OURS}/reset"])
+    reset = _text(datasets[f"{OURS}/reset"])
     if reset not in get_args(Reset):
         raise NetxError(f"reset '{reset}'; allowed are {' and '.join(get_args(Reset))}.")
-    provenance = json.loads(_text(datasets[f"{_OURS}/provenance"]))
+    target = _text(datasets[f"{OURS}/target"]) if f"{OURS}/target" in datasets else "lava"
+    if target not in get_args(Target):
+        raise NetxError(f"target '{target}'; allowed are {' and '.join(get_args(Target))}.")
+    provenance = json.loads(_text(datasets[f"{OURS}/provenance"]))
     if not isinstance(provenance, dict) or not isinstance(provenance.get("model", {}), dict):
         raise NetxError("its provenance is not a JSON object of objects; export it again.")
     return QuantizedNetwork(
         input_shape=network_input,
         layers=tuple(layers),
-        timesteps=_integer(datasets[f"{_OURS}/timesteps"]),
-        proven_timesteps=_integer(datasets[f"{_OURS}/proven_timesteps"]),
+        timesteps=_integer(datasets[f"{OURS}/timesteps"]),
+        proven_timesteps=_integer(datasets[f"{OURS}/proven_timesteps"]),
         pixel_bits=pixel_bits,
         reset=cast(Reset, reset),
         provenance=provenance,
         poisson_seed=poisson_seed,
+        target=cast(Target, target),
     )
 
 

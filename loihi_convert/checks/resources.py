@@ -1,0 +1,204 @@
+"""Neurons, synapses and memory of each layer, and how many neurocores of Loihi 2 they take: a range, no measurement.
+
+What is public gives two figures. *Shared*: every weight of the file is stored once, 0 not at all, and a neuron takes
+its two state variables. *Expanded*: every synapse has its own byte, 0 included where a layer is dense, and a neuron
+takes as much as on Loihi 1. In between lies what Loihi 2's convolutional connectivity and its compression make of it,
+which is not public. In both
+
+- a layer has neurocores of its own; expanded, it is halved until each part fits, as Lava's compiler is reported to do
+  (OzU-CAST/LoihiScalingEfficiency on GitHub, "Hardware Resources"),
+- a weight has 8 bits.
+
+Left out are axons and routing tables, indices of sparse synapses, biases and delays, the recurrent synapse of a soft
+reset, copies of a kernel in each core that a map is cut into, the input and the readout: so even the expanded figure is
+no guarantee.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from loihi_convert import loihi
+from loihi_convert.checks.finding import Broken, Rule
+from loihi_convert.results.schema import Record
+from loihi_convert.synapse import Dense, Shape, Synapse
+
+_BRIEF: Final = 'Intel, "Loihi 2" technology brief, 2021'
+
+
+class LayerResources(Record):
+    """What one layer takes; its synapses are those that reach it.
+
+    Attributes
+    ----------
+    name
+        The layer.
+    neurons
+        How many.
+    fan_in
+        Synapses of nonzero weight that reach one of its neurons, at most.
+    fan_out
+        Synapses that leave one of its neurons, at most; 0 for the last layer.
+    synapses
+        Between the layer before and this one, of nonzero weight; with a pooling written out.
+    weights
+        In the file: netx has no pooling, so a kernel behind one holds every weight ``pooling`` times.
+    pooling
+        Inputs of one window; 1: none.
+    shared_bytes, expanded_bytes
+        Memory for weights and neurons, see this module.
+    shared_cores, expanded_cores
+        Neurocores of Loihi 2.
+    """
+
+    name: str
+    neurons: int
+    fan_in: int
+    fan_out: int
+    synapses: int
+    weights: int
+    pooling: int
+    shared_bytes: int
+    expanded_bytes: int
+    shared_cores: int
+    expanded_cores: int
+
+
+@dataclass(frozen=True)
+class Chips:
+    """A network's layers and the number of Loihi 2 chips that there are for it."""
+
+    layers: tuple[LayerResources, ...]
+    chips: int
+
+    @property
+    def cores(self) -> int:
+        """Neurocores of all chips."""
+        return self.chips * loihi.NEUROCORES
+
+    @property
+    def shared_cores(self) -> int:
+        """Neurocores that the network takes at least, as far as this module counts."""
+        return sum(layer.shared_cores for layer in self.layers)
+
+    @property
+    def expanded_cores(self) -> int:
+        """Neurocores that it takes where no synapse shares its weight with another."""
+        return sum(layer.expanded_cores for layer in self.layers)
+
+    @property
+    def boundary(self) -> str:
+        """What these figures contain."""
+        return (
+            "from each weight stored once to a byte for each synapse; 8 bits a weight, no core shared by two layers; "
+            "without axons and routing, sparse indices, biases, the synapse of a soft reset, input and readout"
+        )
+
+
+def resources(input_shape: Shape, synapses: Sequence[tuple[str, Synapse]]) -> tuple[LayerResources, ...]:
+    """Return what each layer takes; ``synapses`` are those of a network in order, behind their layers' names."""
+    shapes = [input_shape]
+    for _, synapse in synapses:
+        shapes.append(synapse.output_shape(shapes[-1]))
+    fan_outs = [synapse.fan_out(shape) for (_, synapse), shape in zip(synapses, shapes, strict=False)]
+    leaving = [*(int(counts.max()) for counts in fan_outs[1:]), 0]
+    return tuple(
+        _layer_resources(name, synapse, shape, math.prod(after), int(counts.sum()), fan_out)
+        for (name, synapse), shape, after, counts, fan_out in zip(
+            synapses, shapes, shapes[1:], fan_outs, leaving, strict=False
+        )
+    )
+
+
+def _layer_resources(
+    name: str, synapse: Synapse, input_shape: Shape, neurons: int, synapse_count: int, fan_out: int
+) -> LayerResources:
+    window = math.prod(synapse.pool)
+    rows = synapse.weight.reshape(synapse.channels, -1)
+    nonzero = int(np.count_nonzero(rows)) * window
+    # A dense matrix stores its zeros, too, and a kernel behind a pooling those of its dilation.
+    is_dense = isinstance(synapse, Dense)
+    stored = neurons * math.prod(input_shape) if is_dense else synapse.without_pooling(input_shape).weight.size
+    every = stored if is_dense else synapse_count
+    shared = nonzero + loihi.LIF_BYTES * neurons
+    expanded = every + loihi.LOIHI_1_NEURON_BYTES * neurons
+    needed = _cores(neurons, expanded)
+    return LayerResources(
+        name=name,
+        neurons=neurons,
+        fan_in=int(np.count_nonzero(rows, axis=1).max()) * window,
+        fan_out=fan_out,
+        synapses=synapse_count,
+        weights=stored,
+        pooling=window,
+        shared_bytes=shared,
+        expanded_bytes=expanded,
+        shared_cores=_cores(neurons, shared),
+        expanded_cores=1 << (needed - 1).bit_length(),
+    )
+
+
+def _cores(neurons: int, size: int) -> int:
+    return max(1, math.ceil(neurons / loihi.NEURONS_PER_CORE), math.ceil(size / loihi.CORE_BYTES))
+
+
+def the_network_fits_the_chips(network: Chips) -> Broken | None:
+    if network.shared_cores <= network.cores:
+        return None
+    return Broken(
+        f"at least {network.shared_cores:,} neurocores",
+        _available(network),
+        _BRIEF,
+        "Take fewer channels, a stride in place of a pooling, or a board of several chips (--chips 8: Kapoho Point).",
+    )
+
+
+def _available(network: Chips) -> str:
+    chips = "a chip has" if network.chips == 1 else f"{network.chips} chips have"
+    return f"{chips} {network.cores:,}"
+
+
+def the_network_fits_without_sharing_weights(network: Chips) -> Broken | None:
+    if network.shared_cores > network.cores or network.expanded_cores <= network.cores:
+        return None
+    return Broken(
+        f"{network.shared_cores:,} to {network.expanded_cores:,} neurocores",
+        _available(network),
+        _BRIEF,
+        "It fits only if the compiler shares the kernels of convolutions; fewer channels make it safe.",
+    )
+
+
+def the_synapses_of_a_neuron_fit_one_core(layer: LayerResources) -> Broken | None:
+    if layer.fan_in <= loihi.CORE_BYTES:
+        return None
+    found = f"{layer.fan_in:,} synapses reach one neuron"
+    allowed = f"a neurocore holds its neurons' synapses, {loihi.CORE_BYTES:,} bytes"
+    return Broken(found, allowed, _BRIEF, "Take fewer inputs: more stride or pooling before this layer.")
+
+
+def no_pooling_multiplies_the_weights(layer: LayerResources) -> Broken | None:
+    if layer.pooling == 1:
+        return None
+    return Broken(
+        f"{layer.weights:,} weights in the file for {layer.weights // layer.pooling:,} of the CNN",
+        "netx has no pooling, so each stands at every input of its window",
+        "lava/lib/dl/netx/hdf5.py",
+        "A stride in place of the pooling saves them.",
+    )
+
+
+NEUROCORE_RULES: Final[tuple[Rule[Chips], ...]] = (
+    Rule(the_network_fits_the_chips, {"lava": "note", "loihi2": "error"}),
+    Rule(the_network_fits_without_sharing_weights, {"loihi2": "warning"}),
+)
+
+MEMORY_RULES: Final[tuple[Rule[LayerResources], ...]] = (
+    Rule(the_synapses_of_a_neuron_fit_one_core, {"loihi2": "error"}),
+    Rule(no_pooling_multiplies_the_weights, {"lava": "note", "loihi2": "note"}),
+)

@@ -1,0 +1,244 @@
+"""Rules on any netx file: what lava-dl cannot load, what does not fit, and where lava-dl goes wrong in silence."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+
+from loihi_convert import loihi
+from loihi_convert.checks.finding import Broken, Rule
+from loihi_convert.checks.stock import StockFile, StockLayer
+from loihi_convert.errors import InputError
+from loihi_convert.synapse import Array
+
+_NETX: Final = "lava/lib/dl/netx/hdf5.py"
+_WEIGHTS: Final = "optimize_weight_bits in lava/lib/dl/netx/utils.py"
+_LIF: Final = "lava/proc/lif"
+
+_BUILT: Final = ("input", "conv", "flatten", "dense", "dense_rec")
+_RAISING: Final = ("pool", "convT", "unpool", "average", "concat", "dense_comp")
+_NEEDED: Final = {
+    "input": ("shape",),
+    "conv": ("shape", "weight", "stride", "padding", "dilation", "groups", "neuron/type"),
+    "dense": ("shape", "weight"),
+    "dense_rec": ("shape", "weight", "weight_rec"),
+}
+_EXPORT_AGAIN: Final = "Export the file again."
+
+
+def layers_are_numbered_from_zero(file: StockFile) -> Broken | None:
+    wanted = {str(index) for index in range(len(file.members))}
+    stray = sorted(set(file.members) - wanted)
+    if file.members and not stray:
+        return None
+    found = f"the group /layer has a member {stray[0][:20]!a}" if stray else "there is no group /layer"
+    return Broken(found, "its members are 0, 1, 2, ... and nothing else", _NETX, _EXPORT_AGAIN)
+
+
+def netx_builds_the_layer(layer: StockLayer) -> Broken | None:
+    if layer.kind in _BUILT:
+        return None
+    outcome = "netx raises an error" if layer.kind in _RAISING else "netx leaves it out without a word"
+    allowed = f"netx builds {', '.join(_BUILT)}"
+    fix = "Write a pooling as the strided convolution it is, as `loihi-convert export` does."
+    return Broken(f"a layer of type {layer.kind[:20]!r}: {outcome}", allowed, _NETX, fix)
+
+
+def what_netx_needs_is_there(layer: StockLayer) -> Broken | None:
+    needed = list(_NEEDED.get(layer.kind, ()))
+    if layer.is_cuba:
+        needed += ["neuron/iDecay", "neuron/vDecay", "neuron/vThMant"]
+    missing = [name for name in needed if name not in layer.datasets]
+    if not missing:
+        return None
+    return Broken(f"{', '.join(missing)} missing", f"{layer.kind} needs {', '.join(needed)}", _NETX, _EXPORT_AGAIN)
+
+
+def the_shape_follows_from_the_input(layer: StockLayer) -> Broken | None:
+    stored = layer.stored_shape
+    if stored is None or layer.input_shape is None or what_netx_needs_is_there(layer) is not None:
+        return None
+    try:
+        computed = layer.output_shape
+    except InputError as error:
+        return Broken(f"{error}", f"its input has the shape {layer.input_shape}", _NETX, _EXPORT_AGAIN)
+    if computed is None or computed == (stored if layer.kind == "conv" else (math.prod(stored),)):
+        return None
+    return Broken(f"a shape of {stored}", f"its input and weights give {computed}", _NETX, _EXPORT_AGAIN)
+
+
+def the_neurons_are_known_to_netx(layer: StockLayer) -> Broken | None:
+    kind = layer.neuron_type
+    if kind is None or kind in ("CUBA", "LOIHI", "SDNN") or "RF" in kind:
+        return None
+    return Broken(f"{kind[:20]} neurons", "netx builds CUBA, LOIHI, SDNN and RF", _NETX, "Train with one of these.")
+
+
+def the_neurons_are_cuba(layer: StockLayer) -> Broken | None:
+    if layer.neuron_type is None or layer.is_cuba or the_neurons_are_known_to_netx(layer) is not None:
+        return None
+    fix = "Their decays and thresholds are not checked; only weights and sizes are."
+    return Broken(f"{layer.neuron_type[:20]} neurons", "this package knows CUBA, Lava's LIF", "", fix)
+
+
+def weights_are_whole_numbers(layer: StockLayer) -> Broken | None:
+    weight = layer.weight
+    odd = 0 if weight is None else int(np.count_nonzero(~_is_whole(weight)))
+    if not odd:
+        return None
+    fix = "Quantize them: `loihi-convert export` does, slayer's export_hdf5 too."
+    return Broken(f"{odd:,} weights are no whole numbers", "netx cuts them off towards zero", _NETX, fix)
+
+
+def dense_weights_fit_a_synapse(layer: StockLayer) -> Broken | None:
+    if layer.kind not in ("dense", "dense_rec"):
+        return None
+    return _beyond_a_synapse(layer.weight, "beyond, netx clips, or makes the layer 0", _WEIGHTS)
+
+
+def kernels_fit_a_synapse(layer: StockLayer) -> Broken | None:
+    return _beyond_a_synapse(layer.weight, "8 bits", _WEIGHTS) if layer.kind == "conv" else None
+
+
+def _beyond_a_synapse(weight: Array | None, reason: str, source: str) -> Broken | None:
+    if weight is None:
+        return None
+    low, high = float(weight.min()), float(weight.max())
+    least, most = loihi.SYNAPSE_LIMITS if low < 0 < high else loihi.UNSIGNED_SYNAPSE_LIMITS
+    if least <= low and high <= most:
+        return None
+    found = f"weights {low:,.0f}..{high:,.0f}"
+    return Broken(found, f"allowed are {least}..{most}: {reason}", source, "Scale weights and thresholds down.")
+
+
+def large_weights_are_even(layer: StockLayer) -> Broken | None:
+    weight = layer.weight
+    if weight is None or not weight.min() < 0 < weight.max() or _beyond_a_synapse(weight, "", "") is not None:
+        return None
+    if weight.min() >= -loihi.WEIGHT_LIMIT - 1 and weight.max() <= loihi.WEIGHT_LIMIT:
+        return None
+    odd = int(np.count_nonzero(np.mod(weight, 2) == 1))
+    if not odd:
+        return None
+    allowed = f"weights of both signs count in twos beyond +-{loihi.WEIGHT_LIMIT}"
+    return Broken(
+        f"{odd:,} odd weights", allowed, _WEIGHTS, f"Make all even, or none larger than {loihi.WEIGHT_LIMIT}."
+    )
+
+
+def dense_weights_have_both_signs(layer: StockLayer) -> Broken | None:
+    weight = layer.weight
+    if layer.kind != "dense" or weight is None or weight.min() < 0 < weight.max():
+        return None
+    found = f"a dense layer without a {'positive' if weight.max() <= 0 else 'negative'} weight"
+    allowed = "stock lava-dl halves or clips such a layer, and fails on zeros alone"
+    return Broken(
+        found, allowed, _WEIGHTS, "`loihi-convert run` computes it right; for stock lava-dl add such a weight."
+    )
+
+
+def decays_fit_twelve_bits(layer: StockLayer) -> Broken | None:
+    for name in ("iDecay", "vDecay") if layer.is_cuba else ():
+        value = layer.numbers(f"neuron/{name}")
+        if value is not None and not ((value >= 0) & (value <= loihi.LARGEST_DECAY)).all():
+            allowed = f"allowed are 0..{loihi.LARGEST_DECAY}"
+            return Broken(f"{name} {_range(value)}", allowed, f"{_LIF}/models.py", "Train with a decay in that range.")
+    return None
+
+
+def thresholds_fit_seventeen_bits(layer: StockLayer) -> Broken | None:
+    value = layer.numbers("neuron/vThMant") if layer.is_cuba else None
+    if value is None:
+        return None
+    most = loihi.THRESHOLD_LIMIT - 1
+    if ((value >= 0) & (value <= most) & _is_whole(value)).all():
+        return None
+    fix = "Scale weights and thresholds down together."
+    return Broken(f"vThMant {_range(value)}", f"allowed are whole numbers 0..{most}", "17 bits; Loihi", fix)
+
+
+def one_threshold_per_population(layer: StockLayer) -> Broken | None:
+    value = layer.numbers("neuron/vThMant") if layer.is_cuba else None
+    if value is None or np.unique(value).size == 1:
+        return None
+    fix = (
+        "Export with --target loihi2 (thresholds through the bias), or with --reset hard --thresholds scalar (through "
+        "the weights)."
+    )
+    found = f"{np.unique(value).size} different thresholds, vThMant {_range(value)}"
+    allowed = "LIF has one for all its neurons; an array works on the CPU by accident"
+    return Broken(found, allowed, f"vth of shape (1,), {_LIF}/process.py", fix)
+
+
+def biases_fit_sixteen_bits(layer: StockLayer) -> Broken | None:
+    limit = loihi.LIF_BIAS_LIMIT
+    fix = "`loihi-convert run` computes it right; for stock lava-dl export with --reset hard, which keeps to it."
+    return _bias_beyond(layer, -limit - 1, limit, "stock LIF keeps int16 and wraps", f"{_LIF}/models.py", fix)
+
+
+def biases_fit_thirteen_bits(layer: StockLayer) -> Broken | None:
+    fix = "Export with --target loihi2, where a bias has an exponent of its own."
+    return _bias_beyond(layer, *loihi.BIAS_MANT_RANGE, "bias_mant has 13 bits", f"{_LIF}/models.py", fix)
+
+
+def _bias_beyond(layer: StockLayer, least: int, most: int, reason: str, source: str, fix: str) -> Broken | None:
+    value = layer.numbers("bias") if layer.is_cuba and layer.kind != "input" else None
+    if value is None or (value.min() >= least and value.max() <= most):
+        return None
+    return Broken(f"biases {_range(value)}", f"allowed are {least}..{most}: {reason}", source, fix)
+
+
+def delays_are_short(layer: StockLayer) -> Broken | None:
+    value = layer.numbers("delay")
+    if value is None or value.max() <= loihi.LONGEST_DELAY:
+        return None
+    allowed = f"longer ones than {loihi.LONGEST_DELAY} steps are cut"
+    return Broken(f"delays {_range(value)}", allowed, _NETX, "Train with shorter ones.")
+
+
+def spikes_are_told_nothing_of_bits(layer: StockLayer) -> Broken | None:
+    if "neuron/messageBits" not in layer.datasets:
+        return None
+    return Broken("a dataset neuron/messageBits", "netx fails on it", _NETX, "Delete the dataset.")
+
+
+def _is_whole(value: Array) -> Array:
+    return (
+        np.isfinite(value) & (np.floor(value) == value) if value.dtype.kind == "f" else np.ones(value.shape, np.bool_)
+    )
+
+
+def _range(value: Array) -> str:
+    low, high = value.min(), value.max()
+    return f"{low:,}..{high:,}" if low < high else f"{low:,}"
+
+
+FILE_RULES: Final[tuple[Rule[StockFile], ...]] = (
+    Rule(layers_are_numbered_from_zero, {"lava": "error", "loihi2": "error"}),
+)
+
+STOCK_RULES: Final[tuple[Rule[StockLayer], ...]] = (
+    Rule(netx_builds_the_layer, {"lava": "error", "loihi2": "error"}),
+    Rule(what_netx_needs_is_there, {"lava": "error", "loihi2": "error"}),
+    Rule(the_shape_follows_from_the_input, {"lava": "error", "loihi2": "error"}),
+    Rule(the_neurons_are_known_to_netx, {"lava": "error", "loihi2": "error"}),
+    Rule(the_neurons_are_cuba, {"lava": "note", "loihi2": "note"}),
+    Rule(weights_are_whole_numbers, {"lava": "error", "loihi2": "error"}),
+    Rule(dense_weights_fit_a_synapse, {"lava": "error", "loihi2": "error"}),
+    Rule(kernels_fit_a_synapse, {"loihi2": "error"}),
+    Rule(large_weights_are_even, {"lava": "warning", "loihi2": "warning"}),
+    Rule(dense_weights_have_both_signs, {"lava": "warning", "loihi2": "warning"}),
+    Rule(decays_fit_twelve_bits, {"lava": "error", "loihi2": "error"}),
+    Rule(thresholds_fit_seventeen_bits, {"lava": "error", "loihi2": "error"}),
+    Rule(biases_fit_sixteen_bits, {"lava": "warning"}),
+    Rule(delays_are_short, {"lava": "warning", "loihi2": "warning"}),
+    Rule(spikes_are_told_nothing_of_bits, {"lava": "error", "loihi2": "error"}),
+)
+
+LIF_RULES: Final[tuple[Rule[StockLayer], ...]] = (
+    Rule(one_threshold_per_population, {"loihi2": "error"}),
+    Rule(biases_fit_thirteen_bits, {"loihi2": "error"}),
+)
+"""What a chip needs of a file that stock netx gives it, with hard reset."""

@@ -1,0 +1,533 @@
+"""`check`: good networks, and for every rule one broken on purpose: found, named, with its severity and exit code."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import random_loihi2_network, random_network
+from torch import nn
+from typer.testing import CliRunner
+
+from loihi_convert import cli, loihi, netx, pipeline
+from loihi_convert.backends.reference import run_network
+from loihi_convert.checks.activity import (
+    ACTIVITY_RULES,
+    NETWORK_ACTIVITY_RULES,
+    Activity,
+    NetworkActivity,
+    cnn_activity,
+)
+from loihi_convert.checks.finding import Finding, findings
+from loihi_convert.checks.integers import (
+    CIRCUIT_RULES,
+    LAYER_RULES,
+    NETWORK_RULES,
+    LayerRun,
+    NetworkRun,
+    layer_runs,
+)
+from loihi_convert.checks.resources import MEMORY_RULES, NEUROCORE_RULES, Chips, resources
+from loihi_convert.checks.stock_rules import FILE_RULES, LIF_RULES, STOCK_RULES
+from loihi_convert.errors import DataError, InputError, UsageError
+from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork, ReluLayer, ReluNetwork, Reset, Target
+from loihi_convert.netx.ours import encode
+from loihi_convert.synapse import Array, Conv, Dense
+
+Datasets = dict[str, Any]
+
+
+KERNEL = [[[[3, -1], [-2, 1]]], [[[-1, 2], [2, -2]]]]
+LARGE_KERNEL = [[[[127] * 2] * 2], [[[-127] * 2] * 2]]
+READOUT = Dense(np.arange(-36, 36).reshape(4, 18).astype(np.int32))
+POOLED_READOUT = Dense(np.eye(4, 2, dtype=np.int32) * 9 - 1, pool=(3, 3))
+
+
+def good(
+    target: Target = "lava",
+    *,
+    reset: Reset = "hard",
+    kernel: Any = KERNEL,
+    bias: list[int] | None = None,
+    threshold: tuple[int, int] = (64, 64),
+    readout: Dense = READOUT,
+    timesteps: int = 4,
+    proven: int = 16,
+    poisson_seed: int | None = None,
+) -> QuantizedNetwork:
+    """A convolution of two channels and a dense readout; hard reset, one threshold: stock netx may run it on a chip."""
+    synapse = Conv(np.array(kernel, np.int32), None if bias is None else np.array(bias, np.int32))
+    neuron = IntegerNeuron(np.array(threshold, np.int32), np.zeros(2, np.int32))
+    is_constant = poisson_seed is None
+    layers = (
+        QuantizedLayer("conv", synapse, neuron, np.ones(2), 15 if is_constant else 1),
+        QuantizedLayer("fc", readout, None, np.ones(4)),
+    )
+    return QuantizedNetwork(
+        input_shape=(1, 4, 4),
+        layers=layers,
+        timesteps=timesteps,
+        proven_timesteps=proven,
+        pixel_bits=4 if is_constant else 8,
+        reset=reset,
+        poisson_seed=poisson_seed,
+        target=target,
+    )
+
+
+def circuit() -> QuantizedNetwork:
+    return good("loihi2", reset="soft")
+
+
+def found_in(path: Path, target: Target = "lava", **options: Any) -> dict[str, Finding]:
+    """What is found, by rule; no rule finds two things in these networks."""
+    checked = pipeline.check(pipeline.open_candidate(path), target=target, **options)
+    return {finding.rule: finding for finding in checked.findings}
+
+
+@pytest.fixture
+def check_network(tmp_path: Path) -> Callable[..., dict[str, Finding]]:
+    def check(network: QuantizedNetwork, target: Target = "lava", **options: Any) -> dict[str, Finding]:
+        netx.write(network, tmp_path / "model.net", overwrite=True)
+        return found_in(tmp_path / "model.net", target, **options)
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("network", "target"), [(good(), "lava"), (good(), "loihi2"), (circuit(), "loihi2"), (circuit(), "lava")]
+)
+def test_nothing_is_found_in_a_good_network(
+    check_network: Callable[..., dict[str, Finding]], network: QuantizedNetwork, target: Target
+) -> None:
+    assert check_network(network, target) == {}
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=15, deadline=None)
+def test_no_network_of_ours_has_an_error_on_lava(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+    for network, _ in (random_network(seed), random_loihi2_network(seed)):
+        path = tmp_path_factory.mktemp("check") / "model.net"
+        netx.write(network, path)
+        worst = {finding.severity for finding in found_in(path).values()}
+        assert "error" not in worst
+        if network.target == "loihi2":
+            on_chip = {finding.severity for finding in found_in(path, "loihi2").values()}
+            assert "error" not in on_chip
+
+
+BROKEN_NETWORKS = [
+    # rule, network, target, options, severity, message
+    ("output potentials fit for the timesteps", good(), "lava", {"timesteps": 17}, "error",
+     r"T = 17: output potentials can leave \+-131,071; proven are T <= 16, .*Export it with -T 17"),
+    ("thresholds are balanced for the timesteps", good(), "lava", {"timesteps": 8}, "warning",
+     r"T = 8, with thresholds balanced for T = 4; each T has thresholds of its own\. .*`export -T 8"),
+    ("neurons reset as stock neurons do", good(reset="soft"), "loihi2", {}, "error",
+     r"soft reset, by neurons of ours; .*resets to 0 and starts there \(lava/proc/lif/.*export with --target"),
+    ("pixels enter as numbers", good(poisson_seed=0), "lava", {}, "note",
+     r"pixels enter as Poisson spikes; netx does not draw them\. .*probability pixel / 255"),
+    ("the reset interval is a power of two", good(timesteps=3), "loihi2", {}, "warning",
+     r"T = 3: the chip resets neurons every 4 steps; .*power of two.*Export for T = 4, which takes the same"),
+    # 4 taps x 127 x 15 = 7,620 a step: 63 + 7,620 before a reset, and -20 x 7,620.
+    ("potentials stay in range", good(kernel=LARGE_KERNEL, timesteps=20, proven=20), "lava", {}, "note",
+     r"conv: potentials -152,400\.\.7,683 on the worst image in T = 20 steps; at \+-131,071 Lava clips"),
+    # In each of 4 steps at most (3 + 1) x 15 and (2 + 2) x 15.
+    ("every channel can fire", good(threshold=(241, 240)), "lava", {}, "warning",
+     r"conv: 1 of 2 channels \(0\) can never fire in T = 4 steps; they cost neurons and synapses"),
+    # At least 200 - (1 + 2) x 15 = 155 in each step.
+    ("no channel must fire at every step", good(bias=[0, 200], threshold=(60, 155)), "lava", {}, "warning",
+     r"conv: 1 of 2 channels \(1\) fires at every step, whatever the image; it says nothing"),
+    ("thresholds are eight bits times a power of two", good(reset="soft", threshold=(257, 64)), "loihi2", {}, "error",
+     r"conv: thresholds 64\.\.257 with no common power of two; allowed are m x 2\^e .*circuit\.py\)\. Export"),
+    ("biases are eight bits times a power of two", good(reset="soft", bias=[129, 0]), "loihi2", {}, "error",
+     r"conv: biases 0\.\.129 with no common power of two; allowed are m x 2\^e"),
+    ("levels lie within one bias", good(reset="soft", threshold=(32640, 128)), "loihi2", {}, "error",
+     r"conv: levels 127\.\.32639 \(threshold - V0 - 1\), which no 13-bit bias makes of one vth; allowed are 8191"),
+    ("currents do not wrap", good(reset="soft", bias=[131071, 0]), "loihi2", {}, "error",
+     r"conv: a current that can reach 131176; allowed is 131071, beyond which u can wrap twice"),
+    ("channels that never fire receive nothing", good(reset="soft", threshold=(loihi.NEVER_FIRES, 64)), "loihi2", {},
+     "error", r"conv: a channel that never fires, with weights or a bias other than 0"),
+    ("one threshold per population", good(threshold=(64, 65)), "loihi2", {}, "error",
+     r"conv: 2 different thresholds, vThMant 63\.\.64; LIF has one for all its neurons; .*\(vth of shape \(1,\)"),
+    ("biases fit thirteen bits", good(bias=[0, 4096]), "loihi2", {}, "error",
+     r"conv: biases 0\.\.4,096; allowed are -4096\.\.4095: bias_mant has 13 bits \(lava/proc/lif/models.py\)"),
+    ("biases fit sixteen bits", good(reset="soft", bias=[0, -32769]), "lava", {}, "warning",
+     r"conv: biases -32,769\.\.0; allowed are -32768\.\.32767: stock LIF keeps int16 and wraps"),
+    ("no pooling multiplies the weights", good(readout=POOLED_READOUT), "lava", {}, "note",
+     r"fc: 72 weights in the file for 8 of the CNN; netx has no pooling"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rule", "network", "target", "options", "severity", "message"),
+    BROKEN_NETWORKS,
+    ids=[b[0] for b in BROKEN_NETWORKS],
+)
+def test_a_network_that_breaks_one_rule(
+    check_network: Callable[..., dict[str, Finding]],
+    rule: str,
+    network: QuantizedNetwork,
+    target: Target,
+    options: dict[str, int],
+    severity: str,
+    message: str,
+) -> None:
+    found = check_network(network, target, **options)
+    assert rule in found, [finding.line for finding in found.values()]
+    assert found[rule].severity == severity
+    assert re.match(f"{severity}: {message}", found[rule].line), found[rule].line
+
+
+def foreign(**changes: Any) -> Datasets:
+    """The datasets that lava-dl reads of a good file; those of ``changes`` instead, or without those that are None."""
+    datasets: Datasets = {name: value for name, value in encode(good()) if name.startswith("layer/")}
+    datasets |= {name.replace("__", "/"): value for name, value in changes.items()}
+    return {name: value for name, value in datasets.items() if value is not None}
+
+
+def write(path: Path, datasets: Datasets) -> None:
+    with h5py.File(path, "w") as file:
+        for name, value in datasets.items():
+            file.create_dataset(name, data=value)
+
+
+def weight(low: int, high: int) -> Array:
+    return np.linspace(low, high, 72).round().astype(np.int32).reshape(4, 18)
+
+
+BROKEN_FILES = [
+    ("layers are numbered from zero", {"layer__extra__type": b"flatten"}, "lava", "error",
+     r"the group /layer has a member 'extra'; its members are 0, 1, 2, \.\.\. and nothing else \(lava/lib/dl/netx"),
+    ("netx builds the layer", {"layer__2__type": b"average"}, "lava", "error",
+     r"layer/2: a layer of type 'average': netx raises an error; netx builds input, conv, flatten, dense, dense_rec"),
+    ("netx builds the layer", {"layer__2__type": b"avgpool"}, "lava", "error",
+     r"layer/2: a layer of type 'avgpool': netx leaves it out without a word; netx builds"),
+    ("what netx needs is there", {"layer__1__stride": None, "layer__1__neuron__vDecay": None}, "lava", "error",
+     r"layer/1: stride, neuron/vDecay missing; conv needs shape, weight, stride, padding"),
+    ("the shape follows from the input", {"layer__1__shape": [2, 3, 4]}, "lava", "error",
+     r"layer/1: a shape of \(2, 3, 4\); its input and weights give \(2, 3, 3\)"),
+    ("the shape follows from the input", {"layer__3__weight": weight(-9, 9)[:, :17]}, "lava", "error",
+     r"layer/3: a dense layer of 17 inputs was given 18.*; its input has the shape \(2, 3, 3\)"),
+    ("the neurons are known to netx", {"layer__1__neuron__type": b"HH"}, "lava", "error",
+     r"layer/1: HH neurons; netx builds CUBA, LOIHI, SDNN and RF"),
+    ("the neurons are cuba", {"layer__1__neuron__type": b"SDNN"}, "lava", "note",
+     r"layer/1: SDNN neurons; this package knows CUBA, Lava's LIF"),
+    ("weights are whole numbers", {"layer__3__weight": weight(-9, 9) / 4}, "lava", "error",
+     r"layer/3: \d+ weights are no whole numbers; netx cuts them off towards zero"),
+    ("dense weights fit a synapse", {"layer__3__weight": weight(-300, 300)}, "lava", "error",
+     r"layer/3: weights -300\.\.300; allowed are -256\.\.254: beyond, netx clips, or makes the layer 0"),
+    ("dense weights fit a synapse", {"layer__3__weight": weight(1, 256)}, "lava", "error",
+     r"layer/3: weights 1\.\.256; allowed are -255\.\.255"),
+    ("kernels fit a synapse", {"layer__1__weight": np.array([[[[300]]], [[[-2]]]]).repeat(4, 1).reshape(2, 1, 2, 2)},
+     "loihi2", "error", r"layer/1: weights -2\.\.300; allowed are -256\.\.254: 8 bits"),
+    ("large weights are even", {"layer__3__weight": 2 * weight(-90, 90) + np.eye(4, 18, dtype=np.int32)}, "lava",
+     "warning", r"layer/3: 4 odd weights; weights of both signs count in twos beyond \+-127"),
+    ("dense weights have both signs", {"layer__3__weight": weight(0, 90)}, "lava", "warning",
+     r"layer/3: a dense layer without a negative weight; stock lava-dl halves or clips such a layer"),
+    ("decays fit twelve bits", {"layer__1__neuron__iDecay": 4097}, "lava", "error",
+     r"layer/1: iDecay 4,097; allowed are 0\.\.4096 \(lava/proc/lif/models.py\)"),
+    ("thresholds fit seventeen bits", {"layer__1__neuron__vThMant": 2**17}, "lava", "error",
+     r"layer/1: vThMant 131,072; allowed are whole numbers 0\.\.131071 \(17 bits; Loihi\)"),
+    ("thresholds fit seventeen bits", {"layer__1__neuron__vThMant": float("nan")}, "lava", "error",
+     r"layer/1: vThMant nan; allowed are whole numbers"),
+    ("delays are short", {"layer__3__delay": np.array([3, 64])}, "lava", "warning",
+     r"layer/3: delays 3\.\.64; longer ones than 62 steps are cut"),
+    ("spikes are told nothing of bits", {"layer__1__neuron__messageBits": 8}, "lava", "error",
+     r"layer/1: a dataset neuron/messageBits; netx fails on it"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "changes", "target", "severity", "message"), BROKEN_FILES)
+def test_a_file_of_another_program_that_breaks_one_rule(
+    tmp_path: Path, rule: str, changes: Datasets, target: Target, severity: str, message: str
+) -> None:
+    path = tmp_path / "foreign.net"
+    write(path, foreign(**changes))
+    found = found_in(path, target)
+    refusal = found.pop("this package can read the file", None)
+    # What this package cannot run, another program may.
+    assert refusal is None or refusal.severity == "note"
+    assert {name for name, finding in found.items() if finding.severity == "error"} <= {rule}
+    assert found[rule].severity == severity
+    assert re.match(f"{severity}: {message}", found[rule].line), found[rule].line
+
+
+def test_nothing_is_found_in_a_good_file_of_another_program(tmp_path: Path) -> None:
+    write(tmp_path / "foreign.net", foreign())
+    assert found_in(tmp_path / "foreign.net", "loihi2") == {}
+
+
+NONSENSE = [
+    np.array(np.nan), np.array(-1), np.array(0), np.array(2**31 - 1), np.array([0, 2**30]), np.zeros((0, 3)),
+    np.array(True), np.full((2, 3), np.inf), b"", b"\x1b[31m", "text", np.zeros((1, 1, 1, 1, 1)),
+]  # fmt: skip
+
+
+def test_whatever_a_file_says_there_is_an_answer(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.net"
+    names = sorted(foreign())
+    for index, name in enumerate(names):
+        for offset, value in enumerate(NONSENSE):
+            # A second one, so that what one rule presupposes of another breaks, too.
+            other = {names[(7 * index + offset) % len(names)]: NONSENSE[(offset + index) % len(NONSENSE)]}
+            write(path, foreign() | other | {name: value})
+            for finding in found_in(path, "loihi2").values():
+                assert finding.line.isprintable()
+
+
+def test_every_rule_has_a_network_that_breaks_it() -> None:
+    rules = (*FILE_RULES, *STOCK_RULES, *LIF_RULES, *NETWORK_RULES, *LAYER_RULES, *CIRCUIT_RULES, *MEMORY_RULES)
+    names = {rule.claim.__name__.replace("_", " ") for rule in (*rules, *NEUROCORE_RULES, *ACTIVITY_RULES)}
+    tested = {case[0] for case in (*BROKEN_NETWORKS, *BROKEN_FILES, *BROKEN_SIZES, *BROKEN_ACTIVITIES)}
+    assert tested == names
+
+
+def test_a_file_of_ours_that_is_refused_says_why_and_what_else_is_wrong(tmp_path: Path) -> None:
+    """Right digests, but a weight of 255 that another hand has written: the refusal, and what netx would do."""
+    path = tmp_path / "model.net"
+    datasets = dict(encode(good()))
+    datasets["layer/3/weight"] = datasets["layer/3/weight"].astype(np.int32)
+    datasets["layer/3/weight"][0, 0] = 255
+    with h5py.File(path, "w") as file:
+        for name, value in datasets.items():
+            file.create_dataset(name, data=value)
+        file.attrs["content_sha256"] = netx.hdf5.content_sha256(datasets)
+    found = found_in(path)
+    assert found["this package can read the file"].severity == "error"
+    assert (
+        "weights fit eight bits does not hold: a weight of magnitude 255"
+        in found["this package can read the file"].line
+    )
+    assert "layer/3: weights -35..255; allowed are -256..254" in found["dense weights fit a synapse"].line
+
+
+def test_a_damaged_file_is_not_looked_into(tmp_path: Path) -> None:
+    path = tmp_path / "model.net"
+    netx.write(good(), path)
+    content = bytearray(path.read_bytes())
+    content[-40] ^= 1
+    path.write_bytes(content)
+    (finding,) = found_in(path).values()
+    assert finding.line.startswith("error: is damaged, it does not match the SHA-256 it begins with")
+
+
+def test_resources_by_hand() -> None:
+    """2 kernels of 2 x 2 on 4 x 4 pixels: 18 neurons with 4 synapses each, 8 weights.
+
+    Shared: 8 + 18 x 6 bytes; expanded: 72 + 18 x 24. A pixel in the middle reaches 2 x 4 neurons, and each of the 18
+    neurons all 4 of the readout, but for the one weight that is 0: 71 synapses, in a dense matrix of 72 bytes.
+    """
+    first, last = resources((1, 4, 4), [(layer.name, layer.synapse) for layer in good().layers])
+    assert (first.neurons, first.fan_in, first.fan_out, first.synapses, first.weights) == (18, 4, 4, 72, 8)
+    assert (first.shared_bytes, first.expanded_bytes, first.shared_cores, first.expanded_cores) == (116, 504, 1, 1)
+    assert (last.neurons, last.fan_in, last.fan_out, last.synapses, last.weights) == (4, 18, 0, 71, 72)
+    assert (last.shared_bytes, last.expanded_bytes) == (71 + 24, 72 + 96)
+
+
+def test_a_layer_that_needs_five_cores_expanded_is_halved_into_eight() -> None:
+    """256 inputs and 3,840 neurons: 983,040 + 92,160 bytes are 5.5 cores of 196,608."""
+    (layer,) = resources((1, 16, 16), [("fc", Dense(np.ones((3840, 256), np.int32)))])
+    assert (layer.shared_cores, layer.expanded_cores) == (6, 8)
+
+
+BROKEN_SIZES = [
+    # Channels of 128 x 128 neurons, two cores each: 65 x 2 = 130 of 128.
+    ("the network fits the chips",
+     [("conv", Conv(np.ones((65, 1, 1, 1)))), ("fc", Dense(np.ones((1, 65)), None, (128, 128)))],
+     1, "error", r"at least 13\d neurocores; a chip has 128 \(Intel, .Loihi 2. technology brief, 2021\)\. .*--chips 8"),
+    ("the network fits without sharing weights",
+     [("conv", Conv(np.ones((60, 1, 5, 5)))), ("fc", Dense(np.ones((1, 60)), None, (124, 124)))],
+     1, "warning", r"1\d\d to \d+ neurocores; a chip has 128"),
+    ("the synapses of a neuron fit one core", [("fc", Dense(np.ones((1, 256 * 1024))))], 1, "error",
+     r"fc: 262,144 synapses reach one neuron; a neurocore holds its neurons' synapses, 196,608 bytes"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "synapses", "chips", "severity", "message"), BROKEN_SIZES)
+def test_a_network_too_large(rule: str, synapses: Any, chips: int, severity: str, message: str) -> None:
+    shape = (1, 512, 512) if len(synapses) == 1 else (1, 128, 128)
+    layers = resources(shape, synapses)
+    found = {
+        finding.rule: finding
+        for finding in (
+            *findings(NEUROCORE_RULES, [(None, Chips(layers, chips))], "loihi2"),
+            *findings(MEMORY_RULES, [(layer.name, layer) for layer in layers], "loihi2"),
+        )
+        if finding.rule != "no pooling multiplies the weights"
+    }
+    assert found[rule].severity == severity
+    assert re.match(f"{severity}: {message}", found[rule].line), found[rule].line
+
+
+def test_more_chips_hold_more() -> None:
+    layers = resources((1, 128, 128), BROKEN_SIZES[0][1])  # type: ignore[arg-type]
+    assert "the network fits the chips" not in {
+        finding.rule for finding in findings(NEUROCORE_RULES, [(None, Chips(layers, 2))], "loihi2")
+    }
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=12, deadline=None)
+def test_potentials_and_spikes_keep_to_the_bounds(seed: int) -> None:
+    """On random images; what comes after the reset is never above what came before it."""
+    network, images = random_network(seed)
+    result = run_network(network, images, 5, trace=True)
+    for (_, run), trace in zip(layer_runs(NetworkRun(network, 5)), result.traces, strict=True):
+        if run.layer.neuron is None or trace.spikes is None:
+            continue
+        by_channel = np.moveaxis(trace.potentials, 2, -1).reshape(-1, run.layer.synapse.channels)
+        assert (by_channel.max(axis=0) <= np.maximum(run.highest_potential, 0)).all()
+        # What clips ends above the bound.
+        assert (by_channel.min(axis=0) >= np.maximum(run.lowest_potential, -loihi.THRESHOLD_LIMIT)).all()
+        spikes = np.moveaxis(trace.spikes, 2, -1).reshape(-1, run.layer.synapse.channels)
+        cannot = run.highest_potential < run.layer.neuron.threshold
+        must = run.smallest_current >= run.layer.neuron.threshold
+        assert not spikes[:, cannot].any()
+        assert spikes[:, must].all()
+
+
+def test_the_highest_potential_by_hand() -> None:
+    """Threshold 100, V0 = 50, a current of 130: 180 before the first reset, then 80 + 130 = 210 and 110 + 130 = 240.
+
+    The bounds: 50 + 3 x 130 = 440, and 99 + 130 + 2 x 30 = 289. With hard reset 99 + 130 = 229.
+    """
+    neuron = IntegerNeuron(np.array([100], np.int32), np.array([50], np.int32))
+    layer = QuantizedLayer("fc", Dense(np.array([[130]], np.int32)), neuron, np.ones(1))
+    assert LayerRun(layer, "soft", 3).highest_potential == [289]
+    assert LayerRun(layer, "hard", 3).highest_potential == [229]
+    assert LayerRun(layer, "soft", 1).highest_potential == [180]
+
+
+BROKEN_ACTIVITIES = [
+    ("every channel is active", Activity(20, np.array([0, 0.5, 0]), np.array([True, True, False])), "warning",
+     r"conv: 1 of 3 channels \(0\) silent on all of 20 images; they cost neurons and synapses"),
+    ("no channel is active at every step", Activity(20, np.array([1, 0.5]), np.ones(2, np.bool_)), "warning",
+     r"conv: 1 of 2 channels \(0\) fire at every step and position of 20 images; a saturated channel says nothing"),
+    ("no potential meets the upper end", Activity(20, np.array([0.5]), np.ones(1, np.bool_), 0, 3), "warning",
+     r"conv: potentials clipped on 3 of 20 images; Loihi's range ends at 131,071, beyond which spikes are lost"),
+    ("no potential meets the lower end", Activity(20, np.array([0.5]), np.ones(1, np.bool_), 3, 0), "note",
+     r"conv: potentials clipped on 3 of 20 images; Loihi's range ends at -131,071, where inhibition is forgotten"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "activity", "severity", "message"), BROKEN_ACTIVITIES)
+def test_what_channels_do_on_images(rule: str, activity: Activity, severity: str, message: str) -> None:
+    (finding,) = findings(ACTIVITY_RULES, [("conv", activity)], "lava")
+    assert (finding.rule, finding.severity) == (rule, severity)
+    assert re.match(f"{severity}: {message}", finding.line), finding.line
+
+
+def test_a_current_that_wraps() -> None:
+    (finding,) = findings(NETWORK_ACTIVITY_RULES, [(None, NetworkActivity((), 20, 3))], "loihi2")
+    message = r"warning: the u of a stock neuron wraps on 3 of 20 images; its range is \+-131,071"
+    assert re.match(message, finding.line), finding.line
+    assert list(findings(NETWORK_ACTIVITY_RULES, [(None, NetworkActivity((), 20, 0))], "loihi2")) == []
+
+
+def test_channels_are_looked_at_by_running_the_network(check_network: Callable[..., dict[str, Finding]]) -> None:
+    """Black images: no input at all, so no channel fires. White ones: (3 - 1 - 2 + 1) x 15 = 15 a step, 60 in four."""
+    black = np.zeros((2, 1, 4, 4), np.uint8)
+    assert set(check_network(circuit(), "loihi2", images=black)) == {"every channel is active"}
+    silent = check_network(good(), images=black)["every channel is active"]
+    assert "conv: 2 of 2 channels (0, 1) silent on all of 2 images" in silent.line
+    lower = good(threshold=(15, 15))
+    always = check_network(lower, images=black + 255)["no channel is active at every step"]
+    assert "conv: 2 of 2 channels (0, 1) fire at every step and position of 2 images" in always.line
+    with pytest.raises(DataError, match=r"images: found \(1, 4, 5\); .*model.net takes \(1, 4, 4\)"):
+        check_network(good(), images=np.zeros((2, 1, 4, 5), np.uint8))
+
+
+def test_silent_channels_of_the_cnn() -> None:
+    kernel = np.array([[[[1.0]]], [[[-1.0]]]])
+    layers = (ReluLayer("conv", Conv(kernel)), ReluLayer("fc", Dense(np.ones((2, 8)))))
+    images = np.full((3, 1, 2, 2), 255, np.uint8)
+    ((name, activity),) = cnn_activity(ReluNetwork((1, 2, 2), layers), images)
+    assert name == "conv"
+    assert activity.firing_rate.tolist() == [1, 0]
+
+
+class WithMaxPooling(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 3))
+
+
+def test_what_convert_refuses_is_named_before_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\n"
+        "def plain():\n    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))\n"
+        "def pooled():\n"
+        "    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 3))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    torch.save(WithMaxPooling().state_dict(), "pooled.pt")
+    candidate = pipeline.open_candidate(Path("pooled.pt"), arch="nets:pooled", input_shape=(1, 4, 4))
+    (finding,) = pipeline.check(candidate).findings
+    assert re.match("error: 2: MaxPool2d has no spiking equivalent here", finding.line), finding.line
+    torch.save(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).state_dict(), "plain.pt")
+    candidate = pipeline.open_candidate(Path("plain.pt"), arch="nets:plain", input_shape=(1, 4, 4))
+    checked = pipeline.check(candidate, target="loihi2")
+    assert checked.findings == ()
+    assert checked.chips is not None
+    assert [layer.neurons for layer in checked.chips.layers] == [8, 3]
+    with pytest.raises(UsageError, match="--timesteps 4: allowed are whole numbers from 1, for a"):
+        pipeline.check(candidate, timesteps=4)
+
+
+def invoke(*words: object) -> tuple[int, str, str]:
+    done = CliRunner().invoke(cli.app, ["check", *map(str, words)])
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_exit_codes_and_json(tmp_path: Path) -> None:
+    path = tmp_path / "model.net"
+    netx.write(good(threshold=(64, 241)), path)
+    code, out, _ = invoke(path, "--images", 0)
+    assert code == 0
+    assert "model.net: nothing found that is in the way of Lava on a CPU: 0 errors, 1 warning, 0 notes" in out
+    code, out, err = invoke(path)
+    assert code == 0
+    assert "silent and saturated channels are not looked for: " in err
+    code, out, _ = invoke(path, "--images", 0, "--target", "loihi2", "--json")
+    assert code == 3
+    found = json.loads(out)
+    assert set(found) == {"file", "target", "timesteps", "image_count", "is_usable", "findings", "layers", "neurocores"}
+    assert (found["target"], found["timesteps"], found["image_count"], found["is_usable"]) == ("loihi2", 4, 0, False)
+    assert [finding["severity"] for finding in found["findings"]] == ["error", "warning"]
+    assert set(found["findings"][0]) == {"severity", "rule", "layer", "found", "limit", "source", "fix"}
+    assert found["findings"][0]["rule"] == "one threshold per population"
+    assert [layer["name"] for layer in found["layers"]] == ["conv", "fc"]
+    assert found["neurocores"]["available"] == 128
+    # All that is said on the terminal stands on one line a finding.
+    _, out, _ = invoke(path, "--images", 0, "--target", "loihi2")
+    assert sum(line.startswith(("error: ", "warning: ", "note: ")) for line in out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "message"),
+    [
+        (["absent.net"], InputError, r"absent.net: no such file; give a .net file, or the checkpoint of a CNN"),
+        (["model.net", "--target", "loihi"], UsageError, "--target loihi: unknown; allowed are lava, loihi2"),
+        (["model.net", "-T", 0, "--images", 0], UsageError, "--timesteps 0: allowed are whole numbers from 1"),
+        (["model.net", "--chips", 0, "--images", 0], UsageError, "--chips 0: allowed are whole numbers from 1"),
+        (["model.net", "--images", 5], UsageError, "model.net: does not say what data it was made from; pass --data"),
+        (["model.net", "--images", 201, "--data", "digits"], UsageError, r"--images 201: allowed are 0\.\.200"),
+        (["model.net", "--arch", "nets:cnn"], UsageError, "--arch, --input-shape, --mean and --std are for"),
+    ],
+)  # fmt: skip
+def test_mistakes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[object], error: type[Exception], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    netx.write(good(), Path("model.net"))
+    with pytest.raises(error, match=message):
+        CliRunner().invoke(cli.app, ["check", *map(str, words)], catch_exceptions=False)
