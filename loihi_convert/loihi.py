@@ -136,6 +136,12 @@ def neurons_start_at_zero(layer: IntegerLayer) -> str | None:
     return f"{count} initial potentials other than 0" if count else None
 
 
+def a_layer_has_one_threshold(layer: IntegerLayer) -> str | None:
+    if layer.threshold is None or layer.threshold.min() == layer.threshold.max():
+        return None
+    return f"thresholds {int(layer.threshold.min())}..{int(layer.threshold.max())}; allowed is one for all channels"
+
+
 EXACTNESS_RULES: Final[tuple[Rule, ...]] = (
     numbers_are_integers,
     weights_fit_eight_bits,
@@ -151,3 +157,7 @@ LIF_RULES: Final[tuple[Rule, ...]] = (
     neurons_start_at_zero,
 )
 """What a hard-reset network must keep besides, so that Lava's own LIF computes exactly the same."""
+
+SCALAR_RULES: Final[tuple[Rule, ...]] = (a_layer_has_one_threshold,)
+"""What a network must keep besides, so that one ``vThMant`` a layer says all: Lava's LIF has one for all its neurons
+(``vth`` has shape (1,) in ``lava/proc/lif/process.py``); that the CPU model takes an array as well is not promised."""

@@ -29,6 +29,7 @@ from loihi_convert.synapse import Array, Shape, Synapse, freeze
 
 Reset = Literal["soft", "hard"]
 Readout = Literal["potential", "spikes"]
+Thresholds = Literal["channel", "scalar"]
 
 MOST_TIMESTEPS: Final = 2**20
 """Largest T: beyond it an output weight of 1 passes Loihi's potential range within an eighth of the steps."""
@@ -293,6 +294,8 @@ class QuantizedNetwork:
         How it was made, as plain JSON values.
     poisson_seed
         As in `SpikingNetwork`.
+    thresholds
+        ``"channel"``; or ``"scalar"``: all channels of a layer have the same threshold, and the file holds it once.
     """
 
     input_shape: Shape
@@ -303,6 +306,7 @@ class QuantizedNetwork:
     reset: Reset
     provenance: Mapping[str, Any] = field(default_factory=dict)
     poisson_seed: int | None = None
+    thresholds: Thresholds = "channel"
 
     def __post_init__(self) -> None:
         if not 1 <= self.pixel_bits <= loihi.MAX_PIXEL_BITS:
@@ -315,7 +319,11 @@ class QuantizedNetwork:
                 f"timesteps {self.timesteps} of {self.proven_timesteps} proven; allowed are 1..proven, and "
                 f"{MOST_TIMESTEPS:,} at most"
             )
-        rules = loihi.EXACTNESS_RULES if self.reset == "soft" else (*loihi.EXACTNESS_RULES, *loihi.LIF_RULES)
+        rules = (
+            *loihi.EXACTNESS_RULES,
+            *(loihi.LIF_RULES if self.reset == "hard" else ()),
+            *(loihi.SCALAR_RULES if self.thresholds == "scalar" else ()),
+        )
         for layer in self.layers:
             # Names are printed: into tables, and by terminals that would obey their control characters.
             if not layer.name.isprintable() or not 1 <= len(layer.name) <= LONGEST_NAME:

@@ -6,13 +6,14 @@ What lava-dl's ``lava.lib.dl.netx.hdf5.Network`` reads stands where it looks for
     /layer/i        type=conv   shape, weight (O, I/groups, kH, kW), bias?, stride, padding, dilation, groups, neuron/
     /layer/i        type=flatten
     /layer/i        type=dense  shape, weight (N_out, N_in), bias?, neuron/?
-    .../neuron      type=CUBA, iDecay=4096, vDecay=0, vThMant = threshold - 1 per channel
+    .../neuron      type=CUBA, iDecay=4096, vDecay=0, vThMant = threshold - 1, per channel or one number
 
 netx has no pooling: a layer behind a pooling is written as the strided convolution (or the larger dense matrix) that
 gives the same integers. What netx cannot say stands in a group of its own, which lava-dl never looks at::
 
     /loihi_convert              format, timesteps, proven_timesteps, pixel_bits, reset, provenance (JSON);
-                                poisson_seed, where pixels enter as Poisson spikes
+                                poisson_seed, where pixels enter as Poisson spikes;
+                                thresholds, where each layer has only one
     /loihi_convert/layer/k      name, scale, pool, dilation, initial_potential   (k counts synapses from 0)
     .../balanced                threshold, amplitude, initial_potential          the real numbers before rounding
     .../correction              what calibration added to the CNN's bias         the same, if there is one
@@ -45,6 +46,7 @@ from loihi_convert.network import (
     QuantizedLayer,
     QuantizedNetwork,
     Reset,
+    Thresholds,
     largest_pixel,
 )
 from loihi_convert.synapse import Array, Conv, Dense, Pair, Shape, Synapse
@@ -233,6 +235,8 @@ def _encode(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
     yield f"{_OURS}/reset", _bytes(network.reset)
     if network.poisson_seed is not None:
         yield f"{_OURS}/poisson_seed", np.array(network.poisson_seed, np.int64)
+    if network.thresholds != "channel":
+        yield f"{_OURS}/thresholds", _bytes(network.thresholds)
     yield f"{_OURS}/provenance", _bytes(json.dumps(dict(network.provenance), sort_keys=True))
     for index, layer in enumerate(network.layers):
         group = f"{_OURS}/layer/{index}"
@@ -271,16 +275,18 @@ def _stock_datasets(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
         if synapse.bias is not None:
             # Lava's neuron axes are W, H, C.
             yield f"{group}/bias", synapse.bias.transpose().astype(np.int32)
-        yield from _neuron_datasets(f"{group}/neuron", layer)
+        yield from _neuron_datasets(f"{group}/neuron", layer, network.thresholds)
         input_shape, index = shape, index + 1
 
 
-def _neuron_datasets(group: str, layer: QuantizedLayer) -> Iterator[tuple[str, Array]]:
+def _neuron_datasets(group: str, layer: QuantizedLayer, thresholds: Thresholds) -> Iterator[tuple[str, Array]]:
     if layer.neuron is None and layer.bias is None:
         # netx gives a dense layer without neuron group its non-firing integrator, the natural readout.
         return
     # That integrator adds a bias only once; with one, the readout is an IF neuron that can never fire.
     threshold = np.array(loihi.NEVER_FIRES) if layer.neuron is None else layer.neuron.threshold
+    if thresholds == "scalar":
+        threshold = threshold.max()
     yield f"{group}/type", _bytes("CUBA")
     yield f"{group}/iDecay", np.array(loihi.I_DECAY, np.int32)
     yield f"{group}/vDecay", np.array(loihi.V_DECAY, np.int32)
@@ -325,6 +331,9 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
     reset = _text(datasets[f"{_OURS}/reset"])
     if reset not in get_args(Reset):
         raise NetxError(f"reset '{reset}'; allowed are {' and '.join(get_args(Reset))}.")
+    thresholds = _text(datasets[f"{_OURS}/thresholds"]) if f"{_OURS}/thresholds" in datasets else "channel"
+    if thresholds not in get_args(Thresholds):
+        raise NetxError(f"thresholds '{thresholds}'; allowed are {' and '.join(get_args(Thresholds))}.")
     provenance = json.loads(_text(datasets[f"{_OURS}/provenance"]))
     if not isinstance(provenance, dict) or not isinstance(provenance.get("model", {}), dict):
         raise NetxError("its provenance is not a JSON object of objects; export it again.")
@@ -337,6 +346,7 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
         reset=cast(Reset, reset),
         provenance=provenance,
         poisson_seed=poisson_seed,
+        thresholds=cast(Thresholds, thresholds),
     )
 
 
@@ -418,7 +428,9 @@ def _decode_bias(stock: Datasets) -> Array | None:
 def _decode_neuron(stock: Datasets, extra: Datasets) -> IntegerNeuron | None:
     if "initial_potential" not in extra:
         return None
-    return IntegerNeuron(_integers(stock["neuron/vThMant"]) + 1, extra["initial_potential"])
+    threshold, initial = _integers(stock["neuron/vThMant"]) + 1, extra["initial_potential"]
+    # One number is that of all channels.
+    return IntegerNeuron(np.full(initial.shape, threshold) if threshold.ndim == 0 else threshold, initial)
 
 
 def _decode_balanced(extra: Datasets) -> IntegrateAndFire | None:

@@ -33,7 +33,7 @@ ORDER = [
     {"simulation.gpu", "simulation.inputs", "cnn.checkpoint", "cnn.accuracy"},
     {"simulation.relu", "simulation.simulate", "cnn.float16"},
     {"simulation.layerwise", "simulation.intermediate"},
-    {"conversion.thresholds"},
+    {"conversion.thresholds", "conversion.scalar_threshold"},
     {"cnn.train", "conversion.convert", "conversion.balance", "conversion.quantize", "netx"},
     {"source", "conversion.calibrate"},
     {"conversion.choice"},

@@ -86,6 +86,14 @@ def export(
     pixel_bits: Annotated[
         int | None, typer.Option("--pixel-bits", help="Bits of a pixel, 1..8; default: 8, or what fits best if hard.")
     ] = None,
+    thresholds: Annotated[
+        str,
+        typer.Option(
+            "--thresholds",
+            help="channel: one threshold per channel, as an array, which only Lava's CPU models take. scalar: one per "
+            "layer, the rest folded into the weights; what stock netx needs on hardware.",
+        ),
+    ] = "channel",
     arch: ArchOption = None,
     input_shape: Annotated[
         str | None,
@@ -150,6 +158,7 @@ def export(
         "readout": readout,
         "weight_bits": weight_bits,
         "pixel_bits": pixel_bits,
+        "thresholds": thresholds,
         "correct": correct,
     }
     exported = pipeline.export(

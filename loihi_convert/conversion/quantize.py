@@ -23,18 +23,21 @@ The 8 bits of a weight are a bound, not the choice: with 8-bit pixels a first la
 With hard reset the neurons are Lava's own LIF, and the LIF rules of `loihi.py` are conditions on s_k as well: whatever
 the image, ``sum |w_q| x largest input <= 131071``, and ``|b_q| <= 32767``. In the first layer that trades bits of
 weights for bits of pixels: unless told otherwise, p is the one in 8..4 whose currents are nearest to the real ones.
+
+With ``thresholds="scalar"`` all channels of a layer have one theta_q, see `scalar_threshold.py`.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, get_args
 
 import numpy as np
 
 from loihi_convert import loihi
 from loihi_convert.conversion.sample import sample
+from loihi_convert.conversion.scalar_threshold import scalar_scales
 from loihi_convert.errors import RangeError, UsageError
 from loihi_convert.network import (
     MOST_TIMESTEPS,
@@ -44,6 +47,7 @@ from loihi_convert.network import (
     Reset,
     SpikingLayer,
     SpikingNetwork,
+    Thresholds,
     largest_pixel,
     with_pixel_bits,
 )
@@ -121,6 +125,7 @@ def quantize(
     *,
     weight_bits: int = 8,
     pixel_bits: int | None = None,
+    thresholds: Thresholds = "channel",
     device: str = "cpu",
     progress: Progress = silent,
 ) -> QuantizedNetwork:
@@ -137,6 +142,8 @@ def quantize(
         2..8, sign included.
     pixel_bits
         1..8; by default 8, or with hard reset the best of 8..4; not to be chosen with Poisson input.
+    thresholds
+        ``channel``: one per channel; ``scalar``: one per layer, folded into the weights.
     device
         Where it is simulated: ``"cpu"``, or another one of torch's.
     progress
@@ -153,6 +160,8 @@ def quantize(
         raise UsageError(f"--weight-bits {weight_bits}: allowed are 2..8.")
     if pixel_bits is not None and not 1 <= pixel_bits <= loihi.MAX_PIXEL_BITS:
         raise UsageError(f"--pixel-bits {pixel_bits}: allowed are 1..{loihi.MAX_PIXEL_BITS}.")
+    if thresholds not in get_args(Thresholds):
+        raise UsageError(f"--thresholds {thresholds}: unknown; allowed are {', '.join(get_args(Thresholds))}.")
     largest_weight = 2 ** (weight_bits - 1) - 1
     images = sample(images, network.timesteps)
     largest = extremes(network, images, network.timesteps, device=device, progress=progress)
@@ -168,7 +177,9 @@ def quantize(
         pixel_bits = loihi.MAX_PIXEL_BITS
     elif pixel_bits is None:
         pixel_bits = (
-            8 if network.reset == "soft" else _best_pixel_bits(network, images, largest.currents[0], largest_weight)
+            8
+            if network.reset == "soft"
+            else _best_pixel_bits(network, images, largest.currents[0], largest_weight, thresholds)
         )
     white = largest_pixel(network.poisson_seed, pixel_bits)
     layers: list[QuantizedLayer] = []
@@ -179,7 +190,14 @@ def quantize(
         is_output = len(layers) == len(network.layers) - 1
         layers.append(
             _quantize_layer(
-                layer, synapse, reach, 1 if layers else white, largest_weight, network.reset, one_scale=is_output
+                layer,
+                synapse,
+                reach,
+                1 if layers else white,
+                largest_weight,
+                network.reset,
+                thresholds,
+                one_scale=is_output,
             )
         )
         amplitude = layers[-1].used_amplitude
@@ -196,9 +214,15 @@ def quantize(
         pixel_bits=pixel_bits,
         reset=network.reset,
         poisson_seed=network.poisson_seed,
+        thresholds=thresholds,
         provenance={
             **network.provenance,
-            "quantize": {"weight_bits": weight_bits, "pixel_bits": pixel_bits, "headroom": HEADROOM},
+            "quantize": {
+                "weight_bits": weight_bits,
+                "pixel_bits": pixel_bits,
+                "headroom": HEADROOM,
+                "thresholds": thresholds,
+            },
         },
     )
 
@@ -225,7 +249,9 @@ def account(
     return Account(tuple(layers), len(images), network.timesteps, network.proven_timesteps)
 
 
-def _best_pixel_bits(network: SpikingNetwork, images: Array, largest_current: Array, largest_weight: int) -> int:
+def _best_pixel_bits(
+    network: SpikingNetwork, images: Array, largest_current: Array, largest_weight: int, thresholds: Thresholds
+) -> int:
     """The pixel bits in 8..4 for which the first layer's currents are nearest to those of the real numbers."""
     layer, sample = network.layers[0], images[:_SAMPLE]
     real = currents(layer.synapse, sample / LARGEST_PIXEL, averages=True)
@@ -239,6 +265,7 @@ def _best_pixel_bits(network: SpikingNetwork, images: Array, largest_current: Ar
                 2**bits - 1,
                 largest_weight,
                 network.reset,
+                thresholds,
                 one_scale=len(network.layers) == 1,
             )
         except RangeError:
@@ -257,12 +284,13 @@ def _quantize_layer(
     largest_input: int,
     largest_weight: int,
     reset: Reset,
+    thresholds: Thresholds,
     *,
     one_scale: bool,
 ) -> QuantizedLayer:
     """``layer`` in integers; ``synapse`` is its synapse with amplitudes, ``reach`` what must fit beside a threshold."""
     unit = 1.0 / math.prod(synapse.pool) / largest_input
-    scale = _scale(layer, synapse, np.maximum(reach, 0), unit, largest_weight, reset, one_scale=one_scale)
+    scale = _scale(layer, synapse, np.maximum(reach, 0), unit, largest_weight, reset, thresholds, one_scale=one_scale)
     potential_unit = scale * unit
     alive = np.isfinite(layer.neuron.threshold) if layer.neuron is not None else np.ones(synapse.channels, np.bool_)
     # The weights of a dead channel are 0, so that it costs nothing and cannot drift anywhere.
@@ -279,6 +307,9 @@ def _quantize_layer(
         return QuantizedLayer(layer.name, integers, None, potential_unit, largest_input, correction=layer.correction)
     finite = np.where(alive, neuron.threshold, 1.0)
     threshold = np.where(alive, np.maximum(np.rint(finite / potential_unit), 1), loihi.NEVER_FIRES).astype(np.int32)
+    if thresholds == "scalar":
+        # The one threshold of the living serves a dead channel, too: its weights and bias are 0.
+        threshold = np.full_like(threshold, threshold.min())
     initial = np.floor(threshold * (neuron.initial_potential / finite)).astype(np.int32)
     return QuantizedLayer(
         name=layer.name,
@@ -298,6 +329,7 @@ def _scale(
     unit: float,
     largest_weight: int,
     reset: Reset,
+    thresholds: Thresholds,
     *,
     one_scale: bool,
 ) -> Array:
@@ -325,6 +357,9 @@ def _scale(
     if synapse.bias is not None:
         limit = loihi.BIAS_LIMIT if reset == "soft" else loihi.LIF_BIAS_LIMIT
         conditions.append(np.abs(synapse.bias).reshape(synapse.channels, -1).max(axis=1) / unit / limit)
+    if thresholds == "scalar" and layer.neuron is not None:
+        least = np.max(conditions[1:], axis=0)
+        return scalar_scales(layer.name, layer.neuron.threshold, weights, least, unit, largest_weight)
     scale = np.max(conditions, axis=0)
     if one_scale:
         scale = np.full_like(scale, scale.max())
@@ -336,7 +371,7 @@ def _account_layer(layer: QuantizedLayer, real: Array, low: int, high: int) -> L
     rows = layer.weight.reshape(layer.synapse.channels, -1)
     bits = np.ceil(np.log2(np.abs(rows).max(axis=1).astype(np.float64) + 1)).astype(np.int64) + 1
     fires = None if layer.threshold is None else layer.threshold[layer.threshold < loihi.NEVER_FIRES]
-    dead = np.zeros(len(rows), np.bool_) if layer.threshold is None else layer.threshold >= loihi.NEVER_FIRES
+    dead = np.zeros(len(rows), np.bool_) if layer.balanced is None else ~np.isfinite(layer.balanced.threshold)
     scale = layer.scale * math.prod(layer.synapse.pool) * layer.largest_input
     wanted = real.reshape(len(rows), -1)[~dead]
     lost = float(np.square(wanted - rows[~dead] * scale[~dead, None]).sum())

@@ -16,7 +16,7 @@ from loihi_convert.conversion.choice import Trial, choose_method, reason
 from loihi_convert.conversion.quantize import Account, account, quantize
 from loihi_convert.errors import VerificationError
 from loihi_convert.files import refuse_to_overwrite
-from loihi_convert.network import QuantizedNetwork, Readout, Reset, SpikingNetwork
+from loihi_convert.network import QuantizedNetwork, Readout, Reset, SpikingNetwork, Thresholds
 from loihi_convert.progress import Bars, no_bar
 from loihi_convert.simulation.simulate import outputs
 from loihi_convert.source import Source, open_source
@@ -44,6 +44,7 @@ class ExportOptions:
     poisson_seed: int | None = None
     weight_bits: int = 8
     pixel_bits: int | None = None
+    thresholds: Thresholds = "channel"
     correct: bool | None = None
 
 
@@ -131,6 +132,7 @@ def export(
                     correct=options.correct,
                     weight_bits=options.weight_bits,
                     pixel_bits=options.pixel_bits,
+                    thresholds=options.thresholds,
                     progress=progress,
                     **neurons,
                 )
@@ -157,6 +159,7 @@ def export(
                 calibration,
                 weight_bits=options.weight_bits,
                 pixel_bits=options.pixel_bits,
+                thresholds=options.thresholds,
                 device=device,
                 progress=progress,
             )
