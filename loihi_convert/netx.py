@@ -137,6 +137,11 @@ def stock_netx_notes(network: QuantizedNetwork) -> tuple[str, ...]:
         notes.append(
             "stock lava-dl runs this file with hard-reset LIF neurons that start at 0; soft reset needs `run`."
         )
+    elif several := [layer.name for layer in network.spiking_layers if loihi.a_layer_has_one_threshold(layer)]:
+        notes.append(
+            f"{', '.join(several)}: one threshold per channel, which stock lava-dl takes on the CPU only; for hardware "
+            "export with --thresholds scalar."
+        )
     if network.poisson_seed is not None:
         notes.append("stock lava-dl must be fed pixels as spikes, each with probability pixel / 255 in each step.")
     for layer in network.layers:

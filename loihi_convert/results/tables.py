@@ -110,7 +110,7 @@ def account_table(account: Account) -> Table:
             Text(layer.name),
             f"{low}..{high}" if low < high else f"{high}",
             f"{100 * layer.weight_error:.2g} %",
-            "only integrates" if layer.thresholds is None else "{}..{}".format(*layer.thresholds),
+            "only integrates" if layer.thresholds is None else "..".join(map(str, dict.fromkeys(layer.thresholds))),
             str(len(layer.dead_channels)) if layer.dead_channels else "",
             f"{layer.low_clipped:,} / {layer.high_clipped:,}",
         )
