@@ -80,8 +80,9 @@ def test_thresholds_fold_into_the_weights_by_hand() -> None:
 def test_one_loud_channel_does_not_take_the_levels_of_all_others() -> None:
     """A weight of 1 beside a threshold of 0.01, and a hundred of 0.1 .. 1 beside thresholds of 1.
 
-    Without clipping theta_q is 127 / 100, so 1: of the hundred each rounds to 0 or 1, off by 1/12 on average, in squares
-    8 together. With 7 the loud one is 0.01 / 7 x 127 = 0.18, off by 0.67, and the others by 1 / (12 x 49), 0.17 together.
+    Without clipping theta_q is 127 / 100, so 1: each of the hundred rounds to 0 or 1, off by 1/12 on average, in
+    squares 8 together. With 7 the loud one is 0.01 / 7 x 127 = 0.18, off by 0.67, and the others by 1 / (12 x 49),
+    0.17 together.
     """
     rng = np.random.default_rng(0)
     weights = np.vstack([[1.0, 0.0], rng.uniform(0.1, 1, (50, 2))])

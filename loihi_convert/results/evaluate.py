@@ -17,6 +17,7 @@ from loihi_convert.backends import RunResult
 from loihi_convert.errors import DataError
 from loihi_convert.network import QuantizedNetwork, Readout
 from loihi_convert.results.early_exit import EarlyExit
+from loihi_convert.results.energy import Energy, energy, estimate
 from loihi_convert.results.schema import Interval, Record, wilson_interval
 from loihi_convert.synapse import Array
 
@@ -109,6 +110,8 @@ class Evaluation(Record):
         At T = 1, 2, 4, ..., the last step of the run, and `timesteps` if the run reached it; ascending.
     early_exit
         What stopping at a clear lead gives; None where T is 1 or no margin was chosen.
+    energy
+        What an inference is estimated to take at the T of `points`; None in results of versions that did not estimate.
     saturated_images
         Images with an output potential of magnitude 131071 after any step: their charge may have been cut off.
     seconds, startup_seconds
@@ -131,6 +134,7 @@ class Evaluation(Record):
     seconds: float
     startup_seconds: float
     images_per_second: float
+    energy: Energy | None = None
 
     @property
     def own_point(self) -> Point:
@@ -210,6 +214,18 @@ def evaluate(
         )
 
     reported = {*reported_timesteps(run_timesteps), min(network.timesteps, run_timesteps)}
+    points = tuple(point(timesteps) for timesteps in sorted(reported))
+    multiply_accumulates = sum(layer.multiply_accumulates for layer in layers)
+    estimates = [
+        estimate(
+            one.timesteps,
+            one.spikes_per_image,
+            one.synaptic_operations,
+            [layer.neuron_count for layer in layers],
+            layers[0].multiply_accumulates,
+        )
+        for one in points
+    ]
     saturated = np.abs(result.potentials).max(axis=(1, 2)) >= loihi.POTENTIAL_LIMIT
     return Evaluation(
         image_count=image_count,
@@ -217,16 +233,17 @@ def evaluate(
         depth=len(layers),
         readout=network.readout,
         layers=layers,
-        multiply_accumulates=sum(layer.multiply_accumulates for layer in layers),
+        multiply_accumulates=multiply_accumulates,
         cnn_accuracy=_fraction(cnn_correct, image_count),
         cnn_accuracy_interval=_interval(cnn_correct, image_count),
-        points=tuple(point(timesteps) for timesteps in sorted(reported)),
+        points=points,
         early_exit=early_exit,
         saturated_images=int(np.count_nonzero(saturated)),
         seconds=result.seconds,
         startup_seconds=result.startup_seconds,
         # A run shorter than the clock's tick of 1 ns reads as 0 seconds.
         images_per_second=image_count / max(result.seconds, 1e-9),
+        energy=energy(estimates, multiply_accumulates),
     )
 
 
