@@ -11,7 +11,6 @@ from loihi_convert.report.stored_run import StoredRun
 from loihi_convert.report.svg import STYLES
 from loihi_convert.results.evaluate import Evaluation, Point
 
-
 NEURONS: Final = {
     "soft": "subtracts the threshold, of which every channel has its own (our SoftResetIF)",
     "soft scalar": "the same with one threshold per layer, what differs between channels folded into the weights",

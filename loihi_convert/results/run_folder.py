@@ -54,8 +54,8 @@ def write_run(
 
     ``accuracy.csv``, ``early_exit.csv`` (if early exit was evaluated), ``energy.csv``, ``firing_rates.csv`` (of each
     channel at each reported T), ``thresholds.csv`` (of each channel), ``result.json``, ``predictions.csv``,
-    ``accuracy.svg`` and ``accuracy.png`` (if accuracy or agreement is known), ``manifest.json``. All are made before the
-    first is written, each is written whole, and the manifest comes last: a folder that holds one is complete.
+    ``accuracy.svg`` and ``accuracy.png`` (if accuracy or agreement is known), ``manifest.json``. All are made before
+    the first is written, each is written whole, and the manifest comes last: a folder that holds one is complete.
 
     Parameters
     ----------
