@@ -19,7 +19,7 @@ same for the shell. Where things are:
 ``conversion``  CNN -> spiking network -> integers: convert, balance, quantize
 ``simulation``  what simulates both networks, the CNN, and what lies between them
 ``backends``    what runs an exported file: exact integers of ours, Lava
-``results``     from a run to tables, pictures and run folders; what a conversion loses, and why
+``results``     from a run to tables, pictures and run folders; what a conversion loses; what a chip might take
 ``report``      run folders -> one page, HTML and Markdown
 ==============  ===============================================================================================
 

@@ -13,9 +13,10 @@ which costs Loihi nothing (no T M_1) and is multiplied out once, and all 128 cor
 the high end each pixel reaches its synapses in every step (T M_1 multiplications, too), and the fewest cores that hold
 the neurons share it evenly.
 
-Low constants of Loihi 1 are Intel's, simulated before there was silicon, the one of a synaptic operation its minimum.
-High ones are fitted to measurements of a board, by SANA-FE, which with them predicts energy and latency of three
-applications within 12 % and 25 %. Of Loihi 2 no energy per operation is public, so there is none here.
+Constants of Loihi 1 are the lower and the higher of two sources: Intel's, simulated before there was silicon (the energy
+of a synaptic operation is given as a minimum), and SANA-FE's, fitted to a board; with its own that simulator predicts
+energy and latency of three applications within 12 % and 25 %. Of Loihi 2 no energy per operation is public, so there is
+none here.
 """
 
 from __future__ import annotations
@@ -158,9 +159,10 @@ NEURONS_PER_CORE: Final = 1024
 BOUNDARY: Final = (
     "Estimated from counted spikes, not measured on a chip. In: synaptic operations, membrane updates and spikes of "
     "the cores of Loihi 1, and the barrier after each step. Not in: static power, host, input and output, management "
-    "processors, links between chips. Low: Intel's pre-silicon constants, pixels as a current that costs nothing, all "
-    "128 cores equally busy. High: constants fitted to a board (SANA-FE), all pixels through their synapses in every "
-    "step, only as many cores as hold the neurons. No energy per operation of Loihi 2 is public."
+    "processors, links between chips. Low: the lower of Intel's constants, simulated, and those fitted to a board by "
+    "SANA-FE; pixels as a current that costs nothing; all 128 cores equally busy. High: the higher of both; all pixels "
+    "through their synapses in every step; only as many cores as hold the neurons. No energy per operation of Loihi 2 "
+    "is public."
 )
 """What is in the figures of Loihi 1, and what is not."""
 
