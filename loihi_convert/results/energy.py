@@ -13,10 +13,9 @@ which costs Loihi nothing (no T M_1) and is multiplied out once, and all 128 cor
 the high end each pixel reaches its synapses in every step (T M_1 multiplications, too), and the fewest cores that hold
 the neurons share it evenly.
 
-Constants of Loihi 1 are the lower and the higher of two sources: Intel's, simulated before there was silicon (the energy
-of a synaptic operation is given as a minimum), and SANA-FE's, fitted to a board; with its own that simulator predicts
-energy and latency of three applications within 12 % and 25 %. Of Loihi 2 no energy per operation is public, so there is
-none here.
+Constants of Loihi 1 are the lower and the higher of two sources: Intel's, simulated before there was silicon (for the
+energy of a synaptic operation a minimum), and SANA-FE's, fitted to a board; with its own that simulator predicts energy
+and latency of three applications within 12 % and 25 %. Of Loihi 2 no energy per operation is public: none is here.
 """
 
 from __future__ import annotations
