@@ -264,6 +264,12 @@ def shared_exponent(values: Array, largest_mant: int) -> int | None:
     return None
 
 
+def a_layer_has_one_threshold(layer: IntegerLayer) -> str | None:
+    if layer.threshold is None or layer.threshold.min() == layer.threshold.max():
+        return None
+    return f"thresholds {int(layer.threshold.min())}..{int(layer.threshold.max())}; allowed is one for all channels"
+
+
 EXACTNESS_RULES: Final[tuple[Rule, ...]] = (
     numbers_are_integers,
     weights_fit_eight_bits,
@@ -288,3 +294,6 @@ CHIP_RULES: Final[tuple[Rule, ...]] = (
     channels_that_never_fire_receive_nothing,
 )
 """What a network of target ``loihi2`` must keep besides, so that `circuit.circuit` can be built of it."""
+SCALAR_RULES: Final[tuple[Rule, ...]] = (a_layer_has_one_threshold,)
+"""What a network must keep besides, so that one ``vThMant`` a layer says all: Lava's LIF has one for all its neurons
+(``vth`` has shape (1,) in ``lava/proc/lif/process.py``); that the CPU model takes an array as well is not promised."""

@@ -31,6 +31,7 @@ Reset = Literal["soft", "hard"]
 Readout = Literal["potential", "spikes"]
 Target = Literal["lava", "loihi2"]
 """What a `QuantizedNetwork` is for: Lava with soft-reset neurons of ours, or the stock processes of a Loihi 2 chip."""
+Thresholds = Literal["channel", "scalar"]
 
 MOST_TIMESTEPS: Final = 2**20
 """Largest T: beyond it an output weight of 1 passes Loihi's potential range within an eighth of the steps."""
@@ -99,7 +100,8 @@ class IntegrateAndFire:
     threshold
         Positive; infinite where the channel can never fire.
     amplitude
-        What one spike is worth to the next layer: the threshold itself (compensated) or 1 (literal).
+        What one spike is worth to the next layer: the threshold itself (compensated), with hard reset more than that
+        where it is fitted, or 1 (literal).
     initial_potential
         V before the first step; 0 <= V0 < threshold.
     """
@@ -110,6 +112,12 @@ class IntegrateAndFire:
 
     def __post_init__(self) -> None:
         freeze(self, "threshold", "amplitude", "initial_potential")
+
+    @property
+    def is_literal(self) -> bool:
+        """Whether a spike is worth 1 instead of what stands for its threshold, in the channels that can fire."""
+        alive = np.isfinite(self.threshold)
+        return bool((self.amplitude == 1)[alive].all() and (self.threshold != 1)[alive].any())
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,6 +305,8 @@ class QuantizedNetwork:
         As in `SpikingNetwork`.
     target
         ``"loihi2"``: it keeps the chip rules of `loihi.py` besides, and resets softly.
+    thresholds
+        ``"channel"``; or ``"scalar"``: all channels of a layer have the same threshold, and the file holds it once.
     """
 
     input_shape: Shape
@@ -308,6 +318,7 @@ class QuantizedNetwork:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     poisson_seed: int | None = None
     target: Target = "lava"
+    thresholds: Thresholds = "channel"
 
     def __post_init__(self) -> None:
         if not 1 <= self.pixel_bits <= loihi.MAX_PIXEL_BITS:
@@ -326,6 +337,7 @@ class QuantizedNetwork:
             *loihi.EXACTNESS_RULES,
             *(loihi.LIF_RULES if self.reset == "hard" else ()),
             *(loihi.CHIP_RULES if self.target == "loihi2" else ()),
+            *(loihi.SCALAR_RULES if self.thresholds == "scalar" else ()),
         )
         for layer in self.layers:
             # Names are printed: into tables, and by terminals that would obey their control characters.

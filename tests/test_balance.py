@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from loihi_convert.conversion import thresholds as thresholds_module
 from loihi_convert.conversion.balance import Method, balance, balance_each
 from loihi_convert.errors import DataError, UsageError
-from loihi_convert.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingNetwork
+from loihi_convert.network import IntegrateAndFire, ReluLayer, ReluNetwork, Reset, SpikingNetwork
 from loihi_convert.simulation.layerwise import GrowingSimulation
 from loihi_convert.simulation.relu import relu_outputs
 from loihi_convert.simulation.simulate import outputs
@@ -233,6 +233,38 @@ def test_least_squares_lowers_thresholds_where_steps_are_few() -> None:
     # E (x - theta [x >= theta / 2])^2 over x in 0..1 is theta^3 / 12 + (1 - theta)^3 / 3, least at theta = 2 / 3.
     assert thresholds[0] == pytest.approx(2 / 3, abs=0.07)
     assert thresholds[-1] == pytest.approx(1.0, abs=0.1)
+
+
+def test_least_squares_fits_what_a_spike_is_worth_to_a_hard_reset() -> None:
+    """One step from V0 = 0: x in 0..1 fires from theta on, and is worth the mean of what fires, a = (1 + theta) / 2.
+
+    The error theta^3 / 3 + (1 - theta)^3 / 12 is least at theta = 1 / 3, a = 2 / 3. Over many steps a spike is worth
+    the threshold and what a reset throws away, half the current on average. Soft reset throws nothing away.
+    """
+    images = np.random.default_rng(0).integers(0, 256, (400, 1, 1, 1)).astype(np.uint8)
+
+    def neuron(timesteps: int, reset: Reset) -> IntegrateAndFire:
+        balanced = balance(chain_of(1, 1), images, timesteps, method="least-squares", reset=reset)
+        assert balanced.layers[0].neuron is not None
+        assert not balanced.layers[0].neuron.is_literal
+        return balanced.layers[0].neuron
+
+    once = neuron(1, "hard")
+    assert once.threshold == pytest.approx(1 / 3, abs=0.05)
+    assert once.amplitude == pytest.approx(2 / 3, abs=0.03)
+    often = neuron(32, "hard")
+    assert 1.05 < float((often.amplitude / often.threshold)[0]) < 1.5
+    soft = neuron(1, "soft")
+    assert np.array_equal(soft.amplitude, soft.threshold)
+
+
+def test_literal_spikes_are_known_by_their_worth() -> None:
+    threshold = np.array([0.5, np.inf])
+    assert IntegrateAndFire(threshold, np.array([1.0, 0.0]), np.zeros(2)).is_literal
+    assert not IntegrateAndFire(threshold, np.array([0.5, 0.0]), np.zeros(2)).is_literal
+    assert not IntegrateAndFire(threshold, np.array([0.7, 0.0]), np.zeros(2)).is_literal
+    # Worth 1, which is its threshold.
+    assert not IntegrateAndFire(np.array([1.0, np.inf]), np.array([1.0, 0.0]), np.zeros(2)).is_literal
 
 
 def test_least_squares_leaves_dead_channels_dead() -> None:

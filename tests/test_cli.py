@@ -284,6 +284,33 @@ def test_methods_bring_their_neurons_and_input(
     assert ("stock lava-dl must be fed pixels as spikes" in done.out + done.err) == (poisson_seed is not None)
 
 
+def test_hard_reset_with_one_threshold_a_layer(invoke: Invoke, model: Path) -> None:
+    """What stock netx needs on hardware; the run says what an inference is estimated to take."""
+    done = invoke("export", model, "-T", 4, "-o", "other.net", "--reset", "hard", "--thresholds", "scalar", "--json")
+    assert done.code == 0, done.err
+    (file,) = json.loads(done.out)["files"]
+    assert all(low == high for low, high in (layer["thresholds"] for layer in file["account"]["layers"][:-1]))
+    assert file["provenance"]["quantize"]["thresholds"] == "scalar"
+    assert not any("stock lava-dl" in note for note in file["notes"])
+    network = netx.read(Path("other.net"))
+    assert (network.reset, network.thresholds) == ("hard", "scalar")
+    done = invoke("run", "other.net", "--images", 20, "--no-early-exit", "--json")
+    energy = json.loads(done.out)["other"]["energy"]
+    assert [one["timesteps"] for one in energy["estimates"]] == [1, 2, 4]
+    low, high = energy["estimates"][-1]["loihi1_joules"]
+    assert 0 < low < high
+    done = invoke("run", "other.net", "--images", 20, "--no-early-exit")
+    assert "energy and time of an inference, estimated" in done.out
+    assert "No energy per operation of Loihi 2 is public." in " ".join(done.out.split())
+
+
+def test_unknown_thresholds(invoke: Invoke, model: Path) -> None:
+    done = invoke("export", model, "-T", 4, "-o", "other.net", "--thresholds", "layer")
+    assert (done.code, done.out) == (2, "")
+    assert "error: --thresholds layer: unknown; allowed are channel, scalar." in done.err
+    assert not Path("other.net").exists()
+
+
 @pytest.mark.lava
 def test_poisson_input_on_lava(invoke: Invoke, model: Path) -> None:
     """Two blocks of images, the same spikes on both sides, every layer."""

@@ -99,6 +99,23 @@ def test_a_hard_reset_comes_after_the_soft_one() -> None:
     assert found["reset"][1] == [0]
 
 
+def test_what_a_spike_is_worth_to_a_hard_reset_belongs_to_the_reset() -> None:
+    """Worth 1.5 where thresholds are 1: no cause of its own, and no literal spikes."""
+    cnn = tiny_cnn()
+    soft = tiny_spiking(cnn)
+    fitted = IntegrateAndFire(np.ones(4), np.full(4, 1.5), np.zeros(4))
+    second = IntegrateAndFire(np.ones(1), np.ones(1), np.zeros(1))
+    layers = tuple(
+        replace(layer, neuron=neuron) for layer, neuron in zip(soft.layers, (fitted, second, None), strict=True)
+    )
+    found = tiny_activations(cnn, replace(soft, layers=layers, reset="hard"))
+    assert "amplitude" not in found
+    assert found["levels"][0] == [1, 1, 1, 0.5]
+    # As above; then the same spikes, worth more.
+    assert found["timing"][0] == [1, 0.5, 1, 0.5]
+    assert found["reset"][0] == [1.5, 0.75, 1.5, 0.75]
+
+
 def test_a_spike_worth_1_is_a_cause_of_its_own() -> None:
     cnn = tiny_cnn()
     soft = tiny_spiking(cnn)

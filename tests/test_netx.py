@@ -28,7 +28,7 @@ TOOLS = Path(__file__).parents[1] / "tools"
 
 
 def assert_same(found: QuantizedNetwork, expected: QuantizedNetwork) -> None:
-    for name in ("input_shape", "timesteps", "proven_timesteps", "pixel_bits", "reset", "provenance"):
+    for name in ("input_shape", "timesteps", "proven_timesteps", "pixel_bits", "reset", "thresholds", "provenance"):
         assert getattr(found, name) == getattr(expected, name), name
     assert len(found.layers) == len(expected.layers)
     for layer, source in zip(found.layers, expected.layers, strict=True):
@@ -137,12 +137,14 @@ def by_stock_lava_dl(path: Path, images: np.ndarray, timesteps: int) -> np.ndarr
 
 
 @pytest.mark.lava
-@pytest.mark.parametrize("readout", ["potential", "potential with bias", "spikes"])
+@pytest.mark.parametrize("readout", ["potential", "potential with bias", "spikes, one threshold a layer"])
 def test_unmodified_lava_dl_runs_the_file_as_hard_reset_lif(tmp_path: Path, readout: str) -> None:
     """The same integers with reset to 0 and V0 = 0, which is all that stock netx knows: equal to the oracle."""
     network = small_network()
-    if readout == "spikes":
-        network = with_spiking_readout(network)
+    if readout == "spikes, one threshold a layer":
+        first, last = with_spiking_readout(network).layers
+        neuron = IntegerNeuron(np.full(2, 600, np.int32), np.array([300, 0], np.int32))
+        network = replace(network, layers=(replace(first, neuron=neuron), last), thresholds="scalar")
     if readout == "potential with bias":
         biases = (np.array([30, -20], np.int32), np.array([5, 0, -5], np.int32))
         layers = tuple(
@@ -161,7 +163,9 @@ def test_unmodified_lava_dl_runs_the_file_as_hard_reset_lif(tmp_path: Path, read
 
 def test_notes_say_what_stock_lava_dl_makes_of_it() -> None:
     network = small_network()
-    assert netx.stock_netx_notes(with_hard_reset(network)) == ()
+    (note,) = netx.stock_netx_notes(with_hard_reset(network))
+    assert note.startswith("conv: one threshold per channel, which stock lava-dl takes on the CPU only; for hardware")
+    assert "--thresholds scalar" in note
     assert "hard-reset LIF" in netx.stock_netx_notes(network)[0]
     first, last = network.layers
     positive = replace(last, synapse=replace(last.synapse, weight=np.abs(last.weight)))

@@ -157,4 +157,20 @@ def test_rate_errors_equal_plain_loops(is_soft: bool, is_constant: bool) -> None
     for tried, threshold in enumerate(thresholds):
         spikes, _, _ = plain(shown, threshold, threshold / 2, bias, math.inf, is_soft)
         errors = (spikes.sum(axis=1) * threshold / steps - activations.reshape(images, 40, 20, 4)) ** 2
-        assert found[tried] == pytest.approx(errors.sum(axis=(0, 1, 2)), rel=1e-6)
+        assert found.errors[tried] == pytest.approx(errors.sum(axis=(0, 1, 2)), rel=1e-6)
+
+
+def test_the_worth_that_brings_rates_nearest_to_activations() -> None:
+    """Threshold 1, one step: 1.5 and 2.5 fire, 0.5 does not. sum r x / sum r^2 = 4 / 2.
+
+    What is left is 0.5^2 + (2 - 1.5)^2 + (2 - 2.5)^2. Threshold 4: nothing fires, a spike is worth its threshold.
+    """
+    activations = np.array([[0.5], [1.5], [2.5]], np.float32)
+    layer = stage((1,), np.ones(1), np.zeros(1), is_soft=False, is_integer=False)
+    thresholds = np.array([[1.0], [4.0]])
+    halves = [rate_errors(layer, part[:, None], part, thresholds, 0 * thresholds, 1)
+              for part in (activations[:1], activations[1:])]  # fmt: skip
+    found = halves[0] + halves[1]
+    assert found.errors.ravel().tolist() == [0.25 + 0.25 + 2.25, 0.25 + 2.25 + 6.25]
+    assert found.worths.ravel().tolist() == [2.0, 1.0]
+    assert found.least_errors.ravel().tolist() == [0.75, 0.25 + 2.25 + 6.25]

@@ -19,6 +19,8 @@ from loihi_convert import cli
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.report import report
 from loihi_convert.results import run_folder
+from loihi_convert.results.energy import CONSTANTS
+from loihi_convert.results.formats import quantity, quantity_range
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -212,6 +214,106 @@ def test_older_run_folders_lack_channels_and_the_page_says_so(tmp_path: Path) ->
     assert f"channels are left out for {folder.name}: the run is of a version that did not record them" in text
     assert "first.conv: firing rate" not in page.within("strong")
     assert "| first.conv | 4 | 50.00 |" in text
+
+
+def with_neurons(*kinds: tuple[str, str, str | None, str | None]) -> dict[str, object]:
+    """A manifest's provenance of files by name: reset, thresholds and target as `export` records them."""
+    manifest = run_folder.manifest(
+        network="several", data="mnist", backend="ref", files=[], command_line=["loihi-convert", "run"], seed=None
+    )
+    provenance = {}
+    for name, reset, thresholds, target in kinds:
+        recorded = {"thresholds": thresholds, "target": target}
+        quantize = {key: value for key, value in recorded.items() if value is not None}
+        provenance[name] = {"balance": {"reset": reset}, "quantize": quantize}
+    return {**manifest, "provenance": provenance}
+
+
+def test_kinds_of_neurons_stand_side_by_side(tmp_path: Path) -> None:
+    files = {
+        "soft-T2": (190, 2),
+        "soft-T4": (196, 4),
+        "circuit": (196, 4),
+        "array": (194, 4),
+        "scalar": (192, 4),
+        "again": (191, 4),
+    }
+    runs = [entry([1] * (t - 1) + [right], name=name, balanced=t) for name, (right, t) in files.items()]
+    manifest = with_neurons(
+        # A file of an earlier version says nothing of thresholds.
+        ("soft-T2", "soft", None, None),
+        ("soft-T4", "soft", "channel", "lava"),
+        ("circuit", "soft", "channel", "loihi2"),
+        ("array", "hard", "channel", "lava"),
+        ("scalar", "hard", "scalar", "lava"),
+        ("again", "hard", "scalar", "lava"),
+    )
+    page, text = write(tmp_path, write_runs(tmp_path, *runs, manifest=manifest))
+    assert "| T | soft | stock circuit | hard array | hard scalar |" in text
+    assert "| 2 | 95.00 |  |  |  |" in text
+    assert "| 4 | 98.00 | 98.00 | 97.00 | 96.00 / 95.50 |" in text
+    assert "hard scalar: Lava's own LIF with one threshold per layer, as stock netx has it on hardware" in text
+    assert {"soft-T4 (soft)", "array (hard array)", "scalar (hard scalar)"} <= set(page.within("article"))
+    # The curve of one network's files, called after it and its neurons.
+    assert "| ours: soft (soft) | 99.50 | 95.00 | 98.00 |" in text
+
+
+def test_files_of_one_name_and_different_neurons_are_different_curves(tmp_path: Path) -> None:
+    folders = []
+    for reset, right, t in (("soft", 196, 4), ("hard", 192, 2)):
+        (tmp_path / reset).mkdir()
+        run = entry([1] * (t - 1) + [right], name=f"model-T{t}", balanced=t)
+        manifest = with_neurons((f"model-T{t}", reset, "channel", "lava"))
+        folders.append(write_runs(tmp_path / reset, run, manifest=manifest))
+    _, text = write(tmp_path, *folders)
+    # T = 2 and 4, then the paper's.
+    assert "| ours: model-T4 (soft) | 99.50 |  | 98.00 |" in text
+    assert "| ours: model-T2 (hard array) | 99.50 | 96.00 |  |" in text
+
+
+def test_one_kind_of_neurons_is_not_named(tmp_path: Path) -> None:
+    page, text = write(tmp_path, write_runs(tmp_path, entry([20, 150, 190, 199])))
+    assert "by the neuron" not in text
+    assert "unknown neurons" not in text
+    assert page.within("article")[0] == "model"
+
+
+def test_estimates_stand_with_their_boundary_and_every_constant(tmp_path: Path) -> None:
+    run, other = entry([20, 150, 190, 199]), entry([20, 150], name="other", balanced=2)
+    page, text = write(tmp_path, write_runs(tmp_path, run, other))
+    assert "Energy and time, estimated" in page.within("h2")
+    assert run.evaluation.energy is not None
+    assert run.evaluation.energy.boundary in page.within("p")
+    own = run.evaluation.energy.estimates[-1]
+    # 2 spikes a step reach 6 synapses; 4 + 3 neurons.
+    line = next(line for line in text.splitlines() if line.startswith("| model | 4 | 24.0 | 28.0 | 8.0 |"))
+    assert quantity_range(own.loihi1_joules, "J") in line
+    assert quantity_range(own.loihi1_seconds, "s") in line
+    for constant in CONSTANTS:
+        assert quantity(constant.value, constant.unit) in page.within("td")
+        assert any(constant.source in cell for cell in page.within("td"))
+
+
+def test_runs_without_estimates_have_no_section_of_them(tmp_path: Path) -> None:
+    folder = write_runs(tmp_path, entry([20, 150]))
+    results = json.loads((folder / "result.json").read_text())
+    del results["model"]["energy"]
+    (folder / "result.json").write_text(json.dumps(results))
+    page, _ = write(tmp_path, folder)
+    assert "Energy and time, estimated" not in page.within("h2")
+
+
+def test_a_channel_that_never_fires_beside_one_threshold_for_the_layer(tmp_path: Path) -> None:
+    """Its integer is the layer's; that there is no real threshold says so."""
+    folder = write_runs(tmp_path, entry([20, 150, 190, 199]))
+    content = (folder / "thresholds.csv").read_text()
+    lines = [content.splitlines()[0]] + [
+        f"model,first.conv,{channel},5,{real},1.0,0" for channel, real in enumerate(["2.5", "", "2.5", "2.5"])
+    ]
+    (folder / "thresholds.csv").write_text("\n".join(lines) + "\n")
+    _, text = write(tmp_path, folder)
+    assert "| 1 | 25.00 | 5 | never fires | 0 |" in text
+    assert "| 3 | 100.00 | 5 | 2.5 | 0 |" in text
 
 
 def test_nothing_is_overwritten_unless_told(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ def test_run_folder_holds_every_file_the_manifest_last(tmp_path: Path) -> None:
     paths = write(folder, entry([20, 150, 190, 199]))
     assert [path.name for path in paths] == [
         "accuracy.csv",
+        "energy.csv",
         "firing_rates.csv",
         "thresholds.csv",
         "result.json",
@@ -60,6 +61,19 @@ def test_run_folder_holds_every_file_the_manifest_last(tmp_path: Path) -> None:
     ]
     assert sorted(folder.iterdir()) == sorted(paths)
     assert json.loads((folder / "manifest.json").read_text()) == MANIFEST
+
+
+def test_energy_csv_is_the_estimates(tmp_path: Path) -> None:
+    run = entry([20, 150, 190, 199])
+    write(tmp_path, run)
+    found = read_csv(tmp_path / "energy.csv")
+    assert run.evaluation.energy is not None
+    for row, one in zip(found, run.evaluation.energy.estimates, strict=True):
+        low, high = one.loihi1_joules
+        assert (row["file"], int(row["timesteps"])) == ("model", one.timesteps)
+        assert (float(row["loihi1_joules_low"]), float(row["loihi1_joules_high"])) == (low, high)
+        assert float(row["synaptic_operations"]) == one.synaptic_operations
+    assert list(found[0])[-2:] == ["arithmetic_joules_low", "arithmetic_joules_high"]
 
 
 def test_result_json_is_the_evaluations(tmp_path: Path) -> None:
@@ -227,6 +241,7 @@ def test_no_picture_where_nothing_is_known(tmp_path: Path) -> None:
     paths = write(tmp_path, entry([20], labels=None, has_cnn=False), labels=None)
     assert [path.name for path in paths] == [
         "accuracy.csv",
+        "energy.csv",
         "firing_rates.csv",
         "thresholds.csv",
         "result.json",

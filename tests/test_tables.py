@@ -151,10 +151,10 @@ def test_account_table() -> None:
     headers = ["layer", "weight bits\nleast..most", "weights\noff by", "thresholds", "dead\nchannels"]
     headers += ["images clipped\nlow / high"]
     assert [column.header for column in table.columns] == headers
-    # Bits are one number where all channels use the same; the layer that only integrates has no thresholds.
+    # Bits and thresholds are one number where all channels have the same; what only integrates has no thresholds.
     assert rows(table) == [
         ["conv[1]", "5..8", "0.61 %", "900..1100", "2", "1,200 / 3"],
-        ["fc1", "8", "12 %", "64..64", "", "0 / 0"],
+        ["fc1", "8", "12 %", "64", "", "0 / 0"],
         ["classes", "6..8", "0 %", "only integrates", "", "0 / 41"],
     ]
     text = printed(table)

@@ -97,6 +97,14 @@ def export(
             "has, can hold without wrapping; fewer bits.",
         ),
     ] = "lava",
+    thresholds: Annotated[
+        str,
+        typer.Option(
+            "--thresholds",
+            help="channel: one threshold per channel, as an array, which only Lava's CPU models take. scalar: one per "
+            "layer, the rest folded into the weights; what stock netx needs on hardware.",
+        ),
+    ] = "channel",
     arch: ArchOption = None,
     input_shape: Annotated[
         str | None,
@@ -164,6 +172,7 @@ def export(
         "readout": readout,
         "weight_bits": weight_bits,
         "pixel_bits": pixel_bits,
+        "thresholds": thresholds,
         "correct": correct,
         "target": target,
     }

@@ -190,14 +190,20 @@ def show_run(done: CompletedRun, *, trace: bool, arch: str | None, as_json: bool
 
         say(results_json(done.figures))
     else:
-        from loihi_convert.results.tables import accuracy_table, early_exit_table, layer_table, per_t_table
+        from loihi_convert.results.tables import (
+            accuracy_table,
+            early_exit_table,
+            energy_table,
+            layer_table,
+            per_t_table,
+        )
 
         tables = [table for _, figures in done.figures for table in (accuracy_table(figures), layer_table(figures))]
-        early_exit = early_exit_table(done.figures)
+        more = (early_exit_table(done.figures), energy_table(done.figures))
         say_tables(
             [
                 *([per_t_table(done.figures)] if len(done.runs) > 1 else tables),
-                *([] if early_exit is None else [early_exit]),
+                *(table for table in more if table is not None),
             ]
         )
     note(f"wrote {done.folder}/ ({', '.join(path.name for path in done.files)})")

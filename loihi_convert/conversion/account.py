@@ -114,7 +114,7 @@ def _account_layer(layer: QuantizedLayer, real: Array, low: int, high: int, prov
     rows = layer.weight.reshape(layer.synapse.channels, -1)
     bits = np.ceil(np.log2(np.abs(rows).max(axis=1).astype(np.float64) + 1)).astype(np.int64) + 1
     fires = None if layer.threshold is None else layer.threshold[layer.threshold < loihi.NEVER_FIRES]
-    dead = np.zeros(len(rows), np.bool_) if layer.threshold is None else layer.threshold >= loihi.NEVER_FIRES
+    dead = np.zeros(len(rows), np.bool_) if layer.balanced is None else ~np.isfinite(layer.balanced.threshold)
     scale = layer.scale * math.prod(layer.synapse.pool) * layer.largest_input
     wanted = real.reshape(len(rows), -1)[~dead]
     lost = float(np.square(wanted - rows[~dead] * scale[~dead, None]).sum())

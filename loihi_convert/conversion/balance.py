@@ -18,7 +18,7 @@ method                    threshold of channel k in layer l
                           `sample.sample`) and positions, while the layers before it spike with their already fixed
                           thresholds. What a spike rounds and what it cuts off are weighed against each other, for this
                           T: the smaller T, the lower the threshold (after Li et al., ICML 2021, who do so per layer and
-                          without simulation)
+                          without simulation). With hard reset the spike's worth is fitted together with it
 ``qcfs``                  the threshold that the CNN was trained with, if its activations are `qcfs.Qcfs` (Bu et al.,
                           ICLR 2022)
 ========================  =============================================================================================
@@ -29,7 +29,9 @@ before them send.
 =================  ====================================================================================================
 amplitude          what the spike of a neuron is worth to the next layer
 =================  ====================================================================================================
-``compensated``    its threshold: rate x threshold approximates the activation, and the SNN converges to the CNN
+``compensated``    its threshold: rate x threshold approximates the activation, and the SNN converges to the CNN. A hard
+                   reset throws away what is above the threshold, and starts at 0: with ``least-squares`` a spike is
+                   then worth its threshold x the factor that brings rates nearest to activations, 2 for T = 1
 ``literal``        1, as algorithm 2 is printed: channels keep their rates but lose their relative scale
 =================  ====================================================================================================
 
@@ -50,7 +52,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 
 from loihi_convert.conversion.sample import sample
-from loihi_convert.conversion.thresholds import activation_percentiles, nearest_rates
+from loihi_convert.conversion.thresholds import Balanced, activation_percentiles, nearest_rates
 from loihi_convert.errors import DataError, RangeError, UsageError
 from loihi_convert.network import (
     MOST_TIMESTEPS,
@@ -250,7 +252,7 @@ class _Balancing:
         layer = self._network.layers[len(fixed)]
         same: dict[bytes, list[int]] = {}
         layers: dict[int, SpikingLayer] = {}
-        for steps, base in zip(timesteps, self._thresholds(fixed, timesteps, simulation), strict=True):
+        for steps, (base, worth) in zip(timesteps, self._thresholds(fixed, timesteps, simulation), strict=True):
             if not np.isfinite(base).all():
                 raise RangeError(
                     f"{layer.name}: its input is beyond 3.4e38, the largest float32; the weights up to here are too "
@@ -258,7 +260,7 @@ class _Balancing:
                 )
             if len(fixed) == len(self._network.layers) - 1:
                 base = np.full_like(base, base.max())
-            neuron = _neuron(self._alpha * base, self._amplitude, self._initial_potential)
+            neuron = _neuron(self._alpha * base, worth, self._amplitude, self._initial_potential)
             layers[steps] = SpikingLayer(layer.name, layer.synapse, neuron)
             same.setdefault(base.tobytes(), []).append(steps)
         found: dict[int, list[SpikingLayer]] = {}
@@ -270,24 +272,26 @@ class _Balancing:
 
     def _thresholds(
         self, fixed: list[SpikingLayer], timesteps: list[int], simulation: GrowingSimulation
-    ) -> list[Array]:
+    ) -> list[Balanced]:
         """The thresholds of the layer behind ``fixed``, alpha aside, for each of ``timesteps``."""
         layer = self._network.layers[len(fixed)]
         learned = layer.threshold if self._method == "qcfs" else None
         if learned is not None:
-            return [learned] * len(timesteps)
+            return [_worth_itself(learned)] * len(timesteps)
         if not self._percentiles:
             found = simulation.largest_currents(fixed, timesteps, progress=self._report)
             self._done += 1
             if self._method in _PER_LAYER:
                 found = np.broadcast_to(found.max(axis=1, keepdims=True), found.shape)
-            return list(found)
+            return [_worth_itself(thresholds) for thresholds in found]
         base = self._percentiles[len(fixed)]
         if self._method == "least-squares" and np.isfinite(base).all():
             share = 0.5 if self._initial_potential == "half" else 0.0
-            base = nearest_rates(simulation, fixed, base, share, self._report)
+            fits = self._reset == "hard"
+            nearest = nearest_rates(simulation, fixed, base, share, self._report, fits_worths=fits)
             self._done += 1
-        return [base] * len(timesteps)
+            return [nearest] * len(timesteps)
+        return [_worth_itself(base)] * len(timesteps)
 
     def _simulation(self, timesteps: Sequence[int]) -> GrowingSimulation:
         return GrowingSimulation(
@@ -362,10 +366,19 @@ def require_images(network: ReluNetwork, images: Array) -> None:
         )
 
 
-def _neuron(threshold: Array, amplitude: Amplitude, initial_potential: InitialPotential) -> IntegrateAndFire:
-    """Neurons of the given thresholds; a channel that never received a positive current is dead: it never fires."""
+def _worth_itself(thresholds: Array) -> Balanced:
+    return Balanced(thresholds, np.ones_like(thresholds))
+
+
+def _neuron(
+    threshold: Array, share: Array, amplitude: Amplitude, initial_potential: InitialPotential
+) -> IntegrateAndFire:
+    """Neurons of the given thresholds, a compensated spike being worth ``share`` of them.
+
+    A channel that never received a positive current is dead: it never fires.
+    """
     alive = threshold > 0
-    worth = threshold if amplitude == "compensated" else np.ones_like(threshold)
+    worth = threshold * share if amplitude == "compensated" else np.ones_like(threshold)
     return IntegrateAndFire(
         threshold=np.where(alive, threshold, np.inf),
         amplitude=np.where(alive, worth, 0.0),

@@ -58,7 +58,7 @@ def calibrate(
     """
     require_images(cnn, images)
     for layer in network.layers:
-        if layer.neuron is not None and not is_compensated(layer):
+        if layer.neuron is not None and layer.neuron.is_literal:
             raise UsageError(
                 "--correct: needs --amplitude compensated; a literal spike does not stand for its threshold."
             )
@@ -87,16 +87,8 @@ def calibrate(
             alive = np.isfinite(neuron.threshold)
             thresholds = np.tile(np.where(alive, neuron.threshold, 1.0), (len(SHARES), 1))
             potentials = np.array(SHARES)[:, None] * thresholds
-            errors = simulation.rate_errors(layers, thresholds, potentials, correction=correction)
+            errors = simulation.rate_errors(layers, thresholds, potentials, correction=correction).errors
             best = np.take_along_axis(potentials, errors.argmin(axis=0)[None], axis=0)[0]
             neuron = replace(neuron, initial_potential=np.where(alive, best, 0.0))
         layers.append(SpikingLayer(layer.name, synapse, neuron, correction))
     return replace(network, layers=tuple(layers), provenance={**network.provenance, "calibration": len(images)})
-
-
-def is_compensated(layer: SpikingLayer) -> bool:
-    """Return whether a spike of each channel that can fire is worth its threshold."""
-    if layer.neuron is None:
-        return False
-    alive = np.isfinite(layer.neuron.threshold)
-    return bool((layer.neuron.amplitude == layer.neuron.threshold)[alive].all())

@@ -75,8 +75,11 @@ class Unrounded:
         channels = self.synapse.channels
         return np.zeros(channels) if bias is None else np.abs(bias).reshape(channels, -1).max(axis=1)
 
-    def on(self, scale: Array) -> QuantizedLayer:
-        """Return the integers on ``scale``, float64 ``(C_out,)``: the s_k of this module's docstring."""
+    def on(self, scale: Array, *, is_scalar: bool = False) -> QuantizedLayer:
+        """Return the integers on ``scale``, float64 ``(C_out,)``: the s_k of this module's docstring.
+
+        ``is_scalar``: on these scales all thresholds are one integer, see `scalar_threshold.py`.
+        """
         synapse, neuron, potential_unit = self.synapse, self.layer.neuron, scale * self.unit
         alive = self.is_alive
         # The weights of a dead channel are 0, so that it costs nothing and cannot drift anywhere.
@@ -91,6 +94,9 @@ class Unrounded:
         if neuron is not None:
             finite = np.where(alive, neuron.threshold, 1.0)
             threshold = np.where(alive, np.maximum(np.rint(finite / potential_unit), 1), loihi.NEVER_FIRES)
+            if is_scalar:
+                # The one threshold of the living serves a dead channel, too: its weights and bias are 0.
+                threshold = np.full_like(threshold, threshold.min())
             initial = initial_integers(threshold, neuron.initial_potential / finite)
             integers = IntegerNeuron(threshold.astype(np.int32), initial)
         return QuantizedLayer(

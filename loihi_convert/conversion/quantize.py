@@ -12,7 +12,7 @@ ones.
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, get_args
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from loihi_convert.network import (
     QuantizedNetwork,
     SpikingNetwork,
     Target,
+    Thresholds,
     largest_pixel,
     with_pixel_bits,
 )
@@ -49,6 +50,7 @@ def quantize(
     weight_bits: int = 8,
     pixel_bits: int | None = None,
     target: Target = "lava",
+    thresholds: Thresholds = "channel",
     device: str = "cpu",
     progress: Progress = silent,
 ) -> QuantizedNetwork:
@@ -68,6 +70,9 @@ def quantize(
         input.
     target
         ``"loihi2"``: for the circuit of stock processes (`circuit.py`), on the grids of the chip; needs soft reset.
+    thresholds
+        ``"channel"``: one per channel; ``"scalar"``: one per layer, folded into the weights (`scalar_threshold.py`),
+        for target lava.
     device
         Where it is simulated: ``"cpu"``, or another one of torch's.
     progress
@@ -84,10 +89,17 @@ def quantize(
         raise UsageError(f"--weight-bits {weight_bits}: allowed are 2..8.")
     if pixel_bits is not None and not 1 <= pixel_bits <= loihi.MAX_PIXEL_BITS:
         raise UsageError(f"--pixel-bits {pixel_bits}: allowed are 1..{loihi.MAX_PIXEL_BITS}.")
+    if thresholds not in get_args(Thresholds):
+        raise UsageError(f"--thresholds {thresholds}: unknown; allowed are {', '.join(get_args(Thresholds))}.")
     if target == "loihi2" and network.reset == "hard":
         raise UsageError(
             "--target loihi2 --reset hard: the circuit of stock processes resets softly; use --reset soft, or --target "
             "lava, whose hard-reset files are networks of stock LIF neurons already."
+        )
+    if target == "loihi2" and thresholds == "scalar":
+        raise UsageError(
+            "--target loihi2 --thresholds scalar: the circuit makes each channel's threshold of one vth by itself; "
+            "leave out --thresholds."
         )
     images = sample(images, network.timesteps)
     found = extremes(
@@ -99,7 +111,7 @@ def quantize(
             f"{network.layers[-1].name}: its potential is beyond 3.4e38, the largest float32; the weights up to here "
             "are too large. Train it again."
         )
-    rounding = _Rounding(network, found, 2 ** (weight_bits - 1) - 1, target)
+    rounding = _Rounding(network, found, 2 ** (weight_bits - 1) - 1, target, thresholds)
     if network.poisson_seed is not None:
         if pixel_bits is not None:
             raise UsageError(f"--pixel-bits {pixel_bits}: with --input poisson a pixel enters as spikes of one bit.")
@@ -121,9 +133,17 @@ def quantize(
         reset=network.reset,
         poisson_seed=network.poisson_seed,
         target=target,
+        thresholds=thresholds,
         provenance={
             **network.provenance,
-            "quantize": {"weight_bits": weight_bits, "pixel_bits": pixel_bits, "headroom": HEADROOM},
+            "quantize": {
+                "weight_bits": weight_bits,
+                "pixel_bits": pixel_bits,
+                "headroom": HEADROOM,
+                # What is not said is the default: files made before there was a choice stay the same to the byte.
+                **({} if target == "lava" else {"target": target}),
+                **({} if thresholds == "channel" else {"thresholds": thresholds}),
+            },
         },
     )
 
@@ -131,9 +151,16 @@ def quantize(
 class _Rounding:
     """The layers of a network of real numbers, each to be rounded when the one before is."""
 
-    def __init__(self, network: SpikingNetwork, found: Extremes, largest_weight: int, target: Target) -> None:
+    def __init__(
+        self,
+        network: SpikingNetwork,
+        found: Extremes,
+        largest_weight: int,
+        target: Target,
+        thresholds: Thresholds,
+    ) -> None:
         self.network, self.found = network, found
-        self._largest_weight, self._target = largest_weight, target
+        self._largest_weight, self._target, self._thresholds = largest_weight, target, thresholds
 
     def layer(self, index: int, largest_input: int, amplitude: Array | None) -> QuantizedLayer:
         """Return a layer in integers, ``amplitude`` being what spikes of the one before are worth; see `Unrounded`."""
@@ -146,7 +173,9 @@ class _Rounding:
             is_constant = index == 0 and network.poisson_seed is None
             return chip_layer(real, held, network.timesteps, is_constant=is_constant)
         reach = HEADROOM * (np.full(synapse.channels, self.found.output) if layer.neuron is None else current)
-        return real.on(lava_scales(real, np.maximum(reach, 0), network.reset))
+        is_scalar = self._thresholds == "scalar"
+        scale = lava_scales(real, np.maximum(reach, 0), network.reset, is_scalar=is_scalar)
+        return real.on(scale, is_scalar=is_scalar)
 
 
 def _proven(timesteps: int, output: QuantizedLayer, found: Extremes) -> int:

@@ -14,6 +14,8 @@ The 8 bits of a weight are a bound, not the choice: with 8-bit pixels a first la
 
 With hard reset the neurons are Lava's own LIF, and the LIF rules of `loihi.py` are conditions on s_k as well: whatever
 the image, ``sum |w_q| x largest input <= 131071``, and ``|b_q| <= 32767``.
+
+Where all channels of a layer share one threshold, the same conditions bound what `scalar_threshold.py` chooses.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import numpy as np
 
 from loihi_convert import loihi
 from loihi_convert.conversion.integers import Unrounded
+from loihi_convert.conversion.scalar_threshold import scalar_scales
 from loihi_convert.errors import RangeError
 from loihi_convert.network import Reset
 from loihi_convert.rounding import nearest_scales
@@ -33,10 +36,11 @@ HEADROOM: Final = 1.25
 """How much larger than on the calibration images a current or an output potential may be before it clips."""
 
 
-def lava_scales(real: Unrounded, reach: Array, reset: Reset) -> Array:
+def lava_scales(real: Unrounded, reach: Array, reset: Reset, *, is_scalar: bool = False) -> Array:
     """Return the s_k of this module's docstring, float64 ``(C_out,)``.
 
     ``reach``, float64 ``(C_out,)``, must fit beside a threshold: the largest current or output, with headroom.
+    ``is_scalar`` wants one threshold for all channels.
     """
     conditions = [nearest(real)]
     if real.layer.neuron is not None:
@@ -55,6 +59,11 @@ def lava_scales(real: Unrounded, reach: Array, reset: Reset) -> Array:
             )
         conditions.append(weights.sum(axis=1) / room)
     conditions.append(real.largest_bias / real.unit / (loihi.BIAS_LIMIT if reset == "soft" else loihi.LIF_BIAS_LIMIT))
+    if is_scalar and real.layer.neuron is not None:
+        least = np.max(conditions[1:], axis=0)
+        return scalar_scales(
+            real.layer.name, real.layer.neuron.threshold, real.magnitudes, least, real.unit, real.largest_weight
+        )
     return largest_of(conditions, real)
 
 

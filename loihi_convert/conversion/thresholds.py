@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -21,15 +21,33 @@ _CANDIDATES: Final = np.geomspace(0.08, 1.1, 24)
 _BINS: Final = 4096
 
 
+class Balanced(NamedTuple):
+    """Thresholds of a layer, and what a spike is worth in parts of its threshold: float64, each ``(C_out,)``."""
+
+    thresholds: Array
+    worths: Array
+
+
 def nearest_rates(
-    simulation: GrowingSimulation, fixed: list[SpikingLayer], largest: Array, initial_share: float, progress: Progress
-) -> Array:
-    """float64 ``(C_out,)``: for each channel the best of `_CANDIDATES` x ``largest``; 0 where that is not positive."""
+    simulation: GrowingSimulation,
+    fixed: list[SpikingLayer],
+    largest: Array,
+    initial_share: float,
+    progress: Progress,
+    *,
+    fits_worths: bool,
+) -> Balanced:
+    """Return for each channel the best of `_CANDIDATES` x ``largest``; 0 where that is not positive.
+
+    A spike is worth its threshold or, with ``fits_worths``, what brings the rates nearest to the activations.
+    """
     alive = largest > 0
     candidates = _CANDIDATES[:, None] * np.where(alive, largest, 1.0)
-    errors = simulation.rate_errors(fixed, candidates, initial_share * candidates, progress=progress)
-    best = np.take_along_axis(candidates, errors.argmin(axis=0)[None], axis=0)[0]
-    return np.where(alive, best, 0.0)
+    sums = simulation.rate_errors(fixed, candidates, initial_share * candidates, progress=progress)
+    errors, worths = (sums.least_errors, sums.worths) if fits_worths else (sums.errors, np.ones_like(candidates))
+    best = errors.argmin(axis=0)[None]
+    thresholds, worth = (np.take_along_axis(values, best, axis=0)[0] for values in (candidates, worths))
+    return Balanced(np.where(alive, thresholds, 0.0), worth)
 
 
 def activation_percentiles(

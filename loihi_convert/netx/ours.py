@@ -6,13 +6,14 @@ What lava-dl's ``lava.lib.dl.netx.hdf5.Network`` reads stands where it looks for
     /layer/i        type=conv   shape, weight (O, I/groups, kH, kW), bias?, stride, padding, dilation, groups, neuron/
     /layer/i        type=flatten
     /layer/i        type=dense  shape, weight (N_out, N_in), bias?, neuron/?
-    .../neuron      type=CUBA, iDecay=4096, vDecay=0, vThMant = threshold - 1 per channel
+    .../neuron      type=CUBA, iDecay=4096, vDecay=0, vThMant = threshold - 1, per channel or one number
 
 netx has no pooling: a layer behind a pooling is written as the strided convolution (or the larger dense matrix) that
 gives the same integers. What netx cannot say stands in a group of its own, which lava-dl never looks at::
 
     /loihi_convert              format, timesteps, proven_timesteps, pixel_bits, reset, provenance (JSON);
-                                poisson_seed, where pixels enter as Poisson spikes
+                                poisson_seed, where pixels enter as Poisson spikes;
+                                thresholds, where each layer has only one
     /loihi_convert/layer/k      name, scale, pool, dilation, initial_potential   (k counts synapses from 0)
     .../balanced                threshold, amplitude, initial_potential          the real numbers before rounding
     .../correction              what calibration added to the CNN's bias         the same, if there is one
@@ -40,6 +41,7 @@ from loihi_convert.network import (
     QuantizedNetwork,
     Reset,
     Target,
+    Thresholds,
     largest_pixel,
 )
 from loihi_convert.netx.hdf5 import OURS, Datasets, errors_that_name, file_content, read_content, read_datasets
@@ -87,6 +89,11 @@ def stock_netx_notes(network: QuantizedNetwork) -> tuple[str, ...]:
         notes.append(
             "stock lava-dl runs this file with hard-reset LIF neurons that start at 0; soft reset needs `run`."
         )
+    elif several := [layer.name for layer in network.spiking_layers if loihi.a_layer_has_one_threshold(layer)]:
+        notes.append(
+            f"{', '.join(several)}: one threshold per channel, which stock lava-dl takes on the CPU only; for hardware "
+            "export with --thresholds scalar."
+        )
     if network.poisson_seed is not None:
         notes.append("stock lava-dl must be fed pixels as spikes, each with probability pixel / 255 in each step.")
     for layer in network.layers:
@@ -129,6 +136,8 @@ def encode(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
         yield f"{OURS}/poisson_seed", np.array(network.poisson_seed, np.int64)
     if network.target != "lava":
         yield f"{OURS}/target", _bytes(network.target)
+    if network.thresholds != "channel":
+        yield f"{OURS}/thresholds", _bytes(network.thresholds)
     yield f"{OURS}/provenance", _bytes(json.dumps(dict(network.provenance), sort_keys=True))
     for index, layer in enumerate(network.layers):
         group = f"{OURS}/layer/{index}"
@@ -167,16 +176,18 @@ def _stock_datasets(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
         if synapse.bias is not None:
             # Lava's neuron axes are W, H, C.
             yield f"{group}/bias", synapse.bias.transpose().astype(np.int32)
-        yield from _neuron_datasets(f"{group}/neuron", layer)
+        yield from _neuron_datasets(f"{group}/neuron", layer, network.thresholds)
         input_shape, index = shape, index + 1
 
 
-def _neuron_datasets(group: str, layer: QuantizedLayer) -> Iterator[tuple[str, Array]]:
+def _neuron_datasets(group: str, layer: QuantizedLayer, thresholds: Thresholds) -> Iterator[tuple[str, Array]]:
     if layer.neuron is None and layer.bias is None:
         # netx gives a dense layer without neuron group its non-firing integrator, the natural readout.
         return
     # That integrator adds a bias only once; with one, the readout is an IF neuron that can never fire.
     threshold = np.array(loihi.NEVER_FIRES) if layer.neuron is None else layer.neuron.threshold
+    if thresholds == "scalar":
+        threshold = threshold.max()
     yield f"{group}/type", _bytes("CUBA")
     yield f"{group}/iDecay", np.array(loihi.I_DECAY, np.int32)
     yield f"{group}/vDecay", np.array(loihi.V_DECAY, np.int32)
@@ -224,6 +235,9 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
     target = _text(datasets[f"{OURS}/target"]) if f"{OURS}/target" in datasets else "lava"
     if target not in get_args(Target):
         raise NetxError(f"target '{target}'; allowed are {' and '.join(get_args(Target))}.")
+    thresholds = _text(datasets[f"{OURS}/thresholds"]) if f"{OURS}/thresholds" in datasets else "channel"
+    if thresholds not in get_args(Thresholds):
+        raise NetxError(f"thresholds '{thresholds}'; allowed are {' and '.join(get_args(Thresholds))}.")
     provenance = json.loads(_text(datasets[f"{OURS}/provenance"]))
     if not isinstance(provenance, dict) or not isinstance(provenance.get("model", {}), dict):
         raise NetxError("its provenance is not a JSON object of objects; export it again.")
@@ -237,6 +251,7 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
         provenance=provenance,
         poisson_seed=poisson_seed,
         target=cast(Target, target),
+        thresholds=cast(Thresholds, thresholds),
     )
 
 
@@ -318,7 +333,9 @@ def _decode_bias(stock: Datasets) -> Array | None:
 def _decode_neuron(stock: Datasets, extra: Datasets) -> IntegerNeuron | None:
     if "initial_potential" not in extra:
         return None
-    return IntegerNeuron(_integers(stock["neuron/vThMant"]) + 1, extra["initial_potential"])
+    threshold, initial = _integers(stock["neuron/vThMant"]) + 1, extra["initial_potential"]
+    # One number is that of all channels.
+    return IntegerNeuron(np.full(initial.shape, threshold) if threshold.ndim == 0 else threshold, initial)
 
 
 def _decode_balanced(extra: Datasets) -> IntegrateAndFire | None:

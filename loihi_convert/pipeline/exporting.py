@@ -17,7 +17,7 @@ from loihi_convert.conversion.choice import Trial, choose_method, reason
 from loihi_convert.conversion.quantize import quantize
 from loihi_convert.errors import VerificationError
 from loihi_convert.files import refuse_to_overwrite
-from loihi_convert.network import QuantizedNetwork, Readout, Reset, SpikingNetwork, Target
+from loihi_convert.network import QuantizedNetwork, Readout, Reset, SpikingNetwork, Target, Thresholds
 from loihi_convert.progress import Bars, no_bar
 from loihi_convert.simulation.simulate import outputs
 from loihi_convert.source import Source, open_source
@@ -45,6 +45,7 @@ class ExportOptions:
     poisson_seed: int | None = None
     weight_bits: int = 8
     pixel_bits: int | None = None
+    thresholds: Thresholds = "channel"
     correct: bool | None = None
     target: Target = "lava"
 
@@ -134,6 +135,7 @@ def export(
                     weight_bits=options.weight_bits,
                     pixel_bits=options.pixel_bits,
                     target=options.target,
+                    thresholds=options.thresholds,
                     progress=progress,
                     **neurons,
                 )
@@ -161,6 +163,7 @@ def export(
                 weight_bits=options.weight_bits,
                 pixel_bits=options.pixel_bits,
                 target=options.target,
+                thresholds=options.thresholds,
                 device=device,
                 progress=progress,
             )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from loihi_convert.report.beside_the_paper import paper_remarks, paper_table, per_t_chart
 from loihi_convert.report.charts import Axes, Chart, Levels, Mark, Series, curve_chart
 from loihi_convert.report.entries import Entry
+from loihi_convert.report.neurons import blocks as neuron_blocks
 from loihi_convert.report.page import Block, Details, Paragraph, Picture
 from loihi_convert.report.point_tables import POINT_COLUMNS, Row, point_table
 from loihi_convert.report.ticks import decade_ticks
@@ -23,6 +24,7 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
     measure = "accuracy, %" if has_accuracy else "agreement with the CNN's class, %"
     if (chart := per_t_chart(entries, levels)) is not None:
         yield Picture(chart)
+    yield from neuron_blocks(entries)
     if (table := paper_table(entries)) is not None:
         yield table
         yield Paragraph(" ".join(paper_remarks(entries)))

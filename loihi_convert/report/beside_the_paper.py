@@ -90,22 +90,26 @@ class _Family(NamedTuple):
 
 
 def _families(entries: Sequence[Entry]) -> list[_Family]:
-    """The files that are called alike but for their T and run on as many images; two of one T stand apart."""
-    rows: list[tuple[tuple[str, int], dict[int, Entry]]] = []
+    """The files that are called alike but for their T, have the same neurons and ran on as many images.
+
+    Two of one T stand apart.
+    """
+    rows: list[tuple[tuple[str, str | None, int], dict[int, Entry]]] = []
     for entry in entries:
-        key = (family_of(entry.file), entry.evaluation.image_count)
+        key = (family_of(entry.file), entry.neuron, entry.evaluation.image_count)
         place = next((row for known, row in rows if known == key and entry.point.timesteps not in row), None)
         if place is None:
             place = {}
             rows.append((key, place))
         place[entry.point.timesteps] = entry
-    names = [key[0] for key, _ in rows]
+    several = len({neuron for (_, neuron, _), _ in rows}) > 1
+    names = [f"{name} ({neuron or 'unknown neurons'})" if several else name for (name, neuron, _), _ in rows]
     return [
         _Family(
-            key[0] if len(row) > 1 and names.count(key[0]) == 1 else next(iter(row.values())).label,
+            name if len(row) > 1 and names.count(name) == 1 else next(iter(row.values())).label,
             tuple(entry for _, entry in sorted(row.items())),
         )
-        for key, row in rows
+        for name, (_, row) in zip(names, rows, strict=True)
     ]
 
 

@@ -5,10 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from loihi_convert.report.stored_run import StoredRun
 from loihi_convert.report.svg import STYLES
 from loihi_convert.results.evaluate import Evaluation, Point
+
+NEURONS: Final = {
+    "soft": "subtracts the threshold, of which every channel has its own (our SoftResetIF)",
+    "soft scalar": "the same with one threshold per layer, what differs between channels folded into the weights",
+    "stock circuit": "the same as soft, from Lava's stock processes alone",
+    "hard array": "Lava's own LIF, which returns to 0, with a threshold per channel; the CPU models alone take them",
+    "hard scalar": "Lava's own LIF with one threshold per layer, as stock netx has it on hardware",
+}
+"""The neurons of exported files, and what a spike leaves of their potential."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +35,8 @@ class Entry:
         Whether the page is about one data set.
     file
         Its stem.
+    neuron
+        What its neurons are, of `NEURONS`; ``None`` where the run does not say so.
     run, evaluation
         Where it comes from, and its figures.
     """
@@ -33,6 +45,7 @@ class Entry:
     style: int
     is_alone: bool
     file: str
+    neuron: str | None
     run: StoredRun
     evaluation: Evaluation
 
@@ -68,14 +81,32 @@ def entries_of(runs: Sequence[StoredRun]) -> list[Entry]:
     found = [(run.manifest.data, file, run) for run in runs for file in run.evaluations]
     found.sort(key=lambda one: (sets.index(one[0]), one[2].evaluations[one[1]].timesteps))
     names = [(data, file) for data, file, _ in found]
+    neurons = {data: {_neuron_of(run, file) for other, file, run in found if other == data} for data in sets}
     entries: list[Entry] = []
     for data, file, run in found:
         # Run folders are called after their first file.
         longer = run.name if run.name.startswith(file) else f"{file}, {run.name}"
         label = file if names.count((data, file)) == 1 else longer
+        neuron = _neuron_of(run, file)
+        if len(neurons[data]) > 1:
+            label = f"{label} ({neuron or 'unknown neurons'})"
         style = sum(entry.data == data for entry in entries) % STYLES
-        entries.append(Entry(label, style, len(sets) == 1, file, run, run.evaluations[file]))
+        entries.append(Entry(label, style, len(sets) == 1, file, neuron, run, run.evaluations[file]))
     return entries
+
+
+def _neuron_of(run: StoredRun, file: str) -> str | None:
+    """What `export` recorded of a file's neurons, as one of `NEURONS`."""
+    provenance = run.manifest.provenance.get(file, {})
+    balance, quantize = (provenance.get(stage) for stage in ("balance", "quantize"))
+    if not isinstance(balance, dict) or not isinstance(quantize, dict) or balance.get("reset") not in ("soft", "hard"):
+        return None
+    if quantize.get("target") == "loihi2" and balance["reset"] == "soft":
+        return "stock circuit"
+    # Files of earlier versions have a threshold per channel.
+    if quantize.get("thresholds") == "scalar":
+        return f"{balance['reset']} scalar"
+    return "soft" if balance["reset"] == "soft" else "hard array"
 
 
 def family_of(file: str) -> str:

@@ -127,9 +127,11 @@ def _neurons(entry: Entry, layer: str) -> ChannelThresholds | None:
 
 def _real_thresholds(neurons: ChannelThresholds) -> Iterator[float | None]:
     """What the integers were rounded from or, where the file does not say so, are worth; None: never fires."""
+    is_recorded = any(real is not None for real in neurons.real)
     for integer, real, scale in zip(neurons.integers, neurons.real, neurons.scales, strict=True):
         if real is None:
-            yield None if integer >= NEVER_FIRES else integer * scale
+            # Where a layer has one threshold, a channel that never fires has it, too.
+            yield None if is_recorded or integer >= NEVER_FIRES else integer * scale
         else:
             yield real
 

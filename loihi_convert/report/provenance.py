@@ -37,6 +37,7 @@ def _how_it_was_made(run: StoredRun) -> Iterator[Block]:
         "balanced by": ("balance", "method"),
         "initial\npotential": ("balance", "initial_potential"),
         "reset": ("balance", "reset"),
+        "thresholds": ("quantize", "thresholds"),
         "weight\nbits": ("quantize", "weight_bits"),
         "pixel\nbits": ("quantize", "pixel_bits"),
         "CNN": ("model", "architecture"),

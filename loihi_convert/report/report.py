@@ -1,4 +1,4 @@
-"""Run folders -> one page: figures first, then curves, early exit, layers, confusions, and how it was made.
+"""Run folders -> one page: figures first, then curves, early exit, energy, layers, confusions, provenance.
 
 Two kinds of curves, never mixed. *Per T*: each file at the T it was balanced for, as the paper's figures are.
 *Anytime*: one file, read after each step of its run. Runs of different data sets share a page, but no chart of
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from loihi_convert.errors import UsageError
 from loihi_convert.files import refuse_to_overwrite, write_atomically
-from loihi_convert.report import accuracy, confusion, early_exit, headline, layers, provenance
+from loihi_convert.report import accuracy, confusion, early_exit, energy, headline, layers, provenance
 from loihi_convert.report.entries import Entry, entries_of, family_of
 from loihi_convert.report.page import Page, Section, html, markdown
 from loihi_convert.report.stored_run import StoredRun, read_run
@@ -60,6 +60,7 @@ def report(runs: Sequence[StoredRun]) -> Page:
         sections.append(Section(name, title, tuple(blocks)))
     for name, title, blocks in (
         ("early-exit", "Early exit", early_exit.blocks(entries)),
+        ("energy", "Energy and time, estimated", energy.blocks(entries)),
         ("layers", "Layers", layers.blocks(entries)),
         ("confusion", "Confusion", confusion.blocks(entries)),
         ("provenance", "How it was made", provenance.blocks(runs)),

@@ -18,6 +18,7 @@ from loihi_convert.cuba import CubaLayer, CubaNetwork, PixelBias
 from loihi_convert.errors import DataError
 from loihi_convert.network import QuantizedLayer, QuantizedNetwork, Readout
 from loihi_convert.results.early_exit import EarlyExit
+from loihi_convert.results.energy import Energy, energy, estimate
 from loihi_convert.results.schema import Interval, Record, wilson_interval
 from loihi_convert.synapse import Array
 
@@ -111,6 +112,8 @@ class Evaluation(Record):
         At T = 1, 2, 4, ..., the last step of the run, and `timesteps` if the run reached it; ascending.
     early_exit
         What stopping at a clear lead gives; None where T is 1 or no margin was chosen.
+    energy
+        What an inference is estimated to take at the T of `points`; None in results of versions that did not estimate.
     saturated_images
         Images with an output potential of magnitude 131071 after any step: their charge may have been cut off.
     wrapped_images
@@ -136,6 +139,7 @@ class Evaluation(Record):
     startup_seconds: float
     images_per_second: float
     wrapped_images: int | None = None
+    energy: Energy | None = None
 
     @property
     def own_point(self) -> Point:
@@ -218,6 +222,18 @@ def evaluate(
         )
 
     reported = {*reported_timesteps(run_timesteps), min(own_timesteps, run_timesteps)}
+    points = tuple(point(timesteps) for timesteps in sorted(reported))
+    multiply_accumulates = sum(layer.multiply_accumulates for layer in layers)
+    estimates = [
+        estimate(
+            one.timesteps,
+            one.spikes_per_image,
+            one.synaptic_operations,
+            [layer.neuron_count for layer in layers],
+            layers[0].multiply_accumulates,
+        )
+        for one in points
+    ]
     saturated = np.abs(result.potentials).max(axis=(1, 2)) >= loihi.POTENTIAL_LIMIT
     return Evaluation(
         image_count=image_count,
@@ -225,10 +241,10 @@ def evaluate(
         depth=depth,
         readout=network.readout,
         layers=layers,
-        multiply_accumulates=sum(layer.multiply_accumulates for layer in layers),
+        multiply_accumulates=multiply_accumulates,
         cnn_accuracy=_fraction(cnn_correct, image_count),
         cnn_accuracy_interval=_interval(cnn_correct, image_count),
-        points=tuple(point(timesteps) for timesteps in sorted(reported)),
+        points=points,
         early_exit=early_exit,
         saturated_images=int(np.count_nonzero(saturated)),
         seconds=result.seconds,
@@ -236,6 +252,7 @@ def evaluate(
         # A run shorter than the clock's tick of 1 ns reads as 0 seconds.
         images_per_second=image_count / max(result.seconds, 1e-9),
         wrapped_images=result.wrapped_images,
+        energy=energy(estimates, multiply_accumulates),
     )
 
 

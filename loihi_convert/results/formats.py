@@ -31,3 +31,17 @@ def count(number: float) -> str:
     scaled = number / 10**exponent
     decimals = 2 if scaled < 9.995 else 1 if scaled < 99.95 else 0
     return f"{scaled:.{decimals}f} {'kMGT'[exponent // 3 - 1]}"
+
+
+def quantity(value: float, unit: str) -> str:
+    """Return a number of joules or seconds with two or three digits and a prefix: 1.24 mJ, 85.0 µJ, 230 ns."""
+    prefixes = {-12: "p", -9: "n", -6: "µ", -3: "m", 0: ""}
+    exponent = next((e for e in prefixes if value < 999.5 * 10.0**e), 0)
+    scaled = value / 10.0**exponent
+    decimals = 2 if scaled < 9.995 else 1 if scaled < 99.95 else 0
+    return f"{scaled:.{decimals}f} {prefixes[exponent]}{unit}"
+
+
+def quantity_range(interval: Interval, unit: str) -> str:
+    """Return (low, high): 85.0 µJ..1.24 mJ."""
+    return f"{quantity(interval[0], unit)}..{quantity(interval[1], unit)}"

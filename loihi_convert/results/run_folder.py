@@ -24,6 +24,7 @@ from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.files import sha256, write_atomically
 from loihi_convert.network import QuantizedLayer, QuantizedNetwork
 from loihi_convert.results.early_exit import EarlyExit, ExitPoint
+from loihi_convert.results.energy import Estimate
 from loihi_convert.results.evaluate import Evaluation, Point
 from loihi_convert.results.figure import accuracy_figure, image_bytes
 from loihi_convert.results.schema import Interval
@@ -52,11 +53,11 @@ def write_run(
 ) -> tuple[Path, ...]:
     """Write the results of one run into ``folder`` and return the files, the manifest last.
 
-    ``accuracy.csv``, ``early_exit.csv`` (if early exit was evaluated), ``firing_rates.csv`` (of each channel at each
-    reported T), ``thresholds.csv`` (of each channel, in
-    files of ours), ``result.json``, ``predictions.csv``, ``accuracy.svg`` and
-    ``accuracy.png`` (if accuracy or agreement is known), ``manifest.json``. All are made before the first is written,
-    each is written whole, and the manifest comes last: a folder that holds one is complete.
+    ``accuracy.csv``, ``early_exit.csv`` (if early exit was evaluated), ``energy.csv``, ``firing_rates.csv`` (of each
+    channel at each reported T), ``thresholds.csv`` (of each channel, in files of ours), ``result.json``,
+    ``predictions.csv``, ``accuracy.svg`` and ``accuracy.png`` (if accuracy or agreement is known), ``manifest.json``.
+    All are made before the first is written, each is written whole, and the manifest comes last: a folder that holds
+    one is complete.
 
     Parameters
     ----------
@@ -93,6 +94,12 @@ def write_run(
             for name, evaluation in figures
             if evaluation.early_exit is not None
             for point in evaluation.early_exit.points
+        ),
+        "energy.csv": _csv(
+            _energy_row(name, one)
+            for name, evaluation in figures
+            if evaluation.energy is not None
+            for one in evaluation.energy.estimates
         ),
         "firing_rates.csv": _csv(row for run in runs for row in _firing_rates(run)),
         "thresholds.csv": _csv(row for run in runs for row in _thresholds(run)),
@@ -242,6 +249,14 @@ def _early_exit_row(name: str, evaluation: Evaluation, early_exit: EarlyExit, po
             row |= _interval_columns(field.removesuffix("_interval"), value)
         else:
             row[field] = value
+    return row
+
+
+def _energy_row(name: str, estimate: Estimate) -> dict[str, Any]:
+    """One row of energy.csv: the fields of `Estimate` in its order, ranges in two columns."""
+    row: dict[str, Any] = {"file": name}
+    for field, value in estimate:
+        row |= _interval_columns(field, value) if isinstance(value, tuple) else {field: value}
     return row
 
 

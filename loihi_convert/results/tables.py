@@ -14,7 +14,7 @@ from loihi_convert import loihi
 from loihi_convert.results.advice import CAUSES
 from loihi_convert.results.early_exit import EarlyExit
 from loihi_convert.results.evaluate import Evaluation, Point
-from loihi_convert.results.formats import count, percent, percent_interval, points
+from loihi_convert.results.formats import count, percent, percent_interval, points, quantity_range
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -90,6 +90,35 @@ def early_exit_table(evaluations: Sequence[tuple[str, Evaluation]]) -> Table | N
     return table
 
 
+def energy_table(evaluations: Sequence[tuple[str, Evaluation]]) -> Table | None:
+    """Return what an inference is estimated to take, or None where no evaluation has an estimate.
+
+    Of one file a row per reported T; of several one row each, at the T its thresholds are for.
+    """
+    known = [(name, evaluation, evaluation.energy) for name, evaluation in evaluations if evaluation.energy is not None]
+    if not known:
+        return None
+    rows = [
+        {
+            "file": name if len(evaluations) > 1 else None,
+            "T": str(one.timesteps),
+            "SynOps\n/image": count(one.synaptic_operations),
+            "membrane\nupdates": count(one.membrane_updates),
+            "Loihi 1,\nenergy": quantity_range(one.loihi1_joules, "J"),
+            "Loihi 1,\ntime": quantity_range(one.loihi1_seconds, "s"),
+            "arithmetic,\n45 nm": quantity_range(one.arithmetic_joules, "J"),
+        }
+        for name, evaluation, energy in known
+        for one in energy.estimates
+        if len(evaluations) == 1 or one.timesteps == evaluation.own_point.timesteps
+    ]
+    table = _filled({header: [row[header] for row in rows] for header in rows[0]})
+    table.title = "energy and time of an inference, estimated"
+    cnn = dict.fromkeys(quantity_range(energy.cnn_arithmetic_joules, "J") for _, _, energy in known)
+    table.caption = f"{known[0][2].boundary} The CNN: {', '.join(cnn)}"
+    return table
+
+
 def account_table(account: Account) -> Table:
     """Return the bits, thresholds and clipping of each layer of an exported network for the terminal.
 
@@ -119,7 +148,7 @@ def account_table(account: Account) -> Table:
             Text(layer.name),
             f"{low}..{high}" if low < high else f"{high}",
             f"{100 * layer.weight_error:.2g} %",
-            "only integrates" if layer.thresholds is None else "{}..{}".format(*layer.thresholds),
+            "only integrates" if layer.thresholds is None else "..".join(map(str, dict.fromkeys(layer.thresholds))),
             *([f"{100 * layer.threshold_error:.2g} %" if layer.thresholds else ""] if is_chip else []),
             str(len(layer.dead_channels)) if layer.dead_channels else "",
             f"{layer.low_clipped:,} / {layer.high_clipped:,}",

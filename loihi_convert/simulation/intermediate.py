@@ -15,7 +15,7 @@ what is changed       activation
                       first layer's current is constant: there it is the line above)
 `input`               the same with pixels as Poisson spikes, if the file takes them so
 `correction`          the same with biases corrected by `calibrate.calibrate`, if they are
-`reset`               the same with hard reset, if the file has it
+`reset`               the same with hard reset, if the file has it, and spikes worth what was fitted to that
 `weights`             the same with the weights of the file: integer x scale / amplitude of its input
 `thresholds`          spikes of the file's integers: thresholds, V0, biases and pixels are rounded as well
 `saturation`          the same, potentials ending at +-131071: the file, as `ref` runs it
@@ -96,12 +96,15 @@ def intermediate_networks(
     """
     neurons = [layer.neuron for layer in spiking.layers]
     compensated = [None if neuron is None else replace(neuron, amplitude=_worth(neuron)) for neuron in neurons]
-    corrected = replace(spiking, reset="soft")
+    # What a spike is worth to a hard reset belongs to that; up to there it is worth its threshold.
+    is_fitted = spiking.reset == "hard" and not any(neuron is not None and neuron.is_literal for neuron in neurons)
+    if is_fitted:
+        neurons = compensated
+    layers = tuple(replace(layer, neuron=neuron) for layer, neuron in zip(spiking.layers, neurons, strict=True))
+    corrected = replace(spiking, reset="soft", layers=layers)
     uncorrected = replace(
         corrected,
-        layers=tuple(
-            replace(layer, synapse=source.synapse) for layer, source in zip(spiking.layers, cnn.layers, strict=True)
-        ),
+        layers=tuple(replace(layer, synapse=source.synapse) for layer, source in zip(layers, cnn.layers, strict=True)),
     )
     rounded = _with_rounded_weights(spiking, network)
 

@@ -207,9 +207,9 @@ def fire(
 @_compiled()
 def rate_errors(
     currents: Array, bias: Array, activations: Array, thresholds: Array, levels: Array, initial: Array,
-    is_soft: bool, steps: int, errors: Array,
+    is_soft: bool, steps: int, errors: Array, squares: Array,
 ) -> None:  # fmt: skip
-    """See `neurons.rate_errors`; adds to ``errors``, float64 ``(G, neurons)``."""
+    """See `neurons.rate_errors`; adds to ``errors`` and ``squares``, float64 ``(G, neurons)``."""
     images, neurons = activations.shape
     is_constant = currents.shape[1] == 1
     membrane, fired = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
@@ -233,8 +233,10 @@ def rate_errors(
                     for index in range(size):
                         counts[index] += fired[index]
                 for index in range(size):
-                    error = threshold[index] * counts[index] / np.float32(steps) - activations[image, first + index]
+                    rate = threshold[index] * counts[index] / np.float32(steps)
+                    error = rate - activations[image, first + index]
                     errors[tried, first + index] += error * error
+                    squares[tried, first + index] += rate * rate
 
 
 @_compiled()

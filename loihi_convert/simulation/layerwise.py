@@ -20,7 +20,7 @@ import torch
 from loihi_convert.network import ReluNetwork, Reset, SpikingLayer, SpikingNetwork
 from loihi_convert.progress import Progress, silent
 from loihi_convert.simulation.inputs import Inputs
-from loihi_convert.simulation.neurons import rate_errors
+from loihi_convert.simulation.neurons import RateErrors, rate_errors
 from loihi_convert.simulation.relu import ReluChain
 from loihi_convert.simulation.simulate import (
     Layer,
@@ -116,29 +116,30 @@ class GrowingSimulation:
         *,
         correction: Array | None = None,
         progress: Progress = silent,
-    ) -> Array:
+    ) -> RateErrors:
         """Return how far the rates of the layer behind ``fixed`` are from the CNN's activations.
 
-        float64 ``(G, C_out)``: one for each of ``thresholds`` and ``initial_potentials``, of that shape; see
-        `neurons.rate_errors`. ``fixed`` as above; ``correction``, ``(C_out,)``, is added to the layer's bias.
+        For each of ``thresholds`` and ``initial_potentials``, float64 ``(G, C_out)``; see `neurons.rate_errors`.
+        ``fixed`` as above; ``correction``, ``(C_out,)``, is added to the layer's bias.
         """
         stages = self._stages(fixed, correction)
         chain = ReluChain(self._network, depth=len(stages))
-        errors = np.zeros(thresholds.shape)
+        sums = RateErrors(np.zeros(thresholds.shape), np.zeros(thresholds.shape), np.zeros(thresholds.shape[1]))
 
         def take(images: Array, _: int, currents: Any) -> None:
+            nonlocal sums
             activations = np.maximum(chain(images)[-1].reshape(len(images), -1), 0)
             on_cpu = torch.as_tensor(currents).cpu().numpy()
             found = rate_errors(stages[-1], on_cpu, activations, thresholds, initial_potentials, self._timesteps)
             with self._lock:
-                np.add(errors, found, out=errors)
+                sums += found
 
         assert self._steps_at_once == self._timesteps, "a rate is one of all steps"
         # Compiled here, by one thread, as in `Neurons`.
         nobody = np.empty((0, 1, stages[-1].size), np.float32)
         rate_errors(stages[-1], nobody, nobody[:, 0], thresholds, initial_potentials, self._timesteps)
         self._pass(stages, take, progress)
-        return errors
+        return sums
 
     def mean_excess(self, fixed: Sequence[SpikingLayer], *, progress: Progress = silent) -> Array:
         """Return how much more current than in the CNN the layer behind ``fixed`` gets: float64 ``(C_out,)``.

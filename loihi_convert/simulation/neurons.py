@@ -18,7 +18,7 @@ synapse takes (`currents.py`). The loops themselves are in `kernels.py`; axes as
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -134,13 +134,51 @@ def _per_channel(columns: Array, channels: int) -> Array:
     return np.asarray(columns.reshape(len(columns), -1, channels).sum(axis=1))
 
 
+class RateErrors(NamedTuple):
+    """How far rates are from activations: sums over images and positions, float64.
+
+    A rate is ``threshold x spike count / T``: what spikes are worth that stand for their threshold.
+
+    Parameters
+    ----------
+    errors
+        ``(G, C)``: of (rate - activation)^2.
+    rates
+        ``(G, C)``: of rate^2.
+    activations
+        ``(C,)``: of activation^2.
+    """
+
+    errors: Array
+    rates: Array
+    activations: Array
+
+    def __add__(self, other: RateErrors) -> RateErrors:  # type: ignore[override]
+        return RateErrors(*(mine + others for mine, others in zip(self, other, strict=True)))
+
+    @property
+    def worths(self) -> Array:
+        """The factor on the rate for which its error is the least, ``(G, C)``; 1 where nothing fires.
+
+        With r the rate and x the activation, sum (f r - x)^2 is the least for f = sum r x / sum r^2.
+        """
+        return np.divide(self._products, self.rates, out=np.ones_like(self.rates), where=self.rates > 0)
+
+    @property
+    def least_errors(self) -> Array:
+        """The error with that factor: sum x^2 - (sum r x)^2 / sum r^2, ``(G, C)``."""
+        return np.asarray(self.activations - self.worths * self._products)
+
+    @property
+    def _products(self) -> Array:
+        """Of rate x activation; 0 where nothing fires."""
+        return np.asarray((self.rates + self.activations - self.errors) / 2) * (self.rates > 0)
+
+
 def rate_errors(
     stage: Stage, currents: Array, activations: Array, thresholds: Array, initial_potentials: Array, timesteps: int
-) -> Array:
-    """Return how far firing rates are from activations for some thresholds and initial potentials: float64 ``(G, C)``.
-
-    It is the squared error of ``threshold x spike count / T`` (what compensated spikes are worth) against the
-    activation, summed over images and positions.
+) -> RateErrors:
+    """Return how far firing rates are from activations for some thresholds and initial potentials.
 
     Parameters
     ----------
@@ -157,9 +195,12 @@ def rate_errors(
     """
     repeats = stage.size // thresholds.shape[1]
     tried, initial = (np.tile(values.astype(np.float32), (1, repeats)) for values in (thresholds, initial_potentials))
-    errors = np.zeros(tried.shape)
+    errors, squares = np.zeros(tried.shape), np.zeros(tried.shape)
     below = np.nextafter(tried, np.float32(-np.inf))
     kernels.rate_errors(
-        currents, stage.biases, activations, tried, below, initial, stage.dynamics == "soft", timesteps, errors
+        currents, stage.biases, activations, tried, below, initial, stage.dynamics == "soft", timesteps, errors, squares
     )
-    return np.asarray(errors.reshape(len(tried), repeats, -1).sum(axis=1))
+    wanted = np.square(activations, dtype=np.float64).sum(axis=0, keepdims=True)
+    by_channel = (sums.reshape(len(sums), repeats, -1).sum(axis=1) for sums in (errors, squares, wanted))
+    errors, squares, wanted = by_channel
+    return RateErrors(errors, squares, wanted[0])

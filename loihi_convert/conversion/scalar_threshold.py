@@ -1,0 +1,86 @@
+"""One threshold for all channels of a layer: what differs between them moves into their weights.
+
+Lava's own LIF has one ``vThMant`` for a population, and hardware knows no other. A channel k fires as before if its
+weights and its threshold are divided by the same number. So the value of its weight unit, s_k, is made proportional to
+its threshold: with theta_k the real threshold, x the real value of one input unit and the integer ``theta_q``, the same
+for the whole layer::
+
+    s_k = theta_k / (theta_q x)        w_q = round(w / s_k)        theta_k / (s_k x) = theta_q, without rounding
+
+What remains to be chosen is theta_q. The larger it is, the finer the weights; but a channel of large weights beside a
+small threshold then clips at 127 while one of small weights beside a large threshold has few levels left. That is what
+a scalar threshold costs: a channel can no longer have the scale that suits it best.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+
+from loihi_convert import loihi
+from loihi_convert.errors import RangeError
+from loihi_convert.rounding import rounded
+from loihi_convert.synapse import Array
+
+# How much larger than without any clipping theta_q may be; 4 % apart, rounding errors differ little.
+_FACTORS: Final = np.geomspace(1, 32, 90)
+
+
+def scalar_scales(
+    name: str, thresholds: Array, weights: Array, least: Array, unit: float, largest_weight: int
+) -> Array:
+    """Return the scales s_k of a layer's weights for which all its thresholds are one integer.
+
+    Of all integers that the conditions allow, it is the one for which rounding changes the weights least, in squares,
+    summed over the channels that can fire: in the CNN's units, in which a spike of each channel is worth its threshold.
+
+    Parameters
+    ----------
+    name
+        The layer, for the error.
+    thresholds
+        Real, float64 ``(C_out,)``; infinite where a channel can never fire.
+    weights
+        Real, or their magnitudes: ``(C_out, n)``.
+    least
+        float64 ``(C_out,)``: the smallest scale that each channel's currents, potentials and bias allow.
+    unit
+        x.
+    largest_weight
+        As 127 for 8 bits.
+
+    Returns
+    -------
+    Array
+        float64 ``(C_out,)``; 1 where a channel can never fire.
+
+    Raises
+    ------
+    RangeError
+        If no integer from 1 fits: a channel's currents are too large beside its threshold.
+    """
+    alive = np.isfinite(thresholds)
+    if not alive.any():
+        return np.ones_like(thresholds)
+    theta, real, least = thresholds[alive], weights[alive], least[alive]
+    with np.errstate(divide="ignore"):
+        most = np.where(least > 0, theta / (least * unit), np.inf)
+    allowed = min(math.floor(min(most.min(), loihi.THRESHOLD_LIMIT - 1) * (1 + 1e-12)), loihi.THRESHOLD_LIMIT - 1)
+    if allowed < 1:
+        channel = int(np.flatnonzero(alive)[most.argmin()])
+        raise RangeError(
+            f"{name}: the currents of channel {channel} are too large beside its threshold for one that all channels "
+            "share; use --thresholds channel."
+        )
+    # The largest weight of all, in units of its channel's threshold, meets the limit at the first candidate.
+    peak = float((np.abs(real).max(axis=1, initial=0) / theta).max()) * unit
+    wanted = _FACTORS * (largest_weight / peak) if peak > 0 else np.ones(1)
+    candidates = np.unique(np.clip(np.rint(wanted), 1, allowed))
+    errors = [_rounding_error(real, theta / (candidate * unit), largest_weight) for candidate in candidates]
+    return np.where(alive, np.where(alive, thresholds, 1.0) / (candidates[int(np.argmin(errors))] * unit), 1.0)
+
+
+def _rounding_error(weights: Array, scales: Array, largest_weight: int) -> float:
+    return float(np.square(weights - rounded(weights, scales, largest_weight) * scales[:, None]).sum())
