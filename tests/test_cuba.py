@@ -119,6 +119,8 @@ import_lava()
 for name in ("slayer", "slayer.neuron", "slayer.neuron.rf", "netx.sequential_modules"):
     sys.modules["lava.lib.dl." + name] = types.ModuleType(name)
 sys.modules["lava.lib.dl.slayer.neuron.rf"].neuron_params = None
+# Lava asks every module beside a Process where it lies.
+sys.modules["lava.lib.dl.netx.sequential_modules"].__file__ = __import__("lava.lib.dl.netx.hdf5").lib.dl.netx.__file__
 """
 STOCK_SCRIPT = """
 import runpy
