@@ -119,7 +119,7 @@ def sweep(share: float, seed: int) -> Iterator[Row]:
                     rng = np.random.default_rng(seed)
                     contents = ((name, damage(foreign.original, rng)) for _ in range(max(1, round(share * count))))
                     yield foreign.row(f"foreign netx, {name}", contents)
-                yield foreign.row("foreign netx, hostile", _hostile_foreign(foreign.original, folder / "victim"))
+                yield foreign.row("foreign netx, hostile", _hostile_foreign(share, seed))
                 yield reader.row(
                     f"{suffix}, random structure, digests right", _structures(reader.original, share, seed)
                 )
@@ -304,10 +304,8 @@ def _foreign_datasets() -> dict[str, Any]:
     found: dict[str, Any] = {"simulation/tSample": 16}
     for index, layer in enumerate(layers):
         for name, value in layer.items():
-            inner = (
-                {f"{name}/{key}": number for key, number in value.items()} if isinstance(value, dict) else {name: value}
-            )
-            found |= {f"layer/{index}/{key}": number for key, number in inner.items()}
+            inside = {f"/{key}": number for key, number in value.items()} if isinstance(value, dict) else {"": value}
+            found |= {f"layer/{index}/{name}{key}": number for key, number in inside.items()}
     return found
 
 
@@ -322,8 +320,8 @@ def _hdf5(datasets: dict[str, Any], change: Callable[[h5py.File], object] | None
     return image
 
 
-def _hostile_foreign(original: bytes, victim: Path) -> Iterator[tuple[str, bytes]]:
-    """What HDF5 can say and no netx file does, and numbers that make no sense, one in each file."""
+def _hostile_foreign(share: float, seed: int) -> Iterator[tuple[str, bytes]]:
+    """What HDF5 can say and no netx file does, and, a share of them, numbers that make no sense, one in each file."""
     datasets = _foreign_datasets()
 
     def cycle(file: h5py.File) -> None:
@@ -366,10 +364,11 @@ def _hostile_foreign(original: bytes, victim: Path) -> Iterator[tuple[str, bytes
         *(np.nan, np.inf, -1, 0, 2**31, 2**63 - 1, 1e300, b"x", True, np.float16(0.5)),
         *(np.zeros((0, 3)), np.ones(3), np.ones((2, 2)), np.full((1, 4), 2**62), np.ones((1,) * 20)),
     )
-    for name in datasets:
-        for value in odd:
-            yield f"{name} {str(value)[:20]}", _hdf5({**datasets, name: value})
-        yield f"{name} is missing", _hdf5({key: value for key, value in datasets.items() if key != name})
+    without = {f"{name} is missing": {k: v for k, v in datasets.items() if k != name} for name in datasets}
+    instead = {f"{name} {str(value)[:20]}": {**datasets, name: value} for name in datasets for value in odd}
+    cases = list((without | instead).items())
+    for index in np.random.default_rng(seed).permutation(len(cases))[: max(1, round(share * len(cases)))]:
+        yield cases[index][0], _hdf5(cases[index][1])
 
 
 def _checkpoint() -> checkpoint.Checkpoint:
