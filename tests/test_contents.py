@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 from dataclasses import replace
@@ -202,3 +203,41 @@ def test_a_broken_file_of_ours_is_not_taken_for_a_foreign_one(tmp_path: Path) ->
     for read in (describe, netx.read_any):
         with pytest.raises(NetxError, match=r"model\.net: is damaged, its content does not match its SHA-256"):
             read(path)
+
+
+def test_run_takes_a_file_of_other_hands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    dense = {"type": "dense", "shape": [10], "weight": 2 * rng.integers(-30, 31, (10, 64)), "neuron": NEURON}
+    pixels = {"type": "input", "shape": [1, 8, 8], "weight": 60, "bias": 20, "neuron": NEURON}
+    path = write_foreign(tmp_path / "other.net", [pixels, {"type": "flatten"}, dense])
+    words = ("run", path, "--data", "digits", "--images", 20, "-o", tmp_path / "runs")
+    assert run(monkeypatch, *words, "--json") == 0
+    captured = capsys.readouterr()
+    figures = json.loads(captured.out)["other"]
+    # simulation/tSample of the file; one synapse adds one step.
+    assert (figures["timesteps"], figures["depth"], figures["readout"]) == (6, 1, "spikes")
+    assert "not written by `loihi-convert export`; its CUBA neurons run as in Lava" in captured.err
+    (folder,) = (tmp_path / "runs").iterdir()
+    files = {file.name for file in folder.iterdir()}
+    assert {"predictions.csv", "result.json", "accuracy.csv", "firing_rates.csv", "manifest.json"} <= files
+    assert "thresholds.csv" not in files
+    assert run(monkeypatch, "report", folder, "-o", tmp_path / "report.html") == 0
+    refused = {
+        ("--backend", "sim"): "--backend sim: .*was not written by `loihi-convert export`; such a file runs on ref",
+        ("--trace",): "--trace: .*was not written by",
+        (str(path),): "run such a file alone",
+        ("--mean", "0,0"): "--mean 0.0,0.0: allowed is one number, or one for each of 1 channels",
+    }
+    for more, message in refused.items():
+        capsys.readouterr()
+        assert run(monkeypatch, *words, *more) == 2
+        assert re.search(message, capsys.readouterr().err)
+    with h5py.File(path, "r+") as file:
+        del file["simulation"]
+    assert run(monkeypatch, *words) == 2
+    assert "does not say how many time steps a sample takes; pass -T" in capsys.readouterr().err
+    netx.write(small_network(), tmp_path / "ours.net")
+    assert run(monkeypatch, "run", tmp_path / "ours.net", "--data", "digits", "--mean", "0.5") == 2
+    assert "ours.net holds its own normalization" in capsys.readouterr().err
