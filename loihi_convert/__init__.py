@@ -23,5 +23,5 @@ same for the shell. Where things are:
 ``report``      run folders -> one page, HTML and Markdown
 ==============  ===============================================================================================
 
-Beside them: the networks (`synapse`, `network`), every Loihi number (`loihi`), the file format (`netx`).
+Beside them: the networks (`synapse`, `network`, `cuba`), every Loihi number (`loihi`), the file format (`netx`).
 """

@@ -45,6 +45,7 @@ ORDER = [
     {"backends.lava_host"},
     {"results.schema"},
     {"results.formats", "results.axes", "results.contents"},
+    {"results.differences"},
     {"results.contents_tables"},
     {"results.early_exit"},
     {"results.evaluate"},
