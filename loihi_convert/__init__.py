@@ -24,6 +24,6 @@ Each stage takes one value and returns the next; nothing is edited in place::
 ``report``      run folders -> one page, HTML and Markdown
 ==============  ===============================================================================================
 
-Beside them: the networks (`synapse`, `network`), every Loihi number (`loihi`), the file format (`netx`), and soft reset
-from processes that a Loihi 2 chip has (`circuit`).
+Beside them: the networks (`synapse`, `network`, and `cuba` of foreign files), every Loihi number (`loihi`), the file
+format (`netx`), and soft reset from processes that a Loihi 2 chip has (`circuit`).
 """

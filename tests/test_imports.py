@@ -54,6 +54,7 @@ ORDER = [
     {"backends.lava_host"},
     {"results.schema"},
     {"results.formats", "results.axes", "results.contents", "checks.finding"},
+    {"results.differences"},
     {"results.contents_tables", "checks.stock", "checks.integers", "checks.resources"},
     {"checks.activity", "checks.stock_rules"},
     {"results.early_exit", "results.energy"},

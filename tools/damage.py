@@ -11,6 +11,9 @@ unchanged           every field, and what the network computes, equal the origin
 crash               any other exception, a signal, more than `SECONDS` of CPU time or `MEGABYTES` above an idle child
 silent difference   read without an error, but a field or a result differs; or code of the file ran
 ==================  ================================================================================================
+
+Netx files of other hands have no digest: no more is asked of those than that `inspect` and a run end well or in a clear
+error, and show no control characters. There *unchanged* means that they ended well.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ from typing import Any, Literal, get_args
 import h5py
 import numpy as np
 import torch
+from rich.console import Console
 
 from loihi_convert import netx
 from loihi_convert.backends.reference import run_network
@@ -43,6 +47,9 @@ from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.models import build_model
 from loihi_convert.errors import CheckpointError, InputError, NetxError
 from loihi_convert.network import IntegerNeuron, IntegrateAndFire, QuantizedLayer, QuantizedNetwork
+from loihi_convert.results.contents import describe
+from loihi_convert.results.contents_tables import numbers_table, others_table, structure_table, summary
+from loihi_convert.simulation.cuba import simulate
 from loihi_convert.synapse import Array, Conv, Dense, Synapse
 
 SECONDS = 2
@@ -107,6 +114,12 @@ def sweep(share: float, seed: int) -> Iterator[Row]:
                 contents = ((name, damage(reader.original, rng)) for _ in range(max(1, round(share * count))))
                 yield reader.row(f"{suffix}, {name}", contents)
             if is_netx:
+                foreign = _ForeignReader(folder, suffix)
+                for name, (damage, count) in _damages(False).items():
+                    rng = np.random.default_rng(seed)
+                    contents = ((name, damage(foreign.original, rng)) for _ in range(max(1, round(share * count))))
+                    yield foreign.row(f"foreign netx, {name}", contents)
+                yield foreign.row("foreign netx, hostile", _hostile_foreign(share, seed))
                 yield reader.row(
                     f"{suffix}, random structure, digests right", _structures(reader.original, share, seed)
                 )
@@ -157,14 +170,18 @@ class _Reader:
     def __init__(self, folder: Path, suffix: str) -> None:
         self._path, self._victim = folder / f"damaged{suffix}", folder / "victim"
         path = folder / f"original{suffix}"
-        if suffix == netx.SUFFIX:
-            netx.write(_network(), path)
-        else:
-            checkpoint.save(_checkpoint(), path)
+        self._write(path)
         self.original = path.read_bytes()
         self._expected = self._result(path)
         assert self._child(path)[0] == "unchanged"
         self._idle = self._child(folder / "absent.net")[2]
+
+    def _write(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        if path.suffix == netx.SUFFIX:
+            netx.write(_network(), path)
+        else:
+            checkpoint.save(_checkpoint(), path)
 
     def row(self, kind: str, contents: Iterator[tuple[str, bytes]]) -> Row:
         """Read each of ``contents``, named by what was done to it."""
@@ -245,6 +262,113 @@ class _Reader:
             return "unchanged", ""
         changed = [name for name in found.keys() | self._expected if found.get(name) != self._expected.get(name)]
         return "silent difference", ", ".join(sorted(changed))[:1000]
+
+
+class _ForeignReader(_Reader):
+    """Reads netx files of other hands: `inspect`, and a run where there is one."""
+
+    def _write(self, path: Path) -> None:
+        path.write_bytes(_hdf5(_foreign_datasets()))
+
+    def _result(self, path: Path) -> dict[str, Any]:
+        contents = describe(path)
+        console = Console(width=200, file=io.StringIO(), force_terminal=False)
+        with console.capture() as capture:
+            tables = (structure_table(contents), numbers_table(contents), others_table(contents))
+            console.print(*(table for table in tables if table is not None))
+        shown = summary(contents) + capture.get()
+        if odd := {c for c in shown if not c.isprintable() and c != "\n"}:
+            raise AssertionError(f"shows {odd!a}")
+        network = netx.read_foreign(path)
+        inputs = np.ones((1, *network.input_shape), np.int32)
+        potentials = [layers[-1].v.tobytes() for layers in simulate(network, inputs, 2)]
+        return {"shown": shown, "potentials": potentials}
+
+    def _judge(self, path: Path) -> tuple[Outcome, str]:
+        outcome, seen = super()._judge(path)
+        return ("unchanged", "") if outcome == "silent difference" else (outcome, seen)
+
+
+def _foreign_datasets() -> dict[str, Any]:
+    """A small network as slayer writes it: input neurons, a convolution, a dense layer, a readout."""
+    rng = np.random.default_rng(0)
+    neuron = {"type": "CUBA", "iDecay": 1024, "vDecay": 128, "vThMant": 40, "refDelay": 1, "gradedSpike": False}
+    layers: list[dict[str, Any]] = [
+        {"type": "input", "shape": [2, 6, 6], "weight": np.float32(60), "bias": np.float32(9), "neuron": neuron},
+        {"type": "conv", "shape": [4, 4, 4], "weight": 2.0 * rng.integers(-9, 9, (4, 2, 3, 3)), "neuron": neuron},
+        {"type": "flatten", "shape": [1, 1, 64]},
+        {"type": "dense", "shape": [5], "weight": 2.0 * rng.integers(-9, 9, (5, 64)), "neuron": neuron},
+        {"type": "dense", "shape": [3], "weight": 2.0 * rng.integers(-9, 9, (3, 5))},
+    ]
+    layers[1] |= {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1, "bias": np.arange(4.0)}
+    found: dict[str, Any] = {"simulation/tSample": 16}
+    for index, layer in enumerate(layers):
+        for name, value in layer.items():
+            inside = {f"/{key}": number for key, number in value.items()} if isinstance(value, dict) else {"": value}
+            found |= {f"layer/{index}/{name}{key}": number for key, number in inside.items()}
+    return found
+
+
+def _hdf5(datasets: dict[str, Any], change: Callable[[h5py.File], object] | None = None) -> bytes:
+    with h5py.File("foreign", "w", driver="core", backing_store=False) as file:
+        for name, value in datasets.items():
+            file.create_dataset(name, data=value)
+        if change is not None:
+            change(file)
+        file.flush()
+        image: bytes = file.id.get_file_image()
+    return image
+
+
+def _hostile_foreign(share: float, seed: int) -> Iterator[tuple[str, bytes]]:
+    """What HDF5 can say and no netx file does, and, a share of them, numbers that make no sense, one in each file."""
+    datasets = _foreign_datasets()
+
+    def cycle(file: h5py.File) -> None:
+        for index in range(5):
+            file[f"layer/1/again{index}"] = file["layer"]
+
+    def virtual(file: h5py.File) -> None:
+        layout = h5py.VirtualLayout(shape=(4,), dtype="f8")
+        layout[:] = h5py.VirtualSource("/etc/passwd", "x", shape=(4,))
+        file.create_virtual_dataset("layer/1/other", layout)
+
+    texts = h5py.string_dtype()
+    changes: dict[str, Callable[[h5py.File], object]] = {
+        "soft link": lambda file: file.__setitem__("layer/1/x", h5py.SoftLink("/layer/0")),
+        "dangling link": lambda file: file.__setitem__("layer/1/x", h5py.SoftLink("/nowhere")),
+        "external link": lambda file: file.__setitem__("layer/1/x", h5py.ExternalLink("/etc/passwd", "/")),
+        "hard link cycle": cycle,
+        "virtual": virtual,
+        "external storage": lambda file: file.create_dataset("layer/1/x", (8,), "u1", external=[("/etc/passwd", 0, 8)]),
+        "terabytes": lambda file: file.create_dataset("layer/1/x", (1 << 20, 1 << 20), "f4", chunks=(1024, 1024)),
+        "zeros": lambda file: file.create_dataset("layer/1/x", data=np.zeros((1 << 14, 1 << 12)), compression="gzip"),
+        "a million texts": lambda file: file.create_dataset("layer/1/x", (1 << 20,), texts),
+        "a text of megabytes": lambda file: file.create_dataset("layer/1/x", data="a" * (1 << 24)),
+        "text that is none": lambda file: file.create_dataset("layer/1/x", data=np.array(b"\xff\x1b[2J\x00a")),
+        "names": lambda file: file.create_dataset("layer/1/\x1b]0;x\x07\u202e", data="\x1b[2J\r\n"),
+        "compound": lambda file: file.create_dataset("layer/1/x", data=np.zeros(2, [("a", "i4"), ("b", "f8")])),
+        "reference": lambda file: file.create_dataset("layer/1/x", data=file["layer"].ref, dtype=h5py.ref_dtype),
+        "named type": lambda file: file.__setitem__("layer/1/x", np.dtype("f8")),
+        "empty": lambda file: file.create_dataset("layer/1/x", data=h5py.Empty("f4")),
+        "empty group": lambda file: file.create_group("layer/1/neuron/x"),
+        "deep": lambda file: file.create_dataset("layer/1" + "/a" * 900, data=1),
+        "many": lambda file: [file.create_group(f"layer/1/x/{index}") for index in range(20_000)],
+        "layers": lambda file: [file.create_group(f"layer/{index}") for index in range(5, 3_000)],
+        "complex": lambda file: file.create_dataset("layer/1/x", data=np.ones(3, np.complex64)),
+        "layer is a dataset": lambda file: (file.__delitem__("layer"), file.create_dataset("layer", data=3)),
+    }
+    for name, change in changes.items():
+        yield name, _hdf5(datasets, change)
+    odd: tuple[Any, ...] = (
+        *(np.nan, np.inf, -1, 0, 2**31, 2**63 - 1, 1e300, b"x", True, np.float16(0.5)),
+        *(np.zeros((0, 3)), np.ones(3), np.ones((2, 2)), np.full((1, 4), 2**62), np.ones((1,) * 20)),
+    )
+    without = {f"{name} is missing": {k: v for k, v in datasets.items() if k != name} for name in datasets}
+    instead = {f"{name} {str(value)[:20]}": {**datasets, name: value} for name in datasets for value in odd}
+    cases = list((without | instead).items())
+    for index in np.random.default_rng(seed).permutation(len(cases))[: max(1, round(share * len(cases)))]:
+        yield cases[index][0], _hdf5(cases[index][1])
 
 
 def _checkpoint() -> checkpoint.Checkpoint:

@@ -37,8 +37,8 @@ def inspect(
 
 
 def _compare(file: Path, other: Path, *, as_json: bool) -> None:
-    from loihi_convert.results.contents import differences
     from loihi_convert.results.contents_tables import difference_table
+    from loihi_convert.results.differences import differences
 
     found = differences(file, other)
     if as_json:

@@ -35,7 +35,8 @@ _LARGEST_RATIO: Final = 256
 _DEEPEST: Final = f"{OURS}/layer/0/balanced/threshold".count("/")
 _LONGEST_REASON: Final = 400
 _LONGEST_TEXT: Final = 1000
-_MOST_MEMBERS: Final = 100_000
+_MOST_MEMBERS: Final = 5_000
+"""Groups and datasets of a file of other hands; the largest networks of lava-dl hold some hundred."""
 _STOCK: Final = ("layer", "simulation")
 """The groups of a netx file that slayer writes; lava-dl reads the first."""
 

@@ -1,4 +1,4 @@
-"""What is in a netx file, whoever wrote it, and what differs between two.
+"""What is in a netx file, whoever wrote it.
 
 Described is what the file says, whether it can be run or not: nothing of it is trusted to be there or to make sense.
 """
@@ -6,7 +6,6 @@ Described is what the file says, whether it can be run or not: nothing of it is 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,7 +20,6 @@ from loihi_convert.results.schema import Record
 from loihi_convert.synapse import Array, Conv, Pair
 
 BINS: Final = 16
-_PROVENANCE: Final = "loihi_convert/provenance"
 _LONGEST_TEXT: Final = 80
 _GEOMETRY: Final = ("stride", "padding", "dilation")
 _NEURON_NUMBERS: Final = ("neuron/iDecay", "neuron/vDecay", "neuron/vThMant")
@@ -141,29 +139,6 @@ class Contents(Record):
         return sum(layer.synapse_count or 0 for layer in self.layers)
 
 
-class Difference(Record):
-    """One dataset that is not the same in two files.
-
-    Attributes
-    ----------
-    place
-        Its full name, as ``layer/1/weight``.
-    first, second
-        What stands there, in short; None where nothing does.
-    differing_count, count
-        Where both have numbers of the same shape: how many differ, of how many.
-    largest_difference
-        The largest magnitude of a difference between finite numbers.
-    """
-
-    place: str
-    first: str | None
-    second: str | None
-    differing_count: int | None = None
-    count: int | None = None
-    largest_difference: float | None = None
-
-
 def describe(path: Path) -> Contents:
     """Return what is in the netx file at ``path``.
 
@@ -187,69 +162,6 @@ def describe(path: Path) -> Contents:
         refusal=None if stored.network is not None else _refusal(stored.datasets),
         layers=described,
     )
-
-
-def differences(first: Path, second: Path) -> tuple[Difference, ...]:
-    """Return the datasets that differ between two netx files, those of ours and those that lava-dl reads.
-
-    Numbers are compared by value: how they are stored, compressed or sealed does not matter.
-
-    Raises
-    ------
-    NetxError
-        As `describe` does.
-    """
-    stored = [_flat(netx.read_stored(path).datasets) for path in (first, second)]
-    names = sorted(stored[0].keys() | stored[1].keys(), key=_natural)
-    found = (_difference(name, stored[0].get(name), stored[1].get(name)) for name in names)
-    return tuple(difference for difference in found if difference is not None)
-
-
-def _flat(datasets: Mapping[str, Array]) -> dict[str, Array]:
-    """The datasets, with the JSON of a provenance as a text for each of its values."""
-    flat = dict(datasets)
-    stored = flat.pop(_PROVENANCE, None)
-    if stored is not None:
-        flat |= {name: np.array(text.encode()) for name, text in _leaves(_PROVENANCE, json.loads(stored.item()))}
-    return flat
-
-
-def _leaves(name: str, value: object) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _leaves(f"{name}/{key}", inner)
-    else:
-        yield name, json.dumps(value)
-
-
-def _difference(name: str, first: Array | None, second: Array | None) -> Difference | None:
-    place = netx.shown(name)
-    if first is None or second is None:
-        texts = (None if value is None else _brief(value) for value in (first, second))
-        return Difference(place=place, first=next(texts), second=next(texts))
-    are_numbers = first.dtype.kind != "S" and second.dtype.kind != "S"
-    if first.shape != second.shape or not are_numbers:
-        is_same = first.shape == second.shape and first.tobytes().rstrip(b"\0") == second.tobytes().rstrip(b"\0")
-        return None if is_same else Difference(place=place, first=_brief(first), second=_brief(second))
-    differs = (first != second) & ~(np.isnan(first.astype(np.float64)) & np.isnan(second.astype(np.float64)))
-    if not differs.any():
-        return None
-    with np.errstate(invalid="ignore", over="ignore"):
-        apart = np.abs(first.astype(np.float64) - second.astype(np.float64))[differs]
-    finite = apart[np.isfinite(apart)]
-    return Difference(
-        place=place,
-        first=_brief(first),
-        second=_brief(second),
-        differing_count=int(differs.sum()),
-        count=first.size,
-        largest_difference=float(finite.max()) if finite.size else None,
-    )
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """A key that puts ``layer/2`` before ``layer/10``."""
-    return [(int(part), "") if part.isdecimal() and len(part) < 10 else (-1, part) for part in name.split("/")]
 
 
 def _layers(layers: list[dict[str, Array]], network: QuantizedNetwork | None) -> Iterator[LayerContents]:
@@ -277,7 +189,7 @@ def _layers(layers: list[dict[str, Array]], network: QuantizedNetwork | None) ->
             threshold=_numbers(stock.get("neuron/vThMant")),
             weight=_numbers(weight),
             bias=_numbers(stock.get("bias")),
-            others={netx.shown(name): _brief(value) for name, value in stock.items() if name not in _DESCRIBED},
+            others={netx.shown(name): brief(value) for name, value in stock.items() if name not in _DESCRIBED},
             **geometry,
         )
         before = shape if kind != "flatten" else before
@@ -341,7 +253,7 @@ def _whole(value: Array | None) -> tuple[int, ...] | None:
     return tuple(int(number) for number in value.reshape(-1))
 
 
-def _brief(value: Array) -> str:
+def brief(value: Array) -> str:
     """A number or a text; the type, shape and range of more."""
     if value.dtype.kind == "S":
         text = netx.shown(b" ".join(map(bytes, value.reshape(-1)[:4].tolist())).decode("utf-8", errors="replace"))
@@ -366,7 +278,7 @@ def _about(datasets: Mapping[str, Array], network: QuantizedNetwork | None) -> d
     if network is None:
         prefix = "simulation/"
         return {
-            netx.shown(name.removeprefix(prefix)): _brief(value)
+            netx.shown(name.removeprefix(prefix)): brief(value)
             for name, value in datasets.items()
             if name.startswith(prefix)
         }

@@ -1,11 +1,12 @@
-"""`contents` as tables for the terminal."""
+"""`contents` and `differences` as tables for the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Literal
 
-from loihi_convert.results.contents import Contents, Difference, Numbers
+from loihi_convert.results.contents import Contents, Numbers
+from loihi_convert.results.differences import Difference
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -1,0 +1,244 @@
+"""What `inspect` tells of files, ours and others, sound and hostile, and of what differs between two."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from foreign_files import NEURON, lava_dl_file, small_layers, write_foreign
+from test_netx import small_network
+
+from loihi_convert import netx
+from loihi_convert.__main__ import main
+from loihi_convert.errors import NetxError
+from loihi_convert.results.contents import BINS, describe
+from loihi_convert.results.differences import differences
+
+
+def test_a_file_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "model.net"
+    network = replace(small_network(), provenance={"balance": {"method": "percentile"}, "model": {"data": "mnist"}})
+    netx.write(network, path)
+    contents = describe(path)
+    assert contents.written_by_us
+    assert contents.refusal is None
+    assert contents.about["timesteps"] == "4"
+    assert contents.about["reset"] == "soft"
+    assert contents.about["balance"] == "percentile"
+    assert contents.provenance["model"] == {"data": "mnist"}
+    pixels, conv, flatten, dense = contents.layers
+    assert (pixels.type, pixels.shape, pixels.neuron_count, flatten.neuron_count) == ("input", (1, 2, 7), 0, 0)
+    assert (conv.name, conv.kernel, conv.padding, conv.groups) == ("conv", (3, 2), (1, 0), (1,))
+    # 2 x 2 x 6 outputs of a 3 x 2 kernel on 2 x 7 pixels padded by a row above and below: a kernel's row lies outside.
+    assert (conv.neuron_count, conv.synapse_count) == (24, 24 * 4 - 6)
+    assert conv.threshold is not None
+    assert (conv.threshold.least, conv.threshold.largest, conv.threshold.mean) == (499, 699, 599)
+    # The readout has no neuron group; its pooling of 2 x 2 is written out.
+    assert (dense.name, dense.pool, dense.neuron_type, dense.neuron_count) == ("fc", (2, 2), None, 3)
+    assert dense.weight is not None
+    assert dense.weight.count == 3 * 24
+
+
+def test_a_histogram_counts_every_number(tmp_path: Path) -> None:
+    layers = small_layers()
+    layers[4]["weight"] = np.array([[-8, -8, 0, 0, 0, 1, 8], [7.9] + [0] * 6, [np.nan, np.inf] + [0] * 5])
+    contents = describe(write_foreign(tmp_path / "model.net", layers))
+    weight = contents.layers[4].weight
+    assert weight is not None
+    assert (weight.count, weight.nonzero_count, weight.not_finite_count) == (21, 7, 2)
+    assert (weight.least, weight.largest) == (-8, 8)
+    # Bins of width 1 from -8; the last holds 7.9 and 8.
+    expected = [0] * BINS
+    expected[0], expected[8], expected[9], expected[15] = 2, 14, 1, 2
+    assert list(weight.histogram) == expected
+    assert contents.refusal == "layer 4: weight: numbers beyond 2,147,483,647, or none."
+
+
+def test_files_of_lava_dl() -> None:
+    pilotnet = describe(lava_dl_file("gts/pilotnet_lif/network.net"))
+    assert (pilotnet.written_by_us, pilotnet.refusal, pilotnet.about["tSample"]) == (False, None, "16")
+    assert [layer.neuron_count for layer in pilotnet.layers[:2]] == [3 * 66 * 200, 24 * 32 * 99]
+    assert pilotnet.layers[4].stride == (2, 1)
+    # Weights of 24 kernels of 3 x 3 x 3, each used at 32 x 99 places, without padding.
+    weight = pilotnet.layers[1].weight
+    assert weight is not None
+    assert pilotnet.layers[1].synapse_count == weight.nonzero_count * 32 * 99
+    digits = describe(lava_dl_file("gts/ntidigits/ntidigits.net"))
+    assert digits.refusal == "layer 2: has delays, which `ref` does not simulate; train or export it without."
+    assert digits.layers[2].others["delay"] == "float32 (256,), 0..62"
+    sdnn = describe(lava_dl_file("gts/pilotnet_sdnn/network.net"))
+    assert (sdnn.layers[1].neuron_type, sdnn.refusal) == (
+        "SDNN",
+        "layer 0: neurons of type 'SDNN'; allowed are CUBA and LOIHI.",
+    )
+
+
+def test_differences_are_counted(tmp_path: Path) -> None:
+    first = write_foreign(tmp_path / "a.net", small_layers())
+    layers = small_layers()
+    layers[3]["weight"][0, :2] += [2, -6]
+    layers[3]["neuron"] = {**NEURON, "vThMant": 50}
+    layers[4]["bias"] = np.ones(3)
+    layers[1]["shape"] = [6, 3, 3, 1]
+    found = differences(first, write_foreign(tmp_path / "b.net", layers))
+    assert [(item.place, item.differing_count, item.count, item.largest_difference) for item in found] == [
+        ("layer/1/shape", None, None, None),
+        ("layer/3/neuron/vThMant", 1, 1, 10),
+        ("layer/3/weight", 2, 7 * 54, 6),
+        ("layer/4/bias", None, None, None),
+    ]
+    assert (found[1].first, found[1].second) == ("40", "50")
+    assert (found[3].first, found[3].second) == (None, "float64 (3,), 1..1")
+    assert differences(first, first) == ()
+
+
+def test_how_a_number_is_stored_makes_no_difference(tmp_path: Path) -> None:
+    first = write_foreign(tmp_path / "a.net", small_layers())
+    layers = small_layers()
+    layers[3]["weight"] = layers[3]["weight"].astype(np.int8)
+    assert differences(first, write_foreign(tmp_path / "b.net", layers)) == ()
+
+
+def test_provenance_is_compared_value_by_value(tmp_path: Path) -> None:
+    for name, seed in (("a.net", 1), ("b.net", 2)):
+        network = replace(small_network(), provenance={"model": {"seed": seed, "data": "mnist"}})
+        netx.write(network, tmp_path / name)
+    (found,) = differences(tmp_path / "a.net", tmp_path / "b.net")
+    assert (found.place, found.first, found.second) == ("loihi_convert/provenance/model/seed", "1", "2")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["loihi-convert", *map(str, words)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return int(stop.value.code or 0)
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    ours, other = tmp_path / "ours.net", write_foreign(tmp_path / "other.net", small_layers())
+    netx.write(small_network(), ours)
+    assert run(monkeypatch, "inspect", ours) == 0
+    out = capsys.readouterr().out
+    assert "ours.net: written by loihi-convert" in out
+    assert "1 x 2 x 7" in out
+    assert run(monkeypatch, "inspect", other, "--json") == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["neuron_count"] == 40 + 54 + 7 + 3
+    assert captured.err == ""
+    assert run(monkeypatch, "inspect", other, other) == 0
+    assert "the same network, number by number" in capsys.readouterr().err
+    assert run(monkeypatch, "inspect", ours, other) == 5
+    captured = capsys.readouterr()
+    assert "layer/0/shape" in captured.out
+    assert "of their datasets differ" in captured.err
+    assert run(monkeypatch, "inspect", ours, other, "--json") == 5
+    assert json.loads(capsys.readouterr().out)["equal"] is False
+    assert run(monkeypatch, "inspect", tmp_path / "absent.net") == 3
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_control_characters_of_a_file_are_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = "\x1b]0;owned\x07"
+    layers = small_layers()
+    layers[1] |= {"note" + evil: evil, "type": evil}
+    layers[3]["neuron"] = {**NEURON, "type": evil}
+    path = write_foreign(tmp_path / "model.net", layers)
+    with h5py.File(path, "r+") as file:
+        file["simulation/" + evil] = evil
+    for words in (["inspect", path], ["inspect", path, write_foreign(tmp_path / "b.net", small_layers())]):
+        run(monkeypatch, *words)
+        run(monkeypatch, *words, "--json")
+    run(monkeypatch, "run", path, "--data", "digits")
+    captured = capsys.readouterr()
+    assert "\x1b" not in captured.out + captured.err
+    assert "\x07" not in captured.out + captured.err
+    assert r"\x1b]0;owned" in captured.out
+
+
+def test_a_provenance_that_would_write_to_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.net"
+    netx.write(replace(small_network(), provenance={"balance": {"method": "\x1b[2J[red]"}}), path)
+    assert run(monkeypatch, "inspect", path) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert r"balance \x1b[2J[red]" in out
+
+
+def test_what_is_no_netx_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.net"
+    with h5py.File(path, "w") as file:
+        file["weights"] = 1
+    with pytest.raises(
+        NetxError, match=r"model\.net: holds no group 'layer' with layers; it is HDF5, but no netx file"
+    ):
+        describe(path)
+    write_foreign(path, [])
+    with h5py.File(path, "r+") as file:
+        file["layer/1/type"] = "input"
+    with pytest.raises(NetxError, match=r"model\.net: layer: holds 1; netx numbers its layers 0, 1, 2"):
+        describe(path)
+    netx.write(small_network(), path, overwrite=True)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(NetxError, match=r"model\.net: is damaged, it does not match the SHA-256 it begins with"):
+        describe(path)
+
+
+def test_a_broken_file_of_ours_is_not_taken_for_a_foreign_one(tmp_path: Path) -> None:
+    path = tmp_path / "model.net"
+    netx.write(small_network(), path)
+    path.write_bytes(path.read_bytes()[512:])
+    with h5py.File(path, "r+") as file:
+        file["layer/1/weight"][0, 0, 0, 0] += 1
+    for read in (describe, netx.read_any):
+        with pytest.raises(NetxError, match=r"model\.net: is damaged, its content does not match its SHA-256"):
+            read(path)
+
+
+def test_run_takes_a_file_of_other_hands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    dense = {"type": "dense", "shape": [10], "weight": 2 * rng.integers(-30, 31, (10, 64)), "neuron": NEURON}
+    pixels = {"type": "input", "shape": [1, 8, 8], "weight": 60, "bias": 20, "neuron": NEURON}
+    path = write_foreign(tmp_path / "other.net", [pixels, {"type": "flatten"}, dense])
+    words = ("run", path, "--data", "digits", "--images", 20, "-o", tmp_path / "runs")
+    assert run(monkeypatch, *words, "--json") == 0
+    captured = capsys.readouterr()
+    figures = json.loads(captured.out)["other"]
+    # simulation/tSample of the file; one synapse adds one step.
+    assert (figures["timesteps"], figures["depth"], figures["readout"]) == (6, 1, "spikes")
+    assert "not written by `loihi-convert export`; its CUBA neurons run as in Lava" in captured.err
+    (folder,) = (tmp_path / "runs").iterdir()
+    files = {file.name for file in folder.iterdir()}
+    assert {"predictions.csv", "result.json", "accuracy.csv", "firing_rates.csv", "manifest.json"} <= files
+    assert "thresholds.csv" not in files
+    assert run(monkeypatch, "report", folder, "-o", tmp_path / "report.html") == 0
+    refused = {
+        ("--backend", "sim"): "--backend sim: .*was not written by `loihi-convert export`; such a file runs on ref",
+        ("--trace",): "--trace: .*was not written by",
+        (str(path),): "run such a file alone",
+        ("--mean", "0,0"): "--mean 0.0,0.0: allowed is one number, or one for each of 1 channels",
+    }
+    for more, message in refused.items():
+        capsys.readouterr()
+        assert run(monkeypatch, *words, *more) == 2
+        assert re.search(message, capsys.readouterr().err)
+    with h5py.File(path, "r+") as file:
+        del file["simulation"]
+    assert run(monkeypatch, *words) == 2
+    assert "does not say how many time steps a sample takes; pass -T" in capsys.readouterr().err
+    netx.write(small_network(), tmp_path / "ours.net")
+    assert run(monkeypatch, "run", tmp_path / "ours.net", "--data", "digits", "--mean", "0.5") == 2
+    assert "ours.net holds its own normalization" in capsys.readouterr().err
