@@ -203,7 +203,7 @@ def test_a_file_that_claims_other_thresholds_is_refused(tmp_path: Path) -> None:
         file.visititems(
             lambda name, item: datasets.update({name: np.asarray(item[()])}) if isinstance(item, h5py.Dataset) else None
         )
-        file.attrs["content_sha256"] = netx._content_sha256(datasets)
+        file.attrs["content_sha256"] = netx.hdf5.content_sha256(datasets)
     path.write_bytes(path.read_bytes()[512:])
     with pytest.raises(NetxError, match=r"model.net: thresholds 'double'; allowed are channel and scalar"):
         netx.read(path)

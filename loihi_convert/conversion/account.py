@@ -134,6 +134,6 @@ def _account_layer(layer: QuantizedLayer, real: Array, low: int, high: int, prov
 def _threshold_error(layer: QuantizedLayer) -> float:
     if layer.threshold is None or layer.balanced is None:
         return 0.0
-    alive = layer.threshold < loihi.NEVER_FIRES
+    alive = np.isfinite(layer.balanced.threshold)
     real = layer.balanced.threshold[alive]
     return float((np.abs(layer.threshold[alive] * layer.scale[alive] - real) / real).max(initial=0))
