@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loihi_convert.backends import LayerTrace, RunResult
+from loihi_convert.backends.recording import Recording, SpikeFiles
 from loihi_convert.network import QuantizedNetwork
 from loihi_convert.synapse import Array, Shape
 
@@ -90,6 +91,28 @@ class LavaFiles:
             spikes, potentials = self.layer_trace(index)
             _reserve(spikes, np.bool_, moments + network.shapes[index])
             _reserve(potentials, np.int32, moments + network.shapes[index])
+
+    def recording(
+        self, network: QuantizedNetwork, index: int, timesteps: int, trace: bool, *, interval: int
+    ) -> Recording:
+        """Return what layer ``index`` writes into these files.
+
+        A synapse answers one step later, so layer i (from 0) does its local step t = 1..T of presentation k at global
+        step k x interval + t + i + 1.
+        """
+        is_last = index == len(network.layers) - 1
+        spikes, potentials = (self.output_spikes, self.potentials) if is_last else self.layer_trace(index)
+        recorded = trace or is_last
+        files = None
+        if network.layers[index].neuron is not None:
+            files = SpikeFiles(
+                spike_counts=str(self.spike_counts),
+                synaptic_operations=str(self.synaptic_operations),
+                column=index,
+                fan_out=network.fan_outs[index].transpose(),
+                spikes=str(spikes) if recorded else None,
+            )
+        return Recording(index + 2, interval, timesteps, str(potentials) if recorded else None, files)
 
     def result(self, network: QuantizedNetwork, trace: bool, seconds: float, startup_seconds: float) -> RunResult:
         """Read what the simulation wrote."""

@@ -1,7 +1,7 @@
 """The process in which Lava lives: ``python -m loihi_convert.backends.lava_host FOLDER TOKEN PARENT``.
 
 Started, fed and ended by `lava.py`, whose pipes are its stdin and stdout. For each request it builds a network of Lava
-Processes (`lava_network.py`) and runs it.
+Processes (`lava_network.py`, or `lava_circuit.py` for stock neurons) and runs it.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ import numpy as np
 
 from loihi_convert.backends.host_process import how_it_ended, remove_shared_memory
 from loihi_convert.backends.lava_files import LavaFiles
+from loihi_convert.backends.lava_circuit import build_circuit, models
 from loihi_convert.backends.lava_network import build
 from loihi_convert.network import QuantizedNetwork
 

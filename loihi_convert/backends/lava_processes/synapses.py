@@ -1,8 +1,8 @@
 """Fast exact ProcessModels of Lava's own Conv and Dense Processes: the same integers from one matrix product.
 
 Like Lava's models they answer one step late: first send what the last step gave, then receive and compute. Weights,
-inputs and sums are float32, which is exact (`gemm.py`). Lava's model of Dense scales its weights by sign mode and bit
-count; these 8-bit weights it would leave as they are.
+inputs and sums are float32, which is exact (`gemm.py`). Lava's model of Dense rounds its weights to what sign mode and
+bit count leave, and its sums to multiples of 2^weight_exp; ours, whose weights need neither, are scaled without.
 """
 
 from __future__ import annotations
@@ -73,6 +73,9 @@ class PyDenseModelGemv(GuardedModel):
     a_buff: Array = LavaPyType(np.ndarray, np.float32)
     weights: Array = LavaPyType(np.ndarray, np.float32, precision=8)
     num_message_bits: Array = LavaPyType(np.ndarray, np.int32)
+
+    def prepare(self) -> None:
+        self.weights = self.weights * np.float32(2.0 ** self.proc_params.get("weight_exp", 0))
 
     def step(self) -> None:
         self.a_out.send(self.a_buff)
