@@ -29,6 +29,8 @@ from loihi_convert.synapse import Array, Shape, Synapse, freeze
 
 Reset = Literal["soft", "hard"]
 Readout = Literal["potential", "spikes"]
+Target = Literal["lava", "loihi2"]
+"""What a `QuantizedNetwork` is for: Lava with soft-reset neurons of ours, or the stock processes of a Loihi 2 chip."""
 
 MOST_TIMESTEPS: Final = 2**20
 """Largest T: beyond it an output weight of 1 passes Loihi's potential range within an eighth of the steps."""
@@ -293,6 +295,8 @@ class QuantizedNetwork:
         How it was made, as plain JSON values.
     poisson_seed
         As in `SpikingNetwork`.
+    target
+        ``"loihi2"``: it keeps the chip rules of `loihi.py` besides, and resets softly.
     """
 
     input_shape: Shape
@@ -303,6 +307,7 @@ class QuantizedNetwork:
     reset: Reset
     provenance: Mapping[str, Any] = field(default_factory=dict)
     poisson_seed: int | None = None
+    target: Target = "lava"
 
     def __post_init__(self) -> None:
         if not 1 <= self.pixel_bits <= loihi.MAX_PIXEL_BITS:
@@ -315,7 +320,13 @@ class QuantizedNetwork:
                 f"timesteps {self.timesteps} of {self.proven_timesteps} proven; allowed are 1..proven, and "
                 f"{MOST_TIMESTEPS:,} at most"
             )
-        rules = loihi.EXACTNESS_RULES if self.reset == "soft" else (*loihi.EXACTNESS_RULES, *loihi.LIF_RULES)
+        if self.target == "loihi2" and self.reset == "hard":
+            raise RangeError("hard reset with target loihi2; the circuit of stock processes resets softly")
+        rules = (
+            *loihi.EXACTNESS_RULES,
+            *(loihi.LIF_RULES if self.reset == "hard" else ()),
+            *(loihi.CHIP_RULES if self.target == "loihi2" else ()),
+        )
         for layer in self.layers:
             # Names are printed: into tables, and by terminals that would obey their control characters.
             if not layer.name.isprintable() or not 1 <= len(layer.name) <= LONGEST_NAME:

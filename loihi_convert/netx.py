@@ -12,7 +12,7 @@ netx has no pooling: a layer behind a pooling is written as the strided convolut
 gives the same integers. What netx cannot say stands in a group of its own, which lava-dl never looks at::
 
     /loihi_convert              format, timesteps, proven_timesteps, pixel_bits, reset, provenance (JSON);
-                                poisson_seed, where pixels enter as Poisson spikes
+                                poisson_seed, where pixels enter as Poisson spikes; target, unless it is lava
     /loihi_convert/layer/k      name, scale, pool, dilation, initial_potential   (k counts synapses from 0)
     .../balanced                threshold, amplitude, initial_potential          the real numbers before rounding
     .../correction              what calibration added to the CNN's bias         the same, if there is one
@@ -45,6 +45,7 @@ from loihi_convert.network import (
     QuantizedLayer,
     QuantizedNetwork,
     Reset,
+    Target,
     largest_pixel,
 )
 from loihi_convert.synapse import Array, Conv, Dense, Pair, Shape, Synapse
@@ -233,6 +234,8 @@ def _encode(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
     yield f"{_OURS}/reset", _bytes(network.reset)
     if network.poisson_seed is not None:
         yield f"{_OURS}/poisson_seed", np.array(network.poisson_seed, np.int64)
+    if network.target != "lava":
+        yield f"{_OURS}/target", _bytes(network.target)
     yield f"{_OURS}/provenance", _bytes(json.dumps(dict(network.provenance), sort_keys=True))
     for index, layer in enumerate(network.layers):
         group = f"{_OURS}/layer/{index}"
@@ -325,6 +328,9 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
     reset = _text(datasets[f"{_OURS}/reset"])
     if reset not in get_args(Reset):
         raise NetxError(f"reset '{reset}'; allowed are {' and '.join(get_args(Reset))}.")
+    target = _text(datasets[f"{_OURS}/target"]) if f"{_OURS}/target" in datasets else "lava"
+    if target not in get_args(Target):
+        raise NetxError(f"target '{target}'; allowed are {' and '.join(get_args(Target))}.")
     provenance = json.loads(_text(datasets[f"{_OURS}/provenance"]))
     if not isinstance(provenance, dict) or not isinstance(provenance.get("model", {}), dict):
         raise NetxError("its provenance is not a JSON object of objects; export it again.")
@@ -337,6 +343,7 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
         reset=cast(Reset, reset),
         provenance=provenance,
         poisson_seed=poisson_seed,
+        target=cast(Target, target),
     )
 
 

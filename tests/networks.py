@@ -1,4 +1,4 @@
-"""Random integer networks of every kind of layer that meet the exactness rules, with images."""
+"""Random integer networks of every kind of layer that meet the exactness rules, or the chip rules too, with images."""
 
 from __future__ import annotations
 
@@ -50,6 +50,43 @@ def random_network(seed: int, *, image_count: int = 3) -> tuple[QuantizedNetwork
         poisson_seed=poisson_seed,
     )
     return network, rng.integers(0, 256, (image_count, *input_shape)).astype(np.uint8)
+
+
+def random_loihi2_network(seed: int, *, image_count: int = 3) -> tuple[QuantizedNetwork, Array]:
+    """The same for target loihi2: `random_network`'s layers, brought onto the grids of the chip; some of them wrap."""
+    network, images = random_network(seed, image_count=image_count)
+    rng = np.random.default_rng([seed, 2])
+    layers = tuple(_on_the_grids(rng, layer) for layer in network.layers)
+    return replace(network, layers=layers, reset="soft", target="loihi2"), images
+
+
+def _on_the_grids(rng: np.random.Generator, layer: QuantizedLayer) -> QuantizedLayer:
+    synapse, neuron = layer.synapse, layer.neuron
+    inputs = synapse.weight[0].size * math.prod(synapse.pool) * layer.largest_input
+    largest_weight = max(1, min(127, int(0.9 * loihi.POTENTIAL_LIMIT) // inputs))
+    synapse = replace(synapse, weight=np.clip(synapse.weight, -largest_weight, largest_weight))
+    if synapse.bias is not None:
+        exponent = int(rng.integers(0, 7))
+        synapse = replace(synapse, bias=np.clip(synapse.bias >> exponent, -127, 127) << exponent)
+    if neuron is None:
+        return replace(layer, synapse=synapse)
+    exponent = int(rng.integers(0, 8))
+    bound = replace(layer, synapse=synapse, neuron=None).largest_current
+    widest = min(max(1, (bound // 3) >> exponent), 255)
+    threshold = (rng.integers(1, widest + 1, synapse.channels) << exponent).astype(np.int32)
+    dead = neuron.threshold == loihi.NEVER_FIRES
+    threshold[dead] = loihi.NEVER_FIRES
+    synapse = replace(synapse, weight=synapse.weight * ~dead.reshape(-1, *(1,) * (synapse.weight.ndim - 1)))
+    if synapse.bias is not None:
+        synapse = replace(synapse, bias=synapse.bias * ~dead.reshape(-1, *(1,) * (synapse.bias.ndim - 1)))
+    # Levels may lie 8,191 apart where they count one by one (thresholds up to 255 x 2^5), 16,382 where in pairs.
+    pairs = 2 if exponent > 5 else 1
+    initial = threshold * bool(neuron.initial_potential.any() or exponent == 7) // 2 // pairs * pairs
+    if rng.random() < 0.3 and exponent < 7:
+        initial = rng.integers(0, threshold) // pairs * pairs
+    initial = initial.astype(np.int32)
+    balanced = IntegrateAndFire(threshold * layer.scale, threshold * layer.scale, initial * layer.scale)
+    return replace(layer, synapse=synapse, neuron=IntegerNeuron(threshold, initial), balanced=balanced)
 
 
 def _random_conv(rng: np.random.Generator, shape: Shape) -> Conv:

@@ -17,7 +17,7 @@ ORDER = [
     {"files", "memory", "synapse", "cnn.recipe"},
     {"conversion.sample", "poisson"},
     {"rounding", "loihi", "simulation.stage", "simulation.kernels"},
-    {"network", "cnn.qcfs"},
+    {"network", "circuit", "cnn.qcfs"},
     {"data.dataset"},
     {"data.benchmarks", "data.own_images"},
     {

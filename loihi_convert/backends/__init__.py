@@ -31,6 +31,10 @@ Layout = Literal["processes", "layers"]
 """How `sim` lays out a network on Lava: ``processes`` are Lava's own Conv and Dense with neurons of ours, one image at
 a time; ``layers`` is one Process of ours per layer, with images side by side."""
 
+Neuron = Literal["own", "stock"]
+"""What the neurons are: ``own`` is what the file says, SoftResetIF or Lava's LIF; ``stock`` the circuit of stock
+processes (`circuit.py`) that files of target ``loihi2`` can be built of."""
+
 LARGEST_TRACE: Final = 2**32
 """Bytes that the result of a run may take, with the spikes and potentials of a traced one."""
 
