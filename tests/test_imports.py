@@ -37,9 +37,10 @@ ORDER = [
     {"cnn.train", "conversion.convert", "conversion.balance", "conversion.quantize", "netx"},
     {"source", "conversion.calibrate"},
     {"conversion.choice"},
-    {"backends", "backends.lava_processes"},
+    {"backends", "backends.recording", "backends.timing"},
+    {"backends.lava_processes", "backends.lava_synapses"},
     {"backends.reference", "backends.lava_files", "backends.host_process"},
-    {"backends.lava", "backends.lava_network"},
+    {"backends.lava", "backends.lava_network", "backends.lava_circuit"},
     {"backends.lava_host"},
     {"results.schema"},
     {"results.formats", "results.axes"},
@@ -74,7 +75,13 @@ HEAVY = {
     "numba": {"simulation.kernels"},
     "h5py": {"netx"},
     "jinja2": {"report.page"},
-    "lava": {"backends.lava_host", "backends.lava_network", "backends.lava_processes"},
+    "lava": {
+        "backends.lava_host",
+        "backends.lava_network",
+        "backends.lava_circuit",
+        "backends.lava_synapses",
+        "backends.lava_processes",
+    },
 }
 
 

@@ -120,6 +120,16 @@ class Backend(Protocol):
         """How it lays out networks on Lava; ``None`` where there is no Lava."""
         ...
 
+    @property
+    def neuron(self) -> Neuron | None:
+        """What it was asked to make neurons of; ``None``: what `neuron_of` says of the file."""
+        ...
+
+    @property
+    def leak(self) -> bool:
+        """Whether stock neurons have du = 0 and lose 1/4096 of u in each step, instead of -1."""
+        ...
+
     def run(
         self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = silent
     ) -> RunResult:
@@ -133,8 +143,33 @@ class Backend(Protocol):
     ) -> None: ...
 
 
+def neuron_of(network: QuantizedNetwork, asked: Neuron | None, *, leak: bool = False) -> Neuron:
+    """Return what the neurons of ``network`` are: as asked, or stock for a file of target loihi2, else our own.
+
+    Raises
+    ------
+    UsageError
+        If stock neurons are asked of a file of another target, or a leak of neurons that are not stock.
+    """
+    neuron: Neuron = asked or ("stock" if network.target == "loihi2" else "own")
+    if neuron == "stock" and network.target != "loihi2":
+        raise UsageError(
+            "--neuron stock: this file's thresholds are not made for Loihi's stock processes; export it again with "
+            "`export --target loihi2`."
+        )
+    if leak and neuron != "stock":
+        raise UsageError("--leak: only stock neurons can leak; run a file made by `export --target loihi2`.")
+    return neuron
+
+
 def open_backend(
-    name: str, *, device: str = "cpu", lava_python: str | None = None, lava_layout: str | None = None
+    name: str,
+    *,
+    device: str = "cpu",
+    lava_python: str | None = None,
+    lava_layout: str | None = None,
+    neuron: str | None = None,
+    leak: bool = False,
 ) -> Backend:
     """Return the backend called ``name``, not yet started.
 
@@ -148,12 +183,21 @@ def open_backend(
         For ``sim``: the interpreter that has Lava, see `backends.lava.LavaBackend`.
     lava_layout
         For ``sim``: ``"processes"`` (default) or ``"layers"``, see `Layout`.
+    neuron
+        ``"own"`` or ``"stock"``, see `Neuron`; by default what `neuron_of` says of each file.
+    leak
+        See `Backend.leak`.
 
     Raises
     ------
     UsageError
-        If there is no such backend or layout, or ``ref`` is given an interpreter or a layout.
+        If there is no such backend, layout or neuron, ``ref`` is given an interpreter or a layout, or stock neurons a
+        layout.
     """
+    neurons = {known: known for known in get_args(Neuron)}
+    if neuron is not None and neuron not in neurons:
+        raise UsageError(f"--neuron {neuron}: no such neuron; allowed are {', '.join(neurons)}.")
+    chosen = None if neuron is None else neurons[neuron]
     if name == "ref":
         if lava_python is not None:
             raise UsageError(f"--lava-python {lava_python}: only `--backend sim` runs Lava.")
@@ -161,14 +205,15 @@ def open_backend(
             raise UsageError(f"--lava-layout {lava_layout}: only `--backend sim` runs Lava.")
         from loihi_convert.backends.reference import ReferenceBackend
 
-        return ReferenceBackend(device=device)
+        return ReferenceBackend(device=device, neuron=chosen, leak=leak)
     if name == "sim":
         from loihi_convert.backends.lava import LavaBackend
 
         layouts = {layout: layout for layout in get_args(Layout)}
         if lava_layout is not None and lava_layout not in layouts:
             raise UsageError(f"--lava-layout {lava_layout}: no such layout; allowed are {', '.join(layouts)}.")
-        return LavaBackend(lava_python=lava_python, layout=layouts[lava_layout or "processes"])
+        layout = None if lava_layout is None else layouts[lava_layout]
+        return LavaBackend(lava_python=lava_python, layout=layout, neuron=chosen, leak=leak)
     raise UsageError(f"--backend {name}: no such backend; allowed are {', '.join(get_args(BackendName))}.")
 
 

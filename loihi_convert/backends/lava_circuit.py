@@ -38,7 +38,7 @@ NO_MEMORY: Final = 4096
 """``dv`` of a LIF whose v is u + bias; Lava's own network exchange uses it so for its integrators."""
 
 
-def build_circuit(network: QuantizedNetwork, folder: LavaFiles, timesteps: int, *, trace: bool, du: int) -> Any:
+def build_circuit(network: QuantizedNetwork, folder: LavaFiles, timesteps: int, *, trace: bool, leak: bool) -> Any:
     """Connect the stock Processes of ``network``; return the first of them, which sends the images.
 
     Parameters
@@ -47,8 +47,9 @@ def build_circuit(network: QuantizedNetwork, folder: LavaFiles, timesteps: int, 
         Of target loihi2.
     folder, timesteps, trace
         As in `lava_network.build`.
-    du
-        Of every LIFReset: -1, u never decays; or 0, it loses 1/4096 a step.
+    leak
+        Whether ``du`` of every LIFReset is 0, the smallest value that Loihi documents, and u loses 1/4096 a step; or
+        -1, with which u never decays.
     """
     from loihi_convert.backends.lava_processes.source import ImageSource
 
@@ -64,9 +65,10 @@ def build_circuit(network: QuantizedNetwork, folder: LavaFiles, timesteps: int, 
         poisson_seed=network.poisson_seed,
         steps=str(folder.steps),
     )
-    processes, spikes, switches = [source], source.s_out, _bias_switches(circuits, timesteps)
+    relays, switches = _bias_switches(circuits, timesteps)
+    processes, spikes = [source, *relays], source.s_out
     for index, (layer, synapse) in enumerate(zip(network.layers, synapses, strict=True)):
-        neurons = _neurons(layer, network.shapes[index], circuits[index], timesteps, index, du)
+        neurons = _neurons(layer, network.shapes[index], circuits[index], timesteps, index, leak)
         neurons.proc_params["recording"] = folder.recording(
             network, index, timesteps, trace, interval=timing.stock_interval(timesteps)
         )
@@ -83,12 +85,12 @@ def build_circuit(network: QuantizedNetwork, folder: LavaFiles, timesteps: int, 
     return source
 
 
-def _neurons(layer: QuantizedLayer, shape: Shape, numbers: Circuit, timesteps: int, index: int, du: int) -> Any:
+def _neurons(layer: QuantizedLayer, shape: Shape, numbers: Circuit, timesteps: int, index: int, leak: bool) -> Any:
     from lava.proc.lif.process import LIFReset
 
     neurons = LIFReset(
         shape=shape[::-1],
-        du=du,
+        du=0 if leak else -1,
         dv=NO_MEMORY,
         vth=numbers.vth,
         bias_mant=np.broadcast_to(numbers.bias_mant, shape[::-1]),
@@ -116,24 +118,26 @@ def _self_synapse(neurons: Any, numbers: Circuit) -> Any:
     return synapse
 
 
-def _bias_switches(circuits: list[Circuit], timesteps: int) -> list[Any]:
-    """For each layer, up to the last one with a bias, the port that spikes one step before each of its T steps."""
+def _bias_switches(circuits: list[Circuit], timesteps: int) -> tuple[list[Any], list[Any]]:
+    """The Processes that hand on the bit, and the ports that give it: one per layer, up to the last one with a bias."""
     from lava.proc.dense.process import Dense
     from lava.proc.io.source import RingBuffer
     from lava.proc.lif.process import LIF
 
     last = max((index for index, numbers in enumerate(circuits) if numbers.source_mant is not None), default=-1)
     if last < 0:
-        return []
+        return [], []
     bit = np.arange(timing.stock_interval(timesteps)) < timesteps
-    ports = [RingBuffer(data=bit.astype(np.int32)[np.newaxis]).s_out]
+    source = RingBuffer(data=bit.astype(np.int32)[np.newaxis])
+    processes, ports = [source], [source.s_out]
     for _ in range(last):
         relay = Dense(weights=np.ones((1, 1), np.int32))
         repeats = LIF(shape=(1,), du=NO_MEMORY - 1, dv=NO_MEMORY, vth=0)
         ports[-1].connect(relay.s_in)
         relay.a_out.connect(repeats.a_in)
+        processes += [relay, repeats]
         ports.append(repeats.s_out)
-    return ports
+    return processes, ports
 
 
 def _bias_synapse(switch: Any, neurons: Any, numbers: Circuit) -> Any:

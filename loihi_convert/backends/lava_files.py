@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from loihi_convert.backends import LayerTrace, RunResult
 from loihi_convert.backends.recording import Recording, SpikeFiles
+from loihi_convert.backends.timing import first_step
 from loihi_convert.network import QuantizedNetwork
 from loihi_convert.synapse import Array, Shape
 
@@ -95,11 +96,7 @@ class LavaFiles:
     def recording(
         self, network: QuantizedNetwork, index: int, timesteps: int, trace: bool, *, interval: int
     ) -> Recording:
-        """Return what layer ``index`` writes into these files.
-
-        A synapse answers one step later, so layer i (from 0) does its local step t = 1..T of presentation k at global
-        step k x interval + t + i + 1.
-        """
+        """Return what layer ``index`` writes into these files, with ``interval`` steps from image to image."""
         is_last = index == len(network.layers) - 1
         spikes, potentials = (self.output_spikes, self.potentials) if is_last else self.layer_trace(index)
         recorded = trace or is_last
@@ -112,7 +109,7 @@ class LavaFiles:
                 fan_out=network.fan_outs[index].transpose(),
                 spikes=str(spikes) if recorded else None,
             )
-        return Recording(index + 2, interval, timesteps, str(potentials) if recorded else None, files)
+        return Recording(first_step(index), interval, timesteps, str(potentials) if recorded else None, files)
 
     def result(self, network: QuantizedNetwork, trace: bool, seconds: float, startup_seconds: float) -> RunResult:
         """Read what the simulation wrote."""

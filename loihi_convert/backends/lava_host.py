@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import functools
 import gc
 import importlib.metadata
 import json
@@ -30,11 +31,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from loihi_convert.backends import lava_circuit, lava_network
 from loihi_convert.backends.host_process import how_it_ended, remove_shared_memory
 from loihi_convert.backends.lava_files import LavaFiles
-from loihi_convert.backends.lava_circuit import build_circuit, models
-from loihi_convert.backends.lava_network import build
 from loihi_convert.network import QuantizedNetwork
+from loihi_convert.synapse import Array
 
 _WATCH_SECONDS: Final = 0.1
 _PR_SET_PDEATHSIG: Final = 1
@@ -165,6 +166,14 @@ def import_lava() -> None:
         dataclasses.dataclass = original
     import lava.proc.conv.process
     import lava.proc.dense.process  # noqa: F401
+    from lava.magma.core.process.ports.ports import ReshapePort
+
+    # Lava says np.reshape(newshape=...), which NumPy deprecates from 2.1 on and refuses from 2.5 on.
+    ReshapePort.get_transform_func_fwd = lambda port: functools.partial(_reshaped, port.shape)
+
+
+def _reshaped(shape: tuple[int, ...], values: Array) -> Array:
+    return values.reshape(shape)
 
 
 def _versions() -> dict[str, str]:
@@ -181,22 +190,19 @@ def _simulate(folder: LavaFiles, request: dict[str, Any], host: _Watched) -> flo
     from lava.magma.core.process.variable import VarServer
     from lava.magma.core.run_conditions import RunSteps
     from lava.magma.core.run_configs import Loihi2SimCfg
-    from lava.proc.conv.process import Conv as ConvProcess
-    from lava.proc.dense.process import Dense as DenseProcess
-
-    from loihi_convert.backends.lava_processes.synapses import PyConvModelGemm, PyDenseModelGemv
 
     network: QuantizedNetwork = pickle.loads(folder.network.read_bytes())
-    source = build(
-        network,
-        folder,
-        request["timesteps"],
-        trace=request["trace"],
-        layout=request["layout"],
-        batch_size=request["batch_size"],
-    )
+    timesteps, trace = request["timesteps"], request["trace"]
+    if request["neuron"] == "stock":
+        models = lava_circuit.models()
+        source = lava_circuit.build_circuit(network, folder, timesteps, trace=trace, leak=request["leak"])
+    else:
+        models = lava_network.models()
+        source = lava_network.build(
+            network, folder, timesteps, trace=trace, layout=request["layout"], batch_size=request["batch_size"]
+        )
     source.create_runtime(
-        run_cfg=Loihi2SimCfg(exception_proc_model_map={ConvProcess: PyConvModelGemm, DenseProcess: PyDenseModelGemv}),
+        run_cfg=Loihi2SimCfg(exception_proc_model_map=models),
         compile_config={"pypy_channel_size": _CHANNEL_SIZE},
     )
     with host.stepping():

@@ -1,4 +1,6 @@
-"""The network of Lava Processes with neurons of our own for an exported network; used in the process in which Lava lives, and only there.
+"""The network of Lava Processes for an exported network, its neurons ours.
+
+Used in the process in which Lava lives, and only there.
 
 One Lava network per run, in one of two layouts. `processes`, one image at a time, Conv and Dense being Lava's own::
 
@@ -8,8 +10,7 @@ One Lava network per run, in one of two layouts. `processes`, one image at a tim
 
     ImageSource -> SpikingLayer -> SpikingLayer -> IntegratingLayer or SpikingLayer
 
-In both a synapse answers one step later, so layer i (from 0) does its local step t = 1..T of presentation k (one image,
-or B) at global step kT + t + i + 1, and starts each presentation by a reset of its own.
+`timing.py` says which layer sees which image when.
 """
 
 from __future__ import annotations
@@ -101,3 +102,13 @@ def _layers(
         processes[-1].s_out.connect(process.s_in)
         processes.append(process)
     return processes
+
+
+def models() -> dict[Any, Any]:
+    """The models of Lava's Processes among them."""
+    from lava.proc.conv.process import Conv
+    from lava.proc.dense.process import Dense
+
+    from loihi_convert.backends.lava_processes.synapses import PyConvModelGemm, PyDenseModelGemv
+
+    return {Conv: PyConvModelGemm, Dense: PyDenseModelGemv}

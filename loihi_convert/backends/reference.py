@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from loihi_convert import netx
-from loihi_convert.backends import BackendName, LayerTrace, RunResult, check_run
+from loihi_convert.backends import BackendName, LayerTrace, Neuron, RunResult, check_run
 from loihi_convert.network import QuantizedNetwork
 from loihi_convert.progress import Progress, silent
 from loihi_convert.simulation.simulate import Block, Simulator
@@ -29,8 +29,20 @@ class ReferenceBackend:
 
     name: Final[BackendName] = "ref"
 
-    def __init__(self, *, device: str = "cpu") -> None:
+    def __init__(self, *, device: str = "cpu", neuron: Neuron | None = None, leak: bool = False) -> None:
         self._device = device
+        self._neuron = neuron
+        self._leak = leak
+
+    @property
+    def neuron(self) -> Neuron | None:
+        """As it was made."""
+        return self._neuron
+
+    @property
+    def leak(self) -> bool:
+        """As it was made."""
+        return self._leak
 
     @property
     def versions(self) -> dict[str, str]:

@@ -9,8 +9,8 @@ k x interval + t + i + 1, and starts each presentation by a reset of its own.
 a spike in local step P sends to its own neuron lands in step P + 1, behind the reset. Therefore an image gets 2P steps,
 input and biases in the first T <= P of them, and in the steps P + 1 .. 2P no neuron fires:
 
-- The first layer receives nothing from step P + 1 on, but -theta from its own spikes of step P. So V0 + u is V0 or
-  V0 - theta, below theta in both cases; it does not fire, so nothing follows and u stays.
+- The first layer receives nothing from step P + 1 on, but -theta from its own spikes of step P. So u <= 0 and
+  V0 + u < theta: it does not fire, so nothing follows, and u does not rise above 0.
 - A layer behind one that does not fire in its steps P + 1 .. 2P receives nothing in its own steps P + 1 .. 2P: the same
   holds for it.
 
