@@ -30,6 +30,10 @@ LIF_POTENTIAL_LIMIT: Final = 2**17 - 2**-6
 """The same for Lava's own LIF, which clips its 24-bit state: +-(2^23 - 1) / 64 (``subthr_dynamics``). Every potential
 up to twice that is an exact float32."""
 
+WRAPS_ABOVE: Final = 2**17
+"""Where the current u of Lava's own LIF wraps, in weight units: it stays in (-2^17, 2^17], of which a sum beyond goes
+round by 2^18 (``wrapped_curr`` in ``subthr_dynamics``)."""
+
 THRESHOLD_LIMIT: Final = 2**17
 """Largest threshold: ``vThMant`` has 17 bits and the neuron spikes *above* it, so ``vThMant = threshold - 1``."""
 
@@ -206,7 +210,7 @@ def channels_that_never_fire_receive_nothing(layer: IntegerLayer) -> str | None:
 
 
 def firing_levels(layer: IntegerLayer) -> Array | None:
-    """Return threshold - V0 - 1 of the channels that can fire: what u must exceed, in weight units; None if none can."""
+    """Return threshold - V0 - 1 of the channels that can fire, which u must exceed, in weight units; None: none can."""
     if layer.threshold is None or layer.initial_potential is None:
         return None
     alive = layer.threshold < NEVER_FIRES

@@ -65,6 +65,9 @@ def _on_the_grids(rng: np.random.Generator, layer: QuantizedLayer) -> QuantizedL
     inputs = synapse.weight[0].size * math.prod(synapse.pool) * layer.largest_input
     largest_weight = max(1, min(127, int(0.9 * loihi.POTENTIAL_LIMIT) // inputs))
     synapse = replace(synapse, weight=np.clip(synapse.weight, -largest_weight, largest_weight))
+    if rng.random() < 0.3:
+        # Potentials that only fall, and wrap in the end.
+        synapse = replace(synapse, weight=-np.abs(synapse.weight))
     if synapse.bias is not None:
         exponent = int(rng.integers(0, 7))
         synapse = replace(synapse, bias=np.clip(synapse.bias >> exponent, -127, 127) << exponent)

@@ -27,10 +27,7 @@ def run(network: QuantizedNetwork, images: Array, timesteps: int) -> tuple[list[
         for layer, v in zip(network.layers[: len(spiking)], membrane, strict=False):
             v += per_channel(layer.neuron.initial_potential, v.ndim) * unit
         for step in range(timesteps):
-            if network.poisson_seed is None:
-                signal = np.rint(image / 255 * (2**network.pixel_bits - 1)).astype(np.int64)
-            else:
-                signal = poisson_spikes(image[None], network.poisson_seed, image_index, step, 1)[0, 0].astype(np.int64)
+            signal = first_signal(network, image, image_index, step)
             for layer_index, layer in enumerate(network.layers):
                 v = np.clip(membrane[layer_index] + current(layer.synapse, signal) * unit, -limit, limit)
                 if layer.neuron is not None:
@@ -44,9 +41,67 @@ def run(network: QuantizedNetwork, images: Array, timesteps: int) -> tuple[list[
     return potentials, spikes
 
 
-def assert_equal(network: QuantizedNetwork, images: Array, result: RunResult, timesteps: int) -> None:
+def run_circuit(
+    network: QuantizedNetwork, images: Array, timesteps: int, *, leaks: bool
+) -> tuple[list[Array], list[Array], Array]:
+    """`run` on stock neurons, as lava/proc/lif/models.py computes them in units of 1/64; and who wrapped, bool ``(N,)``.
+
+    With ``leaks`` du = 0, and u loses a 4096th in each step; else du = -1, and it loses nothing.
+    """
+    moments = (len(images), timesteps)
+    potentials = [np.zeros(moments + shape, np.int64) for shape in network.shapes]
+    spikes = [np.zeros(moments + shape, np.bool_) for shape in network.shapes[: len(network.spiking_layers)]]
+    has_wrapped = np.zeros(len(images), np.bool_)
+    for image_index, image in enumerate(images):
+        us = [np.zeros(shape, np.int64) for shape in network.shapes]
+        fired = [np.zeros(shape, np.int64) for shape in network.shapes]
+        for step in range(timesteps):
+            signal = first_signal(network, image, image_index, step)
+            for index, layer in enumerate(network.layers):
+                threshold = level = initial = np.zeros(1, np.int64)
+                if layer.neuron is not None:
+                    threshold = per_channel(layer.neuron.threshold, us[index].ndim)
+                    initial = per_channel(layer.neuron.initial_potential, us[index].ndim)
+                    level = threshold - 1 - initial
+                # (|u| * 4095) >> 12, with u's sign, or all of u.
+                left = np.sign(us[index]) * (np.abs(us[index]) * (4095 if leaks else 4096) // 4096)
+                # What arrives: the synapse's current, and what the self synapse makes of the last step's spikes.
+                total = left + 64 * (current(layer.synapse, signal) - threshold * fired[index])
+                has_wrapped[image_index] |= bool(((total > 2**23) | (total <= -(2**23))).any())
+                u = np.where(total > 2**23, total - 2**24, total)
+                u = np.where(total <= -(2**23), total + 2**24, u)
+                us[index] = u
+                if layer.neuron is not None:
+                    fired[index] = (u > 64 * level).astype(np.int64)
+                    spikes[index][image_index, step] = fired[index]
+                    signal = fired[index]
+                potentials[index][image_index, step] = (u + 64 * (initial - threshold * fired[index])) // 64
+    return potentials, spikes, has_wrapped
+
+
+def first_signal(network: QuantizedNetwork, image: Array, image_index: int, step: int) -> Array:
+    """What an image enters as at a step: int64 of its shape."""
+    if network.poisson_seed is None:
+        return np.rint(image / 255 * (2**network.pixel_bits - 1)).astype(np.int64)
+    return poisson_spikes(image[None], network.poisson_seed, image_index, step, 1)[0, 0].astype(np.int64)
+
+
+def assert_equal(
+    network: QuantizedNetwork,
+    images: Array,
+    result: RunResult,
+    timesteps: int,
+    *,
+    is_stock: bool = False,
+    leaks: bool = False,
+) -> None:
     """Every integer of a traced or untraced run is the oracle's: potentials, spikes and both counts."""
-    potentials, spikes = run(network, images, timesteps)
+    if is_stock:
+        potentials, spikes, has_wrapped = run_circuit(network, images, timesteps, leaks=leaks)
+        assert result.wrapped_images in (None, has_wrapped.sum())
+    else:
+        potentials, spikes = run(network, images, timesteps)
+        assert result.wrapped_images is None
     assert np.array_equal(result.potentials, potentials[-1])
     assert (result.output_spikes is not None) == (network.readout == "spikes") == (len(spikes) == len(network.layers))
     if result.output_spikes is not None:

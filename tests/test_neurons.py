@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loihi_convert.simulation.neurons import Neurons, rate_errors
-from loihi_convert.simulation.stage import Recording, Stage
+from loihi_convert.simulation.stage import Dynamics, Recording, Stage
 from loihi_convert.synapse import Array, Dense, Pair, Shape
 
 EVERYTHING = Recording(potentials=True, spikes=True, counts=True, currents=True, clipping=True)
@@ -22,7 +22,8 @@ def stage(
 ) -> Stage:  # fmt: skip
     """Neurons of ``shape`` behind a synapse of which only the bias matters."""
     synapse = Dense(np.zeros((len(threshold), 1)), bias)
-    return Stage(synapse, (1,), False, shape, threshold, initial, limit, is_soft, is_integer, pool, fan_out)
+    dynamics: Dynamics = "soft" if is_soft else "hard"
+    return Stage(synapse, (1,), False, shape, threshold, initial, limit, dynamics, is_integer, pool, fan_out)
 
 
 def plain(
@@ -76,7 +77,7 @@ def test_equals_plain_loops(
         stage(shape, threshold, initial, bias=bias, limit=131071, is_soft=is_soft, pool=pool, fan_out=fan_out),
         np.uint8 if as_bytes else np.float32,
     )
-    state = neurons.initial_potentials(images)
+    state = neurons.initial_states(images)
     block = neurons.fire(state, currents.astype(np.float32).reshape(images, -1, math.prod(shape)), steps, EVERYTHING)
     full_bias = np.zeros(1) if bias is None else bias if bias.ndim == 1 else bias.transpose(1, 2, 0)
     shown = np.broadcast_to(currents, (images, steps, *currents.shape[2:]))
@@ -97,8 +98,8 @@ def test_two_calls_go_on_where_the_first_ended() -> None:
     rng = np.random.default_rng(0)
     currents = rng.integers(-100, 900, (2, 7, 6)).astype(np.float32)
     neurons = Neurons(stage((6,), np.full(6, 1000), np.full(6, 500)))
-    whole = neurons.fire(neurons.initial_potentials(2), currents, 7, Recording(spikes=True)).spikes
-    state = neurons.initial_potentials(2)
+    whole = neurons.fire(neurons.initial_states(2), currents, 7, Recording(spikes=True)).spikes
+    state = neurons.initial_states(2)
     parts = [
         neurons.fire(state, np.ascontiguousarray(currents[:, part]), part.stop - part.start, Recording(spikes=True))
         for part in (slice(0, 3), slice(3, 7))
@@ -111,7 +112,7 @@ def test_real_thresholds_are_reached_at_equality() -> None:
     threshold = np.float32(0.1)
     currents = np.array([threshold, np.nextafter(threshold, np.float32(0))], np.float32).reshape(1, 1, 2)
     neurons = Neurons(stage((2,), np.full(2, threshold), np.zeros(2), is_integer=False))
-    block = neurons.fire(neurons.initial_potentials(1), currents, 1, EVERYTHING)
+    block = neurons.fire(neurons.initial_states(1), currents, 1, EVERYTHING)
     assert block.spikes is not None
     assert block.spikes.ravel().tolist() == [1, 0]
     assert block.potentials is not None
@@ -123,7 +124,7 @@ def test_lavas_lif_fires_above_threshold_minus_one() -> None:
     currents = np.full((1, 1, 2), 131071 + 65535, np.float32)
     limit = 131072 - 2**-6
     neurons = Neurons(stage((2,), np.array([131072, 131073]), np.zeros(2), limit=limit, is_soft=False))
-    block = neurons.fire(neurons.initial_potentials(1), currents, 1, EVERYTHING)
+    block = neurons.fire(neurons.initial_states(1), currents, 1, EVERYTHING)
     assert block.spikes is not None
     assert block.spikes.ravel().tolist() == [1, 0]
 
@@ -131,7 +132,7 @@ def test_lavas_lif_fires_above_threshold_minus_one() -> None:
 @pytest.mark.parametrize("value", [np.inf, -np.inf, 3e38])
 def test_neurons_of_infinite_threshold_never_spend(value: float) -> None:
     neurons = Neurons(stage((1,), np.array([np.inf]), np.zeros(1), is_integer=False))
-    block = neurons.fire(neurons.initial_potentials(1), np.full((1, 1, 1), value, np.float32), 1, EVERYTHING)
+    block = neurons.fire(neurons.initial_states(1), np.full((1, 1, 1), value, np.float32), 1, EVERYTHING)
     assert block.spikes is not None
     assert block.potentials is not None
     assert (block.spikes.item(), block.potentials.item()) == (0, np.float32(value))

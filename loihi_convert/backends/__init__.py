@@ -79,6 +79,9 @@ class RunResult:
         alone, empty from `sim`: `pipeline.run` adds those of the `ref` run to which it finds a run of `sim` equal.
     traces
         One per layer where ``trace`` was asked for, else empty.
+    wrapped_images
+        Images on which the u of some stock neuron wrapped, so that it is none of the potentials that the file means.
+        Counted by `ref`; ``None`` where neurons are not stock.
     """
 
     potentials: Array
@@ -89,6 +92,7 @@ class RunResult:
     output_spikes: Array | None = None
     channel_spikes: tuple[Array, ...] = ()
     traces: tuple[LayerTrace, ...] = ()
+    wrapped_images: int | None = None
 
     @property
     def outputs(self) -> Array:
@@ -122,12 +126,12 @@ class Backend(Protocol):
 
     @property
     def neuron(self) -> Neuron | None:
-        """What it was asked to make neurons of; ``None``: what `neuron_of` says of the file."""
+        """What the neurons are, as `open_backend` was told; ``None``: what each file is for."""
         ...
 
     @property
     def leak(self) -> bool:
-        """Whether stock neurons have du = 0 and lose 1/4096 of u in each step, instead of -1."""
+        """Whether stock neurons leak."""
         ...
 
     def run(
@@ -141,25 +145,6 @@ class Backend(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
-
-
-def neuron_of(network: QuantizedNetwork, asked: Neuron | None, *, leak: bool = False) -> Neuron:
-    """Return what the neurons of ``network`` are: as asked, or stock for a file of target loihi2, else our own.
-
-    Raises
-    ------
-    UsageError
-        If stock neurons are asked of a file of another target, or a leak of neurons that are not stock.
-    """
-    neuron: Neuron = asked or ("stock" if network.target == "loihi2" else "own")
-    if neuron == "stock" and network.target != "loihi2":
-        raise UsageError(
-            "--neuron stock: this file's thresholds are not made for Loihi's stock processes; export it again with "
-            "`export --target loihi2`."
-        )
-    if leak and neuron != "stock":
-        raise UsageError("--leak: only stock neurons can leak; run a file made by `export --target loihi2`.")
-    return neuron
 
 
 def open_backend(
@@ -184,17 +169,17 @@ def open_backend(
     lava_layout
         For ``sim``: ``"processes"`` (default) or ``"layers"``, see `Layout`.
     neuron
-        ``"own"`` or ``"stock"``, see `Neuron`; by default what `neuron_of` says of each file.
+        ``"own"`` or ``"stock"``, see `Neuron`; by default ``stock`` for files of target ``loihi2``, ``own`` for others.
     leak
-        See `Backend.leak`.
+        Stock neurons have ``du = 0``, the least that Loihi's documents allow, instead of -1: their u loses a 4096th of
+        itself in each step.
 
     Raises
     ------
     UsageError
-        If there is no such backend, layout or neuron, ``ref`` is given an interpreter or a layout, or stock neurons a
-        layout.
+        If there is no such backend, layout or neuron, or ``ref`` is given an interpreter or a layout.
     """
-    neurons = {known: known for known in get_args(Neuron)}
+    neurons: dict[str, Neuron] = {known: known for known in get_args(Neuron)}
     if neuron is not None and neuron not in neurons:
         raise UsageError(f"--neuron {neuron}: no such neuron; allowed are {', '.join(neurons)}.")
     chosen = None if neuron is None else neurons[neuron]
@@ -215,6 +200,25 @@ def open_backend(
         layout = None if lava_layout is None else layouts[lava_layout]
         return LavaBackend(lava_python=lava_python, layout=layout, neuron=chosen, leak=leak)
     raise UsageError(f"--backend {name}: no such backend; allowed are {', '.join(get_args(BackendName))}.")
+
+
+def used_neuron(network: QuantizedNetwork, neuron: Neuron | None, *, leak: bool) -> Neuron:
+    """Return what the neurons of ``network`` are in a run that asks for ``neuron``.
+
+    Raises
+    ------
+    UsageError
+        If stock processes cannot be these neurons, or neurons shall leak that cannot.
+    """
+    used: Neuron = neuron or ("stock" if network.target == "loihi2" else "own")
+    if used == "stock" and network.target != "loihi2":
+        raise UsageError(
+            f"--neuron stock: the file is of target {network.target}, with thresholds or levels that Loihi 2's own "
+            "neurons cannot have; export it with --target loihi2."
+        )
+    if leak and used != "stock":
+        raise UsageError(f"--leak: only stock neurons can, and these are {used}; export with --target loihi2.")
+    return used
 
 
 def first_difference(result: RunResult, reference: RunResult) -> str | None:

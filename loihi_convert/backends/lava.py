@@ -22,7 +22,7 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.backends import BackendName, Layout, Neuron, RunResult, check_run, neuron_of
+from loihi_convert.backends import BackendName, Layout, Neuron, RunResult, check_run, used_neuron
 from loihi_convert.backends.host_process import HostProcess, other_interpreter
 from loihi_convert.backends.lava_files import LavaFiles
 from loihi_convert.backends.timing import Timing, stock_interval
@@ -57,7 +57,7 @@ class LavaBackend:
     batch_size
         Images side by side in layout ``"layers"``, from 1; by default `fitting_batch_size`.
     neuron, leak
-        See `backends.Backend`.
+        See `backends.open_backend`.
     stall_seconds
         A run without progress for so long is given up.
     """
@@ -76,8 +76,7 @@ class LavaBackend:
     ) -> None:
         self._lava_python = other_interpreter(lava_python)
         self._layout: Layout = layout or "processes"
-        self._neuron = neuron
-        self._leak = leak
+        self.neuron, self.leak = neuron, leak
         self._batch_size = batch_size
         self._stall_seconds = stall_seconds
         self._host: HostProcess | None = None
@@ -92,16 +91,6 @@ class LavaBackend:
     def layout(self) -> Layout:
         """As it was made."""
         return self._layout
-
-    @property
-    def neuron(self) -> Neuron | None:
-        """As it was made."""
-        return self._neuron
-
-    @property
-    def leak(self) -> bool:
-        """As it was made."""
-        return self._leak
 
     def run(
         self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = silent
@@ -124,7 +113,7 @@ class LavaBackend:
         started = time.perf_counter()
         network = netx.read(path)
         check_run(network, images, timesteps, trace=trace)
-        neuron = neuron_of(network, self._neuron, leak=self._leak)
+        neuron = used_neuron(network, self.neuron, leak=self.leak)
         steps = self._timing(network, neuron, len(images), timesteps)
         try:
             host, folder = self._prepare(network, images, timesteps, trace)
@@ -134,7 +123,7 @@ class LavaBackend:
                     "timesteps": timesteps,
                     "trace": trace,
                     "neuron": neuron,
-                    "leak": self._leak,
+                    "leak": self.leak,
                     "layout": self._layout,
                     "batch_size": steps.batch_size,
                     "steps": steps.total,

@@ -10,11 +10,11 @@ from typing import Final
 import numpy as np
 
 from loihi_convert import netx
-from loihi_convert.backends import BackendName, LayerTrace, Neuron, RunResult, check_run
+from loihi_convert.backends import BackendName, LayerTrace, Neuron, RunResult, check_run, used_neuron
 from loihi_convert.network import QuantizedNetwork
 from loihi_convert.progress import Progress, silent
 from loihi_convert.simulation.simulate import Block, Simulator
-from loihi_convert.simulation.stage import Recording
+from loihi_convert.simulation.stage import Dynamics, Recording
 from loihi_convert.synapse import Array, Shape
 
 
@@ -25,24 +25,15 @@ class ReferenceBackend:
     ----------
     device
         ``"cpu"``, or another one of torch's, as ``"cuda"``.
+    neuron, leak
+        See `backends.open_backend`.
     """
 
     name: Final[BackendName] = "ref"
 
     def __init__(self, *, device: str = "cpu", neuron: Neuron | None = None, leak: bool = False) -> None:
+        self.neuron, self.leak = neuron, leak
         self._device = device
-        self._neuron = neuron
-        self._leak = leak
-
-    @property
-    def neuron(self) -> Neuron | None:
-        """As it was made."""
-        return self._neuron
-
-    @property
-    def leak(self) -> bool:
-        """As it was made."""
-        return self._leak
 
     @property
     def versions(self) -> dict[str, str]:
@@ -60,7 +51,15 @@ class ReferenceBackend:
         started = time.perf_counter()
         network = netx.read(path)
         return run_network(
-            network, images, timesteps, trace=trace, device=self._device, progress=progress, started=started
+            network,
+            images,
+            timesteps,
+            trace=trace,
+            neuron=self.neuron,
+            leak=self.leak,
+            device=self._device,
+            progress=progress,
+            started=started,
         )
 
     def __enter__(self) -> ReferenceBackend:
@@ -78,14 +77,24 @@ def run_network(
     timesteps: int,
     *,
     trace: bool = False,
+    neuron: Neuron | None = None,
+    leak: bool = False,
     device: str = "cpu",
     progress: Progress = silent,
     started: float | None = None,
 ) -> RunResult:
-    """Run a network that is in memory; what export compares the written file with. Arguments as `Backend.run`."""
+    """Run a network that is in memory; what export compares the written file with.
+
+    Arguments as `Backend.run` and `backends.open_backend`.
+    """
     started = time.perf_counter() if started is None else started
     check_run(network, images, timesteps, trace=trace)
-    simulator = Simulator(network, Recording(counts=True, spikes=trace, potentials=trace), device=device)
+    is_stock = used_neuron(network, neuron, leak=leak) == "stock"
+    dynamics: Dynamics = network.reset
+    if is_stock:
+        dynamics = "leaky" if leak else "stock"
+    recording = Recording(counts=True, spikes=trace, potentials=trace, clipping=is_stock)
+    simulator = Simulator(network, recording, device=device, dynamics=dynamics)
     count = len(images)
     potentials = np.empty((count, timesteps, *network.shapes[-1]), np.int32)
     output_spikes = np.empty(potentials.shape, np.bool_) if network.readout == "spikes" else None
@@ -93,6 +102,7 @@ def run_network(
     operations = np.empty_like(spike_counts)
     channel_spikes = tuple(np.zeros((timesteps, layer.synapse.channels), np.int64) for layer in network.spiking_layers)
     traces = _empty_traces(network, count, timesteps) if trace else ()
+    has_wrapped = np.zeros(count, np.bool_)
 
     def take(block: Block) -> None:
         place, last = (block.images, block.steps), block.layers[-1]
@@ -106,6 +116,10 @@ def run_network(
             spike_counts[(*place, index)] = layer.spike_counts
             operations[(*place, index)] = layer.synaptic_operations
             channel_spikes[index][block.steps] += layer.channel_spikes
+        if is_stock:
+            for layer in block.layers:
+                assert layer.clipped is not None
+                has_wrapped[block.images] |= layer.clipped.any(axis=1)
         for layer_trace, layer in zip(traces, block.layers if trace else (), strict=True):
             whole = layer_trace.potentials.shape[2:]
             layer_trace.potentials[place] = _as_in_file(_floor(layer.potentials), whole)
@@ -124,6 +138,7 @@ def run_network(
         output_spikes=output_spikes,
         channel_spikes=channel_spikes,
         traces=traces,
+        wrapped_images=int(has_wrapped.sum()) if is_stock else None,
     )
 
 

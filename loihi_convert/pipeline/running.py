@@ -105,17 +105,36 @@ def run(
     choice = None
     if held_out is not None and exit_tolerance is not None and steps > 1 and network.shapes[-1][0] > 1:
         with bars(f"{path.name}: choosing the margin of early exit") as progress:
-            others = run_network(network, held_out.images.images, steps, device=device, progress=progress).outputs
+            others = run_network(
+                network,
+                held_out.images.images,
+                steps,
+                neuron=backend.neuron,
+                leak=backend.leak,
+                device=device,
+                progress=progress,
+            ).outputs
         choice = choose_margin(others, held_out.images.labels, split=held_out.split, tolerance_points=exit_tolerance)
     with bars(f"{path.name}: running on {backend.name}") as progress:
         result = backend.run(path, images.images, steps, trace=trace, progress=progress)
     equal = 0
     if backend.name != "ref":
         with bars(f"{path.name}: comparing with ref") as progress:
-            reference = run_network(network, images.images, steps, trace=trace, device=device, progress=progress)
+            reference = run_network(
+                network,
+                images.images,
+                steps,
+                trace=trace,
+                neuron=backend.neuron,
+                leak=backend.leak,
+                device=device,
+                progress=progress,
+            )
         if difference := first_difference(result, reference):
             raise VerificationError(f"{path}: the backend and ref disagree: {difference}.")
-        result = replace(result, channel_spikes=reference.channel_spikes)
+        result = replace(
+            result, channel_spikes=reference.channel_spikes, wrapped_images=reference.wrapped_images
+        )
         equal = len(images)
     cnn_predictions = float_predictions = None
     if (source := source_of(path, network, model, arch)) is not None:

@@ -74,34 +74,31 @@ class GpuNeurons:
 
     def __init__(self, stage: Stage, device: str) -> None:
         self._map_shape, self._pool = stage.map_shape, stage.pool
-        arrays = (stage.thresholds, stage.levels, stage.biases, stage.initial_potentials)
-        self._threshold, self._level, self._bias, self._initial = (
+        arrays = (stage.thresholds, stage.levels, stage.biases, stage.initial_states, stage.offsets)
+        self._threshold, self._level, self._bias, self._initial, self._offset = (
             torch.from_numpy(array).to(device) for array in arrays
         )
-        self._limit, self._is_soft = stage.limit, stage.is_soft
+        self._limit, self._dynamics, self._is_circuit = stage.limit, stage.dynamics, stage.is_circuit
         self._fan_out = torch.from_numpy(stage.pooled_fan_out).to(device).flatten()
 
-    def initial_potentials(self, images: int) -> Tensor:
-        """Potentials before the first step: float32 ``(images, neurons)``."""
+    def initial_states(self, images: int) -> Tensor:
+        """State before the first step: float32 ``(images, neurons)``."""
         return self._initial.repeat(images, 1)
 
-    def fire(self, potentials: Tensor, currents: Tensor, steps: int, recording: Recording) -> LayerBlock:
-        """Take ``potentials``, in place, through ``steps`` steps; as `neurons.Neurons.fire`."""
-        images, neurons = potentials.shape
+    def fire(self, states: Tensor, currents: Tensor, steps: int, recording: Recording) -> LayerBlock:
+        """Take ``states``, in place, through ``steps`` steps; as `neurons.Neurons.fire`."""
+        images, neurons = states.shape
         whole = (images, steps, *self._map_shape)
-        spikes = torch.empty(images, steps, neurons, device=potentials.device)
+        spikes = torch.empty(images, steps, neurons, device=states.device)
         kept = torch.empty_like(spikes) if recording.potentials else None
-        clipped = torch.zeros(images, 2, dtype=torch.bool, device=potentials.device)
+        clipped = torch.zeros(images, 2, dtype=torch.bool, device=states.device)
         for step in range(steps):
-            potentials += currents[:, min(step, currents.shape[1] - 1)] + self._bias
+            states += currents[:, min(step, currents.shape[1] - 1)] + self._bias
             if recording.clipping:
-                clipped[:, 0] |= (potentials < -self._limit).any(1)
-                clipped[:, 1] |= (potentials > self._limit).any(1)
-            potentials.clamp_(-self._limit, self._limit)
-            fires = potentials > self._level
-            spikes[:, step] = fires
-            spent = potentials - self._threshold if self._is_soft else torch.zeros_like(potentials)
-            potentials.copy_(torch.where(fires, spent, potentials))
+                low = states <= -self._limit if self._is_circuit else states < -self._limit
+                clipped[:, 0] |= low.any(1)
+                clipped[:, 1] |= (states > self._limit).any(1)
+            potentials, spikes[:, step] = self._fire_once(states)
             if kept is not None:
                 kept[:, step] = potentials
         pooled = self._summed(spikes.reshape(whole))
@@ -122,6 +119,24 @@ class GpuNeurons:
             largest_current=None if largest is None else largest.amax(0).cpu().numpy(),
             clipped=clipped.cpu().numpy() if recording.clipping else None,
         )
+
+    def _fire_once(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Return potentials after the reset, and who fires; ``states`` become those that the next step adds to."""
+        if not self._is_circuit:
+            states.clamp_(-self._limit, self._limit)
+            fires = states > self._level
+            spent = states - self._threshold if self._dynamics == "soft" else torch.zeros_like(states)
+            states.copy_(torch.where(fires, spent, states))
+            return states, fires
+        u = torch.where(states > self._limit, states - 2 * self._limit, states)
+        u = torch.where(u <= -self._limit, u + 2 * self._limit, u)
+        fires = u > self._level
+        subtracted = torch.where(fires, self._threshold, 0)
+        potentials = u + self._offset - subtracted
+        if self._dynamics == "leaky":
+            u = u - u.sign() * (u.abs() / 64).ceil() / 64
+        states.copy_(u - subtracted)
+        return potentials, fires
 
     def _summed(self, spikes: Tensor) -> Tensor:
         """``(B, T, H', W', C)``: spikes summed over each window of the pooling behind the layer."""

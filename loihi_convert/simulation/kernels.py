@@ -20,6 +20,11 @@ from loihi_convert.synapse import Array
 TILE: Final = 2048
 """Neurons that are taken through all steps together: 5 arrays of float32 of them fit the first-level cache."""
 
+SOFT: Final = 0
+HARD: Final = 1
+STOCK: Final = 2
+LEAKY: Final = 3
+
 
 def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compile a function when it is first called; keep the machine code on disk where there is a place for it."""
@@ -88,11 +93,33 @@ def _step(
 
 
 @_compiled()
-def _watch(potential: Array, current: Array, bias: Array, limit: float, clipped: Array) -> None:
+def _step_circuit(
+    state: Array, current: Array, bias: Array, level: Array, threshold: Array, offset: Array, limit: float,
+    leaks: bool, fired: Array, potential: Array,
+) -> None:  # fmt: skip
+    """``state`` is what the next step adds its current to: u, leaked, less the threshold where it has fired."""
+    round_ = np.float32(2) * limit
+    for index in range(fired.size):
+        u = state[index] + (current[index] + bias[index])
+        u = u - round_ if u > limit else u
+        u = u + round_ if u <= -limit else u
+        fires = u > level[index]
+        spent = threshold[index] if fires else np.float32(0)
+        potential[index] = u + offset[index] - spent
+        if leaks:
+            # Of |u| in units of 1/64, floor(4095 / 4096 |u|) is left.
+            lost = np.ceil(np.abs(u) * np.float32(1 / 64)) * np.float32(1 / 64)
+            u = u - lost if u > np.float32(0) else u + lost
+        state[index] = u - spent
+        fired[index] = fires
+
+
+@_compiled()
+def _watch(state: Array, current: Array, bias: Array, lowest: float, limit: float, clipped: Array) -> None:
     low, high = False, False
-    for index in range(potential.size):
-        v = potential[index] + (current[index] + bias[index])
-        low |= v < -limit
+    for index in range(state.size):
+        v = state[index] + (current[index] + bias[index])
+        low |= v < lowest
         high |= v > limit
     clipped[0] |= low
     clipped[1] |= high
@@ -124,34 +151,42 @@ def _pool(fired: Array, row: int, pooled: Array, pooled_row: int, words: int, po
 
 @_compiled()
 def fire(
-    potentials: Array, currents: Array, bias: Array, level: Array, threshold: Array, limit: float, is_soft: bool,
-    height: int, rows: int, pool_h: int, pool_w: int, fired: Array, fired_words: Array, pooled: Array,
-    pooled_words: Array, words: int, has_remainder: bool, fan_out: Array, counts: Array, columns: Array, kept: Array,
-    spikes: Array, largest: Array, clipped: Array,
+    states: Array, currents: Array, bias: Array, level: Array, threshold: Array, offset: Array, limit: float,
+    lowest: float, kind: int, height: int, rows: int, pool_h: int, pool_w: int, fired: Array, fired_words: Array,
+    pooled: Array, pooled_words: Array, words: int, has_remainder: bool, fan_out: Array, counts: Array, columns: Array,
+    kept: Array, spikes: Array, largest: Array, clipped: Array,
 ) -> None:  # fmt: skip
     """See `neurons.Neurons.fire`; an empty array is not filled."""
-    images, neurons = potentials.shape
+    images, neurons = states.shape
     steps, pooled_height, pooled_row = pooled_words.shape[1:]
     row = neurons // height
     row_words = row // (fired.size // fired_words.size)
     is_constant = currents.shape[1] == 1
+    potential = np.empty(rows * row, np.float32)
     for image in range(images):
         for top in range(0, height, rows):
             first, last = top * row, min(top + rows, height) * row
             out = min(top // pool_h, pooled_height)
             end = min(min(top + rows, height) // pool_h, pooled_height)
-            membrane, tile = potentials[image, first:last], fired[: last - first]
+            state, tile = states[image, first:last], fired[: last - first]
             for step in range(steps):
                 current = currents[image, 0 if is_constant else step, first:last]
                 if largest.size and (step == 0 or not is_constant):
                     _raise_to(largest[first:last], current, bias[first:last])
                 if clipped.size:
-                    _watch(membrane, current, bias[first:last], limit, clipped[image])
-                _step(
-                    membrane, current, bias[first:last], level[first:last], threshold[first:last], limit, is_soft, tile
-                )
+                    _watch(state, current, bias[first:last], lowest, limit, clipped[image])
+                if kind >= STOCK:
+                    _step_circuit(
+                        state, current, bias[first:last], level[first:last], threshold[first:last], offset[first:last],
+                        limit, kind == LEAKY, tile, potential[: last - first],
+                    )  # fmt: skip
+                else:
+                    _step(
+                        state, current, bias[first:last], level[first:last], threshold[first:last], limit,
+                        kind == SOFT, tile,
+                    )  # fmt: skip
                 if kept.size:
-                    kept[image, step, first:last] = membrane
+                    kept[image, step, first:last] = potential[: last - first] if kind >= STOCK else state
                 if spikes.size:
                     spikes[image, step, first:last] = tile
                 if counts.size and has_remainder:

@@ -209,7 +209,7 @@ class GrowingSimulation:
         kept = self._store.take(start) if keep else self._store.look(start)
         firing = layers[:-1] if kept is None else layers[-2:-1]
         received: Any = None
-        potentials = [layer.neurons.initial_potentials(len(images)) for layer in firing]
+        potentials = [layer.neurons.initial_states(len(images)) for layer in firing]
         blocks = -(-self._timesteps // self._steps_at_once)
         keeping: list[_Packed] | None = None
         for block in range(blocks):

@@ -6,17 +6,27 @@ For each neuron and step t (paper, eq. 1 and 2)::
     s(t) = [V(t) >= threshold]
     V(t) = V - threshold s  (soft)     or  0 where s  (hard)
 
+or, in the circuit of `circuit.py`, whose u begins at 0 and wraps::
+
+    u(t) = wrap(leak(u(t-1)) - threshold s(t-1) + I(t) + bias)    leak is nothing, or takes a 4096th
+    s(t) = [u(t) > threshold - V0 - 1]
+    V(t) = V0 + u(t) - threshold s(t)
+
 The spikes leave a layer already summed over the windows of the average pooling behind it, in the form that the next
 synapse takes (`currents.py`). The loops themselves are in `kernels.py`; axes as in `stage.py`.
 """
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 
 from loihi_convert.simulation import kernels
 from loihi_convert.simulation.stage import LayerBlock, Recording, Stage
 from loihi_convert.synapse import Array
+
+_KINDS: Final = {"soft": kernels.SOFT, "hard": kernels.HARD, "stock": kernels.STOCK, "leaky": kernels.LEAKY}
 
 
 class Neurons:
@@ -36,8 +46,10 @@ class Neurons:
         # Where no window covers a neuron its spikes count, though nobody receives them.
         self._has_remainder = self.height % stage.pool[0] > 0 or self.width % stage.pool[1] > 0
         self._threshold, self._level, self._bias = stage.thresholds, stage.levels, stage.biases
-        self._initial, self._fan_out = stage.initial_potentials, stage.pooled_fan_out
-        self._limit, self._is_soft = np.float32(stage.limit), stage.is_soft
+        self._initial, self._offset, self._fan_out = stage.initial_states, stage.offsets, stage.pooled_fan_out
+        self._limit, self._kind = np.float32(stage.limit), _KINDS[stage.dynamics]
+        # What is below it clips, or wraps: Lava's u wraps at -2^17 itself.
+        self._lowest = np.nextafter(-self._limit, np.float32(0)) if stage.is_circuit else -self._limit
         # Rows that are taken through all steps together, whole windows of them.
         row = self.width * self.channels
         self._rows = (
@@ -49,21 +61,21 @@ class Neurons:
         # Compiled here, by one thread: NumPy's lazy imports, which numba then meets, are not safe in several.
         self.fire(np.empty((0, self._count), np.float32), np.empty((0, 1, self._count), np.float32), 1, Recording())
 
-    def initial_potentials(self, images: int) -> Array:
-        """Potentials before the first step: float32 ``(images, count)``."""
+    def initial_states(self, images: int) -> Array:
+        """State before the first step, the potential or the circuit's u: float32 ``(images, count)``."""
         return np.tile(self._initial, (images, 1))
 
-    def fire(self, potentials: Array, currents: Array, steps: int, recording: Recording) -> LayerBlock:
-        """Take ``potentials``, in place, through ``steps`` steps.
+    def fire(self, states: Array, currents: Array, steps: int, recording: Recording) -> LayerBlock:
+        """Take ``states``, in place, through ``steps`` steps.
 
         Parameters
         ----------
-        potentials
-            float32 ``(B, count)``.
+        states
+            float32 ``(B, count)``: potentials, or what of the circuit's u is left for the next step.
         currents
             float32 ``(B, steps, count)``, or ``(B, 1, count)`` where they are constant; without the bias.
         """
-        images, (pool_h, pool_w) = len(potentials), self._pool
+        images, (pool_h, pool_w) = len(states), self._pool
         height, width = self.height // pool_h, self.width // pool_w
         pooled = np.empty((images, steps, height, width * self.channels), self._dtype)
         recorded = (images, steps, self._count)
@@ -77,13 +89,15 @@ class Neurons:
         largest = np.full(self._count if recording.currents else 0, -np.inf, np.float32)
         clipped = np.zeros((images, 2) if recording.clipping else (0, 2), np.bool_)
         kernels.fire(
-            potentials,
+            states,
             currents,
             self._bias,
             self._level,
             self._threshold,
+            self._offset,
             self._limit,
-            self._is_soft,
+            self._lowest,
+            self._kind,
             self.height,
             self._rows,
             pool_h,
@@ -145,5 +159,5 @@ def rate_errors(
     tried, initial = (np.tile(values.astype(np.float32), (1, repeats)) for values in (thresholds, initial_potentials))
     errors = np.zeros(tried.shape)
     below = np.nextafter(tried, np.float32(-np.inf))
-    kernels.rate_errors(currents, stage.biases, activations, tried, below, initial, stage.is_soft, timesteps, errors)
+    kernels.rate_errors(currents, stage.biases, activations, tried, below, initial, stage.dynamics == "soft", timesteps, errors)
     return np.asarray(errors.reshape(len(tried), repeats, -1).sum(axis=1))

@@ -8,20 +8,23 @@ For layer l with synapse W and step t = 1..T (paper, eq. 1 and 2, algorithm 3)::
     s[l](t) = [V[l](t) >= threshold[l]]     no spikes in a last layer that only integrates
     V[l](t) = V - threshold * s  (soft)     or  0 where s  (hard)
 
+Networks of target loihi2 are simulated as the circuit of stock processes (`neurons.py`), unless asked otherwise.
+
 A block of images goes through all its steps layer by layer: the currents of all steps at once (`currents.py`), then the
 neurons (`neurons.py`). Blocks are as large as fits a core's cache, and each core works on blocks of its own, so that
 memory does not grow with the number of images or steps.
 
 Integers are held in float32, exactly: the exactness rules of `loihi.py` bound every partial sum of a current by 2^23,
 and a potential by 2^17, so every number on the way is an integer below 2^24, whatever the order of summation. Lava's
-own LIF (hard reset) has 6 bits below 1, which only its clipping fills; its currents are below 2^17: 24 bits again.
+own LIF (hard reset) has 6 bits below 1, which only its clipping fills; its currents are below 2^17: 24 bits again. So
+it is with the circuit: u is within 2^17 before it adds a current below 2^17, and only a leak fills the 6 bits below 1.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
@@ -36,7 +39,7 @@ from loihi_convert.simulation import gpu
 from loihi_convert.simulation.currents import Currents
 from loihi_convert.simulation.inputs import Inputs
 from loihi_convert.simulation.neurons import Neurons
-from loihi_convert.simulation.stage import LayerBlock, Recording, Stage
+from loihi_convert.simulation.stage import Dynamics, LayerBlock, Recording, Stage
 from loihi_convert.synapse import Array, Synapse
 
 # Neurons of the largest layer, times images and steps, that are simulated at once: 16 MiB of currents on a core.
@@ -77,6 +80,9 @@ class Simulator:
         ``"cpu"``, or another one of torch's, as ``"cuda"``.
     saturates
         Whether integer potentials end where Loihi's do; if not, they are exact up to 2^24.
+    dynamics
+        What the neurons do; by default the reset of the network, or ``stock`` for target loihi2, if it saturates.
+        ``stock`` and ``leaky`` are for target loihi2 alone.
     """
 
     def __init__(
@@ -86,12 +92,15 @@ class Simulator:
         *,
         device: str = "cpu",
         saturates: bool = True,
+        dynamics: Dynamics | None = None,
     ) -> None:
         recording = recording or Recording()
         output = replace(recording, potentials=True, spikes=network.readout == "spikes" or recording.spikes)
         self._recordings = [recording] * (len(network.layers) - 1) + [output]
         if isinstance(network, QuantizedNetwork):
-            stages = _integer_stages(network, saturates=saturates)
+            is_circuit = network.target == "loihi2" and saturates
+            default: Dynamics = "stock" if is_circuit else network.reset
+            stages = _integer_stages(network, dynamics or default, saturates=saturates)
         else:
             stages = real_stages(network)
         self._inputs = inputs_of(network)
@@ -120,15 +129,15 @@ class Simulator:
 
     def _blocks(self, images: Array, rows: slice, timesteps: int, steps_at_once: int) -> Iterator[Block]:
         current = None
-        potentials = [layer.neurons.initial_potentials(len(images)) for layer in self._layers]
+        states = [layer.neurons.initial_states(len(images)) for layer in self._layers]
         for first in range(0, timesteps, steps_at_once):
             count = min(steps_at_once, timesteps - first)
             if current is None or not self._inputs.is_constant:
                 current = self._layers[0].currents_of(self._inputs(images, rows.start, first, count))
             done: list[LayerBlock] = []
-            for layer, potential, recording in zip(self._layers, potentials, self._recordings, strict=True):
+            for layer, state, recording in zip(self._layers, states, self._recordings, strict=True):
                 received = layer.currents_of(done[-1].pooled) if done else current
-                done.append(layer.neurons.fire(potential, received, count, recording))
+                done.append(layer.neurons.fire(state, received, count, recording))
             yield Block(rows, slice(first, first + count), tuple(done))
 
 
@@ -195,7 +204,7 @@ def extremes(
 def clipped_images(
     network: QuantizedNetwork, images: Array, timesteps: int, *, device: str = "cpu", progress: Progress = silent
 ) -> Array:
-    """Return on how many images some potential passed its lower / upper limit: int64 ``(layers, 2)``."""
+    """Return on how many images some potential passed its lower / upper limit, or wrapped: int64 ``(layers, 2)``."""
     seen = np.zeros((len(network.layers), len(images), 2), np.bool_)
 
     def take(block: Block) -> None:
@@ -262,11 +271,19 @@ def layers_on(device: str, stages: Sequence[Stage]) -> list[Layer]:
     ]
 
 
-def _integer_stages(network: QuantizedNetwork, *, saturates: bool) -> list[Stage]:
-    limit = loihi.POTENTIAL_LIMIT if network.reset == "soft" else loihi.LIF_POTENTIAL_LIMIT
+_LIMITS: Final[Mapping[Dynamics, float]] = {
+    "soft": loihi.POTENTIAL_LIMIT,
+    "hard": loihi.LIF_POTENTIAL_LIMIT,
+    "stock": loihi.WRAPS_ABOVE,
+    "leaky": loihi.WRAPS_ABOVE,
+}
+
+
+def _integer_stages(network: QuantizedNetwork, dynamics: Dynamics, *, saturates: bool) -> list[Stage]:
+    limit = _LIMITS[dynamics] if saturates else math.inf
     synapses = [layer.synapse for layer in network.layers]
     fan_outs = [*network.fan_outs, None][: len(synapses)]
-    return _stages(network, synapses, fan_outs, limit=limit if saturates else math.inf, is_integer=True)
+    return _stages(network, synapses, fan_outs, limit=limit, dynamics=dynamics, is_integer=True)
 
 
 def inputs_of(network: SpikingNetwork | QuantizedNetwork) -> Inputs:
@@ -283,7 +300,7 @@ def real_stages(network: SpikingNetwork) -> list[Stage]:
         # For spikes of 0 and 1: with the amplitudes of the layer before it as factors.
         synapses.append(layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude))
         amplitude = None if layer.neuron is None else layer.neuron.amplitude
-    return _stages(network, synapses, [None] * len(synapses), limit=math.inf, is_integer=False)
+    return _stages(network, synapses, [None] * len(synapses), limit=math.inf, dynamics=network.reset, is_integer=False)
 
 
 def _stages(
@@ -292,6 +309,7 @@ def _stages(
     fan_outs: Sequence[Array | None],
     *,
     limit: float,
+    dynamics: Dynamics,
     is_integer: bool,
 ) -> list[Stage]:
     shapes = (network.input_shape, *network.shapes)
@@ -305,7 +323,7 @@ def _stages(
             threshold=None if layer.neuron is None else layer.neuron.threshold,
             initial_potential=None if layer.neuron is None else layer.neuron.initial_potential,
             limit=limit,
-            is_soft=network.reset == "soft",
+            dynamics=dynamics,
             is_integer=is_integer,
             pool=pool,
             fan_out=fan_out,

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from loihi_convert.synapse import Array, Pair, Shape, Synapse
+
+Dynamics = Literal["soft", "hard", "stock", "leaky"]
+"""What neurons do: ``soft`` and ``hard`` are the resets of a file; ``stock`` is the circuit of `circuit.py`, ``leaky`` the
+same with ``du = 0``, where u loses a 4096th in each step, rounded away from 0, in units of 1/64."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +38,8 @@ class LayerBlock:
     largest_current
         ``(C,)``, float32: of any image, step and position; ``None`` unless recorded.
     clipped
-        ``(B, 2)``, bool: whether any neuron of the image ran into the lower / the upper limit; ``None`` unless
-        recorded.
+        ``(B, 2)``, bool: whether any neuron of the image ran into the lower / the upper limit, or wrapped there;
+        ``None`` unless recorded.
     """
 
     pooled: Any
@@ -74,9 +78,9 @@ class Stage:
     threshold, initial_potential
         ``(C,)``, or ``None`` where the layer only integrates.
     limit
-        Of the potential; infinite for real numbers.
-    is_soft
-        Whether a spike subtracts the threshold; else it leaves 0.
+        Of the potential; infinite for real numbers. Of ``stock`` and ``leaky``, where u wraps.
+    dynamics
+        What the neurons do.
     is_integer
         Whether all numbers are: neurons then fire above threshold - 1, as Lava's compare, where clipping at a limit
         that is no integer leaves a fraction.
@@ -93,7 +97,7 @@ class Stage:
     threshold: Array | None
     initial_potential: Array | None
     limit: float
-    is_soft: bool
+    dynamics: Dynamics
     is_integer: bool
     pool: Pair
     fan_out: Array | None
@@ -116,10 +120,17 @@ class Stage:
         return self._map(np.minimum(finite, np.finfo(np.float32).max))
 
     @property
+    def is_circuit(self) -> bool:
+        """Whether the state is the u of the circuit, which begins at 0: the potential without V0."""
+        return self.dynamics in ("stock", "leaky")
+
+    @property
     def levels(self) -> Array:
-        """The potential above which a neuron fires: float32 ``(H W C,)``."""
+        """What the state must exceed for a neuron to fire: float32 ``(H W C,)``."""
         if self.threshold is None:
             return self._map(np.full(self.shape[0], np.inf))
+        if self.is_circuit:
+            return self._map(self.threshold - 1) - self.offsets
         if self.is_integer:
             return self._map(self.threshold - 1)
         # A float32 is >= the threshold where it is > the number before it.
@@ -132,9 +143,18 @@ class Stage:
         return self._map(np.zeros(self.shape[0]) if self.synapse.bias is None else self.synapse.bias)
 
     @property
-    def initial_potentials(self) -> Array:
+    def initial_states(self) -> Array:
         """float32 ``(H W C,)``."""
-        return self._map(np.zeros(self.shape[0]) if self.initial_potential is None else self.initial_potential)
+        return self._map(self._initial_potential * (not self.is_circuit))
+
+    @property
+    def offsets(self) -> Array:
+        """Potential less state: float32 ``(H W C,)``."""
+        return self._map(self._initial_potential * self.is_circuit)
+
+    @property
+    def _initial_potential(self) -> Array:
+        return np.zeros(self.shape[0]) if self.initial_potential is None else self.initial_potential
 
     @property
     def pooled_fan_out(self) -> Array:
