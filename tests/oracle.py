@@ -44,7 +44,7 @@ def run(network: QuantizedNetwork, images: Array, timesteps: int) -> tuple[list[
 def run_circuit(
     network: QuantizedNetwork, images: Array, timesteps: int, *, leaks: bool
 ) -> tuple[list[Array], list[Array], Array]:
-    """`run` on stock neurons, as lava/proc/lif/models.py computes them in units of 1/64; and who wrapped, bool ``(N,)``.
+    """`run` on stock neurons, as lava/proc/lif/models.py computes, in units of 1/64; and who wrapped, bool ``(N,)``.
 
     With ``leaks`` du = 0, and u loses a 4096th in each step; else du = -1, and it loses nothing.
     """

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from test_balance import pixels, random_cnn
 
 from loihi_convert.backends.reference import run_network
+from loihi_convert.conversion.account import account
 from loihi_convert.conversion.balance import balance
-from loihi_convert.conversion.quantize import HEADROOM, account, quantize
+from loihi_convert.conversion.quantize import quantize
+from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import RangeError, UsageError
 from loihi_convert.network import (
     MOST_TIMESTEPS,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 
-from loihi_convert.conversion.quantize import Account, LayerAccount
+from loihi_convert.conversion.account import Account, LayerAccount
 from loihi_convert.results import formats, tables
 from loihi_convert.results.diagnose import Diagnosis, Layer, LayerError, Stage
 from loihi_convert.simulation.intermediate import Cause

@@ -84,8 +84,19 @@ def export(
     ] = None,
     weight_bits: Annotated[int, typer.Option("--weight-bits", help="Bits of a weight, 2..8, sign included.")] = 8,
     pixel_bits: Annotated[
-        int | None, typer.Option("--pixel-bits", help="Bits of a pixel, 1..8; default: 8, or what fits best if hard.")
+        int | None,
+        typer.Option(
+            "--pixel-bits", help="Bits of a pixel, 1..8; default: 8, or what fits best if hard or for loihi2."
+        ),
     ] = None,
+    target: Annotated[
+        str,
+        typer.Option(
+            "--target",
+            help="lava: soft-reset neurons of ours. loihi2: numbers that a circuit of stock processes, which the chip "
+            "has, can hold without wrapping; fewer bits.",
+        ),
+    ] = "lava",
     arch: ArchOption = None,
     input_shape: Annotated[
         str | None,
@@ -118,11 +129,14 @@ def export(
     from loihi_convert.cnn.checkpoint import load
     from loihi_convert.conversion.balance import PUBLISHED, Input
     from loihi_convert.data import DATASETS, load_data
+    from loihi_convert.network import Target
     from loihi_convert.progress import bar
     from loihi_convert.simulation.gpu import chosen_device
     from loihi_convert.source import open_source
 
     steps = parse_timesteps(timesteps)
+    if target not in get_args(Target):
+        raise UsageError(f"--target {target}: unknown; allowed are {', '.join(get_args(Target))}.")
     published_reset, published_input = PUBLISHED.get(method, ("soft", "constant"))
     coding = input_ or published_input
     if coding not in get_args(Input):
@@ -151,6 +165,7 @@ def export(
         "weight_bits": weight_bits,
         "pixel_bits": pixel_bits,
         "correct": correct,
+        "target": target,
     }
     exported = pipeline.export(
         source,

@@ -62,6 +62,18 @@ def run(
     data_root: DataRootOption = None,
     lava_python: LavaPythonOption = None,
     lava_layout: LavaLayoutOption = None,
+    neuron: Annotated[
+        str | None,
+        typer.Option(
+            "--neuron",
+            help="own: those the file says. stock: a circuit of Lava's LIF, as on a chip (default of files of target "
+            "loihi2, which alone can be).",
+            show_default=False,
+        ),
+    ] = None,
+    leak: Annotated[
+        bool, typer.Option("--leak", help="Stock neurons of du = 0 instead of -1: u loses a 4096th in each step.")
+    ] = False,
     device: DeviceOption = "auto",
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for run folders.")] = Path("runs"),
     as_json: JsonOption = False,
@@ -94,7 +106,9 @@ def run(
     done = pipeline.run_into_folder(
         output,
         paths,
-        open_backend(backend, device=chosen, lava_python=lava_python, lava_layout=lava_layout),
+        open_backend(
+            backend, device=chosen, lava_python=lava_python, lava_layout=lava_layout, neuron=neuron, leak=leak
+        ),
         splits,
         splits.test[:count],
         timesteps,

@@ -18,7 +18,7 @@ from loihi_convert.conversion.balance import Amplitude, InitialPotential, Method
 from loihi_convert.conversion.calibrate import calibrate
 from loihi_convert.conversion.quantize import quantize
 from loihi_convert.conversion.sample import sample
-from loihi_convert.network import ReluNetwork, Reset, SpikingNetwork
+from loihi_convert.network import ReluNetwork, Reset, SpikingNetwork, Target
 from loihi_convert.progress import Progress, silent
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulate import outputs
@@ -85,6 +85,7 @@ def choose_method(
     correct: bool | None = None,
     weight_bits: int = 8,
     pixel_bits: int | None = None,
+    target: Target = "lava",
     device: str = "cpu",
     progress: Progress = silent,
 ) -> tuple[Trial, ...]:
@@ -118,7 +119,9 @@ def choose_method(
     def tried(spiking: SpikingNetwork, method: Method, percentile: float, corrected: bool) -> Trial:
         if corrected:
             spiking = calibrate(network, spiking, balancing, device=device)
-        network_tried = quantize(spiking, balancing, weight_bits=weight_bits, pixel_bits=pixel_bits, device=device)
+        network_tried = quantize(
+            spiking, balancing, weight_bits=weight_bits, pixel_bits=pixel_bits, target=target, device=device
+        )
         potentials = outputs(network_tried, trying, timesteps, device=device)[:, -1]
         found = potentials * network_tried.layers[-1].scale
         agreement = float((potentials.argmax(axis=1) == scores.argmax(axis=1)).mean())

@@ -10,13 +10,14 @@ from typing import Any, Final, Literal
 from loihi_convert import netx
 from loihi_convert.backends import first_difference, open_backend
 from loihi_convert.backends.reference import run_network
+from loihi_convert.conversion.account import Account, account
 from loihi_convert.conversion.balance import Amplitude, InitialPotential, Method, balance
 from loihi_convert.conversion.calibrate import calibrate
 from loihi_convert.conversion.choice import Trial, choose_method, reason
-from loihi_convert.conversion.quantize import Account, account, quantize
+from loihi_convert.conversion.quantize import quantize
 from loihi_convert.errors import VerificationError
 from loihi_convert.files import refuse_to_overwrite
-from loihi_convert.network import QuantizedNetwork, Readout, Reset, SpikingNetwork
+from loihi_convert.network import QuantizedNetwork, Readout, Reset, SpikingNetwork, Target
 from loihi_convert.progress import Bars, no_bar
 from loihi_convert.simulation.simulate import outputs
 from loihi_convert.source import Source, open_source
@@ -45,6 +46,7 @@ class ExportOptions:
     weight_bits: int = 8
     pixel_bits: int | None = None
     correct: bool | None = None
+    target: Target = "lava"
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +133,7 @@ def export(
                     correct=options.correct,
                     weight_bits=options.weight_bits,
                     pixel_bits=options.pixel_bits,
+                    target=options.target,
                     progress=progress,
                     **neurons,
                 )
@@ -157,6 +160,7 @@ def export(
                 calibration,
                 weight_bits=options.weight_bits,
                 pixel_bits=options.pixel_bits,
+                target=options.target,
                 device=device,
                 progress=progress,
             )

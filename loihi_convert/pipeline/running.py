@@ -132,9 +132,7 @@ def run(
             )
         if difference := first_difference(result, reference):
             raise VerificationError(f"{path}: the backend and ref disagree: {difference}.")
-        result = replace(
-            result, channel_spikes=reference.channel_spikes, wrapped_images=reference.wrapped_images
-        )
+        result = replace(result, channel_spikes=reference.channel_spikes, wrapped_images=reference.wrapped_images)
         equal = len(images)
     cnn_predictions = float_predictions = None
     if (source := source_of(path, network, model, arch)) is not None:
@@ -215,6 +213,8 @@ def run_into_folder(
             manifest={
                 **manifest,
                 "lava_layout": backend.layout,
+                "neuron": backend.neuron,
+                "leak": backend.leak,
                 "backend_versions": backend.versions,
                 "provenance": {ran.path.stem: dict(ran.network.provenance) for ran in runs},
             },

@@ -19,7 +19,7 @@ from loihi_convert.results.formats import count, percent, percent_interval, poin
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from loihi_convert.conversion.quantize import Account
+    from loihi_convert.conversion.account import Account
     from loihi_convert.results.diagnose import Diagnosis, LayerError
 
 
@@ -90,30 +90,44 @@ def early_exit_table(evaluations: Sequence[tuple[str, Evaluation]]) -> Table | N
 
 
 def account_table(account: Account) -> Table:
-    """Return the bits, thresholds and clipping of each layer of an exported network for the terminal."""
+    """Return the bits, thresholds and clipping of each layer of an exported network for the terminal.
+
+    For target loihi2 also what its grid changed in thresholds, and what keeps u from wrapping.
+    """
     from rich.text import Text
 
-    table = _new_table()
-    headers = (
+    table, is_chip = _new_table(), account.target == "loihi2"
+    headers = [
         "layer",
         "weight bits\nleast..most",
         "weights\noff by",
         "thresholds",
+        *(["thresholds\noff by"] if is_chip else []),
         "dead\nchannels",
-        "images clipped\nlow / high",
-    )
+        f"images {'wrapped' if is_chip else 'clipped'}\nlow / high",
+        *(["u cannot wrap:"] if is_chip else []),
+    ]
     for header in headers:
         table.add_column(header, justify="left" if header == "layer" else "right", no_wrap=True)
     for layer in account.layers:
         low, _, high = layer.weight_bits
+        range_ = "proven" if layer.is_proven else f"held on {account.image_count:,} images"
         table.add_row(
             Text(layer.name),
             f"{low}..{high}" if low < high else f"{high}",
             f"{100 * layer.weight_error:.2g} %",
             "only integrates" if layer.thresholds is None else "{}..{}".format(*layer.thresholds),
+            *([f"{100 * layer.threshold_error:.2g} %" if layer.thresholds else ""] if is_chip else []),
             str(len(layer.dead_channels)) if layer.dead_channels else "",
             f"{layer.low_clipped:,} / {layer.high_clipped:,}",
+            *([range_] if is_chip else []),
         )
+    if is_chip:
+        table.caption = (
+            f"target loihi2, pixels of {account.pixel_bits} bits, T = {account.timesteps}: proven for any image, or "
+            "held in range, with headroom, on the calibration images"
+        )
+        return table
     table.caption = (
         f"clipping in {account.timesteps} steps of {account.image_count:,} calibration images; low is harmless in the "
         f"first layer. Output potentials are proven to fit for T <= {account.proven_timesteps:,}"

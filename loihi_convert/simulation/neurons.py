@@ -159,5 +159,7 @@ def rate_errors(
     tried, initial = (np.tile(values.astype(np.float32), (1, repeats)) for values in (thresholds, initial_potentials))
     errors = np.zeros(tried.shape)
     below = np.nextafter(tried, np.float32(-np.inf))
-    kernels.rate_errors(currents, stage.biases, activations, tried, below, initial, stage.dynamics == "soft", timesteps, errors)
+    kernels.rate_errors(
+        currents, stage.biases, activations, tried, below, initial, stage.dynamics == "soft", timesteps, errors
+    )
     return np.asarray(errors.reshape(len(tried), repeats, -1).sum(axis=1))

@@ -176,29 +176,49 @@ class Extremes:
         Per layer the largest input current of each channel at any image, position and step: float64 ``(C_out,)``.
     output
         The largest magnitude of an output potential after any step.
+    potentials
+        Per layer the lowest and the highest potential of each channel after any step: float64 ``(2, C_out)``; empty
+        unless asked for.
     """
 
     currents: tuple[Array, ...]
     output: float
+    potentials: tuple[Array, ...] = ()
 
 
 def extremes(
-    network: SpikingNetwork, images: Array, timesteps: int, *, device: str = "cpu", progress: Progress = silent
+    network: SpikingNetwork,
+    images: Array,
+    timesteps: int,
+    *,
+    potentials: bool = False,
+    device: str = "cpu",
+    progress: Progress = silent,
 ) -> Extremes:
-    """Return the largest currents and output potential of uint8 ``images`` in ``timesteps`` steps."""
-    largest = [np.full(layer.synapse.channels, -np.inf) for layer in network.layers]
+    """Return the largest currents and output potential of uint8 ``images`` in ``timesteps`` steps.
+
+    With ``potentials`` also the lowest and the highest of every layer.
+    """
+    channels = [layer.synapse.channels for layer in network.layers]
+    largest = [np.full(count, -np.inf) for count in channels]
+    bounds = [np.stack([np.full(count, np.inf), np.full(count, -np.inf)]) for count in channels] if potentials else []
     output = np.zeros(1)
 
     def take(block: Block) -> None:
         for peak, layer in zip(largest, block.layers, strict=True):
             assert layer.largest_current is not None
             np.maximum(peak, layer.largest_current, out=peak)
-        potentials = block.layers[-1].potentials
-        assert potentials is not None
-        np.maximum(output, np.abs(potentials).max(), out=output)
+        for (low, high), layer in zip(bounds, block.layers if bounds else (), strict=True):
+            assert layer.potentials is not None
+            np.minimum(low, layer.potentials.min(axis=(0, 1, 2, 3)), out=low)
+            np.maximum(high, layer.potentials.max(axis=(0, 1, 2, 3)), out=high)
+        last = block.layers[-1].potentials
+        assert last is not None
+        np.maximum(output, np.abs(last).max(), out=output)
 
-    Simulator(network, Recording(currents=True), device=device).run(images, timesteps, take, progress=progress)
-    return Extremes(tuple(largest), float(output[0]))
+    recording = Recording(currents=True, potentials=potentials)
+    Simulator(network, recording, device=device).run(images, timesteps, take, progress=progress)
+    return Extremes(tuple(largest), float(output[0]), tuple(bounds))
 
 
 def clipped_images(

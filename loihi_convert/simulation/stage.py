@@ -14,8 +14,8 @@ import numpy as np
 from loihi_convert.synapse import Array, Pair, Shape, Synapse
 
 Dynamics = Literal["soft", "hard", "stock", "leaky"]
-"""What neurons do: ``soft`` and ``hard`` are the resets of a file; ``stock`` is the circuit of `circuit.py`, ``leaky`` the
-same with ``du = 0``, where u loses a 4096th in each step, rounded away from 0, in units of 1/64."""
+"""What neurons do: ``soft`` and ``hard`` are the resets of a file; ``stock`` is the circuit of `circuit.py`, ``leaky``
+the same with ``du = 0``, where u loses a 4096th in each step, rounded up to units of 1/64."""
 
 
 @dataclass(frozen=True, eq=False)

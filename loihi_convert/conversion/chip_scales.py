@@ -1,0 +1,196 @@
+"""Layers for the circuit of stock processes on Loihi 2: on the chip's grids, and on scales at which u does not wrap.
+
+Thresholds of a layer become m x 2^e with 8-bit m and one e, its biases likewise (`loihi.CHIP_RULES`). u wraps where a
+soft-reset neuron would clip, and a wrapped potential is not a little wrong but has the wrong sign. So s_k is the
+smallest scale, from the one on which rounding changes the weights least, for which
+
+- in the first layer no image whatever can wrap u in T steps (`reach`),
+- in a later layer none can either, or, where that would cost weight bits, the potentials of the calibration images,
+  with headroom, do not,
+- the firing levels of a layer lie close enough together for one vth, and every number fits its bits.
+
+For pixels of many bits and large T the first condition leaves few weight bits: T x (sum of a channel's negative
+weights) x (white) is how far u falls on the worst image.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from loihi_convert import loihi
+from loihi_convert.conversion.integers import Unrounded, initial_integers
+from loihi_convert.conversion.scales import HEADROOM, largest_of, nearest
+from loihi_convert.errors import RangeError
+from loihi_convert.network import IntegerNeuron, QuantizedLayer
+from loihi_convert.synapse import Array
+
+_LARGEST_THRESHOLD: Final = loihi.SELF_WEIGHT_LIMIT << loihi.WEIGHT_EXP_LIMIT
+_LARGEST_BIAS: Final = loihi.WEIGHT_LIMIT << loihi.WEIGHT_EXP_LIMIT
+# Scales grow by so much at least where integers do not fit; and so often at most.
+_GROWTH: Final = 1.001
+_ATTEMPTS: Final = 10_000
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What a channel did on the calibration images, in real numbers, each float64 ``(C_out,)``.
+
+    Parameters
+    ----------
+    largest_current
+        In any step.
+    lowest, highest
+        Potentials, after the reset of any step.
+    """
+
+    largest_current: Array
+    lowest: Array
+    highest: Array
+
+
+def chip_layer(real: Unrounded, held: Held | None, timesteps: int, *, is_constant: bool) -> QuantizedLayer:
+    """Return the integers of ``real`` for target loihi2.
+
+    Parameters
+    ----------
+    real
+        The layer.
+    held
+        What it did on the calibration images; ``None``: no image whatever may wrap it.
+    timesteps
+        T.
+    is_constant
+        Whether its input is the same in every step, as pixels are.
+
+    Raises
+    ------
+    RangeError
+        If a number fits at no scale.
+    """
+    limits = [(real.threshold, _LARGEST_THRESHOLD), (real.largest_bias, _LARGEST_BIAS)]
+    least = [nearest(real), *(values / real.unit / limit for values, limit in limits)]
+    if held is None:
+        return _fitting(real, largest_of(least, real), timesteps, is_constant=is_constant)
+    free = _fitting(real, largest_of(least, real), None, is_constant=is_constant)
+    if _wrapping(free, timesteps, is_constant=is_constant).max() <= 1:
+        return free
+    rises = HEADROOM * np.maximum(held.highest, 0)
+    if real.layer.neuron is not None:
+        beyond = np.maximum(held.highest - real.threshold, 0)
+        rises = real.threshold + HEADROOM * (np.maximum(held.largest_current, 0) + beyond)
+    least.append(np.maximum(-HEADROOM * held.lowest, rises * real.is_alive) / real.unit / loihi.POTENTIAL_LIMIT)
+    return _fitting(real, largest_of(least, real), None, is_constant=is_constant)
+
+
+def is_proven(layer: QuantizedLayer, timesteps: int, *, is_constant: bool) -> bool:
+    """Return whether no input whatever can wrap ``layer`` in ``timesteps`` steps."""
+    return bool(_wrapping(layer, timesteps, is_constant=is_constant).max() <= 1)
+
+
+def reach(layer: QuantizedLayer, timesteps: int, *, is_constant: bool) -> tuple[Array, Array]:
+    """Return bounds of u, and of V = V0 + u before the reset, in T steps of any input: int64 ``(C,)`` each.
+
+    With I_min and I_max the least and the largest current of one step:
+
+    - A neuron that does not fire adds its currents up: ``u >= T I_min``. After a spike, ``u > theta - V0 - 1``, the
+      threshold is subtracted and ``u >= -V0``, from where it can fall for T - 1 steps; if the current is constant it
+      does not, because a neuron that fires has a positive one.
+    - ``V(1) <= V0 + I_max``; then ``V(t) <= I_max + max(theta - 1, V(t-1) - theta)``: it has not fired, or it has. So V
+      passes ``theta - 1 + I_max`` only where a current can exceed the threshold, by their difference in each step.
+    """
+    synapse, steps = layer.synapse, timesteps
+    largest = math.prod(synapse.pool) * layer.largest_input
+    rows = layer.weight.astype(np.int64).reshape(synapse.channels, -1)
+    lowest_current = np.minimum(rows, 0).sum(axis=1) * largest
+    highest_current = np.maximum(rows, 0).sum(axis=1) * largest
+    if layer.bias is not None:
+        biases = layer.bias.astype(np.int64).reshape(synapse.channels, -1)
+        lowest_current, highest_current = lowest_current + biases.min(axis=1), highest_current + biases.max(axis=1)
+    if layer.threshold is None or layer.initial_potential is None:
+        return np.minimum(steps * lowest_current, 0), np.maximum(steps * highest_current, 0)
+    threshold, initial = layer.threshold.astype(np.int64), layer.initial_potential.astype(np.int64)
+    after_spike = -initial + (0 if is_constant else steps - 1) * np.minimum(lowest_current, 0)
+    first, excess = initial + highest_current, np.maximum(highest_current - threshold, 0)
+    low = np.minimum(steps * lowest_current, after_spike if steps > 1 else 0)
+    later = np.maximum(threshold - 1 + highest_current + (steps - 2) * excess, first + (steps - 1) * excess)
+    return low, np.maximum(first, later) if steps > 1 else first
+
+
+def on_the_grids(layer: QuantizedLayer) -> QuantizedLayer:
+    """Return ``layer`` with thresholds and biases on the nearest numbers of 8 bits times a power of two.
+
+    Initial potentials follow their thresholds, and become even where only every second level is possible.
+    """
+    synapse = layer.synapse
+    if synapse.bias is not None:
+        synapse = replace(synapse, bias=_snapped(synapse.bias, loihi.WEIGHT_LIMIT))
+    if layer.neuron is None or layer.balanced is None:
+        return replace(layer, synapse=synapse)
+    alive = layer.neuron.threshold < loihi.NEVER_FIRES
+    threshold = np.where(alive, layer.neuron.threshold, 0)
+    threshold = np.where(alive, _snapped(threshold, loihi.SELF_WEIGHT_LIMIT, least=1), loihi.NEVER_FIRES)
+    share = layer.balanced.initial_potential / np.where(alive, layer.balanced.threshold, 1.0)
+    neuron = IntegerNeuron(threshold, initial_integers(threshold, share))
+    levels = loihi.firing_levels(replace(layer, neuron=neuron))
+    if levels is not None and loihi.bias_exponent(levels) is None:
+        # Thresholds so large are all even.
+        neuron = replace(neuron, initial_potential=neuron.initial_potential // 2 * 2)
+    return replace(layer, synapse=synapse, neuron=neuron)
+
+
+def _fitting(real: Unrounded, scale: Array, timesteps: int | None, *, is_constant: bool) -> QuantizedLayer:
+    """The layer on the smallest scales from ``scale`` on which its integers fit; no wrapping for T, if there is one."""
+    for _ in range(_ATTEMPTS):
+        layer = on_the_grids(real.on(scale))
+        excess = np.maximum(_largest_current(layer), _level_excess(layer))
+        if timesteps is not None:
+            excess = np.maximum(excess, _wrapping(layer, timesteps, is_constant=is_constant))
+        if excess.max() <= 1:
+            return layer
+        growth = np.where(excess > 1, np.maximum(excess, _GROWTH), 1)
+        scale = scale * (growth.max() if real.one_scale else growth)
+    raise RangeError(
+        f"{real.layer.name}: its numbers fit the circuit of Loihi 2's own processes on no scale; use fewer "
+        "--pixel-bits in the first layer, a smaller T, or --target lava."
+    )
+
+
+def _largest_current(layer: QuantizedLayer) -> Array:
+    """float64 ``(C,)``: the largest magnitude of a channel's current, in parts of what is allowed."""
+    rows = np.abs(layer.weight.astype(np.int64)).reshape(layer.synapse.channels, -1).sum(axis=1)
+    largest = rows * math.prod(layer.synapse.pool) * layer.largest_input
+    if layer.bias is not None:
+        largest = largest + np.abs(layer.bias.astype(np.int64)).max()
+    return np.asarray(largest / loihi.POTENTIAL_LIMIT)
+
+
+def _level_excess(layer: QuantizedLayer) -> Array:
+    """float64 ``(C,)``: each firing level in parts of the highest that can be beside the lowest."""
+    levels = loihi.firing_levels(layer)
+    excess = np.zeros(layer.synapse.channels)
+    if levels is not None and layer.threshold is not None:
+        excess[layer.threshold < loihi.NEVER_FIRES] = levels / (levels.min() + loihi.LEVEL_SPANS[1])
+    return excess
+
+
+def _wrapping(layer: QuantizedLayer, timesteps: int, *, is_constant: bool) -> Array:
+    """float64 ``(C,)``: how far potentials can reach, in parts of what is allowed."""
+    low, high = reach(layer, timesteps, is_constant=is_constant)
+    if layer.threshold is not None:
+        # A dead channel receives nothing.
+        high = np.where(layer.threshold < loihi.NEVER_FIRES, high, 0)
+    return np.maximum(-low, high) / loihi.POTENTIAL_LIMIT
+
+
+def _snapped(values: Array, largest_mant: int, least: int = 0) -> Array:
+    """The m x 2^e nearest to ``values``, ``least <= |m| <= largest_mant``, e as small as can be: int32, same shape."""
+    for exponent in range(loihi.WEIGHT_EXP_LIMIT + 1):
+        mant = np.rint(values / (1 << exponent)).astype(np.int64)
+        if np.abs(mant).max(initial=0) <= largest_mant:
+            break
+    mant = np.clip(np.maximum(mant, least) if least else mant, -largest_mant, largest_mant)
+    return np.asarray(mant << exponent, np.int32)
