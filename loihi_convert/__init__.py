@@ -23,5 +23,6 @@ same for the shell. Where things are:
 ``report``      run folders -> one page, HTML and Markdown
 ==============  ===============================================================================================
 
-Beside them: the networks (`synapse`, `network`), every Loihi number (`loihi`), the file format (`netx`).
+Beside them: the networks (`synapse`, `network`), every Loihi number (`loihi`), the file format (`netx`), and soft reset
+from processes that a Loihi 2 chip has (`circuit`).
 """

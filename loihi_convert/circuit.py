@@ -35,8 +35,8 @@ class Circuit:
     vth
         ``vth`` of the layer's LIF, 0..131071, in weight units.
     bias_mant
-        ``(C,)``, -4096..4095: ``bias_mant << bias_exp`` in units of 1/64 is vth - level. 0 for a channel that never
-        fires, whose u stays 0.
+        ``(C,)``, -4096..4095: ``bias_mant << bias_exp`` in units of 1/64 is vth - level. 0 or -1 for a channel that
+        never fires, whose u stays 0.
     bias_exp
         6 or 7.
     self_weight_mant

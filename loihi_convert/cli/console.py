@@ -127,10 +127,11 @@ def note_run(ran: Ran, *, trace: bool, arch: str | None) -> None:
     if ran.equal_to_reference:
         layers = "every layer" if trace else "every output potential and spike count"
         note(f"{ran.path.name}: {layers} of {ran.equal_to_reference} images equal to ref at every step, error 0")
-    if (wrapped := ran.result.wrapped_images) is not None:
+    if (wrapped := ran.evaluation.wrapped_images) is not None:
         advice = "; their classes mean little, export it for this T, or with fewer --pixel-bits" if wrapped else ""
-        count = len(ran.result.potentials)
-        note(f"{ran.path.name}: stock neurons; u wrapped on {wrapped:,} of {count:,} images{advice}")
+        note(
+            f"{ran.path.name}: stock neurons; u wrapped on {wrapped:,} of {ran.evaluation.image_count:,} images{advice}"
+        )
     if ran.evaluation.cnn_accuracy is None:
         named = ran.network.provenance.get("model", {}).get("arch")
         if named is not None and arch is None:

@@ -151,11 +151,13 @@ def _fitting(real: Unrounded, scale: Array, timesteps: int | None, *, is_constan
             excess = np.maximum(excess, _wrapping(layer, timesteps, is_constant=is_constant))
         if excess.max() <= 1:
             return layer
+        if not layer.weight.any():
+            break
         growth = np.where(excess > 1, np.maximum(excess, _GROWTH), 1)
         scale = scale * (growth.max() if real.one_scale else growth)
     raise RangeError(
-        f"{real.layer.name}: its numbers fit the circuit of Loihi 2's own processes on no scale; use fewer "
-        "--pixel-bits in the first layer, a smaller T, or --target lava."
+        f"{real.layer.name}: no bits are left for its weights where u of Loihi 2's own neurons cannot wrap in T steps; "
+        "use a smaller T, fewer --pixel-bits, or --target lava."
     )
 
 

@@ -111,6 +111,8 @@ class Evaluation(Record):
         What stopping at a clear lead gives; None where T is 1 or no margin was chosen.
     saturated_images
         Images with an output potential of magnitude 131071 after any step: their charge may have been cut off.
+    wrapped_images
+        Images on which the u of some stock neuron wrapped; None where neurons are not stock.
     seconds, startup_seconds
         Wall-clock time of the simulation, and of loading and compiling before it.
     images_per_second
@@ -131,6 +133,7 @@ class Evaluation(Record):
     seconds: float
     startup_seconds: float
     images_per_second: float
+    wrapped_images: int | None = None
 
     @property
     def own_point(self) -> Point:
@@ -227,6 +230,7 @@ def evaluate(
         startup_seconds=result.startup_seconds,
         # A run shorter than the clock's tick of 1 ns reads as 0 seconds.
         images_per_second=image_count / max(result.seconds, 1e-9),
+        wrapped_images=result.wrapped_images,
     )
 
 

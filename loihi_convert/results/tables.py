@@ -111,7 +111,9 @@ def account_table(account: Account) -> Table:
         table.add_column(header, justify="left" if header == "layer" else "right", no_wrap=True)
     for layer in account.layers:
         low, _, high = layer.weight_bits
-        range_ = "proven" if layer.is_proven else f"held on {account.image_count:,} images"
+        range_ = f"held on {account.image_count:,} images"
+        if layer.is_proven or layer.low_clipped or layer.high_clipped:
+            range_ = "proven" if layer.is_proven else "not held"
         table.add_row(
             Text(layer.name),
             f"{low}..{high}" if low < high else f"{high}",
