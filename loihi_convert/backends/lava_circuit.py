@@ -55,7 +55,9 @@ def build_circuit(network: QuantizedNetwork, folder: LavaFiles, timesteps: int, 
 
     circuits = [circuit(layer) for layer in network.layers]
     input_shapes = (network.input_shape, *network.shapes[:-1])
-    synapses = [synapse_process(layer, shape) for layer, shape in zip(network.layers, input_shapes, strict=True)]
+    synapses = [
+        synapse_process(layer, shape, even=True) for layer, shape in zip(network.layers, input_shapes, strict=True)
+    ]
     source = ImageSource(
         shape=synapses[0].s_in.shape,
         batch_size=1,

@@ -12,19 +12,31 @@ from loihi_convert.network import QuantizedLayer
 from loihi_convert.synapse import Array, Conv, Dense, Shape, pooled_shape
 
 
-def synapse_process(layer: QuantizedLayer, input_shape: Shape) -> Any:
-    """Lava's Process of one synapse, pooling written out as in the file."""
+def synapse_process(layer: QuantizedLayer, input_shape: Shape, *, even: bool = False) -> Any:
+    """Lava's Process of one synapse, pooling written out as in the file.
+
+    With ``even`` its weights are those that a synapse of both signs has on Loihi: 8 bits of even numbers -256..254
+    (``truncate_weights`` in ``lava/utils/weightutils.py``), here twice our weights, with ``weight_exp`` -1.
+    """
     from lava.proc.conv.process import Conv as ConvProcess
     from lava.proc.dense.process import Dense as DenseProcess
+    from lava.utils.weightutils import SignMode
 
     synapse = layer.synapse.without_pooling(input_shape)
+    factor, weight_exp = (2, -1) if even else (1, 0)
     # 0 message bits: spikes; more: integers.
     message_bits = 0 if layer.largest_input == 1 else loihi.MAX_PIXEL_BITS
     if isinstance(synapse, Dense):
-        return DenseProcess(weights=_dense_weights(synapse, input_shape), num_message_bits=message_bits)
+        return DenseProcess(
+            weights=factor * _dense_weights(synapse, input_shape),
+            weight_exp=weight_exp,
+            sign_mode=SignMode.MIXED,
+            num_message_bits=message_bits,
+        )
     return ConvProcess(
         # Lava's convolution flips the kernel where PyTorch's does not.
-        weight=_conv_weight(synapse)[:, ::-1, ::-1],
+        weight=factor * _conv_weight(synapse)[:, ::-1, ::-1],
+        weight_exp=weight_exp,
         input_shape=input_shape[::-1],
         padding=synapse.padding[::-1],
         stride=synapse.stride[::-1],
