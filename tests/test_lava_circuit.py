@@ -165,13 +165,13 @@ lava_circuit.models = lambda: {**models, Conv: HalvingConv, Dense: PyDenseModelB
 class Host:
     stepping = contextlib.nullcontext
 
-request = {"timesteps": 3, "trace": True, "neuron": "stock", "leak": False, "steps": int(sys.argv[2])}
-lava_host._simulate(lava_host.LavaFiles(Path(sys.argv[1])), request, Host())
+request = {"timesteps": 3, "trace": True, "neuron": "stock", "leak": False, "chip": None, "steps": int(sys.argv[2])}
+lava_host._run(lava_host.LavaFiles(Path(sys.argv[1])), request, Host())
 """
 
 
 def test_with_lavas_own_models_of_conv_and_dense_nothing_changes(tmp_path: Path) -> None:
-    """What `sim` replaces by matrix products; Lava's fixed-point models truncate weights to 8 bits, as the chip does."""
+    """What `sim` replaces by matrix products; Lava's own models truncate weights to 8 bits, as the chip does."""
     network, images = networks.random_loihi2_network(28)
     files = LavaFiles(tmp_path)
     files.fill(network, images, 3, True)

@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -62,7 +62,7 @@ class LavaBackend:
         A run without progress for so long is given up.
     """
 
-    name: Final[BackendName] = "sim"
+    name: BackendName = "sim"
 
     def __init__(
         self,
@@ -81,6 +81,7 @@ class LavaBackend:
         self._stall_seconds = stall_seconds
         self._host: HostProcess | None = None
         self._versions: dict[str, str] = {}
+        self._measured: dict[str, float] = {}
 
     @property
     def versions(self) -> dict[str, str]:
@@ -91,6 +92,16 @@ class LavaBackend:
     def layout(self) -> Layout:
         """As it was made."""
         return self._layout
+
+    @property
+    def chip(self) -> dict[str, Any] | None:
+        """What the host is to know of a chip to run on; ``None``: it simulates."""
+        return None
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """What the chip's profiler found in the last run: seconds, joules and watts, by its names for them."""
+        return dict(self._measured)
 
     def run(
         self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = silent
@@ -127,6 +138,7 @@ class LavaBackend:
                     "layout": self._layout,
                     "batch_size": steps.batch_size,
                     "steps": steps.total,
+                    "chip": self.chip,
                 }
             )
             seconds = self._watch(host, folder, steps, progress)
@@ -167,13 +179,13 @@ class LavaBackend:
     ) -> tuple[HostProcess, LavaFiles]:
         """A running host, and the files of the run."""
         try:
-            host = self._host = self._host or HostProcess(self._lava_python)
+            host = self._host = self._host or HostProcess(self.name, self._lava_python)
             folder = LavaFiles(Path(tempfile.mkdtemp(dir=host.folder)))
             folder.fill(network, images, timesteps, trace)
         except OSError as error:
             raise PlatformError(
-                f"sim: the temporary folder cannot hold the run ({error}); free some space, set TMPDIR, or run fewer "
-                "images or no trace."
+                f"{self.name}: the temporary folder cannot hold the run ({error}); free some space, set TMPDIR, or run "
+                "fewer images or no trace."
             ) from error
         return host, folder
 
@@ -194,13 +206,16 @@ class LavaBackend:
                 self._versions = answer["versions"]
             elif answer["event"] == "finished":
                 progress(steps.images, steps.images)
+                self._measured = answer["measured"]
                 return float(answer["seconds"])
             elif answer["event"] == "missing":
                 raise PlatformError(
-                    f"sim: Lava cannot be imported{host.where} ({answer['reason']}); `loihi-convert doctor` says what "
-                    "to install, and --lava-python names another interpreter. `--backend ref` gives the same integers "
-                    "without Lava."
+                    f"{self.name}: Lava cannot be imported{host.where} ({answer['reason']}); `loihi-convert doctor` "
+                    "says what to install, and --lava-python names another interpreter. `--backend ref` gives the same "
+                    "integers without Lava."
                 )
+            elif answer["event"] == "no board":
+                raise PlatformError(f"{self.name}: {answer['reason']}")
             else:
                 raise host.error(answer["reason"])
 

@@ -23,10 +23,13 @@ Lava's axes are W, H, C. `timing.py` says why images are 2P steps apart.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
+from loihi_convert import loihi
 from loihi_convert.backends import timing
 from loihi_convert.backends.lava_files import LavaFiles
 from loihi_convert.backends.lava_synapses import synapse_process
@@ -38,8 +41,28 @@ NO_MEMORY: Final = 4096
 """``dv`` of a LIF whose v is u + bias; Lava's own network exchange uses it so for its integrators."""
 
 
-def build_circuit(network: QuantizedNetwork, folder: LavaFiles, timesteps: int, *, trace: bool, leak: bool) -> Any:
-    """Connect the stock Processes of ``network``; return the first of them, which sends the images.
+Connect = Callable[[Any, Any, int], None]
+"""Connects a port that spikes on the host with a synapse's, given the bits of a message (0: spikes)."""
+
+
+@dataclass(frozen=True)
+class StockNetwork:
+    """A network of connected Processes: its ``source`` of images, and the ``neurons``, a LIFReset, of each layer."""
+
+    source: Any
+    neurons: tuple[Any, ...]
+
+
+def build_circuit(
+    network: QuantizedNetwork,
+    folder: LavaFiles,
+    timesteps: int,
+    *,
+    trace: bool,
+    leak: bool,
+    from_host: Connect | None = None,
+) -> StockNetwork:
+    """Connect the stock Processes of ``network``.
 
     Parameters
     ----------
@@ -50,6 +73,8 @@ def build_circuit(network: QuantizedNetwork, folder: LavaFiles, timesteps: int, 
     leak
         Whether ``du`` of every LIFReset is 0, the smallest value that Loihi documents, and u loses 1/4096 a step; or
         -1, with which u never decays.
+    from_host
+        How the images and the bit that switches the biases enter; by default directly.
     """
     from loihi_convert.backends.lava_processes.source import ImageSource
 
@@ -67,24 +92,28 @@ def build_circuit(network: QuantizedNetwork, folder: LavaFiles, timesteps: int, 
         poisson_seed=network.poisson_seed,
         steps=str(folder.steps),
     )
-    relays, switches = _bias_switches(circuits, timesteps)
-    processes, spikes = [source, *relays], source.s_out
+    from_host = from_host or _connect_directly
+    relays, switches = _bias_switches(circuits, timesteps, from_host)
+    processes: list[Any] = [source, *relays]
+    neurons: list[Any] = []
     for index, (layer, synapse) in enumerate(zip(network.layers, synapses, strict=True)):
-        neurons = _neurons(layer, network.shapes[index], circuits[index], timesteps, index, leak)
-        neurons.proc_params["recording"] = folder.recording(
+        if index == 0:
+            from_host(source.s_out, synapse.s_in, 0 if layer.largest_input == 1 else loihi.MAX_PIXEL_BITS)
+        else:
+            _connect(neurons[-1].s_out, synapse.s_in)
+        neurons.append(_neurons(layer, network.shapes[index], circuits[index], timesteps, index, leak))
+        neurons[-1].proc_params["recording"] = folder.recording(
             network, index, timesteps, trace, interval=timing.stock_interval(timesteps)
         )
-        _connect(spikes, synapse.s_in)
-        synapse.a_out.connect(neurons.a_in)
-        processes += [synapse, neurons]
+        synapse.a_out.connect(neurons[-1].a_in)
+        processes += [synapse, neurons[-1]]
         if layer.neuron is not None:
-            processes.append(_self_synapse(neurons, circuits[index]))
+            processes.append(_self_synapse(neurons[-1], circuits[index]))
         if circuits[index].source_mant is not None:
-            processes.append(_bias_synapse(switches[index], neurons, circuits[index]))
-        spikes = neurons.s_out
+            processes.append(_bias_synapse(switches[index], neurons[-1], circuits[index]))
     for process in processes:
         process.proc_params["failure"] = str(folder.failure)
-    return source
+    return StockNetwork(source, tuple(neurons))
 
 
 def _neurons(layer: QuantizedLayer, shape: Shape, numbers: Circuit, timesteps: int, index: int, leak: bool) -> Any:
@@ -120,8 +149,10 @@ def _self_synapse(neurons: Any, numbers: Circuit) -> Any:
     return synapse
 
 
-def _bias_switches(circuits: list[Circuit], timesteps: int) -> tuple[list[Any], list[Any]]:
-    """The Processes that hand on the bit, and the ports that give it: one per layer, up to the last one with a bias."""
+def _bias_switches(
+    circuits: list[Circuit], timesteps: int, from_host: Connect
+) -> tuple[list[Any], list[Callable[[Any], None]]]:
+    """The Processes that hand on the bit, and what connects it to a port, for each layer up to the last with bias."""
     from lava.proc.dense.process import Dense
     from lava.proc.io.source import RingBuffer
     from lava.proc.lif.process import LIF
@@ -131,19 +162,20 @@ def _bias_switches(circuits: list[Circuit], timesteps: int) -> tuple[list[Any], 
         return [], []
     bit = np.arange(timing.stock_interval(timesteps)) < timesteps
     source = RingBuffer(data=bit.astype(np.int32)[np.newaxis])
-    processes, ports = [source], [source.s_out]
+    processes: list[Any] = [source]
+    switches: list[Callable[[Any], None]] = [lambda port: from_host(source.s_out, port, 0)]
     for _ in range(last):
         relay = Dense(weights=np.ones((1, 1), np.int32))
         repeats = LIF(shape=(1,), du=NO_MEMORY - 1, dv=NO_MEMORY, vth=0)
-        ports[-1].connect(relay.s_in)
+        switches[-1](relay.s_in)
         relay.a_out.connect(repeats.a_in)
         processes += [relay, repeats]
-        ports.append(repeats.s_out)
-    return processes, ports
+        switches.append(repeats.s_out.connect)
+    return processes, switches
 
 
-def _bias_synapse(switch: Any, neurons: Any, numbers: Circuit) -> Any:
-    """The layer's own bias in every step in which ``switch`` has spiked the step before."""
+def _bias_synapse(switch: Callable[[Any], None], neurons: Any, numbers: Circuit) -> Any:
+    """The layer's own bias, in every step after one of the bit that ``switch`` connects."""
     from lava.proc.dense.process import Dense
     from lava.utils.weightutils import SignMode
 
@@ -151,7 +183,7 @@ def _bias_synapse(switch: Any, neurons: Any, numbers: Circuit) -> Any:
     weights = np.broadcast_to(numbers.source_mant.transpose(), neurons.a_in.shape).reshape(-1, 1)
     # Weights of both signs are even numbers of 8 bits and a sign on Loihi: twice the mantissa.
     synapse = Dense(weights=2 * weights, weight_exp=numbers.source_exp - 1, sign_mode=SignMode.MIXED)
-    switch.connect(synapse.s_in)
+    switch(synapse.s_in)
     _connect(synapse.a_out, neurons.a_in)
     return synapse
 
@@ -159,6 +191,10 @@ def _bias_synapse(switch: Any, neurons: Any, numbers: Circuit) -> Any:
 def _connect(out: Any, into: Any) -> None:
     """Connect two ports of equally many neurons, through a reshaping if their axes differ."""
     (out if out.shape == into.shape else out.reshape(into.shape)).connect(into)
+
+
+def _connect_directly(out: Any, into: Any, message_bits: int) -> None:
+    _connect(out, into)
 
 
 def models() -> dict[Any, Any]:

@@ -76,6 +76,11 @@ class Recorder:
             self._spike_counts: Array = np.load(files.spike_counts, mmap_mode="r+")[:, :, files.column]
             self._operations: Array = np.load(files.synaptic_operations, mmap_mode="r+")[:, :, files.column]
 
+    def records(self, time_step: int) -> bool:
+        """Whether a global step is one of an image's T."""
+        presentation, step = divmod(time_step - self._when.first_step, self._when.interval)
+        return presentation >= 0 and step < self._when.timesteps
+
     def record_spikes(self, time_step: int, spikes: Array) -> None:
         """Write bool ``(B, W, H, C)`` or ``(B, N)`` of a global step, and what is counted from it."""
         per_image = spikes.reshape(len(spikes), -1)
@@ -91,8 +96,8 @@ class Recorder:
 
     def _record(self, time_step: int, recording: Array, values: Array) -> None:
         """Nothing before the first and after the last image, nor of what fills up the last presentation."""
-        presentation, step = divmod(time_step - self._when.first_step, self._when.interval)
-        if presentation >= 0 and step < self._when.timesteps:
+        if self.records(time_step):
+            presentation, step = divmod(time_step - self._when.first_step, self._when.interval)
             first = presentation * len(values)
             place = recording[first : first + len(values), step]
             place[...] = values[: len(place)]

@@ -8,39 +8,60 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loihi_convert.cli.console import note, note_run, say, say_tables
+from loihi_convert.cli.dry_run import dry_run
+from loihi_convert.cli.golden import check_golden
 from loihi_convert.cli.options import (
     ArchOption,
+    BoardOption,
     DataOption,
     DataRootOption,
     DeviceOption,
     JsonOption,
     LavaLayoutOption,
     LavaPythonOption,
+    LoihiGenOption,
+    OverwriteOption,
+    PartitionOption,
 )
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.memory import require_memory
 
 if TYPE_CHECKING:
+    from loihi_convert.data import DataSplits
     from loihi_convert.pipeline import CompletedRun
 
 SIM_IMAGES = 100
 """Images a run on Lava's simulator takes unless told otherwise: seconds, not minutes."""
 
+CHIP_IMAGES = 10
+"""The same on a board, where every layer is read after every step."""
+
 
 def run(
     files: Annotated[
         list[Path] | None,
-        typer.Argument(help="Exported .net files; default: the newest in this folder.", metavar="[FILE]..."),
+        typer.Argument(
+            help="Exported .net files; default: the newest in this folder. With --golden: a golden folder.",
+            metavar="[FILE]...",
+        ),
     ] = None,
     backend: Annotated[
-        str, typer.Option("--backend", help="ref: exact integers, fast. sim: Lava's CPU simulator.")
+        str,
+        typer.Option(
+            "--backend",
+            help="ref: exact integers, fast. sim: Lava's CPU simulator. loihi2: a board, by the Lava extension for "
+            "Loihi; never tried on one.",
+        ),
     ] = "ref",
     timesteps: Annotated[
         int | None, typer.Option("-T", "--timesteps", help="Time steps; default: what the file was balanced for.")
     ] = None,
     images: Annotated[
         int | None,
-        typer.Option("--images", help=f"Test images, the first N; default: all on ref, {SIM_IMAGES} on sim."),
+        typer.Option(
+            "--images",
+            help=f"Test images, the first N; default: all on ref, {SIM_IMAGES} on sim, {CHIP_IMAGES} on loihi2.",
+        ),
     ] = None,
     model: Annotated[
         Path | None, typer.Option("--model", help="The CNN the file was made from; default: the one beside it.")
@@ -58,6 +79,14 @@ def run(
         float,
         typer.Option("--exit-tolerance", help="Percentage points of accuracy that stopping early may lose there."),
     ] = 0.1,
+    golden: Annotated[
+        bool,
+        typer.Option(
+            "--golden",
+            help="Compare a backend with a golden folder, by default the one in this package: every spike and "
+            "potential of a tiny network. Exit code 5 if any differs.",
+        ),
+    ] = False,
     data: DataOption = None,
     data_root: DataRootOption = None,
     lava_python: LavaPythonOption = None,
@@ -74,6 +103,17 @@ def run(
     leak: Annotated[
         bool, typer.Option("--leak", help="Stock neurons of du = 0 instead of -1: u loses a 4096th in each step.")
     ] = False,
+    partition: PartitionOption = None,
+    board: BoardOption = None,
+    loihi_gen: LoihiGenOption = None,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="For loihi2: run once more, and measure time and energy by Lava's profiler."),
+    ] = False,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="For loihi2: show what would run, and write FILE.sbatch; run nothing.")
+    ] = False,
+    overwrite: OverwriteOption = False,
     device: DeviceOption = "auto",
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for run folders.")] = Path("runs"),
     as_json: JsonOption = False,
@@ -82,22 +122,53 @@ def run(
     require_memory()
     from loihi_convert import netx, pipeline
     from loihi_convert.backends import open_backend
+    from loihi_convert.backends.board import chosen_board
     from loihi_convert.data import load_data
     from loihi_convert.progress import bar
     from loihi_convert.simulation.gpu import chosen_device
 
     chosen = chosen_device(device)
+    on_board = None
+    if backend == "loihi2":
+        on_board = chosen_board(partition=partition, name=board, generation=loihi_gen)
+    elif partition or board or loihi_gen or dry:
+        raise UsageError("--partition, --board, --loihi-gen and --dry-run are for --backend loihi2.")
+    opened = open_backend(
+        backend,
+        device=chosen,
+        lava_python=lava_python,
+        lava_layout=lava_layout,
+        neuron=neuron,
+        leak=leak,
+        board=on_board,
+        profile=profile,
+    )
+    if golden:
+        check_golden(files, opened, as_json=as_json)
+        return
     paths = tuple(files) if files else (_newest(netx.SUFFIX),)
-    source = netx.read(paths[0]).provenance.get("model", {})
+    network = netx.read(paths[0])
+    source = network.provenance.get("model", {})
     if data is None and "data" not in source:
         raise UsageError(f"{paths[0]}: does not say what data it was made from; pass --data.")
     splits = load_data(data or str(source["data"]), data_root, classes=source.get("classes", ()))
-    count = min(SIM_IMAGES, len(splits.test)) if backend == "sim" else len(splits.test)
-    count = count if images is None else images
-    if not 1 <= count <= len(splits.test):
-        raise UsageError(f"--images {count}: {splits.name} has 1..{len(splits.test)} test images.")
-    if backend == "sim" and images is None and count < len(splits.test):
-        note(f"running the first {count} of {len(splits.test)} test images; choose with --images")
+    count = _image_count(images, backend, splits)
+    if on_board is not None and dry:
+        given = {"--data": data, "--data-root": data_root, "--lava-python": lava_python}
+        further = [word for name, value in given.items() if value is not None for word in (name, str(value))]
+        further += [name for name, on in {"--leak": leak, "--trace": trace, "--profile": profile}.items() if on]
+        dry_run(
+            paths[0],
+            network,
+            count,
+            timesteps,
+            on_board,
+            leak=leak,
+            further=further,
+            overwrite=overwrite,
+            as_json=as_json,
+        )
+        return
     if early_exit and splits.held_out is None:
         note(
             f"early exit is not evaluated: its margin is chosen on images that are not run, and {splits.name} has "
@@ -106,9 +177,7 @@ def run(
     done = pipeline.run_into_folder(
         output,
         paths,
-        open_backend(
-            backend, device=chosen, lava_python=lava_python, lava_layout=lava_layout, neuron=neuron, leak=leak
-        ),
+        opened,
         splits,
         splits.test[:count],
         timesteps,
@@ -120,6 +189,18 @@ def run(
         bars=bar,
     )
     show_run(done, trace=trace, arch=arch, as_json=as_json)
+
+
+def _image_count(images: int | None, backend: str, splits: DataSplits) -> int:
+    """How many test images to run: as asked, else all, or as many as the backend runs in a short while."""
+    available = len(splits.test)
+    count = min({"sim": SIM_IMAGES, "loihi2": CHIP_IMAGES}.get(backend, available), available)
+    if images is None and count < available:
+        note(f"running the first {count} of {available} test images; choose with --images")
+    count = count if images is None else images
+    if not 1 <= count <= available:
+        raise UsageError(f"--images {count}: {splits.name} has 1..{available} test images.")
+    return count
 
 
 def show_run(done: CompletedRun, *, trace: bool, arch: str | None, as_json: bool) -> None:
