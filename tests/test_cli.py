@@ -201,6 +201,35 @@ def test_json_stands_alone_on_stdout(invoke: Invoke, model: Path) -> None:
     assert result["b-T8"]["cnn_accuracy"] is not None
 
 
+def test_target_loihi2(invoke: Invoke, model: Path) -> None:
+    done = invoke("export", model, "-T", 8, "-o", "chip.net", "--target", "loihi2", "--balance", "percentile")
+    assert done.code == 0
+    assert "target loihi2, pixels of" in done.out
+    assert "proven" in done.out
+    for words in ([], ["--leak"], ["--neuron", "stock"]):
+        done = invoke("run", "chip.net", "--images", 50, "--no-early-exit", "--model", model, "--json", *words)
+        result = json.loads(done.out)["chip"]
+        assert result["wrapped_images"] == 0
+        assert result["points"][-1]["accuracy"] > 0.8
+        assert "chip.net: stock neurons; u wrapped on 0 of 50 images" in done.err
+    done = invoke("run", "chip.net", "--images", 50, "--no-early-exit", "--neuron", "own", "--json")
+    assert json.loads(done.out)["chip"]["wrapped_images"] is None
+    assert "stock" not in done.err
+
+
+def test_what_target_loihi2_refuses(invoke: Invoke, model: Path) -> None:
+    assert invoke("export", model, "-T", 4, "-o", "plain.net", "--balance", "percentile").code == 0
+    for words, message in [
+        (["run", "plain.net", "--neuron", "stock"], "--neuron stock: the file is of target lava"),
+        (["run", "plain.net", "--leak"], "--leak: only stock neurons can, and these are own; export with --target"),
+        (["export", model, "--target", "chip"], "--target chip: unknown; allowed are lava, loihi2."),
+        (["export", model, "-o", "x.net", "--target", "loihi2", "--reset", "hard"], "--target loihi2 --reset hard:"),
+    ]:
+        done = invoke(*words)
+        assert (done.code, done.out) == (2, "")
+        assert f"error: {message}" in done.err
+
+
 @pytest.fixture
 def own_images(tmp_path: Path) -> Path:
     """Four digits of each of the classes 3 and 7, as a folder, and the same ones flat and as an .npz file."""

@@ -81,6 +81,7 @@ def exported_json(item: Exported) -> dict[str, Any]:
     return {
         "file": str(item.path),
         "sha256": sha256(item.path),
+        "target": item.network.target,
         "account": asdict(item.account),
         "notes": item.notes,
         "verified_images": item.verified_images,

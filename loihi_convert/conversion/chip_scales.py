@@ -144,15 +144,16 @@ def on_the_grids(layer: QuantizedLayer) -> QuantizedLayer:
 
 def _fitting(real: Unrounded, scale: Array, timesteps: int | None, *, is_constant: bool) -> QuantizedLayer:
     """The layer on the smallest scales from ``scale`` on which its integers fit; no wrapping for T, if there is one."""
+    has_weights = bool(real.magnitudes[real.is_alive].any())
     for _ in range(_ATTEMPTS):
         layer = on_the_grids(real.on(scale))
         excess = np.maximum(_largest_current(layer), _level_excess(layer))
         if timesteps is not None:
             excess = np.maximum(excess, _wrapping(layer, timesteps, is_constant=is_constant))
+        if has_weights and not layer.weight.any():
+            break
         if excess.max() <= 1:
             return layer
-        if not layer.weight.any():
-            break
         growth = np.where(excess > 1, np.maximum(excess, _GROWTH), 1)
         scale = scale * (growth.max() if real.one_scale else growth)
     raise RangeError(
