@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +10,7 @@ import networks
 import numpy as np
 import oracle
 import pytest
+from lava_programs import output_of
 
 from loihi_convert import netx
 from loihi_convert.backends import first_difference
@@ -176,9 +175,7 @@ def test_with_lavas_own_models_of_conv_and_dense_nothing_changes(tmp_path: Path)
     files = LavaFiles(tmp_path)
     files.fill(network, images, 3, True)
     steps = Timing(len(images), 1, 3, len(network.layers), stock_interval(3)).total
-    command = [sys.executable, "-c", ALL_OF_LAVA, str(tmp_path), str(steps)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
+    output_of(ALL_OF_LAVA, tmp_path, steps)
     oracle.assert_equal(network, images, files.result(network, True, 0, 0), 3, is_stock=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -55,7 +56,7 @@ def chosen_board(
     Raises
     ------
     UsageError
-        If there is no such generation of Loihi 2.
+        If there is no such generation of Loihi 2, or a name is none.
     """
     generation = generation or environment.get("LOIHI_GEN") or "N3B3"
     if generation not in GENERATIONS:
@@ -66,6 +67,10 @@ def chosen_board(
     partition = partition or environment.get("PARTITION") or None
     name = name or environment.get("BOARD") or None
     address = environment.get("NXSDKHOST") or None
+    for option, value in (("--partition", partition), ("--board", name), ("NXSDKHOST", address)):
+        # They end up in a shell script.
+        if value is not None and not re.fullmatch(r"[\w.:,-]+", value):
+            raise UsageError(f"{option} {value!a}: no name; allowed are letters, digits and _ . : , -")
     if partition or name or environment.get("SLURM", "0") != "0":
         address = None
     return Board(generation, partition, name, address)

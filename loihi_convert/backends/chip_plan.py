@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -114,11 +115,13 @@ def _range(values: Any) -> str:
 
 def sbatch_script(words: Sequence[str], job: str, board: Board) -> str:
     """Return a batch script for SLURM that does the run: ``words`` is the command line, ``job`` names it."""
+    # A name for SLURM, whatever the file is called.
+    job = re.sub(r"[^\w.-]", "_", job)
     options = [f"#SBATCH --job-name={job}", f"#SBATCH --output={job}-%j.log"]
     if board.partition is not None:
-        options.append(f"#SBATCH --partition={shlex.quote(board.partition)}")
+        options.append(f"#SBATCH --partition={board.partition}")
     if board.name is not None:
-        options.append(f"#SBATCH --nodelist={shlex.quote(board.name)}")
+        options.append(f"#SBATCH --nodelist={board.name}")
     exports = [f"export {name}={shlex.quote(value)}" for name, value in board.environment.items()]
     return "\n".join(
         [

@@ -25,6 +25,7 @@ from loihi_convert.backends.board import Board
 from loihi_convert.backends.lava_circuit import StockNetwork, build_circuit
 from loihi_convert.backends.lava_files import LavaFiles
 from loihi_convert.backends.recording import Recorder
+from loihi_convert.circuit import circuit
 from loihi_convert.network import QuantizedNetwork
 
 CONV_MESSAGE_BITS: Final = 16
@@ -110,6 +111,7 @@ def record_by_steps(network: QuantizedNetwork, stock: StockNetwork, steps: int) 
     """
     from lava.magma.core.run_conditions import RunSteps
 
+    circuits = [circuit(layer) for layer in network.layers]
     recorders = [Recorder(neurons.proc_params["recording"]) for neurons in stock.neurons]
     pending = 0
     for step in range(1, steps + 1):
@@ -119,13 +121,13 @@ def record_by_steps(network: QuantizedNetwork, stock: StockNetwork, steps: int) 
             stock.source.run(RunSteps(num_steps=pending))
             pending = 0
         for index in recording:
-            parameters = stock.neurons[index].proc_params
+            layer, numbers = network.layers[index], circuits[index]
             # 24 bits and a sign, whatever the upper 8 are.
             u = (stock.neurons[index].u.get().astype(np.int32) << 8) >> 8
-            bias = parameters["bias_mant"].astype(np.int32) << parameters["bias_exp"]
-            spikes = u + bias > parameters["vth"] << loihi.UNIT_EXP
-            potentials = (u >> loihi.UNIT_EXP) + parameters["initial_potential"] - parameters["threshold"] * spikes
-            if network.layers[index].neuron is not None:
+            potentials = u >> loihi.UNIT_EXP
+            if layer.neuron is not None:
+                spikes = u + (numbers.bias_mant << numbers.bias_exp) > numbers.vth << loihi.UNIT_EXP
+                potentials = potentials + layer.neuron.initial_potential - layer.neuron.threshold * spikes
                 recorders[index].record_spikes(step, spikes[np.newaxis])
             recorders[index].record_potentials(step, potentials[np.newaxis])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loihi_convert.cli.console import note, say, say_json, say_tables
-from loihi_convert.errors import UsageError
+from loihi_convert.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from loihi_convert.backends.board import Board
@@ -32,7 +32,7 @@ def dry_run(
     """
     from loihi_convert.backends import used_neuron
     from loihi_convert.backends.chip_plan import plan, sbatch_script
-    from loihi_convert.files import refuse_to_overwrite, write_atomically
+    from loihi_convert.files import write_atomically
 
     used_neuron(network, "stock", leak=leak)
     steps = network.timesteps if timesteps is None else timesteps
@@ -41,7 +41,8 @@ def dry_run(
             f"--timesteps {steps}: {path} is proven for T = 1..{network.proven_timesteps}; export it with -T {steps}."
         )
     script = Path(f"{path.stem}.sbatch")
-    refuse_to_overwrite(script, overwrite)
+    if script.exists() and not overwrite:
+        raise InputError(f"{script}: exists already; nothing was changed. Pass --overwrite, or move it away.")
     planned = plan(network, image_count, steps, board, leak=leak)
     words = ["loihi-convert", "run", str(path), "--backend", "loihi2", "-T", str(steps), "--images", str(image_count)]
     write_atomically(script, sbatch_script([*words, *further], path.stem, board).encode())
@@ -66,7 +67,7 @@ def _say_plan(planned: ChipPlan) -> None:
     say_tables([table])
     timing = planned.timing
     say(
-        f"T = {timing.timesteps}, reset interval {planned.reset_interval}, {timing.interval} steps from image to image; "
-        f"{timing.images:,} images: {timing.total:,} steps"
+        f"T = {timing.timesteps}, reset interval {planned.reset_interval}, {timing.interval} steps from image to "
+        f"image; {timing.images:,} images: {timing.total:,} steps"
     )
     say("environment: " + " ".join(f"{name}={value}" for name, value in planned.board.environment.items()))

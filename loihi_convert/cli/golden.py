@@ -46,6 +46,7 @@ def check_golden(folders: list[Path] | None, backend: Backend, *, as_json: bool)
     where = f"{len(known.images)} images, T = {known.timesteps}, {backend.name}"
     if not found.passed:
         raise VerificationError(
-            f"{path}: {backend.name} does not do what the folder says; against ref: {found.difference or 'no difference'}."
+            f"{path}: {backend.name} does not do what the folder says; against ref: "
+            f"{found.difference or 'no difference, so ref does not either'}."
         )
     note(f"golden: every spike and potential of {len(found.layers)} layers is as it must be ({where})")

@@ -108,7 +108,8 @@ def read_golden(path: Path) -> Golden:
         digests = tuple((layer["spikes"], str(layer["potentials"])) for layer in told["layers"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path}: no golden folder ({error}); it holds {NETWORK}, {ARRAYS} and {DIGESTS}, written by tools/golden.py."
+            f"{path}: no golden folder ({error}); it holds {NETWORK}, {ARRAYS} and {DIGESTS}. Without a folder, "
+            "--golden takes the one in this package."
         ) from None
     if sha256(path / NETWORK) != expected or len(digests) != len(network.layers):
         raise InputError(f"{path / NETWORK}: not the network that {DIGESTS} is of; take the folder as a whole.")
