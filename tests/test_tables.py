@@ -166,6 +166,28 @@ def test_account_table() -> None:
     ) in " ".join(text.split())
 
 
+def test_account_table_of_a_chip() -> None:
+    layers = (
+        LayerAccount("conv1", (8, 8, 8), 0.0067, (64, 128), (), 0, 0, threshold_error=0.0068, is_proven=True),
+        LayerAccount("fc1", (8, 8, 8), 0.012, (64, 64), (), 0, 0, threshold_error=0.1, is_proven=False),
+        LayerAccount("classes", (8, 8, 8), 0.012, None, (), 2, 0, is_proven=False),
+    )
+    account = Account(layers, image_count=5000, timesteps=4, proven_timesteps=4, target="loihi2", pixel_bits=6)
+    table = tables.account_table(account)
+    assert [str(column.header).split("\n")[0] for column in table.columns][4:] == [
+        "thresholds",
+        "dead",
+        "images wrapped",
+        "u cannot wrap:",
+    ]
+    assert rows(table) == [
+        ["conv1", "8", "0.67 %", "64..128", "0.68 %", "", "0 / 0", "proven"],
+        ["fc1", "8", "1.2 %", "64..64", "10 %", "", "0 / 0", "held on 5,000 images"],
+        ["classes", "8", "1.2 %", "only integrates", "", "", "2 / 0", "not held"],
+    ]
+    assert "target loihi2, pixels of 6 bits, T = 4: proven for any image, or held" in " ".join(printed(table).split())
+
+
 def diagnosis(measure: Literal["accuracy", "agreement"]) -> Diagnosis:
     """Of 200 images, CNN to file: 190 right, 190, 150, 160; of the last layer's errors those of the file are known."""
 

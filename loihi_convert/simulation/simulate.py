@@ -46,6 +46,14 @@ from loihi_convert.synapse import Array, Synapse
 _CPU_BLOCK: Final = 2**22
 _GPU_BLOCK: Final = 2**26
 
+# Where integer potentials clip, or u wraps.
+_LIMITS: Final[Mapping[Dynamics, float]] = {
+    "soft": loihi.POTENTIAL_LIMIT,
+    "hard": loihi.LIF_POTENTIAL_LIMIT,
+    "stock": loihi.WRAPS_ABOVE,
+    "leaky": loihi.WRAPS_ABOVE,
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Block:
@@ -289,14 +297,6 @@ def layers_on(device: str, stages: Sequence[Stage]) -> list[Layer]:
     return [
         Layer(synapse, Neurons(stage, dtype)) for synapse, stage, dtype in zip(synapses, stages, dtypes, strict=True)
     ]
-
-
-_LIMITS: Final[Mapping[Dynamics, float]] = {
-    "soft": loihi.POTENTIAL_LIMIT,
-    "hard": loihi.LIF_POTENTIAL_LIMIT,
-    "stock": loihi.WRAPS_ABOVE,
-    "leaky": loihi.WRAPS_ABOVE,
-}
 
 
 def _integer_stages(network: QuantizedNetwork, dynamics: Dynamics, *, saturates: bool) -> list[Stage]:
