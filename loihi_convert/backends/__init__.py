@@ -14,7 +14,8 @@ name        implementation          what it is
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Protocol, get_args
@@ -86,6 +87,8 @@ class RunResult:
     wrapped_images
         Images on which the u of some stock neuron wrapped, so that it is none of the potentials that the file means.
         Counted by `ref`; ``None`` where neurons are not stock.
+    measured
+        What the profiler of a chip found in a run of its own, by its names: seconds, joules, watts. Else empty.
     """
 
     potentials: Array
@@ -97,6 +100,7 @@ class RunResult:
     channel_spikes: tuple[Array, ...] = ()
     traces: tuple[LayerTrace, ...] = ()
     wrapped_images: int | None = None
+    measured: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def outputs(self) -> Array:

@@ -16,6 +16,7 @@ import math
 import shutil
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -81,7 +82,6 @@ class LavaBackend:
         self._stall_seconds = stall_seconds
         self._host: HostProcess | None = None
         self._versions: dict[str, str] = {}
-        self._measured: dict[str, float] = {}
 
     @property
     def versions(self) -> dict[str, str]:
@@ -97,11 +97,6 @@ class LavaBackend:
     def chip(self) -> dict[str, Any] | None:
         """What the host is to know of a chip to run on; ``None``: it simulates."""
         return None
-
-    @property
-    def measured(self) -> dict[str, float]:
-        """What the chip's profiler found in the last run: seconds, joules and watts, by its names for them."""
-        return dict(self._measured)
 
     def run(
         self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = silent
@@ -141,8 +136,9 @@ class LavaBackend:
                     "chip": self.chip,
                 }
             )
-            seconds = self._watch(host, folder, steps, progress)
+            seconds, measured = self._watch(host, folder, steps, progress)
             result = folder.result(network, trace, seconds, time.perf_counter() - started - seconds)
+            result = replace(result, measured=measured)
             shutil.rmtree(folder.path)
         except BaseException:
             self._end()
@@ -189,8 +185,10 @@ class LavaBackend:
             ) from error
         return host, folder
 
-    def _watch(self, host: HostProcess, folder: LavaFiles, steps: Timing, progress: Progress) -> float:
-        """Wait for the end of the run; return the seconds that its steps took."""
+    def _watch(
+        self, host: HostProcess, folder: LavaFiles, steps: Timing, progress: Progress
+    ) -> tuple[float, dict[str, float]]:
+        """Wait for the end of the run; return the seconds that its steps took, and what a chip's profiler found."""
         counter = np.load(folder.steps, mmap_mode="r")
         done, changed_at = 0, time.monotonic()
         while True:
@@ -206,8 +204,7 @@ class LavaBackend:
                 self._versions = answer["versions"]
             elif answer["event"] == "finished":
                 progress(steps.images, steps.images)
-                self._measured = answer["measured"]
-                return float(answer["seconds"])
+                return float(answer["seconds"]), dict(answer["measured"])
             elif answer["event"] == "missing":
                 raise PlatformError(
                     f"{self.name}: Lava cannot be imported{host.where} ({answer['reason']}); `loihi-convert doctor` "
