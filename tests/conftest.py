@@ -25,5 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "network_seed" in metafunc.fixturenames:
-        metafunc.parametrize("network_seed", range(metafunc.config.getoption("--networks")))
+    # A third of them for the circuit, each of whose layers is three to six operating system processes.
+    for name, share in (("network_seed", 1), ("circuit_seed", 3)):
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, range(metafunc.config.getoption("--networks") // share))

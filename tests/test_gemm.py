@@ -6,8 +6,8 @@ import numpy as np
 import oracle
 import pytest
 
-from loihi_convert.backends.lava_network import batch_synapse
 from loihi_convert.backends.lava_processes import gemm
+from loihi_convert.backends.lava_synapses import batch_synapse
 from loihi_convert.network import QuantizedLayer
 from loihi_convert.synapse import Conv, Dense
 

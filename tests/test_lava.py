@@ -21,6 +21,7 @@ import pytest
 from loihi_convert import loihi, netx
 from loihi_convert.backends import Layout, RunResult, lava, lava_files
 from loihi_convert.backends.lava import LavaBackend
+from loihi_convert.backends.timing import Timing
 from loihi_convert.errors import BackendError, DataError, PlatformError, RangeError, UsageError
 from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork, Reset
 from loihi_convert.synapse import Array, Conv, Dense
@@ -263,7 +264,7 @@ def test_presentations_are_even_and_fit_into_memory() -> None:
 
 
 def test_progress_counts_images_of_whole_presentations() -> None:
-    steps = lava._Steps(images=5, batch_size=3, timesteps=4, layers=2)
+    steps = Timing(images=5, batch_size=3, timesteps=4, layers=2, interval=4)
     assert steps.total == 10
     assert [steps.images_done(step) for step in range(11)] == [0] * 6 + [3] * 4 + [5]
 
@@ -444,7 +445,7 @@ def test_an_error_in_a_model_is_reported_and_the_backend_can_be_used_again(
     with LavaBackend(layout=layout) as backend:
         with monkeypatch.context() as patch:
             patch.setattr(lava_files, "_reserve", reserve_too_many_classes)
-            message = r"stopped: ValueError: could not broadcast .* \(neurons.py, line \d+\)\. Run it again"
+            message = r"stopped: ValueError: could not broadcast .* \(recording.py, line \d+\)\. Run it again"
             with pytest.raises(BackendError, match=message) as failed:
                 backend.run(path, images, 4)
         assert re.search(r"End of Lava's log:(\n .*)+ValueError: could not broadcast", str(failed.value))

@@ -17,9 +17,9 @@ from test_netx import assert_same, small_network
 from loihi_convert import netx
 from loihi_convert.backends.lava import LavaBackend
 from loihi_convert.backends.reference import ReferenceBackend, run_network
+from loihi_convert.conversion.account import account
 from loihi_convert.conversion.balance import balance
 from loihi_convert.conversion.choice import choose_method
-from loihi_convert.conversion.account import account
 from loihi_convert.conversion.quantize import quantize
 from loihi_convert.conversion.scalar_threshold import scalar_scales
 from loihi_convert.errors import NetxError, RangeError, UsageError

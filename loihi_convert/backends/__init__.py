@@ -7,16 +7,18 @@ name        implementation          what it is
 ==========  ======================  ==================================================================
 ``ref``     `backends.reference`    exact integers in torch, batched, fast
 ``sim``     `backends.lava`         Lava's CPU simulator in a process of its own
+``loihi2``  `backends.loihi2`       a Loihi 2 board; never tried on one
 ==========  ======================  ==================================================================
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Final, Literal, Protocol, get_args
 
 import numpy as np
 
@@ -25,7 +27,10 @@ from loihi_convert.network import QuantizedNetwork
 from loihi_convert.progress import Progress, silent
 from loihi_convert.synapse import Array
 
-BackendName = Literal["ref", "sim"]
+if TYPE_CHECKING:
+    from loihi_convert.backends.board import Board
+
+BackendName = Literal["ref", "sim", "loihi2"]
 
 Layout = Literal["processes", "layers"]
 """How `sim` lays out a network on Lava: ``processes`` are Lava's own Conv and Dense with neurons of ours, one image at
@@ -82,6 +87,8 @@ class RunResult:
     wrapped_images
         Images on which the u of some stock neuron wrapped, so that it is none of the potentials that the file means.
         Counted by `ref`; ``None`` where neurons are not stock.
+    measured
+        What the profiler of a chip found in a run of its own, by its names: seconds, joules, watts. Else empty.
     """
 
     potentials: Array
@@ -93,6 +100,7 @@ class RunResult:
     channel_spikes: tuple[Array, ...] = ()
     traces: tuple[LayerTrace, ...] = ()
     wrapped_images: int | None = None
+    measured: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def outputs(self) -> Array:
@@ -155,13 +163,15 @@ def open_backend(
     lava_layout: str | None = None,
     neuron: str | None = None,
     leak: bool = False,
+    board: Board | None = None,
+    profile: bool = False,
 ) -> Backend:
     """Return the backend called ``name``, not yet started.
 
     Parameters
     ----------
     name
-        ``"ref"`` or ``"sim"``.
+        ``"ref"``, ``"sim"`` or ``"loihi2"``.
     device
         For ``ref``: ``"cpu"``, or another one of torch's, as ``"cuda"``.
     lava_python
@@ -173,16 +183,20 @@ def open_backend(
     leak
         Stock neurons have ``du = 0``, the least that Loihi's documents allow, instead of -1: their u loses a 4096th of
         itself in each step.
+    board, profile
+        For ``loihi2``: where to run (by default what the environment says), and whether to measure time and energy.
 
     Raises
     ------
     UsageError
-        If there is no such backend, layout or neuron, or ``ref`` is given an interpreter or a layout.
+        If there is no such backend, layout or neuron, or a backend is given what is another's.
     """
     neurons: dict[str, Neuron] = {known: known for known in get_args(Neuron)}
     if neuron is not None and neuron not in neurons:
         raise UsageError(f"--neuron {neuron}: no such neuron; allowed are {', '.join(neurons)}.")
     chosen = None if neuron is None else neurons[neuron]
+    if name != "loihi2" and (board is not None or profile):
+        raise UsageError(f"--backend {name}: only loihi2 runs on a board, and has a profiler.")
     if name == "ref":
         if lava_python is not None:
             raise UsageError(f"--lava-python {lava_python}: only `--backend sim` runs Lava.")
@@ -192,14 +206,20 @@ def open_backend(
 
         return ReferenceBackend(device=device, neuron=chosen, leak=leak)
     if name == "sim":
-        if chosen == "stock" or leak:
-            raise UsageError("--neuron stock: `--backend sim` does not run it yet; use --backend ref.")
         from loihi_convert.backends.lava import LavaBackend
 
         layouts = {layout: layout for layout in get_args(Layout)}
         if lava_layout is not None and lava_layout not in layouts:
             raise UsageError(f"--lava-layout {lava_layout}: no such layout; allowed are {', '.join(layouts)}.")
-        return LavaBackend(lava_python=lava_python, layout=layouts[lava_layout or "processes"])
+        layout = None if lava_layout is None else layouts[lava_layout]
+        return LavaBackend(lava_python=lava_python, layout=layout, neuron=chosen, leak=leak)
+    if name == "loihi2":
+        if chosen == "own" or lava_layout is not None:
+            raise UsageError("--backend loihi2: a chip has stock neurons only; leave out --neuron and --lava-layout.")
+        from loihi_convert.backends.board import chosen_board
+        from loihi_convert.backends.loihi2 import Loihi2Backend
+
+        return Loihi2Backend(board or chosen_board(), lava_python=lava_python, leak=leak, profile=profile)
     raise UsageError(f"--backend {name}: no such backend; allowed are {', '.join(get_args(BackendName))}.")
 
 

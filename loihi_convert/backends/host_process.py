@@ -40,11 +40,14 @@ class HostProcess:
 
     Parameters
     ----------
+    backend
+        Name of the backend it serves, for messages.
     lava_python
         Interpreter to run it in; ``None``: this one.
     """
 
-    def __init__(self, lava_python: str | None) -> None:
+    def __init__(self, backend: str, lava_python: str | None) -> None:
+        self._backend = backend
         self._python = sys.executable if lava_python is None else _executable(lava_python)
         self.where = "" if lava_python is None else f" by {self._python}"
         self.is_ready = False
@@ -117,8 +120,8 @@ class HostProcess:
         """Describe what stopped the simulation, with the end of the host's log."""
         log = "".join(f"\n  {line}" for line in self._last_words())
         return BackendError(
-            f"sim: the simulation was stopped: {reason}. Run it again, or use `--backend ref`, which gives the same "
-            f"integers." + (f" End of Lava's log:{log}" if log else "")
+            f"{self._backend}: the simulation was stopped: {reason}. Run it again, or use `--backend ref`, which gives "
+            f"the same integers." + (f" End of Lava's log:{log}" if log else "")
         )
 
     def _last_words(self) -> list[str]:
@@ -127,8 +130,9 @@ class HostProcess:
 
     def _unusable(self, reason: str) -> PlatformError:
         return PlatformError(
-            f"sim: {self._python} cannot run Lava ({reason}); Lava needs Python 3.10 or newer that has NumPy and "
-            f"lava-nc, named by --lava-python or {LAVA_PYTHON}. `--backend ref` gives the same integers without Lava."
+            f"{self._backend}: {self._python} cannot run Lava ({reason}); Lava needs Python 3.10 or newer that has "
+            f"NumPy and lava-nc, named by --lava-python or {LAVA_PYTHON}. `--backend ref` gives the same integers "
+            "without Lava."
         )
 
     def end(self) -> None:

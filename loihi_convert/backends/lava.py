@@ -16,17 +16,18 @@ import math
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
-from loihi_convert.backends import BackendName, Layout, Neuron, RunResult, check_run
+from loihi_convert.backends import BackendName, Layout, Neuron, RunResult, check_run, used_neuron
 from loihi_convert.backends.host_process import HostProcess, other_interpreter
 from loihi_convert.backends.lava_files import LavaFiles
-from loihi_convert.errors import PlatformError
+from loihi_convert.backends.timing import Timing, stock_interval
+from loihi_convert.errors import PlatformError, UsageError
 from loihi_convert.network import QuantizedNetwork
 from loihi_convert.progress import Progress, silent
 from loihi_convert.synapse import Array
@@ -53,27 +54,30 @@ class LavaBackend:
         Interpreter that has NumPy and Lava, as a path or a name to be found on PATH. Default: what
         `host_process.LAVA_PYTHON` says, else this interpreter.
     layout
-        See `backends.Layout`.
+        See `backends.Layout`; by default ``"processes"``, and stock neurons know no other.
     batch_size
         Images side by side in layout ``"layers"``, from 1; by default `fitting_batch_size`.
+    neuron, leak
+        See `backends.open_backend`.
     stall_seconds
         A run without progress for so long is given up.
     """
 
-    name: Final[BackendName] = "sim"
-    neuron: Final[Neuron] = "own"
-    leak: Final = False
+    name: BackendName = "sim"
 
     def __init__(
         self,
         *,
         lava_python: str | None = None,
-        layout: Layout = "processes",
+        layout: Layout | None = None,
         batch_size: int | None = None,
+        neuron: Neuron | None = None,
+        leak: bool = False,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
         self._lava_python = other_interpreter(lava_python)
-        self._layout: Layout = layout
+        self._layout: Layout = layout or "processes"
+        self.neuron, self.leak = neuron, leak
         self._batch_size = batch_size
         self._stall_seconds = stall_seconds
         self._host: HostProcess | None = None
@@ -89,6 +93,11 @@ class LavaBackend:
         """As it was made."""
         return self._layout
 
+    @property
+    def chip(self) -> dict[str, Any] | None:
+        """What the host is to know of a chip to run on; ``None``: it simulates."""
+        return None
+
     def run(
         self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = silent
     ) -> RunResult:
@@ -96,6 +105,8 @@ class LavaBackend:
 
         Raises
         ------
+        UsageError
+            If the file's neurons cannot be those asked for.
         PlatformError
             If Lava is not installed, its interpreter cannot be used, or the temporary folder is full.
         BackendError
@@ -108,21 +119,26 @@ class LavaBackend:
         started = time.perf_counter()
         network = netx.read(path)
         check_run(network, images, timesteps, trace=trace)
+        neuron = used_neuron(network, self.neuron, leak=self.leak)
+        steps = self._timing(network, neuron, len(images), timesteps)
         try:
             host, folder = self._prepare(network, images, timesteps, trace)
-            steps = _Steps(len(images), self._images_side_by_side(network, len(images)), timesteps, len(network.layers))
             host.send(
                 {
                     "folder": str(folder.path),
                     "timesteps": timesteps,
                     "trace": trace,
+                    "neuron": neuron,
+                    "leak": self.leak,
                     "layout": self._layout,
                     "batch_size": steps.batch_size,
                     "steps": steps.total,
+                    "chip": self.chip,
                 }
             )
-            seconds = self._watch(host, folder, steps, progress)
+            seconds, measured = self._watch(host, folder, steps, progress)
             result = folder.result(network, trace, seconds, time.perf_counter() - started - seconds)
+            result = replace(result, measured=measured)
             shutil.rmtree(folder.path)
         except BaseException:
             self._end()
@@ -142,28 +158,37 @@ class LavaBackend:
         if host is not None:
             host.end()
 
-    def _images_side_by_side(self, network: QuantizedNetwork, image_count: int) -> int:
-        if self._layout == "processes":
-            return 1
-        return self._batch_size or fitting_batch_size(network, image_count)
+    def _timing(self, network: QuantizedNetwork, neuron: Neuron, image_count: int, timesteps: int) -> Timing:
+        if neuron == "stock" and self._layout != "processes":
+            raise UsageError(
+                f"--lava-layout {self._layout}: stock neurons are Processes of Lava's own; leave it out, or ask for "
+                "`--neuron own`, which gives the same integers while nothing wraps."
+            )
+        batch_size = 1
+        if self._layout == "layers":
+            batch_size = self._batch_size or fitting_batch_size(network, image_count)
+        interval = stock_interval(timesteps) if neuron == "stock" else timesteps
+        return Timing(image_count, batch_size, timesteps, len(network.layers), interval)
 
     def _prepare(
         self, network: QuantizedNetwork, images: Array, timesteps: int, trace: bool
     ) -> tuple[HostProcess, LavaFiles]:
         """A running host, and the files of the run."""
         try:
-            host = self._host = self._host or HostProcess(self._lava_python)
+            host = self._host = self._host or HostProcess(self.name, self._lava_python)
             folder = LavaFiles(Path(tempfile.mkdtemp(dir=host.folder)))
             folder.fill(network, images, timesteps, trace)
         except OSError as error:
             raise PlatformError(
-                f"sim: the temporary folder cannot hold the run ({error}); free some space, set TMPDIR, or run fewer "
-                "images or no trace."
+                f"{self.name}: the temporary folder cannot hold the run ({error}); free some space, set TMPDIR, or run "
+                "fewer images or no trace."
             ) from error
         return host, folder
 
-    def _watch(self, host: HostProcess, folder: LavaFiles, steps: _Steps, progress: Progress) -> float:
-        """Wait for the end of the run; return the seconds that its steps took."""
+    def _watch(
+        self, host: HostProcess, folder: LavaFiles, steps: Timing, progress: Progress
+    ) -> tuple[float, dict[str, float]]:
+        """Wait for the end of the run; return the seconds that its steps took, and what a chip's profiler found."""
         counter = np.load(folder.steps, mmap_mode="r")
         done, changed_at = 0, time.monotonic()
         while True:
@@ -179,35 +204,17 @@ class LavaBackend:
                 self._versions = answer["versions"]
             elif answer["event"] == "finished":
                 progress(steps.images, steps.images)
-                return float(answer["seconds"])
+                return float(answer["seconds"]), dict(answer["measured"])
             elif answer["event"] == "missing":
                 raise PlatformError(
-                    f"sim: Lava cannot be imported{host.where} ({answer['reason']}); `loihi-convert doctor` says what "
-                    "to install, and --lava-python names another interpreter. `--backend ref` gives the same integers "
-                    "without Lava."
+                    f"{self.name}: Lava cannot be imported{host.where} ({answer['reason']}); `loihi-convert doctor` "
+                    "says what to install, and --lava-python names another interpreter. `--backend ref` gives the same "
+                    "integers without Lava."
                 )
+            elif answer["event"] == "no board":
+                raise PlatformError(f"{self.name}: {answer['reason']}")
             else:
                 raise host.error(answer["reason"])
-
-
-@dataclass(frozen=True)
-class _Steps:
-    """How the global steps of a run count images, which are presented ``batch_size`` at a time.
-
-    Layer i does its local step t of presentation k at global step kT + t + i + 1.
-    """
-
-    images: int
-    batch_size: int
-    timesteps: int
-    layers: int
-
-    @property
-    def total(self) -> int:
-        return math.ceil(self.images / self.batch_size) * self.timesteps + self.layers
-
-    def images_done(self, step: int) -> int:
-        return min(self.images, max(0, step - self.layers) // self.timesteps * self.batch_size)
 
 
 def fitting_batch_size(network: QuantizedNetwork, image_count: int) -> int:

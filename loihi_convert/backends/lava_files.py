@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from loihi_convert.backends import LayerTrace, RunResult
+from loihi_convert.backends.recording import Recording, SpikeFiles
+from loihi_convert.backends.timing import first_step
 from loihi_convert.network import QuantizedNetwork
 from loihi_convert.synapse import Array, Shape
 
@@ -90,6 +92,24 @@ class LavaFiles:
             spikes, potentials = self.layer_trace(index)
             _reserve(spikes, np.bool_, moments + network.shapes[index])
             _reserve(potentials, np.int32, moments + network.shapes[index])
+
+    def recording(
+        self, network: QuantizedNetwork, index: int, timesteps: int, trace: bool, *, interval: int
+    ) -> Recording:
+        """Return what layer ``index`` writes into these files, with ``interval`` steps from image to image."""
+        is_last = index == len(network.layers) - 1
+        spikes, potentials = (self.output_spikes, self.potentials) if is_last else self.layer_trace(index)
+        recorded = trace or is_last
+        files = None
+        if network.layers[index].neuron is not None:
+            files = SpikeFiles(
+                spike_counts=str(self.spike_counts),
+                synaptic_operations=str(self.synaptic_operations),
+                column=index,
+                fan_out=network.fan_outs[index].transpose(),
+                spikes=str(spikes) if recorded else None,
+            )
+        return Recording(first_step(index), interval, timesteps, str(potentials) if recorded else None, files)
 
     def result(self, network: QuantizedNetwork, trace: bool, seconds: float, startup_seconds: float) -> RunResult:
         """Read what the simulation wrote."""

@@ -1,7 +1,7 @@
 """The process in which Lava lives: ``python -m loihi_convert.backends.lava_host FOLDER TOKEN PARENT``.
 
 Started, fed and ended by `lava.py`, whose pipes are its stdin and stdout. For each request it builds a network of Lava
-Processes (`lava_network.py`) and runs it.
+Processes (`lava_network.py`, or `lava_circuit.py` for stock neurons) and runs it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import functools
 import gc
 import importlib.metadata
 import json
@@ -30,10 +31,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from loihi_convert.backends import lava_circuit, lava_network
+from loihi_convert.backends.board import Board
 from loihi_convert.backends.host_process import how_it_ended, remove_shared_memory
 from loihi_convert.backends.lava_files import LavaFiles
-from loihi_convert.backends.lava_network import build
+from loihi_convert.backends.lava_hardware import NoBoardError, run_on_board, use_board
 from loihi_convert.network import QuantizedNetwork
+from loihi_convert.synapse import Array
 
 _WATCH_SECONDS: Final = 0.1
 _PR_SET_PDEATHSIG: Final = 1
@@ -57,12 +61,14 @@ def main(folder: Path, token: str, parent: int) -> None:
         files = LavaFiles(Path(request["folder"]))
         host.failure = files.failure
         try:
-            seconds = _simulate(files, request, host)
+            seconds, measured = _run(files, request, host)
+        except NoBoardError as error:
+            host.answer(event="no board", reason=str(error))
         except Exception as error:
             traceback.print_exc()
             host.fail(f"{type(error).__name__}: {error}")
         else:
-            host.answer(event="finished", seconds=seconds)
+            host.answer(event="finished", seconds=seconds, measured=measured)
 
 
 class _Watched:
@@ -164,6 +170,14 @@ def import_lava() -> None:
         dataclasses.dataclass = original
     import lava.proc.conv.process
     import lava.proc.dense.process  # noqa: F401
+    from lava.magma.core.process.ports.ports import ReshapePort
+
+    # Lava says np.reshape(newshape=...), which NumPy deprecates from 2.1 on and refuses from 2.5 on.
+    ReshapePort.get_transform_func_fwd = lambda port: functools.partial(_reshaped, port.shape)
+
+
+def _reshaped(shape: tuple[int, ...], values: Array) -> Array:
+    return values.reshape(shape)
 
 
 def _versions() -> dict[str, str]:
@@ -174,28 +188,40 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _simulate(folder: LavaFiles, request: dict[str, Any], host: _Watched) -> float:
-    """Run one network on all its images; return the seconds that the steps took."""
+def _run(files: LavaFiles, request: dict[str, Any], host: _Watched) -> tuple[float, dict[str, float]]:
+    """Run one network on all its images; return the seconds that the steps took, and what a chip measured."""
     from lava.magma.core.process.process import ProcessServer
     from lava.magma.core.process.variable import VarServer
+
+    network: QuantizedNetwork = pickle.loads(files.network.read_bytes())
+    if request["chip"] is None:
+        seconds, measured = _simulate(network, files, request, host), dict[str, float]()
+    else:
+        use_board(Board(**request["chip"]["board"]))
+        seconds, measured = run_on_board(network, files, request)
+    # Lava keeps every Process and Var, with its weights, and one log handler per Process.
+    ProcessServer().reset_server()
+    VarServer().reset_server()
+    logging.getLogger().handlers.clear()
+    gc.collect()
+    return seconds, measured
+
+
+def _simulate(network: QuantizedNetwork, files: LavaFiles, request: dict[str, Any], host: _Watched) -> float:
     from lava.magma.core.run_conditions import RunSteps
     from lava.magma.core.run_configs import Loihi2SimCfg
-    from lava.proc.conv.process import Conv as ConvProcess
-    from lava.proc.dense.process import Dense as DenseProcess
 
-    from loihi_convert.backends.lava_processes.synapses import PyConvModelGemm, PyDenseModelGemv
-
-    network: QuantizedNetwork = pickle.loads(folder.network.read_bytes())
-    source = build(
-        network,
-        folder,
-        request["timesteps"],
-        trace=request["trace"],
-        layout=request["layout"],
-        batch_size=request["batch_size"],
-    )
+    timesteps, trace = request["timesteps"], request["trace"]
+    if request["neuron"] == "stock":
+        models = lava_circuit.models()
+        source = lava_circuit.build_circuit(network, files, timesteps, trace=trace, leak=request["leak"]).source
+    else:
+        models = lava_network.models()
+        source = lava_network.build(
+            network, files, timesteps, trace=trace, layout=request["layout"], batch_size=request["batch_size"]
+        )
     source.create_runtime(
-        run_cfg=Loihi2SimCfg(exception_proc_model_map={ConvProcess: PyConvModelGemm, DenseProcess: PyDenseModelGemv}),
+        run_cfg=Loihi2SimCfg(exception_proc_model_map=models),
         compile_config={"pypy_channel_size": _CHANNEL_SIZE},
     )
     with host.stepping():
@@ -203,12 +229,6 @@ def _simulate(folder: LavaFiles, request: dict[str, Any], host: _Watched) -> flo
         source.run(RunSteps(num_steps=request["steps"]))
         seconds = time.perf_counter() - started
     source.stop()
-    # Lava keeps every Process and Var, with its weights, and one log handler per Process.
-    ProcessServer().reset_server()
-    VarServer().reset_server()
-    logging.getLogger().handlers.clear()
-    del source
-    gc.collect()
     return seconds
 
 

@@ -1,4 +1,6 @@
-"""The network of Lava Processes for an exported network; used in the process in which Lava lives, and only there.
+"""The network of Lava Processes for an exported network, its neurons ours.
+
+Used in the process in which Lava lives, and only there.
 
 One Lava network per run, in one of two layouts. `processes`, one image at a time, Conv and Dense being Lava's own::
 
@@ -8,8 +10,7 @@ One Lava network per run, in one of two layouts. `processes`, one image at a tim
 
     ImageSource -> SpikingLayer -> SpikingLayer -> IntegratingLayer or SpikingLayer
 
-In both a synapse answers one step later, so layer i (from 0) does its local step t = 1..T of presentation k (one image,
-or B) at global step kT + t + i + 1, and starts each presentation by a reset of its own.
+`timing.py` says which layer sees which image when.
 """
 
 from __future__ import annotations
@@ -18,11 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from loihi_convert import loihi
 from loihi_convert.backends import Layout
 from loihi_convert.backends.lava_files import LavaFiles
-from loihi_convert.network import QuantizedLayer, QuantizedNetwork
-from loihi_convert.synapse import Array, Conv, Dense, Shape, pooled_shape
+from loihi_convert.backends.lava_synapses import batch_synapse, synapse_process
+from loihi_convert.network import QuantizedNetwork
 
 
 def build(
@@ -33,6 +33,7 @@ def build(
     images = {
         "images": str(folder.images),
         "timesteps": timesteps,
+        "interval": timesteps,
         "poisson_seed": network.poisson_seed,
         "steps": str(folder.steps),
     }
@@ -48,29 +49,17 @@ def build(
 def _neuron_parameters(
     network: QuantizedNetwork, index: int, folder: LavaFiles, timesteps: int, trace: bool
 ) -> dict[str, Any]:
-    """What the neurons of a layer are, in Lava's axes, and where they write what they do."""
-    layer, is_last = network.layers[index], index == len(network.layers) - 1
+    """What the neurons of a layer are, in Lava's axes, and what they record."""
+    layer = network.layers[index]
     zero = np.zeros(1, np.int32)
     parameters = {
         "shape": network.shapes[index][::-1],
         "bias": zero if layer.bias is None else layer.bias.transpose(),
         "initial_potential": zero if layer.neuron is None else layer.neuron.initial_potential,
         "reset": network.reset,
-        "reset_interval": timesteps,
-        "reset_offset": index + 2,
+        "recording": folder.recording(network, index, timesteps, trace, interval=timesteps),
     }
-    if layer.neuron is None:
-        return {**parameters, "potentials": str(folder.potentials)}
-    recorded = (folder.output_spikes, folder.potentials) if is_last else folder.layer_trace(index)
-    return {
-        **parameters,
-        "threshold": layer.neuron.threshold,
-        "fan_out": network.fan_outs[index].transpose(),
-        "column": index,
-        "spike_counts": str(folder.spike_counts),
-        "synaptic_operations": str(folder.synaptic_operations),
-        "trace": tuple(map(str, recorded)) if trace or is_last else (),
-    }
+    return parameters if layer.neuron is None else {**parameters, "threshold": layer.neuron.threshold}
 
 
 def _processes(network: QuantizedNetwork, images: dict[str, Any], neurons: list[dict[str, Any]]) -> list[Any]:
@@ -79,7 +68,7 @@ def _processes(network: QuantizedNetwork, images: dict[str, Any], neurons: list[
     from loihi_convert.backends.lava_processes.source import ImageSource
 
     input_shapes = (network.input_shape, *network.shapes[:-1])
-    synapses = [_synapse_process(layer, shape) for layer, shape in zip(network.layers, input_shapes, strict=True)]
+    synapses = [synapse_process(layer, shape) for layer, shape in zip(network.layers, input_shapes, strict=True)]
     output_shapes = [*(synapse.s_in.shape for synapse in synapses[1:]), network.shapes[-1]]
     processes: list[Any] = [ImageSource(shape=synapses[0].s_in.shape, batch_size=1, **images)]
     for synapse, output_shape, parameters in zip(synapses, output_shapes, neurons, strict=True):
@@ -115,53 +104,11 @@ def _layers(
     return processes
 
 
-def _synapse_process(layer: QuantizedLayer, input_shape: Shape) -> Any:
-    """Lava's Process of one synapse, pooling written out as in the file."""
-    from lava.proc.conv.process import Conv as ConvProcess
-    from lava.proc.dense.process import Dense as DenseProcess
+def models() -> dict[Any, Any]:
+    """The models of Lava's Processes among them."""
+    from lava.proc.conv.process import Conv
+    from lava.proc.dense.process import Dense
 
-    synapse = layer.synapse.without_pooling(input_shape)
-    # 0 message bits: spikes; more: integers.
-    message_bits = 0 if layer.largest_input == 1 else loihi.MAX_PIXEL_BITS
-    if isinstance(synapse, Dense):
-        return DenseProcess(weights=_dense_weights(synapse, input_shape), num_message_bits=message_bits)
-    return ConvProcess(
-        # Lava's convolution flips the kernel where PyTorch's does not.
-        weight=_conv_weight(synapse)[:, ::-1, ::-1],
-        input_shape=input_shape[::-1],
-        padding=synapse.padding[::-1],
-        stride=synapse.stride[::-1],
-        dilation=synapse.dilation[::-1],
-        groups=synapse.groups,
-        num_message_bits=message_bits,
-    )
+    from loihi_convert.backends.lava_processes.synapses import PyConvModelGemm, PyDenseModelGemv
 
-
-def batch_synapse(layer: QuantizedLayer, input_shape: Shape, batch_size: int) -> Any:
-    """One synapse for a batch: sum-pool, then convolve or multiply, which takes k^2 times fewer products."""
-    from loihi_convert.backends.lava_processes.gemm import ConvGemm, DenseGemm
-
-    synapse = layer.synapse
-    if isinstance(synapse, Dense):
-        return DenseGemm(_dense_weights(synapse, pooled_shape(input_shape, synapse.pool)), pool=synapse.pool[::-1])
-    return ConvGemm(
-        _conv_weight(synapse),
-        input_shape[::-1],
-        padding=synapse.padding[::-1],
-        stride=synapse.stride[::-1],
-        dilation=synapse.dilation[::-1],
-        groups=synapse.groups,
-        pool=synapse.pool[::-1],
-        batch_size=batch_size,
-    )
-
-
-def _conv_weight(synapse: Conv) -> Array:
-    """(C_out, C_in / groups, K_h, K_w) in Lava's order (C_out, K_w, K_h, C_in / groups), not yet flipped."""
-    return synapse.weight.transpose(0, 3, 2, 1)
-
-
-def _dense_weights(synapse: Dense, input_shape: Shape) -> Array:
-    """Columns from C, H, W order to Lava's W, H, C order; ``input_shape`` as the weights count it."""
-    by_axis = synapse.weight.reshape(-1, *input_shape)
-    return by_axis.transpose(0, *range(len(input_shape), 0, -1)).reshape(synapse.weight.shape)
+    return {Conv: PyConvModelGemm, Dense: PyDenseModelGemv}

@@ -166,6 +166,9 @@ def note_run(ran: Ran, *, trace: bool, arch: str | None) -> None:
         note(
             f"{ran.path.name}: stock neurons; u wrapped on {wrapped:,} of {ran.evaluation.image_count:,} images{advice}"
         )
+    if ran.result.measured:
+        figures = ", ".join(f"{name} {value:.6g}" for name, value in ran.result.measured.items())
+        note(f"{ran.path.name}: Lava's profiler, in s, J and W, for all steps of the run: {figures}")
     if ran.evaluation.cnn_accuracy is None:
         named = ran.network.provenance.get("model", {}).get("arch")
         if named is not None and arch is None:

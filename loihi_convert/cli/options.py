@@ -55,6 +55,17 @@ LavaLayoutOption = Annotated[
         show_default=False,
     ),
 ]
+PartitionOption = Annotated[
+    str | None,
+    typer.Option("--partition", help="For loihi2: SLURM's partition; default: PARTITION.", show_default=False),
+]
+BoardOption = Annotated[
+    str | None, typer.Option("--board", help="For loihi2: one board of SLURM's; default: BOARD.", show_default=False)
+]
+LoihiGenOption = Annotated[
+    str | None,
+    typer.Option("--loihi-gen", help="For loihi2: N3B2, N3B3, N3C1 or N3D1; default: LOIHI_GEN, or N3B3."),
+]
 
 
 def parse_timesteps(text: str) -> tuple[int, ...]:

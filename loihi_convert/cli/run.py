@@ -8,40 +8,62 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loihi_convert.cli.console import note, note_run, say, say_tables
+from loihi_convert.cli.dry_run import dry_run
+from loihi_convert.cli.foreign import refuse_for_foreign, show_foreign
+from loihi_convert.cli.golden import check_golden
 from loihi_convert.cli.options import (
     ArchOption,
+    BoardOption,
     DataOption,
     DataRootOption,
     DeviceOption,
     JsonOption,
     LavaLayoutOption,
     LavaPythonOption,
+    LoihiGenOption,
+    OverwriteOption,
+    PartitionOption,
     parse_numbers,
 )
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.memory import require_memory
 
 if TYPE_CHECKING:
-    from loihi_convert.pipeline import CompletedRun, ForeignRun
+    from loihi_convert.data import DataSplits
+    from loihi_convert.pipeline import CompletedRun
 
 SIM_IMAGES = 100
 """Images a run on Lava's simulator takes unless told otherwise: seconds, not minutes."""
+
+CHIP_IMAGES = 10
+"""The same on a board, where every layer is read after every step."""
 
 
 def run(
     files: Annotated[
         list[Path] | None,
-        typer.Argument(help="Exported .net files; default: the newest in this folder.", metavar="[FILE]..."),
+        typer.Argument(
+            help="Exported .net files; default: the newest in this folder. With --golden: a golden folder.",
+            metavar="[FILE]...",
+        ),
     ] = None,
     backend: Annotated[
-        str, typer.Option("--backend", help="ref: exact integers, fast. sim: Lava's CPU simulator.")
+        str,
+        typer.Option(
+            "--backend",
+            help="ref: exact integers, fast. sim: Lava's CPU simulator. loihi2: a board, by the Lava extension for "
+            "Loihi; never tried on one.",
+        ),
     ] = "ref",
     timesteps: Annotated[
         int | None, typer.Option("-T", "--timesteps", help="Time steps; default: what the file was balanced for.")
     ] = None,
     images: Annotated[
         int | None,
-        typer.Option("--images", help=f"Test images, the first N; default: all on ref, {SIM_IMAGES} on sim."),
+        typer.Option(
+            "--images",
+            help=f"Test images, the first N; default: all on ref, {SIM_IMAGES} on sim, {CHIP_IMAGES} on loihi2.",
+        ),
     ] = None,
     model: Annotated[
         Path | None, typer.Option("--model", help="The CNN the file was made from; default: the one beside it.")
@@ -69,6 +91,14 @@ def run(
         ),
     ] = None,
     std: Annotated[str | None, typer.Option("--std", help="See --mean. Default: 0.5.", show_default=False)] = None,
+    golden: Annotated[
+        bool,
+        typer.Option(
+            "--golden",
+            help="Compare a backend with a golden folder, by default the one in this package: every spike and "
+            "potential of a tiny network. Exit code 5 if any differs.",
+        ),
+    ] = False,
     data: DataOption = None,
     data_root: DataRootOption = None,
     lava_python: LavaPythonOption = None,
@@ -85,6 +115,17 @@ def run(
     leak: Annotated[
         bool, typer.Option("--leak", help="Stock neurons of du = 0 instead of -1: u loses a 4096th in each step.")
     ] = False,
+    partition: PartitionOption = None,
+    board: BoardOption = None,
+    loihi_gen: LoihiGenOption = None,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="For loihi2: run once more, and measure time and energy by Lava's profiler."),
+    ] = False,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="For loihi2: show what would run, and write FILE.sbatch; run nothing.")
+    ] = False,
+    overwrite: OverwriteOption = False,
     device: DeviceOption = "auto",
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for run folders.")] = Path("runs"),
     as_json: JsonOption = False,
@@ -93,32 +134,50 @@ def run(
     require_memory()
     from loihi_convert import netx, pipeline
     from loihi_convert.backends import open_backend
+    from loihi_convert.backends.board import chosen_board
     from loihi_convert.cuba import CubaNetwork
     from loihi_convert.data import load_data
     from loihi_convert.progress import bar
     from loihi_convert.simulation.gpu import chosen_device
 
     chosen = chosen_device(device)
+    on_board = None
+    if backend == "loihi2":
+        on_board = chosen_board(partition=partition, name=board, generation=loihi_gen)
+    elif partition or board or loihi_gen or dry:
+        raise UsageError("--partition, --board, --loihi-gen and --dry-run are for --backend loihi2.")
+    opened = open_backend(
+        backend,
+        device=chosen,
+        lava_python=lava_python,
+        lava_layout=lava_layout,
+        neuron=neuron,
+        leak=leak,
+        board=on_board,
+        profile=profile,
+    )
+    if golden:
+        check_golden(files, opened, as_json=as_json)
+        return
     paths = tuple(files) if files else (_newest(netx.SUFFIX),)
     network = netx.read_any(paths[0])
-    is_foreign = isinstance(network, CubaNetwork)
     source = {} if isinstance(network, CubaNetwork) else network.provenance.get("model", {})
-    if is_foreign:
-        _check_foreign(
-            paths, {f"--backend {backend}": backend != "ref", "--model": model, "--arch": arch, "--trace": trace}
-        )
-    elif mean is not None or std is not None:
-        raise UsageError(f"--mean, --std: {paths[0]} holds its own normalization; only files of other hands need it.")
     if data is None and "data" not in source:
         raise UsageError(f"{paths[0]}: does not say what data it was made from; pass --data.")
     splits = load_data(data or str(source["data"]), data_root, classes=source.get("classes", ()))
-    count = min(SIM_IMAGES, len(splits.test)) if backend == "sim" else len(splits.test)
-    count = count if images is None else images
-    if not 1 <= count <= len(splits.test):
-        raise UsageError(f"--images {count}: {splits.name} has 1..{len(splits.test)} test images.")
-    if backend == "sim" and images is None and count < len(splits.test):
-        note(f"running the first {count} of {len(splits.test)} test images; choose with --images")
-    if is_foreign:
+    count = _image_count(images, backend, splits)
+    if isinstance(network, CubaNetwork):
+        refuse_for_foreign(
+            paths,
+            {
+                f"--backend {backend}": backend != "ref",
+                "--neuron": neuron,
+                "--leak": leak,
+                "--model": model,
+                "--arch": arch,
+                "--trace": trace,
+            },
+        )
         ran = pipeline.run_foreign_into_folder(
             output,
             paths[0],
@@ -129,7 +188,25 @@ def run(
             std=parse_numbers("--std", std),
             bars=bar,
         )
-        _show_foreign(ran, paths[0], as_json=as_json)
+        show_foreign(ran, paths[0], as_json=as_json)
+        return
+    if mean is not None or std is not None:
+        raise UsageError(f"--mean, --std: {paths[0]} holds its own normalization; only files of other hands need it.")
+    if on_board is not None and dry:
+        given = {"--data": data, "--data-root": data_root, "--lava-python": lava_python}
+        further = [word for name, value in given.items() if value is not None for word in (name, str(value))]
+        further += [name for name, on in {"--leak": leak, "--trace": trace, "--profile": profile}.items() if on]
+        dry_run(
+            paths[0],
+            network,
+            count,
+            timesteps,
+            on_board,
+            leak=leak,
+            further=further,
+            overwrite=overwrite,
+            as_json=as_json,
+        )
         return
     if early_exit and splits.held_out is None:
         note(
@@ -139,9 +216,7 @@ def run(
     done = pipeline.run_into_folder(
         output,
         paths,
-        open_backend(
-            backend, device=chosen, lava_python=lava_python, lava_layout=lava_layout, neuron=neuron, leak=leak
-        ),
+        opened,
         splits,
         splits.test[:count],
         timesteps,
@@ -155,31 +230,16 @@ def run(
     show_run(done, trace=trace, arch=arch, as_json=as_json)
 
 
-def _check_foreign(paths: tuple[Path, ...], given: dict[str, object]) -> None:
-    """Raise a `UsageError` for what only files of ours can do."""
-    if len(paths) > 1:
-        raise UsageError(f"{paths[0]}: was not written by `loihi-convert export`; run such a file alone.")
-    for option, value in given.items():
-        if value:
-            raise UsageError(
-                f"{option}: {paths[0]} was not written by `loihi-convert export`; such a file runs on ref, without it."
-            )
-
-
-def _show_foreign(ran: ForeignRun, path: Path, *, as_json: bool) -> None:
-    note(f"{path.name}: not written by `loihi-convert export`; its CUBA neurons run as in Lava, without early exit")
-    if as_json:
-        from loihi_convert.results.run_folder import results_json
-
-        say(results_json([(path.stem, ran.evaluation)]))
-    else:
-        from loihi_convert.results.tables import accuracy_table, layer_table
-
-        tables = [accuracy_table(ran.evaluation), layer_table(ran.evaluation)]
-        read = {"potential": "potentials", "spikes": "spike counts"}[ran.evaluation.readout]
-        tables[0].caption = f"{read} of the last layer after each step of one run"
-        say_tables(tables)
-    note(f"wrote {ran.folder}/ ({', '.join(path.name for path in ran.files)})")
+def _image_count(images: int | None, backend: str, splits: DataSplits) -> int:
+    """How many test images to run: as asked, else all, or as many as the backend runs in a short while."""
+    available = len(splits.test)
+    count = min({"sim": SIM_IMAGES, "loihi2": CHIP_IMAGES}.get(backend, available), available)
+    if images is None and count < available:
+        note(f"running the first {count} of {available} test images; choose with --images")
+    count = count if images is None else images
+    if not 1 <= count <= available:
+        raise UsageError(f"--images {count}: {splits.name} has 1..{available} test images.")
+    return count
 
 
 def show_run(done: CompletedRun, *, trace: bool, arch: str | None, as_json: bool) -> None:

@@ -216,6 +216,7 @@ def run_into_folder(
                 "neuron": backend.neuron,
                 "leak": backend.leak,
                 "backend_versions": backend.versions,
+                "measured": {ran.path.stem: dict(ran.result.measured) for ran in runs},
                 "provenance": {ran.path.stem: dict(ran.network.provenance) for ran in runs},
             },
         )

@@ -78,7 +78,7 @@ def _common_title(entries: Sequence[Entry]) -> str:
 
 def _subtitle(entries: Sequence[Entry], sets: Sequence[str]) -> str:
     files = "One exported file" if len(entries) == 1 else f"{len(entries)} exported files"
-    names = {"ref": "exact integers (ref)", "sim": "Lava's CPU simulator (sim)"}
+    names = {"ref": "exact integers (ref)", "sim": "Lava's CPU simulator (sim)", "loihi2": "a Loihi 2 board (loihi2)"}
     found = dict.fromkeys(entry.run.manifest.backend for entry in entries)
     backends = " and ".join(names.get(backend, backend) for backend in found)
     counts = [entry.evaluation.image_count for entry in entries]

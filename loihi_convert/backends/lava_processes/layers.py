@@ -22,7 +22,7 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
 from loihi_convert.backends.lava_processes.neurons import (
     IntegratingModel,
-    IntegratingNeurons,
+    Neurons,
     ReadoutModel,
     SpikingModel,
     SpikingNeurons,
@@ -61,8 +61,8 @@ class SpikingLayer(SpikingNeurons):
         self.s_in = InPort(shape=(batch_size, *input_shape))
 
 
-class IntegratingLayer(IntegratingNeurons):
-    """A synapse and its `IntegratingNeurons`, of B images; parameters as in `SpikingLayer`."""
+class IntegratingLayer(Neurons):
+    """A synapse and its `Neurons`, which do not fire, of B images; parameters as in `SpikingLayer`."""
 
     def __init__(self, *, input_shape: tuple[int, ...], synapse: Synapse, batch_size: int, **neurons: Any) -> None:
         super().__init__(synapse=synapse, batch_size=batch_size, **neurons)

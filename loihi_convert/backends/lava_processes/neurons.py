@@ -1,7 +1,6 @@
 """Integrate-and-fire neurons with soft reset, and neurons that only integrate; both record what they do.
 
-Their state has a leading axis of B images side by side. Lava's own ways out of a running network (``Var.get``, Monitor)
-cost about 1 ms a step; these write to memory maps.
+Their state has a leading axis of B images side by side.
 """
 
 from __future__ import annotations
@@ -21,12 +20,13 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
 from loihi_convert import loihi
 from loihi_convert.backends.lava_processes.guarded import GuardedModel
+from loihi_convert.backends.recording import Recorder, Recording
 
 Array = npt.NDArray[Any]
 
 
 class Neurons(AbstractProcess):
-    """State of neurons that integrate, and when each presentation starts.
+    """Neurons that integrate: ``v = clip(v + current + bias, -131071, 131071)``.
 
     Parameters
     ----------
@@ -38,10 +38,8 @@ class Neurons(AbstractProcess):
         Integers, in weight units.
     reset
         ``"soft"`` or ``"hard"``.
-    reset_interval
-        Steps that each image is shown, T.
-    reset_offset
-        Global step in which this layer does its first step of the first image; recording starts there.
+    recording
+        What is written where. Each presentation starts in its first recorded step.
     further
         Process parameters of a subclass.
     """
@@ -54,11 +52,10 @@ class Neurons(AbstractProcess):
         bias: Array,
         initial_potential: Array,
         reset: str,
-        reset_interval: int,
-        reset_offset: int,
+        recording: Recording,
         **further: Any,
     ) -> None:
-        super().__init__(reset=reset, reset_interval=reset_interval, reset_offset=reset_offset, **further)
+        super().__init__(reset=reset, recording=recording, **further)
         self.v = Var(shape=(batch_size, *shape), init=0)
         self.bias = Var(shape=bias.shape, init=bias)
         self.initial_potential = Var(shape=initial_potential.shape, init=initial_potential)
@@ -69,7 +66,7 @@ class SpikingNeurons(Neurons):
 
     At each step::
 
-        v = initial_potential      if time_step % reset_interval == reset_offset % reset_interval
+        v = initial_potential      in the first step of each presentation
         v = clip(v + current + bias, -131071, 131071)
         s_out = v >= threshold
         v = v - threshold * s_out
@@ -83,55 +80,14 @@ class SpikingNeurons(Neurons):
         Of ``s_out``: ``(B, *shape)``, or the same number of neurons in other axes.
     threshold
         Integers, in weight units, that broadcast over ``shape``.
-    fan_out
-        int64 of ``shape``: synapses that leave each neuron.
-    column
-        Which column of ``spike_counts`` and ``synaptic_operations`` is this layer's.
-    spike_counts, synaptic_operations
-        Files to fill: ``.npy``, int64 ``(N, T, spiking layers)``.
-    trace
-        Files to fill with every spike and every potential: ``.npy``, bool and int32 ``(N, T, C, H, W)``; or none.
     neurons
         As in `Neurons`.
     """
 
-    def __init__(
-        self,
-        *,
-        output_shape: tuple[int, ...],
-        threshold: Array,
-        fan_out: Array,
-        column: int,
-        spike_counts: str,
-        synaptic_operations: str,
-        trace: tuple[str, ...],
-        **neurons: Any,
-    ) -> None:
-        super().__init__(
-            fan_out=fan_out,
-            column=column,
-            spike_counts=spike_counts,
-            synaptic_operations=synaptic_operations,
-            trace=trace,
-            **neurons,
-        )
+    def __init__(self, *, output_shape: tuple[int, ...], threshold: Array, **neurons: Any) -> None:
+        super().__init__(**neurons)
         self.s_out = OutPort(shape=output_shape)
         self.threshold = Var(shape=threshold.shape, init=threshold)
-
-
-class IntegratingNeurons(Neurons):
-    """Neurons without threshold: ``v = clip(v + current + bias, -131071, 131071)``.
-
-    Parameters
-    ----------
-    potentials
-        File to fill: ``.npy``, int32 ``(N, T, *shape)``.
-    neurons
-        As in `Neurons`.
-    """
-
-    def __init__(self, *, potentials: str, **neurons: Any) -> None:
-        super().__init__(potentials=potentials, **neurons)
 
 
 class SoftResetIF(SpikingNeurons):
@@ -142,8 +98,7 @@ class SoftResetIF(SpikingNeurons):
     shape
         As in `Neurons`.
     output_shape
-        ``shape``, or the same number of neurons in one axis, for a Dense. (Lava's own reshaping of ports calls
-        ``np.reshape(newshape=...)``, which NumPy 2.5 refuses.)
+        ``shape``, or the same number of neurons in one axis, for a Dense.
     """
 
     def __init__(self, *, shape: tuple[int, ...], output_shape: tuple[int, ...], **neurons: Any) -> None:
@@ -151,8 +106,8 @@ class SoftResetIF(SpikingNeurons):
         self.a_in = InPort(shape=shape)
 
 
-class Integrator(IntegratingNeurons):
-    """`IntegratingNeurons` that receive their current, of one image, from a synapse such as Lava's Conv or Dense."""
+class Integrator(Neurons):
+    """`Neurons` that receive their current, of one image, from a synapse such as Lava's Conv or Dense."""
 
     def __init__(self, *, shape: tuple[int, ...], **neurons: Any) -> None:
         super().__init__(shape=shape, batch_size=1, **neurons)
@@ -160,7 +115,7 @@ class Integrator(IntegratingNeurons):
 
 
 class IntegratingModel(GuardedModel):
-    """What all neurons do first in a step, and where in the recordings that step belongs; exact 32-bit integers."""
+    """What all neurons do first in a step; exact 32-bit integers."""
 
     # In units of 2^-shift weight units.
     v: Array = LavaPyType(np.ndarray, np.int32, precision=24)
@@ -168,8 +123,8 @@ class IntegratingModel(GuardedModel):
     bias: Array = LavaPyType(np.ndarray, np.int32, precision=18)
 
     def prepare(self) -> None:
-        self._interval = int(self.proc_params["reset_interval"])
-        self._offset = int(self.proc_params["reset_offset"])
+        self._recording: Recording = self.proc_params["recording"]
+        self.recorder = Recorder(self._recording)
         self.soft = self.proc_params["reset"] == "soft"
         # Lava's LIF: act_shift, vth_shift and bias_exp of 6.
         self.shift = 0 if self.soft else 6
@@ -178,23 +133,12 @@ class IntegratingModel(GuardedModel):
 
     def advance(self, current: Array) -> None:
         """Do one step with ``current``, int32 that broadcasts over ``v``."""
-        if self.time_step % self._interval == self._offset % self._interval:
+        if (self.time_step - self._recording.first_step) % self._recording.interval == 0:
             self.v[...] = self.initial_potential << self.shift
         # No overflow of int32: a current is below 2^23 (after the shift, where there is one), the rest too.
         self.v += current << self.shift
         self.v += self.bias << self.shift
         np.clip(self.v, -self._limit, self._limit, out=self.v)
-
-    def record(self, recording: Array, values: Array) -> None:
-        """Write ``values`` ``(B, ...)`` of this step into ``recording`` ``(N, T, ...)``.
-
-        Nothing before the first and after the last image, nor of what fills up the last presentation.
-        """
-        presentation, step = divmod(self.time_step - self._offset, self._interval)
-        if presentation >= 0:
-            first = presentation * len(values)
-            place = recording[first : first + len(values), step]
-            place[...] = values[: len(place)]
 
 
 class SpikingModel(IntegratingModel):
@@ -202,15 +146,6 @@ class SpikingModel(IntegratingModel):
 
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.bool_, precision=1)
     threshold: Array = LavaPyType(np.ndarray, np.int32, precision=18)
-
-    def prepare(self) -> None:
-        super().prepare()
-        # float64, so that BLAS sums it: exact up to 2^53.
-        self._fan_out: Array = self.proc_params["fan_out"].astype(np.float64).ravel()
-        column = self.proc_params["column"]
-        self._spike_counts: Array = np.load(self.proc_params["spike_counts"], mmap_mode="r+")[:, :, column]
-        self._operations: Array = np.load(self.proc_params["synaptic_operations"], mmap_mode="r+")[:, :, column]
-        self._trace: list[Array] = [np.load(file, mmap_mode="r+") for file in self.proc_params["trace"]]
 
     def advance(self, current: Array) -> None:
         super().advance(current)
@@ -220,25 +155,16 @@ class SpikingModel(IntegratingModel):
         else:
             self.v[spikes] = 0
         self.s_out.send(spikes.reshape(self.s_out.shape))
-        per_image = spikes.reshape(len(spikes), -1)
-        self.record(self._spike_counts, np.count_nonzero(per_image, axis=1))
-        self.record(self._operations, per_image @ self._fan_out)
-        if self._trace:
-            traced_spikes, traced_potentials = self._trace
-            self.record(traced_spikes, spikes.swapaxes(1, -1))
-            self.record(traced_potentials, (self.v >> self.shift).swapaxes(1, -1))
+        self.recorder.record_spikes(self.time_step, spikes)
+        self.recorder.record_potentials(self.time_step, self.v >> self.shift)
 
 
 class ReadoutModel(IntegratingModel):
-    """The model of `IntegratingNeurons`, wherever their current comes from."""
-
-    def prepare(self) -> None:
-        super().prepare()
-        self._potentials: Array = np.load(self.proc_params["potentials"], mmap_mode="r+")
+    """The model of `Neurons` that do not fire, wherever their current comes from."""
 
     def advance(self, current: Array) -> None:
         super().advance(current)
-        self.record(self._potentials, self.v >> self.shift)
+        self.recorder.record_potentials(self.time_step, self.v >> self.shift)
 
 
 class ReceivedCurrent(IntegratingModel):

@@ -19,11 +19,11 @@ from loihi_convert.poisson import poisson_spikes
 
 
 class ImageSource(AbstractProcess):
-    """Sends each batch of images in ``timesteps`` successive steps, then zeros: pixels as graded spikes of at most 8
-    bits, or Poisson spikes.
+    """Sends each batch of images in T successive steps, then zeros: pixels as graded spikes of at most 8 bits, or
+    Poisson spikes.
 
-    Presentation k, of the images kB .. (k + 1)B - 1, is sent in the global steps kT + 1 .. (k + 1)T. Where images are
-    missing in the last one, it is filled up with zeros.
+    Presentation k, of the images kB .. (k + 1)B - 1, is sent in the global steps kR + 1 .. kR + T, where R is
+    ``interval``. Where images are missing in the last one, it is filled up with zeros.
 
     Parameters
     ----------
@@ -35,6 +35,8 @@ class ImageSource(AbstractProcess):
         File of the integers to send: ``.npy``, uint8 ``(N, C, H, W)``.
     timesteps
         T.
+    interval
+        Steps from one presentation to the next; T or more.
     poisson_seed
         Of Poisson spikes; ``None``: pixels.
     steps
@@ -48,11 +50,17 @@ class ImageSource(AbstractProcess):
         batch_size: int,
         images: str,
         timesteps: int,
+        interval: int,
         poisson_seed: int | None,
         steps: str,
     ) -> None:
         super().__init__(
-            batch_size=batch_size, images=images, timesteps=timesteps, poisson_seed=poisson_seed, steps=steps
+            batch_size=batch_size,
+            images=images,
+            timesteps=timesteps,
+            interval=interval,
+            poisson_seed=poisson_seed,
+            steps=steps,
         )
         self.s_out = OutPort(shape=shape)
 
@@ -71,11 +79,16 @@ class PyImageSourceModel(GuardedModel):
 
     def step(self) -> None:
         self._steps[0] = self.time_step
-        presentation, step = divmod(self.time_step - 1, self.proc_params["timesteps"])
+        presentation, step = divmod(self.time_step - 1, self.proc_params["interval"])
         first, seed = presentation * len(self._batch), self.proc_params["poisson_seed"]
         if step == 0:
             images = self._images[first : first + len(self._batch)]
             self._batch[: len(images)] = images
             self._batch[len(images) :] = 0
-        sent = self._batch if seed is None else poisson_spikes(self._batch, seed, first, step, 1)[:, 0]
+        if step >= self.proc_params["timesteps"]:
+            sent = np.zeros_like(self._batch)
+        elif seed is None:
+            sent = self._batch
+        else:
+            sent = poisson_spikes(self._batch, seed, first, step, 1)[:, 0]
         self.s_out.send(sent.swapaxes(1, -1).reshape(self.s_out.shape))

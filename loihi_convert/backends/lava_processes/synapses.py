@@ -1,8 +1,8 @@
 """Fast exact ProcessModels of Lava's own Conv and Dense Processes: the same integers from one matrix product.
 
 Like Lava's models they answer one step late: first send what the last step gave, then receive and compute. Weights,
-inputs and sums are float32, which is exact (`gemm.py`). Lava's model of Dense scales its weights by sign mode and bit
-count; these 8-bit weights it would leave as they are.
+inputs and sums are float32, which is exact (`gemm.py`). What Lava's model of Dense rounds away, by sign mode, bit count
+and weight_exp, our weights do not have; its Conv on the CPU ignores weight_exp, which ours does not.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class PyConvModelGemm(GuardedModel):
 
     def prepare(self) -> None:
         self._synapse = ConvGemm(
-            self.weight[:, ::-1, ::-1],
+            self.weight[:, ::-1, ::-1] * np.float32(2.0 ** int(self.weight_exp[0])),
             self.s_in.shape,
             stride=tuple(self.stride),
             padding=tuple(self.padding),
@@ -73,6 +73,9 @@ class PyDenseModelGemv(GuardedModel):
     a_buff: Array = LavaPyType(np.ndarray, np.float32)
     weights: Array = LavaPyType(np.ndarray, np.float32, precision=8)
     num_message_bits: Array = LavaPyType(np.ndarray, np.int32)
+
+    def prepare(self) -> None:
+        self.weights = self.weights * np.float32(2.0 ** self.proc_params.get("weight_exp", 0))
 
     def step(self) -> None:
         self.a_out.send(self.a_buff)

@@ -1,0 +1,76 @@
+"""Which Loihi 2 a run is for, as Lava and SLURM name it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from loihi_convert.errors import UsageError
+
+GENERATIONS: Final = ("N3B2", "N3B3", "N3C1", "N3D1")
+"""Loihi 2 chips (``ChipGeneration`` in ``lava/utils/loihi.py``; N2A2 is Loihi 1). Most of INRC's are N3B3."""
+
+
+@dataclass(frozen=True)
+class Board:
+    """Where to run.
+
+    Parameters
+    ----------
+    generation
+        One of `GENERATIONS`.
+    partition, name
+        Of SLURM's, and of one board; ``None``: any.
+    address
+        Of a board's host on the network, which is then used without SLURM; ``None``: through SLURM.
+    """
+
+    generation: str = "N3B3"
+    partition: str | None = None
+    name: str | None = None
+    address: str | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that Lava's ``use_slurm_host`` or ``use_ethernet_host`` sets for it."""
+        if self.address is not None:
+            return {"NOSLURM": "1", "NXSDKHOST": self.address, "LOIHI_GEN": self.generation}
+        named = {"PARTITION": self.partition, "BOARD": self.name}
+        return {"SLURM": "1", "LOIHI_GEN": self.generation, **{key: value for key, value in named.items() if value}}
+
+
+def chosen_board(
+    *,
+    partition: str | None = None,
+    name: str | None = None,
+    generation: str | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> Board:
+    """Return the board that the options name; what they leave open, PARTITION, BOARD and LOIHI_GEN say.
+
+    Without any of partition and board, and without SLURM, a host named by NXSDKHOST is used directly.
+
+    Raises
+    ------
+    UsageError
+        If there is no such generation of Loihi 2, or a name is none.
+    """
+    generation = generation or environment.get("LOIHI_GEN") or "N3B3"
+    if generation not in GENERATIONS:
+        raise UsageError(
+            f"--loihi-gen {generation} (or LOIHI_GEN): no Loihi 2; allowed are {', '.join(GENERATIONS)}, and most are "
+            "N3B3."
+        )
+    partition = partition or environment.get("PARTITION") or None
+    name = name or environment.get("BOARD") or None
+    address = environment.get("NXSDKHOST") or None
+    for option, value in (("--partition", partition), ("--board", name), ("NXSDKHOST", address)):
+        # They end up in a shell script.
+        if value is not None and not re.fullmatch(r"[\w.:,-]+", value):
+            raise UsageError(f"{option} {value!a}: no name; allowed are letters, digits and _ . : , -")
+    if partition or name or environment.get("SLURM", "0") != "0":
+        address = None
+    return Board(generation, partition, name, address)

@@ -1,0 +1,73 @@
+"""`loihi-convert run --backend loihi2 --dry-run`: what would run on a board, and a batch script that runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loihi_convert.cli.console import note, say, say_json, say_tables
+from loihi_convert.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from loihi_convert.backends.board import Board
+    from loihi_convert.backends.chip_plan import ChipPlan
+    from loihi_convert.network import QuantizedNetwork
+
+
+def dry_run(
+    path: Path,
+    network: QuantizedNetwork,
+    image_count: int,
+    timesteps: int | None,
+    board: Board,
+    *,
+    leak: bool,
+    further: list[str],
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Print the plan of a run, and write ``<file>.sbatch`` into the current folder.
+
+    ``further`` are words of the command line that the script repeats.
+    """
+    from loihi_convert.backends import used_neuron
+    from loihi_convert.backends.chip_plan import plan, sbatch_script
+    from loihi_convert.files import write_atomically
+
+    used_neuron(network, "stock", leak=leak)
+    steps = network.timesteps if timesteps is None else timesteps
+    if not 1 <= steps <= network.proven_timesteps:
+        raise UsageError(
+            f"--timesteps {steps}: {path} is proven for T = 1..{network.proven_timesteps}; export it with -T {steps}."
+        )
+    script = Path(f"{path.stem}.sbatch")
+    if script.exists() and not overwrite:
+        raise InputError(f"{script}: exists already; nothing was changed. Pass --overwrite, or move it away.")
+    planned = plan(network, image_count, steps, board, leak=leak)
+    words = ["loihi-convert", "run", str(path), "--backend", "loihi2", "-T", str(steps), "--images", str(image_count)]
+    write_atomically(script, sbatch_script([*words, *further], path.stem, board).encode())
+    if as_json:
+        say_json({**planned.as_json(), "script": str(script)})
+    else:
+        _say_plan(planned)
+    note(
+        f"nothing was run; wrote {script}. This backend has never run on a chip: `run --golden --backend loihi2` first"
+    )
+
+
+def _say_plan(planned: ChipPlan) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    for name in ("layer", "Process", "shape", "parameters"):
+        table.add_column(name)
+    for process in planned.processes:
+        parameters = ", ".join(f"{name} {value}" for name, value in process.parameters.items())
+        table.add_row(process.layer, process.kind, "x".join(map(str, process.shape)), parameters)
+    say_tables([table])
+    timing = planned.timing
+    say(
+        f"T = {timing.timesteps}, reset interval {planned.reset_interval}, {timing.interval} steps from image to "
+        f"image; {timing.images:,} images: {timing.total:,} steps"
+    )
+    say("environment: " + " ".join(f"{name}={value}" for name, value in planned.board.environment.items()))

@@ -1,0 +1,278 @@
+"""Backend `loihi2` as far as a machine without a board goes: which board, the plan, the script, the golden folder."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import networks
+import numpy as np
+import oracle
+import pytest
+from lava_programs import output_of
+
+from loihi_convert import netx
+from loihi_convert.__main__ import main
+from loihi_convert.backends import BackendName, open_backend
+from loihi_convert.backends.board import Board, chosen_board
+from loihi_convert.backends.chip_plan import plan, sbatch_script
+from loihi_convert.backends.lava_files import LavaFiles
+from loihi_convert.backends.timing import Timing, stock_interval
+from loihi_convert.errors import InputError, PlatformError, UsageError
+from loihi_convert.pipeline import golden
+
+Invoke = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Invoke:
+    """Run ``loihi-convert run`` with the given words, in an empty folder, without any board in the environment."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    for name in ("PARTITION", "BOARD", "LOIHI_GEN", "SLURM", "NXSDKHOST"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["loihi-convert", "run", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return int(stop.value.code or 0), out, err
+
+    return run
+
+
+def test_options_go_before_the_environment() -> None:
+    assert chosen_board(environment={}) == Board("N3B3", None, None, None)
+    environment = {"PARTITION": "a", "BOARD": "b", "LOIHI_GEN": "N3C1", "NXSDKHOST": "10.0.0.2"}
+    assert chosen_board(environment=environment) == Board("N3C1", "a", "b", None)
+    assert chosen_board(partition="c", generation="N3B2", environment=environment) == Board("N3B2", "c", "b", None)
+    assert chosen_board(environment={"NXSDKHOST": "10.0.0.2"}) == Board("N3B3", None, None, "10.0.0.2")
+    assert chosen_board(environment={"NXSDKHOST": "10.0.0.2", "SLURM": "1"}).address is None
+
+
+def test_the_environment_is_what_lava_sets() -> None:
+    assert Board("N3C1", "p", "b").environment == {
+        "SLURM": "1",
+        "LOIHI_GEN": "N3C1",
+        "PARTITION": "p",
+        "BOARD": "b",
+    }
+    assert Board(address="h").environment == {"NOSLURM": "1", "NXSDKHOST": "h", "LOIHI_GEN": "N3B3"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"generation": "N2A2"}, r"--loihi-gen N2A2 \(or LOIHI_GEN\): no Loihi 2; allowed are N3B2, N3B3, N3C1, N3D1"),
+        ({"partition": "a\nreboot"}, r"--partition 'a\\nreboot': no name; allowed are letters, digits and"),
+        ({"name": "a b"}, r"--board 'a b': no name"),
+    ],
+)
+def test_what_is_no_board(options: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        chosen_board(**options, environment={})
+
+
+def test_a_script_says_what_to_run_where() -> None:
+    words = ["loihi-convert", "run", "my net.net", "--backend", "loihi2"]
+    script = sbatch_script(words, "my\nnet", Board("N3B3", "p", "b")).splitlines()
+    assert script[:5] == [
+        "#!/bin/bash",
+        "#SBATCH --job-name=my_net",
+        "#SBATCH --output=my_net-%j.log",
+        "#SBATCH --partition=p",
+        "#SBATCH --nodelist=b",
+    ]
+    assert script[-5:-1] == ["export SLURM=1", "export LOIHI_GEN=N3B3", "export PARTITION=p", "export BOARD=b"]
+    assert script[-1] == "loihi-convert run 'my net.net' --backend loihi2"
+
+
+def test_a_dry_run_shows_all_and_writes_a_script_once(invoke: Invoke) -> None:
+    words = (
+        golden.folder() / golden.NETWORK,
+        "--backend",
+        "loihi2",
+        "--dry-run",
+        "--data",
+        "digits",
+        "--leak",
+        "-T",
+        5,
+    )
+    code, out, err = invoke(*words, "--partition", "p", "--images", 3)
+    assert code == 0
+    assert re.search(r"conv1 +LIFReset +4x8x8 +du 0, dv 4096, vth", out)
+    assert "T = 5, reset interval 8, 16 steps from image to image; 3 images: 40 steps" in out
+    assert "environment: SLURM=1 LOIHI_GEN=N3B3 PARTITION=p" in out
+    assert "nothing was run; wrote model.sbatch. This backend has never run on a chip" in err
+    written = Path("model.sbatch").read_text()
+    assert written.endswith("--backend loihi2 -T 5 --images 3 --data digits --leak\n")
+    subprocess.run(["bash", "-n", "model.sbatch"], check=True)
+    code, _, err = invoke(*words, "--images", 4)
+    assert code == 3
+    assert "model.sbatch: exists already; nothing was changed. Pass --overwrite" in err
+    assert Path("model.sbatch").read_text() == written
+    code, out, _ = invoke(*words, "--images", 4, "--overwrite", "--json")
+    assert code == 0
+    assert json.loads(out)["steps"] == 56
+    assert Path("model.sbatch").read_text() != written
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (
+            ("--backend", "sim", "--board", "b"),
+            2,
+            "--partition, --board, --loihi-gen and --dry-run are for --backend loi",
+        ),
+        (("--backend", "ref", "--profile"), 2, "--backend ref: only loihi2 runs on a board, and has a profiler."),
+        (
+            ("--backend", "loihi2", "--neuron", "own"),
+            2,
+            "--backend loihi2: a chip has stock neurons only; leave out --n",
+        ),
+        (("--backend", "loihi2", "--dry-run", "-T", 7), 2, "is proven for T = 1..6; export it with -T 7."),
+        (("--golden", "also"), 2, "--golden: 2 folders; allowed is one, or none for the one in this package."),
+    ],
+)
+def test_what_makes_no_sense(words: tuple[object, ...], code: int, message: str, invoke: Invoke) -> None:
+    found, _, err = invoke(golden.folder() / golden.NETWORK, "--data", "digits", *words)
+    assert found == code
+    assert message in err
+
+
+@pytest.mark.lava
+def test_without_the_extension_the_error_says_how_to_get_it(tmp_path: Path) -> None:
+    network, images = networks.random_loihi2_network(0)
+    netx.write(network, tmp_path / "model.net")
+    message = r"loihi2: the Lava extension for Loihi is not installed.* \(INRC\) get it: intel-ncl.*--dry-run shows"
+    with open_backend("loihi2", board=Board()) as backend, pytest.raises(PlatformError, match=message):
+        backend.run(tmp_path / "model.net", images, 1)
+
+
+BY_STEPS = """
+import json, pickle, sys
+from pathlib import Path
+from loihi_convert.backends import lava_circuit, lava_hardware, lava_host
+lava_host.import_lava()
+from lava.magma.core import run_configs
+from lava.proc.lif.models import PyLifResetModelBitAcc
+from lava.proc.lif.process import LIFReset
+
+# Instead of a chip: Lava's own models on the CPU, which record nothing.
+models = {**lava_circuit.models(), LIFReset: PyLifResetModelBitAcc}
+run_configs.Loihi2HwCfg = lambda: run_configs.Loihi2SimCfg(exception_proc_model_map=models)
+lava_hardware.connect_through_adapter = lambda out, into, bits: lava_circuit._connect(out, into)
+
+built, build = [], lava_circuit.build_circuit
+
+def remembered(*arguments, **options):
+    built.append(build(*arguments, **options))
+    return built[-1]
+
+lava_hardware.build_circuit = remembered
+files = lava_host.LavaFiles(Path(sys.argv[1]))
+network = pickle.loads(files.network.read_bytes())
+request = {"timesteps": 3, "trace": True, "leak": False, "steps": int(sys.argv[2]), "chip": {"profile": False}}
+lava_hardware.run_on_board(network, files, request)
+for neurons in built[0].neurons:
+    shown = {name: neurons.proc_params[name] for name in ("bias_exp", "reset_interval", "reset_offset", "du", "dv")}
+    print(json.dumps({**{name: str(value) for name, value in shown.items()}, "vth": str(int(neurons.vth.init))}))
+"""
+
+
+@pytest.mark.lava
+def test_what_is_read_from_a_board_after_every_step_is_what_every_layer_did(tmp_path: Path) -> None:
+    """The driver of `lava_hardware` on Lava's simulator, whose u it reads as it would from a chip; and the plan."""
+    network, images = networks.random_loihi2_network(28)
+    files = LavaFiles(tmp_path)
+    files.fill(network, images, 3, True)
+    steps = Timing(len(images), 1, 3, len(network.layers), stock_interval(3)).total
+    printed = output_of(BY_STEPS, tmp_path, steps)
+    oracle.assert_equal(network, images, files.result(network, True, 0, 0), 3, is_stock=True)
+    planned = plan(network, len(images), 3, Board(), leak=False)
+    neurons = [process.parameters for process in planned.processes if process.kind == "LIFReset"]
+    built = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    assert len(built) == len(neurons)
+    for found, expected in zip(built, neurons, strict=True):
+        assert found.items() <= expected.items()
+
+
+@pytest.mark.parametrize("backend", ["ref", pytest.param("sim", marks=pytest.mark.lava)])
+def test_the_golden_folder_passes(backend: BackendName, invoke: Invoke) -> None:
+    code, out, err = invoke("--golden", "--backend", backend)
+    assert code == 0
+    assert out.splitlines() == [
+        "conv1: spikes pass, potentials pass",
+        "conv2: spikes pass, potentials pass",
+        "fc: spikes no neurons, potentials pass",
+    ]
+    assert f"every spike and potential of 3 layers is as it must be (8 images, T = 6, {backend})" in err
+
+
+def test_the_golden_network_is_worth_comparing() -> None:
+    """A T that is no power of two, biases, a pooling, layers that fire to the end and some that do not."""
+    known = golden.read_golden(golden.folder())
+    assert known.network.target == "loihi2"
+    assert known.timesteps & (known.timesteps - 1) != 0
+    assert all(layer.bias is not None and layer.bias.any() for layer in known.network.layers)
+    assert any(layer.synapse.pool != (1, 1) for layer in known.network.layers)
+    _, spikes, has_wrapped = oracle.run_circuit(known.network, known.images, known.timesteps, leaks=False)
+    assert not has_wrapped.any()
+    assert all(0.02 < fired.mean() < 0.9 and fired[:, -1].any() for fired in spikes)
+
+
+def test_a_difference_is_found_in_its_layer(invoke: Invoke, tmp_path: Path) -> None:
+    """Of the leak, which moves potentials everywhere; and of a digest, in one layer."""
+    code, out, err = invoke("--golden", "--leak")
+    assert code == 5
+    assert "conv1: spikes" in out
+    assert "potentials FAIL" in out
+    assert "ref does not do what the folder says; against ref: no difference, so ref does not either." in err
+    shutil.copytree(golden.folder(), tmp_path / "other")
+    told = json.loads((tmp_path / "other" / golden.DIGESTS).read_text())
+    told["layers"][1]["spikes"] = "0" * 64
+    (tmp_path / "other" / golden.DIGESTS).write_text(json.dumps(told))
+    code, out, _ = invoke("--golden", "other", "--json")
+    assert code == 5
+    answer = json.loads(out)
+    assert not answer["passed"]
+    assert [layer["spikes"] for layer in answer["layers"]] == [True, False, None]
+
+
+def test_a_golden_folder_is_taken_as_a_whole(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"model\.net"):
+        golden.read_golden(tmp_path)
+    shutil.copytree(golden.folder(), tmp_path, dirs_exist_ok=True)
+    network = netx.read(tmp_path / golden.NETWORK)
+    netx.write(replace(network, provenance={"changed": True}), tmp_path / golden.NETWORK, overwrite=True)
+    with pytest.raises(
+        InputError, match=r"model\.net: not the network that golden\.json is of; take the folder as a w"
+    ):
+        golden.read_golden(tmp_path)
+    (tmp_path / golden.DIGESTS).write_text("{}")
+    with pytest.raises(
+        InputError, match=r"no golden folder \('timesteps'\); it holds model\.net, golden\.npz and golden"
+    ):
+        golden.read_golden(tmp_path)
+
+
+def test_a_golden_folder_is_written_whole_or_not_over_another(tmp_path: Path) -> None:
+    network, images = networks.random_loihi2_network(1)
+    netx.write(network, tmp_path / "random.net")
+    written = golden.write_golden(tmp_path / "new", tmp_path / "random.net", images, 3)
+    with open_backend("ref") as backend:
+        assert golden.check_golden(written, backend).passed
+    np.testing.assert_array_equal(written.images, images)
+    with pytest.raises(InputError, match="exists already; nothing was changed"):
+        golden.write_golden(tmp_path / "new", tmp_path / "random.net", images, 3)
