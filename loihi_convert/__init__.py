@@ -21,6 +21,7 @@ same for the shell. Where things are:
 ``backends``    what runs an exported file: exact integers of ours, Lava
 ``results``     from a run to tables, pictures and run folders; what a conversion loses, and why
 ``report``      run folders -> one page, HTML and Markdown
+``golden``      a tiny network and what its layers must do, for ``run --golden``
 ==============  ===============================================================================================
 
 Beside them: the networks (`synapse`, `network`), every Loihi number (`loihi`), the file format (`netx`), and soft reset
