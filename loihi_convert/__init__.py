@@ -22,6 +22,7 @@ Each stage takes one value and returns the next; nothing is edited in place::
 ``checks``      what is in the way of Lava or a chip: rules on files, integers, channels, memory
 ``results``     from a run to tables, pictures and run folders; what a conversion loses; what a chip might take
 ``report``      run folders -> one page, HTML and Markdown
+``golden``      a tiny network and what its layers must do, for ``run --golden``
 ==============  ===============================================================================================
 
 Beside them: the networks (`synapse`, `network`, and `cuba` of foreign files), every Loihi number (`loihi`), the file

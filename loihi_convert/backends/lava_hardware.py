@@ -10,6 +10,10 @@ Used in the process in which Lava lives, and only there. The extension is Intel'
 ``lava.proc.embedded_io.spike``        used by lava-dl's tests and tutorials: PyToNxAdapter, PyToN3ConvAdapter
 ``Var.get()`` of a LIF's u             used by lava-dl's tests of PilotNet on Loihi: the state after so many steps
 =====================================  =================================================================================
+
+Not known: whether an adapter takes a step of its own (every layer would be late by one: the golden folder fails from
+the first layer on), and whether a chip takes ``du = -1`` and ``dv = 4096``, beyond the 12 bits that Lava documents
+(``leak`` is ``du = 0``).
 """
 
 from __future__ import annotations

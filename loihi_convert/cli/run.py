@@ -208,6 +208,8 @@ def run(
             as_json=as_json,
         )
         return
+    if images is None and count < len(splits.test):
+        note(f"running the first {count} of {len(splits.test)} test images; choose with --images")
     if early_exit and splits.held_out is None:
         note(
             f"early exit is not evaluated: its margin is chosen on images that are not run, and {splits.name} has "
@@ -234,8 +236,6 @@ def _image_count(images: int | None, backend: str, splits: DataSplits) -> int:
     """How many test images to run: as asked, else all, or as many as the backend runs in a short while."""
     available = len(splits.test)
     count = min({"sim": SIM_IMAGES, "loihi2": CHIP_IMAGES}.get(backend, available), available)
-    if images is None and count < available:
-        note(f"running the first {count} of {available} test images; choose with --images")
     count = count if images is None else images
     if not 1 <= count <= available:
         raise UsageError(f"--images {count}: {splits.name} has 1..{available} test images.")
