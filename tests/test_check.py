@@ -461,7 +461,7 @@ class WithMaxPooling(nn.Sequential):
 
 
 def test_what_convert_refuses_is_named_before_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "nets.py").write_text(
+    (tmp_path / "candidates.py").write_text(
         "from torch import nn\n"
         "def plain():\n    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))\n"
         "def pooled():\n"
@@ -470,11 +470,11 @@ def test_what_convert_refuses_is_named_before_export(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     torch.save(WithMaxPooling().state_dict(), "pooled.pt")
-    candidate = pipeline.open_candidate(Path("pooled.pt"), arch="nets:pooled", input_shape=(1, 4, 4))
+    candidate = pipeline.open_candidate(Path("pooled.pt"), arch="candidates:pooled", input_shape=(1, 4, 4))
     (finding,) = pipeline.check(candidate).findings
     assert re.match("error: 2: MaxPool2d has no spiking equivalent here", finding.line), finding.line
     torch.save(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).state_dict(), "plain.pt")
-    candidate = pipeline.open_candidate(Path("plain.pt"), arch="nets:plain", input_shape=(1, 4, 4))
+    candidate = pipeline.open_candidate(Path("plain.pt"), arch="candidates:plain", input_shape=(1, 4, 4))
     checked = pipeline.check(candidate, target="loihi2")
     assert checked.findings == ()
     assert checked.chips is not None
@@ -521,7 +521,7 @@ def test_exit_codes_and_json(tmp_path: Path) -> None:
         (["model.net", "--chips", 0, "--images", 0], UsageError, "--chips 0: allowed are whole numbers from 1"),
         (["model.net", "--images", 5], UsageError, "model.net: does not say what data it was made from; pass --data"),
         (["model.net", "--images", 201, "--data", "digits"], UsageError, r"--images 201: allowed are 0\.\.200"),
-        (["model.net", "--arch", "nets:cnn"], UsageError, "--arch, --input-shape, --mean and --std are for"),
+        (["model.net", "--arch", "candidates:cnn"], UsageError, "--arch, --input-shape, --mean and --std are for"),
     ],
 )  # fmt: skip
 def test_mistakes(

@@ -182,7 +182,7 @@ def test_account_table_of_a_chip() -> None:
     ]
     assert rows(table) == [
         ["conv1", "8", "0.67 %", "64..128", "0.68 %", "", "0 / 0", "proven"],
-        ["fc1", "8", "1.2 %", "64..64", "10 %", "", "0 / 0", "held on 5,000 images"],
+        ["fc1", "8", "1.2 %", "64", "10 %", "", "0 / 0", "held on 5,000 images"],
         ["classes", "8", "1.2 %", "only integrates", "", "", "2 / 0", "not held"],
     ]
     assert "target loihi2, pixels of 6 bits, T = 4: proven for any image, or held" in " ".join(printed(table).split())
