@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from loihi_convert import netx
 from loihi_convert.errors import InputError
 from loihi_convert.synapse import Array, Conv, Dense, Pair, Shape, Synapse
 
-_LARGEST_LAYER: Final = 2**26
-"""Neurons; a Loihi 2 chip has 2^20."""
 _MOST_AXES: Final = 4
 _CUBA: Final = ("CUBA", "LOIHI")
 
@@ -98,14 +97,14 @@ class StockLayer:
             channels, *extent = self.input_shape
             padded = math.prod(size + 2 * pad for size, pad in zip(extent, padding, strict=True)) * channels
             if (
-                padded > _LARGEST_LAYER
+                padded > netx.LARGEST_LAYER
                 or min(*synapse.stride, *synapse.dilation, synapse.groups) < 1
                 or min(padding) < 0
             ):
                 raise InputError(f"no convolution has padding {padding}, stride {synapse.stride} on {self.input_shape}")
         shape = synapse.output_shape(self.input_shape)
-        if math.prod(shape) > _LARGEST_LAYER:
-            raise InputError(f"{math.prod(shape):,} neurons; allowed are {_LARGEST_LAYER:,}")
+        if math.prod(shape) > netx.LARGEST_LAYER:
+            raise InputError(f"{math.prod(shape):,} neurons; allowed are {netx.LARGEST_LAYER:,}")
         return shape
 
     def numbers(self, name: str) -> Array | None:

@@ -15,8 +15,8 @@ from typing import NamedTuple
 from loihi_convert.cuba import CubaNetwork
 from loihi_convert.network import QuantizedNetwork
 from loihi_convert.netx import hdf5
-from loihi_convert.netx.foreign import LARGEST_LAYER, decode_foreign, dense_weights, layers_of, read_foreign, text_of
-from loihi_convert.netx.hdf5 import SUFFIX, Datasets, errors_that_name, shown
+from loihi_convert.netx.foreign import decode_foreign, dense_weights, layers_of, read_foreign, text_of
+from loihi_convert.netx.hdf5 import LARGEST_LAYER, SUFFIX, Datasets, errors_that_name, shown
 from loihi_convert.netx.ours import FORMAT, read, stock_netx_notes, write
 
 __all__ = [

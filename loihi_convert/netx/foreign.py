@@ -17,7 +17,14 @@ import numpy as np
 from loihi_convert import loihi
 from loihi_convert.cuba import INTEGRATOR, CubaLayer, CubaNetwork, CubaNeuron, PixelBias
 from loihi_convert.errors import InputError, NetxError
-from loihi_convert.netx.hdf5 import Datasets, errors_that_name, read_content, read_stock_datasets, shown
+from loihi_convert.netx.hdf5 import (
+    LARGEST_LAYER,
+    Datasets,
+    errors_that_name,
+    read_content,
+    read_stock_datasets,
+    shown,
+)
 from loihi_convert.synapse import Array, Conv, Dense, Pair, Shape
 
 GRADED_PIXEL: Final = 2**loihi.MAX_PIXEL_BITS - 1
@@ -26,8 +33,6 @@ GRADED_PIXEL: Final = 2**loihi.MAX_PIXEL_BITS - 1
 _WEIGHT_BITS: Final = 8
 _LARGEST_SUM: Final = 2**31 - 1
 """Lava sums in int32, and in int64 elsewhere; below this both are the same."""
-LARGEST_LAYER: Final = 2**26
-"""Neurons; a Loihi 2 chip has 2^20."""
 _GEOMETRY_LIMIT: Final = 2**7 - 1
 """Lava keeps strides, paddings, dilations and groups as int8 (``lava/proc/conv/models.py``)."""
 _MOST_TIMESTEPS: Final = 2**20

@@ -23,6 +23,8 @@ from loihi_convert.synapse import Array
 
 SUFFIX: Final = ".net"
 OURS: Final = "loihi_convert"
+LARGEST_LAYER: Final = 2**26
+"""Neurons that any reader of a netx file takes; a Loihi 2 chip has 2^20."""
 _DIGEST: Final = "content_sha256"
 
 _SEAL: Final = "loihi-convert netx; sha256 of all bytes from 512: "

@@ -44,14 +44,19 @@ from loihi_convert.network import (
     Thresholds,
     largest_pixel,
 )
-from loihi_convert.netx.hdf5 import OURS, Datasets, errors_that_name, file_content, read_content, read_datasets
+from loihi_convert.netx.hdf5 import (
+    LARGEST_LAYER,
+    OURS,
+    Datasets,
+    errors_that_name,
+    file_content,
+    read_content,
+    read_datasets,
+)
 from loihi_convert.synapse import Array, Conv, Dense, Pair, Shape, Synapse
 
 FORMAT: Final = 1
 _BALANCED: Final = ("threshold", "amplitude", "initial_potential")
-
-_LARGEST_LAYER: Final = 2**26
-"""Neurons; a Loihi 2 chip has 2^20."""
 
 
 def write(network: QuantizedNetwork, path: Path, *, overwrite: bool = False) -> None:
@@ -261,8 +266,8 @@ def _inside(datasets: Datasets, prefix: str) -> Datasets:
 
 def _require_sound(layer: QuantizedLayer, shape: Shape) -> None:
     """Raise unless the numbers beside the integers make sense, one for each channel, and the layer is no bomb."""
-    if (neurons := math.prod(shape)) > _LARGEST_LAYER:
-        raise NetxError(f"{layer.name}: {neurons:,} neurons; allowed are {_LARGEST_LAYER:,}.")
+    if (neurons := math.prod(shape)) > LARGEST_LAYER:
+        raise NetxError(f"{layer.name}: {neurons:,} neurons; allowed are {LARGEST_LAYER:,}.")
     channels = (layer.synapse.channels,)
     numbers = [("scale", layer.scale, bool((np.isfinite(layer.scale) & (layer.scale > 0)).all()))]
     if layer.neuron is not None:
