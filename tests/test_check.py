@@ -405,6 +405,9 @@ def test_the_highest_potential_by_hand() -> None:
     assert LayerRun(layer, "soft", 3).highest_potential == [289]
     assert LayerRun(layer, "hard", 3).highest_potential == [229]
     assert LayerRun(layer, "soft", 1).highest_potential == [180]
+    # What the account of `export --target loihi2` proves: after the first step 99 + 130 once, 30 more in the third; u
+    # is V - V0, and -50 after a spike that leaves 0.
+    assert LayerRun(layer, "soft", 3, is_circuit=True, is_constant=True).range == (-50, 259)
 
 
 BROKEN_ACTIVITIES = [

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from loihi_convert import loihi
 from loihi_convert.checks.finding import Broken, Rule
+from loihi_convert.conversion.chip_scales import reach
 from loihi_convert.network import QuantizedLayer, QuantizedNetwork, Reset
 from loihi_convert.synapse import Array
 
@@ -39,11 +40,17 @@ class LayerRun:
     ----------
     layer, reset, timesteps
         The layer, how its neurons reset, and T.
+    is_circuit
+        Whether its soft reset is that of `circuit.py`.
+    is_constant
+        Whether its input is the same in every step, as pixels are.
     """
 
     layer: QuantizedLayer
     reset: Reset
     timesteps: int
+    is_circuit: bool = False
+    is_constant: bool = False
 
     @property
     def largest_current(self) -> Array:
@@ -54,6 +61,16 @@ class LayerRun:
     def smallest_current(self) -> Array:
         """The same of inhibitory inputs."""
         return np.asarray(self._weights(np.minimum(self.layer.weight, 0)) + self._biases.min(axis=1))
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """The lowest and the highest potential, before a reset, of all channels; for the circuit, what `reach` says."""
+        if self.is_circuit:
+            low, high = reach(self.layer, self.timesteps, is_constant=self.is_constant)
+            # Of a channel that never fires the chip rules demand that it receives nothing.
+            alive = high if self.layer.threshold is None else high[self.layer.threshold < loihi.NEVER_FIRES]
+            return int(low.min()), int(alive.max(initial=0))
+        return int(self.lowest_potential.min()), int(self.highest_potential.max())
 
     @property
     def highest_potential(self) -> Array:
@@ -89,8 +106,13 @@ class LayerRun:
 
 def layer_runs(run: NetworkRun) -> Iterator[tuple[str, LayerRun]]:
     """Yield each layer, behind its name."""
-    for layer in run.network.layers:
-        yield layer.name, LayerRun(layer, run.network.reset, run.timesteps)
+    network = run.network
+    for index, layer in enumerate(network.layers):
+        is_constant = index == 0 and network.poisson_seed is None
+        yield (
+            layer.name,
+            LayerRun(layer, network.reset, run.timesteps, network.target == "loihi2", is_constant=is_constant),
+        )
 
 
 def output_potentials_fit_for_the_timesteps(run: NetworkRun) -> Broken | None:
@@ -147,8 +169,7 @@ def the_reset_interval_is_a_power_of_two(run: NetworkRun) -> Broken | None:
 def potentials_stay_in_range(run: LayerRun) -> Broken | None:
     if run.layer.neuron is None:
         return None
-    low, high = int(run.lowest_potential.min()), int(run.highest_potential.max())
-    limit = loihi.POTENTIAL_LIMIT
+    (low, high), limit = run.range, loihi.POTENTIAL_LIMIT
     if -limit <= low and high <= limit:
         return None
     return Broken(
