@@ -133,6 +133,14 @@ def test_several_runs_stand_beside_the_paper(tmp_path: Path) -> None:
     assert page.within("h1") == ["3 spiking networks on mnist"]
 
 
+@pytest.mark.parametrize(("files", "cards"), [(8, 8), (9, 0)])
+def test_many_files_have_a_table_and_no_cards(tmp_path: Path, files: int, cards: int) -> None:
+    runs = [entry([180], name=f"net{index}", balanced=1) for index in range(files)]
+    page, text = write(tmp_path, write_runs(tmp_path, *runs))
+    assert len([heading for heading in page.within("article") if heading.startswith("net")]) == cards
+    assert sum(line.startswith("| net") and " | 200 | 1 |" in line for line in text.splitlines()) == files
+
+
 def test_runs_of_different_data_stand_apart(tmp_path: Path) -> None:
     folders = [
         write_runs(tmp_path, entry([180], name="a"), data="mnist"),

@@ -1,18 +1,23 @@
-"""The figures that are read first: a card for each file and, of several, a table."""
+"""The figures that are read first: a card for each of a few files and, of several, a table."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from loihi_convert.report.entries import Entry
 from loihi_convert.report.page import Block, Card, Cards, Paragraph
 from loihi_convert.report.point_tables import DATA, FILE, IMAGES, POINT_COLUMNS, Row, point_table
 from loihi_convert.results.formats import count, percent, percent_interval, points
 
+MOST_CARDS: Final = 8
+"""Of more files the table alone is quicker to read."""
+
 
 def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
-    """Yield the cards, the table of several files, and what its words mean."""
-    yield Cards(tuple(_card(entry, is_short=len(entries) > 1) for entry in entries))
+    """Yield the cards of a few files, the table of several, and what its words mean."""
+    if len(entries) <= MOST_CARDS:
+        yield Cards(tuple(_card(entry, is_short=len(entries) > 1) for entry in entries))
     if len(entries) > 1:
         rows = [Row(entry, entry.point) for entry in entries]
         words = (FILE,) if entries[0].is_alone else (FILE, DATA)
