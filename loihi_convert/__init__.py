@@ -19,6 +19,7 @@ Each stage takes one value and returns the next; nothing is edited in place::
 ``conversion``  CNN -> spiking network -> integers: convert, balance, quantize
 ``simulation``  what simulates both networks, the CNN, and what lies between them
 ``backends``    what runs an exported file: exact integers of ours, Lava
+``inspection``  what is in a netx file, whoever wrote it, and what differs between two
 ``checks``      what is in the way of Lava or a chip: rules on files, integers, channels, memory
 ``results``     from a run to tables, pictures and run folders; what a conversion loses; what a chip might take
 ``report``      run folders -> one page, HTML and Markdown

@@ -61,9 +61,9 @@ ORDER = [
     {"backends.loihi2", "backends.lava_hardware"},
     {"backends.lava_host"},
     {"results.schema"},
-    {"results.formats", "results.axes", "results.contents", "checks.finding"},
-    {"results.differences"},
-    {"results.contents_tables", "checks.stock", "checks.integers", "checks.resources"},
+    {"results.formats", "results.axes", "inspection.contents", "checks.finding"},
+    {"inspection.differences"},
+    {"inspection.tables", "checks.stock", "checks.integers", "checks.resources"},
     {"checks.activity", "checks.stock_rules"},
     {"results.early_exit", "results.energy"},
     {"results.evaluate"},
@@ -93,7 +93,10 @@ ORDER = [
 # Packages whose __init__.py says what is in them, and nothing else.
 FACES = {
     "__init__",
-    *(f"{folder}.__init__" for folder in ("checks", "cnn", "conversion", "report", "results", "simulation")),
+    *(
+        f"{folder}.__init__"
+        for folder in ("checks", "cnn", "conversion", "inspection", "report", "results", "simulation")
+    ),
 }
 HEAVY = {
     "torch": {"cnn", "conversion", "simulation", "source"},

@@ -46,9 +46,9 @@ from loihi_convert.backends.reference import run_network
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.models import build_model
 from loihi_convert.errors import CheckpointError, InputError, NetxError
+from loihi_convert.inspection.contents import describe
+from loihi_convert.inspection.tables import numbers_table, others_table, structure_table, summary
 from loihi_convert.network import IntegerNeuron, IntegrateAndFire, QuantizedLayer, QuantizedNetwork
-from loihi_convert.results.contents import describe
-from loihi_convert.results.contents_tables import numbers_table, others_table, structure_table, summary
 from loihi_convert.simulation.cuba import simulate
 from loihi_convert.synapse import Array, Conv, Dense, Synapse
 

@@ -23,8 +23,8 @@ def inspect(
     if other is not None:
         _compare(file, other, as_json=as_json)
         return
-    from loihi_convert.results.contents import describe
-    from loihi_convert.results.contents_tables import numbers_table, others_table, structure_table, summary
+    from loihi_convert.inspection.contents import describe
+    from loihi_convert.inspection.tables import numbers_table, others_table, structure_table, summary
 
     contents = describe(file)
     if as_json:
@@ -37,8 +37,8 @@ def inspect(
 
 
 def _compare(file: Path, other: Path, *, as_json: bool) -> None:
-    from loihi_convert.results.contents_tables import difference_table
-    from loihi_convert.results.differences import differences
+    from loihi_convert.inspection.differences import differences
+    from loihi_convert.inspection.tables import difference_table
 
     found = differences(file, other)
     if as_json:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Literal
 
-from loihi_convert.results.contents import Contents, Numbers
-from loihi_convert.results.differences import Difference
+from loihi_convert.inspection.contents import Contents, Numbers
+from loihi_convert.inspection.differences import Difference
 
 if TYPE_CHECKING:
     from rich.table import Table

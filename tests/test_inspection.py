@@ -18,8 +18,8 @@ from test_netx import small_network
 from loihi_convert import netx
 from loihi_convert.__main__ import main
 from loihi_convert.errors import NetxError
-from loihi_convert.results.contents import BINS, describe
-from loihi_convert.results.differences import differences
+from loihi_convert.inspection.contents import BINS, describe
+from loihi_convert.inspection.differences import differences
 
 
 def test_a_file_of_ours(tmp_path: Path) -> None:

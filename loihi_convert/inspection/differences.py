@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from loihi_convert import netx
-from loihi_convert.results.contents import brief
+from loihi_convert.inspection.contents import brief
 from loihi_convert.results.schema import Record
 from loihi_convert.synapse import Array
 
