@@ -92,7 +92,8 @@ def _lava(lava_python: str | None) -> Check:
             f"        Or name an interpreter that has it: --lava-python PATH, or {LAVA_PYTHON}=PATH",
         )
     from loihi_convert import netx
-    from loihi_convert.backends import first_difference, open_backend
+    from loihi_convert.backends import open_backend
+    from loihi_convert.backends.difference import first_difference
 
     where = lava_python or f"{sys.executable} (this interpreter)"
     images = np.arange(8, dtype=np.uint8).reshape(2, 1, 2, 2) * 30

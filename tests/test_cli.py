@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from loihi_convert import backends, netx
+from loihi_convert import netx
 from loihi_convert.__main__ import main
+from loihi_convert.backends import request
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.cnn.train import train
 from loihi_convert.data import load_data
@@ -385,7 +386,7 @@ def test_a_trace_that_would_fill_the_memory_is_refused(
     invoke: Invoke, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     invoke("export", model, "-T", 2, "-o", "c.net")
-    monkeypatch.setattr(backends, "LARGEST_TRACE", 2**22)
+    monkeypatch.setattr(request, "LARGEST_TRACE", 2**22)
     done = invoke("run", "c.net", "--trace")
     # 5 bytes for each of 400 images x 2 steps x (1024 + 512 + 10) neurons: 6,184,000 bytes.
     assert done.code == 2

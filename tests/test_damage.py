@@ -17,8 +17,8 @@ from networks import random_network
 from torch import nn
 
 from loihi_convert import netx, pipeline
-from loihi_convert.backends import check_run
 from loihi_convert.backends.reference import run_network
+from loihi_convert.backends.request import check_run
 from loihi_convert.cnn.checkpoint import Checkpoint, save
 from loihi_convert.cnn.models import build_model
 from loihi_convert.conversion.balance import balance

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from networks import random_network
 
 from loihi_convert import netx
-from loihi_convert.backends import first_difference
+from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.lava import LavaBackend
 from loihi_convert.backends.reference import ReferenceBackend, run_network
 

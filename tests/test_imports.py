@@ -49,7 +49,7 @@ ORDER = [
     {"source", "conversion.calibrate"},
     {"conversion.choice"},
     {"backends", "backends.recording", "backends.timing", "backends.board"},
-    {"backends.lava_processes"},
+    {"backends.difference", "backends.request", "backends.lava_processes"},
     {
         "backends.reference",
         "backends.reference_cuba",

@@ -13,7 +13,7 @@ import pytest
 from lava_programs import output_of
 
 from loihi_convert import netx
-from loihi_convert.backends import first_difference
+from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.lava import LavaBackend
 from loihi_convert.backends.lava_files import LavaFiles
 from loihi_convert.backends.reference import run_network

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from networks import random_network
 
 from loihi_convert import netx
-from loihi_convert.backends import first_difference
+from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.errors import InputError, NetxError
 from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork

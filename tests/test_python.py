@@ -22,7 +22,8 @@ import pytest
 
 import loihi_convert
 from loihi_convert import doctor, netx
-from loihi_convert.backends import first_difference, open_backend
+from loihi_convert.backends import open_backend
+from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.host_process import LAVA_PYTHON
 from loihi_convert.backends.lava import LavaBackend
 from loihi_convert.backends.lava_files import LavaFiles

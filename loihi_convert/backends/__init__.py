@@ -13,17 +13,15 @@ name        implementation          what it is
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import numpy as np
 
-from loihi_convert.errors import DataError, RangeError, UsageError
-from loihi_convert.network import QuantizedNetwork
+from loihi_convert.errors import UsageError
 from loihi_convert.progress import Progress, silent
 from loihi_convert.synapse import Array
 
@@ -39,9 +37,6 @@ a time; ``layers`` is one Process of ours per layer, with images side by side.""
 Neuron = Literal["own", "stock"]
 """What the neurons are: ``own`` is what the file says, SoftResetIF or Lava's LIF; ``stock`` the circuit of stock
 processes (`circuit.py`) that files of target ``loihi2`` can be built of."""
-
-LARGEST_TRACE: Final = 2**32
-"""Bytes that the result of a run may take, with the spikes and potentials of a traced one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,95 +216,3 @@ def open_backend(
 
         return Loihi2Backend(board or chosen_board(), lava_python=lava_python, leak=leak, profile=profile)
     raise UsageError(f"--backend {name}: no such backend; allowed are {', '.join(get_args(BackendName))}.")
-
-
-def used_neuron(network: QuantizedNetwork, neuron: Neuron | None, *, leak: bool) -> Neuron:
-    """Return what the neurons of ``network`` are in a run that asks for ``neuron``.
-
-    Raises
-    ------
-    UsageError
-        If stock processes cannot be these neurons, or neurons shall leak that cannot.
-    """
-    used: Neuron = neuron or ("stock" if network.target == "loihi2" else "own")
-    if used == "stock" and network.target != "loihi2":
-        raise UsageError(
-            f"--neuron stock: the file is of target {network.target}, with thresholds or levels that Loihi 2's own "
-            "neurons cannot have; export it with --target loihi2."
-        )
-    if leak and used != "stock":
-        raise UsageError(f"--leak: only stock neurons can, and these are {used}; export with --target loihi2.")
-    return used
-
-
-def first_difference(result: RunResult, reference: RunResult) -> str | None:
-    """Return where two runs of the same images differ first, in words, or ``None`` if every integer is equal.
-
-    Compared are the output's potentials and spikes, the spike counts and the synaptic operations of every step, and,
-    where both runs were traced, every layer's spikes and potentials.
-    """
-    pairs = [
-        ("output potential", result.potentials, reference.potentials),
-        ("spike count", result.spike_counts, reference.spike_counts),
-        ("synaptic operation count", result.synaptic_operations, reference.synaptic_operations),
-    ]
-    if result.output_spikes is not None and reference.output_spikes is not None:
-        pairs.append(("output spike", result.output_spikes, reference.output_spikes))
-    for index, (trace, expected) in enumerate(zip(result.traces, reference.traces, strict=False)):
-        if trace.spikes is not None and expected.spikes is not None:
-            pairs.append((f"layer {index} spike", trace.spikes, expected.spikes))
-        pairs.append((f"layer {index} potential", trace.potentials, expected.potentials))
-    for name, found, expected_values in pairs:
-        if found.shape != expected_values.shape:
-            return f"{name}: shape {found.shape} against {expected_values.shape}"
-        different = np.argwhere(found != expected_values)
-        if len(different):
-            image, step, *place = (int(axis) for axis in different[0])
-            at = (image, step, *place)
-            return (
-                f"{name} of image {image} at T = {step + 1}, index {tuple(place)}: {found[at]} against "
-                f"{expected_values[at]} ({len(different)} of {found.size} differ)"
-            )
-    return None
-
-
-def check_run(network: QuantizedNetwork, images: Array, timesteps: int, *, trace: bool = False) -> None:
-    """Raise unless ``network`` can run ``images`` for ``timesteps`` steps, and, with ``trace``, be recorded.
-
-    Raises
-    ------
-    UsageError
-        If ``timesteps`` is less than 1, or the result would be larger than `LARGEST_TRACE`.
-    DataError
-        If the images are not uint8 of ``(N, *input_shape)`` with N >= 1.
-    RangeError
-        If ``timesteps`` is larger than the file is proven for.
-    """
-    if timesteps < 1:
-        raise UsageError(f"--timesteps {timesteps}: a run needs at least 1 time step.")
-    if images.dtype != np.uint8 or images.shape[1:] != network.input_shape or len(images) < 1:
-        expected = ", ".join(map(str, network.input_shape))
-        raise DataError(
-            f"images: found {images.dtype} of shape {images.shape}; the network takes uint8 of shape (N, {expected}), "
-            "N >= 1."
-        )
-    if timesteps > network.proven_timesteps:
-        raise RangeError(
-            f"--timesteps {timesteps}: the output potentials of this file are proven to fit Loihi's range for T <= "
-            f"{network.proven_timesteps}; export it with -T {timesteps}."
-        )
-    # A potential takes four bytes, a spike one, a count eight.
-    per_step = (4 + (network.readout == "spikes")) * network.shapes[-1][0] + 16 * len(network.spiking_layers)
-    if trace:
-        per_step = 5 * sum(math.prod(shape) for shape in network.shapes)
-    channels = sum(layer.synapse.channels for layer in network.spiking_layers)
-    require_result_size(timesteps * (len(images) * per_step + 8 * channels), len(images), timesteps, trace=trace)
-
-
-def require_result_size(size: int, images: int, timesteps: int, *, trace: bool = False) -> None:
-    """Raise a `UsageError` if the ``size`` bytes of the result of such a run are more than `LARGEST_TRACE`."""
-    if size > LARGEST_TRACE:
-        raise UsageError(
-            f"{'--trace: ' if trace else ''}{images} images x {timesteps} steps need {size / 2**20:.1f} MiB; "
-            f"allowed are {LARGEST_TRACE / 2**20:.0f} MiB. {'Trace' if trace else 'Run'} fewer images with --images."
-        )

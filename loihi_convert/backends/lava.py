@@ -23,9 +23,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from loihi_convert.backends import BackendName, Layout, Neuron, RunResult, check_run, used_neuron
+from loihi_convert.backends import BackendName, Layout, Neuron, RunResult
 from loihi_convert.backends.host_process import HostProcess, other_interpreter
 from loihi_convert.backends.lava_files import LavaFiles
+from loihi_convert.backends.request import check_run, used_neuron
 from loihi_convert.backends.timing import Timing, stock_interval
 from loihi_convert.errors import PlatformError, UsageError
 from loihi_convert.network import QuantizedNetwork

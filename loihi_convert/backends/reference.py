@@ -10,7 +10,8 @@ from typing import Final
 import numpy as np
 
 from loihi_convert import netx
-from loihi_convert.backends import BackendName, LayerTrace, Neuron, RunResult, check_run, used_neuron
+from loihi_convert.backends import BackendName, LayerTrace, Neuron, RunResult
+from loihi_convert.backends.request import check_run, used_neuron
 from loihi_convert.network import QuantizedNetwork
 from loihi_convert.progress import Progress, silent
 from loihi_convert.simulation.simulate import Block, Simulator

@@ -8,7 +8,8 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.backends import RunResult, require_result_size
+from loihi_convert.backends import RunResult
+from loihi_convert.backends.request import require_result_size
 from loihi_convert.cuba import CubaNetwork, PixelBias
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.progress import Progress, silent

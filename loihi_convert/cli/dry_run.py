@@ -30,8 +30,8 @@ def dry_run(
 
     ``further`` are words of the command line that the script repeats.
     """
-    from loihi_convert.backends import used_neuron
     from loihi_convert.backends.chip_plan import plan, sbatch_script
+    from loihi_convert.backends.request import used_neuron
     from loihi_convert.files import write_atomically
 
     used_neuron(network, "stock", leak=leak)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loihi_convert import netx
-from loihi_convert.backends import Backend, check_run
+from loihi_convert.backends import Backend
+from loihi_convert.backends.request import check_run
 from loihi_convert.data import Dataset
 from loihi_convert.pipeline.origin import float_network
 from loihi_convert.pipeline.running import run

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from loihi_convert import netx
-from loihi_convert.backends import first_difference, open_backend
+from loihi_convert.backends import open_backend
+from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import run_network
 from loihi_convert.conversion.account import Account, account
 from loihi_convert.conversion.balance import Amplitude, InitialPotential, Method, balance

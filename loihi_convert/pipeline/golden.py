@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from loihi_convert import netx
-from loihi_convert.backends import Backend, LayerTrace, RunResult, first_difference
+from loihi_convert.backends import Backend, LayerTrace, RunResult
+from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import run_network
 from loihi_convert.errors import InputError
 from loihi_convert.files import refuse_to_overwrite, sha256, write_atomically

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from loihi_convert import netx
-from loihi_convert.backends import Backend, RunResult, first_difference
+from loihi_convert.backends import Backend, RunResult
+from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import run_network
 from loihi_convert.data import Dataset, DataSplits, HeldOut
 from loihi_convert.errors import VerificationError

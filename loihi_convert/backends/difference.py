@@ -1,0 +1,38 @@
+"""Two runs of the same images, integer by integer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from loihi_convert.backends import RunResult
+
+
+def first_difference(result: RunResult, reference: RunResult) -> str | None:
+    """Return where two runs of the same images differ first, in words, or ``None`` if every integer is equal.
+
+    Compared are the output's potentials and spikes, the spike counts and the synaptic operations of every step, and,
+    where both runs were traced, every layer's spikes and potentials.
+    """
+    pairs = [
+        ("output potential", result.potentials, reference.potentials),
+        ("spike count", result.spike_counts, reference.spike_counts),
+        ("synaptic operation count", result.synaptic_operations, reference.synaptic_operations),
+    ]
+    if result.output_spikes is not None and reference.output_spikes is not None:
+        pairs.append(("output spike", result.output_spikes, reference.output_spikes))
+    for index, (trace, expected) in enumerate(zip(result.traces, reference.traces, strict=False)):
+        if trace.spikes is not None and expected.spikes is not None:
+            pairs.append((f"layer {index} spike", trace.spikes, expected.spikes))
+        pairs.append((f"layer {index} potential", trace.potentials, expected.potentials))
+    for name, found, expected_values in pairs:
+        if found.shape != expected_values.shape:
+            return f"{name}: shape {found.shape} against {expected_values.shape}"
+        different = np.argwhere(found != expected_values)
+        if len(different):
+            image, step, *place = (int(axis) for axis in different[0])
+            at = (image, step, *place)
+            return (
+                f"{name} of image {image} at T = {step + 1}, index {tuple(place)}: {found[at]} against "
+                f"{expected_values[at]} ({len(different)} of {found.size} differ)"
+            )
+    return None
