@@ -9,7 +9,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from networks import random_network
 
@@ -21,6 +21,8 @@ HAS_INT8 = platform.machine() == "x86_64" and torch.backends.mkldnn.is_available
 
 
 @given(seed=st.integers(0, 10**6))
+# A 1 x 1 kernel with padding: some outputs see nothing else, which ends in SIGSEGV in the oneDNN of torch 2.3.
+@example(seed=307)
 @settings(max_examples=60, deadline=None)
 def test_equal_int64(seed: int) -> None:
     """Random synapses of every geometry, inputs as large as their pooling allows."""

@@ -15,6 +15,7 @@ front of the synapse (`neurons.py`, `sum_pool`), outputs are without the bias.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -68,7 +69,7 @@ class Currents:
             kernel = torch.from_numpy(weight.astype(np.float32))
         # A channels-last kernel is a matrix whose rows are in H, W, C order.
         self._kernel = kernel.contiguous(memory_format=torch.channels_last)
-        self._onednn_errs = _onednn_errs(self._geometry, synapse.output_shape(input_shape))
+        self._onednn_errs = _onednn_errs(self._geometry, kernel.shape[2:], synapse.output_shape(input_shape))
         # Batch sizes for which int8 has been compared with float32: oneDNN chooses its code by size.
         self._compared: set[int] = set()
         self.input_dtype = np.uint8 if takes_spikes and largest_input <= np.iinfo(np.uint8).max else np.float32
@@ -106,10 +107,6 @@ class Currents:
 
     def _int8_if_equal(self, weight: Array, input_shape: Shape, largest_input: int) -> _Int8 | None:
         """int8 arithmetic, if this build of torch has it for this synapse, and gives what float32 does."""
-        padded = zip(self._geometry[1], self._geometry[2], self._kernel.shape[2:], strict=True)
-        if any(padding > dilation * (size - 1) for padding, dilation, size in padded):
-            # Some outputs see nothing but padding: oneDNN 3.12 can end in SIGSEGV.
-            return None
         inputs = np.random.default_rng(0).integers(0, largest_input, (2, *input_shape), np.uint8, endpoint=True)
         try:
             int8 = _Int8(weight, self._geometry, input_shape)
@@ -129,9 +126,15 @@ def convolved_by_product(maps: Tensor, kernel: Tensor, geometry: Geometry) -> Te
     return found.reshape(len(maps), len(kernel), height, -1)
 
 
-def _onednn_errs(geometry: Geometry, output_shape: Shape) -> bool:
-    """Whether oneDNN 3.12 computes nonsense: so it does where a horizontal stride leaves a single column."""
-    return len(output_shape) == 3 and output_shape[2] == 1 and geometry[0][1] > 1
+def _onednn_errs(geometry: Geometry, size: Sequence[int], output_shape: Shape) -> bool:
+    """Whether oneDNN, of torch 2.3 to 2.13, computes nonsense or ends in SIGSEGV.
+
+    Nonsense where a horizontal stride leaves a single column; SIGSEGV, by bytes and by float32, where some outputs see
+    nothing but padding.
+    """
+    stride, padding, dilation, _ = geometry
+    sees_nothing = any(p > d * (k - 1) for p, d, k in zip(padding, dilation, size, strict=True))
+    return sees_nothing or (len(output_shape) == 3 and output_shape[2] == 1 and stride[1] > 1)
 
 
 class _Int8:
