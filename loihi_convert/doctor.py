@@ -128,19 +128,17 @@ def _lava_dl() -> Check:
 
 
 def _loihi() -> Check:
-    if importlib.util.find_spec("nxcore") is None:
+    # As `lava.utils.loihi.is_installed`, without importing Lava, which changes how this process starts others.
+    spec = importlib.util.find_spec("lava")
+    places = [] if spec is None else [Path(place, "utils") for place in spec.submodule_search_locations or ()]
+    if not any(found for place in places for found in place.glob("loihi2_profiler*")):
         return Check(
             "Loihi 2",
             "absent",
-            "Intel's NxCore is not installed; this version runs on the CPU simulator only",
-            "Members of INRC get NxCore and board access from Intel.",
+            "the Lava extension for Loihi is not installed; only needed for `run --backend loihi2`",
+            "Members of INRC get it and access to boards from Intel; `--backend sim` runs the same Processes without.",
         )
-    board = ", ".join(
-        f"{name}={os.environ[name]}" for name in ("LOIHI_GEN", "PARTITION", "BOARD") if name in os.environ
-    )
-    return Check(
-        "Loihi 2", "absent", f"NxCore is installed ({board or 'no board chosen'}); this version cannot use it yet"
-    )
+    return Check("Loihi 2", "ok", "Lava's extension is installed; `run --golden --backend loihi2` tries a board")
 
 
 def _version(name: str) -> str | None:

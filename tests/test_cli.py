@@ -476,6 +476,17 @@ def test_doctor_runs_lava(invoke: Invoke) -> None:
     assert checks["Python"]["state"] == "ok"
 
 
+def test_doctor_looks_for_the_extension(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `lava.utils.loihi.is_installed` looks for; `lava` is a namespace of several distributions."""
+    from loihi_convert import doctor
+
+    assert doctor._loihi().state == "absent"
+    (tmp_path / "lava/utils").mkdir(parents=True)
+    (tmp_path / "lava/utils/loihi2_profiler.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert doctor._loihi().state == "ok"
+
+
 def test_doctor_without_lava(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     from loihi_convert import doctor
 
