@@ -67,7 +67,5 @@ def lava_dl_file(name: str) -> Path:
         files = metadata.files("lava-dl") or []
     except metadata.PackageNotFoundError:
         pytest.skip("lava-dl is not installed")
-    path = next((file for file in files if str(file) == f"tests/lava/lib/dl/netx/{name}"), None)
-    if path is None or not Path(path.locate()).exists():
-        pytest.skip(f"this lava-dl does not hold {name}")
+    (path,) = (file for file in files if str(file) == f"tests/lava/lib/dl/netx/{name}")
     return Path(path.locate())

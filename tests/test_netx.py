@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import oracle
 import pytest
+from changed_files import overwrite
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import random_network
@@ -262,13 +263,6 @@ def test_numbers_that_break_a_rule_are_refused_with_the_path(
     """A file whose digest is right but whose content is not: written by other hands."""
     path = tmp_path / "model.net"
     netx.write(small_network(), path)
-    with h5py.File(path, "r+") as file:
-        file[f"loihi_convert/{name}"][...] = value
-        datasets: dict[str, np.ndarray] = {}
-        file.visititems(
-            lambda name, item: datasets.update({name: np.asarray(item[()])}) if isinstance(item, h5py.Dataset) else None
-        )
-        file.attrs["content_sha256"] = netx.hdf5.content_sha256(datasets)
-    path.write_bytes(path.read_bytes()[512:])
+    overwrite(path, name, value)
     with pytest.raises(NetxError, match=f"model.net: {message}"):
         netx.read(path)

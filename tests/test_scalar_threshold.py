@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import oracle
 import pytest
+from changed_files import overwrite
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_balance import pixels, random_cnn
@@ -197,14 +198,7 @@ def test_a_network_with_several_thresholds_is_not_scalar() -> None:
 def test_a_file_that_claims_other_thresholds_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.net"
     netx.write(hard_and_scalar(), path)
-    with h5py.File(path, "r+") as file:
-        file["loihi_convert/thresholds"][...] = b"double"
-        datasets: dict[str, Array] = {}
-        file.visititems(
-            lambda name, item: datasets.update({name: np.asarray(item[()])}) if isinstance(item, h5py.Dataset) else None
-        )
-        file.attrs["content_sha256"] = netx.hdf5.content_sha256(datasets)
-    path.write_bytes(path.read_bytes()[512:])
+    overwrite(path, "thresholds", b"double")
     with pytest.raises(NetxError, match=r"model.net: thresholds 'double'; allowed are channel and scalar"):
         netx.read(path)
 

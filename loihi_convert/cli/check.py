@@ -14,6 +14,8 @@ from loihi_convert.cli.options import (
     DataRootOption,
     DeviceOption,
     JsonOption,
+    MeanOption,
+    StdOption,
     parse_numbers,
     parse_shape,
 )
@@ -52,13 +54,8 @@ def check(
     input_shape: Annotated[
         str | None, typer.Option("--input-shape", help="C,H,W, with --arch.", show_default=False)
     ] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(
-            "--mean", help="Per channel a,b,c if the CNN expects (pixel/255 - mean) / std.", show_default=False
-        ),
-    ] = None,
-    std: Annotated[str | None, typer.Option("--std", help="Per channel, see --mean.", show_default=False)] = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
     data: DataOption = None,
     data_root: DataRootOption = None,
     device: DeviceOption = "auto",

@@ -14,7 +14,9 @@ from loihi_convert.cli.options import (
     DataRootOption,
     DeviceOption,
     JsonOption,
+    MeanOption,
     OverwriteOption,
+    StdOption,
     parse_class_names,
     parse_numbers,
     parse_shape,
@@ -110,13 +112,8 @@ def export(
         str | None,
         typer.Option("--input-shape", help="C,H,W, with --arch; default: the data's.", show_default=False),
     ] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(
-            "--mean", help="Per channel a,b,c if the CNN expects (pixel/255 - mean) / std.", show_default=False
-        ),
-    ] = None,
-    std: Annotated[str | None, typer.Option("--std", help="Per channel, see --mean.", show_default=False)] = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
     classes: Annotated[
         str | None,
         typer.Option("--classes", help="Number or names a,b,c, with --arch; default: the data's.", show_default=False),

@@ -31,6 +31,11 @@ ArchOption = Annotated[
         show_default=False,
     ),
 ]
+MeanOption = Annotated[
+    str | None,
+    typer.Option("--mean", help="Per channel a,b,c if the CNN expects (pixel/255 - mean) / std.", show_default=False),
+]
+StdOption = Annotated[str | None, typer.Option("--std", help="Per channel, see --mean.", show_default=False)]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything that is random.")]
 DeviceOption = Annotated[
