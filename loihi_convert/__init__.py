@@ -26,6 +26,6 @@ Each stage takes one value and returns the next; nothing is edited in place::
 ``golden``      a tiny network and what its layers must do, for ``run --golden``
 ==============  ===============================================================================================
 
-Beside them: the networks (`synapse`, `network`, and `cuba` of foreign files), every Loihi number (`loihi`), the file
-format (`netx`), and soft reset from processes that a Loihi 2 chip has (`circuit`).
+Beside them: the networks (`synapse`; `network`, `quantized`; `cuba` of foreign files), every Loihi number (`loihi`),
+the file format (`netx`), and soft reset from processes that a Loihi 2 chip has (`circuit`).
 """

@@ -16,7 +16,7 @@ import numpy as np
 
 from loihi_convert.backends.host_process import LAVA_PYTHON, other_interpreter
 from loihi_convert.errors import LoihiConvertError
-from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.synapse import Dense
 
 State = Literal["ok", "absent", "broken"]

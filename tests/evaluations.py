@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from loihi_convert.backends import RunResult
-from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.results.early_exit import MarginChoice, evaluate_early_exit
 from loihi_convert.results.evaluate import evaluate
 from loihi_convert.results.run_folder import RunOfFile

@@ -8,14 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from loihi_convert import loihi
-from loihi_convert.network import (
-    IntegerNeuron,
-    IntegrateAndFire,
-    QuantizedLayer,
-    QuantizedNetwork,
-    Reset,
-    largest_pixel,
-)
+from loihi_convert.network import IntegrateAndFire, Reset
+from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork, largest_pixel
 from loihi_convert.synapse import Array, Conv, Dense, Shape, Synapse
 
 

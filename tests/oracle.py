@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 
 from loihi_convert.backends import RunResult
-from loihi_convert.network import QuantizedNetwork
 from loihi_convert.poisson import poisson_spikes
+from loihi_convert.quantized import QuantizedNetwork
 from loihi_convert.synapse import Array, Conv, Pair, Synapse
 
 # Soft reset counts in weight units; hard reset is Lava's LIF, which counts in 1/64 of them: 24 bits of state.

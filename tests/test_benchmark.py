@@ -17,7 +17,7 @@ import torch
 from loihi_convert import loihi, netx
 from loihi_convert.backends.reference import run_network
 from loihi_convert.errors import PlatformError
-from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.synapse import Conv, Dense
 
 TOOLS = Path(__file__).parents[1] / "tools"

@@ -39,8 +39,9 @@ from loihi_convert.checks.integers import (
 from loihi_convert.checks.resources import MEMORY_RULES, NEUROCORE_RULES, Chips, resources
 from loihi_convert.checks.stock_rules import FILE_RULES, LIF_RULES, STOCK_RULES
 from loihi_convert.errors import DataError, InputError, UsageError
-from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork, ReluLayer, ReluNetwork, Reset, Target
+from loihi_convert.network import ReluLayer, ReluNetwork, Reset
 from loihi_convert.netx.ours import encode
+from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork, Target
 from loihi_convert.synapse import Array, Conv, Dense
 
 Datasets = dict[str, Any]

@@ -19,16 +19,8 @@ from loihi_convert.conversion.balance import balance
 from loihi_convert.conversion.chip_scales import is_proven, on_the_grids, reach
 from loihi_convert.conversion.quantize import quantize
 from loihi_convert.errors import RangeError, UsageError
-from loihi_convert.network import (
-    IntegerNeuron,
-    IntegrateAndFire,
-    QuantizedLayer,
-    QuantizedNetwork,
-    ReluLayer,
-    ReluNetwork,
-    SpikingLayer,
-    SpikingNetwork,
-)
+from loihi_convert.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.simulation.simulate import clipped_images, outputs
 from loihi_convert.synapse import Array, Conv, Dense
 

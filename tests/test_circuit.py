@@ -17,7 +17,7 @@ from loihi_convert.backends import open_backend
 from loihi_convert.backends.reference import run_network
 from loihi_convert.circuit import circuit
 from loihi_convert.errors import RangeError, UsageError
-from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.simulation import simulate
 from loihi_convert.synapse import Array, Conv, Dense
 

@@ -25,7 +25,7 @@ from loihi_convert.conversion.balance import balance
 from loihi_convert.conversion.convert import convert
 from loihi_convert.conversion.quantize import quantize
 from loihi_convert.errors import InputError, LoihiConvertError, NetxError, RangeError, UsageError
-from loihi_convert.network import MOST_TIMESTEPS
+from loihi_convert.quantized import MOST_TIMESTEPS
 from loihi_convert.simulation.simulate import outputs
 from loihi_convert.synapse import Array
 

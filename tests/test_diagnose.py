@@ -21,14 +21,8 @@ from loihi_convert.conversion.convert import convert
 from loihi_convert.conversion.quantize import quantize
 from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import InputError
-from loihi_convert.network import (
-    IntegrateAndFire,
-    QuantizedNetwork,
-    ReluLayer,
-    ReluNetwork,
-    SpikingLayer,
-    SpikingNetwork,
-)
+from loihi_convert.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.quantized import QuantizedNetwork
 from loihi_convert.results import advice, diagnose
 from loihi_convert.results.diagnose import Diagnosis
 from loihi_convert.simulation.intermediate import intermediate_networks

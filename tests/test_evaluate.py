@@ -18,7 +18,7 @@ from torch.nn import functional
 from loihi_convert import loihi
 from loihi_convert.backends import RunResult
 from loihi_convert.errors import DataError
-from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.results.evaluate import Evaluation, evaluate, reported_timesteps
 from loihi_convert.results.schema import wilson_interval
 from loihi_convert.synapse import Array, Conv, Dense

@@ -8,7 +8,7 @@ import pytest
 
 from loihi_convert.backends.lava_processes import gemm
 from loihi_convert.backends.lava_synapses import batch_synapse
-from loihi_convert.network import QuantizedLayer
+from loihi_convert.quantized import QuantizedLayer
 from loihi_convert.synapse import Conv, Dense
 
 RNG = np.random.default_rng(0)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from networks import random_network
 
 from loihi_convert.errors import UsageError
-from loihi_convert.network import QuantizedNetwork
+from loihi_convert.quantized import QuantizedNetwork
 from loihi_convert.simulation.gpu import chosen_device
 from loihi_convert.simulation.simulate import Block, Simulator
 from loihi_convert.simulation.stage import Recording

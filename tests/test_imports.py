@@ -18,7 +18,7 @@ ORDER = [
     {"conversion.sample", "poisson"},
     {"rounding", "loihi", "simulation.stage", "simulation.kernels"},
     {"network", "circuit", "cnn.qcfs"},
-    {"data.dataset", "cuba"},
+    {"quantized", "data.dataset", "cuba"},
     {"data.benchmarks", "data.own_images"},
     {
         "data",

@@ -23,7 +23,8 @@ from loihi_convert.backends import Layout, RunResult, lava, lava_files
 from loihi_convert.backends.lava import LavaBackend
 from loihi_convert.backends.timing import Timing
 from loihi_convert.errors import BackendError, DataError, PlatformError, RangeError, UsageError
-from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork, Reset
+from loihi_convert.network import Reset
+from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.synapse import Array, Conv, Dense
 
 pytestmark = pytest.mark.lava

@@ -19,7 +19,7 @@ from loihi_convert.backends.lava_files import LavaFiles
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.timing import Timing, reset_interval, stock_interval
 from loihi_convert.errors import UsageError
-from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.synapse import Array, Dense
 
 pytestmark = pytest.mark.lava

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from loihi_convert import loihi
 from loihi_convert.errors import InputError, RangeError
-from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.synapse import Conv, Dense
 
 SEEDS = st.integers(0, 10_000)

@@ -22,7 +22,7 @@ from loihi_convert import netx
 from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.errors import InputError, NetxError
-from loihi_convert.network import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.synapse import Conv, Dense
 
 TOOLS = Path(__file__).parents[1] / "tools"

@@ -18,9 +18,9 @@ from loihi_convert.cnn.train import train
 from loihi_convert.conversion.convert import convert
 from loihi_convert.data import Dataset, DataSplits, HeldOut, load_data
 from loihi_convert.errors import InputError, UsageError, VerificationError
-from loihi_convert.network import QuantizedNetwork
 from loihi_convert.pipeline import exporting, origin
 from loihi_convert.progress import Progress, silent
+from loihi_convert.quantized import QuantizedNetwork
 from loihi_convert.results.early_exit import choose_margin
 from loihi_convert.synapse import Array
 

@@ -31,7 +31,7 @@ from loihi_convert.cnn.checkpoint import Checkpoint, save
 from loihi_convert.cnn.models import build_model
 from loihi_convert.data import load_data
 from loihi_convert.errors import PlatformError, UsageError
-from loihi_convert.network import QuantizedNetwork
+from loihi_convert.quantized import QuantizedNetwork
 from loihi_convert.synapse import Array
 
 # Lava itself and what it imports.

@@ -16,15 +16,8 @@ from loihi_convert.conversion.balance import balance
 from loihi_convert.conversion.quantize import quantize
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import RangeError, UsageError
-from loihi_convert.network import (
-    MOST_TIMESTEPS,
-    IntegrateAndFire,
-    ReluLayer,
-    ReluNetwork,
-    Reset,
-    SpikingLayer,
-    SpikingNetwork,
-)
+from loihi_convert.network import IntegrateAndFire, ReluLayer, ReluNetwork, Reset, SpikingLayer, SpikingNetwork
+from loihi_convert.quantized import MOST_TIMESTEPS
 from loihi_convert.rounding import nearest_scales
 from loihi_convert.simulation.relu import currents
 from loihi_convert.simulation.simulate import Block, Simulator, outputs

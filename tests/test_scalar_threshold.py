@@ -24,15 +24,8 @@ from loihi_convert.conversion.choice import choose_method
 from loihi_convert.conversion.quantize import quantize
 from loihi_convert.conversion.scalar_threshold import scalar_scales
 from loihi_convert.errors import NetxError, RangeError, UsageError
-from loihi_convert.network import (
-    IntegerNeuron,
-    IntegrateAndFire,
-    QuantizedNetwork,
-    Readout,
-    Reset,
-    SpikingLayer,
-    SpikingNetwork,
-)
+from loihi_convert.network import IntegrateAndFire, Readout, Reset, SpikingLayer, SpikingNetwork
+from loihi_convert.quantized import IntegerNeuron, QuantizedNetwork
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.synapse import Array, Dense
 

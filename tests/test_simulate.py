@@ -11,15 +11,8 @@ from networks import random_network
 
 from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import run_network
-from loihi_convert.network import (
-    IntegerNeuron,
-    IntegrateAndFire,
-    QuantizedLayer,
-    QuantizedNetwork,
-    Reset,
-    SpikingLayer,
-    SpikingNetwork,
-)
+from loihi_convert.network import IntegrateAndFire, Reset, SpikingLayer, SpikingNetwork
+from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.simulation import simulate
 from loihi_convert.simulation.simulate import Block, outputs
 from loihi_convert.synapse import Dense

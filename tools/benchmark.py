@@ -42,7 +42,7 @@ from loihi_convert.data import default_root, load_data
 from loihi_convert.data.dataset import DataSplits
 from loihi_convert.errors import LoihiConvertError, PlatformError, UsageError
 from loihi_convert.files import write_atomically
-from loihi_convert.network import QuantizedNetwork
+from loihi_convert.quantized import QuantizedNetwork
 from loihi_convert.synapse import Array
 
 # Networks that need no training, and the data they are made for.

@@ -48,7 +48,8 @@ from loihi_convert.cnn.models import build_model
 from loihi_convert.errors import CheckpointError, InputError, NetxError
 from loihi_convert.inspection.contents import describe
 from loihi_convert.inspection.tables import numbers_table, others_table, structure_table, summary
-from loihi_convert.network import IntegerNeuron, IntegrateAndFire, QuantizedLayer, QuantizedNetwork
+from loihi_convert.network import IntegrateAndFire
+from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.simulation.cuba import simulate
 from loihi_convert.synapse import Array, Conv, Dense, Synapse
 

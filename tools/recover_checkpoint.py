@@ -25,7 +25,7 @@ from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.models import build_model
 from loihi_convert.data import load_data
 from loihi_convert.files import sha256
-from loihi_convert.network import QuantizedNetwork
+from loihi_convert.quantized import QuantizedNetwork
 
 _NEVER: Final = 1e4
 """Threshold of a channel that can never fire; a checkpoint holds finite numbers only."""

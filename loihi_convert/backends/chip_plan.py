@@ -12,7 +12,7 @@ from typing import Any
 from loihi_convert.backends.board import Board
 from loihi_convert.backends.timing import Timing, first_step, reset_interval, stock_interval
 from loihi_convert.circuit import Circuit, circuit
-from loihi_convert.network import QuantizedLayer, QuantizedNetwork
+from loihi_convert.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.synapse import Conv, Shape
 
 

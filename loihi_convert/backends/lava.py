@@ -29,8 +29,8 @@ from loihi_convert.backends.lava_files import LavaFiles
 from loihi_convert.backends.request import check_run, used_neuron
 from loihi_convert.backends.timing import Timing, stock_interval
 from loihi_convert.errors import PlatformError, UsageError
-from loihi_convert.network import QuantizedNetwork
 from loihi_convert.progress import Progress, silent
+from loihi_convert.quantized import QuantizedNetwork
 from loihi_convert.synapse import Array
 
 STALL_SECONDS: Final = 120.0

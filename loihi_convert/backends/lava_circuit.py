@@ -34,7 +34,7 @@ from loihi_convert.backends import timing
 from loihi_convert.backends.lava_files import LavaFiles
 from loihi_convert.backends.lava_synapses import synapse_process
 from loihi_convert.circuit import Circuit, circuit
-from loihi_convert.network import QuantizedLayer, QuantizedNetwork
+from loihi_convert.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.synapse import Shape
 
 NO_MEMORY: Final = 4096

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from loihi_convert.backends import LayerTrace, RunResult
 from loihi_convert.backends.recording import Recording, SpikeFiles
 from loihi_convert.backends.timing import first_step
-from loihi_convert.network import QuantizedNetwork
+from loihi_convert.quantized import QuantizedNetwork
 from loihi_convert.synapse import Array, Shape
 
 

@@ -30,7 +30,7 @@ from loihi_convert.backends.lava_circuit import StockNetwork, build_circuit
 from loihi_convert.backends.lava_files import LavaFiles
 from loihi_convert.backends.recording import Recorder
 from loihi_convert.circuit import circuit
-from loihi_convert.network import QuantizedNetwork
+from loihi_convert.quantized import QuantizedNetwork
 
 CONV_MESSAGE_BITS: Final = 16
 """Of the adapter before a convolution, as lava-dl uses it for its graded pixels."""

@@ -36,7 +36,7 @@ from loihi_convert.backends.board import Board
 from loihi_convert.backends.host_process import how_it_ended, remove_shared_memory
 from loihi_convert.backends.lava_files import LavaFiles
 from loihi_convert.backends.lava_hardware import NoBoardError, run_on_board, use_board
-from loihi_convert.network import QuantizedNetwork
+from loihi_convert.quantized import QuantizedNetwork
 from loihi_convert.synapse import Array
 
 _WATCH_SECONDS: Final = 0.1

@@ -22,7 +22,7 @@ import numpy as np
 from loihi_convert.backends import Layout
 from loihi_convert.backends.lava_files import LavaFiles
 from loihi_convert.backends.lava_synapses import batch_synapse, synapse_process
-from loihi_convert.network import QuantizedNetwork
+from loihi_convert.quantized import QuantizedNetwork
 
 
 def build(

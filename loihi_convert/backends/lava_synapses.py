@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from loihi_convert import loihi
-from loihi_convert.network import QuantizedLayer
+from loihi_convert.quantized import QuantizedLayer
 from loihi_convert.synapse import Array, Conv, Dense, Shape, pooled_shape
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from loihi_convert import netx
 from loihi_convert.backends import BackendName, LayerTrace, Neuron, RunResult
 from loihi_convert.backends.request import check_run, used_neuron
-from loihi_convert.network import QuantizedNetwork
 from loihi_convert.progress import Progress, silent
+from loihi_convert.quantized import QuantizedNetwork
 from loihi_convert.simulation.simulate import Block, Simulator
 from loihi_convert.simulation.stage import Dynamics, Recording
 from loihi_convert.synapse import Array, Shape

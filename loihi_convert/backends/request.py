@@ -9,7 +9,7 @@ import numpy as np
 
 from loihi_convert.backends import Neuron
 from loihi_convert.errors import DataError, RangeError, UsageError
-from loihi_convert.network import QuantizedNetwork
+from loihi_convert.quantized import QuantizedNetwork
 from loihi_convert.synapse import Array
 
 LARGEST_TRACE: Final = 2**32

@@ -14,8 +14,9 @@ from loihi_convert import loihi
 from loihi_convert.backends.reference import run_network
 from loihi_convert.checks.finding import Broken, Rule
 from loihi_convert.checks.integers import channels
-from loihi_convert.network import QuantizedNetwork, ReluNetwork
+from loihi_convert.network import ReluNetwork
 from loihi_convert.progress import Progress, silent
+from loihi_convert.quantized import QuantizedNetwork
 from loihi_convert.simulation.relu import relu_outputs
 from loihi_convert.simulation.simulate import clipped_images
 from loihi_convert.synapse import Array

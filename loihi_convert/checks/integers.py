@@ -1,6 +1,6 @@
 """A network of ours in T steps: what can overflow, which channels cannot fire, what the chip's neurons do differently.
 
-A network that is no exact description of what Lava computes cannot be built (`network.QuantizedNetwork`), so the
+A network that is no exact description of what Lava computes cannot be built (`quantized.QuantizedNetwork`), so the
 exactness rules of `loihi.py` are none of these.
 """
 
@@ -17,7 +17,8 @@ import numpy.typing as npt
 from loihi_convert import loihi
 from loihi_convert.checks.finding import Broken, Rule
 from loihi_convert.conversion.chip_scales import reach
-from loihi_convert.network import QuantizedLayer, QuantizedNetwork, Reset
+from loihi_convert.network import Reset
+from loihi_convert.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.synapse import Array
 
 _LIF: Final = "lava/proc/lif/models.py"

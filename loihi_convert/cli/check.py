@@ -64,8 +64,8 @@ def check(
     """Say what is wrong with a file before anyone runs it: what does not fit, what overflows, how many neurocores."""
     require_memory()
     from loihi_convert import pipeline
-    from loihi_convert.network import Target
     from loihi_convert.progress import bar
+    from loihi_convert.quantized import Target
     from loihi_convert.simulation.gpu import chosen_device
 
     chosen: Target | None = next((known for known in get_args(Target) if known == target), None)

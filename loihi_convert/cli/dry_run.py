@@ -11,7 +11,7 @@ from loihi_convert.errors import InputError, UsageError
 if TYPE_CHECKING:
     from loihi_convert.backends.board import Board
     from loihi_convert.backends.chip_plan import ChipPlan
-    from loihi_convert.network import QuantizedNetwork
+    from loihi_convert.quantized import QuantizedNetwork
 
 
 def dry_run(

@@ -134,8 +134,8 @@ def export(
     from loihi_convert.cnn.checkpoint import load
     from loihi_convert.conversion.balance import PUBLISHED, Input
     from loihi_convert.data import DATASETS, load_data
-    from loihi_convert.network import Target
     from loihi_convert.progress import bar
+    from loihi_convert.quantized import Target
     from loihi_convert.simulation.gpu import chosen_device
     from loihi_convert.source import open_source
 

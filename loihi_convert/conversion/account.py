@@ -9,8 +9,9 @@ import numpy as np
 
 from loihi_convert import loihi
 from loihi_convert.conversion.chip_scales import is_proven
-from loihi_convert.network import QuantizedLayer, QuantizedNetwork, SpikingNetwork, Target
+from loihi_convert.network import SpikingNetwork
 from loihi_convert.progress import Progress, silent
+from loihi_convert.quantized import QuantizedLayer, QuantizedNetwork, Target
 from loihi_convert.simulation.simulate import clipped_images
 from loihi_convert.synapse import Array
 

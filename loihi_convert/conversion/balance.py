@@ -54,17 +54,10 @@ import numpy as np
 from loihi_convert.conversion.sample import sample
 from loihi_convert.conversion.thresholds import Balanced, activation_percentiles, nearest_rates
 from loihi_convert.errors import DataError, RangeError, UsageError
-from loihi_convert.network import (
-    MOST_TIMESTEPS,
-    IntegrateAndFire,
-    Readout,
-    ReluNetwork,
-    Reset,
-    SpikingLayer,
-    SpikingNetwork,
-)
+from loihi_convert.network import IntegrateAndFire, Readout, ReluNetwork, Reset, SpikingLayer, SpikingNetwork
 from loihi_convert.poisson import LARGEST_SEED
 from loihi_convert.progress import Progress, silent
+from loihi_convert.quantized import MOST_TIMESTEPS
 from loihi_convert.simulation.layerwise import GrowingSimulation
 from loihi_convert.synapse import Array
 

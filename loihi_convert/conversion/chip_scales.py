@@ -25,7 +25,7 @@ from loihi_convert import loihi
 from loihi_convert.conversion.integers import Unrounded, initial_integers
 from loihi_convert.conversion.scales import HEADROOM, largest_of, nearest
 from loihi_convert.errors import RangeError
-from loihi_convert.network import IntegerNeuron, QuantizedLayer
+from loihi_convert.quantized import IntegerNeuron, QuantizedLayer
 from loihi_convert.synapse import Array
 
 _LARGEST_THRESHOLD: Final = loihi.SELF_WEIGHT_LIMIT << loihi.WEIGHT_EXP_LIMIT

@@ -18,8 +18,9 @@ from loihi_convert.conversion.balance import Amplitude, InitialPotential, Method
 from loihi_convert.conversion.calibrate import calibrate
 from loihi_convert.conversion.quantize import quantize
 from loihi_convert.conversion.sample import sample
-from loihi_convert.network import ReluNetwork, Reset, SpikingNetwork, Target, Thresholds
+from loihi_convert.network import ReluNetwork, Reset, SpikingNetwork
 from loihi_convert.progress import Progress, silent
+from loihi_convert.quantized import Target, Thresholds
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulate import outputs
 from loihi_convert.synapse import Array

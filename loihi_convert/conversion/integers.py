@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from loihi_convert import loihi
-from loihi_convert.network import IntegerNeuron, QuantizedLayer, SpikingLayer
+from loihi_convert.network import SpikingLayer
+from loihi_convert.quantized import IntegerNeuron, QuantizedLayer
 from loihi_convert.rounding import rounded
 from loihi_convert.synapse import Array, Synapse
 

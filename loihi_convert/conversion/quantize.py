@@ -22,17 +22,17 @@ from loihi_convert.conversion.integers import Unrounded
 from loihi_convert.conversion.sample import sample
 from loihi_convert.conversion.scales import HEADROOM, lava_scales
 from loihi_convert.errors import RangeError, UsageError
-from loihi_convert.network import (
+from loihi_convert.network import SpikingNetwork
+from loihi_convert.progress import Progress, silent
+from loihi_convert.quantized import (
     MOST_TIMESTEPS,
     QuantizedLayer,
     QuantizedNetwork,
-    SpikingNetwork,
     Target,
     Thresholds,
     largest_pixel,
     with_pixel_bits,
 )
-from loihi_convert.progress import Progress, silent
 from loihi_convert.simulation.inputs import LARGEST_PIXEL
 from loihi_convert.simulation.relu import currents
 from loihi_convert.simulation.simulate import Extremes, extremes

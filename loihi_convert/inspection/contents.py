@@ -15,7 +15,7 @@ import numpy as np
 
 from loihi_convert import netx
 from loihi_convert.errors import LoihiConvertError, NetxError
-from loihi_convert.network import QuantizedNetwork
+from loihi_convert.quantized import QuantizedNetwork
 from loihi_convert.results.schema import Record
 from loihi_convert.synapse import Array, Conv, Pair
 

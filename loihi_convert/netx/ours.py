@@ -34,16 +34,7 @@ import numpy as np
 from loihi_convert import loihi
 from loihi_convert.errors import NetxError
 from loihi_convert.files import refuse_to_overwrite, write_atomically
-from loihi_convert.network import (
-    IntegerNeuron,
-    IntegrateAndFire,
-    QuantizedLayer,
-    QuantizedNetwork,
-    Reset,
-    Target,
-    Thresholds,
-    largest_pixel,
-)
+from loihi_convert.network import IntegrateAndFire, Reset
 from loihi_convert.netx.hdf5 import (
     LARGEST_LAYER,
     OURS,
@@ -53,6 +44,7 @@ from loihi_convert.netx.hdf5 import (
     read_content,
     read_datasets,
 )
+from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork, Target, Thresholds, largest_pixel
 from loihi_convert.synapse import Array, Conv, Dense, Pair, Shape, Synapse
 
 FORMAT: Final = 1

@@ -18,8 +18,9 @@ from loihi_convert.checks.stock_rules import FILE_RULES, LIF_RULES, STOCK_RULES
 from loihi_convert.cnn.checkpoint import SUFFIXES
 from loihi_convert.cuba import CubaNetwork
 from loihi_convert.errors import DataError, InputError, NetxError, UsageError
-from loihi_convert.network import QuantizedNetwork, ReluNetwork, Target
+from loihi_convert.network import ReluNetwork
 from loihi_convert.progress import Bars, no_bar
+from loihi_convert.quantized import QuantizedNetwork, Target
 from loihi_convert.source import open_source
 from loihi_convert.synapse import Array, Shape, Synapse
 

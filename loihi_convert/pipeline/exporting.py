@@ -18,8 +18,9 @@ from loihi_convert.conversion.choice import Trial, choose_method, reason
 from loihi_convert.conversion.quantize import quantize
 from loihi_convert.errors import VerificationError
 from loihi_convert.files import refuse_to_overwrite
-from loihi_convert.network import QuantizedNetwork, Readout, Reset, SpikingNetwork, Target, Thresholds
+from loihi_convert.network import Readout, Reset, SpikingNetwork
 from loihi_convert.progress import Bars, no_bar
+from loihi_convert.quantized import QuantizedNetwork, Target, Thresholds
 from loihi_convert.simulation.simulate import outputs
 from loihi_convert.source import Source, open_source
 from loihi_convert.synapse import Array

@@ -27,8 +27,8 @@ from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import run_network
 from loihi_convert.errors import InputError
 from loihi_convert.files import refuse_to_overwrite, sha256, write_atomically
-from loihi_convert.network import QuantizedNetwork
 from loihi_convert.progress import Progress, silent
+from loihi_convert.quantized import QuantizedNetwork
 from loihi_convert.synapse import Array
 
 NETWORK, ARRAYS, DIGESTS = "model.net", "golden.npz", "golden.json"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from loihi_convert.errors import InputError
 from loihi_convert.files import sha256
-from loihi_convert.network import QuantizedNetwork, ReluNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.network import ReluNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.quantized import QuantizedNetwork
 from loihi_convert.source import Source, reopen_source
 
 

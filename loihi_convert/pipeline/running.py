@@ -14,9 +14,9 @@ from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import run_network
 from loihi_convert.data import Dataset, DataSplits, HeldOut
 from loihi_convert.errors import VerificationError
-from loihi_convert.network import QuantizedNetwork
 from loihi_convert.pipeline.origin import float_network, source_of
 from loihi_convert.progress import Bars, no_bar
+from loihi_convert.quantized import QuantizedNetwork
 from loihi_convert.results import run_folder
 from loihi_convert.results.early_exit import TOLERANCE_POINTS, choose_margin, evaluate_early_exit
 from loihi_convert.results.evaluate import Evaluation, evaluate

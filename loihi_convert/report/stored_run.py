@@ -46,7 +46,7 @@ class Manifest(BaseModel):
 
 
 class ChannelThresholds(NamedTuple):
-    """The neurons of one layer, one number per channel; see `network.QuantizedLayer`.
+    """The neurons of one layer, one number per channel; see `quantized.QuantizedLayer`.
 
     ``real`` is what the integers were rounded from, None where a channel can never fire.
     """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from loihi_convert import loihi
 
 if TYPE_CHECKING:
-    from loihi_convert.network import QuantizedNetwork
+    from loihi_convert.quantized import QuantizedNetwork
     from loihi_convert.results.diagnose import Diagnosis, Layer
     from loihi_convert.simulation.intermediate import Cause
 

@@ -19,8 +19,9 @@ from typing import Final, Literal
 import numpy as np
 
 from loihi_convert.errors import InputError
-from loihi_convert.network import QuantizedNetwork, Readout, ReluNetwork, Reset, SpikingNetwork
+from loihi_convert.network import Readout, ReluNetwork, Reset, SpikingNetwork
 from loihi_convert.progress import Progress, silent
+from loihi_convert.quantized import QuantizedNetwork
 from loihi_convert.results.schema import Record
 from loihi_convert.simulation.intermediate import Cause, intermediate_networks
 from loihi_convert.simulation.relu import ReluChain

@@ -16,7 +16,8 @@ from loihi_convert import loihi
 from loihi_convert.backends import RunResult
 from loihi_convert.cuba import CubaLayer, CubaNetwork, PixelBias
 from loihi_convert.errors import DataError
-from loihi_convert.network import QuantizedLayer, QuantizedNetwork, Readout
+from loihi_convert.network import Readout
+from loihi_convert.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.results.early_exit import EarlyExit
 from loihi_convert.results.energy import Energy, energy, estimate
 from loihi_convert.results.schema import Interval, Record, wilson_interval

@@ -22,7 +22,7 @@ from loihi_convert.backends import RunResult
 from loihi_convert.cuba import CubaLayer, CubaNetwork
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.files import sha256, write_atomically
-from loihi_convert.network import QuantizedLayer, QuantizedNetwork
+from loihi_convert.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.results.early_exit import EarlyExit, ExitPoint
 from loihi_convert.results.energy import Estimate
 from loihi_convert.results.evaluate import Evaluation, Point

@@ -12,8 +12,8 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.network import with_pixel_bits
 from loihi_convert.poisson import poisson_spikes
+from loihi_convert.quantized import with_pixel_bits
 from loihi_convert.simulation.currents import channels_last, sum_pool
 from loihi_convert.synapse import Array, Pair
 

@@ -33,14 +33,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from loihi_convert.network import (
-    IntegrateAndFire,
-    QuantizedLayer,
-    QuantizedNetwork,
-    ReluNetwork,
-    SpikingLayer,
-    SpikingNetwork,
-)
+from loihi_convert.network import IntegrateAndFire, ReluNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.simulation.relu import Activation, ReluChain, cnn_activation, unchanged
 from loihi_convert.simulation.simulate import Block, Simulator
 from loihi_convert.simulation.stage import Recording

@@ -33,8 +33,9 @@ import numpy as np
 import torch
 
 from loihi_convert import loihi
-from loihi_convert.network import QuantizedNetwork, SpikingNetwork
+from loihi_convert.network import SpikingNetwork
 from loihi_convert.progress import Progress, silent
+from loihi_convert.quantized import QuantizedNetwork
 from loihi_convert.simulation import gpu
 from loihi_convert.simulation.currents import Currents
 from loihi_convert.simulation.inputs import Inputs

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from loihi_convert import loihi, netx
-from loihi_convert.network import QuantizedLayer, QuantizedNetwork
+from loihi_convert.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.synapse import Array, Conv, Synapse
 
 # A never-firing channel: without Loihi's clipping a potential could pass the 131072 that stands for it in a file.

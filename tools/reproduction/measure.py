@@ -25,8 +25,9 @@ from loihi_convert.conversion.quantize import quantize
 from loihi_convert.conversion.sample import sample
 from loihi_convert.data import Dataset, DataSplits
 from loihi_convert.errors import RangeError, UsageError
-from loihi_convert.network import IntegrateAndFire, QuantizedNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.network import IntegrateAndFire, SpikingLayer, SpikingNetwork
 from loihi_convert.progress import Progress
+from loihi_convert.quantized import QuantizedNetwork
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulate import Block, Simulator
 from loihi_convert.simulation.stage import Recording
