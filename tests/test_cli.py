@@ -334,11 +334,26 @@ def test_hard_reset_with_one_threshold_a_layer(invoke: Invoke, model: Path) -> N
     assert "No energy per operation of Loihi 2 is public." in " ".join(done.out.split())
 
 
-def test_unknown_thresholds(invoke: Invoke, model: Path) -> None:
-    done = invoke("export", model, "-T", 4, "-o", "other.net", "--thresholds", "layer")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--thresholds layer", "--thresholds layer: unknown; allowed are channel, scalar."),
+        (
+            "--target loihi2 --thresholds scalar",
+            "the circuit makes each channel's threshold of one vth by itself",
+        ),
+        ("--target loihi2 --reset hard", "the circuit of stock processes resets softly; use --reset soft, or --target"),
+        ("--weight-bits 9", "--weight-bits 9: allowed are 2..8."),
+    ],
+)
+def test_what_cannot_be_rounded_is_refused_before_balancing(
+    invoke: Invoke, model: Path, monkeypatch: pytest.MonkeyPatch, words: str, message: str
+) -> None:
+    monkeypatch.setattr("loihi_convert.pipeline.exporting.choose_method", None)
+    done = invoke("export", model, "-T", 1, "-o", "refused.net", *words.split())
     assert (done.code, done.out) == (2, "")
-    assert "error: --thresholds layer: unknown; allowed are channel, scalar." in done.err
-    assert not Path("other.net").exists()
+    assert message in done.err
+    assert not Path("refused.net").exists()
 
 
 @pytest.mark.lava

@@ -22,7 +22,7 @@ from loihi_convert.conversion.integers import Unrounded
 from loihi_convert.conversion.sample import sample
 from loihi_convert.conversion.scales import HEADROOM, lava_scales
 from loihi_convert.errors import RangeError, UsageError
-from loihi_convert.network import SpikingNetwork
+from loihi_convert.network import Reset, SpikingNetwork
 from loihi_convert.progress import Progress, silent
 from loihi_convert.quantized import (
     MOST_TIMESTEPS,
@@ -86,22 +86,7 @@ def quantize(
     RangeError
         If a number fits Loihi at no scale.
     """
-    if not 2 <= weight_bits <= 8:
-        raise UsageError(f"--weight-bits {weight_bits}: allowed are 2..8.")
-    if pixel_bits is not None and not 1 <= pixel_bits <= loihi.MAX_PIXEL_BITS:
-        raise UsageError(f"--pixel-bits {pixel_bits}: allowed are 1..{loihi.MAX_PIXEL_BITS}.")
-    if thresholds not in get_args(Thresholds):
-        raise UsageError(f"--thresholds {thresholds}: unknown; allowed are {', '.join(get_args(Thresholds))}.")
-    if target == "loihi2" and network.reset == "hard":
-        raise UsageError(
-            "--target loihi2 --reset hard: the circuit of stock processes resets softly; use --reset soft, or --target "
-            "lava, whose hard-reset files are networks of stock LIF neurons already."
-        )
-    if target == "loihi2" and thresholds == "scalar":
-        raise UsageError(
-            "--target loihi2 --thresholds scalar: the circuit makes each channel's threshold of one vth by itself; "
-            "leave out --thresholds."
-        )
+    require_choices(network.reset, weight_bits, pixel_bits, target, thresholds)
     images = images if target == "loihi2" else sample(images, network.timesteps)
     found = extremes(
         network, images, network.timesteps, potentials=target == "loihi2", device=device, progress=progress
@@ -147,6 +132,28 @@ def quantize(
             },
         },
     )
+
+
+def require_choices(
+    reset: Reset, weight_bits: int, pixel_bits: int | None, target: Target, thresholds: Thresholds
+) -> None:
+    """Raise a `UsageError` unless `quantize` takes these together; it can be known before anything is balanced."""
+    if not 2 <= weight_bits <= 8:
+        raise UsageError(f"--weight-bits {weight_bits}: allowed are 2..8.")
+    if pixel_bits is not None and not 1 <= pixel_bits <= loihi.MAX_PIXEL_BITS:
+        raise UsageError(f"--pixel-bits {pixel_bits}: allowed are 1..{loihi.MAX_PIXEL_BITS}.")
+    if thresholds not in get_args(Thresholds):
+        raise UsageError(f"--thresholds {thresholds}: unknown; allowed are {', '.join(get_args(Thresholds))}.")
+    if target == "loihi2" and reset == "hard":
+        raise UsageError(
+            "--target loihi2 --reset hard: the circuit of stock processes resets softly; use --reset soft, or --target "
+            "lava, whose hard-reset files are networks of stock LIF neurons already."
+        )
+    if target == "loihi2" and thresholds == "scalar":
+        raise UsageError(
+            "--target loihi2 --thresholds scalar: the circuit makes each channel's threshold of one vth by itself; "
+            "leave out --thresholds."
+        )
 
 
 class _Rounding:

@@ -15,7 +15,7 @@ from loihi_convert.conversion.account import Account, account
 from loihi_convert.conversion.balance import Amplitude, InitialPotential, Method, balance
 from loihi_convert.conversion.calibrate import calibrate
 from loihi_convert.conversion.choice import Trial, choose_method, reason
-from loihi_convert.conversion.quantize import quantize
+from loihi_convert.conversion.quantize import quantize, require_choices
 from loihi_convert.errors import VerificationError
 from loihi_convert.files import refuse_to_overwrite
 from loihi_convert.network import Readout, Reset, SpikingNetwork
@@ -114,6 +114,7 @@ def export(
     paths = output_paths(model.path if isinstance(model, Source) else model, output, timesteps)
     for path in paths:
         refuse_to_overwrite(path, overwrite)
+    require_choices(options.reset, options.weight_bits, options.pixel_bits, options.target, options.thresholds)
     source = model if isinstance(model, Source) else open_source(model)
     exported = []
     for path, steps in zip(paths, timesteps, strict=True):
