@@ -57,14 +57,9 @@ class Currents:
 
     def __init__(self, synapse: Synapse, input_shape: Shape, *, averages: bool, takes_spikes: bool) -> None:
         pooled, largest_input = pooled_maps(input_shape, synapse.pool), math.prod(synapse.pool)
-        weight = synapse.weight / largest_input if averages else synapse.weight
-        self._geometry: Geometry = ((1, 1), (0, 0), (1, 1), 1)
+        weight, self._geometry = as_convolution(synapse, input_shape)
+        weight = weight / largest_input if averages else weight
         self._is_dense = not isinstance(synapse, Conv)
-        if isinstance(synapse, Conv):
-            self._geometry = (synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
-        else:
-            # A convolution whose kernel covers the whole map, once.
-            weight = weight.reshape(-1, pooled[2], *pooled[:2])
         with np.errstate(over="ignore"):
             kernel = torch.from_numpy(weight.astype(np.float32))
         # A channels-last kernel is a matrix whose rows are in H, W, C order.
@@ -114,6 +109,17 @@ class Currents:
         except (AttributeError, NotImplementedError, RuntimeError):
             return None
         return int8 if np.array_equal(found, self.in_float32(inputs)) else None
+
+
+def as_convolution(synapse: Synapse, input_shape: Shape) -> tuple[Array, Geometry]:
+    """Return the weights ``(C_out, C_in, height, width)`` and the geometry of ``synapse`` behind its pooling.
+
+    A dense one is a convolution whose kernel covers the whole map, once.
+    """
+    if isinstance(synapse, Conv):
+        return synapse.weight, (synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
+    height, width, channels = pooled_maps(input_shape, synapse.pool)
+    return synapse.weight.reshape(-1, channels, height, width), ((1, 1), (0, 0), (1, 1), 1)
 
 
 def convolved_by_product(maps: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:

@@ -20,6 +20,7 @@ import torch
 from loihi_convert.network import ReluNetwork, Reset, SpikingLayer, SpikingNetwork
 from loihi_convert.progress import Progress, silent
 from loihi_convert.simulation.inputs import Inputs
+from loihi_convert.simulation.largest_currents import LargestCurrents
 from loihi_convert.simulation.neurons import RateErrors, rate_errors
 from loihi_convert.simulation.relu import ReluChain
 from loihi_convert.simulation.simulate import (
@@ -92,21 +93,10 @@ class GrowingSimulation:
         thresholds, one more at each call, from none.
         """
         stages = self._stages(fixed)
-        largest = np.full((len(after), stages[-1].size), -np.inf, np.float32)
-
-        def take(images: Array, first: int, currents: Any) -> None:
-            found = torch.as_tensor(currents)
-            for index, (start, end) in enumerate(zip((0, *after), after, strict=False)):
-                part = found[:, max(start - first, 0) : max(end - first, 0)]
-                if part.shape[1]:
-                    highest = part.reshape(-1, largest.shape[1]).amax(0).cpu().numpy()
-                    with self._lock:
-                        np.maximum(largest[index], highest, out=largest[index])
-
-        self._pass(stages, take, progress)
-        with_bias = np.maximum.accumulate(largest, axis=0) + stages[-1].biases
-        by_channel = with_bias.reshape(len(after), -1, stages[-1].synapse.channels)
-        return np.asarray(by_channel.max(axis=1), np.float64)
+        layers = layers_on(self._device, stages)
+        largest = LargestCurrents(stages[-1], layers[-1], tuple(after))
+        self._pass(layers, lambda _, first, inputs: largest.take(first, inputs), progress)
+        return largest.found()
 
     def rate_errors(
         self,
@@ -123,13 +113,14 @@ class GrowingSimulation:
         ``fixed`` as above; ``correction``, ``(C_out,)``, is added to the layer's bias.
         """
         stages = self._stages(fixed, correction)
+        layers = layers_on(self._device, stages)
         chain = ReluChain(self._network, depth=len(stages))
         sums = RateErrors(np.zeros(thresholds.shape), np.zeros(thresholds.shape), np.zeros(thresholds.shape[1]))
 
-        def take(images: Array, _: int, currents: Any) -> None:
+        def take(images: Array, _: int, inputs: Any) -> None:
             nonlocal sums
             activations = np.maximum(chain(images)[-1].reshape(len(images), -1), 0)
-            on_cpu = torch.as_tensor(currents).cpu().numpy()
+            on_cpu = torch.as_tensor(layers[-1].currents_of(inputs)).cpu().numpy()
             found = rate_errors(stages[-1], on_cpu, activations, thresholds, initial_potentials, self._timesteps)
             with self._lock:
                 sums += found
@@ -138,7 +129,7 @@ class GrowingSimulation:
         # Compiled here, by one thread, as in `Neurons`.
         nobody = np.empty((0, 1, stages[-1].size), np.float32)
         rate_errors(stages[-1], nobody, nobody[:, 0], thresholds, initial_potentials, self._timesteps)
-        self._pass(stages, take, progress)
+        self._pass(layers, take, progress)
         return sums
 
     def mean_excess(self, fixed: Sequence[SpikingLayer], *, progress: Progress = silent) -> Array:
@@ -147,17 +138,19 @@ class GrowingSimulation:
         The mean over images, positions and steps; ``fixed`` is at least one layer. The next call may have the same.
         """
         stages = self._stages(fixed)
+        layers = layers_on(self._device, stages)
         chain = ReluChain(self._network, depth=len(stages), is_open=True)
         channels = stages[-1].synapse.channels
         excess = np.zeros(channels)
 
-        def take(images: Array, _: int, currents: Any) -> None:
+        def take(images: Array, _: int, inputs: Any) -> None:
+            currents = layers[-1].currents_of(inputs)
             found = torch.as_tensor(currents).reshape(-1, channels).double().sum(0).cpu().numpy()
             wanted = chain(images)[-1].reshape(-1, channels).sum(axis=0, dtype=np.float64) * currents.shape[1]
             with self._lock:
                 np.add(excess, found - wanted, out=excess)
 
-        self._pass(stages, take, progress, keep=False)
+        self._pass(layers, take, progress, keep=False)
         mean = excess / (len(self._images) * self._timesteps * (stages[-1].size // channels))
         # The currents are without the bias, which the CNN's have.
         return np.asarray(mean + stages[-1].biases.reshape(-1, channels).mean(axis=0, dtype=np.float64))
@@ -177,63 +170,62 @@ class GrowingSimulation:
 
     def _pass(
         self,
-        stages: Sequence[Stage],
+        layers: Sequence[Layer],
         take: Callable[[Array, int, Any], None],
         progress: Progress,
         *,
         keep: bool = True,
     ) -> None:
-        """Give ``take`` some images and the currents of the last of ``stages`` in some steps, from the one given.
+        """Give ``take`` some images, a step, and what the last of ``layers`` receives from that step on.
 
-        With ``keep`` off, the spikes kept before stay what they are, for another pass of the same stages.
+        With ``keep`` off, the spikes kept before stay what they are, for another pass of the same layers.
         """
-        layers, images_at_once = layers_on(self._device, stages), self._images_at_once
-        done = 0
+        images_at_once, done = self._images_at_once, 0
 
         def simulate(start: int) -> None:
             nonlocal done
             images = self._images[start : start + images_at_once]
-            for first, currents in self._currents(layers, images, start, keep):
-                take(images, first, currents)
+            for first, inputs in self._received(layers, images, start, keep):
+                take(images, first, inputs)
             with self._lock:
                 done += len(images)
                 progress(done, len(self._images))
 
         on_cores(self._device, simulate, range(0, len(self._images), images_at_once))
 
-    def _currents(self, layers: Sequence[Layer], images: Array, start: int, keep: bool) -> Iterator[tuple[int, Any]]:
-        """The currents of the last of ``layers`` for the images at ``start``: a block's first step, and all its steps.
+    def _received(self, layers: Sequence[Layer], images: Array, start: int, keep: bool) -> Iterator[tuple[int, Any]]:
+        """What the last of ``layers`` receives for the images at ``start``: a block's first step, and all its steps.
 
-        Of a constant current there is one step.
+        Of constant pixels there is one step.
         """
+        blocks = -(-self._timesteps // self._steps_at_once)
+        steps = [
+            range(self._timesteps)[block * self._steps_at_once :][: self._steps_at_once] for block in range(blocks)
+        ]
+        if len(layers) == 1:
+            for part in steps[:1] if self._inputs.is_constant else steps:
+                yield part[0], self._inputs(images, start, part[0], len(part))
+            return
         # The layers that must fire: the last one with thresholds, or all of them where nothing was kept.
         kept = self._store.take(start) if keep else self._store.look(start)
         firing = layers[:-1] if kept is None else layers[-2:-1]
-        received: Any = None
         potentials = [layer.neurons.initial_states(len(images)) for layer in firing]
-        blocks = -(-self._timesteps // self._steps_at_once)
+        entering: Any = None
         keeping: list[_Packed] | None = None
-        for block in range(blocks):
-            first = block * self._steps_at_once
-            count = min(self._steps_at_once, self._timesteps - first)
-            spikes = None if kept is None else kept[block].unpacked()
-            if spikes is None and (received is None or not self._inputs.is_constant):
-                received = layers[0].currents_of(self._inputs(images, start, first, count))
+        for block, part in enumerate(steps):
+            spikes: Any = None if kept is None else kept[block].unpacked()
+            if spikes is None and (entering is None or not self._inputs.is_constant):
+                entering = layers[0].currents_of(self._inputs(images, start, part[0], len(part)))
             for layer, potential in zip(firing, potentials, strict=True):
-                current = received if spikes is None else layer.currents_of(spikes)
-                spikes = layer.neurons.fire(potential, current, count, _NOTHING).pooled
-            if spikes is None:
-                yield first, received
-                if self._inputs.is_constant:
-                    return
-                continue
+                currents = entering if spikes is None else layer.currents_of(spikes)
+                spikes = layer.neurons.fire(potential, currents, len(part), _NOTHING).pooled
             if keep and len(layers) > 2:
                 packed = _Packed(spikes)
                 if block == 0 and self._store.has_room(blocks * packed.size):
                     keeping = []
                 if keeping is not None:
                     keeping.append(packed)
-            yield first, layers[-1].currents_of(spikes)
+            yield part[0], spikes
         if keeping is not None:
             self._store.put(start, keeping)
 

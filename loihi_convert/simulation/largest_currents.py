@@ -1,0 +1,130 @@
+"""The largest currents of a layer of real weights, in a fraction of the time that all its currents take.
+
+With s a channel's unit, q its weights rounded to whole units in -127..127, and n(x) the number of spikes among the
+inputs x of a neuron::
+
+    s (q x) - s/2 n(x)  <=  w x  <=  s (q x) + min(s/2 n(x), sum of what rounding took from the weights, times the most
+                                                             spikes that a window can hold)
+
+q x and n(x) are what arithmetic of bytes gives exactly, at a multiple of float32's speed: n is one channel more, of
+weights 1. Only where the upper bound exceeds what the channel has already received is the current itself summed, in
+float64, which is a few of ten thousand. So nothing is missed, and what is found does not depend on the order in which
+a processor sums.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import replace
+from typing import Any, Final, Self
+
+import numpy as np
+import torch
+
+from loihi_convert.simulation import kernels
+from loihi_convert.simulation.currents import Currents, Geometry, as_convolution
+from loihi_convert.simulation.simulate import Layer
+from loihi_convert.simulation.stage import Stage
+from loihi_convert.synapse import Array, Conv, Dense, Synapse
+
+_UNITS: Final = 127
+"""Units in a channel's largest weight."""
+
+_FEW: Final = 100
+"""Inputs of a neuron up to which it takes longer to compare bounds than to compute currents (measured)."""
+
+
+class LargestCurrents:
+    """The largest current of each channel of a layer up to each of several steps, of all that it is given.
+
+    Parameters
+    ----------
+    stage
+        The layer, of real numbers.
+    layer
+        The same on its device.
+    after
+        The steps, ascending.
+    """
+
+    def __init__(self, stage: Stage, layer: Layer, after: tuple[int, ...]) -> None:
+        self._stage, self._layer, self._after = stage, layer, after
+        # Without biases, of the steps behind the one before.
+        self._largest = np.full((len(after), stage.size), -np.inf, np.float32)
+        self._lock = threading.Lock()
+        self._bounds = _Bounds.of(stage) if isinstance(layer.currents, Currents) else None
+
+    def take(self, first: int, inputs: Any) -> None:
+        """Regard ``inputs``, ``(B, T, H', W', C)``, of the steps from ``first``, counted from 0."""
+        for index, (start, end) in enumerate(zip((0, *self._after), self._after, strict=False)):
+            part = inputs[:, max(start - first, 0) : max(end - first, 0)]
+            if part.shape[1]:
+                with self._lock:
+                    known = self._largest[: index + 1].max(axis=0)
+                highest = self._highest(part, known)
+                with self._lock:
+                    np.maximum(self._largest[index], highest, out=self._largest[index])
+
+    def found(self) -> Array:
+        """float64 ``(len(after), C)``, with biases."""
+        with_bias = np.maximum.accumulate(self._largest, axis=0) + self._stage.biases
+        by_channel = with_bias.reshape(len(self._after), -1, self._stage.synapse.channels)
+        return np.asarray(by_channel.max(axis=1), np.float64)
+
+    def _highest(self, inputs: Any, known: Array) -> Array:
+        """Each neuron's largest current, or less where its channel is ``known`` to have received more."""
+        if self._bounds is None:
+            currents = torch.as_tensor(self._layer.currents_of(inputs))
+            return np.asarray(currents.reshape(-1, self._stage.size).amax(0).cpu().numpy())
+        return self._bounds.highest(inputs.reshape(-1, *inputs.shape[2:]), known, self._stage.biases)
+
+
+class _Bounds:
+    """Rounded weights, and the real ones for where those do not decide."""
+
+    def __init__(self, rounded: Currents, units: Array, most_lost: Array, kernel: Array, geometry: Geometry) -> None:
+        self._rounded, self._units, self._most_lost = rounded, units, most_lost
+        self._kernel, self._geometry = kernel, geometry
+        # Compiled here, by one thread, as in `Neurons`.
+        nothing = np.empty(0, np.float32)
+        self._raise(np.empty((0, 1, len(units) + 1), np.float32), 1, np.empty((0, 1, 1, 1), np.uint8), nothing, nothing)
+
+    @classmethod
+    def of(cls, stage: Stage) -> Self | None:
+        """Those of ``stage``, if there is arithmetic of bytes for it."""
+        synapse, window = stage.synapse, math.prod(stage.synapse.pool)
+        weight, geometry = as_convolution(synapse, stage.input_shape)
+        weight = (weight / window).astype(np.float32).astype(np.float64)
+        rows = weight.reshape(len(weight), -1)
+        has_groups, is_small = geometry[3] > 1, rows.shape[1] <= _FEW
+        if has_groups or is_small or not stage.takes_spikes or not np.isfinite(weight).all():
+            return None
+        units = np.abs(rows).max(axis=1) / _UNITS
+        units[units < np.finfo(np.float32).tiny] = 1.0
+        integers = np.rint(rows / units[:, None])
+        most_lost = np.maximum(rows - integers * units[:, None], 0).sum(axis=1) * window
+        counting = np.concatenate([integers, np.ones_like(integers[:1])])
+        rounded = Currents(_with_weights(synapse, counting), stage.input_shape, averages=False, takes_spikes=True)
+        if not rounded.uses_int8:
+            return None
+        kernel = np.ascontiguousarray(weight.transpose(0, 2, 3, 1), np.float32)
+        return cls(rounded, units.astype(np.float32), most_lost.astype(np.float32), kernel, geometry)
+
+    def highest(self, inputs: Array, known: Array, biases: Array) -> Array:
+        """As `LargestCurrents._highest`, for ``(N, H', W', C)``."""
+        found = known.copy()
+        rounded = self._rounded(inputs)
+        self._raise(rounded.reshape(len(inputs), -1, rounded.shape[3]), rounded.shape[2], inputs, biases, found)
+        return found
+
+    def _raise(self, rounded: Array, width: int, inputs: Array, biases: Array, found: Array) -> None:
+        kernels.raise_to_largest(
+            rounded, width, inputs, self._kernel, *self._geometry[:3], self._units, self._most_lost, biases, found
+        )
+
+
+def _with_weights(synapse: Synapse, rows: Array) -> Synapse:
+    if isinstance(synapse, Conv):
+        return replace(synapse, weight=rows.reshape(-1, *synapse.weight.shape[1:]), bias=None)
+    return Dense(rows, None, synapse.pool)
