@@ -146,6 +146,40 @@ def test_checkpoints_are_added_to_a_folder(tool: ModuleType, tmp_path: Path, mon
         tool.main()
 
 
+def test_a_folder_is_extended(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By another T and another checkpoint; what it holds stays, but where the new one is better."""
+    digits = load_data("digits")
+    model, better = tmp_path / "model.safetensors", tmp_path / "better.safetensors"
+    train("digits-cnn", digits, replace(default_recipe("digits"), epochs=1), seed=0, output=model)
+    longer = train("digits-cnn", digits, replace(default_recipe("digits"), epochs=8), seed=1, output=better)
+    folder = tmp_path / "digits"
+    build(tool, monkeypatch, folder, model)
+    before = tool.read_card(folder)
+    save(replace(longer, recipe={"recovered_from": {"file": "model-T1.net", "sha256": "", "checkpoint": ""}}), better)
+    monkeypatch.setattr(sys, "argv", ["", "add", str(folder), str(better)])
+    assert tool.main() == 0
+
+    def extend(*words: str) -> dict[str, Any]:
+        monkeypatch.setattr(sys, "argv", ["", "extend", str(folder), *words, "--sim-images", "0"])
+        assert tool.main() == 0
+        card: dict[str, Any] = tool.read_card(folder)
+        assert (folder / "README.md").read_text() == tool.card_page(card)
+        return card
+
+    card = extend(str(model), "-T", "1,4")
+    assert card["networks"][0] == before["networks"][0]
+    assert [item["timesteps"] for item in card["networks"]] == [1, 4]
+    assert [point["timesteps"] for point in card["best_single_file"]["test"]] == [1, 4]
+    assert [item["file"] for item in card["further_checkpoints"]] == ["better.safetensors"]
+    card = extend(str(folder / "better.safetensors"), "-T", "1")
+    assert [item["checkpoint"] for item in card["networks"]] == ["better.safetensors", "model.safetensors"]
+    assert [item["file"] for item in card["checkpoints"]] == ["model.safetensors", "better.safetensors"]
+    assert "further_checkpoints" not in card
+    assert card["cnn_test_accuracy"] == before["cnn_test_accuracy"]
+    assert sha256(folder / "model-T1.net") == card["networks"][0]["sha256"] != before["networks"][0]["sha256"]
+    assert "python tools/recover_checkpoint.py model-T1.net -o better.safetensors" in tool.card_page(card)
+
+
 def trained(data: str, architecture: str, recipe: dict[str, Any], **changes: Any) -> Checkpoint:
     state = {"weight": torch.ones(1)}
     return replace(Checkpoint(architecture, state, data, (1, 28, 28), ("a", "b"), 0, 0.5, 0.5, recipe), **changes)

@@ -1,6 +1,7 @@
 """Build a folder of netx_models/: the best network for each T, chosen on validation images, with its card.
 
     python tools/netx_models.py build FOLDER CNN.safetensors QCFS.safetensors ... [-T 1,2,4] [--sim-images 1000]
+    python tools/netx_models.py extend FOLDER ANOTHER.safetensors ... -T 16,32
     python tools/netx_models.py float16 CNN.safetensors [...]
     python tools/netx_models.py add FOLDER CNN.safetensors [...]
     python tools/netx_models.py table FOLDER [FOLDER ...]
@@ -16,6 +17,9 @@ goes on with the files it finds.
 A checkpoint that is too large for the repository, and is not when its weights are stored as float16, is replaced by
 such a copy, ``CNN-float16.safetensors``, which is measured anew and exported in its place. `float16` makes the copies
 alone.
+
+`extend` does the same for more checkpoints or more T, and keeps what FOLDER holds: a file of it goes only where another
+one for the same T gets more validation images right.
 
 `add` puts checkpoints beside what a folder holds, to go on with: no file of the folder was made from them.
 
@@ -82,14 +86,15 @@ def main() -> int:
     """Build a folder, or print a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else "")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    build = verbs.add_parser("build")
-    build.add_argument("folder", type=Path)
-    build.add_argument("checkpoints", type=Path, nargs="+")
-    build.add_argument("-T", "--timesteps", default="1,2,4,8,16,32,64")
+    build, extend = (verbs.add_parser(name) for name in ("build", "extend"))
+    for verb in (build, extend):
+        verb.add_argument("folder", type=Path)
+        verb.add_argument("checkpoints", type=Path, nargs="+")
+        verb.add_argument("-T", "--timesteps", default="1,2,4,8,16,32,64")
+        verb.add_argument("--work", type=Path, help="folder for all exported files; default: FOLDER-candidates")
+        verb.add_argument("--sim-images", type=int, default=1000)
+        verb.add_argument("--data-root", type=Path)
     build.add_argument("--tuned-only", action="store_true", help="do not export the first checkpoint")
-    build.add_argument("--work", type=Path, help="folder for all exported files; default: FOLDER-candidates")
-    build.add_argument("--sim-images", type=int, default=1000)
-    build.add_argument("--data-root", type=Path)
     halve = verbs.add_parser("float16")
     halve.add_argument("checkpoints", type=Path, nargs="+")
     halve.add_argument("--data-root", type=Path)
@@ -114,9 +119,11 @@ def main() -> int:
     work = arguments.work or arguments.folder.with_name(f"{arguments.folder.name}-candidates")
     work.mkdir(parents=True, exist_ok=True)
     sources = [fitting(path, work, splits) for path in arguments.checkpoints]
-    tried = [source.path for source in sources[int(arguments.tuned_only) :]]
+    extends = arguments.verb == "extend"
+    tried = [source.path for source in sources[0 if extends else int(arguments.tuned_only) :]]
     candidates = export_all(tried, timesteps, work, splits)
-    card = measure(arguments.folder, sources, timesteps, candidates, splits, arguments.sim_images)
+    before = read_card(arguments.folder) if extends else None
+    card = measure(arguments.folder, sources, timesteps, candidates, splits, arguments.sim_images, before)
     write_card(arguments.folder, card)
     print(card_page(card), end="")
     return 0
@@ -205,36 +212,55 @@ def measure(
     candidates: Sequence[Candidate],
     splits: DataSplits,
     sim_images: int,
+    before: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Copy the chosen files to ``folder``, run them on test images, and return the card."""
+    """Copy the chosen files to ``folder``, run them on test images, and return the card.
+
+    ``before`` is the card of what the folder holds and keeps, unless a candidate is better for the same T.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = {t: best_for(candidates, t) for t in timesteps}
-    single = best_single(list(chosen.values()), timesteps, splits.validation[:SINGLE_IMAGES])
     cnn = checkpoint.load(sources[0].path)
-    is_papers = cnn.architecture == paper_architecture(splits.name)
-    validation_count = len(splits.validation)
-    networks = []
-    for t, one in chosen.items():
-        name = f"model-T{t}.net"
-        networks.append(
-            {
-                **_file(one.path, folder, name),
-                "timesteps": t,
-                "checkpoint": one.source.name,
-                "balance": netx.read(one.path).provenance["balance"],
-                "is_corrected": "calibration" in netx.read(one.path).provenance,
-                "weight_bits": netx.read(one.path).provenance["quantize"]["weight_bits"],
-                "validation_correct": one.correct,
-                "validation_correct_of_all": {
-                    other.source.name: other.correct for other in candidates if other.timesteps == t
-                },
-                **_tested(one.path, (t,), splits, sim_images),
-                **(papers_best(splits.name, t) if is_papers else {}),
-                "commands": _export_command(one, name),
-            }
-        )
-    used = {sources[0].path, *(one.source for one in chosen.values())}
+    if before is None:
+        before = _empty_card(cnn, splits)
+    kept = {item["timesteps"]: item for item in before["networks"]}
+    chosen = {t: best_for(candidates, t) for t in timesteps}
+    chosen = {t: one for t, one in chosen.items() if t not in kept or one.correct > kept[t]["validation_correct"]}
+    networks = {
+        **kept,
+        **{t: _network(one, candidates, folder, splits, sim_images) for t, one in chosen.items()},
+    }
+    every_t = sorted(networks)
+    # A file that is too large for the folder is where it was exported.
+    files = [
+        chosen.get(t, Candidate(folder / item["file"], Path(item["checkpoint"]), t, item["validation_correct"]))
+        for t, item in sorted(networks.items())
+    ]
+    single = best_single([one for one in files if one.path.exists()], every_t, splits.validation[:SINGLE_IMAGES])
+    used = {one.source for one in chosen.values()} | (set() if before["networks"] else {sources[0].path})
     originals = [source.original for source in sources]
+    checkpoints = {item["file"]: item for item in before["checkpoints"]}
+    checkpoints |= {
+        source.path.name: _checkpoint(source, originals, folder) for source in sources if source.path in used
+    }
+    further = [item for item in before.get("further_checkpoints", ()) if item["file"] not in checkpoints]
+    return {
+        **{key: value for key, value in before.items() if key != "further_checkpoints"},
+        "checkpoints": list(checkpoints.values()),
+        "networks": [networks[t] for t in every_t],
+        "best_single_file": {
+            "checkpoint": single.source.name,
+            "timesteps": single.timesteps,
+            "sha256": sha256(single.path),
+            **_tested(single.path, every_t, splits, 0),
+            "file": f"model-T{single.timesteps}.net",
+            "commands": [f"loihi-convert run model-T{single.timesteps}.net -T {max(every_t)}"],
+        },
+        **({"further_checkpoints": further} if further else {}),
+    }
+
+
+def _empty_card(cnn: Checkpoint, splits: DataSplits) -> dict[str, Any]:
+    """What is known of a folder before anything is in it; ``cnn`` is the CNN before fine-tuning."""
     return {
         "data": splits.name,
         "architecture": cnn.architecture,
@@ -242,19 +268,34 @@ def measure(
         "classes": list(cnn.classes),
         "seed": cnn.seed,
         "cnn_test_accuracy": cnn.test_accuracy,
-        **(papers_cnn(splits.name) if is_papers else {}),
+        **(papers_cnn(splits.name) if cnn.architecture == paper_architecture(splits.name) else {}),
         "test_images": len(splits.test),
-        "validation_images": validation_count,
-        "checkpoints": [_checkpoint(source, originals, folder) for source in sources if source.path in used],
-        "networks": networks,
-        "best_single_file": {
-            "checkpoint": single.source.name,
-            "timesteps": single.timesteps,
-            "sha256": sha256(single.path),
-            **_tested(single.path, timesteps, splits, 0),
-            "file": f"model-T{single.timesteps}.net",
-            "commands": [f"loihi-convert run model-T{single.timesteps}.net -T {max(timesteps)}"],
+        "validation_images": len(splits.validation),
+        "checkpoints": [],
+        "networks": [],
+    }
+
+
+def _network(
+    one: Candidate, candidates: Sequence[Candidate], folder: Path, splits: DataSplits, sim_images: int
+) -> dict[str, Any]:
+    """Copy a file, run it on test images, and return what a card says of it."""
+    name = f"model-T{one.timesteps}.net"
+    is_papers = checkpoint.load(one.source).architecture == paper_architecture(splits.name)
+    return {
+        **_file(one.path, folder, name),
+        "timesteps": one.timesteps,
+        "checkpoint": one.source.name,
+        "balance": netx.read(one.path).provenance["balance"],
+        "is_corrected": "calibration" in netx.read(one.path).provenance,
+        "weight_bits": netx.read(one.path).provenance["quantize"]["weight_bits"],
+        "validation_correct": one.correct,
+        "validation_correct_of_all": {
+            other.source.name: other.correct for other in candidates if other.timesteps == one.timesteps
         },
+        **_tested(one.path, (one.timesteps,), splits, sim_images),
+        **(papers_best(splits.name, one.timesteps) if is_papers else {}),
+        "commands": _export_command(one, name),
     }
 
 
@@ -278,9 +319,9 @@ def papers_cnn(data: str) -> dict[str, float]:
 
 
 def _file(path: Path, folder: Path, name: str) -> dict[str, Any]:
-    """Copy a file, unless it is too large for the repository, and describe it."""
+    """Copy a file, unless it is there or too large for the repository, and describe it."""
     size = path.stat().st_size
-    if size <= LARGEST_FILE:
+    if size <= LARGEST_FILE and path.resolve() != (folder / name).resolve():
         shutil.copyfile(path, folder / name)
     return {"file": name, "bytes": size, "sha256": sha256(path), "in_repository": size <= LARGEST_FILE}
 
@@ -311,6 +352,11 @@ def train_command(trained: Checkpoint, name: str, others: Sequence[Path]) -> str
 
     ``others`` are the checkpoints one of which it was fine-tuned from.
     """
+    recovered = trained.recipe.get("recovered_from")
+    if isinstance(recovered, dict):
+        levels = "" if trained.qcfs_levels is None else f" --qcfs {trained.qcfs_levels}"
+        file = recovered["file"]
+        return f"# {name}: python tools/recover_checkpoint.py {file}{levels} -o {name}, of {file} as it was then"
     recipe = recorded_recipe(trained.recipe)
     start = trained.recipe.get("start")
     words = []
