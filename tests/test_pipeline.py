@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from loihi_convert import netx, pipeline
 from loihi_convert.backends import RunResult, open_backend
@@ -15,6 +17,7 @@ from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.cnn.checkpoint import load_model
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.cnn.train import train
+from loihi_convert.conversion.balance import Amplitude
 from loihi_convert.conversion.convert import convert
 from loihi_convert.data import Dataset, DataSplits, HeldOut, load_data
 from loihi_convert.errors import InputError, UsageError, VerificationError
@@ -22,6 +25,7 @@ from loihi_convert.pipeline import exporting, origin
 from loihi_convert.progress import Progress, silent
 from loihi_convert.quantized import QuantizedNetwork
 from loihi_convert.results.early_exit import choose_margin
+from loihi_convert.source import Source
 from loihi_convert.synapse import Array
 
 
@@ -254,3 +258,21 @@ def test_accuracy_of_literal_and_compensated_differ(digits: DataSplits, folder: 
             ran = pipeline.run(path, digits.test, backend, model=folder / "model.pt")
         agreement[amplitude] = ran.evaluation.own_point.agreement_with_cnn
     assert np.all(agreement["compensated"] > agreement["literal"])
+
+
+@pytest.mark.parametrize(("amplitude", "has_bias"), [("literal", True), ("literal", False), ("compensated", True)])
+def test_literal_spikes_in_front_of_biases_are_warned_of(
+    digits: DataSplits, tmp_path: Path, amplitude: Amplitude, has_bias: bool
+) -> None:
+    """The first layer's are in the units of its pixels, and right."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10, bias=has_bias))
+    source = Source(tmp_path / "model.pt", model, convert(model, (1, 8, 8)), {}, ())
+    options = pipeline.ExportOptions(method="ngu-lee", amplitude=amplitude)
+    images = digits.calibration_images()[:50]
+    (exported,) = pipeline.export(source, tmp_path / "out.net", (4,), images, options=options)
+    warned = [
+        note for note in exported.notes if note.startswith("--amplitude literal: spikes worth 1 change the scale")
+    ]
+    assert len(warned) == (amplitude == "literal" and has_bias)
+    assert all("currents of 3, but not of their biases" in note for note in warned)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -177,11 +178,28 @@ def export(
         notes = (
             *source.notes,
             *((reason(trials, steps),) if trials else ()),
+            *_notes_on_biases(spiking),
             *_notes_on_rounding(spiking, quantized, calibration[:VERIFIED_IMAGES]),
             *netx.stock_netx_notes(quantized),
         )
         exported.append(Exported(path, quantized, costs, notes, verified))
     return tuple(exported)
+
+
+def _notes_on_biases(network: SpikingNetwork) -> tuple[str, ...]:
+    """A warning where spikes are literal and there are biases behind them; the paper's networks have none."""
+    biased = [
+        layer.name
+        for before, layer in itertools.pairwise(network.layers)
+        if before.neuron is not None and before.neuron.is_literal and layer.synapse.bias is not None
+    ]
+    if not biased:
+        return ()
+    return (
+        f"--amplitude literal: spikes worth 1 change the scale of the currents of {', '.join(biased)}, but not of "
+        "their biases (batch norm leaves some when it is folded); all accuracy may be lost. Use --amplitude "
+        "compensated.",
+    )
 
 
 def _notes_on_rounding(network: SpikingNetwork, quantized: QuantizedNetwork, images: Array) -> tuple[str, ...]:
