@@ -15,8 +15,15 @@ PACKAGE = Path(__file__).parents[1] / "loihi_convert"
 ORDER = [
     {"errors", "progress", "results.paper"},
     {"files", "memory", "synapse", "cnn.recipe"},
-    {"conversion.sample", "poisson"},
-    {"rounding", "loihi", "simulation.stage", "simulation.kernels"},
+    {"conversion.sample", "poisson", "compiled"},
+    {
+        "rounding",
+        "loihi",
+        "simulation.stage",
+        "simulation.neuron_kernels",
+        "simulation.current_kernels",
+        "cnn.qcfs_kernels",
+    },
     {"network", "circuit", "cnn.qcfs"},
     {"quantized", "data.dataset", "cuba"},
     {"data.benchmarks", "data.own_images"},
@@ -101,7 +108,7 @@ FACES = {
 }
 HEAVY = {
     "torch": {"cnn", "conversion", "simulation", "source"},
-    "numba": {"simulation.kernels"},
+    "numba": {"compiled"},
     "h5py": {"netx.hdf5"},
     "jinja2": {"report.page"},
     "lava": {

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loihi_convert.simulation import kernels
+from loihi_convert.simulation import current_kernels, largest_currents
 from loihi_convert.simulation.currents import Currents
 from loihi_convert.simulation.largest_currents import LargestCurrents
 from loihi_convert.simulation.simulate import Layer, layers_on
@@ -122,15 +122,15 @@ def test_few_currents_are_summed(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = layers_on("cpu", [stage])[0]
     largest = LargestCurrents(stage, layer, (40,))
     sums = 0
-    current = kernels._current.py_func
+    current = current_kernels._current.py_func
 
     def counted(*arguments: object) -> object:
         nonlocal sums
         sums += 1
         return current(*arguments)
 
-    monkeypatch.setattr(kernels, "_current", counted)
-    monkeypatch.setattr(kernels, "raise_to_largest", kernels.raise_to_largest.py_func)
+    monkeypatch.setattr(current_kernels, "_current", counted)
+    monkeypatch.setattr(largest_currents, "raise_to_largest", current_kernels.raise_to_largest.py_func)
     spikes = (rng.random((4, 40, 12, 12, 64)) < 0.1).astype(np.uint8)
     for image in range(4):
         largest.take(0, spikes[image : image + 1])

@@ -22,7 +22,7 @@ from typing import Any, Final, Self
 import numpy as np
 import torch
 
-from loihi_convert.simulation import kernels
+from loihi_convert.simulation.current_kernels import raise_to_largest
 from loihi_convert.simulation.currents import Currents, Geometry, as_convolution
 from loihi_convert.simulation.simulate import Layer
 from loihi_convert.simulation.stage import Stage
@@ -119,7 +119,7 @@ class _Bounds:
         return found
 
     def _raise(self, rounded: Array, width: int, inputs: Array, biases: Array, found: Array) -> None:
-        kernels.raise_to_largest(
+        raise_to_largest(
             rounded, width, inputs, self._kernel, *self._geometry[:3], self._units, self._most_lost, biases, found
         )
 

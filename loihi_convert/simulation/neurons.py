@@ -13,7 +13,7 @@ or, in the circuit of `circuit.py`, whose u begins at 0 and wraps::
     V(t) = V0 + u(t) - threshold s(t)
 
 The spikes leave a layer already summed over the windows of the average pooling behind it, in the form that the next
-synapse takes (`currents.py`). The loops themselves are in `kernels.py`; axes as in `stage.py`.
+synapse takes (`currents.py`). The loops themselves are in `neuron_kernels.py`; axes as in `stage.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from loihi_convert.simulation import kernels
+from loihi_convert.simulation import neuron_kernels as kernels
 from loihi_convert.simulation.stage import LayerBlock, Recording, Stage
 from loihi_convert.synapse import Array
 

@@ -1,6 +1,4 @@
-"""The loops over neurons, compiled: integrate, fire, reset, sum spikes over windows; find the largest current; QCFS.
-
-Called by `neurons.py`, `largest_currents.py` and `qcfs.py` alone.
+"""The loops over neurons: integrate, fire, reset, sum spikes over windows. Called by `neurons.py` alone.
 
 A potential stays in the first-level cache over all steps. Inner loops run over contiguous float32 or bytes, which LLVM
 turns into vector instructions; everything that is not always wanted is a pass of its own over a tile in the cache.
@@ -8,13 +6,11 @@ turns into vector instructions; everything that is not always wanted is a pass o
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numba import njit
 
+from loihi_convert.compiled import compiled
 from loihi_convert.synapse import Array
 
 TILE: Final = 2048
@@ -26,23 +22,8 @@ STOCK: Final = 2
 LEAKY: Final = 3
 
 
-def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile a function when it is first called; keep the machine code on disk where there is a place for it."""
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        compile_ = functools.partial(njit, nogil=True, error_model="numpy", **options)
-        try:
-            compiled: Callable[..., Any] = compile_(cache=True)(function)
-        except RuntimeError:
-            # Neither this folder nor the user's cache folder can be written.
-            compiled = compile_()(function)
-        return compiled
-
-    return decorate
-
-
 # The order of summation may change, so that it can be vectorised: sums of integers below 2^53 are exact in any.
-@_compiled(fastmath={"reassoc"})
+@compiled(fastmath={"reassoc"})
 def _sum(values: Array) -> float:
     total = 0.0
     for index in range(values.size):
@@ -50,7 +31,7 @@ def _sum(values: Array) -> float:
     return total
 
 
-@_compiled(fastmath={"reassoc"})
+@compiled(fastmath={"reassoc"})
 def _dot(values: Array, weights: Array) -> float:
     total = 0.0
     for index in range(values.size):
@@ -58,7 +39,7 @@ def _dot(values: Array, weights: Array) -> float:
     return total
 
 
-@_compiled()
+@compiled()
 def _add_rows(values: Array, columns: Array) -> None:
     """Add ``values``, row after row, to ``columns``, which is one row."""
     size = columns.size
@@ -69,7 +50,7 @@ def _add_rows(values: Array, columns: Array) -> None:
             columns[index] += row[index]
 
 
-@_compiled()
+@compiled()
 def _step(
     potential: Array, current: Array, bias: Array, level: Array, threshold: Array, limit: float, is_soft: bool,
     fired: Array,
@@ -92,7 +73,7 @@ def _step(
             fired[index] = fires
 
 
-@_compiled()
+@compiled()
 def _step_circuit(
     state: Array, current: Array, bias: Array, level: Array, threshold: Array, offset: Array, limit: float,
     leaks: bool, fired: Array, potential: Array,
@@ -114,7 +95,7 @@ def _step_circuit(
         fired[index] = fires
 
 
-@_compiled()
+@compiled()
 def _watch(state: Array, current: Array, bias: Array, lowest: float, limit: float, clipped: Array) -> None:
     low, high = False, False
     for index in range(state.size):
@@ -125,14 +106,14 @@ def _watch(state: Array, current: Array, bias: Array, lowest: float, limit: floa
     clipped[1] |= high
 
 
-@_compiled()
+@compiled()
 def _raise_to(largest: Array, current: Array, bias: Array) -> None:
     for index in range(largest.size):
         total = current[index] + bias[index]
         largest[index] = total if total > largest[index] else largest[index]
 
 
-@_compiled()
+@compiled()
 def _pool(fired: Array, row: int, pooled: Array, pooled_row: int, words: int, pool_h: int, pool_w: int) -> None:
     """Sum ``fired`` (rows of ``row`` words, ``words`` a pixel) over windows; uses ``fired`` as its scratch."""
     for out in range(pooled.size // pooled_row):
@@ -149,7 +130,7 @@ def _pool(fired: Array, row: int, pooled: Array, pooled_row: int, words: int, po
                 pooled[to + word] = total
 
 
-@_compiled()
+@compiled()
 def fire(
     states: Array, currents: Array, bias: Array, level: Array, threshold: Array, offset: Array, limit: float,
     lowest: float, kind: int, height: int, rows: int, pool_h: int, pool_w: int, fired: Array, fired_words: Array,
@@ -204,7 +185,7 @@ def fire(
                             counts[1, image, step] += int(_dot(summed, fan_out[out:end].reshape(-1)))
 
 
-@_compiled()
+@compiled()
 def rate_errors(
     currents: Array, bias: Array, activations: Array, thresholds: Array, levels: Array, initial: Array,
     is_soft: bool, steps: int, errors: Array, squares: Array,
@@ -237,118 +218,3 @@ def rate_errors(
                     error = rate - activations[image, first + index]
                     errors[tried, first + index] += error * error
                     squares[tried, first + index] += rate * rate
-
-
-@_compiled()
-def _exceeds(current: Array, unit: Array, most_lost: Array, bar: Array, upper: Array) -> bool:
-    """Whether any channel's upper bound exceeds its bar; ``current`` has the number of spikes behind its channels."""
-    half = np.float32(0.5) * current[unit.size]
-    # More than what float32 rounds here.
-    slack = np.float32(2.0**-20)
-    seen = False
-    for channel in range(unit.size):
-        rounded, lost = unit[channel] * current[channel], unit[channel] * half
-        lost = most_lost[channel] if lost > most_lost[channel] else lost
-        upper[channel] = rounded + lost + slack * (np.abs(rounded) + lost + np.abs(bar[channel]))
-        seen |= upper[channel] > bar[channel]
-    return seen
-
-
-@_compiled(fastmath={"reassoc"})
-def _dot_of_bytes(values: Array, weights: Array) -> float:
-    total = 0.0
-    for index in range(values.size):
-        total += float(values[index]) * float(weights[index])
-    return total
-
-
-@_compiled()
-def _current(maps: Array, kernel: Array, top: int, left: int, dilation: tuple[int, int]) -> float:
-    """Of a neuron whose kernel, ``(K_h, K_w, C)``, begins at a pixel of ``maps``, ``(H, W, C)``, or in the padding."""
-    total = 0.0
-    for row in range(kernel.shape[0]):
-        for column in range(kernel.shape[1]):
-            y, x = top + row * dilation[0], left + column * dilation[1]
-            if 0 <= y < maps.shape[0] and 0 <= x < maps.shape[1]:
-                total += _dot_of_bytes(maps[y, x], kernel[row, column])
-    return total
-
-
-@_compiled()
-def _set_bars(bars: Array, largest: Array, biases: Array, channel: int, channels: int) -> None:
-    """What a current must exceed so that its channel, with the bias, receives more than it has."""
-    received = np.float32(-np.inf)
-    for neuron in range(channel, largest.size, channels):
-        received = max(received, largest[neuron] + biases[neuron])
-    for neuron in range(channel, largest.size, channels):
-        bars[neuron] = received - biases[neuron]
-
-
-@_compiled()
-def raise_to_largest(
-    rounded: Array, width: int, inputs: Array, kernel: Array, stride: tuple[int, int], padding: tuple[int, int],
-    dilation: tuple[int, int], unit: Array, most_lost: Array, biases: Array, largest: Array,
-) -> None:  # fmt: skip
-    """See `largest_currents._Bounds.highest`; raises ``largest``, ``(positions x channels,)``."""
-    channels = unit.size
-    positions = largest.size // channels
-    bars, upper = np.empty_like(largest), np.empty_like(unit)
-    for channel in range(channels if positions else 0):
-        if largest[channel] == -np.inf:
-            # Begin high, or at first almost every current would exceed those before it.
-            best = int(np.argmax(rounded[:, :, channel]))
-            image, position = best // positions, best % positions
-            top, left = position // width * stride[0] - padding[0], position % width * stride[1] - padding[1]
-            largest[position * channels + channel] = _current(inputs[image], kernel[channel], top, left, dilation)
-        _set_bars(bars, largest, biases, channel, channels)
-    for image in range(len(inputs)):
-        for position in range(positions):
-            first = position * channels
-            bar = bars[first : first + channels]
-            if _exceeds(rounded[image, position], unit, most_lost, bar, upper):
-                top, left = position // width * stride[0] - padding[0], position % width * stride[1] - padding[1]
-                for channel in range(channels):
-                    if upper[channel] > bar[channel]:
-                        current = _current(inputs[image], kernel[channel], top, left, dilation)
-                        if current > largest[first + channel]:
-                            largest[first + channel] = current
-                            _set_bars(bars, largest, biases, channel, channels)
-
-
-@_compiled()
-def quantize_clip_floor_shift(x: Array, threshold: Array, levels: float, y: Array) -> None:
-    """See `qcfs.Qcfs`; ``x`` and ``y`` are float32 ``(rows, C)``."""
-    for row in range(len(x)):
-        for channel in range(len(threshold)):
-            share = x[row, channel] / threshold[channel]
-            share = np.float32(1) if share > np.float32(1) else share
-            share = np.float32(0) if share < np.float32(0) else share
-            step = np.floor(share * levels + np.float32(0.5))
-            y[row, channel] = (levels if step > levels else step) / levels * threshold[channel]
-
-
-@_compiled()
-def quantize_clip_floor_shift_backward(
-    x: Array, threshold: Array, levels: float, slope: Array, x_slope: Array, threshold_slope: Array
-) -> None:
-    """Gradients as if it did not floor; adds to ``threshold_slope``, float64 ``(C,)``."""
-    sums = np.zeros(len(threshold), np.float32)
-    for first in range(0, len(x), 256):
-        for row in range(first, min(first + 256, len(x))):
-            _add_slopes(x[row], threshold, levels, slope[row], x_slope[row], sums)
-        for channel in range(len(threshold)):
-            threshold_slope[channel] += sums[channel]
-            sums[channel] = 0
-
-
-@_compiled()
-def _add_slopes(x: Array, threshold: Array, levels: float, slope: Array, x_slope: Array, sums: Array) -> None:
-    for channel in range(x.size):
-        share = x[channel] / threshold[channel]
-        clipped = np.float32(1) if share > np.float32(1) else share
-        clipped = np.float32(0) if clipped < np.float32(0) else clipped
-        inside = np.float32(1) if clipped == share else np.float32(0)
-        step = np.floor(clipped * levels + np.float32(0.5))
-        step = levels if step > levels else step
-        x_slope[channel] = slope[channel] * inside
-        sums[channel] += slope[channel] * (step / levels - share * inside)

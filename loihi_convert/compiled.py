@@ -1,0 +1,27 @@
+"""Loops as machine code (numba): the one place that knows how they are compiled, and where the result is kept.
+
+Files of loops, ``*_kernels.py``, are called by the one module beside them that says what they are for.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from numba import njit
+
+
+def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compile a function when it is first called; keep the machine code on disk where there is a place for it."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        compile_ = functools.partial(njit, nogil=True, error_model="numpy", **options)
+        try:
+            made: Callable[..., Any] = compile_(cache=True)(function)
+        except RuntimeError:
+            # Neither this folder nor the user's cache folder can be written.
+            made = compile_()(function)
+        return made
+
+    return decorate
