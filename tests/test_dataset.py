@@ -18,12 +18,14 @@ def some(count: int, classes: int = 3) -> Dataset:
     return Dataset(images, (numbers % classes).astype(np.int64))
 
 
-def test_calibration_is_the_split_or_every_image_that_is_neither_validation_nor_test() -> None:
+def test_calibration_is_the_split_part_of_it_or_every_image_that_is_neither_validation_nor_test() -> None:
     splits = DataSplits("some", ("a", "b", "c"), some(9), some(3), some(6), some(4))
     assert len(splits.calibration_images()) == 6
     assert splits.calibration_images("all") is splits.train.images
-    with pytest.raises(UsageError, match="calibration: 'both' is no choice; choose one of split, all"):
-        splits.calibration_images("both")
+    assert np.array_equal(splits.calibration_images("4"), splits.calibration.images[:4])
+    for choice in ("both", "0", "7", "-1", "²"):
+        with pytest.raises(UsageError, match=rf"--calibration {choice}: allowed are split, all, or 1\.\.6 images"):
+            splits.calibration_images(choice)
 
 
 def test_held_out_images_are_none_that_run() -> None:

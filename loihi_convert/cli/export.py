@@ -121,7 +121,11 @@ def export(
     data: DataOption = None,
     data_root: DataRootOption = None,
     calibration: Annotated[
-        str, typer.Option("--calibration", help="Images that set the thresholds: split, or all training images.")
+        str,
+        typer.Option(
+            "--calibration",
+            help="Images that set the thresholds: split, all training images, or so many of the split, as in 1000.",
+        ),
     ] = "split",
     device: DeviceOption = "auto",
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Read the file back and compare.")] = True,

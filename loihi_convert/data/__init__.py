@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loihi_convert.data.benchmarks import DATASETS, load_benchmark
-from loihi_convert.data.dataset import CALIBRATIONS, Dataset, DataSplits, HeldOut
+from loihi_convert.data.dataset import Dataset, DataSplits, HeldOut
 from loihi_convert.data.own_images import load_image_folder, load_npz
 from loihi_convert.errors import DataError, UsageError
 
-__all__ = ["CALIBRATIONS", "DATASETS", "DataSplits", "Dataset", "HeldOut", "default_root", "load_data"]
+__all__ = ["DATASETS", "DataSplits", "Dataset", "HeldOut", "default_root", "load_data"]
 
 
 def load_data(data: str | Path, root: Path | None = None, *, classes: Sequence[str] = ()) -> DataSplits:

@@ -12,7 +12,6 @@ from loihi_convert.errors import DataError, UsageError
 
 HeldOutSplit = Literal["validation", "calibration"]
 
-CALIBRATIONS: Final[tuple[str, ...]] = ("split", "all")
 _SPLIT_SEED: Final = 0
 
 
@@ -110,16 +109,22 @@ class DataSplits:
         Parameters
         ----------
         choice
-            ``"split"``: the calibration split. ``"all"``: every image that is neither validation nor test.
+            ``"split"``: the calibration split. ``"all"``: every image that is neither validation nor test. A whole
+            number: so many of the split, the first ones.
 
         Raises
         ------
         UsageError
-            For any other choice.
+            For any other choice, or more images than there are.
         """
-        if choice not in CALIBRATIONS:
-            raise UsageError(f"calibration: {choice!r} is no choice; choose one of {', '.join(CALIBRATIONS)}.")
-        return self.train.images if choice == "all" else self.calibration.images
+        if choice == "all":
+            return self.train.images
+        most = len(self.calibration)
+        if choice == "split":
+            return self.calibration.images
+        if not (choice.isascii() and choice.isdecimal() and 1 <= int(choice) <= most):
+            raise UsageError(f"--calibration {choice}: allowed are split, all, or 1..{most:,} images of the split.")
+        return self.calibration.images[: int(choice)]
 
 
 def split(dataset: Dataset, count: int) -> tuple[Dataset, Dataset]:
