@@ -47,12 +47,18 @@ def _current(maps: Array, kernel: Array, top: int, left: int, dilation: tuple[in
 
 
 @compiled()
-def _set_bars(bars: Array, largest: Array, biases: Array, channel: int, channels: int) -> None:
-    """What a current must exceed so that its channel, with the bias, receives more than it has."""
+def _received(largest: Array, biases: Array, channel: int, channels: int) -> float:
+    """The most that any neuron of a channel has received, with the bias."""
     received = np.float32(-np.inf)
     for neuron in range(channel, largest.size, channels):
         received = max(received, largest[neuron] + biases[neuron])
-    for neuron in range(channel, largest.size, channels):
+    return float(received)
+
+
+@compiled()
+def _set_bars(bars: Array, received: float, biases: Array, channel: int, channels: int) -> None:
+    """What a current must exceed so that its channel receives more than ``received``."""
+    for neuron in range(channel, bars.size, channels):
         bars[neuron] = received - biases[neuron]
 
 
@@ -66,13 +72,16 @@ def raise_to_largest(
     positions = largest.size // channels
     bars, upper = np.empty_like(largest), np.empty_like(unit)
     for channel in range(channels if positions else 0):
-        if largest[channel] == -np.inf:
+        received = _received(largest, biases, channel, channels)
+        if received == -np.inf:
             # Begin high, or at first almost every current would exceed those before it.
             best = int(np.argmax(rounded[:, :, channel]))
             image, position = best // positions, best % positions
             top, left = position // width * stride[0] - padding[0], position % width * stride[1] - padding[1]
-            largest[position * channels + channel] = _current(inputs[image], kernel[channel], top, left, dilation)
-        _set_bars(bars, largest, biases, channel, channels)
+            neuron = position * channels + channel
+            largest[neuron] = _current(inputs[image], kernel[channel], top, left, dilation)
+            received = largest[neuron] + biases[neuron]
+        _set_bars(bars, received, biases, channel, channels)
     for image in range(len(inputs)):
         for position in range(positions):
             first = position * channels
@@ -84,4 +93,5 @@ def raise_to_largest(
                         current = _current(inputs[image], kernel[channel], top, left, dilation)
                         if current > largest[first + channel]:
                             largest[first + channel] = current
-                            _set_bars(bars, largest, biases, channel, channels)
+                            received = _received(largest, biases, channel, channels)
+                            _set_bars(bars, received, biases, channel, channels)
