@@ -366,6 +366,9 @@ def test_every_cell_of_the_paper_has_a_setting_and_spike_norm_with_soft_reset_is
     assert [variant.name for variant in cells.distinct_variants(twice, paper.table("A2"))] == ["literal", "spikes"]
     hard = replace(one, method="act-norm", reset="hard")
     assert cells.setting(hard, cells.VARIANTS["half"]) is None
+    own, compared = (cells.setting(cell, cells.VARIANTS["published"]) for cell in (paper.table("2")[-1], hard))
+    assert (own.method, own.amplitude, own.readout) == ("ngu-lee", "literal", "potential")
+    assert (compared.method, compared.amplitude, compared.readout) == ("act-norm", "compensated", "spikes")
     assert cells.setting(hard, cells.VARIANTS["poisson"]).poisson_seed == 0
 
 

@@ -46,6 +46,8 @@ class Variant:
         In the heading of a column, and below the table.
     amplitude, initial_potential, readout
         See `balance.balance`; ``half`` is not for neurons that reset to 0.
+    compared
+        Amplitude and readout of the methods that ngu-lee is compared with; None: the same.
     is_poisson
         Pixels enter as Poisson spikes with every method, not only with those that ask for them.
     is_subset
@@ -57,6 +59,7 @@ class Variant:
     amplitude: Amplitude = "literal"
     initial_potential: InitialPotential = "zero"
     readout: Readout = "potential"
+    compared: tuple[Amplitude, Readout] | None = None
     is_poisson: bool = False
     is_subset: bool = False
 
@@ -68,6 +71,13 @@ _ALL_VARIANTS: Final = (
     ),
     Variant(
         "spikes", "as literal, but the class is that of the output neuron that has fired most often", readout="spikes"
+    ),
+    Variant(
+        "published",
+        "ngu-lee as literal; the methods that it is compared with as their own papers have them: a spike is worth its "
+        "neuron's threshold (their weights are normalized), the class is that of the output neuron that has fired most "
+        "often",
+        compared=("compensated", "spikes"),
     ),
     Variant("compensated", "as literal, but a spike is worth its neuron's threshold", amplitude="compensated"),
     Variant(
@@ -141,14 +151,17 @@ def setting(
     method = cell.method
     if method in _POISSON:
         method = "rmp" if cell.reset == "soft" else "spike-norm"
+    amplitude, readout = variant.amplitude, variant.readout
+    if variant.compared is not None and method != "ngu-lee":
+        amplitude, readout = variant.compared
     return Setting(
         method=_METHODS_BY_NAME[method],
         reset=_RESETS_BY_NAME[cell.reset],
         alpha=cell.alpha,
         timesteps=cell.timesteps,
-        amplitude=variant.amplitude,
+        amplitude=amplitude,
         initial_potential=variant.initial_potential,
-        readout=variant.readout,
+        readout=readout,
         poisson_seed=seed if variant.is_poisson or method in _POISSON else None,
         percentile=_PERCENTILE,
         weight_bits=weight_bits,
