@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import replace
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -91,7 +91,7 @@ class _Bounds:
         self._raise(np.empty((0, 1, len(units) + 1), np.float32), 1, np.empty((0, 1, 1, 1), np.uint8), nothing, nothing)
 
     @classmethod
-    def of(cls, stage: Stage) -> Self | None:
+    def of(cls, stage: Stage) -> _Bounds | None:
         """Those of ``stage``, if there is arithmetic of bytes for it."""
         synapse, window = stage.synapse, math.prod(stage.synapse.pool)
         weight, geometry = as_convolution(synapse, stage.input_shape)
