@@ -147,6 +147,9 @@ def test_few_currents_are_summed(monkeypatch: pytest.MonkeyPatch) -> None:
         (Conv(np.ones((2, 25, 2, 2))), (25, 4, 4), False),  # 100 inputs: bounds take longer
         (Conv(np.ones((2, 26, 2, 2)), groups=2), (52, 4, 4), False),
         (Conv(np.ones((2, 26, 2, 2)), pool=(2, 65)), (26, 4, 130), False),  # 130 spikes a window
+        (Dense(np.full((2, 101), 1e35)), (101,), True),
+        (Dense(np.full((2, 101), 1e36)), (101,), False),  # 1e38 in all
+        (Dense(np.full((2, 101), 1e39)), (101,), False),
     ],
 )
 def test_where_bounds_are_used(synapse: Synapse, shape: Shape, bounded: bool) -> None:

@@ -95,10 +95,13 @@ class _Bounds:
         """Those of ``stage``, if there is arithmetic of bytes for it."""
         synapse, window = stage.synapse, math.prod(stage.synapse.pool)
         weight, geometry = as_convolution(synapse, stage.input_shape)
-        weight = (weight / window).astype(np.float32).astype(np.float64)
+        with np.errstate(over="ignore"):
+            weight = (weight / window).astype(np.float32).astype(np.float64)
         rows = weight.reshape(len(weight), -1)
         has_groups, is_small = geometry[3] > 1, rows.shape[1] <= _FEW
-        if has_groups or is_small or not stage.takes_spikes or not np.isfinite(weight).all():
+        # Where a current may be beyond float32, a bound might be infinity less infinity.
+        fits = bool(np.abs(rows).sum(axis=1).max() * window < np.finfo(np.float32).max / 4)
+        if has_groups or is_small or not stage.takes_spikes or not fits:
             return None
         units = np.abs(rows).max(axis=1) / _UNITS
         units[units < np.finfo(np.float32).tiny] = 1.0
