@@ -48,8 +48,8 @@ def test_equals_the_cpu_in_everything_it_records(seed: int) -> None:
             assert np.array_equal(found[name], values), name
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_where_there_is_no_gpu() -> None:
+def test_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert chosen_device("auto") == "cpu"
     with pytest.raises(UsageError, match=r"^--device cuda: torch sees no GPU here; use --device cpu"):
         chosen_device("cuda")

@@ -3,13 +3,11 @@
 With s a channel's unit, q its weights rounded to whole units in -127..127, and n(x) the number of spikes among the
 inputs x of a neuron::
 
-    s (q x) - s/2 n(x)  <=  w x  <=  s (q x) + min(s/2 n(x), sum of what rounding took from the weights, times the most
-                                                             spikes that a window can hold)
+    w x  <=  s (q x) + min(s/2 n(x), sum of what rounding took from the weights, times the most spikes of a window)
 
 q x and n(x) are what arithmetic of bytes gives exactly, at a multiple of float32's speed: n is one channel more, of
 weights 1. Only where the upper bound exceeds what the channel has already received is the current itself summed, in
-float64, which is a few of ten thousand. So nothing is missed, and what is found does not depend on the order in which
-a processor sums.
+float64: few of them. So nothing is missed, and what is found does not depend on the order in which a processor sums.
 """
 
 from __future__ import annotations
