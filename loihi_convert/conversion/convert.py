@@ -28,7 +28,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from loihi_convert.conversion.chain import Affine, Flatten, Link, Pool, Relu, Softmax, read_chain
+from loihi_convert.conversion.chain import Link, read_chain
+from loihi_convert.conversion.operations import Affine, Flatten, Pool, Relu, Softmax
 from loihi_convert.errors import InputError, UnsupportedModelError, UsageError
 from loihi_convert.network import ReluLayer, ReluNetwork
 from loihi_convert.synapse import Array, Conv, Dense, Shape, Synapse
