@@ -166,6 +166,10 @@ def test_a_folder_is_extended(tool: ModuleType, tmp_path: Path, monkeypatch: pyt
         assert (folder / "README.md").read_text() == tool.card_page(card)
         return card
 
+    for wrong, message in ((tmp_path, "holds no card.json; `build` it first"), (FOLDERS[0], "holds networks of")):
+        monkeypatch.setattr(sys, "argv", ["", "extend", str(wrong), str(model), "-T", "4"])
+        with pytest.raises(SystemExit, match=message):
+            tool.main()
     card = extend(str(model), "-T", "1,4")
     assert card["networks"][0] == before["networks"][0]
     assert [item["timesteps"] for item in card["networks"]] == [1, 4]

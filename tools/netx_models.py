@@ -110,7 +110,10 @@ def main() -> int:
     if arguments.verb == "add":
         write_card(arguments.folder, with_checkpoints(arguments.folder, arguments.checkpoints))
         return 0
-    splits = load_data(checkpoint.load(arguments.checkpoints[0]).data, arguments.data_root)
+    data = checkpoint.load(arguments.checkpoints[0]).data
+    extends = arguments.verb == "extend"
+    before = card_to_extend(arguments.folder, data) if extends else None
+    splits = load_data(data, arguments.data_root)
     if arguments.verb == "float16":
         for path in arguments.checkpoints:
             print(float16_copy(path, path.parent, splits))
@@ -119,14 +122,22 @@ def main() -> int:
     work = arguments.work or arguments.folder.with_name(f"{arguments.folder.name}-candidates")
     work.mkdir(parents=True, exist_ok=True)
     sources = [fitting(path, work, splits) for path in arguments.checkpoints]
-    extends = arguments.verb == "extend"
     tried = [source.path for source in sources[0 if extends else int(arguments.tuned_only) :]]
     candidates = export_all(tried, timesteps, work, splits)
-    before = read_card(arguments.folder) if extends else None
     card = measure(arguments.folder, sources, timesteps, candidates, splits, arguments.sim_images, before)
     write_card(arguments.folder, card)
     print(card_page(card), end="")
     return 0
+
+
+def card_to_extend(folder: Path, data: str) -> dict[str, Any]:
+    """Return the card in ``folder``, which must be one of networks of this data set."""
+    if not (folder / "card.json").is_file():
+        raise SystemExit(f"{folder}: holds no card.json; `build` it first.")
+    card = read_card(folder)
+    if card["data"] != data:
+        raise SystemExit(f"{folder}: holds networks of {card['data']}; the first checkpoint was trained on {data}.")
+    return card
 
 
 def write_card(folder: Path, card: dict[str, Any]) -> None:

@@ -119,9 +119,9 @@ class DataSplits:
         """
         if choice == "all":
             return self.train.images
-        most = len(self.calibration)
         if choice == "split":
             return self.calibration.images
+        most = len(self.calibration)
         if not (choice.isascii() and choice.isdecimal() and 1 <= int(choice) <= most):
             raise UsageError(f"--calibration {choice}: allowed are split, all, or 1..{most:,} images of the split.")
         return self.calibration.images[: int(choice)]
