@@ -10,13 +10,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from loihi_convert import netx
+from loihi_convert import netx, pipeline
 from loihi_convert.backends.reference import run_network
 from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.recipe import default_recipe
@@ -82,6 +82,9 @@ class Command:
     def computed(self, kind: str) -> list[dict[str, Any]]:
         return [json.loads(path.read_text()) for path in sorted((self.folder / "computed").glob(f"{kind}-*.json"))]
 
+    def computed_files(self, suffix: str) -> list[Path]:
+        return sorted((self.folder / "computed").glob(f"*.{suffix}"))
+
     def rows(self, name: str) -> list[dict[str, str]]:
         return list(csv.DictReader((self.folder / name).read_text().splitlines()))
 
@@ -115,7 +118,7 @@ def test_a_table_holds_what_the_integers_give(command: Command, capsys: pytest.C
     assert (row["calibration_images"], row["test_images"], row["training_seed"]) == ("100", "60", "3")
     assert row["difference"] == f"{expected - 80:.2f}"
     assert row["paper_conversion_loss"] == "15.00"
-    assert float(row["conversion_loss"]) == pytest.approx(float(row["cnn_accuracy"]) - expected, abs=0.006)
+    assert float(row["conversion_loss"]) == pytest.approx(float(row["cnn_accuracy"]) - expected, abs=0.011)
     assert len(command.rows("table-2.csv")) == 4 * 3
     # What the paper could not measure.
     blanks = [line.split("|") for line in page.splitlines() if line.startswith("| 2 ") and "act-norm" in line]
@@ -123,7 +126,7 @@ def test_a_table_holds_what_the_integers_give(command: Command, capsys: pytest.C
 
 
 def test_many_steps_take_fewer_images(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.import_module("reproduction.measure"), "LONG", 4)
+    monkeypatch.setattr(importlib.import_module("reproduction.images"), "LONG", 4)
     words = ("--variants", "literal", "--long-images", "20", "--long-calibration", "30")
     assert command("table", "2", *words) == 0
     counts = {
@@ -143,7 +146,7 @@ def test_what_is_computed_is_not_computed_again(command: Command, monkeypatch: p
     measure = importlib.import_module("reproduction.measure")
     for name in ("balance_each", "run_network", "cnn_scores", "quantize"):
         monkeypatch.setattr(measure, name, None)
-    monkeypatch.setattr(measure.pipeline, "export", None)
+    monkeypatch.setattr(importlib.import_module("reproduction.best").pipeline, "export", None)
     assert command("table", "2") == 0
     assert (command.folder / "table-2.md").read_bytes() == page
     # A picture of the same cells needs nothing else.
@@ -250,6 +253,45 @@ def test_the_best_is_chosen_without_test_images(
     assert row["paper_accuracy"] == "20.00"
     assert float(row["difference"]) == pytest.approx(float(row["accuracy"]) - 20, abs=0.006)
     assert "## The best of our methods" in (command.folder / "table-2.md").read_text()
+
+
+def test_beyond_long_t_the_method_is_the_one_found_for_it(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.import_module("reproduction.images"), "LONG", 4)
+    best = importlib.import_module("reproduction.best")
+    asked: list[tuple[int, str, bool | None]] = []
+
+    def export(source: Any, path: Path, timesteps: tuple[int], images: np.ndarray, **others: Any) -> Any:
+        asked.append((*timesteps, others["options"].method, others["options"].correct))
+        return pipeline.export(source, path, timesteps, images, **others)
+
+    monkeypatch.setattr(best, "pipeline", SimpleNamespace(export=export, ExportOptions=pipeline.ExportOptions))
+    assert command("table", "2", "--variants", "literal", "-T", "8", "--methods", "ngu-lee") == 0
+    files = {network.timesteps: network for path in command.computed_files("net") for network in [netx.read(path)]}
+    chosen, used = files[4].provenance, files[8].provenance
+    assert asked == [(4, "auto", None), (8, chosen["balance"]["method"], "calibration" in chosen)]
+    assert used["balance"].get("percentile") == chosen["balance"].get("percentile")
+    assert ("calibration" in used) == ("calibration" in chosen)
+    assert "beyond T = " in (command.folder / "table-2.md").read_text()
+    # Found once for all larger T.
+    monkeypatch.setattr(paper, "table", lambda name: (replace(CELLS[1], timesteps=16),))
+    assert command("table", "2", "--variants", "literal") == 0
+    assert [steps for steps, *_ in asked] == [4, 8, 16]
+
+
+def test_figure_11_shows_the_best_where_the_paper_has_nothing(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = importlib.import_module("reproduction.cells")
+    made_up = (
+        Cell("11", "digits", "ngu-lee", "soft", 1.0, 8, None),
+        Cell("11", "digits", "ngu-lee", "soft", 1.0, 4, 50.0),
+    )
+    monkeypatch.setattr(command.tool, "figure_cells", lambda name: made_up)
+    assert "11" in cells.FIGURES
+    assert command("figure", "11") == 0
+    bests = [row for row in command.rows("figure-11.csv") if row["variant"] == "best"]
+    assert [(row["timesteps"], row["paper_accuracy"]) for row in bests] == [("8", ""), ("4", "50.00")]
+    assert all(float(row["accuracy"]) > 50 for row in bests)
 
 
 @pytest.mark.parametrize("name", ["6", "12"])
@@ -462,20 +504,17 @@ def test_a_network_too_large_for_loihi_is_recorded(command: Command, monkeypatch
     assert {row["refusal"] for row in command.rows("table-2.csv")} == {"fc: too large"}
 
 
-def test_fewer_images_at_large_t(tool: ModuleType, checkpoint: Path, tmp_path: Path) -> None:
-    measure = importlib.import_module("reproduction.measure")
-    records = importlib.import_module("reproduction.records").Records(tmp_path)
-    data = load_data("digits")
-    some = measure.Measurements(checkpoint, data, measure.Counts(None, 300, 50), records)
+def test_fewer_images_at_large_t(tool: ModuleType) -> None:
+    images = importlib.import_module("reproduction.images")
+    some = images.Images(load_data("digits"), images.Counts(None, 300, 50))
     assert (len(some.test(64)), len(some.test(128)), len(some.test(None))) == (300, 50, 300)
     assert (len(some.calibration(64)), len(some.calibration(128))) == (1397, 1197)
     assert len(some.calibration(64, is_subset=True)) == 1197
 
 
 def test_the_meter_counts_units(tool: ModuleType) -> None:
-    measure = importlib.import_module("reproduction.measure")
     told: list[tuple[int, int]] = []
-    meter = measure.Meter(lambda done, total: told.append((done, total)))
+    meter = importlib.import_module("reproduction.meter").Meter(lambda done, total: told.append((done, total)))
     meter.total = 40
     assert meter.state == "0 %"
     with meter.step(10) as progress:

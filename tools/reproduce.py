@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from reproduction.best import BestOfOurs
 from reproduction.cells import (
     FIGURES,
     VARIANTS,
@@ -31,7 +32,9 @@ from reproduction.cells import (
     setting,
 )
 from reproduction.figures import ChannelPanel, accuracy_figure, channel_figure, panel
-from reproduction.measure import LONG, Counts, Measurements, Meter
+from reproduction.images import LONG, Counts, Images
+from reproduction.measure import Measurements
+from reproduction.meter import Meter
 from reproduction.records import Records
 from reproduction.tables import (
     BestEntry,
@@ -45,7 +48,7 @@ from reproduction.tables import (
 from loihi_convert.cli.console import note, say
 from loihi_convert.cli.options import parse_timesteps
 from loihi_convert.cnn import checkpoint
-from loihi_convert.data import DataSplits, default_root, load_data
+from loihi_convert.data import default_root, load_data
 from loihi_convert.errors import InputError, LoihiConvertError, UsageError
 from loihi_convert.files import write_atomically
 from loihi_convert.progress import bar
@@ -74,7 +77,7 @@ _FIGURE_TITLES: Final = {
     "A5": "Figure A5: thresholds of every channel, Fashion-MNIST",
 }
 # Tables and figures that show the best of our methods, too.
-_WITH_BEST: Final = ("table 2", "table 3", "figure 6", "figure 8")
+_WITH_BEST: Final = ("table 2", "table 3", "figure 6", "figure 8", "figure 11")
 _OF_CHANNELS: Final = ("7", "A4", "A5")
 _RATE_TIMESTEPS: Final = (64,)
 
@@ -150,8 +153,8 @@ def _reproduce(options: argparse.Namespace) -> None:
         _write_channels(options, networks, cells, variants)
         return
     with_best = f"{options.verb} {options.name}" in _WITH_BEST and not options.no_best
-    tuned = _tuned(options, networks) if with_best else {}
-    entries, bests = _measured(options, networks, tuned, cells, variants)
+    best_of_ours = _best_of_ours(options, networks) if with_best else {}
+    entries, bests = _measured(options, networks, best_of_ours, cells, variants)
     stem = options.output / f"{options.verb}-{options.name}"
     if options.verb == "figure":
         labels = _labels(cells, options.name)
@@ -180,31 +183,36 @@ def _networks(options: argparse.Namespace) -> dict[str, Measurements]:
                 f"--network {path}: {found[data].name} is trained on {data}, too; pass one for each data set, and what "
                 "is fine-tuned from it by --tuned."
             )
-        found[data] = _opened(path, load_data(data, options.data_root), options)
+        images = Images(
+            load_data(data, options.data_root),
+            Counts(_calibration(options.calibration), options.images, options.long_images, options.long_calibration),
+        )
+        found[data] = _opened(path, images, options)
     return found
 
 
-def _tuned(options: argparse.Namespace, networks: dict[str, Measurements]) -> dict[str, list[Measurements]]:
-    """What may be the best for a T in place of each of ``networks``."""
-    found: dict[str, list[Measurements]] = {name: [] for name in networks}
+def _best_of_ours(options: argparse.Namespace, networks: dict[str, Measurements]) -> dict[str, BestOfOurs]:
+    """What is the best for each T: one of ``networks``, or what may take its place."""
+    found = {data: [network] for data, network in networks.items()}
     for path in options.tuned:
         data = checkpoint.load(path).data
         if data not in found:
             raise UsageError(f"--tuned {path}: is trained on {data}, and no --network is; pass the one it comes from.")
-        found[data].append(_opened(path, networks[data].splits, options))
-    return found
+        found[data].append(_opened(path, networks[data].images, options))
+    return {
+        data: BestOfOurs(
+            candidates, _records(options), weight_bits=options.weight_bits, device=options.device, tell=note
+        )
+        for data, candidates in found.items()
+    }
 
 
-def _opened(path: Path, splits: DataSplits, options: argparse.Namespace) -> Measurements:
-    return Measurements(
-        path,
-        splits,
-        Counts(_calibration(options.calibration), options.images, options.long_images, options.long_calibration),
-        Records(options.cache or options.output / "computed"),
-        weight_bits=options.weight_bits,
-        device=options.device,
-        tell=note,
-    )
+def _opened(path: Path, images: Images, options: argparse.Namespace) -> Measurements:
+    return Measurements(path, images, _records(options), device=options.device, tell=note)
+
+
+def _records(options: argparse.Namespace) -> Records:
+    return Records(options.cache or options.output / "computed")
 
 
 def _calibration(text: str) -> int | None:
@@ -218,7 +226,7 @@ def _calibration(text: str) -> int | None:
 def _measured(
     options: argparse.Namespace,
     networks: dict[str, Measurements],
-    tuned: dict[str, list[Measurements]],
+    best_of_ours: dict[str, BestOfOurs],
     cells: Sequence[paper.Cell],
     variants: Sequence[Variant],
 ) -> tuple[list[Entry], list[BestEntry]]:
@@ -240,17 +248,17 @@ def _measured(
             wanted[cell.data].append(one)
     steps = {
         data: sorted({cell.timesteps for cell in cells if cell.data == data and cell.timesteps is not None})
-        for data in tuned
+        for data in best_of_ours
     }
     if not options.computed_only:
         with bar(f"{options.verb} {options.name}") as progress:
             meter = Meter(progress)
             meter.total = sum(network.work(wanted[data]) for data, network in networks.items())
-            meter.total += sum(networks[data].best_work(t, tuned[data]) for data in steps for t in steps[data])
+            meter.total += sum(best_of_ours[data].work(t) for data in steps for t in steps[data])
             for data, network in networks.items():
                 network.accuracies(wanted[data], meter)
                 for t in steps.get(data, ()):
-                    network.best(t, tuned[data], meter)
+                    best_of_ours[data].find(t, meter)
     entries = []
     for cell in cells:
         network = networks[cell.data]
@@ -263,7 +271,7 @@ def _measured(
     bests = []
     for data in steps:
         for t in reversed(steps[data]):
-            if (best := networks[data].stored_best(t, tuned[data])) is not None:
+            if (best := best_of_ours[data].stored(t)) is not None:
                 of_it = best_of_paper([cell for cell in cells if cell.data == data], t)
                 bests.append(BestEntry(of_it, best, networks[data].cnn(t)))
     return entries, bests

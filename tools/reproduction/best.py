@@ -1,0 +1,167 @@
+"""The best of our methods for each T: chosen on calibration images, among networks on validation images, then tested.
+
+What is chosen is an exported file. Up to T = `images.LONG` each file's method is what `--balance auto` finds for its T.
+Beyond, where trials take long and methods hardly differ, it is the one found for `images.LONG`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from loihi_convert import netx, pipeline
+from loihi_convert.conversion.sample import sample
+from loihi_convert.quantized import QuantizedNetwork
+from reproduction import images
+from reproduction.measure import Measurements, Outcome
+from reproduction.meter import Meter
+from reproduction.records import Records
+
+# What `--balance auto` costs, in runs of the images that it tries a method on: about eight trials, each on two thousand
+# images, and the balancing by the best.
+_TRIALS: Final = 10
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best of our methods for one T.
+
+    Parameters
+    ----------
+    method
+        What `--balance auto` chose.
+    network
+        The checkpoint, by its file name, that is best on validation images.
+    outcome
+        Of its exported file.
+    """
+
+    method: str
+    network: str
+    outcome: Outcome
+
+
+class BestOfOurs:
+    """The best that networks on the same data give, for each T.
+
+    Parameters
+    ----------
+    networks
+        A table's network, and those that may take its place: it, fine-tuned for few steps.
+    records
+        What has been computed.
+    weight_bits
+        Of the files.
+    device
+        Where they are made: ``"cpu"``, or another one of torch's.
+    tell
+        Told of each accuracy that has been computed, in a sentence.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[Measurements],
+        records: Records,
+        *,
+        weight_bits: int = 8,
+        device: str = "cpu",
+        tell: Callable[[str], None] = lambda sentence: None,
+    ) -> None:
+        self._networks, self._records = tuple(networks), records
+        self._images = networks[0].images
+        self._weight_bits, self._device, self._tell = weight_bits, device, tell
+
+    def work(self, timesteps: int) -> int:
+        """Return the images times steps that `find` has to simulate, roughly."""
+        if self.stored(timesteps) is not None:
+            return 0
+        tried = min(timesteps, images.LONG)
+        trials = _TRIALS * len(sample(self._images.export_calibration(tried), tried)) * tried
+        exported = len(self._images.export_calibration(timesteps)) * timesteps
+        is_alone = len(self._networks) == 1
+        validated = 0 if is_alone else len(self._images.validation(timesteps)) * timesteps
+        return len(self._networks) * (trials + exported + validated) + len(self._images.test(timesteps)) * timesteps
+
+    def stored(self, timesteps: int) -> Best | None:
+        """Return what `find` has found before, if it has."""
+        found = self._records.get("best", self._key(timesteps))
+        return None if found is None else Best(found["method"], found["network"], Outcome(**found["outcome"]))
+
+    def find(self, timesteps: int, meter: Meter) -> Best:
+        """Return the best of our methods for T, none of it chosen on test images.
+
+        Each network is exported. Of the files that get most validation images right the first is run on test images.
+        """
+        if (stored := self.stored(timesteps)) is not None:
+            return stored
+        with meter.step(self.work(timesteps)) as progress:
+            files = [self._export(network, timesteps) for network in self._networks]
+            chosen = 0
+            if len(files) > 1:
+                validation = self._images.validation(timesteps)
+                right = [self._networks[0].right(netx.read(path), validation, timesteps) for path in files]
+                chosen = right.index(max(right))
+            started = time.monotonic()
+            network = netx.read(files[chosen])
+            test = self._images.test(timesteps)
+            correct = self._networks[0].right(network, test, timesteps, progress)
+        calibration = len(self._images.export_calibration(timesteps))
+        outcome = Outcome(correct, len(test), calibration, time.monotonic() - started)
+        best = Best(_method(network), self._networks[chosen].name, outcome)
+        self._records.put("best", self._key(timesteps), asdict(best))
+        self._tell(f"best for T = {timesteps}, {best.method}, {best.network}: {outcome.accuracy:.2f} % ({meter.state})")
+        return best
+
+    def _key(self, timesteps: int) -> dict[str, Any]:
+        first, *others = self._networks
+        validation = self._images.digest(self._images.validation(timesteps)) if others else None
+        return {
+            "networks": [first.digest, *(other.digest for other in others)],
+            **self._export_key(timesteps),
+            "validation": validation,
+            "test": self._images.digest(self._images.test(timesteps)),
+        }
+
+    def _export_key(self, timesteps: int) -> dict[str, Any]:
+        chosen_for = images.LONG
+        return {
+            "timesteps": timesteps,
+            "weight_bits": self._weight_bits,
+            "calibration": self._images.digest(self._images.export_calibration(timesteps)),
+            **({"method": self._export_key(chosen_for)} if timesteps > chosen_for else {}),
+        }
+
+    def _export(self, network: Measurements, timesteps: int) -> Path:
+        key = {"network": network.digest, **self._export_key(timesteps)}
+        path = self._records.path("export", key).with_suffix(netx.SUFFIX)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pipeline.export(
+                network.source,
+                path,
+                (timesteps,),
+                self._images.export_calibration(timesteps),
+                options=self._options(network, timesteps),
+                device=self._device,
+            )
+        return path
+
+    def _options(self, network: Measurements, timesteps: int) -> pipeline.ExportOptions:
+        if timesteps <= images.LONG:
+            return pipeline.ExportOptions(weight_bits=self._weight_bits)
+        chosen = netx.read(self._export(network, images.LONG)).provenance
+        return pipeline.ExportOptions(
+            method=chosen["balance"]["method"],
+            percentile=chosen["balance"].get("percentile") or pipeline.ExportOptions.percentile,
+            correct="calibration" in chosen,
+            weight_bits=self._weight_bits,
+        )
+
+
+def _method(network: QuantizedNetwork) -> str:
+    made = network.provenance["balance"]
+    percentile = f" {made['percentile']:g}" if made["method"] == "percentile" else ""
+    return f"{made['method']}{percentile}" + (", corrected" if "calibration" in network.provenance else "")

@@ -1,0 +1,118 @@
+"""Which images are taken at which T: to balance on, to test, and to compare networks."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from loihi_convert.data import Dataset, DataSplits
+from loihi_convert.errors import UsageError
+from loihi_convert.synapse import Array
+
+LONG: Final = 64
+"""The largest T whose cells take all images they can where `Counts.long_images` asks for fewer."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many images are taken.
+
+    Parameters
+    ----------
+    calibration
+        To balance on: so many of the calibration split; None: training and validation images, all that are no test
+        images, as the paper does.
+    images
+        Test images, the first ones; None: all.
+    long_images
+        The same for T > `LONG`, where thresholds are then balanced on the calibration split, too; None: no difference.
+    long_calibration
+        To balance on for T > `LONG`: so many of the calibration split; None: as said above.
+    """
+
+    calibration: int | None = None
+    images: int | None = None
+    long_images: int | None = None
+    long_calibration: int | None = None
+
+
+class Images:
+    """The images of a data set, as `Counts` divides them.
+
+    Parameters
+    ----------
+    splits
+        The data set.
+    counts
+        How many are taken.
+
+    Raises
+    ------
+    UsageError
+        If there are not so many.
+    """
+
+    def __init__(self, splits: DataSplits, counts: Counts) -> None:
+        for option, count, most in (
+            ("--calibration", counts.calibration, len(splits.calibration)),
+            ("--images", counts.images, len(splits.test)),
+            ("--long-images", counts.long_images, len(splits.test)),
+            ("--long-calibration", counts.long_calibration, len(splits.calibration)),
+        ):
+            if count is not None and not 1 <= count <= most:
+                also = ", or all" if option == "--calibration" else ""
+                raise UsageError(f"{option} {count}: {splits.name} has 1..{most:,}{also}.")
+        self._counts, self._splits = counts, splits
+        # What compares networks is never what they were balanced on.
+        self._some_calibration = splits.calibration.images[: counts.calibration]
+        self._calibration = (
+            np.concatenate([splits.train.images, splits.validation.images])
+            if counts.calibration is None
+            else self._some_calibration
+        )
+        self._long_calibration = splits.calibration.images[: counts.long_calibration]
+        self._test = splits.test[: counts.images]
+        self._long_test = self._test if counts.long_images is None else self._test[: counts.long_images]
+        self._long_validation = splits.validation[: counts.long_images]
+        self._digests: dict[int, str] = {}
+
+    def test(self, timesteps: int | None) -> Dataset:
+        """Return the test images at this T; None: those of the CNN alone."""
+        return self._long_test if timesteps is not None and timesteps > LONG else self._test
+
+    def calibration(self, timesteps: int, *, is_subset: bool = False) -> Array:
+        """Return the images to balance a cell on at this T."""
+        counts = self._counts
+        if timesteps > LONG and counts.long_calibration is not None:
+            return self._long_calibration
+        if is_subset or (timesteps > LONG and counts.long_images is not None and counts.calibration is None):
+            return self._splits.calibration.images
+        return self._calibration
+
+    def export_calibration(self, timesteps: int) -> Array:
+        """Return the images to export a file with at this T: of the calibration split only."""
+        is_long = timesteps > LONG and self._counts.long_calibration is not None
+        return self._long_calibration if is_long else self._some_calibration
+
+    def validation(self, timesteps: int) -> Dataset:
+        """Return the images that compare networks at this T."""
+        return self._long_validation if timesteps > LONG else self._splits.validation
+
+    def digest(self, images: Array | Dataset) -> str:
+        """`images_digest` of what the other methods return, computed once."""
+        if id(images) not in self._digests:
+            self._digests[id(images)] = images_digest(images)
+        return self._digests[id(images)]
+
+
+def images_digest(images: Array | Dataset) -> str:
+    """Return the number of images and a digest of them, and of their labels where they are a `Dataset`."""
+    arrays: list[Array] = [images.images, images.known_labels] if isinstance(images, Dataset) else [images]
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return f"{len(images)}-{digest.hexdigest()[:16]}"
