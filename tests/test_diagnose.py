@@ -207,10 +207,10 @@ def test_a_good_network_has_nothing_to_mend(digits: Digits) -> None:
             id="thresholds 20 times too high",
         ),
         pytest.param(
-            {"timesteps": 16, "weight_bits": 3},
+            {"timesteps": 16, "weight_bits": 2},
             "weights",
-            r"The weights were rounded to 3 bits: `export --weight-bits 8`\.",
-            id="3-bit weights",
+            r"The weights were rounded to 2 bits: `export --weight-bits 8`\.",
+            id="2-bit weights",
         ),
         pytest.param(
             {"timesteps": 1, "initial_potential": "zero"},
