@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch import nn
 from loihi_convert import netx, pipeline
 from loihi_convert.backends import RunResult, open_backend
 from loihi_convert.backends.reference import ReferenceBackend, run_network
+from loihi_convert.backends.request import result_size
 from loihi_convert.cnn.checkpoint import load_model
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.cnn.train import train
@@ -178,6 +180,36 @@ def test_a_backend_that_disagrees_is_an_error(digits: DataSplits, folder: Path) 
         VerificationError, match=r"the backend and ref disagree: output potential of image 4 at T = 3, index \(9,\)"
     ):
         pipeline.run(folder / "model.net", digits.test[:5], Wrong(), 3)
+
+
+@pytest.mark.parametrize(("images_at_once", "steps"), [(3, 4), (1, 4), (1, 2)])
+def test_many_steps_are_verified_in_portions(
+    digits: DataSplits,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    images_at_once: int,
+    steps: int,
+) -> None:
+    """At T = 512 the trace of 32 images would take gigabytes; what fits is compared, of every image."""
+    network = netx.read(folder / "model.net")
+    monkeypatch.setattr(exporting, "TRACED_BYTES", images_at_once * result_size(network, 1, steps, trace=True))
+    runs: list[tuple[int, int]] = []
+
+    def run(network: QuantizedNetwork, images: np.ndarray, timesteps: int, **options: Any) -> Any:
+        runs.append((len(images), timesteps))
+        result = run_network(network, images, timesteps, **options)
+        if sum(count for count, _ in runs) == exporting.VERIFIED_IMAGES:
+            result.traces[0].potentials[-1, -1, -1] += 1
+        return result
+
+    monkeypatch.setattr(exporting, "run_network", run)
+    wrong = rf"layer 0 potential of image {exporting.VERIFIED_IMAGES - 1} at T = {steps}, "
+    with pytest.raises(VerificationError, match=wrong):
+        pipeline.export(folder / "model.pt", tmp_path / "out.net", (4,), digits.calibration_images())
+    assert {timesteps for _, timesteps in runs} == {steps}
+    assert max(count for count, _ in runs) == images_at_once
+    assert sum(count for count, _ in runs) == exporting.VERIFIED_IMAGES
 
 
 def test_a_file_that_computes_something_else_is_an_error(

@@ -7,11 +7,11 @@ import numpy as np
 from loihi_convert.backends import RunResult
 
 
-def first_difference(result: RunResult, reference: RunResult) -> str | None:
+def first_difference(result: RunResult, reference: RunResult, *, first_image: int = 0) -> str | None:
     """Return where two runs of the same images differ first, in words, or ``None`` if every integer is equal.
 
     Compared are the output's potentials and spikes, the spike counts and the synaptic operations of every step, and,
-    where both runs were traced, every layer's spikes and potentials.
+    where both runs were traced, every layer's spikes and potentials. Their first image has the number ``first_image``.
     """
     pairs = [
         ("output potential", result.potentials, reference.potentials),
@@ -32,7 +32,7 @@ def first_difference(result: RunResult, reference: RunResult) -> str | None:
             image, step, *place = (int(axis) for axis in different[0])
             at = (image, step, *place)
             return (
-                f"{name} of image {image} at T = {step + 1}, index {tuple(place)}: {found[at]} against "
+                f"{name} of image {first_image + image} at T = {step + 1}, index {tuple(place)}: {found[at]} against "
                 f"{expected_values[at]} ({len(different)} of {found.size} differ)"
             )
     return None

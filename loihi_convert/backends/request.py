@@ -60,12 +60,18 @@ def check_run(network: QuantizedNetwork, images: Array, timesteps: int, *, trace
             f"--timesteps {timesteps}: the output potentials of this file are proven to fit Loihi's range for T <= "
             f"{network.proven_timesteps}; export it with -T {timesteps}."
         )
+    size = result_size(network, len(images), timesteps, trace=trace)
+    require_result_size(size, len(images), timesteps, trace=trace)
+
+
+def result_size(network: QuantizedNetwork, images: int, timesteps: int, *, trace: bool = False) -> int:
+    """Return the bytes that the result of such a run takes."""
     # A potential takes four bytes, a spike one, a count eight.
     per_step = (4 + (network.readout == "spikes")) * network.shapes[-1][0] + 16 * len(network.spiking_layers)
     if trace:
         per_step = 5 * sum(math.prod(shape) for shape in network.shapes)
     channels = sum(layer.synapse.channels for layer in network.spiking_layers)
-    require_result_size(timesteps * (len(images) * per_step + 8 * channels), len(images), timesteps, trace=trace)
+    return timesteps * (images * per_step + 8 * channels)
 
 
 def require_result_size(size: int, images: int, timesteps: int, *, trace: bool = False) -> None:

@@ -12,6 +12,7 @@ from loihi_convert import netx
 from loihi_convert.backends import open_backend
 from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import run_network
+from loihi_convert.backends.request import result_size
 from loihi_convert.conversion.account import Account, account
 from loihi_convert.conversion.balance import Amplitude, InitialPotential, Method, balance
 from loihi_convert.conversion.calibrate import calibrate
@@ -28,6 +29,9 @@ from loihi_convert.synapse import Array
 
 VERIFIED_IMAGES: Final = 32
 """Calibration images on which an exported file is compared, layer by layer, with the network in memory."""
+
+TRACED_BYTES: Final = 2**29
+"""Of the spikes and potentials of a run that are compared at once."""
 
 
 @dataclass(frozen=True)
@@ -217,11 +221,17 @@ def _notes_on_rounding(network: SpikingNetwork, quantized: QuantizedNetwork, ima
 
 
 def _verify(path: Path, network: QuantizedNetwork, images: Array) -> int:
+    """Compare every layer at every step, or at as many as fit into memory for one image; return the images."""
+    timesteps = min(network.timesteps, max(1, TRACED_BYTES // result_size(network, 1, 1, trace=True)))
+    at_once = max(1, TRACED_BYTES // result_size(network, 1, timesteps, trace=True))
     with open_backend("ref") as backend:
-        written = backend.run(path, images, network.timesteps, trace=True)
-    difference = first_difference(written, run_network(network, images, network.timesteps, trace=True))
-    if difference:
-        raise VerificationError(
-            f"{path}: the written file does not compute what the network in memory does: {difference}."
-        )
+        for first in range(0, len(images), at_once):
+            some = images[first : first + at_once]
+            written = backend.run(path, some, timesteps, trace=True)
+            meant = run_network(network, some, timesteps, trace=True)
+            difference = first_difference(written, meant, first_image=first)
+            if difference:
+                raise VerificationError(
+                    f"{path}: the written file does not compute what the network in memory does: {difference}."
+                )
     return len(images)
