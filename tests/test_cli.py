@@ -211,7 +211,8 @@ def test_target_loihi2(invoke: Invoke, model: Path) -> None:
         done = invoke("run", "chip.net", "--images", 50, "--no-early-exit", "--model", model, "--json", *words)
         result = json.loads(done.out)["chip"]
         assert result["wrapped_images"] == 0
-        assert result["points"][-1]["accuracy"] > 0.7
+        # The CNN itself is trained briefly: its accuracy is another one on another processor.
+        assert result["points"][-1]["agreement_with_cnn"] > 0.9
         assert "chip.net: stock neurons; u wrapped on 0 of 50 images" in done.err
     done = invoke("run", "chip.net", "--images", 50, "--no-early-exit", "--neuron", "own", "--json")
     assert json.loads(done.out)["chip"]["wrapped_images"] is None

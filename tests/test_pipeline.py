@@ -183,6 +183,7 @@ def test_a_backend_that_disagrees_is_an_error(digits: DataSplits, folder: Path) 
 
 
 @pytest.mark.parametrize(("images_at_once", "steps"), [(3, 4), (1, 4), (1, 2)])
+@pytest.mark.parametrize("wrong", ["layer 0 potential", "output potential"])
 def test_many_steps_are_verified_in_portions(
     digits: DataSplits,
     folder: Path,
@@ -190,26 +191,33 @@ def test_many_steps_are_verified_in_portions(
     monkeypatch: pytest.MonkeyPatch,
     images_at_once: int,
     steps: int,
+    wrong: str,
 ) -> None:
-    """At T = 512 the trace of 32 images would take gigabytes; what fits is compared, of every image."""
+    """At T = 512 the trace of 32 images would take gigabytes. Every image is compared; where the trace of one has no
+    room for all steps, each layer in the first steps, and the output in all."""
     network = netx.read(folder / "model.net")
     monkeypatch.setattr(exporting, "TRACED_BYTES", images_at_once * result_size(network, 1, steps, trace=True))
-    runs: list[tuple[int, int]] = []
+    runs: list[tuple[int, int, bool]] = []
 
-    def run(network: QuantizedNetwork, images: np.ndarray, timesteps: int, **options: Any) -> Any:
-        runs.append((len(images), timesteps))
-        result = run_network(network, images, timesteps, **options)
-        if sum(count for count, _ in runs) == exporting.VERIFIED_IMAGES:
-            result.traces[0].potentials[-1, -1, -1] += 1
+    def run(network: QuantizedNetwork, images: np.ndarray, timesteps: int, *, trace: bool) -> Any:
+        runs.append((len(images), timesteps, trace))
+        result = run_network(network, images, timesteps, trace=trace)
+        if sum(count for count, _, was_traced in runs if was_traced == trace) == exporting.VERIFIED_IMAGES:
+            if wrong == "output potential" and timesteps == 4:
+                result.potentials[-1, -1, -1] += 1
+            elif wrong == "layer 0 potential" and trace:
+                result.traces[0].potentials[-1, -1, -1] += 1
         return result
 
     monkeypatch.setattr(exporting, "run_network", run)
-    wrong = rf"layer 0 potential of image {exporting.VERIFIED_IMAGES - 1} at T = {steps}, "
-    with pytest.raises(VerificationError, match=wrong):
+    at = 4 if wrong == "output potential" else steps
+    with pytest.raises(VerificationError, match=f"{wrong} of image {exporting.VERIFIED_IMAGES - 1} at T = {at}, "):
         pipeline.export(folder / "model.pt", tmp_path / "out.net", (4,), digits.calibration_images())
-    assert {timesteps for _, timesteps in runs} == {steps}
-    assert max(count for count, _ in runs) == images_at_once
-    assert sum(count for count, _ in runs) == exporting.VERIFIED_IMAGES
+    traced = [(count, timesteps) for count, timesteps, trace in runs if trace]
+    assert {timesteps for _, timesteps in traced} == {steps}
+    assert max(count for count, _ in traced) == images_at_once
+    assert sum(count for count, _ in traced) == exporting.VERIFIED_IMAGES
+    assert {timesteps for _, timesteps, trace in runs if not trace} == ({4} if steps < 4 else set())
 
 
 def test_a_file_that_computes_something_else_is_an_error(

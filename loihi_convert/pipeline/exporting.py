@@ -221,17 +221,23 @@ def _notes_on_rounding(network: SpikingNetwork, quantized: QuantizedNetwork, ima
 
 
 def _verify(path: Path, network: QuantizedNetwork, images: Array) -> int:
-    """Compare every layer at every step, or at as many as fit into memory for one image; return the images."""
-    timesteps = min(network.timesteps, max(1, TRACED_BYTES // result_size(network, 1, 1, trace=True)))
-    at_once = max(1, TRACED_BYTES // result_size(network, 1, timesteps, trace=True))
+    """Compare what the file computes with what is meant, every layer at every step; return the number of images.
+
+    Spikes and potentials, of as many images at once as fit into `TRACED_BYTES`. Where not even all steps of one image
+    do, those of the first steps, and of all steps the output's potentials, each layer's spike counts and operations.
+    """
+    steps = min(network.timesteps, max(1, TRACED_BYTES // result_size(network, 1, 1, trace=True)))
+    at_once = max(1, TRACED_BYTES // result_size(network, 1, steps, trace=True))
+    runs = [(steps, True)] if steps == network.timesteps else [(steps, True), (network.timesteps, False)]
     with open_backend("ref") as backend:
         for first in range(0, len(images), at_once):
             some = images[first : first + at_once]
-            written = backend.run(path, some, timesteps, trace=True)
-            meant = run_network(network, some, timesteps, trace=True)
-            difference = first_difference(written, meant, first_image=first)
-            if difference:
-                raise VerificationError(
-                    f"{path}: the written file does not compute what the network in memory does: {difference}."
-                )
+            for timesteps, trace in runs:
+                written = backend.run(path, some, timesteps, trace=trace)
+                meant = run_network(network, some, timesteps, trace=trace)
+                difference = first_difference(written, meant, first_image=first)
+                if difference:
+                    raise VerificationError(
+                        f"{path}: the written file does not compute what the network in memory does: {difference}."
+                    )
     return len(images)

@@ -78,8 +78,9 @@ class BestOfOurs:
         """Return the images times steps that `find` has to simulate, roughly."""
         if self.stored(timesteps) is not None:
             return 0
-        tried = min(timesteps, images.LONG)
-        trials = _TRIALS * len(sample(self._images.export_calibration(tried), tried)) * tried
+        # Beyond, the trials are those for `images.LONG`, most often made before.
+        is_tried = timesteps <= images.LONG
+        trials = _TRIALS * len(sample(self._images.export_calibration(timesteps), timesteps)) * timesteps * is_tried
         exported = len(self._images.export_calibration(timesteps)) * timesteps
         is_alone = len(self._networks) == 1
         validated = 0 if is_alone else len(self._images.validation(timesteps)) * timesteps
