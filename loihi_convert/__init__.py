@@ -2,16 +2,17 @@
 
 Each stage takes one value and returns the next; nothing is edited in place::
 
-    model, checkpoint = checkpoint.load_model("model.pt")              nn.Module
-    relu = convert.convert(model, checkpoint.input_shape)              ReluNetwork       batch norm folded, ReLU
+    model, trained = checkpoint.load_model(Path("model.pt"))           nn.Module
+    relu = convert.convert(model, trained.input_shape)                 ReluNetwork       batch norm folded, ReLU
     spiking = balance.balance(relu, images, timesteps=64)              SpikingNetwork    thresholds per channel
     quantized = quantize.quantize(spiking, images)                     QuantizedNetwork  Loihi's integers
-    netx.write(quantized, "model.net")                                 a lava-dl netx HDF5 file
-    result = open_backend("sim").run("model.net", images, 64)          RunResult         potentials at every step
+    netx.write(quantized, Path("model.net"))                           a lava-dl netx HDF5 file
+    result = open_backend("sim").run(Path("model.net"), images, 64)    RunResult         potentials at every step
     evaluate.evaluate(result, quantized, labels=labels)                accuracy against latency
 
-`pipeline` does all of it in two calls, ``export`` and ``run``; its ``diagnose`` says what was lost where,
-``check`` what is in the way of a chip. `cli` is the same for the shell. Where things are:
+`balance` takes a method by name and is ngu-lee without one. `pipeline` chooses a method and does all of it in two
+calls, ``export`` and ``run``; its ``diagnose`` says what was lost where, ``check`` what is in the way of a chip. `cli`
+is the same for the shell. Where things are:
 
 ==============  ===============================================================================================
 ``data``        images: the benchmark sets, a folder, an ``.npz``

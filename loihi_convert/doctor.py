@@ -76,7 +76,7 @@ def _python() -> Check:
 def _package(name: str) -> Check:
     version = _version(name)
     if version is None:
-        return Check(name, "broken", "not installed", "Install this package again: pip install loihi-convert")
+        return Check(name, "broken", "not installed", "Install this package again, in its folder: pip install .")
     return Check(name, "ok", version)
 
 
@@ -87,7 +87,7 @@ def _lava(lava_python: str | None) -> Check:
         return Check(
             name,
             "absent",
-            "not installed; everything but `--backend sim` works",
+            "not installed; what runs on Lava (`--backend sim`, `diagnose --sim`) does not work",
             f"Run: {INSTALL_LAVA}\n"
             f"        Or name an interpreter that has it: --lava-python PATH, or {LAVA_PYTHON}=PATH",
         )

@@ -12,8 +12,7 @@
     │   └── RangeError              a number that Loihi's fixed point cannot hold
     ├── PlatformError            4  something must be installed, or broke outside this package
     │   └── BackendError            the Lava host process failed or was ended
-    ├── VerificationError        5  two results that must be equal are not
-    └── PartialResultError       6  some of several runs finished
+    └── VerificationError        5  two results that must be equal are not
 
 Each message is one sentence or two: where, what was found, what is allowed, what to do.
 """
@@ -75,9 +74,3 @@ class VerificationError(LoihiConvertError):
     """Two results that must be equal, bit for bit, are not."""
 
     exit_code = 5
-
-
-class PartialResultError(LoihiConvertError):
-    """Some of several runs finished, others did not; what finished is kept."""
-
-    exit_code = 6

@@ -141,7 +141,7 @@ class QuantizedNetwork:
         The latency T the thresholds were balanced for.
     proven_timesteps
         Largest T for which the output potentials of the calibration images stay in range; with neurons in the last
-        layer, which keep them there, `MOST_TIMESTEPS`.
+        layer, which keep them there, `MOST_TIMESTEPS`. With target ``loihi2``: ``timesteps``.
     pixel_bits
         p, 1..8: pixels enter as integers 0..2^p - 1; 8 where they enter as Poisson spikes.
     reset

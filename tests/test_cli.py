@@ -29,7 +29,6 @@ from loihi_convert.errors import (
     InputError,
     LoihiConvertError,
     NetxError,
-    PartialResultError,
     PlatformError,
     RangeError,
     UnsupportedModelError,
@@ -72,7 +71,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_kind_of_error_has_its_exit_code() -> None:
-    codes = {UsageError: 2, InputError: 3, PlatformError: 4, VerificationError: 5, PartialResultError: 6}
+    codes = {UsageError: 2, InputError: 3, PlatformError: 4, VerificationError: 5}
     for error, code in codes.items():
         assert error.exit_code == code
         assert issubclass(error, LoihiConvertError)

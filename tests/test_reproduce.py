@@ -391,6 +391,10 @@ def test_the_order_counts_pairs_that_the_paper_tells_apart(tool: ModuleType) -> 
     assert first == "- **literal**: 0 of 2 in the paper's order."
     assert others[0].endswith("paper 99.00 and 90.00, ours 97.00 and 97.10, within chance")
     assert others[1].endswith("paper 98.90 and 90.00, ours 90.00 and 97.10")
+    # What is not measured is not counted, and said.
+    entries[1] = replace(entries[1], outcome=None)
+    first, *_ = tables.order_lines(entries, entries[0].variant)
+    assert first == "- **literal**: 0 of 1 in the paper's order; 1 more are not measured here."
 
 
 def test_every_cell_of_the_paper_has_a_setting_and_spike_norm_with_soft_reset_is_rmp(tool: ModuleType) -> None:

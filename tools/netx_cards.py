@@ -32,8 +32,8 @@ def card_page(card: dict[str, Any]) -> str:
         "",
         f"CNN before fine-tuning: {cnn:.2f} % of {count:,} test images{paper}. One file for each T, integer weights "
         f"and thresholds, chosen on {card['validation_images']:,} validation images. Accuracy is that of the integers "
-        f"(`ref`) on all {count:,} test images, with its 95 % interval; every potential of Lava's simulator (`sim`) on "
-        f"the first of them is `ref`'s. `{single['file']}` is the best single file for all T.",
+        f"(`ref`) on all {count:,} test images, with its 95 % interval; every output potential of Lava's simulator "
+        f"(`sim`) on the first of them is `ref`'s. `{single['file']}` is the best single file for all T.",
         "",
         _table(_network_rows(card)),
         "",
@@ -51,8 +51,9 @@ def card_page(card: dict[str, Any]) -> str:
         *(command for network in (*card["networks"], single) for command in network["commands"]),
         "```",
         "",
-        "Training gives the same weights on the same processor, number of threads and torch only; `run` gives the "
-        "accuracies above from the files here to the digit. All that was tried is in `card.json`.",
+        "Training gives the same weights on the same processor, number of threads and torch only, and another version "
+        "of this package may export another file. `run` gives the accuracies above from the files here to the digit. "
+        "All that was tried is in `card.json`.",
         "",
         "## SHA-256",
         "",

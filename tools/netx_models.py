@@ -9,10 +9,10 @@
 `build` exports every checkpoint for every T by `export`'s defaults and runs each file on the validation images, by
 `ref`, in fixed point. For each T the file with most of them right is kept (among equals the one of the checkpoint named
 first); of these the one that is best at all T together, on the first 1,000 of the same images, is named. Only then test
-images are looked at: all by `ref`, the first of them by Lava's simulator, every potential compared. It is all written
-to ``card.json`` and, as a table, to ``README.md``. The first checkpoint is the CNN that the others were fine-tuned
-from, and what accuracies are compared with; ``--tuned-only`` takes no file from itself. A build that was interrupted
-goes on with the files it finds.
+images are looked at: all by `ref`, the first of them by Lava's simulator, every output potential compared. It is all
+written to ``card.json`` and, as a table, to ``README.md``. The first checkpoint is the CNN that the others were
+fine-tuned from, and what accuracies are compared with; ``--tuned-only`` takes no file from itself. A build that was
+interrupted goes on with the files it finds.
 
 A checkpoint that is too large for the repository, and is not when its weights are stored as float16, is replaced by
 such a copy, ``CNN-float16.safetensors``, which is measured anew and exported in its place. `float16` makes the copies

@@ -114,7 +114,7 @@ def _options() -> argparse.Namespace:
         verb.add_argument(
             "--calibration",
             default="all",
-            help="all training images, or so many of the calibration split; default: all",
+            help="all: training and validation images; or so many of the calibration split; default: all",
         )
         verb.add_argument("--images", type=int, help="the first N test images; default: all")
         verb.add_argument(

@@ -170,7 +170,7 @@ def open_backend(
     device
         For ``ref``: ``"cpu"``, or another one of torch's, as ``"cuda"``.
     lava_python
-        For ``sim``: the interpreter that has Lava, see `backends.lava.LavaBackend`.
+        For ``sim`` and ``loihi2``: the interpreter that has Lava, see `backends.lava.LavaBackend`.
     lava_layout
         For ``sim``: ``"processes"`` (default) or ``"layers"``, see `Layout`.
     neuron
@@ -194,7 +194,7 @@ def open_backend(
         raise UsageError(f"--backend {name}: only loihi2 runs on a board, and has a profiler.")
     if name == "ref":
         if lava_python is not None:
-            raise UsageError(f"--lava-python {lava_python}: only `--backend sim` runs Lava.")
+            raise UsageError(f"--lava-python {lava_python}: `--backend ref` does not run Lava.")
         if lava_layout is not None:
             raise UsageError(f"--lava-layout {lava_layout}: only `--backend sim` runs Lava.")
         from loihi_convert.backends.reference import ReferenceBackend

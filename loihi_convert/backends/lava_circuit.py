@@ -198,7 +198,10 @@ def _connect_directly(out: Any, into: Any, message_bits: int) -> None:
 
 
 def models() -> dict[Any, Any]:
-    """Which model computes which Process: Lava's own bit-accurate ones but for Conv and Dense, which are the same."""
+    """Which model computes which Process: Lava's own bit-accurate ones but for Conv and Dense.
+
+    Theirs are ours, which are faster; and Lava's CPU model of Conv ignores weight_exp (`lava_processes.synapses`).
+    """
     from lava.proc.conv.process import Conv
     from lava.proc.dense.process import Dense
     from lava.proc.io.source import PySendModelFixed, RingBuffer

@@ -170,11 +170,13 @@ def note_run(ran: Ran, *, trace: bool, arch: str | None) -> None:
         figures = ", ".join(f"{name} {value:.6g}" for name, value in ran.result.measured.items())
         note(f"{ran.path.name}: Lava's profiler, in s, J and W, for all steps of the run: {figures}")
     if ran.evaluation.cnn_accuracy is None:
-        named = ran.network.provenance.get("model", {}).get("arch")
+        model = ran.network.provenance.get("model", {})
+        named = model.get("arch")
         if named is not None and arch is None:
             note(f"{ran.path.name}: pass --arch {named} to import and run that code, for the CNN's figures")
         else:
-            note(f"{ran.path.name}: its model.pt is not beside it (or changed); pass --model for the CNN's figures")
+            file = model.get("file", "not named")
+            note(f"{ran.path.name}: its CNN ({file}) is not beside it, or changed; pass --model for its figures")
 
 
 def _silence(stream: TextIO) -> None:

@@ -19,7 +19,9 @@ DataOption = Annotated[
 ]
 DataRootOption = Annotated[
     Path | None,
-    typer.Option("--data-root", help="Folder that holds the data sets; default: ~/.cache/loihi-convert."),
+    typer.Option(
+        "--data-root", help="Folder that holds the data sets; default: LOIHI_CONVERT_DATA, or ~/.cache/loihi-convert."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 ArchOption = Annotated[
@@ -55,7 +57,7 @@ LavaLayoutOption = Annotated[
     typer.Option(
         "--lava-layout",
         metavar="LAYOUT",
-        help="For --backend sim. processes (default): Lava's own Conv and Dense, one image at a time. layers: one "
+        help="For Lava's simulator. processes (default): Lava's own Conv and Dense, one image at a time. layers: one "
         "Process of ours per layer, images side by side; faster.",
         show_default=False,
     ),

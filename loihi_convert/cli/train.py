@@ -70,7 +70,7 @@ def train(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a CNN that converts well (ReLU, average pooling, no bias) and write it as model.pt."""
+    """Train a CNN that converts well (ReLU and average pooling) and write it as model.pt."""
     require_memory()
     from loihi_convert.cnn.checkpoint import load
     from loihi_convert.cnn.models import default_architecture, paper_architecture

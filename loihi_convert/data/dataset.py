@@ -66,7 +66,10 @@ class HeldOut(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class DataSplits:
-    """A data set as the commands take it: ``calibration`` is for `export`, ``test`` for `run`, the rest for `train`.
+    """A data set as the commands take it.
+
+    ``train`` is for `train`, ``calibration`` for `export`, ``test`` for `run`, and ``validation`` for whatever is
+    chosen or looked at before: in `train`, `check`, `diagnose` and early exit.
 
     In a benchmark set ``train``, ``validation`` and ``test`` are disjoint, and ``calibration`` is part of ``train``. A
     user's own images are not split: ``validation`` is empty, all of them are run, and they calibrate, too, unless

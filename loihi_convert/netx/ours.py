@@ -13,6 +13,7 @@ gives the same integers. What netx cannot say stands in a group of its own, whic
 
     /loihi_convert              format, timesteps, proven_timesteps, pixel_bits, reset, provenance (JSON);
                                 poisson_seed, where pixels enter as Poisson spikes;
+                                target, where it is not lava;
                                 thresholds, where each layer has only one
     /loihi_convert/layer/k      name, scale, pool, dilation, initial_potential   (k counts synapses from 0)
     .../balanced                threshold, amplitude, initial_potential          the real numbers before rounding

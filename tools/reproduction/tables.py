@@ -178,7 +178,7 @@ def markdown_page(
     variants = list(dict.fromkeys(entry.variant for entry in entries))
     cells = list(dict.fromkeys(entry.cell for entry in entries))
     lines = [f"# {title}", "", *(f"- {note}" for note in notes), ""]
-    lines += ["## Accuracy, %", "", "In brackets: ours - the paper's, in points.", ""]
+    lines += ["## Accuracy, %", "", f"In brackets: ours - the paper's, in points. {_NOT_MEASURED}", ""]
     lines += [_grid(entries, cells, variants, lambda cell: cell.accuracy, _accuracy_text)]
     lines += ["## Conversion loss, points", "", "Accuracy of the CNN - accuracy of the SNN; in brackets: ours - the "]
     lines[-1] += "paper's. Ours is that of our CNN, the paper's that of its own."
@@ -199,6 +199,7 @@ def markdown_page(
     return "\n".join(lines) + "\n"
 
 
+_NOT_MEASURED: Final = "-: the paper has no number, or it is not measured here."
 _ORDER_EXPLAINED: Final = (
     "Pairs of rows at the same T that the paper tells apart, by more than the 95 % interval of a difference on its "
     "10,000 images. What we order the other way is listed; *within chance*: our difference is inside its own interval."
@@ -228,30 +229,42 @@ class Pair:
 def pairs(entries: Sequence[Entry], variant: Variant) -> list[Pair]:
     """Return every pair of rows of one data set and T, both measured by the paper and here, that the paper tells
     apart."""
-    measured = [
-        entry
-        for entry in entries
-        if entry.variant == variant and None not in (entry.accuracy, entry.cell.accuracy, entry.cell.timesteps)
-    ]
     found = []
-    for one, two in itertools.combinations(measured, 2):
-        if (one.cell.data, one.cell.timesteps) != (two.cell.data, two.cell.timesteps):
-            continue
-        better, worse = (one, two) if (one.cell.accuracy or 0) > (two.cell.accuracy or 0) else (two, one)
-        theirs = _difference(better.cell.accuracy, PAPER_IMAGES, worse.cell.accuracy, PAPER_IMAGES)
-        ours = _difference(better.accuracy, _images(better), worse.accuracy, _images(worse))
-        if theirs > 1:
+    for better, worse in _told_apart(entries, variant):
+        if better.accuracy is not None and worse.accuracy is not None:
+            ours = _difference(better.accuracy, _images(better), worse.accuracy, _images(worse))
             found.append(Pair(better, worse, is_same=ours >= 0, is_chance=abs(ours) <= 1))
     return found
 
 
+def _told_apart(entries: Sequence[Entry], variant: Variant) -> list[tuple[Entry, Entry]]:
+    """The pairs of rows of one data set and T that the paper tells apart, its better row first, measured here or
+    not."""
+    rows = [
+        entry
+        for entry in entries
+        if entry.variant == variant and None not in (entry.cell.accuracy, entry.cell.timesteps)
+    ]
+    found = []
+    for one, two in itertools.combinations(rows, 2):
+        if (one.cell.data, one.cell.timesteps) != (two.cell.data, two.cell.timesteps):
+            continue
+        better, worse = (one, two) if (one.cell.accuracy or 0) > (two.cell.accuracy or 0) else (two, one)
+        if _difference(better.cell.accuracy, PAPER_IMAGES, worse.cell.accuracy, PAPER_IMAGES) > 1:
+            found.append((better, worse))
+    return found
+
+
 def order_lines(entries: Sequence[Entry], variant: Variant) -> list[str]:
-    """Return what `pairs` says of a variant: how many come in the paper's order, and each that does not."""
+    """Return what `pairs` says of a variant: how many come in the paper's order, of how many, and each that does
+    not."""
     found = pairs(entries, variant)
     if not found:
         return []
     others = [pair for pair in found if not pair.is_same]
-    lines = [f"- **{variant.name}**: {len(found) - len(others)} of {len(found)} in the paper's order."]
+    every = len(_told_apart(entries, variant))
+    left_out = "" if len(found) == every else f"; {every - len(found)} more are not measured here"
+    lines = [f"- **{variant.name}**: {len(found) - len(others)} of {len(found)} in the paper's order{left_out}."]
     for pair in others:
         better, worse = pair.better, pair.worse
         lines.append(

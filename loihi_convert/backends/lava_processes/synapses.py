@@ -1,4 +1,4 @@
-"""Fast exact ProcessModels of Lava's own Conv and Dense Processes: the same integers from one matrix product.
+"""Fast exact ProcessModels of Lava's own Conv and Dense Processes, each step one matrix product.
 
 Like Lava's models they answer one step late: first send what the last step gave, then receive and compute. Weights,
 inputs and sums are float32, which is exact (`gemm.py`). What Lava's model of Dense rounds away, by sign mode, bit count
