@@ -43,7 +43,7 @@ ORDER = [
     {"simulation.layerwise"},
     {"conversion.thresholds", "conversion.integers", "conversion.scalar_threshold"},
     {"conversion.scales"},
-    {"conversion.chip_scales"},
+    {"conversion.chip_scales", "conversion.proven"},
     {
         "cnn.train",
         "conversion.convert",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from test_balance import pixels, random_cnn
 
 from loihi_convert.backends.reference import run_network
 from loihi_convert.conversion.account import account
-from loihi_convert.conversion.balance import balance
+from loihi_convert.conversion.balance import Amplitude, Method, balance
 from loihi_convert.conversion.quantize import quantize
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import RangeError, UsageError
@@ -169,6 +170,57 @@ def test_proof_of_t() -> None:
     longer = quantize(SpikingNetwork((1, 1, 1), layers, 64, "soft"), pixels(255))
     assert np.abs(longer.layers[0].weight).max() == 131071 // (1.25 * 255 * 64)
     assert longer.proven_timesteps == 64
+
+
+def test_proof_of_t_counts_spikes_that_have_not_come_yet() -> None:
+    """White pixel, weight 1, threshold 4, V0 = 0: the first spike comes at step 4, the output of 2 steps is 0.
+
+    A spike is worth 4, one in four steps: in the long run the output grows by 1 a step, which is 127 / 4 weight units.
+    """
+    neuron = IntegrateAndFire(np.array([4.0]), np.array([4.0]), np.zeros(1))
+    layers = (
+        SpikingLayer("hidden", Dense(np.array([[1.0]])), neuron),
+        SpikingLayer("output", Dense(np.array([[1.0], [-1.0]])), None),
+    )
+    network = quantize(SpikingNetwork((1, 1, 1), layers, 2, "soft"), pixels(255))
+    assert np.abs(network.layers[1].weight).tolist() == [[127], [127]]
+    assert network.proven_timesteps == int(131071 * 4 / (1.25 * 127))
+    steps = network.proven_timesteps
+    # The threshold was rounded: one spike in 3,302 steps more.
+    assert np.abs(run_network(network, pixels(255), steps).potentials).max() == 127 * (steps // 4 + 1) < 131071
+
+
+@given(
+    seed=st.integers(0, 1000),
+    timesteps=st.sampled_from([1, 2, 4]),
+    reset=st.sampled_from(["soft", "hard"]),
+    method=st.sampled_from(["ngu-lee", "percentile", "act-norm"]),
+    amplitude=st.sampled_from(["compensated", "literal"]),
+)
+@settings(max_examples=20, deadline=None)
+def test_calibration_images_stay_in_range_up_to_the_proven_t(
+    seed: int, timesteps: int, reset: Reset, method: Method, amplitude: Amplitude
+) -> None:
+    images = digits_like(seed)
+    options: dict[str, Any] = {"method": method, "amplitude": amplitude, "initial_potential": "zero"}
+    network = quantize(balance(random_cnn(seed), images, timesteps, reset=reset, **options), images)
+    steps = min(network.proven_timesteps, 2000)
+    assert np.abs(run_network(network, images, steps).potentials).max() < 131071
+
+
+def test_currents_of_thousands_of_pixels_fit_24_bits() -> None:
+    """12,288 equal weights and 8-bit pixels: |w_q| may be (2^23 - 1 - 131071) / 255 / 12288 - 1/2 = 2.1."""
+    layers = (ReluLayer("fc1", Dense(np.ones((2, 12_288)))), ReluLayer("fc2", Dense(np.array([[1.0, -1.0]]))))
+    images = np.zeros((2, 3, 64, 64), np.uint8)
+    images[:, :, ::64, ::64] = 255
+    network = quantize(balance(ReluNetwork((3, 64, 64), layers), images, 4), images)
+    assert (network.layers[0].weight == 2).all()
+    assert network.layers[0].largest_current < 2**23
+    wider = (ReluLayer("fc1", Dense(np.ones((2, 66_000)))), layers[1])
+    images = np.zeros((2, 1, 1, 66_000), np.uint8)
+    images[:, :, :, 0] = 255
+    with pytest.raises(RangeError, match=r"fc1: 66000 inputs of up to 255 .* use fewer --pixel-bits"):
+        quantize(balance(ReluNetwork((1, 1, 66_000), wider), images, 4), images)
 
 
 def test_dead_channels_are_listed_and_silent() -> None:

@@ -1,8 +1,8 @@
 """SpikingNetwork -> QuantizedNetwork: Loihi's integers.
 
 Layer by layer, because the weights of one contain what a spike of the one before is really worth after rounding there:
-`integers.py` rounds a layer on given scales, `scales.py` chooses these for Lava, `chip_scales.py` for Loihi 2. What it
-has cost, `account.py` says.
+`integers.py` rounds a layer on given scales, `scales.py` chooses these for Lava, `chip_scales.py` for Loihi 2. How
+many steps they are good for, `proven.py` says, and what it has cost, `account.py`.
 
 In the first layer bits of weights are traded for bits of pixels where currents or potentials are limited whatever the
 image, with hard reset and for target loihi2: unless told otherwise, p is the one whose currents are nearest to the real
@@ -19,13 +19,13 @@ import numpy as np
 from loihi_convert import loihi
 from loihi_convert.conversion.chip_scales import Held, chip_layer
 from loihi_convert.conversion.integers import Unrounded
+from loihi_convert.conversion.proven import proven_timesteps
 from loihi_convert.conversion.sample import sample
 from loihi_convert.conversion.scales import HEADROOM, lava_scales
 from loihi_convert.errors import RangeError, UsageError
 from loihi_convert.network import Reset, SpikingNetwork
 from loihi_convert.progress import Progress, silent
 from loihi_convert.quantized import (
-    MOST_TIMESTEPS,
     QuantizedLayer,
     QuantizedNetwork,
     Target,
@@ -114,7 +114,9 @@ def quantize(
         input_shape=network.input_shape,
         layers=tuple(layers),
         timesteps=network.timesteps,
-        proven_timesteps=network.timesteps if target == "loihi2" else _proven(network.timesteps, layers[-1], found),
+        proven_timesteps=network.timesteps
+        if target == "loihi2"
+        else proven_timesteps(network, layers[-1], found.output, images),
         pixel_bits=pixel_bits,
         reset=network.reset,
         poisson_seed=network.poisson_seed,
@@ -184,16 +186,6 @@ class _Rounding:
         is_scalar = self._thresholds == "scalar"
         scale = lava_scales(real, np.maximum(reach, 0), network.reset, is_scalar=is_scalar)
         return real.on(scale, is_scalar=is_scalar)
-
-
-def _proven(timesteps: int, output: QuantizedLayer, found: Extremes) -> int:
-    """The largest T for which the output potentials of the calibration images stay in range."""
-    if output.neuron is not None or found.output <= 0:
-        return MOST_TIMESTEPS
-    # The output potential grows by its mean current at every step, so T may grow until it meets the limit.
-    limit = loihi.POTENTIAL_LIMIT * float(output.scale[0])
-    proven = math.floor(timesteps * limit / (HEADROOM * found.output))
-    return max(timesteps, min(proven, MOST_TIMESTEPS))
 
 
 def _best_pixel_bits(rounding: _Rounding, images: Array, choice: tuple[int, ...]) -> int:

@@ -12,8 +12,9 @@ The last layer has ONE scale for all outputs, else potentials and spike counts o
 
 The 8 bits of a weight are a bound, not the choice: with 8-bit pixels a first layer of full int8 weights clips.
 
-With hard reset the neurons are Lava's own LIF, and the LIF rules of `loihi.py` are conditions on s_k as well: whatever
-the image, ``sum |w_q| x largest input <= 131071``, and ``|b_q| <= 32767``.
+Whatever the image, a current must fit 24 bits (the exactness rules of `loihi.py`), which binds where thousands of
+pixels meet: ``sum |w_q| x largest input + |b_q| <= 2^23 - 1``. With hard reset the neurons are Lava's own LIF, whose
+rules are narrower: ``sum |w_q| x largest input <= 131071``, and ``|b_q| <= 32767``.
 
 Where all channels of a layer share one threshold, the same conditions bound what `scalar_threshold.py` chooses.
 """
@@ -47,17 +48,7 @@ def lava_scales(real: Unrounded, reach: Array, reset: Reset, *, is_scalar: bool 
         # A hard reset forgets what a spike leaves: only the threshold itself must fit.
         reach = reach + real.threshold if reset == "soft" else real.threshold
     conditions.append(reach / real.unit / loihi.POTENTIAL_LIMIT)
-    if reset == "hard":
-        weights = real.magnitudes
-        # Each rounded weight may be half a unit larger than the real one.
-        room = loihi.POTENTIAL_LIMIT * real.unit - np.count_nonzero(weights, axis=1) / 2
-        if room.min() <= 0:
-            raise RangeError(
-                f"{real.layer.name}: {weights.shape[1]} inputs of up to {round(1 / real.unit)} can exceed "
-                f"{loihi.POTENTIAL_LIMIT}, where Lava's own LIF wraps, at any scale; use --reset soft, or "
-                "fewer --pixel-bits in the first layer."
-            )
-        conditions.append(weights.sum(axis=1) / room)
+    conditions.append(_of_currents(real, reset))
     conditions.append(real.largest_bias / real.unit / (loihi.BIAS_LIMIT if reset == "soft" else loihi.LIF_BIAS_LIMIT))
     if is_scalar and real.layer.neuron is not None:
         least = np.max(conditions[1:], axis=0)
@@ -65,6 +56,22 @@ def lava_scales(real: Unrounded, reach: Array, reset: Reset, *, is_scalar: bool 
             real.layer.name, real.layer.neuron.threshold, real.magnitudes, least, real.unit, real.largest_weight
         )
     return largest_of(conditions, real)
+
+
+def _of_currents(real: Unrounded, reset: Reset) -> Array:
+    """The smallest s_k on which no image's current can leave its range."""
+    weights, is_soft = real.magnitudes, reset == "soft"
+    limit = loihi.CURRENT_LIMIT - loihi.BIAS_LIMIT if is_soft else loihi.POTENTIAL_LIMIT
+    # Each rounded weight may be half a unit larger than the real one.
+    room = limit * real.unit - np.count_nonzero(weights, axis=1) / 2
+    if room.min() <= 0:
+        reason = "the range of a current" if is_soft else "where Lava's own LIF wraps"
+        advice = "" if is_soft else "--reset soft, or "
+        raise RangeError(
+            f"{real.layer.name}: {weights.shape[1]} inputs of up to {round(1 / real.unit)} can exceed {limit}, "
+            f"{reason}, at any scale; use {advice}fewer --pixel-bits in the first layer."
+        )
+    return np.asarray(weights.sum(axis=1) / room)
 
 
 def nearest(real: Unrounded) -> Array:

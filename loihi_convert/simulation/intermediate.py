@@ -35,7 +35,7 @@ import numpy as np
 
 from loihi_convert.network import IntegrateAndFire, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.quantized import QuantizedLayer, QuantizedNetwork
-from loihi_convert.simulation.relu import Activation, ReluChain, cnn_activation, unchanged
+from loihi_convert.simulation.relu import Activation, ReluChain, clipped, cnn_activation, unchanged
 from loihi_convert.simulation.simulate import Block, Simulator
 from loihi_convert.simulation.stage import Recording
 from loihi_convert.synapse import Array
@@ -108,9 +108,9 @@ def intermediate_networks(
         activations = [unchanged if neuron is None else activation(index, neuron) for index, neuron in enumerate(used)]
         return ReluChain(cnn, activations=activations)
 
-    def clipped(index: int, neuron: IntegrateAndFire) -> Activation:
+    def clipping(index: int, neuron: IntegrateAndFire) -> Activation:
         own = cnn_activation(cnn, index)
-        return lambda maps: _clipped(own(maps), neuron)
+        return lambda maps: clipped(own(maps), neuron)
 
     def nearest(index: int, neuron: IntegrateAndFire) -> Activation:
         return lambda maps: _counted(maps, neuron, np.full_like(neuron.threshold, 0.5), timesteps)
@@ -133,8 +133,8 @@ def intermediate_networks(
     is_half = all((neuron.initial_potential == _worth(neuron) / 2).all() for neuron in alive)
     is_corrected = any(layer.correction is not None for layer in spiking.layers)
     found = [
-        Intermediate("clipping", chain(clipped, compensated)),
-        *([Intermediate("amplitude", chain(clipped, neurons))] if is_literal else []),
+        Intermediate("clipping", chain(clipping, compensated)),
+        *([Intermediate("amplitude", chain(clipping, neurons))] if is_literal else []),
         Intermediate("levels", chain(nearest, neurons)),
         *([] if is_half else [Intermediate("initial_potential", chain(from_initial, neurons))]),
         Intermediate("timing", simulated(replace(uncorrected, poisson_seed=None))),
@@ -184,12 +184,6 @@ class _Rates:
 
         self._simulator.run(images, self._timesteps, take)
         return [maps * factor for maps, factor in zip(found, self._factors, strict=True)]
-
-
-def _clipped(maps: Array, neuron: IntegrateAndFire) -> Array:
-    """amplitude x min(maps / threshold, 1)."""
-    threshold, amplitude = neuron.threshold.astype(np.float32), neuron.amplitude.astype(np.float32)
-    return np.asarray(np.clip(maps / threshold, 0, 1) * amplitude)
 
 
 def _counted(maps: Array, neuron: IntegrateAndFire, share: Array, timesteps: int) -> Array:

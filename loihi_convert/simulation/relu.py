@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loihi_convert.network import ReluLayer, ReluNetwork
+from loihi_convert.network import IntegrateAndFire, ReluLayer, ReluNetwork
 from loihi_convert.simulation.currents import Currents, channels_last, sum_pool
 from loihi_convert.simulation.inputs import LARGEST_PIXEL
 from loihi_convert.synapse import Array, Shape, Synapse
@@ -87,9 +87,20 @@ def _activated(maps: Array, layer: ReluLayer) -> Array:
     return np.asarray(np.minimum(steps, levels) / levels * threshold)
 
 
-def relu_outputs(network: ReluNetwork, images: Array) -> Iterator[tuple[Tensor, ...]]:
-    """Yield, batch by batch, every layer's activation (after ReLU; the last one without) for uint8 ``images``."""
-    chain = ReluChain(network)
+def clipped(maps: Array, neuron: IntegrateAndFire) -> Array:
+    """Return amplitude x min(maps / threshold, 1), 0 below 0: what spikes are worth a step at the best rate."""
+    threshold, amplitude = neuron.threshold.astype(np.float32), neuron.amplitude.astype(np.float32)
+    return np.asarray(np.clip(maps / threshold, 0, 1) * amplitude)
+
+
+def relu_outputs(
+    network: ReluNetwork, images: Array, *, activations: Sequence[Activation] | None = None
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yield, batch by batch, every layer's activation (after ReLU; the last one without) for uint8 ``images``.
+
+    ``activations`` may take the place of the CNN's own, see `ReluChain`.
+    """
+    chain = ReluChain(network, activations=activations)
     size = max(1, _BLOCK // max(math.prod(shape) for shape in network.shapes))
     for start in range(0, len(images), size):
         outputs = chain(images[start : start + size])
