@@ -194,6 +194,30 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         netx.write(small_network(), tmp_path / "absent" / "model.net")
 
 
+def test_weights_that_a_pooling_repeats_are_read_however_well_they_compress(tmp_path: Path) -> None:
+    """The average of a map of 128 x 128 is written as the same weight 16,384 times: gzip leaves one byte of 300."""
+    rng = np.random.default_rng(0)
+    hidden = QuantizedLayer(
+        name="conv",
+        synapse=Conv(np.ones((32, 1, 1, 1), np.int32)),
+        neuron=IntegerNeuron(np.full(32, 255, np.int32), np.zeros(32, np.int32)),
+        scale=np.ones(32),
+        largest_input=255,
+    )
+    output = QuantizedLayer(
+        name="fc",
+        synapse=Dense(rng.integers(-15, 16, (100, 32)).astype(np.int32), pool=(128, 128)),
+        neuron=None,
+        scale=np.ones(100),
+        largest_input=1,
+    )
+    network = QuantizedNetwork((1, 128, 128), (hidden, output), 1, 1, pixel_bits=8, reset="soft")
+    netx.write(network, tmp_path / "pooled.net")
+    found = netx.read(tmp_path / "pooled.net")
+    assert 100 * 32 * 128 * 128 / 256 < (tmp_path / "pooled.net").stat().st_size < 100 * 32 * 128 * 128 / 25
+    assert np.array_equal(found.layers[1].weight, network.layers[1].weight)
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(NetxError, match=r"model.net: no such file; `loihi-convert export model.pt` writes one"):
         netx.read(tmp_path / "model.net")
