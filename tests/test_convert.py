@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision import transforms
 
+from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.conversion.convert import convert
 from loihi_convert.errors import InputError, UnsupportedModelError, UsageError
 from loihi_convert.network import ReluNetwork
@@ -199,6 +200,12 @@ CNNS = {
                       nn.ReLU(), nn.Flatten(), nn.Linear(6, 2)),
         (1, 9, 8),
     ),
+    "pointwise convolutions of maps of one pixel": (
+        nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 1), nn.AdaptiveAvgPool2d(1), nn.ReLU(),
+                      nn.BatchNorm2d(8), nn.Conv2d(8, 5, 1), nn.ReLU(), nn.Conv2d(5, 3, 1), nn.AdaptiveAvgPool2d(1),
+                      nn.Flatten()),
+        (1, 8, 8),
+    ),
 }  # fmt: skip
 
 
@@ -280,8 +287,11 @@ def test_the_model_is_left_as_it_was() -> None:
     model, shape = CNNS["sequential"]
     model.train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model[1].eval()  # A batch norm that is frozen while the rest is trained.
+    modes = [module.training for module in model.modules()]
     convert(model, shape)
-    assert model.training
+    assert [module.training for module in model.modules()] == modes
+    assert len(set(modes)) == 2
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
@@ -397,6 +407,11 @@ def chain(*modules: nn.Module) -> nn.Module:
         (nn.Sequential(nn.Conv2d(1, 2, 3)), "0: the model ends here; it must end with a Linear layer"),
         (nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AvgPool2d(2)), "2: the model ends here; .* of whole maps"),
         (nn.Sequential(nn.Conv2d(1, 2, 1), nn.AvgPool2d(2)), "1: the model ends here; it must end with"),
+        (
+            chain(nn.ReLU(), nn.Conv2d(2, 2, 1), nn.AdaptiveAvgPool2d(1), nn.ReLU(), nn.Conv2d(2, 4, 3, padding=1)),
+            "5: Conv2d is a convolution of maps of one pixel; make it 1 x 1",
+        ),
+        (chain(nn.ReLU(), Qcfs(2, 4), nn.Flatten(), nn.Linear(32, 2)), "2: Qcfs is a second activation behind 0"),
         (nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1)), "1: AdaptiveAvgPool2d stands between 0 and its"),
     ],
 )

@@ -12,7 +12,7 @@ name.
 - Batch norm, or the normalization of the input, in front of a synapse folds into it too. Where the synapse pads with
   zeros the shift does not reach the border, and the bias becomes one per neuron: exact, as the CNN computes it.
 - Pooling joins the synapse behind it, as a linear map of the spikes; it commutes with a batch norm beside it, and with
-  a pointwise convolution in front of it, which on maps of one pixel is a Dense.
+  a pointwise convolution in front of it, which on maps of one pixel is a Dense, as are those behind it.
 - The average of whole maps behind a ReLU, at the end, becomes a Dense of weights 1, one for each class.
 - A softmax at the end is dropped, with a note.
 """
@@ -63,13 +63,14 @@ def convert(
         If ``mean`` or ``std`` do not have one value per channel, or ``std`` is not positive.
     """
     normalization = _normalization(input_shape[0], mean, std)
-    training = model.training
+    training = {module: module.training for module in model.modules()}
     try:
         # Numbers that are not finite are reported below, with the layer they end up in.
         with np.errstate(all="ignore"):
             network = _Assembly(normalization).run(read_chain(model.eval(), input_shape), tuple(input_shape))
     finally:
-        model.train(training)
+        for module, mode in training.items():
+            module.training = mode
     for layer in network.layers:
         arrays = (layer.synapse.weight, layer.synapse.bias)
         if not all(array is None or np.isfinite(array).all() for array in arrays):
@@ -132,7 +133,7 @@ class _Assembly:
         elif isinstance(operation, Pool):
             if self._open is None:
                 self._pools.append(link)
-            else:
+            elif not (isinstance(self._open.synapse, Dense) and operation.size == (1, 1)):
                 self._open = _pooled_behind(self._open, link, operation)
         elif isinstance(operation, Flatten):
             if self._open is not None and isinstance(self._open.synapse, Conv):
@@ -144,6 +145,10 @@ class _Assembly:
     def _take_synapse(self, link: Link, synapse: Synapse) -> None:
         if self._open is not None:
             link.refuse(f"follows {self._open.name} without ReLU between them, where spikes would be sent")
+        if isinstance(synapse, Conv) and self._layers and isinstance(self._layers[-1].synapse, Dense):
+            if not _is_pointwise(synapse) or synapse.groups > 1:
+                link.refuse("is a convolution of maps of one pixel; make it 1 x 1, without groups, or a Linear layer")
+            synapse = Dense(synapse.weight[:, :, 0, 0], synapse.bias)
         pool = (1, 1)
         for before in self._pools:
             assert isinstance(before.operation, Pool)
@@ -185,22 +190,23 @@ class _Assembly:
             self._open = None
         elif self._affine is not None or self._pools or not self._layers:
             link.refuse("is a ReLU without a Conv2d or Linear before it; put pooling and batch norm after a ReLU")
+        elif relu.threshold is not None:
+            link.refuse(f"is a second activation behind {self._layers[-1].name}; leave out the first one")
 
 
 def _pooled_behind(layer: ReluLayer, link: Link, pool: Pool) -> ReluLayer:
     """``pool`` after a pointwise convolution as one synapse: the average of its outputs is that of its inputs."""
     synapse = layer.synapse
-    pointwise = isinstance(synapse, Conv) and (synapse.weight.shape[2:], synapse.stride, synapse.padding) == (
-        (1, 1),
-        (1, 1),
-        (0, 0),
-    )
-    if not isinstance(synapse, Conv) or not pointwise:
+    if not isinstance(synapse, Conv) or not _is_pointwise(synapse):
         link.refuse(f"stands between {layer.name} and its ReLU; put the pooling after the ReLU")
     size = (synapse.pool[0] * pool.size[0], synapse.pool[1] * pool.size[1])
     if link.input_shape[1:] != pool.size or synapse.groups > 1:
         return replace(layer, synapse=replace(synapse, pool=size))
     return replace(layer, synapse=Dense(synapse.weight[:, :, 0, 0], synapse.bias, size))
+
+
+def _is_pointwise(synapse: Conv) -> bool:
+    return (synapse.weight.shape[2:], synapse.stride, synapse.padding) == ((1, 1), (1, 1), (0, 0))
 
 
 def _folded_behind(synapse: Synapse, affine: Affine) -> Synapse:
