@@ -276,6 +276,18 @@ def test_uneven_timing_is_named() -> None:
     assert found.layers[0].threshold_to_largest == pytest.approx((1 + 1 / 0.8) / 2)
 
 
+def test_a_network_without_neurons_is_advised_without_thresholds() -> None:
+    """One layer. Pixels 200 and 201 are the same with 4 bits, and the lower class wins."""
+    cnn = ReluNetwork((2, 1, 1), (ReluLayer("classes", Dense(np.eye(2))),))
+    spiking = SpikingNetwork((2, 1, 1), (SpikingLayer("classes", cnn.layers[0].synapse, None),), 2, "soft")
+    images = np.tile(np.array([200, 201], np.uint8).reshape(1, 2, 1, 1), (20, 1, 1, 1))
+    network = quantize(spiking, images, pixel_bits=4)
+    found = diagnose.diagnose(cnn, spiking, network, images, np.ones(20, int), 4)
+    assert (found.main_cause, found.first_layer, found.lost_images) == ("thresholds", "classes", 20)
+    assert advice.advice(found, network) == ("Pixels enter with 4 bits: try `export --pixel-bits 5`.",)
+    assert "threshold" not in " ".join(advice.advice(found.model_copy(update={"main_cause": "weights"}), network))
+
+
 def test_the_layer_that_loses_is_named(digits: Digits) -> None:
     for name in HIDDEN:
         assert diagnosed(digits, rounded(digits, 4, factors={name: 20.0})).first_layer == name

@@ -75,7 +75,7 @@ def advice(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
     other_timesteps = (
         f"The thresholds are balanced for T = {balanced}: `export -T {steps}` balances them for T = {steps}."
     )
-    mixed = (other_timesteps,) if balanced != steps else ()
+    mixed = (other_timesteps,) if balanced != steps and network.spiking_layers else ()
     return (*mixed, *_ADVICE[diagnosis.main_cause](diagnosis, network))
 
 
@@ -184,22 +184,28 @@ def _weights(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]
             f"--weight-bits {bits} --from model.pt`, then export that with `--weight-bits {bits}`.",
         )
     layer = min(diagnosis.layers, key=lambda layer: layer.weight_bits)
+    larger, lower = "inputs", ""
+    if network.spiking_layers:
+        larger = "thresholds or inputs"
+        lower = "; lower thresholds do in any layer: `--balance percentile --percentile 99`"
     return (
-        f"{layer.name}: the widest weights use {layer.weight_bits} of 8 bits, because thresholds or inputs are so much "
-        "larger that they take up the range of the potential. In the first layer fewer bits of pixels leave more "
-        "bits of weights: `export --pixel-bits 6`; lower thresholds do in any layer: `--balance percentile "
-        "--percentile 99`.",
+        f"{layer.name}: the widest weights use {layer.weight_bits} of 8 bits, because {larger} are so much larger that "
+        "they take up the range of the potential. In the first layer fewer bits of pixels leave more bits of weights: "
+        f"`export --pixel-bits 6`{lower}.",
         "Weights far larger than the others of their channel take the bits from these: train with weight decay, or "
         f"with rounded weights (`train --qcfs {_qcfs_levels(diagnosis)} --weight-bits 8 --from model.pt`).",
     )
 
 
 def _thresholds(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
-    smallest, name = min((int(layer.neuron.threshold.min()), layer.name) for layer in network.layers if layer.neuron)
     more_pixels = f"Pixels enter with {network.pixel_bits} bits: try `export --pixel-bits {network.pixel_bits + 1}`."
+    pixels = (more_pixels,) if network.pixel_bits < loihi.MAX_PIXEL_BITS else ()
+    if not network.spiking_layers:
+        return pixels
+    smallest, name = min((int(layer.neuron.threshold.min()), layer.name) for layer in network.layers if layer.neuron)
     bits = _option(network, "quantize", "weight_bits", 8)
     return (
-        *((more_pixels,) if network.pixel_bits < loihi.MAX_PIXEL_BITS else ()),
+        *pixels,
         f"{name}: the smallest threshold is {smallest} weight units, so rounding can change it by {50 / smallest:.2g} %"
         + (f"; more bits of weights make it larger: `export --weight-bits 8` instead of {bits}." if bits < 8 else "."),
     )
