@@ -316,6 +316,17 @@ def test_a_gain_takes_back_the_nearest_loss_first() -> None:
     assert diagnose._remaining([0, -5, 7]) == [0, 0, 7]
 
 
+def test_a_cause_that_loses_nothing_is_not_the_main_one() -> None:
+    """A single lost image: 0 is within its standard deviation, 1, and `levels` changes more classes."""
+    labels = np.array([0, 0, 0, 1])
+    # The CNN, then: image 0 is lost; image 1 is lost and image 3 gained; nothing changes.
+    classes = np.array([[0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 1], [1, 1, 0, 1]])
+    stages = diagnose._stages((None, "clipping", "levels", "weights"), classes, [[], [], []], labels)
+    assert [stage.remaining_images for stage in stages] == [0, 1, 0, 0]
+    assert [stage.changed_images for stage in stages] == [0, 1, 2, 0]
+    assert diagnose._main_cause(stages) == "clipping"
+
+
 @pytest.mark.parametrize("readout", ["potential", "spikes"])
 @pytest.mark.parametrize("reset", ["soft", "hard"])
 def test_the_last_network_is_what_ref_runs(digits: Digits, readout: str, reset: str) -> None:

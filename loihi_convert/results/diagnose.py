@@ -150,7 +150,8 @@ class Diagnosis(Record):
         (McNemar).
     main_cause
         The cause of which most images remain lost; among those that are within the standard deviation of that number,
-        its square root, the one that changes most classes. None if the loss is not noteworthy.
+        its square root, the one that changes most classes; never one of which none remain. None if the loss is not
+        noteworthy.
     first_layer
         The first layer up to which half of the loss is there. None if the loss is not noteworthy.
     """
@@ -381,7 +382,8 @@ def _remaining(lost: Sequence[int]) -> list[int]:
 
 def _main_cause(stages: Sequence[Stage]) -> Cause | None:
     largest = max(stage.remaining_images for stage in stages)
-    close = [stage for stage in stages if stage.remaining_images >= largest - math.sqrt(largest)]
+    # 1 - sqrt(1) = 0: what every stage has that loses nothing.
+    close = [stage for stage in stages if stage.remaining_images >= max(1, largest - math.sqrt(largest))]
     return max(close, key=lambda stage: stage.changed_images).cause
 
 
