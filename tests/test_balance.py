@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from loihi_convert.conversion import thresholds as thresholds_module
 from loihi_convert.conversion.balance import Method, balance, balance_each
-from loihi_convert.errors import DataError, UsageError
+from loihi_convert.errors import DataError, RangeError, UsageError
 from loihi_convert.network import IntegrateAndFire, ReluLayer, ReluNetwork, Reset, SpikingNetwork
 from loihi_convert.simulation.layerwise import GrowingSimulation
 from loihi_convert.simulation.relu import relu_outputs
@@ -308,6 +308,17 @@ def test_robust_norm_is_the_percentile_of_a_whole_layer() -> None:
     # One bin is 1/4096 of the largest activation, 5.
     assert thresholds_of(robust)[0] == pytest.approx([1, 1], abs=5 / 4096)
     assert thresholds_of(balance(network, bright, 4, method="act-norm"))[0] == pytest.approx([5, 5])
+
+
+@pytest.mark.parametrize(
+    "method", ["act-norm", "robust-norm", "act-norm-channelwise", "percentile", "least-squares"]
+)
+def test_activations_beyond_float32_are_refused(method: Any) -> None:
+    """fc1 gives up to 1e30 twice, fc2 infinity in one channel, in the other infinity less infinity."""
+    first, second = np.full((2, 1), 1e30), np.array([[1e30, 0.0], [1e30, -1e30]])
+    layers = (ReluLayer("fc1", Dense(first)), ReluLayer("fc2", Dense(second)), ReluLayer("fc3", Dense(np.ones((1, 2)))))
+    with pytest.raises(RangeError, match=r"^fc2: its input is beyond 3\.4e38, the largest float32"):
+        balance(ReluNetwork((1, 1, 1), layers), pixels(128, 255), 4, method=method)
 
 
 def test_spike_norm_by_hand() -> None:

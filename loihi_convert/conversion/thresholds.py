@@ -55,7 +55,7 @@ def activation_percentiles(
 ) -> list[Array]:
     """float64 ``(C_out,)`` per layer: the percentile of the positive activations of each channel, or of all of them.
 
-    100 is the largest activation; where none is positive it is 0.
+    100 is the largest activation; where none is positive it is 0, and where one is beyond float32 it is not finite.
     """
 
     def grouped(outputs: Tensor) -> Tensor:
@@ -73,7 +73,8 @@ def activation_percentiles(
         for outputs in relu_outputs(network, images):
             for count, peak, found in zip(counts, largest, outputs, strict=True):
                 values, positive = grouped(found), peak.clamp_min(torch.finfo(torch.float32).tiny)
-                bins = (values / positive[:, None] * _BINS).to(torch.int64).clamp_(max=_BINS - 1)
+                # Infinity of an infinite maximum is in no bin, NaN as an integer any number; `_rank` tells neither.
+                bins = (values / positive[:, None] * _BINS).to(torch.int64).clamp_(0, _BINS - 1)
                 bins += torch.arange(len(peak))[:, None] * _BINS
                 count += torch.bincount(bins[values > 0], minlength=len(count))
             done += len(outputs[0])
