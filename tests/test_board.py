@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -262,9 +263,35 @@ def test_a_golden_folder_is_taken_as_a_whole(tmp_path: Path) -> None:
         golden.read_golden(tmp_path)
     (tmp_path / golden.DIGESTS).write_text("{}")
     with pytest.raises(
-        InputError, match=r"no golden folder \('timesteps'\); it holds model\.net, golden\.npz and golden"
+        InputError, match=r"no golden folder, or a damaged one \('timesteps'\); it holds model\.net, golden\.npz and golden"
     ):
         golden.read_golden(tmp_path)
+
+
+def bare_array() -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, np.zeros(3))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda content: b"", id="empty"),
+        pytest.param(lambda content: content[: len(content) // 2], id="truncated"),
+        pytest.param(lambda content: content[:100] + bytes([content[100] ^ 1]) + content[101:], id="one bit"),
+        pytest.param(lambda content: bare_array(), id="a bare array"),
+    ],
+)
+def test_damaged_arrays_of_a_golden_folder_are_refused(
+    damage: Callable[[bytes], bytes], invoke: Invoke, tmp_path: Path
+) -> None:
+    shutil.copytree(golden.folder(), tmp_path / "g")
+    arrays = tmp_path / "g" / golden.ARRAYS
+    arrays.write_bytes(damage(arrays.read_bytes()))
+    code, out, err = invoke("--golden", "g")
+    assert (code, out) == (3, "")
+    assert re.match(r"error: g: no golden folder, or a damaged one \(.+\); it holds model\.net, golden\.npz and", err)
 
 
 def test_a_golden_folder_is_written_whole_or_not_over_another(tmp_path: Path) -> None:

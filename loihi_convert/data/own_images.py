@@ -26,7 +26,7 @@ NPZ_KEYS: Final[tuple[str, ...]] = ("images", "labels", "classes", "calibration"
 _GREY_MODES: Final = ("L", "1")
 _COLOUR_MODES: Final = ("RGB", "P")
 _MOST_CHANNELS: Final = 4
-_NPZ_ERRORS: Final = (
+NPZ_ERRORS: Final = (
     OSError,
     EOFError,
     ValueError,
@@ -36,6 +36,8 @@ _NPZ_ERRORS: Final = (
     zipfile.BadZipFile,
     zlib.error,
 )
+"""What NumPy raises where a file is no ``.npz`` file, or a damaged one."""
+
 _NPZ_FORM: Final = f"allowed are {', '.join(NPZ_KEYS)}, of which images must be there"
 
 
@@ -209,7 +211,7 @@ def _read_npz(path: Path) -> Mapping[str, NDArray[np.generic]]:
                     if len(file.files) != stated:
                         raise ValueError(f"its directory states {stated} arrays and lists {len(file.files)}")
                     return {name: file[name] for name in file.files}
-    except _NPZ_ERRORS as error:
+    except NPZ_ERRORS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"{path}: damaged, or no .npz file ({reason}). Write it again with numpy.savez.") from error
     raise DataError(f"{path}: holds one bare array; {_NPZ_FORM}. Write it with numpy.savez(path, images=images).")

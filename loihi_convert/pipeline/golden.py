@@ -25,6 +25,7 @@ from loihi_convert import netx
 from loihi_convert.backends import Backend, LayerTrace, RunResult
 from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import run_network
+from loihi_convert.data.own_images import NPZ_ERRORS
 from loihi_convert.errors import InputError
 from loihi_convert.files import refuse_to_overwrite, sha256, write_atomically
 from loihi_convert.progress import Progress, silent
@@ -103,14 +104,15 @@ def read_golden(path: Path) -> Golden:
     network = netx.read(path / NETWORK)
     try:
         told = json.loads((path / DIGESTS).read_bytes())
-        with np.load(path / ARRAYS, allow_pickle=False) as arrays:
+        # NumPy leaves files open that it fails to read; this one is ours to close.
+        with (path / ARRAYS).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             images, potentials = arrays["images"], arrays["potentials"]
         timesteps, expected = int(told["timesteps"]), str(told["model"])
         digests = tuple((layer["spikes"], str(layer["potentials"])) for layer in told["layers"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (*NPZ_ERRORS, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path}: no golden folder ({error}); it holds {NETWORK}, {ARRAYS} and {DIGESTS}. Without a folder, "
-            "--golden takes the one in this package."
+            f"{path}: no golden folder, or a damaged one ({str(error) or type(error).__name__}); it holds {NETWORK}, "
+            f"{ARRAYS} and {DIGESTS}. Without a folder, --golden takes the one in this package."
         ) from None
     if sha256(path / NETWORK) != expected or len(digests) != len(network.layers):
         raise InputError(f"{path / NETWORK}: not the network that {DIGESTS} is of; take the folder as a whole.")
