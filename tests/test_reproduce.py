@@ -320,6 +320,19 @@ def test_figure_7_is_the_mean_of_spikes_over_neurons_steps_and_images(command: C
         assert found == pytest.approx(rates.tolist())
 
 
+def test_rates_are_of_the_images_of_the_accuracies_unless_their_number_is_said(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU where torch sees one; here it sees none."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(importlib.import_module("reproduction.images"), "MOST_RATE_IMAGES", 20)
+    words = ("figure", "7", "-T", "2", "--methods", "ngu-lee", "--device", "auto")
+    for more in ((), ("--rate-images", "70")):
+        assert command(*words, *more) == 0
+    counts = sorted(record["key"]["test"].split("-")[0] for record in command.computed("rates"))
+    assert counts == ["20", "70"]
+
+
 def test_figure_a4_is_the_balanced_thresholds(command: Command) -> None:
     assert command("figure", "A4") == 0
     rows = command.rows("figure-A4.csv")
@@ -441,6 +454,10 @@ def test_every_figure_has_cells(tool: ModuleType) -> None:
         (("--images", "0", "--calibration", "9"), r"--images 0: digits has 1..400."),
         (("--long-images", "401"), r"--long-images 401: digits has 1..400."),
         (("--long-calibration", "1198"), r"--long-calibration 1198: digits has 1..1,197."),
+        (("--rate-images", "0"), r"--rate-images 0: digits has 1..400."),
+        (("--rate-images", "-5"), r"--rate-images -5: digits has 1..400."),
+        (("--rate-images", "99999"), r"--rate-images 99999: digits has 1..400."),
+        (("--device", "gpu"), r"--device gpu: unknown; allowed are auto, cpu, cuda."),
     ],
 )
 def test_wrong_options_say_what_is_allowed(

@@ -32,7 +32,7 @@ from reproduction.cells import (
     setting,
 )
 from reproduction.figures import ChannelPanel, accuracy_figure, channel_figure, panel
-from reproduction.images import LONG, Counts, Images
+from reproduction.images import LONG, MOST_RATE_IMAGES, Counts, Images
 from reproduction.measure import Measurements
 from reproduction.meter import Meter
 from reproduction.records import Records
@@ -54,6 +54,7 @@ from loihi_convert.files import write_atomically
 from loihi_convert.progress import bar
 from loihi_convert.results import paper
 from loihi_convert.results.figure import image_bytes
+from loihi_convert.simulation.gpu import chosen_device
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,12 +128,16 @@ def _options() -> argparse.Namespace:
             type=int,
             help=f"so many images of the calibration split for T > {LONG}; default: as said above",
         )
-        verb.add_argument("--rate-images", type=int, default=1000, help="test images of figure 7; default: %(default)s")
+        verb.add_argument(
+            "--rate-images",
+            type=int,
+            help=f"the first N test images for figure 7; default: {MOST_RATE_IMAGES:,} of those of --images",
+        )
         verb.add_argument("--weight-bits", type=int, default=8, help="default: %(default)s")
         verb.add_argument("--seed", type=int, default=0, help="of Poisson input; default: %(default)s")
         verb.add_argument("--no-best", action="store_true", help="leave out the best of our methods")
         verb.add_argument("--computed-only", action="store_true", help="show what has been computed, compute nothing")
-        verb.add_argument("--device", default="cpu", help="default: %(default)s")
+        verb.add_argument("--device", default="cpu", help="cpu, cuda, or auto; default: %(default)s")
         verb.add_argument("--data-root", type=Path, default=default_root(), help="default: %(default)s")
     return parser.parse_args()
 
@@ -185,7 +190,13 @@ def _networks(options: argparse.Namespace) -> dict[str, Measurements]:
             )
         images = Images(
             load_data(data, options.data_root),
-            Counts(_calibration(options.calibration), options.images, options.long_images, options.long_calibration),
+            Counts(
+                _calibration(options.calibration),
+                options.images,
+                options.long_images,
+                options.long_calibration,
+                options.rate_images,
+            ),
         )
         found[data] = _opened(path, images, options)
     return found
@@ -199,16 +210,17 @@ def _best_of_ours(options: argparse.Namespace, networks: dict[str, Measurements]
         if data not in found:
             raise UsageError(f"--tuned {path}: is trained on {data}, and no --network is; pass the one it comes from.")
         found[data].append(_opened(path, networks[data].images, options))
+    device = chosen_device(options.device)
     return {
         data: BestOfOurs(
-            candidates, _records(options), weight_bits=options.weight_bits, device=options.device, tell=note
+            candidates, _records(options), weight_bits=options.weight_bits, device=device, tell=note
         )
         for data, candidates in found.items()
     }
 
 
 def _opened(path: Path, images: Images, options: argparse.Namespace) -> Measurements:
-    return Measurements(path, images, _records(options), device=options.device, tell=note)
+    return Measurements(path, images, _records(options), device=chosen_device(options.device), tell=note)
 
 
 def _records(options: argparse.Namespace) -> Records:
@@ -313,7 +325,7 @@ def _write_channels(
             names += [f"T = {cell.timesteps}"] if of_rates and len({cell.timesteps for cell in cells}) > 1 else []
             label = ", ".join(names)
             if of_rates:
-                values = network.firing_rates(one, options.rate_images, meter)
+                values = network.firing_rates(one, meter)
             else:
                 values = {
                     layer.name: layer.neuron.threshold.tolist()

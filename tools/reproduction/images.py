@@ -15,6 +15,9 @@ from loihi_convert.synapse import Array
 LONG: Final = 64
 """The largest T whose cells take all images they can where `Counts.long_images` asks for fewer."""
 
+MOST_RATE_IMAGES: Final = 1_000
+"""Test images that firing rates are measured on where `Counts.rate_images` says no number."""
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -31,12 +34,15 @@ class Counts:
         The same for T > `LONG`, where thresholds are then balanced on the calibration split, too; None: no difference.
     long_calibration
         To balance on for T > `LONG`: so many of the calibration split; None: as said above.
+    rate_images
+        Test images for firing rates, the first ones; None: at most `MOST_RATE_IMAGES` of those taken at that T.
     """
 
     calibration: int | None = None
     images: int | None = None
     long_images: int | None = None
     long_calibration: int | None = None
+    rate_images: int | None = None
 
 
 class Images:
@@ -61,6 +67,7 @@ class Images:
             ("--images", counts.images, len(splits.test)),
             ("--long-images", counts.long_images, len(splits.test)),
             ("--long-calibration", counts.long_calibration, len(splits.calibration)),
+            ("--rate-images", counts.rate_images, len(splits.test)),
         ):
             if count is not None and not 1 <= count <= most:
                 also = ", or all" if option == "--calibration" else ""
@@ -82,6 +89,12 @@ class Images:
     def test(self, timesteps: int | None) -> Dataset:
         """Return the test images at this T; None: those of the CNN alone."""
         return self._long_test if timesteps is not None and timesteps > LONG else self._test
+
+    def rates(self, timesteps: int) -> Dataset:
+        """Return the test images that firing rates are measured on at this T."""
+        if self._counts.rate_images is None:
+            return self.test(timesteps)[:MOST_RATE_IMAGES]
+        return self._splits.test[: self._counts.rate_images]
 
     def calibration(self, timesteps: int, *, is_subset: bool = False) -> Array:
         """Return the images to balance a cell on at this T."""

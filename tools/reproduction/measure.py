@@ -169,12 +169,12 @@ class Measurements:
         """Return the balanced networks of one row, which differ in T only."""
         return self._balanced(settings, meter)
 
-    def firing_rates(self, setting: Setting, count: int, meter: Meter) -> dict[str, list[float]]:
+    def firing_rates(self, setting: Setting, meter: Meter) -> dict[str, list[float]]:
         """Return the average firing rate of each channel of each layer, by its name (paper, eq. 3).
 
-        The mean of spikes / T over the first ``count`` test images and the channel's neurons, in Loihi's integers.
+        The mean of spikes / T over the test images of `Images.rates` and the channel's neurons, in Loihi's integers.
         """
-        images = self.images.test(setting.timesteps)[:count]
+        images = self.images.rates(setting.timesteps)
         key = {**self._balance_key(setting), "weight_bits": setting.weight_bits, "test": images_digest(images)}
         found = self._records.get("rates", key)
         if found is None:
