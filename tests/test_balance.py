@@ -310,9 +310,7 @@ def test_robust_norm_is_the_percentile_of_a_whole_layer() -> None:
     assert thresholds_of(balance(network, bright, 4, method="act-norm"))[0] == pytest.approx([5, 5])
 
 
-@pytest.mark.parametrize(
-    "method", ["act-norm", "robust-norm", "act-norm-channelwise", "percentile", "least-squares"]
-)
+@pytest.mark.parametrize("method", ["act-norm", "robust-norm", "act-norm-channelwise", "percentile", "least-squares"])
 def test_activations_beyond_float32_are_refused(method: Any) -> None:
     """fc1 gives up to 1e30 twice, fc2 infinity in one channel, in the other infinity less infinity."""
     first, second = np.full((2, 1), 1e30), np.array([[1e30, 0.0], [1e30, -1e30]])

@@ -263,7 +263,8 @@ def test_a_golden_folder_is_taken_as_a_whole(tmp_path: Path) -> None:
         golden.read_golden(tmp_path)
     (tmp_path / golden.DIGESTS).write_text("{}")
     with pytest.raises(
-        InputError, match=r"no golden folder, or a damaged one \('timesteps'\); it holds model\.net, golden\.npz and golden"
+        InputError,
+        match=r"no golden folder, or a damaged one \('timesteps'\); it holds model\.net, golden\.npz and golden",
     ):
         golden.read_golden(tmp_path)
 

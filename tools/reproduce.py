@@ -212,9 +212,7 @@ def _best_of_ours(options: argparse.Namespace, networks: dict[str, Measurements]
         found[data].append(_opened(path, networks[data].images, options))
     device = chosen_device(options.device)
     return {
-        data: BestOfOurs(
-            candidates, _records(options), weight_bits=options.weight_bits, device=device, tell=note
-        )
+        data: BestOfOurs(candidates, _records(options), weight_bits=options.weight_bits, device=device, tell=note)
         for data, candidates in found.items()
     }
 
