@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from loihi_convert.cnn.float16 import round_to_float16
 from loihi_convert.cnn.recipe import default_recipe, fine_tuning_recipe, paper_recipe
 from loihi_convert.cnn.train import train
 from loihi_convert.data import load_data
+from loihi_convert.errors import InputError
 from loihi_convert.files import sha256
 
 ROOT = Path(__file__).parents[1]
@@ -120,11 +122,15 @@ def test_a_checkpoint_that_is_too_large_is_replaced_by_a_copy_in_float16(
     assert load(tmp_path / "model-float16.safetensors").test_accuracy == copy.test_accuracy
     # Of another checkpoint with the same name the copy is made anew, and the file is refused.
     save(replace(plain, state={name: tensor / 3 for name, tensor in plain.state.items()}), model)
-    with pytest.raises(SystemExit, match=r"model-float16-T1\.net: was not exported from .* as it is now; delete it"):
-        build(tool, monkeypatch, folder, model)
+    monkeypatch.setattr(sys, "argv", ["", "build", str(folder), str(model), "-T", "1"])
+    assert tool.main() == InputError.exit_code
+    refused = capsys.readouterr().err
+    assert re.search(r"error: .*model-float16-T1\.net: was not exported from .* as it is now; delete it", refused)
 
 
-def test_checkpoints_are_added_to_a_folder(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_are_added_to_a_folder(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     digits = load_data("digits")
     model, more = tmp_path / "model.safetensors", tmp_path / "more.safetensors"
     plain = train("digits-cnn", digits, replace(default_recipe("digits"), epochs=1), seed=0, output=model)
@@ -142,11 +148,13 @@ def test_checkpoints_are_added_to_a_folder(tool: ModuleType, tmp_path: Path, mon
     assert "| more.safetensors | recovered from model-T1.net |" in page
     assert f"{sha256(more)}  more.safetensors\n" in page
     monkeypatch.setattr(sys, "argv", ["", "add", str(tmp_path / "digits"), str(model)])
-    with pytest.raises(SystemExit, match=r"takes checkpoints of digits, up to 3,000,000 bytes, of other names than"):
-        tool.main()
+    assert tool.main() == InputError.exit_code
+    assert "takes checkpoints of digits, up to 3,000,000 bytes, of other names than" in capsys.readouterr().err
 
 
-def test_a_folder_is_extended(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_is_extended(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """By another T and another checkpoint; what it holds stays, but where the new one is better."""
     digits = load_data("digits")
     model, better = tmp_path / "model.safetensors", tmp_path / "better.safetensors"
@@ -166,10 +174,9 @@ def test_a_folder_is_extended(tool: ModuleType, tmp_path: Path, monkeypatch: pyt
         assert (folder / "README.md").read_text() == tool.card_page(card)
         return card
 
-    for wrong, message in ((tmp_path, "holds no card.json; `build` it first"), (FOLDERS[0], "holds networks of")):
-        monkeypatch.setattr(sys, "argv", ["", "extend", str(wrong), str(model), "-T", "4"])
-        with pytest.raises(SystemExit, match=message):
-            tool.main()
+    monkeypatch.setattr(sys, "argv", ["", "extend", str(FOLDERS[0]), str(model), "-T", "4"])
+    assert tool.main() == InputError.exit_code
+    assert "holds networks of" in capsys.readouterr().err
     card = extend(str(model), "-T", "1,4")
     assert card["networks"][0] == before["networks"][0]
     assert [item["timesteps"] for item in card["networks"]] == [1, 4]
@@ -182,6 +189,59 @@ def test_a_folder_is_extended(tool: ModuleType, tmp_path: Path, monkeypatch: pyt
     assert card["cnn_test_accuracy"] == before["cnn_test_accuracy"]
     assert sha256(folder / "model-T1.net") == card["networks"][0]["sha256"] != before["networks"][0]["sha256"]
     assert "python tools/recover_checkpoint.py model-T1.net -o better.safetensors" in tool.card_page(card)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("build", "new", "none.safetensors"), 3, r"none\.safetensors: .*No such file"),
+        (("build", "new", "model.safetensors", "-T", "a"), 2, "--timesteps a: allowed are whole numbers from 1"),
+        (("extend", "empty", "model.safetensors"), 3, "empty: holds no card.json that can be read \\(No such file"),
+        (("add", "empty", "model.safetensors"), 3, "empty: holds no card.json that can be read \\(No such file"),
+        (("table", "damaged"), 3, "damaged: holds no card.json that can be read \\(Expecting .*; `build` it first"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_sentence(
+    tool: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    code: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(trained("digits", "digits-cnn", {}), Path("model.safetensors"))
+    for folder in ("empty", "damaged"):
+        Path(folder).mkdir()
+    Path("damaged/card.json").write_text("{")
+    monkeypatch.setattr(sys, "argv", ["", *words])
+    assert tool.main() == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(f"error: .*{message}.*\n", err)
+    assert not Path("new").exists()
+
+
+def test_where_no_file_fits_for_all_t_a_card_names_none(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file of T = 4 was too large for the folder and is gone; that of T = 1 is proven for T = 1, say."""
+    digits, model, folder = load_data("digits"), tmp_path / "model.safetensors", tmp_path / "digits"
+    train("digits-cnn", digits, replace(default_recipe("digits"), epochs=1), seed=0, output=model)
+    monkeypatch.setattr(sys, "argv", ["", "build", str(folder), str(model), "-T", "1,4", "--sim-images", "0"])
+    assert tool.main() == 0
+    (folder / "model-T4.net").unlink()
+    network = replace(netx.read(folder / "model-T1.net"), proven_timesteps=1)
+    netx.write(network, tmp_path / "digits-candidates" / "model-T1.net", overwrite=True)
+    netx.write(network, folder / "model-T1.net", overwrite=True)
+    monkeypatch.setattr(sys, "argv", ["", "extend", str(folder), str(model), "-T", "1", "--sim-images", "0"])
+    assert tool.main() == 0
+    card, page = tool.read_card(folder), (folder / "README.md").read_text()
+    assert "best_single_file" not in card
+    assert page == tool.card_page(card)
+    assert "is `ref`'s. No file here fits for all T.\n" in page
+    assert [word.strip() for word in page.splitlines()[6].split("|")[3:5]] == ["to the CNN", "thresholds"]
 
 
 def trained(data: str, architecture: str, recipe: dict[str, Any], **changes: Any) -> Checkpoint:

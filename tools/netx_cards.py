@@ -12,11 +12,22 @@ from typing import Any
 from benchmark_tables import markdown
 
 from loihi_convert.cnn.recipe import Recipe
+from loihi_convert.errors import InputError
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """Return the card in ``folder``."""
-    card: dict[str, Any] = json.loads((folder / "card.json").read_text())
+    """Return the card in ``folder``.
+
+    Raises
+    ------
+    InputError
+        If there is none, or none that can be read.
+    """
+    try:
+        card: dict[str, Any] = json.loads((folder / "card.json").read_text())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{folder}: holds no card.json that can be read ({reason}); `build` it first.") from error
     return card
 
 
@@ -24,7 +35,10 @@ def card_page(card: dict[str, Any]) -> str:
     """Return the README of a folder, made of its card alone; what an older card does not know is left out."""
     cnn, count = 100 * card["cnn_test_accuracy"], card["test_images"]
     paper = f" (the paper's: {card['paper_cnn_accuracy']:.2f} %)" if "paper_cnn_accuracy" in card else ""
-    single = card["best_single_file"]
+    single = card.get("best_single_file")
+    best = (
+        "No file here fits for all T." if single is None else f"`{single['file']}` is the best single file for all T."
+    )
     lines = [
         f"# {card['data']}: {card['architecture']}, seed {card['seed']}",
         "",
@@ -33,7 +47,7 @@ def card_page(card: dict[str, Any]) -> str:
         f"CNN before fine-tuning: {cnn:.2f} % of {count:,} test images{paper}. One file for each T, integer weights "
         f"and thresholds, chosen on {card['validation_images']:,} validation images. Accuracy is that of the integers "
         f"(`ref`) on all {count:,} test images, with its 95 % interval; every output potential of Lava's simulator "
-        f"(`sim`) on the first of them is `ref`'s. `{single['file']}` is the best single file for all T.",
+        f"(`sim`) on the first of them is `ref`'s. {best}",
         "",
         _table(_network_rows(card)),
         "",
@@ -48,7 +62,11 @@ def card_page(card: dict[str, Any]) -> str:
         "```",
         *(item["command"] for item in card["checkpoints"]),
         *_copy_commands(card),
-        *(command for network in (*card["networks"], single) for command in network["commands"]),
+        *(
+            command
+            for network in (*card["networks"], *([] if single is None else [single]))
+            for command in network["commands"]
+        ),
         "```",
         "",
         "Training gives the same weights on the same processor, number of threads and torch only, and another version "
@@ -77,8 +95,8 @@ _PAPER = (
 
 
 def _network_rows(card: dict[str, Any]) -> list[dict[str, str]]:
-    cnn, single = 100 * card["cnn_test_accuracy"], card["best_single_file"]
-    single_accuracies = {point["timesteps"]: 100 * point["accuracy"] for point in single["test"]}
+    cnn, single = 100 * card["cnn_test_accuracy"], card.get("best_single_file")
+    of_single = {} if single is None else {point["timesteps"]: 100 * point["accuracy"] for point in single["test"]}
     rows = []
     for network in card["networks"]:
         (test,) = network["test"]
@@ -90,7 +108,7 @@ def _network_rows(card: dict[str, Any]) -> list[dict[str, str]]:
                 "accuracy, %": f"{accuracy:.2f} ({low:.2f}..{high:.2f})",
                 "to the CNN": f"{accuracy - cnn:+.2f}",
                 "paper, %": f"{paper['accuracy']:.2f} (alpha {paper['alpha']:g})" if paper else "",
-                f"`{single['file']}`, %": f"{single_accuracies[network['timesteps']]:.2f}",
+                **({} if single is None else {f"`{single['file']}`, %": f"{of_single[network['timesteps']]:.2f}"}),
                 "thresholds": _method(network["balance"]) + (", corrected" if network["is_corrected"] else ""),
                 "weight bits": str(network["weight_bits"]),
                 "from": network["checkpoint"],

@@ -8,11 +8,11 @@
 
 `build` exports every checkpoint for every T by `export`'s defaults and runs each file on the validation images, by
 `ref`, in fixed point. For each T the file with most of them right is kept (among equals the one of the checkpoint named
-first); of these the one that is best at all T together, on the first 1,000 of the same images, is named. Only then test
-images are looked at: all by `ref`, the first of them by Lava's simulator, every output potential compared. It is all
-written to ``card.json`` and, as a table, to ``README.md``. The first checkpoint is the CNN that the others were
-fine-tuned from, and what accuracies are compared with; ``--tuned-only`` takes no file from itself. A build that was
-interrupted goes on with the files it finds.
+first); of these the one that is best at all T together, on the first 1,000 of the same images, is named, if the
+potentials of any are proven to fit for all T. Only then test images are looked at: all by `ref`, the first of them by
+Lava's simulator, every output potential compared. It is all written to ``card.json`` and, as a table, to ``README.md``.
+The first checkpoint is the CNN that the others were fine-tuned from, and what accuracies are compared with;
+``--tuned-only`` takes no file from itself. A build that was interrupted goes on with the files it finds.
 
 A checkpoint that is too large for the repository, and is not when its weights are stored as float16, is replaced by
 such a copy, ``CNN-float16.safetensors``, which is measured anew and exported in its place. `float16` makes the copies
@@ -43,6 +43,7 @@ from netx_cards import card_page, mean_table, read_card, recorded_recipe
 from loihi_convert import netx, pipeline
 from loihi_convert.backends import open_backend
 from loihi_convert.backends.reference import run_network
+from loihi_convert.cli.console import note
 from loihi_convert.cli.options import parse_timesteps
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import Checkpoint
@@ -50,7 +51,7 @@ from loihi_convert.cnn.float16 import in_float16, round_to_float16
 from loihi_convert.cnn.models import default_architecture, notation, paper_architecture
 from loihi_convert.cnn.recipe import default_recipe, fine_tuning_recipe, paper_recipe
 from loihi_convert.data import Dataset, DataSplits, load_data
-from loihi_convert.errors import UsageError
+from loihi_convert.errors import InputError, LoihiConvertError, UsageError
 from loihi_convert.files import sha256, write_atomically
 from loihi_convert.progress import bar
 from loihi_convert.results import paper
@@ -83,7 +84,17 @@ class Candidate:
 
 
 def main() -> int:
-    """Build a folder, or print a table."""
+    """Do what the command line says; return the exit code."""
+    arguments = _arguments()
+    try:
+        _do(arguments)
+    except LoihiConvertError as error:
+        note(f"error: {error}")
+        return error.exit_code
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else "")
     verbs = parser.add_subparsers(dest="verb", required=True)
     build, extend = (verbs.add_parser(name) for name in ("build", "extend"))
@@ -103,22 +114,27 @@ def main() -> int:
     add.add_argument("checkpoints", type=Path, nargs="+")
     table = verbs.add_parser("table")
     table.add_argument("folders", type=Path, nargs="+")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def _do(arguments: argparse.Namespace) -> None:
+    """Build or extend a folder, add to it, print a table, or make copies."""
     if arguments.verb == "table":
         print(mean_table([read_card(folder) for folder in arguments.folders]), end="")
-        return 0
+        return
     if arguments.verb == "add":
         write_card(arguments.folder, with_checkpoints(arguments.folder, arguments.checkpoints))
-        return 0
+        return
     data = checkpoint.load(arguments.checkpoints[0]).data
+    if arguments.verb == "float16":
+        splits = load_data(data, arguments.data_root)
+        for path in arguments.checkpoints:
+            print(float16_copy(path, path.parent, splits))
+        return
+    timesteps = parse_timesteps(arguments.timesteps)
     extends = arguments.verb == "extend"
     before = card_to_extend(arguments.folder, data) if extends else None
     splits = load_data(data, arguments.data_root)
-    if arguments.verb == "float16":
-        for path in arguments.checkpoints:
-            print(float16_copy(path, path.parent, splits))
-        return 0
-    timesteps = parse_timesteps(arguments.timesteps)
     work = arguments.work or arguments.folder.with_name(f"{arguments.folder.name}-candidates")
     work.mkdir(parents=True, exist_ok=True)
     sources = [fitting(path, work, splits) for path in arguments.checkpoints]
@@ -127,16 +143,13 @@ def main() -> int:
     card = measure(arguments.folder, sources, timesteps, candidates, splits, arguments.sim_images, before)
     write_card(arguments.folder, card)
     print(card_page(card), end="")
-    return 0
 
 
 def card_to_extend(folder: Path, data: str) -> dict[str, Any]:
     """Return the card in ``folder``, which must be one of networks of this data set."""
-    if not (folder / "card.json").is_file():
-        raise SystemExit(f"{folder}: holds no card.json; `build` it first.")
     card = read_card(folder)
     if card["data"] != data:
-        raise SystemExit(f"{folder}: holds networks of {card['data']}; the first checkpoint was trained on {data}.")
+        raise InputError(f"{folder}: holds networks of {card['data']}; the first checkpoint was trained on {data}.")
     return card
 
 
@@ -154,7 +167,7 @@ def with_checkpoints(folder: Path, paths: Sequence[Path]) -> dict[str, Any]:
     for path in paths:
         found = checkpoint.load(path)
         if path.name in taken or path.stat().st_size > LARGEST_FILE or found.data != card["data"]:
-            raise SystemExit(
+            raise InputError(
                 f"{path}: {found.data}, {path.stat().st_size:,} bytes; {folder} takes checkpoints of {card['data']}, "
                 f"up to {LARGEST_FILE:,} bytes, of other names than {', '.join(sorted(taken))}."
             )
@@ -192,7 +205,7 @@ def export_all(
             if not path.exists():
                 pipeline.export(source, path, (steps,), splits.calibration_images(), bars=bar)
             if netx.read(path).provenance["model"]["sha256"] != sha256(source):
-                raise SystemExit(f"{path}: was not exported from {source} as it is now; delete it, or name --work.")
+                raise InputError(f"{path}: was not exported from {source} as it is now; delete it, or name --work.")
             right = correct_at(path, (steps,), splits.validation)[0]
             found.append(Candidate(path, source, steps, right))
     return found
@@ -210,10 +223,13 @@ def best_for(candidates: Sequence[Candidate], timesteps: int) -> Candidate:
     return max((one for one in candidates if one.timesteps == timesteps), key=lambda one: one.correct)
 
 
-def best_single(files: Sequence[Candidate], timesteps: Sequence[int], images: Dataset) -> Candidate:
-    """Return the file with most of ``images`` right at all T together, of those whose potentials fit for all T."""
+def best_single(files: Sequence[Candidate], timesteps: Sequence[int], images: Dataset) -> Candidate | None:
+    """Return the file with most of ``images`` right at all T together, of those whose potentials fit for all T.
+
+    None: those of no file do.
+    """
     fitting = [one for one in files if netx.read(one.path).proven_timesteps >= max(timesteps)]
-    return max(fitting, key=lambda one: sum(correct_at(one.path, timesteps, images)))
+    return max(fitting, key=lambda one: sum(correct_at(one.path, timesteps, images)), default=None)
 
 
 def measure(
@@ -255,17 +271,10 @@ def measure(
     }
     further = [item for item in before.get("further_checkpoints", ()) if item["file"] not in checkpoints]
     return {
-        **{key: value for key, value in before.items() if key != "further_checkpoints"},
+        **{key: value for key, value in before.items() if key not in ("best_single_file", "further_checkpoints")},
         "checkpoints": list(checkpoints.values()),
         "networks": [networks[t] for t in every_t],
-        "best_single_file": {
-            "checkpoint": single.source.name,
-            "timesteps": single.timesteps,
-            "sha256": sha256(single.path),
-            **_tested(single.path, every_t, splits, 0),
-            "file": f"model-T{single.timesteps}.net",
-            "commands": [f"loihi-convert run model-T{single.timesteps}.net -T {max(every_t)}"],
-        },
+        **({} if single is None else {"best_single_file": _single(single, every_t, splits)}),
         **({"further_checkpoints": further} if further else {}),
     }
 
@@ -409,6 +418,18 @@ def _export_command(one: Candidate, name: str) -> list[str]:
     method += " --correct" if method and "calibration" in provenance else ""
     export = f"loihi-convert export {one.source.name} -T {one.timesteps}{method} -o {name}"
     return [export, f"loihi-convert run {name}"]
+
+
+def _single(one: Candidate, timesteps: Sequence[int], splits: DataSplits) -> dict[str, Any]:
+    """What a card says of the best single file."""
+    return {
+        "checkpoint": one.source.name,
+        "timesteps": one.timesteps,
+        "sha256": sha256(one.path),
+        **_tested(one.path, timesteps, splits, 0),
+        "file": f"model-T{one.timesteps}.net",
+        "commands": [f"loihi-convert run model-T{one.timesteps}.net -T {max(timesteps)}"],
+    }
 
 
 def _tested(path: Path, timesteps: Sequence[int], splits: DataSplits, sim_images: int) -> dict[str, Any]:
