@@ -126,6 +126,10 @@ def test_a_checkpoint_that_is_too_large_is_replaced_by_a_copy_in_float16(
     assert tool.main() == InputError.exit_code
     refused = capsys.readouterr().err
     assert re.search(r"error: .*model-float16-T1\.net: was not exported from .* as it is now; delete it", refused)
+    monkeypatch.setattr(sys, "argv", ["", "extend", str(folder), str(model), "-T", "4"])
+    assert tool.main() == InputError.exit_code
+    refused = capsys.readouterr().err
+    assert re.search(r"model-float16\.safetensors: is not the model-float16\.safetensors that .* holds", refused)
 
 
 def test_checkpoints_are_added_to_a_folder(
@@ -189,6 +193,40 @@ def test_a_folder_is_extended(
     assert card["cnn_test_accuracy"] == before["cnn_test_accuracy"]
     assert sha256(folder / "model-T1.net") == card["networks"][0]["sha256"] != before["networks"][0]["sha256"]
     assert "python tools/recover_checkpoint.py model-T1.net -o better.safetensors" in tool.card_page(card)
+
+
+def test_another_checkpoint_of_the_same_name_does_not_take_the_place_of_one(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Networks were made of it. Refused before anything is done."""
+    digits, model, folder = load_data("digits"), tmp_path / "model.safetensors", tmp_path / "digits"
+    plain = train("digits-cnn", digits, replace(default_recipe("digits"), epochs=1), seed=0, output=model)
+    build(tool, monkeypatch, folder, model)
+    held = {path.name: path.read_bytes() for path in folder.iterdir()}
+    another = replace(plain, state={name: tensor / 3 for name, tensor in plain.state.items()})
+    (tmp_path / "other").mkdir()
+    save(another, tmp_path / "other" / "model.safetensors")
+    monkeypatch.setattr(tool.pipeline, "export", None)
+    words = ["", "extend", str(folder), str(tmp_path / "other" / "model.safetensors"), "-T", "4", "--work"]
+    monkeypatch.setattr(sys, "argv", [*words, str(tmp_path / "work")])
+    assert tool.main() == InputError.exit_code
+    message = (
+        r"error: .*model\.safetensors: is not the model\.safetensors that .*digits holds; give it another name\.\n"
+    )
+    assert re.fullmatch(message, capsys.readouterr().err)
+    assert not (tmp_path / "work").exists()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == held
+    # The same file from elsewhere is the same.
+    tool.refuse_others(folder, tool.read_card(folder), [model])
+
+
+def test_files_of_a_folder_are_replaced_whole(tool: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "new.net").write_bytes(b"new")
+    (tmp_path / "model.net").write_bytes(b"old")
+    with (tmp_path / "model.net").open("rb") as reader:
+        assert tool._file(tmp_path / "new.net", tmp_path, "model.net")["bytes"] == 3
+        assert reader.read() == b"old"
+    assert (tmp_path / "model.net").read_bytes() == b"new"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ such a copy, ``CNN-float16.safetensors``, which is measured anew and exported in
 alone.
 
 `extend` does the same for more checkpoints or more T, and keeps what FOLDER holds: a file of it goes only where another
-one for the same T gets more validation images right.
+one for the same T gets more validation images right. Another checkpoint of the same name as one of these is refused.
 
 `add` puts checkpoints beside what a folder holds, to go on with: no file of the folder was made from them.
 
@@ -31,7 +31,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -134,10 +133,14 @@ def _do(arguments: argparse.Namespace) -> None:
     timesteps = parse_timesteps(arguments.timesteps)
     extends = arguments.verb == "extend"
     before = card_to_extend(arguments.folder, data) if extends else None
+    if before is not None:
+        refuse_others(arguments.folder, before, arguments.checkpoints)
     splits = load_data(data, arguments.data_root)
     work = arguments.work or arguments.folder.with_name(f"{arguments.folder.name}-candidates")
     work.mkdir(parents=True, exist_ok=True)
     sources = [fitting(path, work, splits) for path in arguments.checkpoints]
+    if before is not None:
+        refuse_others(arguments.folder, before, [source.path for source in sources])
     tried = [source.path for source in sources[0 if extends else int(arguments.tuned_only) :]]
     candidates = export_all(tried, timesteps, work, splits)
     card = measure(arguments.folder, sources, timesteps, candidates, splits, arguments.sim_images, before)
@@ -151,6 +154,15 @@ def card_to_extend(folder: Path, data: str) -> dict[str, Any]:
     if card["data"] != data:
         raise InputError(f"{folder}: holds networks of {card['data']}; the first checkpoint was trained on {data}.")
     return card
+
+
+def refuse_others(folder: Path, card: dict[str, Any], paths: Sequence[Path]) -> None:
+    """Raise an `InputError` if ``folder`` holds another file, of which networks were made, by a name of ``paths``."""
+    items = (*card["checkpoints"], *card["networks"], *card.get("further_checkpoints", ()))
+    held = {item["file"]: item["sha256"] for item in items}
+    for path in paths:
+        if path.name in held and sha256(path) != held[path.name]:
+            raise InputError(f"{path}: is not the {path.name} that {folder} holds; give it another name.")
 
 
 def write_card(folder: Path, card: dict[str, Any]) -> None:
@@ -342,7 +354,7 @@ def _file(path: Path, folder: Path, name: str) -> dict[str, Any]:
     """Copy a file, unless it is there or too large for the repository, and describe it."""
     size = path.stat().st_size
     if size <= LARGEST_FILE and path.resolve() != (folder / name).resolve():
-        shutil.copyfile(path, folder / name)
+        write_atomically(folder / name, path.read_bytes())
     return {"file": name, "bytes": size, "sha256": sha256(path), "in_repository": size <= LARGEST_FILE}
 
 
