@@ -327,6 +327,24 @@ def test_recipes_in_words(cards: ModuleType) -> None:
     )
 
 
+def test_a_mean_takes_the_same_t_in_each_folder(cards: ModuleType) -> None:
+    def card(data: str, seed: int, *accuracies: tuple[int, float]) -> dict[str, Any]:
+        networks = [{"timesteps": steps, "test": [{"accuracy": accuracy}]} for steps, accuracy in accuracies]
+        return {"data": data, "seed": seed, "cnn_test_accuracy": 0.9, "networks": networks}
+
+    first, second = card("digits", 0, (1, 0.8), (4, 0.9)), card("digits", 1, (1, 0.7), (4, 0.88))
+    last = cards.mean_table([first, second]).splitlines()[-1]
+    assert [word.strip() for word in last.split("|")[1:-1]] == ["mean difference", "", "-15.00", "-1.00"]
+    for other, found in (
+        (card("digits", 1, (1, 0.7), (8, 0.9)), "digits for T = 1, 8"),
+        (card("digits", 1, (1, 0.7)), "digits for T = 1"),
+        (card("mnist", 1, (1, 0.7), (4, 0.9)), "mnist for T = 1, 4"),
+    ):
+        message = f"^table: folder 2 holds networks of {found}, the first one of digits for T = 1, 4; a mean takes"
+        with pytest.raises(InputError, match=message):
+            cards.mean_table([first, other])
+
+
 def test_the_papers_accuracies_are_its_best_at_each_t(tool: ModuleType) -> None:
     assert tool.papers_best("mnist", 4) == {"paper": {"accuracy": 99.14, "alpha": 0.4}}
     assert tool.papers_best("fashion-mnist", 512) == {"paper": {"accuracy": 92.11, "alpha": 1.0}}

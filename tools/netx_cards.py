@@ -216,9 +216,25 @@ def _copy_commands(card: dict[str, Any]) -> list[str]:
     return [f"python tools/netx_models.py float16 {' '.join(originals)}"] if originals else []
 
 
+def _measured(card: dict[str, Any]) -> str:
+    return f"{card['data']} for T = {', '.join(str(network['timesteps']) for network in card['networks'])}"
+
+
 def mean_table(cards: Sequence[dict[str, Any]]) -> str:
-    """Return accuracy, and its difference to the CNN's, of several seeds and their mean."""
+    """Return accuracy, and its difference to the CNN's, of several seeds and their mean.
+
+    Raises
+    ------
+    InputError
+        If they are not of one data set and the same T.
+    """
     steps = [network["timesteps"] for network in cards[0]["networks"]]
+    for number, card in enumerate(cards, start=1):
+        if _measured(card) != _measured(cards[0]):
+            raise InputError(
+                f"table: folder {number} holds networks of {_measured(card)}, the first one of {_measured(cards[0])}; "
+                "a mean takes the same data set and the same T in each."
+            )
     rows = []
     differences = []
     for card in cards:
