@@ -14,13 +14,16 @@ from typing import Final
 from loihi_convert.errors import InputError
 
 _SUFFIX: Final = ".loihi-convert-tmp"
+# Characters of a file's name in that of its temporary file: a name may have 255 bytes, a character four.
+_KEPT: Final = 40
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path``: afterwards the file is complete, or, after any failure, what it was before.
 
     The bytes go to a temporary file in the same folder, are flushed to the disk, and replace ``path`` by a rename. What
-    a killed writer of the same ``path`` left there is removed; one that still lives is not disturbed, the last wins.
+    a killed writer of the same ``path``, or of one that begins with the same `_KEPT` characters, left there is removed;
+    one that still lives is not disturbed, the last wins.
 
     Raises
     ------
@@ -55,7 +58,7 @@ def _temporary_file(path: Path) -> tuple[int, Path]:
     Unlike a process number in the name it holds across containers and machines that share a folder.
     """
     while True:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_SUFFIX)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path), suffix=_SUFFIX)
         # Where there are no locks, `_remove_stale_files` gets none either.
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -65,9 +68,13 @@ def _temporary_file(path: Path) -> tuple[int, Path]:
         os.close(descriptor)
 
 
+def _prefix(path: Path) -> str:
+    return f".{path.name[:_KEPT]}."
+
+
 def _remove_stale_files(path: Path) -> None:
     """Remove the temporary files of ``path`` whose writer has ended."""
-    ours = re.compile(rf"\.{re.escape(path.name)}\.\w+{re.escape(_SUFFIX)}")
+    ours = re.compile(rf"{re.escape(_prefix(path))}\w+{re.escape(_SUFFIX)}")
     with contextlib.suppress(OSError):
         for entry in path.parent.iterdir():
             if ours.fullmatch(entry.name):

@@ -51,6 +51,15 @@ def test_a_target_that_is_a_folder(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.net"]
 
 
+@pytest.mark.parametrize("letter", ["a", "\u00e4"])
+def test_the_longest_name_that_a_file_may_have(tmp_path: Path, letter: str) -> None:
+    path = tmp_path / (letter * (251 // len(os.fsencode(letter))) + ".net")
+    # What a killed writer of it has left.
+    (tmp_path / f".{path.name[:40]}.12345678.loihi-convert-tmp").touch()
+    write_atomically(path, b"abc")
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
 def test_refuse_to_overwrite(tmp_path: Path) -> None:
     refuse_to_overwrite(tmp_path / "absent", overwrite=False)
     refuse_to_overwrite(tmp_path, overwrite=True)
