@@ -142,7 +142,12 @@ def test_a_dry_run_shows_all_and_writes_a_script_once(invoke: Invoke) -> None:
             2,
             "--backend loihi2: a chip has stock neurons only; leave out --n",
         ),
-        (("--backend", "loihi2", "--dry-run", "-T", 7), 2, "is proven for T = 1..6; export it with -T 7."),
+        (
+            ("--backend", "loihi2", "--dry-run", "-T", 7),
+            3,
+            "proven to fit Loihi's range for T <= 6; export it with -T 7.",
+        ),
+        (("--backend", "loihi2", "--dry-run", "-T", 2**20 + 1), 2, "1048577: allowed are 1..1,048,576 time steps."),
         (("--golden", "also"), 2, "--golden: 2 folders; allowed is one, or none for the one in this package."),
     ],
 )

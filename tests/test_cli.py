@@ -395,6 +395,10 @@ def test_a_run_beyond_the_proof_is_refused(invoke: Invoke, model: Path) -> None:
     done = invoke("run", "c.net", "-T", proven + 1)
     assert done.code == 3
     assert f"proven to fit Loihi's range for T <= {proven}; export it with -T {proven + 1}" in done.err
+    # What export would refuse is not advised.
+    done = invoke("run", "c.net", "-T", 99_999_999)
+    assert done.code == 2
+    assert "error: --timesteps 99999999: allowed are 1..1,048,576 time steps." in done.err
 
 
 def test_a_trace_that_would_fill_the_memory_is_refused(

@@ -264,7 +264,7 @@ def test_normalization_outside_the_model() -> None:
     ("options", "message"),
     [
         ({"mean": [0.5]}, r"--mean \(0.5,\): the images have 2 channels; give one number for each"),
-        ({"std": [1.0, float("nan")]}, r"--std \(1.0, nan\): the images have 2 channels"),
+        ({"std": [1.0, float("nan")]}, r"--std \(1.0, nan\): allowed are finite numbers\."),
         ({"std": [1.0, 0.0]}, r"--std \(1.0, 0.0\): allowed are numbers above 0"),
     ],
 )

@@ -229,7 +229,7 @@ def test_run_takes_a_file_of_other_hands(
         ("--backend", "sim"): "--backend sim: .*was not written by `loihi-convert export`; such a file runs on ref",
         ("--trace",): "--trace: .*was not written by",
         (str(path),): "run such a file alone",
-        ("--mean", "0,0"): "--mean 0.0,0.0: allowed is one number, or one for each of 1 channels",
+        ("--mean", "0,0"): "--mean 0.0,0.0: allowed is one finite number, or one for each of 1 channels",
     }
     for more, message in refused.items():
         capsys.readouterr()

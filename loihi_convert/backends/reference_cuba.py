@@ -109,8 +109,8 @@ def _check(
         is_sound = np.isfinite(values).all() and (option == "--mean" or min(values) > 0)
         if len(values) not in (1, found[0]) or not is_sound:
             raise UsageError(
-                f"{option} {','.join(map(str, values))}: allowed is one number, or one for each of {found[0]} channels"
-                f"{', each above 0' if option == '--std' else ''}."
+                f"{option} {','.join(map(str, values))}: allowed is one finite number, or one for each of {found[0]} "
+                f"channels{', each above 0' if option == '--std' else ''}."
             )
     channels = sum(shape[0] for shape in network.shapes[: len(network.spiking_layers)])
     per_image = timesteps * (5 * network.shapes[-1][0] + 16 * len(network.spiking_layers))

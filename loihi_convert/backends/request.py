@@ -9,7 +9,7 @@ import numpy as np
 
 from loihi_convert.backends import Neuron
 from loihi_convert.errors import DataError, RangeError, UsageError
-from loihi_convert.quantized import QuantizedNetwork
+from loihi_convert.quantized import MOST_TIMESTEPS, QuantizedNetwork
 from loihi_convert.synapse import Array
 
 LARGEST_TRACE: Final = 2**32
@@ -41,27 +41,35 @@ def check_run(network: QuantizedNetwork, images: Array, timesteps: int, *, trace
     Raises
     ------
     UsageError
-        If ``timesteps`` is less than 1, or the result would be larger than `LARGEST_TRACE`.
+        If ``timesteps`` is less than 1 or more than `MOST_TIMESTEPS`, or the result would be larger than
+        `LARGEST_TRACE`.
     DataError
         If the images are not uint8 of ``(N, *input_shape)`` with N >= 1.
     RangeError
         If ``timesteps`` is larger than the file is proven for.
     """
-    if timesteps < 1:
-        raise UsageError(f"--timesteps {timesteps}: a run needs at least 1 time step.")
+    require_proven(network, timesteps)
     if images.dtype != np.uint8 or images.shape[1:] != network.input_shape or len(images) < 1:
         expected = ", ".join(map(str, network.input_shape))
         raise DataError(
             f"images: found {images.dtype} of shape {images.shape}; the network takes uint8 of shape (N, {expected}), "
             "N >= 1."
         )
+    size = result_size(network, len(images), timesteps, trace=trace)
+    require_result_size(size, len(images), timesteps, trace=trace)
+
+
+def require_proven(network: QuantizedNetwork, timesteps: int) -> None:
+    """Raise unless ``network`` can run for ``timesteps`` steps, as `check_run` does."""
+    if timesteps < 1:
+        raise UsageError(f"--timesteps {timesteps}: a run needs at least 1 time step.")
+    if timesteps > MOST_TIMESTEPS:
+        raise UsageError(f"--timesteps {timesteps}: allowed are 1..{MOST_TIMESTEPS:,} time steps.")
     if timesteps > network.proven_timesteps:
         raise RangeError(
             f"--timesteps {timesteps}: the output potentials of this file are proven to fit Loihi's range for T <= "
             f"{network.proven_timesteps}; export it with -T {timesteps}."
         )
-    size = result_size(network, len(images), timesteps, trace=trace)
-    require_result_size(size, len(images), timesteps, trace=trace)
 
 
 def result_size(network: QuantizedNetwork, images: int, timesteps: int, *, trace: bool = False) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loihi_convert.cli.console import note, say, say_json, say_tables
-from loihi_convert.errors import InputError, UsageError
+from loihi_convert.errors import InputError
 
 if TYPE_CHECKING:
     from loihi_convert.backends.board import Board
@@ -31,15 +31,12 @@ def dry_run(
     ``further`` are words of the command line that the script repeats.
     """
     from loihi_convert.backends.chip_plan import plan, sbatch_script
-    from loihi_convert.backends.request import used_neuron
+    from loihi_convert.backends.request import require_proven, used_neuron
     from loihi_convert.files import write_atomically
 
     used_neuron(network, "stock", leak=leak)
     steps = network.timesteps if timesteps is None else timesteps
-    if not 1 <= steps <= network.proven_timesteps:
-        raise UsageError(
-            f"--timesteps {steps}: {path} is proven for T = 1..{network.proven_timesteps}; export it with -T {steps}."
-        )
+    require_proven(network, steps)
     script = Path(f"{path.stem}.sbatch")
     if script.exists() and not overwrite:
         raise InputError(f"{script}: exists already; nothing was changed. Pass --overwrite, or move it away.")

@@ -60,7 +60,7 @@ def convert(
     InputError
         If the model does not take images of ``input_shape``, or holds NaN or an infinity.
     UsageError
-        If ``mean`` or ``std`` do not have one value per channel, or ``std`` is not positive.
+        If ``mean`` or ``std`` do not have one finite value per channel, or ``std`` is not positive.
     """
     normalization = _normalization(input_shape[0], mean, std)
     training = {module: module.training for module in model.modules()}
@@ -86,10 +86,12 @@ def _normalization(channels: int, mean: Sequence[float] | None, std: Sequence[fl
         return None
     centre, spread = (0.0,) * channels if mean is None else mean, (1.0,) * channels if std is None else std
     for option, values in (("--mean", centre), ("--std", spread)):
-        if len(values) != channels or not all(map(math.isfinite, values)):
+        if len(values) != channels:
             raise UsageError(
                 f"{option} {tuple(values)}: the images have {channels} channels; give one number for each."
             )
+        if not all(map(math.isfinite, values)):
+            raise UsageError(f"{option} {tuple(values)}: allowed are finite numbers.")
     if min(spread) <= 0:
         raise UsageError(f"--std {tuple(spread)}: allowed are numbers above 0.")
     gain = 1 / np.array(spread, np.float64)
