@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -11,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from loihi_convert.errors import InputError
+from loihi_convert.errors import InputError, UsageError
 
 _SUFFIX: Final = ".loihi-convert-tmp"
 # Characters of a file's name in that of its temporary file: a name may have 255 bytes, a character four.
@@ -47,9 +48,13 @@ def write_atomically(path: Path, content: bytes) -> None:
                 temporary.unlink(missing_ok=True)
                 raise
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror or error}); nothing was changed. Choose another place with -o."
-        ) from error
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"{path}: cannot be written ({error.strerror or error}); nothing was changed. Choose another place with -o."
+    )
 
 
 def _temporary_file(path: Path) -> tuple[int, Path]:
@@ -89,6 +94,28 @@ def _remove_unless_locked(path: Path) -> None:
         path.unlink()
     finally:
         os.close(descriptor)
+
+
+def require_writable(path: Path) -> None:
+    """Raise the `InputError` of `write_atomically` if the folder of ``path`` is missing or closed, or it is a folder.
+
+    For what takes long: it is found out before the work, and not after.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def refuse_to_replace(source: Path, path: Path) -> None:
+    """Raise a `UsageError` if ``path``, which is to be written, is the file ``source``, which is read."""
+    if path.exists() and source.exists() and path.samefile(source):
+        raise UsageError(
+            f"{path}: is the file that is read, and would be lost; nothing was changed. Choose another place with -o."
+        )
 
 
 def refuse_to_overwrite(path: Path, overwrite: bool) -> None:

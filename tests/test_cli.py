@@ -127,6 +127,20 @@ def test_an_interrupted_training_is_not_overwritten(invoke: Invoke, tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
 
 
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+@pytest.mark.parametrize("words", [["export", "conv.pt"], ["train", "--from", "conv.pt", "--epochs", 1]])
+def test_a_checkpoint_is_not_replaced_by_what_is_made_from_it(
+    invoke: Invoke, model: Path, tmp_path: Path, words: list[object], overwrite: list[str]
+) -> None:
+    copy = tmp_path / "conv.pt"
+    copy.write_bytes(model.read_bytes())
+    done = invoke(*words, "-o", "./conv.pt", *overwrite)
+    assert (done.code, done.out) == (2, "")
+    assert "error: conv.pt: is the file that is read, and would be lost; nothing was changed." in done.err
+    assert copy.read_bytes() == model.read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["conv.pt"]
+
+
 def test_export_then_run(invoke: Invoke, model: Path, tmp_path: Path) -> None:
     done = invoke("export", model, "-T", 16, "-o", "a.net")
     assert done.code == 0
@@ -354,6 +368,15 @@ def test_what_cannot_be_rounded_is_refused_before_balancing(
     assert (done.code, done.out) == (2, "")
     assert message in done.err
     assert not Path("refused.net").exists()
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_balancing(
+    invoke: Invoke, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loihi_convert.pipeline.exporting.choose_method", None)
+    done = invoke("export", model, "-T", 1, "-o", "absent/x.net")
+    assert (done.code, done.out) == (3, "")
+    assert "error: absent/x.net: cannot be written (No such file or directory); nothing was changed." in done.err
 
 
 @pytest.mark.lava

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from loihi_convert.errors import InputError
-from loihi_convert.files import refuse_to_overwrite, sha256, write_atomically
+from loihi_convert.errors import InputError, UsageError
+from loihi_convert.files import refuse_to_overwrite, refuse_to_replace, require_writable, sha256, write_atomically
 
 
 def test_content_digest_and_permissions(tmp_path: Path) -> None:
@@ -58,6 +58,39 @@ def test_the_longest_name_that_a_file_may_have(tmp_path: Path, letter: str) -> N
     (tmp_path / f".{path.name[:40]}.12345678.loihi-convert-tmp").touch()
     write_atomically(path, b"abc")
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("absent/a.net", "No such file or directory"),
+        ("file/a.net", "Not a directory"),
+        ("folder", "Is a directory"),
+        (f"{'a' * 252}.net", "File name too long"),
+    ],
+)
+def test_what_cannot_be_written_is_known_before(tmp_path: Path, place: str, reason: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for check in (require_writable, lambda path: write_atomically(path, b"abc")):
+        with pytest.raises(InputError, match=rf"{place}: cannot be written \({reason}\); nothing was changed\."):
+            check(tmp_path / place)
+    require_writable(tmp_path / "file")
+    require_writable(tmp_path / "folder" / "new")
+    assert sorted(entry.name for entry in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+def test_refuse_to_replace(tmp_path: Path) -> None:
+    source = tmp_path / "model.pt"
+    refuse_to_replace(source, source)
+    source.touch()
+    (tmp_path / "linked.pt").symlink_to(source)
+    (tmp_path / "other.pt").touch()
+    for path in (source, tmp_path / ".." / tmp_path.name / "model.pt", tmp_path / "linked.pt"):
+        with pytest.raises(UsageError, match=r"\.pt: is the file that is read, and would be lost; nothing was changed\."):
+            refuse_to_replace(source, path)
+    for name in ("other.pt", "new.pt"):
+        refuse_to_replace(source, tmp_path / name)
 
 
 def test_refuse_to_overwrite(tmp_path: Path) -> None:

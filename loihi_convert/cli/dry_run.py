@@ -32,12 +32,13 @@ def dry_run(
     """
     from loihi_convert.backends.chip_plan import plan, sbatch_script
     from loihi_convert.backends.request import require_proven, used_neuron
-    from loihi_convert.files import write_atomically
+    from loihi_convert.files import refuse_to_replace, write_atomically
 
     used_neuron(network, "stock", leak=leak)
     steps = network.timesteps if timesteps is None else timesteps
     require_proven(network, steps)
     script = Path(f"{path.stem}.sbatch")
+    refuse_to_replace(path, script)
     if script.exists() and not overwrite:
         raise InputError(f"{script}: exists already; nothing was changed. Pass --overwrite, or move it away.")
     planned = plan(network, image_count, steps, board, leak=leak)

@@ -77,12 +77,14 @@ def train(
     from loihi_convert.cnn.recipe import RECIPES
     from loihi_convert.cnn.train import resume_path
     from loihi_convert.data import load_data
-    from loihi_convert.files import refuse_to_overwrite
+    from loihi_convert.files import refuse_to_overwrite, refuse_to_replace
 
     if recipe not in RECIPES:
         raise UsageError(f"--recipe {recipe}: not known; choose one of {', '.join(RECIPES)}.")
     if recipe == "paper" and start is not None:
         raise UsageError("--recipe paper: the paper does not fine-tune; leave out --from, or --recipe.")
+    if start is not None:
+        refuse_to_replace(start, output)
     refuse_to_overwrite(output, overwrite)
     unfinished = resume_path(output)
     if unfinished.exists() and not (resume or overwrite):

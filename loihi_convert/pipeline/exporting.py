@@ -19,7 +19,7 @@ from loihi_convert.conversion.calibrate import calibrate
 from loihi_convert.conversion.choice import Trial, choose_method, reason
 from loihi_convert.conversion.quantize import quantize, require_choices
 from loihi_convert.errors import VerificationError
-from loihi_convert.files import refuse_to_overwrite
+from loihi_convert.files import refuse_to_overwrite, refuse_to_replace, require_writable
 from loihi_convert.network import Readout, Reset, SpikingNetwork
 from loihi_convert.progress import Bars, no_bar
 from loihi_convert.quantized import QuantizedNetwork, Target, Thresholds
@@ -110,14 +110,20 @@ def export(
     Raises
     ------
     InputError
-        If the checkpoint cannot be used, or does not take the calibration images, or a file exists.
+        If the checkpoint cannot be used, or does not take the calibration images, or a file exists or cannot be
+        written.
+    UsageError
+        If a file to write is the checkpoint, or options do not go together.
     UnsupportedModelError
         If the CNN holds what cannot spike.
     VerificationError
         If a written file does not compute what the network in memory does.
     """
-    paths = output_paths(model.path if isinstance(model, Source) else model, output, timesteps)
+    checkpoint = model.path if isinstance(model, Source) else model
+    paths = output_paths(checkpoint, output, timesteps)
     for path in paths:
+        require_writable(path)
+        refuse_to_replace(checkpoint, path)
         refuse_to_overwrite(path, overwrite)
     require_choices(options.reset, options.weight_bits, options.pixel_bits, options.target, options.thresholds)
     source = model if isinstance(model, Source) else open_source(model)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loihi_convert.errors import UsageError
-from loihi_convert.files import refuse_to_overwrite, write_atomically
+from loihi_convert.files import refuse_to_overwrite, require_writable, write_atomically
 from loihi_convert.report import accuracy, confusion, early_exit, energy, headline, layers, provenance
 from loihi_convert.report.entries import Entry, entries_of, family_of
 from loihi_convert.report.page import Page, Section, html, markdown
@@ -34,12 +34,13 @@ def write_report(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
     UsageError
         If ``output`` is not called .html.
     InputError
-        If a folder cannot be used, or a file exists and ``overwrite`` is off.
+        If a folder cannot be used, or a file cannot be written, or exists and ``overwrite`` is off.
     """
     if output.suffix not in (".html", ".htm"):
         raise UsageError(f"-o {output}: the report is an HTML file, with Markdown beside it; give a name in .html.")
     written = Written(output, output.with_suffix(".md"))
     for path in written:
+        require_writable(path)
         refuse_to_overwrite(path, overwrite)
     page = report([read_run(folder) for folder in folders])
     contents = (html(page), markdown(page))
