@@ -155,7 +155,7 @@ def test_export_then_run(invoke: Invoke, model: Path, tmp_path: Path) -> None:
     assert done.code == 0
     assert "50 images" in done.out
     assert "balanced for T = 16" in done.out
-    assert "pass --model for the CNN's figures" in done.err
+    assert "pass --model for its figures" in done.err
     folder = next((tmp_path / "here").iterdir())
     names = {path.name for path in folder.iterdir()}
     assert names >= {"accuracy.csv", "accuracy.png", "accuracy.svg", "predictions.csv", "result.json", "manifest.json"}
