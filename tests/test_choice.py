@@ -12,6 +12,7 @@ from loihi_convert.conversion.balance import balance
 from loihi_convert.conversion.choice import choose_method, reason
 from loihi_convert.conversion.quantize import quantize
 from loihi_convert.errors import DataError
+from loihi_convert.network import Readout
 from loihi_convert.simulation.relu import cnn_scores
 
 
@@ -19,10 +20,10 @@ def images(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, 1, 8, 8)).astype(np.uint8)
 
 
-@pytest.mark.parametrize("timesteps", [1, 16])
-def test_the_first_trial_is_the_best(timesteps: int) -> None:
+@pytest.mark.parametrize(("timesteps", "readout"), [(1, "potential"), (16, "potential"), (16, "spikes")])
+def test_the_first_trial_is_the_best(timesteps: int, readout: Readout) -> None:
     network = random_cnn(0)
-    trials = choose_method(network, images(60), timesteps, correct=False)
+    trials = choose_method(network, images(60), timesteps, readout=readout, correct=False)
     more = set() if timesteps == 1 else {"percentile 99.9"}
     assert {trial.name for trial in trials} == {"least-squares", "percentile 99"} | more
     assert [(-trial.agreement, trial.error) for trial in trials] == sorted(
@@ -30,10 +31,15 @@ def test_the_first_trial_is_the_best(timesteps: int) -> None:
     )
     # What stands in a trial is what would be exported: balanced and rounded on the first, tried on four times as many.
     best = trials[0]
-    spiking = balance(network, images(60)[:7], timesteps, method=best.method, percentile=best.percentile)
+    options = {"method": best.method, "percentile": best.percentile, "readout": readout}
+    spiking = balance(network, images(60)[:7], timesteps, **options)
     quantized = quantize(spiking, images(60)[:7])
-    classes = run_network(quantized, images(60)[30:], timesteps).predictions[:, -1]
-    assert best.agreement == (classes == cnn_scores(network, images(60)[30:]).argmax(axis=1)).mean()
+    result = run_network(quantized, images(60)[30:], timesteps)
+    scores = cnn_scores(network, images(60)[30:])
+    assert best.agreement == (result.predictions[:, -1] == scores.argmax(axis=1)).mean()
+    # The rate of a neuron of the last layer stands for its threshold.
+    unit = quantized.layers[-1].scale if readout == "potential" else spiking.layers[-1].neuron.threshold
+    assert best.error == pytest.approx(np.square(result.outputs[:, -1] * unit / timesteps - scores).mean(), rel=0.01)
     assert best.image_count == 30
 
 

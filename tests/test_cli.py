@@ -21,6 +21,7 @@ from loihi_convert.__main__ import main
 from loihi_convert.backends import request
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.cnn.train import train
+from loihi_convert.conversion.choice import Trial
 from loihi_convert.data import load_data
 from loihi_convert.errors import (
     BackendError,
@@ -368,6 +369,20 @@ def test_what_cannot_be_rounded_is_refused_before_balancing(
     assert (done.code, done.out) == (2, "")
     assert message in done.err
     assert not Path("refused.net").exists()
+
+
+def test_trials_are_read_as_the_file_is(invoke: Invoke, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def chosen(*_: object, readout: object, **__: object) -> tuple[Trial, ...]:
+        asked.append(readout)
+        return (Trial("percentile", 99.0, False, 1.0, 0.0, 1),)
+
+    monkeypatch.setattr("loihi_convert.pipeline.exporting.choose_method", chosen)
+    for readout in ("spikes", "potential"):
+        assert invoke("export", model, "-T", 4, "-o", f"{readout}.net", "--readout", readout).code == 0
+        assert netx.read(Path(f"{readout}.net")).readout == readout
+    assert asked == ["spikes", "potential"]
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_balancing(

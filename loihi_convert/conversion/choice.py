@@ -18,7 +18,7 @@ from loihi_convert.conversion.balance import Amplitude, InitialPotential, Method
 from loihi_convert.conversion.calibrate import calibrate
 from loihi_convert.conversion.quantize import quantize
 from loihi_convert.conversion.sample import sample
-from loihi_convert.network import ReluNetwork, Reset, SpikingNetwork
+from loihi_convert.network import Readout, ReluNetwork, Reset, SpikingNetwork
 from loihi_convert.progress import Progress, silent
 from loihi_convert.quantized import Target, Thresholds
 from loihi_convert.simulation.relu import cnn_scores
@@ -55,7 +55,8 @@ class Trial:
     agreement
         Share of images whose class is the CNN's.
     error
-        Mean squared difference between potential / T, in the CNN's units, and the CNN's scores.
+        Mean squared difference between the output / T, in the CNN's units, and the CNN's scores. The output is the
+        potential, or, where the last layer has neurons, how often they have fired, in thresholds.
     image_count
         Images simulated.
     """
@@ -82,6 +83,7 @@ def choose_method(
     alpha: float = 1.0,
     initial_potential: InitialPotential | None = None,
     reset: Reset = "soft",
+    readout: Readout = "potential",
     poisson_seed: int | None = None,
     correct: bool | None = None,
     weight_bits: int = 8,
@@ -130,9 +132,10 @@ def choose_method(
             thresholds=thresholds,
             device=device,
         )
-        potentials = outputs(network_tried, trying, timesteps, device=device)[:, -1]
-        found = potentials * network_tried.layers[-1].scale
-        agreement = float((potentials.argmax(axis=1) == scores.argmax(axis=1)).mean())
+        last = network_tried.layers[-1]
+        read = outputs(network_tried, trying, timesteps, device=device)[:, -1]
+        found = read * last.scale * (1 if last.threshold is None else last.threshold)
+        agreement = float((read.argmax(axis=1) == scores.argmax(axis=1)).mean())
         error = float(np.square(found / timesteps - scores).mean())
         return Trial(method, percentile, corrected, agreement, error, len(trying))
 
@@ -148,6 +151,7 @@ def choose_method(
                 percentile=percentile,
                 initial_potential=initial_potential,
                 reset=reset,
+                readout=readout,
                 poisson_seed=poisson_seed,
                 device=device,
                 progress=report,

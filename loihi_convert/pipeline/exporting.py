@@ -134,6 +134,7 @@ def export(
             "alpha": options.alpha,
             "initial_potential": options.initial_potential,
             "reset": options.reset,
+            "readout": options.readout,
             "poisson_seed": options.poisson_seed,
             "device": device,
         }
@@ -161,7 +162,6 @@ def export(
                 steps,
                 method=method,
                 percentile=percentile,
-                readout=options.readout,
                 progress=progress,
                 **neurons,
             )
