@@ -148,6 +148,11 @@ def test_a_dry_run_shows_all_and_writes_a_script_once(invoke: Invoke) -> None:
             "proven to fit Loihi's range for T <= 6; export it with -T 7.",
         ),
         (("--backend", "loihi2", "--dry-run", "-T", 2**20 + 1), 2, "1048577: allowed are 1..1,048,576 time steps."),
+        (
+            ("also", "--backend", "loihi2", "--dry-run"),
+            2,
+            "--dry-run: 2 files; allowed is one, for a script of its own.",
+        ),
         (("--golden", "also"), 2, "--golden: 2 folders; allowed is one, or none for the one in this package."),
     ],
 )

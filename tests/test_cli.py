@@ -427,6 +427,36 @@ def test_several_files_are_one_point_each(invoke: Invoke, model: Path) -> None:
     assert "anytime" not in done.out
 
 
+def test_files_of_different_data_are_not_run_on_those_of_the_first(
+    invoke: Invoke, model: Path, own_images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invoke("export", model, "-T", 2, "-o", "a.net", "--balance", "percentile")
+    network = netx.read(Path("a.net"))
+    made = network.provenance["model"]
+    for name, change in (("b", {"data": "mnist"}), ("c", {"classes": made["classes"][::-1]})):
+        netx.write(
+            replace(network, provenance={**network.provenance, "model": {**made, **change}}), Path(f"{name}.net")
+        )
+    for words, message in (
+        (
+            ["b.net"],
+            "b.net: the data of its CNN are not those of a.net ('mnist', 'digits'); run them one by one, or pass",
+        ),
+        (["c.net"], "c.net: the classes of its CNN are not those of a.net; run them one by one."),
+        (
+            ["c.net", "--data", "./folders"],
+            "c.net: the classes of its CNN are not those of a.net; run them one by one.",
+        ),
+    ):
+        done = invoke("run", "a.net", *words)
+        assert (done.code, done.out) == (2, "")
+        assert f"error: {message}" in done.err
+    assert not Path("runs").exists()
+    assert invoke("run", "a.net", "b.net", "--data", "./folders", "-o", "own").code == 0
+    # A data set has classes of its own.
+    assert invoke("run", "a.net", "b.net", "c.net", "--data", "digits", "--images", 5, "-o", "both").code == 0
+
+
 def test_a_run_beyond_the_proof_is_refused(invoke: Invoke, model: Path) -> None:
     invoke("export", model, "-T", 2, "-o", "c.net")
     proven = netx.read(Path("c.net")).proven_timesteps

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -136,7 +137,7 @@ def run(
     from loihi_convert.backends import open_backend
     from loihi_convert.backends.board import chosen_board
     from loihi_convert.cuba import CubaNetwork
-    from loihi_convert.data import load_data
+    from loihi_convert.data import DATASETS, load_data
     from loihi_convert.progress import bar
     from loihi_convert.simulation.gpu import chosen_device
 
@@ -164,6 +165,8 @@ def run(
     source = {} if isinstance(network, CubaNetwork) else network.provenance.get("model", {})
     if data is None and "data" not in source:
         raise UsageError(f"{paths[0]}: does not say what data it was made from; pass --data.")
+    if data not in DATASETS and not isinstance(network, CubaNetwork):
+        _require_like_first(paths, source, ("data", "classes") if data is None else ("classes",))
     splits = load_data(data or str(source["data"]), data_root, classes=source.get("classes", ()))
     count = _image_count(images, backend, splits)
     if isinstance(network, CubaNetwork):
@@ -193,6 +196,8 @@ def run(
     if mean is not None or std is not None:
         raise UsageError(f"--mean, --std: {paths[0]} holds its own normalization; only files of other hands need it.")
     if on_board is not None and dry:
+        if len(paths) > 1:
+            raise UsageError(f"--dry-run: {len(paths)} files; allowed is one, for a script of its own.")
         given = {"--data": data, "--data-root": data_root, "--lava-python": lava_python}
         further = [word for name, value in given.items() if value is not None for word in (name, str(value))]
         further += [name for name, on in {"--leak": leak, "--trace": trace, "--profile": profile}.items() if on]
@@ -230,6 +235,22 @@ def run(
         bars=bar,
     )
     show_run(done, trace=trace, arch=arch, as_json=as_json)
+
+
+def _require_like_first(paths: Sequence[Path], first: Mapping[str, Any], names: tuple[str, ...]) -> None:
+    """Raise a `UsageError` unless all files say the same of the ``names`` of their CNN: the images come from one."""
+    from loihi_convert import netx
+
+    for path in paths[1:]:
+        other = netx.read(path).provenance.get("model", {})
+        for name in names:
+            if other.get(name) != first.get(name):
+                is_data = name == "data"
+                raise UsageError(
+                    f"{path}: the {name} of its CNN are not those of {paths[0]}"
+                    f"{f' ({other.get(name)!r}, {first.get(name)!r})' if is_data else ''}; run them one by one"
+                    f"{', or pass --data' if is_data else ''}."
+                )
 
 
 def _image_count(images: int | None, backend: str, splits: DataSplits) -> int:
