@@ -376,7 +376,9 @@ def test_images_and_options_that_do_not_fit(tmp_path: Path) -> None:
         run_cuba(network, images.reshape(1, 2, 4, 5), 1)
     with pytest.raises(UsageError, match="--timesteps 0: a run needs at least 1 time step"):
         run_cuba(network, images, 0)
-    with pytest.raises(UsageError, match=r"--std 0.0: allowed is one finite number, or one for each of 2 channels, each"):
+    with pytest.raises(
+        UsageError, match=r"--std 0.0: allowed is one finite number, or one for each of 2 channels, each"
+    ):
         run_cuba(network, images, 1, std=(0.0,))
     maps = CubaNetwork(network.input_shape, network.layers[:2])
     with pytest.raises(InputError, match=r"layer 1: the last layer has maps of shape \(6, 3, 3\); a class is read"):

@@ -87,7 +87,9 @@ def test_refuse_to_replace(tmp_path: Path) -> None:
     (tmp_path / "linked.pt").symlink_to(source)
     (tmp_path / "other.pt").touch()
     for path in (source, tmp_path / ".." / tmp_path.name / "model.pt", tmp_path / "linked.pt"):
-        with pytest.raises(UsageError, match=r"\.pt: is the file that is read, and would be lost; nothing was changed\."):
+        with pytest.raises(
+            UsageError, match=r"\.pt: is the file that is read, and would be lost; nothing was changed\."
+        ):
             refuse_to_replace(source, path)
     for name in ("other.pt", "new.pt"):
         refuse_to_replace(source, tmp_path / name)

@@ -235,6 +235,12 @@ def test_run_takes_a_file_of_other_hands(
         capsys.readouterr()
         assert run(monkeypatch, *words, *more) == 2
         assert re.search(message, capsys.readouterr().err)
+    nine = {**dense, "shape": [9], "weight": dense["weight"][:9]}
+    few = write_foreign(tmp_path / "few.net", [pixels, {"type": "flatten"}, nine])
+    with monkeypatch.context() as patch:
+        patch.setattr("loihi_convert.pipeline.foreign.run_cuba", None)
+        assert run(monkeypatch, "run", few, *words[2:]) == 3
+    assert "few: 9 classes, but 10 names of classes; give one for each, or none." in capsys.readouterr().err
     with h5py.File(path, "r+") as file:
         del file["simulation"]
     assert run(monkeypatch, *words) == 2

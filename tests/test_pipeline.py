@@ -10,19 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_netx import small_network
 from torch import nn
 
 from loihi_convert import netx, pipeline
 from loihi_convert.backends import RunResult, open_backend
 from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.backends.request import result_size
-from loihi_convert.cnn.checkpoint import load_model
+from loihi_convert.cnn.checkpoint import load_model, save
+from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.cnn.train import train
 from loihi_convert.conversion.balance import Amplitude
 from loihi_convert.conversion.convert import convert
 from loihi_convert.data import Dataset, DataSplits, HeldOut, load_data
-from loihi_convert.errors import InputError, UsageError, VerificationError
+from loihi_convert.errors import InputError, LoihiConvertError, UsageError, VerificationError
 from loihi_convert.pipeline import exporting, origin
 from loihi_convert.progress import Progress, silent
 from loihi_convert.quantized import QuantizedNetwork
@@ -180,6 +182,58 @@ def test_a_backend_that_disagrees_is_an_error(digits: DataSplits, folder: Path) 
         VerificationError, match=r"the backend and ref disagree: output potential of image 4 at T = 3, index \(9,\)"
     ):
         pipeline.run(folder / "model.net", digits.test[:5], Wrong(), 3)
+
+
+class Unused(ReferenceBackend):
+    """A backend that nobody may start."""
+
+    def __enter__(self) -> ReferenceBackend:
+        raise AssertionError("started")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"second": "other/model.net"}, r"run: several files are called model; rename them, or run them one by one\."),
+        ({"second": "absent.net"}, r"absent\.net: no such file"),
+        ({"second": "small.net"}, r"the network takes uint8 of shape \(N, 1, 2, 7\)"),
+        ({"timesteps": 2**20}, r"proven to fit Loihi's range"),
+        ({"backend": {"neuron": "stock"}}, r"--neuron stock: the file is of target lava"),
+        ({"model": "typo.pt"}, r"typo\.pt: "),
+        ({"model": "wide.pt"}, r"the checkpoint takes images .* Give the one it was exported from\."),
+        (
+            {"arch": "nets:make"},
+            r"names its architecture \(digits-cnn\), input shape and classes itself; leave out --arch",
+        ),
+        ({"classes": ("a", "b")}, r"model: 10 classes, but 2 names of classes; give one for each, or none\."),
+    ],
+)
+def test_what_is_refused_is_refused_before_anything_runs(
+    digits: DataSplits, folder: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    (tmp_path / "other").mkdir()
+    for name in ("model.net", "other/model.net"):
+        shutil.copy(folder / "model.net", tmp_path / name)
+    shutil.copy(folder / "model.pt", tmp_path)
+    netx.write(small_network(), tmp_path / "small.net")
+    _, checkpoint = load_model(folder / "model.pt")
+    torch.manual_seed(0)
+    wide = build_model("mnist-cnn", (1, 28, 28), 10)
+    wider = replace(checkpoint, architecture="mnist-cnn", input_shape=(1, 28, 28), state=wide.state_dict())
+    save(wider, tmp_path / "wide.pt")
+    paths = [tmp_path / name for name in ("model.net", changes.get("second")) if name]
+    with pytest.raises(LoihiConvertError, match=message):
+        pipeline.run_into_folder(
+            tmp_path / "runs",
+            paths,
+            Unused(**changes.get("backend", {})),
+            replace(digits, classes=changes.get("classes", digits.classes)),
+            digits.test[:5],
+            changes.get("timesteps"),
+            model=tmp_path / changes["model"] if "model" in changes else None,
+            arch=changes.get("arch"),
+        )
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(("images_at_once", "steps"), [(3, 4), (1, 4), (1, 2)])

@@ -60,6 +60,8 @@ def run_foreign_into_folder(
     steps = network.timesteps if timesteps is None else timesteps
     if steps is None:
         raise UsageError(f"{path}: does not say how many time steps a sample takes; pass -T.")
+    classes = splits.classes or None
+    run_folder.require_class_names(path.stem, network.shapes[-1][0], classes)
     with run_folder.run_folder(root, f"{path.stem}-ref") as folder:
         with bars(f"{path.name}: running on ref") as progress:
             result = run_cuba(network, images.images, steps, mean=mean, std=std, progress=progress)
@@ -71,7 +73,7 @@ def run_foreign_into_folder(
             folder,
             [run_folder.RunOfFile(path.stem, evaluation, result, network)],
             labels=images.labels,
-            classes=splits.classes or None,
+            classes=classes,
             manifest={**manifest, "mean": mean, "std": std},
         )
     return ForeignRun(folder, files, network, result, evaluation)

@@ -12,8 +12,10 @@ from loihi_convert import netx
 from loihi_convert.backends import Backend, RunResult
 from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import run_network
+from loihi_convert.backends.request import check_run, used_neuron
 from loihi_convert.data import Dataset, DataSplits, HeldOut
 from loihi_convert.errors import VerificationError
+from loihi_convert.network import ReluNetwork, SpikingNetwork
 from loihi_convert.pipeline.origin import float_network, source_of
 from loihi_convert.progress import Bars, no_bar
 from loihi_convert.quantized import QuantizedNetwork
@@ -101,7 +103,7 @@ def run(
     VerificationError
         If the backend's integers are not those of `ref`.
     """
-    network = netx.read(path)
+    network, real = _opened(path, images, backend, timesteps, model=model, arch=arch, trace=trace)
     steps = network.timesteps if timesteps is None else timesteps
     choice = None
     if held_out is not None and exit_tolerance is not None and steps > 1 and network.shapes[-1][0] > 1:
@@ -136,9 +138,9 @@ def run(
         result = replace(result, channel_spikes=reference.channel_spikes, wrapped_images=reference.wrapped_images)
         equal = len(images)
     cnn_predictions = float_predictions = None
-    if (source := source_of(path, network, model, arch)) is not None:
-        spiking = float_network(network, source.network)
-        cnn_predictions = cnn_scores(source.network, images.images).argmax(axis=1)
+    if real is not None:
+        cnn, spiking = real
+        cnn_predictions = cnn_scores(cnn, images.images).argmax(axis=1)
         with bars(f"{path.name}: the same in real numbers") as progress:
             scores = outputs(spiking, images.images, steps, device=device, progress=progress)
         float_predictions = scores.argmax(axis=2)
@@ -154,6 +156,27 @@ def run(
         early_exit=early_exit,
     )
     return Ran(path, network, result, evaluation, equal)
+
+
+def _opened(
+    path: Path,
+    images: Dataset,
+    backend: Backend,
+    timesteps: int | None,
+    *,
+    model: Path | None,
+    arch: str | None,
+    trace: bool,
+) -> tuple[QuantizedNetwork, tuple[ReluNetwork, SpikingNetwork] | None]:
+    """Return the network in ``path``, and, if it can be had, its CNN and what it was rounded from; arguments as `run`.
+
+    Whatever a run is refused for is found out here, before it takes its time.
+    """
+    network = netx.read(path)
+    check_run(network, images.images, network.timesteps if timesteps is None else timesteps, trace=trace)
+    used_neuron(network, backend.neuron, leak=backend.leak)
+    source = source_of(path, network, model, arch)
+    return network, None if source is None else (source.network, float_network(network, source.network))
 
 
 def run_into_folder(
@@ -175,8 +198,13 @@ def run_into_folder(
 
     ``splits`` is the data set that ``images`` are from, and whose held-out images, the first `EXIT_IMAGES` of
     them, choose the margin of early exit; ``backend``, from `backends.open_backend`, is started and ended. If anything
-    fails, no folder is left.
+    fails, no folder is left; what can be known of all files before a run is.
     """
+    classes = splits.classes or None
+    run_folder.require_different_names([path.stem for path in paths])
+    for path in paths:
+        network, _ = _opened(path, images, backend, timesteps, model=model, arch=arch, trace=trace)
+        run_folder.require_class_names(path.stem, network.shapes[-1][0], classes)
     held_out = splits.held_out
     if held_out is not None:
         held_out = held_out._replace(images=held_out.images[:EXIT_IMAGES])
@@ -210,7 +238,7 @@ def run_into_folder(
             folder,
             [run_folder.RunOfFile(ran.path.stem, ran.evaluation, ran.result, ran.network) for ran in runs],
             labels=images.labels,
-            classes=splits.classes or None,
+            classes=classes,
             manifest={
                 **manifest,
                 "lava_layout": backend.layout,

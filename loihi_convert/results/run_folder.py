@@ -82,9 +82,9 @@ def write_run(
         If the folder cannot be written.
     """
     figures = [(run.name, run.evaluation) for run in runs]
-    names = [name for name, _ in figures]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise UsageError(f"run: several files are called {', '.join(repeated)}; rename them, or run them one by one.")
+    require_different_names([run.name for run in runs])
+    for run in runs:
+        require_class_names(run.name, run.result.potentials.shape[2], classes)
     contents = {
         "accuracy.csv": _csv(
             _accuracy_row(name, evaluation, point) for name, evaluation in figures for point in evaluation.points
@@ -110,9 +110,8 @@ def write_run(
         del contents["early_exit.csv"]
     if all(isinstance(run.network, CubaNetwork) for run in runs):
         del contents["thresholds.csv"]
-    title = (
-        f"{manifest.get('network', names[0])} on {manifest.get('data', 'images')}, {figures[0][1].image_count:,} images"
-    )
+    network, data = manifest.get("network", runs[0].name), manifest.get("data", "images")
+    title = f"{network} on {data}, {figures[0][1].image_count:,} images"
     figure = accuracy_figure(figures, title)
     if figure is not None:
         contents |= {"accuracy.svg": image_bytes(figure, "svg"), "accuracy.png": image_bytes(figure, "png")}
@@ -121,6 +120,23 @@ def write_run(
     for name, content in contents.items():
         write_atomically(folder / name, content)
     return tuple(folder / name for name in contents)
+
+
+def require_different_names(names: Sequence[str]) -> None:
+    """Raise the `UsageError` of `write_run` if two files have the same stem; it can be known before a run."""
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"run: several files are called {', '.join(repeated)}; rename them, or run them one by one.")
+
+
+def require_class_names(name: str, class_count: int, classes: tuple[str, ...] | None) -> None:
+    """Raise the `DataError` of `write_run` unless the file ``name`` has as many classes; it can be known before a run.
+
+    ``classes`` is None where they are not known.
+    """
+    if classes is not None and len(classes) != class_count:
+        raise DataError(
+            f"{name}: {class_count} classes, but {len(classes)} names of classes; give one for each, or none."
+        )
 
 
 def new_run_folder(root: Path, name: str) -> Path:
@@ -310,11 +326,6 @@ def _thresholds(run: RunOfFile) -> Iterable[dict[str, Any]]:
 def _predictions(run: RunOfFile, labels: Array | None, classes: tuple[str, ...] | None) -> Iterable[dict[str, Any]]:
     """Rows of predictions.csv: one per image and reported T."""
     name, evaluation, result, _ = run
-    class_count = result.potentials.shape[2]
-    if classes is not None and len(classes) != class_count:
-        raise DataError(
-            f"{name}: {class_count} classes, but {len(classes)} names of classes; give one for each, or none."
-        )
     predictions = result.predictions
     for image, potentials in enumerate(result.potentials):
         for point in evaluation.points:
