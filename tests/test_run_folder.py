@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,29 @@ def test_predictions_csv_has_a_row_for_every_image_and_reported_timesteps(tmp_pa
         for timesteps in (1, 2, 3)
     ]
     assert found == expected
+
+
+def test_predictions_csv_of_files_with_other_columns(tmp_path: Path) -> None:
+    run, other = entry([20, 150]), entry([30], name="other")
+    fires = replace(other.result, output_spikes=np.ones(other.result.potentials.shape, np.bool_))
+    write(tmp_path, run, other._replace(result=fires))
+    first, *_, last = read_csv(tmp_path / "predictions.csv")
+    assert list(first)[-6:] == [f"{name}_{k}" for name in ("potential", "spike_count") for k in range(3)]
+    assert [first[f"spike_count_{k}"] for k in range(3)] == [""] * 3
+    assert [last[f"spike_count_{k}"] for k in range(3)] == ["1"] * 3
+
+
+def test_predictions_csv_is_made_row_by_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_folder, "accuracy_figure", lambda *_: None)
+    run = entry([20, 150, 190])
+    potentials = np.zeros((200, 3, 250), np.int32)
+    tracemalloc.start()
+    write(tmp_path, run._replace(result=replace(run.result, potentials=potentials)), classes=None)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # 600 rows of 250 cells of two bytes are 0.3 MB; as dicts, all at once, they take 14 MB.
+    assert (tmp_path / "predictions.csv").stat().st_size < 400_000
+    assert peak < 4_000_000
 
 
 def test_predictions_csv_without_labels_and_names(tmp_path: Path) -> None:

@@ -104,7 +104,10 @@ def write_run(
         "firing_rates.csv": _csv(row for run in runs for row in _firing_rates(run)),
         "thresholds.csv": _csv(row for run in runs for row in _thresholds(run)),
         "result.json": results_json(figures).encode(),
-        "predictions.csv": _csv(row for run in runs for row in _predictions(run, labels, classes)),
+        "predictions.csv": _csv(
+            (row for run in runs for row in _predictions(run, labels, classes)),
+            itertools.chain.from_iterable(next(iter(_predictions(run, labels, classes))) for run in runs),
+        ),
     }
     if all(evaluation.early_exit is None for _, evaluation in figures):
         del contents["early_exit.csv"]
@@ -324,7 +327,7 @@ def _thresholds(run: RunOfFile) -> Iterable[dict[str, Any]]:
 
 
 def _predictions(run: RunOfFile, labels: Array | None, classes: tuple[str, ...] | None) -> Iterable[dict[str, Any]]:
-    """Rows of predictions.csv: one per image and reported T."""
+    """Rows of predictions.csv: one per image and reported T, all of the same columns."""
     name, evaluation, result, _ = run
     predictions = result.predictions
     for image, potentials in enumerate(result.potentials):
@@ -343,15 +346,21 @@ def _predictions(run: RunOfFile, labels: Array | None, classes: tuple[str, ...] 
             yield row
 
 
-def _csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """CSV with the columns of all rows, in order of appearance; None and a missing column are an empty cell."""
-    rows = list(rows)
-    columns = dict.fromkeys(itertools.chain.from_iterable(rows))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
+def _csv(rows: Iterable[Mapping[str, Any]], columns: Iterable[str] | None = None) -> bytes:
+    """CSV with ``columns``, by default those of all rows, in order of appearance; None and a missing one are empty.
+
+    Where ``columns`` are known, no row is kept: those of predictions.csv would take many times its size.
+    """
+    if columns is None:
+        rows = list(rows)
+        columns = itertools.chain.from_iterable(rows)
+    content = io.BytesIO()
+    with io.TextIOWrapper(content, "utf-8", newline="") as text:
+        writer = csv.DictWriter(text, dict.fromkeys(columns), restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        text.flush()
+        return content.getvalue()
 
 
 def _json(value: Any) -> str:
