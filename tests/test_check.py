@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from foreign_files import NEURON, LayerData, small_layers, write_foreign
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import random_loihi2_network, random_network
@@ -265,6 +266,40 @@ def test_a_file_of_another_program_that_breaks_one_rule(
 def test_nothing_is_found_in_a_good_file_of_another_program(tmp_path: Path) -> None:
     write(tmp_path / "foreign.net", foreign())
     assert found_in(tmp_path / "foreign.net", "loihi2") == {}
+
+
+def chips_of(path: Path) -> Chips | None:
+    return pipeline.check(pipeline.open_candidate(path)).chips
+
+
+def dense(neurons: int, inputs: int) -> LayerData:
+    """Weights of both signs, none of them 0."""
+    ones = np.ones((neurons, inputs), np.float32)
+    ones[0] = -1
+    return {"type": "dense", "shape": [neurons], "weight": ones, "neuron": NEURON}
+
+
+def test_a_file_that_begins_with_a_dense_layer_is_counted_from_it(tmp_path: Path) -> None:
+    """1,000 neurons of 64 inputs: 64,000 + 24,000 bytes expanded; all 10 behind them hear each."""
+    path = write_foreign(tmp_path / "dense.net", [dense(1000, 64), dense(10, 1000)])
+    assert found_in(path) == {}
+    chips = chips_of(path)
+    assert chips is not None
+    assert [layer.name for layer in chips.layers] == ["layer/0", "layer/1"]
+    first = chips.layers[0]
+    assert (first.neurons, first.fan_in, first.fan_out, first.synapses) == (1000, 64, 10, 64_000)
+    assert first.expanded_bytes == 88_000
+
+
+def test_no_total_without_every_layer(tmp_path: Path) -> None:
+    """The size of the input of a convolution stands in the file, or nowhere."""
+    assert chips_of(write_foreign(tmp_path / "whole.net", small_layers())) is not None
+    assert chips_of(write_foreign(tmp_path / "headless.net", small_layers()[1:])) is None
+    pooled = [dense(8, 8), {"type": "average", "shape": [8]}, dense(4, 8)]
+    assert chips_of(write_foreign(tmp_path / "pooled.net", pooled)) is None
+    odd = [dense(3, 5) | {"weight": np.ones(16, np.float32)}]
+    found = found_in(write_foreign(tmp_path / "odd.net", odd))["the shape follows from the input"]
+    assert found.line.startswith("error: layer/0: 16 weights for 3 neurons; its input has no known shape")
 
 
 NONSENSE = [

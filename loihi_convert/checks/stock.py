@@ -26,7 +26,8 @@ class StockLayer:
     datasets
         By their names inside it, such as ``neuron/vThMant``.
     input_shape
-        What the layer before it gives: ``(C, H, W)`` or ``(N,)``; None where that cannot be said.
+        What the layer before it gives, or what its weights take where a file begins with a dense layer: ``(C, H, W)``
+        or ``(N,)``; None where that cannot be said.
     """
 
     kind: str
@@ -146,6 +147,8 @@ def stock_file(datasets: Mapping[str, Array]) -> StockFile:
         if not inside:
             continue
         layer = StockLayer(text(inside["type"]) if "type" in inside else "", inside, input_shape)
+        if all(earlier.kind == "flatten" for _, earlier in layers):
+            layer = replace(layer, input_shape=_own_input_shape(layer))
         layers.append((f"layer/{index}", layer))
         if layer.kind != "flatten":
             input_shape = _known_shape(layer)
@@ -162,6 +165,15 @@ def text(value: Array) -> str:
     content = value.ravel()[0] if value.size else b""
     plain = content.decode("ascii", "replace") if isinstance(content, bytes) else ""
     return plain if plain.isprintable() and plain.isascii() else ascii(plain)[1:-1]
+
+
+def _own_input_shape(layer: StockLayer) -> Shape | None:
+    """What the weights of a dense layer take, ``(N_in,)``; None of another one."""
+    try:
+        synapse = layer.synapse
+    except InputError:
+        return None
+    return (synapse.weight.shape[1],) if isinstance(synapse, Dense) else None
 
 
 def _known_shape(layer: StockLayer) -> Shape | None:

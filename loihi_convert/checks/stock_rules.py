@@ -58,12 +58,13 @@ def what_netx_needs_is_there(layer: StockLayer) -> Broken | None:
 
 def the_shape_follows_from_the_input(layer: StockLayer) -> Broken | None:
     stored = layer.stored_shape
-    if stored is None or layer.input_shape is None or what_netx_needs_is_there(layer) is not None:
+    if stored is None or what_netx_needs_is_there(layer) is not None:
         return None
     try:
         computed = layer.output_shape
     except InputError as error:
-        return Broken(f"{error}", f"its input has the shape {layer.input_shape}", _NETX, _EXPORT_AGAIN)
+        known = "no known shape" if layer.input_shape is None else f"the shape {layer.input_shape}"
+        return Broken(f"{error}", f"its input has {known}", _NETX, _EXPORT_AGAIN)
     if computed is None or computed == (stored if layer.kind == "conv" else (math.prod(stored),)):
         return None
     return Broken(f"a shape of {stored}", f"its input and weights give {computed}", _NETX, _EXPORT_AGAIN)

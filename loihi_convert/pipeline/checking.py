@@ -232,7 +232,7 @@ def _refusal(candidate: Candidate) -> Iterator[Finding]:
 
 
 def _resources(candidate: Candidate) -> tuple[LayerResources, ...] | None:
-    """What the layers take, of any file whose synapses fit each other."""
+    """What the layers take, of any file whose synapses are all known and fit each other: a part is no total."""
     if candidate.network is not None:
         network = candidate.network
         return resources(network.input_shape, [(layer.name, layer.synapse) for layer in network.layers])
@@ -242,9 +242,12 @@ def _resources(candidate: Candidate) -> tuple[LayerResources, ...] | None:
     input_shape: Shape | None = None
     try:
         for name, layer in candidate.stock.layers:
-            if (synapse := layer.synapse) is not None and layer.output_shape is not None:
-                input_shape = layer.input_shape if input_shape is None else input_shape
-                synapses.append((name, synapse))
+            if layer.kind in ("input", "flatten"):
+                continue
+            if (synapse := layer.synapse) is None or layer.output_shape is None:
+                return None
+            input_shape = layer.input_shape if input_shape is None else input_shape
+            synapses.append((name, synapse))
         return None if input_shape is None else resources(input_shape, synapses)
     except InputError:
         # A rule of `checks.stock` has said so.
