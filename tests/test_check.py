@@ -219,6 +219,12 @@ BROKEN_FILES = [
      r"layer/1: a shape of \(2, 3, 4\); its input and weights give \(2, 3, 3\)"),
     ("the shape follows from the input", {"layer__3__weight": weight(-9, 9)[:, :17]}, "lava", "error",
      r"layer/3: a dense layer of 17 inputs was given 18.*; its input has the shape \(2, 3, 3\)"),
+    # 2 groups of 1 input channel each, and of one and a half output channels.
+    ("the shape follows from the input",
+     {"layer__0__shape": [2, 4, 4], "layer__1__groups": 2, "layer__1__weight": np.ones((3, 1, 2, 2)) - 2 * np.eye(2),
+      "layer__1__shape": [3, 3, 3], "layer__1__bias": None, "layer__3__weight": weight(-9, 9).repeat(3, 1)[:, :27]},
+     "lava", "error",
+     r"layer/1: a convolution of 3 output channels in 2 groups; its input has the shape \(2, 4, 4\)"),
     ("the neurons are known to netx", {"layer__1__neuron__type": b"HH"}, "lava", "error",
      r"layer/1: HH neurons; netx builds CUBA, LOIHI, SDNN and RF"),
     ("the neurons are cuba", {"layer__1__neuron__type": b"SDNN"}, "lava", "note",

@@ -73,8 +73,10 @@ class StockLayer:
                 raise InputError(f"a convolution with weights of shape {weight.shape}")
             stride, padding, dilation = (self._pair(name) for name in ("stride", "padding", "dilation"))
             # Slayer's have an axis of time, of length 1, which netx drops.
-            kernel = weight.reshape(weight.shape[:4])
-            return Conv(kernel, None, stride, padding, dilation, _whole(groups)[0])
+            kernel, count = weight.reshape(weight.shape[:4]), _whole(groups)[0]
+            if count < 1 or kernel.shape[0] % count:
+                raise InputError(f"a convolution of {kernel.shape[0]:,} output channels in {count:,} groups")
+            return Conv(kernel, None, stride, padding, dilation, count)
         neurons = math.prod(self.stored_shape or (0,))
         # Slayer's may have axes of length 1, or one axis only.
         if neurons < 1 or weight.size % neurons:
@@ -97,11 +99,7 @@ class StockLayer:
         if isinstance(synapse, Conv) and len(self.input_shape) == 3:
             channels, *extent = self.input_shape
             padded = math.prod(size + 2 * pad for size, pad in zip(extent, padding, strict=True)) * channels
-            if (
-                padded > netx.LARGEST_LAYER
-                or min(*synapse.stride, *synapse.dilation, synapse.groups) < 1
-                or min(padding) < 0
-            ):
+            if padded > netx.LARGEST_LAYER or min(*synapse.stride, *synapse.dilation) < 1 or min(padding) < 0:
                 raise InputError(f"no convolution has padding {padding}, stride {synapse.stride} on {self.input_shape}")
         shape = synapse.output_shape(self.input_shape)
         if math.prod(shape) > netx.LARGEST_LAYER:
