@@ -297,6 +297,29 @@ def test_a_file_that_begins_with_a_dense_layer_is_counted_from_it(tmp_path: Path
     assert first.expanded_bytes == 88_000
 
 
+def recurrent(recurrent_weights: int) -> LayerData:
+    """5 neurons of 4 inputs, whose recurrent weights are 1, but for the diagonal: 0."""
+    weights = (np.ones((5, 5), np.float32) - np.eye(5, dtype=np.float32)).reshape(-1)
+    return dense(5, 4) | {"type": "dense_rec", "weight_rec": weights[:recurrent_weights]}
+
+
+def test_recurrent_synapses_are_counted(tmp_path: Path) -> None:
+    """A neuron hears 4 inputs and 4 of its own layer, and reaches those and 3 readouts."""
+    chips = chips_of(write_foreign(tmp_path / "recurrent.net", [recurrent(25), dense(3, 5)]))
+    assert chips is not None
+    layer = chips.layers[0]
+    assert (layer.neurons, layer.fan_in, layer.fan_out) == (5, 4 + 4, 4 + 3)
+    assert (layer.synapses, layer.weights) == (5 * 4 + 20, 5 * 4 + 25)
+    assert (layer.shared_bytes, layer.expanded_bytes) == (40 + 5 * 6, 45 + 5 * 24)
+
+
+def test_recurrent_weights_of_other_neurons(tmp_path: Path) -> None:
+    path = write_foreign(tmp_path / "recurrent.net", [recurrent(24), dense(3, 5)])
+    assert chips_of(path) is None
+    found = found_in(path)["the shape follows from the input"]
+    assert found.line.startswith("error: layer/0: 24 recurrent weights among 5 neurons; its input has the shape (4,)")
+
+
 def test_no_total_without_every_layer(tmp_path: Path) -> None:
     """The size of the input of a convolution stands in the file, or nowhere."""
     assert chips_of(write_foreign(tmp_path / "whole.net", small_layers())) is not None

@@ -61,6 +61,14 @@ def test_a_histogram_counts_every_number(tmp_path: Path) -> None:
     assert contents.refusal == "layer 4: weight: numbers beyond 2,147,483,647, or none."
 
 
+def test_recurrent_weights_are_counted_and_listed(tmp_path: Path) -> None:
+    layers = small_layers()
+    layers[3] |= {"type": "dense_rec", "weight": np.ones((7, 54)), "weight_rec": np.eye(7) * 3}
+    layer = describe(write_foreign(tmp_path / "model.net", layers)).layers[3]
+    assert layer.synapse_count == 7 * 54 + 7
+    assert layer.others["weight_rec"] == "float64 (7, 7), 0..3"
+
+
 def test_files_of_lava_dl() -> None:
     pilotnet = describe(lava_dl_file("gts/pilotnet_lif/network.net"))
     assert (pilotnet.written_by_us, pilotnet.refusal, pilotnet.about["tSample"]) == (False, None, "16")

@@ -17,7 +17,7 @@ no guarantee.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,13 +26,13 @@ import numpy as np
 from loihi_convert import loihi
 from loihi_convert.checks.finding import Broken, Rule
 from loihi_convert.results.schema import Record
-from loihi_convert.synapse import Dense, Shape, Synapse
+from loihi_convert.synapse import Array, Dense, Shape, Synapse
 
 _BRIEF: Final = 'Intel, "Loihi 2" technology brief, 2021'
 
 
 class LayerResources(Record):
-    """What one layer takes; its synapses are those that reach it.
+    """What one layer takes; its synapses are those that reach it, from the layer before and from its own neurons.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class LayerResources(Record):
     fan_out
         Synapses that leave one of its neurons, at most; 0 for the last layer.
     synapses
-        Between the layer before and this one, of nonzero weight; with a pooling written out.
+        Of nonzero weight; with a pooling written out.
     weights
         In the file: netx has no pooling, so a kernel behind one holds every weight ``pooling`` times.
     pooling
@@ -100,39 +100,56 @@ class Chips:
         )
 
 
-def resources(input_shape: Shape, synapses: Sequence[tuple[str, Synapse]]) -> tuple[LayerResources, ...]:
-    """Return what each layer takes; ``synapses`` are those of a network in order, behind their layers' names."""
+def resources(
+    input_shape: Shape, synapses: Sequence[tuple[str, Synapse]], recurrent: Mapping[str, Dense] | None = None
+) -> tuple[LayerResources, ...]:
+    """Return what each layer takes.
+
+    Parameters
+    ----------
+    input_shape
+        Of the network.
+    synapses
+        In order, behind their layers' names.
+    recurrent
+        By the names of the layers that have such, their synapses from their own neurons.
+    """
+    recurrent = recurrent or {}
     shapes = [input_shape]
     for _, synapse in synapses:
         shapes.append(synapse.output_shape(shapes[-1]))
     fan_outs = [synapse.fan_out(shape) for (_, synapse), shape in zip(synapses, shapes, strict=False)]
-    leaving = [*(int(counts.max()) for counts in fan_outs[1:]), 0]
+    leaving = [*fan_outs[1:], np.zeros(shapes[-1], np.int64)]
     return tuple(
-        _layer_resources(name, synapse, shape, math.prod(after), int(counts.sum()), fan_out)
-        for (name, synapse), shape, after, counts, fan_out in zip(
-            synapses, shapes, shapes[1:], fan_outs, leaving, strict=False
-        )
+        _layer_resources(name, synapse, shape, int(counts.sum()), after, recurrent.get(name))
+        for (name, synapse), shape, counts, after in zip(synapses, shapes, fan_outs, leaving, strict=False)
     )
 
 
 def _layer_resources(
-    name: str, synapse: Synapse, input_shape: Shape, neurons: int, synapse_count: int, fan_out: int
+    name: str, synapse: Synapse, input_shape: Shape, synapse_count: int, fan_out: Array, recurrent: Dense | None
 ) -> LayerResources:
-    window = math.prod(synapse.pool)
+    neurons, window = fan_out.size, math.prod(synapse.pool)
     rows = synapse.weight.reshape(synapse.channels, -1)
-    nonzero = int(np.count_nonzero(rows)) * window
+    fan_in = np.count_nonzero(rows, axis=1) * window
+    nonzero = int(fan_in.sum())
     # A dense matrix stores its zeros, too, and a kernel behind a pooling those of its dilation.
     is_dense = isinstance(synapse, Dense)
     stored = neurons * math.prod(input_shape) if is_dense else synapse.without_pooling(input_shape).weight.size
     every = stored if is_dense else synapse_count
+    if recurrent is not None:
+        reached = recurrent.fan_out((neurons,))
+        fan_in, fan_out = fan_in + np.count_nonzero(recurrent.weight, axis=1), fan_out.reshape(-1) + reached
+        nonzero, synapse_count = nonzero + int(reached.sum()), synapse_count + int(reached.sum())
+        stored, every = stored + recurrent.weight.size, every + recurrent.weight.size
     shared = nonzero + loihi.LIF_BYTES * neurons
     expanded = every + loihi.LOIHI_1_NEURON_BYTES * neurons
     needed = _cores(neurons, expanded)
     return LayerResources(
         name=name,
         neurons=neurons,
-        fan_in=int(np.count_nonzero(rows, axis=1).max()) * window,
-        fan_out=fan_out,
+        fan_in=int(fan_in.max()),
+        fan_out=int(fan_out.max()),
         synapses=synapse_count,
         weights=stored,
         pooling=window,

@@ -84,6 +84,23 @@ class StockLayer:
         return Dense(weight.reshape(neurons, -1))
 
     @property
+    def recurrent(self) -> Dense | None:
+        """From each of its neurons to each; None where the layer is not recurrent.
+
+        Raises
+        ------
+        InputError
+            If there are not as many weights.
+        """
+        if self.kind != "dense_rec":
+            return None
+        weight, neurons = self.numbers("weight_rec"), math.prod(self.stored_shape or (0,))
+        if weight is None or neurons < 1 or weight.size != neurons**2:
+            found = 0 if weight is None else weight.size
+            raise InputError(f"{found:,} recurrent weights among {neurons:,} neurons")
+        return Dense(weight.reshape(neurons, neurons))
+
+    @property
     def output_shape(self) -> Shape | None:
         """``(C, H, W)`` or ``(N,)``, as it follows from input and weights; None where it cannot be said.
 

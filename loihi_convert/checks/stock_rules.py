@@ -61,7 +61,7 @@ def the_shape_follows_from_the_input(layer: StockLayer) -> Broken | None:
     if stored is None or what_netx_needs_is_there(layer) is not None:
         return None
     try:
-        computed = layer.output_shape
+        computed, _ = layer.output_shape, layer.recurrent
     except InputError as error:
         known = "no known shape" if layer.input_shape is None else f"the shape {layer.input_shape}"
         return Broken(f"{error}", f"its input has {known}", _NETX, _EXPORT_AGAIN)

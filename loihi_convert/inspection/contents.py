@@ -24,7 +24,7 @@ _LONGEST_TEXT: Final = 80
 _GEOMETRY: Final = ("stride", "padding", "dilation")
 _NEURON_NUMBERS: Final = ("neuron/iDecay", "neuron/vDecay", "neuron/vThMant")
 _DESCRIBED: Final = frozenset(
-    {"type", "shape", "weight", "weight/real", "weight/imag", "weight_rec", "bias", "groups"}
+    {"type", "shape", "weight", "weight/real", "weight/imag", "bias", "groups"}
     | {*_GEOMETRY, *_NEURON_NUMBERS, "neuron/type"}
 )
 
@@ -71,7 +71,8 @@ class LayerContents(Record):
     neuron_count
         Product of ``shape``; 0 in a layer without neurons of its own (a flattening, pixels).
     synapse_count
-        Synapses of nonzero weight, each use of a kernel's weight counted; None where the geometry makes no sense.
+        Synapses of nonzero weight, each use of a kernel's weight counted, and recurrent ones, whose weights are among
+        ``others``; None where the geometry makes no sense.
     i_decay, v_decay, threshold, weight, bias
         netx's iDecay, vDecay, vThMant; weights; biases.
     others
@@ -183,7 +184,7 @@ def _layers(layers: list[dict[str, Array]], network: QuantizedNetwork | None) ->
             kernel=None if weight is None or weight.ndim < 4 else (weight.shape[2], weight.shape[3]),
             neuron_type=netx.text_of(stock["neuron/type"])[:_LONGEST_TEXT] if "neuron/type" in stock else None,
             neuron_count=math.prod(shape) if shape is not None and has_neurons else 0,
-            synapse_count=_synapse_count(kind, weight, geometry, before),
+            synapse_count=_synapse_count(kind, weight, stock.get("weight_rec"), geometry, before),
             i_decay=_numbers(stock.get("neuron/iDecay")),
             v_decay=_numbers(stock.get("neuron/vDecay")),
             threshold=_numbers(stock.get("neuron/vThMant")),
@@ -196,10 +197,16 @@ def _layers(layers: list[dict[str, Array]], network: QuantizedNetwork | None) ->
 
 
 def _synapse_count(
-    kind: str, weight: Array | None, geometry: Mapping[str, tuple[int, ...] | None], input_shape: tuple[int, ...] | None
+    kind: str,
+    weight: Array | None,
+    recurrent: Array | None,
+    geometry: Mapping[str, tuple[int, ...] | None],
+    input_shape: tuple[int, ...] | None,
 ) -> int | None:
     if kind == "input" or weight is None or weight.dtype.kind not in "iuf":
         return None
+    if kind == "dense_rec" and recurrent is not None and recurrent.dtype.kind in "iuf":
+        return int(np.count_nonzero(weight) + np.count_nonzero(recurrent))
     if kind != "conv":
         return int(np.count_nonzero(weight))
     if input_shape is None or len(input_shape) != 3 or math.prod(input_shape) > netx.LARGEST_LAYER or weight.ndim < 4:

@@ -22,7 +22,7 @@ from loihi_convert.network import ReluNetwork
 from loihi_convert.progress import Bars, no_bar
 from loihi_convert.quantized import QuantizedNetwork, Target
 from loihi_convert.source import open_source
-from loihi_convert.synapse import Array, Shape, Synapse
+from loihi_convert.synapse import Array, Dense, Shape, Synapse
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,6 +239,7 @@ def _resources(candidate: Candidate) -> tuple[LayerResources, ...] | None:
     if candidate.stock is None:
         return None
     synapses: list[tuple[str, Synapse]] = []
+    recurrent: dict[str, Dense] = {}
     input_shape: Shape | None = None
     try:
         for name, layer in candidate.stock.layers:
@@ -248,7 +249,9 @@ def _resources(candidate: Candidate) -> tuple[LayerResources, ...] | None:
                 return None
             input_shape = layer.input_shape if input_shape is None else input_shape
             synapses.append((name, synapse))
-        return None if input_shape is None else resources(input_shape, synapses)
+            if (own := layer.recurrent) is not None:
+                recurrent[name] = own
+        return None if input_shape is None else resources(input_shape, synapses, recurrent)
     except InputError:
         # A rule of `checks.stock` has said so.
         return None
