@@ -523,6 +523,14 @@ def test_silent_channels_of_the_cnn() -> None:
     assert activity.firing_rate.tolist() == [1, 0]
 
 
+def test_a_channel_of_the_cnn_that_is_always_positive_is_not_saturated() -> None:
+    kernel = np.array([[[[1.0]]], [[[-1.0]]]])
+    layers = (ReluLayer("conv", Conv(kernel)), ReluLayer("fc", Dense(np.ones((2, 8)))))
+    cnn = pipeline.Candidate(Path("model.pt"), ReluNetwork((1, 2, 2), layers), None, {})
+    (finding,) = pipeline.check(cnn, np.full((3, 1, 2, 2), 255, np.uint8)).findings
+    assert finding.line.startswith("warning: conv: 1 of 2 channels (1) silent on all of 3 images")
+
+
 class WithMaxPooling(nn.Sequential):
     def __init__(self) -> None:
         super().__init__(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 3))

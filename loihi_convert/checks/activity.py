@@ -153,6 +153,9 @@ ACTIVITY_RULES: Final[tuple[Rule[Activity], ...]] = (
     Rule(no_potential_meets_the_lower_end, {"lava": "note", "loihi2": "warning"}),
 )
 
+CNN_ACTIVITY_RULES: Final = ACTIVITY_RULES[:1]
+"""Of the CNN: to be positive everywhere is no saturation there, its activations are numbers."""
+
 NETWORK_ACTIVITY_RULES: Final[tuple[Rule[NetworkActivity], ...]] = (
     Rule(no_current_wraps, {"lava": "warning", "loihi2": "warning"}),
 )

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from loihi_convert import netx
-from loihi_convert.checks.activity import ACTIVITY_RULES, NETWORK_ACTIVITY_RULES, cnn_activity, network_activity
+from loihi_convert.checks.activity import (
+    ACTIVITY_RULES,
+    CNN_ACTIVITY_RULES,
+    NETWORK_ACTIVITY_RULES,
+    cnn_activity,
+    network_activity,
+)
 from loihi_convert.checks.finding import SEVERITIES, Finding, findings
 from loihi_convert.checks.integers import CIRCUIT_RULES, LAYER_RULES, NETWORK_RULES, NetworkRun, layer_runs
 from loihi_convert.checks.resources import MEMORY_RULES, NEUROCORE_RULES, Chips, LayerResources, resources
@@ -196,7 +202,7 @@ def check(
         image_count = len(images)
         with bars(f"{candidate.path.name}: looking at channels") as progress:
             if isinstance(network, ReluNetwork):
-                found += findings(ACTIVITY_RULES, cnn_activity(network, images), target)
+                found += findings(CNN_ACTIVITY_RULES, cnn_activity(network, images), target)
             else:
                 assert steps is not None
                 activity = network_activity(network, images, steps, device=device, progress=progress)
