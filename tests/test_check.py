@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -514,6 +515,31 @@ def test_channels_are_looked_at_by_running_the_network(check_network: Callable[.
         check_network(good(), images=np.zeros((2, 1, 4, 5), np.uint8))
 
 
+def test_a_channel_that_cannot_fire_is_named_once(check_network: Callable[..., dict[str, Finding]]) -> None:
+    """Without weights that takes no threshold of its own, as where a layer has one for all."""
+    kernel = [KERNEL[0], [[[0, 0], [0, 0]]]]
+    white = np.full((2, 1, 4, 4), 255, np.uint8)
+    found = check_network(good(kernel=kernel, threshold=(16, 16)), images=white)
+    assert set(found) == {"every channel can fire"}
+    assert "conv: 1 of 2 channels (1) can never fire" in found["every channel can fire"].line
+
+
+def test_silent_classes_are_not_to_be_pruned(check_network: Callable[..., dict[str, Finding]]) -> None:
+    """White: 15 a step, so the convolution fires in the last of four, and class 3 gets 18 + .. + 35 = 477 once.
+
+    The first two classes have only weights below 0, and the third 0..17: at most 153 a step.
+    """
+    network = good(threshold=(60, 60))
+    neuron = IntegerNeuron(np.array([9, 9, 4 * 153 + 1, 2 * 477], np.int32), np.zeros(4, np.int32))
+    layers = (network.layers[0], replace(network.layers[1], neuron=neuron))
+    found = check_network(replace(network, layers=layers), images=np.full((2, 1, 4, 4), 255, np.uint8))
+    fix = "the class is the one that fires most. A larger T, or another --balance, may let them fire."
+    dead = "warning: fc: 3 of 4 classes (0, 1, 2) can never fire in T = 4 steps"
+    assert found["every channel can fire"].line == f"{dead}; {fix}"
+    silent = "warning: fc: 1 of 4 classes (3) silent on all of 2 images"
+    assert found["every channel is active"].line == f"{silent}; {fix}"
+
+
 def test_silent_channels_of_the_cnn() -> None:
     kernel = np.array([[[[1.0]]], [[[-1.0]]]])
     layers = (ReluLayer("conv", Conv(kernel)), ReluLayer("fc", Dense(np.ones((2, 8)))))
@@ -562,6 +588,16 @@ def test_what_convert_refuses_is_named_before_export(tmp_path: Path, monkeypatch
 def invoke(*words: object) -> tuple[int, str, str]:
     done = CliRunner().invoke(cli.app, ["check", *map(str, words)])
     return done.exit_code, done.stdout, done.stderr
+
+
+def test_own_images_are_not_called_validation_images(tmp_path: Path) -> None:
+    netx.write(good(), tmp_path / "model.net")
+    np.savez(tmp_path / "own.npz", images=np.zeros((3, 4, 4), np.uint8), labels=np.array([0, 1, 2]))
+    done = CliRunner().invoke(
+        cli.app, ["check", str(tmp_path / "model.net"), "--data", str(tmp_path / "own.npz"), "--images", "4"]
+    )
+    assert isinstance(done.exception, UsageError)
+    assert re.search(r"--images 4: allowed are 0\.\.3, the images of .*own.npz", str(done.exception))
 
 
 def test_exit_codes_and_json(tmp_path: Path) -> None:

@@ -45,6 +45,8 @@ class LayerRun:
         Whether its soft reset is that of `circuit.py`.
     is_constant
         Whether its input is the same in every step, as pixels are.
+    is_readout
+        Whether it is the last layer, whose channels are the classes.
     """
 
     layer: QuantizedLayer
@@ -52,6 +54,14 @@ class LayerRun:
     timesteps: int
     is_circuit: bool = False
     is_constant: bool = False
+    is_readout: bool = False
+
+    @property
+    def can_fire(self) -> Array:
+        """Which channels can, bool ``(C_out,)``, of a layer with neurons."""
+        threshold = self.layer.threshold
+        assert threshold is not None
+        return np.asarray((self.highest_potential >= threshold) & (threshold != loihi.NEVER_FIRES))
 
     @property
     def largest_current(self) -> Array:
@@ -109,11 +119,15 @@ def layer_runs(run: NetworkRun) -> Iterator[tuple[str, LayerRun]]:
     """Yield each layer, behind its name."""
     network = run.network
     for index, layer in enumerate(network.layers):
-        is_constant = index == 0 and network.poisson_seed is None
-        yield (
-            layer.name,
-            LayerRun(layer, network.reset, run.timesteps, network.target == "loihi2", is_constant=is_constant),
+        layer_run = LayerRun(
+            layer,
+            network.reset,
+            run.timesteps,
+            is_circuit=network.target == "loihi2",
+            is_constant=index == 0 and network.poisson_seed is None,
+            is_readout=index == len(network.layers) - 1,
         )
+        yield layer.name, layer_run
 
 
 def output_potentials_fit_for_the_timesteps(run: NetworkRun) -> Broken | None:
@@ -182,13 +196,10 @@ def potentials_stay_in_range(run: LayerRun) -> Broken | None:
 
 
 def every_channel_can_fire(run: LayerRun) -> Broken | None:
-    if (threshold := run.layer.threshold) is None:
+    if run.layer.threshold is None or run.can_fire.all():
         return None
-    dead = (run.highest_potential < threshold) | (threshold == loihi.NEVER_FIRES)
-    if not dead.any():
-        return None
-    found = f"{channels(dead)} can never fire in T = {run.timesteps:,} steps"
-    return Broken(found, "they cost neurons and synapses", "", "Prune them from the CNN, or leave them.")
+    what = f"can never fire in T = {run.timesteps:,} steps"
+    return idle(~run.can_fire, what, "Prune them from the CNN, or leave them.", run.is_readout)
 
 
 def no_channel_must_fire_at_every_step(run: LayerRun) -> Broken | None:
@@ -201,12 +212,20 @@ def no_channel_must_fire_at_every_step(run: LayerRun) -> Broken | None:
     return Broken(found, "it says nothing", "", "Its bias is above its threshold: see `loihi-convert diagnose`.")
 
 
-def channels(chosen: Array) -> str:
+def idle(chosen: Array, what: str, fix: str, is_readout: bool) -> Broken:
+    """Return that the ``chosen`` channels do ``what``, and its ``fix``: of classes another, as none is to be pruned."""
+    if is_readout:
+        wake = "A larger T, or another --balance, may let them fire."
+        return Broken(f"{channels(chosen, 'classes')} {what}", "the class is the one that fires most", "", wake)
+    return Broken(f"{channels(chosen)} {what}", "they cost neurons and synapses", "", fix)
+
+
+def channels(chosen: Array, name: str = "channels") -> str:
     """Return which of the channels, bool ``(C,)``, are chosen, in words."""
     indices = np.flatnonzero(chosen)
     named = ", ".join(map(str, indices[:_MOST_CHANNELS]))
     more = f" and {len(indices) - _MOST_CHANNELS} more" if len(indices) > _MOST_CHANNELS else ""
-    return f"{len(indices)} of {len(chosen)} channels ({named}{more})"
+    return f"{len(indices)} of {len(chosen)} {name} ({named}{more})"
 
 
 def _of_the_circuit(rule: loihi.Rule) -> Rule[LayerRun]:

@@ -95,7 +95,8 @@ def check(
 
 
 def _images(candidate: Candidate, count: int | None, data: str | None, data_root: Path | None) -> Array | None:
-    """The first validation images; without them, unless they were asked for, a note says what is not looked at."""
+    """The first validation images, or of a user's own any; without them, unless they were asked for, a note says what
+    is not looked at."""
     from loihi_convert.data import load_data
 
     if count == 0 or candidate.network is None:
@@ -110,8 +111,9 @@ def _images(candidate: Candidate, count: int | None, data: str | None, data_root
             raise
         note(f"silent and saturated channels are not looked for: {error}")
         return None
-    known = splits.validation if len(splits.validation) else splits.test
+    # A user's own images are not split.
+    known, kind = (splits.validation, "validation images") if len(splits.validation) else (splits.test, "images")
     count = min(CHECKED_IMAGES, len(known)) if count is None else count
     if not 1 <= count <= len(known):
-        raise UsageError(f"--images {count}: allowed are 0..{len(known)}, the validation images of {splits.name}.")
+        raise UsageError(f"--images {count}: allowed are 0..{len(known)}, the {kind} of {splits.name}.")
     return known[:count].images
