@@ -61,6 +61,14 @@ def test_a_histogram_counts_every_number(tmp_path: Path) -> None:
     assert contents.refusal == "layer 4: weight: numbers beyond 2,147,483,647, or none."
 
 
+def test_a_histogram_of_denormal_numbers(tmp_path: Path) -> None:
+    layers = small_layers()
+    layers[3]["neuron"] = {**NEURON, "vThMant": np.array([0, 5e-324, 0])}
+    threshold = describe(write_foreign(tmp_path / "model.net", layers)).layers[3].threshold
+    assert threshold is not None
+    assert threshold.histogram == (2, *[0] * (BINS - 2), 1)
+
+
 def test_recurrent_weights_are_counted_and_listed(tmp_path: Path) -> None:
     layers = small_layers()
     layers[3] |= {"type": "dense_rec", "weight": np.ones((7, 54)), "weight_rec": np.eye(7) * 3}

@@ -240,7 +240,8 @@ def _numbers(value: Array | None) -> Numbers | None:
     least, largest = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     bins = np.zeros(BINS, np.int64)
     if largest > least:
-        np.add.at(bins, np.minimum((finite - least) * (BINS / (largest - least)), BINS - 1).astype(np.int64), 1)
+        # Divided first: the reciprocal of a denormal number is infinite.
+        np.add.at(bins, np.minimum((finite - least) / (largest - least) * BINS, BINS - 1).astype(np.int64), 1)
     else:
         bins[BINS // 2] = finite.size
     return Numbers(
