@@ -20,7 +20,7 @@ from loihi_convert import loihi, netx
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.reference_cuba import run_cuba
 from loihi_convert.cuba import INTEGRATOR, CubaLayer, CubaNetwork, CubaNeuron, PixelBias
-from loihi_convert.errors import DataError, InputError, NetxError, UsageError
+from loihi_convert.errors import DataError, InputError, NetxError, RangeError, UsageError
 from loihi_convert.simulation.cuba import LayerStep, lif_step, pixel_inputs, simulate
 from loihi_convert.synapse import Array, Dense
 
@@ -291,6 +291,19 @@ def test_pixels_become_biases_cut_towards_zero() -> None:
     # (0 - 0.25) / 0.5 = -0.5 and (1 - 0.5) / 0.3 = 1.67: 10 x - 3 = -8 and 13.67.
     found = pixel_inputs(network, images, np.array([0.25, 0.5]), np.array([0.5, 0.3]))
     assert found.tolist() == [[[[-8]], [[13]]]]
+
+
+def test_pixels_become_biases_that_fit_lavas_sixteen_bits() -> None:
+    network = CubaNetwork((1, 1, 1), (CubaLayer("layer 0", PixelBias(32_000, 0), neuron(4096, 0, 5)),))
+    white, zero = np.full((1, 1, 1, 1), 255, np.uint8), np.zeros(1)
+    # 32,000 / 0.97655 = 32,768.4 and 32,000 / 0.97659 = 32,767.08.
+    assert pixel_inputs(network, white, zero, np.array([0.97659])).item() == 32_767
+    message = (
+        r"layer 0: pixels become a bias of magnitude 32,768 \(weight 32,000, bias 0\); allowed is 32,767, beyond which "
+        "Lava wraps: pass another --mean and a larger --std"
+    )
+    with pytest.raises(RangeError, match=message):
+        pixel_inputs(network, white, zero, np.array([0.97655]))
 
 
 def changed(change: Callable[[list[Any]], object]) -> list[Any]:

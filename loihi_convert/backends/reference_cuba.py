@@ -40,7 +40,8 @@ def run_cuba(
     Raises
     ------
     InputError
-        If the images do not fit the network, or its last layer has maps, from which no class is read.
+        If the images do not fit the network, pixels make biases beyond int16, or its last layer has maps, from which no
+        class is read.
     UsageError
         If ``timesteps`` is less than 1, the result would be too large, or ``mean`` and ``std`` are not one number or
         one for each channel, or given to a network without input neurons.

@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from loihi_convert import loihi
 from loihi_convert.cuba import CubaLayer, CubaNetwork, CubaNeuron, PixelBias
+from loihi_convert.errors import RangeError
 from loihi_convert.synapse import Array, Conv
 
 STATE_SHIFT: Final = 6
@@ -113,10 +115,21 @@ def pixel_inputs(network: CubaNetwork, images: Array, mean: Array, std: Array) -
 
     Input neurons get ``trunc(weight x + bias)`` of x = (pixel / 255 - mean) / std, one mean and std for all channels or
     one for each; a synapse gets the pixels themselves, 0..255, as graded spikes of 8 bits.
+
+    Raises
+    ------
+    RangeError
+        If a bias of an input neuron does not fit Lava's int16.
     """
     synapse = network.layers[0].synapse
     values = images.astype(np.float64)
     if isinstance(synapse, PixelBias):
         x = (values / 255 - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1)
         values = np.trunc(synapse.weight * x + synapse.bias)
+        if (largest := np.abs(values).max(initial=0)) > loihi.LIF_BIAS_LIMIT:
+            raise RangeError(
+                f"{network.layers[0].name}: pixels become a bias of magnitude {largest:,.0f} (weight "
+                f"{synapse.weight:,}, bias {synapse.bias:,}); allowed is {loihi.LIF_BIAS_LIMIT:,}, beyond which Lava "
+                "wraps: pass another --mean and a larger --std."
+            )
     return values.astype(np.int32).reshape(len(images), *network.input_shape)
