@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from evaluations import entry
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from test_evaluate import full_evaluation
+from test_evaluate import full_evaluation, small_network, small_run
 
-from loihi_convert.results.energy import BOUNDARY, CONSTANTS, Constant, Estimate, energy, estimate
-from loihi_convert.results.evaluate import Evaluation
+from loihi_convert.results.energy import BOUNDARY, CONSTANTS, POISSON_BOUNDARY, Constant, Estimate, energy, estimate
+from loihi_convert.results.evaluate import Evaluation, evaluate
 from loihi_convert.results.formats import quantity, quantity_range
 from loihi_convert.results.tables import energy_table
 
@@ -34,6 +36,28 @@ def test_an_estimate_by_hand() -> None:
     assert in_picojoules(found.arithmetic_joules) == [16.75, 658.9]
     # 74 multiplications of the CNN.
     assert in_picojoules(energy([found], 74).cnn_arithmetic_joules) == [17.02, 340.4]
+
+
+def test_poisson_pixels_are_added_not_multiplied() -> None:
+    """The same counts: low 0.03 x (15 + 22), without pixels; high 0.9 x (15 + 22 + 136). Loihi's bounds stay."""
+    found, numbers = estimate(2, 5.0, 15.0, [8, 3], 68, is_poisson=True), estimate(2, 5.0, 15.0, [8, 3], 68)
+    assert in_picojoules(found.arithmetic_joules) == [1.11, 155.7]
+    assert found.loihi1_joules == numbers.loihi1_joules
+
+
+def test_an_evaluation_of_a_poisson_file_says_what_it_leaves_out() -> None:
+    first, *rest = small_network().layers
+    network = replace(small_network(), layers=(replace(first, largest_input=1), *rest), poisson_seed=0)
+    found = evaluate(small_run(), network).energy
+    assert found is not None
+    for one in found.estimates:
+        counted = (one.timesteps, one.spikes, one.synaptic_operations)
+        assert one == estimate(*counted, [8, 3], 68, is_poisson=True)
+    assert "without the Poisson spikes that pixels are" in found.boundary
+    assert "current" not in found.boundary
+    table = energy_table([("pixels", full_evaluation()), ("poisson", evaluate(small_run(), network))])
+    assert table is not None
+    assert POISSON_BOUNDARY in str(table.caption)
 
 
 def test_more_neurons_than_a_core_or_a_chip_holds_take_more_of_them() -> None:

@@ -13,6 +13,9 @@ which costs Loihi nothing (no T M_1) and is multiplied out once, and all 128 cor
 the high end each pixel reaches its synapses in every step (T M_1 multiplications, too), and the fewest cores that hold
 the neurons share it evenly.
 
+Where pixels are Poisson spikes, which are not counted, nothing is multiplied: the low end leaves them out, the high end
+has one of every pixel in every step, T M_1 additions.
+
 Constants of Loihi 1 are the lower and the higher of two sources: Intel's, simulated before there was silicon (for the
 energy of a synaptic operation a minimum), and SANA-FE's, fitted to a board; with its own that simulator predicts energy
 and latency of three applications within 12 % and 25 %. Of Loihi 2 no energy per operation is public: none is here.
@@ -155,15 +158,26 @@ CORES: Final = 128
 NEURONS_PER_CORE: Final = 1024
 """Compartments of one of them (Davies et al. 2018)."""
 
-BOUNDARY: Final = (
-    "Estimated from counted spikes, not measured on a chip. In: synaptic operations, membrane updates and spikes of "
-    "the cores of Loihi 1, and the barrier after each step. Not in: static power, host, input and output, management "
-    "processors, links between chips. Low: the lower of Intel's constants, simulated, and those fitted to a board by "
-    "SANA-FE; pixels as a current that costs nothing; all 128 cores equally busy. High: the higher of both; all pixels "
-    "through their synapses in every step; only as many cores as hold the neurons. No energy per operation of Loihi 2 "
-    "is public."
+
+def _boundary(low: str, high: str) -> str:
+    """What is in the figures of Loihi 1, and what is not; of pixels at either end."""
+    return (
+        "Estimated from counted spikes, not measured on a chip. In: synaptic operations, membrane updates and spikes "
+        "of the cores of Loihi 1, and the barrier after each step. Not in: static power, host, input and output, "
+        "management processors, links between chips. Low: the lower of Intel's constants, simulated, and those fitted "
+        f"to a board by SANA-FE; {low}; all 128 cores equally busy. High: the higher of both; {high}; only as many "
+        "cores as hold the neurons. No energy per operation of Loihi 2 is public."
+    )
+
+
+BOUNDARY: Final = _boundary("pixels as a current that costs nothing", "all pixels through their synapses in every step")
+"""Of networks whose pixels are numbers."""
+
+POISSON_BOUNDARY: Final = _boundary(
+    "without the Poisson spikes that pixels are, and their synapses",
+    "the synapses of a spike of every pixel in every step",
 )
-"""What is in the figures of Loihi 1, and what is not."""
+"""Of networks whose pixels are spikes."""
 
 ARITHMETIC: Final = (
     "Arithmetic: the same counts as additions, and those of the CNN as multiplications and additions, from 8-bit "
@@ -227,6 +241,8 @@ def estimate(
     synaptic_operations: float,
     neuron_counts: Sequence[int],
     input_synapses: int,
+    *,
+    is_poisson: bool = False,
 ) -> Estimate:
     """Return the estimate for one T.
 
@@ -240,10 +256,13 @@ def estimate(
         Of each layer.
     input_synapses
         M_1: synapses of nonzero weight that the pixels of one image reach.
+    is_poisson
+        Whether pixels are Poisson spikes, not numbers.
     """
     updates = sum(neuron_counts) * timesteps
     reached = (synaptic_operations, synaptic_operations + timesteps * input_synapses)
-    first_layer = (input_synapses, timesteps * input_synapses)
+    multiplications = (0, 0) if is_poisson else (input_synapses, timesteps * input_synapses)
+    input_additions = (0, timesteps * input_synapses if is_poisson else 0)
     chips = math.ceil(sum(neuron_counts) / (CORES * NEURONS_PER_CORE))
     cores = (CORES * chips, math.ceil(sum(neuron_counts) / NEURONS_PER_CORE))
 
@@ -257,8 +276,8 @@ def estimate(
         return work / cores[end] + STEP_TIME[end].value * (timesteps + len(neuron_counts))
 
     def arithmetic(end: int) -> float:
-        additions = synaptic_operations + updates
-        return ADD_ENERGY[end].value * additions + MULTIPLY_ENERGY[end].value * first_layer[end]
+        additions = synaptic_operations + updates + input_additions[end]
+        return ADD_ENERGY[end].value * additions + MULTIPLY_ENERGY[end].value * multiplications[end]
 
     return Estimate(
         timesteps=timesteps,
@@ -271,11 +290,11 @@ def estimate(
     )
 
 
-def energy(estimates: Sequence[Estimate], multiply_accumulates: int) -> Energy:
+def energy(estimates: Sequence[Estimate], multiply_accumulates: int, *, is_poisson: bool = False) -> Energy:
     """Return ``estimates`` beside the CNN's arithmetic, of ``multiply_accumulates`` an image, with their boundary."""
     low, high = MULTIPLY_ENERGY
     return Energy(
-        boundary=f"{BOUNDARY} {ARITHMETIC}",
+        boundary=f"{POISSON_BOUNDARY if is_poisson else BOUNDARY} {ARITHMETIC}",
         cnn_arithmetic_joules=(low.value * multiply_accumulates, high.value * multiply_accumulates),
         estimates=tuple(estimates),
         constants=CONSTANTS,

@@ -225,6 +225,7 @@ def evaluate(
     reported = {*reported_timesteps(run_timesteps), min(own_timesteps, run_timesteps)}
     points = tuple(point(timesteps) for timesteps in sorted(reported))
     multiply_accumulates = sum(layer.multiply_accumulates for layer in layers)
+    is_poisson = isinstance(network, QuantizedNetwork) and network.poisson_seed is not None
     estimates = [
         estimate(
             one.timesteps,
@@ -232,6 +233,7 @@ def evaluate(
             one.synaptic_operations,
             [layer.neuron_count for layer in layers],
             layers[0].multiply_accumulates,
+            is_poisson=is_poisson,
         )
         for one in points
     ]
@@ -253,7 +255,7 @@ def evaluate(
         # A run shorter than the clock's tick of 1 ns reads as 0 seconds.
         images_per_second=image_count / max(result.seconds, 1e-9),
         wrapped_images=result.wrapped_images,
-        energy=energy(estimates, multiply_accumulates),
+        energy=energy(estimates, multiply_accumulates, is_poisson=is_poisson),
     )
 
 

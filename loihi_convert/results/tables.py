@@ -116,7 +116,8 @@ def energy_table(evaluations: Sequence[tuple[str, Evaluation]]) -> Table | None:
     table.title = "energy and time of an inference, estimated"
     # Rounding to 0 takes other weights from each file.
     low, high = zip(*(energy.cnn_arithmetic_joules for _, _, energy in known), strict=True)
-    table.caption = f"{known[0][2].boundary} The CNN: {quantity_range((min(low), max(high)), 'J')}"
+    boundaries = dict.fromkeys(energy.boundary for _, _, energy in known)
+    table.caption = f"{' '.join(boundaries)} The CNN: {quantity_range((min(low), max(high)), 'J')}"
     return table
 
 
