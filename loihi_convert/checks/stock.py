@@ -73,9 +73,10 @@ class StockLayer:
                 raise InputError(f"a convolution with weights of shape {weight.shape}")
             stride, padding, dilation = (self._pair(name) for name in ("stride", "padding", "dilation"))
             # Slayer's have an axis of time, of length 1, which netx drops.
-            kernel, count = weight.reshape(weight.shape[:4]), _whole(groups)[0]
-            if count < 1 or kernel.shape[0] % count:
-                raise InputError(f"a convolution of {kernel.shape[0]:,} output channels in {count:,} groups")
+            kernel = weight.reshape(weight.shape[:4])
+            count = _whole(groups)[0]
+            if count < 1 or len(kernel) % count:
+                raise InputError(f"a convolution of {len(kernel):,} output channels in {count:,} groups")
             return Conv(kernel, None, stride, padding, dilation, count)
         neurons = math.prod(self.stored_shape or (0,))
         # Slayer's may have axes of length 1, or one axis only.
