@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,7 @@ from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.cnn.train import train
 from loihi_convert.data import load_data
+from loihi_convert.errors import InputError, UsageError
 from loihi_convert.pipeline import ExportOptions
 from loihi_convert.source import open_source
 
@@ -58,12 +60,12 @@ def test_what_is_not_learned_cannot_be_recovered(tool: ModuleType, tmp_path: Pat
     train("digits-cnn", digits, replace(default_recipe("digits"), epochs=1), seed=0, output=path)
     options = ExportOptions(method="percentile")
     (exported,) = pipeline.export(path, None, (2,), digits.calibration_images(), options=options)
-    with pytest.raises(SystemExit, match=r"its thresholds are by percentile, not by training; leave out --qcfs"):
+    with pytest.raises(UsageError, match=r"its thresholds are by percentile, not by training; leave out --qcfs"):
         tool.recovered(exported.path, 4)
     network = netx.read(exported.path)
     model = {key: value for key, value in network.provenance["model"].items() if key != "architecture"}
     netx.write(replace(network, provenance={**network.provenance, "model": model}), tmp_path / "own.net")
-    with pytest.raises(SystemExit, match=r"was made from a CNN of your own \(--arch\); only those that `train` makes"):
+    with pytest.raises(InputError, match=r"was made from a CNN of your own \(--arch\); only those that `train` makes"):
         tool.recovered(tmp_path / "own.net", None)
 
 
@@ -72,5 +74,36 @@ def test_corrected_biases_are_not_the_cnns(tool: ModuleType, tmp_path: Path) -> 
     train("digits-cnn", digits, replace(default_recipe("digits"), epochs=1), seed=0, output=path)
     options = ExportOptions(method="percentile", correct=True)
     (exported,) = pipeline.export(path, None, (2,), digits.calibration_images(), options=options)
-    with pytest.raises(SystemExit, match="its biases are corrected, and not the CNN's; take a file without"):
+    with pytest.raises(InputError, match="its biases are corrected, and not the CNN's; take a file without"):
         tool.recovered(exported.path, None)
+
+
+def test_what_can_be_known_beforehand_is_one_sentence_before_any_work(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("there.pt", "a.net"):
+        Path(name).write_bytes(b"old")
+
+    def ends(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["", *words])
+        return tool.main(), capsys.readouterr().err
+
+    code, message = ends("absent.net", "-o", "new.pt")
+    assert (code, message.count("\n")) == (3, 1)
+    assert message.startswith("error: absent.net: ")
+    # a.net is no netx file; it is not read before these are refused.
+    assert ends("a.net", "-o", "bad.xyz") == (
+        2,
+        "error: bad.xyz: the suffix '.xyz' is not known; name the checkpoint .pt or .safetensors.\n",
+    )
+    code, message = ends("a.net", "-o", "there.pt")
+    assert (code, message.split(";")[0]) == (3, "error: there.pt: exists already")
+    code, message = ends("a.net", "-o", "nowhere/new.pt")
+    assert (code, message.split(";")[0]) == (
+        3,
+        "error: nowhere/new.pt: cannot be written (No such file or directory)",
+    )
+    code, message = ends("a.net", "-o", "there.pt", "--overwrite")
+    assert (code, message.split(":")[1]) == (3, " a.net")
+    assert Path("there.pt").read_bytes() == b"old"

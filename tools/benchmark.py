@@ -26,6 +26,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from benchmark_tables import machine, markdown, spread
+from exit_code import exit_code
 from peers import PEERS, Peer
 from peers.process import Worker
 from peers.worker import Request
@@ -40,7 +41,7 @@ from loihi_convert.conversion.convert import convert
 from loihi_convert.conversion.quantize import quantize
 from loihi_convert.data import default_root, load_data
 from loihi_convert.data.dataset import DataSplits
-from loihi_convert.errors import LoihiConvertError, PlatformError, UsageError
+from loihi_convert.errors import PlatformError, UsageError
 from loihi_convert.files import write_atomically
 from loihi_convert.quantized import QuantizedNetwork
 from loihi_convert.synapse import Array
@@ -61,12 +62,7 @@ _CALIBRATION_IMAGES: Final = 100
 def main() -> int:
     """Do what the command line says; return the exit code."""
     options = _options()
-    try:
-        options.measure(options)
-    except LoihiConvertError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return exit_code(options.measure, options)
 
 
 def _options() -> argparse.Namespace:

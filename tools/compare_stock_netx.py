@@ -19,29 +19,37 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from exit_code import exit_code
 
 from loihi_convert import netx
 from loihi_convert.backends.reference import run_network
 from loihi_convert.cli.options import parse_timesteps
 from loihi_convert.data import load_data
+from loihi_convert.errors import InputError, PlatformError, UsageError
 from loihi_convert.synapse import Array
 
 _STOCK = Path(__file__).with_name("run_stock_netx.py")
 
 
 def main() -> int:
-    """Print the table; return 1 if a potential differs."""
+    """Print the table; return 1 if a potential differs, or an error's exit code."""
     parser = argparse.ArgumentParser(description="Compare unmodified lava-dl with ref.")
     parser.add_argument("file", type=Path, metavar="MODEL.net")
     parser.add_argument("-T", "--timesteps", default="4,16,64", help="latencies; default: 4,16,64")
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--python", default=sys.executable, help="interpreter that has lava-dl")
     parser.add_argument("--data-root", type=Path)
-    arguments = parser.parse_args()
+    return exit_code(_compare, parser.parse_args())
+
+
+def _compare(arguments: argparse.Namespace) -> int:
     network = netx.read(arguments.file)
     if network.reset != "hard":
-        parser.error(f"{arguments.file}: stock netx knows hard reset only; export with --reset hard")
-    test = load_data(network.provenance["model"]["data"], arguments.data_root).test[: arguments.images]
+        raise UsageError(f"{arguments.file}: stock netx knows hard reset only; export with --reset hard.")
+    data = network.provenance.get("model", {}).get("data")
+    if data is None:
+        raise InputError(f"{arguments.file}: does not say what data it was made from; export it again.")
+    test = load_data(data, arguments.data_root).test[: arguments.images]
     differing = 0
     print(f"{'T':>4} {'images':>7} {'potentials':>11} {'differ':>7} {'correct':>8}")
     for timesteps in parse_timesteps(arguments.timesteps):
@@ -68,7 +76,7 @@ def _by_stock_netx(python: str, file: Path, pixels: Array, timesteps: int) -> Ar
                 list(map(str, words)), capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
             )
             if done.returncode:
-                raise SystemExit(f"{python}: {done.stderr[-1000:]}")
+                raise PlatformError(f"{python}: {done.stderr[-1000:]}")
             potentials: Array = np.load(output)
             return potentials
 

@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from exit_code import exit_code
 from numpy.typing import NDArray
 from PIL import Image
 
 from loihi_convert.data import default_root
 from loihi_convert.data.benchmarks import SHA256, read_file
-from loihi_convert.errors import DataError, LoihiConvertError, PlatformError
+from loihi_convert.errors import DataError, PlatformError
 from loihi_convert.files import write_atomically
 
 _CONNECT_SECONDS: Final = 10
@@ -52,14 +53,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Fetch data sets that loihi-convert does not embed.")
     parser.add_argument("data", nargs="+", choices=tuple(SHA256))
     parser.add_argument("--data-root", type=Path, default=default_root(), help="default: %(default)s")
-    arguments = parser.parse_args()
-    try:
-        for data in arguments.data:
-            fetch(data, arguments.data_root)
-    except LoihiConvertError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return exit_code(_fetch_all, parser.parse_args())
+
+
+def _fetch_all(arguments: argparse.Namespace) -> None:
+    for data in arguments.data:
+        fetch(data, arguments.data_root)
 
 
 def fetch(data: str, root: Path) -> None:

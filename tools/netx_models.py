@@ -37,12 +37,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from exit_code import exit_code
 from netx_cards import card_page, mean_table, read_card, recorded_recipe
 
 from loihi_convert import netx, pipeline
 from loihi_convert.backends import open_backend
 from loihi_convert.backends.reference import run_network
-from loihi_convert.cli.console import note
 from loihi_convert.cli.options import parse_timesteps
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import Checkpoint
@@ -50,7 +50,7 @@ from loihi_convert.cnn.float16 import in_float16, round_to_float16
 from loihi_convert.cnn.models import default_architecture, notation, paper_architecture
 from loihi_convert.cnn.recipe import default_recipe, fine_tuning_recipe, paper_recipe
 from loihi_convert.data import Dataset, DataSplits, load_data
-from loihi_convert.errors import InputError, LoihiConvertError, UsageError
+from loihi_convert.errors import InputError, UsageError
 from loihi_convert.files import sha256, write_atomically
 from loihi_convert.progress import bar
 from loihi_convert.results import paper
@@ -84,13 +84,7 @@ class Candidate:
 
 def main() -> int:
     """Do what the command line says; return the exit code."""
-    arguments = _arguments()
-    try:
-        _do(arguments)
-    except LoihiConvertError as error:
-        note(f"error: {error}")
-        return error.exit_code
-    return 0
+    return exit_code(_do, _arguments())
 
 
 def _arguments() -> argparse.Namespace:

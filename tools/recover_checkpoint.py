@@ -16,6 +16,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from exit_code import exit_code
 from torch import Tensor, nn
 
 from loihi_convert import netx
@@ -24,7 +25,8 @@ from loihi_convert.cnn.accuracy import accuracy
 from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.models import build_model
 from loihi_convert.data import load_data
-from loihi_convert.files import sha256
+from loihi_convert.errors import InputError, UsageError
+from loihi_convert.files import refuse_to_overwrite, refuse_to_replace, require_writable, sha256
 from loihi_convert.quantized import QuantizedNetwork
 
 _NEVER: Final = 1e4
@@ -32,30 +34,37 @@ _NEVER: Final = 1e4
 
 
 def main() -> int:
-    """Write the checkpoint and print its accuracies."""
+    """Write the checkpoint and print its accuracies; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else "")
     parser.add_argument("file", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--qcfs", type=int, help="levels of its activations; default: ReLU")
     parser.add_argument("--data-root", type=Path)
-    arguments = parser.parse_args()
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+    return exit_code(_recover, parser.parse_args())
+
+
+def _recover(arguments: argparse.Namespace) -> None:
+    checkpoint.require_suffix(arguments.output)
+    refuse_to_replace(arguments.file, arguments.output)
+    refuse_to_overwrite(arguments.output, arguments.overwrite)
+    require_writable(arguments.output)
     found = recovered(arguments.file, arguments.qcfs, arguments.data_root)
     checkpoint.save(found, arguments.output)
     print(f"{arguments.output}: validation {found.validation_accuracy:.4f}, test {found.test_accuracy:.4f}")
-    return 0
 
 
 def recovered(path: Path, levels: int | None, data_root: Path | None = None) -> Checkpoint:
     """Return the checkpoint that the file at ``path`` holds, with ReLU or with activations of ``levels``."""
     network = netx.read(path)
-    source = network.provenance["model"]
+    source = network.provenance.get("model", {})
     if "calibration" in network.provenance:
-        raise SystemExit(f"{path}: its biases are corrected, and not the CNN's; take a file without corrections.")
+        raise InputError(f"{path}: its biases are corrected, and not the CNN's; take a file without corrections.")
     if "architecture" not in source:
-        raise SystemExit(f"{path}: was made from a CNN of your own (--arch); only those that `train` makes are known.")
+        raise InputError(f"{path}: was made from a CNN of your own (--arch); only those that `train` makes are known.")
     method = network.provenance["balance"]["method"]
     if levels is not None and method != "qcfs":
-        raise SystemExit(f"{path}: its thresholds are by {method}, not by training; leave out --qcfs, or take another.")
+        raise UsageError(f"{path}: its thresholds are by {method}, not by training; leave out --qcfs, or take another.")
     splits = load_data(source["data"], data_root)
     model = build_model(source["architecture"], splits.input_shape, len(splits.classes), qcfs_levels=levels)
     state = _state(model, network)

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from exit_code import exit_code
 from reproduction.best import BestOfOurs
 from reproduction.cells import (
     FIGURES,
@@ -49,7 +50,7 @@ from loihi_convert.cli.console import note, say
 from loihi_convert.cli.options import parse_timesteps
 from loihi_convert.cnn import checkpoint
 from loihi_convert.data import default_root, load_data
-from loihi_convert.errors import InputError, LoihiConvertError, UsageError
+from loihi_convert.errors import InputError, UsageError
 from loihi_convert.files import write_atomically
 from loihi_convert.progress import bar
 from loihi_convert.results import paper
@@ -85,13 +86,7 @@ _RATE_TIMESTEPS: Final = (64,)
 
 def main() -> int:
     """Do what the command line says; return the exit code."""
-    options = _options()
-    try:
-        _reproduce(options)
-    except LoihiConvertError as error:
-        note(f"error: {error}")
-        return error.exit_code
-    return 0
+    return exit_code(_reproduce, _options())
 
 
 def _options() -> argparse.Namespace:
