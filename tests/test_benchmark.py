@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Final
 
 import numpy as np
 import pytest
@@ -182,6 +183,94 @@ def test_a_random_network_of_any_width_can_be_exported(benchmark: ModuleType, tm
     model = benchmark.two_convolutions(2, splits)
     benchmark.export_untrained(model, splits, 4, tmp_path / "width.net")
     assert netx.read(tmp_path / "width.net").shapes[:2] == ((2, 24, 24), (4, 8, 8))
+
+
+@pytest.mark.parametrize(("asked", "used"), [((), 4), (("-T", "3"), 3)])
+def test_cost_of_a_file_that_is_proven_for_few_steps(
+    benchmark: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    asked: tuple[str, ...],
+    used: int,
+) -> None:
+    proven_for(tmp_path / "tiny.net", 4)
+    ran = []
+
+    class Ran:
+        ready: Final = {"idle_bytes": 1}
+
+        def __init__(self, peer: object, request: object, patience: float) -> None:
+            ran.append(request.timesteps)
+
+        def __enter__(self) -> Ran:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def repeat(self) -> dict[str, float]:
+            return {"seconds": 1.0, "peak_bytes": 1}
+
+    monkeypatch.setattr(benchmark, "Worker", Ran)
+    words = ("--sweep-timesteps", "2,8", "--sweep-images", "5", "--sweep-calls", "2", "--sweep-widths", "")
+    monkeypatch.setattr(sys, "argv", ["", "cost", str(tmp_path / "tiny.net"), *asked, *words, "--repeats", "1"])
+    assert benchmark.main() == 0
+    assert ran == [2, used, used]
+    assert "T = 8: left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("-T", "5"), ("--images", "0")])
+def test_cost_refuses_what_cannot_run_before_it_measures(
+    benchmark: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+) -> None:
+    proven_for(tmp_path / "tiny.net", 4)
+
+    def measured(*arguments: object) -> None:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(benchmark, "Worker", measured)
+    monkeypatch.setattr(sys, "argv", ["", "cost", str(tmp_path / "tiny.net"), *words, "--sweep-widths", ""])
+    assert benchmark.main() == 3
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+
+
+def test_peers_get_no_poisson_spikes(
+    benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    proven_for(tmp_path / "tiny.net", 4, poisson_seed=0)
+    monkeypatch.setattr(benchmark, "run_interleaved", lambda *arguments: pytest.fail("measured"))
+    monkeypatch.setattr(sys, "argv", ["", "peers", str(tmp_path / "tiny.net")])
+    assert benchmark.main() == 2
+    assert capsys.readouterr().err == (
+        "error: tiny.net: gets Poisson spikes, the peers pixels; export with --input constant.\n"
+    )
+
+
+def proven_for(path: Path, timesteps: int, *, poisson_seed: int | None = None) -> None:
+    """Write a network for digits whose potentials are proven to fit for ``timesteps`` steps."""
+    random = np.random.default_rng(4)
+    neuron = IntegerNeuron(np.full(5, 900, np.int32), np.full(5, 450, np.int32))
+    first = Dense(random.integers(-20, 21, (5, 64)).astype(np.int32))
+    last = Dense(random.integers(-20, 21, (10, 5)).astype(np.int32))
+    layers = (
+        QuantizedLayer("fc1", first, neuron, np.ones(5), 255 if poisson_seed is None else 1),
+        QuantizedLayer("fc2", last, None, np.ones(10), 1),
+    )
+    network = QuantizedNetwork(
+        *((1, 8, 8), layers),
+        timesteps=timesteps,
+        proven_timesteps=timesteps,
+        pixel_bits=8,
+        reset="soft",
+        provenance={"model": {"data": "digits"}},
+        poisson_seed=poisson_seed,
+    )
+    netx.write(network, path)
 
 
 def noise() -> object:

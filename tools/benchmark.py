@@ -34,6 +34,7 @@ from torch import nn
 
 from loihi_convert import netx
 from loihi_convert.backends import open_backend
+from loihi_convert.backends.request import check_run, require_proven
 from loihi_convert.cli.console import note
 from loihi_convert.cnn.models import build_model
 from loihi_convert.conversion.balance import balance
@@ -91,7 +92,7 @@ def _options() -> argparse.Namespace:
             verb.add_argument("--only", default=names, help="some of %(default)s; ref is always there")
         else:
             verb.add_argument(
-                "-T", "--timesteps", type=int, default=8, help="where T does not vary; default: %(default)s"
+                "-T", "--timesteps", type=int, help="where T does not vary; default: 8, or what the file is proven for"
             )
             doubling = tuple(2**power for power in range(10))
             verb.add_argument("--sweep-timesteps", type=_numbers, default=doubling, help="default: 1,2,4,...,512")
@@ -210,6 +211,10 @@ def measure_peers(options: argparse.Namespace) -> None:
     if unknown := names - {peer.module for peer in PEERS}:
         raise UsageError(f"--only {','.join(sorted(unknown))}: allowed are {','.join(peer.module for peer in PEERS)}.")
     with subject(options, options.timesteps) as chosen, tempfile.TemporaryDirectory() as temporary:
+        if chosen.network.poisson_seed is not None:
+            raise UsageError(
+                f"{chosen.path.name}: gets Poisson spikes, the peers pixels; export with --input constant."
+            )
         timesteps, images = options.timesteps or chosen.network.timesteps, chosen.images[: options.images]
         with open_backend("ref") as backend:
             expected = backend.run(chosen.path, images, timesteps).potentials[:, -1]
@@ -333,9 +338,11 @@ class Setting:
 
 def measure_cost(options: argparse.Namespace) -> None:
     """Print what `ref` costs, one table for each thing that varies."""
-    longest = max((options.timesteps, *options.sweep_timesteps))
+    longest = max((options.timesteps or 8, *options.sweep_timesteps))
     with subject(options, longest) as chosen, tempfile.TemporaryDirectory() as temporary:
         settings = list(_settings(options, chosen, Path(temporary)))
+        for setting in settings:
+            check_run(netx.read(setting.path), setting.images[: setting.images_per_call], setting.timesteps)
         seconds: dict[Setting, list[float]] = {setting: [] for setting in settings}
         peaks: dict[Setting, list[float]] = {setting: [] for setting in settings}
         idle: list[float] = []
@@ -382,7 +389,10 @@ def measure_cost(options: argparse.Namespace) -> None:
 
 def _settings(options: argparse.Namespace, chosen: Subject, temporary: Path) -> Iterator[Setting]:
     images, proven = chosen.images, chosen.network.proven_timesteps
-    some, steps = images[: options.images], options.timesteps
+    some = images[: options.images]
+    steps = min(8, proven) if options.timesteps is None else options.timesteps
+    # Before networks of several widths are made.
+    require_proven(chosen.network, steps)
     if left_out := [value for value in options.sweep_timesteps if value > proven]:
         note(
             f"T = {', '.join(map(str, left_out))}: left out; the file's potentials are proven to fit for T <= {proven}"
