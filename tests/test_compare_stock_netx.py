@@ -7,7 +7,14 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+
+from loihi_convert import netx
+from loihi_convert.backends.reference import run_network
+from loihi_convert.data import load_data
+from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.synapse import Array, Dense
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,3 +33,68 @@ def test_a_missing_file_is_one_sentence(
     message = capsys.readouterr().err
     assert message.startswith(f"error: {tmp_path}/absent.net: ")
     assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("reset", "poisson_seed", "message"),
+    [
+        ("soft", None, "stock netx knows hard reset only; export with --reset hard."),
+        ("hard", 0, "stock netx gets pixels, no Poisson spikes; export with --input constant."),
+    ],
+)
+def test_what_stock_netx_does_not_do_is_refused(
+    tool: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    reset: str,
+    poisson_seed: int | None,
+    message: str,
+) -> None:
+    monkeypatch.setattr(tool, "_by_stock_netx", lambda *arguments: pytest.fail("run"))
+    netx.write(network(reset=reset, poisson_seed=poisson_seed), tmp_path / "model.net")
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "model.net")])
+    assert tool.main() == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}/model.net: {message}\n"
+
+
+@pytest.mark.parametrize("integrates", [True, False])
+def test_the_class_is_read_as_the_file_says(
+    tool: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    integrates: bool,
+) -> None:
+    exported, test = network(integrates=integrates), load_data("digits").test[:100]
+    netx.write(exported, tmp_path / "model.net")
+    expected = run_network(exported, test.images, 8)
+    right = int((expected.predictions[:, -1] == test.known_labels).sum())
+    by_potentials = int((expected.potentials[:, -1].argmax(axis=1) == test.known_labels).sum())
+    assert (right == by_potentials) == integrates
+
+    def stock(python: str, file: Path, pixels: Array, timesteps: int) -> Array:
+        return run_network(exported, pixels, timesteps).potentials
+
+    monkeypatch.setattr(tool, "_by_stock_netx", stock)
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "model.net"), "-T", "8", "--images", "100"])
+    assert tool.main() == 0
+    *_, row = capsys.readouterr().out.splitlines()
+    assert row.split() == ["8", "100", "8,000", "0", str(right)]
+
+
+def network(*, reset: str = "hard", poisson_seed: int | None = None, integrates: bool = True) -> QuantizedNetwork:
+    """One dense layer for digits."""
+    weight = np.random.default_rng(0).integers(-12, 13, (10, 64)).astype(np.int32)
+    neuron = None if integrates else IntegerNeuron(np.arange(1000, 11000, 1000, np.int32), np.zeros(10, np.int32))
+    layer = QuantizedLayer("fc", Dense(weight), neuron, np.ones(10), 255 if poisson_seed is None else 1)
+    return QuantizedNetwork(
+        (1, 8, 8),
+        (layer,),
+        timesteps=8,
+        proven_timesteps=8,
+        pixel_bits=8,
+        reset=reset,
+        provenance={"model": {"data": "digits"}},
+        poisson_seed=poisson_seed,
+    )

@@ -1,9 +1,11 @@
 """Compare unmodified lava-dl with `ref`: python tools/compare_stock_netx.py MODEL.net [-T 4,16,64] [--images N]
 
-MODEL.net is one that `export --reset hard` wrote. Each of the first N test images is run by `run_stock_netx.py`, which
-is nothing but lava-dl, in the interpreter that --python names (Python 3.10, into which `pip install '.[lava]'` has put
-the versions that Lava asks for), and by `ref`. Printed: output potentials compared, one for each class, step and image,
-how many differ, and at the last step, how many images are of the right class.
+MODEL.net is one that `export --reset hard` wrote, for pixels as constant currents. Each of the first N test images is
+run by `run_stock_netx.py`, which is nothing but lava-dl, in the interpreter that --python names (Python 3.10, into
+which `pip install '.[lava]'` has put the versions that Lava asks for), and by `ref`. Printed: output potentials
+compared, one for each class, step and image, how many differ, and at the last step, how many images are of the right
+class: by the potentials, or, in a file of `--readout spikes`, by the spikes of `ref`, because those of stock netx are
+not recorded.
 
 Stock netx simulates a few hundred steps a minute: N images are divided among as many processes as there are cores.
 """
@@ -46,6 +48,8 @@ def _compare(arguments: argparse.Namespace) -> int:
     network = netx.read(arguments.file)
     if network.reset != "hard":
         raise UsageError(f"{arguments.file}: stock netx knows hard reset only; export with --reset hard.")
+    if network.poisson_seed is not None:
+        raise UsageError(f"{arguments.file}: stock netx gets pixels, no Poisson spikes; export with --input constant.")
     data = network.provenance.get("model", {}).get("data")
     if data is None:
         raise InputError(f"{arguments.file}: does not say what data it was made from; export it again.")
@@ -56,7 +60,8 @@ def _compare(arguments: argparse.Namespace) -> int:
         reference = run_network(network, test.images, timesteps)
         found = _by_stock_netx(arguments.python, arguments.file, network.pixels(test.images), timesteps)
         different = int((found != reference.potentials).sum())
-        correct = int((found[:, -1].argmax(axis=1) == test.labels).sum()) if test.labels is not None else 0
+        outputs = found if network.readout == "potential" else reference.outputs
+        correct = int((outputs[:, -1].argmax(axis=1) == test.labels).sum()) if test.labels is not None else 0
         print(f"{timesteps:4} {len(test):7} {found.size:11,} {different:7} {correct:8}", flush=True)
         differing += different
     return int(differing > 0)
