@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib
 import os
 import signal
 import subprocess
@@ -10,10 +11,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from loihi_convert import netx
 from loihi_convert.files import write_atomically
+from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.results.run_folder import run_folder
+from loihi_convert.synapse import Dense
 
 CLI = (sys.executable, "-m", "loihi_convert")
 
@@ -89,6 +94,45 @@ def test_where_the_output_cannot_go(tmp_path: Path, redirection: str, code: int,
     assert done.returncode == code
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == (1 if message else 0)
+
+
+def test_a_signal_comes_while_ref_simulates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
+    faults = importlib.import_module("faults")
+
+    def exported(command: list[str], cwd: Path, **options: object) -> None:
+        if "longest.net" in command:
+            netx.write(wide_network(), cwd / "longest.net")
+
+    with monkeypatch.context() as context:
+        context.setattr(faults.subprocess, "run", exported)
+        bench = faults.Bench(tmp_path)
+    monkeypatch.setattr(faults, "_COMMANDS", {"run on ref": faults._COMMANDS["run on ref"]})
+    send_signal, runs = subprocess.Popen.send_signal, []
+
+    def send(process: subprocess.Popen[str], number: int) -> None:
+        runs.extend(tmp_path.glob("*/work/runs/*"))
+        send_signal(process, number)
+
+    monkeypatch.setattr(subprocess.Popen, "send_signal", send)
+    assert next(faults.signals(bench)) == ""
+    assert len(runs) == 1
+
+
+def wide_network() -> QuantizedNetwork:
+    """A network for digits that takes seconds."""
+    random, width = np.random.default_rng(0), 1000
+    neuron = IntegerNeuron(np.full(width, 90, np.int32), np.full(width, 45, np.int32))
+    sides = (64, width, width, 10)
+    weights = [random.integers(-3, 4, (sides[i + 1], sides[i])).astype(np.int32) for i in range(3)]
+    layers = tuple(
+        QuantizedLayer(f"fc{i}", Dense(weight), neuron if i < 2 else None, np.ones(len(weight)), 1 if i else 255)
+        for i, weight in enumerate(weights)
+    )
+    provenance = {"model": {"data": "digits"}}
+    return QuantizedNetwork(
+        (1, 8, 8), layers, timesteps=64, proven_timesteps=64, pixel_bits=8, reset="soft", provenance=provenance
+    )
 
 
 def test_the_current_folder_is_gone(tmp_path: Path) -> None:

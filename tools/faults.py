@@ -29,6 +29,8 @@ KILLS: Final = 60
 EARLY_SIGNALS: Final = 20
 LEFT_SECONDS: Final = 10.0
 PATIENCE_SECONDS: Final = 40.0
+# As many as `ref` runs longer than a signal waits; it is refused to run one name twice.
+LONGEST_FILES: Final = ("longest.net", "longest-2.net", "longest-3.net", "longest-4.net")
 _IN_NAMESPACE: Final = "LOIHI_CONVERT_FAULTS"
 _SHARED_MEMORY: Final = Path("/dev/shm")
 _CLI: Final = (sys.executable, "-m", "loihi_convert")
@@ -48,7 +50,7 @@ class Done:
 
 
 class Bench:
-    """A model, its file for T = 2 and one for T = 64, and folders in which to break copies of them."""
+    """A model, its files for T = 2, 64 and, several alike, 1024, and folders in which to break copies of them."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -60,8 +62,11 @@ class Bench:
             ("train", "--epochs", "1"),
             ("export", "model.pt", "-T", "2", "--no-verify"),
             ("export", "model.pt", "-T", "64", "-o", "long.net", "--no-verify"),
+            ("export", "model.pt", "-T", "1024", "--balance", "percentile", "-o", LONGEST_FILES[0], "--no-verify"),
         ):
             subprocess.run([*_CLI, *words], cwd=self.originals, check=True, capture_output=True)
+        for name in LONGEST_FILES[1:]:
+            shutil.copy(self.originals / LONGEST_FILES[0], self.originals / name)
 
     def trial(self, name: str = "work") -> Trial:
         self._count += 1
@@ -122,6 +127,13 @@ class Trial:
                 return hosts[0]
             time.sleep(0.02)
         raise TimeoutError("no Lava host began to simulate")
+
+    def wait_for_run(self) -> None:
+        """Wait for the folder of a run, which is made when all is checked and the simulation begins, or for its end."""
+        assert self.process is not None
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline and self.process.poll() is None and not list(self.folder.glob("runs/*")):
+            time.sleep(0.02)
 
     def processes(self) -> list[int]:
         """What this trial started and still runs: only its processes know its TMPDIR."""
@@ -250,7 +262,7 @@ def _kill(child: int) -> None:
 _COMMANDS: Final = {
     "train": (("train", "-o", "new.pt", "--epochs", "500"), (r"new\.pt\.resume\.pt",)),
     "export": (("export", "model.pt", "-o", "new.net", "-T", "1,2,4,8,16,32,64"), (r"new-T\d+\.net",)),
-    "run on ref": (("run", "long.net", "long.net", "long.net", "long.net"), ()),
+    "run on ref": (("run", *LONGEST_FILES), ()),
     "run on sim": (("run", "long.net", "--backend", "sim", "--images", "400"), ()),
 }
 
@@ -265,7 +277,12 @@ def signals(bench: Bench) -> Iterator[str]:
         ):
             trial = bench.trial()
             process = trial.start(*words)
-            time.sleep(bench.random.uniform(1.0, 3.0))
+            if name == "run on ref":
+                # Imports take longer than a signal waits.
+                trial.wait_for_run()
+                time.sleep(bench.random.uniform(0.5, 3.0))
+            else:
+                time.sleep(bench.random.uniform(1.0, 3.0))
             if name == "run on sim" and number != signal.SIGHUP:
                 trial.host()
             process.send_signal(number)
