@@ -279,6 +279,24 @@ def test_files_of_one_name_and_different_neurons_are_different_curves(tmp_path: 
     assert "| ours: model-T2 (hard array) | 99.50 | 96.00 |  |" in text
 
 
+def test_every_file_of_every_run_has_a_label_of_its_own(tmp_path: Path) -> None:
+    """One stem begins as another, and two folders in different places have one name."""
+    folders = []
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        folders.append(write_runs(tmp_path / place, entry([180], name="dil-T16"), entry([170], name="dil-T1")))
+    page, _ = write(tmp_path, *folders)
+    labels = [text for text in page.within("article") if text.startswith("dil")]
+    one = ["dil-T16-ref-1", "dil-T1, dil-T16-ref-1"]
+    assert sorted(labels) == sorted([*one, *(f"{label}, 2" for label in one)])
+
+
+def test_a_folder_that_is_named_twice_is_one_run(tmp_path: Path) -> None:
+    folder = write_runs(tmp_path, entry([180]))
+    page, _ = write(tmp_path, folder, folder / ".." / folder.name)
+    assert [text for text in page.within("article") if text.startswith("model")] == ["model"]
+
+
 def test_one_kind_of_neurons_is_not_named(tmp_path: Path) -> None:
     page, text = write(tmp_path, write_runs(tmp_path, entry([20, 150, 190, 199])))
     assert "by the neuron" not in text

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 
@@ -84,15 +85,23 @@ def entries_of(runs: Sequence[StoredRun]) -> list[Entry]:
     neurons = {data: {_neuron_of(run, file) for other, file, run in found if other == data} for data in sets}
     entries: list[Entry] = []
     for data, file, run in found:
-        # Run folders are called after their first file.
-        longer = run.name if run.name.startswith(file) else f"{file}, {run.name}"
+        # Run folders are called after their first file and the backend.
+        longer = run.name if run.name.startswith(f"{file}-{run.manifest.backend}-") else f"{file}, {run.name}"
         label = file if names.count((data, file)) == 1 else longer
         neuron = _neuron_of(run, file)
         if len(neurons[data]) > 1:
             label = f"{label} ({neuron or 'unknown neurons'})"
+        # Folders of one name may lie in different places.
+        label = _not_among({entry.label for entry in entries if entry.data == data}, label)
         style = sum(entry.data == data for entry in entries) % STYLES
         entries.append(Entry(label, style, len(sets) == 1, file, neuron, run, run.evaluations[file]))
     return entries
+
+
+def _not_among(taken: Set[str], label: str) -> str:
+    """``label`` or, where that is taken, the first free one of ``label, 2``, ``label, 3`` and so on."""
+    numbered = (f"{label}, {number}" for number in itertools.count(2))
+    return next(one for one in itertools.chain([label], numbered) if one not in taken)
 
 
 def _neuron_of(run: StoredRun, file: str) -> str | None:

@@ -42,7 +42,9 @@ def write_report(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
     for path in written:
         require_writable(path)
         refuse_to_overwrite(path, overwrite)
-    page = report([read_run(folder) for folder in folders])
+    # A folder that is named twice is one run.
+    different = {folder.resolve(): folder for folder in folders}
+    page = report([read_run(folder) for folder in different.values()])
     contents = (html(page), markdown(page))
     for path, content in zip(written, contents, strict=True):
         write_atomically(path, content.encode())
