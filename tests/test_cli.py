@@ -162,6 +162,7 @@ def test_export_then_run(invoke: Invoke, model: Path, tmp_path: Path) -> None:
     assert names >= {"accuracy.csv", "accuracy.png", "accuracy.svg", "predictions.csv", "result.json", "manifest.json"}
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["files"][0]["name"] == "a.net"
+    assert manifest["classes"] == [str(digit) for digit in range(10)]
     assert manifest["lava_layout"] is None
     assert str(tmp_path) not in (folder / "manifest.json").read_text()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from evaluations import entry
 from run_folders import CLASSES, write_runs
@@ -18,6 +20,30 @@ def test_confusions_are_read_at_the_own_t(tmp_path: Path) -> None:
     confusion = run.confusions["model"]
     assert (confusion.timesteps, int(confusion.counts.trace()), int(confusion.counts.sum())) == (4, 180, 200)
     assert confusion.classes == CLASSES
+
+
+@pytest.mark.parametrize(
+    ("recorded", "expected"),
+    [
+        ({"classes": ["zero", "one", "two"]}, CLASSES),
+        # Of an earlier version.
+        ({"provenance": {"model": {"model": {"classes": ["zero", "one", "two"]}}}}, CLASSES),
+        ({"provenance": {"model": {"model": {"classes": ["zwei", "one", "two"]}}}}, ("zero", "one", "2")),
+        ({"provenance": {"model": {"model": {"classes": ["zero", "one"]}}}}, ("zero", "one", "2")),
+        ({"provenance": {"model": {"model": {"classes": 3}}}}, ("zero", "one", "2")),
+        ({}, ("zero", "one", "2")),
+    ],
+)
+def test_a_class_that_is_never_predicted_has_its_name(
+    tmp_path: Path, recorded: dict[str, object], expected: tuple[str, ...]
+) -> None:
+    folder = write_runs(tmp_path, entry([200], labels=np.zeros(200, int)), labels=np.zeros(200, int))
+    content = (folder / "predictions.csv").read_text()
+    content = re.sub(r"^(model,\d+,\d),2,two,", r"\1,1,one,", content, flags=re.MULTILINE)
+    (folder / "predictions.csv").write_text(content)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, **recorded}))
+    assert read_run(folder).confusions["model"].classes == expected
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,6 @@ def run_foreign_into_folder(
             [run_folder.RunOfFile(path.stem, evaluation, result, network)],
             labels=images.labels,
             classes=classes,
-            manifest={**manifest, "mean": mean, "std": std},
+            manifest={**manifest, "classes": classes, "mean": mean, "std": std},
         )
     return ForeignRun(folder, files, network, result, evaluation)

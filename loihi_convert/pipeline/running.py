@@ -241,6 +241,7 @@ def run_into_folder(
             classes=classes,
             manifest={
                 **manifest,
+                "classes": classes,
                 "lava_layout": backend.layout,
                 "neuron": backend.neuron,
                 "leak": backend.leak,

@@ -42,6 +42,7 @@ class Manifest(BaseModel):
     platform: str
     lava_layout: str | None = None
     backend_versions: Mapping[str, str] = {}
+    classes: tuple[str, ...] | None = None
     provenance: Mapping[str, Mapping[str, Any]] = {}
 
 
@@ -119,7 +120,7 @@ def read_run(folder: Path) -> StoredRun:
         evaluations=evaluations,
         firing_rates=_firing_rates(rates, evaluations) if rates.exists() else None,
         thresholds=_thresholds(thresholds, evaluations) if thresholds.exists() else None,
-        confusions=_confusions(folder / "predictions.csv", evaluations),
+        confusions=_confusions(folder / "predictions.csv", evaluations, manifest),
     )
 
 
@@ -189,7 +190,7 @@ def _thresholds(path: Path, evaluations: Mapping[str, Evaluation]) -> dict[tuple
     return {key: ChannelThresholds(*zip(*channels, strict=True)) for key, channels in found.items()}
 
 
-def _confusions(path: Path, evaluations: Mapping[str, Evaluation]) -> dict[str, Confusion]:
+def _confusions(path: Path, evaluations: Mapping[str, Evaluation], manifest: Manifest) -> dict[str, Confusion]:
     """Count ``predictions.csv``; what it says must be what ``result.json`` says."""
     labelled = {name: e.own_point for name, e in evaluations.items() if e.own_point.correct_count is not None}
     if not labelled:
@@ -203,12 +204,12 @@ def _confusions(path: Path, evaluations: Mapping[str, Evaluation]) -> dict[str, 
             label, predicted = int(row["label"]), int(row["class"])
             if not (0 <= label < count and 0 <= predicted < count):
                 raise ValueError(f"class {predicted} for an image of class {label}, of {count}")
-            classes[predicted] = row.get("class_name", str(predicted))
+            if "class_name" in row:
+                classes[predicted] = row["class_name"]
             if row["file"] in labelled and int(row["timesteps"]) == labelled[row["file"]].timesteps:
                 pairs[row["file"]].append((label, predicted))
         except (KeyError, TypeError, ValueError) as error:
             raise _damaged(path, f"a row that makes no sense ({error})") from error
-    names = tuple(classes.get(index, str(index)) for index in range(count))
     confusions = {}
     for name, found in pairs.items():
         counts = np.zeros((count, count), np.int64)
@@ -216,8 +217,26 @@ def _confusions(path: Path, evaluations: Mapping[str, Evaluation]) -> dict[str, 
             counts[pair] += 1
         if len(found) != evaluations[name].image_count or counts.trace() != labelled[name].correct_count:
             raise _damaged(path, f"other images or right answers of {name} than in result.json")
-        confusions[name] = Confusion(labelled[name].timesteps, counts, names)
+        confusions[name] = Confusion(labelled[name].timesteps, counts, _class_names(name, count, classes, manifest))
     return confusions
+
+
+def _class_names(file: str, count: int, predicted: Mapping[int, str], manifest: Manifest) -> tuple[str, ...]:
+    """The name of each class of ``file``; of one that nothing names, its number.
+
+    Earlier versions have not recorded the run's classes. Those of the CNN are the same where they have the names,
+    ``predicted``, that predictions.csv gives to some.
+    """
+    model = manifest.provenance.get(file, {}).get("model")
+    for names in (manifest.classes, model.get("classes") if isinstance(model, dict) else None):
+        if (
+            isinstance(names, list | tuple)
+            and len(names) == count
+            and all(isinstance(name, str) for name in names)
+            and all(names[index] == name for index, name in predicted.items())
+        ):
+            return tuple(names)
+    return tuple(predicted.get(index, str(index)) for index in range(count))
 
 
 def _damaged(path: Path, found: str) -> InputError:
