@@ -181,6 +181,27 @@ def test_without_labels(tmp_path: Path) -> None:
     assert "ours:" not in text
 
 
+def test_each_way_to_choose_a_margin_is_told_with_its_files(tmp_path: Path) -> None:
+    leads = [4, 7, 9]
+    labelled = [entry([20, 150, 190], name=name, exit_leads=leads) for name in ("a", "b")]
+    run = entry([20, 150, 190], name="c", labels=None, exit_leads=leads)
+    early = run.evaluation.early_exit
+    assert early is not None
+    choice = early.choice.model_copy(
+        update={"by_labels": False, "split": "calibration", "tolerance_points": 2.0, "image_count": 20}
+    )
+    changed = early.model_copy(update={"choice": choice})
+    other = run._replace(evaluation=run.evaluation.model_copy(update={"early_exit": changed}))
+    folders = [write_runs(tmp_path, *labelled), write_runs(tmp_path, other, labels=None)]
+    page, text = write(tmp_path, *folders)
+    assert (
+        "costs at most 0.1 points of accuracy on 2,000 validation images (a, b); 2 % of the classes after T on 20 "
+        "calibration images (c), which are not among"
+    ) in text
+    # Accuracy and agreement are not drawn in one chart.
+    assert "same class as after T, %" in page.within("svg")
+
+
 def test_hostile_names_are_text(tmp_path: Path) -> None:
     name = "<script>alert(1)</script>|`*"
     run = entry([20, 150, 190], name=name)
@@ -222,6 +243,18 @@ def test_older_run_folders_lack_channels_and_the_page_says_so(tmp_path: Path) ->
     assert f"channels are left out for {folder.name}: the run is of a version that did not record them" in text
     assert "first.conv: firing rate" not in page.within("strong")
     assert "| first.conv | 4 | 50.00 |" in text
+
+
+def test_a_file_of_other_hands_has_firing_rates_and_no_thresholds(tmp_path: Path) -> None:
+    folder = write_runs(tmp_path, entry([20, 150, 190]))
+    (folder / "thresholds.csv").unlink()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["provenance"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    page, text = write(tmp_path, folder)
+    assert "Run the files again" not in text
+    assert f"Thresholds of channels are left out for {folder.name}: " in text
+    assert "first.conv: firing rate" in page.within("strong")
 
 
 def with_neurons(*kinds: tuple[str, str, str | None, str | None]) -> dict[str, object]:

@@ -9,7 +9,7 @@ from loihi_convert.loihi import NEVER_FIRES
 from loihi_convert.report.charts import Chart, channel_chart
 from loihi_convert.report.entries import Entry
 from loihi_convert.report.page import Block, Details, Heading, Paragraph, Pictures, Table
-from loihi_convert.report.stored_run import ChannelThresholds
+from loihi_convert.report.stored_run import ChannelThresholds, StoredRun
 from loihi_convert.results.formats import percent
 
 MOST_CHANNELS: Final = 128
@@ -18,11 +18,17 @@ MOST_CHANNELS: Final = 128
 
 def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
     """Yield charts and tables of every layer; files of one data set and of equal layers stand together."""
-    missing = sorted({e.run.name for e in entries if e.run.firing_rates is None or e.run.thresholds is None})
-    if missing:
+    foreign = sorted({e.run.name for e in entries if _is_foreign(e.run)})
+    missing = {e.run.name for e in entries if e.run.firing_rates is None or e.run.thresholds is None}
+    if older := sorted(missing.difference(foreign)):
         yield Paragraph(
-            f"Firing rates and thresholds of channels are left out for {', '.join(missing)}: the run is of a version "
+            f"Firing rates and thresholds of channels are left out for {', '.join(older)}: the run is of a version "
             "that did not record them. Run the files again."
+        )
+    if foreign:
+        yield Paragraph(
+            f"Thresholds of channels are left out for {', '.join(foreign)}: `loihi-convert export` has not written "
+            "the file, and of its CUBA neurons none are recorded."
         )
     groups: dict[tuple[str, tuple[tuple[str, int], ...]], list[Entry]] = {}
     for entry in entries:
@@ -44,6 +50,11 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
         )
         if lists:
             yield Details("Every channel's firing rate and threshold", lists)
+
+
+def _is_foreign(run: StoredRun) -> bool:
+    """Whether a run is of a netx file of other hands, of which `run` records firing rates and no provenance."""
+    return run.firing_rates is not None and run.thresholds is None and not run.manifest.provenance
 
 
 def _rate_chart(group: Sequence[Entry], layer: str) -> Chart | None:
