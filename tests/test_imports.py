@@ -26,7 +26,8 @@ ORDER = [
     },
     {"network", "circuit", "cnn.qcfs"},
     {"quantized", "data.dataset", "cuba"},
-    {"data.benchmarks", "data.own_images"},
+    {"data.benchmarks"},
+    {"data.own_images"},
     {
         "data",
         "cnn.models",

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from loihi_convert.data import load_data
 from loihi_convert.data.dataset import DataSplits
 from loihi_convert.data.own_images import load_image_folder, load_npz
 from loihi_convert.errors import DataError
@@ -53,6 +54,17 @@ def test_class_folders_are_labels_in_sorted_order(tmp_path: Path) -> None:
     assert splits.classes == ("cat", "dog")
     assert splits.test.known_labels.tolist() == [0, 0, 1]
     assert splits.test.images[:, 0, 0, 0].tolist() == [30, 20, 10]
+
+
+def test_a_folder_called_like_a_data_set_is_not_recorded_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path / "mnist" / "1.png", grey(7))
+    for data in ("./mnist", Path("mnist")):
+        name = load_data(data).name
+        assert name == "./mnist"
+        assert load_data(name).test.images.shape == (1, 1, 4, 6)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
+from loihi_convert.data.benchmarks import DATASETS
 from loihi_convert.data.dataset import Dataset, DataSplits, described
 from loihi_convert.errors import DataError
 
@@ -137,6 +138,9 @@ def load_npz(path: Path, classes: Sequence[str] = ()) -> DataSplits:
 def _unsplit(path: Path, classes: tuple[str, ...], images: Dataset, calibration: Dataset | None = None) -> DataSplits:
     calibration = images if calibration is None else calibration
     name = path.resolve().name
+    if name in DATASETS:
+        # The name of a benchmark set would be taken for that set, by a later `run` and by `report`.
+        name = f"./{name}"
     return DataSplits(name, classes, calibration, validation=images[:0], calibration=calibration, test=images)
 
 
