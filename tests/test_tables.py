@@ -15,6 +15,7 @@ from rich.table import Table
 from loihi_convert.conversion.account import Account, LayerAccount
 from loihi_convert.results import formats, tables
 from loihi_convert.results.diagnose import Diagnosis, Layer, LayerError, Stage
+from loihi_convert.results.figure import accuracy_figure
 from loihi_convert.simulation.intermediate import Cause
 
 
@@ -90,6 +91,16 @@ def test_per_t_table_reads_each_file_at_its_own_timesteps() -> None:
     assert "one file per T" in text
     assert "anytime" not in text
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
+
+
+def test_per_t_table_of_a_run_that_ended_earlier_says_so() -> None:
+    whole, short = entry([1, 2, 3, 196], name="whole")[:2], entry([1, 180], name="short")[:2]
+    said = "the T its thresholds are balanced for, or the last T of its run"
+    assert said in " ".join(printed(tables.per_t_table([whole, short])).split())
+    assert "or the last T" not in printed(tables.per_t_table([whole, whole]))
+    figure = accuracy_figure([whole, short], "several")
+    assert figure is not None
+    assert said in figure.axes[0].get_title(loc="left")
 
 
 def test_early_exit_table() -> None:

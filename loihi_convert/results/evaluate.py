@@ -9,6 +9,7 @@ T times; less where they enter as Poisson spikes, which are not counted.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -146,6 +147,13 @@ class Evaluation(Record):
     def own_point(self) -> Point:
         """The point at the T the file was balanced for; where the run ended earlier, the last one."""
         return next((point for point in self.points if point.timesteps == self.timesteps), self.points[-1])
+
+
+def per_t_caption(evaluations: Iterable[Evaluation]) -> str:
+    """Return in words at which T the figures of several files stand, which is that of their `Evaluation.own_point`."""
+    caption = "one file per T, each read at the T its thresholds are balanced for"
+    is_complete = all(evaluation.own_point.timesteps == evaluation.timesteps for evaluation in evaluations)
+    return caption if is_complete else f"{caption}, or the last T of its run"
 
 
 def evaluate(

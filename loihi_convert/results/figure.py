@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Literal
 
 from loihi_convert.results.axes import Curve, curve, timestep_ticks, views
-from loihi_convert.results.evaluate import Evaluation
+from loihi_convert.results.evaluate import Evaluation, per_t_caption
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +65,7 @@ def accuracy_figure(evaluations: Sequence[tuple[str, Evaluation]], title: str) -
     # File names may hold a $, which would start mathematics.
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", parse_math=False)
     balanced = f"thresholds balanced for T = {evaluations[0][1].timesteps}, read after each step of one run"
-    per_t = "one file per T, each read at the T its thresholds are balanced for"
+    per_t = per_t_caption(evaluation for _, evaluation in evaluations)
     panels[0].set_title(balanced if anytime else per_t, loc="left", fontsize=9)
     for axes in panels[1:]:
         axes.set_title("enlarged", loc="left", fontsize=9)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from loihi_convert import loihi
 from loihi_convert.results.advice import CAUSES
 from loihi_convert.results.early_exit import EarlyExit
-from loihi_convert.results.evaluate import Evaluation, Point
+from loihi_convert.results.evaluate import Evaluation, Point, per_t_caption
 from loihi_convert.results.formats import count, percent, percent_interval, points, quantity_range
 
 if TYPE_CHECKING:
@@ -65,10 +65,10 @@ def layer_table(evaluation: Evaluation) -> Table:
 
 
 def per_t_table(evaluations: Sequence[tuple[str, Evaluation]]) -> Table:
-    """Return the per-T table for the terminal: each (file, evaluation) one row, at the T its thresholds are for."""
+    """Return the per-T table for the terminal: each (file, evaluation) one row, at its own T, see `Evaluation.own_point`."""
     rows = [_Row(name, evaluation, evaluation.own_point) for name, evaluation in evaluations]
     table = _table((_Column("file", lambda row: row.file), *_COLUMNS), rows)
-    table.caption = "one file per T, each read at the T its thresholds are balanced for"
+    table.caption = per_t_caption(evaluation for _, evaluation in evaluations)
     return table
 
 
