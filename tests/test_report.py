@@ -181,6 +181,17 @@ def test_without_labels(tmp_path: Path) -> None:
     assert "ours:" not in text
 
 
+def test_the_cnns_accuracy_is_no_level_of_agreement(tmp_path: Path) -> None:
+    labelled = write_runs(tmp_path, entry([20, 150], name="a"))
+    page, _ = write(tmp_path, labelled)
+    assert "the CNN, 99.50 %" in page.within("svg")
+    unlabelled = write_runs(tmp_path, entry([20, 150], name="b", labels=None), labels=None)
+    written = report.write_report([labelled, unlabelled], tmp_path / "both.html")
+    both = Parsed(written.html.read_text())
+    assert "agreement with the CNN's class, %" in both.within("svg")
+    assert not [text for text in both.within("svg") if text.startswith("the CNN")]
+
+
 def test_each_way_to_choose_a_margin_is_told_with_its_files(tmp_path: Path) -> None:
     leads = [4, 7, 9]
     labelled = [entry([20, 150, 190], name=name, exit_leads=leads) for name in ("a", "b")]

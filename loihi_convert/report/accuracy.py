@@ -28,6 +28,9 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
     if (table := paper_table(entries)) is not None:
         yield table
         yield Paragraph(" ".join(paper_remarks(entries)))
+    if not has_accuracy:
+        # The CNN agrees with itself; its accuracy is no level of this measure.
+        levels = ()
     if (chart := _anytime_chart(entries, levels, measure, has_accuracy)) is not None:
         yield Picture(chart)
     if (chart := _work_chart(entries, levels, measure, has_accuracy)) is not None:
@@ -65,9 +68,10 @@ def _anytime_chart(entries: Sequence[Entry], levels: Levels, measure: str, has_a
     if not series:
         return None
     of_bands = " The band is the 95 % interval." if len(entries) == 1 else ""
+    ended_early = any(entry.point.timesteps != entry.evaluation.timesteps for entry in entries)
     caption = (
         "Anytime: one run of each file, read after each step; the large mark is the T that its thresholds are balanced "
-        f"for.{of_bands}"
+        f"for{', or the last T of its run' if ended_early else ''}.{of_bands}"
     )
     return timestep_chart("If you stop the run early", caption, series, levels, measure)
 
