@@ -60,6 +60,19 @@ def test_a_class_that_is_never_predicted_has_its_name(
         ("thresholds.csv", ",5,", ",x,", r"damaged: a row that makes no sense \(invalid literal"),
         ("thresholds.csv", "model", "other", r"damaged: other files or layers than in result\.json"),
         ("thresholds.csv", "first.conv", "first\x00conv", r"damaged: "),
+        (
+            "thresholds.csv",
+            "model,first.conv,3,5,,1.0,0\n",
+            "",
+            r"4 channels of first\.conv at T = 1 of model, 3 in thresholds\.csv or at another T\. Make the run",
+        ),
+        ("firing_rates.csv", "model,first.conv,3,3,1.0\n", "", r"3 channels of first\.conv at T = 3 of model, 4 in"),
+        (
+            "predictions.csv",
+            "\nmodel,0,3,0,zero,0,",
+            "\nmodel,0,3,0,zero,0,1,2,3,4,",
+            r"damaged: a row with more fields than the first line names\.",
+        ),
     ],
 )
 def test_what_is_damaged(tmp_path: Path, name: str, old: str, new: str, message: str) -> None:

@@ -114,12 +114,15 @@ def read_run(folder: Path) -> StoredRun:
     if not evaluations or not all(evaluation.points for evaluation in evaluations.values()):
         raise _damaged(folder / "result.json", "no figures")
     rates, thresholds = folder / "firing_rates.csv", folder / "thresholds.csv"
+    firing_rates = _firing_rates(rates, evaluations) if rates.exists() else None
+    neurons = _thresholds(thresholds, evaluations) if thresholds.exists() else None
+    _require_equal_channels(folder, firing_rates, neurons)
     return StoredRun(
         name=folder.resolve().name,
         manifest=manifest,
         evaluations=evaluations,
-        firing_rates=_firing_rates(rates, evaluations) if rates.exists() else None,
-        thresholds=_thresholds(thresholds, evaluations) if thresholds.exists() else None,
+        firing_rates=firing_rates,
+        thresholds=neurons,
         confusions=_confusions(folder / "predictions.csv", evaluations, manifest),
     )
 
@@ -139,7 +142,10 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
     """The rows of a CSV file; what is wrong with it, or with what is made of them, ends in one sentence."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            yield from csv.DictReader(file)
+            for row in csv.DictReader(file):
+                if None in row:
+                    raise ValueError("a row with more fields than the first line names")
+                yield row
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
     except (ValueError, csv.Error) as error:
@@ -188,6 +194,23 @@ def _thresholds(path: Path, evaluations: Mapping[str, Evaluation]) -> dict[tuple
     if found.keys() != expected:
         raise _damaged(path, "other files or layers than in result.json")
     return {key: ChannelThresholds(*zip(*channels, strict=True)) for key, channels in found.items()}
+
+
+def _require_equal_channels(
+    folder: Path,
+    rates: Mapping[tuple[str, str, int], tuple[float, ...]] | None,
+    thresholds: Mapping[tuple[str, str], ChannelThresholds] | None,
+) -> None:
+    """Raise unless a layer has as many channels at every T as it has thresholds: lines may be missing at an end."""
+    counts = {key: len(neurons.integers) for key, neurons in (thresholds or {}).items()}
+    for (file, layer, timesteps), channels in (rates or {}).items():
+        expected = counts.setdefault((file, layer), len(channels))
+        if len(channels) != expected:
+            raise _damaged(
+                folder / "firing_rates.csv",
+                f"{len(channels)} channels of {layer} at T = {timesteps} of {file}, {expected} in thresholds.csv or at "
+                "another T",
+            )
 
 
 def _confusions(path: Path, evaluations: Mapping[str, Evaluation], manifest: Manifest) -> dict[str, Confusion]:
