@@ -128,6 +128,29 @@ def test_an_interrupted_training_is_not_overwritten(invoke: Invoke, tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["-T", 0], 2, "error: --timesteps 0: allowed are 1..1,048,576 time steps."),
+        (["-o", "file"], 3, "error: file: cannot be made (File exists). Choose another place with -o."),
+        (["-o", "file/in"], 3, "error: file/in: cannot be made (Not a directory). Choose another place with -o."),
+        (["-o", "old"], 3, "error: old/model.net: exists already; nothing was changed. Pass --overwrite, or"),
+    ],
+)
+def test_demo_refuses_before_it_trains(
+    invoke: Invoke, tmp_path: Path, words: list[object], code: int, message: str
+) -> None:
+    (tmp_path / "file").write_bytes(b"mine")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "model.net").write_bytes(b"mine")
+    done = invoke("demo", *words)
+    assert (done.code, done.out) == (code, "")
+    assert done.err.startswith(message)
+    names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert names == {"file", "old", "old/model.net"}
+    assert (tmp_path / "old" / "model.net").read_bytes() == b"mine"
+
+
 @pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
 @pytest.mark.parametrize("words", [["export", "conv.pt"], ["train", "--from", "conv.pt", "--epochs", 1]])
 def test_a_checkpoint_is_not_replaced_by_what_is_made_from_it(

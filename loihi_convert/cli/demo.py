@@ -11,6 +11,7 @@ from loihi_convert.cli.console import note, say_exported, trained_sentence
 from loihi_convert.cli.options import JsonOption, LavaPythonOption, OverwriteOption, SeedOption
 from loihi_convert.cli.run import show_run
 from loihi_convert.cli.train import train_cnn
+from loihi_convert.errors import InputError
 from loihi_convert.memory import require_memory
 
 
@@ -28,13 +29,21 @@ def demo(
     require_memory()
     from loihi_convert import pipeline
     from loihi_convert.backends import open_backend
+    from loihi_convert.conversion.balance import require_timesteps
     from loihi_convert.data import load_data
     from loihi_convert.files import refuse_to_overwrite
     from loihi_convert.progress import bar
 
+    require_timesteps((timesteps,))
     model = output / "model.pt"
-    refuse_to_overwrite(model, overwrite)
-    output.mkdir(parents=True, exist_ok=True)
+    for path in (model, *pipeline.output_paths(model, None, (timesteps,))):
+        refuse_to_overwrite(path, overwrite)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{output}: cannot be made ({error.strerror or error}). Choose another place with -o."
+        ) from error
     splits = load_data("digits")
     note("1/3  train a CNN on the embedded digits")
     note(trained_sentence(model, train_cnn("digits-cnn", splits, model, seed=seed)))

@@ -334,11 +334,7 @@ def _check(
         )
     if reset == "hard" and initial_potential != "zero":
         raise UsageError(f"--initial-potential {initial_potential}: with --reset hard neurons start at zero.")
-    for steps in timesteps:
-        if not 1 <= steps <= MOST_TIMESTEPS:
-            raise UsageError(f"--timesteps {steps}: allowed are 1..{MOST_TIMESTEPS:,} time steps.")
-    if not timesteps or len(set(timesteps)) < len(timesteps):
-        raise UsageError(f"--timesteps {tuple(timesteps)}: allowed are different numbers of time steps, at least one.")
+    require_timesteps(timesteps)
     if method == "rmp" and reset != "soft":
         raise UsageError(f"--reset {reset}: --balance rmp is spike-norm with soft reset; use --balance spike-norm.")
     if poisson_seed is not None and not 0 <= poisson_seed <= LARGEST_SEED:
@@ -377,3 +373,12 @@ def _neuron(
         amplitude=np.where(alive, worth, 0.0),
         initial_potential=np.where(alive, threshold / 2, 0.0) if initial_potential == "half" else 0 * threshold,
     )
+
+
+def require_timesteps(timesteps: Sequence[int]) -> None:
+    """Raise the `UsageError` of `balance_each` unless ``timesteps`` are such latencies; it can be known before work."""
+    for steps in timesteps:
+        if not 1 <= steps <= MOST_TIMESTEPS:
+            raise UsageError(f"--timesteps {steps}: allowed are 1..{MOST_TIMESTEPS:,} time steps.")
+    if not timesteps or len(set(timesteps)) < len(timesteps):
+        raise UsageError(f"--timesteps {tuple(timesteps)}: allowed are different numbers of time steps, at least one.")
