@@ -74,3 +74,8 @@ class VerificationError(LoihiConvertError):
     """Two results that must be equal, bit for bit, are not."""
 
     exit_code = 5
+
+
+def shown(text: str) -> str:
+    """``text`` with what a terminal would obey, instead of show, written out: a forged file's names are printed."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -481,6 +481,29 @@ def test_files_of_different_data_are_not_run_on_those_of_the_first(
     assert invoke("run", "a.net", "b.net", "c.net", "--data", "digits", "--images", 5, "-o", "both").code == 0
 
 
+def test_what_a_file_says_does_not_reach_the_terminal_as_commands(
+    invoke: Invoke, model: Path, own_images: Path
+) -> None:
+    invoke("export", model, "-T", 2, "-o", "a.net", "--balance", "percentile")
+    network = netx.read(Path("a.net"))
+    made = network.provenance["model"]
+    evil = "\x1b[2J\x9b31m"
+    for change, words in (
+        ({"arch": evil}, ["--data", "digits"]),
+        ({"file": evil}, ["--data", "digits"]),
+        ({"data": f"{evil}/x"}, []),
+        ({"classes": [evil, *made["classes"][1:5]]}, ["--data", "./folders"]),
+    ):
+        netx.write(
+            replace(network, provenance={**network.provenance, "model": {**made, **change}}),
+            Path("b.net"),
+            overwrite=True,
+        )
+        done = invoke("run", "b.net", "--images", 5, *words)
+        assert r"\x1b[2J\x9b31m" in done.err
+        assert not {"\x1b", "\x9b"} & set(done.err + done.out)
+
+
 def test_a_run_beyond_the_proof_is_refused(invoke: Invoke, model: Path) -> None:
     invoke("export", model, "-T", 2, "-o", "c.net")
     proven = netx.read(Path("c.net")).proven_timesteps

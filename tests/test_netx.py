@@ -290,3 +290,27 @@ def test_numbers_that_break_a_rule_are_refused_with_the_path(
     overwrite(path, name, value)
     with pytest.raises(NetxError, match=f"model.net: {message}"):
         netx.read(path)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"classes": 5}, r"its provenance says that the classes of the CNN are 5, no list of texts; export it again\."),
+        ({"classes": [["a"], ["b"]]}, r"the classes of the CNN are \[\['a'\], \['b'\]\], no list of texts"),
+        ({"classes": "ab"}, r"the classes of the CNN are 'ab', no list of texts"),
+        ({"file": 7}, r"its provenance says that file of the CNN is 7, no text; export it again\."),
+        ({"arch": ["nets:make"]}, r"arch of the CNN is \['nets:make'\], no text"),
+        ({"data": {}}, r"data of the CNN is \{\}, no text"),
+    ],
+)
+def test_a_forged_provenance_of_the_cnn(tmp_path: Path, model: dict[str, object], message: str) -> None:
+    path = tmp_path / "model.net"
+    netx.write(replace(small_network(), provenance={"model": model}), path)
+    with pytest.raises(NetxError, match=message):
+        netx.read(path)
+
+
+def test_what_is_not_said_of_the_cnn_is_not_asked_for(tmp_path: Path) -> None:
+    for number, model in enumerate(({}, {"data": None, "classes": []})):
+        netx.write(replace(small_network(), provenance={"model": model}), tmp_path / f"{number}.net")
+        assert netx.read(tmp_path / f"{number}.net").provenance["model"] == model

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from loihi_convert.errors import PlatformError
+from loihi_convert.errors import PlatformError, shown
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,9 +36,9 @@ def say(text: str) -> None:
 
 
 def note(message: str) -> None:
-    """Print ``message`` on stderr; that nobody reads it is no failure."""
+    """Print ``message`` on stderr, with what a terminal would obey written out; that nobody reads it is no failure."""
     try:
-        print(message, file=sys.stderr, flush=True)
+        print("\n".join(map(shown, message.split("\n"))), file=sys.stderr, flush=True)
     except OSError:
         _silence(sys.stderr)
 

@@ -55,7 +55,7 @@ def diagnose(
 
     chosen = chosen_device(device)
     source = netx.read(file).provenance.get("model", {})
-    if data is None and "data" not in source:
+    if data is None and source.get("data") is None:
         raise UsageError(f"{file}: does not say what data it was made from; pass --data.")
     splits = load_data(data or str(source["data"]), data_root, classes=source.get("classes", ()))
     # A user's own images are not split.

@@ -163,7 +163,7 @@ def run(
     paths = tuple(files) if files else (_newest(netx.SUFFIX),)
     network = netx.read_any(paths[0])
     source = {} if isinstance(network, CubaNetwork) else network.provenance.get("model", {})
-    if data is None and "data" not in source:
+    if data is None and source.get("data") is None:
         raise UsageError(f"{paths[0]}: does not say what data it was made from; pass --data.")
     if data not in DATASETS and not isinstance(network, CubaNetwork):
         _require_like_first(paths, source, ("data", "classes") if data is None else ("classes",))

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loihi_convert.cuba import CubaNetwork
+from loihi_convert.errors import shown
 from loihi_convert.netx import hdf5
 from loihi_convert.netx.foreign import decode_foreign, dense_weights, layers_of, read_foreign, text_of
-from loihi_convert.netx.hdf5 import LARGEST_LAYER, SUFFIX, Datasets, errors_that_name, shown
+from loihi_convert.netx.hdf5 import LARGEST_LAYER, SUFFIX, Datasets, errors_that_name
 from loihi_convert.netx.ours import FORMAT, read, stock_netx_notes, write
 from loihi_convert.quantized import QuantizedNetwork
 

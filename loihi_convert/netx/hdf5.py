@@ -18,7 +18,7 @@ from typing import Final
 import h5py
 import numpy as np
 
-from loihi_convert.errors import LoihiConvertError, NetxError
+from loihi_convert.errors import LoihiConvertError, NetxError, shown
 from loihi_convert.synapse import Array
 
 SUFFIX: Final = ".net"
@@ -223,11 +223,6 @@ def errors_that_name(path: Path, advice: str = "") -> Iterator[None]:
     except Exception as error:
         reason = _shortened(str(error) or type(error).__name__)
         raise NetxError(f"{path}: cannot be read as a netx HDF5 file ({reason}){advice}.") from error
-
-
-def shown(text: str) -> str:
-    """``text`` with what a terminal would obey, instead of show, written out: a forged file's names are printed."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _shortened(reason: str) -> str:

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, cast, get_args
 
@@ -239,6 +239,7 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
     provenance = json.loads(_text(datasets[f"{OURS}/provenance"]))
     if not isinstance(provenance, dict) or not isinstance(provenance.get("model", {}), dict):
         raise NetxError("its provenance is not a JSON object of objects; export it again.")
+    _require_model(provenance.get("model", {}))
     return QuantizedNetwork(
         input_shape=network_input,
         layers=tuple(layers),
@@ -251,6 +252,18 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
         target=cast(Target, target),
         thresholds=cast(Thresholds, thresholds),
     )
+
+
+def _require_model(model: Mapping[str, object]) -> None:
+    """Raise unless what a provenance says of the CNN, and `run` relies on, is of the types that `export` writes."""
+    for name in ("file", "sha256", "architecture", "arch", "data"):
+        if not isinstance(found := model.get(name), str | None):
+            raise NetxError(f"its provenance says that {name} of the CNN is {found!r}, no text; export it again.")
+    classes = model.get("classes", [])
+    if not isinstance(classes, list) or not all(isinstance(one, str) for one in classes):
+        raise NetxError(
+            f"its provenance says that the classes of the CNN are {classes!r}, no list of texts; export it again."
+        )
 
 
 def _inside(datasets: Datasets, prefix: str) -> Datasets:
