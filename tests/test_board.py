@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -126,6 +127,15 @@ def test_a_dry_run_shows_all_and_writes_a_script_once(invoke: Invoke) -> None:
     assert code == 0
     assert json.loads(out)["steps"] == 56
     assert Path("model.sbatch").read_text() != written
+
+
+def test_the_script_of_a_dry_run_repeats_what_was_given(invoke: Invoke) -> None:
+    given = ["--data", "digits", "--model", "a b.pt", "--arch", "nets:make", "--exit-tolerance", 0.5, "--output", "here"]
+    given += ["--no-early-exit"]
+    code, _, err = invoke(golden.folder() / golden.NETWORK, "--backend", "loihi2", "--dry-run", *given)
+    assert code == 0, err
+    last = shlex.split(Path("model.sbatch").read_text().splitlines()[-1])
+    assert last[last.index("--data") :] == list(map(str, given))
 
 
 @pytest.mark.parametrize(

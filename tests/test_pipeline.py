@@ -197,6 +197,7 @@ class Unused(ReferenceBackend):
         ({"second": "other/model.net"}, r"run: several files are called model; rename them, or run them one by one\."),
         ({"second": "absent.net"}, r"absent\.net: no such file"),
         ({"second": "small.net"}, r"the network takes uint8 of shape \(N, 1, 2, 7\)"),
+        ({"exit_tolerance": 100.5}, r"--exit-tolerance 100\.5: allowed are 0\.\.100 percentage points"),
         ({"timesteps": 2**20}, r"proven to fit Loihi's range"),
         ({"backend": {"neuron": "stock"}}, r"--neuron stock: the file is of target lava"),
         ({"model": "typo.pt"}, r"typo\.pt: "),
@@ -230,6 +231,7 @@ def test_what_is_refused_is_refused_before_anything_runs(
             replace(digits, classes=changes.get("classes", digits.classes)),
             digits.test[:5],
             changes.get("timesteps"),
+            exit_tolerance=changes.get("exit_tolerance", 0.1),
             model=tmp_path / changes["model"] if "model" in changes else None,
             arch=changes.get("arch"),
         )

@@ -39,6 +39,10 @@ SIM_IMAGES = 100
 CHIP_IMAGES = 10
 """The same on a board, where every layer is read after every step."""
 
+RUNS = Path("runs")
+TOLERANCE = 0.1
+"""The defaults of -o and --exit-tolerance, which a script need not repeat."""
+
 
 def run(
     files: Annotated[
@@ -81,7 +85,7 @@ def run(
     exit_tolerance: Annotated[
         float,
         typer.Option("--exit-tolerance", help="Percentage points of accuracy that stopping early may lose there."),
-    ] = 0.1,
+    ] = TOLERANCE,
     mean: Annotated[
         str | None,
         typer.Option(
@@ -128,7 +132,7 @@ def run(
     ] = False,
     overwrite: OverwriteOption = False,
     device: DeviceOption = "auto",
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for run folders.")] = Path("runs"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for run folders.")] = RUNS,
     as_json: JsonOption = False,
 ) -> None:
     """Run exported files, or one other netx file, on test images; show accuracy against latency; write a run folder."""
@@ -139,8 +143,10 @@ def run(
     from loihi_convert.cuba import CubaNetwork
     from loihi_convert.data import DATASETS, load_data
     from loihi_convert.progress import bar
+    from loihi_convert.results.early_exit import require_tolerance
     from loihi_convert.simulation.gpu import chosen_device
 
+    require_tolerance(exit_tolerance)
     chosen = chosen_device(device)
     on_board = None
     if backend == "loihi2":
@@ -198,9 +204,21 @@ def run(
     if on_board is not None and dry:
         if len(paths) > 1:
             raise UsageError(f"--dry-run: {len(paths)} files; allowed is one, for a script of its own.")
-        given = {"--data": data, "--data-root": data_root, "--lava-python": lava_python}
+        given = {
+            "--data": data,
+            "--data-root": data_root,
+            "--lava-python": lava_python,
+            "--lava-layout": lava_layout,
+            "--neuron": neuron,
+            "--model": model,
+            "--arch": arch,
+            "--exit-tolerance": None if exit_tolerance == TOLERANCE else exit_tolerance,
+            "--device": None if device == "auto" else device,
+            "--output": None if output == RUNS else output,
+        }
         further = [word for name, value in given.items() if value is not None for word in (name, str(value))]
-        further += [name for name, on in {"--leak": leak, "--trace": trace, "--profile": profile}.items() if on]
+        flags = {"--no-early-exit": not early_exit, "--leak": leak, "--trace": trace, "--profile": profile}
+        further += [name for name, on in flags.items() if on]
         dry_run(
             paths[0],
             network,

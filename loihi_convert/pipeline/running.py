@@ -20,7 +20,12 @@ from loihi_convert.pipeline.origin import float_network, source_of
 from loihi_convert.progress import Bars, no_bar
 from loihi_convert.quantized import QuantizedNetwork
 from loihi_convert.results import run_folder
-from loihi_convert.results.early_exit import TOLERANCE_POINTS, choose_margin, evaluate_early_exit
+from loihi_convert.results.early_exit import (
+    TOLERANCE_POINTS,
+    choose_margin,
+    evaluate_early_exit,
+    require_tolerance,
+)
 from loihi_convert.results.evaluate import Evaluation, evaluate
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulate import outputs
@@ -100,9 +105,13 @@ def run(
     ------
     InputError
         If the file or ``model`` cannot be used.
+    UsageError
+        If ``exit_tolerance`` is out of range, or as `backends.request.check_run`.
     VerificationError
         If the backend's integers are not those of `ref`.
     """
+    if exit_tolerance is not None:
+        require_tolerance(exit_tolerance)
     network, real = _opened(path, images, backend, timesteps, model=model, arch=arch, trace=trace)
     steps = network.timesteps if timesteps is None else timesteps
     choice = None
@@ -202,6 +211,8 @@ def run_into_folder(
     """
     classes = splits.classes or None
     run_folder.require_different_names([path.stem for path in paths])
+    if exit_tolerance is not None:
+        require_tolerance(exit_tolerance)
     for path in paths:
         network, _ = _opened(path, images, backend, timesteps, model=model, arch=arch, trace=trace)
         run_folder.require_class_names(path.stem, network.shapes[-1][0], classes)

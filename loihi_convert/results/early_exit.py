@@ -167,8 +167,7 @@ def choose_margin(
     DataError
         As `exit_steps`, and if there is not one label for each image.
     """
-    if not 0 <= tolerance_points <= 100:
-        raise UsageError(f"--exit-tolerance {tolerance_points}: allowed are 0..100 percentage points of accuracy.")
+    require_tolerance(tolerance_points)
     trade = _trade(outputs, labels)
     image_count, timesteps, _ = outputs.shape
     # The last margin is larger than every lead before T, and loses nothing.
@@ -183,6 +182,12 @@ def choose_margin(
         image_count=image_count,
         by_labels=labels is not None,
     )
+
+
+def require_tolerance(tolerance_points: float) -> None:
+    """Raise the `UsageError` of `choose_margin` if the tolerance is out of range; it can be known before a run."""
+    if not 0 <= tolerance_points <= 100:
+        raise UsageError(f"--exit-tolerance {tolerance_points}: allowed are 0..100 percentage points of accuracy.")
 
 
 def evaluate_early_exit(
