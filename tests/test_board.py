@@ -130,7 +130,18 @@ def test_a_dry_run_shows_all_and_writes_a_script_once(invoke: Invoke) -> None:
 
 
 def test_the_script_of_a_dry_run_repeats_what_was_given(invoke: Invoke) -> None:
-    given = ["--data", "digits", "--model", "a b.pt", "--arch", "nets:make", "--exit-tolerance", 0.5, "--output", "here"]
+    given = [
+        "--data",
+        "digits",
+        "--model",
+        "a b.pt",
+        "--arch",
+        "nets:make",
+        "--exit-tolerance",
+        0.5,
+        "--output",
+        "here",
+    ]
     given += ["--no-early-exit"]
     code, _, err = invoke(golden.folder() / golden.NETWORK, "--backend", "loihi2", "--dry-run", *given)
     assert code == 0, err

@@ -89,7 +89,11 @@ def test_every_kind_of_error_has_its_exit_code() -> None:
         (["export"], 2, "Missing argument"),
         (["run"], 3, "error: this folder holds no .net file; `loihi-convert export model.pt` writes one."),
         (["diagnose", "absent.pt", "absent.net"], 3, "error: absent.net: no such file"),
-        (["run", "absent.net", "--exit-tolerance", "101", "--no-early-exit"], 2, "error: --exit-tolerance 101.0: allowed"),
+        (
+            ["run", "absent.net", "--exit-tolerance", "101", "--no-early-exit"],
+            2,
+            "error: --exit-tolerance 101.0: allowed",
+        ),
         (["run", "absent.net"], 3, "error: absent.net: no such file"),
         (["train", "--data", "imagenet"], 2, "error: data: 'imagenet' is no data set; choose one of digits, mnist"),
         (["train", "--architecture", "resnet"], 2, "error: architecture: 'resnet' is not known"),

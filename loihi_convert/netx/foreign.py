@@ -16,14 +16,13 @@ import numpy as np
 
 from loihi_convert import loihi
 from loihi_convert.cuba import INTEGRATOR, CubaLayer, CubaNetwork, CubaNeuron, PixelBias
-from loihi_convert.errors import InputError, NetxError
+from loihi_convert.errors import InputError, NetxError, shown
 from loihi_convert.netx.hdf5 import (
     LARGEST_LAYER,
     Datasets,
     errors_that_name,
     read_content,
     read_stock_datasets,
-    shown,
 )
 from loihi_convert.synapse import Array, Conv, Dense, Pair, Shape
 

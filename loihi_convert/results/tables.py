@@ -65,7 +65,7 @@ def layer_table(evaluation: Evaluation) -> Table:
 
 
 def per_t_table(evaluations: Sequence[tuple[str, Evaluation]]) -> Table:
-    """Return the per-T table for the terminal: each (file, evaluation) one row, at its own T, see `Evaluation.own_point`."""
+    """Return the per-T table for the terminal: each (file, evaluation) one row, at its `Evaluation.own_point`."""
     rows = [_Row(name, evaluation, evaluation.own_point) for name, evaluation in evaluations]
     table = _table((_Column("file", lambda row: row.file), *_COLUMNS), rows)
     table.caption = per_t_caption(evaluation for _, evaluation in evaluations)
