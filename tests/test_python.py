@@ -163,7 +163,7 @@ def test_an_interpreter_without_numpy_or_lava(
 
 
 def test_ref_takes_no_interpreter() -> None:
-    with pytest.raises(UsageError, match=r"--lava-python python3: only `--backend sim` runs Lava\."):
+    with pytest.raises(UsageError, match=r"--lava-python python3: `--backend ref` does not run Lava\."):
         open_backend("ref", lava_python="python3")
 
 
@@ -217,7 +217,10 @@ def test_without_lava_everything_else_works(lava_alone: Path, tmp_path: Path) ->
     assert finished.returncode == 0, finished.stderr
     without, exported, on_ref, on_sim, elsewhere = json.loads(finished.stdout)
     assert without[0] == 0
-    assert "absent  Lava (sim): not installed; everything but `--backend sim` works" in without[1]
+    assert (
+        "absent  Lava (sim): not installed; what runs on Lava (`--backend sim`, `diagnose --sim`) does not work"
+        in without[1]
+    )
     assert "name an interpreter that has it: --lava-python PATH, or LOIHI_CONVERT_LAVA_PYTHON=PATH" in without[1]
     assert "absent  lava-dl: not installed" in without[1]
     assert exported[0] == 0
