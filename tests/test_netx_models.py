@@ -193,6 +193,11 @@ def test_a_folder_is_extended(
     assert card["cnn_test_accuracy"] == before["cnn_test_accuracy"]
     assert sha256(folder / "model-T1.net") == card["networks"][0]["sha256"] != before["networks"][0]["sha256"]
     assert "python tools/recover_checkpoint.py model-T1.net -o better.safetensors" in tool.card_page(card)
+    recipe = {**asdict(fine_tuning_recipe("digits")), "start": {"seed": 1, "sha256": digest("", longer.state)}}
+    state = {name: 1.01 * tensor for name, tensor in longer.state.items()}
+    save(replace(longer, state=state, recipe=recipe), tmp_path / "tuned.safetensors")
+    page = tool.card_page(extend(str(tmp_path / "tuned.safetensors"), "-T", "2"))
+    assert "loihi-convert train --from better.safetensors --seed 1 -o tuned.safetensors" in page
 
 
 def test_another_checkpoint_of_the_same_name_does_not_take_the_place_of_one(

@@ -270,7 +270,8 @@ def measure(
     ]
     single = best_single([one for one in files if one.path.exists()], every_t, splits.validation[:SINGLE_IMAGES])
     used = {one.source for one in chosen.values()} | (set() if before["networks"] else {sources[0].path})
-    originals = [source.original for source in sources]
+    # What one was fine-tuned from may be in the folder already.
+    originals = [*(source.original for source in sources), *sorted(folder.glob("*.safetensors"))]
     checkpoints = {item["file"]: item for item in before["checkpoints"]}
     checkpoints |= {
         source.path.name: _checkpoint(source, originals, folder) for source in sources if source.path in used
