@@ -8,7 +8,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-import pytest
 
 LayerData = dict[str, Any]
 NEURON: LayerData = {"type": "CUBA", "iDecay": 1024, "vDecay": 512, "vThMant": 40, "refDelay": 1, "gradedSpike": False}
@@ -62,10 +61,6 @@ def _fill(group: h5py.Group, values: LayerData) -> None:
 
 
 def lava_dl_file(name: str) -> Path:
-    """A file of lava-dl's own tests, which its wheel installs; skips where lava-dl is not installed."""
-    try:
-        files = metadata.files("lava-dl") or []
-    except metadata.PackageNotFoundError:
-        pytest.skip("lava-dl is not installed")
-    (path,) = (file for file in files if str(file) == f"tests/lava/lib/dl/netx/{name}")
+    """A file of lava-dl's own tests, which its wheel installs."""
+    (path,) = (file for file in metadata.files("lava-dl") or () if str(file) == f"tests/lava/lib/dl/netx/{name}")
     return Path(path.locate())

@@ -111,7 +111,7 @@ def test_a_signal_comes_while_ref_simulates(tmp_path: Path, monkeypatch: pytest.
     send_signal, runs = subprocess.Popen.send_signal, []
 
     def send(process: subprocess.Popen[str], number: int) -> None:
-        runs.extend(tmp_path.glob("*/work/runs/*"))
+        runs.extend(tmp_path.rglob("runs/*"))
         send_signal(process, number)
 
     monkeypatch.setattr(subprocess.Popen, "send_signal", send)
