@@ -1,10 +1,13 @@
 """How many random networks go through the Lava runtime (few in every run, more on demand), how random tests are, and
-which signals the commands under test can be sent."""
+which signals the commands under test can be sent; the tool that a test file is named after."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
+from pathlib import Path
+from types import ModuleType
 
 import hypothesis
 import pytest
@@ -29,3 +32,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name, share in (("network_seed", 1), ("circuit_seed", 3)):
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, range(metafunc.config.getoption("--networks") // share))
+
+
+@pytest.fixture
+def tool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module of tools/ that is called as the test file, without ``test_``."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
+    return importlib.import_module(request.path.stem.removeprefix("test_"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -15,14 +14,6 @@ from loihi_convert.backends.reference import run_network
 from loihi_convert.data import load_data
 from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.synapse import Array, Dense
-
-ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    return importlib.import_module("compare_stock_netx")
 
 
 def test_a_missing_file_is_one_sentence(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-import importlib
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -96,18 +96,15 @@ def test_where_the_output_cannot_go(tmp_path: Path, redirection: str, code: int,
     assert done.stderr.count("\n") == (1 if message else 0)
 
 
-def test_a_signal_comes_while_ref_simulates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
-    faults = importlib.import_module("faults")
-
+def test_a_signal_comes_while_ref_simulates(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def exported(command: list[str], cwd: Path, **options: object) -> None:
         if "longest.net" in command:
             netx.write(wide_network(), cwd / "longest.net")
 
     with monkeypatch.context() as context:
-        context.setattr(faults.subprocess, "run", exported)
-        bench = faults.Bench(tmp_path)
-    monkeypatch.setattr(faults, "_COMMANDS", {"run on ref": faults._COMMANDS["run on ref"]})
+        context.setattr(tool.subprocess, "run", exported)
+        bench = tool.Bench(tmp_path)
+    monkeypatch.setattr(tool, "_COMMANDS", {"run on ref": tool._COMMANDS["run on ref"]})
     send_signal, runs = subprocess.Popen.send_signal, []
 
     def send(process: subprocess.Popen[str], number: int) -> None:
@@ -115,7 +112,7 @@ def test_a_signal_comes_while_ref_simulates(tmp_path: Path, monkeypatch: pytest.
         send_signal(process, number)
 
     monkeypatch.setattr(subprocess.Popen, "send_signal", send)
-    assert next(faults.signals(bench)) == ""
+    assert next(tool.signals(bench)) == ""
     assert len(runs) == 1
 
 

@@ -27,12 +27,6 @@ FOLDERS = sorted(path.parent for path in (ROOT / "netx_models").glob("*/card.jso
 
 
 @pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    return importlib.import_module("netx_models")
-
-
-@pytest.fixture
 def cards(tool: ModuleType) -> ModuleType:
     return importlib.import_module("netx_cards")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +18,6 @@ from loihi_convert.data import load_data
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.pipeline import ExportOptions
 from loihi_convert.source import open_source
-
-ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    return importlib.import_module("recover_checkpoint")
 
 
 @pytest.mark.parametrize("levels", [None, 4])
