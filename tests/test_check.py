@@ -314,6 +314,28 @@ def test_recurrent_synapses_are_counted(tmp_path: Path) -> None:
     assert (layer.shared_bytes, layer.expanded_bytes) == (40 + 5 * 6, 45 + 5 * 24)
 
 
+@pytest.mark.parametrize(
+    ("rule", "weight", "recurrent_weight", "message"),
+    [
+        ("weights are whole numbers", [-1, 1], [1, 0.5], r"layer/0: 1 weights are no whole numbers"),
+        ("dense weights fit a synapse", [-1, 1], [1, 256], r"layer/0: weights -1\.\.256; allowed are -256\.\.254"),
+        ("large weights are even", [-1, 2], [3, 200], r"layer/0: 2 odd weights"),
+        ("dense weights have both signs", [1, 2], [3, 4], r"layer/0: a dense layer without a negative weight"),
+        ("dense weights have both signs", [1, 2], [-3, 4], None),
+    ],
+)
+def test_recurrent_weights_keep_the_rules_together_with_the_others(
+    tmp_path: Path, rule: str, weight: list[float], recurrent_weight: list[float], message: str | None
+) -> None:
+    """One neuron of two inputs would need one recurrent weight; the other rules look at all there are."""
+    layer = dense(1, 2) | {"type": "dense_rec", "weight": np.array([weight]), "weight_rec": np.array(recurrent_weight)}
+    found = found_in(write_foreign(tmp_path / "recurrent.net", [layer, dense(3, 1)]))
+    if message is None:
+        assert rule not in found
+    else:
+        assert re.match(f"(error|warning): {message}", found[rule].line), found[rule].line
+
+
 def test_recurrent_weights_of_other_neurons(tmp_path: Path) -> None:
     path = write_foreign(tmp_path / "recurrent.net", [recurrent(24), dense(3, 5)])
     assert chips_of(path) is None

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+import numpy as np
+
 from loihi_convert import netx
 from loihi_convert.errors import InputError
 from loihi_convert.synapse import Array, Conv, Dense, Pair, Shape, Synapse
@@ -38,6 +40,13 @@ class StockLayer:
     def weight(self) -> Array | None:
         """Numbers; None where there are none, and in an input layer, whose weight is no synapse."""
         return None if self.kind == "input" else self.numbers("weight")
+
+    @property
+    def synaptic_weights(self) -> Array | None:
+        """The same in a row; in a recurrent layer with the recurrent ones, whose bits netx counts together."""
+        names = ("weight", "weight_rec") if self.kind == "dense_rec" else ("weight",)
+        found = [value.ravel() for name in names if (value := self.numbers(name)) is not None]
+        return np.concatenate(found) if found and self.kind != "input" else None
 
     @property
     def stored_shape(self) -> Shape | None:

@@ -85,7 +85,7 @@ def the_neurons_are_cuba(layer: StockLayer) -> Broken | None:
 
 
 def weights_are_whole_numbers(layer: StockLayer) -> Broken | None:
-    weight = layer.weight
+    weight = layer.synaptic_weights
     odd = 0 if weight is None else int(np.count_nonzero(~_is_whole(weight)))
     if not odd:
         return None
@@ -96,11 +96,11 @@ def weights_are_whole_numbers(layer: StockLayer) -> Broken | None:
 def dense_weights_fit_a_synapse(layer: StockLayer) -> Broken | None:
     if layer.kind not in ("dense", "dense_rec"):
         return None
-    return _beyond_a_synapse(layer.weight, "beyond, netx clips, or makes the layer 0", _WEIGHTS)
+    return _beyond_a_synapse(layer.synaptic_weights, "beyond, netx clips, or makes the layer 0", _WEIGHTS)
 
 
 def kernels_fit_a_synapse(layer: StockLayer) -> Broken | None:
-    return _beyond_a_synapse(layer.weight, "8 bits", _WEIGHTS) if layer.kind == "conv" else None
+    return _beyond_a_synapse(layer.synaptic_weights, "8 bits", _WEIGHTS) if layer.kind == "conv" else None
 
 
 def _beyond_a_synapse(weight: Array | None, reason: str, source: str) -> Broken | None:
@@ -115,7 +115,7 @@ def _beyond_a_synapse(weight: Array | None, reason: str, source: str) -> Broken 
 
 
 def large_weights_are_even(layer: StockLayer) -> Broken | None:
-    weight = layer.weight
+    weight = layer.synaptic_weights
     if weight is None or not weight.min() < 0 < weight.max() or _beyond_a_synapse(weight, "", "") is not None:
         return None
     if weight.min() >= -loihi.WEIGHT_LIMIT - 1 and weight.max() <= loihi.WEIGHT_LIMIT:
@@ -130,8 +130,8 @@ def large_weights_are_even(layer: StockLayer) -> Broken | None:
 
 
 def dense_weights_have_both_signs(layer: StockLayer) -> Broken | None:
-    weight = layer.weight
-    if layer.kind != "dense" or weight is None or weight.min() < 0 < weight.max():
+    weight = layer.synaptic_weights
+    if layer.kind not in ("dense", "dense_rec") or weight is None or weight.min() < 0 < weight.max():
         return None
     found = f"a dense layer without a {'positive' if weight.max() <= 0 else 'negative'} weight"
     allowed = "stock lava-dl halves or clips such a layer, and fails on zeros alone"
