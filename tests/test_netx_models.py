@@ -145,9 +145,12 @@ def test_checkpoints_are_added_to_a_folder(
     assert page == tool.card_page(card)
     assert "| more.safetensors | recovered from model-T1.net |" in page
     assert f"{sha256(more)}  more.safetensors\n" in page
-    monkeypatch.setattr(sys, "argv", ["", "add", str(tmp_path / "digits"), str(model)])
+    another = tmp_path / "another.safetensors"
+    save(plain, another)
+    monkeypatch.setattr(sys, "argv", ["", "add", str(tmp_path / "digits"), str(another), str(model)])
     assert tool.main() == InputError.exit_code
     assert "takes checkpoints of digits, up to 3,000,000 bytes, of other names than" in capsys.readouterr().err
+    assert not (tmp_path / "digits" / another.name).exists()
 
 
 def test_a_folder_is_extended(
@@ -233,6 +236,11 @@ def test_files_of_a_folder_are_replaced_whole(tool: ModuleType, tmp_path: Path) 
     [
         (("build", "new", "none.safetensors"), 3, r"none\.safetensors: .*No such file"),
         (("build", "new", "model.safetensors", "-T", "a"), 2, "--timesteps a: allowed are whole numbers from 1"),
+        (
+            ("build", "new", "model.safetensors", "--sim-images", "-5"),
+            2,
+            "--sim-images -5: allowed are 0, for none, and",
+        ),
         (("extend", "empty", "model.safetensors"), 3, "empty: holds no card.json that can be read \\(No such file"),
         (("add", "empty", "model.safetensors"), 3, "empty: holds no card.json that can be read \\(No such file"),
         (("table", "damaged"), 3, "damaged: holds no card.json that can be read \\(Expecting .*; `build` it first"),

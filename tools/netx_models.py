@@ -125,6 +125,8 @@ def _do(arguments: argparse.Namespace) -> None:
             print(float16_copy(path, path.parent, splits))
         return
     timesteps = parse_timesteps(arguments.timesteps)
+    if arguments.sim_images < 0:
+        raise UsageError(f"--sim-images {arguments.sim_images}: allowed are 0, for none, and more.")
     extends = arguments.verb == "extend"
     before = card_to_extend(arguments.folder, data) if extends else None
     if before is not None:
@@ -170,13 +172,14 @@ def with_checkpoints(folder: Path, paths: Sequence[Path]) -> dict[str, Any]:
     card = read_card(folder)
     taken = {item["file"] for item in (*card["checkpoints"], *card["networks"])}
     added = {item["file"]: item for item in card.get("further_checkpoints", ())}
-    for path in paths:
-        found = checkpoint.load(path)
+    loaded = {path: checkpoint.load(path) for path in paths}
+    for path, found in loaded.items():
         if path.name in taken or path.stat().st_size > LARGEST_FILE or found.data != card["data"]:
             raise InputError(
                 f"{path}: {found.data}, {path.stat().st_size:,} bytes; {folder} takes checkpoints of {card['data']}, "
                 f"up to {LARGEST_FILE:,} bytes, of other names than {', '.join(sorted(taken))}."
             )
+    for path, found in loaded.items():
         added[path.name] = _described(found, _file(path, folder, path.name))
     return {**card, "further_checkpoints": [added[name] for name in sorted(added)]}
 
