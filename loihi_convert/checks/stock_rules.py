@@ -135,9 +135,9 @@ def dense_weights_have_both_signs(layer: StockLayer) -> Broken | None:
         return None
     found = f"a dense layer without a {'positive' if weight.max() <= 0 else 'negative'} weight"
     allowed = "stock lava-dl halves or clips such a layer, and fails on zeros alone"
-    return Broken(
-        found, allowed, _WEIGHTS, "`loihi-convert run` computes it right; for stock lava-dl add such a weight."
-    )
+    # `run` takes no recurrent layers.
+    fix = "`loihi-convert run` computes it right; for stock lava-dl add such a weight."
+    return Broken(found, allowed, _WEIGHTS, fix if layer.kind == "dense" else "Add such a weight.")
 
 
 def decays_fit_twelve_bits(layer: StockLayer) -> Broken | None:
