@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from loihi_convert.backends import RunResult
-from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
-from loihi_convert.results.early_exit import MarginChoice, evaluate_early_exit
-from loihi_convert.results.evaluate import evaluate
-from loihi_convert.results.run_folder import RunOfFile
-from loihi_convert.synapse import Array, Conv, Dense
+from loihi_convert.arrays import Array
+from loihi_convert.backends.result import RunResult
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.synapse import Conv, Dense
+from loihi_convert.metrics.early_exit import MarginChoice, evaluate_early_exit
+from loihi_convert.metrics.evaluation import evaluate
+from loihi_convert.runs.run_folder import RunOfFile
 
 LABELS = np.arange(200) % 3
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from loihi_convert import loihi
-from loihi_convert.network import IntegrateAndFire, Reset
-from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork, largest_pixel
-from loihi_convert.synapse import Array, Conv, Dense, Shape, Synapse
+from loihi_convert.arrays import Array, Shape
+from loihi_convert.chip import limits
+from loihi_convert.ir.network import IntegrateAndFire, Reset
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork, largest_pixel
+from loihi_convert.ir.synapse import Conv, Dense, Synapse
 
 
 def random_network(seed: int, *, image_count: int = 3) -> tuple[QuantizedNetwork, Array]:
@@ -57,7 +58,7 @@ def random_loihi2_network(seed: int, *, image_count: int = 3) -> tuple[Quantized
 def _on_the_grids(rng: np.random.Generator, layer: QuantizedLayer) -> QuantizedLayer:
     synapse, neuron = layer.synapse, layer.neuron
     inputs = synapse.weight[0].size * math.prod(synapse.pool) * layer.largest_input
-    largest_weight = max(1, min(127, int(0.9 * loihi.POTENTIAL_LIMIT) // inputs))
+    largest_weight = max(1, min(127, int(0.9 * limits.POTENTIAL_LIMIT) // inputs))
     synapse = replace(synapse, weight=np.clip(synapse.weight, -largest_weight, largest_weight))
     if rng.random() < 0.3:
         # Potentials that only fall, and wrap in the end.
@@ -71,8 +72,8 @@ def _on_the_grids(rng: np.random.Generator, layer: QuantizedLayer) -> QuantizedL
     bound = replace(layer, synapse=synapse, neuron=None).largest_current
     widest = min(max(1, (bound // 3) >> exponent), 255)
     threshold = (rng.integers(1, widest + 1, synapse.channels) << exponent).astype(np.int32)
-    dead = neuron.threshold == loihi.NEVER_FIRES
-    threshold[dead] = loihi.NEVER_FIRES
+    dead = neuron.threshold == limits.NEVER_FIRES
+    threshold[dead] = limits.NEVER_FIRES
     synapse = replace(synapse, weight=synapse.weight * ~dead.reshape(-1, *(1,) * (synapse.weight.ndim - 1)))
     if synapse.bias is not None:
         synapse = replace(synapse, bias=synapse.bias * ~dead.reshape(-1, *(1,) * (synapse.bias.ndim - 1)))
@@ -131,7 +132,7 @@ def _layer(
     if reset == "hard":
         # Lava's LIF wraps a synaptic current beyond 2^17 - 1.
         inputs = synapse.weight[0].size * math.prod(synapse.pool) * largest_input
-        largest_weight = max(1, min(127, loihi.POTENTIAL_LIMIT // inputs))
+        largest_weight = max(1, min(127, limits.POTENTIAL_LIMIT // inputs))
         synapse = replace(synapse, weight=np.clip(synapse.weight, -largest_weight, largest_weight))
     scale = rng.uniform(0.001, 1, synapse.channels)
     if last:
@@ -140,9 +141,9 @@ def _layer(
         return QuantizedLayer(name, synapse, None, scale, largest_input)
     # A tenth of the largest possible current: neurons fire often, now and then, or hardly ever.
     bound = QuantizedLayer(name, synapse, None, scale, largest_input).largest_current
-    threshold = rng.integers(1, min(max(2, bound // 10), loihi.THRESHOLD_LIMIT) + 1, synapse.channels).astype(np.int32)
+    threshold = rng.integers(1, min(max(2, bound // 10), limits.THRESHOLD_LIMIT) + 1, synapse.channels).astype(np.int32)
     if rng.random() < 0.2:
-        threshold[0] = loihi.NEVER_FIRES
+        threshold[0] = limits.NEVER_FIRES
     starts_half_full = rng.random() < 0.5 and reset == "soft"
     initial = (threshold // 2 if starts_half_full else 0 * threshold).astype(np.int32)
     balanced = IntegrateAndFire(threshold * scale, threshold * scale, initial * scale)

@@ -6,10 +6,11 @@ import itertools
 
 import numpy as np
 
-from loihi_convert.backends import RunResult
-from loihi_convert.poisson import poisson_spikes
-from loihi_convert.quantized import QuantizedNetwork
-from loihi_convert.synapse import Array, Conv, Pair, Synapse
+from loihi_convert.arrays import Array, Pair
+from loihi_convert.backends.result import RunResult
+from loihi_convert.ir.poisson import poisson_spikes
+from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.synapse import Conv, Synapse
 
 # Soft reset counts in weight units; hard reset is Lava's LIF, which counts in 1/64 of them: 24 bits of state.
 UNIT = {"soft": 1, "hard": 64}

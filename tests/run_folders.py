@@ -8,7 +8,7 @@ from typing import Any
 
 from evaluations import LABELS
 
-from loihi_convert.results import run_folder
+from loihi_convert.runs import run_folder
 
 CLASSES = ("zero", "one", "two")
 

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loihi_convert.conversion import thresholds as thresholds_module
-from loihi_convert.conversion.balance import Method, balance, balance_each
+from loihi_convert.conversion.balancing import Method, balance, balance_each
 from loihi_convert.errors import DataError, RangeError, UsageError
-from loihi_convert.network import IntegrateAndFire, ReluLayer, ReluNetwork, Reset, SpikingNetwork
+from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, Reset, SpikingNetwork
+from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.simulation.layerwise import GrowingSimulation
 from loihi_convert.simulation.relu import relu_outputs
-from loihi_convert.simulation.simulate import outputs
-from loihi_convert.synapse import Conv, Dense
+from loihi_convert.simulation.simulator import outputs
 
 
 def pixels(*values: int) -> np.ndarray:

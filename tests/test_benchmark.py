@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import torch
 
-from loihi_convert import loihi, netx
+from loihi_convert import netx
 from loihi_convert.backends.reference import run_network
+from loihi_convert.chip import limits
 from loihi_convert.errors import PlatformError
-from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
-from loihi_convert.synapse import Conv, Dense
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.synapse import Conv, Dense
 
 TOOLS = Path(__file__).parents[1] / "tools"
 
@@ -95,12 +96,12 @@ def test_what_every_library_gets_is_the_network(benchmark: ModuleType) -> None:
 def test_a_channel_that_never_fires_is_out_of_reach(benchmark: ModuleType) -> None:
     peers = importlib.import_module("peers")
     layer = tiny_network().layers[0]
-    threshold = np.array([1, 2, 3, loihi.NEVER_FIRES], np.int32)
+    threshold = np.array([1, 2, 3, limits.NEVER_FIRES], np.int32)
     silent = QuantizedLayer("conv1", layer.synapse, IntegerNeuron(threshold, 0 * threshold), layer.scale, 255)
     found = peers.thresholds(silent).tolist()
     assert found[:3] == [1, 2, 3]
     # Beyond T = 2^20 steps of the largest current.
-    assert found[3] >= 2**20 * loihi.POTENTIAL_LIMIT
+    assert found[3] >= 2**20 * limits.POTENTIAL_LIMIT
 
 
 def test_medians_minima_and_maxima(benchmark: ModuleType) -> None:

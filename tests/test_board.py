@@ -23,12 +23,12 @@ from lava_programs import output_of
 from loihi_convert import netx
 from loihi_convert.__main__ import main
 from loihi_convert.backends import BackendName, open_backend
-from loihi_convert.backends.board import Board, chosen_board
-from loihi_convert.backends.chip_plan import plan, sbatch_script
-from loihi_convert.backends.lava_files import LavaFiles
-from loihi_convert.backends.timing import Timing, stock_interval
+from loihi_convert.backends.lava.exchange import LavaFiles
+from loihi_convert.backends.lava.timing import Timing, stock_interval
+from loihi_convert.backends.loihi2.board import Board, chosen_board
+from loihi_convert.backends.loihi2.plan import plan, sbatch_script
 from loihi_convert.errors import InputError, PlatformError, UsageError
-from loihi_convert.pipeline import golden
+from loihi_convert.pipeline import golden_check
 
 Invoke = Callable[..., tuple[int, str, str]]
 
@@ -100,7 +100,7 @@ def test_a_script_says_what_to_run_where() -> None:
 
 def test_a_dry_run_shows_all_and_writes_a_script_once(invoke: Invoke) -> None:
     words = (
-        golden.folder() / golden.NETWORK,
+        golden_check.folder() / golden_check.NETWORK,
         "--backend",
         "loihi2",
         "--dry-run",
@@ -143,7 +143,7 @@ def test_the_script_of_a_dry_run_repeats_what_was_given(invoke: Invoke) -> None:
         "here",
     ]
     given += ["--no-early-exit"]
-    code, _, err = invoke(golden.folder() / golden.NETWORK, "--backend", "loihi2", "--dry-run", *given)
+    code, _, err = invoke(golden_check.folder() / golden_check.NETWORK, "--backend", "loihi2", "--dry-run", *given)
     assert code == 0, err
     last = shlex.split(Path("model.sbatch").read_text().splitlines()[-1])
     assert last[last.index("--data") :] == list(map(str, given))
@@ -178,7 +178,7 @@ def test_the_script_of_a_dry_run_repeats_what_was_given(invoke: Invoke) -> None:
     ],
 )
 def test_what_makes_no_sense(words: tuple[object, ...], code: int, message: str, invoke: Invoke) -> None:
-    found, _, err = invoke(golden.folder() / golden.NETWORK, "--data", "digits", *words)
+    found, _, err = invoke(golden_check.folder() / golden_check.NETWORK, "--data", "digits", *words)
     assert found == code
     assert message in err
 
@@ -195,28 +195,29 @@ def test_without_the_extension_the_error_says_how_to_get_it(tmp_path: Path) -> N
 BY_STEPS = """
 import json, pickle, sys
 from pathlib import Path
-from loihi_convert.backends import lava_circuit, lava_hardware, lava_host
-lava_host.import_lava()
+from loihi_convert.backends.lava import host, stock_network
+from loihi_convert.backends.loihi2 import hardware
+host.import_lava()
 from lava.magma.core import run_configs
 from lava.proc.lif.models import PyLifResetModelBitAcc
 from lava.proc.lif.process import LIFReset
 
 # Instead of a chip: Lava's own models on the CPU, which record nothing.
-models = {**lava_circuit.models(), LIFReset: PyLifResetModelBitAcc}
+models = {**stock_network.models(), LIFReset: PyLifResetModelBitAcc}
 run_configs.Loihi2HwCfg = lambda: run_configs.Loihi2SimCfg(exception_proc_model_map=models)
-lava_hardware.connect_through_adapter = lambda out, into, bits: lava_circuit._connect(out, into)
+hardware.connect_through_adapter = lambda out, into, bits: stock_network._connect(out, into)
 
-built, build = [], lava_circuit.build_circuit
+built, build = [], stock_network.build_circuit
 
 def remembered(*arguments, **options):
     built.append(build(*arguments, **options))
     return built[-1]
 
-lava_hardware.build_circuit = remembered
-files = lava_host.LavaFiles(Path(sys.argv[1]))
+hardware.build_circuit = remembered
+files = host.LavaFiles(Path(sys.argv[1]))
 network = pickle.loads(files.network.read_bytes())
 request = {"timesteps": 3, "trace": True, "leak": False, "steps": int(sys.argv[2]), "chip": {"profile": False}}
-lava_hardware.run_on_board(network, files, request)
+hardware.run_on_board(network, files, request)
 for neurons in built[0].neurons:
     shown = {name: neurons.proc_params[name] for name in ("bias_exp", "reset_interval", "reset_offset", "du", "dv")}
     print(json.dumps({**{name: str(value) for name, value in shown.items()}, "vth": str(int(neurons.vth.init))}))
@@ -225,7 +226,7 @@ for neurons in built[0].neurons:
 
 @pytest.mark.lava
 def test_what_is_read_from_a_board_after_every_step_is_what_every_layer_did(tmp_path: Path) -> None:
-    """The driver of `lava_hardware` on Lava's simulator, whose u it reads as it would from a chip; and the plan."""
+    """The driver of `hardware` on Lava's simulator, whose u it reads as it would from a chip; and the plan."""
     network, images = networks.random_loihi2_network(28)
     files = LavaFiles(tmp_path)
     files.fill(network, images, 3, True)
@@ -254,7 +255,7 @@ def test_the_golden_folder_passes(backend: BackendName, invoke: Invoke) -> None:
 
 def test_the_golden_network_is_worth_comparing() -> None:
     """A T that is no power of two, biases, a pooling, layers that fire to the end and some that do not."""
-    known = golden.read_golden(golden.folder())
+    known = golden_check.read_golden(golden_check.folder())
     assert known.network.target == "loihi2"
     assert known.timesteps & (known.timesteps - 1) != 0
     assert all(layer.bias is not None and layer.bias.any() for layer in known.network.layers)
@@ -271,10 +272,10 @@ def test_a_difference_is_found_in_its_layer(invoke: Invoke, tmp_path: Path) -> N
     assert "conv1: spikes" in out
     assert "potentials FAIL" in out
     assert "ref does not do what the folder says; against ref: no difference, so ref does not either." in err
-    shutil.copytree(golden.folder(), tmp_path / "other")
-    told = json.loads((tmp_path / "other" / golden.DIGESTS).read_text())
+    shutil.copytree(golden_check.folder(), tmp_path / "other")
+    told = json.loads((tmp_path / "other" / golden_check.DIGESTS).read_text())
     told["layers"][1]["spikes"] = "0" * 64
-    (tmp_path / "other" / golden.DIGESTS).write_text(json.dumps(told))
+    (tmp_path / "other" / golden_check.DIGESTS).write_text(json.dumps(told))
     code, out, _ = invoke("--golden", "other", "--json")
     assert code == 5
     answer = json.loads(out)
@@ -284,20 +285,20 @@ def test_a_difference_is_found_in_its_layer(invoke: Invoke, tmp_path: Path) -> N
 
 def test_a_golden_folder_is_taken_as_a_whole(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"model\.net"):
-        golden.read_golden(tmp_path)
-    shutil.copytree(golden.folder(), tmp_path, dirs_exist_ok=True)
-    network = netx.read(tmp_path / golden.NETWORK)
-    netx.write(replace(network, provenance={"changed": True}), tmp_path / golden.NETWORK, overwrite=True)
+        golden_check.read_golden(tmp_path)
+    shutil.copytree(golden_check.folder(), tmp_path, dirs_exist_ok=True)
+    network = netx.read(tmp_path / golden_check.NETWORK)
+    netx.write(replace(network, provenance={"changed": True}), tmp_path / golden_check.NETWORK, overwrite=True)
     with pytest.raises(
         InputError, match=r"model\.net: not the network that golden\.json is of; take the folder as a w"
     ):
-        golden.read_golden(tmp_path)
-    (tmp_path / golden.DIGESTS).write_text("{}")
+        golden_check.read_golden(tmp_path)
+    (tmp_path / golden_check.DIGESTS).write_text("{}")
     with pytest.raises(
         InputError,
         match=r"no golden folder, or a damaged one \('timesteps'\); it holds model\.net, golden\.npz and golden",
     ):
-        golden.read_golden(tmp_path)
+        golden_check.read_golden(tmp_path)
 
 
 def bare_array() -> bytes:
@@ -318,8 +319,8 @@ def bare_array() -> bytes:
 def test_damaged_arrays_of_a_golden_folder_are_refused(
     damage: Callable[[bytes], bytes], invoke: Invoke, tmp_path: Path
 ) -> None:
-    shutil.copytree(golden.folder(), tmp_path / "g")
-    arrays = tmp_path / "g" / golden.ARRAYS
+    shutil.copytree(golden_check.folder(), tmp_path / "g")
+    arrays = tmp_path / "g" / golden_check.ARRAYS
     arrays.write_bytes(damage(arrays.read_bytes()))
     code, out, err = invoke("--golden", "g")
     assert (code, out) == (3, "")
@@ -329,9 +330,9 @@ def test_damaged_arrays_of_a_golden_folder_are_refused(
 def test_a_golden_folder_is_written_whole_or_not_over_another(tmp_path: Path) -> None:
     network, images = networks.random_loihi2_network(1)
     netx.write(network, tmp_path / "random.net")
-    written = golden.write_golden(tmp_path / "new", tmp_path / "random.net", images, 3)
+    written = golden_check.write_golden(tmp_path / "new", tmp_path / "random.net", images, 3)
     with open_backend("ref") as backend:
-        assert golden.check_golden(written, backend).passed
+        assert golden_check.check_golden(written, backend).passed
     np.testing.assert_array_equal(written.images, images)
     with pytest.raises(InputError, match="exists already; nothing was changed"):
-        golden.write_golden(tmp_path / "new", tmp_path / "random.net", images, 3)
+        golden_check.write_golden(tmp_path / "new", tmp_path / "random.net", images, 3)

@@ -9,15 +9,16 @@ import pytest
 from test_balance import random_cnn
 
 from loihi_convert import netx
-from loihi_convert.conversion.balance import balance
-from loihi_convert.conversion.calibrate import calibrate
-from loihi_convert.conversion.quantize import quantize
+from loihi_convert.arrays import Array
+from loihi_convert.conversion.balancing import balance
+from loihi_convert.conversion.bias_correction import calibrate
+from loihi_convert.conversion.quantization import quantize
 from loihi_convert.errors import NetxError, UsageError
-from loihi_convert.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.ir.synapse import Dense
 from loihi_convert.pipeline.origin import float_network
 from loihi_convert.simulation.relu import cnn_scores
-from loihi_convert.simulation.simulate import outputs
-from loihi_convert.synapse import Array, Dense
+from loihi_convert.simulation.simulator import outputs
 
 
 def images(count: int = 60) -> Array:

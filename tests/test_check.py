@@ -20,7 +20,8 @@ from networks import random_loihi2_network, random_network
 from torch import nn
 from typer.testing import CliRunner
 
-from loihi_convert import cli, loihi, netx, pipeline
+from loihi_convert import cli, netx, pipeline
+from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.checks.activity import (
     ACTIVITY_RULES,
@@ -30,7 +31,7 @@ from loihi_convert.checks.activity import (
     cnn_activity,
 )
 from loihi_convert.checks.finding import Finding, findings
-from loihi_convert.checks.integers import (
+from loihi_convert.checks.integer_rules import (
     CIRCUIT_RULES,
     LAYER_RULES,
     NETWORK_RULES,
@@ -38,13 +39,15 @@ from loihi_convert.checks.integers import (
     NetworkRun,
     layer_runs,
 )
-from loihi_convert.checks.resources import MEMORY_RULES, NEUROCORE_RULES, Chips, resources
+from loihi_convert.checks.resource_rules import MEMORY_RULES, NEUROCORE_RULES
 from loihi_convert.checks.stock_rules import FILE_RULES, LIF_RULES, STOCK_RULES
+from loihi_convert.chip import limits
+from loihi_convert.chip.resources import Chips, resources
 from loihi_convert.errors import DataError, InputError, UsageError
-from loihi_convert.network import ReluLayer, ReluNetwork, Reset
-from loihi_convert.netx.ours import encode
-from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork, Target
-from loihi_convert.synapse import Array, Conv, Dense
+from loihi_convert.ir.network import ReluLayer, ReluNetwork, Reset
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork, Target
+from loihi_convert.ir.synapse import Conv, Dense
+from loihi_convert.netx.native import encode
 
 Datasets = dict[str, Any]
 
@@ -157,7 +160,7 @@ BROKEN_NETWORKS = [
      r"conv: levels 127\.\.32639 \(threshold - V0 - 1\), which no 13-bit bias makes of one vth; allowed are 8191"),
     ("currents do not wrap", good(reset="soft", bias=[131071, 0]), "loihi2", {}, "error",
      r"conv: a current that can reach 131176; allowed is 131071, beyond which u can wrap twice"),
-    ("channels that never fire receive nothing", good(reset="soft", threshold=(loihi.NEVER_FIRES, 64)), "loihi2", {},
+    ("channels that never fire receive nothing", good(reset="soft", threshold=(limits.NEVER_FIRES, 64)), "loihi2", {},
      "error", r"conv: a channel that never fires, with weights or a bias other than 0"),
     ("one threshold per population", good(threshold=(64, 65)), "loihi2", {}, "error",
      r"conv: 2 different thresholds, vThMant 63\.\.64; LIF has one for all its neurons; .*\(vth of shape \(1,\)"),
@@ -480,7 +483,7 @@ def test_potentials_and_spikes_keep_to_the_bounds(seed: int) -> None:
         by_channel = np.moveaxis(trace.potentials, 2, -1).reshape(-1, run.layer.synapse.channels)
         assert (by_channel.max(axis=0) <= np.maximum(run.highest_potential, 0)).all()
         # What clips ends above the bound.
-        assert (by_channel.min(axis=0) >= np.maximum(run.lowest_potential, -loihi.THRESHOLD_LIMIT)).all()
+        assert (by_channel.min(axis=0) >= np.maximum(run.lowest_potential, -limits.THRESHOLD_LIMIT)).all()
         spikes = np.moveaxis(trace.spikes, 2, -1).reshape(-1, run.layer.synapse.channels)
         cannot = run.highest_potential < run.layer.neuron.threshold
         must = run.smallest_current >= run.layer.neuron.threshold

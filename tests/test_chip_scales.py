@@ -11,18 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_balance import random_cnn
 
-from loihi_convert import loihi
+from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
-from loihi_convert.circuit import circuit
-from loihi_convert.conversion.account import account
-from loihi_convert.conversion.balance import balance
+from loihi_convert.chip import limits
+from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.chip_scales import is_proven, on_the_grids, reach
-from loihi_convert.conversion.quantize import quantize
+from loihi_convert.conversion.quantization import quantize
+from loihi_convert.conversion.quantization_report import account
 from loihi_convert.errors import RangeError, UsageError
-from loihi_convert.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
-from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
-from loihi_convert.simulation.simulate import clipped_images, outputs
-from loihi_convert.synapse import Array, Conv, Dense
+from loihi_convert.ir.circuit import circuit
+from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.synapse import Conv, Dense
+from loihi_convert.simulation.simulator import clipped_images, outputs
 
 
 def layer_of(weights: Array, bias: int, threshold: int, initial: int) -> QuantizedLayer:
@@ -184,7 +185,7 @@ def test_onto_the_grids_by_hand() -> None:
 
     Biases up to 300 need 2^2: -300 = -75 x 4, 5 -> 4.
     """
-    threshold = np.array([1000, 13, 1, loihi.NEVER_FIRES])
+    threshold = np.array([1000, 13, 1, limits.NEVER_FIRES])
     real = IntegrateAndFire(np.array([1000.0, 13.2, 1.3, np.inf]), np.ones(4), np.array([500.0, 6.6, 0.65, 0.0]))
     neuron = IntegerNeuron(threshold, threshold // 2)
     synapse = Dense(np.array([[1], [1], [1], [0]]), np.array([-300, 5, 0, 0]))
@@ -192,7 +193,7 @@ def test_onto_the_grids_by_hand() -> None:
     assert found.threshold is not None
     assert found.initial_potential is not None
     assert found.bias is not None
-    assert found.threshold.tolist() == [1000, 12, 4, loihi.NEVER_FIRES]
+    assert found.threshold.tolist() == [1000, 12, 4, limits.NEVER_FIRES]
     assert found.initial_potential.tolist() == [500, 6, 2, 0]
     assert found.bias.tolist() == [-300, 4, 0, 0]
 

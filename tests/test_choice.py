@@ -7,12 +7,12 @@ import pytest
 from test_balance import random_cnn
 
 from loihi_convert.backends.reference import run_network
-from loihi_convert.conversion import choice, sample
-from loihi_convert.conversion.balance import balance
+from loihi_convert.conversion import calibration, choice
+from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.choice import choose_method, reason
-from loihi_convert.conversion.quantize import quantize
+from loihi_convert.conversion.quantization import quantize
 from loihi_convert.errors import DataError
-from loihi_convert.network import Readout
+from loihi_convert.ir.network import Readout
 from loihi_convert.simulation.relu import cnn_scores
 
 
@@ -58,9 +58,9 @@ def test_corrections_are_tried_on_the_two_best_unless_forbidden_or_wanted_everyw
 
 
 def test_no_more_images_than_needed_and_none_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample, "MOST", 10)
-    monkeypatch.setattr(sample, "FEWEST", 4)
-    monkeypatch.setattr(sample, "STEPS", 40)
+    monkeypatch.setattr(calibration, "MOST", 10)
+    monkeypatch.setattr(calibration, "FEWEST", 4)
+    monkeypatch.setattr(calibration, "STEPS", 40)
     assert choose_method(random_cnn(0), images(60), 5)[0].image_count == 8
     assert choose_method(random_cnn(0), images(60), 40)[0].image_count == 4
     assert choose_method(random_cnn(0), images(60), 2)[0].image_count == 10

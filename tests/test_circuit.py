@@ -12,14 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import random_loihi2_network, random_network
 
-from loihi_convert import loihi, netx
+from loihi_convert import netx
+from loihi_convert.arrays import Array
 from loihi_convert.backends import open_backend
 from loihi_convert.backends.reference import run_network
-from loihi_convert.circuit import circuit
+from loihi_convert.chip import limits
 from loihi_convert.errors import RangeError, UsageError
-from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
-from loihi_convert.simulation import simulate
-from loihi_convert.synapse import Array, Conv, Dense
+from loihi_convert.ir.circuit import circuit
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.synapse import Conv, Dense
+from loihi_convert.simulation import simulator
 
 TIMESTEPS = 6
 
@@ -40,7 +42,7 @@ def test_the_circuit_is_a_soft_reset_neuron_until_it_wraps(seed: int) -> None:
     own = run_network(network, images, TIMESTEPS, trace=True, neuron="own")
     stock = run_network(network, images, TIMESTEPS, trace=True, neuron="stock")
     assert own.wrapped_images is None
-    clips = any((np.abs(trace.potentials) >= loihi.POTENTIAL_LIMIT - 2**15).any() for trace in own.traces)
+    clips = any((np.abs(trace.potentials) >= limits.POTENTIAL_LIMIT - 2**15).any() for trace in own.traces)
     if not stock.wrapped_images and not clips:
         assert all(np.array_equal(a.potentials, b.potentials) for a, b in zip(own.traces, stock.traces, strict=True))
         oracle.assert_equal(network, images, own, TIMESTEPS)
@@ -73,7 +75,7 @@ def test_the_integers_of_the_circuit(seed: int) -> None:
         assert found.bias_mant.max() <= 4095
         assert 0 <= found.vth <= 131071
         if layer.neuron is not None:
-            alive = layer.neuron.threshold < loihi.NEVER_FIRES
+            alive = layer.neuron.threshold < limits.NEVER_FIRES
             levels = layer.neuron.threshold - layer.neuron.initial_potential - 1
             assert found.self_weight_mant.max() <= 255
             assert np.array_equal((found.self_weight_mant << found.self_weight_exp)[alive], layer.threshold[alive])
@@ -183,7 +185,7 @@ def test_blocks_of_steps_go_on_where_the_last_ended(monkeypatch: pytest.MonkeyPa
     """A wrapped and leaky u is carried from block to block."""
     network, images = random_loihi2_network(16)
     whole = run_network(network, images, TIMESTEPS, trace=True, leak=True)
-    monkeypatch.setattr(simulate, "_CPU_BLOCK", 1)
+    monkeypatch.setattr(simulator, "_CPU_BLOCK", 1)
     parts = run_network(network, images, TIMESTEPS, trace=True, leak=True)
     assert whole.wrapped_images == parts.wrapped_images == 3
     assert np.array_equal(whole.potentials, parts.potentials)

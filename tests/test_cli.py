@@ -20,7 +20,7 @@ from loihi_convert import netx
 from loihi_convert.__main__ import main
 from loihi_convert.backends import request
 from loihi_convert.cnn.recipe import default_recipe
-from loihi_convert.cnn.train import train
+from loihi_convert.cnn.training import train
 from loihi_convert.conversion.choice import Trial
 from loihi_convert.data import load_data
 from loihi_convert.errors import (
@@ -617,20 +617,20 @@ def test_doctor_runs_lava(invoke: Invoke) -> None:
 
 def test_doctor_looks_for_the_extension(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `lava.utils.loihi.is_installed` looks for; `lava` is a namespace of several distributions."""
-    from loihi_convert import doctor
+    from loihi_convert.checks import environment
 
-    assert doctor._loihi().state == "absent"
+    assert environment._loihi().state == "absent"
     (tmp_path / "lava/utils").mkdir(parents=True)
     (tmp_path / "lava/utils/loihi2_profiler.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    assert doctor._loihi().state == "ok"
+    assert environment._loihi().state == "ok"
 
 
 def test_doctor_without_lava(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    from loihi_convert import doctor
+    from loihi_convert.checks import environment
 
     versions = {"lava-nc": None, "lava-dl": None, "torch": None}
-    monkeypatch.setattr(doctor, "_version", lambda name: versions.get(name, "1.0"))
+    monkeypatch.setattr(environment, "_version", lambda name: versions.get(name, "1.0"))
     done = invoke("doctor")
     assert done.code == 4
     assert "absent  Lava (sim): not installed; what runs on Lava (`--backend sim`, `diagnose --sim`)" in done.out

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from loihi_convert import netx
+from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.data import load_data
-from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
-from loihi_convert.synapse import Array, Dense
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.synapse import Dense
 
 
 def test_a_missing_file_is_one_sentence(

@@ -12,11 +12,11 @@ from torch.nn import functional
 from torchvision import transforms
 
 from loihi_convert.cnn.qcfs import Qcfs
-from loihi_convert.conversion.convert import convert
 from loihi_convert.errors import InputError, UnsupportedModelError, UsageError
-from loihi_convert.network import ReluNetwork
+from loihi_convert.frontend.lowering import convert
+from loihi_convert.ir.network import ReluNetwork
+from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.simulation.relu import relu_outputs
-from loihi_convert.synapse import Conv, Dense
 
 
 def randomized(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -13,9 +13,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from networks import random_network
 
+from loihi_convert.arrays import Shape
+from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.simulation import currents as module
 from loihi_convert.simulation.currents import LARGEST_BYTE, Currents, sum_pool
-from loihi_convert.synapse import Conv, Dense, Shape, Synapse
 
 HAS_INT8 = platform.machine() == "x86_64" and torch.backends.mkldnn.is_available()
 

@@ -17,17 +17,17 @@ from networks import random_network
 from torch import nn
 
 from loihi_convert import netx, pipeline
+from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.request import check_run
 from loihi_convert.cnn.checkpoint import Checkpoint, save
 from loihi_convert.cnn.models import build_model
-from loihi_convert.conversion.balance import balance
-from loihi_convert.conversion.convert import convert
-from loihi_convert.conversion.quantize import quantize
+from loihi_convert.conversion.balancing import balance
+from loihi_convert.conversion.quantization import quantize
 from loihi_convert.errors import InputError, LoihiConvertError, NetxError, RangeError, UsageError
-from loihi_convert.quantized import MOST_TIMESTEPS
-from loihi_convert.simulation.simulate import outputs
-from loihi_convert.synapse import Array
+from loihi_convert.frontend.lowering import convert
+from loihi_convert.ir.quantized import MOST_TIMESTEPS
+from loihi_convert.simulation.simulator import outputs
 
 TOOLS = Path(__file__).parents[1] / "tools"
 

@@ -11,22 +11,23 @@ import pytest
 import typer
 
 from loihi_convert import cli
+from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.cnn.checkpoint import load_model
 from loihi_convert.cnn.recipe import default_recipe
-from loihi_convert.cnn.train import train
-from loihi_convert.conversion.balance import balance
-from loihi_convert.conversion.calibrate import calibrate
-from loihi_convert.conversion.convert import convert
-from loihi_convert.conversion.quantize import quantize
+from loihi_convert.cnn.training import train
+from loihi_convert.conversion.balancing import balance
+from loihi_convert.conversion.bias_correction import calibrate
+from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import InputError
-from loihi_convert.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
-from loihi_convert.quantized import QuantizedNetwork
-from loihi_convert.results import advice, diagnose
-from loihi_convert.results.diagnose import Diagnosis
+from loihi_convert.frontend.lowering import convert
+from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.synapse import Dense
+from loihi_convert.metrics import advice, diagnosis
+from loihi_convert.metrics.diagnosis import Diagnosis
 from loihi_convert.simulation.intermediate import intermediate_networks
-from loihi_convert.synapse import Array, Dense
 
 WHITE = np.full((1, 1, 1, 1), 255, np.uint8)
 
@@ -174,7 +175,7 @@ def diagnosed(
     parts = (digits.splits.train, digits.splits.validation, digits.splits.test)
     images = np.concatenate([part.images for part in parts])
     labels = np.concatenate([part.known_labels for part in parts]) if has_labels else None
-    found = diagnose.diagnose(digits.cnn, spiking, network, images, labels, network.timesteps)
+    found = diagnosis.diagnose(digits.cnn, spiking, network, images, labels, network.timesteps)
     # Losses by cause and by layer are each the whole loss, image for image.
     assert sum(stage.lost_images for stage in found.stages) == found.lost_images
     assert sum(layer.lost_images for layer in found.layers) == found.lost_images
@@ -261,7 +262,7 @@ def test_uneven_timing_is_named() -> None:
     cnn = replace(plain, layers=(*plain.layers[:2], ReluLayer("classes", Dense(np.array([[-1.0], [1.0]])))))
     spiking = tiny_spiking(cnn)
     network = quantize(spiking, WHITE)
-    found = diagnose.diagnose(cnn, spiking, network, np.repeat(WHITE, 20, axis=0), np.zeros(20, int), 2)
+    found = diagnosis.diagnose(cnn, spiking, network, np.repeat(WHITE, 20, axis=0), np.zeros(20, int), 2)
     assert (found.main_cause, found.first_layer, found.lost_images) == ("timing", "second", 20)
     assert [(layer.name, layer.lost_images) for layer in found.layers] == [("first", 0), ("second", 20), ("classes", 0)]
     # D, E, A, B: 1, 0.5, 1, 0.5 against 1.5, 0.8, 1, 0.5: squares 0.25 + 0.09 of 4, beside 2.25 + 0.64 + 1 + 0.25.
@@ -282,7 +283,7 @@ def test_a_network_without_neurons_is_advised_without_thresholds() -> None:
     spiking = SpikingNetwork((2, 1, 1), (SpikingLayer("classes", cnn.layers[0].synapse, None),), 2, "soft")
     images = np.tile(np.array([200, 201], np.uint8).reshape(1, 2, 1, 1), (20, 1, 1, 1))
     network = quantize(spiking, images, pixel_bits=4)
-    found = diagnose.diagnose(cnn, spiking, network, images, np.ones(20, int), 4)
+    found = diagnosis.diagnose(cnn, spiking, network, images, np.ones(20, int), 4)
     assert (found.main_cause, found.first_layer, found.lost_images) == ("thresholds", "classes", 20)
     assert advice.advice(found, network) == ("Pixels enter with 4 bits: try `export --pixel-bits 5`.",)
     assert "threshold" not in " ".join(advice.advice(found.model_copy(update={"main_cause": "weights"}), network))
@@ -312,8 +313,8 @@ def test_corrections_are_a_stage_of_their_own(digits: Digits) -> None:
 
 
 def test_a_gain_takes_back_the_nearest_loss_first() -> None:
-    assert diagnose._remaining([0, 42, 11, -39, 3, 2, -4, -1]) == [0, 14, 0, 0, 0, 0, 0, 0]
-    assert diagnose._remaining([0, -5, 7]) == [0, 0, 7]
+    assert diagnosis._remaining([0, 42, 11, -39, 3, 2, -4, -1]) == [0, 14, 0, 0, 0, 0, 0, 0]
+    assert diagnosis._remaining([0, -5, 7]) == [0, 0, 7]
 
 
 def test_a_cause_that_loses_nothing_is_not_the_main_one() -> None:
@@ -321,10 +322,10 @@ def test_a_cause_that_loses_nothing_is_not_the_main_one() -> None:
     labels = np.array([0, 0, 0, 1])
     # The CNN, then: image 0 is lost; image 1 is lost and image 3 gained; nothing changes.
     classes = np.array([[0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 1], [1, 1, 0, 1]])
-    stages = diagnose._stages((None, "clipping", "levels", "weights"), classes, [[], [], []], labels)
+    stages = diagnosis._stages((None, "clipping", "levels", "weights"), classes, [[], [], []], labels)
     assert [stage.remaining_images for stage in stages] == [0, 1, 0, 0]
     assert [stage.changed_images for stage in stages] == [0, 1, 2, 0]
-    assert diagnose._main_cause(stages) == "clipping"
+    assert diagnosis._main_cause(stages) == "clipping"
 
 
 @pytest.mark.parametrize("readout", ["potential", "spikes"])
@@ -353,8 +354,8 @@ def test_a_gpu_finds_the_same(digits: Digits) -> None:
     """On torch's CPU by another name, which takes the code of a GPU."""
     spiking, network = rounded(digits, 3)
     images = digits.splits.test.images[:50]
-    found = diagnose.diagnose(digits.cnn, spiking, network, images, None, 3, device="cpu:0")
-    expected = diagnose.diagnose(digits.cnn, spiking, network, images, None, 3)
+    found = diagnosis.diagnose(digits.cnn, spiking, network, images, None, 3, device="cpu:0")
+    expected = diagnosis.diagnose(digits.cnn, spiking, network, images, None, 3)
     assert found.stages[-2:] == expected.stages[-2:]
     assert found.layers == expected.layers
 
@@ -363,11 +364,11 @@ def test_images_are_taken_in_blocks(digits: Digits, monkeypatch: pytest.MonkeyPa
     spiking, network = rounded(digits, 3)
     test = digits.splits.test
     arguments = (digits.cnn, spiking, network, test.images, test.known_labels, 3)
-    whole = diagnose.diagnose(*arguments)
+    whole = diagnosis.diagnose(*arguments)
     # 1024 + 512 + 10 neurons: 7 images.
-    monkeypatch.setattr(diagnose, "_BLOCK", 7 * 1546)
+    monkeypatch.setattr(diagnosis, "_BLOCK", 7 * 1546)
     seen: list[tuple[int, int]] = []
-    parts = diagnose.diagnose(*arguments, progress=lambda *done: seen.append(done))
+    parts = diagnosis.diagnose(*arguments, progress=lambda *done: seen.append(done))
     assert seen[:2] == [(7, 400), (14, 400)]
     assert seen[-1] == (400, 400)
     assert [stage.lost_images for stage in parts.stages] == [stage.lost_images for stage in whole.stages]
@@ -380,7 +381,7 @@ def test_a_file_without_its_real_numbers_is_refused(digits: Digits) -> None:
     spiking, network = rounded(digits, 3)
     bare = replace(network, layers=(replace(network.layers[0], balanced=None), *network.layers[1:]))
     with pytest.raises(InputError, match="conv1: the file does not say which real numbers its thresholds were rounded"):
-        diagnose.diagnose(digits.cnn, spiking, bare, digits.splits.test.images, None, 3)
+        diagnosis.diagnose(digits.cnn, spiking, bare, digits.splits.test.images, None, 3)
 
 
 def test_all_that_is_advised_exists() -> None:
@@ -388,7 +389,7 @@ def test_all_that_is_advised_exists() -> None:
     group = typer.main.get_command(cli.app)
     cnn = tiny_cnn()
     spiking = tiny_spiking(cnn)
-    plain = diagnose.diagnose(cnn, spiking, quantize(spiking, WHITE), WHITE, np.zeros(1, int), 2)
+    plain = diagnosis.diagnose(cnn, spiking, quantize(spiking, WHITE), WHITE, np.zeros(1, int), 2)
     spoken = 0
     for provenance in (
         {},

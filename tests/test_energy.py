@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from test_evaluate import full_evaluation, small_network, small_run
 
-from loihi_convert.results.energy import BOUNDARY, CONSTANTS, POISSON_BOUNDARY, Constant, Estimate, energy, estimate
-from loihi_convert.results.evaluate import Evaluation, evaluate
-from loihi_convert.results.formats import quantity, quantity_range
-from loihi_convert.results.tables import energy_table
+from loihi_convert.chip.energy import BOUNDARY, CONSTANTS, POISSON_BOUNDARY, Constant, Estimate, energy, estimate
+from loihi_convert.metrics.evaluation import Evaluation, evaluate
+from loihi_convert.report.formats import quantity, quantity_range
+from loihi_convert.report.terminal_tables import energy_table
 
 
 def in_picojoules(joules: tuple[float, float]) -> list[float]:

@@ -15,13 +15,14 @@ from networks import random_network
 from pydantic import ValidationError
 from torch.nn import functional
 
-from loihi_convert import loihi
-from loihi_convert.backends import RunResult
+from loihi_convert.arrays import Array
+from loihi_convert.backends.result import RunResult
+from loihi_convert.chip import limits
 from loihi_convert.errors import DataError
-from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
-from loihi_convert.results.evaluate import Evaluation, evaluate, reported_timesteps
-from loihi_convert.results.schema import wilson_interval
-from loihi_convert.synapse import Array, Conv, Dense
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.synapse import Conv, Dense
+from loihi_convert.metrics.evaluation import Evaluation, evaluate, reported_timesteps
+from loihi_convert.records import wilson_interval
 
 # Class of each of four images after each of three steps, and what it should have been.
 PREDICTIONS = np.array([[0, 0, 0], [1, 1, 1], [0, 2, 2], [0, 0, 1]])
@@ -145,8 +146,8 @@ def test_own_point_is_at_the_timesteps_of_the_file_or_the_last(balanced: int, ow
 @pytest.mark.parametrize("sign", [1, -1])
 def test_saturation_at_any_step_counts_the_image_once(sign: int) -> None:
     potentials = small_run().potentials.copy()
-    potentials[1, 0, 2] = potentials[1, 1, 2] = sign * loihi.POTENTIAL_LIMIT
-    potentials[2, 0, 0] = sign * (loihi.POTENTIAL_LIMIT - 1)
+    potentials[1, 0, 2] = potentials[1, 1, 2] = sign * limits.POTENTIAL_LIMIT
+    potentials[2, 0, 0] = sign * (limits.POTENTIAL_LIMIT - 1)
     assert evaluate(replace(small_run(), potentials=potentials), small_network()).saturated_images == 1
 
 

@@ -17,7 +17,7 @@ from networks import random_network
 
 from loihi_convert import netx
 from loihi_convert.backends.difference import first_difference
-from loihi_convert.backends.lava import LavaBackend
+from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.reference import ReferenceBackend, run_network
 
 TIMESTEPS = 5

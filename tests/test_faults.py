@@ -16,9 +16,9 @@ import pytest
 
 from loihi_convert import netx
 from loihi_convert.files import write_atomically
-from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
-from loihi_convert.results.run_folder import run_folder
-from loihi_convert.synapse import Dense
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.synapse import Dense
+from loihi_convert.runs.run_folder import run_folder
 
 CLI = (sys.executable, "-m", "loihi_convert")
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from loihi_convert.cnn.few_bits import RoundedWeights
 from loihi_convert.cnn.models import build_model
-from loihi_convert.conversion.balance import balance
-from loihi_convert.conversion.convert import convert
-from loihi_convert.conversion.quantize import quantize
+from loihi_convert.conversion.balancing import balance
+from loihi_convert.conversion.quantization import quantize
+from loihi_convert.frontend.lowering import convert
 
 
 def qcfs_model() -> torch.nn.Module:

@@ -10,7 +10,7 @@ import pytest
 from evaluations import entry
 from matplotlib.figure import Figure
 
-from loihi_convert.results.figure import accuracy_figure, image_bytes
+from loihi_convert.report.figure import accuracy_figure, image_bytes
 
 
 def drawn(figure: Figure | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.float16 import in_float16
 from loihi_convert.cnn.recipe import Recipe
-from loihi_convert.cnn.train import resume_path, train
+from loihi_convert.cnn.training import resume_path, train
 from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import CheckpointError, UsageError
 

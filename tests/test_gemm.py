@@ -6,10 +6,10 @@ import numpy as np
 import oracle
 import pytest
 
-from loihi_convert.backends.lava_processes import gemm
-from loihi_convert.backends.lava_synapses import batch_synapse
-from loihi_convert.quantized import QuantizedLayer
-from loihi_convert.synapse import Conv, Dense
+from loihi_convert.backends.lava.processes import gemm
+from loihi_convert.backends.lava.synapse_processes import batch_synapse
+from loihi_convert.ir.quantized import QuantizedLayer
+from loihi_convert.ir.synapse import Conv, Dense
 
 RNG = np.random.default_rng(0)
 INPUTS = RNG.integers(0, 256, (5, 4, 9, 8)).astype(np.uint8)

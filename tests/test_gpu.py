@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import random_network
 
+from loihi_convert.arrays import Array
 from loihi_convert.errors import UsageError
-from loihi_convert.quantized import QuantizedNetwork
+from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.simulation.gpu import chosen_device
-from loihi_convert.simulation.simulate import Block, Simulator
-from loihi_convert.simulation.stage import Recording
-from loihi_convert.synapse import Array
+from loihi_convert.simulation.layer_spec import Recording
+from loihi_convert.simulation.simulator import Block, Simulator
 
 # "meta" would compute nothing; torch's CPU by another name takes the same code as a GPU.
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu:0"

@@ -15,7 +15,7 @@ import pytest
 from foreign_files import NEURON, lava_dl_file, small_layers, write_foreign
 from test_netx import small_network
 
-from loihi_convert import netx
+from loihi_convert import external, netx
 from loihi_convert.__main__ import main
 from loihi_convert.errors import NetxError
 from loihi_convert.inspection.contents import BINS, describe
@@ -217,7 +217,7 @@ def test_a_broken_file_of_ours_is_not_taken_for_a_foreign_one(tmp_path: Path) ->
     path.write_bytes(path.read_bytes()[512:])
     with h5py.File(path, "r+") as file:
         file["layer/1/weight"][0, 0, 0, 0] += 1
-    for read in (describe, netx.read_any):
+    for read in (describe, external.read_any):
         with pytest.raises(NetxError, match=r"model\.net: is damaged, its content does not match its SHA-256"):
             read(path)
 
@@ -254,7 +254,7 @@ def test_run_takes_a_file_of_other_hands(
     nine = {**dense, "shape": [9], "weight": dense["weight"][:9]}
     few = write_foreign(tmp_path / "few.net", [pixels, {"type": "flatten"}, nine])
     with monkeypatch.context() as patch:
-        patch.setattr("loihi_convert.pipeline.foreign.run_cuba", None)
+        patch.setattr("loihi_convert.pipeline.external_run.run_cuba", None)
         assert run(monkeypatch, "run", few, *words[2:]) == 3
     assert "few: 9 classes, but 10 names of classes; give one for each, or none." in capsys.readouterr().err
     with h5py.File(path, "r+") as file:

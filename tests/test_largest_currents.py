@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loihi_convert.arrays import Array, Shape
+from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.simulation import current_kernels, largest_currents
 from loihi_convert.simulation.currents import Currents
 from loihi_convert.simulation.largest_currents import LargestCurrents
-from loihi_convert.simulation.simulate import Layer, layers_on
-from loihi_convert.simulation.stage import Stage
-from loihi_convert.synapse import Array, Conv, Dense, Shape, Synapse
+from loihi_convert.simulation.layer_spec import Stage
+from loihi_convert.simulation.simulator import Layer, layers_on
 
 
 def stage_of(synapse: Synapse, input_shape: Shape) -> Stage:

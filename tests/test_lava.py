@@ -18,14 +18,18 @@ import numpy as np
 import oracle
 import pytest
 
-from loihi_convert import loihi, netx
-from loihi_convert.backends import Layout, RunResult, lava, lava_files
-from loihi_convert.backends.lava import LavaBackend
-from loihi_convert.backends.timing import Timing
+from loihi_convert import netx
+from loihi_convert.arrays import Array
+from loihi_convert.backends import Layout
+from loihi_convert.backends.lava import exchange, lava_backend
+from loihi_convert.backends.lava.lava_backend import LavaBackend
+from loihi_convert.backends.lava.timing import Timing
+from loihi_convert.backends.result import RunResult
+from loihi_convert.chip import limits
 from loihi_convert.errors import BackendError, DataError, PlatformError, RangeError, UsageError
-from loihi_convert.network import Reset
-from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
-from loihi_convert.synapse import Array, Conv, Dense
+from loihi_convert.ir.network import Reset
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.synapse import Conv, Dense
 
 pytestmark = pytest.mark.lava
 
@@ -72,7 +76,7 @@ def pixels(*values: int) -> Array:
     return np.array(values, np.uint8).reshape(-1, 1, 1, 1)
 
 
-NEVER = loihi.NEVER_FIRES
+NEVER = limits.NEVER_FIRES
 
 # Every step: V + weight x pixel + bias, clipped; a spike where that is >= threshold; then the reset.
 HAND_TRACES = {
@@ -258,10 +262,16 @@ def test_three_layers_side_by_side_equal_the_oracle(reset: Reset, side_by_side: 
 
 def test_presentations_are_even_and_fit_into_memory() -> None:
     small, _ = three_layers("soft")
-    assert [lava.fitting_batch_size(small, images) for images in (1, 64, 65, 100, 10_000)] == [1, 64, 33, 50, 64]
+    assert [lava_backend.fitting_batch_size(small, images) for images in (1, 64, 65, 100, 10_000)] == [
+        1,
+        64,
+        33,
+        50,
+        64,
+    ]
     wide = layer(Dense(np.zeros((2, 512 * 512), np.int8)), first=True)
     large = QuantizedNetwork((1, 512, 512), (wide,), timesteps=1, proven_timesteps=1, pixel_bits=1, reset="soft")
-    assert lava.fitting_batch_size(large, 100) == 3
+    assert lava_backend.fitting_batch_size(large, 100) == 3
 
 
 def test_progress_counts_images_of_whole_presentations() -> None:
@@ -340,7 +350,7 @@ def session_in(temporary: Path) -> Session:
     """The host whose folder lies in ``temporary``."""
     for pid, (state, _, group) in process_table().items():
         arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0") if pid == group and state != "Z" else []
-        if "loihi_convert.backends.lava_host" in arguments and Path(arguments[-4]).parent == temporary:
+        if "loihi_convert.backends.lava.host" in arguments and Path(arguments[-4]).parent == temporary:
             return Session(pid, arguments[-3])
     raise AssertionError("no Lava host is running")
 
@@ -438,14 +448,14 @@ def test_an_error_in_a_model_is_reported_and_the_backend_can_be_used_again(
     network, images = three_layers("soft")
     path = tmp_path / "model.net"
     netx.write(network, path)
-    reserve = lava_files._reserve
+    reserve = exchange._reserve
 
     def reserve_too_many_classes(file: Path, dtype: type, shape: tuple[int, ...]) -> None:
         reserve(file, dtype, (*shape[:-1], shape[-1] + (file.name == "potentials.npy")))
 
     with LavaBackend(layout=layout) as backend:
         with monkeypatch.context() as patch:
-            patch.setattr(lava_files, "_reserve", reserve_too_many_classes)
+            patch.setattr(exchange, "_reserve", reserve_too_many_classes)
             message = r"stopped: ValueError: could not broadcast .* \(recording.py, line \d+\)\. Run it again"
             with pytest.raises(BackendError, match=message) as failed:
                 backend.run(path, images, 4)

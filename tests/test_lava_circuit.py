@@ -13,14 +13,15 @@ import pytest
 from lava_programs import output_of
 
 from loihi_convert import netx
+from loihi_convert.arrays import Array
 from loihi_convert.backends.difference import first_difference
-from loihi_convert.backends.lava import LavaBackend
-from loihi_convert.backends.lava_files import LavaFiles
+from loihi_convert.backends.lava.exchange import LavaFiles
+from loihi_convert.backends.lava.lava_backend import LavaBackend
+from loihi_convert.backends.lava.timing import Timing, reset_interval, stock_interval
 from loihi_convert.backends.reference import run_network
-from loihi_convert.backends.timing import Timing, reset_interval, stock_interval
 from loihi_convert.errors import UsageError
-from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
-from loihi_convert.synapse import Array, Dense
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.synapse import Dense
 
 pytestmark = pytest.mark.lava
 
@@ -145,27 +146,27 @@ def test_a_leak_takes_a_4096th_a_step_rounded_away_from_zero(leaky: LavaBackend,
 ALL_OF_LAVA = """
 import sys, contextlib
 from pathlib import Path
-from loihi_convert.backends import lava_host
-lava_host.import_lava()
+from loihi_convert.backends.lava import host
+host.import_lava()
 from lava.proc.conv.models import PyConvModelFixed
 from lava.proc.conv.process import Conv
 from lava.proc.dense.models import PyDenseModelBitAcc
 from lava.proc.dense.process import Dense
-from loihi_convert.backends import lava_circuit
+from loihi_convert.backends.lava import stock_network
 
 class HalvingConv(PyConvModelFixed):
     # On the CPU Lava's Conv ignores weight_exp, which is -1 in the circuit.
     def clamp_precision(self, x):
         return super().clamp_precision(x >> 1)
 
-models = lava_circuit.models()
-lava_circuit.models = lambda: {**models, Conv: HalvingConv, Dense: PyDenseModelBitAcc}
+models = stock_network.models()
+stock_network.models = lambda: {**models, Conv: HalvingConv, Dense: PyDenseModelBitAcc}
 
 class Host:
     stepping = contextlib.nullcontext
 
 request = {"timesteps": 3, "trace": True, "neuron": "stock", "leak": False, "chip": None, "steps": int(sys.argv[2])}
-lava_host._run(lava_host.LavaFiles(Path(sys.argv[1])), request, Host())
+host._run(host.LavaFiles(Path(sys.argv[1])), request, Host())
 """
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from loihi_convert.conversion.balance import balance
-from loihi_convert.network import ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
-from loihi_convert.simulation import simulate
+from loihi_convert.arrays import Array
+from loihi_convert.conversion.balancing import balance
+from loihi_convert.ir.network import ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.ir.synapse import Conv, Dense
+from loihi_convert.simulation import simulator
 from loihi_convert.simulation.inputs import Inputs
 from loihi_convert.simulation.layerwise import GrowingSimulation
 from loihi_convert.simulation.relu import ReluChain
-from loihi_convert.simulation.simulate import extremes
-from loihi_convert.synapse import Array, Conv, Dense
+from loihi_convert.simulation.simulator import extremes
 
 TIMESTEPS = 7
 
@@ -46,7 +47,7 @@ def test_equals_simulations_from_the_images(
     monkeypatch: pytest.MonkeyPatch, memory: int, moments: int, poisson_seed: int | None
 ) -> None:
     """Whatever is kept, and in however many blocks of images and steps."""
-    monkeypatch.setattr(simulate, "_CPU_BLOCK", moments)
+    monkeypatch.setattr(simulator, "_CPU_BLOCK", moments)
     cnn = network()
     balanced = balance(cnn, images(), TIMESTEPS, amplitude="literal", poisson_seed=poisson_seed)
     simulation = GrowingSimulation(cnn, images(), TIMESTEPS, "soft", memory=memory, poisson_seed=poisson_seed)
@@ -73,7 +74,7 @@ def test_mean_excess_is_the_difference_of_the_mean_currents(
     monkeypatch: pytest.MonkeyPatch, memory: int, moments: int
 ) -> None:
     """The potential after T steps of a layer that only integrates is T times its mean current, bias included."""
-    monkeypatch.setattr(simulate, "_CPU_BLOCK", moments)
+    monkeypatch.setattr(simulator, "_CPU_BLOCK", moments)
     cnn = network()
     balanced = balance(cnn, images(), TIMESTEPS)
     simulation = GrowingSimulation(cnn, images(), TIMESTEPS, "soft", memory=memory)
@@ -90,13 +91,13 @@ def test_mean_excess_is_the_difference_of_the_mean_currents(
             cnn.input_shape, (*fixed, SpikingLayer(layer.name, layer.synapse, None)), TIMESTEPS, "soft"
         )
 
-        def take(block: simulate.Block, potentials: list[Array] = potentials) -> None:
+        def take(block: simulator.Block, potentials: list[Array] = potentials) -> None:
             recorded = block.layers[-1].potentials
             assert recorded is not None
             if block.steps.stop == TIMESTEPS:
                 potentials.append(recorded[:, -1])
 
-        simulate.Simulator(partial).run(images(), TIMESTEPS, take)
+        simulator.Simulator(partial).run(images(), TIMESTEPS, take)
         wanted = ReluChain(cnn, depth=index + 1, is_open=True)(images())[-1]
         mean = np.concatenate(potentials).mean(axis=(0, 1, 2), dtype=np.float64) / TIMESTEPS
         assert found == pytest.approx(mean - wanted.mean(axis=(0, 1, 2), dtype=np.float64), rel=1e-5, abs=1e-5)

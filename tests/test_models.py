@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from loihi_convert.cnn.models import ARCHITECTURES, build_model, default_architecture, notation
-from loihi_convert.conversion.convert import convert
 from loihi_convert.data import DATASETS
 from loihi_convert.errors import UsageError
+from loihi_convert.frontend.lowering import convert
 from loihi_convert.simulation.relu import relu_outputs
 
 SHAPES = {

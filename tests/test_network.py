@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from networks import random_network
 from torch.nn import functional
 
-from loihi_convert import loihi
+from loihi_convert.chip import rules
 from loihi_convert.errors import InputError, RangeError
-from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
-from loihi_convert.synapse import Conv, Dense
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.synapse import Conv, Dense
 
 SEEDS = st.integers(0, 10_000)
 
@@ -203,12 +203,12 @@ def test_pixels_are_rounded_to_p_bits(bits: int) -> None:
 
 
 def test_every_rule_is_in_the_list() -> None:
-    lists = (loihi.EXACTNESS_RULES, loihi.LIF_RULES, loihi.CHIP_RULES, loihi.SCALAR_RULES)
+    lists = (rules.EXACTNESS_RULES, rules.LIF_RULES, rules.CHIP_RULES, rules.SCALAR_RULES)
     # A rule says what it has found.
     found = {
         name
-        for name, value in vars(loihi).items()
-        if getattr(value, "__module__", "") == loihi.__name__
+        for name, value in vars(rules).items()
+        if getattr(value, "__module__", "") == rules.__name__
         and getattr(value, "__annotations__", {}).get("return") == "str | None"
     }
     assert found == {rule.__name__ for rules in lists for rule in rules}

@@ -22,8 +22,8 @@ from loihi_convert import netx
 from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.errors import InputError, NetxError
-from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
-from loihi_convert.synapse import Conv, Dense
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.synapse import Conv, Dense
 
 TOOLS = Path(__file__).parents[1] / "tools"
 
@@ -117,7 +117,7 @@ def with_hard_reset(network: QuantizedNetwork) -> QuantizedNetwork:
 
 STOCK = """
 import sys, types, runpy
-from loihi_convert.backends.lava_host import import_lava
+from loihi_convert.backends.lava.host import import_lava
 import_lava()
 sys.modules["cv2"] = types.ModuleType("cv2")  # slayer's object detection imports it; netx does not use it
 sys.argv = sys.argv[1:]

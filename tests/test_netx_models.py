@@ -17,7 +17,7 @@ from loihi_convert import netx
 from loihi_convert.cnn.checkpoint import Checkpoint, digest, load, save
 from loihi_convert.cnn.float16 import round_to_float16
 from loihi_convert.cnn.recipe import default_recipe, fine_tuning_recipe, paper_recipe
-from loihi_convert.cnn.train import train
+from loihi_convert.cnn.training import train
 from loihi_convert.data import load_data
 from loihi_convert.errors import InputError
 from loihi_convert.files import sha256

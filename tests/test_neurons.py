@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loihi_convert.arrays import Array, Pair, Shape
+from loihi_convert.ir.synapse import Dense
+from loihi_convert.simulation.layer_spec import Dynamics, Recording, Stage
 from loihi_convert.simulation.neurons import Neurons, rate_errors
-from loihi_convert.simulation.stage import Dynamics, Recording, Stage
-from loihi_convert.synapse import Array, Dense, Pair, Shape
 
 EVERYTHING = Recording(potentials=True, spikes=True, counts=True, currents=True, clipping=True)
 

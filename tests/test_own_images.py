@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from loihi_convert.arrays import Array
 from loihi_convert.data import load_data
 from loihi_convert.data.dataset import DataSplits
 from loihi_convert.data.own_images import load_image_folder, load_npz
 from loihi_convert.errors import DataError
-from loihi_convert.synapse import Array
 
 
 def grey(value: int, height: int = 4, width: int = 6) -> Array:

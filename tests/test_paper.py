@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loihi_convert.results import paper
+from loihi_convert.report import paper
 
 
 def test_every_table_has_its_cells() -> None:

@@ -14,23 +14,24 @@ from test_netx import small_network
 from torch import nn
 
 from loihi_convert import netx, pipeline
-from loihi_convert.backends import RunResult, open_backend
+from loihi_convert.arrays import Array
+from loihi_convert.backends import open_backend
 from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.backends.request import result_size
+from loihi_convert.backends.result import RunResult
 from loihi_convert.cnn.checkpoint import load_model, save
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.recipe import default_recipe
-from loihi_convert.cnn.train import train
-from loihi_convert.conversion.balance import Amplitude
-from loihi_convert.conversion.convert import convert
+from loihi_convert.cnn.training import train
+from loihi_convert.conversion.balancing import Amplitude
 from loihi_convert.data import Dataset, DataSplits, HeldOut, load_data
 from loihi_convert.errors import InputError, LoihiConvertError, UsageError, VerificationError
+from loihi_convert.frontend.lowering import convert
+from loihi_convert.frontend.source import Source
+from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.metrics.early_exit import choose_margin
 from loihi_convert.pipeline import exporting, origin
 from loihi_convert.progress import Progress, silent
-from loihi_convert.quantized import QuantizedNetwork
-from loihi_convert.results.early_exit import choose_margin
-from loihi_convert.source import Source
-from loihi_convert.synapse import Array
 
 
 @pytest.fixture(scope="module")

@@ -21,18 +21,19 @@ import numpy as np
 import pytest
 
 import loihi_convert
-from loihi_convert import doctor, netx
+from loihi_convert import netx
+from loihi_convert.arrays import Array
 from loihi_convert.backends import open_backend
 from loihi_convert.backends.difference import first_difference
-from loihi_convert.backends.host_process import LAVA_PYTHON
-from loihi_convert.backends.lava import LavaBackend
-from loihi_convert.backends.lava_files import LavaFiles
+from loihi_convert.backends.lava.exchange import LavaFiles
+from loihi_convert.backends.lava.host_process import LAVA_PYTHON
+from loihi_convert.backends.lava.lava_backend import LavaBackend
+from loihi_convert.checks import environment
 from loihi_convert.cnn.checkpoint import Checkpoint, save
 from loihi_convert.cnn.models import build_model
 from loihi_convert.data import load_data
 from loihi_convert.errors import PlatformError, UsageError
-from loihi_convert.quantized import QuantizedNetwork
-from loihi_convert.synapse import Array
+from loihi_convert.ir.quantized import QuantizedNetwork
 
 # Lava itself and what it imports.
 LAVA_ALONE = ("lava", "lava_nc-", "numpy", "scipy", "networkx", "asteval")
@@ -238,7 +239,7 @@ def test_without_lava_everything_else_works(lava_alone: Path, tmp_path: Path) ->
 
 
 def test_doctor_says_what_is_wrong_with_the_named_interpreter() -> None:
-    checks = {check.name: check for check in doctor.examine("/nowhere/python")}
+    checks = {check.name: check for check in environment.examine("/nowhere/python")}
     assert checks["Lava (sim)"].state == "broken"
     assert checks["Lava (sim)"].found.startswith("does not run in /nowhere/python: --lava-python /nowhere/python")
     assert '/nowhere/python -m pip install lava-nc==0.10.0 "setuptools<81"' in checks["Lava (sim)"].advice
@@ -246,7 +247,7 @@ def test_doctor_says_what_is_wrong_with_the_named_interpreter() -> None:
 
 @pytest.mark.lava
 def test_doctor_says_where_lava_runs(lava_alone: Path) -> None:
-    (lava,) = (check for check in doctor.examine(str(lava_alone)) if check.name == "Lava (sim)")
+    (lava,) = (check for check in environment.examine(str(lava_alone)) if check.name == "Lava (sim)")
     version = sys.version.split()[0]
     assert lava.state == "ok"
     assert lava.found == (

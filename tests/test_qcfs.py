@@ -15,12 +15,12 @@ from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import Checkpoint, load_model
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.qcfs import Qcfs, set_thresholds
-from loihi_convert.conversion.balance import balance
+from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.choice import choose_method
-from loihi_convert.conversion.convert import convert
 from loihi_convert.errors import CheckpointError, UsageError
+from loihi_convert.frontend.lowering import convert
 from loihi_convert.simulation.relu import cnn_scores, relu_outputs
-from loihi_convert.simulation.simulate import outputs
+from loihi_convert.simulation.simulator import outputs
 
 
 def activation(threshold: float, levels: int) -> Qcfs:

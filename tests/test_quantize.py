@@ -11,19 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_balance import pixels, random_cnn
 
+from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
-from loihi_convert.conversion.account import account
-from loihi_convert.conversion.balance import Amplitude, Method, balance
-from loihi_convert.conversion.quantize import quantize
+from loihi_convert.conversion.balancing import Amplitude, Method, balance
+from loihi_convert.conversion.quantization import quantize
+from loihi_convert.conversion.quantization_report import account
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import RangeError, UsageError
-from loihi_convert.network import IntegrateAndFire, ReluLayer, ReluNetwork, Reset, SpikingLayer, SpikingNetwork
-from loihi_convert.quantized import MOST_TIMESTEPS
-from loihi_convert.rounding import nearest_scales
+from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, Reset, SpikingLayer, SpikingNetwork
+from loihi_convert.ir.quantized import MOST_TIMESTEPS
+from loihi_convert.ir.rounding import nearest_scales
+from loihi_convert.ir.synapse import Conv, Dense
+from loihi_convert.simulation.layer_spec import Recording
 from loihi_convert.simulation.relu import currents
-from loihi_convert.simulation.simulate import Block, Simulator, outputs
-from loihi_convert.simulation.stage import Recording
-from loihi_convert.synapse import Array, Conv, Dense
+from loihi_convert.simulation.simulator import Block, Simulator, outputs
 
 
 def digits_like(seed: int, count: int = 20) -> np.ndarray:

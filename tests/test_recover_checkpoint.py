@@ -13,11 +13,11 @@ import pytest
 from loihi_convert import netx, pipeline
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.recipe import default_recipe
-from loihi_convert.cnn.train import train
+from loihi_convert.cnn.training import train
 from loihi_convert.data import load_data
 from loihi_convert.errors import InputError, UsageError
+from loihi_convert.frontend.source import open_source
 from loihi_convert.pipeline import ExportOptions
-from loihi_convert.source import open_source
 
 
 @pytest.mark.parametrize("levels", [None, 4])

@@ -16,11 +16,11 @@ from run_folders import CLASSES, write_runs
 from typer.testing import CliRunner
 
 from loihi_convert import cli
+from loihi_convert.chip.energy import CONSTANTS
 from loihi_convert.errors import InputError, UsageError
-from loihi_convert.report import report
-from loihi_convert.results import run_folder
-from loihi_convert.results.energy import CONSTANTS
-from loihi_convert.results.formats import quantity, quantity_range
+from loihi_convert.report import build
+from loihi_convert.report.formats import quantity, quantity_range
+from loihi_convert.runs import run_folder
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -57,7 +57,7 @@ class Parsed(HTMLParser):
 
 
 def write(tmp_path: Path, *folders: Path) -> tuple[Parsed, str]:
-    written = report.write_report(folders, tmp_path / "report.html")
+    written = build.write_report(folders, tmp_path / "report.html")
     return Parsed(written.html.read_text()), written.markdown.read_text()
 
 
@@ -186,7 +186,7 @@ def test_the_cnns_accuracy_is_no_level_of_agreement(tmp_path: Path) -> None:
     page, _ = write(tmp_path, labelled)
     assert "the CNN, 99.50 %" in page.within("svg")
     unlabelled = write_runs(tmp_path, entry([20, 150], name="b", labels=None), labels=None)
-    written = report.write_report([labelled, unlabelled], tmp_path / "both.html")
+    written = build.write_report([labelled, unlabelled], tmp_path / "both.html")
     both = Parsed(written.html.read_text())
     assert "agreement with the CNN's class, %" in both.within("svg")
     assert not [text for text in both.within("svg") if text.startswith("the CNN")]
@@ -229,7 +229,7 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
 
 def test_the_page_loads_nothing(tmp_path: Path) -> None:
     folder = write_runs(tmp_path, entry([20, 150, 190, 199], exit_leads=[4, 5, 7, 9]))
-    written = report.write_report([folder], tmp_path / "report.html")
+    written = build.write_report([folder], tmp_path / "report.html")
     source = written.html.read_text()
     assert not re.search(r"https?://|@import|url\(", source)
     page = Parsed(source)
@@ -241,8 +241,8 @@ def test_the_page_loads_nothing(tmp_path: Path) -> None:
 
 def test_the_same_folders_give_the_same_bytes(tmp_path: Path) -> None:
     folder = write_runs(tmp_path, entry([20, 150, 190]))
-    first = report.write_report([folder], tmp_path / "one.html")
-    second = report.write_report([folder], tmp_path / "two.html")
+    first = build.write_report([folder], tmp_path / "one.html")
+    second = build.write_report([folder], tmp_path / "two.html")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
@@ -390,9 +390,9 @@ def test_nothing_is_overwritten_unless_told(tmp_path: Path) -> None:
     folder = write_runs(tmp_path, entry([20]))
     (tmp_path / "report.md").write_text("mine")
     with pytest.raises(InputError, match=r"report\.md: exists already; nothing was changed\. Pass --overwrite"):
-        report.write_report([folder], tmp_path / "report.html")
+        build.write_report([folder], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
-    report.write_report([folder], tmp_path / "report.html", overwrite=True)
+    build.write_report([folder], tmp_path / "report.html", overwrite=True)
     assert (tmp_path / "report.md").read_text().startswith("# model on mnist\n")
 
 
@@ -400,7 +400,7 @@ def test_a_damaged_run_leaves_no_page(tmp_path: Path) -> None:
     whole, damaged = write_runs(tmp_path, entry([20])), write_runs(tmp_path, entry([20], name="other"))
     (damaged / "result.json").write_text("{")
     with pytest.raises(InputError, match=r"other-ref-1/result\.json: damaged: Invalid JSON"):
-        report.write_report([whole, damaged], tmp_path / "report.html")
+        build.write_report([whole, damaged], tmp_path / "report.html")
     assert not list(tmp_path.glob("report.*"))
 
 
@@ -408,7 +408,7 @@ def test_the_output_is_html(tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match=r"report\.md: the report is an HTML file, with Markdown beside it; give a name"
     ):
-        report.write_report([write_runs(tmp_path, entry([20]))], tmp_path / "report.md")
+        build.write_report([write_runs(tmp_path, entry([20]))], tmp_path / "report.md")
 
 
 def test_the_verb_says_what_it_wrote(tmp_path: Path) -> None:

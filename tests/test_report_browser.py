@@ -12,7 +12,7 @@ from chromium import Tab, open_tab
 from evaluations import entry
 from run_folders import write_runs
 
-from loihi_convert.report import report, svg
+from loihi_convert.report import build, svg
 
 pytestmark = pytest.mark.browser
 
@@ -65,7 +65,7 @@ def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             ),
             write_runs(root, entry([1, 2, 3, 150], name="<script>throw 1</script>"), data="cifar10"),
         ]
-    return report.write_report(folders, root / "report.html").html
+    return build.write_report(folders, root / "report.html").html
 
 
 @pytest.mark.parametrize(("width", "scheme"), SCREENS)

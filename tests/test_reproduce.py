@@ -20,15 +20,15 @@ from loihi_convert import netx, pipeline
 from loihi_convert.backends.reference import run_network
 from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.recipe import default_recipe
-from loihi_convert.cnn.train import train
-from loihi_convert.conversion.balance import balance
-from loihi_convert.conversion.quantize import quantize
+from loihi_convert.cnn.training import train
+from loihi_convert.conversion.balancing import balance
+from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import load_data
 from loihi_convert.errors import InputError, UsageError
-from loihi_convert.results import paper
-from loihi_convert.results.paper import Cell
+from loihi_convert.frontend.source import open_source
+from loihi_convert.report import paper
+from loihi_convert.report.paper import Cell
 from loihi_convert.simulation.relu import cnn_scores
-from loihi_convert.source import open_source
 
 TOOLS = Path(__file__).parents[1] / "tools"
 

@@ -24,13 +24,13 @@ from matplotlib.figure import Figure
 from networks import random_network
 from pydantic import TypeAdapter
 
+from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.errors import DataError, InputError, UsageError
-from loihi_convert.network import IntegrateAndFire
-from loihi_convert.results import run_folder
-from loihi_convert.results.evaluate import Evaluation, evaluate
-from loihi_convert.results.figure import accuracy_figure, image_bytes
-from loihi_convert.synapse import Array
+from loihi_convert.ir.network import IntegrateAndFire
+from loihi_convert.metrics.evaluation import Evaluation, evaluate
+from loihi_convert.report.figure import accuracy_figure, image_bytes
+from loihi_convert.runs import run_folder
 
 MANIFEST = {"network": "small", "data": "digits"}
 CLASSES = ("zero", "one", "two")

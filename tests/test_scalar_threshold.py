@@ -16,18 +16,19 @@ from test_balance import pixels, random_cnn
 from test_netx import assert_same, small_network
 
 from loihi_convert import netx
-from loihi_convert.backends.lava import LavaBackend
+from loihi_convert.arrays import Array
+from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.reference import ReferenceBackend, run_network
-from loihi_convert.conversion.account import account
-from loihi_convert.conversion.balance import balance
+from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.choice import choose_method
-from loihi_convert.conversion.quantize import quantize
+from loihi_convert.conversion.quantization import quantize
+from loihi_convert.conversion.quantization_report import account
 from loihi_convert.conversion.scalar_threshold import scalar_scales
 from loihi_convert.errors import NetxError, RangeError, UsageError
-from loihi_convert.network import IntegrateAndFire, Readout, Reset, SpikingLayer, SpikingNetwork
-from loihi_convert.quantized import IntegerNeuron, QuantizedNetwork
+from loihi_convert.ir.network import IntegrateAndFire, Readout, Reset, SpikingLayer, SpikingNetwork
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedNetwork
+from loihi_convert.ir.synapse import Dense
 from loihi_convert.simulation.relu import cnn_scores
-from loihi_convert.synapse import Array, Dense
 
 
 def digits_like(seed: int, count: int = 20) -> Array:

@@ -11,11 +11,11 @@ from networks import random_network
 
 from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import run_network
-from loihi_convert.network import IntegrateAndFire, Reset, SpikingLayer, SpikingNetwork
-from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
-from loihi_convert.simulation import simulate
-from loihi_convert.simulation.simulate import Block, outputs
-from loihi_convert.synapse import Dense
+from loihi_convert.ir.network import IntegrateAndFire, Reset, SpikingLayer, SpikingNetwork
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.synapse import Dense
+from loihi_convert.simulation import simulator
+from loihi_convert.simulation.simulator import Block, outputs
 
 
 def single_neuron(
@@ -132,7 +132,7 @@ def test_blocks_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch, momen
     """Many images and steps at once, or one of each, on however many threads; torch's own number is as before."""
     network, images = random_network(7, image_count=9)
     expected = run_network(network, images, 6, trace=True)
-    monkeypatch.setattr(simulate, "_CPU_BLOCK", moments)
+    monkeypatch.setattr(simulator, "_CPU_BLOCK", moments)
     before = torch.get_num_threads()
     torch.set_num_threads(cores)
     try:
@@ -145,7 +145,7 @@ def test_blocks_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch, momen
 
 def test_an_error_in_one_thread_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
     network, images = random_network(7, image_count=9)
-    monkeypatch.setattr(simulate, "_CPU_BLOCK", 1)
+    monkeypatch.setattr(simulator, "_CPU_BLOCK", 1)
     taken: list[Block] = []
 
     def take(block: Block) -> None:
@@ -154,6 +154,6 @@ def test_an_error_in_one_thread_ends_all(monkeypatch: pytest.MonkeyPatch) -> Non
 
     before = torch.get_num_threads()
     with pytest.raises(KeyboardInterrupt):
-        simulate.Simulator(network).run(images, 6, take)
+        simulator.Simulator(network).run(images, 6, take)
     assert len(taken) <= before
     assert torch.get_num_threads() == before

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from loihi_convert.cnn.checkpoint import Checkpoint, save
 from loihi_convert.cnn.models import build_model
 from loihi_convert.errors import CheckpointError, InputError, UsageError
+from loihi_convert.frontend.source import Source, open_source, reopen_source
 from loihi_convert.simulation.relu import relu_outputs
-from loihi_convert.source import Source, open_source, reopen_source
 
 SHAPE = (1, 4, 4)
 NETS = """

@@ -12,7 +12,7 @@ from evaluations import entry
 from run_folders import CLASSES, write_runs
 
 from loihi_convert.errors import InputError
-from loihi_convert.report.stored_run import read_run
+from loihi_convert.runs.stored_run import read_run
 
 
 def test_confusions_are_read_at_the_own_t(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.models import build_model, default_architecture, paper_architecture
 from loihi_convert.cnn.recipe import Recipe, default_recipe, paper_recipe
 from loihi_convert.cnn.torch_zip import read_pt, write_pt
-from loihi_convert.cnn.train import _drop_channels, _learning_rate, _one_cycle, resume_path, train
+from loihi_convert.cnn.training import _drop_channels, _learning_rate, _one_cycle, resume_path, train
 from loihi_convert.data import Dataset, DataSplits, load_data
 from loihi_convert.errors import CheckpointError, InputError, UsageError
 

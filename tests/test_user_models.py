@@ -17,7 +17,7 @@ from loihi_convert import netx, pipeline
 from loihi_convert.__main__ import main
 from loihi_convert.backends import open_backend
 from loihi_convert.data import load_data
-from loihi_convert.source import open_source
+from loihi_convert.frontend.source import open_source
 
 TOOLS = Path(__file__).parents[1] / "tools"
 NAMES = ("Sequential", "Tutorial", "Separable", "Shapes", "Normalizing", "PreNorm")

@@ -33,19 +33,19 @@ from peers.worker import Request
 from torch import nn
 
 from loihi_convert import netx
+from loihi_convert.arrays import Array
 from loihi_convert.backends import open_backend
 from loihi_convert.backends.request import check_run, require_proven
 from loihi_convert.cli.console import note
 from loihi_convert.cnn.models import build_model
-from loihi_convert.conversion.balance import balance
-from loihi_convert.conversion.convert import convert
-from loihi_convert.conversion.quantize import quantize
+from loihi_convert.conversion.balancing import balance
+from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import default_root, load_data
 from loihi_convert.data.dataset import DataSplits
 from loihi_convert.errors import PlatformError, UsageError
 from loihi_convert.files import write_atomically
-from loihi_convert.quantized import QuantizedNetwork
-from loihi_convert.synapse import Array
+from loihi_convert.frontend.lowering import convert
+from loihi_convert.ir.quantized import QuantizedNetwork
 
 # Networks that need no training, and the data they are made for.
 NETWORKS: Final = {

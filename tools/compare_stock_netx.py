@@ -24,11 +24,11 @@ import numpy as np
 from exit_code import exit_code
 
 from loihi_convert import netx
+from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.cli.options import parse_timesteps
 from loihi_convert.data import load_data
 from loihi_convert.errors import InputError, PlatformError, UsageError
-from loihi_convert.synapse import Array
 
 _STOCK = Path(__file__).with_name("run_stock_netx.py")
 

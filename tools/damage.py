@@ -41,17 +41,18 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from loihi_convert import netx
+from loihi_convert import external, netx
+from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.models import build_model
 from loihi_convert.errors import CheckpointError, InputError, NetxError
+from loihi_convert.external.cuba_simulation import simulate
 from loihi_convert.inspection.contents import describe
 from loihi_convert.inspection.tables import numbers_table, others_table, structure_table, summary
-from loihi_convert.network import IntegrateAndFire
-from loihi_convert.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
-from loihi_convert.simulation.cuba import simulate
-from loihi_convert.synapse import Array, Conv, Dense, Synapse
+from loihi_convert.ir.network import IntegrateAndFire
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.synapse import Conv, Dense, Synapse
 
 SECONDS = 2
 MEGABYTES = 500
@@ -209,7 +210,7 @@ class _Reader:
             network = netx.read(path)
             images = rng.integers(0, 256, (2, *network.input_shape)).astype(np.uint8)
             fields = {
-                name: (value.dtype.str, value.shape, value.tobytes()) for name, value in netx.ours.encode(network)
+                name: (value.dtype.str, value.shape, value.tobytes()) for name, value in netx.native.encode(network)
             }
             return {**fields, "potentials": run_network(network, images, 4).potentials.tobytes()}
         model, read = checkpoint.load_model(path)
@@ -280,7 +281,7 @@ class _ForeignReader(_Reader):
         shown = summary(contents) + capture.get()
         if odd := {c for c in shown if not c.isprintable() and c != "\n"}:
             raise AssertionError(f"shows {odd!a}")
-        network = netx.read_foreign(path)
+        network = external.read_foreign(path)
         inputs = np.ones((1, *network.input_shape), np.int32)
         potentials = [layers[-1].v.tobytes() for layers in simulate(network, inputs, 2)]
         return {"shown": shown, "potentials": potentials}

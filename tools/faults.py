@@ -121,7 +121,7 @@ class Trial:
         while time.monotonic() < deadline:
             groups = {pid: Path(f"/proc/{pid}/cmdline") for pid in self.processes()}
             hosts = [
-                pid for pid, line in groups.items() if _read(line).find("lava_host") >= 0 and os.getpgid(pid) == pid
+                pid for pid, line in groups.items() if _read(line).find("lava.host") >= 0 and os.getpgid(pid) == pid
             ]
             if hosts and any(_steps_done(path) > 0 for path in self.temporary.glob("loihi-*/*/steps.npy")):
                 return hosts[0]
@@ -203,7 +203,7 @@ def kill_export(bench: Bench, kills: int = KILLS) -> Iterator[str]:
     """kill -9 of export --overwrite: half of them anywhere, half while it writes."""
     import loihi_convert.cli
     import loihi_convert.cnn.checkpoint
-    import loihi_convert.conversion.balance
+    import loihi_convert.conversion.balancing
     import loihi_convert.pipeline  # noqa: F401
 
     trial = bench.trial()

@@ -16,12 +16,12 @@ import torch
 from torch import nn
 
 from loihi_convert import netx
-from loihi_convert.conversion.balance import balance
-from loihi_convert.conversion.convert import convert
-from loihi_convert.conversion.quantize import quantize
+from loihi_convert.conversion.balancing import balance
+from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import load_data
 from loihi_convert.data.dataset import Dataset
-from loihi_convert.pipeline.golden import folder, write_golden
+from loihi_convert.frontend.lowering import convert
+from loihi_convert.pipeline.golden_check import folder, write_golden
 
 TIMESTEPS: Final = 6
 IMAGES: Final = 8

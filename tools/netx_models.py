@@ -53,8 +53,8 @@ from loihi_convert.data import Dataset, DataSplits, load_data
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.files import sha256, write_atomically
 from loihi_convert.progress import bar
-from loihi_convert.results import paper
-from loihi_convert.results.schema import wilson_interval
+from loihi_convert.records import wilson_interval
+from loihi_convert.report import paper
 
 LARGEST_FILE: Final = 3_000_000
 """Bytes of a file that goes into the repository; larger ones are built by the commands of the card."""

@@ -27,7 +27,7 @@ from loihi_convert.cnn.models import build_model
 from loihi_convert.data import load_data
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.files import refuse_to_overwrite, refuse_to_replace, require_writable, sha256
-from loihi_convert.quantized import QuantizedNetwork
+from loihi_convert.ir.quantized import QuantizedNetwork
 
 _NEVER: Final = 1e4
 """Threshold of a channel that can never fire; a checkpoint holds finite numbers only."""

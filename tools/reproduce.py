@@ -53,8 +53,8 @@ from loihi_convert.data import default_root, load_data
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.files import write_atomically
 from loihi_convert.progress import bar
-from loihi_convert.results import paper
-from loihi_convert.results.figure import image_bytes
+from loihi_convert.report import paper
+from loihi_convert.report.figure import image_bytes
 from loihi_convert.simulation.gpu import chosen_device
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from torch.nn import functional as F  # noqa: N812 (as users write it)
 from loihi_convert import pipeline
 from loihi_convert.backends import open_backend
 from loihi_convert.data import Dataset, load_data
-from loihi_convert.source import open_source
+from loihi_convert.frontend.source import open_source
 
 TIMESTEPS = 64
 

@@ -6,27 +6,24 @@ Every backend takes the *file*, so what is tested is what is shipped, and gives 
 name        implementation          what it is
 ==========  ======================  ==================================================================
 ``ref``     `backends.reference`    exact integers in torch, batched, fast
-``sim``     `backends.lava`         Lava's CPU simulator in a process of its own
-``loihi2``  `backends.loihi2`       a Loihi 2 board; never tried on one
+``sim``     `backends.lava.lava_backend`         Lava's CPU simulator in a process of its own
+``loihi2``  `backends.loihi2.board_backend`       a Loihi 2 board; never tried on one
 ==========  ======================  ==================================================================
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
-import numpy as np
-
+from loihi_convert.arrays import Array
+from loihi_convert.backends.result import RunResult
 from loihi_convert.errors import UsageError
 from loihi_convert.progress import Progress, silent
-from loihi_convert.synapse import Array
 
 if TYPE_CHECKING:
-    from loihi_convert.backends.board import Board
+    from loihi_convert.backends.loihi2.board import Board
 
 BackendName = Literal["ref", "sim", "loihi2"]
 
@@ -36,77 +33,7 @@ a time; ``layers`` is one Process of ours per layer, with images side by side.""
 
 Neuron = Literal["own", "stock"]
 """What the neurons are: ``own`` is what the file says, SoftResetIF or Lava's LIF; ``stock`` the circuit of stock
-processes (`circuit.py`) that files of target ``loihi2`` can be built of."""
-
-
-@dataclass(frozen=True, eq=False)
-class LayerTrace:
-    """Every spike and potential of one layer.
-
-    Parameters
-    ----------
-    spikes
-        bool ``(N, T, *shape)``; ``None`` for a last layer that only integrates.
-    potentials
-        int32 ``(N, T, *shape)``, after integration and reset of that step, rounded down.
-    """
-
-    spikes: Array | None
-    potentials: Array
-
-
-@dataclass(frozen=True, eq=False)
-class RunResult:
-    """What a run of N images over T time steps gives, the same from every backend.
-
-    Parameters
-    ----------
-    potentials
-        int32 ``(N, T, classes)``: membrane potential of the last layer after each step.
-    spike_counts
-        int64 ``(N, T, spiking layers)``: spikes of each layer that has neurons in each step.
-    synaptic_operations
-        int64 ``(N, T, spiking layers)``: synapses of nonzero weight reached by those spikes (NeuroBench: effective
-        accumulates); none are behind the last layer.
-    seconds
-        Wall-clock time of the simulation itself, without loading and compiling.
-    startup_seconds
-        Loading, compiling, starting.
-    output_spikes
-        bool ``(N, T, classes)``: the last layer's spikes in each step; ``None`` where it only integrates.
-    channel_spikes
-        Per spiking layer, int64 ``(T, C)``: spikes of each channel in each step, all images together. Counted by `ref`
-        alone, empty from `sim`: `pipeline.run` adds those of the `ref` run to which it finds a run of `sim` equal.
-    traces
-        One per layer where ``trace`` was asked for, else empty.
-    wrapped_images
-        Images on which the u of some stock neuron wrapped, so that it is none of the potentials that the file means.
-        Counted by `ref`; ``None`` where neurons are not stock.
-    measured
-        What the profiler of a chip found in a run of its own, by its names: seconds, joules, watts. Else empty.
-    """
-
-    potentials: Array
-    spike_counts: Array
-    synaptic_operations: Array
-    seconds: float
-    startup_seconds: float
-    output_spikes: Array | None = None
-    channel_spikes: tuple[Array, ...] = ()
-    traces: tuple[LayerTrace, ...] = ()
-    wrapped_images: int | None = None
-    measured: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def outputs(self) -> Array:
-        """What the class is read from after each step, ``(N, T, classes)``: the potential, int32, or, where the last
-        layer has neurons, how often each has fired since the first step, int64."""
-        return self.potentials if self.output_spikes is None else self.output_spikes.cumsum(axis=1, dtype=np.int64)
-
-    @property
-    def predictions(self) -> Array:
-        """int64 ``(N, T)``: arg max of the output after each step; the lowest class among equals (paper, alg. 3)."""
-        return np.asarray(self.outputs.argmax(axis=2))
+processes (`ir.circuit`) that files of target ``loihi2`` can be built of."""
 
 
 class Backend(Protocol):
@@ -170,7 +97,7 @@ def open_backend(
     device
         For ``ref``: ``"cpu"``, or another one of torch's, as ``"cuda"``.
     lava_python
-        For ``sim`` and ``loihi2``: the interpreter that has Lava, see `backends.lava.LavaBackend`.
+        For ``sim`` and ``loihi2``: the interpreter that has Lava, see `lava_backend.LavaBackend`.
     lava_layout
         For ``sim``: ``"processes"`` (default) or ``"layers"``, see `Layout`.
     neuron
@@ -201,7 +128,7 @@ def open_backend(
 
         return ReferenceBackend(device=device, neuron=chosen, leak=leak)
     if name == "sim":
-        from loihi_convert.backends.lava import LavaBackend
+        from loihi_convert.backends.lava.lava_backend import LavaBackend
 
         layouts = {layout: layout for layout in get_args(Layout)}
         if lava_layout is not None and lava_layout not in layouts:
@@ -211,8 +138,8 @@ def open_backend(
     if name == "loihi2":
         if chosen == "own" or lava_layout is not None:
             raise UsageError("--backend loihi2: a chip has stock neurons only; leave out --neuron and --lava-layout.")
-        from loihi_convert.backends.board import chosen_board
-        from loihi_convert.backends.loihi2 import Loihi2Backend
+        from loihi_convert.backends.loihi2.board import chosen_board
+        from loihi_convert.backends.loihi2.board_backend import Loihi2Backend
 
         return Loihi2Backend(board or chosen_board(), lava_python=lava_python, leak=leak, profile=profile)
     raise UsageError(f"--backend {name}: no such backend; allowed are {', '.join(get_args(BackendName))}.")

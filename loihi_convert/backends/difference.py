@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from loihi_convert.backends import RunResult
+from loihi_convert.backends.result import RunResult
 
 
 def first_difference(result: RunResult, reference: RunResult, *, first_image: int = 0) -> str | None:

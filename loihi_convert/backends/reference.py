@@ -1,4 +1,4 @@
-"""Backend `ref`: the exact integers of the file, simulated by `simulate.py` on the CPU or a GPU."""
+"""Backend `ref`: the exact integers of the file, simulated by `simulator.py` on the CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Final
 import numpy as np
 
 from loihi_convert import netx
-from loihi_convert.backends import BackendName, LayerTrace, Neuron, RunResult
+from loihi_convert.arrays import Array, Shape
+from loihi_convert.backends import BackendName, Neuron
 from loihi_convert.backends.request import check_run, used_neuron
+from loihi_convert.backends.result import LayerTrace, RunResult
+from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.progress import Progress, silent
-from loihi_convert.quantized import QuantizedNetwork
-from loihi_convert.simulation.simulate import Block, Simulator
-from loihi_convert.simulation.stage import Dynamics, Recording
-from loihi_convert.synapse import Array, Shape
+from loihi_convert.simulation.layer_spec import Dynamics, Recording
+from loihi_convert.simulation.simulator import Block, Simulator
 
 
 class ReferenceBackend:

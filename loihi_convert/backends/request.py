@@ -7,10 +7,10 @@ from typing import Final
 
 import numpy as np
 
+from loihi_convert.arrays import Array
 from loihi_convert.backends import Neuron
 from loihi_convert.errors import DataError, RangeError, UsageError
-from loihi_convert.quantized import MOST_TIMESTEPS, QuantizedNetwork
-from loihi_convert.synapse import Array
+from loihi_convert.ir.quantized import MOST_TIMESTEPS, QuantizedNetwork
 
 LARGEST_TRACE: Final = 2**32
 """Bytes that the result of a run may take, with the spikes and potentials of a traced one."""

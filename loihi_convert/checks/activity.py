@@ -10,16 +10,16 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert import loihi
+from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.checks.finding import Broken, Rule
-from loihi_convert.checks.integers import NetworkRun, channels, idle, layer_runs
-from loihi_convert.network import ReluNetwork
+from loihi_convert.checks.integer_rules import NetworkRun, channels, idle, layer_runs
+from loihi_convert.chip import limits
+from loihi_convert.ir.network import ReluNetwork
+from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.progress import Progress, silent
-from loihi_convert.quantized import QuantizedNetwork
 from loihi_convert.simulation.relu import relu_outputs
-from loihi_convert.simulation.simulate import clipped_images
-from loihi_convert.synapse import Array
+from loihi_convert.simulation.simulator import clipped_images
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,11 +127,11 @@ def no_channel_is_active_at_every_step(activity: Activity) -> Broken | None:
 
 
 def no_potential_meets_the_upper_end(activity: Activity) -> Broken | None:
-    return _clipped(activity, activity.high_clipped, f"{loihi.POTENTIAL_LIMIT:,}, beyond which spikes are lost")
+    return _clipped(activity, activity.high_clipped, f"{limits.POTENTIAL_LIMIT:,}, beyond which spikes are lost")
 
 
 def no_potential_meets_the_lower_end(activity: Activity) -> Broken | None:
-    return _clipped(activity, activity.low_clipped, f"{-loihi.POTENTIAL_LIMIT:,}, where inhibition is forgotten")
+    return _clipped(activity, activity.low_clipped, f"{-limits.POTENTIAL_LIMIT:,}, where inhibition is forgotten")
 
 
 def _clipped(activity: Activity, images: int, end: str) -> Broken | None:
@@ -146,7 +146,7 @@ def no_current_wraps(activity: NetworkActivity) -> Broken | None:
     if not activity.wrapped_images:
         return None
     found = f"the u of a stock neuron wraps on {activity.wrapped_images:,} of {activity.image_count:,} images"
-    limit = f"its range is +-{loihi.POTENTIAL_LIMIT:,}; beyond, it is none of the potentials that are meant"
+    limit = f"its range is +-{limits.POTENTIAL_LIMIT:,}; beyond, it is none of the potentials that are meant"
     return Broken(found, limit, "lava/proc/lif/models.py", "Export for a smaller T, or with fewer --weight-bits.")
 
 

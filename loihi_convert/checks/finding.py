@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Generic, Literal, NamedTuple, TypeVar
 
-from loihi_convert.quantized import Target
-from loihi_convert.results.schema import Record
+from loihi_convert.ir.quantized import Target
+from loihi_convert.records import Record
 
 Severity = Literal["error", "warning", "note"]
 """An error makes the network unusable on the target; a warning costs accuracy or resources, or another tool goes wrong;

@@ -7,11 +7,11 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert import loihi
+from loihi_convert.arrays import Array
 from loihi_convert.checks.finding import Broken, Rule
-from loihi_convert.checks.stock import StockFile, StockLayer
+from loihi_convert.chip import limits
 from loihi_convert.errors import InputError
-from loihi_convert.synapse import Array
+from loihi_convert.netx.stock import StockFile, StockLayer
 
 _NETX: Final = "lava/lib/dl/netx/hdf5.py"
 _WEIGHTS: Final = "optimize_weight_bits in lava/lib/dl/netx/utils.py"
@@ -107,7 +107,7 @@ def _beyond_a_synapse(weight: Array | None, reason: str, source: str) -> Broken 
     if weight is None:
         return None
     low, high = float(weight.min()), float(weight.max())
-    least, most = loihi.SYNAPSE_LIMITS if low < 0 < high else loihi.UNSIGNED_SYNAPSE_LIMITS
+    least, most = limits.SYNAPSE_LIMITS if low < 0 < high else limits.UNSIGNED_SYNAPSE_LIMITS
     if least <= low and high <= most:
         return None
     found = f"weights {low:,.0f}..{high:,.0f}"
@@ -118,14 +118,14 @@ def large_weights_are_even(layer: StockLayer) -> Broken | None:
     weight = layer.synaptic_weights
     if weight is None or not weight.min() < 0 < weight.max() or _beyond_a_synapse(weight, "", "") is not None:
         return None
-    if weight.min() >= -loihi.WEIGHT_LIMIT - 1 and weight.max() <= loihi.WEIGHT_LIMIT:
+    if weight.min() >= -limits.WEIGHT_LIMIT - 1 and weight.max() <= limits.WEIGHT_LIMIT:
         return None
     odd = int(np.count_nonzero(np.mod(weight, 2) == 1))
     if not odd:
         return None
-    allowed = f"weights of both signs count in twos beyond +-{loihi.WEIGHT_LIMIT}"
+    allowed = f"weights of both signs count in twos beyond +-{limits.WEIGHT_LIMIT}"
     return Broken(
-        f"{odd:,} odd weights", allowed, _WEIGHTS, f"Make all even, or none larger than {loihi.WEIGHT_LIMIT}."
+        f"{odd:,} odd weights", allowed, _WEIGHTS, f"Make all even, or none larger than {limits.WEIGHT_LIMIT}."
     )
 
 
@@ -143,8 +143,8 @@ def dense_weights_have_both_signs(layer: StockLayer) -> Broken | None:
 def decays_fit_twelve_bits(layer: StockLayer) -> Broken | None:
     for name in ("iDecay", "vDecay") if layer.is_cuba else ():
         value = layer.numbers(f"neuron/{name}")
-        if value is not None and not ((value >= 0) & (value <= loihi.LARGEST_DECAY)).all():
-            allowed = f"allowed are 0..{loihi.LARGEST_DECAY}"
+        if value is not None and not ((value >= 0) & (value <= limits.LARGEST_DECAY)).all():
+            allowed = f"allowed are 0..{limits.LARGEST_DECAY}"
             return Broken(f"{name} {_range(value)}", allowed, f"{_LIF}/models.py", "Train with a decay in that range.")
     return None
 
@@ -153,7 +153,7 @@ def thresholds_fit_seventeen_bits(layer: StockLayer) -> Broken | None:
     value = layer.numbers("neuron/vThMant") if layer.is_cuba else None
     if value is None:
         return None
-    most = loihi.THRESHOLD_LIMIT - 1
+    most = limits.THRESHOLD_LIMIT - 1
     if ((value >= 0) & (value <= most) & _is_whole(value)).all():
         return None
     fix = "Scale weights and thresholds down together."
@@ -174,14 +174,14 @@ def one_threshold_per_population(layer: StockLayer) -> Broken | None:
 
 
 def biases_fit_sixteen_bits(layer: StockLayer) -> Broken | None:
-    limit = loihi.LIF_BIAS_LIMIT
+    limit = limits.LIF_BIAS_LIMIT
     fix = "`loihi-convert run` computes it right; for stock lava-dl export with --reset hard, which keeps to it."
     return _bias_beyond(layer, -limit - 1, limit, "stock LIF keeps int16 and wraps", f"{_LIF}/models.py", fix)
 
 
 def biases_fit_thirteen_bits(layer: StockLayer) -> Broken | None:
     fix = "Export with --target loihi2, where a bias has an exponent of its own."
-    return _bias_beyond(layer, *loihi.BIAS_MANT_RANGE, "bias_mant has 13 bits", f"{_LIF}/models.py", fix)
+    return _bias_beyond(layer, *limits.BIAS_MANT_RANGE, "bias_mant has 13 bits", f"{_LIF}/models.py", fix)
 
 
 def _bias_beyond(layer: StockLayer, least: int, most: int, reason: str, source: str, fix: str) -> Broken | None:
@@ -193,9 +193,9 @@ def _bias_beyond(layer: StockLayer, least: int, most: int, reason: str, source: 
 
 def delays_are_short(layer: StockLayer) -> Broken | None:
     value = layer.numbers("delay")
-    if value is None or value.max() <= loihi.LONGEST_DELAY:
+    if value is None or value.max() <= limits.LONGEST_DELAY:
         return None
-    allowed = f"longer ones than {loihi.LONGEST_DELAY} steps are cut"
+    allowed = f"longer ones than {limits.LONGEST_DELAY} steps are cut"
     return Broken(f"delays {_range(value)}", allowed, _NETX, "Train with shorter ones.")
 
 

@@ -23,8 +23,8 @@ from loihi_convert.errors import DataError, UsageError
 from loihi_convert.memory import require_memory
 
 if TYPE_CHECKING:
+    from loihi_convert.arrays import Array
     from loihi_convert.pipeline import Candidate
-    from loihi_convert.synapse import Array
 
 CHECKED_IMAGES = 100
 """Images on which channels are looked at unless told otherwise: seconds."""
@@ -64,8 +64,8 @@ def check(
     """Say what is wrong with a file before anyone runs it: what does not fit, what overflows, how many neurocores."""
     require_memory()
     from loihi_convert import pipeline
+    from loihi_convert.ir.quantized import Target
     from loihi_convert.progress import bar
-    from loihi_convert.quantized import Target
     from loihi_convert.simulation.gpu import chosen_device
 
     chosen: Target | None = next((known for known in get_args(Target) if known == target), None)

@@ -62,7 +62,7 @@ def say_tables(tables: Sequence[Table]) -> None:
 
 def say_exported(exported: Sequence[Exported]) -> None:
     """Print what was rounded, clipped and written, file by file."""
-    from loihi_convert.results.tables import account_table
+    from loihi_convert.report.terminal_tables import account_table
 
     for item in exported:
         say_tables([account_table(item.account)])
@@ -91,8 +91,8 @@ def exported_json(item: Exported) -> dict[str, Any]:
 
 def say_diagnosed(diagnosed: Diagnosed) -> None:
     """Print where the accuracy went, what to try, and what else to know."""
-    from loihi_convert.results.advice import verdict
-    from loihi_convert.results.tables import divergence_table, stage_table
+    from loihi_convert.metrics.advice import verdict
+    from loihi_convert.report.terminal_tables import divergence_table, stage_table
 
     say_tables([stage_table(diagnosed.diagnosis), divergence_table(diagnosed.diagnosis)])
     say(verdict(diagnosed.diagnosis))
@@ -102,7 +102,7 @@ def say_diagnosed(diagnosed: Diagnosed) -> None:
 
 def diagnosed_json(diagnosed: Diagnosed) -> dict[str, Any]:
     """Return the same as JSON."""
-    from loihi_convert.results.advice import verdict
+    from loihi_convert.metrics.advice import verdict
 
     return {
         **diagnosed.diagnosis.model_dump(),
@@ -116,7 +116,7 @@ def diagnosed_json(diagnosed: Diagnosed) -> dict[str, Any]:
 
 def say_checked(checked: Checked) -> None:
     """Print what each layer takes, then one line for each finding, the worst first, and a verdict."""
-    from loihi_convert.results.tables import resource_table
+    from loihi_convert.report.terminal_tables import resource_table
 
     if checked.chips is not None:
         say_tables([resource_table(checked.chips)])

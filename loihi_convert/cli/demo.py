@@ -29,7 +29,7 @@ def demo(
     require_memory()
     from loihi_convert import pipeline
     from loihi_convert.backends import open_backend
-    from loihi_convert.conversion.balance import require_timesteps
+    from loihi_convert.conversion.balancing import require_timesteps
     from loihi_convert.data import load_data
     from loihi_convert.files import refuse_to_overwrite
     from loihi_convert.progress import bar

@@ -14,7 +14,7 @@ def doctor(lava_python: LavaPythonOption = None, as_json: JsonOption = False) ->
     """Say what is installed, what is missing, and what to do (Python, Lava, Loihi)."""
     require_memory()
 
-    from loihi_convert.doctor import examine
+    from loihi_convert.checks.environment import examine
 
     checks = examine(lava_python)
     if as_json:

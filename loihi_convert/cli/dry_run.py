@@ -9,9 +9,9 @@ from loihi_convert.cli.console import note, say, say_json, say_tables
 from loihi_convert.errors import InputError
 
 if TYPE_CHECKING:
-    from loihi_convert.backends.board import Board
-    from loihi_convert.backends.chip_plan import ChipPlan
-    from loihi_convert.quantized import QuantizedNetwork
+    from loihi_convert.backends.loihi2.board import Board
+    from loihi_convert.backends.loihi2.plan import ChipPlan
+    from loihi_convert.ir.quantized import QuantizedNetwork
 
 
 def dry_run(
@@ -30,7 +30,7 @@ def dry_run(
 
     ``further`` are words of the command line that the script repeats.
     """
-    from loihi_convert.backends.chip_plan import plan, sbatch_script
+    from loihi_convert.backends.loihi2.plan import plan, sbatch_script
     from loihi_convert.backends.request import require_proven, used_neuron
     from loihi_convert.files import refuse_to_replace, write_atomically
 

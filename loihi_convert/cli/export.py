@@ -136,12 +136,12 @@ def export(
     require_memory()
     from loihi_convert import pipeline
     from loihi_convert.cnn.checkpoint import load
-    from loihi_convert.conversion.balance import PUBLISHED, Input
+    from loihi_convert.conversion.balancing import PUBLISHED, Input
     from loihi_convert.data import DATASETS, load_data
+    from loihi_convert.frontend.source import open_source
+    from loihi_convert.ir.quantized import Target
     from loihi_convert.progress import bar
-    from loihi_convert.quantized import Target
     from loihi_convert.simulation.gpu import chosen_device
-    from loihi_convert.source import open_source
 
     steps = parse_timesteps(timesteps)
     if target not in get_args(Target):

@@ -20,14 +20,14 @@ def check_golden(folders: list[Path] | None, backend: Backend, *, as_json: bool)
     VerificationError
         If one did not.
     """
-    from loihi_convert.pipeline import golden
+    from loihi_convert.pipeline import golden_check
 
     if folders is not None and len(folders) > 1:
         raise UsageError(f"--golden: {len(folders)} folders; allowed is one, or none for the one in this package.")
-    path = folders[0] if folders else golden.folder()
-    known = golden.read_golden(path)
+    path = folders[0] if folders else golden_check.folder()
+    known = golden_check.read_golden(path)
     with backend:
-        found = golden.check_golden(known, backend)
+        found = golden_check.check_golden(known, backend)
     if as_json:
         say_json(
             {

@@ -22,7 +22,7 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Write one page about one or several runs: accuracy and latency, layers, confusions, how it was made."""
-    from loihi_convert.report.report import write_report
+    from loihi_convert.report.build import write_report
 
     written = write_report(runs, output, overwrite=overwrite)
     if as_json:

@@ -10,7 +10,7 @@ import typer
 
 from loihi_convert.cli.console import note, note_run, say, say_tables
 from loihi_convert.cli.dry_run import dry_run
-from loihi_convert.cli.foreign import refuse_for_foreign, show_foreign
+from loihi_convert.cli.external import refuse_for_foreign, show_foreign
 from loihi_convert.cli.golden import check_golden
 from loihi_convert.cli.options import (
     ArchOption,
@@ -137,13 +137,13 @@ def run(
 ) -> None:
     """Run exported files, or one other netx file, on test images; show accuracy against latency; write a run folder."""
     require_memory()
-    from loihi_convert import netx, pipeline
+    from loihi_convert import external, netx, pipeline
     from loihi_convert.backends import open_backend
-    from loihi_convert.backends.board import chosen_board
-    from loihi_convert.cuba import CubaNetwork
+    from loihi_convert.backends.loihi2.board import chosen_board
     from loihi_convert.data import DATASETS, load_data
+    from loihi_convert.external.cuba import CubaNetwork
+    from loihi_convert.metrics.early_exit import require_tolerance
     from loihi_convert.progress import bar
-    from loihi_convert.results.early_exit import require_tolerance
     from loihi_convert.simulation.gpu import chosen_device
 
     require_tolerance(exit_tolerance)
@@ -167,7 +167,7 @@ def run(
         check_golden(files, opened, as_json=as_json)
         return
     paths = tuple(files) if files else (_newest(netx.SUFFIX),)
-    network = netx.read_any(paths[0])
+    network = external.read_any(paths[0])
     source = {} if isinstance(network, CubaNetwork) else network.provenance.get("model", {})
     if data is None and source.get("data") is None:
         raise UsageError(f"{paths[0]}: does not say what data it was made from; pass --data.")
@@ -285,11 +285,11 @@ def show_run(done: CompletedRun, *, trace: bool, arch: str | None, as_json: bool
     for ran in done.runs:
         note_run(ran, trace=trace, arch=arch)
     if as_json:
-        from loihi_convert.results.run_folder import results_json
+        from loihi_convert.runs.run_folder import results_json
 
         say(results_json(done.figures))
     else:
-        from loihi_convert.results.tables import (
+        from loihi_convert.report.terminal_tables import (
             accuracy_table,
             early_exit_table,
             energy_table,

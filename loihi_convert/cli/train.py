@@ -75,7 +75,7 @@ def train(
     from loihi_convert.cnn.checkpoint import load
     from loihi_convert.cnn.models import default_architecture, paper_architecture
     from loihi_convert.cnn.recipe import RECIPES
-    from loihi_convert.cnn.train import resume_path
+    from loihi_convert.cnn.training import resume_path
     from loihi_convert.data import load_data
     from loihi_convert.files import refuse_to_overwrite, refuse_to_replace
 
@@ -142,7 +142,7 @@ def train_cnn(
     resume: bool = False,
 ) -> Checkpoint:
     from loihi_convert.cnn.recipe import default_recipe, fine_tuning_recipe, paper_recipe
-    from loihi_convert.cnn.train import train
+    from loihi_convert.cnn.training import train
     from loihi_convert.progress import bar
 
     if recipe_name == "paper":

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from loihi_convert.cnn.qcfs import SMALLEST_THRESHOLD, Qcfs
-from loihi_convert.rounding import nearest_scales
+from loihi_convert.ir.rounding import nearest_scales
 
 Tensors = Mapping[str, Tensor]
 """Parameters of a model by their names."""

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from loihi_convert.arrays import Array
 from loihi_convert.cnn.qcfs_kernels import quantize_clip_floor_shift, quantize_clip_floor_shift_backward
-from loihi_convert.synapse import Array
 
 MOST_LEVELS: Final = 256
 """Largest L."""

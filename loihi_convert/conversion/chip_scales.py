@@ -1,6 +1,6 @@
 """Layers for the circuit of stock processes on Loihi 2: on the chip's grids, and on scales at which u does not wrap.
 
-Thresholds of a layer become m x 2^e with 8-bit m and one e, its biases likewise (`loihi.CHIP_RULES`). u wraps where a
+Thresholds of a layer become m x 2^e with 8-bit m and one e, its biases likewise (`rules.CHIP_RULES`). u wraps where a
 soft-reset neuron would clip, and a wrapped potential is not a little wrong but has the wrong sign. So s_k is the
 smallest scale, from the one on which rounding changes the weights least, for which
 
@@ -21,15 +21,15 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert import loihi
-from loihi_convert.conversion.integers import Unrounded, initial_integers
+from loihi_convert.arrays import Array
+from loihi_convert.chip import limits, rules
+from loihi_convert.conversion.float_layer import Unrounded, initial_integers
 from loihi_convert.conversion.scales import HEADROOM, largest_of, nearest
 from loihi_convert.errors import RangeError
-from loihi_convert.quantized import IntegerNeuron, QuantizedLayer
-from loihi_convert.synapse import Array
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer
 
-_LARGEST_THRESHOLD: Final = loihi.SELF_WEIGHT_LIMIT << loihi.WEIGHT_EXP_LIMIT
-_LARGEST_BIAS: Final = loihi.WEIGHT_LIMIT << loihi.WEIGHT_EXP_LIMIT
+_LARGEST_THRESHOLD: Final = limits.SELF_WEIGHT_LIMIT << limits.WEIGHT_EXP_LIMIT
+_LARGEST_BIAS: Final = limits.WEIGHT_LIMIT << limits.WEIGHT_EXP_LIMIT
 # Scales grow by so much at least where integers do not fit; and so often at most.
 _GROWTH: Final = 1.001
 _ATTEMPTS: Final = 10_000
@@ -71,8 +71,8 @@ def chip_layer(real: Unrounded, held: Held | None, timesteps: int, *, is_constan
     RangeError
         If a number fits at no scale.
     """
-    limits = [(real.threshold, _LARGEST_THRESHOLD), (real.largest_bias, _LARGEST_BIAS)]
-    least = [nearest(real), *(values / real.unit / limit for values, limit in limits)]
+    bounds = [(real.threshold, _LARGEST_THRESHOLD), (real.largest_bias, _LARGEST_BIAS)]
+    least = [nearest(real), *(values / real.unit / limit for values, limit in bounds)]
     if held is None:
         return _fitting(real, largest_of(least, real), timesteps, is_constant=is_constant)
     free = _fitting(real, largest_of(least, real), None, is_constant=is_constant)
@@ -82,7 +82,7 @@ def chip_layer(real: Unrounded, held: Held | None, timesteps: int, *, is_constan
     if real.layer.neuron is not None:
         beyond = np.maximum(held.highest - real.threshold, 0)
         rises = real.threshold + HEADROOM * (np.maximum(held.largest_current, 0) + beyond)
-    least.append(np.maximum(-HEADROOM * held.lowest, rises * real.is_alive) / real.unit / loihi.POTENTIAL_LIMIT)
+    least.append(np.maximum(-HEADROOM * held.lowest, rises * real.is_alive) / real.unit / limits.POTENTIAL_LIMIT)
     return _fitting(real, largest_of(least, real), None, is_constant=is_constant)
 
 
@@ -127,16 +127,16 @@ def on_the_grids(layer: QuantizedLayer) -> QuantizedLayer:
     """
     synapse = layer.synapse
     if synapse.bias is not None:
-        synapse = replace(synapse, bias=_snapped(synapse.bias, loihi.WEIGHT_LIMIT))
+        synapse = replace(synapse, bias=_snapped(synapse.bias, limits.WEIGHT_LIMIT))
     if layer.neuron is None or layer.balanced is None:
         return replace(layer, synapse=synapse)
-    alive = layer.neuron.threshold < loihi.NEVER_FIRES
+    alive = layer.neuron.threshold < limits.NEVER_FIRES
     threshold = np.where(alive, layer.neuron.threshold, 0)
-    threshold = np.where(alive, _snapped(threshold, loihi.SELF_WEIGHT_LIMIT, least=1), loihi.NEVER_FIRES)
+    threshold = np.where(alive, _snapped(threshold, limits.SELF_WEIGHT_LIMIT, least=1), limits.NEVER_FIRES)
     share = layer.balanced.initial_potential / np.where(alive, layer.balanced.threshold, 1.0)
     neuron = IntegerNeuron(threshold, initial_integers(threshold, share))
-    levels = loihi.firing_levels(replace(layer, neuron=neuron))
-    if levels is not None and loihi.bias_exponent(levels) is None:
+    levels = rules.firing_levels(replace(layer, neuron=neuron))
+    if levels is not None and rules.bias_exponent(levels) is None:
         # Thresholds so large are all even.
         neuron = replace(neuron, initial_potential=neuron.initial_potential // 2 * 2)
     return replace(layer, synapse=synapse, neuron=neuron)
@@ -168,15 +168,15 @@ def _largest_current(layer: QuantizedLayer) -> Array:
     largest = rows * math.prod(layer.synapse.pool) * layer.largest_input
     if layer.bias is not None:
         largest = largest + np.abs(layer.bias.astype(np.int64)).max()
-    return np.asarray(largest / loihi.POTENTIAL_LIMIT)
+    return np.asarray(largest / limits.POTENTIAL_LIMIT)
 
 
 def _level_excess(layer: QuantizedLayer) -> Array:
     """float64 ``(C,)``: each firing level in parts of the highest that can be beside the lowest."""
-    levels = loihi.firing_levels(layer)
+    levels = rules.firing_levels(layer)
     excess = np.zeros(layer.synapse.channels)
     if levels is not None and layer.threshold is not None:
-        excess[layer.threshold < loihi.NEVER_FIRES] = levels / (levels.min() + loihi.LEVEL_SPANS[1])
+        excess[layer.threshold < limits.NEVER_FIRES] = levels / (levels.min() + limits.LEVEL_SPANS[1])
     return excess
 
 
@@ -185,13 +185,13 @@ def _wrapping(layer: QuantizedLayer, timesteps: int, *, is_constant: bool) -> Ar
     low, high = reach(layer, timesteps, is_constant=is_constant)
     if layer.threshold is not None:
         # A dead channel receives nothing.
-        high = np.where(layer.threshold < loihi.NEVER_FIRES, high, 0)
-    return np.maximum(-low, high) / loihi.POTENTIAL_LIMIT
+        high = np.where(layer.threshold < limits.NEVER_FIRES, high, 0)
+    return np.maximum(-low, high) / limits.POTENTIAL_LIMIT
 
 
 def _snapped(values: Array, largest_mant: int, least: int = 0) -> Array:
     """The m x 2^e nearest to ``values``, ``least <= |m| <= largest_mant``, e as small as can be: int32, same shape."""
-    for exponent in range(loihi.WEIGHT_EXP_LIMIT + 1):
+    for exponent in range(limits.WEIGHT_EXP_LIMIT + 1):
         mant = np.rint(values / (1 << exponent)).astype(np.int64)
         if np.abs(mant).max(initial=0) <= largest_mant:
             break

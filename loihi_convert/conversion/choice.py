@@ -2,8 +2,8 @@
 
 Each candidate is balanced and quantized on one part of the calibration images and simulated on another, in the integers
 that would be exported: few weight bits suit some thresholds better than others. The one whose classes agree most often
-with the CNN's is taken; among equals one without corrections (`calibrate.py`), then the one whose output is nearest to
-the CNN's.
+with the CNN's is taken; among equals one without corrections (`bias_correction.py`), then the one whose output is
+nearest to the CNN's.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.conversion.balance import Amplitude, InitialPotential, Method, balance, require_images
-from loihi_convert.conversion.calibrate import calibrate
-from loihi_convert.conversion.quantize import quantize
-from loihi_convert.conversion.sample import sample
-from loihi_convert.network import Readout, ReluNetwork, Reset, SpikingNetwork
+from loihi_convert.arrays import Array
+from loihi_convert.conversion.balancing import Amplitude, InitialPotential, Method, balance, require_images
+from loihi_convert.conversion.bias_correction import calibrate
+from loihi_convert.conversion.calibration import sample
+from loihi_convert.conversion.quantization import quantize
+from loihi_convert.ir.network import Readout, ReluNetwork, Reset, SpikingNetwork
+from loihi_convert.ir.quantized import Target, Thresholds
 from loihi_convert.progress import Progress, silent
-from loihi_convert.quantized import Target, Thresholds
 from loihi_convert.simulation.relu import cnn_scores
-from loihi_convert.simulation.simulate import outputs
-from loihi_convert.synapse import Array
+from loihi_convert.simulation.simulator import outputs
 
 BALANCING_SHARE: Final = 4
 """A method is balanced, for a trial, on so many times fewer images than it is tried on."""
@@ -49,9 +49,9 @@ class Trial:
     Parameters
     ----------
     method, percentile
-        As in `balance.balance`.
+        As in `balancing.balance`.
     corrected
-        Whether `calibrate.calibrate` followed.
+        Whether `bias_correction.calibrate` followed.
     agreement
         Share of images whose class is the CNN's.
     error
@@ -95,7 +95,7 @@ def choose_method(
 ) -> tuple[Trial, ...]:
     """Return the trials of all methods that ``amplitude`` allows, the best first.
 
-    Arguments as in `balance.balance` and `quantize.quantize`.
+    Arguments as in `balancing.balance` and `quantization.quantize`.
 
     ``correct`` says whether all of them are corrected, or none; by default the two best are tried with corrections too.
     """

@@ -19,10 +19,10 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert import loihi
+from loihi_convert.arrays import Array
+from loihi_convert.chip import limits
 from loihi_convert.errors import RangeError
-from loihi_convert.rounding import rounded
-from loihi_convert.synapse import Array
+from loihi_convert.ir.rounding import rounded
 
 # How much larger than without any clipping theta_q may be; 4 % apart, rounding errors differ little.
 _FACTORS: Final = np.geomspace(1, 32, 90)
@@ -67,7 +67,7 @@ def scalar_scales(
     theta, real, least = thresholds[alive], weights[alive], least[alive]
     with np.errstate(divide="ignore"):
         most = np.where(least > 0, theta / (least * unit), np.inf)
-    allowed = min(math.floor(min(most.min(), loihi.THRESHOLD_LIMIT - 1) * (1 + 1e-12)), loihi.THRESHOLD_LIMIT - 1)
+    allowed = min(math.floor(min(most.min(), limits.THRESHOLD_LIMIT - 1) * (1 + 1e-12)), limits.THRESHOLD_LIMIT - 1)
     if allowed < 1:
         channel = int(np.flatnonzero(alive)[most.argmin()])
         raise RangeError(

@@ -12,7 +12,7 @@ The last layer has ONE scale for all outputs, else potentials and spike counts o
 
 The 8 bits of a weight are a bound, not the choice: with 8-bit pixels a first layer of full int8 weights clips.
 
-Whatever the image, a current must fit 24 bits (the exactness rules of `loihi.py`), which binds where thousands of
+Whatever the image, a current must fit 24 bits (the exactness rules of `chip.rules`), which binds where thousands of
 pixels meet: ``sum |w_q| x largest input + |b_q| <= 2^23 - 1``. With hard reset the neurons are Lava's own LIF, whose
 rules are narrower: ``sum |w_q| x largest input <= 131071``, and ``|b_q| <= 32767``.
 
@@ -25,13 +25,13 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert import loihi
-from loihi_convert.conversion.integers import Unrounded
+from loihi_convert.arrays import Array
+from loihi_convert.chip import limits
+from loihi_convert.conversion.float_layer import Unrounded
 from loihi_convert.conversion.scalar_threshold import scalar_scales
 from loihi_convert.errors import RangeError
-from loihi_convert.network import Reset
-from loihi_convert.rounding import nearest_scales
-from loihi_convert.synapse import Array
+from loihi_convert.ir.network import Reset
+from loihi_convert.ir.rounding import nearest_scales
 
 HEADROOM: Final = 1.25
 """How much larger than on the calibration images a current or an output potential may be before it clips."""
@@ -47,9 +47,9 @@ def lava_scales(real: Unrounded, reach: Array, reset: Reset, *, is_scalar: bool 
     if real.layer.neuron is not None:
         # A hard reset forgets what a spike leaves: only the threshold itself must fit.
         reach = reach + real.threshold if reset == "soft" else real.threshold
-    conditions.append(reach / real.unit / loihi.POTENTIAL_LIMIT)
+    conditions.append(reach / real.unit / limits.POTENTIAL_LIMIT)
     conditions.append(_of_currents(real, reset))
-    conditions.append(real.largest_bias / real.unit / (loihi.BIAS_LIMIT if reset == "soft" else loihi.LIF_BIAS_LIMIT))
+    conditions.append(real.largest_bias / real.unit / (limits.BIAS_LIMIT if reset == "soft" else limits.LIF_BIAS_LIMIT))
     if is_scalar and real.layer.neuron is not None:
         least = np.max(conditions[1:], axis=0)
         return scalar_scales(
@@ -61,7 +61,7 @@ def lava_scales(real: Unrounded, reach: Array, reset: Reset, *, is_scalar: bool 
 def _of_currents(real: Unrounded, reset: Reset) -> Array:
     """The smallest s_k on which no image's current can leave its range."""
     weights, is_soft = real.magnitudes, reset == "soft"
-    limit = loihi.CURRENT_LIMIT - loihi.BIAS_LIMIT if is_soft else loihi.POTENTIAL_LIMIT
+    limit = limits.CURRENT_LIMIT - limits.BIAS_LIMIT if is_soft else limits.POTENTIAL_LIMIT
     # Each rounded weight may be half a unit larger than the real one.
     room = limit * real.unit - np.count_nonzero(weights, axis=1) / 2
     if room.min() <= 0:

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loihi_convert.network import ReluNetwork, SpikingLayer
+from loihi_convert.arrays import Array
+from loihi_convert.ir.network import ReluNetwork, SpikingLayer
 from loihi_convert.progress import Progress
 from loihi_convert.simulation.layerwise import GrowingSimulation
 from loihi_convert.simulation.relu import relu_outputs
-from loihi_convert.synapse import Array
 
 # Candidates of least-squares, in parts of the channel's largest activation.
 _CANDIDATES: Final = np.geomspace(0.08, 1.1, 24)

@@ -13,11 +13,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from loihi_convert import netx
+from loihi_convert import external, netx
+from loihi_convert.arrays import Array, Pair
 from loihi_convert.errors import LoihiConvertError, NetxError
-from loihi_convert.quantized import QuantizedNetwork
-from loihi_convert.results.schema import Record
-from loihi_convert.synapse import Array, Conv, Pair
+from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.synapse import Conv
+from loihi_convert.records import Record
 
 BINS: Final = 16
 _LONGEST_TEXT: Final = 80
@@ -151,7 +152,7 @@ def describe(path: Path) -> Contents:
     stored = netx.read_stored(path)
     content = path.read_bytes()
     with netx.errors_that_name(path):
-        layers = netx.layers_of(stored.datasets)
+        layers = external.layers_of(stored.datasets)
         described = tuple(_layers(layers, stored.network))
     return Contents(
         file=path.name,
@@ -169,7 +170,7 @@ def _layers(layers: list[dict[str, Array]], network: QuantizedNetwork | None) ->
     ours = iter(network.layers if network is not None else ())
     before: tuple[int, ...] | None = None
     for index, stock in enumerate(layers):
-        kind = netx.text_of(stock["type"]) if "type" in stock else "no type"
+        kind = external.text_of(stock["type"]) if "type" in stock else "no type"
         shape = _whole(stock.get("shape"))
         layer = next(ours, None) if kind in ("conv", "dense") else None
         weight = stock.get("weight", stock.get("weight/real"))
@@ -182,7 +183,7 @@ def _layers(layers: list[dict[str, Array]], network: QuantizedNetwork | None) ->
             pool=None if layer is None or layer.synapse.pool == (1, 1) else layer.synapse.pool,
             shape=shape,
             kernel=None if weight is None or weight.ndim < 4 else (weight.shape[2], weight.shape[3]),
-            neuron_type=netx.text_of(stock["neuron/type"])[:_LONGEST_TEXT] if "neuron/type" in stock else None,
+            neuron_type=external.text_of(stock["neuron/type"])[:_LONGEST_TEXT] if "neuron/type" in stock else None,
             neuron_count=math.prod(shape) if shape is not None and has_neurons else 0,
             synapse_count=_synapse_count(kind, weight, stock.get("weight_rec"), geometry, before),
             i_decay=_numbers(stock.get("neuron/iDecay")),
@@ -276,7 +277,7 @@ def brief(value: Array) -> str:
 
 def _refusal(datasets: Mapping[str, Array]) -> str | None:
     try:
-        netx.decode_foreign(datasets)
+        external.decode_foreign(datasets)
     except NetxError as error:
         return netx.shown(str(error))
     return None

@@ -10,9 +10,9 @@ from typing import Final
 import numpy as np
 
 from loihi_convert import netx
+from loihi_convert.arrays import Array
 from loihi_convert.inspection.contents import brief
-from loihi_convert.results.schema import Record
-from loihi_convert.synapse import Array
+from loihi_convert.records import Record
 
 _PROVENANCE: Final = "loihi_convert/provenance"
 

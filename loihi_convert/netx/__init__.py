@@ -1,10 +1,10 @@
 """Netx files (``.net``), the network format of lava-dl.
 
-===========  ===========================================================================================================
-``hdf5``     the bytes of a file <-> its datasets, safe against damage; the only file that knows h5py
-``ours``     datasets <-> `QuantizedNetwork`: what `export` writes
-``foreign``  datasets -> `CubaNetwork`: what slayer, or other hands, wrote
-===========  ===========================================================================================================
+==========  ============================================================================================================
+``hdf5``    the bytes of a file <-> its datasets, safe against damage; the only file that knows h5py
+``native``  datasets <-> `QuantizedNetwork`: what `export` writes
+``stock``   the layers of any netx file, as lava-dl reads them
+==========  ============================================================================================================
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from loihi_convert.cuba import CubaNetwork
 from loihi_convert.errors import shown
+from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.netx import hdf5
-from loihi_convert.netx.foreign import decode_foreign, dense_weights, layers_of, read_foreign, text_of
 from loihi_convert.netx.hdf5 import LARGEST_LAYER, SUFFIX, Datasets, errors_that_name
-from loihi_convert.netx.ours import FORMAT, read, stock_netx_notes, write
-from loihi_convert.quantized import QuantizedNetwork
+from loihi_convert.netx.native import FORMAT, read, stock_netx_notes, write
 
 __all__ = [
     "FORMAT",
@@ -26,19 +24,13 @@ __all__ = [
     "SUFFIX",
     "Datasets",
     "Stored",
-    "decode_foreign",
-    "dense_weights",
     "errors_that_name",
     "is_ours",
-    "layers_of",
     "read",
-    "read_any",
-    "read_foreign",
     "read_stock",
     "read_stored",
     "shown",
     "stock_netx_notes",
-    "text_of",
     "write",
 ]
 
@@ -48,17 +40,6 @@ class Stored(NamedTuple):
 
     datasets: Datasets
     network: QuantizedNetwork | None
-
-
-def read_any(path: Path) -> QuantizedNetwork | CubaNetwork:
-    """Return the network in the netx file at ``path``: of ours, as `read` does, or of other hands, as `read_foreign`.
-
-    Raises
-    ------
-    NetxError
-        As these do.
-    """
-    return read(path) if is_ours(path) else read_foreign(path)
 
 
 def read_stored(path: Path) -> Stored:

@@ -18,8 +18,8 @@ from typing import Final
 import h5py
 import numpy as np
 
+from loihi_convert.arrays import Array
 from loihi_convert.errors import LoihiConvertError, NetxError, shown
-from loihi_convert.synapse import Array
 
 SUFFIX: Final = ".net"
 OURS: Final = "loihi_convert"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from loihi_convert.pipeline.checking import Candidate, Checked, check, open_candidate
 from loihi_convert.pipeline.diagnosing import Diagnosed, diagnose
 from loihi_convert.pipeline.exporting import Exported, ExportOptions, export, output_paths
-from loihi_convert.pipeline.foreign import ForeignRun, run_foreign_into_folder
+from loihi_convert.pipeline.external_run import ForeignRun, run_foreign_into_folder
 from loihi_convert.pipeline.running import CompletedRun, Ran, run, run_into_folder
 
 __all__ = [

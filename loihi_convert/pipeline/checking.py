@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loihi_convert import netx
+from loihi_convert import external, netx
+from loihi_convert.arrays import Array, Shape
 from loihi_convert.checks.activity import (
     ACTIVITY_RULES,
     CNN_ACTIVITY_RULES,
@@ -17,18 +18,19 @@ from loihi_convert.checks.activity import (
     network_activity,
 )
 from loihi_convert.checks.finding import SEVERITIES, Finding, findings
-from loihi_convert.checks.integers import CIRCUIT_RULES, LAYER_RULES, NETWORK_RULES, NetworkRun, layer_runs
-from loihi_convert.checks.resources import MEMORY_RULES, NEUROCORE_RULES, Chips, LayerResources, resources
-from loihi_convert.checks.stock import StockFile, stock_file
+from loihi_convert.checks.integer_rules import CIRCUIT_RULES, LAYER_RULES, NETWORK_RULES, NetworkRun, layer_runs
+from loihi_convert.checks.resource_rules import MEMORY_RULES, NEUROCORE_RULES
 from loihi_convert.checks.stock_rules import FILE_RULES, LIF_RULES, STOCK_RULES
+from loihi_convert.chip.resources import Chips, LayerResources, resources
 from loihi_convert.cnn.checkpoint import SUFFIXES
-from loihi_convert.cuba import CubaNetwork
 from loihi_convert.errors import DataError, InputError, NetxError, UsageError
-from loihi_convert.network import ReluNetwork
+from loihi_convert.external.cuba import CubaNetwork
+from loihi_convert.frontend.source import open_source
+from loihi_convert.ir.network import ReluNetwork
+from loihi_convert.ir.quantized import QuantizedNetwork, Target
+from loihi_convert.ir.synapse import Dense, Synapse
+from loihi_convert.netx.stock import StockFile, stock_file
 from loihi_convert.progress import Bars, no_bar
-from loihi_convert.quantized import QuantizedNetwork, Target
-from loihi_convert.source import open_source
-from loihi_convert.synapse import Array, Dense, Shape, Synapse
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +135,7 @@ def open_candidate(
     except NetxError as error:
         return Candidate(path, None, None, {}, str(error))
     try:
-        network = netx.read_any(path)
+        network = external.read_any(path)
     except NetxError as error:
         return Candidate(path, None, stock, {}, str(error), is_foreign=not netx.is_ours(path))
     if isinstance(network, CubaNetwork):
@@ -259,5 +261,5 @@ def _resources(candidate: Candidate) -> tuple[LayerResources, ...] | None:
                 recurrent[name] = own
         return None if input_shape is None else resources(input_shape, synapses, recurrent)
     except InputError:
-        # A rule of `checks.stock` has said so.
+        # A rule of `netx.stock` has said so.
         return None

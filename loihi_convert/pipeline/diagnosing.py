@@ -9,13 +9,13 @@ from loihi_convert import netx
 from loihi_convert.backends import Backend
 from loihi_convert.backends.request import check_run
 from loihi_convert.data import Dataset
+from loihi_convert.frontend.source import reopen_source
+from loihi_convert.metrics.advice import advice
+from loihi_convert.metrics.diagnosis import Diagnosis
+from loihi_convert.metrics.diagnosis import diagnose as diagnose_network
 from loihi_convert.pipeline.origin import float_network
 from loihi_convert.pipeline.running import run
 from loihi_convert.progress import Bars, no_bar
-from loihi_convert.results.advice import advice
-from loihi_convert.results.diagnose import Diagnosis
-from loihi_convert.results.diagnose import diagnose as diagnose_network
-from loihi_convert.source import reopen_source
 
 
 @dataclass(frozen=True, eq=False)

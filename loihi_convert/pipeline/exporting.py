@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from loihi_convert import netx
+from loihi_convert.arrays import Array
 from loihi_convert.backends import open_backend
 from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.request import result_size
-from loihi_convert.conversion.account import Account, account
-from loihi_convert.conversion.balance import Amplitude, InitialPotential, Method, balance
-from loihi_convert.conversion.calibrate import calibrate
+from loihi_convert.conversion.balancing import Amplitude, InitialPotential, Method, balance
+from loihi_convert.conversion.bias_correction import calibrate
 from loihi_convert.conversion.choice import Trial, choose_method, reason
-from loihi_convert.conversion.quantize import quantize, require_choices
+from loihi_convert.conversion.quantization import quantize, require_choices
+from loihi_convert.conversion.quantization_report import Account, account
 from loihi_convert.errors import VerificationError
 from loihi_convert.files import refuse_to_overwrite, refuse_to_replace, require_writable
-from loihi_convert.network import Readout, Reset, SpikingNetwork
+from loihi_convert.frontend.source import Source, open_source
+from loihi_convert.ir.network import Readout, Reset, SpikingNetwork
+from loihi_convert.ir.quantized import QuantizedNetwork, Target, Thresholds
 from loihi_convert.progress import Bars, no_bar
-from loihi_convert.quantized import QuantizedNetwork, Target, Thresholds
-from loihi_convert.simulation.simulate import outputs
-from loihi_convert.source import Source, open_source
-from loihi_convert.synapse import Array
+from loihi_convert.simulation.simulator import outputs
 
 VERIFIED_IMAGES: Final = 32
 """Calibration images on which an exported file is compared, layer by layer, with the network in memory."""
@@ -36,10 +36,10 @@ TRACED_BYTES: Final = 2**29
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How thresholds are balanced and numbers are rounded; see `balance.balance` and `quantize.quantize`.
+    """How thresholds are balanced and numbers are rounded; see `balancing.balance` and `quantization.quantize`.
 
     ``method`` "auto" is the one that `choice.choose_method` finds best for the T of the file, and so is ``percentile``
-    then; ``correct`` None leaves to it whether `calibrate.calibrate` follows, and means no with any other method.
+    then; ``correct`` None leaves to it whether `bias_correction.calibrate` follows, and means no with any other method.
     """
 
     method: Method | Literal["auto"] = "auto"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from loihi_convert.errors import InputError
 from loihi_convert.files import sha256
-from loihi_convert.network import ReluNetwork, SpikingLayer, SpikingNetwork
-from loihi_convert.quantized import QuantizedNetwork
-from loihi_convert.source import Source, reopen_source
+from loihi_convert.frontend.source import Source, reopen_source
+from loihi_convert.ir.network import ReluNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.ir.quantized import QuantizedNetwork
 
 
 def source_model(path: Path, network: QuantizedNetwork) -> Path | None:

@@ -9,26 +9,22 @@ from pathlib import Path
 from typing import Final
 
 from loihi_convert import netx
-from loihi_convert.backends import Backend, RunResult
+from loihi_convert.backends import Backend
 from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.request import check_run, used_neuron
+from loihi_convert.backends.result import RunResult
 from loihi_convert.data import Dataset, DataSplits, HeldOut
 from loihi_convert.errors import VerificationError
-from loihi_convert.network import ReluNetwork, SpikingNetwork
+from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
+from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.metrics.early_exit import TOLERANCE_POINTS, choose_margin, evaluate_early_exit, require_tolerance
+from loihi_convert.metrics.evaluation import Evaluation, evaluate
 from loihi_convert.pipeline.origin import float_network, source_of
 from loihi_convert.progress import Bars, no_bar
-from loihi_convert.quantized import QuantizedNetwork
-from loihi_convert.results import run_folder
-from loihi_convert.results.early_exit import (
-    TOLERANCE_POINTS,
-    choose_margin,
-    evaluate_early_exit,
-    require_tolerance,
-)
-from loihi_convert.results.evaluate import Evaluation, evaluate
+from loihi_convert.runs import run_folder
 from loihi_convert.simulation.relu import cnn_scores
-from loihi_convert.simulation.simulate import outputs
+from loihi_convert.simulation.simulator import outputs
 
 EXIT_IMAGES: Final = 2_000
 """Images, at most, that choose the margin of early exit."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final, Literal, NamedTuple
 
+from loihi_convert.report import paper
 from loihi_convert.report.charts import Chart, Levels, Mark, Series
 from loihi_convert.report.entries import Entry, family_of
+from loihi_convert.report.formats import percent
 from loihi_convert.report.page import Table
 from loihi_convert.report.svg import STYLES
 from loihi_convert.report.timestep_chart import timestep_chart
-from loihi_convert.results import paper
-from loihi_convert.results.formats import percent
 
 _ALPHA: Final = "\N{GREEK SMALL LETTER ALPHA}"
 _PAPER_METHODS: Final = {"act-norm-channelwise": "act-norm by channel", "spike-norm": "spike-norm", "rmp": "RMP-SNN"}

@@ -8,9 +8,9 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 
-from loihi_convert.report.stored_run import StoredRun
+from loihi_convert.metrics.evaluation import Evaluation, Point
 from loihi_convert.report.svg import STYLES
-from loihi_convert.results.evaluate import Evaluation, Point
+from loihi_convert.runs.stored_run import StoredRun
 
 NEURONS: Final = {
     "soft": "subtracts the threshold, of which every channel has its own (our SoftResetIF)",

@@ -13,7 +13,7 @@ import jinja2
 import numpy as np
 
 from loihi_convert.report.charts import Chart
-from loihi_convert.report.stored_run import Confusion
+from loihi_convert.runs.stored_run import Confusion
 
 _SPECIAL: Final = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
 """What Markdown, HTML in it, or mathematics in it would take for more than a character."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
+from loihi_convert.metrics.evaluation import Point
 from loihi_convert.report.entries import Entry
+from loihi_convert.report.formats import count, percent, percent_interval, points
 from loihi_convert.report.page import Table
-from loihi_convert.results.evaluate import Point
-from loihi_convert.results.formats import count, percent, percent_interval, points
 
 
 class Row(NamedTuple):

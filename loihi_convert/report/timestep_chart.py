@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from loihi_convert.report.axes import curve, timestep_ticks, views
 from loihi_convert.report.charts import Axes, Chart, Levels, Mark, Series, curve_chart
-from loihi_convert.results.axes import curve, timestep_ticks, views
 
 _SPAN: Final = 4.0
 """Points of accuracy beyond which a chart has a second panel for what is near the best."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from loihi_convert.arrays import Array
 from loihi_convert.compiled import compiled
-from loihi_convert.synapse import Array
 
 
 @compiled()

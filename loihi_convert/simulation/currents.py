@@ -5,7 +5,7 @@ arithmetic      exact for integers because
 ==============  =======================================================================================================
 int8            oneDNN's convolution of uint8 spikes by int8 weights sums in int32, and gives float32. Where a processor
                 has no dot product of bytes, it adds two products in int16 first: at most 2 x 127 x 129 = 32766
-float32         every partial sum is below 2^23 (the exactness rules of `loihi.py`), whatever the order of summation
+float32         every partial sum is below 2^23 (the exactness rules of `chip.rules`), whatever the order of summation
 ==============  =======================================================================================================
 
 Axes: N images or image-steps, then H W C, channels last. Inputs are already summed over the windows of the pooling in
@@ -23,13 +23,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from loihi_convert import loihi
-from loihi_convert.synapse import Array, Conv, Pair, Shape, Synapse
+from loihi_convert.arrays import Array, Pair, Shape
+from loihi_convert.chip import limits
+from loihi_convert.ir.synapse import Conv, Synapse
 
 Geometry = tuple[Pair, Pair, Pair, int]
 """Stride, padding, dilation, groups."""
 
-LARGEST_BYTE: Final = (2**15 - 1) // (2 * loihi.WEIGHT_LIMIT)
+LARGEST_BYTE: Final = (2**15 - 1) // (2 * limits.WEIGHT_LIMIT)
 """Largest input, spikes summed over a window, for which int8 arithmetic is exact on every processor."""
 
 

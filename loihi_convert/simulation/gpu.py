@@ -1,4 +1,4 @@
-"""The layers of `simulate.py` on a GPU, or any other device of torch: what `currents.py` and `neurons.py` are on a CPU.
+"""The layers of `simulator.py` on a GPU, or another device of torch: what `currents.py` and `neurons.py` are on a CPU.
 
 The same integers, because every sum is one of float32 numbers below 2^24: a convolution is written out as a matrix
 product (im2col), since cuDNN may choose transforms (Winograd, Fourier), which round, and TF32, which rounds operands,
@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from loihi_convert.arrays import Array
 from loihi_convert.errors import UsageError
+from loihi_convert.ir.synapse import Conv
 from loihi_convert.simulation.currents import Geometry, convolved_by_product, pooled_maps
-from loihi_convert.simulation.stage import LayerBlock, Recording, Stage
-from loihi_convert.synapse import Array, Conv
+from loihi_convert.simulation.layer_spec import LayerBlock, Recording, Stage
 
 # Numbers that the written-out inputs of a convolution may take at once.
 _COLUMNS = 2**27

@@ -1,4 +1,4 @@
-"""What enters the first layer: the pixels themselves in every step, or Poisson spikes (`poisson.py`).
+"""What enters the first layer: the pixels themselves in every step, or Poisson spikes (`ir.poisson`).
 
 Constant pixels need one step's currents; spikes need all. Either way the maps are summed over the windows of a pooling
 in front of the first synapse, channels last, as every synapse takes its inputs.
@@ -12,10 +12,10 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.poisson import poisson_spikes
-from loihi_convert.quantized import with_pixel_bits
+from loihi_convert.arrays import Array, Pair
+from loihi_convert.ir.poisson import poisson_spikes
+from loihi_convert.ir.quantized import with_pixel_bits
 from loihi_convert.simulation.currents import channels_last, sum_pool
-from loihi_convert.synapse import Array, Pair
 
 LARGEST_PIXEL: Final = 255
 

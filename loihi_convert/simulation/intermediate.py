@@ -14,7 +14,7 @@ what is changed       activation
 `timing`              amplitude x spikes / T of soft-reset neurons, which also feel in which order spikes come (the
                       first layer's current is constant: there it is the line above)
 `input`               the same with pixels as Poisson spikes, if the file takes them so
-`correction`          the same with biases corrected by `calibrate.calibrate`, if they are
+`correction`          the same with biases corrected by `bias_correction.calibrate`, if they are
 `reset`               the same with hard reset, if the file has it, and spikes worth what was fitted to that
 `weights`             the same with the weights of the file: integer x scale / amplitude of its input
 `thresholds`          spikes of the file's integers: thresholds, V0, biases and pixels are rounded as well
@@ -33,12 +33,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from loihi_convert.network import IntegrateAndFire, ReluNetwork, SpikingLayer, SpikingNetwork
-from loihi_convert.quantized import QuantizedLayer, QuantizedNetwork
+from loihi_convert.arrays import Array
+from loihi_convert.ir.network import IntegrateAndFire, ReluNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
+from loihi_convert.simulation.layer_spec import Recording
 from loihi_convert.simulation.relu import Activation, ReluChain, clipped, cnn_activation, unchanged
-from loihi_convert.simulation.simulate import Block, Simulator
-from loihi_convert.simulation.stage import Recording
-from loihi_convert.synapse import Array
+from loihi_convert.simulation.simulator import Block, Simulator
 
 Cause = Literal[
     "clipping",

@@ -20,11 +20,12 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from loihi_convert.arrays import Array
+from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.simulation.current_kernels import raise_to_largest
 from loihi_convert.simulation.currents import Currents, Geometry, as_convolution
-from loihi_convert.simulation.simulate import Layer
-from loihi_convert.simulation.stage import Stage
-from loihi_convert.synapse import Array, Conv, Dense, Synapse
+from loihi_convert.simulation.layer_spec import Stage
+from loihi_convert.simulation.simulator import Layer
 
 _UNITS: Final = 127
 """Units in a channel's largest weight."""

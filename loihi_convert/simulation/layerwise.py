@@ -17,21 +17,15 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from loihi_convert.network import ReluNetwork, Reset, SpikingLayer, SpikingNetwork
+from loihi_convert.arrays import Array
+from loihi_convert.ir.network import ReluNetwork, Reset, SpikingLayer, SpikingNetwork
 from loihi_convert.progress import Progress, silent
 from loihi_convert.simulation.inputs import Inputs
 from loihi_convert.simulation.largest_currents import LargestCurrents
+from loihi_convert.simulation.layer_spec import Recording, Stage
 from loihi_convert.simulation.neurons import RateErrors, rate_errors
 from loihi_convert.simulation.relu import ReluChain
-from loihi_convert.simulation.simulate import (
-    Layer,
-    block_size,
-    layers_on,
-    on_cores,
-    real_stages,
-)
-from loihi_convert.simulation.stage import Recording, Stage
-from loihi_convert.synapse import Array
+from loihi_convert.simulation.simulator import Layer, block_size, layers_on, on_cores, real_stages
 
 MEMORY: Final = 2**31
 """Bytes of spikes that are kept; what does not fit is simulated anew from the images."""

@@ -10,8 +10,8 @@ from typing import Final
 
 import numpy as np
 
+from loihi_convert.arrays import Array
 from loihi_convert.compiled import compiled
-from loihi_convert.synapse import Array
 
 TILE: Final = 2048
 """Neurons that are taken through all steps together: 5 arrays of float32 of them fit the first-level cache."""

@@ -6,14 +6,14 @@ For each neuron and step t (paper, eq. 1 and 2)::
     s(t) = [V(t) >= threshold]
     V(t) = V - threshold s  (soft)     or  0 where s  (hard)
 
-or, in the circuit of `circuit.py`, whose u begins at 0 and wraps::
+or, in the circuit of `ir.circuit`, whose u begins at 0 and wraps::
 
     u(t) = wrap(leak(u(t-1)) - threshold s(t-1) + I(t) + bias)    leak is nothing, or takes a 4096th
     s(t) = [u(t) > threshold - V0 - 1]
     V(t) = V0 + u(t) - threshold s(t)
 
 The spikes leave a layer already summed over the windows of the average pooling behind it, in the form that the next
-synapse takes (`currents.py`). The loops themselves are in `neuron_kernels.py`; axes as in `stage.py`.
+synapse takes (`currents.py`). The loops themselves are in `neuron_kernels.py`; axes as in `layer_spec.py`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from loihi_convert.arrays import Array
 from loihi_convert.simulation import neuron_kernels as kernels
-from loihi_convert.simulation.stage import LayerBlock, Recording, Stage
-from loihi_convert.synapse import Array
+from loihi_convert.simulation.layer_spec import LayerBlock, Recording, Stage
 
 _KINDS: Final = {"soft": kernels.SOFT, "hard": kernels.HARD, "stock": kernels.STOCK, "leaky": kernels.LEAKY}
 

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loihi_convert.network import IntegrateAndFire, ReluLayer, ReluNetwork
+from loihi_convert.arrays import Array, Shape
+from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork
+from loihi_convert.ir.synapse import Synapse
 from loihi_convert.simulation.currents import Currents, channels_last, sum_pool
 from loihi_convert.simulation.inputs import LARGEST_PIXEL
-from loihi_convert.synapse import Array, Shape, Synapse
 
 # Neurons of the largest layer, times images, that are computed at once: 16 MiB.
 _BLOCK: Final = 2**22

@@ -20,9 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from loihi_convert import loihi, netx
-from loihi_convert.quantized import QuantizedLayer, QuantizedNetwork
-from loihi_convert.synapse import Array, Conv, Synapse
+from loihi_convert import netx
+from loihi_convert.arrays import Array
+from loihi_convert.chip import limits
+from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.synapse import Conv, Synapse
 
 # A never-firing channel: without Loihi's clipping a potential could pass the 131072 that stands for it in a file.
 _NEVER: Final = 2.0**40
@@ -243,7 +245,7 @@ def thresholds(layer: QuantizedLayer) -> Tensor:
     """Return the threshold of each channel, float32 ``(C,)``; out of reach where it never fires."""
     assert layer.threshold is not None
     values = torch.from_numpy(layer.threshold.astype(np.float32))
-    return torch.where(values == loihi.NEVER_FIRES, torch.tensor(_NEVER), values)
+    return torch.where(values == limits.NEVER_FIRES, torch.tensor(_NEVER), values)
 
 
 def initial_potentials(layer: QuantizedLayer) -> Tensor:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from loihi_convert.quantized import QuantizedNetwork
-from loihi_convert.synapse import Array, Conv
+from loihi_convert.arrays import Array
+from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.synapse import Conv
 from peers import Job, Runner
 
 

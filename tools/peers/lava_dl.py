@@ -9,8 +9,8 @@ from types import ModuleType
 
 import numpy as np
 
-from loihi_convert.backends.lava_host import import_lava
-from loihi_convert.synapse import Array
+from loihi_convert.arrays import Array
+from loihi_convert.backends.lava.host import import_lava
 from peers import Job, Runner
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from loihi_convert.arrays import Array
 from loihi_convert.backends import open_backend
-from loihi_convert.synapse import Array
 from peers import Job, Runner
 
 

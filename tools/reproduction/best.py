@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from loihi_convert import netx, pipeline
-from loihi_convert.conversion.sample import sample
-from loihi_convert.quantized import QuantizedNetwork
+from loihi_convert.conversion.calibration import sample
+from loihi_convert.ir.quantized import QuantizedNetwork
 from reproduction import images
 from reproduction.measure import Measurements, Outcome
 from reproduction.meter import Meter

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, get_args
 
-from loihi_convert.conversion.balance import Amplitude, InitialPotential, Method
+from loihi_convert.conversion.balancing import Amplitude, InitialPotential, Method
 from loihi_convert.errors import UsageError
-from loihi_convert.network import Readout, Reset
-from loihi_convert.results import paper
+from loihi_convert.ir.network import Readout, Reset
+from loihi_convert.report import paper
 
 FIGURES: Final = ("6", "7", "8", "9", "11", "12", "A4", "A5")
 """Accuracy against latency on MNIST, Fashion-MNIST (8), CIFAR-10 (11); firing rates (7); alpha (9); neurons and
@@ -45,7 +45,7 @@ class Variant:
     name, description
         In the heading of a column, and below the table.
     amplitude, initial_potential, readout
-        See `balance.balance`; ``half`` is not for neurons that reset to 0.
+        See `balancing.balance`; ``half`` is not for neurons that reset to 0.
     compared
         Amplitude and readout of the methods that ngu-lee is compared with; None: the same.
     is_poisson
@@ -106,9 +106,9 @@ class Setting:
     Parameters
     ----------
     method, reset, alpha, timesteps, amplitude, initial_potential, readout, poisson_seed, percentile
-        See `balance.balance`.
+        See `balancing.balance`.
     weight_bits
-        See `quantize.quantize`.
+        See `quantization.quantize`.
     is_subset
         See `Variant`.
     is_exported

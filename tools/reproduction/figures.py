@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from loihi_convert.results import paper
+from loihi_convert.report import paper
 from reproduction.tables import BestEntry, Entry
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import Final
 
 import numpy as np
 
+from loihi_convert.arrays import Array
 from loihi_convert.data import Dataset, DataSplits
 from loihi_convert.errors import UsageError
-from loihi_convert.synapse import Array
 
 LONG: Final = 64
 """The largest T whose cells take all images they can where `Counts.long_images` asks for fewer."""

@@ -17,20 +17,20 @@ from typing import Any, Final
 import numpy as np
 
 from loihi_convert import netx
+from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
-from loihi_convert.conversion.balance import balance_each
-from loihi_convert.conversion.quantize import quantize
-from loihi_convert.conversion.sample import sample
+from loihi_convert.conversion.balancing import balance_each
+from loihi_convert.conversion.calibration import sample
+from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import Dataset
 from loihi_convert.errors import RangeError
-from loihi_convert.network import IntegrateAndFire, SpikingLayer, SpikingNetwork
+from loihi_convert.frontend.source import open_source
+from loihi_convert.ir.network import IntegrateAndFire, SpikingLayer, SpikingNetwork
+from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.progress import Progress
-from loihi_convert.quantized import QuantizedNetwork
+from loihi_convert.simulation.layer_spec import Recording
 from loihi_convert.simulation.relu import cnn_scores
-from loihi_convert.simulation.simulate import Block, Simulator
-from loihi_convert.simulation.stage import Recording
-from loihi_convert.source import open_source
-from loihi_convert.synapse import Array
+from loihi_convert.simulation.simulator import Block, Simulator
 from reproduction.cells import Setting
 from reproduction.images import Images, images_digest
 from reproduction.meter import Meter

@@ -12,8 +12,8 @@ from typing import Final
 
 from benchmark_tables import markdown
 
-from loihi_convert.results import paper
-from loihi_convert.results.schema import wilson_interval
+from loihi_convert.records import wilson_interval
+from loihi_convert.report import paper
 from reproduction import images
 from reproduction.best import Best
 from reproduction.cells import Setting, Variant

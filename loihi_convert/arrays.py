@@ -1,0 +1,22 @@
+"""Arrays: their types, and read-only copies of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Pair = tuple[int, int]
+Shape = tuple[int, ...]
+
+
+def freeze(instance: object, *names: str) -> None:
+    """Replace each named array of a frozen dataclass by a read-only copy, in its ``__post_init__``; None stays None."""
+    for name in names:
+        array = getattr(instance, name)
+        if array is not None:
+            copy = np.array(array, copy=True, order="C")
+            copy.flags.writeable = False
+            object.__setattr__(instance, name, copy)

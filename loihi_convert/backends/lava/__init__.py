@@ -1,0 +1,1 @@
+"""Lava's CPU simulator, at arm's length in a host process."""

@@ -1,0 +1,145 @@
+"""The files through which images enter a simulation on Lava and results leave it.
+
+Written and read on both sides: by `lava_backend.py`, and by `host.py`, which may be another Python with another NumPy.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from loihi_convert.arrays import Array, Shape
+from loihi_convert.backends.lava.recording import Recording, SpikeFiles
+from loihi_convert.backends.lava.timing import first_step
+from loihi_convert.backends.result import LayerTrace, RunResult
+from loihi_convert.ir.quantized import QuantizedNetwork
+
+
+@dataclass(frozen=True)
+class LavaFiles:
+    """The files of one run, through which images enter the simulation and results leave it.
+
+    Parameters
+    ----------
+    path
+        An existing folder that only this user can read.
+    """
+
+    path: Path
+
+    @property
+    def network(self) -> Path:
+        """The `QuantizedNetwork`, pickled so that any NumPy can read it."""
+        return self.path / "network.pickle"
+
+    @property
+    def images(self) -> Path:
+        """uint8 ``(N, C, H, W)``: integers as they enter the network."""
+        return self.path / "images.npy"
+
+    @property
+    def steps(self) -> Path:
+        """int64 ``(1,)``: global steps begun."""
+        return self.path / "steps.npy"
+
+    @property
+    def potentials(self) -> Path:
+        """int32 ``(N, T, classes)``: the last layer's."""
+        return self.path / "potentials.npy"
+
+    @property
+    def output_spikes(self) -> Path:
+        """bool ``(N, T, classes)``, if the last layer has neurons."""
+        return self.path / "output_spikes.npy"
+
+    @property
+    def spike_counts(self) -> Path:
+        """int64 ``(N, T, spiking layers)``."""
+        return self.path / "spike_counts.npy"
+
+    @property
+    def synaptic_operations(self) -> Path:
+        """int64 ``(N, T, spiking layers)``."""
+        return self.path / "synaptic_operations.npy"
+
+    @property
+    def failure(self) -> Path:
+        """One line of text, written by the Lava process that failed."""
+        return self.path / "failure.txt"
+
+    def layer_trace(self, index: int) -> tuple[Path, Path]:
+        """Spikes and potentials of a hidden layer: bool and int32 ``(N, T, *shape)``."""
+        return self.path / f"spikes{index}.npy", self.path / f"potentials{index}.npy"
+
+    def fill(self, network: QuantizedNetwork, images: Array, timesteps: int, trace: bool) -> None:
+        """Write the inputs, and reserve the space of the results."""
+        moments = (len(images), timesteps)
+        with self.network.open("wb") as file:
+            _NetworkPickler(file).dump(network)
+        np.save(self.images, network.pixels(images))
+        _reserve(self.steps, np.int64, (1,))
+        _reserve(self.potentials, np.int32, moments + network.shapes[-1])
+        if network.readout == "spikes":
+            _reserve(self.output_spikes, np.bool_, moments + network.shapes[-1])
+        _reserve(self.spike_counts, np.int64, (*moments, len(network.spiking_layers)))
+        _reserve(self.synaptic_operations, np.int64, (*moments, len(network.spiking_layers)))
+        for index in range(len(network.layers) - 1 if trace else 0):
+            spikes, potentials = self.layer_trace(index)
+            _reserve(spikes, np.bool_, moments + network.shapes[index])
+            _reserve(potentials, np.int32, moments + network.shapes[index])
+
+    def recording(
+        self, network: QuantizedNetwork, index: int, timesteps: int, trace: bool, *, interval: int
+    ) -> Recording:
+        """Return what layer ``index`` writes into these files, with ``interval`` steps from image to image."""
+        is_last = index == len(network.layers) - 1
+        spikes, potentials = (self.output_spikes, self.potentials) if is_last else self.layer_trace(index)
+        recorded = trace or is_last
+        files = None
+        if network.layers[index].neuron is not None:
+            files = SpikeFiles(
+                spike_counts=str(self.spike_counts),
+                synaptic_operations=str(self.synaptic_operations),
+                column=index,
+                fan_out=network.fan_outs[index].transpose(),
+                spikes=str(spikes) if recorded else None,
+            )
+        return Recording(first_step(index), interval, timesteps, str(potentials) if recorded else None, files)
+
+    def result(self, network: QuantizedNetwork, trace: bool, seconds: float, startup_seconds: float) -> RunResult:
+        """Read what the simulation wrote."""
+        potentials = np.load(self.potentials)
+        output_spikes = np.load(self.output_spikes) if network.readout == "spikes" else None
+        traces: list[LayerTrace] = []
+        if trace:
+            paths = [self.layer_trace(index) for index in range(len(network.layers) - 1)]
+            traces = [LayerTrace(np.load(spikes), np.load(membrane)) for spikes, membrane in paths]
+            traces.append(LayerTrace(output_spikes, potentials))
+        return RunResult(
+            potentials=potentials,
+            spike_counts=np.load(self.spike_counts),
+            synaptic_operations=np.load(self.synaptic_operations),
+            seconds=seconds,
+            startup_seconds=startup_seconds,
+            output_spikes=output_spikes,
+            traces=tuple(traces),
+        )
+
+
+class _NetworkPickler(pickle.Pickler):
+    """Pickles arrays as their bytes: NumPy 2 pickles them by names (``numpy._core``) that NumPy 1 does not know."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return np.ndarray, (value.shape, value.dtype.str, value.tobytes())
+        return NotImplemented
+
+
+def _reserve(path: Path, dtype: npt.DTypeLike, shape: Shape) -> None:
+    # Written out, because a memory map of a file with holes dies of SIGBUS once the disk is full.
+    np.save(path, np.zeros(shape, dtype))

@@ -1,0 +1,236 @@
+"""The process in which Lava lives: ``python -m loihi_convert.backends.lava.host FOLDER TOKEN PARENT``.
+
+Started, fed and ended by `lava_backend.py`, whose pipes are its stdin and stdout. For each request it builds a network
+of Lava Processes (`own_network.py`, or `stock_network.py` for stock neurons) and runs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import functools
+import gc
+import importlib.metadata
+import json
+import logging
+import os
+import pickle
+import platform
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from multiprocessing import process as multiprocessing_process
+from multiprocessing import shared_memory
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from loihi_convert.arrays import Array
+from loihi_convert.backends.lava import own_network, stock_network
+from loihi_convert.backends.lava.exchange import LavaFiles
+from loihi_convert.backends.lava.host_process import how_it_ended, remove_shared_memory
+from loihi_convert.backends.loihi2.board import Board
+from loihi_convert.backends.loihi2.hardware import NoBoardError, run_on_board, use_board
+from loihi_convert.ir.quantized import QuantizedNetwork
+
+_WATCH_SECONDS: Final = 0.1
+_PR_SET_PDEATHSIG: Final = 1
+
+# Messages that a channel of Lava can hold. All Processes take each step together, so at most one waits; Lava's default
+# of 64 only takes 32 times the shared memory.
+_CHANNEL_SIZE: Final = 2
+
+
+def main(folder: Path, token: str, parent: int) -> None:
+    """Serve run requests until stdin ends."""
+    host = _Watched(folder, token, parent)
+    try:
+        import_lava()
+    except ImportError as error:
+        host.answer(event="missing", reason=str(error))
+        return
+    host.answer(event="ready", versions=_versions())
+    for line in sys.stdin:
+        request = json.loads(line)
+        files = LavaFiles(Path(request["folder"]))
+        host.failure = files.failure
+        try:
+            seconds, measured = _run(files, request, host)
+        except NoBoardError as error:
+            host.answer(event="no board", reason=str(error))
+        except Exception as error:
+            traceback.print_exc()
+            host.fail(f"{type(error).__name__}: {error}")
+        else:
+            host.answer(event="finished", seconds=seconds, measured=measured)
+
+
+class _Watched:
+    """This process, its answers to the parent, and a thread that notices when a child or the parent has gone.
+
+    A child that ends would leave Lava waiting for ever; a parent that ends would leave everything else.
+    """
+
+    def __init__(self, folder: Path, token: str, parent: int) -> None:
+        self._folder, self._token, self._parent = folder, token, parent
+        self._stepping = False
+        self._failed = False
+        self.failure = Path()
+        # Lava prints: what is meant for stdout goes to the log, and the pipe is ours alone.
+        self._pipe = os.dup(sys.stdout.fileno())
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        # Names by which the parent finds what Lava leaves in /dev/shm when it is killed; the standard library has no
+        # public way to set them.
+        shared_memory._SHM_NAME_PREFIX = f"/{token}-"  # type: ignore[attr-defined]
+        shared_memory._SHM_SAFE_NAME_LENGTH = len(token) + 18  # type: ignore[attr-defined]
+        settings = multiprocessing_process.current_process()._config  # type: ignore[attr-defined]
+        settings["semprefix"] = f"/{token}"
+        # Where its sockets go: ``folder``, removed with everything else. It is the working folder, children inherit it,
+        # and is called by its short name, because a socket's may have no more than 107 bytes.
+        settings["tempdir"] = "."
+        _let_children_die_with_their_parent()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    @contextlib.contextmanager
+    def stepping(self) -> Iterator[None]:
+        """While it holds, no child may end, not even cleanly."""
+        self._stepping = True
+        try:
+            yield
+        finally:
+            self._stepping = False
+
+    def answer(self, **message: Any) -> None:
+        os.write(self._pipe, json.dumps(message).encode() + b"\n")
+
+    def fail(self, reason: str) -> None:
+        """Answer that the run failed, with the reason that the model itself gave if there is one."""
+        self._failed = True
+        with contextlib.suppress(OSError):
+            reason = self.failure.read_text(encoding="utf-8")
+        self.answer(event="failed", reason=reason)
+
+    def _watch(self) -> None:
+        while True:
+            if os.getppid() != self._parent:
+                remove_shared_memory(self._token)
+                shutil.rmtree(self._folder, ignore_errors=True)
+                os.killpg(0, signal.SIGKILL)
+            if not self._failed and (ended := _ended_child()) and (ended.si_status != 0 or self._stepping):
+                self.fail(f"a process of Lava's {how_it_ended(ended)}")
+            time.sleep(_WATCH_SECONDS)
+
+
+def _ended_child() -> os.waitid_result | None:
+    # WNOWAIT: multiprocessing itself must find the child later.
+    with contextlib.suppress(ChildProcessError):
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    return None
+
+
+def _let_children_die_with_their_parent() -> None:
+    """Have the kernel kill every forked child when its parent ends (more exactly, the thread that forked it)."""
+    prctl = ctypes.CDLL(None).prctl
+    forking = os.getpid()
+
+    def before() -> None:
+        nonlocal forking
+        forking = os.getpid()
+
+    def in_child() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        # The parent may have ended before that took effect.
+        if os.getppid() != forking:
+            os._exit(1)
+
+    os.register_at_fork(before=before, after_in_child=in_child)
+
+
+def import_lava() -> None:
+    """Import Lava on any Python: 3.11 and later refuse a dataclass that has no hash as another one's default value."""
+    original = dataclasses.dataclass
+
+    def dataclass(cls: Any = None, /, **options: Any) -> Any:
+        def decorate(cls: Any) -> Any:
+            needs_hash = cls.__module__ == "lava.magma.compiler.var_model"
+            return original(**{"unsafe_hash": True, **options} if needs_hash else options)(cls)
+
+        return decorate if cls is None else decorate(cls)
+
+    dataclasses.dataclass = dataclass
+    try:
+        import lava.magma.compiler.var_model
+    finally:
+        dataclasses.dataclass = original
+    import lava.proc.conv.process
+    import lava.proc.dense.process  # noqa: F401
+    from lava.magma.core.process.ports.ports import ReshapePort
+
+    # Lava says np.reshape(newshape=...), which NumPy deprecates from 2.1 on and refuses from 2.5 on.
+    ReshapePort.get_transform_func_fwd = lambda port: functools.partial(_reshaped, port.shape)
+
+
+def _reshaped(shape: tuple[int, ...], values: Array) -> Array:
+    return values.reshape(shape)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "numpy": np.__version__}
+    # A checkout of Lava on the path has no version.
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        found["lava-nc"] = importlib.metadata.version("lava-nc")
+    return found
+
+
+def _run(files: LavaFiles, request: dict[str, Any], host: _Watched) -> tuple[float, dict[str, float]]:
+    """Run one network on all its images; return the seconds that the steps took, and what a chip measured."""
+    from lava.magma.core.process.process import ProcessServer
+    from lava.magma.core.process.variable import VarServer
+
+    network: QuantizedNetwork = pickle.loads(files.network.read_bytes())
+    if request["chip"] is None:
+        seconds, measured = _simulate(network, files, request, host), dict[str, float]()
+    else:
+        use_board(Board(**request["chip"]["board"]))
+        seconds, measured = run_on_board(network, files, request)
+    # Lava keeps every Process and Var, with its weights, and one log handler per Process.
+    ProcessServer().reset_server()
+    VarServer().reset_server()
+    logging.getLogger().handlers.clear()
+    gc.collect()
+    return seconds, measured
+
+
+def _simulate(network: QuantizedNetwork, files: LavaFiles, request: dict[str, Any], host: _Watched) -> float:
+    from lava.magma.core.run_conditions import RunSteps
+    from lava.magma.core.run_configs import Loihi2SimCfg
+
+    timesteps, trace = request["timesteps"], request["trace"]
+    if request["neuron"] == "stock":
+        models = stock_network.models()
+        source = stock_network.build_circuit(network, files, timesteps, trace=trace, leak=request["leak"]).source
+    else:
+        models = own_network.models()
+        source = own_network.build(
+            network, files, timesteps, trace=trace, layout=request["layout"], batch_size=request["batch_size"]
+        )
+    source.create_runtime(
+        run_cfg=Loihi2SimCfg(exception_proc_model_map=models),
+        compile_config={"pypy_channel_size": _CHANNEL_SIZE},
+    )
+    with host.stepping():
+        started = time.perf_counter()
+        source.run(RunSteps(num_steps=request["steps"]))
+        seconds = time.perf_counter() - started
+    source.stop()
+    return seconds
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

@@ -1,0 +1,187 @@
+"""The operating system process in which Lava lives, seen from outside: its interpreter, its pipes, its end.
+
+``import lava`` sets the multiprocessing start method, prints to stdout, and leaves spinning processes and shared memory
+behind when it is interrupted; an error in a model hangs it for ever. So Lava lives in `lava.host`, in a session of its
+own, and whatever happens the whole session is killed and swept up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from loihi_convert.errors import BackendError, PlatformError
+
+LAVA_PYTHON: Final = "LOIHI_CONVERT_LAVA_PYTHON"
+"""Environment variable: the interpreter that has Lava, where it is not this one."""
+
+_KILL_SECONDS: Final = 1.0
+_SHARED_MEMORY: Final = Path("/dev/shm")
+_LOG_LINES: Final = 6
+
+# Each Lava Process is an operating system process; with BLAS threads of their own they fight for the cores: on two busy
+# ones the MNIST network falls from 140 images/s to 3.
+_ONE_THREAD: Final = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+class HostProcess:
+    """The host process: its pipes, its folder, its end.
+
+    Parameters
+    ----------
+    backend
+        Name of the backend it serves, for messages.
+    lava_python
+        Interpreter to run it in; ``None``: this one.
+    """
+
+    def __init__(self, backend: str, lava_python: str | None) -> None:
+        self._backend = backend
+        self._python = sys.executable if lava_python is None else _executable(lava_python)
+        self.where = "" if lava_python is None else f" by {self._python}"
+        self.is_ready = False
+        self.folder = Path(tempfile.mkdtemp(prefix="loihi-"))
+        self._token = secrets.token_hex(8)
+        self._log = self.folder / "log.txt"
+        self._unread = b""
+        module = "loihi_convert.backends.lava.host"
+        environment = {**os.environ, **_ONE_THREAD}
+        try:
+            if lava_python is not None:
+                environment |= {"PYTHONPATH": str(self._folder_of_this_package())}
+                environment.pop("PYTHONHOME", None)
+            with self._log.open("wb") as log:
+                self._process = subprocess.Popen(
+                    [self._python, "-u", "-m", module, str(self.folder), self._token, str(os.getpid())],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    cwd=self.folder,
+                    env=environment,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise self._unusable(str(error)) from error
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+
+    def _folder_of_this_package(self) -> Path:
+        """A folder for PYTHONPATH, which no other package of this interpreter is in."""
+        folder = self.folder / "packages"
+        folder.mkdir()
+        (folder / __name__.partition(".")[0]).symlink_to(Path(__file__).parents[2])
+        return folder
+
+    def send(self, request: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        # A host that is gone shows in `receive`, with its reason.
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def receive(self, seconds: float) -> dict[str, Any] | None:
+        """Return the next answer, or ``None`` if none comes within ``seconds``; raise if the host has ended."""
+        assert self._process.stdout is not None
+        pipe = self._process.stdout.fileno()
+        if b"\n" not in self._unread and select.select([pipe], [], [], seconds)[0]:
+            self._unread += os.read(pipe, 2**16)
+        line, end, rest = self._unread.partition(b"\n")
+        if end:
+            self._unread = rest
+            try:
+                answer: dict[str, Any] = json.loads(line)
+            except ValueError as error:
+                raise self._unusable(f"it answers {line[:80]!r}") from error
+            return answer
+        # WNOWAIT leaves the zombie, so that its process group number cannot be given to others before `end`.
+        ended = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended is None:
+            return None
+        if ended.si_code == os.CLD_EXITED and not self.is_ready:
+            # A Python that meets an error ends with 1 and says which in its last line; other programs say it first.
+            words = self._last_words() or [f"it {how_it_ended(ended)}"]
+            raise self._unusable(words[-1 if ended.si_status == 1 else 0])
+        raise self.error(f"the Lava host process {how_it_ended(ended)}")
+
+    def error(self, reason: str) -> BackendError:
+        """Describe what stopped the simulation, with the end of the host's log."""
+        log = "".join(f"\n  {line}" for line in self._last_words())
+        return BackendError(
+            f"{self._backend}: the simulation was stopped: {reason}. Run it again, or use `--backend ref`, which gives "
+            f"the same integers." + (f" End of Lava's log:{log}" if log else "")
+        )
+
+    def _last_words(self) -> list[str]:
+        lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+        return lines[-_LOG_LINES:]
+
+    def _unusable(self, reason: str) -> PlatformError:
+        return PlatformError(
+            f"{self._backend}: {self._python} cannot run Lava ({reason}); Lava needs Python 3.10 or newer that has "
+            f"NumPy and lava-nc, named by --lava-python or {LAVA_PYTHON}. `--backend ref` gives the same integers "
+            "without Lava."
+        )
+
+    def end(self) -> None:
+        """Kill the host and its children; leave no process, no shared memory and no file behind."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        # Every child of the host holds this pipe: its end is theirs. (Whether a dead one still counts in the process
+        # group depends on when init reaps it.)
+        deadline = time.monotonic() + _KILL_SECONDS
+        pipe = self._process.stdout.fileno()
+        while (left := deadline - time.monotonic()) > 0:
+            if select.select([pipe], [], [], left)[0] and not os.read(pipe, 2**16):
+                break
+        self._process.stdout.close()
+        # A request that the host never read is flushed by close.
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait()
+        remove_shared_memory(self._token)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _executable(name: str) -> str:
+    """Return the absolute path of a program; links are kept, because a virtual environment is known by its link."""
+    found = shutil.which(Path(name).expanduser())
+    if found is None:
+        raise PlatformError(
+            f"--lava-python {name} (or {LAVA_PYTHON}): no such program; give the path of a Python interpreter that has "
+            "Lava, as in ~/.venvs/lava/bin/python."
+        )
+    return str(Path(found).absolute())
+
+
+def how_it_ended(ended: os.waitid_result) -> str:
+    """Return ``ended with exit code 1``, ``was ended by SIGTERM`` or the like."""
+    if ended.si_code == os.CLD_EXITED:
+        return f"ended with exit code {ended.si_status}"
+    reason = " (the kernel does so when memory runs out)" if ended.si_status == signal.SIGKILL else ""
+    return f"was ended by {signal.Signals(ended.si_status).name}{reason}"
+
+
+def remove_shared_memory(token: str) -> None:
+    """Remove the shared memory and the semaphores of the host process that was given ``token``."""
+    for segment in _SHARED_MEMORY.glob(f"*{token}*"):
+        segment.unlink(missing_ok=True)
+
+
+def other_interpreter(given: str | None) -> str | None:
+    """Return the interpreter that ``given``, or else `LAVA_PYTHON`, names for Lava; ``None``: this one."""
+    return given or os.environ.get(LAVA_PYTHON) or None

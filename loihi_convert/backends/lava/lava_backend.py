@@ -1,0 +1,231 @@
+"""Backend `sim`: Lava's CPU simulator, at arm's length in a host process; this file starts, feeds and watches it.
+
+Images and results pass through memory maps in a temporary folder (`exchange.py`), requests and answers as JSON lines
+through two pipes (`host_process.py`)::
+
+    LavaBackend  --stdin: {"folder": ...}-->              lava_host  --fork-->  one process per Lava Process
+                 <--stdout: {"event": "finished" ...}--
+
+Lava may be installed in another interpreter than this one, of another Python and NumPy version, where NumPy and Lava
+are all there is.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import numpy as np
+
+from loihi_convert.arrays import Array
+from loihi_convert.backends import BackendName, Layout, Neuron
+from loihi_convert.backends.lava.exchange import LavaFiles
+from loihi_convert.backends.lava.host_process import HostProcess, other_interpreter
+from loihi_convert.backends.lava.timing import Timing, stock_interval
+from loihi_convert.backends.request import check_run, used_neuron
+from loihi_convert.backends.result import RunResult
+from loihi_convert.errors import PlatformError, UsageError
+from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.progress import Progress, silent
+
+STALL_SECONDS: Final = 120.0
+"""After so many seconds without a simulated step a run is given up: one step of the largest network takes seconds."""
+
+LARGEST_BATCH: Final = 64
+MOST_NEURONS: Final = 2**20
+"""Images side by side, and neurons of all of them: bounds of `fitting_batch_size`."""
+
+_POLL_SECONDS: Final = 0.05
+
+
+class LavaBackend:
+    """Runs exported files on Lava's CPU simulator; every integer equals `ref`'s.
+
+    The host process starts with the first run (Lava's import takes about 2 s), serves any number of runs, and ends with
+    the ``with`` block, or with this process, however that ends.
+
+    Parameters
+    ----------
+    lava_python
+        Interpreter that has NumPy and Lava, as a path or a name to be found on PATH. Default: what
+        `host_process.LAVA_PYTHON` says, else this interpreter.
+    layout
+        See `backends.Layout`; by default ``"processes"``, and stock neurons know no other.
+    batch_size
+        Images side by side in layout ``"layers"``, from 1; by default `fitting_batch_size`.
+    neuron, leak
+        See `backends.open_backend`.
+    stall_seconds
+        A run without progress for so long is given up.
+    """
+
+    name: BackendName = "sim"
+
+    def __init__(
+        self,
+        *,
+        lava_python: str | None = None,
+        layout: Layout | None = None,
+        batch_size: int | None = None,
+        neuron: Neuron | None = None,
+        leak: bool = False,
+        stall_seconds: float = STALL_SECONDS,
+    ) -> None:
+        self._lava_python = other_interpreter(lava_python)
+        self._layout: Layout = layout or "processes"
+        self.neuron, self.leak = neuron, leak
+        self._batch_size = batch_size
+        self._stall_seconds = stall_seconds
+        self._host: HostProcess | None = None
+        self._versions: dict[str, str] = {}
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of Python, NumPy and Lava in the host process; empty before the first run."""
+        return dict(self._versions)
+
+    @property
+    def layout(self) -> Layout:
+        """As it was made."""
+        return self._layout
+
+    @property
+    def chip(self) -> dict[str, Any] | None:
+        """What the host is to know of a chip to run on; ``None``: it simulates."""
+        return None
+
+    def run(
+        self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = silent
+    ) -> RunResult:
+        """See `backends.Backend.run`.
+
+        Raises
+        ------
+        UsageError
+            If the file's neurons cannot be those asked for.
+        PlatformError
+            If Lava is not installed, its interpreter cannot be used, or the temporary folder is full.
+        BackendError
+            If the simulation fails, stalls or is ended from outside. No process of it is left then; a further run
+            starts a new host.
+        """
+        # h5py is not needed where only the host runs.
+        from loihi_convert import netx
+
+        started = time.perf_counter()
+        network = netx.read(path)
+        check_run(network, images, timesteps, trace=trace)
+        neuron = used_neuron(network, self.neuron, leak=self.leak)
+        steps = self._timing(network, neuron, len(images), timesteps)
+        try:
+            host, folder = self._prepare(network, images, timesteps, trace)
+            host.send(
+                {
+                    "folder": str(folder.path),
+                    "timesteps": timesteps,
+                    "trace": trace,
+                    "neuron": neuron,
+                    "leak": self.leak,
+                    "layout": self._layout,
+                    "batch_size": steps.batch_size,
+                    "steps": steps.total,
+                    "chip": self.chip,
+                }
+            )
+            seconds, measured = self._watch(host, folder, steps, progress)
+            result = folder.result(network, trace, seconds, time.perf_counter() - started - seconds)
+            result = replace(result, measured=measured)
+            shutil.rmtree(folder.path)
+        except BaseException:
+            self._end()
+            raise
+        return result
+
+    def __enter__(self) -> LavaBackend:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        host, self._host = self._host, None
+        if host is not None:
+            host.end()
+
+    def _timing(self, network: QuantizedNetwork, neuron: Neuron, image_count: int, timesteps: int) -> Timing:
+        if neuron == "stock" and self._layout != "processes":
+            raise UsageError(
+                f"--lava-layout {self._layout}: stock neurons are Processes of Lava's own; leave it out, or ask for "
+                "`--neuron own`, which gives the same integers while nothing wraps."
+            )
+        batch_size = 1
+        if self._layout == "layers":
+            batch_size = self._batch_size or fitting_batch_size(network, image_count)
+        interval = stock_interval(timesteps) if neuron == "stock" else timesteps
+        return Timing(image_count, batch_size, timesteps, len(network.layers), interval)
+
+    def _prepare(
+        self, network: QuantizedNetwork, images: Array, timesteps: int, trace: bool
+    ) -> tuple[HostProcess, LavaFiles]:
+        """A running host, and the files of the run."""
+        try:
+            host = self._host = self._host or HostProcess(self.name, self._lava_python)
+            folder = LavaFiles(Path(tempfile.mkdtemp(dir=host.folder)))
+            folder.fill(network, images, timesteps, trace)
+        except OSError as error:
+            raise PlatformError(
+                f"{self.name}: the temporary folder cannot hold the run ({error}); free some space, set TMPDIR, or run "
+                "fewer images or no trace."
+            ) from error
+        return host, folder
+
+    def _watch(
+        self, host: HostProcess, folder: LavaFiles, steps: Timing, progress: Progress
+    ) -> tuple[float, dict[str, float]]:
+        """Wait for the end of the run; return the seconds that its steps took, and what a chip's profiler found."""
+        counter = np.load(folder.steps, mmap_mode="r")
+        done, changed_at = 0, time.monotonic()
+        while True:
+            answer = host.receive(_POLL_SECONDS)
+            if answer is None:
+                if int(counter[0]) != done:
+                    done, changed_at = int(counter[0]), time.monotonic()
+                    progress(steps.images_done(done), steps.images)
+                elif time.monotonic() - changed_at > self._stall_seconds:
+                    raise host.error(f"no progress for {self._stall_seconds:g} s, after step {done} of {steps.total}")
+            elif answer["event"] == "ready":
+                host.is_ready, changed_at = True, time.monotonic()
+                self._versions = answer["versions"]
+            elif answer["event"] == "finished":
+                progress(steps.images, steps.images)
+                return float(answer["seconds"]), dict(answer["measured"])
+            elif answer["event"] == "missing":
+                raise PlatformError(
+                    f"{self.name}: Lava cannot be imported{host.where} ({answer['reason']}); `loihi-convert doctor` "
+                    "says what to install, and --lava-python names another interpreter. `--backend ref` gives the same "
+                    "integers without Lava."
+                )
+            elif answer["event"] == "no board":
+                raise PlatformError(f"{self.name}: {answer['reason']}")
+            else:
+                raise host.error(answer["reason"])
+
+
+def fitting_batch_size(network: QuantizedNetwork, image_count: int) -> int:
+    """Return how many of ``image_count`` images to present side by side, so that it is fast and memory is left alone.
+
+    What Lava spends on a step is little beside the work of a few dozen images of a small network, or of a few of a
+    large one. A neuron takes some 30 bytes for each image, 2 of them in shared memory, of which containers have
+    little. The presentations are made as even as they can be.
+    """
+    neurons = sum(math.prod(shape) for shape in (network.input_shape, *network.shapes))
+    most = max(1, min(LARGEST_BATCH, MOST_NEURONS // neurons))
+    return math.ceil(image_count / math.ceil(image_count / most))

@@ -1,0 +1,114 @@
+"""The network of Lava Processes for an exported network, its neurons ours.
+
+Used in the process in which Lava lives, and only there.
+
+One Lava network per run, in one of two layouts. `processes`, one image at a time, Conv and Dense being Lava's own::
+
+    ImageSource -> Conv -> SoftResetIF -> Conv -> SoftResetIF -> Dense -> Integrator or SoftResetIF
+
+`layers`, B images side by side, every Process being ours::
+
+    ImageSource -> SpikingLayer -> SpikingLayer -> IntegratingLayer or SpikingLayer
+
+`timing.py` says which layer sees which image when.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from loihi_convert.backends import Layout
+from loihi_convert.backends.lava.exchange import LavaFiles
+from loihi_convert.backends.lava.synapse_processes import batch_synapse, synapse_process
+from loihi_convert.ir.quantized import QuantizedNetwork
+
+
+def build(
+    network: QuantizedNetwork, folder: LavaFiles, timesteps: int, *, trace: bool, layout: Layout, batch_size: int
+) -> Any:
+    """Connect the Lava Processes of ``network``; return the first of them."""
+    neurons = [_neuron_parameters(network, index, folder, timesteps, trace) for index in range(len(network.layers))]
+    images = {
+        "images": str(folder.images),
+        "timesteps": timesteps,
+        "interval": timesteps,
+        "poisson_seed": network.poisson_seed,
+        "steps": str(folder.steps),
+    }
+    if layout == "layers":
+        processes = _layers(network, images, neurons, batch_size)
+    else:
+        processes = _processes(network, images, neurons)
+    for process in processes:
+        process.proc_params["failure"] = str(folder.failure)
+    return processes[0]
+
+
+def _neuron_parameters(
+    network: QuantizedNetwork, index: int, folder: LavaFiles, timesteps: int, trace: bool
+) -> dict[str, Any]:
+    """What the neurons of a layer are, in Lava's axes, and what they record."""
+    layer = network.layers[index]
+    zero = np.zeros(1, np.int32)
+    parameters = {
+        "shape": network.shapes[index][::-1],
+        "bias": zero if layer.bias is None else layer.bias.transpose(),
+        "initial_potential": zero if layer.neuron is None else layer.neuron.initial_potential,
+        "reset": network.reset,
+        "recording": folder.recording(network, index, timesteps, trace, interval=timesteps),
+    }
+    return parameters if layer.neuron is None else {**parameters, "threshold": layer.neuron.threshold}
+
+
+def _processes(network: QuantizedNetwork, images: dict[str, Any], neurons: list[dict[str, Any]]) -> list[Any]:
+    """Two Processes per layer, for one image at a time."""
+    from loihi_convert.backends.lava.processes.image_source import ImageSource
+    from loihi_convert.backends.lava.processes.neuron_processes import Integrator, SoftResetIF
+
+    input_shapes = (network.input_shape, *network.shapes[:-1])
+    synapses = [synapse_process(layer, shape) for layer, shape in zip(network.layers, input_shapes, strict=True)]
+    output_shapes = [*(synapse.s_in.shape for synapse in synapses[1:]), network.shapes[-1]]
+    processes: list[Any] = [ImageSource(shape=synapses[0].s_in.shape, batch_size=1, **images)]
+    for synapse, output_shape, parameters in zip(synapses, output_shapes, neurons, strict=True):
+        processes[-1].s_out.connect(synapse.s_in)
+        if "threshold" in parameters:
+            neuron = SoftResetIF(output_shape=output_shape, **parameters)
+        else:
+            neuron = Integrator(**parameters)
+        synapse.a_out.connect(neuron.a_in)
+        processes += [synapse, neuron]
+    return processes
+
+
+def _layers(
+    network: QuantizedNetwork, images: dict[str, Any], neurons: list[dict[str, Any]], batch_size: int
+) -> list[Any]:
+    """One Process per layer, for ``batch_size`` images side by side."""
+    from loihi_convert.backends.lava.processes.image_source import ImageSource
+    from loihi_convert.backends.lava.processes.layer_processes import IntegratingLayer, SpikingLayer
+
+    input_shapes = (network.input_shape, *network.shapes[:-1])
+    shape = (batch_size, *network.input_shape[::-1])
+    processes: list[Any] = [ImageSource(shape=shape, batch_size=batch_size, **images)]
+    for layer, input_shape, parameters in zip(network.layers, input_shapes, neurons, strict=True):
+        process = (SpikingLayer if "threshold" in parameters else IntegratingLayer)(
+            input_shape=input_shape[::-1],
+            synapse=batch_synapse(layer, input_shape, batch_size),
+            batch_size=batch_size,
+            **parameters,
+        )
+        processes[-1].s_out.connect(process.s_in)
+        processes.append(process)
+    return processes
+
+
+def models() -> dict[Any, Any]:
+    """The models of Lava's Processes among them."""
+    from lava.proc.conv.process import Conv
+    from lava.proc.dense.process import Dense
+
+    from loihi_convert.backends.lava.processes.synapse_models import PyConvModelGemm, PyDenseModelGemv
+
+    return {Conv: PyConvModelGemm, Dense: PyDenseModelGemv}

@@ -1,0 +1,94 @@
+"""Where the images enter Lava."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from lava.magma.core.decorator import implements, requires
+from lava.magma.core.model.py.ports import PyOutPort
+from lava.magma.core.model.py.type import LavaPyType
+from lava.magma.core.process.ports.ports import OutPort
+from lava.magma.core.process.process import AbstractProcess
+from lava.magma.core.resources import CPU
+from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+
+from loihi_convert.backends.lava.processes.guarded import GuardedModel
+from loihi_convert.ir.poisson import poisson_spikes
+
+
+class ImageSource(AbstractProcess):
+    """Sends each batch of images in T successive steps, then zeros: pixels as graded spikes of at most 8 bits, or
+    Poisson spikes.
+
+    Presentation k, of the images kB .. (k + 1)B - 1, is sent in the global steps kR + 1 .. kR + T, where R is
+    ``interval``. Where images are missing in the last one, it is filled up with zeros.
+
+    Parameters
+    ----------
+    shape
+        ``(B, W, H, C)``, or the same number of values in other axes.
+    batch_size
+        B, images side by side.
+    images
+        File of the integers to send: ``.npy``, uint8 ``(N, C, H, W)``.
+    timesteps
+        T.
+    interval
+        Steps from one presentation to the next; T or more.
+    poisson_seed
+        Of Poisson spikes; ``None``: pixels.
+    steps
+        File to fill: ``.npy``, int64 ``(1,)``; the number of global steps begun.
+    """
+
+    def __init__(
+        self,
+        *,
+        shape: tuple[int, ...],
+        batch_size: int,
+        images: str,
+        timesteps: int,
+        interval: int,
+        poisson_seed: int | None,
+        steps: str,
+    ) -> None:
+        super().__init__(
+            batch_size=batch_size,
+            images=images,
+            timesteps=timesteps,
+            interval=interval,
+            poisson_seed=poisson_seed,
+            steps=steps,
+        )
+        self.s_out = OutPort(shape=shape)
+
+
+@implements(proc=ImageSource, protocol=LoihiProtocol)
+@requires(CPU)
+class PyImageSourceModel(GuardedModel):
+    """Reads the images from a memory map."""
+
+    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.uint8, precision=8)
+
+    def prepare(self) -> None:
+        self._images: npt.NDArray[Any] = np.load(self.proc_params["images"], mmap_mode="r")
+        self._steps: npt.NDArray[Any] = np.load(self.proc_params["steps"], mmap_mode="r+")
+        self._batch: npt.NDArray[Any] = np.zeros((self.proc_params["batch_size"], *self._images.shape[1:]), np.uint8)
+
+    def step(self) -> None:
+        self._steps[0] = self.time_step
+        presentation, step = divmod(self.time_step - 1, self.proc_params["interval"])
+        first, seed = presentation * len(self._batch), self.proc_params["poisson_seed"]
+        if step == 0:
+            images = self._images[first : first + len(self._batch)]
+            self._batch[: len(images)] = images
+            self._batch[len(images) :] = 0
+        if step >= self.proc_params["timesteps"]:
+            sent = np.zeros_like(self._batch)
+        elif seed is None:
+            sent = self._batch
+        else:
+            sent = poisson_spikes(self._batch, seed, first, step, 1)[:, 0]
+        self.s_out.send(sent.swapaxes(1, -1).reshape(self.s_out.shape))

@@ -1,0 +1,96 @@
+"""One Process per layer, synapse and neurons in one, for images side by side.
+
+Fewer Processes that do more in each step: what Lava spends on messages and on keeping its Processes in step is spent
+once for a batch. A layer here keeps the time of Lava's Conv or Dense with neurons behind it: in each step it fires with
+the current of the last one and sends its spikes, then receives and computes the current of the next one. So all layers
+compute at the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from lava.magma.core.decorator import implements, requires
+from lava.magma.core.model.py.ports import PyInPort
+from lava.magma.core.model.py.type import LavaPyType
+from lava.magma.core.process.ports.ports import InPort
+from lava.magma.core.resources import CPU
+from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+
+from loihi_convert.backends.lava.processes.neuron_processes import (
+    IntegratingModel,
+    Neurons,
+    ReadoutModel,
+    SpikingModel,
+    SpikingNeurons,
+)
+
+Array = npt.NDArray[Any]
+Synapse = Callable[[Array, Array], None]
+"""Writes the currents of inputs ``(B, *input_shape)`` into float32 ``(B, *shape)``; `gemm.ConvGemm` or `DenseGemm`."""
+
+
+class SpikingLayer(SpikingNeurons):
+    """A synapse and its `SpikingNeurons`, of B images.
+
+    Parameters
+    ----------
+    input_shape
+        ``(W, H, C)`` or ``(N,)``.
+    synapse
+        From inputs to current.
+    shape, batch_size, neurons
+        As in `SpikingNeurons`.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_shape: tuple[int, ...],
+        synapse: Synapse,
+        shape: tuple[int, ...],
+        batch_size: int,
+        **neurons: Any,
+    ) -> None:
+        super().__init__(
+            synapse=synapse, shape=shape, output_shape=(batch_size, *shape), batch_size=batch_size, **neurons
+        )
+        self.s_in = InPort(shape=(batch_size, *input_shape))
+
+
+class IntegratingLayer(Neurons):
+    """A synapse and its `Neurons`, which do not fire, of B images; parameters as in `SpikingLayer`."""
+
+    def __init__(self, *, input_shape: tuple[int, ...], synapse: Synapse, batch_size: int, **neurons: Any) -> None:
+        super().__init__(synapse=synapse, batch_size=batch_size, **neurons)
+        self.s_in = InPort(shape=(batch_size, *input_shape))
+
+
+class SynapticCurrent(IntegratingModel):
+    """Neurons whose current comes from a synapse of their own, one step after its inputs."""
+
+    s_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.uint8, precision=8)
+
+    def prepare(self) -> None:
+        super().prepare()
+        self._synapse: Synapse = self.proc_params["synapse"]
+        self._sums: Array = np.zeros(self.v.shape, np.float32)
+
+    def step(self) -> None:
+        self.advance(self._sums.astype(np.int32))
+        self._synapse(self.s_in.recv(), self._sums)
+
+
+@implements(proc=SpikingLayer, protocol=LoihiProtocol)
+@requires(CPU)
+class PySpikingLayerModel(SynapticCurrent, SpikingModel):
+    """Matrix products and integers in NumPy."""
+
+
+@implements(proc=IntegratingLayer, protocol=LoihiProtocol)
+@requires(CPU)
+class PyIntegratingLayerModel(SynapticCurrent, ReadoutModel):
+    """Matrix products and integers in NumPy."""

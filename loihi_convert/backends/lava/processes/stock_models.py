@@ -1,0 +1,61 @@
+"""Models of Lava's own neurons and Sparse that do what Lava's models do: guarded, and the neurons recorded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from lava.magma.core.decorator import implements, requires, tag
+from lava.magma.core.resources import CPU
+from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+from lava.proc.lif.models import PyLifResetModelBitAcc
+from lava.proc.lif.process import LIFReset
+from lava.proc.sparse.models import PySparseModelBitAcc
+from lava.proc.sparse.process import Sparse
+
+from loihi_convert.backends.lava.processes.guarded import GuardedModel
+from loihi_convert.backends.lava.recording import Recorder, Recording
+
+Array = npt.NDArray[Any]
+
+
+@implements(proc=LIFReset, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("bit_accurate_loihi", "fixed_pt")
+class RecordingLifResetModel(GuardedModel, PyLifResetModelBitAcc):
+    """Lava's bit-accurate LIFReset; what it does is written down.
+
+    Process parameters, set on the Process beside its own: ``recording``, a `Recording`; ``initial_potential`` V0 and
+    ``threshold`` theta, integers that broadcast over the neurons. Recorded is V0 + u - theta s, rounded down: the
+    potential after the soft reset, which the neuron's own synapse does in the next step.
+    """
+
+    def prepare(self) -> None:
+        recording: Recording = self.proc_params["recording"]
+        self._recorder = Recorder(recording)
+        self._fires = recording.spikes is not None
+        self._initial_potential: Array = self.proc_params["initial_potential"]
+        self._threshold: Array = self.proc_params["threshold"]
+        self._spikes: Array = np.zeros(self.u.shape, np.bool_)
+
+    def step(self) -> None:
+        PyLifResetModelBitAcc.run_spk(self)
+        potentials = (self.u >> self.act_shift) + self._initial_potential - self._threshold * self._spikes
+        if self._fires:
+            self._recorder.record_spikes(self.time_step, self._spikes[np.newaxis])
+        self._recorder.record_potentials(self.time_step, potentials[np.newaxis])
+
+    def spiking_activation(self) -> Array:
+        self._spikes = super().spiking_activation()
+        return self._spikes
+
+
+@implements(proc=Sparse, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("bit_accurate_loihi", "fixed_pt")
+class GuardedSparseModel(GuardedModel, PySparseModelBitAcc):
+    """Lava's bit-accurate Sparse."""
+
+    def step(self) -> None:
+        PySparseModelBitAcc.run_spk(self)

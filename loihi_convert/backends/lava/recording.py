@@ -1,0 +1,107 @@
+"""What the neurons of one layer write down while they run, and where.
+
+Lava's own ways out of a running network (``Var.get``, Monitor) cost about 1 ms a step; our models write to memory maps
+of the files that `exchange.py` reserves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class SpikeFiles:
+    """Files for the spikes of one layer.
+
+    Parameters
+    ----------
+    spike_counts, synaptic_operations
+        ``.npy``, int64 ``(N, T, spiking layers)``.
+    column
+        Which of the spiking layers this one is.
+    fan_out
+        int64, in Lava's axes ``(W, H, C)`` or ``(N,)``: synapses that leave each neuron.
+    spikes
+        ``.npy``, bool ``(N, T, C, H, W)``; or none.
+    """
+
+    spike_counts: str
+    synaptic_operations: str
+    column: int
+    fan_out: Array
+    spikes: str | None
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What one layer records, in which steps.
+
+    Parameters
+    ----------
+    first_step
+        Global step in which the layer does its first step of the first image.
+    interval
+        Steps from one presentation to the next.
+    timesteps
+        T: so many steps of each presentation are recorded.
+    potentials
+        ``.npy``, int32 ``(N, T, C, H, W)``: membrane potentials; or none.
+    spikes
+        Where the spikes go; ``None`` for a layer without neurons.
+    """
+
+    first_step: int
+    interval: int
+    timesteps: int
+    potentials: str | None
+    spikes: SpikeFiles | None
+
+
+class Recorder:
+    """Writes a `Recording`, for B images side by side."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._when = recording
+        self._potentials = _opened(recording.potentials)
+        if (files := recording.spikes) is not None:
+            # float64, so that BLAS sums it: exact up to 2^53.
+            self._fan_out: Array = files.fan_out.astype(np.float64).ravel()
+            self._spikes = _opened(files.spikes)
+            self._spike_counts: Array = np.load(files.spike_counts, mmap_mode="r+")[:, :, files.column]
+            self._operations: Array = np.load(files.synaptic_operations, mmap_mode="r+")[:, :, files.column]
+
+    def records(self, time_step: int) -> bool:
+        """Whether a global step is one of an image's T."""
+        presentation, step = divmod(time_step - self._when.first_step, self._when.interval)
+        return presentation >= 0 and step < self._when.timesteps
+
+    def record_spikes(self, time_step: int, spikes: Array) -> None:
+        """Write bool ``(B, W, H, C)`` or ``(B, N)`` of a global step, and what is counted from it."""
+        per_image = spikes.reshape(len(spikes), -1)
+        self._record(time_step, self._spike_counts, np.count_nonzero(per_image, axis=1))
+        self._record(time_step, self._operations, per_image @ self._fan_out)
+        if self._spikes is not None:
+            self._record(time_step, self._spikes, spikes.swapaxes(1, -1))
+
+    def record_potentials(self, time_step: int, potentials: Array) -> None:
+        """Write integers in weight units, ``(B, W, H, C)`` or ``(B, N)``."""
+        if self._potentials is not None:
+            self._record(time_step, self._potentials, potentials.swapaxes(1, -1))
+
+    def _record(self, time_step: int, recording: Array, values: Array) -> None:
+        """Nothing before the first and after the last image, nor of what fills up the last presentation."""
+        if self.records(time_step):
+            presentation, step = divmod(time_step - self._when.first_step, self._when.interval)
+            first = presentation * len(values)
+            place = recording[first : first + len(values), step]
+            place[...] = values[: len(place)]
+
+
+def _opened(path: str | None) -> Array | None:
+    return None if path is None else np.load(path, mmap_mode="r+")

@@ -1,0 +1,222 @@
+"""The network of stock Processes for a file of target loihi2: soft reset by the circuit of `ir.circuit`.
+
+Used in the process in which Lava lives, and only there. Every layer is::
+
+                        Sparse, weight -theta
+                            ^   |
+                            |   v
+    ... -> Conv or Dense -> LIFReset -> Conv or Dense -> ...
+                               ^
+             a LIF -> Dense ---+         the layer's bias, if it has one
+
+The last layer without neurons is a LIFReset that nothing listens to; its u is the output.
+
+**Biases.** One bit, 1 in the T steps in which an image is shown, is handed from layer to layer by LIFs that only repeat
+it, and switches each layer's bias::
+
+    RingBuffer -> Dense -> LIF -> Dense -> LIF -> ...
+
+Each Dense takes one step, as the layers' synapses do, so that each layer gets the bit in its own T steps.
+
+Lava's axes are W, H, C. `timing.py` says why images are 2P steps apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from loihi_convert.arrays import Shape
+from loihi_convert.backends.lava import timing
+from loihi_convert.backends.lava.exchange import LavaFiles
+from loihi_convert.backends.lava.synapse_processes import synapse_process
+from loihi_convert.chip import limits
+from loihi_convert.ir.circuit import Circuit, circuit
+from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
+
+NO_MEMORY: Final = 4096
+"""``dv`` of a LIF whose v is u + bias; Lava's own network exchange uses it so for its integrators."""
+
+
+Connect = Callable[[Any, Any, int], None]
+"""Connects a port that spikes on the host with a synapse's, given the bits of a message (0: spikes)."""
+
+
+@dataclass(frozen=True)
+class StockNetwork:
+    """A network of connected Processes: its ``source`` of images, and the ``neurons``, a LIFReset, of each layer."""
+
+    source: Any
+    neurons: tuple[Any, ...]
+
+
+def build_circuit(
+    network: QuantizedNetwork,
+    folder: LavaFiles,
+    timesteps: int,
+    *,
+    trace: bool,
+    leak: bool,
+    from_host: Connect | None = None,
+) -> StockNetwork:
+    """Connect the stock Processes of ``network``.
+
+    Parameters
+    ----------
+    network
+        Of target loihi2.
+    folder, timesteps, trace
+        As in `lava_network.build`.
+    leak
+        Whether ``du`` of every LIFReset is 0, the smallest value that Loihi documents, and u loses 1/4096 a step; or
+        -1, with which u never decays.
+    from_host
+        How the images and the bit that switches the biases enter; by default directly.
+    """
+    from loihi_convert.backends.lava.processes.image_source import ImageSource
+
+    circuits = [circuit(layer) for layer in network.layers]
+    input_shapes = (network.input_shape, *network.shapes[:-1])
+    synapses = [
+        synapse_process(layer, shape, even=True) for layer, shape in zip(network.layers, input_shapes, strict=True)
+    ]
+    source = ImageSource(
+        shape=synapses[0].s_in.shape,
+        batch_size=1,
+        images=str(folder.images),
+        timesteps=timesteps,
+        interval=timing.stock_interval(timesteps),
+        poisson_seed=network.poisson_seed,
+        steps=str(folder.steps),
+    )
+    from_host = from_host or _connect_directly
+    relays, switches = _bias_switches(circuits, timesteps, from_host)
+    processes: list[Any] = [source, *relays]
+    neurons: list[Any] = []
+    for index, (layer, synapse) in enumerate(zip(network.layers, synapses, strict=True)):
+        if index == 0:
+            from_host(source.s_out, synapse.s_in, 0 if layer.largest_input == 1 else limits.MAX_PIXEL_BITS)
+        else:
+            _connect(neurons[-1].s_out, synapse.s_in)
+        neurons.append(_neurons(layer, network.shapes[index], circuits[index], timesteps, index, leak))
+        neurons[-1].proc_params["recording"] = folder.recording(
+            network, index, timesteps, trace, interval=timing.stock_interval(timesteps)
+        )
+        synapse.a_out.connect(neurons[-1].a_in)
+        processes += [synapse, neurons[-1]]
+        if layer.neuron is not None:
+            processes.append(_self_synapse(neurons[-1], circuits[index]))
+        if circuits[index].source_mant is not None:
+            processes.append(_bias_synapse(switches[index], neurons[-1], circuits[index]))
+    for process in processes:
+        process.proc_params["failure"] = str(folder.failure)
+    return StockNetwork(source, tuple(neurons))
+
+
+def _neurons(layer: QuantizedLayer, shape: Shape, numbers: Circuit, timesteps: int, index: int, leak: bool) -> Any:
+    from lava.proc.lif.process import LIFReset
+
+    neurons = LIFReset(
+        shape=shape[::-1],
+        du=0 if leak else -1,
+        dv=NO_MEMORY,
+        vth=numbers.vth,
+        bias_mant=np.broadcast_to(numbers.bias_mant, shape[::-1]),
+        bias_exp=numbers.bias_exp,
+        reset_interval=timing.reset_interval(timesteps),
+        reset_offset=timing.first_step(index),
+    )
+    neurons.proc_params["initial_potential"] = 0 if layer.initial_potential is None else layer.initial_potential
+    neurons.proc_params["threshold"] = 0 if layer.threshold is None else layer.threshold
+    return neurons
+
+
+def _self_synapse(neurons: Any, numbers: Circuit) -> Any:
+    """-theta from every neuron to itself."""
+    from lava.proc.sparse.process import Sparse
+    from lava.utils.weightutils import SignMode
+    from scipy.sparse import diags
+
+    weights = -np.broadcast_to(numbers.self_weight_mant, neurons.s_out.shape).ravel()
+    synapse = Sparse(
+        weights=diags(weights, dtype=np.int32), weight_exp=numbers.self_weight_exp, sign_mode=SignMode.INHIBITORY
+    )
+    _connect(neurons.s_out, synapse.s_in)
+    _connect(synapse.a_out, neurons.a_in)
+    return synapse
+
+
+def _bias_switches(
+    circuits: list[Circuit], timesteps: int, from_host: Connect
+) -> tuple[list[Any], list[Callable[[Any], None]]]:
+    """The Processes that hand on the bit, and what connects it to a port, for each layer up to the last with bias."""
+    from lava.proc.dense.process import Dense
+    from lava.proc.io.source import RingBuffer
+    from lava.proc.lif.process import LIF
+
+    last = max((index for index, numbers in enumerate(circuits) if numbers.source_mant is not None), default=-1)
+    if last < 0:
+        return [], []
+    bit = np.arange(timing.stock_interval(timesteps)) < timesteps
+    source = RingBuffer(data=bit.astype(np.int32)[np.newaxis])
+    processes: list[Any] = [source]
+    switches: list[Callable[[Any], None]] = [lambda port: from_host(source.s_out, port, 0)]
+    for _ in range(last):
+        relay = Dense(weights=np.ones((1, 1), np.int32))
+        repeats = LIF(shape=(1,), du=NO_MEMORY - 1, dv=NO_MEMORY, vth=0)
+        switches[-1](relay.s_in)
+        relay.a_out.connect(repeats.a_in)
+        processes += [relay, repeats]
+        switches.append(repeats.s_out.connect)
+    return processes, switches
+
+
+def _bias_synapse(switch: Callable[[Any], None], neurons: Any, numbers: Circuit) -> Any:
+    """The layer's own bias, in every step after one of the bit that ``switch`` connects."""
+    from lava.proc.dense.process import Dense
+    from lava.utils.weightutils import SignMode
+
+    assert numbers.source_mant is not None
+    weights = np.broadcast_to(numbers.source_mant.transpose(), neurons.a_in.shape).reshape(-1, 1)
+    # Weights of both signs are even numbers of 8 bits and a sign on Loihi: twice the mantissa.
+    synapse = Dense(weights=2 * weights, weight_exp=numbers.source_exp - 1, sign_mode=SignMode.MIXED)
+    switch(synapse.s_in)
+    _connect(synapse.a_out, neurons.a_in)
+    return synapse
+
+
+def _connect(out: Any, into: Any) -> None:
+    """Connect two ports of equally many neurons, through a reshaping if their axes differ."""
+    (out if out.shape == into.shape else out.reshape(into.shape)).connect(into)
+
+
+def _connect_directly(out: Any, into: Any, message_bits: int) -> None:
+    _connect(out, into)
+
+
+def models() -> dict[Any, Any]:
+    """Which model computes which Process: Lava's own bit-accurate ones but for Conv and Dense.
+
+    Theirs are ours, which are faster; and Lava's CPU model of Conv ignores weight_exp (`processes.synapse_models`).
+    """
+    from lava.proc.conv.process import Conv
+    from lava.proc.dense.process import Dense
+    from lava.proc.io.source import PySendModelFixed, RingBuffer
+    from lava.proc.lif.models import PyLifModelBitAcc
+    from lava.proc.lif.process import LIF, LIFReset
+    from lava.proc.sparse.process import Sparse
+
+    from loihi_convert.backends.lava.processes.stock_models import GuardedSparseModel, RecordingLifResetModel
+    from loihi_convert.backends.lava.processes.synapse_models import PyConvModelGemm, PyDenseModelGemv
+
+    return {
+        Conv: PyConvModelGemm,
+        Dense: PyDenseModelGemv,
+        LIF: PyLifModelBitAcc,
+        LIFReset: RecordingLifResetModel,
+        RingBuffer: PySendModelFixed,
+        Sparse: GuardedSparseModel,
+    }

@@ -1,6 +1,0 @@
-"""Our own Lava Processes and ProcessModels, and nothing but what these compute with.
-
-To find a Process's models, Lava executes every module that lies beside it, each without its package: the modules here
-import absolutely and do nothing on import. Only `lava_network`,
-`lava_circuit` and `lava_synapses` import them.
-"""

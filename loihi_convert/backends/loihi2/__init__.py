@@ -1,0 +1,1 @@
+"""A Loihi 2 board."""

@@ -1,0 +1,153 @@
+"""What differs on a Loihi 2 board from the simulator; the only file that knows the Lava extension for Loihi.
+
+Used in the process in which Lava lives, and only there. The extension is Intel's, for members of its research community
+(INRC), and not public: **nothing here has ever run on a chip**. It is written against what is public of it:
+
+=====================================  =================================================================================
+``lava.utils.loihi``                   in Lava itself: is the extension there, which board
+``Loihi2HwCfg``                        in Lava itself: run condition of a board
+``lava.utils.profiler.Profiler``       in Lava itself, with names of the extension's; one ``run`` only for each profiler
+``lava.proc.embedded_io.spike``        used by lava-dl's tests and tutorials: PyToNxAdapter, PyToN3ConvAdapter
+``Var.get()`` of a LIF's u             used by lava-dl's tests of PilotNet on Loihi: the state after so many steps
+=====================================  =================================================================================
+
+Not known: whether an adapter takes a step of its own (every layer would be late by one: the golden folder fails from
+the first layer on), and whether a chip takes ``du = -1`` and ``dv = 4096``, beyond the 12 bits that Lava documents
+(``leak`` is ``du = 0``).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any, Final
+
+import numpy as np
+
+from loihi_convert.backends.lava.exchange import LavaFiles
+from loihi_convert.backends.lava.recording import Recorder
+from loihi_convert.backends.lava.stock_network import StockNetwork, build_circuit
+from loihi_convert.backends.loihi2.board import Board
+from loihi_convert.chip import limits
+from loihi_convert.ir.circuit import circuit
+from loihi_convert.ir.quantized import QuantizedNetwork
+
+CONV_MESSAGE_BITS: Final = 16
+"""Of the adapter before a convolution, as lava-dl uses it for its graded pixels."""
+
+NOT_INSTALLED: Final = (
+    "the Lava extension for Loihi is not installed, so there is no board to run on. Members of the Intel Neuromorphic "
+    "Research Community (INRC) get it: intel-ncl.atlassian.net, 'Get started with the Lava extension for Loihi'; to "
+    "join, neuromorphic.intel.com or inrc_interest@intel.com. --dry-run shows what would run; `--backend sim` runs the "
+    "same Processes without a board."
+)
+
+
+class NoBoardError(Exception):
+    """There is no board, with the reason in words for the user."""
+
+
+def use_board(board: Board) -> None:
+    """Have Lava run on ``board`` from now on.
+
+    Raises
+    ------
+    NoBoardError
+        If the extension is not installed, or Lava finds no such board.
+    """
+    from lava.utils import loihi as lava_loihi
+
+    if not lava_loihi.is_installed():
+        raise NoBoardError(NOT_INSTALLED)
+    generation = lava_loihi.ChipGeneration[board.generation]
+    try:
+        if board.address is not None:
+            lava_loihi.use_ethernet_host(board.address, loihi_gen=generation)
+        else:
+            lava_loihi.use_slurm_host(board.partition, board.name, generation)
+    except (ImportError, ValueError) as error:
+        raise NoBoardError(
+            f"Lava refuses the board ({error}); choose with --partition, --board and --loihi-gen."
+        ) from None
+
+
+def run_on_board(
+    network: QuantizedNetwork, folder: LavaFiles, request: dict[str, Any]
+) -> tuple[float, dict[str, float]]:
+    """Run, record every layer, and profile if asked; return the seconds of the steps, and what the profiler found."""
+    from lava.magma.core.run_configs import Loihi2HwCfg
+
+    def built() -> StockNetwork:
+        return build_circuit(
+            network,
+            folder,
+            request["timesteps"],
+            trace=request["trace"],
+            leak=request["leak"],
+            from_host=connect_through_adapter,
+        )
+
+    stock = built()
+    stock.source.create_runtime(run_cfg=Loihi2HwCfg())
+    started = time.perf_counter()
+    record_by_steps(network, stock, request["steps"])
+    seconds = time.perf_counter() - started
+    stock.source.stop()
+    return seconds, _profile(built(), request["steps"]) if request["chip"]["profile"] else {}
+
+
+def connect_through_adapter(out: Any, into: Any, message_bits: int) -> None:
+    """Connect a port of the host with a synapse's on the chip."""
+    from lava.proc.embedded_io.spike import PyToN3ConvAdapter, PyToNxAdapter
+
+    if len(into.shape) == 3:
+        adapter = PyToN3ConvAdapter(shape=into.shape, num_message_bits=CONV_MESSAGE_BITS if message_bits else 0)
+    else:
+        adapter = PyToNxAdapter(shape=into.shape, num_message_bits=message_bits)
+    (out if out.shape == into.shape else out.reshape(into.shape)).connect(adapter.inp)
+    adapter.out.connect(into)
+
+
+def record_by_steps(network: QuantizedNetwork, stock: StockNetwork, steps: int) -> None:
+    """Run ``steps`` steps, and after each that some layer records, read its u and write what follows from it.
+
+    Spikes and potentials are functions of u: s = [u + bias > vth], V = V0 + u - theta s.
+    """
+    from lava.magma.core.run_conditions import RunSteps
+
+    circuits = [circuit(layer) for layer in network.layers]
+    recorders = [Recorder(neurons.proc_params["recording"]) for neurons in stock.neurons]
+    pending = 0
+    for step in range(1, steps + 1):
+        pending += 1
+        recording = [index for index, recorder in enumerate(recorders) if recorder.records(step)]
+        if recording or step == steps:
+            stock.source.run(RunSteps(num_steps=pending))
+            pending = 0
+        for index in recording:
+            layer, numbers = network.layers[index], circuits[index]
+            # 24 bits and a sign, whatever the upper 8 are.
+            u = (stock.neurons[index].u.get().astype(np.int32) << 8) >> 8
+            potentials = u >> limits.UNIT_EXP
+            if layer.neuron is not None:
+                spikes = u + (numbers.bias_mant << numbers.bias_exp) > numbers.vth << limits.UNIT_EXP
+                potentials = potentials + layer.neuron.initial_potential - layer.neuron.threshold * spikes
+                recorders[index].record_spikes(step, spikes[np.newaxis])
+            recorders[index].record_potentials(step, potentials[np.newaxis])
+
+
+def _profile(stock: StockNetwork, steps: int) -> dict[str, float]:
+    """Run all steps at once with Lava's profiler; return its totals: seconds, joules and watts."""
+    from lava.magma.core.run_conditions import RunSteps
+    from lava.magma.core.run_configs import Loihi2HwCfg
+    from lava.utils.profiler import Profiler
+
+    run_cfg = Loihi2HwCfg()
+    profiler = Profiler.init(run_cfg)
+    profiler.execution_time_probe(num_steps=steps)
+    profiler.energy_probe(num_steps=steps)
+    stock.source.run(RunSteps(num_steps=steps), run_cfg=run_cfg)
+    stock.source.stop()
+    found = {name: float(np.sum(getattr(profiler, name))) for name in ("execution_time", "energy", "static_energy")}
+    found["power"] = float(np.mean(profiler.power))
+    return {name: value for name, value in found.items() if math.isfinite(value)}

@@ -1,0 +1,159 @@
+"""What is installed, what is missing, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+
+from loihi_convert.backends.lava.host_process import LAVA_PYTHON, other_interpreter
+from loihi_convert.errors import LoihiConvertError
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.synapse import Dense
+
+State = Literal["ok", "absent", "broken"]
+
+SUPPORTED_PYTHON: Final = ((3, 10), (3, 13))
+LAVA_VERSIONS: Final = {"lava-nc": "0.10.0", "lava-dl": "0.6.0"}
+# Both wheels declare Python < 3.11, numpy < 2 and torch < 2.4, yet run on what is newer: nothing that pip can be told.
+INSTALL_LAVA: Final = (
+    "pip install --no-deps --ignore-requires-python lava-nc==0.10.0 lava-dl==0.6.0 && "
+    'pip install asteval networkx "setuptools<81"'
+)
+INSTALL_LAVA_ON_3_10: Final = 'pip install lava-nc==0.10.0 "setuptools<81"'
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the doctor's report.
+
+    Parameters
+    ----------
+    name
+        What was looked at.
+    state
+        ``ok``; ``absent``: something optional is not there; ``broken``: something needed does not work.
+    found
+        What was found.
+    advice
+        What to do; empty where nothing is to be done.
+    """
+
+    name: str
+    state: State
+    found: str
+    advice: str = ""
+
+
+def examine(lava_python: str | None = None) -> tuple[Check, ...]:
+    """Return one check per part of the environment; runs a small network through Lava if Lava is installed.
+
+    Parameters
+    ----------
+    lava_python
+        The interpreter that has Lava, see `lava_backend.LavaBackend`.
+    """
+    lava = _lava(other_interpreter(lava_python))
+    return (_python(), *map(_package, ("torch", "numpy", "h5py")), lava, _lava_dl(), _loihi())
+
+
+def _python() -> Check:
+    low, high = SUPPORTED_PYTHON
+    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    if low <= sys.version_info[:2] <= high:
+        return Check("Python", "ok", found)
+    return Check("Python", "broken", found, f"Use Python {low[0]}.{low[1]} to {high[0]}.{high[1]}.")
+
+
+def _package(name: str) -> Check:
+    version = _version(name)
+    if version is None:
+        return Check(name, "broken", "not installed", "Install this package again, in its folder: pip install .")
+    return Check(name, "ok", version)
+
+
+def _lava(lava_python: str | None) -> Check:
+    """Whether Lava's CPU simulator computes what `ref` does, on a network small enough to check by hand."""
+    name = "Lava (sim)"
+    if lava_python is None and _version("lava-nc") is None:
+        return Check(
+            name,
+            "absent",
+            "not installed; what runs on Lava (`--backend sim`, `diagnose --sim`) does not work",
+            f"Run: {INSTALL_LAVA}\n"
+            f"        Or name an interpreter that has it: --lava-python PATH, or {LAVA_PYTHON}=PATH",
+        )
+    from loihi_convert import netx
+    from loihi_convert.backends import open_backend
+    from loihi_convert.backends.difference import first_difference
+
+    where = lava_python or f"{sys.executable} (this interpreter)"
+    images = np.arange(8, dtype=np.uint8).reshape(2, 1, 2, 2) * 30
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "doctor.net")
+            netx.write(_small_network(), path)
+            with open_backend("ref") as ref, open_backend("sim", lava_python=lava_python) as sim:
+                difference = first_difference(sim.run(path, images, 4), ref.run(path, images, 4))
+                versions = sim.versions
+    except LoihiConvertError as error:
+        advice = f"Run: {INSTALL_LAVA}"
+        if lava_python is not None:
+            advice = f"If that is Python 3.10, run: {lava_python} -m {INSTALL_LAVA_ON_3_10}"
+        return Check(name, "broken", f"does not run in {where}: {error}", advice)
+    lava = (
+        f"lava-nc {versions.get('lava-nc', 'of unknown version')}, Python {versions['python']}, "
+        f"NumPy {versions['numpy']} in {where}"
+    )
+    if difference:
+        return Check(name, "broken", f"{lava} disagrees with ref: {difference}", "Report this as a bug.")
+    return Check(name, "ok", f"{lava}; a test network ran, equal to ref")
+
+
+def _lava_dl() -> Check:
+    version = _version("lava-dl")
+    if version is None:
+        return Check(
+            "lava-dl", "absent", "not installed; only needed to load .net files with stock netx", f"Run: {INSTALL_LAVA}"
+        )
+    return Check("lava-dl", "ok", f"{version} (stock netx)")
+
+
+def _loihi() -> Check:
+    # As `lava.utils.loihi.is_installed`, without importing Lava, which changes how this process starts others.
+    spec = importlib.util.find_spec("lava")
+    places = [] if spec is None else [Path(place, "utils") for place in spec.submodule_search_locations or ()]
+    if not any(found for place in places for found in place.glob("loihi2_profiler*")):
+        return Check(
+            "Loihi 2",
+            "absent",
+            "the Lava extension for Loihi is not installed; only needed for `run --backend loihi2`",
+            "Members of INRC get it and access to boards from Intel; `--backend sim` runs the same Processes without.",
+        )
+    return Check("Loihi 2", "ok", "Lava's extension is installed; `run --golden --backend loihi2` tries a board")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _small_network() -> QuantizedNetwork:
+    hidden = Dense(np.array([[1, -1, 2, 0], [3, 0, -2, 1], [0, 1, 1, 1]], np.int32))
+    neuron = IntegerNeuron(np.array([90, 120, 400], np.int32), np.array([0, 60, 200], np.int32))
+    output = Dense(np.array([[5, -3, 1], [-2, 4, 7]], np.int32))
+    layers = (
+        QuantizedLayer("hidden", hidden, neuron, np.ones(3), 255),
+        QuantizedLayer("output", output, None, np.ones(2)),
+    )
+    return QuantizedNetwork((1, 2, 2), layers, timesteps=4, proven_timesteps=4, pixel_bits=8, reset="soft")

@@ -1,0 +1,258 @@
+"""A network of ours in T steps: what can overflow, which channels cannot fire, what the chip's neurons do differently.
+
+A network that is no exact description of what Lava computes cannot be built (`quantized.QuantizedNetwork`), so the
+exactness rules of `chip.rules` are none of these.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from loihi_convert.arrays import Array
+from loihi_convert.checks.finding import Broken, Rule
+from loihi_convert.chip import limits, rules
+from loihi_convert.conversion.chip_scales import reach
+from loihi_convert.ir.network import Reset
+from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
+
+_LIF: Final = "lava/proc/lif/models.py"
+_MOST_CHANNELS: Final = 8
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkRun:
+    """A network, and the T of the run that is asked about."""
+
+    network: QuantizedNetwork
+    timesteps: int
+
+
+@dataclass(frozen=True, eq=False)
+class LayerRun:
+    """One of its layers in that run; int64 ``(C_out,)`` of what each channel can meet, whatever the image.
+
+    Parameters
+    ----------
+    layer, reset, timesteps
+        The layer, how its neurons reset, and T.
+    is_circuit
+        Whether its soft reset is that of `ir.circuit`.
+    is_constant
+        Whether its input is the same in every step, as pixels are.
+    is_readout
+        Whether it is the last layer, whose channels are the classes.
+    """
+
+    layer: QuantizedLayer
+    reset: Reset
+    timesteps: int
+    is_circuit: bool = False
+    is_constant: bool = False
+    is_readout: bool = False
+
+    @property
+    def can_fire(self) -> Array:
+        """Which channels can, bool ``(C_out,)``, of a layer with neurons."""
+        threshold = self.layer.threshold
+        assert threshold is not None
+        return np.asarray((self.highest_potential >= threshold) & (threshold != limits.NEVER_FIRES))
+
+    @property
+    def largest_current(self) -> Array:
+        """Of one step, where every excitatory input is as large as can be, and no other; with the bias."""
+        return np.asarray(self._weights(np.maximum(self.layer.weight, 0)) + self._biases.max(axis=1))
+
+    @property
+    def smallest_current(self) -> Array:
+        """The same of inhibitory inputs."""
+        return np.asarray(self._weights(np.minimum(self.layer.weight, 0)) + self._biases.min(axis=1))
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """The lowest and the highest potential, before a reset, of all channels; for the circuit, what `reach` says."""
+        if self.is_circuit:
+            low, high = reach(self.layer, self.timesteps, is_constant=self.is_constant)
+            # Of a channel that never fires the chip rules demand that it receives nothing.
+            alive = high if self.layer.threshold is None else high[self.layer.threshold < limits.NEVER_FIRES]
+            return int(low.min()), int(alive.max(initial=0))
+        return int(self.lowest_potential.min()), int(self.highest_potential.max())
+
+    @property
+    def highest_potential(self) -> Array:
+        """Before the reset, of a layer with neurons.
+
+        Let I be the largest current. V0 + T I is a bound. So is another, by what a reset leaves: at most threshold - 1
+        where the neuron did not fire, 0 after a hard reset, and V - threshold after a soft one. While I <= threshold
+        that is at most threshold - 1 again, so V <= threshold - 1 + I; a larger I adds I - threshold in each step.
+        """
+        neuron, current = self.layer.neuron, self.largest_current
+        assert neuron is not None
+        threshold = neuron.threshold.astype(np.int64)
+        growth = np.maximum(0, current - threshold) if self.reset == "soft" else 0
+        by_reset = threshold - 1 + current + (self.timesteps - 1) * growth
+        return np.asarray(np.minimum(neuron.initial_potential + self.timesteps * np.maximum(current, 0), by_reset))
+
+    @property
+    def lowest_potential(self) -> Array:
+        """The sum of T smallest currents: a reset leaves nothing below 0."""
+        return np.asarray(self.timesteps * np.minimum(self.smallest_current, 0))
+
+    def _weights(self, weight: Array) -> Array:
+        per_channel = weight.astype(np.int64).reshape(self.layer.synapse.channels, -1).sum(axis=1)
+        return np.asarray(per_channel * math.prod(self.layer.synapse.pool) * self.layer.largest_input)
+
+    @property
+    def _biases(self) -> npt.NDArray[np.int64]:
+        """``(C_out, positions)``, or ``(C_out, 1)`` where they are one for each channel."""
+        channels = self.layer.synapse.channels
+        bias = np.zeros(channels, np.int64) if self.layer.bias is None else self.layer.bias.astype(np.int64)
+        return bias.reshape(channels, -1)
+
+
+def layer_runs(run: NetworkRun) -> Iterator[tuple[str, LayerRun]]:
+    """Yield each layer, behind its name."""
+    network = run.network
+    for index, layer in enumerate(network.layers):
+        layer_run = LayerRun(
+            layer,
+            network.reset,
+            run.timesteps,
+            is_circuit=network.target == "loihi2",
+            is_constant=index == 0 and network.poisson_seed is None,
+            is_readout=index == len(network.layers) - 1,
+        )
+        yield layer.name, layer_run
+
+
+def output_potentials_fit_for_the_timesteps(run: NetworkRun) -> Broken | None:
+    proven = run.network.proven_timesteps
+    if run.timesteps <= proven:
+        return None
+    return Broken(
+        f"T = {run.timesteps:,}: output potentials can leave +-{limits.POTENTIAL_LIMIT:,}",
+        f"proven are T <= {proven:,}, on calibration images",
+        "24 state bits, " + _LIF,
+        f"Export it with -T {run.timesteps}.",
+    )
+
+
+def thresholds_are_balanced_for_the_timesteps(run: NetworkRun) -> Broken | None:
+    balanced = run.network.timesteps
+    if run.timesteps == balanced:
+        return None
+    found = f"T = {run.timesteps:,}, with thresholds balanced for T = {balanced:,}"
+    return Broken(found, "each T has thresholds of its own", "", f"Accuracy is best with `export -T {run.timesteps}`.")
+
+
+def neurons_reset_as_stock_neurons_do(run: NetworkRun) -> Broken | None:
+    if run.network.reset == "hard" or run.network.target == "loihi2":
+        return None
+    return Broken(
+        "soft reset, by neurons of ours",
+        "a chip, and stock lava-dl, run this file with Lava's LIF, which resets to 0 and starts there",
+        _LIF,
+        "`loihi-convert run` resets softly; for a chip export with --target loihi2, or with --reset hard.",
+    )
+
+
+def pixels_enter_as_numbers(run: NetworkRun) -> Broken | None:
+    if run.network.poisson_seed is None:
+        return None
+    fix = "`loihi-convert run` draws them; feed stock lava-dl a spike with probability pixel / 255 in each step."
+    return Broken("pixels enter as Poisson spikes", "netx does not draw them", "", fix)
+
+
+def the_reset_interval_is_a_power_of_two(run: NetworkRun) -> Broken | None:
+    steps = run.timesteps
+    interval = 1 << (steps - 1).bit_length()
+    if steps == interval:
+        return None
+    return Broken(
+        f"T = {steps:,}: the chip resets neurons every {interval:,} steps",
+        "reset_interval is a power of two",
+        "LIFReset on Loihi 2",
+        f"Export for T = {interval:,}, which takes the same time, or for T = {interval // 2:,}.",
+    )
+
+
+def potentials_stay_in_range(run: LayerRun) -> Broken | None:
+    if run.layer.neuron is None:
+        return None
+    (low, high), limit = run.range, limits.POTENTIAL_LIMIT
+    if -limit <= low and high <= limit:
+        return None
+    return Broken(
+        f"potentials {low:,}..{high:,} on the worst image in T = {run.timesteps:,} steps",
+        f"at +-{limit:,} Lava clips them, and the circuit of stock neurons wraps",
+        "24 state bits, " + _LIF,
+        "--images N counts the images on which it does.",
+    )
+
+
+def every_channel_can_fire(run: LayerRun) -> Broken | None:
+    if run.layer.threshold is None or run.can_fire.all():
+        return None
+    what = f"can never fire in T = {run.timesteps:,} steps"
+    return idle(~run.can_fire, what, "Prune them from the CNN, or leave them.", run.is_readout)
+
+
+def no_channel_must_fire_at_every_step(run: LayerRun) -> Broken | None:
+    if run.layer.threshold is None:
+        return None
+    saturated = run.smallest_current >= run.layer.threshold
+    if not saturated.any():
+        return None
+    found = f"{channels(saturated)} fires at every step, whatever the image"
+    return Broken(found, "it says nothing", "", "Its bias is above its threshold: see `loihi-convert diagnose`.")
+
+
+def idle(chosen: Array, what: str, fix: str, is_readout: bool) -> Broken:
+    """Return that the ``chosen`` channels do ``what``, and its ``fix``: of classes another, as none is to be pruned."""
+    if is_readout:
+        wake = "A larger T, or another --balance, may let them fire."
+        return Broken(f"{channels(chosen, 'classes')} {what}", "the class is the one that fires most", "", wake)
+    return Broken(f"{channels(chosen)} {what}", "they cost neurons and synapses", "", fix)
+
+
+def channels(chosen: Array, name: str = "channels") -> str:
+    """Return which of the channels, bool ``(C,)``, are chosen, in words."""
+    indices = np.flatnonzero(chosen)
+    named = ", ".join(map(str, indices[:_MOST_CHANNELS]))
+    more = f" and {len(indices) - _MOST_CHANNELS} more" if len(indices) > _MOST_CHANNELS else ""
+    return f"{len(indices)} of {len(chosen)} {name} ({named}{more})"
+
+
+def _of_the_circuit(rule: rules.Rule) -> Rule[LayerRun]:
+    """A chip rule of `chip.rules`, whose text says what was found, then what is allowed."""
+
+    def claim(run: LayerRun) -> Broken | None:
+        found, _, allowed = (rule(run.layer) or "").partition("; ")
+        source = "Lava's LIF as a soft-reset neuron, loihi_convert/ir/circuit.py"
+        return Broken(found, allowed, source, "Export with --target loihi2.") if found else None
+
+    claim.__name__ = rule.__name__
+    return Rule(claim, {"loihi2": "error"})
+
+
+NETWORK_RULES: Final[tuple[Rule[NetworkRun], ...]] = (
+    Rule(output_potentials_fit_for_the_timesteps, {"lava": "error", "loihi2": "error"}),
+    Rule(thresholds_are_balanced_for_the_timesteps, {"lava": "warning", "loihi2": "warning"}),
+    Rule(neurons_reset_as_stock_neurons_do, {"lava": "note", "loihi2": "error"}),
+    Rule(pixels_enter_as_numbers, {"lava": "note", "loihi2": "note"}),
+    Rule(the_reset_interval_is_a_power_of_two, {"loihi2": "warning"}),
+)
+
+LAYER_RULES: Final[tuple[Rule[LayerRun], ...]] = (
+    Rule(potentials_stay_in_range, {"lava": "note", "loihi2": "note"}),
+    Rule(every_channel_can_fire, {"lava": "warning", "loihi2": "warning"}),
+    Rule(no_channel_must_fire_at_every_step, {"lava": "warning", "loihi2": "warning"}),
+)
+
+CIRCUIT_RULES: Final[tuple[Rule[LayerRun], ...]] = tuple(_of_the_circuit(rule) for rule in rules.CHIP_RULES)
+"""What a chip needs of a network that resets softly, which it does by a circuit of stock neurons."""

@@ -1,0 +1,1 @@
+"""Loihi and Lava in numbers: limits, rules on integers, resources, energy."""

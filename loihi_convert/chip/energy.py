@@ -1,0 +1,301 @@
+"""Energy and time of one inference: counted events times published constants; always a range, and what it leaves out.
+
+Nothing here was measured on a chip. What is measured are the counts: spikes F and the synapses they reach S, means over
+the images of a run up to step T. With N neurons (all are updated in every step), depth D, M the multiplications of the
+CNN for one image and M_1 those of its first layer::
+
+    Loihi 1, energy     e_syn (S + T M_1) + e_update N T + e_spike F
+    Loihi 1, time       (t_syn (S + T M_1) + t_update N T + t_spike F) / cores + t_step (T + D)
+    45 nm arithmetic    e_add (S + N T) + e_mac M_1; the CNN: e_mac M
+
+with the low constants for the low end and the high ones for the high end. At the low end pixels are a constant current,
+which costs Loihi nothing (no T M_1) and is multiplied out once, and all 128 cores of a chip share the work evenly. At
+the high end each pixel reaches its synapses in every step (T M_1 multiplications, too), and the fewest cores that hold
+the neurons share it evenly.
+
+Where pixels are Poisson spikes, which are not counted, nothing is multiplied: the low end leaves them out, the high end
+has one of every pixel in every step, T M_1 additions.
+
+Constants of Loihi 1 are the lower and the higher of two sources: Intel's, simulated before there was silicon (for the
+energy of a synaptic operation a minimum), and SANA-FE's, fitted to a board; with its own that simulator predicts energy
+and latency of three applications within 12 % and 25 %. Of Loihi 2 no energy per operation is public: none is here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final, Literal
+
+from loihi_convert.records import Interval, Record
+
+
+class Constant(Record):
+    """What one event costs, at one end of a range.
+
+    Attributes
+    ----------
+    event
+        What happens once.
+    end
+        Of the range.
+    value, unit
+        In joules, ``"J"``, or seconds, ``"s"``.
+    chip
+        Generation and process.
+    source
+        Where it is published.
+    leaves_out
+        What belongs to the event and is not in the number.
+    """
+
+    event: str
+    end: Literal["low", "high"]
+    value: float
+    unit: Literal["J", "s"]
+    chip: str
+    source: str
+    leaves_out: str
+
+
+_LOIHI_1: Final = "Loihi 1, 14 nm"
+_CMOS: Final = "CMOS, 45 nm, 0.9 V"
+_DAVIES: Final = "Davies et al., IEEE Micro 38(1), 2018, table 2, pre-silicon, doi:10.1109/MM.2018.112130359"
+_SANA_FE: Final = (
+    "Boyle et al., IEEE TCAD 44(8), 2025, doi:10.1109/TCAD.2025.3537971; loihi.yaml of the package sanafe 2.2.9"
+)
+_HOROWITZ: Final = "Horowitz, ISSCC 2014, doi:10.1109/ISSCC.2014.6757323"
+_MEMORY: Final = "memory: fetching the operands"
+
+_End = tuple[float, str, str]
+"""Value, source, what is left out."""
+
+
+def _range(
+    event: str, unit: Literal["J", "s"], low: _End, high: _End, *, chip: str = _LOIHI_1
+) -> tuple[Constant, Constant]:
+    """The two constants of one event."""
+    ends: tuple[tuple[Literal["low", "high"], _End], ...] = (("low", low), ("high", high))
+    first, last = (
+        Constant(event=event, end=end, value=value, unit=unit, chip=chip, source=source, leaves_out=leaves_out)
+        for end, (value, source, leaves_out) in ends
+    )
+    return first, last
+
+
+SYNAPTIC_ENERGY: Final = _range(
+    "synaptic operation",
+    "J",
+    (23.6e-12, _DAVIES, "what is more than the minimum"),
+    # The dearest of its three kinds of synapses, dense; 24.0 for a convolution, 33.6 for a sparse one.
+    (35.5e-12, _SANA_FE, "learning"),
+)
+UPDATE_ENERGY: Final = _range(
+    "membrane update",
+    "J",
+    (52e-12, _DAVIES, "that a neuron is active"),
+    (81e-12, _DAVIES, "soft reset, where it takes more than one compartment"),
+)
+SPIKE_ENERGY: Final = _range(
+    "spike",
+    "J",
+    (1.7e-12, _DAVIES, "all but transport within a tile"),
+    # 69.3 to generate it, 111.0 for one message, and the way across 8 x 4 tiles: 7 hops of 3.0 and 3 of 4.2.
+    ((69.3 + 111.0 + 7 * 3.0 + 3 * 4.2) * 1e-12, _SANA_FE, "messages to further cores and other chips"),
+)
+SYNAPTIC_TIME: Final = _range(
+    "synaptic operation",
+    "s",
+    # Of a convolution; Davies et al. have 3.5 ns at most.
+    (3.1e-9, _SANA_FE, "waiting for spikes"),
+    (4.7e-9, _SANA_FE, "waiting for spikes"),
+)
+UPDATE_TIME: Final = _range(
+    "membrane update",
+    "s",
+    (5.3e-9, _DAVIES, "that a neuron is active"),
+    # 6.0 to read the neuron, 3.7 to update it; Davies et al. have 8.4 ns.
+    ((6.0 + 3.7) * 1e-9, _SANA_FE, "soft reset, where it takes more than one compartment"),
+)
+SPIKE_TIME: Final = _range(
+    "spike",
+    "s",
+    (2.1e-9, _DAVIES, "all but transport within a tile"),
+    # 30.0 to generate it, 5.1 to send and 16.0 to receive one message.
+    ((30.0 + 5.1 + 16.0) * 1e-9, _SANA_FE, "hops, and messages that block each other"),
+)
+STEP_TIME: Final = _range(
+    "barrier at the end of a time step",
+    "s",
+    (113e-9, _DAVIES, "tiles beside the first"),
+    (1.8e-6, _SANA_FE, "other chips, and the management processors"),
+)
+ADD_ENERGY: Final = _range(
+    "addition, of 8-bit integers to 32-bit floats",
+    "J",
+    (0.03e-12, _HOROWITZ, _MEMORY),
+    (0.9e-12, _HOROWITZ, _MEMORY),
+    chip=_CMOS,
+)
+MULTIPLY_ENERGY: Final = _range(
+    "multiplication and addition, of 8-bit integers to 32-bit floats",
+    "J",
+    ((0.2 + 0.03) * 1e-12, _HOROWITZ, _MEMORY),
+    ((3.7 + 0.9) * 1e-12, _HOROWITZ, _MEMORY),
+    chip=_CMOS,
+)
+
+CONSTANTS: Final[tuple[Constant, ...]] = (
+    *(*SYNAPTIC_ENERGY, *UPDATE_ENERGY, *SPIKE_ENERGY),
+    *(*SYNAPTIC_TIME, *UPDATE_TIME, *SPIKE_TIME, *STEP_TIME),
+    *(*ADD_ENERGY, *MULTIPLY_ENERGY),
+)
+"""Every number that estimates are made of."""
+
+CORES: Final = 128
+"""Neurocores of a Loihi 1 (Davies et al. 2018)."""
+
+NEURONS_PER_CORE: Final = 1024
+"""Compartments of one of them (Davies et al. 2018)."""
+
+
+def _boundary(low: str, high: str) -> str:
+    """What is in the figures of Loihi 1, and what is not; of pixels at either end."""
+    return (
+        "Estimated from counted spikes, not measured on a chip. In: synaptic operations, membrane updates and spikes "
+        "of the cores of Loihi 1, and the barrier after each step. Not in: static power, host, input and output, "
+        "management processors, links between chips. Low: the lower of Intel's constants, simulated, and those fitted "
+        f"to a board by SANA-FE; {low}; all 128 cores equally busy. High: the higher of both; {high}; only as many "
+        "cores as hold the neurons. No energy per operation of Loihi 2 is public."
+    )
+
+
+BOUNDARY: Final = _boundary("pixels as a current that costs nothing", "all pixels through their synapses in every step")
+"""Of networks whose pixels are numbers."""
+
+POISSON_BOUNDARY: Final = _boundary(
+    "without the Poisson spikes that pixels are, and their synapses",
+    "the synapses of a spike of every pixel in every step",
+)
+"""Of networks whose pixels are spikes."""
+
+ARITHMETIC: Final = (
+    "Arithmetic: the same counts as additions, and those of the CNN as multiplications and additions, from 8-bit "
+    "integers to 32-bit floats in 45 nm, without memory, which costs more: to be compared with each other only."
+)
+"""The same for bare arithmetic."""
+
+
+class Estimate(Record):
+    """One inference of T steps, in the mean over the images of a run; pairs are (low, high).
+
+    Attributes
+    ----------
+    timesteps
+        T.
+    synaptic_operations
+        S, measured: synapses of nonzero weight reached by spikes of this network; input not counted.
+    membrane_updates
+        N T: every neuron, output neurons included, in every step.
+    spikes
+        F, measured.
+    loihi1_joules, loihi1_seconds
+        See this module's docstring.
+    arithmetic_joules
+        The same counts as bare arithmetic in 45 nm.
+    """
+
+    timesteps: int
+    synaptic_operations: float
+    membrane_updates: int
+    spikes: float
+    loihi1_joules: Interval
+    loihi1_seconds: Interval
+    arithmetic_joules: Interval
+
+
+class Energy(Record):
+    """What an inference is estimated to take, at every reported T, and all that must be known to read it.
+
+    Attributes
+    ----------
+    boundary
+        What is in, and what is not.
+    cnn_arithmetic_joules
+        (low, high) for the CNN's multiplications, bare arithmetic in 45 nm.
+    estimates
+        Ascending in T.
+    constants
+        All that they were made of.
+    """
+
+    boundary: str
+    cnn_arithmetic_joules: Interval
+    estimates: tuple[Estimate, ...]
+    constants: tuple[Constant, ...]
+
+
+def estimate(
+    timesteps: int,
+    spikes: float,
+    synaptic_operations: float,
+    neuron_counts: Sequence[int],
+    input_synapses: int,
+    *,
+    is_poisson: bool = False,
+) -> Estimate:
+    """Return the estimate for one T.
+
+    Parameters
+    ----------
+    timesteps
+        T.
+    spikes, synaptic_operations
+        Counted up to step T, mean over images.
+    neuron_counts
+        Of each layer.
+    input_synapses
+        M_1: synapses of nonzero weight that the pixels of one image reach.
+    is_poisson
+        Whether pixels are Poisson spikes, not numbers.
+    """
+    updates = sum(neuron_counts) * timesteps
+    reached = (synaptic_operations, synaptic_operations + timesteps * input_synapses)
+    multiplications = (0, 0) if is_poisson else (input_synapses, timesteps * input_synapses)
+    input_additions = (0, timesteps * input_synapses if is_poisson else 0)
+    chips = math.ceil(sum(neuron_counts) / (CORES * NEURONS_PER_CORE))
+    cores = (CORES * chips, math.ceil(sum(neuron_counts) / NEURONS_PER_CORE))
+
+    def joules(end: int) -> float:
+        synapses, neurons, sent = SYNAPTIC_ENERGY[end].value, UPDATE_ENERGY[end].value, SPIKE_ENERGY[end].value
+        return synapses * reached[end] + neurons * updates + sent * spikes
+
+    def seconds(end: int) -> float:
+        synapses, neurons, sent = SYNAPTIC_TIME[end].value, UPDATE_TIME[end].value, SPIKE_TIME[end].value
+        work = synapses * reached[end] + neurons * updates + sent * spikes
+        return work / cores[end] + STEP_TIME[end].value * (timesteps + len(neuron_counts))
+
+    def arithmetic(end: int) -> float:
+        additions = synaptic_operations + updates + input_additions[end]
+        return ADD_ENERGY[end].value * additions + MULTIPLY_ENERGY[end].value * multiplications[end]
+
+    return Estimate(
+        timesteps=timesteps,
+        synaptic_operations=synaptic_operations,
+        membrane_updates=updates,
+        spikes=spikes,
+        loihi1_joules=(joules(0), joules(1)),
+        loihi1_seconds=(seconds(0), seconds(1)),
+        arithmetic_joules=(arithmetic(0), arithmetic(1)),
+    )
+
+
+def energy(estimates: Sequence[Estimate], multiply_accumulates: int, *, is_poisson: bool = False) -> Energy:
+    """Return ``estimates`` beside the CNN's arithmetic, of ``multiply_accumulates`` an image, with their boundary."""
+    low, high = MULTIPLY_ENERGY
+    return Energy(
+        boundary=f"{POISSON_BOUNDARY if is_poisson else BOUNDARY} {ARITHMETIC}",
+        cnn_arithmetic_joules=(low.value * multiply_accumulates, high.value * multiply_accumulates),
+        estimates=tuple(estimates),
+        constants=CONSTANTS,
+    )

@@ -1,0 +1,107 @@
+"""Every number of Loihi and of Lava's CPU models that this package relies on, once, with its source.
+
+Units: membrane potentials, thresholds and biases are counted in *weight units*: one spike through a synapse of weight
+1 adds 1. Lava keeps the state of its own LIF 64 times finer (``act_shift = vth_shift = 6`` in
+``lava/proc/lif/models.py``), so 24 state bits are 17 bits and a sign here.
+
+The rules at the end are functions whose name is the claim; each returns ``None`` or what it found. While the *exactness
+rules* hold, Lava's CPU models compute exactly what the integers of a `QuantizedNetwork` say; the *LIF rules* are those
+that networks of Lava's own hard-reset LIF need besides, the *chip rules* those that the circuit of stock processes in
+`ir.circuit` needs.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+WEIGHT_LIMIT: Final = 127
+"""Largest magnitude of an 8-bit signed synaptic weight that has a negative of its own (Loihi: -128..127)."""
+
+POTENTIAL_LIMIT: Final = 2**17 - 1
+"""Largest magnitude of a membrane potential: 24 state bits, 6 of them below one weight unit, one the sign
+(``uv_bitwidth = 24`` in ``lava/proc/lif/models.py``)."""
+
+LIF_POTENTIAL_LIMIT: Final = 2**17 - 2**-6
+"""The same for Lava's own LIF, which clips its 24-bit state: +-(2^23 - 1) / 64 (``subthr_dynamics``). Every potential
+up to twice that is an exact float32."""
+
+WRAPS_ABOVE: Final = 2**17
+"""Where the current u of Lava's own LIF wraps, in weight units: it stays in (-2^17, 2^17], of which a sum beyond goes
+round by 2^18 (``wrapped_curr`` in ``subthr_dynamics``)."""
+
+THRESHOLD_LIMIT: Final = 2**17
+"""Largest threshold: ``vThMant`` has 17 bits and the neuron spikes *above* it, so ``vThMant = threshold - 1``."""
+
+NEVER_FIRES: Final = THRESHOLD_LIMIT
+"""Threshold of a dead channel: no potential reaches it (its weights are 0 besides)."""
+
+BIAS_LIMIT: Final = POTENTIAL_LIMIT
+"""Largest magnitude of a bias of our SoftResetIF process, which adds it in weight units."""
+
+LIF_BIAS_LIMIT: Final = 2**15 - 1
+"""Largest magnitude of a bias of Lava's own LIF on the CPU, which keeps it as int16 and wraps beyond
+(``bias_mant: np.int16`` in ``lava/proc/lif/models.py``; netx sets ``bias_exp = 6``, so it counts weight units)."""
+
+CURRENT_LIMIT: Final = 2**23 - 1
+"""Largest magnitude of what a Conv or Dense process sends: Lava wraps at 24 bits (``signed_clamp(x, bits=24)`` in
+``lava/proc/conv/models.py``). Every partial sum of such a current is an exact float32."""
+
+SELF_WEIGHT_LIMIT: Final = 255
+"""Largest magnitude of a weight in a synapse whose weights are all <= 0 (``SignMode.INHIBITORY``: ``clip_weights`` in
+``lava/utils/weightutils.py`` clips to -255..0 and ``truncate_weights`` keeps all 8 bits). With both signs
+(``SignMode.MIXED``) the same 8 bits hold the even weights -256..254; halved by a weight exponent of -1 these are
+-128..127, which is how our weights and the weights of a bias source enter Lava's bit-accurate synapses."""
+
+WEIGHT_EXP_LIMIT: Final = 7
+"""Largest exponent of a synapse's weights. Loihi 1 (nengo-loihi, ``hardware/validate.py``: -7 <= weight_exp <= 7); no
+figure is public for Loihi 2, and Lava's CPU models take any."""
+
+BIAS_MANT_RANGE: Final = (-(2**12), 2**12 - 1)
+"""``bias_mant``: 13 bits, signed (docstring of ``PyLifModelBitAcc`` in ``lava/proc/lif/models.py``). v is added
+``bias_mant << bias_exp``, in units of 1/64."""
+
+BIAS_EXP_LIMIT: Final = 7
+"""Largest ``bias_exp``: 3 bits, unsigned (the same docstring). 6 counts weight units, 7 pairs of them."""
+
+UNIT_EXP: Final = 6
+"""Bits of Lava's LIF below one weight unit (``act_shift = vth_shift = 6``)."""
+
+LEVEL_SPANS: Final = (BIAS_MANT_RANGE[1] - BIAS_MANT_RANGE[0], 2 * (BIAS_MANT_RANGE[1] - BIAS_MANT_RANGE[0]))
+"""How far apart the firing levels of a layer may lie: with ``bias_exp`` 6, and with 7, which counts in pairs."""
+
+MAX_PIXEL_BITS: Final = 8
+"""Pixels are graded spikes of at most 8 bits, the bits of an image."""
+
+I_DECAY: Final = 4096
+"""netx ``iDecay`` of a neuron whose current lasts one step (Lava: ``du = iDecay - 1``)."""
+
+V_DECAY: Final = 0
+"""netx ``vDecay`` of a neuron without leak."""
+
+LARGEST_DECAY: Final = 4096
+"""Largest ``iDecay`` and ``vDecay``: decays are fractions of 2^12 (``decay_unity`` in ``lava/proc/lif/models.py``)."""
+
+SYNAPSE_LIMITS: Final = (-256, 254)
+"""Smallest and largest weight of a synapse of both signs, whose 8 bits count in twos (``optimize_weight_bits`` in
+``lava/lib/dl/netx/utils.py`` clips there)."""
+
+UNSIGNED_SYNAPSE_LIMITS: Final = (-255, 255)
+"""The same where all weights of the layer have one sign (``clip_weights`` in ``lava/utils/weightutils.py``)."""
+
+LONGEST_DELAY: Final = 62
+"""Steps; longer ones are cut to it (``create_dense`` in ``lava/lib/dl/netx/hdf5.py``)."""
+
+NEUROCORES: Final = 128
+"""Of a Loihi 2 chip (Intel, technology brief "Taking Neuromorphic Computing to the Next Level with Loihi 2", 2021)."""
+
+NEURONS_PER_CORE: Final = 8192
+"""Largest number (1,048,576 neurons on 128 cores: WikiChip, "Loihi 2 - Intel"; the brief says 1 million)."""
+
+CORE_BYTES: Final = 192 * 1024
+"""Memory of a neurocore for synapses, neurons and axons together ("192 KB, flexible allocation", the brief)."""
+
+LIF_BYTES: Final = 6
+"""State of a LIF neuron, without padding: ``u`` and ``v`` of 24 bits (``lava/proc/lif/models.py``)."""
+
+LOIHI_1_NEURON_BYTES: Final = 24
+"""What a neuron takes on Loihi 1, whatever its model (the brief; Loihi 2 allocates 0 to 4096 as the model needs)."""

@@ -1,0 +1,221 @@
+"""What the integers of a layer must keep, so that Lava's CPU models and the chip compute exactly what they say.
+
+Each rule is a function whose name is the claim; it returns ``None`` or what it found. While the *exactness rules* hold,
+Lava's CPU models compute exactly what the integers of a `QuantizedNetwork` say; the *LIF rules* are those that networks
+of Lava's own hard-reset LIF need besides, the *chip rules* those that the circuit of stock processes in `ir.circuit`
+needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import numpy as np
+
+from loihi_convert.arrays import Array
+from loihi_convert.chip import limits
+
+
+class IntegerLayer(Protocol):
+    """What a rule looks at: the integers of one layer."""
+
+    @property
+    def weight(self) -> Array: ...
+
+    @property
+    def bias(self) -> Array | None: ...
+
+    @property
+    def threshold(self) -> Array | None: ...
+
+    @property
+    def initial_potential(self) -> Array | None: ...
+
+    @property
+    def largest_synaptic_current(self) -> int: ...
+
+    @property
+    def largest_current(self) -> int: ...
+
+
+Rule = Callable[[IntegerLayer], "str | None"]
+
+
+def numbers_are_integers(layer: IntegerLayer) -> str | None:
+    arrays = (layer.weight, layer.bias, layer.threshold, layer.initial_potential)
+    found = {str(array.dtype) for array in arrays if array is not None and not np.issubdtype(array.dtype, np.integer)}
+    return f"values of type {', '.join(sorted(found))}; allowed are integers" if found else None
+
+
+def weights_fit_eight_bits(layer: IntegerLayer) -> str | None:
+    largest = int(np.abs(layer.weight).max(initial=0))
+    return (
+        f"a weight of magnitude {largest}; allowed is {limits.WEIGHT_LIMIT}" if largest > limits.WEIGHT_LIMIT else None
+    )
+
+
+def biases_fit_the_potential(layer: IntegerLayer) -> str | None:
+    largest = 0 if layer.bias is None else int(np.abs(layer.bias).max(initial=0))
+    return f"a bias of magnitude {largest}; allowed is {limits.BIAS_LIMIT}" if largest > limits.BIAS_LIMIT else None
+
+
+def thresholds_fit_seventeen_bits(layer: IntegerLayer) -> str | None:
+    if layer.threshold is None:
+        return None
+    low, high = int(layer.threshold.min()), int(layer.threshold.max())
+    return (
+        None
+        if low >= 1 and high <= limits.THRESHOLD_LIMIT
+        else f"thresholds {low}..{high}; allowed are 1..{limits.THRESHOLD_LIMIT}"
+    )
+
+
+def initial_potentials_lie_below_threshold(layer: IntegerLayer) -> str | None:
+    if layer.threshold is None or layer.initial_potential is None:
+        return None
+    outside = (layer.initial_potential < 0) | (layer.initial_potential >= layer.threshold)
+    count = int(np.count_nonzero(outside))
+    return f"{count} initial potentials outside 0..threshold - 1" if count else None
+
+
+def currents_fit_twenty_four_bits(layer: IntegerLayer) -> str | None:
+    largest = layer.largest_current
+    return (
+        f"a current that can reach {largest}; allowed is {limits.CURRENT_LIMIT}"
+        if largest > limits.CURRENT_LIMIT
+        else None
+    )
+
+
+def synaptic_currents_do_not_wrap(layer: IntegerLayer) -> str | None:
+    largest = layer.largest_synaptic_current
+    if largest <= limits.POTENTIAL_LIMIT:
+        return None
+    return f"a synaptic current that can reach {largest}; allowed is {limits.POTENTIAL_LIMIT}, beyond which u wraps"
+
+
+def biases_fit_sixteen_bits(layer: IntegerLayer) -> str | None:
+    largest = 0 if layer.bias is None else int(np.abs(layer.bias).max(initial=0))
+    return (
+        f"a bias of magnitude {largest}; allowed is {limits.LIF_BIAS_LIMIT}"
+        if largest > limits.LIF_BIAS_LIMIT
+        else None
+    )
+
+
+def neurons_start_at_zero(layer: IntegerLayer) -> str | None:
+    count = 0 if layer.initial_potential is None else int(np.count_nonzero(layer.initial_potential))
+    return f"{count} initial potentials other than 0" if count else None
+
+
+def thresholds_are_eight_bits_times_a_power_of_two(layer: IntegerLayer) -> str | None:
+    if layer.threshold is None:
+        return None
+    alive = layer.threshold[layer.threshold < limits.NEVER_FIRES]
+    if shared_exponent(alive, limits.SELF_WEIGHT_LIMIT) is not None:
+        return None
+    return (
+        f"thresholds {int(alive.min())}..{int(alive.max())} with no common power of two; allowed are m x 2^e with m "
+        f"1..{limits.SELF_WEIGHT_LIMIT} and one e 0..{limits.WEIGHT_EXP_LIMIT} a layer"
+    )
+
+
+def biases_are_eight_bits_times_a_power_of_two(layer: IntegerLayer) -> str | None:
+    if layer.bias is None or shared_exponent(layer.bias, limits.WEIGHT_LIMIT) is not None:
+        return None
+    return (
+        f"biases {int(layer.bias.min())}..{int(layer.bias.max())} with no common power of two; allowed are m x 2^e "
+        f"with m {-limits.WEIGHT_LIMIT}..{limits.WEIGHT_LIMIT} and one e 0..{limits.WEIGHT_EXP_LIMIT} a layer"
+    )
+
+
+def levels_lie_within_one_bias(layer: IntegerLayer) -> str | None:
+    if (levels := firing_levels(layer)) is None or bias_exponent(levels) is not None:
+        return None
+    return (
+        f"levels {int(levels.min())}..{int(levels.max())} (threshold - V0 - 1), which no 13-bit bias makes of one vth; "
+        f"allowed are {limits.LEVEL_SPANS[0]} between them, or {limits.LEVEL_SPANS[1]} where all are even or all are "
+        "odd"
+    )
+
+
+def currents_do_not_wrap(layer: IntegerLayer) -> str | None:
+    largest = layer.largest_current
+    if largest <= limits.POTENTIAL_LIMIT:
+        return None
+    return f"a current that can reach {largest}; allowed is {limits.POTENTIAL_LIMIT}, beyond which u can wrap twice"
+
+
+def channels_that_never_fire_receive_nothing(layer: IntegerLayer) -> str | None:
+    if layer.threshold is None:
+        return None
+    never = layer.threshold == limits.NEVER_FIRES
+    receives = [array[never].any() for array in (layer.weight, layer.bias) if array is not None]
+    return "a channel that never fires, with weights or a bias other than 0" if any(receives) else None
+
+
+def firing_levels(layer: IntegerLayer) -> Array | None:
+    """Return threshold - V0 - 1 of the channels that can fire, which u must exceed, in weight units; None: none can."""
+    if layer.threshold is None or layer.initial_potential is None:
+        return None
+    alive = layer.threshold < limits.NEVER_FIRES
+    levels = layer.threshold.astype(np.int64) - layer.initial_potential - 1
+    return levels[alive] if alive.any() else None
+
+
+def bias_exponent(levels: Array) -> int | None:
+    """Return the smallest ``bias_exp`` from 6 with which biases make ``levels`` of one ``vth``; None: there is none."""
+    span = int(levels.max() - levels.min())
+    if span <= limits.LEVEL_SPANS[0]:
+        return limits.UNIT_EXP
+    is_paired = not ((levels - levels.min()) % 2).any()
+    return limits.BIAS_EXP_LIMIT if is_paired and span <= limits.LEVEL_SPANS[1] else None
+
+
+def shared_exponent(values: Array, largest_mant: int) -> int | None:
+    """Return the smallest e in 0..7 for which every value is m x 2^e, ``|m| <= largest_mant``; None: there is none."""
+    largest = int(np.abs(values.astype(np.int64)).max(initial=0))
+    for exponent in range(limits.WEIGHT_EXP_LIMIT + 1):
+        if largest <= largest_mant << exponent:
+            return None if (values % (1 << exponent)).any() else exponent
+    return None
+
+
+def a_layer_has_one_threshold(layer: IntegerLayer) -> str | None:
+    if layer.threshold is None or layer.threshold.min() == layer.threshold.max():
+        return None
+    return f"thresholds {int(layer.threshold.min())}..{int(layer.threshold.max())}; allowed is one for all channels"
+
+
+EXACTNESS_RULES: Final[tuple[Rule, ...]] = (
+    numbers_are_integers,
+    weights_fit_eight_bits,
+    biases_fit_the_potential,
+    thresholds_fit_seventeen_bits,
+    initial_potentials_lie_below_threshold,
+    currents_fit_twenty_four_bits,
+)
+
+
+LIF_RULES: Final[tuple[Rule, ...]] = (
+    synaptic_currents_do_not_wrap,
+    biases_fit_sixteen_bits,
+    neurons_start_at_zero,
+)
+"""What a hard-reset network must keep besides, so that Lava's own LIF computes exactly the same."""
+
+
+CHIP_RULES: Final[tuple[Rule, ...]] = (
+    thresholds_are_eight_bits_times_a_power_of_two,
+    biases_are_eight_bits_times_a_power_of_two,
+    levels_lie_within_one_bias,
+    currents_do_not_wrap,
+    channels_that_never_fire_receive_nothing,
+)
+"""What a network of target ``loihi2`` must keep besides, so that `circuit.circuit` can be built of it."""
+
+
+SCALAR_RULES: Final[tuple[Rule, ...]] = (a_layer_has_one_threshold,)
+"""What a network must keep besides, so that one ``vThMant`` a layer says all: Lava's LIF has one for all its neurons
+(``vth`` has shape (1,) in ``lava/proc/lif/process.py``); that the CPU model takes an array as well is not promised."""

@@ -1,0 +1,39 @@
+"""`loihi-convert run` of a netx file that `export` has not written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loihi_convert.cli.console import note, say, say_tables
+from loihi_convert.errors import UsageError
+
+if TYPE_CHECKING:
+    from loihi_convert.pipeline import ForeignRun
+
+
+def refuse_for_foreign(paths: tuple[Path, ...], given: dict[str, object]) -> None:
+    """Raise a `UsageError` for what only files of ours can do, the options ``given``."""
+    if len(paths) > 1:
+        raise UsageError(f"{paths[0]}: was not written by `loihi-convert export`; run such a file alone.")
+    for option, value in given.items():
+        if value:
+            raise UsageError(
+                f"{option}: {paths[0]} was not written by `loihi-convert export`; such a file runs on ref, without it."
+            )
+
+
+def show_foreign(ran: ForeignRun, path: Path, *, as_json: bool) -> None:
+    note(f"{path.name}: not written by `loihi-convert export`; its CUBA neurons run as in Lava, without early exit")
+    if as_json:
+        from loihi_convert.runs.run_folder import results_json
+
+        say(results_json([(path.stem, ran.evaluation)]))
+    else:
+        from loihi_convert.report.terminal_tables import accuracy_table, layer_table
+
+        tables = [accuracy_table(ran.evaluation), layer_table(ran.evaluation)]
+        read = {"potential": "potentials", "spikes": "spike counts"}[ran.evaluation.readout]
+        tables[0].caption = f"{read} of the last layer after each step of one run"
+        say_tables(tables)
+    note(f"wrote {ran.folder}/ ({', '.join(path.name for path in ran.files)})")

@@ -1,0 +1,117 @@
+"""One layer of real numbers, ready to be rounded: its integers on any scale.
+
+One unit of a channel's potential is worth ``m_k = s_k x``, where s_k is the real value of one weight unit and x the
+real value of one input unit: 1 / (2^p - 1) for a p-bit pixel, 1 for a spike, each over ``k_h k_w`` behind a pooling,
+which sums in integers. Then::
+
+    w_q = round(w a / s_k)    theta_q = round(theta / m_k)    b_q = round(b / m_k)    v0_q = floor(theta_q v0 / theta)
+
+with ``a`` the amplitude of the input channel, taken from the threshold that is *really used* after rounding there.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from loihi_convert.arrays import Array
+from loihi_convert.chip import limits
+from loihi_convert.ir.network import SpikingLayer
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer
+from loihi_convert.ir.rounding import rounded
+from loihi_convert.ir.synapse import Synapse
+
+
+@dataclass(frozen=True, eq=False)
+class Unrounded:
+    """A layer before rounding.
+
+    Parameters
+    ----------
+    layer
+        The layer.
+    synapse
+        Its synapse, with the amplitudes of the layer before as factors.
+    largest_input
+        Largest integer of one input: 2^p - 1 for p-bit pixels, 1 for spikes.
+    largest_weight
+        Largest integer weight, as 127 for 8 bits.
+    one_scale
+        Whether all channels must have the same: those of an output are compared with one another.
+    """
+
+    layer: SpikingLayer
+    synapse: Synapse
+    largest_input: int
+    largest_weight: int
+    one_scale: bool
+
+    @property
+    def unit(self) -> float:
+        """x: the real value of one input unit."""
+        return 1.0 / math.prod(self.synapse.pool) / self.largest_input
+
+    @property
+    def is_alive(self) -> Array:
+        """bool ``(C,)``: which channels can fire, or integrate."""
+        neuron = self.layer.neuron
+        return np.ones(self.synapse.channels, np.bool_) if neuron is None else np.isfinite(neuron.threshold)
+
+    @property
+    def threshold(self) -> Array:
+        """float64 ``(C,)``: the thresholds, 0 where the channel can never fire or the layer only integrates."""
+        neuron = self.layer.neuron
+        return np.zeros(self.synapse.channels) if neuron is None else np.where(self.is_alive, neuron.threshold, 0.0)
+
+    @property
+    def magnitudes(self) -> Array:
+        """float64 ``(C, n)``: of the weights."""
+        return np.abs(self.synapse.weight).reshape(self.synapse.channels, -1)
+
+    @property
+    def largest_bias(self) -> Array:
+        """float64 ``(C,)``: the largest magnitude of a channel's biases."""
+        bias = self.synapse.bias
+        channels = self.synapse.channels
+        return np.zeros(channels) if bias is None else np.abs(bias).reshape(channels, -1).max(axis=1)
+
+    def on(self, scale: Array, *, is_scalar: bool = False) -> QuantizedLayer:
+        """Return the integers on ``scale``, float64 ``(C_out,)``: the s_k of this module's docstring.
+
+        ``is_scalar``: on these scales all thresholds are one integer, see `scalar_threshold.py`.
+        """
+        synapse, neuron, potential_unit = self.synapse, self.layer.neuron, scale * self.unit
+        alive = self.is_alive
+        # The weights of a dead channel are 0, so that it costs nothing and cannot drift anywhere.
+        rows = synapse.weight.reshape(synapse.channels, -1)
+        weight = rounded(rows, np.where(alive, scale, np.inf), self.largest_weight).astype(np.int32)
+        weight = weight.reshape(synapse.weight.shape)
+        bias = synapse.bias
+        if bias is not None:
+            per_channel = np.where(alive, potential_unit, np.inf).reshape(-1, *(1,) * (bias.ndim - 1))
+            bias = np.rint(bias / per_channel).astype(np.int32)
+        integers = None
+        if neuron is not None:
+            finite = np.where(alive, neuron.threshold, 1.0)
+            threshold = np.where(alive, np.maximum(np.rint(finite / potential_unit), 1), limits.NEVER_FIRES)
+            if is_scalar:
+                # The one threshold of the living serves a dead channel, too: its weights and bias are 0.
+                threshold = np.full_like(threshold, threshold.min())
+            initial = initial_integers(threshold, neuron.initial_potential / finite)
+            integers = IntegerNeuron(threshold.astype(np.int32), initial)
+        return QuantizedLayer(
+            name=self.layer.name,
+            synapse=replace(synapse, weight=weight, bias=bias),
+            neuron=integers,
+            scale=potential_unit,
+            largest_input=self.largest_input,
+            balanced=neuron,
+            correction=self.layer.correction,
+        )
+
+
+def initial_integers(threshold: Array, share: Array) -> Array:
+    """Return the initial potentials of integer thresholds of which they are the ``share``: int32 ``(C,)``."""
+    return np.asarray(np.floor(threshold * share), np.int32)

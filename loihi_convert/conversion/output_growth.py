@@ -1,0 +1,53 @@
+"""How many steps a file may be run for: the largest T for which output potentials stay in Loihi's range.
+
+The output potential grows by the last layer's current, step by step. What it has grown to at the T of balancing says
+little where that is small: spikes have hardly arrived yet. In the long run a soft-reset neuron fires at the rate
+``min(a / theta, 1)`` for its mean current a, so that the current tends to that of the network whose activations are
+clipped at the thresholds. The larger of both growths counts, on calibration images, with headroom. With hard reset,
+which loses charge at each spike, rates are lower.
+"""
+
+from __future__ import annotations
+
+import math
+
+from loihi_convert.arrays import Array
+from loihi_convert.chip import limits
+from loihi_convert.conversion.scales import HEADROOM
+from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingNetwork
+from loihi_convert.ir.quantized import MOST_TIMESTEPS, QuantizedLayer
+from loihi_convert.simulation.relu import Activation, clipped, relu_outputs, unchanged
+
+
+def proven_timesteps(network: SpikingNetwork, output: QuantizedLayer, largest_potential: float, images: Array) -> int:
+    """Return the largest T for which the output potentials of calibration images stay in range.
+
+    Parameters
+    ----------
+    network
+        Of real numbers.
+    output
+        Its last layer in integers.
+    largest_potential
+        The largest magnitude of an output potential in the steps that ``network`` is balanced for, in real numbers.
+    images
+        Those calibration images, uint8 ``(N, C, H, W)``.
+    """
+    if output.neuron is not None:
+        return MOST_TIMESTEPS
+    growth = max(largest_potential / network.timesteps, _largest_output(network, images))
+    if growth <= 0:
+        return MOST_TIMESTEPS
+    limit = limits.POTENTIAL_LIMIT * float(output.scale[0])
+    return max(network.timesteps, min(math.floor(limit / (HEADROOM * growth)), MOST_TIMESTEPS))
+
+
+def _largest_output(network: SpikingNetwork, images: Array) -> float:
+    """The largest magnitude of an output of the network whose activations are clipped at the thresholds."""
+
+    def activation(neuron: IntegrateAndFire | None) -> Activation:
+        return unchanged if neuron is None else lambda maps: clipped(maps, neuron)
+
+    synapses = ReluNetwork(network.input_shape, tuple(ReluLayer(layer.name, layer.synapse) for layer in network.layers))
+    activations = [activation(layer.neuron) for layer in network.layers]
+    return max(float(outputs[-1].abs().max()) for outputs in relu_outputs(synapses, images, activations=activations))

@@ -1,0 +1,205 @@
+"""SpikingNetwork -> QuantizedNetwork: Loihi's integers.
+
+Layer by layer, because the weights of one contain what a spike of the one before is really worth after rounding there:
+`float_layer.py` rounds a layer on given scales, `scales.py` chooses these for Lava, `chip_scales.py` for Loihi 2. How
+many steps they are good for, `output_growth.py` says, and what it has cost, `quantization_report.py`.
+
+In the first layer bits of weights are traded for bits of pixels where currents or potentials are limited whatever the
+image, with hard reset and for target loihi2: unless told otherwise, p is the one whose currents are nearest to the real
+ones.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, get_args
+
+import numpy as np
+
+from loihi_convert.arrays import Array
+from loihi_convert.chip import limits
+from loihi_convert.conversion.calibration import sample
+from loihi_convert.conversion.chip_scales import Held, chip_layer
+from loihi_convert.conversion.float_layer import Unrounded
+from loihi_convert.conversion.output_growth import proven_timesteps
+from loihi_convert.conversion.scales import HEADROOM, lava_scales
+from loihi_convert.errors import RangeError, UsageError
+from loihi_convert.ir.network import Reset, SpikingNetwork
+from loihi_convert.ir.quantized import (
+    QuantizedLayer,
+    QuantizedNetwork,
+    Target,
+    Thresholds,
+    largest_pixel,
+    with_pixel_bits,
+)
+from loihi_convert.progress import Progress, silent
+from loihi_convert.simulation.inputs import LARGEST_PIXEL
+from loihi_convert.simulation.relu import currents
+from loihi_convert.simulation.simulator import Extremes, extremes
+
+_PIXEL_BITS: Final = {"hard": (8, 7, 6, 5, 4), "loihi2": (8, 7, 6, 5, 4, 3, 2, 1)}
+# Images that choose the pixel bits.
+_SAMPLE: Final = 200
+
+
+def quantize(
+    network: SpikingNetwork,
+    images: Array,
+    *,
+    weight_bits: int = 8,
+    pixel_bits: int | None = None,
+    target: Target = "lava",
+    thresholds: Thresholds = "channel",
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> QuantizedNetwork:
+    """Return ``network`` in Loihi's integers.
+
+    Parameters
+    ----------
+    network
+        From `balancing.balance`.
+    images
+        Calibration images, uint8 ``(N, C, H, W)``: currents and potentials of those of `calibration.sample`
+        choose the scales; `quantization_report.account` counts what clips on all. For target loihi2 all choose: the
+        lowest potential of 10,000 images is far below that of 500, and to wrap is worse than to clip.
+    weight_bits
+        2..8, sign included.
+    pixel_bits
+        1..8; by default 8, with hard reset the best of 8..4, for target loihi2 of 8..1; not to be chosen with Poisson
+        input.
+    target
+        ``"loihi2"``: for the circuit of stock processes (`ir.circuit`), on the grids of the chip; needs soft reset.
+    thresholds
+        ``"channel"``: one per channel; ``"scalar"``: one per layer, folded into the weights (`scalar_threshold.py`),
+        for target lava.
+    device
+        Where it is simulated: ``"cpu"``, or another one of torch's.
+    progress
+        Counts images.
+
+    Raises
+    ------
+    UsageError
+        If a number of bits is out of range, or the target cannot reset as the network does.
+    RangeError
+        If a number fits Loihi at no scale.
+    """
+    require_choices(network.reset, weight_bits, pixel_bits, target, thresholds)
+    images = images if target == "loihi2" else sample(images, network.timesteps)
+    found = extremes(
+        network, images, network.timesteps, potentials=target == "loihi2", device=device, progress=progress
+    )
+    # NaN, which is infinity less infinity, would not show in the largest potential.
+    if not (math.isfinite(found.output) and np.isfinite(found.currents[-1]).all()):
+        raise RangeError(
+            f"{network.layers[-1].name}: its potential is beyond 3.4e38, the largest float32; the weights up to here "
+            "are too large. Train it again."
+        )
+    rounding = _Rounding(network, found, 2 ** (weight_bits - 1) - 1, target, thresholds)
+    if network.poisson_seed is not None:
+        if pixel_bits is not None:
+            raise UsageError(f"--pixel-bits {pixel_bits}: with --input poisson a pixel enters as spikes of one bit.")
+        pixel_bits = limits.MAX_PIXEL_BITS
+    elif pixel_bits is None:
+        choice = _PIXEL_BITS.get("loihi2" if target == "loihi2" else network.reset)
+        pixel_bits = limits.MAX_PIXEL_BITS if choice is None else _best_pixel_bits(rounding, images, choice)
+    white = largest_pixel(network.poisson_seed, pixel_bits)
+    layers: list[QuantizedLayer] = []
+    for index in range(len(network.layers)):
+        amplitude = layers[-1].used_amplitude if layers else None
+        layers.append(rounding.layer(index, 1 if layers else white, amplitude))
+    return QuantizedNetwork(
+        input_shape=network.input_shape,
+        layers=tuple(layers),
+        timesteps=network.timesteps,
+        proven_timesteps=network.timesteps
+        if target == "loihi2"
+        else proven_timesteps(network, layers[-1], found.output, images),
+        pixel_bits=pixel_bits,
+        reset=network.reset,
+        poisson_seed=network.poisson_seed,
+        target=target,
+        thresholds=thresholds,
+        provenance={
+            **network.provenance,
+            "quantize": {
+                "weight_bits": weight_bits,
+                "pixel_bits": pixel_bits,
+                "headroom": HEADROOM,
+                # What is not said is the default: files made before there was a choice stay the same to the byte.
+                **({} if target == "lava" else {"target": target}),
+                **({} if thresholds == "channel" else {"thresholds": thresholds}),
+            },
+        },
+    )
+
+
+def require_choices(
+    reset: Reset, weight_bits: int, pixel_bits: int | None, target: Target, thresholds: Thresholds
+) -> None:
+    """Raise a `UsageError` unless `quantize` takes these together; it can be known before anything is balanced."""
+    if not 2 <= weight_bits <= 8:
+        raise UsageError(f"--weight-bits {weight_bits}: allowed are 2..8.")
+    if pixel_bits is not None and not 1 <= pixel_bits <= limits.MAX_PIXEL_BITS:
+        raise UsageError(f"--pixel-bits {pixel_bits}: allowed are 1..{limits.MAX_PIXEL_BITS}.")
+    if thresholds not in get_args(Thresholds):
+        raise UsageError(f"--thresholds {thresholds}: unknown; allowed are {', '.join(get_args(Thresholds))}.")
+    if target == "loihi2" and reset == "hard":
+        raise UsageError(
+            "--target loihi2 --reset hard: the circuit of stock processes resets softly; use --reset soft, or --target "
+            "lava, whose hard-reset files are networks of stock LIF neurons already."
+        )
+    if target == "loihi2" and thresholds == "scalar":
+        raise UsageError(
+            "--target loihi2 --thresholds scalar: the circuit makes each channel's threshold of one vth by itself; "
+            "leave out --thresholds."
+        )
+
+
+class _Rounding:
+    """The layers of a network of real numbers, each to be rounded when the one before is."""
+
+    def __init__(
+        self,
+        network: SpikingNetwork,
+        found: Extremes,
+        largest_weight: int,
+        target: Target,
+        thresholds: Thresholds,
+    ) -> None:
+        self.network, self.found = network, found
+        self._largest_weight, self._target, self._thresholds = largest_weight, target, thresholds
+
+    def layer(self, index: int, largest_input: int, amplitude: Array | None) -> QuantizedLayer:
+        """Return a layer in integers, ``amplitude`` being what spikes of the one before are worth; see `Unrounded`."""
+        network, layer, current = self.network, self.network.layers[index], self.found.currents[index]
+        synapse = layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude)
+        is_output = index == len(network.layers) - 1
+        real = Unrounded(layer, synapse, largest_input, self._largest_weight, one_scale=is_output)
+        if self._target == "loihi2":
+            held = None if index == 0 else Held(current, *self.found.potentials[index])
+            is_constant = index == 0 and network.poisson_seed is None
+            return chip_layer(real, held, network.timesteps, is_constant=is_constant)
+        reach = HEADROOM * (np.full(synapse.channels, self.found.output) if layer.neuron is None else current)
+        is_scalar = self._thresholds == "scalar"
+        scale = lava_scales(real, np.maximum(reach, 0), network.reset, is_scalar=is_scalar)
+        return real.on(scale, is_scalar=is_scalar)
+
+
+def _best_pixel_bits(rounding: _Rounding, images: Array, choice: tuple[int, ...]) -> int:
+    """The pixel bits of ``choice`` for which the first layer's currents are nearest to those of the real numbers."""
+    sample = images[:_SAMPLE]
+    real = currents(rounding.network.layers[0].synapse, sample / LARGEST_PIXEL, averages=True)
+    errors = {}
+    for bits in choice:
+        try:
+            quantized = rounding.layer(0, 2**bits - 1, None)
+        except RangeError:
+            continue
+        found = currents(quantized.synapse, with_pixel_bits(sample, bits), averages=False)
+        per_channel = quantized.scale.reshape(-1, *(1,) * (real.ndim - 2))
+        errors[bits] = float(np.square(found * per_channel - real).mean())
+    # Where none fits, the fewest bits: quantizing will say what does not.
+    return min(errors, key=lambda bits: errors[bits], default=min(choice))

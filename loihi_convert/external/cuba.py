@@ -1,0 +1,139 @@
+"""Networks of CUBA neurons: what lava-dl makes of netx files that this package has not written.
+
+A CUBA neuron (current based; netx also calls it LOIHI) is Lava's ``LIF``, whose current and potential both leak, and
+whose reset is hard. At each step, in units of 1/64 weight (``lava/proc/lif/models.py``)::
+
+    u = wrap(u (4096 - iDecay) / 4096 + 64 I)            current; the quotient is cut towards 0, 24 bits wrap
+    v = clip(v (4096 - vDecay) / 4096 + u + 64 bias)     membrane potential; clips at +-(2^23 - 1)
+    s = [v > 64 vThMant], then v = 0 where s             spike
+
+The refractory delay that netx stores is not simulated by Lava, nor here. Such a network has no scale and no balance:
+nothing is known of a CNN behind it. Axes C H W and shapes as in `network`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from loihi_convert.arrays import Array, Pair, Shape, freeze
+from loihi_convert.chip import limits
+from loihi_convert.ir.network import Readout
+from loihi_convert.ir.synapse import Conv, Dense
+
+
+@dataclass(frozen=True, eq=False)
+class CubaNeuron:
+    """The neurons of one layer.
+
+    Parameters
+    ----------
+    i_decay, v_decay
+        netx's iDecay and vDecay, 0..4096: 0 never leaks, 4096 forgets at once.
+    v_th_mant
+        netx's vThMant, int32, 0..2^17, of a shape that broadcasts to the layer's ``(C, H, W)`` or ``(N,)``.
+    """
+
+    i_decay: int
+    v_decay: int
+    v_th_mant: Array
+
+    def __post_init__(self) -> None:
+        freeze(self, "v_th_mant")
+
+
+INTEGRATOR: Final = CubaNeuron(i_decay=0, v_decay=4096, v_th_mant=np.array(2**17, np.int32))
+"""What lava-dl gives a dense layer without neuron group: u never leaks, v = u + bias, and it never fires."""
+
+
+@dataclass(frozen=True)
+class PixelBias:
+    """What stands in the place of a synapse in front of input neurons: each pixel is the bias of its own neuron.
+
+    Parameters
+    ----------
+    weight, bias
+        A pixel x enters as ``weight x + bias``, cut towards 0, at every step.
+    """
+
+    weight: int
+    bias: int
+    pool: Pair = (1, 1)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """The same."""
+        return input_shape
+
+    def fan_out(self, input_shape: Shape) -> Array:
+        """None, no synapse is in between: int64 of ``input_shape``."""
+        return np.zeros(input_shape, np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class CubaLayer:
+    """One layer.
+
+    Parameters
+    ----------
+    name
+        Its place in the file, as ``layer 3``.
+    synapse
+        Integer weights and biases. A dense layer's weights are those of Lava's synapse: 8 bits and a sign mode, shifted
+        as far up as they go (`cuba_reader.dense_weights`).
+    neuron
+        Its neurons.
+    weight_shift
+        Bits by which the weighted sum is shifted down again.
+    """
+
+    name: str
+    synapse: Conv | Dense | PixelBias
+    neuron: CubaNeuron
+    weight_shift: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class CubaNetwork:
+    """A chain of such layers.
+
+    Parameters
+    ----------
+    input_shape
+        ``(C, H, W)`` or ``(N,)``.
+    layers
+        In order.
+    timesteps
+        The time steps of a sample, where the file says (``simulation/tSample``).
+    """
+
+    input_shape: Shape
+    layers: tuple[CubaLayer, ...]
+    timesteps: int | None = None
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Output shape of each layer."""
+        shapes, shape = [], self.input_shape
+        for layer in self.layers:
+            shape = layer.synapse.output_shape(shape)
+            shapes.append(shape)
+        return tuple(shapes)
+
+    @property
+    def readout(self) -> Readout:
+        """What the class is read from: the spikes of the last layer, or its potential where it is to integrate only."""
+        fires = int(self.layers[-1].neuron.v_th_mant.min()) < limits.POTENTIAL_LIMIT
+        return "spikes" if fires else "potential"
+
+    @property
+    def spiking_layers(self) -> tuple[CubaLayer, ...]:
+        """The layers whose spikes are counted: all, or all but the last."""
+        return self.layers if self.readout == "spikes" else self.layers[:-1]
+
+    @property
+    def fan_outs(self) -> tuple[Array, ...]:
+        """Synapses of nonzero weight that leave each neuron of each spiking layer: int64 of the layer's shape."""
+        hidden = [after.synapse.fan_out(shape) for after, shape in zip(self.layers[1:], self.shapes[:-1], strict=True)]
+        return (*hidden, np.zeros(self.shapes[-1], np.int64))[: len(self.spiking_layers)]

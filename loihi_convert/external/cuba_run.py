@@ -1,0 +1,118 @@
+"""Backend `ref` for networks of CUBA neurons: the integers that lava-dl's own network gives, images in, results out."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Final
+
+import numpy as np
+
+from loihi_convert.arrays import Array
+from loihi_convert.backends.request import require_result_size
+from loihi_convert.backends.result import RunResult
+from loihi_convert.errors import DataError, InputError, UsageError
+from loihi_convert.external.cuba import CubaNetwork, PixelBias
+from loihi_convert.external.cuba_simulation import STATE_SHIFT, pixel_inputs, simulate
+from loihi_convert.progress import Progress, silent
+
+DEFAULT_NORMALIZATION: Final = (0.5,)
+"""Mean and standard deviation of pixels / 255, so that x is in -1..1: what lava-dl's own networks were trained with."""
+
+# Neurons of the largest layer times images that are simulated at once.
+_BLOCK: Final = 2**21
+
+
+def run_cuba(
+    network: CubaNetwork,
+    images: Array,
+    timesteps: int,
+    *,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    progress: Progress = silent,
+) -> RunResult:
+    """Run uint8 ``images``, ``(N, C, H, W)``, for ``timesteps`` steps each; ``mean`` and ``std`` as `pixel_inputs`,
+    by default `DEFAULT_NORMALIZATION`.
+
+    The result is that of any backend; ``potentials`` are whole weight units, rounded down.
+
+    Raises
+    ------
+    InputError
+        If the images do not fit the network, pixels make biases beyond int16, or its last layer has maps, from which no
+        class is read.
+    UsageError
+        If ``timesteps`` is less than 1, the result would be too large, or ``mean`` and ``std`` are not one number or
+        one for each channel, or given to a network without input neurons.
+    """
+    has_input_neurons = isinstance(network.layers[0].synapse, PixelBias)
+    if not has_input_neurons and (mean is not None or std is not None):
+        raise UsageError("--mean, --std: this network has no input neurons; pixels enter it as they are, 0..255.")
+    mean, std = mean or DEFAULT_NORMALIZATION, std or DEFAULT_NORMALIZATION
+    _check(network, images, timesteps, mean, std)
+    started = time.perf_counter()
+    count, outputs, spiking = len(images), math.prod(network.shapes[-1]), len(network.spiking_layers)
+    potentials = np.empty((count, timesteps, outputs), np.int32)
+    output_spikes = np.empty(potentials.shape, np.bool_) if network.readout == "spikes" else None
+    spike_counts = np.empty((count, timesteps, spiking), np.int64)
+    operations = np.empty_like(spike_counts)
+    channel_spikes = tuple(np.zeros((timesteps, shape[0]), np.int64) for shape in network.shapes[:spiking])
+    fan_outs = [fan_out.reshape(-1) for fan_out in network.fan_outs]
+    images_at_once = max(1, _BLOCK // max(math.prod(shape) for shape in network.shapes))
+    ready = time.perf_counter()
+    for first in range(0, count, images_at_once):
+        rows = slice(first, min(first + images_at_once, count))
+        inputs = pixel_inputs(network, images[rows], np.array(mean), np.array(std))
+        for step, layers in enumerate(simulate(network, inputs, timesteps)):
+            potentials[rows, step] = (layers[-1].v >> STATE_SHIFT).reshape(len(inputs), -1)
+            if output_spikes is not None:
+                output_spikes[rows, step] = layers[-1].spikes.reshape(len(inputs), -1)
+            for index, fan_out in enumerate(fan_outs):
+                fired = layers[index].spikes.reshape(len(inputs), -1)
+                spike_counts[rows, step, index] = fired.sum(axis=1)
+                operations[rows, step, index] = fired @ fan_out
+                channels = len(channel_spikes[index][step])
+                channel_spikes[index][step] += fired.reshape(len(inputs), channels, -1).sum(axis=(0, 2))
+        progress(rows.stop, count)
+    return RunResult(
+        potentials=potentials,
+        spike_counts=spike_counts,
+        synaptic_operations=operations,
+        seconds=time.perf_counter() - ready,
+        startup_seconds=ready - started,
+        output_spikes=output_spikes,
+        channel_spikes=channel_spikes,
+    )
+
+
+def _check(
+    network: CubaNetwork, images: Array, timesteps: int, mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+    if timesteps < 1:
+        raise UsageError(f"--timesteps {timesteps}: a run needs at least 1 time step.")
+    shape = network.input_shape
+    found = images.shape[1:]
+    # A network that takes numbers in a row is given the pixels of channel after channel, row by row.
+    fits = found == shape or (len(shape) == 1 and math.prod(found) == shape[0])
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) < 1 or not fits:
+        expected = ", ".join(map(str, shape))
+        raise DataError(
+            f"images: found {images.dtype} of shape {images.shape}; the network takes uint8 of shape (N, {expected})"
+            f"{', which may be images of as many pixels' if len(shape) == 1 else ''}, N >= 1."
+        )
+    if math.prod(network.shapes[-1]) != network.shapes[-1][0]:
+        raise InputError(
+            f"{network.layers[-1].name}: the last layer has maps of shape {network.shapes[-1]}; a class is read from a "
+            "layer of one neuron for each."
+        )
+    for option, values in (("--mean", mean), ("--std", std)):
+        is_sound = np.isfinite(values).all() and (option == "--mean" or min(values) > 0)
+        if len(values) not in (1, found[0]) or not is_sound:
+            raise UsageError(
+                f"{option} {','.join(map(str, values))}: allowed is one finite number, or one for each of {found[0]} "
+                f"channels{', each above 0' if option == '--std' else ''}."
+            )
+    channels = sum(shape[0] for shape in network.shapes[: len(network.spiking_layers)])
+    per_image = timesteps * (5 * network.shapes[-1][0] + 16 * len(network.spiking_layers))
+    require_result_size(len(images) * per_image + 8 * timesteps * channels, len(images), timesteps)

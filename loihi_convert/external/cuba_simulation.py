@@ -1,0 +1,136 @@
+"""CUBA networks, step by step, in the integers of Lava's CPU models (see `cuba` for the equations).
+
+What NumPy does to int32 is what Lava does: its models are NumPy. So every line of `lif_step` has its line in
+``AbstractPyLifModelFixed.subthr_dynamics`` of ``lava/proc/lif/models.py``. Weighted sums are taken in float64, exactly:
+`netx` refuses a layer in which one could reach 2^31.
+
+Time is a layer's own: on Lava layer l does its step t at the global step t + l, and starts from 0 there where
+lava-dl's ``reset_interval`` is T.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from loihi_convert.arrays import Array
+from loihi_convert.chip import limits
+from loihi_convert.errors import RangeError
+from loihi_convert.external.cuba import CubaLayer, CubaNetwork, CubaNeuron, PixelBias
+from loihi_convert.ir.synapse import Conv
+
+STATE_SHIFT: Final = 6
+"""Bits of u, v and thresholds below one weight unit (``act_shift``, ``vth_shift``, netx's ``bias_exp``)."""
+_DECAY_SHIFT: Final = 12
+_STATE_LIMIT: Final = 2**23
+_CURRENT_BITS: Final = 24
+
+
+class LayerStep(NamedTuple):
+    """One layer after one step: int32 ``(B, *shape)`` in units of 1/64 weight, and its spikes, bool."""
+
+    u: Array
+    v: Array
+    spikes: Array
+
+
+def simulate(network: CubaNetwork, inputs: Array, timesteps: int) -> Iterator[tuple[LayerStep, ...]]:
+    """Yield every layer after each of ``timesteps`` steps.
+
+    Parameters
+    ----------
+    network
+        The network.
+    inputs
+        Integers ``(B, *input_shape)``, the same at every step: the biases of input neurons, or, where the network
+        begins with a synapse, graded spikes.
+    timesteps
+        T.
+    """
+    states = [
+        LayerStep(*(np.zeros((len(inputs), *shape), dtype) for dtype in (np.int32, np.int32, np.bool_)))
+        for shape in network.shapes
+    ]
+    for _ in range(timesteps):
+        received = inputs
+        for index, layer in enumerate(network.layers):
+            if isinstance(layer.synapse, PixelBias):
+                current, bias = np.zeros(inputs.shape, np.int32), inputs.astype(np.int32)
+            else:
+                current, bias = synaptic_current(layer, received), _bias(layer, states[index].u.ndim)
+            states[index] = lif_step(layer.neuron, states[index].u, states[index].v, current, bias)
+            received = states[index].spikes
+        yield tuple(states)
+
+
+def synaptic_current(layer: CubaLayer, inputs: Array) -> Array:
+    """Return what the layer's synapse sends for inputs ``(B, ...)``: int32 ``(B, *shape)`` in weight units."""
+    synapse = layer.synapse
+    assert not isinstance(synapse, PixelBias)
+    weight, values = torch.from_numpy(synapse.weight.astype(np.float64)), torch.from_numpy(inputs.astype(np.float64))
+    if isinstance(synapse, Conv):
+        sums = functional.conv2d(
+            values, weight, None, synapse.stride, synapse.padding, synapse.dilation, synapse.groups
+        )
+    else:
+        sums = functional.linear(values.flatten(1), weight)
+    exact = sums.numpy().astype(np.int64)
+    if isinstance(synapse, Conv):
+        # signed_clamp of lava/proc/conv/utils.py, which wraps.
+        half = 1 << (_CURRENT_BITS - 1)
+        return np.asarray((exact + half) % (2 * half) - half, np.int32)
+    return np.asarray(exact >> layer.weight_shift, np.int32)
+
+
+def lif_step(neuron: CubaNeuron, u: Array, v: Array, current: Array, bias: Array) -> LayerStep:
+    """Return the neurons after one more step from ``u`` and ``v``; ``current`` and ``bias`` are in weight units."""
+    u = _decayed(u, neuron.i_decay) + np.left_shift(current, STATE_SHIFT)
+    u = np.where(u > _STATE_LIMIT, u - 2 * _STATE_LIMIT, np.where(u <= -_STATE_LIMIT, u + 2 * _STATE_LIMIT, u))
+    v = _decayed(v, neuron.v_decay) + u + np.left_shift(bias, STATE_SHIFT)
+    v = np.clip(v, -_STATE_LIMIT + 1, _STATE_LIMIT - 1)
+    spikes = v > np.left_shift(neuron.v_th_mant, STATE_SHIFT)
+    return LayerStep(u, np.where(spikes, np.int32(0), v), spikes)
+
+
+def _decayed(state: Array, decay: int) -> Array:
+    """``state`` x (4096 - decay) / 4096, cut towards 0: int32."""
+    product = state.astype(np.int64) * ((1 << _DECAY_SHIFT) - decay)
+    return np.asarray(np.sign(product) * (np.abs(product) >> _DECAY_SHIFT), np.int32)
+
+
+def _bias(layer: CubaLayer, axes: int) -> Array:
+    assert not isinstance(layer.synapse, PixelBias)
+    bias = layer.synapse.bias
+    if bias is None:
+        return np.zeros((), np.int32)
+    # One per channel of maps (B, C, H, W), else one per neuron.
+    return bias.reshape(-1, 1, 1) if bias.ndim == 1 and axes == 4 else bias
+
+
+def pixel_inputs(network: CubaNetwork, images: Array, mean: Array, std: Array) -> Array:
+    """Return uint8 images ``(N, C, H, W)`` as `simulate` takes them: int32 ``(N, *input_shape)``.
+
+    Input neurons get ``trunc(weight x + bias)`` of x = (pixel / 255 - mean) / std, one mean and std for all channels or
+    one for each; a synapse gets the pixels themselves, 0..255, as graded spikes of 8 bits.
+
+    Raises
+    ------
+    RangeError
+        If a bias of an input neuron does not fit Lava's int16.
+    """
+    synapse = network.layers[0].synapse
+    values = images.astype(np.float64)
+    if isinstance(synapse, PixelBias):
+        x = (values / 255 - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1)
+        values = np.trunc(synapse.weight * x + synapse.bias)
+        if (largest := np.abs(values).max(initial=0)) > limits.LIF_BIAS_LIMIT:
+            raise RangeError(
+                f"{network.layers[0].name}: pixels become a bias of magnitude {largest:,.0f} (weight "
+                f"{synapse.weight:,}, bias {synapse.bias:,}); allowed is {limits.LIF_BIAS_LIMIT:,}, beyond which Lava "
+                "wraps: pass another --mean and a larger --std."
+            )
+    return values.astype(np.int32).reshape(len(images), *network.input_shape)

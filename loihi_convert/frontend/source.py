@@ -1,0 +1,318 @@
+"""The CNN to convert, and what goes with it, from whatever the user brings.
+
+=============================================  =====================================================================
+file                                           what builds the CNN
+=============================================  =====================================================================
+a checkpoint of ours (`checkpoint.py`)         the architecture that it names
+a plain state dict, and ``--arch``             ``package.module:factory``: the user's own class, function or module
+=============================================  =====================================================================
+
+Nothing in a file ever runs. The code that ``--arch`` names does: it is imported as Python would import it, with the
+current folder first. A name that stands in a file is therefore never imported, only one that the user types.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from loihi_convert.arrays import Shape
+from loihi_convert.cnn.checkpoint import load_model, load_state
+from loihi_convert.errors import CheckpointError, InputError, UsageError
+from loihi_convert.files import sha256
+from loihi_convert.frontend.lowering import convert
+from loihi_convert.ir.network import ReluNetwork
+
+# What DistributedDataParallel and torch.compile put in front of every name.
+_WRAPPERS: Final = ("module.", "_orig_mod.")
+_MOST_NAMES: Final = 4
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A trained CNN, read and converted.
+
+    Parameters
+    ----------
+    path
+        The file of its weights.
+    model
+        The CNN, float32, in eval mode and without gradients.
+    network
+        The same as synapses with ReLU between them, input normalization folded.
+    provenance
+        What a ``.net`` file says about it, as JSON values; `reopen_source` needs it.
+    notes
+        What the user should know, one sentence each.
+    """
+
+    path: Path
+    model: nn.Module
+    network: ReluNetwork
+    provenance: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+
+def open_source(
+    path: Path,
+    *,
+    arch: str | None = None,
+    input_shape: Shape | None = None,
+    classes: Sequence[str] | None = None,
+    data: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Source:
+    """Return the CNN whose weights are in ``path``.
+
+    Parameters
+    ----------
+    path
+        A checkpoint of ours, or with ``arch`` a plain state dict; ``.pt`` or ``.safetensors``.
+    arch
+        ``package.module:factory``: a class of `torch.nn.Module`, a function without arguments that returns one, or an
+        instance; imported, and so run, with the current folder first on the path.
+    input_shape
+        ``(C, H, W)``; needed with ``arch``, and only then.
+    classes
+        The name of each output, only with ``arch``; by default their numbers.
+    data
+        What to record as the data set; by default the checkpoint's own.
+    mean, std
+        Per channel, where the CNN was trained on ``(pixel / 255 - mean) / std``.
+
+    Raises
+    ------
+    UsageError
+        If ``arch`` cannot be imported or does not yield a module, or the options do not fit the model or each other.
+    CheckpointError
+        If the file cannot be used, or its tensors are not those of the model.
+    UnsupportedModelError
+        If the CNN holds what cannot spike.
+    """
+    normalization = {name: list(values) for name, values in (("mean", mean), ("std", std)) if values is not None}
+    if arch is None:
+        if input_shape is not None or classes is not None:
+            raise UsageError(f"{path}: --input-shape and --classes go with --arch; a checkpoint says both itself.")
+        model, checkpoint = load_model(path)
+        network = convert(model, checkpoint.input_shape, mean=mean, std=std)
+        described = {
+            "architecture": checkpoint.architecture,
+            "data": checkpoint.data if data is None else data,
+            "classes": list(checkpoint.classes),
+            "seed": checkpoint.seed,
+            "test_accuracy": checkpoint.test_accuracy,
+        }
+        notes: tuple[str, ...] = ()
+    else:
+        if input_shape is None:
+            raise UsageError(f"{path}: a state dict does not say how large the images are; pass --input-shape C,H,W.")
+        state = load_state(path)
+        model, notes = _filled(_built(arch), state, arch, path)
+        network = convert(model, input_shape, mean=mean, std=std)
+        outputs = network.shapes[-1][0]
+        names = [str(number) for number in range(outputs)] if classes is None else list(classes)
+        if len(names) != outputs:
+            raise UsageError(
+                f"{path}: the CNN has {outputs} outputs, but there are {len(names)} classes; name as many as outputs "
+                "by --classes, or choose the --data it was trained on."
+            )
+        described = {"arch": arch, "data": data, "classes": names}
+    provenance = {"file": path.name, "sha256": sha256(path), **described, **normalization}
+    return Source(path, model, network, provenance, (*notes, *network.notes))
+
+
+def reopen_source(path: Path, recorded: Mapping[str, Any], input_shape: Shape, arch: str | None = None) -> Source:
+    """Return the CNN in ``path`` as it was when the file whose provenance is ``recorded`` was made.
+
+    Parameters
+    ----------
+    path
+        As `open_source`.
+    recorded
+        `Source.provenance`, as a file gives it back.
+    input_shape
+        ``(C, H, W)`` of the file's network.
+    arch
+        As `open_source`; what ``recorded`` says of it is not imported.
+
+    Raises
+    ------
+    InputError
+        As `open_source`; also if ``recorded`` holds a normalization that is no list of numbers.
+    UsageError
+        As `open_source`.
+    """
+    mean, std = _recorded_numbers(recorded, "mean"), _recorded_numbers(recorded, "std")
+    return open_source(path, arch=arch, input_shape=None if arch is None else input_shape, mean=mean, std=std)
+
+
+def _recorded_numbers(recorded: Mapping[str, Any], name: str) -> list[float] | None:
+    values = recorded.get(name)
+    if values is None:
+        return None
+    if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
+        raise InputError(f"the file says that {name} of its CNN is {values!r}, no list of numbers.")
+    return values
+
+
+def _built(arch: str) -> nn.Module:
+    """The untrained module that ``arch`` names."""
+    module_name, colon, name = arch.partition(":")
+    if not (colon and re.fullmatch(r"\w+(\.\w+)*", module_name) and re.fullmatch(r"\w+(\.\w+)*", name)):
+        raise UsageError(
+            f"--arch {arch}: allowed is package.module:factory, as in nets.small:make_cnn (a module's name, no path)."
+        )
+    with _current_folder_first():
+        target: Any = _run_users_code(arch, f"importing {module_name}", lambda: importlib.import_module(module_name))
+        for part in name.split("."):
+            if not hasattr(target, part):
+                known = [
+                    key
+                    for key, value in getattr(target, "__dict__", {}).items()
+                    if callable(value) and getattr(value, "__module__", None) == module_name
+                ]
+                raise UsageError(f"--arch {arch}: {module_name} has no {name}; it has {_listed(known)}.")
+            target = getattr(target, part)
+        if isinstance(target, nn.Module):
+            made: object = copy.deepcopy(target)
+        else:
+            _require_no_arguments(arch, name, target)
+            made = _run_users_code(arch, f"calling {name}", target)
+    if isinstance(made, nn.DataParallel):
+        made = made.module
+    if not isinstance(made, nn.Module):
+        raise UsageError(f"--arch {arch}: {name} gives {_article(made)}; it must give a torch.nn.Module.")
+    return made
+
+
+@contextlib.contextmanager
+def _current_folder_first() -> Iterator[None]:
+    """What the user's code prints goes to stderr: stdout is for results."""
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    importlib.invalidate_caches()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.path.remove(folder)
+
+
+def _run_users_code(arch: str, doing: str, call: Callable[[], Result]) -> Result:
+    """Return what ``call`` returns; whatever it raises becomes one sentence with its place."""
+    try:
+        return call()
+    # SystemExit: a script without `if __name__ == "__main__"`.
+    except (Exception, SystemExit) as error:
+        module_name = arch.partition(":")[0]
+        if isinstance(error, ModuleNotFoundError) and error.name in _parents(module_name):
+            raise UsageError(
+                f"--arch {arch}: there is no module {error.name} in the current folder or among the installed "
+                "packages; run loihi-convert where `import "
+                f"{module_name}` works."
+            ) from error
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(frame.filename).name}, line {frame.lineno}"
+        if isinstance(error, SyntaxError) and error.filename:
+            place = f"{Path(error.filename).name}, line {error.lineno}"
+        reason = (str(error) or "without a message").splitlines()[0]
+        raise UsageError(f"--arch {arch}: {doing} fails: {type(error).__name__}: {reason} ({place}).") from error
+
+
+def _parents(module_name: str) -> list[str]:
+    parts = module_name.split(".")
+    return [".".join(parts[: length + 1]) for length in range(len(parts))]
+
+
+def _require_no_arguments(arch: str, name: str, target: object) -> None:
+    if not callable(target):
+        raise UsageError(f"--arch {arch}: {name} is {_article(target)}; it must be a class or a function.")
+    try:
+        signature = inspect.signature(target)
+    except ValueError:
+        return
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    missing = [p.name for p in signature.parameters.values() if p.default is p.empty and p.kind not in kinds]
+    if missing:
+        raise UsageError(
+            f"--arch {arch}: {name} needs arguments ({', '.join(missing)}); name a function without arguments that "
+            f"returns {name}({', '.join(f'{p}=...' for p in missing)})."
+        )
+
+
+def _filled(model: nn.Module, state: Mapping[str, Tensor], arch: str, path: Path) -> tuple[nn.Module, tuple[str, ...]]:
+    """``model`` with the tensors of ``state`` in float32, and notes; every name and shape checked."""
+    model = model.cpu().float()
+    wanted = model.state_dict()
+    notes: list[str] = []
+    found = dict(state)
+    for prefix in _WRAPPERS * 2:
+        if all(name.startswith(prefix) for name in found) and not any(name.startswith(prefix) for name in wanted):
+            found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+            notes.append(f"{path.name}: the prefix {prefix!r} of every tensor's name is dropped.")
+    # Torch 0.4 did not write them; they do nothing at inference.
+    missing = [name for name in wanted.keys() - found.keys() if not name.endswith("num_batches_tracked")]
+    unexpected = found.keys() - wanted.keys()
+    if missing or unexpected:
+        parts = [f"it lacks {_listed(sorted(missing))}"] * bool(missing)
+        parts += [f"it has {_listed(sorted(unexpected))}, which the CNN does not know"] * bool(unexpected)
+        raise CheckpointError(
+            f"{path}: is not the state of {arch}: {'; '.join(parts)}. Name the CNN it was saved from."
+        )
+    for name, tensor in found.items():
+        _require_fit(name, tensor, wanted[name], arch, path)
+        found[name] = tensor.to(torch.float32) if tensor.is_floating_point() else tensor
+        if not bool(torch.isfinite(found[name]).all()):
+            raise CheckpointError(
+                f"{path}: {name} does not fit into float32; its largest value is {tensor.abs().max()}."
+            )
+    dtypes = sorted({_dtype(tensor) for tensor in state.values() if tensor.is_floating_point()} - {"float32"})
+    notes += [f"{path.name}: tensors of {_listed(dtypes)} are taken as float32."] * bool(dtypes)
+    model.load_state_dict(found, strict=False)
+    return model.requires_grad_(False).eval(), tuple(notes)
+
+
+def _require_fit(name: str, tensor: Tensor, wanted: Tensor, arch: str, path: Path) -> None:
+    if tensor.is_floating_point() != wanted.is_floating_point():
+        raise CheckpointError(
+            f"{path}: {name} is {_dtype(tensor)}, in {arch} it is {_dtype(wanted)}; quantized or converted weights are "
+            "not supported. Save the state dict of the model in floating point."
+        )
+    # A lazy module takes the shape that comes.
+    if not is_lazy(wanted) and tensor.shape != wanted.shape:
+        raise CheckpointError(
+            f"{path}: {name} has shape {tuple(tensor.shape)}, in {arch} it has {tuple(wanted.shape)}. Name the CNN "
+            "it was saved from, with the same channels and classes."
+        )
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _listed(names: Sequence[str]) -> str:
+    if not names:
+        return "nothing"
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
+
+
+def _article(value: object) -> str:
+    kind = type(value).__name__
+    return kind if value is None else f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"

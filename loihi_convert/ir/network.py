@@ -1,0 +1,180 @@
+"""The networks of real numbers and their layers; that of Loihi's integers is in `quantized.py`.
+
+============================  ====================  ================================================================
+network                       made by               between two layers
+============================  ====================  ================================================================
+`ReluNetwork`                 `lowering.convert`     ReLU; equals the CNN, batch norm folded
+`SpikingNetwork`              `balancing.balance`     integrate-and-fire neurons with real-valued thresholds
+`QuantizedNetwork`            `quantization.quantize`   integrate-and-fire neurons in Loihi's integers; can be exported
+============================  ====================  ================================================================
+
+A layer is a synapse (`synapse.py`) and a neuron. The last layer is the readout: without neurons it only integrates, and
+its membrane potential is the output; with neurons the output is how often each has fired. Arrays are read-only copies;
+shapes are computed, not stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from loihi_convert.arrays import Array, Shape, freeze
+from loihi_convert.ir.synapse import Synapse
+
+Reset = Literal["soft", "hard"]
+Readout = Literal["potential", "spikes"]
+
+
+@dataclass(frozen=True, eq=False)
+class ReluLayer:
+    """One synapse of the CNN; every layer but the last is followed by ReLU.
+
+    Parameters
+    ----------
+    name
+        The module's name in the CNN.
+    synapse
+        Its weights, batch norm folded.
+    threshold, levels
+        Where the activation is `qcfs.Qcfs`: its thresholds, float64 ``(C_out,)``, and L; ``None``: ReLU.
+    """
+
+    name: str
+    synapse: Synapse
+    threshold: Array | None = None
+    levels: int | None = None
+
+    def __post_init__(self) -> None:
+        freeze(self, "threshold")
+
+
+@dataclass(frozen=True, eq=False)
+class ReluNetwork:
+    """The CNN as a chain of synapses with ReLU between them.
+
+    Parameters
+    ----------
+    input_shape
+        ``(C, H, W)``.
+    layers
+        In order; the last one is `Dense` and has no ReLU. Inputs are pixels / 255, in 0..1.
+    notes
+        What was left out of the CNN, one sentence each.
+    """
+
+    input_shape: Shape
+    layers: tuple[ReluLayer, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Output shape of each layer."""
+        return output_shapes(self.input_shape, tuple(layer.synapse for layer in self.layers))
+
+
+@dataclass(frozen=True, eq=False)
+class IntegrateAndFire:
+    """Real-valued integrate-and-fire neurons, one set of numbers per channel: float64, each ``(C_out,)``.
+
+    At each step ``V += I; s = [V >= threshold]``, then ``V -= threshold * s`` (soft reset; paper, eq. 1) or ``V = 0``
+    where s = 1 (hard reset). The next layer receives ``amplitude * s``.
+
+    Parameters
+    ----------
+    threshold
+        Positive; infinite where the channel can never fire.
+    amplitude
+        What one spike is worth to the next layer: the threshold itself (compensated), with hard reset more than that
+        where it is fitted, or 1 (literal).
+    initial_potential
+        V before the first step; 0 <= V0 < threshold.
+    """
+
+    threshold: Array
+    amplitude: Array
+    initial_potential: Array
+
+    def __post_init__(self) -> None:
+        freeze(self, "threshold", "amplitude", "initial_potential")
+
+    @property
+    def is_literal(self) -> bool:
+        """Whether a spike is worth 1 instead of what stands for its threshold, in the channels that can fire."""
+        alive = np.isfinite(self.threshold)
+        return bool((self.amplitude == 1)[alive].all() and (self.threshold != 1)[alive].any())
+
+
+@dataclass(frozen=True, eq=False)
+class SpikingLayer:
+    """A synapse with the CNN's own weights, and its neurons.
+
+    Parameters
+    ----------
+    name
+        The module's name in the CNN.
+    synapse
+        Weights of the CNN, which receive amplitudes, and its biases.
+    neuron
+        ``None`` where the last layer only integrates.
+    correction
+        What `bias_correction.calibrate` has added to the CNN's bias, and is contained in ``synapse``: float64
+        ``(C_out,)``.
+    """
+
+    name: str
+    synapse: Synapse
+    neuron: IntegrateAndFire | None
+    correction: Array | None = None
+
+    def __post_init__(self) -> None:
+        freeze(self, "correction")
+
+
+@dataclass(frozen=True, eq=False)
+class SpikingNetwork:
+    """The CNN with spiking neurons in real numbers, thresholds balanced for ``timesteps``.
+
+    Parameters
+    ----------
+    input_shape
+        ``(C, H, W)``; inputs are pixels / 255.
+    layers
+        In order; only the last one may be without neurons.
+    timesteps
+        The latency T the thresholds were balanced for.
+    reset
+        ``"soft"`` or ``"hard"``.
+    poisson_seed
+        Pixels enter as Poisson spikes of this seed (`ir.poisson`); ``None``: as a constant current.
+    provenance
+        How it was made, as plain JSON values; carried into the exported file.
+    """
+
+    input_shape: Shape
+    layers: tuple[SpikingLayer, ...]
+    timesteps: int
+    reset: Reset
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    poisson_seed: int | None = None
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Output shape of each layer."""
+        return output_shapes(self.input_shape, tuple(layer.synapse for layer in self.layers))
+
+    @property
+    def readout(self) -> Readout:
+        """What the output is: the last layer's membrane potential, or the spikes it has fired."""
+        return "potential" if self.layers[-1].neuron is None else "spikes"
+
+
+def output_shapes(input_shape: Shape, synapses: tuple[Synapse, ...]) -> tuple[Shape, ...]:
+    """Return the output shape of each of ``synapses``, one behind the other."""
+    shapes = []
+    for synapse in synapses:
+        input_shape = synapse.output_shape(input_shape)
+        shapes.append(input_shape)
+    return tuple(shapes)

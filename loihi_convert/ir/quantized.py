@@ -1,0 +1,249 @@
+"""The network in Loihi's integers and its layers: what is exported, and run by every backend.
+
+One that Lava's CPU models would not compute exactly cannot be built. Arrays are read-only copies; shapes are computed,
+not stored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from loihi_convert.arrays import Array, Shape, freeze
+from loihi_convert.chip import limits, rules
+from loihi_convert.errors import RangeError
+from loihi_convert.ir.network import IntegrateAndFire, Readout, Reset, output_shapes
+from loihi_convert.ir.poisson import LARGEST_SEED
+from loihi_convert.ir.synapse import Synapse
+
+Target = Literal["lava", "loihi2"]
+"""What a `QuantizedNetwork` is for: Lava with soft-reset neurons of ours, or the stock processes of a Loihi 2 chip."""
+Thresholds = Literal["channel", "scalar"]
+
+MOST_TIMESTEPS: Final = 2**20
+"""Largest T: beyond it an output weight of 1 passes Loihi's potential range within an eighth of the steps."""
+
+LONGEST_NAME: Final = 400
+"""Characters of a layer's name."""
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerNeuron:
+    """Integrate-and-fire neurons in weight units: integers, each ``(C_out,)``.
+
+    At each step ``V = clip(V + I, -131071, 131071); s = [V >= threshold]``, then soft reset. With hard reset the neuron
+    is Lava's own LIF: it clips at +-131071.984375 (24 bits, 6 of them below 1) and fires where ``V > threshold - 1``.
+
+    Parameters
+    ----------
+    threshold
+        1..131072; 131072 never fires.
+    initial_potential
+        0..threshold - 1.
+    """
+
+    threshold: Array
+    initial_potential: Array
+
+    def __post_init__(self) -> None:
+        freeze(self, "threshold", "initial_potential")
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedLayer:
+    """One layer in Loihi's integers.
+
+    Parameters
+    ----------
+    name
+        The module's name in the CNN.
+    synapse
+        Integer weights and biases; pooling *sums* (the 1 / (k_h k_w) of the average is in ``scale``).
+    neuron
+        ``None`` where the last layer only integrates.
+    scale
+        ``(C_out,)``, float64: real potential = integer potential x scale.
+    largest_input
+        Largest value of one input: 2^p - 1 for p-bit pixels, 1 for spikes.
+    balanced
+        The real-valued neurons that ``neuron`` was rounded from; ``None`` where there are none.
+    correction
+        Of the `SpikingLayer`, in real numbers.
+    """
+
+    name: str
+    synapse: Synapse
+    neuron: IntegerNeuron | None
+    scale: Array
+    largest_input: int = 1
+    balanced: IntegrateAndFire | None = None
+    correction: Array | None = None
+
+    def __post_init__(self) -> None:
+        freeze(self, "scale", "correction")
+
+    @property
+    def weight(self) -> Array:
+        return self.synapse.weight
+
+    @property
+    def bias(self) -> Array | None:
+        return self.synapse.bias
+
+    @property
+    def threshold(self) -> Array | None:
+        return None if self.neuron is None else self.neuron.threshold
+
+    @property
+    def initial_potential(self) -> Array | None:
+        return None if self.neuron is None else self.neuron.initial_potential
+
+    @property
+    def used_amplitude(self) -> Array | None:
+        """What a spike is really worth to the next layer, its threshold rounded: float64 ``(C_out,)``.
+
+        The real amplitude, scaled as the threshold was: amplitude x (integer threshold x scale) / threshold; 0 where
+        the channel can never fire, ``None`` where there are no neurons.
+        """
+        if self.neuron is None or self.balanced is None:
+            return None
+        alive = np.isfinite(self.balanced.threshold)
+        share = self.neuron.threshold * self.scale / np.where(alive, self.balanced.threshold, 1.0)
+        return np.where(alive, self.balanced.amplitude * share, 0.0)
+
+    @property
+    def largest_synaptic_current(self) -> int:
+        """A bound on every partial sum of the weighted inputs, whatever the image: sum of |w| x largest input."""
+        per_channel = np.abs(self.weight.astype(np.int64)).reshape(self.synapse.channels, -1).sum(axis=1)
+        return int(per_channel.max()) * math.prod(self.synapse.pool) * self.largest_input
+
+    @property
+    def largest_current(self) -> int:
+        """The same with the bias."""
+        bias = 0 if self.bias is None else int(np.abs(self.bias.astype(np.int64)).max(initial=0))
+        return self.largest_synaptic_current + bias
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedNetwork:
+    """A network in Loihi's integers; one that breaks an exactness rule of `limits.py` cannot be built.
+
+    Parameters
+    ----------
+    input_shape
+        ``(C, H, W)``.
+    layers
+        In order; only the last one may be without neurons.
+    timesteps
+        The latency T the thresholds were balanced for.
+    proven_timesteps
+        Largest T for which the output potentials of the calibration images stay in range; with neurons in the last
+        layer, which keep them there, `MOST_TIMESTEPS`. With target ``loihi2``: ``timesteps``.
+    pixel_bits
+        p, 1..8: pixels enter as integers 0..2^p - 1; 8 where they enter as Poisson spikes.
+    reset
+        ``"soft"`` or ``"hard"``.
+    provenance
+        How it was made, as plain JSON values.
+    poisson_seed
+        As in `SpikingNetwork`.
+    target
+        ``"loihi2"``: it keeps the chip rules of `chip.rules` besides, and resets softly.
+    thresholds
+        ``"channel"``; or ``"scalar"``: all channels of a layer have the same threshold, and the file holds it once.
+    """
+
+    input_shape: Shape
+    layers: tuple[QuantizedLayer, ...]
+    timesteps: int
+    proven_timesteps: int
+    pixel_bits: int
+    reset: Reset
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    poisson_seed: int | None = None
+    target: Target = "lava"
+    thresholds: Thresholds = "channel"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.pixel_bits <= limits.MAX_PIXEL_BITS:
+            raise RangeError(f"pixels of {self.pixel_bits} bits; allowed are 1..{limits.MAX_PIXEL_BITS}")
+        require_poisson_seed(self.poisson_seed)
+        if self.poisson_seed is not None and self.pixel_bits != limits.MAX_PIXEL_BITS:
+            raise RangeError(f"pixels of {self.pixel_bits} bits, as Poisson spikes; these are drawn from 8 bits")
+        if not 1 <= self.timesteps <= self.proven_timesteps <= MOST_TIMESTEPS:
+            raise RangeError(
+                f"timesteps {self.timesteps} of {self.proven_timesteps} proven; allowed are 1..proven, and "
+                f"{MOST_TIMESTEPS:,} at most"
+            )
+        if self.target == "loihi2" and self.reset == "hard":
+            raise RangeError("hard reset with target loihi2; the circuit of stock processes resets softly")
+        kept = (
+            *rules.EXACTNESS_RULES,
+            *(rules.LIF_RULES if self.reset == "hard" else ()),
+            *(rules.CHIP_RULES if self.target == "loihi2" else ()),
+            *(rules.SCALAR_RULES if self.thresholds == "scalar" else ()),
+        )
+        for layer in self.layers:
+            # Names are printed: into tables, and by terminals that would obey their control characters.
+            if not layer.name.isprintable() or not 1 <= len(layer.name) <= LONGEST_NAME:
+                raise RangeError(
+                    f"a layer called {layer.name[:20]!a}; allowed are 1..{LONGEST_NAME} printable characters"
+                )
+            for rule in kept:
+                if found := rule(layer):
+                    raise RangeError(f"{layer.name}: {rule.__name__.replace('_', ' ')} does not hold: {found}")
+        for layer in self.layers[:-1]:
+            if layer.neuron is None:
+                raise RangeError(f"{layer.name}: a layer without neurons; only the last layer may only integrate")
+        if len(self.shapes[-1]) != 1:
+            raise RangeError(f"{self.layers[-1].name}: the last layer is a convolution; it must be dense")
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Output shape of each layer."""
+        return output_shapes(self.input_shape, tuple(layer.synapse for layer in self.layers))
+
+    @property
+    def readout(self) -> Readout:
+        """What the output is: the last layer's membrane potential, or the spikes it has fired."""
+        return "potential" if self.layers[-1].neuron is None else "spikes"
+
+    @property
+    def spiking_layers(self) -> tuple[QuantizedLayer, ...]:
+        """The layers that have neurons: all, or all but the last."""
+        return self.layers if self.readout == "spikes" else self.layers[:-1]
+
+    @property
+    def fan_outs(self) -> tuple[Array, ...]:
+        """Synapses of nonzero weight that leave each neuron of each spiking layer: int64 of the layer's shape."""
+        hidden = [after.synapse.fan_out(shape) for after, shape in zip(self.layers[1:], self.shapes[:-1], strict=True)]
+        output = np.zeros(self.shapes[-1], np.int64)
+        return (*hidden, output)[: len(self.spiking_layers)]
+
+    def pixels(self, images: Array) -> Array:
+        """uint8 images as the p-bit integers that enter the network: round(image / 255 x (2^p - 1)), uint8."""
+        return with_pixel_bits(images, self.pixel_bits)
+
+
+def largest_pixel(poisson_seed: int | None, pixel_bits: int) -> int:
+    """Return what a white pixel enters as in one step: 2^pixel_bits - 1, or 1 where it is a Poisson spike."""
+    return 2**pixel_bits - 1 if poisson_seed is None else 1
+
+
+def require_poisson_seed(seed: int | None) -> None:
+    """Raise a `RangeError` unless ``seed`` is one of Poisson input, or there is none."""
+    if seed is not None and not 0 <= seed <= LARGEST_SEED:
+        raise RangeError(f"a seed of {seed} for Poisson input; allowed are 0..{LARGEST_SEED}")
+
+
+def with_pixel_bits(images: Array, pixel_bits: int) -> Array:
+    """Return round(image / 255 x (2^pixel_bits - 1)) for uint8 images: uint8 of the same shape."""
+    if pixel_bits == limits.MAX_PIXEL_BITS:
+        return images
+    # A half cannot occur: 255 is odd.
+    levels = 2**pixel_bits - 1
+    return np.asarray((images.astype(np.uint16) * (2 * levels) + 255) // 510, np.uint8)

@@ -1,0 +1,201 @@
+"""Synapses: the linear maps from input spikes to input current, and their exact geometry.
+
+Axes: C H W for images and feature maps, ``(C_out, C_in / groups, K_h, K_w)`` and ``(N_out, N_in)`` for weights, as in
+PyTorch. The same classes hold real numbers and integers. Arrays are read-only copies; shapes are computed, not stored.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from loihi_convert.arrays import Array, Pair, Shape, freeze
+from loihi_convert.errors import InputError
+
+
+def pooled_shape(input_shape: Shape, pool: Pair) -> Shape:
+    """Return the shape that pooling leaves of ``(C, H, W)``, or, where there is none, of any input."""
+    if pool == (1, 1):
+        return input_shape
+    channels, height, width = input_shape
+    return channels, height // pool[0], width // pool[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Conv:
+    """A convolution (cross-correlation, as in PyTorch) behind an average pooling of its input.
+
+    Parameters
+    ----------
+    weight
+        ``(C_out, C_in / groups, K_h, K_w)``.
+    bias
+        ``(C_out,)``, ``(C_out, H_out, W_out)`` or ``None``; added at every time step.
+    stride, padding, dilation
+        (vertical, horizontal), in units of the pooled input.
+    groups
+        Number of channel groups.
+    pool
+        (vertical, horizontal) window = stride of the average pooling applied to the input first; (1, 1) is none.
+    """
+
+    weight: Array
+    bias: Array | None = None
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    pool: Pair = (1, 1)
+
+    def __post_init__(self) -> None:
+        freeze(self, "weight", "bias")
+
+    @property
+    def channels(self) -> int:
+        """Number of output channels."""
+        return int(self.weight.shape[0])
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """``(C_out, H_out, W_out)`` for an input of ``(C_in, H, W)`` before pooling."""
+        if len(input_shape) != 3 or input_shape[0] != self.weight.shape[1] * self.groups:
+            expected = self.weight.shape[1] * self.groups
+            raise InputError(f"a convolution of {expected} input channels was given an input of shape {input_shape}")
+        size = [
+            (extent + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
+            for extent, pad, dilation, kernel, stride in zip(
+                pooled_shape(input_shape, self.pool)[1:],
+                self.padding,
+                self.dilation,
+                self.weight.shape[2:],
+                self.stride,
+                strict=True,
+            )
+        ]
+        if min(size) < 1:
+            raise InputError(f"a kernel of {self.weight.shape[2:]} does not fit into an input of shape {input_shape}")
+        return (self.channels, *size)
+
+    def fan_out(self, input_shape: Shape) -> Array:
+        """Number of synapses of nonzero weight that leave each input neuron: int64 of ``input_shape``."""
+        _, height, width = pooled_shape(input_shape, self.pool)
+        _, out_height, out_width = self.output_shape(input_shape)
+        grouped = (self.weight != 0).reshape(self.groups, -1, *self.weight.shape[1:])
+        per_tap = grouped.sum(axis=1).reshape(-1, *self.weight.shape[2:])
+        (pad_h, pad_w), (stride_h, stride_w) = self.padding, self.stride
+        padded = np.zeros((input_shape[0], height + 2 * pad_h, width + 2 * pad_w), np.int64)
+        for tap_h in range(per_tap.shape[1]):
+            for tap_w in range(per_tap.shape[2]):
+                top, left = tap_h * self.dilation[0], tap_w * self.dilation[1]
+                rows = slice(top, top + (out_height - 1) * stride_h + 1, stride_h)
+                columns = slice(left, left + (out_width - 1) * stride_w + 1, stride_w)
+                padded[:, rows, columns] += per_tap[:, tap_h, tap_w, None, None]
+        return _unpooled(padded[:, pad_h : pad_h + height, pad_w : pad_w + width], input_shape, self.pool)
+
+    def without_pooling(self, input_shape: Shape) -> Conv:
+        """The same integers from one strided convolution: conv(sumpool_k(s), w) has every tap of w repeated k x k.
+
+        Exact where k divides the input's size or the convolution is not padded; `convert` admits nothing else.
+        Dilation is written out as zeros in the kernel.
+        """
+        if self.pool == (1, 1):
+            return self
+        (pool_h, pool_w), (stride_h, stride_w), (pad_h, pad_w) = self.pool, self.stride, self.padding
+        kernel_h, kernel_w = (d * (k - 1) + 1 for d, k in zip(self.dilation, self.weight.shape[2:], strict=True))
+        dilated = np.zeros((*self.weight.shape[:2], kernel_h, kernel_w), self.weight.dtype)
+        dilated[:, :, :: self.dilation[0], :: self.dilation[1]] = self.weight
+        return Conv(
+            weight=dilated.repeat(pool_h, axis=2).repeat(pool_w, axis=3),
+            bias=self.bias,
+            stride=(stride_h * pool_h, stride_w * pool_w),
+            padding=(pad_h * pool_h, pad_w * pool_w),
+            groups=self.groups,
+        )
+
+    def with_input_factors(self, factors: Array) -> Conv:
+        """The same convolution for inputs whose channel c counts ``factors[c]``: float, ``factors`` is ``(C_in,)``."""
+        per_group = factors.reshape(self.groups, 1, -1, 1, 1)
+        grouped = self.weight.reshape(self.groups, -1, *self.weight.shape[1:])
+        return replace(self, weight=(grouped * per_group).reshape(self.weight.shape))
+
+    def with_added_bias(self, bias: Array) -> Conv:
+        """The same convolution with ``bias``, ``(C_out,)``, on top of its own."""
+        return replace(self, bias=_added(self.bias, bias))
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """A fully connected synapse behind an average pooling and a flattening (C, H, W order) of its input.
+
+    Parameters
+    ----------
+    weight
+        ``(N_out, N_in)``, ``N_in`` counted after pooling.
+    bias
+        ``(N_out,)`` or ``None``; added at every time step.
+    pool
+        As in `Conv`; needs an input of three axes.
+    """
+
+    weight: Array
+    bias: Array | None = None
+    pool: Pair = (1, 1)
+
+    def __post_init__(self) -> None:
+        freeze(self, "weight", "bias")
+
+    @property
+    def channels(self) -> int:
+        """Number of output neurons, each a channel of its own."""
+        return int(self.weight.shape[0])
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """``(N_out,)`` for an input of ``(C, H, W)`` or ``(N,)`` before pooling."""
+        found = math.prod(pooled_shape(input_shape, self.pool))
+        if found != self.weight.shape[1]:
+            raise InputError(
+                f"a dense layer of {self.weight.shape[1]} inputs was given {found}, "
+                f"from an input of shape {input_shape}"
+            )
+        return (self.channels,)
+
+    def fan_out(self, input_shape: Shape) -> Array:
+        """Number of synapses of nonzero weight that leave each input neuron: int64 of ``input_shape``."""
+        counts = np.count_nonzero(self.weight, axis=0).reshape(pooled_shape(input_shape, self.pool))
+        return _unpooled(counts, input_shape, self.pool)
+
+    def without_pooling(self, input_shape: Shape) -> Dense:
+        """The same integers from one dense synapse: every weight stands at each input of its pooling window."""
+        if self.pool == (1, 1):
+            return self
+        pooled = self.weight.reshape(-1, *pooled_shape(input_shape, self.pool))
+        repeated = pooled.repeat(self.pool[0], axis=2).repeat(self.pool[1], axis=3)
+        full = np.zeros((self.channels, *input_shape), self.weight.dtype)
+        full[:, :, : repeated.shape[2], : repeated.shape[3]] = repeated
+        return Dense(weight=full.reshape(self.channels, -1), bias=self.bias)
+
+    def with_input_factors(self, factors: Array) -> Dense:
+        """The same synapse for inputs whose channel c counts ``factors[c]``: float, ``factors`` is ``(C_in,)``."""
+        return replace(self, weight=self.weight * np.repeat(factors, self.weight.shape[1] // factors.size))
+
+    def with_added_bias(self, bias: Array) -> Dense:
+        """The same synapse with ``bias``, ``(N_out,)``, on top of its own."""
+        return replace(self, bias=_added(self.bias, bias))
+
+
+Synapse = Conv | Dense
+
+
+def _added(own: Array | None, bias: Array) -> Array:
+    return bias if own is None else own + bias.reshape(-1, *(1,) * (own.ndim - 1))
+
+
+def _unpooled(counts: Array, input_shape: Shape, pool: Pair) -> Array:
+    """Each pooled count at every input of its window; inputs that no window covers have none."""
+    if pool == (1, 1):
+        return counts.astype(np.int64)
+    full = np.zeros(input_shape, np.int64)
+    repeated = counts.repeat(pool[0], axis=1).repeat(pool[1], axis=2)
+    full[:, : repeated.shape[1], : repeated.shape[2]] = repeated
+    return full

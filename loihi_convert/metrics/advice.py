@@ -1,0 +1,259 @@
+"""A diagnosis in plain words, for someone who knows PyTorch and not Loihi: what is lost, where, why, what to try."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from loihi_convert.chip import limits
+
+if TYPE_CHECKING:
+    from loihi_convert.ir.quantized import QuantizedNetwork
+    from loihi_convert.metrics.diagnosis import Diagnosis, Layer
+    from loihi_convert.simulation.intermediate import Cause
+
+CAUSES: Final[Mapping[Cause, str]] = {
+    "clipping": "clipping at the thresholds",
+    "amplitude": "spikes worth 1, not their threshold",
+    "levels": "rounding to T + 1 spike counts",
+    "initial_potential": "initial potential",
+    "timing": "uneven spike timing",
+    "input": "chance in Poisson input",
+    "correction": "corrected biases",
+    "reset": "hard reset",
+    "weights": "weight bits",
+    "thresholds": "bits of thresholds, biases, pixels",
+    "saturation": "saturation of potentials",
+}
+"""Each cause in a few words."""
+
+Value = TypeVar("Value", float, int, str)
+
+HIGH_THRESHOLD: Final = 2.0
+"""A threshold of so many times the largest activation leaves half of the spike counts, or more, without use."""
+
+
+def verdict(diagnosis: Diagnosis) -> str:
+    """Return what is lost, what loses it and where, in a few sentences."""
+    count = f"{diagnosis.image_count:,} images"
+    if diagnosis.measure == "accuracy":
+        what = f"{diagnosis.loss_points:.2f} points of accuracy on {count}"
+    else:
+        what = f"the CNN's class on {diagnosis.lost_images:,} of {count}"
+    if diagnosis.main_cause is None:
+        found = f"loses {what}, {'little' if diagnosis.is_small else 'no more than chance may make it'}"
+        if diagnosis.lost_images <= 0:
+            found = f"gives no fewer of {count} their right class than the CNN"
+        changing = max(diagnosis.stages, key=lambda stage: stage.changed_images)
+        most = "" if changing.cause is None else f" Most classes change by {CAUSES[changing.cause]}."
+        more = "" if diagnosis.is_small else " More --images would tell."
+        return (
+            f"Nothing to mend: the file {found} ({diagnosis.newly_wrong} newly wrong, {diagnosis.newly_right} newly "
+            f"right).{more}{most}"
+        )
+    (stage,) = (stage for stage in diagnosis.stages if stage.cause == diagnosis.main_cause)
+    points = 100 * stage.remaining_images / diagnosis.image_count
+    return (
+        f"The file loses {what}. Main cause: {CAUSES[diagnosis.main_cause]} ({points:.2f} points). Half of the loss is "
+        f"there after layer {diagnosis.first_layer}."
+    )
+
+
+def advice(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
+    """Return what to try, the most promising first; nothing if the loss is not noteworthy.
+
+    Parameters
+    ----------
+    diagnosis
+        From `diagnose.diagnose`.
+    network
+        What it is of; its provenance says how it was made.
+    """
+    if diagnosis.main_cause is None:
+        return ()
+    balanced, steps = diagnosis.balanced_timesteps, diagnosis.timesteps
+    other_timesteps = (
+        f"The thresholds are balanced for T = {balanced}: `export -T {steps}` balances them for T = {steps}."
+    )
+    mixed = (other_timesteps,) if balanced != steps and network.spiking_layers else ()
+    return (*mixed, *_ADVICE[diagnosis.main_cause](diagnosis, network))
+
+
+def _clipping(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
+    layer = max(_spiking(diagnosis), key=lambda layer: layer.share_above_threshold or 0)
+    share = layer.share_above_threshold or 0
+    found = (
+        f"{layer.name}: {100 * share:.1f} % of the positive activations are above the threshold, where a neuron that "
+        "spikes at every step says no more."
+    )
+    alpha = _option(network, "balance", "alpha", 1.0)
+    if alpha == 1 and _option(network, "balance", "method", "") == "least-squares":
+        starts_empty = _option(network, "balance", "initial_potential", "") == "zero"
+        return (
+            f"{found} Balancing chose such thresholds because T = {diagnosis.timesteps} steps say little with higher "
+            "ones.",
+            *(
+                ("Neurons that start at half of their threshold need no low ones: `export --initial-potential half`.",)
+                if starts_empty and diagnosis.reset == "soft"
+                else ()
+            ),
+            *_more_steps(diagnosis),
+        )
+    return (
+        *((f"`--alpha {alpha}` lowered the thresholds: leave it out.",) if alpha != 1 else ()),
+        f"{found} Raise the thresholds: `export --balance auto`, or `--balance ngu-lee`, or `--balance percentile "
+        "--percentile 99.9`.",
+        "If the file was balanced on other images than these, calibrate on images like these (`--data`, "
+        "`--calibration all`).",
+    )
+
+
+def _amplitude(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
+    return ("Let a spike count as its threshold: `export --amplitude compensated`.",)
+
+
+def _levels(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
+    layer = max(_spiking(diagnosis), key=lambda layer: layer.threshold_to_largest or 0)
+    ratio = layer.threshold_to_largest or 0
+    if ratio >= HIGH_THRESHOLD:
+        return (
+            f"{layer.name}: thresholds are {ratio:.1f} times the largest activation (median over channels), so neurons "
+            "hardly ever spike. Lower the thresholds: `export --balance auto`, or `--balance percentile --percentile "
+            "99`.",
+            *_more_steps(diagnosis),
+        )
+    return (
+        f"T = {diagnosis.timesteps} steps can say only {diagnosis.timesteps + 1} different activations.",
+        *_more_steps(diagnosis),
+    )
+
+
+def _initial_potential(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
+    if _option(network, "balance", "initial_potential", "") == "half":
+        return (
+            "The corrected initial potentials do not suit these images: `export --no-correct`, or calibrate on images "
+            "like these (`--data`, `--calibration all`).",
+        )
+    option = "--reset soft" if diagnosis.reset == "hard" else "--initial-potential half"
+    return (
+        "Neurons start at potential 0, so that spike counts are rounded down: on average half a spike is lost in each "
+        f"neuron. `export {option}`: they start at half of their threshold, which rounds to nearest.",
+        *_more_steps(diagnosis),
+    )
+
+
+def _timing(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
+    corrected = "calibration" in network.provenance
+    return (
+        "Spikes of a layer arrive in bursts and gaps, and a neuron that has spiked for a burst cannot take it back "
+        "when negative input follows.",
+        *_more_steps(diagnosis),
+        *(() if corrected else ("`export --correct` mends what that does to the mean of each channel.",)),
+    )
+
+
+def _input(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
+    return (
+        "Pixels enter as random spikes, whose number is right only on average: `export --input constant` gives each "
+        "step the pixels themselves.",
+        *_more_steps(diagnosis),
+    )
+
+
+def _correction(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
+    return (
+        "The corrections do not suit these images: `export --no-correct`, or calibrate on images like these (`--data`, "
+        "`--calibration all`).",
+    )
+
+
+def _reset(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
+    return (
+        "A hard reset throws away what exceeds the threshold: `export --reset soft` keeps it.",
+        "If it must be Lava's own LIF: thresholds well above the input of a single step lose less, so a larger T, "
+        f"`export --reset hard -T {2 * diagnosis.timesteps}`.",
+    )
+
+
+def _weights(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
+    bits = _option(network, "quantize", "weight_bits", 8)
+    if bits < 8:
+        return (
+            f"The weights were rounded to {bits} bits: `export --weight-bits 8`.",
+            f"If it must be {bits} bits, train with rounded weights: `train --qcfs {_qcfs_levels(diagnosis)} "
+            f"--weight-bits {bits} --from model.pt`, then export that with `--weight-bits {bits}`.",
+        )
+    layer = min(diagnosis.layers, key=lambda layer: layer.weight_bits)
+    larger, lower = "inputs", ""
+    if network.spiking_layers:
+        larger = "thresholds or inputs"
+        lower = "; lower thresholds do in any layer: `--balance percentile --percentile 99`"
+    return (
+        f"{layer.name}: the widest weights use {layer.weight_bits} of 8 bits, because {larger} are so much larger that "
+        "they take up the range of the potential. In the first layer fewer bits of pixels leave more bits of weights: "
+        f"`export --pixel-bits 6`{lower}.",
+        "Weights far larger than the others of their channel take the bits from these: train with weight decay, or "
+        f"with rounded weights (`train --qcfs {_qcfs_levels(diagnosis)} --weight-bits 8 --from model.pt`).",
+    )
+
+
+def _thresholds(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
+    more_pixels = f"Pixels enter with {network.pixel_bits} bits: try `export --pixel-bits {network.pixel_bits + 1}`."
+    pixels = (more_pixels,) if network.pixel_bits < limits.MAX_PIXEL_BITS else ()
+    if not network.spiking_layers:
+        return pixels
+    smallest, name = min((int(layer.neuron.threshold.min()), layer.name) for layer in network.layers if layer.neuron)
+    bits = _option(network, "quantize", "weight_bits", 8)
+    return (
+        *pixels,
+        f"{name}: the smallest threshold is {smallest} weight units, so rounding can change it by {50 / smallest:.2g} %"
+        + (f"; more bits of weights make it larger: `export --weight-bits 8` instead of {bits}." if bits < 8 else "."),
+    )
+
+
+def _saturation(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
+    layer = max(diagnosis.layers, key=lambda layer: layer.saturated_images)
+    return (
+        f"{layer.name}: on {layer.saturated_images:,} of {diagnosis.image_count:,} images a potential ran into "
+        f"+-{limits.POTENTIAL_LIMIT:,}, the end of Loihi's range. The calibration images did not come that far: "
+        "calibrate on more of them, or on images like these (`export --calibration all`, `--data`).",
+    )
+
+
+_ADVICE: Final = {
+    "clipping": _clipping,
+    "amplitude": _amplitude,
+    "levels": _levels,
+    "initial_potential": _initial_potential,
+    "timing": _timing,
+    "input": _input,
+    "correction": _correction,
+    "reset": _reset,
+    "weights": _weights,
+    "thresholds": _thresholds,
+    "saturation": _saturation,
+}
+
+
+def _more_steps(diagnosis: Diagnosis) -> tuple[str, ...]:
+    return (
+        f"More time steps: `export -T {2 * diagnosis.timesteps}`.",
+        f"As few time steps, a few epochs of training: `train --qcfs {_qcfs_levels(diagnosis)} --from model.pt -o "
+        f"low.pt`, then `export low.pt -T {diagnosis.timesteps}`.",
+    )
+
+
+def _qcfs_levels(diagnosis: Diagnosis) -> int:
+    """4 levels do for the fewest steps; a level for each step beyond gains nothing above 16."""
+    return min(max(4, diagnosis.timesteps), 16)
+
+
+def _spiking(diagnosis: Diagnosis) -> tuple[Layer, ...]:
+    return diagnosis.layers if diagnosis.readout == "spikes" else diagnosis.layers[:-1]
+
+
+def _option(network: QuantizedNetwork, stage: str, name: str, default: Value) -> Value:
+    """An option of ``balance`` or ``quantize``, if the file says it as a value of the same kind."""
+    options = network.provenance.get(stage)
+    found = options.get(name) if isinstance(options, dict) else None
+    return found if isinstance(found, type(default)) else default

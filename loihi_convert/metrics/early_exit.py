@@ -1,0 +1,311 @@
+"""Early exit: average latency against accuracy where each image stops once its class is clear.
+
+The margin rule (the Top-K cutoff of D. Wu et al., Front. Neurosci. 2025, 19, 1522788): stop after the first step at
+which the output of the first class leads that of the second by at least the margin, at the latest after T. Outputs are
+those of `RunResult.outputs`: potentials in weight units of the last layer, which has one scale for all classes, or
+spike counts; so leads and margins are integers of that unit.
+
+The margin is chosen on images that are not run. Everything is read from the recorded outputs of whole runs of T steps:
+no step is left out there, only counted. Steps are those of one layer; on Lava every layer adds one, so the average
+latency there is the average T + depth. By then a layer has also worked for a step more than the one behind it; that
+work is not in the synaptic operations here, as it is not in those of `evaluate`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from loihi_convert.arrays import Array
+from loihi_convert.backends.result import RunResult
+from loihi_convert.data.dataset import HeldOutSplit
+from loihi_convert.errors import DataError, UsageError
+from loihi_convert.records import Interval, Record, wilson_interval
+
+TOLERANCE_POINTS: Final = 0.1
+"""Percentage points of accuracy that the chosen margin may lose against T, on the images that choose it."""
+
+CURVE_POINTS: Final = 16
+"""Margins of the curve, besides the chosen one and none: even steps of log T, from 1."""
+
+
+class MarginChoice(Record):
+    """The margins of early exit, chosen for a network and a T on images that are not run.
+
+    Attributes
+    ----------
+    margin
+        The smallest with which those images lose at most `tolerance_points` of accuracy against T. On other images
+        the loss may be larger: with 0.1 points of 2,000 images, two more or fewer wrong ones decide.
+    curve_margins
+        The smallest with which their average T is 1, T^(1/16), ..., T^(15/16) (`CURVE_POINTS`); ascending.
+    tolerance_points
+        Percentage points, 0..100.
+    timesteps
+        T.
+    split, image_count
+        Where the images are from, and how many. Calibration images have also set the thresholds, which flatters them
+        a little; validation images have not.
+    by_labels
+        Whether their labels were known; where not, the class after T counted as right.
+    """
+
+    margin: int
+    curve_margins: tuple[int, ...]
+    tolerance_points: float
+    timesteps: int
+    split: HeldOutSplit
+    image_count: int
+    by_labels: bool
+
+
+class ExitPoint(Record):
+    """What one margin gives on the images that ran. Fractions are 0..1, None where nothing is compared.
+
+    Attributes
+    ----------
+    margin
+        Least lead of the first class over the second, in units of the output; None: no image stops before T.
+    average_timesteps
+        Mean over images of the step 1..T after which they stop.
+    median_timesteps, percentile_95_timesteps
+        The first step after which half, or 95 %, of the images have stopped.
+    correct_count, accuracy, accuracy_interval
+        Of the classes at those steps; the interval is Wilson's, 95 %.
+    agreement_with_cnn
+        Fraction of images that get the CNN's class.
+    agreement_with_last
+        Fraction of images that get the class they have after T.
+    synaptic_operations
+        As `evaluate.Point.synaptic_operations`, of each image's steps until it stops.
+    """
+
+    margin: int | None
+    average_timesteps: float
+    median_timesteps: int
+    percentile_95_timesteps: int
+    correct_count: int | None
+    accuracy: float | None
+    accuracy_interval: Interval | None
+    agreement_with_cnn: float | None
+    agreement_with_last: float
+    synaptic_operations: float
+
+
+class EarlyExit(Record):
+    """Average T against accuracy of one run.
+
+    Attributes
+    ----------
+    choice
+        The margins, and what chose them.
+    points
+        By ascending margin: those of `choice`, and None (no image stops before T).
+    exit_share
+        Fraction of images that stop after each step 1..T, with the chosen margin.
+    synaptic_operations_saved
+        1 - their mean with the chosen margin / that of all T steps; None where there are none.
+    """
+
+    choice: MarginChoice
+    points: tuple[ExitPoint, ...]
+    exit_share: tuple[float, ...]
+    synaptic_operations_saved: float | None
+
+    @property
+    def chosen_point(self) -> ExitPoint:
+        """The point of the chosen margin."""
+        return next(point for point in self.points if point.margin == self.choice.margin)
+
+
+def exit_steps(outputs: Array, margin: int | None) -> tuple[Array, Array]:
+    """Return the step 1..T after which each image stops, int64 ``(N,)``, and its class then, int64 ``(N,)``.
+
+    The step is min {t : lead(t) >= margin}, at most T, where lead(t) >= 0 is the largest output minus the second
+    largest after step t. Classes with equal outputs have a lead of 0: margin 0 stops every image after step 1, and any
+    larger one waits until a class leads. The class is the lowest among equals, as in `RunResult.predictions`.
+
+    Parameters
+    ----------
+    outputs
+        Integers ``(N, T, classes)``, at least 2 classes.
+    margin
+        Whole number from 0, or None: no image stops before T.
+
+    Raises
+    ------
+    DataError
+        If ``outputs`` have another shape, or the margin is negative.
+    """
+    highest = _highest_leads(outputs)
+    steps = _steps(highest, margin)
+    return steps, _at(outputs.argmax(axis=2), steps)
+
+
+def choose_margin(
+    outputs: Array, labels: Array | None, *, split: HeldOutSplit, tolerance_points: float = TOLERANCE_POINTS
+) -> MarginChoice:
+    """Return the smallest margin with which at most that many percentage points of accuracy are lost against T.
+
+    Parameters
+    ----------
+    outputs
+        Of images that are not run, integers ``(N, T, classes)``.
+    labels
+        ``(N,)``; without them, the class after T counts as right.
+    split
+        Where the images are from.
+    tolerance_points
+        Percentage points, 0..100.
+
+    Raises
+    ------
+    UsageError
+        If the tolerance is out of range.
+    DataError
+        As `exit_steps`, and if there is not one label for each image.
+    """
+    require_tolerance(tolerance_points)
+    trade = _trade(outputs, labels)
+    image_count, timesteps, _ = outputs.shape
+    # The last margin is larger than every lead before T, and loses nothing.
+    lost = trade.correct_counts[-1] - trade.correct_counts
+    averages = [timesteps ** (k / CURVE_POINTS) for k in range(CURVE_POINTS)]
+    return MarginChoice(
+        margin=int(trade.margins[np.argmax(100 * lost <= tolerance_points * image_count)]),
+        curve_margins=tuple(sorted(set(trade.margins[np.searchsorted(trade.average_timesteps, averages)].tolist()))),
+        tolerance_points=tolerance_points,
+        timesteps=timesteps,
+        split=split,
+        image_count=image_count,
+        by_labels=labels is not None,
+    )
+
+
+def require_tolerance(tolerance_points: float) -> None:
+    """Raise the `UsageError` of `choose_margin` if the tolerance is out of range; it can be known before a run."""
+    if not 0 <= tolerance_points <= 100:
+        raise UsageError(f"--exit-tolerance {tolerance_points}: allowed are 0..100 percentage points of accuracy.")
+
+
+def evaluate_early_exit(
+    result: RunResult, choice: MarginChoice, *, labels: Array | None = None, cnn_predictions: Array | None = None
+) -> EarlyExit:
+    """Return what stopping early gives on the images of ``result``.
+
+    Parameters
+    ----------
+    result
+        Of N images over T time steps.
+    choice
+        Made with the same network and T on other images.
+    labels, cnn_predictions
+        ``(N,)``: what each image is, and the CNN's class of it, if known.
+
+    Raises
+    ------
+    DataError
+        If the shapes do not belong together, or there are fewer than 2 classes.
+    """
+    outputs = result.outputs
+    if outputs.shape[1] != choice.timesteps:
+        raise DataError(
+            f"early exit: the run has {outputs.shape[1]} time steps, the margin was chosen with {choice.timesteps}; "
+            "a margin is for one T. Choose it anew."
+        )
+    _check_one_each("labels", labels, outputs)
+    _check_one_each("CNN predictions", cnn_predictions, outputs)
+    highest, predictions = _highest_leads(outputs), outputs.argmax(axis=2)
+    operations = result.synaptic_operations.sum(axis=2).cumsum(axis=1)
+    image_count, timesteps = predictions.shape
+
+    def fraction(classes: Array, expected: Array | None) -> float | None:
+        return None if expected is None else float((classes == expected).mean())
+
+    def point(margin: int | None) -> ExitPoint:
+        steps = _steps(highest, margin)
+        classes = _at(predictions, steps)
+        stopped = np.bincount(steps).cumsum()
+        correct = None if labels is None else int((classes == labels).sum())
+        return ExitPoint(
+            margin=margin,
+            average_timesteps=float(steps.mean()),
+            median_timesteps=int(np.argmax(2 * stopped >= image_count)),
+            percentile_95_timesteps=int(np.argmax(100 * stopped >= 95 * image_count)),
+            correct_count=correct,
+            accuracy=fraction(classes, labels),
+            accuracy_interval=None if correct is None else wilson_interval(correct, image_count),
+            agreement_with_cnn=fraction(classes, cnn_predictions),
+            agreement_with_last=float((classes == predictions[:, -1]).mean()),
+            synaptic_operations=float(_at(operations, steps).mean()),
+        )
+
+    points = tuple(point(margin) for margin in (*sorted({choice.margin, *choice.curve_margins}), None))
+    steps, _ = exit_steps(outputs, choice.margin)
+    needed, all_steps = _at(operations, steps).mean(), operations[:, -1].mean()
+    return EarlyExit(
+        choice=choice,
+        points=points,
+        exit_share=tuple((np.bincount(steps - 1, minlength=timesteps) / image_count).tolist()),
+        synaptic_operations_saved=float(1 - needed / all_steps) if all_steps else None,
+    )
+
+
+class _Trade(NamedTuple):
+    """Latency against accuracy at every margin from which on some image stops later, ascending, the first one 0."""
+
+    margins: Array
+    average_timesteps: Array
+    correct_counts: Array
+
+
+def _trade(outputs: Array, labels: Array | None) -> _Trade:
+    """What holds at margin m holds up to the next one.
+
+    An image stops after step t for m in (h(t - 1), h(t)], where h(t) is its highest lead in steps 1..t: at
+    m = h(t) + 1 it goes on to t + 1, and one right answer comes or goes if the two classes are not both right or wrong.
+    """
+    highest = _highest_leads(outputs)
+    _check_one_each("labels", labels, outputs)
+    predictions = outputs.argmax(axis=2)
+    right = (predictions == (predictions[:, -1] if labels is None else labels)[:, None]).astype(np.int64)
+    margins, place = np.unique(highest + 1, return_inverse=True)
+    place = place.ravel()
+    later = np.bincount(place)
+    gained = np.bincount(place, weights=np.diff(right, axis=1).ravel()).astype(np.int64)
+    return _Trade(
+        margins=np.append(0, margins),
+        average_timesteps=1 + np.append(0, later).cumsum() / len(outputs),
+        correct_counts=right[:, 0].sum() + np.append(0, gained).cumsum(),
+    )
+
+
+def _highest_leads(outputs: Array) -> Array:
+    """int64 ``(N, T - 1)``: the largest lead in steps 1..t, for each t < T."""
+    if outputs.ndim != 3 or len(outputs) < 1 or outputs.shape[1] < 1 or outputs.shape[2] < 2:
+        raise DataError(
+            f"early exit: found outputs {outputs.shape}; a lead needs (N, T, classes), N and T >= 1, classes >= 2."
+        )
+    two = np.partition(outputs[:, :-1], -2, axis=2)[:, :, -2:].astype(np.int64)
+    highest: Array = np.maximum.accumulate(two[:, :, 1] - two[:, :, 0], axis=1)
+    return highest
+
+
+def _steps(highest: Array, margin: int | None) -> Array:
+    """The step after which each image stops: one more than the steps before T up to which its leads are too small."""
+    if margin is not None and margin < 0:
+        raise DataError(f"early exit: the margin is {margin}; allowed are whole numbers from 0.")
+    too_small = highest < (math.inf if margin is None else margin)
+    return np.asarray(1 + too_small.sum(axis=1))
+
+
+def _at(values: Array, steps: Array) -> Array:
+    """``(N,)``: of ``(N, T)``, each image's value after its step."""
+    return np.asarray(values[np.arange(len(steps)), steps - 1])
+
+
+def _check_one_each(name: str, array: Array | None, outputs: Array) -> None:
+    if array is not None and array.shape != outputs.shape[:1]:
+        raise DataError(f"early exit: found {name} {array.shape}; needed is one for each image, {outputs.shape[:1]}.")

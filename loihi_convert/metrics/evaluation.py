@@ -1,0 +1,328 @@
+"""RunResult + labels -> accuracy at every T with its interval, agreement, spikes, synaptic operations.
+
+The curve is the *anytime* curve: one run of one file, whose thresholds were balanced for one T, read after each step.
+Counts of spikes and synaptic operations are those of the layers that have neurons. Pixels enter the first layer as
+graded spikes at every step, so its work does not depend on the image; it is the first layer's `multiply_accumulates`,
+T times; less where they enter as Poisson spikes, which are not counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from loihi_convert.arrays import Array
+from loihi_convert.backends.result import RunResult
+from loihi_convert.chip import limits
+from loihi_convert.chip.energy import Energy, energy, estimate
+from loihi_convert.errors import DataError
+from loihi_convert.external.cuba import CubaLayer, CubaNetwork, PixelBias
+from loihi_convert.ir.network import Readout
+from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
+from loihi_convert.metrics.early_exit import EarlyExit
+from loihi_convert.records import Interval, Record, wilson_interval
+
+
+class Layer(Record):
+    """One layer's size, and what the CNN pays for it.
+
+    Attributes
+    ----------
+    name
+        The module's name in the CNN.
+    neuron_count
+        Neurons of the layer.
+    multiply_accumulates
+        Multiplications with a nonzero weight that the CNN needs for one image in this layer's synapse, after average
+        pooling (NeuroBench: effective MACs, were no activation 0).
+    """
+
+    name: str
+    neuron_count: int
+    multiply_accumulates: int
+
+
+class Point(Record):
+    """What is known after T time steps. Accuracies and agreements are fractions 0..1, None where nothing is compared.
+
+    Attributes
+    ----------
+    timesteps
+        T, steps of one layer.
+    global_steps
+        T + depth, the steps Lava needs: every synapse adds one.
+    correct_count, accuracy, accuracy_interval
+        Of the fixed-point network; the interval is Wilson's, 95 %.
+    float_accuracy, float_accuracy_interval
+        Of the spiking network in real numbers.
+    conversion_loss_points
+        CNN accuracy - fixed-point accuracy, in percentage points.
+    agreement_with_cnn, agreement_with_float
+        Fraction of images that get the class the CNN (the spiking network in real numbers, at this T) gives.
+    spikes_per_image
+        Of all spiking layers, steps 1..T, mean over images.
+    synaptic_operations
+        Synapses of nonzero weight reached by those spikes, mean over images.
+    synaptic_operations_per_layer
+        The same by the layer that spikes.
+    firing_rate
+        Per spiking layer: spikes / (neurons x T), 0..1, mean over images.
+    activation_sparsity
+        1 - firing rate over all neurons that can spike; None where there are none.
+    """
+
+    timesteps: int
+    global_steps: int
+    correct_count: int | None
+    accuracy: float | None
+    accuracy_interval: Interval | None
+    float_accuracy: float | None
+    float_accuracy_interval: Interval | None
+    conversion_loss_points: float | None
+    agreement_with_cnn: float | None
+    agreement_with_float: float | None
+    spikes_per_image: float
+    synaptic_operations: float
+    synaptic_operations_per_layer: tuple[float, ...]
+    firing_rate: tuple[float, ...]
+    activation_sparsity: float | None
+
+
+class Evaluation(Record):
+    """The figures of one run of one file: the schema of ``--json`` and of ``result.json``.
+
+    Attributes
+    ----------
+    image_count
+        N.
+    timesteps
+        The T the thresholds of the file were balanced for; of a file of other hands, which says how many a sample
+        takes, or the T of the run.
+    depth
+        Number of layers that have synapses; Lava needs T + depth global steps.
+    readout
+        What the class is read from: ``"potential"`` or ``"spikes"`` of the last layer.
+    layers
+        In order; all spike, or all but the last.
+    multiply_accumulates
+        Of the CNN for one image, all layers. Put ``layers[1:]`` of it beside `Point.synaptic_operations`.
+    cnn_accuracy, cnn_accuracy_interval
+        Fraction 0..1 and its Wilson interval, 95 %; None without labels or without the CNN's classes.
+    points
+        At T = 1, 2, 4, ..., the last step of the run, and `timesteps` if the run reached it; ascending.
+    early_exit
+        What stopping at a clear lead gives; None where T is 1 or no margin was chosen.
+    energy
+        What an inference is estimated to take at the T of `points`; None in results of versions that did not estimate.
+    saturated_images
+        Images with an output potential of magnitude 131071 after any step: their charge may have been cut off.
+    wrapped_images
+        Images on which the u of some stock neuron wrapped; None where neurons are not stock.
+    seconds, startup_seconds
+        Wall-clock time of the simulation, and of loading and compiling before it.
+    images_per_second
+        N / ``seconds``.
+    """
+
+    image_count: int
+    timesteps: int
+    depth: int
+    readout: Readout
+    layers: tuple[Layer, ...]
+    multiply_accumulates: int
+    cnn_accuracy: float | None
+    cnn_accuracy_interval: Interval | None
+    points: tuple[Point, ...]
+    early_exit: EarlyExit | None
+    saturated_images: int
+    seconds: float
+    startup_seconds: float
+    images_per_second: float
+    wrapped_images: int | None = None
+    energy: Energy | None = None
+
+    @property
+    def own_point(self) -> Point:
+        """The point at the T the file was balanced for; where the run ended earlier, the last one."""
+        return next((point for point in self.points if point.timesteps == self.timesteps), self.points[-1])
+
+
+def per_t_caption(evaluations: Iterable[Evaluation]) -> str:
+    """Return in words at which T the figures of several files stand, which is that of their `Evaluation.own_point`."""
+    caption = "one file per T, each read at the T its thresholds are balanced for"
+    is_complete = all(evaluation.own_point.timesteps == evaluation.timesteps for evaluation in evaluations)
+    return caption if is_complete else f"{caption}, or the last T of its run"
+
+
+def evaluate(
+    result: RunResult,
+    network: QuantizedNetwork | CubaNetwork,
+    *,
+    labels: Array | None = None,
+    cnn_predictions: Array | None = None,
+    float_predictions: Array | None = None,
+    early_exit: EarlyExit | None = None,
+) -> Evaluation:
+    """Return what a run of ``network`` says about accuracy against latency.
+
+    Parameters
+    ----------
+    result
+        Of N images over T time steps.
+    network
+        The network that was run.
+    labels
+        ``(N,)``, integers 0..classes - 1.
+    cnn_predictions
+        ``(N,)``: the CNN's class of each image.
+    float_predictions
+        ``(N, T)``: class from the spiking network in real numbers after each step.
+    early_exit
+        Of the same run, from `early_exit.evaluate_early_exit`.
+
+    Raises
+    ------
+    DataError
+        If the shapes do not belong together, or a label is not one of the network's classes.
+    """
+    image_count, run_timesteps = _checked_size(result, network)
+    _check_shape("labels", labels, (image_count,))
+    _check_shape("CNN predictions", cnn_predictions, (image_count,))
+    _check_shape("float SNN predictions", float_predictions, (image_count, run_timesteps))
+    if labels is not None:
+        _check_label_range(labels, network.shapes[-1][0])
+
+    layers = _layers(network)
+    # Input neurons have no synapse in front, whose step Lava would add.
+    depth = sum(not isinstance(layer.synapse, PixelBias) for layer in network.layers)
+    own_timesteps = run_timesteps if network.timesteps is None else network.timesteps
+    neuron_counts = np.array([layer.neuron_count for layer in layers[: len(network.spiking_layers)]], np.int64)
+    cnn_correct = _matches(cnn_predictions, labels)
+    predictions = result.predictions
+
+    def point(timesteps: int) -> Point:
+        fixed = predictions[:, timesteps - 1]
+        real = None if float_predictions is None else float_predictions[:, timesteps - 1]
+        correct, real_correct = _matches(fixed, labels), _matches(real, labels)
+        spikes = result.spike_counts[:, :timesteps].sum(axis=(0, 1)) / image_count
+        operations = result.synaptic_operations[:, :timesteps].sum(axis=(0, 1)) / image_count
+        return Point(
+            timesteps=timesteps,
+            global_steps=timesteps + depth,
+            correct_count=correct,
+            accuracy=_fraction(correct, image_count),
+            accuracy_interval=_interval(correct, image_count),
+            float_accuracy=_fraction(real_correct, image_count),
+            float_accuracy_interval=_interval(real_correct, image_count),
+            conversion_loss_points=(
+                None if cnn_correct is None or correct is None else 100 * (cnn_correct - correct) / image_count
+            ),
+            agreement_with_cnn=_fraction(_matches(fixed, cnn_predictions), image_count),
+            agreement_with_float=_fraction(_matches(fixed, real), image_count),
+            spikes_per_image=float(spikes.sum()),
+            synaptic_operations=float(operations.sum()),
+            synaptic_operations_per_layer=tuple(operations.tolist()),
+            firing_rate=tuple((spikes / (neuron_counts * timesteps)).tolist()),
+            activation_sparsity=(
+                1 - float(spikes.sum()) / (int(neuron_counts.sum()) * timesteps) if neuron_counts.size else None
+            ),
+        )
+
+    reported = {*reported_timesteps(run_timesteps), min(own_timesteps, run_timesteps)}
+    points = tuple(point(timesteps) for timesteps in sorted(reported))
+    multiply_accumulates = sum(layer.multiply_accumulates for layer in layers)
+    is_poisson = isinstance(network, QuantizedNetwork) and network.poisson_seed is not None
+    estimates = [
+        estimate(
+            one.timesteps,
+            one.spikes_per_image,
+            one.synaptic_operations,
+            [layer.neuron_count for layer in layers],
+            layers[0].multiply_accumulates,
+            is_poisson=is_poisson,
+        )
+        for one in points
+    ]
+    saturated = np.abs(result.potentials).max(axis=(1, 2)) >= limits.POTENTIAL_LIMIT
+    return Evaluation(
+        image_count=image_count,
+        timesteps=own_timesteps,
+        depth=depth,
+        readout=network.readout,
+        layers=layers,
+        multiply_accumulates=multiply_accumulates,
+        cnn_accuracy=_fraction(cnn_correct, image_count),
+        cnn_accuracy_interval=_interval(cnn_correct, image_count),
+        points=points,
+        early_exit=early_exit,
+        saturated_images=int(np.count_nonzero(saturated)),
+        seconds=result.seconds,
+        startup_seconds=result.startup_seconds,
+        # A run shorter than the clock's tick of 1 ns reads as 0 seconds.
+        images_per_second=image_count / max(result.seconds, 1e-9),
+        wrapped_images=result.wrapped_images,
+        energy=energy(estimates, multiply_accumulates, is_poisson=is_poisson),
+    )
+
+
+def reported_timesteps(timesteps: int) -> tuple[int, ...]:
+    """Return 1, 2, 4, ... below ``timesteps`` (at least 1), then ``timesteps`` itself."""
+    return (*(2**exponent for exponent in range((timesteps - 1).bit_length())), timesteps)
+
+
+def _matches(predictions: Array | None, expected: Array | None) -> int | None:
+    return None if predictions is None or expected is None else int(np.count_nonzero(predictions == expected))
+
+
+def _fraction(matches: int | None, image_count: int) -> float | None:
+    return None if matches is None else matches / image_count
+
+
+def _interval(matches: int | None, image_count: int) -> Interval | None:
+    return None if matches is None else wilson_interval(matches, image_count)
+
+
+def _layers(network: QuantizedNetwork | CubaNetwork) -> tuple[Layer, ...]:
+    layers = []
+    synaptic: tuple[QuantizedLayer | CubaLayer, ...] = network.layers
+    for layer, input_shape, shape in zip(
+        synaptic, (network.input_shape, *network.shapes), network.shapes, strict=False
+    ):
+        # A spike in front of a pooling reaches the synapses of its whole window; the CNN multiplies the average once.
+        synapses = int(layer.synapse.fan_out(input_shape).sum()) // math.prod(layer.synapse.pool)
+        layers.append(Layer(name=layer.name, neuron_count=math.prod(shape), multiply_accumulates=synapses))
+    return tuple(layers)
+
+
+def _checked_size(result: RunResult, network: QuantizedNetwork | CubaNetwork) -> tuple[int, int]:
+    image_count, timesteps, classes = result.potentials.shape
+    spiking = (image_count, timesteps, len(network.spiking_layers))
+    fits = result.spike_counts.shape == spiking and result.synaptic_operations.shape == spiking
+    found_spikes = None if result.output_spikes is None else result.output_spikes.shape
+    fits &= found_spikes == (result.potentials.shape if network.readout == "spikes" else None)
+    if not fits or classes != network.shapes[-1][0] or image_count < 1 or timesteps < 1:
+        outputs = network.shapes[-1][0]
+        raise DataError(
+            f"run: found potentials {result.potentials.shape}, output spikes {found_spikes}, spike counts "
+            f"{result.spike_counts.shape} and synaptic operations {result.synaptic_operations.shape}; a run of this "
+            f"network gives (N, T, {outputs}), {'the same' if network.readout == 'spikes' else None}, "
+            f"(N, T, {spiking[2]}) and (N, T, {spiking[2]}), N and T >= 1. Evaluate it with the file that was run."
+        )
+    return image_count, timesteps
+
+
+def _check_shape(name: str, array: Array | None, expected: tuple[int, ...]) -> None:
+    if array is not None and array.shape != expected:
+        raise DataError(
+            f"{name}: found shape {array.shape}; this run needs {expected}. Give those of the images that ran."
+        )
+
+
+def _check_label_range(labels: Array, classes: int) -> None:
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise DataError(
+            f"labels: found {low}..{high}; the network knows classes 0..{classes - 1}. Use the data it was trained on."
+        )

@@ -1,0 +1,79 @@
+"""A netx file of other hands and images -> the integers of `ref`, their evaluation, a run folder."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from loihi_convert import external
+from loihi_convert.backends.result import RunResult
+from loihi_convert.data import Dataset, DataSplits
+from loihi_convert.errors import UsageError
+from loihi_convert.external.cuba import CubaNetwork
+from loihi_convert.external.cuba_run import run_cuba
+from loihi_convert.metrics.evaluation import Evaluation, evaluate
+from loihi_convert.progress import Bars, no_bar
+from loihi_convert.runs import run_folder
+
+
+@dataclass(frozen=True, eq=False)
+class ForeignRun:
+    """A complete folder of results: where it is, its files, and the run it tells of."""
+
+    folder: Path
+    files: tuple[Path, ...]
+    network: CubaNetwork
+    result: RunResult
+    evaluation: Evaluation
+
+
+def run_foreign_into_folder(
+    root: Path,
+    path: Path,
+    splits: DataSplits,
+    images: Dataset,
+    timesteps: int | None = None,
+    *,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    bars: Bars = no_bar,
+) -> ForeignRun:
+    """Run the netx file ``path`` on ``images``, some of ``splits``, and write a folder below ``root`` that tells of it.
+
+    Parameters
+    ----------
+    timesteps
+        T; by default what the file says that a sample takes.
+    mean, std
+        What the pixels / 255 of its training images were normalized with, of all channels or of each; by default
+        `cuba_run.DEFAULT_NORMALIZATION`.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be run, or the images do not fit it.
+    UsageError
+        If the file does not say T and ``timesteps`` does not either, or ``mean`` and ``std`` make no sense.
+    """
+    network = external.read_foreign(path)
+    steps = network.timesteps if timesteps is None else timesteps
+    if steps is None:
+        raise UsageError(f"{path}: does not say how many time steps a sample takes; pass -T.")
+    classes = splits.classes or None
+    run_folder.require_class_names(path.stem, network.shapes[-1][0], classes)
+    with run_folder.run_folder(root, f"{path.stem}-ref") as folder:
+        with bars(f"{path.name}: running on ref") as progress:
+            result = run_cuba(network, images.images, steps, mean=mean, std=std, progress=progress)
+        evaluation = evaluate(result, network, labels=images.labels)
+        manifest = run_folder.manifest(
+            network=path.stem, data=splits.name, backend="ref", files=(path,), command_line=sys.argv, seed=None
+        )
+        files = run_folder.write_run(
+            folder,
+            [run_folder.RunOfFile(path.stem, evaluation, result, network)],
+            labels=images.labels,
+            classes=classes,
+            manifest={**manifest, "classes": classes, "mean": mean, "std": std},
+        )
+    return ForeignRun(folder, files, network, result, evaluation)

@@ -1,0 +1,175 @@
+"""A golden folder: a tiny network, images, and what every layer must do; one command compares a backend with it.
+
+::
+
+    model.net      the network, of target loihi2
+    golden.npz     images, uint8 (N, C, H, W); potentials of the last layer after each step, int32 (N, T, classes)
+    golden.json    T; SHA-256 of model.net, and of every layer's spikes and potentials
+
+A digest is that of the bytes in N, T, C, H, W order: one of 0 or 1 for a spike, four of a little-endian int32 for a
+potential (after the reset of its step). `folder()` is the one that comes with the package; ``tools/golden.py`` made it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loihi_convert import netx
+from loihi_convert.arrays import Array
+from loihi_convert.backends import Backend
+from loihi_convert.backends.difference import first_difference
+from loihi_convert.backends.reference import run_network
+from loihi_convert.backends.result import LayerTrace, RunResult
+from loihi_convert.data.own_images import NPZ_ERRORS
+from loihi_convert.errors import InputError
+from loihi_convert.files import refuse_to_overwrite, sha256, write_atomically
+from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.progress import Progress, silent
+
+NETWORK, ARRAYS, DIGESTS = "model.net", "golden.npz", "golden.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Golden:
+    """A golden folder, read.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    network
+        Its network.
+    images
+        uint8 ``(N, C, H, W)``.
+    timesteps
+        T.
+    potentials
+        int32 ``(N, T, classes)``.
+    digests
+        Per layer, in hexadecimal: of its spikes (``None`` where it has no neurons), and of its potentials.
+    """
+
+    path: Path
+    network: QuantizedNetwork
+    images: Array
+    timesteps: int
+    potentials: Array
+    digests: tuple[tuple[str | None, str], ...]
+
+
+@dataclass(frozen=True)
+class GoldenLayer:
+    """Whether one layer did what it must: its ``name``, its ``spikes`` (``None``: has none), its ``potentials``."""
+
+    name: str
+    spikes: bool | None
+    potentials: bool
+
+    @property
+    def passed(self) -> bool:
+        return self.potentials and self.spikes is not False
+
+
+@dataclass(frozen=True)
+class GoldenCheck:
+    """Each layer's verdict, and where the backend differs from `ref` first, in words; ``None``: nowhere."""
+
+    layers: tuple[GoldenLayer, ...]
+    difference: str | None
+
+    @property
+    def passed(self) -> bool:
+        return all(layer.passed for layer in self.layers)
+
+
+def folder() -> Path:
+    """Return the golden folder of this package."""
+    return Path(__file__).parents[1] / "golden"
+
+
+def read_golden(path: Path) -> Golden:
+    """Return the golden folder at ``path``.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, damaged, or not the one that the digests are of.
+    """
+    network = netx.read(path / NETWORK)
+    try:
+        told = json.loads((path / DIGESTS).read_bytes())
+        # NumPy leaves files open that it fails to read; this one is ours to close.
+        with (path / ARRAYS).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            images, potentials = arrays["images"], arrays["potentials"]
+        timesteps, expected = int(told["timesteps"]), str(told["model"])
+        digests = tuple((layer["spikes"], str(layer["potentials"])) for layer in told["layers"])
+    except (*NPZ_ERRORS, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: no golden folder, or a damaged one ({str(error) or type(error).__name__}); it holds {NETWORK}, "
+            f"{ARRAYS} and {DIGESTS}. Without a folder, --golden takes the one in this package."
+        ) from None
+    if sha256(path / NETWORK) != expected or len(digests) != len(network.layers):
+        raise InputError(f"{path / NETWORK}: not the network that {DIGESTS} is of; take the folder as a whole.")
+    return Golden(path, network, images, timesteps, potentials, digests)
+
+
+def write_golden(path: Path, model: Path, images: Array, timesteps: int, *, overwrite: bool = False) -> Golden:
+    """Write a golden folder for ``model``, an exported file: what `ref` makes of ``images`` is what must be.
+
+    Raises
+    ------
+    InputError
+        If a file exists, without ``overwrite``, or cannot be written.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    for name in (NETWORK, ARRAYS, DIGESTS):
+        refuse_to_overwrite(path / name, overwrite)
+    network = netx.read(model)
+    result = run_network(network, images, timesteps, trace=True)
+    told: dict[str, Any] = {
+        "timesteps": timesteps,
+        "model": sha256(model),
+        "layers": [
+            {"name": layer.name, "spikes": spikes, "potentials": potentials}
+            for layer, (spikes, potentials) in zip(network.layers, map(_digests, result.traces), strict=True)
+        ],
+    }
+    arrays = io.BytesIO()
+    np.savez_compressed(arrays, images=images, potentials=result.potentials)
+    write_atomically(path / NETWORK, model.read_bytes())
+    write_atomically(path / ARRAYS, arrays.getvalue())
+    write_atomically(path / DIGESTS, (json.dumps(told, indent=2) + "\n").encode())
+    return read_golden(path)
+
+
+def check_golden(golden: Golden, backend: Backend, *, progress: Progress = silent) -> GoldenCheck:
+    """Run the golden images on ``backend`` and compare every layer with the folder."""
+    result = backend.run(golden.path / NETWORK, golden.images, golden.timesteps, trace=True, progress=progress)
+    layers = [
+        GoldenLayer(layer.name, None if expected[0] is None else found[0] == expected[0], found[1] == expected[1])
+        for layer, found, expected in zip(
+            golden.network.layers, map(_digests, result.traces), golden.digests, strict=True
+        )
+    ]
+    last = layers[-1]
+    layers[-1] = GoldenLayer(last.name, last.spikes, last.potentials and _equal(result, golden))
+    reference = run_network(
+        golden.network, golden.images, golden.timesteps, trace=True, neuron=backend.neuron, leak=backend.leak
+    )
+    return GoldenCheck(tuple(layers), first_difference(result, reference))
+
+
+def _equal(result: RunResult, golden: Golden) -> bool:
+    return np.array_equal(result.potentials, golden.potentials)
+
+
+def _digests(trace: LayerTrace) -> tuple[str | None, str]:
+    spikes = None if trace.spikes is None else hashlib.sha256(trace.spikes.astype(np.uint8).tobytes()).hexdigest()
+    return spikes, hashlib.sha256(trace.potentials.astype("<i4").tobytes()).hexdigest()

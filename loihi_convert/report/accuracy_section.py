@@ -1,0 +1,124 @@
+"""Accuracy against latency and against work, of the runs of one data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from loihi_convert.metrics.evaluation import Point
+from loihi_convert.report.beside_the_paper import paper_remarks, paper_table, per_t_chart
+from loihi_convert.report.charts import Axes, Chart, Levels, Mark, Series, curve_chart
+from loihi_convert.report.entries import Entry
+from loihi_convert.report.formats import count, percent
+from loihi_convert.report.neuron_section import blocks as neuron_blocks
+from loihi_convert.report.page import Block, Details, Paragraph, Picture
+from loihi_convert.report.point_tables import POINT_COLUMNS, Row, point_table
+from loihi_convert.report.ticks import decade_ticks
+from loihi_convert.report.timestep_chart import timestep_chart
+
+
+def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
+    """Yield the curves of the runs of one data set, beside the paper's where it has that set, and their tables."""
+    cnn = {100 * a for e in entries if (a := e.evaluation.cnn_accuracy) is not None}
+    levels = tuple((value, f"the CNN, {value:.2f} %") for value in sorted(cnn))
+    has_accuracy = all(entry.point.accuracy is not None for entry in entries)
+    measure = "accuracy, %" if has_accuracy else "agreement with the CNN's class, %"
+    if (chart := per_t_chart(entries, levels)) is not None:
+        yield Picture(chart)
+    yield from neuron_blocks(entries)
+    if (table := paper_table(entries)) is not None:
+        yield table
+        yield Paragraph(" ".join(paper_remarks(entries)))
+    if not has_accuracy:
+        # The CNN agrees with itself; its accuracy is no level of this measure.
+        levels = ()
+    if (chart := _anytime_chart(entries, levels, measure, has_accuracy)) is not None:
+        yield Picture(chart)
+    if (chart := _work_chart(entries, levels, measure, has_accuracy)) is not None:
+        yield Picture(chart)
+    tables = tuple(
+        point_table(
+            f"{entry.label}, balanced for T = {entry.evaluation.timesteps}: anytime, read after each step of one run",
+            POINT_COLUMNS,
+            [Row(entry, point) for point in entry.evaluation.points],
+            text_columns=0,
+        )
+        for entry in entries
+    )
+    yield from tables if len(tables) == 1 else [Details("The curves as tables", tables)]
+
+
+def _anytime_chart(entries: Sequence[Entry], levels: Levels, measure: str, has_accuracy: bool) -> Chart | None:
+    series = []
+    for entry in entries:
+        marks = _marks(entry, lambda point: float(point.timesteps), has_accuracy)
+        if marks:
+            own = float(entry.point.timesteps)
+            label = f"{entry.label}, for T = {entry.evaluation.timesteps}"
+            if len(entries) > 1:
+                marks = tuple(mark._replace(low=None, high=None) for mark in marks)
+            series.append(Series(label, entry.style, marks, entry.line, True, own))
+    if len(entries) == 1 and has_accuracy:
+        real = tuple(
+            Mark(p.timesteps, 100 * p.float_accuracy, f"real numbers, T = {p.timesteps}: {percent(p.float_accuracy)} %")
+            for p in entries[0].evaluation.points
+            if p.float_accuracy is not None
+        )
+        if real:
+            series.append(Series("the same in real numbers", 1, real, "dashed"))
+    if not series:
+        return None
+    of_bands = " The band is the 95 % interval." if len(entries) == 1 else ""
+    ended_early = any(entry.point.timesteps != entry.evaluation.timesteps for entry in entries)
+    caption = (
+        "Anytime: one run of each file, read after each step; the large mark is the T that its thresholds are balanced "
+        f"for{', or the last T of its run' if ended_early else ''}.{of_bands}"
+    )
+    return timestep_chart("If you stop the run early", caption, series, levels, measure)
+
+
+def _work_chart(entries: Sequence[Entry], levels: Levels, measure: str, has_accuracy: bool) -> Chart | None:
+    """Accuracy against synaptic operations, near the top; None where no spikes reach a synapse."""
+    series = []
+    for entry in entries:
+        marks = tuple(
+            mark._replace(low=None, high=None)
+            for mark in _marks(entry, lambda point: point.synaptic_operations, has_accuracy)
+        )
+        if marks:
+            own = entry.point.synaptic_operations
+            series.append(Series(entry.label, entry.style, marks, entry.line, False, own))
+    every = [mark for one in series for mark in one.marks]
+    if len(every) < 2 or min(mark.x for mark in every) == max(mark.x for mark in every):
+        return None
+    bottom, best = min(mark.y for mark in every), max(mark.y for mark in every)
+    low = max(bottom, best - 10) - 0.08 * max(best - max(bottom, best - 10), 0.5)
+    # A CNN far above would press the curves together.
+    best = max([best, *(value for value, _ in levels if value <= best + 10)])
+    left, right = min(m.x for m in every if m.y >= low) / 1.2, max(mark.x for mark in every) * 1.2
+    cut = " Points more than ten below the best are not shown." if bottom < best - 10 else ""
+    caption = f"The same points by the work they take: every T of each run, the large mark at its own T.{cut}"
+    axes = Axes(
+        "synaptic operations an image",
+        measure,
+        left,
+        right,
+        low,
+        best + 0.06 * (best - low),
+        tuple(decade_ticks(left, right)),
+        levels,
+    )
+    return curve_chart("What accuracy costs", caption, series, [axes])
+
+
+def _marks(entry: Entry, x: Callable[[Point], float], has_accuracy: bool) -> tuple[Mark, ...]:
+    marks = []
+    for point in entry.evaluation.points:
+        fraction = point.accuracy if has_accuracy else point.agreement_with_cnn
+        if fraction is not None and x(point) > 0:
+            text = (
+                f"{entry.label}, T = {point.timesteps}: {percent(fraction)} %, "
+                f"{count(point.synaptic_operations)} SynOps an image"
+            )
+            interval = point.accuracy_interval if has_accuracy else None
+            marks.append(Mark(x(point), 100 * fraction, text, *(100 * end for end in interval or ())))
+    return tuple(marks)

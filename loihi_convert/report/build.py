@@ -1,0 +1,102 @@
+"""Run folders -> one page: figures first, then curves, early exit, energy, layers, confusions, provenance.
+
+Two kinds of curves, never mixed. *Per T*: each file at the T it was balanced for, as the paper's figures are.
+*Anytime*: one file, read after each step of its run. Runs of different data sets share a page, but no chart of
+accuracy. The page depends on the run folders alone: the same folders give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from loihi_convert.errors import UsageError
+from loihi_convert.files import refuse_to_overwrite, require_writable, write_atomically
+from loihi_convert.report import (
+    accuracy_section,
+    confusion_section,
+    early_exit_section,
+    energy_section,
+    headline_section,
+    layer_section,
+    provenance_section,
+)
+from loihi_convert.report.entries import Entry, entries_of, family_of
+from loihi_convert.report.page import Page, Section, html, markdown
+from loihi_convert.runs.stored_run import StoredRun, read_run
+
+
+class Written(NamedTuple):
+    """The two files of a report."""
+
+    html: Path
+    markdown: Path
+
+
+def write_report(folders: Sequence[Path], output: Path, *, overwrite: bool = False) -> Written:
+    """Write the report of the run folders ``folders`` to ``output``, an HTML file, and as Markdown beside it.
+
+    Raises
+    ------
+    UsageError
+        If ``output`` is not called .html.
+    InputError
+        If a folder cannot be used, or a file cannot be written, or exists and ``overwrite`` is off.
+    """
+    if output.suffix not in (".html", ".htm"):
+        raise UsageError(f"-o {output}: the report is an HTML file, with Markdown beside it; give a name in .html.")
+    written = Written(output, output.with_suffix(".md"))
+    for path in written:
+        require_writable(path)
+        refuse_to_overwrite(path, overwrite)
+    # A folder that is named twice is one run.
+    different = {folder.resolve(): folder for folder in folders}
+    page = report([read_run(folder) for folder in different.values()])
+    contents = (html(page), markdown(page))
+    for path, content in zip(written, contents, strict=True):
+        write_atomically(path, content.encode())
+    return written
+
+
+def report(runs: Sequence[StoredRun]) -> Page:
+    """Return the page of some runs, at least one."""
+    entries = entries_of(runs)
+    sets = list(dict.fromkeys(entry.data for entry in entries))
+    sections = [Section("figures", "Figures", tuple(headline_section.blocks(entries)))]
+    for index, data in enumerate(sets):
+        name = "accuracy" if len(sets) == 1 else f"accuracy-{index + 1}"
+        title = "Accuracy and latency" if len(sets) == 1 else f"Accuracy and latency: {data}"
+        blocks = accuracy_section.blocks([entry for entry in entries if entry.data == data])
+        sections.append(Section(name, title, tuple(blocks)))
+    for name, title, blocks in (
+        ("early-exit", "Early exit", early_exit_section.blocks(entries)),
+        ("energy", "Energy and time, estimated", energy_section.blocks(entries)),
+        ("layers", "Layers", layer_section.blocks(entries)),
+        ("confusion", "Confusion", confusion_section.blocks(entries)),
+        ("provenance", "How it was made", provenance_section.blocks(runs)),
+    ):
+        if found := tuple(blocks):
+            sections.append(Section(name, title, found))
+    title = entries[0].label if len(entries) == 1 else _common_title(entries)
+    return Page(f"{title} on {' and '.join(sets)}", _subtitle(entries, sets), tuple(sections))
+
+
+def _common_title(entries: Sequence[Entry]) -> str:
+    families = list(dict.fromkeys(family_of(entry.file) for entry in entries))
+    return families[0] if len(families) == 1 else f"{len(entries)} spiking networks"
+
+
+def _subtitle(entries: Sequence[Entry], sets: Sequence[str]) -> str:
+    files = "One exported file" if len(entries) == 1 else f"{len(entries)} exported files"
+    names = {"ref": "exact integers (ref)", "sim": "Lava's CPU simulator (sim)", "loihi2": "a Loihi 2 board (loihi2)"}
+    found = dict.fromkeys(entry.run.manifest.backend for entry in entries)
+    backends = " and ".join(names.get(backend, backend) for backend in found)
+    counts = [entry.evaluation.image_count for entry in entries]
+    fewest, most = min(counts), max(counts)
+    images = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
+    apart = " Different data sets stand apart: their accuracies do not compare." if len(sets) > 1 else ""
+    return (
+        f"{files}, a CNN converted to a spiking network in Loihi's integers, run on {images} images with {backends}. "
+        f"T is the latency in time steps; intervals are Wilson's, 95 %.{apart}"
+    )

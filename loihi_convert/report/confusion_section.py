@@ -1,0 +1,40 @@
+"""Which classes are taken for which."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from loihi_convert.report.entries import Entry
+from loihi_convert.report.page import Block, Details, Matrix, Paragraph
+from loihi_convert.runs.stored_run import Confusion
+
+MOST_CLASSES: Final = 40
+"""Classes of a confusion matrix that is shown whole."""
+
+
+def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
+    """Yield the confusion matrix of each file whose labels are known; those after the first are folded away."""
+    known = [(entry, found) for entry in entries if (found := entry.run.confusions.get(entry.file)) is not None]
+    for index, (entry, found) in enumerate(known):
+        block = _matrix(entry, found)
+        yield block if index == 0 else Details(entry.full_label, (block,))
+
+
+def _matrix(entry: Entry, found: Confusion) -> Block:
+    """The matrix, with the worst confusions in words; of too many classes only these."""
+    wrong = int(found.counts.sum() - found.counts.trace())
+    confused = sorted(
+        (
+            (int(found.counts[row, column]), found.classes[row], found.classes[column])
+            for row, column in zip(*found.counts.nonzero(), strict=True)
+            if row != column
+        ),
+        key=lambda one: -one[0],
+    )[:5]
+    often = "; ".join(f"{is_} taken for {got} ({n})" for n, is_, got in confused)
+    told = f"{entry.full_label} at T = {found.timesteps}: {wrong:,} of {int(found.counts.sum()):,} images wrong"
+    told += f". Most often: {often}." if confused else "."
+    if len(found.classes) > MOST_CLASSES:
+        return Paragraph(f"{told} {len(found.classes)} classes are too many for a matrix here.")
+    return Matrix(f"{told} Rows: what an image is; columns: the class it got; empty: none", found)

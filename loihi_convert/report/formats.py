@@ -1,0 +1,47 @@
+"""Figures as text, the same in the terminal and in a report; None, what is not known, stays None."""
+
+from __future__ import annotations
+
+from loihi_convert.records import Interval
+
+
+def percent(fraction: float | None) -> str | None:
+    """Return a fraction 0..1 in per cent: 99.57."""
+    return None if fraction is None else f"{100 * fraction:.2f}"
+
+
+def percent_interval(interval: Interval | None) -> str | None:
+    """Return an interval of fractions in per cent: 99.42-99.68."""
+    return None if interval is None else f"{100 * interval[0]:.2f}-{100 * interval[1]:.2f}"
+
+
+def points(loss: float | None) -> str | None:
+    """Return percentage points: 0.15."""
+    # The sum avoids "-0.00".
+    return None if loss is None else f"{round(loss, 2) + 0.0:.2f}"
+
+
+def count(number: float) -> str:
+    """Return a mean count in at most 6 characters: 12.3, 9,876, 98.8 k, 7.67 M."""
+    if number < 100:
+        return f"{number:.1f}"
+    if number < 10_000:
+        return f"{number:,.0f}"
+    exponent = next(exponent for exponent in (3, 6, 9, 12) if number < 999.5 * 10**exponent or exponent == 12)
+    scaled = number / 10**exponent
+    decimals = 2 if scaled < 9.995 else 1 if scaled < 99.95 else 0
+    return f"{scaled:.{decimals}f} {'kMGT'[exponent // 3 - 1]}"
+
+
+def quantity(value: float, unit: str) -> str:
+    """Return a number of joules or seconds with two or three digits and a prefix: 1.24 mJ, 85.0 µJ, 230 ns."""
+    prefixes = {-12: "p", -9: "n", -6: "µ", -3: "m", 0: ""}
+    exponent = next((e for e in prefixes if value < 999.5 * 10.0**e), 0)
+    scaled = value / 10.0**exponent
+    decimals = 2 if scaled < 9.995 else 1 if scaled < 99.95 else 0
+    return f"{scaled:.{decimals}f} {prefixes[exponent]}{unit}"
+
+
+def quantity_range(interval: Interval, unit: str) -> str:
+    """Return (low, high): 85.0 µJ..1.24 mJ."""
+    return f"{quantity(interval[0], unit)}..{quantity(interval[1], unit)}"

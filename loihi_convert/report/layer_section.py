@@ -1,0 +1,152 @@
+"""Layer by layer: firing rates and thresholds of the channels, and the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from loihi_convert.chip.limits import NEVER_FIRES
+from loihi_convert.report.charts import Chart, channel_chart
+from loihi_convert.report.entries import Entry
+from loihi_convert.report.formats import percent
+from loihi_convert.report.page import Block, Details, Heading, Paragraph, Pictures, Table
+from loihi_convert.runs.stored_run import ChannelThresholds, StoredRun
+
+MOST_CHANNELS: Final = 128
+"""Channels of a layer whose values are listed one by one."""
+
+
+def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
+    """Yield charts and tables of every layer; files of one data set and of equal layers stand together."""
+    foreign = sorted({e.run.name for e in entries if _is_foreign(e.run)})
+    missing = {e.run.name for e in entries if e.run.firing_rates is None or e.run.thresholds is None}
+    if older := sorted(missing.difference(foreign)):
+        yield Paragraph(
+            f"Firing rates and thresholds of channels are left out for {', '.join(older)}: the run is of a version "
+            "that did not record them. Run the files again."
+        )
+    if foreign:
+        yield Paragraph(
+            f"Thresholds of channels are left out for {', '.join(foreign)}: `loihi-convert export` has not written "
+            "the file, and of its CUBA neurons none are recorded."
+        )
+    groups: dict[tuple[str, tuple[tuple[str, int], ...]], list[Entry]] = {}
+    for entry in entries:
+        shape = tuple((layer.name, layer.neuron_count) for layer in entry.evaluation.layers)
+        groups.setdefault((entry.data, shape), []).append(entry)
+    for (data, shape), group in groups.items():
+        if len(groups) > 1:
+            yield Heading(f"{data}: {', '.join(entry.label for entry in group)}")
+        for name, _ in shape:
+            charts = tuple(
+                chart for chart in (_rate_chart(group, name), _threshold_chart(group, name)) if chart is not None
+            )
+            if charts:
+                yield Pictures(charts)
+        tables = tuple(_layer_table(entry) for entry in group)
+        yield from tables if len(tables) == 1 else [Details("Each layer's rates, thresholds and work", tables)]
+        lists = tuple(
+            table for entry in group for name, _ in shape if (table := _channel_table(entry, name)) is not None
+        )
+        if lists:
+            yield Details("Every channel's firing rate and threshold", lists)
+
+
+def _is_foreign(run: StoredRun) -> bool:
+    """Whether a run is of a netx file of other hands, of which `run` records firing rates and no provenance."""
+    return run.firing_rates is not None and run.thresholds is None and not run.manifest.provenance
+
+
+def _rate_chart(group: Sequence[Entry], layer: str) -> Chart | None:
+    values = [
+        (f"{e.label}, T = {e.point.timesteps}", e.style, [100 * rate for rate in rates])
+        for e in group
+        if (rates := _rates(e, layer)) is not None
+    ]
+    if not values:
+        return None
+    at = f"at T = {group[0].point.timesteps}" if len(values) == 1 else "each file at its own T"
+    caption = f"Spikes of a channel's neurons / T, mean over neurons and images; {at}."
+    return channel_chart(f"{layer}: firing rate", caption, "rate, %", values, number=lambda rate: f"{rate:.2f} %")
+
+
+def _threshold_chart(group: Sequence[Entry], layer: str) -> Chart | None:
+    values: list[tuple[str, int, list[float | None]]] = [
+        (f"{entry.label}, for T = {entry.evaluation.timesteps}", entry.style, list(_real_thresholds(neurons)))
+        for entry in group
+        if (neurons := _neurons(entry, layer)) is not None
+    ]
+    if not values or all(value is None for _, _, numbers in values for value in numbers):
+        return None
+    caption = "In units of the CNN's activations, before rounding to Loihi's integers."
+    return channel_chart(f"{layer}: threshold", caption, "threshold", values)
+
+
+def _layer_table(entry: Entry) -> Table:
+    point, layers = entry.point, entry.evaluation.layers
+    rows = []
+    # Behind the last layer is no synapse; where it only integrates, it has no firing rate either.
+    reached = ("", *(f"{operations:,.0f}" for operations in point.synaptic_operations_per_layer))
+    for index, layer in enumerate(layers):
+        spikes = index < len(point.firing_rate)
+        rates, neurons = _rates(entry, layer.name), _neurons(entry, layer.name)
+        rows.append(
+            (
+                layer.name,
+                f"{layer.neuron_count:,}",
+                (percent(point.firing_rate[index]) or "") if spikes else "",
+                _range(rates, percent) if rates else "",
+                str(sum(rate == 0 for rate in rates)) if rates else "",
+                _range(neurons.integers, "{:,}".format) if neurons else "" if spikes else "only integrates",
+                reached[index] if index < len(reached) else "",
+                f"{layer.multiply_accumulates:,}",
+            )
+        )
+    headers = (
+        *("layer", "neurons", "firing\nrate %", "of channels\n%", "silent\nchannels", "thresholds,\nintegers"),
+        *("SynOps\n/image", "CNN's MACs\n/image"),
+    )
+    caption = (
+        f"{entry.full_label} at T = {point.timesteps}. SynOps: synapses of the layer reached by the spikes of the one "
+        "before it; the first layer receives pixels at every step"
+    )
+    return Table(caption, headers, tuple(rows))
+
+
+def _channel_table(entry: Entry, layer: str) -> Table | None:
+    rates, neurons = _rates(entry, layer), _neurons(entry, layer)
+    if rates is None or neurons is None or len(rates) > MOST_CHANNELS:
+        return None
+    rows = tuple(
+        (str(channel), percent(rate) or "", f"{integer:,}", "never fires" if real is None else f"{real:.4g}", f"{v0:,}")
+        for channel, (rate, integer, real, v0) in enumerate(
+            zip(rates, neurons.integers, _real_thresholds(neurons), neurons.initial_potentials, strict=True)
+        )
+    )
+    headers = ("channel", "firing\nrate %", "threshold,\ninteger", "threshold,\nreal", "initial\npotential")
+    return Table(f"{entry.full_label}, {layer}, at T = {entry.point.timesteps}", headers, rows, 0)
+
+
+def _rates(entry: Entry, layer: str) -> tuple[float, ...] | None:
+    rates = entry.run.firing_rates
+    return None if rates is None else rates.get((entry.file, layer, entry.point.timesteps))
+
+
+def _neurons(entry: Entry, layer: str) -> ChannelThresholds | None:
+    return None if entry.run.thresholds is None else entry.run.thresholds.get((entry.file, layer))
+
+
+def _real_thresholds(neurons: ChannelThresholds) -> Iterator[float | None]:
+    """What the integers were rounded from or, where the file does not say so, are worth; None: never fires."""
+    is_recorded = any(real is not None for real in neurons.real)
+    for integer, real, scale in zip(neurons.integers, neurons.real, neurons.scales, strict=True):
+        if real is None:
+            # Where a layer has one threshold, a channel that never fires has it, too.
+            yield None if is_recorded or integer >= NEVER_FIRES else integer * scale
+        else:
+            yield real
+
+
+def _range(values: Sequence[float], text: Callable[[float], str | None]) -> str:
+    low, high = text(min(values)) or "", text(max(values)) or ""
+    return low if low == high else f"{low}..{high}"

@@ -1,1 +1,0 @@
-"""From what a backend returns to figures: evaluate, tables, pictures, run folders."""

@@ -1,0 +1,175 @@
+"""One layer as it is simulated, whatever the device, and what is recorded of it.
+
+Axes: B images, T steps, H W C with channels last, so that a row of a map is one vector of W C neurons.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from loihi_convert.arrays import Array, Pair, Shape
+from loihi_convert.ir.synapse import Synapse
+
+Dynamics = Literal["soft", "hard", "stock", "leaky"]
+"""What neurons do: ``soft`` and ``hard`` are the resets of a file; ``stock`` is the circuit of `ir.circuit`, ``leaky``
+the same with ``du = 0``, where u loses a 4096th in each step, rounded up to units of 1/64."""
+
+
+@dataclass(frozen=True, eq=False)
+class LayerBlock:
+    """One layer during some successive steps of some images.
+
+    Parameters
+    ----------
+    pooled
+        ``(B, T, H', W', C)``, uint8 or float32: spikes, summed over each window of the pooling behind the layer; a
+        tensor on the device where that is a GPU.
+    potentials
+        ``(B, T, H, W, C)``, float32, after the reset; ``None`` unless recorded.
+    spikes
+        ``(B, T, H, W, C)``, uint8 or float32, 0 or 1; ``None`` unless recorded.
+    spike_counts, synaptic_operations
+        ``(B, T)``, int64: spikes of the layer, and synapses they reach; ``None`` unless recorded.
+    channel_spikes
+        ``(T, C)``, int64: spikes of each channel, all images together; ``None`` unless recorded, as the other counts.
+    largest_current
+        ``(C,)``, float32: of any image, step and position; ``None`` unless recorded.
+    clipped
+        ``(B, 2)``, bool: whether any neuron of the image ran into the lower / the upper limit, or wrapped there;
+        ``None`` unless recorded.
+    """
+
+    pooled: Any
+    potentials: Array | None = None
+    spikes: Array | None = None
+    spike_counts: Array | None = None
+    synaptic_operations: Array | None = None
+    channel_spikes: Array | None = None
+    largest_current: Array | None = None
+    clipped: Array | None = None
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What of a layer is recorded besides its pooled spikes; see `LayerBlock`."""
+
+    potentials: bool = False
+    spikes: bool = False
+    counts: bool = False
+    currents: bool = False
+    clipping: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One layer as it is simulated, of real numbers or integers.
+
+    Parameters
+    ----------
+    synapse
+        For inputs that are spikes of 0 and 1, or pixels.
+    input_shape, shape
+        ``(C, H, W)`` or ``(N,)``: of the inputs before pooling, and of the neurons.
+    takes_spikes
+        Whether the inputs are spikes, not pixels.
+    threshold, initial_potential
+        ``(C,)``, or ``None`` where the layer only integrates.
+    limit
+        Of the potential; infinite for real numbers. Of ``stock`` and ``leaky``, where u wraps.
+    dynamics
+        What the neurons do.
+    is_integer
+        Whether all numbers are: neurons then fire above threshold - 1, as Lava's compare, where clipping at a limit
+        that is no integer leaves a fraction.
+    pool
+        Window of the pooling behind the layer.
+    fan_out
+        Of ``shape``: synapses that leave each neuron, equal within each window of ``pool``; ``None``: not known.
+    """
+
+    synapse: Synapse
+    input_shape: Shape
+    takes_spikes: bool
+    shape: Shape
+    threshold: Array | None
+    initial_potential: Array | None
+    limit: float
+    dynamics: Dynamics
+    is_integer: bool
+    pool: Pair
+    fan_out: Array | None
+
+    @property
+    def size(self) -> int:
+        """Neurons of the layer."""
+        return math.prod(self.shape)
+
+    @property
+    def map_shape(self) -> tuple[int, int, int]:
+        """(H, W, C); a vector is a map of one pixel."""
+        channels, height, width = self.shape if len(self.shape) == 3 else (self.shape[0], 1, 1)
+        return height, width, channels
+
+    @property
+    def thresholds(self) -> Array:
+        """What a spike subtracts: float32 ``(H W C,)``, finite, because infinity times no spike would be NaN."""
+        finite = np.full(self.shape[0], np.inf) if self.threshold is None else self.threshold.astype(np.float64)
+        return self._map(np.minimum(finite, np.finfo(np.float32).max))
+
+    @property
+    def is_circuit(self) -> bool:
+        """Whether the state is the u of the circuit, which begins at 0: the potential without V0."""
+        return self.dynamics in ("stock", "leaky")
+
+    @property
+    def levels(self) -> Array:
+        """What the state must exceed for a neuron to fire: float32 ``(H W C,)``."""
+        if self.threshold is None:
+            return self._map(np.full(self.shape[0], np.inf))
+        if self.is_circuit:
+            return self._map(self.threshold - 1) - self.offsets
+        if self.is_integer:
+            return self._map(self.threshold - 1)
+        # A float32 is >= the threshold where it is > the number before it.
+        below = np.nextafter(self.thresholds, np.float32(-np.inf))
+        return np.where(np.isfinite(self._map(self.threshold)), below, np.float32(np.inf))
+
+    @property
+    def biases(self) -> Array:
+        """float32 ``(H W C,)``."""
+        return self._map(np.zeros(self.shape[0]) if self.synapse.bias is None else self.synapse.bias)
+
+    @property
+    def initial_states(self) -> Array:
+        """float32 ``(H W C,)``."""
+        return self._map(self._initial_potential * (not self.is_circuit))
+
+    @property
+    def offsets(self) -> Array:
+        """Potential less state: float32 ``(H W C,)``."""
+        return self._map(self._initial_potential * self.is_circuit)
+
+    @property
+    def _initial_potential(self) -> Array:
+        return np.zeros(self.shape[0]) if self.initial_potential is None else self.initial_potential
+
+    @property
+    def pooled_fan_out(self) -> Array:
+        """Synapses that leave each window of ``pool``: float64 ``(H', W' C)``, exact up to 2^53; empty if not known."""
+        if self.fan_out is None:
+            return np.zeros((0, 0))
+        (pool_h, pool_w), (height, width, channels) = self.pool, self.map_shape
+        rows, columns = height // pool_h, width // pool_w
+        whole = self.fan_out.reshape(channels, height, width)
+        windows = whole[:, : rows * pool_h : pool_h, : columns * pool_w : pool_w]
+        return np.ascontiguousarray(windows.transpose(1, 2, 0), np.float64).reshape(rows, columns * channels)
+
+    def _map(self, values: Array) -> Array:
+        """``(C,)`` or ``(C, H, W)`` as float32 ``(H W C,)``."""
+        if values.ndim == 1:
+            return np.tile(values.astype(np.float32), self.size // len(values))
+        return np.ascontiguousarray(values.transpose(1, 2, 0), np.float32).ravel()

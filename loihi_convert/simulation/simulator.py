@@ -1,0 +1,356 @@
+"""Integrate-and-fire simulation: real numbers and Loihi's integers by the same few lines.
+
+For layer l with synapse W and step t = 1..T (paper, eq. 1 and 2, algorithm 3)::
+
+    I[l](t) = W[l] x                        first layer: the constant current of the image, or its Poisson spikes
+    I[l](t) = W[l] (amplitude * s[l-1](t))  later layers
+    V[l](t) = clip(V[l](t-1) + I[l](t))     clipping at +-131071 for integers only
+    s[l](t) = [V[l](t) >= threshold[l]]     no spikes in a last layer that only integrates
+    V[l](t) = V - threshold * s  (soft)     or  0 where s  (hard)
+
+Networks of target loihi2 are simulated as the circuit of stock processes (`neurons.py`), unless asked otherwise.
+
+A block of images goes through all its steps layer by layer: the currents of all steps at once (`currents.py`), then the
+neurons (`neurons.py`). Blocks are as large as fits a core's cache, and each core works on blocks of its own, so that
+memory does not grow with the number of images or steps.
+
+Integers are held in float32, exactly: the exactness rules of `chip.rules` bound every partial sum of a current by 2^23,
+and a potential by 2^17, so every number on the way is an integer below 2^24, whatever the order of summation. Lava's
+own LIF (hard reset) has 6 bits below 1, which only its clipping fills; its currents are below 2^17: 24 bits again. So
+it is with the circuit: u is within 2^17 before it adds a current below 2^17, and only a leak fills the 6 bits below 1.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+
+from loihi_convert.arrays import Array
+from loihi_convert.chip import limits
+from loihi_convert.ir.network import SpikingNetwork
+from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.synapse import Synapse
+from loihi_convert.progress import Progress, silent
+from loihi_convert.simulation import gpu
+from loihi_convert.simulation.currents import Currents
+from loihi_convert.simulation.inputs import Inputs
+from loihi_convert.simulation.layer_spec import Dynamics, LayerBlock, Recording, Stage
+from loihi_convert.simulation.neurons import Neurons
+
+# Neurons of the largest layer, times images and steps, that are simulated at once: 16 MiB of currents on a core.
+_CPU_BLOCK: Final = 2**22
+_GPU_BLOCK: Final = 2**26
+
+# Where integer potentials clip, or u wraps.
+_LIMITS: Final[Mapping[Dynamics, float]] = {
+    "soft": limits.POTENTIAL_LIMIT,
+    "hard": limits.LIF_POTENTIAL_LIMIT,
+    "stock": limits.WRAPS_ABOVE,
+    "leaky": limits.WRAPS_ABOVE,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Some images over some successive steps: which, and what came of them, layer by layer."""
+
+    images: slice
+    steps: slice
+    layers: tuple[LayerBlock, ...]
+
+
+class Layer(NamedTuple):
+    """A synapse and its neurons, of one device: `Currents` and `Neurons`, or the same two of `gpu`."""
+
+    currents: Any
+    neurons: Any
+
+    def currents_of(self, inputs: Any) -> Any:
+        """Return ``(B, T, neurons)`` for inputs ``(B, T, H', W', C)``, already summed over windows."""
+        return self.currents(inputs.reshape(-1, *inputs.shape[2:])).reshape(*inputs.shape[:2], -1)
+
+
+class Simulator:
+    """Runs a `SpikingNetwork` or a `QuantizedNetwork`.
+
+    Parameters
+    ----------
+    network
+        The network; its arrays are copied once.
+    recording
+        What is recorded of every layer, besides the output's potentials and spikes, which always are.
+    device
+        ``"cpu"``, or another one of torch's, as ``"cuda"``.
+    saturates
+        Whether integer potentials end where Loihi's do; if not, they are exact up to 2^24.
+    dynamics
+        What the neurons do; by default the reset of the network, or ``stock`` for target loihi2, if it saturates.
+        ``stock`` and ``leaky`` are for target loihi2 alone.
+    """
+
+    def __init__(
+        self,
+        network: SpikingNetwork | QuantizedNetwork,
+        recording: Recording | None = None,
+        *,
+        device: str = "cpu",
+        saturates: bool = True,
+        dynamics: Dynamics | None = None,
+    ) -> None:
+        recording = recording or Recording()
+        output = replace(recording, potentials=True, spikes=network.readout == "spikes" or recording.spikes)
+        self._recordings = [recording] * (len(network.layers) - 1) + [output]
+        if isinstance(network, QuantizedNetwork):
+            is_circuit = network.target == "loihi2" and saturates
+            default: Dynamics = "stock" if is_circuit else network.reset
+            stages = _integer_stages(network, dynamics or default, saturates=saturates)
+        else:
+            stages = real_stages(network)
+        self._inputs = inputs_of(network)
+        self._layers = layers_on(device, stages)
+        self._device, self._largest = device, max(stage.size for stage in stages)
+
+    def run(self, images: Array, timesteps: int, take: Callable[[Block], None], *, progress: Progress = silent) -> None:
+        """Simulate uint8 ``images``, ``(N, C, H, W)``, for ``timesteps`` steps each, on as many cores as torch uses.
+
+        ``take`` is given block after block, never two at once: the images in any order, an image's steps in theirs.
+        """
+        images_at_once, steps_at_once = block_size(self._device, self._largest, len(images), timesteps)
+        lock, done = threading.Lock(), 0
+
+        def simulate(start: int) -> None:
+            nonlocal done
+            rows = slice(start, min(start + images_at_once, len(images)))
+            for block in self._blocks(images[rows], rows, timesteps, steps_at_once):
+                with lock:
+                    take(block)
+            with lock:
+                done += rows.stop - rows.start
+                progress(done, len(images))
+
+        on_cores(self._device, simulate, range(0, len(images), images_at_once))
+
+    def _blocks(self, images: Array, rows: slice, timesteps: int, steps_at_once: int) -> Iterator[Block]:
+        current = None
+        states = [layer.neurons.initial_states(len(images)) for layer in self._layers]
+        for first in range(0, timesteps, steps_at_once):
+            count = min(steps_at_once, timesteps - first)
+            if current is None or not self._inputs.is_constant:
+                current = self._layers[0].currents_of(self._inputs(images, rows.start, first, count))
+            done: list[LayerBlock] = []
+            for layer, state, recording in zip(self._layers, states, self._recordings, strict=True):
+                received = layer.currents_of(done[-1].pooled) if done else current
+                done.append(layer.neurons.fire(state, received, count, recording))
+            yield Block(rows, slice(first, first + count), tuple(done))
+
+
+def outputs(
+    network: SpikingNetwork | QuantizedNetwork,
+    images: Array,
+    timesteps: int,
+    *,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> Array:
+    """Return what the class is read from after each step: float32 ``(N, T, classes)`` for uint8 ``images``.
+
+    The last layer's potential, in weight units for integers, or, where it has neurons, how often each has fired since
+    the first step.
+    """
+    found = np.empty((len(images), timesteps, *network.shapes[-1]), np.float32)
+
+    def take(block: Block) -> None:
+        last = block.layers[-1]
+        read = last.potentials if network.readout == "potential" else last.spikes
+        assert read is not None
+        found[block.images, block.steps] = read[:, :, 0, 0]
+
+    Simulator(network, device=device).run(images, timesteps, take, progress=progress)
+    return found if network.readout == "potential" else found.cumsum(axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Extremes:
+    """The largest values of a simulation.
+
+    Parameters
+    ----------
+    currents
+        Per layer the largest input current of each channel at any image, position and step: float64 ``(C_out,)``.
+    output
+        The largest magnitude of an output potential after any step.
+    potentials
+        Per layer the lowest and the highest potential of each channel after any step: float64 ``(2, C_out)``; empty
+        unless asked for.
+    """
+
+    currents: tuple[Array, ...]
+    output: float
+    potentials: tuple[Array, ...] = ()
+
+
+def extremes(
+    network: SpikingNetwork,
+    images: Array,
+    timesteps: int,
+    *,
+    potentials: bool = False,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> Extremes:
+    """Return the largest currents and output potential of uint8 ``images`` in ``timesteps`` steps.
+
+    With ``potentials`` also the lowest and the highest of every layer.
+    """
+    channels = [layer.synapse.channels for layer in network.layers]
+    largest = [np.full(count, -np.inf) for count in channels]
+    bounds = [np.stack([np.full(count, np.inf), np.full(count, -np.inf)]) for count in channels] if potentials else []
+    output = np.zeros(1)
+
+    def take(block: Block) -> None:
+        for peak, layer in zip(largest, block.layers, strict=True):
+            assert layer.largest_current is not None
+            np.maximum(peak, layer.largest_current, out=peak)
+        for (low, high), layer in zip(bounds, block.layers if bounds else (), strict=True):
+            assert layer.potentials is not None
+            np.minimum(low, layer.potentials.min(axis=(0, 1, 2, 3)), out=low)
+            np.maximum(high, layer.potentials.max(axis=(0, 1, 2, 3)), out=high)
+        last = block.layers[-1].potentials
+        assert last is not None
+        np.maximum(output, np.abs(last).max(), out=output)
+
+    recording = Recording(currents=True, potentials=potentials)
+    Simulator(network, recording, device=device).run(images, timesteps, take, progress=progress)
+    return Extremes(tuple(largest), float(output[0]), tuple(bounds))
+
+
+def clipped_images(
+    network: QuantizedNetwork, images: Array, timesteps: int, *, device: str = "cpu", progress: Progress = silent
+) -> Array:
+    """Return on how many images some potential passed its lower / upper limit, or wrapped: int64 ``(layers, 2)``."""
+    seen = np.zeros((len(network.layers), len(images), 2), np.bool_)
+
+    def take(block: Block) -> None:
+        for index, layer in enumerate(block.layers):
+            assert layer.clipped is not None
+            seen[index, block.images] |= layer.clipped
+
+    Simulator(network, Recording(clipping=True), device=device).run(images, timesteps, take, progress=progress)
+    return np.asarray(seen.sum(axis=1, dtype=np.int64))
+
+
+def block_size(device: str, largest: int, image_count: int, timesteps: int) -> tuple[int, int]:
+    """Return how many images and steps are simulated at once where the largest layer has ``largest`` neurons."""
+    moments = max(1, (_CPU_BLOCK if device == "cpu" else _GPU_BLOCK) // largest)
+    steps = min(timesteps, moments)
+    return max(1, min(moments // steps, -(-image_count // _cores(device)))), steps
+
+
+def _cores(device: str) -> int:
+    return torch.get_num_threads() if device == "cpu" else 1
+
+
+def on_cores(device: str, work: Callable[[int], None], items: Sequence[int]) -> None:
+    """Call ``work`` with each item, on as many threads as torch uses, its own parallelism switched off meanwhile.
+
+    On a GPU one thread feeds it.
+    """
+    cores = _cores(device)
+    is_stopped = threading.Event()
+
+    @torch.inference_mode()
+    def guarded(item: int) -> None:
+        try:
+            if not is_stopped.is_set():
+                work(item)
+        except BaseException:
+            is_stopped.set()
+            raise
+
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(cores) as threads:
+            try:
+                for done in [threads.submit(guarded, item) for item in items]:
+                    done.result()
+            except BaseException:
+                is_stopped.set()
+                raise
+    finally:
+        torch.set_num_threads(cores)
+
+
+def layers_on(device: str, stages: Sequence[Stage]) -> list[Layer]:
+    """Return each stage's synapse and neurons on ``device``."""
+    if device != "cpu":
+        return [Layer(gpu.GpuCurrents(stage, device), gpu.GpuNeurons(stage, device)) for stage in stages]
+    synapses = [
+        Currents(stage.synapse, stage.input_shape, averages=not stage.is_integer, takes_spikes=stage.takes_spikes)
+        for stage in stages
+    ]
+    dtypes = [*(synapse.input_dtype for synapse in synapses[1:]), np.float32]
+    return [
+        Layer(synapse, Neurons(stage, dtype)) for synapse, stage, dtype in zip(synapses, stages, dtypes, strict=True)
+    ]
+
+
+def _integer_stages(network: QuantizedNetwork, dynamics: Dynamics, *, saturates: bool) -> list[Stage]:
+    limit = _LIMITS[dynamics] if saturates else math.inf
+    synapses = [layer.synapse for layer in network.layers]
+    fan_outs = [*network.fan_outs, None][: len(synapses)]
+    return _stages(network, synapses, fan_outs, limit=limit, dynamics=dynamics, is_integer=True)
+
+
+def inputs_of(network: SpikingNetwork | QuantizedNetwork) -> Inputs:
+    """Return how images enter ``network``."""
+    pixel_bits = network.pixel_bits if isinstance(network, QuantizedNetwork) else None
+    return Inputs(network.layers[0].synapse.pool, network.poisson_seed, pixel_bits)
+
+
+def real_stages(network: SpikingNetwork) -> list[Stage]:
+    """Return the layers of ``network`` as they are simulated."""
+    synapses = []
+    amplitude: Array | None = None
+    for layer in network.layers:
+        # For spikes of 0 and 1: with the amplitudes of the layer before it as factors.
+        synapses.append(layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude))
+        amplitude = None if layer.neuron is None else layer.neuron.amplitude
+    return _stages(network, synapses, [None] * len(synapses), limit=math.inf, dynamics=network.reset, is_integer=False)
+
+
+def _stages(
+    network: SpikingNetwork | QuantizedNetwork,
+    synapses: Sequence[Synapse],
+    fan_outs: Sequence[Array | None],
+    *,
+    limit: float,
+    dynamics: Dynamics,
+    is_integer: bool,
+) -> list[Stage]:
+    shapes = (network.input_shape, *network.shapes)
+    pools = [*(synapse.pool for synapse in synapses[1:]), (1, 1)]
+    return [
+        Stage(
+            synapse=synapse,
+            input_shape=input_shape,
+            takes_spikes=index > 0 or network.poisson_seed is not None,
+            shape=shape,
+            threshold=None if layer.neuron is None else layer.neuron.threshold,
+            initial_potential=None if layer.neuron is None else layer.neuron.initial_potential,
+            limit=limit,
+            dynamics=dynamics,
+            is_integer=is_integer,
+            pool=pool,
+            fan_out=fan_out,
+        )
+        for index, (layer, synapse, input_shape, shape, pool, fan_out) in enumerate(
+            zip(network.layers, synapses, shapes[:-1], shapes[1:], pools, fan_outs, strict=True)
+        )
+    ]
