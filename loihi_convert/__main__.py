@@ -30,7 +30,7 @@ def main() -> NoReturn:
     for number in caught:
         signal.signal(number, _end)
     from loihi_convert import cli
-    from loihi_convert.cli.console import note
+    from loihi_convert.cli.console import log
 
     interruption = _Interruption()
     for number in (*caught, signal.SIGALRM):
@@ -48,7 +48,7 @@ def main() -> NoReturn:
         signal.signal(number, signal.SIG_DFL)
     if code == _INTERRUPTED:
         code = 128 + (interruption.number or signal.SIGINT)
-        note(_farewell(code - 128))
+        log(_farewell(code - 128))
     sys.exit(code)
 
 
@@ -124,16 +124,16 @@ def _explain(error: BaseException) -> int:
     """Tell the user about ``error`` in one sentence and return its exit code; raise it if it is a bug."""
     import typer
 
-    from loihi_convert.cli.console import note
+    from loihi_convert.cli.console import log
     from loihi_convert.errors import LoihiConvertError, PlatformError
 
     if isinstance(error, LoihiConvertError):
-        note(f"error: {error}")
+        log(f"error: {error}")
         return error.exit_code
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return _INTERRUPTED
     if _is_lack_of_memory(error):
-        note("error: the memory is not enough for this; nothing half-written is left. Free some, or take fewer images.")
+        log("error: the memory is not enough for this; nothing half-written is left. Free some, or take fewer images.")
         return PlatformError.exit_code
     # Complaints of the option parser know how to show themselves and carry exit code 2.
     if hasattr(error, "show") and hasattr(error, "exit_code"):

@@ -76,6 +76,6 @@ class VerificationError(LoihiConvertError):
     exit_code = 5
 
 
-def shown(text: str) -> str:
+def escape_control(text: str) -> str:
     """``text`` with what a terminal would obey, instead of show, written out: a forged file's names are printed."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -8,22 +8,22 @@ from contextlib import AbstractContextManager, contextmanager
 Progress = Callable[[int, int], None]
 """Called as ``progress(done, total)`` with 0 <= done <= total, in whatever unit the work counts."""
 
-Bars = Callable[[str], AbstractContextManager[Progress]]
-"""Opens a `Progress` for one stage of a longer flow, given what the stage is called: `bar` or `no_bar`."""
+ProgressFactory = Callable[[str], AbstractContextManager[Progress]]
+"""Opens a `Progress` for one stage of a longer flow, given its name: `progress_bar` or `no_progress_bar`."""
 
 
-def silent(done: int, total: int) -> None:
+def no_progress(done: int, total: int) -> None:
     """Report to nobody: the default of every long-running function."""
 
 
 @contextmanager
-def no_bar(description: str) -> Iterator[Progress]:
+def no_progress_bar(description: str) -> Iterator[Progress]:
     """Report to nobody."""
-    yield silent
+    yield no_progress
 
 
 @contextmanager
-def bar(description: str) -> Iterator[Progress]:
+def progress_bar(description: str) -> Iterator[Progress]:
     """Show a progress bar on stderr; where stderr is no terminal, show nothing."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn

@@ -28,7 +28,7 @@ def _network(timesteps: int) -> QuantizedNetwork:
             QuantizedLayer("classes", Dense(np.ones((3, 4), int)), None, np.ones(3)),
         ),
         timesteps=timesteps,
-        proven_timesteps=64,
+        max_timesteps=64,
         pixel_bits=8,
         reset="soft",
     )

@@ -49,7 +49,7 @@ def tiny_network() -> QuantizedNetwork:
         layer("conv2", Conv(weights(2, 2, 3, 3), weights(2, 2, 2), padding=(1, 1), groups=2, pool=(2, 2))),
         layer("fc", Dense(weights(3, 8))),
     )
-    return QuantizedNetwork((1, 4, 4), layers, timesteps=8, proven_timesteps=8, pixel_bits=8, reset="soft")
+    return QuantizedNetwork((1, 4, 4), layers, timesteps=8, max_timesteps=8, pixel_bits=8, reset="soft")
 
 
 def test_the_limit_counts_every_product_once(benchmark: ModuleType) -> None:
@@ -198,13 +198,13 @@ def test_cost_of_a_file_that_is_proven_for_few_steps(
     proven_for(tmp_path / "tiny.net", 4)
     ran = []
 
-    class Ran:
+    class FileRun:
         ready: Final = {"idle_bytes": 1}
 
         def __init__(self, peer: object, request: object, patience: float) -> None:
             ran.append(request.timesteps)
 
-        def __enter__(self) -> Ran:
+        def __enter__(self) -> FileRun:
             return self
 
         def __exit__(self, *error: object) -> None:
@@ -213,7 +213,7 @@ def test_cost_of_a_file_that_is_proven_for_few_steps(
         def repeat(self) -> dict[str, float]:
             return {"seconds": 1.0, "peak_bytes": 1}
 
-    monkeypatch.setattr(benchmark, "Worker", Ran)
+    monkeypatch.setattr(benchmark, "Worker", FileRun)
     words = ("--sweep-timesteps", "2,8", "--sweep-images", "5", "--sweep-calls", "2", "--sweep-widths", "")
     monkeypatch.setattr(sys, "argv", ["", "cost", str(tmp_path / "tiny.net"), *asked, *words, "--repeats", "1"])
     assert benchmark.main() == 0
@@ -265,7 +265,7 @@ def proven_for(path: Path, timesteps: int, *, poisson_seed: int | None = None) -
     network = QuantizedNetwork(
         *((1, 8, 8), layers),
         timesteps=timesteps,
-        proven_timesteps=timesteps,
+        max_timesteps=timesteps,
         pixel_bits=8,
         reset="soft",
         provenance={"model": {"data": "digits"}},

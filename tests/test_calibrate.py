@@ -11,7 +11,7 @@ from test_balance import random_cnn
 from loihi_convert import netx
 from loihi_convert.arrays import Array
 from loihi_convert.conversion.balancing import balance
-from loihi_convert.conversion.bias_correction import calibrate
+from loihi_convert.conversion.bias_correction import correct_biases
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.errors import NetxError, UsageError
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
@@ -40,7 +40,7 @@ def test_by_hand() -> None:
     pixels = np.array([51, 153, 204], np.uint8).reshape(3, 1, 1, 1)
     # From 0 nothing fires.
     assert outputs(network, pixels, 1)[:, -1, 0].tolist() == [0, 0, 0]
-    corrected = calibrate(cnn, network, pixels)
+    corrected = correct_biases(cnn, network, pixels)
     first, last = corrected.layers
     assert first.neuron is not None
     assert first.neuron.initial_potential.tolist() == [0.5]
@@ -55,7 +55,7 @@ def test_mean_outputs_are_those_of_the_cnn(timesteps: int, reset: str) -> None:
     """Of the images it was calibrated on, and only there is it exact."""
     cnn = random_cnn(1)
     network = balance(cnn, images(), timesteps, method="percentile", reset=reset)
-    corrected = calibrate(cnn, network, images())
+    corrected = correct_biases(cnn, network, images())
     scores = cnn_scores(cnn, images())
     before, after = (outputs(found, images(), timesteps)[:, -1] / timesteps for found in (network, corrected))
     assert after.mean(axis=0) == pytest.approx(scores.mean(axis=0), abs=1e-4)
@@ -66,7 +66,7 @@ def test_mean_outputs_are_those_of_the_cnn(timesteps: int, reset: str) -> None:
 
 def test_written_and_read_again(tmp_path: Path) -> None:
     cnn = random_cnn(1)
-    network = calibrate(cnn, balance(cnn, images(), 2, method="percentile"), images())
+    network = correct_biases(cnn, balance(cnn, images(), 2, method="percentile"), images())
     quantized = quantize(network, images())
     path = tmp_path / "model.net"
     netx.write(quantized, path)
@@ -80,7 +80,7 @@ def test_written_and_read_again(tmp_path: Path) -> None:
 
 def test_a_forged_correction_is_refused(tmp_path: Path) -> None:
     cnn = random_cnn(1)
-    quantized = quantize(calibrate(cnn, balance(cnn, images(), 2), images()), images())
+    quantized = quantize(correct_biases(cnn, balance(cnn, images(), 2), images()), images())
     last = quantized.layers[-1]
     object.__setattr__(last, "correction", np.full(3, np.nan))
     path = tmp_path / "model.net"
@@ -92,4 +92,4 @@ def test_a_forged_correction_is_refused(tmp_path: Path) -> None:
 def test_literal_spikes_cannot_be_corrected() -> None:
     cnn = random_cnn(1)
     with pytest.raises(UsageError, match=r"^--correct: needs --amplitude compensated"):
-        calibrate(cnn, balance(cnn, images(), 2, amplitude="literal"), images())
+        correct_biases(cnn, balance(cnn, images(), 2, amplitude="literal"), images())

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from foreign_files import NEURON, LayerData, small_layers, write_foreign
+from external_files import NEURON, LayerData, small_layers, write_external
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import random_loihi2_network, random_network
@@ -82,7 +82,7 @@ def good(
         input_shape=(1, 4, 4),
         layers=layers,
         timesteps=timesteps,
-        proven_timesteps=proven,
+        max_timesteps=proven,
         pixel_bits=4 if is_constant else 8,
         reset=reset,
         poisson_seed=poisson_seed,
@@ -96,7 +96,7 @@ def circuit() -> QuantizedNetwork:
 
 def found_in(path: Path, target: Target = "lava", **options: Any) -> dict[str, Finding]:
     """What is found, by rule; no rule finds two things in these networks."""
-    checked = pipeline.check(pipeline.open_candidate(path), target=target, **options)
+    checked = pipeline.check(pipeline.load_file(path), target=target, **options)
     return {finding.rule: finding for finding in checked.findings}
 
 
@@ -279,7 +279,7 @@ def test_nothing_is_found_in_a_good_file_of_another_program(tmp_path: Path) -> N
 
 
 def chips_of(path: Path) -> Chips | None:
-    return pipeline.check(pipeline.open_candidate(path)).chips
+    return pipeline.check(pipeline.load_file(path)).chips
 
 
 def dense(neurons: int, inputs: int) -> LayerData:
@@ -291,7 +291,7 @@ def dense(neurons: int, inputs: int) -> LayerData:
 
 def test_a_file_that_begins_with_a_dense_layer_is_counted_from_it(tmp_path: Path) -> None:
     """1,000 neurons of 64 inputs: 64,000 + 24,000 bytes expanded; all 10 behind them hear each."""
-    path = write_foreign(tmp_path / "dense.net", [dense(1000, 64), dense(10, 1000)])
+    path = write_external(tmp_path / "dense.net", [dense(1000, 64), dense(10, 1000)])
     assert found_in(path) == {}
     chips = chips_of(path)
     assert chips is not None
@@ -309,7 +309,7 @@ def recurrent(recurrent_weights: int) -> LayerData:
 
 def test_recurrent_synapses_are_counted(tmp_path: Path) -> None:
     """A neuron hears 4 inputs and 4 of its own layer, and reaches those and 3 readouts."""
-    chips = chips_of(write_foreign(tmp_path / "recurrent.net", [recurrent(25), dense(3, 5)]))
+    chips = chips_of(write_external(tmp_path / "recurrent.net", [recurrent(25), dense(3, 5)]))
     assert chips is not None
     layer = chips.layers[0]
     assert (layer.neurons, layer.fan_in, layer.fan_out) == (5, 4 + 4, 4 + 3)
@@ -337,7 +337,7 @@ def test_recurrent_weights_keep_the_rules_together_with_the_others(
 ) -> None:
     """One neuron of two inputs would need one recurrent weight; the other rules look at all there are."""
     layer = dense(1, 2) | {"type": "dense_rec", "weight": np.array([weight]), "weight_rec": np.array(recurrent_weight)}
-    found = found_in(write_foreign(tmp_path / "recurrent.net", [layer, dense(3, 1)]))
+    found = found_in(write_external(tmp_path / "recurrent.net", [layer, dense(3, 1)]))
     if message is None:
         assert rule not in found
     else:
@@ -345,7 +345,7 @@ def test_recurrent_weights_keep_the_rules_together_with_the_others(
 
 
 def test_recurrent_weights_of_other_neurons(tmp_path: Path) -> None:
-    path = write_foreign(tmp_path / "recurrent.net", [recurrent(24), dense(3, 5)])
+    path = write_external(tmp_path / "recurrent.net", [recurrent(24), dense(3, 5)])
     assert chips_of(path) is None
     found = found_in(path)["the shape follows from the input"]
     assert found.line.startswith("error: layer/0: 24 recurrent weights among 5 neurons; its input has the shape (4,)")
@@ -353,12 +353,12 @@ def test_recurrent_weights_of_other_neurons(tmp_path: Path) -> None:
 
 def test_no_total_without_every_layer(tmp_path: Path) -> None:
     """The size of the input of a convolution stands in the file, or nowhere."""
-    assert chips_of(write_foreign(tmp_path / "whole.net", small_layers())) is not None
-    assert chips_of(write_foreign(tmp_path / "headless.net", small_layers()[1:])) is None
+    assert chips_of(write_external(tmp_path / "whole.net", small_layers())) is not None
+    assert chips_of(write_external(tmp_path / "headless.net", small_layers()[1:])) is None
     pooled = [dense(8, 8), {"type": "average", "shape": [8]}, dense(4, 8)]
-    assert chips_of(write_foreign(tmp_path / "pooled.net", pooled)) is None
+    assert chips_of(write_external(tmp_path / "pooled.net", pooled)) is None
     odd = [dense(3, 5) | {"weight": np.ones(16, np.float32)}]
-    found = found_in(write_foreign(tmp_path / "odd.net", odd))["the shape follows from the input"]
+    found = found_in(write_external(tmp_path / "odd.net", odd))["the shape follows from the input"]
     assert found.line.startswith("error: layer/0: 16 weights for 3 neurons; its input has no known shape")
 
 
@@ -582,7 +582,7 @@ def test_silent_channels_of_the_cnn() -> None:
 def test_a_channel_of_the_cnn_that_is_always_positive_is_not_saturated() -> None:
     kernel = np.array([[[[1.0]]], [[[-1.0]]]])
     layers = (ReluLayer("conv", Conv(kernel)), ReluLayer("fc", Dense(np.ones((2, 8)))))
-    cnn = pipeline.Candidate(Path("model.pt"), ReluNetwork((1, 2, 2), layers), None, {})
+    cnn = pipeline.LoadedFile(Path("model.pt"), ReluNetwork((1, 2, 2), layers), None, {})
     (finding,) = pipeline.check(cnn, np.full((3, 1, 2, 2), 255, np.uint8)).findings
     assert finding.line.startswith("warning: conv: 1 of 2 channels (1) silent on all of 3 images")
 
@@ -602,11 +602,11 @@ def test_what_convert_refuses_is_named_before_export(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     torch.save(WithMaxPooling().state_dict(), "pooled.pt")
-    candidate = pipeline.open_candidate(Path("pooled.pt"), arch="candidates:pooled", input_shape=(1, 4, 4))
+    candidate = pipeline.load_file(Path("pooled.pt"), arch="candidates:pooled", input_shape=(1, 4, 4))
     (finding,) = pipeline.check(candidate).findings
     assert re.match("error: 2: MaxPool2d has no spiking equivalent here", finding.line), finding.line
     torch.save(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).state_dict(), "plain.pt")
-    candidate = pipeline.open_candidate(Path("plain.pt"), arch="candidates:plain", input_shape=(1, 4, 4))
+    candidate = pipeline.load_file(Path("plain.pt"), arch="candidates:plain", input_shape=(1, 4, 4))
     checked = pipeline.check(candidate, target="loihi2")
     assert checked.findings == ()
     assert checked.chips is not None

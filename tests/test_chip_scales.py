@@ -15,9 +15,9 @@ from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.chip import limits
 from loihi_convert.conversion.balancing import balance
-from loihi_convert.conversion.chip_scales import is_proven, on_the_grids, reach
+from loihi_convert.conversion.chip_scales import is_proven, potential_bounds, snap_to_chip_grid
 from loihi_convert.conversion.quantization import quantize
-from loihi_convert.conversion.quantization_report import account
+from loihi_convert.conversion.quantization_report import report_quantization
 from loihi_convert.errors import RangeError, UsageError
 from loihi_convert.ir.circuit import circuit
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
@@ -42,7 +42,7 @@ def test_no_input_leaves_the_bounds(
     """All sequences of all spikes, or all images of pixels 0 and 1: u and V before each reset."""
     initial = int(threshold * share)
     layer = layer_of(np.array(weights), bias, threshold, initial)
-    (low,), (high,) = reach(layer, timesteps, is_constant=is_constant)
+    (low,), (high,) = potential_bounds(layer, timesteps, is_constant=is_constant)
     currents = np.array(list(itertools.product([0, 1], repeat=len(weights)))) @ weights + bias
     sequences = (
         np.repeat(currents[:, None], timesteps, axis=1)
@@ -72,9 +72,9 @@ def test_bounds_by_hand() -> None:
     """
     layer = layer_of(np.array([30, -10]), 0, 20, 5)
     for is_constant in (True, False):
-        low, high = reach(layer, 4, is_constant=is_constant)
+        low, high = potential_bounds(layer, 4, is_constant=is_constant)
         assert (low.item(), high.item()) == (-40, 69)
-    low, _ = reach(layer_of(np.array([30, -10]), 0, 20, 15), 4, is_constant=False)
+    low, _ = potential_bounds(layer_of(np.array([30, -10]), 0, 20, 15), 4, is_constant=False)
     assert low.item() == -15 - 30
 
 
@@ -116,11 +116,11 @@ def test_no_image_wraps_the_first_layer(
     spiking = balance(cnn, digits_like(seed), timesteps, poisson_seed=seed if poisson else None)
     network = quantize(spiking, digits_like(seed), pixel_bits=None if poisson else pixel_bits, target="loihi2")
     assert network.target == "loihi2"
-    assert network.proven_timesteps == timesteps
+    assert network.max_timesteps == timesteps
     found = clipped_images(network, attacks(network), timesteps)
     assert found[0].tolist() == [0, 0]
     # The later layers, on what they were held for.
-    costs = account(network, spiking, digits_like(seed))
+    costs = report_quantization(network, spiking, digits_like(seed))
     assert costs.layers[0].is_proven
     assert all(layer.low_clipped == layer.high_clipped == 0 for layer in costs.layers)
     for layer in network.layers[:-1]:
@@ -189,7 +189,7 @@ def test_onto_the_grids_by_hand() -> None:
     real = IntegrateAndFire(np.array([1000.0, 13.2, 1.3, np.inf]), np.ones(4), np.array([500.0, 6.6, 0.65, 0.0]))
     neuron = IntegerNeuron(threshold, threshold // 2)
     synapse = Dense(np.array([[1], [1], [1], [0]]), np.array([-300, 5, 0, 0]))
-    found = on_the_grids(QuantizedLayer("hidden", synapse, neuron, np.ones(4), balanced=real))
+    found = snap_to_chip_grid(QuantizedLayer("hidden", synapse, neuron, np.ones(4), balanced=real))
     assert found.threshold is not None
     assert found.initial_potential is not None
     assert found.bias is not None
@@ -238,11 +238,11 @@ def test_account_says_what_the_grid_changed() -> None:
     )
     spiking = SpikingNetwork((2, 1, 1), layers, 2, "soft")
     images = np.full((1, 2, 1, 1), 255, np.uint8)
-    costs = account(quantize(spiking, images, pixel_bits=1, target="loihi2"), spiking, images)
+    costs = report_quantization(quantize(spiking, images, pixel_bits=1, target="loihi2"), spiking, images)
     assert costs.layers[0].threshold_error == pytest.approx(1.2 / 13.2)
     assert costs.layers[1].threshold_error == 0
     assert [layer.is_proven for layer in costs.layers] == [True, True]
-    plain = account(quantize(spiking, images), spiking, images)
+    plain = report_quantization(quantize(spiking, images), spiking, images)
     assert [layer.is_proven for layer in plain.layers] == [None, None]
 
 

@@ -511,7 +511,7 @@ def test_what_a_file_says_does_not_reach_the_terminal_as_commands(
 
 def test_a_run_beyond_the_proof_is_refused(invoke: Invoke, model: Path) -> None:
     invoke("export", model, "-T", 2, "-o", "c.net")
-    proven = netx.read(Path("c.net")).proven_timesteps
+    proven = netx.read(Path("c.net")).max_timesteps
     done = invoke("run", "c.net", "-T", proven + 1)
     assert done.code == 3
     assert f"proven to fit Loihi's range for T <= {proven}; export it with -T {proven + 1}" in done.err
@@ -525,7 +525,7 @@ def test_a_trace_that_would_fill_the_memory_is_refused(
     invoke: Invoke, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     invoke("export", model, "-T", 2, "-o", "c.net")
-    monkeypatch.setattr(request, "LARGEST_TRACE", 2**22)
+    monkeypatch.setattr(request, "MAX_TRACE", 2**22)
     done = invoke("run", "c.net", "--trace")
     # 5 bytes for each of 400 images x 2 steps x (1024 + 512 + 10) neurons: 6,184,000 bytes.
     assert done.code == 2

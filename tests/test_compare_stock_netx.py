@@ -84,7 +84,7 @@ def network(*, reset: str = "hard", poisson_seed: int | None = None, integrates:
         (1, 8, 8),
         (layer,),
         timesteps=8,
-        proven_timesteps=8,
+        max_timesteps=8,
         pixel_bits=8,
         reset=reset,
         provenance={"model": {"data": "digits"}},

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from foreign_files import NEURON, lava_dl_file, small_layers, write_foreign
+from external_files import NEURON, lava_dl_file, small_layers, write_external
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import random_network
@@ -190,8 +190,8 @@ def test_unmodified_lava_dl_gives_the_same_states(tmp_path: Path, has_input_neur
         # Currents of graded spikes are large.
         layers[0] = {"type": "input", "shape": [2, 5, 4]}
         layers[1]["neuron"]["vThMant"] = np.arange(20, 80, 10) * 500
-    path = write_foreign(tmp_path / "model.net", layers)
-    network = external.read_foreign(path)
+    path = write_external(tmp_path / "model.net", layers)
+    network = external.read_external(path)
     sample = np.random.default_rng(0).integers(0, 90, network.input_shape).astype(np.int32)
     np.save(tmp_path / "sample.npy", sample)
     program = (TOOLS / "run_stock_states.py", path, tmp_path / "sample.npy", 8, tmp_path / "states.npz")
@@ -221,7 +221,7 @@ def test_lava_dls_golden_pilotnet() -> None:
     first step is one later than that of the layer before, and all begin anew after 17 steps. The tenth layer's states
     (fc-3) do not follow from the spikes of the ninth that lie beside them, whatever the delay: they are of another run.
     """
-    network = external.read_foreign(lava_dl_file("gts/pilotnet_lif/network.net"))
+    network = external.read_external(lava_dl_file("gts/pilotnet_lif/network.net"))
     period, total = 17, 24
     # Lava's axes are W, H, C.
     steps = list(simulate(network, golden("image").T[np.newaxis], period))
@@ -243,7 +243,7 @@ def test_lava_dls_golden_pilotnet() -> None:
 
 def test_lava_dls_golden_tiny_network() -> None:
     """Spikes of the input neurons, both convolutions, and the currents of the first, recorded from the second step."""
-    network = external.read_foreign(lava_dl_file("tiny.net"))
+    network = external.read_external(lava_dl_file("tiny.net"))
     expected = {name: np.load(lava_dl_file(f"gts/tinynet/{name}.npy"))[0] for name in ("input", "layer1", "output")}
     bias = np.load(lava_dl_file("gts/tinynet/input_bias.npy")).T.astype(np.int32)
     steps = list(simulate(network, bias[np.newaxis], 15))
@@ -254,7 +254,7 @@ def test_lava_dls_golden_tiny_network() -> None:
 
 def test_lava_dls_mnist_network_knows_digits() -> None:
     """784 inputs in a row, a readout without neurons; images from -1 to 1, as lava-dl's data set gives them."""
-    network = external.read_foreign(lava_dl_file("mnist.net"))
+    network = external.read_external(lava_dl_file("mnist.net"))
     assert (network.input_shape, network.timesteps, network.readout) == ((784,), 16, "potential")
     assert network.layers[-1].neuron is INTEGRATOR
     assert network.layers[0].synapse == PixelBias(76, 64)
@@ -275,7 +275,7 @@ def test_our_hard_reset_files_read_as_foreign_ones_compute_the_same(
         return
     path = tmp_path_factory.mktemp("cuba") / "model.net"
     netx.write(network, path)
-    foreign = external.read_foreign(path)
+    foreign = external.read_external(path)
     expected = run_network(network, images, 6, trace=True)
     for step, layers in enumerate(simulate(foreign, network.pixels(images), 6)):
         for found, trace, layer in zip(layers, expected.traces, network.layers, strict=True):
@@ -356,20 +356,20 @@ def put(index: int, **values: object) -> Callable[[list[Any]], object]:
     ],
 )
 def test_what_is_refused_names_the_layer(tmp_path: Path, change: Callable[[list[Any]], object], message: str) -> None:
-    path = write_foreign(tmp_path / "model.net", changed(change))
+    path = write_external(tmp_path / "model.net", changed(change))
     with pytest.raises(NetxError, match=rf"model\.net: {message}"):
-        external.read_foreign(path)
+        external.read_external(path)
 
 
 def test_a_dense_network_needs_no_input_layer(tmp_path: Path) -> None:
-    path = write_foreign(tmp_path / "model.net", small_layers()[3:4])
+    path = write_external(tmp_path / "model.net", small_layers()[3:4])
     network = external.read_any(path)
     assert isinstance(network, CubaNetwork)
     assert (network.input_shape, network.shapes, network.readout, network.timesteps) == ((54,), ((7,),), "spikes", 6)
 
 
 def test_results_count_spikes_and_the_synapses_they_reach(tmp_path: Path) -> None:
-    network = external.read_foreign(write_foreign(tmp_path / "model.net", small_layers()))
+    network = external.read_external(write_external(tmp_path / "model.net", small_layers()))
     images = np.random.default_rng(0).integers(0, 256, (3, 2, 5, 4)).astype(np.uint8)
     result = run_cuba(network, images, 6)
     steps = list(simulate(network, pixel_inputs(network, images, np.array([0.5]), np.array([0.5])), 6))
@@ -385,7 +385,7 @@ def test_results_count_spikes_and_the_synapses_they_reach(tmp_path: Path) -> Non
 
 
 def test_images_and_options_that_do_not_fit(tmp_path: Path) -> None:
-    network = external.read_foreign(write_foreign(tmp_path / "model.net", small_layers()))
+    network = external.read_external(write_external(tmp_path / "model.net", small_layers()))
     images = np.zeros((1, 2, 5, 4), np.uint8)
     with pytest.raises(DataError, match=r"images: found uint8 of shape \(1, 2, 4, 5\); the network takes uint8 of"):
         run_cuba(network, images.reshape(1, 2, 4, 5), 1)
@@ -398,14 +398,14 @@ def test_images_and_options_that_do_not_fit(tmp_path: Path) -> None:
     maps = CubaNetwork(network.input_shape, network.layers[:2])
     with pytest.raises(InputError, match=r"layer 1: the last layer has maps of shape \(6, 3, 3\); a class is read"):
         run_cuba(maps, images, 1)
-    graded = external.read_foreign(write_foreign(tmp_path / "graded.net", small_layers()[3:]))
+    graded = external.read_external(write_external(tmp_path / "graded.net", small_layers()[3:]))
     with pytest.raises(UsageError, match="--mean, --std: this network has no input neurons"):
         run_cuba(graded, np.zeros((1, 1, 6, 9), np.uint8), 1, mean=(0.5,))
 
 
 def test_states_start_from_zero_for_every_image(tmp_path: Path) -> None:
     """An image's result does not depend on its neighbours."""
-    network = external.read_foreign(write_foreign(tmp_path / "model.net", small_layers()))
+    network = external.read_external(write_external(tmp_path / "model.net", small_layers()))
     images = np.random.default_rng(1).integers(0, 256, (4, 2, 5, 4)).astype(np.uint8)
     together = run_cuba(network, images, 5).potentials
     alone = np.concatenate([run_cuba(network, images[index : index + 1], 5).potentials for index in range(4)])

@@ -16,7 +16,7 @@ from networks import random_network
 from loihi_convert.arrays import Shape
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.simulation import currents as module
-from loihi_convert.simulation.currents import LARGEST_BYTE, Currents, sum_pool
+from loihi_convert.simulation.currents import MAX_BYTE, Currents, sum_pool
 
 HAS_INT8 = platform.machine() == "x86_64" and torch.backends.mkldnn.is_available()
 
@@ -80,7 +80,7 @@ def without_bias(synapse: Synapse) -> Synapse:
 def test_int8_only_where_it_is_exact_on_every_processor(
     pool: tuple[int, int], averages: bool, takes_spikes: bool, is_int8: bool
 ) -> None:
-    assert LARGEST_BYTE == 129
+    assert MAX_BYTE == 129
     shape: Shape = (1, pool[0], pool[1] * 2)
     operator = Currents(
         Conv(np.full((1, 1, 1, 1), 127), pool=pool), shape, averages=averages, takes_spikes=takes_spikes
@@ -93,7 +93,7 @@ def test_int8_only_where_it_is_exact_on_every_processor(
 
 @pytest.mark.parametrize("broken", ["absent", "wrong", "wrong for one"])
 def test_a_torch_without_or_with_wrong_int8_falls_back_to_float32(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
-    class Broken:
+    class Violation:
         def __init__(self, *arguments: object) -> None:
             if broken == "absent":
                 raise NotImplementedError
@@ -103,7 +103,7 @@ def test_a_torch_without_or_with_wrong_int8_falls_back_to_float32(monkeypatch: p
             right = broken == "wrong for one" and len(inputs) == 2
             return inputs.astype(np.float32) if right else np.zeros(inputs.shape, np.float32)
 
-    monkeypatch.setattr(module, "_Int8", Broken)
+    monkeypatch.setattr(module, "_Int8", Violation)
     operator = Currents(Conv(np.ones((1, 1, 1, 1))), (1, 4, 4), averages=False, takes_spikes=True)
     assert operator.uses_int8 == (broken == "wrong for one")
     assert operator(np.ones((1, 4, 4, 1), operator.input_dtype)).sum() == 16

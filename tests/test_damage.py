@@ -26,7 +26,7 @@ from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.errors import InputError, LoihiConvertError, NetxError, RangeError, UsageError
 from loihi_convert.frontend.lowering import convert
-from loihi_convert.ir.quantized import MOST_TIMESTEPS
+from loihi_convert.ir.quantized import MAX_TIMESTEPS
 from loihi_convert.simulation.simulator import outputs
 
 TOOLS = Path(__file__).parents[1] / "tools"
@@ -206,7 +206,7 @@ def test_calibration_images_that_are_all_alike(value: int) -> None:
     assert run_network(network, calibration, 16).predictions[:, -1].tolist() == real.tolist()
 
 
-@pytest.mark.parametrize("timesteps", [0, -1, MOST_TIMESTEPS + 1, 2**63])
+@pytest.mark.parametrize("timesteps", [0, -1, MAX_TIMESTEPS + 1, 2**63])
 def test_timesteps_that_are_none(timesteps: int) -> None:
     with pytest.raises(UsageError, match=rf"--timesteps {timesteps}: allowed are 1\.\.1,048,576 time steps"):
         balance(convert(cnn(), (1, 8, 8)), digits(), timesteps)

@@ -17,7 +17,7 @@ from loihi_convert.cnn.checkpoint import load_model
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.cnn.training import train
 from loihi_convert.conversion.balancing import balance
-from loihi_convert.conversion.bias_correction import calibrate
+from loihi_convert.conversion.bias_correction import correct_biases
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import InputError
@@ -303,7 +303,7 @@ def test_without_labels_the_classes_of_the_cnn_count(digits: Digits) -> None:
 
 def test_corrections_are_a_stage_of_their_own(digits: Digits) -> None:
     images = digits.splits.calibration_images()
-    spiking = calibrate(digits.cnn, rounded(digits, 2)[0], images)
+    spiking = correct_biases(digits.cnn, rounded(digits, 2)[0], images)
     found = diagnosed(digits, (spiking, quantize(spiking, images)))
     causes = [stage.cause for stage in found.stages]
     assert causes[3:6] == ["initial_potential", "timing", "correction"]

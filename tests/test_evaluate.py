@@ -44,7 +44,7 @@ def small_network(timesteps: int = 2) -> QuantizedNetwork:
             QuantizedLayer("classes", Dense(np.ones((3, 2), np.int32), pool=(2, 2)), None, np.ones(3)),
         ),
         timesteps=timesteps,
-        proven_timesteps=8,
+        max_timesteps=8,
         pixel_bits=8,
         reset="soft",
     )
@@ -139,7 +139,7 @@ def test_own_point_is_at_the_timesteps_of_the_file_or_the_last(balanced: int, ow
         startup_seconds=0.0,
     )
     evaluation = evaluate(longer, small_network(balanced))
-    assert evaluation.own_point.timesteps == own
+    assert evaluation.nominal_point.timesteps == own
     assert [point.timesteps for point in evaluation.points] == sorted({1, 2, own, 4})
 
 
@@ -158,7 +158,7 @@ def test_a_spiking_readout_counts_as_a_spiking_layer() -> None:
         input_shape=(1, 1, 2),
         layers=(QuantizedLayer("only", Dense(np.array([[1, 0], [2, 3]])), neuron, np.ones(2), largest_input=255),),
         timesteps=3,
-        proven_timesteps=3,
+        max_timesteps=3,
         pixel_bits=8,
         reset="soft",
     )
@@ -182,7 +182,7 @@ def test_network_without_hidden_layers() -> None:
         input_shape=(1, 1, 2),
         layers=(QuantizedLayer("only", Dense(np.array([[1, 0], [2, 3]])), None, np.ones(2), largest_input=255),),
         timesteps=1,
-        proven_timesteps=1,
+        max_timesteps=1,
         pixel_bits=8,
         reset="soft",
     )

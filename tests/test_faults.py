@@ -128,7 +128,7 @@ def wide_network() -> QuantizedNetwork:
     )
     provenance = {"model": {"data": "digits"}}
     return QuantizedNetwork(
-        (1, 8, 8), layers, timesteps=64, proven_timesteps=64, pixel_bits=8, reset="soft", provenance=provenance
+        (1, 8, 8), layers, timesteps=64, max_timesteps=64, pixel_bits=8, reset="soft", provenance=provenance
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from foreign_files import NEURON, lava_dl_file, small_layers, write_foreign
+from external_files import NEURON, lava_dl_file, small_layers, write_external
 from test_netx import small_network
 
 from loihi_convert import external, netx
@@ -49,7 +49,7 @@ def test_a_file_of_ours(tmp_path: Path) -> None:
 def test_a_histogram_counts_every_number(tmp_path: Path) -> None:
     layers = small_layers()
     layers[4]["weight"] = np.array([[-8, -8, 0, 0, 0, 1, 8], [7.9] + [0] * 6, [np.nan, np.inf] + [0] * 5])
-    contents = describe(write_foreign(tmp_path / "model.net", layers))
+    contents = describe(write_external(tmp_path / "model.net", layers))
     weight = contents.layers[4].weight
     assert weight is not None
     assert (weight.count, weight.nonzero_count, weight.not_finite_count) == (21, 7, 2)
@@ -64,7 +64,7 @@ def test_a_histogram_counts_every_number(tmp_path: Path) -> None:
 def test_a_histogram_of_denormal_numbers(tmp_path: Path) -> None:
     layers = small_layers()
     layers[3]["neuron"] = {**NEURON, "vThMant": np.array([0, 5e-324, 0])}
-    threshold = describe(write_foreign(tmp_path / "model.net", layers)).layers[3].threshold
+    threshold = describe(write_external(tmp_path / "model.net", layers)).layers[3].threshold
     assert threshold is not None
     assert threshold.histogram == (2, *[0] * (BINS - 2), 1)
 
@@ -72,7 +72,7 @@ def test_a_histogram_of_denormal_numbers(tmp_path: Path) -> None:
 def test_recurrent_weights_are_counted_and_listed(tmp_path: Path) -> None:
     layers = small_layers()
     layers[3] |= {"type": "dense_rec", "weight": np.ones((7, 54)), "weight_rec": np.eye(7) * 3}
-    layer = describe(write_foreign(tmp_path / "model.net", layers)).layers[3]
+    layer = describe(write_external(tmp_path / "model.net", layers)).layers[3]
     assert layer.synapse_count == 7 * 54 + 7
     assert layer.others["weight_rec"] == "float64 (7, 7), 0..3"
 
@@ -97,13 +97,13 @@ def test_files_of_lava_dl() -> None:
 
 
 def test_differences_are_counted(tmp_path: Path) -> None:
-    first = write_foreign(tmp_path / "a.net", small_layers())
+    first = write_external(tmp_path / "a.net", small_layers())
     layers = small_layers()
     layers[3]["weight"][0, :2] += [2, -6]
     layers[3]["neuron"] = {**NEURON, "vThMant": 50}
     layers[4]["bias"] = np.ones(3)
     layers[1]["shape"] = [6, 3, 3, 1]
-    found = differences(first, write_foreign(tmp_path / "b.net", layers))
+    found = differences(first, write_external(tmp_path / "b.net", layers))
     assert [(item.place, item.differing_count, item.count, item.largest_difference) for item in found] == [
         ("layer/1/shape", None, None, None),
         ("layer/3/neuron/vThMant", 1, 1, 10),
@@ -116,10 +116,10 @@ def test_differences_are_counted(tmp_path: Path) -> None:
 
 
 def test_how_a_number_is_stored_makes_no_difference(tmp_path: Path) -> None:
-    first = write_foreign(tmp_path / "a.net", small_layers())
+    first = write_external(tmp_path / "a.net", small_layers())
     layers = small_layers()
     layers[3]["weight"] = layers[3]["weight"].astype(np.int8)
-    assert differences(first, write_foreign(tmp_path / "b.net", layers)) == ()
+    assert differences(first, write_external(tmp_path / "b.net", layers)) == ()
 
 
 def test_provenance_is_compared_value_by_value(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    ours, other = tmp_path / "ours.net", write_foreign(tmp_path / "other.net", small_layers())
+    ours, other = tmp_path / "ours.net", write_external(tmp_path / "other.net", small_layers())
     netx.write(small_network(), ours)
     assert run(monkeypatch, "inspect", ours) == 0
     out = capsys.readouterr().out
@@ -168,10 +168,10 @@ def test_control_characters_of_a_file_are_not_shown(
     layers = small_layers()
     layers[1] |= {"note" + evil: evil, "type": evil}
     layers[3]["neuron"] = {**NEURON, "type": evil}
-    path = write_foreign(tmp_path / "model.net", layers)
+    path = write_external(tmp_path / "model.net", layers)
     with h5py.File(path, "r+") as file:
         file["simulation/" + evil] = evil
-    for words in (["inspect", path], ["inspect", path, write_foreign(tmp_path / "b.net", small_layers())]):
+    for words in (["inspect", path], ["inspect", path, write_external(tmp_path / "b.net", small_layers())]):
         run(monkeypatch, *words)
         run(monkeypatch, *words, "--json")
     run(monkeypatch, "run", path, "--data", "digits")
@@ -200,7 +200,7 @@ def test_what_is_no_netx_file(tmp_path: Path) -> None:
         NetxError, match=r"model\.net: holds no group 'layer' with layers; it is HDF5, but no netx file"
     ):
         describe(path)
-    write_foreign(path, [])
+    write_external(path, [])
     with h5py.File(path, "r+") as file:
         file["layer/1/type"] = "input"
     with pytest.raises(NetxError, match=r"model\.net: layer: holds 1; netx numbers its layers 0, 1, 2"):
@@ -228,7 +228,7 @@ def test_run_takes_a_file_of_other_hands(
     rng = np.random.default_rng(0)
     dense = {"type": "dense", "shape": [10], "weight": 2 * rng.integers(-30, 31, (10, 64)), "neuron": NEURON}
     pixels = {"type": "input", "shape": [1, 8, 8], "weight": 60, "bias": 20, "neuron": NEURON}
-    path = write_foreign(tmp_path / "other.net", [pixels, {"type": "flatten"}, dense])
+    path = write_external(tmp_path / "other.net", [pixels, {"type": "flatten"}, dense])
     words = ("run", path, "--data", "digits", "--images", 20, "-o", tmp_path / "runs")
     assert run(monkeypatch, *words, "--json") == 0
     captured = capsys.readouterr()
@@ -252,7 +252,7 @@ def test_run_takes_a_file_of_other_hands(
         assert run(monkeypatch, *words, *more) == 2
         assert re.search(message, capsys.readouterr().err)
     nine = {**dense, "shape": [9], "weight": dense["weight"][:9]}
-    few = write_foreign(tmp_path / "few.net", [pixels, {"type": "flatten"}, nine])
+    few = write_external(tmp_path / "few.net", [pixels, {"type": "flatten"}, nine])
     with monkeypatch.context() as patch:
         patch.setattr("loihi_convert.pipeline.external_run.run_cuba", None)
         assert run(monkeypatch, "run", few, *words[2:]) == 3

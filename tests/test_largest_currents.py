@@ -14,12 +14,12 @@ from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.simulation import current_kernels, largest_currents
 from loihi_convert.simulation.currents import Currents
 from loihi_convert.simulation.largest_currents import LargestCurrents
-from loihi_convert.simulation.layer_spec import Stage
+from loihi_convert.simulation.layer_spec import LayerSpec
 from loihi_convert.simulation.simulator import Layer, layers_on
 
 
-def stage_of(synapse: Synapse, input_shape: Shape) -> Stage:
-    return Stage(
+def stage_of(synapse: Synapse, input_shape: Shape) -> LayerSpec:
+    return LayerSpec(
         synapse=synapse,
         input_shape=input_shape,
         takes_spikes=True,
@@ -36,18 +36,18 @@ def stage_of(synapse: Synapse, input_shape: Shape) -> Stage:
 
 def uses_bounds(synapse: Synapse, input_shape: Shape) -> bool:
     """Whether the currents themselves are not computed."""
-    stage = stage_of(synapse, input_shape)
+    spec = stage_of(synapse, input_shape)
 
     class Unused(Currents):
         def __call__(self, inputs: Array) -> Array:
             raise AssertionError
 
-    layer = layers_on("cpu", [stage])[0]
+    layer = layers_on("cpu", [spec])[0]
     unused = Unused(synapse, input_shape, averages=True, takes_spikes=True)
     height, width = (size // pool for size, pool in zip((*input_shape, 1, 1)[1:3], synapse.pool, strict=True))
     inputs = np.ones((1, 1, height, width, input_shape[0]), np.uint8)
     try:
-        LargestCurrents(stage, Layer(unused, layer.neurons), (1,)).take(0, inputs)
+        LargestCurrents(spec, Layer(unused, layer.neurons), (1,)).take(0, inputs)
     except AssertionError:
         return False
     return True
@@ -86,17 +86,17 @@ def test_equal_the_largest_of_all_currents(seed: int) -> None:
     """Any geometry, biases of channels or of neurons, sparse spikes or dense, the same steps in parts."""
     rng = np.random.default_rng(seed)
     synapse, shape = random_synapse(rng)
-    stage = stage_of(synapse, shape)
-    layer = layers_on("cpu", [stage])[0]
+    spec = stage_of(synapse, shape)
+    layer = layers_on("cpu", [spec])[0]
     _, height, width = shape
     rows, columns = height // synapse.pool[0], width // synapse.pool[1]
     window = math.prod(synapse.pool)
     spikes = rng.binomial(window, rng.choice([0.02, 0.3, 1.0]), (5, 6, rows, columns, shape[0])).astype(np.uint8)
-    largest = LargestCurrents(stage, layer, (2, 3, 6))
+    largest = LargestCurrents(spec, layer, (2, 3, 6))
     for image in range(5):
         for first in (0, 4):
             largest.take(first, spikes[image : image + 1, first : first + 4 if first == 0 else 6])
-    currents = layer.currents_of(spikes) + stage.biases
+    currents = layer.currents_of(spikes) + spec.biases
     channels = synapse.channels
     for found, after in zip(largest.found(), (2, 3, 6), strict=True):
         assert np.array_equal(found, currents[:, :after].reshape(-1, channels).max(axis=0))
@@ -106,11 +106,11 @@ def test_where_rounding_reverses_the_order() -> None:
     """One weight of 127 and 300 of 0.49: rounded, these are 0, but together they bring 147."""
     weight = np.concatenate([[127.0], np.full(300, 0.49)])
     synapse, shape = Conv(weight.reshape(1, 301, 1, 1)), (301, 1, 2)
-    stage = stage_of(synapse, shape)
+    spec = stage_of(synapse, shape)
     spikes = np.zeros((1, 1, 1, 2, 301), np.uint8)
     spikes[..., 0, 0] = 1
     spikes[..., 1, 1:] = 1
-    largest = LargestCurrents(stage, layers_on("cpu", [stage])[0], (1,))
+    largest = LargestCurrents(spec, layers_on("cpu", [spec])[0], (1,))
     largest.take(0, spikes)
     assert largest.found() == pytest.approx(np.array([[147.0]]), rel=1e-6)
 
@@ -119,9 +119,9 @@ def test_few_currents_are_summed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of normal weights, at a tenth of the inputs spiking: the real weights are looked at for 1 current in 100."""
     rng = np.random.default_rng(0)
     synapse, shape = Conv(rng.normal(size=(8, 64, 3, 3))), (64, 12, 12)
-    stage = stage_of(synapse, shape)
-    layer = layers_on("cpu", [stage])[0]
-    largest = LargestCurrents(stage, layer, (40,))
+    spec = stage_of(synapse, shape)
+    layer = layers_on("cpu", [spec])[0]
+    largest = LargestCurrents(spec, layer, (40,))
     sums = 0
     current = current_kernels._current.py_func
 

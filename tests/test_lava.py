@@ -69,7 +69,7 @@ def one_neuron(
     first = Dense(np.array([[weight]], np.int32), np.array([bias], np.int32))
     last = Dense(np.array([[readout[0]]], np.int32), np.array([readout[1]], np.int32))
     layers = (layer(first, (threshold, initial_potential), first=True), layer(last))
-    return QuantizedNetwork((1, 1, 1), layers, timesteps=8, proven_timesteps=64, pixel_bits=8, reset=reset)
+    return QuantizedNetwork((1, 1, 1), layers, timesteps=8, max_timesteps=64, pixel_bits=8, reset=reset)
 
 
 def pixels(*values: int) -> Array:
@@ -151,7 +151,7 @@ def test_the_readout_adds_its_bias_in_every_step(run: Callable[..., RunResult]) 
 
 def test_the_readout_clips(run: Callable[..., RunResult]) -> None:
     only = layer(Dense(np.array([[127], [-127]], np.int32)), first=True)
-    network = QuantizedNetwork((1, 1, 1), (only,), timesteps=8, proven_timesteps=64, pixel_bits=8, reset="soft")
+    network = QuantizedNetwork((1, 1, 1), (only,), timesteps=8, max_timesteps=64, pixel_bits=8, reset="soft")
     result = run(network, pixels(255), 6)
     rising = [32385, 64770, 97155, 129540, 131071, 131071]
     assert result.potentials[0].T.tolist() == [rising, [-potential for potential in rising]]
@@ -187,7 +187,7 @@ def three_layers(reset: Reset) -> tuple[QuantizedNetwork, Array]:
         layer(middle, (150, 20 if reset == "soft" else 0)),
         layer(Dense(weight(5, 8), bias=weight(5), pool=(2, 1))),
     )
-    network = QuantizedNetwork((2, 8, 10), layers, timesteps=8, proven_timesteps=64, pixel_bits=8, reset=reset)
+    network = QuantizedNetwork((2, 8, 10), layers, timesteps=8, max_timesteps=64, pixel_bits=8, reset=reset)
     return network, rng.integers(0, 256, (4, 2, 8, 10)).astype(np.uint8)
 
 
@@ -270,7 +270,7 @@ def test_presentations_are_even_and_fit_into_memory() -> None:
         64,
     ]
     wide = layer(Dense(np.zeros((2, 512 * 512), np.int8)), first=True)
-    large = QuantizedNetwork((1, 512, 512), (wide,), timesteps=1, proven_timesteps=1, pixel_bits=1, reset="soft")
+    large = QuantizedNetwork((1, 512, 512), (wide,), timesteps=1, max_timesteps=1, pixel_bits=1, reset="soft")
     assert lava_backend.fitting_batch_size(large, 100) == 3
 
 

@@ -51,7 +51,7 @@ def layer(name: str, weights: Array, bias: Array | None = None, *neuron: list[in
 
 def network_of(*layers: QuantizedLayer, target: str = "loihi2") -> QuantizedNetwork:
     return QuantizedNetwork(
-        (1, 1, 1), layers, timesteps=8, proven_timesteps=4095, pixel_bits=8, reset="soft", target=target
+        (1, 1, 1), layers, timesteps=8, max_timesteps=4095, pixel_bits=8, reset="soft", target=target
     )
 
 

@@ -101,7 +101,7 @@ def network_of(weight: int = 1, bias: int = 0, threshold: int = 10, initial: int
         QuantizedLayer("fc1", hidden, neuron, np.ones(2), 255),
         QuantizedLayer("fc2", output, None, np.ones(2)),
     )
-    return QuantizedNetwork((1, 2, 2), layers, timesteps=4, proven_timesteps=8, pixel_bits=8, reset="soft")
+    return QuantizedNetwork((1, 2, 2), layers, timesteps=4, max_timesteps=8, pixel_bits=8, reset="soft")
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_rules_of_lavas_own_lif(numbers: dict[str, int], message: str | None) ->
 def test_currents_that_wrap_in_lavas_lif_are_refused() -> None:
     wide = QuantizedLayer("fc", Dense(np.full((2, 5), 127, np.int32)), None, np.ones(2), 255)
     with pytest.raises(RangeError, match=r"fc: synaptic currents do not wrap .* reach 161925; allowed is 131071"):
-        QuantizedNetwork((1, 1, 5), (wide,), timesteps=1, proven_timesteps=1, pixel_bits=8, reset="hard")
+        QuantizedNetwork((1, 1, 5), (wide,), timesteps=1, max_timesteps=1, pixel_bits=8, reset="hard")
 
 
 def test_limits_themselves_are_allowed() -> None:
@@ -159,13 +159,13 @@ def test_currents_beyond_24_bits_are_refused() -> None:
     # 127 x 255 x 260 = 8,420,100 is the first multiple of 127 x 255 x 10 above 2^23 - 1.
     wide = QuantizedLayer("fc", Dense(np.full((2, 260), 127, np.int32)), None, np.ones(2), 255)
     with pytest.raises(RangeError, match=r"fc: currents fit twenty four bits .* 8420100; allowed is 8388607"):
-        QuantizedNetwork((1, 1, 260), (wide,), timesteps=1, proven_timesteps=1, pixel_bits=8, reset="soft")
+        QuantizedNetwork((1, 1, 260), (wide,), timesteps=1, max_timesteps=1, pixel_bits=8, reset="soft")
 
 
 def test_floats_are_refused() -> None:
     layer = QuantizedLayer("fc", Dense(np.ones((2, 4))), None, np.ones(2), 255)
     with pytest.raises(RangeError, match="fc: numbers are integers does not hold: values of type float64"):
-        QuantizedNetwork((1, 2, 2), (layer,), timesteps=1, proven_timesteps=1, pixel_bits=8, reset="soft")
+        QuantizedNetwork((1, 2, 2), (layer,), timesteps=1, max_timesteps=1, pixel_bits=8, reset="soft")
 
 
 def test_only_the_last_layer_integrates_without_neurons() -> None:

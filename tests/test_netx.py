@@ -75,7 +75,7 @@ def small_network() -> QuantizedNetwork:
         QuantizedLayer("conv", conv, neuron, np.array([0.5, 0.25]), 255),
         QuantizedLayer("fc", dense, None, np.ones(3)),
     )
-    return QuantizedNetwork((1, 2, 7), layers, timesteps=4, proven_timesteps=9, pixel_bits=8, reset="soft")
+    return QuantizedNetwork((1, 2, 7), layers, timesteps=4, max_timesteps=9, pixel_bits=8, reset="soft")
 
 
 def test_what_stands_in_the_file(tmp_path: Path) -> None:

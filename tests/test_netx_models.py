@@ -277,7 +277,7 @@ def test_where_no_file_fits_for_all_t_a_card_names_none(
     monkeypatch.setattr(sys, "argv", ["", "build", str(folder), str(model), "-T", "1,4", "--sim-images", "0"])
     assert tool.main() == 0
     (folder / "model-T4.net").unlink()
-    network = replace(netx.read(folder / "model-T1.net"), proven_timesteps=1)
+    network = replace(netx.read(folder / "model-T1.net"), max_timesteps=1)
     netx.write(network, tmp_path / "digits-candidates" / "model-T1.net", overwrite=True)
     netx.write(network, folder / "model-T1.net", overwrite=True)
     monkeypatch.setattr(sys, "argv", ["", "extend", str(folder), str(model), "-T", "1", "--sim-images", "0"])
@@ -362,7 +362,7 @@ def test_the_papers_accuracies_are_its_best_at_each_t(tool: ModuleType) -> None:
 
 def test_most_validation_images_win_and_the_first_among_equals(tool: ModuleType) -> None:
     names = {"plain1": (1, 90), "plain4": (4, 95), "q1": (1, 90), "q4": (4, 94), "q41": (4, 95)}
-    files = [tool.Candidate(Path(name), Path(name), *numbers) for name, numbers in names.items()]
+    files = [tool.LoadedFile(Path(name), Path(name), *numbers) for name, numbers in names.items()]
     assert tool.best_for(files, 1).path.name == "plain1"
     assert tool.best_for(files, 4).path.name == "plain4"
 

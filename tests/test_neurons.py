@@ -11,20 +11,20 @@ from hypothesis import strategies as st
 
 from loihi_convert.arrays import Array, Pair, Shape
 from loihi_convert.ir.synapse import Dense
-from loihi_convert.simulation.layer_spec import Dynamics, Recording, Stage
+from loihi_convert.simulation.layer_spec import Dynamics, LayerSpec, Recording
 from loihi_convert.simulation.neurons import Neurons, rate_errors
 
 EVERYTHING = Recording(potentials=True, spikes=True, counts=True, currents=True, clipping=True)
 
 
-def stage(
+def spec(
     shape: Shape, threshold: Array, initial: Array, *, bias: Array | None = None, limit: float = math.inf,
     is_soft: bool = True, is_integer: bool = True, pool: Pair = (1, 1), fan_out: Array | None = None,
-) -> Stage:  # fmt: skip
+) -> LayerSpec:  # fmt: skip
     """Neurons of ``shape`` behind a synapse of which only the bias matters."""
     synapse = Dense(np.zeros((len(threshold), 1)), bias)
     dynamics: Dynamics = "soft" if is_soft else "hard"
-    return Stage(synapse, (1,), False, shape, threshold, initial, limit, dynamics, is_integer, pool, fan_out)
+    return LayerSpec(synapse, (1,), False, shape, threshold, initial, limit, dynamics, is_integer, pool, fan_out)
 
 
 def plain(
@@ -75,7 +75,7 @@ def test_equals_plain_loops(
     fan_out[:, : per_window.shape[1], : per_window.shape[2]] = per_window
     currents = rng.integers(-40000, 60000, (images, 1 if is_constant else steps, height, width, channels))
     neurons = Neurons(
-        stage(shape, threshold, initial, bias=bias, limit=131071, is_soft=is_soft, pool=pool, fan_out=fan_out),
+        spec(shape, threshold, initial, bias=bias, limit=131071, is_soft=is_soft, pool=pool, fan_out=fan_out),
         np.uint8 if as_bytes else np.float32,
     )
     state = neurons.initial_states(images)
@@ -98,7 +98,7 @@ def test_equals_plain_loops(
 def test_two_calls_go_on_where_the_first_ended() -> None:
     rng = np.random.default_rng(0)
     currents = rng.integers(-100, 900, (2, 7, 6)).astype(np.float32)
-    neurons = Neurons(stage((6,), np.full(6, 1000), np.full(6, 500)))
+    neurons = Neurons(spec((6,), np.full(6, 1000), np.full(6, 500)))
     whole = neurons.fire(neurons.initial_states(2), currents, 7, Recording(spikes=True)).spikes
     state = neurons.initial_states(2)
     parts = [
@@ -112,7 +112,7 @@ def test_real_thresholds_are_reached_at_equality() -> None:
     """V >= threshold in float32, to the last bit: the number before the threshold does not fire."""
     threshold = np.float32(0.1)
     currents = np.array([threshold, np.nextafter(threshold, np.float32(0))], np.float32).reshape(1, 1, 2)
-    neurons = Neurons(stage((2,), np.full(2, threshold), np.zeros(2), is_integer=False))
+    neurons = Neurons(spec((2,), np.full(2, threshold), np.zeros(2), is_integer=False))
     block = neurons.fire(neurons.initial_states(1), currents, 1, EVERYTHING)
     assert block.spikes is not None
     assert block.spikes.ravel().tolist() == [1, 0]
@@ -124,7 +124,7 @@ def test_lavas_lif_fires_above_threshold_minus_one() -> None:
     """At its limit, 131071 + 63/64, it reaches every threshold but 131073: v > vThMant (DESIGN of Lava's LIF)."""
     currents = np.full((1, 1, 2), 131071 + 65535, np.float32)
     limit = 131072 - 2**-6
-    neurons = Neurons(stage((2,), np.array([131072, 131073]), np.zeros(2), limit=limit, is_soft=False))
+    neurons = Neurons(spec((2,), np.array([131072, 131073]), np.zeros(2), limit=limit, is_soft=False))
     block = neurons.fire(neurons.initial_states(1), currents, 1, EVERYTHING)
     assert block.spikes is not None
     assert block.spikes.ravel().tolist() == [1, 0]
@@ -132,7 +132,7 @@ def test_lavas_lif_fires_above_threshold_minus_one() -> None:
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, 3e38])
 def test_neurons_of_infinite_threshold_never_spend(value: float) -> None:
-    neurons = Neurons(stage((1,), np.array([np.inf]), np.zeros(1), is_integer=False))
+    neurons = Neurons(spec((1,), np.array([np.inf]), np.zeros(1), is_integer=False))
     block = neurons.fire(neurons.initial_states(1), np.full((1, 1, 1), value, np.float32), 1, EVERYTHING)
     assert block.spikes is not None
     assert block.potentials is not None
@@ -150,7 +150,7 @@ def test_rate_errors_equal_plain_loops(is_soft: bool, is_constant: bool) -> None
     currents = rng.integers(-8, 40, (images, 1 if is_constant else steps, neurons)) / 8
     activations = rng.integers(0, 40, (images, neurons)) / 8
     thresholds = rng.integers(1, 60, (count, 4)) / 8
-    layer = stage(shape, np.ones(4), np.zeros(4), bias=bias, is_soft=is_soft, is_integer=False)
+    layer = spec(shape, np.ones(4), np.zeros(4), bias=bias, is_soft=is_soft, is_integer=False)
     found = rate_errors(
         layer, currents.astype(np.float32), activations.astype(np.float32), thresholds, thresholds / 2, steps
     )  # fmt: skip
@@ -167,7 +167,7 @@ def test_the_worth_that_brings_rates_nearest_to_activations() -> None:
     What is left is 0.5^2 + (2 - 1.5)^2 + (2 - 2.5)^2. Threshold 4: nothing fires, a spike is worth its threshold.
     """
     activations = np.array([[0.5], [1.5], [2.5]], np.float32)
-    layer = stage((1,), np.ones(1), np.zeros(1), is_soft=False, is_integer=False)
+    layer = spec((1,), np.ones(1), np.zeros(1), is_soft=False, is_integer=False)
     thresholds = np.array([[1.0], [4.0]])
     halves = [rate_errors(layer, part[:, None], part, thresholds, 0 * thresholds, 1)
               for part in (activations[:1], activations[1:])]  # fmt: skip

@@ -31,7 +31,7 @@ from loihi_convert.frontend.source import Source
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import choose_margin
 from loihi_convert.pipeline import exporting, origin
-from loihi_convert.progress import Progress, silent
+from loihi_convert.progress import Progress, no_progress
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_export_writes_one_file_per_t(digits: DataSplits, folder: Path, tmp_path
         assert network.provenance["balance"]["calibration_images"] == 100
         assert network.provenance["model"]["architecture"] == "digits-cnn"
         assert item.verified_images == exporting.VERIFIED_IMAGES
-        assert item.account.timesteps == steps
+        assert item.report.timesteps == steps
 
 
 def test_export_refuses_before_it_starts(digits: DataSplits, folder: Path, tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_export_refuses_before_it_starts(digits: DataSplits, folder: Path, tmp_p
 def test_run_gives_cnn_float_and_fixed_point(digits: DataSplits, folder: Path) -> None:
     with open_backend("ref") as backend:
         ran = pipeline.run(folder / "model.net", digits.test, backend)
-    point = ran.evaluation.own_point
+    point = ran.evaluation.nominal_point
     assert (point.timesteps, ran.evaluation.image_count, ran.equal_to_reference) == (16, 400, 0)
     assert ran.evaluation.cnn_accuracy is not None
     assert point.accuracy is not None
@@ -108,7 +108,7 @@ def test_a_spiking_readout_all_the_way_to_lava(digits: DataSplits, folder: Path,
     pipeline.export(folder / "model.pt", path, (16,), digits.calibration_images(), options=options)
     assert netx.read(path).readout == "spikes"
     with open_backend("ref") as backend:
-        point = pipeline.run(path, digits.test, backend, model=folder / "model.pt").evaluation.own_point
+        point = pipeline.run(path, digits.test, backend, model=folder / "model.pt").evaluation.nominal_point
     assert point.agreement_with_cnn is not None
     assert point.agreement_with_float is not None
     assert point.agreement_with_cnn > 0.9
@@ -135,8 +135,8 @@ def test_held_out_images_alone_choose_the_margin(digits: DataSplits, folder: Pat
         assert evaluation.early_exit is not None
         assert evaluation.early_exit.choice == expected
         # Without a margin every image stops at T, and is as right as there.
-        assert evaluation.early_exit.points[-1].accuracy == evaluation.own_point.accuracy
-        operations = evaluation.own_point.synaptic_operations
+        assert evaluation.early_exit.points[-1].accuracy == evaluation.nominal_point.accuracy
+        operations = evaluation.nominal_point.synaptic_operations
         assert evaluation.early_exit.points[-1].synaptic_operations == pytest.approx(operations, rel=1e-12)
     early_exit = evaluations[0].early_exit
     assert early_exit is not None
@@ -171,7 +171,7 @@ class Wrong(ReferenceBackend):
     name = "sim"  # type: ignore[assignment, misc]
 
     def run(
-        self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = silent
+        self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = no_progress
     ) -> RunResult:
         result = super().run(path, images, timesteps, trace=trace, progress=progress)
         result.potentials[-1, -1, -1] += 1
@@ -353,7 +353,7 @@ def test_accuracy_of_literal_and_compensated_differ(digits: DataSplits, folder: 
         pipeline.export(folder / "model.pt", path, (32,), digits.calibration_images(), options=options)
         with open_backend("ref") as backend:
             ran = pipeline.run(path, digits.test, backend, model=folder / "model.pt")
-        agreement[amplitude] = ran.evaluation.own_point.agreement_with_cnn
+        agreement[amplitude] = ran.evaluation.nominal_point.agreement_with_cnn
     assert np.all(agreement["compensated"] > agreement["literal"])
 
 

@@ -130,7 +130,10 @@ NOT_PYTHON = {
     "answers": ("#!/bin/sh\necho hello", r"program cannot run Lava \(it answers b'hello'\); Lava needs Python 3.10 or"),
     "complains": ("#!/bin/sh\necho pyenv: not found >&2; echo see help >&2; exit 127", r"Lava \(pyenv: not found\); "),
     "old": ("#!/bin/sh\necho Traceback >&2; echo SyntaxError: future >&2; exit 1", r"Lava \(SyntaxError: future\); "),
-    "silent": ("#!/bin/sh\nexit 3", r"cannot run Lava \(it ended with exit code 3\); Lava needs Python 3.10 or newer"),
+    "silent": (
+        "#!/bin/sh\nexit 3",
+        r"cannot run Lava \(it ended with exit code 3\); Lava needs Python 3.10 or newer",
+    ),
     "no program": ("neither this nor that", r"program cannot run Lava \(.+Exec format error.+\); Lava needs Python"),
 }
 

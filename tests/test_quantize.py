@@ -15,11 +15,11 @@ from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.conversion.balancing import Amplitude, Method, balance
 from loihi_convert.conversion.quantization import quantize
-from loihi_convert.conversion.quantization_report import account
+from loihi_convert.conversion.quantization_report import report_quantization
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import RangeError, UsageError
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, Reset, SpikingLayer, SpikingNetwork
-from loihi_convert.ir.quantized import MOST_TIMESTEPS
+from loihi_convert.ir.quantized import MAX_TIMESTEPS
 from loihi_convert.ir.rounding import nearest_scales
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.simulation.layer_spec import Recording
@@ -149,7 +149,7 @@ def test_a_spiking_readout_keeps_one_scale_and_one_threshold(seed: int, reset: R
     assert spiking.layers[-1].neuron is not None
     assert last.threshold * last.scale == pytest.approx(spiking.layers[-1].neuron.threshold, abs=0.51 * last.scale[0])
     # Neurons keep their potential in range, however long they run.
-    assert network.proven_timesteps == MOST_TIMESTEPS
+    assert network.max_timesteps == MAX_TIMESTEPS
     # Rounding moves single spikes: over 150 seeds a count of 16 steps was off by 0.04 on average, by 0.14 at most.
     found = run_network(network, images, 16).outputs[:, -1]
     difference = np.abs(found - outputs(spiking, images, 16)[:, -1])
@@ -162,7 +162,7 @@ def test_proof_of_t() -> None:
     network = quantize(SpikingNetwork((1, 1, 1), layers, 2, "soft"), pixels(255))
     # |w_q| = 127, 255 levels: 32385 a step, |V(2)| = 64770, and 1.25 x 32385 x 3 = 121443 <= 131071 < 1.25 x 32385 x 4.
     assert np.abs(network.layers[0].weight).tolist() == [[127], [127]]
-    assert network.proven_timesteps == 3
+    assert network.max_timesteps == 3
     with pytest.raises(
         RangeError, match=r"--timesteps 4: .* proven to fit Loihi's range for T <= 3; export it with -T 4"
     ):
@@ -170,7 +170,7 @@ def test_proof_of_t() -> None:
     # At T = 64 the weights give way instead.
     longer = quantize(SpikingNetwork((1, 1, 1), layers, 64, "soft"), pixels(255))
     assert np.abs(longer.layers[0].weight).max() == 131071 // (1.25 * 255 * 64)
-    assert longer.proven_timesteps == 64
+    assert longer.max_timesteps == 64
 
 
 def test_proof_of_t_counts_spikes_that_have_not_come_yet() -> None:
@@ -185,8 +185,8 @@ def test_proof_of_t_counts_spikes_that_have_not_come_yet() -> None:
     )
     network = quantize(SpikingNetwork((1, 1, 1), layers, 2, "soft"), pixels(255))
     assert np.abs(network.layers[1].weight).tolist() == [[127], [127]]
-    assert network.proven_timesteps == int(131071 * 4 / (1.25 * 127))
-    steps = network.proven_timesteps
+    assert network.max_timesteps == int(131071 * 4 / (1.25 * 127))
+    steps = network.max_timesteps
     # The threshold was rounded: one spike in 3,302 steps more.
     assert np.abs(run_network(network, pixels(255), steps).potentials).max() == 127 * (steps // 4 + 1) < 131071
 
@@ -205,7 +205,7 @@ def test_calibration_images_stay_in_range_up_to_the_proven_t(
     images = digits_like(seed)
     options: dict[str, Any] = {"method": method, "amplitude": amplitude, "initial_potential": "zero"}
     network = quantize(balance(random_cnn(seed), images, timesteps, reset=reset, **options), images)
-    steps = min(network.proven_timesteps, 2000)
+    steps = min(network.max_timesteps, 2000)
     assert np.abs(run_network(network, images, steps).potentials).max() < 131071
 
 
@@ -236,7 +236,7 @@ def test_dead_channels_are_listed_and_silent() -> None:
     assert network.layers[0].threshold[1] == 131072
     assert network.layers[0].weight.tolist() == [[127], [0]]
     assert network.layers[1].weight[:, 1].tolist() == [0, 0]
-    assert account(network, spiking, pixels(255)).layers[0].dead_channels == (1,)
+    assert report_quantization(network, spiking, pixels(255)).layers[0].dead_channels == (1,)
 
 
 def test_bias_counts_potential_units() -> None:
@@ -265,7 +265,7 @@ def test_account_says_how_far_weights_are_from_the_real_ones() -> None:
     images = np.zeros((1, 2, 1, 1), np.uint8)
     network = quantize(spiking, images, weight_bits=2)
     assert network.layers[0].weight.tolist() == [[1, 1]]
-    first, last = account(network, spiking, images).layers
+    first, last = report_quantization(network, spiking, images).layers
     assert first.weight_error == pytest.approx(np.sqrt((0.2**2 + 0.2**2) / (1 + 0.6**2)))
     assert last.weight_error == pytest.approx(0, abs=1e-12)
 
@@ -273,12 +273,12 @@ def test_account_says_how_far_weights_are_from_the_real_ones() -> None:
 def test_account_counts_images_that_clip() -> None:
     spiking = balance(random_cnn(3), digits_like(3), 8)
     network = quantize(spiking, digits_like(3))
-    assert account(network, spiking, digits_like(3)).layers[0].high_clipped == 0
+    assert report_quantization(network, spiking, digits_like(3)).layers[0].high_clipped == 0
     # Twice the weights in the first layer: the calibration images themselves now exceed the range.
     first = network.layers[0]
     assert first.neuron is not None
     louder = replace(first, synapse=replace(first.synapse, weight=np.clip(first.weight * 4, -127, 127)))
-    costs = account(replace(network, layers=(louder, *network.layers[1:])), spiking, digits_like(3))
+    costs = report_quantization(replace(network, layers=(louder, *network.layers[1:])), spiking, digits_like(3))
     changed = replace(network, layers=(louder, *network.layers[1:]))
     current = currents(louder.synapse, changed.pixels(digits_like(3)), averages=False)[:, None]
     initial = np.broadcast_to(first.neuron.initial_potential.reshape(-1, 1, 1), current.shape)

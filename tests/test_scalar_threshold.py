@@ -22,7 +22,7 @@ from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.choice import choose_method
 from loihi_convert.conversion.quantization import quantize
-from loihi_convert.conversion.quantization_report import account
+from loihi_convert.conversion.quantization_report import report_quantization
 from loihi_convert.conversion.scalar_threshold import scalar_scales
 from loihi_convert.errors import NetxError, RangeError, UsageError
 from loihi_convert.ir.network import IntegrateAndFire, Readout, Reset, SpikingLayer, SpikingNetwork
@@ -66,7 +66,7 @@ def test_thresholds_fold_into_the_weights_by_hand() -> None:
     assert hidden.weight.tolist() == [[127, 32], [32, 64]]
     assert hidden.scale.tolist() == [4 / 128, 1 / 128]
     assert network.provenance["quantize"]["thresholds"] == "scalar"
-    first, _ = account(network, spiking, images).layers
+    first, _ = report_quantization(network, spiking, images).layers
     assert first.weight_error == pytest.approx(0, abs=1e-12)
     assert first.thresholds == (128, 128)
     # 127 needs 8 bits, sign included; 64 needs 8, and would fit 7 as -64.
@@ -139,7 +139,7 @@ def test_a_dead_channel_shares_the_threshold_and_is_listed() -> None:
     assert network.layers[0].threshold is not None
     assert network.layers[0].threshold.tolist() == [127, 127]
     assert network.layers[0].weight.tolist() == [[127], [0]]
-    assert account(network, spiking, pixels(255)).layers[0].dead_channels == (1,)
+    assert report_quantization(network, spiking, pixels(255)).layers[0].dead_channels == (1,)
     silent = quantize(one_layer([np.inf, np.inf], [[1.0], [-1.0]]), pixels(255), pixel_bits=1, thresholds="scalar")
     assert silent.layers[0].threshold is not None
     assert silent.layers[0].threshold.tolist() == [131072, 131072]

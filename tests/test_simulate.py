@@ -28,7 +28,7 @@ def single_neuron(
         QuantizedLayer("hidden", hidden, neuron, np.ones(1), 255),
         QuantizedLayer("output", Dense(np.array([[1]], np.int32)), None, np.ones(1)),
     )
-    return QuantizedNetwork((1, 1, 1), layers, timesteps=8, proven_timesteps=100, pixel_bits=8, reset=reset)
+    return QuantizedNetwork((1, 1, 1), layers, timesteps=8, max_timesteps=100, pixel_bits=8, reset=reset)
 
 
 def trace(network: QuantizedNetwork, pixel: int, timesteps: int) -> tuple[list[int], list[int], list[int]]:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 
-from loihi_convert.conversion.quantization_report import Account, LayerAccount
-from loihi_convert.metrics.diagnosis import Diagnosis, Layer, LayerError, Stage
+from loihi_convert.conversion.quantization_report import LayerReport, QuantizationReport
+from loihi_convert.metrics.diagnosis import Diagnosis, DiagnosisStep, LayerError, LayerLoss
 from loihi_convert.report import formats, terminal_tables
 from loihi_convert.report.figure import accuracy_figure
 from loihi_convert.simulation.intermediate import Cause
@@ -150,17 +150,17 @@ def test_names_with_markup_are_printed_as_they_are() -> None:
 
 
 def test_account_table() -> None:
-    account = Account(
+    account = QuantizationReport(
         layers=(
-            LayerAccount("conv[1]", (5, 7, 8), 0.0061, (900, 1100), (2, 9), low_clipped=1200, high_clipped=3),
-            LayerAccount("fc1", (8, 8, 8), 0.12, (64, 64), (), low_clipped=0, high_clipped=0),
-            LayerAccount("classes", (6, 7, 8), 0.0, None, (), low_clipped=0, high_clipped=41),
+            LayerReport("conv[1]", (5, 7, 8), 0.0061, (900, 1100), (2, 9), low_clipped=1200, high_clipped=3),
+            LayerReport("fc1", (8, 8, 8), 0.12, (64, 64), (), low_clipped=0, high_clipped=0),
+            LayerReport("classes", (6, 7, 8), 0.0, None, (), low_clipped=0, high_clipped=41),
         ),
         image_count=5000,
         timesteps=64,
-        proven_timesteps=1234,
+        max_timesteps=1234,
     )
-    table = terminal_tables.account_table(account)
+    table = terminal_tables.quantization_table(account)
     headers = ["layer", "weight bits\nleast..most", "weights\noff by", "thresholds", "dead\nchannels"]
     headers += ["images clipped\nlow / high"]
     assert [column.header for column in table.columns] == headers
@@ -181,12 +181,12 @@ def test_account_table() -> None:
 
 def test_account_table_of_a_chip() -> None:
     layers = (
-        LayerAccount("conv1", (8, 8, 8), 0.0067, (64, 128), (), 0, 0, threshold_error=0.0068, is_proven=True),
-        LayerAccount("fc1", (8, 8, 8), 0.012, (64, 64), (), 0, 0, threshold_error=0.1, is_proven=False),
-        LayerAccount("classes", (8, 8, 8), 0.012, None, (), 2, 0, is_proven=False),
+        LayerReport("conv1", (8, 8, 8), 0.0067, (64, 128), (), 0, 0, threshold_error=0.0068, is_proven=True),
+        LayerReport("fc1", (8, 8, 8), 0.012, (64, 64), (), 0, 0, threshold_error=0.1, is_proven=False),
+        LayerReport("classes", (8, 8, 8), 0.012, None, (), 2, 0, is_proven=False),
     )
-    account = Account(layers, image_count=5000, timesteps=4, proven_timesteps=4, target="loihi2", pixel_bits=6)
-    table = terminal_tables.account_table(account)
+    account = QuantizationReport(layers, image_count=5000, timesteps=4, max_timesteps=4, target="loihi2", pixel_bits=6)
+    table = terminal_tables.quantization_table(account)
     assert [str(column.header).split("\n")[0] for column in table.columns][4:] == [
         "thresholds",
         "dead",
@@ -204,9 +204,9 @@ def test_account_table_of_a_chip() -> None:
 def diagnosis(measure: Literal["accuracy", "agreement"]) -> Diagnosis:
     """Of 200 images, CNN to file: 190 right, 190, 150, 160; of the last layer's errors those of the file are known."""
 
-    def stage(cause: Cause | None, correct: int, lost: int, error: float | None) -> Stage:
+    def stage(cause: Cause | None, correct: int, lost: int, error: float | None) -> DiagnosisStep:
         layer = LayerError(correlation=error, mean_squared_error=0.5, relative_error=0.25)
-        return Stage(
+        return DiagnosisStep(
             cause=cause,
             correct_count=correct if measure == "accuracy" else None,
             accuracy=correct / 200 if measure == "accuracy" else None,
@@ -219,7 +219,7 @@ def diagnosis(measure: Literal["accuracy", "agreement"]) -> Diagnosis:
             layers=() if cause is None else (layer, layer),
         )
 
-    hidden = Layer(
+    hidden = LayerLoss(
         name="conv[1]",
         lost_images=20,
         loss_points=10,

@@ -36,7 +36,7 @@ from loihi_convert import netx
 from loihi_convert.arrays import Array
 from loihi_convert.backends import open_backend
 from loihi_convert.backends.request import check_run, require_proven
-from loihi_convert.cli.console import note
+from loihi_convert.cli.console import log
 from loihi_convert.cnn.models import build_model
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.quantization import quantize
@@ -241,7 +241,7 @@ def run_interleaved(rows: Sequence[Row], requests: Sequence[Request], repeats: i
         for index, (row, request) in enumerate(zip(rows, requests, strict=True)):
             if row.peer.runs_few_images:
                 continue
-            note(f"{row.peer.name}: starting")
+            log(f"{row.peer.name}: starting")
             with _failing(row):
                 workers[index] = stack.enter_context(Worker(row.peer, request, patience))
                 _describe(row, workers[index])
@@ -249,7 +249,7 @@ def run_interleaved(rows: Sequence[Row], requests: Sequence[Request], repeats: i
             for index, (row, request) in enumerate(zip(rows, requests, strict=True)):
                 if row.failure:
                     continue
-                note(f"repeat {number + 1} of {repeats}: {row.peer.name}")
+                log(f"repeat {number + 1} of {repeats}: {row.peer.name}")
                 with _failing(row):
                     if row.peer.runs_few_images:
                         with Worker(row.peer, request, patience) as worker:
@@ -265,7 +265,7 @@ def _failing(row: Row) -> Iterator[None]:
         yield
     except (PlatformError, OSError) as error:
         row.failure = str(error)
-        note(row.failure)
+        log(row.failure)
 
 
 def _describe(row: Row, worker: Worker) -> None:
@@ -348,7 +348,7 @@ def measure_cost(options: argparse.Namespace) -> None:
         idle: list[float] = []
         for number in range(options.repeats):
             for setting in settings:
-                note(f"repeat {number + 1} of {options.repeats}: {setting.curve} {setting.value}")
+                log(f"repeat {number + 1} of {options.repeats}: {setting.curve} {setting.value}")
                 sizes = () if setting.images_per_call is None else (setting.images_per_call,)
                 request = _request(
                     options,
@@ -388,21 +388,19 @@ def measure_cost(options: argparse.Namespace) -> None:
 
 
 def _settings(options: argparse.Namespace, chosen: Subject, temporary: Path) -> Iterator[Setting]:
-    images, proven = chosen.images, chosen.network.proven_timesteps
+    images, proven = chosen.images, chosen.network.max_timesteps
     some = images[: options.images]
     steps = min(8, proven) if options.timesteps is None else options.timesteps
     # Before networks of several widths are made.
     require_proven(chosen.network, steps)
     if left_out := [value for value in options.sweep_timesteps if value > proven]:
-        note(
-            f"T = {', '.join(map(str, left_out))}: left out; the file's potentials are proven to fit for T <= {proven}"
-        )
+        log(f"T = {', '.join(map(str, left_out))}: left out; the file's potentials are proven to fit for T <= {proven}")
     for value in options.sweep_timesteps:
         if value <= proven:
             yield Setting("T", value, chosen.path, some, value)
     for value in options.sweep_images:
         if value > len(images):
-            note(f"{value} images: left out; there are {len(images)}")
+            log(f"{value} images: left out; there are {len(images)}")
         else:
             yield Setting("images", value, chosen.path, images[:value], steps)
     for value in options.sweep_calls:

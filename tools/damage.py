@@ -281,7 +281,7 @@ class _ForeignReader(_Reader):
         shown = summary(contents) + capture.get()
         if odd := {c for c in shown if not c.isprintable() and c != "\n"}:
             raise AssertionError(f"shows {odd!a}")
-        network = external.read_foreign(path)
+        network = external.read_external(path)
         inputs = np.ones((1, *network.input_shape), np.int32)
         potentials = [layers[-1].v.tobytes() for layers in simulate(network, inputs, 2)]
         return {"shown": shown, "potentials": potentials}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from loihi_convert.cli.console import note
+from loihi_convert.cli.console import log
 from loihi_convert.errors import LoihiConvertError
 
 
@@ -14,5 +14,5 @@ def exit_code(work: Callable[[argparse.Namespace], int | None], arguments: argpa
     try:
         return work(arguments) or 0
     except LoihiConvertError as error:
-        note(f"error: {error}")
+        log(f"error: {error}")
         return error.exit_code

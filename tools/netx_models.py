@@ -52,7 +52,7 @@ from loihi_convert.cnn.recipe import default_recipe, fine_tuning_recipe, paper_r
 from loihi_convert.data import Dataset, DataSplits, load_data
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.files import sha256, write_atomically
-from loihi_convert.progress import bar
+from loihi_convert.progress import progress_bar
 from loihi_convert.records import wilson_interval
 from loihi_convert.report import paper
 
@@ -73,7 +73,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class LoadedFile:
     """An exported file, the T it is balanced for, and how many validation images it gets right then."""
 
     path: Path
@@ -205,39 +205,39 @@ def float16_copy(path: Path, folder: Path, splits: DataSplits) -> Path:
 
 def export_all(
     checkpoints: Sequence[Path], timesteps: Sequence[int], work: Path, splits: DataSplits
-) -> list[Candidate]:
+) -> list[LoadedFile]:
     """Export each checkpoint for each T into ``work``, where it is not there yet; run all on validation images."""
     found = []
     for source in checkpoints:
         for steps in timesteps:
             path = work / f"{source.stem}-T{steps}.net"
             if not path.exists():
-                pipeline.export(source, path, (steps,), splits.calibration_images(), bars=bar)
+                pipeline.export(source, path, (steps,), splits.calibration_images(), bars=progress_bar)
             if netx.read(path).provenance["model"]["sha256"] != sha256(source):
                 raise InputError(f"{path}: was not exported from {source} as it is now; delete it, or name --work.")
             right = correct_at(path, (steps,), splits.validation)[0]
-            found.append(Candidate(path, source, steps, right))
+            found.append(LoadedFile(path, source, steps, right))
     return found
 
 
 def correct_at(path: Path, timesteps: Sequence[int], images: Dataset) -> list[int]:
     """Return how many of ``images`` the file gets right, read after each of ``timesteps``."""
-    with bar(f"{path.name} on {len(images):,} images") as progress:
+    with progress_bar(f"{path.name} on {len(images):,} images") as progress:
         predictions = run_network(netx.read(path), images.images, max(timesteps), progress=progress).predictions
     return [int((predictions[:, t - 1] == images.known_labels).sum()) for t in timesteps]
 
 
-def best_for(candidates: Sequence[Candidate], timesteps: int) -> Candidate:
+def best_for(candidates: Sequence[LoadedFile], timesteps: int) -> LoadedFile:
     """Return the file balanced for T with most validation images right; among equals, the first."""
     return max((one for one in candidates if one.timesteps == timesteps), key=lambda one: one.correct)
 
 
-def best_single(files: Sequence[Candidate], timesteps: Sequence[int], images: Dataset) -> Candidate | None:
+def best_single(files: Sequence[LoadedFile], timesteps: Sequence[int], images: Dataset) -> LoadedFile | None:
     """Return the file with most of ``images`` right at all T together, of those whose potentials fit for all T.
 
     None: those of no file do.
     """
-    fitting = [one for one in files if netx.read(one.path).proven_timesteps >= max(timesteps)]
+    fitting = [one for one in files if netx.read(one.path).max_timesteps >= max(timesteps)]
     return max(fitting, key=lambda one: sum(correct_at(one.path, timesteps, images)), default=None)
 
 
@@ -245,7 +245,7 @@ def measure(
     folder: Path,
     sources: Sequence[Source],
     timesteps: Sequence[int],
-    candidates: Sequence[Candidate],
+    candidates: Sequence[LoadedFile],
     splits: DataSplits,
     sim_images: int,
     before: dict[str, Any] | None = None,
@@ -268,7 +268,7 @@ def measure(
     every_t = sorted(networks)
     # A file that is too large for the folder is where it was exported.
     files = [
-        chosen.get(t, Candidate(folder / item["file"], Path(item["checkpoint"]), t, item["validation_correct"]))
+        chosen.get(t, LoadedFile(folder / item["file"], Path(item["checkpoint"]), t, item["validation_correct"]))
         for t, item in sorted(networks.items())
     ]
     single = best_single([one for one in files if one.path.exists()], every_t, splits.validation[:SINGLE_IMAGES])
@@ -307,7 +307,7 @@ def _empty_card(cnn: Checkpoint, splits: DataSplits) -> dict[str, Any]:
 
 
 def _network(
-    one: Candidate, candidates: Sequence[Candidate], folder: Path, splits: DataSplits, sim_images: int
+    one: LoadedFile, candidates: Sequence[LoadedFile], folder: Path, splits: DataSplits, sim_images: int
 ) -> dict[str, Any]:
     """Copy a file, run it on test images, and return what a card says of it."""
     name = f"model-T{one.timesteps}.net"
@@ -421,7 +421,7 @@ def _digest(path: Path) -> str:
     return checkpoint.digest("", checkpoint.load(path).state)
 
 
-def _export_command(one: Candidate, name: str) -> list[str]:
+def _export_command(one: LoadedFile, name: str) -> list[str]:
     provenance = netx.read(one.path).provenance
     # A file that was in the work folder already may have been exported with a method of its own.
     method = "" if provenance.get("choice") else f" --balance {provenance['balance']['method']}"
@@ -430,7 +430,7 @@ def _export_command(one: Candidate, name: str) -> list[str]:
     return [export, f"loihi-convert run {name}"]
 
 
-def _single(one: Candidate, timesteps: Sequence[int], splits: DataSplits) -> dict[str, Any]:
+def _single(one: LoadedFile, timesteps: Sequence[int], splits: DataSplits) -> dict[str, Any]:
     """What a card says of the best single file."""
     return {
         "checkpoint": one.source.name,
@@ -460,7 +460,7 @@ def _tested(path: Path, timesteps: Sequence[int], splits: DataSplits, sim_images
         with open_backend("sim", lava_layout="layers") as lava:
             part = splits.test[:sim_images]
             # Raises where a single potential differs.
-            ran = pipeline.run(path, part, lava, max(timesteps), bars=bar)
+            ran = pipeline.run(path, part, lava, max(timesteps), bars=progress_bar)
             sim_right = int((ran.result.predictions[:, -1] == part.known_labels).sum())
             found["sim"] = {"images": len(part), "equal_to_ref": ran.equal_to_reference, "correct": sim_right}
     return found

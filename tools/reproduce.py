@@ -46,13 +46,13 @@ from reproduction.tables import (
     markdown_page,
 )
 
-from loihi_convert.cli.console import note, say
+from loihi_convert.cli.console import echo, log
 from loihi_convert.cli.options import parse_timesteps
 from loihi_convert.cnn import checkpoint
 from loihi_convert.data import default_root, load_data
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.files import write_atomically
-from loihi_convert.progress import bar
+from loihi_convert.progress import progress_bar
 from loihi_convert.report import paper
 from loihi_convert.report.figure import image_bytes
 from loihi_convert.simulation.gpu import chosen_device
@@ -146,7 +146,7 @@ def _reproduce(options: argparse.Namespace) -> None:
     networks = _networks(options)
     for data in dict.fromkeys(cell.data for cell in cells):
         if data not in networks:
-            note(f"{options.verb} {options.name}: no --network was trained on {data}; its cells are left out")
+            log(f"{options.verb} {options.name}: no --network was trained on {data}; its cells are left out")
     cells = chosen_cells(cells, f"{options.verb} {options.name}", list(networks), timesteps, options.methods)
     variants = distinct_variants(variants, cells)
     if options.verb == "figure" and options.name in _OF_CHANNELS:
@@ -170,7 +170,7 @@ def _reproduce(options: argparse.Namespace) -> None:
     page = markdown_page(_TITLES[options.name], entries, bests, notes=_notes(networks, entries))
     _write(stem.with_suffix(".md"), page)
     _write(stem.with_suffix(".csv"), csv_table(entries, bests))
-    say(page.rstrip("\n"))
+    echo(page.rstrip("\n"))
 
 
 def _networks(options: argparse.Namespace) -> dict[str, Measurements]:
@@ -207,13 +207,13 @@ def _best_of_ours(options: argparse.Namespace, networks: dict[str, Measurements]
         found[data].append(_opened(path, networks[data].images, options))
     device = chosen_device(options.device)
     return {
-        data: BestOfOurs(candidates, _records(options), weight_bits=options.weight_bits, device=device, tell=note)
+        data: BestOfOurs(candidates, _records(options), weight_bits=options.weight_bits, device=device, tell=log)
         for data, candidates in found.items()
     }
 
 
 def _opened(path: Path, images: Images, options: argparse.Namespace) -> Measurements:
-    return Measurements(path, images, _records(options), device=chosen_device(options.device), tell=note)
+    return Measurements(path, images, _records(options), device=chosen_device(options.device), tell=log)
 
 
 def _records(options: argparse.Namespace) -> Records:
@@ -256,7 +256,7 @@ def _measured(
         for data in best_of_ours
     }
     if not options.computed_only:
-        with bar(f"{options.verb} {options.name}") as progress:
+        with progress_bar(f"{options.verb} {options.name}") as progress:
             meter = Meter(progress)
             meter.total = sum(network.work(wanted[data]) for data, network in networks.items())
             meter.total += sum(best_of_ours[data].work(t) for data in steps for t in steps[data])
@@ -301,7 +301,7 @@ def _write_channels(
         for cell in sorted(cells, key=lambda cell: cell.timesteps or 0)
         if (one := setting(cell, variant, seed=options.seed, weight_bits=options.weight_bits)) is not None
     ]
-    with bar(f"figure {options.name}") as progress:
+    with progress_bar(f"figure {options.name}") as progress:
         meter = Meter(progress)
         meter.total = sum(network.work([one]) for _, _, one in made)
         rows: dict[Setting, list[Setting]] = {}
@@ -388,7 +388,7 @@ def _write_figure(stem: Path, figure: Figure, numbers: str) -> None:
         _write(stem.with_suffix(f".{kind}"), image_bytes(figure, kind))
     _write(stem.with_suffix(".csv"), numbers)
     for suffix in (".png", ".svg", ".csv"):
-        say(f"wrote {stem.with_suffix(suffix)}")
+        echo(f"wrote {stem.with_suffix(suffix)}")
 
 
 def _write(path: Path, content: str | bytes) -> None:

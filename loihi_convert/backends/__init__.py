@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, get_args
 from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
 from loihi_convert.errors import UsageError
-from loihi_convert.progress import Progress, silent
+from loihi_convert.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from loihi_convert.backends.loihi2.board import Board
@@ -65,7 +65,7 @@ class Backend(Protocol):
         ...
 
     def run(
-        self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = silent
+        self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = no_progress
     ) -> RunResult:
         """Run ``images`` (uint8 ``(N, C, H, W)``) for ``timesteps`` steps each through the network in ``path``."""
         ...

@@ -15,7 +15,7 @@ from loihi_convert.backends import BackendName, Neuron
 from loihi_convert.backends.request import check_run, used_neuron
 from loihi_convert.backends.result import LayerTrace, RunResult
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.progress import Progress, silent
+from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.layer_spec import Dynamics, Recording
 from loihi_convert.simulation.simulator import Block, Simulator
 
@@ -47,7 +47,7 @@ class ReferenceBackend:
         """None: it does without Lava."""
 
     def run(
-        self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = silent
+        self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = no_progress
     ) -> RunResult:
         """See `backends.Backend.run`."""
         started = time.perf_counter()
@@ -82,7 +82,7 @@ def run_network(
     neuron: Neuron | None = None,
     leak: bool = False,
     device: str = "cpu",
-    progress: Progress = silent,
+    progress: Progress = no_progress,
     started: float | None = None,
 ) -> RunResult:
     """Run a network that is in memory; what export compares the written file with.

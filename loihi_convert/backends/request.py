@@ -10,9 +10,9 @@ import numpy as np
 from loihi_convert.arrays import Array
 from loihi_convert.backends import Neuron
 from loihi_convert.errors import DataError, RangeError, UsageError
-from loihi_convert.ir.quantized import MOST_TIMESTEPS, QuantizedNetwork
+from loihi_convert.ir.quantized import MAX_TIMESTEPS, QuantizedNetwork
 
-LARGEST_TRACE: Final = 2**32
+MAX_TRACE: Final = 2**32
 """Bytes that the result of a run may take, with the spikes and potentials of a traced one."""
 
 
@@ -41,8 +41,8 @@ def check_run(network: QuantizedNetwork, images: Array, timesteps: int, *, trace
     Raises
     ------
     UsageError
-        If ``timesteps`` is less than 1 or more than `MOST_TIMESTEPS`, or the result would be larger than
-        `LARGEST_TRACE`.
+        If ``timesteps`` is less than 1 or more than `MAX_TIMESTEPS`, or the result would be larger than
+        `MAX_TRACE`.
     DataError
         If the images are not uint8 of ``(N, *input_shape)`` with N >= 1.
     RangeError
@@ -63,12 +63,12 @@ def require_proven(network: QuantizedNetwork, timesteps: int) -> None:
     """Raise unless ``network`` can run for ``timesteps`` steps, as `check_run` does."""
     if timesteps < 1:
         raise UsageError(f"--timesteps {timesteps}: a run needs at least 1 time step.")
-    if timesteps > MOST_TIMESTEPS:
-        raise UsageError(f"--timesteps {timesteps}: allowed are 1..{MOST_TIMESTEPS:,} time steps.")
-    if timesteps > network.proven_timesteps:
+    if timesteps > MAX_TIMESTEPS:
+        raise UsageError(f"--timesteps {timesteps}: allowed are 1..{MAX_TIMESTEPS:,} time steps.")
+    if timesteps > network.max_timesteps:
         raise RangeError(
             f"--timesteps {timesteps}: the output potentials of this file are proven to fit Loihi's range for T <= "
-            f"{network.proven_timesteps}; export it with -T {timesteps}."
+            f"{network.max_timesteps}; export it with -T {timesteps}."
         )
 
 
@@ -83,9 +83,9 @@ def result_size(network: QuantizedNetwork, images: int, timesteps: int, *, trace
 
 
 def require_result_size(size: int, images: int, timesteps: int, *, trace: bool = False) -> None:
-    """Raise a `UsageError` if the ``size`` bytes of the result of such a run are more than `LARGEST_TRACE`."""
-    if size > LARGEST_TRACE:
+    """Raise a `UsageError` if the ``size`` bytes of the result of such a run are more than `MAX_TRACE`."""
+    if size > MAX_TRACE:
         raise UsageError(
             f"{'--trace: ' if trace else ''}{images} images x {timesteps} steps need {size / 2**20:.1f} MiB; "
-            f"allowed are {LARGEST_TRACE / 2**20:.0f} MiB. {'Trace' if trace else 'Run'} fewer images with --images."
+            f"allowed are {MAX_TRACE / 2**20:.0f} MiB. {'Trace' if trace else 'Run'} fewer images with --images."
         )

@@ -12,12 +12,12 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
-from loihi_convert.checks.finding import Broken, Rule
+from loihi_convert.checks.finding import Rule, Violation
 from loihi_convert.checks.integer_rules import NetworkRun, channels, idle, layer_runs
 from loihi_convert.chip import limits
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.progress import Progress, silent
+from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.relu import relu_outputs
 from loihi_convert.simulation.simulator import clipped_images
 
@@ -72,7 +72,7 @@ class NetworkActivity:
 
 
 def network_activity(
-    network: QuantizedNetwork, images: Array, timesteps: int, *, device: str = "cpu", progress: Progress = silent
+    network: QuantizedNetwork, images: Array, timesteps: int, *, device: str = "cpu", progress: Progress = no_progress
 ) -> NetworkActivity:
     """Return what ``network`` does on uint8 ``images``, ``(N, C, H, W)``, in T steps."""
     result = run_network(network, images, timesteps, device=device, progress=progress)
@@ -109,7 +109,7 @@ def cnn_activity(network: ReluNetwork, images: Array) -> Iterator[tuple[str, Act
         yield layer.name, Activity(len(images), rate, np.ones(len(rate), np.bool_))
 
 
-def every_channel_is_active(activity: Activity) -> Broken | None:
+def every_channel_is_active(activity: Activity) -> Violation | None:
     silent = (activity.firing_rate == 0) & activity.can_fire
     if not silent.any():
         return None
@@ -117,37 +117,37 @@ def every_channel_is_active(activity: Activity) -> Broken | None:
     return idle(silent, what, "Look at more --images; prune what stays silent.", activity.is_readout)
 
 
-def no_channel_is_active_at_every_step(activity: Activity) -> Broken | None:
+def no_channel_is_active_at_every_step(activity: Activity) -> Violation | None:
     saturated = activity.firing_rate == 1
     if not saturated.any():
         return None
     found = f"{channels(saturated)} fire at every step and position of {activity.image_count:,} images"
     fix = "Balance for higher thresholds: `export --balance percentile --percentile 99.9`."
-    return Broken(found, "a saturated channel says nothing", "", fix)
+    return Violation(found, "a saturated channel says nothing", "", fix)
 
 
-def no_potential_meets_the_upper_end(activity: Activity) -> Broken | None:
+def no_potential_meets_the_upper_end(activity: Activity) -> Violation | None:
     return _clipped(activity, activity.high_clipped, f"{limits.POTENTIAL_LIMIT:,}, beyond which spikes are lost")
 
 
-def no_potential_meets_the_lower_end(activity: Activity) -> Broken | None:
+def no_potential_meets_the_lower_end(activity: Activity) -> Violation | None:
     return _clipped(activity, activity.low_clipped, f"{-limits.POTENTIAL_LIMIT:,}, where inhibition is forgotten")
 
 
-def _clipped(activity: Activity, images: int, end: str) -> Broken | None:
+def _clipped(activity: Activity, images: int, end: str) -> Violation | None:
     if not images or activity.is_constant:
         return None
     found = f"potentials clipped on {images:,} of {activity.image_count:,} images"
     fix = "Export with fewer --weight-bits, or for a smaller T, if accuracy is lost."
-    return Broken(found, f"Loihi's range ends at {end}", "lava/proc/lif/models.py", fix)
+    return Violation(found, f"Loihi's range ends at {end}", "lava/proc/lif/models.py", fix)
 
 
-def no_current_wraps(activity: NetworkActivity) -> Broken | None:
+def no_current_wraps(activity: NetworkActivity) -> Violation | None:
     if not activity.wrapped_images:
         return None
     found = f"the u of a stock neuron wraps on {activity.wrapped_images:,} of {activity.image_count:,} images"
     limit = f"its range is +-{limits.POTENTIAL_LIMIT:,}; beyond, it is none of the potentials that are meant"
-    return Broken(found, limit, "lava/proc/lif/models.py", "Export for a smaller T, or with fewer --weight-bits.")
+    return Violation(found, limit, "lava/proc/lif/models.py", "Export for a smaller T, or with fewer --weight-bits.")
 
 
 ACTIVITY_RULES: Final[tuple[Rule[Activity], ...]] = (

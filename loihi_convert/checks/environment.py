@@ -156,4 +156,4 @@ def _small_network() -> QuantizedNetwork:
         QuantizedLayer("hidden", hidden, neuron, np.ones(3), 255),
         QuantizedLayer("output", output, None, np.ones(2)),
     )
-    return QuantizedNetwork((1, 2, 2), layers, timesteps=4, proven_timesteps=4, pixel_bits=8, reset="soft")
+    return QuantizedNetwork((1, 2, 2), layers, timesteps=4, max_timesteps=4, pixel_bits=8, reset="soft")

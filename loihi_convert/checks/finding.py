@@ -18,7 +18,7 @@ SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "note")
 Subject = TypeVar("Subject")
 
 
-class Broken(NamedTuple):
+class Violation(NamedTuple):
     """How a claim fails: what was found, what is allowed, who says so, and what to do."""
 
     found: str
@@ -39,7 +39,7 @@ class Finding(Record):
     layer
         Its name; None: the network.
     found, limit, source, fix
-        As `Broken`; ``limit`` is its ``allowed``.
+        As `Violation`; ``limit`` is its ``allowed``.
     """
 
     severity: Severity
@@ -71,7 +71,7 @@ class Rule(Generic[Subject]):
         For each target it is a rule for.
     """
 
-    claim: Callable[[Subject], Broken | None]
+    claim: Callable[[Subject], Violation | None]
     severity: Mapping[Target, Severity]
 
 

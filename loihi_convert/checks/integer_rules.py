@@ -15,14 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from loihi_convert.arrays import Array
-from loihi_convert.checks.finding import Broken, Rule
+from loihi_convert.checks.finding import Rule, Violation
 from loihi_convert.chip import limits, rules
-from loihi_convert.conversion.chip_scales import reach
+from loihi_convert.conversion.chip_scales import potential_bounds
 from loihi_convert.ir.network import Reset
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 
 _LIF: Final = "lava/proc/lif/models.py"
-_MOST_CHANNELS: Final = 8
+_MAX_CHANNELS: Final = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,7 @@ class LayerRun:
     def range(self) -> tuple[int, int]:
         """The lowest and the highest potential, before a reset, of all channels; for the circuit, what `reach` says."""
         if self.is_circuit:
-            low, high = reach(self.layer, self.timesteps, is_constant=self.is_constant)
+            low, high = potential_bounds(self.layer, self.timesteps, is_constant=self.is_constant)
             # Of a channel that never fires the chip rules demand that it receives nothing.
             alive = high if self.layer.threshold is None else high[self.layer.threshold < limits.NEVER_FIRES]
             return int(low.min()), int(alive.max(initial=0))
@@ -130,11 +130,11 @@ def layer_runs(run: NetworkRun) -> Iterator[tuple[str, LayerRun]]:
         yield layer.name, layer_run
 
 
-def output_potentials_fit_for_the_timesteps(run: NetworkRun) -> Broken | None:
-    proven = run.network.proven_timesteps
+def output_potentials_fit_for_the_timesteps(run: NetworkRun) -> Violation | None:
+    proven = run.network.max_timesteps
     if run.timesteps <= proven:
         return None
-    return Broken(
+    return Violation(
         f"T = {run.timesteps:,}: output potentials can leave +-{limits.POTENTIAL_LIMIT:,}",
         f"proven are T <= {proven:,}, on calibration images",
         "24 state bits, " + _LIF,
@@ -142,18 +142,20 @@ def output_potentials_fit_for_the_timesteps(run: NetworkRun) -> Broken | None:
     )
 
 
-def thresholds_are_balanced_for_the_timesteps(run: NetworkRun) -> Broken | None:
+def thresholds_are_balanced_for_the_timesteps(run: NetworkRun) -> Violation | None:
     balanced = run.network.timesteps
     if run.timesteps == balanced:
         return None
     found = f"T = {run.timesteps:,}, with thresholds balanced for T = {balanced:,}"
-    return Broken(found, "each T has thresholds of its own", "", f"Accuracy is best with `export -T {run.timesteps}`.")
+    return Violation(
+        found, "each T has thresholds of its own", "", f"Accuracy is best with `export -T {run.timesteps}`."
+    )
 
 
-def neurons_reset_as_stock_neurons_do(run: NetworkRun) -> Broken | None:
+def neurons_reset_as_stock_neurons_do(run: NetworkRun) -> Violation | None:
     if run.network.reset == "hard" or run.network.target == "loihi2":
         return None
-    return Broken(
+    return Violation(
         "soft reset, by neurons of ours",
         "a chip, and stock lava-dl, run this file with Lava's LIF, which resets to 0 and starts there",
         _LIF,
@@ -161,19 +163,19 @@ def neurons_reset_as_stock_neurons_do(run: NetworkRun) -> Broken | None:
     )
 
 
-def pixels_enter_as_numbers(run: NetworkRun) -> Broken | None:
+def pixels_enter_as_numbers(run: NetworkRun) -> Violation | None:
     if run.network.poisson_seed is None:
         return None
     fix = "`loihi-convert run` draws them; feed stock lava-dl a spike with probability pixel / 255 in each step."
-    return Broken("pixels enter as Poisson spikes", "netx does not draw them", "", fix)
+    return Violation("pixels enter as Poisson spikes", "netx does not draw them", "", fix)
 
 
-def the_reset_interval_is_a_power_of_two(run: NetworkRun) -> Broken | None:
+def the_reset_interval_is_a_power_of_two(run: NetworkRun) -> Violation | None:
     steps = run.timesteps
     interval = 1 << (steps - 1).bit_length()
     if steps == interval:
         return None
-    return Broken(
+    return Violation(
         f"T = {steps:,}: the chip resets neurons every {interval:,} steps",
         "reset_interval is a power of two",
         "LIFReset on Loihi 2",
@@ -181,13 +183,13 @@ def the_reset_interval_is_a_power_of_two(run: NetworkRun) -> Broken | None:
     )
 
 
-def potentials_stay_in_range(run: LayerRun) -> Broken | None:
+def potentials_stay_in_range(run: LayerRun) -> Violation | None:
     if run.layer.neuron is None:
         return None
     (low, high), limit = run.range, limits.POTENTIAL_LIMIT
     if -limit <= low and high <= limit:
         return None
-    return Broken(
+    return Violation(
         f"potentials {low:,}..{high:,} on the worst image in T = {run.timesteps:,} steps",
         f"at +-{limit:,} Lava clips them, and the circuit of stock neurons wraps",
         "24 state bits, " + _LIF,
@@ -195,46 +197,46 @@ def potentials_stay_in_range(run: LayerRun) -> Broken | None:
     )
 
 
-def every_channel_can_fire(run: LayerRun) -> Broken | None:
+def every_channel_can_fire(run: LayerRun) -> Violation | None:
     if run.layer.threshold is None or run.can_fire.all():
         return None
     what = f"can never fire in T = {run.timesteps:,} steps"
     return idle(~run.can_fire, what, "Prune them from the CNN, or leave them.", run.is_readout)
 
 
-def no_channel_must_fire_at_every_step(run: LayerRun) -> Broken | None:
+def no_channel_must_fire_at_every_step(run: LayerRun) -> Violation | None:
     if run.layer.threshold is None:
         return None
     saturated = run.smallest_current >= run.layer.threshold
     if not saturated.any():
         return None
     found = f"{channels(saturated)} fires at every step, whatever the image"
-    return Broken(found, "it says nothing", "", "Its bias is above its threshold: see `loihi-convert diagnose`.")
+    return Violation(found, "it says nothing", "", "Its bias is above its threshold: see `loihi-convert diagnose`.")
 
 
-def idle(chosen: Array, what: str, fix: str, is_readout: bool) -> Broken:
+def idle(chosen: Array, what: str, fix: str, is_readout: bool) -> Violation:
     """Return that the ``chosen`` channels do ``what``, and its ``fix``: of classes another, as none is to be pruned."""
     if is_readout:
         wake = "A larger T, or another --balance, may let them fire."
-        return Broken(f"{channels(chosen, 'classes')} {what}", "the class is the one that fires most", "", wake)
-    return Broken(f"{channels(chosen)} {what}", "they cost neurons and synapses", "", fix)
+        return Violation(f"{channels(chosen, 'classes')} {what}", "the class is the one that fires most", "", wake)
+    return Violation(f"{channels(chosen)} {what}", "they cost neurons and synapses", "", fix)
 
 
 def channels(chosen: Array, name: str = "channels") -> str:
     """Return which of the channels, bool ``(C,)``, are chosen, in words."""
     indices = np.flatnonzero(chosen)
-    named = ", ".join(map(str, indices[:_MOST_CHANNELS]))
-    more = f" and {len(indices) - _MOST_CHANNELS} more" if len(indices) > _MOST_CHANNELS else ""
+    named = ", ".join(map(str, indices[:_MAX_CHANNELS]))
+    more = f" and {len(indices) - _MAX_CHANNELS} more" if len(indices) > _MAX_CHANNELS else ""
     return f"{len(indices)} of {len(chosen)} {name} ({named}{more})"
 
 
 def _of_the_circuit(rule: rules.Rule) -> Rule[LayerRun]:
     """A chip rule of `chip.rules`, whose text says what was found, then what is allowed."""
 
-    def claim(run: LayerRun) -> Broken | None:
+    def claim(run: LayerRun) -> Violation | None:
         found, _, allowed = (rule(run.layer) or "").partition("; ")
         source = "Lava's LIF as a soft-reset neuron, loihi_convert/ir/circuit.py"
-        return Broken(found, allowed, source, "Export with --target loihi2.") if found else None
+        return Violation(found, allowed, source, "Export with --target loihi2.") if found else None
 
     claim.__name__ = rule.__name__
     return Rule(claim, {"loihi2": "error"})

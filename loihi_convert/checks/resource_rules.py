@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from loihi_convert.checks.finding import Broken, Rule
+from loihi_convert.checks.finding import Rule, Violation
 from loihi_convert.chip import limits
 from loihi_convert.chip.resources import Chips, LayerResources
 
 _BRIEF: Final = 'Intel, "Loihi 2" technology brief, 2021'
 
 
-def the_network_fits_the_chips(network: Chips) -> Broken | None:
+def the_network_fits_the_chips(network: Chips) -> Violation | None:
     if network.shared_cores <= network.cores:
         return None
-    return Broken(
+    return Violation(
         f"at least {network.shared_cores:,} neurocores",
         _available(network),
         _BRIEF,
@@ -22,10 +22,10 @@ def the_network_fits_the_chips(network: Chips) -> Broken | None:
     )
 
 
-def the_network_fits_without_sharing_weights(network: Chips) -> Broken | None:
+def the_network_fits_without_sharing_weights(network: Chips) -> Violation | None:
     if network.shared_cores > network.cores or network.expanded_cores <= network.cores:
         return None
-    return Broken(
+    return Violation(
         f"{network.shared_cores:,} to {network.expanded_cores:,} neurocores",
         _available(network),
         _BRIEF,
@@ -33,18 +33,18 @@ def the_network_fits_without_sharing_weights(network: Chips) -> Broken | None:
     )
 
 
-def the_synapses_of_a_neuron_fit_one_core(layer: LayerResources) -> Broken | None:
+def the_synapses_of_a_neuron_fit_one_core(layer: LayerResources) -> Violation | None:
     if layer.fan_in <= limits.CORE_BYTES:
         return None
     found = f"{layer.fan_in:,} synapses reach one neuron"
     allowed = f"a neurocore holds its neurons' synapses, {limits.CORE_BYTES:,} bytes"
-    return Broken(found, allowed, _BRIEF, "Take fewer inputs: more stride or pooling before this layer.")
+    return Violation(found, allowed, _BRIEF, "Take fewer inputs: more stride or pooling before this layer.")
 
 
-def no_pooling_multiplies_the_weights(layer: LayerResources) -> Broken | None:
+def no_pooling_multiplies_the_weights(layer: LayerResources) -> Violation | None:
     if layer.pooling == 1:
         return None
-    return Broken(
+    return Violation(
         f"{layer.weights:,} weights in the file for {layer.weights // layer.pooling:,} of the CNN",
         "netx has no pooling, so each stands at every input of its window",
         "lava/lib/dl/netx/hdf5.py",

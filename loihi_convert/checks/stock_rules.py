@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from loihi_convert.arrays import Array
-from loihi_convert.checks.finding import Broken, Rule
+from loihi_convert.checks.finding import Rule, Violation
 from loihi_convert.chip import limits
 from loihi_convert.errors import InputError
 from loihi_convert.netx.stock import StockFile, StockLayer
@@ -28,35 +28,35 @@ _NEEDED: Final = {
 _EXPORT_AGAIN: Final = "Export the file again."
 
 
-def layers_are_numbered_from_zero(file: StockFile) -> Broken | None:
+def layers_are_numbered_from_zero(file: StockFile) -> Violation | None:
     wanted = {str(index) for index in range(len(file.members))}
     stray = sorted(set(file.members) - wanted)
     if file.members and not stray:
         return None
     found = f"the group /layer has a member {stray[0][:20]!a}" if stray else "there is no group /layer"
-    return Broken(found, "its members are 0, 1, 2, ... and nothing else", _NETX, _EXPORT_AGAIN)
+    return Violation(found, "its members are 0, 1, 2, ... and nothing else", _NETX, _EXPORT_AGAIN)
 
 
-def netx_builds_the_layer(layer: StockLayer) -> Broken | None:
+def netx_builds_the_layer(layer: StockLayer) -> Violation | None:
     if layer.kind in _BUILT:
         return None
     outcome = "netx raises an error" if layer.kind in _RAISING else "netx leaves it out without a word"
     allowed = f"netx builds {', '.join(_BUILT)}"
     fix = "Write a pooling as the strided convolution it is, as `loihi-convert export` does."
-    return Broken(f"a layer of type {layer.kind[:20]!r}: {outcome}", allowed, _NETX, fix)
+    return Violation(f"a layer of type {layer.kind[:20]!r}: {outcome}", allowed, _NETX, fix)
 
 
-def what_netx_needs_is_there(layer: StockLayer) -> Broken | None:
+def what_netx_needs_is_there(layer: StockLayer) -> Violation | None:
     needed = list(_NEEDED.get(layer.kind, ()))
     if layer.is_cuba:
         needed += ["neuron/iDecay", "neuron/vDecay", "neuron/vThMant"]
     missing = [name for name in needed if name not in layer.datasets]
     if not missing:
         return None
-    return Broken(f"{', '.join(missing)} missing", f"{layer.kind} needs {', '.join(needed)}", _NETX, _EXPORT_AGAIN)
+    return Violation(f"{', '.join(missing)} missing", f"{layer.kind} needs {', '.join(needed)}", _NETX, _EXPORT_AGAIN)
 
 
-def the_shape_follows_from_the_input(layer: StockLayer) -> Broken | None:
+def the_shape_follows_from_the_input(layer: StockLayer) -> Violation | None:
     stored = layer.stored_shape
     if stored is None or what_netx_needs_is_there(layer) is not None:
         return None
@@ -64,46 +64,46 @@ def the_shape_follows_from_the_input(layer: StockLayer) -> Broken | None:
         computed, _ = layer.output_shape, layer.recurrent
     except InputError as error:
         known = "no known shape" if layer.input_shape is None else f"the shape {layer.input_shape}"
-        return Broken(f"{error}", f"its input has {known}", _NETX, _EXPORT_AGAIN)
+        return Violation(f"{error}", f"its input has {known}", _NETX, _EXPORT_AGAIN)
     if computed is None or computed == (stored if layer.kind == "conv" else (math.prod(stored),)):
         return None
-    return Broken(f"a shape of {stored}", f"its input and weights give {computed}", _NETX, _EXPORT_AGAIN)
+    return Violation(f"a shape of {stored}", f"its input and weights give {computed}", _NETX, _EXPORT_AGAIN)
 
 
-def the_neurons_are_known_to_netx(layer: StockLayer) -> Broken | None:
+def the_neurons_are_known_to_netx(layer: StockLayer) -> Violation | None:
     kind = layer.neuron_type
     if kind is None or kind in ("CUBA", "LOIHI", "SDNN") or "RF" in kind:
         return None
-    return Broken(f"{kind[:20]} neurons", "netx builds CUBA, LOIHI, SDNN and RF", _NETX, "Train with one of these.")
+    return Violation(f"{kind[:20]} neurons", "netx builds CUBA, LOIHI, SDNN and RF", _NETX, "Train with one of these.")
 
 
-def the_neurons_are_cuba(layer: StockLayer) -> Broken | None:
+def the_neurons_are_cuba(layer: StockLayer) -> Violation | None:
     if layer.neuron_type is None or layer.is_cuba or the_neurons_are_known_to_netx(layer) is not None:
         return None
     fix = "Their decays and thresholds are not checked; only weights and sizes are."
-    return Broken(f"{layer.neuron_type[:20]} neurons", "this package knows CUBA, Lava's LIF", "", fix)
+    return Violation(f"{layer.neuron_type[:20]} neurons", "this package knows CUBA, Lava's LIF", "", fix)
 
 
-def weights_are_whole_numbers(layer: StockLayer) -> Broken | None:
+def weights_are_whole_numbers(layer: StockLayer) -> Violation | None:
     weight = layer.synaptic_weights
     odd = 0 if weight is None else int(np.count_nonzero(~_is_whole(weight)))
     if not odd:
         return None
     fix = "Quantize them: `loihi-convert export` does, slayer's export_hdf5 too."
-    return Broken(f"{odd:,} weights are no whole numbers", "netx cuts them off towards zero", _NETX, fix)
+    return Violation(f"{odd:,} weights are no whole numbers", "netx cuts them off towards zero", _NETX, fix)
 
 
-def dense_weights_fit_a_synapse(layer: StockLayer) -> Broken | None:
+def dense_weights_fit_a_synapse(layer: StockLayer) -> Violation | None:
     if layer.kind not in ("dense", "dense_rec"):
         return None
     return _beyond_a_synapse(layer.synaptic_weights, "beyond, netx clips, or makes the layer 0", _WEIGHTS)
 
 
-def kernels_fit_a_synapse(layer: StockLayer) -> Broken | None:
+def kernels_fit_a_synapse(layer: StockLayer) -> Violation | None:
     return _beyond_a_synapse(layer.synaptic_weights, "8 bits", _WEIGHTS) if layer.kind == "conv" else None
 
 
-def _beyond_a_synapse(weight: Array | None, reason: str, source: str) -> Broken | None:
+def _beyond_a_synapse(weight: Array | None, reason: str, source: str) -> Violation | None:
     if weight is None:
         return None
     low, high = float(weight.min()), float(weight.max())
@@ -111,10 +111,10 @@ def _beyond_a_synapse(weight: Array | None, reason: str, source: str) -> Broken 
     if least <= low and high <= most:
         return None
     found = f"weights {low:,.0f}..{high:,.0f}"
-    return Broken(found, f"allowed are {least}..{most}: {reason}", source, "Scale weights and thresholds down.")
+    return Violation(found, f"allowed are {least}..{most}: {reason}", source, "Scale weights and thresholds down.")
 
 
-def large_weights_are_even(layer: StockLayer) -> Broken | None:
+def large_weights_are_even(layer: StockLayer) -> Violation | None:
     weight = layer.synaptic_weights
     if weight is None or not weight.min() < 0 < weight.max() or _beyond_a_synapse(weight, "", "") is not None:
         return None
@@ -124,12 +124,12 @@ def large_weights_are_even(layer: StockLayer) -> Broken | None:
     if not odd:
         return None
     allowed = f"weights of both signs count in twos beyond +-{limits.WEIGHT_LIMIT}"
-    return Broken(
+    return Violation(
         f"{odd:,} odd weights", allowed, _WEIGHTS, f"Make all even, or none larger than {limits.WEIGHT_LIMIT}."
     )
 
 
-def dense_weights_have_both_signs(layer: StockLayer) -> Broken | None:
+def dense_weights_have_both_signs(layer: StockLayer) -> Violation | None:
     weight = layer.synaptic_weights
     if layer.kind not in ("dense", "dense_rec") or weight is None or weight.min() < 0 < weight.max():
         return None
@@ -137,19 +137,21 @@ def dense_weights_have_both_signs(layer: StockLayer) -> Broken | None:
     allowed = "stock lava-dl halves or clips such a layer, and fails on zeros alone"
     # `run` takes no recurrent layers.
     fix = "`loihi-convert run` computes it right; for stock lava-dl add such a weight."
-    return Broken(found, allowed, _WEIGHTS, fix if layer.kind == "dense" else "Add such a weight.")
+    return Violation(found, allowed, _WEIGHTS, fix if layer.kind == "dense" else "Add such a weight.")
 
 
-def decays_fit_twelve_bits(layer: StockLayer) -> Broken | None:
+def decays_fit_twelve_bits(layer: StockLayer) -> Violation | None:
     for name in ("iDecay", "vDecay") if layer.is_cuba else ():
         value = layer.numbers(f"neuron/{name}")
-        if value is not None and not ((value >= 0) & (value <= limits.LARGEST_DECAY)).all():
-            allowed = f"allowed are 0..{limits.LARGEST_DECAY}"
-            return Broken(f"{name} {_range(value)}", allowed, f"{_LIF}/models.py", "Train with a decay in that range.")
+        if value is not None and not ((value >= 0) & (value <= limits.MAX_DECAY)).all():
+            allowed = f"allowed are 0..{limits.MAX_DECAY}"
+            return Violation(
+                f"{name} {_range(value)}", allowed, f"{_LIF}/models.py", "Train with a decay in that range."
+            )
     return None
 
 
-def thresholds_fit_seventeen_bits(layer: StockLayer) -> Broken | None:
+def thresholds_fit_seventeen_bits(layer: StockLayer) -> Violation | None:
     value = layer.numbers("neuron/vThMant") if layer.is_cuba else None
     if value is None:
         return None
@@ -157,10 +159,10 @@ def thresholds_fit_seventeen_bits(layer: StockLayer) -> Broken | None:
     if ((value >= 0) & (value <= most) & _is_whole(value)).all():
         return None
     fix = "Scale weights and thresholds down together."
-    return Broken(f"vThMant {_range(value)}", f"allowed are whole numbers 0..{most}", "17 bits; Loihi", fix)
+    return Violation(f"vThMant {_range(value)}", f"allowed are whole numbers 0..{most}", "17 bits; Loihi", fix)
 
 
-def one_threshold_per_population(layer: StockLayer) -> Broken | None:
+def one_threshold_per_population(layer: StockLayer) -> Violation | None:
     value = layer.numbers("neuron/vThMant") if layer.is_cuba else None
     if value is None or np.unique(value).size == 1:
         return None
@@ -170,39 +172,39 @@ def one_threshold_per_population(layer: StockLayer) -> Broken | None:
     )
     found = f"{np.unique(value).size} different thresholds, vThMant {_range(value)}"
     allowed = "LIF has one for all its neurons; an array works on the CPU by accident"
-    return Broken(found, allowed, f"vth of shape (1,), {_LIF}/process.py", fix)
+    return Violation(found, allowed, f"vth of shape (1,), {_LIF}/process.py", fix)
 
 
-def biases_fit_sixteen_bits(layer: StockLayer) -> Broken | None:
+def biases_fit_sixteen_bits(layer: StockLayer) -> Violation | None:
     limit = limits.LIF_BIAS_LIMIT
     fix = "`loihi-convert run` computes it right; for stock lava-dl export with --reset hard, which keeps to it."
     return _bias_beyond(layer, -limit - 1, limit, "stock LIF keeps int16 and wraps", f"{_LIF}/models.py", fix)
 
 
-def biases_fit_thirteen_bits(layer: StockLayer) -> Broken | None:
+def biases_fit_thirteen_bits(layer: StockLayer) -> Violation | None:
     fix = "Export with --target loihi2, where a bias has an exponent of its own."
     return _bias_beyond(layer, *limits.BIAS_MANT_RANGE, "bias_mant has 13 bits", f"{_LIF}/models.py", fix)
 
 
-def _bias_beyond(layer: StockLayer, least: int, most: int, reason: str, source: str, fix: str) -> Broken | None:
+def _bias_beyond(layer: StockLayer, least: int, most: int, reason: str, source: str, fix: str) -> Violation | None:
     value = layer.numbers("bias") if layer.is_cuba and layer.kind != "input" else None
     if value is None or (value.min() >= least and value.max() <= most):
         return None
-    return Broken(f"biases {_range(value)}", f"allowed are {least}..{most}: {reason}", source, fix)
+    return Violation(f"biases {_range(value)}", f"allowed are {least}..{most}: {reason}", source, fix)
 
 
-def delays_are_short(layer: StockLayer) -> Broken | None:
+def delays_are_short(layer: StockLayer) -> Violation | None:
     value = layer.numbers("delay")
-    if value is None or value.max() <= limits.LONGEST_DELAY:
+    if value is None or value.max() <= limits.MAX_DELAY_STEPS:
         return None
-    allowed = f"longer ones than {limits.LONGEST_DELAY} steps are cut"
-    return Broken(f"delays {_range(value)}", allowed, _NETX, "Train with shorter ones.")
+    allowed = f"longer ones than {limits.MAX_DELAY_STEPS} steps are cut"
+    return Violation(f"delays {_range(value)}", allowed, _NETX, "Train with shorter ones.")
 
 
-def spikes_are_told_nothing_of_bits(layer: StockLayer) -> Broken | None:
+def spikes_are_told_nothing_of_bits(layer: StockLayer) -> Violation | None:
     if "neuron/messageBits" not in layer.datasets:
         return None
-    return Broken("a dataset neuron/messageBits", "netx fails on it", _NETX, "Delete the dataset.")
+    return Violation("a dataset neuron/messageBits", "netx fails on it", _NETX, "Delete the dataset.")
 
 
 def _is_whole(value: Array) -> Array:

@@ -78,7 +78,7 @@ I_DECAY: Final = 4096
 V_DECAY: Final = 0
 """netx ``vDecay`` of a neuron without leak."""
 
-LARGEST_DECAY: Final = 4096
+MAX_DECAY: Final = 4096
 """Largest ``iDecay`` and ``vDecay``: decays are fractions of 2^12 (``decay_unity`` in ``lava/proc/lif/models.py``)."""
 
 SYNAPSE_LIMITS: Final = (-256, 254)
@@ -88,7 +88,7 @@ SYNAPSE_LIMITS: Final = (-256, 254)
 UNSIGNED_SYNAPSE_LIMITS: Final = (-255, 255)
 """The same where all weights of the layer have one sign (``clip_weights`` in ``lava/utils/weightutils.py``)."""
 
-LONGEST_DELAY: Final = 62
+MAX_DELAY_STEPS: Final = 62
 """Steps; longer ones are cut to it (``create_dense`` in ``lava/lib/dl/netx/hdf5.py``)."""
 
 NEUROCORES: Final = 128

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from loihi_convert.cli.check import check
-from loihi_convert.cli.console import say
+from loihi_convert.cli.console import echo
 from loihi_convert.cli.demo import demo
 from loihi_convert.cli.diagnose import diagnose
 from loihi_convert.cli.doctor import doctor
@@ -36,7 +36,7 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print the 
     if version:
         from importlib.metadata import version as installed
 
-        say(installed("loihi-convert"))
+        echo(installed("loihi-convert"))
         raise typer.Exit
     try:
         Path.cwd()

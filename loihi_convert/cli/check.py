@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from loihi_convert.cli.console import checked_json, note, say_checked, say_json
+from loihi_convert.cli.console import checked_json, log, say_checked, say_json
 from loihi_convert.cli.options import (
     ArchOption,
     DataOption,
@@ -24,7 +24,7 @@ from loihi_convert.memory import require_memory
 
 if TYPE_CHECKING:
     from loihi_convert.arrays import Array
-    from loihi_convert.pipeline import Candidate
+    from loihi_convert.pipeline import LoadedFile
 
 CHECKED_IMAGES = 100
 """Images on which channels are looked at unless told otherwise: seconds."""
@@ -65,7 +65,7 @@ def check(
     require_memory()
     from loihi_convert import pipeline
     from loihi_convert.ir.quantized import Target
-    from loihi_convert.progress import bar
+    from loihi_convert.progress import progress_bar
     from loihi_convert.simulation.gpu import chosen_device
 
     chosen: Target | None = next((known for known in get_args(Target) if known == target), None)
@@ -76,7 +76,7 @@ def check(
         "mean": parse_numbers("--mean", mean),
         "std": parse_numbers("--std", std),
     }
-    candidate = pipeline.open_candidate(file, arch=arch, **options)
+    candidate = pipeline.load_file(file, arch=arch, **options)
     checked = pipeline.check(
         candidate,
         _images(candidate, images, data, data_root),
@@ -84,7 +84,7 @@ def check(
         target=chosen,
         chips=chips,
         device=chosen_device(device),
-        bars=bar,
+        bars=progress_bar,
     )
     if as_json:
         say_json(checked_json(checked))
@@ -94,7 +94,7 @@ def check(
         raise typer.Exit(UNUSABLE)
 
 
-def _images(candidate: Candidate, count: int | None, data: str | None, data_root: Path | None) -> Array | None:
+def _images(candidate: LoadedFile, count: int | None, data: str | None, data_root: Path | None) -> Array | None:
     """The first validation images, or of a user's own any; without them, unless they were asked for, a note says what
     is not looked at."""
     from loihi_convert.data import load_data
@@ -109,7 +109,7 @@ def _images(candidate: Candidate, count: int | None, data: str | None, data_root
     except (DataError, UsageError) as error:
         if count is not None or data is not None:
             raise
-        note(f"silent and saturated channels are not looked for: {error}")
+        log(f"silent and saturated channels are not looked for: {error}")
         return None
     # A user's own images are not split.
     known, kind = (splits.validation, "validation images") if len(splits.validation) else (splits.test, "images")

@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from loihi_convert.errors import PlatformError, shown
+from loihi_convert.errors import PlatformError, escape_control
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from loihi_convert.cnn.checkpoint import Checkpoint
-    from loihi_convert.pipeline import Checked, Diagnosed, Exported, Ran
+    from loihi_convert.pipeline import CheckReport, DiagnosisReport, ExportResult, FileRun
 
 
-def say(text: str) -> None:
+def echo(text: str) -> None:
     """Print ``text`` on stdout, now: what goes wrong there is found out here, not at the interpreter's exit.
 
     Where nobody reads on, as in ``| head``, the program ends as any other does there.
@@ -35,17 +35,17 @@ def say(text: str) -> None:
         ) from error
 
 
-def note(message: str) -> None:
+def log(message: str) -> None:
     """Print ``message`` on stderr, with what a terminal would obey written out; that nobody reads it is no failure."""
     try:
-        print("\n".join(map(shown, message.split("\n"))), file=sys.stderr, flush=True)
+        print("\n".join(map(escape_control, message.split("\n"))), file=sys.stderr, flush=True)
     except OSError:
         _silence(sys.stderr)
 
 
 def say_json(value: dict[str, Any]) -> None:
     """Print ``value`` on stdout as one JSON object."""
-    say(json.dumps(value, indent=2, sort_keys=True))
+    echo(json.dumps(value, indent=2, sort_keys=True))
 
 
 def say_tables(tables: Sequence[Table]) -> None:
@@ -57,22 +57,22 @@ def say_tables(tables: Sequence[Table]) -> None:
     with console.capture() as capture:
         for table in tables:
             console.print(table)
-    say(capture.get().removesuffix("\n"))
+    echo(capture.get().removesuffix("\n"))
 
 
-def say_exported(exported: Sequence[Exported]) -> None:
+def say_exported(exported: Sequence[ExportResult]) -> None:
     """Print what was rounded, clipped and written, file by file."""
-    from loihi_convert.report.terminal_tables import account_table
+    from loihi_convert.report.terminal_tables import quantization_table
 
     for item in exported:
-        say_tables([account_table(item.account)])
+        say_tables([quantization_table(item.report)])
         for remark in item.notes:
-            say(f"note: {remark}")
+            echo(f"note: {remark}")
         verified = f"verified on {item.verified_images} images, every layer" if item.verified_images else "not verified"
-        say(f"wrote {item.path} ({item.path.stat().st_size:,} bytes; {verified})")
+        echo(f"wrote {item.path} ({item.path.stat().st_size:,} bytes; {verified})")
 
 
-def exported_json(item: Exported) -> dict[str, Any]:
+def exported_json(item: ExportResult) -> dict[str, Any]:
     """Return what `say_exported` says of one file, and its digest and provenance, as JSON."""
     from dataclasses import asdict
 
@@ -82,25 +82,25 @@ def exported_json(item: Exported) -> dict[str, Any]:
         "file": str(item.path),
         "sha256": sha256(item.path),
         "target": item.network.target,
-        "account": asdict(item.account),
+        "account": asdict(item.report),
         "notes": item.notes,
         "verified_images": item.verified_images,
         "provenance": dict(item.network.provenance),
     }
 
 
-def say_diagnosed(diagnosed: Diagnosed) -> None:
+def say_diagnosed(diagnosed: DiagnosisReport) -> None:
     """Print where the accuracy went, what to try, and what else to know."""
     from loihi_convert.metrics.advice import verdict
     from loihi_convert.report.terminal_tables import divergence_table, stage_table
 
     say_tables([stage_table(diagnosed.diagnosis), divergence_table(diagnosed.diagnosis)])
-    say(verdict(diagnosed.diagnosis))
+    echo(verdict(diagnosed.diagnosis))
     for sentence in diagnosed.advice:
-        say(f"- {sentence}")
+        echo(f"- {sentence}")
 
 
-def diagnosed_json(diagnosed: Diagnosed) -> dict[str, Any]:
+def diagnosed_json(diagnosed: DiagnosisReport) -> dict[str, Any]:
     """Return the same as JSON."""
     from loihi_convert.metrics.advice import verdict
 
@@ -114,18 +114,18 @@ def diagnosed_json(diagnosed: Diagnosed) -> dict[str, Any]:
     }
 
 
-def say_checked(checked: Checked) -> None:
+def say_checked(checked: CheckReport) -> None:
     """Print what each layer takes, then one line for each finding, the worst first, and a verdict."""
     from loihi_convert.report.terminal_tables import resource_table
 
     if checked.chips is not None:
         say_tables([resource_table(checked.chips)])
     for finding in checked.findings:
-        say(finding.line)
-    say(checked.verdict)
+        echo(finding.line)
+    echo(checked.verdict)
 
 
-def checked_json(checked: Checked) -> dict[str, Any]:
+def checked_json(checked: CheckReport) -> dict[str, Any]:
     """Return the same as JSON."""
     chips = checked.chips
     return {
@@ -156,27 +156,27 @@ def trained_sentence(output: Path, checkpoint: Checkpoint) -> str:
     )
 
 
-def note_run(ran: Ran, *, trace: bool, arch: str | None) -> None:
+def note_run(ran: FileRun, *, trace: bool, arch: str | None) -> None:
     """Say how a run compares with `ref`, and what keeps it from being compared with the CNN."""
     if ran.equal_to_reference:
         layers = "every layer" if trace else "every output potential and spike count"
-        note(f"{ran.path.name}: {layers} of {ran.equal_to_reference} images equal to ref at every step, error 0")
+        log(f"{ran.path.name}: {layers} of {ran.equal_to_reference} images equal to ref at every step, error 0")
     if (wrapped := ran.evaluation.wrapped_images) is not None:
         advice = "; their classes mean little, export it for this T, or with fewer --pixel-bits" if wrapped else ""
-        note(
+        log(
             f"{ran.path.name}: stock neurons; u wrapped on {wrapped:,} of {ran.evaluation.image_count:,} images{advice}"
         )
     if ran.result.measured:
         figures = ", ".join(f"{name} {value:.6g}" for name, value in ran.result.measured.items())
-        note(f"{ran.path.name}: Lava's profiler, in s, J and W, for all steps of the run: {figures}")
+        log(f"{ran.path.name}: Lava's profiler, in s, J and W, for all steps of the run: {figures}")
     if ran.evaluation.cnn_accuracy is None:
         model = ran.network.provenance.get("model", {})
         named = model.get("arch")
         if named is not None and arch is None:
-            note(f"{ran.path.name}: pass --arch {named} to import and run that code, for the CNN's figures")
+            log(f"{ran.path.name}: pass --arch {named} to import and run that code, for the CNN's figures")
         else:
             file = model.get("file", "not named")
-            note(f"{ran.path.name}: its CNN ({file}) is not beside it, or changed; pass --model for its figures")
+            log(f"{ran.path.name}: its CNN ({file}) is not beside it, or changed; pass --model for its figures")
 
 
 def _silence(stream: TextIO) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from loihi_convert.cli.console import note, say_exported, trained_sentence
+from loihi_convert.cli.console import log, say_exported, trained_sentence
 from loihi_convert.cli.options import JsonOption, LavaPythonOption, OverwriteOption, SeedOption
 from loihi_convert.cli.run import show_run
 from loihi_convert.cli.train import train_cnn
@@ -32,7 +32,7 @@ def demo(
     from loihi_convert.conversion.balancing import require_timesteps
     from loihi_convert.data import load_data
     from loihi_convert.files import refuse_to_overwrite
-    from loihi_convert.progress import bar
+    from loihi_convert.progress import progress_bar
 
     require_timesteps((timesteps,))
     model = output / "model.pt"
@@ -45,13 +45,15 @@ def demo(
             f"{output}: cannot be made ({error.strerror or error}). Choose another place with -o."
         ) from error
     splits = load_data("digits")
-    note("1/3  train a CNN on the embedded digits")
-    note(trained_sentence(model, train_cnn("digits-cnn", splits, model, seed=seed)))
-    note(f"2/3  convert it to spikes, balance thresholds for T = {timesteps}, write a netx file")
-    exported = pipeline.export(model, None, (timesteps,), splits.calibration_images(), overwrite=True, bars=bar)
+    log("1/3  train a CNN on the embedded digits")
+    log(trained_sentence(model, train_cnn("digits-cnn", splits, model, seed=seed)))
+    log(f"2/3  convert it to spikes, balance thresholds for T = {timesteps}, write a netx file")
+    exported = pipeline.export(
+        model, None, (timesteps,), splits.calibration_images(), overwrite=True, bars=progress_bar
+    )
     if not as_json:
         say_exported(exported)
-    note("3/3  run it on Lava's CPU simulator")
+    log("3/3  run it on Lava's CPU simulator")
     sim = open_backend("sim", lava_python=lava_python)
-    done = pipeline.run_into_folder(output / "runs", (exported[0].path,), sim, splits, splits.test, bars=bar)
+    done = pipeline.run_into_folder(output / "runs", (exported[0].path,), sim, splits, splits.test, bars=progress_bar)
     show_run(done, trace=False, arch=None, as_json=as_json)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from loihi_convert.cli.console import diagnosed_json, note, say_diagnosed, say_json
+from loihi_convert.cli.console import diagnosed_json, log, say_diagnosed, say_json
 from loihi_convert.cli.options import (
     ArchOption,
     DataOption,
@@ -26,7 +26,7 @@ DIAGNOSED_IMAGES = 1_000
 
 def diagnose(
     model: Annotated[Path, typer.Argument(help="The CNN the file was made from.", metavar="MODEL")],
-    file: Annotated[Path, typer.Argument(help="Exported .net file.", metavar="FILE")],
+    file: Annotated[Path, typer.Argument(help="ExportResult .net file.", metavar="FILE")],
     timesteps: Annotated[
         int | None, typer.Option("-T", "--timesteps", help="Time steps; default: what the file was balanced for.")
     ] = None,
@@ -50,7 +50,7 @@ def diagnose(
     from loihi_convert import netx, pipeline
     from loihi_convert.backends import open_backend
     from loihi_convert.data import load_data
-    from loihi_convert.progress import bar
+    from loihi_convert.progress import progress_bar
     from loihi_convert.simulation.gpu import chosen_device
 
     chosen = chosen_device(device)
@@ -66,7 +66,7 @@ def diagnose(
     if not 0 <= sim <= count:
         raise UsageError(f"--sim {sim}: allowed are 0..{count}, the images that are looked at.")
     left = "; test images are left for the final figure" if kind == "validation" else ""
-    note(f"looking at the first {count:,} of {len(known):,} {kind} images of {splits.name}{left}")
+    log(f"looking at the first {count:,} of {len(known):,} {kind} images of {splits.name}{left}")
     lava = open_backend("sim", lava_python=lava_python, lava_layout=lava_layout) if sim else None
     done = pipeline.diagnose(
         model,
@@ -77,12 +77,12 @@ def diagnose(
         lava=lava,
         lava_images=sim,
         device=chosen,
-        bars=bar,
+        bars=progress_bar,
     )
     for remark in done.notes:
-        note(remark)
+        log(remark)
     if done.equal_on_lava:
-        note(f"Lava: every layer of the first {sim} images equal to ref at every step, error 0")
+        log(f"Lava: every layer of the first {sim} images equal to ref at every step, error 0")
     if as_json:
         say_json(diagnosed_json(done))
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from loihi_convert.cli.console import say, say_json
+from loihi_convert.cli.console import echo, say_json
 from loihi_convert.cli.options import JsonOption, LavaPythonOption
 from loihi_convert.errors import PlatformError
 from loihi_convert.memory import require_memory
@@ -22,7 +22,7 @@ def doctor(lava_python: LavaPythonOption = None, as_json: JsonOption = False) ->
     else:
         for check in checks:
             mark = {"ok": "ok     ", "absent": "absent ", "broken": "BROKEN "}[check.state]
-            say(f"{mark} {check.name}: {check.found}" + (f"\n        {check.advice}" if check.advice else ""))
+            echo(f"{mark} {check.name}: {check.found}" + (f"\n        {check.advice}" if check.advice else ""))
     broken = [check.name for check in checks if check.state == "broken"]
     if broken:
         raise PlatformError(f"{', '.join(broken)}: does not work; see above for what to do.")

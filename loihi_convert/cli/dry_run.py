@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loihi_convert.cli.console import note, say, say_json, say_tables
+from loihi_convert.cli.console import echo, log, say_json, say_tables
 from loihi_convert.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,9 +48,7 @@ def dry_run(
         say_json({**planned.as_json(), "script": str(script)})
     else:
         _say_plan(planned)
-    note(
-        f"nothing was run; wrote {script}. This backend has never run on a chip: `run --golden --backend loihi2` first"
-    )
+    log(f"nothing was run; wrote {script}. This backend has never run on a chip: `run --golden --backend loihi2` first")
 
 
 def _say_plan(planned: ChipPlan) -> None:
@@ -64,8 +62,8 @@ def _say_plan(planned: ChipPlan) -> None:
         table.add_row(process.layer, process.kind, "x".join(map(str, process.shape)), parameters)
     say_tables([table])
     timing = planned.timing
-    say(
+    echo(
         f"T = {timing.timesteps}, reset interval {planned.reset_interval}, {timing.interval} steps from image to "
         f"image; {timing.images:,} images: {timing.total:,} steps"
     )
-    say("environment: " + " ".join(f"{name}={value}" for name, value in planned.board.environment.items()))
+    echo("environment: " + " ".join(f"{name}={value}" for name, value in planned.board.environment.items()))

@@ -136,11 +136,11 @@ def export(
     require_memory()
     from loihi_convert import pipeline
     from loihi_convert.cnn.checkpoint import load
-    from loihi_convert.conversion.balancing import PUBLISHED, Input
+    from loihi_convert.conversion.balancing import PUBLISHED, InputCoding
     from loihi_convert.data import DATASETS, load_data
     from loihi_convert.frontend.source import open_source
     from loihi_convert.ir.quantized import Target
-    from loihi_convert.progress import bar
+    from loihi_convert.progress import progress_bar
     from loihi_convert.simulation.gpu import chosen_device
 
     steps = parse_timesteps(timesteps)
@@ -148,8 +148,8 @@ def export(
         raise UsageError(f"--target {target}: unknown; allowed are {', '.join(get_args(Target))}.")
     published_reset, published_input = PUBLISHED.get(method, ("soft", "constant"))
     coding = input_ or published_input
-    if coding not in get_args(Input):
-        raise UsageError(f"--input {coding}: unknown; allowed are {', '.join(get_args(Input))}.")
+    if coding not in get_args(InputCoding):
+        raise UsageError(f"--input {coding}: unknown; allowed are {', '.join(get_args(InputCoding))}.")
     if arch is not None and data is None:
         raise UsageError(f"{model}: a state dict does not say what it was trained on; pass --data.")
     normalization = {"mean": parse_numbers("--mean", mean), "std": parse_numbers("--std", std)}
@@ -186,7 +186,7 @@ def export(
         device=chosen_device(device),
         overwrite=overwrite,
         verify=verify,
-        bars=bar,
+        bars=progress_bar,
     )
     if as_json:
         say_json({"files": [exported_json(item) for item in exported]})

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loihi_convert.cli.console import note, say, say_tables
+from loihi_convert.cli.console import echo, log, say_tables
 from loihi_convert.errors import UsageError
 
 if TYPE_CHECKING:
-    from loihi_convert.pipeline import ForeignRun
+    from loihi_convert.pipeline import ExternalRun
 
 
-def refuse_for_foreign(paths: tuple[Path, ...], given: dict[str, object]) -> None:
+def refuse_for_external(paths: tuple[Path, ...], given: dict[str, object]) -> None:
     """Raise a `UsageError` for what only files of ours can do, the options ``given``."""
     if len(paths) > 1:
         raise UsageError(f"{paths[0]}: was not written by `loihi-convert export`; run such a file alone.")
@@ -23,12 +23,12 @@ def refuse_for_foreign(paths: tuple[Path, ...], given: dict[str, object]) -> Non
             )
 
 
-def show_foreign(ran: ForeignRun, path: Path, *, as_json: bool) -> None:
-    note(f"{path.name}: not written by `loihi-convert export`; its CUBA neurons run as in Lava, without early exit")
+def show_external(ran: ExternalRun, path: Path, *, as_json: bool) -> None:
+    log(f"{path.name}: not written by `loihi-convert export`; its CUBA neurons run as in Lava, without early exit")
     if as_json:
         from loihi_convert.runs.run_folder import results_json
 
-        say(results_json([(path.stem, ran.evaluation)]))
+        echo(results_json([(path.stem, ran.evaluation)]))
     else:
         from loihi_convert.report.terminal_tables import accuracy_table, layer_table
 
@@ -36,4 +36,4 @@ def show_foreign(ran: ForeignRun, path: Path, *, as_json: bool) -> None:
         read = {"potential": "potentials", "spikes": "spike counts"}[ran.evaluation.readout]
         tables[0].caption = f"{read} of the last layer after each step of one run"
         say_tables(tables)
-    note(f"wrote {ran.folder}/ ({', '.join(path.name for path in ran.files)})")
+    log(f"wrote {ran.folder}/ ({', '.join(path.name for path in ran.files)})")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loihi_convert.cli.console import note, say, say_json
+from loihi_convert.cli.console import echo, log, say_json
 from loihi_convert.errors import UsageError, VerificationError
 
 if TYPE_CHECKING:
@@ -42,11 +42,11 @@ def check_golden(folders: list[Path] | None, backend: Backend, *, as_json: bool)
     else:
         words = {True: "pass", False: "FAIL", None: "no neurons"}
         for layer in found.layers:
-            say(f"{layer.name}: spikes {words[layer.spikes]}, potentials {words[layer.potentials]}")
+            echo(f"{layer.name}: spikes {words[layer.spikes]}, potentials {words[layer.potentials]}")
     where = f"{len(known.images)} images, T = {known.timesteps}, {backend.name}"
     if not found.passed:
         raise VerificationError(
             f"{path}: {backend.name} does not do what the folder says; against ref: "
             f"{found.difference or 'no difference, so ref does not either'}."
         )
-    note(f"golden: every spike and potential of {len(found.layers)} layers is as it must be ({where})")
+    log(f"golden: every spike and potential of {len(found.layers)} layers is as it must be ({where})")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from loihi_convert.cli.console import note, say, say_json, say_tables
+from loihi_convert.cli.console import echo, log, say_json, say_tables
 from loihi_convert.cli.options import JsonOption
 from loihi_convert.errors import VerificationError
 
@@ -32,7 +32,7 @@ def inspect(
         say_json(contents.model_dump(mode="json") | counts)
         return
     others = others_table(contents)
-    say(summary(contents))
+    echo(summary(contents))
     say_tables([structure_table(contents), numbers_table(contents), *([] if others is None else [others])])
 
 
@@ -46,7 +46,7 @@ def _compare(file: Path, other: Path, *, as_json: bool) -> None:
     elif found:
         say_tables([difference_table(found, (file.name, other.name))])
     if found:
-        note(f"{file} and {other}: {len(found)} of their datasets differ")
+        log(f"{file} and {other}: {len(found)} of their datasets differ")
         # As `cmp` would with 1, which here is a bug's.
         raise typer.Exit(VerificationError.exit_code)
-    note(f"{file} and {other}: the same network, number by number")
+    log(f"{file} and {other}: the same network, number by number")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from loihi_convert.cli.console import say, say_json
+from loihi_convert.cli.console import echo, say_json
 from loihi_convert.cli.options import JsonOption, OverwriteOption
 
 
@@ -28,4 +28,4 @@ def report(
     if as_json:
         say_json({"html": str(written.html), "markdown": str(written.markdown)})
     else:
-        say(f"wrote {written.html} and {written.markdown}")
+        echo(f"wrote {written.html} and {written.markdown}")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loihi_convert.cli.console import note, note_run, say, say_tables
+from loihi_convert.cli.console import echo, log, note_run, say_tables
 from loihi_convert.cli.dry_run import dry_run
-from loihi_convert.cli.external import refuse_for_foreign, show_foreign
+from loihi_convert.cli.external import refuse_for_external, show_external
 from loihi_convert.cli.golden import check_golden
 from loihi_convert.cli.options import (
     ArchOption,
@@ -31,7 +31,7 @@ from loihi_convert.memory import require_memory
 
 if TYPE_CHECKING:
     from loihi_convert.data import DataSplits
-    from loihi_convert.pipeline import CompletedRun
+    from loihi_convert.pipeline import RunFolder
 
 SIM_IMAGES = 100
 """Images a run on Lava's simulator takes unless told otherwise: seconds, not minutes."""
@@ -48,7 +48,7 @@ def run(
     files: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Exported .net files; default: the newest in this folder. With --golden: a golden folder.",
+            help="ExportResult .net files; default: the newest in this folder. With --golden: a golden folder.",
             metavar="[FILE]...",
         ),
     ] = None,
@@ -143,7 +143,7 @@ def run(
     from loihi_convert.data import DATASETS, load_data
     from loihi_convert.external.cuba import CubaNetwork
     from loihi_convert.metrics.early_exit import require_tolerance
-    from loihi_convert.progress import bar
+    from loihi_convert.progress import progress_bar
     from loihi_convert.simulation.gpu import chosen_device
 
     require_tolerance(exit_tolerance)
@@ -176,7 +176,7 @@ def run(
     splits = load_data(data or str(source["data"]), data_root, classes=source.get("classes", ()))
     count = _image_count(images, backend, splits)
     if isinstance(network, CubaNetwork):
-        refuse_for_foreign(
+        refuse_for_external(
             paths,
             {
                 f"--backend {backend}": backend != "ref",
@@ -187,7 +187,7 @@ def run(
                 "--trace": trace,
             },
         )
-        ran = pipeline.run_foreign_into_folder(
+        ran = pipeline.run_external_into_folder(
             output,
             paths[0],
             splits,
@@ -195,9 +195,9 @@ def run(
             timesteps,
             mean=parse_numbers("--mean", mean),
             std=parse_numbers("--std", std),
-            bars=bar,
+            bars=progress_bar,
         )
-        show_foreign(ran, paths[0], as_json=as_json)
+        show_external(ran, paths[0], as_json=as_json)
         return
     if mean is not None or std is not None:
         raise UsageError(f"--mean, --std: {paths[0]} holds its own normalization; only files of other hands need it.")
@@ -232,9 +232,9 @@ def run(
         )
         return
     if images is None and count < len(splits.test):
-        note(f"running the first {count} of {len(splits.test)} test images; choose with --images")
+        log(f"running the first {count} of {len(splits.test)} test images; choose with --images")
     if early_exit and splits.held_out is None:
-        note(
+        log(
             f"early exit is not evaluated: its margin is chosen on images that are not run, and {splits.name} has "
             "none; an .npz file may hold others as `calibration`"
         )
@@ -250,7 +250,7 @@ def run(
         arch=arch,
         trace=trace,
         device=chosen,
-        bars=bar,
+        bars=progress_bar,
     )
     show_run(done, trace=trace, arch=arch, as_json=as_json)
 
@@ -281,13 +281,13 @@ def _image_count(images: int | None, backend: str, splits: DataSplits) -> int:
     return count
 
 
-def show_run(done: CompletedRun, *, trace: bool, arch: str | None, as_json: bool) -> None:
+def show_run(done: RunFolder, *, trace: bool, arch: str | None, as_json: bool) -> None:
     for ran in done.runs:
         note_run(ran, trace=trace, arch=arch)
     if as_json:
         from loihi_convert.runs.run_folder import results_json
 
-        say(results_json(done.figures))
+        echo(results_json(done.figures))
     else:
         from loihi_convert.report.terminal_tables import (
             accuracy_table,
@@ -305,7 +305,7 @@ def show_run(done: CompletedRun, *, trace: bool, arch: str | None, as_json: bool
                 *(table for table in more if table is not None),
             ]
         )
-    note(f"wrote {done.folder}/ ({', '.join(path.name for path in done.files)})")
+    log(f"wrote {done.folder}/ ({', '.join(path.name for path in done.files)})")
 
 
 def _newest(suffix: str) -> Path:

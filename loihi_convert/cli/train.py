@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loihi_convert.cli.console import say, say_json, trained_sentence
+from loihi_convert.cli.console import echo, say_json, trained_sentence
 from loihi_convert.cli.options import DataRootOption, JsonOption, OverwriteOption, SeedOption
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.memory import require_memory
@@ -124,7 +124,7 @@ def train(
             }
         )
     else:
-        say(trained_sentence(output, trained))
+        echo(trained_sentence(output, trained))
 
 
 def train_cnn(
@@ -143,14 +143,14 @@ def train_cnn(
 ) -> Checkpoint:
     from loihi_convert.cnn.recipe import default_recipe, fine_tuning_recipe, paper_recipe
     from loihi_convert.cnn.training import train
-    from loihi_convert.progress import bar
+    from loihi_convert.progress import progress_bar
 
     if recipe_name == "paper":
         recipe = paper_recipe(splits.name)
     else:
         recipe = default_recipe(splits.name) if start is None else fine_tuning_recipe(splits.name)
     recipe = replace(recipe, epochs=recipe.epochs if epochs is None else epochs, weight_bits=weight_bits)
-    with bar(f"training {architecture} on {splits.name}") as progress:
+    with progress_bar(f"training {architecture} on {splits.name}") as progress:
         return train(
             architecture,
             splits,

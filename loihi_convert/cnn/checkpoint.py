@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from loihi_convert.cnn.models import build_model
-from loihi_convert.cnn.qcfs import MOST_LEVELS
+from loihi_convert.cnn.qcfs import MAX_LEVELS
 from loihi_convert.cnn.torch_zip import read_pt, write_pt
 from loihi_convert.errors import CheckpointError, UsageError
 from loihi_convert.files import write_atomically
@@ -34,9 +34,9 @@ STORES: Final[tuple[str, ...]] = ("float32", "float16")
 _FORMAT: Final = "loihi-convert checkpoint 1"
 _SAVE_INSTEAD: Final = "Write it with loihi-convert train, or with loihi_convert.cnn.checkpoint.save."
 _DAMAGED: Final = "Copy or train it again."
-_LARGEST_SIDE: Final = 4096
+_MAX_SIDE: Final = 4096
 _STATE_KEYS: Final = ("state_dict", "model_state_dict", "model")
-_LARGEST_HEADER: Final = 1 << 20
+_MAX_HEADER: Final = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,7 +263,7 @@ def _is_list_of_text(value: object) -> bool:
 def _is_shape(value: object) -> bool:
     if not isinstance(value, list) or len(value) != 3:
         return False
-    return all(type(length) is int and 0 < length <= _LARGEST_SIDE for length in value)
+    return all(type(length) is int and 0 < length <= _MAX_SIDE for length in value)
 
 
 def _is_fraction(value: object) -> bool:
@@ -271,7 +271,7 @@ def _is_fraction(value: object) -> bool:
 
 
 def _is_levels(value: object) -> bool:
-    return value is None or (type(value) is int and 1 <= value <= MOST_LEVELS)
+    return value is None or (type(value) is int and 1 <= value <= MAX_LEVELS)
 
 
 def _is_store(value: object) -> bool:
@@ -314,9 +314,9 @@ def _read_safetensors(path: Path) -> object:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}). {_SAVE_INSTEAD}") from error
     header_length = int.from_bytes(content[:8], "little")
-    if header_length > _LARGEST_HEADER:
+    if header_length > _MAX_HEADER:
         raise CheckpointError(
-            f"{path}: damaged, or forged: its header claims {header_length:,} bytes, {_LARGEST_HEADER:,} are allowed. "
+            f"{path}: damaged, or forged: its header claims {header_length:,} bytes, {_MAX_HEADER:,} are allowed. "
             f"{_DAMAGED}"
         )
     try:

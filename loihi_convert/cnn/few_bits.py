@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from loihi_convert.cnn.qcfs import SMALLEST_THRESHOLD, Qcfs
+from loihi_convert.cnn.qcfs import MIN_THRESHOLD, Qcfs
 from loihi_convert.ir.rounding import nearest_scales
 
 Tensors = Mapping[str, Tensor]
@@ -80,7 +80,7 @@ def _factors(synapse: _Rounded, tensors: Tensors) -> Tensor:
     weight = tensors[synapse.weight]
     if synapse.threshold_before is None:
         return torch.ones(1)
-    threshold = tensors[synapse.threshold_before].detach().clamp_min(SMALLEST_THRESHOLD)
+    threshold = tensors[synapse.threshold_before].detach().clamp_min(MIN_THRESHOLD)
     if weight.ndim == 2:
         # Flattened maps: all positions of a channel lie together.
         return threshold.repeat_interleave(weight.shape[1] // len(threshold))

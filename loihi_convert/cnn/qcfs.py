@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from loihi_convert.arrays import Array
 from loihi_convert.cnn.qcfs_kernels import quantize_clip_floor_shift, quantize_clip_floor_shift_backward
 
-MOST_LEVELS: Final = 256
+MAX_LEVELS: Final = 256
 """Largest L."""
 
 SHARE: Final = 0.99
 """Of a channel's positive activations below its first threshold."""
 
-SMALLEST_THRESHOLD: Final = 1e-4
+MIN_THRESHOLD: Final = 1e-4
 """Keeps a threshold positive in training."""
 
 
@@ -58,7 +58,7 @@ class Qcfs(nn.Module):
     @property
     def thresholds(self) -> Tensor:
         """``(C,)``, positive."""
-        return self.threshold.clamp_min(SMALLEST_THRESHOLD)
+        return self.threshold.clamp_min(MIN_THRESHOLD)
 
 
 class _OnCpu(torch.autograd.Function):

@@ -29,9 +29,9 @@ from loihi_convert.files import write_atomically
 _SAVE_STATE: Final = "Save the state dict instead: torch.save(model.state_dict(), path), with torch 1.6 or newer."
 _DAMAGED: Final = "Copy or train it again."
 
-_LARGEST_PICKLE: Final = 1 << 20
-_MOST_RECORDS: Final = 10_000
-_MOST_VALUES: Final = 100_000
+_MAX_PICKLE: Final = 1 << 20
+_MAX_RECORDS: Final = 10_000
+_MAX_VALUES: Final = 100_000
 _DEEPEST: Final = 16
 
 # What torch.save needs (pickle protocol 2) for dicts, lists, tuples, numbers, strings and tensors.
@@ -112,7 +112,7 @@ def _read_records(path: Path) -> dict[str, bytes]:
                     f"{path}: a TorchScript archive, which holds code; it was not opened. {_SAVE_STATE}"
                 )
             # Nothing is compressed and no two records share bytes: reading cannot take more memory than the file has.
-            if len(entries) > _MOST_RECORDS or sum(entry.file_size for entry in entries) > len(content):
+            if len(entries) > _MAX_RECORDS or sum(entry.file_size for entry in entries) > len(content):
                 _forged(path, f"{len(entries)} records claim more than the file holds")
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 _forged(path, "a record is compressed, which torch.save never does")
@@ -125,8 +125,8 @@ def _read_records(path: Path) -> dict[str, bytes]:
 
 def _check_program(program: bytes, path: Path) -> None:
     """Raise unless the pickle holds only known opcodes and names; nothing of it has been executed."""
-    if len(program) > _LARGEST_PICKLE:
-        _forged(path, f"data.pkl has {len(program):,} bytes, {_LARGEST_PICKLE:,} are allowed")
+    if len(program) > _MAX_PICKLE:
+        _forged(path, f"data.pkl has {len(program):,} bytes, {_MAX_PICKLE:,} are allowed")
     try:
         for opcode, argument, _ in pickletools.genops(program):
             if opcode.name == "GLOBAL":
@@ -205,12 +205,12 @@ class _Builder:
     def __init__(self, records: Mapping[str, bytes]) -> None:
         self._records = records
         self._storages: dict[str, Tensor] = {}
-        self._values_left = _MOST_VALUES
+        self._values_left = _MAX_VALUES
 
     def build(self, value: object, depth: int = 0) -> object:
         self._values_left -= 1
         if depth > _DEEPEST or self._values_left < 0:
-            raise ValueError(f"more than {_DEEPEST} levels or {_MOST_VALUES:,} values")
+            raise ValueError(f"more than {_DEEPEST} levels or {_MAX_VALUES:,} values")
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
         if isinstance(value, _View):

@@ -29,12 +29,12 @@ from loihi_convert.cnn.checkpoint import Checkpoint, Json
 from loihi_convert.cnn.few_bits import RoundedWeights
 from loihi_convert.cnn.float16 import in_float16
 from loihi_convert.cnn.models import build_model
-from loihi_convert.cnn.qcfs import MOST_LEVELS, Qcfs, set_thresholds
+from loihi_convert.cnn.qcfs import MAX_LEVELS, Qcfs, set_thresholds
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.cnn.torch_zip import read_pt, write_pt
 from loihi_convert.data import DATASETS, Dataset, DataSplits
 from loihi_convert.errors import CheckpointError, UsageError
-from loihi_convert.progress import Progress, silent
+from loihi_convert.progress import Progress, no_progress
 
 _WARM_UP: Final = 0.25
 _START_DIVISOR: Final = 25
@@ -55,7 +55,7 @@ def train(
     start: Checkpoint | None = None,
     store: str = "float32",
     resume: bool = False,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> Checkpoint:
     """Return the trained CNN, which is also written to ``output``.
@@ -107,8 +107,8 @@ def train(
     if not 0 <= seed < 2**31:
         raise UsageError(f"seed: {seed} is not allowed; choose one in 0..{2**31 - 1}.")
     state_file = resume_path(output)
-    if qcfs_levels is not None and not 1 <= qcfs_levels <= MOST_LEVELS:
-        raise UsageError(f"--qcfs {qcfs_levels}: allowed are 1..{MOST_LEVELS} levels.")
+    if qcfs_levels is not None and not 1 <= qcfs_levels <= MAX_LEVELS:
+        raise UsageError(f"--qcfs {qcfs_levels}: allowed are 1..{MAX_LEVELS} levels.")
     if recipe.weight_bits is not None and qcfs_levels is None:
         raise UsageError("--weight-bits: rounds what spikes are multiplied with, so it needs thresholds; add --qcfs L.")
     if start is not None and (start.architecture, start.input_shape) != (architecture, splits.input_shape):

@@ -15,7 +15,7 @@ method                    threshold of channel k in layer l
 ``percentile``            a percentile of the channel's positive activations (per channel; after Rueckauer et al. 2017)
 ``least-squares``         of 24 thresholds up to a little above the channel's largest activation the one whose firing
                           rates over T steps are nearest to the activations of the CNN, in squares, over images (of
-                          `calibration.sample`) and positions, while the layers before it spike with their already fixed
+                          `calibration_subset`) and positions, while the layers before it spike with their already fixed
                           thresholds. What a spike rounds and what it cuts off are weighed against each other, for this
                           T: the smaller T, the lower the threshold (after Li et al., ICML 2021, who do so per layer and
                           without simulation). With hard reset the spike's worth is fitted together with it
@@ -52,13 +52,13 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 
 from loihi_convert.arrays import Array
-from loihi_convert.conversion.calibration import sample
+from loihi_convert.conversion.calibration import calibration_subset
 from loihi_convert.conversion.thresholds import Balanced, activation_percentiles, nearest_rates
 from loihi_convert.errors import DataError, RangeError, UsageError
 from loihi_convert.ir.network import IntegrateAndFire, Readout, ReluNetwork, Reset, SpikingLayer, SpikingNetwork
-from loihi_convert.ir.poisson import LARGEST_SEED
-from loihi_convert.ir.quantized import MOST_TIMESTEPS
-from loihi_convert.progress import Progress, silent
+from loihi_convert.ir.poisson import MAX_SEED
+from loihi_convert.ir.quantized import MAX_TIMESTEPS
+from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.layerwise import GrowingSimulation
 
 Method = Literal[
@@ -74,9 +74,9 @@ Method = Literal[
 ]
 Amplitude = Literal["compensated", "literal"]
 InitialPotential = Literal["zero", "half"]
-Input = Literal["constant", "poisson"]
+InputCoding = Literal["constant", "poisson"]
 
-PUBLISHED: Final[dict[str, tuple[Reset, Input]]] = {"spike-norm": ("hard", "poisson"), "rmp": ("soft", "poisson")}
+PUBLISHED: Final[dict[str, tuple[Reset, InputCoding]]] = {"spike-norm": ("hard", "poisson"), "rmp": ("soft", "poisson")}
 """Neurons and input of the methods that were published with others than soft reset and a constant current."""
 
 # Methods that look at activations, with their percentile; methods with one threshold for a whole layer.
@@ -106,7 +106,7 @@ def balance_each(
     readout: Readout = "potential",
     poisson_seed: int | None = None,
     device: str = "cpu",
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> tuple[SpikingNetwork, ...]:
     """Return ``network`` with integrate-and-fire neurons, once for each of several latencies.
 
@@ -162,7 +162,7 @@ def balance_each(
         readout,
         poisson_seed,
     )
-    fitted = sample(images, max(timesteps)) if method == "least-squares" else images
+    fitted = calibration_subset(images, max(timesteps)) if method == "least-squares" else images
     balancing = _Balancing(
         network, fitted, method, amplitude, alpha, percentile, initial_potential, reset, readout, poisson_seed, device
     )
@@ -215,7 +215,7 @@ class _Balancing:
         self._depth = len(network.layers) - (readout == "potential")
         self._percentiles: list[Array] = []
         self._done, self._passes = 0, 1
-        self._progress: Progress = silent
+        self._progress: Progress = no_progress
 
     def layers(self, timesteps: Sequence[int], progress: Progress) -> dict[int, list[SpikingLayer]]:
         """Return them for each of ``timesteps``, ascending."""
@@ -337,8 +337,8 @@ def _check(
     require_timesteps(timesteps)
     if method == "rmp" and reset != "soft":
         raise UsageError(f"--reset {reset}: --balance rmp is spike-norm with soft reset; use --balance spike-norm.")
-    if poisson_seed is not None and not 0 <= poisson_seed <= LARGEST_SEED:
-        raise UsageError(f"--seed {poisson_seed}: allowed are 0..{LARGEST_SEED}.")
+    if poisson_seed is not None and not 0 <= poisson_seed <= MAX_SEED:
+        raise UsageError(f"--seed {poisson_seed}: allowed are 0..{MAX_SEED}.")
     if not 0 < alpha <= 1:
         raise UsageError(f"--alpha {alpha}: allowed is 0 < alpha <= 1.")
     if not 0 < percentile <= 100:
@@ -378,7 +378,7 @@ def _neuron(
 def require_timesteps(timesteps: Sequence[int]) -> None:
     """Raise the `UsageError` of `balance_each` unless ``timesteps`` are such latencies; it can be known before work."""
     for steps in timesteps:
-        if not 1 <= steps <= MOST_TIMESTEPS:
-            raise UsageError(f"--timesteps {steps}: allowed are 1..{MOST_TIMESTEPS:,} time steps.")
+        if not 1 <= steps <= MAX_TIMESTEPS:
+            raise UsageError(f"--timesteps {steps}: allowed are 1..{MAX_TIMESTEPS:,} time steps.")
     if not timesteps or len(set(timesteps)) < len(timesteps):
         raise UsageError(f"--timesteps {tuple(timesteps)}: allowed are different numbers of time steps, at least one.")

@@ -21,18 +21,18 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.conversion.balancing import require_images
-from loihi_convert.conversion.calibration import sample
+from loihi_convert.conversion.calibration import calibration_subset
 from loihi_convert.errors import UsageError
 from loihi_convert.ir.network import ReluNetwork, SpikingLayer, SpikingNetwork
-from loihi_convert.progress import Progress, silent
+from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.layerwise import GrowingSimulation
 
 SHARES: Final = (0.5, 0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95)
 """Initial potentials that are tried, in thresholds; among equals the first is taken."""
 
 
-def calibrate(
-    cnn: ReluNetwork, network: SpikingNetwork, images: Array, *, device: str = "cpu", progress: Progress = silent
+def correct_biases(
+    cnn: ReluNetwork, network: SpikingNetwork, images: Array, *, device: str = "cpu", progress: Progress = no_progress
 ) -> SpikingNetwork:
     """Return ``network`` with corrected biases and, with soft reset, initial potentials.
 
@@ -43,7 +43,7 @@ def calibrate(
     network
         From `balancing.balance`, with compensated amplitudes.
     images
-        Calibration images, uint8 ``(N, C, H, W)``; those of `calibration.sample` are used.
+        Calibration images, uint8 ``(N, C, H, W)``; those of `calibration.calibration_subset` are used.
     device
         Where it is simulated: ``"cpu"``, or another one of torch's.
     progress
@@ -62,7 +62,7 @@ def calibrate(
             raise UsageError(
                 "--correct: needs --amplitude compensated; a literal spike does not stand for its threshold."
             )
-    images = sample(images, network.timesteps)
+    images = calibration_subset(images, network.timesteps)
     simulation = GrowingSimulation(
         cnn,
         images,

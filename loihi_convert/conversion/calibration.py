@@ -16,6 +16,6 @@ STEPS: Final = 16_000
 """Images times steps: a step costs the same at any T, and the more steps there are, the less depends on each."""
 
 
-def sample(images: Array, timesteps: int) -> Array:
+def calibration_subset(images: Array, timesteps: int) -> Array:
     """Return the first of ``images``: as many as are worth simulating for ``timesteps`` steps."""
     return images[: max(FEWEST, min(MOST, STEPS // timesteps))]

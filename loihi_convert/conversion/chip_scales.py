@@ -23,20 +23,20 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.chip import limits, rules
-from loihi_convert.conversion.float_layer import Unrounded, initial_integers
+from loihi_convert.conversion.float_layer import FloatLayer, initial_integers
 from loihi_convert.conversion.scales import HEADROOM, largest_of, nearest
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer
 
-_LARGEST_THRESHOLD: Final = limits.SELF_WEIGHT_LIMIT << limits.WEIGHT_EXP_LIMIT
-_LARGEST_BIAS: Final = limits.WEIGHT_LIMIT << limits.WEIGHT_EXP_LIMIT
+_MAX_THRESHOLD: Final = limits.SELF_WEIGHT_LIMIT << limits.WEIGHT_EXP_LIMIT
+_MAX_BIAS: Final = limits.WEIGHT_LIMIT << limits.WEIGHT_EXP_LIMIT
 # Scales grow by so much at least where integers do not fit; and so often at most.
 _GROWTH: Final = 1.001
 _ATTEMPTS: Final = 10_000
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
+class ObservedRange:
     """What a channel did on the calibration images, in real numbers, each float64 ``(C_out,)``.
 
     Parameters
@@ -52,7 +52,7 @@ class Held:
     highest: Array
 
 
-def chip_layer(real: Unrounded, held: Held | None, timesteps: int, *, is_constant: bool) -> QuantizedLayer:
+def chip_layer(real: FloatLayer, held: ObservedRange | None, timesteps: int, *, is_constant: bool) -> QuantizedLayer:
     """Return the integers of ``real`` for target loihi2.
 
     Parameters
@@ -71,7 +71,7 @@ def chip_layer(real: Unrounded, held: Held | None, timesteps: int, *, is_constan
     RangeError
         If a number fits at no scale.
     """
-    bounds = [(real.threshold, _LARGEST_THRESHOLD), (real.largest_bias, _LARGEST_BIAS)]
+    bounds = [(real.threshold, _MAX_THRESHOLD), (real.largest_bias, _MAX_BIAS)]
     least = [nearest(real), *(values / real.unit / limit for values, limit in bounds)]
     if held is None:
         return _fitting(real, largest_of(least, real), timesteps, is_constant=is_constant)
@@ -91,7 +91,7 @@ def is_proven(layer: QuantizedLayer, timesteps: int, *, is_constant: bool) -> bo
     return bool(_wrapping(layer, timesteps, is_constant=is_constant).max() <= 1)
 
 
-def reach(layer: QuantizedLayer, timesteps: int, *, is_constant: bool) -> tuple[Array, Array]:
+def potential_bounds(layer: QuantizedLayer, timesteps: int, *, is_constant: bool) -> tuple[Array, Array]:
     """Return bounds of u, and of V = V0 + u before the reset, in T steps of any input: int64 ``(C,)`` each.
 
     With I_min and I_max the least and the largest current of one step:
@@ -120,7 +120,7 @@ def reach(layer: QuantizedLayer, timesteps: int, *, is_constant: bool) -> tuple[
     return low, np.maximum(first, later) if steps > 1 else first
 
 
-def on_the_grids(layer: QuantizedLayer) -> QuantizedLayer:
+def snap_to_chip_grid(layer: QuantizedLayer) -> QuantizedLayer:
     """Return ``layer`` with thresholds and biases on the nearest numbers of 8 bits times a power of two.
 
     Initial potentials follow their thresholds, and become even where only every second level is possible.
@@ -142,11 +142,11 @@ def on_the_grids(layer: QuantizedLayer) -> QuantizedLayer:
     return replace(layer, synapse=synapse, neuron=neuron)
 
 
-def _fitting(real: Unrounded, scale: Array, timesteps: int | None, *, is_constant: bool) -> QuantizedLayer:
+def _fitting(real: FloatLayer, scale: Array, timesteps: int | None, *, is_constant: bool) -> QuantizedLayer:
     """The layer on the smallest scales from ``scale`` on which its integers fit; no wrapping for T, if there is one."""
     has_weights = bool(real.magnitudes[real.is_alive].any())
     for _ in range(_ATTEMPTS):
-        layer = on_the_grids(real.on(scale))
+        layer = snap_to_chip_grid(real.quantize(scale))
         excess = np.maximum(_largest_current(layer), _level_excess(layer))
         if timesteps is not None:
             excess = np.maximum(excess, _wrapping(layer, timesteps, is_constant=is_constant))
@@ -182,7 +182,7 @@ def _level_excess(layer: QuantizedLayer) -> Array:
 
 def _wrapping(layer: QuantizedLayer, timesteps: int, *, is_constant: bool) -> Array:
     """float64 ``(C,)``: how far potentials can reach, in parts of what is allowed."""
-    low, high = reach(layer, timesteps, is_constant=is_constant)
+    low, high = potential_bounds(layer, timesteps, is_constant=is_constant)
     if layer.threshold is not None:
         # A dead channel receives nothing.
         high = np.where(layer.threshold < limits.NEVER_FIRES, high, 0)

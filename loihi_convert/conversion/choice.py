@@ -16,12 +16,12 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.conversion.balancing import Amplitude, InitialPotential, Method, balance, require_images
-from loihi_convert.conversion.bias_correction import calibrate
-from loihi_convert.conversion.calibration import sample
+from loihi_convert.conversion.bias_correction import correct_biases
+from loihi_convert.conversion.calibration import calibration_subset
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.ir.network import Readout, ReluNetwork, Reset, SpikingNetwork
-from loihi_convert.ir.quantized import Target, Thresholds
-from loihi_convert.progress import Progress, silent
+from loihi_convert.ir.quantized import Granularity, Target
+from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulator import outputs
 
@@ -51,7 +51,7 @@ class Trial:
     method, percentile
         As in `balancing.balance`.
     corrected
-        Whether `bias_correction.calibrate` followed.
+        Whether `bias_correction.correct_biases` followed.
     agreement
         Share of images whose class is the CNN's.
     error
@@ -89,9 +89,9 @@ def choose_method(
     weight_bits: int = 8,
     pixel_bits: int | None = None,
     target: Target = "lava",
-    thresholds: Thresholds = "channel",
+    thresholds: Granularity = "channel",
     device: str = "cpu",
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> tuple[Trial, ...]:
     """Return the trials of all methods that ``amplitude`` allows, the best first.
 
@@ -101,7 +101,7 @@ def choose_method(
     """
     require_images(network, images)
     half = max(1, len(images) // 2)
-    trying = sample(images[-half:], timesteps)
+    trying = calibration_subset(images[-half:], timesteps)
     balancing = images[: max(1, len(trying) // BALANCING_SHARE)]
     has_thresholds = network.layers[0].threshold is not None and len(network.layers) > 1
     candidates = [
@@ -122,7 +122,7 @@ def choose_method(
 
     def tried(spiking: SpikingNetwork, method: Method, percentile: float, corrected: bool) -> Trial:
         if corrected:
-            spiking = calibrate(network, spiking, balancing, device=device)
+            spiking = correct_biases(network, spiking, balancing, device=device)
         network_tried = quantize(
             spiking,
             balancing,

@@ -25,7 +25,7 @@ from loihi_convert.ir.synapse import Synapse
 
 
 @dataclass(frozen=True, eq=False)
-class Unrounded:
+class FloatLayer:
     """A layer before rounding.
 
     Parameters
@@ -77,7 +77,7 @@ class Unrounded:
         channels = self.synapse.channels
         return np.zeros(channels) if bias is None else np.abs(bias).reshape(channels, -1).max(axis=1)
 
-    def on(self, scale: Array, *, is_scalar: bool = False) -> QuantizedLayer:
+    def quantize(self, scale: Array, *, is_scalar: bool = False) -> QuantizedLayer:
         """Return the integers on ``scale``, float64 ``(C_out,)``: the s_k of this module's docstring.
 
         ``is_scalar``: on these scales all thresholds are one integer, see `scalar_threshold.py`.

@@ -15,11 +15,11 @@ from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingNetwork
-from loihi_convert.ir.quantized import MOST_TIMESTEPS, QuantizedLayer
+from loihi_convert.ir.quantized import MAX_TIMESTEPS, QuantizedLayer
 from loihi_convert.simulation.relu import Activation, clipped, relu_outputs, unchanged
 
 
-def proven_timesteps(network: SpikingNetwork, output: QuantizedLayer, largest_potential: float, images: Array) -> int:
+def max_timesteps(network: SpikingNetwork, output: QuantizedLayer, largest_potential: float, images: Array) -> int:
     """Return the largest T for which the output potentials of calibration images stay in range.
 
     Parameters
@@ -34,12 +34,12 @@ def proven_timesteps(network: SpikingNetwork, output: QuantizedLayer, largest_po
         Those calibration images, uint8 ``(N, C, H, W)``.
     """
     if output.neuron is not None:
-        return MOST_TIMESTEPS
+        return MAX_TIMESTEPS
     growth = max(largest_potential / network.timesteps, _largest_output(network, images))
     if growth <= 0:
-        return MOST_TIMESTEPS
+        return MAX_TIMESTEPS
     limit = limits.POTENTIAL_LIMIT * float(output.scale[0])
-    return max(network.timesteps, min(math.floor(limit / (HEADROOM * growth)), MOST_TIMESTEPS))
+    return max(network.timesteps, min(math.floor(limit / (HEADROOM * growth)), MAX_TIMESTEPS))
 
 
 def _largest_output(network: SpikingNetwork, images: Array) -> float:

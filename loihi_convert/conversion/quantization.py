@@ -18,23 +18,23 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
-from loihi_convert.conversion.calibration import sample
-from loihi_convert.conversion.chip_scales import Held, chip_layer
-from loihi_convert.conversion.float_layer import Unrounded
-from loihi_convert.conversion.output_growth import proven_timesteps
+from loihi_convert.conversion.calibration import calibration_subset
+from loihi_convert.conversion.chip_scales import ObservedRange, chip_layer
+from loihi_convert.conversion.float_layer import FloatLayer
+from loihi_convert.conversion.output_growth import max_timesteps
 from loihi_convert.conversion.scales import HEADROOM, lava_scales
 from loihi_convert.errors import RangeError, UsageError
 from loihi_convert.ir.network import Reset, SpikingNetwork
 from loihi_convert.ir.quantized import (
+    Granularity,
     QuantizedLayer,
     QuantizedNetwork,
     Target,
-    Thresholds,
     largest_pixel,
     with_pixel_bits,
 )
-from loihi_convert.progress import Progress, silent
-from loihi_convert.simulation.inputs import LARGEST_PIXEL
+from loihi_convert.progress import Progress, no_progress
+from loihi_convert.simulation.inputs import MAX_PIXEL
 from loihi_convert.simulation.relu import currents
 from loihi_convert.simulation.simulator import Extremes, extremes
 
@@ -50,9 +50,9 @@ def quantize(
     weight_bits: int = 8,
     pixel_bits: int | None = None,
     target: Target = "lava",
-    thresholds: Thresholds = "channel",
+    thresholds: Granularity = "channel",
     device: str = "cpu",
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> QuantizedNetwork:
     """Return ``network`` in Loihi's integers.
 
@@ -61,8 +61,8 @@ def quantize(
     network
         From `balancing.balance`.
     images
-        Calibration images, uint8 ``(N, C, H, W)``: currents and potentials of those of `calibration.sample`
-        choose the scales; `quantization_report.account` counts what clips on all. For target loihi2 all choose: the
+        Calibration images, uint8 ``(N, C, H, W)``: currents and potentials of those of `calibration.calibration_subset`
+        choose the scales; `quantization_report.report` counts what clips on all. For target loihi2 all choose: the
         lowest potential of 10,000 images is far below that of 500, and to wrap is worse than to clip.
     weight_bits
         2..8, sign included.
@@ -87,7 +87,7 @@ def quantize(
         If a number fits Loihi at no scale.
     """
     require_choices(network.reset, weight_bits, pixel_bits, target, thresholds)
-    images = images if target == "loihi2" else sample(images, network.timesteps)
+    images = images if target == "loihi2" else calibration_subset(images, network.timesteps)
     found = extremes(
         network, images, network.timesteps, potentials=target == "loihi2", device=device, progress=progress
     )
@@ -114,9 +114,9 @@ def quantize(
         input_shape=network.input_shape,
         layers=tuple(layers),
         timesteps=network.timesteps,
-        proven_timesteps=network.timesteps
+        max_timesteps=network.timesteps
         if target == "loihi2"
-        else proven_timesteps(network, layers[-1], found.output, images),
+        else max_timesteps(network, layers[-1], found.output, images),
         pixel_bits=pixel_bits,
         reset=network.reset,
         poisson_seed=network.poisson_seed,
@@ -137,15 +137,15 @@ def quantize(
 
 
 def require_choices(
-    reset: Reset, weight_bits: int, pixel_bits: int | None, target: Target, thresholds: Thresholds
+    reset: Reset, weight_bits: int, pixel_bits: int | None, target: Target, thresholds: Granularity
 ) -> None:
     """Raise a `UsageError` unless `quantize` takes these together; it can be known before anything is balanced."""
     if not 2 <= weight_bits <= 8:
         raise UsageError(f"--weight-bits {weight_bits}: allowed are 2..8.")
     if pixel_bits is not None and not 1 <= pixel_bits <= limits.MAX_PIXEL_BITS:
         raise UsageError(f"--pixel-bits {pixel_bits}: allowed are 1..{limits.MAX_PIXEL_BITS}.")
-    if thresholds not in get_args(Thresholds):
-        raise UsageError(f"--thresholds {thresholds}: unknown; allowed are {', '.join(get_args(Thresholds))}.")
+    if thresholds not in get_args(Granularity):
+        raise UsageError(f"--thresholds {thresholds}: unknown; allowed are {', '.join(get_args(Granularity))}.")
     if target == "loihi2" and reset == "hard":
         raise UsageError(
             "--target loihi2 --reset hard: the circuit of stock processes resets softly; use --reset soft, or --target "
@@ -167,31 +167,31 @@ class _Rounding:
         found: Extremes,
         largest_weight: int,
         target: Target,
-        thresholds: Thresholds,
+        thresholds: Granularity,
     ) -> None:
         self.network, self.found = network, found
         self._largest_weight, self._target, self._thresholds = largest_weight, target, thresholds
 
     def layer(self, index: int, largest_input: int, amplitude: Array | None) -> QuantizedLayer:
-        """Return a layer in integers, ``amplitude`` being what spikes of the one before are worth; see `Unrounded`."""
+        """Return a layer in integers, ``amplitude`` being what spikes of the one before are worth; see `FloatLayer`."""
         network, layer, current = self.network, self.network.layers[index], self.found.currents[index]
         synapse = layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude)
         is_output = index == len(network.layers) - 1
-        real = Unrounded(layer, synapse, largest_input, self._largest_weight, one_scale=is_output)
+        real = FloatLayer(layer, synapse, largest_input, self._largest_weight, one_scale=is_output)
         if self._target == "loihi2":
-            held = None if index == 0 else Held(current, *self.found.potentials[index])
+            held = None if index == 0 else ObservedRange(current, *self.found.potentials[index])
             is_constant = index == 0 and network.poisson_seed is None
             return chip_layer(real, held, network.timesteps, is_constant=is_constant)
         reach = HEADROOM * (np.full(synapse.channels, self.found.output) if layer.neuron is None else current)
         is_scalar = self._thresholds == "scalar"
         scale = lava_scales(real, np.maximum(reach, 0), network.reset, is_scalar=is_scalar)
-        return real.on(scale, is_scalar=is_scalar)
+        return real.quantize(scale, is_scalar=is_scalar)
 
 
 def _best_pixel_bits(rounding: _Rounding, images: Array, choice: tuple[int, ...]) -> int:
     """The pixel bits of ``choice`` for which the first layer's currents are nearest to those of the real numbers."""
     sample = images[:_SAMPLE]
-    real = currents(rounding.network.layers[0].synapse, sample / LARGEST_PIXEL, averages=True)
+    real = currents(rounding.network.layers[0].synapse, sample / MAX_PIXEL, averages=True)
     errors = {}
     for bits in choice:
         try:

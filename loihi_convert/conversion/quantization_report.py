@@ -12,12 +12,12 @@ from loihi_convert.chip import limits
 from loihi_convert.conversion.chip_scales import is_proven
 from loihi_convert.ir.network import SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork, Target
-from loihi_convert.progress import Progress, silent
+from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.simulator import clipped_images
 
 
 @dataclass(frozen=True)
-class LayerAccount:
+class LayerReport:
     """What quantizing one layer cost.
 
     Parameters
@@ -55,7 +55,7 @@ class LayerAccount:
 
 
 @dataclass(frozen=True)
-class Account:
+class QuantizationReport:
     """What quantizing cost, layer by layer.
 
     Parameters
@@ -66,7 +66,7 @@ class Account:
         Calibration images the clipping was counted on.
     timesteps
         Steps the clipping was counted over.
-    proven_timesteps
+    max_timesteps
         Largest T for which the output potentials stay in range.
     target
         Of the network.
@@ -74,22 +74,22 @@ class Account:
         Of the network.
     """
 
-    layers: tuple[LayerAccount, ...]
+    layers: tuple[LayerReport, ...]
     image_count: int
     timesteps: int
-    proven_timesteps: int
+    max_timesteps: int
     target: Target = "lava"
     pixel_bits: int = limits.MAX_PIXEL_BITS
 
 
-def account(
+def report_quantization(
     network: QuantizedNetwork,
     real: SpikingNetwork,
     images: Array,
     *,
     device: str = "cpu",
-    progress: Progress = silent,
-) -> Account:
+    progress: Progress = no_progress,
+) -> QuantizationReport:
     """Return what rounding ``real`` to ``network`` cost.
 
     What clips is counted on ``images``, uint8 ``(N, C, H, W)``, in ``network.timesteps`` steps.
@@ -105,12 +105,12 @@ def account(
             proven = is_proven(layer, network.timesteps, is_constant=is_constant)
         layers.append(_account_layer(layer, synapse.weight, int(low), int(high), proven))
         amplitude = layer.used_amplitude
-    return Account(
-        tuple(layers), len(images), network.timesteps, network.proven_timesteps, network.target, network.pixel_bits
+    return QuantizationReport(
+        tuple(layers), len(images), network.timesteps, network.max_timesteps, network.target, network.pixel_bits
     )
 
 
-def _account_layer(layer: QuantizedLayer, real: Array, low: int, high: int, proven: bool | None) -> LayerAccount:
+def _account_layer(layer: QuantizedLayer, real: Array, low: int, high: int, proven: bool | None) -> LayerReport:
     """``real`` are the weights that were rounded, with amplitudes."""
     rows = layer.weight.reshape(layer.synapse.channels, -1)
     bits = np.ceil(np.log2(np.abs(rows).max(axis=1).astype(np.float64) + 1)).astype(np.int64) + 1
@@ -119,7 +119,7 @@ def _account_layer(layer: QuantizedLayer, real: Array, low: int, high: int, prov
     scale = layer.scale * math.prod(layer.synapse.pool) * layer.largest_input
     wanted = real.reshape(len(rows), -1)[~dead]
     lost = float(np.square(wanted - rows[~dead] * scale[~dead, None]).sum())
-    return LayerAccount(
+    return LayerReport(
         name=layer.name,
         weight_bits=(int(bits.min()), int(np.median(bits)), int(bits.max())),
         weight_error=math.sqrt(lost / (float(np.square(wanted).sum()) or 1.0)),

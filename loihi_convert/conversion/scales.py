@@ -27,7 +27,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
-from loihi_convert.conversion.float_layer import Unrounded
+from loihi_convert.conversion.float_layer import FloatLayer
 from loihi_convert.conversion.scalar_threshold import scalar_scales
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.network import Reset
@@ -37,7 +37,7 @@ HEADROOM: Final = 1.25
 """How much larger than on the calibration images a current or an output potential may be before it clips."""
 
 
-def lava_scales(real: Unrounded, reach: Array, reset: Reset, *, is_scalar: bool = False) -> Array:
+def lava_scales(real: FloatLayer, reach: Array, reset: Reset, *, is_scalar: bool = False) -> Array:
     """Return the s_k of this module's docstring, float64 ``(C_out,)``.
 
     ``reach``, float64 ``(C_out,)``, must fit beside a threshold: the largest current or output, with headroom.
@@ -58,7 +58,7 @@ def lava_scales(real: Unrounded, reach: Array, reset: Reset, *, is_scalar: bool 
     return largest_of(conditions, real)
 
 
-def _of_currents(real: Unrounded, reset: Reset) -> Array:
+def _of_currents(real: FloatLayer, reset: Reset) -> Array:
     """The smallest s_k on which no image's current can leave its range."""
     weights, is_soft = real.magnitudes, reset == "soft"
     limit = limits.CURRENT_LIMIT - limits.BIAS_LIMIT if is_soft else limits.POTENTIAL_LIMIT
@@ -74,14 +74,14 @@ def _of_currents(real: Unrounded, reset: Reset) -> Array:
     return np.asarray(weights.sum(axis=1) / room)
 
 
-def nearest(real: Unrounded) -> Array:
+def nearest(real: FloatLayer) -> Array:
     """Return the scales on which rounding changes the weights least: float64 ``(C_out,)``."""
     if real.one_scale:
         return np.repeat(nearest_scales(real.magnitudes.reshape(1, -1), real.largest_weight), real.synapse.channels)
     return nearest_scales(real.magnitudes, real.largest_weight)
 
 
-def largest_of(conditions: list[Array], real: Unrounded) -> Array:
+def largest_of(conditions: list[Array], real: FloatLayer) -> Array:
     """Return the smallest scales that meet all ``conditions``, each a least s_k; one for all where they must be one."""
     scale = np.max(conditions, axis=0)
     if real.one_scale:

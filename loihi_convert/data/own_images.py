@@ -26,7 +26,7 @@ NPZ_KEYS: Final[tuple[str, ...]] = ("images", "labels", "classes", "calibration"
 
 _GREY_MODES: Final = ("L", "1")
 _COLOUR_MODES: Final = ("RGB", "P")
-_MOST_CHANNELS: Final = 4
+_MAX_CHANNELS: Final = 4
 NPZ_ERRORS: Final = (
     OSError,
     EOFError,
@@ -241,7 +241,7 @@ def _channels_first(path: Path, key: str, images: NDArray[np.generic]) -> NDArra
     pixels = images.view(np.uint8)
     if images.ndim == 3:
         return pixels[:, np.newaxis]
-    channels_last = images.shape[3] <= _MOST_CHANNELS < images.shape[1]
+    channels_last = images.shape[3] <= _MAX_CHANNELS < images.shape[1]
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)) if channels_last else pixels
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from loihi_convert import netx
 from loihi_convert.external.cuba import CubaNetwork
-from loihi_convert.external.cuba_reader import decode_foreign, dense_weights, layers_of, read_foreign, text_of
+from loihi_convert.external.cuba_reader import decode_external, dense_weights, layers_of, read_external, text_of
 from loihi_convert.ir.quantized import QuantizedNetwork
 
-__all__ = ["decode_foreign", "dense_weights", "layers_of", "read_any", "read_foreign", "text_of"]
+__all__ = ["decode_external", "dense_weights", "layers_of", "read_any", "read_external", "text_of"]
 
 
 def read_any(path: Path) -> QuantizedNetwork | CubaNetwork:
@@ -26,6 +26,6 @@ def read_any(path: Path) -> QuantizedNetwork | CubaNetwork:
     Raises
     ------
     NetxError
-        As `netx.read` and `read_foreign`.
+        As `netx.read` and `read_external`.
     """
-    return netx.read(path) if netx.is_ours(path) else read_foreign(path)
+    return netx.read(path) if netx.is_native(path) else read_external(path)

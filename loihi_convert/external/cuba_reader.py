@@ -16,20 +16,20 @@ import numpy as np
 
 from loihi_convert.arrays import Array, Pair, Shape
 from loihi_convert.chip import limits
-from loihi_convert.errors import InputError, NetxError, shown
+from loihi_convert.errors import InputError, NetxError, escape_control
 from loihi_convert.external.cuba import INTEGRATOR, CubaLayer, CubaNetwork, CubaNeuron, PixelBias
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.netx.hdf5 import LARGEST_LAYER, Datasets, errors_that_name, read_content, read_stock_datasets
+from loihi_convert.netx.hdf5 import MAX_LAYER_SIZE, Datasets, errors_that_name, read_content, read_stock_datasets
 
 GRADED_PIXEL: Final = 2**limits.MAX_PIXEL_BITS - 1
 """Largest value of a graded spike that a pixel is, where a network begins without input neurons."""
 
 _WEIGHT_BITS: Final = 8
-_LARGEST_SUM: Final = 2**31 - 1
+_MAX_SUM: Final = 2**31 - 1
 """Lava sums in int32, and in int64 elsewhere; below this both are the same."""
 _GEOMETRY_LIMIT: Final = 2**7 - 1
 """Lava keeps strides, paddings, dilations and groups as int8 (``lava/proc/conv/models.py``)."""
-_MOST_TIMESTEPS: Final = 2**20
+_MAX_TIMESTEPS: Final = 2**20
 
 _REFUSED: Final[Mapping[str, str]] = {
     "dense_rec": "is recurrent",
@@ -42,7 +42,7 @@ _REFUSED: Final[Mapping[str, str]] = {
 }
 
 
-def read_foreign(path: Path) -> CubaNetwork:
+def read_external(path: Path) -> CubaNetwork:
     """Return the network in the netx file at ``path`` as lava-dl makes it of it.
 
     Raises
@@ -53,7 +53,7 @@ def read_foreign(path: Path) -> CubaNetwork:
     """
     content = read_content(path)
     with errors_that_name(path):
-        return decode_foreign(read_stock_datasets(content))
+        return decode_external(read_stock_datasets(content))
 
 
 def layers_of(datasets: Datasets) -> list[dict[str, Array]]:
@@ -71,7 +71,7 @@ def layers_of(datasets: Datasets) -> list[dict[str, Array]]:
         if group == "layer":
             layers.setdefault(index, {})[inside] = value
     if set(layers) != {str(index) for index in range(len(layers))}:
-        found = ", ".join(sorted(shown(name) for name in layers)[:8])
+        found = ", ".join(sorted(escape_control(name) for name in layers)[:8])
         raise NetxError(f"layer: holds {found}; netx numbers its layers 0, 1, 2, ...")
     return [layers[str(index)] for index in range(len(layers))]
 
@@ -80,10 +80,10 @@ def text_of(value: Array) -> str:
     """A text of a file, which may be an array of one: as it can be shown."""
     if value.size != 1 or value.dtype.kind != "S":
         raise NetxError(f"{value.dtype} {value.shape} where a text belongs")
-    return shown(bytes(value.item()).decode("ascii", errors="replace"))
+    return escape_control(bytes(value.item()).decode("ascii", errors="replace"))
 
 
-def decode_foreign(datasets: Datasets) -> CubaNetwork:
+def decode_external(datasets: Datasets) -> CubaNetwork:
     """The network that ``datasets`` hold."""
     found: list[CubaLayer] = []
     input_shape: Shape | None = None
@@ -227,13 +227,13 @@ def _checked_shape(layer: CubaLayer, input_shape: Shape, stock: Datasets, larges
     stored = _shape(stock)
     if (stored if isinstance(layer.synapse, Conv) else (math.prod(stored),)) != shape:
         raise NetxError(f"shape {stored} is stored, but its weights give {shape} for an input of {input_shape}")
-    if (neurons := math.prod(shape)) > LARGEST_LAYER:
-        raise NetxError(f"{neurons:,} neurons; allowed are {LARGEST_LAYER:,}")
+    if (neurons := math.prod(shape)) > MAX_LAYER_SIZE:
+        raise NetxError(f"{neurons:,} neurons; allowed are {MAX_LAYER_SIZE:,}")
     assert not isinstance(layer.synapse, PixelBias)
     largest = int(np.abs(layer.synapse.weight).reshape(len(layer.synapse.weight), -1).sum(axis=1).max()) * largest_input
-    if largest > _LARGEST_SUM:
+    if largest > _MAX_SUM:
         raise NetxError(
-            f"a weighted sum that can reach {largest:,}; allowed are {_LARGEST_SUM:,}, beyond which Lava's int32 wraps"
+            f"a weighted sum that can reach {largest:,}; allowed are {_MAX_SUM:,}, beyond which Lava's int32 wraps"
         )
     if "delay" in stock:
         raise NetxError("has delays, which `ref` does not simulate; train or export it without")
@@ -284,8 +284,8 @@ def _per_neuron(value: Array, name: str, shape: Shape, *, allows_one: bool) -> A
 def _shape(stock: Datasets) -> Shape:
     value = _exact(stock["shape"], "shape")
     shape = tuple(value.reshape(-1).tolist())
-    if len(shape) not in (1, 3) or min(shape) < 1 or math.prod(shape) > LARGEST_LAYER:
-        raise NetxError(f"shape {shape[:8]}; allowed are (C, H, W) and (N,), up to {LARGEST_LAYER:,} neurons")
+    if len(shape) not in (1, 3) or min(shape) < 1 or math.prod(shape) > MAX_LAYER_SIZE:
+        raise NetxError(f"shape {shape[:8]}; allowed are (C, H, W) and (N,), up to {MAX_LAYER_SIZE:,} neurons")
     return shape
 
 
@@ -315,8 +315,8 @@ def _truncated(value: Array, name: str) -> Array:
     """Integers cut towards 0, as lava-dl's ``astype(int)`` cuts them: int64."""
     if value.dtype.kind not in "iufb" or value.size == 0:
         raise NetxError(f"{name}: {value.dtype} {value.shape} where numbers belong")
-    if not (np.abs(value.astype(np.float64)) <= _LARGEST_SUM).all():
-        raise NetxError(f"{name}: numbers beyond {_LARGEST_SUM:,}, or none")
+    if not (np.abs(value.astype(np.float64)) <= _MAX_SUM).all():
+        raise NetxError(f"{name}: numbers beyond {_MAX_SUM:,}, or none")
     return value.astype(np.int64)
 
 
@@ -324,5 +324,5 @@ def _timesteps(datasets: Datasets) -> int | None:
     if "simulation/tSample" not in datasets:
         return None
     value = datasets["simulation/tSample"]
-    fits = value.size == 1 and value.dtype.kind in "iu" and 1 <= value.item() <= _MOST_TIMESTEPS
+    fits = value.size == 1 and value.dtype.kind in "iu" and 1 <= value.item() <= _MAX_TIMESTEPS
     return int(value.item()) if fits else None

@@ -14,7 +14,7 @@ from loihi_convert.backends.result import RunResult
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.external.cuba import CubaNetwork, PixelBias
 from loihi_convert.external.cuba_simulation import STATE_SHIFT, pixel_inputs, simulate
-from loihi_convert.progress import Progress, silent
+from loihi_convert.progress import Progress, no_progress
 
 DEFAULT_NORMALIZATION: Final = (0.5,)
 """Mean and standard deviation of pixels / 255, so that x is in -1..1: what lava-dl's own networks were trained with."""
@@ -30,7 +30,7 @@ def run_cuba(
     *,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> RunResult:
     """Run uint8 ``images``, ``(N, C, H, W)``, for ``timesteps`` steps each; ``mean`` and ``std`` as `pixel_inputs`,
     by default `DEFAULT_NORMALIZATION`.

@@ -38,7 +38,7 @@ from loihi_convert.ir.network import ReluNetwork
 
 # What DistributedDataParallel and torch.compile put in front of every name.
 _WRAPPERS: Final = ("module.", "_orig_mod.")
-_MOST_NAMES: Final = 4
+_MAX_NAMES: Final = 4
 
 Result = TypeVar("Result")
 
@@ -309,8 +309,8 @@ def _dtype(tensor: Tensor) -> str:
 def _listed(names: Sequence[str]) -> str:
     if not names:
         return "nothing"
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return ", ".join(names[:_MOST_NAMES]) + more
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(names[:_MAX_NAMES]) + more
 
 
 def _article(value: object) -> str:

@@ -21,7 +21,7 @@ from loihi_convert.ir.synapse import Conv
 from loihi_convert.records import Record
 
 BINS: Final = 16
-_LONGEST_TEXT: Final = 80
+_MAX_TEXT_LENGTH: Final = 80
 _GEOMETRY: Final = ("stride", "padding", "dilation")
 _NEURON_NUMBERS: Final = ("neuron/iDecay", "neuron/vDecay", "neuron/vThMant")
 _DESCRIBED: Final = frozenset(
@@ -178,12 +178,12 @@ def _layers(layers: list[dict[str, Array]], network: QuantizedNetwork | None) ->
         has_neurons = weight is not None or any(name.startswith("neuron/") for name in stock)
         yield LayerContents(
             index=index,
-            type=kind[:_LONGEST_TEXT],
+            type=kind[:_MAX_TEXT_LENGTH],
             name=None if layer is None else layer.name,
             pool=None if layer is None or layer.synapse.pool == (1, 1) else layer.synapse.pool,
             shape=shape,
             kernel=None if weight is None or weight.ndim < 4 else (weight.shape[2], weight.shape[3]),
-            neuron_type=external.text_of(stock["neuron/type"])[:_LONGEST_TEXT] if "neuron/type" in stock else None,
+            neuron_type=external.text_of(stock["neuron/type"])[:_MAX_TEXT_LENGTH] if "neuron/type" in stock else None,
             neuron_count=math.prod(shape) if shape is not None and has_neurons else 0,
             synapse_count=_synapse_count(kind, weight, stock.get("weight_rec"), geometry, before),
             i_decay=_numbers(stock.get("neuron/iDecay")),
@@ -191,7 +191,7 @@ def _layers(layers: list[dict[str, Array]], network: QuantizedNetwork | None) ->
             threshold=_numbers(stock.get("neuron/vThMant")),
             weight=_numbers(weight),
             bias=_numbers(stock.get("bias")),
-            others={netx.shown(name): brief(value) for name, value in stock.items() if name not in _DESCRIBED},
+            others={netx.escape_control(name): brief(value) for name, value in stock.items() if name not in _DESCRIBED},
             **geometry,
         )
         before = shape if kind != "flatten" else before
@@ -210,7 +210,7 @@ def _synapse_count(
         return int(np.count_nonzero(weight) + np.count_nonzero(recurrent))
     if kind != "conv":
         return int(np.count_nonzero(weight))
-    if input_shape is None or len(input_shape) != 3 or math.prod(input_shape) > netx.LARGEST_LAYER or weight.ndim < 4:
+    if input_shape is None or len(input_shape) != 3 or math.prod(input_shape) > netx.MAX_LAYER_SIZE or weight.ndim < 4:
         return None
     stride, padding, dilation = (_pair(geometry[name]) for name in _GEOMETRY)
     groups = geometry["groups"]
@@ -265,8 +265,10 @@ def _whole(value: Array | None) -> tuple[int, ...] | None:
 def brief(value: Array) -> str:
     """A number or a text; the type, shape and range of more."""
     if value.dtype.kind == "S":
-        text = netx.shown(b" ".join(map(bytes, value.reshape(-1)[:4].tolist())).decode("utf-8", errors="replace"))
-        return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]} ..."
+        text = netx.escape_control(
+            b" ".join(map(bytes, value.reshape(-1)[:4].tolist())).decode("utf-8", errors="replace")
+        )
+        return text if len(text) <= _MAX_TEXT_LENGTH else f"{text[:_MAX_TEXT_LENGTH]} ..."
     if value.size == 1:
         return f"{value.item():.10g}" if value.dtype.kind == "f" else str(value.item())
     numbers = _numbers(value)
@@ -277,9 +279,9 @@ def brief(value: Array) -> str:
 
 def _refusal(datasets: Mapping[str, Array]) -> str | None:
     try:
-        external.decode_foreign(datasets)
+        external.decode_external(datasets)
     except NetxError as error:
-        return netx.shown(str(error))
+        return netx.escape_control(str(error))
     return None
 
 
@@ -287,7 +289,7 @@ def _about(datasets: Mapping[str, Array], network: QuantizedNetwork | None) -> d
     if network is None:
         prefix = "simulation/"
         return {
-            netx.shown(name.removeprefix(prefix)): brief(value)
+            netx.escape_control(name.removeprefix(prefix)): brief(value)
             for name, value in datasets.items()
             if name.startswith(prefix)
         }
@@ -297,7 +299,7 @@ def _about(datasets: Mapping[str, Array], network: QuantizedNetwork | None) -> d
     named = model.get("architecture") or model.get("arch")
     about = {
         "timesteps": str(network.timesteps),
-        "proven timesteps": str(network.proven_timesteps),
+        "proven timesteps": str(network.max_timesteps),
         "input": f"pixels of {network.pixel_bits} bits"
         if network.poisson_seed is None
         else f"Poisson spikes, seed {network.poisson_seed}",
@@ -307,4 +309,4 @@ def _about(datasets: Mapping[str, Array], network: QuantizedNetwork | None) -> d
         "model": None if named is None else str(named),
         "data": None if model.get("data") is None else str(model["data"]),
     }
-    return {name: netx.shown(text)[:_LONGEST_TEXT] for name, text in about.items() if text is not None}
+    return {name: netx.escape_control(text)[:_MAX_TEXT_LENGTH] for name, text in about.items() if text is not None}

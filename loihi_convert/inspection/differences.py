@@ -74,7 +74,7 @@ def _leaves(name: str, value: object) -> Iterator[tuple[str, str]]:
 
 
 def _difference(name: str, first: Array | None, second: Array | None) -> Difference | None:
-    place = netx.shown(name)
+    place = netx.escape_control(name)
     if first is None or second is None:
         texts = (None if value is None else brief(value) for value in (first, second))
         return Difference(place=place, first=next(texts), second=next(texts))

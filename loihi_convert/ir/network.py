@@ -120,7 +120,7 @@ class SpikingLayer:
     neuron
         ``None`` where the last layer only integrates.
     correction
-        What `bias_correction.calibrate` has added to the CNN's bias, and is contained in ``synapse``: float64
+        What `bias_correction.correct_biases` has added to the CNN's bias, and is contained in ``synapse``: float64
         ``(C_out,)``.
     """
 

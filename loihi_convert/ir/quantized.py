@@ -17,17 +17,17 @@ from loihi_convert.arrays import Array, Shape, freeze
 from loihi_convert.chip import limits, rules
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.network import IntegrateAndFire, Readout, Reset, output_shapes
-from loihi_convert.ir.poisson import LARGEST_SEED
+from loihi_convert.ir.poisson import MAX_SEED
 from loihi_convert.ir.synapse import Synapse
 
 Target = Literal["lava", "loihi2"]
 """What a `QuantizedNetwork` is for: Lava with soft-reset neurons of ours, or the stock processes of a Loihi 2 chip."""
-Thresholds = Literal["channel", "scalar"]
+Granularity = Literal["channel", "scalar"]
 
-MOST_TIMESTEPS: Final = 2**20
+MAX_TIMESTEPS: Final = 2**20
 """Largest T: beyond it an output weight of 1 passes Loihi's potential range within an eighth of the steps."""
 
-LONGEST_NAME: Final = 400
+MAX_NAME_LENGTH: Final = 400
 """Characters of a layer's name."""
 
 
@@ -140,9 +140,9 @@ class QuantizedNetwork:
         In order; only the last one may be without neurons.
     timesteps
         The latency T the thresholds were balanced for.
-    proven_timesteps
+    max_timesteps
         Largest T for which the output potentials of the calibration images stay in range; with neurons in the last
-        layer, which keep them there, `MOST_TIMESTEPS`. With target ``loihi2``: ``timesteps``.
+        layer, which keep them there, `MAX_TIMESTEPS`. With target ``loihi2``: ``timesteps``.
     pixel_bits
         p, 1..8: pixels enter as integers 0..2^p - 1; 8 where they enter as Poisson spikes.
     reset
@@ -160,13 +160,13 @@ class QuantizedNetwork:
     input_shape: Shape
     layers: tuple[QuantizedLayer, ...]
     timesteps: int
-    proven_timesteps: int
+    max_timesteps: int
     pixel_bits: int
     reset: Reset
     provenance: Mapping[str, Any] = field(default_factory=dict)
     poisson_seed: int | None = None
     target: Target = "lava"
-    thresholds: Thresholds = "channel"
+    thresholds: Granularity = "channel"
 
     def __post_init__(self) -> None:
         if not 1 <= self.pixel_bits <= limits.MAX_PIXEL_BITS:
@@ -174,10 +174,10 @@ class QuantizedNetwork:
         require_poisson_seed(self.poisson_seed)
         if self.poisson_seed is not None and self.pixel_bits != limits.MAX_PIXEL_BITS:
             raise RangeError(f"pixels of {self.pixel_bits} bits, as Poisson spikes; these are drawn from 8 bits")
-        if not 1 <= self.timesteps <= self.proven_timesteps <= MOST_TIMESTEPS:
+        if not 1 <= self.timesteps <= self.max_timesteps <= MAX_TIMESTEPS:
             raise RangeError(
-                f"timesteps {self.timesteps} of {self.proven_timesteps} proven; allowed are 1..proven, and "
-                f"{MOST_TIMESTEPS:,} at most"
+                f"timesteps {self.timesteps} of {self.max_timesteps} proven; allowed are 1..proven, and "
+                f"{MAX_TIMESTEPS:,} at most"
             )
         if self.target == "loihi2" and self.reset == "hard":
             raise RangeError("hard reset with target loihi2; the circuit of stock processes resets softly")
@@ -189,9 +189,9 @@ class QuantizedNetwork:
         )
         for layer in self.layers:
             # Names are printed: into tables, and by terminals that would obey their control characters.
-            if not layer.name.isprintable() or not 1 <= len(layer.name) <= LONGEST_NAME:
+            if not layer.name.isprintable() or not 1 <= len(layer.name) <= MAX_NAME_LENGTH:
                 raise RangeError(
-                    f"a layer called {layer.name[:20]!a}; allowed are 1..{LONGEST_NAME} printable characters"
+                    f"a layer called {layer.name[:20]!a}; allowed are 1..{MAX_NAME_LENGTH} printable characters"
                 )
             for rule in kept:
                 if found := rule(layer):
@@ -236,8 +236,8 @@ def largest_pixel(poisson_seed: int | None, pixel_bits: int) -> int:
 
 def require_poisson_seed(seed: int | None) -> None:
     """Raise a `RangeError` unless ``seed`` is one of Poisson input, or there is none."""
-    if seed is not None and not 0 <= seed <= LARGEST_SEED:
-        raise RangeError(f"a seed of {seed} for Poisson input; allowed are 0..{LARGEST_SEED}")
+    if seed is not None and not 0 <= seed <= MAX_SEED:
+        raise RangeError(f"a seed of {seed} for Poisson input; allowed are 0..{MAX_SEED}")
 
 
 def with_pixel_bits(images: Array, pixel_bits: int) -> Array:

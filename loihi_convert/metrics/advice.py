@@ -9,7 +9,7 @@ from loihi_convert.chip import limits
 
 if TYPE_CHECKING:
     from loihi_convert.ir.quantized import QuantizedNetwork
-    from loihi_convert.metrics.diagnosis import Diagnosis, Layer
+    from loihi_convert.metrics.diagnosis import Diagnosis, LayerLoss
     from loihi_convert.simulation.intermediate import Cause
 
 CAUSES: Final[Mapping[Cause, str]] = {
@@ -248,7 +248,7 @@ def _qcfs_levels(diagnosis: Diagnosis) -> int:
     return min(max(4, diagnosis.timesteps), 16)
 
 
-def _spiking(diagnosis: Diagnosis) -> tuple[Layer, ...]:
+def _spiking(diagnosis: Diagnosis) -> tuple[LayerLoss, ...]:
     return diagnosis.layers if diagnosis.readout == "spikes" else diagnosis.layers[:-1]
 
 

@@ -22,7 +22,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.errors import InputError
 from loihi_convert.ir.network import Readout, ReluNetwork, Reset, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.progress import Progress, silent
+from loihi_convert.progress import Progress, no_progress
 from loihi_convert.records import Record
 from loihi_convert.simulation.intermediate import Cause, intermediate_networks
 from loihi_convert.simulation.relu import ReluChain
@@ -53,7 +53,7 @@ class LayerError(Record):
     relative_error: float | None
 
 
-class Stage(Record):
+class DiagnosisStep(Record):
     """One network of the chain.
 
     Attributes
@@ -89,7 +89,7 @@ class Stage(Record):
     layers: tuple[LayerError, ...]
 
 
-class Layer(Record):
+class LayerLoss(Record):
     """What one layer of the file does.
 
     Attributes
@@ -162,8 +162,8 @@ class Diagnosis(Record):
     readout: Readout
     reset: Reset
     measure: Literal["accuracy", "agreement"]
-    stages: tuple[Stage, ...]
-    layers: tuple[Layer, ...]
+    stages: tuple[DiagnosisStep, ...]
+    layers: tuple[LayerLoss, ...]
     lost_images: int
     loss_points: float
     newly_wrong: int
@@ -183,7 +183,7 @@ def diagnose(
     timesteps: int,
     *,
     device: str = "cpu",
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Diagnosis:
     """Return where the way from ``cnn`` to ``network`` loses right answers on ``images``.
 
@@ -247,7 +247,7 @@ def diagnose(
     measure: Literal["accuracy", "agreement"] = "agreement" if labels is None else "accuracy"
     left = [int(np.count_nonzero(row == wanted_classes)) for row in (classes[0], *behind)]
     layers = tuple(
-        Layer(
+        LayerLoss(
             name=layer.name,
             lost_images=before - after,
             loss_points=100 * (before - after) / len(images),
@@ -342,7 +342,7 @@ def _classes(activations: Sequence[Array]) -> Array:
 
 def _stages(
     causes: Sequence[Cause | None], classes: Array, errors: Sequence[Sequence[_Sums]], labels: Array | None
-) -> tuple[Stage, ...]:
+) -> tuple[DiagnosisStep, ...]:
     count = classes.shape[1]
     agreeing = [int(np.count_nonzero(row == classes[0])) for row in classes]
     correct = [None if labels is None else int(np.count_nonzero(row == labels)) for row in classes]
@@ -351,7 +351,7 @@ def _stages(
     lost = [hits[max(0, index - 1)] - hits[index] for index in range(len(hits))]
     remaining = _remaining(lost)
     return tuple(
-        Stage(
+        DiagnosisStep(
             cause=cause,
             correct_count=correct[index],
             accuracy=None if labels is None else hits[index] / count,
@@ -380,14 +380,14 @@ def _remaining(lost: Sequence[int]) -> list[int]:
     return remaining
 
 
-def _main_cause(stages: Sequence[Stage]) -> Cause | None:
+def _main_cause(stages: Sequence[DiagnosisStep]) -> Cause | None:
     largest = max(stage.remaining_images for stage in stages)
     # 1 - sqrt(1) = 0: what every stage has that loses nothing.
     close = [stage for stage in stages if stage.remaining_images >= max(1, largest - math.sqrt(largest))]
     return max(close, key=lambda stage: stage.changed_images).cause
 
 
-def _first_layer(layers: Sequence[Layer], lost: int) -> str:
+def _first_layer(layers: Sequence[LayerLoss], lost: int) -> str:
     """The name of the first layer up to which half of the ``lost`` images are lost."""
     sums = itertools.accumulate(layer.lost_images for layer in layers)
     return next(layer.name for layer, total in zip(layers, sums, strict=True) if 2 * total >= lost)

@@ -25,7 +25,7 @@ from loihi_convert.metrics.early_exit import EarlyExit
 from loihi_convert.records import Interval, Record, wilson_interval
 
 
-class Layer(Record):
+class LayerSize(Record):
     """One layer's size, and what the CNN pays for it.
 
     Attributes
@@ -130,7 +130,7 @@ class Evaluation(Record):
     timesteps: int
     depth: int
     readout: Readout
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerSize, ...]
     multiply_accumulates: int
     cnn_accuracy: float | None
     cnn_accuracy_interval: Interval | None
@@ -144,15 +144,15 @@ class Evaluation(Record):
     energy: Energy | None = None
 
     @property
-    def own_point(self) -> Point:
+    def nominal_point(self) -> Point:
         """The point at the T the file was balanced for; where the run ended earlier, the last one."""
         return next((point for point in self.points if point.timesteps == self.timesteps), self.points[-1])
 
 
 def per_t_caption(evaluations: Iterable[Evaluation]) -> str:
-    """Return in words at which T the figures of several files stand, which is that of their `Evaluation.own_point`."""
+    """Return in words at which T the figures of several files stand: that of their `Evaluation.nominal_point`."""
     caption = "one file per T, each read at the T its thresholds are balanced for"
-    is_complete = all(evaluation.own_point.timesteps == evaluation.timesteps for evaluation in evaluations)
+    is_complete = all(evaluation.nominal_point.timesteps == evaluation.timesteps for evaluation in evaluations)
     return caption if is_complete else f"{caption}, or the last T of its run"
 
 
@@ -284,7 +284,7 @@ def _interval(matches: int | None, image_count: int) -> Interval | None:
     return None if matches is None else wilson_interval(matches, image_count)
 
 
-def _layers(network: QuantizedNetwork | CubaNetwork) -> tuple[Layer, ...]:
+def _layers(network: QuantizedNetwork | CubaNetwork) -> tuple[LayerSize, ...]:
     layers = []
     synaptic: tuple[QuantizedLayer | CubaLayer, ...] = network.layers
     for layer, input_shape, shape in zip(
@@ -292,7 +292,7 @@ def _layers(network: QuantizedNetwork | CubaNetwork) -> tuple[Layer, ...]:
     ):
         # A spike in front of a pooling reaches the synapses of its whole window; the CNN multiplies the average once.
         synapses = int(layer.synapse.fan_out(input_shape).sum()) // math.prod(layer.synapse.pool)
-        layers.append(Layer(name=layer.name, neuron_count=math.prod(shape), multiply_accumulates=synapses))
+        layers.append(LayerSize(name=layer.name, neuron_count=math.prod(shape), multiply_accumulates=synapses))
     return tuple(layers)
 
 

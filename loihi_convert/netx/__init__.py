@@ -12,24 +12,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from loihi_convert.errors import shown
+from loihi_convert.errors import escape_control
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.netx import hdf5
-from loihi_convert.netx.hdf5 import LARGEST_LAYER, SUFFIX, Datasets, errors_that_name
+from loihi_convert.netx.hdf5 import MAX_LAYER_SIZE, SUFFIX, Datasets, errors_that_name
 from loihi_convert.netx.native import FORMAT, read, stock_netx_notes, write
 
 __all__ = [
     "FORMAT",
-    "LARGEST_LAYER",
+    "MAX_LAYER_SIZE",
     "SUFFIX",
     "Datasets",
     "Stored",
     "errors_that_name",
-    "is_ours",
+    "escape_control",
+    "is_native",
     "read",
     "read_stock",
     "read_stored",
-    "shown",
     "stock_netx_notes",
     "write",
 ]
@@ -50,7 +50,7 @@ def read_stored(path: Path) -> Stored:
     NetxError
         If it is missing or damaged, holds no layers, or is one of ours that `read` refuses.
     """
-    network = read(path) if is_ours(path) else None
+    network = read(path) if is_native(path) else None
     content = hdf5.read_content(path)
     with errors_that_name(path):
         datasets = hdf5.read_stock_datasets(content) if network is None else hdf5.read_datasets(content)
@@ -70,8 +70,8 @@ def read_stock(path: Path) -> Datasets:
         return hdf5.read_stock_datasets(content)
 
 
-def is_ours(path: Path) -> bool:
+def is_native(path: Path) -> bool:
     """Whether the netx file at ``path`` was written by `write`, whatever became of it since."""
     content = hdf5.read_content(path)
     with errors_that_name(path):
-        return hdf5.is_ours(content)
+        return hdf5.is_native(content)

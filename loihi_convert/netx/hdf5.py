@@ -19,11 +19,11 @@ import h5py
 import numpy as np
 
 from loihi_convert.arrays import Array
-from loihi_convert.errors import LoihiConvertError, NetxError, shown
+from loihi_convert.errors import LoihiConvertError, NetxError, escape_control
 
 SUFFIX: Final = ".net"
 OURS: Final = "loihi_convert"
-LARGEST_LAYER: Final = 2**26
+MAX_LAYER_SIZE: Final = 2**26
 """Neurons that any reader of a netx file takes; a Loihi 2 chip has 2^20."""
 _DIGEST: Final = "content_sha256"
 
@@ -31,14 +31,14 @@ _SEAL: Final = "loihi-convert netx; sha256 of all bytes from 512: "
 _SEAL_LENGTH: Final = 512
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"
 
-_LARGEST_FILE: Final = 2**31
-_LARGEST_RATIO: Final = 256
+_MAX_FILE: Final = 2**31
+_MAX_RATIO: Final = 256
 """Bytes of the datasets for each byte of the file: a small file must not fill the memory. The weights that a pooling
 repeats compress 10 to 50 times, those behind the average of a large map 300 times by gzip, less than 88 by lzf."""
 _DEEPEST: Final = f"{OURS}/layer/0/balanced/threshold".count("/")
-_LONGEST_REASON: Final = 400
-_LONGEST_TEXT: Final = 1000
-_MOST_MEMBERS: Final = 5_000
+_MAX_REASON_LENGTH: Final = 400
+_MAX_TEXT_LENGTH: Final = 1000
+_MAX_MEMBERS: Final = 5_000
 """Groups and datasets of a file of other hands; the largest networks of lava-dl hold some hundred."""
 _STOCK: Final = ("layer", "simulation")
 """The groups of a netx file that slayer writes; lava-dl reads the first."""
@@ -51,7 +51,7 @@ def file_content(datasets: Datasets) -> bytes:
     """Return the bytes of a file of ours that holds ``datasets``."""
     for compression in ("gzip", "lzf"):
         image = _image(datasets, compression)
-        if sum(value.nbytes for value in datasets.values()) <= _LARGEST_RATIO * len(image):
+        if sum(value.nbytes for value in datasets.values()) <= _MAX_RATIO * len(image):
             break
     return seal(image) + image
 
@@ -80,7 +80,7 @@ def read_content(path: Path) -> bytes:
         If the file is missing, cannot be read, is no HDF5 file, or its seal is broken.
     """
     try:
-        if path.stat().st_size > _LARGEST_FILE:
+        if path.stat().st_size > _MAX_FILE:
             raise NetxError(f"{path}: is larger than 2 GiB; no netx file of ours is.")
         # Read whole first: h5py keeps a file open for as long as a reader lives.
         content = path.read_bytes()
@@ -125,7 +125,7 @@ def read_datasets(content: bytes) -> Datasets:
     return datasets
 
 
-def is_ours(content: bytes) -> bool:
+def is_native(content: bytes) -> bool:
     """Whether an HDF5 image holds the group that only this package writes."""
     with h5py.File(io.BytesIO(content), "r") as file:
         return OURS in file
@@ -144,7 +144,7 @@ def read_stock_datasets(content: bytes) -> Datasets:
         for name in group:
             seen += 1
             full = f"{prefix}/{name}"
-            if seen > _MOST_MEMBERS or full.count("/") > _DEEPEST:
+            if seen > _MAX_MEMBERS or full.count("/") > _DEEPEST:
                 raise NetxError(f"{full}: holds more, or lies deeper, than a netx network does.")
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 raise NetxError(f"{full}: is a link to another place, which is not followed.")
@@ -180,14 +180,14 @@ def _value(name: str, item: h5py.Dataset) -> Array:
     if value.dtype.kind == "O":
         text = value.item()
         value = np.array(text if isinstance(text, bytes) else str(text).encode())
-    if value.dtype.kind == "S" and value.nbytes > _LONGEST_TEXT:
-        raise NetxError(f"{name}: a text of {value.nbytes:,} bytes; allowed are {_LONGEST_TEXT:,}.")
+    if value.dtype.kind == "S" and value.nbytes > _MAX_TEXT_LENGTH:
+        raise NetxError(f"{name}: a text of {value.nbytes:,} bytes; allowed are {_MAX_TEXT_LENGTH:,}.")
     return value
 
 
 def _require_size(found: Mapping[str, h5py.Dataset], content: bytes) -> None:
     size = sum(item.dtype.itemsize * item.size for item in found.values())
-    if size > _LARGEST_RATIO * len(content):
+    if size > _MAX_RATIO * len(content):
         raise NetxError(f"claims to hold {size:,} bytes in {len(content):,}, which no compression gives.")
 
 
@@ -227,5 +227,5 @@ def errors_that_name(path: Path, advice: str = "") -> Iterator[None]:
 
 def _shortened(reason: str) -> str:
     """One line of a length that can be read, whatever a forged file made part of it."""
-    line = shown(" ".join(reason.split()))
-    return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]} ..."
+    line = escape_control(" ".join(reason.split()))
+    return line if len(line) <= _MAX_REASON_LENGTH else f"{line[:_MAX_REASON_LENGTH]} ..."

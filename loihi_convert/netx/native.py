@@ -11,7 +11,7 @@ What lava-dl's ``lava.lib.dl.netx.hdf5.Network`` reads stands where it looks for
 netx has no pooling: a layer behind a pooling is written as the strided convolution (or the larger dense matrix) that
 gives the same integers. What netx cannot say stands in a group of its own, which lava-dl never looks at::
 
-    /loihi_convert              format, timesteps, proven_timesteps, pixel_bits, reset, provenance (JSON);
+    /loihi_convert              format, timesteps, max_timesteps, pixel_bits, reset, provenance (JSON);
                                 poisson_seed, where pixels enter as Poisson spikes;
                                 target, where it is not lava;
                                 thresholds, where each layer has only one
@@ -38,16 +38,16 @@ from loihi_convert.errors import NetxError
 from loihi_convert.files import refuse_to_overwrite, write_atomically
 from loihi_convert.ir.network import IntegrateAndFire, Reset
 from loihi_convert.ir.quantized import (
+    Granularity,
     IntegerNeuron,
     QuantizedLayer,
     QuantizedNetwork,
     Target,
-    Thresholds,
     largest_pixel,
 )
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.netx.hdf5 import (
-    LARGEST_LAYER,
+    MAX_LAYER_SIZE,
     OURS,
     Datasets,
     errors_that_name,
@@ -135,7 +135,7 @@ def encode(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
     yield from _stock_datasets(network)
     yield f"{OURS}/format", np.array(FORMAT, np.int32)
     yield f"{OURS}/timesteps", np.array(network.timesteps, np.int32)
-    yield f"{OURS}/proven_timesteps", np.array(network.proven_timesteps, np.int64)
+    yield f"{OURS}/proven_timesteps", np.array(network.max_timesteps, np.int64)
     yield f"{OURS}/pixel_bits", np.array(network.pixel_bits, np.int32)
     yield f"{OURS}/reset", _bytes(network.reset)
     if network.poisson_seed is not None:
@@ -186,7 +186,7 @@ def _stock_datasets(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
         input_shape, index = shape, index + 1
 
 
-def _neuron_datasets(group: str, layer: QuantizedLayer, thresholds: Thresholds) -> Iterator[tuple[str, Array]]:
+def _neuron_datasets(group: str, layer: QuantizedLayer, thresholds: Granularity) -> Iterator[tuple[str, Array]]:
     if layer.neuron is None and layer.bias is None:
         # netx gives a dense layer without neuron group its non-firing integrator, the natural readout.
         return
@@ -242,8 +242,8 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
     if target not in get_args(Target):
         raise NetxError(f"target '{target}'; allowed are {' and '.join(get_args(Target))}.")
     thresholds = _text(datasets[f"{OURS}/thresholds"]) if f"{OURS}/thresholds" in datasets else "channel"
-    if thresholds not in get_args(Thresholds):
-        raise NetxError(f"thresholds '{thresholds}'; allowed are {' and '.join(get_args(Thresholds))}.")
+    if thresholds not in get_args(Granularity):
+        raise NetxError(f"thresholds '{thresholds}'; allowed are {' and '.join(get_args(Granularity))}.")
     provenance = json.loads(_text(datasets[f"{OURS}/provenance"]))
     if not isinstance(provenance, dict) or not isinstance(provenance.get("model", {}), dict):
         raise NetxError("its provenance is not a JSON object of objects; export it again.")
@@ -252,13 +252,13 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
         input_shape=network_input,
         layers=tuple(layers),
         timesteps=_integer(datasets[f"{OURS}/timesteps"]),
-        proven_timesteps=_integer(datasets[f"{OURS}/proven_timesteps"]),
+        max_timesteps=_integer(datasets[f"{OURS}/proven_timesteps"]),
         pixel_bits=pixel_bits,
         reset=cast(Reset, reset),
         provenance=provenance,
         poisson_seed=poisson_seed,
         target=cast(Target, target),
-        thresholds=cast(Thresholds, thresholds),
+        thresholds=cast(Granularity, thresholds),
     )
 
 
@@ -280,8 +280,8 @@ def _inside(datasets: Datasets, prefix: str) -> Datasets:
 
 def _require_sound(layer: QuantizedLayer, shape: Shape) -> None:
     """Raise unless the numbers beside the integers make sense, one for each channel, and the layer is no bomb."""
-    if (neurons := math.prod(shape)) > LARGEST_LAYER:
-        raise NetxError(f"{layer.name}: {neurons:,} neurons; allowed are {LARGEST_LAYER:,}.")
+    if (neurons := math.prod(shape)) > MAX_LAYER_SIZE:
+        raise NetxError(f"{layer.name}: {neurons:,} neurons; allowed are {MAX_LAYER_SIZE:,}.")
     channels = (layer.synapse.channels,)
     numbers = [("scale", layer.scale, bool((np.isfinite(layer.scale) & (layer.scale > 0)).all()))]
     if layer.neuron is not None:

@@ -14,7 +14,7 @@ from loihi_convert.arrays import Array, Pair, Shape
 from loihi_convert.errors import InputError
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 
-_MOST_AXES: Final = 4
+_MAX_AXES: Final = 4
 _CUBA: Final = ("CUBA", "LOIHI")
 
 
@@ -127,11 +127,11 @@ class StockLayer:
         if isinstance(synapse, Conv) and len(self.input_shape) == 3:
             channels, *extent = self.input_shape
             padded = math.prod(size + 2 * pad for size, pad in zip(extent, padding, strict=True)) * channels
-            if padded > netx.LARGEST_LAYER or min(*synapse.stride, *synapse.dilation) < 1 or min(padding) < 0:
+            if padded > netx.MAX_LAYER_SIZE or min(*synapse.stride, *synapse.dilation) < 1 or min(padding) < 0:
                 raise InputError(f"no convolution has padding {padding}, stride {synapse.stride} on {self.input_shape}")
         shape = synapse.output_shape(self.input_shape)
-        if math.prod(shape) > netx.LARGEST_LAYER:
-            raise InputError(f"{math.prod(shape):,} neurons; allowed are {netx.LARGEST_LAYER:,}")
+        if math.prod(shape) > netx.MAX_LAYER_SIZE:
+            raise InputError(f"{math.prod(shape):,} neurons; allowed are {netx.MAX_LAYER_SIZE:,}")
         return shape
 
     def numbers(self, name: str) -> Array | None:
@@ -183,7 +183,7 @@ def stock_file(datasets: Mapping[str, Array]) -> StockFile:
 
 def _whole(value: Array) -> tuple[int, ...]:
     """Numbers as a file may store them, as whole ones; -1 for what is none."""
-    return tuple(int(number) if abs(number) < 2**40 else -1 for number in value.ravel()[:_MOST_AXES].tolist())
+    return tuple(int(number) if abs(number) < 2**40 else -1 for number in value.ravel()[:_MAX_AXES].tolist())
 
 
 def text(value: Array) -> str:

@@ -2,32 +2,32 @@
 
 `export` turns a trained CNN into files that Lava runs, `run` runs them and evaluates what comes back, `diagnose` says
 where accuracy went. `demo` on the command line is `train`, `export` and `run`, one after the other. Netx files that
-`export` has not written are run by `run_foreign_into_folder`.
+`export` has not written are run by `run_external_into_folder`.
 """
 
 from __future__ import annotations
 
-from loihi_convert.pipeline.checking import Candidate, Checked, check, open_candidate
-from loihi_convert.pipeline.diagnosing import Diagnosed, diagnose
-from loihi_convert.pipeline.exporting import Exported, ExportOptions, export, output_paths
-from loihi_convert.pipeline.external_run import ForeignRun, run_foreign_into_folder
-from loihi_convert.pipeline.running import CompletedRun, Ran, run, run_into_folder
+from loihi_convert.pipeline.checking import CheckReport, LoadedFile, check, load_file
+from loihi_convert.pipeline.diagnosing import DiagnosisReport, diagnose
+from loihi_convert.pipeline.exporting import ExportOptions, ExportResult, export, output_paths
+from loihi_convert.pipeline.external_run import ExternalRun, run_external_into_folder
+from loihi_convert.pipeline.running import FileRun, RunFolder, run, run_into_folder
 
 __all__ = [
-    "Candidate",
-    "Checked",
-    "CompletedRun",
-    "Diagnosed",
+    "CheckReport",
+    "DiagnosisReport",
     "ExportOptions",
-    "Exported",
-    "ForeignRun",
-    "Ran",
+    "ExportResult",
+    "ExternalRun",
+    "FileRun",
+    "LoadedFile",
+    "RunFolder",
     "check",
     "diagnose",
     "export",
-    "open_candidate",
+    "load_file",
     "output_paths",
     "run",
-    "run_foreign_into_folder",
+    "run_external_into_folder",
     "run_into_folder",
 ]

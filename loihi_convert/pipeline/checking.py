@@ -30,11 +30,11 @@ from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork, Target
 from loihi_convert.ir.synapse import Dense, Synapse
 from loihi_convert.netx.stock import StockFile, stock_file
-from loihi_convert.progress import Bars, no_bar
+from loihi_convert.progress import ProgressFactory, no_progress_bar
 
 
 @dataclass(frozen=True, eq=False)
-class Candidate:
+class LoadedFile:
     """A file, and what could be read of it.
 
     Parameters
@@ -49,7 +49,7 @@ class Candidate:
         What the file says of its CNN: its ``data`` and ``classes``, perhaps.
     refusal
         Why this package refuses it; empty where it does not.
-    is_foreign
+    is_external
         Whether what is refused is a netx file that another program wrote, for a program that may run it.
     """
 
@@ -58,11 +58,11 @@ class Candidate:
     stock: StockFile | None
     recorded: Mapping[str, Any]
     refusal: str = ""
-    is_foreign: bool = False
+    is_external: bool = False
 
 
 @dataclass(frozen=True, eq=False)
-class Checked:
+class CheckReport:
     """What was found, the worst first, and what each layer takes.
 
     Parameters
@@ -101,14 +101,14 @@ class Checked:
         return f"{self.path.name}: {outcome} {place}: {counts}"
 
 
-def open_candidate(
+def load_file(
     path: Path,
     *,
     arch: str | None = None,
     input_shape: Shape | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-) -> Candidate:
+) -> LoadedFile:
     """Return what can be read of a ``.net`` file, or of a checkpoint: ``.pt`` or ``.safetensors``.
 
     ``arch``, ``input_shape``, ``mean`` and ``std`` are for a checkpoint, as in `source.open_source`.
@@ -126,40 +126,40 @@ def open_candidate(
         try:
             source = open_source(path, arch=arch, input_shape=input_shape, mean=mean, std=std)
         except InputError as error:
-            return Candidate(path, None, None, {}, str(error))
-        return Candidate(path, source.network, None, source.provenance)
+            return LoadedFile(path, None, None, {}, str(error))
+        return LoadedFile(path, source.network, None, source.provenance)
     if any(option is not None for option in (arch, input_shape, mean, std)):
         raise UsageError(f"{path}: --arch, --input-shape, --mean and --std are for a checkpoint, before export.")
     try:
         stock = stock_file(netx.read_stock(path))
     except NetxError as error:
-        return Candidate(path, None, None, {}, str(error))
+        return LoadedFile(path, None, None, {}, str(error))
     try:
         network = external.read_any(path)
     except NetxError as error:
-        return Candidate(path, None, stock, {}, str(error), is_foreign=not netx.is_ours(path))
+        return LoadedFile(path, None, stock, {}, str(error), is_external=not netx.is_native(path))
     if isinstance(network, CubaNetwork):
-        return Candidate(path, None, stock, {})
+        return LoadedFile(path, None, stock, {})
     stock = stock.with_names([layer.name for layer in network.layers])
-    return Candidate(path, network, stock, network.provenance.get("model", {}))
+    return LoadedFile(path, network, stock, network.provenance.get("model", {}))
 
 
 def check(
-    candidate: Candidate,
+    candidate: LoadedFile,
     images: Array | None = None,
     timesteps: int | None = None,
     *,
     target: Target = "lava",
     chips: int = 1,
     device: str = "cpu",
-    bars: Bars = no_bar,
-) -> Checked:
+    bars: ProgressFactory = no_progress_bar,
+) -> CheckReport:
     """Return what is wrong with ``candidate`` for ``target``, the worst first.
 
     Parameters
     ----------
     candidate
-        From `open_candidate`.
+        From `load_file`.
     images
         uint8 ``(N, C, H, W)`` on which to look for channels that stay silent or fire at every step; None: do not look.
     timesteps
@@ -216,20 +216,20 @@ def check(
         found += findings(MEMORY_RULES, ((layer.name, layer) for layer in on_chips.layers), target)
         found += findings(NEUROCORE_RULES, [(None, on_chips)], target)
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    return Checked(candidate.path, target, steps, image_count, tuple(found), on_chips)
+    return CheckReport(candidate.path, target, steps, image_count, tuple(found), on_chips)
 
 
 def _runs(network: QuantizedNetwork | ReluNetwork, timesteps: int | None) -> bool:
     """Whether its channels can be looked at: nothing is simulated beyond the T that a file was proven for."""
-    return timesteps is None or not isinstance(network, QuantizedNetwork) or timesteps <= network.proven_timesteps
+    return timesteps is None or not isinstance(network, QuantizedNetwork) or timesteps <= network.max_timesteps
 
 
-def _refusal(candidate: Candidate) -> Iterator[Finding]:
+def _refusal(candidate: LoadedFile) -> Iterator[Finding]:
     if not candidate.refusal:
         return
     reason = candidate.refusal.removeprefix(f"{candidate.path}: ").rstrip(".")
     yield Finding(
-        severity="note" if candidate.is_foreign else "error",
+        severity="note" if candidate.is_external else "error",
         rule="this package can read the file",
         layer=None,
         found=reason,
@@ -239,7 +239,7 @@ def _refusal(candidate: Candidate) -> Iterator[Finding]:
     )
 
 
-def _resources(candidate: Candidate) -> tuple[LayerResources, ...] | None:
+def _resources(candidate: LoadedFile) -> tuple[LayerResources, ...] | None:
     """What the layers take, of any file whose synapses are all known and fit each other: a part is no total."""
     if candidate.network is not None:
         network = candidate.network

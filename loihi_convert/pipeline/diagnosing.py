@@ -15,11 +15,11 @@ from loihi_convert.metrics.diagnosis import Diagnosis
 from loihi_convert.metrics.diagnosis import diagnose as diagnose_network
 from loihi_convert.pipeline.origin import float_network
 from loihi_convert.pipeline.running import run
-from loihi_convert.progress import Bars, no_bar
+from loihi_convert.progress import ProgressFactory, no_progress_bar
 
 
 @dataclass(frozen=True, eq=False)
-class Diagnosed:
+class DiagnosisReport:
     """Where one file's accuracy went, what to try, what else to know, and the images on which Lava equalled `ref`."""
 
     path: Path
@@ -39,8 +39,8 @@ def diagnose(
     lava: Backend | None = None,
     lava_images: int = 0,
     device: str = "cpu",
-    bars: Bars = no_bar,
-) -> Diagnosed:
+    bars: ProgressFactory = no_progress_bar,
+) -> DiagnosisReport:
     """Return where the accuracy of the CNN ``model`` goes on its way to the netx file ``path``.
 
     Parameters
@@ -93,4 +93,4 @@ def diagnose(
     if lava is not None and lava_images:
         with lava:
             run(path, images[:lava_images], lava, steps, model=model, arch=arch, trace=True, device=device, bars=bars)
-    return Diagnosed(path, found, advice(found, network), tuple(notes), lava_images if lava is not None else 0)
+    return DiagnosisReport(path, found, advice(found, network), tuple(notes), lava_images if lava is not None else 0)

@@ -15,16 +15,16 @@ from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.request import result_size
 from loihi_convert.conversion.balancing import Amplitude, InitialPotential, Method, balance
-from loihi_convert.conversion.bias_correction import calibrate
+from loihi_convert.conversion.bias_correction import correct_biases
 from loihi_convert.conversion.choice import Trial, choose_method, reason
 from loihi_convert.conversion.quantization import quantize, require_choices
-from loihi_convert.conversion.quantization_report import Account, account
+from loihi_convert.conversion.quantization_report import QuantizationReport, report_quantization
 from loihi_convert.errors import VerificationError
 from loihi_convert.files import refuse_to_overwrite, refuse_to_replace, require_writable
 from loihi_convert.frontend.source import Source, open_source
 from loihi_convert.ir.network import Readout, Reset, SpikingNetwork
-from loihi_convert.ir.quantized import QuantizedNetwork, Target, Thresholds
-from loihi_convert.progress import Bars, no_bar
+from loihi_convert.ir.quantized import Granularity, QuantizedNetwork, Target
+from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.simulation.simulator import outputs
 
 VERIFIED_IMAGES: Final = 32
@@ -39,7 +39,8 @@ class ExportOptions:
     """How thresholds are balanced and numbers are rounded; see `balancing.balance` and `quantization.quantize`.
 
     ``method`` "auto" is the one that `choice.choose_method` finds best for the T of the file, and so is ``percentile``
-    then; ``correct`` None leaves to it whether `bias_correction.calibrate` follows, and means no with any other method.
+    then; ``correct`` None leaves to it whether `bias_correction.correct_biases` follows, and means no with any other
+    method.
     """
 
     method: Method | Literal["auto"] = "auto"
@@ -52,18 +53,18 @@ class ExportOptions:
     poisson_seed: int | None = None
     weight_bits: int = 8
     pixel_bits: int | None = None
-    thresholds: Thresholds = "channel"
+    thresholds: Granularity = "channel"
     correct: bool | None = None
     target: Target = "lava"
 
 
 @dataclass(frozen=True, eq=False)
-class Exported:
-    """One written file, the account of its quantization, and notes: what was dropped, what stock lava-dl differs in."""
+class ExportResult:
+    """One written file, the report of its quantization, and notes: what was dropped, what stock lava-dl differs in."""
 
     path: Path
     network: QuantizedNetwork
-    account: Account
+    report: QuantizationReport
     notes: tuple[str, ...]
     verified_images: int
 
@@ -86,8 +87,8 @@ def export(
     device: str = "cpu",
     overwrite: bool = False,
     verify: bool = True,
-    bars: Bars = no_bar,
-) -> tuple[Exported, ...]:
+    bars: ProgressFactory = no_progress_bar,
+) -> tuple[ExportResult, ...]:
     """Write one netx file per T for the CNN ``model``; each is balanced, quantized and verified on its own.
 
     Parameters
@@ -167,7 +168,7 @@ def export(
             )
         if correct:
             with bars(f"T = {steps}: correcting biases") as progress:
-                spiking = calibrate(source.network, spiking, calibration, device=device, progress=progress)
+                spiking = correct_biases(source.network, spiking, calibration, device=device, progress=progress)
         made = {**spiking.provenance, "choice": [asdict(trial) for trial in trials], "model": dict(source.provenance)}
         spiking = replace(spiking, provenance=made)
         with bars(f"T = {steps}: quantizing") as progress:
@@ -182,7 +183,7 @@ def export(
                 progress=progress,
             )
         with bars(f"T = {steps}: counting what clips") as progress:
-            costs = account(quantized, spiking, calibration, device=device, progress=progress)
+            costs = report_quantization(quantized, spiking, calibration, device=device, progress=progress)
         netx.write(quantized, path, overwrite=overwrite)
         verified = _verify(path, quantized, calibration[:VERIFIED_IMAGES]) if verify else 0
         notes = (
@@ -192,7 +193,7 @@ def export(
             *_notes_on_rounding(spiking, quantized, calibration[:VERIFIED_IMAGES]),
             *netx.stock_netx_notes(quantized),
         )
-        exported.append(Exported(path, quantized, costs, notes, verified))
+        exported.append(ExportResult(path, quantized, costs, notes, verified))
     return tuple(exported)
 
 

@@ -13,12 +13,12 @@ from loihi_convert.errors import UsageError
 from loihi_convert.external.cuba import CubaNetwork
 from loihi_convert.external.cuba_run import run_cuba
 from loihi_convert.metrics.evaluation import Evaluation, evaluate
-from loihi_convert.progress import Bars, no_bar
+from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
 
 
 @dataclass(frozen=True, eq=False)
-class ForeignRun:
+class ExternalRun:
     """A complete folder of results: where it is, its files, and the run it tells of."""
 
     folder: Path
@@ -28,7 +28,7 @@ class ForeignRun:
     evaluation: Evaluation
 
 
-def run_foreign_into_folder(
+def run_external_into_folder(
     root: Path,
     path: Path,
     splits: DataSplits,
@@ -37,8 +37,8 @@ def run_foreign_into_folder(
     *,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
-    bars: Bars = no_bar,
-) -> ForeignRun:
+    bars: ProgressFactory = no_progress_bar,
+) -> ExternalRun:
     """Run the netx file ``path`` on ``images``, some of ``splits``, and write a folder below ``root`` that tells of it.
 
     Parameters
@@ -56,7 +56,7 @@ def run_foreign_into_folder(
     UsageError
         If the file does not say T and ``timesteps`` does not either, or ``mean`` and ``std`` make no sense.
     """
-    network = external.read_foreign(path)
+    network = external.read_external(path)
     steps = network.timesteps if timesteps is None else timesteps
     if steps is None:
         raise UsageError(f"{path}: does not say how many time steps a sample takes; pass -T.")
@@ -76,4 +76,4 @@ def run_foreign_into_folder(
             classes=classes,
             manifest={**manifest, "classes": classes, "mean": mean, "std": std},
         )
-    return ForeignRun(folder, files, network, result, evaluation)
+    return ExternalRun(folder, files, network, result, evaluation)

@@ -21,7 +21,7 @@ from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import TOLERANCE_POINTS, choose_margin, evaluate_early_exit, require_tolerance
 from loihi_convert.metrics.evaluation import Evaluation, evaluate
 from loihi_convert.pipeline.origin import float_network, source_of
-from loihi_convert.progress import Bars, no_bar
+from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulator import outputs
@@ -31,7 +31,7 @@ EXIT_IMAGES: Final = 2_000
 
 
 @dataclass(frozen=True, eq=False)
-class Ran:
+class FileRun:
     """One file's run: its integers, its figures, and the images on which it was found equal to `ref`."""
 
     path: Path
@@ -42,12 +42,12 @@ class Ran:
 
 
 @dataclass(frozen=True, eq=False)
-class CompletedRun:
+class RunFolder:
     """A complete folder of results: where it is, its files, and the runs they tell of."""
 
     folder: Path
     files: tuple[Path, ...]
-    runs: tuple[Ran, ...]
+    runs: tuple[FileRun, ...]
 
     @property
     def figures(self) -> list[tuple[str, Evaluation]]:
@@ -67,8 +67,8 @@ def run(
     arch: str | None = None,
     trace: bool = False,
     device: str = "cpu",
-    bars: Bars = no_bar,
-) -> Ran:
+    bars: ProgressFactory = no_progress_bar,
+) -> FileRun:
     """Run one netx file on ``images`` and evaluate it beside the CNN and the spiking network in real numbers.
 
     Parameters
@@ -160,7 +160,7 @@ def run(
         float_predictions=float_predictions,
         early_exit=early_exit,
     )
-    return Ran(path, network, result, evaluation, equal)
+    return FileRun(path, network, result, evaluation, equal)
 
 
 def _opened(
@@ -197,8 +197,8 @@ def run_into_folder(
     arch: str | None = None,
     trace: bool = False,
     device: str = "cpu",
-    bars: Bars = no_bar,
-) -> CompletedRun:
+    bars: ProgressFactory = no_progress_bar,
+) -> RunFolder:
     """Run netx files on ``images``, as `run` does, and write a folder below ``root`` that tells everything about it.
 
     ``splits`` is the data set that ``images`` are from, and whose held-out images, the first `EXIT_IMAGES` of
@@ -257,4 +257,4 @@ def run_into_folder(
                 "provenance": {ran.path.stem: dict(ran.network.provenance) for ran in runs},
             },
         )
-    return CompletedRun(folder, files, runs)
+    return RunFolder(folder, files, runs)

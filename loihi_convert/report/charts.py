@@ -20,7 +20,7 @@ SIZES: Final = {"wide": (1060, 380), "half": (520, 340), "narrow": (328, 290)}
 """Width and height, in CSS pixels, of a chart that has a wide page to itself, of one of two, and of one on a phone."""
 
 # More marks than this in a chart are drawn as one path per series: nobody points at one of so many.
-_MOST_TITLED: Final = 192
+_MAX_TITLED: Final = 192
 
 
 class Mark(NamedTuple):
@@ -160,7 +160,7 @@ def _curves(label: str, series: Sequence[Series], axes: Axes, width: int, height
         f'<path class="level" d="M{LEFT} {y_of(y):.1f}H{width - RIGHT}"><title>{escape(text)}</title></path>'
         for y, text in axes.levels
     ]
-    titled = sum(len(one.marks) for one in series) <= _MOST_TITLED
+    titled = sum(len(one.marks) for one in series) <= _MAX_TITLED
     for one in series:
         inside.append(_one_curve(one, axes, x_of, y_of, titled))
     clip = f"{LEFT - 7} {TOP - 7} {plot_width + 14} {plot_height + 14}"
@@ -221,7 +221,7 @@ def _channels(
     for channel in range(0, count, every):
         parts.append(text_at(LEFT + (channel + 0.5) * step, height - BOTTOM + 17, str(channel), "tick", "middle"))
     parts.append(text_at(LEFT + plot_width / 2, height - 6, "channel", "label", "middle"))
-    titled = len(known) <= _MOST_TITLED
+    titled = len(known) <= _MAX_TITLED
     for name, style, numbers in values:
         drawn = [
             (LEFT + (channel + 0.5) * step, y_of(value), f"{name}, channel {channel}: {number(value)}")

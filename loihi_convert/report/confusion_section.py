@@ -9,7 +9,7 @@ from loihi_convert.report.entries import Entry
 from loihi_convert.report.page import Block, Details, Matrix, Paragraph
 from loihi_convert.runs.stored_run import Confusion
 
-MOST_CLASSES: Final = 40
+MAX_CLASSES: Final = 40
 """Classes of a confusion matrix that is shown whole."""
 
 
@@ -35,6 +35,6 @@ def _matrix(entry: Entry, found: Confusion) -> Block:
     often = "; ".join(f"{is_} taken for {got} ({n})" for n, is_, got in confused)
     told = f"{entry.full_label} at T = {found.timesteps}: {wrong:,} of {int(found.counts.sum()):,} images wrong"
     told += f". Most often: {often}." if confused else "."
-    if len(found.classes) > MOST_CLASSES:
+    if len(found.classes) > MAX_CLASSES:
         return Paragraph(f"{told} {len(found.classes)} classes are too many for a matrix here.")
     return Matrix(f"{told} Rows: what an image is; columns: the class it got; empty: none", found)

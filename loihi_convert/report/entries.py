@@ -68,7 +68,7 @@ class Entry:
     @property
     def point(self) -> Point:
         """The figures at its own T."""
-        return self.evaluation.own_point
+        return self.evaluation.nominal_point
 
     @property
     def is_per_t(self) -> bool:

@@ -38,7 +38,7 @@ def accuracy_figure(evaluations: Sequence[tuple[str, Evaluation]], title: str) -
     if anytime:
         points = list(evaluations[0][1].points)
     else:
-        points = sorted((evaluation.own_point for _, evaluation in evaluations), key=lambda point: point.timesteps)
+        points = sorted((evaluation.nominal_point for _, evaluation in evaluations), key=lambda point: point.timesteps)
     fixed = curve("fixed point, 95 % interval", [(p.timesteps, p.accuracy, p.accuracy_interval) for p in points])
     real = curve("float SNN", [(p.timesteps, p.float_accuracy, None) for p in points])
     cnn = sorted({100 * e.cnn_accuracy for _, e in evaluations if e.cnn_accuracy is not None})

@@ -10,13 +10,13 @@ from loihi_convert.report.formats import count, percent, percent_interval, point
 from loihi_convert.report.page import Block, Card, Cards, Paragraph
 from loihi_convert.report.point_tables import DATA, FILE, IMAGES, POINT_COLUMNS, Row, point_table
 
-MOST_CARDS: Final = 8
+MAX_CARDS: Final = 8
 """Of more files the table alone is quicker to read."""
 
 
 def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
     """Yield the cards of a few files, the table of several, and what its words mean."""
-    if len(entries) <= MOST_CARDS:
+    if len(entries) <= MAX_CARDS:
         yield Cards(tuple(_card(entry, is_short=len(entries) > 1) for entry in entries))
     if len(entries) > 1:
         rows = [Row(entry, entry.point) for entry in entries]

@@ -12,7 +12,7 @@ from loihi_convert.report.formats import percent
 from loihi_convert.report.page import Block, Details, Heading, Paragraph, Pictures, Table
 from loihi_convert.runs.stored_run import ChannelThresholds, StoredRun
 
-MOST_CHANNELS: Final = 128
+MAX_CHANNELS: Final = 128
 """Channels of a layer whose values are listed one by one."""
 
 
@@ -115,7 +115,7 @@ def _layer_table(entry: Entry) -> Table:
 
 def _channel_table(entry: Entry, layer: str) -> Table | None:
     rates, neurons = _rates(entry, layer), _neurons(entry, layer)
-    if rates is None or neurons is None or len(rates) > MOST_CHANNELS:
+    if rates is None or neurons is None or len(rates) > MAX_CHANNELS:
         return None
     rows = tuple(
         (str(channel), percent(rate) or "", f"{integer:,}", "never fires" if real is None else f"{real:.4g}", f"{v0:,}")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from loihi_convert.chip.resources import Chips
-    from loihi_convert.conversion.quantization_report import Account
+    from loihi_convert.conversion.quantization_report import QuantizationReport
     from loihi_convert.metrics.diagnosis import Diagnosis, LayerError
 
 
@@ -65,8 +65,8 @@ def layer_table(evaluation: Evaluation) -> Table:
 
 
 def per_t_table(evaluations: Sequence[tuple[str, Evaluation]]) -> Table:
-    """Return the per-T table for the terminal: each (file, evaluation) one row, at its `Evaluation.own_point`."""
-    rows = [_Row(name, evaluation, evaluation.own_point) for name, evaluation in evaluations]
+    """Return the per-T table for the terminal: each (file, evaluation) one row, at its `Evaluation.nominal_point`."""
+    rows = [_Row(name, evaluation, evaluation.nominal_point) for name, evaluation in evaluations]
     table = _table((_Column("file", lambda row: row.file), *_COLUMNS), rows)
     table.caption = per_t_caption(evaluation for _, evaluation in evaluations)
     return table
@@ -110,7 +110,7 @@ def energy_table(evaluations: Sequence[tuple[str, Evaluation]]) -> Table | None:
         }
         for name, evaluation, energy in known
         for one in energy.estimates
-        if len(evaluations) == 1 or one.timesteps == evaluation.own_point.timesteps
+        if len(evaluations) == 1 or one.timesteps == evaluation.nominal_point.timesteps
     ]
     table = _filled({header: [row[header] for row in rows] for header in rows[0]})
     table.title = "energy and time of an inference, estimated"
@@ -121,7 +121,7 @@ def energy_table(evaluations: Sequence[tuple[str, Evaluation]]) -> Table | None:
     return table
 
 
-def account_table(account: Account) -> Table:
+def quantization_table(account: QuantizationReport) -> Table:
     """Return the bits, thresholds and clipping of each layer of an exported network for the terminal.
 
     For target loihi2 also what its grid changed in thresholds, and what keeps u from wrapping.
@@ -164,7 +164,7 @@ def account_table(account: Account) -> Table:
         return table
     table.caption = (
         f"clipping in {account.timesteps} steps of {account.image_count:,} calibration images; low is harmless in the "
-        f"first layer. Output potentials are proven to fit for T <= {account.proven_timesteps:,}"
+        f"first layer. Output potentials are proven to fit for T <= {account.max_timesteps:,}"
     )
     return table
 

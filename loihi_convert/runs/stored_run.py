@@ -83,7 +83,7 @@ class StoredRun:
     thresholds
         By file stem and layer; ``None`` where the run has not recorded them.
     confusions
-        By file stem, at the T of `Evaluation.own_point`; empty where labels are unknown.
+        By file stem, at the T of `Evaluation.nominal_point`; empty where labels are unknown.
     """
 
     name: str
@@ -215,7 +215,7 @@ def _require_equal_channels(
 
 def _confusions(path: Path, evaluations: Mapping[str, Evaluation], manifest: Manifest) -> dict[str, Confusion]:
     """Count ``predictions.csv``; what it says must be what ``result.json`` says."""
-    labelled = {name: e.own_point for name, e in evaluations.items() if e.own_point.correct_count is not None}
+    labelled = {name: e.nominal_point for name, e in evaluations.items() if e.nominal_point.correct_count is not None}
     if not labelled:
         return {}
     pairs: dict[str, list[tuple[int, int]]] = {name: [] for name in labelled}

@@ -30,7 +30,7 @@ from loihi_convert.ir.synapse import Conv, Synapse
 Geometry = tuple[Pair, Pair, Pair, int]
 """Stride, padding, dilation, groups."""
 
-LARGEST_BYTE: Final = (2**15 - 1) // (2 * limits.WEIGHT_LIMIT)
+MAX_BYTE: Final = (2**15 - 1) // (2 * limits.WEIGHT_LIMIT)
 """Largest input, spikes summed over a window, for which int8 arithmetic is exact on every processor."""
 
 
@@ -70,7 +70,7 @@ class Currents:
         self._compared: set[int] = set()
         self.input_dtype = np.uint8 if takes_spikes and largest_input <= np.iinfo(np.uint8).max else np.float32
         self._int8: _Int8 | None = None
-        if takes_spikes and not averages and largest_input <= LARGEST_BYTE and not self._onednn_errs:
+        if takes_spikes and not averages and largest_input <= MAX_BYTE and not self._onednn_errs:
             self._int8 = self._int8_if_equal(weight, pooled, largest_input)
 
     @property

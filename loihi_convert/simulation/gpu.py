@@ -19,7 +19,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.errors import UsageError
 from loihi_convert.ir.synapse import Conv
 from loihi_convert.simulation.currents import Geometry, convolved_by_product, pooled_maps
-from loihi_convert.simulation.layer_spec import LayerBlock, Recording, Stage
+from loihi_convert.simulation.layer_spec import LayerBlock, LayerSpec, Recording
 
 # Numbers that the written-out inputs of a convolution may take at once.
 _COLUMNS = 2**27
@@ -44,16 +44,16 @@ def chosen_device(name: str) -> str:
 class GpuCurrents:
     """A synapse as a function of a batch; see `currents.Currents`."""
 
-    def __init__(self, stage: Stage, device: str) -> None:
-        synapse = stage.synapse
-        weight = synapse.weight if stage.is_integer else synapse.weight / math.prod(synapse.pool)
+    def __init__(self, spec: LayerSpec, device: str) -> None:
+        synapse = spec.synapse
+        weight = synapse.weight if spec.is_integer else synapse.weight / math.prod(synapse.pool)
         self._device = device
         self._geometry: Geometry | None = None
         if isinstance(synapse, Conv):
             self._geometry = (synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
         else:
             # From C, H, W order to H, W, C.
-            height, width, channels = pooled_maps(stage.input_shape, synapse.pool)
+            height, width, channels = pooled_maps(spec.input_shape, synapse.pool)
             weight = weight.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
         with np.errstate(over="ignore"):
             self._kernel = torch.from_numpy(np.ascontiguousarray(weight, np.float32)).to(device)
@@ -73,14 +73,14 @@ class GpuCurrents:
 class GpuNeurons:
     """The neurons of one layer; see `neurons.Neurons`."""
 
-    def __init__(self, stage: Stage, device: str) -> None:
-        self._map_shape, self._pool = stage.map_shape, stage.pool
-        arrays = (stage.thresholds, stage.levels, stage.biases, stage.initial_states, stage.offsets)
+    def __init__(self, spec: LayerSpec, device: str) -> None:
+        self._map_shape, self._pool = spec.map_shape, spec.pool
+        arrays = (spec.thresholds, spec.levels, spec.biases, spec.initial_states, spec.offsets)
         self._threshold, self._level, self._bias, self._initial, self._offset = (
             torch.from_numpy(array).to(device) for array in arrays
         )
-        self._limit, self._dynamics, self._is_circuit = stage.limit, stage.dynamics, stage.is_circuit
-        self._fan_out = torch.from_numpy(stage.pooled_fan_out).to(device).flatten()
+        self._limit, self._dynamics, self._is_circuit = spec.limit, spec.dynamics, spec.is_circuit
+        self._fan_out = torch.from_numpy(spec.pooled_fan_out).to(device).flatten()
 
     def initial_states(self, images: int) -> Tensor:
         """State before the first step: float32 ``(images, neurons)``."""

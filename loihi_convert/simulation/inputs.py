@@ -17,7 +17,7 @@ from loihi_convert.ir.poisson import poisson_spikes
 from loihi_convert.ir.quantized import with_pixel_bits
 from loihi_convert.simulation.currents import channels_last, sum_pool
 
-LARGEST_PIXEL: Final = 255
+MAX_PIXEL: Final = 255
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Inputs:
         if self.poisson_seed is None:
             maps = channels_last(images if self.pixel_bits is None else with_pixel_bits(images, self.pixel_bits))
             if self.pixel_bits is None:
-                maps = maps / np.float32(LARGEST_PIXEL)
+                maps = maps / np.float32(MAX_PIXEL)
             return sum_pool(maps, self.pool)[:, np.newaxis]
         spikes = poisson_spikes(images, self.poisson_seed, first_image, first_step, steps)
         pooled = sum_pool(channels_last(spikes.reshape(-1, *images.shape[1:])), self.pool)

@@ -14,7 +14,7 @@ what is changed       activation
 `timing`              amplitude x spikes / T of soft-reset neurons, which also feel in which order spikes come (the
                       first layer's current is constant: there it is the line above)
 `input`               the same with pixels as Poisson spikes, if the file takes them so
-`correction`          the same with biases corrected by `bias_correction.calibrate`, if they are
+`correction`          the same with biases corrected by `bias_correction.correct_biases`, if they are
 `reset`               the same with hard reset, if the file has it, and spikes worth what was fitted to that
 `weights`             the same with the weights of the file: integer x scale / amplitude of its input
 `thresholds`          spikes of the file's integers: thresholds, V0, biases and pixels are rounded as well

@@ -24,8 +24,8 @@ from loihi_convert.arrays import Array
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.simulation.current_kernels import raise_to_largest
 from loihi_convert.simulation.currents import Currents, Geometry, as_convolution
-from loihi_convert.simulation.layer_spec import Stage
-from loihi_convert.simulation.simulator import Layer
+from loihi_convert.simulation.layer_spec import LayerSpec
+from loihi_convert.simulation.simulator import DeviceLayer
 
 _UNITS: Final = 127
 """Units in a channel's largest weight."""
@@ -39,7 +39,7 @@ class LargestCurrents:
 
     Parameters
     ----------
-    stage
+    spec
         The layer, of real numbers.
     layer
         The same on its device.
@@ -47,12 +47,12 @@ class LargestCurrents:
         The steps, ascending.
     """
 
-    def __init__(self, stage: Stage, layer: Layer, after: tuple[int, ...]) -> None:
-        self._stage, self._layer, self._after = stage, layer, after
+    def __init__(self, spec: LayerSpec, layer: DeviceLayer, after: tuple[int, ...]) -> None:
+        self._stage, self._layer, self._after = spec, layer, after
         # Without biases, of the steps behind the one before.
-        self._largest = np.full((len(after), stage.size), -np.inf, np.float32)
+        self._largest = np.full((len(after), spec.size), -np.inf, np.float32)
         self._lock = threading.Lock()
-        self._bounds = _Bounds.of(stage) if isinstance(layer.currents, Currents) else None
+        self._bounds = _Bounds.of(spec) if isinstance(layer.currents, Currents) else None
 
     def take(self, first: int, inputs: Any) -> None:
         """Regard ``inputs``, ``(B, T, H', W', C)``, of the steps from ``first``, counted from 0."""
@@ -90,24 +90,24 @@ class _Bounds:
         self._raise(np.empty((0, 1, len(units) + 1), np.float32), 1, np.empty((0, 1, 1, 1), np.uint8), nothing, nothing)
 
     @classmethod
-    def of(cls, stage: Stage) -> _Bounds | None:
-        """Those of ``stage``, if there is arithmetic of bytes for it."""
-        synapse, window = stage.synapse, math.prod(stage.synapse.pool)
-        weight, geometry = as_convolution(synapse, stage.input_shape)
+    def of(cls, spec: LayerSpec) -> _Bounds | None:
+        """Those of ``spec``, if there is arithmetic of bytes for it."""
+        synapse, window = spec.synapse, math.prod(spec.synapse.pool)
+        weight, geometry = as_convolution(synapse, spec.input_shape)
         with np.errstate(over="ignore"):
             weight = (weight / window).astype(np.float32).astype(np.float64)
         rows = weight.reshape(len(weight), -1)
         has_groups, is_small = geometry[3] > 1, rows.shape[1] <= _FEW
         # Where a current may be beyond float32, a bound might be infinity less infinity.
         fits = bool(np.abs(rows).sum(axis=1).max() * window < np.finfo(np.float32).max / 4)
-        if has_groups or is_small or not stage.takes_spikes or not fits:
+        if has_groups or is_small or not spec.takes_spikes or not fits:
             return None
         units = np.abs(rows).max(axis=1) / _UNITS
         units[units < np.finfo(np.float32).tiny] = 1.0
         integers = np.rint(rows / units[:, None])
         most_lost = np.maximum(rows - integers * units[:, None], 0).sum(axis=1) * window
         counting = np.concatenate([integers, np.ones_like(integers[:1])])
-        rounded = Currents(_with_weights(synapse, counting), stage.input_shape, averages=False, takes_spikes=True)
+        rounded = Currents(_with_weights(synapse, counting), spec.input_shape, averages=False, takes_spikes=True)
         if not rounded.uses_int8:
             return None
         kernel = np.ascontiguousarray(weight.transpose(0, 2, 3, 1), np.float32)

@@ -65,7 +65,7 @@ class Recording:
 
 
 @dataclass(frozen=True, eq=False)
-class Stage:
+class LayerSpec:
     """One layer as it is simulated, of real numbers or integers.
 
     Parameters

@@ -19,13 +19,13 @@ import torch
 
 from loihi_convert.arrays import Array
 from loihi_convert.ir.network import ReluNetwork, Reset, SpikingLayer, SpikingNetwork
-from loihi_convert.progress import Progress, silent
+from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.inputs import Inputs
 from loihi_convert.simulation.largest_currents import LargestCurrents
-from loihi_convert.simulation.layer_spec import Recording, Stage
+from loihi_convert.simulation.layer_spec import LayerSpec, Recording
 from loihi_convert.simulation.neurons import RateErrors, rate_errors
 from loihi_convert.simulation.relu import ReluChain
-from loihi_convert.simulation.simulator import Layer, block_size, layers_on, on_cores, real_stages
+from loihi_convert.simulation.simulator import DeviceLayer, block_size, float_specs, layers_on, on_cores
 
 MEMORY: Final = 2**31
 """Bytes of spikes that are kept; what does not fit is simulated anew from the images."""
@@ -79,16 +79,16 @@ class GrowingSimulation:
         self._store = _SpikeStore(memory if device == "cpu" else 0)
 
     def largest_currents(
-        self, fixed: Sequence[SpikingLayer], after: Sequence[int], *, progress: Progress = silent
+        self, fixed: Sequence[SpikingLayer], after: Sequence[int], *, progress: Progress = no_progress
     ) -> Array:
         """Return the largest current of each channel of the layer behind ``fixed``: float64 ``(len(after), C_out)``.
 
         Up to each of the steps ``after``, ascending, the last of them at most T. ``fixed`` are the layers with known
         thresholds, one more at each call, from none.
         """
-        stages = self._stages(fixed)
-        layers = layers_on(self._device, stages)
-        largest = LargestCurrents(stages[-1], layers[-1], tuple(after))
+        specs = self._specs(fixed)
+        layers = layers_on(self._device, specs)
+        largest = LargestCurrents(specs[-1], layers[-1], tuple(after))
         self._pass(layers, lambda _, first, inputs: largest.take(first, inputs), progress)
         return largest.found()
 
@@ -99,42 +99,42 @@ class GrowingSimulation:
         initial_potentials: Array,
         *,
         correction: Array | None = None,
-        progress: Progress = silent,
+        progress: Progress = no_progress,
     ) -> RateErrors:
         """Return how far the rates of the layer behind ``fixed`` are from the CNN's activations.
 
         For each of ``thresholds`` and ``initial_potentials``, float64 ``(G, C_out)``; see `neurons.rate_errors`.
         ``fixed`` as above; ``correction``, ``(C_out,)``, is added to the layer's bias.
         """
-        stages = self._stages(fixed, correction)
-        layers = layers_on(self._device, stages)
-        chain = ReluChain(self._network, depth=len(stages))
+        specs = self._specs(fixed, correction)
+        layers = layers_on(self._device, specs)
+        chain = ReluChain(self._network, depth=len(specs))
         sums = RateErrors(np.zeros(thresholds.shape), np.zeros(thresholds.shape), np.zeros(thresholds.shape[1]))
 
         def take(images: Array, _: int, inputs: Any) -> None:
             nonlocal sums
             activations = np.maximum(chain(images)[-1].reshape(len(images), -1), 0)
             on_cpu = torch.as_tensor(layers[-1].currents_of(inputs)).cpu().numpy()
-            found = rate_errors(stages[-1], on_cpu, activations, thresholds, initial_potentials, self._timesteps)
+            found = rate_errors(specs[-1], on_cpu, activations, thresholds, initial_potentials, self._timesteps)
             with self._lock:
                 sums += found
 
         assert self._steps_at_once == self._timesteps, "a rate is one of all steps"
         # Compiled here, by one thread, as in `Neurons`.
-        nobody = np.empty((0, 1, stages[-1].size), np.float32)
-        rate_errors(stages[-1], nobody, nobody[:, 0], thresholds, initial_potentials, self._timesteps)
+        nobody = np.empty((0, 1, specs[-1].size), np.float32)
+        rate_errors(specs[-1], nobody, nobody[:, 0], thresholds, initial_potentials, self._timesteps)
         self._pass(layers, take, progress)
         return sums
 
-    def mean_excess(self, fixed: Sequence[SpikingLayer], *, progress: Progress = silent) -> Array:
+    def mean_excess(self, fixed: Sequence[SpikingLayer], *, progress: Progress = no_progress) -> Array:
         """Return how much more current than in the CNN the layer behind ``fixed`` gets: float64 ``(C_out,)``.
 
         The mean over images, positions and steps; ``fixed`` is at least one layer. The next call may have the same.
         """
-        stages = self._stages(fixed)
-        layers = layers_on(self._device, stages)
-        chain = ReluChain(self._network, depth=len(stages), is_open=True)
-        channels = stages[-1].synapse.channels
+        specs = self._specs(fixed)
+        layers = layers_on(self._device, specs)
+        chain = ReluChain(self._network, depth=len(specs), is_open=True)
+        channels = specs[-1].synapse.channels
         excess = np.zeros(channels)
 
         def take(images: Array, _: int, inputs: Any) -> None:
@@ -145,11 +145,11 @@ class GrowingSimulation:
                 np.add(excess, found - wanted, out=excess)
 
         self._pass(layers, take, progress, keep=False)
-        mean = excess / (len(self._images) * self._timesteps * (stages[-1].size // channels))
+        mean = excess / (len(self._images) * self._timesteps * (specs[-1].size // channels))
         # The currents are without the bias, which the CNN's have.
-        return np.asarray(mean + stages[-1].biases.reshape(-1, channels).mean(axis=0, dtype=np.float64))
+        return np.asarray(mean + specs[-1].biases.reshape(-1, channels).mean(axis=0, dtype=np.float64))
 
-    def _stages(self, fixed: Sequence[SpikingLayer], correction: Array | None = None) -> list[Stage]:
+    def _specs(self, fixed: Sequence[SpikingLayer], correction: Array | None = None) -> list[LayerSpec]:
         layer = self._network.layers[len(fixed)]
         synapse = layer.synapse if correction is None else layer.synapse.with_added_bias(correction)
         open_layer = SpikingLayer(layer.name, synapse, None)
@@ -160,11 +160,11 @@ class GrowingSimulation:
             self._reset,
             poisson_seed=self._poisson_seed,
         )
-        return real_stages(partial)
+        return float_specs(partial)
 
     def _pass(
         self,
-        layers: Sequence[Layer],
+        layers: Sequence[DeviceLayer],
         take: Callable[[Array, int, Any], None],
         progress: Progress,
         *,
@@ -187,7 +187,9 @@ class GrowingSimulation:
 
         on_cores(self._device, simulate, range(0, len(self._images), images_at_once))
 
-    def _received(self, layers: Sequence[Layer], images: Array, start: int, keep: bool) -> Iterator[tuple[int, Any]]:
+    def _received(
+        self, layers: Sequence[DeviceLayer], images: Array, start: int, keep: bool
+    ) -> Iterator[tuple[int, Any]]:
         """What the last of ``layers`` receives for the images at ``start``: a block's first step, and all its steps.
 
         Of constant pixels there is one step.

@@ -24,7 +24,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.simulation import neuron_kernels as kernels
-from loihi_convert.simulation.layer_spec import LayerBlock, Recording, Stage
+from loihi_convert.simulation.layer_spec import LayerBlock, LayerSpec, Recording
 
 _KINDS: Final = {"soft": kernels.SOFT, "hard": kernels.HARD, "stock": kernels.STOCK, "leaky": kernels.LEAKY}
 
@@ -34,27 +34,25 @@ class Neurons:
 
     Parameters
     ----------
-    stage
+    spec
         The layer.
     spike_dtype
         uint8 or float32: what the next synapse takes.
     """
 
-    def __init__(self, stage: Stage, spike_dtype: type[np.uint8] | type[np.float32] = np.float32) -> None:
-        self.height, self.width, self.channels = stage.map_shape
-        self._count, self._pool, self._dtype = stage.size, stage.pool, np.dtype(spike_dtype)
+    def __init__(self, spec: LayerSpec, spike_dtype: type[np.uint8] | type[np.float32] = np.float32) -> None:
+        self.height, self.width, self.channels = spec.map_shape
+        self._count, self._pool, self._dtype = spec.size, spec.pool, np.dtype(spike_dtype)
         # Where no window covers a neuron its spikes count, though nobody receives them.
-        self._has_remainder = self.height % stage.pool[0] > 0 or self.width % stage.pool[1] > 0
-        self._threshold, self._level, self._bias = stage.thresholds, stage.levels, stage.biases
-        self._initial, self._offset, self._fan_out = stage.initial_states, stage.offsets, stage.pooled_fan_out
-        self._limit, self._kind = np.float32(stage.limit), _KINDS[stage.dynamics]
+        self._has_remainder = self.height % spec.pool[0] > 0 or self.width % spec.pool[1] > 0
+        self._threshold, self._level, self._bias = spec.thresholds, spec.levels, spec.biases
+        self._initial, self._offset, self._fan_out = spec.initial_states, spec.offsets, spec.pooled_fan_out
+        self._limit, self._kind = np.float32(spec.limit), _KINDS[spec.dynamics]
         # What is below it clips, or wraps: Lava's u wraps at -2^17 itself.
-        self._lowest = np.nextafter(-self._limit, np.float32(0)) if stage.is_circuit else -self._limit
+        self._lowest = np.nextafter(-self._limit, np.float32(0)) if spec.is_circuit else -self._limit
         # Rows that are taken through all steps together, whole windows of them.
         row = self.width * self.channels
-        self._rows = (
-            min(-(-self.height // stage.pool[0]), max(1, kernels.TILE // (row * stage.pool[0]))) * stage.pool[0]
-        )
+        self._rows = min(-(-self.height // spec.pool[0]), max(1, kernels.TILE // (row * spec.pool[0]))) * spec.pool[0]
         # Spikes are summed over windows in machine words, each of several channels' bytes.
         lanes = next(lanes for lanes in (8, 4, 1) if self.channels % lanes == 0)
         self._word = np.dtype(f"u{lanes}") if self._dtype == np.uint8 else self._dtype
@@ -176,13 +174,13 @@ class RateErrors(NamedTuple):
 
 
 def rate_errors(
-    stage: Stage, currents: Array, activations: Array, thresholds: Array, initial_potentials: Array, timesteps: int
+    spec: LayerSpec, currents: Array, activations: Array, thresholds: Array, initial_potentials: Array, timesteps: int
 ) -> RateErrors:
     """Return how far firing rates are from activations for some thresholds and initial potentials.
 
     Parameters
     ----------
-    stage
+    spec
         The layer; its own thresholds and initial potentials do not matter.
     currents
         float32 ``(B, T, neurons)``, or ``(B, 1, neurons)`` where they are constant; without the bias.
@@ -193,12 +191,12 @@ def rate_errors(
     timesteps
         T.
     """
-    repeats = stage.size // thresholds.shape[1]
+    repeats = spec.size // thresholds.shape[1]
     tried, initial = (np.tile(values.astype(np.float32), (1, repeats)) for values in (thresholds, initial_potentials))
     errors, squares = np.zeros(tried.shape), np.zeros(tried.shape)
     below = np.nextafter(tried, np.float32(-np.inf))
     kernels.rate_errors(
-        currents, stage.biases, activations, tried, below, initial, stage.dynamics == "soft", timesteps, errors, squares
+        currents, spec.biases, activations, tried, below, initial, spec.dynamics == "soft", timesteps, errors, squares
     )
     wanted = np.square(activations, dtype=np.float64).sum(axis=0, keepdims=True)
     by_channel = (sums.reshape(len(sums), repeats, -1).sum(axis=1) for sums in (errors, squares, wanted))

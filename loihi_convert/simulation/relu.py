@@ -14,7 +14,7 @@ from loihi_convert.arrays import Array, Shape
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork
 from loihi_convert.ir.synapse import Synapse
 from loihi_convert.simulation.currents import Currents, channels_last, sum_pool
-from loihi_convert.simulation.inputs import LARGEST_PIXEL
+from loihi_convert.simulation.inputs import MAX_PIXEL
 
 # Neurons of the largest layer, times images, that are computed at once: 16 MiB.
 _BLOCK: Final = 2**22
@@ -57,7 +57,7 @@ class ReluChain:
 
     def __call__(self, images: Array) -> list[Array]:
         """Return float32 ``(N, H, W, C)`` per layer, after ReLU but for the CNN's last, for uint8 ``(N, C, H, W)``."""
-        return self.behind(-1, channels_last(images) / np.float32(LARGEST_PIXEL))
+        return self.behind(-1, channels_last(images) / np.float32(MAX_PIXEL))
 
     def behind(self, index: int, maps: Array) -> list[Array]:
         """Return the same for the layers behind layer ``index``, whose activations are ``maps``."""

@@ -37,11 +37,11 @@ from loihi_convert.chip import limits
 from loihi_convert.ir.network import SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Synapse
-from loihi_convert.progress import Progress, silent
+from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation import gpu
 from loihi_convert.simulation.currents import Currents
 from loihi_convert.simulation.inputs import Inputs
-from loihi_convert.simulation.layer_spec import Dynamics, LayerBlock, Recording, Stage
+from loihi_convert.simulation.layer_spec import Dynamics, LayerBlock, LayerSpec, Recording
 from loihi_convert.simulation.neurons import Neurons
 
 # Neurons of the largest layer, times images and steps, that are simulated at once: 16 MiB of currents on a core.
@@ -66,7 +66,7 @@ class Block:
     layers: tuple[LayerBlock, ...]
 
 
-class Layer(NamedTuple):
+class DeviceLayer(NamedTuple):
     """A synapse and its neurons, of one device: `Currents` and `Neurons`, or the same two of `gpu`."""
 
     currents: Any
@@ -110,14 +110,16 @@ class Simulator:
         if isinstance(network, QuantizedNetwork):
             is_circuit = network.target == "loihi2" and saturates
             default: Dynamics = "stock" if is_circuit else network.reset
-            stages = _integer_stages(network, dynamics or default, saturates=saturates)
+            specs = _integer_specs(network, dynamics or default, saturates=saturates)
         else:
-            stages = real_stages(network)
+            specs = float_specs(network)
         self._inputs = inputs_of(network)
-        self._layers = layers_on(device, stages)
-        self._device, self._largest = device, max(stage.size for stage in stages)
+        self._layers = layers_on(device, specs)
+        self._device, self._largest = device, max(spec.size for spec in specs)
 
-    def run(self, images: Array, timesteps: int, take: Callable[[Block], None], *, progress: Progress = silent) -> None:
+    def run(
+        self, images: Array, timesteps: int, take: Callable[[Block], None], *, progress: Progress = no_progress
+    ) -> None:
         """Simulate uint8 ``images``, ``(N, C, H, W)``, for ``timesteps`` steps each, on as many cores as torch uses.
 
         ``take`` is given block after block, never two at once: the images in any order, an image's steps in theirs.
@@ -157,7 +159,7 @@ def outputs(
     timesteps: int,
     *,
     device: str = "cpu",
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Array:
     """Return what the class is read from after each step: float32 ``(N, T, classes)`` for uint8 ``images``.
 
@@ -203,7 +205,7 @@ def extremes(
     *,
     potentials: bool = False,
     device: str = "cpu",
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Extremes:
     """Return the largest currents and output potential of uint8 ``images`` in ``timesteps`` steps.
 
@@ -232,7 +234,7 @@ def extremes(
 
 
 def clipped_images(
-    network: QuantizedNetwork, images: Array, timesteps: int, *, device: str = "cpu", progress: Progress = silent
+    network: QuantizedNetwork, images: Array, timesteps: int, *, device: str = "cpu", progress: Progress = no_progress
 ) -> Array:
     """Return on how many images some potential passed its lower / upper limit, or wrapped: int64 ``(layers, 2)``."""
     seen = np.zeros((len(network.layers), len(images), 2), np.bool_)
@@ -287,25 +289,25 @@ def on_cores(device: str, work: Callable[[int], None], items: Sequence[int]) -> 
         torch.set_num_threads(cores)
 
 
-def layers_on(device: str, stages: Sequence[Stage]) -> list[Layer]:
-    """Return each stage's synapse and neurons on ``device``."""
+def layers_on(device: str, specs: Sequence[LayerSpec]) -> list[DeviceLayer]:
+    """Return each spec's synapse and neurons on ``device``."""
     if device != "cpu":
-        return [Layer(gpu.GpuCurrents(stage, device), gpu.GpuNeurons(stage, device)) for stage in stages]
+        return [DeviceLayer(gpu.GpuCurrents(spec, device), gpu.GpuNeurons(spec, device)) for spec in specs]
     synapses = [
-        Currents(stage.synapse, stage.input_shape, averages=not stage.is_integer, takes_spikes=stage.takes_spikes)
-        for stage in stages
+        Currents(spec.synapse, spec.input_shape, averages=not spec.is_integer, takes_spikes=spec.takes_spikes)
+        for spec in specs
     ]
     dtypes = [*(synapse.input_dtype for synapse in synapses[1:]), np.float32]
     return [
-        Layer(synapse, Neurons(stage, dtype)) for synapse, stage, dtype in zip(synapses, stages, dtypes, strict=True)
+        DeviceLayer(synapse, Neurons(spec, dtype)) for synapse, spec, dtype in zip(synapses, specs, dtypes, strict=True)
     ]
 
 
-def _integer_stages(network: QuantizedNetwork, dynamics: Dynamics, *, saturates: bool) -> list[Stage]:
+def _integer_specs(network: QuantizedNetwork, dynamics: Dynamics, *, saturates: bool) -> list[LayerSpec]:
     limit = _LIMITS[dynamics] if saturates else math.inf
     synapses = [layer.synapse for layer in network.layers]
     fan_outs = [*network.fan_outs, None][: len(synapses)]
-    return _stages(network, synapses, fan_outs, limit=limit, dynamics=dynamics, is_integer=True)
+    return _specs(network, synapses, fan_outs, limit=limit, dynamics=dynamics, is_integer=True)
 
 
 def inputs_of(network: SpikingNetwork | QuantizedNetwork) -> Inputs:
@@ -314,7 +316,7 @@ def inputs_of(network: SpikingNetwork | QuantizedNetwork) -> Inputs:
     return Inputs(network.layers[0].synapse.pool, network.poisson_seed, pixel_bits)
 
 
-def real_stages(network: SpikingNetwork) -> list[Stage]:
+def float_specs(network: SpikingNetwork) -> list[LayerSpec]:
     """Return the layers of ``network`` as they are simulated."""
     synapses = []
     amplitude: Array | None = None
@@ -322,10 +324,10 @@ def real_stages(network: SpikingNetwork) -> list[Stage]:
         # For spikes of 0 and 1: with the amplitudes of the layer before it as factors.
         synapses.append(layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude))
         amplitude = None if layer.neuron is None else layer.neuron.amplitude
-    return _stages(network, synapses, [None] * len(synapses), limit=math.inf, dynamics=network.reset, is_integer=False)
+    return _specs(network, synapses, [None] * len(synapses), limit=math.inf, dynamics=network.reset, is_integer=False)
 
 
-def _stages(
+def _specs(
     network: SpikingNetwork | QuantizedNetwork,
     synapses: Sequence[Synapse],
     fan_outs: Sequence[Array | None],
@@ -333,11 +335,11 @@ def _stages(
     limit: float,
     dynamics: Dynamics,
     is_integer: bool,
-) -> list[Stage]:
+) -> list[LayerSpec]:
     shapes = (network.input_shape, *network.shapes)
     pools = [*(synapse.pool for synapse in synapses[1:]), (1, 1)]
     return [
-        Stage(
+        LayerSpec(
             synapse=synapse,
             input_shape=input_shape,
             takes_spikes=index > 0 or network.poisson_seed is not None,

@@ -29,7 +29,7 @@ from loihi_convert.ir.synapse import Conv, Synapse
 # A never-firing channel: without Loihi's clipping a potential could pass the 131072 that stands for it in a file.
 _NEVER: Final = 2.0**40
 # Values of one layer that a library which takes all steps at once may hold: 1 GiB of float32.
-_LARGEST_SIGNAL: Final = 2**28
+_MAX_SIGNAL: Final = 2**28
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def batched(job: Job, variants: Mapping[str, Batch], *, all_steps_at_once: bool 
     sizes: Sequence[int] = job.batch_sizes
     if all_steps_at_once:
         values = job.timesteps * max(math.prod(shape) for shape in job.network.shapes)
-        most = max(1, _LARGEST_SIGNAL // values)
+        most = max(1, _MAX_SIGNAL // values)
         fewer = (max(1, size // job.timesteps) for size in sizes)
         sizes = sorted({min(size, most) for size in (*sizes, *fewer)})
     return {

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from loihi_convert import netx, pipeline
-from loihi_convert.conversion.calibration import sample
+from loihi_convert.conversion.calibration import calibration_subset
 from loihi_convert.ir.quantized import QuantizedNetwork
 from reproduction import images
 from reproduction.measure import Measurements, Outcome
@@ -80,7 +80,12 @@ class BestOfOurs:
             return 0
         # Beyond, the trials are those for `images.LONG`, most often made before.
         is_tried = timesteps <= images.LONG
-        trials = _TRIALS * len(sample(self._images.export_calibration(timesteps), timesteps)) * timesteps * is_tried
+        trials = (
+            _TRIALS
+            * len(calibration_subset(self._images.export_calibration(timesteps), timesteps))
+            * timesteps
+            * is_tried
+        )
         exported = len(self._images.export_calibration(timesteps)) * timesteps
         is_alone = len(self._networks) == 1
         validated = 0 if is_alone else len(self._images.validation(timesteps)) * timesteps

@@ -20,7 +20,7 @@ from loihi_convert import netx
 from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.conversion.balancing import balance_each
-from loihi_convert.conversion.calibration import sample
+from loihi_convert.conversion.calibration import calibration_subset
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import Dataset
 from loihi_convert.errors import RangeError
@@ -327,7 +327,9 @@ class Measurements:
 
     def _run_work(self, setting: Setting) -> int:
         quantizing = len(
-            sample(self.images.calibration(setting.timesteps, is_subset=setting.is_subset), setting.timesteps)
+            calibration_subset(
+                self.images.calibration(setting.timesteps, is_subset=setting.is_subset), setting.timesteps
+            )
         )
         return setting.timesteps * (quantizing + len(self.images.test(setting.timesteps)))
 

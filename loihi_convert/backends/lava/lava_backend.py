@@ -32,13 +32,13 @@ from loihi_convert.backends.request import check_run, used_neuron
 from loihi_convert.backends.result import RunResult
 from loihi_convert.errors import PlatformError, UsageError
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.progress import Progress, silent
+from loihi_convert.progress import Progress, no_progress
 
 STALL_SECONDS: Final = 120.0
 """After so many seconds without a simulated step a run is given up: one step of the largest network takes seconds."""
 
-LARGEST_BATCH: Final = 64
-MOST_NEURONS: Final = 2**20
+MAX_BATCH: Final = 64
+MAX_NEURONS: Final = 2**20
 """Images side by side, and neurons of all of them: bounds of `fitting_batch_size`."""
 
 _POLL_SECONDS: Final = 0.05
@@ -101,7 +101,7 @@ class LavaBackend:
         return None
 
     def run(
-        self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = silent
+        self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = no_progress
     ) -> RunResult:
         """See `backends.Backend.run`.
 
@@ -227,5 +227,5 @@ def fitting_batch_size(network: QuantizedNetwork, image_count: int) -> int:
     little. The presentations are made as even as they can be.
     """
     neurons = sum(math.prod(shape) for shape in (network.input_shape, *network.shapes))
-    most = max(1, min(LARGEST_BATCH, MOST_NEURONS // neurons))
+    most = max(1, min(MAX_BATCH, MAX_NEURONS // neurons))
     return math.ceil(image_count / math.ceil(image_count / most))

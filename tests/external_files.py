@@ -41,7 +41,7 @@ def small_layers() -> list[LayerData]:
     ]
 
 
-def write_foreign(path: Path, layers: list[LayerData]) -> Path:
+def write_external(path: Path, layers: list[LayerData]) -> Path:
     """Write the file; a value that is a dict becomes a group, a None is left out."""
     with h5py.File(path, "w") as file:
         file["simulation/tSample"] = 6
