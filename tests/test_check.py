@@ -13,10 +13,10 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from external_files import NEURON, LayerData, small_layers, write_external
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import random_loihi2_network, random_network
+from support.external_files import NEURON, LayerData, small_layers, write_external
+from support.networks import random_loihi2_network, random_network
 from torch import nn
 from typer.testing import CliRunner
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import random_loihi2_network, random_network
+from support import oracle
+from support.networks import random_loihi2_network, random_network
 
 from loihi_convert import netx
 from loihi_convert.arrays import Array

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from external_files import NEURON, lava_dl_file, small_layers, write_external
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import random_network
+from support.external_files import NEURON, lava_dl_file, small_layers, write_external
+from support.networks import random_network
 
 from loihi_convert import external, netx
 from loihi_convert.arrays import Array

@@ -6,12 +6,12 @@ import math
 import platform
 
 import numpy as np
-import oracle
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from networks import random_network
+from support import oracle
+from support.networks import random_network
 
 from loihi_convert.arrays import Shape
 from loihi_convert.ir.synapse import Conv, Dense, Synapse

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networks import random_network
+from support.networks import random_network
 from torch import nn
 
 from loihi_convert import netx, pipeline

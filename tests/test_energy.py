@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from evaluations import entry
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from support.evaluations import entry
 from test_evaluate import full_evaluation, small_network, small_run
 
 from loihi_convert.chip.energy import BOUNDARY, CONSTANTS, POISSON_BOUNDARY, Constant, Estimate, energy, estimate

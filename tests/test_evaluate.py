@@ -11,8 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import random_network
 from pydantic import ValidationError
+from support.networks import random_network
 from torch.nn import functional
 
 from loihi_convert.arrays import Array

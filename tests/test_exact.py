@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import random_network
+from support import oracle
+from support.networks import random_network
 
 from loihi_convert import netx
 from loihi_convert.backends.difference import first_difference

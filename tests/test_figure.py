@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evaluations import entry
 from matplotlib.figure import Figure
+from support.evaluations import entry
 
 from loihi_convert.report.figure import accuracy_figure, image_bytes
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import oracle
 import pytest
+from support import oracle
 
 from loihi_convert.backends.lava.processes import gemm
 from loihi_convert.backends.lava.synapse_processes import batch_synapse

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import random_network
+from support.networks import random_network
 
 from loihi_convert.arrays import Array
 from loihi_convert.errors import UsageError

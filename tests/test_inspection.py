@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from external_files import NEURON, lava_dl_file, small_layers, write_external
+from support.external_files import NEURON, lava_dl_file, small_layers, write_external
 from test_netx import small_network
 
 from loihi_convert import external, netx

@@ -15,7 +15,7 @@ from loihi_convert.simulation import current_kernels, largest_currents
 from loihi_convert.simulation.currents import Currents
 from loihi_convert.simulation.largest_currents import LargestCurrents
 from loihi_convert.simulation.layer_spec import LayerSpec
-from loihi_convert.simulation.simulator import Layer, layers_on
+from loihi_convert.simulation.simulator import DeviceLayer, layers_on
 
 
 def stage_of(synapse: Synapse, input_shape: Shape) -> LayerSpec:
@@ -47,7 +47,7 @@ def uses_bounds(synapse: Synapse, input_shape: Shape) -> bool:
     height, width = (size // pool for size, pool in zip((*input_shape, 1, 1)[1:3], synapse.pool, strict=True))
     inputs = np.ones((1, 1, height, width, input_shape[0]), np.uint8)
     try:
-        LargestCurrents(spec, Layer(unused, layer.neurons), (1,)).take(0, inputs)
+        LargestCurrents(spec, DeviceLayer(unused, layer.neurons), (1,)).take(0, inputs)
     except AssertionError:
         return False
     return True

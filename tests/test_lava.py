@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import oracle
 import pytest
+from support import oracle
 
 from loihi_convert import netx
 from loihi_convert.arrays import Array

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import networks
 import numpy as np
-import oracle
 import pytest
-from lava_programs import output_of
+from support import networks, oracle
+from support.lava_programs import output_of
 
 from loihi_convert import netx
 from loihi_convert.arrays import Array

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import random_network
+from support.networks import random_network
 from torch.nn import functional
 
 from loihi_convert.chip import rules

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import oracle
 import pytest
-from changed_files import overwrite
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import random_network
+from support import oracle
+from support.changed_files import overwrite
+from support.networks import random_network
 
 from loihi_convert import netx
 from loihi_convert.backends.difference import first_difference

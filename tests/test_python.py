@@ -16,9 +16,9 @@ import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import networks
 import numpy as np
 import pytest
+from support import networks
 
 import loihi_convert
 from loihi_convert import netx

@@ -11,8 +11,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from evaluations import entry
-from run_folders import CLASSES, write_runs
+from support.evaluations import entry
+from support.run_folders import CLASSES, write_runs
 from typer.testing import CliRunner
 
 from loihi_convert import cli

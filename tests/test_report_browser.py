@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chromium import Tab, open_tab
-from evaluations import entry
-from run_folders import write_runs
+from support.chromium import Tab, open_tab
+from support.evaluations import entry
+from support.run_folders import write_runs
 
 from loihi_convert.report import build, svg
 

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import oracle
 import pytest
-from evaluations import LABELS, entry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
-from networks import random_network
 from pydantic import TypeAdapter
+from support import oracle
+from support.evaluations import LABELS, entry
+from support.networks import random_network
 
 from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network

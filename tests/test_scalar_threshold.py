@@ -7,11 +7,11 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import oracle
 import pytest
-from changed_files import overwrite
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import oracle
+from support.changed_files import overwrite
 from test_balance import pixels, random_cnn
 from test_netx import assert_same, small_network
 

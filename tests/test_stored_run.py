@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluations import entry
-from run_folders import CLASSES, write_runs
+from support.evaluations import entry
+from support.run_folders import CLASSES, write_runs
 
 from loihi_convert.errors import InputError
 from loihi_convert.runs.stored_run import read_run

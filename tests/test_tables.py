@@ -6,11 +6,11 @@ import io
 from typing import Literal
 
 import pytest
-from evaluations import entry
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
+from support.evaluations import entry
 
 from loihi_convert.conversion.quantization_report import LayerReport, QuantizationReport
 from loihi_convert.metrics.diagnosis import Diagnosis, DiagnosisStep, LayerError, LayerLoss

@@ -6,9 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from evaluations import LABELS
-
 from loihi_convert.runs import run_folder
+from support.evaluations import LABELS
 
 CLASSES = ("zero", "one", "two")
 
