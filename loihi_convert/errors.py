@@ -1,9 +1,9 @@
-"""Every error a user can meet, and the exit code the command line gives it.
+"""Every error a user can meet, what it says, and the exit code the command line gives it.
 
 ::
 
     LoihiConvertError            1  (never raised itself; 1 is a bug)
-    ├── UsageError               2  an option or a combination of options makes no sense
+    ├── UsageError               2  a parameter, or a combination of parameters, makes no sense
     ├── InputError               3  a file, a model or data cannot be used
     │   ├── UnsupportedModelError   a module without a spiking equivalent
     │   ├── CheckpointError         model.pt / .safetensors
@@ -14,22 +14,92 @@
     │   └── BackendError            the Lava host process failed or was ended
     └── VerificationError        5  two results that must be equal are not
 
-Each message is one sentence or two: where, what was found, what is allowed, what to do.
+An error has four fields, and `rendered` makes a sentence or two of them, here and nowhere else::
+
+    raise UsageError("found 2.0", where="alpha", expected="must be in (0, 1]")
+    alpha: found 2.0; must be in (0, 1].
+
+The library names its parameters, also inside the text, where they stand in backticks: `` `alpha` `` and
+`` `reset='hard'` ``, which the command line shows as its flags: ``--alpha`` and ``--reset hard``.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import ClassVar, Final
+
+_PARAMETER: Final = re.compile(r"`(\w+)(?:=([^`]*))?`")
 
 
 class LoihiConvertError(Exception):
-    """Base of all errors that are shown as one sentence, without a traceback."""
+    """Base of all errors that are shown as one sentence, without a traceback.
+
+    Parameters
+    ----------
+    found
+        What is wrong: a clause, without a full stop.
+    where
+        What it concerns: a file, a layer, a parameter (by its Python name); empty where that is obvious.
+    expected
+        What is allowed: a clause, such as "must be one of ref, sim, loihi2".
+    hint
+        What to do: one or two sentences.
+    """
 
     exit_code: ClassVar[int] = 1
 
+    def __init__(self, found: str, *, where: str | Path = "", expected: str = "", hint: str = "") -> None:
+        super().__init__(found)
+        self.found, self.where, self.expected, self.hint = found, str(where), expected, hint
+
+    def __str__(self) -> str:
+        return rendered(self)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions are pickled by their positional arguments alone, as when one crosses to another process.
+        return _restored, (type(self), self.found, self.where, self.expected, self.hint)
+
+
+def _restored(kind: type[LoihiConvertError], found: str, where: str, expected: str, hint: str) -> LoihiConvertError:
+    return kind(found, where=where, expected=expected, hint=hint)
+
+
+def rendered(error: LoihiConvertError, flags: Mapping[str, str] | None = None) -> str:
+    """Return ``error`` as a sentence or two: where, what was found, what is allowed, what to do.
+
+    ``flags`` maps parameters to what the command line calls them, as ``{"method": "--balance"}``.
+    """
+    if not (error.where or error.expected or error.hint):
+        return error.found
+    clauses = "; ".join(clause for clause in (error.found, error.expected) if clause)
+    where = (flags or {}).get(error.where, error.where)
+    sentences = (f"{where}: {clauses}" if where else clauses, error.hint)
+    text = " ".join(part if part.endswith((".", "?", "!")) else f"{part}." for part in sentences if part)
+    return _PARAMETER.sub(lambda match: _flag(match, flags), text) if flags else text
+
+
+def _flag(match: re.Match[str], flags: Mapping[str, str] | None) -> str:
+    """A parameter in backticks as its flag, if it is one: `` `reset='hard'` `` as ``--reset hard``."""
+    name, value = match.groups()
+    flag = (flags or {}).get(name)
+    if flag is None:
+        return match.group(0)
+    if value in (None, "True"):
+        return flag
+    if value == "False":
+        return f"--no-{flag.removeprefix('--')}"
+    return f"{flag} {value.strip(chr(39) + chr(34))}"
+
+
+def one_of(values: Iterable[object]) -> str:
+    """Return the clause "must be one of ..." for an error's ``expected``."""
+    return f"must be one of {', '.join(map(str, values))}"
+
 
 class UsageError(LoihiConvertError):
-    """An option or a combination of options makes no sense."""
+    """A parameter, or a combination of parameters, makes no sense."""
 
     exit_code = 2
 
@@ -49,7 +119,7 @@ class CheckpointError(InputError):
 
 
 class NetxError(InputError):
-    """A netx file (`.net`) is damaged, or says something that we cannot run."""
+    """A netx file (`.net`) is damaged, or holds something that cannot be run."""
 
 
 class DataError(InputError):
@@ -77,5 +147,5 @@ class VerificationError(LoihiConvertError):
 
 
 def escape_control(text: str) -> str:
-    """``text`` with what a terminal would obey, instead of show, written out: a forged file's names are printed."""
+    """Escape control characters in ``text``, so that names from an untrusted file cannot drive the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
