@@ -15,25 +15,18 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Protocol, get_args
 
 from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
+from loihi_convert.choices import BackendName as BackendName
+from loihi_convert.choices import Layout as Layout
+from loihi_convert.choices import Neuron as Neuron
 from loihi_convert.errors import UsageError
 from loihi_convert.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from loihi_convert.backends.loihi2.board import Board
-
-BackendName = Literal["ref", "sim", "loihi2"]
-
-Layout = Literal["processes", "layers"]
-"""How `sim` lays out a network on Lava: ``processes`` are Lava's own Conv and Dense with neurons of ours, one image at
-a time; ``layers`` is one Process of ours per layer, with images side by side."""
-
-Neuron = Literal["own", "stock"]
-"""What the neurons are: ``own`` is what the file says, SoftResetIF or Lava's LIF; ``stock`` the circuit of stock
-processes (`ir.circuit`) that files of target ``loihi2`` can be built of."""
 
 
 class Backend(Protocol):

@@ -12,13 +12,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, get_args
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from loihi_convert.choices import Store
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.qcfs import MAX_LEVELS
 from loihi_convert.cnn.torch_zip import read_pt, write_pt
@@ -29,7 +30,7 @@ SUFFIXES: Final[tuple[str, ...]] = (".pt", ".safetensors")
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
-STORES: Final[tuple[str, ...]] = ("float32", "float16")
+STORES: Final[tuple[str, ...]] = get_args(Store)
 
 _FORMAT: Final = "loihi-convert checkpoint 1"
 _SAVE_INSTEAD: Final = "Write it with loihi-convert train, or with loihi_convert.cnn.checkpoint.save."

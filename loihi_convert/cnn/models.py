@@ -14,15 +14,16 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, get_args
 
 import torch
 from torch import nn
 
+from loihi_convert.choices import Architecture
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.errors import UsageError
 
-ARCHITECTURES: Final[tuple[str, ...]] = ("mnist-cnn", "digits-cnn", "fashion-mnist-cnn", "vgg-small", "vgg16")
+ARCHITECTURES: Final[tuple[str, ...]] = get_args(Architecture)
 
 
 def default_architecture(data: str) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, get_args
 
+from loihi_convert.choices import RecipeName
 from loihi_convert.errors import UsageError
 
 SCHEDULES: Final = ("one-cycle", "step")
-RECIPES: Final = ("best", "paper")
+RECIPES: Final[tuple[str, ...]] = get_args(RecipeName)
 """What `train --recipe` takes: ours, and Ngu & Lee's."""
 
 

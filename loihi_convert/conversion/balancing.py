@@ -47,11 +47,15 @@ readout            the last layer
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, get_args
 
 import numpy as np
 
 from loihi_convert.arrays import Array
+from loihi_convert.choices import Amplitude as Amplitude
+from loihi_convert.choices import InitialPotential as InitialPotential
+from loihi_convert.choices import InputCoding as InputCoding
+from loihi_convert.choices import Method as Method
 from loihi_convert.conversion.calibration import calibration_subset
 from loihi_convert.conversion.thresholds import Balanced, activation_percentiles, nearest_rates
 from loihi_convert.errors import DataError, RangeError, UsageError
@@ -60,21 +64,6 @@ from loihi_convert.ir.poisson import MAX_SEED
 from loihi_convert.ir.quantized import MAX_TIMESTEPS
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.layerwise import GrowingSimulation
-
-Method = Literal[
-    "ngu-lee",
-    "spike-norm",
-    "rmp",
-    "act-norm",
-    "robust-norm",
-    "act-norm-channelwise",
-    "percentile",
-    "least-squares",
-    "qcfs",
-]
-Amplitude = Literal["compensated", "literal"]
-InitialPotential = Literal["zero", "half"]
-InputCoding = Literal["constant", "poisson"]
 
 PUBLISHED: Final[dict[str, tuple[Reset, InputCoding]]] = {"spike-norm": ("hard", "poisson"), "rmp": ("soft", "poisson")}
 """Neurons and input of the methods that were published with others than soft reset and a constant current."""

@@ -19,15 +19,16 @@ import gzip
 import hashlib
 import zlib
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from loihi_convert.choices import DatasetName
 from loihi_convert.data.dataset import Dataset, DataSplits, split
 from loihi_convert.errors import DataError
 
-DATASETS: Final[tuple[str, ...]] = ("digits", "mnist", "fashion-mnist", "cifar10")
+DATASETS: Final[tuple[str, ...]] = get_args(DatasetName)
 
 SHA256: Final[dict[str, dict[str, str]]] = {
     "mnist": {

@@ -17,15 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from loihi_convert.arrays import Array, Shape, freeze
+from loihi_convert.choices import Readout as Readout
+from loihi_convert.choices import Reset as Reset
 from loihi_convert.ir.synapse import Synapse
-
-Reset = Literal["soft", "hard"]
-Readout = Literal["potential", "spikes"]
 
 
 @dataclass(frozen=True, eq=False)

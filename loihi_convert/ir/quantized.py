@@ -9,20 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 
 from loihi_convert.arrays import Array, Shape, freeze
 from loihi_convert.chip import limits, rules
+from loihi_convert.choices import Granularity as Granularity
+from loihi_convert.choices import Target as Target
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.network import IntegrateAndFire, Readout, Reset, output_shapes
 from loihi_convert.ir.poisson import MAX_SEED
 from loihi_convert.ir.synapse import Synapse
-
-Target = Literal["lava", "loihi2"]
-"""What a `QuantizedNetwork` is for: Lava with soft-reset neurons of ours, or the stock processes of a Loihi 2 chip."""
-Granularity = Literal["channel", "scalar"]
 
 MAX_TIMESTEPS: Final = 2**20
 """Largest T: beyond it an output weight of 1 passes Loihi's potential range within an eighth of the steps."""

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from loihi_convert import netx
 from loihi_convert.arrays import Array
@@ -14,7 +14,8 @@ from loihi_convert.backends import open_backend
 from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.request import result_size
-from loihi_convert.conversion.balancing import Amplitude, InitialPotential, Method, balance
+from loihi_convert.choices import AnyMethod
+from loihi_convert.conversion.balancing import Amplitude, InitialPotential, balance
 from loihi_convert.conversion.bias_correction import correct_biases
 from loihi_convert.conversion.choice import Trial, choose_method, reason
 from loihi_convert.conversion.quantization import quantize, require_choices
@@ -43,7 +44,7 @@ class ExportOptions:
     method.
     """
 
-    method: Method | Literal["auto"] = "auto"
+    method: AnyMethod = "auto"
     amplitude: Amplitude = "compensated"
     alpha: float = 1.0
     percentile: float = 99.0

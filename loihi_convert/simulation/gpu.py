@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from loihi_convert.arrays import Array
+from loihi_convert.choices import Device
 from loihi_convert.errors import UsageError
 from loihi_convert.ir.synapse import Conv
 from loihi_convert.simulation.currents import Geometry, convolved_by_product, pooled_maps
@@ -33,7 +35,7 @@ def chosen_device(name: str) -> str:
     UsageError
         If there is no such device.
     """
-    if name not in ("auto", "cpu", "cuda"):
+    if name not in get_args(Device):
         raise UsageError(f"--device {name}: unknown; allowed are auto, cpu, cuda.")
     has_gpu = name != "cpu" and torch.cuda.is_available()
     if name == "cuda" and not has_gpu:

@@ -6,12 +6,13 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, get_args
 
+from loihi_convert.choices import Generation
 from loihi_convert.errors import UsageError
 
-GENERATIONS: Final = ("N3B2", "N3B3", "N3C1", "N3D1")
-"""Loihi 2 chips (``ChipGeneration`` in ``lava/utils/loihi.py``; N2A2 is Loihi 1). Most of INRC's are N3B3."""
+GENERATIONS: Final = get_args(Generation)
+"""Loihi 2 chips."""
 
 
 @dataclass(frozen=True)
