@@ -1,0 +1,315 @@
+"""Images and labels that a program holds (NumPy, torch, PIL, a DataLoader) as the arrays that everything here takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Final, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from loihi_convert.arrays import Array
+from loihi_convert.data.dataset import Dataset, described
+from loihi_convert.errors import DataError
+
+_MAX_CHANNELS: Final = 4
+_AXES: Final = "(N, H, W), (N, C, H, W) or (N, H, W, C)"
+_ONE_IMAGE: Final = "Give [image] for one image."
+_VALUES: Final = "must be uint8 (0..255), or floats in 0..1"
+_PIL_MODES: Final = ("1", "L", "RGB")
+# float16, the coarsest usual type, is off by 2^-12 below 1; a step of 8-bit pixels is 16 times that.
+_ROUNDING: Final = 1e-3
+
+
+@runtime_checkable
+class _Tensor(Protocol):
+    """As much of `torch.Tensor` as is used here: this file does not import torch."""
+
+    def detach(self) -> _Tensor: ...
+    def cpu(self) -> _Tensor: ...
+    def numpy(self) -> Array: ...
+
+
+@runtime_checkable
+class _Indexed(Protocol):
+    """A map-style `torch.utils.data.Dataset`, a list or a tuple."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> object: ...
+
+
+Images: TypeAlias = "ArrayLike | _Tensor | _Indexed | Iterable[object]"
+Labels: TypeAlias = "ArrayLike | _Tensor"
+
+
+def as_images(
+    images: Images, input_shape: tuple[int, int, int] | None = None, *, where: str = "images"
+) -> NDArray[np.uint8]:
+    """Return ``images`` as uint8 ``(N, C, H, W)``, N >= 1.
+
+    =====================  =============================================================================================
+    holder                 NumPy array, torch tensor (any device), nested list; list of images (arrays, tensors, PIL);
+                           torch Dataset or DataLoader of images or of (image, label, ...)
+    axes                   ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)``
+    uint8, other integers  pixels, 0..255
+    bool                   False is 0, True is 255
+    floats                 pixel / 255, in 0..1; rounded to the nearest pixel
+    =====================  =============================================================================================
+
+    Parameters
+    ----------
+    images
+        As above. Without ``input_shape``, images are ``(N, H, W, C)`` if the last axis has at most 4 elements and the
+        second one has more.
+    input_shape
+        ``(C, H, W)`` of the network, if it is known: other images are refused.
+    where
+        What errors call the images.
+
+    Raises
+    ------
+    DataError
+        For other values, NaN, axes or sizes.
+    """
+    return _channels_first(_collected(images, where)[0], input_shape, where)
+
+
+def as_labels(labels: Labels, count: int, class_count: int = 0, *, where: str = "labels") -> NDArray[np.int64]:
+    """Return ``labels`` as int64 ``(count,)``.
+
+    Parameters
+    ----------
+    labels
+        A list, NumPy array or torch tensor of whole numbers from 0: the network's output for each image.
+    count
+        Number of images.
+    class_count
+        Number of outputs; 0 if it is not known.
+    where
+        What errors call the labels.
+
+    Raises
+    ------
+    DataError
+        For another type, shape or range.
+    """
+    array = _array(labels, where)
+    if array.dtype.kind not in "iu" or array.shape != (count,):
+        raise DataError(
+            f"found {described(array)}",
+            where=where,
+            expected=f"must be integers ({count},), one per image",
+            hint=_labels_hint(array, count),
+        )
+    low, high = (int(array.min()), int(array.max())) if count else (0, 0)
+    if low < 0 or (class_count and high >= class_count):
+        allowed = f"in 0..{class_count - 1}" if class_count else "at least 0"
+        raise DataError(
+            f"found values {low}..{high}",
+            where=where,
+            expected=f"must be {allowed}, the network's output for each image",
+            hint="Count the classes from 0.",
+        )
+    return array.astype(np.int64)
+
+
+def as_dataset(
+    images: Images,
+    labels: Labels | None = None,
+    *,
+    input_shape: tuple[int, int, int] | None = None,
+    class_count: int = 0,
+) -> Dataset:
+    """Return images with labels, each as `as_images` and `as_labels` take them; those in a DataLoader come along.
+
+    Raises
+    ------
+    DataError
+        Also if there are labels in ``images`` and in ``labels``.
+    """
+    pixels, own_labels = _collected(images, "images")
+    found = _channels_first(pixels, input_shape, "images")
+    if own_labels is not None and labels is not None:
+        raise DataError("found labels in `images`, too", where="labels", hint="Leave out `labels`.")
+    chosen = labels if own_labels is None else own_labels
+    return Dataset(found, None if chosen is None else as_labels(chosen, len(found), class_count))
+
+
+def _labels_hint(array: Array, count: int) -> str:
+    if array.ndim == 2 and len(array) == count:
+        return "Give labels.ravel()." if array.shape[1] == 1 else "Give labels.argmax(1) of one-hot rows."
+    if array.dtype.kind == "f" and array.shape == (count,):
+        return "Give labels.astype(int)."
+    return "Leave them out if they are not known."
+
+
+def _collected(images: Images, where: str) -> tuple[NDArray[np.uint8], Array | None]:
+    """Pixels with their axes as they come, N first, and labels if there are any."""
+    if _is_array(images):
+        return _pixels(_array(images, where), where), None
+    items = [item if isinstance(item, (tuple, list)) else (item,) for item in _items(images, where)]
+    if not items:
+        raise DataError("found no image", where=where, expected="must hold at least one")
+    is_batch = hasattr(images, "dataset") and hasattr(images, "batch_size")
+    batches = [
+        pixels if is_batch else pixels[np.newaxis] for pixels in (_pixels(_array(i[0], where), where) for i in items)
+    ]
+    shapes = sorted({batch.shape[1:] for batch in batches})
+    if len(shapes) > 1:
+        raise DataError(
+            f"found images of different shapes: {', '.join(map(str, shapes))}",
+            where=where,
+            expected="must all have one shape",
+            hint="Resize them to the size that the network takes.",
+        )
+    pixels = np.concatenate(batches)
+    labels = [np.atleast_1d(_array(item[1], "labels")) for item in items if len(item) > 1]
+    return (
+        pixels[:, np.newaxis] if pixels.ndim == 3 else pixels,
+        np.concatenate(labels) if len(labels) == len(items) else None,
+    )
+
+
+def _is_array(value: object) -> bool:
+    """Whether ``value`` is an array, a tensor, or nested lists of numbers, and not a collection of such."""
+    if hasattr(value, "__array__") or _is_picture(value):
+        return True
+    is_nested = isinstance(value, (list, tuple))
+    while isinstance(value, (list, tuple)) and value:
+        value = value[0]
+    return is_nested and isinstance(value, (int, float))
+
+
+def _items(images: object, where: str) -> Iterator[object]:
+    if isinstance(images, str) or not isinstance(images, (Iterable, _Indexed)):
+        raise DataError(
+            f"found an object of type {type(images).__name__}",
+            where=where,
+            expected="must be a NumPy array, a torch tensor, a list of images, a Dataset or a DataLoader",
+        )
+    return iter(images) if isinstance(images, Iterable) else (images[index] for index in range(len(images)))
+
+
+def _is_picture(value: object) -> bool:
+    """Whether ``value`` is a PIL image."""
+    return hasattr(value, "getbands")
+
+
+def _array(value: object, where: str) -> Array:
+    """``value`` as a NumPy array, with the type that it has."""
+    if _is_picture(value) and (mode := getattr(value, "mode", "")) not in _PIL_MODES:
+        raise DataError(
+            f"found a PIL image of mode {mode}",
+            where=where,
+            expected=f"must be of mode {', '.join(_PIL_MODES)}",
+            hint="Call image.convert('L') or image.convert('RGB').",
+        )
+    try:
+        if isinstance(value, _Tensor):
+            return np.asarray(value.detach().cpu().numpy())
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:
+        # NumPy has no bfloat16, and lists may be ragged.
+        kind = getattr(value, "dtype", type(value).__name__)
+        raise DataError(
+            f"found {kind}, which is not an array ({error})",
+            where=where,
+            hint="Give the tensor's .float()." if isinstance(value, _Tensor) else "Give a NumPy array.",
+        ) from error
+
+
+def _pixels(array: Array, where: str) -> NDArray[np.uint8]:
+    """The values as pixels; the axes stay."""
+    kind = array.dtype.kind
+    if array.size == 0 or kind not in "biuf":
+        raise DataError(
+            f"found {described(array)}", where=where, expected=f"{_VALUES}, {_AXES}, with at least one image"
+        )
+    if kind == "b":
+        return array.astype(np.uint8) * np.uint8(255)
+    if array.dtype == np.uint8:
+        return array.view(np.uint8)
+    low, high = float(array.min()), float(array.max())
+    if kind == "f":
+        return _from_floats(array, low, high, where)
+    if low < 0 or high > 255 or high == 1:
+        hint = "Scale them to 0..255."
+        if (low, high) == (0, 1):
+            hint = "Give booleans, or floats, if 1 is white."
+        raise DataError(f"found {described(array)} of {low:g}..{high:g}", where=where, expected=_VALUES, hint=hint)
+    return array.astype(np.uint8)
+
+
+def _from_floats(array: Array, low: float, high: float, where: str) -> NDArray[np.uint8]:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise DataError(f"found {described(array)} with NaN or an infinity", where=where, expected=_VALUES)
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        hint = "Leave out transforms.Normalize; give its numbers as `mean` and `std`: they become part of the network."
+        if low >= 0 and 16 < high <= 255:
+            hint = "Divide them by 255."
+        raise DataError(f"found {described(array)} of {low:.4g}..{high:.4g}", where=where, expected=_VALUES, hint=hint)
+    pixels = np.clip(array.astype(np.float32), 0, 1) * np.float32(255)
+    return np.asarray(np.rint(pixels), np.uint8)
+
+
+def _channels_first(
+    pixels: NDArray[np.uint8], input_shape: tuple[int, int, int] | None, where: str
+) -> NDArray[np.uint8]:
+    """``(N, C, H, W)`` of any axes that can be told apart."""
+    shape = pixels.shape
+    if input_shape is None:
+        return _by_guess(pixels, where)
+    channels, height, width = input_shape
+    if pixels.ndim == 3 and channels == 1 and shape[1:] == (height, width):
+        return pixels[:, np.newaxis]
+    if pixels.ndim == 4 and shape[1:] == input_shape:
+        return pixels
+    if pixels.ndim == 4 and shape[1:] == (height, width, channels):
+        return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+    raise DataError(
+        f"found {described(pixels)}",
+        where=where,
+        expected=f"must be (N, {channels}, {height}, {width})",
+        hint=_axes_hint(shape, input_shape),
+    )
+
+
+def _axes_hint(shape: tuple[int, ...], input_shape: tuple[int, int, int]) -> str:
+    channels, height, width = input_shape
+    if shape in (input_shape, (height, width), (height, width, channels)):
+        return _ONE_IMAGE
+    if shape[:3] == input_shape:
+        return "Its axes are (C, H, W, N): give images.transpose(3, 0, 1, 2)."
+    if shape[:3] == (height, width, channels):
+        return "Its axes are (H, W, C, N): give images.transpose(3, 2, 0, 1)."
+    if shape[1:] == (height, width) or (len(shape) == 4 and shape[2:] == (height, width)):
+        found = 1 if len(shape) == 3 else shape[1]
+        return f"The network takes {channels} channels, the images have {found}: convert them, as with PIL's convert()."
+    return "Resize or crop them to the size that the network takes."
+
+
+def _by_guess(pixels: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
+    """The same where the input shape is not known."""
+    shape = pixels.shape
+    if pixels.ndim == 3 and shape[0] != 3:
+        return pixels[:, np.newaxis]
+    if pixels.ndim == 4 and shape[3] <= _MAX_CHANNELS < shape[1]:
+        return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+    hint = _ONE_IMAGE
+    if pixels.ndim == 3:
+        hint = "Give [image] for one image of three channels, images[:, None] for three grey ones."
+    elif pixels.ndim == 4:
+        hint = _last_axis_hint(shape)
+        if not hint:
+            return pixels
+    raise DataError(f"found {described(pixels)}", where=where, expected=f"must be {_AXES}", hint=hint)
+
+
+def _last_axis_hint(shape: tuple[int, ...]) -> str:
+    """What to do with images whose numbers of channels and images are swapped; empty if they are not."""
+    if shape[0] <= _MAX_CHANNELS < shape[1]:
+        return "Its axes look like (C, H, W, N): give images.transpose(3, 0, 1, 2)."
+    if shape[2] <= _MAX_CHANNELS < shape[0] == shape[1]:
+        return "Its axes look like (H, W, C, N): give images.transpose(3, 2, 0, 1)."
+    return ""

@@ -1,0 +1,237 @@
+"""Images and labels of a program: every form that is allowed gives the same array, every other one a clear error."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+
+from loihi_convert.arrays import Array
+from loihi_convert.data.in_memory import as_dataset, as_images, as_labels
+from loihi_convert.errors import DataError
+
+GREY = np.random.RandomState(0).randint(0, 256, (5, 1, 8, 6)).astype(np.uint8)
+COLOUR = np.random.RandomState(1).randint(0, 256, (5, 3, 8, 6)).astype(np.uint8)
+GREY[0, 0, 0, :2] = COLOUR[0, 0, 0, :2] = (0, 255)
+LABELS = [2, 0, 1, 2, 0]
+
+
+class Pairs(Dataset[tuple[object, int]]):
+    """A map-style data set, which Python cannot iterate over by itself."""
+
+    def __init__(self, images: list[object]) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[object, int]:
+        if index >= len(self.images):
+            raise AssertionError("a data set need not raise IndexError")
+        return self.images[index], LABELS[index]
+
+
+class Stream(IterableDataset[Array]):
+    def __iter__(self) -> Iterator[Array]:
+        return iter(COLOUR)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        GREY,
+        GREY[:, 0],
+        GREY.transpose(0, 2, 3, 1),
+        GREY.astype(np.int64),
+        GREY[:, 0].tolist(),
+        (GREY / 255).tolist(),
+        GREY / 255,
+        (GREY / 255).astype(np.float32),
+        # Off by 2^-12 at most.
+        (GREY / 255).astype(np.float16),
+        torch.from_numpy(GREY),
+        torch.from_numpy(GREY / 255).requires_grad_(),
+        list(GREY),
+        list(GREY[:, 0]),
+        list(torch.from_numpy(GREY).float() / 255),
+        [Image.fromarray(image) for image in GREY[:, 0]],
+    ],
+)
+@pytest.mark.parametrize("input_shape", [None, (1, 8, 6)])
+def test_grey_images_of_every_form(images: Any, input_shape: tuple[int, int, int] | None) -> None:
+    found = as_images(images, input_shape)
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, GREY)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        COLOUR,
+        COLOUR.transpose(0, 2, 3, 1),
+        torch.from_numpy(COLOUR).float() / 255,
+        [Image.fromarray(image.transpose(1, 2, 0)) for image in COLOUR],
+        DataLoader(torch.from_numpy(COLOUR), batch_size=2),
+        Stream(),
+    ],
+)
+@pytest.mark.parametrize("input_shape", [None, (3, 8, 6)])
+def test_colour_images_of_every_form(images: Any, input_shape: tuple[int, int, int] | None) -> None:
+    assert np.array_equal(as_images(images, input_shape), COLOUR)
+
+
+def test_the_input_shape_tells_axes_apart() -> None:
+    """8 x 3 pixels of 8 channels: nothing but the network says which axis is which."""
+    images = np.arange(2 * 8 * 3 * 8, dtype=np.uint8).reshape(2, 8, 3, 8)
+    assert np.array_equal(as_images(images, (8, 3, 8)), images)
+    assert np.array_equal(as_images(images, (8, 8, 3)), images.transpose(0, 3, 1, 2))
+    assert as_images(np.zeros((3, 8, 8), bool), (1, 8, 8)).shape == (3, 1, 8, 8)
+
+
+def test_booleans_are_black_and_white() -> None:
+    assert np.array_equal(as_images(GREY > 127), np.where(GREY > 127, 255, 0))
+
+
+def test_floats_are_rounded_to_the_nearest_pixel() -> None:
+    floats = np.array([0.0, 0.4 / 255, 0.6 / 255, 254.6 / 255, 1 + 1e-6, -1e-6]).reshape(1, 1, 1, 6)
+    assert as_images(floats).ravel().tolist() == [0, 0, 1, 255, 255, 0]
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        DataLoader(TensorDataset(torch.from_numpy(COLOUR), torch.tensor(LABELS)), batch_size=2),
+        DataLoader(TensorDataset(torch.from_numpy(COLOUR / 255), torch.tensor(LABELS)), batch_size=5),
+        TensorDataset(torch.from_numpy(COLOUR), torch.tensor(LABELS)),
+        Pairs(list(COLOUR)),
+        Subset(Pairs(list(COLOUR)), range(5)),
+        Pairs([Image.fromarray(image.transpose(1, 2, 0)) for image in COLOUR]),
+        list(zip(COLOUR, LABELS, strict=True)),
+    ],
+)
+def test_labels_come_with_their_images(images: Any) -> None:
+    dataset = as_dataset(images, input_shape=(3, 8, 6), class_count=3)
+    assert np.array_equal(dataset.images, COLOUR)
+    assert dataset.known_labels.tolist() == LABELS
+    with pytest.raises(DataError) as caught:
+        as_dataset(images, LABELS)
+    assert (caught.value.where, caught.value.hint) == ("labels", "Leave out `labels`.")
+
+
+def test_a_shuffled_loader_keeps_images_and_labels_together() -> None:
+    numbers = torch.arange(100)
+    pixels = numbers.to(torch.uint8)[:, None, None, None].expand(100, 1, 4, 4)
+    dataset = as_dataset(DataLoader(TensorDataset(pixels, numbers), batch_size=7, shuffle=True))
+    assert dataset.known_labels.tolist() != numbers.tolist()
+    assert np.array_equal(dataset.images[:, 0, 0, 0], dataset.known_labels)
+
+
+@pytest.mark.parametrize("labels", [LABELS, np.array(LABELS, np.uint8), torch.tensor(LABELS), tuple(LABELS)])
+def test_labels_of_every_form(labels: Any) -> None:
+    found = as_labels(labels, 5, 3)
+    assert (found.dtype, found.tolist()) == (np.int64, LABELS)
+    assert as_dataset(GREY, labels).known_labels.tolist() == LABELS
+    assert as_dataset(GREY).labels is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "found", "hint"),
+    [
+        (np.eye(5, dtype=int), "int64 (5, 5)", "argmax"),
+        (np.zeros((5, 1), int), "int64 (5, 1)", "ravel"),
+        (np.zeros(5), "float64 (5,)", "astype(int)"),
+        (LABELS[:4], "int64 (4,)", "Leave them out"),
+        (["cat"] * 5, "<U3 (5,)", "Leave them out"),
+        ([[1], [1, 2]], "list", "NumPy"),
+        ([1, 2, 3, 4, 5], "1..5", "from 0"),
+        ([-1, 0, 0, 0, 0], "-1..0", "from 0"),
+    ],
+)
+def test_labels_that_cannot_be_used(labels: Any, found: str, hint: str) -> None:
+    with pytest.raises(DataError) as caught:
+        as_labels(labels, 5, 5)
+    assert caught.value.where == "labels"
+    assert found in caught.value.found
+    assert hint in caught.value.hint
+
+
+FLOATS = (GREY / 255).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("images", "found", "hint"),
+    [
+        ((FLOATS - 0.1307) / 0.3081, "float32 (5, 1, 8, 6) of -0.4242..2.821", "`mean` and `std`"),
+        (GREY.astype(np.float32), "of 0..255", "Divide them by 255"),
+        (np.where(GREY == 0, np.nan, FLOATS), "NaN", ""),
+        (np.where(GREY == 0, np.inf, FLOATS), "NaN or an infinity", ""),
+        (GREY.astype(np.int16) - 1, "int16 (5, 1, 8, 6) of -1..254", "Scale them"),
+        (GREY.astype(np.uint16) * 200, "uint16 (5, 1, 8, 6) of 0..51000", "Scale them"),
+        (GREY // 255 * np.int64(1), "int64 (5, 1, 8, 6) of 0..1", "booleans"),
+        (GREY.astype(np.complex64), "complex64", ""),
+        (GREY.astype("U3"), "<U3", ""),
+        (GREY[:0], "uint8 (0, 1, 8, 6)", ""),
+        (torch.from_numpy(FLOATS).bfloat16(), "torch.bfloat16", ".float()"),
+        ([], "no image", ""),
+        (Pairs([]), "no image", ""),
+        ([GREY[0], COLOUR[0]], "(1, 8, 6), (3, 8, 6)", "Resize"),
+        ([Image.fromarray(GREY[0, 0]).convert("P")], "mode P", "convert('RGB')"),
+        (7, "type int", ""),
+        ("mnist", "type str", ""),
+        ([{"image": GREY[0]}], "object", ""),
+    ],
+)
+@pytest.mark.parametrize("input_shape", [None, (1, 8, 6)])
+def test_values_that_cannot_be_used(
+    images: Any, found: str, hint: str, input_shape: tuple[int, int, int] | None
+) -> None:
+    with pytest.raises(DataError) as caught:
+        as_images(images, input_shape)
+    assert caught.value.where == "images"
+    assert found in caught.value.found
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("shape", "input_shape", "hint"),
+    [
+        ((8, 6), (1, 8, 6), "Give [image]"),
+        ((3, 8, 6), (3, 8, 6), "Give [image]"),
+        ((8, 6, 3), (3, 8, 6), "Give [image]"),
+        ((5, 8, 6), (3, 8, 6), "takes 3 channels, the images have 1"),
+        ((5, 3, 8, 6), (1, 8, 6), "takes 1 channels, the images have 3"),
+        ((5, 1, 9, 6), (1, 8, 6), "Resize or crop"),
+        ((3, 8, 6, 50), (3, 8, 6), "(C, H, W, N): give images.transpose(3, 0, 1, 2)"),
+        ((8, 6, 3, 50), (3, 8, 6), "(H, W, C, N): give images.transpose(3, 2, 0, 1)"),
+        ((1, 5, 1, 8, 6), (1, 8, 6), "Resize or crop"),
+        ((8, 6), None, "Give [image]"),
+        # One image of three channels, or three grey ones.
+        ((3, 8, 6), None, "images[:, None] for three grey ones"),
+        ((3, 8, 6, 50), None, "(C, H, W, N)"),
+        ((1, 8, 8, 50), None, "(C, H, W, N)"),
+        ((8, 8, 3, 50), None, "(H, W, C, N)"),
+        ((5, 1, 1, 8, 6), None, "Give [image]"),
+    ],
+)
+def test_axes_that_cannot_be_used(shape: tuple[int, ...], input_shape: tuple[int, int, int] | None, hint: str) -> None:
+    with pytest.raises(DataError) as caught:
+        as_images(np.zeros(shape, np.uint8), input_shape)
+    assert caught.value.where == "images"
+    assert str(shape) in caught.value.found
+    assert hint in caught.value.hint
+
+
+def test_torch_is_not_imported_for_numpy_arrays() -> None:
+    program = (
+        "import sys, numpy; from loihi_convert.data.in_memory import as_images; "
+        "as_images(numpy.zeros((2, 4, 4))); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
