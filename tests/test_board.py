@@ -120,7 +120,7 @@ def test_a_dry_run_shows_all_and_writes_a_script_once(invoke: Invoke) -> None:
     subprocess.run(["bash", "-n", "model.sbatch"], check=True)
     code, _, err = invoke(*words, "--images", 4)
     assert code == 3
-    assert "model.sbatch: exists already; nothing was changed. Pass --overwrite" in err
+    assert "model.sbatch: exists already; nothing was changed." in err
     assert Path("model.sbatch").read_text() == written
     code, out, _ = invoke(*words, "--images", 4, "--overwrite", "--json")
     assert code == 0

@@ -131,9 +131,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 OWN_LINES = """
 import numpy as np
-from loihi_convert import netx
-from loihi_convert.cuba import CubaNeuron
-from loihi_convert.simulation.cuba import lif_step
+from loihi_convert import external
+from loihi_convert.external.cuba import CubaNeuron
+from loihi_convert.external.cuba_simulation import lif_step
 from lava.lib.dl.netx.utils import optimize_weight_bits
 from lava.proc.lif.models import PyLifModelBitAcc
 from lava.utils.weightutils import clip_weights, determine_sign_mode, truncate_weights

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import ModuleType
 
@@ -15,7 +13,6 @@ import numpy as np
 import pytest
 
 from loihi_convert import netx
-from loihi_convert.files import write_atomically
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Dense
 from loihi_convert.runs.run_folder import run_folder
@@ -25,41 +22,6 @@ CLI = (sys.executable, "-m", "loihi_convert")
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-def test_the_next_write_sweeps_what_a_killed_writer_left(tmp_path: Path) -> None:
-    path = tmp_path / "model.net"
-    path.write_bytes(b"old")
-    child = os.fork()
-    if child == 0:
-        os.fsync = lambda _: time.sleep(60)
-        write_atomically(path, b"new")
-        os._exit(0)
-    deadline = time.monotonic() + 10
-    while len(names(tmp_path)) == 1 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    # The writer lives: a second one, at the same time, leaves its file alone and wins for now.
-    write_atomically(path, b"second")
-    assert len(names(tmp_path)) == 2
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    assert path.read_bytes() == b"second"
-    write_atomically(path, b"third")
-    assert names(tmp_path) == ["model.net"]
-    assert path.read_bytes() == b"third"
-
-
-def test_a_locked_file_and_files_of_others_are_not_swept(tmp_path: Path) -> None:
-    stale = tmp_path / ".a.net.12345678.loihi-convert-tmp"
-    others = [".a.net.12345678.tmp", ".b.a.net.12345678.loihi-convert-tmp", ".a.net.old.net.12345678.loihi-convert-tmp"]
-    for name in (stale.name, *others):
-        (tmp_path / name).touch()
-    with stale.open("rb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        write_atomically(tmp_path / "a.net", b"1")
-        assert stale.exists()
-    write_atomically(tmp_path / "a.net", b"2")
-    assert names(tmp_path) == sorted([*others, "a.net"])
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])

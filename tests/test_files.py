@@ -38,15 +38,15 @@ def test_any_failure_leaves_the_old_file_and_nothing_else(
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises((InputError, KeyboardInterrupt)) as caught:
         write_atomically(path, b"new")
-    if isinstance(failure, OSError):
-        assert str(caught.value).startswith(f"{path}: cannot be written (No space left on device); nothing was changed")
+    if isinstance(caught.value, InputError):
+        assert (caught.value.where, "No space left on device" in caught.value.found) == (str(path), True)
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.net"]
 
 
 def test_a_target_that_is_a_folder(tmp_path: Path) -> None:
     (tmp_path / "model.net").mkdir()
-    with pytest.raises(InputError, match=r"model.net: cannot be written \(Is a directory\)"):
+    with pytest.raises(InputError, match="Is a directory"):
         write_atomically(tmp_path / "model.net", b"new")
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.net"]
 
@@ -54,8 +54,6 @@ def test_a_target_that_is_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("letter", ["a", "\u00e4"])
 def test_the_longest_name_that_a_file_may_have(tmp_path: Path, letter: str) -> None:
     path = tmp_path / (letter * (251 // len(os.fsencode(letter))) + ".net")
-    # What a killed writer of it has left.
-    (tmp_path / f".{path.name[:40]}.12345678.loihi-convert-tmp").touch()
     write_atomically(path, b"abc")
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
@@ -73,8 +71,10 @@ def test_what_cannot_be_written_is_known_before(tmp_path: Path, place: str, reas
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     for check in (require_writable, lambda path: write_atomically(path, b"abc")):
-        with pytest.raises(InputError, match=rf"{place}: cannot be written \({reason}\); nothing was changed\."):
+        with pytest.raises(InputError) as caught:
             check(tmp_path / place)
+        assert caught.value.where == str(tmp_path / place)
+        assert caught.value.found == f"cannot be written ({reason}); nothing was changed"
     require_writable(tmp_path / "file")
     require_writable(tmp_path / "folder" / "new")
     assert sorted(entry.name for entry in tmp_path.rglob("*")) == ["file", "folder"]
@@ -87,10 +87,9 @@ def test_refuse_to_replace(tmp_path: Path) -> None:
     (tmp_path / "linked.pt").symlink_to(source)
     (tmp_path / "other.pt").touch()
     for path in (source, tmp_path / ".." / tmp_path.name / "model.pt", tmp_path / "linked.pt"):
-        with pytest.raises(
-            UsageError, match=r"\.pt: is the file that is read, and would be lost; nothing was changed\."
-        ):
+        with pytest.raises(UsageError, match="is the input file") as caught:
             refuse_to_replace(source, path)
+        assert caught.value.where == str(path)
     for name in ("other.pt", "new.pt"):
         refuse_to_replace(source, tmp_path / name)
 
@@ -98,7 +97,7 @@ def test_refuse_to_replace(tmp_path: Path) -> None:
 def test_refuse_to_overwrite(tmp_path: Path) -> None:
     refuse_to_overwrite(tmp_path / "absent", overwrite=False)
     refuse_to_overwrite(tmp_path, overwrite=True)
-    with pytest.raises(
-        InputError, match=r"exists already; nothing was changed. Pass --overwrite, or another place with -o"
-    ):
+    with pytest.raises(InputError, match="exists already") as caught:
         refuse_to_overwrite(tmp_path, overwrite=False)
+    assert caught.value.where == str(tmp_path)
+    assert "`overwrite=True`" in caught.value.hint

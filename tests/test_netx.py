@@ -29,7 +29,7 @@ TOOLS = Path(__file__).parents[1] / "tools"
 
 
 def assert_same(found: QuantizedNetwork, expected: QuantizedNetwork) -> None:
-    for name in ("input_shape", "timesteps", "proven_timesteps", "pixel_bits", "reset", "thresholds", "provenance"):
+    for name in ("input_shape", "timesteps", "max_timesteps", "pixel_bits", "reset", "thresholds", "provenance"):
         assert getattr(found, name) == getattr(expected, name), name
     assert len(found.layers) == len(expected.layers)
     for layer, source in zip(found.layers, expected.layers, strict=True):
@@ -181,8 +181,9 @@ def test_notes_say_what_stock_lava_dl_makes_of_it() -> None:
 def test_existing_files_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "model.net"
     path.write_bytes(b"precious")
-    with pytest.raises(InputError, match=r"model.net: exists already; nothing was changed. Pass --overwrite"):
+    with pytest.raises(InputError, match="exists already") as caught:
         netx.write(small_network(), path)
+    assert caught.value.where == str(path)
     assert path.read_bytes() == b"precious"
     netx.write(small_network(), path, overwrite=True)
     assert_same(netx.read(path), small_network())
@@ -190,8 +191,9 @@ def test_existing_files_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"absent/model.net: cannot be written \(No such file or directory\)"):
+    with pytest.raises(InputError, match="No such file or directory") as caught:
         netx.write(small_network(), tmp_path / "absent" / "model.net")
+    assert caught.value.where == str(tmp_path / "absent" / "model.net")
 
 
 def test_weights_that_a_pooling_repeats_are_read_however_well_they_compress(tmp_path: Path) -> None:
