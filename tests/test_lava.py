@@ -468,7 +468,7 @@ def test_an_error_in_a_model_is_reported_and_the_backend_can_be_used_again(
 
 def test_a_host_dies_with_its_parent(small_file: Path, temporary: Path) -> None:
     program = (
-        "import sys, numpy; from pathlib import Path; from loihi_convert.backends.lava import LavaBackend\n"
+        "import sys, numpy; from pathlib import Path; from loihi_convert.backends.lava.lava_backend import LavaBackend\n"
         "LavaBackend().run(Path(sys.argv[1]), numpy.zeros((20_000, 1, 1, 1), numpy.uint8), 1,"
         " progress=lambda *_: print(flush=True))"
     )

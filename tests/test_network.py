@@ -170,7 +170,7 @@ def test_floats_are_refused() -> None:
 
 def test_only_the_last_layer_integrates_without_neurons() -> None:
     first, last = network_of().layers
-    keep = {"timesteps": 1, "proven_timesteps": 1, "pixel_bits": 8, "reset": "soft"}
+    keep = {"timesteps": 1, "max_timesteps": 1, "pixel_bits": 8, "reset": "soft"}
     with pytest.raises(RangeError, match="fc1: a layer without neurons"):
         QuantizedNetwork((1, 2, 2), (replace(first, neuron=None), last), **keep)
     assert QuantizedNetwork((1, 2, 2), (first,), **keep).readout == "spikes"

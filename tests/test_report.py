@@ -422,8 +422,8 @@ def test_the_verb_says_what_it_wrote(tmp_path: Path) -> None:
 def test_reading_runs_imports_nothing_heavy(tmp_path: Path) -> None:
     folder = write_runs(tmp_path, entry([20, 150]))
     program = (
-        "import sys; from pathlib import Path; from loihi_convert.report import report; "
-        f"report.write_report([Path({str(folder)!r})], Path({str(tmp_path / 'report.html')!r})); "
+        "import sys; from pathlib import Path; from loihi_convert.report import build; "
+        f"build.write_report([Path({str(folder)!r})], Path({str(tmp_path / 'report.html')!r})); "
         "print(*sorted({'matplotlib', 'rich', 'scipy', 'torch'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

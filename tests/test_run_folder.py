@@ -363,10 +363,10 @@ def test_manifest_names_files_without_their_folders(tmp_path: Path, monkeypatch:
     assert str(tmp_path) not in json.dumps(found)
 
 
-@pytest.mark.parametrize("module", ["tables", "figure", "run_folder"])
+@pytest.mark.parametrize("module", ["report.terminal_tables", "report.figure", "runs.run_folder"])
 def test_importing_the_reports_imports_nothing_heavy(module: str) -> None:
     program = (
-        f"import sys, loihi_convert.results.{module}; "
+        f"import sys, loihi_convert.{module}; "
         "print(*sorted({'matplotlib', 'rich', 'scipy', 'torch'} & set(sys.modules)))"
     )
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -35,7 +35,7 @@ _IN_NAMESPACE: Final = "LOIHI_CONVERT_FAULTS"
 _SHARED_MEMORY: Final = Path("/dev/shm")
 _CLI: Final = (sys.executable, "-m", "loihi_convert")
 _HANGS_AFTER_3_SECONDS: Final = (
-    "from loihi_convert.__main__ import main; from loihi_convert.backends.lava import LavaBackend;"
+    "from loihi_convert.__main__ import main; from loihi_convert.backends.lava.lava_backend import LavaBackend;"
     "LavaBackend.__init__.__kwdefaults__['stall_seconds'] = 3; main()"
 )
 
