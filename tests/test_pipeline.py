@@ -13,7 +13,7 @@ import torch
 from test_netx import small_network
 from torch import nn
 
-from loihi_convert import netx, pipeline
+from loihi_convert import external, netx, pipeline
 from loihi_convert.arrays import Array
 from loihi_convert.backends import open_backend
 from loihi_convert.backends.reference import ReferenceBackend, run_network
@@ -30,8 +30,11 @@ from loihi_convert.frontend.lowering import convert
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import choose_margin
-from loihi_convert.pipeline import exporting, origin
+from loihi_convert.netx import hdf5, native
+from loihi_convert.pipeline import RunOptions, exporting, origin
 from loihi_convert.progress import Progress, no_progress
+
+TRACED = RunOptions(trace=True)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +89,7 @@ def test_run_gives_cnn_float_and_fixed_point(digits: DataSplits, folder: Path) -
 @pytest.mark.lava
 def test_run_on_lava_is_compared_with_ref(digits: DataSplits, folder: Path) -> None:
     with open_backend("sim") as backend:
-        ran = pipeline.run(folder / "model.net", digits.test[:10], backend, held_out=digits.held_out, trace=True)
+        ran = pipeline.run(folder / "model.net", digits.test[:10], backend, TRACED, held_out=digits.held_out)
     assert ran.equal_to_reference == 10
     assert len(ran.result.traces) == 3
     with open_backend("ref") as backend:
@@ -108,14 +111,16 @@ def test_a_spiking_readout_all_the_way_to_lava(digits: DataSplits, folder: Path,
     pipeline.export(folder / "model.pt", path, (16,), digits.calibration_images(), options=options)
     assert netx.read(path).readout == "spikes"
     with open_backend("ref") as backend:
-        point = pipeline.run(path, digits.test, backend, model=folder / "model.pt").evaluation.nominal_point
+        point = pipeline.run(
+            pipeline.open_file(path, model=folder / "model.pt"), digits.test, backend
+        ).evaluation.nominal_point
     assert point.agreement_with_cnn is not None
     assert point.agreement_with_float is not None
     assert point.agreement_with_cnn > 0.9
     assert point.agreement_with_float > 0.97
     assert len(point.firing_rate) == 3
     with open_backend("sim") as backend:
-        ran = pipeline.run(path, digits.test[:10], backend, trace=True)
+        ran = pipeline.run(path, digits.test[:10], backend, TRACED)
     assert ran.equal_to_reference == 10
     assert ran.result.output_spikes is not None
 
@@ -154,9 +159,8 @@ def test_early_exit_needs_two_steps_other_images_and_a_tolerance(
                 folder / "model.net",
                 digits.test[:5],
                 backend,
-                timesteps,
+                RunOptions((timesteps,), exit_tolerance=exit_tolerance),
                 held_out=held_out,
-                exit_tolerance=exit_tolerance,
             )
         return ran.evaluation.early_exit is not None
 
@@ -180,9 +184,9 @@ class Wrong(ReferenceBackend):
 
 def test_a_backend_that_disagrees_is_an_error(digits: DataSplits, folder: Path) -> None:
     with pytest.raises(
-        VerificationError, match=r"the backend and ref disagree: output potential of image 4 at T = 3, index \(9,\)"
+        VerificationError, match=r"sim and ref disagree: output potential of image 4 at T = 3, index \(9,\)"
     ):
-        pipeline.run(folder / "model.net", digits.test[:5], Wrong(), 3)
+        pipeline.run(folder / "model.net", digits.test[:5], Wrong(), RunOptions((3,)))
 
 
 class Unused(ReferenceBackend):
@@ -199,7 +203,7 @@ class Unused(ReferenceBackend):
         ({"second": "absent.net"}, r"absent\.net: no such file"),
         ({"second": "small.net"}, r"the network takes uint8 of shape \(N, 1, 2, 7\)"),
         ({"exit_tolerance": 100.5}, r"--exit-tolerance 100\.5: allowed are 0\.\.100 percentage points"),
-        ({"timesteps": 2**20}, r"proven to fit Loihi's range"),
+        ({"timesteps": (2**20,)}, r"proven to fit Loihi's range"),
         ({"backend": {"neuron": "stock"}}, r"--neuron stock: the file is of target lava"),
         ({"model": "typo.pt"}, r"typo\.pt: "),
         ({"model": "wide.pt"}, r"the checkpoint takes images .* Give the one it was exported from\."),
@@ -227,14 +231,18 @@ def test_what_is_refused_is_refused_before_anything_runs(
     with pytest.raises(LoihiConvertError, match=message):
         pipeline.run_into_folder(
             tmp_path / "runs",
-            paths,
+            [
+                pipeline.open_file(
+                    path,
+                    model=tmp_path / changes["model"] if "model" in changes else None,
+                    arch=changes.get("arch"),
+                )
+                for path in paths
+            ],
             Unused(**changes.get("backend", {})),
             replace(digits, classes=changes.get("classes", digits.classes)),
             digits.test[:5],
-            changes.get("timesteps"),
-            exit_tolerance=changes.get("exit_tolerance", 0.1),
-            model=tmp_path / changes["model"] if "model" in changes else None,
-            arch=changes.get("arch"),
+            RunOptions(changes.get("timesteps", ()), exit_tolerance=changes.get("exit_tolerance", 0.1)),
         )
     assert not (tmp_path / "runs").exists()
 
@@ -306,13 +314,15 @@ def test_a_file_that_computes_something_else_is_an_error(
 def test_without_its_model_a_file_still_runs(digits: DataSplits, folder: Path, tmp_path: Path) -> None:
     alone = Path(shutil.copy(folder / "model.net", tmp_path))
     with open_backend("ref") as backend:
-        ran = pipeline.run(alone, digits.test[:20], backend, 4)
+        ran = pipeline.run(alone, digits.test[:20], backend, RunOptions((4,)))
         assert ran.evaluation.cnn_accuracy is None
         assert ran.evaluation.points[-1].accuracy is not None
         # Another file of the same name is not taken for it.
         (tmp_path / "model.pt").write_bytes(b"something else")
         assert origin.source_model(alone, ran.network) is None
-        with_model = pipeline.run(alone, digits.test[:20], backend, 4, model=folder / "model.pt")
+        with_model = pipeline.run(
+            pipeline.open_file(alone, model=folder / "model.pt"), digits.test[:20], backend, RunOptions((4,))
+        )
         assert with_model.evaluation.cnn_accuracy is not None
 
 
@@ -352,7 +362,7 @@ def test_accuracy_of_literal_and_compensated_differ(digits: DataSplits, folder: 
         path = tmp_path / f"{amplitude}.net"
         pipeline.export(folder / "model.pt", path, (32,), digits.calibration_images(), options=options)
         with open_backend("ref") as backend:
-            ran = pipeline.run(path, digits.test, backend, model=folder / "model.pt")
+            ran = pipeline.run(pipeline.open_file(path, model=folder / "model.pt"), digits.test, backend)
         agreement[amplitude] = ran.evaluation.nominal_point.agreement_with_cnn
     assert np.all(agreement["compensated"] > agreement["literal"])
 
@@ -373,3 +383,47 @@ def test_literal_spikes_in_front_of_biases_are_warned_of(
     ]
     assert len(warned) == (amplitude == "literal" and has_bias)
     assert all("currents of 3, but not of their biases" in note for note in warned)
+
+
+def test_a_run_opens_its_file_and_its_cnn_once(
+    digits: DataSplits, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file twice, because every backend takes the path: what is tested is what is shipped."""
+    reads: list[Path] = []
+    cnns: list[Path] = []
+    read_content, reopen_source = hdf5.read_content, origin.reopen_source
+
+    def counted_read(path: Path) -> bytes:
+        reads.append(path)
+        return read_content(path)
+
+    def counted_source(path: Path, *others: Any) -> Source:
+        cnns.append(path)
+        return reopen_source(path, *others)
+
+    for module in (hdf5, native):
+        monkeypatch.setattr(module, "read_content", counted_read)
+    monkeypatch.setattr(origin, "reopen_source", counted_source)
+    network = external.read_any(folder / "model.net")
+    assert isinstance(network, QuantizedNetwork)
+    opened = pipeline.open_file(folder / "model.net", network=network)
+    with open_backend("ref") as backend:
+        done = pipeline.run_into_folder(tmp_path, [opened], backend, digits, digits.test[:5])
+    assert done.runs[0].evaluation.cnn_accuracy is not None
+    assert (reads, cnns) == ([folder / "model.net"] * 2, [folder / "model.pt"])
+
+
+def test_every_t_that_is_asked_for_is_reported_of_one_run(digits: DataSplits, folder: Path) -> None:
+    with open_backend("ref") as backend:
+        ran = pipeline.run(folder / "model.net", digits.test[:20], backend, RunOptions((6, 3)))
+        last = pipeline.run(folder / "model.net", digits.test[:20], backend, RunOptions((3,)))
+    points = {point.timesteps: point for point in ran.evaluation.points}
+    assert list(points) == [1, 2, 3, 4, 6]
+    assert points[3] == last.evaluation.points[-1]
+
+
+@pytest.mark.parametrize(("options", "where"), [({"timesteps": (4, 0)}, "timesteps")])
+def test_run_options_are_validated_when_they_are_made(options: dict[str, Any], where: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        RunOptions(**options)
+    assert caught.value.where == where

@@ -61,7 +61,7 @@ def test_a_users_cnn_keeps_its_classes(users: ModuleType, name: str, tmp_path: P
     with torch.no_grad():
         scores = model(users.prepared(kind, test))
     with open_backend("ref") as ref:
-        ran = pipeline.run(tmp_path / "user.net", test, ref, arch=arch)
+        ran = pipeline.run(pipeline.open_file(tmp_path / "user.net", arch=arch), test, ref)
     classes = scores.argmax(1).numpy()
     # A briefly trained CNN has near ties; tools/user_models.py finds 390 to 400 of 400 images.
     assert np.mean(classes == test.labels) > 0.7
@@ -69,7 +69,10 @@ def test_a_users_cnn_keeps_its_classes(users: ModuleType, name: str, tmp_path: P
     assert ran.evaluation.cnn_accuracy == pytest.approx(float(np.mean(classes == test.labels)))
     if name in ON_LAVA:
         with open_backend("sim") as sim:
-            assert pipeline.run(tmp_path / "user.net", test[:3], sim, trace=True).equal_to_reference == 3
+            assert (
+                pipeline.run(tmp_path / "user.net", test[:3], sim, pipeline.RunOptions(trace=True)).equal_to_reference
+                == 3
+            )
 
 
 def test_a_file_does_not_name_the_code_that_runs(

@@ -460,7 +460,7 @@ def _tested(path: Path, timesteps: Sequence[int], splits: DataSplits, sim_images
         with open_backend("sim", lava_layout="layers") as lava:
             part = splits.test[:sim_images]
             # Raises where a single potential differs.
-            ran = pipeline.run(path, part, lava, max(timesteps), bars=progress_bar)
+            ran = pipeline.run(path, part, lava, pipeline.RunOptions((max(timesteps),)), bars=progress_bar)
             sim_right = int((ran.result.predictions[:, -1] == part.known_labels).sum())
             found["sim"] = {"images": len(part), "equal_to_ref": ran.equal_to_reference, "correct": sim_right}
     return found

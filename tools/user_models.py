@@ -189,7 +189,9 @@ def main() -> None:
             with torch.no_grad():
                 classes = model(prepared(kind, test)).argmax(1).numpy()
             found = ref.run(exported.path, test.images, TIMESTEPS).potentials[:, -1].argmax(1)
-            equal = pipeline.run(exported.path, test[: options.sim_images], sim, trace=True).equal_to_reference
+            equal = pipeline.run(
+                exported.path, test[: options.sim_images], sim, pipeline.RunOptions(trace=True)
+            ).equal_to_reference
             print(
                 f"{kind.__name__:12} {sum(p.numel() for p in model.parameters()):10,} "
                 f"{100 * np.mean(classes == test.labels):7.2f} {100 * np.mean(found == test.labels):10.2f} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -55,5 +56,8 @@ def demo(
         say_exported(exported)
     log("3/3  run it on Lava's CPU simulator")
     sim = open_backend("sim", lava_python=lava_python)
-    done = pipeline.run_into_folder(output / "runs", (exported[0].path,), sim, splits, splits.test, bars=progress_bar)
+    opened = [pipeline.open_file(exported[0].path)]
+    done = pipeline.run_into_folder(
+        output / "runs", opened, sim, splits, splits.test, command_line=sys.argv, bars=progress_bar
+    )
     show_run(done, trace=False, arch=None, as_json=as_json)

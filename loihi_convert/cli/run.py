@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -146,8 +147,10 @@ def run(
     from loihi_convert.progress import progress_bar
     from loihi_convert.simulation.gpu import chosen_device
 
-    require_tolerance(exit_tolerance)
     chosen = chosen_device(device)
+    steps = () if timesteps is None else (timesteps,)
+    require_tolerance(exit_tolerance)
+    options = pipeline.RunOptions(steps, exit_tolerance if early_exit else None, trace, chosen)
     on_board = None
     if backend == "loihi2":
         on_board = chosen_board(partition=partition, name=board, generation=loihi_gen)
@@ -190,11 +193,13 @@ def run(
         ran = pipeline.run_external_into_folder(
             output,
             paths[0],
+            network,
             splits,
             splits.test[:count],
-            timesteps,
+            timesteps=steps,
             mean=parse_numbers("--mean", mean),
             std=parse_numbers("--std", std),
+            command_line=sys.argv,
             bars=progress_bar,
         )
         show_external(ran, paths[0], as_json=as_json)
@@ -240,16 +245,15 @@ def run(
         )
     done = pipeline.run_into_folder(
         output,
-        paths,
+        [
+            pipeline.open_file(path, network=network if path == paths[0] else None, model=model, arch=arch)
+            for path in paths
+        ],
         opened,
         splits,
         splits.test[:count],
-        timesteps,
-        exit_tolerance=exit_tolerance if early_exit else None,
-        model=model,
-        arch=arch,
-        trace=trace,
-        device=chosen,
+        options,
+        command_line=sys.argv,
         bars=progress_bar,
     )
     show_run(done, trace=trace, arch=arch, as_json=as_json)

@@ -14,8 +14,16 @@ from pathlib import Path
 
 from loihi_convert import netx
 from loihi_convert.external.cuba import CubaNetwork
-from loihi_convert.external.cuba_reader import decode_external, dense_weights, layers_of, read_external, text_of
+from loihi_convert.external.cuba_reader import (
+    decode_external,
+    dense_weights,
+    layers_of,
+    read_external,
+    read_external_content,
+    text_of,
+)
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.netx import hdf5
 
 __all__ = ["decode_external", "dense_weights", "layers_of", "read_any", "read_external", "text_of"]
 
@@ -28,4 +36,7 @@ def read_any(path: Path) -> QuantizedNetwork | CubaNetwork:
     NetxError
         As `netx.read` and `read_external`.
     """
-    return netx.read(path) if netx.is_native(path) else read_external(path)
+    content = hdf5.read_content(path)
+    with netx.errors_that_name(path):
+        is_native = hdf5.is_native(content)
+    return netx.read_native(path, content) if is_native else read_external_content(path, content)

@@ -51,7 +51,11 @@ def read_external(path: Path) -> CubaNetwork:
         If the file is missing or damaged, or is something else than a chain of convolutions and dense layers of CUBA
         neurons without delays.
     """
-    content = read_content(path)
+    return read_external_content(path, read_content(path))
+
+
+def read_external_content(path: Path, content: bytes) -> CubaNetwork:
+    """Return the network in the ``content`` of the netx file at ``path``, as `read_external` does."""
     with errors_that_name(path):
         return decode_external(read_stock_datasets(content))
 

@@ -9,7 +9,7 @@ T times; less where they enter as Poisson spikes, which are not counted.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -111,7 +111,8 @@ class Evaluation(Record):
     cnn_accuracy, cnn_accuracy_interval
         Fraction 0..1 and its Wilson interval, 95 %; None without labels or without the CNN's classes.
     points
-        At T = 1, 2, 4, ..., the last step of the run, and `timesteps` if the run reached it; ascending.
+        At T = 1, 2, 4, ..., at the last step of the run, at `timesteps` if the run reached it, and at those asked for,
+        ascending.
     early_exit
         What stopping at a clear lead gives; None where T is 1 or no margin was chosen.
     energy
@@ -164,6 +165,7 @@ def evaluate(
     cnn_predictions: Array | None = None,
     float_predictions: Array | None = None,
     early_exit: EarlyExit | None = None,
+    timesteps: Sequence[int] = (),
 ) -> Evaluation:
     """Return what a run of ``network`` says about accuracy against latency.
 
@@ -181,6 +183,8 @@ def evaluate(
         ``(N, T)``: class from the spiking network in real numbers after each step.
     early_exit
         Of the same run, from `early_exit.evaluate_early_exit`.
+    timesteps
+        Further T to report, those beyond the run excepted.
 
     Raises
     ------
@@ -231,6 +235,7 @@ def evaluate(
         )
 
     reported = {*reported_timesteps(run_timesteps), min(own_timesteps, run_timesteps)}
+    reported |= {steps for steps in timesteps if steps <= run_timesteps}
     points = tuple(point(timesteps) for timesteps in sorted(reported))
     multiply_accumulates = sum(layer.multiply_accumulates for layer in layers)
     is_poisson = isinstance(network, QuantizedNetwork) and network.poisson_seed is not None

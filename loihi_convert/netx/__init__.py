@@ -16,7 +16,7 @@ from loihi_convert.errors import escape_control
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.netx import hdf5
 from loihi_convert.netx.hdf5 import MAX_LAYER_SIZE, SUFFIX, Datasets, errors_that_name
-from loihi_convert.netx.native import FORMAT, read, stock_netx_notes, write
+from loihi_convert.netx.native import FORMAT, read, read_native, stock_netx_notes, write
 
 __all__ = [
     "FORMAT",
@@ -28,6 +28,7 @@ __all__ = [
     "escape_control",
     "is_native",
     "read",
+    "read_native",
     "read_stock",
     "read_stored",
     "stock_netx_notes",

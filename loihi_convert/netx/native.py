@@ -80,7 +80,11 @@ def read(path: Path) -> QuantizedNetwork:
     NetxError
         If the file is missing, damaged, was not written by this package, or holds numbers that Loihi cannot.
     """
-    content = read_content(path)
+    return read_native(path, read_content(path))
+
+
+def read_native(path: Path, content: bytes) -> QuantizedNetwork:
+    """Return the network in the ``content`` of the netx file at ``path``, as `read` does."""
     with errors_that_name(path, advice="; export it again"):
         datasets = read_datasets(content)
         network = _decode(datasets)

@@ -11,7 +11,8 @@ from loihi_convert.pipeline.checking import CheckReport, LoadedFile, check, load
 from loihi_convert.pipeline.diagnosing import DiagnosisReport, diagnose
 from loihi_convert.pipeline.exporting import ExportOptions, ExportResult, export, output_paths
 from loihi_convert.pipeline.external_run import ExternalRun, run_external_into_folder
-from loihi_convert.pipeline.running import FileRun, RunFolder, run, run_into_folder
+from loihi_convert.pipeline.options import RunOptions
+from loihi_convert.pipeline.running import FileRun, OpenedFile, RunFolder, open_file, run, run_into_folder
 
 __all__ = [
     "CheckReport",
@@ -21,11 +22,14 @@ __all__ = [
     "ExternalRun",
     "FileRun",
     "LoadedFile",
+    "OpenedFile",
     "RunFolder",
+    "RunOptions",
     "check",
     "diagnose",
     "export",
     "load_file",
+    "open_file",
     "output_paths",
     "run",
     "run_external_into_folder",

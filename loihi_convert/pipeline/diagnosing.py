@@ -13,8 +13,9 @@ from loihi_convert.frontend.source import reopen_source
 from loihi_convert.metrics.advice import advice
 from loihi_convert.metrics.diagnosis import Diagnosis
 from loihi_convert.metrics.diagnosis import diagnose as diagnose_network
+from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.pipeline.origin import float_network
-from loihi_convert.pipeline.running import run
+from loihi_convert.pipeline.running import OpenedFile, run
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 
 
@@ -92,5 +93,6 @@ def diagnose(
         )
     if lava is not None and lava_images:
         with lava:
-            run(path, images[:lava_images], lava, steps, model=model, arch=arch, trace=True, device=device, bars=bars)
+            options = RunOptions(timesteps=(steps,), trace=True, device=device)
+            run(OpenedFile(path, network, source.network, spiking), images[:lava_images], lava, options, bars=bars)
     return DiagnosisReport(path, found, advice(found, network), tuple(notes), lava_images if lava is not None else 0)

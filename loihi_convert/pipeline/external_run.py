@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loihi_convert import external
 from loihi_convert.backends.result import RunResult
 from loihi_convert.data import Dataset, DataSplits
 from loihi_convert.errors import UsageError
@@ -31,23 +30,29 @@ class ExternalRun:
 def run_external_into_folder(
     root: Path,
     path: Path,
+    network: CubaNetwork,
     splits: DataSplits,
     images: Dataset,
-    timesteps: int | None = None,
     *,
+    timesteps: Sequence[int] = (),
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    command_line: Sequence[str] = (),
     bars: ProgressFactory = no_progress_bar,
 ) -> ExternalRun:
     """Run the netx file ``path`` on ``images``, some of ``splits``, and write a folder below ``root`` that tells of it.
 
     Parameters
     ----------
+    path, network
+        The file, and what `external.read_external` made of it.
     timesteps
-        T; by default what the file says that a sample takes.
+        The T to report; the run ends at the largest. Empty: the time steps that the file gives a sample.
     mean, std
         What the pixels / 255 of its training images were normalized with, of all channels or of each; by default
         `cuba_run.DEFAULT_NORMALIZATION`.
+    command_line
+        The words that the user typed, for the manifest.
 
     Raises
     ------
@@ -56,18 +61,19 @@ def run_external_into_folder(
     UsageError
         If the file does not say T and ``timesteps`` does not either, or ``mean`` and ``std`` make no sense.
     """
-    network = external.read_external(path)
-    steps = network.timesteps if timesteps is None else timesteps
+    steps = max(timesteps, default=network.timesteps)
     if steps is None:
-        raise UsageError(f"{path}: does not say how many time steps a sample takes; pass -T.")
+        raise UsageError(
+            "the file does not record how many time steps a sample takes", where=path, hint="Pass `timesteps`."
+        )
     classes = splits.classes or None
     run_folder.require_class_names(path.stem, network.shapes[-1][0], classes)
     with run_folder.run_folder(root, f"{path.stem}-ref") as folder:
         with bars(f"{path.name}: running on ref") as progress:
             result = run_cuba(network, images.images, steps, mean=mean, std=std, progress=progress)
-        evaluation = evaluate(result, network, labels=images.labels)
+        evaluation = evaluate(result, network, labels=images.labels, timesteps=timesteps)
         manifest = run_folder.manifest(
-            network=path.stem, data=splits.name, backend="ref", files=(path,), command_line=sys.argv, seed=None
+            network=path.stem, data=splits.name, backend="ref", files=(path,), command_line=command_line, seed=None
         )
         files = run_folder.write_run(
             folder,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from loihi_convert import netx
+from loihi_convert.arrays import Array
 from loihi_convert.backends import Backend
 from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import run_network
@@ -18,8 +18,9 @@ from loihi_convert.data import Dataset, DataSplits, HeldOut
 from loihi_convert.errors import VerificationError
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.metrics.early_exit import TOLERANCE_POINTS, choose_margin, evaluate_early_exit, require_tolerance
+from loihi_convert.metrics.early_exit import MarginChoice, choose_margin, evaluate_early_exit
 from loihi_convert.metrics.evaluation import Evaluation, evaluate
+from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.pipeline.origin import float_network, source_of
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
@@ -28,6 +29,57 @@ from loihi_convert.simulation.simulator import outputs
 
 EXIT_IMAGES: Final = 2_000
 """Images, at most, that choose the margin of early exit."""
+
+_DEFAULT: Final = RunOptions()
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedFile:
+    """A netx file that has been read, with the float networks it is compared with.
+
+    Parameters
+    ----------
+    path
+        The ``.net`` file.
+    network
+        Its network.
+    cnn, spiking
+        The CNN it was made from, and the float SNN it was rounded from; None where the CNN cannot be had.
+    """
+
+    path: Path
+    network: QuantizedNetwork
+    cnn: ReluNetwork | None = None
+    spiking: SpikingNetwork | None = None
+
+
+def open_file(
+    path: Path, *, network: QuantizedNetwork | None = None, model: Path | None = None, arch: str | None = None
+) -> OpenedFile:
+    """Return the netx file at ``path``, and the CNN it was made from.
+
+    Parameters
+    ----------
+    path
+        The ``.net`` file.
+    network
+        What is in it, if it has been read already.
+    model
+        The checkpoint the file was made from; by default the one beside the file, if it is still the same.
+    arch
+        As in `source.open_source`, if the file was made with one. Without it such a CNN is not opened: the code that a
+        file names is not imported unless the user names it too.
+
+    Raises
+    ------
+    InputError
+        If the file or ``model`` cannot be used, or ``model`` has other layers.
+    """
+    network = netx.read(path) if network is None else network
+    source = source_of(path, network, model, arch)
+    if source is None:
+        return OpenedFile(path, network)
+    return OpenedFile(path, network, source.network, float_network(network, source.network))
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,99 +108,52 @@ class RunFolder:
 
 
 def run(
-    path: Path,
+    file: Path | OpenedFile,
     images: Dataset,
     backend: Backend,
-    timesteps: int | None = None,
+    options: RunOptions = _DEFAULT,
     *,
     held_out: HeldOut | None = None,
-    exit_tolerance: float | None = TOLERANCE_POINTS,
-    model: Path | None = None,
-    arch: str | None = None,
-    trace: bool = False,
-    device: str = "cpu",
     bars: ProgressFactory = no_progress_bar,
 ) -> FileRun:
-    """Run one netx file on ``images`` and evaluate it beside the CNN and the spiking network in real numbers.
+    """Run one netx file on ``images`` and evaluate it beside the CNN and the float SNN.
 
     Parameters
     ----------
-    path
-        The ``.net`` file.
+    file
+        The ``.net`` file, or what `open_file` made of it.
     images
         Test images and labels.
     backend
-        From `backends.open_backend`. A run of any other backend is compared with `ref`, integer by integer.
-    timesteps
-        T; by default the one the file was balanced for.
+        From `backends.open_backend`. A run of any other backend than `ref` is compared with `ref`, integer by integer.
+    options
+        T, early exit, what is recorded, and where `ref` is simulated.
     held_out
         Other images than ``images``: a run of them on `ref` chooses the margin of early exit. Without them, with T = 1
         or with one class, early exit is not evaluated.
-    exit_tolerance
-        Percentage points of accuracy that stopping early may lose on them; None: early exit is not evaluated.
-    model
-        The checkpoint the file was made from; by default the one beside the file, if it is still the same.
-        Without it there are no figures of the CNN.
-    arch
-        As in `source.open_source`, if the file was made with one. Without it there are no figures of such a CNN: the
-        code that a file names is not imported unless the user names it too.
-    trace
-        Record and compare every layer's spikes and potentials.
-    device
-        Where the comparison with `ref` and the real numbers are simulated: ``"cpu"``, or another one of torch's.
 
     Raises
     ------
     InputError
-        If the file or ``model`` cannot be used.
+        As `open_file`.
     UsageError
-        If ``exit_tolerance`` is out of range, or as `backends.request.check_run`.
+        As `backends.request.check_run`.
     VerificationError
         If the backend's integers are not those of `ref`.
     """
-    if exit_tolerance is not None:
-        require_tolerance(exit_tolerance)
-    network, real = _opened(path, images, backend, timesteps, model=model, arch=arch, trace=trace)
-    steps = network.timesteps if timesteps is None else timesteps
+    opened = open_file(file) if isinstance(file, Path) else file
+    _require_runnable(opened, images, backend, options)
+    network, name = opened.network, opened.path.name
+    steps = options.last_timestep(network.timesteps)
     choice = None
-    if held_out is not None and exit_tolerance is not None and steps > 1 and network.shapes[-1][0] > 1:
-        with bars(f"{path.name}: choosing the margin of early exit") as progress:
-            others = run_network(
-                network,
-                held_out.images.images,
-                steps,
-                neuron=backend.neuron,
-                leak=backend.leak,
-                device=device,
-                progress=progress,
-            ).outputs
-        choice = choose_margin(others, held_out.images.labels, split=held_out.split, tolerance_points=exit_tolerance)
-    with bars(f"{path.name}: running on {backend.name}") as progress:
-        result = backend.run(path, images.images, steps, trace=trace, progress=progress)
+    if held_out is not None and options.exit_tolerance is not None and steps > 1 and network.shapes[-1][0] > 1:
+        choice = _exit_choice(opened, held_out, backend, options, bars=bars)
+    with bars(f"{name}: running on {backend.name}") as progress:
+        result = backend.run(opened.path, images.images, steps, trace=options.trace, progress=progress)
     equal = 0
     if backend.name != "ref":
-        with bars(f"{path.name}: comparing with ref") as progress:
-            reference = run_network(
-                network,
-                images.images,
-                steps,
-                trace=trace,
-                neuron=backend.neuron,
-                leak=backend.leak,
-                device=device,
-                progress=progress,
-            )
-        if difference := first_difference(result, reference):
-            raise VerificationError(f"{path}: the backend and ref disagree: {difference}.")
-        result = replace(result, channel_spikes=reference.channel_spikes, wrapped_images=reference.wrapped_images)
-        equal = len(images)
-    cnn_predictions = float_predictions = None
-    if real is not None:
-        cnn, spiking = real
-        cnn_predictions = cnn_scores(cnn, images.images).argmax(axis=1)
-        with bars(f"{path.name}: the same in real numbers") as progress:
-            scores = outputs(spiking, images.images, steps, device=device, progress=progress)
-        float_predictions = scores.argmax(axis=2)
+        result, equal = _equal_to_reference(opened, result, images.images, backend, options, bars=bars), len(images)
+    cnn_predictions, float_predictions = _float_predictions(opened, images.images, steps, options, bars=bars)
     early_exit = None
     if choice is not None:
         early_exit = evaluate_early_exit(result, choice, labels=images.labels, cnn_predictions=cnn_predictions)
@@ -159,102 +164,152 @@ def run(
         cnn_predictions=cnn_predictions,
         float_predictions=float_predictions,
         early_exit=early_exit,
+        timesteps=options.timesteps,
     )
-    return FileRun(path, network, result, evaluation, equal)
+    return FileRun(opened.path, network, result, evaluation, equal)
 
 
-def _opened(
-    path: Path,
-    images: Dataset,
-    backend: Backend,
-    timesteps: int | None,
-    *,
-    model: Path | None,
-    arch: str | None,
-    trace: bool,
-) -> tuple[QuantizedNetwork, tuple[ReluNetwork, SpikingNetwork] | None]:
-    """Return the network in ``path``, and, if it can be had, its CNN and what it was rounded from; arguments as `run`.
-
-    Whatever a run is refused for is found out here, before it takes its time.
-    """
-    network = netx.read(path)
-    check_run(network, images.images, network.timesteps if timesteps is None else timesteps, trace=trace)
+def _require_runnable(opened: OpenedFile, images: Dataset, backend: Backend, options: RunOptions) -> None:
+    """Raise whatever a run is refused for, before it takes its time."""
+    network = opened.network
+    check_run(network, images.images, options.last_timestep(network.timesteps), trace=options.trace)
     used_neuron(network, backend.neuron, leak=backend.leak)
-    source = source_of(path, network, model, arch)
-    return network, None if source is None else (source.network, float_network(network, source.network))
+
+
+def _reference(
+    opened: OpenedFile,
+    images: Array,
+    backend: Backend,
+    options: RunOptions,
+    *,
+    trace: bool,
+    description: str,
+    bars: ProgressFactory,
+) -> RunResult:
+    """Run ``images`` on `ref` with the neurons of ``backend``."""
+    with bars(f"{opened.path.name}: {description}") as progress:
+        return run_network(
+            opened.network,
+            images,
+            options.last_timestep(opened.network.timesteps),
+            trace=trace,
+            neuron=backend.neuron,
+            leak=backend.leak,
+            device=options.device,
+            progress=progress,
+        )
+
+
+def _exit_choice(
+    opened: OpenedFile, held_out: HeldOut, backend: Backend, options: RunOptions, *, bars: ProgressFactory
+) -> MarginChoice:
+    """Choose the margin of early exit on held-out images."""
+    described = "choosing the margin of early exit"
+    images = held_out.images
+    others = _reference(opened, images.images, backend, options, trace=False, description=described, bars=bars).outputs
+    tolerance = options.exit_tolerance
+    assert tolerance is not None
+    return choose_margin(others, images.labels, split=held_out.split, tolerance_points=tolerance)
+
+
+def _equal_to_reference(
+    opened: OpenedFile,
+    result: RunResult,
+    images: Array,
+    backend: Backend,
+    options: RunOptions,
+    *,
+    bars: ProgressFactory,
+) -> RunResult:
+    """Return ``result`` with what only `ref` counts; raise a `VerificationError` unless both are equal."""
+    reference = _reference(
+        opened, images, backend, options, trace=options.trace, description="comparing with ref", bars=bars
+    )
+    if difference := first_difference(result, reference):
+        raise VerificationError(f"{backend.name} and ref disagree: {difference}", where=opened.path)
+    return replace(result, channel_spikes=reference.channel_spikes, wrapped_images=reference.wrapped_images)
+
+
+def _float_predictions(
+    opened: OpenedFile, images: Array, steps: int, options: RunOptions, *, bars: ProgressFactory
+) -> tuple[Array | None, Array | None]:
+    """The classes that the CNN gives, ``(N,)``, and the float SNN after each step, ``(N, T)``; None without a CNN."""
+    if opened.cnn is None or opened.spiking is None:
+        return None, None
+    predictions = cnn_scores(opened.cnn, images).argmax(axis=1)
+    with bars(f"{opened.path.name}: running the float SNN") as progress:
+        scores = outputs(opened.spiking, images, steps, device=options.device, progress=progress)
+    return predictions, scores.argmax(axis=2)
 
 
 def run_into_folder(
     root: Path,
-    paths: Sequence[Path],
+    files: Sequence[OpenedFile],
     backend: Backend,
     splits: DataSplits,
     images: Dataset,
-    timesteps: int | None = None,
+    options: RunOptions = _DEFAULT,
     *,
-    exit_tolerance: float | None = TOLERANCE_POINTS,
-    model: Path | None = None,
-    arch: str | None = None,
-    trace: bool = False,
-    device: str = "cpu",
+    command_line: Sequence[str] = (),
     bars: ProgressFactory = no_progress_bar,
 ) -> RunFolder:
     """Run netx files on ``images``, as `run` does, and write a folder below ``root`` that tells everything about it.
 
-    ``splits`` is the data set that ``images`` are from, and whose held-out images, the first `EXIT_IMAGES` of
-    them, choose the margin of early exit; ``backend``, from `backends.open_backend`, is started and ended. If anything
-    fails, no folder is left; what can be known of all files before a run is.
+    If anything fails, no folder is left; what can be known of all files before a run is.
+
+    Parameters
+    ----------
+    root
+        The folder of run folders.
+    files
+        From `open_file`.
+    backend
+        From `backends.open_backend`; it is started and ended.
+    splits
+        The data set that ``images`` are from, whose held-out images, the first `EXIT_IMAGES` of them, choose the
+        margin of early exit.
+    images, options
+        As in `run`.
+    command_line
+        The words that the user typed, for the manifest.
     """
     classes = splits.classes or None
-    run_folder.require_different_names([path.stem for path in paths])
-    if exit_tolerance is not None:
-        require_tolerance(exit_tolerance)
-    for path in paths:
-        network, _ = _opened(path, images, backend, timesteps, model=model, arch=arch, trace=trace)
-        run_folder.require_class_names(path.stem, network.shapes[-1][0], classes)
+    run_folder.require_different_names([opened.path.stem for opened in files])
+    for opened in files:
+        _require_runnable(opened, images, backend, options)
+        run_folder.require_class_names(opened.path.stem, opened.network.shapes[-1][0], classes)
     held_out = splits.held_out
     if held_out is not None:
         held_out = held_out._replace(images=held_out.images[:EXIT_IMAGES])
+    paths = [opened.path for opened in files]
     with run_folder.run_folder(root, f"{paths[0].stem}-{backend.name}") as folder:
         with backend:
-            runs = tuple(
-                run(
-                    path,
-                    images,
-                    backend,
-                    timesteps,
-                    held_out=held_out,
-                    exit_tolerance=exit_tolerance,
-                    model=model,
-                    arch=arch,
-                    trace=trace,
-                    device=device,
-                    bars=bars,
-                )
-                for path in paths
-            )
+            runs = tuple(run(opened, images, backend, options, held_out=held_out, bars=bars) for opened in files)
         manifest = run_folder.manifest(
             network=paths[0].stem,
             data=splits.name,
             backend=backend.name,
             files=paths,
-            command_line=sys.argv,
+            command_line=command_line,
             seed=None,
         )
-        files = run_folder.write_run(
+        written = run_folder.write_run(
             folder,
             [run_folder.RunOfFile(ran.path.stem, ran.evaluation, ran.result, ran.network) for ran in runs],
             labels=images.labels,
             classes=classes,
-            manifest={
-                **manifest,
-                "classes": classes,
-                "lava_layout": backend.layout,
-                "neuron": backend.neuron,
-                "leak": backend.leak,
-                "backend_versions": backend.versions,
-                "measured": {ran.path.stem: dict(ran.result.measured) for ran in runs},
-                "provenance": {ran.path.stem: dict(ran.network.provenance) for ran in runs},
-            },
+            manifest={**manifest, "classes": classes, **_made_by(backend, runs)},
         )
-    return RunFolder(folder, files, runs)
+    return RunFolder(folder, written, runs)
+
+
+def _made_by(backend: Backend, runs: Sequence[FileRun]) -> dict[str, Any]:
+    """What a manifest says of the backend, and of each file."""
+    return {
+        "lava_layout": backend.layout,
+        "neuron": backend.neuron,
+        "leak": backend.leak,
+        "backend_versions": backend.versions,
+        "measured": {ran.path.stem: dict(ran.result.measured) for ran in runs},
+        "provenance": {ran.path.stem: dict(ran.network.provenance) for ran in runs},
+    }

@@ -1,0 +1,45 @@
+"""How a file is run, as one value that is checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loihi_convert.errors import UsageError
+from loihi_convert.metrics.early_exit import TOLERANCE_POINTS, require_tolerance
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a file is run and evaluated.
+
+    Parameters
+    ----------
+    timesteps
+        The T to report, each >= 1; the run ends at the largest. Empty: the T that the file was balanced for.
+    exit_tolerance
+        Percentage points of accuracy, 0..100, that stopping early may lose; None: early exit is not evaluated.
+    trace
+        Record and compare every layer's spikes and potentials.
+    device
+        Where `ref` and the float SNN are simulated: ``"cpu"``, or another device of torch, such as ``"cuda"``.
+
+    Raises
+    ------
+    UsageError
+        If a number is out of range.
+    """
+
+    timesteps: tuple[int, ...] = ()
+    exit_tolerance: float | None = TOLERANCE_POINTS
+    trace: bool = False
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.timesteps and min(self.timesteps) < 1:
+            raise UsageError(f"found {min(self.timesteps)}", where="timesteps", expected="must be at least 1")
+        if self.exit_tolerance is not None:
+            require_tolerance(self.exit_tolerance)
+
+    def last_timestep(self, balanced: int) -> int:
+        """Return the T at which a run of a file ends whose thresholds were balanced for ``balanced`` steps."""
+        return max(self.timesteps, default=balanced)
