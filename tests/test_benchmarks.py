@@ -110,10 +110,10 @@ def test_a_file_is_found_in_every_usual_place(
 
 
 def test_a_missing_file_says_where_and_how(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"holds no file train-images-idx3-ubyte of mnist \(looked in .*tools/fetch_data\.py"
-    ):
+    with pytest.raises(DataError) as caught:
         load_data("mnist", tmp_path)
+    assert caught.value.where == str(tmp_path)
+    assert "train-images-idx3-ubyte of mnist (looked in mnist/" in caught.value.found
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "append"])
@@ -123,8 +123,11 @@ def test_a_damaged_file_is_noticed(tmp_path: Path, known: dict[str, bytes], dama
         content[500] ^= 1
     content = {"flip": content, "truncate": content[:-1], "append": content + b"\0"}[damage]
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(content)
-    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte: damaged, or another data set: its SHA-256 is"):
+    with pytest.raises(DataError) as caught:
         read_file(tmp_path, "mnist", "t10k-labels-idx1-ubyte")
+    assert caught.value.where == str(tmp_path / "t10k-labels-idx1-ubyte")
+    assert hashlib.sha256(content).hexdigest() in caught.value.found
+    assert SHA256["mnist"]["t10k-labels-idx1-ubyte"] in caught.value.expected
 
 
 def test_a_damaged_gzip_file_is_noticed(tmp_path: Path, known: dict[str, bytes]) -> None:
@@ -132,21 +135,24 @@ def test_a_damaged_gzip_file_is_noticed(tmp_path: Path, known: dict[str, bytes])
     packed = gzip.compress(known["t10k-labels-idx1-ubyte"])
     for content in (packed[:50], b"no gzip", packed[:20] + b"\xff\xff\xff" + packed[23:]):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"idx1-ubyte\.gz: cannot be read .*Delete it and fetch it again"):
+        with pytest.raises(DataError) as caught:
             read_file(tmp_path, "mnist", "t10k-labels-idx1-ubyte")
+        assert caught.value.where == str(path)
+        assert "cannot be read" in caught.value.found
 
 
 def test_fashion_mnist_is_not_taken_for_mnist(tmp_path: Path, known: dict[str, bytes]) -> None:
     (tmp_path / "mnist").mkdir()
     for name, content in known.items():
         (tmp_path / "mnist" / name).write_bytes(content)
-    with pytest.raises(
-        DataError, match=r"holds no file train-images-idx3-ubyte of fashion-mnist \(looked in fashion-m"
-    ):
+    with pytest.raises(DataError) as caught:
         load_benchmark("fashion-mnist", tmp_path)
+    assert "train-images-idx3-ubyte of fashion-mnist (looked in fashion-mnist/" in caught.value.found
     # Loose files have no folder that tells: their content does.
-    with pytest.raises(DataError, match=r"another data set: its SHA-256 is .*, that of fashion-mnist is c59f468a"):
+    with pytest.raises(DataError) as caught:
         load_benchmark("fashion-mnist", tmp_path / "mnist")
+    assert "another data set" in caught.value.found
+    assert "fashion-mnist is c59f468a" in caught.value.expected
 
 
 @pytest.fixture
@@ -183,5 +189,6 @@ def test_cifar10_is_read_from_its_binary_version(cifar_root: Path) -> None:
 
 @pytest.mark.parametrize("data", ["mnist", "fashion-mnist", "cifar10"])
 def test_a_set_that_is_not_there_says_how_to_fetch_it(tmp_path: Path, data: str) -> None:
-    with pytest.raises(DataError, match=rf"holds no file .* of {data} .*tools/fetch_data\.py {data} --data-root"):
+    with pytest.raises(DataError) as caught:
         load_data(data, tmp_path)
+    assert caught.value.hint == f"Download it: loihi-convert data {data} --data-root {tmp_path}"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from loihi_convert.data import DATASETS, default_root, load_data
+from loihi_convert.data.benchmarks import load_benchmark
 from loihi_convert.errors import DataError, UsageError
 
 
@@ -18,24 +19,35 @@ def test_the_root_is_the_environments_or_in_the_cache(tmp_path: Path, monkeypatc
     assert default_root() == Path.home() / ".cache" / "loihi-convert"
 
 
-def test_an_unknown_data_set_is_a_usage_error() -> None:
-    message = f"data: 'imagenet' is no data set; choose one of {', '.join(DATASETS)}, or give the path of a folder"
-    with pytest.raises(UsageError, match=message):
-        load_data("imagenet")
+@pytest.mark.parametrize(("name", "hint"), [("imagenet", ""), ("minst", "Did you mean mnist?"), ("MNIST", "mnist?")])
+def test_an_unknown_data_set_is_a_usage_error(name: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_data(name)
+    assert caught.value.where == "data"
+    assert name in caught.value.found
+    assert "npz" in caught.value.expected
+    with pytest.raises(UsageError) as without_files:
+        load_benchmark(name, Path())
+    assert without_files.value.expected == f"must be one of {', '.join(DATASETS)}"
+    for error in (caught.value, without_files.value):
+        assert error.hint.endswith(hint)
+        assert bool(error.hint) == bool(hint)
 
 
 @pytest.mark.parametrize("path", ["absent.npz", "absent/images", "./absent"])
 def test_a_path_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"absent.*: no such file or folder\. Give a folder of images or an \.npz file"):
+    with pytest.raises(DataError) as caught:
         load_data(path)
+    assert (caught.value.where, caught.value.found) == (str(Path(path)), "no such file or folder")
 
 
 def test_a_file_of_another_kind(tmp_path: Path) -> None:
     path = tmp_path / "images.csv"
     path.write_text("0,0,0")
-    with pytest.raises(DataError, match=r"images\.csv: is neither a folder of images nor an \.npz file; give one"):
+    with pytest.raises(DataError) as caught:
         load_data(path)
+    assert (caught.value.where, caught.value.found) == (str(path), "found a file of another kind")
 
 
 def test_a_name_is_a_data_set_and_a_path_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +55,8 @@ def test_a_name_is_a_data_set_and_a_path_is_a_file(tmp_path: Path, monkeypatch: 
     Path("digits").mkdir()
     assert len(load_data("digits").test) == 400
     for path in ("./digits", Path("digits")):
-        with pytest.raises(DataError, match="digits: holds no image"):
+        with pytest.raises(DataError) as caught:
             load_data(path)
+        assert (caught.value.where, caught.value.found) == ("digits", "holds no image")
     np.savez("digits.npz", images=np.zeros((3, 8, 8), np.uint8))
     assert len(load_data("digits.npz").test) == 3

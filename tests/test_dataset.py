@@ -24,8 +24,10 @@ def test_calibration_is_the_split_part_of_it_or_every_image_that_is_neither_vali
     assert splits.calibration_images("all") is splits.train.images
     assert np.array_equal(splits.calibration_images("4"), splits.calibration.images[:4])
     for choice in ("both", "0", "7", "-1", "²"):
-        with pytest.raises(UsageError, match=rf"--calibration {choice}: allowed are split, all, or 1\.\.6 images"):
+        with pytest.raises(UsageError) as caught:
             splits.calibration_images(choice)
+        assert (caught.value.where, caught.value.found) == ("calibration", f"found {choice!r}")
+        assert "1..6" in caught.value.expected
 
 
 def test_held_out_images_are_none_that_run() -> None:
@@ -58,12 +60,14 @@ def test_a_split_is_stratified_and_loses_nothing(count: int, wanted: int, classe
 
 def test_a_data_set_refuses_other_arrays_and_writing() -> None:
     images, labels = np.zeros((2, 1, 4, 4), np.uint8), np.zeros(2, np.int64)
-    with pytest.raises(DataError, match=r"images: found float32 \(2, 1, 4, 4\); they must be uint8 \(N, C, H, W\)"):
-        Dataset(images.astype(np.float32), labels)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match=r"images: found uint8 \(2, 4, 4\)"):
-        Dataset(images[:, 0], labels)
-    with pytest.raises(DataError, match=r"labels: found int64 \(3,\); they must be int64 \(2,\), one per image"):
-        Dataset(images, np.zeros(3, np.int64))
+    for others, other_labels, where, found in (
+        (images.astype(np.float32), labels, "images", "found float32 (2, 1, 4, 4)"),
+        (images[:, 0], labels, "images", "found uint8 (2, 4, 4)"),
+        (images, np.zeros(3, np.int64), "labels", "found int64 (3,)"),
+    ):
+        with pytest.raises(DataError) as caught:
+            Dataset(others, other_labels)  # type: ignore[arg-type]
+        assert (caught.value.where, caught.value.found) == (where, found)
     with pytest.raises(ValueError, match="read-only"):
         Dataset(images, labels).images[0] = 1
 
@@ -80,5 +84,6 @@ def test_labels_may_be_unknown() -> None:
     assert len(unlabelled) == 10
     assert unlabelled[2:5].labels is None
     assert unlabelled[2:5].images[:, 0, 0, 0].tolist() == [2, 3, 4]
-    with pytest.raises(DataError, match="labels: these images have none; training and accuracy need a label for each"):
+    with pytest.raises(DataError) as caught:
         _ = unlabelled.known_labels
+    assert (caught.value.where, caught.value.found) == ("labels", "found images without labels")

@@ -1,4 +1,4 @@
-"""Data as uint8 arrays, by name or by path: a benchmark set, a folder of images, an ``.npz`` file."""
+"""Images as uint8 arrays: a benchmark set, a folder of images, an ``.npz`` file, or arrays of the calling program."""
 
 from __future__ import annotations
 
@@ -6,52 +6,80 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from loihi_convert.data.benchmarks import DATASETS, load_benchmark
+from loihi_convert.data.benchmarks import DATASETS, did_you_mean, load_benchmark
+from loihi_convert.data.class_folders import ClassMap
 from loihi_convert.data.dataset import Dataset, DataSplits, HeldOut
-from loihi_convert.data.own_images import load_image_folder, load_npz
-from loihi_convert.errors import DataError, UsageError
+from loihi_convert.data.in_memory import as_dataset, as_images, as_labels
+from loihi_convert.data.own_images import load_image_folder, load_npz, require_class_folders
+from loihi_convert.errors import DataError, UsageError, one_of
 
-__all__ = ["DATASETS", "DataSplits", "Dataset", "HeldOut", "default_root", "load_data"]
+__all__ = [
+    "DATASETS",
+    "ClassMap",
+    "DataSplits",
+    "Dataset",
+    "HeldOut",
+    "as_dataset",
+    "as_images",
+    "as_labels",
+    "default_root",
+    "load_data",
+]
 
 
-def load_data(data: str | Path, root: Path | None = None, *, classes: Sequence[str] = ()) -> DataSplits:
+def load_data(
+    data: str | Path,
+    root: Path | None = None,
+    *,
+    classes: Sequence[str] = (),
+    class_map: ClassMap | None = None,
+    input_shape: tuple[int, int, int] | None = None,
+) -> DataSplits:
     """Return the data set of that name, or the images at that path.
 
     Parameters
     ----------
     data
         One of `DATASETS`; else the path of a folder (`own_images.load_image_folder`) or of an ``.npz`` file
-        (`own_images.load_npz`). A folder that is called like a data set is ``./mnist`` or a `Path`.
+        (`own_images.load_npz`). A folder with the name of a data set is ``./mnist`` or a `Path`.
     root
         The folder that holds the benchmark sets; by default `default_root`.
     classes
-        The names of the network's classes in the order of its outputs, if they are known. They say which output the
-        images in the folder ``cat/`` belong to; benchmark sets have names of their own.
+        The names of the network's classes in the order of its outputs, if they are known.
+    class_map
+        The class of each class folder; default: as in `class_folders.classes_of_folders`.
+    input_shape
+        ``(C, H, W)`` of the network, if it is known: a user's own images of another shape are refused.
 
     Raises
     ------
     UsageError
-        If there is no data set of that name.
+        If there is no data set of that name, or ``class_map`` does not fit.
     DataError
         If a file is missing or damaged, or the images cannot be used.
     """
-    if isinstance(data, str) and data in DATASETS:
-        return load_benchmark(data, default_root() if root is None else root)
     path = Path(data)
-    if path.is_dir():
-        return load_image_folder(path, classes)
+    is_benchmark = isinstance(data, str) and data in DATASETS
+    if not is_benchmark and path.is_dir():
+        return load_image_folder(path, classes, class_map=class_map, input_shape=input_shape)
+    require_class_folders(data, class_map)
+    if is_benchmark:
+        return load_benchmark(str(data), default_root() if root is None else root)
     if path.suffix == ".npz" and path.exists():
-        return load_npz(path, classes)
+        return load_npz(path, classes, input_shape=input_shape)
+    own = "a folder of images or an .npz file"
     if path.exists():
-        raise DataError(f"{path}: is neither a folder of images nor an .npz file; give one of these.")
+        raise DataError("found a file of another kind", where=path, expected=f"must be {own}")
     if path.suffix or str(data) != path.name:
-        raise DataError(f"{path}: no such file or folder. Give a folder of images or an .npz file.")
+        raise DataError("no such file or folder", where=path, expected=f"must be {own}")
     raise UsageError(
-        f"data: {str(data)!r} is no data set; choose one of {', '.join(DATASETS)}, or give the path of a folder of "
-        "images or of an .npz file."
+        f"found {str(data)!r}",
+        where="data",
+        expected=f"{one_of(DATASETS)}, or the path of {own}",
+        hint=did_you_mean(str(data)),
     )
 
 
 def default_root() -> Path:
-    """Return the folder where benchmark sets lie: ``$LOIHI_CONVERT_DATA``, else ``~/.cache/loihi-convert``."""
+    """Return the folder that holds the benchmark sets: ``$LOIHI_CONVERT_DATA``, else ``~/.cache/loihi-convert``."""
     return Path(os.environ.get("LOIHI_CONVERT_DATA") or Path.home() / ".cache" / "loihi-convert")

@@ -1,4 +1,4 @@
-"""The benchmark data sets, checked by SHA-256 and split the same for everybody.
+"""The benchmark data sets: files checked by SHA-256, and splits that never change.
 
 =================  ============  =======  ==========  ===========  ======  ============================
 name               input (CHW)   train    validation  calibration  test    where from
@@ -9,14 +9,16 @@ name               input (CHW)   train    validation  calibration  test    where
 ``cifar10``        3 x 32 x 32   45,000   5,000       10,000       10,000  six files, its binary version
 =================  ============  =======  ==========  ===========  ======  ============================
 
-``tools/fetch_data.py`` fetches the files. Validation images are never trained or calibrated on; calibration images are
+`fetch` downloads the files. Validation images are never trained or calibrated on; calibration images are
 drawn from the training images. The splits are stratified by class and do not depend on the seed of a training run.
 """
 
 from __future__ import annotations
 
+import difflib
 import gzip
 import hashlib
+import shlex
 import zlib
 from pathlib import Path
 from typing import Final, get_args
@@ -26,7 +28,7 @@ from numpy.typing import NDArray
 
 from loihi_convert.choices import DatasetName
 from loihi_convert.data.dataset import Dataset, DataSplits, split
-from loihi_convert.errors import DataError
+from loihi_convert.errors import DataError, UsageError, one_of
 
 DATASETS: Final[tuple[str, ...]] = get_args(DatasetName)
 
@@ -54,8 +56,8 @@ SHA256: Final[dict[str, dict[str, str]]] = {
 }
 """Name and SHA-256 of each uncompressed file of a data set."""
 
-# Where the files may lie below a data root: our folder, that of torchvision or of the official archive, the same
-# inside ours, the root itself.
+# Where the files may lie below a data root: this package's folder, that of torchvision or of the official archive, the
+# same inside this package's, the root itself.
 _FOLDERS: Final[dict[str, tuple[str, ...]]] = {
     "mnist": ("mnist", "MNIST/raw", "mnist/MNIST/raw", "."),
     "fashion-mnist": ("fashion-mnist", "FashionMNIST/raw", "fashion-mnist/FashionMNIST/raw", "."),
@@ -78,9 +80,13 @@ def load_benchmark(name: str, root: Path) -> DataSplits:
 
     Raises
     ------
+    UsageError
+        If there is no data set of that name.
     DataError
         If a file is missing or damaged.
     """
+    if name not in DATASETS:
+        raise UsageError(f"found {name!r}", where="data", expected=one_of(DATASETS), hint=did_you_mean(name))
     if name == "digits":
         test, rest = split(_digits(), 400)
         validation, train = split(rest, 200)
@@ -95,8 +101,14 @@ def load_benchmark(name: str, root: Path) -> DataSplits:
     return DataSplits(name, _CLASSES[name], train, validation, calibration, test)
 
 
+def did_you_mean(name: str) -> str:
+    """Return a question for the data set that is spelled like ``name``; empty if there is none."""
+    close = difflib.get_close_matches(name.lower(), DATASETS, n=1)
+    return f"Did you mean {close[0]}?" if close else ""
+
+
 def read_file(root: Path, data: str, name: str) -> bytes:
-    """Return the uncompressed content of one file, found in any of its usual places and spellings below ``root``.
+    """Return the uncompressed content of one file, which may lie in any of the usual places below ``root``.
 
     Parameters
     ----------
@@ -122,23 +134,30 @@ def read_file(root: Path, data: str, name: str) -> bytes:
     if path is None:
         places = " and ".join(f"{folder}/" for folder in _FOLDERS[data][:-1])
         raise DataError(
-            f"{root}: holds no file {name} of {data} (looked in {places}, also for .gz). "
-            f"Fetch it with: python tools/fetch_data.py {data} --data-root {root}"
+            f"does not hold {name} of {data} (looked in {places}, also for .gz)",
+            where=root,
+            hint=f"Download it: {_fetch_command(data, root)}",
         )
-    fetch_again = f"Delete it and fetch it again with: python tools/fetch_data.py {data}"
+    fetch_again = f"Delete it and download it again: {_fetch_command(data, root)}"
     try:
         content = path.read_bytes()
         if path.suffix == ".gz":
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({error}). {fetch_again}") from error
+        raise DataError(f"cannot be read ({error})", where=path, hint=fetch_again) from error
     found = hashlib.sha256(content).hexdigest()
     if found != SHA256[data][name]:
         raise DataError(
-            f"{path}: damaged, or another data set: its SHA-256 is {found}, that of {data} is {SHA256[data][name]}. "
-            f"{fetch_again}"
+            f"damaged, or another data set: its SHA-256 is {found}",
+            where=path,
+            expected=f"that of {data} is {SHA256[data][name]}",
+            hint=fetch_again,
         )
     return content
+
+
+def _fetch_command(data: str, root: Path) -> str:
+    return f"loihi-convert data {data} --data-root {shlex.quote(str(root))}"
 
 
 def _digits() -> Dataset:

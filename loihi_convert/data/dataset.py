@@ -1,4 +1,4 @@
-"""Images with or without labels, and how a data set is split."""
+"""Images with or without labels, and the splits of a data set."""
 
 from __future__ import annotations
 
@@ -32,13 +32,15 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4:
-            raise DataError(f"images: found {described(self.images)}; they must be uint8 (N, C, H, W).")
+            raise DataError(f"found {described(self.images)}", where="images", expected="must be uint8 (N, C, H, W)")
         object.__setattr__(self, "images", _read_only(self.images))
         if self.labels is None:
             return
         if self.labels.dtype != np.int64 or self.labels.shape != self.images.shape[:1]:
             raise DataError(
-                f"labels: found {described(self.labels)}; they must be int64 ({len(self.images)},), one per image."
+                f"found {described(self.labels)}",
+                where="labels",
+                expected=f"must be int64 ({len(self.images)},), one per image",
             )
         object.__setattr__(self, "labels", _read_only(self.labels))
 
@@ -53,12 +55,17 @@ class Dataset:
     def known_labels(self) -> NDArray[np.int64]:
         """The labels, int64 ``(N,)``; a `DataError` where they are not known."""
         if self.labels is None:
-            raise DataError("labels: these images have none; training and accuracy need a label for each.")
+            raise DataError(
+                "found images without labels",
+                where="labels",
+                hint="Training and accuracy need a label for each image: use class folders, or the array labels of an "
+                ".npz file.",
+            )
         return self.labels
 
 
 class HeldOut(NamedTuple):
-    """Images that may choose a setting of a run, because they are not run, and the split they are from."""
+    """Images that may choose a setting of a run, because they are not part of it, and the split they come from."""
 
     split: HeldOutSplit
     images: Dataset
@@ -66,21 +73,23 @@ class HeldOut(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class DataSplits:
-    """A data set as the commands take it.
+    """A data set, split by use.
 
-    ``train`` is for `train`, ``calibration`` for `export`, ``test`` for `run`, and ``validation`` for whatever is
-    chosen or looked at before: in `train`, `check`, `diagnose` and early exit.
+    ``train`` trains a CNN, ``calibration`` sets thresholds, ``test`` gives the accuracy, and ``validation`` serves the
+    choices made before: an early-exit margin, what `diagnose` advises.
 
     In a benchmark set ``train``, ``validation`` and ``test`` are disjoint, and ``calibration`` is part of ``train``. A
-    user's own images are not split: ``validation`` is empty, all of them are run, and they calibrate, too, unless
-    others are given for that.
+    user's own images are not split: ``validation`` is empty, and ``calibration`` and ``test`` are all images, unless
+    others are given for calibration.
 
     Parameters
     ----------
     name
-        Of the data set, or of the file or folder.
+        The name of the data set, file or folder.
     classes
         The name of each class; empty where they are not known.
+    notes
+        What a user should know of how the images were read: sentences.
     """
 
     name: str
@@ -89,6 +98,7 @@ class DataSplits:
     validation: Dataset
     calibration: Dataset
     test: Dataset
+    notes: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -98,8 +108,8 @@ class DataSplits:
 
     @property
     def held_out(self) -> HeldOut | None:
-        """The validation images; without any, the calibration images that are no test images, pixel by pixel; None
-        where nothing is left."""
+        """The validation images; if there are none, the calibration images that differ from every test image; None if
+        nothing is left."""
         if len(self.validation):
             return HeldOut("validation", self.validation)
         test = {image.tobytes() for image in self.test.images}
@@ -113,12 +123,12 @@ class DataSplits:
         ----------
         choice
             ``"split"``: the calibration split. ``"all"``: every image that is neither validation nor test. A whole
-            number: so many of the split, the first ones.
+            number N: the first N images of the split.
 
         Raises
         ------
         UsageError
-            For any other choice, or more images than there are.
+            For any other choice, or more images than the split has.
         """
         if choice == "all":
             return self.train.images
@@ -126,12 +136,16 @@ class DataSplits:
             return self.calibration.images
         most = len(self.calibration)
         if not (choice.isascii() and choice.isdecimal() and 1 <= int(choice) <= most):
-            raise UsageError(f"--calibration {choice}: allowed are split, all, or 1..{most:,} images of the split.")
+            raise UsageError(
+                f"found {choice!r}",
+                where="calibration",
+                expected=f"must be split, all, or a number of images, 1..{most}",
+            )
         return self.calibration.images[: int(choice)]
 
 
 def split(dataset: Dataset, count: int) -> tuple[Dataset, Dataset]:
-    """Return ``count`` random images with the class shares of the whole, and the others, both in their old order.
+    """Return ``count`` random images with the class shares of the whole, and the rest, both in their old order.
 
     Each class gets its share rounded down; the images still missing go to the largest remainders (lower class first).
     NumPy promises that the stream of `RandomState` never changes, so the split is the same on every version.

@@ -1,0 +1,126 @@
+"""Which output of a network the images of a class folder belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
+
+from loihi_convert.errors import DataError, UsageError
+
+ClassMap: TypeAlias = Mapping[str, str | int] | Literal["sorted"]
+"""Folder to class, by the class's name or number: ``{"zero": 0, "one": 1}``. ``"sorted"``: the order of torchvision's
+``ImageFolder``, in which names are sorted as text, so that ``10`` comes before ``2``."""
+
+
+class ClassFolders(NamedTuple):
+    """The class of each folder.
+
+    Attributes
+    ----------
+    labels
+        The output of each folder, in the order given.
+    classes
+        The name of each output; empty if they are not known.
+    note
+        The mapping in words.
+    """
+
+    labels: tuple[int, ...]
+    classes: tuple[str, ...]
+    note: str
+
+
+def classes_of_folders(
+    folder: Path, names: Sequence[str], classes: Sequence[str], class_map: ClassMap | None = None
+) -> ClassFolders:
+    """Return the output that each class folder belongs to.
+
+    ==========================================  ======================================================================
+    network's classes                           output of a folder
+    ==========================================  ======================================================================
+    have names, and the folders have the same   that of the name; folders may be missing
+    are not known                               the position among the sorted folders, as in ``ImageFolder``
+    are numbers 0, 1, ... and the folders, too  the number; but if all of more than ten are there, the position among
+                                                the sorted folders, as in ``ImageFolder``, where 10 comes before 2
+    any other                                   must be given by ``class_map``
+    ==========================================  ======================================================================
+
+    Parameters
+    ----------
+    folder
+        What holds the class folders; for errors.
+    names
+        The sorted names of the class folders.
+    classes
+        The names of the network's classes, in the order of its outputs; empty if they are not known.
+    class_map
+        Overrules the table.
+
+    Raises
+    ------
+    UsageError
+        If ``class_map`` does not name every folder, or names an unknown class.
+    DataError
+        If the table has no class for a folder.
+    """
+    known = tuple(classes)
+    if class_map is not None and class_map != "sorted":
+        labels = tuple(_mapped(name, known, class_map) for name in names)
+        if strangers := [name for name in class_map if name not in names]:
+            raise UsageError(
+                f"found {strangers[0]!r}", where="class_map", expected=f"must name folders of {folder}: {_some(names)}"
+            )
+        return ClassFolders(labels, known, _note("as given", names, labels, known))
+    are_numbers = known == tuple(map(str, range(len(known))))
+    is_image_folder = are_numbers and len(names) == len(known) > 10 and set(names) == set(known)
+    if class_map is None and known and not is_image_folder:
+        if stranger := next((name for name in names if name not in known), None):
+            raise _unknown(folder, stranger, known)
+        labels = tuple(map(known.index, names))
+        return ClassFolders(labels, known, _note("by name", names, labels, known))
+    if known and len(names) != len(known):
+        raise UsageError(
+            f"found {len(names)} class folders for {len(known)} classes",
+            where="class_map",
+            expected="must name the class of each folder, unless there is a folder for each class",
+        )
+    order = tuple(range(len(names)))
+    titles = known if known and not are_numbers else tuple(names)
+    return ClassFolders(order, titles, _note("in sorted order, as in ImageFolder", names, order, known))
+
+
+def _unknown(folder: Path, stranger: str, classes: Sequence[str]) -> DataError:
+    return DataError(
+        f"the folder {stranger} is not a class of the network",
+        where=folder,
+        expected=f"must be one of {_some(classes)}",
+        hint=f"Rename the folders, or map them with `class_map='{stranger}={classes[0]},...'`; "
+        "`class_map='sorted'` numbers the sorted folders from 0, as torchvision's ImageFolder does.",
+    )
+
+
+def _mapped(name: str, classes: tuple[str, ...], class_map: Mapping[str, str | int]) -> int:
+    if name not in class_map:
+        raise UsageError(f"does not name the folder {name}", where="class_map", expected="must name every class folder")
+    wanted = str(class_map[name])
+    if wanted in classes:
+        return classes.index(wanted)
+    if wanted.isascii() and wanted.isdecimal() and (not classes or int(wanted) < len(classes)):
+        return int(wanted)
+    allowed = f"one of {_some(classes)}, or a number below {len(classes)}" if classes else "a number from 0"
+    raise UsageError(f"found {name}={wanted}", where="class_map", expected=f"the class must be {allowed}")
+
+
+def _note(how: str, names: Sequence[str], labels: Sequence[int], classes: Sequence[str]) -> str:
+    pairs = [
+        f"{name} -> {label}" + (f" ({classes[label]})" if classes and classes[label] not in (name, str(label)) else "")
+        for name, label in zip(names, labels, strict=True)
+    ]
+    return f"class folders are outputs of the network, {how}: {_some(pairs)}"
+
+
+def _some(texts: Sequence[str], most: int = 12) -> str:
+    """The first of ``texts``, and how many are left out."""
+    left = f", and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + left
