@@ -95,7 +95,7 @@ def test_every_kind_of_error_has_its_exit_code() -> None:
             "error: --exit-tolerance 101.0: allowed",
         ),
         (["run", "absent.net"], 3, "error: absent.net: no such file"),
-        (["train", "--data", "imagenet"], 2, "error: data: 'imagenet' is no data set; choose one of digits, mnist"),
+        (["train", "--data", "minst"], 2, "error: data: found 'minst'; must be one of digits, mnist"),
         (["train", "--architecture", "resnet"], 2, "error: architecture: 'resnet' is not known"),
         (["train", "--epochs", "0"], 2, "error: recipe: epochs is 0"),
         (["train", "--recipe", "fast"], 2, "error: --recipe fast: not known; choose one of best, paper"),
@@ -323,16 +323,34 @@ def test_own_images_calibrate(invoke: Invoke, model: Path, own_images: Path) -> 
     assert netx.read(Path("a.net")).provenance["balance"] == netx.read(Path("b.net")).provenance["balance"]
 
 
+def test_class_folders_of_other_names_are_mapped_by_the_user(invoke: Invoke, model: Path, own_images: Path) -> None:
+    invoke("export", model, "-T", 2, "-o", "m.net")
+    named = invoke("run", "m.net", "--data", "./folders", "--json", "-o", "named")
+    Path("folders").rename("words")
+    for number, word in ((3, "three"), (7, "seven")):
+        Path(f"words/{number}").rename(f"words/{word}")
+    refused = invoke("run", "m.net", "--data", "./words")
+    assert (refused.code, refused.out) == (3, "")
+    assert "the folder seven is not a class of the network" in refused.err
+    mapped = invoke("run", "m.net", "--data", "./words", "--class-map", "three=3,seven=7", "--json", "-o", "mapped")
+    assert "seven -> 7, three -> 3" in mapped.err
+    assert json.loads(mapped.out)["m"]["points"] == json.loads(named.out)["m"]["points"]
+    for text in ("three", "three=3,three=7", "three=", "=3", "three=3,,seven=7"):
+        done = invoke("run", "m.net", "--data", "./words", "--class-map", text)
+        assert done.code == 2
+        assert repr(text) in done.err
+
+
 def test_own_images_that_do_not_fit(invoke: Invoke, model: Path, own_images: Path) -> None:
     invoke("export", model, "-T", 2, "-o", "e.net", "--data", "own.npz")
     for words in (("run", "e.net"), ("export", model, "-o", "f.net")):
         done = invoke(*words, "--data", "wide.npz")
         assert (done.code, done.out) == (3, "")
-        assert "images: found uint8 of shape (2, 1, 8, 10); the network takes uint8 of shape (N, 1, 8, 8)" in done.err
+        assert "error: wide.npz: images: found uint8 (2, 8, 10); must be (N, 1, 8, 8)." in done.err
     assert not Path("f.net").exists()
     done = invoke("run", "e.net", "--data", "absent/folder")
     assert done.code == 3
-    assert "error: absent/folder: no such file or folder. Give a folder of images or an .npz file." in done.err
+    assert "error: absent/folder: no such file or folder; must be a folder of images or an .npz file." in done.err
     done = invoke("train", "--data", "own.npz")
     assert done.code == 2
     assert "error: train: own.npz is not split into training and validation images" in done.err
@@ -574,7 +592,7 @@ def test_diagnose_on_own_images(invoke: Invoke, model: Path, own_images: Path) -
     assert "accuracy" not in done.out
     done = invoke("diagnose", model, "own.net", "--data", "wide.npz")
     assert (done.code, done.out) == (3, "")
-    assert "images: found uint8 of shape (2, 1, 8, 10); the network takes uint8 of shape (N, 1, 8, 8)" in done.err
+    assert "wide.npz: images: found uint8 (2, 8, 10); must be (N, 1, 8, 8)." in done.err
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def _images(candidate: LoadedFile, count: int | None, data: str | None, data_roo
     try:
         if wanted is None:
             raise UsageError(f"{candidate.path}: does not say what data it was made from; pass --data.")
-        splits = load_data(str(wanted), data_root, classes=candidate.recorded.get("classes", ()))
+        splits = load_data(str(wanted), data_root, input_shape=candidate.network.input_shape)
     except (DataError, UsageError) as error:
         if count is not None or data is not None:
             raise

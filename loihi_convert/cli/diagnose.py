@@ -10,12 +10,14 @@ import typer
 from loihi_convert.cli.console import diagnosed_json, log, say_diagnosed, say_json
 from loihi_convert.cli.options import (
     ArchOption,
+    ClassMapOption,
     DataOption,
     DataRootOption,
     DeviceOption,
     JsonOption,
     LavaLayoutOption,
     LavaPythonOption,
+    parse_class_map,
 )
 from loihi_convert.errors import UsageError
 from loihi_convert.memory import require_memory
@@ -40,6 +42,7 @@ def diagnose(
     arch: ArchOption = None,
     data: DataOption = None,
     data_root: DataRootOption = None,
+    class_map: ClassMapOption = None,
     lava_python: LavaPythonOption = None,
     lava_layout: LavaLayoutOption = None,
     device: DeviceOption = "auto",
@@ -54,10 +57,19 @@ def diagnose(
     from loihi_convert.simulation.gpu import chosen_device
 
     chosen = chosen_device(device)
-    source = netx.read(file).provenance.get("model", {})
+    network = netx.read(file)
+    source = network.provenance.get("model", {})
     if data is None and source.get("data") is None:
         raise UsageError(f"{file}: does not say what data it was made from; pass --data.")
-    splits = load_data(data or str(source["data"]), data_root, classes=source.get("classes", ()))
+    splits = load_data(
+        data or str(source["data"]),
+        data_root,
+        classes=source.get("classes", ()),
+        class_map=parse_class_map(class_map),
+        input_shape=network.input_shape,
+    )
+    for note in splits.notes:
+        log(note)
     # A user's own images are not split.
     known, kind = (splits.validation, "validation") if len(splits.validation) else (splits.test, "own")
     count = min(DIAGNOSED_IMAGES, len(known)) if images is None else images

@@ -7,9 +7,10 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from loihi_convert.cli.console import exported_json, say_exported, say_json
+from loihi_convert.cli.console import exported_json, log, say_exported, say_json
 from loihi_convert.cli.options import (
     ArchOption,
+    ClassMapOption,
     DataOption,
     DataRootOption,
     DeviceOption,
@@ -17,6 +18,7 @@ from loihi_convert.cli.options import (
     MeanOption,
     OverwriteOption,
     StdOption,
+    parse_class_map,
     parse_class_names,
     parse_numbers,
     parse_shape,
@@ -120,6 +122,7 @@ def export(
     ] = None,
     data: DataOption = None,
     data_root: DataRootOption = None,
+    class_map: ClassMapOption = None,
     calibration: Annotated[
         str,
         typer.Option(
@@ -154,7 +157,16 @@ def export(
         raise UsageError(f"{model}: a state dict does not say what it was trained on; pass --data.")
     normalization = {"mean": parse_numbers("--mean", mean), "std": parse_numbers("--std", std)}
     shape, names = parse_shape(input_shape), parse_class_names(classes)
-    splits = load_data(data or load(model).data, data_root, classes=names or ())
+    trained = load(model) if arch is None else None
+    splits = load_data(
+        data or (trained.data if trained else ""),
+        data_root,
+        classes=names or (trained.classes if trained else ()),
+        class_map=parse_class_map(class_map),
+        input_shape=trained.input_shape if trained else shape,
+    )
+    for note in splits.notes:
+        log(note)
     if shape not in (None, splits.input_shape):
         raise UsageError(f"--input-shape {input_shape}: the images of {splits.name} have {splits.input_shape}.")
     if arch is not None:

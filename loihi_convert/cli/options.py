@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from loihi_convert.errors import UsageError
+
+if TYPE_CHECKING:
+    from loihi_convert.data import ClassMap
 
 DataOption = Annotated[
     str | None,
@@ -21,6 +24,16 @@ DataRootOption = Annotated[
     Path | None,
     typer.Option(
         "--data-root", help="Folder that holds the data sets; default: LOIHI_CONVERT_DATA, or ~/.cache/loihi-convert."
+    ),
+]
+ClassMapOption = Annotated[
+    str | None,
+    typer.Option(
+        "--class-map",
+        metavar="FOLDER=CLASS,...",
+        help="Class of each class folder, by name or number: zero=0,one=1. sorted: the sorted folders are 0, 1, ..., "
+        "as in torchvision's ImageFolder. Default: folders are named after the classes.",
+        show_default=False,
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
@@ -119,3 +132,19 @@ def parse_class_names(text: str | None) -> tuple[str, ...] | None:
     if len(names) < 2 or not all(names) or len(set(names)) < len(names):
         raise UsageError(f"--classes {text}: allowed is their number from 2, or their names, each once: cat,dog,bird.")
     return names
+
+
+def parse_class_map(text: str | None) -> ClassMap | None:
+    """Return the class of each folder, by name or number, or ``"sorted"``."""
+    if text is None:
+        return None
+    if text == "sorted":
+        return "sorted"
+    pairs = [part.rpartition("=")[::2] for part in text.split(",")]
+    if not all(folder and name for folder, name in pairs) or len(dict(pairs)) < len(pairs):
+        raise UsageError(
+            f"found {text!r}",
+            where="class_map",
+            expected="must be sorted, or folder=class pairs with each folder once, as in zero=0,one=1",
+        )
+    return dict(pairs)

@@ -16,6 +16,7 @@ from loihi_convert.cli.golden import check_golden
 from loihi_convert.cli.options import (
     ArchOption,
     BoardOption,
+    ClassMapOption,
     DataOption,
     DataRootOption,
     DeviceOption,
@@ -25,6 +26,7 @@ from loihi_convert.cli.options import (
     LoihiGenOption,
     OverwriteOption,
     PartitionOption,
+    parse_class_map,
     parse_numbers,
 )
 from loihi_convert.errors import InputError, UsageError
@@ -107,6 +109,7 @@ def run(
     ] = False,
     data: DataOption = None,
     data_root: DataRootOption = None,
+    class_map: ClassMapOption = None,
     lava_python: LavaPythonOption = None,
     lava_layout: LavaLayoutOption = None,
     neuron: Annotated[
@@ -176,7 +179,15 @@ def run(
         raise UsageError(f"{paths[0]}: does not say what data it was made from; pass --data.")
     if data not in DATASETS and not isinstance(network, CubaNetwork):
         _require_like_first(paths, source, ("data", "classes") if data is None else ("classes",))
-    splits = load_data(data or str(source["data"]), data_root, classes=source.get("classes", ()))
+    splits = load_data(
+        data or str(source["data"]),
+        data_root,
+        classes=source.get("classes", ()),
+        class_map=parse_class_map(class_map),
+        input_shape=network.input_shape,
+    )
+    for note in splits.notes:
+        log(note)
     count = _image_count(images, backend, splits)
     if isinstance(network, CubaNetwork):
         refuse_for_external(

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from loihi_convert.arrays import Shape
 from loihi_convert.data.benchmarks import DATASETS, did_you_mean, load_benchmark
 from loihi_convert.data.class_folders import ClassMap
 from loihi_convert.data.dataset import Dataset, DataSplits, HeldOut
@@ -33,7 +34,7 @@ def load_data(
     *,
     classes: Sequence[str] = (),
     class_map: ClassMap | None = None,
-    input_shape: tuple[int, int, int] | None = None,
+    input_shape: Shape | None = None,
 ) -> DataSplits:
     """Return the data set of that name, or the images at that path.
 
@@ -49,7 +50,7 @@ def load_data(
     class_map
         The class of each class folder; default: as in `class_folders.classes_of_folders`.
     input_shape
-        ``(C, H, W)`` of the network, if it is known: a user's own images of another shape are refused.
+        Of the network, if it is known: where it is ``(C, H, W)``, a user's own images of another shape are refused.
 
     Raises
     ------
@@ -58,15 +59,16 @@ def load_data(
     DataError
         If a file is missing or damaged, or the images cannot be used.
     """
+    shape = (input_shape[0], input_shape[1], input_shape[2]) if input_shape and len(input_shape) == 3 else None
     path = Path(data)
     is_benchmark = isinstance(data, str) and data in DATASETS
     if not is_benchmark and path.is_dir():
-        return load_image_folder(path, classes, class_map=class_map, input_shape=input_shape)
+        return load_image_folder(path, classes, class_map=class_map, input_shape=shape)
     require_class_folders(data, class_map)
     if is_benchmark:
         return load_benchmark(str(data), default_root() if root is None else root)
     if path.suffix == ".npz" and path.exists():
-        return load_npz(path, classes, input_shape=input_shape)
+        return load_npz(path, classes, input_shape=shape)
     own = "a folder of images or an .npz file"
     if path.exists():
         raise DataError("found a file of another kind", where=path, expected=f"must be {own}")
