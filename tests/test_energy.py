@@ -14,7 +14,7 @@ from test_evaluate import full_evaluation, small_network, small_run
 from loihi_convert.chip.energy import BOUNDARY, CONSTANTS, POISSON_BOUNDARY, Constant, Estimate, energy, estimate
 from loihi_convert.metrics.evaluation import Evaluation, evaluate
 from loihi_convert.report.formats import quantity, quantity_range
-from loihi_convert.report.terminal_tables import energy_table
+from loihi_convert.report.run_tables import energy_table
 
 
 def in_picojoules(joules: tuple[float, float]) -> list[float]:
@@ -169,7 +169,7 @@ def test_ranges() -> None:
 def rows(evaluations: list[tuple[str, Evaluation]]) -> list[list[str]]:
     table = energy_table(evaluations)
     assert table is not None
-    return [list(map(str, row)) for row in zip(*(column.cells for column in table.columns), strict=True)]
+    return list(map(list, table.rows))
 
 
 def test_the_table_of_one_file_has_a_row_per_t_and_of_several_one_each() -> None:

@@ -74,20 +74,20 @@ def test_the_figures_of_one_run(tmp_path: Path) -> None:
         line = next(line for line in text.splitlines() if line.startswith(f"| {row['timesteps']} | "))
         interval = f"{100 * float(row['accuracy_low']):.2f}-{100 * float(row['accuracy_high']):.2f}"
         loss = f"{float(row['conversion_loss_points']):.2f}"
-        assert line.split(" | ")[2:6] == [accuracy, interval, "99.50", loss]
+        assert line.split(" | ")[2:3] + line.split(" | ")[4:7] == ["99.50", accuracy, interval, loss]
     card = page.within("article")
-    assert card[:4] == ["model", "mnist, 200 images", "99.50 %", "right at T = 4"]
+    assert card[:4] == ["model", "mnist, 200 images", "99.50 %", "accuracy at T = 4"]
     assert dict(zip(card[4::2], card[5::2], strict=True)) == {
         "95 % interval": "97.22-99.91",
         "CNN": "99.50 %",
         "conversion loss": "0.00 points",
-        "in real numbers": "100.00 %",
+        "float SNN": "100.00 %",
         "synaptic operations an image": "24.0",
         "spikes an image": "8.0",
-        "early exit": "average T 2.00, 75.00 % right",
+        "early exit": "average T 2.00, accuracy 75.00 %",
     }
-    early = next(line for line in text.splitlines() if line.startswith("| model | 4 | 5 |"))
-    assert early.split(" | ")[3:7] == ["2.00", "2, 2", "99.50", "75.00"]
+    early = next(line for line in text.splitlines() if line.startswith("| 4 | 5 |"))
+    assert early.split(" | ")[2:6] == ["2.00", "2, 2", "99.50", "75.00"]
     assert "some.net" in page.within("th")
     assert run_folder.sha256(tmp_path / "some.net") in page.within("td")
     assert "loihi-convert run" in page.within("dd")
@@ -175,7 +175,7 @@ def test_without_labels(tmp_path: Path) -> None:
     runs = (entry([20, 198], labels=None), entry([20, 198], name="alone", labels=None, has_cnn=False, has_float=False))
     page, text = write(tmp_path, write_runs(tmp_path, *runs, labels=None))
     card = page.within("article")
-    assert card[:4] == ["model", "mnist, 200 images", "99.00 %", "the CNN's class at T = 2; no labels"]
+    assert card[:4] == ["model", "mnist, 200 images", "99.00 %", "same class as the CNN at T = 2; no labels"]
     assert "no labels, no CNN; T = 2" in card
     assert "Confusion" not in page.within("h2")
     assert "ours:" not in text

@@ -9,13 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from rich.table import Table
 from support.evaluations import entry
 
 from loihi_convert.conversion.quantization_report import LayerReport, QuantizationReport
 from loihi_convert.metrics.diagnosis import Diagnosis, DiagnosisStep, LayerError, LayerLoss
-from loihi_convert.report import formats, terminal_tables
+from loihi_convert.report import formats
+from loihi_convert.report.conversion_tables import quantization_table
+from loihi_convert.report.diagnosis_tables import cause_table, divergence_table
 from loihi_convert.report.figure import accuracy_figure
+from loihi_convert.report.run_tables import accuracy_table, early_exit_table, layer_table, per_t_table
+from loihi_convert.report.table import Table
 from loihi_convert.simulation.intermediate import Cause
 
 
@@ -28,12 +31,12 @@ def printed(table: Table) -> str:
 
 
 def rows(table: Table) -> list[list[str]]:
-    return [list(map(str, row)) for row in zip(*(column.cells for column in table.columns), strict=True)]
+    return list(map(list, table.rows))
 
 
 def test_accuracy_table() -> None:
     evaluation = entry([20, 150, 190, 199]).evaluation
-    table = terminal_tables.accuracy_table(evaluation)
+    table = accuracy_table(evaluation)
     # Images 198 and 199 have labels 0 and 1; the CNN says 0: 199 of 200 right. SynOps: 6 a step.
     assert rows(table) == [
         ["1", "3", "99.50", "10.50", "10.00", "6.57-14.94", "89.50", "10.00", "2.0", "6.0"],
@@ -49,19 +52,19 @@ def test_accuracy_table() -> None:
 
 def test_accuracy_table_leaves_out_what_is_unknown() -> None:
     evaluation = entry([20, 150], labels=None, has_cnn=False, has_float=False).evaluation
-    headers = [column.header for column in terminal_tables.accuracy_table(evaluation).columns]
-    assert headers == ["T", "T +\ndepth", "spikes\n/image", "SynOps\n/image"]
+    headers = accuracy_table(evaluation).headers
+    assert headers == ("T", "T +\ndepth", "spikes\n/image", "SynOps\n/image")
 
 
 def test_accuracy_table_names_saturation() -> None:
     evaluation = entry([20, 150])[1].model_copy(update={"saturated_images": 7})
-    text = " ".join(printed(terminal_tables.accuracy_table(evaluation)).split())
+    text = " ".join(printed(accuracy_table(evaluation)).split())
     assert "7 images reached an output potential of ±131071, the end of Loihi's range" in text
 
 
 def test_layer_table() -> None:
     evaluation = entry([20, 150, 190, 199]).evaluation
-    table = terminal_tables.layer_table(evaluation)
+    table = layer_table(evaluation)
     # 2 of 4 neurons spike at each step; 8 spikes in 4 steps reach 3 synapses each.
     assert rows(table) == [["first.conv", "4", "50.00", "", "4"], ["classes", "3", "", "24", "12"]]
     assert "at T = 4; SynOps" in printed(table)
@@ -73,13 +76,11 @@ def test_a_spiking_readout_has_a_firing_rate_and_nothing_behind_it() -> None:
         update={"firing_rate": (0.5, 0.25), "synaptic_operations_per_layer": (24.0, 0.0)}
     )
     spiking = evaluation.model_copy(update={"readout": "spikes", "points": (point,)})
-    assert rows(terminal_tables.layer_table(spiking)) == [
+    assert rows(layer_table(spiking)) == [
         ["first.conv", "4", "50.00", "", "4"],
         ["classes", "3", "25.00", "24", "12"],
     ]
-    assert "anytime readout: spike counts after each step" in " ".join(
-        printed(terminal_tables.accuracy_table(spiking)).split()
-    )
+    assert "anytime readout: spike counts after each step" in " ".join(printed(accuracy_table(spiking)).split())
 
 
 def test_per_t_table_reads_each_file_at_its_own_timesteps() -> None:
@@ -87,7 +88,7 @@ def test_per_t_table_reads_each_file_at_its_own_timesteps() -> None:
         entry([180, 1, 2, 3], name="model-T1", balanced=1)[:2],
         entry([1, 2, 3, 196], name="model-T4", balanced=4)[:2],
     ]
-    table = terminal_tables.per_t_table(files)
+    table = per_t_table(files)
     assert [(row[0], row[1], row[5]) for row in rows(table)] == [("model-T1", "1", "90.00"), ("model-T4", "4", "98.00")]
     text = printed(table)
     assert "one file per T" in text
@@ -98,8 +99,8 @@ def test_per_t_table_reads_each_file_at_its_own_timesteps() -> None:
 def test_per_t_table_of_a_run_that_ended_earlier_says_so() -> None:
     whole, short = entry([1, 2, 3, 196], name="whole")[:2], entry([1, 180], name="short")[:2]
     said = "the T its thresholds are balanced for, or the last T of its run"
-    assert said in " ".join(printed(terminal_tables.per_t_table([whole, short])).split())
-    assert "or the last T" not in printed(terminal_tables.per_t_table([whole, whole]))
+    assert said in " ".join(printed(per_t_table([whole, short])).split())
+    assert "or the last T" not in printed(per_t_table([whole, whole]))
     figure = accuracy_figure([whole, short], "several")
     assert figure is not None
     assert said in figure.axes[0].get_title(loc="left")
@@ -108,7 +109,7 @@ def test_per_t_table_of_a_run_that_ended_earlier_says_so() -> None:
 def test_early_exit_table() -> None:
     """A lead of 4, then 7: every image stops after step 2 of 3, where 150 are right; 6 SynOps a step."""
     evaluation = entry([20, 150, 190], exit_leads=[4, 7, 9])[1]
-    table = terminal_tables.early_exit_table([("model", evaluation)])
+    table = early_exit_table([("model", evaluation)])
     assert table is not None
     # 40 images change their class after step 2.
     assert rows(table) == [["3", "5", "2.00", "2, 2", "95.00", "75.00", "68.57-80.49", "80.00", "33.33"]]
@@ -123,14 +124,14 @@ def test_early_exit_table_of_several_files_has_a_row_for_each_that_knows() -> No
         entry([20, 150], name="model-T2", balanced=2, exit_leads=[7, 9])[:2],
         entry([20, 150, 190], name="model-T3", balanced=3, labels=None, exit_leads=[4, 7, 9])[:2],
     ]
-    table = terminal_tables.early_exit_table(files)
+    table = early_exit_table(files)
     assert table is not None
     assert [(row[0], row[3], row[5]) for row in rows(table)] == [
         ("model-T2", "1.00", "75.00"),
         ("model-T3", "2.00", ""),
     ]
     assert "\N{HORIZONTAL ELLIPSIS}" not in printed(table)
-    assert terminal_tables.early_exit_table(files[:1]) is None
+    assert early_exit_table(files[:1]) is None
 
 
 def test_early_exit_table_without_labels_to_choose_by() -> None:
@@ -138,7 +139,7 @@ def test_early_exit_table_without_labels_to_choose_by() -> None:
     assert evaluation.early_exit is not None
     choice = evaluation.early_exit.choice.model_copy(update={"by_labels": False, "split": "calibration"})
     early_exit = evaluation.early_exit.model_copy(update={"choice": choice})
-    table = terminal_tables.early_exit_table([("model", evaluation.model_copy(update={"early_exit": early_exit}))])
+    table = early_exit_table([("model", evaluation.model_copy(update={"early_exit": early_exit}))])
     assert table is not None
     text = " ".join(printed(table).split())
     assert "costs at most 0.1 % of the classes after T on 2,000 calibration images" in text
@@ -146,7 +147,7 @@ def test_early_exit_table_without_labels_to_choose_by() -> None:
 
 def test_names_with_markup_are_printed_as_they_are() -> None:
     evaluation = entry([20])[1]
-    assert "[red]x" in printed(terminal_tables.per_t_table([("[red]x", evaluation)]))
+    assert "[red]x" in printed(per_t_table([("[red]x", evaluation)]))
 
 
 def test_account_table() -> None:
@@ -160,10 +161,10 @@ def test_account_table() -> None:
         timesteps=64,
         max_timesteps=1234,
     )
-    table = terminal_tables.quantization_table(account)
+    table = quantization_table(account)
     headers = ["layer", "weight bits\nleast..most", "weights\noff by", "thresholds", "dead\nchannels"]
     headers += ["images clipped\nlow / high"]
-    assert [column.header for column in table.columns] == headers
+    assert list(table.headers) == headers
     # Bits and thresholds are one number where all channels have the same; what only integrates has no thresholds.
     assert rows(table) == [
         ["conv[1]", "5..8", "0.61 %", "900..1100", "2", "1,200 / 3"],
@@ -186,8 +187,8 @@ def test_account_table_of_a_chip() -> None:
         LayerReport("classes", (8, 8, 8), 0.012, None, (), 2, 0, is_proven=False),
     )
     account = QuantizationReport(layers, image_count=5000, timesteps=4, max_timesteps=4, target="loihi2", pixel_bits=6)
-    table = terminal_tables.quantization_table(account)
-    assert [str(column.header).split("\n")[0] for column in table.columns][4:] == [
+    table = quantization_table(account)
+    assert [header.split("\n")[0] for header in table.headers[4:]] == [
         "thresholds",
         "dead",
         "images wrapped",
@@ -255,7 +256,7 @@ def diagnosis(measure: Literal["accuracy", "agreement"]) -> Diagnosis:
 
 
 def test_stage_table() -> None:
-    table = terminal_tables.stage_table(diagnosis("accuracy"))
+    table = cause_table(diagnosis("accuracy"))
     assert rows(table) == [
         ["(the CNN)", "95.00", "95.00", "", ""],
         ["clipping at the thresholds", "95.00", "95.00", "0.00", "1.000"],
@@ -264,13 +265,13 @@ def test_stage_table() -> None:
         ["in all", "", "", "15.00", ""],
     ]
     assert "\N{HORIZONTAL ELLIPSIS}" not in printed(table)
-    without_labels = rows(terminal_tables.stage_table(diagnosis("agreement")))
+    without_labels = rows(cause_table(diagnosis("agreement")))
     assert without_labels[2] == ["rounding to T + 1 spike counts", "75.00", "20.00", "0.800"]
     assert without_labels[-1] == ["in all", "", "15.00", ""]
 
 
 def test_divergence_table() -> None:
-    table = terminal_tables.divergence_table(diagnosis("accuracy"))
+    table = divergence_table(diagnosis("accuracy"))
     assert rows(table) == [
         ["conv[1]", "1.000", "0.800", "", "", "25.00", "10.00", "1.50", "12.50", "8"],
         ["fc", "1.000", "0.800", "", "", "25.00", "10.00", "", "", "8"],

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 from loihi_convert.errors import PlatformError, escape_control
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from loihi_convert.cnn.checkpoint import Checkpoint
     from loihi_convert.pipeline import CheckReport, DiagnosisReport, ExportResult, FileRun
+    from loihi_convert.report.table import Table
 
 
 def echo(text: str) -> None:
@@ -62,7 +61,7 @@ def say_tables(tables: Sequence[Table]) -> None:
 
 def say_exported(exported: Sequence[ExportResult]) -> None:
     """Print what was rounded, clipped and written, file by file."""
-    from loihi_convert.report.terminal_tables import quantization_table
+    from loihi_convert.report.conversion_tables import quantization_table
 
     for item in exported:
         say_tables([quantization_table(item.report)])
@@ -92,9 +91,9 @@ def exported_json(item: ExportResult) -> dict[str, Any]:
 def say_diagnosed(diagnosed: DiagnosisReport) -> None:
     """Print where the accuracy went, what to try, and what else to know."""
     from loihi_convert.metrics.advice import verdict
-    from loihi_convert.report.terminal_tables import divergence_table, stage_table
+    from loihi_convert.report.diagnosis_tables import cause_table, divergence_table
 
-    say_tables([stage_table(diagnosed.diagnosis), divergence_table(diagnosed.diagnosis)])
+    say_tables([cause_table(diagnosed.diagnosis), divergence_table(diagnosed.diagnosis)])
     echo(verdict(diagnosed.diagnosis))
     for sentence in diagnosed.advice:
         echo(f"- {sentence}")
@@ -116,7 +115,7 @@ def diagnosed_json(diagnosed: DiagnosisReport) -> dict[str, Any]:
 
 def say_checked(checked: CheckReport) -> None:
     """Print what each layer takes, then one line for each finding, the worst first, and a verdict."""
-    from loihi_convert.report.terminal_tables import resource_table
+    from loihi_convert.report.conversion_tables import resource_table
 
     if checked.chips is not None:
         say_tables([resource_table(checked.chips)])

@@ -52,15 +52,18 @@ def dry_run(
 
 
 def _say_plan(planned: ChipPlan) -> None:
-    from rich.table import Table
+    from loihi_convert.report.table import Table
 
-    table = Table(box=None, header_style="bold")
-    for name in ("layer", "Process", "shape", "parameters"):
-        table.add_column(name)
-    for process in planned.processes:
-        parameters = ", ".join(f"{name} {value}" for name, value in process.parameters.items())
-        table.add_row(process.layer, process.kind, "x".join(map(str, process.shape)), parameters)
-    say_tables([table])
+    rows = tuple(
+        (
+            process.layer,
+            process.kind,
+            "x".join(map(str, process.shape)),
+            ", ".join(f"{name} {value}" for name, value in process.parameters.items()),
+        )
+        for process in planned.processes
+    )
+    say_tables([Table("", ("layer", "Process", "shape", "parameters"), rows, text_columns=4)])
     timing = planned.timing
     echo(
         f"T = {timing.timesteps}, reset interval {planned.reset_interval}, {timing.interval} steps from image to "

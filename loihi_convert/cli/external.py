@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,10 +31,9 @@ def show_external(ran: ExternalRun, path: Path, *, as_json: bool) -> None:
 
         echo(results_json([(path.stem, ran.evaluation)]))
     else:
-        from loihi_convert.report.terminal_tables import accuracy_table, layer_table
+        from loihi_convert.report.run_tables import accuracy_table, layer_table
 
-        tables = [accuracy_table(ran.evaluation), layer_table(ran.evaluation)]
         read = {"potential": "potentials", "spikes": "spike counts"}[ran.evaluation.readout]
-        tables[0].caption = f"{read} of the last layer after each step of one run"
-        say_tables(tables)
+        caption = f"{read} of the last layer after each step of one run"
+        say_tables([replace(accuracy_table(ran.evaluation), caption=caption), layer_table(ran.evaluation)])
     log(f"wrote {ran.folder}/ ({', '.join(path.name for path in ran.files)})")

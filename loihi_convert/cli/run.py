@@ -304,7 +304,7 @@ def show_run(done: RunFolder, *, trace: bool, arch: str | None, as_json: bool) -
 
         echo(results_json(done.figures))
     else:
-        from loihi_convert.report.terminal_tables import (
+        from loihi_convert.report.run_tables import (
             accuracy_table,
             early_exit_table,
             energy_table,

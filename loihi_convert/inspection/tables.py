@@ -1,70 +1,70 @@
-"""`contents` and `differences` as tables for the terminal."""
+"""`contents` and `differences` as tables."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, Literal
+from dataclasses import replace
+from typing import Final
 
-from loihi_convert.inspection.contents import Contents, Numbers
+from loihi_convert.inspection.contents import Contents, LayerContents, Numbers
 from loihi_convert.inspection.differences import Difference
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-Row = dict[str, str | None]
-"""A row's cells by the header of their column; None where nothing is known."""
+from loihi_convert.report.table import Column, Table, table_of
 
 _BARS: Final = " ▁▂▃▄▅▆▇█"
-_RIGHT: Final = ("neurons", "synapses", "zero %", "groups", "differ", "by up to", "iDecay", "vDecay")
+_LAYER: Final = Column[LayerContents]("layer", lambda layer: f"{layer.index} {layer.type}", is_text=True)
+_STRUCTURE: Final = (
+    _LAYER,
+    Column[LayerContents]("name", lambda layer: layer.name, is_text=True),
+    Column[LayerContents]("shape", lambda layer: _times(layer.shape), is_text=True),
+    Column[LayerContents]("kernel", lambda layer: _times(layer.kernel), is_text=True),
+    Column[LayerContents]("pool", lambda layer: _times(layer.pool), is_text=True),
+    Column[LayerContents]("stride", lambda layer: _unless(layer.stride, 1), is_text=True),
+    Column[LayerContents]("pad", lambda layer: _unless(layer.padding, 0), is_text=True),
+    Column[LayerContents]("dilation", lambda layer: _unless(layer.dilation, 1), is_text=True),
+    Column[LayerContents]("groups", lambda layer: _unless(layer.groups, 1)),
+    Column[LayerContents]("neurons", lambda layer: f"{layer.neuron_count:,}" if layer.neuron_count else None),
+    Column[LayerContents](
+        "synapses", lambda layer: None if layer.synapse_count is None else f"{layer.synapse_count:,}"
+    ),
+)
+_NUMBERS: Final = (
+    _LAYER,
+    Column[LayerContents]("weights", lambda layer: _range(layer.weight), is_text=True),
+    Column[LayerContents]("histogram\nof weights", lambda layer: _bars(layer.weight), is_text=True),
+    Column[LayerContents]("zero %", lambda layer: _zeros(layer.weight), is_text=True),
+    Column[LayerContents]("biases", lambda layer: _range(layer.bias), is_text=True),
+    Column[LayerContents]("neuron", lambda layer: layer.neuron_type, is_text=True),
+    Column[LayerContents]("iDecay", lambda layer: _range(layer.i_decay), is_text=True),
+    Column[LayerContents]("vDecay", lambda layer: _range(layer.v_decay), is_text=True),
+    Column[LayerContents]("vThMant", lambda layer: _range(layer.threshold), is_text=True),
+    Column[LayerContents](
+        "histogram\nof vThMant",
+        lambda layer: _bars(layer.threshold) if layer.threshold is not None and layer.threshold.count > 1 else None,
+        is_text=True,
+    ),
+)
+_Stored = tuple[tuple[str, str], list[int]]
+_OTHERS: Final = (
+    Column[_Stored]("also stored", lambda row: row[0][0], is_text=True),
+    Column[_Stored]("value", lambda row: row[0][1], is_text=True),
+    Column[_Stored]("in layers", lambda row: ", ".join(map(str, row[1])), is_text=True),
+)
 
 
 def structure_table(contents: Contents) -> Table:
     """Return shapes, kernels and counts, one row per layer."""
-    rows: list[Row] = [
-        {
-            "layer": f"{layer.index} {layer.type}",
-            "name": layer.name,
-            "shape": _times(layer.shape),
-            "kernel": _times(layer.kernel),
-            "pool": _times(layer.pool),
-            "stride": _unless(layer.stride, 1),
-            "pad": _unless(layer.padding, 0),
-            "dilation": _unless(layer.dilation, 1),
-            "groups": _unless(layer.groups, 1),
-            "neurons": f"{layer.neuron_count:,}" if layer.neuron_count else None,
-            "synapses": None if layer.synapse_count is None else f"{layer.synapse_count:,}",
-        }
-        for layer in contents.layers
-    ]
-    table = _filled(rows)
-    if any(row["pool"] for row in rows):
-        table.caption = "pool: the average pooling that the kernel, as stored, holds written out"
-    return table
+    table = table_of(_STRUCTURE, contents.layers)
+    if "pool" not in table.headers:
+        return table
+    return replace(table, caption="pool: the average pooling that the stored kernel contains")
 
 
 def numbers_table(contents: Contents) -> Table:
     """Return weights, biases and neuron parameters with small histograms, one row per layer that has any."""
-    rows: list[Row] = [
-        {
-            "layer": f"{layer.index} {layer.type}",
-            "weights": _range(layer.weight),
-            "histogram\nof weights": _bars(layer.weight),
-            "zero %": _zeros(layer.weight),
-            "biases": _range(layer.bias),
-            "neuron": layer.neuron_type,
-            "iDecay": _range(layer.i_decay),
-            "vDecay": _range(layer.v_decay),
-            "vThMant": _range(layer.threshold),
-            "histogram\nof vThMant": None
-            if layer.threshold is None or layer.threshold.count == 1
-            else _bars(layer.threshold),
-        }
-        for layer in contents.layers
-        if layer.weight is not None or layer.threshold is not None
-    ]
-    table = _filled(rows)
-    table.caption = "histograms: from the least to the largest, the fullest bin is full height"
-    return table
+    rows = [layer for layer in contents.layers if layer.weight is not None or layer.threshold is not None]
+    return table_of(
+        _NUMBERS, rows, caption="histograms: from the least to the largest value; the fullest bin has full height"
+    )
 
 
 def others_table(contents: Contents) -> Table | None:
@@ -73,33 +73,26 @@ def others_table(contents: Contents) -> Table | None:
     for layer in contents.layers:
         for name, value in layer.others.items():
             found.setdefault((name, value), []).append(layer.index)
-    rows: list[Row] = [
-        {"also stored": name, "value": value, "in layers": ", ".join(map(str, layers))}
-        for (name, value), layers in sorted(found.items())
-    ]
-    return _filled(rows) if rows else None
+    return table_of(_OTHERS, sorted(found.items())) if found else None
 
 
 def difference_table(found: Sequence[Difference], names: tuple[str, str]) -> Table:
     """Return what differs, one row per dataset."""
     first, second = names
-    rows: list[Row] = [
-        {
-            "dataset": difference.place,
-            first: difference.first or "(absent)",
-            # Two files of the same name, in two folders.
-            second if second != first else f"{second} (2)": difference.second or "(absent)",
-            "differ": None if difference.count is None else f"{difference.differing_count:,} of {difference.count:,}",
-            "by up to": None if difference.largest_difference is None else f"{difference.largest_difference:.6g}",
-        }
-        for difference in found
+    columns: list[Column[Difference]] = [
+        Column("dataset", lambda item: item.place, is_text=True),
+        Column(first, lambda item: item.first or "(absent)", is_text=True),
+        # Two files of the same name, in two folders.
+        Column(second if second != first else f"{second} (2)", lambda item: item.second or "(absent)", is_text=True),
+        Column("differ", lambda item: None if item.count is None else f"{item.differing_count:,} of {item.count:,}"),
+        Column("by up to", lambda item: None if item.largest_difference is None else f"{item.largest_difference:.6g}"),
     ]
-    return _filled(rows)
+    return table_of(columns, found)
 
 
 def summary(contents: Contents) -> str:
     """Return the lines above the tables: what the file is, who wrote it, whether it runs."""
-    writer = "written by loihi-convert" if contents.written_by_us else "a netx file of other hands"
+    writer = "written by loihi-convert" if contents.written_by_us else "not written by loihi-convert"
     lines = [
         f"{contents.file}: {writer}, {contents.byte_count:,} bytes, {contents.neuron_count:,} neurons, "
         f"{contents.synapse_count:,} synapses of nonzero weight",
@@ -110,6 +103,10 @@ def summary(contents: Contents) -> str:
     if contents.refusal is not None:
         lines.append(f"`loihi-convert run` refuses it: {contents.refusal}")
     return "\n".join(lines)
+
+
+def _count(number: int | None) -> str | None:
+    return None if number is None else f"{number:,}"
 
 
 def _times(values: tuple[int, ...] | None) -> str | None:
@@ -139,20 +136,3 @@ def _bars(numbers: Numbers | None) -> str | None:
 
 def _zeros(numbers: Numbers | None) -> str | None:
     return None if numbers is None else f"{100 * (1 - numbers.nonzero_count / max(numbers.count, 1)):.1f}"
-
-
-def _filled(rows: Sequence[Row]) -> Table:
-    """A table of the columns in which anything is known."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, title_justify="left", caption_justify="left")
-    known = [header for header in rows[0] if any(row[header] is not None for row in rows)]
-    for header in known:
-        # Text is never read as markup: names and values are the file's.
-        justify: Literal["right", "left"] = "right" if header in _RIGHT else "left"
-        table.add_column(Text(header), justify=justify, overflow="fold", no_wrap=header == "dataset")
-    for row in rows:
-        table.add_row(*(Text(row[header] or "") for header in known))
-    return table

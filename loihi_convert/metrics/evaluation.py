@@ -9,7 +9,7 @@ T times; less where they enter as Poisson spikes, which are not counted.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -148,13 +148,6 @@ class Evaluation(Record):
     def nominal_point(self) -> Point:
         """The point at the T the file was balanced for; where the run ended earlier, the last one."""
         return next((point for point in self.points if point.timesteps == self.timesteps), self.points[-1])
-
-
-def per_t_caption(evaluations: Iterable[Evaluation]) -> str:
-    """Return in words at which T the figures of several files stand: that of their `Evaluation.nominal_point`."""
-    caption = "one file per T, each read at the T its thresholds are balanced for"
-    is_complete = all(evaluation.nominal_point.timesteps == evaluation.timesteps for evaluation in evaluations)
-    return caption if is_complete else f"{caption}, or the last T of its run"
 
 
 def evaluate(

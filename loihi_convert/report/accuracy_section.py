@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from loihi_convert.metrics.evaluation import Point
 from loihi_convert.report.beside_the_paper import paper_remarks, paper_table, per_t_chart
@@ -11,7 +12,7 @@ from loihi_convert.report.entries import Entry
 from loihi_convert.report.formats import count, percent
 from loihi_convert.report.neuron_section import blocks as neuron_blocks
 from loihi_convert.report.page import Block, Details, Paragraph, Picture
-from loihi_convert.report.point_tables import POINT_COLUMNS, Row, point_table
+from loihi_convert.report.run_tables import accuracy_table
 from loihi_convert.report.ticks import decade_ticks
 from loihi_convert.report.timestep_chart import timestep_chart
 
@@ -35,15 +36,7 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
         yield Picture(chart)
     if (chart := _work_chart(entries, levels, measure, has_accuracy)) is not None:
         yield Picture(chart)
-    tables = tuple(
-        point_table(
-            f"{entry.label}, balanced for T = {entry.evaluation.timesteps}: anytime, read after each step of one run",
-            POINT_COLUMNS,
-            [Row(entry, point) for point in entry.evaluation.points],
-            text_columns=0,
-        )
-        for entry in entries
-    )
+    tables = tuple(replace(accuracy_table(entry.evaluation), title=entry.label) for entry in entries)
     yield from tables if len(tables) == 1 else [Details("The curves as tables", tables)]
 
 
@@ -59,12 +52,12 @@ def _anytime_chart(entries: Sequence[Entry], levels: Levels, measure: str, has_a
             series.append(Series(label, entry.style, marks, entry.line, True, own))
     if len(entries) == 1 and has_accuracy:
         real = tuple(
-            Mark(p.timesteps, 100 * p.float_accuracy, f"real numbers, T = {p.timesteps}: {percent(p.float_accuracy)} %")
+            Mark(p.timesteps, 100 * p.float_accuracy, f"float SNN, T = {p.timesteps}: {percent(p.float_accuracy)} %")
             for p in entries[0].evaluation.points
             if p.float_accuracy is not None
         )
         if real:
-            series.append(Series("the same in real numbers", 1, real, "dashed"))
+            series.append(Series("float SNN", 1, real, "dashed"))
     if not series:
         return None
     of_bands = " The band is the 95 % interval." if len(entries) == 1 else ""

@@ -9,8 +9,8 @@ from loihi_convert.report import paper
 from loihi_convert.report.charts import Chart, Levels, Mark, Series
 from loihi_convert.report.entries import Entry, family_of
 from loihi_convert.report.formats import percent
-from loihi_convert.report.page import Table
 from loihi_convert.report.svg import STYLES
+from loihi_convert.report.table import Table
 from loihi_convert.report.timestep_chart import timestep_chart
 
 _ALPHA: Final = "\N{GREEK SMALL LETTER ALPHA}"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from loihi_convert.metrics.early_exit import EarlyExit
 from loihi_convert.report.charts import Chart, Mark, Series
 from loihi_convert.report.entries import Entry
-from loihi_convert.report.formats import percent, percent_interval
-from loihi_convert.report.page import Block, Paragraph, Picture, Table
+from loihi_convert.report.formats import percent
+from loihi_convert.report.page import Block, Paragraph, Picture
+from loihi_convert.report.run_tables import early_exit_table, margin_cost
 from loihi_convert.report.timestep_chart import timestep_chart
 
 
@@ -24,38 +26,18 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
     for data in dict.fromkeys(entry.data for entry, _ in known):
         if (chart := _early_exit_chart([pair for pair in known if pair[0].data == data], data)) is not None:
             yield Picture(chart)
-    rows = []
-    for entry, early in known:
-        point, last = early.chosen_point, early.points[-1]
-        rows.append(
-            (
-                entry.full_label,
-                str(early.choice.timesteps),
-                f"{early.choice.margin:,}",
-                f"{point.average_timesteps:.2f}",
-                f"{point.median_timesteps}, {point.percentile_95_timesteps}",
-                percent(last.accuracy) or "",
-                percent(point.accuracy) or "",
-                percent_interval(point.accuracy_interval) or "",
-                percent(point.agreement_with_last) or "",
-                percent(early.synaptic_operations_saved) or "",
-            )
+    table = early_exit_table([(entry.full_label, entry.evaluation) for entry in entries])
+    if table is not None:
+        yield replace(
+            table, title="", caption="Early exit with the chosen margin; on Lava the depth is added to each T"
         )
-    headers = (
-        *("file", "T", "margin", "average\nT", "half, 95 %\nstop by T", "at T\n%", "early\n%", "95 %\ninterval"),
-        *("same as\nat T %", "SynOps\nsaved %"),
-    )
-    yield Table("Early exit with the chosen margin; on Lava the depth is added to each T", headers, tuple(rows))
 
 
 def _choices(known: Sequence[tuple[Entry, EarlyExit]]) -> str:
     """What a margin may cost and on which images, once for each way to choose, with the files that chose so."""
     files: dict[str, list[str]] = {}
     for entry, early in known:
-        choice = early.choice
-        measure = "points of accuracy" if choice.by_labels else "% of the classes after T"
-        cost = f"{choice.tolerance_points:g} {measure} on {choice.image_count:,} {choice.split} images"
-        files.setdefault(cost, []).append(entry.full_label)
+        files.setdefault(margin_cost(early.choice), []).append(entry.full_label)
     if len(files) == 1:
         return next(iter(files))
     return "; ".join(f"{cost} ({', '.join(labels)})" for cost, labels in files.items())

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from loihi_convert.chip.energy import Constant, Energy, Estimate
+from loihi_convert.chip.energy import Constant
 from loihi_convert.report.entries import Entry
-from loihi_convert.report.formats import count, quantity, quantity_range
-from loihi_convert.report.page import Block, Details, Paragraph, Table
-
-_HEADERS = (
-    *("T", "SynOps\n/image", "membrane\nupdates", "spikes\n/image"),
-    *("Loihi 1,\nenergy", "Loihi 1,\ntime", "arithmetic,\n45 nm", "the CNN's\narithmetic"),
-)
+from loihi_convert.report.formats import quantity
+from loihi_convert.report.page import Block, Details, Paragraph
+from loihi_convert.report.run_tables import ENERGY_COLUMNS, EnergyRow
+from loihi_convert.report.table import Table, table_of
 
 
 def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
@@ -23,38 +20,25 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
     for boundary in dict.fromkeys(energy.boundary for _, energy in known):
         yield Paragraph(boundary)
     if len(known) > 1:
-        rows = tuple(
-            (entry.full_label, *_cells(energy, one))
+        rows = [
+            EnergyRow(energy, one, entry.full_label)
             for entry, energy in known
             for one in energy.estimates
             if one.timesteps == entry.point.timesteps
-        )
-        yield Table("Estimated for one inference, each file at its own T", ("file", *_HEADERS), rows)
+        ]
+        yield table_of(ENERGY_COLUMNS, rows, caption="Estimated for one inference, each file at its own T")
     tables = tuple(
-        Table(
-            f"{entry.full_label}: estimated for one inference, by T",
-            _HEADERS,
-            tuple(_cells(energy, one) for one in energy.estimates),
-            0,
+        table_of(
+            ENERGY_COLUMNS,
+            [EnergyRow(energy, one) for one in energy.estimates],
+            title=entry.full_label,
+            caption="estimated for one inference, by T",
         )
         for entry, energy in known
     )
     yield from tables if len(tables) == 1 else [Details("The same at every T", tables)]
     constants = dict.fromkeys(constant for _, energy in known for constant in energy.constants)
     yield Details("Every constant of these estimates, its source, and what it leaves out", (_table(list(constants)),))
-
-
-def _cells(energy: Energy, one: Estimate) -> tuple[str, ...]:
-    return (
-        str(one.timesteps),
-        count(one.synaptic_operations),
-        count(one.membrane_updates),
-        count(one.spikes),
-        quantity_range(one.loihi1_joules, "J"),
-        quantity_range(one.loihi1_seconds, "s"),
-        quantity_range(one.arithmetic_joules, "J"),
-        quantity_range(energy.cnn_arithmetic_joules, "J"),
-    )
 
 
 def _table(constants: Sequence[Constant]) -> Table:

@@ -11,8 +11,9 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Literal
 
-from loihi_convert.metrics.evaluation import Evaluation, per_t_caption
+from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.report.axes import Curve, curve, timestep_ticks, views
+from loihi_convert.report.run_tables import per_t_caption
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,8 @@ from typing import Final
 from loihi_convert.report.entries import Entry
 from loihi_convert.report.formats import count, percent, percent_interval, points
 from loihi_convert.report.page import Block, Card, Cards, Paragraph
-from loihi_convert.report.point_tables import DATA, FILE, IMAGES, POINT_COLUMNS, Row, point_table
+from loihi_convert.report.run_tables import DATA, FILE, IMAGES, POINT_COLUMNS, PointRow
+from loihi_convert.report.table import table_of
 
 MAX_CARDS: Final = 8
 """Of more files the table alone is quicker to read."""
@@ -19,36 +20,34 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
     if len(entries) <= MAX_CARDS:
         yield Cards(tuple(_card(entry, is_short=len(entries) > 1) for entry in entries))
     if len(entries) > 1:
-        rows = [Row(entry, entry.point) for entry in entries]
-        words = (FILE,) if entries[0].is_alone else (FILE, DATA)
-        columns = (*words, IMAGES, *POINT_COLUMNS)
+        rows = [PointRow(e.evaluation, e.point, file=e.label, data=None if e.is_alone else e.data) for e in entries]
         caption = "Each file at the T it is balanced for, or the last T of its run"
-        yield point_table(caption, columns, rows, text_columns=len(words))
+        yield table_of((FILE, DATA, IMAGES, *POINT_COLUMNS), rows, caption=caption)
     yield Paragraph(
         "Conversion loss: accuracy of the CNN minus that of the exported file, in percentage points; a negative loss "
-        "is a gain. Real numbers: the same spiking network before rounding to Loihi's integers. SynOps, synaptic "
+        "is a gain. Float SNN: the same spiking network before rounding to Loihi's integers. SynOps, synaptic "
         "operations: synapses of nonzero weight that spikes reach. On Lava every layer adds a step to T."
     )
 
 
 def _card(entry: Entry, *, is_short: bool) -> Card:
     evaluation, point = entry.evaluation, entry.point
-    value, unit = percent(point.accuracy), f"right at T = {point.timesteps}"
+    value, unit = percent(point.accuracy), f"accuracy at T = {point.timesteps}"
     if value is None:
-        value, unit = percent(point.agreement_with_cnn), f"the CNN's class at T = {point.timesteps}; no labels"
+        value, unit = percent(point.agreement_with_cnn), f"same class as the CNN at T = {point.timesteps}; no labels"
     if value is None:
         unit = f"no labels, no CNN; T = {point.timesteps}"
     facts = [
         ("95 % interval", percent_interval(point.accuracy_interval)),
         ("CNN", _with_unit(percent(evaluation.cnn_accuracy), "%")),
         ("conversion loss", _with_unit(points(point.conversion_loss_points), "points")),
-        ("in real numbers", _with_unit(percent(point.float_accuracy), "%")),
+        ("float SNN", _with_unit(percent(point.float_accuracy), "%")),
         ("synaptic operations an image", count(point.synaptic_operations)),
         ("spikes an image", count(point.spikes_per_image)),
     ]
     if (early_exit := evaluation.early_exit) is not None:
         stopped = early_exit.chosen_point
-        right = f", {percent(stopped.accuracy)} % right" if stopped.accuracy is not None else ""
+        right = f", accuracy {percent(stopped.accuracy)} %" if stopped.accuracy is not None else ""
         facts.append(("early exit", f"average T {stopped.average_timesteps:.2f}{right}"))
     if evaluation.timesteps != point.timesteps:
         facts.append(("balanced for", f"T = {evaluation.timesteps}"))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from loihi_convert.chip.limits import NEVER_FIRES
 from loihi_convert.report.charts import Chart, channel_chart
 from loihi_convert.report.entries import Entry
 from loihi_convert.report.formats import percent
-from loihi_convert.report.page import Block, Details, Heading, Paragraph, Pictures, Table
+from loihi_convert.report.page import Block, Details, Heading, Paragraph, Pictures
+from loihi_convert.report.run_tables import layer_table
+from loihi_convert.report.table import Table
 from loihi_convert.runs.stored_run import ChannelThresholds, StoredRun
 
 MAX_CHANNELS: Final = 128
@@ -83,34 +86,13 @@ def _threshold_chart(group: Sequence[Entry], layer: str) -> Chart | None:
 
 
 def _layer_table(entry: Entry) -> Table:
-    point, layers = entry.point, entry.evaluation.layers
-    rows = []
-    # Behind the last layer is no synapse; where it only integrates, it has no firing rate either.
-    reached = ("", *(f"{operations:,.0f}" for operations in point.synaptic_operations_per_layer))
-    for index, layer in enumerate(layers):
-        spikes = index < len(point.firing_rate)
-        rates, neurons = _rates(entry, layer.name), _neurons(entry, layer.name)
-        rows.append(
-            (
-                layer.name,
-                f"{layer.neuron_count:,}",
-                (percent(point.firing_rate[index]) or "") if spikes else "",
-                _range(rates, percent) if rates else "",
-                str(sum(rate == 0 for rate in rates)) if rates else "",
-                _range(neurons.integers, "{:,}".format) if neurons else "" if spikes else "only integrates",
-                reached[index] if index < len(reached) else "",
-                f"{layer.multiply_accumulates:,}",
-            )
-        )
-    headers = (
-        *("layer", "neurons", "firing\nrate %", "of channels\n%", "silent\nchannels", "thresholds,\nintegers"),
-        *("SynOps\n/image", "CNN's MACs\n/image"),
+    table = layer_table(
+        entry.evaluation,
+        entry.point,
+        rates=lambda layer: _rates(entry, layer),
+        thresholds=lambda layer: _neurons(entry, layer),
     )
-    caption = (
-        f"{entry.full_label} at T = {point.timesteps}. SynOps: synapses of the layer reached by the spikes of the one "
-        "before it; the first layer receives pixels at every step"
-    )
-    return Table(caption, headers, tuple(rows))
+    return replace(table, title=entry.full_label)
 
 
 def _channel_table(entry: Entry, layer: str) -> Table | None:
@@ -145,8 +127,3 @@ def _real_thresholds(neurons: ChannelThresholds) -> Iterator[float | None]:
             yield None if is_recorded or integer >= NEVER_FIRES else integer * scale
         else:
             yield real
-
-
-def _range(values: Sequence[float], text: Callable[[float], str | None]) -> str:
-    low, high = text(min(values)) or "", text(max(values)) or ""
-    return low if low == high else f"{low}..{high}"

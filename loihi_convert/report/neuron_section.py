@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from loihi_convert.report.entries import NEURONS, Entry
 from loihi_convert.report.formats import percent
-from loihi_convert.report.page import Block, Paragraph, Table
+from loihi_convert.report.page import Block, Paragraph
+from loihi_convert.report.table import Table
 
 
 def blocks(entries: Sequence[Entry]) -> Iterator[Block]:

@@ -13,6 +13,7 @@ import jinja2
 import numpy as np
 
 from loihi_convert.report.charts import Chart
+from loihi_convert.report.table import Table
 from loihi_convert.runs.stored_run import Confusion
 
 _SPECIAL: Final = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
@@ -52,17 +53,6 @@ class Cards:
 
     kind: ClassVar = "cards"
     cards: tuple[Card, ...]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of texts; ``text_columns`` of them, from the left, are words, the others numbers."""
-
-    kind: ClassVar = "table"
-    caption: str
-    headers: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    text_columns: int = 1
 
 
 @dataclass(frozen=True)

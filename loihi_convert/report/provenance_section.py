@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from loihi_convert.report.page import Block, Code, Details, Facts, Table
+from loihi_convert.report.page import Block, Code, Details, Facts
+from loihi_convert.report.table import Table
 from loihi_convert.runs.stored_run import StoredRun
 
 
