@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from support.evaluations import entry
 
-from loihi_convert.report.figure import accuracy_figure, image_bytes
+from loihi_convert.report.figure import accuracy_figure, accuracy_pictures, image_bytes
 
 
 def drawn(figure: Figure | None) -> dict[str, Any]:
@@ -72,7 +72,9 @@ def test_picture_without_labels_shows_the_agreement() -> None:
 
 
 def test_no_picture_where_nothing_is_known() -> None:
-    assert accuracy_figure([entry([20], labels=None, has_cnn=False)[:2]], "title") is None
+    nothing = [entry([20], labels=None, has_cnn=False)[:2]]
+    assert accuracy_figure(nothing, "title") is None
+    assert accuracy_pictures(nothing, "title") == {}
 
 
 @pytest.mark.parametrize(
@@ -104,3 +106,12 @@ def test_pictures_are_a_png_and_a_reproducible_svg() -> None:
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
     # 10.4 x 4.6 inches (two panels) at 160 dots an inch; width and height stand at byte 16 of a PNG.
     assert struct.unpack(">II", png[16:24]) == (1664, 736)
+
+
+def test_the_pictures_of_a_run_have_names() -> None:
+    files = [entry([20, 197, 198, 199])[:2]]
+    pictures = accuracy_pictures(files, "title")
+    assert list(pictures) == ["accuracy.svg", "accuracy.png"]
+    figure = accuracy_figure(files, "title")
+    assert figure is not None
+    assert pictures == {"accuracy.svg": image_bytes(figure, "svg"), "accuracy.png": image_bytes(figure, "png")}

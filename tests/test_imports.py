@@ -27,7 +27,6 @@ ORDER = (
     ("backends",),
     ("external",),
     ("metrics",),
-    ("report.formats", "report.axes", "report.figure"),
     ("runs",),
     ("report", "checks", "inspection"),
     ("pipeline",),

@@ -256,7 +256,7 @@ def test_run_takes_a_file_of_other_hands(
     with monkeypatch.context() as patch:
         patch.setattr("loihi_convert.pipeline.external_run.run_cuba", None)
         assert run(monkeypatch, "run", few, *words[2:]) == 3
-    assert "few: 9 classes, but 10 names of classes; give one for each, or none." in capsys.readouterr().err
+    assert "few: the network has 9 classes, the data 10 class names" in capsys.readouterr().err
     with h5py.File(path, "r+") as file:
         del file["simulation"]
     assert run(monkeypatch, *words) == 2

@@ -18,9 +18,10 @@ from typer.testing import CliRunner
 from loihi_convert import cli
 from loihi_convert.chip.energy import CONSTANTS
 from loihi_convert.errors import InputError, UsageError
+from loihi_convert.files import sha256
 from loihi_convert.report import build
 from loihi_convert.report.formats import quantity, quantity_range
-from loihi_convert.runs import run_folder
+from loihi_convert.runs.manifest import new_manifest
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -89,7 +90,7 @@ def test_the_figures_of_one_run(tmp_path: Path) -> None:
     early = next(line for line in text.splitlines() if line.startswith("| 4 | 5 |"))
     assert early.split(" | ")[2:6] == ["2.00", "2, 2", "99.50", "75.00"]
     assert "some.net" in page.within("th")
-    assert run_folder.sha256(tmp_path / "some.net") in page.within("td")
+    assert sha256(tmp_path / "some.net") in page.within("td")
     assert "loihi-convert run" in page.within("dd")
 
 
@@ -270,7 +271,7 @@ def test_a_file_of_other_hands_has_firing_rates_and_no_thresholds(tmp_path: Path
 
 def with_neurons(*kinds: tuple[str, str, str | None, str | None]) -> dict[str, object]:
     """A manifest's provenance of files by name: reset, thresholds and target as `export` records them."""
-    manifest = run_folder.manifest(
+    manifest = new_manifest(
         network="several", data="mnist", backend="ref", files=[], command_line=["loihi-convert", "run"], seed=None
     )
     provenance = {}

@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matplotlib.figure import Figure
 from pydantic import TypeAdapter
 from support import oracle
 from support.evaluations import LABELS, entry
@@ -29,8 +28,8 @@ from loihi_convert.backends.reference import run_network
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.ir.network import IntegrateAndFire
 from loihi_convert.metrics.evaluation import Evaluation, evaluate
-from loihi_convert.report.figure import accuracy_figure, image_bytes
-from loihi_convert.runs import run_folder
+from loihi_convert.runs import manifest, run_folder
+from loihi_convert.runs.manifest import new_manifest
 
 MANIFEST = {"network": "small", "data": "digits"}
 CLASSES = ("zero", "one", "two")
@@ -41,14 +40,14 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def write(folder: Path, *runs: run_folder.RunOfFile, **changes: Any) -> tuple[Path, ...]:
+def write(folder: Path, *runs: run_folder.FileResults, **changes: Any) -> tuple[Path, ...]:
     arguments = {"labels": LABELS, "classes": CLASSES, "manifest": MANIFEST, **changes}
     return run_folder.write_run(folder, runs, **arguments)
 
 
 def test_run_folder_holds_every_file_the_manifest_last(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "one"
-    paths = write(folder, entry([20, 150, 190, 199]))
+    paths = write(folder, entry([20, 150, 190, 199]), pictures={"accuracy.svg": b"<svg/>"})
     assert [path.name for path in paths] == [
         "accuracy.csv",
         "energy.csv",
@@ -57,7 +56,6 @@ def test_run_folder_holds_every_file_the_manifest_last(tmp_path: Path) -> None:
         "result.json",
         "predictions.csv",
         "accuracy.svg",
-        "accuracy.png",
         "manifest.json",
     ]
     assert sorted(folder.iterdir()) == sorted(paths)
@@ -171,8 +169,7 @@ def test_predictions_csv_of_files_with_other_columns(tmp_path: Path) -> None:
     assert [last[f"spike_count_{k}"] for k in range(3)] == ["1"] * 3
 
 
-def test_predictions_csv_is_made_row_by_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_folder, "accuracy_figure", lambda *_: None)
+def test_predictions_csv_is_made_row_by_row(tmp_path: Path) -> None:
     run = entry([20, 150, 190])
     potentials = np.zeros((200, 3, 250), np.int32)
     tracemalloc.start()
@@ -207,7 +204,7 @@ def test_rates_and_thresholds_are_those_of_plain_int64_loops(seed: int) -> None:
     network, images = random_network(seed)
     result = run_network(network, images, 5)
     _, spikes = oracle.run(network, images, 5)
-    run = run_folder.RunOfFile("random", evaluate(result, network), result, network)
+    run = run_folder.FileResults("random", evaluate(result, network), result, network)
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), run, labels=None, classes=None)
         rates, thresholds = read_csv(Path(folder) / "firing_rates.csv"), read_csv(Path(folder) / "thresholds.csv")
@@ -250,19 +247,8 @@ def test_a_channel_that_never_fires_has_no_real_threshold(tmp_path: Path) -> Non
     assert [row["threshold"] for row in rows] == ["5", "131072", "5", "5"]
 
 
-def test_pictures_are_those_of_the_evaluations(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        write(tmp_path / name, entry([20, 197, 198, 199]))
-    figure = accuracy_figure([entry([20, 197, 198, 199])[:2]], "small on digits, 200 images")
-    assert figure is not None
-    for suffix in ("svg", "png"):
-        written = (tmp_path / "one" / f"accuracy.{suffix}").read_bytes()
-        assert written == (tmp_path / "two" / f"accuracy.{suffix}").read_bytes()
-        assert written == image_bytes(figure, suffix)
-
-
-def test_no_picture_where_nothing_is_known(tmp_path: Path) -> None:
-    paths = write(tmp_path, entry([20], labels=None, has_cnn=False), labels=None)
+def test_without_pictures(tmp_path: Path) -> None:
+    paths = write(tmp_path, entry([20]))
     assert [path.name for path in paths] == [
         "accuracy.csv",
         "energy.csv",
@@ -274,20 +260,10 @@ def test_no_picture_where_nothing_is_known(tmp_path: Path) -> None:
     ]
 
 
-def test_a_failure_while_drawing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(figure: Figure, kind: str) -> bytes:
-        raise RuntimeError("no fonts")
-
-    monkeypatch.setattr(run_folder, "image_bytes", fail)
-    with pytest.raises(RuntimeError, match="no fonts"):
-        write(tmp_path / "run", entry([20]))
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_failure_while_writing_leaves_no_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full_disk(path: Path, content: bytes) -> None:
-        if path.suffix == ".png":
-            raise InputError(f"{path}: cannot be written (No space left on device)")
+        if path.name == "predictions.csv":
+            raise InputError("cannot be written (No space left on device)", where=path)
         path.write_bytes(content)
 
     monkeypatch.setattr(run_folder, "write_atomically", full_disk)
@@ -297,25 +273,32 @@ def test_a_failure_while_writing_leaves_no_manifest(tmp_path: Path, monkeypatch:
 
 
 def test_two_files_of_one_name(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"run: several files are called model; rename them, or run them one by one\."):
+    with pytest.raises(UsageError) as caught:
         write(tmp_path, entry([20]), entry([30]))
+    assert caught.value.where == "files"
+    assert "model" in caught.value.found
 
 
 def test_class_names_that_do_not_fit(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"model: 3 classes, but 2 names of classes; give one for each, or none\."):
+    with pytest.raises(DataError) as caught:
         write(tmp_path, entry([20]), classes=("a", "b"))
+    assert caught.value.where == "model"
+    assert "3 classes" in caught.value.found
+    assert "2 class names" in caught.value.found
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    message = r"cannot be made \(.*\)\. Choose another place with -o\."
-    with pytest.raises(InputError, match=message):
-        write(tmp_path / "file", entry([20]))
-    with pytest.raises(InputError, match=message):
-        run_folder.new_run_folder(tmp_path / "file", "digits")
-    with pytest.raises(InputError, match=message):
-        run_folder.new_run_folder(tmp_path, "missing/digits")
+    for make, where in (
+        (lambda: write(tmp_path / "file", entry([20])), "file"),
+        (lambda: run_folder.new_run_folder(tmp_path / "file", "digits"), "file"),
+        (lambda: run_folder.new_run_folder(tmp_path, "missing/digits"), "digits"),
+    ):
+        with pytest.raises(InputError, match="cannot be made") as caught:
+            make()
+        assert where in caught.value.where
+        assert "`output`" in caught.value.hint
 
 
 def test_run_folders_are_new(tmp_path: Path) -> None:
@@ -326,7 +309,7 @@ def test_run_folders_are_new(tmp_path: Path) -> None:
 
 
 def test_manifest_names_files_without_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_folder, "VERSIONED_PACKAGES", ("numpy", "a-package-that-nobody-has"))
+    monkeypatch.setattr(manifest, "VERSIONED_PACKAGES", ("numpy", "a-package-that-nobody-has"))
     model = tmp_path / "model.net"
     model.write_bytes(b"content")
     command_line = [
@@ -340,7 +323,7 @@ def test_manifest_names_files_without_their_folders(tmp_path: Path, monkeypatch:
         "1,2,4",
         "--data=digits",
     ]
-    found = run_folder.manifest(
+    found = new_manifest(
         network="small", data="digits", backend="ref", files=[model], command_line=command_line, seed=3
     )
     assert found["files"] == [{"name": "model.net", "sha256": hashlib.sha256(b"content").hexdigest()}]
@@ -363,7 +346,7 @@ def test_manifest_names_files_without_their_folders(tmp_path: Path, monkeypatch:
     assert str(tmp_path) not in json.dumps(found)
 
 
-@pytest.mark.parametrize("module", ["report.terminal_tables", "report.figure", "runs.run_folder"])
+@pytest.mark.parametrize("module", ["report.run_tables", "report.figure", "runs.run_folder"])
 def test_importing_the_reports_imports_nothing_heavy(module: str) -> None:
     program = (
         f"import sys, loihi_convert.{module}; "

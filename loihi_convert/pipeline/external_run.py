@@ -13,7 +13,9 @@ from loihi_convert.external.cuba import CubaNetwork
 from loihi_convert.external.cuba_run import run_cuba
 from loihi_convert.metrics.evaluation import Evaluation, evaluate
 from loihi_convert.progress import ProgressFactory, no_progress_bar
+from loihi_convert.report.figure import accuracy_pictures
 from loihi_convert.runs import run_folder
+from loihi_convert.runs.manifest import new_manifest
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,14 +74,17 @@ def run_external_into_folder(
         with bars(f"{path.name}: running on ref") as progress:
             result = run_cuba(network, images.images, steps, mean=mean, std=std, progress=progress)
         evaluation = evaluate(result, network, labels=images.labels, timesteps=timesteps)
-        manifest = run_folder.manifest(
+        manifest = new_manifest(
             network=path.stem, data=splits.name, backend="ref", files=(path,), command_line=command_line, seed=None
         )
         files = run_folder.write_run(
             folder,
-            [run_folder.RunOfFile(path.stem, evaluation, result, network)],
+            [run_folder.FileResults(path.stem, evaluation, result, network)],
             labels=images.labels,
             classes=classes,
             manifest={**manifest, "classes": classes, "mean": mean, "std": std},
+            pictures=accuracy_pictures(
+                [(path.stem, evaluation)], f"{path.stem} on {splits.name}, {len(images):,} images"
+            ),
         )
     return ExternalRun(folder, files, network, result, evaluation)

@@ -23,7 +23,9 @@ from loihi_convert.metrics.evaluation import Evaluation, evaluate
 from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.pipeline.origin import float_network, source_of
 from loihi_convert.progress import ProgressFactory, no_progress_bar
+from loihi_convert.report.figure import accuracy_pictures
 from loihi_convert.runs import run_folder
+from loihi_convert.runs.manifest import new_manifest
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulator import outputs
 
@@ -285,7 +287,7 @@ def run_into_folder(
     with run_folder.run_folder(root, f"{paths[0].stem}-{backend.name}") as folder:
         with backend:
             runs = tuple(run(opened, images, backend, options, held_out=held_out, bars=bars) for opened in files)
-        manifest = run_folder.manifest(
+        manifest = new_manifest(
             network=paths[0].stem,
             data=splits.name,
             backend=backend.name,
@@ -295,10 +297,14 @@ def run_into_folder(
         )
         written = run_folder.write_run(
             folder,
-            [run_folder.RunOfFile(ran.path.stem, ran.evaluation, ran.result, ran.network) for ran in runs],
+            [run_folder.FileResults(ran.path.stem, ran.evaluation, ran.result, ran.network) for ran in runs],
             labels=images.labels,
             classes=classes,
             manifest={**manifest, "classes": classes, **_made_by(backend, runs)},
+            pictures=accuracy_pictures(
+                [(ran.path.stem, ran.evaluation) for ran in runs],
+                f"{paths[0].stem} on {splits.name}, {len(images):,} images",
+            ),
         )
     return RunFolder(folder, written, runs)
 

@@ -1,49 +1,20 @@
-"""Run folders read back, checked: what `run_folder.write_run` has written, or one sentence on what is wrong with it."""
+"""Run folders read back and checked: what `run_folder.write_run` has written, or an error that says what is wrong."""
 
 from __future__ import annotations
 
-import csv
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from loihi_convert.arrays import Array
 from loihi_convert.errors import InputError
 from loihi_convert.metrics.evaluation import Evaluation
-
-
-class ReadFile(BaseModel):
-    """A file that a run has read."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    sha256: str
-
-
-class Manifest(BaseModel):
-    """What a report needs of ``manifest.json``, see `run_folder.manifest`; whatever else stands there is kept."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    network: str
-    data: str
-    backend: str
-    files: tuple[ReadFile, ...]
-    command_line: tuple[str, ...]
-    utc_time: str
-    python: str
-    packages: Mapping[str, str | None]
-    platform: str
-    lava_layout: str | None = None
-    backend_versions: Mapping[str, str] = {}
-    classes: tuple[str, ...] | None = None
-    provenance: Mapping[str, Mapping[str, Any]] = {}
+from loihi_convert.runs.columns import ChannelThreshold, FiringRate, Prediction, damaged, first_error, read_csv
+from loihi_convert.runs.manifest import Manifest
 
 
 class ChannelThresholds(NamedTuple):
@@ -100,19 +71,20 @@ def read_run(folder: Path) -> StoredRun:
     Raises
     ------
     InputError
-        If it is no run folder, is incomplete, or what it holds is damaged or does not belong together.
+        If it is not a run folder, is incomplete or damaged, or its files do not belong together.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give folders that `loihi-convert run` has written.")
+        raise InputError("no such folder", where=folder, hint="Give folders that `loihi-convert run` has written.")
     if not (folder / "manifest.json").is_file():
         raise InputError(
-            f"{folder}: holds no manifest.json, which `loihi-convert run` writes last; it is no run folder, or an "
-            "incomplete one. Give one that is complete."
+            "holds no manifest.json, which is written last: not a run folder, or an incomplete one",
+            where=folder,
+            hint="Give folders that `loihi-convert run` has completed.",
         )
     manifest: Manifest = _json(folder / "manifest.json", TypeAdapter(Manifest))
     evaluations: dict[str, Evaluation] = _json(folder / "result.json", TypeAdapter(dict[str, Evaluation]))
     if not evaluations or not all(evaluation.points for evaluation in evaluations.values()):
-        raise _damaged(folder / "result.json", "no figures")
+        raise damaged(folder / "result.json", "holds no figures")
     rates, thresholds = folder / "firing_rates.csv", folder / "thresholds.csv"
     firing_rates = _firing_rates(rates, evaluations) if rates.exists() else None
     neurons = _thresholds(thresholds, evaluations) if thresholds.exists() else None
@@ -131,38 +103,17 @@ def _json(path: Path, schema: TypeAdapter[Any]) -> Any:
     try:
         return schema.validate_json(path.read_bytes())
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
+        raise InputError(f"cannot be read ({error.strerror or error})", where=path) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise _damaged(path, f"{place}: {first['msg']}" if place else first["msg"]) from error
-
-
-def _rows(path: Path) -> Iterator[dict[str, str]]:
-    """The rows of a CSV file; what is wrong with it, or with what is made of them, ends in one sentence."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                if None in row:
-                    raise ValueError("a row with more fields than the first line names")
-                yield row
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
-    except (ValueError, csv.Error) as error:
-        raise _damaged(path, str(error)) from error
+        raise damaged(path, first_error(error)) from error
 
 
 def _firing_rates(path: Path, evaluations: Mapping[str, Evaluation]) -> dict[tuple[str, str, int], tuple[float, ...]]:
     found: dict[tuple[str, str, int], list[float]] = {}
-    for row in _rows(path):
-        try:
-            rates = found.setdefault((row["file"], row["layer"], int(row["timesteps"])), [])
-            rate = float(row["firing_rate"])
-            if int(row["channel"]) != len(rates) or not 0 <= rate <= 1:
-                raise ValueError(f"channel {row['channel']} with rate {row['firing_rate']}")
-        except (KeyError, TypeError, ValueError) as error:
-            raise _damaged(path, f"a row that makes no sense ({error})") from error
-        rates.append(rate)
+    for row, _ in read_csv(path, FiringRate):
+        rates = found.setdefault((row.file, row.layer, row.timesteps), [])
+        _require_next_channel(path, row.channel, len(rates))
+        rates.append(row.firing_rate)
     expected = {
         (name, layer.name, point.timesteps)
         for name, evaluation in evaluations.items()
@@ -170,30 +121,29 @@ def _firing_rates(path: Path, evaluations: Mapping[str, Evaluation]) -> dict[tup
         for layer in evaluation.layers[: len(point.firing_rate)]
     }
     if found.keys() != expected:
-        raise _damaged(path, "other files, layers or T than in result.json")
+        raise damaged(path, "other files, layers or T than in result.json")
     return {key: tuple(rates) for key, rates in found.items()}
 
 
 def _thresholds(path: Path, evaluations: Mapping[str, Evaluation]) -> dict[tuple[str, str], ChannelThresholds]:
     found: dict[tuple[str, str], list[tuple[int, float | None, float, int]]] = {}
-    for row in _rows(path):
-        try:
-            channels = found.setdefault((row["file"], row["layer"]), [])
-            real = float(row["real_threshold"]) if row["real_threshold"] else None
-            numbers = (int(row["threshold"]), real, float(row["scale"]), int(row["initial_potential"]))
-            if int(row["channel"]) != len(channels) or not all(math.isfinite(x) for x in numbers if x is not None):
-                raise ValueError(f"channel {row['channel']} with threshold {row['threshold']}")
-        except (KeyError, TypeError, ValueError) as error:
-            raise _damaged(path, f"a row that makes no sense ({error})") from error
-        channels.append(numbers)
+    for row, _ in read_csv(path, ChannelThreshold):
+        channels = found.setdefault((row.file, row.layer), [])
+        _require_next_channel(path, row.channel, len(channels))
+        channels.append((row.threshold, row.real_threshold, row.scale, row.initial_potential))
     expected = {
         (name, layer.name)
         for name, evaluation in evaluations.items()
         for layer in evaluation.layers[: len(evaluation.points[0].firing_rate)]
     }
     if found.keys() != expected:
-        raise _damaged(path, "other files or layers than in result.json")
+        raise damaged(path, "other files or layers than in result.json")
     return {key: ChannelThresholds(*zip(*channels, strict=True)) for key, channels in found.items()}
+
+
+def _require_next_channel(path: Path, channel: int, expected: int) -> None:
+    if channel != expected:
+        raise damaged(path, f"channel {channel} where channel {expected} should stand")
 
 
 def _require_equal_channels(
@@ -206,10 +156,10 @@ def _require_equal_channels(
     for (file, layer, timesteps), channels in (rates or {}).items():
         expected = counts.setdefault((file, layer), len(channels))
         if len(channels) != expected:
-            raise _damaged(
+            raise damaged(
                 folder / "firing_rates.csv",
-                f"{len(channels)} channels of {layer} at T = {timesteps} of {file}, {expected} in thresholds.csv or at "
-                "another T",
+                f"{len(channels)} channels of {layer} at T = {timesteps} of {file}, but {expected} in thresholds.csv "
+                "or at another T",
             )
 
 
@@ -221,25 +171,21 @@ def _confusions(path: Path, evaluations: Mapping[str, Evaluation], manifest: Man
     pairs: dict[str, list[tuple[int, int]]] = {name: [] for name in labelled}
     classes: dict[int, str] = {}
     count = 0
-    for row in _rows(path):
-        try:
-            count = count or sum(column.startswith("potential_") for column in row)
-            label, predicted = int(row["label"]), int(row["class"])
-            if not (0 <= label < count and 0 <= predicted < count):
-                raise ValueError(f"class {predicted} for an image of class {label}, of {count}")
-            if "class_name" in row:
-                classes[predicted] = row["class_name"]
-            if row["file"] in labelled and int(row["timesteps"]) == labelled[row["file"]].timesteps:
-                pairs[row["file"]].append((label, predicted))
-        except (KeyError, TypeError, ValueError) as error:
-            raise _damaged(path, f"a row that makes no sense ({error})") from error
+    for row, potentials in read_csv(path, Prediction):
+        count = count or potentials
+        if row.label is None or row.label >= count or row.predicted >= count:
+            raise damaged(path, f"class {row.predicted} for an image of class {row.label}, of {count} classes")
+        if row.class_name is not None:
+            classes[row.predicted] = row.class_name
+        if row.file in labelled and row.timesteps == labelled[row.file].timesteps:
+            pairs[row.file].append((row.label, row.predicted))
     confusions = {}
     for name, found in pairs.items():
         counts = np.zeros((count, count), np.int64)
         for pair in found:
             counts[pair] += 1
         if len(found) != evaluations[name].image_count or counts.trace() != labelled[name].correct_count:
-            raise _damaged(path, f"other images or right answers of {name} than in result.json")
+            raise damaged(path, f"other images or correct classes of {name} than in result.json")
         confusions[name] = Confusion(labelled[name].timesteps, counts, _class_names(name, count, classes, manifest))
     return confusions
 
@@ -260,7 +206,3 @@ def _class_names(file: str, count: int, predicted: Mapping[int, str], manifest: 
         ):
             return tuple(names)
     return tuple(predicted.get(index, str(index)) for index in range(count))
-
-
-def _damaged(path: Path, found: str) -> InputError:
-    return InputError(f"{path}: damaged: {found}. Make the run folder again with `loihi-convert run`.")

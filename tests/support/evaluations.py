@@ -13,7 +13,7 @@ from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedN
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.metrics.early_exit import MarginChoice, evaluate_early_exit
 from loihi_convert.metrics.evaluation import evaluate
-from loihi_convert.runs.run_folder import RunOfFile
+from loihi_convert.runs.run_folder import FileResults
 
 LABELS = np.arange(200) % 3
 
@@ -57,7 +57,7 @@ def entry(
     has_cnn: bool = True,
     has_float: bool = True,
     exit_leads: Sequence[int] | None = None,
-) -> RunOfFile:
+) -> FileResults:
     """A run and its figures, with the first ``correct_counts[t]`` of `LABELS` right after step t.
 
     ``exit_leads``: after each step the class leads by so much in every image, and early exit is evaluated with a margin
@@ -88,4 +88,4 @@ def entry(
         float_predictions=_run([min(200, count + 1) for count in correct_counts]).predictions if has_float else None,
         early_exit=early_exit,
     )
-    return RunOfFile(name, evaluation, result, network)
+    return FileResults(name, evaluation, result, network)

@@ -6,18 +6,20 @@ import re
 from pathlib import Path
 from typing import Any
 
+from loihi_convert.report.figure import accuracy_pictures
 from loihi_convert.runs import run_folder
+from loihi_convert.runs.manifest import new_manifest
 from support.evaluations import LABELS
 
 CLASSES = ("zero", "one", "two")
 
 
-def write_runs(root: Path, *runs: run_folder.RunOfFile, data: str = "mnist", **changes: Any) -> Path:
+def write_runs(root: Path, *runs: run_folder.FileResults, data: str = "mnist", **changes: Any) -> Path:
     """A run folder below ``root``, called after its first file, with a manifest as `pipeline.run_into_folder` makes."""
     folder = root / f"{re.sub(r'[^a-zA-Z0-9-]', '_', runs[0].name)}-ref-1"
     file = root / "some.net"
     file.write_bytes(b"content")
-    made = run_folder.manifest(
+    made = new_manifest(
         network=runs[0].name, data=data, backend="ref", files=[file], command_line=["loihi-convert", "run"], seed=None
     )
     manifest = {
@@ -26,6 +28,8 @@ def write_runs(root: Path, *runs: run_folder.RunOfFile, data: str = "mnist", **c
         "backend_versions": {},
         "provenance": {"some": {"balance": {"method": "x"}}},
     }
-    arguments = {"labels": LABELS, "classes": CLASSES, "manifest": manifest, **changes}
+    title = f"{runs[0].name} on {data}, {runs[0].evaluation.image_count:,} images"
+    pictures = accuracy_pictures([(run.name, run.evaluation) for run in runs], title)
+    arguments = {"pictures": pictures, "labels": LABELS, "classes": CLASSES, "manifest": manifest, **changes}
     run_folder.write_run(folder, runs, **arguments)
     return folder

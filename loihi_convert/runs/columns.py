@@ -1,0 +1,243 @@
+"""The CSV files of a run folder: the one place that knows their columns, for writing and for reading."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from loihi_convert.arrays import Array
+from loihi_convert.backends.result import RunResult
+from loihi_convert.chip.energy import Estimate
+from loihi_convert.errors import InputError
+from loihi_convert.external.cuba import CubaLayer, CubaNetwork
+from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
+from loihi_convert.metrics.early_exit import EarlyExit, ExitPoint
+from loihi_convert.metrics.evaluation import Evaluation, Point
+from loihi_convert.records import Interval
+
+POTENTIAL = "potential"
+"""Prefix of the columns of output potentials in predictions.csv: ``potential_0``, ``potential_1``, ..."""
+
+SPIKE_COUNT = "spike_count"
+"""Prefix of the columns of output spike counts, if the class is read from spikes."""
+
+
+class _Row(BaseModel):
+    """A row by its columns, in their order. Other columns, of later versions, are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, populate_by_name=True)
+
+
+Row = TypeVar("Row", bound=_Row)
+
+
+class FiringRate(_Row):
+    """firing_rates.csv: one channel of one layer at one T.
+
+    The firing rate of a channel (paper, eq. 3) is the mean over its neurons, and here over images, of spikes / T.
+    """
+
+    file: str
+    layer: str
+    channel: int
+    timesteps: int
+    firing_rate: float = Field(ge=0, le=1)
+
+
+class ChannelThreshold(_Row):
+    """thresholds.csv: one channel of one layer. ``real_threshold`` is None where it is unknown or never reached."""
+
+    file: str
+    layer: str
+    channel: int
+    threshold: int
+    real_threshold: Annotated[float | None, BeforeValidator(lambda value: None if value == "" else value)]
+    scale: float
+    initial_potential: int
+
+
+class Prediction(_Row):
+    """predictions.csv: one image at one T; potentials and spike counts stand in further columns."""
+
+    file: str
+    image: int
+    timesteps: int
+    predicted: int = Field(validation_alias="class", serialization_alias="class", ge=0)
+    class_name: str | None = None
+    label: int | None = Field(default=None, ge=0)
+
+
+def accuracy_row(name: str, evaluation: Evaluation, point: Point) -> dict[str, object]:
+    """Return a row of accuracy.csv: the fields of `Point` in order, intervals and layers in columns of their own."""
+    row: dict[str, object] = {
+        "file": name,
+        "balanced_timesteps": evaluation.timesteps,
+        "image_count": evaluation.image_count,
+        "cnn_accuracy": evaluation.cnn_accuracy,
+        **_interval_columns("cnn_accuracy", evaluation.cnn_accuracy_interval),
+    }
+    names = [layer.name for layer in evaluation.layers]
+    for field, value in point:
+        if field.endswith("_interval"):
+            row |= _interval_columns(field.removesuffix("_interval"), value)
+        elif isinstance(value, tuple):
+            row |= {f"{field.removesuffix('_per_layer')}_{layer}": x for layer, x in zip(names, value, strict=False)}
+        else:
+            row[field] = value
+    return row
+
+
+def early_exit_row(name: str, evaluation: Evaluation, early_exit: EarlyExit, point: ExitPoint) -> dict[str, object]:
+    """Return a row of early_exit.csv: the fields of `ExitPoint` in order, and whether its margin is the chosen one."""
+    row: dict[str, object] = {
+        "file": name,
+        "balanced_timesteps": evaluation.timesteps,
+        "timesteps": early_exit.choice.timesteps,
+        "image_count": evaluation.image_count,
+        "chosen": point.margin == early_exit.choice.margin,
+    }
+    for field, value in point:
+        if field.endswith("_interval"):
+            row |= _interval_columns(field.removesuffix("_interval"), value)
+        else:
+            row[field] = value
+    return row
+
+
+def energy_row(name: str, estimate: Estimate) -> dict[str, object]:
+    """Return a row of energy.csv: the fields of `Estimate` in order, ranges in two columns."""
+    row: dict[str, object] = {"file": name}
+    for field, value in estimate:
+        row |= _interval_columns(field, value) if isinstance(value, tuple) else {field: value}
+    return row
+
+
+def _interval_columns(name: str, interval: Interval | None) -> dict[str, float | None]:
+    low, high = interval or (None, None)
+    return {f"{name}_low": low, f"{name}_high": high}
+
+
+def firing_rates(
+    name: str, evaluation: Evaluation, result: RunResult, network: QuantizedNetwork | CubaNetwork
+) -> Iterator[FiringRate]:
+    """Yield the rows of firing_rates.csv for one file: each spiking layer, each reported T, each channel."""
+    spiking: tuple[QuantizedLayer | CubaLayer, ...] = network.spiking_layers
+    for layer, shape, spikes in zip(spiking, network.shapes, result.channel_spikes, strict=False):
+        neurons = math.prod(shape[1:])
+        so_far = spikes.cumsum(axis=0)
+        for point in evaluation.points:
+            possible = evaluation.image_count * neurons * point.timesteps
+            for channel, count in enumerate(so_far[point.timesteps - 1].tolist()):
+                yield FiringRate(
+                    file=name,
+                    layer=layer.name,
+                    channel=channel,
+                    timesteps=point.timesteps,
+                    firing_rate=count / possible,
+                )
+
+
+def thresholds(name: str, network: QuantizedNetwork | CubaNetwork) -> Iterator[ChannelThreshold]:
+    """Yield the rows of thresholds.csv for one file: each spiking layer, each channel; none of a CUBA network."""
+    for layer in network.spiking_layers:
+        if not isinstance(layer, QuantizedLayer):
+            continue
+        assert layer.neuron is not None
+        integers = layer.neuron.threshold.tolist()
+        real = [math.inf] * len(integers) if layer.balanced is None else layer.balanced.threshold.tolist()
+        numbers = zip(integers, real, layer.scale.tolist(), layer.neuron.initial_potential.tolist(), strict=True)
+        for channel, (integer, real_threshold, scale, initial) in enumerate(numbers):
+            yield ChannelThreshold(
+                file=name,
+                layer=layer.name,
+                channel=channel,
+                threshold=integer,
+                real_threshold=None if real_threshold == math.inf else real_threshold,
+                scale=scale,
+                initial_potential=initial,
+            )
+
+
+def prediction_rows(
+    name: str, evaluation: Evaluation, result: RunResult, labels: Array | None, classes: Sequence[str] | None
+) -> Iterator[dict[str, object]]:
+    """Yield the rows of predictions.csv for one file: each image, each reported T; all have the same columns."""
+    predictions = result.predictions
+    for image, potentials in enumerate(result.potentials):
+        for point in evaluation.points:
+            predicted = int(predictions[image, point.timesteps - 1])
+            row = Prediction(
+                file=name,
+                image=image,
+                timesteps=point.timesteps,
+                predicted=predicted,
+                class_name=None if classes is None else classes[predicted],
+                label=None if labels is None else int(labels[image]),
+            ).model_dump(by_alias=True, exclude_none=True)
+            row |= _numbered(POTENTIAL, potentials[point.timesteps - 1])
+            if result.output_spikes is not None:
+                row |= _numbered(SPIKE_COUNT, result.output_spikes[image, : point.timesteps].sum(axis=0))
+            yield row
+
+
+def _numbered(prefix: str, values: Array) -> dict[str, object]:
+    return {f"{prefix}_{index}": value for index, value in enumerate(values.tolist())}
+
+
+def as_csv(rows: Iterable[Mapping[str, object] | _Row], columns: Iterable[str] | None = None) -> bytes:
+    """Return CSV with ``columns``, by default those of all rows in order of appearance; None becomes an empty cell.
+
+    Where ``columns`` are known, no row is kept: those of predictions.csv would take many times its size.
+    """
+    dicts: Iterable[Mapping[str, object]] = (row.model_dump() if isinstance(row, _Row) else row for row in rows)
+    if columns is None:
+        dicts = list(dicts)
+        columns = itertools.chain.from_iterable(dicts)
+    content = io.BytesIO()
+    with io.TextIOWrapper(content, "utf-8", newline="") as text:
+        writer = csv.DictWriter(text, dict.fromkeys(columns), restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(dicts)
+        text.flush()
+        return content.getvalue()
+
+
+def read_csv(path: Path, schema: type[Row]) -> Iterator[tuple[Row, int]]:
+    """Yield each row of the CSV file ``path``, checked, and the number of its columns of potentials.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or a row does not fit ``schema``.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for line, row in enumerate(csv.DictReader(file), 2):
+                if None in row:
+                    raise damaged(path, f"line {line}: more fields than the first line names")
+                yield schema.model_validate_strings(row), sum(name.startswith(f"{POTENTIAL}_") for name in row)
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror or error})", where=path) from error
+    except ValidationError as error:
+        raise damaged(path, f"line {line}: {first_error(error)}") from error
+    except (ValueError, csv.Error) as error:
+        raise damaged(path, str(error)) from error
+
+
+def first_error(error: ValidationError) -> str:
+    """Return the first of pydantic's errors: ``channel: Input should be a valid integer``."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else first["msg"]
+
+
+def damaged(path: Path, found: str) -> InputError:
+    """Return the error for a file of a run folder that holds something else than `run` has written."""
+    return InputError(f"damaged: {found}", where=path, hint="Run the files again to make a new run folder.")
