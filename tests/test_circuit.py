@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,23 +15,26 @@ from support.networks import random_loihi2_network, random_network
 
 from loihi_convert import netx
 from loihi_convert.arrays import Array
-from loihi_convert.backends import open_backend
+from loihi_convert.backends import BackendOptions, open_backend
+from loihi_convert.backends.loihi2.board import Board
 from loihi_convert.backends.reference import run_network
 from loihi_convert.chip import limits
 from loihi_convert.errors import RangeError, UsageError
 from loihi_convert.ir.circuit import circuit
+from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.simulation import simulator
 
 TIMESTEPS = 6
+CIRCUITS = {False: NeuronModel.CIRCUIT, True: NeuronModel.LEAKY_CIRCUIT}
 
 
 @given(seed=st.integers(0, 100_000), leaks=st.booleans())
 @settings(max_examples=30, deadline=None)
 def test_ref_equals_the_oracle(seed: int, leaks: bool) -> None:
     network, images = random_loihi2_network(seed)
-    result = run_network(network, images, TIMESTEPS, trace=True, leak=leaks)
+    result = run_network(network, images, TIMESTEPS, trace=True, neuron=CIRCUITS[leaks])
     oracle.assert_equal(network, images, result, TIMESTEPS, is_stock=True, leaks=leaks)
 
 
@@ -39,8 +43,8 @@ def test_ref_equals_the_oracle(seed: int, leaks: bool) -> None:
 def test_the_circuit_is_a_soft_reset_neuron_until_it_wraps(seed: int) -> None:
     """Every spike and potential of the neurons that the file says; which clip beyond 131071, where u + V0 does not."""
     network, images = random_loihi2_network(seed)
-    own = run_network(network, images, TIMESTEPS, trace=True, neuron="own")
-    stock = run_network(network, images, TIMESTEPS, trace=True, neuron="stock")
+    own = run_network(network, images, TIMESTEPS, trace=True, neuron=NeuronModel.SOFT)
+    stock = run_network(network, images, TIMESTEPS, trace=True, neuron=NeuronModel.CIRCUIT)
     assert own.wrapped_images is None
     clips = any((np.abs(trace.potentials) >= limits.POTENTIAL_LIMIT - 2**15).any() for trace in own.traces)
     if not stock.wrapped_images and not clips:
@@ -114,7 +118,7 @@ def test_six_steps_by_hand() -> None:
     ==  =============  =  =====================
     """
     network = white_pixel(3, threshold=8, initial=4, bias=2)
-    for neuron in ("stock", "own"):
+    for neuron in (NeuronModel.CIRCUIT, NeuronModel.SOFT):
         hidden, output = run_network(network, white(1), 6, trace=True, neuron=neuron).traces
         assert hidden.spikes is not None
         assert hidden.spikes.ravel().tolist() == [1, 0, 1, 1, 0, 1]
@@ -164,11 +168,11 @@ def test_the_leak_by_hand() -> None:
     ==  ==========================  ============================
     """
     network = white_pixel(100, threshold=4000, initial=0)
-    result = run_network(network, white(1), 4, trace=True, leak=True)
+    result = run_network(network, white(1), 4, trace=True, neuron=NeuronModel.LEAKY_CIRCUIT)
     assert result.traces[0].potentials.ravel().tolist() == [100, 199, 299, 399]
     # Downwards it leaks towards 0 too: -6400, -12798, -19194 are -100, -199.97, -299.91.
     negative = white_pixel(-100, threshold=4000, initial=0)
-    result = run_network(negative, white(1), 3, trace=True, leak=True)
+    result = run_network(negative, white(1), 3, trace=True, neuron=NeuronModel.LEAKY_CIRCUIT)
     assert result.traces[0].potentials.ravel().tolist() == [-100, -200, -300]
 
 
@@ -177,16 +181,16 @@ def test_on_a_gpu(leaks: bool) -> None:
     """torch's CPU by another name takes the same code as a GPU."""
     for seed in range(12):
         network, images = random_loihi2_network(seed)
-        result = run_network(network, images, TIMESTEPS, trace=True, leak=leaks, device="cpu:0")
+        result = run_network(network, images, TIMESTEPS, trace=True, neuron=CIRCUITS[leaks], device="cpu:0")
         oracle.assert_equal(network, images, result, TIMESTEPS, is_stock=True, leaks=leaks)
 
 
 def test_blocks_of_steps_go_on_where_the_last_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrapped and leaky u is carried from block to block."""
     network, images = random_loihi2_network(16)
-    whole = run_network(network, images, TIMESTEPS, trace=True, leak=True)
+    whole = run_network(network, images, TIMESTEPS, trace=True, neuron=NeuronModel.LEAKY_CIRCUIT)
     monkeypatch.setattr(simulator, "_CPU_BLOCK", 1)
-    parts = run_network(network, images, TIMESTEPS, trace=True, leak=True)
+    parts = run_network(network, images, TIMESTEPS, trace=True, neuron=NeuronModel.LEAKY_CIRCUIT)
     assert whole.wrapped_images == parts.wrapped_images == 3
     assert np.array_equal(whole.potentials, parts.potentials)
 
@@ -197,13 +201,67 @@ def test_networks_for_lava_do_not_wrap() -> None:
 
 
 def test_only_files_of_target_loihi2_have_stock_neurons() -> None:
-    network, images = random_network(3)
-    with pytest.raises(UsageError, match=r"--neuron stock: the file is of target lava, .* with --target loihi2"):
-        run_network(network, images, 2, neuron="stock")
-    with pytest.raises(UsageError, match=r"--leak: only stock neurons can, and these are own"):
-        run_network(network, images, 2, leak=True)
-    with pytest.raises(UsageError, match=r"--neuron LIF: no such neuron; allowed are own, stock"):
-        open_backend("ref", neuron="LIF")
+    network, _ = random_network(3)
+    with pytest.raises(UsageError) as raised:
+        neuron_model(network, "stock")
+    assert raised.value.where == "neuron"
+    assert "target lava" in raised.value.found
+    assert "`target='loihi2'`" in raised.value.hint
+    with pytest.raises(UsageError) as raised:
+        neuron_model(network, leak=True)
+    assert raised.value.where == "leak"
+
+
+def test_what_a_run_computes_follows_from_the_file_and_the_request() -> None:
+    chip = white_pixel(1, threshold=8, initial=0)
+    lava = replace(chip, target="lava")
+    hard = replace(lava, reset="hard")
+    assert [neuron_model(chip, choice) for choice in (None, "stock", "own")] == [
+        NeuronModel.CIRCUIT,
+        NeuronModel.CIRCUIT,
+        NeuronModel.SOFT,
+    ]
+    assert neuron_model(chip, leak=True) is neuron_model(chip, "stock", leak=True) is NeuronModel.LEAKY_CIRCUIT
+    assert [neuron_model(network) for network in (lava, hard)] == [NeuronModel.SOFT, NeuronModel.HARD]
+    assert [(model.reset, model.is_circuit, model.leaks, model.fraction_bits) for model in NeuronModel] == [
+        ("soft", False, False, 0),
+        ("hard", False, False, 6),
+        ("soft", True, False, 6),
+        ("soft", True, True, 6),
+    ]
+    assert (NeuronModel.CIRCUIT.du, NeuronModel.LEAKY_CIRCUIT.du) == (-1, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [
+        ({"neuron": "LIF"}, "neuron"),
+        ({"neuron": "own", "leak": True}, "leak"),
+        ({"lava_layout": "layer"}, "lava_layout"),
+    ],
+)
+def test_options_that_are_unknown_or_contradict_each_other(options: dict[str, Any], where: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        BackendOptions(**options)
+    assert raised.value.where == where
+
+
+@pytest.mark.parametrize(
+    ("backend", "options", "where"),
+    [
+        ("ref", {"lava_python": "python3"}, "lava_python"),
+        ("ref", {"lava_layout": "layers"}, "lava_layout"),
+        ("loihi2", {"lava_layout": "layers"}, "lava_layout"),
+        ("loihi2", {"neuron": "own"}, "neuron"),
+        ("sim", {"board": Board()}, "board"),
+        ("ref", {"profile": True}, "profile"),
+    ],
+)
+def test_options_of_another_backend_are_refused(backend: str, options: dict[str, Any], where: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        open_backend(backend, BackendOptions(**options))
+    assert raised.value.where == where
+    assert backend in raised.value.found
 
 
 def test_the_file_says_its_target(tmp_path: Path) -> None:
@@ -213,7 +271,7 @@ def test_the_file_says_its_target(tmp_path: Path) -> None:
     with open_backend("ref") as backend:
         result = backend.run(tmp_path / "chip.net", images, TIMESTEPS, trace=True)
     oracle.assert_equal(network, images, result, TIMESTEPS, is_stock=True)
-    with open_backend("ref", neuron="own") as backend:
+    with open_backend("ref", BackendOptions(neuron="own")) as backend:
         result = backend.run(tmp_path / "chip.net", images, TIMESTEPS, trace=True)
     oracle.assert_equal(network, images, result, TIMESTEPS)
 

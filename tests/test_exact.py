@@ -18,6 +18,7 @@ from support.networks import random_network
 from loihi_convert import netx
 from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.lava.lava_backend import LavaBackend
+from loihi_convert.backends.options import BackendOptions
 from loihi_convert.backends.reference import ReferenceBackend, run_network
 
 TIMESTEPS = 5
@@ -61,7 +62,7 @@ def test_random_networks_are_worth_comparing() -> None:
 @pytest.fixture(scope="module", params=["processes", "layers"])
 def sim(request: pytest.FixtureRequest) -> Iterator[LavaBackend]:
     # The three images of each network side by side: two, and one that is filled up.
-    with LavaBackend(layout=request.param, batch_size=2) as backend:
+    with LavaBackend(BackendOptions(lava_layout=request.param), batch_size=2) as backend:
         yield backend
 
 

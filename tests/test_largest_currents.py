@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loihi_convert.arrays import Array, Shape
+from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.simulation import current_kernels, largest_currents
 from loihi_convert.simulation.currents import Currents
@@ -27,7 +28,7 @@ def stage_of(synapse: Synapse, input_shape: Shape) -> LayerSpec:
         threshold=None,
         initial_potential=None,
         limit=math.inf,
-        dynamics="soft",
+        neuron=NeuronModel.SOFT,
         is_integer=False,
         pool=(1, 1),
         fan_out=None,

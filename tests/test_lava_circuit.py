@@ -17,8 +17,10 @@ from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.lava.exchange import LavaFiles
 from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.lava.timing import Timing, reset_interval, stock_interval
+from loihi_convert.backends.options import BackendOptions
 from loihi_convert.backends.reference import run_network
 from loihi_convert.errors import UsageError
+from loihi_convert.ir.neuron_model import neuron_model
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Dense
 
@@ -33,7 +35,7 @@ def simulator() -> Iterator[LavaBackend]:
 
 @pytest.fixture(scope="module")
 def leaky() -> Iterator[LavaBackend]:
-    with LavaBackend(leak=True) as backend:
+    with LavaBackend(BackendOptions(leak=True)) as backend:
         yield backend
 
 
@@ -118,7 +120,8 @@ def test_random_networks_equal_ref_and_the_oracle(
     timesteps, leaks = 1 + circuit_seed % 7, circuit_seed % 4 == 3
     result = (leaky if leaks else simulator).run(written(network, tmp_path), images, timesteps, trace=True)
     oracle.assert_equal(network, images, result, timesteps, is_stock=True, leaks=leaks)
-    reference = run_network(network, images, timesteps, trace=True, leak=leaks)
+    neuron = neuron_model(network, leak=leaks)
+    reference = run_network(network, images, timesteps, trace=True, neuron=neuron)
     assert first_difference(result, reference) is None
 
 
@@ -164,7 +167,7 @@ stock_network.models = lambda: {**models, Conv: HalvingConv, Dense: PyDenseModel
 class Host:
     stepping = contextlib.nullcontext
 
-request = {"timesteps": 3, "trace": True, "neuron": "stock", "leak": False, "chip": None, "steps": int(sys.argv[2])}
+request = {"timesteps": 3, "trace": True, "neuron": "stock circuit", "chip": None, "steps": int(sys.argv[2])}
 host._run(host.LavaFiles(Path(sys.argv[1])), request, Host())
 """
 
@@ -190,16 +193,18 @@ def test_images_of_stock_neurons_lie_two_reset_intervals_apart() -> None:
 def test_stock_neurons_are_asked_of_the_wrong_file_or_layout(simulator: LavaBackend, tmp_path: Path) -> None:
     network = two_channels()
     with (
-        LavaBackend(layout="layers") as layers,
-        pytest.raises(UsageError, match=r"--lava-layout layers: stock neurons are .*; leave it out, or ask for `--neu"),
+        LavaBackend(BackendOptions(lava_layout="layers")) as layers,
+        pytest.raises(UsageError) as raised,
     ):
         layers.run(written(network, tmp_path), pixels(1), 1)
+    assert raised.value.where == "lava_layout"
     lava = written(replace(network, target="lava"), tmp_path)
     with (
-        LavaBackend(neuron="stock") as stock,
-        pytest.raises(UsageError, match=r"--neuron stock: .*export it with --target loihi2"),
+        LavaBackend(BackendOptions(neuron="stock")) as stock,
+        pytest.raises(UsageError) as raised,
     ):
         stock.run(lava, pixels(1), 1)
-    with LavaBackend(neuron="own") as own:
+    assert raised.value.where == "neuron"
+    with LavaBackend(BackendOptions(neuron="own")) as own:
         owned = own.run(written(network, tmp_path), pixels(4, 0), 7)
     assert first_difference(owned, simulator.run(written(network, tmp_path), pixels(4, 0), 7)) is None

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loihi_convert.arrays import Array, Pair, Shape
+from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.synapse import Dense
-from loihi_convert.simulation.layer_spec import Dynamics, LayerSpec, Recording
+from loihi_convert.simulation.layer_spec import LayerSpec, Recording
 from loihi_convert.simulation.neurons import Neurons, rate_errors
 
 EVERYTHING = Recording(potentials=True, spikes=True, counts=True, currents=True, clipping=True)
@@ -23,8 +24,8 @@ def spec(
 ) -> LayerSpec:  # fmt: skip
     """Neurons of ``shape`` behind a synapse of which only the bias matters."""
     synapse = Dense(np.zeros((len(threshold), 1)), bias)
-    dynamics: Dynamics = "soft" if is_soft else "hard"
-    return LayerSpec(synapse, (1,), False, shape, threshold, initial, limit, dynamics, is_integer, pool, fan_out)
+    neuron = NeuronModel.SOFT if is_soft else NeuronModel.HARD
+    return LayerSpec(synapse, (1,), False, shape, threshold, initial, limit, neuron, is_integer, pool, fan_out)
 
 
 def plain(

@@ -41,7 +41,7 @@ from exit_code import exit_code
 from netx_cards import card_page, mean_table, read_card, recorded_recipe
 
 from loihi_convert import netx, pipeline
-from loihi_convert.backends import open_backend
+from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.backends.reference import run_network
 from loihi_convert.cli.options import parse_timesteps
 from loihi_convert.cnn import checkpoint
@@ -457,7 +457,7 @@ def _tested(path: Path, timesteps: Sequence[int], splits: DataSplits, sim_images
         ]
     }
     if sim_images:
-        with open_backend("sim", lava_layout="layers") as lava:
+        with open_backend("sim", BackendOptions(lava_layout="layers")) as lava:
             part = splits.test[:sim_images]
             # Raises where a single potential differs.
             ran = pipeline.run(path, part, lava, pipeline.RunOptions((max(timesteps),)), bars=progress_bar)

@@ -11,12 +11,14 @@ import numpy as np
 
 from loihi_convert import netx
 from loihi_convert.arrays import Array, Shape
-from loihi_convert.backends import BackendName, Neuron
-from loihi_convert.backends.request import check_run, used_neuron
+from loihi_convert.backends.options import BackendOptions
+from loihi_convert.backends.request import check_run
 from loihi_convert.backends.result import LayerTrace, RunResult
+from loihi_convert.choices import BackendName
+from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.progress import Progress, no_progress
-from loihi_convert.simulation.layer_spec import Dynamics, Recording
+from loihi_convert.simulation.layer_spec import Recording
 from loihi_convert.simulation.simulator import Block, Simulator
 
 
@@ -25,17 +27,14 @@ class ReferenceBackend:
 
     Parameters
     ----------
-    device
-        ``"cpu"``, or another one of torch's, as ``"cuda"``.
-    neuron, leak
-        See `backends.open_backend`.
+    options
+        ``device``, ``neuron`` and ``leak`` are used.
     """
 
     name: Final[BackendName] = "ref"
 
-    def __init__(self, *, device: str = "cpu", neuron: Neuron | None = None, leak: bool = False) -> None:
-        self.neuron, self.leak = neuron, leak
-        self._device = device
+    def __init__(self, options: BackendOptions | None = None) -> None:
+        self.options = options or BackendOptions()
 
     @property
     def versions(self) -> dict[str, str]:
@@ -57,9 +56,8 @@ class ReferenceBackend:
             images,
             timesteps,
             trace=trace,
-            neuron=self.neuron,
-            leak=self.leak,
-            device=self._device,
+            neuron=self.options.neuron_model(network),
+            device=self.options.device,
             progress=progress,
             started=started,
         )
@@ -79,24 +77,21 @@ def run_network(
     timesteps: int,
     *,
     trace: bool = False,
-    neuron: Neuron | None = None,
-    leak: bool = False,
+    neuron: NeuronModel | None = None,
     device: str = "cpu",
     progress: Progress = no_progress,
     started: float | None = None,
 ) -> RunResult:
     """Run a network that is in memory; what export compares the written file with.
 
-    Arguments as `Backend.run` and `backends.open_backend`.
+    Arguments as `Backend.run`; ``neuron`` is one that `neuron_model` gives for ``network``, by default what the file
+    was exported for.
     """
     started = time.perf_counter() if started is None else started
     check_run(network, images, timesteps, trace=trace)
-    is_stock = used_neuron(network, neuron, leak=leak) == "stock"
-    dynamics: Dynamics = network.reset
-    if is_stock:
-        dynamics = "leaky" if leak else "stock"
-    recording = Recording(counts=True, spikes=trace, potentials=trace, clipping=is_stock)
-    simulator = Simulator(network, recording, device=device, dynamics=dynamics)
+    neuron = neuron or neuron_model(network)
+    recording = Recording(counts=True, spikes=trace, potentials=trace, clipping=neuron.is_circuit)
+    simulator = Simulator(network, recording, device=device, neuron=neuron)
     count = len(images)
     potentials = np.empty((count, timesteps, *network.shapes[-1]), np.int32)
     output_spikes = np.empty(potentials.shape, np.bool_) if network.readout == "spikes" else None
@@ -118,7 +113,7 @@ def run_network(
             spike_counts[(*place, index)] = layer.spike_counts
             operations[(*place, index)] = layer.synaptic_operations
             channel_spikes[index][block.steps] += layer.channel_spikes
-        if is_stock:
+        if neuron.is_circuit:
             for layer in block.layers:
                 assert layer.clipped is not None
                 has_wrapped[block.images] |= layer.clipped.any(axis=1)
@@ -140,7 +135,7 @@ def run_network(
         output_spikes=output_spikes,
         channel_spikes=channel_spikes,
         traces=traces,
-        wrapped_images=int(has_wrapped.sum()) if is_stock else None,
+        wrapped_images=int(has_wrapped.sum()) if neuron.is_circuit else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""What may be asked of a backend: of this network, so many images and steps, these neurons."""
+"""Checks of a request before a run: images, time steps, size of the result."""
 
 from __future__ import annotations
 
@@ -8,31 +8,11 @@ from typing import Final
 import numpy as np
 
 from loihi_convert.arrays import Array
-from loihi_convert.backends import Neuron
 from loihi_convert.errors import DataError, RangeError, UsageError
 from loihi_convert.ir.quantized import MAX_TIMESTEPS, QuantizedNetwork
 
 MAX_TRACE: Final = 2**32
 """Bytes that the result of a run may take, with the spikes and potentials of a traced one."""
-
-
-def used_neuron(network: QuantizedNetwork, neuron: Neuron | None, *, leak: bool) -> Neuron:
-    """Return what the neurons of ``network`` are in a run that asks for ``neuron``.
-
-    Raises
-    ------
-    UsageError
-        If stock processes cannot be these neurons, or neurons shall leak that cannot.
-    """
-    used: Neuron = neuron or ("stock" if network.target == "loihi2" else "own")
-    if used == "stock" and network.target != "loihi2":
-        raise UsageError(
-            f"--neuron stock: the file is of target {network.target}, with thresholds or levels that Loihi 2's own "
-            "neurons cannot have; export it with --target loihi2."
-        )
-    if leak and used != "stock":
-        raise UsageError(f"--leak: only stock neurons can, and these are {used}; export with --target loihi2.")
-    return used
 
 
 def check_run(network: QuantizedNetwork, images: Array, timesteps: int, *, trace: bool = False) -> None:
@@ -52,8 +32,9 @@ def check_run(network: QuantizedNetwork, images: Array, timesteps: int, *, trace
     if images.dtype != np.uint8 or images.shape[1:] != network.input_shape or len(images) < 1:
         expected = ", ".join(map(str, network.input_shape))
         raise DataError(
-            f"images: found {images.dtype} of shape {images.shape}; the network takes uint8 of shape (N, {expected}), "
-            "N >= 1."
+            f"found {images.dtype} of shape {images.shape}",
+            where="images",
+            expected=f"must be uint8 of shape (N, {expected}), N >= 1",
         )
     size = result_size(network, len(images), timesteps, trace=trace)
     require_result_size(size, len(images), timesteps, trace=trace)
@@ -61,14 +42,15 @@ def check_run(network: QuantizedNetwork, images: Array, timesteps: int, *, trace
 
 def require_proven(network: QuantizedNetwork, timesteps: int) -> None:
     """Raise unless ``network`` can run for ``timesteps`` steps, as `check_run` does."""
-    if timesteps < 1:
-        raise UsageError(f"--timesteps {timesteps}: a run needs at least 1 time step.")
-    if timesteps > MAX_TIMESTEPS:
-        raise UsageError(f"--timesteps {timesteps}: allowed are 1..{MAX_TIMESTEPS:,} time steps.")
+    if not 1 <= timesteps <= MAX_TIMESTEPS:
+        raise UsageError(f"found {timesteps}", where="timesteps", expected=f"must be in 1..{MAX_TIMESTEPS:,}")
     if timesteps > network.max_timesteps:
         raise RangeError(
-            f"--timesteps {timesteps}: the output potentials of this file are proven to fit Loihi's range for T <= "
-            f"{network.max_timesteps}; export it with -T {timesteps}."
+            f"found {timesteps}",
+            where="timesteps",
+            expected=f"must be in 1..{network.max_timesteps:,}, for which the output potentials of this file are "
+            "proven to fit Loihi's range",
+            hint=f"Export the file with `timesteps={timesteps}`.",
         )
 
 
@@ -86,6 +68,8 @@ def require_result_size(size: int, images: int, timesteps: int, *, trace: bool =
     """Raise a `UsageError` if the ``size`` bytes of the result of such a run are more than `MAX_TRACE`."""
     if size > MAX_TRACE:
         raise UsageError(
-            f"{'--trace: ' if trace else ''}{images} images x {timesteps} steps need {size / 2**20:.1f} MiB; "
-            f"allowed are {MAX_TRACE / 2**20:.0f} MiB. {'Trace' if trace else 'Run'} fewer images with --images."
+            f"the result of {images} images x {timesteps} steps takes {size / 2**20:.1f} MiB",
+            where="trace" if trace else "images",
+            expected=f"must be at most {MAX_TRACE / 2**20:.0f} MiB",
+            hint=f"{'Trace' if trace else 'Run'} fewer images with `images`.",
         )

@@ -92,7 +92,7 @@ def _lava(lava_python: str | None) -> Check:
             f"        Or name an interpreter that has it: --lava-python PATH, or {LAVA_PYTHON}=PATH",
         )
     from loihi_convert import netx
-    from loihi_convert.backends import open_backend
+    from loihi_convert.backends import BackendOptions, open_backend
     from loihi_convert.backends.difference import first_difference
 
     where = lava_python or f"{sys.executable} (this interpreter)"
@@ -101,7 +101,8 @@ def _lava(lava_python: str | None) -> Check:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "doctor.net")
             netx.write(_small_network(), path)
-            with open_backend("ref") as ref, open_backend("sim", lava_python=lava_python) as sim:
+            options = BackendOptions(lava_python=lava_python)
+            with open_backend("ref") as ref, open_backend("sim", options) as sim:
                 difference = first_difference(sim.run(path, images, 4), ref.run(path, images, 4))
                 versions = sim.versions
     except LoihiConvertError as error:

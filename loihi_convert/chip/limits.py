@@ -81,6 +81,10 @@ V_DECAY: Final = 0
 MAX_DECAY: Final = 4096
 """Largest ``iDecay`` and ``vDecay``: decays are fractions of 2^12 (``decay_unity`` in ``lava/proc/lif/models.py``)."""
 
+NO_MEMORY: Final = MAX_DECAY
+"""``dv`` of a LIF whose v is u + bias, and less one the ``du`` of a LIF whose u is the current of one step; Lava's own
+network exchange uses ``dv`` so for its integrators."""
+
 SYNAPSE_LIMITS: Final = (-256, 254)
 """Smallest and largest weight of a synapse of both signs, whose 8 bits count in twos (``optimize_weight_bits`` in
 ``lava/lib/dl/netx/utils.py`` clips there)."""

@@ -29,7 +29,7 @@ def demo(
     """Train, export and run a small CNN on 8x8 digits, Lava's simulator included: the whole flow in minutes."""
     require_memory()
     from loihi_convert import pipeline
-    from loihi_convert.backends import open_backend
+    from loihi_convert.backends import BackendOptions, open_backend
     from loihi_convert.conversion.balancing import require_timesteps
     from loihi_convert.data import load_data
     from loihi_convert.files import refuse_to_overwrite
@@ -55,7 +55,7 @@ def demo(
     if not as_json:
         say_exported(exported)
     log("3/3  run it on Lava's CPU simulator")
-    sim = open_backend("sim", lava_python=lava_python)
+    sim = open_backend("sim", BackendOptions(lava_python=lava_python))
     opened = [pipeline.open_file(exported[0].path)]
     done = pipeline.run_into_folder(
         output / "runs", opened, sim, splits, splits.test, command_line=sys.argv, bars=progress_bar

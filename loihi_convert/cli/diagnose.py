@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -21,6 +21,9 @@ from loihi_convert.cli.options import (
 )
 from loihi_convert.errors import UsageError
 from loihi_convert.memory import require_memory
+
+if TYPE_CHECKING:
+    from loihi_convert.choices import Layout
 
 DIAGNOSED_IMAGES = 1_000
 """Images a diagnosis takes unless told otherwise: seconds, and a few tenths of a point of accuracy."""
@@ -51,7 +54,7 @@ def diagnose(
     """Say where the accuracy went between a CNN and its exported file: by cause, by layer, and what to try."""
     require_memory()
     from loihi_convert import netx, pipeline
-    from loihi_convert.backends import open_backend
+    from loihi_convert.backends import BackendOptions, open_backend
     from loihi_convert.data import load_data
     from loihi_convert.progress import progress_bar
     from loihi_convert.simulation.gpu import chosen_device
@@ -79,7 +82,8 @@ def diagnose(
         raise UsageError(f"--sim {sim}: allowed are 0..{count}, the images that are looked at.")
     left = "; test images are left for the final figure" if kind == "validation" else ""
     log(f"looking at the first {count:,} of {len(known):,} {kind} images of {splits.name}{left}")
-    lava = open_backend("sim", lava_python=lava_python, lava_layout=lava_layout) if sim else None
+    options = BackendOptions(lava_python=lava_python, lava_layout=cast("Layout | None", lava_layout))
+    lava = open_backend("sim", options) if sim else None
     done = pipeline.diagnose(
         model,
         file,

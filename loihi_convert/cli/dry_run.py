@@ -9,6 +9,7 @@ from loihi_convert.cli.console import echo, log, say_json, say_tables
 from loihi_convert.errors import InputError
 
 if TYPE_CHECKING:
+    from loihi_convert.backends import BackendOptions
     from loihi_convert.backends.loihi2.board import Board
     from loihi_convert.backends.loihi2.plan import ChipPlan
     from loihi_convert.ir.quantized import QuantizedNetwork
@@ -21,7 +22,7 @@ def dry_run(
     timesteps: int | None,
     board: Board,
     *,
-    leak: bool,
+    options: BackendOptions,
     further: list[str],
     overwrite: bool,
     as_json: bool,
@@ -31,17 +32,18 @@ def dry_run(
     ``further`` are words of the command line that the script repeats.
     """
     from loihi_convert.backends.loihi2.plan import plan, sbatch_script
-    from loihi_convert.backends.request import require_proven, used_neuron
+    from loihi_convert.backends.request import require_proven
     from loihi_convert.files import refuse_to_replace, write_atomically
+    from loihi_convert.ir.neuron_model import neuron_model
 
-    used_neuron(network, "stock", leak=leak)
+    neuron = neuron_model(network, "stock", leak=options.leak)
     steps = network.timesteps if timesteps is None else timesteps
     require_proven(network, steps)
     script = Path(f"{path.stem}.sbatch")
     refuse_to_replace(path, script)
     if script.exists() and not overwrite:
         raise InputError(f"{script}: exists already; nothing was changed. Pass --overwrite, or move it away.")
-    planned = plan(network, image_count, steps, board, leak=leak)
+    planned = plan(network, image_count, steps, board, neuron=neuron)
     words = ["loihi-convert", "run", str(path), "--backend", "loihi2", "-T", str(steps), "--images", str(image_count)]
     write_atomically(script, sbatch_script([*words, *further], path.stem, board).encode())
     if as_json:

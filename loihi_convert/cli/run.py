@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -33,6 +33,7 @@ from loihi_convert.errors import InputError, UsageError
 from loihi_convert.memory import require_memory
 
 if TYPE_CHECKING:
+    from loihi_convert.choices import Layout, Neuron
     from loihi_convert.data import DataSplits
     from loihi_convert.pipeline import RunFolder
 
@@ -142,7 +143,7 @@ def run(
     """Run exported files, or one other netx file, on test images; show accuracy against latency; write a run folder."""
     require_memory()
     from loihi_convert import external, netx, pipeline
-    from loihi_convert.backends import open_backend
+    from loihi_convert.backends import BackendOptions, open_backend
     from loihi_convert.backends.loihi2.board import chosen_board
     from loihi_convert.data import DATASETS, load_data
     from loihi_convert.external.cuba import CubaNetwork
@@ -159,16 +160,16 @@ def run(
         on_board = chosen_board(partition=partition, name=board, generation=loihi_gen)
     elif partition or board or loihi_gen or dry:
         raise UsageError("--partition, --board, --loihi-gen and --dry-run are for --backend loihi2.")
-    opened = open_backend(
-        backend,
+    backend_options = BackendOptions(
         device=chosen,
         lava_python=lava_python,
-        lava_layout=lava_layout,
-        neuron=neuron,
+        lava_layout=cast("Layout | None", lava_layout),
+        neuron=cast("Neuron | None", neuron),
         leak=leak,
         board=on_board,
         profile=profile,
     )
+    opened = open_backend(backend, backend_options)
     if golden:
         check_golden(files, opened, as_json=as_json)
         return
@@ -241,7 +242,7 @@ def run(
             count,
             timesteps,
             on_board,
-            leak=leak,
+            options=backend_options,
             further=further,
             overwrite=overwrite,
             as_json=as_json,

@@ -160,9 +160,8 @@ def check_golden(golden: Golden, backend: Backend, *, progress: Progress = no_pr
     ]
     last = layers[-1]
     layers[-1] = GoldenLayer(last.name, last.spikes, last.potentials and _equal(result, golden))
-    reference = run_network(
-        golden.network, golden.images, golden.timesteps, trace=True, neuron=backend.neuron, leak=backend.leak
-    )
+    neuron = backend.options.neuron_model(golden.network)
+    reference = run_network(golden.network, golden.images, golden.timesteps, trace=True, neuron=neuron)
     return GoldenCheck(tuple(layers), first_difference(result, reference))
 
 

@@ -12,7 +12,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.backends import Backend
 from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import run_network
-from loihi_convert.backends.request import check_run, used_neuron
+from loihi_convert.backends.request import check_run
 from loihi_convert.backends.result import RunResult
 from loihi_convert.data import Dataset, DataSplits, HeldOut
 from loihi_convert.errors import VerificationError
@@ -175,7 +175,7 @@ def _require_runnable(opened: OpenedFile, images: Dataset, backend: Backend, opt
     """Raise whatever a run is refused for, before it takes its time."""
     network = opened.network
     check_run(network, images.images, options.last_timestep(network.timesteps), trace=options.trace)
-    used_neuron(network, backend.neuron, leak=backend.leak)
+    backend.options.neuron_model(network)
 
 
 def _reference(
@@ -195,8 +195,7 @@ def _reference(
             images,
             options.last_timestep(opened.network.timesteps),
             trace=trace,
-            neuron=backend.neuron,
-            leak=backend.leak,
+            neuron=backend.options.neuron_model(opened.network),
             device=options.device,
             progress=progress,
         )
@@ -313,8 +312,8 @@ def _made_by(backend: Backend, runs: Sequence[FileRun]) -> dict[str, Any]:
     """What a manifest says of the backend, and of each file."""
     return {
         "lava_layout": backend.layout,
-        "neuron": backend.neuron,
-        "leak": backend.leak,
+        "neuron": backend.options.neuron,
+        "leak": backend.options.leak,
         "backend_versions": backend.versions,
         "measured": {ran.path.stem: dict(ran.result.measured) for ran in runs},
         "provenance": {ran.path.stem: dict(ran.network.provenance) for ran in runs},

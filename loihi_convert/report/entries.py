@@ -8,18 +8,21 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 
+from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.metrics.evaluation import Evaluation, Point
 from loihi_convert.report.svg import STYLES
 from loihi_convert.runs.stored_run import StoredRun
 
 NEURONS: Final = {
-    "soft": "subtracts the threshold, of which every channel has its own (our SoftResetIF)",
-    "soft scalar": "the same with one threshold per layer, what differs between channels folded into the weights",
-    "stock circuit": "the same as soft, from Lava's stock processes alone",
-    "hard array": "Lava's own LIF, which returns to 0, with a threshold per channel; the CPU models alone take them",
-    "hard scalar": "Lava's own LIF with one threshold per layer, as stock netx has it on hardware",
+    NeuronModel.SOFT.label: "subtracts the threshold, one per channel (the custom Process SoftResetIF)",
+    f"{NeuronModel.SOFT.label} scalar": "the same with one threshold per layer; the differences between channels are "
+    "folded into the weights",
+    NeuronModel.CIRCUIT.label: "the same as soft, built of Lava's stock processes only",
+    f"{NeuronModel.HARD.label} array": "Lava's own LIF, which returns to 0, with one threshold per channel; only the "
+    "CPU models take them",
+    f"{NeuronModel.HARD.label} scalar": "Lava's own LIF with one threshold per layer, as stock netx has it on hardware",
 }
-"""The neurons of exported files, and what a spike leaves of their potential."""
+"""The neurons of exported files: what a spike does to their potential, and what shares a threshold."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +40,7 @@ class Entry:
     file
         Its stem.
     neuron
-        What its neurons are, of `NEURONS`; ``None`` where the run does not say so.
+        Its neurons, a key of `NEURONS`; ``None`` if the run does not say.
     run, evaluation
         Where it comes from, and its figures.
     """
@@ -111,11 +114,12 @@ def _neuron_of(run: StoredRun, file: str) -> str | None:
     if not isinstance(balance, dict) or not isinstance(quantize, dict) or balance.get("reset") not in ("soft", "hard"):
         return None
     if quantize.get("target") == "loihi2" and balance["reset"] == "soft":
-        return "stock circuit"
+        return NeuronModel.CIRCUIT.label
+    model = NeuronModel(balance["reset"])
     # Files of earlier versions have a threshold per channel.
     if quantize.get("thresholds") == "scalar":
-        return f"{balance['reset']} scalar"
-    return "soft" if balance["reset"] == "soft" else "hard array"
+        return f"{model.label} scalar"
+    return model.label if model is NeuronModel.SOFT else f"{model.label} array"
 
 
 def family_of(file: str) -> str:

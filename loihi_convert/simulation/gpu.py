@@ -81,7 +81,7 @@ class GpuNeurons:
         self._threshold, self._level, self._bias, self._initial, self._offset = (
             torch.from_numpy(array).to(device) for array in arrays
         )
-        self._limit, self._dynamics, self._is_circuit = spec.limit, spec.dynamics, spec.is_circuit
+        self._limit, self._neuron = spec.limit, spec.neuron
         self._fan_out = torch.from_numpy(spec.pooled_fan_out).to(device).flatten()
 
     def initial_states(self, images: int) -> Tensor:
@@ -98,7 +98,7 @@ class GpuNeurons:
         for step in range(steps):
             states += currents[:, min(step, currents.shape[1] - 1)] + self._bias
             if recording.clipping:
-                low = states <= -self._limit if self._is_circuit else states < -self._limit
+                low = states <= -self._limit if self._neuron.is_circuit else states < -self._limit
                 clipped[:, 0] |= low.any(1)
                 clipped[:, 1] |= (states > self._limit).any(1)
             potentials, spikes[:, step] = self._fire_once(states)
@@ -125,10 +125,10 @@ class GpuNeurons:
 
     def _fire_once(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Return potentials after the reset, and who fires; ``states`` become those that the next step adds to."""
-        if not self._is_circuit:
+        if not self._neuron.is_circuit:
             states.clamp_(-self._limit, self._limit)
             fires = states > self._level
-            spent = states - self._threshold if self._dynamics == "soft" else torch.zeros_like(states)
+            spent = states - self._threshold if self._neuron.reset == "soft" else torch.zeros_like(states)
             states.copy_(torch.where(fires, spent, states))
             return states, fires
         u = torch.where(states > self._limit, states - 2 * self._limit, states)
@@ -136,7 +136,7 @@ class GpuNeurons:
         fires = u > self._level
         subtracted = torch.where(fires, self._threshold, 0)
         potentials = u + self._offset - subtracted
-        if self._dynamics == "leaky":
+        if self._neuron.leaks:
             u = u - u.sign() * (u.abs() / 64).ceil() / 64
         states.copy_(u - subtracted)
         return potentials, fires

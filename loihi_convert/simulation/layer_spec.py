@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from loihi_convert.arrays import Array, Pair, Shape
+from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.synapse import Synapse
-
-Dynamics = Literal["soft", "hard", "stock", "leaky"]
-"""What neurons do: ``soft`` and ``hard`` are the resets of a file; ``stock`` is the circuit of `ir.circuit`, ``leaky``
-the same with ``du = 0``, where u loses a 4096th in each step, rounded up to units of 1/64."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +76,9 @@ class LayerSpec:
     threshold, initial_potential
         ``(C,)``, or ``None`` where the layer only integrates.
     limit
-        Of the potential; infinite for real numbers. Of ``stock`` and ``leaky``, where u wraps.
-    dynamics
-        What the neurons do.
+        Where a potential is clipped, or the u of a circuit wraps; infinite for real numbers.
+    neuron
+        What the neurons compute.
     is_integer
         Whether all numbers are: neurons then fire above threshold - 1, as Lava's compare, where clipping at a limit
         that is no integer leaves a fraction.
@@ -98,7 +95,7 @@ class LayerSpec:
     threshold: Array | None
     initial_potential: Array | None
     limit: float
-    dynamics: Dynamics
+    neuron: NeuronModel
     is_integer: bool
     pool: Pair
     fan_out: Array | None
@@ -121,16 +118,11 @@ class LayerSpec:
         return self._map(np.minimum(finite, np.finfo(np.float32).max))
 
     @property
-    def is_circuit(self) -> bool:
-        """Whether the state is the u of the circuit, which begins at 0: the potential without V0."""
-        return self.dynamics in ("stock", "leaky")
-
-    @property
     def levels(self) -> Array:
         """What the state must exceed for a neuron to fire: float32 ``(H W C,)``."""
         if self.threshold is None:
             return self._map(np.full(self.shape[0], np.inf))
-        if self.is_circuit:
+        if self.neuron.is_circuit:
             return self._map(self.threshold - 1) - self.offsets
         if self.is_integer:
             return self._map(self.threshold - 1)
@@ -146,12 +138,12 @@ class LayerSpec:
     @property
     def initial_states(self) -> Array:
         """float32 ``(H W C,)``."""
-        return self._map(self._initial_potential * (not self.is_circuit))
+        return self._map(self._initial_potential * (not self.neuron.is_circuit))
 
     @property
     def offsets(self) -> Array:
         """Potential less state: float32 ``(H W C,)``."""
-        return self._map(self._initial_potential * self.is_circuit)
+        return self._map(self._initial_potential * self.neuron.is_circuit)
 
     @property
     def _initial_potential(self) -> Array:

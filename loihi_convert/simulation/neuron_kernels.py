@@ -18,8 +18,8 @@ TILE: Final = 2048
 
 SOFT: Final = 0
 HARD: Final = 1
-STOCK: Final = 2
-LEAKY: Final = 3
+CIRCUIT: Final = 2
+LEAKY_CIRCUIT: Final = 3
 
 
 # The order of summation may change, so that it can be vectorised: sums of integers below 2^53 are exact in any.
@@ -156,10 +156,10 @@ def fire(
                     _raise_to(largest[first:last], current, bias[first:last])
                 if clipped.size:
                     _watch(state, current, bias[first:last], lowest, limit, clipped[image])
-                if kind >= STOCK:
+                if kind >= CIRCUIT:
                     _step_circuit(
                         state, current, bias[first:last], level[first:last], threshold[first:last], offset[first:last],
-                        limit, kind == LEAKY, tile, potential[: last - first],
+                        limit, kind == LEAKY_CIRCUIT, tile, potential[: last - first],
                     )  # fmt: skip
                 else:
                     _step(
@@ -167,7 +167,7 @@ def fire(
                         kind == SOFT, tile,
                     )  # fmt: skip
                 if kept.size:
-                    kept[image, step, first:last] = potential[: last - first] if kind >= STOCK else state
+                    kept[image, step, first:last] = potential[: last - first] if kind >= CIRCUIT else state
                 if spikes.size:
                     spikes[image, step, first:last] = tile
                 if counts.size and has_remainder:

@@ -6,11 +6,7 @@ For each neuron and step t (paper, eq. 1 and 2)::
     s(t) = [V(t) >= threshold]
     V(t) = V - threshold s  (soft)     or  0 where s  (hard)
 
-or, in the circuit of `ir.circuit`, whose u begins at 0 and wraps::
-
-    u(t) = wrap(leak(u(t-1)) - threshold s(t-1) + I(t) + bias)    leak is nothing, or takes a 4096th
-    s(t) = [u(t) > threshold - V0 - 1]
-    V(t) = V0 + u(t) - threshold s(t)
+or the equations of the circuit in `ir.neuron_model`.
 
 The spikes leave a layer already summed over the windows of the average pooling behind it, in the form that the next
 synapse takes (`currents.py`). The loops themselves are in `neuron_kernels.py`; axes as in `layer_spec.py`.
@@ -23,10 +19,16 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from loihi_convert.arrays import Array
+from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.simulation import neuron_kernels as kernels
 from loihi_convert.simulation.layer_spec import LayerBlock, LayerSpec, Recording
 
-_KINDS: Final = {"soft": kernels.SOFT, "hard": kernels.HARD, "stock": kernels.STOCK, "leaky": kernels.LEAKY}
+_KINDS: Final = {
+    NeuronModel.SOFT: kernels.SOFT,
+    NeuronModel.HARD: kernels.HARD,
+    NeuronModel.CIRCUIT: kernels.CIRCUIT,
+    NeuronModel.LEAKY_CIRCUIT: kernels.LEAKY_CIRCUIT,
+}
 
 
 class Neurons:
@@ -47,9 +49,9 @@ class Neurons:
         self._has_remainder = self.height % spec.pool[0] > 0 or self.width % spec.pool[1] > 0
         self._threshold, self._level, self._bias = spec.thresholds, spec.levels, spec.biases
         self._initial, self._offset, self._fan_out = spec.initial_states, spec.offsets, spec.pooled_fan_out
-        self._limit, self._kind = np.float32(spec.limit), _KINDS[spec.dynamics]
+        self._limit, self._kind = np.float32(spec.limit), _KINDS[spec.neuron]
         # What is below it clips, or wraps: Lava's u wraps at -2^17 itself.
-        self._lowest = np.nextafter(-self._limit, np.float32(0)) if spec.is_circuit else -self._limit
+        self._lowest = np.nextafter(-self._limit, np.float32(0)) if spec.neuron.is_circuit else -self._limit
         # Rows that are taken through all steps together, whole windows of them.
         row = self.width * self.channels
         self._rows = min(-(-self.height // spec.pool[0]), max(1, kernels.TILE // (row * spec.pool[0]))) * spec.pool[0]
@@ -195,9 +197,8 @@ def rate_errors(
     tried, initial = (np.tile(values.astype(np.float32), (1, repeats)) for values in (thresholds, initial_potentials))
     errors, squares = np.zeros(tried.shape), np.zeros(tried.shape)
     below = np.nextafter(tried, np.float32(-np.inf))
-    kernels.rate_errors(
-        currents, spec.biases, activations, tried, below, initial, spec.dynamics == "soft", timesteps, errors, squares
-    )
+    is_soft = spec.neuron.reset == "soft"
+    kernels.rate_errors(currents, spec.biases, activations, tried, below, initial, is_soft, timesteps, errors, squares)
     wanted = np.square(activations, dtype=np.float64).sum(axis=0, keepdims=True)
     by_channel = (sums.reshape(len(sums), repeats, -1).sum(axis=1) for sums in (errors, squares, wanted))
     errors, squares, wanted = by_channel

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
@@ -33,28 +33,20 @@ import numpy as np
 import torch
 
 from loihi_convert.arrays import Array
-from loihi_convert.chip import limits
 from loihi_convert.ir.network import SpikingNetwork
+from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Synapse
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation import gpu
 from loihi_convert.simulation.currents import Currents
 from loihi_convert.simulation.inputs import Inputs
-from loihi_convert.simulation.layer_spec import Dynamics, LayerBlock, LayerSpec, Recording
+from loihi_convert.simulation.layer_spec import LayerBlock, LayerSpec, Recording
 from loihi_convert.simulation.neurons import Neurons
 
 # Neurons of the largest layer, times images and steps, that are simulated at once: 16 MiB of currents on a core.
 _CPU_BLOCK: Final = 2**22
 _GPU_BLOCK: Final = 2**26
-
-# Where integer potentials clip, or u wraps.
-_LIMITS: Final[Mapping[Dynamics, float]] = {
-    "soft": limits.POTENTIAL_LIMIT,
-    "hard": limits.LIF_POTENTIAL_LIMIT,
-    "stock": limits.WRAPS_ABOVE,
-    "leaky": limits.WRAPS_ABOVE,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,9 +82,9 @@ class Simulator:
         ``"cpu"``, or another one of torch's, as ``"cuda"``.
     saturates
         Whether integer potentials end where Loihi's do; if not, they are exact up to 2^24.
-    dynamics
-        What the neurons do; by default the reset of the network, or ``stock`` for target loihi2, if it saturates.
-        ``stock`` and ``leaky`` are for target loihi2 alone.
+    neuron
+        What the neurons of a `QuantizedNetwork` compute; by default what it was exported for, or, if it does not
+        saturate, its reset.
     """
 
     def __init__(
@@ -102,15 +94,14 @@ class Simulator:
         *,
         device: str = "cpu",
         saturates: bool = True,
-        dynamics: Dynamics | None = None,
+        neuron: NeuronModel | None = None,
     ) -> None:
         recording = recording or Recording()
         output = replace(recording, potentials=True, spikes=network.readout == "spikes" or recording.spikes)
         self._recordings = [recording] * (len(network.layers) - 1) + [output]
         if isinstance(network, QuantizedNetwork):
-            is_circuit = network.target == "loihi2" and saturates
-            default: Dynamics = "stock" if is_circuit else network.reset
-            specs = _integer_specs(network, dynamics or default, saturates=saturates)
+            default = neuron_model(network) if saturates else NeuronModel(network.reset)
+            specs = _integer_specs(network, neuron or default, saturates=saturates)
         else:
             specs = float_specs(network)
         self._inputs = inputs_of(network)
@@ -303,11 +294,11 @@ def layers_on(device: str, specs: Sequence[LayerSpec]) -> list[DeviceLayer]:
     ]
 
 
-def _integer_specs(network: QuantizedNetwork, dynamics: Dynamics, *, saturates: bool) -> list[LayerSpec]:
-    limit = _LIMITS[dynamics] if saturates else math.inf
+def _integer_specs(network: QuantizedNetwork, neuron: NeuronModel, *, saturates: bool) -> list[LayerSpec]:
+    limit = neuron.limit if saturates else math.inf
     synapses = [layer.synapse for layer in network.layers]
     fan_outs = [*network.fan_outs, None][: len(synapses)]
-    return _specs(network, synapses, fan_outs, limit=limit, dynamics=dynamics, is_integer=True)
+    return _specs(network, synapses, fan_outs, limit=limit, neuron=neuron, is_integer=True)
 
 
 def inputs_of(network: SpikingNetwork | QuantizedNetwork) -> Inputs:
@@ -324,7 +315,8 @@ def float_specs(network: SpikingNetwork) -> list[LayerSpec]:
         # For spikes of 0 and 1: with the amplitudes of the layer before it as factors.
         synapses.append(layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude))
         amplitude = None if layer.neuron is None else layer.neuron.amplitude
-    return _specs(network, synapses, [None] * len(synapses), limit=math.inf, dynamics=network.reset, is_integer=False)
+    neuron = NeuronModel(network.reset)
+    return _specs(network, synapses, [None] * len(synapses), limit=math.inf, neuron=neuron, is_integer=False)
 
 
 def _specs(
@@ -333,7 +325,7 @@ def _specs(
     fan_outs: Sequence[Array | None],
     *,
     limit: float,
-    dynamics: Dynamics,
+    neuron: NeuronModel,
     is_integer: bool,
 ) -> list[LayerSpec]:
     shapes = (network.input_shape, *network.shapes)
@@ -347,7 +339,7 @@ def _specs(
             threshold=None if layer.neuron is None else layer.neuron.threshold,
             initial_potential=None if layer.neuron is None else layer.neuron.initial_potential,
             limit=limit,
-            dynamics=dynamics,
+            neuron=neuron,
             is_integer=is_integer,
             pool=pool,
             fan_out=fan_out,

@@ -37,6 +37,7 @@ from loihi_convert.backends.lava.exchange import LavaFiles
 from loihi_convert.backends.lava.host_process import how_it_ended, remove_shared_memory
 from loihi_convert.backends.loihi2.board import Board
 from loihi_convert.backends.loihi2.hardware import NoBoardError, run_on_board, use_board
+from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
 
 _WATCH_SECONDS: Final = 0.1
@@ -63,7 +64,7 @@ def main(folder: Path, token: str, parent: int) -> None:
         try:
             seconds, measured = _run(files, request, host)
         except NoBoardError as error:
-            host.answer(event="no board", reason=str(error))
+            host.answer(event="no board", reason=error.reason, hint=error.hint)
         except Exception as error:
             traceback.print_exc()
             host.fail(f"{type(error).__name__}: {error}")
@@ -123,7 +124,7 @@ class _Watched:
                 shutil.rmtree(self._folder, ignore_errors=True)
                 os.killpg(0, signal.SIGKILL)
             if not self._failed and (ended := _ended_child()) and (ended.si_status != 0 or self._stepping):
-                self.fail(f"a process of Lava's {how_it_ended(ended)}")
+                self.fail(f"a Lava process {how_it_ended(ended)}")
             time.sleep(_WATCH_SECONDS)
 
 
@@ -212,13 +213,20 @@ def _simulate(network: QuantizedNetwork, files: LavaFiles, request: dict[str, An
     from lava.magma.core.run_configs import Loihi2SimCfg
 
     timesteps, trace = request["timesteps"], request["trace"]
-    if request["neuron"] == "stock":
+    neuron = NeuronModel(request["neuron"])
+    if neuron.is_circuit:
         models = stock_network.models()
-        source = stock_network.build_circuit(network, files, timesteps, trace=trace, leak=request["leak"]).source
+        source = stock_network.build_circuit(network, files, timesteps, trace=trace, neuron=neuron).source
     else:
         models = own_network.models()
         source = own_network.build(
-            network, files, timesteps, trace=trace, layout=request["layout"], batch_size=request["batch_size"]
+            network,
+            files,
+            timesteps,
+            trace=trace,
+            neuron=neuron,
+            layout=request["layout"],
+            batch_size=request["batch_size"],
         )
     source.create_runtime(
         run_cfg=Loihi2SimCfg(exception_proc_model_map=models),

@@ -1,8 +1,8 @@
-"""The operating system process in which Lava lives, seen from outside: its interpreter, its pipes, its end.
+"""The operating system process that runs Lava, seen from outside: its interpreter, its pipes, its end.
 
 ``import lava`` sets the multiprocessing start method, prints to stdout, and leaves spinning processes and shared memory
 behind when it is interrupted; an error in a model hangs it for ever. So Lava lives in `lava.host`, in a session of its
-own, and whatever happens the whole session is killed and swept up.
+own, and whatever happens, the whole session is killed and cleaned up.
 """
 
 from __future__ import annotations
@@ -120,8 +120,10 @@ class HostProcess:
         """Describe what stopped the simulation, with the end of the host's log."""
         log = "".join(f"\n  {line}" for line in self._last_words())
         return BackendError(
-            f"{self._backend}: the simulation was stopped: {reason}. Run it again, or use `--backend ref`, which gives "
-            f"the same integers." + (f" End of Lava's log:{log}" if log else "")
+            f"the simulation was stopped: {reason}",
+            where=self._backend,
+            hint="Run it again, or use `backend='ref'`, which gives the same integers."
+            + (f" End of Lava's log:{log}" if log else ""),
         )
 
     def _last_words(self) -> list[str]:
@@ -130,9 +132,11 @@ class HostProcess:
 
     def _unusable(self, reason: str) -> PlatformError:
         return PlatformError(
-            f"{self._backend}: {self._python} cannot run Lava ({reason}); Lava needs Python 3.10 or newer that has "
-            f"NumPy and lava-nc, named by --lava-python or {LAVA_PYTHON}. `--backend ref` gives the same integers "
-            "without Lava."
+            f"{self._python} cannot run Lava ({reason})",
+            where=self._backend,
+            expected="must be Python 3.10 or newer with NumPy and lava-nc",
+            hint=f"Name another interpreter by `lava_python` or {LAVA_PYTHON}. `backend='ref'` gives the same integers "
+            "without Lava.",
         )
 
     def end(self) -> None:
@@ -162,8 +166,10 @@ def _executable(name: str) -> str:
     found = shutil.which(Path(name).expanduser())
     if found is None:
         raise PlatformError(
-            f"--lava-python {name} (or {LAVA_PYTHON}): no such program; give the path of a Python interpreter that has "
-            "Lava, as in ~/.venvs/lava/bin/python."
+            f"there is no program {name}",
+            where="lava_python",
+            expected="must be the path of a Python interpreter that has Lava, such as ~/.venvs/lava/bin/python",
+            hint=f"The default is what {LAVA_PYTHON} says.",
         )
     return str(Path(found).absolute())
 

@@ -24,13 +24,15 @@ from typing import Any, Final
 import numpy as np
 
 from loihi_convert.arrays import Array
-from loihi_convert.backends import BackendName, Layout, Neuron
 from loihi_convert.backends.lava.exchange import LavaFiles
 from loihi_convert.backends.lava.host_process import HostProcess, other_interpreter
 from loihi_convert.backends.lava.timing import Timing, stock_interval
-from loihi_convert.backends.request import check_run, used_neuron
+from loihi_convert.backends.options import BackendOptions
+from loihi_convert.backends.request import check_run
 from loihi_convert.backends.result import RunResult
+from loihi_convert.choices import BackendName, Layout
 from loihi_convert.errors import PlatformError, UsageError
+from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.progress import Progress, no_progress
 
@@ -52,34 +54,27 @@ class LavaBackend:
 
     Parameters
     ----------
-    lava_python
-        Interpreter that has NumPy and Lava, as a path or a name to be found on PATH. Default: what
-        `host_process.LAVA_PYTHON` says, else this interpreter.
-    layout
-        See `backends.Layout`; by default ``"processes"``, and stock neurons know no other.
+    options
+        ``neuron`` and ``leak``; ``lava_python``, the interpreter that has NumPy and Lava, as a path or a name on PATH,
+        by default what `host_process.LAVA_PYTHON` says, else this interpreter; ``lava_layout``, by default
+        ``"processes"``, the only one that stock neurons have.
     batch_size
         Images side by side in layout ``"layers"``, from 1; by default `fitting_batch_size`.
-    neuron, leak
-        See `backends.open_backend`.
     stall_seconds
-        A run without progress for so long is given up.
+        A run is ended after so many seconds without progress.
     """
 
     name: BackendName = "sim"
 
     def __init__(
         self,
+        options: BackendOptions | None = None,
         *,
-        lava_python: str | None = None,
-        layout: Layout | None = None,
         batch_size: int | None = None,
-        neuron: Neuron | None = None,
-        leak: bool = False,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
-        self._lava_python = other_interpreter(lava_python)
-        self._layout: Layout = layout or "processes"
-        self.neuron, self.leak = neuron, leak
+        self.options = options or BackendOptions()
+        self._lava_python = other_interpreter(self.options.lava_python)
         self._batch_size = batch_size
         self._stall_seconds = stall_seconds
         self._host: HostProcess | None = None
@@ -92,8 +87,8 @@ class LavaBackend:
 
     @property
     def layout(self) -> Layout:
-        """As it was made."""
-        return self._layout
+        """The one it was opened with, or the default."""
+        return self.options.lava_layout or "processes"
 
     @property
     def chip(self) -> dict[str, Any] | None:
@@ -108,7 +103,7 @@ class LavaBackend:
         Raises
         ------
         UsageError
-            If the file's neurons cannot be those asked for.
+            If the file cannot have the neurons that the options ask for.
         PlatformError
             If Lava is not installed, its interpreter cannot be used, or the temporary folder is full.
         BackendError
@@ -121,7 +116,7 @@ class LavaBackend:
         started = time.perf_counter()
         network = netx.read(path)
         check_run(network, images, timesteps, trace=trace)
-        neuron = used_neuron(network, self.neuron, leak=self.leak)
+        neuron = self.options.neuron_model(network)
         steps = self._timing(network, neuron, len(images), timesteps)
         try:
             host, folder = self._prepare(network, images, timesteps, trace)
@@ -130,9 +125,8 @@ class LavaBackend:
                     "folder": str(folder.path),
                     "timesteps": timesteps,
                     "trace": trace,
-                    "neuron": neuron,
-                    "leak": self.leak,
-                    "layout": self._layout,
+                    "neuron": neuron.value,
+                    "layout": self.layout,
                     "batch_size": steps.batch_size,
                     "steps": steps.total,
                     "chip": self.chip,
@@ -160,16 +154,18 @@ class LavaBackend:
         if host is not None:
             host.end()
 
-    def _timing(self, network: QuantizedNetwork, neuron: Neuron, image_count: int, timesteps: int) -> Timing:
-        if neuron == "stock" and self._layout != "processes":
+    def _timing(self, network: QuantizedNetwork, neuron: NeuronModel, image_count: int, timesteps: int) -> Timing:
+        if neuron.is_circuit and self.layout != "processes":
             raise UsageError(
-                f"--lava-layout {self._layout}: stock neurons are Processes of Lava's own; leave it out, or ask for "
-                "`--neuron own`, which gives the same integers while nothing wraps."
+                f"found {self.layout}, but the neurons of this run are stock Processes of Lava",
+                where="lava_layout",
+                expected="must be processes for stock neurons",
+                hint="Leave it out, or pass `neuron='own'`, which gives the same integers as long as nothing wraps.",
             )
         batch_size = 1
-        if self._layout == "layers":
+        if self.layout == "layers":
             batch_size = self._batch_size or fitting_batch_size(network, image_count)
-        interval = stock_interval(timesteps) if neuron == "stock" else timesteps
+        interval = stock_interval(timesteps) if neuron.is_circuit else timesteps
         return Timing(image_count, batch_size, timesteps, len(network.layers), interval)
 
     def _prepare(
@@ -182,8 +178,9 @@ class LavaBackend:
             folder.fill(network, images, timesteps, trace)
         except OSError as error:
             raise PlatformError(
-                f"{self.name}: the temporary folder cannot hold the run ({error}); free some space, set TMPDIR, or run "
-                "fewer images or no trace."
+                f"the temporary folder cannot hold the run ({error})",
+                where=self.name,
+                hint="Free some space, set TMPDIR to another folder, or run fewer images or without `trace`.",
             ) from error
         return host, folder
 
@@ -209,12 +206,13 @@ class LavaBackend:
                 return float(answer["seconds"]), dict(answer["measured"])
             elif answer["event"] == "missing":
                 raise PlatformError(
-                    f"{self.name}: Lava cannot be imported{host.where} ({answer['reason']}); `loihi-convert doctor` "
-                    "says what to install, and --lava-python names another interpreter. `--backend ref` gives the same "
-                    "integers without Lava."
+                    f"Lava cannot be imported{host.where} ({answer['reason']})",
+                    where=self.name,
+                    hint="`loihi-convert doctor` says what to install, and `lava_python` names another interpreter. "
+                    "`backend='ref'` gives the same integers without Lava.",
                 )
             elif answer["event"] == "no board":
-                raise PlatformError(f"{self.name}: {answer['reason']}")
+                raise PlatformError(answer["reason"], where=self.name, hint=answer["hint"])
             else:
                 raise host.error(answer["reason"])
 

@@ -1,12 +1,12 @@
-"""The network of Lava Processes for an exported network, its neurons ours.
+"""The network of Lava Processes for an exported network, with custom neurons.
 
 Used in the process in which Lava lives, and only there.
 
-One Lava network per run, in one of two layouts. `processes`, one image at a time, Conv and Dense being Lava's own::
+One Lava network per run, in one of two layouts. `processes`, one image at a time, with Lava's own Conv and Dense::
 
     ImageSource -> Conv -> SoftResetIF -> Conv -> SoftResetIF -> Dense -> Integrator or SoftResetIF
 
-`layers`, B images side by side, every Process being ours::
+`layers`, B images side by side, with custom Processes only::
 
     ImageSource -> SpikingLayer -> SpikingLayer -> IntegratingLayer or SpikingLayer
 
@@ -19,17 +19,27 @@ from typing import Any
 
 import numpy as np
 
-from loihi_convert.backends import Layout
 from loihi_convert.backends.lava.exchange import LavaFiles
 from loihi_convert.backends.lava.synapse_processes import batch_synapse, synapse_process
+from loihi_convert.choices import Layout
+from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
 
 
 def build(
-    network: QuantizedNetwork, folder: LavaFiles, timesteps: int, *, trace: bool, layout: Layout, batch_size: int
+    network: QuantizedNetwork,
+    folder: LavaFiles,
+    timesteps: int,
+    *,
+    trace: bool,
+    neuron: NeuronModel,
+    layout: Layout,
+    batch_size: int,
 ) -> Any:
     """Connect the Lava Processes of ``network``; return the first of them."""
-    neurons = [_neuron_parameters(network, index, folder, timesteps, trace) for index in range(len(network.layers))]
+    neurons = [
+        _neuron_parameters(network, index, folder, timesteps, trace, neuron) for index in range(len(network.layers))
+    ]
     images = {
         "images": str(folder.images),
         "timesteps": timesteps,
@@ -47,7 +57,7 @@ def build(
 
 
 def _neuron_parameters(
-    network: QuantizedNetwork, index: int, folder: LavaFiles, timesteps: int, trace: bool
+    network: QuantizedNetwork, index: int, folder: LavaFiles, timesteps: int, trace: bool, neuron: NeuronModel
 ) -> dict[str, Any]:
     """What the neurons of a layer are, in Lava's axes, and what they record."""
     layer = network.layers[index]
@@ -56,7 +66,7 @@ def _neuron_parameters(
         "shape": network.shapes[index][::-1],
         "bias": zero if layer.bias is None else layer.bias.transpose(),
         "initial_potential": zero if layer.neuron is None else layer.neuron.initial_potential,
-        "reset": network.reset,
+        "neuron": neuron,
         "recording": folder.recording(network, index, timesteps, trace, interval=timesteps),
     }
     return parameters if layer.neuron is None else {**parameters, "threshold": layer.neuron.threshold}

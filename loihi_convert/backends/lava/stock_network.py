@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -35,11 +35,8 @@ from loihi_convert.backends.lava.exchange import LavaFiles
 from loihi_convert.backends.lava.synapse_processes import synapse_process
 from loihi_convert.chip import limits
 from loihi_convert.ir.circuit import Circuit, circuit
+from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
-
-NO_MEMORY: Final = 4096
-"""``dv`` of a LIF whose v is u + bias; Lava's own network exchange uses it so for its integrators."""
-
 
 Connect = Callable[[Any, Any, int], None]
 """Connects a port that spikes on the host with a synapse's, given the bits of a message (0: spikes)."""
@@ -59,7 +56,7 @@ def build_circuit(
     timesteps: int,
     *,
     trace: bool,
-    leak: bool,
+    neuron: NeuronModel,
     from_host: Connect | None = None,
 ) -> StockNetwork:
     """Connect the stock Processes of ``network``.
@@ -70,9 +67,8 @@ def build_circuit(
         Of target loihi2.
     folder, timesteps, trace
         As in `lava_network.build`.
-    leak
-        Whether ``du`` of every LIFReset is 0, the smallest value that Loihi documents, and u loses 1/4096 a step; or
-        -1, with which u never decays.
+    neuron
+        The circuit, with or without leak; says the ``du`` of every LIFReset.
     from_host
         How the images and the bit that switches the biases enter; by default directly.
     """
@@ -101,7 +97,7 @@ def build_circuit(
             from_host(source.s_out, synapse.s_in, 0 if layer.largest_input == 1 else limits.MAX_PIXEL_BITS)
         else:
             _connect(neurons[-1].s_out, synapse.s_in)
-        neurons.append(_neurons(layer, network.shapes[index], circuits[index], timesteps, index, leak))
+        neurons.append(_neurons(layer, network.shapes[index], circuits[index], timesteps, index, neuron))
         neurons[-1].proc_params["recording"] = folder.recording(
             network, index, timesteps, trace, interval=timing.stock_interval(timesteps)
         )
@@ -116,13 +112,15 @@ def build_circuit(
     return StockNetwork(source, tuple(neurons))
 
 
-def _neurons(layer: QuantizedLayer, shape: Shape, numbers: Circuit, timesteps: int, index: int, leak: bool) -> Any:
+def _neurons(
+    layer: QuantizedLayer, shape: Shape, numbers: Circuit, timesteps: int, index: int, neuron: NeuronModel
+) -> Any:
     from lava.proc.lif.process import LIFReset
 
     neurons = LIFReset(
         shape=shape[::-1],
-        du=0 if leak else -1,
-        dv=NO_MEMORY,
+        du=neuron.du,
+        dv=limits.NO_MEMORY,
         vth=numbers.vth,
         bias_mant=np.broadcast_to(numbers.bias_mant, shape[::-1]),
         bias_exp=numbers.bias_exp,
@@ -166,7 +164,7 @@ def _bias_switches(
     switches: list[Callable[[Any], None]] = [lambda port: from_host(source.s_out, port, 0)]
     for _ in range(last):
         relay = Dense(weights=np.ones((1, 1), np.int32))
-        repeats = LIF(shape=(1,), du=NO_MEMORY - 1, dv=NO_MEMORY, vth=0)
+        repeats = LIF(shape=(1,), du=limits.NO_MEMORY - 1, dv=limits.NO_MEMORY, vth=0)
         switches[-1](relay.s_in)
         relay.a_out.connect(repeats.a_in)
         processes += [relay, repeats]

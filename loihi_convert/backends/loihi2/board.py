@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, get_args
 
 from loihi_convert.choices import Generation
-from loihi_convert.errors import UsageError
+from loihi_convert.errors import UsageError, one_of
 
 GENERATIONS: Final = get_args(Generation)
 """Loihi 2 chips."""
@@ -57,21 +57,25 @@ def chosen_board(
     Raises
     ------
     UsageError
-        If there is no such generation of Loihi 2, or a name is none.
+        If there is no such generation of Loihi 2, or a name holds other characters.
     """
     generation = generation or environment.get("LOIHI_GEN") or "N3B3"
     if generation not in GENERATIONS:
         raise UsageError(
-            f"--loihi-gen {generation} (or LOIHI_GEN): no Loihi 2; allowed are {', '.join(GENERATIONS)}, and most are "
-            "N3B3."
+            f"found {generation}",
+            where="loihi_gen",
+            expected=one_of(GENERATIONS),
+            hint="Most Loihi 2 chips are N3B3. The default is what LOIHI_GEN says.",
         )
     partition = partition or environment.get("PARTITION") or None
     name = name or environment.get("BOARD") or None
     address = environment.get("NXSDKHOST") or None
-    for option, value in (("--partition", partition), ("--board", name), ("NXSDKHOST", address)):
+    for parameter, value in (("partition", partition), ("board", name), ("NXSDKHOST", address)):
         # They end up in a shell script.
         if value is not None and not re.fullmatch(r"[\w.:,-]+", value):
-            raise UsageError(f"{option} {value!a}: no name; allowed are letters, digits and _ . : , -")
+            raise UsageError(
+                f"found {value!a}", where=parameter, expected="must consist of letters, digits and _ . : , -"
+            )
     if partition or name or environment.get("SLURM", "0") != "0":
         address = None
     return Board(generation, partition, name, address)

@@ -1,20 +1,21 @@
 """Backend `loihi2`: the network of stock Processes on a Loihi 2 board, in the same host process as `sim`.
 
 **It has never run on a chip.** What it does there is written against what Intel and others have published of the Lava
-extension for Loihi (`lava_hardware.py` names it), and all but that file is what `sim` runs with ``--neuron stock``.
+extension for Loihi (`hardware.py` names it), and all but that file is what `sim` runs with ``--neuron stock``.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final
 
-from loihi_convert.backends import BackendName
 from loihi_convert.backends.lava.lava_backend import LavaBackend
-from loihi_convert.backends.loihi2.board import Board
+from loihi_convert.backends.loihi2.board import chosen_board
+from loihi_convert.backends.options import BackendOptions
+from loihi_convert.choices import BackendName
 
 STALL_SECONDS: Final = 1800.0
-"""A run without a step for so long is given up: compiling for the chip, and waiting for a board, take minutes."""
+"""Seconds without a step after which a run is ended: compiling for the chip and waiting for a board take minutes."""
 
 
 class Loihi2Backend(LavaBackend):
@@ -25,24 +26,18 @@ class Loihi2Backend(LavaBackend):
 
     Parameters
     ----------
-    board
-        Where to run.
-    lava_python, leak
-        As in `LavaBackend`.
-    profile
-        Run once more, with Lava's profiler.
+    options
+        ``board``, by default what the environment says; ``profile``, an additional run with Lava's profiler;
+        ``lava_python`` and ``leak`` as in `LavaBackend`.
     """
 
     name: BackendName = "loihi2"
 
-    def __init__(
-        self, board: Board, *, lava_python: str | None = None, leak: bool = False, profile: bool = False
-    ) -> None:
-        super().__init__(lava_python=lava_python, neuron="stock", leak=leak, stall_seconds=STALL_SECONDS)
-        self._board = board
-        self._profile = profile
+    def __init__(self, options: BackendOptions | None = None) -> None:
+        super().__init__(replace(options or BackendOptions(), neuron="stock"), stall_seconds=STALL_SECONDS)
+        self._board = self.options.board or chosen_board()
 
     @property
     def chip(self) -> dict[str, Any]:
         """The board, and whether to profile."""
-        return {"board": asdict(self._board), "profile": self._profile}
+        return {"board": asdict(self._board), "profile": self.options.profile}

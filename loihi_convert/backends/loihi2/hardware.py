@@ -13,7 +13,7 @@ Used in the process in which Lava lives, and only there. The extension is Intel'
 
 Not known: whether an adapter takes a step of its own (every layer would be late by one: the golden folder fails from
 the first layer on), and whether a chip takes ``du = -1`` and ``dv = 4096``, beyond the 12 bits that Lava documents
-(``leak`` is ``du = 0``).
+(with ``leak``, ``du`` is 0).
 """
 
 from __future__ import annotations
@@ -30,21 +30,25 @@ from loihi_convert.backends.lava.stock_network import StockNetwork, build_circui
 from loihi_convert.backends.loihi2.board import Board
 from loihi_convert.chip import limits
 from loihi_convert.ir.circuit import circuit
+from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
 
 CONV_MESSAGE_BITS: Final = 16
 """Of the adapter before a convolution, as lava-dl uses it for its graded pixels."""
 
 NOT_INSTALLED: Final = (
-    "the Lava extension for Loihi is not installed, so there is no board to run on. Members of the Intel Neuromorphic "
-    "Research Community (INRC) get it: intel-ncl.atlassian.net, 'Get started with the Lava extension for Loihi'; to "
-    "join, neuromorphic.intel.com or inrc_interest@intel.com. --dry-run shows what would run; `--backend sim` runs the "
-    "same Processes without a board."
+    "Members of the Intel Neuromorphic Research Community (INRC) get it: intel-ncl.atlassian.net, 'Get started with "
+    "the Lava extension for Loihi'; to join, neuromorphic.intel.com or inrc_interest@intel.com. `dry_run` shows what "
+    "would run; `backend='sim'` runs the same Processes without a board."
 )
 
 
 class NoBoardError(Exception):
-    """There is no board, with the reason in words for the user."""
+    """There is no board: the reason, and what to do, in words for the user."""
+
+    def __init__(self, reason: str, hint: str) -> None:
+        super().__init__(reason)
+        self.reason, self.hint = reason, hint
 
 
 def use_board(board: Board) -> None:
@@ -58,7 +62,7 @@ def use_board(board: Board) -> None:
     from lava.utils import loihi as lava_loihi
 
     if not lava_loihi.is_installed():
-        raise NoBoardError(NOT_INSTALLED)
+        raise NoBoardError("the Lava extension for Loihi, which a board needs, is not installed", NOT_INSTALLED)
     generation = lava_loihi.ChipGeneration[board.generation]
     try:
         if board.address is not None:
@@ -67,7 +71,7 @@ def use_board(board: Board) -> None:
             lava_loihi.use_slurm_host(board.partition, board.name, generation)
     except (ImportError, ValueError) as error:
         raise NoBoardError(
-            f"Lava refuses the board ({error}); choose with --partition, --board and --loihi-gen."
+            f"Lava refuses the board ({error})", "Choose another one with `partition`, `board` and `loihi_gen`."
         ) from None
 
 
@@ -83,7 +87,7 @@ def run_on_board(
             folder,
             request["timesteps"],
             trace=request["trace"],
-            leak=request["leak"],
+            neuron=NeuronModel(request["neuron"]),
             from_host=connect_through_adapter,
         )
 

@@ -12,7 +12,9 @@ from typing import Any
 from loihi_convert.arrays import Shape
 from loihi_convert.backends.lava.timing import Timing, first_step, reset_interval, stock_interval
 from loihi_convert.backends.loihi2.board import Board
+from loihi_convert.chip import limits
 from loihi_convert.ir.circuit import Circuit, circuit
+from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv
 
@@ -61,8 +63,8 @@ class ChipPlan:
         }
 
 
-def plan(network: QuantizedNetwork, image_count: int, timesteps: int, board: Board, *, leak: bool) -> ChipPlan:
-    """Return what `lava_circuit.build_circuit` builds of ``network``, of target loihi2, and where it would run."""
+def plan(network: QuantizedNetwork, image_count: int, timesteps: int, board: Board, *, neuron: NeuronModel) -> ChipPlan:
+    """Return what `stock_network.build_circuit` builds of ``network``, of target loihi2, and where it would run."""
     processes = [_input(network)]
     circuits = [circuit(layer) for layer in network.layers]
     if with_bias := [index for index, numbers in enumerate(circuits) if numbers.source_mant is not None]:
@@ -70,10 +72,12 @@ def plan(network: QuantizedNetwork, image_count: int, timesteps: int, board: Boa
         processes.append(PlannedProcess("bias switch", "RingBuffer", (1,), {"data": switch}))
         processes += with_bias[-1] * [
             PlannedProcess("bias switch", "Dense", (1,), {"weights": "1"}),
-            PlannedProcess("bias switch", "LIF", (1,), {"du": "4095", "dv": "4096", "vth": "0"}),
+            PlannedProcess(
+                "bias switch", "LIF", (1,), {"du": str(limits.NO_MEMORY - 1), "dv": str(limits.NO_MEMORY), "vth": "0"}
+            ),
         ]
     for index, layer in enumerate(network.layers):
-        processes += _layer(layer, network.shapes[index], circuits[index], index, timesteps, leak)
+        processes += _layer(layer, network.shapes[index], circuits[index], index, timesteps, neuron)
     timing = Timing(image_count, 1, timesteps, len(network.layers), stock_interval(timesteps))
     return ChipPlan(tuple(processes), timing, reset_interval(timesteps), board)
 
@@ -84,12 +88,12 @@ def _input(network: QuantizedNetwork) -> PlannedProcess:
 
 
 def _layer(
-    layer: QuantizedLayer, shape: Shape, numbers: Circuit, index: int, timesteps: int, leak: bool
+    layer: QuantizedLayer, shape: Shape, numbers: Circuit, index: int, timesteps: int, neuron: NeuronModel
 ) -> list[PlannedProcess]:
     weights = {"weights": _range(2 * layer.weight), "weight_exp": "-1"}
     neurons = {
-        "du": "0" if leak else "-1",
-        "dv": "4096",
+        "du": str(neuron.du),
+        "dv": str(limits.NO_MEMORY),
         "vth": str(numbers.vth),
         "bias_mant": _range(numbers.bias_mant),
         "bias_exp": str(numbers.bias_exp),

@@ -20,7 +20,7 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
 from loihi_convert.backends.lava.processes.guarded import GuardedModel
 from loihi_convert.backends.lava.recording import Recorder, Recording
-from loihi_convert.chip import limits
+from loihi_convert.ir.neuron_model import NeuronModel
 
 Array = npt.NDArray[Any]
 
@@ -36,8 +36,8 @@ class Neurons(AbstractProcess):
         B.
     bias, initial_potential
         Integers, in weight units.
-    reset
-        ``"soft"`` or ``"hard"``.
+    neuron
+        Soft or hard reset; see `ir.neuron_model`.
     recording
         What is written where. Each presentation starts in its first recorded step.
     further
@@ -51,11 +51,11 @@ class Neurons(AbstractProcess):
         batch_size: int,
         bias: Array,
         initial_potential: Array,
-        reset: str,
+        neuron: NeuronModel,
         recording: Recording,
         **further: Any,
     ) -> None:
-        super().__init__(reset=reset, recording=recording, **further)
+        super().__init__(neuron=neuron, recording=recording, **further)
         self.v = Var(shape=(batch_size, *shape), init=0)
         self.bias = Var(shape=bias.shape, init=bias)
         self.initial_potential = Var(shape=initial_potential.shape, init=initial_potential)
@@ -71,8 +71,7 @@ class SpikingNeurons(Neurons):
         s_out = v >= threshold
         v = v - threshold * s_out
 
-    With ``reset`` "hard" the neurons are Lava's own LIF without leak: v has 6 bits below 1, clips at +-(2^23 - 1) / 64,
-    fires where v > threshold - 1, and is 0 after a spike.
+    With hard reset the neurons compute what Lava's own LIF does without leak; see `ir.neuron_model`.
 
     Parameters
     ----------
@@ -125,11 +124,9 @@ class IntegratingModel(GuardedModel):
     def prepare(self) -> None:
         self._recording: Recording = self.proc_params["recording"]
         self.recorder = Recorder(self._recording)
-        self.soft = self.proc_params["reset"] == "soft"
-        # Lava's LIF: act_shift, vth_shift and bias_exp of 6.
-        self.shift = 0 if self.soft else 6
-        limit = limits.POTENTIAL_LIMIT if self.soft else limits.LIF_POTENTIAL_LIMIT
-        self._limit = int(limit * 2**self.shift)
+        neuron: NeuronModel = self.proc_params["neuron"]
+        self.soft, self.shift = neuron.reset == "soft", neuron.fraction_bits
+        self._limit = int(neuron.limit * 2**self.shift)
 
     def advance(self, current: Array) -> None:
         """Do one step with ``current``, int32 that broadcasts over ``v``."""

@@ -1,0 +1,93 @@
+"""What a backend is opened with, validated once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, get_args
+
+from loihi_convert.choices import BackendName, Layout, Neuron
+from loihi_convert.errors import UsageError, one_of
+from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
+from loihi_convert.ir.quantized import QuantizedNetwork
+
+if TYPE_CHECKING:
+    from loihi_convert.backends.loihi2.board import Board
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """How a backend runs files; every option has a default, and most belong to one backend.
+
+    Parameters
+    ----------
+    device
+        ref: ``"cpu"``, or another device of torch, such as ``"cuda"``.
+    lava_python
+        sim and loihi2: the interpreter that has Lava; see `lava_backend.LavaBackend`.
+    lava_layout
+        sim: see `choices.Layout`; by default ``"processes"``.
+    neuron
+        See `choices.Neuron`; by default what each file was exported for.
+    leak
+        Stock neurons leak: ``du = 0``, the smallest value in Loihi's documents, instead of -1.
+    board
+        loihi2: where to run; by default what the environment says.
+    profile
+        loihi2: measure time and energy in an additional run.
+
+    Raises
+    ------
+    UsageError
+        If a value is unknown, or two options contradict each other.
+    """
+
+    device: str = "cpu"
+    lava_python: str | None = None
+    lava_layout: Layout | None = None
+    neuron: Neuron | None = None
+    leak: bool = False
+    board: Board | None = None
+    profile: bool = False
+
+    def __post_init__(self) -> None:
+        for name, kind in (("lava_layout", Layout), ("neuron", Neuron)):
+            value, known = getattr(self, name), get_args(kind)
+            if value is not None and value not in known:
+                raise UsageError(f"found {value}", where=name, expected=one_of(known))
+        if self.leak and self.neuron == "own":
+            raise UsageError(
+                "only stock neurons leak, and `neuron='own'` was given",
+                where="leak",
+                expected="must be off unless the neurons are stock",
+                hint="Leave out `neuron`, or pass `neuron='stock'`.",
+            )
+
+    def neuron_model(self, network: QuantizedNetwork) -> NeuronModel:
+        """Return what the neurons of ``network`` compute with these options; see `ir.neuron_model.neuron_model`."""
+        return neuron_model(network, self.neuron, leak=self.leak)
+
+    def require_for(self, backend: BackendName) -> None:
+        """Raise a `UsageError` if an option was given that ``backend`` does not have."""
+        not_for = {
+            "lava_python": self.lava_python is not None and backend == "ref",
+            "lava_layout": self.lava_layout is not None and backend != "sim",
+            "board": self.board is not None and backend != "loihi2",
+            "profile": self.profile and backend != "loihi2",
+            "neuron": self.neuron == "own" and backend == "loihi2",
+        }
+        for name in (name for name, is_wrong in not_for.items() if is_wrong):
+            raise UsageError(
+                f"given, but the backend is {backend}",
+                where=name,
+                expected=_BELONGS_TO[name],
+                hint=f"Leave out `{name}`, or choose another `backend`.",
+            )
+
+
+_BELONGS_TO = {
+    "lava_python": "is an option of sim and loihi2, which run Lava",
+    "lava_layout": "is an option of sim",
+    "board": "is an option of loihi2",
+    "profile": "is an option of loihi2, whose board has a profiler",
+    "neuron": "must be stock on loihi2: a chip has stock neurons only",
+}

@@ -1,0 +1,129 @@
+"""What the neurons of a run compute, and how a file and the user's request decide it.
+
+With I(t) the weighted inputs of step t, b the bias, theta the threshold, V0 the initial potential and V(0) = V0:
+
+**Soft reset** (`NeuronModel.SOFT`; the custom Process SoftResetIF, in weight units)::
+
+    V(t) = clip(V(t-1) + I(t) + b, -131071, 131071)
+    s(t) = [V(t) >= theta]
+    V(t) = V(t) - theta s(t)
+
+**Hard reset** (`NeuronModel.HARD`; Lava's own LIF without leak, in units of 1/64)::
+
+    V(t) = clip(V(t-1) + I(t) + b, -limit, limit)       limit = (2^23 - 1) / 64
+    s(t) = [V(t) > theta - 1]
+    V(t) = 0 where s(t)
+
+**Circuit** (`NeuronModel.CIRCUIT`, `NeuronModel.LEAKY_CIRCUIT`; stock Lava Processes, see `ir.circuit`), with the
+current u of Lava's LIF as the membrane, u(0) = 0::
+
+    u(t) = wrap(decay(u(t-1)) - theta s(t-1) + I(t) + b)     into (-2^17, 2^17]
+    s(t) = [u(t) > theta - V0 - 1]
+    V(t) = V0 + u(t) - theta s(t)
+
+    decay(u) = u                                with du = -1
+    decay(u) = sign(u) floor(4095 |u| / 4096)   with du = 0, in units of 1/64
+
+As long as nothing wraps or clips, the circuit without leak computes the same V and s as soft reset.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from loihi_convert.chip import limits
+from loihi_convert.errors import UsageError
+
+if TYPE_CHECKING:
+    from loihi_convert.choices import Neuron, Reset
+    from loihi_convert.ir.quantized import QuantizedNetwork
+
+
+class NeuronModel(Enum):
+    """What a neuron computes; the equations are in the docstring of this module."""
+
+    SOFT = "soft"
+    HARD = "hard"
+    CIRCUIT = "stock circuit"
+    LEAKY_CIRCUIT = "leaky stock circuit"
+
+    @property
+    def label(self) -> str:
+        """Its name in tables and messages."""
+        return self.value
+
+    @property
+    def is_circuit(self) -> bool:
+        """Whether it is built of stock Processes; its state is then u, which begins at 0 and does not contain V0."""
+        return self in (NeuronModel.CIRCUIT, NeuronModel.LEAKY_CIRCUIT)
+
+    @property
+    def leaks(self) -> bool:
+        """Whether its state decays from step to step."""
+        return self is NeuronModel.LEAKY_CIRCUIT
+
+    @property
+    def reset(self) -> Reset:
+        """What a spike does to the potential: subtract the threshold, or return it to 0."""
+        return "hard" if self is NeuronModel.HARD else "soft"
+
+    @property
+    def du(self) -> int:
+        """``du`` of the circuit's LIF: u loses ``(du + 1) / 4096`` of itself in each step."""
+        return 0 if self.leaks else -1
+
+    @property
+    def fraction_bits(self) -> int:
+        """Bits of the integer state below one weight unit."""
+        return 0 if self is NeuronModel.SOFT else limits.UNIT_EXP
+
+    @property
+    def limit(self) -> float:
+        """Largest state in weight units: beyond it a potential is clipped, and the u of a circuit wraps."""
+        return _LIMITS[self]
+
+
+_LIMITS: Final[dict[NeuronModel, float]] = {
+    NeuronModel.SOFT: limits.POTENTIAL_LIMIT,
+    NeuronModel.HARD: limits.LIF_POTENTIAL_LIMIT,
+    NeuronModel.CIRCUIT: limits.WRAPS_ABOVE,
+    NeuronModel.LEAKY_CIRCUIT: limits.WRAPS_ABOVE,
+}
+
+
+def neuron_model(network: QuantizedNetwork, neuron: Neuron | None = None, *, leak: bool = False) -> NeuronModel:
+    """Return what the neurons of ``network`` compute in a run.
+
+    Parameters
+    ----------
+    network
+        As the file states it: its target, and its reset.
+    neuron
+        What the user asked for; by default ``stock`` for target ``loihi2``, ``own`` for target ``lava``.
+    leak
+        Whether the neurons of the circuit leak (``du = 0`` instead of -1).
+
+    Raises
+    ------
+    UsageError
+        If the circuit cannot hold this network, or a leak is asked of neurons that cannot leak.
+    """
+    is_circuit = network.target == "loihi2" if neuron is None else neuron == "stock"
+    if is_circuit and network.target != "loihi2":
+        raise UsageError(
+            f"the file was exported for target {network.target}: stock Loihi 2 neurons cannot hold its parameters",
+            where="neuron",
+            expected="must be own for this file",
+            hint="Export it with `target='loihi2'`.",
+        )
+    if leak and not is_circuit:
+        raise UsageError(
+            f"the neurons of this run are {network.reset}-reset neurons, which do not leak",
+            where="leak",
+            expected="must be off unless the neurons are stock",
+            hint="Export the file with `target='loihi2'`, and run it with `neuron='stock'`.",
+        )
+    if is_circuit:
+        return NeuronModel.LEAKY_CIRCUIT if leak else NeuronModel.CIRCUIT
+    return NeuronModel(network.reset)
