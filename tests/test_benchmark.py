@@ -1,4 +1,4 @@
-"""tools/benchmark.py without the libraries it compares: operation counts, tables, and what a missing library gives."""
+"""`benchmark.py` without the libraries it compares: operation counts, tables, and what a missing library gives."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from loihi_convert.chip import limits
 from loihi_convert.errors import PlatformError
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
+from loihi_convert.report.formats import markdown_table
 
-TOOLS = Path(__file__).parents[1] / "tools"
+PEERS = Path(__file__).parents[1] / "tools" / "peers"
 
 
 @pytest.fixture(scope="module")
 def benchmark() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(TOOLS))
+    sys.path.insert(0, str(PEERS))
     yield importlib.import_module("benchmark")
-    sys.path.remove(str(TOOLS))
+    sys.path.remove(str(PEERS))
 
 
 def tiny_network() -> QuantizedNetwork:
@@ -53,7 +54,7 @@ def tiny_network() -> QuantizedNetwork:
 
 
 def test_the_limit_counts_every_product_once(benchmark: ModuleType) -> None:
-    gemm = importlib.import_module("peers.gemm")
+    gemm = importlib.import_module("simulators.gemm")
     first, second, last = gemm.products(tiny_network(), timesteps=5)
     # 4 channels x 9 weights at 16 positions, once, because the image is constant.
     assert first.multiply_accumulates == 4 * 9 * 16
@@ -61,7 +62,7 @@ def test_the_limit_counts_every_product_once(benchmark: ModuleType) -> None:
     assert second.multiply_accumulates == 2 * 18 * 4 * 5
     # 2 x 2 x 2 neurons to 3 outputs; 5 steps.
     assert last.multiply_accumulates == 8 * 3 * 5
-    job = importlib.import_module("peers").Job(Path("unused"), 5, (2,))
+    job = importlib.import_module("simulators").Job(Path("unused"), 5, (2,))
     job.__dict__["network"] = tiny_network()
     for runner in gemm.candidates(job).values():
         seconds, potentials = runner(np.zeros((5, 1, 4, 4), np.uint8))
@@ -71,7 +72,7 @@ def test_the_limit_counts_every_product_once(benchmark: ModuleType) -> None:
 
 def test_what_every_library_gets_is_the_network(benchmark: ModuleType) -> None:
     """The torch modules and channel values that all of them share, stepped by hand, equal `ref`."""
-    peers = importlib.import_module("peers")
+    peers = importlib.import_module("simulators")
     network, steps = tiny_network(), 8
     images = np.random.default_rng(1).integers(0, 256, (6, 1, 4, 4)).astype(np.uint8)
     hidden = list(zip(network.spiking_layers, network.shapes, strict=False))
@@ -94,7 +95,7 @@ def test_what_every_library_gets_is_the_network(benchmark: ModuleType) -> None:
 
 
 def test_a_channel_that_never_fires_is_out_of_reach(benchmark: ModuleType) -> None:
-    peers = importlib.import_module("peers")
+    peers = importlib.import_module("simulators")
     layer = tiny_network().layers[0]
     threshold = np.array([1, 2, 3, limits.NEVER_FIRES], np.int32)
     silent = QuantizedLayer("conv1", layer.synapse, IntegerNeuron(threshold, 0 * threshold), layer.scale, 255)
@@ -111,11 +112,11 @@ def test_medians_minima_and_maxima(benchmark: ModuleType) -> None:
     assert tables.spread([12345.6]) == "12,346 (12,346..12,346)"
     assert tables.spread([0.01234, 0.0]) == "0.00617 (0.00..0.0123)"
     assert tables.spread([]) == ""
-    assert tables.markdown(("a", "bcde"), [("12345", "")]) == "| a     | bcde |\n| ----- | ---- |\n| 12345 |      |\n"
+    assert markdown_table(("a", "bcde"), [("12345", "")]) == "| a     | bcde |\n| ----- | ---- |\n| 12345 |      |\n"
 
 
 def test_ratios_are_taken_repeat_by_repeat(benchmark: ModuleType) -> None:
-    peers = importlib.import_module("peers")
+    peers = importlib.import_module("simulators")
     reference = benchmark.Row(peers.PEERS[0], 100, [1.0, 2.0, 4.0])
     limit = benchmark.Row(peers.PEERS[-1], 100, [0.5, 2.0, 1.0])
     # Images per second: 100, 50, 25 of ref against 10, 2.5, 5.
@@ -131,8 +132,8 @@ def test_ratios_are_taken_repeat_by_repeat(benchmark: ModuleType) -> None:
 def test_a_library_that_is_not_there_gives_a_row_that_says_so(
     benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process, worker = (importlib.import_module(f"peers.{name}") for name in ("process", "worker"))
-    peers = importlib.import_module("peers")
+    process, worker = (importlib.import_module(f"simulators.{name}") for name in ("process", "worker"))
+    peers = importlib.import_module("simulators")
     index, peer = next((index, peer) for index, peer in enumerate(peers.PEERS) if peer.module == "snntorch")
     # An environment in which the installation went wrong: that of the tests, to which snnTorch does not belong.
     monkeypatch.setattr(process, "python_with", lambda _: [sys.executable])
@@ -157,20 +158,20 @@ def test_a_library_that_is_not_there_gives_a_row_that_says_so(
 
 
 def test_peak_memory_is_that_of_the_process_itself(benchmark: ModuleType) -> None:
-    process, worker = (importlib.import_module(f"peers.{name}") for name in ("process", "worker"))
+    process, worker = (importlib.import_module(f"simulators.{name}") for name in ("process", "worker"))
     small = worker.peak_memory()
     ballast = np.ones(2**25)
     assert worker.peak_memory() >= small + ballast.nbytes // 2
-    command = "from peers.worker import peak_memory; print(peak_memory())"
+    command = "from simulators.worker import peak_memory; print(peak_memory())"
     done = subprocess.run(
-        [*process.python_with(None), "-c", command], cwd=TOOLS, capture_output=True, text=True, check=True
+        [*process.python_with(None), "-c", command], cwd=PEERS, capture_output=True, text=True, check=True
     )
     # 256 MiB that the parent holds are not counted.
     assert int(done.stdout) < worker.peak_memory() - ballast.nbytes // 2
 
 
 def test_without_uv_it_says_what_is_missing(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    process = importlib.import_module("peers.process")
+    process = importlib.import_module("simulators.process")
     monkeypatch.delenv("UV", raising=False)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(PlatformError, match="nobody==1: not installed here, and no uv to make an environment"):

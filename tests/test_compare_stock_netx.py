@@ -1,13 +1,13 @@
-"""tools/compare_stock_netx.py without lava-dl: what it refuses, and how it counts."""
+"""`compare_stock_netx.py` without lava-dl: what it refuses, and how it counts."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+from support import compare_stock_netx as tool
 
 from loihi_convert import netx
 from loihi_convert.arrays import Array
@@ -18,7 +18,7 @@ from loihi_convert.ir.synapse import Dense
 
 
 def test_a_missing_file_is_one_sentence(
-    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "absent.net")])
     assert tool.main() == 3
@@ -35,7 +35,6 @@ def test_a_missing_file_is_one_sentence(
     ],
 )
 def test_what_stock_netx_does_not_do_is_refused(
-    tool: ModuleType,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -52,7 +51,6 @@ def test_what_stock_netx_does_not_do_is_refused(
 
 @pytest.mark.parametrize("integrates", [True, False])
 def test_the_class_is_read_as_the_file_says(
-    tool: ModuleType,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

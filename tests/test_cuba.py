@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import SUPPORT
 from support.external_files import NEURON, lava_dl_file, small_layers, write_external
 from support.networks import random_network
 
@@ -25,8 +26,6 @@ from loihi_convert.external.cuba import INTEGRATOR, CubaLayer, CubaNetwork, Cuba
 from loihi_convert.external.cuba_run import run_cuba
 from loihi_convert.external.cuba_simulation import LayerStep, lif_step, pixel_inputs, simulate
 from loihi_convert.ir.synapse import Dense
-
-TOOLS = Path(__file__).parents[1] / "tools"
 
 
 def neuron(i_decay: int, v_decay: int, v_th_mant: int) -> CubaNeuron:
@@ -194,7 +193,7 @@ def test_unmodified_lava_dl_gives_the_same_states(tmp_path: Path, has_input_neur
     network = external.read_external(path)
     sample = np.random.default_rng(0).integers(0, 90, network.input_shape).astype(np.int32)
     np.save(tmp_path / "sample.npy", sample)
-    program = (TOOLS / "run_stock_states.py", path, tmp_path / "sample.npy", 8, tmp_path / "states.npz")
+    program = (SUPPORT / "run_stock_states.py", path, tmp_path / "sample.npy", 8, tmp_path / "states.npz")
     in_a_process(LAVA_DL + STOCK_SCRIPT, *program)
     steps = list(simulate(network, sample[np.newaxis], 8))
     fired = [sum(int(layers[index].spikes.sum()) for layers in steps) for index in range(len(network.layers))]

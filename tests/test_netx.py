@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import oracle
+from support import SUPPORT, oracle
 from support.changed_files import overwrite
 from support.networks import random_network
 
@@ -24,8 +24,6 @@ from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.errors import InputError, NetxError
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
-
-TOOLS = Path(__file__).parents[1] / "tools"
 
 
 def assert_same(found: QuantizedNetwork, expected: QuantizedNetwork) -> None:
@@ -129,7 +127,7 @@ def by_stock_lava_dl(path: Path, images: np.ndarray, timesteps: int) -> np.ndarr
     """Output potentials after each step, ``(N, T, classes)``, from unmodified lava-dl in a process of its own."""
     inputs, output = path.with_suffix(".images.npy"), path.with_suffix(".potentials.npy")
     np.save(inputs, images)
-    words = (sys.executable, "-c", STOCK, TOOLS / "run_stock_netx.py", path, inputs, timesteps, output)
+    words = (sys.executable, "-c", STOCK, SUPPORT / "run_stock_netx.py", path, inputs, timesteps, output)
     done = subprocess.run(
         list(map(str, words)), capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )

@@ -1,4 +1,4 @@
-"""tools/reproduce.py on digits: cells made up for them, what is computed once, and figures by hand."""
+"""tools/paper/reproduce.py on digits: cells made up for them, what is computed once, and figures by hand."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from loihi_convert.report import paper
 from loihi_convert.report.paper import Cell
 from loihi_convert.simulation.relu import cnn_scores
 
-TOOLS = Path(__file__).parents[1] / "tools"
+PAPER = Path(__file__).parents[1] / "tools" / "paper"
 
 # Made up: no paper has measured digits.
 CELLS = (
@@ -48,9 +48,9 @@ HEADLINE = (
 
 @pytest.fixture(scope="module")
 def tool() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(TOOLS))
+    sys.path.insert(0, str(PAPER))
     yield importlib.import_module("reproduce")
-    sys.path.remove(str(TOOLS))
+    sys.path.remove(str(PAPER))
 
 
 @pytest.fixture(scope="module")
@@ -549,8 +549,10 @@ def test_the_meter_counts_units(tool: ModuleType) -> None:
 
 
 def test_every_command_in_the_readme_parses(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (TOOLS.parent / "README.md").read_text()
-    lines = [line.split("#")[0].split() for line in text.splitlines() if line.startswith("python tools/reproduce.py")]
+    text = (PAPER.parents[1] / "README.md").read_text()
+    lines = [
+        line.split("#")[0].split() for line in text.splitlines() if line.startswith("python tools/paper/reproduce.py")
+    ]
     assert len(lines) >= 5
     for line in lines:
         monkeypatch.setattr(sys, "argv", line[1:])

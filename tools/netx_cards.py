@@ -9,10 +9,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from benchmark_tables import markdown
-
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.errors import InputError
+from loihi_convert.report.formats import markdown_table
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -153,7 +152,7 @@ def _further(card: dict[str, Any]) -> list[str]:
 def _table(rows: Sequence[dict[str, str]]) -> str:
     """Return a Markdown table of the columns that are not empty."""
     columns = [name for name in rows[0] if any(row[name] for row in rows)]
-    return markdown(columns, [[row[name] for name in columns] for row in rows]).rstrip("\n")
+    return markdown_table(columns, [[row[name] for name in columns] for row in rows]).rstrip("\n")
 
 
 def _size(item: dict[str, Any]) -> str:
@@ -244,4 +243,4 @@ def mean_table(cards: Sequence[dict[str, Any]]) -> str:
         rows.append((f"seed {card['seed']}", f"{cnn:.2f}", *(f"{accuracy:.2f}" for accuracy in accuracies)))
     columns = list(zip(*differences, strict=True))
     rows.append(("mean difference", "", *(f"{statistics.mean(column):+.2f}" for column in columns)))
-    return markdown((cards[0]["data"], "CNN", *(f"T = {step}" for step in steps)), rows)
+    return markdown_table((cards[0]["data"], "CNN", *(f"T = {step}" for step in steps)), rows)

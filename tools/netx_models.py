@@ -37,10 +37,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from exit_code import exit_code
 from netx_cards import card_page, mean_table, read_card, recorded_recipe
 
 from loihi_convert import netx, pipeline
+from loihi_convert.__main__ import exit_code
 from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.backends.reference import run_network
 from loihi_convert.cli.options import parse_timesteps
@@ -84,7 +84,8 @@ class LoadedFile:
 
 def main() -> int:
     """Do what the command line says; return the exit code."""
-    return exit_code(_do, _arguments())
+    arguments = _arguments()
+    return exit_code(lambda: _do(arguments))
 
 
 def _arguments() -> argparse.Namespace:

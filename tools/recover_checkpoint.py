@@ -16,10 +16,10 @@ from typing import Final
 
 import numpy as np
 import torch
-from exit_code import exit_code
 from torch import Tensor, nn
 
 from loihi_convert import netx
+from loihi_convert.__main__ import exit_code
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.accuracy import accuracy
 from loihi_convert.cnn.checkpoint import Checkpoint
@@ -41,7 +41,8 @@ def main() -> int:
     parser.add_argument("--qcfs", type=int, help="levels of its activations; default: ReLU")
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
-    return exit_code(_recover, parser.parse_args())
+    arguments = parser.parse_args()
+    return exit_code(lambda: _recover(arguments))
 
 
 def _recover(arguments: argparse.Namespace) -> None:

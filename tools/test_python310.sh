@@ -23,6 +23,6 @@ print("Python", platform.python_version(), "NumPy", numpy.__version__, "torch", 
 
 "$python" -m pytest -q -m "not lava and not browser" \
     --ignore tests/test_cli.py --ignore tests/test_pipeline.py --ignore tests/test_train.py --ignore tests/test_check.py \
-    --ignore tests/test_damage.py --ignore tests/test_benchmark.py --ignore tests/test_reproduce.py
+    --ignore tests/robustness/test_damage.py --ignore tests/test_benchmark.py --ignore tests/test_reproduce.py
 "$python" -m pytest -q -m lava -k "hand_trace or everything_else_works"
 python3 -m uv run loihi-convert doctor --lava-python "$python"

@@ -7,7 +7,8 @@
     golden.json    T; SHA-256 of model.net, and of every layer's spikes and potentials
 
 A digest is that of the bytes in N, T, C, H, W order: one of 0 or 1 for a spike, four of a little-endian int32 for a
-potential (after the reset of its step). `folder()` is the one that comes with the package; ``tools/golden.py`` made it.
+potential (after the reset of its step). `folder()` is the one that comes with the package, made by
+`tests/support/golden.py`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from loihi_convert.records import Interval
 
 
@@ -45,3 +47,12 @@ def quantity(value: float, unit: str) -> str:
 def quantity_range(interval: Interval, unit: str) -> str:
     """Return (low, high): 85.0 µJ..1.24 mJ."""
     return f"{quantity(interval[0], unit)}..{quantity(interval[1], unit)}"
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table with its columns aligned."""
+    cells = [header, *rows]
+    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
+    lines = [" | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in cells]
+    lines.insert(1, " | ".join("-" * width for width in widths))
+    return "".join(f"| {line} |\n" for line in lines)

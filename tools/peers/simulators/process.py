@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from loihi_convert.errors import PlatformError
-from peers import Peer
-from peers.worker import Request
+from simulators import Peer
+from simulators.worker import Request
 
 _TOOLS: Final = Path(__file__).resolve().parents[1]
 _LAST_LINES: Final = 3
@@ -34,7 +34,7 @@ class Worker:
 
     def __init__(self, peer: Peer, request: Request, patience: float) -> None:
         self._peer, self._patience = peer, patience
-        command = [*python_with(peer.requirement), "-m", "peers.worker", request.json()]
+        command = [*python_with(peer.requirement), "-m", "simulators.worker", request.json()]
         threads = {name: str(request.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as this object
         self._process = subprocess.Popen(

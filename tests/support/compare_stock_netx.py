@@ -1,4 +1,4 @@
-"""Compare unmodified lava-dl with `ref`: python tools/compare_stock_netx.py MODEL.net [-T 4,16,64] [--images N]
+"""Compare unmodified lava-dl with `ref`: python tests/support/compare_stock_netx.py MODEL.net [-T 4,16,64] [--images N]
 
 MODEL.net is one that `export --reset hard` wrote, for pixels as constant currents. Each of the first N test images is
 run by `run_stock_netx.py`, which is nothing but lava-dl, in the interpreter that --python names (Python 3.10, into
@@ -21,9 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from exit_code import exit_code
 
 from loihi_convert import netx
+from loihi_convert.__main__ import exit_code
 from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.cli.options import parse_timesteps
@@ -41,7 +41,8 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--python", default=sys.executable, help="interpreter that has lava-dl")
     parser.add_argument("--data-root", type=Path)
-    return exit_code(_compare, parser.parse_args())
+    arguments = parser.parse_args()
+    return exit_code(lambda: _compare(arguments))
 
 
 def _compare(arguments: argparse.Namespace) -> int:

@@ -10,10 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from benchmark_tables import markdown
-
 from loihi_convert.records import wilson_interval
 from loihi_convert.report import paper
+from loihi_convert.report.formats import markdown_table
 from reproduction import images
 from reproduction.best import Best
 from reproduction.cells import Setting, Variant
@@ -321,7 +320,7 @@ def _best_lines(bests: Sequence[BestEntry]) -> list[str]:
         f"At or above the paper's at {reached} of {len(bests)} T. Methods are chosen on calibration images, networks "
         f"on validation images{beyond}. What runs is the exported file.",
         "",
-        markdown(header, rows),
+        markdown_table(header, rows),
     ]
 
 
@@ -351,7 +350,7 @@ def _grid(
         ]
         for cell in cells
     ]
-    return markdown(header, rows)
+    return markdown_table(header, rows)
 
 
 def _paper_loss(cell: paper.Cell) -> float | None:

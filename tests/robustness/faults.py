@@ -1,4 +1,4 @@
-"""Break things on purpose and print what came of it: python tools/faults.py [FAULT]...
+"""Break things on purpose and print what came of it: python tests/robustness/faults.py [FAULT]...
 
 Each trial starts the command line in a folder of its own, does it harm, and compares what it said, how it ended and
 what it left (files, temporary files, processes, shared memory) with what was promised. Some minutes; as root, in a
@@ -33,6 +33,7 @@ PATIENCE_SECONDS: Final = 40.0
 LONGEST_FILES: Final = ("longest.net", "longest-2.net", "longest-3.net", "longest-4.net")
 _IN_NAMESPACE: Final = "LOIHI_CONVERT_FAULTS"
 _SHARED_MEMORY: Final = Path("/dev/shm")
+_INTERRUPTED: Final = r"error: interrupted; no partial files were left\.\n"
 _CLI: Final = (sys.executable, "-m", "loihi_convert")
 _HANGS_AFTER_3_SECONDS: Final = (
     "from loihi_convert.__main__ import main; from loihi_convert.backends.lava.lava_backend import LavaBackend;"
@@ -270,11 +271,7 @@ _COMMANDS: Final = {
 def signals(bench: Bench) -> Iterator[str]:
     """Ctrl-C, SIGTERM and SIGHUP in train, export, run on ref and on sim, at random moments."""
     for name, (words, new) in _COMMANDS.items():
-        for number, said in (
-            (signal.SIGINT, "interrupted"),
-            (signal.SIGTERM, "ended by SIGTERM"),
-            (signal.SIGHUP, "ended by SIGHUP"),
-        ):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             trial = bench.trial()
             process = trial.start(*words)
             if name == "run on ref":
@@ -286,9 +283,7 @@ def signals(bench: Bench) -> Iterator[str]:
             if name == "run on sim" and number != signal.SIGHUP:
                 trial.host()
             process.send_signal(number)
-            wrong = trial.wrong(
-                trial.finish(), 128 + number, f"^error: {said}; nothing half-written is left\\.\n$|\nerror: {said}", new
-            )
+            wrong = trial.wrong(trial.finish(), 128 + number, f"(^|\n){_INTERRUPTED}", new)
             yield wrong and f"{name}, {number.name}: {wrong}"
 
 
@@ -297,12 +292,12 @@ def early_signals(bench: Bench) -> Iterator[str]:
     for words in (("--help",), ("export", "model.pt", "-T", "1", "--overwrite"), ("run", "model.net")):
         trial = bench.trial()
         for index in range(EARLY_SIGNALS):
-            number, said = ((signal.SIGINT, "interrupted"), (signal.SIGTERM, "ended by SIGTERM"))[index % 2]
+            number = (signal.SIGINT, signal.SIGTERM)[index % 2]
             process = trial.start(*words)
             time.sleep(index / EARLY_SIGNALS)
             process.send_signal(number)
             done = trial.finish()
-            wrong = trial.wrong(done, 128 + number, rf"^error: {said}; nothing half-written is left\.\n$")
+            wrong = trial.wrong(done, 128 + number, f"^{_INTERRUPTED}$")
             # Before our first line Python does as it pleases; and the last signals may come too late.
             is_pythons = done.code in (1, -number) and not re.search(", in main|Exception ignored|error:", done.err)
             if done.code != 0 and not is_pythons:

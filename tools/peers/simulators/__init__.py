@@ -92,7 +92,7 @@ class Peer:
 
     def candidates(self, job: Job) -> Mapping[str, Runner]:
         """Import the library and return what is worth trying."""
-        found: Mapping[str, Runner] = importlib.import_module(f"peers.{self.module}").candidates(job)
+        found: Mapping[str, Runner] = importlib.import_module(f"simulators.{self.module}").candidates(job)
         return found
 
 

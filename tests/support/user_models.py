@@ -1,28 +1,14 @@
-"""Six CNNs as six users would write them, through --arch: python tools/user_models.py [--images N] [--sim-images N]
-
-Each is trained briefly on the 8x8 digits, saved as a plain state dict, exported with its class as --arch at T = 64, run
-on `ref` with the test images and on `sim` with a few. Printed: parameters, accuracy, on how many images the class is
-that of the CNN (PyTorch's own forward), and on how many images every potential and spike of `sim` equals `ref`'s.
-"""
+"""Six CNNs as six users would write them, for `export --arch user_models:NAME`."""
 
 from __future__ import annotations
 
-import argparse
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (as users write it)
 
-from loihi_convert import pipeline
-from loihi_convert.backends import open_backend
-from loihi_convert.data import Dataset, load_data
-from loihi_convert.frontend.source import open_source
-
-TIMESTEPS = 64
+from loihi_convert.data import Dataset
 
 
 class Sequential(nn.Sequential):
@@ -161,44 +147,3 @@ def trained(kind: type[nn.Module], data: Dataset, epochs: int, seed: int = 0) ->
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return model.eval()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=400)
-    parser.add_argument("--sim-images", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=15)
-    options = parser.parse_args()
-    data = load_data("digits")
-    test = data.test[: options.images]
-    print(f"{'CNN':12} parameters   CNN %   T = {TIMESTEPS} %   same class   sim = ref, error 0")
-    with tempfile.TemporaryDirectory() as folder, open_backend("ref") as ref, open_backend("sim") as sim:
-        for kind, normalization in NORMALIZATIONS.items():
-            model = trained(kind, data.train, options.epochs)
-            path = Path(folder) / f"{kind.__name__}.pt"
-            torch.save(model.state_dict(), path)
-            source = open_source(
-                path,
-                arch=f"user_models:{kind.__name__}",
-                input_shape=data.input_shape,
-                data="digits",
-                mean=normalization.get("mean"),
-                std=normalization.get("std"),
-            )
-            (exported,) = pipeline.export(source, None, (TIMESTEPS,), data.calibration_images())
-            with torch.no_grad():
-                classes = model(prepared(kind, test)).argmax(1).numpy()
-            found = ref.run(exported.path, test.images, TIMESTEPS).potentials[:, -1].argmax(1)
-            equal = pipeline.run(
-                exported.path, test[: options.sim_images], sim, pipeline.RunOptions(trace=True)
-            ).equal_to_reference
-            print(
-                f"{kind.__name__:12} {sum(p.numel() for p in model.parameters()):10,} "
-                f"{100 * np.mean(classes == test.labels):7.2f} {100 * np.mean(found == test.labels):10.2f} "
-                f"{np.sum(found == classes):8} / {len(test)} {equal:8} / {options.sim_images}",
-                flush=True,
-            )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""The quick part of tools/faults.py: what a killed, hindered or interrupted command says and leaves."""
+"""The quick part of `faults.py`: what a killed, hindered or interrupted command says and leaves."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from loihi_convert import netx
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Dense
 from loihi_convert.runs.run_folder import run_folder
+from robustness import faults as tool
 
 CLI = (sys.executable, "-m", "loihi_convert")
 
@@ -58,7 +58,7 @@ def test_where_the_output_cannot_go(tmp_path: Path, redirection: str, code: int,
     assert done.stderr.count("\n") == (1 if message else 0)
 
 
-def test_a_signal_comes_while_ref_simulates(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_comes_while_ref_simulates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def exported(command: list[str], cwd: Path, **options: object) -> None:
         if "longest.net" in command:
             netx.write(wide_network(), cwd / "longest.net")
@@ -112,11 +112,12 @@ def test_nobody_reads_the_output(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
-@pytest.mark.parametrize(
-    ("number", "said"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "ended by SIGTERM"), (signal.SIGHUP, None)]
-)
-def test_a_signal_is_one_line(tmp_path: Path, number: signal.Signals, said: str | None) -> None:
-    # A signal that is ignored at the start, as under nohup, stays ignored.
+INTERRUPTED = "error: interrupted; no partial files were left.\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_one_line(tmp_path: Path, number: signal.Signals) -> None:
+    # A signal that is ignored at the start, as SIGHUP under nohup, stays ignored.
     program = (
         "import os, signal, sys; from loihi_convert import __main__, cli\n"
         "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
@@ -126,73 +127,41 @@ def test_a_signal_is_one_line(tmp_path: Path, number: signal.Signals, said: str 
     done = subprocess.run(
         [sys.executable, "-c", program, str(int(number))], cwd=tmp_path, capture_output=True, text=True
     )
-    if said is None:
-        assert (done.returncode, done.stderr) == (0, "")
-    else:
-        assert (done.returncode, done.stderr) == (128 + number, f"error: {said}; nothing half-written is left.\n")
+    is_ignored = number == signal.SIGHUP
+    assert (done.returncode, done.stderr) == ((0, "") if is_ignored else (128 + number, INTERRUPTED))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("module", ["loihi_convert.cli", "loihi_convert.pipeline", "torch"])
-def test_a_signal_amid_imports_is_one_line(tmp_path: Path, number: signal.Signals, module: str) -> None:
-    # Sends itself the signal when it looks for ``module``, which is soon after the start or in a command.
+def test_a_signal_while_the_command_line_is_imported_is_one_line(tmp_path: Path, number: signal.Signals) -> None:
     program = (
         "import os, sys\n"
-        "module, number = sys.argv[3:]\n"
-        "del sys.argv[3:]\n"
         "class Finder:\n"
         "    def find_spec(name, path, target=None):\n"
-        "        if name == module: os.kill(os.getpid(), int(number))\n"
+        "        if name == 'loihi_convert.cli': os.kill(os.getpid(), int(sys.argv[1]))\n"
         "from loihi_convert.__main__ import main\n"
         "sys.meta_path.insert(0, Finder)\n"
         "main()"
     )
-    words = ("export", "absent.pt", module, str(int(number)))
-    done = subprocess.run([sys.executable, "-c", program, *words], cwd=tmp_path, capture_output=True, text=True)
-    said = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
-    assert (done.returncode, done.stderr) == (128 + number, f"error: {said}; nothing half-written is left.\n")
-    assert names(tmp_path) == []
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(int(number))], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (128 + number, INTERRUPTED)
 
 
-def test_signals_where_nothing_can_be_raised(tmp_path: Path) -> None:
-    # In __del__ Python reports an exception and goes on; a second Ctrl-C does not disturb the cleaning up after one.
+def test_the_second_signal_ends_at_once(tmp_path: Path) -> None:
+    # Sent again within a second it is the same one, as `timeout` sends it to a process and to its group.
     program = (
-        "import os, signal, sys, time; from loihi_convert import __main__, cli\n"
-        "class Deaf:\n"
-        "    def __del__(self): os.kill(os.getpid(), signal.SIGINT)\n"
+        "import os, signal, time; from loihi_convert import __main__, cli\n"
         "def app(standalone_mode):\n"
-        "    Deaf()\n"
-        "    try: time.sleep(20)\n"
+        "    try: os.kill(os.getpid(), signal.SIGINT)\n"
         "    finally:\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
-        "        print('cleaned up', flush=True)\n"
+        "        print('cleans up', flush=True)\n"
+        "        time.sleep(1.1)\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        print('goes on', flush=True)\n"
         "cli.app = app\n"
         "__main__.main()"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=15)
-    assert (done.returncode, done.stdout) == (130, "cleaned up\n")
-    assert done.stderr == "error: interrupted; nothing half-written is left.\n"
-
-
-@pytest.mark.parametrize("limit", ["-v 102400", "-v 307200", "-d 102400", "-v 2000000"])
-def test_too_little_memory_is_said_before_torch_hangs_in_it(tmp_path: Path, limit: str) -> None:
-    shell = f'ulimit {limit} && exec "$@"'
-    done = subprocess.run(
-        ["sh", "-c", shell, "sh", *CLI, "train"], cwd=tmp_path, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 4
-    size = int(limit.split()[1]) / 2**20
-    assert done.stderr.startswith(
-        f"error: memory: what this process may have ({size:.2f} GiB by ulimit {limit[:2]}) is not enough"
-    )
-    assert done.stderr.count("\n") == 1
-    assert names(tmp_path) == []
-
-
-def test_ample_memory_is_not_refused(tmp_path: Path) -> None:
-    shell = 'ulimit -v 20000000 && exec "$@"'
-    done = subprocess.run(
-        ["sh", "-c", shell, "sh", *CLI, "export", "absent.pt"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 3
-    assert "error: absent.pt: " in done.stderr
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "cleans up\n", "")

@@ -1,6 +1,6 @@
-"""Measure `ref` beside other simulators, and what it costs: python tools/benchmark.py {peers,cost} ...
+"""Measure `ref` beside other simulators, and what it costs: python tools/peers/benchmark.py {peers,cost} ...
 
-``peers``   the same exported network, the same images and threads in every library that installs (`peers/`), float32;
+``peers``   the same exported network, the same images and threads in every library that installs (`simulators/`),
             each in a process and, through uv, in an environment of its own; speed, and the classes and output
             potentials they get.
 ``cost``    time and peak memory of `ref` against T, number of images, images per call and network width; every
@@ -25,14 +25,14 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from benchmark_tables import machine, markdown, spread
-from exit_code import exit_code
-from peers import PEERS, Peer
-from peers.process import Worker
-from peers.worker import Request
+from benchmark_tables import machine, spread
+from simulators import PEERS, Peer
+from simulators.process import Worker
+from simulators.worker import Request
 from torch import nn
 
 from loihi_convert import netx
+from loihi_convert.__main__ import exit_code
 from loihi_convert.arrays import Array
 from loihi_convert.backends import open_backend
 from loihi_convert.backends.request import check_run, require_proven
@@ -46,6 +46,7 @@ from loihi_convert.errors import PlatformError, UsageError
 from loihi_convert.files import write_atomically
 from loihi_convert.frontend.lowering import convert
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.report.formats import markdown_table
 
 # Networks that need no training, and the data they are made for.
 NETWORKS: Final = {
@@ -63,7 +64,7 @@ _CALIBRATION_IMAGES: Final = 100
 def main() -> int:
     """Do what the command line says; return the exit code."""
     options = _options()
-    return exit_code(options.measure, options)
+    return exit_code(lambda: options.measure(options))
 
 
 def _options() -> argparse.Namespace:
@@ -290,7 +291,11 @@ def peers_report(rows: Sequence[Row]) -> str:
         counts = ["" if n is None else f"{n} / {row.image_count}" for n in (row.same_class, row.equal_potentials)]
         table.append((row.title, spread(row.rates), "" if row is reference else spread(ratios), row.choice, *counts))
     header = ("", "images/s", "ref is so many times as fast", "fastest of those tried", "same class", "same potentials")
-    lines = [markdown(header, table), "Numbers are median (minimum..maximum); ratios are taken repeat by repeat.", ""]
+    lines = [
+        markdown_table(header, table),
+        "Numbers are median (minimum..maximum); ratios are taken repeat by repeat.",
+        "",
+    ]
     for row in rows:
         with_torch = f" (torch {row.versions['torch']})" if "torch" in row.versions else ""
         lines.append(f"- {row.title}{with_torch}: {row.peer.note}")
@@ -378,7 +383,7 @@ def measure_cost(options: argparse.Namespace) -> None:
         fixed = [] if curve == "images" else [f"{len(first.images):,} images"]
         fixed += [] if curve == "T" else [f"T = {first.timesteps}"]
         header = (curve, "seconds", "images/s", "peak memory in MiB")
-        tables.append(f"{', '.join(fixed)}\n\n{markdown(header, table)}")
+        tables.append(f"{', '.join(fixed)}\n\n{markdown_table(header, table)}")
     what = f"ref, {chosen.name}, {options.repeats} repeats; widths: c5-2ap-(2c)5-2ap-classes with random weights"
     rest = (
         "Numbers are median (minimum..maximum). Memory is that of the whole process, which holds "

@@ -1,4 +1,6 @@
-"""Damage files by the thousand and count what the readers make of it: ``python tools/damage.py [--share 0.1]``.
+"""Damage files by the thousand and count what the readers make of it.
+
+    python tests/robustness/damage.py [--share 0.1]
 
 Printed is a table: kind of input, tried, clear errors, read as if nothing were, crashes, silent differences, and the
 largest CPU time and memory of one file. The exit code is 0 if nothing crashed and nothing differed in silence.

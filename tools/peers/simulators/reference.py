@@ -9,7 +9,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.backends import open_backend
-from peers import Job, Runner
+from simulators import Job, Runner
 
 
 def candidates(job: Job) -> Mapping[str, Runner]:

@@ -1,4 +1,4 @@
-"""Medians, minima and maxima, Markdown, and the machine, for `benchmark.py`."""
+"""Medians, minima and maxima, and the machine, for `benchmark.py`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import os
 import platform
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +25,6 @@ def spread(values: Sequence[float]) -> str:
 def _three_digits(value: float) -> str:
     decimals = 2 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:,.{decimals}f}"
-
-
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table with its columns aligned."""
-    cells = [header, *rows]
-    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
-    lines = [" | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in cells]
-    lines.insert(1, " | ".join("-" * width for width in widths))
-    return "".join(f"| {line} |\n" for line in lines)
 
 
 def machine(threads: int) -> str:

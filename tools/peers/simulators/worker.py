@@ -1,7 +1,7 @@
 """One peer in a process of its own: chooses the fastest way, then runs once for each line that it reads.
 
-``python -m peers.worker REQUEST`` in the folder `tools`; REQUEST is JSON, see `Request`. Answers are lines of JSON on
-stdout; whatever a library prints goes to stderr.
+``python -m simulators.worker REQUEST`` in the folder `tools/peers`; REQUEST is JSON, see `Request`. Answers are lines
+of JSON on stdout; whatever a library prints goes to stderr.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from peers import PEERS, Job
+from simulators import PEERS, Job
 
 _WARM_UP_IMAGES: Final = 16
 

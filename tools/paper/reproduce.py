@@ -1,4 +1,6 @@
-"""The paper's tables and figures, from networks of ours: python tools/reproduce.py {table,figure} NAME --network FILE
+"""The paper's tables and figures, measured on your networks.
+
+    python tools/paper/reproduce.py {table,figure} NAME --network FILE
 
 ``table``    2, 3, A2, A3, A4, headline: our numbers, the paper's, the differences, conversion losses; CSV and Markdown
 ``figure``   6, 7, 8, 9, 11, 12, A4, A5: SVG and PNG, and CSV with what is drawn
@@ -19,7 +21,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from exit_code import exit_code
 from reproduction.best import BestOfOurs
 from reproduction.cells import (
     FIGURES,
@@ -46,6 +47,7 @@ from reproduction.tables import (
     markdown_page,
 )
 
+from loihi_convert.__main__ import exit_code
 from loihi_convert.cli.console import echo, log
 from loihi_convert.cli.options import parse_timesteps
 from loihi_convert.cnn import checkpoint
@@ -86,7 +88,8 @@ _RATE_TIMESTEPS: Final = (64,)
 
 def main() -> int:
     """Do what the command line says; return the exit code."""
-    return exit_code(_reproduce, _options())
+    options = _options()
+    return exit_code(lambda: _reproduce(options))
 
 
 def _options() -> argparse.Namespace:

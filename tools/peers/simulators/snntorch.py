@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from peers import Job, Runner, batched, initial_potentials, over_map, synapse_module, thresholds
+from simulators import Job, Runner, batched, initial_potentials, over_map, synapse_module, thresholds
 
 
 def candidates(job: Job) -> Mapping[str, Runner]:

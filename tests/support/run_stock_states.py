@@ -1,4 +1,6 @@
-"""Every layer's states from nothing but lava-dl: python tools/run_stock_states.py FILE.net INPUT.npy T STATES.npz
+"""Every layer's states from nothing but lava-dl.
+
+    python tests/support/run_stock_states.py FILE.net INPUT.npy T STATES.npz
 
 INPUT is one sample of integers in the network's input shape, C H W: the biases of its input neurons where it has such,
 else graded spikes of 8 bits, shown at every step. Written are ``u0``, ``v0``, ``u1``, ...: int32 (steps, neurons) of

@@ -1,4 +1,4 @@
-"""A part of ``tools/damage.py`` for every change; numbers that no training should give: an error or a right result."""
+"""A part of `damage.py` for every change; numbers that no training should give: an error or a right result."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from loihi_convert.frontend.lowering import convert
 from loihi_convert.ir.quantized import MAX_TIMESTEPS
 from loihi_convert.simulation.simulator import outputs
 
-TOOLS = Path(__file__).parents[1] / "tools"
+HERE = Path(__file__).parent
 
 
 # The sweep forks; a fork beside the threads that torch starts in a test run may wait for ever. So it gets a process.
@@ -75,7 +75,7 @@ print(json.dumps({name: outcome(read) for name, read in readers.items()}))
 
 def in_a_process_of_its_own(program: str, *words: object) -> Any:
     """What ``program`` prints last, as JSON."""
-    command = [sys.executable, "-c", program, str(TOOLS), *map(str, words)]
+    command = [sys.executable, "-c", program, str(HERE), *map(str, words)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
     assert done.returncode == 0, done.stderr

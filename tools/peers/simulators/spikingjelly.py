@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from peers import Batch, Job, Runner, batched, initial_potentials, over_map, synapse_module, thresholds
+from simulators import Batch, Job, Runner, batched, initial_potentials, over_map, synapse_module, thresholds
 
 
 def candidates(job: Job) -> Mapping[str, Runner]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from peers import Job, Runner, batched, initial_potentials, over_map, synapse_module, thresholds
+from simulators import Job, Runner, batched, initial_potentials, over_map, synapse_module, thresholds
 
 
 def candidates(job: Job) -> Mapping[str, Runner]:

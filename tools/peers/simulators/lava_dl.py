@@ -11,7 +11,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.host import import_lava
-from peers import Job, Runner
+from simulators import Job, Runner
 
 
 def candidates(job: Job) -> Mapping[str, Runner]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from loihi_convert.arrays import Array
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Conv
-from peers import Job, Runner
+from simulators import Job, Runner
 
 
 @dataclass(frozen=True)

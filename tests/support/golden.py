@@ -1,0 +1,56 @@
+"""How the golden folder of the package was made: ``python tests/support/golden.py FOLDER`` makes one like it.
+
+A small CNN with biases and a pooling layer is trained on `digits` and exported for target loihi2 and a T that is not a
+power of two, so that the folder exercises every part of the circuit of stock Processes.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from loihi_convert import netx
+from loihi_convert.conversion.balancing import balance
+from loihi_convert.conversion.quantization import quantize
+from loihi_convert.data import Dataset, load_data
+from loihi_convert.frontend.lowering import convert
+from loihi_convert.pipeline.golden_check import Golden, write_golden
+
+
+def make_golden(folder: Path, *, timesteps: int = 6, images: int = 8, epochs: int = 60) -> Golden:
+    """Train, export and write; the same on the same processor and torch."""
+    splits = load_data("digits")
+    calibration = splits.train.images
+    spiking = balance(
+        convert(trained(splits.train, epochs), (1, 8, 8)), calibration, timesteps, method="percentile", percentile=99.9
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        file = Path(temporary) / "model.net"
+        netx.write(quantize(spiking, calibration, target="loihi2"), file)
+        return write_golden(folder, file, splits.test.images[:images], timesteps)
+
+
+def trained(digits: Dataset, epochs: int) -> nn.Module:
+    """Return a CNN of 4 and 6 channels."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2)),
+        *(nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 10)),
+    )
+    images, labels = torch.tensor(digits.images / 255, dtype=torch.float32), torch.tensor(digits.known_labels)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(epochs):
+        for batch in torch.split(torch.randperm(len(images)), 64):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    return model.eval()
+
+
+if __name__ == "__main__":
+    print(f"wrote {make_golden(Path(sys.argv[1])).path}")
