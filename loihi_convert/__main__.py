@@ -5,6 +5,7 @@ A signal before the first line here, while Python itself starts, ends as Python 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -53,10 +54,9 @@ def main() -> NoReturn:
     for number in caught:
         signal.signal(number, signal.SIG_DFL)
     if came:
-        from loihi_convert.cli.console import log
-
         code = 128 + came[0][0]
-        log("error: interrupted; no partial files were left.")
+        with contextlib.suppress(OSError):
+            os.write(2, b"error: interrupted; no partial files were left.\n")
     sys.exit(code)
 
 

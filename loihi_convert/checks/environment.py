@@ -6,18 +6,18 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import resource
+import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-import numpy as np
-
-from loihi_convert.backends.lava.host_process import LAVA_PYTHON, other_interpreter
 from loihi_convert.errors import LoihiConvertError
-from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
-from loihi_convert.ir.synapse import Dense
+
+if TYPE_CHECKING:
+    from loihi_convert.ir.quantized import QuantizedNetwork
 
 State = Literal["ok", "absent", "broken"]
 
@@ -29,6 +29,23 @@ INSTALL_LAVA: Final = (
     'pip install asteval networkx "setuptools<81"'
 )
 INSTALL_LAVA_ON_3_10: Final = 'pip install lava-nc==0.10.0 "setuptools<81"'
+
+_LIMITS: Final = {"ulimit -v": resource.RLIMIT_AS, "ulimit -d": resource.RLIMIT_DATA}
+_GIBIBYTE: Final = 2**30
+_TRIAL_SECONDS: Final = 20
+# The trial gets a quarter of a GiB less than this process, so that something is left for the work.
+_TRIAL: Final = f"""
+import resource
+for limit in {tuple(_LIMITS.values())}:
+    soft, hard = resource.getrlimit(limit)
+    if soft != resource.RLIM_INFINITY:
+        resource.setrlimit(limit, (soft - {_GIBIBYTE // 4}, hard))
+resource.setrlimit(resource.RLIMIT_CPU, ({_TRIAL_SECONDS}, {_TRIAL_SECONDS}))
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+import torch
+weight = torch.ones(16, 16, 3, 3, requires_grad=True)
+torch.nn.functional.conv2d(torch.ones(64, 16, 32, 32), weight).sum().backward()
+"""
 
 
 @dataclass(frozen=True)
@@ -61,8 +78,14 @@ def examine(lava_python: str | None = None) -> tuple[Check, ...]:
     lava_python
         The interpreter that has Lava, see `lava_backend.LavaBackend`.
     """
+    memory, packages = _memory(), map(_package, ("torch", "numpy", "h5py"))
+    if memory.state == "broken":
+        # Not even NumPy can be imported then, so Lava is not tried.
+        return (_python(), memory, *packages, _lava_dl(), _loihi())
+    from loihi_convert.backends.lava.host_process import other_interpreter
+
     lava = _lava(other_interpreter(lava_python))
-    return (_python(), *map(_package, ("torch", "numpy", "h5py")), lava, _lava_dl(), _loihi())
+    return (_python(), memory, *packages, lava, _lava_dl(), _loihi())
 
 
 def _python() -> Check:
@@ -71,6 +94,39 @@ def _python() -> Check:
     if low <= sys.version_info[:2] <= high:
         return Check("Python", "ok", found)
     return Check("Python", "broken", found, f"Use Python {low[0]}.{low[1]} to {high[0]}.{high[1]}.")
+
+
+def _memory() -> Check:
+    """Check that torch works within the limits on this process's memory; a child process tries it if there are any.
+
+    With too little memory nothing raises an exception: OpenBLAS, loaded by NumPy, asks for its buffers for ever (32 MiB
+    for each core), and torch calls abort(). How much is needed depends on the build of torch (3.5 GiB of addresses
+    without CUDA) and on the number of cores.
+    """
+    limits = {name: resource.getrlimit(limit)[0] for name, limit in _LIMITS.items()}
+    found = ", ".join(
+        f"{size / _GIBIBYTE:.2f} GiB by {name}" for name, size in limits.items() if size != resource.RLIM_INFINITY
+    )
+    if not found:
+        return Check("Memory", "ok", "no limit for this process")
+    if _version("torch") is None or _torch_works():
+        return Check("Memory", "ok", f"limited to {found}")
+    return Check(
+        "Memory",
+        "broken",
+        f"limited to {found}, in which torch does not work",
+        "Raise the limit; 6 GiB are enough for a small network.",
+    )
+
+
+def _torch_works() -> bool:
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _TRIAL], stdin=subprocess.DEVNULL, capture_output=True, timeout=3 * _TRIAL_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
 
 
 def _package(name: str) -> Check:
@@ -82,6 +138,8 @@ def _package(name: str) -> Check:
 
 def _lava(lava_python: str | None) -> Check:
     """Whether Lava's CPU simulator computes what `ref` does, on a network small enough to check by hand."""
+    from loihi_convert.backends.lava.host_process import LAVA_PYTHON
+
     name = "Lava (sim)"
     if lava_python is None and _version("lava-nc") is None:
         return Check(
@@ -91,6 +149,8 @@ def _lava(lava_python: str | None) -> Check:
             f"Run: {INSTALL_LAVA}\n"
             f"        Or name an interpreter that has it: --lava-python PATH, or {LAVA_PYTHON}=PATH",
         )
+    import numpy as np
+
     from loihi_convert import netx
     from loihi_convert.backends import BackendOptions, open_backend
     from loihi_convert.backends.difference import first_difference
@@ -150,6 +210,11 @@ def _version(name: str) -> str | None:
 
 
 def _small_network() -> QuantizedNetwork:
+    import numpy as np
+
+    from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
+    from loihi_convert.ir.synapse import Dense
+
     hidden = Dense(np.array([[1, -1, 2, 0], [3, 0, -2, 1], [0, 1, 1, 1]], np.int32))
     neuron = IntegerNeuron(np.array([90, 120, 400], np.int32), np.array([0, 60, 200], np.int32))
     output = Dense(np.array([[5, -3, 1], [-2, 4, 7]], np.int32))

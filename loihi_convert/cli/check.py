@@ -20,7 +20,6 @@ from loihi_convert.cli.options import (
     parse_shape,
 )
 from loihi_convert.errors import DataError, UsageError
-from loihi_convert.memory import require_memory
 
 if TYPE_CHECKING:
     from loihi_convert.arrays import Array
@@ -62,7 +61,6 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Say what is wrong with a file before anyone runs it: what does not fit, what overflows, how many neurocores."""
-    require_memory()
     from loihi_convert import pipeline
     from loihi_convert.ir.quantized import Target
     from loihi_convert.progress import progress_bar

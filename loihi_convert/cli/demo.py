@@ -13,7 +13,6 @@ from loihi_convert.cli.options import JsonOption, LavaPythonOption, OverwriteOpt
 from loihi_convert.cli.run import show_run
 from loihi_convert.cli.train import train_cnn
 from loihi_convert.errors import InputError
-from loihi_convert.memory import require_memory
 
 
 def demo(
@@ -27,7 +26,6 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Train, export and run a small CNN on 8x8 digits, Lava's simulator included: the whole flow in minutes."""
-    require_memory()
     from loihi_convert import pipeline
     from loihi_convert.backends import BackendOptions, open_backend
     from loihi_convert.conversion.balancing import require_timesteps

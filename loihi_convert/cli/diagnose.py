@@ -20,7 +20,6 @@ from loihi_convert.cli.options import (
     parse_class_map,
 )
 from loihi_convert.errors import UsageError
-from loihi_convert.memory import require_memory
 
 if TYPE_CHECKING:
     from loihi_convert.choices import Layout
@@ -52,7 +51,6 @@ def diagnose(
     as_json: JsonOption = False,
 ) -> None:
     """Say where the accuracy went between a CNN and its exported file: by cause, by layer, and what to try."""
-    require_memory()
     from loihi_convert import netx, pipeline
     from loihi_convert.backends import BackendOptions, open_backend
     from loihi_convert.data import load_data

@@ -7,12 +7,10 @@ from dataclasses import asdict
 from loihi_convert.cli.console import echo, say_json
 from loihi_convert.cli.options import JsonOption, LavaPythonOption
 from loihi_convert.errors import PlatformError
-from loihi_convert.memory import require_memory
 
 
 def doctor(lava_python: LavaPythonOption = None, as_json: JsonOption = False) -> None:
     """Say what is installed, what is missing, and what to do (Python, Lava, Loihi)."""
-    require_memory()
 
     from loihi_convert.checks.environment import examine
 

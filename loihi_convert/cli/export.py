@@ -25,7 +25,6 @@ from loihi_convert.cli.options import (
     parse_timesteps,
 )
 from loihi_convert.errors import UsageError
-from loihi_convert.memory import require_memory
 
 
 def export(
@@ -136,7 +135,6 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Convert a CNN to spikes, balance its thresholds, round it to Loihi's integers, write a netx file."""
-    require_memory()
     from loihi_convert import pipeline
     from loihi_convert.cnn.checkpoint import load
     from loihi_convert.conversion.balancing import PUBLISHED, InputCoding

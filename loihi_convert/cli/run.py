@@ -30,7 +30,6 @@ from loihi_convert.cli.options import (
     parse_numbers,
 )
 from loihi_convert.errors import InputError, UsageError
-from loihi_convert.memory import require_memory
 
 if TYPE_CHECKING:
     from loihi_convert.choices import Layout, Neuron
@@ -141,7 +140,6 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run exported files, or one other netx file, on test images; show accuracy against latency; write a run folder."""
-    require_memory()
     from loihi_convert import external, netx, pipeline
     from loihi_convert.backends import BackendOptions, open_backend
     from loihi_convert.backends.loihi2.board import chosen_board

@@ -11,7 +11,6 @@ import typer
 from loihi_convert.cli.console import echo, say_json, trained_sentence
 from loihi_convert.cli.options import DataRootOption, JsonOption, OverwriteOption, SeedOption
 from loihi_convert.errors import InputError, UsageError
-from loihi_convert.memory import require_memory
 
 if TYPE_CHECKING:
     from loihi_convert.cnn.checkpoint import Checkpoint
@@ -71,7 +70,6 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a CNN that converts well (ReLU and average pooling) and write it as model.pt."""
-    require_memory()
     from loihi_convert.cnn.checkpoint import load
     from loihi_convert.cnn.models import default_architecture, paper_architecture
     from loihi_convert.cnn.recipe import RECIPES
