@@ -18,7 +18,7 @@ Method = Literal[
     "least-squares",
     "qcfs",
 ]
-"""How firing thresholds are balanced; see `conversion.balancing`."""
+"""How firing thresholds are balanced; see `conversion.options.BalanceOptions`."""
 
 AnyMethod = Literal["auto", Method]
 """A `Method`, or ``auto``: the one whose classes agree best with the CNN's on calibration images."""

@@ -12,6 +12,7 @@ from loihi_convert import netx
 from loihi_convert.arrays import Array
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.bias_correction import correct_biases
+from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.errors import NetxError, UsageError
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
@@ -54,7 +55,7 @@ def test_by_hand() -> None:
 def test_mean_outputs_are_those_of_the_cnn(timesteps: int, reset: str) -> None:
     """Of the images it was calibrated on, and only there is it exact."""
     cnn = random_cnn(1)
-    network = balance(cnn, images(), timesteps, method="percentile", reset=reset)
+    network = balance(cnn, images(), timesteps, BalanceOptions(method="percentile", reset=reset))
     corrected = correct_biases(cnn, network, images())
     scores = cnn_scores(cnn, images())
     before, after = (outputs(found, images(), timesteps)[:, -1] / timesteps for found in (network, corrected))
@@ -66,7 +67,7 @@ def test_mean_outputs_are_those_of_the_cnn(timesteps: int, reset: str) -> None:
 
 def test_written_and_read_again(tmp_path: Path) -> None:
     cnn = random_cnn(1)
-    network = correct_biases(cnn, balance(cnn, images(), 2, method="percentile"), images())
+    network = correct_biases(cnn, balance(cnn, images(), 2, BalanceOptions(method="percentile")), images())
     quantized = quantize(network, images())
     path = tmp_path / "model.net"
     netx.write(quantized, path)
@@ -80,7 +81,9 @@ def test_written_and_read_again(tmp_path: Path) -> None:
 
 def test_a_forged_correction_is_refused(tmp_path: Path) -> None:
     cnn = random_cnn(1)
-    quantized = quantize(correct_biases(cnn, balance(cnn, images(), 2), images()), images())
+    quantized = quantize(
+        correct_biases(cnn, balance(cnn, images(), 2, BalanceOptions(method="ngu-lee")), images()), images()
+    )
     last = quantized.layers[-1]
     object.__setattr__(last, "correction", np.full(3, np.nan))
     path = tmp_path / "model.net"
@@ -91,5 +94,7 @@ def test_a_forged_correction_is_refused(tmp_path: Path) -> None:
 
 def test_literal_spikes_cannot_be_corrected() -> None:
     cnn = random_cnn(1)
-    with pytest.raises(UsageError, match=r"^--correct: needs --amplitude compensated"):
-        correct_biases(cnn, balance(cnn, images(), 2, amplitude="literal"), images())
+    with pytest.raises(UsageError) as raised:
+        correct_biases(cnn, balance(cnn, images(), 2, BalanceOptions(method="ngu-lee", amplitude="literal")), images())
+    assert (raised.value.where, raised.value.found) == ("amplitude", "found literal spikes")
+    assert "compensated" in raised.value.expected

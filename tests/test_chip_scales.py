@@ -16,6 +16,7 @@ from loihi_convert.backends.reference import run_network
 from loihi_convert.chip import limits
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.chip_scales import is_proven, potential_bounds, snap_to_chip_grid
+from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import report_quantization
 from loihi_convert.errors import RangeError, UsageError
@@ -113,8 +114,12 @@ def test_no_image_wraps_the_first_layer(
             ReluLayer("fc2", Dense(rng.normal(size=(3, 6)))),
         )
         cnn = ReluNetwork((1, 8, 8), layers)
-    spiking = balance(cnn, digits_like(seed), timesteps, poisson_seed=seed if poisson else None)
-    network = quantize(spiking, digits_like(seed), pixel_bits=None if poisson else pixel_bits, target="loihi2")
+    spiking = balance(
+        cnn, digits_like(seed), timesteps, BalanceOptions(method="ngu-lee", poisson_seed=seed if poisson else None)
+    )
+    network = quantize(
+        spiking, digits_like(seed), QuantizeOptions(pixel_bits=None if poisson else pixel_bits, target="loihi2")
+    )
     assert network.target == "loihi2"
     assert network.max_timesteps == timesteps
     found = clipped_images(network, attacks(network), timesteps)
@@ -129,8 +134,8 @@ def test_no_image_wraps_the_first_layer(
 
 def test_attacks_wrap_what_is_not_proven() -> None:
     """The same weights four times as large: an image of the attacks wraps them, and the bounds say that one may."""
-    spiking = balance(random_cnn(3), digits_like(3), 64)
-    network = quantize(spiking, digits_like(3), target="loihi2")
+    spiking = balance(random_cnn(3), digits_like(3), 64, BalanceOptions(method="ngu-lee"))
+    network = quantize(spiking, digits_like(3), QuantizeOptions(target="loihi2"))
     first = network.layers[0]
     louder = replace(first, synapse=replace(first.synapse, weight=np.clip(4 * first.weight, -127, 127)))
     loud = replace(network, layers=(louder, *network.layers[1:]))
@@ -147,7 +152,9 @@ def test_the_proof_is_no_tighter_than_it_must_be() -> None:
         SpikingLayer("output", Dense(np.array([[1.0]])), None),
     )
     images = np.array([[255, 0]], np.uint8).reshape(1, 2, 1, 1)
-    network = quantize(SpikingNetwork((2, 1, 1), layers, 64, "soft"), images, pixel_bits=8, target="loihi2")
+    network = quantize(
+        SpikingNetwork((2, 1, 1), layers, 64, "soft"), images, QuantizeOptions(pixel_bits=8, target="loihi2")
+    )
     assert network.layers[0].weight.tolist() == [[1, -8]]
 
 
@@ -160,8 +167,8 @@ def test_few_pixel_bits_where_many_steps_leave_no_weights() -> None:
     images = rng.integers(0, 256, (50, 1, 5, 5)).astype(np.uint8)
     bits = []
     for timesteps in (1, 8, 64):
-        spiking = balance(ReluNetwork((1, 5, 5), layers), images, timesteps)
-        bits.append(quantize(spiking, images, target="loihi2").pixel_bits)
+        spiking = balance(ReluNetwork((1, 5, 5), layers), images, timesteps, BalanceOptions(method="ngu-lee"))
+        bits.append(quantize(spiking, images, QuantizeOptions(target="loihi2")).pixel_bits)
     assert bits[0] > bits[1] > bits[2]
 
 
@@ -174,10 +181,12 @@ def test_no_weights_left_is_an_error() -> None:
     )
     images = np.array([[255, 0]], np.uint8).reshape(1, 2, 1, 1)
     spiking = SpikingNetwork((2, 1, 1), layers, 2048, "soft")
-    with pytest.raises(RangeError, match=r"hidden: no bits are left for its weights .* fewer --pixel-bits, or --targ"):
-        quantize(spiking, images, pixel_bits=8, target="loihi2")
+    with pytest.raises(RangeError) as raised:
+        quantize(spiking, images, QuantizeOptions(pixel_bits=8, target="loihi2"))
+    assert raised.value.where == "hidden"
+    assert "`pixel_bits`" in raised.value.hint
     # 5 bits: 31 x 2048 = 63488, and two units fit.
-    assert np.abs(quantize(spiking, images, pixel_bits=5, target="loihi2").layers[0].weight).max() == 2
+    assert np.abs(quantize(spiking, images, QuantizeOptions(pixel_bits=5, target="loihi2")).layers[0].weight).max() == 2
 
 
 def test_onto_the_grids_by_hand() -> None:
@@ -206,7 +215,9 @@ def test_levels_of_a_layer_are_brought_together() -> None:
         SpikingLayer("output", Dense(np.array([[1.0, 1.0]])), None),
     )
     images = np.full((1, 2, 1, 1), 255, np.uint8)
-    network = quantize(SpikingNetwork((2, 1, 1), layers, 2, "soft"), images, pixel_bits=1, target="loihi2")
+    network = quantize(
+        SpikingNetwork((2, 1, 1), layers, 2, "soft"), images, QuantizeOptions(pixel_bits=1, target="loihi2")
+    )
     first = network.layers[0]
     assert first.threshold is not None
     large, small = first.threshold.tolist()
@@ -222,8 +233,8 @@ def test_levels_of_a_layer_are_brought_together() -> None:
 def test_the_circuit_is_the_real_numbers_up_to_rounding(seed: int) -> None:
     """As for target lava (`test_quantize.py`), with coarser thresholds and biases: the slope of the outputs is 1."""
     images = digits_like(seed)
-    spiking = balance(random_cnn(seed), images, 16)
-    network = quantize(spiking, images, target="loihi2")
+    spiking = balance(random_cnn(seed), images, 16, BalanceOptions(method="ngu-lee"))
+    network = quantize(spiking, images, QuantizeOptions(target="loihi2"))
     found = run_network(network, images, 16).potentials[:, -1] * network.layers[-1].scale
     expected = outputs(spiking, images, 16)[:, -1]
     assert (found * expected).sum() / (expected * expected).sum() == pytest.approx(1, abs=0.15)
@@ -238,7 +249,9 @@ def test_account_says_what_the_grid_changed() -> None:
     )
     spiking = SpikingNetwork((2, 1, 1), layers, 2, "soft")
     images = np.full((1, 2, 1, 1), 255, np.uint8)
-    costs = report_quantization(quantize(spiking, images, pixel_bits=1, target="loihi2"), spiking, images)
+    costs = report_quantization(
+        quantize(spiking, images, QuantizeOptions(pixel_bits=1, target="loihi2")), spiking, images
+    )
     assert costs.layers[0].threshold_error == pytest.approx(1.2 / 13.2)
     assert costs.layers[1].threshold_error == 0
     assert [layer.is_proven for layer in costs.layers] == [True, True]
@@ -247,6 +260,8 @@ def test_account_says_what_the_grid_changed() -> None:
 
 
 def test_hard_reset_is_refused() -> None:
-    spiking = balance(random_cnn(0), digits_like(0), 4, reset="hard")
-    with pytest.raises(UsageError, match=r"--target loihi2 --reset hard: the circuit of stock processes resets softly"):
-        quantize(spiking, digits_like(0), target="loihi2")
+    spiking = balance(random_cnn(0), digits_like(0), 4, BalanceOptions(method="ngu-lee", reset="hard"))
+    with pytest.raises(UsageError) as raised:
+        quantize(spiking, digits_like(0), QuantizeOptions(target="loihi2"))
+    assert raised.value.where == "target"
+    assert "hard reset" in raised.value.found

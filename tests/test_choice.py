@@ -7,9 +7,11 @@ import pytest
 from test_balance import random_cnn
 
 from loihi_convert.backends.reference import run_network
-from loihi_convert.conversion import calibration, choice
+from loihi_convert.conversion import calibration
 from loihi_convert.conversion.balancing import balance
-from loihi_convert.conversion.choice import choose_method, reason
+from loihi_convert.conversion.choice import choose_method, measured_agreement
+from loihi_convert.conversion.flow import to_integers
+from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.errors import DataError
 from loihi_convert.ir.network import Readout
@@ -23,7 +25,7 @@ def images(count: int) -> np.ndarray:
 @pytest.mark.parametrize(("timesteps", "readout"), [(1, "potential"), (16, "potential"), (16, "spikes")])
 def test_the_first_trial_is_the_best(timesteps: int, readout: Readout) -> None:
     network = random_cnn(0)
-    trials = choose_method(network, images(60), timesteps, readout=readout, correct=False)
+    trials = choose_method(network, images(60), timesteps, BalanceOptions(readout=readout, bias_correction=False))
     more = set() if timesteps == 1 else {"percentile 99.9"}
     assert {trial.name for trial in trials} == {"least-squares", "percentile 99"} | more
     assert [(-trial.agreement, trial.error) for trial in trials] == sorted(
@@ -32,7 +34,7 @@ def test_the_first_trial_is_the_best(timesteps: int, readout: Readout) -> None:
     # What stands in a trial is what would be exported: balanced and rounded on the first, tried on four times as many.
     best = trials[0]
     options = {"method": best.method, "percentile": best.percentile, "readout": readout}
-    spiking = balance(network, images(60)[:7], timesteps, **options)
+    spiking = balance(network, images(60)[:7], timesteps, BalanceOptions(**options))
     quantized = quantize(spiking, images(60)[:7])
     result = run_network(quantized, images(60)[30:], timesteps)
     scores = cnn_scores(network, images(60)[30:])
@@ -45,14 +47,14 @@ def test_the_first_trial_is_the_best(timesteps: int, readout: Readout) -> None:
 
 def test_corrections_are_tried_on_the_two_best_unless_forbidden_or_wanted_everywhere() -> None:
     network = random_cnn(0)
-    plain = choose_method(network, images(60), 1, correct=False)
+    plain = choose_method(network, images(60), 1, BalanceOptions(bias_correction=False))
     trials = choose_method(network, images(60), 1)
     assert [trial for trial in trials if not trial.corrected] == list(plain)
     corrected = {trial.name for trial in trials if trial.corrected}
     assert corrected == {f"{trial.name} corrected" for trial in plain[:2]}
     # A potential that was asked for stays.
-    assert choose_method(network, images(60), 1, initial_potential="half") == plain
-    everywhere = choose_method(network, images(60), 1, correct=True)
+    assert choose_method(network, images(60), 1, BalanceOptions(initial_potential="half")) == plain
+    everywhere = choose_method(network, images(60), 1, BalanceOptions(bias_correction=True))
     assert len(everywhere) == len(plain)
     assert all(trial.corrected for trial in everywhere)
 
@@ -68,21 +70,23 @@ def test_no_more_images_than_needed_and_none_twice(monkeypatch: pytest.MonkeyPat
 
 
 def test_literal_spikes_leave_one_method() -> None:
-    trials = choose_method(random_cnn(0), images(20), 4, amplitude="literal")
+    trials = choose_method(random_cnn(0), images(20), 4, BalanceOptions(amplitude="literal"))
     assert [trial.name for trial in trials] == ["ngu-lee"]
-    assert reason(trials, 4).startswith("--balance auto: ngu-lee for T = 4, which agrees with the CNN on ")
+    assert trials[0].chosen(BalanceOptions(amplitude="literal")) == BalanceOptions(
+        method="ngu-lee", amplitude="literal", bias_correction=False
+    )
 
 
-def test_the_reason_names_all_that_was_tried() -> None:
-    trials = (
-        choice.Trial("least-squares", 99.0, True, 0.985, 0.1, 200),
-        choice.Trial("percentile", 99.9, False, 0.97, 0.1, 200),
-        choice.Trial("ngu-lee", 99.0, False, 0.5, 0.1, 200),
-    )
-    assert reason(trials, 2) == (
-        "--balance auto: least-squares corrected for T = 2, which agrees with the CNN on 98.50 % of 200 calibration "
-        "images (percentile 99.9 97.00 %, ngu-lee 50.00 %)."
-    )
+def test_the_note_names_what_was_chosen_measured_and_tried() -> None:
+    made = to_integers(random_cnn(0), images(60), 16)
+    agreement = measured_agreement(random_cnn(0), made.quantized, images(60)[30:])
+    assert made.agreement == agreement
+    note = made.notes[0]
+    assert note.startswith(f"`method='auto'`: {made.trials[0].name} for T = 16; the quantized network agrees with ")
+    assert f"on {100 * agreement.agreement:.2f} % of 30 calibration images" in note
+    assert all(f"{trial.name} {100 * trial.agreement:.2f} %" in note for trial in made.trials)
+    given = to_integers(random_cnn(0), images(60), 16, made.trials[0].chosen(BalanceOptions()))
+    assert (given.trials, given.agreement) == ((), agreement)
 
 
 def test_no_images() -> None:

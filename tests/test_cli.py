@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from loihi_convert.backends import request
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.cnn.training import train
 from loihi_convert.conversion.choice import Trial
+from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import load_data
 from loihi_convert.errors import (
     BackendError,
@@ -136,7 +137,7 @@ def test_an_interrupted_training_is_not_overwritten(invoke: Invoke, tmp_path: Pa
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["-T", 0], 2, "error: --timesteps 0: allowed are 1..1,048,576 time steps."),
+        (["-T", 0], 2, "error: timesteps: found 0; must be a whole number in 1..1,048,576."),
         (["-o", "file"], 3, "error: file: cannot be made (File exists). Choose another place with -o."),
         (["-o", "file/in"], 3, "error: file/in: cannot be made (Not a directory). Choose another place with -o."),
         (["-o", "old"], 3, "error: old/model.net: exists already; nothing was changed."),
@@ -268,7 +269,10 @@ def test_what_target_loihi2_refuses(invoke: Invoke, model: Path) -> None:
         (["run", "plain.net", "--neuron", "stock"], "neuron: the file was exported for target lava"),
         (["run", "plain.net", "--leak"], "leak: the neurons of this run are soft-reset neurons"),
         (["export", model, "--target", "chip"], "--target chip: unknown; allowed are lava, loihi2."),
-        (["export", model, "-o", "x.net", "--target", "loihi2", "--reset", "hard"], "--target loihi2 --reset hard:"),
+        (
+            ["export", model, "-o", "x.net", "--target", "loihi2", "--reset", "hard"],
+            "target: found 'loihi2' for neurons",
+        ),
     ]:
         done = invoke(*words)
         assert (done.code, done.out) == (2, "")
@@ -399,19 +403,19 @@ def test_hard_reset_with_one_threshold_a_layer(invoke: Invoke, model: Path) -> N
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--thresholds layer", "--thresholds layer: unknown; allowed are channel, scalar."),
+        ("--thresholds layer", "thresholds: found 'layer'; must be one of channel, scalar."),
         (
             "--target loihi2 --thresholds scalar",
-            "the circuit makes each channel's threshold of one vth by itself",
+            "thresholds: found 'scalar'; must be channel",
         ),
-        ("--target loihi2 --reset hard", "the circuit of stock processes resets softly; use --reset soft, or --target"),
-        ("--weight-bits 9", "--weight-bits 9: allowed are 2..8."),
+        ("--target loihi2 --reset hard", "target: found 'loihi2' for neurons with hard reset"),
+        ("--weight-bits 9", "weight_bits: found 9; must be a whole number in 2..8."),
     ],
 )
 def test_what_cannot_be_rounded_is_refused_before_balancing(
     invoke: Invoke, model: Path, monkeypatch: pytest.MonkeyPatch, words: str, message: str
 ) -> None:
-    monkeypatch.setattr("loihi_convert.pipeline.exporting.choose_method", None)
+    monkeypatch.setattr("loihi_convert.conversion.flow.choose_method", None)
     done = invoke("export", model, "-T", 1, "-o", "refused.net", *words.split())
     assert (done.code, done.out) == (2, "")
     assert message in done.err
@@ -421,11 +425,11 @@ def test_what_cannot_be_rounded_is_refused_before_balancing(
 def test_trials_are_read_as_the_file_is(invoke: Invoke, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
-    def chosen(*_: object, readout: object, **__: object) -> tuple[Trial, ...]:
-        asked.append(readout)
-        return (Trial("percentile", 99.0, False, 1.0, 0.0, 1),)
+    def chosen(cnn: object, images: object, steps: object, options: BalanceOptions, *_: object, **__: object) -> Any:
+        asked.append(options.readout)
+        return (Trial(method="percentile", percentile=99.0, corrected=False, agreement=1.0, error=0.0, image_count=1),)
 
-    monkeypatch.setattr("loihi_convert.pipeline.exporting.choose_method", chosen)
+    monkeypatch.setattr("loihi_convert.conversion.flow.choose_method", chosen)
     for readout in ("spikes", "potential"):
         assert invoke("export", model, "-T", 4, "-o", f"{readout}.net", "--readout", readout).code == 0
         assert netx.read(Path(f"{readout}.net")).readout == readout
@@ -435,7 +439,7 @@ def test_trials_are_read_as_the_file_is(invoke: Invoke, model: Path, monkeypatch
 def test_a_place_that_cannot_be_written_is_refused_before_balancing(
     invoke: Invoke, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loihi_convert.pipeline.exporting.choose_method", None)
+    monkeypatch.setattr("loihi_convert.conversion.flow.choose_method", None)
     done = invoke("export", model, "-T", 1, "-o", "absent/x.net")
     assert (done.code, done.out) == (3, "")
     assert "error: absent/x.net: cannot be written (No such file or directory); nothing was changed." in done.err
@@ -456,9 +460,9 @@ def test_poisson_input_on_lava(invoke: Invoke, model: Path) -> None:
     ("words", "message"),
     [
         (["--input", "rate"], "--input rate: unknown; allowed are constant, poisson"),
-        (["--input", "poisson", "--pixel-bits", 4], "--pixel-bits 4: with --input poisson a pixel enters as spikes"),
-        (["--balance", "rmp", "--reset", "hard"], "--reset hard: --balance rmp is spike-norm with soft reset"),
-        (["--input", "poisson", "--seed", -1], "--seed -1: allowed are 0..2147483647"),
+        (["--input", "poisson", "--pixel-bits", 4], "pixel_bits: found 4 for Poisson input; must not be set"),
+        (["--balance", "rmp", "--reset", "hard"], "reset: found 'hard'; must be soft with `method='rmp'`"),
+        (["--input", "poisson", "--seed", -1], "poisson_seed: found -1; must be a whole number in 0..2,147,483,647"),
     ],
 )
 def test_input_that_does_not_exist(invoke: Invoke, model: Path, words: list[object], message: str) -> None:

@@ -18,6 +18,7 @@ from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.cnn.training import train
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.bias_correction import correct_biases
+from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import InputError
@@ -152,7 +153,7 @@ def rounded(
 ) -> tuple[SpikingNetwork, QuantizedNetwork]:
     """The network in real numbers and in integers; thresholds of the named layers times ``factors``."""
     images = digits.splits.calibration_images()
-    spiking = balance(digits.cnn, images, timesteps, **{"method": "percentile", **options})
+    spiking = balance(digits.cnn, images, timesteps, BalanceOptions(**{"method": "percentile", **options}))
     layers = []
     for layer in spiking.layers:
         factor = (factors or {}).get(layer.name, 1.0)
@@ -164,7 +165,7 @@ def rounded(
             layer = replace(layer, neuron=scaled)
         layers.append(layer)
     spiking = replace(spiking, layers=tuple(layers))
-    return spiking, quantize(spiking, images, weight_bits=weight_bits)
+    return spiking, quantize(spiking, images, QuantizeOptions(weight_bits=weight_bits))
 
 
 def diagnosed(
@@ -282,7 +283,7 @@ def test_a_network_without_neurons_is_advised_without_thresholds() -> None:
     cnn = ReluNetwork((2, 1, 1), (ReluLayer("classes", Dense(np.eye(2))),))
     spiking = SpikingNetwork((2, 1, 1), (SpikingLayer("classes", cnn.layers[0].synapse, None),), 2, "soft")
     images = np.tile(np.array([200, 201], np.uint8).reshape(1, 2, 1, 1), (20, 1, 1, 1))
-    network = quantize(spiking, images, pixel_bits=4)
+    network = quantize(spiking, images, QuantizeOptions(pixel_bits=4))
     found = diagnosis.diagnose(cnn, spiking, network, images, np.ones(20, int), 4)
     assert (found.main_cause, found.first_layer, found.lost_images) == ("thresholds", "classes", 20)
     assert advice.advice(found, network) == ("Pixels enter with 4 bits: try `export --pixel-bits 5`.",)
@@ -396,7 +397,7 @@ def test_all_that_is_advised_exists() -> None:
         {"balance": {"alpha": 0.5, "initial_potential": "half"}, "quantize": {"weight_bits": 4}},
         {"balance": {"method": "least-squares", "initial_potential": "zero"}, "quantize": "damaged"},
     ):
-        network = replace(quantize(spiking, WHITE, pixel_bits=4), provenance=provenance)
+        network = replace(quantize(spiking, WHITE, QuantizeOptions(pixel_bits=4)), provenance=provenance)
         for cause in advice.CAUSES:
             for steps in (2, 5):
                 found = plain.model_copy(update={"main_cause": cause, "timesteps": steps})

@@ -10,6 +10,7 @@ from torch import Tensor
 from loihi_convert.cnn.few_bits import RoundedWeights
 from loihi_convert.cnn.models import build_model
 from loihi_convert.conversion.balancing import balance
+from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.frontend.lowering import convert
 
@@ -36,7 +37,11 @@ def test_they_are_what_quantize_writes(bits: int) -> None:
     scales = rounding.scales(tensors)
     weights = rounding.weights(tensors, scales)
     images = np.random.default_rng(0).integers(0, 256, (50, 1, 8, 8)).astype(np.uint8)
-    network = quantize(balance(convert(model, (1, 8, 8)), images, 4, method="qcfs"), images, weight_bits=bits)
+    network = quantize(
+        balance(convert(model, (1, 8, 8)), images, 4, BalanceOptions(method="qcfs")),
+        images,
+        QuantizeOptions(weight_bits=bits),
+    )
     for name, layer in zip(("conv1", "conv2", "fc"), network.layers, strict=True):
         before = {"conv1": None, "conv2": "relu1", "fc": "relu2"}[name]
         worth = torch.ones(1) if before is None else model.get_submodule(before).get_parameter("threshold")

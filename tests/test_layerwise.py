@@ -7,6 +7,7 @@ import pytest
 
 from loihi_convert.arrays import Array
 from loihi_convert.conversion.balancing import balance
+from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.ir.network import ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.simulation import simulator
@@ -49,7 +50,9 @@ def test_equals_simulations_from_the_images(
     """Whatever is kept, and in however many blocks of images and steps."""
     monkeypatch.setattr(simulator, "_CPU_BLOCK", moments)
     cnn = network()
-    balanced = balance(cnn, images(), TIMESTEPS, amplitude="literal", poisson_seed=poisson_seed)
+    balanced = balance(
+        cnn, images(), TIMESTEPS, BalanceOptions(method="ngu-lee", amplitude="literal", poisson_seed=poisson_seed)
+    )
     simulation = GrowingSimulation(cnn, images(), TIMESTEPS, "soft", memory=memory, poisson_seed=poisson_seed)
     seen: list[tuple[int, int]] = []
     for index, layer in enumerate(cnn.layers):
@@ -76,7 +79,7 @@ def test_mean_excess_is_the_difference_of_the_mean_currents(
     """The potential after T steps of a layer that only integrates is T times its mean current, bias included."""
     monkeypatch.setattr(simulator, "_CPU_BLOCK", moments)
     cnn = network()
-    balanced = balance(cnn, images(), TIMESTEPS)
+    balanced = balance(cnn, images(), TIMESTEPS, BalanceOptions(method="ngu-lee"))
     simulation = GrowingSimulation(cnn, images(), TIMESTEPS, "soft", memory=memory)
     simulation.largest_currents([], [TIMESTEPS])
     for index in range(1, len(cnn.layers)):
@@ -106,8 +109,8 @@ def test_mean_excess_is_the_difference_of_the_mean_currents(
 def test_on_a_gpu() -> None:
     """torch's CPU by another name takes the same code as a GPU."""
     cnn = network()
-    by_cpu = balance(cnn, images(), TIMESTEPS, amplitude="literal")
-    by_gpu = balance(cnn, images(), TIMESTEPS, amplitude="literal", device="cpu:0")
+    by_cpu = balance(cnn, images(), TIMESTEPS, BalanceOptions(method="ngu-lee", amplitude="literal"))
+    by_gpu = balance(cnn, images(), TIMESTEPS, BalanceOptions(method="ngu-lee", amplitude="literal"), device="cpu:0")
     for found, expected in zip(by_gpu.layers[:-1], by_cpu.layers, strict=False):
         assert found.neuron is not None
         assert expected.neuron is not None
@@ -125,7 +128,7 @@ def test_kept_spikes_are_not_simulated_again(monkeypatch: pytest.MonkeyPatch, me
         return inputs(self, part, first_image, first_step, steps)
 
     cnn = network()
-    balanced = balance(cnn, images(), TIMESTEPS, amplitude="literal")
+    balanced = balance(cnn, images(), TIMESTEPS, BalanceOptions(method="ngu-lee", amplitude="literal"))
     monkeypatch.setattr(Inputs, "__call__", counted)
     simulation = GrowingSimulation(cnn, images(), TIMESTEPS, "soft", memory=memory)
     for index in range(len(cnn.layers)):

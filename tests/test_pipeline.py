@@ -19,12 +19,12 @@ from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.backends.request import result_size
 from loihi_convert.backends.result import RunResult
-from loihi_convert.choices import Layout
+from loihi_convert.choices import Amplitude, Layout
 from loihi_convert.cnn.checkpoint import load_model, save
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.cnn.training import train
-from loihi_convert.conversion.balancing import Amplitude
+from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import Dataset, DataSplits, HeldOut, load_data
 from loihi_convert.errors import InputError, LoihiConvertError, UsageError, VerificationError
 from loihi_convert.frontend.lowering import convert
@@ -108,8 +108,8 @@ def test_run_on_lava_is_compared_with_ref(digits: DataSplits, folder: Path) -> N
 @pytest.mark.lava
 def test_a_spiking_readout_all_the_way_to_lava(digits: DataSplits, folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "spikes.net"
-    options = pipeline.ExportOptions(readout="spikes")
-    pipeline.export(folder / "model.pt", path, (16,), digits.calibration_images(), options=options)
+    options = BalanceOptions(readout="spikes")
+    pipeline.export(folder / "model.pt", path, (16,), digits.calibration_images(), balance_options=options)
     assert netx.read(path).readout == "spikes"
     with open_backend("ref") as backend:
         point = pipeline.run(
@@ -299,7 +299,7 @@ def test_a_file_that_computes_something_else_is_an_error(
         write(replace(network, layers=(lost, *network.layers[1:])), path, overwrite=overwrite)
 
     monkeypatch.setattr(netx, "write", careless)
-    with pytest.raises(VerificationError, match="the written file does not compute what the network in memory does"):
+    with pytest.raises(VerificationError, match="does not compute what the network in memory does"):
         pipeline.export(folder / "model.pt", tmp_path / "out.net", (4,), digits.calibration_images()[:50])
     exported = pipeline.export(
         folder / "model.pt",
@@ -358,9 +358,9 @@ def test_accuracy_of_literal_and_compensated_differ(digits: DataSplits, folder: 
     """Both exist; with per-channel thresholds only the compensated one keeps the CNN's classes."""
     agreement = {}
     for amplitude in ("compensated", "literal"):
-        options = pipeline.ExportOptions(amplitude=amplitude)  # type: ignore[arg-type]
+        options = BalanceOptions(amplitude=amplitude)  # type: ignore[arg-type]
         path = tmp_path / f"{amplitude}.net"
-        pipeline.export(folder / "model.pt", path, (32,), digits.calibration_images(), options=options)
+        pipeline.export(folder / "model.pt", path, (32,), digits.calibration_images(), balance_options=options)
         with open_backend("ref") as backend:
             ran = pipeline.run(pipeline.open_file(path, model=folder / "model.pt"), digits.test, backend)
         agreement[amplitude] = ran.evaluation.nominal_point.agreement_with_cnn
@@ -375,11 +375,11 @@ def test_literal_spikes_in_front_of_biases_are_warned_of(
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10, bias=has_bias))
     source = Source(tmp_path / "model.pt", model, convert(model, (1, 8, 8)), {}, ())
-    options = pipeline.ExportOptions(method="ngu-lee", amplitude=amplitude)
+    options = BalanceOptions(method="ngu-lee", amplitude=amplitude)
     images = digits.calibration_images()[:50]
-    (exported,) = pipeline.export(source, tmp_path / "out.net", (4,), images, options=options)
+    (exported,) = pipeline.export(source, tmp_path / "out.net", (4,), images, balance_options=options)
     warned = [
-        note for note in exported.notes if note.startswith("--amplitude literal: spikes worth 1 change the scale")
+        note for note in exported.notes if note.startswith("`amplitude='literal'`: amplitudes of 1 change the scale")
     ]
     assert len(warned) == (amplitude == "literal" and has_bias)
     assert all("currents of 3, but not of their biases" in note for note in warned)

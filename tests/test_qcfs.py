@@ -17,6 +17,7 @@ from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.qcfs import Qcfs, set_thresholds
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.choice import choose_method
+from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.errors import CheckpointError, UsageError
 from loihi_convert.frontend.lowering import convert
 from loihi_convert.simulation.relu import cnn_scores, relu_outputs
@@ -61,7 +62,7 @@ def test_a_neuron_of_l_steps_sends_the_same(threshold: int, current: int, levels
         model[3].weight.fill_(1.0)
     images = np.full((1, 1, 1, 1), 255, np.uint8)
     network = convert(model, (1, 1, 1))
-    spiking = balance(network, images, levels, method="qcfs")
+    spiking = balance(network, images, levels, BalanceOptions(method="qcfs"))
     expected = model(torch.ones(1, 1, 1, 1)).item()
     assert cnn_scores(network, images).item() == pytest.approx(expected)
     # Thirds and the like of float32 may put a potential just below the threshold: then it is one spike less.
@@ -89,7 +90,7 @@ def test_checkpoints_keep_levels_and_thresholds(tmp_path: Path, suffix: str) -> 
     assert [layer.levels for layer in network.layers] == [4, 4, None]
     by_torch = model(torch.from_numpy(images / 255).float()).numpy()
     assert np.abs(next(iter(relu_outputs(network, images)))[-1].numpy() - by_torch).max() < 1e-5
-    spiking = balance(network, images, 2, method="qcfs")
+    spiking = balance(network, images, 2, BalanceOptions(method="qcfs"))
     assert spiking.layers[0].neuron is not None
     assert spiking.layers[0].neuron.threshold == pytest.approx(model.relu1.thresholds.numpy())
 
@@ -124,8 +125,10 @@ def test_plain_cnns_have_no_thresholds_to_take(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     checkpoint.save(trained(None), path)
     network = convert(load_model(path)[0], (1, 8, 8))
-    with pytest.raises(UsageError, match=r"^--balance qcfs: the CNN was not trained with thresholds; train it with"):
-        balance(network, np.zeros((1, 1, 8, 8), np.uint8), 2, method="qcfs")
+    with pytest.raises(UsageError) as raised:
+        balance(network, np.zeros((1, 1, 8, 8), np.uint8), 2, BalanceOptions(method="qcfs"))
+    assert raised.value.where == "method"
+    assert "not trained with thresholds" in raised.value.found
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (3, 7, 4, 6)])

@@ -13,7 +13,9 @@ from test_balance import pixels, random_cnn
 
 from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
-from loihi_convert.conversion.balancing import Amplitude, Method, balance
+from loihi_convert.choices import Amplitude, Method
+from loihi_convert.conversion.balancing import balance
+from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import report_quantization
 from loihi_convert.conversion.scales import HEADROOM
@@ -60,8 +62,8 @@ def largest_currents(spiking: SpikingNetwork, images: Array, timesteps: int) -> 
 @settings(max_examples=15, deadline=None)
 def test_conditions_on_the_scales(seed: int, timesteps: int, weight_bits: int, pixel_bits: int) -> None:
     images = digits_like(seed)
-    spiking = balance(random_cnn(seed), images, timesteps, initial_potential="half")
-    network = quantize(spiking, images, weight_bits=weight_bits, pixel_bits=pixel_bits)
+    spiking = balance(random_cnn(seed), images, timesteps, BalanceOptions(method="ngu-lee", initial_potential="half"))
+    network = quantize(spiking, images, QuantizeOptions(weight_bits=weight_bits, pixel_bits=pixel_bits))
     bound = 2 ** (weight_bits - 1) - 1
     largest = largest_currents(spiking, images, timesteps)
     for layer, source, current in zip(network.layers[:-1], spiking.layers, largest, strict=False):
@@ -92,7 +94,7 @@ def test_fixed_point_is_the_real_numbers_up_to_rounding(seed: int) -> None:
     Rounding moves single spikes, which scatters both ways: over 400 seeds the slope lay in 0.976..1.028.
     """
     images = digits_like(seed)
-    spiking = balance(random_cnn(seed), images, 64)
+    spiking = balance(random_cnn(seed), images, 64, BalanceOptions(method="ngu-lee"))
     network = quantize(spiking, images)
     found = run_network(network, images, 64).potentials[:, -1] * network.layers[-1].scale
     expected = outputs(spiking, images, 64)[:, -1]
@@ -110,7 +112,9 @@ def test_weights_carry_the_amplitude_that_is_really_used(amplitude: str) -> None
         SpikingLayer("hidden", hidden, IntegrateAndFire(threshold, worth, np.zeros(2))),
         SpikingLayer("output", output, None),
     )
-    network = quantize(SpikingNetwork((1, 1, 1), layers, 4, "soft"), pixels(255), weight_bits=3, pixel_bits=1)
+    network = quantize(
+        SpikingNetwork((1, 1, 1), layers, 4, "soft"), pixels(255), QuantizeOptions(weight_bits=3, pixel_bits=1)
+    )
     first, last = network.layers
     assert first.threshold is not None
     # |w_q| = 3: scales 0.3 and 0.2 / 3; thresholds 1 / 0.3 = 3.33 -> 3 and 0.37 x 15 = 5.55 -> 6.
@@ -124,9 +128,13 @@ def test_weights_carry_the_amplitude_that_is_really_used(amplitude: str) -> None
 
 
 def test_one_input_unit_is_a_pixel_level_or_a_pooled_spike() -> None:
-    network = quantize(balance(random_cnn(0), digits_like(0), 8), digits_like(0), pixel_bits=4)
+    network = quantize(
+        balance(random_cnn(0), digits_like(0), 8, BalanceOptions(method="ngu-lee")),
+        digits_like(0),
+        QuantizeOptions(pixel_bits=4),
+    )
     first, second, _ = network.layers
-    spiking = balance(random_cnn(0), digits_like(0), 8)
+    spiking = balance(random_cnn(0), digits_like(0), 8, BalanceOptions(method="ngu-lee"))
     largest = np.abs(first.weight).reshape(5, -1).max(1)
     alive = largest > 0
     weight_unit = np.abs(spiking.layers[0].synapse.weight).reshape(5, -1).max(1)[alive] / largest[alive]
@@ -141,7 +149,7 @@ def test_one_input_unit_is_a_pixel_level_or_a_pooled_spike() -> None:
 @settings(max_examples=15, deadline=None)
 def test_a_spiking_readout_keeps_one_scale_and_one_threshold(seed: int, reset: Reset) -> None:
     images = digits_like(seed)
-    spiking = balance(random_cnn(seed), images, 16, readout="spikes", reset=reset)
+    spiking = balance(random_cnn(seed), images, 16, BalanceOptions(method="ngu-lee", readout="spikes", reset=reset))
     network = quantize(spiking, images)
     last = network.layers[-1]
     assert last.threshold is not None
@@ -204,7 +212,7 @@ def test_calibration_images_stay_in_range_up_to_the_proven_t(
 ) -> None:
     images = digits_like(seed)
     options: dict[str, Any] = {"method": method, "amplitude": amplitude, "initial_potential": "zero"}
-    network = quantize(balance(random_cnn(seed), images, timesteps, reset=reset, **options), images)
+    network = quantize(balance(random_cnn(seed), images, timesteps, BalanceOptions(reset=reset, **options)), images)
     steps = min(network.max_timesteps, 2000)
     assert np.abs(run_network(network, images, steps).potentials).max() < 131071
 
@@ -214,14 +222,14 @@ def test_currents_of_thousands_of_pixels_fit_24_bits() -> None:
     layers = (ReluLayer("fc1", Dense(np.ones((2, 12_288)))), ReluLayer("fc2", Dense(np.array([[1.0, -1.0]]))))
     images = np.zeros((2, 3, 64, 64), np.uint8)
     images[:, :, ::64, ::64] = 255
-    network = quantize(balance(ReluNetwork((3, 64, 64), layers), images, 4), images)
+    network = quantize(balance(ReluNetwork((3, 64, 64), layers), images, 4, BalanceOptions(method="ngu-lee")), images)
     assert (network.layers[0].weight == 2).all()
     assert network.layers[0].largest_current < 2**23
     wider = (ReluLayer("fc1", Dense(np.ones((2, 66_000)))), layers[1])
     images = np.zeros((2, 1, 1, 66_000), np.uint8)
     images[:, :, :, 0] = 255
-    with pytest.raises(RangeError, match=r"fc1: 66000 inputs of up to 255 .* use fewer --pixel-bits"):
-        quantize(balance(ReluNetwork((1, 1, 66_000), wider), images, 4), images)
+    with pytest.raises(RangeError, match=r"fc1: 66000 inputs of up to 255 .* fewer `pixel_bits`"):
+        quantize(balance(ReluNetwork((1, 1, 66_000), wider), images, 4, BalanceOptions(method="ngu-lee")), images)
 
 
 def test_dead_channels_are_listed_and_silent() -> None:
@@ -251,7 +259,7 @@ def test_bias_counts_potential_units() -> None:
 
 
 def clipping_network() -> SpikingNetwork:
-    return balance(random_cnn(3), digits_like(3), 8)
+    return balance(random_cnn(3), digits_like(3), 8, BalanceOptions(method="ngu-lee"))
 
 
 def test_account_says_how_far_weights_are_from_the_real_ones() -> None:
@@ -263,7 +271,7 @@ def test_account_says_how_far_weights_are_from_the_real_ones() -> None:
     )
     spiking = SpikingNetwork((2, 1, 1), layers, 4, "soft")
     images = np.zeros((1, 2, 1, 1), np.uint8)
-    network = quantize(spiking, images, weight_bits=2)
+    network = quantize(spiking, images, QuantizeOptions(weight_bits=2))
     assert network.layers[0].weight.tolist() == [[1, 1]]
     first, last = report_quantization(network, spiking, images).layers
     assert first.weight_error == pytest.approx(np.sqrt((0.2**2 + 0.2**2) / (1 + 0.6**2)))
@@ -271,7 +279,7 @@ def test_account_says_how_far_weights_are_from_the_real_ones() -> None:
 
 
 def test_account_counts_images_that_clip() -> None:
-    spiking = balance(random_cnn(3), digits_like(3), 8)
+    spiking = balance(random_cnn(3), digits_like(3), 8, BalanceOptions(method="ngu-lee"))
     network = quantize(spiking, digits_like(3))
     assert report_quantization(network, spiking, digits_like(3)).layers[0].high_clipped == 0
     # Twice the weights in the first layer: the calibration images themselves now exceed the range.
@@ -295,7 +303,7 @@ def test_account_counts_images_that_clip() -> None:
 def test_hard_reset_networks_keep_the_rules_of_lavas_lif(seed: int, timesteps: int) -> None:
     """Built at all, they keep them; and no tighter than they must: some condition is nearly met with equality."""
     images = digits_like(seed)
-    spiking = balance(random_cnn(seed), images, timesteps, reset="hard")
+    spiking = balance(random_cnn(seed), images, timesteps, BalanceOptions(method="ngu-lee", reset="hard"))
     network = quantize(spiking, images)
     assert network.reset == "hard"
     assert network.pixel_bits in (4, 5, 6, 7, 8)
@@ -313,8 +321,8 @@ def test_hard_reset_trades_pixel_bits_for_weight_bits() -> None:
     conv = Conv(rng.uniform(0.5, 1, (1, 1, 5, 5)))
     layers = (ReluLayer("conv", conv), ReluLayer("fc", Dense(np.array([[1.0], [-1.0]]))))
     images = rng.integers(0, 256, (50, 1, 5, 5)).astype(np.uint8)
-    spiking = balance(ReluNetwork((1, 5, 5), layers), images, 4, reset="hard")
-    eight = quantize(spiking, images, pixel_bits=8)
+    spiking = balance(ReluNetwork((1, 5, 5), layers), images, 4, BalanceOptions(method="ngu-lee", reset="hard"))
+    eight = quantize(spiking, images, QuantizeOptions(pixel_bits=8))
     assert np.abs(eight.layers[0].weight).max() < 40
     assert quantize(spiking, images).pixel_bits < 8
     assert quantize(replace(spiking, reset="soft"), images).pixel_bits == 8
@@ -323,18 +331,29 @@ def test_hard_reset_trades_pixel_bits_for_weight_bits() -> None:
 def test_hard_reset_with_too_many_inputs_is_refused() -> None:
     layers = (ReluLayer("fc1", Dense(np.ones((2, 1100)))), ReluLayer("fc2", Dense(np.array([[1.0, -1.0]]))))
     images = np.full((2, 1, 1, 1100), 200, np.uint8)
-    spiking = balance(ReluNetwork((1, 1, 1100), layers), images, 2, reset="hard")
+    spiking = balance(ReluNetwork((1, 1, 1100), layers), images, 2, BalanceOptions(method="ngu-lee", reset="hard"))
     with pytest.raises(
         RangeError, match=r"fc1: 1100 inputs of up to 255 can exceed 131071, where Lava's own LIF wraps"
     ):
-        quantize(spiking, images, pixel_bits=8)
+        quantize(spiking, images, QuantizeOptions(pixel_bits=8))
     # 1100 / 2 x 127 is below 131071: 7 bits leave room.
     assert quantize(spiking, images).pixel_bits < 8
 
 
-def test_wrong_bits() -> None:
-    spiking = balance(random_cnn(0), digits_like(0), 4)
-    with pytest.raises(UsageError, match=r"--weight-bits 9: allowed are 2\.\.8"):
-        quantize(spiking, digits_like(0), weight_bits=9)
-    with pytest.raises(UsageError, match=r"--pixel-bits 0: allowed are 1\.\.8"):
-        quantize(spiking, digits_like(0), pixel_bits=0)
+@pytest.mark.parametrize(
+    ("options", "where", "found", "expected"),
+    [
+        ({"weight_bits": 9}, "weight_bits", "9", "2..8"),
+        ({"weight_bits": 4.0}, "weight_bits", "4.0", "2..8"),
+        ({"pixel_bits": 0}, "pixel_bits", "0", "1..8"),
+        ({"target": "loihi3"}, "target", "'loihi3'", "one of lava, loihi2"),
+        ({"thresholds": "layer"}, "thresholds", "'layer'", "one of channel, scalar"),
+        ({"thresholds": "scalar", "target": "loihi2"}, "thresholds", "'scalar'", "channel with `target='loihi2'`"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], where: str, found: str, expected: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        QuantizeOptions(**options)
+    assert raised.value.where == where
+    assert found in raised.value.found
+    assert expected in raised.value.expected

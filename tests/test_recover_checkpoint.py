@@ -14,10 +14,10 @@ from loihi_convert import netx, pipeline
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.cnn.training import train
+from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import load_data
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.frontend.source import open_source
-from loihi_convert.pipeline import ExportOptions
 
 
 @pytest.mark.parametrize("levels", [None, 4])
@@ -27,8 +27,8 @@ def test_weights_are_those_of_the_cnn_to_8_bits(tool: ModuleType, tmp_path: Path
         "digits-cnn", digits, replace(default_recipe("digits"), epochs=4), seed=0, output=path, qcfs_levels=levels
     )
     method = "percentile" if levels is None else "qcfs"
-    options = ExportOptions(method=method)
-    (exported,) = pipeline.export(path, None, (8,), digits.calibration_images(), options=options)
+    options = BalanceOptions(method=method)
+    (exported,) = pipeline.export(path, None, (8,), digits.calibration_images(), balance_options=options)
     found = tool.recovered(exported.path, levels)
     for name, weight in original.state.items():
         if name.endswith(".threshold"):
@@ -49,8 +49,8 @@ def test_weights_are_those_of_the_cnn_to_8_bits(tool: ModuleType, tmp_path: Path
 def test_what_is_not_learned_cannot_be_recovered(tool: ModuleType, tmp_path: Path) -> None:
     digits, path = load_data("digits"), tmp_path / "model.safetensors"
     train("digits-cnn", digits, replace(default_recipe("digits"), epochs=1), seed=0, output=path)
-    options = ExportOptions(method="percentile")
-    (exported,) = pipeline.export(path, None, (2,), digits.calibration_images(), options=options)
+    options = BalanceOptions(method="percentile")
+    (exported,) = pipeline.export(path, None, (2,), digits.calibration_images(), balance_options=options)
     with pytest.raises(UsageError, match=r"its thresholds are by percentile, not by training; leave out --qcfs"):
         tool.recovered(exported.path, 4)
     network = netx.read(exported.path)
@@ -63,8 +63,8 @@ def test_what_is_not_learned_cannot_be_recovered(tool: ModuleType, tmp_path: Pat
 def test_corrected_biases_are_not_the_cnns(tool: ModuleType, tmp_path: Path) -> None:
     digits, path = load_data("digits"), tmp_path / "model.safetensors"
     train("digits-cnn", digits, replace(default_recipe("digits"), epochs=1), seed=0, output=path)
-    options = ExportOptions(method="percentile", correct=True)
-    (exported,) = pipeline.export(path, None, (2,), digits.calibration_images(), options=options)
+    options = BalanceOptions(method="percentile", bias_correction=True)
+    (exported,) = pipeline.export(path, None, (2,), digits.calibration_images(), balance_options=options)
     with pytest.raises(InputError, match="its biases are corrected, and not the CNN's; take a file without"):
         tool.recovered(exported.path, None)
 

@@ -22,6 +22,7 @@ from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.cnn.training import train
 from loihi_convert.conversion.balancing import balance
+from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import load_data
 from loihi_convert.errors import InputError, UsageError
@@ -106,8 +107,8 @@ def test_a_table_holds_what_the_integers_give(command: Command, capsys: pytest.C
     data = load_data("digits")
     source = open_source(command.checkpoint)
     calibration, test = data.calibration.images[:100], data.test[:60]
-    options = {"amplitude": "literal", "initial_potential": "zero", "readout": "spikes"}
-    spiking = balance(source.network, calibration, 8, **options)
+    options = {"method": "ngu-lee", "amplitude": "literal", "initial_potential": "zero", "readout": "spikes"}
+    spiking = balance(source.network, calibration, 8, BalanceOptions(**options))
     predictions = run_network(quantize(spiking, calibration), test.images, 8).predictions[:, 7]
     expected = 100 * float((predictions == test.known_labels).mean())
     (row,) = (
@@ -195,7 +196,9 @@ def test_thresholds_for_spike_counts_are_those_for_potentials(command: Command) 
     assert balanced["key"]["readout"] == "spikes"
     data, source = load_data("digits"), open_source(command.checkpoint)
     calibration, test = data.calibration.images[:100], data.test[:60]
-    spiking = balance(source.network, calibration, 8, amplitude="literal", initial_potential="zero")
+    spiking = balance(
+        source.network, calibration, 8, BalanceOptions(method="ngu-lee", amplitude="literal", initial_potential="zero")
+    )
     right = run_network(quantize(spiking, calibration), test.images, 8).predictions[:, 7] == test.known_labels
     (row,) = (row for row in command.rows("table-2.csv") if row["variant"] == "literal")
     assert row["accuracy"] == f"{100 * right.mean():.2f}"
@@ -209,7 +212,7 @@ def test_what_a_spike_is_worth_changes_nothing_with_one_threshold_for_a_layer(ch
     classes = []
     for amplitude in ("literal", "compensated"):
         options = {"method": "rmp", "amplitude": amplitude, "initial_potential": "zero", "poisson_seed": 0}
-        spiking = balance(source.network, calibration, 8, **options)
+        spiking = balance(source.network, calibration, 8, BalanceOptions(**options))
         classes.append(run_network(quantize(spiking, calibration), test, 8).predictions)
     assert (classes[0] == classes[1]).mean() > 0.99
 
@@ -263,10 +266,10 @@ def test_beyond_long_t_the_method_is_the_one_found_for_it(command: Command, monk
     asked: list[tuple[int, str, bool | None]] = []
 
     def export(source: Any, path: Path, timesteps: tuple[int], images: np.ndarray, **others: Any) -> Any:
-        asked.append((*timesteps, others["options"].method, others["options"].correct))
+        asked.append((*timesteps, others["balance_options"].method, others["balance_options"].bias_correction))
         return pipeline.export(source, path, timesteps, images, **others)
 
-    monkeypatch.setattr(best, "pipeline", SimpleNamespace(export=export, ExportOptions=pipeline.ExportOptions))
+    monkeypatch.setattr(best, "pipeline", SimpleNamespace(export=export))
     assert command("table", "2", "--variants", "literal", "-T", "8", "--methods", "ngu-lee") == 0
     files = {network.timesteps: network for path in command.computed_files("net") for network in [netx.read(path)]}
     chosen, used = files[4].provenance, files[8].provenance
@@ -310,7 +313,9 @@ def test_figure_7_is_the_mean_of_spikes_over_neurons_steps_and_images(command: C
     rows = [row for row in command.rows("figure-7.csv") if row["method"] == "ngu-lee"]
     data, source = load_data("digits"), open_source(command.checkpoint)
     calibration = data.calibration.images[:100]
-    spiking = balance(source.network, calibration, 8, amplitude="literal", initial_potential="zero")
+    spiking = balance(
+        source.network, calibration, 8, BalanceOptions(method="ngu-lee", amplitude="literal", initial_potential="zero")
+    )
     traced = run_network(quantize(spiking, calibration), data.test.images[:10], 8, trace=True)
     for index, layer in enumerate(source.network.layers[:-1]):
         spikes = traced.traces[index].spikes
@@ -338,7 +343,9 @@ def test_figure_a4_is_the_balanced_thresholds(command: Command) -> None:
     rows = command.rows("figure-A4.csv")
     source = open_source(command.checkpoint)
     calibration = load_data("digits").calibration.images[:100]
-    spiking = balance(source.network, calibration, 2, amplitude="literal", initial_potential="zero")
+    spiking = balance(
+        source.network, calibration, 2, BalanceOptions(method="ngu-lee", amplitude="literal", initial_potential="zero")
+    )
     neuron = spiking.layers[1].neuron
     assert neuron is not None
     found = [

@@ -21,10 +21,11 @@ from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.choice import choose_method
+from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import report_quantization
 from loihi_convert.conversion.scalar_threshold import scalar_scales
-from loihi_convert.errors import NetxError, RangeError, UsageError
+from loihi_convert.errors import NetxError, RangeError
 from loihi_convert.ir.network import IntegrateAndFire, Readout, Reset, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedNetwork
 from loihi_convert.ir.synapse import Dense
@@ -36,8 +37,10 @@ def digits_like(seed: int, count: int = 20) -> Array:
 
 
 def scalar_network(seed: int, reset: Reset, timesteps: int = 8, readout: Readout = "potential") -> QuantizedNetwork:
-    spiking = balance(random_cnn(seed), digits_like(seed), timesteps, reset=reset, readout=readout)
-    return quantize(spiking, digits_like(seed), thresholds="scalar")
+    spiking = balance(
+        random_cnn(seed), digits_like(seed), timesteps, BalanceOptions(method="ngu-lee", reset=reset, readout=readout)
+    )
+    return quantize(spiking, digits_like(seed), QuantizeOptions(thresholds="scalar"))
 
 
 def one_layer(thresholds: list[float], weights: list[list[float]]) -> SpikingNetwork:
@@ -59,7 +62,7 @@ def test_thresholds_fold_into_the_weights_by_hand() -> None:
     """
     spiking = one_layer([4.0, 1.0], [[127 / 32, 1.0], [0.25, 0.5]])
     images = np.zeros((1, 2, 1, 1), np.uint8)
-    network = quantize(spiking, images, pixel_bits=1, thresholds="scalar")
+    network = quantize(spiking, images, QuantizeOptions(pixel_bits=1, thresholds="scalar"))
     hidden = network.layers[0]
     assert hidden.threshold is not None
     assert hidden.threshold.tolist() == [128, 128]
@@ -135,12 +138,14 @@ def test_no_threshold_is_rounded_and_ref_equals_the_oracle(seed: int, reset: Res
 
 def test_a_dead_channel_shares_the_threshold_and_is_listed() -> None:
     spiking = one_layer([1.0, np.inf], [[1.0], [-1.0]])
-    network = quantize(spiking, pixels(255), pixel_bits=1, thresholds="scalar")
+    network = quantize(spiking, pixels(255), QuantizeOptions(pixel_bits=1, thresholds="scalar"))
     assert network.layers[0].threshold is not None
     assert network.layers[0].threshold.tolist() == [127, 127]
     assert network.layers[0].weight.tolist() == [[127], [0]]
     assert report_quantization(network, spiking, pixels(255)).layers[0].dead_channels == (1,)
-    silent = quantize(one_layer([np.inf, np.inf], [[1.0], [-1.0]]), pixels(255), pixel_bits=1, thresholds="scalar")
+    silent = quantize(
+        one_layer([np.inf, np.inf], [[1.0], [-1.0]]), pixels(255), QuantizeOptions(pixel_bits=1, thresholds="scalar")
+    )
     assert silent.layers[0].threshold is not None
     assert silent.layers[0].threshold.tolist() == [131072, 131072]
 
@@ -200,9 +205,15 @@ def test_a_file_that_claims_other_thresholds_is_refused(tmp_path: Path) -> None:
 def test_trials_are_of_the_network_that_is_exported() -> None:
     """Agreement in a trial: balanced with hard reset, rounded with scalar thresholds, V0 = 0."""
     cnn, images = random_cnn(0), digits_like(0, 60)
-    best = choose_method(cnn, images, 4, reset="hard", thresholds="scalar", weight_bits=3, correct=False)[0]
-    spiking = balance(cnn, images[:7], 4, method=best.method, percentile=best.percentile, reset="hard")
-    network = quantize(spiking, images[:7], thresholds="scalar", weight_bits=3)
+    best = choose_method(
+        cnn,
+        images,
+        4,
+        BalanceOptions(reset="hard", bias_correction=False),
+        QuantizeOptions(thresholds="scalar", weight_bits=3),
+    )[0]
+    spiking = balance(cnn, images[:7], 4, BalanceOptions(method=best.method, percentile=best.percentile, reset="hard"))
+    network = quantize(spiking, images[:7], QuantizeOptions(thresholds="scalar", weight_bits=3))
     assert network.reset == "hard"
     potentials = run_network(network, images[30:], 4).potentials[:, -1]
     scores = potentials * network.layers[-1].scale
@@ -210,14 +221,8 @@ def test_trials_are_of_the_network_that_is_exported() -> None:
 
 
 def test_currents_too_large_for_a_shared_threshold() -> None:
-    message = (
-        r"conv: the currents of channel 1 are too large beside its threshold for one that all channels share; use "
-        r"--thresholds channel"
-    )
-    with pytest.raises(RangeError, match=message):
+    with pytest.raises(RangeError) as raised:
         scalar_scales("conv", np.array([1.0, 1e-6]), np.ones((2, 1)), np.array([1e-5, 1e-5]), 1.0, 127)
-
-
-def test_unknown_thresholds() -> None:
-    with pytest.raises(UsageError, match=r"--thresholds layer: unknown; allowed are channel, scalar"):
-        quantize(one_layer([1.0], [[1.0]]), pixels(255), thresholds="layer")  # type: ignore[arg-type]
+    assert raised.value.where == "conv"
+    assert "channel 1" in raised.value.found
+    assert "`thresholds='channel'`" in raised.value.hint

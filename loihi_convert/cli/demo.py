@@ -28,7 +28,7 @@ def demo(
     """Train, export and run a small CNN on 8x8 digits, Lava's simulator included: the whole flow in minutes."""
     from loihi_convert import pipeline
     from loihi_convert.backends import BackendOptions, open_backend
-    from loihi_convert.conversion.balancing import require_timesteps
+    from loihi_convert.conversion.options import require_timesteps
     from loihi_convert.data import load_data
     from loihi_convert.files import refuse_to_overwrite
     from loihi_convert.progress import progress_bar

@@ -136,8 +136,9 @@ def export(
 ) -> None:
     """Convert a CNN to spikes, balance its thresholds, round it to Loihi's integers, write a netx file."""
     from loihi_convert import pipeline
+    from loihi_convert.choices import InputCoding
     from loihi_convert.cnn.checkpoint import load
-    from loihi_convert.conversion.balancing import PUBLISHED, InputCoding
+    from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, published_neurons
     from loihi_convert.data import DATASETS, load_data
     from loihi_convert.frontend.source import open_source
     from loihi_convert.ir.quantized import Target
@@ -147,7 +148,7 @@ def export(
     steps = parse_timesteps(timesteps)
     if target not in get_args(Target):
         raise UsageError(f"--target {target}: unknown; allowed are {', '.join(get_args(Target))}.")
-    published_reset, published_input = PUBLISHED.get(method, ("soft", "constant"))
+    published_reset, published_input = published_neurons(method)
     coding = input_ or published_input
     if coding not in get_args(InputCoding):
         raise UsageError(f"--input {coding}: unknown; allowed are {', '.join(get_args(InputCoding))}.")
@@ -172,27 +173,24 @@ def export(
     # The name of a data set; where a user's own images lie is nobody else's business.
     recorded = data if data is None or data in DATASETS else splits.name
     source = open_source(model, arch=arch, input_shape=shape, classes=names, data=recorded, **normalization)
-    options: dict[str, Any] = {
-        "method": method,
-        "amplitude": amplitude,
-        "alpha": alpha,
-        "percentile": percentile,
-        "initial_potential": initial_potential,
-        "reset": reset or published_reset,
-        "poisson_seed": seed if coding == "poisson" else None,
-        "readout": readout,
-        "weight_bits": weight_bits,
-        "pixel_bits": pixel_bits,
-        "thresholds": thresholds,
-        "correct": correct,
-        "target": target,
-    }
+    names_of: Any = {"method": method, "amplitude": amplitude, "initial_potential": initial_potential}
+    names_of |= {"reset": reset or published_reset, "readout": readout}
+    balance_options = BalanceOptions(
+        **names_of,
+        alpha=alpha,
+        percentile=percentile,
+        poisson_seed=seed if coding == "poisson" else None,
+        bias_correction=correct,
+    )
+    rounding: Any = {"target": target, "thresholds": thresholds}
+    quantize_options = QuantizeOptions(weight_bits=weight_bits, pixel_bits=pixel_bits, **rounding)
     exported = pipeline.export(
         source,
         output,
         steps,
         splits.calibration_images(calibration),
-        options=pipeline.ExportOptions(**options),
+        balance_options=balance_options,
+        quantize_options=quantize_options,
         device=chosen_device(device),
         overwrite=overwrite,
         verify=verify,

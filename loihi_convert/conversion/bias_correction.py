@@ -1,12 +1,13 @@
-"""SpikingNetwork -> SpikingNetwork: what few time steps do to the mean of a current, and to roundings, is mended.
+"""SpikingNetwork -> SpikingNetwork: biases and initial potentials corrected for the error of few time steps.
 
-With few steps the spikes of a layer come in another order than a constant current would have them, are rounded and cut
-off; so the next layer receives, on average, another current than in the CNN, and layers add up. Layer by layer, the
-layers before it corrected and simulated on calibration images (after Li et al., ICML 2021, "light" calibration):
+With few steps the spikes of a layer arrive in another order than under a constant current, and their counts are rounded
+and clipped. The mean current of the next layer then differs from the CNN's, and the differences add up over layers.
+The correction goes layer by layer, simulating the corrected layers before on calibration images (after Li et al., ICML
+2021, "light" calibration):
 
-1. bias: the mean difference between the input currents in the SNN and in the CNN is taken from the bias, per channel;
-2. potential: of `SHARES` of the threshold the initial potential is taken for which the firing rates are nearest to the
-   CNN's activations, in squares, per channel.
+1. bias: the mean difference between the input currents of the SNN and of the CNN is subtracted, per channel;
+2. initial potential: the one of `SHARES` x threshold whose firing rates are nearest to the CNN's activations, in
+   squares, per channel.
 
 The last layer's bias is corrected, too; its potential is the output. The corrections are exported as biases and initial
 potentials, which cost the chip nothing.
@@ -20,15 +21,14 @@ from typing import Final
 import numpy as np
 
 from loihi_convert.arrays import Array
-from loihi_convert.conversion.balancing import require_images
-from loihi_convert.conversion.calibration import calibration_subset
+from loihi_convert.conversion.calibration import calibration_subset, require_images
 from loihi_convert.errors import UsageError
 from loihi_convert.ir.network import ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.layerwise import GrowingSimulation
 
 SHARES: Final = (0.5, 0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95)
-"""Initial potentials that are tried, in thresholds; among equals the first is taken."""
+"""Initial potentials to try, in thresholds; the first of equally good ones is taken."""
 
 
 def correct_biases(
@@ -39,11 +39,11 @@ def correct_biases(
     Parameters
     ----------
     cnn
-        What ``network`` was balanced from.
+        The CNN that ``network`` was balanced from.
     network
         From `balancing.balance`, with compensated amplitudes.
     images
-        Calibration images, uint8 ``(N, C, H, W)``; those of `calibration.calibration_subset` are used.
+        Calibration images, uint8 ``(N, C, H, W)``, of which `calibration.calibration_subset` are used.
     device
         Where it is simulated: ``"cpu"``, or another one of torch's.
     progress
@@ -52,7 +52,7 @@ def correct_biases(
     Raises
     ------
     UsageError
-        If a spike does not stand for its threshold.
+        If amplitudes are literal.
     DataError
         If the images do not fit the network, or there are none.
     """
@@ -60,7 +60,9 @@ def correct_biases(
     for layer in network.layers:
         if layer.neuron is not None and layer.neuron.is_literal:
             raise UsageError(
-                "--correct: needs --amplitude compensated; a literal spike does not stand for its threshold."
+                "found literal spikes",
+                where="amplitude",
+                expected="must be compensated with `bias_correction`, which compares rate x threshold with activations",
             )
     images = calibration_subset(images, network.timesteps)
     simulation = GrowingSimulation(

@@ -157,8 +157,9 @@ def _fitting(real: FloatLayer, scale: Array, timesteps: int | None, *, is_consta
         growth = np.where(excess > 1, np.maximum(excess, _GROWTH), 1)
         scale = scale * (growth.max() if real.one_scale else growth)
     raise RangeError(
-        f"{real.layer.name}: no bits are left for its weights where u of Loihi 2's own neurons cannot wrap in T steps; "
-        "use a smaller T, fewer --pixel-bits, or --target lava."
+        "no bits are left for its weights on any scale on which u of Loihi 2's neurons cannot wrap in T steps",
+        where=real.layer.name,
+        hint="Use fewer `timesteps`, fewer `pixel_bits`, or `target='lava'`.",
     )
 
 

@@ -1,34 +1,35 @@
 """Which balancing method suits a network and a latency T: tried out on calibration images, never on test images.
 
-Each candidate is balanced and quantized on one part of the calibration images and simulated on another, in the integers
-that would be exported: few weight bits suit some thresholds better than others. The one whose classes agree most often
-with the CNN's is taken; among equals one without corrections (`bias_correction.py`), then the one whose output is
-nearest to the CNN's.
+Each candidate is balanced and quantized on one part of the calibration images and simulated in integers on another:
+few weight bits suit some thresholds better than others. The method whose classes agree most often with the CNN's ranks
+first; of equal ones a method without corrections (`bias_correction.py`), then the one whose output is nearest to the
+CNN's. `flow.to_integers` converts with all calibration images, and measures again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from loihi_convert.arrays import Array
-from loihi_convert.conversion.balancing import Amplitude, InitialPotential, Method, balance, require_images
+from loihi_convert.choices import Method
 from loihi_convert.conversion.bias_correction import correct_biases
-from loihi_convert.conversion.calibration import calibration_subset
+from loihi_convert.conversion.calibration import calibration_subset, require_images
+from loihi_convert.conversion.methods import balance_each
+from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
-from loihi_convert.ir.network import Readout, ReluNetwork, Reset, SpikingNetwork
-from loihi_convert.ir.quantized import Granularity, Target
+from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
+from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulator import outputs
 
 BALANCING_SHARE: Final = 4
-"""A method is balanced, for a trial, on so many times fewer images than it is tried on."""
+"""For a trial a method is balanced on this many times fewer images than it is tried on."""
 
-# How many of the best are tried with corrections, too.
+# Number of the best methods that are tried with corrections, too.
 _CORRECTED: Final = 2
 
 # Method, percentile, and the least T: thresholds near the largest activation are far from the best for few steps. That
@@ -42,136 +43,144 @@ _CANDIDATES: Final[tuple[tuple[Method, float, int], ...]] = (
 )
 
 
-@dataclass(frozen=True)
-class Trial:
-    """What a balancing method gave on the second part of the calibration images.
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How well a quantized network agrees with the CNN on some calibration images.
+
+    Parameters
+    ----------
+    agreement
+        Share of images with the CNN's class.
+    error
+        Mean squared difference between the output / T, in the CNN's units, and the CNN's scores. The output is the
+        potential, or, where the last layer has neurons, its spike counts x threshold.
+    image_count
+        Images simulated.
+    """
+
+    agreement: float
+    error: float
+    image_count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial(Agreement):
+    """A balancing method that was tried on the second part of the calibration images.
 
     Parameters
     ----------
     method, percentile
-        As in `balancing.balance`.
+        As in `BalanceOptions`.
     corrected
         Whether `bias_correction.correct_biases` followed.
-    agreement
-        Share of images whose class is the CNN's.
-    error
-        Mean squared difference between the output / T, in the CNN's units, and the CNN's scores. The output is the
-        potential, or, where the last layer has neurons, how often they have fired, in thresholds.
-    image_count
-        Images simulated.
+    agreement, error, image_count
+        As in `Agreement`.
     """
 
     method: Method
     percentile: float
     corrected: bool
-    agreement: float
-    error: float
-    image_count: int
 
     @property
     def name(self) -> str:
         method = f"{self.method} {self.percentile:g}" if self.method == "percentile" else self.method
         return f"{method} corrected" if self.corrected else method
 
+    def chosen(self, options: BalanceOptions) -> BalanceOptions:
+        """Return ``options`` with the method of this trial."""
+        return replace(options, method=self.method, percentile=self.percentile, bias_correction=self.corrected)
+
+
+def trial_images(images: Array, timesteps: int) -> Array:
+    """Return the calibration images that methods are tried on: of the second half, `calibration_subset`."""
+    return calibration_subset(images[-max(1, len(images) // 2) :], timesteps)
+
+
+def measured_agreement(cnn: ReluNetwork, network: QuantizedNetwork, images: Array, *, device: str = "cpu") -> Agreement:
+    """Return how well ``network`` agrees with ``cnn`` on ``images``, uint8 ``(N, C, H, W)``, after its T steps."""
+    return _agreement(cnn_scores(cnn, images), network, images, device)
+
+
+def _agreement(scores: Array, network: QuantizedNetwork, images: Array, device: str) -> Agreement:
+    last = network.layers[-1]
+    read = outputs(network, images, network.timesteps, device=device)[:, -1]
+    found = read * last.scale * (1 if last.threshold is None else last.threshold)
+    share = float((read.argmax(axis=1) == scores.argmax(axis=1)).mean())
+    error = float(np.square(found / network.timesteps - scores).mean())
+    return Agreement(agreement=share, error=error, image_count=len(images))
+
 
 def choose_method(
     network: ReluNetwork,
     images: Array,
     timesteps: int,
+    options: BalanceOptions = BalanceOptions(),
+    quantize_options: QuantizeOptions = QuantizeOptions(),
     *,
-    amplitude: Amplitude = "compensated",
-    alpha: float = 1.0,
-    initial_potential: InitialPotential | None = None,
-    reset: Reset = "soft",
-    readout: Readout = "potential",
-    poisson_seed: int | None = None,
-    correct: bool | None = None,
-    weight_bits: int = 8,
-    pixel_bits: int | None = None,
-    target: Target = "lava",
-    thresholds: Granularity = "channel",
     device: str = "cpu",
     progress: Progress = no_progress,
 ) -> tuple[Trial, ...]:
-    """Return the trials of all methods that ``amplitude`` allows, the best first.
+    """Return the trials of all methods that the options allow, the best first.
 
-    Arguments as in `balancing.balance` and `quantization.quantize`.
+    Parameters are those of `balancing.balance` and `quantization.quantize`; the method and the percentile of
+    ``options`` are replaced. Its ``bias_correction`` says whether all methods are corrected or none; ``None``: the two
+    best are tried with corrections, too.
 
-    ``correct`` says whether all of them are corrected, or none; by default the two best are tried with corrections too.
+    Raises
+    ------
+    DataError
+        If the images do not fit the network, or there are none.
     """
     require_images(network, images)
-    half = max(1, len(images) // 2)
-    trying = calibration_subset(images[-half:], timesteps)
+    trying = trial_images(images, timesteps)
     balancing = images[: max(1, len(trying) // BALANCING_SHARE)]
-    has_thresholds = network.layers[0].threshold is not None and len(network.layers) > 1
-    candidates = [
-        (method, percentile)
-        for method, percentile, least in _CANDIDATES
-        if timesteps >= least and (method != "qcfs" or has_thresholds)
-    ]
-    if amplitude == "literal":
-        # The others take a spike for its threshold.
-        candidates = [("ngu-lee", 99.0)]
+    candidates = _candidates(network, timesteps, options)
     scores = cnn_scores(network, trying)
-    more = _CORRECTED if correct is None and amplitude == "compensated" and initial_potential is None else 0
+    is_open = options.bias_correction is None and options.amplitude == "compensated"
+    more = _CORRECTED if is_open and options.initial_potential is None else 0
     balanced: list[SpikingNetwork] = []
     trials: list[Trial] = []
 
     def report(done: int, total: int) -> None:
         progress(len(trials) * total + done, (len(candidates) + more) * total)
 
-    def tried(spiking: SpikingNetwork, method: Method, percentile: float, corrected: bool) -> Trial:
+    def tried(spiking: SpikingNetwork, chosen: BalanceOptions, *, corrected: bool) -> Trial:
         if corrected:
             spiking = correct_biases(network, spiking, balancing, device=device)
-        network_tried = quantize(
-            spiking,
-            balancing,
-            weight_bits=weight_bits,
-            pixel_bits=pixel_bits,
-            target=target,
-            thresholds=thresholds,
-            device=device,
+        quantized = quantize(spiking, balancing, quantize_options, device=device)
+        found = _agreement(scores, quantized, trying, device)
+        assert chosen.method != AUTO
+        return Trial(
+            method=chosen.method,
+            percentile=chosen.percentile,
+            corrected=corrected,
+            agreement=found.agreement,
+            error=found.error,
+            image_count=found.image_count,
         )
-        last = network_tried.layers[-1]
-        read = outputs(network_tried, trying, timesteps, device=device)[:, -1]
-        found = read * last.scale * (1 if last.threshold is None else last.threshold)
-        agreement = float((read.argmax(axis=1) == scores.argmax(axis=1)).mean())
-        error = float(np.square(found / timesteps - scores).mean())
-        return Trial(method, percentile, corrected, agreement, error, len(trying))
 
     for method, percentile in candidates:
-        balanced.append(
-            balance(
-                network,
-                balancing,
-                timesteps,
-                method=method,
-                amplitude=amplitude,
-                alpha=alpha,
-                percentile=percentile,
-                initial_potential=initial_potential,
-                reset=reset,
-                readout=readout,
-                poisson_seed=poisson_seed,
-                device=device,
-                progress=report,
-            )
-        )
-        trials.append(tried(balanced[-1], method, percentile, bool(correct)))
+        chosen = replace(options, method=method, percentile=percentile)
+        balanced += balance_each(network, balancing, (timesteps,), chosen, device=device, progress=report)
+        trials.append(tried(balanced[-1], chosen, corrected=bool(options.bias_correction)))
     for trial in sorted(trials, key=_rank)[:more]:
         spiking = balanced[trials.index(trial)]
-        trials.append(tried(spiking, trial.method, trial.percentile, True))
+        trials.append(tried(spiking, trial.chosen(options), corrected=True))
         report(0, len(balancing))
     return tuple(sorted(trials, key=_rank))
 
 
+def _candidates(network: ReluNetwork, timesteps: int, options: BalanceOptions) -> list[tuple[Method, float]]:
+    if options.amplitude == "literal":
+        # The others take the amplitude for the threshold.
+        return [("ngu-lee", 99.0)]
+    has_thresholds = network.layers[0].threshold is not None and len(network.layers) > 1
+    return [
+        (method, percentile)
+        for method, percentile, least in _CANDIDATES
+        if timesteps >= least and (method != "qcfs" or has_thresholds)
+    ]
+
+
 def _rank(trial: Trial) -> tuple[float, bool, float]:
     return -trial.agreement, trial.corrected, trial.error
-
-
-def reason(trials: Sequence[Trial], timesteps: int) -> str:
-    """Return what was chosen and why, in a sentence."""
-    best, *others = trials
-    share = f"agrees with the CNN on {100 * best.agreement:.2f} % of {best.image_count} calibration images"
-    rest = ", ".join(f"{trial.name} {100 * trial.agreement:.2f} %" for trial in others)
-    return f"--balance auto: {best.name} for T = {timesteps}, which {share}" + (f" ({rest})." if rest else ".")

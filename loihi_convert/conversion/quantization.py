@@ -1,18 +1,17 @@
 """SpikingNetwork -> QuantizedNetwork: Loihi's integers.
 
-Layer by layer, because the weights of one contain what a spike of the one before is really worth after rounding there:
-`float_layer.py` rounds a layer on given scales, `scales.py` chooses these for Lava, `chip_scales.py` for Loihi 2. How
-many steps they are good for, `output_growth.py` says, and what it has cost, `quantization_report.py`.
+Layer by layer, because the weights of a layer contain the amplitudes of the layer before as rounding has left them:
+`float_layer.py` rounds a layer on given scales, `scales.py` chooses these for Lava, `chip_scales.py` for Loihi 2.
+`output_growth.py` computes for how many steps they are safe, and `quantization_report.py` what rounding has cost.
 
-In the first layer bits of weights are traded for bits of pixels where currents or potentials are limited whatever the
-image, with hard reset and for target loihi2: unless told otherwise, p is the one whose currents are nearest to the real
-ones.
+With hard reset and for target loihi2, currents or potentials of the first layer are bounded for every image, so that
+bits of weights are traded for bits of pixels: by default p is the one whose currents are nearest to the real ones.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Final, get_args
+from typing import Final
 
 import numpy as np
 
@@ -21,18 +20,12 @@ from loihi_convert.chip import limits
 from loihi_convert.conversion.calibration import calibration_subset
 from loihi_convert.conversion.chip_scales import ObservedRange, chip_layer
 from loihi_convert.conversion.float_layer import FloatLayer
+from loihi_convert.conversion.options import QuantizeOptions
 from loihi_convert.conversion.output_growth import max_timesteps
 from loihi_convert.conversion.scales import HEADROOM, lava_scales
-from loihi_convert.errors import RangeError, UsageError
-from loihi_convert.ir.network import Reset, SpikingNetwork
-from loihi_convert.ir.quantized import (
-    Granularity,
-    QuantizedLayer,
-    QuantizedNetwork,
-    Target,
-    largest_pixel,
-    with_pixel_bits,
-)
+from loihi_convert.errors import RangeError
+from loihi_convert.ir.network import SpikingNetwork
+from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork, largest_pixel, with_pixel_bits
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.inputs import MAX_PIXEL
 from loihi_convert.simulation.relu import currents
@@ -46,11 +39,8 @@ _SAMPLE: Final = 200
 def quantize(
     network: SpikingNetwork,
     images: Array,
+    options: QuantizeOptions = QuantizeOptions(),
     *,
-    weight_bits: int = 8,
-    pixel_bits: int | None = None,
-    target: Target = "lava",
-    thresholds: Granularity = "channel",
     device: str = "cpu",
     progress: Progress = no_progress,
 ) -> QuantizedNetwork:
@@ -62,18 +52,10 @@ def quantize(
         From `balancing.balance`.
     images
         Calibration images, uint8 ``(N, C, H, W)``: currents and potentials of those of `calibration.calibration_subset`
-        choose the scales; `quantization_report.report` counts what clips on all. For target loihi2 all choose: the
-        lowest potential of 10,000 images is far below that of 500, and to wrap is worse than to clip.
-    weight_bits
-        2..8, sign included.
-    pixel_bits
-        1..8; by default 8, with hard reset the best of 8..4, for target loihi2 of 8..1; not to be chosen with Poisson
-        input.
-    target
-        ``"loihi2"``: for the circuit of stock processes (`ir.circuit`), on the grids of the chip; needs soft reset.
-    thresholds
-        ``"channel"``: one per channel; ``"scalar"``: one per layer, folded into the weights (`scalar_threshold.py`),
-        for target lava.
+        choose the scales; `quantization_report` counts what clips on all. For target loihi2 all choose: the lowest
+        potential of 10,000 images is far below that of 500, and wrapping is worse than clipping.
+    options
+        Bits, target and thresholds: see `QuantizeOptions`.
     device
         Where it is simulated: ``"cpu"``, or another one of torch's.
     progress
@@ -82,11 +64,12 @@ def quantize(
     Raises
     ------
     UsageError
-        If a number of bits is out of range, or the target cannot reset as the network does.
+        If the target cannot reset as the network does, or pixel bits are chosen for Poisson input.
     RangeError
         If a number fits Loihi at no scale.
     """
-    require_choices(network.reset, weight_bits, pixel_bits, target, thresholds)
+    options.require_neurons(network.reset, network.poisson_seed)
+    target, thresholds, pixel_bits = options.target, options.thresholds, options.pixel_bits
     images = images if target == "loihi2" else calibration_subset(images, network.timesteps)
     found = extremes(
         network, images, network.timesteps, potentials=target == "loihi2", device=device, progress=progress
@@ -94,13 +77,12 @@ def quantize(
     # NaN, which is infinity less infinity, would not show in the largest potential.
     if not (math.isfinite(found.output) and np.isfinite(found.currents[-1]).all()):
         raise RangeError(
-            f"{network.layers[-1].name}: its potential is beyond 3.4e38, the largest float32; the weights up to here "
-            "are too large. Train it again."
+            "its potential is beyond 3.4e38, the largest float32",
+            where=network.layers[-1].name,
+            hint="The weights up to this layer are too large: train the CNN again.",
         )
-    rounding = _Rounding(network, found, 2 ** (weight_bits - 1) - 1, target, thresholds)
+    rounding = _Rounding(network, found, options)
     if network.poisson_seed is not None:
-        if pixel_bits is not None:
-            raise UsageError(f"--pixel-bits {pixel_bits}: with --input poisson a pixel enters as spikes of one bit.")
         pixel_bits = limits.MAX_PIXEL_BITS
     elif pixel_bits is None:
         choice = _PIXEL_BITS.get("loihi2" if target == "loihi2" else network.reset)
@@ -125,10 +107,10 @@ def quantize(
         provenance={
             **network.provenance,
             "quantize": {
-                "weight_bits": weight_bits,
+                "weight_bits": options.weight_bits,
                 "pixel_bits": pixel_bits,
                 "headroom": HEADROOM,
-                # What is not said is the default: files made before there was a choice stay the same to the byte.
+                # Defaults are left out, so that files made before there was a choice stay the same to the byte.
                 **({} if target == "lava" else {"target": target}),
                 **({} if thresholds == "channel" else {"thresholds": thresholds}),
             },
@@ -136,44 +118,16 @@ def quantize(
     )
 
 
-def require_choices(
-    reset: Reset, weight_bits: int, pixel_bits: int | None, target: Target, thresholds: Granularity
-) -> None:
-    """Raise a `UsageError` unless `quantize` takes these together; it can be known before anything is balanced."""
-    if not 2 <= weight_bits <= 8:
-        raise UsageError(f"--weight-bits {weight_bits}: allowed are 2..8.")
-    if pixel_bits is not None and not 1 <= pixel_bits <= limits.MAX_PIXEL_BITS:
-        raise UsageError(f"--pixel-bits {pixel_bits}: allowed are 1..{limits.MAX_PIXEL_BITS}.")
-    if thresholds not in get_args(Granularity):
-        raise UsageError(f"--thresholds {thresholds}: unknown; allowed are {', '.join(get_args(Granularity))}.")
-    if target == "loihi2" and reset == "hard":
-        raise UsageError(
-            "--target loihi2 --reset hard: the circuit of stock processes resets softly; use --reset soft, or --target "
-            "lava, whose hard-reset files are networks of stock LIF neurons already."
-        )
-    if target == "loihi2" and thresholds == "scalar":
-        raise UsageError(
-            "--target loihi2 --thresholds scalar: the circuit makes each channel's threshold of one vth by itself; "
-            "leave out --thresholds."
-        )
-
-
 class _Rounding:
     """The layers of a network of real numbers, each to be rounded when the one before is."""
 
-    def __init__(
-        self,
-        network: SpikingNetwork,
-        found: Extremes,
-        largest_weight: int,
-        target: Target,
-        thresholds: Granularity,
-    ) -> None:
+    def __init__(self, network: SpikingNetwork, found: Extremes, options: QuantizeOptions) -> None:
         self.network, self.found = network, found
-        self._largest_weight, self._target, self._thresholds = largest_weight, target, thresholds
+        self._largest_weight = 2 ** (options.weight_bits - 1) - 1
+        self._target, self._thresholds = options.target, options.thresholds
 
     def layer(self, index: int, largest_input: int, amplitude: Array | None) -> QuantizedLayer:
-        """Return a layer in integers, ``amplitude`` being what spikes of the one before are worth; see `FloatLayer`."""
+        """Return a layer in integers; ``amplitude`` is that of the layer before, see `FloatLayer`."""
         network, layer, current = self.network, self.network.layers[index], self.found.currents[index]
         synapse = layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude)
         is_output = index == len(network.layers) - 1
@@ -201,5 +155,5 @@ def _best_pixel_bits(rounding: _Rounding, images: Array, choice: tuple[int, ...]
         found = currents(quantized.synapse, with_pixel_bits(sample, bits), averages=False)
         per_channel = quantized.scale.reshape(-1, *(1,) * (real.ndim - 2))
         errors[bits] = float(np.square(found * per_channel - real).mean())
-    # Where none fits, the fewest bits: quantizing will say what does not.
+    # If none fits, the fewest bits: `quantize` then reports which number does not.
     return min(errors, key=lambda bits: errors[bits], default=min(choice))

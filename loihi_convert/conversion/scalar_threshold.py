@@ -1,15 +1,15 @@
 """One threshold for all channels of a layer: what differs between them moves into their weights.
 
-Lava's own LIF has one ``vThMant`` for a population, and hardware knows no other. A channel k fires as before if its
-weights and its threshold are divided by the same number. So the value of its weight unit, s_k, is made proportional to
-its threshold: with theta_k the real threshold, x the real value of one input unit and the integer ``theta_q``, the same
-for the whole layer::
+Lava's own LIF has one ``vThMant`` for a population, as has the hardware. A channel k fires as before if its weights and
+its threshold are divided by the same number. So the value of its weight unit, s_k, is made proportional to its
+threshold: with theta_k the real threshold, x the real value of one input unit and the integer ``theta_q``, the same for
+the whole layer::
 
     s_k = theta_k / (theta_q x)        w_q = round(w / s_k)        theta_k / (s_k x) = theta_q, without rounding
 
-What remains to be chosen is theta_q. The larger it is, the finer the weights; but a channel of large weights beside a
-small threshold then clips at 127 while one of small weights beside a large threshold has few levels left. That is what
-a scalar threshold costs: a channel can no longer have the scale that suits it best.
+What remains to be chosen is theta_q. The larger it is, the finer the weights; but a channel of large weights and a
+small threshold then clips at 127, while one of small weights and a large threshold has few levels left. This is the
+cost of a scalar threshold: a channel can no longer have the scale that suits it best.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def scalar_scales(
     """Return the scales s_k of a layer's weights for which all its thresholds are one integer.
 
     Of all integers that the conditions allow, it is the one for which rounding changes the weights least, in squares,
-    summed over the channels that can fire: in the CNN's units, in which a spike of each channel is worth its threshold.
+    summed over the channels that can fire, in the CNN's units, where the amplitude of each channel is its threshold.
 
     Parameters
     ----------
@@ -71,8 +71,9 @@ def scalar_scales(
     if allowed < 1:
         channel = int(np.flatnonzero(alive)[most.argmin()])
         raise RangeError(
-            f"{name}: the currents of channel {channel} are too large beside its threshold for one that all channels "
-            "share; use --thresholds channel."
+            f"the currents of channel {channel} are too large, compared with its threshold, for a shared threshold",
+            where=name,
+            hint="Use `thresholds='channel'`.",
         )
     # The largest weight of all, in units of its channel's threshold, meets the limit at the first candidate.
     peak = float((np.abs(real).max(axis=1, initial=0) / theta).max()) * unit

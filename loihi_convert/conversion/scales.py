@@ -66,10 +66,11 @@ def _of_currents(real: FloatLayer, reset: Reset) -> Array:
     room = limit * real.unit - np.count_nonzero(weights, axis=1) / 2
     if room.min() <= 0:
         reason = "the range of a current" if is_soft else "where Lava's own LIF wraps"
-        advice = "" if is_soft else "--reset soft, or "
+        advice = "" if is_soft else "`reset='soft'`, or "
         raise RangeError(
-            f"{real.layer.name}: {weights.shape[1]} inputs of up to {round(1 / real.unit)} can exceed {limit}, "
-            f"{reason}, at any scale; use {advice}fewer --pixel-bits in the first layer."
+            f"{weights.shape[1]} inputs of up to {round(1 / real.unit)} can exceed {limit}, {reason}, at any scale",
+            where=real.layer.name,
+            hint=f"Use {advice}fewer `pixel_bits`, if it is the first layer.",
         )
     return np.asarray(weights.sum(axis=1) / room)
 

@@ -1,4 +1,4 @@
-"""What thresholds are taken from: activations of the CNN, and currents of the layers before, simulated."""
+"""Where thresholds come from: activations of the CNN, and simulated currents of the layers before."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _BINS: Final = 4096
 
 
 class Balanced(NamedTuple):
-    """Thresholds of a layer, and what a spike is worth in parts of its threshold: float64, each ``(C_out,)``."""
+    """Thresholds of a layer, and the amplitude of a spike as a factor on its threshold: float64, each ``(C_out,)``."""
 
     thresholds: Array
-    worths: Array
+    factors: Array
 
 
 def nearest_rates(
@@ -35,19 +35,19 @@ def nearest_rates(
     initial_share: float,
     progress: Progress,
     *,
-    fits_worths: bool,
+    fits_amplitude: bool,
 ) -> Balanced:
     """Return for each channel the best of `_CANDIDATES` x ``largest``; 0 where that is not positive.
 
-    A spike is worth its threshold or, with ``fits_worths``, what brings the rates nearest to the activations.
+    The factor is 1 or, with ``fits_amplitude``, the one that brings rate x threshold x factor nearest to activations.
     """
     alive = largest > 0
     candidates = _CANDIDATES[:, None] * np.where(alive, largest, 1.0)
     sums = simulation.rate_errors(fixed, candidates, initial_share * candidates, progress=progress)
-    errors, worths = (sums.least_errors, sums.worths) if fits_worths else (sums.errors, np.ones_like(candidates))
+    errors, factors = (sums.least_errors, sums.worths) if fits_amplitude else (sums.errors, np.ones_like(candidates))
     best = errors.argmin(axis=0)[None]
-    thresholds, worth = (np.take_along_axis(values, best, axis=0)[0] for values in (candidates, worths))
-    return Balanced(np.where(alive, thresholds, 0.0), worth)
+    thresholds, factor = (np.take_along_axis(values, best, axis=0)[0] for values in (candidates, factors))
+    return Balanced(np.where(alive, thresholds, 0.0), factor)
 
 
 def activation_percentiles(

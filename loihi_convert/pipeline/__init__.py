@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from loihi_convert.pipeline.checking import CheckReport, LoadedFile, check, load_file
 from loihi_convert.pipeline.diagnosing import DiagnosisReport, diagnose
-from loihi_convert.pipeline.exporting import ExportOptions, ExportResult, export, output_paths
+from loihi_convert.pipeline.exporting import ExportResult, export, output_paths
 from loihi_convert.pipeline.external_run import ExternalRun, run_external_into_folder
 from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.pipeline.running import FileRun, OpenedFile, RunFolder, open_file, run, run_into_folder
@@ -17,7 +17,6 @@ from loihi_convert.pipeline.running import FileRun, OpenedFile, RunFolder, open_
 __all__ = [
     "CheckReport",
     "DiagnosisReport",
-    "ExportOptions",
     "ExportResult",
     "ExternalRun",
     "FileRun",

@@ -23,6 +23,7 @@ from loihi_convert.backends.request import check_run
 from loihi_convert.cnn.checkpoint import Checkpoint, save
 from loihi_convert.cnn.models import build_model
 from loihi_convert.conversion.balancing import balance
+from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.errors import InputError, LoihiConvertError, NetxError, RangeError, UsageError
 from loihi_convert.frontend.lowering import convert
@@ -152,7 +153,7 @@ def test_weights_beyond_float32_name_the_layer(layers: tuple[int, ...], named: s
         model[layer].weight.mul_(1e25)
     network = convert(model, (1, 8, 8))
     with pytest.raises(RangeError, match=rf"^({named}): its (input|potential) is beyond 3\.4e38"):
-        quantize(balance(network, digits(), 4), digits())
+        quantize(balance(network, digits(), 4, BalanceOptions(method="ngu-lee")), digits())
 
 
 def nothing(model: nn.Sequential) -> None:
@@ -188,7 +189,7 @@ CHANGES: dict[str, Callable[[nn.Sequential], object]] = {
 def test_odd_weights_give_the_class_of_the_real_numbers(name: str, method: str, tmp_path: Path) -> None:
     model, images = cnn(), digits()
     CHANGES[name](model)
-    spiking = balance(convert(model, (1, 8, 8)), images, 16, method=method)  # type: ignore[arg-type]
+    spiking = balance(convert(model, (1, 8, 8)), images, 16, BalanceOptions(method=method))  # type: ignore[arg-type]
     netx.write(quantize(spiking, images), tmp_path / "model.net")
     real = outputs(spiking, images, 16)[:, -1]
     integers = run_network(netx.read(tmp_path / "model.net"), images, 16).predictions[:, -1]
@@ -200,7 +201,7 @@ def test_odd_weights_give_the_class_of_the_real_numbers(name: str, method: str, 
 @pytest.mark.parametrize("value", [0, 128, 255])
 def test_calibration_images_that_are_all_alike(value: int) -> None:
     calibration = np.full((4, 1, 8, 8), value, np.uint8)
-    spiking = balance(convert(cnn(), (1, 8, 8)), calibration, 16)
+    spiking = balance(convert(cnn(), (1, 8, 8)), calibration, 16, BalanceOptions(method="ngu-lee"))
     network = quantize(spiking, calibration)
     real = outputs(spiking, calibration, 16)[:, -1].argmax(axis=1)
     assert run_network(network, calibration, 16).predictions[:, -1].tolist() == real.tolist()
@@ -208,12 +209,12 @@ def test_calibration_images_that_are_all_alike(value: int) -> None:
 
 @pytest.mark.parametrize("timesteps", [0, -1, MAX_TIMESTEPS + 1, 2**63])
 def test_timesteps_that_are_none(timesteps: int) -> None:
-    with pytest.raises(UsageError, match=rf"--timesteps {timesteps}: allowed are 1\.\.1,048,576 time steps"):
-        balance(convert(cnn(), (1, 8, 8)), digits(), timesteps)
+    with pytest.raises(UsageError, match=rf"timesteps: found {timesteps}; must be a whole number in 1\.\.1,048,576"):
+        balance(convert(cnn(), (1, 8, 8)), digits(), timesteps, BalanceOptions(method="ngu-lee"))
 
 
 def test_a_run_that_would_fill_the_memory_is_refused() -> None:
-    network = quantize(balance(convert(cnn(), (1, 8, 8)), digits(1), 1), digits(1))
+    network = quantize(balance(convert(cnn(), (1, 8, 8)), digits(1), 1, BalanceOptions(method="ngu-lee")), digits(1))
     images = np.broadcast_to(digits(1), (2**30, 1, 8, 8))
     # 4 bytes for each of 10 outputs, 16 for each of 2 hidden layers: 72 GiB.
     with pytest.raises(UsageError, match=r"^1073741824 images x 1 steps need 73728\.0 MiB; allowed are 4096 MiB\. Run"):
@@ -232,12 +233,10 @@ def test_export_says_that_rounding_changes_the_classes(tmp_path: Path) -> None:
         save(Checkpoint("digits-cnn", state, "digits", (1, 8, 8), tuple("0123456789"), 0, 0.5, 0.5, {}), path)
         return " ".join(pipeline.export(path, None, (8,), images)[0].notes)
 
-    assert "the integers choose" not in notes(state, "good")
+    assert "float SNN agree on only" not in notes(state, "good")
     weight = state["fc.weight"].clone()
     weight[3] = -1e4
-    assert "the integers choose the class of the real numbers on only 0 of 32" in notes(
-        {**state, "fc.weight": weight}, "outlier"
-    )
+    assert "quantized and float SNN agree on only 0 of 32" in notes({**state, "fc.weight": weight}, "outlier")
 
 
 def test_an_error_of_a_file_names_it_and_exits_with_3(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from loihi_convert import netx
 from loihi_convert.conversion.balancing import balance
+from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import Dataset, load_data
 from loihi_convert.frontend.lowering import convert
@@ -26,11 +27,14 @@ def make_golden(folder: Path, *, timesteps: int = 6, images: int = 8, epochs: in
     splits = load_data("digits")
     calibration = splits.train.images
     spiking = balance(
-        convert(trained(splits.train, epochs), (1, 8, 8)), calibration, timesteps, method="percentile", percentile=99.9
+        convert(trained(splits.train, epochs), (1, 8, 8)),
+        calibration,
+        timesteps,
+        BalanceOptions(method="percentile", percentile=99.9),
     )
     with tempfile.TemporaryDirectory() as temporary:
         file = Path(temporary) / "model.net"
-        netx.write(quantize(spiking, calibration, target="loihi2"), file)
+        netx.write(quantize(spiking, calibration, QuantizeOptions(target="loihi2")), file)
         return write_golden(folder, file, splits.test.images[:images], timesteps)
 
 

@@ -39,6 +39,7 @@ from loihi_convert.backends.request import check_run, require_proven
 from loihi_convert.cli.console import log
 from loihi_convert.cnn.models import build_model
 from loihi_convert.conversion.balancing import balance
+from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import default_root, load_data
 from loihi_convert.data.dataset import DataSplits
@@ -183,7 +184,7 @@ def subject(options: argparse.Namespace, timesteps: int | None) -> Iterator[Subj
 def export_untrained(model: nn.Module, splits: DataSplits, timesteps: int, path: Path) -> None:
     """Write the CNN ``model`` as it is, thresholds balanced for ``timesteps`` on a few images."""
     images = splits.calibration_images()[:_CALIBRATION_IMAGES]
-    spiking = balance(convert(model.eval(), splits.input_shape), images, timesteps)
+    spiking = balance(convert(model.eval(), splits.input_shape), images, timesteps, BalanceOptions(method="ngu-lee"))
     netx.write(quantize(spiking, images), path)
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from loihi_convert import netx, pipeline
 from loihi_convert.conversion.calibration import calibration_subset
+from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.ir.quantized import QuantizedNetwork
 from reproduction import images
 from reproduction.measure import Measurements, Outcome
@@ -150,20 +151,20 @@ class BestOfOurs:
                 path,
                 (timesteps,),
                 self._images.export_calibration(timesteps),
-                options=self._options(network, timesteps),
+                balance_options=self._options(network, timesteps),
+                quantize_options=QuantizeOptions(weight_bits=self._weight_bits),
                 device=self._device,
             )
         return path
 
-    def _options(self, network: Measurements, timesteps: int) -> pipeline.ExportOptions:
+    def _options(self, network: Measurements, timesteps: int) -> BalanceOptions:
         if timesteps <= images.LONG:
-            return pipeline.ExportOptions(weight_bits=self._weight_bits)
+            return BalanceOptions()
         chosen = netx.read(self._export(network, images.LONG)).provenance
-        return pipeline.ExportOptions(
+        return BalanceOptions(
             method=chosen["balance"]["method"],
-            percentile=chosen["balance"].get("percentile") or pipeline.ExportOptions.percentile,
-            correct="calibration" in chosen,
-            weight_bits=self._weight_bits,
+            percentile=chosen["balance"].get("percentile") or BalanceOptions.percentile,
+            bias_correction="calibration" in chosen,
         )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, get_args
 
-from loihi_convert.conversion.balancing import Amplitude, InitialPotential, Method
+from loihi_convert.choices import Amplitude, InitialPotential, Method
 from loihi_convert.errors import UsageError
 from loihi_convert.ir.network import Readout, Reset
 from loihi_convert.report import paper

@@ -19,8 +19,9 @@ import numpy as np
 from loihi_convert import netx
 from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
-from loihi_convert.conversion.balancing import balance_each
 from loihi_convert.conversion.calibration import calibration_subset
+from loihi_convert.conversion.methods import balance_each
+from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import Dataset
 from loihi_convert.errors import RangeError
@@ -220,14 +221,16 @@ class Measurements:
                     self.source.network,
                     self.images.calibration(first.timesteps, is_subset=first.is_subset),
                     [one.timesteps for one in together],
-                    method=first.method,
-                    amplitude=first.amplitude,
-                    alpha=first.alpha,
-                    percentile=first.percentile,
-                    initial_potential=first.initial_potential,
-                    reset=first.reset,
-                    readout=first.readout,
-                    poisson_seed=first.poisson_seed,
+                    BalanceOptions(
+                        method=first.method,
+                        amplitude=first.amplitude,
+                        alpha=first.alpha,
+                        percentile=first.percentile,
+                        initial_potential=first.initial_potential,
+                        reset=first.reset,
+                        readout=first.readout,
+                        poisson_seed=first.poisson_seed,
+                    ),
                     device=self._device,
                     progress=progress,
                 )
@@ -289,7 +292,7 @@ class Measurements:
 
     def _quantized(self, setting: Setting, spiking: SpikingNetwork) -> QuantizedNetwork:
         images = self.images.calibration(setting.timesteps, is_subset=setting.is_subset)
-        return quantize(spiking, images, weight_bits=setting.weight_bits, device=self._device)
+        return quantize(spiking, images, QuantizeOptions(weight_bits=setting.weight_bits), device=self._device)
 
     def _store(self, setting: Setting, outcome: Outcome) -> None:
         self._records.put("cell", self._cell_key(setting), asdict(outcome))

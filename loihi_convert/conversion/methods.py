@@ -1,0 +1,218 @@
+"""ReluNetwork -> SpikingNetwork by one of the methods of `BalanceOptions`, for one or several latencies T."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from loihi_convert.arrays import Array
+from loihi_convert.conversion.calibration import calibration_subset, require_images
+from loihi_convert.conversion.options import AUTO, METHODS, BalanceOptions, require_timesteps
+from loihi_convert.conversion.thresholds import Balanced, activation_percentiles, nearest_rates
+from loihi_convert.errors import RangeError, UsageError, one_of
+from loihi_convert.ir.network import IntegrateAndFire, ReluNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.progress import Progress, no_progress
+from loihi_convert.simulation.layerwise import GrowingSimulation
+
+# Methods that look at activations, with their percentile; methods with one threshold for a whole layer.
+_OF_ACTIVATIONS: Final = {"act-norm": 100.0, "robust-norm": 99.9, "act-norm-channelwise": 100.0, "least-squares": 100.0}
+_PER_LAYER: Final = ("spike-norm", "rmp", "act-norm", "robust-norm")
+
+
+def balance_each(
+    network: ReluNetwork,
+    images: Array,
+    timesteps: Sequence[int],
+    options: BalanceOptions,
+    *,
+    device: str = "cpu",
+    progress: Progress = no_progress,
+) -> tuple[SpikingNetwork, ...]:
+    """Return ``network`` with integrate-and-fire neurons, once for each of several latencies.
+
+    Everything that several latencies share is computed once: activations, and the largest currents after each T, as
+    long as the layers before have the same thresholds for all T. A network of two convolutions takes one simulation.
+
+    Parameters
+    ----------
+    network
+        From `lowering.to_relu_network`.
+    images
+        Calibration images, uint8 ``(N, C, H, W)``; training images, never test images.
+    timesteps
+        The latencies T.
+    options
+        A method other than ``auto``; ``bias_correction`` is left to `bias_correction.correct_biases`.
+    device
+        Where it is simulated: ``"cpu"``, or another one of torch's.
+    progress
+        Counts images.
+
+    Raises
+    ------
+    UsageError
+        If the method is ``auto``, or needs thresholds that the CNN was not trained with.
+    RangeError
+        If activations grow beyond float32.
+    DataError
+        If the images do not fit the network, or there are none.
+    """
+    _require_method(network, options)
+    require_timesteps(timesteps)
+    require_images(network, images)
+    fitted = calibration_subset(images, max(timesteps)) if options.method == "least-squares" else images
+    layers_of = _Balancing(network, fitted, options, device).layers(sorted(timesteps), progress)
+    last = network.layers[-1]
+    readout = [SpikingLayer(last.name, last.synapse, None)] if options.readout == "potential" else []
+    provenance = {
+        "method": options.method,
+        "amplitude": options.amplitude,
+        "alpha": options.alpha,
+        "initial_potential": options.first_potential,
+        "reset": options.reset,
+        "readout": options.readout,
+        "input": "constant" if options.poisson_seed is None else "poisson",
+        "calibration_images": len(images),
+        **({"percentile": options.percentile} if options.method == "percentile" else {}),
+    }
+    return tuple(
+        SpikingNetwork(
+            network.input_shape,
+            (*layers_of[t], *readout),
+            t,
+            options.reset,
+            {"balance": {**provenance, "timesteps": t}},
+            options.poisson_seed,
+        )
+        for t in timesteps
+    )
+
+
+def _require_method(network: ReluNetwork, options: BalanceOptions) -> None:
+    if options.method == AUTO:
+        raise UsageError("found 'auto'", where="method", expected=one_of(METHODS), hint="`balance` chooses one.")
+    if options.method == "qcfs" and any(layer.threshold is None for layer in network.layers[:-1]):
+        raise UsageError(
+            "found 'qcfs' for a CNN that was not trained with thresholds",
+            where="method",
+            hint="Train it with `qcfs`, or use `method='auto'`.",
+        )
+
+
+class _Balancing:
+    """The layers with neurons of a network, for several T; parameters as in `balance_each`."""
+
+    def __init__(self, network: ReluNetwork, images: Array, options: BalanceOptions, device: str) -> None:
+        self._network, self._images, self._options, self._device = network, images, options, device
+        self._method = options.method
+        self._depth = len(network.layers) - (options.readout == "potential")
+        self._percentiles: list[Array] = []
+        self._done, self._passes = 0, 1
+        self._progress: Progress = no_progress
+
+    def layers(self, timesteps: Sequence[int], progress: Progress) -> dict[int, list[SpikingLayer]]:
+        """Return them for each of ``timesteps``, ascending."""
+        self._progress = progress
+        if self._method == "percentile" or self._method in _OF_ACTIVATIONS:
+            self._percentiles = activation_percentiles(
+                self._network,
+                self._images,
+                _OF_ACTIVATIONS.get(self._method, self._options.percentile),
+                per_layer=self._method in _PER_LAYER,
+                progress=self._report,
+            )
+        # What is fitted to the rates over T steps must see all of them at once, for each T.
+        apart = [[t] for t in timesteps] if self._method == "least-squares" else [list(timesteps)]
+        self._done, self._passes = 0, len(apart) * self._depth
+        found: dict[int, list[SpikingLayer]] = {}
+        for steps in apart:
+            found |= self._grown([], steps, self._simulation(steps))
+        return found
+
+    def _grown(
+        self, fixed: list[SpikingLayer], timesteps: list[int], simulation: GrowingSimulation
+    ) -> dict[int, list[SpikingLayer]]:
+        """The layers for each of ``timesteps``, which have ``fixed`` in common; ``simulation`` has seen those."""
+        if len(fixed) == self._depth:
+            return dict.fromkeys(timesteps, fixed)
+        layer = self._network.layers[len(fixed)]
+        same: dict[bytes, list[int]] = {}
+        layers: dict[int, SpikingLayer] = {}
+        for steps, (base, factor) in zip(timesteps, self._thresholds(fixed, timesteps, simulation), strict=True):
+            if not np.isfinite(base).all():
+                raise RangeError(
+                    "its input is beyond 3.4e38, the largest float32",
+                    where=layer.name,
+                    hint="The weights up to this layer are too large: train the CNN again.",
+                )
+            if len(fixed) == len(self._network.layers) - 1:
+                base = np.full_like(base, base.max())
+            neuron = _neuron(base, factor, self._options)
+            layers[steps] = SpikingLayer(layer.name, layer.synapse, neuron)
+            same.setdefault(base.tobytes(), []).append(steps)
+        found: dict[int, list[SpikingLayer]] = {}
+        for together in same.values():
+            # Spikes that were kept go on with the largest T only if none has left.
+            goes_on = simulation if len(same) == 1 else self._simulation(together)
+            found |= self._grown([*fixed, layers[together[0]]], together, goes_on)
+        return found
+
+    def _thresholds(
+        self, fixed: list[SpikingLayer], timesteps: list[int], simulation: GrowingSimulation
+    ) -> list[Balanced]:
+        """The thresholds of the layer after ``fixed``, without alpha, for each of ``timesteps``."""
+        layer = self._network.layers[len(fixed)]
+        learned = layer.threshold if self._method == "qcfs" else None
+        if learned is not None:
+            return [_unit_amplitude(learned)] * len(timesteps)
+        if not self._percentiles:
+            found = simulation.largest_currents(fixed, timesteps, progress=self._report)
+            self._done += 1
+            if self._method in _PER_LAYER:
+                found = np.broadcast_to(found.max(axis=1, keepdims=True), found.shape)
+            return [_unit_amplitude(thresholds) for thresholds in found]
+        base = self._percentiles[len(fixed)]
+        if self._method == "least-squares" and np.isfinite(base).all():
+            share = 0.5 if self._options.first_potential == "half" else 0.0
+            fits = self._options.reset == "hard"
+            nearest = nearest_rates(simulation, fixed, base, share, self._report, fits_amplitude=fits)
+            self._done += 1
+            return [nearest] * len(timesteps)
+        return [_unit_amplitude(base)] * len(timesteps)
+
+    def _simulation(self, timesteps: Sequence[int]) -> GrowingSimulation:
+        return GrowingSimulation(
+            self._network,
+            self._images,
+            max(timesteps),
+            self._options.reset,
+            poisson_seed=self._options.poisson_seed,
+            device=self._device,
+            whole=self._method == "least-squares",
+        )
+
+    def _report(self, done: int, total: int) -> None:
+        # Passes that only some T take are not foreseen.
+        self._progress(min(self._done, self._passes - 1) * total + done, self._passes * total)
+
+
+def _unit_amplitude(thresholds: Array) -> Balanced:
+    return Balanced(thresholds, np.ones_like(thresholds))
+
+
+def _neuron(base: Array, factor: Array, options: BalanceOptions) -> IntegrateAndFire:
+    """Neurons of thresholds alpha x ``base``, a compensated spike having ``factor`` x threshold as its amplitude.
+
+    A channel that never received a positive current is dead: it never fires.
+    """
+    threshold = options.alpha * base
+    alive = threshold > 0
+    amplitude = threshold * factor if options.amplitude == "compensated" else np.ones_like(threshold)
+    starts_half = options.first_potential == "half"
+    return IntegrateAndFire(
+        threshold=np.where(alive, threshold, np.inf),
+        amplitude=np.where(alive, amplitude, 0.0),
+        initial_potential=np.where(alive, threshold / 2, 0.0) if starts_half else 0 * threshold,
+    )

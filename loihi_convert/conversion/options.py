@@ -1,0 +1,236 @@
+"""How a CNN is converted, as values: validated once, when they are made, and passed on as they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, get_args
+
+from loihi_convert.chip import limits
+from loihi_convert.choices import (
+    Amplitude,
+    AnyMethod,
+    Granularity,
+    InitialPotential,
+    InputCoding,
+    Method,
+    Readout,
+    Reset,
+    Target,
+)
+from loihi_convert.errors import UsageError, one_of
+from loihi_convert.ir.poisson import MAX_SEED
+from loihi_convert.ir.quantized import MAX_TIMESTEPS
+
+METHODS: Final[tuple[Method, ...]] = get_args(Method)
+AUTO: Final = "auto"
+
+WEIGHT_BITS: Final = (2, 8)
+"""Fewest and most bits of a weight, sign included."""
+
+_PUBLISHED: Final[dict[str, tuple[Reset, InputCoding]]] = {
+    "spike-norm": ("hard", "poisson"),
+    "rmp": ("soft", "poisson"),
+}
+
+
+def published_neurons(method: str) -> tuple[Reset, InputCoding]:
+    """Return the reset and the input coding that ``method`` was published with; soft and constant for most."""
+    return _PUBLISHED.get(method, ("soft", "constant"))
+
+
+@dataclass(frozen=True)
+class BalanceOptions:
+    """How firing thresholds are balanced.
+
+    ========================  ==========================================================================================
+    method                    threshold of channel k in layer l
+    ========================  ==========================================================================================
+    ``auto``                  the method that agrees best with the CNN on calibration images, see `choice`
+    ``ngu-lee``               alpha x the largest input current of the channel over all calibration images, positions
+                              and steps 1..T, while the layers before it spike with their balanced thresholds (Ngu & Lee
+                              2022, algorithm 2, alpha of section 4.1.3)
+    ``spike-norm``, ``rmp``   the same, one for the whole layer (Sengupta et al., Front. Neurosci. 2019, with hard reset
+                              and Poisson input; Han et al., CVPR 2020, "RMP-SNN": with soft reset)
+    ``act-norm``              the largest ReLU activation in the CNN, one for the whole layer (Diehl et al., IJCNN 2015)
+    ``robust-norm``           the 99.9th percentile of the positive activations, one for the whole layer (Rueckauer et
+                              al., Front. Neurosci. 2017)
+    ``act-norm-channelwise``  the channel's largest activation (Kim et al., AAAI 2020, "Spiking-YOLO")
+    ``percentile``            a percentile of the channel's positive activations (per channel; after Rueckauer et al.
+                              2017)
+    ``least-squares``         the one of 24 thresholds, up to a little above the channel's largest activation, whose
+                              firing rates over T steps are nearest to the activations of the CNN, in squares, over
+                              images (of `calibration_subset`) and positions, while the layers before it spike with
+                              their balanced thresholds. The smaller T, the lower the threshold (after Li et al., ICML
+                              2021, who do so per layer and without simulation). With hard reset the amplitude is fitted
+                              together with the threshold
+    ``qcfs``                  the threshold that the CNN was trained with, if its activations are `qcfs.Qcfs` (Bu et
+                              al., ICLR 2022)
+    ========================  ==========================================================================================
+
+    Parameters
+    ----------
+    method
+        See the table.
+    amplitude
+        What a spike adds to the next layer. ``compensated``: its threshold, so that rate x threshold approximates the
+        activation, and the SNN converges to the CNN. A hard reset discards the potential above the threshold and starts
+        at 0: with ``least-squares`` the amplitude is then the threshold times a fitted factor, 2 for T = 1.
+        ``literal``: 1, as algorithm 2 is printed; channels keep their rates but lose their relative scale.
+    alpha
+        Factor on the thresholds of every method, in (0, 1]. Layer by layer: later layers are balanced for the spikes
+        that the scaled thresholds cause.
+    percentile
+        For method ``percentile``, in (0, 100].
+    initial_potential
+        Potential before the first step. ``half``: threshold / 2, which rounds the spike count to nearest instead of
+        down; the default with soft reset. ``zero`` (paper): the only choice with hard reset, which returns to 0.
+    reset
+        After a spike: ``soft`` (subtract the threshold) or ``hard`` (to 0, as Lava's LIF does).
+    readout
+        The last layer. ``potential``: only integrates; the class is the arg max of its membrane potential (paper,
+        algorithm 3). ``spikes``: has neurons with one threshold for all classes, the largest that the method gives any
+        of them, so that spike counts can be compared; the class is the one that has fired most often.
+    poisson_seed
+        Pixels enter as Poisson spikes of this seed (`ir.poisson`); ``None``: as a constant current.
+    bias_correction
+        Whether `bias_correction.correct_biases` follows. ``None``: with ``auto`` what agrees better, else no.
+
+    Raises
+    ------
+    UsageError
+        If a value is out of range, or two of them contradict each other; ``where`` is the parameter.
+    """
+
+    method: AnyMethod = "auto"
+    amplitude: Amplitude = "compensated"
+    alpha: float = 1.0
+    percentile: float = 99.0
+    initial_potential: InitialPotential | None = None
+    reset: Reset = "soft"
+    readout: Readout = "potential"
+    poisson_seed: int | None = None
+    bias_correction: bool | None = None
+
+    def __post_init__(self) -> None:
+        _require_choice("method", self.method, get_args(AnyMethod))
+        _require_choice("amplitude", self.amplitude, get_args(Amplitude))
+        _require_choice("initial_potential", self.initial_potential, (None, *get_args(InitialPotential)))
+        _require_choice("reset", self.reset, get_args(Reset))
+        _require_choice("readout", self.readout, get_args(Readout))
+        _require_share("alpha", self.alpha, 1)
+        _require_share("percentile", self.percentile, 100)
+        if self.poisson_seed is not None:
+            _require_integer("poisson_seed", self.poisson_seed, 0, MAX_SEED)
+        self._require_consistent()
+
+    def _require_consistent(self) -> None:
+        if self.reset == "hard" and self.initial_potential == "half":
+            raise UsageError(
+                "found 'half'",
+                where="initial_potential",
+                expected="must be zero with `reset='hard'`, which returns to 0",
+            )
+        if self.method == "rmp" and self.reset != "soft":
+            raise UsageError(
+                f"found {self.reset!r}",
+                where="reset",
+                expected="must be soft with `method='rmp'`",
+                hint="With hard reset the method is `method='spike-norm'`.",
+            )
+        if self.amplitude == "literal" and (self.method == "least-squares" or self.bias_correction):
+            cause = "`method='least-squares'`" if self.method == "least-squares" else "`bias_correction`"
+            raise UsageError(
+                "found 'literal'",
+                where="amplitude",
+                expected=f"must be compensated with {cause}, which compares rate x threshold with activations",
+            )
+
+    @property
+    def first_potential(self) -> InitialPotential:
+        """``initial_potential``, or its default for this reset."""
+        return self.initial_potential or ("half" if self.reset == "soft" else "zero")
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """How a balanced network is rounded to Loihi's integers.
+
+    Parameters
+    ----------
+    weight_bits
+        Bits of a weight, 2..8, sign included.
+    pixel_bits
+        Bits of a pixel, 1..8. ``None``: 8; with hard reset the best of 8..4, for target loihi2 of 8..1.
+    target
+        ``lava``: soft-reset neurons (simulator only). ``loihi2``: only numbers that the stock neurons of a Loihi 2 chip
+        can represent (`ir.circuit`); needs soft reset, and leaves fewer bits.
+    thresholds
+        ``channel``: one per channel, which only Lava's CPU models take. ``scalar``: one per layer, the rest folded into
+        the weights (`scalar_threshold`); for target lava.
+
+    Raises
+    ------
+    UsageError
+        If a value is out of range, or two of them contradict each other; ``where`` is the parameter.
+    """
+
+    weight_bits: int = 8
+    pixel_bits: int | None = None
+    target: Target = "lava"
+    thresholds: Granularity = "channel"
+
+    def __post_init__(self) -> None:
+        _require_integer("weight_bits", self.weight_bits, *WEIGHT_BITS)
+        if self.pixel_bits is not None:
+            _require_integer("pixel_bits", self.pixel_bits, 1, limits.MAX_PIXEL_BITS)
+        _require_choice("target", self.target, get_args(Target))
+        _require_choice("thresholds", self.thresholds, get_args(Granularity))
+        if self.target == "loihi2" and self.thresholds == "scalar":
+            raise UsageError(
+                "found 'scalar'",
+                where="thresholds",
+                expected="must be channel with `target='loihi2'`, whose circuit derives all thresholds from one vth",
+            )
+
+    def require_neurons(self, reset: Reset, poisson_seed: int | None) -> None:
+        """Raise a `UsageError` unless networks of this reset and input can be rounded so; known before any work."""
+        if self.target == "loihi2" and reset == "hard":
+            raise UsageError(
+                "found 'loihi2' for neurons with hard reset",
+                where="target",
+                expected="must be lava with `reset='hard'`",
+                hint="Stock LIF neurons run such a file already; the circuit of target loihi2 needs `reset='soft'`.",
+            )
+        if poisson_seed is not None and self.pixel_bits is not None:
+            raise UsageError(
+                f"found {self.pixel_bits} for Poisson input",
+                where="pixel_bits",
+                expected="must not be set: a pixel then enters as spikes of one bit",
+            )
+
+
+def require_timesteps(timesteps: Sequence[int]) -> None:
+    """Raise a `UsageError` unless ``timesteps`` are latencies to balance for, each once."""
+    for steps in timesteps:
+        _require_integer("timesteps", steps, 1, MAX_TIMESTEPS)
+    if not timesteps or len(set(timesteps)) < len(timesteps):
+        raise UsageError(
+            f"found {tuple(timesteps)}", where="timesteps", expected="must be at least one number, each once"
+        )
+
+
+def _require_choice(where: str, value: object, allowed: Sequence[object]) -> None:
+    if value not in allowed:
+        raise UsageError(f"found {value!r}", where=where, expected=one_of(one for one in allowed if one is not None))
+
+
+def _require_share(where: str, value: float, whole: int) -> None:
+    if not isinstance(value, int | float) or not 0 < value <= whole or math.isnan(value):
+        raise UsageError(f"found {value!r}", where=where, expected=f"must be in (0, {whole}]")
+
+
+def _require_integer(where: str, value: int, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise UsageError(f"found {value!r}", where=where, expected=f"must be a whole number in {least}..{most:,}")
