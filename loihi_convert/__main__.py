@@ -44,7 +44,9 @@ def main() -> NoReturn:
         signal.signal(number, on_signal)
     try:
         from loihi_convert import cli
+        from loihi_convert.threads import wait_passively
 
+        wait_passively()
         # Some versions of typer raise Abort on Ctrl-C, some return the exit code.
         code = cli.app(standalone_mode=False) or 0
     except BaseException as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,14 @@ def in_halves(checkpoint: Checkpoint) -> Checkpoint:
     return dataclasses.replace(checkpoint, state=state, stored_as="float16")
 
 
+def refused(path: Path, use: Callable[[Path], object] = load) -> CheckpointError:
+    """Return the error about ``path`` that using it raises."""
+    with pytest.raises(CheckpointError) as caught:
+        use(path)
+    assert caught.value.where == str(path)
+    return caught.value
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_float16_comes_back_as_float32_from_a_file_of_half_the_size(tmp_path: Path, suffix: str) -> None:
     written = in_halves(digits_checkpoint())
@@ -80,10 +89,8 @@ def test_float16_comes_back_as_float32_from_a_file_of_half_the_size(tmp_path: Pa
 
 
 def test_what_float16_has_not_is_not_rounded_in_silence(tmp_path: Path) -> None:
-    with pytest.raises(
-        CheckpointError, match=r"model\.pt: conv1\.weight holds numbers that float16 has not.*in_float16"
-    ):
-        save(digits_checkpoint(stored_as="float16"), tmp_path / "model.pt")
+    error = refused(tmp_path / "model.pt", lambda path: save(digits_checkpoint(stored_as="float16"), path))
+    assert "conv1.weight holds numbers that float16 cannot represent" in error.found
     assert list(tmp_path.iterdir()) == []
 
 
@@ -125,8 +132,7 @@ class Attack:
 def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, read: Callable[[Path], object]) -> None:
     victim, path = tmp_path / "victim", tmp_path / "model.pt"
     torch.save({"format": Attack(victim)}, path)
-    with pytest.raises(CheckpointError, match=r"model\.pt: asks for posix\.system, .* was not opened"):
-        read(path)
+    assert "asks for posix.system" in refused(path, read).found
     assert not victim.exists()
 
 
@@ -134,22 +140,19 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, read: Callable[[Path]
 def test_a_plain_state_dict_is_refused(tmp_path: Path, suffix: str) -> None:
     path, state = tmp_path / f"model{suffix}", dict(digits_checkpoint().state)
     torch.save(state, path) if suffix == ".pt" else safetensors.torch.save_file(state, path)
-    with pytest.raises(CheckpointError, match="holds a plain state dict, not a checkpoint of loihi-convert"):
-        load(path)
+    error = refused(path)
+    assert "holds a plain state dict" in error.found
+    assert "`arch=" in error.hint
 
 
 def test_other_content_is_refused(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(CheckpointError, match="holds an object of type list"):
-        load(tmp_path / "list.pt")
+    assert "holds an object of type list" in refused(tmp_path / "list.pt").found
     (tmp_path / "model.onnx").write_text("hello")
-    with pytest.raises(CheckpointError, match=r"the suffix '\.onnx' is not known; checkpoints end in"):
-        load(tmp_path / "model.onnx")
+    error = refused(tmp_path / "model.onnx")
+    assert (error.found, error.expected) == ("found the suffix '.onnx'", "must be one of .pt, .safetensors")
     for suffix in SUFFIXES:
-        with pytest.raises(
-            CheckpointError, match=rf"absent\{suffix}: cannot be read \(No such file.*\)\. Write it with"
-        ):
-            load(tmp_path / f"absent{suffix}")
+        assert "cannot be read (No such file" in refused(tmp_path / f"absent{suffix}").found
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -159,8 +162,7 @@ def test_a_truncated_file_is_noticed(tmp_path: Path, suffix: str) -> None:
     content = path.read_bytes()
     for length in (0, 1, 10, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:length])
-        with pytest.raises(CheckpointError, match=f"model{suffix}: "):
-            load(path)
+        assert refused(path)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -171,8 +173,7 @@ def test_a_flipped_byte_in_a_tensor_is_noticed(tmp_path: Path, suffix: str) -> N
     position = content.index(checkpoint.state["fc.weight"].numpy().tobytes())
     content[position + 100] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"damaged.* (CRC-32|SHA-256).*Copy or train it again"):
-        load(path)
+    assert re.search(r"damaged.* (CRC-32|SHA-256)", refused(path).found)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -211,54 +212,52 @@ def test_any_flipped_byte_is_noticed_or_harmless(tmp_path: Path, suffix: str) ->
 )
 def test_a_field_that_is_not_valid_is_named(tmp_path: Path, changes: dict[str, Any]) -> None:
     save(digits_checkpoint(**changes), tmp_path / "model.pt")
-    with pytest.raises(CheckpointError, match=f"model.pt: the field '{next(iter(changes))}' is missing or not valid"):
-        load(tmp_path / "model.pt")
+    assert f"the field '{next(iter(changes))}'" in refused(tmp_path / "model.pt").found
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_nan_and_infinity_are_neither_written_nor_read(tmp_path: Path, value: float) -> None:
     weight = torch.zeros(3)
     weight[1] = value
-    message = r"conv1\.weight holds NaN or an infinity; weights must be finite"
-    with pytest.raises(CheckpointError, match=message):
-        save(digits_checkpoint(state={"conv1.weight": weight}), tmp_path / "new.pt")
+    written = digits_checkpoint(state={"conv1.weight": weight})
+    assert "conv1.weight holds NaN" in refused(tmp_path / "new.pt", lambda path: save(written, path)).found
     assert not (tmp_path / "new.pt").exists()
     pt = tmp_path / "model.pt"
     save(digits_checkpoint(), pt)
     content: Any = read_pt(pt)
     write_pt({**content, "state": {"conv1.weight": weight}}, pt)
-    with pytest.raises(CheckpointError, match=message):
-        load(pt)
+    assert "conv1.weight holds NaN" in refused(pt).found
 
 
 @pytest.mark.parametrize(
-    ("name", "tensor", "message"),
+    ("name", "tensor", "found", "expected"),
     [
-        ("fc.weight", torch.zeros(10, 3), r"fc\.weight: found float32 \(10, 3\), .* has float32 \(10, 128\)"),
-        ("fc.weight", torch.zeros(10, 128).double(), r"fc\.weight: found float64 \(10, 128\)"),
-        ("fc.bias", torch.zeros(10), r"fc\.bias: found float32 \(10,\), .* has no such tensor"),
-        ("fc.weight", None, r"fc\.weight: found nothing, .* has float32 \(10, 128\)"),
+        ("fc.weight", torch.zeros(10, 3), "fc.weight is float32 (10, 3)", "has float32 (10, 128)"),
+        ("fc.weight", torch.zeros(10, 128).double(), "fc.weight is float64 (10, 128)", "has float32 (10, 128)"),
+        ("fc.bias", torch.zeros(10), "fc.bias is float32 (10,)", "has no such tensor"),
+        ("fc.weight", None, "fc.weight is missing", "has float32 (10, 128)"),
     ],
 )
 def test_tensors_that_do_not_fit_are_named(
-    tmp_path: Path, name: str, tensor: torch.Tensor | None, message: str
+    tmp_path: Path, name: str, tensor: torch.Tensor | None, found: str, expected: str
 ) -> None:
     state = {**digits_checkpoint().state, name: tensor}
     kept = {key: value for key, value in state.items() if value is not None}
     save(digits_checkpoint(state=kept), tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=message):
-        load_model(tmp_path / "model.safetensors")
+    error = refused(tmp_path / "model.safetensors", load_model)
+    assert error.found == found
+    assert error.expected.endswith(expected)
 
 
 def test_an_unknown_architecture_names_the_file(tmp_path: Path) -> None:
     save(digits_checkpoint(architecture="resnet"), tmp_path / "model.pt")
-    with pytest.raises(CheckpointError, match=r"model\.pt: architecture: 'resnet' is not known"):
-        load_model(tmp_path / "model.pt")
+    assert "'resnet'" in refused(tmp_path / "model.pt", load_model).found
 
 
 def test_an_unknown_suffix_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"the suffix '\.bin' is not known; name the checkpoint \.pt or \.safetensors"):
+    with pytest.raises(UsageError) as caught:
         save(digits_checkpoint(), tmp_path / "model.bin")
+    assert (caught.value.where, caught.value.found) == (str(tmp_path / "model.bin"), "found the suffix '.bin'")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -97,15 +97,10 @@ def test_every_kind_of_error_has_its_exit_code() -> None:
         ),
         (["run", "absent.net"], 3, "error: absent.net: no such file"),
         (["train", "--data", "minst"], 2, "error: data: found 'minst'; must be one of digits, mnist"),
-        (["train", "--architecture", "resnet"], 2, "error: architecture: 'resnet' is not known"),
-        (["train", "--epochs", "0"], 2, "error: recipe: epochs is 0"),
-        (["train", "--recipe", "fast"], 2, "error: --recipe fast: not known; choose one of best, paper"),
-        (["train", "--recipe", "paper"], 2, "error: --recipe paper: the paper does not train on digits; allowed are"),
-        (
-            ["train", "--recipe", "paper", "--from", "model.pt"],
-            2,
-            "error: --recipe paper: the paper does not fine-tune",
-        ),
+        (["train", "--architecture", "resnet"], 2, "Invalid value for '--architecture'"),
+        (["train", "--epochs", "0"], 2, "error: epochs: found 0; must be at least 1."),
+        (["train", "--recipe", "fast"], 2, "Invalid value for '--recipe'"),
+        (["train", "--recipe", "paper"], 2, "error: data: the paper does not train on digits; must be one of"),
         (["unknown"], 2, "No such command"),
     ],
 )
@@ -128,7 +123,7 @@ def test_an_interrupted_training_is_not_overwritten(invoke: Invoke, tmp_path: Pa
     unfinished.write_bytes(b"hours of work")
     done = invoke("train")
     assert done.code == 3
-    assert "error: model.pt.resume.pt: an interrupted training lies here; nothing was changed. Go on" in done.err
+    assert "error: model.pt.resume.pt: an interrupted training lies here; nothing was changed." in done.err
     assert unfinished.read_bytes() == b"hours of work"
     assert invoke("train", "--epochs", 1, "--overwrite").code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
@@ -357,7 +352,7 @@ def test_own_images_that_do_not_fit(invoke: Invoke, model: Path, own_images: Pat
     assert "error: absent/folder: no such file or folder; must be a folder of images or an .npz file." in done.err
     done = invoke("train", "--data", "own.npz")
     assert done.code == 2
-    assert "error: train: own.npz is not split into training and validation images" in done.err
+    assert "error: data: found 'own.npz'; must be one of digits, mnist, fashion-mnist, cifar10." in done.err
 
 
 @pytest.mark.parametrize(

@@ -88,13 +88,14 @@ def test_what_is_beyond_float16_is_refused(few: DataSplits, full: Checkpoint) ->
         if fits:
             assert float(in_float16(large, few, OUTPUT).state["fc.weight"].abs().max()) == 65_504
             continue
-        with pytest.raises(
-            CheckpointError, match=r"^model\.pt: fc\.weight holds .*; float16 ends at 65,504\. Store it as"
-        ):
+        with pytest.raises(CheckpointError) as caught:
             in_float16(large, few, OUTPUT)
+        assert caught.value.where == str(OUTPUT)
+        assert caught.value.found.startswith("fc.weight holds ")
 
 
 def test_other_formats_are_refused_before_training(few: DataSplits, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"^--store int8: not known; choose one of float32, float16\.$"):
+    with pytest.raises(UsageError) as caught:
         run(few, tmp_path / "model.pt", store="int8")
+    assert (caught.value.where, caught.value.expected) == ("store", "must be one of float32, float16")
     assert list(tmp_path.iterdir()) == []

@@ -99,8 +99,9 @@ def test_levels_out_of_range_are_refused(tmp_path: Path) -> None:
     for levels in (0, -1, 10**9):
         path = tmp_path / f"model{levels}.pt"
         checkpoint.save(Checkpoint(**{**vars(trained()), "qcfs_levels": levels}), path)
-        with pytest.raises(CheckpointError, match="the field 'qcfs_levels' is missing or not valid"):
+        with pytest.raises(CheckpointError) as caught:
             checkpoint.load(path)
+        assert "'qcfs_levels'" in caught.value.found
 
 
 def test_first_thresholds_lie_at_the_99th_percentile() -> None:

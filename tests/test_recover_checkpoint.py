@@ -86,7 +86,7 @@ def test_what_can_be_known_beforehand_is_one_sentence_before_any_work(
     # a.net is no netx file; it is not read before these are refused.
     assert ends("a.net", "-o", "bad.xyz") == (
         2,
-        "error: bad.xyz: the suffix '.xyz' is not known; name the checkpoint .pt or .safetensors.\n",
+        "error: bad.xyz: found the suffix '.xyz'; must be one of .pt, .safetensors.\n",
     )
     code, message = ends("a.net", "-o", "there.pt")
     assert (code, message.split(";")[0]) == (3, "error: there.pt: exists already")

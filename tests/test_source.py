@@ -141,8 +141,8 @@ def changed(**tensors: Tensor) -> dict[str, Tensor]:
         (changed(weight=torch.ones(3, 8, dtype=torch.int8)), "4.weight is int8, in nets:Net it is float32; quantized"),
         (changed(bias=torch.tensor([0, 1e300, 0], dtype=torch.float64)), "4.bias does not fit into float32"),
         (changed(bias=torch.tensor([0, float("nan"), 0])), "4.bias holds NaN or an infinity"),
-        ({"epoch": 3, "weights": {}}, "holds a dict of epoch, weights, no state dict .*Write one: torch.save"),
-        ([1, 2], "holds a list, no state dict"),
+        ({"epoch": 3, "weights": {}}, "holds a dict of epoch, weights; .*Write it with torch.save"),
+        ([1, 2], "holds a list;"),
     ],
 )  # fmt: skip
 def test_a_state_that_does_not_fit(content: object, message: str) -> None:
@@ -194,7 +194,7 @@ def test_what_is_recorded_brings_the_same_cnn_back() -> None:
         assert np.array_equal(layer.synapse.weight, other.synapse.weight)
         assert np.array_equal(layer.synapse.bias, other.synapse.bias)
     # A name in a file is not imported unless the user types it.
-    with pytest.raises(CheckpointError, match=r"holds a plain state dict.* Name the code that builds its CNN: --arch"):
+    with pytest.raises(CheckpointError, match=r"holds a plain state dict.* Name the code that builds its CNN: `arch="):
         reopen_source(path, source.provenance, SHAPE)
     with pytest.raises(InputError, match="the file says that mean of its CNN is 'much', no list of numbers"):
         reopen_source(path, {"mean": "much"}, SHAPE, "nets:Net")
@@ -210,7 +210,7 @@ def test_options_that_do_not_go_together() -> None:
     state = dict(build_model("digits-cnn", (1, 8, 8), 10).state_dict())
     ours = Checkpoint("digits-cnn", state, "digits", (1, 8, 8), tuple("0123456789"), 0, 0.9, 0.9, {})
     save(ours, Path("ours.pt"))
-    with pytest.raises(UsageError, match=r"names its architecture \(digits-cnn\).* leave out --arch"):
+    with pytest.raises(UsageError, match=r"names its architecture \(digits-cnn\).* Leave out `arch`"):
         opened(Path("ours.pt"))
     with pytest.raises(UsageError, match="--input-shape and --classes go with --arch"):
         open_source(Path("ours.pt"), input_shape=SHAPE)

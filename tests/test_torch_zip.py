@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 import struct
 import warnings
 import zipfile
@@ -41,6 +42,14 @@ def rewrite(path: Path, replace: dict[str, bytes], **options: Any) -> None:
     with zipfile.ZipFile(path, "w", **options) as archive:
         for name, content in {**records, **{f"{top}/{name}": content for name, content in replace.items()}}.items():
             archive.writestr(name, content)
+
+
+def refused(path: Path) -> str:
+    """Return what `read_pt` found wrong with the file that it names."""
+    with pytest.raises(CheckpointError) as caught:
+        read_pt(path)
+    assert caught.value.where == str(path)
+    return caught.value.found
 
 
 @given(
@@ -96,10 +105,7 @@ class Attack:
 def test_code_in_the_pickle_does_not_run(tmp_path: Path) -> None:
     victim, path = tmp_path / "victim", tmp_path / "model.pt"
     torch.save({"format": Attack(victim)}, path)
-    with pytest.raises(
-        CheckpointError, match=r"model.pt: asks for (posix|nt)\.system, .* was not opened\. Save the state"
-    ):
-        read_pt(path)
+    assert re.match(r"asks for (posix|nt)\.system, .* was not opened", refused(path))
     assert not victim.exists()
     # The attack is real: a trusting reader runs it.
     torch.load(path, weights_only=False)
@@ -110,8 +116,7 @@ def test_code_in_the_pickle_does_not_run(tmp_path: Path) -> None:
 def test_code_hidden_in_another_pickle_protocol_does_not_run(pt: Path, protocol: int) -> None:
     victim = pt.with_name("victim")
     rewrite(pt, {"data.pkl": pickle.dumps(Attack(victim), protocol=protocol)})
-    with pytest.raises(CheckpointError, match=r"asks for posix\.system|opcode"):
-        read_pt(pt)
+    assert re.search(r"asks for posix\.system|opcode", refused(pt))
     assert not victim.exists()
 
 
@@ -130,15 +135,14 @@ def test_code_hidden_in_another_pickle_protocol_does_not_run(pt: Path, protocol:
         (b"\x80\x02K\x01Q.", "a persistent id is not a storage"),
         (b"\x80\x02]q\x00h\x00a.", "more than 16 levels"),
         (b"\x80\x02R.", "data.pkl cannot be read"),
-        (b"\x80\x02}", "data.pkl is no pickle"),
-        (b"hello", "data.pkl is no pickle|opcode"),
+        (b"\x80\x02}", "data.pkl is not a pickle"),
+        (b"hello", "data.pkl is not a pickle|opcode"),
         (b"\x80\x02}]}s.", "data.pkl cannot be read"),
     ],
 )
 def test_a_forged_program_is_one_sentence(pt: Path, program: bytes, message: str) -> None:
     rewrite(pt, {"data.pkl": program})
-    with pytest.raises(CheckpointError, match=message):
-        read_pt(pt)
+    assert re.search(message, refused(pt))
 
 
 def test_a_value_that_doubles_at_every_level_is_refused(pt: Path) -> None:
@@ -147,8 +151,7 @@ def test_a_value_that_doubles_at_every_level_is_refused(pt: Path) -> None:
     for level in range(14):
         program += b"](" + b"h" + bytes([level]) + (b"h" + bytes([level])) * 9 + b"eq" + bytes([level + 1])
     rewrite(pt, {"data.pkl": program + b"."})
-    with pytest.raises(CheckpointError, match="more than 16 levels or 100,000 values"):
-        read_pt(pt)
+    assert re.search("more than 16 levels or 100,000 values", refused(pt))
 
 
 def forged_tensor(offset: int, size: tuple[int, ...], stride: tuple[int, ...], numel: int = 4, key: str = "0") -> bytes:
@@ -187,8 +190,7 @@ def forged_tensor(offset: int, size: tuple[int, ...], stride: tuple[int, ...], n
 )
 def test_a_tensor_beyond_its_record_is_refused(pt: Path, geometry: dict[str, Any], message: str) -> None:
     rewrite(pt, {"data.pkl": forged_tensor(**geometry), "data/0": bytes(16)})
-    with pytest.raises(CheckpointError, match=message):
-        read_pt(pt)
+    assert re.search(message, refused(pt))
 
 
 def test_the_forger_can_also_write_a_good_tensor(pt: Path) -> None:
@@ -200,40 +202,35 @@ def test_torchscript_is_refused(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.save(torch.jit.script(nn.Linear(2, 2)), str(tmp_path / "model.pt"))
-    with pytest.raises(CheckpointError, match=r"a TorchScript archive, .* torch\.save\(model\.state_dict\(\), path\)"):
-        read_pt(tmp_path / "model.pt")
+    assert re.search("a TorchScript archive", refused(tmp_path / "model.pt"))
 
 
 def test_the_legacy_format_is_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1)}, tmp_path / "model.pt", _use_new_zipfile_serialization=False)
-    with pytest.raises(CheckpointError, match=r"a bare pickle, torch's format before 1\.6; it was not opened"):
-        read_pt(tmp_path / "model.pt")
+    assert re.search(r"a bare pickle, torch's format before 1\.6; it was not opened", refused(tmp_path / "model.pt"))
 
 
 def test_a_pickled_module_is_refused(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "model.pt")
-    with pytest.raises(CheckpointError, match=r"asks for torch\.nn\.modules\.linear\.Linear, .*a whole pickled module"):
-        read_pt(tmp_path / "model.pt")
+    assert re.search(
+        r"asks for torch\.nn\.modules\.linear\.Linear, .*a whole pickled module", refused(tmp_path / "model.pt")
+    )
 
 
 def test_what_is_no_file_of_torch_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("hello")
-    with pytest.raises(CheckpointError, match=r"text\.pt: neither a zip nor a pickle"):
-        read_pt(tmp_path / "text.pt")
+    assert re.search("neither a zip nor a pickle", refused(tmp_path / "text.pt"))
     with zipfile.ZipFile(tmp_path / "zip.pt", "w") as archive:
         archive.writestr("a/b", "c")
-    with pytest.raises(CheckpointError, match=r"a zip archive, but not of torch\.save: it has no data\.pkl"):
-        read_pt(tmp_path / "zip.pt")
-    with pytest.raises(CheckpointError, match=r"absent\.pt: cannot be read \(No such file.*\)\. Write it with"):
-        read_pt(tmp_path / "absent.pt")
+    assert re.search(r"a zip archive without data\.pkl", refused(tmp_path / "zip.pt"))
+    assert re.search(r"cannot be read \(No such file", refused(tmp_path / "absent.pt"))
 
 
 def test_a_truncated_archive_is_noticed(pt: Path) -> None:
     content = pt.read_bytes()
     for length in (0, 1, 10, len(content) // 2, len(content) - 1):
         pt.write_bytes(content[:length])
-        with pytest.raises(CheckpointError, match=r"model\.pt: "):
-            read_pt(pt)
+        assert refused(pt)
 
 
 def test_a_flipped_byte_in_a_record_is_noticed(pt: Path) -> None:
@@ -241,32 +238,26 @@ def test_a_flipped_byte_in_a_record_is_noticed(pt: Path) -> None:
     state = torch.load(pt, weights_only=True)["state"]
     content[content.index(state["fc.weight"].numpy().tobytes()) + 100] ^= 1
     pt.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"damaged.* CRC-32.*Copy or train it again"):
-        read_pt(pt)
+    assert re.search(r"damaged.* CRC-32", refused(pt))
 
 
 def test_archives_that_torch_does_not_write_are_refused(pt: Path) -> None:
     content = pt.read_bytes()
     rewrite(pt, {}, compression=zipfile.ZIP_DEFLATED)
-    with pytest.raises(CheckpointError, match=r"records claim more than the file holds|a record is compressed"):
-        read_pt(pt)
+    assert re.search(r"records claim more than the file holds|a record is compressed", refused(pt))
     pt.write_bytes(content)
     rewrite(pt, {"data/bomb": bytes(1 << 26)}, compression=zipfile.ZIP_BZIP2)
-    with pytest.raises(CheckpointError, match="records claim more than the file holds"):
-        read_pt(pt)
+    assert re.search("records claim more than the file holds", refused(pt))
     pt.write_bytes(content)
     with zipfile.ZipFile(pt, "a") as archive:
         archive.writestr("other/data.pkl", b"")
-    with pytest.raises(CheckpointError, match="records in several folders or of the same name"):
-        read_pt(pt)
+    assert re.search("records in several folders or of the same name", refused(pt))
     pt.write_bytes(content)
     rewrite(pt, {"data.pkl": bytes((1 << 20) + 1)})
-    with pytest.raises(CheckpointError, match=r"data\.pkl has 1,048,577 bytes, 1,048,576 are allowed"):
-        read_pt(pt)
+    assert re.search(r"data\.pkl has 1,048,577 bytes, more than 1,048,576", refused(pt))
     pt.write_bytes(content)
     rewrite(pt, {"byteorder": b"big"})
-    with pytest.raises(CheckpointError, match="its tensors are not little-endian"):
-        read_pt(pt)
+    assert re.search("its tensors are not little-endian", refused(pt))
 
 
 def test_a_failed_write_leaves_the_old_file(pt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,9 +267,9 @@ def test_a_failed_write_leaves_the_old_file(pt: Path, monkeypatch: pytest.Monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(
-        InputError, match=r"model\.pt: cannot be written \(No space left on device\); nothing was changed"
-    ):
+    with pytest.raises(InputError) as caught:
         write_pt({"seed": 8}, pt)
+    assert caught.value.where == str(pt)
+    assert "No space left on device" in caught.value.found
     assert pt.read_bytes() == content
     assert list(pt.parent.iterdir()) == [pt]

@@ -11,7 +11,6 @@ import typer
 from loihi_convert.cli.console import log, say_exported, trained_sentence
 from loihi_convert.cli.options import JsonOption, LavaPythonOption, OverwriteOption, SeedOption
 from loihi_convert.cli.run import show_run
-from loihi_convert.cli.train import train_cnn
 from loihi_convert.errors import InputError
 
 
@@ -28,6 +27,7 @@ def demo(
     """Train, export and run a small CNN on 8x8 digits, Lava's simulator included: the whole flow in minutes."""
     from loihi_convert import pipeline
     from loihi_convert.backends import BackendOptions, open_backend
+    from loihi_convert.cnn.training import TrainOptions, train_cnn
     from loihi_convert.conversion.options import require_timesteps
     from loihi_convert.data import load_data
     from loihi_convert.files import refuse_to_overwrite
@@ -45,7 +45,9 @@ def demo(
         ) from error
     splits = load_data("digits")
     log("1/3  train a CNN on the embedded digits")
-    log(trained_sentence(model, train_cnn("digits-cnn", splits, model, seed=seed)))
+    with progress_bar("training digits-cnn on digits") as progress:
+        trained = train_cnn(splits, model, TrainOptions(seed=seed), progress=progress)
+    log(trained_sentence(model, trained))
     log(f"2/3  convert it to spikes, balance thresholds for T = {timesteps}, write a netx file")
     exported = pipeline.export(
         model, None, (timesteps,), splits.calibration_images(), overwrite=True, bars=progress_bar

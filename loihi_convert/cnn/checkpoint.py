@@ -1,7 +1,7 @@
 """Trained CNNs as files: ``.pt`` (torch's zip format, see `torch_zip`) and ``.safetensors``.
 
-Nothing in either file can run. ``.safetensors`` has no checksum of its own: our metadata carries the SHA-256 of itself
-and of all tensors, as they are stored. In memory weights are float32 always; they may be stored as float16.
+Nothing in either file can run. ``.safetensors`` has no checksum of its own: this package's metadata carries the SHA-256
+of itself and of all tensors, as they are stored. In memory weights are always float32; files may hold float16.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from loihi_convert.choices import Store
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.qcfs import MAX_LEVELS
 from loihi_convert.cnn.torch_zip import read_pt, write_pt
-from loihi_convert.errors import CheckpointError, UsageError
+from loihi_convert.errors import CheckpointError, UsageError, one_of
 from loihi_convert.files import write_atomically
 
 SUFFIXES: Final[tuple[str, ...]] = (".pt", ".safetensors")
@@ -124,7 +124,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def load_state(path: Path) -> dict[str, Tensor]:
-    """Return the state dict in a ``.pt`` or ``.safetensors`` file of somebody else; nothing in the file can run.
+    """Return the state dict in a ``.pt`` or ``.safetensors`` file of other origin; nothing in the file can run.
 
     It may be the whole content, or stand in a dict under ``state_dict``, ``model_state_dict`` or ``model``.
 
@@ -133,20 +133,24 @@ def load_state(path: Path) -> dict[str, Tensor]:
     CheckpointError
         If the file is missing, damaged, hostile, or holds no state dict, or NaN or an infinity.
     UsageError
-        If it is a checkpoint of ours, which says itself what its CNN is.
+        If it is a checkpoint of this package, which says itself what its CNN is.
     """
     content = _read(path)
     if isinstance(content, dict) and content.get("format") == _FORMAT:
         raise UsageError(
-            f"{path}: a checkpoint of loihi-convert, which names its architecture ({content.get('architecture')}), "
-            "input shape and classes itself; leave out --arch, --input-shape and --classes."
+            f"a checkpoint of loihi-convert, which names its architecture ({content.get('architecture')}), input shape "
+            "and classes itself",
+            where=path,
+            hint="Leave out `arch`, `input_shape` and `classes`.",
         )
     state = _plain_state(content)
     if state is None:
         found = f"a dict of {', '.join(map(str, content))}" if isinstance(content, dict) else f"a {_type(content)}"
         raise CheckpointError(
-            f"{path}: holds {found}, no state dict (tensors by name, at the top or under one of "
-            f"{', '.join(_STATE_KEYS)}). Write one: torch.save(model.state_dict(), path)."
+            f"holds {found}",
+            where=path,
+            expected=f"must hold a state dict, at the top or under one of {', '.join(_STATE_KEYS)}",
+            hint="Write it with torch.save(model.state_dict(), path).",
         )
     _require_finite(state, path)
     return state
@@ -171,15 +175,17 @@ def load_model(path: Path) -> tuple[nn.Module, Checkpoint]:
                 qcfs_levels=checkpoint.qcfs_levels,
             )
     except UsageError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(error.found, where=path, expected=error.expected, hint=_SAVE_INSTEAD) from error
     wanted = {name: _signature(tensor) for name, tensor in model.state_dict().items()}
     found = {name: _signature(tensor) for name, tensor in checkpoint.state.items()}
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
             raise CheckpointError(
-                f"{path}: {name}: found {found.get(name, 'nothing')}, but {checkpoint.architecture} for "
-                f"{checkpoint.input_shape} images and {len(checkpoint.classes)} classes has "
-                f"{wanted.get(name, 'no such tensor')}. {_SAVE_INSTEAD}"
+                f"{name} is {found.get(name, 'missing')}",
+                where=path,
+                expected=f"a {checkpoint.architecture} for {checkpoint.input_shape} images and "
+                f"{len(checkpoint.classes)} classes has {wanted.get(name, 'no such tensor')}",
+                hint=_SAVE_INSTEAD,
             )
     model.load_state_dict({name: tensor.clone() for name, tensor in checkpoint.state.items()}, assign=True)
     return model.requires_grad_(False).eval(), checkpoint
@@ -187,16 +193,14 @@ def load_model(path: Path) -> tuple[nn.Module, Checkpoint]:
 
 def _read(path: Path) -> object:
     if path.suffix not in SUFFIXES:
-        raise CheckpointError(
-            f"{path}: the suffix {path.suffix!r} is not known; checkpoints end in .pt or .safetensors."
-        )
+        raise CheckpointError(f"found the suffix {path.suffix!r}", where=path, expected=one_of(SUFFIXES))
     return read_pt(path) if path.suffix == ".pt" else _read_safetensors(path)
 
 
 def require_suffix(path: Path) -> None:
     """Raise a `UsageError` unless ``path`` ends in ``.pt`` or ``.safetensors``."""
     if path.suffix not in SUFFIXES:
-        raise UsageError(f"{path}: the suffix {path.suffix!r} is not known; name the checkpoint .pt or .safetensors.")
+        raise UsageError(f"found the suffix {path.suffix!r}", where=path, expected=one_of(SUFFIXES))
 
 
 def _signature(tensor: Tensor) -> str:
@@ -208,10 +212,11 @@ def _checkpoint(content: object, path: Path) -> Checkpoint:
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         is_plain = _plain_state(content) is not None
         found = "a plain state dict" if is_plain else f"an object of type {_type(content)}"
-        advice = "Name the code that builds its CNN: --arch package.module:factory." if is_plain else _SAVE_INSTEAD
+        hint = "Name the code that builds its CNN: `arch='package.module:factory'`." if is_plain else _SAVE_INSTEAD
         raise CheckpointError(
-            f"{path}: holds {found}, not a checkpoint of loihi-convert, which also names its architecture, data and "
-            f"seed. {advice}"
+            f"holds {found}, not a checkpoint of loihi-convert, which also names its architecture, data and seed",
+            where=path,
+            hint=hint,
         )
     valid = {
         "architecture": _is_text(content.get("architecture")),
@@ -228,9 +233,9 @@ def _checkpoint(content: object, path: Path) -> Checkpoint:
     }
     for field, is_valid in valid.items():
         if not is_valid:
-            raise CheckpointError(f"{path}: the field {field!r} is missing or not valid. {_SAVE_INSTEAD}")
+            raise CheckpointError(f"the field {field!r} is missing or not valid", where=path, hint=_SAVE_INSTEAD)
     _require_finite(content["state"], path)
-    # Files of before there was a choice do not name it.
+    # Older files lack fields that have a default.
     fields = {field: content[field] for field in valid if field in content}
     if fields.get("stored_as") == "float16":
         fields["state"] = {
@@ -247,8 +252,9 @@ def _halved(name: str, tensor: Tensor, path: Path) -> Tensor:
     halved = tensor.half()
     if not torch.equal(halved.float(), tensor):
         raise CheckpointError(
-            f"{path}: {name} holds numbers that float16 has not, so the stored weights would not be those that were "
-            "measured. Round them by loihi_convert.cnn.float16.in_float16, or store them as float32."
+            f"{name} holds numbers that float16 cannot represent: the stored weights would not be those evaluated",
+            where=path,
+            hint="Round them with loihi_convert.cnn.float16.in_float16, or store them as float32.",
         )
     return halved
 
@@ -294,7 +300,7 @@ def _is_state(value: object) -> bool:
 
 
 def _plain_state(content: object) -> dict[str, Tensor] | None:
-    """The state dict in a file of somebody else, wherever it is usually put."""
+    """The state dict in a file of other origin, in one of the usual places."""
     candidates = [content, *(content.get(key) for key in _STATE_KEYS)] if isinstance(content, dict) else []
     return next((candidate for candidate in candidates if _is_state(candidate)), None)
 
@@ -306,19 +312,26 @@ def _type(content: object) -> str:
 def _require_finite(state: Mapping[str, Tensor], path: Path) -> None:
     for name, tensor in state.items():
         if not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"{path}: {name} holds NaN or an infinity; weights must be finite. Train it again.")
+            raise CheckpointError(
+                f"{name} holds NaN or an infinity",
+                where=path,
+                expected="weights must be finite",
+                hint="Train it again.",
+            )
 
 
 def _read_safetensors(path: Path) -> object:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}). {_SAVE_INSTEAD}") from error
+        raise CheckpointError(f"cannot be read ({error.strerror})", where=path, hint=_SAVE_INSTEAD) from error
     header_length = int.from_bytes(content[:8], "little")
     if header_length > _MAX_HEADER:
         raise CheckpointError(
-            f"{path}: damaged, or forged: its header claims {header_length:,} bytes, {_MAX_HEADER:,} are allowed. "
-            f"{_DAMAGED}"
+            f"damaged or forged: its header claims {header_length:,} bytes",
+            where=path,
+            expected=f"must be at most {_MAX_HEADER:,}",
+            hint=_DAMAGED,
         )
     try:
         state = safetensors.torch.load(content)
@@ -327,11 +340,11 @@ def _read_safetensors(path: Path) -> object:
         description = json.loads(text)
     except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path}: damaged, or no safetensors file ({reason}). {_DAMAGED}") from error
+        raise CheckpointError(f"damaged, or not a safetensors file ({reason})", where=path, hint=_DAMAGED) from error
     if not isinstance(description, dict):
         return state
     if metadata.get("sha256") != digest(text, state):
-        raise CheckpointError(f"{path}: damaged: its content does not have the SHA-256 it states. {_DAMAGED}")
+        raise CheckpointError("damaged: its content does not have the SHA-256 it states", where=path, hint=_DAMAGED)
     return {**description, "state": state}
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of half the size: weights that are rounded to float16, and accuracies of these.
+"""Checkpoints of half the size: weights rounded to float16, and the accuracies these have.
 
 float16 keeps 11 significant bits, more than the 8 of the integers that `export` makes of a weight.
 """
@@ -41,7 +41,7 @@ def in_float16(trained: Checkpoint, splits: DataSplits, path: Path) -> Checkpoin
         If a weight is beyond +-65,504.
     """
     state = round_to_float16(trained.state, path)
-    # Its own weights are not used, so they need neither memory nor random numbers.
+    # The model's own weights are not used: on the meta device they need neither memory nor random numbers.
     with torch.device("meta"):
         model = build_model(
             trained.architecture, trained.input_shape, len(trained.classes), qcfs_levels=trained.qcfs_levels
@@ -64,6 +64,9 @@ def round_to_float16(state: Mapping[str, Tensor], path: Path) -> dict[str, Tenso
         rounded[name] = tensor.to(torch.float16).to(tensor.dtype) if tensor.is_floating_point() else tensor
         if bool((rounded[name].isinf() & tensor.isfinite()).any()):
             raise CheckpointError(
-                f"{path}: {name} holds {float(tensor.abs().max()):g}; float16 ends at {LARGEST:,}. Store it as float32."
+                f"{name} holds {float(tensor.abs().max()):g}",
+                where=path,
+                expected=f"float16 ends at {LARGEST:,}",
+                hint="Store it as float32.",
             )
     return rounded

@@ -1,10 +1,10 @@
-"""The source CNNs that `train` can train.
+"""The source CNNs that can be trained here.
 
 All obey the constraints under which a CNN converts without loss of structure (Ngu & Lee 2022, section 3): convolution,
 then ReLU, then average pooling; no max pooling. The order matters: pooling after ReLU is a linear map of the spikes.
 The two-convolution nets have no bias either; the VGG nets have batch normalization between convolution and ReLU, which
-`convert` folds into the weights, and biases in their hidden dense layers. The paper's dropout is no layer here: it
-belongs to training, see `recipe.Recipe`.
+`convert` folds into the weights, and biases in their hidden dense layers. The paper's dropout is not a layer here but
+part of the training, see `recipe.Recipe`.
 
 Input: float32 ``(N, C, H, W)`` in 0..1, which is pixel / 255, without any normalization. Output: scores
 ``(N, classes)``.
@@ -17,22 +17,22 @@ from collections.abc import Sequence
 from typing import Final, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from loihi_convert.choices import Architecture
 from loihi_convert.cnn.qcfs import Qcfs
-from loihi_convert.errors import UsageError
+from loihi_convert.errors import UsageError, one_of
 
 ARCHITECTURES: Final[tuple[str, ...]] = get_args(Architecture)
 
 
 def default_architecture(data: str) -> str:
-    """Return the architecture that `train` takes for a data set: ``vgg-small`` for cifar10, ``<data>-cnn`` else."""
+    """Return the default architecture for a data set: ``vgg-small`` for cifar10, else ``<data>-cnn``."""
     return "vgg-small" if data == "cifar10" else f"{data}-cnn"
 
 
 def paper_architecture(data: str) -> str:
-    """Return the architecture that Ngu & Lee 2022 train on a data set: ``vgg16`` for cifar10, ``<data>-cnn`` else."""
+    """Return the architecture that Ngu & Lee 2022 train on a data set: ``vgg16`` for cifar10, else ``<data>-cnn``."""
     return "vgg16" if data == "cifar10" else f"{data}-cnn"
 
 
@@ -47,7 +47,7 @@ def build_model(
     ``"digits-cnn"``         16c3-2ap-32c3-2ap-``classes``, convolutions padded by 1
     ``"vgg-small"``          64c3-64c3-2ap-128c3-128c3-2ap-256c3-256c3-2ap-``classes``, padded, batch norm
     ``"vgg16"``              VGG-16 for small images: 13 convolutions of 64..512 channels in five blocks, each with
-                             2ap behind it, then 512-512-``classes``; padded, batch norm
+                             2ap after it, then 512-512-``classes``; padded, batch norm
     =======================  ==================================================================================
 
     ``12c5`` is a convolution of 12 channels and kernel 5 x 5 with ReLU, ``2ap`` is 2 x 2 average pooling.
@@ -85,7 +85,7 @@ def notation(architecture: str, input_shape: tuple[int, int, int], classes: int)
     """Return the CNN's layers as the literature writes them: ``28x28-12c5-2ap-64c5-2ap-10o``.
 
     ``12c5`` is a convolution of 12 channels and kernel 5 x 5, ``2ap`` 2 x 2 average pooling, ``512fc`` a hidden dense
-    layer and ``10o`` the outputs; ReLU behind each but the last.
+    layer and ``10o`` the outputs; ReLU follows each but the last.
     """
     channels, height, width = input_shape
     parts = [f"{height}x{width}" + (f"x{channels}" if channels > 1 else "")]
@@ -101,6 +101,27 @@ def notation(architecture: str, input_shape: tuple[int, int, int], classes: int)
     return "-".join(parts)
 
 
+def multiply_adds(model: nn.Module, input_shape: tuple[int, int, int]) -> int:
+    """Return the multiply-adds of the convolutions and dense layers of ``model`` for one image ``(C, H, W)``."""
+    total = 0
+
+    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        positions = output[0, 0].numel() if isinstance(module, nn.Conv2d) else 1
+        total += module.get_parameter("weight").numel() * positions
+
+    hooks = [
+        module.register_forward_hook(add) for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))
+    ]
+    was_training = model.training
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, *input_shape))
+    model.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
 def _build(architecture: str, input_shape: tuple[int, int, int], classes: int) -> nn.Module:
     if architecture == "mnist-cnn":
         return _two_convolutions(architecture, input_shape, classes, channels=(12, 64), kernel=5, padding=0)
@@ -114,8 +135,10 @@ def _build(architecture: str, input_shape: tuple[int, int, int], classes: int) -
         blocks = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
         return _vgg(architecture, input_shape, classes, blocks=blocks, hidden=(512, 512))
     raise UsageError(
-        f"architecture: {architecture!r} is not known; choose one of {', '.join(ARCHITECTURES)}, "
-        "or convert your own nn.Module with loihi_convert.conversion.convert."
+        f"found {architecture!r}",
+        where="architecture",
+        expected=one_of(ARCHITECTURES),
+        hint="Or convert your own nn.Module.",
     )
 
 
@@ -133,9 +156,11 @@ def _two_convolutions(
         convolved = [max(0, length + 2 * padding - kernel + 1) for length in size]
         if any(length < 2 or length % 2 for length in convolved):
             raise UsageError(
-                f"architecture: {architecture} cannot take images of {input_shape[1]} x {input_shape[2]}: "
-                f"a convolution leaves {convolved[0]} x {convolved[1]}, and 2 x 2 average pooling needs even sizes. "
-                "Choose another architecture or resize the images."
+                f"{architecture} cannot take images of {input_shape[1]} x {input_shape[2]}: a convolution leaves "
+                f"{convolved[0]} x {convolved[1]}",
+                where="architecture",
+                expected="2 x 2 average pooling needs even sizes",
+                hint="Choose another architecture, or resize the images.",
             )
         size = [length // 2 for length in convolved]
     first, second = channels
@@ -161,14 +186,15 @@ def _vgg(
     blocks: Sequence[Sequence[int]],
     hidden: Sequence[int],
 ) -> nn.Module:
-    """Blocks of padded 3 x 3 convolutions with batch norm, pooling behind each block, then dense layers."""
+    """Blocks of padded 3 x 3 convolutions with batch norm, pooling after each block, then dense layers."""
     depth, height, width = input_shape
     factor = 2 ** len(blocks)
     if height % factor or width % factor:
         raise UsageError(
-            f"architecture: {architecture} cannot take images of {height} x {width}: it halves them {len(blocks)} "
-            f"times, and 2 x 2 average pooling needs even sizes. Choose another architecture, or resize the images to "
-            f"a multiple of {factor}."
+            f"{architecture} cannot take images of {height} x {width}, which it halves {len(blocks)} times",
+            where="architecture",
+            expected=f"height and width must be multiples of {factor}",
+            hint="Choose another architecture, or resize the images.",
         )
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for number, block in enumerate(blocks, 1):

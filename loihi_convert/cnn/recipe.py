@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final, get_args
 
 from loihi_convert.choices import RecipeName
-from loihi_convert.errors import UsageError
+from loihi_convert.errors import UsageError, one_of
 
 SCHEDULES: Final = ("one-cycle", "step")
 RECIPES: Final[tuple[str, ...]] = get_args(RecipeName)
@@ -85,7 +85,7 @@ class Recipe:
             ("step_at", 0 < self.step_at <= 1, "above 0, at most 1"),
         ):
             if not is_valid:
-                raise UsageError(f"recipe: {name} is {getattr(self, name)}; it must be {allowed}.")
+                raise UsageError(f"found {getattr(self, name)}", where=name, expected=f"must be {allowed}")
 
     @property
     def is_affine(self) -> bool:
@@ -170,6 +170,8 @@ def paper_recipe(data: str) -> Recipe:
     if data == "cifar10":
         return replace(recipe, epochs=300, batch_size=128, learning_rate=1e-2, cutout=16)
     raise UsageError(
-        f"--recipe paper: the paper does not train on {data}; allowed are mnist, fashion-mnist and cifar10. "
-        "Leave out --recipe."
+        f"the paper does not train on {data}",
+        where="data",
+        expected=one_of(("mnist", "fashion-mnist", "cifar10")),
+        hint="Leave out `recipe`.",
     )

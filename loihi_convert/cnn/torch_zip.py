@@ -79,16 +79,16 @@ def read_pt(path: Path) -> object:
     records = _read_records(path)
     program = records.pop("data.pkl", None)
     if program is None:
-        raise CheckpointError(f"{path}: a zip archive, but not of torch.save: it has no data.pkl. {_SAVE_STATE}")
+        raise CheckpointError("a zip archive without data.pkl, so not from torch.save", where=path, hint=_SAVE_STATE)
     if records.get("byteorder", b"little") != b"little":
-        raise CheckpointError(f"{path}: its tensors are not little-endian. {_SAVE_STATE}")
+        raise CheckpointError("its tensors are not little-endian", where=path, hint=_SAVE_STATE)
     _check_program(program, path)
     try:
         return _Builder(records).build(_Unpickler(io.BytesIO(program)).load())
-    # A forged pickle can make the unpickler raise nearly anything; none of it is our bug.
+    # A forged pickle can make the unpickler raise nearly anything.
     except Exception as error:
         raise CheckpointError(
-            f"{path}: damaged or forged: data.pkl cannot be read ({_first_line(error)}). {_DAMAGED}"
+            f"damaged or forged: data.pkl cannot be read ({_first_line(error)})", where=path, hint=_DAMAGED
         ) from error
 
 
@@ -98,18 +98,18 @@ def _read_records(path: Path) -> dict[str, bytes]:
         content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(
-            f"{path}: cannot be read ({error.strerror}). Write it with loihi-convert train."
+            f"cannot be read ({error.strerror})", where=path, hint="Write it with loihi-convert train."
         ) from error
     if not content.startswith(b"PK"):
         found = "a bare pickle, torch's format before 1.6" if content[:1] == b"\x80" else "neither a zip nor a pickle"
-        raise CheckpointError(f"{path}: {found}; it was not opened. {_SAVE_STATE}")
+        raise CheckpointError(f"{found}; it was not opened", where=path, hint=_SAVE_STATE)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = archive.infolist()
             names = [entry.filename.partition("/")[2] for entry in entries]
             if any(name == "constants.pkl" or name.startswith("code/") for name in names):
                 raise CheckpointError(
-                    f"{path}: a TorchScript archive, which holds code; it was not opened. {_SAVE_STATE}"
+                    "a TorchScript archive, which holds code; it was not opened", where=path, hint=_SAVE_STATE
                 )
             # Nothing is compressed and no two records share bytes: reading cannot take more memory than the file has.
             if len(entries) > _MAX_RECORDS or sum(entry.file_size for entry in entries) > len(content):
@@ -120,21 +120,22 @@ def _read_records(path: Path) -> dict[str, bytes]:
                 _forged(path, "records in several folders or of the same name")
             return {name: archive.read(entry) for name, entry in zip(names, entries, strict=True)}
     except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError, ValueError) as error:
-        raise CheckpointError(f"{path}: truncated or damaged ({_first_line(error)}). {_DAMAGED}") from error
+        raise CheckpointError(f"truncated or damaged ({_first_line(error)})", where=path, hint=_DAMAGED) from error
 
 
 def _check_program(program: bytes, path: Path) -> None:
     """Raise unless the pickle holds only known opcodes and names; nothing of it has been executed."""
     if len(program) > _MAX_PICKLE:
-        _forged(path, f"data.pkl has {len(program):,} bytes, {_MAX_PICKLE:,} are allowed")
+        _forged(path, f"data.pkl has {len(program):,} bytes, more than {_MAX_PICKLE:,}")
     try:
         for opcode, argument, _ in pickletools.genops(program):
             if opcode.name == "GLOBAL":
                 name = str(argument).replace(" ", ".", 1)
                 if name not in _CALLABLE and name not in _STORAGES:
                     raise CheckpointError(
-                        f"{path}: asks for {name}, which no tensor needs: a whole pickled module, or code; it was not "
-                        f"opened. {_SAVE_STATE}"
+                        f"asks for {name}, which no tensor needs: a whole pickled module, or code; it was not opened",
+                        where=path,
+                        hint=_SAVE_STATE,
                     )
             elif opcode.name not in _OPCODES:
                 _forged(path, f"the pickle opcode {opcode.name}, which torch.save does not write by default")
@@ -142,7 +143,9 @@ def _check_program(program: bytes, path: Path) -> None:
                 # The unpickler would allocate a table of that size.
                 _forged(path, f"memo index {argument} in a pickle of {len(program)} bytes")
     except ValueError as error:
-        raise CheckpointError(f"{path}: damaged: data.pkl is no pickle ({_first_line(error)}). {_DAMAGED}") from error
+        raise CheckpointError(
+            f"damaged: data.pkl is not a pickle ({_first_line(error)})", where=path, hint=_DAMAGED
+        ) from error
 
 
 class _Storage(NamedTuple):
@@ -249,7 +252,7 @@ class _Builder:
 
 
 def _forged(path: Path, found: str) -> NoReturn:
-    raise CheckpointError(f"{path}: not as torch.save writes it: {found}; it was not opened. {_SAVE_STATE}")
+    raise CheckpointError(f"not from torch.save: {found}; it was not opened", where=path, hint=_SAVE_STATE)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,57 @@
+"""Threads: one for small networks, all for large ones, and none that spins."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from loihi_convert.cnn.models import build_model, multiply_adds
+from loihi_convert.cnn.trainer import training_threads
+from loihi_convert.threads import MULTIPLY_ADDS_PER_THREAD, thread_count
+
+
+@pytest.mark.parametrize(
+    ("threads_worth", "available", "count"), [(0, 8, 1), (0.9, 8, 1), (1, 1, 1), (2.5, 8, 2), (100, 8, 8), (100, 1, 1)]
+)
+def test_each_thread_has_enough_to_do(threads_worth: float, available: int, count: int) -> None:
+    assert thread_count(int(threads_worth * MULTIPLY_ADDS_PER_THREAD), available) == count
+
+
+def test_multiply_adds_by_hand() -> None:
+    """16c3 on 8 x 8, 2 x 2 pooling, 32c3 on 4 x 4, pooling, 10 outputs of 32 x 2 x 2."""
+    by_hand = 16 * 9 * 64 + 32 * 16 * 9 * 16 + 10 * 128
+    assert multiply_adds(build_model("digits-cnn", (1, 8, 8), 10), (1, 8, 8)) == by_hand
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape", "batch_size", "count"),
+    [("digits-cnn", (1, 8, 8), 64, 1), ("mnist-cnn", (1, 28, 28), 128, 5), ("vgg-small", (3, 32, 32), 128, 16)],
+)
+def test_training_threads(
+    monkeypatch: pytest.MonkeyPatch, architecture: str, shape: tuple[int, int, int], batch_size: int, count: int
+) -> None:
+    model = build_model(architecture, shape, 10)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    assert training_threads(model, shape, batch_size) == count
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_the_command_line_lets_threads_sleep_before_torch_is_loaded(given: str | None, found: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    program = (
+        "import os, sys; from loihi_convert import cli, __main__\n"
+        "cli.app = lambda **_: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)\n"
+        "__main__.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment | ({} if given is None else {"OMP_WAIT_POLICY": given}),
+    )
+    assert done.stdout == f"{found} False\n"
