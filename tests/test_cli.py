@@ -372,7 +372,7 @@ def test_methods_bring_their_neurons_and_input(
     assert done.code == 0, done.err
     network = netx.read(Path("other.net"))
     assert (network.reset, network.poisson_seed) == (reset, poisson_seed)
-    assert ("stock lava-dl must be fed pixels as spikes" in done.out + done.err) == (poisson_seed is not None)
+    assert ("pixels enter as Poisson spikes" in done.out + done.err) == (poisson_seed is not None)
 
 
 def test_hard_reset_with_one_threshold_a_layer(invoke: Invoke, model: Path) -> None:
@@ -382,7 +382,7 @@ def test_hard_reset_with_one_threshold_a_layer(invoke: Invoke, model: Path) -> N
     (file,) = json.loads(done.out)["files"]
     assert all(low == high for low, high in (layer["thresholds"] for layer in file["account"]["layers"][:-1]))
     assert file["provenance"]["quantize"]["thresholds"] == "scalar"
-    assert not any("stock lava-dl" in note for note in file["notes"])
+    assert not any("lava-dl" in note for note in file["notes"])
     network = netx.read(Path("other.net"))
     assert (network.reset, network.thresholds) == ("hard", "scalar")
     done = invoke("run", "other.net", "--images", 20, "--no-early-exit", "--json")

@@ -1,4 +1,4 @@
-"""What `inspect` tells of files, ours and others, sound and hostile, and of what differs between two."""
+"""`inspect` on native, external and hostile files, and the differences between two."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from loihi_convert.inspection.contents import BINS, describe
 from loihi_convert.inspection.differences import differences
 
 
-def test_a_file_of_ours(tmp_path: Path) -> None:
+def test_a_native_file(tmp_path: Path) -> None:
     path = tmp_path / "model.net"
     network = replace(small_network(), provenance={"balance": {"method": "percentile"}, "model": {"data": "mnist"}})
     netx.write(network, path)
@@ -58,7 +58,8 @@ def test_a_histogram_counts_every_number(tmp_path: Path) -> None:
     expected = [0] * BINS
     expected[0], expected[8], expected[9], expected[15] = 2, 14, 1, 2
     assert list(weight.histogram) == expected
-    assert contents.refusal == "layer 4: weight: numbers beyond 2,147,483,647, or none."
+    assert contents.refusal is not None
+    assert contents.refusal.startswith("layer 4: weight has numbers beyond 2,147,483,647")
 
 
 def test_a_histogram_of_denormal_numbers(tmp_path: Path) -> None:
@@ -87,13 +88,12 @@ def test_files_of_lava_dl() -> None:
     assert weight is not None
     assert pilotnet.layers[1].synapse_count == weight.nonzero_count * 32 * 99
     digits = describe(lava_dl_file("gts/ntidigits/ntidigits.net"))
-    assert digits.refusal == "layer 2: has delays, which `ref` does not simulate; train or export it without."
+    assert digits.refusal is not None
+    assert digits.refusal.startswith("layer 2: has delays")
     assert digits.layers[2].others["delay"] == "float32 (256,), 0..62"
     sdnn = describe(lava_dl_file("gts/pilotnet_sdnn/network.net"))
-    assert (sdnn.layers[1].neuron_type, sdnn.refusal) == (
-        "SDNN",
-        "layer 0: neurons of type 'SDNN'; allowed are CUBA and LOIHI.",
-    )
+    assert (sdnn.layers[1].neuron_type, sdnn.refusal is not None) == ("SDNN", True)
+    assert str(sdnn.refusal).startswith("layer 0: neurons of type 'SDNN'")
 
 
 def test_differences_are_counted(tmp_path: Path) -> None:
@@ -192,37 +192,38 @@ def test_a_provenance_that_would_write_to_the_terminal(
     assert r"balance \x1b[2J[red]" in out
 
 
-def test_what_is_no_netx_file(tmp_path: Path) -> None:
+def test_what_is_not_a_netx_file(tmp_path: Path) -> None:
     path = tmp_path / "model.net"
     with h5py.File(path, "w") as file:
         file["weights"] = 1
-    with pytest.raises(
-        NetxError, match=r"model\.net: holds no group 'layer' with layers; it is HDF5, but no netx file"
-    ):
+    with pytest.raises(NetxError, match="without a group 'layer'") as caught:
         describe(path)
+    assert caught.value.where == str(path)
     write_external(path, [])
     with h5py.File(path, "r+") as file:
         file["layer/1/type"] = "input"
-    with pytest.raises(NetxError, match=r"model\.net: layer: holds 1; netx numbers its layers 0, 1, 2"):
+    with pytest.raises(NetxError, match="layers 1") as caught:
         describe(path)
+    assert caught.value.where == f"{path}: layer"
     netx.write(small_network(), path, overwrite=True)
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(NetxError, match=r"model\.net: is damaged, it does not match the SHA-256 it begins with"):
+    with pytest.raises(NetxError, match="is damaged") as caught:
         describe(path)
+    assert caught.value.where == str(path)
 
 
-def test_a_broken_file_of_ours_is_not_taken_for_a_foreign_one(tmp_path: Path) -> None:
+def test_a_broken_native_file_is_not_taken_for_an_external_one(tmp_path: Path) -> None:
     path = tmp_path / "model.net"
     netx.write(small_network(), path)
     path.write_bytes(path.read_bytes()[512:])
     with h5py.File(path, "r+") as file:
         file["layer/1/weight"][0, 0, 0, 0] += 1
     for read in (describe, external.read_any):
-        with pytest.raises(NetxError, match=r"model\.net: is damaged, its content does not match its SHA-256"):
+        with pytest.raises(NetxError, match="is damaged"):
             read(path)
 
 
-def test_run_takes_a_file_of_other_hands(
+def test_run_takes_an_external_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = np.random.default_rng(0)
@@ -245,7 +246,7 @@ def test_run_takes_a_file_of_other_hands(
         ("--backend", "sim"): "--backend sim: .*was not written by `loihi-convert export`; such a file runs on ref",
         ("--trace",): "--trace: .*was not written by",
         (str(path),): "run such a file alone",
-        ("--mean", "0,0"): "--mean 0.0,0.0: allowed is one finite number, or one for each of 1 channels",
+        ("--mean", "0,0"): "mean: found 0.0, 0.0; must be one finite number, or one for each of 1 channels",
     }
     for more, message in refused.items():
         capsys.readouterr()

@@ -1,13 +1,14 @@
-"""Will it fit: what is wrong with a network before anyone touches a chip.
+"""Check whether a network can run on a target: layers lava-dl cannot load, numbers that overflow, resources.
 
-==============  ===============================================================================================
-``finding``     what a rule has found, and for which target it is an error
-``stock``       any netx file, as lava-dl reads it
-``stock_rules`` what lava-dl cannot load of it, and widths of weights, decays, thresholds, biases
-``integers``    a network of ours in T steps: what can overflow, which channels cannot fire, the chip's reset
-``activity``    which channels of it, or of the CNN, stay silent or fire at every step on images
-``resources``   neurons, synapses, memory and neurocores, layer by layer
-==============  ===============================================================================================
+====================  ==========================================================================================
+``finding``           what a rule has found, and for which target it is an error
+``stock_rules``       any netx file: what lava-dl cannot load; widths of weights, decays, thresholds, biases
+``integer_rules``     a native network in T steps: overflow, channels that cannot fire, the chip's reset
+``activity``          channels of a network, or of the CNN, that are silent or fire at every step on images
+``resource_rules``    neurocores and memory
+``lava_dl_notes``     the findings that `export` prints for users of unmodified lava-dl
+``environment``       what `doctor` looks at
+====================  ==========================================================================================
 
 Every rule is a small function whose name is the claim, in the one list of its file.
 """

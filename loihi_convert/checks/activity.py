@@ -1,5 +1,4 @@
-"""What channels do on images: of a network of ours, those that never or always fire, and what clips; of the CNN, the
-silent ones."""
+"""Rules on what channels do on images: silent and saturated ones, clipped potentials; in the CNN, silent ones."""
 
 from __future__ import annotations
 
@@ -33,12 +32,12 @@ class Activity:
     firing_rate
         Per channel, float64 ``(C,)``: spikes over N x T x positions, 0..1; in the CNN the share of activations above 0.
     can_fire
-        bool ``(C,)``: that it can at all; where it cannot, `integers.every_channel_can_fire` says so.
+        bool ``(C,)``: whether any image can make it fire; `integer_rules.every_channel_can_fire` names the others.
     low_clipped, high_clipped
-        Images on which a potential of neurons of ours met the lower, the upper end of Loihi's range.
+        Images on which a potential reached the lower or the upper end of Loihi's range.
     is_constant
-        Whether its current is the same in every step, so that a neuron that meets an end of the range goes on as it
-        does: firing at every step, or never.
+        Whether its current is the same in every step: then clipping changes no spike, because the neuron fires at
+        every step, or never.
     is_readout
         Whether its channels are the classes.
     """
@@ -54,16 +53,16 @@ class Activity:
 
 @dataclass(frozen=True, eq=False)
 class NetworkActivity:
-    """What a network of ours did on N images.
+    """What a native network did on N images.
 
     Parameters
     ----------
     layers
-        Each layer that fires, behind its name.
+        Each layer that fires, with its name.
     image_count
         N.
     wrapped_images
-        Images on which the u of some stock neuron of the circuit wrapped; 0 where neurons are ours, which clip.
+        Images on which u of a stock neuron of the circuit wrapped; 0 for custom neurons, which clip.
     """
 
     layers: tuple[tuple[str, Activity], ...]
@@ -98,7 +97,7 @@ def network_activity(
 
 
 def cnn_activity(network: ReluNetwork, images: Array) -> Iterator[tuple[str, Activity]]:
-    """Yield the same of each layer of the CNN that has a ReLU."""
+    """Yield what each layer of the CNN with a ReLU did on ``images``."""
     positive = [np.zeros(layer.synapse.channels) for layer in network.layers[:-1]]
     for outputs in relu_outputs(network, images):
         for count, maps in zip(positive, outputs[:-1], strict=True):
@@ -114,7 +113,7 @@ def every_channel_is_active(activity: Activity) -> Violation | None:
     if not silent.any():
         return None
     what = f"silent on all of {activity.image_count:,} images"
-    return idle(silent, what, "Look at more --images; prune what stays silent.", activity.is_readout)
+    return idle(silent, what, "Check more `images`; prune the channels that stay silent.", activity.is_readout)
 
 
 def no_channel_is_active_at_every_step(activity: Activity) -> Violation | None:
@@ -122,32 +121,32 @@ def no_channel_is_active_at_every_step(activity: Activity) -> Violation | None:
     if not saturated.any():
         return None
     found = f"{channels(saturated)} fire at every step and position of {activity.image_count:,} images"
-    fix = "Balance for higher thresholds: `export --balance percentile --percentile 99.9`."
-    return Violation(found, "a saturated channel says nothing", "", fix)
+    fix = "Balance for higher thresholds: export with `method='percentile'` and `percentile=99.9`."
+    return Violation(found, "a saturated channel carries no information", "", fix)
 
 
 def no_potential_meets_the_upper_end(activity: Activity) -> Violation | None:
-    return _clipped(activity, activity.high_clipped, f"{limits.POTENTIAL_LIMIT:,}, beyond which spikes are lost")
+    return _clipped(activity, activity.high_clipped, f"{limits.POTENTIAL_LIMIT:,}; spikes may be lost")
 
 
 def no_potential_meets_the_lower_end(activity: Activity) -> Violation | None:
-    return _clipped(activity, activity.low_clipped, f"{-limits.POTENTIAL_LIMIT:,}, where inhibition is forgotten")
+    return _clipped(activity, activity.low_clipped, f"{-limits.POTENTIAL_LIMIT:,}; inhibition may be lost")
 
 
 def _clipped(activity: Activity, images: int, end: str) -> Violation | None:
     if not images or activity.is_constant:
         return None
     found = f"potentials clipped on {images:,} of {activity.image_count:,} images"
-    fix = "Export with fewer --weight-bits, or for a smaller T, if accuracy is lost."
-    return Violation(found, f"Loihi's range ends at {end}", "lava/proc/lif/models.py", fix)
+    fix = "If accuracy is lost, export with fewer `weight_bits`, or for a smaller T."
+    return Violation(found, f"the range ends at {end}", "lava/proc/lif/models.py", fix)
 
 
 def no_current_wraps(activity: NetworkActivity) -> Violation | None:
     if not activity.wrapped_images:
         return None
-    found = f"the u of a stock neuron wraps on {activity.wrapped_images:,} of {activity.image_count:,} images"
-    limit = f"its range is +-{limits.POTENTIAL_LIMIT:,}; beyond, it is none of the potentials that are meant"
-    return Violation(found, limit, "lava/proc/lif/models.py", "Export for a smaller T, or with fewer --weight-bits.")
+    found = f"u of a stock neuron wraps on {activity.wrapped_images:,} of {activity.image_count:,} images"
+    limit = f"must be in +-{limits.POTENTIAL_LIMIT:,}: beyond that u wraps and the potential is wrong"
+    return Violation(found, limit, "lava/proc/lif/models.py", "Export for a smaller T, or with fewer `weight_bits`.")
 
 
 ACTIVITY_RULES: Final[tuple[Rule[Activity], ...]] = (
@@ -158,7 +157,7 @@ ACTIVITY_RULES: Final[tuple[Rule[Activity], ...]] = (
 )
 
 CNN_ACTIVITY_RULES: Final = ACTIVITY_RULES[:1]
-"""Of the CNN: to be positive everywhere is no saturation there, its activations are numbers."""
+"""For the CNN: a channel that is positive everywhere is not saturated, because activations are real numbers."""
 
 NETWORK_ACTIVITY_RULES: Final[tuple[Rule[NetworkActivity], ...]] = (
     Rule(no_current_wraps, {"lava": "warning", "loihi2": "warning"}),

@@ -1,4 +1,4 @@
-"""What a rule has found: one line for the user, and how bad it is for each target."""
+"""Findings of the rules: one line for the user, and a severity for each target."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from loihi_convert.ir.quantized import Target
 from loihi_convert.records import Record
 
 Severity = Literal["error", "warning", "note"]
-"""An error makes the network unusable on the target; a warning costs accuracy or resources, or another tool goes wrong;
-a note is good to know."""
+"""error: unusable on the target; warning: costs accuracy or resources, or makes another tool go wrong; note: worth
+knowing."""
 
 SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "note")
 
@@ -19,7 +19,7 @@ Subject = TypeVar("Subject")
 
 
 class Violation(NamedTuple):
-    """How a claim fails: what was found, what is allowed, who says so, and what to do."""
+    """A claim that does not hold: what was found, what is allowed, the source of that limit, and what to do."""
 
     found: str
     allowed: str
@@ -28,16 +28,16 @@ class Violation(NamedTuple):
 
 
 class Finding(Record):
-    """One broken claim.
+    """One claim that does not hold.
 
     Attributes
     ----------
     severity
-        For the target that was asked for.
+        For the requested target.
     rule
-        The claim that does not hold, in words.
+        The claim in words.
     layer
-        Its name; None: the network.
+        Its name; None: the whole network.
     found, limit, source, fix
         As `Violation`; ``limit`` is its ``allowed``.
     """
@@ -51,24 +51,29 @@ class Finding(Record):
     fix: str
 
     @property
-    def line(self) -> str:
-        """All of it but the rule, on one line."""
+    def text(self) -> str:
+        """All of it but severity and rule, on one line."""
         where = "" if self.layer is None else f"{self.layer}: "
         source = f" ({self.source})" if self.source else ""
         limit = f"; {self.limit}{source}" if self.limit else source
-        return f"{self.severity}: {where}{self.found}{limit}. {self.fix}".rstrip()
+        return f"{where}{self.found}{limit}. {self.fix}".rstrip()
+
+    @property
+    def line(self) -> str:
+        """The same after its severity."""
+        return f"{self.severity}: {self.text}"
 
 
 @dataclass(frozen=True)
 class Rule(Generic[Subject]):
-    """A claim and what it means if it does not hold.
+    """A claim, and how severe it is if it does not hold.
 
     Parameters
     ----------
     claim
-        Named after what holds; returns None, or how it fails.
+        A function named after the claim; returns None if it holds.
     severity
-        For each target it is a rule for.
+        For each target that the rule applies to.
     """
 
     claim: Callable[[Subject], Violation | None]
@@ -80,7 +85,7 @@ def findings(
 ) -> Iterator[Finding]:
     """Yield what the rules for ``target`` find, subject after subject.
 
-    ``subjects`` are what the rules look at, each behind the name of its layer, or None: the network.
+    ``subjects``: what the rules look at, each with the name of its layer, or None for the whole network.
     """
     asked = [(rule, rule.severity[target]) for rule in rules if target in rule.severity]
     for layer, subject in subjects:

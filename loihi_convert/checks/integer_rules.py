@@ -1,7 +1,6 @@
-"""A network of ours in T steps: what can overflow, which channels cannot fire, what the chip's neurons do differently.
+"""Rules on a native network in T steps: overflow, channels that cannot fire, differences to the chip's neurons.
 
-A network that is no exact description of what Lava computes cannot be built (`quantized.QuantizedNetwork`), so the
-exactness rules of `chip.rules` are none of these.
+The exactness rules of `chip.rules` are not among them: a `QuantizedNetwork` that breaks one cannot be built.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _MAX_CHANNELS: Final = 8
 
 @dataclass(frozen=True, eq=False)
 class NetworkRun:
-    """A network, and the T of the run that is asked about."""
+    """A network, and T of the run."""
 
     network: QuantizedNetwork
     timesteps: int
@@ -35,16 +34,16 @@ class NetworkRun:
 
 @dataclass(frozen=True, eq=False)
 class LayerRun:
-    """One of its layers in that run; int64 ``(C_out,)`` of what each channel can meet, whatever the image.
+    """One of its layers in that run; bounds over all images, int64 ``(C_out,)``.
 
     Parameters
     ----------
     layer, reset, timesteps
         The layer, how its neurons reset, and T.
     is_circuit
-        Whether its soft reset is that of `ir.circuit`.
+        Whether `ir.circuit` performs its soft reset.
     is_constant
-        Whether its input is the same in every step, as pixels are.
+        Whether its input is the same in every step, as for pixels.
     is_readout
         Whether it is the last layer, whose channels are the classes.
     """
@@ -58,14 +57,14 @@ class LayerRun:
 
     @property
     def can_fire(self) -> Array:
-        """Which channels can, bool ``(C_out,)``, of a layer with neurons."""
+        """Channels that can fire, bool ``(C_out,)``; the layer must have neurons."""
         threshold = self.layer.threshold
         assert threshold is not None
         return np.asarray((self.highest_potential >= threshold) & (threshold != limits.NEVER_FIRES))
 
     @property
     def largest_current(self) -> Array:
-        """Of one step, where every excitatory input is as large as can be, and no other; with the bias."""
+        """Of one step with bias: every excitatory input at its maximum, every other input 0."""
         return np.asarray(self._weights(np.maximum(self.layer.weight, 0)) + self._biases.max(axis=1))
 
     @property
@@ -136,9 +135,9 @@ def output_potentials_fit_for_the_timesteps(run: NetworkRun) -> Violation | None
         return None
     return Violation(
         f"T = {run.timesteps:,}: output potentials can leave +-{limits.POTENTIAL_LIMIT:,}",
-        f"proven are T <= {proven:,}, on calibration images",
+        f"must be at most {proven:,}, as proven on calibration images",
         "24 state bits, " + _LIF,
-        f"Export it with -T {run.timesteps}.",
+        f"Export it with `timesteps={run.timesteps}`.",
     )
 
 
@@ -147,26 +146,25 @@ def thresholds_are_balanced_for_the_timesteps(run: NetworkRun) -> Violation | No
     if run.timesteps == balanced:
         return None
     found = f"T = {run.timesteps:,}, with thresholds balanced for T = {balanced:,}"
-    return Violation(
-        found, "each T has thresholds of its own", "", f"Accuracy is best with `export -T {run.timesteps}`."
-    )
+    fix = f"Export with `timesteps={run.timesteps}` for the best accuracy."
+    return Violation(found, "thresholds are balanced for one T", "", fix)
 
 
 def neurons_reset_as_stock_neurons_do(run: NetworkRun) -> Violation | None:
     if run.network.reset == "hard" or run.network.target == "loihi2":
         return None
     return Violation(
-        "soft reset, by neurons of ours",
-        "a chip, and stock lava-dl, run this file with Lava's LIF, which resets to 0 and starts there",
+        "soft reset, by custom neurons",
+        "a chip and unmodified lava-dl run this file with Lava's LIF, which starts at 0 and resets to 0",
         _LIF,
-        "`loihi-convert run` resets softly; for a chip export with --target loihi2, or with --reset hard.",
+        "`loihi-convert run` resets softly; for a chip export with `target='loihi2'` or `reset='hard'`.",
     )
 
 
 def pixels_enter_as_numbers(run: NetworkRun) -> Violation | None:
     if run.network.poisson_seed is None:
         return None
-    fix = "`loihi-convert run` draws them; feed stock lava-dl a spike with probability pixel / 255 in each step."
+    fix = "`loihi-convert run` draws them; give unmodified lava-dl a spike with probability pixel / 255 in each step."
     return Violation("pixels enter as Poisson spikes", "netx does not draw them", "", fix)
 
 
@@ -179,7 +177,7 @@ def the_reset_interval_is_a_power_of_two(run: NetworkRun) -> Violation | None:
         f"T = {steps:,}: the chip resets neurons every {interval:,} steps",
         "reset_interval is a power of two",
         "LIFReset on Loihi 2",
-        f"Export for T = {interval:,}, which takes the same time, or for T = {interval // 2:,}.",
+        f"Export for T = {interval:,}, which takes as long, or for T = {interval // 2:,}.",
     )
 
 
@@ -191,9 +189,9 @@ def potentials_stay_in_range(run: LayerRun) -> Violation | None:
         return None
     return Violation(
         f"potentials {low:,}..{high:,} on the worst image in T = {run.timesteps:,} steps",
-        f"at +-{limit:,} Lava clips them, and the circuit of stock neurons wraps",
+        f"must be in +-{limit:,}: beyond, the custom neurons clip and the circuit of stock neurons wraps",
         "24 state bits, " + _LIF,
-        "--images N counts the images on which it does.",
+        "`images` counts the images on which that happens.",
     )
 
 
@@ -201,7 +199,7 @@ def every_channel_can_fire(run: LayerRun) -> Violation | None:
     if run.layer.threshold is None or run.can_fire.all():
         return None
     what = f"can never fire in T = {run.timesteps:,} steps"
-    return idle(~run.can_fire, what, "Prune them from the CNN, or leave them.", run.is_readout)
+    return idle(~run.can_fire, what, "Prune them from the CNN, or keep them.", run.is_readout)
 
 
 def no_channel_must_fire_at_every_step(run: LayerRun) -> Violation | None:
@@ -210,20 +208,21 @@ def no_channel_must_fire_at_every_step(run: LayerRun) -> Violation | None:
     saturated = run.smallest_current >= run.layer.threshold
     if not saturated.any():
         return None
-    found = f"{channels(saturated)} fires at every step, whatever the image"
-    return Violation(found, "it says nothing", "", "Its bias is above its threshold: see `loihi-convert diagnose`.")
+    found = f"{channels(saturated)} fire at every step for every image"
+    fix = "Their bias is above the threshold: see `loihi-convert diagnose`."
+    return Violation(found, "a saturated channel carries no information", "", fix)
 
 
 def idle(chosen: Array, what: str, fix: str, is_readout: bool) -> Violation:
-    """Return that the ``chosen`` channels do ``what``, and its ``fix``: of classes another, as none is to be pruned."""
+    """Return that the ``chosen`` channels are ``what``, with ``fix``, which prunes, or another one for classes."""
     if is_readout:
-        wake = "A larger T, or another --balance, may let them fire."
-        return Violation(f"{channels(chosen, 'classes')} {what}", "the class is the one that fires most", "", wake)
+        wake = "A larger T or another `method` may let them fire."
+        return Violation(f"{channels(chosen, 'classes')} {what}", "the class that fires most is chosen", "", wake)
     return Violation(f"{channels(chosen)} {what}", "they cost neurons and synapses", "", fix)
 
 
 def channels(chosen: Array, name: str = "channels") -> str:
-    """Return which of the channels, bool ``(C,)``, are chosen, in words."""
+    """Return the number and the indices of the chosen channels, bool ``(C,)``, in words."""
     indices = np.flatnonzero(chosen)
     named = ", ".join(map(str, indices[:_MAX_CHANNELS]))
     more = f" and {len(indices) - _MAX_CHANNELS} more" if len(indices) > _MAX_CHANNELS else ""
@@ -231,12 +230,12 @@ def channels(chosen: Array, name: str = "channels") -> str:
 
 
 def _of_the_circuit(rule: rules.Rule) -> Rule[LayerRun]:
-    """A chip rule of `chip.rules`, whose text says what was found, then what is allowed."""
+    """A chip rule of `chip.rules` as a rule here."""
 
     def claim(run: LayerRun) -> Violation | None:
         found, _, allowed = (rule(run.layer) or "").partition("; ")
         source = "Lava's LIF as a soft-reset neuron, loihi_convert/ir/circuit.py"
-        return Violation(found, allowed, source, "Export with --target loihi2.") if found else None
+        return Violation(found, allowed, source, "Export with `target='loihi2'`.") if found else None
 
     claim.__name__ = rule.__name__
     return Rule(claim, {"loihi2": "error"})
@@ -257,4 +256,4 @@ LAYER_RULES: Final[tuple[Rule[LayerRun], ...]] = (
 )
 
 CIRCUIT_RULES: Final[tuple[Rule[LayerRun], ...]] = tuple(_of_the_circuit(rule) for rule in rules.CHIP_RULES)
-"""What a chip needs of a network that resets softly, which it does by a circuit of stock neurons."""
+"""For a chip: soft reset needs the circuit of stock neurons."""

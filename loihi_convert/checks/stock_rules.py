@@ -1,8 +1,7 @@
-"""Rules on any netx file: what lava-dl cannot load, what does not fit, and where lava-dl goes wrong in silence."""
+"""Rules on any netx file: what lava-dl cannot load, what does not fit Loihi, and where lava-dl goes wrong silently."""
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from loihi_convert.arrays import Array
 from loihi_convert.checks.finding import Rule, Violation
 from loihi_convert.chip import limits
-from loihi_convert.errors import InputError
+from loihi_convert.errors import InputError, one_of
 from loihi_convert.netx.stock import StockFile, StockLayer
 
 _NETX: Final = "lava/lib/dl/netx/hdf5.py"
@@ -19,69 +18,60 @@ _LIF: Final = "lava/proc/lif"
 
 _BUILT: Final = ("input", "conv", "flatten", "dense", "dense_rec")
 _RAISING: Final = ("pool", "convT", "unpool", "average", "concat", "dense_comp")
-_NEEDED: Final = {
-    "input": ("shape",),
-    "conv": ("shape", "weight", "stride", "padding", "dilation", "groups", "neuron/type"),
-    "dense": ("shape", "weight"),
-    "dense_rec": ("shape", "weight", "weight_rec"),
-}
+_KNOWN_NEURONS: Final = ("CUBA", "LOIHI", "SDNN", "RF")
 _EXPORT_AGAIN: Final = "Export the file again."
 
 
 def layers_are_numbered_from_zero(file: StockFile) -> Violation | None:
-    wanted = {str(index) for index in range(len(file.members))}
-    stray = sorted(set(file.members) - wanted)
-    if file.members and not stray:
+    if not file.stray:
         return None
-    found = f"the group /layer has a member {stray[0][:20]!a}" if stray else "there is no group /layer"
-    return Violation(found, "its members are 0, 1, 2, ... and nothing else", _NETX, _EXPORT_AGAIN)
+    found = f"the group /layer has a member {file.stray[0][:20]!a}"
+    return Violation(found, "its members must be 0, 1, 2, ...", _NETX, _EXPORT_AGAIN)
 
 
 def netx_builds_the_layer(layer: StockLayer) -> Violation | None:
     if layer.kind in _BUILT:
         return None
-    outcome = "netx raises an error" if layer.kind in _RAISING else "netx leaves it out without a word"
-    allowed = f"netx builds {', '.join(_BUILT)}"
-    fix = "Write a pooling as the strided convolution it is, as `loihi-convert export` does."
+    outcome = "netx raises an error" if layer.kind in _RAISING else "netx skips it silently"
+    allowed = one_of(_BUILT)
+    fix = "Write a pooling as a strided convolution, as `loihi-convert export` does."
     return Violation(f"a layer of type {layer.kind[:20]!r}: {outcome}", allowed, _NETX, fix)
 
 
 def what_netx_needs_is_there(layer: StockLayer) -> Violation | None:
-    needed = list(_NEEDED.get(layer.kind, ()))
-    if layer.is_cuba:
-        needed += ["neuron/iDecay", "neuron/vDecay", "neuron/vThMant"]
-    missing = [name for name in needed if name not in layer.datasets]
-    if not missing:
+    if not layer.missing:
         return None
-    return Violation(f"{', '.join(missing)} missing", f"{layer.kind} needs {', '.join(needed)}", _NETX, _EXPORT_AGAIN)
+    allowed = f"{layer.kind} needs {', '.join(layer.needed)}"
+    return Violation(f"{', '.join(layer.missing)} missing", allowed, _NETX, _EXPORT_AGAIN)
 
 
 def the_shape_follows_from_the_input(layer: StockLayer) -> Violation | None:
-    stored = layer.stored_shape
-    if stored is None or what_netx_needs_is_there(layer) is not None:
+    if layer.stored_shape is None or layer.missing:
         return None
     try:
         computed, _ = layer.output_shape, layer.recurrent
     except InputError as error:
-        known = "no known shape" if layer.input_shape is None else f"the shape {layer.input_shape}"
-        return Violation(f"{error}", f"its input has {known}", _NETX, _EXPORT_AGAIN)
-    if computed is None or computed == (stored if layer.kind == "conv" else (math.prod(stored),)):
+        known = "unknown" if layer.input_shape is None else f"{layer.input_shape}"
+        clauses = (error.found, error.expected, f"the shape of its input is {known}")
+        found, *rest = (clause for clause in clauses if clause)
+        return Violation(found, "; ".join(rest), _NETX, _EXPORT_AGAIN)
+    if computed is None or computed == layer.expected_shape:
         return None
-    return Violation(f"a shape of {stored}", f"its input and weights give {computed}", _NETX, _EXPORT_AGAIN)
+    return Violation(f"a shape of {layer.stored_shape}", f"its input and weights give {computed}", _NETX, _EXPORT_AGAIN)
 
 
 def the_neurons_are_known_to_netx(layer: StockLayer) -> Violation | None:
     kind = layer.neuron_type
-    if kind is None or kind in ("CUBA", "LOIHI", "SDNN") or "RF" in kind:
+    if kind is None or kind in _KNOWN_NEURONS or "RF" in kind:
         return None
-    return Violation(f"{kind[:20]} neurons", "netx builds CUBA, LOIHI, SDNN and RF", _NETX, "Train with one of these.")
+    return Violation(f"{kind[:20]} neurons", one_of(_KNOWN_NEURONS), _NETX, "Train with one of these.")
 
 
 def the_neurons_are_cuba(layer: StockLayer) -> Violation | None:
     if layer.neuron_type is None or layer.is_cuba or the_neurons_are_known_to_netx(layer) is not None:
         return None
-    fix = "Their decays and thresholds are not checked; only weights and sizes are."
-    return Violation(f"{layer.neuron_type[:20]} neurons", "this package knows CUBA, Lava's LIF", "", fix)
+    fix = "Their decays and thresholds are not checked, only weights and sizes."
+    return Violation(f"{layer.neuron_type[:20]} neurons", "`check` knows CUBA only, which is Lava's LIF", "", fix)
 
 
 def weights_are_whole_numbers(layer: StockLayer) -> Violation | None:
@@ -89,14 +79,14 @@ def weights_are_whole_numbers(layer: StockLayer) -> Violation | None:
     odd = 0 if weight is None else int(np.count_nonzero(~_is_whole(weight)))
     if not odd:
         return None
-    fix = "Quantize them: `loihi-convert export` does, slayer's export_hdf5 too."
-    return Violation(f"{odd:,} weights are no whole numbers", "netx cuts them off towards zero", _NETX, fix)
+    fix = "Quantize them, as `loihi-convert export` and slayer's export_hdf5 do."
+    return Violation(f"{odd:,} weights are not integers", "netx rounds them towards 0", _NETX, fix)
 
 
 def dense_weights_fit_a_synapse(layer: StockLayer) -> Violation | None:
     if layer.kind not in ("dense", "dense_rec"):
         return None
-    return _beyond_a_synapse(layer.synaptic_weights, "beyond, netx clips, or makes the layer 0", _WEIGHTS)
+    return _beyond_a_synapse(layer.synaptic_weights, "netx clips others, or sets the layer to 0", _WEIGHTS)
 
 
 def kernels_fit_a_synapse(layer: StockLayer) -> Violation | None:
@@ -111,7 +101,7 @@ def _beyond_a_synapse(weight: Array | None, reason: str, source: str) -> Violati
     if least <= low and high <= most:
         return None
     found = f"weights {low:,.0f}..{high:,.0f}"
-    return Violation(found, f"allowed are {least}..{most}: {reason}", source, "Scale weights and thresholds down.")
+    return Violation(found, f"must be in {least}..{most}: {reason}", source, "Scale weights and thresholds down.")
 
 
 def large_weights_are_even(layer: StockLayer) -> Violation | None:
@@ -123,10 +113,9 @@ def large_weights_are_even(layer: StockLayer) -> Violation | None:
     odd = int(np.count_nonzero(np.mod(weight, 2) == 1))
     if not odd:
         return None
-    allowed = f"weights of both signs count in twos beyond +-{limits.WEIGHT_LIMIT}"
-    return Violation(
-        f"{odd:,} odd weights", allowed, _WEIGHTS, f"Make all even, or none larger than {limits.WEIGHT_LIMIT}."
-    )
+    allowed = f"weights of both signs beyond +-{limits.WEIGHT_LIMIT} are stored in steps of 2"
+    fix = f"Make all weights even, or none larger than {limits.WEIGHT_LIMIT}."
+    return Violation(f"{odd:,} odd weights", allowed, _WEIGHTS, fix)
 
 
 def dense_weights_have_both_signs(layer: StockLayer) -> Violation | None:
@@ -134,9 +123,9 @@ def dense_weights_have_both_signs(layer: StockLayer) -> Violation | None:
     if layer.kind not in ("dense", "dense_rec") or weight is None or weight.min() < 0 < weight.max():
         return None
     found = f"a dense layer without a {'positive' if weight.max() <= 0 else 'negative'} weight"
-    allowed = "stock lava-dl halves or clips such a layer, and fails on zeros alone"
-    # `run` takes no recurrent layers.
-    fix = "`loihi-convert run` computes it right; for stock lava-dl add such a weight."
+    allowed = "unmodified lava-dl halves or clips such a layer, and fails if all weights are 0"
+    # `run` does not take recurrent layers.
+    fix = "`loihi-convert run` computes it correctly; for unmodified lava-dl add such a weight."
     return Violation(found, allowed, _WEIGHTS, fix if layer.kind == "dense" else "Add such a weight.")
 
 
@@ -144,10 +133,9 @@ def decays_fit_twelve_bits(layer: StockLayer) -> Violation | None:
     for name in ("iDecay", "vDecay") if layer.is_cuba else ():
         value = layer.numbers(f"neuron/{name}")
         if value is not None and not ((value >= 0) & (value <= limits.MAX_DECAY)).all():
-            allowed = f"allowed are 0..{limits.MAX_DECAY}"
-            return Violation(
-                f"{name} {_range(value)}", allowed, f"{_LIF}/models.py", "Train with a decay in that range."
-            )
+            allowed = f"must be in 0..{limits.MAX_DECAY}"
+            fix = "Train with a decay in that range."
+            return Violation(f"{name} {_range(value)}", allowed, f"{_LIF}/models.py", fix)
     return None
 
 
@@ -159,7 +147,7 @@ def thresholds_fit_seventeen_bits(layer: StockLayer) -> Violation | None:
     if ((value >= 0) & (value <= most) & _is_whole(value)).all():
         return None
     fix = "Scale weights and thresholds down together."
-    return Violation(f"vThMant {_range(value)}", f"allowed are whole numbers 0..{most}", "17 bits; Loihi", fix)
+    return Violation(f"vThMant {_range(value)}", f"must be integers in 0..{most}", "17 bits; Loihi", fix)
 
 
 def one_threshold_per_population(layer: StockLayer) -> Violation | None:
@@ -167,22 +155,22 @@ def one_threshold_per_population(layer: StockLayer) -> Violation | None:
     if value is None or np.unique(value).size == 1:
         return None
     fix = (
-        "Export with --target loihi2 (thresholds through the bias), or with --reset hard --thresholds scalar (through "
-        "the weights)."
+        "Export with `target='loihi2'` (the bias sets each threshold), or with `reset='hard'` and "
+        "`thresholds='scalar'` (folded into the weights)."
     )
     found = f"{np.unique(value).size} different thresholds, vThMant {_range(value)}"
-    allowed = "LIF has one for all its neurons; an array works on the CPU by accident"
+    allowed = "LIF has one threshold for all its neurons; an array works on the CPU only, by accident"
     return Violation(found, allowed, f"vth of shape (1,), {_LIF}/process.py", fix)
 
 
 def biases_fit_sixteen_bits(layer: StockLayer) -> Violation | None:
     limit = limits.LIF_BIAS_LIMIT
-    fix = "`loihi-convert run` computes it right; for stock lava-dl export with --reset hard, which keeps to it."
-    return _bias_beyond(layer, -limit - 1, limit, "stock LIF keeps int16 and wraps", f"{_LIF}/models.py", fix)
+    fix = "`loihi-convert run` computes it correctly; for unmodified lava-dl export with `reset='hard'`."
+    return _bias_beyond(layer, -limit - 1, limit, "Lava's LIF stores int16 and wraps", f"{_LIF}/models.py", fix)
 
 
 def biases_fit_thirteen_bits(layer: StockLayer) -> Violation | None:
-    fix = "Export with --target loihi2, where a bias has an exponent of its own."
+    fix = "Export with `target='loihi2'`, where a bias has an exponent."
     return _bias_beyond(layer, *limits.BIAS_MANT_RANGE, "bias_mant has 13 bits", f"{_LIF}/models.py", fix)
 
 
@@ -190,15 +178,15 @@ def _bias_beyond(layer: StockLayer, least: int, most: int, reason: str, source: 
     value = layer.numbers("bias") if layer.is_cuba and layer.kind != "input" else None
     if value is None or (value.min() >= least and value.max() <= most):
         return None
-    return Violation(f"biases {_range(value)}", f"allowed are {least}..{most}: {reason}", source, fix)
+    return Violation(f"biases {_range(value)}", f"must be in {least}..{most}: {reason}", source, fix)
 
 
 def delays_are_short(layer: StockLayer) -> Violation | None:
     value = layer.numbers("delay")
     if value is None or value.max() <= limits.MAX_DELAY_STEPS:
         return None
-    allowed = f"longer ones than {limits.MAX_DELAY_STEPS} steps are cut"
-    return Violation(f"delays {_range(value)}", allowed, _NETX, "Train with shorter ones.")
+    allowed = f"must be at most {limits.MAX_DELAY_STEPS} steps; netx cuts longer ones"
+    return Violation(f"delays {_range(value)}", allowed, _NETX, "Train with shorter delays.")
 
 
 def spikes_are_told_nothing_of_bits(layer: StockLayer) -> Violation | None:
@@ -244,4 +232,4 @@ LIF_RULES: Final[tuple[Rule[StockLayer], ...]] = (
     Rule(one_threshold_per_population, {"loihi2": "error"}),
     Rule(biases_fit_thirteen_bits, {"loihi2": "error"}),
 )
-"""What a chip needs of a file that stock netx gives it, with hard reset."""
+"""For a chip that gets the file from unmodified lava-dl, with hard reset."""

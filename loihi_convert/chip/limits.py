@@ -1,13 +1,12 @@
 """Every number of Loihi and of Lava's CPU models that this package relies on, once, with its source.
 
+`tests/test_limits.py` refuses the powers of two among them in every other file.
+
 Units: membrane potentials, thresholds and biases are counted in *weight units*: one spike through a synapse of weight
 1 adds 1. Lava keeps the state of its own LIF 64 times finer (``act_shift = vth_shift = 6`` in
 ``lava/proc/lif/models.py``), so 24 state bits are 17 bits and a sign here.
 
-The rules at the end are functions whose name is the claim; each returns ``None`` or what it found. While the *exactness
-rules* hold, Lava's CPU models compute exactly what the integers of a `QuantizedNetwork` say; the *LIF rules* are those
-that networks of Lava's own hard-reset LIF need besides, the *chip rules* those that the circuit of stock processes in
-`ir.circuit` needs.
+`chip.rules` holds the rules on these numbers.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ NEVER_FIRES: Final = THRESHOLD_LIMIT
 """Threshold of a dead channel: no potential reaches it (its weights are 0 besides)."""
 
 BIAS_LIMIT: Final = POTENTIAL_LIMIT
-"""Largest magnitude of a bias of our SoftResetIF process, which adds it in weight units."""
+"""Largest magnitude of a bias of the SoftResetIF process, which adds it in weight units."""
 
 LIF_BIAS_LIMIT: Final = 2**15 - 1
 """Largest magnitude of a bias of Lava's own LIF on the CPU, which keeps it as int16 and wraps beyond
@@ -50,7 +49,7 @@ SELF_WEIGHT_LIMIT: Final = 255
 """Largest magnitude of a weight in a synapse whose weights are all <= 0 (``SignMode.INHIBITORY``: ``clip_weights`` in
 ``lava/utils/weightutils.py`` clips to -255..0 and ``truncate_weights`` keeps all 8 bits). With both signs
 (``SignMode.MIXED``) the same 8 bits hold the even weights -256..254; halved by a weight exponent of -1 these are
--128..127, which is how our weights and the weights of a bias source enter Lava's bit-accurate synapses."""
+-128..127, which is how a network's weights and those of a bias source enter Lava's bit-accurate synapses."""
 
 WEIGHT_EXP_LIMIT: Final = 7
 """Largest exponent of a synapse's weights. Loihi 1 (nengo-loihi, ``hardware/validate.py``: -7 <= weight_exp <= 7); no
@@ -66,20 +65,26 @@ BIAS_EXP_LIMIT: Final = 7
 UNIT_EXP: Final = 6
 """Bits of Lava's LIF below one weight unit (``act_shift = vth_shift = 6``)."""
 
+LIF_STATE_LIMIT: Final = WRAPS_ABOVE << UNIT_EXP
+"""Where u and v of Lava's LIF end, in its own units of 1/64: u stays in (-2^23, 2^23], v clips at +-(2^23 - 1)."""
+
 LEVEL_SPANS: Final = (BIAS_MANT_RANGE[1] - BIAS_MANT_RANGE[0], 2 * (BIAS_MANT_RANGE[1] - BIAS_MANT_RANGE[0]))
 """How far apart the firing levels of a layer may lie: with ``bias_exp`` 6, and with 7, which counts in pairs."""
 
 MAX_PIXEL_BITS: Final = 8
 """Pixels are graded spikes of at most 8 bits, the bits of an image."""
 
-I_DECAY: Final = 4096
+DECAY_BITS: Final = 12
+"""Decays are fractions of 2^12 (``decay_unity`` in ``lava/proc/lif/models.py``)."""
+
+MAX_DECAY: Final = 1 << DECAY_BITS
+"""Largest ``iDecay`` and ``vDecay``: the state lasts one step."""
+
+I_DECAY: Final = MAX_DECAY
 """netx ``iDecay`` of a neuron whose current lasts one step (Lava: ``du = iDecay - 1``)."""
 
 V_DECAY: Final = 0
 """netx ``vDecay`` of a neuron without leak."""
-
-MAX_DECAY: Final = 4096
-"""Largest ``iDecay`` and ``vDecay``: decays are fractions of 2^12 (``decay_unity`` in ``lava/proc/lif/models.py``)."""
 
 NO_MEMORY: Final = MAX_DECAY
 """``dv`` of a LIF whose v is u + bias, and less one the ``du`` of a LIF whose u is the current of one step; Lava's own
@@ -108,4 +113,4 @@ LIF_BYTES: Final = 6
 """State of a LIF neuron, without padding: ``u`` and ``v`` of 24 bits (``lava/proc/lif/models.py``)."""
 
 LOIHI_1_NEURON_BYTES: Final = 24
-"""What a neuron takes on Loihi 1, whatever its model (the brief; Loihi 2 allocates 0 to 4096 as the model needs)."""
+"""Memory of a neuron on Loihi 1, whatever its model (the brief; Loihi 2 allocates 0 to 4096 as the model needs)."""

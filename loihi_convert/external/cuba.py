@@ -1,4 +1,4 @@
-"""Networks of CUBA neurons: what lava-dl makes of netx files that this package has not written.
+"""Networks of CUBA neurons: what lava-dl makes of external netx files.
 
 A CUBA neuron (current based; netx also calls it LOIHI) is Lava's ``LIF``, whose current and potential both leak, and
 whose reset is hard. At each step, in units of 1/64 weight (``lava/proc/lif/models.py``)::
@@ -7,8 +7,8 @@ whose reset is hard. At each step, in units of 1/64 weight (``lava/proc/lif/mode
     v = clip(v (4096 - vDecay) / 4096 + u + 64 bias)     membrane potential; clips at +-(2^23 - 1)
     s = [v > 64 vThMant], then v = 0 where s             spike
 
-The refractory delay that netx stores is not simulated by Lava, nor here. Such a network has no scale and no balance:
-nothing is known of a CNN behind it. Axes C H W and shapes as in `network`.
+Lava does not simulate the refractory delay that netx stores, and neither does this package. These networks have neither
+scales nor balanced thresholds, and no known CNN. Axes C H W and shapes as in `ir.network`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from loihi_convert.ir.synapse import Conv, Dense
 
 @dataclass(frozen=True, eq=False)
 class CubaNeuron:
-    """The neurons of one layer.
+    """Neurons of one layer.
 
     Parameters
     ----------
@@ -44,13 +44,13 @@ class CubaNeuron:
         freeze(self, "v_th_mant")
 
 
-INTEGRATOR: Final = CubaNeuron(i_decay=0, v_decay=4096, v_th_mant=np.array(2**17, np.int32))
-"""What lava-dl gives a dense layer without neuron group: u never leaks, v = u + bias, and it never fires."""
+INTEGRATOR: Final = CubaNeuron(i_decay=0, v_decay=limits.MAX_DECAY, v_th_mant=np.array(limits.NEVER_FIRES, np.int32))
+"""Neuron that lava-dl gives a dense layer without neuron group: u never leaks, v = u + bias, and it never fires."""
 
 
 @dataclass(frozen=True)
 class PixelBias:
-    """What stands in the place of a synapse in front of input neurons: each pixel is the bias of its own neuron.
+    """Input of input neurons, in place of a synapse: each pixel is the bias of its own neuron.
 
     Parameters
     ----------
@@ -63,11 +63,11 @@ class PixelBias:
     pool: Pair = (1, 1)
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        """The same."""
+        """``input_shape``."""
         return input_shape
 
     def fan_out(self, input_shape: Shape) -> Array:
-        """None, no synapse is in between: int64 of ``input_shape``."""
+        """Zeros, as there is no synapse: int64 of ``input_shape``."""
         return np.zeros(input_shape, np.int64)
 
 
@@ -81,7 +81,7 @@ class CubaLayer:
         Its place in the file, as ``layer 3``.
     synapse
         Integer weights and biases. A dense layer's weights are those of Lava's synapse: 8 bits and a sign mode, shifted
-        as far up as they go (`cuba_reader.dense_weights`).
+        up as far as possible (`cuba_reader.dense_weights`).
     neuron
         Its neurons.
     weight_shift
@@ -96,7 +96,7 @@ class CubaLayer:
 
 @dataclass(frozen=True, eq=False)
 class CubaNetwork:
-    """A chain of such layers.
+    """A chain of layers of CUBA neurons.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ class CubaNetwork:
     layers
         In order.
     timesteps
-        The time steps of a sample, where the file says (``simulation/tSample``).
+        Time steps of a sample (``simulation/tSample``); None if the file does not say.
     """
 
     input_shape: Shape
@@ -123,7 +123,7 @@ class CubaNetwork:
 
     @property
     def readout(self) -> Readout:
-        """What the class is read from: the spikes of the last layer, or its potential where it is to integrate only."""
+        """Where the class is read: the spikes of the last layer, or its potential if it only integrates."""
         fires = int(self.layers[-1].neuron.v_th_mant.min()) < limits.POTENTIAL_LIMIT
         return "spikes" if fires else "potential"
 

@@ -1,143 +1,129 @@
-"""Netx files of other hands -> `CubaNetwork`: the integers that lava-dl gives to Lava's processes.
+"""External netx files -> `CubaNetwork`: the integers that lava-dl gives to Lava's processes.
 
-Read as ``lava/lib/dl/netx/hdf5.py`` reads them, whatever order the numbers have there: types ``input``, ``conv``,
-``flatten`` and ``dense``, neurons ``CUBA`` or ``LOIHI``. Where lava-dl would go on in silence with something else than
-the file says, or raises, the file is refused and the layer is named.
+Read as ``lava/lib/dl/netx/hdf5.py`` reads them: types ``input``, ``conv``, ``flatten`` and ``dense``, neurons ``CUBA``
+or ``LOIHI``. Where lava-dl raises, or silently builds something else than the file says, the file is refused with an
+error that names the layer.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Pair, Shape
+from loihi_convert import netx
+from loihi_convert.arrays import Array, Shape
 from loihi_convert.chip import limits
-from loihi_convert.errors import InputError, NetxError, escape_control
+from loihi_convert.errors import NetxError
 from loihi_convert.external.cuba import INTEGRATOR, CubaLayer, CubaNetwork, CubaNeuron, PixelBias
+from loihi_convert.ir.quantized import MAX_TIMESTEPS
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.netx.hdf5 import MAX_LAYER_SIZE, Datasets, errors_that_name, read_content, read_stock_datasets
+from loihi_convert.netx.hdf5 import MAX_LAYER_SIZE, errors_that_name, errors_within
+from loihi_convert.netx.stock import StockFile, StockLayer
 
 GRADED_PIXEL: Final = 2**limits.MAX_PIXEL_BITS - 1
-"""Largest value of a graded spike that a pixel is, where a network begins without input neurons."""
+"""Largest value of a pixel that enters as a graded spike, in networks without input neurons."""
 
 _WEIGHT_BITS: Final = 8
 _MAX_SUM: Final = 2**31 - 1
-"""Lava sums in int32, and in int64 elsewhere; below this both are the same."""
-_GEOMETRY_LIMIT: Final = 2**7 - 1
+"""Lava sums in int32, and in int64 elsewhere; up to this magnitude both are the same."""
+_MAX_GEOMETRY: Final = 2**7 - 1
 """Lava keeps strides, paddings, dilations and groups as int8 (``lava/proc/conv/models.py``)."""
-_MAX_TIMESTEPS: Final = 2**20
+_MAX_PIXEL_FACTOR: Final = 2**15
+_UNIT: Final = 1 << limits.UNIT_EXP
+_MAX_SHOWN: Final = 8
 
-_REFUSED: Final[Mapping[str, str]] = {
+_UNSUPPORTED: Final[Mapping[str, str]] = {
     "dense_rec": "is recurrent",
     "dense_comp": "has complex weights",
-    "pool": "pools, which lava-dl cannot run either",
-    "unpool": "unpools, which lava-dl cannot run either",
+    "pool": "is a pooling, which lava-dl cannot run either",
+    "unpool": "is an unpooling, which lava-dl cannot run either",
     "convT": "is a transposed convolution, which lava-dl cannot run either",
-    "average": "averages, which lava-dl cannot run either",
-    "concat": "concatenates, which lava-dl cannot run either",
+    "average": "is an average, which lava-dl cannot run either",
+    "concat": "is a concatenation, which lava-dl cannot run either",
 }
 
 
 def read_external(path: Path) -> CubaNetwork:
-    """Return the network in the netx file at ``path`` as lava-dl makes it of it.
+    """Return the network that lava-dl makes of the netx file at ``path``.
 
     Raises
     ------
     NetxError
-        If the file is missing or damaged, or is something else than a chain of convolutions and dense layers of CUBA
-        neurons without delays.
+        If the file is missing or damaged, or is not a chain of convolutions and dense layers of CUBA neurons without
+        delays.
     """
-    return read_external_content(path, read_content(path))
-
-
-def read_external_content(path: Path, content: bytes) -> CubaNetwork:
-    """Return the network in the ``content`` of the netx file at ``path``, as `read_external` does."""
+    file = netx.read_stock(path)
     with errors_that_name(path):
-        return decode_external(read_stock_datasets(content))
+        return decode_external(file)
 
 
-def layers_of(datasets: Datasets) -> list[dict[str, Array]]:
-    """The datasets of each layer, in order, by their names inside it.
+def decode_external(file: StockFile) -> CubaNetwork:
+    """Return the network that lava-dl makes of ``file``.
 
     Raises
     ------
     NetxError
-        If the layers are not called 0, 1, ...
+        As `read_external`.
     """
-    layers: dict[str, dict[str, Array]] = {}
-    for name, value in datasets.items():
-        group, _, rest = name.partition("/")
-        index, _, inside = rest.partition("/")
-        if group == "layer":
-            layers.setdefault(index, {})[inside] = value
-    if set(layers) != {str(index) for index in range(len(layers))}:
-        found = ", ".join(sorted(escape_control(name) for name in layers)[:8])
-        raise NetxError(f"layer: holds {found}; netx numbers its layers 0, 1, 2, ...")
-    return [layers[str(index)] for index in range(len(layers))]
-
-
-def text_of(value: Array) -> str:
-    """A text of a file, which may be an array of one: as it can be shown."""
-    if value.size != 1 or value.dtype.kind != "S":
-        raise NetxError(f"{value.dtype} {value.shape} where a text belongs")
-    return escape_control(bytes(value.item()).decode("ascii", errors="replace"))
-
-
-def decode_external(datasets: Datasets) -> CubaNetwork:
-    """The network that ``datasets`` hold."""
+    file.require_numbered()
     found: list[CubaLayer] = []
     input_shape: Shape | None = None
-    shape: Shape = ()
-    is_flattened = False
-    for index, stock in enumerate(layers_of(datasets)):
-        name = f"layer {index}"
-        try:
-            kind = text_of(stock["type"])
-            if kind == "input":
+    is_flat = True
+    for index, (_, layer) in enumerate(file.layers):
+        with errors_within(name := f"layer {index}"):
+            if layer.kind == "input":
                 if index > 0:
-                    raise NetxError("is a second input; allowed is one, the first layer")
-                input_shape = shape = _shape(stock)
-                if any(part.startswith("neuron/") for part in stock):
-                    found.append(_input_layer(name, stock))
-                continue
-            if kind == "flatten":
-                is_flattened = True
-                continue
-            if kind == "conv":
-                layer = _conv(name, stock)
-            elif kind == "dense":
-                layer = _dense(name, stock)
-                if input_shape is None:
-                    input_shape = shape = (math.prod(np.shape(layer.synapse.weight)[1:]),)
-                if len(shape) == 3 and found and not is_flattened:
-                    raise NetxError(f"takes maps of shape {shape} without a layer 'flatten' before it")
-            else:
-                reason = _REFUSED.get(kind, "is of a type that lava-dl does not know and leaves out in silence")
-                raise NetxError(f"'{kind}' {reason}; allowed are input, conv, flatten and dense")
-            if input_shape is None:
-                raise NetxError("is a convolution of unknown input; the first layer must be an input with a shape")
-            is_flattened = False
-            shape = _checked_shape(layer, shape, stock, largest_input=1 if found else GRADED_PIXEL)
-            found.append(layer)
-        except InputError as error:
-            raise NetxError(f"{name}: {str(error).rstrip('.')}.") from error
-        except KeyError as error:
-            raise NetxError(f"{name}: {error.args[0]} is missing, and lava-dl needs it.") from error
+                    raise NetxError("is a second input", expected="the input must be the first layer")
+                input_shape = _shape(layer)
+                if layer.has_neurons:
+                    found.append(_input_layer(name, layer))
+            elif layer.kind != "flatten":
+                found.append(_layer(name, layer, is_flat=is_flat or not found, has_pixels=not found))
+                input_shape = layer.input_shape if input_shape is None else input_shape
+            is_flat = layer.kind == "flatten"
     if input_shape is None or not any(not isinstance(layer.synapse, PixelBias) for layer in found):
-        raise NetxError("holds no conv or dense layer.")
-    return CubaNetwork(input_shape, tuple(found), _timesteps(datasets))
+        raise NetxError("no conv or dense layer")
+    return CubaNetwork(input_shape, tuple(found), _timesteps(file))
+
+
+def _layer(name: str, layer: StockLayer, *, is_flat: bool, has_pixels: bool) -> CubaLayer:
+    """A convolution or dense layer; ``is_flat``: whether a dense one may follow, ``has_pixels``: what it is given."""
+    if layer.kind not in ("conv", "dense"):
+        reason = _UNSUPPORTED.get(layer.kind, "is of a type that lava-dl does not know and skips silently")
+        raise NetxError(f"'{layer.kind}' {reason}", expected="must be one of input, conv, flatten, dense")
+    if "weight/imag" in layer.datasets:
+        raise NetxError("has complex weights", expected="must be integers")
+    _require_datasets(layer)
+    if "delay" in layer.datasets:
+        raise NetxError("has delays, which `ref` does not simulate", hint="Train or export it without delays.")
+    shape = _shape(layer)
+    decoded = _conv(name, layer) if layer.kind == "conv" else _dense(name, layer)
+    if layer.input_shape is None:
+        raise NetxError("is a convolution of unknown input", expected="the first layer must be an input with a shape")
+    if layer.kind == "dense" and len(layer.input_shape) == 3 and not is_flat:
+        raise NetxError(f"takes maps of shape {layer.input_shape}", expected="must follow a layer 'flatten'")
+    if layer.output_shape != layer.expected_shape:
+        expected = f"its weights give {layer.output_shape} for an input of shape {layer.input_shape}"
+        raise NetxError(f"stored shape {shape}", expected=expected)
+    weight = np.abs(decoded.synapse.weight)
+    largest = int(weight.reshape(len(weight), -1).sum(axis=1).max()) * (GRADED_PIXEL if has_pixels else 1)
+    if largest > _MAX_SUM:
+        expected = f"must be at most {_MAX_SUM:,}, where Lava's int32 wraps"
+        raise NetxError(f"a weighted sum that can reach {largest:,}", expected=expected)
+    return decoded
 
 
 def dense_weights(weight: Array) -> tuple[Array, int]:
     """Return the weights of Lava's dense synapse, and the bits by which it shifts its sums down.
 
-    What ``optimize_weight_bits`` of ``lava/lib/dl/netx/utils.py`` and then ``clip_weights`` and ``truncate_weights`` of
-    ``lava/utils/weightutils.py`` do: weights are shifted up as far as 8 bits, and a sign where both signs occur, allow.
-    Within -256..254 in steps of 2 that changes nothing; beyond, and without a positive weight, it may.
+    The same as ``optimize_weight_bits`` of ``lava/lib/dl/netx/utils.py``, then ``clip_weights`` and
+    ``truncate_weights`` of ``lava/utils/weightutils.py``: weights are shifted up as far as 8 bits allow (and a sign,
+    if both signs occur). Weights of both signs, in -256..254 and in steps of 2, stay as they are; others may change.
 
     Parameters
     ----------
@@ -156,9 +142,10 @@ def dense_weights(weight: Array) -> tuple[Array, int]:
     """
     largest, least = int(weight.max()), int(weight.min())
     if largest == least == 0:
-        raise NetxError("all its weights are 0, with which lava-dl fails")
-    if (largest > 254 and least < 0) or (least < -256 and largest > 0):
-        weight = weight.clip(-256, 254)
+        raise NetxError("all weights are 0", expected="lava-dl fails on such a layer")
+    low, high = limits.SYNAPSE_LIMITS
+    if (largest > high and least < 0) or (least < low and largest > 0):
+        weight = weight.clip(low, high)
         largest, least = int(weight.max()), int(weight.min())
     is_mixed = least < 0 <= largest
     if is_mixed:
@@ -167,11 +154,11 @@ def dense_weights(weight: Array) -> tuple[Array, int]:
         scale = 255 / largest if least >= 0 else -256 / least
     shift = math.floor(math.log2(scale)) + is_mixed
     if shift < 0:
-        # A shift by less than nothing, which NumPy answers with 0.
+        # lava-dl shifts by a negative number, for which NumPy gives 0.
         return np.zeros(weight.shape, np.int32), 0
     zero_bits = next(bits for bits in range(_WEIGHT_BITS, -1, -1) if not (weight % 2**bits).any()) - is_mixed
     weight_bits = _WEIGHT_BITS - shift - zero_bits
-    # Lava finds the signs for itself; to it a layer without a positive weight is inhibitory, zeros or not.
+    # Lava determines the signs itself: a layer without a positive weight is inhibitory, with or without zeros.
     sign = -1 if largest <= 0 else 1
     signed = sign * (weight.astype(np.int64) << shift)
     signed = signed.clip(-(2**_WEIGHT_BITS) if least < 0 < largest else 0, 2**_WEIGHT_BITS - 1)
@@ -179,97 +166,55 @@ def dense_weights(weight: Array) -> tuple[Array, int]:
     return (sign * (signed >> cut << cut)).astype(np.int32), shift
 
 
-def _input_layer(name: str, stock: Datasets) -> CubaLayer:
-    weight = _whole(stock["weight"], "weight", 2**15) if "weight" in stock else 64
-    bias = _whole(stock["bias"], "bias", 2**15) if "bias" in stock else 0
-    return CubaLayer(name, PixelBias(weight, bias), _neuron(stock, _shape(stock)))
+def _input_layer(name: str, layer: StockLayer) -> CubaLayer:
+    largest = _MAX_PIXEL_FACTOR
+    weight = _integer(layer, "weight", -largest, largest, cut=True) if "weight" in layer.datasets else _UNIT
+    bias = _integer(layer, "bias", -largest, largest, cut=True) if "bias" in layer.datasets else 0
+    return CubaLayer(name, PixelBias(weight, bias), _neuron(layer, _shape(layer)))
 
 
-def _conv(name: str, stock: Datasets) -> CubaLayer:
-    weight = _truncated(stock["weight"], "weight")
-    # slayer writes a fifth axis of 1, which is time.
-    if weight.ndim == 5 and weight.shape[4] == 1:
-        weight = weight[..., 0]
-    if weight.ndim != 4:
-        raise NetxError(f"weights of shape {weight.shape}; a convolution has (C_out, C_in / groups, K_h, K_w)")
-    groups = _whole(stock["groups"], "groups", _GEOMETRY_LIMIT, least=1)
-    if weight.shape[0] % groups:
-        raise NetxError(f"{groups} groups of {weight.shape[0]} channels; allowed are divisors")
-    shape = _shape(stock)
-    synapse = Conv(
-        weight=weight,
-        bias=_bias(stock, shape),
-        stride=_pair(stock, "stride", 1),
-        padding=_pair(stock, "padding", 0),
-        dilation=_pair(stock, "dilation", 1),
-        groups=groups,
-    )
-    if not any(part.startswith("neuron/") for part in stock):
-        raise NetxError("neuron is missing, and lava-dl needs it")
-    return CubaLayer(name, synapse, _neuron(stock, shape))
+def _conv(name: str, layer: StockLayer) -> CubaLayer:
+    for dataset, least in (("stride", 1), ("padding", 0), ("dilation", 1)):
+        _integers(layer, dataset, least, _MAX_GEOMETRY)
+    _integer(layer, "groups", 1, _MAX_GEOMETRY)
+    weight = _integers(layer, "weight", cut=True)
+    synapse = layer.synapse
+    assert isinstance(synapse, Conv)
+    shape = _shape(layer)
+    synapse = replace(synapse, weight=weight.reshape(synapse.weight.shape), bias=_bias(layer, shape))
+    return CubaLayer(name, synapse, _neuron(layer, shape))
 
 
-def _dense(name: str, stock: Datasets) -> CubaLayer:
-    if "weight/imag" in stock:
-        raise NetxError("has complex weights; allowed are integers")
-    count = math.prod(_shape(stock))
-    weight = _truncated(stock["weight"], "weight")
-    if weight.ndim == 1 and weight.size % count == 0:
-        weight = weight.reshape(count, -1)
-    if weight.ndim != 2 or len(weight) != count:
-        raise NetxError(f"weights of shape {weight.shape} for {count} neurons; a dense layer has (N_out, N_in)")
-    mantissas, shift = dense_weights(weight)
-    neuron = INTEGRATOR
-    if any(part.startswith("neuron/") for part in stock):
-        neuron = _neuron(stock, (count,))
-    return CubaLayer(name, Dense(mantissas, _bias(stock, (count,))), neuron, shift)
+def _dense(name: str, layer: StockLayer) -> CubaLayer:
+    weight, shape = _integers(layer, "weight", cut=True), (math.prod(_shape(layer)),)
+    synapse = layer.synapse
+    assert isinstance(synapse, Dense)
+    if weight.ndim > 1 and weight.shape != synapse.weight.shape:
+        raise NetxError(f"weights of shape {weight.shape} for {shape[0]} neurons", expected="must be (N_out, N_in)")
+    mantissas, shift = dense_weights(weight.reshape(synapse.weight.shape))
+    neuron = _neuron(layer, shape) if layer.has_neurons else INTEGRATOR
+    return CubaLayer(name, Dense(mantissas, _bias(layer, shape)), neuron, shift)
 
 
-def _checked_shape(layer: CubaLayer, input_shape: Shape, stock: Datasets, largest_input: int) -> Shape:
-    """The layer's output shape, if the file says the same and nothing in it can pass what Lava's integers hold."""
-    shape = layer.synapse.output_shape(input_shape)
-    stored = _shape(stock)
-    if (stored if isinstance(layer.synapse, Conv) else (math.prod(stored),)) != shape:
-        raise NetxError(f"shape {stored} is stored, but its weights give {shape} for an input of {input_shape}")
-    if (neurons := math.prod(shape)) > MAX_LAYER_SIZE:
-        raise NetxError(f"{neurons:,} neurons; allowed are {MAX_LAYER_SIZE:,}")
-    assert not isinstance(layer.synapse, PixelBias)
-    largest = int(np.abs(layer.synapse.weight).reshape(len(layer.synapse.weight), -1).sum(axis=1).max()) * largest_input
-    if largest > _MAX_SUM:
-        raise NetxError(
-            f"a weighted sum that can reach {largest:,}; allowed are {_MAX_SUM:,}, beyond which Lava's int32 wraps"
-        )
-    if "delay" in stock:
-        raise NetxError("has delays, which `ref` does not simulate; train or export it without")
-    return shape
-
-
-def _neuron(stock: Datasets, shape: Shape) -> CubaNeuron:
-    kind = text_of(stock["neuron/type"])
-    if kind not in ("CUBA", "LOIHI"):
-        raise NetxError(f"neurons of type '{kind}'; allowed are CUBA and LOIHI")
-    if "neuron/messageBits" in stock:
-        raise NetxError("neuron/messageBits is there, with which lava-dl fails")
-    threshold = _exact(stock["neuron/vThMant"], "neuron/vThMant")
-    if threshold.size and not 0 <= threshold.min() <= threshold.max() <= limits.THRESHOLD_LIMIT:
-        raise NetxError(
-            f"vThMant {threshold.min()}..{threshold.max()}; allowed are 0..{limits.THRESHOLD_LIMIT}, Loihi's 17 bits"
-        )
+def _neuron(layer: StockLayer, shape: Shape) -> CubaNeuron:
+    if not layer.is_cuba:
+        raise NetxError(f"neurons of type '{layer.neuron_type}'", expected="must be one of CUBA, LOIHI")
+    _require_datasets(layer)
+    if "neuron/messageBits" in layer.datasets:
+        raise NetxError("has a dataset neuron/messageBits", expected="lava-dl fails on it")
+    i_decay, v_decay = (_integer(layer, f"neuron/{name}", 0, limits.MAX_DECAY) for name in ("iDecay", "vDecay"))
+    threshold = _integers(layer, "neuron/vThMant", 0, limits.THRESHOLD_LIMIT)
     return CubaNeuron(
-        i_decay=_whole(stock["neuron/iDecay"], "neuron/iDecay", 4096, least=0),
-        v_decay=_whole(stock["neuron/vDecay"], "neuron/vDecay", 4096, least=0),
+        i_decay=i_decay,
+        v_decay=v_decay,
         v_th_mant=_per_neuron(threshold, "neuron/vThMant", shape, allows_one=True).astype(np.int32),
     )
 
 
-def _bias(stock: Datasets, shape: Shape) -> Array | None:
-    if "bias" not in stock:
+def _bias(layer: StockLayer, shape: Shape) -> Array | None:
+    if "bias" not in layer.datasets:
         return None
-    bias = _truncated(stock["bias"], "bias")
-    if (largest := int(np.abs(bias).max(initial=0))) > limits.LIF_BIAS_LIMIT:
-        raise NetxError(
-            f"a bias of magnitude {largest:,}; allowed is {limits.LIF_BIAS_LIMIT:,}, beyond which Lava wraps"
-        )
+    bias = _integers(layer, "bias", -limits.LIF_BIAS_LIMIT, limits.LIF_BIAS_LIMIT, cut=True)
     return _per_neuron(bias, "bias", shape, allows_one=math.prod(shape) == 1)
 
 
@@ -282,51 +227,53 @@ def _per_neuron(value: Array, name: str, shape: Shape, *, allows_one: bool) -> A
     if len(shape) == 3 and value.shape == shape[::-1]:
         return value.transpose()
     one = "1, " if allows_one else ""
-    raise NetxError(f"{name} of shape {value.shape}; allowed are {one}({shape[0]},) and {shape[::-1]} (W, H, C)")
+    expected = f"must be one of {one}({shape[0]},), {shape[::-1]} (W, H, C)"
+    raise NetxError(f"{name} of shape {value.shape}", expected=expected)
 
 
-def _shape(stock: Datasets) -> Shape:
-    value = _exact(stock["shape"], "shape")
-    shape = tuple(value.reshape(-1).tolist())
-    if len(shape) not in (1, 3) or min(shape) < 1 or math.prod(shape) > MAX_LAYER_SIZE:
-        raise NetxError(f"shape {shape[:8]}; allowed are (C, H, W) and (N,), up to {MAX_LAYER_SIZE:,} neurons")
+def _shape(layer: StockLayer) -> Shape:
+    """The stored shape: whole numbers, and not too many neurons."""
+    _require_datasets(layer)
+    shape = tuple(_integers(layer, "shape", 1).reshape(-1).tolist())
+    if len(shape) not in (1, 3) or math.prod(shape) > MAX_LAYER_SIZE:
+        expected = f"must be (C, H, W) or (N,), up to {MAX_LAYER_SIZE:,} neurons"
+        raise NetxError(f"shape {shape[:_MAX_SHOWN]}", expected=expected)
     return shape
 
 
-def _pair(stock: Datasets, name: str, least: int) -> Pair:
-    value = _exact(stock[name], name).reshape(-1)
-    if value.size not in (1, 2) or value.min() < least or value.max() > _GEOMETRY_LIMIT:
-        raise NetxError(f"{name} {value.tolist()[:8]}; allowed are one or two whole numbers {least}..{_GEOMETRY_LIMIT}")
-    return int(value[0]), int(value[-1])
+def _require_datasets(layer: StockLayer) -> None:
+    if layer.missing:
+        raise NetxError(f"{', '.join(layer.missing)} missing", expected=f"lava-dl needs {', '.join(layer.needed)}")
 
 
-def _whole(value: Array, name: str, largest: int, *, least: int | None = None) -> int:
-    exact = _truncated(value, name) if name in ("weight", "bias") else _exact(value, name)
-    least = -largest if least is None else least
-    if exact.size != 1 or not least <= exact.item() <= largest:
-        raise NetxError(f"{name} {exact.reshape(-1).tolist()[:8]}; allowed is one whole number {least}..{largest}")
-    return int(exact.item())
+def _integer(layer: StockLayer, name: str, least: int, largest: int, *, cut: bool = False) -> int:
+    value = _integers(layer, name, least, largest, cut=cut)
+    if value.size != 1:
+        raise NetxError(f"{value.size} numbers in {name}", expected="must be one")
+    return int(value.item())
 
 
-def _exact(value: Array, name: str) -> Array:
-    whole = _truncated(value, name)
-    if (whole != value).any():
-        raise NetxError(f"{name}: numbers with a fraction where whole ones belong")
+def _integers(
+    layer: StockLayer, name: str, least: int = -_MAX_SUM, largest: int = _MAX_SUM, *, cut: bool = False
+) -> Array:
+    """Numbers of a dataset, int64: whole ones, or, with ``cut``, cut towards 0 as lava-dl's ``astype(int)`` does."""
+    value = layer.numbers(name)
+    if value is None:
+        stored = layer.datasets[name]
+        raise NetxError(f"{name} is {stored.dtype} of shape {stored.shape}", expected="must be numbers")
+    if not (np.abs(value.astype(np.float64)) <= _MAX_SUM).all():
+        raise NetxError(f"{name} has numbers beyond {_MAX_SUM:,}, or NaN")
+    whole = value.astype(np.int64)
+    if not cut and (whole != value).any():
+        raise NetxError(f"{name} has numbers with a fraction", expected="must be integers")
+    low, high = int(whole.min()), int(whole.max())
+    if low < least or high > largest:
+        found = f"{low:,}" if low == high else f"{low:,}..{high:,}"
+        raise NetxError(f"{name} {found}", expected=f"must be in {least:,}..{largest:,}")
     return whole
 
 
-def _truncated(value: Array, name: str) -> Array:
-    """Integers cut towards 0, as lava-dl's ``astype(int)`` cuts them: int64."""
-    if value.dtype.kind not in "iufb" or value.size == 0:
-        raise NetxError(f"{name}: {value.dtype} {value.shape} where numbers belong")
-    if not (np.abs(value.astype(np.float64)) <= _MAX_SUM).all():
-        raise NetxError(f"{name}: numbers beyond {_MAX_SUM:,}, or none")
-    return value.astype(np.int64)
-
-
-def _timesteps(datasets: Datasets) -> int | None:
-    if "simulation/tSample" not in datasets:
-        return None
-    value = datasets["simulation/tSample"]
-    fits = value.size == 1 and value.dtype.kind in "iu" and 1 <= value.item() <= _MAX_TIMESTEPS
-    return int(value.item()) if fits else None
+def _timesteps(file: StockFile) -> int | None:
+    value = file.simulation.get("tSample")
+    fits = value is not None and value.size == 1 and value.dtype.kind in "iu" and 1 <= value.item() <= MAX_TIMESTEPS
+    return int(value.item()) if value is not None and fits else None

@@ -1,4 +1,4 @@
-"""Backend `ref` for networks of CUBA neurons: the integers that lava-dl's own network gives, images in, results out."""
+"""Backend `ref` for networks of CUBA neurons: images -> the potentials and spikes of lava-dl's network."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import numpy as np
 from loihi_convert.arrays import Array
 from loihi_convert.backends.request import require_result_size
 from loihi_convert.backends.result import RunResult
+from loihi_convert.chip import limits
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.external.cuba import CubaNetwork, PixelBias
-from loihi_convert.external.cuba_simulation import STATE_SHIFT, pixel_inputs, simulate
+from loihi_convert.external.cuba_simulation import pixel_inputs, simulate
 from loihi_convert.progress import Progress, no_progress
 
 DEFAULT_NORMALIZATION: Final = (0.5,)
-"""Mean and standard deviation of pixels / 255, so that x is in -1..1: what lava-dl's own networks were trained with."""
+"""Mean and standard deviation of pixels / 255, so that x is in -1..1, as for the networks of lava-dl's tests."""
 
 # Neurons of the largest layer times images that are simulated at once.
 _BLOCK: Final = 2**21
@@ -35,7 +36,7 @@ def run_cuba(
     """Run uint8 ``images``, ``(N, C, H, W)``, for ``timesteps`` steps each; ``mean`` and ``std`` as `pixel_inputs`,
     by default `DEFAULT_NORMALIZATION`.
 
-    The result is that of any backend; ``potentials`` are whole weight units, rounded down.
+    The result is as of any backend; ``potentials`` are in whole weight units, rounded down.
 
     Raises
     ------
@@ -48,7 +49,9 @@ def run_cuba(
     """
     has_input_neurons = isinstance(network.layers[0].synapse, PixelBias)
     if not has_input_neurons and (mean is not None or std is not None):
-        raise UsageError("--mean, --std: this network has no input neurons; pixels enter it as they are, 0..255.")
+        raise UsageError(
+            "`mean` and `std` given for a network without input neurons", expected="its pixels enter as 0..255"
+        )
     mean, std = mean or DEFAULT_NORMALIZATION, std or DEFAULT_NORMALIZATION
     _check(network, images, timesteps, mean, std)
     started = time.perf_counter()
@@ -65,7 +68,7 @@ def run_cuba(
         rows = slice(first, min(first + images_at_once, count))
         inputs = pixel_inputs(network, images[rows], np.array(mean), np.array(std))
         for step, layers in enumerate(simulate(network, inputs, timesteps)):
-            potentials[rows, step] = (layers[-1].v >> STATE_SHIFT).reshape(len(inputs), -1)
+            potentials[rows, step] = (layers[-1].v >> limits.UNIT_EXP).reshape(len(inputs), -1)
             if output_spikes is not None:
                 output_spikes[rows, step] = layers[-1].spikes.reshape(len(inputs), -1)
             for index, fan_out in enumerate(fan_outs):
@@ -90,29 +93,27 @@ def _check(
     network: CubaNetwork, images: Array, timesteps: int, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> None:
     if timesteps < 1:
-        raise UsageError(f"--timesteps {timesteps}: a run needs at least 1 time step.")
+        raise UsageError(f"found {timesteps}", where="timesteps", expected="must be at least 1")
     shape = network.input_shape
     found = images.shape[1:]
-    # A network that takes numbers in a row is given the pixels of channel after channel, row by row.
+    # Pixels enter a network of inputs in a row channel by channel, row by row.
     fits = found == shape or (len(shape) == 1 and math.prod(found) == shape[0])
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) < 1 or not fits:
-        expected = ", ".join(map(str, shape))
-        raise DataError(
-            f"images: found {images.dtype} of shape {images.shape}; the network takes uint8 of shape (N, {expected})"
-            f"{', which may be images of as many pixels' if len(shape) == 1 else ''}, N >= 1."
-        )
+        axes = ", ".join(map(str, shape))
+        expected = f"must be uint8 of shape (N, {axes}){' or of as many pixels' if len(shape) == 1 else ''}, N >= 1"
+        raise DataError(f"{images.dtype} of shape {images.shape}", where="images", expected=expected)
     if math.prod(network.shapes[-1]) != network.shapes[-1][0]:
         raise InputError(
-            f"{network.layers[-1].name}: the last layer has maps of shape {network.shapes[-1]}; a class is read from a "
-            "layer of one neuron for each."
+            f"maps of shape {network.shapes[-1]} in the last layer",
+            where=network.layers[-1].name,
+            expected="must have one neuron for each class",
         )
-    for option, values in (("--mean", mean), ("--std", std)):
-        is_sound = np.isfinite(values).all() and (option == "--mean" or min(values) > 0)
-        if len(values) not in (1, found[0]) or not is_sound:
-            raise UsageError(
-                f"{option} {','.join(map(str, values))}: allowed is one finite number, or one for each of {found[0]} "
-                f"channels{', each above 0' if option == '--std' else ''}."
-            )
+    for name, values in (("mean", mean), ("std", std)):
+        is_valid = np.isfinite(values).all() and (name == "mean" or min(values) > 0)
+        if len(values) not in (1, found[0]) or not is_valid:
+            kind = "finite" if name == "mean" else "positive"
+            expected = f"must be one {kind} number, or one for each of {found[0]} channels"
+            raise UsageError(f"found {', '.join(map(str, values))}", where=name, expected=expected)
     channels = sum(shape[0] for shape in network.shapes[: len(network.spiking_layers)])
     per_image = timesteps * (5 * network.shapes[-1][0] + 16 * len(network.spiking_layers))
     require_result_size(len(images) * per_image + 8 * timesteps * channels, len(images), timesteps)

@@ -1,10 +1,10 @@
 """CUBA networks, step by step, in the integers of Lava's CPU models (see `cuba` for the equations).
 
-What NumPy does to int32 is what Lava does: its models are NumPy. So every line of `lif_step` has its line in
+Lava's CPU models compute in NumPy's int32, as this file does: each line of `lif_step` has its line in
 ``AbstractPyLifModelFixed.subthr_dynamics`` of ``lava/proc/lif/models.py``. Weighted sums are taken in float64, exactly:
-`netx` refuses a layer in which one could reach 2^31.
+`cuba_reader` refuses a layer in which one could reach 2^31.
 
-Time is a layer's own: on Lava layer l does its step t at the global step t + l, and starts from 0 there where
+Time is local to a layer: on Lava, layer l does its step t at the global step t + l, and starts from 0 there if
 lava-dl's ``reset_interval`` is T.
 """
 
@@ -23,11 +23,7 @@ from loihi_convert.errors import RangeError
 from loihi_convert.external.cuba import CubaLayer, CubaNetwork, CubaNeuron, PixelBias
 from loihi_convert.ir.synapse import Conv
 
-STATE_SHIFT: Final = 6
-"""Bits of u, v and thresholds below one weight unit (``act_shift``, ``vth_shift``, netx's ``bias_exp``)."""
-_DECAY_SHIFT: Final = 12
-_STATE_LIMIT: Final = 2**23
-_CURRENT_BITS: Final = 24
+_LIMIT: Final = limits.LIF_STATE_LIMIT
 
 
 class LayerStep(NamedTuple):
@@ -68,7 +64,7 @@ def simulate(network: CubaNetwork, inputs: Array, timesteps: int) -> Iterator[tu
 
 
 def synaptic_current(layer: CubaLayer, inputs: Array) -> Array:
-    """Return what the layer's synapse sends for inputs ``(B, ...)``: int32 ``(B, *shape)`` in weight units."""
+    """Return the current of the layer's synapse for inputs ``(B, ...)``: int32 ``(B, *shape)`` in weight units."""
     synapse = layer.synapse
     assert not isinstance(synapse, PixelBias)
     weight, values = torch.from_numpy(synapse.weight.astype(np.float64)), torch.from_numpy(inputs.astype(np.float64))
@@ -80,26 +76,26 @@ def synaptic_current(layer: CubaLayer, inputs: Array) -> Array:
         sums = functional.linear(values.flatten(1), weight)
     exact = sums.numpy().astype(np.int64)
     if isinstance(synapse, Conv):
-        # signed_clamp of lava/proc/conv/utils.py, which wraps.
-        half = 1 << (_CURRENT_BITS - 1)
+        # signed_clamp of lava/proc/conv/utils.py, which wraps at 24 bits.
+        half = limits.CURRENT_LIMIT + 1
         return np.asarray((exact + half) % (2 * half) - half, np.int32)
     return np.asarray(exact >> layer.weight_shift, np.int32)
 
 
 def lif_step(neuron: CubaNeuron, u: Array, v: Array, current: Array, bias: Array) -> LayerStep:
     """Return the neurons after one more step from ``u`` and ``v``; ``current`` and ``bias`` are in weight units."""
-    u = _decayed(u, neuron.i_decay) + np.left_shift(current, STATE_SHIFT)
-    u = np.where(u > _STATE_LIMIT, u - 2 * _STATE_LIMIT, np.where(u <= -_STATE_LIMIT, u + 2 * _STATE_LIMIT, u))
-    v = _decayed(v, neuron.v_decay) + u + np.left_shift(bias, STATE_SHIFT)
-    v = np.clip(v, -_STATE_LIMIT + 1, _STATE_LIMIT - 1)
-    spikes = v > np.left_shift(neuron.v_th_mant, STATE_SHIFT)
+    u = _decayed(u, neuron.i_decay) + np.left_shift(current, limits.UNIT_EXP)
+    u = np.where(u > _LIMIT, u - 2 * _LIMIT, np.where(u <= -_LIMIT, u + 2 * _LIMIT, u))
+    v = _decayed(v, neuron.v_decay) + u + np.left_shift(bias, limits.UNIT_EXP)
+    v = np.clip(v, -_LIMIT + 1, _LIMIT - 1)
+    spikes = v > np.left_shift(neuron.v_th_mant, limits.UNIT_EXP)
     return LayerStep(u, np.where(spikes, np.int32(0), v), spikes)
 
 
 def _decayed(state: Array, decay: int) -> Array:
     """``state`` x (4096 - decay) / 4096, cut towards 0: int32."""
-    product = state.astype(np.int64) * ((1 << _DECAY_SHIFT) - decay)
-    return np.asarray(np.sign(product) * (np.abs(product) >> _DECAY_SHIFT), np.int32)
+    product = state.astype(np.int64) * (limits.MAX_DECAY - decay)
+    return np.asarray(np.sign(product) * (np.abs(product) >> limits.DECAY_BITS), np.int32)
 
 
 def _bias(layer: CubaLayer, axes: int) -> Array:
@@ -129,8 +125,9 @@ def pixel_inputs(network: CubaNetwork, images: Array, mean: Array, std: Array) -
         values = np.trunc(synapse.weight * x + synapse.bias)
         if (largest := np.abs(values).max(initial=0)) > limits.LIF_BIAS_LIMIT:
             raise RangeError(
-                f"{network.layers[0].name}: pixels become a bias of magnitude {largest:,.0f} (weight "
-                f"{synapse.weight:,}, bias {synapse.bias:,}); allowed is {limits.LIF_BIAS_LIMIT:,}, beyond which Lava "
-                "wraps: pass another --mean and a larger --std."
+                f"a pixel bias of magnitude {largest:,.0f} (weight {synapse.weight:,}, bias {synapse.bias:,})",
+                where=network.layers[0].name,
+                expected=f"must be at most {limits.LIF_BIAS_LIMIT:,}, where Lava wraps",
+                hint="Pass another `mean` and a larger `std`.",
             )
     return values.astype(np.int32).reshape(len(images), *network.input_shape)

@@ -1,6 +1,6 @@
 """What is in a netx file, whoever wrote it.
 
-Described is what the file says, whether it can be run or not: nothing of it is trusted to be there or to make sense.
+The description is of the file as it is, whether it can be run or not: see `netx.stock`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 
 from loihi_convert import external, netx
 from loihi_convert.arrays import Array, Pair
-from loihi_convert.errors import LoihiConvertError, NetxError
+from loihi_convert.errors import InputError, NetxError
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.ir.synapse import Conv
+from loihi_convert.netx.stock import StockFile, StockLayer, stock_file
 from loihi_convert.records import Record
 
 BINS: Final = 16
@@ -31,16 +31,16 @@ _DESCRIBED: Final = frozenset(
 
 
 class Numbers(Record):
-    """How the numbers of one dataset are distributed; those that are none are only counted.
+    """Distribution of the numbers in one dataset.
 
     Attributes
     ----------
     count, nonzero_count
-        Numbers, and those other than 0.
+        All numbers, and those other than 0.
     not_finite_count
-        NaN and infinite ones, left out of the rest.
+        NaN and infinity, left out of the rest.
     least, largest, mean
-        None where there is no finite number.
+        None if no number is finite.
     histogram
         Numbers in each of `BINS` bins of equal width from ``least`` to ``largest``.
     """
@@ -55,7 +55,7 @@ class Numbers(Record):
 
 
 class LayerContents(Record):
-    """One layer as it stands in the file; None where it says nothing of the kind.
+    """One layer as it is stored; a field that the file does not say is None.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class LayerContents(Record):
     type, neuron_type
         As lava-dl knows them: ``conv``, ``CUBA`` and so on.
     name, pool
-        In files of ours: the module's name in the CNN, the average pooling that the kernel holds.
+        In native files: the module's name in the CNN, and the average pooling that the kernel contains.
     shape
         ``(C, H, W)``, or whatever is stored.
     kernel, stride, padding, dilation
@@ -72,12 +72,12 @@ class LayerContents(Record):
     neuron_count
         Product of ``shape``; 0 in a layer without neurons of its own (a flattening, pixels).
     synapse_count
-        Synapses of nonzero weight, each use of a kernel's weight counted, and recurrent ones, whose weights are among
-        ``others``; None where the geometry makes no sense.
+        Synapses of nonzero weight, counting each use of a kernel's weight, and recurrent ones, whose weights are among
+        ``others``; None if the geometry is inconsistent.
     i_decay, v_decay, threshold, weight, bias
         netx's iDecay, vDecay, vThMant; weights; biases.
     others
-        What else is stored, by name: a number, a text, or the type and shape of an array.
+        All other datasets, by name: a number, a text, or the type and shape of an array.
     """
 
     index: int
@@ -111,12 +111,11 @@ class Contents(Record):
     written_by_us
         Whether `export` wrote it.
     about
-        What files of ours say besides: T, pixel bits, reset, balance and so on, as in the provenance; of other files
-        what slayer stores under ``simulation``.
+        Of native files T, pixel bits, reset, balance and so on; of external files the datasets under ``simulation``.
     provenance
-        In full; empty in files of other hands.
+        In full; empty for external files.
     refusal
-        Why `ref` cannot run it; None: it can.
+        Why `ref` cannot run it; None if it can.
     layers
         In order.
     """
@@ -147,88 +146,64 @@ def describe(path: Path) -> Contents:
     Raises
     ------
     NetxError
-        If the file is missing or damaged, or holds no layers of numbers and text.
+        If the file is missing or damaged, or does not hold layers of numbers and text.
     """
     stored = netx.read_stored(path)
-    content = path.read_bytes()
+    file = stock_file(stored.datasets)
     with netx.errors_that_name(path):
-        layers = external.layers_of(stored.datasets)
-        described = tuple(_layers(layers, stored.network))
+        file.require_numbered()
+        layers = tuple(_layers(file, stored.network))
     return Contents(
         file=path.name,
-        byte_count=len(content),
-        sha256=hashlib.sha256(content).hexdigest(),
+        byte_count=len(stored.content),
+        sha256=hashlib.sha256(stored.content).hexdigest(),
         written_by_us=stored.network is not None,
-        about=_about(stored.datasets, stored.network),
+        about=_simulation(file) if stored.network is None else _about(stored.network),
         provenance={} if stored.network is None else dict(stored.network.provenance),
-        refusal=None if stored.network is not None else _refusal(stored.datasets),
-        layers=described,
+        refusal=_refusal(file) if stored.network is None else None,
+        layers=layers,
     )
 
 
-def _layers(layers: list[dict[str, Array]], network: QuantizedNetwork | None) -> Iterator[LayerContents]:
-    ours = iter(network.layers if network is not None else ())
-    before: tuple[int, ...] | None = None
-    for index, stock in enumerate(layers):
-        kind = external.text_of(stock["type"]) if "type" in stock else "no type"
-        shape = _whole(stock.get("shape"))
-        layer = next(ours, None) if kind in ("conv", "dense") else None
-        weight = stock.get("weight", stock.get("weight/real"))
-        geometry = {name: _whole(stock.get(name)) for name in (*_GEOMETRY, "groups")}
-        has_neurons = weight is not None or any(name.startswith("neuron/") for name in stock)
+def _layers(file: StockFile, network: QuantizedNetwork | None) -> Iterator[LayerContents]:
+    native = iter(network.layers if network is not None else ())
+    for index, (_, stock) in enumerate(file.layers):
+        layer = next(native, None) if stock.kind in ("conv", "dense") else None
+        weight = stock.numbers("weight") if "weight" in stock.datasets else stock.numbers("weight/real")
+        neuron_type = stock.neuron_type
         yield LayerContents(
             index=index,
-            type=kind[:_MAX_TEXT_LENGTH],
+            type=stock.kind[:_MAX_TEXT_LENGTH] or "no type",
             name=None if layer is None else layer.name,
             pool=None if layer is None or layer.synapse.pool == (1, 1) else layer.synapse.pool,
-            shape=shape,
+            shape=stock.stored_shape,
             kernel=None if weight is None or weight.ndim < 4 else (weight.shape[2], weight.shape[3]),
-            neuron_type=external.text_of(stock["neuron/type"])[:_MAX_TEXT_LENGTH] if "neuron/type" in stock else None,
-            neuron_count=math.prod(shape) if shape is not None and has_neurons else 0,
-            synapse_count=_synapse_count(kind, weight, stock.get("weight_rec"), geometry, before),
-            i_decay=_numbers(stock.get("neuron/iDecay")),
-            v_decay=_numbers(stock.get("neuron/vDecay")),
-            threshold=_numbers(stock.get("neuron/vThMant")),
+            neuron_type=None if neuron_type is None else neuron_type[:_MAX_TEXT_LENGTH],
+            neuron_count=math.prod(stock.stored_shape or (0,)) if weight is not None or stock.has_neurons else 0,
+            synapse_count=None if stock.kind == "input" else _synapse_count(stock, weight),
+            i_decay=_numbers(stock.numbers("neuron/iDecay")),
+            v_decay=_numbers(stock.numbers("neuron/vDecay")),
+            threshold=_numbers(stock.numbers("neuron/vThMant")),
             weight=_numbers(weight),
-            bias=_numbers(stock.get("bias")),
-            others={netx.escape_control(name): brief(value) for name, value in stock.items() if name not in _DESCRIBED},
-            **geometry,
+            bias=_numbers(stock.numbers("bias")),
+            others={
+                netx.escape_control(name): brief(value)
+                for name, value in stock.datasets.items()
+                if name not in _DESCRIBED
+            },
+            **{name: stock.integers(name) for name in (*_GEOMETRY, "groups")},
         )
-        before = shape if kind != "flatten" else before
 
 
-def _synapse_count(
-    kind: str,
-    weight: Array | None,
-    recurrent: Array | None,
-    geometry: Mapping[str, tuple[int, ...] | None],
-    input_shape: tuple[int, ...] | None,
-) -> int | None:
-    if kind == "input" or weight is None or weight.dtype.kind not in "iuf":
-        return None
-    if kind == "dense_rec" and recurrent is not None and recurrent.dtype.kind in "iuf":
-        return int(np.count_nonzero(weight) + np.count_nonzero(recurrent))
-    if kind != "conv":
-        return int(np.count_nonzero(weight))
-    if input_shape is None or len(input_shape) != 3 or math.prod(input_shape) > netx.MAX_LAYER_SIZE or weight.ndim < 4:
-        return None
-    stride, padding, dilation = (_pair(geometry[name]) for name in _GEOMETRY)
-    groups = geometry["groups"]
-    if stride is None or padding is None or dilation is None or groups is None or len(groups) != 1:
-        return None
-    if min(*stride, *dilation, groups[0]) < 1 or min(padding) < 0 or max(padding) > max(input_shape):
-        return None
-    if weight.shape[0] % groups[0] or weight.size != math.prod(weight.shape[:4]):
-        return None
+def _synapse_count(layer: StockLayer, weight: Array | None) -> int | None:
+    if layer.kind != "conv":
+        weight = layer.synaptic_weights if layer.kind == "dense_rec" else weight
+        return None if weight is None else int(np.count_nonzero(weight))
     try:
-        conv = Conv(weight.reshape(weight.shape[:4]), None, stride, padding, dilation, groups[0])
-        return int(conv.fan_out(input_shape).sum())
-    except LoihiConvertError:
+        synapse = None if layer.output_shape is None else layer.synapse
+    except InputError:
         return None
-
-
-def _pair(values: tuple[int, ...] | None) -> Pair | None:
-    return None if values is None or len(values) not in (1, 2) else (values[0], values[-1])
+    return None if synapse is None or layer.input_shape is None else int(synapse.fan_out(layer.input_shape).sum())
 
 
 def _numbers(value: Array | None) -> Numbers | None:
@@ -236,7 +211,7 @@ def _numbers(value: Array | None) -> Numbers | None:
         return None
     real = value.astype(np.float64).reshape(-1)
     finite = real[np.isfinite(real)]
-    # Beyond it, widths of bins and means are no float64 any more.
+    # Larger numbers would overflow float64 in widths of bins and in means.
     finite = finite[np.abs(finite) < 1e300]
     least, largest = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     bins = np.zeros(BINS, np.int64)
@@ -256,14 +231,8 @@ def _numbers(value: Array | None) -> Numbers | None:
     )
 
 
-def _whole(value: Array | None) -> tuple[int, ...] | None:
-    if value is None or value.dtype.kind not in "iu" or value.size > 8:
-        return None
-    return tuple(int(number) for number in value.reshape(-1))
-
-
 def brief(value: Array) -> str:
-    """A number or a text; the type, shape and range of more."""
+    """A number or a text; of an array its type, shape and range."""
     if value.dtype.kind == "S":
         text = netx.escape_control(
             b" ".join(map(bytes, value.reshape(-1)[:4].tolist())).decode("utf-8", errors="replace")
@@ -277,22 +246,19 @@ def brief(value: Array) -> str:
     return f"{value.dtype} {value.shape}, {numbers.least:.5g}..{numbers.largest:.5g}"
 
 
-def _refusal(datasets: Mapping[str, Array]) -> str | None:
+def _refusal(file: StockFile) -> str | None:
     try:
-        external.decode_external(datasets)
+        external.decode_external(file)
     except NetxError as error:
         return netx.escape_control(str(error))
     return None
 
 
-def _about(datasets: Mapping[str, Array], network: QuantizedNetwork | None) -> dict[str, str]:
-    if network is None:
-        prefix = "simulation/"
-        return {
-            netx.escape_control(name.removeprefix(prefix)): brief(value)
-            for name, value in datasets.items()
-            if name.startswith(prefix)
-        }
+def _simulation(file: StockFile) -> dict[str, str]:
+    return {netx.escape_control(name): brief(value) for name, value in file.simulation.items()}
+
+
+def _about(network: QuantizedNetwork) -> dict[str, str]:
     balance = network.provenance.get("balance", {})
     method = balance.get("method") if isinstance(balance, Mapping) else None
     model = network.provenance.get("model", {})

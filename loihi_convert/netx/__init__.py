@@ -2,8 +2,8 @@
 
 ==========  ============================================================================================================
 ``hdf5``    the bytes of a file <-> its datasets, safe against damage; the only file that knows h5py
-``native``  datasets <-> `QuantizedNetwork`: what `export` writes
-``stock``   the layers of any netx file, as lava-dl reads them
+``native``  datasets <-> `QuantizedNetwork`: the files that `export` writes
+``stock``   datasets -> the layers of any netx file, as lava-dl sees them: lenient, for `run`, `check` and `inspect`
 ==========  ============================================================================================================
 """
 
@@ -15,8 +15,9 @@ from typing import NamedTuple
 from loihi_convert.errors import escape_control
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.netx import hdf5
-from loihi_convert.netx.hdf5 import MAX_LAYER_SIZE, SUFFIX, Datasets, errors_that_name
-from loihi_convert.netx.native import FORMAT, read, read_native, stock_netx_notes, write
+from loihi_convert.netx.hdf5 import EXPORT_AGAIN, MAX_LAYER_SIZE, SUFFIX, Datasets, errors_that_name
+from loihi_convert.netx.native import FORMAT, decode, read, write
+from loihi_convert.netx.stock import StockFile, stock_file
 
 __all__ = [
     "FORMAT",
@@ -28,17 +29,16 @@ __all__ = [
     "escape_control",
     "is_native",
     "read",
-    "read_native",
     "read_stock",
     "read_stored",
-    "stock_netx_notes",
     "write",
 ]
 
 
 class Stored(NamedTuple):
-    """Every dataset of a file, and the network in it where it is one of ours."""
+    """The bytes of a file, its datasets, and the network in it if `write` wrote it."""
 
+    content: bytes
     datasets: Datasets
     network: QuantizedNetwork | None
 
@@ -49,30 +49,32 @@ def read_stored(path: Path) -> Stored:
     Raises
     ------
     NetxError
-        If it is missing or damaged, holds no layers, or is one of ours that `read` refuses.
+        If it is missing or damaged, does not hold layers, or is a native file that `read` refuses.
     """
-    network = read(path) if is_native(path) else None
     content = hdf5.read_content(path)
     with errors_that_name(path):
-        datasets = hdf5.read_stock_datasets(content) if network is None else hdf5.read_datasets(content)
-    return Stored(datasets, network)
+        if not hdf5.is_native(content):
+            return Stored(content, hdf5.read_stock_datasets(content), None)
+    with errors_that_name(path, hint=EXPORT_AGAIN):
+        datasets = hdf5.read_datasets(content)
+        return Stored(content, datasets, decode(datasets))
 
 
-def read_stock(path: Path) -> Datasets:
-    """Return what lava-dl may look at in the netx file at ``path``, whoever wrote it, even if `read` refuses it.
+def read_stock(path: Path) -> StockFile:
+    """Return what lava-dl sees of the netx file at ``path``, native or external, even if `read` refuses it.
 
     Raises
     ------
     NetxError
-        If it is missing or damaged, or holds no layers.
+        If it is missing or damaged, or does not hold layers.
     """
     content = hdf5.read_content(path)
     with errors_that_name(path):
-        return hdf5.read_stock_datasets(content)
+        return stock_file(hdf5.read_stock_datasets(content))
 
 
 def is_native(path: Path) -> bool:
-    """Whether the netx file at ``path`` was written by `write`, whatever became of it since."""
+    """Whether the netx file at ``path`` was written by `write`, intact or not."""
     content = hdf5.read_content(path)
     with errors_that_name(path):
         return hdf5.is_native(content)

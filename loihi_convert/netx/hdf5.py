@@ -1,9 +1,8 @@
 """The bytes of a netx file <-> its datasets; the only file that imports h5py.
 
-HDF5 itself loads most damage without a word, and some damage ends the process with SIGSEGV. So a file of ours begins
-with a *seal*, in the 512 bytes that HDF5 leaves to its user: the SHA-256 of everything behind it, checked before HDF5
-sees a byte. The root attribute ``content_sha256`` covers every dataset, for files that another tool wrote anew without
-seal.
+HDF5 loads most damage silently, and some damage ends the process with SIGSEGV. So a native file begins with a *seal*,
+in the 512 bytes that HDF5 leaves to its user: the SHA-256 of all bytes after it, checked before HDF5 sees any of them.
+The root attribute ``content_sha256`` covers every dataset, for files that another tool has rewritten without the seal.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from loihi_convert.arrays import Array
 from loihi_convert.errors import LoihiConvertError, NetxError, escape_control
 
 SUFFIX: Final = ".net"
-OURS: Final = "loihi_convert"
+NATIVE_GROUP: Final = "loihi_convert"
 MAX_LAYER_SIZE: Final = 2**26
-"""Neurons that any reader of a netx file takes; a Loihi 2 chip has 2^20."""
+"""Largest number of neurons in a layer of any netx file; a Loihi 2 chip has 2^20."""
 _DIGEST: Final = "content_sha256"
 
 _SEAL: Final = "loihi-convert netx; sha256 of all bytes from 512: "
@@ -33,22 +32,23 @@ _HDF5: Final = b"\x89HDF\r\n\x1a\n"
 
 _MAX_FILE: Final = 2**31
 _MAX_RATIO: Final = 256
-"""Bytes of the datasets for each byte of the file: a small file must not fill the memory. The weights that a pooling
-repeats compress 10 to 50 times, those behind the average of a large map 300 times by gzip, less than 88 by lzf."""
-_DEEPEST: Final = f"{OURS}/layer/0/balanced/threshold".count("/")
+"""Bytes of the datasets for each byte of the file: a small file must not fill the memory. Weights that a pooling
+repeats compress 10 to 50 times; those after the average of a large map 300 times by gzip, less than 88 times by lzf."""
+_DEEPEST: Final = f"{NATIVE_GROUP}/layer/0/balanced/threshold".count("/")
 _MAX_REASON_LENGTH: Final = 400
 _MAX_TEXT_LENGTH: Final = 1000
 _MAX_MEMBERS: Final = 5_000
-"""Groups and datasets of a file of other hands; the largest networks of lava-dl hold some hundred."""
-_STOCK: Final = ("layer", "simulation")
+"""Groups and datasets of an external file; the largest networks of lava-dl hold some hundred."""
+_SLAYER_GROUPS: Final = ("layer", "simulation")
 """The groups of a netx file that slayer writes; lava-dl reads the first."""
+EXPORT_AGAIN: Final = "Export the file again."
 
 Datasets = Mapping[str, Array]
 """Every dataset of a file by its full name, such as ``layer/1/weight``; text as bytes."""
 
 
 def file_content(datasets: Datasets) -> bytes:
-    """Return the bytes of a file of ours that holds ``datasets``."""
+    """Return the bytes of a native file that holds ``datasets``."""
     for compression in ("gzip", "lzf"):
         image = _image(datasets, compression)
         if sum(value.nbytes for value in datasets.values()) <= _MAX_RATIO * len(image):
@@ -72,69 +72,69 @@ def _image(datasets: Datasets, compression: str) -> bytes:
 
 
 def read_content(path: Path) -> bytes:
-    """Return the bytes of the file at ``path``, which are those that its seal, if it has one, was made for.
+    """Return the bytes of the file at ``path``, after checking its seal if it has one.
 
     Raises
     ------
     NetxError
-        If the file is missing, cannot be read, is no HDF5 file, or its seal is broken.
+        If the file is missing, cannot be read, is not an HDF5 file, or does not match its seal.
     """
     try:
         if path.stat().st_size > _MAX_FILE:
-            raise NetxError(f"{path}: is larger than 2 GiB; no netx file of ours is.")
+            raise NetxError("larger than 2 GiB", where=path, expected="netx files are smaller")
         # Read whole first: h5py keeps a file open for as long as a reader lives.
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise NetxError(f"{path}: no such file; `loihi-convert export model.pt` writes one.") from error
+        raise NetxError("no such file", where=path, hint="`loihi-convert export model.pt` writes one.") from error
     except OSError as error:
-        raise NetxError(f"{path}: cannot be read ({error.strerror or error}).") from error
+        raise NetxError(f"cannot be read ({error.strerror or error})", where=path) from error
     if not content.startswith(_HDF5):
         if not content.startswith(_SEAL[:8].encode()):
-            raise NetxError(f"{path}: cannot be read as a netx HDF5 file, it begins as no such file does.")
+            raise NetxError("not an HDF5 file (bad signature)", where=path)
         if content[:_SEAL_LENGTH] != seal(content[_SEAL_LENGTH:]):
-            raise NetxError(f"{path}: is damaged, it does not match the SHA-256 it begins with; export it again.")
+            raise NetxError("is damaged: its bytes do not match its seal (SHA-256)", where=path, hint=EXPORT_AGAIN)
     return content
 
 
 def read_datasets(content: bytes) -> Datasets:
-    """Every dataset of an HDF5 image of ours; nothing outside the image is opened, and no link is followed."""
+    """Every dataset of a native HDF5 image; nothing outside the image is opened, and no link is followed."""
     found: dict[str, h5py.Dataset] = {}
 
     def visit(name: str, item: object) -> None:
         if name.count("/") > _DEEPEST:
-            raise NetxError(f"{name}: lies deeper than anything in a netx file of ours; export it again.")
+            raise NetxError("is nested too deeply", where=name, hint=EXPORT_AGAIN)
         if isinstance(item, h5py.Group):
             _require_plain_group(item)
         elif isinstance(item, h5py.Dataset) and not item.is_virtual and not item.external and item.dtype.kind in "iufS":
             found[name] = item
         else:
-            raise NetxError(f"{name}: is no dataset of numbers or text in this file; export it again.")
+            raise NetxError("is not a dataset of numbers or text in this file", where=name, hint=EXPORT_AGAIN)
 
     with h5py.File(io.BytesIO(content), "r") as file:
         _require_plain_group(file)
-        if OURS not in file or _DIGEST not in file.attrs:
+        if NATIVE_GROUP not in file or _DIGEST not in file.attrs:
             raise NetxError(
-                f"holds no group '{OURS}' with thresholds and scales, which only files written by `loihi-convert "
-                "export` have. Other netx files can be run, alone and on ref, and inspected."
+                f"not written by loihi-convert (without group '{NATIVE_GROUP}', which holds thresholds and scales)",
+                hint="Netx files of other tools can be run, one at a time and on ref, checked and inspected.",
             )
         file.visititems(visit)
         _require_size(found, content)
         datasets = {name: np.asarray(item[()]) for name, item in found.items()}
         if file.attrs[_DIGEST] != content_sha256(datasets):
-            raise NetxError("is damaged, its content does not match its SHA-256; export it again.")
+            raise NetxError("is damaged: its content does not match its SHA-256", hint=EXPORT_AGAIN)
     return datasets
 
 
 def is_native(content: bytes) -> bool:
     """Whether an HDF5 image holds the group that only this package writes."""
     with h5py.File(io.BytesIO(content), "r") as file:
-        return OURS in file
+        return NATIVE_GROUP in file
 
 
 def read_stock_datasets(content: bytes) -> Datasets:
-    """Every dataset of an HDF5 image that lava-dl may look at, whoever wrote it, ours too.
+    """Every dataset of an HDF5 image that lava-dl may look at, native or external.
 
-    Numbers and truth values as they are, text as bytes; nothing outside the image is opened, and no link is followed.
+    Numbers and booleans as they are, text as bytes; nothing outside the image is opened, and no link is followed.
     """
     found: dict[str, h5py.Dataset] = {}
     seen = 0
@@ -145,27 +145,27 @@ def read_stock_datasets(content: bytes) -> Datasets:
             seen += 1
             full = f"{prefix}/{name}"
             if seen > _MAX_MEMBERS or full.count("/") > _DEEPEST:
-                raise NetxError(f"{full}: holds more, or lies deeper, than a netx network does.")
+                raise NetxError("more, or more deeply nested, datasets than a netx network has", where=full)
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                raise NetxError(f"{full}: is a link to another place, which is not followed.")
+                raise NetxError("is a link, which is not followed", where=full)
             item = group[name]
             if isinstance(item, h5py.Group):
                 visit(item, full)
             elif isinstance(item, h5py.Dataset) and _is_plain(item):
                 found[full] = item
             else:
-                raise NetxError(f"{full}: is no dataset of numbers or text in this file.")
+                raise NetxError("is not a dataset of numbers or text in this file", where=full)
 
     with h5py.File(io.BytesIO(content), "r") as file:
-        for name in _STOCK:
+        for name in _SLAYER_GROUPS:
             if name in file:
                 if not isinstance(file.get(name, getlink=True), h5py.HardLink) or not isinstance(
                     file[name], h5py.Group
                 ):
-                    raise NetxError(f"{name}: is no group of this file.")
+                    raise NetxError("is not a group of this file", where=name)
                 visit(file[name], name)
         if not any(name.startswith("layer/") for name in found):
-            raise NetxError("holds no group 'layer' with layers; it is HDF5, but no netx file.")
+            raise NetxError("not a netx file (HDF5 without a group 'layer' that holds layers)")
         _require_size(found, content)
         return {name: _value(name, item) for name, item in found.items()}
 
@@ -181,14 +181,15 @@ def _value(name: str, item: h5py.Dataset) -> Array:
         text = value.item()
         value = np.array(text if isinstance(text, bytes) else str(text).encode())
     if value.dtype.kind == "S" and value.nbytes > _MAX_TEXT_LENGTH:
-        raise NetxError(f"{name}: a text of {value.nbytes:,} bytes; allowed are {_MAX_TEXT_LENGTH:,}.")
+        expected = f"must be at most {_MAX_TEXT_LENGTH:,}"
+        raise NetxError(f"a text of {value.nbytes:,} bytes", where=name, expected=expected)
     return value
 
 
 def _require_size(found: Mapping[str, h5py.Dataset], content: bytes) -> None:
     size = sum(item.dtype.itemsize * item.size for item in found.values())
     if size > _MAX_RATIO * len(content):
-        raise NetxError(f"claims to hold {size:,} bytes in {len(content):,}, which no compression gives.")
+        raise NetxError(f"decompression ratio too large ({size:,} bytes from {len(content):,}); refused")
 
 
 def seal(image: bytes) -> bytes:
@@ -207,25 +208,37 @@ def content_sha256(datasets: Datasets) -> str:
 def _require_plain_group(group: h5py.Group) -> None:
     for name in group:
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise NetxError(f"{group.name}: {name} is a link to another place; export the file again.")
+            raise NetxError(f"{name} is a link", where=group.name, hint=EXPORT_AGAIN)
     if len(group) == 0:
-        raise NetxError(f"{group.name}: is an empty group; export the file again.")
+        raise NetxError("is an empty group", where=group.name, hint=EXPORT_AGAIN)
 
 
 @contextlib.contextmanager
-def errors_that_name(path: Path, advice: str = "") -> Iterator[None]:
-    """Turn every error that reading ``path`` raises into a `NetxError` of one line that names it."""
+def errors_within(place: str | Path) -> Iterator[None]:
+    """Turn every `LoihiConvertError` into a `NetxError` about ``place``, with fields that fit on a line."""
     try:
         yield
     except LoihiConvertError as error:
-        raise NetxError(f"{path}: {_shortened(str(error))}") from error
-    # A forged file can make HDF5 and NumPy raise nearly anything; none of it is our bug.
-    except Exception as error:
-        reason = _shortened(str(error) or type(error).__name__)
-        raise NetxError(f"{path}: cannot be read as a netx HDF5 file ({reason}){advice}.") from error
+        where, found, expected, hint = map(_shortened, (error.where, error.found, error.expected, error.hint))
+        inner = f"{place}: {where}" if where else str(place)
+        raise NetxError(found, where=inner, expected=expected, hint=hint) from error
+
+
+@contextlib.contextmanager
+def errors_that_name(path: Path, hint: str = "") -> Iterator[None]:
+    """Turn every error that reading ``path`` raises into a `NetxError` that names it."""
+    with errors_within(path):
+        try:
+            yield
+        except LoihiConvertError:
+            raise
+        # A forged file can make HDF5 and NumPy raise nearly anything; none of it is a bug here.
+        except Exception as error:
+            reason = _shortened(str(error) or type(error).__name__)
+            raise NetxError(f"cannot be read as a netx HDF5 file ({reason})", hint=hint) from error
 
 
 def _shortened(reason: str) -> str:
-    """One line of a length that can be read, whatever a forged file made part of it."""
+    """One line of bounded length, whatever a forged file made part of it."""
     line = escape_control(" ".join(reason.split()))
     return line if len(line) <= _MAX_REASON_LENGTH else f"{line[:_MAX_REASON_LENGTH]} ..."

@@ -1,6 +1,6 @@
 """QuantizedNetwork <-> the datasets of a netx file (``.net``).
 
-What lava-dl's ``lava.lib.dl.netx.hdf5.Network`` reads stands where it looks for it::
+The datasets that lava-dl's ``lava.lib.dl.netx.hdf5.Network`` reads::
 
     /layer/0        type=input, shape (C, H, W)
     /layer/i        type=conv   shape, weight (O, I/groups, kH, kW), bias?, stride, padding, dilation, groups, neuron/
@@ -8,18 +8,18 @@ What lava-dl's ``lava.lib.dl.netx.hdf5.Network`` reads stands where it looks for
     /layer/i        type=dense  shape, weight (N_out, N_in), bias?, neuron/?
     .../neuron      type=CUBA, iDecay=4096, vDecay=0, vThMant = threshold - 1, per channel or one number
 
-netx has no pooling: a layer behind a pooling is written as the strided convolution (or the larger dense matrix) that
-gives the same integers. What netx cannot say stands in a group of its own, which lava-dl never looks at::
+netx has no pooling: a layer after a pooling is written as the strided convolution (or the larger dense matrix) that
+gives the same integers. A group of its own, which lava-dl never reads, holds the rest::
 
     /loihi_convert              format, timesteps, max_timesteps, pixel_bits, reset, provenance (JSON);
-                                poisson_seed, where pixels enter as Poisson spikes;
-                                target, where it is not lava;
-                                thresholds, where each layer has only one
+                                poisson_seed, if pixels enter as Poisson spikes;
+                                target, if it is not lava;
+                                thresholds, if each layer has only one
     /loihi_convert/layer/k      name, scale, pool, dilation, initial_potential   (k counts synapses from 0)
-    .../balanced                threshold, amplitude, initial_potential          the real numbers before rounding
-    .../correction              what calibration added to the CNN's bias         the same, if there is one
+    .../balanced                threshold, amplitude, initial_potential          in floating point, before rounding
+    .../correction              what bias correction added to the CNN's bias     the same, if there is one
 
-The network that was read is encoded again: a file that says anything else than that is refused.
+After reading, the network is encoded again; a file that differs from that encoding is refused.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from typing import Final, cast, get_args
 import numpy as np
 
 from loihi_convert.arrays import Array, Pair, Shape
-from loihi_convert.chip import limits, rules
-from loihi_convert.errors import NetxError
+from loihi_convert.chip import limits
+from loihi_convert.errors import NetxError, one_of
 from loihi_convert.files import refuse_to_overwrite, write_atomically
 from loihi_convert.ir.network import IntegrateAndFire, Reset
 from loihi_convert.ir.quantized import (
@@ -47,8 +47,9 @@ from loihi_convert.ir.quantized import (
 )
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.netx.hdf5 import (
+    EXPORT_AGAIN,
     MAX_LAYER_SIZE,
-    OURS,
+    NATIVE_GROUP,
     Datasets,
     errors_that_name,
     file_content,
@@ -78,55 +79,43 @@ def read(path: Path) -> QuantizedNetwork:
     Raises
     ------
     NetxError
-        If the file is missing, damaged, was not written by this package, or holds numbers that Loihi cannot.
+        If the file is missing, damaged, was not written by this package, or holds numbers that do not fit Loihi.
     """
-    return read_native(path, read_content(path))
+    content = read_content(path)
+    with errors_that_name(path, hint=EXPORT_AGAIN):
+        return decode(read_datasets(content))
 
 
-def read_native(path: Path, content: bytes) -> QuantizedNetwork:
-    """Return the network in the ``content`` of the netx file at ``path``, as `read` does."""
-    with errors_that_name(path, advice="; export it again"):
-        datasets = read_datasets(content)
-        network = _decode(datasets)
-        _require_encoding(datasets, network)
+def decode(datasets: Datasets) -> QuantizedNetwork:
+    """Return the network that ``datasets`` hold, if they are what `write` writes for it.
+
+    Raises
+    ------
+    NetxError
+        If a dataset is missing, has a place in no such file, or is inconsistent with the rest.
+    RangeError
+        If the network breaks an exactness rule.
+    """
+    network = _decode(datasets)
+    _require_encoding(datasets, network)
     return network
 
 
-def stock_netx_notes(network: QuantizedNetwork) -> tuple[str, ...]:
-    """What unmodified lava-dl makes of the written file that differs from ``network``, one sentence each."""
-    notes = []
-    if network.reset == "soft":
-        notes.append(
-            "stock lava-dl runs this file with hard-reset LIF neurons that start at 0; soft reset needs `run`."
-        )
-    elif several := [layer.name for layer in network.spiking_layers if rules.a_layer_has_one_threshold(layer)]:
-        notes.append(
-            f"{', '.join(several)}: one threshold per channel, which stock lava-dl takes on the CPU only; for hardware "
-            "export with --thresholds scalar."
-        )
-    if network.poisson_seed is not None:
-        notes.append("stock lava-dl must be fed pixels as spikes, each with probability pixel / 255 in each step.")
-    for layer in network.layers:
-        if isinstance(layer.synapse, Dense) and not (layer.weight.min() < 0 < layer.weight.max()):
-            notes.append(f"{layer.name}: stock lava-dl needs a positive and a negative weight in a dense layer.")
-        if layer.bias is not None and np.abs(layer.bias).max(initial=0) > limits.LIF_BIAS_LIMIT:
-            notes.append(f"{layer.name}: a bias beyond 16 bits, which stock lava-dl wraps silently.")
-    return tuple(notes)
-
-
 def _require_encoding(datasets: Datasets, network: QuantizedNetwork) -> None:
-    """Raise unless ``datasets`` are what `write` writes for ``network``: what stock netx reads and we do not, too."""
+    """Raise unless ``datasets`` are what `write` writes for ``network``, including those that only lava-dl reads."""
     expected = dict(encode(network))
     for name in sorted(datasets.keys() | expected.keys()):
         if name not in datasets:
-            raise NetxError(f"{name}: is missing; export the file again.")
+            raise NetxError("is missing", where=name, hint=EXPORT_AGAIN)
         if name not in expected:
-            raise NetxError(f"{name}: has no place in such a network; export the file again.")
+            raise NetxError("does not belong in a file of this network", where=name, hint=EXPORT_AGAIN)
         found, wanted = datasets[name], expected[name]
         if (found.dtype, found.shape) != (wanted.dtype, wanted.shape) or found.tobytes() != wanted.tobytes():
             raise NetxError(
-                f"{name}: {_brief(found)} contradicts the rest of the file, which wants {_brief(wanted)}; export it "
-                "again."
+                f"{_brief(found)} is inconsistent with the rest of the file",
+                where=name,
+                expected=f"expected {_brief(wanted)}",
+                hint=EXPORT_AGAIN,
             )
 
 
@@ -137,20 +126,20 @@ def _brief(value: Array) -> str:
 def encode(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
     """Yield the name and value of every dataset of a file that holds ``network``."""
     yield from _stock_datasets(network)
-    yield f"{OURS}/format", np.array(FORMAT, np.int32)
-    yield f"{OURS}/timesteps", np.array(network.timesteps, np.int32)
-    yield f"{OURS}/proven_timesteps", np.array(network.max_timesteps, np.int64)
-    yield f"{OURS}/pixel_bits", np.array(network.pixel_bits, np.int32)
-    yield f"{OURS}/reset", _bytes(network.reset)
+    yield f"{NATIVE_GROUP}/format", np.array(FORMAT, np.int32)
+    yield f"{NATIVE_GROUP}/timesteps", np.array(network.timesteps, np.int32)
+    yield f"{NATIVE_GROUP}/proven_timesteps", np.array(network.max_timesteps, np.int64)
+    yield f"{NATIVE_GROUP}/pixel_bits", np.array(network.pixel_bits, np.int32)
+    yield f"{NATIVE_GROUP}/reset", _bytes(network.reset)
     if network.poisson_seed is not None:
-        yield f"{OURS}/poisson_seed", np.array(network.poisson_seed, np.int64)
+        yield f"{NATIVE_GROUP}/poisson_seed", np.array(network.poisson_seed, np.int64)
     if network.target != "lava":
-        yield f"{OURS}/target", _bytes(network.target)
+        yield f"{NATIVE_GROUP}/target", _bytes(network.target)
     if network.thresholds != "channel":
-        yield f"{OURS}/thresholds", _bytes(network.thresholds)
-    yield f"{OURS}/provenance", _bytes(json.dumps(dict(network.provenance), sort_keys=True))
+        yield f"{NATIVE_GROUP}/thresholds", _bytes(network.thresholds)
+    yield f"{NATIVE_GROUP}/provenance", _bytes(json.dumps(dict(network.provenance), sort_keys=True))
     for index, layer in enumerate(network.layers):
-        group = f"{OURS}/layer/{index}"
+        group = f"{NATIVE_GROUP}/layer/{index}"
         yield f"{group}/name", _bytes(layer.name)
         yield f"{group}/scale", layer.scale.astype(np.float64)
         yield f"{group}/pool", np.array(layer.synapse.pool, np.int32)
@@ -205,28 +194,29 @@ def _neuron_datasets(group: str, layer: QuantizedLayer, thresholds: Granularity)
 
 
 def _decode(datasets: Datasets) -> QuantizedNetwork:
-    """The network that ``datasets`` hold; `_require_encoding` then sees to what is not looked at here."""
-    if (version := _integer(datasets[f"{OURS}/format"])) != FORMAT:
-        raise NetxError(f"format {version} of our datasets; this version reads {FORMAT}. Export it again.")
+    """The network that ``datasets`` hold; `_require_encoding` then checks the datasets that are not read here."""
+    if (version := _integer(datasets[f"{NATIVE_GROUP}/format"])) != FORMAT:
+        raise NetxError(f"format {version}", where="format", expected=f"must be {FORMAT}", hint=EXPORT_AGAIN)
     count = len({name.split("/")[1] for name in datasets if name.startswith("layer/")})
     kinds = [_text(datasets[f"layer/{index}/type"]) for index in range(count)]
     if kinds[0] != "input" or not set(kinds[1:]) <= {"conv", "dense", "flatten"}:
-        raise NetxError(f"layers {', '.join(kinds)}; allowed are input, then conv, flatten and dense.")
-    pixel_bits = _integer(datasets[f"{OURS}/pixel_bits"])
+        raise NetxError(f"layers {', '.join(kinds)}", expected="must be an input, then conv, flatten and dense")
+    pixel_bits = _integer(datasets[f"{NATIVE_GROUP}/pixel_bits"])
     if not 1 <= pixel_bits <= limits.MAX_PIXEL_BITS:
-        raise NetxError(f"pixels of {pixel_bits} bits; allowed are 1..{limits.MAX_PIXEL_BITS}.")
-    seed = datasets.get(f"{OURS}/poisson_seed")
+        expected = f"must be in 1..{limits.MAX_PIXEL_BITS}"
+        raise NetxError(f"pixels of {pixel_bits} bits", where="pixel_bits", expected=expected)
+    seed = datasets.get(f"{NATIVE_GROUP}/poisson_seed")
     poisson_seed = None if seed is None else _integer(seed)
     input_shape: Shape = tuple(datasets["layer/0/shape"].tolist())
     if len(input_shape) != 3 or min(input_shape) < 1:
-        raise NetxError(f"images of shape {input_shape}; allowed is (C, H, W).")
+        raise NetxError(f"images of shape {input_shape}", where="layer/0/shape", expected="must be (C, H, W)")
     network_input = input_shape
     layers: list[QuantizedLayer] = []
     for index, kind in enumerate(kinds):
         if kind not in ("conv", "dense"):
             continue
         stock = _inside(datasets, f"layer/{index}/")
-        extra = _inside(datasets, f"{OURS}/layer/{len(layers)}/")
+        extra = _inside(datasets, f"{NATIVE_GROUP}/layer/{len(layers)}/")
         layer = QuantizedLayer(
             name=_text(extra["name"]),
             synapse=(_decode_conv if kind == "conv" else _decode_dense)(stock, extra, input_shape),
@@ -239,24 +229,18 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
         input_shape = layer.synapse.output_shape(input_shape)
         _require_sound(layer, input_shape)
         layers.append(layer)
-    reset = _text(datasets[f"{OURS}/reset"])
-    if reset not in get_args(Reset):
-        raise NetxError(f"reset '{reset}'; allowed are {' and '.join(get_args(Reset))}.")
-    target = _text(datasets[f"{OURS}/target"]) if f"{OURS}/target" in datasets else "lava"
-    if target not in get_args(Target):
-        raise NetxError(f"target '{target}'; allowed are {' and '.join(get_args(Target))}.")
-    thresholds = _text(datasets[f"{OURS}/thresholds"]) if f"{OURS}/thresholds" in datasets else "channel"
-    if thresholds not in get_args(Granularity):
-        raise NetxError(f"thresholds '{thresholds}'; allowed are {' and '.join(get_args(Granularity))}.")
-    provenance = json.loads(_text(datasets[f"{OURS}/provenance"]))
+    reset = _choice(datasets, "reset", get_args(Reset))
+    target = _choice(datasets, "target", get_args(Target), default="lava")
+    thresholds = _choice(datasets, "thresholds", get_args(Granularity), default="channel")
+    provenance = json.loads(_text(datasets[f"{NATIVE_GROUP}/provenance"]))
     if not isinstance(provenance, dict) or not isinstance(provenance.get("model", {}), dict):
         raise NetxError("its provenance is not a JSON object of objects; export it again.")
     _require_model(provenance.get("model", {}))
     return QuantizedNetwork(
         input_shape=network_input,
         layers=tuple(layers),
-        timesteps=_integer(datasets[f"{OURS}/timesteps"]),
-        max_timesteps=_integer(datasets[f"{OURS}/proven_timesteps"]),
+        timesteps=_integer(datasets[f"{NATIVE_GROUP}/timesteps"]),
+        max_timesteps=_integer(datasets[f"{NATIVE_GROUP}/proven_timesteps"]),
         pixel_bits=pixel_bits,
         reset=cast(Reset, reset),
         provenance=provenance,
@@ -278,14 +262,23 @@ def _require_model(model: Mapping[str, object]) -> None:
         )
 
 
+def _choice(datasets: Datasets, name: str, values: tuple[str, ...], default: str = "") -> str:
+    """A text that is one of ``values``."""
+    stored = datasets.get(f"{NATIVE_GROUP}/{name}")
+    found = default if stored is None else _text(stored)
+    if found not in values:
+        raise NetxError(f"found {found!r}", where=name, expected=one_of(values))
+    return found
+
+
 def _inside(datasets: Datasets, prefix: str) -> Datasets:
     return {name.removeprefix(prefix): value for name, value in datasets.items() if name.startswith(prefix)}
 
 
 def _require_sound(layer: QuantizedLayer, shape: Shape) -> None:
-    """Raise unless the numbers beside the integers make sense, one for each channel, and the layer is no bomb."""
+    """Raise unless the layer has an acceptable size, and its floats make sense: one for each channel."""
     if (neurons := math.prod(shape)) > MAX_LAYER_SIZE:
-        raise NetxError(f"{layer.name}: {neurons:,} neurons; allowed are {MAX_LAYER_SIZE:,}.")
+        raise NetxError(f"{neurons:,} neurons", where=layer.name, expected=f"must be at most {MAX_LAYER_SIZE:,}")
     channels = (layer.synapse.channels,)
     numbers = [("scale", layer.scale, bool((np.isfinite(layer.scale) & (layer.scale > 0)).all()))]
     if layer.neuron is not None:
@@ -301,7 +294,8 @@ def _require_sound(layer: QuantizedLayer, shape: Shape) -> None:
         numbers.append(("correction", layer.correction, bool(np.isfinite(layer.correction).all())))
     for name, array, is_sound in numbers:
         if array.shape != channels or not is_sound:
-            raise NetxError(f"{layer.name}: its {name} is not one sound number per channel; export the file again.")
+            expected = "must be one valid number for each channel"
+            raise NetxError(f"{name} {_brief(array)}", where=layer.name, expected=expected, hint=EXPORT_AGAIN)
 
 
 def _decode_conv(stock: Datasets, extra: Datasets, input_shape: Shape) -> Synapse:
@@ -309,23 +303,23 @@ def _decode_conv(stock: Datasets, extra: Datasets, input_shape: Shape) -> Synaps
     stride, padding = _pair(stock["stride"]), _pair(stock["padding"], least=0)
     stored = stock["weight"]
     if stored.ndim != 4 or stored.size == 0:
-        raise NetxError(f"weights of shape {stored.shape}; a convolution has (C_out, C_in / groups, K_h, K_w).")
+        raise NetxError(f"weights of shape {stored.shape}", expected="must be (C_out, C_in / groups, K_h, K_w)")
     groups = _integer(stock["groups"])
     if groups < 1 or stored.shape[0] % groups:
-        raise NetxError(f"{groups} groups of {stored.shape[0]} channels; allowed are divisors.")
+        raise NetxError(f"{groups} groups of {stored.shape[0]} output channels", expected="must divide them")
     weight = stored
     if pool != (1, 1):
         taps = [pool[axis] * dilation[axis] for axis in (0, 1)]
         weight = stored[:, :, :: taps[0], :: taps[1]]
         kernel = tuple(pool[axis] * (dilation[axis] * (weight.shape[axis + 2] - 1) + 1) for axis in (0, 1))
         if kernel != stored.shape[2:]:
-            raise NetxError(f"{stored.shape}: weights that no {pool} pooling gives; export the file again.")
+            raise NetxError(f"weights of shape {stored.shape} after {pool} pooling", hint=EXPORT_AGAIN)
         stride, padding = (
             (stride[0] // pool[0], stride[1] // pool[1]),
             (padding[0] // pool[0], padding[1] // pool[1]),
         )
         if min(stride) < 1:
-            raise NetxError(f"a stride less than its pooling {pool}; export the file again.")
+            raise NetxError(f"a stride less than its pooling {pool}", hint=EXPORT_AGAIN)
     return Conv(
         weight=_integers(weight),
         bias=_decode_bias(stock),
@@ -340,7 +334,7 @@ def _decode_conv(stock: Datasets, extra: Datasets, input_shape: Shape) -> Synaps
 def _decode_dense(stock: Datasets, extra: Datasets, input_shape: Shape) -> Synapse:
     pool, stored = _pair(extra["pool"]), stock["weight"]
     if stored.ndim != 2 or stored.size == 0:
-        raise NetxError(f"weights of shape {stored.shape}; a dense layer has (N_out, N_in).")
+        raise NetxError(f"weights of shape {stored.shape}", expected="must be (N_out, N_in)")
     weight = stored
     if pool != (1, 1):
         _, height, width = input_shape
@@ -357,7 +351,7 @@ def _decode_neuron(stock: Datasets, extra: Datasets) -> IntegerNeuron | None:
     if "initial_potential" not in extra:
         return None
     threshold, initial = _integers(stock["neuron/vThMant"]) + 1, extra["initial_potential"]
-    # One number is that of all channels.
+    # One number stands for all channels.
     return IntegerNeuron(np.full(initial.shape, threshold) if threshold.ndim == 0 else threshold, initial)
 
 
@@ -369,19 +363,19 @@ def _decode_balanced(extra: Datasets) -> IntegrateAndFire | None:
 
 def _pair(value: Array, least: int = 1) -> Pair:
     if value.shape != (2,) or value.dtype.kind != "i" or value.min() < least:
-        raise NetxError(f"{_brief(value)} where two whole numbers from {least} belong; export the file again.")
+        raise NetxError(_brief(value), expected=f"must be two integers from {least}", hint=EXPORT_AGAIN)
     return int(value[0]), int(value[1])
 
 
 def _integers(value: Array) -> Array:
     if value.dtype.kind != "i":
-        raise NetxError(f"{_brief(value)} where whole numbers belong; export the file again.")
+        raise NetxError(_brief(value), expected="must be integers", hint=EXPORT_AGAIN)
     return value.astype(np.int32)
 
 
 def _integer(value: Array) -> int:
     if value.shape != () or value.dtype.kind != "i":
-        raise NetxError(f"{_brief(value)} where one whole number belongs; export the file again.")
+        raise NetxError(_brief(value), expected="must be one integer", hint=EXPORT_AGAIN)
     return int(value)
 
 
@@ -391,5 +385,5 @@ def _bytes(text: str) -> Array:
 
 def _text(value: Array) -> str:
     if value.shape != () or value.dtype.kind != "S":
-        raise NetxError(f"{_brief(value)} where text belongs; export the file again.")
+        raise NetxError(_brief(value), expected="must be a text", hint=EXPORT_AGAIN)
     return bytes(value.item()).decode()

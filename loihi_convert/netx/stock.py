@@ -1,21 +1,34 @@
-"""Any netx file, as lava-dl's ``lava.lib.dl.netx.hdf5.Network`` reads it: its layers, loadable or not."""
+"""The layers of any netx file, whoever wrote it, as lava-dl's ``lava.lib.dl.netx.hdf5.Network`` looks at them.
+
+Lenient: nothing is trusted to be there or to make sense, so that `check` can name what is wrong and `inspect` can show
+what is stored. `external.cuba_reader` adds what a run needs.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from loihi_convert import netx
 from loihi_convert.arrays import Array, Pair, Shape
-from loihi_convert.errors import InputError
+from loihi_convert.errors import InputError, NetxError
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
+from loihi_convert.netx.hdf5 import MAX_LAYER_SIZE, Datasets
 
-_MAX_AXES: Final = 4
+_MAX_AXES: Final = 8
+_MAX_NAMES: Final = 8
+_DENSE: Final = ("dense", "dense_rec")
+_NEEDED: Final[Mapping[str, tuple[str, ...]]] = {
+    "input": ("shape",),
+    "conv": ("shape", "weight", "stride", "padding", "dilation", "groups", "neuron/type"),
+    "dense": ("shape", "weight"),
+    "dense_rec": ("shape", "weight", "weight_rec"),
+}
 _CUBA: Final = ("CUBA", "LOIHI")
+_CUBA_NEEDS: Final = ("neuron/iDecay", "neuron/vDecay", "neuron/vThMant")
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,35 +42,57 @@ class StockLayer:
     datasets
         By their names inside it, such as ``neuron/vThMant``.
     input_shape
-        What the layer before it gives, or what its weights take where a file begins with a dense layer: ``(C, H, W)``
-        or ``(N,)``; None where that cannot be said.
+        Output shape of the layer before it, or, where a file begins with a dense layer, what its weights take:
+        ``(C, H, W)`` or ``(N,)``; None if unknown.
     """
 
     kind: str
-    datasets: Mapping[str, Array]
+    datasets: Datasets
     input_shape: Shape | None
+
+    def numbers(self, name: str) -> Array | None:
+        """Return a dataset of numbers; None if it is missing, empty or holds something else."""
+        value = self.datasets.get(name)
+        return value if value is not None and value.dtype.kind in "iufb" and value.size else None
+
+    def integers(self, name: str) -> tuple[int, ...] | None:
+        """Return the first numbers of a dataset, cut towards 0; -1 for NaN and numbers that no geometry has."""
+        value = self.numbers(name)
+        if value is None:
+            return None
+        return tuple(int(number) if abs(number) < 2**40 else -1 for number in value.ravel()[:_MAX_AXES].tolist())
 
     @property
     def weight(self) -> Array | None:
-        """Numbers; None where there are none, and in an input layer, whose weight is no synapse."""
+        """Synaptic weights; None if there are none, and in an input layer, whose weight scales pixels."""
         return None if self.kind == "input" else self.numbers("weight")
 
     @property
     def synaptic_weights(self) -> Array | None:
-        """The same in a row; in a recurrent layer with the recurrent ones, whose bits netx counts together."""
+        """All weights in a row, in a recurrent layer with the recurrent ones: netx counts the bits of both together."""
         names = ("weight", "weight_rec") if self.kind == "dense_rec" else ("weight",)
         found = [value.ravel() for name in names if (value := self.numbers(name)) is not None]
         return np.concatenate(found) if found and self.kind != "input" else None
 
     @property
     def stored_shape(self) -> Shape | None:
-        """``(C, H, W)`` or ``(N,)``, as the file has it."""
-        shape = self.numbers("shape")
-        return None if shape is None else _whole(shape)
+        """``(C, H, W)`` or ``(N,)``, or whatever is stored."""
+        return self.integers("shape")
+
+    @property
+    def expected_shape(self) -> Shape | None:
+        """What `output_shape` must be: the stored shape, in a row where the layer is dense."""
+        shape = self.stored_shape
+        return (math.prod(shape),) if shape is not None and self.kind in _DENSE else shape
+
+    @property
+    def has_neurons(self) -> bool:
+        """Whether there is a group ``neuron``; netx gives a dense layer without one its own integrator."""
+        return any(name.startswith("neuron/") for name in self.datasets)
 
     @property
     def neuron_type(self) -> str | None:
-        """None where netx gives the layer its own integrator."""
+        """``CUBA``, ``SDNN`` and so on; None if there is none."""
         return text(self.datasets["neuron/type"]) if "neuron/type" in self.datasets else None
 
     @property
@@ -66,124 +101,163 @@ class StockLayer:
         return self.neuron_type in _CUBA
 
     @property
+    def needed(self) -> tuple[str, ...]:
+        """Names of the datasets that netx looks up in such a layer, and fails without."""
+        names = (*_NEEDED.get(self.kind, ()), *(("neuron/type",) if self.has_neurons else ()))
+        return tuple(dict.fromkeys((*names, *(_CUBA_NEEDS if self.is_cuba else ()))))
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Those of `needed` that the file lacks."""
+        return tuple(name for name in self.needed if name not in self.datasets)
+
+    @property
     def synapse(self) -> Synapse | None:
-        """None where the layer has none.
+        """The weights with their geometry, without a bias; None if the layer has none.
 
         Raises
         ------
         InputError
-            If its weights and geometry are those of no synapse.
+            If weights and geometry do not fit each other.
         """
         weight = self.weight
-        if weight is None or self.kind not in ("conv", "dense", "dense_rec"):
+        if weight is None:
             return None
         if self.kind == "conv":
-            groups = self.numbers("groups")
-            if weight.ndim not in (4, 5) or weight.shape[4:] not in ((), (1,)) or groups is None:
-                raise InputError(f"a convolution with weights of shape {weight.shape}")
-            stride, padding, dilation = (self._pair(name) for name in ("stride", "padding", "dilation"))
-            # Slayer's have an axis of time, of length 1, which netx drops.
-            kernel = weight.reshape(weight.shape[:4])
-            count = _whole(groups)[0]
-            if count < 1 or len(kernel) % count:
-                raise InputError(f"a convolution of {len(kernel):,} output channels in {count:,} groups")
-            return Conv(kernel, None, stride, padding, dilation, count)
-        neurons = math.prod(self.stored_shape or (0,))
-        # Slayer's may have axes of length 1, or one axis only.
+            return self._conv(weight)
+        if self.kind not in _DENSE:
+            return None
+        neurons = self._neurons
+        # Slayer's weights may have axes of length 1, or one axis only.
         if neurons < 1 or weight.size % neurons:
             raise InputError(f"{weight.size:,} weights for {neurons:,} neurons")
         return Dense(weight.reshape(neurons, -1))
 
     @property
     def recurrent(self) -> Dense | None:
-        """From each of its neurons to each; None where the layer is not recurrent.
+        """The synapse from each neuron to each of the same layer; None if the layer is not recurrent.
 
         Raises
         ------
         InputError
-            If there are not as many weights.
+            If the number of weights is not that of neurons squared.
         """
         if self.kind != "dense_rec":
             return None
-        weight, neurons = self.numbers("weight_rec"), math.prod(self.stored_shape or (0,))
-        if weight is None or neurons < 1 or weight.size != neurons**2:
-            found = 0 if weight is None else weight.size
-            raise InputError(f"{found:,} recurrent weights among {neurons:,} neurons")
+        weight, neurons = self.numbers("weight_rec"), self._neurons
+        if weight is None or weight.size != neurons**2:
+            raise InputError(f"{0 if weight is None else weight.size:,} recurrent weights among {neurons:,} neurons")
         return Dense(weight.reshape(neurons, neurons))
 
     @property
     def output_shape(self) -> Shape | None:
-        """``(C, H, W)`` or ``(N,)``, as it follows from input and weights; None where it cannot be said.
+        """``(C, H, W)`` or ``(N,)``, as it follows from input and weights; None if either is unknown.
 
         Raises
         ------
         InputError
-            As `synapse`, or if the input does not fit, or nothing so large can be.
+            As `synapse`, or if the input does not fit, or the output would be too large.
         """
         synapse = self.synapse
         if synapse is None or self.input_shape is None:
             return None
-        padding = synapse.padding if isinstance(synapse, Conv) else (0, 0)
         if isinstance(synapse, Conv) and len(self.input_shape) == 3:
             channels, *extent = self.input_shape
-            padded = math.prod(size + 2 * pad for size, pad in zip(extent, padding, strict=True)) * channels
-            if padded > netx.MAX_LAYER_SIZE or min(*synapse.stride, *synapse.dilation) < 1 or min(padding) < 0:
-                raise InputError(f"no convolution has padding {padding}, stride {synapse.stride} on {self.input_shape}")
+            padded = math.prod(size + 2 * pad for size, pad in zip(extent, synapse.padding, strict=True)) * channels
+            if padded > MAX_LAYER_SIZE or min(*synapse.stride, *synapse.dilation) < 1 or min(synapse.padding) < 0:
+                found = f"padding {synapse.padding}, stride {synapse.stride}, dilation {synapse.dilation}"
+                raise InputError(f"{found} on an input of shape {self.input_shape}")
         shape = synapse.output_shape(self.input_shape)
-        if math.prod(shape) > netx.MAX_LAYER_SIZE:
-            raise InputError(f"{math.prod(shape):,} neurons; allowed are {netx.MAX_LAYER_SIZE:,}")
+        if math.prod(shape) > MAX_LAYER_SIZE:
+            raise InputError(f"{math.prod(shape):,} neurons", expected=f"must be at most {MAX_LAYER_SIZE:,}")
         return shape
 
-    def numbers(self, name: str) -> Array | None:
-        """Return a dataset that holds numbers, or None."""
-        value = self.datasets.get(name)
-        return value if value is not None and value.dtype.kind in "iufb" and value.size else None
+    def _conv(self, weight: Array) -> Conv:
+        # Slayer's kernels have an axis of time, of length 1, which netx drops.
+        if weight.ndim not in (4, 5) or weight.shape[4:] not in ((), (1,)):
+            raise InputError(f"weights of shape {weight.shape}", expected="must be (C_out, C_in / groups, K_h, K_w)")
+        stride, padding, dilation = (self._pair(name) for name in ("stride", "padding", "dilation"))
+        groups = (self.integers("groups") or (0,))[0]
+        if groups < 1 or len(weight) % groups:
+            raise InputError(f"{groups:,} groups of {len(weight):,} output channels", expected="must divide them")
+        return Conv(weight.reshape(weight.shape[:4]), None, stride, padding, dilation, groups)
 
     def _pair(self, name: str) -> Pair:
         """(vertical, horizontal), which a file may say as one number."""
-        value = self.numbers(name)
-        values = () if value is None else _whole(value)
+        values = self.integers(name) or ()
         if len(values) not in (1, 2):
-            raise InputError(f"{name} is not one or two numbers")
+            raise InputError(f"{name} {values}", expected="must be one or two numbers")
         return values[0], values[-1]
+
+    @property
+    def _neurons(self) -> int:
+        return math.prod(self.stored_shape or (0,))
 
 
 @dataclass(frozen=True, eq=False)
 class StockFile:
-    """The names of the members of ``/layer``, and the layers that netx builds from them, each behind its name."""
+    """What lava-dl may look at in a netx file.
+
+    Parameters
+    ----------
+    members
+        Names of the members of ``/layer``, sorted.
+    layers
+        Those numbered 0 to the number of members, each with its name: ``layer/3``.
+    simulation
+        What slayer stores about a sample, by name: ``Ts``, ``tSample``.
+    """
 
     members: tuple[str, ...]
     layers: tuple[tuple[str, StockLayer], ...]
+    simulation: Datasets
+
+    @property
+    def stray(self) -> tuple[str, ...]:
+        """Members that netx does not number: it counts the members and looks for 0, 1, 2, ..."""
+        numbered = {str(index) for index in range(len(self.members))}
+        return tuple(name for name in self.members if name not in numbered)
+
+    def require_numbered(self) -> None:
+        """Raise a `NetxError` unless the layers are 0, 1, 2, ..."""
+        if self.stray:
+            found = f"layers {', '.join(self.members[:_MAX_NAMES])}"
+            raise NetxError(found, where="layer", expected="must be numbered 0, 1, 2, ...")
 
     def with_names(self, names: Sequence[str]) -> StockFile:
-        """The same with ``names`` of the layers that have weights, in order, in place of those the file has."""
+        """The same with ``names``, in order, for the layers that have weights."""
         given = iter(names)
         named = ((name if layer.weight is None else next(given), layer) for name, layer in self.layers)
         return replace(self, layers=tuple(named))
 
 
-def stock_file(datasets: Mapping[str, Array]) -> StockFile:
-    """Return what lava-dl sees of a netx file, whose ``datasets`` come from `netx.read_stock`."""
-    members = {name.split("/")[1] for name in datasets if name.startswith("layer/")}
-    layers: list[tuple[str, StockLayer]] = []
+def stock_file(datasets: Datasets) -> StockFile:
+    """Return what lava-dl sees of a netx file that holds ``datasets``."""
+    groups: dict[str, dict[str, Array]] = {}
+    for name, value in datasets.items():
+        group, _, rest = name.partition("/")
+        member, _, inside = rest.partition("/")
+        if group == "layer":
+            groups.setdefault(member, {})[inside] = value
+    prefix = "simulation/"
+    simulation = {name.removeprefix(prefix): value for name, value in datasets.items() if name.startswith(prefix)}
+    return StockFile(tuple(sorted(groups)), tuple(_layers(groups)), simulation)
+
+
+def _layers(groups: Mapping[str, Datasets]) -> Iterator[tuple[str, StockLayer]]:
     input_shape: Shape | None = None
-    for index in range(len(members)):
-        prefix = f"layer/{index}/"
-        inside = {name.removeprefix(prefix): value for name, value in datasets.items() if name.startswith(prefix)}
-        if not inside:
+    is_first = True
+    for index in range(len(groups)):
+        inside = groups.get(str(index))
+        if inside is None:
             continue
         layer = StockLayer(text(inside["type"]) if "type" in inside else "", inside, input_shape)
-        if all(earlier.kind == "flatten" for _, earlier in layers):
+        if is_first:
             layer = replace(layer, input_shape=_own_input_shape(layer))
-        layers.append((f"layer/{index}", layer))
+        yield f"layer/{index}", layer
         if layer.kind != "flatten":
+            is_first = False
             input_shape = _known_shape(layer)
-    return StockFile(tuple(sorted(members)), tuple(layers))
-
-
-def _whole(value: Array) -> tuple[int, ...]:
-    """Numbers as a file may store them, as whole ones; -1 for what is none."""
-    return tuple(int(number) if abs(number) < 2**40 else -1 for number in value.ravel()[:_MAX_AXES].tolist())
 
 
 def text(value: Array) -> str:
@@ -194,7 +268,7 @@ def text(value: Array) -> str:
 
 
 def _own_input_shape(layer: StockLayer) -> Shape | None:
-    """What the weights of a dense layer take, ``(N_in,)``; None of another one."""
+    """What the weights of a dense layer take, ``(N_in,)``; None for every other layer."""
     try:
         synapse = layer.synapse
     except InputError:
@@ -203,7 +277,7 @@ def _own_input_shape(layer: StockLayer) -> Shape | None:
 
 
 def _known_shape(layer: StockLayer) -> Shape | None:
-    """The shape that follows from its input, or, where none does, the one the file has."""
+    """The shape that follows from its input, or else the stored one."""
     try:
         return layer.output_shape or layer.stored_shape
     except InputError:

@@ -29,7 +29,7 @@ from loihi_convert.frontend.source import open_source
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork, Target
 from loihi_convert.ir.synapse import Dense, Synapse
-from loihi_convert.netx.stock import StockFile, stock_file
+from loihi_convert.netx.stock import StockFile
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 
 
@@ -131,7 +131,7 @@ def load_file(
     if any(option is not None for option in (arch, input_shape, mean, std)):
         raise UsageError(f"{path}: --arch, --input-shape, --mean and --std are for a checkpoint, before export.")
     try:
-        stock = stock_file(netx.read_stock(path))
+        stock = netx.read_stock(path)
     except NetxError as error:
         return LoadedFile(path, None, None, {}, str(error))
     try:
@@ -184,7 +184,8 @@ def check(
     if chips < 1:
         raise UsageError(f"--chips {chips}: allowed are whole numbers from 1.")
     if images is not None and network is not None and images.shape[1:] != network.input_shape:
-        raise DataError(f"images: found {images.shape[1:]}; {candidate.path} takes {network.input_shape}.")
+        expected = f"{candidate.path} takes {network.input_shape}"
+        raise DataError(f"shape {images.shape[1:]}", where="images", expected=expected)
     steps = None
     found: list[Finding] = list(_refusal(candidate))
     if candidate.stock is not None:

@@ -13,6 +13,7 @@ from loihi_convert.backends import open_backend
 from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.request import result_size
+from loihi_convert.checks.lava_dl_notes import lava_dl_notes
 from loihi_convert.conversion.choice import Agreement
 from loihi_convert.conversion.flow import to_integers
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_timesteps
@@ -128,7 +129,7 @@ def export(
         network = replace(made.quantized, provenance=provenance)
         netx.write(network, path, overwrite=overwrite)
         verified = _verify(path, network, calibration[:VERIFIED_IMAGES]) if verify else 0
-        notes = (*source.notes, *made.notes, *netx.stock_netx_notes(network))
+        notes = (*source.notes, *made.notes, *lava_dl_notes(network))
         exported.append(ExportResult(path, network, made.report, notes, verified, made.agreement))
     return tuple(exported)
 

@@ -1,4 +1,4 @@
-"""Netx files of ours that another hand has changed, with right digests."""
+"""Native netx files changed by another tool, with digests that match."""
 
 from __future__ import annotations
 
