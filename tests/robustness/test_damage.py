@@ -244,7 +244,7 @@ def test_an_error_of_a_file_names_it_and_exits_with_3(tmp_path: Path) -> None:
     path = tmp_path / "wörter und zahlen.net"
     netx.write(network, path)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(NetxError, match=r"wörter und zahlen\.net: is damaged, it does not match the SHA-256") as caught:
+    with pytest.raises(NetxError, match=r"wörter und zahlen\.net: is damaged") as caught:
         netx.read(path)
     assert isinstance(caught.value, LoihiConvertError)
     assert caught.value.exit_code == 3
