@@ -13,7 +13,7 @@ from torchvision import transforms
 
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.errors import InputError, UnsupportedModelError, UsageError
-from loihi_convert.frontend.lowering import convert
+from loihi_convert.frontend.lowering import to_relu_network
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.simulation.relu import relu_outputs
@@ -213,36 +213,36 @@ CNNS = {
 def test_the_relu_network_equals_the_cnn(name: str) -> None:
     model, shape = CNNS[name]
     randomized(model)
-    assert_equal_outputs(model, convert(model, shape), shape)
+    assert_equal_outputs(model, to_relu_network(model, shape), shape)
 
 
 def test_a_size_as_the_window_of_a_pooling() -> None:
     """Torch 2.3 cannot trace it yet: there it is refused in a sentence, with newer ones it is converted."""
     if tuple(map(int, torch.__version__.split(".")[:2])) > (2, 3):
         model = SizedPool()
-        assert_equal_outputs(model, convert(model, (2, 8, 6)), (2, 8, 6))
+        assert_equal_outputs(model, to_relu_network(model, (2, 8, 6)), (2, 8, 6))
     else:
         with pytest.raises(UnsupportedModelError, match="SizedPool: its forward cannot be traced"):
-            convert(SizedPool(), (2, 8, 6))
+            to_relu_network(SizedPool(), (2, 8, 6))
 
 
 def test_a_dropped_softmax_is_noted() -> None:
-    assert convert(*CNNS["modern"]).notes == (
+    assert to_relu_network(*CNNS["modern"]).notes == (
         "log_softmax (after fc): the log_softmax at the end is dropped; arg max is the same without it.",
     )
-    assert convert(*CNNS["functional"]).notes == ()
+    assert to_relu_network(*CNNS["functional"]).notes == ()
 
 
 def test_a_shift_in_front_of_padding_becomes_a_bias_per_neuron() -> None:
     """Weight 1 x 1 kernel 3, mean 0.5: inside the map all nine taps see the shift -0.5, at a corner only four do."""
     model = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
     model[0].weight.data.fill_(1)
-    bias = convert(model, (1, 4, 4), mean=[0.5]).layers[0].synapse.bias
+    bias = to_relu_network(model, (1, 4, 4), mean=[0.5]).layers[0].synapse.bias
     assert bias is not None
     assert bias[0].tolist() == [[-2, -3, -3, -2], [-3, -4.5, -4.5, -3], [-3, -4.5, -4.5, -3], [-2, -3, -3, -2]]
     model[0].padding = (0, 0)
     model[3] = nn.Linear(4, 2)
-    uniform = convert(model, (1, 4, 4), mean=[0.5]).layers[0].synapse.bias
+    uniform = to_relu_network(model, (1, 4, 4), mean=[0.5]).layers[0].synapse.bias
     assert uniform is not None
     assert uniform.tolist() == [-4.5]
 
@@ -256,7 +256,9 @@ def test_normalization_outside_the_model() -> None:
     ]
     with torch.no_grad():
         expected = randomized(model).eval()(normalized)
-    found = torch.cat([outputs[-1] for outputs in relu_outputs(convert(model, shape, mean=mean, std=std), pixels)])
+    found = torch.cat(
+        [outputs[-1] for outputs in relu_outputs(to_relu_network(model, shape, mean=mean, std=std), pixels)]
+    )
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -270,11 +272,11 @@ def test_normalization_outside_the_model() -> None:
 )
 def test_wrong_normalization(options: dict[str, list[float]], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        convert(*CNNS["functional"], **options)
+        to_relu_network(*CNNS["functional"], **options)
 
 
 def test_layers_carry_names_geometry_and_pooling() -> None:
-    network = convert(*CNNS["functional"])
+    network = to_relu_network(*CNNS["functional"])
     assert [layer.name for layer in network.layers] == ["conv1", "conv2", "fc1", "fc2"]
     conv2 = network.layers[1].synapse
     assert isinstance(conv2, Conv)
@@ -289,7 +291,7 @@ def test_the_model_is_left_as_it_was() -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model[1].eval()  # A batch norm that is frozen while the rest is trained.
     modes = [module.training for module in model.modules()]
-    convert(model, shape)
+    to_relu_network(model, shape)
     assert [module.training for module in model.modules()] == modes
     assert len(set(modes)) == 2
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
@@ -418,10 +420,10 @@ def chain(*modules: nn.Module) -> nn.Module:
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 def test_everything_else_is_refused_by_name(model: nn.Module, message: str) -> None:
     with pytest.raises(UnsupportedModelError, match=message):
-        convert(model, (1, 6, 6))
+        to_relu_network(model, (1, 6, 6))
 
 
 def test_images_that_do_not_fit_the_model() -> None:
     with pytest.raises(InputError, match=r"Sequential: does not take images of shape \(3, 6, 6\) \(.*\)\.$") as caught:
-        convert(chain(nn.ReLU()), (3, 6, 6))
+        to_relu_network(chain(nn.ReLU()), (3, 6, 6))
     assert "\n" not in str(caught.value)

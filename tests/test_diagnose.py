@@ -22,7 +22,7 @@ from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import InputError
-from loihi_convert.frontend.lowering import convert
+from loihi_convert.frontend.lowering import to_relu_network
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Dense
@@ -145,7 +145,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
     splits = load_data("digits")
     train("digits-cnn", splits, replace(default_recipe("digits"), epochs=8), seed=0, output=path)
     model, checkpoint = load_model(path)
-    return Digits(splits, convert(model, checkpoint.input_shape))
+    return Digits(splits, to_relu_network(model, checkpoint.input_shape))
 
 
 def rounded(

@@ -12,7 +12,7 @@ from loihi_convert.cnn.models import build_model
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
-from loihi_convert.frontend.lowering import convert
+from loihi_convert.frontend.lowering import to_relu_network
 
 
 def qcfs_model() -> torch.nn.Module:
@@ -38,7 +38,7 @@ def test_they_are_what_quantize_writes(bits: int) -> None:
     weights = rounding.weights(tensors, scales)
     images = np.random.default_rng(0).integers(0, 256, (50, 1, 8, 8)).astype(np.uint8)
     network = quantize(
-        balance(convert(model, (1, 8, 8)), images, 4, BalanceOptions(method="qcfs")),
+        balance(to_relu_network(model, (1, 8, 8)), images, 4, BalanceOptions(method="qcfs")),
         images,
         QuantizeOptions(weight_bits=bits),
     )

@@ -9,7 +9,7 @@ from torch import nn
 from loihi_convert.cnn.models import ARCHITECTURES, build_model, default_architecture, notation
 from loihi_convert.data import DATASETS
 from loihi_convert.errors import UsageError
-from loihi_convert.frontend.lowering import convert
+from loihi_convert.frontend.lowering import to_relu_network
 from loihi_convert.simulation.relu import relu_outputs
 
 SHAPES = {
@@ -98,7 +98,7 @@ def test_every_architecture_converts(architecture: str) -> None:
         # In training mode, so that batch norm has statistics to fold.
         model(pixels / 255)
         expected = model.eval()(pixels[:2] / 255)
-    relu = convert(model, shape)
+    relu = to_relu_network(model, shape)
     (outputs,) = relu_outputs(relu, pixels[:2].numpy())
     assert relu.notes == ()
     # float32 against float64: some 1e-7 of the largest score for each of at most 16 layers.

@@ -27,7 +27,7 @@ from loihi_convert.cnn.training import train
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import Dataset, DataSplits, HeldOut, load_data
 from loihi_convert.errors import InputError, LoihiConvertError, UsageError, VerificationError
-from loihi_convert.frontend.lowering import convert
+from loihi_convert.frontend.lowering import to_relu_network
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import choose_margin
@@ -330,7 +330,7 @@ def test_without_its_model_a_file_still_runs(digits: DataSplits, folder: Path, t
 def test_a_model_of_other_layers_is_refused(folder: Path) -> None:
     network = netx.read(folder / "model.net")
     cnn, checkpoint = load_model(folder / "model.pt")
-    relu = convert(cnn, checkpoint.input_shape)
+    relu = to_relu_network(cnn, checkpoint.input_shape)
     renamed = replace(relu, layers=(replace(relu.layers[0], name="other"), *relu.layers[1:]))
     with pytest.raises(
         InputError, match=r"takes images \(1, 8, 8\) and has layers other \(16, 8, 8\), .* and has conv1 \(16, 8, 8\)"
@@ -374,7 +374,7 @@ def test_literal_spikes_in_front_of_biases_are_warned_of(
     """The first layer's are in the units of its pixels, and right."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10, bias=has_bias))
-    source = Source(tmp_path / "model.pt", model, convert(model, (1, 8, 8)), {}, ())
+    source = Source(tmp_path / "model.pt", model, to_relu_network(model, (1, 8, 8)), {}, ())
     options = BalanceOptions(method="ngu-lee", amplitude=amplitude)
     images = digits.calibration_images()[:50]
     (exported,) = pipeline.export(source, tmp_path / "out.net", (4,), images, balance_options=options)
@@ -427,3 +427,15 @@ def test_run_options_are_validated_when_they_are_made(options: dict[str, Any], w
     with pytest.raises(UsageError) as caught:
         RunOptions(**options)
     assert caught.value.where == where
+
+
+def test_a_module_in_memory_is_exported_to_a_named_file(digits: DataSplits, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+    source = Source.from_module(model, (1, 8, 8))
+    images = digits.calibration_images()[:50]
+    (exported,) = pipeline.export(source, tmp_path / "out.net", (4,), images)
+    assert origin.source_model(exported.path, netx.read(exported.path)) is None
+    with pytest.raises(UsageError) as raised:
+        pipeline.export(source, None, (4,), images)
+    assert raised.value.where == "output"

@@ -19,7 +19,7 @@ from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.choice import choose_method
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.errors import CheckpointError, UsageError
-from loihi_convert.frontend.lowering import convert
+from loihi_convert.frontend.lowering import to_relu_network
 from loihi_convert.simulation.relu import cnn_scores, relu_outputs
 from loihi_convert.simulation.simulator import outputs
 
@@ -61,7 +61,7 @@ def test_a_neuron_of_l_steps_sends_the_same(threshold: int, current: int, levels
         model[2].threshold.fill_(threshold / 4)
         model[3].weight.fill_(1.0)
     images = np.full((1, 1, 1, 1), 255, np.uint8)
-    network = convert(model, (1, 1, 1))
+    network = to_relu_network(model, (1, 1, 1))
     spiking = balance(network, images, levels, BalanceOptions(method="qcfs"))
     expected = model(torch.ones(1, 1, 1, 1)).item()
     assert cnn_scores(network, images).item() == pytest.approx(expected)
@@ -85,7 +85,7 @@ def test_checkpoints_keep_levels_and_thresholds(tmp_path: Path, suffix: str) -> 
     checkpoint.save(trained(), path)
     model, loaded = load_model(path)
     assert loaded.qcfs_levels == 4
-    network = convert(model, (1, 8, 8))
+    network = to_relu_network(model, (1, 8, 8))
     images = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8)).astype(np.uint8)
     assert [layer.levels for layer in network.layers] == [4, 4, None]
     by_torch = model(torch.from_numpy(images / 255).float()).numpy()
@@ -117,7 +117,7 @@ def test_first_thresholds_lie_at_the_99th_percentile() -> None:
 def test_the_choice_tries_the_trained_thresholds_first(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     checkpoint.save(trained(), path)
-    network = convert(load_model(path)[0], (1, 8, 8))
+    network = to_relu_network(load_model(path)[0], (1, 8, 8))
     images = np.random.default_rng(0).integers(0, 256, (20, 1, 8, 8)).astype(np.uint8)
     assert "qcfs" in {trial.name for trial in choose_method(network, images, 2)}
 
@@ -125,7 +125,7 @@ def test_the_choice_tries_the_trained_thresholds_first(tmp_path: Path) -> None:
 def test_plain_cnns_have_no_thresholds_to_take(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     checkpoint.save(trained(None), path)
-    network = convert(load_model(path)[0], (1, 8, 8))
+    network = to_relu_network(load_model(path)[0], (1, 8, 8))
     with pytest.raises(UsageError) as raised:
         balance(network, np.zeros((1, 1, 8, 8), np.uint8), 2, BalanceOptions(method="qcfs"))
     assert raised.value.where == "method"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from loihi_convert.cnn.checkpoint import Checkpoint, save
 from loihi_convert.cnn.models import build_model
-from loihi_convert.errors import CheckpointError, InputError, UsageError
+from loihi_convert.errors import CheckpointError, InputError, LoihiConvertError, UnsupportedModelError, UsageError
 from loihi_convert.frontend.source import Source, open_source, reopen_source
 from loihi_convert.simulation.relu import relu_outputs
 
@@ -135,10 +136,10 @@ def changed(**tensors: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (changed(extra=torch.ones(1)), "is not the state of nets:Net: it has 4.extra, which the CNN does not know"),
-        ({"fc.w": torch.ones(2)}, "it lacks 0.bias, 0.weight, 1.bias, 1.running_mean and 4 more; it has fc.w, which"),
-        (changed(weight=torch.ones(5, 8)), r"4.weight has shape \(5, 8\), in nets:Net it has \(3, 8\)"),
-        (changed(weight=torch.ones(3, 8, dtype=torch.int8)), "4.weight is int8, in nets:Net it is float32; quantized"),
+        (changed(extra=torch.ones(1)), "does not hold the state of nets:Net: 4.extra unknown to the CNN"),
+        ({"fc.w": torch.ones(2)}, "0.bias, 0.weight, 1.bias, 1.running_mean and 4 more missing; fc.w unknown"),
+        (changed(weight=torch.ones(5, 8)), r"4.weight has shape \(5, 8\); must be \(3, 8\), as in nets:Net"),
+        (changed(weight=torch.ones(3, 8, dtype=torch.int8)), "4.weight is int8; must be float32, as in nets:Net"),
         (changed(bias=torch.tensor([0, 1e300, 0], dtype=torch.float64)), "4.bias does not fit into float32"),
         (changed(bias=torch.tensor([0, float("nan"), 0])), "4.bias holds NaN or an infinity"),
         ({"epoch": 3, "weights": {}}, "holds a dict of epoch, weights; .*Write it with torch.save"),
@@ -159,14 +160,14 @@ def test_the_counters_of_batch_norm_may_be_missing() -> None:
 @pytest.mark.parametrize(
     ("arch", "message"),
     [
-        ("nets", "--arch nets: allowed is package.module:factory"),
+        ("nets", "arch: found 'nets'; must be package.module:factory"),
         ("nets.py:Net", "there is no module nets.py in the current folder"),
-        ("./nets:Net", "allowed is package.module:factory, as in nets.small:make_cnn"),
+        ("./nets:Net", "must be package.module:factory, as in nets.small:make_cnn"),
         ("absent.nets:Net", "there is no module absent in the current folder or among the installed packages"),
-        ("nets:Nett", "nets has no Nett; it has Net, Wide, Lazy, make and 3 more"),
-        ("nets:constant", "constant is an int; it must be a class or a function"),
-        ("nets:number", "number gives an int; it must give a torch.nn.Module"),
-        ("nets:Wide", r"Wide needs arguments \(channels, classes\); name a function without arguments that"),
+        ("nets:Nett", "nets does not define Nett; it defines Net, Wide, Lazy, make and 3 more"),
+        ("nets:constant", "constant is an int; must be a class or a function"),
+        ("nets:number", "number returns an int; must return a torch.nn.Module"),
+        ("nets:Wide", r"Wide needs arguments \(channels, classes\)\. Name a function without arguments that"),
         ("nets:broken", r"calling broken fails: KeyError: 'depth' \(nets.py, line \d+\)"),
         ("failing:Net", r"importing failing fails: .*: No module named 'timmm' \(failing.py, line 1\)"),
         ("syntax:Net", r"importing syntax fails: SyntaxError: .*\(syntax.py, line 2\)"),
@@ -196,15 +197,15 @@ def test_what_is_recorded_brings_the_same_cnn_back() -> None:
     # A name in a file is not imported unless the user types it.
     with pytest.raises(CheckpointError, match=r"holds a plain state dict.* Name the code that builds its CNN: `arch="):
         reopen_source(path, source.provenance, SHAPE)
-    with pytest.raises(InputError, match="the file says that mean of its CNN is 'much', no list of numbers"):
+    with pytest.raises(InputError, match="found 'much' for mean of the CNN; must be numbers"):
         reopen_source(path, {"mean": "much"}, SHAPE, "nets:Net")
 
 
 def test_options_that_do_not_go_together() -> None:
     path = saved(net().state_dict())
-    with pytest.raises(UsageError, match="does not say how large the images are; pass --input-shape C,H,W"):
+    with pytest.raises(UsageError, match="does not say how large the images are; must be"):
         open_source(path, arch="nets:Net")
-    with pytest.raises(UsageError, match="the CNN has 3 outputs, but there are 10 classes; name as many as outputs"):
+    with pytest.raises(UsageError, match="classes: found 10 names for 3 outputs"):
         opened(path, classes=tuple("0123456789"))
     assert opened(path).provenance["classes"] == ["0", "1", "2"]
     state = dict(build_model("digits-cnn", (1, 8, 8), 10).state_dict())
@@ -212,6 +213,53 @@ def test_options_that_do_not_go_together() -> None:
     save(ours, Path("ours.pt"))
     with pytest.raises(UsageError, match=r"names its architecture \(digits-cnn\).* Leave out `arch`"):
         opened(Path("ours.pt"))
-    with pytest.raises(UsageError, match="--input-shape and --classes go with --arch"):
+    with pytest.raises(UsageError, match=r"input_shape: found .* without `arch`"):
         open_source(Path("ours.pt"), input_shape=SHAPE)
     assert open_source(Path("ours.pt"), mean=[0.5]).provenance["mean"] == [0.5]
+
+
+class Compiled(nn.Module):
+    """As torch.compile wraps a module; that itself takes seconds to import."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = module
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, nn.DataParallel, Compiled])
+def test_a_module_in_memory_is_copied(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    module = net().double().train()
+    state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    source = Source.from_module(wrap(module), SHAPE, mean=[0.5], std=[0.25], classes=("a", "b", "c"), data="mine")
+    assert module.training
+    assert all(parameter.requires_grad for parameter in module.parameters())
+    assert all(tensor.equal(state[name]) for name, tensor in module.state_dict().items())
+    assert (source.path, source.model.training) == (None, False)
+    assert {tensor.dtype for tensor in source.model.parameters()} == {torch.float32}
+    assert source.provenance == {"data": "mine", "classes": ["a", "b", "c"], "mean": [0.5], "std": [0.25]}
+    expected = open_source(saved(module.state_dict()), arch="nets:Net", input_shape=SHAPE, mean=[0.5], std=[0.25])
+    for found, wanted in zip(source.network.layers, expected.network.layers, strict=True):
+        assert np.array_equal(found.synapse.weight, wanted.synapse.weight)
+
+
+class Uncopyable(nn.Sequential):
+    def __deepcopy__(self, memo: object) -> nn.Module:
+        raise RuntimeError("only one of me")
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "kind", "where", "found"),
+    [
+        ("nets:Net", {}, UsageError, "model", "a str"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), {"classes": ["a"]}, UsageError, "classes", "1 names for 3"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), {"input_shape": (4, 4)}, UsageError, "input_shape", "(4, 4)"),
+        (Uncopyable(nn.Flatten()), {}, UnsupportedModelError, "Uncopyable", "only one of me"),
+    ],
+)
+def test_a_module_that_cannot_be_taken(
+    module: Any, options: dict[str, Any], kind: type[LoihiConvertError], where: str, found: str
+) -> None:
+    with pytest.raises(kind) as raised:
+        Source.from_module(module, **{"input_shape": SHAPE, **options})
+    assert raised.value.where == where
+    assert found in raised.value.found

@@ -87,7 +87,7 @@ def test_a_file_does_not_name_the_code_that_runs(
         (["--input-shape", "1,8"], "--input-shape 1,8: allowed are three whole numbers from 1, C,H,W"),
         (["--input-shape", "3,8,8"], "--input-shape 3,8,8: the images of digits have (1, 8, 8)"),
         (["--classes", "cat,,dog"], "--classes cat,,dog: allowed is their number from 2, or their names"),
-        (["--classes", "12"], "the CNN has 10 outputs, but there are 12 classes"),
+        (["--classes", "12"], "found 12 names for 10 outputs of the CNN"),
     ):
         assert call(*user, "--data", "digits", *wrong) == 2
         assert message in capsys.readouterr().err

@@ -36,7 +36,7 @@ from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 
 
-def convert(
+def to_relu_network(
     model: nn.Module,
     input_shape: Shape,
     *,

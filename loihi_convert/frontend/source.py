@@ -3,11 +3,12 @@
 =============================================  =====================================================================
 file                                           what builds the CNN
 =============================================  =====================================================================
-a checkpoint of ours (`checkpoint.py`)         the architecture that it names
-a plain state dict, and ``--arch``             ``package.module:factory``: the user's own class, function or module
+a checkpoint that `train` wrote                the architecture that it names (`checkpoint.py`)
+a plain state dict, and ``arch``               ``package.module:factory``: the user's own class, function or module
+none                                           an nn.Module in memory (`Source.from_module`)
 =============================================  =====================================================================
 
-Nothing in a file ever runs. The code that ``--arch`` names does: it is imported as Python would import it, with the
+Nothing in a file ever runs. The code that ``arch`` names does: it is imported as Python would import it, with the
 current folder first. A name that stands in a file is therefore never imported, only one that the user types.
 """
 
@@ -31,9 +32,9 @@ from torch.nn.parameter import is_lazy
 
 from loihi_convert.arrays import Shape
 from loihi_convert.cnn.checkpoint import load_model, load_state
-from loihi_convert.errors import CheckpointError, InputError, UsageError
+from loihi_convert.errors import CheckpointError, InputError, UnsupportedModelError, UsageError
 from loihi_convert.files import sha256
-from loihi_convert.frontend.lowering import convert
+from loihi_convert.frontend.lowering import to_relu_network
 from loihi_convert.ir.network import ReluNetwork
 
 # What DistributedDataParallel and torch.compile put in front of every name.
@@ -50,7 +51,7 @@ class Source:
     Parameters
     ----------
     path
-        The file of its weights.
+        The file of its weights; ``None`` where it came from memory.
     model
         The CNN, float32, in eval mode and without gradients.
     network
@@ -61,11 +62,53 @@ class Source:
         What the user should know, one sentence each.
     """
 
-    path: Path
+    path: Path | None
     model: nn.Module
     network: ReluNetwork
     provenance: Mapping[str, Any]
     notes: tuple[str, ...]
+
+    @classmethod
+    def from_module(
+        cls,
+        module: nn.Module,
+        input_shape: Shape,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        classes: Sequence[str] | None = None,
+        data: str | None = None,
+    ) -> Source:
+        """Return the CNN ``module``, copied; the module itself is not changed.
+
+        Parameters
+        ----------
+        module
+            Takes images, float ``(N, C, H, W)``, and returns class scores ``(N, classes)``.
+        input_shape
+            ``(C, H, W)``.
+        mean, std
+            Per channel, where it was trained on ``(pixel / 255 - mean) / std``.
+        classes
+            The name of each output; by default their numbers.
+        data
+            What to record as the data set.
+
+        Raises
+        ------
+        UsageError
+            If the module is not an ``nn.Module``, or the options do not fit it or each other.
+        UnsupportedModelError
+            If it cannot be copied, or holds an operation that cannot spike.
+        InputError
+            If it does not take such images, or holds NaN or an infinity.
+        """
+        if len(input_shape) != 3 or min(input_shape) < 1:
+            raise UsageError(f"found {input_shape}", where="input_shape", expected="must be (C, H, W), each at least 1")
+        model = _copied(module)
+        network = to_relu_network(model, tuple(input_shape), mean=mean, std=std)
+        described = {"data": data, "classes": _class_names(network, classes), **_normalization(mean, std)}
+        return cls(None, model, network, described, network.notes)
 
 
 def open_source(
@@ -105,12 +148,14 @@ def open_source(
     UnsupportedModelError
         If the CNN holds what cannot spike.
     """
-    normalization = {name: list(values) for name, values in (("mean", mean), ("std", std)) if values is not None}
     if arch is None:
-        if input_shape is not None or classes is not None:
-            raise UsageError(f"{path}: --input-shape and --classes go with --arch; a checkpoint says both itself.")
+        for parameter, given in (("input_shape", input_shape), ("classes", classes)):
+            if given is not None:
+                raise UsageError(
+                    f"found {given!r} without `arch`", where=parameter, hint=f"{path.name} is read without it."
+                )
         model, checkpoint = load_model(path)
-        network = convert(model, checkpoint.input_shape, mean=mean, std=std)
+        network = to_relu_network(model, checkpoint.input_shape, mean=mean, std=std)
         described = {
             "architecture": checkpoint.architecture,
             "data": checkpoint.data if data is None else data,
@@ -121,20 +166,63 @@ def open_source(
         notes: tuple[str, ...] = ()
     else:
         if input_shape is None:
-            raise UsageError(f"{path}: a state dict does not say how large the images are; pass --input-shape C,H,W.")
+            raise UsageError(
+                f"{path.name} is a state dict, which does not say how large the images are",
+                where="input_shape",
+                expected="must be (C, H, W)",
+            )
         state = load_state(path)
         model, notes = _filled(_built(arch), state, arch, path)
-        network = convert(model, input_shape, mean=mean, std=std)
-        outputs = network.shapes[-1][0]
-        names = [str(number) for number in range(outputs)] if classes is None else list(classes)
-        if len(names) != outputs:
-            raise UsageError(
-                f"{path}: the CNN has {outputs} outputs, but there are {len(names)} classes; name as many as outputs "
-                "by --classes, or choose the --data it was trained on."
-            )
-        described = {"arch": arch, "data": data, "classes": names}
-    provenance = {"file": path.name, "sha256": sha256(path), **described, **normalization}
+        network = to_relu_network(model, input_shape, mean=mean, std=std)
+        described = {"arch": arch, "data": data, "classes": _class_names(network, classes)}
+    provenance = {"file": path.name, "sha256": sha256(path), **described, **_normalization(mean, std)}
     return Source(path, model, network, provenance, (*notes, *network.notes))
+
+
+def _class_names(network: ReluNetwork, classes: Sequence[str] | None) -> list[str]:
+    outputs = network.shapes[-1][0]
+    names = [str(number) for number in range(outputs)] if classes is None else list(classes)
+    if len(names) != outputs:
+        raise UsageError(
+            f"found {len(names)} names for {outputs} outputs of the CNN",
+            where="classes",
+            expected="must be one name per output",
+            hint="Name them, or choose the `data` that the CNN was trained on.",
+        )
+    return names
+
+
+def _normalization(mean: Sequence[float] | None, std: Sequence[float] | None) -> dict[str, list[float]]:
+    return {name: list(values) for name, values in (("mean", mean), ("std", std)) if values is not None}
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside DataParallel, DistributedDataParallel and torch.compile."""
+    while True:
+        # By its attribute: importing the class of compiled modules takes seconds.
+        inner = getattr(module, "_orig_mod", None)
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = module.module
+        if not isinstance(inner, nn.Module):
+            return module
+        module = inner
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A float32 copy on the CPU in eval mode, without gradients, and without what wraps it for training."""
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"found {_article(module)}", where="model", expected="must be a torch.nn.Module")
+    module = _unwrapped(module)
+    try:
+        copied = copy.deepcopy(module)
+    # A module of the user may refuse in any way, as one that holds a tensor with a gradient function does.
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"cannot be copied ({type(error).__name__}: {error})",
+            where=type(module).__name__,
+            hint="Build it anew and load its state dict.",
+        ) from error
+    return copied.cpu().float().requires_grad_(False).eval()
 
 
 def reopen_source(path: Path, recorded: Mapping[str, Any], input_shape: Shape, arch: str | None = None) -> Source:
@@ -167,7 +255,7 @@ def _recorded_numbers(recorded: Mapping[str, Any], name: str) -> list[float] | N
     if values is None:
         return None
     if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
-        raise InputError(f"the file says that {name} of its CNN is {values!r}, no list of numbers.")
+        raise InputError(f"found {values!r} for {name} of the CNN", where="provenance", expected="must be numbers")
     return values
 
 
@@ -176,7 +264,9 @@ def _built(arch: str) -> nn.Module:
     module_name, colon, name = arch.partition(":")
     if not (colon and re.fullmatch(r"\w+(\.\w+)*", module_name) and re.fullmatch(r"\w+(\.\w+)*", name)):
         raise UsageError(
-            f"--arch {arch}: allowed is package.module:factory, as in nets.small:make_cnn (a module's name, no path)."
+            f"found {arch!r}",
+            where="arch",
+            expected="must be package.module:factory, as in nets.small:make_cnn (names, not paths)",
         )
     with _current_folder_first():
         target: Any = _run_users_code(arch, f"importing {module_name}", lambda: importlib.import_module(module_name))
@@ -187,18 +277,18 @@ def _built(arch: str) -> nn.Module:
                     for key, value in getattr(target, "__dict__", {}).items()
                     if callable(value) and getattr(value, "__module__", None) == module_name
                 ]
-                raise UsageError(f"--arch {arch}: {module_name} has no {name}; it has {_listed(known)}.")
+                raise UsageError(
+                    f"{module_name} does not define {name}", where="arch", expected=f"it defines {_listed(known)}"
+                )
             target = getattr(target, part)
         if isinstance(target, nn.Module):
             made: object = copy.deepcopy(target)
         else:
             _require_no_arguments(arch, name, target)
             made = _run_users_code(arch, f"calling {name}", target)
-    if isinstance(made, nn.DataParallel):
-        made = made.module
     if not isinstance(made, nn.Module):
-        raise UsageError(f"--arch {arch}: {name} gives {_article(made)}; it must give a torch.nn.Module.")
-    return made
+        raise UsageError(f"{name} returns {_article(made)}", where="arch", expected="must return a torch.nn.Module")
+    return _unwrapped(made)
 
 
 @contextlib.contextmanager
@@ -223,16 +313,16 @@ def _run_users_code(arch: str, doing: str, call: Callable[[], Result]) -> Result
         module_name = arch.partition(":")[0]
         if isinstance(error, ModuleNotFoundError) and error.name in _parents(module_name):
             raise UsageError(
-                f"--arch {arch}: there is no module {error.name} in the current folder or among the installed "
-                "packages; run loihi-convert where `import "
-                f"{module_name}` works."
+                f"there is no module {error.name} in the current folder or among the installed packages",
+                where="arch",
+                hint=f'Start Python where "import {module_name}" works.',
             ) from error
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(frame.filename).name}, line {frame.lineno}"
         if isinstance(error, SyntaxError) and error.filename:
             place = f"{Path(error.filename).name}, line {error.lineno}"
         reason = (str(error) or "without a message").splitlines()[0]
-        raise UsageError(f"--arch {arch}: {doing} fails: {type(error).__name__}: {reason} ({place}).") from error
+        raise UsageError(f"{doing} fails: {type(error).__name__}: {reason} ({place})", where="arch") from error
 
 
 def _parents(module_name: str) -> list[str]:
@@ -242,7 +332,7 @@ def _parents(module_name: str) -> list[str]:
 
 def _require_no_arguments(arch: str, name: str, target: object) -> None:
     if not callable(target):
-        raise UsageError(f"--arch {arch}: {name} is {_article(target)}; it must be a class or a function.")
+        raise UsageError(f"{name} is {_article(target)}", where="arch", expected="must be a class or a function")
     try:
         signature = inspect.signature(target)
     except ValueError:
@@ -251,8 +341,9 @@ def _require_no_arguments(arch: str, name: str, target: object) -> None:
     missing = [p.name for p in signature.parameters.values() if p.default is p.empty and p.kind not in kinds]
     if missing:
         raise UsageError(
-            f"--arch {arch}: {name} needs arguments ({', '.join(missing)}); name a function without arguments that "
-            f"returns {name}({', '.join(f'{p}=...' for p in missing)})."
+            f"{name} needs arguments ({', '.join(missing)})",
+            where="arch",
+            hint=f"Name a function without arguments that returns {name}({', '.join(f'{p}=...' for p in missing)}).",
         )
 
 
@@ -270,18 +361,16 @@ def _filled(model: nn.Module, state: Mapping[str, Tensor], arch: str, path: Path
     missing = [name for name in wanted.keys() - found.keys() if not name.endswith("num_batches_tracked")]
     unexpected = found.keys() - wanted.keys()
     if missing or unexpected:
-        parts = [f"it lacks {_listed(sorted(missing))}"] * bool(missing)
-        parts += [f"it has {_listed(sorted(unexpected))}, which the CNN does not know"] * bool(unexpected)
+        parts = [f"{_listed(sorted(missing))} missing"] * bool(missing)
+        parts += [f"{_listed(sorted(unexpected))} unknown to the CNN"] * bool(unexpected)
         raise CheckpointError(
-            f"{path}: is not the state of {arch}: {'; '.join(parts)}. Name the CNN it was saved from."
+            f"does not hold the state of {arch}: {'; '.join(parts)}", where=path, hint="Name the CNN it was saved from."
         )
     for name, tensor in found.items():
         _require_fit(name, tensor, wanted[name], arch, path)
         found[name] = tensor.to(torch.float32) if tensor.is_floating_point() else tensor
         if not bool(torch.isfinite(found[name]).all()):
-            raise CheckpointError(
-                f"{path}: {name} does not fit into float32; its largest value is {tensor.abs().max()}."
-            )
+            raise CheckpointError(f"{name} does not fit into float32: it holds {tensor.abs().max()}", where=path)
     dtypes = sorted({_dtype(tensor) for tensor in state.values() if tensor.is_floating_point()} - {"float32"})
     notes += [f"{path.name}: tensors of {_listed(dtypes)} are taken as float32."] * bool(dtypes)
     model.load_state_dict(found, strict=False)
@@ -291,14 +380,18 @@ def _filled(model: nn.Module, state: Mapping[str, Tensor], arch: str, path: Path
 def _require_fit(name: str, tensor: Tensor, wanted: Tensor, arch: str, path: Path) -> None:
     if tensor.is_floating_point() != wanted.is_floating_point():
         raise CheckpointError(
-            f"{path}: {name} is {_dtype(tensor)}, in {arch} it is {_dtype(wanted)}; quantized or converted weights are "
-            "not supported. Save the state dict of the model in floating point."
+            f"{name} is {_dtype(tensor)}",
+            where=path,
+            expected=f"must be {_dtype(wanted)}, as in {arch}",
+            hint="Quantized weights are not supported: save the state dict in floating point.",
         )
     # A lazy module takes the shape that comes.
     if not is_lazy(wanted) and tensor.shape != wanted.shape:
         raise CheckpointError(
-            f"{path}: {name} has shape {tuple(tensor.shape)}, in {arch} it has {tuple(wanted.shape)}. Name the CNN "
-            "it was saved from, with the same channels and classes."
+            f"{name} has shape {tuple(tensor.shape)}",
+            where=path,
+            expected=f"must be {tuple(wanted.shape)}, as in {arch}",
+            hint="Name the CNN it was saved from, with the same channels and classes.",
         )
 
 

@@ -1,12 +1,12 @@
 """The networks of real numbers and their layers; that of Loihi's integers is in `quantized.py`.
 
-============================  ====================  ================================================================
-network                       made by               between two layers
-============================  ====================  ================================================================
-`ReluNetwork`                 `lowering.convert`     ReLU; equals the CNN, batch norm folded
-`SpikingNetwork`              `balancing.balance`     integrate-and-fire neurons with real-valued thresholds
-`QuantizedNetwork`            `quantization.quantize`   integrate-and-fire neurons in Loihi's integers; can be exported
-============================  ====================  ================================================================
+==================  ===========================  ===================================================================
+network             made by                      between two layers
+==================  ===========================  ===================================================================
+`ReluNetwork`       `lowering.to_relu_network`   ReLU; equals the CNN, batch norm folded
+`SpikingNetwork`    `balancing.balance`          integrate-and-fire neurons with real-valued thresholds
+`QuantizedNetwork`  `quantization.quantize`      integrate-and-fire neurons in Loihi's integers; can be exported
+==================  ===========================  ===================================================================
 
 A layer is a synapse (`synapse.py`) and a neuron. The last layer is the readout: without neurons it only integrates, and
 its membrane potential is the output; with neurons the output is how often each has fired. Arrays are read-only copies;

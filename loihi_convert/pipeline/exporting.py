@@ -18,7 +18,7 @@ from loihi_convert.conversion.choice import Agreement
 from loihi_convert.conversion.flow import to_integers
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_timesteps
 from loihi_convert.conversion.quantization_report import QuantizationReport
-from loihi_convert.errors import VerificationError
+from loihi_convert.errors import UsageError, VerificationError
 from loihi_convert.files import refuse_to_overwrite, refuse_to_replace, require_writable
 from loihi_convert.frontend.source import Source, open_source
 from loihi_convert.ir.quantized import QuantizedNetwork
@@ -83,9 +83,9 @@ def export(
     Parameters
     ----------
     model
-        A checkpoint of ours (``.pt`` or ``.safetensors``), or what `source.open_source` made of another file.
+        A checkpoint that `train` wrote (``.pt`` or ``.safetensors``), or a `Source` of another file or of an nn.Module.
     output
-        The ``.net`` file; by default beside ``model``. Several T get ``-T4`` and so on before the suffix.
+        The ``.net`` file; by default beside the checkpoint. Several T get ``-T4`` and so on before the suffix.
     timesteps
         The latencies T to balance for.
     calibration
@@ -105,17 +105,21 @@ def export(
         If the checkpoint cannot be used, or does not take the calibration images, or a file exists or cannot be
         written.
     UsageError
-        If a file to write is the checkpoint, or options do not go together.
+        If a file to write is the checkpoint, none is given for a CNN in memory, or options contradict each other.
     UnsupportedModelError
         If the CNN holds what cannot spike.
     VerificationError
         If a written file does not compute what the network in memory does.
     """
     checkpoint = model.path if isinstance(model, Source) else model
-    paths = output_paths(checkpoint, output, timesteps)
+    base = output or checkpoint
+    if base is None:
+        raise UsageError("found none for a CNN in memory", where="output", expected="must be a path")
+    paths = output_paths(base, output, timesteps)
     for path in paths:
         require_writable(path)
-        refuse_to_replace(checkpoint, path)
+        if checkpoint is not None:
+            refuse_to_replace(checkpoint, path)
         refuse_to_overwrite(path, overwrite)
     require_timesteps(timesteps)
     quantize_options.require_neurons(balance_options.reset, balance_options.poisson_seed)

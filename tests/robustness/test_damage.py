@@ -26,7 +26,7 @@ from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.errors import InputError, LoihiConvertError, NetxError, RangeError, UsageError
-from loihi_convert.frontend.lowering import convert
+from loihi_convert.frontend.lowering import to_relu_network
 from loihi_convert.ir.quantized import MAX_TIMESTEPS
 from loihi_convert.simulation.simulator import outputs
 
@@ -143,7 +143,7 @@ def test_numbers_that_are_none_name_the_layer(change: Callable[[nn.Sequential], 
     model = cnn()
     change(model)
     with pytest.raises(InputError, match=f"^{layer}: with batch norm folded, a weight or bias is NaN or infinite"):
-        convert(model, (1, 8, 8))
+        to_relu_network(model, (1, 8, 8))
 
 
 @pytest.mark.parametrize(("layers", "named"), [((0, 4), "4"), ((0, 4, 7), "4|7"), ((4, 7), "7")])
@@ -151,7 +151,7 @@ def test_weights_beyond_float32_name_the_layer(layers: tuple[int, ...], named: s
     model = cnn()
     for layer in layers:
         model[layer].weight.mul_(1e25)
-    network = convert(model, (1, 8, 8))
+    network = to_relu_network(model, (1, 8, 8))
     with pytest.raises(RangeError, match=rf"^({named}): its (input|potential) is beyond 3\.4e38"):
         quantize(balance(network, digits(), 4, BalanceOptions(method="ngu-lee")), digits())
 
@@ -189,7 +189,7 @@ CHANGES: dict[str, Callable[[nn.Sequential], object]] = {
 def test_odd_weights_give_the_class_of_the_real_numbers(name: str, method: str, tmp_path: Path) -> None:
     model, images = cnn(), digits()
     CHANGES[name](model)
-    spiking = balance(convert(model, (1, 8, 8)), images, 16, BalanceOptions(method=method))  # type: ignore[arg-type]
+    spiking = balance(to_relu_network(model, (1, 8, 8)), images, 16, BalanceOptions(method=method))  # type: ignore[arg-type]
     netx.write(quantize(spiking, images), tmp_path / "model.net")
     real = outputs(spiking, images, 16)[:, -1]
     integers = run_network(netx.read(tmp_path / "model.net"), images, 16).predictions[:, -1]
@@ -201,7 +201,7 @@ def test_odd_weights_give_the_class_of_the_real_numbers(name: str, method: str, 
 @pytest.mark.parametrize("value", [0, 128, 255])
 def test_calibration_images_that_are_all_alike(value: int) -> None:
     calibration = np.full((4, 1, 8, 8), value, np.uint8)
-    spiking = balance(convert(cnn(), (1, 8, 8)), calibration, 16, BalanceOptions(method="ngu-lee"))
+    spiking = balance(to_relu_network(cnn(), (1, 8, 8)), calibration, 16, BalanceOptions(method="ngu-lee"))
     network = quantize(spiking, calibration)
     real = outputs(spiking, calibration, 16)[:, -1].argmax(axis=1)
     assert run_network(network, calibration, 16).predictions[:, -1].tolist() == real.tolist()
@@ -210,11 +210,13 @@ def test_calibration_images_that_are_all_alike(value: int) -> None:
 @pytest.mark.parametrize("timesteps", [0, -1, MAX_TIMESTEPS + 1, 2**63])
 def test_timesteps_that_are_none(timesteps: int) -> None:
     with pytest.raises(UsageError, match=rf"timesteps: found {timesteps}; must be a whole number in 1\.\.1,048,576"):
-        balance(convert(cnn(), (1, 8, 8)), digits(), timesteps, BalanceOptions(method="ngu-lee"))
+        balance(to_relu_network(cnn(), (1, 8, 8)), digits(), timesteps, BalanceOptions(method="ngu-lee"))
 
 
 def test_a_run_that_would_fill_the_memory_is_refused() -> None:
-    network = quantize(balance(convert(cnn(), (1, 8, 8)), digits(1), 1, BalanceOptions(method="ngu-lee")), digits(1))
+    network = quantize(
+        balance(to_relu_network(cnn(), (1, 8, 8)), digits(1), 1, BalanceOptions(method="ngu-lee")), digits(1)
+    )
     images = np.broadcast_to(digits(1), (2**30, 1, 8, 8))
     # 4 bytes for each of 10 outputs, 16 for each of 2 hidden layers: 72 GiB.
     with pytest.raises(UsageError, match=r"^1073741824 images x 1 steps need 73728\.0 MiB; allowed are 4096 MiB\. Run"):

@@ -18,7 +18,7 @@ from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import Dataset, load_data
-from loihi_convert.frontend.lowering import convert
+from loihi_convert.frontend.lowering import to_relu_network
 from loihi_convert.pipeline.golden_check import Golden, write_golden
 
 
@@ -27,7 +27,7 @@ def make_golden(folder: Path, *, timesteps: int = 6, images: int = 8, epochs: in
     splits = load_data("digits")
     calibration = splits.train.images
     spiking = balance(
-        convert(trained(splits.train, epochs), (1, 8, 8)),
+        to_relu_network(trained(splits.train, epochs), (1, 8, 8)),
         calibration,
         timesteps,
         BalanceOptions(method="percentile", percentile=99.9),

@@ -45,7 +45,7 @@ from loihi_convert.data import default_root, load_data
 from loihi_convert.data.dataset import DataSplits
 from loihi_convert.errors import PlatformError, UsageError
 from loihi_convert.files import write_atomically
-from loihi_convert.frontend.lowering import convert
+from loihi_convert.frontend.lowering import to_relu_network
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.report.formats import markdown_table
 
@@ -184,7 +184,9 @@ def subject(options: argparse.Namespace, timesteps: int | None) -> Iterator[Subj
 def export_untrained(model: nn.Module, splits: DataSplits, timesteps: int, path: Path) -> None:
     """Write the CNN ``model`` as it is, thresholds balanced for ``timesteps`` on a few images."""
     images = splits.calibration_images()[:_CALIBRATION_IMAGES]
-    spiking = balance(convert(model.eval(), splits.input_shape), images, timesteps, BalanceOptions(method="ngu-lee"))
+    spiking = balance(
+        to_relu_network(model.eval(), splits.input_shape), images, timesteps, BalanceOptions(method="ngu-lee")
+    )
     netx.write(quantize(spiking, images), path)
 
 

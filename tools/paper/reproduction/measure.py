@@ -115,7 +115,7 @@ class Measurements:
     @property
     def name(self) -> str:
         """The checkpoint's file name."""
-        return self.source.path.name
+        return str(self.source.provenance["file"])
 
     @property
     def digest(self) -> str:
