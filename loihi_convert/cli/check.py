@@ -96,8 +96,9 @@ def _images(candidate: LoadedFile, count: int | None, data: str | None, data_roo
     """The first validation images, or of a user's own any; without them, unless they were asked for, a note says what
     is not looked at."""
     from loihi_convert.data import load_data
+    from loihi_convert.pipeline.checking import CheckpointFile, NativeFile
 
-    if count == 0 or candidate.network is None:
+    if count == 0 or not isinstance(candidate, CheckpointFile | NativeFile):
         return None
     wanted = data or candidate.recorded.get("data")
     try:

@@ -1,10 +1,10 @@
-"""A netx file or a checkpoint -> what is wrong with it for a target, before anyone runs it there."""
+"""A netx file or a checkpoint -> what would go wrong with it on a target."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,60 +23,77 @@ from loihi_convert.checks.resource_rules import MEMORY_RULES, NEUROCORE_RULES
 from loihi_convert.checks.stock_rules import FILE_RULES, LIF_RULES, STOCK_RULES
 from loihi_convert.chip.resources import Chips, LayerResources, resources
 from loihi_convert.cnn.checkpoint import SUFFIXES
-from loihi_convert.errors import DataError, InputError, NetxError, UsageError
-from loihi_convert.external.cuba import CubaNetwork
+from loihi_convert.errors import DataError, InputError, NetxError, UsageError, one_of
 from loihi_convert.frontend.source import open_source
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork, Target
 from loihi_convert.ir.synapse import Dense, Synapse
 from loihi_convert.netx.stock import StockFile
-from loihi_convert.progress import ProgressFactory, no_progress_bar
+from loihi_convert.progress import Progress, ProgressFactory, no_progress_bar
 
 
 @dataclass(frozen=True, eq=False)
-class LoadedFile:
-    """A file, and what could be read of it.
-
-    Parameters
-    ----------
-    path
-        The file.
-    network
-        None where this package refuses it, or where it is from other hands.
-    stock
-        What lava-dl sees; None for a checkpoint, and for a file that is damaged.
-    recorded
-        What the file says of its CNN: its ``data`` and ``classes``, perhaps.
-    refusal
-        Why this package refuses it; empty where it does not.
-    is_external
-        Whether what is refused is a netx file that another program wrote, for a program that may run it.
-    """
+class CheckpointFile:
+    """A checkpoint: the CNN before export. ``recorded`` is what it says of itself: its ``data`` and ``classes``."""
 
     path: Path
-    network: QuantizedNetwork | ReluNetwork | None
-    stock: StockFile | None
-    recorded: Mapping[str, Any]
-    refusal: str = ""
-    is_external: bool = False
+    network: ReluNetwork
+    recorded: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class NativeFile:
+    """A netx file that `export` wrote: its network, and the layers that lava-dl sees."""
+
+    path: Path
+    network: QuantizedNetwork
+    stock: StockFile
+
+    @property
+    def recorded(self) -> Mapping[str, Any]:
+        """What it says of its CNN: its ``data`` and ``classes``, perhaps."""
+        found: Mapping[str, Any] = self.network.provenance.get("model", {})
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class ExternalFile:
+    """A netx file that another tool wrote; ``refusal``: why `run` cannot run it, if it cannot."""
+
+    path: Path
+    stock: StockFile
+    refusal: NetxError | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class RefusedFile:
+    """A checkpoint or netx file that cannot be used; ``stock``: what lava-dl sees, if it is not damaged."""
+
+    path: Path
+    refusal: InputError
+    stock: StockFile | None = None
+
+
+LoadedFile = CheckpointFile | NativeFile | ExternalFile | RefusedFile
+"""A file, as far as it could be read."""
 
 
 @dataclass(frozen=True, eq=False)
 class CheckReport:
-    """What was found, the worst first, and what each layer takes.
+    """All findings, the worst first, and the resources of each layer.
 
     Parameters
     ----------
     path, target
-        As they were asked for.
+        As requested.
     timesteps
-        T of the run; None where thresholds are not known: for a checkpoint, or a file that was refused.
+        T of the run; None if no thresholds are known: for a checkpoint, an external or a refused file.
     image_count
         Images on which channels were looked at.
     findings
-        One for each broken claim.
+        One for each claim that does not hold.
     chips
-        The layers, and the chips there are for them; None where they could not be read.
+        The layers, and the chips available for them; None if the layers could not be read.
     """
 
     path: Path
@@ -88,15 +105,15 @@ class CheckReport:
 
     @property
     def is_usable(self) -> bool:
-        """Whether nothing was found that makes the file unusable on the target."""
+        """Whether no finding is an error."""
         return all(finding.severity != "error" for finding in self.findings)
 
     @property
     def verdict(self) -> str:
-        """That in a sentence, with the number of findings."""
+        """Whether the file can be used on the target, in a sentence with the number of findings."""
         found = Counter(finding.severity for finding in self.findings)
         counts = ", ".join(f"{found[severity]} {severity}{'s' * (found[severity] != 1)}" for severity in SEVERITIES)
-        outcome = "nothing found that is in the way of" if self.is_usable else "cannot be used on"
+        outcome = "can be used on" if self.is_usable else "cannot be used on"
         place = {"lava": "Lava on a CPU", "loihi2": "Loihi 2"}[self.target]
         return f"{self.path.name}: {outcome} {place}: {counts}"
 
@@ -116,36 +133,50 @@ def load_file(
     Raises
     ------
     InputError
-        If there is no such file.
+        If there is no such file, or it is neither a netx file nor named as a checkpoint.
     UsageError
         As `source.open_source`.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file; give a .net file, or the checkpoint of a CNN.")
+        raise InputError("no such file", where=path, hint="Name a .net file, or the checkpoint of a CNN.")
     if path.suffix in SUFFIXES:
         try:
             source = open_source(path, arch=arch, input_shape=input_shape, mean=mean, std=std)
         except InputError as error:
-            return LoadedFile(path, None, None, {}, str(error))
-        return LoadedFile(path, source.network, None, source.provenance)
+            return RefusedFile(path, error)
+        return CheckpointFile(path, source.network, source.provenance)
     if any(option is not None for option in (arch, input_shape, mean, std)):
-        raise UsageError(f"{path}: --arch, --input-shape, --mean and --std are for a checkpoint, before export.")
+        raise UsageError(
+            "`arch`, `input_shape`, `mean` and `std` given for a netx file",
+            where=path,
+            expected="these are for a checkpoint, before export",
+        )
     try:
         stock = netx.read_stock(path)
     except NetxError as error:
-        return LoadedFile(path, None, None, {}, str(error))
+        if path.suffix != netx.SUFFIX:
+            raise _unknown_suffix(path) from error
+        return RefusedFile(path, error)
     try:
         network = external.read_any(path)
     except NetxError as error:
-        return LoadedFile(path, None, stock, {}, str(error), is_external=not netx.is_native(path))
-    if isinstance(network, CubaNetwork):
-        return LoadedFile(path, None, stock, {})
-    stock = stock.with_names([layer.name for layer in network.layers])
-    return LoadedFile(path, network, stock, network.provenance.get("model", {}))
+        return RefusedFile(path, error, stock) if netx.is_native(path) else ExternalFile(path, stock, error)
+    if isinstance(network, QuantizedNetwork):
+        return NativeFile(path, network, stock.with_names([layer.name for layer in network.layers]))
+    return ExternalFile(path, stock)
+
+
+def _unknown_suffix(path: Path) -> InputError:
+    return InputError(
+        f"found the suffix {path.suffix!r}",
+        where=path,
+        expected=one_of((netx.SUFFIX, *SUFFIXES)),
+        hint="Save a checkpoint with torch.save(model.state_dict(), 'model.pt'), or as .safetensors.",
+    )
 
 
 def check(
-    candidate: LoadedFile,
+    loaded: LoadedFile,
     images: Array | None = None,
     timesteps: int | None = None,
     *,
@@ -154,104 +185,124 @@ def check(
     device: str = "cpu",
     bars: ProgressFactory = no_progress_bar,
 ) -> CheckReport:
-    """Return what is wrong with ``candidate`` for ``target``, the worst first.
+    """Return all findings on ``loaded`` for ``target``, the worst first.
 
     Parameters
     ----------
-    candidate
+    loaded
         From `load_file`.
     images
         uint8 ``(N, C, H, W)`` on which to look for channels that stay silent or fire at every step; None: do not look.
     timesteps
         T; by default the one the file was balanced for.
     target
-        What shall run it.
+        Platform that is to run the network.
     chips
-        How many Loihi 2 chips there are for it.
+        Number of Loihi 2 chips available.
     device
-        Where to simulate: ``"cpu"``, or another one of torch's.
+        Where to simulate: ``"cpu"``, or another device of torch.
 
     Raises
     ------
     UsageError
-        If ``timesteps`` or ``chips`` are less than 1, or T is asked of a checkpoint.
+        If ``timesteps`` or ``chips`` are less than 1, or ``timesteps`` is given for a checkpoint.
     DataError
-        If ``images`` are not such as the network takes.
+        If ``images`` do not have the shape that the network takes.
     """
-    network = candidate.network
-    if timesteps is not None and (timesteps < 1 or isinstance(network, ReluNetwork)):
-        raise UsageError(f"--timesteps {timesteps}: allowed are whole numbers from 1, for a .net file.")
     if chips < 1:
-        raise UsageError(f"--chips {chips}: allowed are whole numbers from 1.")
-    if images is not None and network is not None and images.shape[1:] != network.input_shape:
-        expected = f"{candidate.path} takes {network.input_shape}"
-        raise DataError(f"shape {images.shape[1:]}", where="images", expected=expected)
+        raise UsageError(f"found {chips}", where="chips", expected="must be at least 1")
+    if timesteps is not None and (timesteps < 1 or isinstance(loaded, CheckpointFile)):
+        expected = "must be at least 1, and is for a .net file only"
+        raise UsageError(f"found {timesteps}", where="timesteps", expected=expected)
     steps = None
-    found: list[Finding] = list(_refusal(candidate))
-    if candidate.stock is not None:
-        found += findings(FILE_RULES, [(None, candidate.stock)], target)
-        found += findings(STOCK_RULES, candidate.stock.layers, target)
-    if isinstance(network, QuantizedNetwork):
-        steps = network.timesteps if timesteps is None else timesteps
-        run = NetworkRun(network, steps)
-        found += findings(NETWORK_RULES, [(None, run)], target)
-        found += findings(LAYER_RULES, layer_runs(run), target)
-        if network.reset == "soft":
-            found += findings(CIRCUIT_RULES, layer_runs(run), target)
-    if candidate.stock is not None and not (isinstance(network, QuantizedNetwork) and network.reset == "soft"):
-        found += findings(LIF_RULES, candidate.stock.layers, target)
+    if isinstance(loaded, NativeFile):
+        steps = loaded.network.timesteps if timesteps is None else timesteps
+    found = [*_refusal(loaded), *_file_findings(loaded, steps, target)]
     image_count = 0
-    if images is not None and network is not None and _runs(network, steps):
-        image_count = len(images)
-        with bars(f"{candidate.path.name}: looking at channels") as progress:
-            if isinstance(network, ReluNetwork):
-                found += findings(CNN_ACTIVITY_RULES, cnn_activity(network, images), target)
-            else:
-                assert steps is not None
-                activity = network_activity(network, images, steps, device=device, progress=progress)
-                found += findings(NETWORK_ACTIVITY_RULES, [(None, activity)], target)
-                found += findings(ACTIVITY_RULES, activity.layers, target)
-    layers = _resources(candidate)
+    if images is not None and isinstance(loaded, CheckpointFile | NativeFile):
+        if images.shape[1:] != loaded.network.input_shape:
+            expected = f"{loaded.path} takes {loaded.network.input_shape}"
+            raise DataError(f"shape {images.shape[1:]}", where="images", expected=expected)
+        # Nothing is simulated beyond the T that a file was proven for.
+        if steps is None or not isinstance(loaded, NativeFile) or steps <= loaded.network.max_timesteps:
+            image_count = len(images)
+            with bars(f"{loaded.path.name}: looking at channels") as progress:
+                found += _activity_findings(loaded, images, steps, target, device, progress)
+    layers = _resources(loaded)
     on_chips = None if layers is None else Chips(layers, chips)
     if on_chips is not None:
         found += findings(MEMORY_RULES, ((layer.name, layer) for layer in on_chips.layers), target)
         found += findings(NEUROCORE_RULES, [(None, on_chips)], target)
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    return CheckReport(candidate.path, target, steps, image_count, tuple(found), on_chips)
+    return CheckReport(loaded.path, target, steps, image_count, tuple(found), on_chips)
 
 
-def _runs(network: QuantizedNetwork | ReluNetwork, timesteps: int | None) -> bool:
-    """Whether its channels can be looked at: nothing is simulated beyond the T that a file was proven for."""
-    return timesteps is None or not isinstance(network, QuantizedNetwork) or timesteps <= network.max_timesteps
+def _refusal(loaded: LoadedFile) -> Iterator[Finding]:
+    """Why this package cannot use the file: an error, or, for a file that another tool may run, a note."""
+    refusal = loaded.refusal if isinstance(loaded, ExternalFile | RefusedFile) else None
+    if refusal is not None:
+        # The report names the file already.
+        place = refusal.where.removeprefix(str(loaded.path)).removeprefix(": ")
+        yield Finding(
+            severity="note" if isinstance(loaded, ExternalFile) else "error",
+            rule="this package can read the file",
+            layer=place or None,
+            found=refusal.found,
+            limit=refusal.expected,
+            source="",
+            fix=refusal.hint,
+        )
 
 
-def _refusal(candidate: LoadedFile) -> Iterator[Finding]:
-    if not candidate.refusal:
+def _file_findings(loaded: LoadedFile, steps: int | None, target: Target) -> Iterator[Finding]:
+    """What the rules on layers and integers find."""
+    if isinstance(loaded, CheckpointFile):
         return
-    reason = candidate.refusal.removeprefix(f"{candidate.path}: ").rstrip(".")
-    yield Finding(
-        severity="note" if candidate.is_external else "error",
-        rule="this package can read the file",
-        layer=None,
-        found=reason,
-        limit="",
-        source="",
-        fix="",
-    )
+    stock = loaded.stock
+    if stock is not None:
+        yield from findings(FILE_RULES, [(None, stock)], target)
+        yield from findings(STOCK_RULES, stock.layers, target)
+    is_soft = False
+    if isinstance(loaded, NativeFile) and steps is not None:
+        run, is_soft = NetworkRun(loaded.network, steps), loaded.network.reset == "soft"
+        yield from findings(NETWORK_RULES, [(None, run)], target)
+        yield from findings(LAYER_RULES, layer_runs(run), target)
+        yield from findings(CIRCUIT_RULES if is_soft else (), layer_runs(run), target)
+    if stock is not None and not is_soft:
+        yield from findings(LIF_RULES, stock.layers, target)
 
 
-def _resources(candidate: LoadedFile) -> tuple[LayerResources, ...] | None:
-    """What the layers take, of any file whose synapses are all known and fit each other: a part is no total."""
-    if candidate.network is not None:
-        network = candidate.network
+def _activity_findings(
+    loaded: CheckpointFile | NativeFile,
+    images: Array,
+    steps: int | None,
+    target: Target,
+    device: str,
+    progress: Progress,
+) -> Iterator[Finding]:
+    """What channels do on ``images``."""
+    if isinstance(loaded, CheckpointFile):
+        yield from findings(CNN_ACTIVITY_RULES, cnn_activity(loaded.network, images), target)
+    elif steps is not None:
+        activity = network_activity(loaded.network, images, steps, device=device, progress=progress)
+        yield from findings(NETWORK_ACTIVITY_RULES, [(None, activity)], target)
+        yield from findings(ACTIVITY_RULES, activity.layers, target)
+
+
+def _resources(loaded: LoadedFile) -> tuple[LayerResources, ...] | None:
+    """Per-layer resources; None if any layer is unknown, because a partial sum would mislead."""
+    if isinstance(loaded, CheckpointFile | NativeFile):
+        network = loaded.network
         return resources(network.input_shape, [(layer.name, layer.synapse) for layer in network.layers])
-    if candidate.stock is None:
-        return None
+    return None if loaded.stock is None else _stock_resources(loaded.stock)
+
+
+def _stock_resources(stock: StockFile) -> tuple[LayerResources, ...] | None:
     synapses: list[tuple[str, Synapse]] = []
     recurrent: dict[str, Dense] = {}
     input_shape: Shape | None = None
     try:
-        for name, layer in candidate.stock.layers:
+        for name, layer in stock.layers:
             if layer.kind in ("input", "flatten"):
                 continue
             if (synapse := layer.synapse) is None or layer.output_shape is None:
@@ -262,5 +313,5 @@ def _resources(candidate: LoadedFile) -> tuple[LayerResources, ...] | None:
                 recurrent[name] = own
         return None if input_shape is None else resources(input_shape, synapses, recurrent)
     except InputError:
-        # A rule of `netx.stock` has said so.
+        # `the_shape_follows_from_the_input` has found it.
         return None
