@@ -51,10 +51,13 @@ def test_equals_the_cpu_in_everything_it_records(seed: int) -> None:
 def test_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert chosen_device("auto") == "cpu"
-    with pytest.raises(UsageError, match=r"^--device cuda: torch sees no GPU here; use --device cpu"):
+    with pytest.raises(UsageError) as raised:
         chosen_device("cuda")
+    assert raised.value.where == "device"
+    assert "`device='cpu'`" in raised.value.hint
 
 
 def test_an_unknown_device() -> None:
-    with pytest.raises(UsageError, match=r"^--device tpu: unknown; allowed are auto, cpu, cuda\."):
+    with pytest.raises(UsageError) as raised:
         chosen_device("tpu")
+    assert (raised.value.where, raised.value.expected) == ("device", "must be one of auto, cpu, cuda")

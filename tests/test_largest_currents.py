@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,10 +14,12 @@ from loihi_convert.arrays import Array, Shape
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.simulation import current_kernels, largest_currents
+from loihi_convert.simulation.cpu import CpuLayer
 from loihi_convert.simulation.currents import Currents
 from loihi_convert.simulation.largest_currents import LargestCurrents
 from loihi_convert.simulation.layer_spec import LayerSpec
-from loihi_convert.simulation.simulator import DeviceLayer, layers_on
+from loihi_convert.simulation.neurons import Neurons
+from loihi_convert.simulation.simulator import layers_on
 
 
 def stage_of(synapse: Synapse, input_shape: Shape) -> LayerSpec:
@@ -43,12 +46,11 @@ def uses_bounds(synapse: Synapse, input_shape: Shape) -> bool:
         def __call__(self, inputs: Array) -> Array:
             raise AssertionError
 
-    layer = layers_on("cpu", [spec])[0]
     unused = Unused(synapse, input_shape, averages=True, takes_spikes=True)
     height, width = (size // pool for size, pool in zip((*input_shape, 1, 1)[1:3], synapse.pool, strict=True))
-    inputs = np.ones((1, 1, height, width, input_shape[0]), np.uint8)
+    inputs = torch.ones(1, 1, height, width, input_shape[0], dtype=torch.uint8)
     try:
-        LargestCurrents(spec, DeviceLayer(unused, layer.neurons), (1,)).take(0, inputs)
+        LargestCurrents(spec, CpuLayer(unused, Neurons(spec)), (1,)).take(0, inputs)
     except AssertionError:
         return False
     return True
@@ -92,12 +94,13 @@ def test_equal_the_largest_of_all_currents(seed: int) -> None:
     _, height, width = shape
     rows, columns = height // synapse.pool[0], width // synapse.pool[1]
     window = math.prod(synapse.pool)
-    spikes = rng.binomial(window, rng.choice([0.02, 0.3, 1.0]), (5, 6, rows, columns, shape[0])).astype(np.uint8)
+    spikes = rng.binomial(window, rng.choice([0.02, 0.3, 1.0]), (5, 6, rows, columns, shape[0]))
+    inputs = torch.from_numpy(spikes.astype(np.uint8))
     largest = LargestCurrents(spec, layer, (2, 3, 6))
     for image in range(5):
         for first in (0, 4):
-            largest.take(first, spikes[image : image + 1, first : first + 4 if first == 0 else 6])
-    currents = layer.currents_of(spikes) + spec.biases
+            largest.take(first, inputs[image : image + 1, first : first + 4 if first == 0 else 6])
+    currents = layer.currents_of(inputs).numpy() + spec.biases
     channels = synapse.channels
     for found, after in zip(largest.found(), (2, 3, 6), strict=True):
         assert np.array_equal(found, currents[:, :after].reshape(-1, channels).max(axis=0))
@@ -112,7 +115,7 @@ def test_where_rounding_reverses_the_order() -> None:
     spikes[..., 0, 0] = 1
     spikes[..., 1, 1:] = 1
     largest = LargestCurrents(spec, layers_on("cpu", [spec])[0], (1,))
-    largest.take(0, spikes)
+    largest.take(0, torch.from_numpy(spikes))
     assert largest.found() == pytest.approx(np.array([[147.0]]), rel=1e-6)
 
 
@@ -133,10 +136,10 @@ def test_few_currents_are_summed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(current_kernels, "_current", counted)
     monkeypatch.setattr(largest_currents, "raise_to_largest", current_kernels.raise_to_largest.py_func)
-    spikes = (rng.random((4, 40, 12, 12, 64)) < 0.1).astype(np.uint8)
+    spikes = torch.from_numpy((rng.random((4, 40, 12, 12, 64)) < 0.1).astype(np.uint8))
     for image in range(4):
         largest.take(0, spikes[image : image + 1])
-    currents = layer.currents_of(spikes)
+    currents = layer.currents_of(spikes).numpy()
     assert largest.found() == pytest.approx(currents.reshape(1, -1, 8).max(axis=1), rel=1e-6)
     assert 0 < sums < currents.size / 100
 

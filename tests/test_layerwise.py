@@ -96,7 +96,6 @@ def test_mean_excess_is_the_difference_of_the_mean_currents(
 
         def take(block: simulator.Block, potentials: list[Array] = potentials) -> None:
             recorded = block.layers[-1].potentials
-            assert recorded is not None
             if block.steps.stop == TIMESTEPS:
                 potentials.append(recorded[:, -1])
 

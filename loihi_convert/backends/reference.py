@@ -103,24 +103,20 @@ def run_network(
 
     def take(block: Block) -> None:
         place, last = (block.images, block.steps), block.layers[-1]
-        potentials[place] = _floor(last.potentials)[:, :, 0, 0]
-        if output_spikes is not None and last.spikes is not None:
+        potentials[place] = np.floor(last.potentials)[:, :, 0, 0]
+        if output_spikes is not None:
             output_spikes[place] = last.spikes[:, :, 0, 0]
         for index, layer in enumerate(block.layers[: spike_counts.shape[2]]):
-            assert layer.spike_counts is not None
-            assert layer.synaptic_operations is not None
-            assert layer.channel_spikes is not None
             spike_counts[(*place, index)] = layer.spike_counts
             operations[(*place, index)] = layer.synaptic_operations
             channel_spikes[index][block.steps] += layer.channel_spikes
         if neuron.is_circuit:
             for layer in block.layers:
-                assert layer.clipped is not None
                 has_wrapped[block.images] |= layer.clipped.any(axis=1)
         for layer_trace, layer in zip(traces, block.layers if trace else (), strict=True):
             whole = layer_trace.potentials.shape[2:]
-            layer_trace.potentials[place] = _as_in_file(_floor(layer.potentials), whole)
-            if layer_trace.spikes is not None and layer.spikes is not None:
+            layer_trace.potentials[place] = _as_in_file(np.floor(layer.potentials), whole)
+            if layer_trace.spikes is not None:
                 layer_trace.spikes[place] = _as_in_file(layer.spikes, whole)
 
     ready = time.perf_counter()
@@ -137,11 +133,6 @@ def run_network(
         traces=traces,
         wrapped_images=int(has_wrapped.sum()) if neuron.is_circuit else None,
     )
-
-
-def _floor(potentials: Array | None) -> Array:
-    assert potentials is not None
-    return np.floor(potentials)
 
 
 def _as_in_file(maps: Array, shape: Shape) -> Array:

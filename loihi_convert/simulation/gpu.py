@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loihi_convert.arrays import Array
 from loihi_convert.choices import Device
-from loihi_convert.errors import UsageError
+from loihi_convert.errors import UsageError, one_of
 from loihi_convert.ir.synapse import Conv
 from loihi_convert.simulation.currents import Geometry, convolved_by_product, pooled_maps
 from loihi_convert.simulation.layer_spec import LayerBlock, LayerSpec, Recording
@@ -36,11 +35,34 @@ def chosen_device(name: str) -> str:
         If there is no such device.
     """
     if name not in get_args(Device):
-        raise UsageError(f"--device {name}: unknown; allowed are auto, cpu, cuda.")
+        raise UsageError(f"found {name}", where="device", expected=one_of(get_args(Device)))
     has_gpu = name != "cpu" and torch.cuda.is_available()
     if name == "cuda" and not has_gpu:
-        raise UsageError("--device cuda: torch sees no GPU here; use --device cpu, or install a torch built for it.")
+        raise UsageError(
+            "torch sees no GPU",
+            where="device",
+            hint="Use `device='cpu'`, or install a torch that is built for GPUs.",
+        )
     return "cuda" if has_gpu else "cpu"
+
+
+class GpuLayer:
+    """One layer on a GPU; see `device.DeviceLayer`."""
+
+    def __init__(self, spec: LayerSpec, device: str) -> None:
+        self._synapse, self._neurons = GpuCurrents(spec, device), GpuNeurons(spec, device)
+
+    def currents_of(self, inputs: Tensor) -> Tensor:
+        """See `device.DeviceLayer.currents_of`."""
+        return self._synapse(inputs.reshape(-1, *inputs.shape[2:])).reshape(*inputs.shape[:2], -1)
+
+    def initial_states(self, images: int) -> Tensor:
+        """See `device.DeviceLayer.initial_states`."""
+        return self._neurons.initial_states(images)
+
+    def fire(self, states: Tensor, currents: Tensor, steps: int, recording: Recording) -> tuple[Tensor, LayerBlock]:
+        """See `device.DeviceLayer.fire`."""
+        return self._neurons.fire(states, currents, steps, recording)
 
 
 class GpuCurrents:
@@ -60,9 +82,9 @@ class GpuCurrents:
         with np.errstate(over="ignore"):
             self._kernel = torch.from_numpy(np.ascontiguousarray(weight, np.float32)).to(device)
 
-    def __call__(self, inputs: Array | Tensor) -> Tensor:
+    def __call__(self, inputs: Tensor) -> Tensor:
         """Return float32 ``(N, H_out, W_out, C_out)`` for ``(N, H, W, C)``."""
-        maps = torch.as_tensor(inputs, dtype=torch.float32, device=self._device)
+        maps = inputs.to(self._device, torch.float32)
         with _exact_products():
             if self._geometry is None:
                 return (maps.flatten(1) @ self._kernel.flatten(1).T)[:, None, None]
@@ -88,12 +110,12 @@ class GpuNeurons:
         """State before the first step: float32 ``(images, neurons)``."""
         return self._initial.repeat(images, 1)
 
-    def fire(self, states: Tensor, currents: Tensor, steps: int, recording: Recording) -> LayerBlock:
-        """Take ``states``, in place, through ``steps`` steps; as `neurons.Neurons.fire`."""
+    def fire(self, states: Tensor, currents: Tensor, steps: int, recording: Recording) -> tuple[Tensor, LayerBlock]:
+        """See `device.DeviceLayer.fire`."""
         images, neurons = states.shape
-        whole = (images, steps, *self._map_shape)
+        whole, channels = (images, steps, *self._map_shape), self._map_shape[2]
         spikes = torch.empty(images, steps, neurons, device=states.device)
-        kept = torch.empty_like(spikes) if recording.potentials else None
+        kept = torch.empty_like(spikes if recording.potentials else spikes[:0])
         clipped = torch.zeros(images, 2, dtype=torch.bool, device=states.device)
         for step in range(steps):
             states += currents[:, min(step, currents.shape[1] - 1)] + self._bias
@@ -102,26 +124,26 @@ class GpuNeurons:
                 clipped[:, 0] |= low.any(1)
                 clipped[:, 1] |= (states > self._limit).any(1)
             potentials, spikes[:, step] = self._fire_once(states)
-            if kept is not None:
+            if recording.potentials:
                 kept[:, step] = potentials
         pooled = self._summed(spikes.reshape(whole))
-        operations = None
-        if recording.counts:
-            operations = torch.zeros(images, steps, dtype=torch.float64)
-            if len(self._fan_out):
-                operations = pooled.flatten(2).double() @ self._fan_out
-        fired = spikes.reshape(whole).sum((2, 3), dtype=torch.float64).long().cpu() if recording.counts else None
-        largest = (currents + self._bias).reshape(-1, self._map_shape[2]) if recording.currents else None
-        return LayerBlock(
-            pooled=pooled,
-            potentials=None if kept is None else kept.reshape(whole).cpu().numpy(),
-            spikes=spikes.reshape(whole).cpu().numpy() if recording.spikes else None,
-            spike_counts=None if fired is None else fired.sum(2).numpy(),
-            synaptic_operations=None if operations is None else operations.long().cpu().numpy(),
-            channel_spikes=None if fired is None else fired.sum(0).numpy(),
-            largest_current=None if largest is None else largest.amax(0).cpu().numpy(),
-            clipped=clipped.cpu().numpy() if recording.clipping else None,
+        counted = images if recording.counts else 0
+        fired = spikes.reshape(whole)[:counted].sum((2, 3), dtype=torch.float64).long().cpu()
+        operations = torch.zeros(counted, steps, dtype=torch.float64)
+        if len(self._fan_out):
+            operations = pooled[:counted].flatten(2).double() @ self._fan_out
+        received = currents[: images if recording.currents else 0] + self._bias
+        largest = torch.cat([received.reshape(-1, channels), states.new_full((1, channels), -math.inf)]).amax(0)
+        block = LayerBlock(
+            potentials=kept.reshape(len(kept), *whole[1:]).cpu().numpy(),
+            spikes=spikes.reshape(whole)[: images if recording.spikes else 0].cpu().numpy(),
+            spike_counts=fired.sum(2).numpy(),
+            synaptic_operations=operations.long().cpu().numpy(),
+            channel_spikes=fired.sum(0).numpy(),
+            largest_current=largest.cpu().numpy(),
+            clipped=clipped.cpu().numpy(),
         )
+        return pooled, block
 
     def _fire_once(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Return potentials after the reset, and who fires; ``states`` become those that the next step adds to."""

@@ -176,10 +176,8 @@ class _Rates:
         def take(block: Block) -> None:
             for maps, layer, spikes in zip(found, block.layers, self._spikes, strict=True):
                 if spikes:
-                    assert layer.spikes is not None
                     maps[block.images] += layer.spikes.sum(axis=1, dtype=np.float32)
                 else:
-                    assert layer.potentials is not None
                     maps[block.images] = layer.potentials[:, -1]
 
         self._simulator.run(images, self._timesteps, take)

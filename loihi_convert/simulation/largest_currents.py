@@ -15,17 +15,18 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from loihi_convert.arrays import Array
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
+from loihi_convert.simulation.cpu import CpuLayer
 from loihi_convert.simulation.current_kernels import raise_to_largest
 from loihi_convert.simulation.currents import Currents, Geometry, as_convolution
+from loihi_convert.simulation.device import DeviceLayer
 from loihi_convert.simulation.layer_spec import LayerSpec
-from loihi_convert.simulation.simulator import DeviceLayer
 
 _UNITS: Final = 127
 """Units in a channel's largest weight."""
@@ -48,13 +49,13 @@ class LargestCurrents:
     """
 
     def __init__(self, spec: LayerSpec, layer: DeviceLayer, after: tuple[int, ...]) -> None:
-        self._stage, self._layer, self._after = spec, layer, after
+        self._spec, self._layer, self._after = spec, layer, after
         # Without biases, of the steps behind the one before.
         self._largest = np.full((len(after), spec.size), -np.inf, np.float32)
         self._lock = threading.Lock()
-        self._bounds = _Bounds.of(spec) if isinstance(layer.currents, Currents) else None
+        self._bounds = _Bounds.of(spec) if isinstance(layer, CpuLayer) else None
 
-    def take(self, first: int, inputs: Any) -> None:
+    def take(self, first: int, inputs: Tensor) -> None:
         """Regard ``inputs``, ``(B, T, H', W', C)``, of the steps from ``first``, counted from 0."""
         for index, (start, end) in enumerate(zip((0, *self._after), self._after, strict=False)):
             part = inputs[:, max(start - first, 0) : max(end - first, 0)]
@@ -67,16 +68,16 @@ class LargestCurrents:
 
     def found(self) -> Array:
         """float64 ``(len(after), C)``, with biases."""
-        with_bias = np.maximum.accumulate(self._largest, axis=0) + self._stage.biases
-        by_channel = with_bias.reshape(len(self._after), -1, self._stage.synapse.channels)
+        with_bias = np.maximum.accumulate(self._largest, axis=0) + self._spec.biases
+        by_channel = with_bias.reshape(len(self._after), -1, self._spec.synapse.channels)
         return np.asarray(by_channel.max(axis=1), np.float64)
 
-    def _highest(self, inputs: Any, known: Array) -> Array:
+    def _highest(self, inputs: Tensor, known: Array) -> Array:
         """Each neuron's largest current, or less where its channel is ``known`` to have received more."""
         if self._bounds is None:
-            currents = torch.as_tensor(self._layer.currents_of(inputs))
-            return np.asarray(currents.reshape(-1, self._stage.size).amax(0).cpu().numpy())
-        return self._bounds.highest(inputs.reshape(-1, *inputs.shape[2:]), known, self._stage.biases)
+            currents = self._layer.currents_of(inputs)
+            return np.asarray(currents.reshape(-1, self._spec.size).amax(0).cpu().numpy())
+        return self._bounds.highest(inputs.reshape(-1, *inputs.shape[2:]).numpy(), known, self._spec.biases)
 
 
 class _Bounds:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -18,41 +17,39 @@ from loihi_convert.ir.synapse import Synapse
 
 @dataclass(frozen=True, eq=False)
 class LayerBlock:
-    """One layer during some successive steps of some images.
+    """What was recorded of one layer during some successive steps of some images.
+
+    What was not asked for, see `Recording`, must not be read.
 
     Parameters
     ----------
-    pooled
-        ``(B, T, H', W', C)``, uint8 or float32: spikes, summed over each window of the pooling behind the layer; a
-        tensor on the device where that is a GPU.
     potentials
-        ``(B, T, H, W, C)``, float32, after the reset; ``None`` unless recorded.
+        ``(B, T, H, W, C)``, float32, after the reset.
     spikes
-        ``(B, T, H, W, C)``, uint8 or float32, 0 or 1; ``None`` unless recorded.
+        ``(B, T, H, W, C)``, uint8 or float32, 0 or 1.
     spike_counts, synaptic_operations
-        ``(B, T)``, int64: spikes of the layer, and synapses they reach; ``None`` unless recorded.
+        ``(B, T)``, int64: spikes of the layer, and the synapses they reach.
     channel_spikes
-        ``(T, C)``, int64: spikes of each channel, all images together; ``None`` unless recorded, as the other counts.
+        ``(T, C)``, int64: spikes of each channel, all images together.
     largest_current
-        ``(C,)``, float32: of any image, step and position; ``None`` unless recorded.
+        ``(C,)``, float32: of any image, step and position, with the bias.
     clipped
-        ``(B, 2)``, bool: whether any neuron of the image ran into the lower / the upper limit, or wrapped there;
-        ``None`` unless recorded.
+        ``(B, 2)``, bool: whether any neuron of the image passed the lower / the upper limit, where it is clipped or
+        wraps.
     """
 
-    pooled: Any
-    potentials: Array | None = None
-    spikes: Array | None = None
-    spike_counts: Array | None = None
-    synaptic_operations: Array | None = None
-    channel_spikes: Array | None = None
-    largest_current: Array | None = None
-    clipped: Array | None = None
+    potentials: Array
+    spikes: Array
+    spike_counts: Array
+    synaptic_operations: Array
+    channel_spikes: Array
+    largest_current: Array
+    clipped: Array
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What of a layer is recorded besides its pooled spikes; see `LayerBlock`."""
+    """What is recorded of a layer; see `LayerBlock`."""
 
     potentials: bool = False
     spikes: bool = False

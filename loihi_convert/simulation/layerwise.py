@@ -12,20 +12,22 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from loihi_convert.arrays import Array
 from loihi_convert.ir.network import ReluNetwork, Reset, SpikingLayer, SpikingNetwork
 from loihi_convert.progress import Progress, no_progress
+from loihi_convert.simulation.device import DeviceLayer
 from loihi_convert.simulation.inputs import Inputs
 from loihi_convert.simulation.largest_currents import LargestCurrents
 from loihi_convert.simulation.layer_spec import LayerSpec, Recording
 from loihi_convert.simulation.neurons import RateErrors, rate_errors
 from loihi_convert.simulation.relu import ReluChain
-from loihi_convert.simulation.simulator import DeviceLayer, block_size, float_specs, layers_on, on_cores
+from loihi_convert.simulation.simulator import block_size, float_specs, layers_on, on_cores
 
 MEMORY: Final = 2**31
 """Bytes of spikes that are kept; what does not fit is simulated anew from the images."""
@@ -111,10 +113,10 @@ class GrowingSimulation:
         chain = ReluChain(self._network, depth=len(specs))
         sums = RateErrors(np.zeros(thresholds.shape), np.zeros(thresholds.shape), np.zeros(thresholds.shape[1]))
 
-        def take(images: Array, _: int, inputs: Any) -> None:
+        def take(images: Array, _: int, inputs: Tensor) -> None:
             nonlocal sums
             activations = np.maximum(chain(images)[-1].reshape(len(images), -1), 0)
-            on_cpu = torch.as_tensor(layers[-1].currents_of(inputs)).cpu().numpy()
+            on_cpu = layers[-1].currents_of(inputs).cpu().numpy()
             found = rate_errors(specs[-1], on_cpu, activations, thresholds, initial_potentials, self._timesteps)
             with self._lock:
                 sums += found
@@ -137,9 +139,9 @@ class GrowingSimulation:
         channels = specs[-1].synapse.channels
         excess = np.zeros(channels)
 
-        def take(images: Array, _: int, inputs: Any) -> None:
+        def take(images: Array, _: int, inputs: Tensor) -> None:
             currents = layers[-1].currents_of(inputs)
-            found = torch.as_tensor(currents).reshape(-1, channels).double().sum(0).cpu().numpy()
+            found = currents.reshape(-1, channels).double().sum(0).cpu().numpy()
             wanted = chain(images)[-1].reshape(-1, channels).sum(axis=0, dtype=np.float64) * currents.shape[1]
             with self._lock:
                 np.add(excess, found - wanted, out=excess)
@@ -165,7 +167,7 @@ class GrowingSimulation:
     def _pass(
         self,
         layers: Sequence[DeviceLayer],
-        take: Callable[[Array, int, Any], None],
+        take: Callable[[Array, int, Tensor], None],
         progress: Progress,
         *,
         keep: bool = True,
@@ -189,7 +191,7 @@ class GrowingSimulation:
 
     def _received(
         self, layers: Sequence[DeviceLayer], images: Array, start: int, keep: bool
-    ) -> Iterator[tuple[int, Any]]:
+    ) -> Iterator[tuple[int, Tensor]]:
         """What the last of ``layers`` receives for the images at ``start``: a block's first step, and all its steps.
 
         Of constant pixels there is one step.
@@ -200,23 +202,27 @@ class GrowingSimulation:
         ]
         if len(layers) == 1:
             for part in steps[:1] if self._inputs.is_constant else steps:
-                yield part[0], self._inputs(images, start, part[0], len(part))
+                yield part[0], torch.from_numpy(self._inputs(images, start, part[0], len(part)))
             return
         # The layers that must fire: the last one with thresholds, or all of them where nothing was kept.
         kept = self._store.take(start) if keep else self._store.look(start)
         firing = layers[:-1] if kept is None else layers[-2:-1]
-        potentials = [layer.neurons.initial_states(len(images)) for layer in firing]
-        entering: Any = None
+        states = [layer.initial_states(len(images)) for layer in firing]
+        entering: Tensor | None = None
         keeping: list[_Packed] | None = None
         for block, part in enumerate(steps):
-            spikes: Any = None if kept is None else kept[block].unpacked()
-            if spikes is None and (entering is None or not self._inputs.is_constant):
-                entering = layers[0].currents_of(self._inputs(images, start, part[0], len(part)))
-            for layer, potential in zip(firing, potentials, strict=True):
-                currents = entering if spikes is None else layer.currents_of(spikes)
-                spikes = layer.neurons.fire(potential, currents, len(part), _NOTHING).pooled
-            if keep and len(layers) > 2:
-                packed = _Packed(spikes)
+            if kept is not None:
+                currents = firing[0].currents_of(kept[block].unpacked())
+            else:
+                if entering is None or not self._inputs.is_constant:
+                    inputs = torch.from_numpy(self._inputs(images, start, part[0], len(part)))
+                    entering = layers[0].currents_of(inputs)
+                currents = entering
+            spikes, _ = firing[0].fire(states[0], currents, len(part), _NOTHING)
+            for layer, state in zip(firing[1:], states[1:], strict=True):
+                spikes, _ = layer.fire(state, layer.currents_of(spikes), len(part), _NOTHING)
+            if keep and len(layers) > 2 and self._device == "cpu":
+                packed = _Packed(spikes.numpy())
                 if block == 0 and self._store.has_room(blocks * packed.size):
                     keeping = []
                 if keeping is not None:
@@ -239,10 +245,10 @@ class _Packed:
         """Bytes."""
         return int(self._data.nbytes)
 
-    def unpacked(self) -> Array:
+    def unpacked(self) -> Tensor:
         if not self._is_bits:
-            return self._data
-        return np.unpackbits(self._data, count=math.prod(self._shape)).reshape(self._shape)
+            return torch.from_numpy(self._data)
+        return torch.from_numpy(np.unpackbits(self._data, count=math.prod(self._shape)).reshape(self._shape))
 
 
 class _SpikeStore:

@@ -6,7 +6,7 @@ turns into vector instructions; everything that is not always wanted is a pass o
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -130,14 +130,75 @@ def _pool(fired: Array, row: int, pooled: Array, pooled_row: int, words: int, po
                 pooled[to + word] = total
 
 
+class Layer(NamedTuple):
+    """What does not change from call to call.
+
+    Parameters
+    ----------
+    bias, level, threshold, offset
+        float32 ``(neurons,)``, see `layer_spec.LayerSpec`.
+    fan_out
+        As `LayerSpec.pooled_fan_out`.
+    limit, lowest
+        What is above ``limit`` or below ``lowest`` is clipped or wraps.
+    kind
+        `SOFT`, `HARD`, `CIRCUIT` or `LEAKY_CIRCUIT`.
+    height, rows
+        Rows of the map, and of a tile.
+    pool_h, pool_w
+        Window of the pooling after the layer.
+    words
+        Machine words of a pixel.
+    has_remainder
+        Whether some neurons are in no window.
+    """
+
+    bias: Array
+    level: Array
+    threshold: Array
+    offset: Array
+    fan_out: Array
+    limit: np.float32
+    lowest: np.float32
+    kind: int
+    height: int
+    rows: int
+    pool_h: int
+    pool_w: int
+    words: int
+    has_remainder: bool
+
+
+class Spikes(NamedTuple):
+    """``fired``, the spikes of a tile, and ``pooled``, ``(B, T, H', W' C)``; each once more, viewed as words."""
+
+    fired: Array
+    fired_words: Array
+    pooled: Array
+    pooled_words: Array
+
+
+class Records(NamedTuple):
+    """Arrays to be filled, or empty; as in `layer_spec.LayerBlock`, with all neurons in one axis.
+
+    ``counts`` has the spikes and the synaptic operations; ``columns``, ``(T, W C)``, the spikes of all images and rows.
+    """
+
+    counts: Array
+    columns: Array
+    kept: Array
+    spikes: Array
+    largest: Array
+    clipped: Array
+
+
 @compiled()
-def fire(
-    states: Array, currents: Array, bias: Array, level: Array, threshold: Array, offset: Array, limit: float,
-    lowest: float, kind: int, height: int, rows: int, pool_h: int, pool_w: int, fired: Array, fired_words: Array,
-    pooled: Array, pooled_words: Array, words: int, has_remainder: bool, fan_out: Array, counts: Array, columns: Array,
-    kept: Array, spikes: Array, largest: Array, clipped: Array,
-) -> None:  # fmt: skip
-    """See `neurons.Neurons.fire`; an empty array is not filled."""
+def fire(states: Array, currents: Array, layer: Layer, sent: Spikes, records: Records) -> None:
+    """See `device.DeviceLayer.fire`."""
+    bias, level, threshold, offset, fan_out = layer.bias, layer.level, layer.threshold, layer.offset, layer.fan_out
+    limit, kind, height, rows, pool_h = layer.limit, layer.kind, layer.height, layer.rows, layer.pool_h
+    fired, fired_words, pooled, pooled_words = sent
+    counts, columns, kept, spikes, largest, clipped = records
     images, neurons = states.shape
     steps, pooled_height, pooled_row = pooled_words.shape[1:]
     row = neurons // height
@@ -155,7 +216,7 @@ def fire(
                 if largest.size and (step == 0 or not is_constant):
                     _raise_to(largest[first:last], current, bias[first:last])
                 if clipped.size:
-                    _watch(state, current, bias[first:last], lowest, limit, clipped[image])
+                    _watch(state, current, bias[first:last], layer.lowest, limit, clipped[image])
                 if kind >= CIRCUIT:
                     _step_circuit(
                         state, current, bias[first:last], level[first:last], threshold[first:last], offset[first:last],
@@ -170,15 +231,15 @@ def fire(
                     kept[image, step, first:last] = potential[: last - first] if kind >= CIRCUIT else state
                 if spikes.size:
                     spikes[image, step, first:last] = tile
-                if counts.size and has_remainder:
+                if counts.size and layer.has_remainder:
                     counts[0, image, step] += int(_sum(tile))
                     _add_rows(tile, columns[step])
                 if end > out:
                     windows = pooled_words[image, step, out:end].reshape(-1)
-                    _pool(fired_words, row_words, windows, pooled_row, words, pool_h, pool_w)
+                    _pool(fired_words, row_words, windows, pooled_row, layer.words, pool_h, layer.pool_w)
                     if counts.size:
                         summed = pooled[image, step, out:end].reshape(-1)
-                        if not has_remainder:
+                        if not layer.has_remainder:
                             counts[0, image, step] += int(_sum(summed))
                             _add_rows(summed, columns[step])
                         if fan_out.size:

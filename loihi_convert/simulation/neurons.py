@@ -47,17 +47,30 @@ class Neurons:
         self._count, self._pool, self._dtype = spec.size, spec.pool, np.dtype(spike_dtype)
         # Where no window covers a neuron its spikes count, though nobody receives them.
         self._has_remainder = self.height % spec.pool[0] > 0 or self.width % spec.pool[1] > 0
-        self._threshold, self._level, self._bias = spec.thresholds, spec.levels, spec.biases
-        self._initial, self._offset, self._fan_out = spec.initial_states, spec.offsets, spec.pooled_fan_out
-        self._limit, self._kind = np.float32(spec.limit), _KINDS[spec.neuron]
-        # What is below it clips, or wraps: Lava's u wraps at -2^17 itself.
-        self._lowest = np.nextafter(-self._limit, np.float32(0)) if spec.neuron.is_circuit else -self._limit
+        self._initial, limit = spec.initial_states, np.float32(spec.limit)
         # Rows that are taken through all steps together, whole windows of them.
         row = self.width * self.channels
         self._rows = min(-(-self.height // spec.pool[0]), max(1, kernels.TILE // (row * spec.pool[0]))) * spec.pool[0]
         # Spikes are summed over windows in machine words, each of several channels' bytes.
         lanes = next(lanes for lanes in (8, 4, 1) if self.channels % lanes == 0)
         self._word = np.dtype(f"u{lanes}") if self._dtype == np.uint8 else self._dtype
+        self._layer = kernels.Layer(
+            bias=spec.biases,
+            level=spec.levels,
+            threshold=spec.thresholds,
+            offset=spec.offsets,
+            fan_out=spec.pooled_fan_out,
+            limit=limit,
+            # Lava's u wraps at -2^17 itself.
+            lowest=np.nextafter(-limit, np.float32(0)) if spec.neuron.is_circuit else -limit,
+            kind=_KINDS[spec.neuron],
+            height=self.height,
+            rows=self._rows,
+            pool_h=spec.pool[0],
+            pool_w=spec.pool[1],
+            words=self.channels * self._dtype.itemsize // self._word.itemsize,
+            has_remainder=self._has_remainder,
+        )
         # Compiled here, by one thread: NumPy's lazy imports, which numba then meets, are not safe in several.
         self.fire(np.empty((0, self._count), np.float32), np.empty((0, 1, self._count), np.float32), 1, Recording())
 
@@ -65,73 +78,43 @@ class Neurons:
         """State before the first step, the potential or the circuit's u: float32 ``(images, count)``."""
         return np.tile(self._initial, (images, 1))
 
-    def fire(self, states: Array, currents: Array, steps: int, recording: Recording) -> LayerBlock:
-        """Take ``states``, in place, through ``steps`` steps.
-
-        Parameters
-        ----------
-        states
-            float32 ``(B, count)``: potentials, or what of the circuit's u is left for the next step.
-        currents
-            float32 ``(B, steps, count)``, or ``(B, 1, count)`` where they are constant; without the bias.
-        """
+    def fire(self, states: Array, currents: Array, steps: int, recording: Recording) -> tuple[Array, LayerBlock]:
+        """See `device.DeviceLayer.fire`; arrays of the CPU."""
         images, (pool_h, pool_w) = len(states), self._pool
         height, width = self.height // pool_h, self.width // pool_w
         pooled = np.empty((images, steps, height, width * self.channels), self._dtype)
         recorded = (images, steps, self._count)
-        nothing = np.empty((0, 0, 0), np.float32)
         fired = np.empty(self._rows * self.width * self.channels, self._dtype)
-        counts = np.zeros((2, *recorded[:2]) if recording.counts else (0, 0, 0), np.int64)
+        counts = np.zeros((2, *recorded[:2]) if recording.counts else (2, 0, 0), np.int64)
         row = (self.width if self._has_remainder else width) * self.channels
-        columns = np.zeros((steps, row) if recording.counts else (0, 0), np.int64)
-        kept = np.empty(recorded, np.float32) if recording.potentials else nothing
+        columns = np.zeros((steps, row) if recording.counts else (0, row), np.int64)
+        kept = np.empty(recorded if recording.potentials else (0, 0, 0), np.float32)
         spikes = np.empty(recorded if recording.spikes else (0, 0, 0), self._dtype)
         largest = np.full(self._count if recording.currents else 0, -np.inf, np.float32)
         clipped = np.zeros((images, 2) if recording.clipping else (0, 2), np.bool_)
         kernels.fire(
             states,
             currents,
-            self._bias,
-            self._level,
-            self._threshold,
-            self._offset,
-            self._limit,
-            self._lowest,
-            self._kind,
-            self.height,
-            self._rows,
-            pool_h,
-            pool_w,
-            fired,
-            fired.view(self._word),
-            pooled,
-            pooled.view(self._word),
-            self.channels * self._dtype.itemsize // self._word.itemsize,
-            self._has_remainder,
-            self._fan_out,
-            counts,
-            columns,
-            kept,
-            spikes,
-            largest,
-            clipped,
+            self._layer,
+            kernels.Spikes(fired, fired.view(self._word), pooled, pooled.view(self._word)),
+            kernels.Records(counts, columns, kept, spikes, largest, clipped),
         )
-        whole = (images, steps, self.height, self.width, self.channels)
-        return LayerBlock(
-            pooled=pooled.reshape(images, steps, height, width, self.channels),
-            potentials=kept.reshape(whole) if recording.potentials else None,
-            spikes=spikes.reshape(whole) if recording.spikes else None,
-            spike_counts=counts[0] if recording.counts else None,
-            synaptic_operations=counts[1] if recording.counts else None,
-            channel_spikes=_per_channel(columns, self.channels) if recording.counts else None,
-            largest_current=largest.reshape(-1, self.channels).max(axis=0) if recording.currents else None,
-            clipped=clipped if recording.clipping else None,
+        maps = (self.height, self.width, self.channels)
+        block = LayerBlock(
+            potentials=kept.reshape(*kept.shape[:2], *maps),
+            spikes=spikes.reshape(*spikes.shape[:2], *maps),
+            spike_counts=counts[0],
+            synaptic_operations=counts[1],
+            channel_spikes=_per_channel(columns, self.channels),
+            largest_current=largest.reshape(-1, self.channels).max(axis=0, initial=-np.inf),
+            clipped=clipped,
         )
+        return pooled.reshape(images, steps, height, width, self.channels), block
 
 
 def _per_channel(columns: Array, channels: int) -> Array:
     """``(T, W C)`` as int64 ``(T, C)``."""
-    return np.asarray(columns.reshape(len(columns), -1, channels).sum(axis=1))
+    return np.asarray(columns.reshape(len(columns), columns.shape[1] // channels, channels).sum(axis=1))
 
 
 class RateErrors(NamedTuple):

@@ -27,10 +27,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from loihi_convert.arrays import Array
 from loihi_convert.ir.network import SpikingNetwork
@@ -38,8 +39,10 @@ from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Synapse
 from loihi_convert.progress import Progress, no_progress
-from loihi_convert.simulation import gpu
+from loihi_convert.simulation.cpu import CpuLayer
 from loihi_convert.simulation.currents import Currents
+from loihi_convert.simulation.device import DeviceLayer
+from loihi_convert.simulation.gpu import GpuLayer
 from loihi_convert.simulation.inputs import Inputs
 from loihi_convert.simulation.layer_spec import LayerBlock, LayerSpec, Recording
 from loihi_convert.simulation.neurons import Neurons
@@ -56,17 +59,6 @@ class Block:
     images: slice
     steps: slice
     layers: tuple[LayerBlock, ...]
-
-
-class DeviceLayer(NamedTuple):
-    """A synapse and its neurons, of one device: `Currents` and `Neurons`, or the same two of `gpu`."""
-
-    currents: Any
-    neurons: Any
-
-    def currents_of(self, inputs: Any) -> Any:
-        """Return ``(B, T, neurons)`` for inputs ``(B, T, H', W', C)``, already summed over windows."""
-        return self.currents(inputs.reshape(-1, *inputs.shape[2:])).reshape(*inputs.shape[:2], -1)
 
 
 class Simulator:
@@ -131,16 +123,19 @@ class Simulator:
         on_cores(self._device, simulate, range(0, len(images), images_at_once))
 
     def _blocks(self, images: Array, rows: slice, timesteps: int, steps_at_once: int) -> Iterator[Block]:
-        current = None
-        states = [layer.neurons.initial_states(len(images)) for layer in self._layers]
+        current: Tensor | None = None
+        states = [layer.initial_states(len(images)) for layer in self._layers]
         for first in range(0, timesteps, steps_at_once):
             count = min(steps_at_once, timesteps - first)
             if current is None or not self._inputs.is_constant:
-                current = self._layers[0].currents_of(self._inputs(images, rows.start, first, count))
-            done: list[LayerBlock] = []
-            for layer, state, recording in zip(self._layers, states, self._recordings, strict=True):
-                received = layer.currents_of(done[-1].pooled) if done else current
-                done.append(layer.neurons.fire(state, received, count, recording))
+                inputs = torch.from_numpy(self._inputs(images, rows.start, first, count))
+                current = self._layers[0].currents_of(inputs)
+            received, done = current, list[LayerBlock]()
+            for index, (layer, state) in enumerate(zip(self._layers, states, strict=True)):
+                pooled, block = layer.fire(state, received, count, self._recordings[index])
+                done.append(block)
+                if index + 1 < len(self._layers):
+                    received = self._layers[index + 1].currents_of(pooled)
             yield Block(rows, slice(first, first + count), tuple(done))
 
 
@@ -162,7 +157,6 @@ def outputs(
     def take(block: Block) -> None:
         last = block.layers[-1]
         read = last.potentials if network.readout == "potential" else last.spikes
-        assert read is not None
         found[block.images, block.steps] = read[:, :, 0, 0]
 
     Simulator(network, device=device).run(images, timesteps, take, progress=progress)
@@ -209,15 +203,11 @@ def extremes(
 
     def take(block: Block) -> None:
         for peak, layer in zip(largest, block.layers, strict=True):
-            assert layer.largest_current is not None
             np.maximum(peak, layer.largest_current, out=peak)
         for (low, high), layer in zip(bounds, block.layers if bounds else (), strict=True):
-            assert layer.potentials is not None
             np.minimum(low, layer.potentials.min(axis=(0, 1, 2, 3)), out=low)
             np.maximum(high, layer.potentials.max(axis=(0, 1, 2, 3)), out=high)
-        last = block.layers[-1].potentials
-        assert last is not None
-        np.maximum(output, np.abs(last).max(), out=output)
+        np.maximum(output, np.abs(block.layers[-1].potentials).max(), out=output)
 
     recording = Recording(currents=True, potentials=potentials)
     Simulator(network, recording, device=device).run(images, timesteps, take, progress=progress)
@@ -232,7 +222,6 @@ def clipped_images(
 
     def take(block: Block) -> None:
         for index, layer in enumerate(block.layers):
-            assert layer.clipped is not None
             seen[index, block.images] |= layer.clipped
 
     Simulator(network, Recording(clipping=True), device=device).run(images, timesteps, take, progress=progress)
@@ -280,17 +269,17 @@ def on_cores(device: str, work: Callable[[int], None], items: Sequence[int]) -> 
         torch.set_num_threads(cores)
 
 
-def layers_on(device: str, specs: Sequence[LayerSpec]) -> list[DeviceLayer]:
+def layers_on(device: str, specs: Sequence[LayerSpec]) -> Sequence[DeviceLayer]:
     """Return each spec's synapse and neurons on ``device``."""
     if device != "cpu":
-        return [DeviceLayer(gpu.GpuCurrents(spec, device), gpu.GpuNeurons(spec, device)) for spec in specs]
+        return [GpuLayer(spec, device) for spec in specs]
     synapses = [
         Currents(spec.synapse, spec.input_shape, averages=not spec.is_integer, takes_spikes=spec.takes_spikes)
         for spec in specs
     ]
     dtypes = [*(synapse.input_dtype for synapse in synapses[1:]), np.float32]
     return [
-        DeviceLayer(synapse, Neurons(spec, dtype)) for synapse, spec, dtype in zip(synapses, specs, dtypes, strict=True)
+        CpuLayer(synapse, Neurons(spec, dtype)) for synapse, spec, dtype in zip(synapses, specs, dtypes, strict=True)
     ]
 
 

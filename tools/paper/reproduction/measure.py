@@ -369,7 +369,6 @@ def _firing_rates(
 
     def take(block: Block) -> None:
         for counted, layer in zip(spikes, block.layers, strict=False):
-            assert layer.spikes is not None
             counted += layer.spikes.sum(axis=(0, 1, 2, 3), dtype=np.int64)
 
     Simulator(network, Recording(spikes=True), device=device).run(images, timesteps, take, progress=progress)
