@@ -227,7 +227,7 @@ def test_without_lava_everything_else_works(lava_alone: Path, tmp_path: Path) ->
     assert on_ref[0] == 0
     assert "20 images" in on_ref[1]
     assert on_sim[:2] == [4, ""]
-    assert "error: sim: Lava cannot be imported (No module named 'lava'); `loihi-convert doctor` says" in on_sim[2]
+    assert "error: sim: Lava cannot be imported (No module named 'lava'). `loihi-convert doctor` says" in on_sim[2]
     assert elsewhere[0] == 0
     assert "of 20 images equal to ref at every step, error 0" in elsewhere[2]
     (manifest,) = (tmp_path / "runs").glob("model-sim-*/manifest.json")

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from loihi_convert.chip import limits
 from loihi_convert.choices import Device
 from loihi_convert.errors import UsageError, one_of
 from loihi_convert.ir.synapse import Conv
@@ -159,7 +160,8 @@ class GpuNeurons:
         subtracted = torch.where(fires, self._threshold, 0)
         potentials = u + self._offset - subtracted
         if self._neuron.leaks:
-            u = u - u.sign() * (u.abs() / 64).ceil() / 64
+            units = 1 << limits.UNIT_EXP
+            u = u - u.sign() * (u.abs() * units / limits.MAX_DECAY).ceil() / units
         states.copy_(u - subtracted)
         return potentials, fires
 

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from loihi_convert.arrays import Array
+from loihi_convert.chip import limits
 from loihi_convert.compiled import compiled
 
 TILE: Final = 2048
@@ -20,6 +21,12 @@ SOFT: Final = 0
 HARD: Final = 1
 CIRCUIT: Final = 2
 LEAKY_CIRCUIT: Final = 3
+
+_LSB: Final = np.float32(2.0**-limits.UNIT_EXP)
+"""The last bit of Lava's u, in weight units."""
+
+_LEAK: Final = np.float32(2.0**limits.UNIT_EXP / limits.MAX_DECAY)
+"""Last bits that u loses in each step with ``du = 0``, for each weight unit of it."""
 
 
 # The order of summation may change, so that it can be vectorised: sums of integers below 2^53 are exact in any.
@@ -88,8 +95,8 @@ def _step_circuit(
         spent = threshold[index] if fires else np.float32(0)
         potential[index] = u + offset[index] - spent
         if leaks:
-            # Of |u| in units of 1/64, floor(4095 / 4096 |u|) is left.
-            lost = np.ceil(np.abs(u) * np.float32(1 / 64)) * np.float32(1 / 64)
+            # In units of the last bit, floor(4095 / 4096 |u|) is left.
+            lost = np.ceil(np.abs(u) * _LEAK) * _LSB
             u = u - lost if u > np.float32(0) else u + lost
         state[index] = u - spent
         fired[index] = fires
