@@ -1,4 +1,4 @@
-"""What every stored result is made of: strict records that do not change, and Wilson's interval."""
+"""The base of every stored result, strict records that do not change, and Wilson's interval."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 CONFIDENCE: Final = 0.95
-"""Of every interval in this package."""
+"""The confidence level of every interval in this package."""
 
 Interval = tuple[float, float]
 
@@ -29,7 +29,7 @@ def wilson_interval(correct: int, count: int) -> Interval:
         Unless 0 <= ``correct`` <= ``count`` and ``count`` >= 1.
     """
     if not 0 <= correct <= count or count < 1:
-        raise ValueError(f"{correct} correct of {count} images; it must be 0..count of at least 1 image")
+        raise ValueError(f"found {correct} correct of {count} images; must be 0..count of at least 1")
     # scipy.stats takes most of a second to import; reading a result needs none of it.
     from scipy.stats import binomtest
 

@@ -272,18 +272,20 @@ def test_evaluations_are_frozen_and_closed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("argument", "array", "message"),
+    ("argument", "array", "found", "expected"),
     [
-        ("labels", LABELS[:3], r"labels: found shape \(3,\); this run needs \(4,\)"),
-        ("cnn_predictions", LABELS[:, None], r"CNN predictions: found shape \(4, 1\); this run needs \(4,\)"),
-        ("float_predictions", LABELS, r"float SNN predictions: found shape \(4,\); this run needs \(4, 3\)"),
-        ("labels", LABELS + 1, r"labels: found 1\.\.3; the network knows classes 0\.\.2"),
-        ("labels", LABELS - 1, r"labels: found -1\.\.1; the network knows classes 0\.\.2"),
+        ("labels", LABELS[:3], "found shape (3,)", "(4,)"),
+        ("cnn_predictions", LABELS[:, None], "found shape (4, 1)", "(4,)"),
+        ("float_predictions", LABELS, "found shape (4,)", "(4, 3)"),
+        ("labels", LABELS + 1, "found 1..3", "0..2"),
+        ("labels", LABELS - 1, "found -1..1", "0..2"),
     ],
 )
-def test_arrays_that_do_not_belong_to_the_run(argument: str, array: Array, message: str) -> None:
-    with pytest.raises(DataError, match=message):
+def test_arrays_that_do_not_belong_to_the_run(argument: str, array: Array, found: str, expected: str) -> None:
+    with pytest.raises(DataError) as caught:
         evaluate(small_run(), small_network(), **{argument: array})
+    assert (caught.value.where, caught.value.found) == (argument, found)
+    assert expected in caught.value.expected
 
 
 @pytest.mark.parametrize(
@@ -297,8 +299,45 @@ def test_arrays_that_do_not_belong_to_the_run(argument: str, array: Array, messa
     ],
 )
 def test_a_run_of_another_network(changes: dict[str, Any]) -> None:
-    with pytest.raises(DataError, match=r"run: found potentials .* a run of this network gives \(N, T, 3\)"):
+    with pytest.raises(DataError) as caught:
         evaluate(replace(small_run(), **changes), small_network())
+    assert caught.value.where == "result"
+    assert "(N, T, 3)" in caught.value.expected
+
+
+def test_figures_that_say_little_are_noted() -> None:
+    assert full_evaluation().notes == ()
+    same = np.full(4, 2)
+    (note,) = evaluate(small_run(), small_network(), cnn_predictions=same).notes
+    assert note.startswith("The CNN gives all 4 images the same class, 2: the agreement with it says little")
+    (note,) = evaluate(small_run(), small_network(), labels=same).notes
+    assert note.startswith("All 4 images are labelled with the same class, 2: the accuracy says little")
+    assert len(evaluate(small_run(), small_network(), labels=same, cnn_predictions=same).notes) == 2
+
+
+def test_one_image_is_not_said_to_have_one_class() -> None:
+    names = ("potentials", "spike_counts", "synaptic_operations")
+    one = replace(small_run(), **{name: getattr(small_run(), name)[:1] for name in names})
+    assert evaluate(one, small_network(), labels=LABELS[:1], cnn_predictions=LABELS[:1]).notes == ()
+
+
+def test_one_output_is_noted() -> None:
+    network = QuantizedNetwork(
+        input_shape=(1, 1, 2),
+        layers=(QuantizedLayer("only", Dense(np.array([[1, 2]])), None, np.ones(1), largest_input=255),),
+        timesteps=1,
+        max_timesteps=1,
+        pixel_bits=8,
+        reset="soft",
+    )
+    nothing = np.zeros((2, 1, 0), np.int64)
+    result = RunResult(np.zeros((2, 1, 1), np.int32), nothing, nothing, 1.0, 0.0)
+    (note,) = evaluate(result, network, cnn_predictions=np.zeros(2, int)).notes
+    assert note.startswith("The network has one output")
+
+
+def test_results_of_versions_without_notes_are_read() -> None:
+    assert Evaluation.model_validate(full_evaluation().model_dump(exclude={"notes"})).notes == ()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from rich.console import Console
 from support.evaluations import entry
 
 from loihi_convert.conversion.quantization_report import LayerReport, QuantizationReport
-from loihi_convert.metrics.diagnosis import Diagnosis, DiagnosisStep, LayerError, LayerLoss
+from loihi_convert.metrics.activation_errors import LayerError
+from loihi_convert.metrics.diagnosis import Diagnosis, DiagnosisStep, LayerLoss
 from loihi_convert.report import formats
 from loihi_convert.report.conversion_tables import quantization_table
 from loihi_convert.report.diagnosis_tables import cause_table, divergence_table
@@ -60,6 +61,30 @@ def test_accuracy_table_names_saturation() -> None:
     evaluation = entry([20, 150])[1].model_copy(update={"saturated_images": 7})
     text = " ".join(printed(accuracy_table(evaluation)).split())
     assert "7 images reached an output potential of ±131071, the end of Loihi's range" in text
+
+
+def test_notes_stand_below_the_accuracies() -> None:
+    run = entry([20, 150])
+    noted = run.evaluation.model_copy(update={"notes": ("All [red] images are one.",)})
+    for table in (accuracy_table(noted), per_t_table([("a", noted), ("b", run.evaluation), ("c", noted)])):
+        assert table.caption.splitlines()[1:] == ["All [red] images are one."]
+        assert "All [red] images are one." in printed(table)
+
+
+def test_a_table_in_a_notebook_is_escaped() -> None:
+    table = Table("a < b", ("x\ny", "z"), (("<i>", "1"),), title="t")
+    assert table._repr_html_() == (
+        "<table><caption>t: a &lt; b</caption><tr><th>x\ny</th><th>z</th></tr><tr><td>&lt;i&gt;</td><td>1</td></tr>"
+        "</table>"
+    )
+
+
+def test_words_are_folded_and_numbers_kept_where_it_is_narrow() -> None:
+    table = Table("", ("layer", "value", "n"), (("0 conv", "x" * 100, "12,345"),), text_columns=2)
+    text = printed(table)
+    assert text.count("x") == 100
+    assert "0 conv" in text
+    assert "12,345" in text
 
 
 def test_layer_table() -> None:

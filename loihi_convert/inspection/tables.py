@@ -3,68 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
-from loihi_convert.inspection.contents import Contents, LayerContents, Numbers
+from loihi_convert.inspection.contents import Contents, Numbers
 from loihi_convert.inspection.differences import Difference
-from loihi_convert.report.table import Column, Table, table_of
+from loihi_convert.report.table import Table, table_of
 
 _BARS: Final = " ▁▂▃▄▅▆▇█"
-_LAYER: Final = Column[LayerContents]("layer", lambda layer: f"{layer.index} {layer.type}", is_text=True)
-_STRUCTURE: Final = (
-    _LAYER,
-    Column[LayerContents]("name", lambda layer: layer.name, is_text=True),
-    Column[LayerContents]("shape", lambda layer: _times(layer.shape), is_text=True),
-    Column[LayerContents]("kernel", lambda layer: _times(layer.kernel), is_text=True),
-    Column[LayerContents]("pool", lambda layer: _times(layer.pool), is_text=True),
-    Column[LayerContents]("stride", lambda layer: _unless(layer.stride, 1), is_text=True),
-    Column[LayerContents]("pad", lambda layer: _unless(layer.padding, 0), is_text=True),
-    Column[LayerContents]("dilation", lambda layer: _unless(layer.dilation, 1), is_text=True),
-    Column[LayerContents]("groups", lambda layer: _unless(layer.groups, 1)),
-    Column[LayerContents]("neurons", lambda layer: f"{layer.neuron_count:,}" if layer.neuron_count else None),
-    Column[LayerContents](
-        "synapses", lambda layer: None if layer.synapse_count is None else f"{layer.synapse_count:,}"
-    ),
-)
-_NUMBERS: Final = (
-    _LAYER,
-    Column[LayerContents]("weights", lambda layer: _range(layer.weight), is_text=True),
-    Column[LayerContents]("histogram\nof weights", lambda layer: _bars(layer.weight), is_text=True),
-    Column[LayerContents]("zero %", lambda layer: _zeros(layer.weight), is_text=True),
-    Column[LayerContents]("biases", lambda layer: _range(layer.bias), is_text=True),
-    Column[LayerContents]("neuron", lambda layer: layer.neuron_type, is_text=True),
-    Column[LayerContents]("iDecay", lambda layer: _range(layer.i_decay), is_text=True),
-    Column[LayerContents]("vDecay", lambda layer: _range(layer.v_decay), is_text=True),
-    Column[LayerContents]("vThMant", lambda layer: _range(layer.threshold), is_text=True),
-    Column[LayerContents](
-        "histogram\nof vThMant",
-        lambda layer: _bars(layer.threshold) if layer.threshold is not None and layer.threshold.count > 1 else None,
-        is_text=True,
-    ),
-)
-_Stored = tuple[tuple[str, str], list[int]]
-_OTHERS: Final = (
-    Column[_Stored]("also stored", lambda row: row[0][0], is_text=True),
-    Column[_Stored]("value", lambda row: row[0][1], is_text=True),
-    Column[_Stored]("in layers", lambda row: ", ".join(map(str, row[1])), is_text=True),
-)
 
 
 def structure_table(contents: Contents) -> Table:
     """Return shapes, kernels and counts, one row per layer."""
-    table = table_of(_STRUCTURE, contents.layers)
-    if "pool" not in table.headers:
-        return table
-    return replace(table, caption="pool: the average pooling that the stored kernel contains")
+    rows = [
+        {
+            "layer": f"{layer.index} {layer.type}",
+            "name": layer.name,
+            "shape": _times(layer.shape),
+            "kernel": _times(layer.kernel),
+            "pool": _times(layer.pool),
+            "stride": _unless(layer.stride, 1),
+            "pad": _unless(layer.padding, 0),
+            "dilation": _unless(layer.dilation, 1),
+            "groups": _unless(layer.groups, 1),
+            "neurons": f"{layer.neuron_count:,}" if layer.neuron_count else None,
+            "synapses": None if layer.synapse_count is None else f"{layer.synapse_count:,}",
+        }
+        for layer in contents.layers
+    ]
+    caption = "pool: the average pooling that the stored kernel contains" if any(row["pool"] for row in rows) else ""
+    words = ("layer", "name", "shape", "kernel", "pool", "stride", "pad", "dilation")
+    return table_of(rows, words=words, caption=caption)
 
 
 def numbers_table(contents: Contents) -> Table:
     """Return weights, biases and neuron parameters with small histograms, one row per layer that has any."""
-    rows = [layer for layer in contents.layers if layer.weight is not None or layer.threshold is not None]
-    return table_of(
-        _NUMBERS, rows, caption="histograms: from the least to the largest value; the fullest bin has full height"
-    )
+    rows = [
+        {
+            "layer": f"{layer.index} {layer.type}",
+            "weights": _range(layer.weight),
+            "histogram\nof weights": _bars(layer.weight),
+            "zero %": _zeros(layer.weight),
+            "biases": _range(layer.bias),
+            "neuron": layer.neuron_type,
+            "iDecay": _range(layer.i_decay),
+            "vDecay": _range(layer.v_decay),
+            "vThMant": _range(layer.threshold),
+            "histogram\nof vThMant": _bars(layer.threshold) if layer.threshold and layer.threshold.count != 1 else None,
+        }
+        for layer in contents.layers
+        if layer.weight is not None or layer.threshold is not None
+    ]
+    caption = "histograms: from the least to the largest value; the fullest bin has full height"
+    return table_of(rows, words=rows[0] if rows else (), caption=caption)
 
 
 def others_table(contents: Contents) -> Table | None:
@@ -73,21 +63,28 @@ def others_table(contents: Contents) -> Table | None:
     for layer in contents.layers:
         for name, value in layer.others.items():
             found.setdefault((name, value), []).append(layer.index)
-    return table_of(_OTHERS, sorted(found.items())) if found else None
+    rows = [
+        {"also stored": name, "value": value, "in layers": ", ".join(map(str, layers))}
+        for (name, value), layers in sorted(found.items())
+    ]
+    return table_of(rows, words=rows[0]) if rows else None
 
 
 def difference_table(found: Sequence[Difference], names: tuple[str, str]) -> Table:
     """Return what differs, one row per dataset."""
-    first, second = names
-    columns: list[Column[Difference]] = [
-        Column("dataset", lambda item: item.place, is_text=True),
-        Column(first, lambda item: item.first or "(absent)", is_text=True),
-        # Two files of the same name, in two folders.
-        Column(second if second != first else f"{second} (2)", lambda item: item.second or "(absent)", is_text=True),
-        Column("differ", lambda item: None if item.count is None else f"{item.differing_count:,} of {item.count:,}"),
-        Column("by up to", lambda item: None if item.largest_difference is None else f"{item.largest_difference:.6g}"),
+    # Two files of the same name, in two folders.
+    first, second = names if names[0] != names[1] else (names[0], f"{names[1]} (2)")
+    rows = [
+        {
+            "dataset": difference.place,
+            first: difference.first or "(absent)",
+            second: difference.second or "(absent)",
+            "differ": None if difference.count is None else f"{difference.differing_count:,} of {difference.count:,}",
+            "by up to": None if difference.largest_difference is None else f"{difference.largest_difference:.6g}",
+        }
+        for difference in found
     ]
-    return table_of(columns, found)
+    return table_of(rows, words=("dataset", first, second))
 
 
 def summary(contents: Contents) -> str:
@@ -103,10 +100,6 @@ def summary(contents: Contents) -> str:
     if contents.refusal is not None:
         lines.append(f"`loihi-convert run` refuses it: {contents.refusal}")
     return "\n".join(lines)
-
-
-def _count(number: int | None) -> str | None:
-    return None if number is None else f"{number:,}"
 
 
 def _times(values: tuple[int, ...] | None) -> str | None:

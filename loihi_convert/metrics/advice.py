@@ -1,11 +1,12 @@
-"""A diagnosis in plain words, for someone who knows PyTorch and not Loihi: what is lost, where, why, what to try."""
+"""A diagnosis in plain words, for readers who know PyTorch and not Loihi: what is lost, where, why, what to try."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar, get_args
 
 from loihi_convert.chip import limits
+from loihi_convert.choices import Architecture, DatasetName
 
 if TYPE_CHECKING:
     from loihi_convert.ir.quantized import QuantizedNetwork
@@ -14,11 +15,11 @@ if TYPE_CHECKING:
 
 CAUSES: Final[Mapping[Cause, str]] = {
     "clipping": "clipping at the thresholds",
-    "amplitude": "spikes worth 1, not their threshold",
+    "amplitude": "amplitude 1 instead of the threshold",
     "levels": "rounding to T + 1 spike counts",
     "initial_potential": "initial potential",
     "timing": "uneven spike timing",
-    "input": "chance in Poisson input",
+    "input": "noise of Poisson input",
     "correction": "corrected biases",
     "reset": "hard reset",
     "weights": "weight bits",
@@ -30,32 +31,33 @@ CAUSES: Final[Mapping[Cause, str]] = {
 Value = TypeVar("Value", float, int, str)
 
 HIGH_THRESHOLD: Final = 2.0
-"""A threshold of so many times the largest activation leaves half of the spike counts, or more, without use."""
+"""A threshold this many times the largest activation leaves at least half of the spike counts unused."""
 
 
 def verdict(diagnosis: Diagnosis) -> str:
-    """Return what is lost, what loses it and where, in a few sentences."""
+    """Return what is lost, by which cause and where, in a few sentences."""
     count = f"{diagnosis.image_count:,} images"
     if diagnosis.measure == "accuracy":
         what = f"{diagnosis.loss_points:.2f} points of accuracy on {count}"
     else:
         what = f"the CNN's class on {diagnosis.lost_images:,} of {count}"
     if diagnosis.main_cause is None:
-        found = f"loses {what}, {'little' if diagnosis.is_small else 'no more than chance may make it'}"
-        if diagnosis.lost_images <= 0:
-            found = f"gives no fewer of {count} their right class than the CNN"
         changing = max(diagnosis.stages, key=lambda stage: stage.changed_images)
         most = "" if changing.cause is None else f" Most classes change by {CAUSES[changing.cause]}."
-        more = "" if diagnosis.is_small else " More --images would tell."
+        pairs = f"{diagnosis.newly_wrong} newly wrong, {diagnosis.newly_right} newly right"
+        if diagnosis.lost_images <= 0:
+            return f"No problem found: the file loses nothing on {count} ({pairs}).{most}"
+        if diagnosis.is_small:
+            return f"No problem found: the file loses only {what} ({pairs}).{most}"
         return (
-            f"Nothing to mend: the file {found} ({diagnosis.newly_wrong} newly wrong, {diagnosis.newly_right} newly "
-            f"right).{more}{most}"
+            f"No cause is named: the file loses {what} ({pairs}), less than twice the standard error. Use more images."
+            f"{most}"
         )
     (stage,) = (stage for stage in diagnosis.stages if stage.cause == diagnosis.main_cause)
     points = 100 * stage.remaining_images / diagnosis.image_count
     return (
-        f"The file loses {what}. Main cause: {CAUSES[diagnosis.main_cause]} ({points:.2f} points). Half of the loss is "
-        f"there after layer {diagnosis.first_layer}."
+        f"The file loses {what}. Main cause: {CAUSES[diagnosis.main_cause]} ({points:.2f} points). Half of the loss "
+        f"has occurred by layer {diagnosis.first_layer}."
     )
 
 
@@ -83,21 +85,24 @@ def _clipping(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...
     layer = max(_spiking(diagnosis), key=lambda layer: layer.share_above_threshold or 0)
     share = layer.share_above_threshold or 0
     found = (
-        f"{layer.name}: {100 * share:.1f} % of the positive activations are above the threshold, where a neuron that "
-        "spikes at every step says no more."
+        f"{layer.name}: {100 * share:.1f} % of the positive activations are above the threshold. There a neuron spikes "
+        "at every step, and larger activations look the same."
     )
     alpha = _option(network, "balance", "alpha", 1.0)
     if alpha == 1 and _option(network, "balance", "method", "") == "least-squares":
         starts_empty = _option(network, "balance", "initial_potential", "") == "zero"
         return (
-            f"{found} Balancing chose such thresholds because T = {diagnosis.timesteps} steps say little with higher "
-            "ones.",
+            f"{found} Balancing chose these thresholds because T = {diagnosis.timesteps} steps resolve little with "
+            "higher ones.",
             *(
-                ("Neurons that start at half of their threshold need no low ones: `export --initial-potential half`.",)
+                (
+                    "Neurons that start at half of their threshold do well with higher ones: `export "
+                    "--initial-potential half`.",
+                )
                 if starts_empty and diagnosis.reset == "soft"
                 else ()
             ),
-            *_more_steps(diagnosis),
+            *_more_steps(diagnosis, network),
         )
     return (
         *((f"`--alpha {alpha}` lowered the thresholds: leave it out.",) if alpha != 1 else ()),
@@ -109,7 +114,7 @@ def _clipping(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...
 
 
 def _amplitude(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
-    return ("Let a spike count as its threshold: `export --amplitude compensated`.",)
+    return ("Let a spike add its threshold, not 1: `export --amplitude compensated`.",)
 
 
 def _levels(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
@@ -120,57 +125,56 @@ def _levels(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
             f"{layer.name}: thresholds are {ratio:.1f} times the largest activation (median over channels), so neurons "
             "hardly ever spike. Lower the thresholds: `export --balance auto`, or `--balance percentile --percentile "
             "99`.",
-            *_more_steps(diagnosis),
+            *_more_steps(diagnosis, network),
         )
     return (
-        f"T = {diagnosis.timesteps} steps can say only {diagnosis.timesteps + 1} different activations.",
-        *_more_steps(diagnosis),
+        f"T = {diagnosis.timesteps} steps give only {diagnosis.timesteps + 1} different spike counts.",
+        *_more_steps(diagnosis, network),
     )
 
 
 def _initial_potential(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
     if _option(network, "balance", "initial_potential", "") == "half":
         return (
-            "The corrected initial potentials do not suit these images: `export --no-correct`, or calibrate on images "
+            "The corrected initial potentials make these images worse: `export --no-correct`, or calibrate on images "
             "like these (`--data`, `--calibration all`).",
         )
     option = "--reset soft" if diagnosis.reset == "hard" else "--initial-potential half"
     return (
-        "Neurons start at potential 0, so that spike counts are rounded down: on average half a spike is lost in each "
-        f"neuron. `export {option}`: they start at half of their threshold, which rounds to nearest.",
-        *_more_steps(diagnosis),
+        "Neurons start at potential 0, so spike counts are rounded down: each neuron loses half a spike on average. "
+        f"`export {option}`: neurons start at half of their threshold, which rounds to nearest.",
+        *_more_steps(diagnosis, network),
     )
 
 
 def _timing(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
     corrected = "calibration" in network.provenance
     return (
-        "Spikes of a layer arrive in bursts and gaps, and a neuron that has spiked for a burst cannot take it back "
-        "when negative input follows.",
-        *_more_steps(diagnosis),
-        *(() if corrected else ("`export --correct` mends what that does to the mean of each channel.",)),
+        "Spikes arrive in bursts and gaps, and a neuron cannot take back a spike when negative input follows.",
+        *_more_steps(diagnosis, network),
+        *(() if corrected else ("`export --correct` corrects the mean of each channel for it.",)),
     )
 
 
 def _input(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
     return (
-        "Pixels enter as random spikes, whose number is right only on average: `export --input constant` gives each "
-        "step the pixels themselves.",
-        *_more_steps(diagnosis),
+        "Pixels enter as random spikes, whose number is correct only on average: `export --input constant` feeds the "
+        "pixel values in every step.",
+        *_more_steps(diagnosis, network),
     )
 
 
 def _correction(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
     return (
-        "The corrections do not suit these images: `export --no-correct`, or calibrate on images like these (`--data`, "
+        "The corrections make these images worse: `export --no-correct`, or calibrate on images like these (`--data`, "
         "`--calibration all`).",
     )
 
 
 def _reset(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
     return (
-        "A hard reset throws away what exceeds the threshold: `export --reset soft` keeps it.",
-        "If it must be Lava's own LIF: thresholds well above the input of a single step lose less, so a larger T, "
+        "A hard reset discards the potential above the threshold: `export --reset soft` keeps it.",
+        "If it must be Lava's LIF, use a larger T: thresholds well above the input of a single step lose less: "
         f"`export --reset hard -T {2 * diagnosis.timesteps}`.",
     )
 
@@ -180,20 +184,26 @@ def _weights(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]
     if bits < 8:
         return (
             f"The weights were rounded to {bits} bits: `export --weight-bits 8`.",
-            f"If it must be {bits} bits, train with rounded weights: `train --qcfs {_qcfs_levels(diagnosis)} "
-            f"--weight-bits {bits} --from model.pt`, then export that with `--weight-bits {bits}`.",
+            f"If it must be {bits} bits, train with rounded weights"
+            + (
+                f": `train --qcfs {_qcfs_levels(diagnosis)} --weight-bits {bits} --from model.pt`, then export that "
+                f"with `--weight-bits {bits}`."
+                if can_be_trained(network)
+                else " in your own training code."
+            ),
         )
     layer = min(diagnosis.layers, key=lambda layer: layer.weight_bits)
     larger, lower = "inputs", ""
     if network.spiking_layers:
         larger = "thresholds or inputs"
-        lower = "; lower thresholds do in any layer: `--balance percentile --percentile 99`"
+        lower = "; in any layer, lower thresholds do so, too: `--balance percentile --percentile 99`"
+    command = f" (`train --qcfs {_qcfs_levels(diagnosis)} --weight-bits 8 --from model.pt`)"
     return (
-        f"{layer.name}: the widest weights use {layer.weight_bits} of 8 bits, because {larger} are so much larger that "
-        "they take up the range of the potential. In the first layer fewer bits of pixels leave more bits of weights: "
+        f"{layer.name}: the widest weights use {layer.weight_bits} of 8 bits, because large {larger} take up the range "
+        "of the potential. In the first layer fewer bits of pixels leave more bits of weights: "
         f"`export --pixel-bits 6`{lower}.",
-        "Weights far larger than the others of their channel take the bits from these: train with weight decay, or "
-        f"with rounded weights (`train --qcfs {_qcfs_levels(diagnosis)} --weight-bits 8 --from model.pt`).",
+        "A few large weights leave the other weights of their channel few bits: train with weight decay, or with "
+        f"rounded weights{command if can_be_trained(network) else ''}.",
     )
 
 
@@ -214,9 +224,9 @@ def _thresholds(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, .
 def _saturation(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
     layer = max(diagnosis.layers, key=lambda layer: layer.saturated_images)
     return (
-        f"{layer.name}: on {layer.saturated_images:,} of {diagnosis.image_count:,} images a potential ran into "
-        f"+-{limits.POTENTIAL_LIMIT:,}, the end of Loihi's range. The calibration images did not come that far: "
-        "calibrate on more of them, or on images like these (`export --calibration all`, `--data`).",
+        f"{layer.name}: on {layer.saturated_images:,} of {diagnosis.image_count:,} images a potential reached "
+        f"+-{limits.POTENTIAL_LIMIT:,}, the end of Loihi's range. It did not on the calibration images: "
+        "calibrate on more images, or on images like these (`export --calibration all`, `--data`).",
     )
 
 
@@ -235,16 +245,35 @@ _ADVICE: Final = {
 }
 
 
-def _more_steps(diagnosis: Diagnosis) -> tuple[str, ...]:
+def _more_steps(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
+    more = f"More time steps: `export -T {2 * diagnosis.timesteps}`."
+    if not can_be_trained(network):
+        return (more,)
     return (
-        f"More time steps: `export -T {2 * diagnosis.timesteps}`.",
+        more,
         f"As few time steps, a few epochs of training: `train --qcfs {_qcfs_levels(diagnosis)} --from model.pt -o "
         f"low.pt`, then `export low.pt -T {diagnosis.timesteps}`.",
     )
 
 
+def can_be_trained(network: QuantizedNetwork) -> bool:
+    """Return whether `loihi-convert train` can go on training the CNN of ``network``: it knows both CNN and data."""
+    architecture, data = (_option(network, "model", name, "") for name in ("architecture", "data"))
+    return architecture in get_args(Architecture) and data in get_args(DatasetName)
+
+
+def image_note(network: QuantizedNetwork) -> str | None:
+    """Return what is known of the images of a diagnosis; None where the CNN was trained without validation images."""
+    if _option(network, "model", "architecture", ""):
+        return None
+    return (
+        "loihi-convert did not train this CNN. If its training set contained the images looked at here, its accuracy "
+        "and the loss differ on test images: a CNN is usually more accurate on images it was trained on."
+    )
+
+
 def _qcfs_levels(diagnosis: Diagnosis) -> int:
-    """4 levels do for the fewest steps; a level for each step beyond gains nothing above 16."""
+    """4 levels are enough for the fewest steps; more than 16 gain nothing."""
     return min(max(4, diagnosis.timesteps), 16)
 
 
@@ -253,7 +282,7 @@ def _spiking(diagnosis: Diagnosis) -> tuple[LayerLoss, ...]:
 
 
 def _option(network: QuantizedNetwork, stage: str, name: str, default: Value) -> Value:
-    """An option of ``balance`` or ``quantize``, if the file says it as a value of the same kind."""
+    """An option that the file records for ``stage``, if it has the type of ``default``."""
     options = network.provenance.get(stage)
     found = options.get(name) if isinstance(options, dict) else None
     return found if isinstance(found, type(default)) else default

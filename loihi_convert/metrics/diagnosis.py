@@ -22,6 +22,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.errors import InputError
 from loihi_convert.ir.network import Readout, ReluNetwork, Reset, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.metrics.activation_errors import ComparedActivations, ErrorSums, LayerError, compare_activations
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.records import Record
 from loihi_convert.simulation.intermediate import Cause, intermediate_networks
@@ -29,28 +30,7 @@ from loihi_convert.simulation.relu import ReluChain
 from loihi_convert.simulation.simulator import clipped_images
 
 SMALL_LOSS: Final = {"accuracy": 0.2, "agreement": 1.0}
-"""Points of loss up to which there is nothing to mend, however many images they were counted on."""
-
-# Neurons of all layers, times images, that are compared at once: 32 MiB for each network.
-_BLOCK: Final = 2**23
-
-
-class LayerError(Record):
-    """How far the activations of a layer are from the CNN's, over all images, positions and channels.
-
-    Attributes
-    ----------
-    correlation
-        Pearson's; None where one of both is constant.
-    mean_squared_error
-        In squares of the CNN's units.
-    relative_error
-        The same over the CNN's mean square: 1 is what a silent layer has; None where the CNN's are 0.
-    """
-
-    correlation: float | None
-    mean_squared_error: float
-    relative_error: float | None
+"""Percentage points up to which a loss is no problem, however many images it was counted on."""
 
 
 class DiagnosisStep(Record):
@@ -133,11 +113,9 @@ class Diagnosis(Record):
     readout, reset
         Of the file.
     measure
-        ``"accuracy"``, or without labels ``"agreement"``: what losses are counted in.
-    stages
-        From the CNN to the file.
-    layers
-        In order.
+        What is lost: ``"accuracy"`` or, without labels, ``"agreement"``.
+    stages, layers
+        From the CNN to the file, and in the order of the network.
     lost_images, loss_points
         The whole loss: the sum over the stages, and over the layers.
     newly_wrong, newly_right
@@ -146,12 +124,11 @@ class Diagnosis(Record):
     is_small
         Whether the loss is at most `SMALL_LOSS`.
     is_noteworthy
-        Whether it is not, and larger than twice its standard deviation, sqrt(newly wrong + newly right) images
-        (McNemar).
+        Whether the loss is larger than `SMALL_LOSS` and than twice its standard error, which is sqrt(newly wrong +
+        newly right) images (McNemar).
     main_cause
-        The cause of which most images remain lost; among those that are within the standard deviation of that number,
-        its square root, the one that changes most classes; never one of which none remain. None if the loss is not
-        noteworthy.
+        The cause with the most remaining lost images. Causes whose number is less by no more than its standard error,
+        its square root, count as equal: then the one that changes most classes. None if the loss is not noteworthy.
     first_layer
         The first layer up to which half of the loss is there. None if the loss is not noteworthy.
     """
@@ -185,9 +162,7 @@ def diagnose(
     device: str = "cpu",
     progress: Progress = no_progress,
 ) -> Diagnosis:
-    """Return where the way from ``cnn`` to ``network`` loses right answers on ``images``.
-
-    Memory does not grow with the number of images.
+    """Return where the way from ``cnn`` to ``network`` loses right answers; memory does not grow with the images.
 
     Parameters
     ----------
@@ -201,65 +176,19 @@ def diagnose(
     Raises
     ------
     InputError
-        If ``network`` does not say which real numbers its thresholds were rounded from.
+        If ``network`` does not record the float thresholds from which its integers were rounded.
     """
-    for layer in network.layers:
-        if layer.neuron is not None and layer.balanced is None:
-            raise InputError(
-                f"{layer.name}: the file does not say which real numbers its thresholds were rounded from; export it "
-                "again."
-            )
-    chain = ReluChain(cnn)
+    _require_float_thresholds(network)
     networks = intermediate_networks(cnn, spiking, network, timesteps, device=device)
-    depth = len(network.layers)
-    # Classes of each image: of the CNN and the networks, and of the CNN behind each layer of the file.
-    classes = np.empty((1 + len(networks), len(images)), np.int64)
-    behind = np.empty((depth, len(images)), np.int64)
-    errors = [[_Sums() for _ in range(depth)] for _ in networks]
-    ranges = [_Range(layer.balanced.threshold) if layer.balanced is not None else None for layer in network.layers]
-    size = max(1, _BLOCK // sum(math.prod(shape) for shape in network.shapes))
-    for start in range(0, len(images), size):
-        rows = slice(start, start + size)
-        expected = chain(images[rows])
-        classes[0, rows] = _classes(expected)
-        if network.readout == "spikes":
-            # Spikes are no negative numbers.
-            expected[-1] = np.maximum(expected[-1], 0)
-        for layer_range, maps in zip(ranges, expected, strict=True):
-            if layer_range is not None:
-                layer_range.add(maps)
-        for index, between in enumerate(networks):
-            found = between.activations(images[rows])
-            classes[1 + index, rows] = _classes(found)
-            for sums, maps, wanted in zip(errors[index], found, expected, strict=True):
-                sums.add(maps, wanted)
-        # The last network is the file.
-        for index, maps in enumerate(found):
-            behind[index, rows] = _classes(chain.behind(index, maps) or found)
-        progress(min(start + size, len(images)), len(images))
-    stages = _stages([None, *(between.cause for between in networks)], classes, errors, labels)
-    saturated = clipped_images(network, images, timesteps, device=device)
-    wanted_classes = classes[0] if labels is None else labels
-    hits = classes == wanted_classes
+    compared = compare_activations(ReluChain(cnn), networks, network, images, progress)
+    stages = _stages([None, *(between.cause for between in networks)], compared.classes, compared.errors, labels)
+    wanted = compared.classes[0] if labels is None else labels
+    hits = compared.classes == wanted
     newly_wrong = int(np.count_nonzero(hits[0] & ~hits[-1]))
     newly_right = int(np.count_nonzero(hits[-1] & ~hits[0]))
     lost = newly_wrong - newly_right
     measure: Literal["accuracy", "agreement"] = "agreement" if labels is None else "accuracy"
-    left = [int(np.count_nonzero(row == wanted_classes)) for row in (classes[0], *behind)]
-    layers = tuple(
-        LayerLoss(
-            name=layer.name,
-            lost_images=before - after,
-            loss_points=100 * (before - after) / len(images),
-            threshold_to_largest=None if layer_range is None else layer_range.threshold_to_largest,
-            share_above_threshold=None if layer_range is None else layer_range.share_above_threshold,
-            weight_bits=_weight_bits(layer.weight),
-            saturated_images=int(high if index == 0 else max(low, high)),
-        )
-        for index, (layer, layer_range, (before, after), (low, high)) in enumerate(
-            zip(network.layers, ranges, itertools.pairwise(left), saturated, strict=True)
-        )
-    )
+    layers = _layer_losses(network, compared, wanted, clipped_images(network, images, timesteps, device=device))
     points = 100 * lost / len(images)
     is_small = points <= SMALL_LOSS[measure]
     is_noteworthy = not is_small and lost > 2 * math.sqrt(newly_wrong + newly_right)
@@ -283,65 +212,40 @@ def diagnose(
     )
 
 
-class _Sums:
-    """Sums over pairs of activations, from which correlation and errors follow."""
+def _require_float_thresholds(network: QuantizedNetwork) -> None:
+    for layer in network.layers:
+        if layer.neuron is not None and layer.balanced is None:
+            raise InputError(
+                "the file does not record the float thresholds from which its integers were rounded",
+                where=layer.name,
+                hint="Export it again.",
+            )
 
-    def __init__(self) -> None:
-        self._count = 0
-        # Of x, y, x^2, y^2, x y and (x - y)^2.
-        self._sums = np.zeros(6)
 
-    def add(self, found: Array, expected: Array) -> None:
-        x, y = found.ravel().astype(np.float64), expected.ravel().astype(np.float64)
-        self._count += x.size
-        difference = x - y
-        self._sums += (x.sum(), y.sum(), x @ x, y @ y, x @ y, difference @ difference)
-
-    @property
-    def error(self) -> LayerError:
-        x, y, xx, yy, xy, square = (self._sums / self._count).tolist()
-        # What rounding leaves of a constant is no variance.
-        is_varied = xx - x * x > 1e-12 * xx and yy - y * y > 1e-12 * yy
-        return LayerError(
-            correlation=(xy - x * y) / math.sqrt((xx - x * x) * (yy - y * y)) if is_varied else None,
-            mean_squared_error=square,
-            relative_error=square / yy if yy > 0 else None,
+def _layer_losses(
+    network: QuantizedNetwork, compared: ComparedActivations, wanted: Array, saturated: Array
+) -> tuple[LayerLoss, ...]:
+    """What each layer of the file does; ``saturated``, ``(layers, 2)``: images that ran into the low and high end."""
+    count = len(wanted)
+    right = [int(np.count_nonzero(row == wanted)) for row in (compared.classes[0], *compared.resumed)]
+    return tuple(
+        LayerLoss(
+            name=layer.name,
+            lost_images=before - after,
+            loss_points=100 * (before - after) / count,
+            threshold_to_largest=None if layer_range is None else layer_range.threshold_to_largest,
+            share_above_threshold=None if layer_range is None else layer_range.share_above_threshold,
+            weight_bits=_weight_bits(layer.weight),
+            saturated_images=int(high if index == 0 else max(low, high)),
         )
-
-
-class _Range:
-    """Where the CNN's activations of a layer lie beside thresholds, ``(C,)``."""
-
-    def __init__(self, threshold: Array) -> None:
-        self._threshold = threshold
-        self._largest = np.zeros(len(threshold))
-        self._positive = self._above = 0
-
-    def add(self, maps: Array) -> None:
-        rows = maps.reshape(-1, len(self._threshold))
-        np.maximum(self._largest, rows.max(axis=0), out=self._largest)
-        self._positive += int(np.count_nonzero(rows > 0))
-        # A channel that can never fire cuts off everything.
-        limit = np.where(np.isfinite(self._threshold), self._threshold, 0).astype(np.float32)
-        self._above += int(np.count_nonzero((rows > limit) & (rows > 0)))
-
-    @property
-    def threshold_to_largest(self) -> float | None:
-        known = np.isfinite(self._threshold) & (self._largest > 0)
-        return float(np.median(self._threshold[known] / self._largest[known])) if known.any() else None
-
-    @property
-    def share_above_threshold(self) -> float | None:
-        return self._above / self._positive if self._positive else None
-
-
-def _classes(activations: Sequence[Array]) -> Array:
-    """int64 ``(N,)``: arg max of the last layer; the lowest class among equals."""
-    return np.asarray(activations[-1].reshape(len(activations[-1]), -1).argmax(axis=1))
+        for index, (layer, layer_range, (before, after), (low, high)) in enumerate(
+            zip(network.layers, compared.ranges, itertools.pairwise(right), saturated, strict=True)
+        )
+    )
 
 
 def _stages(
-    causes: Sequence[Cause | None], classes: Array, errors: Sequence[Sequence[_Sums]], labels: Array | None
+    causes: Sequence[Cause | None], classes: Array, errors: Sequence[Sequence[ErrorSums]], labels: Array | None
 ) -> tuple[DiagnosisStep, ...]:
     count = classes.shape[1]
     agreeing = [int(np.count_nonzero(row == classes[0])) for row in classes]

@@ -7,7 +7,7 @@ spike counts; so leads and margins are integers of that unit.
 
 The margin is chosen on images that are not run. Everything is read from the recorded outputs of whole runs of T steps:
 no step is left out there, only counted. Steps are those of one layer; on Lava every layer adds one, so the average
-latency there is the average T + depth. By then a layer has also worked for a step more than the one behind it; that
+latency there is the average T + depth. By then a layer has also worked for a step more than the one after it; that
 work is not in the synaptic operations here, as it is not in those of `evaluate`.
 """
 
@@ -187,7 +187,9 @@ def choose_margin(
 def require_tolerance(tolerance_points: float) -> None:
     """Raise the `UsageError` of `choose_margin` if the tolerance is out of range; it can be known before a run."""
     if not 0 <= tolerance_points <= 100:
-        raise UsageError(f"--exit-tolerance {tolerance_points}: allowed are 0..100 percentage points of accuracy.")
+        raise UsageError(
+            f"found {tolerance_points}", where="exit_tolerance", expected="must be 0..100 percentage points of accuracy"
+        )
 
 
 def evaluate_early_exit(
@@ -212,44 +214,52 @@ def evaluate_early_exit(
     outputs = result.outputs
     if outputs.shape[1] != choice.timesteps:
         raise DataError(
-            f"early exit: the run has {outputs.shape[1]} time steps, the margin was chosen with {choice.timesteps}; "
-            "a margin is for one T. Choose it anew."
+            f"found {outputs.shape[1]} time steps",
+            where="result",
+            expected=f"must be {choice.timesteps}, with which the margin was chosen",
+            hint="Choose a margin for this T.",
         )
-    _check_one_each("labels", labels, outputs)
-    _check_one_each("CNN predictions", cnn_predictions, outputs)
+    _require_one_each("labels", labels, outputs)
+    _require_one_each("cnn_predictions", cnn_predictions, outputs)
     highest, predictions = _highest_leads(outputs), outputs.argmax(axis=2)
     operations = result.synaptic_operations.sum(axis=2).cumsum(axis=1)
-    image_count, timesteps = predictions.shape
-
-    def fraction(classes: Array, expected: Array | None) -> float | None:
-        return None if expected is None else float((classes == expected).mean())
-
-    def point(margin: int | None) -> ExitPoint:
-        steps = _steps(highest, margin)
-        classes = _at(predictions, steps)
-        stopped = np.bincount(steps).cumsum()
-        correct = None if labels is None else int((classes == labels).sum())
-        return ExitPoint(
-            margin=margin,
-            average_timesteps=float(steps.mean()),
-            median_timesteps=int(np.argmax(2 * stopped >= image_count)),
-            percentile_95_timesteps=int(np.argmax(100 * stopped >= 95 * image_count)),
-            correct_count=correct,
-            accuracy=fraction(classes, labels),
-            accuracy_interval=None if correct is None else wilson_interval(correct, image_count),
-            agreement_with_cnn=fraction(classes, cnn_predictions),
-            agreement_with_last=float((classes == predictions[:, -1]).mean()),
-            synaptic_operations=float(_at(operations, steps).mean()),
-        )
-
-    points = tuple(point(margin) for margin in (*sorted({choice.margin, *choice.curve_margins}), None))
-    steps, _ = exit_steps(outputs, choice.margin)
+    points = tuple(
+        _exit_point(margin, _steps(highest, margin), predictions, operations, labels, cnn_predictions)
+        for margin in (*sorted({choice.margin, *choice.curve_margins}), None)
+    )
+    steps = _steps(highest, choice.margin)
     needed, all_steps = _at(operations, steps).mean(), operations[:, -1].mean()
     return EarlyExit(
         choice=choice,
         points=points,
-        exit_share=tuple((np.bincount(steps - 1, minlength=timesteps) / image_count).tolist()),
+        exit_share=tuple((np.bincount(steps - 1, minlength=choice.timesteps) / len(steps)).tolist()),
         synaptic_operations_saved=float(1 - needed / all_steps) if all_steps else None,
+    )
+
+
+def _exit_point(
+    margin: int | None,
+    steps: Array,
+    predictions: Array,
+    operations: Array,
+    labels: Array | None,
+    cnn_predictions: Array | None,
+) -> ExitPoint:
+    """The figures if each image stops after its step, ``steps`` ``(N,)``; classes and work by step are ``(N, T)``."""
+    classes = _at(predictions, steps)
+    stopped = np.bincount(steps).cumsum()
+    correct = None if labels is None else int((classes == labels).sum())
+    return ExitPoint(
+        margin=margin,
+        average_timesteps=float(steps.mean()),
+        median_timesteps=int(np.argmax(2 * stopped >= len(steps))),
+        percentile_95_timesteps=int(np.argmax(100 * stopped >= 95 * len(steps))),
+        correct_count=correct,
+        accuracy=None if labels is None else float((classes == labels).mean()),
+        accuracy_interval=None if correct is None else wilson_interval(correct, len(steps)),
+        agreement_with_cnn=None if cnn_predictions is None else float((classes == cnn_predictions).mean()),
+        agreement_with_last=float((classes == predictions[:, -1]).mean()),
+        synaptic_operations=float(_at(operations, steps).mean()),
     )
 
 
@@ -268,7 +278,7 @@ def _trade(outputs: Array, labels: Array | None) -> _Trade:
     m = h(t) + 1 it goes on to t + 1, and one right answer comes or goes if the two classes are not both right or wrong.
     """
     highest = _highest_leads(outputs)
-    _check_one_each("labels", labels, outputs)
+    _require_one_each("labels", labels, outputs)
     predictions = outputs.argmax(axis=2)
     right = (predictions == (predictions[:, -1] if labels is None else labels)[:, None]).astype(np.int64)
     margins, place = np.unique(highest + 1, return_inverse=True)
@@ -286,7 +296,9 @@ def _highest_leads(outputs: Array) -> Array:
     """int64 ``(N, T - 1)``: the largest lead in steps 1..t, for each t < T."""
     if outputs.ndim != 3 or len(outputs) < 1 or outputs.shape[1] < 1 or outputs.shape[2] < 2:
         raise DataError(
-            f"early exit: found outputs {outputs.shape}; a lead needs (N, T, classes), N and T >= 1, classes >= 2."
+            f"found shape {outputs.shape}",
+            where="outputs",
+            expected="must be (N, T, classes), N and T >= 1, classes >= 2",
         )
     two = np.partition(outputs[:, :-1], -2, axis=2)[:, :, -2:].astype(np.int64)
     highest: Array = np.maximum.accumulate(two[:, :, 1] - two[:, :, 0], axis=1)
@@ -296,7 +308,7 @@ def _highest_leads(outputs: Array) -> Array:
 def _steps(highest: Array, margin: int | None) -> Array:
     """The step after which each image stops: one more than the steps before T up to which its leads are too small."""
     if margin is not None and margin < 0:
-        raise DataError(f"early exit: the margin is {margin}; allowed are whole numbers from 0.")
+        raise DataError(f"found {margin}", where="margin", expected="must be a whole number from 0, or None")
     too_small = highest < (math.inf if margin is None else margin)
     return np.asarray(1 + too_small.sum(axis=1))
 
@@ -306,6 +318,8 @@ def _at(values: Array, steps: Array) -> Array:
     return np.asarray(values[np.arange(len(steps)), steps - 1])
 
 
-def _check_one_each(name: str, array: Array | None, outputs: Array) -> None:
+def _require_one_each(name: str, array: Array | None, outputs: Array) -> None:
     if array is not None and array.shape != outputs.shape[:1]:
-        raise DataError(f"early exit: found {name} {array.shape}; needed is one for each image, {outputs.shape[:1]}.")
+        raise DataError(
+            f"found shape {array.shape}", where=name, expected=f"must be {outputs.shape[:1]}, one for each image"
+        )

@@ -9,7 +9,7 @@ T times; less where they enter as Poisson spikes, which are not counted.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -56,11 +56,11 @@ class Point(Record):
     correct_count, accuracy, accuracy_interval
         Of the fixed-point network; the interval is Wilson's, 95 %.
     float_accuracy, float_accuracy_interval
-        Of the spiking network in real numbers.
+        Of the float SNN: the same spiking network before rounding to integers.
     conversion_loss_points
         CNN accuracy - fixed-point accuracy, in percentage points.
     agreement_with_cnn, agreement_with_float
-        Fraction of images that get the class the CNN (the spiking network in real numbers, at this T) gives.
+        Fraction of images that get the class of the CNN (of the float SNN at this T).
     spikes_per_image
         Of all spiking layers, steps 1..T, mean over images.
     synaptic_operations
@@ -98,8 +98,8 @@ class Evaluation(Record):
     image_count
         N.
     timesteps
-        The T the thresholds of the file were balanced for; of a file of other hands, which says how many a sample
-        takes, or the T of the run.
+        The T the thresholds of the file were balanced for; in a file of another tool, the time steps it gives a sample
+        or, if it gives none, the T of the run.
     depth
         Number of layers that have synapses; Lava needs T + depth global steps.
     readout
@@ -121,6 +121,8 @@ class Evaluation(Record):
         Images with an output potential of magnitude 131071 after any step: their charge may have been cut off.
     wrapped_images
         Images on which the u of some stock neuron wrapped; None where neurons are not stock.
+    notes
+        Sentences on what must be known to read the figures, such as that all images have one class.
     seconds, startup_seconds
         Wall-clock time of the simulation, and of loading and compiling before it.
     images_per_second
@@ -143,6 +145,7 @@ class Evaluation(Record):
     images_per_second: float
     wrapped_images: int | None = None
     energy: Energy | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def nominal_point(self) -> Point:
@@ -164,16 +167,12 @@ def evaluate(
 
     Parameters
     ----------
-    result
-        Of N images over T time steps.
-    network
-        The network that was run.
-    labels
-        ``(N,)``, integers 0..classes - 1.
-    cnn_predictions
-        ``(N,)``: the CNN's class of each image.
+    result, network
+        A run of N images over T time steps, and the network that was run.
+    labels, cnn_predictions
+        ``(N,)``, integers 0..classes - 1: the class of each image, and the class that the CNN gives it.
     float_predictions
-        ``(N, T)``: class from the spiking network in real numbers after each step.
+        ``(N, T)``: class from the float SNN after each step.
     early_exit
         Of the same run, from `early_exit.evaluate_early_exit`.
     timesteps
@@ -186,83 +185,120 @@ def evaluate(
     """
     image_count, run_timesteps = _checked_size(result, network)
     _check_shape("labels", labels, (image_count,))
-    _check_shape("CNN predictions", cnn_predictions, (image_count,))
-    _check_shape("float SNN predictions", float_predictions, (image_count, run_timesteps))
-    if labels is not None:
-        _check_label_range(labels, network.shapes[-1][0])
-
+    _check_shape("cnn_predictions", cnn_predictions, (image_count,))
+    _check_shape("float_predictions", float_predictions, (image_count, run_timesteps))
+    _check_label_range(labels, network.shapes[-1][0])
     layers = _layers(network)
-    # Input neurons have no synapse in front, whose step Lava would add.
-    depth = sum(not isinstance(layer.synapse, PixelBias) for layer in network.layers)
+    compared = _Compared(result, network, layers, labels, cnn_predictions, float_predictions)
     own_timesteps = run_timesteps if network.timesteps is None else network.timesteps
-    neuron_counts = np.array([layer.neuron_count for layer in layers[: len(network.spiking_layers)]], np.int64)
-    cnn_correct = _matches(cnn_predictions, labels)
-    predictions = result.predictions
-
-    def point(timesteps: int) -> Point:
-        fixed = predictions[:, timesteps - 1]
-        real = None if float_predictions is None else float_predictions[:, timesteps - 1]
-        correct, real_correct = _matches(fixed, labels), _matches(real, labels)
-        spikes = result.spike_counts[:, :timesteps].sum(axis=(0, 1)) / image_count
-        operations = result.synaptic_operations[:, :timesteps].sum(axis=(0, 1)) / image_count
-        return Point(
-            timesteps=timesteps,
-            global_steps=timesteps + depth,
-            correct_count=correct,
-            accuracy=_fraction(correct, image_count),
-            accuracy_interval=_interval(correct, image_count),
-            float_accuracy=_fraction(real_correct, image_count),
-            float_accuracy_interval=_interval(real_correct, image_count),
-            conversion_loss_points=(
-                None if cnn_correct is None or correct is None else 100 * (cnn_correct - correct) / image_count
-            ),
-            agreement_with_cnn=_fraction(_matches(fixed, cnn_predictions), image_count),
-            agreement_with_float=_fraction(_matches(fixed, real), image_count),
-            spikes_per_image=float(spikes.sum()),
-            synaptic_operations=float(operations.sum()),
-            synaptic_operations_per_layer=tuple(operations.tolist()),
-            firing_rate=tuple((spikes / (neuron_counts * timesteps)).tolist()),
-            activation_sparsity=(
-                1 - float(spikes.sum()) / (int(neuron_counts.sum()) * timesteps) if neuron_counts.size else None
-            ),
-        )
-
-    reported = {*reported_timesteps(run_timesteps), min(own_timesteps, run_timesteps)}
-    reported |= {steps for steps in timesteps if steps <= run_timesteps}
-    points = tuple(point(timesteps) for timesteps in sorted(reported))
-    multiply_accumulates = sum(layer.multiply_accumulates for layer in layers)
-    is_poisson = isinstance(network, QuantizedNetwork) and network.poisson_seed is not None
-    estimates = [
-        estimate(
-            one.timesteps,
-            one.spikes_per_image,
-            one.synaptic_operations,
-            [layer.neuron_count for layer in layers],
-            layers[0].multiply_accumulates,
-            is_poisson=is_poisson,
-        )
-        for one in points
-    ]
-    saturated = np.abs(result.potentials).max(axis=(1, 2)) >= limits.POTENTIAL_LIMIT
+    further = (min(own_timesteps, run_timesteps), *(steps for steps in timesteps if steps <= run_timesteps))
+    points = tuple(compared.point(steps) for steps in sorted({*reported_timesteps(run_timesteps), *further}))
     return Evaluation(
         image_count=image_count,
         timesteps=own_timesteps,
-        depth=depth,
+        depth=compared.depth,
         readout=network.readout,
         layers=layers,
-        multiply_accumulates=multiply_accumulates,
-        cnn_accuracy=_fraction(cnn_correct, image_count),
-        cnn_accuracy_interval=_interval(cnn_correct, image_count),
+        multiply_accumulates=sum(layer.multiply_accumulates for layer in layers),
+        cnn_accuracy=_fraction(compared.cnn_correct, image_count),
+        cnn_accuracy_interval=_interval(compared.cnn_correct, image_count),
         points=points,
         early_exit=early_exit,
-        saturated_images=int(np.count_nonzero(saturated)),
+        saturated_images=int((np.abs(result.potentials).max(axis=(1, 2)) >= limits.POTENTIAL_LIMIT).sum()),
         seconds=result.seconds,
         startup_seconds=result.startup_seconds,
         # A run shorter than the clock's tick of 1 ns reads as 0 seconds.
         images_per_second=image_count / max(result.seconds, 1e-9),
         wrapped_images=result.wrapped_images,
-        energy=energy(estimates, multiply_accumulates, is_poisson=is_poisson),
+        energy=_energy(network, layers, points),
+        notes=tuple(_notes(network, labels, cnn_predictions)),
     )
+
+
+class _Compared:
+    """A run, and the classes that its classes are compared with; shapes as in `evaluate`."""
+
+    def __init__(
+        self,
+        result: RunResult,
+        network: QuantizedNetwork | CubaNetwork,
+        layers: Sequence[LayerSize],
+        labels: Array | None,
+        cnn_predictions: Array | None,
+        float_predictions: Array | None,
+    ) -> None:
+        self._result, self._labels = result, labels
+        self._cnn_predictions, self._float_predictions = cnn_predictions, float_predictions
+        self._predictions = result.predictions
+        self._neuron_counts = np.array(
+            [layer.neuron_count for layer in layers[: len(network.spiking_layers)]], np.int64
+        )
+        self.cnn_correct = _matches(cnn_predictions, labels)
+        # Input neurons have no synapse in front, whose step Lava would add.
+        self.depth = sum(not isinstance(layer.synapse, PixelBias) for layer in network.layers)
+
+    def point(self, timesteps: int) -> Point:
+        """Return what is known after ``timesteps`` steps."""
+        image_count = len(self._predictions)
+        fixed = self._predictions[:, timesteps - 1]
+        floating = None if self._float_predictions is None else self._float_predictions[:, timesteps - 1]
+        correct, float_correct = _matches(fixed, self._labels), _matches(floating, self._labels)
+        lost = None if self.cnn_correct is None or correct is None else self.cnn_correct - correct
+        spikes = self._result.spike_counts[:, :timesteps].sum(axis=(0, 1)) / image_count
+        operations = self._result.synaptic_operations[:, :timesteps].sum(axis=(0, 1)) / image_count
+        possible = self._neuron_counts * timesteps
+        return Point(
+            timesteps=timesteps,
+            global_steps=timesteps + self.depth,
+            correct_count=correct,
+            accuracy=_fraction(correct, image_count),
+            accuracy_interval=_interval(correct, image_count),
+            float_accuracy=_fraction(float_correct, image_count),
+            float_accuracy_interval=_interval(float_correct, image_count),
+            conversion_loss_points=None if lost is None else 100 * lost / image_count,
+            agreement_with_cnn=_fraction(_matches(fixed, self._cnn_predictions), image_count),
+            agreement_with_float=_fraction(_matches(fixed, floating), image_count),
+            spikes_per_image=float(spikes.sum()),
+            synaptic_operations=float(operations.sum()),
+            synaptic_operations_per_layer=tuple(operations.tolist()),
+            firing_rate=tuple((spikes / possible).tolist()),
+            activation_sparsity=1 - float(spikes.sum()) / int(possible.sum()) if possible.size else None,
+        )
+
+
+def _energy(network: QuantizedNetwork | CubaNetwork, layers: Sequence[LayerSize], points: Sequence[Point]) -> Energy:
+    """What an inference is estimated to take, at the T of ``points``."""
+    is_poisson = isinstance(network, QuantizedNetwork) and network.poisson_seed is not None
+    estimates = [
+        estimate(
+            point.timesteps,
+            point.spikes_per_image,
+            point.synaptic_operations,
+            [layer.neuron_count for layer in layers],
+            layers[0].multiply_accumulates,
+            is_poisson=is_poisson,
+        )
+        for point in points
+    ]
+    return energy(estimates, sum(layer.multiply_accumulates for layer in layers), is_poisson=is_poisson)
+
+
+def _notes(
+    network: QuantizedNetwork | CubaNetwork, labels: Array | None, cnn_predictions: Array | None
+) -> Iterator[str]:
+    """Why accuracy or agreement carry no information, where that is so."""
+    if network.shapes[-1][0] == 1:
+        yield "The network has one output, so every image gets the same class: accuracy and agreement say nothing."
+        return
+    for expected, whose, measure in (
+        (cnn_predictions, "The CNN gives all {count:,} images", "the agreement with it"),
+        (labels, "All {count:,} images are labelled with", "the accuracy"),
+    ):
+        if expected is not None and len(expected) > 1 and np.all(expected == expected[0]):
+            yield (
+                f"{whose.format(count=len(expected))} the same class, {int(expected[0])}: {measure} says little, "
+                "because a constant output reaches 100 %."
+            )
 
 
 def reported_timesteps(timesteps: int) -> tuple[int, ...]:
@@ -300,13 +336,17 @@ def _checked_size(result: RunResult, network: QuantizedNetwork | CubaNetwork) ->
     fits = result.spike_counts.shape == spiking and result.synaptic_operations.shape == spiking
     found_spikes = None if result.output_spikes is None else result.output_spikes.shape
     fits &= found_spikes == (result.potentials.shape if network.readout == "spikes" else None)
-    if not fits or classes != network.shapes[-1][0] or image_count < 1 or timesteps < 1:
-        outputs = network.shapes[-1][0]
+    outputs = network.shapes[-1][0]
+    if not fits or classes != outputs or image_count < 1 or timesteps < 1:
         raise DataError(
-            f"run: found potentials {result.potentials.shape}, output spikes {found_spikes}, spike counts "
-            f"{result.spike_counts.shape} and synaptic operations {result.synaptic_operations.shape}; a run of this "
-            f"network gives (N, T, {outputs}), {'the same' if network.readout == 'spikes' else None}, "
-            f"(N, T, {spiking[2]}) and (N, T, {spiking[2]}), N and T >= 1. Evaluate it with the file that was run."
+            f"found potentials {result.potentials.shape}, output spikes {found_spikes}, spike counts "
+            f"{result.spike_counts.shape} and synaptic operations {result.synaptic_operations.shape}",
+            where="result",
+            expected=(
+                f"must be (N, T, {outputs}), {'the same' if network.readout == 'spikes' else None}, "
+                f"(N, T, {spiking[2]}) and (N, T, {spiking[2]}), N and T >= 1"
+            ),
+            hint="Evaluate a run with the network that was run.",
         )
     return image_count, timesteps
 
@@ -314,13 +354,21 @@ def _checked_size(result: RunResult, network: QuantizedNetwork | CubaNetwork) ->
 def _check_shape(name: str, array: Array | None, expected: tuple[int, ...]) -> None:
     if array is not None and array.shape != expected:
         raise DataError(
-            f"{name}: found shape {array.shape}; this run needs {expected}. Give those of the images that ran."
+            f"found shape {array.shape}",
+            where=name,
+            expected=f"must be {expected} for this run",
+            hint="Give those of the images that ran.",
         )
 
 
-def _check_label_range(labels: Array, classes: int) -> None:
+def _check_label_range(labels: Array | None, classes: int) -> None:
+    if labels is None:
+        return
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise DataError(
-            f"labels: found {low}..{high}; the network knows classes 0..{classes - 1}. Use the data it was trained on."
+            f"found {low}..{high}",
+            where="labels",
+            expected=f"must be 0..{classes - 1}, the classes of the network",
+            hint="Use the data that the CNN was trained on.",
         )

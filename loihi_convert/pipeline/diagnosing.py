@@ -10,7 +10,7 @@ from loihi_convert.backends import Backend
 from loihi_convert.backends.request import check_run
 from loihi_convert.data import Dataset
 from loihi_convert.frontend.source import reopen_source
-from loihi_convert.metrics.advice import advice
+from loihi_convert.metrics.advice import advice, image_note
 from loihi_convert.metrics.diagnosis import Diagnosis
 from loihi_convert.metrics.diagnosis import diagnose as diagnose_network
 from loihi_convert.pipeline.options import RunOptions
@@ -51,7 +51,8 @@ def diagnose(
     path
         The ``.net`` file.
     images
-        Validation images, with or without labels: what the answer is acted on must not be the test images.
+        With or without labels. Not the test images: options chosen by this answer would be chosen by them. Images the
+        CNN was trained on flatter it.
     timesteps
         T; by default the one the file was balanced for.
     arch
@@ -79,6 +80,8 @@ def diagnose(
             f"{path} was not made from {model} as it is now: what differs between the two CNNs is counted as loss, "
             "mostly of weight bits."
         )
+    if (note := image_note(network)) is not None:
+        notes.append(note)
     spiking = float_network(network, source.network)
     with bars(f"{path.name}: from the CNN to the file") as progress:
         found = diagnose_network(

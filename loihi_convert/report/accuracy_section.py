@@ -30,7 +30,7 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
         yield table
         yield Paragraph(" ".join(paper_remarks(entries)))
     if not has_accuracy:
-        # The CNN agrees with itself; its accuracy is no level of this measure.
+        # The CNN always agrees with itself; its accuracy does not belong on this axis.
         levels = ()
     if (chart := _anytime_chart(entries, levels, measure, has_accuracy)) is not None:
         yield Picture(chart)
@@ -85,7 +85,7 @@ def _work_chart(entries: Sequence[Entry], levels: Levels, measure: str, has_accu
         return None
     bottom, best = min(mark.y for mark in every), max(mark.y for mark in every)
     low = max(bottom, best - 10) - 0.08 * max(best - max(bottom, best - 10), 0.5)
-    # A CNN far above would press the curves together.
+    # A CNN far above would compress the curves.
     best = max([best, *(value for value, _ in levels if value <= best + 10)])
     left, right = min(m.x for m in every if m.y >= low) / 1.2, max(mark.x for mark in every) * 1.2
     cut = " Points more than ten below the best are not shown." if bottom < best - 10 else ""

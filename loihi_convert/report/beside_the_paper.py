@@ -1,4 +1,4 @@
-"""Each file at the T it is balanced for, as the paper's figures are, beside these: a chart, a table, remarks."""
+"""Each file at the T it is balanced for, next to the paper's figures at that T: a chart, a table, remarks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PAPER_METHODS: Final = {"act-norm-channelwise": "act-norm by channel", "spike-n
 
 
 def per_t_chart(entries: Sequence[Entry], levels: Levels) -> Chart | None:
-    """Return the chart of ours and the paper's at the T of each file; None where one point would stand alone."""
+    """Return the chart of these files and the paper's, each at its T; None where one point would stand alone."""
     drawn = [entry for entry in entries if entry.is_per_t]
     rows = [row for row in _paper_rows(entries[0].data) if row.kind == "own"]
     if not drawn or (len(drawn) == 1 and not rows):
@@ -45,7 +45,7 @@ def per_t_chart(entries: Sequence[Entry], levels: Levels) -> Chart | None:
 
 
 def paper_table(entries: Sequence[Entry]) -> Table | None:
-    """Return ours above the paper's, a column for each T; None where the paper has no such data set, or we no row."""
+    """Return these files above the paper's, a column for each T; None where either side has no row."""
     rows = _paper_rows(entries[0].data)
     families = _families([entry for entry in entries if entry.is_per_t])
     if not rows or not families:

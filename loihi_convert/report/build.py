@@ -40,12 +40,14 @@ def write_report(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
     Raises
     ------
     UsageError
-        If ``output`` is not called .html.
+        If ``output`` does not end in .html.
     InputError
         If a folder cannot be used, or a file cannot be written, or exists and ``overwrite`` is off.
     """
     if output.suffix not in (".html", ".htm"):
-        raise UsageError(f"-o {output}: the report is an HTML file, with Markdown beside it; give a name in .html.")
+        raise UsageError(
+            f"found {output}", where="output", expected="must end in .html; the Markdown is written beside it"
+        )
     written = Written(output, output.with_suffix(".md"))
     for path in written:
         require_writable(path)

@@ -19,7 +19,7 @@ from loihi_convert.report.ticks import nice_ticks, tick_label
 SIZES: Final = {"wide": (1060, 380), "half": (520, 340), "narrow": (328, 290)}
 """Width and height, in CSS pixels, of a chart that has a wide page to itself, of one of two, and of one on a phone."""
 
-# More marks than this in a chart are drawn as one path per series: nobody points at one of so many.
+# With more marks than this, each series is drawn as one path: single marks could not be pointed at.
 _MAX_TITLED: Final = 192
 
 
@@ -41,7 +41,7 @@ class Series(NamedTuple):
     label
         For the legend.
     style
-        0..`svg.STYLES` - 1 for runs of ours; -1 and -2 for the paper's, which are hollow.
+        0..`svg.STYLES` - 1 for these runs; -1 and -2 for the paper's, which are hollow.
     marks
         In the order in which they are joined.
     line

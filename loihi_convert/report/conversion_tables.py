@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from loihi_convert.report.table import Column, Table, table_of
+from loihi_convert.report.table import Table, table_of
 
 if TYPE_CHECKING:
-    from loihi_convert.chip.resources import Chips, LayerResources
+    from loihi_convert.chip.resources import Chips
     from loihi_convert.conversion.quantization_report import LayerReport, QuantizationReport
 
 
@@ -17,18 +17,22 @@ def quantization_table(report: QuantizationReport) -> Table:
     For target loihi2 also what its grid changed in thresholds, and what keeps u from wrapping.
     """
     is_chip = report.target == "loihi2"
-    columns: list[Column[LayerReport]] = [
-        Column("layer", lambda layer: layer.name, is_text=True),
-        Column("weight bits\nleast..most", _weight_bits),
-        Column("weights\noff by", lambda layer: f"{100 * layer.weight_error:.2g} %"),
-        Column("thresholds", _thresholds),
-        Column("thresholds\noff by", lambda layer: _threshold_error(layer) if is_chip else None),
-        Column("dead\nchannels", lambda layer: str(len(layer.dead_channels)) if layer.dead_channels else ""),
-        Column(
-            f"images {'wrapped' if is_chip else 'clipped'}\nlow / high",
-            lambda layer: f"{layer.low_clipped:,} / {layer.high_clipped:,}",
-        ),
-        Column("u cannot wrap:", lambda layer: _proof(layer, report.image_count) if is_chip else None),
+    rows = [
+        {
+            "layer": layer.name,
+            "weight bits\nleast..most": "..".join(
+                map(str, dict.fromkeys((layer.weight_bits[0], layer.weight_bits[2])))
+            ),
+            "weights\noff by": f"{100 * layer.weight_error:.2g} %",
+            "thresholds": "only integrates" if layer.thresholds is None else _span(*layer.thresholds),
+            "thresholds\noff by": f"{100 * layer.threshold_error:.2g} %" if is_chip and layer.thresholds else None,
+            "dead\nchannels": str(len(layer.dead_channels)) if layer.dead_channels else "",
+            f"images {'wrapped' if is_chip else 'clipped'}\nlow / high": (
+                f"{layer.low_clipped:,} / {layer.high_clipped:,}"
+            ),
+            "u cannot wrap:": _proof(layer, report.image_count) if is_chip else None,
+        }
+        for layer in report.layers
     ]
     if is_chip:
         caption = (
@@ -40,20 +44,11 @@ def quantization_table(report: QuantizationReport) -> Table:
             f"clipping in {report.timesteps} steps of {report.image_count:,} calibration images; low is harmless in "
             f"the first layer. Output potentials are proven to fit for T <= {report.max_timesteps:,}"
         )
-    return table_of(columns, report.layers, caption=caption)
+    return table_of(rows, caption=caption)
 
 
-def _weight_bits(layer: LayerReport) -> str:
-    low, _, high = layer.weight_bits
+def _span(low: int, high: int) -> str:
     return f"{low}..{high}" if low < high else f"{high}"
-
-
-def _thresholds(layer: LayerReport) -> str:
-    return "only integrates" if layer.thresholds is None else "..".join(map(str, dict.fromkeys(layer.thresholds)))
-
-
-def _threshold_error(layer: LayerReport) -> str:
-    return f"{100 * layer.threshold_error:.2g} %" if layer.thresholds else ""
 
 
 def _proof(layer: LayerReport, image_count: int) -> str:
@@ -64,18 +59,21 @@ def _proof(layer: LayerReport, image_count: int) -> str:
 
 def resource_table(chips: Chips) -> Table:
     """Return what each layer of a network takes on Loihi 2."""
-    columns: list[Column[LayerResources]] = [
-        Column("layer", lambda layer: layer.name, is_text=True),
-        Column("neurons", lambda layer: f"{layer.neurons:,}"),
-        Column("fan-in", lambda layer: f"{layer.fan_in:,}"),
-        Column("fan-out", lambda layer: f"{layer.fan_out:,}" if layer.fan_out else None),
-        Column("synapses", lambda layer: f"{layer.synapses:,}"),
-        Column("weights\nin file", lambda layer: f"{layer.weights:,}"),
-        Column("memory KiB", lambda layer: f"{layer.shared_bytes / 1024:,.0f} .. {layer.expanded_bytes / 1024:,.0f}"),
-        Column("neurocores", lambda layer: f"{layer.shared_cores:,} .. {layer.expanded_cores:,}"),
+    rows = [
+        {
+            "layer": layer.name,
+            "neurons": f"{layer.neurons:,}",
+            "fan-in": f"{layer.fan_in:,}",
+            "fan-out": f"{layer.fan_out:,}" if layer.fan_out else None,
+            "synapses": f"{layer.synapses:,}",
+            "weights\nin file": f"{layer.weights:,}",
+            "memory KiB": f"{layer.shared_bytes / 1024:,.0f} .. {layer.expanded_bytes / 1024:,.0f}",
+            "neurocores": f"{layer.shared_cores:,} .. {layer.expanded_cores:,}",
+        }
+        for layer in chips.layers
     ]
     caption = (
         f"{chips.shared_cores:,} .. {chips.expanded_cores:,} of {chips.cores:,} neurocores, an estimate: "
         f"{chips.boundary}"
     )
-    return table_of(columns, chips.layers, caption=caption)
+    return table_of(rows, caption=caption)

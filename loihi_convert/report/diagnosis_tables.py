@@ -2,60 +2,58 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from loihi_convert.metrics.advice import CAUSES
 from loihi_convert.report.formats import percent, points
-from loihi_convert.report.table import Column, Table, table_of
+from loihi_convert.report.table import Table, table_of
 
 if TYPE_CHECKING:
-    from loihi_convert.metrics.diagnosis import Diagnosis, DiagnosisStep, LayerError, LayerLoss
+    from loihi_convert.metrics.activation_errors import LayerError
+    from loihi_convert.metrics.diagnosis import Diagnosis
+
+
+_CHANGED: Final = "changed, one thing after the other"
 
 
 def cause_table(diagnosis: Diagnosis) -> Table:
     """Return the networks from the CNN to the file, and what each loses against the one before it."""
-    columns: list[Column[DiagnosisStep | None]] = [
-        Column("changed, one thing after the other", _change, is_text=True),
-        Column("accuracy\n%", lambda step: None if step is None else percent(step.accuracy)),
-        Column("same as\nCNN %", lambda step: None if step is None else percent(step.agreement_with_cnn)),
-        Column("loss,\npoints", lambda step: points(diagnosis.loss_points) if step is None else _loss(step)),
-        Column("output's\ncorrelation", lambda step: _correlation(step.layers[-1]) if step and step.layers else None),
+    rows = [
+        {
+            _CHANGED: "(the CNN)" if step.cause is None else CAUSES[step.cause],
+            "accuracy\n%": percent(step.accuracy),
+            "same as\nCNN %": percent(step.agreement_with_cnn),
+            "loss,\npoints": None if step.cause is None else points(step.loss_points),
+            "output's\ncorrelation": _correlation(step.layers[-1]) if step.layers else None,
+        }
+        for step in diagnosis.stages
     ]
+    rows.append({**dict.fromkeys(rows[0]), _CHANGED: "in all", "loss,\npoints": points(diagnosis.loss_points)})
     caption = f"at T = {diagnosis.timesteps}; a negative loss is a gain. The last network is the file"
-    # None: the whole.
-    return table_of(columns, [*diagnosis.stages, None], caption=caption, has_total=True)
-
-
-def _change(step: DiagnosisStep | None) -> str:
-    if step is None:
-        return "in all"
-    return "(the CNN)" if step.cause is None else CAUSES[step.cause]
-
-
-def _loss(step: DiagnosisStep) -> str | None:
-    return None if step.cause is None else points(step.loss_points)
+    return table_of(rows, words=(_CHANGED,), caption=caption, has_total=True)
 
 
 def divergence_table(diagnosis: Diagnosis) -> Table:
     """Return how far each layer is from the CNN at the main steps, and what it loses."""
     counts = [step for step in diagnosis.stages if step.cause in ("levels", "initial_potential")]
     spikes = [step for step in diagnosis.stages if step.cause in ("timing", "input", "correction", "reset")]
-    file = diagnosis.stages[-1]
-
-    def correlation(header: str, step: DiagnosisStep) -> Column[tuple[int, LayerLoss]]:
-        return Column(header, lambda row: _correlation(step.layers[row[0]]) or "")
-
-    columns: list[Column[tuple[int, LayerLoss]]] = [
-        Column("layer", lambda row: row[1].name, is_text=True),
-        correlation("clipped", diagnosis.stages[1]),
-        correlation("spike\ncounts", counts[-1]),
-        correlation("float\nSNN", spikes[-1]),
-        correlation("file", file),
-        Column("error\n%", lambda row: percent(file.layers[row[0]].relative_error)),
-        Column("loss,\npoints", lambda row: points(row[1].loss_points)),
-        Column("threshold /\nlargest", lambda row: _ratio(row[1].threshold_to_largest)),
-        Column("cut off\n%", lambda row: percent(row[1].share_above_threshold)),
-        Column("weight\nbits", lambda row: str(row[1].weight_bits)),
+    clipped, file = diagnosis.stages[1], diagnosis.stages[-1]
+    rows = [
+        {
+            "layer": layer.name,
+            "clipped": _correlation(clipped.layers[index]) or "",
+            "spike\ncounts": _correlation(counts[-1].layers[index]) or "",
+            "float\nSNN": _correlation(spikes[-1].layers[index]) or "",
+            "file": _correlation(file.layers[index]) or "",
+            "error\n%": percent(file.layers[index].relative_error),
+            "loss,\npoints": points(layer.loss_points),
+            "threshold /\nlargest": (
+                None if layer.threshold_to_largest is None else f"{layer.threshold_to_largest:.2f}"
+            ),
+            "cut off\n%": percent(layer.share_above_threshold),
+            "weight\nbits": str(layer.weight_bits),
+        }
+        for index, layer in enumerate(diagnosis.layers)
     ]
     caption = (
         "clipped, spike counts, float SNN, file: correlation with the CNN's activations. Error: the file's mean "
@@ -63,11 +61,7 @@ def divergence_table(diagnosis: Diagnosis) -> Table:
         "of the file, minus those for the layer before. Threshold / largest: threshold over the CNN's largest "
         "activation. Cut off: the CNN's positive activations above the threshold"
     )
-    return table_of(columns, list(enumerate(diagnosis.layers)), caption=caption)
-
-
-def _ratio(ratio: float | None) -> str | None:
-    return None if ratio is None else f"{ratio:.2f}"
+    return table_of(rows, words=("layer",), caption=caption)
 
 
 def _correlation(error: LayerError) -> str | None:

@@ -8,7 +8,7 @@ from loihi_convert.chip.energy import Constant
 from loihi_convert.report.entries import Entry
 from loihi_convert.report.formats import quantity
 from loihi_convert.report.page import Block, Details, Paragraph
-from loihi_convert.report.run_tables import ENERGY_COLUMNS, EnergyRow
+from loihi_convert.report.run_tables import energy_cells
 from loihi_convert.report.table import Table, table_of
 
 
@@ -21,16 +21,15 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
         yield Paragraph(boundary)
     if len(known) > 1:
         rows = [
-            EnergyRow(energy, one, entry.full_label)
+            {"file": entry.full_label, **energy_cells(energy, one)}
             for entry, energy in known
             for one in energy.estimates
             if one.timesteps == entry.point.timesteps
         ]
-        yield table_of(ENERGY_COLUMNS, rows, caption="Estimated for one inference, each file at its own T")
+        yield table_of(rows, caption="Estimated for one inference, each file at its own T")
     tables = tuple(
         table_of(
-            ENERGY_COLUMNS,
-            [EnergyRow(energy, one) for one in energy.estimates],
+            [energy_cells(energy, one) for one in energy.estimates],
             title=entry.full_label,
             caption="estimated for one inference, by T",
         )

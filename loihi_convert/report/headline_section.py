@@ -8,7 +8,7 @@ from typing import Final
 from loihi_convert.report.entries import Entry
 from loihi_convert.report.formats import count, percent, percent_interval, points
 from loihi_convert.report.page import Block, Card, Cards, Paragraph
-from loihi_convert.report.run_tables import DATA, FILE, IMAGES, POINT_COLUMNS, PointRow
+from loihi_convert.report.run_tables import point_cells
 from loihi_convert.report.table import table_of
 
 MAX_CARDS: Final = 8
@@ -20,9 +20,16 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
     if len(entries) <= MAX_CARDS:
         yield Cards(tuple(_card(entry, is_short=len(entries) > 1) for entry in entries))
     if len(entries) > 1:
-        rows = [PointRow(e.evaluation, e.point, file=e.label, data=None if e.is_alone else e.data) for e in entries]
-        caption = "Each file at the T it is balanced for, or the last T of its run"
-        yield table_of((FILE, DATA, IMAGES, *POINT_COLUMNS), rows, caption=caption)
+        rows = [
+            {
+                "file": entry.label,
+                "data": None if entry.is_alone else entry.data,
+                "images": f"{entry.evaluation.image_count:,}",
+                **point_cells(entry.evaluation, entry.point),
+            }
+            for entry in entries
+        ]
+        yield table_of(rows, caption="Each file at the T it is balanced for, or the last T of its run")
     yield Paragraph(
         "Conversion loss: accuracy of the CNN minus that of the exported file, in percentage points; a negative loss "
         "is a gain. Float SNN: the same spiking network before rounding to Loihi's integers. SynOps, synaptic "

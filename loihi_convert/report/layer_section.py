@@ -21,17 +21,17 @@ MAX_CHANNELS: Final = 128
 
 def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
     """Yield charts and tables of every layer; files of one data set and of equal layers stand together."""
-    foreign = sorted({e.run.name for e in entries if _is_foreign(e.run)})
+    external = sorted({e.run.name for e in entries if _is_external(e.run)})
     missing = {e.run.name for e in entries if e.run.firing_rates is None or e.run.thresholds is None}
-    if older := sorted(missing.difference(foreign)):
+    if older := sorted(missing.difference(external)):
         yield Paragraph(
-            f"Firing rates and thresholds of channels are left out for {', '.join(older)}: the run is of a version "
-            "that did not record them. Run the files again."
+            f"Firing rates and thresholds of channels are missing for {', '.join(older)}: an earlier version made the "
+            "run and did not record them. Run the files again."
         )
-    if foreign:
+    if external:
         yield Paragraph(
-            f"Thresholds of channels are left out for {', '.join(foreign)}: `loihi-convert export` has not written "
-            "the file, and of its CUBA neurons none are recorded."
+            f"Thresholds of channels are missing for {', '.join(external)}: the file was not written by loihi-convert, "
+            "and thresholds of CUBA neurons are not recorded."
         )
     groups: dict[tuple[str, tuple[tuple[str, int], ...]], list[Entry]] = {}
     for entry in entries:
@@ -55,8 +55,8 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
             yield Details("Every channel's firing rate and threshold", lists)
 
 
-def _is_foreign(run: StoredRun) -> bool:
-    """Whether a run is of a netx file of other hands, of which `run` records firing rates and no provenance."""
+def _is_external(run: StoredRun) -> bool:
+    """Whether the file was written by another tool: then `run` records firing rates, and neither thresholds nor provenance."""
     return run.firing_rates is not None and run.thresholds is None and not run.manifest.provenance
 
 
@@ -119,7 +119,7 @@ def _neurons(entry: Entry, layer: str) -> ChannelThresholds | None:
 
 
 def _real_thresholds(neurons: ChannelThresholds) -> Iterator[float | None]:
-    """What the integers were rounded from or, where the file does not say so, are worth; None: never fires."""
+    """The float thresholds that were rounded or, if not recorded, integer x scale; None: the channel never fires."""
     is_recorded = any(real is not None for real in neurons.real)
     for integer, real, scale in zip(neurons.integers, neurons.real, neurons.scales, strict=True):
         if real is None:

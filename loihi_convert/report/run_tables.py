@@ -7,51 +7,39 @@ of one run. *Per T*: several files, each with one row, at the T it was balanced 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NamedTuple
 
 from loihi_convert.chip import limits
 from loihi_convert.chip.energy import Energy, Estimate
 from loihi_convert.metrics.early_exit import EarlyExit, MarginChoice
-from loihi_convert.metrics.evaluation import Evaluation, LayerSize, Point
+from loihi_convert.metrics.evaluation import Evaluation, Point
 from loihi_convert.report.formats import count, percent, percent_interval, points, quantity_range
-from loihi_convert.report.table import Column, Table, table_of
+from loihi_convert.report.table import Table, table_of
 from loihi_convert.runs.stored_run import ChannelThresholds
 
 Figures = Sequence[tuple[str, Evaluation]]
 """Files by name, and what was measured of each."""
 
 
-class PointRow(NamedTuple):
-    """One file at one T; ``file`` and ``data`` are None where the table is about one of them."""
-
-    evaluation: Evaluation
-    point: Point
-    file: str | None = None
-    data: str | None = None
-
-
-FILE: Final = Column[PointRow]("file", lambda row: row.file, is_text=True)
-DATA: Final = Column[PointRow]("data", lambda row: row.data, is_text=True)
-IMAGES: Final = Column[PointRow]("images", lambda row: f"{row.evaluation.image_count:,}")
-POINT_COLUMNS: Final = (
-    Column[PointRow]("T", lambda row: str(row.point.timesteps)),
-    Column[PointRow]("T +\ndepth", lambda row: str(row.point.global_steps)),
-    Column[PointRow]("CNN\n%", lambda row: percent(row.evaluation.cnn_accuracy)),
-    Column[PointRow]("float\nSNN %", lambda row: percent(row.point.float_accuracy)),
-    Column[PointRow]("fixed\npoint %", lambda row: percent(row.point.accuracy)),
-    Column[PointRow]("95 %\ninterval", lambda row: percent_interval(row.point.accuracy_interval)),
-    Column[PointRow]("loss,\npoints", lambda row: points(row.point.conversion_loss_points)),
-    Column[PointRow]("same as\nCNN %", lambda row: percent(row.point.agreement_with_cnn)),
-    Column[PointRow]("spikes\n/image", lambda row: count(row.point.spikes_per_image)),
-    Column[PointRow]("SynOps\n/image", lambda row: count(row.point.synaptic_operations)),
-)
+def point_cells(evaluation: Evaluation, point: Point) -> dict[str, str | None]:
+    """Return what is known of one file at one T, by the header of its column."""
+    return {
+        "T": str(point.timesteps),
+        "T +\ndepth": str(point.global_steps),
+        "CNN\n%": percent(evaluation.cnn_accuracy),
+        "float\nSNN %": percent(point.float_accuracy),
+        "fixed\npoint %": percent(point.accuracy),
+        "95 %\ninterval": percent_interval(point.accuracy_interval),
+        "loss,\npoints": points(point.conversion_loss_points),
+        "same as\nCNN %": percent(point.agreement_with_cnn),
+        "spikes\n/image": count(point.spikes_per_image),
+        "SynOps\n/image": count(point.synaptic_operations),
+    }
 
 
 def accuracy_table(evaluation: Evaluation) -> Table:
     """Return the anytime table of one file, one row per reported T."""
     return table_of(
-        POINT_COLUMNS,
-        [PointRow(evaluation, point) for point in evaluation.points],
+        [point_cells(evaluation, point) for point in evaluation.points],
         title=(
             f"{evaluation.image_count:,} images in {evaluation.seconds:.1f} s "
             f"({evaluation.images_per_second:,.0f} images/s, {evaluation.startup_seconds:.1f} s to start)"
@@ -68,12 +56,15 @@ def _accuracy_caption(evaluation: Evaluation) -> Iterable[str]:
             f"{evaluation.saturated_images:,} images reached an output potential of "
             f"\N{PLUS-MINUS SIGN}{limits.POTENTIAL_LIMIT}, the end of Loihi's range"
         )
+    yield from evaluation.notes
 
 
 def per_t_table(figures: Figures) -> Table:
     """Return the per-T table: each file one row, at its `Evaluation.nominal_point`."""
-    rows = [PointRow(evaluation, evaluation.nominal_point, file=name) for name, evaluation in figures]
-    return table_of((FILE, *POINT_COLUMNS), rows, caption=per_t_caption(evaluation for _, evaluation in figures))
+    rows = [{"file": name, **point_cells(evaluation, evaluation.nominal_point)} for name, evaluation in figures]
+    notes = dict.fromkeys(note for _, evaluation in figures for note in evaluation.notes)
+    caption = per_t_caption(evaluation for _, evaluation in figures)
+    return table_of(rows, caption="\n".join([caption, *notes]))
 
 
 def per_t_caption(evaluations: Iterable[Evaluation]) -> str:
@@ -81,29 +72,6 @@ def per_t_caption(evaluations: Iterable[Evaluation]) -> str:
     caption = "one file per T, each read at the T its thresholds are balanced for"
     is_complete = all(evaluation.nominal_point.timesteps == evaluation.timesteps for evaluation in evaluations)
     return caption if is_complete else f"{caption}, or the last T of its run"
-
-
-class _LayerRow(NamedTuple):
-    layer: LayerSize
-    firing_rate: float | None
-    reached: float | None
-    rates: Sequence[float] | None
-    thresholds: ChannelThresholds | None
-    only_integrates: bool
-
-
-_LAYER_COLUMNS: Final = (
-    Column[_LayerRow]("layer", lambda row: row.layer.name, is_text=True),
-    Column[_LayerRow]("neurons", lambda row: f"{row.layer.neuron_count:,}"),
-    Column[_LayerRow]("firing\nrate %", lambda row: percent(row.firing_rate)),
-    Column[_LayerRow]("of channels\n%", lambda row: _range(row.rates, percent)),
-    Column[_LayerRow](
-        "silent\nchannels", lambda row: None if row.rates is None else str(sum(rate == 0 for rate in row.rates))
-    ),
-    Column[_LayerRow]("thresholds,\nintegers", lambda row: _threshold_range(row)),
-    Column[_LayerRow]("SynOps\n/image", lambda row: None if row.reached is None else f"{row.reached:,.0f}"),
-    Column[_LayerRow]("CNN's MACs\n/image", lambda row: f"{row.layer.multiply_accumulates:,}"),
-)
 
 
 def layer_table(
@@ -118,59 +86,35 @@ def layer_table(
     ``rates`` and ``thresholds`` give what is known of the channels of a layer, by its name.
     """
     point = evaluation.points[-1] if point is None else point
-    known = {layer.name: thresholds(layer.name) for layer in evaluation.layers}
+    has_thresholds = any(thresholds(layer.name) for layer in evaluation.layers)
+    # The last layer has no synapse after it; where it only integrates, it has no firing rate either.
+    reached = (None, *(f"{operations:,.0f}" for operations in point.synaptic_operations_per_layer), None)
     rows = []
-    for index, layer in enumerate(evaluation.layers):
-        spikes = index < len(point.firing_rate)
-        # The last layer has no synapse after it; where it only integrates, it has no firing rate either.
-        reached = point.synaptic_operations_per_layer[index - 1 : index] if index else ()
+    for layer, rate, operations in zip(evaluation.layers, (*point.firing_rate, None), reached, strict=False):
+        channels, neurons = rates(layer.name), thresholds(layer.name)
+        only_integrates = "only integrates" if rate is None and has_thresholds else None
         rows.append(
-            _LayerRow(
-                layer=layer,
-                firing_rate=point.firing_rate[index] if spikes else None,
-                reached=reached[0] if reached else None,
-                rates=rates(layer.name),
-                thresholds=known[layer.name],
-                only_integrates=not spikes and any(known.values()),
-            )
+            {
+                "layer": layer.name,
+                "neurons": f"{layer.neuron_count:,}",
+                "firing\nrate %": percent(rate),
+                "of channels\n%": _range(channels, percent) if channels else None,
+                "silent\nchannels": str(sum(one == 0 for one in channels)) if channels else None,
+                "thresholds,\nintegers": _range(neurons.integers, "{:,}".format) if neurons else only_integrates,
+                "SynOps\n/image": operations,
+                "CNN's MACs\n/image": f"{layer.multiply_accumulates:,}",
+            }
         )
     caption = (
         f"at T = {point.timesteps}; SynOps: synapses of the layer reached by the spikes of the one before it. "
         "The first layer receives pixels at every step, or Poisson spikes"
     )
-    return table_of(_LAYER_COLUMNS, rows, caption=caption)
+    return table_of(rows, caption=caption)
 
 
-def _threshold_range(row: _LayerRow) -> str | None:
-    if row.thresholds is None:
-        return "only integrates" if row.only_integrates else None
-    return _range(row.thresholds.integers, "{:,}".format)
-
-
-def _range(values: Sequence[float] | None, text: Callable[[float], str | None]) -> str | None:
-    if not values:
-        return None
+def _range(values: Sequence[float], text: Callable[[float], str | None]) -> str:
     low, high = text(min(values)) or "", text(max(values)) or ""
     return low if low == high else f"{low}..{high}"
-
-
-_ExitRow = tuple[str | None, EarlyExit]
-
-_EXIT_COLUMNS: Final = (
-    Column[_ExitRow]("file", lambda row: row[0], is_text=True),
-    Column[_ExitRow]("T", lambda row: str(row[1].choice.timesteps)),
-    Column[_ExitRow]("margin", lambda row: f"{row[1].choice.margin:,}"),
-    Column[_ExitRow]("average\nT", lambda row: f"{row[1].chosen_point.average_timesteps:.2f}"),
-    Column[_ExitRow](
-        "half, 95 %\nstop by T",
-        lambda row: f"{row[1].chosen_point.median_timesteps}, {row[1].chosen_point.percentile_95_timesteps}",
-    ),
-    Column[_ExitRow]("at T\n%", lambda row: percent(row[1].points[-1].accuracy)),
-    Column[_ExitRow]("early\n%", lambda row: percent(row[1].chosen_point.accuracy)),
-    Column[_ExitRow]("95 %\ninterval", lambda row: percent_interval(row[1].chosen_point.accuracy_interval)),
-    Column[_ExitRow]("same as\nat T %", lambda row: percent(row[1].chosen_point.agreement_with_last)),
-    Column[_ExitRow]("SynOps\nsaved %", lambda row: percent(row[1].synaptic_operations_saved)),
-)
 
 
 def early_exit_table(figures: Figures) -> Table | None:
@@ -178,10 +122,8 @@ def early_exit_table(figures: Figures) -> Table | None:
     known = [(name, evaluation.early_exit) for name, evaluation in figures if evaluation.early_exit is not None]
     if not known:
         return None
-    rows = [(name if len(figures) > 1 else None, early_exit) for name, early_exit in known]
     return table_of(
-        _EXIT_COLUMNS,
-        rows,
+        [{"file": name if len(figures) > 1 else None, **_exit_cells(early_exit)} for name, early_exit in known],
         title="early exit",
         caption=(
             "stop once the first class leads the second by the margin; margin: the smallest that costs at most "
@@ -190,58 +132,62 @@ def early_exit_table(figures: Figures) -> Table | None:
     )
 
 
+def _exit_cells(early_exit: EarlyExit) -> dict[str, str | None]:
+    point = early_exit.chosen_point
+    return {
+        "T": str(early_exit.choice.timesteps),
+        "margin": f"{early_exit.choice.margin:,}",
+        "average\nT": f"{point.average_timesteps:.2f}",
+        "half, 95 %\nstop by T": f"{point.median_timesteps}, {point.percentile_95_timesteps}",
+        "at T\n%": percent(early_exit.points[-1].accuracy),
+        "early\n%": percent(point.accuracy),
+        "95 %\ninterval": percent_interval(point.accuracy_interval),
+        "same as\nat T %": percent(point.agreement_with_last),
+        "SynOps\nsaved %": percent(early_exit.synaptic_operations_saved),
+    }
+
+
 def margin_cost(choice: MarginChoice) -> str:
     """Return what a margin may cost, and on which images: "0.1 points of accuracy on 2,000 validation images"."""
     measure = "points of accuracy" if choice.by_labels else "% of the classes after T"
     return f"{choice.tolerance_points:g} {measure} on {choice.image_count:,} {choice.split} images"
 
 
-class EnergyRow(NamedTuple):
-    """One file's estimate at one T; ``file`` is None where the table is about one file."""
-
-    energy: Energy
-    estimate: Estimate
-    file: str | None = None
-
-
-_SPIKES: Final = Column[EnergyRow]("spikes\n/image", lambda row: count(row.estimate.spikes))
-_CNN: Final = Column[EnergyRow](
-    "the CNN's\narithmetic", lambda row: quantity_range(row.energy.cnn_arithmetic_joules, "J")
-)
-ENERGY_COLUMNS: Final = (
-    Column[EnergyRow]("file", lambda row: row.file, is_text=True),
-    Column[EnergyRow]("T", lambda row: str(row.estimate.timesteps)),
-    Column[EnergyRow]("SynOps\n/image", lambda row: count(row.estimate.synaptic_operations)),
-    Column[EnergyRow]("membrane\nupdates", lambda row: count(row.estimate.membrane_updates)),
-    _SPIKES,
-    Column[EnergyRow]("Loihi 1,\nenergy", lambda row: quantity_range(row.estimate.loihi1_joules, "J")),
-    Column[EnergyRow]("Loihi 1,\ntime", lambda row: quantity_range(row.estimate.loihi1_seconds, "s")),
-    Column[EnergyRow]("arithmetic,\n45 nm", lambda row: quantity_range(row.estimate.arithmetic_joules, "J")),
-    _CNN,
-)
+def energy_cells(energy: Energy, one: Estimate) -> dict[str, str | None]:
+    """Return one file's estimate at one T, by the header of its column."""
+    return {
+        "T": str(one.timesteps),
+        "SynOps\n/image": count(one.synaptic_operations),
+        "membrane\nupdates": count(one.membrane_updates),
+        "spikes\n/image": count(one.spikes),
+        "Loihi 1,\nenergy": quantity_range(one.loihi1_joules, "J"),
+        "Loihi 1,\ntime": quantity_range(one.loihi1_seconds, "s"),
+        "arithmetic,\n45 nm": quantity_range(one.arithmetic_joules, "J"),
+        "the CNN's\narithmetic": quantity_range(energy.cnn_arithmetic_joules, "J"),
+    }
 
 
 def energy_table(figures: Figures) -> Table | None:
     """Return what an inference is estimated to take, or None where no evaluation has an estimate.
 
-    For one file, a row per reported T; for several, one row each, at the T its thresholds are for. Two of
-    `ENERGY_COLUMNS` are left out, so that the table fits 80 columns.
+    For one file, a row per reported T; for several, one row each, at the T its thresholds are for. The spikes
+    are left out, and the CNN stands in the caption, so that the table fits 80 columns.
     """
     known = [(name, evaluation, evaluation.energy) for name, evaluation in figures if evaluation.energy is not None]
     if not known:
         return None
     rows = [
-        EnergyRow(energy, one, name if len(figures) > 1 else None)
+        {"file": name if len(figures) > 1 else None, **energy_cells(energy, one)}
         for name, evaluation, energy in known
         for one in energy.estimates
         if len(figures) == 1 or one.timesteps == evaluation.nominal_point.timesteps
     ]
     # Weights that are rounded to 0 differ between files.
     low, high = zip(*(energy.cnn_arithmetic_joules for _, _, energy in known), strict=True)
+    left_out = ("spikes\n/image", "the CNN's\narithmetic")
     boundaries = dict.fromkeys(energy.boundary for _, _, energy in known)
     return table_of(
-        [column for column in ENERGY_COLUMNS if column not in (_SPIKES, _CNN)],
-        rows,
+        [{header: text for header, text in row.items() if header not in left_out} for row in rows],
         title="energy and time of an inference, estimated",
         caption=f"{' '.join(boundaries)} The CNN: {quantity_range((min(low), max(high)), 'J')}",
     )

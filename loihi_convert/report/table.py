@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
-
-Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -80,26 +78,25 @@ class Table:
         return f"<table>{caption}{line('th', self.headers)}{''.join(line('td', row) for row in self.rows)}</table>"
 
 
-@dataclass(frozen=True)
-class Column(Generic[Row]):
-    """A column: its header, with line breaks, and the text for a row, None where it is unknown."""
-
-    header: str
-    cell: Callable[[Row], str | None]
-    is_text: bool = False
-
-
 def table_of(
-    columns: Sequence[Column[Row]], rows: Sequence[Row], *, caption: str = "", title: str = "", has_total: bool = False
+    rows: Sequence[Mapping[str, str | None]],
+    *,
+    words: Collection[str] = ("file", "data", "layer"),
+    title: str = "",
+    caption: str = "",
+    has_total: bool = False,
 ) -> Table:
-    """Return a table of the columns in which anything is known; those of words must come first."""
-    cells = [(column, [column.cell(row) for row in rows]) for column in columns]
-    known = [(column, texts) for column, texts in cells if any(text is not None for text in texts)]
+    """Return a table of the columns in which anything is known.
+
+    ``rows`` have a cell by the header of each column, None where it is unknown. ``words`` are the headers of columns
+    that hold words; these come first.
+    """
+    headers = tuple(header for header in (rows[0] if rows else ()) if any(row[header] is not None for row in rows))
     return Table(
         caption=caption,
-        headers=tuple(column.header for column, _ in known),
-        rows=tuple(zip(*([text or "" for text in texts] for _, texts in known), strict=True)),
-        text_columns=sum(column.is_text for column, _ in known),
+        headers=headers,
+        rows=tuple(tuple(row[header] or "" for header in headers) for row in rows),
+        text_columns=sum(header in words for header in headers),
         title=title,
         has_total=has_total,
     )

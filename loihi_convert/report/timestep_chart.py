@@ -28,7 +28,7 @@ def timestep_chart(
     ]
     shown = views(curves, [value for value, _ in levels], span=_SPAN)
     steps = sorted({timesteps for one in curves for timesteps in one.timesteps})
-    # An average T is no whole number.
+    # An average T is rarely a whole number.
     whole = {t for t in steps if t == int(t)}
     whole |= {2.0**exponent for exponent in range(64) if steps[0] <= 2**exponent <= steps[-1]}
     panels = tuple(
