@@ -436,7 +436,7 @@ def test_training_is_advised_only_where_train_can_do_it(
     plain = diagnosis.diagnose(cnn, spiking, quantize(spiking, WHITE), WHITE, np.zeros(1, int), 2)
     for bits in (4, 8):
         provenance = {"model": model, "quantize": {"weight_bits": bits}}
-        network = replace(quantize(spiking, WHITE, pixel_bits=4), provenance=provenance)
+        network = replace(quantize(spiking, WHITE), provenance=provenance)
         for cause in ("levels", "timing", "weights"):
             text = " ".join(advice.advice(plain.model_copy(update={"main_cause": cause}), network))
             assert ("train --qcfs" in text) == is_trainable

@@ -252,7 +252,7 @@ def test_older_run_folders_lack_channels_and_the_page_says_so(tmp_path: Path) ->
     for name in ("firing_rates.csv", "thresholds.csv"):
         (folder / name).unlink()
     page, text = write(tmp_path, folder)
-    assert f"channels are left out for {folder.name}: the run is of a version that did not record them" in text
+    assert f"channels are missing for {folder.name}: an earlier version made the run" in text
     assert "first.conv: firing rate" not in page.within("strong")
     assert "| first.conv | 4 | 50.00 |" in text
 
@@ -265,7 +265,7 @@ def test_a_file_of_other_hands_has_firing_rates_and_no_thresholds(tmp_path: Path
     (folder / "manifest.json").write_text(json.dumps(manifest))
     page, text = write(tmp_path, folder)
     assert "Run the files again" not in text
-    assert f"Thresholds of channels are left out for {folder.name}: " in text
+    assert f"Thresholds of channels are missing for {folder.name}: " in text
     assert "first.conv: firing rate" in page.within("strong")
 
 

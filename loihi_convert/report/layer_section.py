@@ -56,7 +56,7 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
 
 
 def _is_external(run: StoredRun) -> bool:
-    """Whether the file was written by another tool: then `run` records firing rates, and neither thresholds nor provenance."""
+    """Whether another tool wrote the file: then `run` records firing rates, but no thresholds and no provenance."""
     return run.firing_rates is not None and run.thresholds is None and not run.manifest.provenance
 
 
