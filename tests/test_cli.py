@@ -93,7 +93,7 @@ def test_every_kind_of_error_has_its_exit_code() -> None:
         (
             ["run", "absent.net", "--exit-tolerance", "101", "--no-early-exit"],
             2,
-            "error: --exit-tolerance 101.0: allowed",
+            "found 101.0; must be 0..100 percentage points",
         ),
         (["run", "absent.net"], 3, "error: absent.net: no such file"),
         (["train", "--data", "minst"], 2, "error: data: found 'minst'; must be one of digits, mnist"),
