@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from test_balance import random_cnn
+from torch import nn
 
 from loihi_convert.backends.reference import run_network
-from loihi_convert.conversion import calibration
+from loihi_convert.choices import Readout
+from loihi_convert.conversion import calibration, choice
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.choice import choose_method, measured_agreement
-from loihi_convert.conversion.flow import to_integers
+from loihi_convert.conversion.flow import falls_short, to_integers
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
+from loihi_convert.data import load_data
 from loihi_convert.errors import DataError
-from loihi_convert.ir.network import Readout
+from loihi_convert.frontend.lowering import to_relu_network
+from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.simulation.relu import cnn_scores
 
 
@@ -87,6 +92,50 @@ def test_the_note_names_what_was_chosen_measured_and_tried() -> None:
     assert all(f"{trial.name} {100 * trial.agreement:.2f} %" in note for trial in made.trials)
     given = to_integers(random_cnn(0), images(60), 16, made.trials[0].chosen(BalanceOptions()))
     assert (given.trials, given.agreement) == ((), agreement)
+
+
+def depthwise_cnn() -> ReluNetwork:
+    """Four layers, two of them depthwise, of untrained weights; channels differ in size, classes are balanced."""
+    torch.manual_seed(8)
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.ReLU()),
+        *(nn.Conv2d(8, 16, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.ReLU()),
+        *(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(16, 10)),
+    )
+    with torch.no_grad():
+        for layer in (model[0], model[2], model[4], model[6]):
+            layer.weight *= torch.exp(0.5 * torch.randn(len(layer.weight), 1, 1, 1))
+            layer.bias *= 0.1
+        pixels = load_data("digits").calibration_images()[:200] / np.float32(255)
+        model[-1].bias -= model(torch.from_numpy(pixels)).mean(0)
+    return to_relu_network(model, (1, 8, 8))
+
+
+def test_where_all_images_give_another_network_than_the_trial_the_two_best_are_compared_as_written() -> None:
+    """A trial on 25 images promises twice the agreement that is left with 200."""
+    cnn, calibration = depthwise_cnn(), load_data("digits").calibration_images()[:200]
+    made = to_integers(cnn, calibration, 8)
+    best, second = sorted(made.trials, key=choice._rank)[:2]
+    written = [to_integers(cnn, calibration, 8, trial.chosen(BalanceOptions())) for trial in (best, second)]
+    assert falls_short(written[0].agreement, best)
+    by_agreement = sorted(zip(written, (best, second), strict=True), key=lambda one: -one[0].agreement.agreement)
+    assert made.trials[0] == by_agreement[0][1]
+    assert made.agreement == by_agreement[0][0].agreement
+    assert np.array_equal(made.quantized.layers[0].weight, by_agreement[0][0].quantized.layers[0].weight)
+    assert made.notes[0].startswith(f"`method='auto'`: {made.trials[0].name} ")
+    assert f"{100 * made.agreement.agreement:.2f} % of 100 calibration images" in made.notes[0]
+    assert f"the agreement of {best.name} falls to {100 * written[0].agreement.agreement:.2f} %" in made.notes[1]
+
+
+def test_chance_is_not_a_fall() -> None:
+    """Of 98 in 100 the 95 % interval begins at 93.0."""
+    trial = choice.Trial(
+        method="percentile", percentile=99.0, corrected=False, agreement=0.98, error=0.1, image_count=100
+    )
+    found = [
+        falls_short(choice.Agreement(agreement=share, error=0.1, image_count=100), trial) for share in (0.94, 0.92)
+    ]
+    assert found == [False, True]
 
 
 def test_no_images() -> None:

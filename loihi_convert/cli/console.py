@@ -84,6 +84,7 @@ def exported_json(item: ExportResult) -> dict[str, Any]:
         "account": asdict(item.report),
         "notes": item.notes,
         "verified_images": item.verified_images,
+        "agreement": asdict(item.agreement),
         "provenance": dict(item.network.provenance),
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from loihi_convert.arrays import Array
 from loihi_convert.conversion.balancing import balance
@@ -16,6 +16,7 @@ from loihi_convert.conversion.quantization_report import QuantizationReport, rep
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.progress import ProgressFactory, no_progress_bar
+from loihi_convert.records import wilson_interval
 from loihi_convert.simulation.simulator import outputs
 
 COMPARED_IMAGES: Final = 32
@@ -88,35 +89,89 @@ def to_integers(
     """
     require_timesteps((timesteps,))
     quantize_options.require_neurons(balance_options.reset, balance_options.poisson_seed)
-    trials: tuple[Trial, ...] = ()
+    converting = _Converting(cnn, images, timesteps, balance_options, quantize_options, device, bars)
     if balance_options.method == AUTO:
         with bars(f"T = {timesteps}: choosing the balancing method") as progress:
             trials = choose_method(
                 cnn, images, timesteps, balance_options, quantize_options, device=device, progress=progress
             )
-        balance_options = trials[0].chosen(balance_options)
-    with bars(f"T = {timesteps}: balancing thresholds") as progress:
-        spiking = balance(cnn, images, timesteps, balance_options, device=device, progress=progress)
-    spiking = replace(spiking, provenance={**spiking.provenance, "choice": [asdict(trial) for trial in trials]})
-    with bars(f"T = {timesteps}: quantizing") as progress:
-        quantized = quantize(spiking, images, quantize_options, device=device, progress=progress)
+        made, trials, choice = converting.best_of(trials)
+    else:
+        made, trials, choice = converting(balance_options), (), ()
+    spiking = replace(made.spiking, provenance={**made.spiking.provenance, "choice": [asdict(one) for one in trials]})
+    quantized = replace(made.quantized, provenance={**made.quantized.provenance, **spiking.provenance})
     with bars(f"T = {timesteps}: counting clipped potentials") as progress:
         report = report_quantization(quantized, spiking, images, device=device, progress=progress)
-    agreement = measured_agreement(cnn, quantized, trial_images(images, timesteps), device=device)
-    notes = (
-        *((_choice_note(trials, agreement, timesteps),) if trials else ()),
-        *_bias_notes(spiking),
-        *_rounding_notes(spiking, quantized, images[:COMPARED_IMAGES]),
-    )
-    return Conversion(spiking, quantized, report, trials, agreement, notes)
+    notes = (*choice, *_bias_notes(spiking), *_rounding_notes(spiking, quantized, images[:COMPARED_IMAGES]))
+    return Conversion(spiking, quantized, report, trials, made.agreement, notes)
+
+
+class _Made(NamedTuple):
+    spiking: SpikingNetwork
+    quantized: QuantizedNetwork
+    agreement: Agreement
+
+
+@dataclass(frozen=True, eq=False)
+class _Converting:
+    """The conversion of a CNN with all calibration images, by whatever method; fields as in `to_integers`."""
+
+    cnn: ReluNetwork
+    images: Array
+    timesteps: int
+    balance_options: BalanceOptions
+    quantize_options: QuantizeOptions
+    device: str
+    bars: ProgressFactory
+
+    def __call__(self, options: BalanceOptions) -> _Made:
+        """Balance, correct, quantize and measure; ``options`` name a method."""
+        with self.bars(f"T = {self.timesteps}: balancing thresholds") as progress:
+            spiking = balance(self.cnn, self.images, self.timesteps, options, device=self.device, progress=progress)
+        with self.bars(f"T = {self.timesteps}: quantizing") as progress:
+            quantized = quantize(spiking, self.images, self.quantize_options, device=self.device, progress=progress)
+        tried = trial_images(self.images, self.timesteps)
+        return _Made(spiking, quantized, measured_agreement(self.cnn, quantized, tried, device=self.device))
+
+    def best_of(self, trials: tuple[Trial, ...]) -> tuple[_Made, tuple[Trial, ...], tuple[str, ...]]:
+        """Return the conversion by the best trial, the trials with that one first, and notes.
+
+        More images give other thresholds and scales than the trial had, and integers of few bits then round otherwise.
+        Where the agreement falls below what chance explains, the second best trial is converted, too, and the better
+        of both conversions is taken.
+        """
+        best, *others = trials
+        made = self(best.chosen(self.balance_options))
+        notes: tuple[str, ...] = ()
+        if others and falls_short(made.agreement, best):
+            second, *rest = others
+            other = self(second.chosen(self.balance_options))
+            notes = (
+                f"With all calibration images the agreement of {best.name} falls to "
+                f"{_percent(made.agreement)}, that of {second.name} is {_percent(other.agreement)}; the better is "
+                "taken.",
+            )
+            if (-other.agreement.agreement, other.agreement.error) < (-made.agreement.agreement, made.agreement.error):
+                made, trials = other, (second, best, *rest)
+        return made, trials, (_choice_note(trials, made.agreement, self.timesteps), *notes)
+
+
+def falls_short(written: Agreement, trial: Trial) -> bool:
+    """Return whether ``written`` lies below the 95 % interval of the agreement that ``trial`` has measured."""
+    low, _ = wilson_interval(round(trial.agreement * trial.image_count), trial.image_count)
+    return written.agreement < low
+
+
+def _percent(agreement: Agreement) -> str:
+    return f"{100 * agreement.agreement:.2f} %"
 
 
 def _choice_note(trials: Sequence[Trial], agreement: Agreement, timesteps: int) -> str:
     """The method that was chosen, what its network agrees on, and what the trials gave."""
-    tried = ", ".join(f"{trial.name} {100 * trial.agreement:.2f} %" for trial in trials)
+    tried = ", ".join(f"{trial.name} {_percent(trial)}" for trial in trials)
     return (
         f"`method='auto'`: {trials[0].name} for T = {timesteps}; the quantized network agrees with the CNN on "
-        f"{100 * agreement.agreement:.2f} % of {agreement.image_count} calibration images (trials: {tried})."
+        f"{_percent(agreement)} of {agreement.image_count} calibration images (trials: {tried})."
     )
 
 
