@@ -27,6 +27,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--networks", type=int, default=15, help="random networks compared on Lava, ref and the oracle")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("lava"):
+            item.add_marker("slow")
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     # A third of them for the circuit, each of whose layers is three to six operating system processes.
     for name, share in (("network_seed", 1), ("circuit_seed", 3)):

@@ -129,6 +129,7 @@ def test_ratios_are_taken_repeat_by_repeat(benchmark: ModuleType) -> None:
     assert "`ref` reaches 50.0 (25.0..100) % of the limit" in report
 
 
+@pytest.mark.slow
 def test_a_library_that_is_not_there_gives_a_row_that_says_so(
     benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +158,7 @@ def test_a_library_that_is_not_there_gives_a_row_that_says_so(
     assert "No module named 'snntorch'" in report
 
 
+@pytest.mark.slow
 def test_peak_memory_is_that_of_the_process_itself(benchmark: ModuleType) -> None:
     process, worker = (importlib.import_module(f"simulators.{name}") for name in ("process", "worker"))
     small = worker.peak_memory()

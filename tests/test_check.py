@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.external_files import NEURON, LayerData, small_layers, write_external
-from support.networks import random_loihi2_network, random_network
+from support.strategies import Case, loihi2_networks, networks
 from torch import nn
 from typer.testing import CliRunner
 
@@ -120,10 +120,13 @@ def test_nothing_is_found_in_a_good_network(
     assert check_network(network, target) == {}
 
 
-@given(st.integers(0, 10_000))
+@pytest.mark.slow
+@given(cases=st.tuples(networks(), loihi2_networks()))
 @settings(max_examples=15, deadline=None)
-def test_no_network_of_ours_has_an_error_on_lava(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
-    for network, _ in (random_network(seed), random_loihi2_network(seed)):
+def test_no_network_of_ours_has_an_error_on_lava(
+    tmp_path_factory: pytest.TempPathFactory, cases: tuple[Case, Case]
+) -> None:
+    for network, _ in cases:
         path = tmp_path_factory.mktemp("check") / "model.net"
         netx.write(network, path)
         worst = {finding.severity for finding in found_in(path).values()}
@@ -373,6 +376,7 @@ NONSENSE = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_whatever_a_file_says_there_is_an_answer(tmp_path: Path) -> None:
     path = tmp_path / "external.net"
     names = sorted(external_datasets())
@@ -477,11 +481,11 @@ def test_more_chips_hold_more() -> None:
     }
 
 
-@given(st.integers(0, 10_000))
+@given(networks())
 @settings(max_examples=12, deadline=None)
-def test_potentials_and_spikes_keep_to_the_bounds(seed: int) -> None:
+def test_potentials_and_spikes_keep_to_the_bounds(case: Case) -> None:
     """On random images; what comes after the reset is never above what came before it."""
-    network, images = random_network(seed)
+    network, images = case
     result = run_network(network, images, 5, trace=True)
     for (_, run), trace in zip(layer_runs(NetworkRun(network, 5)), result.traces, strict=True):
         if run.layer.neuron is None or trace.spikes is None:

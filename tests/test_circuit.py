@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import oracle
 from support.networks import random_loihi2_network, random_network
+from support.strategies import Case, loihi2_networks
 
 from loihi_convert import netx
 from loihi_convert.arrays import Array
@@ -30,19 +31,19 @@ TIMESTEPS = 6
 CIRCUITS = {False: NeuronModel.CIRCUIT, True: NeuronModel.LEAKY_CIRCUIT}
 
 
-@given(seed=st.integers(0, 100_000), leaks=st.booleans())
+@given(case=loihi2_networks(), leaks=st.booleans())
 @settings(max_examples=30, deadline=None)
-def test_ref_equals_the_oracle(seed: int, leaks: bool) -> None:
-    network, images = random_loihi2_network(seed)
+def test_ref_equals_the_oracle(case: Case, leaks: bool) -> None:
+    network, images = case
     result = run_network(network, images, TIMESTEPS, trace=True, neuron=CIRCUITS[leaks])
     oracle.assert_equal(network, images, result, TIMESTEPS, is_stock=True, leaks=leaks)
 
 
-@given(seed=st.integers(0, 100_000))
+@given(loihi2_networks())
 @settings(max_examples=30, deadline=None)
-def test_the_circuit_is_a_soft_reset_neuron_until_it_wraps(seed: int) -> None:
+def test_the_circuit_is_a_soft_reset_neuron_until_it_wraps(case: Case) -> None:
     """Every spike and potential of the neurons that the file says; which clip beyond 131071, where u + V0 does not."""
-    network, images = random_loihi2_network(seed)
+    network, images = case
     own = run_network(network, images, TIMESTEPS, trace=True, neuron=NeuronModel.SOFT)
     stock = run_network(network, images, TIMESTEPS, trace=True, neuron=NeuronModel.CIRCUIT)
     assert own.wrapped_images is None
@@ -65,11 +66,11 @@ def test_random_networks_are_worth_comparing() -> None:
     assert any(network.poisson_seed is not None for network, _ in networks)
 
 
-@given(seed=st.integers(0, 100_000))
+@given(loihi2_networks())
 @settings(max_examples=50, deadline=None)
-def test_the_integers_of_the_circuit(seed: int) -> None:
+def test_the_integers_of_the_circuit(case: Case) -> None:
     """Within their bits they are what they stand for; a channel that never fires subtracts nothing, and cannot fire."""
-    for layer in random_loihi2_network(seed)[0].layers:
+    for layer in case[0].layers:
         found = circuit(layer)
         if layer.bias is not None:
             assert found.source_mant is not None

@@ -191,6 +191,7 @@ def test_export_then_run(invoke: Invoke, model: Path, tmp_path: Path) -> None:
     assert str(tmp_path) not in (folder / "manifest.json").read_text()
 
 
+@pytest.mark.slow
 def test_early_exit(invoke: Invoke, model: Path) -> None:
     invoke("export", model, "-T", "1,8", "-o", "x.net")
     done = invoke("run", "x-T8.net", "--images", 50, "-o", "here")
@@ -241,6 +242,7 @@ def test_json_stands_alone_on_stdout(invoke: Invoke, model: Path) -> None:
     assert result["b-T8"]["cnn_accuracy"] is not None
 
 
+@pytest.mark.slow
 def test_target_loihi2(invoke: Invoke, model: Path) -> None:
     done = invoke("export", model, "-T", 8, "-o", "chip.net", "--target", "loihi2", "--balance", "percentile")
     assert done.code == 0
@@ -288,6 +290,7 @@ def own_images(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_own_images_are_run_with_and_without_labels(invoke: Invoke, model: Path, own_images: Path) -> None:
     assert invoke("export", model, "-T", 8, "-o", "own.net", "--data", "own.npz").code == 0
     results = {}
@@ -322,6 +325,7 @@ def test_own_images_calibrate(invoke: Invoke, model: Path, own_images: Path) -> 
     assert netx.read(Path("a.net")).provenance["balance"] == netx.read(Path("b.net")).provenance["balance"]
 
 
+@pytest.mark.slow
 def test_class_folders_of_other_names_are_mapped_by_the_user(invoke: Invoke, model: Path, own_images: Path) -> None:
     invoke("export", model, "-T", 2, "-o", "m.net")
     named = invoke("run", "m.net", "--data", "./folders", "--json", "-o", "named")
@@ -355,6 +359,7 @@ def test_own_images_that_do_not_fit(invoke: Invoke, model: Path, own_images: Pat
     assert "error: data: found 'own.npz'; must be one of digits, mnist, fashion-mnist, cifar10." in done.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "reset", "poisson_seed"),
     [
@@ -473,6 +478,7 @@ def test_several_files_are_one_point_each(invoke: Invoke, model: Path) -> None:
     assert "anytime" not in done.out
 
 
+@pytest.mark.slow
 def test_files_of_different_data_are_not_run_on_those_of_the_first(
     invoke: Invoke, model: Path, own_images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -654,6 +660,7 @@ def test_doctor_without_lava(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) ->
     assert "error: torch: does not work" in done.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals(tmp_path: Path, number: signal.Signals, code: int) -> None:
     command = [sys.executable, "-m", "loihi_convert", "train", "--epochs", "2000", "-o", "model.pt"]

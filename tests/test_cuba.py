@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support import SUPPORT
 from support.external_files import NEURON, lava_dl_file, small_layers, write_external
-from support.networks import random_network
+from support.strategies import Case, networks
 
 from loihi_convert import external, netx
 from loihi_convert.arrays import Array
@@ -263,15 +263,14 @@ def test_lava_dls_mnist_network_knows_digits() -> None:
     assert run_cuba(network, images, 16).predictions[0, -1] == 1
 
 
-@given(st.integers(0, 10_000))
+@given(case=networks(reset="hard", takes_pixels=True))
 @settings(max_examples=20, deadline=None)
 def test_native_hard_reset_files_read_as_external_ones_compute_the_same(
-    tmp_path_factory: pytest.TempPathFactory, seed: int
+    tmp_path_factory: pytest.TempPathFactory, case: Case
 ) -> None:
-    network, images = random_network(seed)
+    network, images = case
     dense = [layer.weight for layer in network.layers if isinstance(layer.synapse, Dense)]
-    if network.reset != "hard" or network.poisson_seed is not None or any(w.min() >= 0 or w.max() <= 0 for w in dense):
-        return
+    assume(all(weight.min() < 0 < weight.max() for weight in dense))
     path = tmp_path_factory.mktemp("cuba") / "model.net"
     netx.write(network, path)
     as_external = external.read_external(path)

@@ -199,6 +199,7 @@ def test_a_good_network_has_nothing_to_mend(digits: Digits) -> None:
         assert layer.correlation > 0.98
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoilt", "cause", "words"),
     [
@@ -290,6 +291,7 @@ def test_a_network_without_neurons_is_advised_without_thresholds() -> None:
     assert "threshold" not in " ".join(advice.advice(found.model_copy(update={"main_cause": "weights"}), network))
 
 
+@pytest.mark.slow
 def test_the_layer_that_loses_is_named(digits: Digits) -> None:
     for name in HIDDEN:
         assert diagnosed(digits, rounded(digits, 4, factors={name: 20.0})).first_layer == name

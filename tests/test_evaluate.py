@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from support.networks import random_network
+from support.strategies import Case, networks
 from torch.nn import functional
 
 from loihi_convert.arrays import Array
@@ -222,10 +223,10 @@ def random_run(network: QuantizedNetwork, image_count: int, timesteps: int, seed
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10_000))
-def test_multiply_accumulates_of_random_networks(seed: int) -> None:
-    network, _ = random_network(seed)
-    evaluation = evaluate(random_run(network, 1, 1, seed), network)
+@given(networks())
+def test_multiply_accumulates_of_random_networks(case: Case) -> None:
+    network, _ = case
+    evaluation = evaluate(random_run(network, 1, 1, 0), network)
     shapes = (network.input_shape, *network.shapes)
     for layer, expected, input_shape in zip(evaluation.layers, network.layers, shapes, strict=False):
         assert layer.multiply_accumulates == multiply_accumulates_by_torch(expected, input_shape)

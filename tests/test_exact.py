@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from support import oracle
 from support.networks import random_network
+from support.strategies import Case, networks
 
 from loihi_convert import netx
 from loihi_convert.backends.difference import first_difference
@@ -24,10 +24,10 @@ from loihi_convert.backends.reference import ReferenceBackend, run_network
 TIMESTEPS = 5
 
 
-@given(st.integers(100, 100_000))
+@given(networks())
 @settings(max_examples=40, deadline=None)
-def test_ref_equals_the_oracle(seed: int) -> None:
-    network, images = random_network(seed)
+def test_ref_equals_the_oracle(case: Case) -> None:
+    network, images = case
     result = run_network(network, images, TIMESTEPS, trace=True)
     assert len(result.traces) == len(network.layers)
     assert len(result.channel_spikes) == len(network.spiking_layers)

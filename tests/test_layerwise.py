@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from loihi_convert.arrays import Array
 from loihi_convert.conversion.balancing import balance
@@ -40,15 +44,20 @@ def images() -> Array:
     return (np.random.default_rng(1).integers(0, 2, (11, 1, 9, 9)) * 255).astype(np.uint8)
 
 
-# Room for all spikes, for those of some images, for none.
-@pytest.mark.parametrize("memory", [2**31, 700, 0])
-@pytest.mark.parametrize("moments", [2**22, 2000, 300])
-@pytest.mark.parametrize("poisson_seed", [None, 5])
-def test_equals_simulations_from_the_images(
-    monkeypatch: pytest.MonkeyPatch, memory: int, moments: int, poisson_seed: int | None
-) -> None:
+# Room for all spikes, for those of some images, for none; blocks of all images and steps, or of few.
+MEMORY = st.sampled_from([0, 2**31]) | st.integers(0, 3000)
+MOMENTS = st.sampled_from([2**22]) | st.integers(1, 3000)
+
+
+@given(MEMORY, MOMENTS, st.none() | st.integers(0, 9))
+@settings(max_examples=18, deadline=None)
+def test_equals_simulations_from_the_images(memory: int, moments: int, poisson_seed: int | None) -> None:
     """Whatever is kept, and in however many blocks of images and steps."""
-    monkeypatch.setattr(simulator, "_CPU_BLOCK", moments)
+    with mock.patch.object(simulator, "_CPU_BLOCK", moments):
+        _compare_with_simulations_from_the_images(memory, poisson_seed)
+
+
+def _compare_with_simulations_from_the_images(memory: int, poisson_seed: int | None) -> None:
     cnn = network()
     balanced = balance(
         cnn, images(), TIMESTEPS, BalanceOptions(method="ngu-lee", amplitude="literal", poisson_seed=poisson_seed)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.networks import random_network
+from support.strategies import Case, networks
 from torch.nn import functional
 
 from loihi_convert.chip import rules
@@ -31,10 +31,10 @@ def current(synapse: Conv | Dense, inputs: np.ndarray) -> torch.Tensor:
     return functional.conv2d(signal, weight, None, synapse.stride, synapse.padding, synapse.dilation, synapse.groups)[0]
 
 
-@given(SEEDS)
+@given(networks(), SEEDS)
 @settings(max_examples=40, deadline=None)
-def test_output_shape_fan_out_and_strided_form_agree_with_torch(seed: int) -> None:
-    network, _ = random_network(seed)
+def test_output_shape_fan_out_and_strided_form_agree_with_torch(case: Case, seed: int) -> None:
+    network, _ = case
     shape = network.input_shape
     rng = np.random.default_rng(seed)
     for layer, expected in zip(network.layers, network.shapes, strict=True):
@@ -60,10 +60,10 @@ def test_output_shape_fan_out_and_strided_form_agree_with_torch(seed: int) -> No
         shape = expected
 
 
-@given(SEEDS)
+@given(networks(), SEEDS)
 @settings(max_examples=30, deadline=None)
-def test_input_factors_scale_the_channels(seed: int) -> None:
-    network, _ = random_network(seed)
+def test_input_factors_scale_the_channels(case: Case, seed: int) -> None:
+    network, _ = case
     shape = network.input_shape
     rng = np.random.default_rng(seed)
     for layer, after in zip(network.layers, network.shapes, strict=True):

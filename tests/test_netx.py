@@ -13,10 +13,9 @@ import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from support import SUPPORT, oracle
 from support.changed_files import overwrite
-from support.networks import random_network
+from support.strategies import Case, networks
 
 from loihi_convert import netx
 from loihi_convert.backends.difference import first_difference
@@ -52,10 +51,10 @@ def assert_same(found: QuantizedNetwork, expected: QuantizedNetwork) -> None:
             assert array is None or np.array_equal(array, expected_array)
 
 
-@given(st.integers(0, 10_000))
+@given(case=networks())
 @settings(max_examples=25, deadline=None)
-def test_round_trip_in_every_field_and_in_behaviour(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
-    network, images = random_network(seed)
+def test_round_trip_in_every_field_and_in_behaviour(tmp_path_factory: pytest.TempPathFactory, case: Case) -> None:
+    network, images = case
     path = tmp_path_factory.mktemp("netx") / "model.net"
     netx.write(network, path)
     assert_same(netx.read(path), network)
@@ -178,6 +177,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     assert caught.value.where == str(tmp_path / "absent" / "model.net")
 
 
+@pytest.mark.slow
 def test_weights_that_a_pooling_repeats_are_read_however_well_they_compress(tmp_path: Path) -> None:
     """The average of a map of 128 x 128 is written as the same weight 16,384 times: gzip leaves one byte of 300."""
     rng = np.random.default_rng(0)

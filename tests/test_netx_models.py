@@ -76,6 +76,7 @@ def build(tool: ModuleType, monkeypatch: pytest.MonkeyPatch, *words: Path | str)
     assert tool.main() == 0
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_too_large_is_replaced_by_a_copy_in_float16(
     tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -153,6 +154,7 @@ def test_checkpoints_are_added_to_a_folder(
     assert not (tmp_path / "digits" / another.name).exists()
 
 
+@pytest.mark.slow
 def test_a_folder_is_extended(
     tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -268,6 +270,7 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
     assert not Path("new").exists()
 
 
+@pytest.mark.slow
 def test_where_no_file_fits_for_all_t_a_card_names_none(
     tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

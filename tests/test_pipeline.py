@@ -248,6 +248,7 @@ def test_what_is_refused_is_refused_before_anything_runs(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("images_at_once", "steps"), [(3, 4), (1, 4), (1, 2)])
 @pytest.mark.parametrize("wrong", ["layer 0 potential", "output potential"])
 def test_many_steps_are_verified_in_portions(
@@ -354,6 +355,7 @@ def test_the_layouts_of_sim() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_accuracy_of_literal_and_compensated_differ(digits: DataSplits, folder: Path, tmp_path: Path) -> None:
     """Both exist; with per-channel thresholds only the compensated one keeps the CNN's classes."""
     agreement = {}

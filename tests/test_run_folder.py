@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from support import oracle
 from support.evaluations import LABELS, entry
-from support.networks import random_network
+from support.strategies import Case, networks
 
 from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
@@ -198,10 +197,10 @@ def test_firing_rates_csv_is_spikes_per_neuron_image_and_step(tmp_path: Path) ->
     assert [(row["file"], row["timesteps"], row["channel"], float(row["firing_rate"])) for row in found] == expected
 
 
-@given(st.integers(100, 100_000))
+@given(networks())
 @settings(max_examples=15, deadline=None)
-def test_rates_and_thresholds_are_those_of_plain_int64_loops(seed: int) -> None:
-    network, images = random_network(seed)
+def test_rates_and_thresholds_are_those_of_plain_int64_loops(case: Case) -> None:
+    network, images = case
     result = run_network(network, images, 5)
     _, spikes = oracle.run(network, images, 5)
     run = run_folder.FileResults("random", evaluate(result, network), result, network)

@@ -21,6 +21,8 @@ from loihi_convert.data import load_data
 from loihi_convert.frontend.source import open_source
 
 NAMES = ("Sequential", "Tutorial", "Separable", "Shapes", "Normalizing", "PreNorm")
+pytestmark = pytest.mark.slow
+
 ON_LAVA = ("Separable", "PreNorm")
 
 

@@ -38,7 +38,7 @@ SWEEP = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 import damage
-rows = list(damage.sweep(share=0.04, seed=1))
+rows = list(damage.sweep(share=0.01, seed=1))
 print(json.dumps({row.kind: [dict(row.counts), list(row.failures)] for row in rows}))
 """
 JUDGE = """
@@ -83,14 +83,15 @@ def in_a_process_of_its_own(program: str, *words: object) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_nothing_crashes_and_nothing_differs_in_silence() -> None:
     rows = in_a_process_of_its_own(SWEEP)
     assert [failure for _, failures in rows.values() for failure in failures] == []
     tried = {kind: sum(counts.values()) for kind, (counts, _) in rows.items()}
-    assert tried[".pt, a bit flipped"] == tried[".safetensors, truncated"] == 12
+    assert tried[".pt, a bit flipped"] == tried[".safetensors, truncated"] == 3
     assert tried[".pt, hostile"] >= 36
     assert tried[".safetensors, hostile"] >= 40
-    assert tried[".net, random structure, digests right"] == 16
+    assert tried[".net, random structure, digests right"] == 4
     assert tried["foreign netx, hostile"] >= 40
     for kind, (counts, _) in rows.items():
         # Where HDF5 alone judges, most damage hits bytes that mean nothing; the seal notices all of it.
@@ -98,6 +99,7 @@ def test_nothing_crashes_and_nothing_differs_in_silence() -> None:
             assert counts["clear error"] == tried[kind], kind
 
 
+@pytest.mark.slow
 def test_the_sweep_would_see_a_crash_and_a_difference(tmp_path: Path) -> None:
     """A judge that never condemns is worth nothing: readers that fail in every way it must notice."""
     assert in_a_process_of_its_own(JUDGE, tmp_path) == {

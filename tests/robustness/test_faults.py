@@ -58,6 +58,7 @@ def test_where_the_output_cannot_go(tmp_path: Path, redirection: str, code: int,
     assert done.stderr.count("\n") == (1 if message else 0)
 
 
+@pytest.mark.slow
 def test_a_signal_comes_while_ref_simulates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def exported(command: list[str], cwd: Path, **options: object) -> None:
         if "longest.net" in command:
@@ -167,6 +168,7 @@ def test_the_second_signal_ends_at_once(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "cleans up\n", "")
 
 
+@pytest.mark.slow
 def test_doctor_says_that_the_memory_is_too_little(tmp_path: Path) -> None:
     shell = 'ulimit -v 307200 && exec "$@"'
     done = subprocess.run(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,23 +16,43 @@ from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedN
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 
 
+class Choices(Protocol):
+    """What makes the choices: NumPy's generator, or hypothesis (`support.strategies`)."""
+
+    def integers(self, low: int, high: int, size: Any = None) -> Any: ...
+
+    def random(self) -> float: ...
+
+    def uniform(self, low: float, high: float, size: Any = None) -> Any: ...
+
+    def choice(self, options: Sequence[Any]) -> Any: ...
+
+
 def random_network(seed: int, *, image_count: int = 3) -> tuple[QuantizedNetwork, Array]:
     """A network of 1 to 4 layers and uint8 images for it; the same for the same seed."""
-    rng = np.random.default_rng(seed)
+    is_poisson = np.random.default_rng([seed, 1]).random() < 0.4
+    return build_network(np.random.default_rng(seed), seed if is_poisson else None, seed, image_count)
+
+
+def build_network(
+    rng: Choices, poisson_seed: int | None, seed: int, image_count: int = 3, *, reset: Reset | None = None
+) -> tuple[QuantizedNetwork, Array]:
+    """A network of 1 to 4 layers and uint8 images for it; Poisson input only where pixels have 8 bits."""
     input_shape: Shape = (int(rng.integers(1, 4)), int(rng.integers(5, 11)), int(rng.integers(5, 11)))
     pixel_bits = int(rng.choice([8, 8, 5, 1]))
-    poisson_seed = seed if pixel_bits == 8 and np.random.default_rng([seed, 1]).random() < 0.4 else None
+    poisson_seed = poisson_seed if pixel_bits == 8 else None
     white = largest_pixel(poisson_seed, pixel_bits)
-    reset: Reset = "soft" if rng.random() < 0.7 else "hard"
+    is_soft = rng.random() < 0.7
+    reset = reset or ("soft" if is_soft else "hard")
     shape = input_shape
     layers: list[QuantizedLayer] = []
     for index in range(int(rng.integers(0, 4))):
         synapse: Synapse = (
-            _random_conv(rng, shape) if len(shape) == 3 and rng.random() < 0.8 else _random_dense(rng, shape)
+            random_conv(rng, shape) if len(shape) == 3 and rng.random() < 0.8 else random_dense(rng, shape)
         )
         layers.append(_layer(rng, f"layer{index}", synapse, 1 if layers else white, reset))
         shape = synapse.output_shape(shape)
-    classes = _random_dense(rng, shape)
+    classes = random_dense(rng, shape)
     integrates = bool(rng.random() < 0.6)
     largest = 1 if layers else white
     layers.append(_layer(rng, "output", classes, largest, reset, last=True, integrates=integrates))
@@ -50,12 +72,16 @@ def random_network(seed: int, *, image_count: int = 3) -> tuple[QuantizedNetwork
 def random_loihi2_network(seed: int, *, image_count: int = 3) -> tuple[QuantizedNetwork, Array]:
     """The same for target loihi2: `random_network`'s layers, brought onto the grids of the chip; some of them wrap."""
     network, images = random_network(seed, image_count=image_count)
-    rng = np.random.default_rng([seed, 2])
+    return on_the_grids(np.random.default_rng([seed, 2]), network), images
+
+
+def on_the_grids(rng: Choices, network: QuantizedNetwork) -> QuantizedNetwork:
+    """The network with weights, biases and thresholds that the chip can hold."""
     layers = tuple(_on_the_grids(rng, layer) for layer in network.layers)
-    return replace(network, layers=layers, reset="soft", target="loihi2"), images
+    return replace(network, layers=layers, reset="soft", target="loihi2")
 
 
-def _on_the_grids(rng: np.random.Generator, layer: QuantizedLayer) -> QuantizedLayer:
+def _on_the_grids(rng: Choices, layer: QuantizedLayer) -> QuantizedLayer:
     synapse, neuron = layer.synapse, layer.neuron
     inputs = synapse.weight[0].size * math.prod(synapse.pool) * layer.largest_input
     largest_weight = max(1, min(127, int(0.9 * limits.POTENTIAL_LIMIT) // inputs))
@@ -87,7 +113,7 @@ def _on_the_grids(rng: np.random.Generator, layer: QuantizedLayer) -> QuantizedL
     return replace(layer, synapse=synapse, neuron=IntegerNeuron(threshold, initial), balanced=balanced)
 
 
-def _random_conv(rng: np.random.Generator, shape: Shape) -> Conv:
+def random_conv(rng: Choices, shape: Shape) -> Conv:
     pool = (2, 1 + int(rng.integers(0, 2))) if min(shape[1:]) >= 6 and rng.random() < 0.4 else (1, 1)
     divides = shape[1] % pool[0] == 0 and shape[2] % pool[1] == 0
     groups = shape[0] if rng.random() < 0.3 else 1
@@ -111,7 +137,7 @@ def _random_conv(rng: np.random.Generator, shape: Shape) -> Conv:
     return Conv(conv.weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups, conv.pool)
 
 
-def _random_dense(rng: np.random.Generator, shape: Shape) -> Dense:
+def random_dense(rng: Choices, shape: Shape) -> Dense:
     pool = (2, 2) if len(shape) == 3 and min(shape[1:]) >= 2 and rng.random() < 0.5 else (1, 1)
     inputs = shape[0] * (shape[1] // pool[0]) * (shape[2] // pool[1]) if len(shape) == 3 else shape[0]
     outputs = int(rng.integers(2, 11))
@@ -120,7 +146,7 @@ def _random_dense(rng: np.random.Generator, shape: Shape) -> Dense:
 
 
 def _layer(
-    rng: np.random.Generator,
+    rng: Choices,
     name: str,
     synapse: Synapse,
     largest_input: int,

@@ -1,0 +1,68 @@
+"""Random networks and synapses for hypothesis, which reduces a failure to few and small layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from hypothesis import strategies as st
+
+from loihi_convert.arrays import Array, Shape
+from loihi_convert.ir.network import Reset
+from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.synapse import Conv, Dense
+from support.networks import build_network, on_the_grids, random_conv, random_dense
+
+Case: TypeAlias = tuple[QuantizedNetwork, Array]
+"""A network and images for it, uint8 ``(N, C, H, W)``."""
+
+INPUT_SHAPES = st.tuples(st.integers(1, 4), st.integers(5, 10), st.integers(5, 10))
+
+
+class Drawn:
+    """The choices of `support.networks`, made by hypothesis; the numbers in arrays by a seed that it chooses."""
+
+    def __init__(self, draw: st.DrawFn) -> None:
+        self._draw = draw
+        self._numbers = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+
+    def integers(self, low: int, high: int, size: Any = None) -> Any:
+        if size is None and not isinstance(high, np.ndarray):
+            return self._draw(st.integers(int(low), int(high) - 1))
+        return self._numbers.integers(low, high, size)
+
+    def random(self) -> float:
+        # Reduced towards 1: without what happens with a probability.
+        return 1 - self._draw(st.floats(0, 1, exclude_max=True, allow_subnormal=False))
+
+    def uniform(self, low: float, high: float, size: Any = None) -> Any:
+        return self._numbers.uniform(low, high, size)
+
+    def choice(self, options: Sequence[Any]) -> Any:
+        return self._draw(st.sampled_from(options))
+
+
+@st.composite
+def networks(draw: st.DrawFn, reset: Reset | None = None, takes_pixels: bool = False) -> Case:
+    """A network of 1 to 4 layers of every kind that meets the exactness rules, and three images for it.
+
+    ``reset`` and ``takes_pixels`` leave out the networks of another reset and those of Poisson input.
+    """
+    poisson_seed = None if takes_pixels else draw(st.none() | st.integers(0, 100))
+    return build_network(Drawn(draw), poisson_seed, 0, reset=reset)
+
+
+@st.composite
+def loihi2_networks(draw: st.DrawFn) -> Case:
+    """The same for target loihi2, where some potentials wrap."""
+    network, images = draw(networks())
+    return on_the_grids(Drawn(draw), network), images
+
+
+@st.composite
+def synapses(draw: st.DrawFn) -> tuple[Conv | Dense, Shape]:
+    """A convolution or a dense synapse, pooled or not, and the shape of its input."""
+    shape = draw(INPUT_SHAPES)
+    kind = draw(st.sampled_from([random_dense, random_conv]))
+    return kind(Drawn(draw), shape), shape
