@@ -1,5 +1,5 @@
 """How many random networks go through the Lava runtime (few in every run, more on demand), how random tests are, and
-which signals the commands under test can be sent; the tool that a test file is named after."""
+which signals the commands under test can be sent; which tests are slow; the tool that a test file is named after."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.get_closest_marker("lava"):
+        if item.get_closest_marker("lava") or item.get_closest_marker("browser"):
             item.add_marker("slow")
 
 

@@ -11,14 +11,13 @@ import pickle
 import pickletools
 import subprocess
 import sys
-import sysconfig
-import venv
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support import networks
+from support.environments import interpreter
 
 import loihi_convert
 from loihi_convert import netx
@@ -37,16 +36,6 @@ from loihi_convert.ir.quantized import QuantizedNetwork
 
 # Lava itself and what it imports.
 LAVA_ALONE = ("lava", "lava_nc-", "numpy", "scipy", "networkx", "asteval")
-
-
-def interpreter(folder: Path, wanted: Callable[[str], bool]) -> Path:
-    """A new virtual environment with those of this one's packages whose file name is ``wanted``; its interpreter."""
-    venv.create(folder, symlinks=True)
-    (site,) = (folder / "lib").glob("python*/site-packages")
-    for entry in Path(sysconfig.get_path("purelib")).iterdir():
-        if wanted(entry.name):
-            (site / entry.name).symlink_to(entry)
-    return folder / "bin" / "python"
 
 
 @pytest.fixture(scope="module")

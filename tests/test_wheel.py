@@ -1,0 +1,89 @@
+"""The wheel that pip installs: what is in it, and that it works where nothing of this repository can be found."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from support.environments import interpreter, site_packages
+
+ROOT = Path(__file__).parents[1]
+DATA = (
+    "py.typed",
+    "golden/model.net",
+    "golden/golden.json",
+    "golden/golden.npz",
+    "report/paper.csv",
+    "report/templates/report.html.jinja",
+    "report/templates/report.md.jinja",
+    "report/templates/report.css",
+    "report/templates/report.js",
+)
+PROGRAM = """
+import json, sys
+from pathlib import Path
+import loihi_convert
+from loihi_convert.__main__ import main
+from loihi_convert.pipeline import golden_check
+from loihi_convert.report import paper
+assert "site-packages" in loihi_convert.__file__
+assert len(paper.cells()) > 100
+golden_check.read_golden(golden_check.folder())
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["loihi-convert", *(str(next(Path().glob(word), word)) if "*" in word else word for word in words)]
+    try:
+        main()
+    except SystemExit as stop:
+        assert not stop.code, words
+"""
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_it_holds_the_package_its_data_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        (entry_points,) = (archive.read(name).decode() for name in names if name.endswith("entry_points.txt"))
+    modules = {
+        f"loihi_convert/{path.relative_to(ROOT / 'loihi_convert')}" for path in ROOT.glob("loihi_convert/**/*.py")
+    }
+    assert modules <= names
+    assert {f"loihi_convert/{name}" for name in DATA} <= names
+    assert {name.split("/")[0].partition("-")[0] for name in names} == {"loihi_convert"}
+    scripts = configparser.ConfigParser()
+    scripts.read_string(entry_points)
+    assert dict(scripts["console_scripts"]) == {"loihi-convert": "loihi_convert.__main__:main"}
+
+
+def test_it_works_in_an_environment_of_its_own(wheel: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "venv"
+    python = interpreter(folder, lambda name: not name.startswith(("lava", "loihi_convert", "_loihi_convert")))
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site_packages(folder))
+
+    golden = site_packages(folder) / "loihi_convert" / "golden" / "model.net"
+    commands = [
+        ["--version"],
+        ["run", str(golden), "--data", "digits", "--images", "20", "-o", "runs"],
+        ["report", "runs/*"],
+    ]
+    done = subprocess.run(
+        [python, "-I", "-c", PROGRAM, json.dumps(commands)], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{wheel.name.split('-')[1]}\n")
+    assert "<style>" in (tmp_path / "report.html").read_text()
