@@ -1,0 +1,92 @@
+"""A run of several files of which one fails half-way: no folder is left, and the error names the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loihi_convert import netx
+from loihi_convert.arrays import Array
+from loihi_convert.backends.reference import ReferenceBackend
+from loihi_convert.backends.result import RunResult
+from loihi_convert.data import DataSplits, load_data
+from loihi_convert.errors import NetxError, VerificationError
+from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.synapse import Dense
+from loihi_convert.pipeline.running import OpenedFile, open_file, run_into_folder
+
+NAMES = ("a.net", "b.net", "c.net")
+
+
+@pytest.fixture(scope="module")
+def digits() -> DataSplits:
+    return load_data("digits")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[OpenedFile]:
+    weight = np.random.default_rng(0).integers(-12, 13, (10, 64)).astype(np.int32)
+    network = QuantizedNetwork(
+        (1, 8, 8),
+        (QuantizedLayer("fc", Dense(weight), None, np.ones(10), 255),),
+        timesteps=4,
+        max_timesteps=4,
+        pixel_bits=8,
+        reset="soft",
+    )
+    for name in NAMES:
+        netx.write(network, tmp_path / name)
+    return [open_file(tmp_path / name) for name in NAMES]
+
+
+class SecondIsWrong(ReferenceBackend):
+    """Takes itself for a simulator and gives one potential of the second file wrong."""
+
+    name = "sim"  # type: ignore[assignment, misc]
+
+    def run(self, path: Path, images: Array, timesteps: int, **rest: object) -> RunResult:
+        result = super().run(path, images, timesteps, **rest)  # type: ignore[arg-type]
+        if path.name == NAMES[1]:
+            result.potentials[1, 2, 3] += 1
+        return result
+
+
+class SecondIsDamagedMeanwhile(ReferenceBackend):
+    """Somebody cuts the second file short while the first one runs."""
+
+    def run(self, path: Path, images: Array, timesteps: int, **rest: object) -> RunResult:
+        if path.name == NAMES[0]:
+            second = path.with_name(NAMES[1])
+            second.write_bytes(second.read_bytes()[:-1])
+        return super().run(path, images, timesteps, **rest)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("backend", "error", "found"),
+    [
+        (SecondIsWrong, VerificationError, "output potential of image 1 at T = 3, index (3,)"),
+        (SecondIsDamagedMeanwhile, NetxError, "SHA-256"),
+    ],
+)
+def test_the_second_of_three_files_fails(
+    tmp_path: Path,
+    digits: DataSplits,
+    files: list[OpenedFile],
+    backend: type[ReferenceBackend],
+    error: type[NetxError | VerificationError],
+    found: str,
+) -> None:
+    with pytest.raises(error) as caught:
+        run_into_folder(tmp_path / "runs", files, backend(), digits, digits.test[:5])
+    assert caught.value.where == str(tmp_path / NAMES[1])
+    assert found in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == list(NAMES)
+
+
+def test_all_three_leave_one_folder(tmp_path: Path, digits: DataSplits, files: list[OpenedFile]) -> None:
+    """What the test above relies on."""
+    done = run_into_folder(tmp_path / "runs", files, ReferenceBackend(), digits, digits.test[:5])
+    assert [run.path.name for run in done.runs] == list(NAMES)
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [done.folder.name]
