@@ -23,6 +23,8 @@ from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedN
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.report.formats import markdown_table
 
+pytestmark = pytest.mark.slow
+
 PEERS = Path(__file__).parents[1] / "tools" / "peers"
 
 
@@ -129,7 +131,6 @@ def test_ratios_are_taken_repeat_by_repeat(benchmark: ModuleType) -> None:
     assert "`ref` reaches 50.0 (25.0..100) % of the limit" in report
 
 
-@pytest.mark.slow
 def test_a_library_that_is_not_there_gives_a_row_that_says_so(
     benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,7 +159,6 @@ def test_a_library_that_is_not_there_gives_a_row_that_says_so(
     assert "No module named 'snntorch'" in report
 
 
-@pytest.mark.slow
 def test_peak_memory_is_that_of_the_process_itself(benchmark: ModuleType) -> None:
     process, worker = (importlib.import_module(f"simulators.{name}") for name in ("process", "worker"))
     small = worker.peak_memory()

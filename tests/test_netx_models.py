@@ -22,6 +22,8 @@ from loihi_convert.data import load_data
 from loihi_convert.errors import InputError
 from loihi_convert.files import sha256
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = sorted(path.parent for path in (ROOT / "netx_models").glob("*/card.json"))
 
@@ -76,7 +78,6 @@ def build(tool: ModuleType, monkeypatch: pytest.MonkeyPatch, *words: Path | str)
     assert tool.main() == 0
 
 
-@pytest.mark.slow
 def test_a_checkpoint_that_is_too_large_is_replaced_by_a_copy_in_float16(
     tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,7 +155,6 @@ def test_checkpoints_are_added_to_a_folder(
     assert not (tmp_path / "digits" / another.name).exists()
 
 
-@pytest.mark.slow
 def test_a_folder_is_extended(
     tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -270,7 +270,6 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
     assert not Path("new").exists()
 
 
-@pytest.mark.slow
 def test_where_no_file_fits_for_all_t_a_card_names_none(
     tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

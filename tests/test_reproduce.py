@@ -31,6 +31,8 @@ from loihi_convert.report import paper
 from loihi_convert.report.paper import Cell
 from loihi_convert.simulation.relu import cnn_scores
 
+pytestmark = pytest.mark.slow
+
 PAPER = Path(__file__).parents[1] / "tools" / "paper"
 
 # Made up: no paper has measured digits.
@@ -128,7 +130,6 @@ def test_a_table_holds_what_the_integers_give(command: Command, capsys: pytest.C
     assert [blank[4].strip() for blank in blanks] == ["-", "-"]
 
 
-@pytest.mark.slow
 def test_many_steps_take_fewer_images(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.import_module("reproduction.images"), "LONG", 4)
     words = ("--variants", "literal", "--long-images", "20", "--long-calibration", "30")
@@ -144,7 +145,6 @@ def test_many_steps_take_fewer_images(command: Command, monkeypatch: pytest.Monk
     }
 
 
-@pytest.mark.slow
 def test_what_is_computed_is_not_computed_again(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert command("table", "2") == 0
     page = (command.folder / "table-2.md").read_bytes()
@@ -285,7 +285,6 @@ def test_beyond_long_t_the_method_is_the_one_found_for_it(command: Command, monk
     assert [steps for steps, *_ in asked] == [4, 8, 16]
 
 
-@pytest.mark.slow
 def test_figure_11_shows_the_best_where_the_paper_has_nothing(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
