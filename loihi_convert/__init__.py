@@ -1,32 +1,99 @@
-"""Convert a trained CNN to a spiking network for Loihi 2 and Lava.
+"""Convert a trained PyTorch CNN to a spiking network for Intel Loihi 2 and Lava.
 
-Each stage takes one value and returns the next; nothing is edited in place::
+::
 
-    model, trained = checkpoint.load_model(Path("model.pt"))           nn.Module
-    relu = convert.convert(model, trained.input_shape)                 ReluNetwork       batch norm folded, ReLU
-    spiking = balance.balance(relu, images, timesteps=64)              SpikingNetwork    thresholds per channel
-    quantized = quantize.quantize(spiking, images)                     QuantizedNetwork  Loihi's integers
-    netx.write(quantized, Path("model.net"))                           a lava-dl netx HDF5 file
-    result = open_backend("sim").run(Path("model.net"), images, 64)    RunResult         potentials at every step
-    evaluate.evaluate(result, quantized, labels=labels)                accuracy against latency
+    import loihi_convert as lc
 
-`balance` takes a method by name and is ngu-lee without one. `pipeline` chooses a method and does all of it in two
-calls, ``export`` and ``run``; its ``diagnose`` says what was lost where, ``check`` what is in the way of a chip. `cli`
-is the same for the shell. Where things are:
+    snn = lc.convert(model, x_train[:2000], timesteps=8, mean=0.1307, std=0.3081)    # an nn.Module, or a file's path
+    result = snn.run(x_test, y_test)                                                 # exact integers, in memory
+    result.accuracy, result.cnn_accuracy
+    snn.save("model.net")                                                            # a lava-dl netx HDF5 file
 
-==============  ===============================================================================================
-``data``        images: the benchmark sets, a folder, an ``.npz``
-``cnn``         the source CNN: architectures, training, checkpoints
-``conversion``  CNN -> spiking network -> integers: convert, balance, quantize
-``simulation``  what simulates both networks, the CNN, and what lies between them
-``backends``    what runs an exported file: exact integers of ours, Lava
-``inspection``  what is in a netx file, whoever wrote it, and what differs between two
-``checks``      what is in the way of Lava or a chip: rules on files, integers, channels, memory
-``results``     from a run to tables, pictures and run folders; what a conversion loses; what a chip might take
-``report``      run folders -> one page, HTML and Markdown
-``golden``      a tiny network and what its layers must do, for ``run --golden``
-==============  ===============================================================================================
+The stages one by one, each of which takes one value and returns the next::
 
-Beside them: the networks (`synapse`; `network`, `quantized`; `cuba` of foreign files), every Loihi number (`loihi`),
-the file format (`netx`), and soft reset from processes that a Loihi 2 chip has (`circuit`).
+    relu = lc.to_relu_network(model, (1, 28, 28))     ReluNetwork       batch norm folded, ReLU between synapses
+    spiking = lc.balance(relu, images, 8)             SpikingNetwork    a threshold per channel
+    quantized = lc.quantize(spiking, images)          QuantizedNetwork  Loihi's integers
+    lc.write(quantized, "model.net")                  a lava-dl netx HDF5 file
+
+===============  ======================================================================================================
+``api``          the verbs above
+``data``         images: the benchmark sets, a folder, an ``.npz``, arrays
+``cnn``          the source CNN: architectures, training, checkpoints
+``frontend``     nn.Module -> `ReluNetwork`
+``ir``           the networks: ReLU, spiking, quantized
+``conversion``   balance, correct, quantize
+``simulation``   integrate-and-fire simulation of both networks
+``chip``         every Loihi and Lava number, rules, resources, energy
+``netx``         the file format
+``external``     netx files that other tools wrote
+``backends``     what runs a file: exact integers (`ref`), Lava's simulator (`sim`), a board (`loihi2`)
+``metrics``      from a run to numbers
+``runs``         run folders
+``report``       every rendering: terminal, HTML, Markdown, pictures
+``checks``       will it fit: rules on files, integers, channels, memory
+``inspection``   what is in a netx file, and what differs between two
+``pipeline``     the flows of the command line's verbs
+``cli``          the command line
+===============  ======================================================================================================
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from loihi_convert.api import Converted, Result, convert, load
+    from loihi_convert.conversion.balancing import balance
+    from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
+    from loihi_convert.conversion.quantization import quantize
+    from loihi_convert.errors import LoihiConvertError
+    from loihi_convert.frontend.lowering import to_relu_network
+    from loihi_convert.netx import read, write
+
+# Where each name stands: importing this package costs nothing, and `--help` answers at once.
+_HOMES: Final = {
+    "BalanceOptions": "conversion.options",
+    "Converted": "api",
+    "LoihiConvertError": "errors",
+    "QuantizeOptions": "conversion.options",
+    "Result": "api",
+    "balance": "conversion.balancing",
+    "convert": "api",
+    "load": "api",
+    "quantize": "conversion.quantization",
+    "read": "netx",
+    "to_relu_network": "frontend.lowering",
+    "write": "netx",
+}
+
+__all__ = [
+    "BalanceOptions",
+    "Converted",
+    "LoihiConvertError",
+    "QuantizeOptions",
+    "Result",
+    "__version__",
+    "balance",
+    "convert",
+    "load",
+    "quantize",
+    "read",
+    "to_relu_network",
+    "write",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("loihi-convert")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -30,11 +30,13 @@ ORDER = (
     ("runs",),
     ("report", "checks", "inspection"),
     ("pipeline",),
+    ("api",),
     ("cli",),
     ("__main__",),
 )
 HEAVY = {
-    "torch": ("cnn", "frontend", "simulation", "conversion", "external.cuba_simulation"),
+    # In `api` for its types alone.
+    "torch": ("cnn", "frontend", "simulation", "conversion", "external.cuba_simulation", "api"),
     "numba": ("compiled",),
     "h5py": ("netx.hdf5",),
     "jinja2": ("report.page",),

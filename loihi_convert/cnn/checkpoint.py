@@ -82,7 +82,7 @@ class Checkpoint:
     stored_as: str = "float32"
 
 
-def save(checkpoint: Checkpoint, path: Path) -> None:
+def save(checkpoint: Checkpoint, path: str | Path) -> None:
     """Write ``checkpoint`` to ``path``, whole or not at all; the suffix chooses the format.
 
     Raises
@@ -94,6 +94,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     InputError
         If the file cannot be written.
     """
+    path = Path(path)
     require_suffix(path)
     _require_finite(checkpoint.state, path)
     # Clones: views of one storage would otherwise drag the whole storage along (.pt) or be refused (.safetensors).
@@ -112,7 +113,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     write_atomically(path, safetensors.torch.save(state, metadata))
 
 
-def load(path: Path) -> Checkpoint:
+def load(path: str | Path) -> Checkpoint:
     """Return the checkpoint in a ``.pt`` or ``.safetensors`` file; nothing in the file can run.
 
     Raises
@@ -120,10 +121,11 @@ def load(path: Path) -> Checkpoint:
     CheckpointError
         If the file is missing, damaged, hostile, of another format, or lacks a field.
     """
+    path = Path(path)
     return _checkpoint(_read(path), path)
 
 
-def load_state(path: Path) -> dict[str, Tensor]:
+def load_state(path: str | Path) -> dict[str, Tensor]:
     """Return the state dict in a ``.pt`` or ``.safetensors`` file of other origin; nothing in the file can run.
 
     It may be the whole content, or stand in a dict under ``state_dict``, ``model_state_dict`` or ``model``.
@@ -135,6 +137,7 @@ def load_state(path: Path) -> dict[str, Tensor]:
     UsageError
         If it is a checkpoint of this package, which says itself what its CNN is.
     """
+    path = Path(path)
     content = _read(path)
     if isinstance(content, dict) and content.get("format") == _FORMAT:
         raise UsageError(
@@ -156,7 +159,7 @@ def load_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def load_model(path: Path) -> tuple[nn.Module, Checkpoint]:
+def load_model(path: str | Path) -> tuple[nn.Module, Checkpoint]:
     """Return the CNN in a checkpoint, in eval mode and without gradients, and the checkpoint.
 
     Raises
@@ -164,6 +167,7 @@ def load_model(path: Path) -> tuple[nn.Module, Checkpoint]:
     CheckpointError
         As `load`; also if the architecture is not known or the tensors do not fit it.
     """
+    path = Path(path)
     checkpoint = load(path)
     try:
         # Without memory: a file may claim any input shape.

@@ -21,7 +21,7 @@ from loihi_convert.netx.stock import stock_file
 __all__ = ["decode_external", "dense_weights", "read_any", "read_external"]
 
 
-def read_any(path: Path) -> QuantizedNetwork | CubaNetwork:
+def read_any(path: str | Path) -> QuantizedNetwork | CubaNetwork:
     """Return the network in the netx file at ``path``, native or external.
 
     Raises
@@ -29,6 +29,7 @@ def read_any(path: Path) -> QuantizedNetwork | CubaNetwork:
     NetxError
         As `netx.read` and `read_external`.
     """
+    path = Path(path)
     stored = netx.read_stored(path)
     if stored.network is not None:
         return stored.network

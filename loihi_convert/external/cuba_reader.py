@@ -48,7 +48,7 @@ _UNSUPPORTED: Final[Mapping[str, str]] = {
 }
 
 
-def read_external(path: Path) -> CubaNetwork:
+def read_external(path: str | Path) -> CubaNetwork:
     """Return the network that lava-dl makes of the netx file at ``path``.
 
     Raises
@@ -57,6 +57,7 @@ def read_external(path: Path) -> CubaNetwork:
         If the file is missing or damaged, or is not a chain of convolutions and dense layers of CUBA neurons without
         delays.
     """
+    path = Path(path)
     file = netx.read_stock(path)
     with errors_that_name(path):
         return decode_external(file)

@@ -40,8 +40,8 @@ def to_relu_network(
     model: nn.Module,
     input_shape: Shape,
     *,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
 ) -> ReluNetwork:
     """Return the CNN as a chain of synapses with ReLU between them; its outputs equal the model's own in eval mode.
 
@@ -63,7 +63,7 @@ def to_relu_network(
     UsageError
         If ``mean`` or ``std`` do not have one finite value per channel, or ``std`` is not positive.
     """
-    normalization = _normalization(input_shape[0], mean, std)
+    normalization = _normalization(input_shape[0], per_channel(mean, input_shape[0]), per_channel(std, input_shape[0]))
     training = {module: module.training for module in model.modules()}
     try:
         # Numbers that are not finite are reported below, with the layer they end up in.
@@ -80,6 +80,13 @@ def to_relu_network(
                 "Train it again."
             )
     return network
+
+
+def per_channel(values: float | Sequence[float] | None, channels: int) -> tuple[float, ...] | None:
+    """Return one number per channel: ``values``, or the one number for all."""
+    if values is None:
+        return None
+    return (float(values),) * channels if isinstance(values, int | float) else tuple(map(float, values))
 
 
 def _normalization(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> Affine | None:

@@ -112,7 +112,7 @@ class Source:
 
 
 def open_source(
-    path: Path,
+    path: str | Path,
     *,
     arch: str | None = None,
     input_shape: Shape | None = None,
@@ -148,6 +148,7 @@ def open_source(
     UnsupportedModelError
         If the CNN holds what cannot spike.
     """
+    path = Path(path)
     if arch is None:
         for parameter, given in (("input_shape", input_shape), ("classes", classes)):
             if given is not None:

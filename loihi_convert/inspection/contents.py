@@ -140,7 +140,7 @@ class Contents(Record):
         return sum(layer.synapse_count or 0 for layer in self.layers)
 
 
-def describe(path: Path) -> Contents:
+def describe(path: str | Path) -> Contents:
     """Return what is in the netx file at ``path``.
 
     Raises
@@ -148,6 +148,7 @@ def describe(path: Path) -> Contents:
     NetxError
         If the file is missing or damaged, or does not hold layers of numbers and text.
     """
+    path = Path(path)
     stored = netx.read_stored(path)
     file = stock_file(stored.datasets)
     with netx.errors_that_name(path):

@@ -24,7 +24,7 @@ import numpy as np
 from loihi_convert.arrays import Array, Shape, freeze
 from loihi_convert.choices import Readout as Readout
 from loihi_convert.choices import Reset as Reset
-from loihi_convert.ir.synapse import Synapse
+from loihi_convert.ir.synapse import Conv, Synapse
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class ReluLayer:
         freeze(self, "threshold")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ReluNetwork:
     """The CNN as a chain of synapses with ReLU between them.
 
@@ -72,6 +72,9 @@ class ReluNetwork:
     def shapes(self) -> tuple[Shape, ...]:
         """Output shape of each layer."""
         return output_shapes(self.input_shape, tuple(layer.synapse for layer in self.layers))
+
+    def __repr__(self) -> str:
+        return f"ReluNetwork({summary(self.input_shape, tuple(layer.synapse for layer in self.layers))})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +135,7 @@ class SpikingLayer:
         freeze(self, "correction")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SpikingNetwork:
     """The CNN with spiking neurons in real numbers, thresholds balanced for ``timesteps``.
 
@@ -168,6 +171,29 @@ class SpikingNetwork:
     def readout(self) -> Readout:
         """What the output is: the last layer's membrane potential, or the spikes it has fired."""
         return "potential" if self.layers[-1].neuron is None else "spikes"
+
+    def __repr__(self) -> str:
+        architecture = summary(self.input_shape, tuple(layer.synapse for layer in self.layers))
+        return f"SpikingNetwork({architecture}, T = {self.timesteps}, {self.reset} reset)"
+
+
+def summary(input_shape: Shape, synapses: tuple[Synapse, ...]) -> str:
+    """Return the architecture in a line, as papers write it: ``1x28x28-12c5-2p-64c5-2p-10``.
+
+    ``12c5`` is a convolution of 12 channels and kernel 5 x 5, ``2p`` an average pooling of 2 x 2, ``10`` a dense layer.
+    """
+    parts = ["x".join(map(str, input_shape))]
+    for synapse in synapses:
+        if synapse.pool != (1, 1):
+            parts.append(f"{_extent(synapse.pool)}p")
+        kernel = f"c{_extent(synapse.weight.shape[2:])}" if isinstance(synapse, Conv) else ""
+        parts.append(f"{synapse.channels}{kernel}")
+    return "-".join(parts)
+
+
+def _extent(size: tuple[int, ...]) -> str:
+    """A square by its side, another rectangle as height x width."""
+    return str(size[0]) if len(set(size)) == 1 else "x".join(map(str, size))
 
 
 def output_shapes(input_shape: Shape, synapses: tuple[Synapse, ...]) -> tuple[Shape, ...]:

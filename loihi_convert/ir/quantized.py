@@ -18,7 +18,7 @@ from loihi_convert.chip import limits, rules
 from loihi_convert.choices import Granularity as Granularity
 from loihi_convert.choices import Target as Target
 from loihi_convert.errors import RangeError
-from loihi_convert.ir.network import IntegrateAndFire, Readout, Reset, output_shapes
+from loihi_convert.ir.network import IntegrateAndFire, Readout, Reset, output_shapes, summary
 from loihi_convert.ir.poisson import MAX_SEED
 from loihi_convert.ir.synapse import Synapse
 
@@ -126,7 +126,7 @@ class QuantizedLayer:
         return self.largest_synaptic_current + bias
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class QuantizedNetwork:
     """A network in Loihi's integers; one that breaks an exactness rule of `limits.py` cannot be built.
 
@@ -221,6 +221,15 @@ class QuantizedNetwork:
         hidden = [after.synapse.fan_out(shape) for after, shape in zip(self.layers[1:], self.shapes[:-1], strict=True)]
         output = np.zeros(self.shapes[-1], np.int64)
         return (*hidden, output)[: len(self.spiking_layers)]
+
+    @property
+    def summary(self) -> str:
+        """Architecture, T, reset and target in a line."""
+        architecture = summary(self.input_shape, tuple(layer.synapse for layer in self.layers))
+        return f"{architecture}, T = {self.timesteps}, {self.reset} reset, for {self.target}"
+
+    def __repr__(self) -> str:
+        return f"QuantizedNetwork({self.summary})"
 
     def pixels(self, images: Array) -> Array:
         """uint8 images as the p-bit integers that enter the network: round(image / 255 x (2^p - 1)), uint8."""

@@ -43,7 +43,7 @@ class Stored(NamedTuple):
     network: QuantizedNetwork | None
 
 
-def read_stored(path: Path) -> Stored:
+def read_stored(path: str | Path) -> Stored:
     """Return all that is in the netx file at ``path``, whether it can be run or not.
 
     Raises
@@ -51,6 +51,7 @@ def read_stored(path: Path) -> Stored:
     NetxError
         If it is missing or damaged, does not hold layers, or is a native file that `read` refuses.
     """
+    path = Path(path)
     content = hdf5.read_content(path)
     with errors_that_name(path):
         if not hdf5.is_native(content):
@@ -60,7 +61,7 @@ def read_stored(path: Path) -> Stored:
         return Stored(content, datasets, decode(datasets))
 
 
-def read_stock(path: Path) -> StockFile:
+def read_stock(path: str | Path) -> StockFile:
     """Return what lava-dl sees of the netx file at ``path``, native or external, even if `read` refuses it.
 
     Raises
@@ -68,13 +69,15 @@ def read_stock(path: Path) -> StockFile:
     NetxError
         If it is missing or damaged, or does not hold layers.
     """
+    path = Path(path)
     content = hdf5.read_content(path)
     with errors_that_name(path):
         return stock_file(hdf5.read_stock_datasets(content))
 
 
-def is_native(path: Path) -> bool:
+def is_native(path: str | Path) -> bool:
     """Whether the netx file at ``path`` was written by `write`, intact or not."""
+    path = Path(path)
     content = hdf5.read_content(path)
     with errors_that_name(path):
         return hdf5.is_native(content)

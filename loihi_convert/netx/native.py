@@ -61,7 +61,7 @@ FORMAT: Final = 1
 _BALANCED: Final = ("threshold", "amplitude", "initial_potential")
 
 
-def write(network: QuantizedNetwork, path: Path, *, overwrite: bool = False) -> None:
+def write(network: QuantizedNetwork, path: str | Path, *, overwrite: bool = False) -> None:
     """Write ``network`` as a netx file; afterwards ``path`` is complete, or what it was before.
 
     Raises
@@ -69,11 +69,12 @@ def write(network: QuantizedNetwork, path: Path, *, overwrite: bool = False) -> 
     InputError
         If ``path`` exists and ``overwrite`` is off, or cannot be written.
     """
+    path = Path(path)
     refuse_to_overwrite(path, overwrite)
     write_atomically(path, file_content(dict(encode(network))))
 
 
-def read(path: Path) -> QuantizedNetwork:
+def read(path: str | Path) -> QuantizedNetwork:
     """Return the network in the netx file at ``path``, checked against its digests and the exactness rules.
 
     Raises
@@ -81,6 +82,7 @@ def read(path: Path) -> QuantizedNetwork:
     NetxError
         If the file is missing, damaged, was not written by this package, or holds numbers that do not fit Loihi.
     """
+    path = Path(path)
     content = read_content(path)
     with errors_that_name(path, hint=EXPORT_AGAIN):
         return decode(read_datasets(content))

@@ -30,6 +30,8 @@ from loihi_convert.ir.quantized import QuantizedNetwork, Target
 from loihi_convert.ir.synapse import Dense, Synapse
 from loihi_convert.netx.stock import StockFile
 from loihi_convert.progress import Progress, ProgressFactory, no_progress_bar
+from loihi_convert.report.conversion_tables import resource_table
+from loihi_convert.report.table import notebook_html
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +80,7 @@ LoadedFile = CheckpointFile | NativeFile | ExternalFile | RefusedFile
 """A file, as far as it could be read."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CheckReport:
     """All findings, the worst first, and the resources of each layer.
 
@@ -117,9 +119,15 @@ class CheckReport:
         place = {"lava": "Lava on a CPU", "loihi2": "Loihi 2"}[self.target]
         return f"{self.path.name}: {outcome} {place}: {counts}"
 
+    def __repr__(self) -> str:
+        return "\n".join((self.verdict, *(finding.line for finding in self.findings)))
+
+    def _repr_html_(self) -> str:
+        return notebook_html(repr(self), *([] if self.chips is None else [resource_table(self.chips)]))
+
 
 def load_file(
-    path: Path,
+    path: str | Path,
     *,
     arch: str | None = None,
     input_shape: Shape | None = None,
@@ -137,6 +145,7 @@ def load_file(
     UsageError
         As `source.open_source`.
     """
+    path = Path(path)
     if not path.is_file():
         raise InputError("no such file", where=path, hint="Name a .net file, or the checkpoint of a CNN.")
     if path.suffix in SUFFIXES:

@@ -10,29 +10,58 @@ from loihi_convert.backends import Backend
 from loihi_convert.backends.request import check_run
 from loihi_convert.data import Dataset
 from loihi_convert.frontend.source import reopen_source
-from loihi_convert.metrics.advice import advice, image_note
+from loihi_convert.metrics.advice import advice, image_note, verdict
 from loihi_convert.metrics.diagnosis import Diagnosis
 from loihi_convert.metrics.diagnosis import diagnose as diagnose_network
 from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.pipeline.origin import float_network
 from loihi_convert.pipeline.running import OpenedFile, run
 from loihi_convert.progress import ProgressFactory, no_progress_bar
+from loihi_convert.report.diagnosis_tables import cause_table, divergence_table
+from loihi_convert.report.table import Table, notebook_html
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DiagnosisReport:
-    """Where one file's accuracy went, what to try, what else to know, and the images on which Lava equalled `ref`."""
+    """Where the accuracy of one network went, what to try, and what else to know.
 
-    path: Path
+    Parameters
+    ----------
+    path
+        Its file; None where it is in memory only.
+    diagnosis
+        Figures.
+    advice, notes
+        A sentence each.
+    equal_on_lava
+        Images on which Lava equalled `ref`.
+    """
+
+    path: Path | None
     diagnosis: Diagnosis
     advice: tuple[str, ...]
     notes: tuple[str, ...]
-    equal_on_lava: int
+    equal_on_lava: int = 0
+
+    @property
+    def verdict(self) -> str:
+        """What is lost, what loses it and where, in a few sentences."""
+        return verdict(self.diagnosis)
+
+    def tables(self) -> tuple[Table, Table]:
+        """Return the loss by cause, and by layer."""
+        return cause_table(self.diagnosis), divergence_table(self.diagnosis)
+
+    def __repr__(self) -> str:
+        return "\n".join((self.verdict, *(f"- {sentence}" for sentence in self.advice)))
+
+    def _repr_html_(self) -> str:
+        return notebook_html(repr(self), *self.tables())
 
 
 def diagnose(
-    model: Path,
-    path: Path,
+    model: str | Path,
+    path: str | Path,
     images: Dataset,
     timesteps: int | None = None,
     *,
@@ -69,6 +98,8 @@ def diagnose(
     VerificationError
         If Lava's integers are not those of `ref`.
     """
+    model = Path(model)
+    path = Path(path)
     network = netx.read(path)
     steps = network.timesteps if timesteps is None else timesteps
     check_run(network, images.images, steps)

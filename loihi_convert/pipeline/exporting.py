@@ -66,8 +66,8 @@ def output_paths(model: Path, output: Path | None, timesteps: Sequence[int]) -> 
 
 
 def export(
-    model: Path | Source,
-    output: Path | None,
+    model: str | Path | Source,
+    output: str | Path | None,
     timesteps: Sequence[int],
     calibration: Array,
     *,
@@ -111,6 +111,8 @@ def export(
     VerificationError
         If a written file does not compute what the network in memory does.
     """
+    model = Path(model) if isinstance(model, str) else model
+    output = None if output is None else Path(output)
     checkpoint = model.path if isinstance(model, Source) else model
     base = output or checkpoint
     if base is None:

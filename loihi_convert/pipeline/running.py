@@ -56,7 +56,11 @@ class OpenedFile:
 
 
 def open_file(
-    path: Path, *, network: QuantizedNetwork | None = None, model: Path | None = None, arch: str | None = None
+    path: str | Path,
+    *,
+    network: QuantizedNetwork | None = None,
+    model: str | Path | None = None,
+    arch: str | None = None,
 ) -> OpenedFile:
     """Return the netx file at ``path``, and the CNN it was made from.
 
@@ -77,6 +81,8 @@ def open_file(
     InputError
         If the file or ``model`` cannot be used, or ``model`` has other layers.
     """
+    path = Path(path)
+    model = None if model is None else Path(model)
     network = netx.read(path) if network is None else network
     source = source_of(path, network, model, arch)
     if source is None:
@@ -244,7 +250,7 @@ def _float_predictions(
 
 
 def run_into_folder(
-    root: Path,
+    root: str | Path,
     files: Sequence[OpenedFile],
     backend: Backend,
     splits: DataSplits,
@@ -274,6 +280,7 @@ def run_into_folder(
     command_line
         The words that the user typed, for the manifest.
     """
+    root = Path(root)
     classes = splits.classes or None
     run_folder.require_different_names([opened.path.stem for opened in files])
     for opened in files:

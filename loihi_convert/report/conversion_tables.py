@@ -1,7 +1,8 @@
-"""What quantization did to each layer, and what each layer takes on a chip, as tables."""
+"""The layers of a network, what quantization did to each, and what each takes on a chip, as tables."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from loihi_convert.report.table import Table, table_of
@@ -9,6 +10,29 @@ from loihi_convert.report.table import Table, table_of
 if TYPE_CHECKING:
     from loihi_convert.chip.resources import Chips
     from loihi_convert.conversion.quantization_report import LayerReport, QuantizationReport
+    from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
+
+
+def network_table(network: QuantizedNetwork) -> Table:
+    """Return the layers of a network: output shape, neurons, bits of the largest weight, range of thresholds."""
+    rows = [
+        {
+            "layer": layer.name,
+            "output": " x ".join(map(str, shape)),
+            "neurons": f"{math.prod(shape):,}",
+            "weights": f"{layer.weight.size:,}",
+            "weight\nbits": str(int(abs(layer.weight).max(initial=0)).bit_length() + 1),
+            "thresholds": _threshold_range(layer),
+        }
+        for layer, shape in zip(network.layers, network.shapes, strict=True)
+    ]
+    return table_of(rows, caption=network.summary)
+
+
+def _threshold_range(layer: QuantizedLayer) -> str:
+    if layer.threshold is None:
+        return "only integrates"
+    return "..".join(map(str, dict.fromkeys((int(layer.threshold.min()), int(layer.threshold.max())))))
 
 
 def quantization_table(report: QuantizationReport) -> Table:

@@ -78,6 +78,12 @@ class Table:
         return f"<table>{caption}{line('th', self.headers)}{''.join(line('td', row) for row in self.rows)}</table>"
 
 
+def notebook_html(text: str, *tables: Table) -> str:
+    """Return lines of text and tables as a notebook shows them."""
+    lines = "<br>".join(html.escape(line) for line in text.splitlines())
+    return f"<p>{lines}</p>{''.join(table._repr_html_() for table in tables)}"
+
+
 def table_of(
     rows: Sequence[Mapping[str, str | None]],
     *,

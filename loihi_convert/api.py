@@ -1,0 +1,380 @@
+"""The package in Python, on values: `convert` a CNN or `load` a file, then run, save, check, diagnose.
+
+Everything here is in memory; a file is written only where one is asked for, or where something outside this process
+must read it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from loihi_convert import netx
+from loihi_convert.arrays import Array
+from loihi_convert.backends import open_backend
+from loihi_convert.backends.difference import first_difference
+from loihi_convert.backends.reference import run_network
+from loihi_convert.backends.request import check_run
+from loihi_convert.backends.result import RunResult
+from loihi_convert.choices import BackendName, Device, Target
+from loihi_convert.conversion.flow import Conversion, to_integers
+from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
+from loihi_convert.data.in_memory import Images, Labels, as_dataset, as_images
+from loihi_convert.errors import PlatformError, UsageError
+from loihi_convert.frontend.lowering import per_channel
+from loihi_convert.frontend.source import Source, open_source
+from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.metrics.advice import advice
+from loihi_convert.metrics.diagnosis import diagnose as diagnose_network
+from loihi_convert.metrics.evaluation import Evaluation, Point, evaluate
+from loihi_convert.pipeline.checking import CheckReport, check, load_file
+from loihi_convert.pipeline.diagnosing import DiagnosisReport
+from loihi_convert.pipeline.origin import float_network, source_of
+from loihi_convert.progress import progress_bar
+from loihi_convert.report.conversion_tables import network_table
+from loihi_convert.report.run_tables import accuracy_table
+from loihi_convert.report.table import Table, notebook_html
+from loihi_convert.simulation.gpu import chosen_device
+from loihi_convert.simulation.relu import cnn_scores
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+    from torch import nn
+
+_FILE: Final = f"model{netx.SUFFIX}"
+
+
+def convert(
+    model: nn.Module | str | Path,
+    images: Images,
+    *,
+    timesteps: int = 64,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    arch: str | None = None,
+    classes: Sequence[str] | None = None,
+    balancing: BalanceOptions = BalanceOptions(),
+    quantization: QuantizeOptions = QuantizeOptions(),
+    device: Device = "auto",
+) -> Converted:
+    """Return ``model`` as a spiking network in Loihi's integers, balanced for ``timesteps`` steps.
+
+    Parameters
+    ----------
+    model
+        The trained CNN: a `torch.nn.Module`, or the path of its checkpoint (``.pt``, ``.safetensors``).
+    images
+        Calibration images, some hundreds to thousands of the training set, never test images: NumPy, torch or a
+        DataLoader; uint8, or floats in 0..1; ``(N, H, W)`` or ``(N, C, H, W)``. Before any normalization.
+    timesteps
+        The latency T.
+    mean, std
+        Where the CNN was trained on ``(x - mean) / std`` with x in 0..1: one number, or one per channel; both or none.
+    arch
+        For the path of a plain state dict: ``package.module:factory``, which builds the CNN. Its code runs.
+    classes
+        The name of each output; by default 0, 1, ...
+    balancing
+        How firing thresholds are balanced; by default the method that agrees best with the CNN on ``images``.
+    quantization
+        Bits and target.
+    device
+        Where to simulate: ``"cpu"``, ``"cuda"``, or ``"auto"``: a GPU if torch sees one.
+
+    Raises
+    ------
+    UsageError
+        If parameters are out of range or contradict each other.
+    UnsupportedModelError
+        If the CNN holds what has no spiking equivalent.
+    InputError
+        If the checkpoint or the images cannot be used.
+    """
+    pixels = as_images(images)
+    shape = pixels.shape[1:]
+    if (mean is None) != (std is None):
+        raise UsageError(
+            "not given", where="mean" if mean is None else "std", expected="`mean` and `std` must be given together"
+        )
+    means, deviations = per_channel(mean, shape[0]), per_channel(std, shape[0])
+    if isinstance(model, str | Path):
+        given = None if arch is None else shape
+        source = open_source(Path(model), arch=arch, input_shape=given, classes=classes, mean=means, std=deviations)
+    else:
+        source = Source.from_module(model, shape, classes=classes, mean=means, std=deviations)
+    done = to_integers(
+        source.network, pixels, timesteps, balancing, quantization, device=chosen_device(device), bars=progress_bar
+    )
+    provenance = {**done.quantized.provenance, "model": dict(source.provenance)}
+    return Converted(replace(done.quantized, provenance=provenance), source, done)
+
+
+def load(path: str | Path, *, model: str | Path | None = None, arch: str | None = None) -> Converted:
+    """Return the network in the ``.net`` file at ``path``, which loihi-convert wrote.
+
+    Parameters
+    ----------
+    path
+        The file.
+    model
+        The checkpoint of its CNN; by default the one beside the file, if it is unchanged. Without a CNN there is no
+        ``cnn_accuracy`` and no diagnosis.
+    arch
+        As in `convert`.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be used.
+    """
+    file = Path(path)
+    network = netx.read(file)
+    return Converted(network, source_of(file, network, None if model is None else Path(model), arch))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Converted:
+    """A network in Loihi's integers, from `convert` or `load`.
+
+    Parameters
+    ----------
+    network
+        The integers, as they stand in a file.
+    source
+        The CNN it was made from; None where that is not at hand.
+    conversion
+        How it was made; None for a file.
+    """
+
+    network: QuantizedNetwork
+    source: Source | None = None
+    conversion: Conversion | None = None
+
+    @property
+    def timesteps(self) -> int:
+        """The latency T its thresholds are balanced for."""
+        return self.network.timesteps
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the conversion had to say: the method it chose, and warnings."""
+        return () if self.conversion is None else self.conversion.notes
+
+    def table(self) -> Table:
+        """Return the layers: shape, neurons, weight bits, thresholds."""
+        return network_table(self.network)
+
+    def run(
+        self,
+        images: Images,
+        labels: Labels | None = None,
+        *,
+        timesteps: int | None = None,
+        backend: BackendName = "ref",
+        device: Device = "auto",
+    ) -> Result:
+        """Run ``images`` for ``timesteps`` steps each and return what came of it, beside the CNN.
+
+        Parameters
+        ----------
+        images
+            Test images, as `convert` takes them.
+        labels
+            The network's output for each image, from 0; without them there is agreement with the CNN, no accuracy.
+        timesteps
+            T; by default the one that thresholds are balanced for.
+        backend
+            ``"ref"``: exact integers in this process. ``"sim"``: Lava's CPU simulator, much slower; the result says
+            whether it equals ``ref``. ``"loihi2"``: a board.
+        device
+            Where ``ref`` simulates.
+
+        Raises
+        ------
+        UsageError
+            If ``timesteps`` is out of range.
+        DataError
+            If the images do not fit the network.
+        PlatformError
+            If Lava or a board is missing.
+        """
+        network = self.network
+        steps = self.timesteps if timesteps is None else timesteps
+        data = as_dataset(images, labels, input_shape=self._image_shape, class_count=network.shapes[-1][0])
+        check_run(network, data.images, steps)
+        chosen = chosen_device(device)
+        with progress_bar("running on ref") as progress:
+            result = run_network(network, data.images, steps, device=chosen, progress=progress)
+        is_equal = None
+        if backend != "ref":
+            reference, result = result, self._run_file(data.images, steps, backend)
+            is_equal = first_difference(result, reference) is None
+        cnn = None if self.source is None else cnn_scores(self.source.network, data.images).argmax(axis=1)
+        evaluation = evaluate(result, network, labels=data.labels, cnn_predictions=cnn)
+        return Result(network, result, evaluation, backend, is_equal)
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write a lava-dl netx HDF5 file and return its path; an existing file is kept unless ``overwrite``."""
+        netx.write(self.network, Path(path), overwrite=overwrite)
+        return Path(path)
+
+    def check(self, target: Target | None = None, images: Images | None = None, *, chips: int = 1) -> CheckReport:
+        """Return what is in the way of a target, the worst first; see `CheckReport`.
+
+        Parameters
+        ----------
+        target
+            ``"lava"`` or ``"loihi2"``; by default the one it was made for.
+        images
+            Images on which to look for channels that stay silent or fire at every step.
+        chips
+            How many Loihi 2 chips there are for it.
+        """
+        pixels = None if images is None else as_images(images, self._image_shape)
+        with tempfile.TemporaryDirectory() as folder:
+            file = load_file(self.save(Path(folder) / _FILE))
+        return check(file, pixels, target=target or self.network.target, chips=chips)
+
+    def diagnose(
+        self, images: Images, labels: Labels | None = None, *, timesteps: int | None = None
+    ) -> DiagnosisReport:
+        """Return where the accuracy went between the CNN and these integers, and what to try.
+
+        Parameters
+        ----------
+        images, labels
+            Validation images, as in `run`: what the answer is acted on must not be the test images.
+
+        Raises
+        ------
+        UsageError
+            If the CNN is not at hand.
+        """
+        if self.source is None:
+            raise UsageError("the CNN is not at hand", where="model", hint="Pass `model` to `load`.")
+        data = as_dataset(images, labels, input_shape=self._image_shape, class_count=self.network.shapes[-1][0])
+        steps = self.timesteps if timesteps is None else timesteps
+        check_run(self.network, data.images, steps)
+        spiking = float_network(self.network, self.source.network)
+        with progress_bar("from the CNN to the integers") as progress:
+            found = diagnose_network(
+                self.source.network, spiking, self.network, data.images, data.labels, steps, progress=progress
+            )
+        return DiagnosisReport(None, found, advice(found, self.network), ())
+
+    @property
+    def _image_shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.network.input_shape
+        return channels, height, width
+
+    def _run_file(self, images: Array, timesteps: int, backend: BackendName) -> RunResult:
+        with tempfile.TemporaryDirectory() as folder, open_backend(backend) as opened:
+            path = self.save(Path(folder) / _FILE)
+            with progress_bar(f"running on {backend}") as progress:
+                return opened.run(path, images, timesteps, progress=progress)
+
+    def __repr__(self) -> str:
+        return f"Converted({self.network.summary})"
+
+    def _repr_html_(self) -> str:
+        return notebook_html(repr(self), self.table())
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Result:
+    """What a run gave. Accuracies are fractions, 0..1; None where labels, or the CNN, are not known.
+
+    Parameters
+    ----------
+    network
+        The network that ran.
+    run
+        Integers: potentials of the last layer, spike counts and synaptic operations after each step.
+    evaluation
+        Figures at each reported T, with intervals.
+    backend
+        What ran it.
+    equals_reference
+        Whether every integer equals that of ``ref``; None where ``ref`` ran it.
+    """
+
+    network: QuantizedNetwork
+    run: RunResult
+    evaluation: Evaluation
+    backend: BackendName
+    equals_reference: bool | None = None
+
+    @property
+    def _last(self) -> Point:
+        return self.evaluation.points[-1]
+
+    @property
+    def accuracy(self) -> float | None:
+        """After the last step."""
+        return self._last.accuracy
+
+    @property
+    def cnn_accuracy(self) -> float | None:
+        """Of the CNN on the same images."""
+        return self.evaluation.cnn_accuracy
+
+    @property
+    def agreement_with_cnn(self) -> float | None:
+        """Share of images that get the CNN's class."""
+        return self._last.agreement_with_cnn
+
+    @property
+    def predictions(self) -> Array:
+        """The class of each image after the last step: int64 ``(N,)``."""
+        return self.run.predictions[:, -1]
+
+    def table(self) -> Table:
+        """Return accuracy, spikes and work at each reported T."""
+        return accuracy_table(self.evaluation)
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Return the figures at each reported T as a pandas data frame, one row a T; needs pandas.
+
+        Raises
+        ------
+        PlatformError
+            If pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise PlatformError("not installed", where="pandas", hint="pip install pandas") from error
+        rows = [
+            point.model_dump(exclude={"synaptic_operations_per_layer", "firing_rate"})
+            for point in self.evaluation.points
+        ]
+        return pandas.DataFrame(rows).set_index("timesteps")
+
+    def plot(self) -> Figure:
+        """Return accuracy against T as a matplotlib figure.
+
+        Raises
+        ------
+        UsageError
+            If neither labels nor the CNN are known, so that there is nothing to draw.
+        """
+        from loihi_convert.report.figure import accuracy_figure
+
+        figure = accuracy_figure([("", self.evaluation)], self.network.summary)
+        if figure is None:
+            raise UsageError("neither labels nor the CNN are known", where="labels", hint="Pass `labels` to `run`.")
+        return figure
+
+    def __repr__(self) -> str:
+        shown = {"accuracy": self.accuracy, "CNN": self.cnn_accuracy, "same class as the CNN": self.agreement_with_cnn}
+        known = ", ".join(f"{name} {100 * value:.2f} %" for name, value in shown.items() if value is not None)
+        equal = {None: "", True: ", equal to ref", False: ", NOT equal to ref"}[self.equals_reference]
+        images = self.evaluation.image_count
+        return f"Result({images:,} images, T = {self._last.timesteps} on {self.backend}{equal}: {known or 'no labels'})"
+
+    def _repr_html_(self) -> str:
+        return notebook_html(repr(self), self.table())

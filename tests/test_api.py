@@ -1,0 +1,51 @@
+"""The Python face, as a notebook uses it: every cell of tests/notebooks, in order and in one namespace."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.networks import random_network
+
+import loihi_convert as lc
+
+CELLS = (Path(__file__).parent / "notebooks/own_cnn.py").read_text().split("# %% ")[1:]
+
+
+def test_every_cell_of_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for cell in CELLS:
+        exec(compile(f"# {cell}", f"cell {cell.splitlines()[0]}", "exec"), namespace)
+    assert len(CELLS) == 25
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    program = "import sys, loihi_convert; print(*({'torch', 'numpy', 'h5py', 'pydantic'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_every_public_name_is_there() -> None:
+    assert lc.__all__ == sorted(lc.__all__)
+    for name in lc.__all__:
+        assert getattr(lc, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = lc.no_such_name
+
+
+def test_no_public_function_is_called_like_a_module() -> None:
+    root = Path(lc.__file__).parent
+    modules = {path.stem for path in root.rglob("*.py")} | {path.name for path in root.rglob("*") if path.is_dir()}
+    assert {name for name in lc.__all__ if name in modules} == set()
+
+
+@pytest.mark.lava
+def test_a_run_on_lava_says_whether_it_equals_ref() -> None:
+    network, images = random_network(3, image_count=3)
+    result = lc.Converted(network).run(images, backend="sim", timesteps=2)
+    assert result.equals_reference is True
+    assert np.array_equal(result.run.potentials, lc.Converted(network).run(images, timesteps=2).run.potentials)
