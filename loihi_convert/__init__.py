@@ -45,9 +45,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from loihi_convert.api import Converted, Result, convert, load
+    from loihi_convert.cnn.training import TrainOptions, train_cnn
     from loihi_convert.conversion.balancing import balance
     from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
     from loihi_convert.conversion.quantization import quantize
+    from loihi_convert.data import load_data
     from loihi_convert.errors import LoihiConvertError
     from loihi_convert.frontend.lowering import to_relu_network
     from loihi_convert.netx import read, write
@@ -59,12 +61,15 @@ _HOMES: Final = {
     "LoihiConvertError": "errors",
     "QuantizeOptions": "conversion.options",
     "Result": "api",
+    "TrainOptions": "cnn.training",
     "balance": "conversion.balancing",
     "convert": "api",
     "load": "api",
+    "load_data": "data",
     "quantize": "conversion.quantization",
     "read": "netx",
     "to_relu_network": "frontend.lowering",
+    "train_cnn": "cnn.training",
     "write": "netx",
 }
 
@@ -74,13 +79,16 @@ __all__ = [
     "LoihiConvertError",
     "QuantizeOptions",
     "Result",
+    "TrainOptions",
     "__version__",
     "balance",
     "convert",
     "load",
+    "load_data",
     "quantize",
     "read",
     "to_relu_network",
+    "train_cnn",
     "write",
 ]
 
