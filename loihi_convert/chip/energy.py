@@ -1,6 +1,6 @@
-"""Energy and time of one inference: counted events times published constants; always a range, and what it leaves out.
+"""Energy and time of one inference: counted events times published constants, as a range, with what it leaves out.
 
-Nothing here was measured on a chip. What is measured are the counts: spikes F and the synapses they reach S, means over
+Nothing here was measured on a chip. Measured are only the counts: spikes F and the synapses they reach S, means over
 the images of a run up to step T. With N neurons (all are updated in every step), depth D, M the multiplications of the
 CNN for one image and M_1 those of its first layer::
 
@@ -36,17 +36,17 @@ class Constant(Record):
     Attributes
     ----------
     event
-        What happens once.
+        The event that this is the cost of.
     end
-        Of the range.
+        Which end of the range.
     value, unit
-        In joules, ``"J"``, or seconds, ``"s"``.
+        Joules, ``"J"``, or seconds, ``"s"``.
     chip
         Generation and process.
     source
-        Where it is published.
+        The publication.
     leaves_out
-        What belongs to the event and is not in the number.
+        Costs of the event that the number does not include.
     """
 
     event: str
@@ -150,7 +150,7 @@ CONSTANTS: Final[tuple[Constant, ...]] = (
     *(*SYNAPTIC_TIME, *UPDATE_TIME, *SPIKE_TIME, *STEP_TIME),
     *(*ADD_ENERGY, *MULTIPLY_ENERGY),
 )
-"""Every number that estimates are made of."""
+"""Every constant of the estimates."""
 
 CORES: Final = 128
 """Neurocores of a Loihi 1 (Davies et al. 2018)."""
@@ -160,7 +160,7 @@ NEURONS_PER_CORE: Final = 1024
 
 
 def _boundary(low: str, high: str) -> str:
-    """What is in the figures of Loihi 1, and what is not; of pixels at either end."""
+    """What the figures of Loihi 1 include, and what not; ``low`` and ``high``: how pixels count at either end."""
     return (
         "Estimated from counted spikes, not measured on a chip. In: synaptic operations, membrane updates and spikes "
         "of the cores of Loihi 1, and the barrier after each step. Not in: static power, host, input and output, "
@@ -171,23 +171,23 @@ def _boundary(low: str, high: str) -> str:
 
 
 BOUNDARY: Final = _boundary("pixels as a current that costs nothing", "all pixels through their synapses in every step")
-"""Of networks whose pixels are numbers."""
+"""The boundary for networks whose pixels are numbers."""
 
 POISSON_BOUNDARY: Final = _boundary(
     "without the Poisson spikes that pixels are, and their synapses",
     "the synapses of a spike of every pixel in every step",
 )
-"""Of networks whose pixels are spikes."""
+"""The boundary for networks whose pixels are Poisson spikes."""
 
 ARITHMETIC: Final = (
     "Arithmetic: the same counts as additions, and those of the CNN as multiplications and additions, from 8-bit "
     "integers to 32-bit floats in 45 nm, without memory, which costs more: to be compared with each other only."
 )
-"""The same for bare arithmetic."""
+"""The boundary of the bare arithmetic."""
 
 
 class Estimate(Record):
-    """One inference of T steps, in the mean over the images of a run; pairs are (low, high).
+    """One inference of T steps, mean over the images of a run; pairs are (low, high).
 
     Attributes
     ----------
@@ -202,7 +202,7 @@ class Estimate(Record):
     loihi1_joules, loihi1_seconds
         See this module's docstring.
     arithmetic_joules
-        The same counts as bare arithmetic in 45 nm.
+        The same counts as arithmetic alone, in 45 nm.
     """
 
     timesteps: int
@@ -215,18 +215,18 @@ class Estimate(Record):
 
 
 class Energy(Record):
-    """What an inference is estimated to take, at every reported T, and all that must be known to read it.
+    """The estimated cost of an inference, at every reported T, and what must be known to read it.
 
     Attributes
     ----------
     boundary
-        What is in, and what is not.
+        What is included, and what is not.
     cnn_arithmetic_joules
-        (low, high) for the CNN's multiplications, bare arithmetic in 45 nm.
+        (low, high) for the CNN's multiplications, arithmetic alone, in 45 nm.
     estimates
-        Ascending in T.
+        By ascending T.
     constants
-        All that they were made of.
+        Every constant used.
     """
 
     boundary: str
@@ -291,7 +291,7 @@ def estimate(
 
 
 def energy(estimates: Sequence[Estimate], multiply_accumulates: int, *, is_poisson: bool = False) -> Energy:
-    """Return ``estimates`` beside the CNN's arithmetic, of ``multiply_accumulates`` an image, with their boundary."""
+    """Return ``estimates`` with their boundary and the CNN's arithmetic: ``multiply_accumulates`` per image."""
     low, high = MULTIPLY_ENERGY
     return Energy(
         boundary=f"{POISSON_BOUNDARY if is_poisson else BOUNDARY} {ARITHMETIC}",

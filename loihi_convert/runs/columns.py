@@ -20,7 +20,7 @@ from loihi_convert.external.cuba import CubaLayer, CubaNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.metrics.early_exit import EarlyExit, ExitPoint
 from loihi_convert.metrics.evaluation import Evaluation, Point
-from loihi_convert.records import Interval
+from loihi_convert.records import Interval, Record
 
 POTENTIAL = "potential"
 """Prefix of the columns of output potentials in predictions.csv: ``potential_0``, ``potential_1``, ..."""
@@ -75,51 +75,48 @@ class Prediction(_Row):
 
 
 def accuracy_row(name: str, evaluation: Evaluation, point: Point) -> dict[str, object]:
-    """Return a row of accuracy.csv: the fields of `Point` in order, intervals and layers in columns of their own."""
-    row: dict[str, object] = {
+    """Return a row of accuracy.csv: the fields of `Point`, and those of the run before them."""
+    return {
         "file": name,
         "balanced_timesteps": evaluation.timesteps,
         "image_count": evaluation.image_count,
         "cnn_accuracy": evaluation.cnn_accuracy,
-        **_interval_columns("cnn_accuracy", evaluation.cnn_accuracy_interval),
+        **_range_columns("cnn_accuracy", evaluation.cnn_accuracy_interval),
+        **_flat(point, [layer.name for layer in evaluation.layers]),
     }
-    names = [layer.name for layer in evaluation.layers]
-    for field, value in point:
-        if field.endswith("_interval"):
-            row |= _interval_columns(field.removesuffix("_interval"), value)
-        elif isinstance(value, tuple):
-            row |= {f"{field.removesuffix('_per_layer')}_{layer}": x for layer, x in zip(names, value, strict=False)}
-        else:
-            row[field] = value
-    return row
 
 
 def early_exit_row(name: str, evaluation: Evaluation, early_exit: EarlyExit, point: ExitPoint) -> dict[str, object]:
-    """Return a row of early_exit.csv: the fields of `ExitPoint` in order, and whether its margin is the chosen one."""
-    row: dict[str, object] = {
+    """Return a row of early_exit.csv: the fields of `ExitPoint`, and whether its margin is the chosen one."""
+    return {
         "file": name,
         "balanced_timesteps": evaluation.timesteps,
         "timesteps": early_exit.choice.timesteps,
         "image_count": evaluation.image_count,
         "chosen": point.margin == early_exit.choice.margin,
+        **_flat(point),
     }
-    for field, value in point:
-        if field.endswith("_interval"):
-            row |= _interval_columns(field.removesuffix("_interval"), value)
-        else:
-            row[field] = value
-    return row
 
 
 def energy_row(name: str, estimate: Estimate) -> dict[str, object]:
-    """Return a row of energy.csv: the fields of `Estimate` in order, ranges in two columns."""
-    row: dict[str, object] = {"file": name}
-    for field, value in estimate:
-        row |= _interval_columns(field, value) if isinstance(value, tuple) else {field: value}
+    """Return a row of energy.csv: the fields of `Estimate`."""
+    return {"file": name, **_flat(estimate)}
+
+
+def _flat(record: Record, layers: Sequence[str] = ()) -> dict[str, object]:
+    """The fields of a record in order: a column for each of ``layers``, or two for a range."""
+    row: dict[str, object] = {}
+    for field, value in record:
+        if field.endswith("_interval"):
+            row |= _range_columns(field.removesuffix("_interval"), value)
+        elif isinstance(value, tuple) and layers:
+            row |= {f"{field.removesuffix('_per_layer')}_{layer}": x for layer, x in zip(layers, value, strict=False)}
+        else:
+            row |= _range_columns(field, value) if isinstance(value, tuple) else {field: value}
     return row
 
 
-def _interval_columns(name: str, interval: Interval | None) -> dict[str, float | None]:
+def _range_columns(name: str, interval: Interval | None) -> dict[str, float | None]:
     low, high = interval or (None, None)
     return {f"{name}_low": low, f"{name}_high": high}
 
