@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -263,16 +264,19 @@ def test_normalization_outside_the_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "where", "found", "expected"),
     [
-        ({"mean": [0.5]}, r"--mean \(0.5,\): the images have 2 channels; give one number for each"),
-        ({"std": [1.0, float("nan")]}, r"--std \(1.0, nan\): allowed are finite numbers\."),
-        ({"std": [1.0, 0.0]}, r"--std \(1.0, 0.0\): allowed are numbers above 0"),
+        ({"mean": [0.5]}, "mean", "(0.5,)", "one number per channel"),
+        ({"std": [1.0, float("nan")]}, "std", "(1.0, nan)", "finite and above 0"),
+        ({"std": [1.0, 0.0]}, "std", "(1.0, 0.0)", "finite and above 0"),
     ],
 )
-def test_wrong_normalization(options: dict[str, list[float]], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+def test_wrong_normalization(options: dict[str, list[float]], where: str, found: str, expected: str) -> None:
+    with pytest.raises(UsageError) as raised:
         to_relu_network(*CNNS["functional"], **options)
+    assert raised.value.where == where
+    assert found in raised.value.found
+    assert expected in raised.value.expected
 
 
 def test_layers_carry_names_geometry_and_pooling() -> None:
@@ -358,21 +362,24 @@ def chain(*modules: nn.Module) -> nn.Module:
         (chain(nn.BatchNorm2d(2, track_running_stats=False)), "1: BatchNorm2d keeps no running statistics"),
         (chain(nn.ReLU(), nn.AvgPool2d(3, 1)), r"2: AvgPool2d has kernel \(3, 3\), stride \(1, 1\).*kernel = stride"),
         (chain(nn.ReLU(), nn.AvgPool2d(2, ceil_mode=True)), "2: AvgPool2d .* ceil_mode True"),
-        (chain(nn.ReLU(), nn.AdaptiveAvgPool2d(2)), "2: AdaptiveAvgPool2d has output size 2; supported is 1"),
+        (chain(nn.ReLU(), nn.AdaptiveAvgPool2d(2)), "2: AdaptiveAvgPool2d has output size 2; supported: 1"),
         (
             chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 2), nn.ReLU()),
-            "4: the model ends here; it must end with a Linear layer",
+            "4: the model ends here; must end with a Linear layer",
         ),
         (
             chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 2), nn.Softmax(1), nn.ReLU()),
-            "5: ReLU follows a softmax; supported is a softmax at the end",
+            "5: ReLU follows a softmax; supported: a softmax at the end",
         ),
         (nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")), "0: Conv2d pads with mode circular"),
         (
             nn.Sequential(nn.Conv2d(1, 2, 2), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(2, 2, 3, padding=1)),
             r"3: Conv2d is padded after 2, whose window \(2, 2\) does not divide its input \(5, 5\)",
         ),
-        (Residual(), r"add \(after conv2\) does not continue the chain: its inputs are not just the layer before it"),
+        (
+            Residual(),
+            r"add \(after conv2\): add does not continue the chain: its inputs are not",
+        ),
         (Shared(), "conv: Conv2d is used twice"),
         (chain(nn.GELU()), r"1: GELU has no spiking equivalent.* Train with ReLU\.$"),
         (chain(nn.ConvTranspose2d(2, 2, 2)), "1: ConvTranspose2d has no spiking .* needs no upsampling; leave it out"),
@@ -384,31 +391,37 @@ def chain(*modules: nn.Module) -> nn.Module:
         ),
         (
             Called(lambda x: torch.cat([x, x], 1)[:, :2]),
-            r"^cat \(after conv\) has no .* Branches are not supported; train",
+            r"^cat \(after conv\): cat has no .* Branches are not supported; train",
         ),
-        (Called(lambda x: x.chunk(1, 1)[0]), r"getitem \(after conv\) does not continue the chain"),
-        (Called(torch.sigmoid), r"^sigmoid \(after conv\) has no spiking equivalent here.* Train with ReLU"),
+        (Called(lambda x: x.chunk(1, 1)[0]), r"getitem \(after conv\): getitem does not continue the chain"),
+        (Called(torch.sigmoid), r"^sigmoid \(after conv\): sigmoid has no spiking equivalent here.* Train with ReLU"),
         (Called(lambda x: functional.max_pool2d(x, 3, 1, 1)), r"max_pool2d \(after conv\).* Train with AvgPool2d or"),
-        (Called(functional.dropout), r"dropout \(after conv\) is not told that training is over; pass training=self"),
-        (Called(lambda x: x + x), r"add \(after conv\) does not join the layer before it with one constant"),
-        (Called(lambda x: x / 0.0), r"truediv \(after conv\) has a constant that is NaN, infinite, or 0 in a division"),
-        (Called(lambda x: 1 / x), r"truediv \(after conv\) divides a constant by the layer before it"),
-        (Called(lambda x: x * torch.rand(6)), r"mul \(after conv\) has a constant that differs between pixels"),
+        (
+            Called(functional.dropout),
+            r"dropout \(after conv\): dropout is not told that training is over",
+        ),
+        (Called(lambda x: x + x), r"add \(after conv\): add does not join the layer before it with one constant"),
+        (
+            Called(lambda x: x / 0.0),
+            r"truediv \(after conv\): truediv has a constant that is NaN, infinite, or 0",
+        ),
+        (Called(lambda x: 1 / x), r"truediv \(after conv\): truediv divides a constant by the layer before it"),
+        (Called(lambda x: x * torch.rand(6)), r"mul \(after conv\): mul has a constant that differs between pixels"),
         (
             Called(lambda x: x.squeeze(1)),
-            r"squeeze \(after conv\) squeezes \(2, 6, 6\); supported is squeezing maps of one",
+            r"squeeze \(after conv\): squeeze squeezes \(2, 6, 6\); supported: squeezing maps of one",
         ),
         (chain(nn.ReLU(), nn.MaxPool2d(3, 1, 1), nn.Flatten(), nn.Linear(32, 2), nn.Softmax(0)), "2: MaxPool2d"),
-        (chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 2), nn.Softmax(0)), "4: Softmax runs over axis 0; supported is"),
+        (chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 2), nn.Softmax(0)), "4: Softmax runs over axis 0; supported: "),
         (
             nn.Sequential(nn.Conv2d(1, 2, 2, padding="same")),
             r"0: Conv2d pads kernel \(2, 2\) to the same size by one more",
         ),
         (nn.Sequential(StandardizedConv(1, 2, 3)), "conv2d.* Use the modules nn.Conv2d"),
         (ControlFlow(), "ControlFlow: its forward cannot be traced"),
-        (nn.Sequential(nn.Conv2d(1, 2, 3)), "0: the model ends here; it must end with a Linear layer"),
+        (nn.Sequential(nn.Conv2d(1, 2, 3)), "0: the model ends here; must end with a Linear layer"),
         (nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AvgPool2d(2)), "2: the model ends here; .* of whole maps"),
-        (nn.Sequential(nn.Conv2d(1, 2, 1), nn.AvgPool2d(2)), "1: the model ends here; it must end with"),
+        (nn.Sequential(nn.Conv2d(1, 2, 1), nn.AvgPool2d(2)), "1: the model ends here; must end with"),
         (
             chain(nn.ReLU(), nn.Conv2d(2, 2, 1), nn.AdaptiveAvgPool2d(1), nn.ReLU(), nn.Conv2d(2, 4, 3, padding=1)),
             "5: Conv2d is a convolution of maps of one pixel; make it 1 x 1",
@@ -419,11 +432,34 @@ def chain(*modules: nn.Module) -> nn.Module:
 )
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 def test_everything_else_is_refused_by_name(model: nn.Module, message: str) -> None:
-    with pytest.raises(UnsupportedModelError, match=message):
+    with pytest.raises(UnsupportedModelError) as raised:
         to_relu_network(model, (1, 6, 6))
+    assert re.search(message, str(raised.value)), str(raised.value)
+    assert raised.value.where
+    assert raised.value.expected
+
+
+@pytest.mark.parametrize(
+    ("model", "has_advice"),
+    [
+        (chain(nn.Conv2d(2, 2, 1)), False),
+        (nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")), False),
+        (Shared(), False),
+        (chain(nn.BatchNorm2d(2, track_running_stats=False)), False),
+        (chain(nn.ReLU(), nn.Linear(4, 2)), False),
+        (nn.Sequential(StandardizedConv(1, 2, 3)), True),
+        (Called(lambda x: functional.linear(x, torch.ones(6, 6))), True),
+    ],
+)
+def test_only_functions_of_weights_are_told_to_use_modules(model: nn.Module, has_advice: bool) -> None:
+    with pytest.raises(UnsupportedModelError) as raised:
+        to_relu_network(model, (1, 6, 6))
+    assert ("Use the modules nn.Conv2d" in raised.value.hint) == has_advice
 
 
 def test_images_that_do_not_fit_the_model() -> None:
-    with pytest.raises(InputError, match=r"Sequential: does not take images of shape \(3, 6, 6\) \(.*\)\.$") as caught:
+    with pytest.raises(InputError) as caught:
         to_relu_network(chain(nn.ReLU()), (3, 6, 6))
+    assert caught.value.where == "Sequential"
+    assert "images of shape (3, 6, 6) (" in caught.value.found
     assert "\n" not in str(caught.value)

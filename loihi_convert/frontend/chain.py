@@ -84,9 +84,9 @@ class Link:
     operation: Operation
     input_shape: Shape
 
-    def refuse(self, why: str) -> NoReturn:
+    def refuse(self, why: str, *, supported: str = SUPPORTED, hint: str = "") -> NoReturn:
         """Raise an `UnsupportedModelError` that names this link."""
-        refuse(self.name, self.kind, why)
+        refuse(self.name, self.kind, why, supported=supported, hint=hint)
 
 
 def read_chain(model: nn.Module, input_shape: Shape) -> tuple[Link, ...]:
@@ -105,8 +105,10 @@ def read_chain(model: nn.Module, input_shape: Shape) -> tuple[Link, ...]:
     except Exception as error:
         reason = _first_line(error)
         raise UnsupportedModelError(
-            f"{type(model).__name__}: its forward cannot be traced ({reason}); supported is a plain chain of "
-            f"{SUPPORTED}, without control flow that depends on data. Rewrite forward as such a chain."
+            f"its forward cannot be traced ({reason})",
+            where=type(model).__name__,
+            expected=f"supported: a plain chain of {SUPPORTED}, without control flow that depends on data",
+            hint="Rewrite forward as such a chain.",
         ) from error
     shapes = _Shapes(graph)
     # Two images, so that a reshape that mixes the batch into the features shows.
@@ -115,7 +117,9 @@ def read_chain(model: nn.Module, input_shape: Shape) -> tuple[Link, ...]:
             shapes.run(torch.zeros(2, *input_shape))
     except Exception as error:
         reason = _first_line(error)
-        raise InputError(f"{type(model).__name__}: does not take images of shape {input_shape} ({reason}).") from error
+        raise InputError(
+            f"does not take images of shape {input_shape} ({reason})", where=type(model).__name__
+        ) from error
     # Sizes as arguments, as in avg_pool2d(x, x.shape[2:]), become their numbers.
     for node in graph.graph.nodes:
         node.args = fx.node.map_arg(node.args, lambda argument: shapes.sizes.get(argument, argument))
@@ -173,7 +177,9 @@ def _nodes_in_order(graph: fx.GraphModule, shapes: _Shapes) -> list[fx.Node]:
                 # An argument with a default, see `_defaults`.
                 continue
             if chain:
-                raise UnsupportedModelError(f"{node.name}: a second input of the model; supported is one image.")
+                raise UnsupportedModelError(
+                    "is a second input of the model", where=node.name, expected="supported: one image"
+                )
             chain.append(node)
             continue
         # Sizes and their items, as in x.view(x.size(0), -1), are numbers, not part of the chain.
@@ -186,7 +192,7 @@ def _nodes_in_order(graph: fx.GraphModule, shapes: _Shapes) -> list[fx.Node]:
                 "does not continue the chain: its inputs are not just the layer before it",
             )
         if node.op == "call_module" and node.target in modules and _module(node, graph).state_dict():
-            refuse(_name(node), _kind(node, graph), "is used twice; supported is one use of each module with weights")
+            refuse(_name(node), _kind(node, graph), "is used twice", supported="one use of each module with weights")
         modules.add(node.target)
         if node.op != "output":
             chain.append(node)
@@ -214,9 +220,9 @@ def _link(node: fx.Node, previous: fx.Node, graph: fx.GraphModule, shapes: _Shap
         operation = _operation_of_call(name, kind, node, input_shape)
     if node.target in _SQUEEZE_CALLED:
         if set(input_shape[1:]) - {1}:
-            refuse(name, kind, f"squeezes {input_shape}; supported is squeezing maps of one pixel")
+            refuse(name, kind, f"squeezes {input_shape}", supported="squeezing maps of one pixel")
     elif isinstance(operation, Flatten) and shapes.of[node] != (2, int(np.prod(input_shape))):
-        refuse(name, kind, f"reshapes {input_shape} to {shapes.of[node][1:]}; supported is flattening to one axis")
+        refuse(name, kind, f"reshapes {input_shape} to {shapes.of[node][1:]}", supported="flattening to one axis")
     return Link(name, kind, operation, input_shape)
 
 
@@ -232,7 +238,7 @@ def _operation_of_call(name: str, kind: str, node: fx.Node, input_shape: Shape) 
     if node.target in (torch.mean, "mean"):
         axes = _argument(node, "dim")
         if len(input_shape) != 3 or not isinstance(axes, list | tuple) or {axis % 4 for axis in axes} != {2, 3}:
-            refuse(name, kind, f"averages over axes {axes}; supported is the mean over height and width")
+            refuse(name, kind, f"averages over axes {axes}", supported="the mean over height and width")
         return Pool((input_shape[1], input_shape[2]))
     if node.target in _SOFTMAX_CALLED or node.target in ("softmax", "log_softmax"):
         return softmax(name, kind, _argument(node, "dim"))
@@ -255,19 +261,19 @@ def _affine_of_call(name: str, kind: str, node: fx.Node, previous: fx.Node, shap
     constant = shapes.constants.get(constants[0]) if isinstance(constants[0], fx.Node) else constants[0]
     if not isinstance(constant, int | float | Tensor):
         refuse(
-            name, kind, f"joins the layer before it with {constants[0]}; supported are numbers, buffers and parameters"
+            name, kind, f"joins the layer before it with {constants[0]}", supported="numbers, buffers and parameters"
         )
     values = torch.as_tensor(constant, dtype=torch.float64).detach().cpu()
     if shapes.of[node] != shapes.of[previous] or values.ndim > 1 + len(input_shape):
-        refuse(name, kind, f"turns {input_shape} into {shapes.of[node][1:]}; supported is one constant per channel")
+        refuse(name, kind, f"turns {input_shape} into {shapes.of[node][1:]}", supported="one constant per channel")
     spread = values.expand(shapes.of[previous])
     per_channel = spread.reshape(2, input_shape[0], -1)[0, :, 0]
     if not torch.equal(spread, per_channel.reshape(-1, *(1,) * (len(input_shape) - 1)).expand_as(spread)):
-        refuse(name, kind, "has a constant that differs between pixels or images; supported is one per channel")
+        refuse(name, kind, "has a constant that differs between pixels or images", supported="one per channel")
     c = per_channel.numpy()
     operation, is_reversed = _arithmetic(node), node.args[0] is not previous
     if not np.isfinite(c).all() or (operation == "truediv" and not c.all()):
-        refuse(name, kind, "has a constant that is NaN, infinite, or 0 in a division; supported are finite numbers")
+        refuse(name, kind, "has a constant that is NaN, infinite, or 0 in a division", supported="finite numbers")
     one, zero = np.ones_like(c), np.zeros_like(c)
     if operation == "add":
         return Affine(one, c)

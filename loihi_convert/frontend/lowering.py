@@ -76,8 +76,10 @@ def to_relu_network(
         arrays = (layer.synapse.weight, layer.synapse.bias)
         if not all(array is None or np.isfinite(array).all() for array in arrays):
             raise InputError(
-                f"{layer.name}: with batch norm folded, a weight or bias is NaN or infinite; they must be finite. "
-                "Train it again."
+                "with batch norm folded, a weight or bias is NaN or infinite",
+                where=layer.name,
+                expected="must be finite",
+                hint="Train the CNN again.",
             )
     return network
 
@@ -93,21 +95,22 @@ def _normalization(channels: int, mean: Sequence[float] | None, std: Sequence[fl
     if mean is None and std is None:
         return None
     centre, spread = (0.0,) * channels if mean is None else mean, (1.0,) * channels if std is None else std
-    for option, values in (("--mean", centre), ("--std", spread)):
+    for parameter, values in (("mean", centre), ("std", spread)):
         if len(values) != channels:
             raise UsageError(
-                f"{option} {tuple(values)}: the images have {channels} channels; give one number for each."
+                f"found {tuple(values)} for images of {channels} channels",
+                where=parameter,
+                expected="must be one number per channel",
             )
-        if not all(map(math.isfinite, values)):
-            raise UsageError(f"{option} {tuple(values)}: allowed are finite numbers.")
-    if min(spread) <= 0:
-        raise UsageError(f"--std {tuple(spread)}: allowed are numbers above 0.")
+        if not all(map(math.isfinite, values)) or (parameter == "std" and min(values) <= 0):
+            least = "finite and above 0" if parameter == "std" else "finite"
+            raise UsageError(f"found {tuple(values)}", where=parameter, expected=f"must be {least}")
     gain = 1 / np.array(spread, np.float64)
     return Affine(gain, -np.array(centre, np.float64) * gain)
 
 
 class _Assembly:
-    """Closes a layer at each ReLU: a synapse with what stands in front of it and behind it."""
+    """Closes a layer at each ReLU: a synapse with the operations before and after it."""
 
     def __init__(self, normalization: Affine | None) -> None:
         self._layers: list[ReluLayer] = []
@@ -125,15 +128,17 @@ class _Assembly:
         if self._open is None or not isinstance(self._open.synapse, Dense) or self._pools:
             last = links[-1].name if links else "the model"
             raise UnsupportedModelError(
-                f"{last}: the model ends here; it must end with a Linear layer, whose membrane potentials become the "
-                "class scores, without ReLU or pooling after it, or with the average of whole maps, one for each class."
+                "the model ends here",
+                where=last,
+                expected="must end with a Linear layer, whose membrane potentials become the class scores, without "
+                "ReLU or pooling after it, or with the average of whole maps, one for each class",
             )
         return ReluNetwork(input_shape, (*self._layers, self._open), tuple(self._notes))
 
     def _take(self, link: Link) -> None:
         operation = link.operation
         if self._notes:
-            link.refuse("follows a softmax; supported is a softmax at the end")
+            link.refuse("follows a softmax", supported="a softmax at the end")
         if isinstance(operation, Conv | Dense):
             self._take_synapse(link, operation)
         elif isinstance(operation, Affine):
@@ -154,7 +159,9 @@ class _Assembly:
 
     def _take_synapse(self, link: Link, synapse: Synapse) -> None:
         if self._open is not None:
-            link.refuse(f"follows {self._open.name} without ReLU between them, where spikes would be sent")
+            link.refuse(
+                f"follows {self._open.name} without ReLU between them", hint="Put a ReLU between the two layers."
+            )
         if isinstance(synapse, Conv) and self._layers and isinstance(self._layers[-1].synapse, Dense):
             if not _is_pointwise(synapse) or synapse.groups > 1:
                 link.refuse("is a convolution of maps of one pixel; make it 1 x 1, without groups, or a Linear layer")

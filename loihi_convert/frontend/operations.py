@@ -45,10 +45,11 @@ _ADVICES: Final = (
     ("Attention by gates is not supported; train without it.", "mul"),
     ("Train with BatchNorm2d, or without.", "GroupNorm LayerNorm InstanceNorm2d LocalResponseNorm"),
     ("A classifier needs no upsampling; leave it out.", "ConvTranspose2d Upsample Interpolate"),
-    ("Use the modules nn.Conv2d, nn.Linear and nn.BatchNorm2d, which hold their weights.", "Conv2d linear BatchNorm"),
 )
 # The module LeakyReLU and the function leaky_relu get the same advice.
 _ADVICE: Final = {kind.lower(): advice for advice, kinds in _ADVICES for kind in kinds.split()}
+# Functions that are given their weights; the modules of these names (Conv2d, Linear) hold them.
+_FUNCTIONS_OF_WEIGHTS: Final = ("conv2d", "linear", "batch_norm")
 NOTHING: Final = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Identity)
 """Modules that compute nothing at inference."""
 
@@ -92,11 +93,12 @@ class Softmax:
 Operation = Conv | Dense | Affine | Relu | Pool | Flatten | Softmax
 
 
-def refuse(name: str, kind: str, why: str) -> NoReturn:
+def refuse(name: str, kind: str, why: str, *, supported: str = SUPPORTED, hint: str = "") -> NoReturn:
     """Raise an `UnsupportedModelError`: where, what was found, what is supported, what to do."""
-    advice = _ADVICE.get(kind.lower().replace("_", ""), "")
-    subject = name if name.startswith(kind) else f"{name}: {kind}"
-    raise UnsupportedModelError(f"{subject} {why}; supported: {SUPPORTED}. {advice}".strip())
+    if not hint and kind in _FUNCTIONS_OF_WEIGHTS:
+        hint = "Use the modules nn.Conv2d, nn.Linear and nn.BatchNorm2d, which hold their weights."
+    hint = hint or _ADVICE.get(kind.lower().replace("_", ""), "")
+    raise UnsupportedModelError(f"{kind} {why}", where=name, expected=f"supported: {supported}", hint=hint)
 
 
 def is_one_operation(module: nn.Module) -> bool:
@@ -109,7 +111,7 @@ def operation_of_module(name: str, kind: str, module: nn.Module, input_shape: Sh
     if _is_plain(module, nn.Conv2d):
         assert isinstance(module, nn.Conv2d)
         if module.padding_mode != "zeros":
-            refuse(name, kind, f"pads with mode {module.padding_mode}, padding {module.padding}; supported are zeros")
+            refuse(name, kind, f"pads with mode {module.padding_mode}, padding {module.padding}", supported="zeros")
         return Conv(
             weight=_array(module.weight),
             bias=None if module.bias is None else _array(module.bias),
@@ -121,7 +123,7 @@ def operation_of_module(name: str, kind: str, module: nn.Module, input_shape: Sh
     if _is_plain(module, nn.Linear):
         assert isinstance(module, nn.Linear)
         if len(input_shape) != 1:
-            refuse(name, kind, "is applied to feature maps; supported is Linear after Flatten")
+            refuse(name, kind, "is applied to feature maps", supported="Linear after Flatten")
         return Dense(_array(module.weight), None if module.bias is None else _array(module.bias))
     if _is_plain(module, nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm):
         assert isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm)
@@ -147,7 +149,7 @@ def operation_of_module(name: str, kind: str, module: nn.Module, input_shape: Sh
 def softmax(name: str, kind: str, axis: Any) -> Softmax:
     """Return a softmax over ``axis``, or `refuse` it."""
     if axis not in (1, -1, None):
-        refuse(name, kind, f"runs over axis {axis}; supported is the axis of the classes, 1")
+        refuse(name, kind, f"runs over axis {axis}", supported="the axis of the classes, 1")
     return Softmax()
 
 
@@ -185,8 +187,8 @@ def average_pool(name: str, kind: str, arguments: Mapping[str, Any]) -> Pool:
         refuse(
             name,
             kind,
-            f"has kernel {kernel}, stride {_pair(stride)}, padding {padding}, ceil_mode {ceil_mode}; supported is "
-            "kernel = stride, no padding, ceil_mode off and no divisor_override",
+            f"has kernel {kernel}, stride {_pair(stride)}, padding {padding}, ceil_mode {ceil_mode}",
+            supported="kernel = stride, no padding, ceil_mode off and no divisor_override",
         )
     return Pool(kernel)
 
@@ -194,7 +196,7 @@ def average_pool(name: str, kind: str, arguments: Mapping[str, Any]) -> Pool:
 def adaptive_pool(name: str, kind: str, output_size: Any, input_shape: Shape) -> Pool:
     """Return the pooling of whole maps, or `refuse` another ``output_size``."""
     if len(input_shape) != 3 or output_size not in (1, (1, 1), [1, 1]):
-        refuse(name, kind, f"has output size {output_size}; supported is 1, the average of the whole map")
+        refuse(name, kind, f"has output size {output_size}", supported="1, the average of the whole map")
     return Pool((input_shape[1], input_shape[2]))
 
 
