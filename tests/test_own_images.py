@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import random
 from pathlib import Path
@@ -217,6 +218,23 @@ def test_an_empty_folder(tmp_path: Path) -> None:
     assert (error().where, error().found) == (str(tmp_path / "cat"), "holds no image")
     put(tmp_path / "1.png", grey(0))
     assert (error().where, error().found) == (str(tmp_path), "holds images both beside and inside its folders")
+
+
+def test_damaged_exif_data_are_an_error_or_no_rotation(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 1, "maker"
+    path = tmp_path / "1.jpg"
+    put(path, np.full((8, 8), 100, np.uint8), exif=exif)
+    content = path.read_bytes()
+    begin, generator, read = content.index(b"Exif") + 4, random.Random(0), 0
+    for _ in range(300):
+        damaged = bytearray(content)
+        for _ in range(3):
+            damaged[begin + generator.randrange(50)] = generator.randrange(256)
+        path.write_bytes(damaged)
+        with contextlib.suppress(DataError):
+            read += load_image_folder(tmp_path).test.images.shape == (1, 1, 8, 8)
+    assert read > 100
 
 
 def test_images_of_different_sizes(tmp_path: Path) -> None:

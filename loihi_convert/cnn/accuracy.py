@@ -29,7 +29,7 @@ def accuracy(
     dataset
         Images ``(N, C, H, W)`` of 0..255 and labels, N >= 1.
     weight_bits
-        Weights are rounded to so many bits first, as training with ``Recipe.weight_bits`` does.
+        Weights are rounded to this many bits first, as in training with ``Recipe.weight_bits``.
     """
     model.eval()
     used = dict(tensors)

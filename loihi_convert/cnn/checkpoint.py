@@ -135,7 +135,7 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
     CheckpointError
         If the file is missing, damaged, hostile, or holds no state dict, or NaN or an infinity.
     UsageError
-        If it is a checkpoint of this package, which says itself what its CNN is.
+        If it is a checkpoint of this package, which describes its CNN itself.
     """
     path = Path(path)
     content = _read(path)

@@ -27,7 +27,7 @@ class _Rounded(NamedTuple):
 
 
 class RoundedWeights:
-    """What rounding makes of the weights of a model from `models.build_model` with QCFS activations.
+    """The rounded weights of a model from `models.build_model` with QCFS activations.
 
     Parameters
     ----------
@@ -71,12 +71,12 @@ class RoundedWeights:
 
 
 def _rows(synapse: _Rounded, tensors: Tensors) -> Tensor:
-    """``(C_out, inputs)``: weights times what an input spike is worth."""
+    """``(C_out, inputs)``: weights times the amplitude of an input spike."""
     return (tensors[synapse.weight] * _factors(synapse, tensors)).flatten(1)
 
 
 def _factors(synapse: _Rounded, tensors: Tensors) -> Tensor:
-    """What an input spike is worth, to be multiplied with the weights: the threshold of its channel."""
+    """The amplitude of an input spike, to be multiplied with the weights: the threshold of its channel."""
     weight = tensors[synapse.weight]
     if synapse.threshold_before is None:
         return torch.ones(1)

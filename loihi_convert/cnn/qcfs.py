@@ -1,9 +1,9 @@
-"""The activation of a CNN that is to spike for few steps: quantization-clip-floor-shift (Bu et al., ICLR 2022).
+"""The activation for CNNs that will run for few time steps: quantization-clip-floor-shift (Bu et al., ICLR 2022).
 
 ``y = threshold * clip(floor(x L / threshold + 1/2) / L, 0, 1)`` with a learnable threshold for each channel and L
-levels: what a soft-reset integrate-and-fire neuron that starts at threshold / 2 sends in L steps, if its current is
-constant and its spikes are worth their threshold. A CNN trained with it loses little when it becomes such neurons, at
-any T.
+levels: the output of a soft-reset integrate-and-fire neuron that starts at threshold / 2, over L steps, if its current
+is constant and the amplitude of its spikes is the threshold. A CNN trained with it loses little when it is converted to
+such neurons, at any T.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_LEVELS: Final = 256
 """Largest L."""
 
 SHARE: Final = 0.99
-"""Of a channel's positive activations below its first threshold."""
+"""Share of a channel's positive activations that lie below its first threshold."""
 
 MIN_THRESHOLD: Final = 1e-4
 """Keeps a threshold positive in training."""

@@ -1,4 +1,4 @@
-"""How to train: numbers of epochs, learning rates, augmentation, for each data set; ours, and the paper's."""
+"""How to train, for each data set: epochs, learning rates, augmentation; this package's recipes and the paper's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from loihi_convert.errors import UsageError, one_of
 
 SCHEDULES: Final = ("one-cycle", "step")
 RECIPES: Final[tuple[str, ...]] = get_args(RecipeName)
-"""What `train --recipe` takes: ours, and Ngu & Lee's."""
+"""The recipes by name: this package's, and that of Ngu & Lee 2022."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Recipe:
     flip
         Augmentation: mirror every other image, by chance, left to right.
     cutout
-        Augmentation: a square of so many pixels a side is set to 0. Its centre may be any pixel of the image, so that
+        Augmentation: a square of this many pixels a side is set to 0. Its centre may be any pixel of the image, so that
         a part of it may lie outside (DeVries & Taylor 2017). 0: none.
     dropout
         Probability that a channel of a convolution is 0 throughout an image in a step (spatial dropout); the others are
@@ -50,7 +50,7 @@ class Recipe:
     step_at
         Share of the training after which ``"step"`` goes on with a tenth of ``learning_rate``; 1: it does not.
     weight_bits
-        Train with weights rounded to so many bits, 2..8, as they will be exported; with QCFS activations only.
+        Train with weights rounded to this many bits, 2..8, as they will be exported; with QCFS activations only.
     """
 
     epochs: int

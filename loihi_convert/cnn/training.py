@@ -39,7 +39,7 @@ _START_ANEW: Final = "Delete it and train without `resume=True`."
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What to train, and how.
+    """The architecture to train, and the recipe.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class TrainOptions:
     qcfs_levels
         Levels L of the activation `qcfs.Qcfs`, which replaces ReLU, in 1..256; None: ReLU.
     weight_bits
-        With ``qcfs_levels``: train with weights rounded to so many bits, 2..8.
+        With ``qcfs_levels``: train with weights rounded to this many bits, 2..8.
     store
         ``"float16"`` halves the file; the rounded weights are evaluated.
     """

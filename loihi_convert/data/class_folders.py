@@ -49,7 +49,7 @@ def classes_of_folders(
     Parameters
     ----------
     folder
-        What holds the class folders; for errors.
+        The parent of the class folders; for errors.
     names
         The sorted names of the class folders.
     classes

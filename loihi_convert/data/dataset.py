@@ -89,7 +89,7 @@ class DataSplits:
     classes
         The name of each class; empty where they are not known.
     notes
-        What a user should know of how the images were read: sentences.
+        Sentences for the user: how the images were read.
     """
 
     name: str

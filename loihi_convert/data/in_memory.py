@@ -65,7 +65,7 @@ def as_images(
     input_shape
         ``(C, H, W)`` of the network, if it is known: other images are refused.
     where
-        What errors call the images.
+        The name of the images in errors.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def as_labels(labels: Labels, count: int, class_count: int = 0, *, where: str = 
     class_count
         Number of outputs; 0 if it is not known.
     where
-        What errors call the labels.
+        The name of the labels in errors.
 
     Raises
     ------
@@ -307,7 +307,7 @@ def _by_guess(pixels: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
 
 
 def _last_axis_hint(shape: tuple[int, ...]) -> str:
-    """What to do with images whose numbers of channels and images are swapped; empty if they are not."""
+    """The hint for images whose last axis is N; empty if it is not."""
     if shape[0] <= _MAX_CHANNELS < shape[1]:
         return "Its axes look like (C, H, W, N): give images.transpose(3, 0, 1, 2)."
     if shape[2] <= _MAX_CHANNELS < shape[0] == shape[1]:

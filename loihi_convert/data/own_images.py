@@ -7,6 +7,7 @@ turned as their EXIF data say.
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 import zipfile
 import zlib
@@ -29,6 +30,7 @@ NPZ_KEYS: Final[tuple[str, ...]] = ("images", "labels", "classes", "calibration"
 
 _GREY_MODES: Final = ("L", "1")
 _COLOUR_MODES: Final = ("RGB", "P")
+_PILLOW_ERRORS: Final = (OSError, ValueError, TypeError, SyntaxError, struct.error)
 NPZ_ERRORS: Final = (
     OSError,
     EOFError,
@@ -240,13 +242,15 @@ def _read_image(path: Path) -> NDArray[np.uint8]:
 
     try:
         with warnings.catch_warnings():
+            # Pillow complains of EXIF data that many cameras write.
+            warnings.simplefilter("ignore", UserWarning)
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             # The content decides, not the suffix, but among two formats: fewer decoders are open to a hostile file.
             with Image.open(path, formats=("PNG", "JPEG")) as image:
                 mode, transparent = image.mode, "transparency" in image.info
                 upright = ImageOps.exif_transpose(image)
                 pixels = np.asarray(upright.convert("L" if mode in _GREY_MODES else "RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except (*_PILLOW_ERRORS, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(
             f"cannot be read as a PNG or JPEG image ({error})", where=path, hint="Replace or remove it."
         ) from error
