@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from support import SUPPORT
+from support import SUPPORT, stock_lava_dl
 from support.external_files import NEURON, lava_dl_file, small_layers, write_external
 from support.strategies import Case, networks
 
@@ -101,33 +98,6 @@ def test_a_step_is_that_of_a_plain_loop(
     assert found == plain_step(u, v, current, bias, i_decay, v_decay, threshold)
 
 
-def in_a_process(program: str, *words: object) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-# slayer takes ten seconds to import; of all of it netx needs one function, for neurons that resonate.
-LAVA_DL = """
-import sys, types
-from loihi_convert.backends.lava.host import import_lava
-import_lava()
-for name in ("slayer", "slayer.neuron", "slayer.neuron.rf", "netx.sequential_modules"):
-    sys.modules["lava.lib.dl." + name] = types.ModuleType(name)
-sys.modules["lava.lib.dl.slayer.neuron.rf"].neuron_params = None
-# Lava asks every module beside a Process where it lies.
-sys.modules["lava.lib.dl.netx.sequential_modules"].__file__ = __import__("lava.lib.dl.netx.hdf5").lib.dl.netx.__file__
-"""
-STOCK_SCRIPT = """
-import runpy
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 OWN_LINES = """
 import numpy as np
 from loihi_convert import external
@@ -177,7 +147,7 @@ for index in range(300):
 
 @pytest.mark.lava
 def test_weights_and_steps_are_those_of_lavas_own_lines() -> None:
-    in_a_process(LAVA_DL + OWN_LINES)
+    stock_lava_dl.execute(OWN_LINES)
 
 
 @pytest.mark.lava
@@ -194,7 +164,7 @@ def test_unmodified_lava_dl_gives_the_same_states(tmp_path: Path, has_input_neur
     sample = np.random.default_rng(0).integers(0, 90, network.input_shape).astype(np.int32)
     np.save(tmp_path / "sample.npy", sample)
     program = (SUPPORT / "run_stock_states.py", path, tmp_path / "sample.npy", 8, tmp_path / "states.npz")
-    in_a_process(LAVA_DL + STOCK_SCRIPT, *program)
+    stock_lava_dl.run_scripts(program)
     steps = list(simulate(network, sample[np.newaxis], 8))
     fired = [sum(int(layers[index].spikes.sum()) for layers in steps) for index in range(len(network.layers))]
     assert all(fired[:-1])

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from support import SUPPORT, oracle
+from support import SUPPORT, oracle, stock_lava_dl
 from support.changed_files import overwrite
 from support.strategies import Case, networks
 
@@ -112,51 +109,52 @@ def with_hard_reset(network: QuantizedNetwork) -> QuantizedNetwork:
     return replace(network, reset="hard", layers=(plain, last))
 
 
-STOCK = """
-import sys, types, runpy
-from loihi_convert.backends.lava.host import import_lava
-import_lava()
-sys.modules["cv2"] = types.ModuleType("cv2")  # slayer's object detection imports it; netx does not use it
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-def by_stock_lava_dl(path: Path, images: np.ndarray, timesteps: int) -> np.ndarray:
-    """Output potentials after each step, ``(N, T, classes)``, from unmodified lava-dl in a process of its own."""
-    inputs, output = path.with_suffix(".images.npy"), path.with_suffix(".potentials.npy")
-    np.save(inputs, images)
-    words = (sys.executable, "-c", STOCK, SUPPORT / "run_stock_netx.py", path, inputs, timesteps, output)
-    done = subprocess.run(
-        list(map(str, words)), capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}
+def with_bias(network: QuantizedNetwork) -> QuantizedNetwork:
+    biases = (np.array([30, -20], np.int32), np.array([5, 0, -5], np.int32))
+    layers = tuple(
+        replace(layer, synapse=replace(layer.synapse, bias=bias))
+        for layer, bias in zip(network.layers, biases, strict=True)
     )
-    assert done.returncode == 0, done.stderr
-    return np.load(output)
+    return replace(network, layers=layers)
+
+
+def with_one_threshold_a_layer(network: QuantizedNetwork) -> QuantizedNetwork:
+    first, last = network.layers
+    neuron = IntegerNeuron(np.full(2, 600, np.int32), np.array([300, 0], np.int32))
+    return replace(network, layers=(replace(first, neuron=neuron), last), thresholds="scalar")
+
+
+STOCK_NETWORKS = {
+    "potential": small_network(),
+    "potential with bias": with_bias(small_network()),
+    "spikes, one threshold a layer": with_one_threshold_a_layer(with_spiking_readout(small_network())),
+}
+STOCK_IMAGES = np.random.default_rng(0).integers(0, 256, (3, 1, 2, 7)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def stock_potentials(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    """Output potentials after each step, ``(N, T, classes)``, from unmodified lava-dl: one process for all networks."""
+    folder = tmp_path_factory.mktemp("stock")
+    np.save(folder / "images.npy", STOCK_IMAGES)
+    calls = []
+    for name, network in STOCK_NETWORKS.items():
+        netx.write(network, folder / f"{name}.net")
+        script = SUPPORT / "run_stock_netx.py"
+        calls.append((script, folder / f"{name}.net", folder / "images.npy", 6, folder / f"{name}.npy"))
+    stock_lava_dl.run_scripts(*calls)
+    return {name: np.load(folder / f"{name}.npy") for name in STOCK_NETWORKS}
 
 
 @pytest.mark.lava
-@pytest.mark.parametrize("readout", ["potential", "potential with bias", "spikes, one threshold a layer"])
-def test_unmodified_lava_dl_runs_the_file_as_hard_reset_lif(tmp_path: Path, readout: str) -> None:
+@pytest.mark.parametrize("readout", STOCK_NETWORKS)
+def test_unmodified_lava_dl_runs_the_file_as_hard_reset_lif(
+    stock_potentials: dict[str, np.ndarray], readout: str
+) -> None:
     """The same integers with reset to 0 and V0 = 0, which is all that stock netx knows: equal to the oracle."""
-    network = small_network()
-    if readout == "spikes, one threshold a layer":
-        first, last = with_spiking_readout(network).layers
-        neuron = IntegerNeuron(np.full(2, 600, np.int32), np.array([300, 0], np.int32))
-        network = replace(network, layers=(replace(first, neuron=neuron), last), thresholds="scalar")
-    if readout == "potential with bias":
-        biases = (np.array([30, -20], np.int32), np.array([5, 0, -5], np.int32))
-        layers = tuple(
-            replace(layer, synapse=replace(layer.synapse, bias=bias))
-            for layer, bias in zip(network.layers, biases, strict=True)
-        )
-        network = replace(network, layers=layers)
-    path = tmp_path / "model.net"
-    netx.write(network, path)
-    hard = with_hard_reset(network)
-    images = np.random.default_rng(0).integers(0, 256, (3, 1, 2, 7)).astype(np.uint8)
-    potentials, spikes = oracle.run(hard, images, 6)
+    potentials, spikes = oracle.run(with_hard_reset(STOCK_NETWORKS[readout]), STOCK_IMAGES, 6)
     assert all(fired.any() for fired in spikes)
-    assert np.array_equal(by_stock_lava_dl(path, images, 6), potentials[-1])
+    assert np.array_equal(stock_potentials[readout], potentials[-1])
 
 
 def test_existing_files_are_kept(tmp_path: Path) -> None:
