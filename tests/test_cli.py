@@ -661,20 +661,19 @@ def test_doctor_without_lava(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals(tmp_path: Path, number: signal.Signals, code: int) -> None:
+def test_a_signal_during_training(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "loihi_convert", "train", "--epochs", "2000", "-o", "model.pt"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     resume = tmp_path / "model.pt.resume.pt"
     deadline = time.monotonic() + 60
     while not resume.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
     try:
         _, err = process.communicate(timeout=30)
     finally:
         process.kill()
-    assert process.returncode == code
+    assert process.returncode == 128 + signal.SIGTERM
     assert "Traceback" not in err
-    # What was trained is kept, nothing half-written lies about.
+    # What was trained is kept, no partial file is left.
     assert [path.name for path in tmp_path.iterdir()] == [resume.name]

@@ -26,6 +26,7 @@ def run(network: QuantizedNetwork, images: Array, timesteps: int) -> tuple[list[
     for image_index, image in enumerate(images):
         membrane = [np.zeros(shape, np.int64) for shape in network.shapes]
         for layer, v in zip(network.layers[: len(spiking)], membrane, strict=False):
+            assert layer.neuron is not None
             v += per_channel(layer.neuron.initial_potential, v.ndim) * unit
         for step in range(timesteps):
             signal = first_signal(network, image, image_index, step)
@@ -83,8 +84,10 @@ def run_circuit(
 def first_signal(network: QuantizedNetwork, image: Array, image_index: int, step: int) -> Array:
     """What an image enters as at a step: int64 of its shape."""
     if network.poisson_seed is None:
-        return np.rint(image / 255 * (2**network.pixel_bits - 1)).astype(np.int64)
-    return poisson_spikes(image[None], network.poisson_seed, image_index, step, 1)[0, 0].astype(np.int64)
+        signal: Array = np.rint(image / 255 * (2**network.pixel_bits - 1))
+    else:
+        signal = poisson_spikes(image[None], network.poisson_seed, image_index, step, 1)[0, 0]
+    return signal.astype(np.int64)
 
 
 def assert_equal(

@@ -64,5 +64,5 @@ def loihi2_networks(draw: st.DrawFn) -> Case:
 def synapses(draw: st.DrawFn) -> tuple[Conv | Dense, Shape]:
     """A convolution or a dense synapse, pooled or not, and the shape of its input."""
     shape = draw(INPUT_SHAPES)
-    kind = draw(st.sampled_from([random_dense, random_conv]))
-    return kind(Drawn(draw), shape), shape
+    rng = Drawn(draw)
+    return random_conv(rng, shape) if draw(st.booleans()) else random_dense(rng, shape), shape
