@@ -63,7 +63,7 @@ class Backend(Protocol):
     ) -> None: ...
 
 
-def open_backend(backend: str, options: BackendOptions | None = None) -> Backend:
+def open_backend(backend: str, options: BackendOptions = BackendOptions()) -> Backend:
     """Return the backend called ``backend``, not yet started.
 
     Raises
@@ -74,7 +74,6 @@ def open_backend(backend: str, options: BackendOptions | None = None) -> Backend
     known: dict[str, BackendName] = {name: name for name in get_args(BackendName)}
     if backend not in known:
         raise UsageError(f"found {backend}", where="backend", expected=one_of(known))
-    options = options or BackendOptions()
     options.require_for(known[backend])
     if backend == "ref":
         from loihi_convert.backends.reference import ReferenceBackend

@@ -33,8 +33,8 @@ class ReferenceBackend:
 
     name: Final[BackendName] = "ref"
 
-    def __init__(self, options: BackendOptions | None = None) -> None:
-        self.options = options or BackendOptions()
+    def __init__(self, options: BackendOptions = BackendOptions()) -> None:
+        self.options = options
 
     @property
     def versions(self) -> dict[str, str]:

@@ -5,10 +5,10 @@ Written and read on both sides: by `lava_backend.py`, and by `host.py`, which ma
 
 from __future__ import annotations
 
+import copyreg
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -80,7 +80,9 @@ class LavaFiles:
         """Write the inputs, and reserve the space of the results."""
         moments = (len(images), timesteps)
         with self.network.open("wb") as file:
-            _NetworkPickler(file).dump(network)
+            pickler = pickle.Pickler(file)
+            pickler.dispatch_table = {**copyreg.dispatch_table, np.ndarray: _by_bytes}
+            pickler.dump(network)
         np.save(self.images, network.pixels(images))
         _reserve(self.steps, np.int64, (1,))
         _reserve(self.potentials, np.int32, moments + network.shapes[-1])
@@ -131,13 +133,9 @@ class LavaFiles:
         )
 
 
-class _NetworkPickler(pickle.Pickler):
-    """Pickles arrays as their bytes: NumPy 2 pickles them by names (``numpy._core``) that NumPy 1 does not know."""
-
-    def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            return np.ndarray, (value.shape, value.dtype.str, value.tobytes())
-        return NotImplemented
+def _by_bytes(array: Array) -> tuple[type, tuple[Shape, str, bytes]]:
+    """An array for pickle: NumPy 2 pickles them by names (``numpy._core``) that NumPy 1 does not know."""
+    return np.ndarray, (array.shape, array.dtype.str, array.tobytes())
 
 
 def _reserve(path: Path, dtype: npt.DTypeLike, shape: Shape) -> None:

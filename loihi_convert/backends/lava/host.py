@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import process as multiprocessing_process
 from multiprocessing import shared_memory
 from pathlib import Path
@@ -35,6 +35,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.backends.lava import own_network, stock_network
 from loihi_convert.backends.lava.exchange import LavaFiles
 from loihi_convert.backends.lava.host_process import how_it_ended, remove_shared_memory
+from loihi_convert.backends.lava.lava_types import Process
 from loihi_convert.backends.loihi2.board import Board
 from loihi_convert.backends.loihi2.hardware import NoBoardError, run_on_board, use_board
 from loihi_convert.ir.neuron_model import NeuronModel
@@ -107,7 +108,7 @@ class _Watched:
         finally:
             self._stepping = False
 
-    def answer(self, **message: Any) -> None:
+    def answer(self, **message: object) -> None:
         os.write(self._pipe, json.dumps(message).encode() + b"\n")
 
     def fail(self, reason: str) -> None:
@@ -157,14 +158,14 @@ def import_lava() -> None:
     """Import Lava on any Python: 3.11 and later refuse a dataclass that has no hash as another one's default value."""
     original = dataclasses.dataclass
 
-    def dataclass(cls: Any = None, /, **options: Any) -> Any:
-        def decorate(cls: Any) -> Any:
+    def dataclass(cls: type | None = None, /, **options: bool) -> type | Callable[[type], type]:
+        def decorate(cls: type) -> type:
             needs_hash = cls.__module__ == "lava.magma.compiler.var_model"
             return original(**{"unsafe_hash": True, **options} if needs_hash else options)(cls)
 
         return decorate if cls is None else decorate(cls)
 
-    dataclasses.dataclass = dataclass
+    dataclasses.dataclass = dataclass  # type: ignore[assignment]
     try:
         import lava.magma.compiler.var_model
     finally:
@@ -214,6 +215,7 @@ def _simulate(network: QuantizedNetwork, files: LavaFiles, request: dict[str, An
 
     timesteps, trace = request["timesteps"], request["trace"]
     neuron = NeuronModel(request["neuron"])
+    source: Process
     if neuron.is_circuit:
         models = stock_network.models()
         source = stock_network.build_circuit(network, files, timesteps, trace=trace, neuron=neuron).source

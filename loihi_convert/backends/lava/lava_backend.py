@@ -68,12 +68,12 @@ class LavaBackend:
 
     def __init__(
         self,
-        options: BackendOptions | None = None,
+        options: BackendOptions = BackendOptions(),
         *,
         batch_size: int | None = None,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
-        self.options = options or BackendOptions()
+        self.options = options
         self._lava_python = other_interpreter(self.options.lava_python)
         self._batch_size = batch_size
         self._stall_seconds = stall_seconds

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from loihi_convert.backends.lava.exchange import LavaFiles
+from loihi_convert.backends.lava.lava_types import Process
 from loihi_convert.backends.lava.synapse_processes import batch_synapse, synapse_process
 from loihi_convert.choices import Layout
 from loihi_convert.ir.neuron_model import NeuronModel
@@ -35,7 +36,7 @@ def build(
     neuron: NeuronModel,
     layout: Layout,
     batch_size: int,
-) -> Any:
+) -> Process:
     """Connect the Lava Processes of ``network``; return the first of them."""
     neurons = [
         _neuron_parameters(network, index, folder, timesteps, trace, neuron) for index in range(len(network.layers))
@@ -72,7 +73,7 @@ def _neuron_parameters(
     return parameters if layer.neuron is None else {**parameters, "threshold": layer.neuron.threshold}
 
 
-def _processes(network: QuantizedNetwork, images: dict[str, Any], neurons: list[dict[str, Any]]) -> list[Any]:
+def _processes(network: QuantizedNetwork, images: dict[str, Any], neurons: list[dict[str, Any]]) -> list[Process]:
     """Two Processes per layer, for one image at a time."""
     from loihi_convert.backends.lava.processes.image_source import ImageSource
     from loihi_convert.backends.lava.processes.neuron_processes import Integrator, SoftResetIF
@@ -94,7 +95,7 @@ def _processes(network: QuantizedNetwork, images: dict[str, Any], neurons: list[
 
 def _layers(
     network: QuantizedNetwork, images: dict[str, Any], neurons: list[dict[str, Any]], batch_size: int
-) -> list[Any]:
+) -> list[Process]:
     """One Process per layer, for ``batch_size`` images side by side."""
     from loihi_convert.backends.lava.processes.image_source import ImageSource
     from loihi_convert.backends.lava.processes.layer_processes import IntegratingLayer, SpikingLayer

@@ -32,22 +32,26 @@ import numpy as np
 from loihi_convert.arrays import Shape
 from loihi_convert.backends.lava import timing
 from loihi_convert.backends.lava.exchange import LavaFiles
+from loihi_convert.backends.lava.lava_types import NeuronProcess, Port, Process, SourceProcess, SynapseProcess
 from loihi_convert.backends.lava.synapse_processes import synapse_process
 from loihi_convert.chip import limits
 from loihi_convert.ir.circuit import Circuit, circuit
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 
-Connect = Callable[[Any, Any, int], None]
+Connect = Callable[[Port, Port, int], None]
 """Connects a port that spikes on the host with a synapse's, given the bits of a message (0: spikes)."""
+
+Switch = Callable[[Port], None]
+"""Connects the bit that switches the biases of a layer with a port."""
 
 
 @dataclass(frozen=True)
 class StockNetwork:
     """A network of connected Processes: its ``source`` of images, and the ``neurons``, a LIFReset, of each layer."""
 
-    source: Any
-    neurons: tuple[Any, ...]
+    source: SourceProcess
+    neurons: tuple[NeuronProcess, ...]
 
 
 def build_circuit(
@@ -79,7 +83,7 @@ def build_circuit(
     synapses = [
         synapse_process(layer, shape, even=True) for layer, shape in zip(network.layers, input_shapes, strict=True)
     ]
-    source = ImageSource(
+    source: SourceProcess = ImageSource(
         shape=synapses[0].s_in.shape,
         batch_size=1,
         images=str(folder.images),
@@ -90,8 +94,8 @@ def build_circuit(
     )
     from_host = from_host or _connect_directly
     relays, switches = _bias_switches(circuits, timesteps, from_host)
-    processes: list[Any] = [source, *relays]
-    neurons: list[Any] = []
+    processes: list[Process] = [source, *relays]
+    neurons: list[NeuronProcess] = []
     for index, (layer, synapse) in enumerate(zip(network.layers, synapses, strict=True)):
         if index == 0:
             from_host(source.s_out, synapse.s_in, 0 if layer.largest_input == 1 else limits.MAX_PIXEL_BITS)
@@ -114,10 +118,10 @@ def build_circuit(
 
 def _neurons(
     layer: QuantizedLayer, shape: Shape, numbers: Circuit, timesteps: int, index: int, neuron: NeuronModel
-) -> Any:
+) -> NeuronProcess:
     from lava.proc.lif.process import LIFReset
 
-    neurons = LIFReset(
+    neurons: NeuronProcess = LIFReset(
         shape=shape[::-1],
         du=neuron.du,
         dv=limits.NO_MEMORY,
@@ -132,14 +136,14 @@ def _neurons(
     return neurons
 
 
-def _self_synapse(neurons: Any, numbers: Circuit) -> Any:
+def _self_synapse(neurons: NeuronProcess, numbers: Circuit) -> SynapseProcess:
     """-theta from every neuron to itself."""
     from lava.proc.sparse.process import Sparse
     from lava.utils.weightutils import SignMode
     from scipy.sparse import diags
 
     weights = -np.broadcast_to(numbers.self_weight_mant, neurons.s_out.shape).ravel()
-    synapse = Sparse(
+    synapse: SynapseProcess = Sparse(
         weights=diags(weights, dtype=np.int32), weight_exp=numbers.self_weight_exp, sign_mode=SignMode.INHIBITORY
     )
     _connect(neurons.s_out, synapse.s_in)
@@ -147,9 +151,7 @@ def _self_synapse(neurons: Any, numbers: Circuit) -> Any:
     return synapse
 
 
-def _bias_switches(
-    circuits: list[Circuit], timesteps: int, from_host: Connect
-) -> tuple[list[Any], list[Callable[[Any], None]]]:
+def _bias_switches(circuits: list[Circuit], timesteps: int, from_host: Connect) -> tuple[list[Process], list[Switch]]:
     """The Processes that hand on the bit, and what connects it to a port, for each layer up to the last with bias."""
     from lava.proc.dense.process import Dense
     from lava.proc.io.source import RingBuffer
@@ -160,8 +162,8 @@ def _bias_switches(
         return [], []
     bit = np.arange(timing.stock_interval(timesteps)) < timesteps
     source = RingBuffer(data=bit.astype(np.int32)[np.newaxis])
-    processes: list[Any] = [source]
-    switches: list[Callable[[Any], None]] = [lambda port: from_host(source.s_out, port, 0)]
+    processes: list[Process] = [source]
+    switches: list[Switch] = [lambda port: from_host(source.s_out, port, 0)]
     for _ in range(last):
         relay = Dense(weights=np.ones((1, 1), np.int32))
         repeats = LIF(shape=(1,), du=limits.NO_MEMORY - 1, dv=limits.NO_MEMORY, vth=0)
@@ -172,7 +174,7 @@ def _bias_switches(
     return processes, switches
 
 
-def _bias_synapse(switch: Callable[[Any], None], neurons: Any, numbers: Circuit) -> Any:
+def _bias_synapse(switch: Switch, neurons: NeuronProcess, numbers: Circuit) -> SynapseProcess:
     """The layer's own bias, in every step after one of the bit that ``switch`` connects."""
     from lava.proc.dense.process import Dense
     from lava.utils.weightutils import SignMode
@@ -180,18 +182,18 @@ def _bias_synapse(switch: Callable[[Any], None], neurons: Any, numbers: Circuit)
     assert numbers.source_mant is not None
     weights = np.broadcast_to(numbers.source_mant.transpose(), neurons.a_in.shape).reshape(-1, 1)
     # Weights of both signs are even numbers of 8 bits and a sign on Loihi: twice the mantissa.
-    synapse = Dense(weights=2 * weights, weight_exp=numbers.source_exp - 1, sign_mode=SignMode.MIXED)
+    synapse: SynapseProcess = Dense(weights=2 * weights, weight_exp=numbers.source_exp - 1, sign_mode=SignMode.MIXED)
     switch(synapse.s_in)
     _connect(synapse.a_out, neurons.a_in)
     return synapse
 
 
-def _connect(out: Any, into: Any) -> None:
+def _connect(out: Port, into: Port) -> None:
     """Connect two ports of equally many neurons, through a reshaping if their axes differ."""
     (out if out.shape == into.shape else out.reshape(into.shape)).connect(into)
 
 
-def _connect_directly(out: Any, into: Any, message_bits: int) -> None:
+def _connect_directly(out: Port, into: Port, message_bits: int) -> None:
     _connect(out, into)
 
 

@@ -5,15 +5,19 @@ Used in the process in which Lava lives, and only there.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from loihi_convert.arrays import Array, Shape
+from loihi_convert.backends.lava.lava_types import SynapseProcess
 from loihi_convert.chip import limits
 from loihi_convert.ir.quantized import QuantizedLayer
 from loihi_convert.ir.synapse import Conv, Dense, pooled_shape
 
+if TYPE_CHECKING:
+    from loihi_convert.backends.lava.processes.gemm import ConvGemm, DenseGemm
 
-def synapse_process(layer: QuantizedLayer, input_shape: Shape, *, even: bool = False) -> Any:
+
+def synapse_process(layer: QuantizedLayer, input_shape: Shape, *, even: bool = False) -> SynapseProcess:
     """Lava's Process of one synapse, pooling written out as in the file.
 
     With ``even`` its weights are those that a synapse of both signs has on Loihi: 8 bits of even numbers -256..254
@@ -28,13 +32,14 @@ def synapse_process(layer: QuantizedLayer, input_shape: Shape, *, even: bool = F
     # 0 message bits: spikes; more: integers.
     message_bits = 0 if layer.largest_input == 1 else limits.MAX_PIXEL_BITS
     if isinstance(synapse, Dense):
-        return DenseProcess(
+        dense: SynapseProcess = DenseProcess(
             weights=factor * _dense_weights(synapse, input_shape),
             weight_exp=weight_exp,
             sign_mode=SignMode.MIXED,
             num_message_bits=message_bits,
         )
-    return ConvProcess(
+        return dense
+    conv: SynapseProcess = ConvProcess(
         # Lava's convolution flips the kernel where PyTorch's does not.
         weight=factor * _conv_weight(synapse)[:, ::-1, ::-1],
         weight_exp=weight_exp,
@@ -45,9 +50,10 @@ def synapse_process(layer: QuantizedLayer, input_shape: Shape, *, even: bool = F
         groups=synapse.groups,
         num_message_bits=message_bits,
     )
+    return conv
 
 
-def batch_synapse(layer: QuantizedLayer, input_shape: Shape, batch_size: int) -> Any:
+def batch_synapse(layer: QuantizedLayer, input_shape: Shape, batch_size: int) -> ConvGemm | DenseGemm:
     """One synapse for a batch: sum-pool, then convolve or multiply, which takes k^2 times fewer products."""
     from loihi_convert.backends.lava.processes.gemm import ConvGemm, DenseGemm
 

@@ -33,8 +33,8 @@ class Loihi2Backend(LavaBackend):
 
     name: BackendName = "loihi2"
 
-    def __init__(self, options: BackendOptions | None = None) -> None:
-        super().__init__(replace(options or BackendOptions(), neuron="stock"), stall_seconds=STALL_SECONDS)
+    def __init__(self, options: BackendOptions = BackendOptions()) -> None:
+        super().__init__(replace(options, neuron="stock"), stall_seconds=STALL_SECONDS)
         self._board = self.options.board or chosen_board()
 
     @property

@@ -25,6 +25,7 @@ from typing import Any, Final
 import numpy as np
 
 from loihi_convert.backends.lava.exchange import LavaFiles
+from loihi_convert.backends.lava.lava_types import Port
 from loihi_convert.backends.lava.recording import Recorder
 from loihi_convert.backends.lava.stock_network import StockNetwork, build_circuit
 from loihi_convert.backends.loihi2.board import Board
@@ -100,7 +101,7 @@ def run_on_board(
     return seconds, _profile(built(), request["steps"]) if request["chip"]["profile"] else {}
 
 
-def connect_through_adapter(out: Any, into: Any, message_bits: int) -> None:
+def connect_through_adapter(out: Port, into: Port, message_bits: int) -> None:
     """Connect a port of the host with a synapse's on the chip."""
     from lava.proc.embedded_io.spike import PyToN3ConvAdapter, PyToNxAdapter
 

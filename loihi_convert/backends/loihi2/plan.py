@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loihi_convert.arrays import Shape
+from loihi_convert.arrays import Array, Shape
 from loihi_convert.backends.lava.timing import Timing, first_step, reset_interval, stock_interval
 from loihi_convert.backends.loihi2.board import Board
 from loihi_convert.chip import limits
@@ -113,7 +113,7 @@ def _layer(
     return found
 
 
-def _range(values: Any) -> str:
+def _range(values: Array) -> str:
     low, high = int(values.min()), int(values.max())
     return str(low) if low == high else f"{low}..{high}"
 
