@@ -95,8 +95,8 @@ def _unknown(folder: Path, stranger: str, classes: Sequence[str]) -> DataError:
         f"the folder {stranger} is not a class of the network",
         where=folder,
         expected=f"must be one of {_some(classes)}",
-        hint=f"Rename the folders, or map them with `class_map='{stranger}={classes[0]},...'`; "
-        "`class_map='sorted'` numbers the sorted folders from 0, as torchvision's ImageFolder does.",
+        hint="Rename the folders, or give the class of each by `class_map`; `class_map='sorted'` numbers the sorted "
+        "folders from 0, as torchvision's ImageFolder does.",
     )
 
 
