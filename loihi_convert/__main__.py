@@ -74,11 +74,12 @@ def _explain(error: BaseException) -> int:
     """Print one sentence about ``error`` and return its exit code; raise it if it is a bug."""
     import typer
 
+    from loihi_convert import cli
     from loihi_convert.cli.console import log
-    from loihi_convert.errors import LoihiConvertError, PlatformError
+    from loihi_convert.errors import LoihiConvertError, PlatformError, rendered
 
     if isinstance(error, LoihiConvertError):
-        log(f"error: {error}")
+        log(f"error: {rendered(error, cli.flags(sys.argv[1:]))}")
         return error.exit_code
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return 128 + signal.SIGINT

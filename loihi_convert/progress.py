@@ -1,9 +1,14 @@
-"""How long work reports how far it is: one callable, and a bar on stderr that shows it."""
+"""How long work reports how far it is: one callable, and what shows it on stderr."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Final
+
+from loihi_convert.errors import escape_control
 
 Progress = Callable[[int, int], None]
 """Called as ``progress(done, total)`` with 0 <= done <= total, in whatever unit the work counts."""
@@ -11,25 +16,31 @@ Progress = Callable[[int, int], None]
 ProgressFactory = Callable[[str], AbstractContextManager[Progress]]
 """Opens a `Progress` for one stage of a longer flow, given its name: `progress_bar` or `no_progress_bar`."""
 
+LINE_SECONDS: Final = 30.0
+"""Seconds from line to line where there is no terminal."""
+
 
 def no_progress(done: int, total: int) -> None:
-    """Report to nobody: the default of every long-running function."""
+    """Do not report: the default of every long-running function."""
 
 
 @contextmanager
 def no_progress_bar(description: str) -> Iterator[Progress]:
-    """Report to nobody."""
+    """Do not report."""
     yield no_progress
 
 
 @contextmanager
 def progress_bar(description: str) -> Iterator[Progress]:
-    """Show a progress bar on stderr; where stderr is no terminal, show nothing."""
+    """Show a progress bar on stderr; where stderr is not a terminal, a line every `LINE_SECONDS`."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield progress_lines(description)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -38,10 +49,33 @@ def progress_bar(description: str) -> Iterator[Progress]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Bar(*columns, console=console, disable=not console.is_terminal) as display:
+    with Bar(*columns, console=console) as display:
         task = display.add_task(description, total=None)
 
         def update(done: int, total: int) -> None:
             display.update(task, completed=done, total=total)
 
         yield update
+
+
+def progress_lines(description: str, clock: Callable[[], float] = time.monotonic) -> Progress:
+    """Return a `Progress` that writes a line on stderr every `LINE_SECONDS`, and none for work that takes less.
+
+    ``clock`` gives the time in seconds.
+    """
+    started = last = clock()
+    name = escape_control(description)
+
+    def update(done: int, total: int) -> None:
+        nonlocal last
+        now = clock()
+        if now - last < LINE_SECONDS:
+            return
+        last = now
+        share = f" ({100 * done / total:.0f} %)" if total else ""
+        line = f"{name}: {done:,} of {total:,}{share}, {now - started:.0f} s"
+        # Work goes on where nobody can read how far it is.
+        with suppress(OSError, ValueError, AttributeError):
+            print(line, file=sys.stderr, flush=True)
+
+    return update

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -674,7 +673,8 @@ def test_own_images_are_not_called_validation_images(tmp_path: Path) -> None:
         cli.app, ["check", str(tmp_path / "model.net"), "--data", str(tmp_path / "own.npz"), "--images", "4"]
     )
     assert isinstance(done.exception, UsageError)
-    assert re.search(r"--images 4: allowed are 0\.\.3, the images of .*own.npz", str(done.exception))
+    assert done.exception.where == "image_count"
+    assert "1..3" in done.exception.expected
 
 
 def test_exit_codes_and_json(tmp_path: Path) -> None:
@@ -705,14 +705,14 @@ def test_exit_codes_and_json(tmp_path: Path) -> None:
     ("words", "error", "message"),
     [
         (["absent.net"], InputError, "absent.net: no such file"),
-        (["model.net", "--target", "loihi"], UsageError, "--target loihi: unknown; allowed are lava, loihi2"),
+        (["model.net", "--target", "loihi"], UsageError, "--target: found 'loihi'; must be one of lava, loihi2"),
         (["model.net", "-T", 0, "--images", 0], UsageError, "timesteps: found 0"),
         (["model.net", "--chips", 0, "--images", 0], UsageError, "chips: found 0"),
-        (["model.net", "--images", 5], UsageError, "model.net: does not say what data it was made from; pass --data"),
-        (["model.net", "--images", 201, "--data", "digits"], UsageError, r"--images 201: allowed are 0\.\.200"),
-        (["model.net", "--arch", "candidates:cnn"], UsageError, "`mean` and `std` given for a netx file"),
+        (["model.net", "--images", 5], UsageError, "model.net: the file does not record its data set"),
+        (["model.net", "--images", 201, "--data", "digits"], UsageError, "found 201"),
+        (["model.net", "--arch", "candidates:cnn"], UsageError, "`arch`, `input_shape`, `mean` and `std` given"),
     ],
-)  # fmt: skip
+)
 def test_mistakes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[object], error: type[Exception], message: str
 ) -> None:

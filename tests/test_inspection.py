@@ -236,16 +236,16 @@ def test_run_takes_an_external_file(
     figures = json.loads(captured.out)["other"]
     # simulation/tSample of the file; one synapse adds one step.
     assert (figures["timesteps"], figures["depth"], figures["readout"]) == (6, 1, "spikes")
-    assert "not written by `loihi-convert export`; its CUBA neurons run as in Lava" in captured.err
+    assert "another tool wrote it; its CUBA neurons run as in Lava" in captured.err
     (folder,) = (tmp_path / "runs").iterdir()
     files = {file.name for file in folder.iterdir()}
     assert {"predictions.csv", "result.json", "accuracy.csv", "firing_rates.csv", "manifest.json"} <= files
     assert "thresholds.csv" not in files
     assert run(monkeypatch, "report", folder, "-o", tmp_path / "report.html") == 0
     refused = {
-        ("--backend", "sim"): "--backend sim: .*was not written by `loihi-convert export`; such a file runs on ref",
-        ("--trace",): "--trace: .*was not written by",
-        (str(path),): "run such a file alone",
+        ("--backend", "sim"): "--backend: given, but another tool wrote .*: such a file runs on ref",
+        ("--trace",): "--trace: given, but another tool wrote",
+        (str(path),): "Run such a file alone",
         ("--mean", "0,0"): "mean: found 0.0, 0.0; must be one finite number, or one for each of 1 channels",
     }
     for more, message in refused.items():

@@ -210,7 +210,7 @@ class Unused(ReferenceBackend):
         ({"model": "wide.pt"}, r"the checkpoint takes images .* Give the one it was exported from\."),
         (
             {"arch": "nets:make"},
-            r"names its architecture \(digits-cnn\), input shape and classes itself; leave out --arch",
+            r"names its architecture \(digits-cnn\), input shape and classes itself",
         ),
         ({"classes": ("a", "b")}, "the network has 10 classes, the data 2 class names"),
     ],

@@ -83,12 +83,12 @@ def test_a_file_does_not_name_the_code_that_runs(
     torch.save(users.Shapes().state_dict(), tmp_path / "user.pt")
     user = ["export", tmp_path / "user.pt", "--arch", "user_models:Shapes"]
     assert call(*user) == 2
-    assert "a state dict does not say what it was trained on; pass --data" in capsys.readouterr().err
+    assert "A state dict does not say what it was trained on: pass --data" in capsys.readouterr().err
     for wrong, message in (
-        (["--mean", "a"], "--mean a: allowed are numbers, one per channel"),
-        (["--input-shape", "1,8"], "--input-shape 1,8: allowed are three whole numbers from 1, C,H,W"),
-        (["--input-shape", "3,8,8"], "--input-shape 3,8,8: the images of digits have (1, 8, 8)"),
-        (["--classes", "cat,,dog"], "--classes cat,,dog: allowed is their number from 2, or their names"),
+        (["--mean", "a"], "--mean: found 'a'; must be numbers, one per channel"),
+        (["--input-shape", "1,8"], "--input-shape: found '1,8'; must be three whole numbers from 1, C,H,W"),
+        (["--input-shape", "3,8,8"], "--input-shape: found (3, 8, 8); must be (1, 8, 8)"),
+        (["--classes", "cat,,dog"], "--classes: found 'cat,,dog'; must be their number from 2, or their names"),
         (["--classes", "12"], "found 12 names for 10 outputs of the CNN"),
     ):
         assert call(*user, "--data", "digits", *wrong) == 2

@@ -4,7 +4,8 @@
     python tools/recover_checkpoint.py model-T8.net --qcfs 4 -o q4.safetensors    # with activations of 4 levels
 
 For checkpoints that are too large to be kept: `train --from` and `export` go on with what comes out. Batch norm comes
-back as what it was folded to, a bias. Files with corrected biases (`export --correct`) are not the CNN's, and refused.
+back as what it was folded to, a bias. Files with corrected biases (`export --bias-correction`) do not hold those of the
+CNN, and are refused.
 """
 
 from __future__ import annotations

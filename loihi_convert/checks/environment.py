@@ -199,7 +199,7 @@ def _loihi() -> Check:
             "the Lava extension for Loihi is not installed; only needed for `run --backend loihi2`",
             "Members of INRC get it and access to boards from Intel; `--backend sim` runs the same Processes without.",
         )
-    return Check("Loihi 2", "ok", "Lava's extension is installed; `run --golden --backend loihi2` tries a board")
+    return Check("Loihi 2", "ok", "Lava's extension is installed; `golden --backend loihi2` tries a board")
 
 
 def _version(name: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,8 @@ from loihi_convert.cli.demo import demo
 from loihi_convert.cli.diagnose import diagnose
 from loihi_convert.cli.doctor import doctor
 from loihi_convert.cli.export import export
+from loihi_convert.cli.flags import flags_of
+from loihi_convert.cli.golden import golden
 from loihi_convert.cli.inspect import inspect
 from loihi_convert.cli.report import report
 from loihi_convert.cli.run import run
@@ -24,16 +27,28 @@ app = typer.Typer(
     help="Convert a trained PyTorch CNN to a spiking network for Loihi 2 and Lava, and see accuracy against latency.",
     epilog="Start with: loihi-convert demo",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _verb in (demo, data, train, export, check, inspect, run, report, diagnose, doctor):
+for _verb in (demo, data, train, export, check, inspect, run, golden, report, diagnose, doctor):
     app.command()(_verb)
 
 
+def flags(words: Sequence[str]) -> dict[str, str]:
+    """Return the flags of the verb in the command line ``words``, by parameter, for `errors.rendered`."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    verb = next((word for word in words if word in group.commands), None)
+    return {} if verb is None else flags_of(group.commands[verb].params)
+
+
+_VERSION = typer.Option("--version", metavar="", help="Print the version and exit.")
+
+
 @app.callback(invoke_without_command=True)
-def _options(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+def _options(version: Annotated[bool, _VERSION] = False) -> None:
     if version:
         from importlib.metadata import version as installed
 
@@ -43,4 +58,4 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print the 
         Path.cwd()
     except FileNotFoundError:
         # MKL ends the program with words of its own then.
-        raise InputError("the current folder has been deleted; change into one that exists.") from None
+        raise InputError("the current folder has been deleted", hint="Change into one that exists.") from None

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from loihi_convert.choices import Device, Target
+from loihi_convert.cli import options
 from loihi_convert.cli.console import checked_json, log, say_checked, say_json
-from loihi_convert.cli.options import (
-    ArchOption,
-    DataOption,
-    DataRootOption,
-    DeviceOption,
-    JsonOption,
-    MeanOption,
-    StdOption,
-    parse_numbers,
-    parse_shape,
-)
-from loihi_convert.errors import DataError, UsageError
+from loihi_convert.cli.flags import flags_of
+from loihi_convert.cli.images import first_images, validation_images
+from loihi_convert.cli.options import BASICS, DATA, OWN_CNN
+from loihi_convert.cli.wrong_files import require_known_suffix
+from loihi_convert.errors import DataError, UsageError, rendered
 
 if TYPE_CHECKING:
     from loihi_convert.arrays import Array
@@ -31,55 +26,43 @@ CHECKED_IMAGES = 100
 UNUSABLE = 3
 """The exit code of a file with an error: that of an input that is rejected."""
 
+_FILE = typer.Argument(help="A .net file, or a CNN before export: .pt, .safetensors.", show_default=False)
+_TARGET = "Target platform: lava (CPU simulator) or loihi2 (chip)."
+_IMAGES = (
+    "validation images to look for channels that stay silent or fire at every step; 0: do not look; default: "
+    f"{CHECKED_IMAGES}, if the data are there."
+)
+
 
 def check(
-    file: Annotated[Path, typer.Argument(help="A .net file, or before export the CNN: .pt, .safetensors.")],
-    target: Annotated[
-        str, typer.Option("--target", help="What shall run it: lava, on a CPU, or loihi2, a chip.")
-    ] = "lava",
-    timesteps: Annotated[
-        int | None, typer.Option("-T", "--timesteps", help="Time steps; default: what the file was balanced for.")
-    ] = None,
-    images: Annotated[
-        int | None,
-        typer.Option(
-            "--images",
-            help="Look for channels that are silent or fire at every step on N validation images; 0: do not; default: "
-            f"{CHECKED_IMAGES}, if the data are there.",
-        ),
-    ] = None,
-    chips: Annotated[int, typer.Option("--chips", help="Loihi 2 chips of the board: 8 for Kapoho Point.")] = 1,
-    arch: ArchOption = None,
-    input_shape: Annotated[
-        str | None, typer.Option("--input-shape", help="C,H,W, with --arch.", show_default=False)
-    ] = None,
-    mean: MeanOption = None,
-    std: StdOption = None,
-    data: DataOption = None,
-    data_root: DataRootOption = None,
-    device: DeviceOption = "auto",
-    as_json: JsonOption = False,
+    ctx: typer.Context,
+    file: Annotated[Path, _FILE],
+    target: Annotated[Target, options.choice(Target, "--target", BASICS, _TARGET)] = "lava",
+    timesteps: Annotated[int | None, options.timesteps()] = None,
+    image_count: Annotated[int | None, options.images(_IMAGES)] = None,
+    chips: Annotated[int, options.number("--chips", BASICS, "Loihi 2 chips of the board: 8 for Kapoho Point.")] = 1,
+    device: Annotated[Device, options.device()] = "auto",
+    as_json: Annotated[bool, options.as_json()] = False,
+    arch: Annotated[str | None, options.arch(OWN_CNN)] = None,
+    mean: Annotated[str | None, options.mean(OWN_CNN, "pixel/255 as it is")] = None,
+    std: Annotated[str | None, options.std(OWN_CNN)] = None,
+    input_shape: Annotated[str | None, options.input_shape()] = None,
+    data: Annotated[str | None, options.data(DATA)] = None,
+    data_root: Annotated[Path | None, options.data_root(DATA)] = None,
 ) -> None:
-    """Say what is wrong with a file before anyone runs it: what does not fit, what overflows, how many neurocores."""
+    """Check whether a network can run on the target: unsupported layers, overflow, resources."""
+    require_known_suffix(file)
+    shape, normalization = options.parse_shape(input_shape), options.parse_normalization(mean, std)
     from loihi_convert import pipeline
-    from loihi_convert.ir.quantized import Target
     from loihi_convert.progress import progress_bar
     from loihi_convert.simulation.gpu import chosen_device
 
-    chosen: Target | None = next((known for known in get_args(Target) if known == target), None)
-    if chosen is None:
-        raise UsageError(f"--target {target}: unknown; allowed are {', '.join(get_args(Target))}.")
-    options: dict[str, Any] = {
-        "input_shape": parse_shape(input_shape),
-        "mean": parse_numbers("--mean", mean),
-        "std": parse_numbers("--std", std),
-    }
-    candidate = pipeline.load_file(file, arch=arch, **options)
+    candidate = pipeline.load_file(file, arch=arch, input_shape=shape, **normalization)
     checked = pipeline.check(
         candidate,
-        _images(candidate, images, data, data_root),
+        _images(ctx, candidate, image_count, data, data_root),
         timesteps,
-        target=chosen,
+        target=target,
         chips=chips,
         device=chosen_device(device),
         bars=progress_bar,
@@ -92,7 +75,9 @@ def check(
         raise typer.Exit(UNUSABLE)
 
 
-def _images(candidate: LoadedFile, count: int | None, data: str | None, data_root: Path | None) -> Array | None:
+def _images(
+    ctx: typer.Context, candidate: LoadedFile, count: int | None, data: str | None, data_root: Path | None
+) -> Array | None:
     """The first validation images, or of a user's own any; without them, unless they were asked for, a note says what
     is not looked at."""
     from loihi_convert.data import load_data
@@ -103,16 +88,12 @@ def _images(candidate: LoadedFile, count: int | None, data: str | None, data_roo
     wanted = data or candidate.recorded.get("data")
     try:
         if wanted is None:
-            raise UsageError(f"{candidate.path}: does not say what data it was made from; pass --data.")
+            raise UsageError("the file does not record its data set", where=candidate.path, hint="Pass `data`.")
         splits = load_data(str(wanted), data_root, input_shape=candidate.network.input_shape)
     except (DataError, UsageError) as error:
         if count is not None or data is not None:
             raise
-        log(f"silent and saturated channels are not looked for: {error}")
+        log(f"silent and saturated channels are not looked for: {rendered(error, flags_of(ctx.command.params))}")
         return None
-    # A user's own images are not split.
-    known, kind = (splits.validation, "validation images") if len(splits.validation) else (splits.test, "images")
-    count = min(CHECKED_IMAGES, len(known)) if count is None else count
-    if not 1 <= count <= len(known):
-        raise UsageError(f"--images {count}: allowed are 0..{len(known)}, the {kind} of {splits.name}.")
-    return known[:count].images
+    known, kind = validation_images(splits)
+    return known[: first_images(count, CHECKED_IMAGES, len(known), f"{kind} of {splits.name}")].images

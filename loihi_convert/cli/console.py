@@ -14,7 +14,7 @@ from loihi_convert.errors import PlatformError, escape_control
 
 if TYPE_CHECKING:
     from loihi_convert.cnn.checkpoint import Checkpoint
-    from loihi_convert.pipeline import CheckReport, DiagnosisReport, ExportResult, FileRun
+    from loihi_convert.pipeline import CheckReport, DiagnosisReport, ExportResult, FileRun, RunFolder
     from loihi_convert.report.table import Table
 
 
@@ -162,21 +162,67 @@ def note_run(ran: FileRun, *, trace: bool, arch: str | None) -> None:
         layers = "every layer" if trace else "every output potential and spike count"
         log(f"{ran.path.name}: {layers} of {ran.equal_to_reference} images equal to ref at every step, error 0")
     if (wrapped := ran.evaluation.wrapped_images) is not None:
-        advice = "; their classes mean little, export it for this T, or with fewer --pixel-bits" if wrapped else ""
+        advice = "; their classes are not reliable, export it for this T, or with fewer --pixel-bits" if wrapped else ""
         log(
             f"{ran.path.name}: stock neurons; u wrapped on {wrapped:,} of {ran.evaluation.image_count:,} images{advice}"
         )
     if ran.result.measured:
         figures = ", ".join(f"{name} {value:.6g}" for name, value in ran.result.measured.items())
         log(f"{ran.path.name}: Lava's profiler, in s, J and W, for all steps of the run: {figures}")
-    if ran.evaluation.cnn_accuracy is None:
-        model = ran.network.provenance.get("model", {})
-        named = model.get("arch")
-        if named is not None and arch is None:
-            log(f"{ran.path.name}: pass --arch {named} to import and run that code, for the CNN's figures")
+    for remark in (_without_cnn(ran, arch), _without_labels(ran), _one_class(ran)):
+        if remark:
+            log(f"{ran.path.name}: {remark}")
+
+
+def _without_cnn(ran: FileRun, arch: str | None) -> str:
+    """What keeps a run from being compared with the CNN, and what to do; empty where it was compared."""
+    if ran.evaluation.nominal_point.agreement_with_cnn is not None:
+        return ""
+    recorded = ran.network.provenance.get("model", {})
+    named = recorded.get("arch")
+    if named is not None and arch is None:
+        return f"pass --arch {named} to import and run that code, for the CNN's figures"
+    return f"its CNN ({recorded.get('file', 'not named')}) is not beside it, or changed; pass --model for its figures"
+
+
+def _without_labels(ran: FileRun) -> str:
+    """What is compared where accuracy is not known; empty where it is."""
+    point = ran.evaluation.nominal_point
+    if point.accuracy is not None:
+        return ""
+    known = "only its agreement with the CNN is" if point.agreement_with_cnn is not None else "nothing is compared"
+    return f"the images have no labels, so accuracy is not known; {known}"
+
+
+def _one_class(ran: FileRun) -> str:
+    """A warning where agreement says nothing, because every image gets the same class; empty elsewhere."""
+    classes = ran.result.predictions[:, ran.evaluation.nominal_point.timesteps - 1]
+    if ran.network.shapes[-1][0] == 1:
+        return "the network has one output, so every image gets class 0; accuracy and agreement say nothing"
+    if len(classes) > 1 and (classes == classes[0]).all():
+        return f"every image gets class {classes[0]}; accuracy and agreement say little on such images"
+    return ""
+
+
+def say_run(done: RunFolder, *, trace: bool, arch: str | None, as_json: bool) -> None:
+    """Print the figures of a run, as tables or as JSON, and where they are written."""
+    for ran in done.runs:
+        note_run(ran, trace=trace, arch=arch)
+    if as_json:
+        from loihi_convert.runs.run_folder import results_json
+
+        echo(results_json(done.figures))
+    else:
+        from loihi_convert.report import run_tables as tables
+
+        if len(done.runs) > 1:
+            shown = [tables.per_t_table(done.figures)]
         else:
-            file = model.get("file", "not named")
-            log(f"{ran.path.name}: its CNN ({file}) is not beside it, or changed; pass --model for its figures")
+            ((_, figures),) = done.figures
+            shown = [tables.accuracy_table(figures), tables.layer_table(figures)]
+        more = (tables.early_exit_table(done.figures), tables.energy_table(done.figures))
+        say_tables([*shown, *(table for table in more if table is not None)])
+    log(f"wrote {done.folder}/ ({', '.join(path.name for path in done.files)})")
 
 
 def _silence(stream: TextIO) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, log, say_json
-from loihi_convert.cli.options import DataRootOption, JsonOption
 
 
 def data(
@@ -19,8 +20,8 @@ def data(
             metavar="[NAME]...",
         ),
     ] = None,
-    data_root: DataRootOption = None,
-    as_json: JsonOption = False,
+    data_root: Annotated[Path | None, options.data_root(options.BASICS)] = None,
+    as_json: Annotated[bool, options.as_json()] = False,
 ) -> None:
     """Download benchmark data sets, or say which are there; every file is checked by its SHA-256."""
     from loihi_convert.data import default_root

@@ -6,23 +6,18 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from loihi_convert.cli.console import log, say_exported, trained_sentence
-from loihi_convert.cli.options import JsonOption, LavaPythonOption, OverwriteOption, SeedOption
-from loihi_convert.cli.run import show_run
+from loihi_convert.cli import options
+from loihi_convert.cli.console import log, say_exported, say_run, trained_sentence
 from loihi_convert.errors import InputError
 
 
 def demo(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for everything the demo makes.")] = Path(
-        "loihi-convert-demo"
-    ),
-    timesteps: Annotated[int, typer.Option("-T", "--timesteps", help="Latency T in time steps.")] = 32,
-    seed: SeedOption = 0,
-    lava_python: LavaPythonOption = None,
-    overwrite: OverwriteOption = False,
-    as_json: JsonOption = False,
+    output: Annotated[Path, options.output("Folder for everything the demo makes.")] = Path("loihi-convert-demo"),
+    timesteps: Annotated[int, options.timesteps("Latency T in time steps; default: 32.")] = 32,
+    seed: Annotated[int, options.seed(options.BASICS)] = 0,
+    overwrite: Annotated[bool, options.overwrite()] = False,
+    as_json: Annotated[bool, options.as_json()] = False,
+    lava_python: Annotated[str | None, options.lava_python()] = None,
 ) -> None:
     """Train, export and run a small CNN on 8x8 digits, Lava's simulator included: the whole flow in minutes."""
     from loihi_convert import pipeline
@@ -40,9 +35,8 @@ def demo(
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            f"{output}: cannot be made ({error.strerror or error}). Choose another place with -o."
-        ) from error
+        found = f"cannot be made ({error.strerror or error})"
+        raise InputError(found, where=output, hint="Choose another place with `output`.") from error
     splits = load_data("digits")
     log("1/3  train a CNN on the embedded digits")
     with progress_bar("training digits-cnn on digits") as progress:
@@ -60,4 +54,4 @@ def demo(
     done = pipeline.run_into_folder(
         output / "runs", opened, sim, splits, splits.test, command_line=sys.argv, bars=progress_bar
     )
-    show_run(done, trace=False, arch=None, as_json=as_json)
+    say_run(done, trace=False, arch=None, as_json=as_json)

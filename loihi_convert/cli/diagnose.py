@@ -2,93 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated, Any
 
 import typer
 
+from loihi_convert.choices import Device, Layout
+from loihi_convert.cli import options
 from loihi_convert.cli.console import diagnosed_json, log, say_diagnosed, say_json
-from loihi_convert.cli.options import (
-    ArchOption,
-    ClassMapOption,
-    DataOption,
-    DataRootOption,
-    DeviceOption,
-    JsonOption,
-    LavaLayoutOption,
-    LavaPythonOption,
-    parse_class_map,
-)
+from loihi_convert.cli.images import DataRequest, first_images, validation_images
+from loihi_convert.cli.options import DATA_AND_CNN, LAVA
+from loihi_convert.cli.wrong_files import CHECKPOINTS, NETX, require_checkpoint, require_netx
 from loihi_convert.errors import UsageError
-
-if TYPE_CHECKING:
-    from loihi_convert.choices import Layout
 
 DIAGNOSED_IMAGES = 1_000
 """Images a diagnosis takes unless told otherwise: seconds, and a few tenths of a point of accuracy."""
 
+_MODEL = typer.Argument(help="Checkpoint that the file was made from.", metavar="MODEL", show_default=False)
+_FILE = typer.Argument(help="Exported .net file.", metavar="FILE", show_default=False)
+_IMAGES = f"validation images; default: {DIAGNOSED_IMAGES:,}, or all."
+_SIM = "Run the first N of these images on Lava, too, and compare every layer."
+
 
 def diagnose(
-    model: Annotated[Path, typer.Argument(help="The CNN the file was made from.", metavar="MODEL")],
-    file: Annotated[Path, typer.Argument(help="ExportResult .net file.", metavar="FILE")],
-    timesteps: Annotated[
-        int | None, typer.Option("-T", "--timesteps", help="Time steps; default: what the file was balanced for.")
-    ] = None,
-    images: Annotated[
-        int | None,
-        typer.Option("--images", help=f"Validation images, the first N; default: {DIAGNOSED_IMAGES:,}, or all."),
-    ] = None,
-    sim: Annotated[
-        int, typer.Option("--sim", metavar="N", help="Run the first N of them on Lava, too, and compare every layer.")
-    ] = 0,
-    arch: ArchOption = None,
-    data: DataOption = None,
-    data_root: DataRootOption = None,
-    class_map: ClassMapOption = None,
-    lava_python: LavaPythonOption = None,
-    lava_layout: LavaLayoutOption = None,
-    device: DeviceOption = "auto",
-    as_json: JsonOption = False,
+    model: Annotated[Path, _MODEL],
+    file: Annotated[Path, _FILE],
+    timesteps: Annotated[int | None, options.timesteps()] = None,
+    image_count: Annotated[int | None, options.images(_IMAGES)] = None,
+    device: Annotated[Device, options.device()] = "auto",
+    as_json: Annotated[bool, options.as_json()] = False,
+    data: Annotated[str | None, options.data(DATA_AND_CNN)] = None,
+    data_root: Annotated[Path | None, options.data_root(DATA_AND_CNN)] = None,
+    class_map: Annotated[str | None, options.class_map(DATA_AND_CNN)] = None,
+    arch: Annotated[str | None, options.arch(DATA_AND_CNN)] = None,
+    sim: Annotated[int, options.number("--sim", LAVA, _SIM, metavar="N")] = 0,
+    lava_python: Annotated[str | None, options.lava_python()] = None,
+    lava_layout: Annotated[Layout | None, options.lava_layout()] = None,
 ) -> None:
-    """Say where the accuracy went between a CNN and its exported file: by cause, by layer, and what to try."""
+    """Say where accuracy was lost between a CNN and its exported file: by cause, by layer, and what to try."""
+    if model.suffix == NETX and file.suffix in CHECKPOINTS:
+        raise UsageError("the files are in the wrong order", hint=f"Run `loihi-convert diagnose {file} {model}`.")
+    require_checkpoint(model)
+    require_netx(file)
+    request = DataRequest(data, data_root, options.parse_class_map(class_map))
     from loihi_convert import netx, pipeline
     from loihi_convert.backends import BackendOptions, open_backend
-    from loihi_convert.data import load_data
     from loihi_convert.progress import progress_bar
     from loihi_convert.simulation.gpu import chosen_device
 
     chosen = chosen_device(device)
     network = netx.read(file)
-    source = network.provenance.get("model", {})
-    if data is None and source.get("data") is None:
-        raise UsageError(f"{file}: does not say what data it was made from; pass --data.")
-    splits = load_data(
-        data or str(source["data"]),
-        data_root,
-        classes=source.get("classes", ()),
-        class_map=parse_class_map(class_map),
-        input_shape=network.input_shape,
-    )
-    for note in splits.notes:
-        log(note)
-    # A user's own images are not split.
-    known, kind = (splits.validation, "validation") if len(splits.validation) else (splits.test, "own")
-    count = min(DIAGNOSED_IMAGES, len(known)) if images is None else images
-    if not 1 <= count <= len(known):
-        raise UsageError(f"--images {count}: {splits.name} has 1..{len(known)} {kind} images.")
+    recorded = network.provenance.get("model", {})
+    splits = request.load(file, recorded, network.input_shape)
+    known, kind = validation_images(splits)
+    count = first_images(image_count, DIAGNOSED_IMAGES, len(known), f"{kind} of {splits.name}")
     if not 0 <= sim <= count:
-        raise UsageError(f"--sim {sim}: allowed are 0..{count}, the images that are looked at.")
-    left = "; test images are left for the final figure" if kind == "validation" else ""
-    log(f"looking at the first {count:,} of {len(known):,} {kind} images of {splits.name}{left}")
-    options = BackendOptions(lava_python=lava_python, lava_layout=cast("Layout | None", lava_layout))
-    lava = open_backend("sim", options) if sim else None
+        raise UsageError(f"found {sim}", where="sim", expected=f"must be 0..{count}, the number of images in use")
+    log(f"looking at the first {count:,} of {len(known):,} {kind} of {splits.name}{_remark(kind, recorded)}")
+    lava_options = BackendOptions(lava_python=lava_python, lava_layout=lava_layout)
     done = pipeline.diagnose(
         model,
         file,
         known[:count],
         timesteps,
         arch=arch,
-        lava=lava,
+        lava=open_backend("sim", lava_options) if sim else None,
         lava_images=sim,
         device=chosen,
         bars=progress_bar,
@@ -101,3 +80,12 @@ def diagnose(
         say_json(diagnosed_json(done))
     else:
         say_diagnosed(done)
+
+
+def _remark(kind: str, recorded: Mapping[str, Any]) -> str:
+    """What is known of the images: only `train` is known to leave out the validation images that are split off here."""
+    if kind != "validation images":
+        return ""
+    if "arch" in recorded:
+        return "; your CNN may have been trained on them, and accuracies are then too high"
+    return "; test images are left for the final figure"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Annotated
 
+from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, say_json
-from loihi_convert.cli.options import JsonOption, LavaPythonOption
 from loihi_convert.errors import PlatformError
 
 
-def doctor(lava_python: LavaPythonOption = None, as_json: JsonOption = False) -> None:
+def doctor(
+    lava_python: Annotated[str | None, options.lava_python()] = None,
+    as_json: Annotated[bool, options.as_json()] = False,
+) -> None:
     """Say what is installed, what is missing, and what to do (Python, Lava, Loihi)."""
 
     from loihi_convert.checks.environment import examine
@@ -23,4 +27,4 @@ def doctor(lava_python: LavaPythonOption = None, as_json: JsonOption = False) ->
             echo(f"{mark} {check.name}: {check.found}" + (f"\n        {check.advice}" if check.advice else ""))
     broken = [check.name for check in checks if check.state == "broken"]
     if broken:
-        raise PlatformError(f"{', '.join(broken)}: does not work; see above for what to do.")
+        raise PlatformError("does not work; see above for what to do", where=", ".join(broken))

@@ -2,55 +2,86 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from loihi_convert.cli.console import echo, log, say_json, say_tables
-from loihi_convert.errors import InputError
+from loihi_convert.errors import UsageError
 
 if TYPE_CHECKING:
     from loihi_convert.backends import BackendOptions
-    from loihi_convert.backends.loihi2.board import Board
     from loihi_convert.backends.loihi2.plan import ChipPlan
     from loihi_convert.ir.quantized import QuantizedNetwork
 
 
+_SAID_OTHERWISE = {"files", "backend", "timesteps", "image_count", "partition", "board", "loihi_gen"}
+"""Parameters that the script gets with the values that were chosen, or by its environment."""
+
+_NOT_IN_A_SCRIPT = {"dry", "overwrite", "as_json"}
+
+
 def dry_run(
-    path: Path,
+    ctx: typer.Context,
+    paths: Sequence[Path],
     network: QuantizedNetwork,
     image_count: int,
-    timesteps: int | None,
-    board: Board,
-    *,
+    timesteps: Sequence[int],
     options: BackendOptions,
-    further: list[str],
+    *,
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Print the plan of a run, and write ``<file>.sbatch`` into the current folder.
+    """Print the plan of the run ``ctx`` of one file, and write ``<file>.sbatch`` into the current folder.
 
-    ``further`` are words of the command line that the script repeats.
+    Raises
+    ------
+    UsageError
+        If there are several files, or the network cannot run so.
+    InputError
+        If the script exists.
     """
+    from loihi_convert.backends.loihi2.board import chosen_board
     from loihi_convert.backends.loihi2.plan import plan, sbatch_script
     from loihi_convert.backends.request import require_proven
-    from loihi_convert.files import refuse_to_replace, write_atomically
+    from loihi_convert.files import refuse_to_overwrite, refuse_to_replace, write_atomically
     from loihi_convert.ir.neuron_model import neuron_model
 
+    if len(paths) > 1:
+        raise UsageError(f"found {len(paths)} files", where="dry", expected="must be one, with a script of its own")
+    (path,) = paths
     neuron = neuron_model(network, "stock", leak=options.leak)
-    steps = network.timesteps if timesteps is None else timesteps
+    steps = max(timesteps, default=network.timesteps)
     require_proven(network, steps)
     script = Path(f"{path.stem}.sbatch")
     refuse_to_replace(path, script)
-    if script.exists() and not overwrite:
-        raise InputError(f"{script}: exists already; nothing was changed. Pass --overwrite, or move it away.")
+    refuse_to_overwrite(script, overwrite)
+    board = options.board or chosen_board()
     planned = plan(network, image_count, steps, board, neuron=neuron)
-    words = ["loihi-convert", "run", str(path), "--backend", "loihi2", "-T", str(steps), "--images", str(image_count)]
-    write_atomically(script, sbatch_script([*words, *further], path.stem, board).encode())
+    listed = ",".join(map(str, timesteps or (steps,)))
+    words = ["loihi-convert", "run", str(path), "--backend", "loihi2", "-T", listed, "--images", str(image_count)]
+    write_atomically(script, sbatch_script([*words, *_given(ctx)], path.stem, board).encode())
     if as_json:
         say_json({**planned.as_json(), "script": str(script)})
     else:
         _say_plan(planned)
-    log(f"nothing was run; wrote {script}. This backend has never run on a chip: `run --golden --backend loihi2` first")
+    log(f"nothing was run; wrote {script}. This backend has never run on a chip: `golden --backend loihi2` first")
+
+
+def _given(ctx: typer.Context) -> Iterator[str]:
+    """The other options of the command line, which the script repeats."""
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        source = ctx.get_parameter_source(name)
+        if source is None or source.name != "COMMANDLINE" or name in _SAID_OTHERWISE | _NOT_IN_A_SCRIPT:
+            continue
+        flag, value = max(parameter.opts, key=len), ctx.params[name]
+        if isinstance(value, bool):
+            yield flag if value else max(parameter.secondary_opts, key=len)
+        else:
+            yield from (flag, str(value))
 
 
 def _say_plan(planned: ChipPlan) -> None:

@@ -3,187 +3,143 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from loihi_convert.cli.console import exported_json, log, say_exported, say_json
-from loihi_convert.cli.options import (
-    ArchOption,
-    ClassMapOption,
-    DataOption,
-    DataRootOption,
-    DeviceOption,
-    JsonOption,
-    MeanOption,
-    OverwriteOption,
-    StdOption,
-    parse_class_map,
-    parse_class_names,
-    parse_numbers,
-    parse_shape,
-    parse_timesteps,
+from loihi_convert.choices import (
+    Amplitude,
+    AnyMethod,
+    Device,
+    Granularity,
+    InitialPotential,
+    InputCoding,
+    Readout,
+    Reset,
+    Target,
 )
+from loihi_convert.cli import options
+from loihi_convert.cli.console import exported_json, log, say_exported, say_json
+from loihi_convert.cli.options import BALANCING, BASICS, DATA, NEURONS, OWN_CNN, choice, named, number, switch
+from loihi_convert.cli.wrong_files import require_checkpoint
 from loihi_convert.errors import UsageError
+
+if TYPE_CHECKING:
+    from loihi_convert.data import ClassMap, DataSplits
+    from loihi_convert.frontend.source import Source
+
+_MODEL = typer.Argument(help="Trained CNN: a .pt or .safetensors checkpoint.", metavar="MODEL", show_default=False)
+_TIMESTEPS = typer.Option(
+    "-T",
+    "--timesteps",
+    metavar="T",
+    help="Latency T to balance for; several, as 1,2,4, write one file each.",
+    rich_help_panel=BASICS,
+)
+_TARGET = (
+    "lava: soft-reset neurons (simulator only). loihi2: restrict parameters to what stock Loihi 2 neurons can "
+    "represent (fewer bits)."
+)
+_METHOD = (
+    f"Balancing method: {', '.join(get_args(AnyMethod))}. auto tries several and takes the one that agrees best with "
+    "the CNN on calibration images, for each T."
+)
+_THRESHOLDS = (
+    "channel: one threshold per channel (Lava's CPU models only). scalar: one per layer, the rest folded into the "
+    "weights; stock netx needs it on hardware."
+)
+_CORRECTION = (
+    "Correct biases and initial potentials for the error of few time steps (Li et al., 2021); default: what --balance "
+    "auto finds better."
+)
+_INITIAL = "Potential before the first step; default: half of the threshold with soft reset, zero with hard reset."
+_RESET = (
+    "Reset after a spike: soft (subtract the threshold) or hard (to 0, as Lava's LIF does); default: soft, hard for "
+    "spike-norm."
+)
+_INPUT = (
+    "How pixels enter: constant (the same current in each step) or poisson (random spikes); default: constant, poisson "
+    "for spike-norm and rmp."
+)
+_PIXEL_BITS = "Bits of a pixel, 1..8; default: 8, or what fits best with hard reset and for loihi2."
+_CALIBRATION = "Calibration images: split, all, or a number (first N of the split)."
+_CLASSES = "Number of classes, or their names a,b,c, with --arch; default: those of the data."
 
 
 def export(
-    model: Annotated[Path, typer.Argument(help="Trained CNN: a .pt or .safetensors checkpoint.", metavar="MODEL")],
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File to write; default: MODEL with suffix .net.")
+    model: Annotated[Path, _MODEL],
+    output: Annotated[Path | None, options.output("File to write; default: MODEL with the suffix .net.")] = None,
+    timesteps: Annotated[str, _TIMESTEPS] = "64",
+    target: Annotated[Target, choice(Target, "--target", BASICS, _TARGET)] = "lava",
+    weight_bits: Annotated[int, number("--weight-bits", BASICS, "Bits of a weight, 2..8, sign included.")] = 8,
+    device: Annotated[Device, options.device()] = "auto",
+    verify: Annotated[bool, switch("--verify/--no-verify", BASICS, "Read the file back and compare.")] = True,
+    overwrite: Annotated[bool, options.overwrite()] = False,
+    as_json: Annotated[bool, options.as_json()] = False,
+    arch: Annotated[str | None, options.arch(OWN_CNN)] = None,
+    mean: Annotated[str | None, options.mean(OWN_CNN, "pixel/255 as it is")] = None,
+    std: Annotated[str | None, options.std(OWN_CNN)] = None,
+    input_shape: Annotated[str | None, options.input_shape()] = None,
+    classes: Annotated[str | None, named("--classes", OWN_CNN, _CLASSES)] = None,
+    data: Annotated[str | None, options.data(DATA)] = None,
+    data_root: Annotated[Path | None, options.data_root(DATA)] = None,
+    class_map: Annotated[str | None, options.class_map(DATA)] = None,
+    calibration: Annotated[str, number("--calibration", DATA, _CALIBRATION)] = "split",
+    method: Annotated[AnyMethod, choice(AnyMethod, "--balance", BALANCING, _METHOD, metavar="METHOD")] = "auto",
+    percentile: Annotated[float, number("--percentile", BALANCING, "With --balance percentile, in (0, 100].")] = 99.0,
+    alpha: Annotated[float, number("--alpha", BALANCING, "Factor on the thresholds, in (0, 1].")] = 1.0,
+    thresholds: Annotated[Granularity, choice(Granularity, "--thresholds", BALANCING, _THRESHOLDS)] = "channel",
+    bias_correction: Annotated[
+        bool | None, switch("--bias-correction/--no-bias-correction", BALANCING, _CORRECTION)
     ] = None,
-    timesteps: Annotated[
-        str, typer.Option("-T", "--timesteps", help="Latency T to balance for; several as 1,2,4 write one file each.")
-    ] = "64",
-    method: Annotated[
-        str,
-        typer.Option(
-            "--balance",
-            help="Balancing method: ngu-lee, act-norm, robust-norm, act-norm-channelwise, spike-norm, rmp, percentile, "
-            "least-squares, qcfs, or auto: the one whose classes agree best with the CNN's on calibration images, for "
-            "each T.",
-        ),
-    ] = "auto",
+    correct: Annotated[bool | None, switch("--correct/--no-correct", BALANCING, "", hidden=True)] = None,
+    reset: Annotated[Reset | None, choice(Reset, "--reset", NEURONS, _RESET)] = None,
     amplitude: Annotated[
-        str, typer.Option("--amplitude", help="What a spike is worth: compensated (its threshold) or literal (1).")
+        Amplitude,
+        choice(Amplitude, "--amplitude", NEURONS, "Amplitude of a spike: its threshold (compensated), or 1 (literal)."),
     ] = "compensated",
-    alpha: Annotated[float, typer.Option("--alpha", help="Factor on the thresholds, in (0, 1].")] = 1.0,
-    percentile: Annotated[float, typer.Option("--percentile", help="For --balance percentile, in (0, 100].")] = 99.0,
-    reset: Annotated[
-        str | None,
-        typer.Option(
-            "--reset",
-            help="What a spike leaves: soft (default) subtracts the threshold, hard (default of spike-norm) is Lava's "
-            "own LIF.",
-            show_default=False,
-        ),
-    ] = None,
-    input_: Annotated[
-        str | None,
-        typer.Option(
-            "--input",
-            help="How pixels enter: constant (default), the same current in each step; poisson (default of spike-norm "
-            "and rmp), as random spikes.",
-            show_default=False,
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of --input poisson.")] = 0,
-    readout: Annotated[
-        str,
-        typer.Option("--readout", help="What the class is read from: the last layer's potential, or its spikes."),
-    ] = "potential",
     initial_potential: Annotated[
-        str | None,
-        typer.Option("--initial-potential", help="Potential before the first step; default: half, or zero if hard."),
+        InitialPotential | None, choice(InitialPotential, "--initial-potential", NEURONS, _INITIAL)
     ] = None,
-    correct: Annotated[
-        bool | None,
-        typer.Option(
-            "--correct/--no-correct",
-            help="Mend biases and initial potentials for what few steps do to currents, on calibration images; "
-            "default: what --balance auto finds better.",
-            show_default=False,
-        ),
-    ] = None,
-    weight_bits: Annotated[int, typer.Option("--weight-bits", help="Bits of a weight, 2..8, sign included.")] = 8,
-    pixel_bits: Annotated[
-        int | None,
-        typer.Option(
-            "--pixel-bits", help="Bits of a pixel, 1..8; default: 8, or what fits best if hard or for loihi2."
-        ),
-    ] = None,
-    target: Annotated[
-        str,
-        typer.Option(
-            "--target",
-            help="lava: soft-reset neurons of ours. loihi2: numbers that a circuit of stock processes, which the chip "
-            "has, can hold without wrapping; fewer bits.",
-        ),
-    ] = "lava",
-    thresholds: Annotated[
-        str,
-        typer.Option(
-            "--thresholds",
-            help="channel: one threshold per channel, as an array, which only Lava's CPU models take. scalar: one per "
-            "layer, the rest folded into the weights; what stock netx needs on hardware.",
-        ),
-    ] = "channel",
-    arch: ArchOption = None,
-    input_shape: Annotated[
-        str | None,
-        typer.Option("--input-shape", help="C,H,W, with --arch; default: the data's.", show_default=False),
-    ] = None,
-    mean: MeanOption = None,
-    std: StdOption = None,
-    classes: Annotated[
-        str | None,
-        typer.Option("--classes", help="Number or names a,b,c, with --arch; default: the data's.", show_default=False),
-    ] = None,
-    data: DataOption = None,
-    data_root: DataRootOption = None,
-    class_map: ClassMapOption = None,
-    calibration: Annotated[
-        str,
-        typer.Option(
-            "--calibration",
-            help="Images that set the thresholds: split, all training images, or so many of the split, as in 1000.",
-        ),
-    ] = "split",
-    device: DeviceOption = "auto",
-    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Read the file back and compare.")] = True,
-    overwrite: OverwriteOption = False,
-    as_json: JsonOption = False,
+    readout: Annotated[
+        Readout, choice(Readout, "--readout", NEURONS, "Read the class from the last layer's potential or spikes.")
+    ] = "potential",
+    input_coding: Annotated[InputCoding | None, choice(InputCoding, "--input", NEURONS, _INPUT)] = None,
+    poisson_seed: Annotated[int, options.seed(NEURONS, "Seed of everything random: of the Poisson input.")] = 0,
+    pixel_bits: Annotated[int | None, named("--pixel-bits", NEURONS, _PIXEL_BITS)] = None,
 ) -> None:
     """Convert a CNN to spikes, balance its thresholds, round it to Loihi's integers, write a netx file."""
+    require_checkpoint(model)
+    steps = options.parse_timesteps(timesteps)
     from loihi_convert import pipeline
-    from loihi_convert.choices import InputCoding
-    from loihi_convert.cnn.checkpoint import load
     from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, published_neurons
-    from loihi_convert.data import DATASETS, load_data
-    from loihi_convert.frontend.source import open_source
-    from loihi_convert.ir.quantized import Target
     from loihi_convert.progress import progress_bar
     from loihi_convert.simulation.gpu import chosen_device
 
-    steps = parse_timesteps(timesteps)
-    if target not in get_args(Target):
-        raise UsageError(f"--target {target}: unknown; allowed are {', '.join(get_args(Target))}.")
     published_reset, published_input = published_neurons(method)
-    coding = input_ or published_input
-    if coding not in get_args(InputCoding):
-        raise UsageError(f"--input {coding}: unknown; allowed are {', '.join(get_args(InputCoding))}.")
-    if arch is not None and data is None:
-        raise UsageError(f"{model}: a state dict does not say what it was trained on; pass --data.")
-    normalization = {"mean": parse_numbers("--mean", mean), "std": parse_numbers("--std", std)}
-    shape, names = parse_shape(input_shape), parse_class_names(classes)
-    trained = load(model) if arch is None else None
-    splits = load_data(
-        data or (trained.data if trained else ""),
-        data_root,
-        classes=names or (trained.classes if trained else ()),
-        class_map=parse_class_map(class_map),
-        input_shape=trained.input_shape if trained else shape,
-    )
-    for note in splits.notes:
-        log(note)
-    if shape not in (None, splits.input_shape):
-        raise UsageError(f"--input-shape {input_shape}: the images of {splits.name} have {splits.input_shape}.")
-    if arch is not None:
-        shape, names = splits.input_shape, names or splits.classes or None
-    # The name of a data set; where a user's own images lie is nobody else's business.
-    recorded = data if data is None or data in DATASETS else splits.name
-    source = open_source(model, arch=arch, input_shape=shape, classes=names, data=recorded, **normalization)
-    names_of: Any = {"method": method, "amplitude": amplitude, "initial_potential": initial_potential}
-    names_of |= {"reset": reset or published_reset, "readout": readout}
+    is_poisson = (input_coding or published_input) == "poisson"
     balance_options = BalanceOptions(
-        **names_of,
+        method=method,
+        amplitude=amplitude,
         alpha=alpha,
         percentile=percentile,
-        poisson_seed=seed if coding == "poisson" else None,
-        bias_correction=correct,
+        initial_potential=initial_potential,
+        reset=reset or published_reset,
+        readout=readout,
+        poisson_seed=poisson_seed if is_poisson else None,
+        bias_correction=correct if bias_correction is None else bias_correction,
     )
-    rounding: Any = {"target": target, "thresholds": thresholds}
-    quantize_options = QuantizeOptions(weight_bits=weight_bits, pixel_bits=pixel_bits, **rounding)
+    quantize_options = QuantizeOptions(weight_bits, pixel_bits, target, thresholds)
+    source, splits = _opened(
+        model,
+        arch=arch,
+        shape=options.parse_shape(input_shape),
+        names=options.parse_class_names(classes),
+        normalization=options.parse_normalization(mean, std),
+        data=data,
+        data_root=data_root,
+        class_map=options.parse_class_map(class_map),
+    )
     exported = pipeline.export(
         source,
         output,
@@ -200,3 +156,43 @@ def export(
         say_json({"files": [exported_json(item) for item in exported]})
     else:
         say_exported(exported)
+
+
+def _opened(
+    model: Path,
+    *,
+    arch: str | None,
+    shape: tuple[int, int, int] | None,
+    names: tuple[str, ...] | None,
+    normalization: options.Normalization,
+    data: str | None,
+    data_root: Path | None,
+    class_map: ClassMap | None,
+) -> tuple[Source, DataSplits]:
+    """The CNN, and the data it was trained on: those that it names, or with ``arch`` those that the options name."""
+    from loihi_convert.cnn.checkpoint import load
+    from loihi_convert.data import DATASETS, load_data
+    from loihi_convert.frontend.source import open_source
+
+    if arch is not None and data is None:
+        hint = "A state dict does not say what it was trained on: pass `data`."
+        raise UsageError("not given", where="data", expected="is needed with `arch`", hint=hint)
+    trained = load(model) if arch is None else None
+    splits = load_data(
+        data or (trained.data if trained else ""),
+        data_root,
+        classes=names or (trained.classes if trained else ()),
+        class_map=class_map,
+        input_shape=trained.input_shape if trained else shape,
+    )
+    for note in splits.notes:
+        log(note)
+    if shape not in (None, splits.input_shape):
+        expected = f"must be {splits.input_shape}, the shape of the images of {splits.name}"
+        raise UsageError(f"found {shape}", where="input_shape", expected=expected)
+    if arch is not None:
+        shape, names = splits.input_shape, names or splits.classes or None
+    # The name of a data set; where a user's own images lie is nobody else's business.
+    recorded = data if data is None or data in DATASETS else splits.name
+    source = open_source(model, arch=arch, input_shape=shape, classes=names, data=recorded, **normalization)
+    return source, splits

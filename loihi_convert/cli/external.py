@@ -1,7 +1,9 @@
-"""`loihi-convert run` of a netx file that `export` has not written."""
+"""`loihi-convert run` of a netx file that another tool wrote."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,22 +12,61 @@ from loihi_convert.cli.console import echo, log, say_tables
 from loihi_convert.errors import UsageError
 
 if TYPE_CHECKING:
-    from loihi_convert.pipeline import ExternalRun
+    from loihi_convert.cli.options import Normalization
+    from loihi_convert.data import Dataset, DataSplits
+    from loihi_convert.external.cuba import CubaNetwork
+    from loihi_convert.pipeline import ExternalRun, RunOptions
 
 
-def refuse_for_external(paths: tuple[Path, ...], given: dict[str, object]) -> None:
-    """Raise a `UsageError` for what only files of ours can do, the options ``given``."""
+def run_external(
+    output: Path,
+    paths: Sequence[Path],
+    network: CubaNetwork,
+    splits: DataSplits,
+    images: Dataset,
+    options: RunOptions,
+    normalization: Normalization,
+    given: Mapping[str, object],
+    *,
+    as_json: bool,
+) -> None:
+    """Run the only file of ``paths``, which holds ``network``, on `ref`; ``given`` are options that it does not have.
+
+    Raises
+    ------
+    UsageError
+        If there are several files, or such an option was given.
+    """
+    from loihi_convert import pipeline
+    from loihi_convert.progress import progress_bar
+
+    _refuse(paths, {**given, "trace": options.trace})
+    ran = pipeline.run_external_into_folder(
+        output,
+        paths[0],
+        network,
+        splits,
+        images,
+        timesteps=options.timesteps,
+        mean=normalization["mean"],
+        std=normalization["std"],
+        command_line=sys.argv,
+        bars=progress_bar,
+    )
+    _say(ran, paths[0], as_json=as_json)
+
+
+def _refuse(paths: Sequence[Path], given: Mapping[str, object]) -> None:
     if len(paths) > 1:
-        raise UsageError(f"{paths[0]}: was not written by `loihi-convert export`; run such a file alone.")
-    for option, value in given.items():
+        raise UsageError("another tool wrote it", where=paths[0], hint="Run such a file alone.")
+    for name, value in given.items():
         if value:
-            raise UsageError(
-                f"{option}: {paths[0]} was not written by `loihi-convert export`; such a file runs on ref, without it."
-            )
+            found = f"given, but another tool wrote {paths[0]}"
+            raise UsageError(found, where=name, expected="must be left out: such a file runs on ref")
 
 
-def show_external(ran: ExternalRun, path: Path, *, as_json: bool) -> None:
-    log(f"{path.name}: not written by `loihi-convert export`; its CUBA neurons run as in Lava, without early exit")
+def _say(ran: ExternalRun, path: Path, *, as_json: bool) -> None:
+    log(f"{path.name}: another tool wrote it; its CUBA neurons run as in Lava, without early exit")
     if as_json:
         from loihi_convert.runs.run_folder import results_json
 

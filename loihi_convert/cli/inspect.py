@@ -7,19 +7,23 @@ from typing import Annotated
 
 import typer
 
+from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, log, say_json, say_tables
-from loihi_convert.cli.options import JsonOption
+from loihi_convert.cli.wrong_files import require_netx
 from loihi_convert.errors import VerificationError
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A netx file, ours or not.", metavar="FILE")],
+    file: Annotated[Path, typer.Argument(help="A .net file of any tool.", metavar="FILE")],
     other: Annotated[
-        Path | None, typer.Argument(help="Another: show what differs instead.", metavar="[OTHER]", show_default=False)
+        Path | None, typer.Argument(help="A second file: show what differs.", metavar="[OTHER]", show_default=False)
     ] = None,
-    as_json: JsonOption = False,
+    as_json: Annotated[bool, options.as_json()] = False,
 ) -> None:
-    """Show what is in a .net file, whoever wrote it; of two files, what differs (exit code 5; 0: nothing does)."""
+    """Show what is in a .net file of any tool, or how two files differ (exit code 5 if they do)."""
+    for path in (file, other):
+        if path is not None:
+            require_netx(path)
     if other is not None:
         _compare(file, other, as_json=as_json)
         return

@@ -1,91 +1,195 @@
-"""Options that several commands share, and what the texts given to options mean."""
+"""Options that several verbs share, and the values in their texts.
+
+A parameter of a verb is called as the library's parameter it sets, so that an error of the library, which names its
+parameter, can be shown with the flag: ``method`` is ``--balance``. Counts of images are ``image_count``.
+"""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any, TypedDict, get_args
 
 import typer
 
-from loihi_convert.errors import UsageError
+from loihi_convert.choices import BackendName, DatasetName, Device, Generation, Layout, Neuron
+from loihi_convert.errors import UsageError, one_of
 
 if TYPE_CHECKING:
+    from loihi_convert.backends.loihi2.board import Board
     from loihi_convert.data import ClassMap
 
-DataOption = Annotated[
-    str | None,
-    typer.Option(
-        "--data",
-        help="Data set (digits, mnist, fashion-mnist, cifar10), folder of images, or .npz file; default: the model's.",
-        show_default=False,
-    ),
-]
-DataRootOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-root", help="Folder that holds the data sets; default: LOIHI_CONVERT_DATA, or ~/.cache/loihi-convert."
-    ),
-]
-ClassMapOption = Annotated[
-    str | None,
-    typer.Option(
-        "--class-map",
-        metavar="FOLDER=CLASS,...",
-        help="Class of each class folder, by name or number: zero=0,one=1. sorted: the sorted folders are 0, 1, ..., "
-        "as in torchvision's ImageFolder. Default: folders are named after the classes.",
-        show_default=False,
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
-ArchOption = Annotated[
-    str | None,
-    typer.Option(
-        "--arch",
-        help="For a plain state dict: package.module:factory, your class or function that builds the CNN. It is "
-        "imported from the current folder, and its code runs.",
-        show_default=False,
-    ),
-]
-MeanOption = Annotated[
-    str | None,
-    typer.Option("--mean", help="Per channel a,b,c if the CNN expects (pixel/255 - mean) / std.", show_default=False),
-]
-StdOption = Annotated[str | None, typer.Option("--std", help="Per channel, see --mean.", show_default=False)]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything that is random.")]
-DeviceOption = Annotated[
-    str, typer.Option("--device", help="Where to simulate: cpu, cuda (a GPU), or auto: a GPU where torch sees one.")
-]
-LavaPythonOption = Annotated[
-    str | None,
-    typer.Option(
-        "--lava-python",
-        metavar="PATH",
-        help="Python that has Lava, if not this one; or set LOIHI_CONVERT_LAVA_PYTHON.",
-        show_default=False,
-    ),
-]
-LavaLayoutOption = Annotated[
-    str | None,
-    typer.Option(
-        "--lava-layout",
-        metavar="LAYOUT",
-        help="For Lava's simulator. processes (default): Lava's own Conv and Dense, one image at a time. layers: one "
-        "Process of ours per layer, images side by side; faster.",
-        show_default=False,
-    ),
-]
-PartitionOption = Annotated[
-    str | None,
-    typer.Option("--partition", help="For loihi2: SLURM's partition; default: PARTITION.", show_default=False),
-]
-BoardOption = Annotated[
-    str | None, typer.Option("--board", help="For loihi2: one board of SLURM's; default: BOARD.", show_default=False)
-]
-LoihiGenOption = Annotated[
-    str | None,
-    typer.Option("--loihi-gen", help="For loihi2: N3B2, N3B3, N3C1 or N3D1; default: LOIHI_GEN, or N3B3."),
-]
+BASICS = "Basics"
+OWN_CNN = "Your own CNN"
+DATA = "Data"
+DATA_AND_CNN = "Data and CNN"
+BALANCING = "Balancing"
+NEURONS = "Neurons and input"
+OUTPUT = "Output"
+TRAINING = "Training"
+EARLY_EXIT = "Early exit"
+LAVA = "Lava"
+BOARD = "Loihi 2 board"
+EXTERNAL = "Files of other tools"
+
+# `typer.Option` itself returns Any: its value is the metadata of a parameter, and nothing that has a type of its own.
+Option = Any
+
+
+class Normalization(TypedDict):
+    """What the pixels / 255 of the training images were normalized with; None: not said."""
+
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+
+
+def choice(choices: object, flag: str, panel: str, help: str, *, metavar: str | None = None) -> Option:
+    """Return an option that takes one of the names in the ``Literal`` type ``choices``."""
+    known: tuple[str, ...] = get_args(choices)
+    return typer.Option(
+        flag,
+        parser=_parser(known, flag),
+        metavar=metavar or f"[{'|'.join(known)}]",
+        autocompletion=lambda incomplete: [name for name in known if name.startswith(incomplete)],
+        help=help,
+        rich_help_panel=panel,
+    )
+
+
+def _parser(known: tuple[str, ...], flag: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text in known:
+            return text
+        near = difflib.get_close_matches(text, known, n=1)
+        hint = f"Did you mean {near[0]}?" if near else ""
+        raise UsageError(f"found {text!r}", where=flag, expected=one_of(known), hint=hint)
+
+    return parse
+
+
+def switch(flag: str, panel: str, help: str, *, hidden: bool = False) -> Option:
+    """Return an option that is on or off."""
+    # Without a metavar the help page says <bool>.
+    return typer.Option(flag, metavar="", help=help, rich_help_panel=panel, hidden=hidden)
+
+
+def named(flag: str, panel: str, help: str, *, metavar: str | None = None) -> Option:
+    """Return an option without a default value of its own; ``help`` says what happens without it."""
+    return typer.Option(flag, metavar=metavar, help=help, rich_help_panel=panel, show_default=False)
+
+
+def number(flag: str, panel: str, help: str, *, metavar: str | None = None) -> Option:
+    """Return an option with a default, such as a number."""
+    return typer.Option(flag, metavar=metavar, help=help, rich_help_panel=panel)
+
+
+def data(panel: str) -> Option:
+    names = ", ".join(get_args(DatasetName))
+    help = f"Data set ({names}), a folder of images, or an .npz file; default: the data set of the CNN."
+    return named("--data", panel, help)
+
+
+def data_root(panel: str) -> Option:
+    return named(
+        "--data-root", panel, "Folder of the data sets; default: LOIHI_CONVERT_DATA, or ~/.cache/loihi-convert."
+    )
+
+
+def class_map(panel: str) -> Option:
+    help = (
+        "Class of each class folder, by name or number: zero=0,one=1. sorted: the sorted folders are 0, 1, ..., as in "
+        "torchvision's ImageFolder. Default: folders are named after the classes."
+    )
+    return named("--class-map", panel, help, metavar="FOLDER=CLASS,...")
+
+
+def arch(panel: str) -> Option:
+    help = (
+        "For a plain state dict: your class or function that builds the CNN, as package.module:factory. It is imported "
+        "from the current folder, and its code runs."
+    )
+    return named("--arch", panel, help, metavar="MODULE:FACTORY")
+
+
+def input_shape() -> Option:
+    return named(
+        "--input-shape", OWN_CNN, "Shape of an image, with --arch; default: that of the data.", metavar="C,H,W"
+    )
+
+
+def mean(panel: str, default: str) -> Option:
+    help = f"Normalization of the input, (pixel/255 - mean) / std: one number, or one per channel; default: {default}."
+    return named("--mean", panel, help, metavar="A,B,C")
+
+
+def std(panel: str) -> Option:
+    return named("--std", panel, "See --mean.", metavar="A,B,C")
+
+
+def timesteps(help: str = "Time steps; default: the T that the file was balanced for.") -> Option:
+    return typer.Option("-T", "--timesteps", metavar="T", help=help, rich_help_panel=BASICS, show_default=False)
+
+
+def images(help: str) -> Option:
+    return named("--images", BASICS, f"Use the first N {help}", metavar="N")
+
+
+def output(help: str) -> Option:
+    return typer.Option("-o", "--output", help=help, rich_help_panel=BASICS)
+
+
+def as_json() -> Option:
+    return switch("--json", BASICS, "Print one JSON object on stdout, and nothing else there.")
+
+
+def overwrite(help: str = "Replace existing files.", panel: str = BASICS) -> Option:
+    return switch("--overwrite", panel, help)
+
+
+def seed(panel: str, help: str = "Seed of everything random.") -> Option:
+    return typer.Option("--seed", help=help, rich_help_panel=panel)
+
+
+def device() -> Option:
+    return choice(Device, "--device", BASICS, "Where to simulate: cpu, cuda (a GPU), or auto (a GPU if there is one).")
+
+
+def lava_python() -> Option:
+    help = "Python interpreter that has Lava, if not this one; default: LOIHI_CONVERT_LAVA_PYTHON."
+    return named("--lava-python", LAVA, help, metavar="PATH")
+
+
+def lava_layout() -> Option:
+    help = (
+        "Layout on Lava's simulator. processes (default): Lava's own Conv and Dense, one image at a time. layers: one "
+        "custom Process per layer, images batched; faster."
+    )
+    return choice(Layout, "--lava-layout", LAVA, help)
+
+
+def neuron() -> Option:
+    help = (
+        "own: the file's neuron model. stock: emulate it with Lava's LIF, as on the chip; needs a file of target "
+        "loihi2, and is its default."
+    )
+    return choice(Neuron, "--neuron", LAVA, help)
+
+
+def leak() -> Option:
+    return switch("--leak", LAVA, "Stock neurons with du = 0 instead of -1: u loses 1/4096 in each step.")
+
+
+def partition() -> Option:
+    return named("--partition", BOARD, "SLURM partition; default: PARTITION.")
+
+
+def board() -> Option:
+    return named("--board", BOARD, "SLURM name of one board; default: BOARD.")
+
+
+def loihi_gen() -> Option:
+    return choice(Generation, "--loihi-gen", BOARD, "Chip generation; default: LOIHI_GEN, or N3B3.")
 
 
 def parse_timesteps(text: str) -> tuple[int, ...]:
@@ -95,18 +199,52 @@ def parse_timesteps(text: str) -> tuple[int, ...]:
     except ValueError:
         steps = ()
     if not steps or min(steps) < 1 or len(set(steps)) < len(steps):
-        raise UsageError(f"--timesteps {text}: allowed are whole numbers from 1, each once, as in 1,2,4.")
+        raise UsageError(
+            f"found {text!r}", where="timesteps", expected="must be whole numbers from 1, each once, as in 1,2,4"
+        )
     return steps
 
 
-def parse_numbers(option: str, text: str | None) -> tuple[float, ...] | None:
-    """Return the numbers, one per channel, in what ``option`` was given."""
+def parse_numbers(where: str, text: str | None) -> tuple[float, ...] | None:
+    """Return the numbers, one per channel, in the text that the parameter ``where`` was given."""
     if text is None:
         return None
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"{option} {text}: allowed are numbers, one per channel, as in 0.49,0.48,0.45.") from None
+        raise UsageError(
+            f"found {text!r}", where=where, expected="must be numbers, one per channel, as in 0.49,0.48,0.45"
+        ) from None
+
+
+def parse_normalization(mean: str | None, std: str | None) -> Normalization:
+    """Return the numbers of ``--mean`` and ``--std``."""
+    return {"mean": parse_numbers("mean", mean), "std": parse_numbers("std", std)}
+
+
+def refuse_for_native(path: Path, normalization: Normalization) -> None:
+    """Raise a `UsageError` if a normalization is given for a file that holds its own."""
+    for name, numbers in (("mean", normalization["mean"]), ("std", normalization["std"])):
+        if numbers is not None:
+            raise UsageError(
+                f"given, but {path} holds its own normalization",
+                where=name,
+                expected="is only for netx files that other tools wrote",
+            )
+
+
+def board_of(
+    backend: BackendName, partition: str | None, board: str | None, loihi_gen: Generation | None, *, dry: bool = False
+) -> Board | None:
+    """Return the board that a run on ``loihi2`` is for, which no other backend has."""
+    given = {"partition": partition, "board": board, "loihi_gen": loihi_gen, "dry": dry}
+    if backend == "loihi2":
+        from loihi_convert.backends.loihi2.board import chosen_board
+
+        return chosen_board(partition=partition, name=board, generation=loihi_gen)
+    for name in (name for name, value in given.items() if value):
+        raise UsageError(f"given, but the backend is {backend}", where=name, expected="is an option of loihi2")
+    return None
 
 
 def parse_shape(text: str | None) -> tuple[int, int, int] | None:
@@ -118,7 +256,11 @@ def parse_shape(text: str | None) -> tuple[int, int, int] | None:
     except ValueError:
         channels = height = width = 0
     if min(channels, height, width) < 1:
-        raise UsageError(f"--input-shape {text}: allowed are three whole numbers from 1, C,H,W, as in 3,32,32.")
+        raise UsageError(
+            f"found {text!r}",
+            where="input_shape",
+            expected="must be three whole numbers from 1, C,H,W, as in 3,32,32",
+        )
     return channels, height, width
 
 
@@ -126,11 +268,15 @@ def parse_class_names(text: str | None) -> tuple[str, ...] | None:
     """Return the names of the classes, which are 0, 1, ... where only their number is given."""
     if text is None:
         return None
-    # More than five digits are no number of classes but a claim on all memory.
+    # A number of more than five digits would fill the memory with names.
     is_number = text.isdecimal() and len(text) <= 5
     names = tuple(map(str, range(int(text)))) if is_number else tuple(text.split(","))
     if len(names) < 2 or not all(names) or len(set(names)) < len(names):
-        raise UsageError(f"--classes {text}: allowed is their number from 2, or their names, each once: cat,dog,bird.")
+        raise UsageError(
+            f"found {text!r}",
+            where="classes",
+            expected="must be their number from 2, or their names, each once, as in cat,dog,bird",
+        )
     return names
 
 

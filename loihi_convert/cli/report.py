@@ -7,19 +7,17 @@ from typing import Annotated
 
 import typer
 
+from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, say_json
-from loihi_convert.cli.options import JsonOption, OverwriteOption
 
 
 def report(
-    runs: Annotated[
-        list[Path], typer.Argument(help="Run folders, which `loihi-convert run` has written.", metavar="RUN...")
-    ],
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="The HTML file; Markdown of the same name is written beside it.")
-    ] = Path("report.html"),
-    overwrite: OverwriteOption = False,
-    as_json: JsonOption = False,
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, written by `loihi-convert run`.", metavar="RUN...")],
+    output: Annotated[Path, options.output("The HTML file; Markdown of the same name is written beside it.")] = Path(
+        "report.html"
+    ),
+    overwrite: Annotated[bool, options.overwrite()] = False,
+    as_json: Annotated[bool, options.as_json()] = False,
 ) -> None:
     """Write one page about one or several runs: accuracy and latency, layers, confusions, how it was made."""
     from loihi_convert.report.build import write_report

@@ -3,70 +3,46 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from loihi_convert.choices import Architecture, RecipeName, Store
+from loihi_convert.choices import Architecture, DatasetName, RecipeName, Store
+from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, say_json, trained_sentence
-from loihi_convert.cli.options import DataRootOption, JsonOption, OverwriteOption, SeedOption
-from loihi_convert.errors import InputError
+from loihi_convert.cli.options import BASICS, TRAINING, choice, named, switch
+from loihi_convert.cli.wrong_files import require_checkpoint
+from loihi_convert.errors import CheckpointError, InputError
+
+if TYPE_CHECKING:
+    from loihi_convert.cnn.checkpoint import Checkpoint
+
+_DATA = "Data set; default: digits, or that of --from."
+_ARCHITECTURE = "Network to train; default: the one for the data set, or that of --from."
+_STORE = "float16 halves the file; accuracies are those of the rounded weights."
+_RECIPE = "best: this package's. paper: that of Ngu & Lee 2022, for mnist, fashion-mnist and cifar10 (VGG-16)."
+_START = "Checkpoint of `train` to continue from, with a few epochs of small steps."
+_QCFS = "Train for few time steps: activations with L levels (quantization-clip-floor-shift) and trained thresholds."
+_WEIGHT_BITS = "With --qcfs: train with weights rounded to 2..8 bits, for export with the same --weight-bits."
 
 
 def train(
-    data: Annotated[
-        str | None,
-        typer.Option("--data", help="Data set: digits (default), mnist, fashion-mnist or cifar10.", show_default=False),
-    ] = None,
-    architecture: Annotated[
-        Architecture | None, typer.Option("--architecture", help="Network to train; default: the one for the data set.")
-    ] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Checkpoint to write, .pt or .safetensors.")] = Path(
-        "model.pt"
-    ),
-    recipe: Annotated[
-        RecipeName,
-        typer.Option(
-            "--recipe",
-            help="How to train. best: ours. paper: as Ngu & Lee 2022 do, on mnist, fashion-mnist or cifar10 (VGG-16).",
-        ),
-    ] = "best",
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Epochs; default: the recipe's.")] = None,
-    qcfs: Annotated[
-        int | None,
-        typer.Option(
-            "--qcfs",
-            metavar="L",
-            help="Train for few time steps: activations of L levels (quantization-clip-floor-shift) and thresholds.",
-            show_default=False,
-        ),
-    ] = None,
-    weight_bits: Annotated[
-        int | None,
-        typer.Option(
-            "--weight-bits",
-            help="With --qcfs: train with weights rounded to so many bits, 2..8, for export with the same.",
-            show_default=False,
-        ),
-    ] = None,
-    start: Annotated[
-        Path | None,
-        typer.Option("--from", help="Trained CNN to go on with, in a few epochs of small steps.", show_default=False),
-    ] = None,
-    store: Annotated[
-        Store,
-        typer.Option(
-            "--store", help="float32, or float16: half the file; accuracies are those of the rounded weights."
-        ),
-    ] = "float32",
-    seed: SeedOption = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted training stopped.")] = False,
-    data_root: DataRootOption = None,
-    overwrite: OverwriteOption = False,
-    as_json: JsonOption = False,
+    data: Annotated[DatasetName | None, choice(DatasetName, "--data", BASICS, _DATA)] = None,
+    architecture: Annotated[Architecture | None, choice(Architecture, "--architecture", BASICS, _ARCHITECTURE)] = None,
+    output: Annotated[Path, options.output("Checkpoint to write, .pt or .safetensors.")] = Path("model.pt"),
+    store: Annotated[Store, choice(Store, "--store", BASICS, _STORE)] = "float32",
+    overwrite: Annotated[bool, options.overwrite()] = False,
+    as_json: Annotated[bool, options.as_json()] = False,
+    data_root: Annotated[Path | None, options.data_root(BASICS)] = None,
+    recipe: Annotated[RecipeName, choice(RecipeName, "--recipe", TRAINING, _RECIPE)] = "best",
+    epochs: Annotated[int | None, named("--epochs", TRAINING, "Epochs; default: those of the recipe.")] = None,
+    seed: Annotated[int, options.seed(TRAINING)] = 0,
+    resume: Annotated[bool, switch("--resume", TRAINING, "Continue an interrupted training.")] = False,
+    start: Annotated[Path | None, named("--from", TRAINING, _START)] = None,
+    qcfs_levels: Annotated[int | None, named("--qcfs", TRAINING, _QCFS, metavar="L")] = None,
+    weight_bits: Annotated[int | None, named("--weight-bits", TRAINING, _WEIGHT_BITS)] = None,
 ) -> None:
     """Train a CNN that converts well (ReLU and average pooling) and write it as model.pt."""
-    from loihi_convert.cnn.checkpoint import load
+    if start is not None:
+        require_checkpoint(start)
     from loihi_convert.cnn.training import TrainOptions, chosen_architecture, resume_path, train_cnn
     from loihi_convert.data import default_root
     from loihi_convert.data.benchmarks import load_benchmark
@@ -78,16 +54,13 @@ def train(
     refuse_to_overwrite(output, overwrite)
     unfinished = resume_path(output)
     if unfinished.exists() and not (resume or overwrite):
-        raise InputError(
-            "an interrupted training lies here; nothing was changed",
-            where=unfinished,
-            hint="Continue it with `resume=True`, or start anew with `overwrite=True`.",
-        )
-    options = TrainOptions(architecture, recipe, epochs, seed, qcfs, weight_bits, store)
-    origin = None if start is None else load(start)
+        hint = "Continue with `resume`, or start anew with `overwrite`."
+        raise InputError("is an interrupted training; nothing was changed", where=unfinished, hint=hint)
+    chosen = TrainOptions(architecture, recipe, epochs, seed, qcfs_levels, weight_bits, store)
+    origin = None if start is None else _started(start)
     splits = load_benchmark(data or (origin.data if origin else "digits"), data_root or default_root())
-    with progress_bar(f"training {chosen_architecture(splits.name, options, origin)} on {splits.name}") as progress:
-        trained = train_cnn(splits, output, options, start=origin, resume=resume, progress=progress)
+    with progress_bar(f"training {chosen_architecture(splits.name, chosen, origin)} on {splits.name}") as progress:
+        trained = train_cnn(splits, output, chosen, start=origin, resume=resume, progress=progress)
     if as_json:
         say_json(
             {
@@ -104,3 +77,17 @@ def train(
         )
     else:
         echo(trained_sentence(output, trained))
+
+
+def _started(path: Path) -> Checkpoint:
+    """The CNN to go on with, which only a checkpoint of `train` describes."""
+    from loihi_convert.cnn.checkpoint import load
+
+    try:
+        return load(path)
+    except CheckpointError as error:
+        if "not a checkpoint of loihi-convert" not in str(error):
+            raise
+        exporting = f"loihi-convert export {path} --arch package.module:factory"
+        hint = f"Fine-tune your own CNN with your own code, and export it: `{exporting}`."
+        raise CheckpointError("was not written by `loihi-convert train`", where=path, hint=hint) from error

@@ -136,8 +136,8 @@ def _levels(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
 def _initial_potential(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
     if _option(network, "balance", "initial_potential", "") == "half":
         return (
-            "The corrected initial potentials make these images worse: `export --no-correct`, or calibrate on images "
-            "like these (`--data`, `--calibration all`).",
+            "The corrected initial potentials make these images worse: `export --no-bias-correction`, or calibrate on "
+            "images like these (`--data`, `--calibration all`).",
         )
     option = "--reset soft" if diagnosis.reset == "hard" else "--initial-potential half"
     return (
@@ -152,7 +152,7 @@ def _timing(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
     return (
         "Spikes arrive in bursts and gaps, and a neuron cannot take back a spike when negative input follows.",
         *_more_steps(diagnosis, network),
-        *(() if corrected else ("`export --correct` corrects the mean of each channel for it.",)),
+        *(() if corrected else ("`export --bias-correction` corrects the mean of each channel for it.",)),
     )
 
 
@@ -166,8 +166,8 @@ def _input(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
 
 def _correction(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
     return (
-        "The corrections make these images worse: `export --no-correct`, or calibrate on images like these (`--data`, "
-        "`--calibration all`).",
+        "The corrections make these images worse: `export --no-bias-correction`, or calibrate on images like these "
+        "(`--data`, `--calibration all`).",
     )
 
 

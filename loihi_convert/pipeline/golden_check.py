@@ -113,11 +113,14 @@ def read_golden(path: Path) -> Golden:
         digests = tuple((layer["spikes"], str(layer["potentials"])) for layer in told["layers"])
     except (*NPZ_ERRORS, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path}: no golden folder, or a damaged one ({str(error) or type(error).__name__}); it holds {NETWORK}, "
-            f"{ARRAYS} and {DIGESTS}. Without a folder, --golden takes the one in this package."
+            f"not a golden folder, or damaged ({str(error) or type(error).__name__})",
+            where=path,
+            expected=f"must hold {NETWORK}, {ARRAYS} and {DIGESTS}",
         ) from None
     if sha256(path / NETWORK) != expected or len(digests) != len(network.layers):
-        raise InputError(f"{path / NETWORK}: not the network that {DIGESTS} is of; take the folder as a whole.")
+        raise InputError(
+            f"not the network that {DIGESTS} was made for", where=path / NETWORK, hint="Take the folder as a whole."
+        )
     return Golden(path, network, images, timesteps, potentials, digests)
 
 

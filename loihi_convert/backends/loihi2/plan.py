@@ -132,7 +132,7 @@ def sbatch_script(words: Sequence[str], job: str, board: Board) -> str:
         [
             "#!/bin/bash",
             *options,
-            "# Never tried on a chip: compare with `loihi-convert run --golden --backend loihi2` first.",
+            "# Never tried on a chip: compare with `loihi-convert golden --backend loihi2` first.",
             "set -eu",
             *exports,
             shlex.join(words),

@@ -1,0 +1,65 @@
+"""Which images a verb uses: the data set that the options or the file name, and how many of its images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loihi_convert.cli.console import log
+from loihi_convert.errors import UsageError
+
+if TYPE_CHECKING:
+    from loihi_convert.arrays import Shape
+    from loihi_convert.data import ClassMap, Dataset, DataSplits
+
+
+@dataclass(frozen=True)
+class DataRequest:
+    """The data that the options name: ``--data``, ``--data-root``, ``--class-map``."""
+
+    data: str | None
+    data_root: Path | None
+    class_map: ClassMap | None = None
+
+    def load(self, path: Path, recorded: Mapping[str, Any], input_shape: Shape) -> DataSplits:
+        """Return the data for the network of the file at ``path``, which records ``recorded`` of its CNN.
+
+        Raises
+        ------
+        UsageError
+            If neither the options nor the file name a data set.
+        """
+        from loihi_convert.data import load_data
+
+        named = self.data or recorded.get("data")
+        if named is None:
+            raise UsageError("the file does not record its data set", where=path, hint="Pass `data`.")
+        splits = load_data(
+            str(named),
+            self.data_root,
+            classes=recorded.get("classes", ()),
+            class_map=self.class_map,
+            input_shape=input_shape,
+        )
+        for note in splits.notes:
+            log(note)
+        return splits
+
+
+def validation_images(splits: DataSplits) -> tuple[Dataset, str]:
+    """Return the images to act upon, which are not the test images, and what they are; a user's own are not split."""
+    if len(splits.validation):
+        return splits.validation, "validation images"
+    return splits.test, "own images"
+
+
+def first_images(count: int | None, default: int, available: int, kind: str) -> int:
+    """Return how many images to use: ``count``, or ``default`` of those ``available``; ``kind`` says which they are."""
+    chosen = min(default, available) if count is None else count
+    if not 1 <= chosen <= available:
+        raise UsageError(
+            f"found {chosen}", where="image_count", expected=f"must be 1..{available}, the number of {kind}"
+        )
+    return chosen

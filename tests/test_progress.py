@@ -1,0 +1,36 @@
+"""What long work shows where there is no terminal: a line now and then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from loihi_convert.progress import LINE_SECONDS, progress_bar, progress_lines
+
+
+def test_a_line_every_30_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    times: Iterator[float] = iter([0.0, 10.0, 30.0, 59.0, 60.0, 61.0])
+    update = progress_lines("a.net: running on \x1b[31mref", lambda: next(times))
+    for done in (100, 300, 590, 600, 610):
+        update(done, 1000)
+    assert LINE_SECONDS == 30
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        r"a.net: running on \x1b[31mref: 300 of 1,000 (30 %), 30 s",
+        r"a.net: running on \x1b[31mref: 600 of 1,000 (60 %), 60 s",
+    ]
+
+
+def test_short_work_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar("short") as progress:
+        for done in range(1000):
+            progress(done, 1000)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_work_goes_on_where_stderr_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, 40.0])
+    monkeypatch.setattr("sys.stderr", None)
+    progress_lines("x", lambda: next(times))(1, 2)
