@@ -27,7 +27,7 @@ from loihi_convert.errors import PlatformError, UsageError
 from loihi_convert.frontend.lowering import per_channel
 from loihi_convert.frontend.source import Source, open_source
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.metrics.advice import advice
+from loihi_convert.metrics.advice import advice, image_notes
 from loihi_convert.metrics.diagnosis import diagnose as diagnose_network
 from loihi_convert.metrics.evaluation import Evaluation, Point, evaluate
 from loihi_convert.pipeline.checking import CheckReport, check, load_file
@@ -264,7 +264,7 @@ class Converted:
             found = diagnose_network(
                 self.source.network, spiking, self.network, data.images, data.labels, steps, progress=progress
             )
-        return DiagnosisReport(None, found, advice(found, self.network), ())
+        return DiagnosisReport(None, found, advice(found, self.network), image_notes(self.network))
 
     @property
     def _image_shape(self) -> tuple[int, int, int]:

@@ -442,7 +442,7 @@ def test_training_is_advised_only_where_train_can_do_it(
         for cause in ("levels", "timing", "weights"):
             text = " ".join(advice.advice(plain.model_copy(update={"main_cause": cause}), network))
             assert ("train --qcfs" in text) == is_trainable
-    assert (advice.image_note(network) is None) == is_ours
+    assert (advice.image_notes(network) == ()) == is_ours
 
 
 def test_a_loss_below_twice_its_standard_error_has_no_cause() -> None:

@@ -262,13 +262,13 @@ def can_be_trained(network: QuantizedNetwork) -> bool:
     return architecture in get_args(Architecture) and data in get_args(DatasetName)
 
 
-def image_note(network: QuantizedNetwork) -> str | None:
-    """Return what is known of the images of a diagnosis; None where the CNN was trained without validation images."""
+def image_notes(network: QuantizedNetwork) -> tuple[str, ...]:
+    """Return what is known of the images of a diagnosis; nothing where `train` left them out of the training set."""
     if _option(network, "model", "architecture", ""):
-        return None
+        return ()
     return (
         "loihi-convert did not train this CNN. If its training set contained the images looked at here, its accuracy "
-        "and the loss differ on test images: a CNN is usually more accurate on images it was trained on."
+        "and the loss differ on test images: a CNN is usually more accurate on images it was trained on.",
     )
 
 

@@ -10,7 +10,7 @@ from loihi_convert.backends import Backend
 from loihi_convert.backends.request import check_run
 from loihi_convert.data import Dataset
 from loihi_convert.frontend.source import reopen_source
-from loihi_convert.metrics.advice import advice, image_note, verdict
+from loihi_convert.metrics.advice import advice, image_notes, verdict
 from loihi_convert.metrics.diagnosis import Diagnosis
 from loihi_convert.metrics.diagnosis import diagnose as diagnose_network
 from loihi_convert.pipeline.options import RunOptions
@@ -111,8 +111,7 @@ def diagnose(
             f"{path} was not made from {model} as it is now: what differs between the two CNNs is counted as loss, "
             "mostly of weight bits."
         )
-    if (note := image_note(network)) is not None:
-        notes.append(note)
+    notes += image_notes(network)
     spiking = float_network(network, source.network)
     with bars(f"{path.name}: from the CNN to the file") as progress:
         found = diagnose_network(
