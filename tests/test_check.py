@@ -71,7 +71,7 @@ def good(
     proven: int = 16,
     poisson_seed: int | None = None,
 ) -> QuantizedNetwork:
-    """A convolution of two channels and a dense readout; hard reset, one threshold: stock netx may run it on a chip."""
+    """A convolution of two channels and a dense readout; hard reset, one threshold: all that a chip needs."""
     synapse = Conv(np.array(kernel, np.int32), None if bias is None else np.array(bias, np.int32))
     neuron = IntegerNeuron(np.array(threshold, np.int32), np.zeros(2, np.int32))
     is_constant = poisson_seed is None
@@ -122,7 +122,7 @@ def test_nothing_is_found_in_a_good_network(
 @pytest.mark.slow
 @given(cases=st.tuples(networks(), loihi2_networks()))
 @settings(max_examples=15, deadline=None)
-def test_no_network_of_ours_has_an_error_on_lava(
+def test_no_native_network_has_an_error_on_lava(
     tmp_path_factory: pytest.TempPathFactory, cases: tuple[Case, Case]
 ) -> None:
     for network, _ in cases:
@@ -301,7 +301,7 @@ def dense(neurons: int, inputs: int) -> LayerData:
 
 
 def test_a_file_that_begins_with_a_dense_layer_is_counted_from_it(tmp_path: Path) -> None:
-    """1,000 neurons of 64 inputs: 64,000 + 24,000 bytes expanded; all 10 behind them hear each."""
+    """1,000 neurons of 64 inputs: 64,000 + 24,000 bytes expanded; all 10 after them receive each."""
     path = write_external(tmp_path / "dense.net", [dense(1000, 64), dense(10, 1000)])
     assert found_in(path) == {}
     chips = chips_of(path)
@@ -395,8 +395,8 @@ def test_every_rule_has_a_network_that_breaks_it() -> None:
     assert tested == names
 
 
-def test_a_file_of_ours_that_is_refused_says_why_and_what_else_is_wrong(tmp_path: Path) -> None:
-    """Right digests, but a weight of 255 that another hand has written: the refusal, and what netx would do."""
+def test_a_refused_native_file_says_why_and_what_else_is_wrong(tmp_path: Path) -> None:
+    """Digests that match, but a weight of 255 from another tool: the refusal, and what netx would do."""
     path = tmp_path / "model.net"
     datasets = dict(encode(good()))
     datasets["layer/3/weight"] = datasets["layer/3/weight"].astype(np.int32)
@@ -510,9 +510,13 @@ def test_the_highest_potential_by_hand() -> None:
     assert LayerRun(layer, "soft", 3).highest_potential == [289]
     assert LayerRun(layer, "hard", 3).highest_potential == [229]
     assert LayerRun(layer, "soft", 1).highest_potential == [180]
-    # What the account of `export --target loihi2` proves: after the first step 99 + 130 once, 30 more in the third; u
-    # is V - V0, and -50 after a spike that leaves 0.
+    # What `export --target loihi2` proves: after the first step 99 + 130 once, 30 more in the third; u is V - V0, and
+    # -50 after a spike that leaves 0.
     assert LayerRun(layer, "soft", 3, is_circuit=True, is_constant=True).range == (-50, 259)
+    # A small current: 50 + 2 x 1 = 52, where `potential_bounds` says 99 + 1. So neither bound replaces the other.
+    faint = replace(layer, synapse=Dense(np.array([[1]], np.int32)))
+    assert LayerRun(faint, "soft", 2).highest_potential == [52]
+    assert LayerRun(faint, "soft", 2, is_circuit=True, is_constant=True).range == (-50, 100)
 
 
 BROKEN_ACTIVITIES = [

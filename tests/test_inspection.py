@@ -139,11 +139,11 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    ours, other = tmp_path / "ours.net", write_external(tmp_path / "other.net", small_layers())
-    netx.write(small_network(), ours)
-    assert run(monkeypatch, "inspect", ours) == 0
+    native, other = tmp_path / "native.net", write_external(tmp_path / "other.net", small_layers())
+    netx.write(small_network(), native)
+    assert run(monkeypatch, "inspect", native) == 0
     out = capsys.readouterr().out
-    assert "ours.net: written by loihi-convert" in out
+    assert "native.net: written by loihi-convert" in out
     assert "1 x 2 x 7" in out
     assert run(monkeypatch, "inspect", other, "--json") == 0
     captured = capsys.readouterr()
@@ -151,11 +151,11 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert captured.err == ""
     assert run(monkeypatch, "inspect", other, other) == 0
     assert "the same network, number by number" in capsys.readouterr().err
-    assert run(monkeypatch, "inspect", ours, other) == 5
+    assert run(monkeypatch, "inspect", native, other) == 5
     captured = capsys.readouterr()
     assert "layer/0/shape" in captured.out
     assert "of their datasets differ" in captured.err
-    assert run(monkeypatch, "inspect", ours, other, "--json") == 5
+    assert run(monkeypatch, "inspect", native, other, "--json") == 5
     assert json.loads(capsys.readouterr().out)["equal"] is False
     assert run(monkeypatch, "inspect", tmp_path / "absent.net") == 3
     assert "no such file" in capsys.readouterr().err
@@ -262,6 +262,6 @@ def test_run_takes_an_external_file(
         del file["simulation"]
     assert run(monkeypatch, *words) == 2
     assert "how many time steps a sample takes" in capsys.readouterr().err
-    netx.write(small_network(), tmp_path / "ours.net")
-    assert run(monkeypatch, "run", tmp_path / "ours.net", "--data", "digits", "--mean", "0.5") == 2
-    assert "ours.net holds its own normalization" in capsys.readouterr().err
+    netx.write(small_network(), tmp_path / "native.net")
+    assert run(monkeypatch, "run", tmp_path / "native.net", "--data", "digits", "--mean", "0.5") == 2
+    assert "native.net holds its own normalization" in capsys.readouterr().err

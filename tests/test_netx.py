@@ -61,7 +61,7 @@ def test_round_trip_in_every_field_and_in_behaviour(tmp_path_factory: pytest.Tem
 
 
 def small_network() -> QuantizedNetwork:
-    """One convolution behind no pooling, one dense layer behind 2 x 2, axes all of different length."""
+    """A convolution without pooling, a dense layer after 2 x 2 pooling, axes all of different length."""
     conv = Conv(np.arange(-6, 6, dtype=np.int32).reshape(2, 1, 3, 2), padding=(1, 0))
     neuron = IntegerNeuron(np.array([500, 700], np.int32), np.array([250, 0], np.int32))
     dense = Dense(np.arange(-9, 9, dtype=np.int32).reshape(3, 6), pool=(2, 2))
@@ -90,7 +90,7 @@ def test_what_stands_in_the_file(tmp_path: Path) -> None:
         assert neuron["vThMant"].tolist() == [499, 699]
         # The readout without bias has no neuron group: netx gives it a non-firing integrator.
         assert "neuron" not in layers["3"]
-        # Dense behind pooling: every weight stands at the four inputs of its window; 2 channels x 2 x 6 inputs.
+        # Dense after pooling: every weight is repeated for the four inputs of its window; 2 channels x 2 x 6 inputs.
         expected = np.arange(-9, 9).reshape(3, 2, 1, 3).repeat(2, 2).repeat(2, 3).reshape(3, 24)
         assert np.array_equal(layers["3/weight"][()], expected)
 

@@ -183,9 +183,12 @@ def _lava_dl() -> Check:
     version = _version("lava-dl")
     if version is None:
         return Check(
-            "lava-dl", "absent", "not installed; only needed to load .net files with stock netx", f"Run: {INSTALL_LAVA}"
+            "lava-dl",
+            "absent",
+            "not installed; only needed to load .net files with lava-dl itself",
+            f"Run: {INSTALL_LAVA}",
         )
-    return Check("lava-dl", "ok", f"{version} (stock netx)")
+    return Check("lava-dl", "ok", f"{version} (unmodified netx)")
 
 
 def _loihi() -> Check:

@@ -5,18 +5,16 @@ The exactness rules of `chip.rules` are not among them: a `QuantizedNetwork` tha
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from loihi_convert.arrays import Array
 from loihi_convert.checks.finding import Rule, Violation
 from loihi_convert.chip import limits, rules
-from loihi_convert.conversion.chip_scales import potential_bounds
+from loihi_convert.conversion.chip_scales import current_bounds, potential_bounds
 from loihi_convert.ir.network import Reset
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 
@@ -64,31 +62,32 @@ class LayerRun:
 
     @property
     def largest_current(self) -> Array:
-        """Of one step with bias: every excitatory input at its maximum, every other input 0."""
-        return np.asarray(self._weights(np.maximum(self.layer.weight, 0)) + self._biases.max(axis=1))
+        """Of one step, with the bias."""
+        return current_bounds(self.layer)[1]
 
     @property
     def smallest_current(self) -> Array:
-        """The same of inhibitory inputs."""
-        return np.asarray(self._weights(np.minimum(self.layer.weight, 0)) + self._biases.min(axis=1))
+        """Of one step, with the bias."""
+        return current_bounds(self.layer)[0]
 
     @property
     def range(self) -> tuple[int, int]:
-        """The lowest and the highest potential, before a reset, of all channels; for the circuit, what `reach` says."""
+        """The lowest and the highest potential of all channels before a reset; for the circuit `potential_bounds`."""
         if self.is_circuit:
             low, high = potential_bounds(self.layer, self.timesteps, is_constant=self.is_constant)
-            # Of a channel that never fires the chip rules demand that it receives nothing.
+            # The chip rules require that a channel that never fires receives nothing.
             alive = high if self.layer.threshold is None else high[self.layer.threshold < limits.NEVER_FIRES]
             return int(low.min()), int(alive.max(initial=0))
         return int(self.lowest_potential.min()), int(self.highest_potential.max())
 
     @property
     def highest_potential(self) -> Array:
-        """Before the reset, of a layer with neurons.
+        """Highest potential before the reset; the layer must have neurons.
 
-        Let I be the largest current. V0 + T I is a bound. So is another, by what a reset leaves: at most threshold - 1
-        where the neuron did not fire, 0 after a hard reset, and V - threshold after a soft one. While I <= threshold
-        that is at most threshold - 1 again, so V <= threshold - 1 + I; a larger I adds I - threshold in each step.
+        Let I be the largest current. One bound is V0 + T I. Another follows from the potential after a step: at most
+        threshold - 1 if the neuron did not fire, 0 after a hard reset, V - threshold after a soft one. While
+        I <= threshold, that is again at most threshold - 1, so V <= threshold - 1 + I; a larger I adds I - threshold in
+        each step. Neither this nor `potential_bounds`, which has the second bound only, is always the lower one.
         """
         neuron, current = self.layer.neuron, self.largest_current
         assert neuron is not None
@@ -102,20 +101,9 @@ class LayerRun:
         """The sum of T smallest currents: a reset leaves nothing below 0."""
         return np.asarray(self.timesteps * np.minimum(self.smallest_current, 0))
 
-    def _weights(self, weight: Array) -> Array:
-        per_channel = weight.astype(np.int64).reshape(self.layer.synapse.channels, -1).sum(axis=1)
-        return np.asarray(per_channel * math.prod(self.layer.synapse.pool) * self.layer.largest_input)
-
-    @property
-    def _biases(self) -> npt.NDArray[np.int64]:
-        """``(C_out, positions)``, or ``(C_out, 1)`` where they are one for each channel."""
-        channels = self.layer.synapse.channels
-        bias = np.zeros(channels, np.int64) if self.layer.bias is None else self.layer.bias.astype(np.int64)
-        return bias.reshape(channels, -1)
-
 
 def layer_runs(run: NetworkRun) -> Iterator[tuple[str, LayerRun]]:
-    """Yield each layer, behind its name."""
+    """Yield each layer with its name."""
     network = run.network
     for index, layer in enumerate(network.layers):
         layer_run = LayerRun(

@@ -1,17 +1,17 @@
-"""Neurons, synapses and memory of each layer, and how many neurocores of Loihi 2 they take: a range, no measurement.
+"""Neurons, synapses and memory of each layer, and the neurocores of Loihi 2 that they take: an estimated range.
 
-What is public gives two figures. *Shared*: every weight of the file is stored once, 0 not at all, and a neuron takes
+Public documents give two figures. *Shared*: every weight of the file is stored once, 0 not at all, and a neuron takes
 its two state variables. *Expanded*: every synapse has its own byte, 0 included where a layer is dense, and a neuron
-takes as much as on Loihi 1. In between lies what Loihi 2's convolutional connectivity and its compression make of it,
-which is not public. In both
+takes as much as on Loihi 1. The true figure lies in between: it depends on Loihi 2's convolutional connectivity and
+compression, which are not public. In both
 
-- a layer has neurocores of its own; expanded, it is halved until each part fits, as Lava's compiler is reported to do
-  (OzU-CAST/LoihiScalingEfficiency on GitHub, "Hardware Resources"),
+- no neurocore is shared by two layers; expanded, a layer is halved until each part fits, as Lava's compiler is reported
+  to do (OzU-CAST/LoihiScalingEfficiency on GitHub, "Hardware Resources"),
 - a weight has 8 bits.
 
-Left out are axons and routing tables, indices of sparse synapses, biases and delays, the recurrent synapse of a soft
-reset, copies of a kernel in each core that a map is cut into, the input and the readout: so even the expanded figure is
-no guarantee.
+Not counted: axons and routing tables, indices of sparse synapses, biases and delays, the recurrent synapse of a soft
+reset, copies of a kernel in each core that a map is divided among, the input and the readout. So even the expanded
+figure is not guaranteed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from loihi_convert.records import Record
 
 
 class LayerResources(Record):
-    """What one layer takes; its synapses are those that reach it, from the layer before and from its own neurons.
+    """Resources of one layer; its synapses are its inputs, from the layer before and from its own neurons.
 
     Attributes
     ----------
@@ -42,11 +42,11 @@ class LayerResources(Record):
     fan_out
         Synapses that leave one of its neurons, at most; 0 for the last layer.
     synapses
-        Of nonzero weight; with a pooling written out.
+        Of nonzero weight, those repeated by a pooling included.
     weights
-        In the file: netx has no pooling, so a kernel behind one holds every weight ``pooling`` times.
+        In the file: netx has no pooling, so a kernel after one repeats every weight ``pooling`` times.
     pooling
-        Inputs of one window; 1: none.
+        Inputs of one pooling window; 1: no pooling.
     shared_bytes, expanded_bytes
         Memory for weights and neurons, see this module.
     shared_cores, expanded_cores
@@ -68,7 +68,7 @@ class LayerResources(Record):
 
 @dataclass(frozen=True)
 class Chips:
-    """A network's layers and the number of Loihi 2 chips that there are for it."""
+    """A network's layers and the number of Loihi 2 chips available for it."""
 
     layers: tuple[LayerResources, ...]
     chips: int
@@ -80,17 +80,17 @@ class Chips:
 
     @property
     def shared_cores(self) -> int:
-        """Neurocores that the network takes at least, as far as this module counts."""
+        """Least number of neurocores, as far as this module counts."""
         return sum(layer.shared_cores for layer in self.layers)
 
     @property
     def expanded_cores(self) -> int:
-        """Neurocores that it takes where no synapse shares its weight with another."""
+        """Neurocores if no synapse shares its weight with another."""
         return sum(layer.expanded_cores for layer in self.layers)
 
     @property
     def boundary(self) -> str:
-        """What these figures contain."""
+        """What the figures count, in words."""
         return (
             "from each weight stored once to a byte for each synapse; 8 bits a weight, no core shared by two layers; "
             "without axons and routing, sparse indices, biases, the synapse of a soft reset, input and readout"
@@ -100,16 +100,16 @@ class Chips:
 def resources(
     input_shape: Shape, synapses: Sequence[tuple[str, Synapse]], recurrent: Mapping[str, Dense] | None = None
 ) -> tuple[LayerResources, ...]:
-    """Return what each layer takes.
+    """Return the resources of each layer.
 
     Parameters
     ----------
     input_shape
         Of the network.
     synapses
-        In order, behind their layers' names.
+        In order, with their layers' names.
     recurrent
-        By the names of the layers that have such, their synapses from their own neurons.
+        Synapses from a layer's own neurons, by the layer's name.
     """
     recurrent = recurrent or {}
     shapes = [input_shape]
@@ -130,7 +130,7 @@ def _layer_resources(
     rows = synapse.weight.reshape(synapse.channels, -1)
     fan_in = np.count_nonzero(rows, axis=1) * window
     nonzero = int(fan_in.sum())
-    # A dense matrix stores its zeros, too, and a kernel behind a pooling those of its dilation.
+    # A dense matrix also stores its zeros, and a kernel after a pooling those of its dilation.
     is_dense = isinstance(synapse, Dense)
     stored = neurons * math.prod(input_shape) if is_dense else synapse.without_pooling(input_shape).weight.size
     every = stored if is_dense else synapse_count

@@ -91,6 +91,20 @@ def is_proven(layer: QuantizedLayer, timesteps: int, *, is_constant: bool) -> bo
     return bool(_wrapping(layer, timesteps, is_constant=is_constant).max() <= 1)
 
 
+def current_bounds(layer: QuantizedLayer) -> tuple[Array, Array]:
+    """Return the least and the largest current of one step, with the bias, for any input: int64 ``(C,)`` each.
+
+    The least: every inhibitory input at its maximum, every other input 0; the largest: the same for excitatory inputs.
+    """
+    largest = math.prod(layer.synapse.pool) * layer.largest_input
+    rows = layer.weight.astype(np.int64).reshape(layer.synapse.channels, -1)
+    lowest, highest = np.minimum(rows, 0).sum(axis=1) * largest, np.maximum(rows, 0).sum(axis=1) * largest
+    if layer.bias is None:
+        return lowest, highest
+    biases = layer.bias.astype(np.int64).reshape(layer.synapse.channels, -1)
+    return lowest + biases.min(axis=1), highest + biases.max(axis=1)
+
+
 def potential_bounds(layer: QuantizedLayer, timesteps: int, *, is_constant: bool) -> tuple[Array, Array]:
     """Return bounds of u, and of V = V0 + u before the reset, in T steps of any input: int64 ``(C,)`` each.
 
@@ -102,14 +116,7 @@ def potential_bounds(layer: QuantizedLayer, timesteps: int, *, is_constant: bool
     - ``V(1) <= V0 + I_max``; then ``V(t) <= I_max + max(theta - 1, V(t-1) - theta)``: it has not fired, or it has. So V
       passes ``theta - 1 + I_max`` only where a current can exceed the threshold, by their difference in each step.
     """
-    synapse, steps = layer.synapse, timesteps
-    largest = math.prod(synapse.pool) * layer.largest_input
-    rows = layer.weight.astype(np.int64).reshape(synapse.channels, -1)
-    lowest_current = np.minimum(rows, 0).sum(axis=1) * largest
-    highest_current = np.maximum(rows, 0).sum(axis=1) * largest
-    if layer.bias is not None:
-        biases = layer.bias.astype(np.int64).reshape(synapse.channels, -1)
-        lowest_current, highest_current = lowest_current + biases.min(axis=1), highest_current + biases.max(axis=1)
+    (lowest_current, highest_current), steps = current_bounds(layer), timesteps
     if layer.threshold is None or layer.initial_potential is None:
         return np.minimum(steps * lowest_current, 0), np.maximum(steps * highest_current, 0)
     threshold, initial = layer.threshold.astype(np.int64), layer.initial_potential.astype(np.int64)

@@ -1,1 +1,1 @@
-"""What is in a netx file, whoever wrote it, and what differs between two."""
+"""What a netx file contains, native or external, and the differences between two."""

@@ -1,4 +1,4 @@
-"""What is in a netx file, whoever wrote it.
+"""What a netx file contains, native or external.
 
 The description is of the file as it is, whether it can be run or not: see `netx.stock`.
 """
@@ -141,7 +141,7 @@ class Contents(Record):
 
 
 def describe(path: str | Path) -> Contents:
-    """Return what is in the netx file at ``path``.
+    """Return the contents of the netx file at ``path``.
 
     Raises
     ------

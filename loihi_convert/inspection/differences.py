@@ -1,4 +1,4 @@
-"""What differs between two netx files, dataset by dataset, whoever wrote them."""
+"""Differences between two netx files, native or external, dataset by dataset."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _PROVENANCE: Final = "loihi_convert/provenance"
 
 
 class Difference(Record):
-    """One dataset that is not the same in two files.
+    """A dataset that differs between two files.
 
     Attributes
     ----------
     place
         Its full name, as ``layer/1/weight``.
     first, second
-        What stands there, in short; None where nothing does.
+        Its value in short; None if it is absent.
     differing_count, count
-        Where both have numbers of the same shape: how many differ, of how many.
+        If both have numbers of the same shape: how many differ, of how many.
     largest_difference
         The largest magnitude of a difference between finite numbers.
     """
@@ -41,9 +41,9 @@ class Difference(Record):
 
 
 def differences(first: Path, second: Path) -> tuple[Difference, ...]:
-    """Return the datasets that differ between two netx files, those of ours and those that lava-dl reads.
+    """Return the datasets that differ between two netx files.
 
-    Numbers are compared by value: how they are stored, compressed or sealed does not matter.
+    Numbers are compared by value: dtype, compression and seal do not matter.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def differences(first: Path, second: Path) -> tuple[Difference, ...]:
 
 
 def _flat(datasets: Mapping[str, Array]) -> dict[str, Array]:
-    """The datasets, with the JSON of a provenance as a text for each of its values."""
+    """The datasets, with one text for each value of the provenance's JSON."""
     flat = dict(datasets)
     stored = flat.pop(_PROVENANCE, None)
     if stored is not None:

@@ -1,4 +1,4 @@
-"""A netx file of other hands and images -> the integers of `ref`, their evaluation, a run folder."""
+"""An external netx file and images -> results of `ref`, their evaluation, a run folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from loihi_convert.runs.manifest import new_manifest
 
 @dataclass(frozen=True, eq=False)
 class ExternalRun:
-    """A complete folder of results: where it is, its files, and the run it tells of."""
+    """A complete folder of results: its path, its files, and the run."""
 
     folder: Path
     files: tuple[Path, ...]
@@ -42,16 +42,16 @@ def run_external_into_folder(
     command_line: Sequence[str] = (),
     bars: ProgressFactory = no_progress_bar,
 ) -> ExternalRun:
-    """Run the netx file ``path`` on ``images``, some of ``splits``, and write a folder below ``root`` that tells of it.
+    """Run the netx file ``path`` on ``images``, some of ``splits``, and write the results into a folder below ``root``.
 
     Parameters
     ----------
     path, network
-        The file, and what `external.read_external` made of it.
+        The file, and the network that `external.read_external` read from it.
     timesteps
         The T to report; the run ends at the largest. Empty: the time steps that the file gives a sample.
     mean, std
-        What the pixels / 255 of its training images were normalized with, of all channels or of each; by default
+        Normalization of pixels / 255 in training, one number for all channels or one for each; by default
         `cuba_run.DEFAULT_NORMALIZATION`.
     command_line
         The words that the user typed, for the manifest.
@@ -61,7 +61,7 @@ def run_external_into_folder(
     InputError
         If the file cannot be run, or the images do not fit it.
     UsageError
-        If the file does not say T and ``timesteps`` does not either, or ``mean`` and ``std`` make no sense.
+        If neither the file nor ``timesteps`` gives T, or ``mean`` and ``std`` are invalid.
     """
     steps = max(timesteps, default=network.timesteps)
     if steps is None:
