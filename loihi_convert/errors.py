@@ -77,7 +77,12 @@ def rendered(error: LoihiConvertError, flags: Mapping[str, str] | None = None) -
     where = (flags or {}).get(error.where, error.where)
     sentences = (f"{where}: {clauses}" if where else clauses, error.hint)
     text = " ".join(part if part.endswith((".", "?", "!")) else f"{part}." for part in sentences if part)
-    return _PARAMETER.sub(lambda match: _flag(match, flags), text) if flags else text
+    return with_flags(text, flags) if flags else text
+
+
+def with_flags(text: str, flags: Mapping[str, str]) -> str:
+    """Return ``text`` with its parameters in backticks as ``flags``; those without a flag stay."""
+    return _PARAMETER.sub(lambda match: _flag(match, flags), text)
 
 
 def _flag(match: re.Match[str], flags: Mapping[str, str] | None) -> str:

@@ -703,6 +703,8 @@ def test_exit_codes_and_json(tmp_path: Path) -> None:
     # All that is said on the terminal stands on one line a finding.
     _, out, _ = invoke(path, "--images", 0, "--target", "loihi2")
     assert sum(line.startswith(("error: ", "warning: ", "note: ")) for line in out.splitlines()) == 2
+    # Parameters are shown as the flags of `export`.
+    assert "Export with --target loihi2" in out
 
 
 @pytest.mark.parametrize(

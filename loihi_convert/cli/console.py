@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from loihi_convert.errors import PlatformError, escape_control
+from loihi_convert.errors import PlatformError, escape_control, with_flags
 
 if TYPE_CHECKING:
     from loihi_convert.cnn.checkpoint import Checkpoint
@@ -66,7 +66,7 @@ def say_exported(exported: Sequence[ExportResult]) -> None:
     for item in exported:
         say_tables([quantization_table(item.report)])
         for remark in item.notes:
-            echo(f"note: {remark}")
+            echo(f"note: {_with_flags(remark, 'export')}")
         verified = f"verified on {item.verified_images} images, every layer" if item.verified_images else "not verified"
         echo(f"wrote {item.path} ({item.path.stat().st_size:,} bytes; {verified})")
 
@@ -114,6 +114,13 @@ def diagnosed_json(diagnosed: DiagnosisReport) -> dict[str, Any]:
     }
 
 
+def _with_flags(text: str, *verbs: str) -> str:
+    """``text`` with its parameters as the flags of ``verbs``."""
+    from loihi_convert.cli import flags
+
+    return with_flags(text, {name: flag for verb in verbs for name, flag in flags([verb]).items()})
+
+
 def say_checked(checked: CheckReport) -> None:
     """Print what each layer takes, then one line for each finding, the worst first, and a verdict."""
     from loihi_convert.report.conversion_tables import resource_table
@@ -121,7 +128,7 @@ def say_checked(checked: CheckReport) -> None:
     if checked.chips is not None:
         say_tables([resource_table(checked.chips)])
     for finding in checked.findings:
-        echo(finding.line)
+        echo(_with_flags(finding.line, "export", "check"))
     echo(checked.verdict)
 
 
