@@ -38,7 +38,7 @@ class RunResult:
         int64 ``(N, T, spiking layers)``: spikes of each layer that has neurons in each step.
     synaptic_operations
         int64 ``(N, T, spiking layers)``: synapses of nonzero weight reached by those spikes (NeuroBench: effective
-        accumulates); none are behind the last layer.
+        accumulates); none are after the last layer.
     seconds
         Wall-clock time of the simulation itself, without loading and compiling.
     startup_seconds
@@ -51,10 +51,10 @@ class RunResult:
     traces
         One per layer where ``trace`` was asked for, else empty.
     wrapped_images
-        Images on which the u of some stock neuron wrapped, so that it is none of the potentials that the file means.
-        Counted by `ref`; ``None`` where neurons are not stock.
+        Images on which the u of some stock neuron wrapped, so that it is not the potential that the file means.
+        Counted by `ref`; ``None`` unless the neurons are stock.
     measured
-        What the profiler of a chip found in a run of its own, by its names: seconds, joules, watts. Else empty.
+        Measurements of the profiler of a chip, by its names: seconds, joules, watts. Empty without a profiler.
     """
 
     potentials: Array

@@ -13,7 +13,7 @@ from loihi_convert.compiled import compiled
 
 @compiled()
 def _exceeds(current: Array, unit: Array, most_lost: Array, bar: Array, upper: Array) -> bool:
-    """Whether any channel's upper bound exceeds its bar; ``current`` has the number of spikes behind its channels."""
+    """Whether any channel's upper bound exceeds its bar; ``current`` holds the number of spikes after its channels."""
     half = np.float32(0.5) * current[unit.size]
     # More than what float32 rounds here.
     slack = np.float32(2.0**-20)

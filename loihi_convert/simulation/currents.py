@@ -113,7 +113,7 @@ class Currents:
 
 
 def as_convolution(synapse: Synapse, input_shape: Shape) -> tuple[Array, Geometry]:
-    """Return the weights ``(C_out, C_in, height, width)`` and the geometry of ``synapse`` behind its pooling.
+    """Return the weights ``(C_out, C_in, height, width)`` and the geometry of ``synapse`` after its pooling.
 
     A dense one is a convolution whose kernel covers the whole map, once.
     """
@@ -179,7 +179,7 @@ def sum_pool(maps: Array, pool: Pair) -> Array:
 
 
 def pooled_maps(input_shape: Shape, pool: Pair) -> tuple[int, int, int]:
-    """(H', W', C) of what a synapse takes behind its pooling; a vector is a map of one pixel."""
+    """(H', W', C) of the inputs of a synapse after its pooling; a vector is a map of one pixel."""
     channels, height, width = input_shape if len(input_shape) == 3 else (*input_shape, 1, 1)
     return height // pool[0], width // pool[1], channels
 

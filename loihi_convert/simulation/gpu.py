@@ -166,7 +166,7 @@ class GpuNeurons:
         return potentials, fires
 
     def _summed(self, spikes: Tensor) -> Tensor:
-        """``(B, T, H', W', C)``: spikes summed over each window of the pooling behind the layer."""
+        """``(B, T, H', W', C)``: spikes summed over each window of the pooling after the layer."""
         (pool_h, pool_w), (height, width, channels) = self._pool, self._map_shape
         rows, columns = height // pool_h, width // pool_w
         covered = spikes[:, :, : rows * pool_h, : columns * pool_w]

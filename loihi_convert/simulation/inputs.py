@@ -31,7 +31,7 @@ class Inputs:
     poisson_seed
         Of the spikes; ``None``: pixels, the same in every step.
     pixel_bits
-        Pixels are integers of so many bits; ``None``: pixel / 255.
+        Bits of the integers that pixels are rounded to; ``None``: pixel / 255.
     """
 
     pool: Pair

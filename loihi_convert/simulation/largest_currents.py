@@ -50,7 +50,7 @@ class LargestCurrents:
 
     def __init__(self, spec: LayerSpec, layer: DeviceLayer, after: tuple[int, ...]) -> None:
         self._spec, self._layer, self._after = spec, layer, after
-        # Without biases, of the steps behind the one before.
+        # Without biases; of the steps from the previous one on.
         self._largest = np.full((len(after), spec.size), -np.inf, np.float32)
         self._lock = threading.Lock()
         self._bounds = _Bounds.of(spec) if isinstance(layer, CpuLayer) else None

@@ -80,7 +80,7 @@ class LayerSpec:
         Whether all numbers are: neurons then fire above threshold - 1, as Lava's compare, where clipping at a limit
         that is no integer leaves a fraction.
     pool
-        Window of the pooling behind the layer.
+        Window of the pooling after the layer.
     fan_out
         Of ``shape``: synapses that leave each neuron, equal within each window of ``pool``; ``None``: not known.
     """

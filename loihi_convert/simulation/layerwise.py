@@ -83,7 +83,7 @@ class GrowingSimulation:
     def largest_currents(
         self, fixed: Sequence[SpikingLayer], after: Sequence[int], *, progress: Progress = no_progress
     ) -> Array:
-        """Return the largest current of each channel of the layer behind ``fixed``: float64 ``(len(after), C_out)``.
+        """Return the largest current of each channel of the layer after ``fixed``: float64 ``(len(after), C_out)``.
 
         Up to each of the steps ``after``, ascending, the last of them at most T. ``fixed`` are the layers with known
         thresholds, one more at each call, from none.
@@ -103,7 +103,7 @@ class GrowingSimulation:
         correction: Array | None = None,
         progress: Progress = no_progress,
     ) -> RateErrors:
-        """Return how far the rates of the layer behind ``fixed`` are from the CNN's activations.
+        """Return how far the rates of the layer after ``fixed`` are from the CNN's activations.
 
         For each of ``thresholds`` and ``initial_potentials``, float64 ``(G, C_out)``; see `neurons.rate_errors`.
         ``fixed`` as above; ``correction``, ``(C_out,)``, is added to the layer's bias.
@@ -123,13 +123,13 @@ class GrowingSimulation:
 
         assert self._steps_at_once == self._timesteps, "a rate is one of all steps"
         # Compiled here, by one thread, as in `Neurons`.
-        nobody = np.empty((0, 1, specs[-1].size), np.float32)
-        rate_errors(specs[-1], nobody, nobody[:, 0], thresholds, initial_potentials, self._timesteps)
+        no_currents = np.empty((0, 1, specs[-1].size), np.float32)
+        rate_errors(specs[-1], no_currents, no_currents[:, 0], thresholds, initial_potentials, self._timesteps)
         self._pass(layers, take, progress)
         return sums
 
     def mean_excess(self, fixed: Sequence[SpikingLayer], *, progress: Progress = no_progress) -> Array:
-        """Return how much more current than in the CNN the layer behind ``fixed`` gets: float64 ``(C_out,)``.
+        """Return how much more current the layer after ``fixed`` gets than in the CNN: float64 ``(C_out,)``.
 
         The mean over images, positions and steps; ``fixed`` is at least one layer. The next call may have the same.
         """

@@ -8,7 +8,7 @@ For each neuron and step t (paper, eq. 1 and 2)::
 
 or the equations of the circuit in `ir.neuron_model`.
 
-The spikes leave a layer already summed over the windows of the average pooling behind it, in the form that the next
+The spikes leave a layer already summed over the windows of the average pooling after it, in the form that the next
 synapse takes (`currents.py`). The loops themselves are in `neuron_kernels.py`; axes as in `layer_spec.py`.
 """
 
@@ -45,7 +45,7 @@ class Neurons:
     def __init__(self, spec: LayerSpec, spike_dtype: type[np.uint8] | type[np.float32] = np.float32) -> None:
         self.height, self.width, self.channels = spec.map_shape
         self._count, self._pool, self._dtype = spec.size, spec.pool, np.dtype(spike_dtype)
-        # Where no window covers a neuron its spikes count, though nobody receives them.
+        # Spikes of a neuron outside every window count, although no layer receives them.
         self._has_remainder = self.height % spec.pool[0] > 0 or self.width % spec.pool[1] > 0
         self._initial, limit = spec.initial_states, np.float32(spec.limit)
         # Rows that are taken through all steps together, whole windows of them.

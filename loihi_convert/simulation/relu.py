@@ -60,7 +60,7 @@ class ReluChain:
         return self.behind(-1, channels_last(images) / np.float32(MAX_PIXEL))
 
     def behind(self, index: int, maps: Array) -> list[Array]:
-        """Return the same for the layers behind layer ``index``, whose activations are ``maps``."""
+        """Return the same for the layers after layer ``index``, whose activations are ``maps``."""
         outputs = []
         for synapse, operator, activation in self._layers[index + 1 :]:
             maps = activation(_with_bias(operator(sum_pool(maps, synapse.pool)), synapse))
@@ -69,7 +69,7 @@ class ReluChain:
 
 
 def cnn_activation(network: ReluNetwork, index: int) -> Activation:
-    """Return what follows the synapse of a layer of the CNN: ReLU, or `qcfs.Qcfs`; nothing behind the last one."""
+    """Return what follows the synapse of a layer of the CNN: ReLU, or `qcfs.Qcfs`; nothing after the last one."""
     layer = network.layers[index]
     return unchanged if index == len(network.layers) - 1 else lambda maps: _activated(maps, layer)
 

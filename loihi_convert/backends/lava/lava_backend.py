@@ -37,7 +37,7 @@ from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.progress import Progress, no_progress
 
 STALL_SECONDS: Final = 120.0
-"""After so many seconds without a simulated step a run is given up: one step of the largest network takes seconds."""
+"""Seconds without a simulated step after which a run is ended: one step of the largest network takes seconds."""
 
 MAX_BATCH: Final = 64
 MAX_NEURONS: Final = 2**20
@@ -61,7 +61,7 @@ class LavaBackend:
     batch_size
         Images side by side in layout ``"layers"``, from 1; by default `fitting_batch_size`.
     stall_seconds
-        A run is ended after so many seconds without progress.
+        Seconds without progress after which a run is ended.
     """
 
     name: BackendName = "sim"

@@ -49,7 +49,7 @@ class Recording:
     interval
         Steps from one presentation to the next.
     timesteps
-        T: so many steps of each presentation are recorded.
+        T: the steps of each presentation that are recorded.
     potentials
         ``.npy``, int32 ``(N, T, C, H, W)``: membrane potentials; or none.
     spikes

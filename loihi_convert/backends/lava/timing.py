@@ -3,15 +3,15 @@
 A synapse answers one step later, so layer i (from 0) does its local step t = 1, 2, ... of presentation k at global step
 k x interval + t + i + 1, and starts each presentation by a reset of its own.
 
-**Neurons of ours** reset themselves in one step: one presentation follows the other, the interval is T.
+**Custom neurons** reset themselves in one step: one presentation follows the other, the interval is T.
 
 **Stock LIFReset** sets u = v = 0 every P steps, and only then integrates what arrives in that step. So the -theta that
-a spike in local step P sends to its own neuron lands in step P + 1, behind the reset. Therefore an image gets 2P steps,
+a spike in local step P sends to its own neuron lands in step P + 1, after the reset. Therefore an image gets 2P steps,
 input and biases in the first T <= P of them, and in the steps P + 1 .. 2P no neuron fires:
 
 - The first layer receives nothing from step P + 1 on, but -theta from its own spikes of step P. So u <= 0 and
   V0 + u < theta: it does not fire, so nothing follows, and u does not rise above 0.
-- A layer behind one that does not fire in its steps P + 1 .. 2P receives nothing in its own steps P + 1 .. 2P: the same
+- A layer after one that does not fire in its steps P + 1 .. 2P receives nothing in its own steps P + 1 .. 2P: the same
   holds for it.
 
 So nothing is on its way when step 2P + 1 resets once more, and it finds the state of the very start. P is a power of

@@ -22,7 +22,7 @@ class Loihi2Backend(LavaBackend):
     """Runs exported files of target loihi2 on a board.
 
     The u of every layer is read after every step, so that all of it can be compared with `ref`: slow, and no measure of
-    the chip. Its time and energy are what ``profile`` measures, in one more run that nobody interrupts.
+    the chip. Its time and energy are what ``profile`` measures, in an additional run without interruptions.
 
     Parameters
     ----------

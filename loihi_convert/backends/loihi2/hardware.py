@@ -8,7 +8,7 @@ Used in the process in which Lava lives, and only there. The extension is Intel'
 ``Loihi2HwCfg``                        in Lava itself: run condition of a board
 ``lava.utils.profiler.Profiler``       in Lava itself, with names of the extension's; one ``run`` only for each profiler
 ``lava.proc.embedded_io.spike``        used by lava-dl's tests and tutorials: PyToNxAdapter, PyToN3ConvAdapter
-``Var.get()`` of a LIF's u             used by lava-dl's tests of PilotNet on Loihi: the state after so many steps
+``Var.get()`` of a LIF's u             used by lava-dl's tests of PilotNet on Loihi: the state after some steps
 =====================================  =================================================================================
 
 Not known: whether an adapter takes a step of its own (every layer would be late by one: the golden folder fails from

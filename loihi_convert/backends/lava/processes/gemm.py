@@ -1,6 +1,6 @@
 """Synapses as matrix products of float32, for a batch of inputs: the sums that Lava's Conv and Dense give.
 
-Axes are Lava's behind that of the batch: B, then W, H, C or N. float32 is exact, in whatever order BLAS adds: inputs
+Axes: the batch B, then Lava's W, H, C or N. float32 is exact, in whatever order BLAS adds: inputs
 and weights are integers, and the exactness rules of `chip.rules` bound every partial sum by 2^23 - 1, so Lava's
 wrapping at 24 bits never applies either.
 """
@@ -18,11 +18,11 @@ from numpy.lib.stride_tricks import sliding_window_view
 Array = npt.NDArray[Any]
 
 COLUMN_BYTES: Final = 2**20
-"""Images of a batch are unfolded as many at once as fit into so many bytes, but at least one: about a core's cache."""
+"""Bytes of the images of a batch that are unfolded at once, at least one image: about a core's cache."""
 
 
 class ConvGemm:
-    """A convolution (cross-correlation) behind a sum-pooling: im2col and one matrix product per group.
+    """A convolution (cross-correlation) after a sum-pooling: im2col and one matrix product per group.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ class ConvGemm:
 
 
 class DenseGemm:
-    """A fully connected synapse behind a sum-pooling.
+    """A fully connected synapse after a sum-pooling.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """One Process per layer, synapse and neurons in one, for images side by side.
 
 Fewer Processes that do more in each step: what Lava spends on messages and on keeping its Processes in step is spent
-once for a batch. A layer here keeps the time of Lava's Conv or Dense with neurons behind it: in each step it fires with
+once for a batch. A layer here keeps the time of Lava's Conv or Dense with neurons after it: in each step it fires with
 the current of the last one and sends its spikes, then receives and computes the current of the next one. So all layers
 compute at the same time.
 """
