@@ -225,6 +225,7 @@ def test_early_exit(invoke: Invoke, model: Path) -> None:
     assert not Path("there").exists()
 
 
+@pytest.mark.slow
 def test_early_exit_with_own_images_needs_others(invoke: Invoke, model: Path, own_images: Path) -> None:
     digits = load_data("digits")
     np.savez("more.npz", images=digits.test.images[:8], calibration=digits.calibration.images[:20])
@@ -326,6 +327,7 @@ def test_own_images_are_run_with_and_without_labels(invoke: Invoke, model: Path,
     assert invoke("run", "own.net", "--data", "flat/").code == 0
 
 
+@pytest.mark.slow
 def test_own_images_calibrate(invoke: Invoke, model: Path, own_images: Path) -> None:
     done = invoke("export", model, "-T", 4, "-o", "c.net", "--data", "own.npz", "--json")
     assert done.code == 0, done.err
@@ -390,6 +392,7 @@ def test_methods_bring_their_neurons_and_input(
     assert ("pixels enter as Poisson spikes" in done.out + done.err) == (poisson_seed is not None)
 
 
+@pytest.mark.slow
 def test_hard_reset_with_one_threshold_a_layer(invoke: Invoke, model: Path) -> None:
     """What stock netx needs on hardware; the run says what an inference is estimated to take."""
     done = invoke("export", model, "-T", 4, "-o", "other.net", "--reset", "hard", "--thresholds", "scalar", "--json")
@@ -480,6 +483,7 @@ def test_input_that_does_not_exist(invoke: Invoke, model: Path, words: list[obje
     assert (done.code, message in done.err) == (2, True), done.err
 
 
+@pytest.mark.slow
 def test_several_files_are_one_point_each(invoke: Invoke, model: Path) -> None:
     invoke("export", model, "-T", "4,8", "-o", "b.net")
     done = invoke("run", "b-T4.net", "b-T8.net", "--images", 30)
@@ -519,6 +523,7 @@ def test_files_of_different_data_are_not_run_on_those_of_the_first(
     assert invoke("run", "a.net", "b.net", "c.net", "--data", "digits", "--images", 5, "-o", "both").code == 0
 
 
+@pytest.mark.slow
 def test_what_a_file_says_does_not_reach_the_terminal_as_commands(
     invoke: Invoke, model: Path, own_images: Path
 ) -> None:
@@ -554,6 +559,7 @@ def test_a_run_beyond_the_proof_is_refused(invoke: Invoke, model: Path) -> None:
     assert "timesteps: found 99999999; must be in 1..1,048,576." in done.err
 
 
+@pytest.mark.slow
 def test_a_trace_that_would_fill_the_memory_is_refused(
     invoke: Invoke, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -565,6 +571,7 @@ def test_a_trace_that_would_fill_the_memory_is_refused(
     assert "trace: the result of 400 images x 2 steps takes 5.9 MiB; must be at most 4 MiB." in done.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [0, 401, -1])
 def test_images_that_do_not_exist(invoke: Invoke, model: Path, count: int) -> None:
     invoke("export", model, "-T", 1, "-o", "d.net")
@@ -588,6 +595,7 @@ def test_diagnose_says_where_the_accuracy_went(invoke: Invoke, model: Path) -> N
     assert (result["notes"], result["equal_on_lava"]) == ([], 0)
 
 
+@pytest.mark.slow
 def test_diagnose_tells_of_another_cnn(invoke: Invoke, model: Path, tmp_path: Path) -> None:
     invoke("export", model, "-T", 4, "-o", "h.net")
     train("digits-cnn", load_data("digits"), replace(default_recipe("digits"), epochs=1), seed=1, output=Path("b.pt"))
@@ -596,6 +604,7 @@ def test_diagnose_tells_of_another_cnn(invoke: Invoke, model: Path, tmp_path: Pa
     assert "h.net was not made from b.pt as it is now: what differs between the two CNNs is counted as loss" in done.err
 
 
+@pytest.mark.slow
 def test_diagnose_on_own_images(invoke: Invoke, model: Path, own_images: Path) -> None:
     invoke("export", model, "-T", 4, "-o", "own.net")
     done = invoke("diagnose", model, "own.net", "--data", "./flat")
@@ -608,6 +617,7 @@ def test_diagnose_on_own_images(invoke: Invoke, model: Path, own_images: Path) -
     assert "wide.npz: images: found uint8 (2, 8, 10); must be (N, 1, 8, 8)." in done.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

@@ -30,6 +30,8 @@ from loihi_convert.metrics import activation_errors, advice, diagnosis
 from loihi_convert.metrics.diagnosis import Diagnosis
 from loihi_convert.simulation.intermediate import intermediate_networks
 
+pytestmark = pytest.mark.slow
+
 WHITE = np.full((1, 1, 1, 1), 255, np.uint8)
 
 
@@ -199,7 +201,6 @@ def test_a_good_network_has_nothing_to_mend(digits: Digits) -> None:
         assert layer.correlation > 0.98
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoilt", "cause", "words"),
     [
@@ -291,7 +292,6 @@ def test_a_network_without_neurons_is_advised_without_thresholds() -> None:
     assert "threshold" not in " ".join(advice.advice(found.model_copy(update={"main_cause": "weights"}), network))
 
 
-@pytest.mark.slow
 def test_the_layer_that_loses_is_named(digits: Digits) -> None:
     for name in HIDDEN:
         assert diagnosed(digits, rounded(digits, 4, factors={name: 20.0})).first_layer == name

@@ -50,7 +50,7 @@ MOMENTS = st.sampled_from([2**22]) | st.integers(1, 3000)
 
 
 @given(MEMORY, MOMENTS, st.none() | st.integers(0, 9))
-@settings(max_examples=18, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_equals_simulations_from_the_images(memory: int, moments: int, poisson_seed: int | None) -> None:
     """Whatever is kept, and in however many blocks of images and steps."""
     with mock.patch.object(simulator, "_CPU_BLOCK", moments):

@@ -88,6 +88,7 @@ def test_without_bias_scores_scale_with_the_image(architecture: str) -> None:
     assert torch.equal(model(2 * images), 2 * model(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_architecture_converts(architecture: str) -> None:
     shape = SHAPES[architecture]

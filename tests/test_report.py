@@ -118,6 +118,7 @@ def test_the_confusion_matrix_is_that_of_the_predictions(tmp_path: Path) -> None
     assert "10 of 200 images wrong" in text
 
 
+@pytest.mark.slow
 def test_several_runs_stand_beside_the_paper(tmp_path: Path) -> None:
     folders = [
         write_runs(tmp_path, entry([180], name="model-T1", balanced=1)),
@@ -142,6 +143,7 @@ def test_many_files_have_a_table_and_no_cards(tmp_path: Path, files: int, cards:
     assert sum(line.startswith("| net") and " | 200 | 1 |" in line for line in text.splitlines()) == files
 
 
+@pytest.mark.slow
 def test_runs_of_different_data_stand_apart(tmp_path: Path) -> None:
     folders = [
         write_runs(tmp_path, entry([180], name="a"), data="mnist"),
@@ -182,6 +184,7 @@ def test_without_labels(tmp_path: Path) -> None:
     assert "ours:" not in text
 
 
+@pytest.mark.slow
 def test_the_cnns_accuracy_is_no_level_of_agreement(tmp_path: Path) -> None:
     labelled = write_runs(tmp_path, entry([20, 150], name="a"))
     page, _ = write(tmp_path, labelled)
@@ -193,6 +196,7 @@ def test_the_cnns_accuracy_is_no_level_of_agreement(tmp_path: Path) -> None:
     assert not [text for text in both.within("svg") if text.startswith("the CNN")]
 
 
+@pytest.mark.slow
 def test_each_way_to_choose_a_margin_is_told_with_its_files(tmp_path: Path) -> None:
     leads = [4, 7, 9]
     labelled = [entry([20, 150, 190], name=name, exit_leads=leads) for name in ("a", "b")]
@@ -282,6 +286,7 @@ def with_neurons(*kinds: tuple[str, str, str | None, str | None]) -> dict[str, o
     return {**manifest, "provenance": provenance}
 
 
+@pytest.mark.slow
 def test_kinds_of_neurons_stand_side_by_side(tmp_path: Path) -> None:
     files = {
         "soft-T2": (190, 2),
@@ -311,6 +316,7 @@ def test_kinds_of_neurons_stand_side_by_side(tmp_path: Path) -> None:
     assert "| ours: soft (soft) | 99.50 | 95.00 | 98.00 |" in text
 
 
+@pytest.mark.slow
 def test_files_of_one_name_and_different_neurons_are_different_curves(tmp_path: Path) -> None:
     folders = []
     for reset, right, t in (("soft", 196, 4), ("hard", 192, 2)):
@@ -324,6 +330,7 @@ def test_files_of_one_name_and_different_neurons_are_different_curves(tmp_path: 
     assert "| ours: model-T2 (hard array) | 99.50 | 96.00 |  |" in text
 
 
+@pytest.mark.slow
 def test_every_file_of_every_run_has_a_label_of_its_own(tmp_path: Path) -> None:
     """One stem begins as another, and two folders in different places have one name."""
     folders = []
@@ -397,6 +404,7 @@ def test_nothing_is_overwritten_unless_told(tmp_path: Path) -> None:
     assert (tmp_path / "report.md").read_text().startswith("# model on mnist\n")
 
 
+@pytest.mark.slow
 def test_a_damaged_run_leaves_no_page(tmp_path: Path) -> None:
     whole, damaged = write_runs(tmp_path, entry([20])), write_runs(tmp_path, entry([20], name="other"))
     (damaged / "result.json").write_text("{")
@@ -423,6 +431,7 @@ def test_the_verb_says_what_it_wrote(tmp_path: Path) -> None:
     assert json.loads(done.stdout) == {"html": str(output), "markdown": str(output.with_suffix(".md"))}
 
 
+@pytest.mark.slow
 def test_reading_runs_imports_nothing_heavy(tmp_path: Path) -> None:
     folder = write_runs(tmp_path, entry([20, 150]))
     program = (

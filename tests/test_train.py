@@ -89,6 +89,7 @@ def test_a_seed_is_a_training(few: DataSplits, straight: Checkpoint, tmp_path: P
     assert not same_weights(straight, run(few, tmp_path / "model.pt", seed=1))
 
 
+@pytest.mark.slow
 def test_batch_norm_is_averaged_stored_and_resumed(few: DataSplits, tmp_path: Path) -> None:
     some = dataclasses.replace(few, train=few.train[:40], validation=few.validation[:20], test=few.test[:20])
     recipe = dataclasses.replace(RECIPE, epochs=2, batch_size=16, flip=True)
@@ -424,6 +425,7 @@ def test_fine_tuning_with_levels_begins_with_the_weights_and_learns_thresholds(
         assert not torch.allclose(tuned.state[name], begun.state[name], atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight_bits", [None, 4])
 def test_resumed_fine_tuning_equals_uninterrupted(
     few: DataSplits, plain: Checkpoint, tmp_path: Path, weight_bits: int | None
