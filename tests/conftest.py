@@ -12,10 +12,11 @@ from types import ModuleType
 import hypothesis
 import pytest
 
-# On a developer's machine every run tries new examples; in CI the same commit gives the same result.
-hypothesis.settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    hypothesis.settings.load_profile("ci")
+# On a developer's machine every run tries new examples; in CI the same commit gives the same result. A busy machine may
+# take its time for one.
+hypothesis.settings.register_profile("developer", deadline=None)
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "developer")
 
 
 # Under nohup, or behind a script's `&`, some are ignored; what is started from here would inherit that.

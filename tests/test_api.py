@@ -15,6 +15,7 @@ import loihi_convert as lc
 CELLS = (Path(__file__).parent / "notebooks/own_cnn.py").read_text().split("# %% ")[1:]
 
 
+@pytest.mark.slow
 def test_every_cell_of_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "__main__"}

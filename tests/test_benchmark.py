@@ -176,7 +176,7 @@ def test_without_uv_it_says_what_is_missing(benchmark: ModuleType, monkeypatch: 
     process = importlib.import_module("simulators.process")
     monkeypatch.delenv("UV", raising=False)
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(PlatformError, match="nobody==1: not installed here, and no uv to make an environment"):
+    with pytest.raises(PlatformError, match="nobody==1: not installed, and uv, which would install it, is missing"):
         process.python_with("nobody==1")
     assert process.python_with(None) == [sys.executable]
     assert process.python_with(f"numpy=={np.__version__}") == [sys.executable]
@@ -251,7 +251,7 @@ def test_peers_get_no_poisson_spikes(
     monkeypatch.setattr(sys, "argv", ["", "peers", str(tmp_path / "tiny.net")])
     assert benchmark.main() == 2
     assert capsys.readouterr().err == (
-        "error: tiny.net: gets Poisson spikes, the peers pixels; export with --input constant.\n"
+        "error: tiny.net: takes Poisson spikes, the peers take pixels. Export it with --input constant.\n"
     )
 
 

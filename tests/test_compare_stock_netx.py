@@ -30,8 +30,8 @@ def test_a_missing_file_is_one_sentence(
 @pytest.mark.parametrize(
     ("reset", "poisson_seed", "message"),
     [
-        ("soft", None, "stock netx knows hard reset only; export with --reset hard."),
-        ("hard", 0, "stock netx gets pixels, no Poisson spikes; export with --input constant."),
+        ("soft", None, "stock netx knows hard reset only. Export it with --reset hard."),
+        ("hard", 0, "stock netx takes pixels, not Poisson spikes. Export it with --input constant."),
     ],
 )
 def test_what_stock_netx_does_not_do_is_refused(

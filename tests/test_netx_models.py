@@ -121,7 +121,7 @@ def test_a_checkpoint_that_is_too_large_is_replaced_by_a_copy_in_float16(
     monkeypatch.setattr(sys, "argv", ["", "build", str(folder), str(model), "-T", "1"])
     assert tool.main() == InputError.exit_code
     refused = capsys.readouterr().err
-    assert re.search(r"error: .*model-float16-T1\.net: was not exported from .* as it is now; delete it", refused)
+    assert re.search(r"error: .*model-float16-T1\.net: was not exported from .* as it is now\. Delete it", refused)
     monkeypatch.setattr(sys, "argv", ["", "extend", str(folder), str(model), "-T", "4"])
     assert tool.main() == InputError.exit_code
     refused = capsys.readouterr().err
@@ -151,7 +151,7 @@ def test_checkpoints_are_added_to_a_folder(
     save(plain, another)
     monkeypatch.setattr(sys, "argv", ["", "add", str(tmp_path / "digits"), str(another), str(model)])
     assert tool.main() == InputError.exit_code
-    assert "takes checkpoints of digits, up to 3,000,000 bytes, of other names than" in capsys.readouterr().err
+    assert "takes checkpoints of digits, up to 3,000,000 bytes, with other names than" in capsys.readouterr().err
     assert not (tmp_path / "digits" / another.name).exists()
 
 
@@ -215,7 +215,7 @@ def test_another_checkpoint_of_the_same_name_does_not_take_the_place_of_one(
     monkeypatch.setattr(sys, "argv", [*words, str(tmp_path / "work")])
     assert tool.main() == InputError.exit_code
     message = (
-        r"error: .*model\.safetensors: is not the model\.safetensors that .*digits holds; give it another name\.\n"
+        r"error: .*model\.safetensors: is not the model\.safetensors that .*digits holds\. Give it another name\.\n"
     )
     assert re.fullmatch(message, capsys.readouterr().err)
     assert not (tmp_path / "work").exists()
@@ -241,11 +241,15 @@ def test_files_of_a_folder_are_replaced_whole(tool: ModuleType, tmp_path: Path) 
         (
             ("build", "new", "model.safetensors", "--sim-images", "-5"),
             2,
-            "--sim-images -5: allowed are 0, for none, and",
+            "--sim-images: found -5; must be at least 0",
         ),
-        (("extend", "empty", "model.safetensors"), 3, "empty: holds no card.json that can be read \\(No such file"),
-        (("add", "empty", "model.safetensors"), 3, "empty: holds no card.json that can be read \\(No such file"),
-        (("table", "damaged"), 3, "damaged: holds no card.json that can be read \\(Expecting .*; `build` it first"),
+        (("extend", "empty", "model.safetensors"), 3, "empty: no readable card.json \\(No such file"),
+        (("add", "empty", "model.safetensors"), 3, "empty: no readable card.json \\(No such file"),
+        (
+            ("table", "damaged"),
+            3,
+            "damaged: no readable card.json \\(Expecting .*Make the folder with the verb build first",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_sentence(
@@ -349,7 +353,7 @@ def test_a_mean_takes_the_same_t_in_each_folder(cards: ModuleType) -> None:
         (card("digits", 1, (1, 0.7)), "digits for T = 1"),
         (card("mnist", 1, (1, 0.7), (4, 0.9)), "mnist for T = 1, 4"),
     ):
-        message = f"^table: folder 2 holds networks of {found}, the first one of digits for T = 1, 4; a mean takes"
+        message = f"^table: folder 2 holds networks of {found}, the first one of digits for T = 1, 4; all folders"
         with pytest.raises(InputError, match=message):
             cards.mean_table([first, other])
 

@@ -19,6 +19,8 @@ from loihi_convert.data import load_data
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.frontend.source import open_source
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("levels", [None, 4])
 def test_weights_are_those_of_the_cnn_to_8_bits(tool: ModuleType, tmp_path: Path, levels: int | None) -> None:
@@ -51,12 +53,12 @@ def test_what_is_not_learned_cannot_be_recovered(tool: ModuleType, tmp_path: Pat
     train("digits-cnn", digits, replace(default_recipe("digits"), epochs=1), seed=0, output=path)
     options = BalanceOptions(method="percentile")
     (exported,) = pipeline.export(path, None, (2,), digits.calibration_images(), balance_options=options)
-    with pytest.raises(UsageError, match=r"its thresholds are by percentile, not by training; leave out --qcfs"):
+    with pytest.raises(UsageError, match=r"its thresholds are by percentile, not by training"):
         tool.recovered(exported.path, 4)
     network = netx.read(exported.path)
     model = {key: value for key, value in network.provenance["model"].items() if key != "architecture"}
     netx.write(replace(network, provenance={**network.provenance, "model": model}), tmp_path / "own.net")
-    with pytest.raises(InputError, match=r"was made from a CNN of your own \(--arch\); only those that `train` makes"):
+    with pytest.raises(InputError, match=r"was made from your own CNN"):
         tool.recovered(tmp_path / "own.net", None)
 
 
@@ -65,7 +67,7 @@ def test_corrected_biases_are_not_the_cnns(tool: ModuleType, tmp_path: Path) -> 
     train("digits-cnn", digits, replace(default_recipe("digits"), epochs=1), seed=0, output=path)
     options = BalanceOptions(method="percentile", bias_correction=True)
     (exported,) = pipeline.export(path, None, (2,), digits.calibration_images(), balance_options=options)
-    with pytest.raises(InputError, match="its biases are corrected, and not the CNN's; take a file without"):
+    with pytest.raises(InputError, match="its biases are corrected"):
         tool.recovered(exported.path, None)
 
 

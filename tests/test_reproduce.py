@@ -454,19 +454,19 @@ def test_every_figure_has_cells(tool: ModuleType) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--variants", "litteral"), "--variants litteral: allowed are some of literal, spikes, .*, each once"),
-        (("--variants", "spikes,spikes"), "--variants spikes,spikes: allowed are"),
-        (("-T", "3"), "--timesteps 3: table 2 has none of these; it has 2, 8."),
-        (("--methods", "rmp"), "--methods rmp: table 2 has none of these; it has act-norm-channelwise, ngu-lee."),
-        (("--calibration", "some"), "--calibration some: allowed are all, or a whole number of images."),
-        (("--calibration", "1198"), r"--calibration 1198: digits has 1..1,197, or all."),
-        (("--images", "0", "--calibration", "9"), r"--images 0: digits has 1..400."),
-        (("--long-images", "401"), r"--long-images 401: digits has 1..400."),
-        (("--long-calibration", "1198"), r"--long-calibration 1198: digits has 1..1,197."),
-        (("--rate-images", "0"), r"--rate-images 0: digits has 1..400."),
-        (("--rate-images", "-5"), r"--rate-images -5: digits has 1..400."),
-        (("--rate-images", "99999"), r"--rate-images 99999: digits has 1..400."),
-        (("--device", "gpu"), r"--device gpu: unknown; allowed are auto, cpu, cuda."),
+        (("--variants", "litteral"), "--variants: found litteral; must be some of literal, spikes, .*, each once"),
+        (("--variants", "spikes,spikes"), "--variants: found spikes,spikes; must be some of"),
+        (("-T", "3"), "--timesteps: found 3; table 2 has 2, 8."),
+        (("--methods", "rmp"), "--methods: found rmp; table 2 has act-norm-channelwise, ngu-lee."),
+        (("--calibration", "some"), "--calibration: found some; must be all, or a whole number of images."),
+        (("--calibration", "1198"), r"--calibration: found 1198; must be in 1..1,197, or all \(digits\)"),
+        (("--images", "0", "--calibration", "9"), r"--images: found 0; must be in 1..400 \(digits\)"),
+        (("--long-images", "401"), r"--long-images: found 401; must be in 1..400 \(digits\)"),
+        (("--long-calibration", "1198"), r"--long-calibration: found 1198; must be in 1..1,197 \(digits\)"),
+        (("--rate-images", "0"), r"--rate-images: found 0; must be in 1..400 \(digits\)"),
+        (("--rate-images", "-5"), r"--rate-images: found -5; must be in 1..400 \(digits\)"),
+        (("--rate-images", "99999"), r"--rate-images: found 99999; must be in 1..400 \(digits\)"),
+        (("--device", "gpu"), "device: found gpu; must be one of auto, cpu, cuda."),
     ],
 )
 def test_wrong_options_say_what_is_allowed(
@@ -480,10 +480,12 @@ def test_networks_must_fit_the_table_and_each_other(
     command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert command("table", "2", "--network", str(command.checkpoint)) == UsageError.exit_code
-    assert "model.safetensors is trained on digits, too; pass one for each data set" in capsys.readouterr().err
+    assert (
+        "model.safetensors is trained on digits, too; pass one --network for each data set" in capsys.readouterr().err
+    )
     monkeypatch.setattr(paper, "table", lambda name: CELLS if name == "headline" else HEADLINE[2:])
     assert command("table", "2") == UsageError.exit_code
-    assert "--network: one was trained on digits, but table 2 is about mnist" in capsys.readouterr().err
+    assert "--network: one was trained on digits; table 2 needs networks trained on mnist" in capsys.readouterr().err
 
 
 def test_a_damaged_record_is_named(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
@@ -494,7 +496,7 @@ def test_a_damaged_record_is_named(command: Command, capsys: pytest.CaptureFixtu
     for content in ("", "[]", whole.replace('"format": 1', '"format": 0')):
         path.write_text(content)
         assert command(*words) == InputError.exit_code
-        assert "remove it, and it is computed again." in capsys.readouterr().err
+        assert "Remove it, and it is computed again." in capsys.readouterr().err
     path.unlink()
     assert command(*words) == 0
     assert json.loads(path.read_text())["value"]["correct"] == json.loads(whole)["value"]["correct"]
@@ -505,10 +507,10 @@ def test_a_folder_that_cannot_be_made_is_named(
 ) -> None:
     (tmp_path / "file").write_text("")
     assert command("table", "2", "--cache", str(tmp_path / "file" / "computed")) == InputError.exit_code
-    assert "choose another --cache" in capsys.readouterr().err
+    assert "Choose another --cache" in capsys.readouterr().err
     command.folder = tmp_path / "file"
     assert command("table", "2", "--no-best", "--cache", str(tmp_path / "computed")) == InputError.exit_code
-    assert "choose another -o" in capsys.readouterr().err
+    assert "Choose another -o" in capsys.readouterr().err
 
 
 def test_computed_only_computes_nothing(
@@ -519,7 +521,7 @@ def test_computed_only_computes_nothing(
     assert command("table", "2", "--computed-only") == 0
     assert {row["accuracy"] for row in command.rows("table-2.csv")} == {""}
     assert command("figure", "A4", "--computed-only") == UsageError.exit_code
-    assert "--computed-only: figure A4 shows no accuracies; leave it out." in capsys.readouterr().err
+    assert "--computed-only: figure A4 shows no accuracies. Leave it out." in capsys.readouterr().err
 
 
 def test_a_network_too_large_for_loihi_is_recorded(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

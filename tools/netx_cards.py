@@ -26,7 +26,9 @@ def read_card(folder: Path) -> dict[str, Any]:
         card: dict[str, Any] = json.loads((folder / "card.json").read_text())
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"{folder}: holds no card.json that can be read ({reason}); `build` it first.") from error
+        raise InputError(
+            f"no readable card.json ({reason})", where=folder, hint="Make the folder with the verb build first."
+        ) from error
     return card
 
 
@@ -231,8 +233,9 @@ def mean_table(cards: Sequence[dict[str, Any]]) -> str:
     for number, card in enumerate(cards, start=1):
         if _measured(card) != _measured(cards[0]):
             raise InputError(
-                f"table: folder {number} holds networks of {_measured(card)}, the first one of {_measured(cards[0])}; "
-                "a mean takes the same data set and the same T in each."
+                f"folder {number} holds networks of {_measured(card)}, the first one of {_measured(cards[0])}",
+                where="table",
+                expected="all folders must have the same data set and the same T",
             )
     rows = []
     differences = []

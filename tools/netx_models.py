@@ -127,7 +127,7 @@ def _do(arguments: argparse.Namespace) -> None:
         return
     timesteps = parse_timesteps(arguments.timesteps)
     if arguments.sim_images < 0:
-        raise UsageError(f"--sim-images {arguments.sim_images}: allowed are 0, for none, and more.")
+        raise UsageError(f"found {arguments.sim_images}", where="--sim-images", expected="must be at least 0")
     extends = arguments.verb == "extend"
     before = card_to_extend(arguments.folder, data) if extends else None
     if before is not None:
@@ -149,7 +149,9 @@ def card_to_extend(folder: Path, data: str) -> dict[str, Any]:
     """Return the card in ``folder``, which must be one of networks of this data set."""
     card = read_card(folder)
     if card["data"] != data:
-        raise InputError(f"{folder}: holds networks of {card['data']}; the first checkpoint was trained on {data}.")
+        raise InputError(
+            f"holds networks of {card['data']}, but the first checkpoint was trained on {data}", where=folder
+        )
     return card
 
 
@@ -159,7 +161,7 @@ def refuse_others(folder: Path, card: dict[str, Any], paths: Sequence[Path]) -> 
     held = {item["file"]: item["sha256"] for item in items}
     for path in paths:
         if path.name in held and sha256(path) != held[path.name]:
-            raise InputError(f"{path}: is not the {path.name} that {folder} holds; give it another name.")
+            raise InputError(f"is not the {path.name} that {folder} holds", where=path, hint="Give it another name.")
 
 
 def write_card(folder: Path, card: dict[str, Any]) -> None:
@@ -177,8 +179,10 @@ def with_checkpoints(folder: Path, paths: Sequence[Path]) -> dict[str, Any]:
     for path, found in loaded.items():
         if path.name in taken or path.stat().st_size > LARGEST_FILE or found.data != card["data"]:
             raise InputError(
-                f"{path}: {found.data}, {path.stat().st_size:,} bytes; {folder} takes checkpoints of {card['data']}, "
-                f"up to {LARGEST_FILE:,} bytes, of other names than {', '.join(sorted(taken))}."
+                f"trained on {found.data}, {path.stat().st_size:,} bytes",
+                where=path,
+                expected=f"{folder} takes checkpoints of {card['data']}, up to {LARGEST_FILE:,} bytes, with other "
+                f"names than {', '.join(sorted(taken))}",
             )
     for path, found in loaded.items():
         added[path.name] = _described(found, _file(path, folder, path.name))
@@ -215,7 +219,9 @@ def export_all(
             if not path.exists():
                 pipeline.export(source, path, (steps,), splits.calibration_images(), bars=progress_bar)
             if netx.read(path).provenance["model"]["sha256"] != sha256(source):
-                raise InputError(f"{path}: was not exported from {source} as it is now; delete it, or name --work.")
+                raise InputError(
+                    f"was not exported from {source} as it is now", where=path, hint="Delete it, or name --work."
+                )
             right = correct_at(path, (steps,), splits.validation)[0]
             found.append(LoadedFile(path, source, steps, right))
     return found

@@ -61,12 +61,20 @@ def recovered(path: Path, levels: int | None, data_root: Path | None = None) -> 
     network = netx.read(path)
     source = network.provenance.get("model", {})
     if "calibration" in network.provenance:
-        raise InputError(f"{path}: its biases are corrected, and not the CNN's; take a file without corrections.")
+        raise InputError(
+            "its biases are corrected, and not the CNN's", where=path, hint="Use a file without corrections."
+        )
     if "architecture" not in source:
-        raise InputError(f"{path}: was made from a CNN of your own (--arch); only those that `train` makes are known.")
+        raise InputError(
+            "was made from your own CNN (--arch)", where=path, expected="must be made from a CNN of loihi-convert train"
+        )
     method = network.provenance["balance"]["method"]
     if levels is not None and method != "qcfs":
-        raise UsageError(f"{path}: its thresholds are by {method}, not by training; leave out --qcfs, or take another.")
+        raise UsageError(
+            f"its thresholds are by {method}, not by training",
+            where=path,
+            hint="Leave out --qcfs, or use another file.",
+        )
     splits = load_data(source["data"], data_root)
     model = build_model(source["architecture"], splits.input_shape, len(splits.classes), qcfs_levels=levels)
     state = _state(model, network)

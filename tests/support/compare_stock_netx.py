@@ -48,12 +48,14 @@ def main() -> int:
 def _compare(arguments: argparse.Namespace) -> int:
     network = netx.read(arguments.file)
     if network.reset != "hard":
-        raise UsageError(f"{arguments.file}: stock netx knows hard reset only; export with --reset hard.")
+        raise UsageError("stock netx knows hard reset only", where=arguments.file, hint="Export it with --reset hard.")
     if network.poisson_seed is not None:
-        raise UsageError(f"{arguments.file}: stock netx gets pixels, no Poisson spikes; export with --input constant.")
+        raise UsageError(
+            "stock netx takes pixels, not Poisson spikes", where=arguments.file, hint="Export it with --input constant."
+        )
     data = network.provenance.get("model", {}).get("data")
     if data is None:
-        raise InputError(f"{arguments.file}: does not say what data it was made from; export it again.")
+        raise InputError("does not record its data set", where=arguments.file, hint="Export it again.")
     test = load_data(data, arguments.data_root).test[: arguments.images]
     differing = 0
     print(f"{'T':>4} {'images':>7} {'potentials':>11} {'differ':>7} {'correct':>8}")
@@ -82,7 +84,7 @@ def _by_stock_netx(python: str, file: Path, pixels: Array, timesteps: int) -> Ar
                 list(map(str, words)), capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
             )
             if done.returncode:
-                raise PlatformError(f"{python}: {done.stderr[-1000:]}")
+                raise PlatformError(done.stderr[-1000:], where=python)
             potentials: Array = np.load(output)
             return potentials
 

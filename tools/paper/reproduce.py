@@ -183,8 +183,10 @@ def _networks(options: argparse.Namespace) -> dict[str, Measurements]:
         data = checkpoint.load(path).data
         if data in found:
             raise UsageError(
-                f"--network {path}: {found[data].name} is trained on {data}, too; pass one for each data set, and what "
-                "is fine-tuned from it by --tuned."
+                f"{found[data].name} is trained on {data}, too",
+                where=path,
+                expected="pass one --network for each data set",
+                hint="Pass fine-tuned networks by --tuned.",
             )
         images = Images(
             load_data(data, options.data_root),
@@ -206,7 +208,11 @@ def _best_of_ours(options: argparse.Namespace, networks: dict[str, Measurements]
     for path in options.tuned:
         data = checkpoint.load(path).data
         if data not in found:
-            raise UsageError(f"--tuned {path}: is trained on {data}, and no --network is; pass the one it comes from.")
+            raise UsageError(
+                f"is trained on {data}, and no --network is",
+                where=path,
+                hint="Pass the network it was fine-tuned from.",
+            )
         found[data].append(_opened(path, networks[data].images, options))
     device = chosen_device(options.device)
     return {
@@ -227,7 +233,7 @@ def _calibration(text: str) -> int | None:
     if text == "all":
         return None
     if not text.isdecimal():
-        raise UsageError(f"--calibration {text}: allowed are all, or a whole number of images.")
+        raise UsageError(f"found {text}", where="--calibration", expected="must be all, or a whole number of images")
     return int(text)
 
 
@@ -293,7 +299,7 @@ def _write_channels(
 ) -> None:
     """Figures 7, A4 and A5: a value of every channel of every layer that spikes."""
     if options.computed_only:
-        raise UsageError(f"--computed-only: figure {options.name} shows no accuracies; leave it out.")
+        raise UsageError(f"figure {options.name} shows no accuracies", where="--computed-only", hint="Leave it out.")
     (data, network), *_ = networks.items()
     of_rates = options.name == "7"
     lines: list[tuple[object, ...]] = []
@@ -398,7 +404,7 @@ def _write(path: Path, content: str | bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{path.parent}: cannot be made ({error.strerror}); choose another -o.") from error
+        raise InputError(f"cannot be made ({error.strerror})", where=path.parent, hint="Choose another -o.") from error
     write_atomically(path, content.encode() if isinstance(content, str) else content)
 
 

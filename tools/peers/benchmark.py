@@ -43,7 +43,7 @@ from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import default_root, load_data
 from loihi_convert.data.dataset import DataSplits
-from loihi_convert.errors import PlatformError, UsageError
+from loihi_convert.errors import PlatformError, UsageError, one_of
 from loihi_convert.files import write_atomically
 from loihi_convert.frontend.lowering import to_relu_network
 from loihi_convert.ir.quantized import QuantizedNetwork
@@ -161,7 +161,7 @@ class Row:
 def subject(options: argparse.Namespace, timesteps: int | None) -> Iterator[Subject]:
     """Read or make the network of the command line; a made one lies in a folder that is removed afterwards."""
     if (options.model is None) == (options.network is None):
-        raise UsageError("give either the path of an exported file or --network.")
+        raise UsageError("found neither or both", expected="give either the path of an exported file or --network")
     with tempfile.TemporaryDirectory() as temporary:
         if options.model is None:
             splits = load_data(options.data or NETWORKS[options.network], options.data_root)
@@ -173,11 +173,15 @@ def subject(options: argparse.Namespace, timesteps: int | None) -> Iterator[Subj
             path, name = options.model.resolve(), options.model.name
             recorded = netx.read(path).provenance.get("model", {})
             if options.data is None and "data" not in recorded:
-                raise UsageError(f"{path.name}: does not say what data it was made from; pass --data.")
+                raise UsageError("does not record its data set", where=path.name, hint="Pass --data.")
             splits = load_data(options.data or str(recorded["data"]), options.data_root)
         network = netx.read(path)
         if network.readout != "potential" or network.reset != "soft" or len(network.layers) < 2:
-            raise UsageError(f"{name}: compared are networks of soft reset whose last layer only integrates.")
+            raise UsageError(
+                "hard reset, a spiking readout or a single layer",
+                where=name,
+                expected="must be a soft-reset network of two layers or more whose last layer only integrates",
+            )
         yield Subject(path, f"{name}, {splits.name}", network, splits.test.images)
 
 
@@ -213,11 +217,15 @@ def measure_peers(options: argparse.Namespace) -> None:
     """Print how fast each peer runs the network, and whether it gets the classes and potentials of `ref`."""
     names = set(options.only.split(","))
     if unknown := names - {peer.module for peer in PEERS}:
-        raise UsageError(f"--only {','.join(sorted(unknown))}: allowed are {','.join(peer.module for peer in PEERS)}.")
+        raise UsageError(
+            f"found {','.join(sorted(unknown))}", where="--only", expected=one_of(peer.module for peer in PEERS)
+        )
     with subject(options, options.timesteps) as chosen, tempfile.TemporaryDirectory() as temporary:
         if chosen.network.poisson_seed is not None:
             raise UsageError(
-                f"{chosen.path.name}: gets Poisson spikes, the peers pixels; export with --input constant."
+                "takes Poisson spikes, the peers take pixels",
+                where=chosen.path.name,
+                hint="Export it with --input constant.",
             )
         timesteps, images = options.timesteps or chosen.network.timesteps, chosen.images[: options.images]
         with open_backend("ref") as backend:
@@ -431,7 +439,9 @@ def two_convolutions(width: int, splits: DataSplits) -> nn.Module:
     depth, *size = splits.input_shape
     pooled = [((length - 4) // 2 - 4) // 2 for length in size]
     if min(pooled) < 1:
-        raise UsageError(f"--sweep-widths: images of {size[0]} x {size[1]} are too small; pass --sweep-widths ''.")
+        raise UsageError(
+            f"images of {size[0]} x {size[1]} are too small", where="--sweep-widths", hint="Pass --sweep-widths ''."
+        )
     features = 2 * width * pooled[0] * pooled[1]
     return nn.Sequential(
         *(nn.Conv2d(depth, width, 5, bias=False), nn.ReLU(), nn.AvgPool2d(2)),

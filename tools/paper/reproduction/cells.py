@@ -202,7 +202,9 @@ def chosen_variants(names: Sequence[str]) -> tuple[Variant, ...]:
     """
     unknown = [name for name in names if name not in VARIANTS]
     if unknown or not names or len(set(names)) < len(names):
-        raise UsageError(f"--variants {','.join(names)}: allowed are some of {', '.join(VARIANTS)}, each once.")
+        raise UsageError(
+            f"found {','.join(names)}", where="--variants", expected=f"must be some of {', '.join(VARIANTS)}, each once"
+        )
     return tuple(VARIANTS[name] for name in names)
 
 
@@ -237,11 +239,15 @@ def chosen_cells(
     for name in data:
         if name not in known:
             raise UsageError(
-                f"--network: one was trained on {name}, but {where} is about {' and '.join(known)}; pass one of these."
+                f"one was trained on {name}",
+                where="--network",
+                expected=f"{where} needs networks trained on {' and '.join(known)}",
             )
     by_method = list(dict.fromkeys(cell.method for cell in cells if cell.method != paper.CNN))
     if unknown := [name for name in methods or () if name not in by_method]:
-        raise UsageError(f"--methods {','.join(unknown)}: {where} has none of these; it has {', '.join(by_method)}.")
+        raise UsageError(
+            f"found {','.join(unknown)}", where="--methods", expected=f"{where} has {', '.join(by_method)}"
+        )
     found = tuple(
         cell
         for cell in cells
@@ -252,7 +258,8 @@ def chosen_cells(
     if all(cell.timesteps is None for cell in found):
         steps = sorted({cell.timesteps for cell in cells if cell.timesteps is not None and cell.data in data})
         raise UsageError(
-            f"--timesteps {','.join(map(str, timesteps or ()))}: {where} has none of these; it has "
-            f"{', '.join(map(str, steps))}."
+            f"found {','.join(map(str, timesteps or ()))}",
+            where="--timesteps",
+            expected=f"{where} has {', '.join(map(str, steps))}",
         )
     return found

@@ -71,7 +71,9 @@ class Images:
         ):
             if count is not None and not 1 <= count <= most:
                 also = ", or all" if option == "--calibration" else ""
-                raise UsageError(f"{option} {count}: {splits.name} has 1..{most:,}{also}.")
+                raise UsageError(
+                    f"found {count}", where=option, expected=f"must be in 1..{most:,}{also} ({splits.name})"
+                )
         self._counts, self._splits = counts, splits
         # What compares networks is never what they were balanced on.
         self._some_calibration = splits.calibration.images[: counts.calibration]

@@ -14,6 +14,8 @@ from loihi_convert.files import write_atomically
 FORMAT: Final = 1
 """Goes up when a change of the package changes a number: what was computed before is computed again."""
 
+_REMOVE: Final = "Remove it, and it is computed again."
+
 
 class Records:
     """What has been computed.
@@ -41,13 +43,13 @@ class Records:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: cannot be read ({error}); remove it, and it is computed again.") from error
+            raise InputError(f"cannot be read ({error})", where=path, hint=_REMOVE) from error
         try:
             record = json.loads(text)
         except json.JSONDecodeError as error:
-            raise InputError(f"{path}: is no JSON ({error}); remove it, and it is computed again.") from error
+            raise InputError(f"not JSON ({error})", where=path, hint=_REMOVE) from error
         if not isinstance(record, dict) or record.get("key") != _with_format(key) or "value" not in record:
-            raise InputError(f"{path}: does not hold what its name says; remove it, and it is computed again.")
+            raise InputError("does not hold what its name says", where=path, hint=_REMOVE)
         return record["value"]
 
     def put(self, kind: str, key: Mapping[str, Any], value: Any) -> None:
@@ -56,7 +58,9 @@ class Records:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"{path.parent}: cannot be made ({error.strerror}); choose another --cache.") from error
+            raise InputError(
+                f"cannot be made ({error.strerror})", where=path.parent, hint="Choose another --cache."
+            ) from error
         text = json.dumps({"key": _with_format(key), "value": value}, indent=1, allow_nan=False)
         write_atomically(path, (text + "\n").encode())
 

@@ -64,7 +64,9 @@ class Worker:
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         if not select.select([self._process.stdout], [], [], self._patience)[0]:
-            raise PlatformError(f"{self._peer.name}: no answer within {self._patience:.0f} s; see --patience.")
+            raise PlatformError(
+                f"no answer within {self._patience:.0f} s", where=self._peer.name, hint="Allow more with --patience."
+            )
         if line := self._process.stdout.readline():
             answer: dict[str, Any] = json.loads(line)
             return answer
@@ -72,7 +74,7 @@ class Worker:
         self._errors.seek(0)
         words = [text.strip() for text in self._errors.read().splitlines() if text.strip()]
         raise PlatformError(
-            f"{self._peer.name}: ended with {code}: {' '.join(words[-_LAST_LINES:]) or 'without a word'}"
+            f"ended with {code}: {' '.join(words[-_LAST_LINES:]) or 'no output'}", where=self._peer.name
         )
 
     def __enter__(self) -> Worker:
@@ -101,7 +103,7 @@ def python_with(requirement: str | None) -> list[str]:
         return [sys.executable]
     uv = os.environ.get("UV") or shutil.which("uv")
     if uv is None:
-        raise PlatformError(f"{requirement}: not installed here, and no uv to make an environment that has it.")
+        raise PlatformError("not installed, and uv, which would install it, is missing", where=requirement)
     return [uv, "run", "--quiet", "--python", sys.executable, "--with", requirement, "python"]
 
 
