@@ -286,13 +286,13 @@ def with_hidden(network: QuantizedNetwork, threshold: Array, initial: Array, syn
 @pytest.mark.parametrize(
     ("threshold", "initial", "weight", "bias", "message"),
     [
-        ([257, 2], [0, 0], 1, 0, r"thresholds 2\.\.257 with no common power of two; allowed are m x 2\^e with m"),
+        ([257, 2], [0, 0], 1, 0, r"thresholds 2\.\.257 with no common power of two; must be m x 2\^e with m"),
         ([32768, 128], [20000, 0], 1, 0, r"thresholds 128\.\.32768 with no common power of two"),
         ([8, 9], [0, 0], 1, 129, r"biases 129\.\.129 with no common power of two; .* m -127\.\.127 and one e 0\.\.7"),
-        ([32640, 128], [0, 0], 1, 0, r"levels 127\.\.32639 \(threshold - V0 - 1\), which no 13-bit bias .* 8191 be"),
+        ([32640, 128], [0, 0], 1, 0, r"levels 127\.\.32639 \(threshold - V0 - 1\), which no 13-bit bias .* 8191 apart"),
         ([16384, 128], [1, 0], 1, 0, r"levels 127\.\.16382 .*, or 16382 where all are even or all are odd"),
         ([131072, 8], [0, 0], 1, 0, r"a channel that never fires, with weights or a bias other than 0"),
-        ([8, 8], [0, 0], 127, 0, r"a current that can reach 137160; allowed is 131071, beyond which u can wrap twice"),
+        ([8, 8], [0, 0], 127, 0, r"a current that can reach 137160; must be at most 131071, beyond which u"),
     ],
 )  # fmt: skip
 def test_chip_rules(threshold: list[int], initial: list[int], weight: int, bias: int, message: str) -> None:
@@ -306,5 +306,5 @@ def test_chip_rules(threshold: list[int], initial: list[int], weight: int, bias:
 
 
 def test_hard_reset_is_no_circuit() -> None:
-    with pytest.raises(RangeError, match="hard reset with target loihi2; the circuit of stock processes resets softly"):
+    with pytest.raises(RangeError, match="reset: found 'hard' with target loihi2; must be soft"):
         replace(white_pixel(1, threshold=8, initial=0), reset="hard")

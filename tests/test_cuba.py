@@ -315,7 +315,7 @@ def put(index: int, **values: object) -> Callable[[list[Any]], object]:
         (put(3, weight=np.ones((14, 27))), "layer 3", "weights of shape (14, 27) for 7 neurons"),
         (put(4, weight={"real": 1.0, "imag": 1.0}), "layer 4", "has complex weights"),
         (put(4, weight=np.zeros((3, 7))), "layer 4", "all weights are 0"),
-        (put(4, weight=np.ones((3, 6))), "layer 4", "a dense layer of 6 inputs was given 7"),
+        (put(4, weight=np.ones((3, 6))), "layer 4", "found 7 values, from shape (7,)"),
         (put(4, type="input"), "layer 4", "is a second input"),
         (lambda layers: layers.pop(2), "layer 2", "takes maps of shape (6, 3, 3)"),
         (lambda layers: layers.pop(0), "layer 0", "is a convolution of unknown input"),

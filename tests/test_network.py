@@ -85,11 +85,11 @@ def test_arrays_are_read_only_copies() -> None:
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(InputError, match=r"convolution of 2 input channels was given an input of shape \(3, 8, 8\)"):
+    with pytest.raises(InputError, match=r"input of a convolution: found \(3, 8, 8\); must have 2 channels"):
         Conv(np.ones((1, 2, 3, 3))).output_shape((3, 8, 8))
-    with pytest.raises(InputError, match=r"kernel of \(5, 5\) does not fit into an input of shape \(1, 4, 4\)"):
+    with pytest.raises(InputError, match=r"found \(1, 4, 4\); must be at least as large as the kernel \(5, 5\)"):
         Conv(np.ones((1, 1, 5, 5))).output_shape((1, 4, 4))
-    with pytest.raises(InputError, match=r"dense layer of 9 inputs was given 16, from an input of shape \(1, 8, 8\)"):
+    with pytest.raises(InputError, match=r"dense layer: found 16 values, from shape \(1, 8, 8\); must be 9"):
         Dense(np.ones((1, 9)), pool=(2, 2)).output_shape((1, 8, 8))
 
 
@@ -107,12 +107,12 @@ def network_of(weight: int = 1, bias: int = 0, threshold: int = 10, initial: int
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
-        ({"weight": 128}, "fc1: weights fit eight bits does not hold: a weight of magnitude 128; allowed is 127"),
+        ({"weight": 128}, "fc1: weights fit eight bits does not hold: a weight of magnitude 128; must be at most 127"),
         (
             {"bias": 131072},
-            "fc1: biases fit the potential does not hold: a bias of magnitude 131072; allowed is 131071",
+            "fc1: biases fit the potential does not hold: a bias of magnitude 131072; must be at most 131071",
         ),
-        ({"threshold": 131073}, r"fc1: thresholds fit seventeen bits .* 131073\.\.131073; allowed are 1\.\.131072"),
+        ({"threshold": 131073}, r"fc1: thresholds fit seventeen bits .* 131073\.\.131073; must be in 1\.\.131072"),
         ({"threshold": 0}, r"fc1: thresholds fit seventeen bits .* thresholds 0\.\.0"),
         (
             {"initial": 10},
@@ -130,7 +130,10 @@ def test_a_network_that_breaks_a_rule_cannot_be_built(numbers: dict[str, int], m
     ("numbers", "message"),
     [
         ({"initial": 5}, "fc1: neurons start at zero does not hold: 2 initial potentials other than 0"),
-        ({"bias": -32768}, "fc1: biases fit sixteen bits does not hold: a bias of magnitude 32768; allowed is 32767"),
+        (
+            {"bias": -32768},
+            "fc1: biases fit sixteen bits does not hold: a bias of magnitude 32768; must be at most 32767",
+        ),
         # 4 inputs x 127 x 255 = 129540 fits, with a fifth input it would not.
         ({"weight": 127}, None),
     ],
@@ -146,7 +149,7 @@ def test_rules_of_lavas_own_lif(numbers: dict[str, int], message: str | None) ->
 
 def test_currents_that_wrap_in_lavas_lif_are_refused() -> None:
     wide = QuantizedLayer("fc", Dense(np.full((2, 5), 127, np.int32)), None, np.ones(2), 255)
-    with pytest.raises(RangeError, match=r"fc: synaptic currents do not wrap .* reach 161925; allowed is 131071"):
+    with pytest.raises(RangeError, match=r"fc: synaptic currents do not wrap .* reach 161925; must be at most 131071"):
         QuantizedNetwork((1, 1, 5), (wide,), timesteps=1, max_timesteps=1, pixel_bits=8, reset="hard")
 
 
@@ -158,7 +161,7 @@ def test_limits_themselves_are_allowed() -> None:
 def test_currents_beyond_24_bits_are_refused() -> None:
     # 127 x 255 x 260 = 8,420,100 is the first multiple of 127 x 255 x 10 above 2^23 - 1.
     wide = QuantizedLayer("fc", Dense(np.full((2, 260), 127, np.int32)), None, np.ones(2), 255)
-    with pytest.raises(RangeError, match=r"fc: currents fit twenty four bits .* 8420100; allowed is 8388607"):
+    with pytest.raises(RangeError, match=r"fc: currents fit twenty four bits .* 8420100; must be at most 8388607"):
         QuantizedNetwork((1, 1, 260), (wide,), timesteps=1, max_timesteps=1, pixel_bits=8, reset="soft")
 
 
@@ -171,26 +174,26 @@ def test_floats_are_refused() -> None:
 def test_only_the_last_layer_integrates_without_neurons() -> None:
     first, last = network_of().layers
     keep = {"timesteps": 1, "max_timesteps": 1, "pixel_bits": 8, "reset": "soft"}
-    with pytest.raises(RangeError, match="fc1: a layer without neurons"):
+    with pytest.raises(RangeError, match="fc1: has no neurons"):
         QuantizedNetwork((1, 2, 2), (replace(first, neuron=None), last), **keep)
     assert QuantizedNetwork((1, 2, 2), (first,), **keep).readout == "spikes"
     assert QuantizedNetwork((1, 2, 2), (first, last), **keep).readout == "potential"
     conv = QuantizedLayer("conv", Conv(np.ones((2, 1, 2, 2), np.int32)), None, np.ones(2), 255)
-    with pytest.raises(RangeError, match="conv: the last layer is a convolution"):
+    with pytest.raises(RangeError, match="conv: is a convolution; must be dense"):
         QuantizedNetwork((1, 2, 2), (conv,), **keep)
 
 
 def test_timesteps_and_pixel_bits_are_checked() -> None:
-    with pytest.raises(RangeError, match="timesteps 9 of 8 proven"):
+    with pytest.raises(RangeError, match="timesteps: found 9, and 8 as max_timesteps"):
         replace(network_of(), timesteps=9)
-    with pytest.raises(RangeError, match=r"pixels of 9 bits; allowed are 1\.\.8"):
+    with pytest.raises(RangeError, match=r"pixel_bits: found 9; must be in 1\.\.8"):
         replace(network_of(), pixel_bits=9)
 
 
 @pytest.mark.parametrize("name", ["", "x" * 401, "two\nlines", "\x1b[2J"])
 def test_names_that_cannot_be_printed(name: str) -> None:
     first, last = network_of().layers
-    with pytest.raises(RangeError, match=r"^a layer called '.*'; allowed are 1\.\.400 printable characters$"):
+    with pytest.raises(RangeError, match=r"^name of a layer: found '.*'; must be 1\.\.400 printable characters\.$"):
         replace(network_of(), layers=(replace(first, name=name), last))
 
 

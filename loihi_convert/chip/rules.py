@@ -1,4 +1,4 @@
-"""What the integers of a layer must keep, so that Lava's CPU models and the chip compute exactly what they say.
+"""Rules that the integers of a layer keep, so that Lava's CPU models and the chip compute exactly what they say.
 
 Each rule is a function whose name is the claim; it returns ``None`` or what it found. While the *exactness rules* hold,
 Lava's CPU models compute exactly what the integers of a `QuantizedNetwork` say; the *LIF rules* are those that networks
@@ -45,19 +45,23 @@ Rule = Callable[[IntegerLayer], "str | None"]
 def numbers_are_integers(layer: IntegerLayer) -> str | None:
     arrays = (layer.weight, layer.bias, layer.threshold, layer.initial_potential)
     found = {str(array.dtype) for array in arrays if array is not None and not np.issubdtype(array.dtype, np.integer)}
-    return f"values of type {', '.join(sorted(found))}; allowed are integers" if found else None
+    return f"values of type {', '.join(sorted(found))}; must be integers" if found else None
 
 
 def weights_fit_eight_bits(layer: IntegerLayer) -> str | None:
     largest = int(np.abs(layer.weight).max(initial=0))
     return (
-        f"a weight of magnitude {largest}; allowed is {limits.WEIGHT_LIMIT}" if largest > limits.WEIGHT_LIMIT else None
+        f"a weight of magnitude {largest}; must be at most {limits.WEIGHT_LIMIT}"
+        if largest > limits.WEIGHT_LIMIT
+        else None
     )
 
 
 def biases_fit_the_potential(layer: IntegerLayer) -> str | None:
     largest = 0 if layer.bias is None else int(np.abs(layer.bias).max(initial=0))
-    return f"a bias of magnitude {largest}; allowed is {limits.BIAS_LIMIT}" if largest > limits.BIAS_LIMIT else None
+    return (
+        f"a bias of magnitude {largest}; must be at most {limits.BIAS_LIMIT}" if largest > limits.BIAS_LIMIT else None
+    )
 
 
 def thresholds_fit_seventeen_bits(layer: IntegerLayer) -> str | None:
@@ -67,7 +71,7 @@ def thresholds_fit_seventeen_bits(layer: IntegerLayer) -> str | None:
     return (
         None
         if low >= 1 and high <= limits.THRESHOLD_LIMIT
-        else f"thresholds {low}..{high}; allowed are 1..{limits.THRESHOLD_LIMIT}"
+        else f"thresholds {low}..{high}; must be in 1..{limits.THRESHOLD_LIMIT}"
     )
 
 
@@ -82,7 +86,7 @@ def initial_potentials_lie_below_threshold(layer: IntegerLayer) -> str | None:
 def currents_fit_twenty_four_bits(layer: IntegerLayer) -> str | None:
     largest = layer.largest_current
     return (
-        f"a current that can reach {largest}; allowed is {limits.CURRENT_LIMIT}"
+        f"a current that can reach {largest}; must be at most {limits.CURRENT_LIMIT}"
         if largest > limits.CURRENT_LIMIT
         else None
     )
@@ -92,13 +96,15 @@ def synaptic_currents_do_not_wrap(layer: IntegerLayer) -> str | None:
     largest = layer.largest_synaptic_current
     if largest <= limits.POTENTIAL_LIMIT:
         return None
-    return f"a synaptic current that can reach {largest}; allowed is {limits.POTENTIAL_LIMIT}, beyond which u wraps"
+    return (
+        f"a synaptic current that can reach {largest}; must be at most {limits.POTENTIAL_LIMIT}, beyond which u wraps"
+    )
 
 
 def biases_fit_sixteen_bits(layer: IntegerLayer) -> str | None:
     largest = 0 if layer.bias is None else int(np.abs(layer.bias).max(initial=0))
     return (
-        f"a bias of magnitude {largest}; allowed is {limits.LIF_BIAS_LIMIT}"
+        f"a bias of magnitude {largest}; must be at most {limits.LIF_BIAS_LIMIT}"
         if largest > limits.LIF_BIAS_LIMIT
         else None
     )
@@ -116,7 +122,7 @@ def thresholds_are_eight_bits_times_a_power_of_two(layer: IntegerLayer) -> str |
     if shared_exponent(alive, limits.SELF_WEIGHT_LIMIT) is not None:
         return None
     return (
-        f"thresholds {int(alive.min())}..{int(alive.max())} with no common power of two; allowed are m x 2^e with m "
+        f"thresholds {int(alive.min())}..{int(alive.max())} with no common power of two; must be m x 2^e with m "
         f"1..{limits.SELF_WEIGHT_LIMIT} and one e 0..{limits.WEIGHT_EXP_LIMIT} a layer"
     )
 
@@ -125,7 +131,7 @@ def biases_are_eight_bits_times_a_power_of_two(layer: IntegerLayer) -> str | Non
     if layer.bias is None or shared_exponent(layer.bias, limits.WEIGHT_LIMIT) is not None:
         return None
     return (
-        f"biases {int(layer.bias.min())}..{int(layer.bias.max())} with no common power of two; allowed are m x 2^e "
+        f"biases {int(layer.bias.min())}..{int(layer.bias.max())} with no common power of two; must be m x 2^e "
         f"with m {-limits.WEIGHT_LIMIT}..{limits.WEIGHT_LIMIT} and one e 0..{limits.WEIGHT_EXP_LIMIT} a layer"
     )
 
@@ -135,8 +141,7 @@ def levels_lie_within_one_bias(layer: IntegerLayer) -> str | None:
         return None
     return (
         f"levels {int(levels.min())}..{int(levels.max())} (threshold - V0 - 1), which no 13-bit bias makes of one vth; "
-        f"allowed are {limits.LEVEL_SPANS[0]} between them, or {limits.LEVEL_SPANS[1]} where all are even or all are "
-        "odd"
+        f"must be at most {limits.LEVEL_SPANS[0]} apart, or {limits.LEVEL_SPANS[1]} where all are even or all are odd"
     )
 
 
@@ -144,7 +149,9 @@ def currents_do_not_wrap(layer: IntegerLayer) -> str | None:
     largest = layer.largest_current
     if largest <= limits.POTENTIAL_LIMIT:
         return None
-    return f"a current that can reach {largest}; allowed is {limits.POTENTIAL_LIMIT}, beyond which u can wrap twice"
+    return (
+        f"a current that can reach {largest}; must be at most {limits.POTENTIAL_LIMIT}, beyond which u can wrap twice"
+    )
 
 
 def channels_that_never_fire_receive_nothing(layer: IntegerLayer) -> str | None:
@@ -185,7 +192,7 @@ def shared_exponent(values: Array, largest_mant: int) -> int | None:
 def a_layer_has_one_threshold(layer: IntegerLayer) -> str | None:
     if layer.threshold is None or layer.threshold.min() == layer.threshold.max():
         return None
-    return f"thresholds {int(layer.threshold.min())}..{int(layer.threshold.max())}; allowed is one for all channels"
+    return f"thresholds {int(layer.threshold.min())}..{int(layer.threshold.max())}; must be one for all channels"
 
 
 EXACTNESS_RULES: Final[tuple[Rule, ...]] = (

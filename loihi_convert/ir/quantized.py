@@ -168,17 +168,22 @@ class QuantizedNetwork:
 
     def __post_init__(self) -> None:
         if not 1 <= self.pixel_bits <= limits.MAX_PIXEL_BITS:
-            raise RangeError(f"pixels of {self.pixel_bits} bits; allowed are 1..{limits.MAX_PIXEL_BITS}")
+            raise RangeError(
+                f"found {self.pixel_bits}", where="pixel_bits", expected=f"must be in 1..{limits.MAX_PIXEL_BITS}"
+            )
         require_poisson_seed(self.poisson_seed)
         if self.poisson_seed is not None and self.pixel_bits != limits.MAX_PIXEL_BITS:
-            raise RangeError(f"pixels of {self.pixel_bits} bits, as Poisson spikes; these are drawn from 8 bits")
+            raise RangeError(f"found {self.pixel_bits} for Poisson input", where="pixel_bits", expected="must be 8")
         if not 1 <= self.timesteps <= self.max_timesteps <= MAX_TIMESTEPS:
             raise RangeError(
-                f"timesteps {self.timesteps} of {self.max_timesteps} proven; allowed are 1..proven, and "
-                f"{MAX_TIMESTEPS:,} at most"
+                f"found {self.timesteps}, and {self.max_timesteps} as max_timesteps",
+                where="timesteps",
+                expected=f"must be in 1..max_timesteps, which is at most {MAX_TIMESTEPS:,}",
             )
         if self.target == "loihi2" and self.reset == "hard":
-            raise RangeError("hard reset with target loihi2; the circuit of stock processes resets softly")
+            raise RangeError(
+                "found 'hard' with target loihi2", where="reset", expected="must be soft, as the circuit resets"
+            )
         kept = (
             *rules.EXACTNESS_RULES,
             *(rules.LIF_RULES if self.reset == "hard" else ()),
@@ -189,16 +194,22 @@ class QuantizedNetwork:
             # Names are printed: into tables, and by terminals that would obey their control characters.
             if not layer.name.isprintable() or not 1 <= len(layer.name) <= MAX_NAME_LENGTH:
                 raise RangeError(
-                    f"a layer called {layer.name[:20]!a}; allowed are 1..{MAX_NAME_LENGTH} printable characters"
+                    f"found {layer.name[:20]!a}",
+                    where="name of a layer",
+                    expected=f"must be 1..{MAX_NAME_LENGTH} printable characters",
                 )
             for rule in kept:
                 if found := rule(layer):
-                    raise RangeError(f"{layer.name}: {rule.__name__.replace('_', ' ')} does not hold: {found}")
+                    raise RangeError(f"{rule.__name__.replace('_', ' ')} does not hold: {found}", where=layer.name)
         for layer in self.layers[:-1]:
             if layer.neuron is None:
-                raise RangeError(f"{layer.name}: a layer without neurons; only the last layer may only integrate")
+                raise RangeError(
+                    "has no neurons", where=layer.name, expected="must have some unless it is the last layer"
+                )
         if len(self.shapes[-1]) != 1:
-            raise RangeError(f"{self.layers[-1].name}: the last layer is a convolution; it must be dense")
+            raise RangeError(
+                "is a convolution", where=self.layers[-1].name, expected="must be dense, as the last layer"
+            )
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
@@ -244,7 +255,7 @@ def largest_pixel(poisson_seed: int | None, pixel_bits: int) -> int:
 def require_poisson_seed(seed: int | None) -> None:
     """Raise a `RangeError` unless ``seed`` is one of Poisson input, or there is none."""
     if seed is not None and not 0 <= seed <= MAX_SEED:
-        raise RangeError(f"a seed of {seed} for Poisson input; allowed are 0..{MAX_SEED}")
+        raise RangeError(f"found {seed}", where="poisson_seed", expected=f"must be in 0..{MAX_SEED}")
 
 
 def with_pixel_bits(images: Array, pixel_bits: int) -> Array:

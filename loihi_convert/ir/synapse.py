@@ -61,7 +61,11 @@ class Conv:
         """``(C_out, H_out, W_out)`` for an input of ``(C_in, H, W)`` before pooling."""
         if len(input_shape) != 3 or input_shape[0] != self.weight.shape[1] * self.groups:
             expected = self.weight.shape[1] * self.groups
-            raise InputError(f"a convolution of {expected} input channels was given an input of shape {input_shape}")
+            raise InputError(
+                f"found {input_shape}",
+                where="input of a convolution",
+                expected=f"must have {expected} channels, (C, H, W)",
+            )
         size = [
             (extent + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
             for extent, pad, dilation, kernel, stride in zip(
@@ -74,7 +78,11 @@ class Conv:
             )
         ]
         if min(size) < 1:
-            raise InputError(f"a kernel of {self.weight.shape[2:]} does not fit into an input of shape {input_shape}")
+            raise InputError(
+                f"found {input_shape}",
+                where="input of a convolution",
+                expected=f"must be at least as large as the kernel {self.weight.shape[2:]}",
+            )
         return (self.channels, *size)
 
     def fan_out(self, input_shape: Shape) -> Array:
@@ -155,8 +163,9 @@ class Dense:
         found = math.prod(pooled_shape(input_shape, self.pool))
         if found != self.weight.shape[1]:
             raise InputError(
-                f"a dense layer of {self.weight.shape[1]} inputs was given {found}, "
-                f"from an input of shape {input_shape}"
+                f"found {found} values, from shape {input_shape}",
+                where="input of a dense layer",
+                expected=f"must be {self.weight.shape[1]}",
             )
         return (self.channels,)
 
