@@ -101,7 +101,8 @@ def test_the_current_folder_is_gone(tmp_path: Path) -> None:
         ["sh", "-c", shell, "sh", *CLI, "export", "model.pt"], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 3
-    assert done.stderr == "error: the current folder has been deleted; change into one that exists.\n"
+    assert "the current folder has been deleted" in done.stderr
+    assert done.stderr.count("\n") == 1
     assert names(tmp_path) == []
 
 
