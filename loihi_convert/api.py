@@ -109,7 +109,7 @@ def convert(
     done = to_integers(
         source.network, pixels, timesteps, balancing, quantization, device=chosen_device(device), bars=progress_bar
     )
-    provenance = {**done.quantized.provenance, "model": dict(source.provenance)}
+    provenance = done.quantized.provenance.with_parts(model=dict(source.provenance))
     return Converted(replace(done.quantized, provenance=provenance), source, done)
 
 

@@ -399,7 +399,7 @@ def test_all_that_is_advised_exists() -> None:
     for provenance in (
         {"model": trained},
         {"balance": {"alpha": 0.5, "initial_potential": "half"}, "quantize": {"weight_bits": 4}, "model": trained},
-        {"balance": {"method": "least-squares", "initial_potential": "zero"}, "quantize": "damaged"},
+        {"balance": {"method": "least-squares", "initial_potential": "zero"}},
     ):
         network = replace(quantize(spiking, WHITE, QuantizeOptions(pixel_bits=4)), provenance=provenance)
         for cause in advice.CAUSES:

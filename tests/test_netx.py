@@ -285,21 +285,40 @@ def test_numbers_that_break_a_rule_are_refused_with_the_path(
 
 
 @pytest.mark.parametrize(
-    ("model", "message"),
+    ("part", "key", "found"),
     [
-        ({"classes": 5}, r"its provenance says that the classes of the CNN are 5, no list of texts; export it again\."),
-        ({"classes": [["a"], ["b"]]}, r"the classes of the CNN are \[\['a'\], \['b'\]\], no list of texts"),
-        ({"classes": "ab"}, r"the classes of the CNN are 'ab', no list of texts"),
-        ({"file": 7}, r"its provenance says that file of the CNN is 7, no text; export it again\."),
-        ({"arch": ["nets:make"]}, r"arch of the CNN is \['nets:make'\], no text"),
-        ({"data": {}}, r"data of the CNN is \{\}, no text"),
+        ({"model": {"classes": 5}}, "model.classes", "5"),
+        ({"model": {"classes": [["a"], ["b"]]}}, "model.classes.0", "['a']"),
+        ({"model": {"classes": "ab"}}, "model.classes", "'ab'"),
+        ({"model": {"file": 7}}, "model.file", "7"),
+        ({"model": {"arch": ["nets:make"]}}, "model.arch", "['nets:make']"),
+        ({"model": {"data": {}}}, "model.data", "{}"),
+        ({"model": {"mean": "much"}}, "model.mean", "'much'"),
+        ({"model": []}, "model", "[]"),
+        ({"balance": {"method": 3}}, "balance.method", "3"),
+        ({"quantize": "int8"}, "quantize", "'int8'"),
     ],
 )
-def test_a_forged_provenance_of_the_cnn(tmp_path: Path, model: dict[str, object], message: str) -> None:
+def test_a_forged_provenance(tmp_path: Path, part: dict[str, object], key: str, found: str) -> None:
     path = tmp_path / "model.net"
-    netx.write(replace(small_network(), provenance={"model": model}), path)
-    with pytest.raises(NetxError, match=message):
+    netx.write(replace(small_network(), provenance=part), path)
+    with pytest.raises(NetxError) as raised:
         netx.read(path)
+    assert key in raised.value.where
+    assert found in raised.value.found
+
+
+def test_what_other_versions_record_is_kept(tmp_path: Path) -> None:
+    """Unknown keys at each level, absent keys and null: written again to the byte."""
+    content = {"later": [1, 1.0, None], "model": {"data": None, "shape": {"a": 1}}, "balance": {"alpha": 1, "new": 2}}
+    for name in ("first.net", "again.net"):
+        network = (
+            replace(small_network(), provenance=content) if name == "first.net" else netx.read(tmp_path / "first.net")
+        )
+        netx.write(network, tmp_path / name)
+    assert (tmp_path / "first.net").read_bytes() == (tmp_path / "again.net").read_bytes()
+    assert dict(network.provenance) == content
+    assert (network.provenance.model.data, network.provenance.balance.alpha) == (None, 1)
 
 
 def test_what_is_not_said_of_the_cnn_is_not_asked_for(tmp_path: Path) -> None:

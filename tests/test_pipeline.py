@@ -207,7 +207,7 @@ class Unused(ReferenceBackend):
         ({"timesteps": (2**20,)}, r"proven to fit Loihi's range"),
         ({"backend": {"neuron": "stock"}}, r"the file was exported for target lava"),
         ({"model": "typo.pt"}, r"typo\.pt: "),
-        ({"model": "wide.pt"}, r"the checkpoint takes images .* Give the one it was exported from\."),
+        ({"model": "wide.pt"}, r"checkpoint: takes images .* Give the checkpoint that the file was exported from\."),
         (
             {"arch": "nets:make"},
             r"names its architecture \(digits-cnn\), input shape and classes itself",
@@ -334,7 +334,7 @@ def test_a_model_of_other_layers_is_refused(folder: Path) -> None:
     relu = to_relu_network(cnn, checkpoint.input_shape)
     renamed = replace(relu, layers=(replace(relu.layers[0], name="other"), *relu.layers[1:]))
     with pytest.raises(
-        InputError, match=r"takes images \(1, 8, 8\) and has layers other \(16, 8, 8\), .* and has conv1 \(16, 8, 8\)"
+        InputError, match=r"takes images \(1, 8, 8\) and has layers other \(16, 8, 8\), .* and have conv1 \(16, 8, 8\)"
     ):
         origin.float_network(network, renamed)
 

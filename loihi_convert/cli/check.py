@@ -85,7 +85,7 @@ def _images(
 
     if count == 0 or not isinstance(candidate, CheckpointFile | NativeFile):
         return None
-    wanted = data or candidate.recorded.get("data")
+    wanted = data or candidate.recorded.data
     try:
         if wanted is None:
             raise UsageError("the file does not record its data set", where=candidate.path, hint="Pass `data`.")

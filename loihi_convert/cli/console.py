@@ -185,11 +185,11 @@ def _without_cnn(ran: FileRun, arch: str | None) -> str:
     """What keeps a run from being compared with the CNN, and what to do; empty where it was compared."""
     if ran.evaluation.nominal_point.agreement_with_cnn is not None:
         return ""
-    recorded = ran.network.provenance.get("model", {})
-    named = recorded.get("arch")
+    recorded = ran.network.provenance.model
+    named = recorded.arch
     if named is not None and arch is None:
         return f"pass --arch {named} to import and run that code, for the CNN's figures"
-    return f"its CNN ({recorded.get('file', 'not named')}) is not beside it, or changed; pass --model for its figures"
+    return f"its CNN ({recorded.file or 'not named'}) is not beside it, or changed; pass --model for its figures"
 
 
 def _without_labels(ran: FileRun) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +14,9 @@ from loihi_convert.cli.images import DataRequest, first_images, validation_image
 from loihi_convert.cli.options import DATA_AND_CNN, LAVA
 from loihi_convert.cli.wrong_files import CHECKPOINTS, NETX, require_checkpoint, require_netx
 from loihi_convert.errors import UsageError
+
+if TYPE_CHECKING:
+    from loihi_convert.ir.provenance import ModelRecord
 
 DIAGNOSED_IMAGES = 1_000
 """Images a diagnosis takes unless told otherwise: seconds, and a few tenths of a point of accuracy."""
@@ -53,7 +55,7 @@ def diagnose(
 
     chosen = chosen_device(device)
     network = netx.read(file)
-    recorded = network.provenance.get("model", {})
+    recorded = network.provenance.model
     splits = request.load(file, recorded, network.input_shape)
     known, kind = validation_images(splits)
     count = first_images(image_count, DIAGNOSED_IMAGES, len(known), f"{kind} of {splits.name}")
@@ -82,10 +84,10 @@ def diagnose(
         say_diagnosed(done)
 
 
-def _remark(kind: str, recorded: Mapping[str, Any]) -> str:
+def _remark(kind: str, recorded: ModelRecord) -> str:
     """What is known of the images: only `train` is known to leave out the validation images that are split off here."""
     if kind != "validation images":
         return ""
-    if "arch" in recorded:
+    if recorded.arch is not None:
         return "; your CNN may have been trained on them, and accuracies are then too high"
     return "; test images are left for the final figure"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from loihi_convert.cli.console import log
 from loihi_convert.errors import UsageError
@@ -13,6 +12,7 @@ from loihi_convert.errors import UsageError
 if TYPE_CHECKING:
     from loihi_convert.arrays import Shape
     from loihi_convert.data import ClassMap, Dataset, DataSplits
+    from loihi_convert.ir.provenance import ModelRecord
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class DataRequest:
     data_root: Path | None
     class_map: ClassMap | None = None
 
-    def load(self, path: Path, recorded: Mapping[str, Any], input_shape: Shape) -> DataSplits:
+    def load(self, path: Path, recorded: ModelRecord, input_shape: Shape) -> DataSplits:
         """Return the data for the network of the file at ``path``, which records ``recorded`` of its CNN.
 
         Raises
@@ -33,13 +33,13 @@ class DataRequest:
         """
         from loihi_convert.data import load_data
 
-        named = self.data or recorded.get("data")
+        named = self.data or recorded.data
         if named is None:
             raise UsageError("the file does not record its data set", where=path, hint="Pass `data`.")
         splits = load_data(
             str(named),
             self.data_root,
-            classes=recorded.get("classes", ()),
+            classes=recorded.classes or (),
             class_map=self.class_map,
             input_shape=input_shape,
         )

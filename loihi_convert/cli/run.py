@@ -84,6 +84,7 @@ def run(
     from loihi_convert import external, pipeline
     from loihi_convert.backends import BackendOptions, open_backend
     from loihi_convert.external.cuba import CubaNetwork
+    from loihi_convert.ir.provenance import ModelRecord
     from loihi_convert.progress import progress_bar
     from loihi_convert.simulation.gpu import chosen_device
 
@@ -94,13 +95,13 @@ def run(
     network = external.read_any(paths[0])
     if isinstance(network, CubaNetwork):
         given = {"backend": backend != "ref", "neuron": neuron, "leak": leak, "model": model, "arch": arch}
-        splits = request.load(paths[0], {}, network.input_shape)
+        splits = request.load(paths[0], ModelRecord(), network.input_shape)
         images = splits.test[: _image_count(image_count, backend, splits)]
         run_external(output, paths, network, splits, images, run_options, normalization, given, as_json=as_json)
         return
     options.refuse_for_native(paths[0], normalization)
     if dry:
-        splits = request.load(paths[0], network.provenance.get("model", {}), network.input_shape)
+        splits = request.load(paths[0], network.provenance.model, network.input_shape)
         count = _image_count(image_count, backend, splits)
         dry_run(ctx, paths, network, count, steps, backend_options, overwrite=overwrite, as_json=as_json)
         return
@@ -137,13 +138,13 @@ def _splits(opened: Sequence[OpenedFile], request: DataRequest) -> DataSplits:
     """The data of the first file, whose CNN must have seen the data and classes of the others, too."""
     from loihi_convert.data import DATASETS
 
-    first, recorded = opened[0], opened[0].network.provenance.get("model", {})
+    first, recorded = opened[0], opened[0].network.provenance.model
     names = ("data", "classes") if request.data is None else () if request.data in DATASETS else ("classes",)
     for file in opened[1:]:
-        other = file.network.provenance.get("model", {})
+        other = file.network.provenance.model
         for name in names:
-            if other.get(name) != recorded.get(name):
-                values = f" ({other.get(name)!r}, {recorded.get(name)!r})" if name == "data" else ""
+            if getattr(other, name) != getattr(recorded, name):
+                values = f" ({other.data!r}, {recorded.data!r})" if name == "data" else ""
                 raise UsageError(
                     f"the {name} of its CNN differ from those of {first.path}{values}",
                     where=file.path,

@@ -93,4 +93,4 @@ def correct_biases(
             best = np.take_along_axis(potentials, errors.argmin(axis=0)[None], axis=0)[0]
             neuron = replace(neuron, initial_potential=np.where(alive, best, 0.0))
         layers.append(SpikingLayer(layer.name, synapse, neuron, correction))
-    return replace(network, layers=tuple(layers), provenance={**network.provenance, "calibration": len(images)})
+    return replace(network, layers=tuple(layers), provenance=network.provenance.with_parts(calibration=len(images)))

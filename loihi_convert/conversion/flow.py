@@ -98,8 +98,9 @@ def to_integers(
         made, trials, choice = converting.best_of(trials)
     else:
         made, trials, choice = converting(balance_options), (), ()
-    spiking = replace(made.spiking, provenance={**made.spiking.provenance, "choice": [asdict(one) for one in trials]})
-    quantized = replace(made.quantized, provenance={**made.quantized.provenance, **spiking.provenance})
+    choice_record = [asdict(trial) for trial in trials]
+    spiking = replace(made.spiking, provenance=made.spiking.provenance.with_parts(choice=choice_record))
+    quantized = replace(made.quantized, provenance=made.quantized.provenance.with_parts(choice=choice_record))
     with bars(f"T = {timesteps}: counting clipped potentials") as progress:
         report = report_quantization(quantized, spiking, images, device=device, progress=progress)
     notes = (*choice, *_bias_notes(spiking), *_rounding_notes(spiking, quantized, images[:COMPARED_IMAGES]))

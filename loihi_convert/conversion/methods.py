@@ -13,6 +13,7 @@ from loihi_convert.conversion.options import AUTO, METHODS, BalanceOptions, requ
 from loihi_convert.conversion.thresholds import Balanced, activation_percentiles, nearest_rates
 from loihi_convert.errors import RangeError, UsageError, one_of
 from loihi_convert.ir.network import IntegrateAndFire, ReluNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.ir.provenance import Provenance
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.layerwise import GrowingSimulation
 
@@ -83,7 +84,7 @@ def balance_each(
             (*layers_of[t], *readout),
             t,
             options.reset,
-            {"balance": {**provenance, "timesteps": t}},
+            Provenance({"balance": {**provenance, "timesteps": t}}),
             options.poisson_seed,
         )
         for t in timesteps

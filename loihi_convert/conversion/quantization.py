@@ -104,17 +104,16 @@ def quantize(
         poisson_seed=network.poisson_seed,
         target=target,
         thresholds=thresholds,
-        provenance={
-            **network.provenance,
-            "quantize": {
+        provenance=network.provenance.with_parts(
+            quantize={
                 "weight_bits": options.weight_bits,
                 "pixel_bits": pixel_bits,
                 "headroom": HEADROOM,
                 # Defaults are left out, so that files made before there was a choice stay the same to the byte.
                 **({} if target == "lava" else {"target": target}),
                 **({} if thresholds == "channel" else {"thresholds": thresholds}),
-            },
-        },
+            }
+        ),
     )
 
 

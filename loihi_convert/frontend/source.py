@@ -32,10 +32,11 @@ from torch.nn.parameter import is_lazy
 
 from loihi_convert.arrays import Shape
 from loihi_convert.cnn.checkpoint import load_model, load_state
-from loihi_convert.errors import CheckpointError, InputError, UnsupportedModelError, UsageError
+from loihi_convert.errors import CheckpointError, UnsupportedModelError, UsageError
 from loihi_convert.files import sha256
 from loihi_convert.frontend.lowering import to_relu_network
 from loihi_convert.ir.network import ReluNetwork
+from loihi_convert.ir.provenance import ModelRecord
 
 # What DistributedDataParallel and torch.compile put in front of every name.
 _WRAPPERS: Final = ("module.", "_orig_mod.")
@@ -67,6 +68,11 @@ class Source:
     network: ReluNetwork
     provenance: Mapping[str, Any]
     notes: tuple[str, ...]
+
+    @property
+    def recorded(self) -> ModelRecord:
+        """``provenance`` as a value."""
+        return ModelRecord.model_validate(dict(self.provenance))
 
     @classmethod
     def from_module(
@@ -226,7 +232,7 @@ def _copied(module: nn.Module) -> nn.Module:
     return copied.cpu().float().requires_grad_(False).eval()
 
 
-def reopen_source(path: Path, recorded: Mapping[str, Any], input_shape: Shape, arch: str | None = None) -> Source:
+def reopen_source(path: Path, recorded: ModelRecord, input_shape: Shape, arch: str | None = None) -> Source:
     """Return the CNN in ``path`` as it was when the file whose provenance is ``recorded`` was made.
 
     Parameters
@@ -234,7 +240,7 @@ def reopen_source(path: Path, recorded: Mapping[str, Any], input_shape: Shape, a
     path
         As `open_source`.
     recorded
-        `Source.provenance`, as a file gives it back.
+        `Source.recorded`, as a file gives it back.
     input_shape
         ``(C, H, W)`` of the file's network.
     arch
@@ -243,21 +249,17 @@ def reopen_source(path: Path, recorded: Mapping[str, Any], input_shape: Shape, a
     Raises
     ------
     InputError
-        As `open_source`; also if ``recorded`` holds a normalization that is no list of numbers.
+        As `open_source`.
     UsageError
         As `open_source`.
     """
-    mean, std = _recorded_numbers(recorded, "mean"), _recorded_numbers(recorded, "std")
-    return open_source(path, arch=arch, input_shape=None if arch is None else input_shape, mean=mean, std=std)
-
-
-def _recorded_numbers(recorded: Mapping[str, Any], name: str) -> list[float] | None:
-    values = recorded.get(name)
-    if values is None:
-        return None
-    if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
-        raise InputError(f"found {values!r} for {name} of the CNN", where="provenance", expected="must be numbers")
-    return values
+    return open_source(
+        path,
+        arch=arch,
+        input_shape=None if arch is None else input_shape,
+        mean=recorded.mean,
+        std=recorded.std,
+    )
 
 
 def _built(arch: str) -> nn.Module:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -260,10 +260,8 @@ def _simulation(file: StockFile) -> dict[str, str]:
 
 
 def _about(network: QuantizedNetwork) -> dict[str, str]:
-    balance = network.provenance.get("balance", {})
-    method = balance.get("method") if isinstance(balance, Mapping) else None
-    model = network.provenance.get("model", {})
-    named = model.get("architecture") or model.get("arch")
+    method, model = network.provenance.balance.method, network.provenance.model
+    named = model.architecture or model.arch
     about = {
         "timesteps": str(network.timesteps),
         "proven timesteps": str(network.max_timesteps),
@@ -272,8 +270,8 @@ def _about(network: QuantizedNetwork) -> dict[str, str]:
         else f"Poisson spikes, seed {network.poisson_seed}",
         "reset": network.reset,
         "readout": network.readout,
-        "balance": None if method is None else str(method),
-        "model": None if named is None else str(named),
-        "data": None if model.get("data") is None else str(model["data"]),
+        "balance": method,
+        "model": named,
+        "data": model.data,
     }
     return {name: netx.escape_control(text)[:_MAX_TEXT_LENGTH] for name, text in about.items() if text is not None}

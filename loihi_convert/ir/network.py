@@ -15,15 +15,14 @@ shapes are computed, not stored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from loihi_convert.arrays import Array, Shape, freeze
 from loihi_convert.choices import Readout as Readout
 from loihi_convert.choices import Reset as Reset
+from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.synapse import Conv, Synapse
 
 
@@ -152,15 +151,18 @@ class SpikingNetwork:
     poisson_seed
         Pixels enter as Poisson spikes of this seed (`ir.poisson`); ``None``: as a constant current.
     provenance
-        How it was made, as plain JSON values; carried into the exported file.
+        How it was made; carried into the exported file.
     """
 
     input_shape: Shape
     layers: tuple[SpikingLayer, ...]
     timesteps: int
     reset: Reset
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Provenance = field(default_factory=Provenance)
     poisson_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "provenance", as_provenance(self.provenance))
 
     @property
     def shapes(self) -> tuple[Shape, ...]:

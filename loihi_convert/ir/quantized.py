@@ -7,9 +7,8 @@ not stored.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from loihi_convert.choices import Target as Target
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.network import IntegrateAndFire, Readout, Reset, output_shapes, summary
 from loihi_convert.ir.poisson import MAX_SEED
+from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.synapse import Synapse
 
 MAX_TIMESTEPS: Final = 2**20
@@ -146,7 +146,7 @@ class QuantizedNetwork:
     reset
         ``"soft"`` or ``"hard"``.
     provenance
-        How it was made, as plain JSON values.
+        How it was made.
     poisson_seed
         As in `SpikingNetwork`.
     target
@@ -161,12 +161,13 @@ class QuantizedNetwork:
     max_timesteps: int
     pixel_bits: int
     reset: Reset
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Provenance = field(default_factory=Provenance)
     poisson_seed: int | None = None
     target: Target = "lava"
     thresholds: Granularity = "channel"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "provenance", as_provenance(self.provenance))
         if not 1 <= self.pixel_bits <= limits.MAX_PIXEL_BITS:
             raise RangeError(
                 f"found {self.pixel_bits}", where="pixel_bits", expected=f"must be in 1..{limits.MAX_PIXEL_BITS}"

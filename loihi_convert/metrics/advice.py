@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, TypeVar, get_args
+from typing import TYPE_CHECKING, Final, get_args
 
 from loihi_convert.chip import limits
 from loihi_convert.choices import Architecture, DatasetName
@@ -28,7 +28,6 @@ CAUSES: Final[Mapping[Cause, str]] = {
 }
 """Each cause in a few words."""
 
-Value = TypeVar("Value", float, int, str)
 
 HIGH_THRESHOLD: Final = 2.0
 """A threshold this many times the largest activation leaves at least half of the spike counts unused."""
@@ -88,9 +87,10 @@ def _clipping(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...
         f"{layer.name}: {100 * share:.1f} % of the positive activations are above the threshold. There a neuron spikes "
         "at every step, and larger activations look the same."
     )
-    alpha = _option(network, "balance", "alpha", 1.0)
-    if alpha == 1 and _option(network, "balance", "method", "") == "least-squares":
-        starts_empty = _option(network, "balance", "initial_potential", "") == "zero"
+    made = network.provenance.balance
+    alpha = 1.0 if made.alpha is None else made.alpha
+    if alpha == 1 and made.method == "least-squares":
+        starts_empty = made.initial_potential == "zero"
         return (
             f"{found} Balancing chose these thresholds because T = {diagnosis.timesteps} steps resolve little with "
             "higher ones.",
@@ -134,7 +134,7 @@ def _levels(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
 
 
 def _initial_potential(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
-    if _option(network, "balance", "initial_potential", "") == "half":
+    if network.provenance.balance.initial_potential == "half":
         return (
             "The corrected initial potentials make these images worse: `export --no-bias-correction`, or calibrate on "
             "images like these (`--data`, `--calibration all`).",
@@ -148,7 +148,7 @@ def _initial_potential(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple
 
 
 def _timing(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
-    corrected = "calibration" in network.provenance
+    corrected = network.provenance.is_corrected
     return (
         "Spikes arrive in bursts and gaps, and a neuron cannot take back a spike when negative input follows.",
         *_more_steps(diagnosis, network),
@@ -180,7 +180,7 @@ def _reset(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
 
 
 def _weights(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
-    bits = _option(network, "quantize", "weight_bits", 8)
+    bits = network.provenance.quantize.weight_bits or 8
     if bits < 8:
         return (
             f"The weights were rounded to {bits} bits: `export --weight-bits 8`.",
@@ -213,7 +213,7 @@ def _thresholds(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, .
     if not network.spiking_layers:
         return pixels
     smallest, name = min((int(layer.neuron.threshold.min()), layer.name) for layer in network.layers if layer.neuron)
-    bits = _option(network, "quantize", "weight_bits", 8)
+    bits = network.provenance.quantize.weight_bits or 8
     return (
         *pixels,
         f"{name}: the smallest threshold is {smallest} weight units, so rounding can change it by {50 / smallest:.2g} %"
@@ -258,13 +258,13 @@ def _more_steps(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, .
 
 def can_be_trained(network: QuantizedNetwork) -> bool:
     """Return whether `loihi-convert train` can go on training the CNN of ``network``: it knows both CNN and data."""
-    architecture, data = (_option(network, "model", name, "") for name in ("architecture", "data"))
-    return architecture in get_args(Architecture) and data in get_args(DatasetName)
+    recorded = network.provenance.model
+    return recorded.architecture in get_args(Architecture) and recorded.data in get_args(DatasetName)
 
 
 def image_notes(network: QuantizedNetwork) -> tuple[str, ...]:
     """Return what is known of the images of a diagnosis; nothing where `train` left them out of the training set."""
-    if _option(network, "model", "architecture", ""):
+    if network.provenance.model.architecture:
         return ()
     return (
         "loihi-convert did not train this CNN. If its training set contained the images looked at here, its accuracy "
@@ -279,10 +279,3 @@ def _qcfs_levels(diagnosis: Diagnosis) -> int:
 
 def _spiking(diagnosis: Diagnosis) -> tuple[LayerLoss, ...]:
     return diagnosis.layers if diagnosis.readout == "spikes" else diagnosis.layers[:-1]
-
-
-def _option(network: QuantizedNetwork, stage: str, name: str, default: Value) -> Value:
-    """An option that the file records for ``stage``, if it has the type of ``default``."""
-    options = network.provenance.get(stage)
-    found = options.get(name) if isinstance(options, dict) else None
-    return found if isinstance(found, type(default)) else default

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, cast, get_args
 
@@ -37,6 +37,7 @@ from loihi_convert.chip import limits
 from loihi_convert.errors import NetxError, one_of
 from loihi_convert.files import refuse_to_overwrite, write_atomically
 from loihi_convert.ir.network import IntegrateAndFire, Reset
+from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import (
     Granularity,
     IntegerNeuron,
@@ -234,10 +235,13 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
     reset = _choice(datasets, "reset", get_args(Reset))
     target = _choice(datasets, "target", get_args(Target), default="lava")
     thresholds = _choice(datasets, "thresholds", get_args(Granularity), default="channel")
-    provenance = json.loads(_text(datasets[f"{NATIVE_GROUP}/provenance"]))
-    if not isinstance(provenance, dict) or not isinstance(provenance.get("model", {}), dict):
-        raise NetxError("its provenance is not a JSON object of objects; export it again.")
-    _require_model(provenance.get("model", {}))
+    content = json.loads(_text(datasets[f"{NATIVE_GROUP}/provenance"]))
+    if not isinstance(content, dict):
+        raise NetxError(f"found {type(content).__name__}", where="provenance", expected="must be a JSON object")
+    provenance = Provenance(content)
+    if problem := provenance.problem():
+        key, found = problem
+        raise NetxError(f"found {found}", where=f"provenance: {key}", hint=EXPORT_AGAIN)
     return QuantizedNetwork(
         input_shape=network_input,
         layers=tuple(layers),
@@ -250,18 +254,6 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
         target=cast(Target, target),
         thresholds=cast(Granularity, thresholds),
     )
-
-
-def _require_model(model: Mapping[str, object]) -> None:
-    """Raise unless what a provenance says of the CNN, and `run` relies on, is of the types that `export` writes."""
-    for name in ("file", "sha256", "architecture", "arch", "data"):
-        if not isinstance(found := model.get(name), str | None):
-            raise NetxError(f"its provenance says that {name} of the CNN is {found!r}, no text; export it again.")
-    classes = model.get("classes", [])
-    if not isinstance(classes, list) or not all(isinstance(one, str) for one in classes):
-        raise NetxError(
-            f"its provenance says that the classes of the CNN are {classes!r}, no list of texts; export it again."
-        )
 
 
 def _choice(datasets: Datasets, name: str, values: tuple[str, ...], default: str = "") -> str:

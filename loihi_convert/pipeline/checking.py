@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from loihi_convert import external, netx
 from loihi_convert.arrays import Array, Shape
@@ -26,6 +25,7 @@ from loihi_convert.cnn.checkpoint import SUFFIXES
 from loihi_convert.errors import DataError, InputError, NetxError, UsageError, one_of
 from loihi_convert.frontend.source import open_source
 from loihi_convert.ir.network import ReluNetwork
+from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.ir.quantized import QuantizedNetwork, Target
 from loihi_convert.ir.synapse import Dense, Synapse
 from loihi_convert.netx.stock import StockFile
@@ -36,11 +36,11 @@ from loihi_convert.report.table import notebook_html
 
 @dataclass(frozen=True, eq=False)
 class CheckpointFile:
-    """A checkpoint: the CNN before export. ``recorded`` is what it says of itself: its ``data`` and ``classes``."""
+    """A checkpoint: the CNN before export. ``recorded`` is what it says of itself."""
 
     path: Path
     network: ReluNetwork
-    recorded: Mapping[str, Any] = field(default_factory=dict)
+    recorded: ModelRecord = field(default_factory=ModelRecord)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +52,9 @@ class NativeFile:
     stock: StockFile
 
     @property
-    def recorded(self) -> Mapping[str, Any]:
-        """What it says of its CNN: its ``data`` and ``classes``, perhaps."""
-        found: Mapping[str, Any] = self.network.provenance.get("model", {})
-        return found
+    def recorded(self) -> ModelRecord:
+        """What it says of its CNN."""
+        return self.network.provenance.model
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +152,7 @@ def load_file(
             source = open_source(path, arch=arch, input_shape=input_shape, mean=mean, std=std)
         except InputError as error:
             return RefusedFile(path, error)
-        return CheckpointFile(path, source.network, source.provenance)
+        return CheckpointFile(path, source.network, source.recorded)
     if any(option is not None for option in (arch, input_shape, mean, std)):
         raise UsageError(
             "`arch`, `input_shape`, `mean` and `std` given for a netx file",

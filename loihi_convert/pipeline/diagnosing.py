@@ -103,10 +103,10 @@ def diagnose(
     network = netx.read(path)
     steps = network.timesteps if timesteps is None else timesteps
     check_run(network, images.images, steps)
-    recorded = network.provenance.get("model", {})
+    recorded = network.provenance.model
     source = reopen_source(model, recorded, network.input_shape, arch)
     notes = []
-    if source.provenance["sha256"] != recorded.get("sha256"):
+    if source.recorded.sha256 != recorded.sha256:
         notes.append(
             f"{path} was not made from {model} as it is now: what differs between the two CNNs is counted as loss, "
             "mostly of weight bits."

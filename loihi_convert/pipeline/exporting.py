@@ -131,7 +131,7 @@ def export(
         made = to_integers(
             source.network, calibration, steps, balance_options, quantize_options, device=device, bars=bars
         )
-        provenance = {**made.quantized.provenance, "model": dict(source.provenance)}
+        provenance = made.quantized.provenance.with_parts(model=dict(source.provenance))
         network = replace(made.quantized, provenance=provenance)
         netx.write(network, path, overwrite=overwrite)
         verified = _verify(path, network, calibration[:VERIFIED_IMAGES]) if verify else 0

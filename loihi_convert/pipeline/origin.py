@@ -1,4 +1,4 @@
-"""What a netx file was made from: the checkpoint beside it, and the spiking network it was rounded from."""
+"""Where a netx file came from: the checkpoint beside it, and the float SNN it was rounded from."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from loihi_convert.ir.quantized import QuantizedNetwork
 
 def source_model(path: Path, network: QuantizedNetwork) -> Path | None:
     """Return the checkpoint that ``network``'s file was made from, if it lies beside it unchanged."""
-    recorded = network.provenance.get("model", {})
-    candidate = path.parent / Path(str(recorded.get("file", ""))).name
-    return candidate if candidate.is_file() and sha256(candidate) == recorded.get("sha256") else None
+    recorded = network.provenance.model
+    candidate = path.parent / Path(recorded.file or "").name
+    return candidate if candidate.is_file() and sha256(candidate) == recorded.sha256 else None
 
 
 def source_of(path: Path, network: QuantizedNetwork, model: Path | None, arch: str | None) -> Source | None:
@@ -24,15 +24,15 @@ def source_of(path: Path, network: QuantizedNetwork, model: Path | None, arch: s
     ``model`` is its checkpoint, or the one beside it is looked for; ``arch`` as in `source.open_source`. The code that
     only a file names is not imported.
     """
-    recorded = network.provenance.get("model", {})
-    if model is None and arch is None and "arch" in recorded:
+    recorded = network.provenance.model
+    if model is None and arch is None and recorded.arch is not None:
         return None
     found = source_model(path, network) if model is None else model
     return None if found is None else reopen_source(found, recorded, network.input_shape, arch)
 
 
 def float_network(network: QuantizedNetwork, cnn: ReluNetwork) -> SpikingNetwork:
-    """Return the spiking network in real numbers that ``network`` was rounded from.
+    """Return the float SNN that ``network`` was rounded from.
 
     Raises
     ------
@@ -43,8 +43,10 @@ def float_network(network: QuantizedNetwork, cnn: ReluNetwork) -> SpikingNetwork
     expected = ", ".join(f"{layer.name} {shape}" for layer, shape in zip(network.layers, network.shapes, strict=True))
     if found != expected or cnn.input_shape != network.input_shape:
         raise InputError(
-            f"the checkpoint takes images {cnn.input_shape} and has layers {found}; the file was made from one that "
-            f"takes {network.input_shape} and has {expected}. Give the one it was exported from."
+            f"takes images {cnn.input_shape} and has layers {found}",
+            where="checkpoint",
+            expected=f"must take {network.input_shape} and have {expected}, as the file",
+            hint="Give the checkpoint that the file was exported from.",
         )
     layers = tuple(
         SpikingLayer(

@@ -53,6 +53,7 @@ from loihi_convert.external.cuba_simulation import simulate
 from loihi_convert.inspection.contents import describe
 from loihi_convert.inspection.tables import numbers_table, others_table, structure_table, summary
 from loihi_convert.ir.network import IntegrateAndFire
+from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 
@@ -410,7 +411,8 @@ def _network() -> QuantizedNetwork:
         layer("conv2", Conv(weight(6, 2, 2, 3), weight(6), groups=2, pool=(2, 2)), 300),
         QuantizedLayer("fc", Dense(weight(3, 12), weight(3), pool=(2, 1)), None, np.full(3, 0.01)),
     )
-    return QuantizedNetwork((2, 8, 8), layers, 4, 64, 8, "soft", {"model": {"data": "digits"}, "seed": 0})
+    provenance = Provenance({"model": {"data": "digits"}, "seed": 0})
+    return QuantizedNetwork((2, 8, 8), layers, 4, 64, 8, "soft", provenance)
 
 
 def _structures(original: bytes, share: float, seed: int) -> Iterator[tuple[str, bytes]]:

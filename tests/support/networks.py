@@ -12,6 +12,7 @@ import numpy as np
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.chip import limits
 from loihi_convert.ir.network import IntegrateAndFire, Reset
+from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork, largest_pixel
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 
@@ -63,7 +64,7 @@ def build_network(
         max_timesteps=64,
         pixel_bits=pixel_bits,
         reset=reset,
-        provenance={"seed": seed},
+        provenance=Provenance({"seed": seed}),
         poisson_seed=poisson_seed,
     )
     return network, rng.integers(0, 256, (image_count, *input_shape)).astype(np.uint8)

@@ -27,6 +27,7 @@ from loihi_convert.data import Dataset
 from loihi_convert.errors import RangeError
 from loihi_convert.frontend.source import open_source
 from loihi_convert.ir.network import IntegrateAndFire, SpikingLayer, SpikingNetwork
+from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.progress import Progress
 from loihi_convert.simulation.layer_spec import Recording
@@ -270,7 +271,7 @@ class Measurements:
             layers,
             setting.timesteps,
             setting.reset,
-            provenance={**stored["provenance"], "model": dict(self.source.provenance)},
+            provenance=Provenance({**stored["provenance"], "model": dict(self.source.provenance)}),
             poisson_seed=setting.poisson_seed,
         )
 
