@@ -9,22 +9,17 @@ none                                           an nn.Module in memory (`Source.f
 =============================================  =====================================================================
 
 Nothing in a file ever runs. The code that ``arch`` names does: it is imported as Python would import it, with the
-current folder first. A name that stands in a file is therefore never imported, only one that the user types.
+current folder first (`users_code`). A name that stands in a file is therefore never imported, only one that the user
+types.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import importlib
-import inspect
-import re
-import sys
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -35,14 +30,12 @@ from loihi_convert.cnn.checkpoint import load_model, load_state
 from loihi_convert.errors import CheckpointError, UnsupportedModelError, UsageError
 from loihi_convert.files import sha256
 from loihi_convert.frontend.lowering import to_relu_network
+from loihi_convert.frontend.users_code import article, build_cnn, listed, unwrapped
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord
 
 # What DistributedDataParallel and torch.compile put in front of every name.
 _WRAPPERS: Final = ("module.", "_orig_mod.")
-_MAX_NAMES: Final = 4
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +172,7 @@ def open_source(
                 expected="must be (C, H, W)",
             )
         state = load_state(path)
-        model, notes = _filled(_built(arch), state, arch, path)
+        model, notes = _filled(build_cnn(arch), state, arch, path)
         network = to_relu_network(model, input_shape, mean=mean, std=std)
         described = {"arch": arch, "data": data, "classes": _class_names(network, classes)}
     provenance = {"file": path.name, "sha256": sha256(path), **described, **_normalization(mean, std)}
@@ -203,23 +196,11 @@ def _normalization(mean: Sequence[float] | None, std: Sequence[float] | None) ->
     return {name: list(values) for name, values in (("mean", mean), ("std", std)) if values is not None}
 
 
-def _unwrapped(module: nn.Module) -> nn.Module:
-    """The module inside DataParallel, DistributedDataParallel and torch.compile."""
-    while True:
-        # By its attribute: importing the class of compiled modules takes seconds.
-        inner = getattr(module, "_orig_mod", None)
-        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            inner = module.module
-        if not isinstance(inner, nn.Module):
-            return module
-        module = inner
-
-
 def _copied(module: nn.Module) -> nn.Module:
     """A float32 copy on the CPU in eval mode, without gradients, and without what wraps it for training."""
     if not isinstance(module, nn.Module):
-        raise UsageError(f"found {_article(module)}", where="model", expected="must be a torch.nn.Module")
-    module = _unwrapped(module)
+        raise UsageError(f"found {article(module)}", where="model", expected="must be a torch.nn.Module")
+    module = unwrapped(module)
     try:
         copied = copy.deepcopy(module)
     # A module of the user may refuse in any way, as one that holds a tensor with a gradient function does.
@@ -262,94 +243,6 @@ def reopen_source(path: Path, recorded: ModelRecord, input_shape: Shape, arch: s
     )
 
 
-def _built(arch: str) -> nn.Module:
-    """The untrained module that ``arch`` names."""
-    module_name, colon, name = arch.partition(":")
-    if not (colon and re.fullmatch(r"\w+(\.\w+)*", module_name) and re.fullmatch(r"\w+(\.\w+)*", name)):
-        raise UsageError(
-            f"found {arch!r}",
-            where="arch",
-            expected="must be package.module:factory, as in nets.small:make_cnn (names, not paths)",
-        )
-    with _current_folder_first():
-        target: Any = _run_users_code(arch, f"importing {module_name}", lambda: importlib.import_module(module_name))
-        for part in name.split("."):
-            if not hasattr(target, part):
-                known = [
-                    key
-                    for key, value in getattr(target, "__dict__", {}).items()
-                    if callable(value) and getattr(value, "__module__", None) == module_name
-                ]
-                raise UsageError(
-                    f"{module_name} does not define {name}", where="arch", expected=f"it defines {_listed(known)}"
-                )
-            target = getattr(target, part)
-        if isinstance(target, nn.Module):
-            made: object = copy.deepcopy(target)
-        else:
-            _require_no_arguments(arch, name, target)
-            made = _run_users_code(arch, f"calling {name}", target)
-    if not isinstance(made, nn.Module):
-        raise UsageError(f"{name} returns {_article(made)}", where="arch", expected="must return a torch.nn.Module")
-    return _unwrapped(made)
-
-
-@contextlib.contextmanager
-def _current_folder_first() -> Iterator[None]:
-    """What the user's code prints goes to stderr: stdout is for results."""
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    importlib.invalidate_caches()
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        sys.path.remove(folder)
-
-
-def _run_users_code(arch: str, doing: str, call: Callable[[], Result]) -> Result:
-    """Return what ``call`` returns; whatever it raises becomes one sentence with its place."""
-    try:
-        return call()
-    # SystemExit: a script without `if __name__ == "__main__"`.
-    except (Exception, SystemExit) as error:
-        module_name = arch.partition(":")[0]
-        if isinstance(error, ModuleNotFoundError) and error.name in _parents(module_name):
-            raise UsageError(
-                f"there is no module {error.name} in the current folder or among the installed packages",
-                where="arch",
-                hint=f'Start Python where "import {module_name}" works.',
-            ) from error
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(frame.filename).name}, line {frame.lineno}"
-        if isinstance(error, SyntaxError) and error.filename:
-            place = f"{Path(error.filename).name}, line {error.lineno}"
-        reason = (str(error) or "without a message").splitlines()[0]
-        raise UsageError(f"{doing} fails: {type(error).__name__}: {reason} ({place})", where="arch") from error
-
-
-def _parents(module_name: str) -> list[str]:
-    parts = module_name.split(".")
-    return [".".join(parts[: length + 1]) for length in range(len(parts))]
-
-
-def _require_no_arguments(arch: str, name: str, target: object) -> None:
-    if not callable(target):
-        raise UsageError(f"{name} is {_article(target)}", where="arch", expected="must be a class or a function")
-    try:
-        signature = inspect.signature(target)
-    except ValueError:
-        return
-    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    missing = [p.name for p in signature.parameters.values() if p.default is p.empty and p.kind not in kinds]
-    if missing:
-        raise UsageError(
-            f"{name} needs arguments ({', '.join(missing)})",
-            where="arch",
-            hint=f"Name a function without arguments that returns {name}({', '.join(f'{p}=...' for p in missing)}).",
-        )
-
-
 def _filled(model: nn.Module, state: Mapping[str, Tensor], arch: str, path: Path) -> tuple[nn.Module, tuple[str, ...]]:
     """``model`` with the tensors of ``state`` in float32, and notes; every name and shape checked."""
     model = model.cpu().float()
@@ -364,8 +257,8 @@ def _filled(model: nn.Module, state: Mapping[str, Tensor], arch: str, path: Path
     missing = [name for name in wanted.keys() - found.keys() if not name.endswith("num_batches_tracked")]
     unexpected = found.keys() - wanted.keys()
     if missing or unexpected:
-        parts = [f"{_listed(sorted(missing))} missing"] * bool(missing)
-        parts += [f"{_listed(sorted(unexpected))} unknown to the CNN"] * bool(unexpected)
+        parts = [f"{listed(sorted(missing))} missing"] * bool(missing)
+        parts += [f"{listed(sorted(unexpected))} unknown to the CNN"] * bool(unexpected)
         raise CheckpointError(
             f"does not hold the state of {arch}: {'; '.join(parts)}", where=path, hint="Name the CNN it was saved from."
         )
@@ -375,7 +268,7 @@ def _filled(model: nn.Module, state: Mapping[str, Tensor], arch: str, path: Path
         if not bool(torch.isfinite(found[name]).all()):
             raise CheckpointError(f"{name} does not fit into float32: it holds {tensor.abs().max()}", where=path)
     dtypes = sorted({_dtype(tensor) for tensor in state.values() if tensor.is_floating_point()} - {"float32"})
-    notes += [f"{path.name}: tensors of {_listed(dtypes)} are taken as float32."] * bool(dtypes)
+    notes += [f"{path.name}: tensors of {listed(dtypes)} are taken as float32."] * bool(dtypes)
     model.load_state_dict(found, strict=False)
     return model.requires_grad_(False).eval(), tuple(notes)
 
@@ -400,15 +293,3 @@ def _require_fit(name: str, tensor: Tensor, wanted: Tensor, arch: str, path: Pat
 
 def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def _listed(names: Sequence[str]) -> str:
-    if not names:
-        return "nothing"
-    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return ", ".join(names[:_MAX_NAMES]) + more
-
-
-def _article(value: object) -> str:
-    kind = type(value).__name__
-    return kind if value is None else f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"

@@ -1,0 +1,134 @@
+"""The user's own code: imported as Python would import it, and run, because the user has named it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from torch import nn
+
+from loihi_convert.errors import UsageError
+
+_MAX_NAMES: Final = 4
+
+Result = TypeVar("Result")
+
+
+def build_cnn(arch: str) -> nn.Module:
+    """Return the untrained module that ``arch``, ``package.module:factory``, names; see `source.open_source`."""
+    module_name, colon, name = arch.partition(":")
+    if not (colon and re.fullmatch(r"\w+(\.\w+)*", module_name) and re.fullmatch(r"\w+(\.\w+)*", name)):
+        raise UsageError(
+            f"found {arch!r}",
+            where="arch",
+            expected="must be package.module:factory, as in nets.small:make_cnn (names, not paths)",
+        )
+    with _current_folder_first():
+        target: Any = _run_users_code(arch, f"importing {module_name}", lambda: importlib.import_module(module_name))
+        for part in name.split("."):
+            if not hasattr(target, part):
+                known = [
+                    key
+                    for key, value in getattr(target, "__dict__", {}).items()
+                    if callable(value) and getattr(value, "__module__", None) == module_name
+                ]
+                raise UsageError(
+                    f"{module_name} does not define {name}", where="arch", expected=f"it defines {listed(known)}"
+                )
+            target = getattr(target, part)
+        if isinstance(target, nn.Module):
+            made: object = copy.deepcopy(target)
+        else:
+            _require_no_arguments(arch, name, target)
+            made = _run_users_code(arch, f"calling {name}", target)
+    if not isinstance(made, nn.Module):
+        raise UsageError(f"{name} returns {article(made)}", where="arch", expected="must return a torch.nn.Module")
+    return unwrapped(made)
+
+
+@contextlib.contextmanager
+def _current_folder_first() -> Iterator[None]:
+    """What the user's code prints goes to stderr: stdout is for results."""
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    importlib.invalidate_caches()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.path.remove(folder)
+
+
+def _run_users_code(arch: str, doing: str, call: Callable[[], Result]) -> Result:
+    """Return what ``call`` returns; whatever it raises becomes one sentence with its place."""
+    try:
+        return call()
+    # SystemExit: a script without `if __name__ == "__main__"`.
+    except (Exception, SystemExit) as error:
+        module_name = arch.partition(":")[0]
+        if isinstance(error, ModuleNotFoundError) and error.name in _parents(module_name):
+            raise UsageError(
+                f"there is no module {error.name} in the current folder or among the installed packages",
+                where="arch",
+                hint=f'Start Python where "import {module_name}" works.',
+            ) from error
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(frame.filename).name}, line {frame.lineno}"
+        if isinstance(error, SyntaxError) and error.filename:
+            place = f"{Path(error.filename).name}, line {error.lineno}"
+        reason = (str(error) or "without a message").splitlines()[0]
+        raise UsageError(f"{doing} fails: {type(error).__name__}: {reason} ({place})", where="arch") from error
+
+
+def _parents(module_name: str) -> list[str]:
+    parts = module_name.split(".")
+    return [".".join(parts[: length + 1]) for length in range(len(parts))]
+
+
+def _require_no_arguments(arch: str, name: str, target: object) -> None:
+    if not callable(target):
+        raise UsageError(f"{name} is {article(target)}", where="arch", expected="must be a class or a function")
+    try:
+        signature = inspect.signature(target)
+    except ValueError:
+        return
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    missing = [p.name for p in signature.parameters.values() if p.default is p.empty and p.kind not in kinds]
+    if missing:
+        raise UsageError(
+            f"{name} needs arguments ({', '.join(missing)})",
+            where="arch",
+            hint=f"Name a function without arguments that returns {name}({', '.join(f'{p}=...' for p in missing)}).",
+        )
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside DataParallel, DistributedDataParallel and torch.compile."""
+    while True:
+        # By its attribute: importing the class of compiled modules takes seconds.
+        inner = getattr(module, "_orig_mod", None)
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = module.module
+        if not isinstance(inner, nn.Module):
+            return module
+        module = inner
+
+
+def listed(names: Sequence[str]) -> str:
+    if not names:
+        return "nothing"
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(names[:_MAX_NAMES]) + more
+
+
+def article(value: object) -> str:
+    kind = type(value).__name__
+    return kind if value is None else f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
