@@ -88,8 +88,10 @@ def test_a_forged_correction_is_refused(tmp_path: Path) -> None:
     object.__setattr__(last, "correction", np.full(3, np.nan))
     path = tmp_path / "model.net"
     netx.write(quantized, path)
-    with pytest.raises(NetxError, match="its correction is not one sound number per channel"):
+    with pytest.raises(NetxError) as raised:
         netx.read(path)
+    assert raised.value.where == f"{path}: fc"
+    assert "correction float64 [nan, nan, nan]" in raised.value.found
 
 
 def test_literal_spikes_cannot_be_corrected() -> None:

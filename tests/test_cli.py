@@ -221,7 +221,7 @@ def test_early_exit(invoke: Invoke, model: Path) -> None:
     assert "early exit" not in done.out + done.err
     done = invoke("run", "x-T8.net", "--exit-tolerance", -1, "-o", "there")
     assert done.code == 2
-    assert "error: --exit-tolerance -1.0: allowed are 0..100 percentage points of accuracy." in done.err
+    assert "error: --exit-tolerance: found -1.0" in done.err
     assert not Path("there").exists()
 
 

@@ -288,7 +288,7 @@ def test_numbers_that_break_a_rule_are_refused_with_the_path(
     ("part", "key", "found"),
     [
         ({"model": {"classes": 5}}, "model.classes", "5"),
-        ({"model": {"classes": [["a"], ["b"]]}}, "model.classes.0", "['a']"),
+        ({"model": {"classes": [["a"], ["b"]]}}, "model.classes", "['a']"),
         ({"model": {"classes": "ab"}}, "model.classes", "'ab'"),
         ({"model": {"file": 7}}, "model.file", "7"),
         ({"model": {"arch": ["nets:make"]}}, "model.arch", "['nets:make']"),

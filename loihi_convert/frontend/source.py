@@ -32,7 +32,7 @@ from loihi_convert.files import sha256
 from loihi_convert.frontend.lowering import to_relu_network
 from loihi_convert.frontend.users_code import article, build_cnn, listed, unwrapped
 from loihi_convert.ir.network import ReluNetwork
-from loihi_convert.ir.provenance import ModelRecord
+from loihi_convert.ir.provenance import ModelRecord, read_record
 
 # What DistributedDataParallel and torch.compile put in front of every name.
 _WRAPPERS: Final = ("module.", "_orig_mod.")
@@ -65,7 +65,7 @@ class Source:
     @property
     def recorded(self) -> ModelRecord:
         """``provenance`` as a value."""
-        return ModelRecord.model_validate(dict(self.provenance))
+        return read_record(ModelRecord, dict(self.provenance))
 
     @classmethod
     def from_module(

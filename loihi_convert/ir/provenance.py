@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Any, Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from loihi_convert.errors import InputError
 
-Texts = Annotated[tuple[str, ...], Field(strict=False)]
-Numbers = Annotated[tuple[float, ...], Field(strict=False)]
-
-
-class _Part(BaseModel):
-    """What a file may leave out is None, or its default; what other versions record besides stays in the JSON."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+Record = TypeVar("Record", bound="ModelRecord | BalanceRecord | QuantizeRecord")
 
 
-class ModelRecord(_Part):
+@dataclass(frozen=True)
+class ModelRecord:
     """The CNN.
 
     Parameters
@@ -43,14 +38,15 @@ class ModelRecord(_Part):
     architecture: str | None = None
     arch: str | None = None
     data: str | None = None
-    classes: Texts | None = None
-    mean: Numbers | None = None
-    std: Numbers | None = None
+    classes: tuple[str, ...] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     seed: int | None = None
     test_accuracy: float | None = None
 
 
-class BalanceRecord(_Part):
+@dataclass(frozen=True)
+class BalanceRecord:
     """The `BalanceOptions` that were used; ``calibration_images`` counts the images, ``timesteps`` is T."""
 
     method: str | None = None
@@ -65,7 +61,8 @@ class BalanceRecord(_Part):
     timesteps: int | None = None
 
 
-class QuantizeRecord(_Part):
+@dataclass(frozen=True)
+class QuantizeRecord:
     """The `QuantizeOptions` that were used."""
 
     weight_bits: int | None = None
@@ -73,6 +70,43 @@ class QuantizeRecord(_Part):
     headroom: float | None = None
     target: str = "lava"
     thresholds: str = "channel"
+
+
+# By the annotation of a field: the types of its JSON value, those of the items of a list, and their name.
+_KINDS: Final[Mapping[str, tuple[tuple[type, ...], tuple[type, ...], str]]] = {
+    "str": ((str,), (), "a text"),
+    "int": ((int,), (), "a whole number"),
+    "float": ((int, float), (), "a number"),
+    "tuple[str, ...]": ((list, tuple), (str,), "a list of texts"),
+    "tuple[float, ...]": ((list, tuple), (int, float), "a list of numbers"),
+}
+
+
+def read_record(kind: type[Record], content: object) -> Record:
+    """Return the ``kind`` that the JSON object ``content`` holds; other keys are ignored, null is the default.
+
+    Raises
+    ------
+    InputError
+        If a value has another type; ``where`` is its key.
+    """
+    if not isinstance(content, Mapping):
+        raise InputError(f"found {content!r}", expected="must be a JSON object")
+    values: dict[str, Any] = {}
+    for field in fields(kind):
+        value = content.get(field.name)
+        if value is None:
+            continue
+        types, items, expected = _KINDS[str(field.type).removesuffix(" | None")]
+        if not _is_one_of(value, types) or (items and not all(_is_one_of(item, items) for item in value)):
+            raise InputError(f"found {value!r}", where=field.name, expected=f"must be {expected}")
+        values[field.name] = tuple(value) if items else value
+    return kind(**values)
+
+
+def _is_one_of(value: object, types: tuple[type, ...]) -> bool:
+    # In Python, not in JSON, a truth value is a whole number.
+    return isinstance(value, types) and not isinstance(value, bool)
 
 
 class Provenance(Mapping[str, Any]):
@@ -108,17 +142,17 @@ class Provenance(Mapping[str, Any]):
     @cached_property
     def model(self) -> ModelRecord:
         """The CNN."""
-        return ModelRecord.model_validate(self._content.get("model", {}))
+        return read_record(ModelRecord, self._content.get("model", {}))
 
     @cached_property
     def balance(self) -> BalanceRecord:
         """How it was balanced."""
-        return BalanceRecord.model_validate(self._content.get("balance", {}))
+        return read_record(BalanceRecord, self._content.get("balance", {}))
 
     @cached_property
     def quantize(self) -> QuantizeRecord:
         """How it was rounded."""
-        return QuantizeRecord.model_validate(self._content.get("quantize", {}))
+        return read_record(QuantizeRecord, self._content.get("quantize", {}))
 
     @property
     def is_corrected(self) -> bool:
@@ -130,15 +164,14 @@ class Provenance(Mapping[str, Any]):
         """Whether the method is the one that ``auto`` found best."""
         return bool(self._content.get("choice"))
 
-    def problem(self) -> tuple[str, str] | None:
-        """Return the key of a part that is not what this version reads, and why; ``None`` if there is none."""
+    def require_types(self) -> None:
+        """Raise an `InputError` if a part is not what this version reads; ``where`` is the path of its key."""
         for part in ("model", "balance", "quantize"):
             try:
                 getattr(self, part)
-            except ValidationError as error:
-                found = error.errors()[0]
-                return ".".join(map(str, (part, *found["loc"]))), f"{found['input']!r}: {found['msg']}"
-        return None
+            except InputError as error:
+                where = f"{part}.{error.where}" if error.where else part
+                raise InputError(error.found, where=where, expected=error.expected) from error
 
 
 def as_provenance(content: Mapping[str, Any]) -> Provenance:

@@ -34,7 +34,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array, Pair, Shape
 from loihi_convert.chip import limits
-from loihi_convert.errors import NetxError, one_of
+from loihi_convert.errors import InputError, NetxError, one_of
 from loihi_convert.files import refuse_to_overwrite, write_atomically
 from loihi_convert.ir.network import IntegrateAndFire, Reset
 from loihi_convert.ir.provenance import Provenance
@@ -239,9 +239,11 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
     if not isinstance(content, dict):
         raise NetxError(f"found {type(content).__name__}", where="provenance", expected="must be a JSON object")
     provenance = Provenance(content)
-    if problem := provenance.problem():
-        key, found = problem
-        raise NetxError(f"found {found}", where=f"provenance: {key}", hint=EXPORT_AGAIN)
+    try:
+        provenance.require_types()
+    except InputError as error:
+        where = f"provenance: {error.where}"
+        raise NetxError(error.found, where=where, expected=error.expected, hint=EXPORT_AGAIN) from error
     return QuantizedNetwork(
         input_shape=network_input,
         layers=tuple(layers),

@@ -92,7 +92,7 @@ def test_nothing_crashes_and_nothing_differs_in_silence() -> None:
     assert tried[".pt, hostile"] >= 36
     assert tried[".safetensors, hostile"] >= 40
     assert tried[".net, random structure, digests right"] == 4
-    assert tried["foreign netx, hostile"] >= 40
+    assert tried["foreign netx, hostile"] >= 25
     for kind, (counts, _) in rows.items():
         # Where HDF5 alone judges, most damage hits bytes that mean nothing; the seal notices all of it.
         if kind.startswith(".net") and "without seal" not in kind:
