@@ -248,6 +248,17 @@ def test_a_shift_in_front_of_padding_becomes_a_bias_per_neuron() -> None:
     assert uniform.tolist() == [-4.5]
 
 
+@pytest.mark.parametrize("one", [0.5, [0.5]])
+def test_one_number_normalizes_all_channels(one: float | list[float]) -> None:
+    model, shape = CNNS["functional"]
+    each = to_relu_network(model, shape, mean=[0.5, 0.5], std=[0.25, 0.25]).layers[0].synapse
+    for_all = to_relu_network(model, shape, mean=one, std=0.25).layers[0].synapse
+    assert np.array_equal(for_all.weight, each.weight)
+    assert for_all.bias is not None
+    assert each.bias is not None
+    assert np.array_equal(for_all.bias, each.bias)
+
+
 def test_normalization_outside_the_model() -> None:
     model, shape = CNNS["functional"]
     mean, std = (0.3, 0.6), (0.2, 0.5)
@@ -266,7 +277,7 @@ def test_normalization_outside_the_model() -> None:
 @pytest.mark.parametrize(
     ("options", "where", "found", "expected"),
     [
-        ({"mean": [0.5]}, "mean", "(0.5,)", "one number per channel"),
+        ({"mean": [0.5, 0.5, 0.5]}, "mean", "(0.5, 0.5, 0.5)", "one number per channel"),
         ({"std": [1.0, float("nan")]}, "std", "(1.0, nan)", "finite and above 0"),
         ({"std": [1.0, 0.0]}, "std", "(1.0, 0.0)", "finite and above 0"),
     ],

@@ -432,7 +432,7 @@ def _export_command(one: LoadedFile, name: str) -> list[str]:
     provenance = netx.read(one.path).provenance
     # A file that was in the work folder already may have been exported with a method of its own.
     method = "" if provenance.get("choice") else f" --balance {provenance['balance']['method']}"
-    method += " --correct" if method and "calibration" in provenance else ""
+    method += " --bias-correction" if method and "calibration" in provenance else ""
     export = f"loihi-convert export {one.source.name} -T {one.timesteps}{method} -o {name}"
     return [export, f"loihi-convert run {name}"]
 

@@ -57,7 +57,7 @@ def check(
     from loihi_convert.progress import progress_bar
     from loihi_convert.simulation.gpu import chosen_device
 
-    candidate = pipeline.load_file(file, arch=arch, input_shape=shape, **normalization)
+    candidate = pipeline.load_file(file, arch=arch, input_shape=shape, mean=normalization.mean, std=normalization.std)
     checked = pipeline.check(
         candidate,
         _images(ctx, candidate, image_count, data, data_root),

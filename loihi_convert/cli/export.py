@@ -194,5 +194,13 @@ def _opened(
         shape, names = splits.input_shape, names or splits.classes or None
     # The name of a data set; where a user's own images lie is nobody else's business.
     recorded = data if data is None or data in DATASETS else splits.name
-    source = open_source(model, arch=arch, input_shape=shape, classes=names, data=recorded, **normalization)
+    source = open_source(
+        model,
+        arch=arch,
+        input_shape=shape,
+        classes=names,
+        data=recorded,
+        mean=normalization.mean,
+        std=normalization.std,
+    )
     return source, splits

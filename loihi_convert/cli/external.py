@@ -48,8 +48,8 @@ def run_external(
         splits,
         images,
         timesteps=options.timesteps,
-        mean=normalization["mean"],
-        std=normalization["std"],
+        mean=normalization.mean,
+        std=normalization.std,
         command_line=sys.argv,
         bars=progress_bar,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import typer
 
@@ -37,7 +37,7 @@ EXTERNAL = "Files of other tools"
 Option = Any
 
 
-class Normalization(TypedDict):
+class Normalization(NamedTuple):
     """What the pixels / 255 of the training images were normalized with; None: not said."""
 
     mean: tuple[float, ...] | None
@@ -219,12 +219,12 @@ def parse_numbers(where: str, text: str | None) -> tuple[float, ...] | None:
 
 def parse_normalization(mean: str | None, std: str | None) -> Normalization:
     """Return the numbers of ``--mean`` and ``--std``."""
-    return {"mean": parse_numbers("mean", mean), "std": parse_numbers("std", std)}
+    return Normalization(parse_numbers("mean", mean), parse_numbers("std", std))
 
 
 def refuse_for_native(path: Path, normalization: Normalization) -> None:
     """Raise a `UsageError` if a normalization is given for a file that holds its own."""
-    for name, numbers in (("mean", normalization["mean"]), ("std", normalization["std"])):
+    for name, numbers in (("mean", normalization.mean), ("std", normalization.std)):
         if numbers is not None:
             raise UsageError(
                 f"given, but {path} holds its own normalization",

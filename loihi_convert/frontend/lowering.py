@@ -88,7 +88,8 @@ def per_channel(values: float | Sequence[float] | None, channels: int) -> tuple[
     """Return one number per channel: ``values``, or the one number for all."""
     if values is None:
         return None
-    return (float(values),) * channels if isinstance(values, int | float) else tuple(map(float, values))
+    given = (float(values),) if isinstance(values, int | float) else tuple(map(float, values))
+    return given * channels if len(given) == 1 else given
 
 
 def _normalization(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> Affine | None:
