@@ -171,5 +171,5 @@ def test_the_worth_that_brings_rates_nearest_to_activations() -> None:
               for part in (activations[:1], activations[1:])]  # fmt: skip
     found = halves[0] + halves[1]
     assert found.errors.ravel().tolist() == [0.25 + 0.25 + 2.25, 0.25 + 2.25 + 6.25]
-    assert found.worths.ravel().tolist() == [2.0, 1.0]
+    assert found.amplitude_factors.ravel().tolist() == [2.0, 1.0]
     assert found.least_errors.ravel().tolist() == [0.75, 0.25 + 2.25 + 6.25]

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 State = Literal["ok", "absent", "broken"]
 
 SUPPORTED_PYTHON: Final = ((3, 10), (3, 13))
-LAVA_VERSIONS: Final = {"lava-nc": "0.10.0", "lava-dl": "0.6.0"}
 # Both wheels declare Python < 3.11, numpy < 2 and torch < 2.4, yet run on what is newer: nothing that pip can be told.
 INSTALL_LAVA: Final = (
     "pip install --no-deps --ignore-requires-python lava-nc==0.10.0 lava-dl==0.6.0 && "

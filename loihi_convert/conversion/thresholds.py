@@ -44,7 +44,9 @@ def nearest_rates(
     alive = largest > 0
     candidates = _CANDIDATES[:, None] * np.where(alive, largest, 1.0)
     sums = simulation.rate_errors(fixed, candidates, initial_share * candidates, progress=progress)
-    errors, factors = (sums.least_errors, sums.worths) if fits_amplitude else (sums.errors, np.ones_like(candidates))
+    errors, factors = (
+        (sums.least_errors, sums.amplitude_factors) if fits_amplitude else (sums.errors, np.ones_like(candidates))
+    )
     best = errors.argmin(axis=0)[None]
     thresholds, factor = (np.take_along_axis(values, best, axis=0)[0] for values in (candidates, factors))
     return Balanced(np.where(alive, thresholds, 0.0), factor)

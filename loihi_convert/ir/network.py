@@ -88,7 +88,7 @@ class IntegrateAndFire:
     threshold
         Positive; infinite where the channel can never fire.
     amplitude
-        What one spike is worth to the next layer: the threshold itself (compensated), with hard reset more than that
+        What one spike adds to the next layer: the threshold itself (compensated), with hard reset more than that
         where it is fitted, or 1 (literal).
     initial_potential
         V before the first step; 0 <= V0 < threshold.
@@ -103,7 +103,7 @@ class IntegrateAndFire:
 
     @property
     def is_literal(self) -> bool:
-        """Whether a spike is worth 1 instead of what stands for its threshold, in the channels that can fire."""
+        """Whether amplitudes are 1 and thresholds are not, in the channels that can fire."""
         alive = np.isfinite(self.threshold)
         return bool((self.amplitude == 1)[alive].all() and (self.threshold != 1)[alive].any())
 

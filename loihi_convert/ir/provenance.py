@@ -159,11 +159,6 @@ class Provenance(Mapping[str, Any]):
         """Whether `bias_correction.correct_biases` has changed biases."""
         return "calibration" in self._content
 
-    @property
-    def was_chosen(self) -> bool:
-        """Whether the method is the one that ``auto`` found best."""
-        return bool(self._content.get("choice"))
-
     def require_types(self) -> None:
         """Raise an `InputError` if a part is not what this version reads; ``where`` is the path of its key."""
         for part in ("model", "balance", "quantize"):

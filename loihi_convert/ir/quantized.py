@@ -102,7 +102,7 @@ class QuantizedLayer:
 
     @property
     def used_amplitude(self) -> Array | None:
-        """What a spike is really worth to the next layer, its threshold rounded: float64 ``(C_out,)``.
+        """The amplitude after its threshold is rounded: float64 ``(C_out,)``.
 
         The real amplitude, scaled as the threshold was: amplitude x (integer threshold x scale) / threshold; 0 where
         the channel can never fire, ``None`` where there are no neurons.

@@ -89,8 +89,10 @@ def intermediate_networks(
         Where spikes are simulated: ``"cpu"``, or another one of torch's.
     """
     neurons = [layer.neuron for layer in spiking.layers]
-    compensated = [None if neuron is None else replace(neuron, amplitude=_worth(neuron)) for neuron in neurons]
-    # What a spike is worth to a hard reset belongs to that; up to there it is worth its threshold.
+    compensated = [
+        None if neuron is None else replace(neuron, amplitude=_threshold_amplitude(neuron)) for neuron in neurons
+    ]
+    # The fitted amplitude belongs to the hard reset; up to there it is the threshold.
     is_fitted = spiking.reset == "hard" and not any(neuron is not None and neuron.is_literal for neuron in neurons)
     if is_fitted:
         neurons = compensated
@@ -129,8 +131,8 @@ def intermediate_networks(
         return _Rates(simulator, network, amplitudes, [layer.scale for layer in network.layers], timesteps)
 
     alive = [neuron for neuron in neurons if neuron is not None]
-    is_literal = any((neuron.amplitude != _worth(neuron)).any() for neuron in alive)
-    is_half = all((neuron.initial_potential == _worth(neuron) / 2).all() for neuron in alive)
+    is_literal = any((neuron.amplitude != _threshold_amplitude(neuron)).any() for neuron in alive)
+    is_half = all((neuron.initial_potential == _threshold_amplitude(neuron) / 2).all() for neuron in alive)
     is_corrected = any(layer.correction is not None for layer in spiking.layers)
     found = [
         Intermediate("clipping", chain(clipping, compensated)),
@@ -196,8 +198,8 @@ def _finite(neuron: IntegrateAndFire) -> Array:
     return np.where(np.isfinite(neuron.threshold), neuron.threshold, 1.0)
 
 
-def _worth(neuron: IntegrateAndFire) -> Array:
-    """The amplitude of a spike that is worth its threshold; 0 where the channel can never fire."""
+def _threshold_amplitude(neuron: IntegrateAndFire) -> Array:
+    """An amplitude that is the threshold; 0 if the channel can never fire."""
     return np.where(np.isfinite(neuron.threshold), neuron.threshold, 0.0)
 
 

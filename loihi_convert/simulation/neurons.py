@@ -140,7 +140,7 @@ class RateErrors(NamedTuple):
         return RateErrors(*(mine + others for mine, others in zip(self, other, strict=True)))
 
     @property
-    def worths(self) -> Array:
+    def amplitude_factors(self) -> Array:
         """The factor on the rate for which its error is the least, ``(G, C)``; 1 where nothing fires.
 
         With r the rate and x the activation, sum (f r - x)^2 is the least for f = sum r x / sum r^2.
@@ -150,7 +150,7 @@ class RateErrors(NamedTuple):
     @property
     def least_errors(self) -> Array:
         """The error with that factor: sum x^2 - (sum r x)^2 / sum r^2, ``(G, C)``."""
-        return np.asarray(self.activations - self.worths * self._products)
+        return np.asarray(self.activations - self.amplitude_factors * self._products)
 
     @property
     def _products(self) -> Array:
