@@ -174,7 +174,7 @@ FLOATS = (GREY / 255).astype(np.float32)
         (np.where(GREY == 0, np.inf, FLOATS), "NaN or an infinity", ""),
         (GREY.astype(np.int16) - 1, "int16 (5, 1, 8, 6) of -1..254", "Scale them"),
         (GREY.astype(np.uint16) * 200, "uint16 (5, 1, 8, 6) of 0..51000", "Scale them"),
-        (GREY // 255 * np.int64(1), "int64 (5, 1, 8, 6) of 0..1", "booleans"),
+        ((GREY // 255).astype(np.int64), "int64 (5, 1, 8, 6) of 0..1", "booleans"),
         (GREY.astype(np.complex64), "complex64", ""),
         (GREY.astype("U3"), "<U3", ""),
         (GREY[:0], "uint8 (0, 1, 8, 6)", ""),
