@@ -100,10 +100,12 @@ def convert(
         raise UsageError(
             "not given", where="mean" if mean is None else "std", expected="`mean` and `std` must be given together"
         )
-    means, deviations = per_channel(mean, shape[0]), per_channel(std, shape[0])
+    means, deviations = per_channel(mean, shape[0], "mean"), per_channel(std, shape[0], "std")
     if isinstance(model, str | Path):
         given = None if arch is None else shape
         source = open_source(Path(model), arch=arch, input_shape=given, classes=classes, mean=means, std=deviations)
+    elif arch is not None:
+        raise UsageError("given with a module", where="arch", expected="is for the path of a plain state dict")
     else:
         source = Source.from_module(model, shape, classes=classes, mean=means, std=deviations)
     done = to_integers(
@@ -203,7 +205,7 @@ class Converted:
             If Lava or a board is missing.
         """
         network = self.network
-        steps = self.timesteps if timesteps is None else timesteps
+        steps = self._steps(timesteps)
         data = as_dataset(images, labels, input_shape=self._image_shape, class_count=network.shapes[-1][0])
         check_run(network, data.images, steps)
         chosen = chosen_device(device)
@@ -213,6 +215,11 @@ class Converted:
         if backend != "ref":
             reference, result = result, self._run_file(data.images, steps, backend)
             is_equal = first_difference(result, reference) is None
+            if is_equal:
+                # Lava counts neither; equal runs have equal counts.
+                result = replace(
+                    result, channel_spikes=reference.channel_spikes, wrapped_images=reference.wrapped_images
+                )
         cnn = None if self.source is None else cnn_scores(self.source.network, data.images).argmax(axis=1)
         evaluation = evaluate(result, network, labels=data.labels, cnn_predictions=cnn)
         return Result(network, result, evaluation, backend, is_equal)
@@ -257,7 +264,7 @@ class Converted:
         if self.source is None:
             raise UsageError("the CNN is not at hand", where="model", hint="Pass `model` to `load`.")
         data = as_dataset(images, labels, input_shape=self._image_shape, class_count=self.network.shapes[-1][0])
-        steps = self.timesteps if timesteps is None else timesteps
+        steps = self._steps(timesteps)
         check_run(self.network, data.images, steps)
         spiking = float_network(self.network, self.source.network)
         with progress_bar("from the CNN to the integers") as progress:
@@ -265,6 +272,14 @@ class Converted:
                 self.source.network, spiking, self.network, data.images, data.labels, steps, progress=progress
             )
         return DiagnosisReport(None, found, advice(found, self.network), image_notes(self.network))
+
+    def _steps(self, timesteps: int | None) -> int:
+        """The T of a run; how large it may be, `check_run` knows."""
+        if timesteps is None:
+            return self.timesteps
+        if isinstance(timesteps, bool) or not isinstance(timesteps, int):
+            raise UsageError(f"found {timesteps!r}", where="timesteps", expected="must be a whole number")
+        return timesteps
 
     @property
     def _image_shape(self) -> tuple[int, int, int]:

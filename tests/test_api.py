@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.networks import random_network
+from torch import nn
 
 import loihi_convert as lc
 
@@ -44,9 +46,36 @@ def test_no_public_function_is_called_like_a_module() -> None:
     assert {name for name in lc.__all__ if name in modules} == set()
 
 
+IMAGES = np.zeros((4, 6, 6), np.uint8)
+MODULE = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "where"),
+    [
+        (lambda snn, images: snn.check(target="loihi3"), "target"),
+        (lambda snn, images: snn.run(images, timesteps=[1, 2]), "timesteps"),
+        (lambda snn, images: snn.run(images, timesteps=2.0), "timesteps"),
+        (lambda snn, images: snn.run(images, device="gpu"), "device"),
+        (lambda snn, images: lc.convert(MODULE, IMAGES, mean="a", std=1), "mean"),
+        (lambda snn, images: lc.convert(MODULE, IMAGES, mean=0.5), "std"),
+        (lambda snn, images: lc.convert(MODULE, IMAGES, arch="nets:make"), "arch"),
+        (lambda snn, images: lc.convert(5, IMAGES), "model"),
+    ],
+)
+def test_a_mistake_is_told_by_its_parameter(mistake: Callable[..., object], where: str) -> None:
+    network, images = random_network(3, image_count=3)
+    with pytest.raises(lc.LoihiConvertError) as raised:
+        mistake(lc.Converted(network), images)
+    assert raised.value.where == where
+
+
 @pytest.mark.lava
 def test_a_run_on_lava_says_whether_it_equals_ref() -> None:
     network, images = random_network(3, image_count=3)
     result = lc.Converted(network).run(images, backend="sim", timesteps=2)
+    reference = lc.Converted(network).run(images, timesteps=2)
     assert result.equals_reference is True
-    assert np.array_equal(result.run.potentials, lc.Converted(network).run(images, timesteps=2).run.potentials)
+    assert np.array_equal(result.run.potentials, reference.run.potentials)
+    for found, expected in zip(result.run.channel_spikes, reference.run.channel_spikes, strict=True):
+        assert np.array_equal(found, expected)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def echo(text: str) -> None:
     """Print ``text`` on stdout, now: what goes wrong there is found out here, not at the interpreter's exit.
 
-    Where nobody reads on, as in ``| head``, the program ends as any other does there.
+    If the reader has gone, as with ``| head``, the program ends as others do.
     """
     try:
         print(text, flush=True)
@@ -35,7 +35,7 @@ def echo(text: str) -> None:
 
 
 def log(message: str) -> None:
-    """Print ``message`` on stderr, with what a terminal would obey written out; that nobody reads it is no failure."""
+    """Print ``message`` on stderr, with control characters escaped; a closed stderr is not an error."""
     try:
         print("\n".join(map(escape_control, message.split("\n"))), file=sys.stderr, flush=True)
     except OSError:

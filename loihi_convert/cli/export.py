@@ -192,7 +192,7 @@ def _opened(
         raise UsageError(f"found {shape}", where="input_shape", expected=expected)
     if arch is not None:
         shape, names = splits.input_shape, names or splits.classes or None
-    # The name of a data set; where a user's own images lie is nobody else's business.
+    # Only a name is recorded: the path of a user's own images is private.
     recorded = data if data is None or data in DATASETS else splits.name
     source = open_source(
         model,

@@ -63,7 +63,8 @@ def to_relu_network(
     UsageError
         If ``mean`` or ``std`` do not have one finite value per channel, or ``std`` is not positive.
     """
-    normalization = _normalization(input_shape[0], per_channel(mean, input_shape[0]), per_channel(std, input_shape[0]))
+    channels = input_shape[0]
+    normalization = _normalization(channels, per_channel(mean, channels, "mean"), per_channel(std, channels, "std"))
     training = {module: module.training for module in model.modules()}
     try:
         # Numbers that are not finite are reported below, with the layer they end up in.
@@ -84,11 +85,20 @@ def to_relu_network(
     return network
 
 
-def per_channel(values: float | Sequence[float] | None, channels: int) -> tuple[float, ...] | None:
-    """Return one number per channel: ``values``, or the one number for all."""
+def per_channel(values: float | Sequence[float] | None, channels: int, where: str) -> tuple[float, ...] | None:
+    """Return one number per channel: ``values``, or the one number for all.
+
+    Raises
+    ------
+    UsageError
+        If ``values``, of the parameter ``where``, are not numbers.
+    """
     if values is None:
         return None
-    given = (float(values),) if isinstance(values, int | float) else tuple(map(float, values))
+    try:
+        given = (float(values),) if isinstance(values, int | float) else tuple(map(float, values))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"found {values!r}", where=where, expected="must be a number, or one per channel") from error
     return given * channels if len(given) == 1 else given
 
 

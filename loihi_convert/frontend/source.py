@@ -125,7 +125,7 @@ def open_source(
     Parameters
     ----------
     path
-        A checkpoint of ours, or with ``arch`` a plain state dict; ``.pt`` or ``.safetensors``.
+        A checkpoint that `train` wrote, or with ``arch`` a plain state dict; ``.pt`` or ``.safetensors``.
     arch
         ``package.module:factory``: a class of `torch.nn.Module`, a function without arguments that returns one, or an
         instance; imported, and so run, with the current folder first on the path.

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from loihi_convert import external, netx
 from loihi_convert.arrays import Array, Shape
@@ -213,10 +214,12 @@ def check(
     Raises
     ------
     UsageError
-        If ``timesteps`` or ``chips`` are less than 1, or ``timesteps`` is given for a checkpoint.
+        If ``target`` is unknown, ``timesteps`` or ``chips`` are below 1, or ``timesteps`` is given for a checkpoint.
     DataError
         If ``images`` do not have the shape that the network takes.
     """
+    if target not in get_args(Target):
+        raise UsageError(f"found {target!r}", where="target", expected=one_of(get_args(Target)))
     if chips < 1:
         raise UsageError(f"found {chips}", where="chips", expected="must be at least 1")
     if timesteps is not None and (timesteps < 1 or isinstance(loaded, CheckpointFile)):
