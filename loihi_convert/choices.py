@@ -64,7 +64,9 @@ Generation = Literal["N3B2", "N3B3", "N3C1", "N3D1"]
 DatasetName = Literal["digits", "mnist", "fashion-mnist", "cifar10"]
 """The benchmark sets."""
 
-Architecture = Literal["mnist-cnn", "digits-cnn", "fashion-mnist-cnn", "vgg-small", "vgg16"]
+Architecture = Literal[
+    "mnist-cnn", "digits-cnn", "fashion-mnist-cnn", "conv3-avg", "conv3-max", "vgg-small", "vgg16", "resnet20"
+]
 """The CNNs that `train` builds."""
 
 RecipeName = Literal["best", "paper"]

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from loihi_convert.cnn.few_bits import RoundedWeights
 from loihi_convert.cnn.models import ARCHITECTURES, build_model, default_architecture, notation
+from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.data import DATASETS
 from loihi_convert.errors import UsageError
 from loihi_convert.frontend.lowering import to_relu_network
@@ -16,8 +18,11 @@ SHAPES = {
     "mnist-cnn": (1, 28, 28),
     "digits-cnn": (1, 8, 8),
     "fashion-mnist-cnn": (1, 28, 28),
+    "conv3-avg": (1, 28, 28),
+    "conv3-max": (1, 28, 28),
     "vgg-small": (3, 32, 32),
     "vgg16": (3, 32, 32),
+    "resnet20": (3, 32, 32),
 }
 TWO_CONVOLUTIONS = ("mnist-cnn", "digits-cnn", "fashion-mnist-cnn")
 VGG_BLOCK = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU)
@@ -54,6 +59,28 @@ def test_vgg16_has_13_convolutions_and_3_dense_layers() -> None:
     assert shapes[:13] == [(out, into, 3, 3) for into, out in zip([3, *channels], channels, strict=False)]
     # Five poolings leave 1 x 1.
     assert shapes[13:] == [(512, 512), (512, 512), (10, 512)]
+
+
+def test_resnet20_is_he_et_al_s_with_projections() -> None:
+    # He et al. 2016, table 6: 0.27 M weights; two of nine skips change the shape.
+    model = build_model("resnet20", (3, 32, 32), 10)
+    assert sum(weight.numel() for weight in model.parameters()) == 272_474
+    assert [module.kernel_size for module in model.modules() if isinstance(module, nn.Conv2d)].count((1, 1)) == 2
+    assert len([shape for shape in weight_shapes(model).values() if shape[2:] != (1, 1)]) == 20
+    assert notation("resnet20", (3, 32, 32), 10) == (
+        "32x32x3-16c3" + 3 * "-[16c3-16c3]" + 3 * "-[32c3-32c3]" + 3 * "-[64c3-64c3]" + "-gap-10o"
+    )
+    assert notation("conv3-max", (1, 28, 28), 10) == "28x28-32c3-2mp-64c3-2mp-128c3-10o"
+
+
+def test_every_relu_of_a_residual_block_becomes_qcfs() -> None:
+    model = build_model("resnet20", (3, 32, 32), 10, qcfs_levels=4)
+    channels = [len(module.threshold) for module in model.modules() if isinstance(module, Qcfs)]
+    assert channels == [16] * 7 + [32] * 6 + [64] * 6
+    assert not any(isinstance(module, nn.ReLU) for module in model.modules())
+    with pytest.raises(UsageError) as caught:
+        RoundedWeights(model, 4)
+    assert caught.value.where == "weight_bits"
 
 
 @pytest.mark.parametrize("architecture", TWO_CONVOLUTIONS)

@@ -13,7 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from loihi_convert.cnn.models import ResidualBlock
 from loihi_convert.cnn.qcfs import MIN_THRESHOLD, Qcfs
+from loihi_convert.errors import UsageError
 from loihi_convert.ir.rounding import nearest_scales
 
 Tensors = Mapping[str, Tensor]
@@ -35,6 +37,11 @@ class RoundedWeights:
         The CNN; only its structure is used.
     bits
         2..8, sign included.
+
+    Raises
+    ------
+    UsageError
+        If the model is no plain chain: a residual block's input is worth something else in each of its sums.
     """
 
     def __init__(self, model: nn.Module, bits: int) -> None:
@@ -42,6 +49,13 @@ class RoundedWeights:
         synapses: list[_Rounded] = []
         threshold: str | None = None
         for name, module in model.named_children():
+            if isinstance(module, ResidualBlock):
+                raise UsageError(
+                    "found a network with residual blocks",
+                    where="weight_bits",
+                    expected="needs a plain chain of layers",
+                    hint="Train it without `weight_bits`.",
+                )
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 synapses.append(_Rounded(f"{name}.weight", threshold, is_output=False))
             elif isinstance(module, Qcfs):

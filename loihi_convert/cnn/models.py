@@ -1,10 +1,10 @@
 """The source CNNs that can be trained here.
 
-All obey the constraints under which a CNN converts without loss of structure (Ngu & Lee 2022, section 3): convolution,
-then ReLU, then average pooling; no max pooling. The order matters: pooling after ReLU is a linear map of the spikes.
-The two-convolution nets have no bias either; the VGG nets have batch normalization between convolution and ReLU, which
-`convert` folds into the weights, and biases in their hidden dense layers. The paper's dropout is not a layer here but
-part of the training, see `recipe.Recipe`.
+All but ``conv3-max`` and ``resnet20`` obey the constraints under which a CNN converts without loss of structure (Ngu &
+Lee 2022, section 3): convolution, then ReLU, then average pooling; no max pooling. The order matters: pooling after
+ReLU is a linear map of the spikes. The two-convolution nets have no bias either; the others have batch normalization
+between convolution and ReLU, which the front end folds into the weights, and biases in their hidden dense layers. The
+paper's dropout is not a layer here but part of the training, see `recipe.Recipe`.
 
 Input: float32 ``(N, C, H, W)`` in 0..1, which is pixel / 255, without any normalization. Output: scores
 ``(N, classes)``.
@@ -45,9 +45,14 @@ def build_model(
     ``"mnist-cnn"``          12c5-2ap-64c5-2ap-``classes``, convolutions unpadded (the paper's MNIST CNN)
     ``"fashion-mnist-cnn"``  128c5-2ap-256c5-2ap-``classes``, convolutions unpadded (the paper's Fashion-MNIST CNN)
     ``"digits-cnn"``         16c3-2ap-32c3-2ap-``classes``, convolutions padded by 1
+    ``"conv3-avg"``          32c3-2ap-64c3-2ap-128c3-``classes``, padded, batch norm
+    ``"conv3-max"``          the same with 2 x 2 max pooling: 32c3-2mp-64c3-2mp-128c3-``classes``
     ``"vgg-small"``          64c3-64c3-2ap-128c3-128c3-2ap-256c3-256c3-2ap-``classes``, padded, batch norm
     ``"vgg16"``              VGG-16 for small images: 13 convolutions of 64..512 channels in five blocks, each with
                              2ap after it, then 512-512-``classes``; padded, batch norm
+    ``"resnet20"``           16c3, three stages of three residual blocks of 16, 32, 64 channels, each of two 3 x 3
+                             convolutions with batch norm, the mean of each map, ``classes`` (He et al. 2016, section
+                             4.2); a stage that halves the map has a 1 x 1 convolution in its skip (their option B)
     =======================  ==================================================================================
 
     ``12c5`` is a convolution of 12 channels and kernel 5 x 5 with ReLU, ``2ap`` is 2 x 2 average pooling.
@@ -71,21 +76,24 @@ def build_model(
     model = _build(architecture, input_shape, classes)
     if qcfs_levels is not None:
         channels = 0
-        for name, module in list(model.named_children()):
+        # Every ReLU has the channels of the layer before it, in a residual block too.
+        for name, module in list(model.named_modules()):
             if isinstance(module, nn.Conv2d):
                 channels = module.out_channels
             elif isinstance(module, nn.Linear):
                 channels = module.out_features
             elif isinstance(module, nn.ReLU):
-                setattr(model, name, Qcfs(channels, qcfs_levels))
+                parent, _, child = name.rpartition(".")
+                setattr(model.get_submodule(parent), child, Qcfs(channels, qcfs_levels))
     return model
 
 
 def notation(architecture: str, input_shape: tuple[int, int, int], classes: int) -> str:
     """Return the CNN's layers as the literature writes them: ``28x28-12c5-2ap-64c5-2ap-10o``.
 
-    ``12c5`` is a convolution of 12 channels and kernel 5 x 5, ``2ap`` 2 x 2 average pooling, ``512fc`` a hidden dense
-    layer and ``10o`` the outputs; ReLU follows each but the last.
+    ``12c5`` is a convolution of 12 channels and kernel 5 x 5, ``2ap`` 2 x 2 average pooling, ``2mp`` max pooling,
+    ``[16c3-16c3]`` a residual block, ``gap`` the mean of each map, ``512fc`` a hidden dense layer and ``10o`` the
+    outputs; ReLU follows each but the last.
     """
     channels, height, width = input_shape
     parts = [f"{height}x{width}" + (f"x{channels}" if channels > 1 else "")]
@@ -96,6 +104,12 @@ def notation(architecture: str, input_shape: tuple[int, int, int], classes: int)
             parts.append(f"{module.out_channels}c{module.kernel_size[0]}")
         elif isinstance(module, nn.AvgPool2d):
             parts.append(f"{module.kernel_size}ap")
+        elif isinstance(module, nn.MaxPool2d):
+            parts.append(f"{module.kernel_size}mp")
+        elif isinstance(module, nn.AdaptiveAvgPool2d):
+            parts.append("gap")
+        elif isinstance(module, ResidualBlock):
+            parts.append(f"[{module.conv1.out_channels}c3-{module.conv2.out_channels}c3]")
         elif isinstance(module, nn.Linear):
             parts.append(f"{module.out_features}{'o' if module is modules[-1] else 'fc'}")
     return "-".join(parts)
@@ -129,6 +143,12 @@ def _build(architecture: str, input_shape: tuple[int, int, int], classes: int) -
         return _two_convolutions(architecture, input_shape, classes, channels=(128, 256), kernel=5, padding=0)
     if architecture == "digits-cnn":
         return _two_convolutions(architecture, input_shape, classes, channels=(16, 32), kernel=3, padding=1)
+    if architecture in ("conv3-avg", "conv3-max"):
+        pooling = nn.MaxPool2d if architecture == "conv3-max" else nn.AvgPool2d
+        blocks: tuple[tuple[int, ...], ...] = ((32,), (64,), (128,))
+        return _vgg(architecture, input_shape, classes, blocks=blocks, hidden=(), pooling=pooling, poolings=2)
+    if architecture == "resnet20":
+        return _resnet(architecture, input_shape, classes, stages=(16, 32, 64), blocks=3)
     if architecture == "vgg-small":
         return _vgg(architecture, input_shape, classes, blocks=((64, 64), (128, 128), (256, 256)), hidden=())
     if architecture == "vgg16":
@@ -185,13 +205,16 @@ def _vgg(
     *,
     blocks: Sequence[Sequence[int]],
     hidden: Sequence[int],
+    pooling: type[nn.AvgPool2d | nn.MaxPool2d] = nn.AvgPool2d,
+    poolings: int | None = None,
 ) -> nn.Module:
-    """Blocks of padded 3 x 3 convolutions with batch norm, pooling after each block, then dense layers."""
+    """Blocks of padded 3 x 3 convolutions with batch norm, pooling after the first blocks or all, then dense layers."""
     depth, height, width = input_shape
-    factor = 2 ** len(blocks)
+    halvings = len(blocks) if poolings is None else poolings
+    factor = 2**halvings
     if height % factor or width % factor:
         raise UsageError(
-            f"{architecture} cannot take images of {height} x {width}, which it halves {len(blocks)} times",
+            f"{architecture} cannot take images of {height} x {width}, which it halves {halvings} times",
             where="architecture",
             expected=f"height and width must be multiples of {factor}",
             hint="Choose another architecture, or resize the images.",
@@ -204,7 +227,8 @@ def _vgg(
             layers[f"norm{name}"] = nn.BatchNorm2d(channels)
             layers[f"relu{name}"] = nn.ReLU()
             depth = channels
-        layers[f"pool{number}"] = nn.AvgPool2d(2)
+        if number <= halvings:
+            layers[f"pool{number}"] = pooling(2)
     layers["flatten"] = nn.Flatten()
     features = depth * (height // factor) * (width // factor)
     for number, neurons in enumerate(hidden, 1):
@@ -212,4 +236,66 @@ def _vgg(
         layers[f"fc_relu{number}"] = nn.ReLU()
         features = neurons
     layers["fc"] = nn.Linear(features, classes, bias=False)
+    return nn.Sequential(layers)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions with batch norm, and the input added before the last ReLU.
+
+    Parameters
+    ----------
+    depth, channels
+        Of its input and its output.
+    stride
+        Of the first convolution. Where the shape changes, the input is added through a 1 x 1 convolution.
+    """
+
+    def __init__(self, depth: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(depth, channels, 3, stride=stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels)
+        self.skip: nn.Module = nn.Identity()
+        if (depth, 1) != (channels, stride):
+            self.skip = nn.Sequential(
+                OrderedDict(
+                    conv=nn.Conv2d(depth, channels, 1, stride=stride, bias=False), norm=nn.BatchNorm2d(channels)
+                )
+            )
+        self.relu2 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu1(self.norm1(self.conv1(x)))
+        y = self.norm2(self.conv2(y)) + self.skip(x)
+        found: Tensor = self.relu2(y)
+        return found
+
+
+def _resnet(
+    architecture: str, input_shape: tuple[int, int, int], classes: int, *, stages: Sequence[int], blocks: int
+) -> nn.Module:
+    """A convolution, stages of residual blocks, each but the first halving the map, and the mean of each map."""
+    depth, height, width = input_shape
+    factor = 2 ** (len(stages) - 1)
+    if min(height, width) < factor:
+        raise UsageError(
+            f"{architecture} cannot take images of {height} x {width}, which it halves {len(stages) - 1} times",
+            where="architecture",
+            expected=f"height and width must be at least {factor}",
+            hint="Choose another architecture, or resize the images.",
+        )
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        conv1=nn.Conv2d(depth, stages[0], 3, padding=1, bias=False), norm1=nn.BatchNorm2d(stages[0]), relu1=nn.ReLU()
+    )
+    depth = stages[0]
+    for number, channels in enumerate(stages, 1):
+        for position in range(1, blocks + 1):
+            stride = 2 if number > 1 and position == 1 else 1
+            layers[f"block{number}_{position}"] = ResidualBlock(depth, channels, stride)
+            depth = channels
+    layers["pool"] = nn.AdaptiveAvgPool2d(1)
+    layers["flatten"] = nn.Flatten()
+    layers["fc"] = nn.Linear(depth, classes)
     return nn.Sequential(layers)

@@ -8,7 +8,10 @@ network             made by                      between two layers
 `QuantizedNetwork`  `quantization.quantize`      integrate-and-fire neurons in Loihi's integers; can be exported
 ==================  ===========================  ===================================================================
 
-A layer is a synapse (`synapse.py`) and a neuron. The last layer is the readout: without neurons it only integrates, and
+A layer is a synapse (`synapse.py`) and a neuron. Where the CNN is no chain, what skips a layer passes it in channels of
+its own: *relays*, neurons that repeat each spike of one neuron of the layer before, one synapse later (`relays.py`).
+
+The last layer is the readout: without neurons it only integrates, and
 its membrane potential is the output; with neurons the output is how often each has fired. Arrays are read-only copies;
 shapes are computed, not stored.
 """
@@ -23,6 +26,7 @@ from loihi_convert.arrays import Array, Shape, freeze
 from loihi_convert.choices import Readout as Readout
 from loihi_convert.choices import Reset as Reset
 from loihi_convert.ir.provenance import Provenance, as_provenance
+from loihi_convert.ir.relays import require_relays
 from loihi_convert.ir.synapse import Conv, Synapse
 
 
@@ -37,16 +41,26 @@ class ReluLayer:
     synapse
         Its weights, batch norm folded.
     threshold, levels
-        Where the activation is `qcfs.Qcfs`: its thresholds, float64 ``(C_out,)``, and L; ``None``: ReLU.
+        Where the activation is `qcfs.Qcfs`: its thresholds, float64 ``(C_out,)``, NaN for channels with ReLU, and L;
+        ``None``: all have ReLU.
+    ceiling
+        Where the activation is clipped, as ReLU6 is at 6: float64 ``(C_out,)``, infinite for channels that are not;
+        ``None``: none is.
+    relay_of
+        Relays: the channel of the layer before whose values a channel repeats, -1 for channels that are no relay, int64
+        ``(C_out,)``; ``None``: there is none. See `relays.require_relays`.
     """
 
     name: str
     synapse: Synapse
     threshold: Array | None = None
     levels: int | None = None
+    ceiling: Array | None = None
+    relay_of: Array | None = None
 
     def __post_init__(self) -> None:
-        freeze(self, "threshold")
+        freeze(self, "threshold", "ceiling", "relay_of")
+        require_relays(self.name, self.synapse, self.relay_of)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -123,15 +137,19 @@ class SpikingLayer:
     correction
         What `bias_correction.correct_biases` has added to the CNN's bias, and is contained in ``synapse``: float64
         ``(C_out,)``.
+    relay_of
+        As in `ReluLayer`. A relay's threshold and amplitude are the amplitude of what it repeats.
     """
 
     name: str
     synapse: Synapse
     neuron: IntegrateAndFire | None
     correction: Array | None = None
+    relay_of: Array | None = None
 
     def __post_init__(self) -> None:
-        freeze(self, "correction")
+        freeze(self, "correction", "relay_of")
+        require_relays(self.name, self.synapse, self.relay_of)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -20,6 +20,7 @@ from loihi_convert.errors import RangeError
 from loihi_convert.ir.network import IntegrateAndFire, Readout, Reset, output_shapes, summary
 from loihi_convert.ir.poisson import MAX_SEED
 from loihi_convert.ir.provenance import Provenance, as_provenance
+from loihi_convert.ir.relays import require_relays
 from loihi_convert.ir.synapse import Synapse
 
 MAX_TIMESTEPS: Final = 2**20
@@ -71,6 +72,8 @@ class QuantizedLayer:
         The real-valued neurons that ``neuron`` was rounded from; ``None`` where there are none.
     correction
         Of the `SpikingLayer`, in real numbers.
+    relay_of
+        As in `ReluLayer`. A relay's one weight is its threshold, so that it repeats every spike exactly.
     """
 
     name: str
@@ -80,9 +83,11 @@ class QuantizedLayer:
     largest_input: int = 1
     balanced: IntegrateAndFire | None = None
     correction: Array | None = None
+    relay_of: Array | None = None
 
     def __post_init__(self) -> None:
-        freeze(self, "scale", "correction")
+        freeze(self, "scale", "correction", "relay_of")
+        require_relays(self.name, self.synapse, self.relay_of)
 
     @property
     def weight(self) -> Array:

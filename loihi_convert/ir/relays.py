@@ -1,0 +1,55 @@
+"""Relays: neurons that repeat each spike of one neuron of the layer before, for what skips a layer.
+
+A relay has one synapse, whose weight is its threshold theta: V0 + theta >= theta, so it fires when its source does, and
+V is V0 again (soft reset) or 0 (hard reset). It therefore repeats a spike train exactly, whatever its initial potential
+below theta. On Lava every layer answers one step later, and so does a relay: the spikes of all sources of a layer
+arrive together.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from loihi_convert.arrays import Array
+from loihi_convert.errors import RangeError
+from loihi_convert.ir.synapse import Conv, Synapse
+
+
+def is_relay(relay_of: Array | None, channels: int) -> Array:
+    """Return which channels are relays: bool ``(channels,)``."""
+    return np.zeros(channels, np.bool_) if relay_of is None else np.asarray(relay_of >= 0)
+
+
+def require_relays(name: str, synapse: Synapse, relay_of: Array | None) -> None:
+    """Raise a `RangeError` unless each relay of the layer ``name`` has one positive weight, and it meets its source.
+
+    ``relay_of`` is that of `network.ReluLayer`. A layer with relays pools nothing, and gives relays no bias.
+    """
+    if relay_of is None:
+        return
+    if relay_of.shape != (synapse.channels,) or not np.issubdtype(relay_of.dtype, np.integer):
+        raise RangeError(
+            f"found {relay_of.dtype} {relay_of.shape}",
+            where=name,
+            expected=f"relay_of must be int ({synapse.channels},)",
+        )
+    relays = np.flatnonzero(relay_of >= 0)
+    if relays.size and synapse.pool != (1, 1):
+        raise RangeError(f"has relays behind a pooling of {synapse.pool}", where=name, expected="must pool nothing")
+    rows = synapse.weight[relays].reshape(relays.size, -1)
+    if (np.count_nonzero(rows, axis=1) > 1).any() or rows.min(initial=0) < 0:
+        raise RangeError("a relay has more than one weight, or a negative one", where=name, expected="must have one")
+    if synapse.bias is not None and synapse.bias[relays].any():
+        raise RangeError("a relay has a bias", where=name, expected="must have none")
+    taps = rows.argmax(axis=1)
+    if isinstance(synapse, Conv):
+        _, inputs, *kernel = synapse.weight.shape
+        groups = relays // (synapse.channels // synapse.groups)
+        found = groups * inputs + taps // int(np.prod(kernel))
+        wrong = (found != relay_of[relays]) & rows.any(axis=1)
+        if wrong.any():
+            raise RangeError(
+                f"channel {relays[wrong][0]} repeats {found[wrong][0]}",
+                where=name,
+                expected=f"must repeat {relay_of[relays][wrong][0]}, as relay_of says",
+            )
