@@ -18,7 +18,9 @@ shapes are computed, not stored.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -26,7 +28,7 @@ from loihi_convert.arrays import Array, Shape, freeze
 from loihi_convert.choices import Readout as Readout
 from loihi_convert.choices import Reset as Reset
 from loihi_convert.ir.provenance import Provenance, as_provenance
-from loihi_convert.ir.relays import require_relays
+from loihi_convert.ir.relays import relay_count, require_relays
 from loihi_convert.ir.synapse import Conv, Synapse
 
 
@@ -87,7 +89,7 @@ class ReluNetwork:
         return output_shapes(self.input_shape, tuple(layer.synapse for layer in self.layers))
 
     def __repr__(self) -> str:
-        return f"ReluNetwork({summary(self.input_shape, tuple(layer.synapse for layer in self.layers))})"
+        return f"ReluNetwork({summary(self.input_shape, self.layers)})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,21 +195,32 @@ class SpikingNetwork:
         return "potential" if self.layers[-1].neuron is None else "spikes"
 
     def __repr__(self) -> str:
-        architecture = summary(self.input_shape, tuple(layer.synapse for layer in self.layers))
-        return f"SpikingNetwork({architecture}, T = {self.timesteps}, {self.reset} reset)"
+        return f"SpikingNetwork({summary(self.input_shape, self.layers)}, T = {self.timesteps}, {self.reset} reset)"
 
 
-def summary(input_shape: Shape, synapses: tuple[Synapse, ...]) -> str:
+class SummarizedLayer(Protocol):
+    """What `summary` reads of a layer, of any of the three networks."""
+
+    @property
+    def synapse(self) -> Synapse: ...
+
+    @property
+    def relay_of(self) -> Array | None: ...
+
+
+def summary(input_shape: Shape, layers: Sequence[SummarizedLayer]) -> str:
     """Return the architecture in a line, as papers write it: ``1x28x28-12c5-2p-64c5-2p-10``.
 
     ``12c5`` is a convolution of 12 channels and kernel 5 x 5, ``2p`` an average pooling of 2 x 2, ``10`` a dense layer.
+    Relays stand apart: ``32c3+16r`` is a layer of 48 channels, 16 of which are relays, and ``32c3`` its other ones.
     """
     parts = ["x".join(map(str, input_shape))]
-    for synapse in synapses:
+    for layer in layers:
+        synapse, relays = layer.synapse, relay_count(layer.relay_of)
         if synapse.pool != (1, 1):
             parts.append(f"{_extent(synapse.pool)}p")
         kernel = f"c{_extent(synapse.weight.shape[2:])}" if isinstance(synapse, Conv) else ""
-        parts.append(f"{synapse.channels}{kernel}")
+        parts.append(f"{synapse.channels - relays}{kernel}{f'+{relays}r' if relays else ''}")
     return "-".join(parts)
 
 

@@ -241,9 +241,8 @@ class QuantizedNetwork:
 
     @property
     def summary(self) -> str:
-        """Architecture, T, reset and target in a line."""
-        architecture = summary(self.input_shape, tuple(layer.synapse for layer in self.layers))
-        return f"{architecture}, T = {self.timesteps}, {self.reset} reset, for {self.target}"
+        """Architecture (see `network.summary`), T, reset and target in a line."""
+        return f"{summary(self.input_shape, self.layers)}, T = {self.timesteps}, {self.reset} reset, for {self.target}"
 
     def __repr__(self) -> str:
         return f"QuantizedNetwork({self.summary})"

@@ -4,6 +4,22 @@ A relay has one synapse, whose weight is its threshold theta: V0 + theta >= thet
 V is V0 again (soft reset) or 0 (hard reset). It therefore repeats a spike train exactly, whatever its initial potential
 below theta. On Lava every layer answers one step later, and so does a relay: the spikes of all sources of a layer
 arrive together.
+
+How relays are counted, everywhere in this package:
+
+=============================================  =======================================================================
+number                                         relays
+=============================================  =======================================================================
+firing rates, activation sparsity, silent and  left out: a relay repeats another neuron, which has been counted
+saturated channels, ranges of thresholds
+correlation with the CNN, errors, weight bits  left out: a relay has no error of its own, and causes no loss
+of a layer, share of clipped activations
+the CNN's multiplications                      left out: the CNN does not multiply where a value is only passed on
+neurons, spikes, synaptic operations, updates  included, and their share is named: a relay works as any other neuron
+energy, time, memory, neurocores               included, and their share is named
+equality of backends, exactness and chip       included: a relay must be exact, and fit the chip, as any other neuron
+rules, clipped potentials
+=============================================  =======================================================================
 """
 
 from __future__ import annotations
@@ -18,6 +34,11 @@ from loihi_convert.ir.synapse import Conv, Synapse
 def is_relay(relay_of: Array | None, channels: int) -> Array:
     """Return which channels are relays: bool ``(channels,)``."""
     return np.zeros(channels, np.bool_) if relay_of is None else np.asarray(relay_of >= 0)
+
+
+def relay_count(relay_of: Array | None) -> int:
+    """Return how many channels of a layer are relays."""
+    return 0 if relay_of is None else int(np.count_nonzero(relay_of >= 0))
 
 
 def require_relays(name: str, synapse: Synapse, relay_of: Array | None) -> None:
