@@ -9,8 +9,8 @@ The correction goes layer by layer, simulating the corrected layers before on ca
 2. initial potential: the one of `SHARES` x threshold whose firing rates are nearest to the CNN's activations, in
    squares, per channel.
 
-The last layer's bias is corrected, too; its potential is the output. The corrections are exported as biases and initial
-potentials, which cost the chip nothing.
+Relays (`ir.relays`) get neither. The last layer's bias is corrected, too; its potential is the output. The corrections
+are exported as biases and initial potentials, which cost the chip nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.conversion.calibration import calibration_subset, require_images
 from loihi_convert.errors import UsageError
 from loihi_convert.ir.network import ReluNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.ir.relays import is_relay
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.layerwise import GrowingSimulation
 
@@ -83,6 +84,10 @@ def correct_biases(
     for layer in network.layers:
         # The first layer's current is the CNN's, or on average so.
         correction = None if not layers else -simulation.mean_excess(layers, progress=report)
+        # A relay repeats spikes exactly with no bias, whatever the mean of these is.
+        relays = is_relay(layer.relay_of, layer.synapse.channels)
+        if correction is not None:
+            correction = np.where(relays, 0.0, correction)
         synapse = layer.synapse if correction is None else layer.synapse.with_added_bias(correction)
         neuron = layer.neuron
         if neuron is not None and network.reset == "soft" and len(layers) < len(network.layers) - 1:
@@ -91,6 +96,6 @@ def correct_biases(
             potentials = np.array(SHARES)[:, None] * thresholds
             errors = simulation.rate_errors(layers, thresholds, potentials, correction=correction).errors
             best = np.take_along_axis(potentials, errors.argmin(axis=0)[None], axis=0)[0]
-            neuron = replace(neuron, initial_potential=np.where(alive, best, 0.0))
-        layers.append(SpikingLayer(layer.name, synapse, neuron, correction))
+            neuron = replace(neuron, initial_potential=np.where(alive & ~relays, best, 0.0))
+        layers.append(replace(layer, synapse=synapse, neuron=neuron, correction=correction))
     return replace(network, layers=tuple(layers), provenance=network.provenance.with_parts(calibration=len(images)))

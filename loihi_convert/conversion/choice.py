@@ -17,7 +17,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.choices import Method
 from loihi_convert.conversion.bias_correction import correct_biases
 from loihi_convert.conversion.calibration import calibration_subset, require_images
-from loihi_convert.conversion.methods import balance_each
+from loihi_convert.conversion.methods import balance_each, has_learned_thresholds
 from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
@@ -174,11 +174,10 @@ def _candidates(network: ReluNetwork, timesteps: int, options: BalanceOptions) -
     if options.amplitude == "literal":
         # The others take the amplitude for the threshold.
         return [("ngu-lee", 99.0)]
-    has_thresholds = network.layers[0].threshold is not None and len(network.layers) > 1
     return [
         (method, percentile)
         for method, percentile, least in _CANDIDATES
-        if timesteps >= least and (method != "qcfs" or has_thresholds)
+        if timesteps >= least and (method != "qcfs" or has_learned_thresholds(network))
     ]
 
 

@@ -12,8 +12,9 @@ from loihi_convert.conversion.calibration import calibration_subset, require_ima
 from loihi_convert.conversion.options import AUTO, METHODS, BalanceOptions, require_timesteps
 from loihi_convert.conversion.thresholds import Balanced, activation_percentiles, nearest_rates
 from loihi_convert.errors import RangeError, UsageError, one_of
-from loihi_convert.ir.network import IntegrateAndFire, ReluNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.provenance import Provenance
+from loihi_convert.ir.relays import is_relay, relayed
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.layerwise import GrowingSimulation
 
@@ -63,7 +64,7 @@ def balance_each(
     _require_method(network, options)
     require_timesteps(timesteps)
     require_images(network, images)
-    fitted = calibration_subset(images, max(timesteps)) if options.method == "least-squares" else images
+    fitted = calibration_subset(images, max(timesteps)) if _fits_rates(network, options.method) else images
     layers_of = _Balancing(network, fitted, options, device).layers(sorted(timesteps), progress)
     last = network.layers[-1]
     readout = [SpikingLayer(last.name, last.synapse, None)] if options.readout == "potential" else []
@@ -94,12 +95,31 @@ def balance_each(
 def _require_method(network: ReluNetwork, options: BalanceOptions) -> None:
     if options.method == AUTO:
         raise UsageError("found 'auto'", where="method", expected=one_of(METHODS), hint="`balance` chooses one.")
-    if options.method == "qcfs" and any(layer.threshold is None for layer in network.layers[:-1]):
+    if options.method == "qcfs" and not has_learned_thresholds(network):
         raise UsageError(
             "found 'qcfs' for a CNN that was not trained with thresholds",
             where="method",
             hint="Train it with `qcfs`, or use `method='auto'`.",
         )
+
+
+def has_learned_thresholds(network: ReluNetwork) -> bool:
+    """Return whether any channel of ``network`` was trained with a threshold."""
+    return any(layer.threshold is not None and np.isfinite(layer.threshold).any() for layer in network.layers[:-1])
+
+
+def _fits_rates(network: ReluNetwork, method: str) -> bool:
+    """Whether some thresholds are fitted to rates: all of least-squares, and those that qcfs has not learned."""
+    return method == "least-squares" or (
+        method == "qcfs" and any(_not_learned(layer).any() for layer in network.layers[:-1])
+    )
+
+
+def _not_learned(layer: ReluLayer) -> Array:
+    """Which channels have no threshold of their training: bool ``(C_out,)``; relays need none."""
+    channels = layer.synapse.channels
+    unknown = np.ones(channels, np.bool_) if layer.threshold is None else np.isnan(layer.threshold)
+    return np.asarray(unknown & ~is_relay(layer.relay_of, channels))
 
 
 class _Balancing:
@@ -108,6 +128,7 @@ class _Balancing:
     def __init__(self, network: ReluNetwork, images: Array, options: BalanceOptions, device: str) -> None:
         self._network, self._images, self._options, self._device = network, images, options, device
         self._method = options.method
+        self._fits_rates = _fits_rates(network, options.method)
         self._depth = len(network.layers) - (options.readout == "potential")
         self._percentiles: list[Array] = []
         self._done, self._passes = 0, 1
@@ -116,16 +137,16 @@ class _Balancing:
     def layers(self, timesteps: Sequence[int], progress: Progress) -> dict[int, list[SpikingLayer]]:
         """Return them for each of ``timesteps``, ascending."""
         self._progress = progress
-        if self._method == "percentile" or self._method in _OF_ACTIVATIONS:
+        if self._method == "percentile" or self._method in _OF_ACTIVATIONS or self._fits_rates:
             self._percentiles = activation_percentiles(
                 self._network,
                 self._images,
-                _OF_ACTIVATIONS.get(self._method, self._options.percentile),
+                100.0 if self._fits_rates else _OF_ACTIVATIONS.get(self._method, self._options.percentile),
                 per_layer=self._method in _PER_LAYER,
                 progress=self._report,
             )
         # What is fitted to the rates over T steps must see all of them at once, for each T.
-        apart = [[t] for t in timesteps] if self._method == "least-squares" else [list(timesteps)]
+        apart = [[t] for t in timesteps] if self._fits_rates else [list(timesteps)]
         self._done, self._passes = 0, len(apart) * self._depth
         found: dict[int, list[SpikingLayer]] = {}
         for steps in apart:
@@ -142,6 +163,7 @@ class _Balancing:
         same: dict[bytes, list[int]] = {}
         layers: dict[int, SpikingLayer] = {}
         for steps, (base, factor) in zip(timesteps, self._thresholds(fixed, timesteps, simulation), strict=True):
+            base = np.where(is_relay(layer.relay_of, len(base)), 0.0, base)
             if not np.isfinite(base).all():
                 raise RangeError(
                     "its input is beyond 3.4e38, the largest float32",
@@ -150,8 +172,10 @@ class _Balancing:
                 )
             if len(fixed) == len(self._network.layers) - 1:
                 base = np.full_like(base, base.max())
-            neuron = _neuron(base, factor, self._options)
-            layers[steps] = SpikingLayer(layer.name, layer.synapse, neuron)
+            elif layer.ceiling is not None:
+                base = np.minimum(base, layer.ceiling)
+            neuron = _with_relays(_neuron(base, factor, self._options), layer, fixed)
+            layers[steps] = SpikingLayer(layer.name, layer.synapse, neuron, relay_of=layer.relay_of)
             same.setdefault(base.tobytes(), []).append(steps)
         found: dict[int, list[SpikingLayer]] = {}
         for together in same.values():
@@ -165,23 +189,46 @@ class _Balancing:
     ) -> list[Balanced]:
         """The thresholds of the layer after ``fixed``, without alpha, for each of ``timesteps``."""
         layer = self._network.layers[len(fixed)]
-        learned = layer.threshold if self._method == "qcfs" else None
-        if learned is not None:
-            return [_unit_amplitude(learned)] * len(timesteps)
-        if not self._percentiles:
+        is_last = len(fixed) == len(self._network.layers) - 1
+        if self._method == "qcfs" and not is_last:
+            return [self._learned(layer, fixed, timesteps)] * len(timesteps)
+        if not self._percentiles or self._method == "qcfs":
             found = simulation.largest_currents(fixed, timesteps, progress=self._report)
             self._done += 1
             if self._method in _PER_LAYER:
-                found = np.broadcast_to(found.max(axis=1, keepdims=True), found.shape)
+                own = found[:, ~is_relay(layer.relay_of, found.shape[1])]
+                found = np.broadcast_to(own.max(axis=1, keepdims=True) if own.size else 0.0, found.shape)
             return [_unit_amplitude(thresholds) for thresholds in found]
         base = self._percentiles[len(fixed)]
         if self._method == "least-squares" and np.isfinite(base).all():
-            share = 0.5 if self._options.first_potential == "half" else 0.0
-            fits = self._options.reset == "hard"
-            nearest = nearest_rates(simulation, fixed, base, share, self._report, fits_amplitude=fits)
-            self._done += 1
-            return [nearest] * len(timesteps)
+            return [self._nearest(layer, fixed, simulation)] * len(timesteps)
         return [_unit_amplitude(base)] * len(timesteps)
+
+    def _learned(self, layer: ReluLayer, fixed: list[SpikingLayer], timesteps: list[int]) -> Balanced:
+        """The thresholds of the training; where there is none, those of least-squares."""
+        unknown = _not_learned(layer)
+        learned = _unit_amplitude(np.zeros(len(unknown)) if layer.threshold is None else layer.threshold)
+        if not unknown.any():
+            return learned
+        largest = self._percentiles[len(fixed)]
+        if not np.isfinite(largest).all():
+            return _unit_amplitude(largest)
+        # Layers with learned thresholds are not simulated: spikes that a simulation kept are not those of ``fixed``.
+        nearest = self._nearest(layer, fixed, self._simulation(timesteps))
+        return Balanced(*(np.where(unknown, *both) for both in zip(nearest, learned, strict=True)))
+
+    def _nearest(self, layer: ReluLayer, fixed: list[SpikingLayer], simulation: GrowingSimulation) -> Balanced:
+        found = nearest_rates(
+            simulation,
+            fixed,
+            self._percentiles[len(fixed)],
+            0.5 if self._options.first_potential == "half" else 0.0,
+            self._report,
+            fits_amplitude=self._options.reset == "hard",
+            ceiling=layer.ceiling,
+        )
+        self._done += 1
+        return found
 
     def _simulation(self, timesteps: Sequence[int]) -> GrowingSimulation:
         return GrowingSimulation(
@@ -191,7 +238,7 @@ class _Balancing:
             self._options.reset,
             poisson_seed=self._options.poisson_seed,
             device=self._device,
-            whole=self._method == "least-squares",
+            whole=self._fits_rates,
         )
 
     def _report(self, done: int, total: int) -> None:
@@ -201,6 +248,21 @@ class _Balancing:
 
 def _unit_amplitude(thresholds: Array) -> Balanced:
     return Balanced(thresholds, np.ones_like(thresholds))
+
+
+def _with_relays(neuron: IntegrateAndFire, layer: ReluLayer, fixed: list[SpikingLayer]) -> IntegrateAndFire:
+    """``neuron`` with relays that repeat the last of ``fixed``: amplitude and threshold are its amplitude, V0 is 0."""
+    before = fixed[-1].neuron if fixed else None
+    if layer.relay_of is None or before is None:
+        return neuron
+    amplitude = relayed(neuron.amplitude, before.amplitude, layer.relay_of)
+    threshold = np.where(amplitude > 0, amplitude, np.inf)
+    relays = is_relay(layer.relay_of, len(amplitude))
+    return IntegrateAndFire(
+        threshold=np.where(relays, threshold, neuron.threshold),
+        amplitude=amplitude,
+        initial_potential=np.where(relays, 0.0, neuron.initial_potential),
+    )
 
 
 def _neuron(base: Array, factor: Array, options: BalanceOptions) -> IntegrateAndFire:

@@ -66,8 +66,11 @@ class BalanceOptions:
                               2021, who do so per layer and without simulation). With hard reset the amplitude is fitted
                               together with the threshold
     ``qcfs``                  the threshold that the CNN was trained with, if its activations are `qcfs.Qcfs` (Bu et
-                              al., ICLR 2022)
+                              al., ICLR 2022); channels with plain ReLU get that of ``least-squares``
     ========================  ==========================================================================================
+
+    Where the CNN clips an activation, as ReLU6 does, the threshold is at most that ceiling, and clips it exactly.
+    Relays (`ir.relays`) have the amplitude of what they repeat as their threshold, whatever the method.
 
     Parameters
     ----------

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from loihi_convert.arrays import Array
 from loihi_convert.ir.network import ReluNetwork, SpikingLayer
+from loihi_convert.ir.relays import is_relay
 from loihi_convert.progress import Progress
 from loihi_convert.simulation.layerwise import GrowingSimulation
 from loihi_convert.simulation.relu import relu_outputs
@@ -36,13 +37,17 @@ def nearest_rates(
     progress: Progress,
     *,
     fits_amplitude: bool,
+    ceiling: Array | None = None,
 ) -> Balanced:
     """Return for each channel the best of `_CANDIDATES` x ``largest``; 0 where that is not positive.
 
+    Candidates above ``ceiling``, ``(C_out,)``, are replaced by it.
     The factor is 1 or, with ``fits_amplitude``, the one that brings rate x threshold x factor nearest to activations.
     """
     alive = largest > 0
     candidates = _CANDIDATES[:, None] * np.where(alive, largest, 1.0)
+    if ceiling is not None:
+        candidates = np.minimum(candidates, ceiling)
     sums = simulation.rate_errors(fixed, candidates, initial_share * candidates, progress=progress)
     errors, factors = (
         (sums.least_errors, sums.amplitude_factors) if fits_amplitude else (sums.errors, np.ones_like(candidates))
@@ -57,24 +62,32 @@ def activation_percentiles(
 ) -> list[Array]:
     """float64 ``(C_out,)`` per layer: the percentile of the positive activations of each channel, or of all of them.
 
+    Those of a layer are pooled without its relays, which repeat activations of other layers.
     100 is the largest activation; where none is positive it is 0, and where one is beyond float32 it is not finite.
     """
 
-    def grouped(outputs: Tensor) -> Tensor:
-        return outputs.reshape(1, -1) if per_layer else outputs.transpose(0, 1).flatten(1)
+    pooled = [torch.from_numpy(~is_relay(layer.relay_of, layer.synapse.channels)) for layer in network.layers]
+
+    def grouped(outputs: Tensor, own: Tensor) -> Tensor:
+        if not per_layer:
+            return outputs.transpose(0, 1).flatten(1)
+        return (outputs if own.all() else outputs[:, own] if own.any() else outputs.new_zeros(1)).reshape(1, -1)
 
     largest = [torch.zeros(1 if per_layer else layer.synapse.channels) for layer in network.layers]
     done, passes = 0, 1 if percentile == 100 else 2
     for outputs in relu_outputs(network, images):
-        largest = [torch.maximum(peak, grouped(found).amax(1)) for peak, found in zip(largest, outputs, strict=True)]
+        largest = [
+            torch.maximum(peak, grouped(found, own).amax(1))
+            for peak, found, own in zip(largest, outputs, pooled, strict=True)
+        ]
         done += len(outputs[0])
         progress(done, passes * len(images))
     edges = largest
     if percentile < 100:
         counts = [torch.zeros(len(peak) * _BINS, dtype=torch.int64) for peak in largest]
         for outputs in relu_outputs(network, images):
-            for count, peak, found in zip(counts, largest, outputs, strict=True):
-                values, positive = grouped(found), peak.clamp_min(torch.finfo(torch.float32).tiny)
+            for count, peak, found, own in zip(counts, largest, outputs, pooled, strict=True):
+                values, positive = grouped(found, own), peak.clamp_min(torch.finfo(torch.float32).tiny)
                 # Infinity of an infinite maximum is in no bin, NaN as an integer any number; `_rank` tells neither.
                 bins = (values / positive[:, None] * _BINS).to(torch.int64).clamp_(0, _BINS - 1)
                 bins += torch.arange(len(peak))[:, None] * _BINS

@@ -41,6 +41,13 @@ def relay_count(relay_of: Array | None) -> int:
     return 0 if relay_of is None else int(np.count_nonzero(relay_of >= 0))
 
 
+def relayed(values: Array, before: Array, relay_of: Array | None) -> Array:
+    """Return ``values``, ``(C_out,)``, with those of relays replaced by what their sources have in ``before``."""
+    if relay_of is None:
+        return values
+    return np.where(relay_of >= 0, before[relay_of], values)
+
+
 def require_relays(name: str, synapse: Synapse, relay_of: Array | None) -> None:
     """Raise a `RangeError` unless each relay of the layer ``name`` has one positive weight, and it meets its source.
 

@@ -54,6 +54,7 @@ def float_network(network: QuantizedNetwork, cnn: ReluNetwork) -> SpikingNetwork
             source.synapse if layer.correction is None else source.synapse.with_added_bias(layer.correction),
             layer.balanced,
             layer.correction,
+            source.relay_of,
         )
         for source, layer in zip(cnn.layers, network.layers, strict=True)
     )

@@ -69,7 +69,10 @@ class ReluChain:
 
 
 def cnn_activation(network: ReluNetwork, index: int) -> Activation:
-    """Return what follows the synapse of a layer of the CNN: ReLU, or `qcfs.Qcfs`; nothing after the last one."""
+    """Return what follows the synapse of a layer of the CNN: ReLU, clipped at a ceiling or not, or `qcfs.Qcfs`.
+
+    Nothing follows the last one.
+    """
     layer = network.layers[index]
     return unchanged if index == len(network.layers) - 1 else lambda maps: _activated(maps, layer)
 
@@ -80,12 +83,20 @@ def unchanged(maps: Array) -> Array:
 
 
 def _activated(maps: Array, layer: ReluLayer) -> Array:
-    """ReLU or, where the layer has thresholds, `qcfs.Qcfs`."""
-    if layer.threshold is None or layer.levels is None:
-        return np.maximum(maps, 0)
-    threshold, levels = layer.threshold.astype(np.float32), np.float32(layer.levels)
+    """ReLU or, where the layer has thresholds, `qcfs.Qcfs`; at most the ceiling."""
+    found = np.maximum(maps, 0) if layer.threshold is None or layer.levels is None else _stepped(maps, layer)
+    return found if layer.ceiling is None else np.minimum(found, layer.ceiling.astype(np.float32))
+
+
+def _stepped(maps: Array, layer: ReluLayer) -> Array:
+    """`qcfs.Qcfs`, and ReLU in channels whose threshold is NaN."""
+    assert layer.threshold is not None
+    assert layer.levels is not None
+    has_steps = ~np.isnan(layer.threshold)
+    threshold, levels = np.where(has_steps, layer.threshold, 1.0).astype(np.float32), np.float32(layer.levels)
     steps = np.floor(np.clip(maps / threshold, 0, 1) * levels + np.float32(0.5))
-    return np.asarray(np.minimum(steps, levels) / levels * threshold)
+    found = np.minimum(steps, levels) / levels * threshold
+    return np.asarray(found if has_steps.all() else np.where(has_steps, found, np.maximum(maps, 0)))
 
 
 def clipped(maps: Array, neuron: IntegrateAndFire) -> Array:
