@@ -21,7 +21,7 @@ Method = Literal[
 """How firing thresholds are balanced; see `conversion.options.BalanceOptions`."""
 
 AnyMethod = Literal["auto", Method]
-"""A `Method`, or ``auto``: the one whose classes agree best with the CNN's on calibration images."""
+"""A `Method`, or ``auto``: the one whose classes, or outputs, agree best with the CNN's on calibration images."""
 
 Amplitude = Literal["compensated", "literal"]
 """What a spike adds to the next layer's input: the threshold of its neuron, or 1."""
@@ -34,6 +34,9 @@ InputCoding = Literal["constant", "poisson"]
 
 Reset = Literal["soft", "hard"]
 """After a spike: subtract the threshold, or set the potential to 0."""
+
+Task = Literal["classification", "regression"]
+"""What the outputs are: scores of classes, or numbers in the CNN's units."""
 
 Readout = Literal["potential", "spikes"]
 """What the class is read from: the last layer's membrane potentials, or its spike counts."""

@@ -11,9 +11,10 @@ from torch import nn
 from loihi_convert.backends.reference import run_network
 from loihi_convert.choices import Readout
 from loihi_convert.conversion import calibration, choice
+from loihi_convert.conversion.agreement import Agreement, measure_of, measured_agreement
 from loihi_convert.conversion.balancing import balance
-from loihi_convert.conversion.choice import choose_method, measured_agreement
-from loihi_convert.conversion.flow import falls_short, to_integers
+from loihi_convert.conversion.choice import choose_method
+from loihi_convert.conversion.flow import to_integers
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import load_data
@@ -117,7 +118,7 @@ def test_where_all_images_give_another_network_than_the_trial_the_two_best_are_c
     made = to_integers(cnn, calibration, 8)
     best, second = sorted(made.trials, key=choice._rank)[:2]
     written = [to_integers(cnn, calibration, 8, trial.chosen(BalanceOptions())) for trial in (best, second)]
-    assert falls_short(written[0].agreement, best)
+    assert measure_of("classification").falls_short(written[0].agreement, best)
     by_agreement = sorted(zip(written, (best, second), strict=True), key=lambda one: -one[0].agreement.agreement)
     assert made.trials[0] == by_agreement[0][1]
     assert made.agreement == by_agreement[0][0].agreement
@@ -132,9 +133,8 @@ def test_chance_is_not_a_fall() -> None:
     trial = choice.Trial(
         method="percentile", percentile=99.0, corrected=False, agreement=0.98, error=0.1, image_count=100
     )
-    found = [
-        falls_short(choice.Agreement(agreement=share, error=0.1, image_count=100), trial) for share in (0.94, 0.92)
-    ]
+    falls_short = measure_of("classification").falls_short
+    found = [falls_short(Agreement(agreement=share, error=0.1, image_count=100), trial) for share in (0.94, 0.92)]
     assert found == [False, True]
 
 

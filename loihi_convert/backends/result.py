@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from loihi_convert.arrays import Array
+from loihi_convert.ir.task import classes_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,5 +77,5 @@ class RunResult:
 
     @property
     def predictions(self) -> Array:
-        """int64 ``(N, T)``: arg max of the output after each step; the lowest class among equals (paper, alg. 3)."""
-        return np.asarray(self.outputs.argmax(axis=2))
+        """int64 ``(N, T)``: the class that the output stands for after each step, see `ir.task.classes_of`."""
+        return classes_of(self.outputs)

@@ -1,9 +1,9 @@
 """Which balancing method suits a network and a latency T: tried out on calibration images, never on test images.
 
 Each candidate is balanced and quantized on one part of the calibration images and simulated in integers on another:
-few weight bits suit some thresholds better than others. The method whose classes agree most often with the CNN's ranks
-first; of equal ones a method without corrections (`bias_correction.py`), then the one whose output is nearest to the
-CNN's. `flow.to_integers` converts with all calibration images, and measures again.
+few weight bits suit some thresholds better than others. The method that agrees best with the CNN (`agreement.py`: in
+classes, or in numbers) ranks first; of equal ones a method without corrections (`bias_correction.py`), then the one
+whose output is nearest to the CNN's. `flow.to_integers` converts with all calibration images, and measures again.
 """
 
 from __future__ import annotations
@@ -11,20 +11,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-import numpy as np
-
 from loihi_convert.arrays import Array
 from loihi_convert.choices import Method
+from loihi_convert.conversion.agreement import Agreement, agreement_with, measure_of
 from loihi_convert.conversion.bias_correction import correct_biases
 from loihi_convert.conversion.calibration import calibration_subset, require_images
 from loihi_convert.conversion.methods import balance_each, has_learned_thresholds
 from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
-from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.relu import cnn_scores
-from loihi_convert.simulation.simulator import outputs
 
 BALANCING_SHARE: Final = 4
 """For a trial a method is balanced on this many times fewer images than it is tried on."""
@@ -41,26 +38,6 @@ _CANDIDATES: Final[tuple[tuple[Method, float, int], ...]] = (
     ("percentile", 99.9, 8),
     ("percentile", 100.0, 32),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Agreement:
-    """How well a quantized network agrees with the CNN on some calibration images.
-
-    Parameters
-    ----------
-    agreement
-        Share of images with the CNN's class.
-    error
-        Mean squared difference between the output / T, in the CNN's units, and the CNN's scores. The output is the
-        potential, or, where the last layer has neurons, its spike counts x threshold.
-    image_count
-        Images simulated.
-    """
-
-    agreement: float
-    error: float
-    image_count: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,20 +73,6 @@ def trial_images(images: Array, timesteps: int) -> Array:
     return calibration_subset(images[-max(1, len(images) // 2) :], timesteps)
 
 
-def measured_agreement(cnn: ReluNetwork, network: QuantizedNetwork, images: Array, *, device: str = "cpu") -> Agreement:
-    """Return how well ``network`` agrees with ``cnn`` on ``images``, uint8 ``(N, C, H, W)``, after its T steps."""
-    return _agreement(cnn_scores(cnn, images), network, images, device)
-
-
-def _agreement(scores: Array, network: QuantizedNetwork, images: Array, device: str) -> Agreement:
-    last = network.layers[-1]
-    read = outputs(network, images, network.timesteps, device=device)[:, -1]
-    found = read * last.scale * (1 if last.threshold is None else last.threshold)
-    share = float((read.argmax(axis=1) == scores.argmax(axis=1)).mean())
-    error = float(np.square(found / network.timesteps - scores).mean())
-    return Agreement(agreement=share, error=error, image_count=len(images))
-
-
 def choose_method(
     network: ReluNetwork,
     images: Array,
@@ -135,7 +98,7 @@ def choose_method(
     trying = trial_images(images, timesteps)
     balancing = images[: max(1, len(trying) // BALANCING_SHARE)]
     candidates = _candidates(network, timesteps, options)
-    scores = cnn_scores(network, trying)
+    scores, measure = cnn_scores(network, trying), measure_of(network.task)
     is_open = options.bias_correction is None and options.amplitude == "compensated"
     more = _CORRECTED if is_open and options.initial_potential is None else 0
     balanced: list[SpikingNetwork] = []
@@ -148,7 +111,7 @@ def choose_method(
         if corrected:
             spiking = correct_biases(network, spiking, balancing, device=device)
         quantized = quantize(spiking, balancing, quantize_options, device=device)
-        found = _agreement(scores, quantized, trying, device)
+        found = agreement_with(scores, measure, quantized, trying, device=device)
         assert chosen.method != AUTO
         return Trial(
             method=chosen.method,

@@ -8,19 +8,20 @@ from dataclasses import asdict, dataclass, replace
 from typing import Final, NamedTuple
 
 from loihi_convert.arrays import Array
+from loihi_convert.choices import Readout, Task
+from loihi_convert.conversion.agreement import Agreement, Measure, measure_of, measured_agreement, rounded_share
 from loihi_convert.conversion.balancing import balance
-from loihi_convert.conversion.choice import Agreement, Trial, choose_method, measured_agreement, trial_images
+from loihi_convert.conversion.choice import Trial, choose_method, trial_images
 from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptions, require_timesteps
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import QuantizationReport, report_quantization
+from loihi_convert.errors import UsageError
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.progress import ProgressFactory, no_progress_bar
-from loihi_convert.records import wilson_interval
-from loihi_convert.simulation.simulator import outputs
 
 COMPARED_IMAGES: Final = 32
-"""Calibration images on which the classes of the quantized and of the float network are compared."""
+"""Calibration images on which the outputs of the quantized and of the float network are compared."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +89,7 @@ def to_integers(
         If the images do not fit the CNN, or there are none.
     """
     require_timesteps((timesteps,))
+    require_readout(cnn.task, balance_options.readout)
     quantize_options.require_neurons(balance_options.reset, balance_options.poisson_seed)
     converting = _Converting(cnn, images, timesteps, balance_options, quantize_options, device, bars)
     if balance_options.method == AUTO:
@@ -103,7 +105,8 @@ def to_integers(
     quantized = replace(made.quantized, provenance=made.quantized.provenance.with_parts(choice=choice_record))
     with bars(f"T = {timesteps}: counting clipped potentials") as progress:
         report = report_quantization(quantized, spiking, images, device=device, progress=progress)
-    notes = (*choice, *_bias_notes(spiking), *_rounding_notes(spiking, quantized, images[:COMPARED_IMAGES]))
+    rounding = _rounding_notes(measure_of(cnn.task), spiking, quantized, images[:COMPARED_IMAGES])
+    notes = (*choice, *_bias_notes(spiking), *rounding)
     return Conversion(spiking, quantized, report, trials, made.agreement, notes)
 
 
@@ -142,38 +145,37 @@ class _Converting:
         of both conversions is taken.
         """
         best, *others = trials
+        measure = measure_of(self.cnn.task)
         made = self(best.chosen(self.balance_options))
         notes: tuple[str, ...] = ()
-        if others and falls_short(made.agreement, best):
+        if others and measure.falls_short(made.agreement, best):
             second, *rest = others
             other = self(second.chosen(self.balance_options))
             notes = (
                 f"With all calibration images the agreement of {best.name} falls to "
-                f"{_percent(made.agreement)}, that of {second.name} is {_percent(other.agreement)}; the better is "
-                "taken.",
+                f"{measure.percent(made.agreement.agreement)}, that of {second.name} is "
+                f"{measure.percent(other.agreement.agreement)}; the better is taken.",
             )
             if (-other.agreement.agreement, other.agreement.error) < (-made.agreement.agreement, made.agreement.error):
                 made, trials = other, (second, best, *rest)
-        return made, trials, (_choice_note(trials, made.agreement, self.timesteps), *notes)
+        return made, trials, (_choice_note(measure, trials, made.agreement, self.timesteps), *notes)
 
 
-def falls_short(written: Agreement, trial: Trial) -> bool:
-    """Return whether ``written`` lies below the 95 % interval of the agreement that ``trial`` has measured."""
-    low, _ = wilson_interval(round(trial.agreement * trial.image_count), trial.image_count)
-    return written.agreement < low
+def require_readout(task: Task, readout: Readout) -> None:
+    """Raise a `UsageError` if the outputs of ``task`` cannot be read from ``readout``."""
+    if task == "regression" and readout != "potential":
+        raise UsageError(
+            f"found {readout!r} for a regression",
+            where="readout",
+            expected="must be potential: a spike count is never negative",
+        )
 
 
-def _percent(agreement: Agreement) -> str:
-    return f"{100 * agreement.agreement:.2f} %"
-
-
-def _choice_note(trials: Sequence[Trial], agreement: Agreement, timesteps: int) -> str:
-    """The method that was chosen, what its network agrees on, and what the trials gave."""
-    tried = ", ".join(f"{trial.name} {_percent(trial)}" for trial in trials)
-    return (
-        f"`method='auto'`: {trials[0].name} for T = {timesteps}; the quantized network agrees with the CNN on "
-        f"{_percent(agreement)} of {agreement.image_count} calibration images (trials: {tried})."
-    )
+def _choice_note(measure: Measure, trials: Sequence[Trial], agreement: Agreement, timesteps: int) -> str:
+    """The method that was chosen, how its network agrees, and what the trials gave."""
+    tried = ", ".join(f"{trial.name} {measure.percent(trial.agreement)}" for trial in trials)
+    agrees = measure.words(agreement.agreement, "the CNN", f"{agreement.image_count} calibration images")
+    return f"`method='auto'`: {trials[0].name} for T = {timesteps}; the quantized network {agrees} (trials: {tried})."
 
 
 def _bias_notes(network: SpikingNetwork) -> tuple[str, ...]:
@@ -192,13 +194,15 @@ def _bias_notes(network: SpikingNetwork) -> tuple[str, ...]:
     )
 
 
-def _rounding_notes(network: SpikingNetwork, quantized: QuantizedNetwork, images: Array) -> tuple[str, ...]:
-    """A warning where rounding changes classes; a single huge weight can cause it."""
-    real, rounded = (outputs(found, images, network.timesteps)[:, -1].argmax(axis=1) for found in (network, quantized))
-    equal = int((real == rounded).sum())
-    if equal >= 0.9 * len(images):
+def _rounding_notes(
+    measure: Measure, network: SpikingNetwork, quantized: QuantizedNetwork, images: Array
+) -> tuple[str, ...]:
+    """A warning where rounding changes classes or outputs; a single huge weight can cause it."""
+    share = rounded_share(measure, network, quantized, images)
+    if share >= measure.least_share:
         return ()
+    agrees = measure.words(share, "the float SNN", f"{len(images)} calibration images")
     return (
-        f"quantized and float SNN agree on only {equal} of {len(images)} calibration images; look for layers of few "
-        "weight bits, and for single weights or biases far larger than the others.",
+        f"the quantized network only {agrees}; look for layers of few weight bits, and for single weights or biases "
+        "far larger than the others.",
     )

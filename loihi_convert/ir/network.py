@@ -27,6 +27,7 @@ import numpy as np
 from loihi_convert.arrays import Array, Shape, freeze
 from loihi_convert.choices import Readout as Readout
 from loihi_convert.choices import Reset as Reset
+from loihi_convert.choices import Task
 from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.relays import relay_count, require_relays
 from loihi_convert.ir.synapse import Conv, Synapse
@@ -77,11 +78,14 @@ class ReluNetwork:
         In order; the last one is `Dense` and has no ReLU. Inputs are pixels / 255, in 0..1.
     notes
         What was left out of the CNN, one sentence each.
+    task
+        What its outputs are, see `ir.task`.
     """
 
     input_shape: Shape
     layers: tuple[ReluLayer, ...]
     notes: tuple[str, ...] = ()
+    task: Task = "classification"
 
     @property
     def shapes(self) -> tuple[Shape, ...]:

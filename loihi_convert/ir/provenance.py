@@ -6,9 +6,10 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
-from loihi_convert.errors import InputError
+from loihi_convert.choices import Task
+from loihi_convert.errors import InputError, one_of
 
 Record = TypeVar("Record", bound="ModelRecord | BalanceRecord | QuantizeRecord")
 
@@ -31,6 +32,13 @@ class ModelRecord:
         Per channel, where images were normalized.
     seed, test_accuracy
         Of its training.
+    task
+        What its outputs are, see `ir.task`; files of classification need not record it.
+
+    Raises
+    ------
+    InputError
+        If there is no such task.
     """
 
     file: str | None = None
@@ -43,6 +51,11 @@ class ModelRecord:
     std: tuple[float, ...] | None = None
     seed: int | None = None
     test_accuracy: float | None = None
+    task: Task = "classification"
+
+    def __post_init__(self) -> None:
+        if self.task not in get_args(Task):
+            raise InputError(f"found {self.task!r}", where="task", expected=one_of(get_args(Task)))
 
 
 @dataclass(frozen=True)
@@ -75,6 +88,7 @@ class QuantizeRecord:
 # By the annotation of a field: the types of its JSON value, those of the items of a list, and their name.
 _KINDS: Final[Mapping[str, tuple[tuple[type, ...], tuple[type, ...], str]]] = {
     "str": ((str,), (), "a text"),
+    "Task": ((str,), (), "a text"),
     "int": ((int,), (), "a whole number"),
     "float": ((int, float), (), "a number"),
     "tuple[str, ...]": ((list, tuple), (str,), "a list of texts"),

@@ -16,6 +16,7 @@ from loihi_convert.arrays import Array, Shape, freeze
 from loihi_convert.chip import limits, rules
 from loihi_convert.choices import Granularity as Granularity
 from loihi_convert.choices import Target as Target
+from loihi_convert.choices import Task
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.network import IntegrateAndFire, Readout, Reset, output_shapes, summary
 from loihi_convert.ir.poisson import MAX_SEED
@@ -226,6 +227,25 @@ class QuantizedNetwork:
     def readout(self) -> Readout:
         """What the output is: the last layer's membrane potential, or the spikes it has fired."""
         return "potential" if self.layers[-1].neuron is None else "spikes"
+
+    @property
+    def task(self) -> Task:
+        """What the outputs are, as recorded of the CNN; see `ir.task`."""
+        return self.provenance.model.task
+
+    def real_outputs(self, outputs: Array, timesteps: int | Array) -> Array:
+        """Return ``outputs`` in the CNN's units, float64: potential, or spike count x threshold, x scale / T.
+
+        Parameters
+        ----------
+        outputs
+            As of `RunResult.outputs`: ``(..., outputs)``.
+        timesteps
+            The steps T after which they were read: one number, or an array that broadcasts.
+        """
+        last = self.layers[-1]
+        amplitude = last.scale * (1 if last.threshold is None else last.threshold)
+        return np.asarray(outputs * amplitude / timesteps)
 
     @property
     def spiking_layers(self) -> tuple[QuantizedLayer, ...]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.task import classes_of
 from loihi_convert.progress import Progress
 from loihi_convert.records import Record
 from loihi_convert.simulation.intermediate import Intermediate
@@ -89,9 +90,9 @@ class ActivationRange:
         return self._above / self._positive if self._positive else None
 
 
-def classes_of(activations: Sequence[Array]) -> Array:
-    """int64 ``(N,)``: arg max of the last layer; the lowest class among equals."""
-    return np.asarray(activations[-1].reshape(len(activations[-1]), -1).argmax(axis=1))
+def final_classes(activations: Sequence[Array]) -> Array:
+    """int64 ``(N,)``: the class that the last layer's activations stand for."""
+    return classes_of(activations[-1].reshape(len(activations[-1]), -1))
 
 
 class ComparedActivations(NamedTuple):
@@ -129,7 +130,7 @@ def compare_activations(
     for start in range(0, len(images), size):
         rows = slice(start, start + size)
         expected = chain(images[rows])
-        compared.classes[0, rows] = classes_of(expected)
+        compared.classes[0, rows] = final_classes(expected)
         if network.readout == "spikes":
             # A spike count is never negative.
             expected[-1] = np.maximum(expected[-1], 0)
@@ -138,10 +139,10 @@ def compare_activations(
                 layer_range.add(maps)
         for index, between in enumerate(networks):
             found = between.activations(images[rows])
-            compared.classes[1 + index, rows] = classes_of(found)
+            compared.classes[1 + index, rows] = final_classes(found)
             for sums, maps, wanted in zip(compared.errors[index], found, expected, strict=True):
                 sums.add(maps, wanted)
         for index, maps in enumerate(found):
-            compared.resumed[index, rows] = classes_of(chain.behind(index, maps) or found)
+            compared.resumed[index, rows] = final_classes(chain.behind(index, maps) or found)
         progress(min(start + size, len(images)), len(images))
     return compared

@@ -14,7 +14,7 @@ from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.request import result_size
 from loihi_convert.checks.lava_dl_notes import lava_dl_notes
-from loihi_convert.conversion.choice import Agreement
+from loihi_convert.conversion.agreement import Agreement
 from loihi_convert.conversion.flow import to_integers
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_timesteps
 from loihi_convert.conversion.quantization_report import QuantizationReport

@@ -238,10 +238,11 @@ def test_export_says_that_rounding_changes_the_classes(tmp_path: Path) -> None:
         save(Checkpoint("digits-cnn", state, "digits", (1, 8, 8), tuple("0123456789"), 0, 0.5, 0.5, {}), path)
         return " ".join(pipeline.export(path, None, (8,), images)[0].notes)
 
-    assert "float SNN agree on only" not in notes(state, "good")
+    assert "agrees with the float SNN" not in notes(state, "good")
     weight = state["fc.weight"].clone()
     weight[3] = -1e4
-    assert "quantized and float SNN agree on only 0 of 32" in notes({**state, "fc.weight": weight}, "outlier")
+    expected = "the quantized network only agrees with the float SNN on 0.00 % of 32 calibration images"
+    assert expected in notes({**state, "fc.weight": weight}, "outlier")
 
 
 def test_an_error_of_a_file_names_it_and_exits_with_3(tmp_path: Path) -> None:

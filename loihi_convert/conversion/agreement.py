@@ -1,0 +1,161 @@
+"""How well a quantized network agrees with the CNN, and the words for it; one measure for each task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from loihi_convert.arrays import Array
+from loihi_convert.choices import Task
+from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
+from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.task import classes_of
+from loihi_convert.records import wilson_interval
+from loihi_convert.simulation.relu import cnn_scores
+from loihi_convert.simulation.simulator import outputs
+
+# Of an output's variance: an error of 3 % of its standard deviation.
+_NEGLIGIBLE: Final = 0.001
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How well a quantized network agrees with the CNN on some calibration images.
+
+    Parameters
+    ----------
+    agreement
+        0..1: the share of images with the CNN's class or, of a regression, `explained_share` of the CNN's outputs.
+    error
+        Mean squared difference between the output / T, in the CNN's units, and the CNN's scores. The output is the
+        potential, or, where the last layer has neurons, its spike counts x threshold.
+    image_count
+        Images simulated.
+    """
+
+    agreement: float
+    error: float
+    image_count: int
+
+
+class Measure(NamedTuple):
+    """How the networks of a task are compared.
+
+    Parameters
+    ----------
+    share
+        Agreement 0..1 of outputs with those expected, both ``(N, outputs)``.
+    falls_short
+        Whether the first agreement is worse than the second by more than chance explains.
+    sentence
+        What a share says: ``{percent}`` of it, with ``{whose}`` outputs, on which ``{images}``.
+    least_share
+        Below it, rounding to integers is worth a warning.
+    decimals
+        Of a share in per cent.
+    """
+
+    share: Callable[[Array, Array], float]
+    falls_short: Callable[[Agreement, Agreement], bool]
+    sentence: str
+    least_share: float
+    decimals: int
+
+    def percent(self, share: float) -> str:
+        """Return a share in per cent: 98.00 %."""
+        return f"{100 * share:.{self.decimals}f} %"
+
+    def words(self, share: float, whose: str, images: str) -> str:
+        """Return a share in words: "agrees with the CNN on 98.00 % of 200 calibration images"."""
+        return self.sentence.format(percent=self.percent(share), whose=whose, images=images)
+
+
+def equal_share(found: Array, expected: Array) -> float:
+    """Return the share of rows of ``found`` that stand for the class of those of ``expected``."""
+    return float((classes_of(found) == classes_of(expected)).mean())
+
+
+def explained_share(found: Array, expected: Array) -> float:
+    """Return the share of the variance over images of ``expected`` that ``found`` explains, the mean over outputs.
+
+    Of one output 1 - sum (found - expected)^2 / sum (expected - its mean)^2, and 0 where that is negative, because the
+    mean explains as much; an output that does not vary is left out. Without an output that varies, 1 if all are equal.
+    """
+    wanted = expected.astype(np.float64)
+    lost = np.square(found - wanted).sum(axis=0)
+    spread = np.square(wanted - wanted.mean(axis=0)).sum(axis=0)
+    # The variance of a constant is 0 but for rounding errors.
+    varies = spread > 1e-12 * np.square(wanted).sum(axis=0)
+    if not varies.any():
+        return float(not lost.any())
+    return float(np.clip(1 - lost[varies] / spread[varies], 0, 1).mean())
+
+
+def _lies_below_interval(written: Agreement, trial: Agreement) -> bool:
+    """Whether ``written`` lies below the 95 % interval of the agreement that ``trial`` has measured."""
+    low, _ = wilson_interval(round(trial.agreement * trial.image_count), trial.image_count)
+    return written.agreement < low
+
+
+def _is_less_exact(written: Agreement, trial: Agreement) -> bool:
+    """Whether more is left unexplained than the upper end of a 95 % interval, by an amount that matters.
+
+    The mean of n squares of normal errors has a relative standard error of sqrt(2 / n).
+    """
+    left = 1 - trial.agreement
+    return 1 - written.agreement > left + max(_NEGLIGIBLE, left * 1.96 * math.sqrt(2 / trial.image_count))
+
+
+_MEASURES: Final[Mapping[Task, Measure]] = {
+    "classification": Measure(
+        equal_share,
+        _lies_below_interval,
+        "agrees with {whose} on {percent} of {images}",
+        least_share=0.9,
+        decimals=2,
+    ),
+    "regression": Measure(
+        explained_share,
+        _is_less_exact,
+        "explains {percent} of the variance of the outputs of {whose} on {images}",
+        # A root mean square error of a tenth of an output's standard deviation.
+        least_share=0.99,
+        decimals=3,
+    ),
+}
+
+
+def measure_of(task: Task) -> Measure:
+    """Return how the networks of ``task`` are compared."""
+    return _MEASURES[task]
+
+
+def measured_agreement(cnn: ReluNetwork, network: QuantizedNetwork, images: Array, *, device: str = "cpu") -> Agreement:
+    """Return how well ``network`` agrees with ``cnn`` on ``images``, uint8 ``(N, C, H, W)``, after its T steps."""
+    return agreement_with(cnn_scores(cnn, images), measure_of(cnn.task), network, images, device=device)
+
+
+def agreement_with(
+    scores: Array, measure: Measure, network: QuantizedNetwork, images: Array, *, device: str = "cpu"
+) -> Agreement:
+    """Return the same where the CNN's outputs, ``(N, outputs)``, are known."""
+    read = outputs(network, images, network.timesteps, device=device)[:, -1]
+    found = network.real_outputs(read, network.timesteps)
+    return Agreement(
+        # Spike counts choose a class as they are, whatever a spike of an output is worth.
+        agreement=measure.share(read if network.readout == "spikes" else found, scores),
+        error=float(np.square(found - scores).mean()),
+        image_count=len(images),
+    )
+
+
+def rounded_share(measure: Measure, network: SpikingNetwork, quantized: QuantizedNetwork, images: Array) -> float:
+    """Return the agreement of ``quantized`` with ``network``, the float SNN it was rounded from, on ``images``."""
+    real, rounded = (outputs(found, images, network.timesteps)[:, -1] for found in (network, quantized))
+    if network.readout == "spikes":
+        return measure.share(rounded, real)
+    return measure.share(quantized.real_outputs(rounded, network.timesteps), real / network.timesteps)

@@ -1,0 +1,91 @@
+"""A regression in images that are generated: where a blob is. Shown against T: python tests/support/blobs.py [FOLDER]
+
+Each image holds noise and one Gaussian blob; the targets are its row and its column, in pixels. The script trains a
+small CNN, exports it for several T as a user would, runs each file on other images, and prints RMSE and R^2 against T.
+FOLDER keeps the data, the checkpoint, the files, the run folder and its report; default: a temporary folder.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from loihi_convert.arrays import Array
+
+TIMESTEPS = "1,2,4,8,16,32,64"
+SIZE = 16
+TRAINING = 4_000
+
+
+def blobs(count: int, size: int = SIZE, *, seed: int = 0) -> tuple[Array, Array]:
+    """Return images, uint8 ``(N, size, size)``, and the blob's row and column in pixels, float64 ``(N, 2)``."""
+    random = np.random.default_rng(seed)
+    centre = random.uniform(2, size - 3, (count, 2))
+    row, column = np.mgrid[:size, :size]
+    squares = (row - centre[:, :1, None]) ** 2 + (column - centre[:, 1:, None]) ** 2
+    light = 0.8 * np.exp(-squares / 4.5) + 0.1 * random.random((count, size, size))
+    return np.rint(255 * light).astype(np.uint8), centre
+
+
+def network(outputs: int = 2, size: int = SIZE) -> nn.Module:
+    """Return an untrained CNN for `blobs`."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2)),
+        *(nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2)),
+        *(nn.Flatten(), nn.Linear(16 * (size // 4) ** 2, 64), nn.ReLU(), nn.Linear(64, outputs)),
+    )
+
+
+def fitted(images: Array, targets: Array, loss: nn.Module, *, steps: int, size: int = SIZE) -> nn.Module:
+    """Return a `network` that was trained on ``images`` with targets ``(N, outputs)``; the same each time."""
+    torch.manual_seed(0)
+    model = network(targets.shape[1], size)
+    x = torch.from_numpy(images[:, np.newaxis] / np.float32(255))
+    y = torch.from_numpy(targets.astype(np.float32))
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps)
+    for _ in range(steps):
+        chosen = torch.randint(len(x), (128,))
+        optimizer.zero_grad()
+        loss(model(x[chosen]), y[chosen]).backward()
+        optimizer.step()
+        schedule.step()
+    return model.eval()
+
+
+def main() -> None:
+    """Train, export, run and report."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, count, seed in (("train", TRAINING, 0), ("test", 2_000, 1)):
+            images, targets = blobs(count, seed=seed)
+            np.savez(folder / f"{name}.npz", images=images, targets=targets, classes=["row", "column"])
+        model = fitted(*blobs(TRAINING), nn.MSELoss(), steps=2_000)
+        torch.save(model.state_dict(), folder / "blob.pt")
+        arch = ("--arch", "blobs:network")
+        _run(folder, "export", "blob.pt", "-T", TIMESTEPS, "--task", "regression", "--data", "train.npz", *arch)
+        files = [f"blob-T{steps}.net" for steps in TIMESTEPS.split(",")]
+        _run(folder, "run", *files, "--data", "test.npz", *arch)
+        _run(folder, "run", files[-1], "--data", "test.npz", *arch)
+        runs = sorted(map(str, (folder / "runs").iterdir()))
+        _run(folder, "report", *runs, "--overwrite")
+
+
+def _run(folder: Path, *words: str) -> None:
+    print(f"$ loihi-convert {' '.join(words)}", flush=True)
+    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    overwrite = ("--overwrite",) * (words[0] == "export")
+    command = [sys.executable, "-m", "loihi_convert", *words, *overwrite]
+    subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": paths}, check=True)
+
+
+if __name__ == "__main__":
+    main()
