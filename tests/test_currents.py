@@ -16,8 +16,9 @@ from support.strategies import Case, networks
 
 from loihi_convert.arrays import Shape
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
-from loihi_convert.simulation import currents as module
-from loihi_convert.simulation.currents import MAX_BYTE, Currents, sum_pool
+from loihi_convert.simulation import convolution as module
+from loihi_convert.simulation.convolution import MAX_BYTE
+from loihi_convert.simulation.currents import Currents, sum_pool
 
 HAS_INT8 = platform.machine() == "x86_64" and torch.backends.mkldnn.is_available()
 

@@ -20,7 +20,8 @@ from loihi_convert.chip import limits
 from loihi_convert.choices import Device
 from loihi_convert.errors import UsageError, one_of
 from loihi_convert.ir.synapse import Conv
-from loihi_convert.simulation.currents import Geometry, convolved_by_product, pooled_maps
+from loihi_convert.simulation.convolution import Geometry, convolved_by_product
+from loihi_convert.simulation.currents import pooled_maps
 from loihi_convert.simulation.layer_spec import LayerBlock, LayerSpec, Recording
 
 # Numbers that the written-out inputs of a convolution may take at once.

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from loihi_convert.arrays import Array
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
+from loihi_convert.simulation.convolution import Geometry
 from loihi_convert.simulation.cpu import CpuLayer
 from loihi_convert.simulation.current_kernels import raise_to_largest
-from loihi_convert.simulation.currents import Currents, Geometry, as_convolution
+from loihi_convert.simulation.currents import Currents, as_convolution
 from loihi_convert.simulation.device import DeviceLayer
 from loihi_convert.simulation.layer_spec import LayerSpec
 

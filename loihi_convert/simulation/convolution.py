@@ -1,0 +1,158 @@
+"""Convolutions of many maps at once, on the CPU: the arithmetic that is fastest among the exact.
+
+==============  =======================================================================================================
+arithmetic      exact for integers because
+==============  =======================================================================================================
+int8            oneDNN's convolution of uint8 spikes by int8 weights sums in int32, and gives float32. Where a processor
+                has no dot product of bytes, it adds two products in int16 first: at most 2 x 127 x 129 = 32766
+float32         every partial sum is below 2^23 (the exactness rules of `chip.rules`), whatever the order of summation
+==============  =======================================================================================================
+
+Axes: N images or image-steps, then H W C, channels last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from loihi_convert.arrays import Array, Pair
+from loihi_convert.chip import limits
+
+Geometry = tuple[Pair, Pair, Pair, int]
+"""Stride, padding, dilation, groups."""
+
+MAX_BYTE: Final = (2**15 - 1) // (2 * limits.WEIGHT_LIMIT)
+"""Largest input, spikes summed over a window, for which int8 arithmetic is exact on every processor."""
+
+
+class Convolution:
+    """A convolution as a function of a batch.
+
+    Parameters
+    ----------
+    weight
+        ``(C_out, C_in / groups, K_h, K_w)``, real numbers or integers.
+    geometry
+        How it moves.
+    input_shape
+        ``(H, W, C)``.
+    largest_input
+        The inputs are 0..largest_input in bytes, and the weights bytes, too; ``None``: both may be any number.
+    covers_map
+        Whether the kernel covers the whole map, once.
+    """
+
+    def __init__(
+        self,
+        weight: Array,
+        geometry: Geometry,
+        input_shape: tuple[int, int, int],
+        *,
+        largest_input: int | None,
+        covers_map: bool,
+    ) -> None:
+        self._geometry, self._covers_map = geometry, covers_map
+        with np.errstate(over="ignore"):
+            kernel = torch.from_numpy(weight.astype(np.float32))
+        # A channels-last kernel is a matrix whose rows are in H, W, C order.
+        self._kernel = kernel.contiguous(memory_format=torch.channels_last)
+        self._onednn_errs = onednn_errs(geometry, kernel.shape[2:], input_shape[:2])
+        # Batch sizes for which int8 has been compared with float32: oneDNN chooses its code by size.
+        self._compared: set[int] = set()
+        self._int8: _Int8 | None = None
+        if largest_input is not None and largest_input <= MAX_BYTE and not self._onednn_errs:
+            self._int8 = self._int8_if_equal(weight, input_shape, largest_input)
+
+    @property
+    def uses_int8(self) -> bool:
+        """Whether the arithmetic is int8."""
+        return self._int8 is not None
+
+    def __call__(self, inputs: Array) -> Array:
+        """Return float32 ``(N, H_out, W_out, C_out)`` for ``(N, H, W, C)``, uint8 or float32."""
+        if self._int8 is None:
+            return self.in_float32(inputs)
+        if len(inputs) in self._compared:
+            return self._int8(inputs)
+        exact = self.in_float32(inputs)
+        if np.array_equal(self._int8(inputs), exact):
+            self._compared.add(len(inputs))
+        return exact
+
+    def in_float32(self, inputs: Array) -> Array:
+        """The same by float32 arithmetic."""
+        inputs = inputs.astype(np.float32, copy=False)
+        if self._covers_map:
+            matrix = self._kernel.permute(0, 2, 3, 1).flatten(1)
+            return functional.linear(torch.from_numpy(inputs).flatten(1), matrix)[:, None, None].numpy()
+        maps = torch.from_numpy(inputs).permute(0, 3, 1, 2)
+        if self._onednn_errs:
+            return channels_last_of(convolved_by_product(maps, self._kernel, self._geometry))
+        # NNPACK, which torch may choose for some shapes, transforms (Winograd, Fourier), which rounds.
+        with torch.backends.nnpack.flags(enabled=False):
+            return channels_last_of(functional.conv2d(maps, self._kernel, None, *self._geometry))
+
+    def _int8_if_equal(self, weight: Array, input_shape: tuple[int, int, int], largest_input: int) -> _Int8 | None:
+        """int8 arithmetic, if this build of torch has it for this synapse, and gives what float32 does."""
+        inputs = np.random.default_rng(0).integers(0, largest_input, (2, *input_shape), np.uint8, endpoint=True)
+        try:
+            int8 = _Int8(weight, self._geometry, input_shape)
+            found = int8(inputs)
+        except (AttributeError, NotImplementedError, RuntimeError):
+            return None
+        return int8 if np.array_equal(found, self.in_float32(inputs)) else None
+
+
+def convolved_by_product(maps: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
+    """Return a convolution written out as a matrix product (im2col): ``(N, C_out, H_out, W_out)``."""
+    (stride, padding, dilation, groups), size = geometry, kernel.shape[2:]
+    columns = functional.unfold(maps, size, dilation, padding, stride)
+    rows = kernel.reshape(groups, len(kernel) // groups, -1)
+    found = rows @ columns.reshape(len(maps), groups, -1, columns.shape[2])
+    height = (maps.shape[2] + 2 * padding[0] - dilation[0] * (size[0] - 1) - 1) // stride[0] + 1
+    return found.reshape(len(maps), len(kernel), height, -1)
+
+
+def onednn_errs(geometry: Geometry, size: Sequence[int], input_size: Sequence[int]) -> bool:
+    """Whether oneDNN, of torch 2.3 to 2.13, computes nonsense or ends in SIGSEGV.
+
+    Nonsense where a horizontal stride leaves a single column; SIGSEGV, by bytes and by float32, where some outputs see
+    nothing but padding.
+    """
+    stride, padding, dilation, _ = geometry
+    sees_nothing = any(p > d * (k - 1) for p, d, k in zip(padding, dilation, size, strict=True))
+    columns = (input_size[1] + 2 * padding[1] - dilation[1] * (size[1] - 1) - 1) // stride[1] + 1
+    return sees_nothing or (columns == 1 and stride[1] > 1)
+
+
+class _Int8:
+    """A convolution of uint8 by int8 in oneDNN, as PyTorch's quantized networks use it, with all scales 1."""
+
+    def __init__(self, weight: Array, geometry: Geometry, input_shape: tuple[int, int, int]) -> None:
+        height, width, channels = input_shape
+        self._geometry = geometry
+        self._ones = torch.ones(len(weight))
+        self._zeros = torch.zeros(len(weight), dtype=torch.int64)
+        kernel = torch.from_numpy(np.ascontiguousarray(weight, np.int8))
+        self._packed: Any = torch.ops.onednn.qconv_prepack(
+            kernel, self._ones, 1.0, 0, *geometry, [1, channels, height, width]
+        )
+
+    def __call__(self, inputs: Array) -> Array:
+        maps = torch.from_numpy(inputs).permute(0, 3, 1, 2)
+        found = torch.ops.onednn.qconv2d_pointwise(
+            *(maps, 1.0, 0, self._packed, self._ones, self._zeros, None, *self._geometry),
+            *(1.0, 0, torch.float32, "none", [], ""),
+        )
+        return channels_last_of(found)
+
+
+def channels_last_of(maps: Tensor) -> Array:
+    """``(N, C, H, W)`` as contiguous ``(N, H, W, C)``."""
+    return maps.permute(0, 2, 3, 1).contiguous().numpy()
