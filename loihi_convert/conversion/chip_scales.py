@@ -28,7 +28,6 @@ from loihi_convert.conversion.scales import HEADROOM, largest_of, nearest
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer
 
-_MAX_THRESHOLD: Final = limits.SELF_WEIGHT_LIMIT << limits.WEIGHT_EXP_LIMIT
 _MAX_BIAS: Final = limits.WEIGHT_LIMIT << limits.WEIGHT_EXP_LIMIT
 # Scales grow by so much at least where integers do not fit; and so often at most.
 _GROWTH: Final = 1.001
@@ -71,7 +70,7 @@ def chip_layer(real: FloatLayer, held: ObservedRange | None, timesteps: int, *, 
     RangeError
         If a number fits at no scale.
     """
-    bounds = [(real.threshold, _MAX_THRESHOLD), (real.largest_bias, _MAX_BIAS)]
+    bounds = [(real.threshold, _largest_threshold(real)), (real.largest_bias, _MAX_BIAS)]
     least = [nearest(real), *(values / real.unit / limit for values, limit in bounds)]
     if held is None:
         return _fitting(real, largest_of(least, real), timesteps, is_constant=is_constant)
@@ -84,6 +83,14 @@ def chip_layer(real: FloatLayer, held: ObservedRange | None, timesteps: int, *, 
         rises = real.threshold + HEADROOM * (np.maximum(held.largest_current, 0) + beyond)
     least.append(np.maximum(-HEADROOM * held.lowest, rises * real.is_alive) / real.unit / limits.POTENTIAL_LIMIT)
     return _fitting(real, largest_of(least, real), None, is_constant=is_constant)
+
+
+def _largest_threshold(real: FloatLayer) -> int:
+    """255 x 2^7; less where thresholds need fewer factors of two, so as to have one with the thresholds of relays."""
+    exponent = limits.WEIGHT_EXP_LIMIT
+    if real.is_relay.any():
+        exponent = min(exponent, real.relay_weight.bit_length() - 1)
+    return limits.SELF_WEIGHT_LIMIT << exponent
 
 
 def is_proven(layer: QuantizedLayer, timesteps: int, *, is_constant: bool) -> bool:
@@ -151,13 +158,14 @@ def snap_to_chip_grid(layer: QuantizedLayer) -> QuantizedLayer:
 
 def _fitting(real: FloatLayer, scale: Array, timesteps: int | None, *, is_constant: bool) -> QuantizedLayer:
     """The layer on the smallest scales from ``scale`` on which its integers fit; no wrapping for T, if there is one."""
-    has_weights = bool(real.magnitudes[real.is_alive].any())
+    own = real.is_alive & ~real.is_relay
+    has_weights = bool(real.magnitudes[own].any())
     for _ in range(_ATTEMPTS):
         layer = snap_to_chip_grid(real.quantize(scale))
         excess = np.maximum(_largest_current(layer), _level_excess(layer))
         if timesteps is not None:
             excess = np.maximum(excess, _wrapping(layer, timesteps, is_constant=is_constant))
-        if has_weights and not layer.weight.any():
+        if has_weights and not layer.weight[own].any():
             break
         if excess.max() <= 1:
             return layer

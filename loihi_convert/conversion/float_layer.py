@@ -7,6 +7,9 @@ which sums in integers. Then::
     w_q = round(w a / s_k)    theta_q = round(theta / m_k)    b_q = round(b / m_k)    v0_q = floor(theta_q v0 / theta)
 
 with ``a`` the amplitude of the input channel, taken from the threshold that is *really used* after rounding there.
+
+A relay (`ir.relays`) has ``w_q = theta_q``, a power of two where it may choose: its scale is then ``a / theta_q``
+without rounding, so that the integers stand for exactly the amplitude that it repeats.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
 from loihi_convert.ir.network import SpikingLayer
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer
+from loihi_convert.ir.relays import is_relay
 from loihi_convert.ir.rounding import rounded
 from loihi_convert.ir.synapse import Synapse
 
@@ -66,6 +70,19 @@ class FloatLayer:
         return np.zeros(self.synapse.channels) if neuron is None else np.where(self.is_alive, neuron.threshold, 0.0)
 
     @property
+    def is_relay(self) -> Array:
+        """bool ``(C,)``: which channels repeat one of the layer before, and can fire."""
+        return is_relay(self.layer.relay_of, self.synapse.channels) & self.is_alive
+
+    @property
+    def relay_weight(self) -> int:
+        """Weight and threshold of relays where thresholds are per channel: the largest power of two that is a weight.
+
+        The largest, because for target loihi2 all thresholds of a layer have a common power of two.
+        """
+        return 1 << (self.largest_weight.bit_length() - 1)
+
+    @property
     def magnitudes(self) -> Array:
         """float64 ``(C, n)``: of the weights."""
         return np.abs(self.synapse.weight).reshape(self.synapse.channels, -1)
@@ -80,10 +97,15 @@ class FloatLayer:
     def quantize(self, scale: Array, *, is_scalar: bool = False) -> QuantizedLayer:
         """Return the integers on ``scale``, float64 ``(C_out,)``: the s_k of this module's docstring.
 
-        ``is_scalar``: on these scales all thresholds are one integer, see `scalar_threshold.py`.
+        Relays have scales of their own. ``is_scalar``: on these scales all thresholds are one integer, see
+        `scalar_threshold.py`.
         """
-        synapse, neuron, potential_unit = self.synapse, self.layer.neuron, scale * self.unit
-        alive = self.is_alive
+        synapse, neuron = self.synapse, self.layer.neuron
+        alive, relays = self.is_alive, self.is_relay
+        relay_weight = self._shared_threshold(scale) if is_scalar else self.relay_weight
+        # The row of a relay holds one weight: the amplitude that it repeats.
+        scale = np.where(relays, self.magnitudes.max(axis=1) / relay_weight, scale)
+        potential_unit = scale * self.unit
         # The weights of a dead channel are 0, so that it costs nothing and cannot drift anywhere.
         rows = synapse.weight.reshape(synapse.channels, -1)
         weight = rounded(rows, np.where(alive, scale, np.inf), self.largest_weight).astype(np.int32)
@@ -96,6 +118,7 @@ class FloatLayer:
         if neuron is not None:
             finite = np.where(alive, neuron.threshold, 1.0)
             threshold = np.where(alive, np.maximum(np.rint(finite / potential_unit), 1), limits.NEVER_FIRES)
+            threshold = np.where(relays, relay_weight, threshold)
             if is_scalar:
                 # The one threshold of the living serves a dead channel, too: its weights and bias are 0.
                 threshold = np.full_like(threshold, threshold.min())
@@ -109,7 +132,15 @@ class FloatLayer:
             largest_input=self.largest_input,
             balanced=neuron,
             correction=self.layer.correction,
+            relay_of=self.layer.relay_of,
         )
+
+    def _shared_threshold(self, scale: Array) -> int:
+        """The threshold of all channels on the scales of `scalar_threshold`; that of relays if there are only those."""
+        own = self.is_alive & ~self.is_relay
+        if not own.any():
+            return self.relay_weight
+        return int(max(1, np.rint(self.threshold[own] / (scale[own] * self.unit)).min()))
 
 
 def initial_integers(threshold: Array, share: Array) -> Array:

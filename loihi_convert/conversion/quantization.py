@@ -26,6 +26,7 @@ from loihi_convert.conversion.scales import HEADROOM, lava_scales
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.network import SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork, largest_pixel, with_pixel_bits
+from loihi_convert.ir.relays import relayed
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.inputs import MAX_PIXEL
 from loihi_convert.simulation.relu import currents
@@ -89,9 +90,12 @@ def quantize(
         pixel_bits = limits.MAX_PIXEL_BITS if choice is None else _best_pixel_bits(rounding, images, choice)
     white = largest_pixel(network.poisson_seed, pixel_bits)
     layers: list[QuantizedLayer] = []
+    amplitude: Array | None = None
     for index in range(len(network.layers)):
-        amplitude = layers[-1].used_amplitude if layers else None
-        layers.append(rounding.layer(index, 1 if layers else white, amplitude))
+        layer = rounding.layer(index, 1 if layers else white, amplitude)
+        used = layer.used_amplitude
+        amplitude = used if used is None or amplitude is None else relayed(used, amplitude, layer.relay_of)
+        layers.append(layer)
     return QuantizedNetwork(
         input_shape=network.input_shape,
         layers=tuple(layers),

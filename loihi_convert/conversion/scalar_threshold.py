@@ -9,7 +9,8 @@ the whole layer::
 
 What remains to be chosen is theta_q. The larger it is, the finer the weights; but a channel of large weights and a
 small threshold then clips at 127, while one of small weights and a large threshold has few levels left. This is the
-cost of a scalar threshold: a channel can no longer have the scale that suits it best.
+cost of a scalar threshold: a channel can no longer have the scale that suits it best. In a layer with relays, whose
+weight is their threshold, theta_q is at most 127.
 """
 
 from __future__ import annotations
@@ -29,7 +30,14 @@ _FACTORS: Final = np.geomspace(1, 32, 90)
 
 
 def scalar_scales(
-    name: str, thresholds: Array, weights: Array, least: Array, unit: float, largest_weight: int
+    name: str,
+    thresholds: Array,
+    weights: Array,
+    least: Array,
+    unit: float,
+    largest_weight: int,
+    *,
+    largest_threshold: int = limits.THRESHOLD_LIMIT - 1,
 ) -> Array:
     """Return the scales s_k of a layer's weights for which all its thresholds are one integer.
 
@@ -41,7 +49,7 @@ def scalar_scales(
     name
         The layer, for the error.
     thresholds
-        Real, float64 ``(C_out,)``; infinite where a channel can never fire.
+        Real, float64 ``(C_out,)``; infinite where a channel can never fire, or is a relay.
     weights
         Real, or their magnitudes: ``(C_out, n)``.
     least
@@ -50,11 +58,13 @@ def scalar_scales(
         x.
     largest_weight
         As 127 for 8 bits.
+    largest_threshold
+        Bounds the integer.
 
     Returns
     -------
     Array
-        float64 ``(C_out,)``; 1 where a channel can never fire.
+        float64 ``(C_out,)``; 1 where ``thresholds`` are infinite.
 
     Raises
     ------
@@ -67,7 +77,7 @@ def scalar_scales(
     theta, real, least = thresholds[alive], weights[alive], least[alive]
     with np.errstate(divide="ignore"):
         most = np.where(least > 0, theta / (least * unit), np.inf)
-    allowed = min(math.floor(min(most.min(), limits.THRESHOLD_LIMIT - 1) * (1 + 1e-12)), limits.THRESHOLD_LIMIT - 1)
+    allowed = min(math.floor(min(most.min(), largest_threshold) * (1 + 1e-12)), largest_threshold)
     if allowed < 1:
         channel = int(np.flatnonzero(alive)[most.argmin()])
         raise RangeError(

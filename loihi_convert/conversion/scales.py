@@ -51,9 +51,15 @@ def lava_scales(real: FloatLayer, reach: Array, reset: Reset, *, is_scalar: bool
     conditions.append(_of_currents(real, reset))
     conditions.append(real.largest_bias / real.unit / (limits.BIAS_LIMIT if reset == "soft" else limits.LIF_BIAS_LIMIT))
     if is_scalar and real.layer.neuron is not None:
-        least = np.max(conditions[1:], axis=0)
         return scalar_scales(
-            real.layer.name, real.layer.neuron.threshold, real.magnitudes, least, real.unit, real.largest_weight
+            real.layer.name,
+            np.where(real.is_relay, np.inf, real.layer.neuron.threshold),
+            real.magnitudes,
+            np.max(conditions[1:], axis=0),
+            real.unit,
+            real.largest_weight,
+            # Relays need it as a weight.
+            largest_threshold=real.largest_weight if real.is_relay.any() else limits.THRESHOLD_LIMIT - 1,
         )
     return largest_of(conditions, real)
 

@@ -21,7 +21,7 @@ from loihi_convert.errors import RangeError
 from loihi_convert.ir.network import IntegrateAndFire, Readout, Reset, output_shapes, summary
 from loihi_convert.ir.poisson import MAX_SEED
 from loihi_convert.ir.provenance import Provenance, as_provenance
-from loihi_convert.ir.relays import require_relays
+from loihi_convert.ir.relays import is_relay, relay_count, relayed, require_exact_relays, require_relays
 from loihi_convert.ir.synapse import Synapse
 
 MAX_TIMESTEPS: Final = 2**20
@@ -111,13 +111,16 @@ class QuantizedLayer:
         """The amplitude after its threshold is rounded: float64 ``(C_out,)``.
 
         The real amplitude, scaled as the threshold was: amplitude x (integer threshold x scale) / threshold; 0 where
-        the channel can never fire, ``None`` where there are no neurons.
+        the channel can never fire, ``None`` where there are no neurons. That of a relay is its source's but for what
+        float64 rounds; `QuantizedNetwork.used_amplitudes` has the source's itself.
         """
         if self.neuron is None or self.balanced is None:
             return None
         alive = np.isfinite(self.balanced.threshold)
         share = self.neuron.threshold * self.scale / np.where(alive, self.balanced.threshold, 1.0)
-        return np.where(alive, self.balanced.amplitude * share, 0.0)
+        used = np.where(alive, self.balanced.amplitude * share, 0.0)
+        relays = is_relay(self.relay_of, len(used)) & alive
+        return np.where(relays, self.neuron.threshold * self.scale, used)
 
     @property
     def largest_synaptic_current(self) -> int:
@@ -213,9 +216,21 @@ class QuantizedNetwork:
                 raise RangeError(
                     "has no neurons", where=layer.name, expected="must have some unless it is the last layer"
                 )
+        self._require_exact_relays()
         if len(self.shapes[-1]) != 1:
             raise RangeError(
                 "is a convolution", where=self.layers[-1].name, expected="must be dense, as the last layer"
+            )
+
+    def _require_exact_relays(self) -> None:
+        for index, layer in enumerate(self.layers):
+            if relay_count(layer.relay_of) == 0:
+                continue
+            if index in (0, len(self.layers) - 1):
+                reason = "its inputs are pixels" if index == 0 else "it is the last layer"
+                raise RangeError("has relays", where=layer.name, expected=f"must have none: {reason}")
+            require_exact_relays(
+                layer.name, layer.synapse, layer.relay_of, layer.threshold, self.layers[index - 1].synapse.channels
             )
 
     @property
@@ -246,6 +261,15 @@ class QuantizedNetwork:
         last = self.layers[-1]
         amplitude = last.scale * (1 if last.threshold is None else last.threshold)
         return np.asarray(outputs * amplitude / timesteps)
+
+    @property
+    def used_amplitudes(self) -> tuple[Array | None, ...]:
+        """`QuantizedLayer.used_amplitude` of each layer; relays have exactly that of their source."""
+        found: list[Array | None] = []
+        for layer in self.layers:
+            used, before = layer.used_amplitude, found[-1] if found else None
+            found.append(used if used is None or before is None else relayed(used, before, layer.relay_of))
+        return tuple(found)
 
     @property
     def spiking_layers(self) -> tuple[QuantizedLayer, ...]:

@@ -28,7 +28,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.errors import RangeError
-from loihi_convert.ir.synapse import Conv, Synapse
+from loihi_convert.ir.synapse import Conv, Dense, Synapse
 
 
 def is_relay(relay_of: Array | None, channels: int) -> Array:
@@ -62,7 +62,9 @@ def require_relays(name: str, synapse: Synapse, relay_of: Array | None) -> None:
             expected=f"relay_of must be int ({synapse.channels},)",
         )
     relays = np.flatnonzero(relay_of >= 0)
-    if relays.size and synapse.pool != (1, 1):
+    if not relays.size:
+        return
+    if synapse.pool != (1, 1):
         raise RangeError(f"has relays behind a pooling of {synapse.pool}", where=name, expected="must pool nothing")
     rows = synapse.weight[relays].reshape(relays.size, -1)
     if (np.count_nonzero(rows, axis=1) > 1).any() or rows.min(initial=0) < 0:
@@ -81,3 +83,42 @@ def require_relays(name: str, synapse: Synapse, relay_of: Array | None) -> None:
                 where=name,
                 expected=f"must repeat {relay_of[relays][wrong][0]}, as relay_of says",
             )
+
+
+def require_exact_relays(
+    name: str, synapse: Synapse, relay_of: Array | None, threshold: Array | None, sources: int
+) -> None:
+    """Raise a `RangeError` unless each relay of a layer of integers fires when its source does, and only then.
+
+    Its weight must be its threshold. A relay of a channel that can never fire has none, and never fires.
+
+    Parameters
+    ----------
+    name, synapse, relay_of
+        Of the layer; `require_relays` holds.
+    threshold
+        Of its neurons: ``(C_out,)``, integers.
+    sources
+        Channels of the layer before.
+    """
+    if relay_of is None or threshold is None:
+        return
+    relays = np.flatnonzero(relay_of >= 0)
+    if not relays.size:
+        return
+    rows = synapse.weight[relays].reshape(relays.size, -1)
+    weights, wanted = rows.sum(axis=1), threshold[relays]
+    wrong = np.flatnonzero((weights != wanted) & (weights != 0))
+    if wrong.size:
+        found = f"weight {weights[wrong[0]]} of channel {relays[wrong[0]]}, whose threshold is {wanted[wrong[0]]}"
+        raise RangeError(f"a relay's weight is its threshold does not hold: {found}", where=name)
+    repeats = relay_of[relays]
+    if isinstance(synapse, Dense):
+        taps = rows.argmax(axis=1) // max(1, rows.shape[1] // sources)
+        repeats = np.where(weights > 0, taps, repeats)
+    if not np.array_equal(repeats, relay_of[relays]) or repeats.max(initial=0) >= sources:
+        raise RangeError(
+            "a relay repeats another channel than relay_of says",
+            where=name,
+            expected=f"must be one of the {sources} channels of the layer before, at the relay's one weight",
+        )

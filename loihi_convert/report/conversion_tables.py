@@ -44,9 +44,7 @@ def quantization_table(report: QuantizationReport) -> Table:
     rows = [
         {
             "layer": layer.name,
-            "weight bits\nleast..most": "..".join(
-                map(str, dict.fromkeys((layer.weight_bits[0], layer.weight_bits[2])))
-            ),
+            "weight bits\nleast..most": None if layer.weight_bits is None else _span(*layer.weight_bits[::2]),
             "weights\noff by": f"{100 * layer.weight_error:.2g} %",
             "thresholds": "only integrates" if layer.thresholds is None else _span(*layer.thresholds),
             "thresholds\noff by": f"{100 * layer.threshold_error:.2g} %" if is_chip and layer.thresholds else None,
