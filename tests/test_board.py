@@ -152,6 +152,16 @@ def test_the_script_of_a_dry_run_repeats_what_was_given(invoke: Invoke) -> None:
     assert last[last.index("--model") + 1] == "a b.pt"
 
 
+def test_a_dry_run_refuses_the_folder_that_the_run_would_refuse(invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "accuracy.csv").touch()
+    words = ("--backend", "loihi2", "--dry-run", "--data", "digits", "--output", "here")
+    code, out, err = invoke(golden_check.folder() / golden_check.NETWORK, *words)
+    assert (code, out) == (3, "")
+    assert "error: here: exists already and is not empty; nothing was changed." in err
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

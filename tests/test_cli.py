@@ -145,7 +145,7 @@ def test_an_interrupted_training_is_not_overwritten(invoke: Invoke, tmp_path: Pa
         (["-T", 0], 2, "error: --timesteps: found 0; must be a whole number in 1..1,048,576."),
         (["-o", "file"], 3, "error: file: cannot be made (File exists). Choose another place with --output."),
         (["-o", "file/in"], 3, "error: file/in: cannot be made (Not a directory). Choose another place with --output."),
-        (["-o", "old"], 3, "error: old/model.net: exists already; nothing was changed."),
+        (["-o", "old"], 3, "error: old: exists already and is not empty; nothing was changed. Pass --overwrite, or "),
     ],
 )
 def test_demo_refuses_before_it_trains(
@@ -191,7 +191,7 @@ def test_export_then_run(invoke: Invoke, model: Path, tmp_path: Path) -> None:
     assert "50 images" in done.out
     assert "balanced for T = 16" in done.out
     assert "pass --model for its figures" in done.err
-    folder = next((tmp_path / "here").iterdir())
+    folder = tmp_path / "here"
     names = {path.name for path in folder.iterdir()}
     assert names >= {"accuracy.csv", "accuracy.png", "accuracy.svg", "predictions.csv", "result.json", "manifest.json"}
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -199,6 +199,14 @@ def test_export_then_run(invoke: Invoke, model: Path, tmp_path: Path) -> None:
     assert manifest["classes"] == [str(digit) for digit in range(10)]
     assert manifest["lava_layout"] is None
     assert str(tmp_path) not in (folder / "manifest.json").read_text()
+    contents = {path: path.read_bytes() for path in folder.iterdir()}
+    done = invoke("run", "--images", 50, "-o", "here")
+    assert (done.code, done.out) == (3, "")
+    assert done.err == (
+        "error: here: exists already and is not empty; nothing was changed. "
+        "Choose a new or an empty folder with --output.\n"
+    )
+    assert {path: path.read_bytes() for path in folder.iterdir()} == contents
 
 
 @pytest.mark.slow
@@ -208,7 +216,7 @@ def test_early_exit(invoke: Invoke, model: Path) -> None:
     assert done.code == 0
     assert "early exit" in done.out
     assert "0.1 points of accuracy on 200 validation images" in " ".join(done.out.split())
-    rows = (next(Path("here").iterdir()) / "early_exit.csv").read_text().splitlines()
+    rows = Path("here/early_exit.csv").read_text().splitlines()
     assert sum(",True," in row for row in rows) == 1
     # One row for the file that has more than one step.
     done = invoke("run", "x-T1.net", "x-T8.net", "--images", 50, "--exit-tolerance", 100, "--json")
@@ -317,7 +325,7 @@ def test_own_images_are_run_with_and_without_labels(invoke: Invoke, model: Path,
     agreements = {result["points"][-1]["agreement_with_cnn"] for result in results.values()}
     assert len(agreements) == 1
     assert None not in agreements
-    predictions = {name: next(Path(f"runs-{name}").iterdir()) / "predictions.csv" for name in ("folders", "flat")}
+    predictions = {name: Path(f"runs-{name}/predictions.csv") for name in ("folders", "flat")}
     header, *rows = predictions["folders"].read_text().splitlines()
     # The folders are found among the network's ten classes.
     assert header.startswith("file,image,timesteps,class,class_name,label,")
@@ -856,3 +864,6 @@ def test_demo_goes_from_training_to_figures(invoke: Invoke) -> None:
     assert figures["points"][-1]["accuracy"] > 0.9
     assert "images equal to ref at every step, error 0" in done.err
     assert {path.name for path in Path("d").iterdir()} == {"model.pt", "model.net", "runs"}
+    (folder,) = Path("d/runs").iterdir()
+    assert re.fullmatch(r"model-sim-\d{8}T\d{6}Z", folder.name)
+    assert (folder / "manifest.json").exists()

@@ -230,18 +230,21 @@ def test_run_takes_an_external_file(
     dense = {"type": "dense", "shape": [10], "weight": 2 * rng.integers(-30, 31, (10, 64)), "neuron": NEURON}
     pixels = {"type": "input", "shape": [1, 8, 8], "weight": 60, "bias": 20, "neuron": NEURON}
     path = write_external(tmp_path / "other.net", [pixels, {"type": "flatten"}, dense])
-    words = ("run", path, "--data", "digits", "--images", 20, "-o", tmp_path / "runs")
-    assert run(monkeypatch, *words, "--json") == 0
+    words = ("run", path, "--data", "digits", "--images", 20, "-o", tmp_path / "refused")
+    assert run(monkeypatch, *words[:-1], tmp_path / "runs", "--json") == 0
     captured = capsys.readouterr()
     figures = json.loads(captured.out)["other"]
     # simulation/tSample of the file; one synapse adds one step.
     assert (figures["timesteps"], figures["depth"], figures["readout"]) == (6, 1, "spikes")
     assert "another tool wrote it; its CUBA neurons run as in Lava" in captured.err
-    (folder,) = (tmp_path / "runs").iterdir()
+    folder = tmp_path / "runs"
     files = {file.name for file in folder.iterdir()}
     assert {"predictions.csv", "result.json", "accuracy.csv", "firing_rates.csv", "manifest.json"} <= files
     assert "thresholds.csv" not in files
     assert run(monkeypatch, "report", folder, "-o", tmp_path / "report.html") == 0
+    capsys.readouterr()
+    assert run(monkeypatch, *words[:-1], folder) == 3
+    assert "runs: exists already and is not empty; nothing was changed." in capsys.readouterr().err
     refused = {
         ("--backend", "sim"): "--backend: given, but another tool wrote .*: such a file runs on ref",
         ("--trace",): "--trace: given, but another tool wrote",
@@ -262,6 +265,7 @@ def test_run_takes_an_external_file(
         del file["simulation"]
     assert run(monkeypatch, *words) == 2
     assert "how many time steps a sample takes" in capsys.readouterr().err
+    assert not (tmp_path / "refused").exists()
     netx.write(small_network(), tmp_path / "native.net")
     assert run(monkeypatch, "run", tmp_path / "native.net", "--data", "digits", "--mean", "0.5") == 2
     assert "native.net holds its own normalization" in capsys.readouterr().err

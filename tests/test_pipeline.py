@@ -410,7 +410,7 @@ def test_a_run_opens_its_file_and_its_cnn_once(
     assert isinstance(network, QuantizedNetwork)
     opened = pipeline.open_file(folder / "model.net", network=network)
     with open_backend("ref") as backend:
-        done = pipeline.run_into_folder(tmp_path, [opened], backend, digits, digits.test[:5])
+        done = pipeline.run_into_folder(tmp_path / "run", [opened], backend, digits, digits.test[:5])
     assert done.runs[0].evaluation.cnn_accuracy is not None
     assert (reads, cnns) == ([folder / "model.net"] * 2, [folder / "model.pt"])
 

@@ -259,7 +259,7 @@ def test_without_pictures(tmp_path: Path) -> None:
     ]
 
 
-def test_a_failure_while_writing_leaves_no_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_while_writing_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full_disk(path: Path, content: bytes) -> None:
         if path.name == "predictions.csv":
             raise InputError("cannot be written (No space left on device)", where=path)
@@ -268,7 +268,7 @@ def test_a_failure_while_writing_leaves_no_manifest(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(run_folder, "write_atomically", full_disk)
     with pytest.raises(InputError, match="No space left"):
         write(tmp_path, entry([20]))
-    assert not (tmp_path / "manifest.json").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_files_of_one_name(tmp_path: Path) -> None:
@@ -287,24 +287,92 @@ def test_class_names_that_do_not_fit(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_below_a_file(tmp_path: Path) -> None:
+def test_a_named_run_folder_is_the_folder_itself(tmp_path: Path) -> None:
+    for name in ("new", "parent/new", "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with run_folder.run_folder(tmp_path / name, "unused") as folder:
+            assert folder == tmp_path / name
+            assert list(folder.iterdir()) == []
+
+
+def test_run_folders_without_a_name_are_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_folder, "dated_name", lambda name: f"{name}-20260131T120000Z")
+    folders = []
+    for _ in range(3):
+        with run_folder.run_folder(None, "digits-ref") as folder:
+            folders.append(folder.as_posix())
+    first = "runs/digits-ref-20260131T120000Z"
+    assert folders == [first, f"{first}-2", f"{first}-3"]
+
+
+def test_names_of_run_folders_hold_the_time() -> None:
+    assert re.fullmatch(r"digits-ref-\d{8}T\d{6}Z", run_folder.dated_name("digits-ref"))
+
+
+def test_a_folder_that_is_not_empty_is_refused_and_not_changed(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(InputError) as caught, run_folder.run_folder(tmp_path, "unused"):
+        pytest.fail("the run has begun")
+    assert (caught.value.where, caught.value.found) == (
+        str(tmp_path),
+        "exists already and is not empty; nothing was changed",
+    )
+    assert "`output`" in caught.value.hint
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "file/far/below"])
+def test_a_folder_that_cannot_be_made(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("")
-    for make, where in (
-        (lambda: write(tmp_path / "file", entry([20])), "file"),
-        (lambda: run_folder.new_run_folder(tmp_path / "file", "digits"), "file"),
-        (lambda: run_folder.new_run_folder(tmp_path, "missing/digits"), "digits"),
-    ):
-        with pytest.raises(InputError, match="cannot be made") as caught:
-            make()
-        assert where in caught.value.where
+    with pytest.raises(InputError, match="cannot be made") as written:
+        write(tmp_path / name, entry([20]))
+    with pytest.raises(InputError, match="cannot be made") as opened, run_folder.run_folder(tmp_path / name, "unused"):
+        pytest.fail("the run has begun")
+    for caught in (written, opened):
+        assert caught.value.where == str(tmp_path / name)
         assert "`output`" in caught.value.hint
 
 
-def test_run_folders_are_new(tmp_path: Path) -> None:
-    folders = [run_folder.new_run_folder(tmp_path / "runs", "digits") for _ in range(5)]
-    assert len(set(folders)) == 5
-    assert all(folder.is_dir() for folder in folders)
-    assert all(re.fullmatch(r"digits-\d{8}T\d{6}Z(-\d)?", folder.name) for folder in folders)
+def test_parents_are_removed_where_the_folder_cannot_be_made(tmp_path: Path) -> None:
+    too_long = tmp_path / "parent" / ("n" * 300)
+    with pytest.raises(InputError, match="cannot be made"), run_folder.run_folder(too_long, "unused"):
+        pytest.fail("the run has begun")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", denied)
+    with pytest.raises(InputError, match="Permission denied"), run_folder.run_folder(tmp_path, "unused"):
+        pytest.fail("the run has begun")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_a_run_that_fails_removes_the_empty_folders_it_made(tmp_path: Path, error: type[BaseException]) -> None:
+    def begin(name: str, other: str | None) -> None:
+        with run_folder.run_folder(tmp_path / name, "unused") as folder:
+            assert folder.is_dir()
+            if other is not None:
+                (tmp_path / other).write_text("of another program")
+            raise error
+
+    def fail(name: str, other: str | None = None) -> list[str]:
+        with pytest.raises(error):
+            begin(name, other)
+        return sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*"))
+
+    (tmp_path / "kept").mkdir()
+    assert fail("new") == ["kept"]
+    assert fail("far/below/new") == ["kept"]
+    assert fail("kept") == ["kept"]
+    assert fail("kept/new") == ["kept"]
+    assert fail("far/new", other="far/file") == ["far", "far/file", "kept"]
+    assert fail("last", other="last/file") == ["far", "far/file", "kept", "last", "last/file"]
 
 
 def test_manifest_names_files_without_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

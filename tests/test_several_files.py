@@ -89,4 +89,5 @@ def test_all_three_leave_one_folder(tmp_path: Path, digits: DataSplits, files: l
     """What the test above relies on."""
     done = run_into_folder(tmp_path / "runs", files, ReferenceBackend(), digits, digits.test[:5])
     assert [run.path.name for run in done.runs] == list(NAMES)
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == [done.folder.name]
+    assert done.folder == tmp_path / "runs"
+    assert sorted(done.files) == sorted(done.folder.iterdir())

@@ -96,10 +96,10 @@ def test_a_file_does_not_name_the_code_that_runs(
     assert call(*user, "--data", "digits", "-T", "2", "--classes", "a,b,c,d,e,f,g,h,i,j", "--no-verify") == 0
     assert netx.read(tmp_path / "user.net").provenance["model"]["classes"] == list("abcdefghij")
     capsys.readouterr()
-    run = ["run", tmp_path / "user.net", "--images", 10, "-o", tmp_path, "--json"]
-    assert call(*run) == 0
+    run = ["run", tmp_path / "user.net", "--images", 10, "--json"]
+    assert call(*run, "-o", tmp_path / "without") == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["user"]["cnn_accuracy"] is None
     assert "user.net: pass --arch user_models:Shapes to import and run that code, for the CNN's figures" in err
-    assert call(*run, "--arch", "user_models:Shapes") == 0
+    assert call(*run, "-o", tmp_path / "with", "--arch", "user_models:Shapes") == 0
     assert json.loads(capsys.readouterr().out)["user"]["cnn_accuracy"] is not None

@@ -35,7 +35,7 @@ assert "site-packages" in loihi_convert.__file__
 assert len(paper.cells()) > 100
 golden_check.read_golden(golden_check.folder())
 for words in json.loads(sys.argv[1]):
-    sys.argv = ["loihi-convert", *(str(next(Path().glob(word), word)) if "*" in word else word for word in words)]
+    sys.argv = ["loihi-convert", *words]
     try:
         main()
     except SystemExit as stop:
@@ -78,8 +78,8 @@ def test_it_works_in_an_environment_of_its_own(wheel: Path, tmp_path: Path) -> N
     golden = site_packages(folder) / "loihi_convert" / "golden" / "model.net"
     commands = [
         ["--version"],
-        ["run", str(golden), "--data", "digits", "--images", "20", "-o", "runs"],
-        ["report", "runs/*"],
+        ["run", str(golden), "--data", "digits", "--images", "20", "-o", "first"],
+        ["report", "first"],
     ]
     done = subprocess.run(
         [python, "-I", "-c", PROGRAM, json.dumps(commands)], cwd=tmp_path, capture_output=True, text=True, timeout=120

@@ -12,7 +12,7 @@ from loihi_convert.errors import InputError
 
 
 def demo(
-    output: Annotated[Path, options.output("Folder for everything the demo makes.")] = Path("loihi-convert-demo"),
+    output: Annotated[Path, options.output("Folder to write, new or empty.")] = Path("loihi-convert-demo"),
     timesteps: Annotated[int, options.timesteps("Latency T in time steps; default: 32.")] = 32,
     seed: Annotated[int, options.seed(options.BASICS)] = 0,
     overwrite: Annotated[bool, options.overwrite()] = False,
@@ -25,13 +25,13 @@ def demo(
     from loihi_convert.cnn.training import TrainOptions, train_cnn
     from loihi_convert.conversion.options import require_timesteps
     from loihi_convert.data import load_data
-    from loihi_convert.files import refuse_to_overwrite
     from loihi_convert.progress import progress_bar
+    from loihi_convert.runs.run_folder import RUNS, dated_name, require_new_or_empty
 
     require_timesteps((timesteps,))
     model = output / "model.pt"
-    for path in (model, *pipeline.output_paths(model, None, (timesteps,))):
-        refuse_to_overwrite(path, overwrite)
+    if not overwrite:
+        require_new_or_empty(output, "Pass `overwrite=True`, or choose a new or an empty folder with `output`.")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -51,7 +51,6 @@ def demo(
     log("3/3  run it on Lava's CPU simulator")
     sim = open_backend("sim", BackendOptions(lava_python=lava_python))
     opened = [pipeline.open_file(exported[0].path)]
-    done = pipeline.run_into_folder(
-        output / "runs", opened, sim, splits, splits.test, command_line=sys.argv, bars=progress_bar
-    )
+    folder = output / RUNS / dated_name(f"{model.stem}-sim")
+    done = pipeline.run_into_folder(folder, opened, sim, splits, splits.test, command_line=sys.argv, bars=progress_bar)
     say_run(done, trace=False, arch=None, as_json=as_json)

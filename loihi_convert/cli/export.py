@@ -48,6 +48,7 @@ _THRESHOLDS = (
     "channel: one threshold per channel (Lava's CPU models only). scalar: one per layer, the rest folded into the "
     "weights; stock netx needs it on hardware."
 )
+_OUTPUT = "File to write, with several T one each, as in FILE-T8.net; default: MODEL with the suffix .net."
 _CORRECTION = (
     "Correct biases and initial potentials for the error of few time steps (Li et al., 2021); default: what --balance "
     "auto finds better."
@@ -68,7 +69,7 @@ _CLASSES = "Number of classes, or their names a,b,c, with --arch; default: those
 
 def export(
     model: Annotated[Path, _MODEL],
-    output: Annotated[Path | None, options.output("File to write; default: MODEL with the suffix .net.")] = None,
+    output: Annotated[Path | None, options.output(_OUTPUT)] = None,
     timesteps: Annotated[str, _TIMESTEPS] = "64",
     target: Annotated[Target, choice(Target, "--target", BASICS, _TARGET)] = "lava",
     weight_bits: Annotated[int, number("--weight-bits", BASICS, "Bits of a weight, 2..8, sign included.")] = 8,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def run_external(
-    output: Path,
+    output: Path | None,
     paths: Sequence[Path],
     network: CubaNetwork,
     splits: DataSplits,

@@ -136,6 +136,7 @@ def images(help: str) -> Option:
 
 
 def output(help: str) -> Option:
+    """Return ``-o``, which at every verb is the file or the folder that is written, not the folder it is made in."""
     return typer.Option("-o", "--output", help=help, rich_help_panel=BASICS)
 
 

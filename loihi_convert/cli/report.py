@@ -10,12 +10,12 @@ import typer
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, say_json
 
+_OUTPUT = "HTML file to write; Markdown of the same name is written beside it."
+
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, written by `loihi-convert run`.", metavar="RUN...")],
-    output: Annotated[Path, options.output("The HTML file; Markdown of the same name is written beside it.")] = Path(
-        "report.html"
-    ),
+    output: Annotated[Path, options.output(_OUTPUT)] = Path("report.html"),
     overwrite: Annotated[bool, options.overwrite()] = False,
     as_json: Annotated[bool, options.as_json()] = False,
 ) -> None:

@@ -38,6 +38,7 @@ _TIMESTEPS = (
     "reports each."
 )
 _IMAGES = f"test images; default: all on ref, {SIM_IMAGES} on sim, {CHIP_IMAGES} on loihi2."
+_OUTPUT = "Run folder to write, new or empty; default: runs/FILE-BACKEND-TIME."
 _MODEL = "Checkpoint of the CNN; default: the one beside the file, if it is unchanged."
 _EARLY_EXIT = "Evaluate stopping at a clear lead. The lead is chosen on held-out images."
 _TOLERANCE = "Percentage points of accuracy that stopping early may lose on these."
@@ -53,7 +54,7 @@ def run(
     image_count: Annotated[int | None, options.images(_IMAGES)] = None,
     trace: Annotated[bool, options.switch("--trace", options.BASICS, "Record and compare every layer.")] = False,
     device: Annotated[Device, options.device()] = "auto",
-    output: Annotated[Path, options.output("Folder in which the new run folder is made.")] = Path("runs"),
+    output: Annotated[Path | None, options.output(_OUTPUT)] = None,
     as_json: Annotated[bool, options.as_json()] = False,
     data: Annotated[str | None, options.data(options.DATA_AND_CNN)] = None,
     data_root: Annotated[Path | None, options.data_root(options.DATA_AND_CNN)] = None,
@@ -86,12 +87,15 @@ def run(
     from loihi_convert.external.cuba import CubaNetwork
     from loihi_convert.ir.provenance import ModelRecord
     from loihi_convert.progress import progress_bar
+    from loihi_convert.runs.run_folder import require_new_or_empty
     from loihi_convert.simulation.gpu import chosen_device
 
     run_options = pipeline.RunOptions(steps, exit_tolerance if early_exit else None, trace, chosen_device(device))
     on_board = options.board_of(backend, partition, board, loihi_gen, dry=dry)
     backend_options = BackendOptions(run_options.device, lava_python, lava_layout, neuron, leak, on_board, profile)
     runner = open_backend(backend, backend_options)
+    if output is not None:
+        require_new_or_empty(output)
     network = external.read_any(paths[0])
     if isinstance(network, CubaNetwork):
         given = {"backend": backend != "ref", "neuron": neuron, "leak": leak, "model": model, "arch": arch}

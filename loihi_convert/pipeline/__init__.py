@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from loihi_convert.pipeline.checking import CheckReport, LoadedFile, check, load_file
 from loihi_convert.pipeline.diagnosing import DiagnosisReport, diagnose
-from loihi_convert.pipeline.exporting import ExportResult, export, output_paths
+from loihi_convert.pipeline.exporting import ExportResult, export
 from loihi_convert.pipeline.external_run import ExternalRun, run_external_into_folder
 from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.pipeline.running import FileRun, OpenedFile, RunFolder, open_file, run, run_into_folder
@@ -29,7 +29,6 @@ __all__ = [
     "export",
     "load_file",
     "open_file",
-    "output_paths",
     "run",
     "run_external_into_folder",
     "run_into_folder",

@@ -30,7 +30,7 @@ class ExternalRun:
 
 
 def run_external_into_folder(
-    root: Path,
+    output: str | Path | None,
     path: Path,
     network: CubaNetwork,
     splits: DataSplits,
@@ -42,10 +42,12 @@ def run_external_into_folder(
     command_line: Sequence[str] = (),
     bars: ProgressFactory = no_progress_bar,
 ) -> ExternalRun:
-    """Run the netx file ``path`` on ``images``, some of ``splits``, and write the results into a folder below ``root``.
+    """Run the netx file ``path`` on ``images``, some of ``splits``, and write the results into a run folder.
 
     Parameters
     ----------
+    output
+        The run folder, which must be new or empty; None: a new ``runs/<file>-ref-<UTC time>``.
     path, network
         The file, and the network that `external.read_external` read from it.
     timesteps
@@ -59,7 +61,7 @@ def run_external_into_folder(
     Raises
     ------
     InputError
-        If the file cannot be run, or the images do not fit it.
+        If the file cannot be run, the images do not fit it, or ``output`` is not empty or cannot be written.
     UsageError
         If neither the file nor ``timesteps`` gives T, or ``mean`` and ``std`` are invalid.
     """
@@ -70,7 +72,8 @@ def run_external_into_folder(
         )
     classes = splits.classes or None
     run_folder.require_class_names(path.stem, network.shapes[-1][0], classes)
-    with run_folder.run_folder(root, f"{path.stem}-ref") as folder:
+    named = None if output is None else Path(output)
+    with run_folder.run_folder(named, f"{path.stem}-ref") as folder:
         with bars(f"{path.name}: running on ref") as progress:
             result = run_cuba(network, images.images, steps, mean=mean, std=std, progress=progress)
         evaluation = evaluate(result, network, labels=images.labels, timesteps=timesteps)

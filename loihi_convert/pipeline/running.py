@@ -250,7 +250,7 @@ def _float_predictions(
 
 
 def run_into_folder(
-    root: str | Path,
+    output: str | Path | None,
     files: Sequence[OpenedFile],
     backend: Backend,
     splits: DataSplits,
@@ -260,14 +260,14 @@ def run_into_folder(
     command_line: Sequence[str] = (),
     bars: ProgressFactory = no_progress_bar,
 ) -> RunFolder:
-    """Run netx files on ``images``, as `run` does, and write a folder below ``root`` that tells everything about it.
+    """Run netx files on ``images``, as `run` does, and write the results and their origin into a run folder.
 
     If anything fails, no folder is left; what can be known of all files before a run is.
 
     Parameters
     ----------
-    root
-        The folder of run folders.
+    output
+        The run folder, which must be new or empty; None: a new ``runs/<first file>-<backend>-<UTC time>``.
     files
         From `open_file`.
     backend
@@ -279,8 +279,14 @@ def run_into_folder(
         As in `run`.
     command_line
         The words that the user typed, for the manifest.
+
+    Raises
+    ------
+    InputError
+        As `open_file`, or if ``output`` is not empty or cannot be written.
+    UsageError, VerificationError
+        As `run`.
     """
-    root = Path(root)
     classes = splits.classes or None
     run_folder.require_different_names([opened.path.stem for opened in files])
     for opened in files:
@@ -290,7 +296,8 @@ def run_into_folder(
     if held_out is not None:
         held_out = held_out._replace(images=held_out.images[:EXIT_IMAGES])
     paths = [opened.path for opened in files]
-    with run_folder.run_folder(root, f"{paths[0].stem}-{backend.name}") as folder:
+    named = None if output is None else Path(output)
+    with run_folder.run_folder(named, f"{paths[0].stem}-{backend.name}") as folder:
         with backend:
             runs = tuple(run(opened, images, backend, options, held_out=held_out, bars=bars) for opened in files)
         manifest = new_manifest(

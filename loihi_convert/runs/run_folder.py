@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.external.cuba import CubaNetwork
-from loihi_convert.files import write_atomically
+from loihi_convert.files import require_writable, write_atomically
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.runs.columns import (
@@ -27,6 +26,11 @@ from loihi_convert.runs.columns import (
     prediction_rows,
     thresholds,
 )
+
+RUNS: Final = Path("runs")
+"""The folder of run folders that were not named."""
+
+MANIFEST: Final = "manifest.json"
 
 
 class FileResults(NamedTuple):
@@ -52,12 +56,13 @@ def write_run(
     ``accuracy.csv``, ``early_exit.csv`` (if early exit was evaluated), ``energy.csv``, ``firing_rates.csv`` (each
     channel at each reported T), ``thresholds.csv`` (each channel, if `export` wrote the files), ``result.json``,
     ``predictions.csv``, ``pictures``, ``manifest.json``. All contents are made before the first is written, each file
-    is written whole, and the manifest comes last: a folder that holds one is complete.
+    is written whole, and the manifest comes last: a folder that holds one is complete. If a file cannot be written, no
+    file of the run is left.
 
     Parameters
     ----------
     folder
-        Made if it is missing.
+        From `run_folder`; made if it is missing.
     runs
         At least one, all of the same N images.
     labels
@@ -83,10 +88,16 @@ def write_run(
         require_class_names(run.name, run.result.potentials.shape[2], classes)
     contents = _csv_files(runs, labels, classes)
     contents |= pictures or {}
-    contents["manifest.json"] = _json(dict(manifest)).encode()
-    _make_folder(folder)
-    for name, content in contents.items():
-        write_atomically(folder / name, content)
+    contents[MANIFEST] = _json(dict(manifest)).encode()
+    _make_folder(folder, [])
+    try:
+        for name, content in contents.items():
+            write_atomically(folder / name, content)
+    except BaseException:
+        for name in contents:
+            with contextlib.suppress(OSError):
+                (folder / name).unlink(missing_ok=True)
+        raise
     return tuple(folder / name for name in contents)
 
 
@@ -142,51 +153,48 @@ def require_class_names(name: str, class_count: int, classes: tuple[str, ...] | 
         )
 
 
-def new_run_folder(root: Path, name: str) -> Path:
-    """Make and return ``root/name-<UTC time>``, a folder that did not exist before.
+def dated_name(name: str) -> str:
+    """Return ``name-<UTC time>``, as in ``model-ref-20260131T120000Z``."""
+    return f"{name}-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}"
 
-    Raises
-    ------
-    InputError
-        If it cannot be made.
-    """
-    _make_folder(root)
-    stem = f"{name}-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}"
-    folder = root / stem
-    count = 1
-    while True:
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            count += 1
-            folder = root / f"{stem}-{count}"
-        except OSError as error:
-            raise _cannot_make(folder, error) from error
-        else:
-            return folder
+
+def require_new_or_empty(folder: Path, hint: str = "Choose a new or an empty folder with `output`.") -> None:
+    """Raise an `InputError` with ``hint`` if ``folder`` holds anything."""
+    try:
+        is_filled = folder.is_dir() and any(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror or error})", where=folder, hint=hint) from error
+    if is_filled:
+        raise InputError("exists already and is not empty; nothing was changed", where=folder, hint=hint)
 
 
 @contextlib.contextmanager
-def run_folder(root: Path, name: str) -> Iterator[Path]:
-    """Yield a `new_run_folder`; if the ``with`` block fails or is interrupted, the folder is removed.
+def run_folder(output: Path | None, name: str) -> Iterator[Path]:
+    """Yield the folder of a run: ``output``, or a new ``runs/name-<UTC time>`` if that is None.
 
-    Made before a run, so that a place that cannot be written is found before hours of work and not after.
+    It is made before the run, so that a place that cannot be written is found before hours of work and not after. If
+    the ``with`` block fails or is interrupted, the folders that were made here are removed, unless another program has
+    written into them.
 
     Raises
     ------
     InputError
-        If it cannot be made.
+        If ``output`` is not empty, or the folder cannot be made or written.
     """
-    root_is_new = not root.exists()
-    folder = new_run_folder(root, name)
+    made: list[Path] = []
     try:
+        if output is None:
+            folder = _make_dated(RUNS / dated_name(name), made)
+        else:
+            require_new_or_empty(output)
+            folder = output
+            _make_folder(folder, made)
+        require_writable(folder / MANIFEST)
         yield folder
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        if root_is_new:
-            # Another run may have begun in it.
+        for path in reversed(made):
             with contextlib.suppress(OSError):
-                root.rmdir()
+                path.rmdir()
         raise
 
 
@@ -199,9 +207,33 @@ def _json(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _make_folder(folder: Path) -> None:
+def _make_dated(first: Path, made: list[Path]) -> Path:
+    """Make and return ``first``, or ``first-2``, ``first-3``, ... if another run has made that."""
+    _make_folder(first.parent, made)
+    folder = first
+    count = 1
+    while True:
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            count += 1
+            folder = first.with_name(f"{first.name}-{count}")
+        except OSError as error:
+            raise _cannot_make(folder, error) from error
+        else:
+            made.append(folder)
+            return folder
+
+
+def _make_folder(folder: Path, made: list[Path]) -> None:
+    """Make ``folder`` and its parents where they are missing, and append each to ``made``, the outermost first."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        for path in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
+            # Another run may make the same parent.
+            with contextlib.suppress(FileExistsError):
+                path.mkdir()
+                made.append(path)
+        folder.mkdir(exist_ok=True)
     except OSError as error:
         raise _cannot_make(folder, error) from error
 
