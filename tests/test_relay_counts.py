@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from support.residual import OWN_CHANNELS, float_networks, residual_images, residual_network
+from support.residual import OWN_CHANNELS, RELAYS, float_networks, residual_images, residual_network
 
 from loihi_convert.backends.reference import run_network
+from loihi_convert.chip.energy import SPIKE_ENERGY, SYNAPTIC_ENERGY, UPDATE_ENERGY
 from loihi_convert.choices import Reset
+from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.metrics.activation_errors import ErrorSums
+from loihi_convert.metrics.diagnosis import diagnose
+from loihi_convert.metrics.evaluation import evaluate
+from loihi_convert.simulation.intermediate import intermediate_networks
+from loihi_convert.simulation.relu import ReluChain
 
 
 @pytest.mark.parametrize("reset", ["soft", "hard"])
@@ -27,3 +36,133 @@ def test_relays_stand_apart_in_the_architecture() -> None:
     assert network.summary == f"{architecture}, T = 4, soft reset, for lava"
     assert repr(cnn) == f"ReluNetwork({architecture})"
     assert repr(spiking) == f"SpikingNetwork({architecture}, T = 4, soft reset)"
+
+
+NETWORKS = [
+    residual_network(),
+    residual_network(reset="hard"),
+    # Amplitudes fitted to hard reset, which networks with soft reset do not have.
+    residual_network(reset="hard", amplitude_factor=1.3),
+]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_relays_repeat_in_every_network_between_the_cnn_and_the_file(network: QuantizedNetwork) -> None:
+    images = residual_images(20)
+    networks = intermediate_networks(*float_networks(network), network, 8)
+    assert len(networks) >= 6
+    for between in networks:
+        stem, inner, *_ = between.activations(images)
+        assert stem.any()
+        assert np.allclose(inner[..., OWN_CHANNELS:], stem, rtol=1e-6, atol=0), between.cause
+
+
+def test_a_layer_has_the_errors_of_its_own_channels() -> None:
+    network, images = residual_network(), residual_images(20)
+    cnn, spiking = float_networks(network)
+    diagnosis = diagnose(cnn, spiking, network, images, None, 8)
+    wanted = ReluChain(cnn)(images)[1][..., :OWN_CHANNELS]
+    for stage, between in zip(diagnosis.stages[1:], intermediate_networks(cnn, spiking, network, 8), strict=True):
+        sums = ErrorSums()
+        sums.add(between.activations(images)[1][..., :OWN_CHANNELS], wanted)
+        assert stage.layers[1] == sums.error
+    threshold = spiking.layers[1].neuron.threshold[:OWN_CHANNELS]
+    inner = diagnosis.layers[1]
+    assert inner.threshold_to_largest == pytest.approx(np.median(threshold / wanted.max(axis=(0, 1, 2))))
+    assert inner.share_above_threshold == pytest.approx((wanted > threshold).sum() / (wanted > 0).sum())
+
+
+def test_weights_of_relays_are_not_bits_of_their_layer() -> None:
+    network = residual_network()
+    inner = network.layers[1]
+    # Own weights of 3 bits beside relays of 8: the median over all 7 channels would be 8.
+    weight = inner.weight.copy()
+    weight[:OWN_CHANNELS] = np.clip(weight[:OWN_CHANNELS], -3, 3)
+    changed = replace(inner, synapse=replace(inner.synapse, weight=weight))
+    network = replace(network, layers=(network.layers[0], changed, *network.layers[2:]))
+    diagnosis = diagnose(*float_networks(network), network, residual_images(5), None, 4)
+    assert diagnosis.layers[1].weight_bits == 3
+
+
+def test_rates_are_those_of_the_networks_own_neurons() -> None:
+    network, images = residual_network(), residual_images(5)
+    result = run_network(network, images, 8, trace=True)
+    evaluation = evaluate(result, network)
+    stem, inner, outer = (trace.spikes for trace in result.traces[:-1])
+    assert stem is not None
+    assert inner is not None
+    assert outer is not None
+    assert [layer.relay_count for layer in evaluation.layers] == [0, RELAYS * 36, 0, 0]
+    assert [layer.neuron_count for layer in evaluation.layers] == [4 * 36, 7 * 36, 4 * 36, 3]
+    for point in evaluation.points:
+        t = point.timesteps
+        own = [spikes[:, :t] for spikes in (stem, inner[:, :, :OWN_CHANNELS], outer)]
+        assert point.firing_rate == pytest.approx([spikes.mean() for spikes in own])
+        possible = sum(spikes.size for spikes in own)
+        assert point.activation_sparsity == pytest.approx(1 - sum(spikes.sum() for spikes in own) / possible)
+        repeated = inner[:, :t, OWN_CHANNELS:].sum() / 5
+        assert repeated > 0
+        assert point.relay_spikes_per_image == repeated
+        assert point.spikes_per_image == pytest.approx(sum(spikes.sum() for spikes in own) / 5 + repeated)
+        # One synapse leaves a relay: into the sum.
+        assert point.relay_synaptic_operations == repeated
+        assert point.synaptic_operations == pytest.approx(result.synaptic_operations[:, :t].sum() / 5)
+
+
+def test_operations_of_relays_before_a_padded_kernel_are_an_estimate() -> None:
+    network, images = residual_network(), residual_images(5)
+    outer = network.layers[2]
+    weight = outer.weight.copy()
+    weight[:, OWN_CHANNELS:] = 1
+    layers = (*network.layers[:2], replace(outer, synapse=replace(outer.synapse, weight=weight)), network.layers[3])
+    network = replace(network, layers=layers)
+    result = run_network(network, images, 8, trace=True)
+    point = evaluate(result, network).points[-1]
+    inner = result.traces[1].spikes
+    assert inner is not None
+    repeated = inner[:, :, OWN_CHANNELS:]
+    exact = (repeated * network.fan_outs[1][OWN_CHANNELS:]).sum() / 5
+    # 4 kernels at each of 36 positions: 4 x 16 x 16 of 36 x 36 taps, the rest is beyond the border.
+    assert point.relay_synaptic_operations == pytest.approx(repeated.sum() / 5 * 4 * 16 * 16 / 36)
+    assert point.relay_synaptic_operations == pytest.approx(exact, rel=0.1)
+
+
+def test_the_cnn_does_not_multiply_in_relays() -> None:
+    network = residual_network()
+    layers = evaluate(run_network(network, residual_images(1), 1), network).layers
+    # Along an axis of 6 a padded kernel of 3 has 16 taps inside the map.
+    own = np.count_nonzero(network.layers[1].weight[:OWN_CHANNELS], axis=(0, 1)) * np.outer([5, 6, 5], [5, 6, 5])
+    assert layers[1].multiply_accumulates == own.sum()
+
+
+def test_without_spikes_by_channel_the_rates_beside_relays_are_unknown() -> None:
+    network = residual_network()
+    result = replace(run_network(network, residual_images(5), 8), channel_spikes=())
+    point = evaluate(result, network).points[-1]
+    assert [rate is None for rate in point.firing_rate] == [False, True, False]
+    assert point.activation_sparsity is None
+    assert (point.relay_spikes_per_image, point.relay_synaptic_operations) == (None, None)
+    assert point.spikes_per_image == pytest.approx(result.spike_counts.sum() / 5)
+
+
+def test_what_relays_take_is_part_of_the_energy() -> None:
+    network, images = residual_network(), residual_images(5)
+    result = run_network(network, images, 8)
+    evaluation = evaluate(result, network)
+    assert evaluation.energy is not None
+    for point, one in zip(evaluation.points, evaluation.energy.estimates, strict=True):
+        assert one.membrane_updates == (4 + 7 + 4) * 36 * point.timesteps + 3 * point.timesteps
+        assert one.relay_membrane_updates == RELAYS * 36 * point.timesteps
+        assert one.relay_spikes == point.relay_spikes_per_image
+        assert one.relay_synaptic_operations == point.relay_synaptic_operations
+        assert one.relay_loihi1_joules is not None
+        assert one.relay_spikes is not None
+        assert one.relay_synaptic_operations is not None
+        constants = zip(SYNAPTIC_ENERGY, UPDATE_ENERGY, SPIKE_ENERGY, strict=True)
+        for (synapse, update, spike), found in zip(constants, one.relay_loihi1_joules, strict=True):
+            parts = synapse.value * one.relay_synaptic_operations, update.value * one.relay_membrane_updates
+            assert found == pytest.approx(sum(parts) + spike.value * one.relay_spikes)
+    unknown = evaluate(replace(result, channel_spikes=()), network).energy
+    assert unknown is not None
+    assert unknown.estimates[-1].relay_loihi1_joules is None
+    assert unknown.estimates[-1].loihi1_joules == evaluation.energy.estimates[-1].loihi1_joules

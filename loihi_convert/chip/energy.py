@@ -16,6 +16,8 @@ the neurons share it evenly.
 Where pixels are Poisson spikes, which are not counted, nothing is multiplied: the low end leaves them out, the high end
 has one of every pixel in every step, T M_1 additions.
 
+Relays (`ir.relays`) are neurons as any others in all of this; what they take is also given on its own.
+
 Constants of Loihi 1 are the lower and the higher of two sources: Intel's, simulated before there was silicon (for the
 energy of a synaptic operation a minimum), and SANA-FE's, fitted to a board; with its own that simulator predicts energy
 and latency of three applications within 12 % and 25 %. Of Loihi 2 no energy per operation is public: none is here.
@@ -25,7 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from loihi_convert.records import Interval, Record
 
@@ -203,6 +205,8 @@ class Estimate(Record):
         See this module's docstring.
     arithmetic_joules
         The same counts as arithmetic alone, in 45 nm.
+    relay_synaptic_operations, relay_membrane_updates, relay_spikes, relay_loihi1_joules
+        Of the above, what relays take; None where their spikes were not counted.
     """
 
     timesteps: int
@@ -212,6 +216,21 @@ class Estimate(Record):
     loihi1_joules: Interval
     loihi1_seconds: Interval
     arithmetic_joules: Interval
+    relay_synaptic_operations: float | None = 0.0
+    relay_membrane_updates: int = 0
+    relay_spikes: float | None = 0.0
+    relay_loihi1_joules: Interval | None = (0.0, 0.0)
+
+
+class RelayEvents(NamedTuple):
+    """What the relays of a network do: their number, and their spikes and synaptic operations, None if not counted."""
+
+    neurons: int = 0
+    spikes: float | None = 0.0
+    synaptic_operations: float | None = 0.0
+
+
+_NO_RELAYS: Final = RelayEvents()
 
 
 class Energy(Record):
@@ -243,6 +262,7 @@ def estimate(
     input_synapses: int,
     *,
     is_poisson: bool = False,
+    relays: RelayEvents = _NO_RELAYS,
 ) -> Estimate:
     """Return the estimate for one T.
 
@@ -258,6 +278,8 @@ def estimate(
         M_1: synapses of nonzero weight that the pixels of one image reach.
     is_poisson
         Whether pixels are Poisson spikes, not numbers.
+    relays
+        What relays do of all this.
     """
     updates = sum(neuron_counts) * timesteps
     reached = (synaptic_operations, synaptic_operations + timesteps * input_synapses)
@@ -266,9 +288,11 @@ def estimate(
     chips = math.ceil(sum(neuron_counts) / (CORES * NEURONS_PER_CORE))
     cores = (CORES * chips, math.ceil(sum(neuron_counts) / NEURONS_PER_CORE))
 
-    def joules(end: int) -> float:
-        synapses, neurons, sent = SYNAPTIC_ENERGY[end].value, UPDATE_ENERGY[end].value, SPIKE_ENERGY[end].value
-        return synapses * reached[end] + neurons * updates + sent * spikes
+    relay_updates = relays.neurons * timesteps
+    relay_joules = None
+    if relays.spikes is not None and relays.synaptic_operations is not None:
+        low, high = (_joules(end, relays.synaptic_operations, relay_updates, relays.spikes) for end in (0, 1))
+        relay_joules = low, high
 
     def seconds(end: int) -> float:
         synapses, neurons, sent = SYNAPTIC_TIME[end].value, UPDATE_TIME[end].value, SPIKE_TIME[end].value
@@ -284,10 +308,20 @@ def estimate(
         synaptic_operations=synaptic_operations,
         membrane_updates=updates,
         spikes=spikes,
-        loihi1_joules=(joules(0), joules(1)),
+        loihi1_joules=(_joules(0, reached[0], updates, spikes), _joules(1, reached[1], updates, spikes)),
         loihi1_seconds=(seconds(0), seconds(1)),
         arithmetic_joules=(arithmetic(0), arithmetic(1)),
+        relay_synaptic_operations=relays.synaptic_operations,
+        relay_membrane_updates=relay_updates,
+        relay_spikes=relays.spikes,
+        relay_loihi1_joules=relay_joules,
     )
+
+
+def _joules(end: int, synaptic_operations: float, updates: int, spikes: float) -> float:
+    """What these events cost on Loihi 1, at the low (0) or the high (1) end."""
+    synapse, update, spike = SYNAPTIC_ENERGY[end].value, UPDATE_ENERGY[end].value, SPIKE_ENERGY[end].value
+    return synapse * synaptic_operations + update * updates + spike * spikes
 
 
 def energy(estimates: Sequence[Estimate], multiply_accumulates: int, *, is_poisson: bool = False) -> Energy:

@@ -24,6 +24,8 @@ rules, clipped potentials
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from loihi_convert.arrays import Array
@@ -46,6 +48,24 @@ def relayed(values: Array, before: Array, relay_of: Array | None) -> Array:
     if relay_of is None:
         return values
     return np.where(relay_of >= 0, before[relay_of], values)
+
+
+def own_channels(relay_of: Array | None) -> slice | Array:
+    """Return an index of the channels that are not relays; of all, if there is nothing but relays.
+
+    A slice, which copies nothing, where there are no relays.
+    """
+    if relay_of is None or not (relay_of >= 0).any() or (relay_of >= 0).all():
+        return slice(None)
+    return np.flatnonzero(relay_of < 0)
+
+
+def without_relays(synapse: Synapse, relay_of: Array | None) -> Synapse:
+    """Return the synapse of the same geometry in which no input reaches a relay."""
+    if relay_of is None:
+        return synapse
+    own = ~is_relay(relay_of, synapse.channels).reshape(-1, *(1,) * (synapse.weight.ndim - 1))
+    return replace(synapse, weight=synapse.weight * own)
 
 
 def require_relays(name: str, synapse: Synapse, relay_of: Array | None) -> None:

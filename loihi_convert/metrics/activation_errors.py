@@ -1,4 +1,7 @@
-"""The activations of every network between the CNN and the file, compared with the CNN's on images."""
+"""The activations of every network between the CNN and the file, compared with the CNN's on images.
+
+Relays are left out of each layer's errors and ranges: their error is that of the layer they repeat.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.relays import own_channels
 from loihi_convert.ir.task import classes_of
 from loihi_convert.progress import Progress
 from loihi_convert.records import Record
@@ -21,7 +25,7 @@ _BLOCK: Final = 2**23
 
 
 class LayerError(Record):
-    """How far the activations of a layer are from the CNN's, over all images, positions and channels.
+    """How far the activations of a layer are from the CNN's, over all images, positions and channels but relays.
 
     Attributes
     ----------
@@ -118,12 +122,14 @@ def compare_activations(
 ) -> ComparedActivations:
     """Compare the activations of every network with the CNN's, some images at a time; the last one is the file."""
     depth = len(network.layers)
+    owns = [own_channels(layer.relay_of) for layer in network.layers]
     compared = ComparedActivations(
         classes=np.empty((1 + len(networks), len(images)), np.int64),
         resumed=np.empty((depth, len(images)), np.int64),
         errors=[[ErrorSums() for _ in range(depth)] for _ in networks],
         ranges=[
-            None if layer.balanced is None else ActivationRange(layer.balanced.threshold) for layer in network.layers
+            None if layer.balanced is None else ActivationRange(layer.balanced.threshold[own])
+            for layer, own in zip(network.layers, owns, strict=True)
         ],
     )
     size = max(1, _BLOCK // sum(math.prod(shape) for shape in network.shapes))
@@ -134,14 +140,15 @@ def compare_activations(
         if network.readout == "spikes":
             # A spike count is never negative.
             expected[-1] = np.maximum(expected[-1], 0)
-        for layer_range, maps in zip(compared.ranges, expected, strict=True):
+        wanted = [maps[..., own] for maps, own in zip(expected, owns, strict=True)]
+        for layer_range, maps in zip(compared.ranges, wanted, strict=True):
             if layer_range is not None:
                 layer_range.add(maps)
         for index, between in enumerate(networks):
             found = between.activations(images[rows])
             compared.classes[1 + index, rows] = final_classes(found)
-            for sums, maps, wanted in zip(compared.errors[index], found, expected, strict=True):
-                sums.add(maps, wanted)
+            for sums, maps, own, own_wanted in zip(compared.errors[index], found, owns, wanted, strict=True):
+                sums.add(maps[..., own], own_wanted)
         for index, maps in enumerate(found):
             compared.resumed[index, rows] = final_classes(chain.behind(index, maps) or found)
         progress(min(start + size, len(images)), len(images))

@@ -4,7 +4,8 @@
 is that thing's loss. Losses are counted in images, so that they add up exactly to the whole loss; a gain is a negative
 loss. A cause is judged on top of those before it: what is lost already cannot be lost again.
 
-*By layer*: the CNN goes on from the file's activations of a layer. What is wrong then was lost up to that layer.
+*By layer*: the CNN goes on from the file's activations of a layer, those of its relays included. What is wrong then was
+lost up to that layer; a relay, being exact, adds nothing. In all other figures of a layer its relays are left out.
 
 The loss is one of right answers or, without labels, of classes that are the CNN's.
 """
@@ -22,6 +23,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.errors import InputError
 from loihi_convert.ir.network import Readout, ReluNetwork, Reset, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.relays import own_channels
 from loihi_convert.metrics.activation_errors import ComparedActivations, ErrorSums, LayerError, compare_activations
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.records import Record
@@ -86,7 +88,7 @@ class LayerLoss(Record):
         Fraction of the CNN's positive activations that are above the threshold, or in a channel that can never fire;
         None where the layer has none.
     weight_bits
-        Bits of the widest weight of a channel, sign included, the median over channels.
+        Bits of the widest weight of a channel, sign included, the median over channels but relays.
     saturated_images
         Images on which some potential ran into an end of its range; in the first layer the upper one only. That is
         harmless where a neuron spikes at every step, or never, anyway.
@@ -235,7 +237,7 @@ def _layer_losses(
             loss_points=100 * (before - after) / count,
             threshold_to_largest=None if layer_range is None else layer_range.threshold_to_largest,
             share_above_threshold=None if layer_range is None else layer_range.share_above_threshold,
-            weight_bits=_weight_bits(layer.weight),
+            weight_bits=_weight_bits(layer.weight[own_channels(layer.relay_of)]),
             saturated_images=int(high if index == 0 else max(low, high)),
         )
         for index, (layer, layer_range, (before, after), (low, high)) in enumerate(

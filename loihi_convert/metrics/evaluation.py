@@ -3,12 +3,12 @@
 The curve is the *anytime* curve: one run of one file, whose thresholds were balanced for one T, read after each step.
 Counts of spikes and synaptic operations are those of the layers that have neurons. Pixels enter the first layer as
 graded spikes at every step, so its work does not depend on the image; it is the first layer's `multiply_accumulates`,
-T times; less where they enter as Poisson spikes, which are not counted.
+T times; less where they enter as Poisson spikes, which are not counted. Relays are left out of rates, and included in
+work, of which their share is named (`ir.relays`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -16,32 +16,15 @@ import numpy as np
 from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
 from loihi_convert.chip import limits
-from loihi_convert.chip.energy import Energy, energy, estimate
+from loihi_convert.chip.energy import Energy, RelayEvents, energy, estimate
 from loihi_convert.errors import DataError
-from loihi_convert.external.cuba import CubaLayer, CubaNetwork, PixelBias
+from loihi_convert.external.cuba import CubaNetwork, PixelBias
 from loihi_convert.ir.network import Readout
-from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import EarlyExit
+from loihi_convert.metrics.layer_size import LayerSize, layer_sizes, multiplications
+from loihi_convert.metrics.relay_work import known, relay_work
 from loihi_convert.records import Interval, Record, wilson_interval
-
-
-class LayerSize(Record):
-    """One layer's size, and what the CNN pays for it.
-
-    Attributes
-    ----------
-    name
-        The module's name in the CNN.
-    neuron_count
-        Neurons of the layer.
-    multiply_accumulates
-        Multiplications with a nonzero weight that the CNN needs for one image in this layer's synapse, after average
-        pooling (NeuroBench: effective MACs, were no activation 0).
-    """
-
-    name: str
-    neuron_count: int
-    multiply_accumulates: int
 
 
 class Point(Record):
@@ -68,9 +51,13 @@ class Point(Record):
     synaptic_operations_per_layer
         The same by the layer that spikes.
     firing_rate
-        Per spiking layer: spikes / (neurons x T), 0..1, mean over images.
+        Per spiking layer: spikes / (neurons x T), 0..1, mean over images, without relays; None where these were not
+        counted, or there is nothing else.
     activation_sparsity
-        1 - firing rate over all neurons that can spike; None where there are none.
+        1 - firing rate over all neurons that can spike, without relays; None where there are none, or relays were not
+        counted.
+    relay_spikes_per_image, relay_synaptic_operations
+        Of the above, those of relays, see `relay_work`; None where they were not counted.
     """
 
     timesteps: int
@@ -86,8 +73,10 @@ class Point(Record):
     spikes_per_image: float
     synaptic_operations: float
     synaptic_operations_per_layer: tuple[float, ...]
-    firing_rate: tuple[float, ...]
+    firing_rate: tuple[float | None, ...]
     activation_sparsity: float | None
+    relay_spikes_per_image: float | None = 0.0
+    relay_synaptic_operations: float | None = 0.0
 
 
 class Evaluation(Record):
@@ -148,6 +137,11 @@ class Evaluation(Record):
     notes: tuple[str, ...] = ()
 
     @property
+    def has_relays(self) -> bool:
+        """Whether any neuron is a relay."""
+        return any(layer.relay_count for layer in self.layers)
+
+    @property
     def nominal_point(self) -> Point:
         """The point at the T the file was balanced for; where the run ended earlier, the last one."""
         return next((point for point in self.points if point.timesteps == self.timesteps), self.points[-1])
@@ -188,7 +182,7 @@ def evaluate(
     _check_shape("cnn_predictions", cnn_predictions, (image_count,))
     _check_shape("float_predictions", float_predictions, (image_count, run_timesteps))
     _check_label_range(labels, network.shapes[-1][0])
-    layers = _layers(network)
+    layers = layer_sizes(network)
     compared = _Compared(result, network, layers, labels, cnn_predictions, float_predictions)
     own_timesteps = run_timesteps if network.timesteps is None else network.timesteps
     further = (min(own_timesteps, run_timesteps), *(steps for steps in timesteps if steps <= run_timesteps))
@@ -230,9 +224,9 @@ class _Compared:
         self._result, self._labels = result, labels
         self._cnn_predictions, self._float_predictions = cnn_predictions, float_predictions
         self._predictions = result.predictions
-        self._neuron_counts = np.array(
-            [layer.neuron_count for layer in layers[: len(network.spiking_layers)]], np.int64
-        )
+        self._relays = relay_work(result, network)
+        neurons = [layer.neuron_count for layer in layers[: len(network.spiking_layers)]]
+        self._own_neurons = np.array(neurons, np.int64) - self._relays.neurons
         self.cnn_correct = _matches(cnn_predictions, labels)
         # Input neurons have no synapse in front, whose step Lava would add.
         self.depth = sum(not isinstance(layer.synapse, PixelBias) for layer in network.layers)
@@ -244,9 +238,12 @@ class _Compared:
         floating = None if self._float_predictions is None else self._float_predictions[:, timesteps - 1]
         correct, float_correct = _matches(fixed, self._labels), _matches(floating, self._labels)
         lost = None if self.cnn_correct is None or correct is None else self.cnn_correct - correct
-        spikes = self._result.spike_counts[:, :timesteps].sum(axis=(0, 1)) / image_count
+        spikes = self._result.spike_counts[:, :timesteps].sum(axis=(0, 1))
         operations = self._result.synaptic_operations[:, :timesteps].sum(axis=(0, 1)) / image_count
-        possible = self._neuron_counts * timesteps
+        relay_spikes, relay_operations = (work[timesteps - 1] for work in self._relays[1:])
+        own, possible = (spikes - relay_spikes) / image_count, self._own_neurons * timesteps
+        rates = np.divide(own, possible, out=np.full_like(own, np.nan), where=possible > 0)
+        sparsity = 1 - float(own.sum()) / int(possible.sum()) if possible.sum() else None
         return Point(
             timesteps=timesteps,
             global_steps=timesteps + self.depth,
@@ -258,25 +255,34 @@ class _Compared:
             conversion_loss_points=None if lost is None else 100 * lost / image_count,
             agreement_with_cnn=_fraction(_matches(fixed, self._cnn_predictions), image_count),
             agreement_with_float=_fraction(_matches(fixed, floating), image_count),
-            spikes_per_image=float(spikes.sum()),
+            spikes_per_image=float((spikes / image_count).sum()),
             synaptic_operations=float(operations.sum()),
             synaptic_operations_per_layer=tuple(operations.tolist()),
-            firing_rate=tuple((spikes / possible).tolist()),
-            activation_sparsity=1 - float(spikes.sum()) / int(possible.sum()) if possible.size else None,
+            firing_rate=tuple(map(known, rates.tolist())),
+            activation_sparsity=None if sparsity is None else known(sparsity),
+            relay_spikes_per_image=known(float(relay_spikes.sum()) / image_count),
+            relay_synaptic_operations=known(float(relay_operations.sum()) / image_count),
         )
 
 
 def _energy(network: QuantizedNetwork | CubaNetwork, layers: Sequence[LayerSize], points: Sequence[Point]) -> Energy:
     """What an inference is estimated to take, at the T of ``points``."""
     is_poisson = isinstance(network, QuantizedNetwork) and network.poisson_seed is not None
+    # Relays of pixels, which Poisson spikes may have, are synapses that the pixels reach.
+    input_synapses = multiplications(network.layers[0].synapse, network.input_shape)
     estimates = [
         estimate(
             point.timesteps,
             point.spikes_per_image,
             point.synaptic_operations,
             [layer.neuron_count for layer in layers],
-            layers[0].multiply_accumulates,
+            input_synapses,
             is_poisson=is_poisson,
+            relays=RelayEvents(
+                sum(layer.relay_count for layer in layers),
+                point.relay_spikes_per_image,
+                point.relay_synaptic_operations,
+            ),
         )
         for point in points
     ]
@@ -316,18 +322,6 @@ def _fraction(matches: int | None, image_count: int) -> float | None:
 
 def _interval(matches: int | None, image_count: int) -> Interval | None:
     return None if matches is None else wilson_interval(matches, image_count)
-
-
-def _layers(network: QuantizedNetwork | CubaNetwork) -> tuple[LayerSize, ...]:
-    layers = []
-    synaptic: tuple[QuantizedLayer | CubaLayer, ...] = network.layers
-    for layer, input_shape, shape in zip(
-        synaptic, (network.input_shape, *network.shapes), network.shapes, strict=False
-    ):
-        # A spike in front of a pooling reaches the synapses of its whole window; the CNN multiplies the average once.
-        synapses = int(layer.synapse.fan_out(input_shape).sum()) // math.prod(layer.synapse.pool)
-        layers.append(LayerSize(name=layer.name, neuron_count=math.prod(shape), multiply_accumulates=synapses))
-    return tuple(layers)
 
 
 def _checked_size(result: RunResult, network: QuantizedNetwork | CubaNetwork) -> tuple[int, int]:

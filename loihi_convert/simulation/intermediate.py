@@ -21,6 +21,9 @@ what is changed       activation
 `saturation`          the same, potentials ending at +-131071: the file, as `ref` runs it
 ====================  ================================================================================================
 
+Relays (`ir.relays`) pass on what they receive in every one of these networks: their threshold, amplitude and weight are
+those that repeat their source there. So each change acts on a value once, in its source.
+
 A last layer that only integrates gives its potential / T instead, and in the CNN and the rates its input a.
 """
 
@@ -36,6 +39,7 @@ import numpy as np
 from loihi_convert.arrays import Array
 from loihi_convert.ir.network import IntegrateAndFire, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.relays import own_channels, relayed
 from loihi_convert.simulation.layer_spec import Recording
 from loihi_convert.simulation.relu import Activation, ReluChain, clipped, cnn_activation, unchanged
 from loihi_convert.simulation.simulator import Block, Simulator
@@ -96,6 +100,7 @@ def intermediate_networks(
     is_fitted = spiking.reset == "hard" and not any(neuron is not None and neuron.is_literal for neuron in neurons)
     if is_fitted:
         neurons = compensated
+    neurons = _repeating(cnn, neurons)
     layers = tuple(replace(layer, neuron=neuron) for layer, neuron in zip(spiking.layers, neurons, strict=True))
     corrected = replace(spiking, reset="soft", layers=layers)
     uncorrected = replace(
@@ -107,7 +112,10 @@ def intermediate_networks(
     def chain(
         activation: Callable[[int, IntegrateAndFire], Activation], used: Sequence[IntegrateAndFire | None]
     ) -> ReluChain:
-        activations = [unchanged if neuron is None else activation(index, neuron) for index, neuron in enumerate(used)]
+        activations = [
+            unchanged if neuron is None else _but_relays(activation(index, neuron), layer.relay_of)
+            for index, (neuron, layer) in enumerate(zip(used, cnn.layers, strict=True))
+        ]
         return ReluChain(cnn, activations=activations)
 
     def clipping(index: int, neuron: IntegrateAndFire) -> Activation:
@@ -130,7 +138,9 @@ def intermediate_networks(
         amplitudes = [layer.used_amplitude for layer in network.layers]
         return _Rates(simulator, network, amplitudes, [layer.scale for layer in network.layers], timesteps)
 
-    alive = [neuron for neuron in neurons if neuron is not None]
+    alive = [
+        _own(neuron, layer.relay_of) for neuron, layer in zip(neurons, cnn.layers, strict=True) if neuron is not None
+    ]
     is_literal = any((neuron.amplitude != _threshold_amplitude(neuron)).any() for neuron in alive)
     is_half = all((neuron.initial_potential == _threshold_amplitude(neuron) / 2).all() for neuron in alive)
     is_corrected = any(layer.correction is not None for layer in spiking.layers)
@@ -186,6 +196,42 @@ class _Rates:
         return [maps * factor for maps, factor in zip(found, self._factors, strict=True)]
 
 
+def _but_relays(activation: Activation, relay_of: Array | None) -> Activation:
+    """``activation`` in all channels but relays, which pass on what they receive."""
+    if relay_of is None:
+        return activation
+    relays = np.flatnonzero(relay_of >= 0)
+
+    def activated(maps: Array) -> Array:
+        found = activation(maps)
+        found[..., relays] = maps[..., relays]
+        return found
+
+    return activated
+
+
+def _own(neuron: IntegrateAndFire, relay_of: Array | None) -> IntegrateAndFire:
+    """The neurons that are no relays."""
+    own = own_channels(relay_of)
+    return IntegrateAndFire(neuron.threshold[own], neuron.amplitude[own], neuron.initial_potential[own])
+
+
+def _repeating(cnn: ReluNetwork, neurons: Sequence[IntegrateAndFire | None]) -> list[IntegrateAndFire | None]:
+    """``neurons`` in which the threshold and amplitude of a relay are the amplitude of its source; its V0 is 0."""
+    found: list[IntegrateAndFire | None] = []
+    for layer, neuron in zip(cnn.layers, neurons, strict=True):
+        before = found[-1] if found else None
+        if neuron is not None and before is not None and layer.relay_of is not None:
+            relays = layer.relay_of >= 0
+            amplitude = relayed(neuron.amplitude, before.amplitude, layer.relay_of)
+            threshold = np.where(amplitude > 0, amplitude, np.inf)
+            neuron = IntegrateAndFire(
+                np.where(relays, threshold, neuron.threshold), amplitude, np.where(relays, 0, neuron.initial_potential)
+            )
+        found.append(neuron)
+    return found
+
+
 def _counted(maps: Array, neuron: IntegrateAndFire, share: Array, timesteps: int) -> Array:
     """amplitude / T x clip(floor(maps T / threshold + share), 0, T)."""
     spent = maps * np.float32(timesteps) / neuron.threshold.astype(np.float32)
@@ -216,6 +262,10 @@ def _with_rounded_weights(spiking: SpikingNetwork, network: QuantizedNetwork) ->
             assert amplitude is not None
             inverse = np.divide(1.0, amplitude, out=np.zeros_like(amplitude), where=amplitude > 0)
             synapse = synapse.with_input_factors(inverse)
+        if rounded.relay_of is not None:
+            # In real numbers, a rounded weight may fall just short of the threshold.
+            is_relay = (rounded.relay_of >= 0).reshape(-1, *(1,) * (weight.ndim - 1))
+            synapse = replace(synapse, weight=np.where(is_relay, layer.synapse.weight, synapse.weight))
         layers.append(replace(layer, synapse=synapse))
         before = rounded
     return replace(spiking, layers=tuple(layers))

@@ -20,11 +20,15 @@ RELAY_OF = np.array([-1, -1, -1, 0, 1, 2, 3])
 _PIXEL = 255
 
 
-def residual_network(seed: int = 0, *, timesteps: int = 4, reset: Reset = "soft") -> QuantizedNetwork:
+def residual_network(
+    seed: int = 0, *, timesteps: int = 4, reset: Reset = "soft", amplitude_factor: float = 1.0
+) -> QuantizedNetwork:
     """y = relu(outer(relu(inner(x))) + x), x = relu(stem(image)), and a readout of 3 classes.
 
     ``stem``: 4 channels of 3 x 3. ``inner``: 3 channels and 4 relays. ``outer``: 4 channels, with an identity for the
-    relays. Maps are padded, 6 x 6 everywhere. Every relay starts at another potential, with soft reset.
+    relays. Maps are padded, 6 x 6 everywhere. With soft reset, every relay starts at another potential.
+
+    ``amplitude_factor``: amplitude of a spike over the threshold, as it is fitted to hard reset; of relays it is 1.
     """
     rng = np.random.default_rng(seed)
 
@@ -42,15 +46,19 @@ def residual_network(seed: int = 0, *, timesteps: int = 4, reset: Reset = "soft"
     outer[relays, OWN_CHANNELS + relays, 1, 1] = rng.integers(60, 128, RELAYS)
     classes = rng.integers(-100, 101, (3, 4 * 36))
 
-    stem_layer = _layer("stem", stem, thresholds(12 * 18 * _PIXEL, 4), rng.uniform(1e-5, 2e-5, 4), reset, _PIXEL)
-    scale = np.concatenate([rng.uniform(0.005, 0.01, OWN_CHANNELS), _amplitude(stem_layer) / relay_threshold])
-    used = np.concatenate([thresholds(20 * 36, OWN_CHANNELS), relay_threshold])
-    inner_layer = replace(_layer("inner", inner, used, scale, reset), relay_of=RELAY_OF)
-    outer_layer = _layer("outer", outer, thresholds(20 * 20, 4), rng.uniform(0.005, 0.01, 4), reset)
+    factors = np.full(4, amplitude_factor)
+    stem_threshold, stem_scale = thresholds(12 * 18 * _PIXEL, 4), rng.uniform(1e-5, 2e-5, 4)
+    stem_layer = _layer("stem", stem, stem_threshold, stem_scale, reset, factors, _PIXEL)
+    received = stem_threshold * stem_scale * factors
+    inner_scale = np.concatenate([rng.uniform(0.005, 0.01, OWN_CHANNELS), received / relay_threshold])
+    inner_threshold = np.concatenate([thresholds(20 * 36, OWN_CHANNELS), relay_threshold])
+    inner_factors = np.where(RELAY_OF < 0, amplitude_factor, 1.0)
+    inner_layer = _layer("inner", inner, inner_threshold, inner_scale, reset, inner_factors)
+    outer_layer = _layer("outer", outer, thresholds(20 * 20, 4), rng.uniform(0.005, 0.01, 4), reset, factors)
     readout = QuantizedLayer("classes", Dense(classes.astype(np.int32)), None, np.full(3, 0.01))
     return QuantizedNetwork(
         input_shape=INPUT_SHAPE,
-        layers=(stem_layer, inner_layer, outer_layer, readout),
+        layers=(stem_layer, replace(inner_layer, relay_of=RELAY_OF), outer_layer, readout),
         timesteps=timesteps,
         max_timesteps=64,
         pixel_bits=8,
@@ -80,24 +88,19 @@ def float_networks(network: QuantizedNetwork) -> tuple[ReluNetwork, SpikingNetwo
     )
 
 
-def relay_spikes(spikes: Array) -> int:
-    """Spikes of the relays of `inner` in ``(N, T, C, H, W)``."""
-    return int(spikes[:, :, OWN_CHANNELS:].sum())
-
-
 def _layer(
-    name: str, weight: Array, threshold: Array, scale: Array, reset: Reset, largest_input: int = 1
+    name: str,
+    weight: Array,
+    threshold: Array,
+    scale: Array,
+    reset: Reset,
+    amplitude_factors: Array,
+    largest_input: int = 1,
 ) -> QuantizedLayer:
     initial = threshold // 2 if reset == "soft" else np.zeros_like(threshold)
     if name == "inner" and reset == "soft":
-        initial = initial.copy()
         initial[OWN_CHANNELS:] = threshold[OWN_CHANNELS:] * np.arange(RELAYS) // RELAYS
     neuron = IntegerNeuron(threshold.astype(np.int32), initial.astype(np.int32))
-    balanced = IntegrateAndFire(threshold * scale, threshold * scale, initial * scale)
+    balanced = IntegrateAndFire(threshold * scale, threshold * scale * amplitude_factors, initial * scale)
     synapse = Conv(weight.astype(np.int32), padding=(1, 1))
     return QuantizedLayer(name, synapse, neuron, scale, largest_input, balanced)
-
-
-def _amplitude(layer: QuantizedLayer) -> Array:
-    assert layer.balanced is not None
-    return np.asarray(layer.balanced.amplitude)

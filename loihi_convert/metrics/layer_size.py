@@ -1,0 +1,62 @@
+"""How large each layer of a network is, and what the CNN pays for it."""
+
+from __future__ import annotations
+
+import math
+
+from loihi_convert.arrays import Shape
+from loihi_convert.external.cuba import CubaLayer, CubaNetwork, PixelBias
+from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.relays import relay_count, without_relays
+from loihi_convert.ir.synapse import Synapse
+from loihi_convert.records import Record
+
+
+class LayerSize(Record):
+    """One layer's size, and what the CNN pays for it.
+
+    Attributes
+    ----------
+    name
+        The module's name in the CNN.
+    neuron_count
+        Neurons of the layer.
+    multiply_accumulates
+        Multiplications with a nonzero weight that the CNN needs for one image in this layer's synapse, after average
+        pooling (NeuroBench: effective MACs, were no activation 0); none for relays.
+    relay_count
+        How many of the neurons are relays.
+    """
+
+    name: str
+    neuron_count: int
+    multiply_accumulates: int
+    relay_count: int = 0
+
+
+def layer_sizes(network: QuantizedNetwork | CubaNetwork) -> tuple[LayerSize, ...]:
+    """Return the size of each layer."""
+    layers = []
+    synaptic: tuple[QuantizedLayer | CubaLayer, ...] = network.layers
+    for layer, input_shape, shape in zip(
+        synaptic, (network.input_shape, *network.shapes), network.shapes, strict=False
+    ):
+        relays, synapse = 0, layer.synapse
+        if isinstance(layer, QuantizedLayer) and layer.relay_of is not None:
+            relays = relay_count(layer.relay_of) * math.prod(shape[1:])
+            synapse = without_relays(layer.synapse, layer.relay_of)
+        layers.append(
+            LayerSize(
+                name=layer.name,
+                neuron_count=math.prod(shape),
+                multiply_accumulates=multiplications(synapse, input_shape),
+                relay_count=relays,
+            )
+        )
+    return tuple(layers)
+
+
+def multiplications(synapse: Synapse | PixelBias, input_shape: Shape) -> int:
+    """Return how many multiplications with a nonzero weight the CNN needs in ``synapse`` for one image."""
+    # A spike in front of a pooling reaches the synapses of its whole window; the CNN multiplies the average once.
+    return int(synapse.fan_out(input_shape).sum()) // math.prod(synapse.pool)

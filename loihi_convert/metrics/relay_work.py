@@ -1,0 +1,65 @@
+"""What relays did in a run: their neurons, spikes and synaptic operations, apart from those of all other neurons.
+
+`ref` counts spikes by channel, but synaptic operations only by layer. The operations of a relay channel are taken as
+its spikes x the mean fan-out of its neurons. That is exact where all neurons of the channel have the same fan-out:
+where a skip joins a sum, or passes one more layer, pixel by pixel. Elsewhere it is an estimate. An example is a relay
+before a padded kernel: fewer synapses leave a neuron at the border.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from loihi_convert.arrays import Array
+from loihi_convert.backends.result import RunResult
+from loihi_convert.external.cuba import CubaNetwork
+from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.relays import is_relay, relay_count
+
+
+class RelayWork(NamedTuple):
+    """The relays of each of L spiking layers.
+
+    Parameters
+    ----------
+    neurons
+        int64 ``(L,)``.
+    spikes
+        float64 ``(T, L)``, after each step, all steps before it and all images together; NaN in layers with relays in a
+        run that did not count spikes by channel.
+    synaptic_operations
+        The same for the synapses that these spikes reach.
+    """
+
+    neurons: Array
+    spikes: Array
+    synaptic_operations: Array
+
+
+def relay_work(result: RunResult, network: QuantizedNetwork | CubaNetwork) -> RelayWork:
+    """Return what the relays of ``network`` did in a run of it."""
+    counts = result.spike_counts.shape
+    neurons, work = np.zeros(counts[2], np.int64), np.zeros((2, *counts[1:]))
+    if isinstance(network, CubaNetwork):
+        return RelayWork(neurons, *work)
+    for index, (layer, fan_out) in enumerate(zip(network.spiking_layers, network.fan_outs, strict=True)):
+        relays = is_relay(layer.relay_of, layer.synapse.channels)
+        if not relays.any():
+            continue
+        neurons[index] = relay_count(layer.relay_of) * math.prod(fan_out.shape[1:])
+        if not result.channel_spikes:
+            work[:, :, index] = np.nan
+            continue
+        spikes = result.channel_spikes[index][:, relays].cumsum(axis=0)
+        reached = spikes @ fan_out[relays].reshape(len(spikes.T), -1).mean(axis=1)
+        every = result.synaptic_operations[:, :, index].sum(axis=0).cumsum()
+        work[:, :, index] = spikes.sum(axis=1), np.minimum(reached, every)
+    return RelayWork(neurons, *work)
+
+
+def known(value: float) -> float | None:
+    """Return ``value``, or None where it is NaN: where it was not counted."""
+    return None if math.isnan(value) else value
