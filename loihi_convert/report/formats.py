@@ -17,6 +17,16 @@ def percent_interval(interval: Interval | None) -> str | None:
     return None if interval is None else f"{100 * interval[0]:.2f}-{100 * interval[1]:.2f}"
 
 
+def neurons(count: int, relays: int) -> str:
+    """Return how many neurons a layer has, its relays apart: 6,272 + 3,136."""
+    return f"{count - relays:,} + {relays:,}" if relays else f"{count:,}"
+
+
+def neurons_header(*, has_relays: bool) -> str:
+    """Return the header of a column of `neurons`."""
+    return "neurons\n+ relays" if has_relays else "neurons"
+
+
 def points(loss: float | None) -> str | None:
     """Return percentage points: 0.15."""
     # The sum avoids "-0.00".

@@ -52,6 +52,8 @@ def _card(entry: Entry, *, is_short: bool) -> Card:
         ("synaptic operations an image", count(point.synaptic_operations)),
         ("spikes an image", count(point.spikes_per_image)),
     ]
+    if evaluation.has_relays and point.relay_spikes_per_image is not None:
+        facts.append(("of these, of relays", count(point.relay_spikes_per_image)))
     if (early_exit := evaluation.early_exit) is not None:
         stopped = early_exit.chosen_point
         right = f", accuracy {percent(stopped.accuracy)} %" if stopped.accuracy is not None else ""

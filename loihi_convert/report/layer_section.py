@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 from loihi_convert.chip.limits import NEVER_FIRES
 from loihi_convert.report.charts import Chart, channel_chart
 from loihi_convert.report.entries import Entry
 from loihi_convert.report.formats import percent
 from loihi_convert.report.page import Block, Details, Heading, Paragraph, Pictures
-from loihi_convert.report.run_tables import layer_table
+from loihi_convert.report.run_tables import RELAYS, layer_table
 from loihi_convert.report.table import Table
 from loihi_convert.runs.stored_run import ChannelThresholds, StoredRun
 
 MAX_CHANNELS: Final = 128
 """Channels of a layer whose values are listed one by one."""
+
+Value = TypeVar("Value")
 
 
 def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
@@ -33,6 +35,8 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
             f"Thresholds of channels are missing for {', '.join(external)}: the file was not written by loihi-convert, "
             "and thresholds of CUBA neurons are not recorded."
         )
+    if any(entry.evaluation.has_relays for entry in entries):
+        yield Paragraph(f"Charts and ranges leave out {RELAYS}. The lists of every channel mark them.")
     groups: dict[tuple[str, tuple[tuple[str, int], ...]], list[Entry]] = {}
     for entry in entries:
         shape = tuple((layer.name, layer.neuron_count) for layer in entry.evaluation.layers)
@@ -61,8 +65,12 @@ def _is_external(run: StoredRun) -> bool:
 
 
 def _rate_chart(group: Sequence[Entry], layer: str) -> Chart | None:
-    values = [
-        (f"{e.label}, T = {e.point.timesteps}", e.style, [100 * rate for rate in rates])
+    values: list[tuple[str, int, list[float | None]]] = [
+        (
+            f"{e.label}, T = {e.point.timesteps}",
+            e.style,
+            [None if channel in _relays(e, layer) else 100 * rate for channel, rate in enumerate(rates)],
+        )
         for e in group
         if (rates := _rates(e, layer)) is not None
     ]
@@ -75,7 +83,11 @@ def _rate_chart(group: Sequence[Entry], layer: str) -> Chart | None:
 
 def _threshold_chart(group: Sequence[Entry], layer: str) -> Chart | None:
     values: list[tuple[str, int, list[float | None]]] = [
-        (f"{entry.label}, for T = {entry.evaluation.timesteps}", entry.style, list(_real_thresholds(neurons)))
+        (
+            f"{entry.label}, for T = {entry.evaluation.timesteps}",
+            entry.style,
+            [None if c in _relays(entry, layer) else real for c, real in enumerate(_real_thresholds(neurons))],
+        )
         for entry in group
         if (neurons := _neurons(entry, layer)) is not None
     ]
@@ -89,8 +101,8 @@ def _layer_table(entry: Entry) -> Table:
     table = layer_table(
         entry.evaluation,
         entry.point,
-        rates=lambda layer: _rates(entry, layer),
-        thresholds=lambda layer: _neurons(entry, layer),
+        rates=lambda layer: _own_rates(entry, layer),
+        thresholds=lambda layer: _own_neurons(entry, layer),
     )
     return replace(table, title=entry.full_label)
 
@@ -99,14 +111,33 @@ def _channel_table(entry: Entry, layer: str) -> Table | None:
     rates, neurons = _rates(entry, layer), _neurons(entry, layer)
     if rates is None or neurons is None or len(rates) > MAX_CHANNELS:
         return None
+    relays = _relays(entry, layer)
     rows = tuple(
-        (str(channel), percent(rate) or "", f"{integer:,}", "never fires" if real is None else f"{real:.4g}", f"{v0:,}")
+        (
+            _channel(channel, relays),
+            percent(rate) or "",
+            f"{integer:,}",
+            "never fires" if real is None else f"{real:.4g}",
+            f"{v0:,}",
+        )
         for channel, (rate, integer, real, v0) in enumerate(
             zip(rates, neurons.integers, _real_thresholds(neurons), neurons.initial_potentials, strict=True)
         )
     )
     headers = ("channel", "firing\nrate %", "threshold,\ninteger", "threshold,\nreal", "initial\npotential")
     return Table(f"{entry.full_label}, {layer}, at T = {entry.point.timesteps}", headers, rows, 0)
+
+
+def _channel(channel: int, relays: Set[int]) -> str:
+    return f"{channel} (relay)" if channel in relays else str(channel)
+
+
+def _relays(entry: Entry, layer: str) -> Set[int]:
+    return entry.run.relays.get((entry.file, layer), set())
+
+
+def _without(values: Sequence[Value], relays: Set[int]) -> tuple[Value, ...]:
+    return tuple(value for channel, value in enumerate(values) if channel not in relays)
 
 
 def _rates(entry: Entry, layer: str) -> tuple[float, ...] | None:
@@ -116,6 +147,23 @@ def _rates(entry: Entry, layer: str) -> tuple[float, ...] | None:
 
 def _neurons(entry: Entry, layer: str) -> ChannelThresholds | None:
     return None if entry.run.thresholds is None else entry.run.thresholds.get((entry.file, layer))
+
+
+def _own_rates(entry: Entry, layer: str) -> tuple[float, ...] | None:
+    rates = _rates(entry, layer)
+    return None if rates is None else _without(rates, _relays(entry, layer))
+
+
+def _own_neurons(entry: Entry, layer: str) -> ChannelThresholds | None:
+    neurons, relays = _neurons(entry, layer), _relays(entry, layer)
+    if neurons is None:
+        return None
+    return ChannelThresholds(
+        integers=_without(neurons.integers, relays),
+        real=_without(neurons.real, relays),
+        scales=_without(neurons.scales, relays),
+        initial_potentials=_without(neurons.initial_potentials, relays),
+    )
 
 
 def _real_thresholds(neurons: ChannelThresholds) -> Iterator[float | None]:

@@ -7,14 +7,26 @@ of one run. *Per T*: several files, each with one row, at the T it was balanced 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 from loihi_convert.chip import limits
 from loihi_convert.chip.energy import Energy, Estimate
 from loihi_convert.metrics.early_exit import EarlyExit, MarginChoice
 from loihi_convert.metrics.evaluation import Evaluation, Point
-from loihi_convert.report.formats import count, percent, percent_interval, points, quantity_range
+from loihi_convert.report.formats import (
+    count,
+    neurons,
+    neurons_header,
+    percent,
+    percent_interval,
+    points,
+    quantity_range,
+)
 from loihi_convert.report.table import Table, table_of
 from loihi_convert.runs.stored_run import ChannelThresholds
+
+RELAYS: Final = "relays, neurons that repeat the spikes of another layer for a connection that skips layers"
+"""What relays are, in a caption."""
 
 Figures = Sequence[tuple[str, Evaluation]]
 """Files by name, and what was measured of each."""
@@ -56,7 +68,25 @@ def _accuracy_caption(evaluation: Evaluation) -> Iterable[str]:
             f"{evaluation.saturated_images:,} images reached an output potential of "
             f"\N{PLUS-MINUS SIGN}{limits.POTENTIAL_LIMIT}, the end of Loihi's range"
         )
+    yield from _relay_notes(evaluation)
     yield from evaluation.notes
+
+
+def _relay_notes(evaluation: Evaluation) -> Iterable[str]:
+    """The share of relays in the work after the last step; nothing without relays."""
+    if not evaluation.has_relays:
+        return
+    last = evaluation.points[-1]
+    count = sum(layer.relay_count for layer in evaluation.layers)
+    every = sum(layer.neuron_count for layer in evaluation.layers)
+    shares = [f"{count:,} of {every:,} neurons"]
+    for what, part, whole in (
+        ("spikes", last.relay_spikes_per_image, last.spikes_per_image),
+        ("SynOps", last.relay_synaptic_operations, last.synaptic_operations),
+    ):
+        if part is not None and whole:
+            shares.append(f"{percent(part / whole)} % of the {what}")
+    yield f"spikes and SynOps include {RELAYS}: {', '.join(shares)} at T = {last.timesteps}"
 
 
 def per_t_table(figures: Figures) -> Table:
@@ -83,24 +113,27 @@ def layer_table(
 ) -> Table:
     """Return firing rates, thresholds and work per layer at ``point``, by default the last T.
 
-    ``rates`` and ``thresholds`` give what is known of the channels of a layer, by its name.
+    ``rates`` and ``thresholds`` give what is known of the channels of a layer but relays, by its name.
     """
     point = evaluation.points[-1] if point is None else point
     has_thresholds = any(thresholds(layer.name) for layer in evaluation.layers)
     # The last layer has no synapse after it; where it only integrates, it has no firing rate either.
     reached = (None, *(f"{operations:,.0f}" for operations in point.synaptic_operations_per_layer), None)
+    spiking = len(point.firing_rate)
     rows = []
-    for layer, rate, operations in zip(evaluation.layers, (*point.firing_rate, None), reached, strict=False):
-        channels, neurons = rates(layer.name), thresholds(layer.name)
-        only_integrates = "only integrates" if rate is None and has_thresholds else None
+    for index, (layer, rate, operations) in enumerate(
+        zip(evaluation.layers, (*point.firing_rate, None), reached, strict=False)
+    ):
+        channels, known = rates(layer.name), thresholds(layer.name)
+        only_integrates = "only integrates" if index >= spiking and has_thresholds else None
         rows.append(
             {
                 "layer": layer.name,
-                "neurons": f"{layer.neuron_count:,}",
+                neurons_header(has_relays=evaluation.has_relays): neurons(layer.neuron_count, layer.relay_count),
                 "firing\nrate %": percent(rate),
                 "of channels\n%": _range(channels, percent) if channels else None,
                 "silent\nchannels": str(sum(one == 0 for one in channels)) if channels else None,
-                "thresholds,\nintegers": _range(neurons.integers, "{:,}".format) if neurons else only_integrates,
+                "thresholds,\nintegers": _threshold_range(known) or only_integrates,
                 "SynOps\n/image": operations,
                 "CNN's MACs\n/image": f"{layer.multiply_accumulates:,}",
             }
@@ -109,7 +142,13 @@ def layer_table(
         f"at T = {point.timesteps}; SynOps: synapses of the layer reached by the spikes of the one before it. "
         "The first layer receives pixels at every step, or Poisson spikes"
     )
+    if evaluation.has_relays:
+        caption += f". Rates and thresholds leave out {RELAYS}; SynOps include them"
     return table_of(rows, caption=caption)
+
+
+def _threshold_range(neurons: ChannelThresholds | None) -> str | None:
+    return _range(neurons.integers, "{:,}".format) if neurons and neurons.integers else None
 
 
 def _range(values: Sequence[float], text: Callable[[float], str | None]) -> str:
@@ -162,16 +201,31 @@ def energy_cells(energy: Energy, one: Estimate) -> dict[str, str | None]:
         "spikes\n/image": count(one.spikes),
         "Loihi 1,\nenergy": quantity_range(one.loihi1_joules, "J"),
         "Loihi 1,\ntime": quantity_range(one.loihi1_seconds, "s"),
+        "relays'\nshare %": _relay_share(one),
         "arithmetic,\n45 nm": quantity_range(one.arithmetic_joules, "J"),
         "the CNN's\narithmetic": quantity_range(energy.cnn_arithmetic_joules, "J"),
     }
+
+
+def _relay_share(one: Estimate) -> str | None:
+    """The part of Loihi 1's energy that relays take, at the low and at the high end."""
+    return _span(_relay_shares(one)) if one.relay_membrane_updates and one.relay_loihi1_joules else None
+
+
+def _relay_shares(one: Estimate) -> tuple[float, ...]:
+    parts = one.relay_loihi1_joules or ()
+    return tuple(100 * part / whole for part, whole in zip(parts, one.loihi1_joules, strict=False))
+
+
+def _span(shares: Sequence[float]) -> str:
+    return "..".join(dict.fromkeys(f"{share:.0f}" for share in (min(shares), max(shares))))
 
 
 def energy_table(figures: Figures) -> Table | None:
     """Return what an inference is estimated to take, or None where no evaluation has an estimate.
 
     For one file, a row per reported T; for several, one row each, at the T its thresholds are for. The spikes
-    are left out, and the CNN stands in the caption, so that the table fits 80 columns.
+    are left out, and the CNN and the share of relays stand in the caption, so that the table fits 80 columns.
     """
     known = [(name, evaluation, evaluation.energy) for name, evaluation in figures if evaluation.energy is not None]
     if not known:
@@ -184,10 +238,18 @@ def energy_table(figures: Figures) -> Table | None:
     ]
     # Weights that are rounded to 0 differ between files.
     low, high = zip(*(energy.cnn_arithmetic_joules for _, _, energy in known), strict=True)
-    left_out = ("spikes\n/image", "the CNN's\narithmetic")
+    left_out = ("spikes\n/image", "relays'\nshare %", "the CNN's\narithmetic")
     boundaries = dict.fromkeys(energy.boundary for _, _, energy in known)
+    shares = [
+        s
+        for _, evaluation, energy in known
+        if evaluation.has_relays
+        for one in energy.estimates
+        for s in _relay_shares(one)
+    ]
+    relays = f". Relays take {_span(shares)} % of Loihi 1's energy" if shares else ""
     return table_of(
         [{header: text for header, text in row.items() if header not in left_out} for row in rows],
         title="energy and time of an inference, estimated",
-        caption=f"{' '.join(boundaries)} The CNN: {quantity_range((min(low), max(high)), 'J')}",
+        caption=f"{' '.join(boundaries)} The CNN: {quantity_range((min(low), max(high)), 'J')}{relays}",
     )

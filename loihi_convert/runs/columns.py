@@ -1,4 +1,7 @@
-"""The CSV files of a run folder: the one place that knows their columns, for writing and for reading."""
+"""The CSV files of a run folder: the one place that knows their columns, for writing and for reading.
+
+Columns whose name begins with ``relay`` are only in folders of runs with relays (`ir.relays`).
+"""
 
 from __future__ import annotations
 
@@ -37,11 +40,15 @@ class _Row(BaseModel):
 
 Row = TypeVar("Row", bound=_Row)
 
+_OrEmpty = BeforeValidator(lambda value: None if value == "" else value)
+"""An empty cell is None."""
+
 
 class FiringRate(_Row):
     """firing_rates.csv: one channel of one layer at one T.
 
     The firing rate of a channel (paper, eq. 3) is the mean over its neurons, and here over images, of spikes / T.
+    ``relay_of`` is the channel of the layer before that a relay repeats, None for other channels.
     """
 
     file: str
@@ -49,18 +56,23 @@ class FiringRate(_Row):
     channel: int
     timesteps: int
     firing_rate: float = Field(ge=0, le=1)
+    relay_of: Annotated[int | None, _OrEmpty] = None
 
 
 class ChannelThreshold(_Row):
-    """thresholds.csv: one channel of one layer. ``real_threshold`` is None where it is unknown or never reached."""
+    """thresholds.csv: one channel of one layer; ``relay_of`` as in `FiringRate`.
+
+    ``real_threshold`` is None where it is unknown or never reached.
+    """
 
     file: str
     layer: str
     channel: int
     threshold: int
-    real_threshold: Annotated[float | None, BeforeValidator(lambda value: None if value == "" else value)]
+    real_threshold: Annotated[float | None, _OrEmpty]
     scale: float
     initial_potential: int
+    relay_of: Annotated[int | None, _OrEmpty] = None
 
 
 class Prediction(_Row):
@@ -82,7 +94,7 @@ def accuracy_row(name: str, evaluation: Evaluation, point: Point) -> dict[str, o
         "image_count": evaluation.image_count,
         "cnn_accuracy": evaluation.cnn_accuracy,
         **_range_columns("cnn_accuracy", evaluation.cnn_accuracy_interval),
-        **_flat(point, [layer.name for layer in evaluation.layers]),
+        **_flat(point, [layer.name for layer in evaluation.layers], has_relays=evaluation.has_relays),
     }
 
 
@@ -100,19 +112,22 @@ def early_exit_row(name: str, evaluation: Evaluation, early_exit: EarlyExit, poi
 
 def energy_row(name: str, estimate: Estimate) -> dict[str, object]:
     """Return a row of energy.csv: the fields of `Estimate`."""
-    return {"file": name, **_flat(estimate)}
+    return {"file": name, **_flat(estimate, has_relays=estimate.relay_membrane_updates > 0)}
 
 
-def _flat(record: Record, layers: Sequence[str] = ()) -> dict[str, object]:
+def _flat(record: Record, layers: Sequence[str] = (), *, has_relays: bool = False) -> dict[str, object]:
     """The fields of a record in order: a column for each of ``layers``, or two for a range."""
     row: dict[str, object] = {}
     for field, value in record:
+        if field.startswith("relay_") and not has_relays:
+            continue
         if field.endswith("_interval"):
             row |= _range_columns(field.removesuffix("_interval"), value)
         elif isinstance(value, tuple) and layers:
             row |= {f"{field.removesuffix('_per_layer')}_{layer}": x for layer, x in zip(layers, value, strict=False)}
         else:
-            row |= _range_columns(field, value) if isinstance(value, tuple) else {field: value}
+            is_range = isinstance(value, tuple) or field.endswith("_joules")
+            row |= _range_columns(field, value) if is_range else {field: value}
     return row
 
 
@@ -128,17 +143,27 @@ def firing_rates(
     spiking: tuple[QuantizedLayer | CubaLayer, ...] = network.spiking_layers
     for layer, shape, spikes in zip(spiking, network.shapes, result.channel_spikes, strict=False):
         neurons = math.prod(shape[1:])
+        sources = _sources(layer, shape[0])
         so_far = spikes.cumsum(axis=0)
         for point in evaluation.points:
             possible = evaluation.image_count * neurons * point.timesteps
-            for channel, count in enumerate(so_far[point.timesteps - 1].tolist()):
+            counts = so_far[point.timesteps - 1].tolist()
+            for channel, (count, source) in enumerate(zip(counts, sources, strict=True)):
                 yield FiringRate(
                     file=name,
                     layer=layer.name,
                     channel=channel,
                     timesteps=point.timesteps,
                     firing_rate=count / possible,
+                    relay_of=source,
                 )
+
+
+def _sources(layer: QuantizedLayer | CubaLayer, channels: int) -> list[int | None]:
+    """What each channel repeats, None where it is not a relay."""
+    if isinstance(layer, CubaLayer) or layer.relay_of is None:
+        return [None] * channels
+    return [source if source >= 0 else None for source in layer.relay_of.tolist()]
 
 
 def thresholds(name: str, network: QuantizedNetwork | CubaNetwork) -> Iterator[ChannelThreshold]:
@@ -150,7 +175,9 @@ def thresholds(name: str, network: QuantizedNetwork | CubaNetwork) -> Iterator[C
         integers = layer.neuron.threshold.tolist()
         real = [math.inf] * len(integers) if layer.balanced is None else layer.balanced.threshold.tolist()
         numbers = zip(integers, real, layer.scale.tolist(), layer.neuron.initial_potential.tolist(), strict=True)
-        for channel, (integer, real_threshold, scale, initial) in enumerate(numbers):
+        for channel, ((integer, real_threshold, scale, initial), source) in enumerate(
+            zip(numbers, _sources(layer, len(integers)), strict=True)
+        ):
             yield ChannelThreshold(
                 file=name,
                 layer=layer.name,
@@ -159,6 +186,7 @@ def thresholds(name: str, network: QuantizedNetwork | CubaNetwork) -> Iterator[C
                 real_threshold=None if real_threshold == math.inf else real_threshold,
                 scale=scale,
                 initial_potential=initial,
+                relay_of=source,
             )
 
 
@@ -193,7 +221,7 @@ def as_csv(rows: Iterable[Mapping[str, object] | _Row], columns: Iterable[str] |
 
     Where ``columns`` are known, no row is kept: those of predictions.csv would take many times its size.
     """
-    dicts: Iterable[Mapping[str, object]] = (row.model_dump() if isinstance(row, _Row) else row for row in rows)
+    dicts: Iterable[Mapping[str, object]] = (_cells(row) if isinstance(row, _Row) else row for row in rows)
     if columns is None:
         dicts = list(dicts)
         columns = itertools.chain.from_iterable(dicts)
@@ -204,6 +232,10 @@ def as_csv(rows: Iterable[Mapping[str, object] | _Row], columns: Iterable[str] |
         writer.writerows(dicts)
         text.flush()
         return content.getvalue()
+
+
+def _cells(row: _Row) -> dict[str, object]:
+    return {name: value for name, value in row.model_dump().items() if name != "relay_of" or value is not None}
 
 
 def read_csv(path: Path, schema: type[Row]) -> Iterator[tuple[Row, int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +29,10 @@ class ChannelThresholds(NamedTuple):
     initial_potentials: tuple[int, ...]
 
 
+_Relays = dict[tuple[str, str], set[int]]
+"""By file stem and layer, the channels that are relays."""
+
+
 class Confusion(NamedTuple):
     """How many images of each class (rows) got which class (columns), int64, after T steps; names of the classes."""
 
@@ -53,6 +57,8 @@ class StoredRun:
         By file stem, layer and T, the rate 0..1 of each channel; ``None`` where the run has not recorded them.
     thresholds
         By file stem and layer; ``None`` where the run has not recorded them.
+    relays
+        By file stem and layer, the channels that are relays (`ir.relays`); only of layers with any.
     confusions
         By file stem, at the T of `Evaluation.nominal_point`; empty where labels are unknown.
     """
@@ -62,6 +68,7 @@ class StoredRun:
     evaluations: Mapping[str, Evaluation]
     firing_rates: Mapping[tuple[str, str, int], tuple[float, ...]] | None
     thresholds: Mapping[tuple[str, str], ChannelThresholds] | None
+    relays: Mapping[tuple[str, str], Set[int]]
     confusions: Mapping[str, Confusion]
 
 
@@ -86,8 +93,9 @@ def read_run(folder: Path) -> StoredRun:
     if not evaluations or not all(evaluation.points for evaluation in evaluations.values()):
         raise damaged(folder / "result.json", "holds no figures")
     rates, thresholds = folder / "firing_rates.csv", folder / "thresholds.csv"
-    firing_rates = _firing_rates(rates, evaluations) if rates.exists() else None
-    neurons = _thresholds(thresholds, evaluations) if thresholds.exists() else None
+    relays: _Relays = {}
+    firing_rates = _firing_rates(rates, evaluations, relays) if rates.exists() else None
+    neurons = _thresholds(thresholds, evaluations, relays) if thresholds.exists() else None
     _require_equal_channels(folder, firing_rates, neurons)
     return StoredRun(
         name=folder.resolve().name,
@@ -95,6 +103,7 @@ def read_run(folder: Path) -> StoredRun:
         evaluations=evaluations,
         firing_rates=firing_rates,
         thresholds=neurons,
+        relays=relays,
         confusions=_confusions(folder / "predictions.csv", evaluations, manifest),
     )
 
@@ -108,12 +117,17 @@ def _json(path: Path, schema: TypeAdapter[Any]) -> Any:
         raise damaged(path, first_error(error)) from error
 
 
-def _firing_rates(path: Path, evaluations: Mapping[str, Evaluation]) -> dict[tuple[str, str, int], tuple[float, ...]]:
+def _firing_rates(
+    path: Path, evaluations: Mapping[str, Evaluation], relays: _Relays
+) -> dict[tuple[str, str, int], tuple[float, ...]]:
+    """Read firing_rates.csv, and add the channels that it marks to ``relays``."""
     found: dict[tuple[str, str, int], list[float]] = {}
     for row, _ in read_csv(path, FiringRate):
         rates = found.setdefault((row.file, row.layer, row.timesteps), [])
         _require_next_channel(path, row.channel, len(rates))
         rates.append(row.firing_rate)
+        if row.relay_of is not None:
+            relays.setdefault((row.file, row.layer), set()).add(row.channel)
     expected = {
         (name, layer.name, point.timesteps)
         for name, evaluation in evaluations.items()
@@ -122,15 +136,21 @@ def _firing_rates(path: Path, evaluations: Mapping[str, Evaluation]) -> dict[tup
     }
     if found.keys() != expected:
         raise damaged(path, "other files, layers or T than in result.json")
+    _require_relays(path, evaluations, {key[:2]: len(rates) for key, rates in found.items()}, relays)
     return {key: tuple(rates) for key, rates in found.items()}
 
 
-def _thresholds(path: Path, evaluations: Mapping[str, Evaluation]) -> dict[tuple[str, str], ChannelThresholds]:
+def _thresholds(
+    path: Path, evaluations: Mapping[str, Evaluation], relays: _Relays
+) -> dict[tuple[str, str], ChannelThresholds]:
+    """Read thresholds.csv, and add the channels that it marks to ``relays``."""
     found: dict[tuple[str, str], list[tuple[int, float | None, float, int]]] = {}
     for row, _ in read_csv(path, ChannelThreshold):
         channels = found.setdefault((row.file, row.layer), [])
         _require_next_channel(path, row.channel, len(channels))
         channels.append((row.threshold, row.real_threshold, row.scale, row.initial_potential))
+        if row.relay_of is not None:
+            relays.setdefault((row.file, row.layer), set()).add(row.channel)
     expected = {
         (name, layer.name)
         for name, evaluation in evaluations.items()
@@ -138,7 +158,19 @@ def _thresholds(path: Path, evaluations: Mapping[str, Evaluation]) -> dict[tuple
     }
     if found.keys() != expected:
         raise damaged(path, "other files or layers than in result.json")
+    _require_relays(path, evaluations, {key: len(channels) for key, channels in found.items()}, relays)
     return {key: ChannelThresholds(*zip(*channels, strict=True)) for key, channels in found.items()}
+
+
+def _require_relays(
+    path: Path, evaluations: Mapping[str, Evaluation], channels: Mapping[tuple[str, str], int], relays: _Relays
+) -> None:
+    """Raise unless as many channels are marked as result.json says; ``channels``: how many each layer has."""
+    sizes = {(name, layer.name): layer for name, evaluation in evaluations.items() for layer in evaluation.layers}
+    for key, count in channels.items():
+        marked, size = len(relays.get(key, ())), sizes[key]
+        if marked * size.neuron_count != size.relay_count * count:
+            raise damaged(path, f"{marked} relays of {count} channels in {key[1]}: other than in result.json")
 
 
 def _require_next_channel(path: Path, channel: int, expected: int) -> None:
