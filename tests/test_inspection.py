@@ -12,7 +12,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from support.changed_files import overwrite
 from support.external_files import NEURON, lava_dl_file, small_layers, write_external
+from support.residual import residual_network
 from test_netx import small_network
 
 from loihi_convert import external, netx
@@ -20,6 +22,7 @@ from loihi_convert.__main__ import main
 from loihi_convert.errors import NetxError
 from loihi_convert.inspection.contents import BINS, describe
 from loihi_convert.inspection.differences import differences
+from loihi_convert.inspection.tables import structure_table
 
 
 def test_a_native_file(tmp_path: Path) -> None:
@@ -44,6 +47,20 @@ def test_a_native_file(tmp_path: Path) -> None:
     assert (dense.name, dense.pool, dense.neuron_type, dense.neuron_count) == ("fc", (2, 2), None, 3)
     assert dense.weight is not None
     assert dense.weight.count == 3 * 24
+
+
+def test_relays_are_counted_and_compared(tmp_path: Path) -> None:
+    for name, seed in (("a.net", 0), ("b.net", 0)):
+        netx.write(residual_network(seed), tmp_path / name)
+    contents = describe(tmp_path / "a.net")
+    assert [layer.relay_count for layer in contents.layers] == [None, None, 4, None, None, None]
+    table = structure_table(contents)
+    assert [row[table.headers.index("relays")] for row in table.rows] == ["", "", "4", "", "", ""]
+    assert "relays: channels that repeat" in table.caption
+    overwrite(tmp_path / "b.net", "layer/1/relay_of", [-1, -1, -1, 0, 1, 2, -1])
+    assert [(found.place, found.differing_count) for found in differences(tmp_path / "a.net", tmp_path / "b.net")] == [
+        ("loihi_convert/layer/1/relay_of", 1)
+    ]
 
 
 def test_a_histogram_counts_every_number(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from support import SUPPORT, oracle, stock_lava_dl
 from support.changed_files import overwrite
+from support.residual import RELAY_OF, residual_network
 from support.strategies import Case, networks
 
 from loihi_convert import netx
@@ -325,3 +326,73 @@ def test_what_is_not_said_of_the_cnn_is_not_asked_for(tmp_path: Path) -> None:
     for number, model in enumerate(({}, {"data": None, "classes": []})):
         netx.write(replace(small_network(), provenance={"model": model}), tmp_path / f"{number}.net")
         assert netx.read(tmp_path / f"{number}.net").provenance["model"] == model
+
+
+def file_with_relays(folder: Path) -> Path:
+    """Layer 1 of the file repeats the four channels of layer 0 in its last four."""
+    netx.write(residual_network(), folder / "model.net")
+    return folder / "model.net"
+
+
+def test_relays_are_written_and_read(tmp_path: Path) -> None:
+    path = file_with_relays(tmp_path)
+    found, network = netx.read(path), residual_network()
+    assert_same(found, network)
+    assert [None if layer.relay_of is None else layer.relay_of.tolist() for layer in found.layers] == [
+        None,
+        RELAY_OF.tolist(),
+        None,
+        None,
+    ]
+    with h5py.File(path) as file:
+        stored = [f"layer/{index}/relay_of" for index in range(4)]
+        assert [name in file["loihi_convert"] for name in stored] == [False, True, False, False]
+        # lava-dl reads what it does of any layer.
+        assert sorted(file["layer/2"]) == [
+            *("dilation", "groups", "neuron", "padding", "shape", "stride", "type", "weight"),
+        ]
+    netx.write(found, tmp_path / "again.net")
+    assert (tmp_path / "again.net").read_bytes() == path.read_bytes()
+
+
+def test_files_without_relays_say_nothing_of_them(tmp_path: Path) -> None:
+    """A layer that could have some but has none is written as one that cannot."""
+    conv, dense = small_network().layers
+    for name, relay_of in (("none.net", None), ("no.net", np.full(2, -1))):
+        netx.write(replace(small_network(), layers=(replace(conv, relay_of=relay_of), dense)), tmp_path / name)
+    assert (tmp_path / "none.net").read_bytes() == (tmp_path / "no.net").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        # Another source than the weight's.
+        ([-1, -1, -1, 1, 0, 2, 3], "repeats"),
+        ([-1, -1, -1, 0, 1, 2, 4], "repeats"),
+        # A channel with weights of its own.
+        ([0, -1, -1, 0, 1, 2, 3], "more than one weight"),
+        ([-2, -1, -1, 0, 1, 2, 3], "a channel or -1"),
+        ([-1, -1, -1, 0, 1, 2], "relay_of must be int"),
+        ([[-1, -1, -1, 0, 1, 2, 3]], "a channel or -1"),
+        ([-1.0, -1, -1, 0, 1, 2, 3], "must be integers"),
+        # No relay at all is not written.
+        ([-1] * 7, "does not belong"),
+    ],
+)
+def test_relays_that_are_damaged_are_refused(tmp_path: Path, value: list[int], message: str) -> None:
+    path = file_with_relays(tmp_path)
+    overwrite(path, "layer/1/relay_of", value)
+    with pytest.raises(NetxError, match=message) as caught:
+        netx.read(path)
+    assert caught.value.where.startswith(str(path))
+
+
+def test_a_relay_whose_threshold_was_changed_is_refused(tmp_path: Path) -> None:
+    """The integers of the file still agree with one another, but spikes would be lost."""
+    path = file_with_relays(tmp_path)
+    thresholds = residual_network().layers[1].threshold
+    assert thresholds is not None
+    overwrite(path, "/layer/2/neuron/vThMant", thresholds)
+    with pytest.raises(NetxError, match="a relay's weight is its threshold does not hold") as caught:
+        netx.read(path)
+    assert "inner" in caught.value.where

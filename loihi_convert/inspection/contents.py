@@ -17,6 +17,7 @@ from loihi_convert import external, netx
 from loihi_convert.arrays import Array, Pair
 from loihi_convert.errors import InputError, NetxError
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.relays import relay_count
 from loihi_convert.netx.stock import StockFile, StockLayer, stock_file
 from loihi_convert.records import Record
 
@@ -69,6 +70,8 @@ class LayerContents(Record):
         ``(C, H, W)``, or whatever is stored.
     kernel, stride, padding, dilation
         (vertical, horizontal).
+    relay_count
+        In native files: channels that only repeat one of the layer before; None where there are none.
     neuron_count
         Product of ``shape``; 0 in a layer without neurons of its own (a flattening, pixels).
     synapse_count
@@ -99,6 +102,7 @@ class LayerContents(Record):
     weight: Numbers | None
     bias: Numbers | None
     others: dict[str, str]
+    relay_count: int | None = None
 
 
 class Contents(Record):
@@ -192,6 +196,7 @@ def _layers(file: StockFile, network: QuantizedNetwork | None) -> Iterator[Layer
                 for name, value in stock.datasets.items()
                 if name not in _DESCRIBED
             },
+            relay_count=(relay_count(layer.relay_of) or None) if layer is not None else None,
             **{name: stock.integers(name) for name in (*_GEOMETRY, "groups")},
         )
 

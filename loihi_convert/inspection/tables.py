@@ -25,12 +25,17 @@ def structure_table(contents: Contents) -> Table:
             "pad": _unless(layer.padding, 0),
             "dilation": _unless(layer.dilation, 1),
             "groups": _unless(layer.groups, 1),
+            "relays": None if layer.relay_count is None else f"{layer.relay_count:,}",
             "neurons": f"{layer.neuron_count:,}" if layer.neuron_count else None,
             "synapses": None if layer.synapse_count is None else f"{layer.synapse_count:,}",
         }
         for layer in contents.layers
     ]
-    caption = "pool: the average pooling that the stored kernel contains" if any(row["pool"] for row in rows) else ""
+    captions = {
+        "pool": "pool: the average pooling that the stored kernel contains",
+        "relays": "relays: channels that repeat one of the layer before, for a layer behind",
+    }
+    caption = "; ".join(text for name, text in captions.items() if any(row[name] for row in rows))
     words = ("layer", "name", "shape", "kernel", "pool", "stride", "pad", "dilation")
     return table_of(rows, words=words, caption=caption)
 

@@ -18,6 +18,7 @@ gives the same integers. A group of its own, which lava-dl never reads, holds th
     /loihi_convert/layer/k      name, scale, pool, dilation, initial_potential   (k counts synapses from 0)
     .../balanced                threshold, amplitude, initial_potential          in floating point, before rounding
     .../correction              what bias correction added to the CNN's bias     the same, if there is one
+    .../relay_of                the channel of the layer before that a channel repeats, or -1; if there are relays
 
 After reading, the network is encoded again; a file that differs from that encoding is refused.
 """
@@ -46,6 +47,7 @@ from loihi_convert.ir.quantized import (
     Target,
     largest_pixel,
 )
+from loihi_convert.ir.relays import relay_count
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.netx.hdf5 import (
     EXPORT_AGAIN,
@@ -155,6 +157,8 @@ def encode(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
                 yield f"{group}/balanced/{name}", getattr(layer.balanced, name).astype(np.float64)
         if layer.correction is not None:
             yield f"{group}/correction", layer.correction.astype(np.float64)
+        if layer.relay_of is not None and relay_count(layer.relay_of):
+            yield f"{group}/relay_of", layer.relay_of.astype(np.int32)
 
 
 def _stock_datasets(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
@@ -228,6 +232,7 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
             largest_input=1 if layers else largest_pixel(poisson_seed, pixel_bits),
             balanced=_decode_balanced(extra),
             correction=extra.get("correction"),
+            relay_of=_decode_relays(extra),
         )
         input_shape = layer.synapse.output_shape(input_shape)
         _require_sound(layer, input_shape)
@@ -355,6 +360,15 @@ def _decode_balanced(extra: Datasets) -> IntegrateAndFire | None:
     if not any(name.startswith("balanced/") for name in extra):
         return None
     return IntegrateAndFire(*(extra[f"balanced/{name}"] for name in _BALANCED))
+
+
+def _decode_relays(extra: Datasets) -> Array | None:
+    if "relay_of" not in extra:
+        return None
+    found = _integers(extra["relay_of"])
+    if found.ndim != 1 or found.min(initial=0) < -1:
+        raise NetxError(_brief(found), where="relay_of", expected="must be a channel or -1 for each channel")
+    return found.astype(np.int64)
 
 
 def _pair(value: Array, least: int = 1) -> Pair:

@@ -12,9 +12,18 @@ from loihi_convert.arrays import Array
 
 
 def overwrite(path: Path, name: str, value: object) -> None:
-    """Give a dataset of the file another value, and the file the digest of what it then holds; it loses its seal."""
+    """Give a dataset of the file another value, and the file the digest of what it then holds; it loses its seal.
+
+    ``name`` is that of a dataset in the package's own group or, with a slash in front, in the file.
+    """
     with h5py.File(path, "r+") as file:
-        file[f"loihi_convert/{name}"][...] = value
+        place = name.removeprefix("/") if name.startswith("/") else f"loihi_convert/{name}"
+        found, wanted = file[place], np.asarray(value)
+        if found.shape != wanted.shape or (found.dtype.kind == "i" and wanted.dtype.kind == "f"):
+            del file[place]
+            file[place] = wanted
+        else:
+            found[...] = value
         datasets: dict[str, Array] = {}
         file.visititems(
             lambda name, item: datasets.update({name: np.asarray(item[()])}) if isinstance(item, h5py.Dataset) else None
