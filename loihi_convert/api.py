@@ -66,7 +66,7 @@ def convert(
     Parameters
     ----------
     model
-        The trained CNN: a `torch.nn.Module`, or the path of its checkpoint (``.pt``, ``.safetensors``).
+        The trained CNN: a `torch.nn.Module`, or the path of its checkpoint.
     images
         Calibration images, some hundreds to thousands of the training set, never test images: NumPy, torch or a
         DataLoader; uint8, or floats in 0..1; ``(N, H, W)`` or ``(N, C, H, W)``. Before any normalization.
@@ -75,7 +75,7 @@ def convert(
     mean, std
         Where the CNN was trained on ``(x - mean) / std`` with x in 0..1: one number, or one per channel; both or none.
     arch
-        For the path of a plain state dict: ``package.module:factory``, which builds the CNN. Its code runs.
+        For the path of a checkpoint of other origin: ``package.module:factory``, which builds the CNN. Its code runs.
     classes
         The name of each output; by default 0, 1, ...
     balancing

@@ -48,7 +48,7 @@ from loihi_convert.ir.network import ReluLayer, ReluNetwork, Reset
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork, Target
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.netx.native import encode
-from loihi_convert.pipeline.checking import CheckpointFile
+from loihi_convert.pipeline.checking import CheckpointFile, RefusedFile
 
 Datasets = dict[str, Any]
 
@@ -636,14 +636,13 @@ def test_what_convert_refuses_is_named_before_export(tmp_path: Path, monkeypatch
     assert caught.value.where == "timesteps"
 
 
-@pytest.mark.parametrize("name", ["model.pth", "model.ckpt", "model"])
-def test_checkpoints_under_other_names_are_told_how_to_be_saved(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["model.pth", "model.ckpt", "model", "model.h5"])
+def test_a_checkpoint_is_known_by_its_content(tmp_path: Path, name: str) -> None:
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / name)
-    with pytest.raises(InputError) as caught:
-        pipeline.load_file(tmp_path / name)
-    assert caught.value.where == str(tmp_path / name)
-    assert ".net, .pt, .safetensors" in caught.value.expected
-    assert "torch.save(model.state_dict(), 'model.pt')" in caught.value.hint
+    loaded = pipeline.load_file(tmp_path / name)
+    assert isinstance(loaded, RefusedFile)
+    assert "holds a plain state dict" in loaded.refusal.found
+    assert "`arch=" in loaded.refusal.hint
 
 
 def test_a_netx_file_may_have_another_suffix(tmp_path: Path) -> None:

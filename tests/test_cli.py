@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import typer
 from PIL import Image
@@ -24,7 +25,6 @@ from loihi_convert import cli, netx
 from loihi_convert.__main__ import main
 from loihi_convert.backends import request
 from loihi_convert.cli import wrong_files
-from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.cnn.training import train
 from loihi_convert.conversion.choice import Trial
@@ -778,8 +778,9 @@ def test_choices_are_completed_by_the_shell(tmp_path: Path) -> None:
         (["run", "empty"], "empty: is a folder. Name a .net file."),
         (["export", "model.net"], "model.net: is exported already. Run it: `loihi-convert run model.net`."),
         (["export", "empty"], "empty: is a folder. Name a checkpoint"),
-        (["check", "x.pth"], "x.pth: found the suffix .pth; must be one of .pt, .safetensors. Rename a file of"),
-        (["export", "x.pth.tar"], "Rename a file of torch.save to x.pt."),
+        (["check", "empty"], "empty: is a folder. Name a .net file"),
+        (["run", "model.safetensors"], "model.safetensors: is a checkpoint."),
+        (["run", "net.onnx"], "net.onnx: is an ONNX file. Export it first"),
         (["train", "--from", "model.net"], "model.net: is exported already."),
     ],
 )
@@ -789,16 +790,23 @@ def test_the_file_of_another_stage_is_named_as_such(
     (tmp_path / "folder").mkdir()
     (tmp_path / "empty").mkdir()
     (tmp_path / "folder" / "a.net").touch()
+    for name in ("model.pt", "model.pth", "x.bin"):
+        torch.save({"weight": torch.ones(2)}, name)
+    safetensors.torch.save_file({"weight": torch.ones(2)}, "model.safetensors")
+    Path("net.onnx").write_bytes(b"\x08\x08\x12\x07pytorch")
+    Path("model.net").write_bytes(b"\x89HDF\r\n\x1a\n")
     done = invoke(*words)
     assert (done.code, done.out) == (3, "")
     assert f"error: {message}" in done.err or message in done.err
 
 
-def test_checkpoints_have_the_suffixes_that_are_read() -> None:
-    assert (wrong_files.CHECKPOINTS, wrong_files.NETX) == (checkpoint.SUFFIXES, netx.SUFFIX)
+def test_netx_files_have_the_suffix_that_is_written() -> None:
+    assert wrong_files.NETX == netx.SUFFIX
 
 
 def test_files_in_the_wrong_order(invoke: Invoke) -> None:
+    Path("a.net").write_bytes(b"\x89HDF\r\n\x1a\n")
+    torch.save({"weight": torch.ones(2)}, "b.pt")
     done = invoke("diagnose", "a.net", "b.pt")
     assert done.code == 2
     assert "the files are in the wrong order. Run `loihi-convert diagnose b.pt a.net`." in done.err

@@ -135,8 +135,8 @@ def test_code_hidden_in_another_pickle_protocol_does_not_run(pt: Path, protocol:
         (b"\x80\x02K\x01Q.", "a persistent id is not a storage"),
         (b"\x80\x02]q\x00h\x00a.", "more than 16 levels"),
         (b"\x80\x02R.", "data.pkl cannot be read"),
-        (b"\x80\x02}", "data.pkl is not a pickle"),
-        (b"hello", "data.pkl is not a pickle|opcode"),
+        (b"\x80\x02}", "data.pkl cannot be read"),
+        (b"hello", "data.pkl cannot be read|opcode"),
         (b"\x80\x02}]}s.", "data.pkl cannot be read"),
     ],
 )
@@ -205,11 +205,6 @@ def test_torchscript_is_refused(tmp_path: Path) -> None:
     assert re.search("a TorchScript archive", refused(tmp_path / "model.pt"))
 
 
-def test_the_legacy_format_is_refused(tmp_path: Path) -> None:
-    torch.save({"a": torch.zeros(1)}, tmp_path / "model.pt", _use_new_zipfile_serialization=False)
-    assert re.search(r"a bare pickle, torch's format before 1\.6; it was not opened", refused(tmp_path / "model.pt"))
-
-
 def test_a_pickled_module_is_refused(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "model.pt")
     assert re.search(
@@ -219,7 +214,7 @@ def test_a_pickled_module_is_refused(tmp_path: Path) -> None:
 
 def test_what_is_no_file_of_torch_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("hello")
-    assert re.search("neither a zip nor a pickle", refused(tmp_path / "text.pt"))
+    assert refused(tmp_path / "text.pt") == "not a zip archive"
     with zipfile.ZipFile(tmp_path / "zip.pt", "w") as archive:
         archive.writestr("a/b", "c")
     assert re.search(r"a zip archive without data\.pkl", refused(tmp_path / "zip.pt"))

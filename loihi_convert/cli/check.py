@@ -13,8 +13,7 @@ from loihi_convert.cli.console import checked_json, log, say_checked, say_json
 from loihi_convert.cli.flags import flags_of
 from loihi_convert.cli.images import first_images, validation_images
 from loihi_convert.cli.options import BASICS, DATA, OWN_CNN
-from loihi_convert.cli.wrong_files import require_known_suffix
-from loihi_convert.errors import DataError, UsageError, rendered
+from loihi_convert.errors import DataError, InputError, UsageError, rendered
 
 if TYPE_CHECKING:
     from loihi_convert.arrays import Array
@@ -26,7 +25,7 @@ CHECKED_IMAGES = 100
 UNUSABLE = 3
 """The exit code of a file with an error: that of an input that is rejected."""
 
-_FILE = typer.Argument(help="A .net file, or a CNN before export: .pt, .safetensors.", show_default=False)
+_FILE = typer.Argument(help="A .net file, or a CNN before export: a checkpoint.", show_default=False)
 _TARGET = "Target platform: lava (CPU simulator) or loihi2 (chip)."
 _IMAGES = (
     "validation images to look for channels that stay silent or fire at every step; 0: do not look; default: "
@@ -51,7 +50,8 @@ def check(
     data_root: Annotated[Path | None, options.data_root(DATA)] = None,
 ) -> None:
     """Check whether a network can run on the target: unsupported layers, overflow, resources."""
-    require_known_suffix(file)
+    if file.is_dir():
+        raise InputError("is a folder", where=file, hint="Name a .net file, or the file of a CNN.")
     shape, normalization = options.parse_shape(input_shape), options.parse_normalization(mean, std)
     from loihi_convert import pipeline
     from loihi_convert.progress import progress_bar

@@ -12,7 +12,7 @@ from loihi_convert.cli import options
 from loihi_convert.cli.console import diagnosed_json, log, say_diagnosed, say_json
 from loihi_convert.cli.images import DataRequest, first_images, validation_images
 from loihi_convert.cli.options import DATA_AND_CNN, LAVA
-from loihi_convert.cli.wrong_files import CHECKPOINTS, NETX, require_checkpoint, require_netx
+from loihi_convert.cli.wrong_files import is_cnn, is_netx, require_cnn, require_netx
 from loihi_convert.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ def diagnose(
     lava_layout: Annotated[Layout | None, options.lava_layout()] = None,
 ) -> None:
     """Say where accuracy was lost between a CNN and its exported file: by cause, by layer, and what to try."""
-    if model.suffix == NETX and file.suffix in CHECKPOINTS:
+    if is_netx(model) and is_cnn(file):
         raise UsageError("the files are in the wrong order", hint=f"Run `loihi-convert diagnose {file} {model}`.")
-    require_checkpoint(model)
+    require_cnn(model)
     require_netx(file)
     request = DataRequest(data, data_root, options.parse_class_map(class_map))
     from loihi_convert import netx, pipeline

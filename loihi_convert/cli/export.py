@@ -21,14 +21,18 @@ from loihi_convert.choices import (
 from loihi_convert.cli import options
 from loihi_convert.cli.console import exported_json, log, say_exported, say_json
 from loihi_convert.cli.options import BALANCING, BASICS, DATA, NEURONS, OWN_CNN, choice, named, number, switch
-from loihi_convert.cli.wrong_files import require_checkpoint
+from loihi_convert.cli.wrong_files import require_cnn
 from loihi_convert.errors import UsageError
 
 if TYPE_CHECKING:
     from loihi_convert.data import ClassMap, DataSplits
     from loihi_convert.frontend.source import Source
 
-_MODEL = typer.Argument(help="Trained CNN: a .pt or .safetensors checkpoint.", metavar="MODEL", show_default=False)
+_MODEL = typer.Argument(
+    help="Trained CNN: a checkpoint (of torch.save, whatever its suffix, or safetensors).",
+    metavar="MODEL",
+    show_default=False,
+)
 _TIMESTEPS = typer.Option(
     "-T",
     "--timesteps",
@@ -110,7 +114,7 @@ def export(
     pixel_bits: Annotated[int | None, named("--pixel-bits", NEURONS, _PIXEL_BITS)] = None,
 ) -> None:
     """Convert a CNN to spikes, balance its thresholds, round it to Loihi's integers, write a netx file."""
-    require_checkpoint(model)
+    require_cnn(model)
     steps = options.parse_timesteps(timesteps)
     from loihi_convert import pipeline
     from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, published_neurons

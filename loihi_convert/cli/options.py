@@ -106,8 +106,8 @@ def class_map(panel: str) -> Option:
 
 def arch(panel: str) -> Option:
     help = (
-        "For a plain state dict: your class or function that builds the CNN, as package.module:factory. It is imported "
-        "from the current folder, and its code runs."
+        "For a checkpoint of your own: your class or function that builds the CNN, as package.module:factory. It is "
+        "imported from the current folder, and its code runs."
     )
     return named("--arch", panel, help, metavar="MODULE:FACTORY")
 

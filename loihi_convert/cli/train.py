@@ -9,7 +9,7 @@ from loihi_convert.choices import Architecture, DatasetName, RecipeName, Store
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, say_json, trained_sentence
 from loihi_convert.cli.options import BASICS, TRAINING, choice, named, switch
-from loihi_convert.cli.wrong_files import require_checkpoint
+from loihi_convert.cli.wrong_files import require_cnn
 from loihi_convert.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def train(
 ) -> None:
     """Train a CNN that converts well (ReLU and average pooling) and write it as model.pt."""
     if start is not None:
-        require_checkpoint(start)
+        require_cnn(start)
     from loihi_convert.cnn.training import TrainOptions, chosen_architecture, resume_path, train_cnn
     from loihi_convert.data import default_root
     from loihi_convert.data.benchmarks import load_benchmark

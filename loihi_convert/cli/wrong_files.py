@@ -1,4 +1,4 @@
-"""The file of another stage in place of the one that a verb takes: what it is, and the verb that takes it."""
+"""The file of another stage in place of the one that a verb takes: what it is, by its content, and the verb for it."""
 
 from __future__ import annotations
 
@@ -6,41 +6,35 @@ from pathlib import Path
 from typing import Final
 
 from loihi_convert.errors import InputError
+from loihi_convert.file_kinds import CHECKPOINT_KINDS, kind_of
 
-CHECKPOINTS: Final = (".pt", ".safetensors")
 NETX: Final = ".net"
-
-_OTHER_CHECKPOINTS: Final = (".pth", ".pth.tar", ".ckpt", ".bin")
-"""What other programs call files of torch.save."""
 
 
 def require_netx(path: Path) -> None:
-    """Raise an `InputError` if ``path`` is a folder or, by its name, a checkpoint."""
+    """Raise an `InputError` if ``path`` is a folder, a checkpoint or an ONNX file."""
     if path.is_dir():
         names = sorted(inside.name for inside in path.glob(f"*{NETX}"))
         hint = f"Name one of its files, such as {path / names[0]}." if names else f"Name a {NETX} file."
         raise InputError("is a folder", where=path, hint=hint)
-    if path.suffix in CHECKPOINTS or path.name.endswith(_OTHER_CHECKPOINTS):
-        raise InputError("is a checkpoint", where=path, hint=f"Export it first: `loihi-convert export {path}`.")
+    if is_cnn(path):
+        found = "is an ONNX file" if kind_of(path) == "onnx" else "is a checkpoint"
+        raise InputError(found, where=path, hint=f"Export it first: `loihi-convert export {path}`.")
 
 
-def require_known_suffix(path: Path) -> None:
-    """Raise an `InputError` if ``path`` is a folder, or has a name that other programs give to checkpoints."""
-    if path.suffix != NETX:
-        require_checkpoint(path)
-
-
-def require_checkpoint(path: Path) -> None:
-    """Raise an `InputError` if ``path`` is a folder or, by its name, something else than a checkpoint."""
+def require_cnn(path: Path) -> None:
+    """Raise an `InputError` if ``path`` is a folder, or a netx file in place of a CNN."""
     if path.is_dir():
-        raise InputError("is a folder", where=path, hint="Name a checkpoint: a .pt or .safetensors file.")
-    if path.suffix == NETX:
+        raise InputError("is a folder", where=path, hint="Name a checkpoint, or an ONNX file.")
+    if is_netx(path):
         raise InputError("is exported already", where=path, hint=f"Run it: `loihi-convert run {path}`.")
-    if path.name.endswith(_OTHER_CHECKPOINTS):
-        stem = path.name.removesuffix(".tar").rpartition(".")[0]
-        raise InputError(
-            f"found the suffix {path.suffix}",
-            where=path,
-            expected=f"must be one of {', '.join(CHECKPOINTS)}",
-            hint=f"Rename a file of torch.save to {path.with_name(f'{stem}.pt')}.",
-        )
+
+
+def is_cnn(path: Path) -> bool:
+    """Whether the file at ``path`` is a checkpoint or an ONNX file."""
+    return kind_of(path) in (*CHECKPOINT_KINDS, "onnx")
+
+
+def is_netx(path: Path) -> bool:
+    """Whether the file at ``path`` is HDF5 and named as a netx file."""
+    return path.suffix == NETX and kind_of(path) == "hdf5"

@@ -1,28 +1,28 @@
-"""Trained CNNs as files: ``.pt`` (torch's zip format, see `torch_zip`) and ``.safetensors``.
+"""Checkpoints of this package: ``.pt`` (torch's zip format, see `torch_zip`) and ``.safetensors``.
 
-Nothing in either file can run. ``.safetensors`` has no checksum of its own: this package's metadata carries the SHA-256
-of itself and of all tensors, as they are stored. In memory weights are always float32; files may hold float16.
+Nothing in either file can run. In memory weights are always float32; files may hold float16. The suffix chooses the
+format of a new file; what a file is that is read, its first bytes say (`stored_states`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias, get_args
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from loihi_convert.choices import Store
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.qcfs import MAX_LEVELS
-from loihi_convert.cnn.torch_zip import read_pt, write_pt
+from loihi_convert.cnn.safetensors_file import as_safetensors, signature
+from loihi_convert.cnn.safetensors_file import digest as digest
+from loihi_convert.cnn.stored_states import described, read_file, states_in
+from loihi_convert.cnn.torch_zip import ForeignObjectError, write_pt
 from loihi_convert.errors import CheckpointError, UsageError, one_of
 from loihi_convert.files import write_atomically
 
@@ -34,10 +34,7 @@ STORES: Final[tuple[str, ...]] = get_args(Store)
 
 _FORMAT: Final = "loihi-convert checkpoint 1"
 _SAVE_INSTEAD: Final = "Write it with loihi-convert train, or with loihi_convert.cnn.checkpoint.save."
-_DAMAGED: Final = "Copy or train it again."
 _MAX_SIDE: Final = 4096
-_STATE_KEYS: Final = ("state_dict", "model_state_dict", "model")
-_MAX_HEADER: Final = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +93,7 @@ def save(checkpoint: Checkpoint, path: str | Path) -> None:
     """
     path = Path(path)
     require_suffix(path)
-    _require_finite(checkpoint.state, path)
+    require_finite(checkpoint.state, path)
     # Clones: views of one storage would otherwise drag the whole storage along (.pt) or be refused (.safetensors).
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in checkpoint.state.items()}
     if checkpoint.stored_as == "float16":
@@ -109,12 +106,11 @@ def save(checkpoint: Checkpoint, path: str | Path) -> None:
     if path.suffix == ".pt":
         write_pt({**json.loads(text), "state": state}, path)
         return
-    metadata = {"loihi_convert": text, "sha256": digest(text, state)}
-    write_atomically(path, safetensors.torch.save(state, metadata))
+    write_atomically(path, as_safetensors(text, state))
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Return the checkpoint in a ``.pt`` or ``.safetensors`` file; nothing in the file can run.
+    """Return the checkpoint in a file, ``.pt`` or ``.safetensors`` by its content; nothing in the file can run.
 
     Raises
     ------
@@ -122,23 +118,28 @@ def load(path: str | Path) -> Checkpoint:
         If the file is missing, damaged, hostile, of another format, or lacks a field.
     """
     path = Path(path)
-    return _checkpoint(_read(path), path)
+    try:
+        content = read_file(path, strict=True)
+    except ForeignObjectError:
+        # A training checkpoint, which is told from a file that cannot be used at all.
+        content = read_file(path, strict=False)
+        if not states_in(content):
+            raise
+    return _checkpoint(content, path)
 
 
-def load_state(path: str | Path) -> dict[str, Tensor]:
-    """Return the state dict in a ``.pt`` or ``.safetensors`` file of other origin; nothing in the file can run.
-
-    It may be the whole content, or stand in a dict under ``state_dict``, ``model_state_dict`` or ``model``.
+def load_states(path: str | Path) -> dict[str, dict[str, Tensor]]:
+    """Return every state dict in a file of other origin, as `stored_states.states_in`; nothing in the file can run.
 
     Raises
     ------
     CheckpointError
-        If the file is missing, damaged, hostile, or holds no state dict, or NaN or an infinity.
+        If the file is missing, damaged, hostile, or holds no state dict.
     UsageError
         If it is a checkpoint of this package, which describes its CNN itself.
     """
     path = Path(path)
-    content = _read(path)
+    content = read_file(path, strict=False)
     if isinstance(content, dict) and content.get("format") == _FORMAT:
         raise UsageError(
             f"a checkpoint of loihi-convert, which names its architecture ({content.get('architecture')}), input shape "
@@ -146,17 +147,15 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
             where=path,
             hint="Leave out `arch`, `input_shape` and `classes`.",
         )
-    state = _plain_state(content)
-    if state is None:
-        found = f"a dict of {', '.join(map(str, content))}" if isinstance(content, dict) else f"a {_type(content)}"
+    states = states_in(content)
+    if not states:
         raise CheckpointError(
-            f"holds {found}",
+            f"holds {described(content)}",
             where=path,
-            expected=f"must hold a state dict, at the top or under one of {', '.join(_STATE_KEYS)}",
+            expected="must hold a state dict, at the top or in a dict",
             hint="Write it with torch.save(model.state_dict(), path).",
         )
-    _require_finite(state, path)
-    return state
+    return states
 
 
 def load_model(path: str | Path) -> tuple[nn.Module, Checkpoint]:
@@ -180,8 +179,8 @@ def load_model(path: str | Path) -> tuple[nn.Module, Checkpoint]:
             )
     except UsageError as error:
         raise CheckpointError(error.found, where=path, expected=error.expected, hint=_SAVE_INSTEAD) from error
-    wanted = {name: _signature(tensor) for name, tensor in model.state_dict().items()}
-    found = {name: _signature(tensor) for name, tensor in checkpoint.state.items()}
+    wanted = {name: signature(tensor) for name, tensor in model.state_dict().items()}
+    found = {name: signature(tensor) for name, tensor in checkpoint.state.items()}
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
             raise CheckpointError(
@@ -195,26 +194,16 @@ def load_model(path: str | Path) -> tuple[nn.Module, Checkpoint]:
     return model.requires_grad_(False).eval(), checkpoint
 
 
-def _read(path: Path) -> object:
-    if path.suffix not in SUFFIXES:
-        raise CheckpointError(f"found the suffix {path.suffix!r}", where=path, expected=one_of(SUFFIXES))
-    return read_pt(path) if path.suffix == ".pt" else _read_safetensors(path)
-
-
 def require_suffix(path: Path) -> None:
     """Raise a `UsageError` unless ``path`` ends in ``.pt`` or ``.safetensors``."""
     if path.suffix not in SUFFIXES:
         raise UsageError(f"found the suffix {path.suffix!r}", where=path, expected=one_of(SUFFIXES))
 
 
-def _signature(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-
-
 def _checkpoint(content: object, path: Path) -> Checkpoint:
     """Return the checkpoint that ``content`` describes, every field checked."""
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        is_plain = _plain_state(content) is not None
+        is_plain = bool(states_in(content))
         found = "a plain state dict" if is_plain else f"an object of type {_type(content)}"
         hint = "Name the code that builds its CNN: `arch='package.module:factory'`." if is_plain else _SAVE_INSTEAD
         raise CheckpointError(
@@ -238,7 +227,7 @@ def _checkpoint(content: object, path: Path) -> Checkpoint:
     for field, is_valid in valid.items():
         if not is_valid:
             raise CheckpointError(f"the field {field!r} is missing or not valid", where=path, hint=_SAVE_INSTEAD)
-    _require_finite(content["state"], path)
+    require_finite(content["state"], path)
     # Older files lack fields that have a default.
     fields = {field: content[field] for field in valid if field in content}
     if fields.get("stored_as") == "float16":
@@ -303,17 +292,12 @@ def _is_state(value: object) -> bool:
     return all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
 
 
-def _plain_state(content: object) -> dict[str, Tensor] | None:
-    """The state dict in a file of other origin, in one of the usual places."""
-    candidates = [content, *(content.get(key) for key in _STATE_KEYS)] if isinstance(content, dict) else []
-    return next((candidate for candidate in candidates if _is_state(candidate)), None)
-
-
 def _type(content: object) -> str:
     return type(content).__name__
 
 
-def _require_finite(state: Mapping[str, Tensor], path: Path) -> None:
+def require_finite(state: Mapping[str, Tensor], path: Path) -> None:
+    """Raise a `CheckpointError` if a tensor of the file at ``path`` holds NaN or an infinity."""
     for name, tensor in state.items():
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(
@@ -322,40 +306,3 @@ def _require_finite(state: Mapping[str, Tensor], path: Path) -> None:
                 expected="weights must be finite",
                 hint="Train it again.",
             )
-
-
-def _read_safetensors(path: Path) -> object:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"cannot be read ({error.strerror})", where=path, hint=_SAVE_INSTEAD) from error
-    header_length = int.from_bytes(content[:8], "little")
-    if header_length > _MAX_HEADER:
-        raise CheckpointError(
-            f"damaged or forged: its header claims {header_length:,} bytes",
-            where=path,
-            expected=f"must be at most {_MAX_HEADER:,}",
-            hint=_DAMAGED,
-        )
-    try:
-        state = safetensors.torch.load(content)
-        metadata = json.loads(content[8 : 8 + header_length]).get("__metadata__", {})
-        text = metadata.get("loihi_convert", "null")
-        description = json.loads(text)
-    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"damaged, or not a safetensors file ({reason})", where=path, hint=_DAMAGED) from error
-    if not isinstance(description, dict):
-        return state
-    if metadata.get("sha256") != digest(text, state):
-        raise CheckpointError("damaged: its content does not have the SHA-256 it states", where=path, hint=_DAMAGED)
-    return {**description, "state": state}
-
-
-def digest(text: str, state: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of ``text`` and of every tensor, its name and its shape."""
-    found = hashlib.sha256(text.encode())
-    for name in sorted(state):
-        found.update(f"\n{name} {_signature(state[name])}\n".encode())
-        found.update(state[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()

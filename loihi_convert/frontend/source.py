@@ -4,7 +4,7 @@
 file                                           what builds the CNN
 =============================================  =====================================================================
 a checkpoint that `train` wrote                the architecture that it names (`checkpoint.py`)
-a plain state dict, and ``arch``               ``package.module:factory``: the user's own class, function or module
+any other checkpoint, and ``arch``             ``package.module:factory``: the user's own class, function or module
 none                                           an nn.Module in memory (`Source.from_module`)
 =============================================  =====================================================================
 
@@ -19,23 +19,19 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch import nn
 
 from loihi_convert.arrays import Shape
-from loihi_convert.cnn.checkpoint import load_model, load_state
-from loihi_convert.errors import CheckpointError, UnsupportedModelError, UsageError
+from loihi_convert.cnn.checkpoint import load_model, load_states
+from loihi_convert.errors import UnsupportedModelError, UsageError
 from loihi_convert.files import sha256
+from loihi_convert.frontend.fitting import fill
 from loihi_convert.frontend.lowering import to_relu_network
-from loihi_convert.frontend.users_code import article, build_cnn, listed, unwrapped
+from loihi_convert.frontend.users_code import article, build_cnn, unwrapped
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord, read_record
-
-# What DistributedDataParallel and torch.compile put in front of every name.
-_WRAPPERS: Final = ("module.", "_orig_mod.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +121,7 @@ def open_source(
     Parameters
     ----------
     path
-        A checkpoint that `train` wrote, or with ``arch`` a plain state dict; ``.pt`` or ``.safetensors``.
+        A checkpoint that `train` wrote, or with ``arch`` any file that holds the CNN's tensors (`stored_states`).
     arch
         ``package.module:factory``: a class of `torch.nn.Module`, a function without arguments that returns one, or an
         instance; imported, and so run, with the current folder first on the path.
@@ -171,8 +167,8 @@ def open_source(
                 where="input_shape",
                 expected="must be (C, H, W)",
             )
-        state = load_state(path)
-        model, notes = _filled(build_cnn(arch), state, arch, path)
+        states = load_states(path)
+        model, notes = fill(build_cnn(arch), states, arch, path)
         network = to_relu_network(model, input_shape, mean=mean, std=std)
         described = {"arch": arch, "data": data, "classes": _class_names(network, classes)}
     provenance = {"file": path.name, "sha256": sha256(path), **described, **_normalization(mean, std)}
@@ -241,55 +237,3 @@ def reopen_source(path: Path, recorded: ModelRecord, input_shape: Shape, arch: s
         mean=recorded.mean,
         std=recorded.std,
     )
-
-
-def _filled(model: nn.Module, state: Mapping[str, Tensor], arch: str, path: Path) -> tuple[nn.Module, tuple[str, ...]]:
-    """``model`` with the tensors of ``state`` in float32, and notes; every name and shape checked."""
-    model = model.cpu().float()
-    wanted = model.state_dict()
-    notes: list[str] = []
-    found = dict(state)
-    for prefix in _WRAPPERS * 2:
-        if all(name.startswith(prefix) for name in found) and not any(name.startswith(prefix) for name in wanted):
-            found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
-            notes.append(f"{path.name}: the prefix {prefix!r} of every tensor's name is dropped.")
-    # Torch 0.4 did not write them; they do nothing at inference.
-    missing = [name for name in wanted.keys() - found.keys() if not name.endswith("num_batches_tracked")]
-    unexpected = found.keys() - wanted.keys()
-    if missing or unexpected:
-        parts = [f"{listed(sorted(missing))} missing"] * bool(missing)
-        parts += [f"{listed(sorted(unexpected))} unknown to the CNN"] * bool(unexpected)
-        raise CheckpointError(
-            f"does not hold the state of {arch}: {'; '.join(parts)}", where=path, hint="Name the CNN it was saved from."
-        )
-    for name, tensor in found.items():
-        _require_fit(name, tensor, wanted[name], arch, path)
-        found[name] = tensor.to(torch.float32) if tensor.is_floating_point() else tensor
-        if not bool(torch.isfinite(found[name]).all()):
-            raise CheckpointError(f"{name} does not fit into float32: it holds {tensor.abs().max()}", where=path)
-    dtypes = sorted({_dtype(tensor) for tensor in state.values() if tensor.is_floating_point()} - {"float32"})
-    notes += [f"{path.name}: tensors of {listed(dtypes)} are taken as float32."] * bool(dtypes)
-    model.load_state_dict(found, strict=False)
-    return model.requires_grad_(False).eval(), tuple(notes)
-
-
-def _require_fit(name: str, tensor: Tensor, wanted: Tensor, arch: str, path: Path) -> None:
-    if tensor.is_floating_point() != wanted.is_floating_point():
-        raise CheckpointError(
-            f"{name} is {_dtype(tensor)}",
-            where=path,
-            expected=f"must be {_dtype(wanted)}, as in {arch}",
-            hint="Quantized weights are not supported: save the state dict in floating point.",
-        )
-    # A lazy module takes the shape that comes.
-    if not is_lazy(wanted) and tensor.shape != wanted.shape:
-        raise CheckpointError(
-            f"{name} has shape {tuple(tensor.shape)}",
-            where=path,
-            expected=f"must be {tuple(wanted.shape)}, as in {arch}",
-            hint="Name the CNN it was saved from, with the same channels and classes.",
-        )
-
-
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")

@@ -22,8 +22,8 @@ from loihi_convert.checks.integer_rules import CIRCUIT_RULES, LAYER_RULES, NETWO
 from loihi_convert.checks.resource_rules import MEMORY_RULES, NEUROCORE_RULES
 from loihi_convert.checks.stock_rules import FILE_RULES, LIF_RULES, STOCK_RULES
 from loihi_convert.chip.resources import Chips, LayerResources, resources
-from loihi_convert.cnn.checkpoint import SUFFIXES
 from loihi_convert.errors import DataError, InputError, NetxError, UsageError, one_of
+from loihi_convert.file_kinds import kind_of
 from loihi_convert.frontend.source import open_source
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord
@@ -134,21 +134,22 @@ def load_file(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> LoadedFile:
-    """Return what can be read of a ``.net`` file, or of a checkpoint: ``.pt`` or ``.safetensors``.
+    """Return what can be read of a ``.net`` file, or of a checkpoint; which it is, its content says.
 
     ``arch``, ``input_shape``, ``mean`` and ``std`` are for a checkpoint, as in `source.open_source`.
 
     Raises
     ------
     InputError
-        If there is no such file, or it is neither a netx file nor named as a checkpoint.
+        If there is no such file.
     UsageError
         As `source.open_source`.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError("no such file", where=path, hint="Name a .net file, or the checkpoint of a CNN.")
-    if path.suffix in SUFFIXES:
+    is_netx = kind_of(path) == "hdf5" or path.suffix == netx.SUFFIX
+    if not is_netx:
         try:
             source = open_source(path, arch=arch, input_shape=input_shape, mean=mean, std=std)
         except InputError as error:
@@ -163,8 +164,6 @@ def load_file(
     try:
         stock = netx.read_stock(path)
     except NetxError as error:
-        if path.suffix != netx.SUFFIX:
-            raise _unknown_suffix(path) from error
         return RefusedFile(path, error)
     try:
         network = external.read_any(path)
@@ -173,15 +172,6 @@ def load_file(
     if isinstance(network, QuantizedNetwork):
         return NativeFile(path, network, stock.with_names([layer.name for layer in network.layers]))
     return ExternalFile(path, stock)
-
-
-def _unknown_suffix(path: Path) -> InputError:
-    return InputError(
-        f"found the suffix {path.suffix!r}",
-        where=path,
-        expected=one_of((netx.SUFFIX, *SUFFIXES)),
-        hint="Save a checkpoint with torch.save(model.state_dict(), 'model.pt'), or as .safetensors.",
-    )
 
 
 def check(

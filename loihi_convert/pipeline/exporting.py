@@ -59,7 +59,9 @@ class ExportResult:
 
 def output_paths(model: Path, output: Path | None, timesteps: Sequence[int]) -> tuple[Path, ...]:
     """Return where `export` writes: model.net for one T, model-T4.net, ... for several."""
-    base = model.with_suffix(netx.SUFFIX) if output is None else output
+    # model.pth.tar becomes model.net.
+    stem = model.with_suffix("") if model.suffix == ".tar" else model
+    base = stem.with_suffix(netx.SUFFIX) if output is None else output
     if len(timesteps) == 1:
         return (base,)
     return tuple(base.with_name(f"{base.stem}-T{steps}{base.suffix}") for steps in timesteps)
@@ -83,7 +85,7 @@ def export(
     Parameters
     ----------
     model
-        A checkpoint that `train` wrote (``.pt`` or ``.safetensors``), or a `Source` of another file or of an nn.Module.
+        A checkpoint that `train` wrote, or a `Source` of another file or of an nn.Module.
     output
         The ``.net`` file; by default beside the checkpoint. Several T get ``-T4`` and so on before the suffix.
     timesteps

@@ -1,0 +1,72 @@
+"""``.safetensors``: tensors and text, no code; this package adds the SHA-256 of its metadata and of all tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from loihi_convert.cnn.torch_zip import read_bytes
+from loihi_convert.errors import CheckpointError
+
+_DAMAGED: Final = "Copy or train it again."
+_MAX_HEADER: Final = 1 << 20
+
+
+def as_safetensors(text: str, state: Mapping[str, Tensor]) -> bytes:
+    """Return a file that holds ``state``, and ``text`` as this package's description of it."""
+    metadata = {"loihi_convert": text, "sha256": digest(text, state)}
+    return bytes(safetensors.torch.save(dict(state), metadata))
+
+
+def read_safetensors(path: Path) -> object:
+    """Return the tensors by name; in a file of `as_safetensors` the description, with the tensors under ``state``.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, damaged or forged.
+    """
+    content = read_bytes(path)
+    header_length = int.from_bytes(content[:8], "little")
+    if header_length > _MAX_HEADER:
+        raise CheckpointError(
+            f"damaged or forged: its header claims {header_length:,} bytes",
+            where=path,
+            expected=f"must be at most {_MAX_HEADER:,}",
+            hint=_DAMAGED,
+        )
+    try:
+        state = safetensors.torch.load(content)
+        metadata = json.loads(content[8 : 8 + header_length]).get("__metadata__", {})
+        text = metadata.get("loihi_convert", "null")
+        description = json.loads(text)
+    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"damaged, or not a safetensors file ({reason})", where=path, hint=_DAMAGED) from error
+    if not isinstance(description, dict):
+        return state
+    if metadata.get("sha256") != digest(text, state):
+        raise CheckpointError("damaged: its content does not have the SHA-256 it states", where=path, hint=_DAMAGED)
+    return {**description, "state": state}
+
+
+def signature(tensor: Tensor) -> str:
+    """Return dtype and shape: ``float32 (10, 128)``."""
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def digest(text: str, state: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of ``text`` and of every tensor, its name and its shape."""
+    found = hashlib.sha256(text.encode())
+    for name in sorted(state):
+        found.update(f"\n{name} {signature(state[name])}\n".encode())
+        found.update(state[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

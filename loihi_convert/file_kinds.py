@@ -1,0 +1,67 @@
+"""What a file is, by its first bytes: suffixes of trained networks are a habit, not a format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, Literal
+
+FileKind = Literal[
+    "zip", "pickle", "safetensors", "onnx", "hdf5", "gzip", "tar", "git-lfs", "html", "text", "empty", "unknown"
+]
+"""``zip``: torch.save, TorchScript, .npz; ``pickle``: torch.save before torch 1.6; ``hdf5``: netx, Keras."""
+
+CHECKPOINT_KINDS: Final[tuple[FileKind, ...]] = ("zip", "pickle", "safetensors")
+"""Files that may hold the weights of a CNN, and not the CNN itself."""
+
+_HEAD: Final = 512
+_HDF5: Final = b"\x89HDF\r\n\x1a\n"
+# HDF5 puts its signature at 0, 512, 1024, 2048, ...: a block of the user's own may stand in front of it.
+_HDF5_OFFSETS: Final = (0, *(512 << shift for shift in range(8)))
+_SIGNATURES: Final[tuple[tuple[int, bytes, FileKind], ...]] = (
+    (0, b"PK", "zip"),
+    (0, b"\x1f\x8b", "gzip"),
+    (257, b"ustar", "tar"),
+    (0, b"version https://git-lfs", "git-lfs"),
+    (0, b"<!DOCTYPE", "html"),
+    (0, b"<!doctype", "html"),
+    (0, b"<html", "html"),
+)
+# The fields that can follow the first one, ir_version, in a ModelProto of onnx.proto: producer_name, producer_version,
+# domain, model_version, doc_string, graph, opset_import, metadata_props, functions.
+_AFTER_IR_VERSION: Final = (0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42, 0x72, 0xCA)
+_LATEST_IR_VERSION: Final = 64
+
+
+def kind_of(path: Path) -> FileKind | None:
+    """Return what the file at ``path`` is; None if it is not a file, or cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(_HEAD)
+            for offset in _HDF5_OFFSETS:
+                stream.seek(offset)
+                if stream.read(len(_HDF5)) == _HDF5:
+                    return "hdf5"
+    except OSError:
+        return None
+    if not head:
+        return "empty"
+    for offset, signature, kind in _SIGNATURES:
+        if head[offset:].startswith(signature):
+            return kind
+    # Protocols 2 to 5 begin with the opcode PROTO.
+    if head[0] == 0x80 and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
+        return "pickle"
+    # The length of a JSON header, in eight bytes, then the header.
+    if head[8:9] == b"{":
+        return "safetensors"
+    if len(head) > 2 and head[0] == 0x08 and head[1] <= _LATEST_IR_VERSION and head[2] in _AFTER_IR_VERSION:
+        return "onnx"
+    return "text" if _is_text(head) else "unknown"
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head.decode()
+    except UnicodeDecodeError:
+        return False
+    return all(character.isprintable() or character in "\r\n\t" for character in text)
