@@ -363,10 +363,10 @@ class Result:
             import pandas
         except ImportError as error:
             raise PlatformError("not installed", where="pandas", hint="pip install pandas") from error
-        rows = [
-            point.model_dump(exclude={"synaptic_operations_per_layer", "firing_rate"})
-            for point in self.evaluation.points
-        ]
+        left_out = {"synaptic_operations_per_layer", "firing_rate"}
+        if not self.evaluation.has_relays:
+            left_out |= {"relay_spikes_per_image", "relay_synaptic_operations"}
+        rows = [point.model_dump(exclude=left_out) for point in self.evaluation.points]
         return pandas.DataFrame(rows).set_index("timesteps")
 
     def plot(self) -> Figure:

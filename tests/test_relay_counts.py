@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from support.residual import OWN_CHANNELS, RELAYS, float_networks, residual_images, residual_network
 
+from loihi_convert import netx, pipeline
+from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
+from loihi_convert.checks.activity import CNN_ACTIVITY_RULES, cnn_activity
+from loihi_convert.checks.finding import findings
+from loihi_convert.checks.integer_rules import LAYER_RULES, NetworkRun, layer_runs
+from loihi_convert.chip import limits
 from loihi_convert.chip.energy import SPIKE_ENERGY, SYNAPTIC_ENERGY, UPDATE_ENERGY
+from loihi_convert.chip.resources import Chips, resources
 from loihi_convert.choices import Reset
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.metrics.activation_errors import ErrorSums
 from loihi_convert.metrics.diagnosis import diagnose
 from loihi_convert.metrics.evaluation import evaluate
+from loihi_convert.report.conversion_tables import resource_table
 from loihi_convert.simulation.intermediate import intermediate_networks
 from loihi_convert.simulation.relu import ReluChain
 
@@ -92,7 +102,7 @@ def test_rates_are_those_of_the_networks_own_neurons() -> None:
     assert stem is not None
     assert inner is not None
     assert outer is not None
-    assert [layer.relay_count for layer in evaluation.layers] == [0, RELAYS * 36, 0, 0]
+    assert [layer.relay_neuron_count for layer in evaluation.layers] == [0, RELAYS * 36, 0, 0]
     assert [layer.neuron_count for layer in evaluation.layers] == [4 * 36, 7 * 36, 4 * 36, 3]
     for point in evaluation.points:
         t = point.timesteps
@@ -166,3 +176,106 @@ def test_what_relays_take_is_part_of_the_energy() -> None:
     assert unknown is not None
     assert unknown.estimates[-1].relay_loihi1_joules is None
     assert unknown.estimates[-1].loihi1_joules == evaluation.energy.estimates[-1].loihi1_joules
+
+
+def test_resources_count_relays_and_name_their_cores() -> None:
+    """2 channels and 6 relays on 64 x 64 pixels: 4 cores of 8,192 neurons each, and 1 without relays.
+
+    Expanded: 18 synapses and 8 x 24 bytes at each pixel need 5 cores of 192 KiB, halved into 8; without relays 12
+    synapses and 2 x 24 bytes need 2.
+    """
+    weight = np.zeros((8, 6, 1, 1), np.int32)
+    weight[:2] = 1
+    weight[np.arange(2, 8), np.arange(6), 0, 0] = 1
+    relay_of = np.array([-1, -1, 0, 1, 2, 3, 4, 5])
+    synapses = [("first", Conv(np.ones((6, 1, 1, 1), np.int32))), ("second", Conv(weight))]
+    first, second = resources((1, 64, 64), synapses, relays=[None, relay_of])
+    assert (first.relay_neurons, first.relay_shared_cores, first.relay_expanded_cores) == (0, 0, 0)
+    assert (second.neurons, second.relay_neurons) == (8 * 4096, 6 * 4096)
+    assert (second.shared_bytes, second.expanded_bytes) == (18 + 6 * 8 * 4096, (18 + 8 * 24) * 4096)
+    assert (second.shared_cores, second.expanded_cores) == (4, 8)
+    assert (second.relay_shared_cores, second.relay_expanded_cores) == (3, 6)
+    chips = Chips((first, second), 1)
+    table = resource_table(chips)
+    assert "7 .. 12 of 128 neurocores, 3 .. 6 of them for relays" in table.caption
+    assert [row[1] for row in table.rows] == ["24,576", "8,192 + 24,576"]
+
+
+def test_cores_of_dense_relays() -> None:
+    """A dense matrix stores the zeros of relays, too: 1,000 x (160 + 24) bytes fit a core, with 160 rows more not."""
+    weight = np.ones((1160, 160), np.int32)
+    weight[1000:] = np.eye(160)
+    relay_of = np.concatenate([np.full(1000, -1), np.arange(160)])
+    first, second = ("first", Dense(np.ones((160, 4), np.int32))), ("second", Dense(weight))
+    _, layer = resources((4,), [first, second], relays=[None, relay_of])
+    assert layer.expanded_bytes == 1160 * 184
+    assert (layer.shared_cores, layer.expanded_cores) == (1, 2)
+    assert (layer.relay_shared_cores, layer.relay_expanded_cores) == (0, 1)
+
+
+def with_dead_stem(network: QuantizedNetwork) -> QuantizedNetwork:
+    """The first channel of `stem` can never fire; its relay could, and never gets a spike."""
+    stem = network.layers[0]
+    assert stem.neuron is not None
+    threshold = stem.neuron.threshold.copy()
+    threshold[0] = limits.NEVER_FIRES
+    weight = stem.weight.copy()
+    weight[0] = 0
+    neuron = replace(stem.neuron, threshold=threshold)
+    return replace(
+        network,
+        layers=(replace(stem, neuron=neuron, synapse=replace(stem.synapse, weight=weight)), *network.layers[1:]),
+    )
+
+
+def findings_of(network: QuantizedNetwork, folder: Path, images: Array) -> list[tuple[str, str | None, str]]:
+    netx.write(network, folder / "model.net")
+    checked = pipeline.check(pipeline.load_file(folder / "model.net"), images, 8)
+    return [(finding.rule, finding.layer, finding.found) for finding in checked.findings]
+
+
+def test_a_silent_channel_is_named_and_its_relay_is_not(tmp_path: Path) -> None:
+    found = findings_of(with_dead_stem(residual_network()), tmp_path, residual_images(20))
+    about_channels = [entry for entry in found if "channel" in entry[0]]
+    dead = ("every channel can fire", "stem", "1 of 4 channels (0) can never fire in T = 8 steps")
+    assert dead in about_channels
+    assert not [entry for entry in about_channels if entry[1] == "inner"]
+
+
+def test_a_saturated_channel_is_named_and_its_relay_is_not(tmp_path: Path) -> None:
+    network = residual_network()
+    stem = network.layers[0]
+    bias = np.zeros(4, np.int32)
+    bias[1] = 100_000
+    weight = np.abs(stem.weight)
+    network = replace(
+        network,
+        layers=(replace(stem, synapse=replace(stem.synapse, weight=weight, bias=bias)), *network.layers[1:]),
+    )
+    found = findings_of(network, tmp_path, residual_images(20))
+    saturated = [entry[1:] for entry in found if entry[0] == "no channel is active at every step"]
+    assert saturated == [("stem", "1 of 4 channels (1) fire at every step and position of 20 images")]
+
+
+def test_silent_channels_of_the_cnn_do_not_name_relays() -> None:
+    cnn, _ = float_networks(with_dead_stem(residual_network()))
+    found = dict(cnn_activity(cnn, residual_images(20)))
+    assert found["stem"].firing_rate[0] == found["inner"].firing_rate[OWN_CHANNELS] == 0
+    named = [finding.layer for finding in findings(CNN_ACTIVITY_RULES, found.items(), "lava")]
+    assert named == ["stem"]
+
+
+def test_own_channels_are_counted_in_findings() -> None:
+    network = residual_network()
+    inner = network.layers[1]
+    assert inner.neuron is not None
+    threshold = inner.neuron.threshold.copy()
+    threshold[1] = limits.NEVER_FIRES
+    weight = inner.weight.copy()
+    weight[1] = 0
+    changed = replace(
+        inner, neuron=replace(inner.neuron, threshold=threshold), synapse=replace(inner.synapse, weight=weight)
+    )
+    network = replace(network, layers=(network.layers[0], changed, *network.layers[2:]))
+    (found,) = findings(LAYER_RULES[1:2], layer_runs(NetworkRun(network, 8)), "lava")
+    assert (found.layer, found.found) == ("inner", "1 of 3 channels (1) can never fire in T = 8 steps")

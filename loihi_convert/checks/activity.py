@@ -16,6 +16,7 @@ from loihi_convert.checks.integer_rules import NetworkRun, channels, idle, layer
 from loihi_convert.chip import limits
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.relays import is_relay
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.relu import relu_outputs
 from loihi_convert.simulation.simulator import clipped_images
@@ -40,6 +41,9 @@ class Activity:
         every step, or never.
     is_readout
         Whether its channels are the classes.
+    is_relay
+        bool ``(C,)``: relays (`ir.relays`), which are silent or saturated where their source is, and not named;
+        ``None``: there are none.
     """
 
     image_count: int
@@ -49,6 +53,12 @@ class Activity:
     high_clipped: int = 0
     is_constant: bool = False
     is_readout: bool = False
+    is_relay: Array | None = None
+
+    @property
+    def own(self) -> Array:
+        """Channels that are not relays: bool ``(C,)``."""
+        return np.ones(len(self.firing_rate), np.bool_) if self.is_relay is None else ~self.is_relay
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +101,7 @@ def network_activity(
             high_clipped=int(clipped[index, 1]),
             is_constant=runs[index].is_constant,
             is_readout=runs[index].is_readout,
+            is_relay=~runs[index].own,
         )
         layers.append((layer.name, activity))
     return NetworkActivity(tuple(layers), len(images), result.wrapped_images or 0)
@@ -105,22 +116,24 @@ def cnn_activity(network: ReluNetwork, images: Array) -> Iterator[tuple[str, Act
             count += above.reshape(*above.shape[:2], -1).sum(axis=(0, 2))
     for layer, shape, count in zip(network.layers[:-1], network.shapes[:-1], positive, strict=True):
         rate = count / (len(images) * math.prod(shape[1:]))
-        yield layer.name, Activity(len(images), rate, np.ones(len(rate), np.bool_))
+        alive, relays = np.ones(len(rate), np.bool_), is_relay(layer.relay_of, len(rate))
+        yield layer.name, Activity(len(images), rate, alive, is_relay=relays)
 
 
 def every_channel_is_active(activity: Activity) -> Violation | None:
-    silent = (activity.firing_rate == 0) & activity.can_fire
+    silent = (activity.firing_rate == 0) & activity.can_fire & activity.own
     if not silent.any():
         return None
     what = f"silent on all of {activity.image_count:,} images"
-    return idle(silent, what, "Check more `images`; prune the channels that stay silent.", activity.is_readout)
+    fix = "Check more `images`; prune the channels that stay silent."
+    return idle(silent, activity.own, what, fix, activity.is_readout)
 
 
 def no_channel_is_active_at_every_step(activity: Activity) -> Violation | None:
-    saturated = activity.firing_rate == 1
+    saturated = (activity.firing_rate == 1) & activity.own
     if not saturated.any():
         return None
-    found = f"{channels(saturated)} fire at every step and position of {activity.image_count:,} images"
+    found = f"{channels(saturated, activity.own)} fire at every step and position of {activity.image_count:,} images"
     fix = "Balance for higher thresholds: export with `method='percentile'` and `percentile=99.9`."
     return Violation(found, "a saturated channel carries no information", "", fix)
 

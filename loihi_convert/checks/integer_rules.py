@@ -17,6 +17,7 @@ from loihi_convert.chip import limits, rules
 from loihi_convert.conversion.chip_scales import current_bounds, potential_bounds
 from loihi_convert.ir.network import Reset
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.relays import is_relay
 
 _LIF: Final = "lava/proc/lif/models.py"
 _MAX_CHANNELS: Final = 8
@@ -52,6 +53,11 @@ class LayerRun:
     is_circuit: bool = False
     is_constant: bool = False
     is_readout: bool = False
+
+    @property
+    def own(self) -> Array:
+        """Channels that are not relays (`ir.relays`): bool ``(C_out,)``."""
+        return ~is_relay(self.layer.relay_of, self.layer.synapse.channels)
 
     @property
     def can_fire(self) -> Array:
@@ -184,37 +190,40 @@ def potentials_stay_in_range(run: LayerRun) -> Violation | None:
 
 
 def every_channel_can_fire(run: LayerRun) -> Violation | None:
-    if run.layer.threshold is None or run.can_fire.all():
+    if run.layer.threshold is None:
+        return None
+    dead = ~run.can_fire & run.own
+    if not dead.any():
         return None
     what = f"can never fire in T = {run.timesteps:,} steps"
-    return idle(~run.can_fire, what, "Prune them from the CNN, or keep them.", run.is_readout)
+    return idle(dead, run.own, what, "Prune them from the CNN, or keep them.", run.is_readout)
 
 
 def no_channel_must_fire_at_every_step(run: LayerRun) -> Violation | None:
     if run.layer.threshold is None:
         return None
-    saturated = run.smallest_current >= run.layer.threshold
+    saturated = (run.smallest_current >= run.layer.threshold) & run.own
     if not saturated.any():
         return None
-    found = f"{channels(saturated)} fire at every step for every image"
+    found = f"{channels(saturated, run.own)} fire at every step for every image"
     fix = "Their bias is above the threshold: see `loihi-convert diagnose`."
     return Violation(found, "a saturated channel carries no information", "", fix)
 
 
-def idle(chosen: Array, what: str, fix: str, is_readout: bool) -> Violation:
-    """Return that the ``chosen`` channels are ``what``, with ``fix``, which prunes, or another one for classes."""
+def idle(chosen: Array, own: Array, what: str, fix: str, is_readout: bool) -> Violation:
+    """Return that ``chosen`` channels of a layer's ``own`` are ``what``, with ``fix``, or another one for classes."""
     if is_readout:
         wake = "A larger T or another `method` may let them fire."
-        return Violation(f"{channels(chosen, 'classes')} {what}", "the class that fires most is chosen", "", wake)
-    return Violation(f"{channels(chosen)} {what}", "they cost neurons and synapses", "", fix)
+        return Violation(f"{channels(chosen, own, 'classes')} {what}", "the class that fires most is chosen", "", wake)
+    return Violation(f"{channels(chosen, own)} {what}", "they cost neurons and synapses", "", fix)
 
 
-def channels(chosen: Array, name: str = "channels") -> str:
-    """Return the number and the indices of the chosen channels, bool ``(C,)``, in words."""
+def channels(chosen: Array, own: Array, name: str = "channels") -> str:
+    """Return the number and the indices of the chosen channels among the layer's own, bool ``(C,)``, in words."""
     indices = np.flatnonzero(chosen)
     named = ", ".join(map(str, indices[:_MAX_CHANNELS]))
     more = f" and {len(indices) - _MAX_CHANNELS} more" if len(indices) > _MAX_CHANNELS else ""
-    return f"{len(indices)} of {len(chosen)} {name} ({named}{more})"
+    return f"{len(indices)} of {np.count_nonzero(own)} {name} ({named}{more})"
 
 
 def _of_the_circuit(rule: rules.Rule) -> Rule[LayerRun]:

@@ -9,6 +9,9 @@ compression, which are not public. In both
   to do (OzU-CAST/LoihiScalingEfficiency on GitHub, "Hardware Resources"),
 - a weight has 8 bits.
 
+Relays (`ir.relays`) are neurons as any others. The cores that they take are those of their layer less the cores of the
+layer without them. The synapses that leave relays count for the layers that these reach.
+
 Not counted: axons and routing tables, indices of sparse synapses, biases and delays, the recurrent synapse of a soft
 reset, copies of a kernel in each core that a map is divided among, the input and the readout. So even the expanded
 figure is not guaranteed.
@@ -24,6 +27,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.chip import limits
+from loihi_convert.ir.relays import relay_count, without_relays
 from loihi_convert.ir.synapse import Dense, Synapse
 from loihi_convert.records import Record
 
@@ -51,6 +55,10 @@ class LayerResources(Record):
         Memory for weights and neurons, see this module.
     shared_cores, expanded_cores
         Neurocores of Loihi 2.
+    relay_neurons
+        How many of the neurons are relays.
+    relay_shared_cores, relay_expanded_cores
+        How many of the neurocores the layer takes because of its relays.
     """
 
     name: str
@@ -64,6 +72,9 @@ class LayerResources(Record):
     expanded_bytes: int
     shared_cores: int
     expanded_cores: int
+    relay_neurons: int = 0
+    relay_shared_cores: int = 0
+    relay_expanded_cores: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,21 @@ class Chips:
         return sum(layer.expanded_cores for layer in self.layers)
 
     @property
+    def has_relays(self) -> bool:
+        """Whether any neuron is a relay."""
+        return any(layer.relay_neurons for layer in self.layers)
+
+    @property
+    def relay_shared_cores(self) -> int:
+        """How many of `shared_cores` relays take."""
+        return sum(layer.relay_shared_cores for layer in self.layers)
+
+    @property
+    def relay_expanded_cores(self) -> int:
+        """How many of `expanded_cores` relays take."""
+        return sum(layer.relay_expanded_cores for layer in self.layers)
+
+    @property
     def boundary(self) -> str:
         """What the figures count, in words."""
         return (
@@ -98,7 +124,11 @@ class Chips:
 
 
 def resources(
-    input_shape: Shape, synapses: Sequence[tuple[str, Synapse]], recurrent: Mapping[str, Dense] | None = None
+    input_shape: Shape,
+    synapses: Sequence[tuple[str, Synapse]],
+    recurrent: Mapping[str, Dense] | None = None,
+    *,
+    relays: Sequence[Array | None] | None = None,
 ) -> tuple[LayerResources, ...]:
     """Return the resources of each layer.
 
@@ -110,16 +140,41 @@ def resources(
         In order, with their layers' names.
     recurrent
         Synapses from a layer's own neurons, by the layer's name.
+    relays
+        ``relay_of`` of each layer, as in `ir.network.ReluLayer`; by default no layer has relays.
     """
     recurrent = recurrent or {}
+    relays = relays or [None] * len(synapses)
     shapes = [input_shape]
     for _, synapse in synapses:
         shapes.append(synapse.output_shape(shapes[-1]))
     fan_outs = [synapse.fan_out(shape) for (_, synapse), shape in zip(synapses, shapes, strict=False)]
     leaving = [*fan_outs[1:], np.zeros(shapes[-1], np.int64)]
-    return tuple(
+    layers = [
         _layer_resources(name, synapse, shape, int(counts.sum()), after, recurrent.get(name))
         for (name, synapse), shape, counts, after in zip(synapses, shapes, fan_outs, leaving, strict=False)
+    ]
+    return tuple(
+        _with_relays(layer, synapse, shape, relay_of)
+        for layer, (_, synapse), shape, relay_of in zip(layers, synapses, shapes, relays, strict=False)
+    )
+
+
+def _with_relays(layer: LayerResources, synapse: Synapse, input_shape: Shape, relay_of: Array | None) -> LayerResources:
+    """``layer`` with the cores that it takes because of its relays."""
+    count = relay_count(relay_of)
+    if count == 0:
+        return layer
+    relays = layer.neurons * count // synapse.channels
+    neurons, own = layer.neurons - relays, without_relays(synapse, relay_of)
+    every = neurons * math.prod(input_shape) if isinstance(synapse, Dense) else int(own.fan_out(input_shape).sum())
+    shared, expanded = _bytes(neurons, int(np.count_nonzero(own.weight)), every)
+    return layer.model_copy(
+        update={
+            "relay_neurons": relays,
+            "relay_shared_cores": layer.shared_cores - _shared_cores(neurons, shared),
+            "relay_expanded_cores": layer.expanded_cores - _expanded_cores(neurons, expanded),
+        }
     )
 
 
@@ -139,9 +194,7 @@ def _layer_resources(
         fan_in, fan_out = fan_in + np.count_nonzero(recurrent.weight, axis=1), fan_out.reshape(-1) + reached
         nonzero, synapse_count = nonzero + int(reached.sum()), synapse_count + int(reached.sum())
         stored, every = stored + recurrent.weight.size, every + recurrent.weight.size
-    shared = nonzero + limits.LIF_BYTES * neurons
-    expanded = every + limits.LOIHI_1_NEURON_BYTES * neurons
-    needed = _cores(neurons, expanded)
+    shared, expanded = _bytes(neurons, nonzero, every)
     return LayerResources(
         name=name,
         neurons=neurons,
@@ -152,10 +205,19 @@ def _layer_resources(
         pooling=window,
         shared_bytes=shared,
         expanded_bytes=expanded,
-        shared_cores=_cores(neurons, shared),
-        expanded_cores=1 << (needed - 1).bit_length(),
+        shared_cores=_shared_cores(neurons, shared),
+        expanded_cores=_expanded_cores(neurons, expanded),
     )
 
 
-def _cores(neurons: int, size: int) -> int:
+def _bytes(neurons: int, nonzero: int, every: int) -> tuple[int, int]:
+    """Memory, shared and expanded, of neurons with so many weights other than 0, and so many synapses."""
+    return nonzero + limits.LIF_BYTES * neurons, every + limits.LOIHI_1_NEURON_BYTES * neurons
+
+
+def _expanded_cores(neurons: int, size: int) -> int:
+    return 1 << (_shared_cores(neurons, size) - 1).bit_length()
+
+
+def _shared_cores(neurons: int, size: int) -> int:
     return max(1, math.ceil(neurons / limits.NEURONS_PER_CORE), math.ceil(size / limits.CORE_BYTES))

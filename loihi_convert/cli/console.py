@@ -148,6 +148,8 @@ def checked_json(checked: CheckReport) -> dict[str, Any]:
         else {
             "shared": chips.shared_cores,
             "expanded": chips.expanded_cores,
+            "relay_shared": chips.relay_shared_cores,
+            "relay_expanded": chips.relay_expanded_cores,
             "available": chips.cores,
             "boundary": chips.boundary,
         },

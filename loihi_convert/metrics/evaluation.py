@@ -139,7 +139,7 @@ class Evaluation(Record):
     @property
     def has_relays(self) -> bool:
         """Whether any neuron is a relay."""
-        return any(layer.relay_count for layer in self.layers)
+        return any(layer.relay_neuron_count for layer in self.layers)
 
     @property
     def nominal_point(self) -> Point:
@@ -279,7 +279,7 @@ def _energy(network: QuantizedNetwork | CubaNetwork, layers: Sequence[LayerSize]
             input_synapses,
             is_poisson=is_poisson,
             relays=RelayEvents(
-                sum(layer.relay_count for layer in layers),
+                sum(layer.relay_neuron_count for layer in layers),
                 point.relay_spikes_per_image,
                 point.relay_synaptic_operations,
             ),

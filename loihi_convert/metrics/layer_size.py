@@ -24,14 +24,14 @@ class LayerSize(Record):
     multiply_accumulates
         Multiplications with a nonzero weight that the CNN needs for one image in this layer's synapse, after average
         pooling (NeuroBench: effective MACs, were no activation 0); none for relays.
-    relay_count
+    relay_neuron_count
         How many of the neurons are relays.
     """
 
     name: str
     neuron_count: int
     multiply_accumulates: int
-    relay_count: int = 0
+    relay_neuron_count: int = 0
 
 
 def layer_sizes(network: QuantizedNetwork | CubaNetwork) -> tuple[LayerSize, ...]:
@@ -50,7 +50,7 @@ def layer_sizes(network: QuantizedNetwork | CubaNetwork) -> tuple[LayerSize, ...
                 name=layer.name,
                 neuron_count=math.prod(shape),
                 multiply_accumulates=multiplications(synapse, input_shape),
-                relay_count=relays,
+                relay_neuron_count=relays,
             )
         )
     return tuple(layers)

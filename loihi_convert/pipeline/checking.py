@@ -294,7 +294,8 @@ def _resources(loaded: LoadedFile) -> tuple[LayerResources, ...] | None:
     """Per-layer resources; None if any layer is unknown, because a partial sum would mislead."""
     if isinstance(loaded, CheckpointFile | NativeFile):
         network = loaded.network
-        return resources(network.input_shape, [(layer.name, layer.synapse) for layer in network.layers])
+        synapses = [(layer.name, layer.synapse) for layer in network.layers]
+        return resources(network.input_shape, synapses, relays=[layer.relay_of for layer in network.layers])
     return None if loaded.stock is None else _stock_resources(loaded.stock)
 
 

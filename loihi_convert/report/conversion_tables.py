@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from loihi_convert.ir.relays import own_channels, relay_count
+from loihi_convert.report.formats import neurons, neurons_header
 from loihi_convert.report.table import Table, table_of
 
 if TYPE_CHECKING:
@@ -14,14 +16,20 @@ if TYPE_CHECKING:
 
 
 def network_table(network: QuantizedNetwork) -> Table:
-    """Return the layers of a network: output shape, neurons, bits of the largest weight, range of thresholds."""
+    """Return the layers of a network: output shape, neurons, bits of the largest weight, range of thresholds.
+
+    Relays are counted apart, and left out of bits and thresholds.
+    """
+    has_relays = any(relay_count(layer.relay_of) for layer in network.layers)
     rows = [
         {
             "layer": layer.name,
             "output": " x ".join(map(str, shape)),
-            "neurons": f"{math.prod(shape):,}",
+            neurons_header(has_relays=has_relays): neurons(
+                math.prod(shape), math.prod(shape[1:]) * relay_count(layer.relay_of)
+            ),
             "weights": f"{layer.weight.size:,}",
-            "weight\nbits": str(int(abs(layer.weight).max(initial=0)).bit_length() + 1),
+            "weight\nbits": str(int(abs(layer.weight[own_channels(layer.relay_of)]).max(initial=0)).bit_length() + 1),
             "thresholds": _threshold_range(layer),
         }
         for layer, shape in zip(network.layers, network.shapes, strict=True)
@@ -32,7 +40,8 @@ def network_table(network: QuantizedNetwork) -> Table:
 def _threshold_range(layer: QuantizedLayer) -> str:
     if layer.threshold is None:
         return "only integrates"
-    return "..".join(map(str, dict.fromkeys((int(layer.threshold.min()), int(layer.threshold.max())))))
+    own = layer.threshold[own_channels(layer.relay_of)]
+    return "..".join(map(str, dict.fromkeys((int(own.min()), int(own.max())))))
 
 
 def quantization_table(report: QuantizationReport) -> Table:
@@ -84,7 +93,7 @@ def resource_table(chips: Chips) -> Table:
     rows = [
         {
             "layer": layer.name,
-            "neurons": f"{layer.neurons:,}",
+            neurons_header(has_relays=chips.has_relays): neurons(layer.neurons, layer.relay_neurons),
             "fan-in": f"{layer.fan_in:,}",
             "fan-out": f"{layer.fan_out:,}" if layer.fan_out else None,
             "synapses": f"{layer.synapses:,}",
@@ -94,8 +103,11 @@ def resource_table(chips: Chips) -> Table:
         }
         for layer in chips.layers
     ]
+    relays = ""
+    if chips.has_relays:
+        relays = f", {chips.relay_shared_cores:,} .. {chips.relay_expanded_cores:,} of them for relays"
     caption = (
-        f"{chips.shared_cores:,} .. {chips.expanded_cores:,} of {chips.cores:,} neurocores, an estimate: "
+        f"{chips.shared_cores:,} .. {chips.expanded_cores:,} of {chips.cores:,} neurocores{relays}, an estimate: "
         f"{chips.boundary}"
     )
     return table_of(rows, caption=caption)

@@ -9,9 +9,9 @@ from typing import Final, TypeVar
 from loihi_convert.chip.limits import NEVER_FIRES
 from loihi_convert.report.charts import Chart, channel_chart
 from loihi_convert.report.entries import Entry
-from loihi_convert.report.formats import percent
+from loihi_convert.report.formats import RELAYS, percent
 from loihi_convert.report.page import Block, Details, Heading, Paragraph, Pictures
-from loihi_convert.report.run_tables import RELAYS, layer_table
+from loihi_convert.report.run_tables import layer_table
 from loihi_convert.report.table import Table
 from loihi_convert.runs.stored_run import ChannelThresholds, StoredRun
 

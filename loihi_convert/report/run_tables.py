@@ -7,13 +7,13 @@ of one run. *Per T*: several files, each with one row, at the T it was balanced 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
 
 from loihi_convert.chip import limits
 from loihi_convert.chip.energy import Energy, Estimate
 from loihi_convert.metrics.early_exit import EarlyExit, MarginChoice
 from loihi_convert.metrics.evaluation import Evaluation, Point
 from loihi_convert.report.formats import (
+    RELAYS,
     count,
     neurons,
     neurons_header,
@@ -24,9 +24,6 @@ from loihi_convert.report.formats import (
 )
 from loihi_convert.report.table import Table, table_of
 from loihi_convert.runs.stored_run import ChannelThresholds
-
-RELAYS: Final = "relays, neurons that repeat the spikes of another layer for a connection that skips layers"
-"""What relays are, in a caption."""
 
 Figures = Sequence[tuple[str, Evaluation]]
 """Files by name, and what was measured of each."""
@@ -77,7 +74,7 @@ def _relay_notes(evaluation: Evaluation) -> Iterable[str]:
     if not evaluation.has_relays:
         return
     last = evaluation.points[-1]
-    count = sum(layer.relay_count for layer in evaluation.layers)
+    count = sum(layer.relay_neuron_count for layer in evaluation.layers)
     every = sum(layer.neuron_count for layer in evaluation.layers)
     shares = [f"{count:,} of {every:,} neurons"]
     for what, part, whole in (
@@ -129,7 +126,7 @@ def layer_table(
         rows.append(
             {
                 "layer": layer.name,
-                neurons_header(has_relays=evaluation.has_relays): neurons(layer.neuron_count, layer.relay_count),
+                neurons_header(has_relays=evaluation.has_relays): neurons(layer.neuron_count, layer.relay_neuron_count),
                 "firing\nrate %": percent(rate),
                 "of channels\n%": _range(channels, percent) if channels else None,
                 "silent\nchannels": str(sum(one == 0 for one in channels)) if channels else None,

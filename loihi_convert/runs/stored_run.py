@@ -169,7 +169,7 @@ def _require_relays(
     sizes = {(name, layer.name): layer for name, evaluation in evaluations.items() for layer in evaluation.layers}
     for key, count in channels.items():
         marked, size = len(relays.get(key, ())), sizes[key]
-        if marked * size.neuron_count != size.relay_count * count:
+        if marked * size.neuron_count != size.relay_neuron_count * count:
             raise damaged(path, f"{marked} relays of {count} channels in {key[1]}: other than in result.json")
 
 

@@ -38,7 +38,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.ir.network import IntegrateAndFire, ReluNetwork, SpikingLayer, SpikingNetwork
-from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.relays import own_channels, relayed
 from loihi_convert.simulation.layer_spec import Recording
 from loihi_convert.simulation.relu import Activation, ReluChain, clipped, cnn_activation, unchanged
@@ -135,8 +135,7 @@ def intermediate_networks(
 
     def exported(*, saturates: bool) -> _Rates:
         simulator = Simulator(network, Recording(spikes=True), device=device, saturates=saturates)
-        amplitudes = [layer.used_amplitude for layer in network.layers]
-        return _Rates(simulator, network, amplitudes, [layer.scale for layer in network.layers], timesteps)
+        return _Rates(simulator, network, network.used_amplitudes, [layer.scale for layer in network.layers], timesteps)
 
     alive = [
         _own(neuron, layer.relay_of) for neuron, layer in zip(neurons, cnn.layers, strict=True) if neuron is not None
@@ -252,14 +251,12 @@ def _threshold_amplitude(neuron: IntegrateAndFire) -> Array:
 def _with_rounded_weights(spiking: SpikingNetwork, network: QuantizedNetwork) -> SpikingNetwork:
     """``spiking`` with the weights of ``network`` in the CNN's units."""
     layers: list[SpikingLayer] = []
-    before: QuantizedLayer | None = None
-    for layer, rounded in zip(spiking.layers, network.layers, strict=True):
+    received = (None, *network.used_amplitudes[:-1])
+    for layer, rounded, amplitude in zip(spiking.layers, network.layers, received, strict=True):
         unit = rounded.scale * math.prod(rounded.synapse.pool) * rounded.largest_input
         weight = rounded.weight * unit.reshape(-1, *(1,) * (rounded.weight.ndim - 1))
         synapse = replace(layer.synapse, weight=weight)
-        if before is not None:
-            amplitude = before.used_amplitude
-            assert amplitude is not None
+        if amplitude is not None:
             inverse = np.divide(1.0, amplitude, out=np.zeros_like(amplitude), where=amplitude > 0)
             synapse = synapse.with_input_factors(inverse)
         if rounded.relay_of is not None:
@@ -267,5 +264,4 @@ def _with_rounded_weights(spiking: SpikingNetwork, network: QuantizedNetwork) ->
             is_relay = (rounded.relay_of >= 0).reshape(-1, *(1,) * (weight.ndim - 1))
             synapse = replace(synapse, weight=np.where(is_relay, layer.synapse.weight, synapse.weight))
         layers.append(replace(layer, synapse=synapse))
-        before = rounded
     return replace(spiking, layers=tuple(layers))
