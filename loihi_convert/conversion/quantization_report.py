@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from loihi_convert.conversion.chip_scales import is_proven
 from loihi_convert.ir.network import SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork, Target
 from loihi_convert.ir.relays import is_relay
+from loihi_convert.ir.synapse import Conv, Synapse
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.simulator import clipped_images
 
@@ -40,6 +41,9 @@ class LayerReport:
     low_clipped, high_clipped
         Calibration images on which some neuron ran into the lower / upper limit of the potential. The lower one is
         harmless in the first layer: a constant negative current never fires. Of target loihi2, on which u wrapped.
+    identity_ratio
+        Where skips enter: how many times as large as the largest weight beside it the weight of a skip is, the median
+        over the channels that a skip joins; see `identity_ratio`. ``None`` where no skip enters.
     is_proven
         Of target loihi2, whether no image whatever can wrap u; else it was only held in range on calibration images.
         ``None`` for target lava, whose potentials clip.
@@ -54,6 +58,12 @@ class LayerReport:
     high_clipped: int
     threshold_error: float = 0.0
     is_proven: bool | None = None
+    identity_ratio: float | None = None
+
+    @property
+    def identity_bits(self) -> float | None:
+        """Bits that skips cost the weights they join: log2 of `identity_ratio`, at least 0."""
+        return None if self.identity_ratio is None else max(0.0, math.log2(self.identity_ratio))
 
 
 @dataclass(frozen=True)
@@ -107,7 +117,9 @@ def report_quantization(
         if network.target == "loihi2":
             is_constant = index == 0 and network.poisson_seed is None
             proven = is_proven(layer, network.timesteps, is_constant=is_constant)
-        layers.append(_account_layer(layer, synapse.weight, int(low), int(high), proven))
+        account = _account_layer(layer, synapse.weight, int(low), int(high), proven)
+        relay_of = network.layers[index - 1].relay_of if index else None
+        layers.append(replace(account, identity_ratio=identity_ratio(synapse, relay_of)))
     return QuantizationReport(
         tuple(layers), len(images), network.timesteps, network.max_timesteps, network.target, network.pixel_bits
     )
@@ -134,6 +146,41 @@ def _account_layer(layer: QuantizedLayer, real: Array, low: int, high: int, prov
         threshold_error=_threshold_error(layer),
         is_proven=proven,
     )
+
+
+def identity_ratio(synapse: Synapse, relay_of: Array | None) -> float | None:
+    """Return how large the weights of skips are, compared with the others of the channels they join.
+
+    A relay enters a layer as an *identity* if it has a single weight there, one tap into one channel, and that channel
+    has weights from other inputs. Its weight contains the amplitude of what the relay repeats, usually several times
+    the largest of the others; as all share one scale, these lose the logarithm of that ratio in bits.
+
+    Parameters
+    ----------
+    synapse
+        Real numbers, with amplitudes.
+    relay_of
+        Of the layer before.
+
+    Returns
+    -------
+    float | None
+        Largest weight of an identity over the largest other weight, the median over the channels that have both;
+        ``None`` where there is none.
+    """
+    if relay_of is None:
+        return None
+    groups = synapse.groups if isinstance(synapse, Conv) else 1
+    weight = np.abs(synapse.weight)
+    # (groups, outputs and inputs of a group, taps)
+    taps = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+    inputs = np.repeat(is_relay(relay_of, len(relay_of)), groups * weight.shape[1] // len(relay_of))
+    is_identity = (np.count_nonzero(taps, axis=(1, 3)) == 1) & inputs.reshape(groups, -1)
+    largest = taps.max(axis=3)
+    skips = np.where(is_identity[:, None], largest, 0).max(axis=2)
+    others = np.where(is_identity[:, None], 0, largest).max(axis=2)
+    joined = (skips > 0) & (others > 0)
+    return float(np.median(skips[joined] / others[joined])) if joined.any() else None
 
 
 def _threshold_error(layer: QuantizedLayer) -> float:

@@ -55,7 +55,8 @@ def quantization_table(report: QuantizationReport) -> Table:
             "layer": layer.name,
             "weight bits\nleast..most": None if layer.weight_bits is None else _span(*layer.weight_bits[::2]),
             "weights\noff by": f"{100 * layer.weight_error:.2g} %",
-            "thresholds": "only integrates" if layer.thresholds is None else _span(*layer.thresholds),
+            "identity\nbits lost": _identity(layer),
+            "thresholds": _thresholds(layer),
             "thresholds\noff by": f"{100 * layer.threshold_error:.2g} %" if is_chip and layer.thresholds else None,
             "dead\nchannels": str(len(layer.dead_channels)) if layer.dead_channels else "",
             f"images {'wrapped' if is_chip else 'clipped'}\nlow / high": (
@@ -75,7 +76,24 @@ def quantization_table(report: QuantizationReport) -> Table:
             f"clipping in {report.timesteps} steps of {report.image_count:,} calibration images; low is harmless in "
             f"the first layer. Output potentials are proven to fit for T <= {report.max_timesteps:,}"
         )
+    if any(layer.identity_ratio for layer in report.layers):
+        caption += (
+            ". Identity: how large the weight of a skip is beside the largest weight of the convolution that it joins, "
+            "and the bits this costs that convolution"
+        )
     return table_of(rows, caption=caption)
+
+
+def _identity(layer: LayerReport) -> str | None:
+    if layer.identity_ratio is None:
+        return None
+    return f"{layer.identity_ratio:.1f} x: {layer.identity_bits:.1f}"
+
+
+def _thresholds(layer: LayerReport) -> str:
+    if layer.thresholds is not None:
+        return _span(*layer.thresholds)
+    return "relays" if layer.weight_bits is None else "only integrates"
 
 
 def _span(low: int, high: int) -> str:

@@ -1,0 +1,167 @@
+"""Over how many copies of its relay a skip is spread: tried out on calibration images, never on test images.
+
+A skip enters a convolution with the amplitude of what it repeats as its weight, often several times the largest weight
+there, and all weights of a channel share one scale: at 8 bits the convolution loses 1 to 2 of them
+(`quantization_report.identity_ratio`). Where r relays repeat the same spikes, each has a weight of 1/r, and log2(r)
+bits come back. Every copy costs neurons, spikes and synaptic operations.
+
+So copies are tried only where a skip costs bits, and more of them are taken only if the quantized network then agrees
+with the CNN better by more than chance explains.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from loihi_convert.arrays import Array
+from loihi_convert.conversion.agreement import Agreement, measure_of
+from loihi_convert.conversion.balancing import balance
+from loihi_convert.conversion.choice import BALANCING_SHARE, choose_method, trial_images
+from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptions
+from loihi_convert.conversion.quantization import quantize
+from loihi_convert.conversion.quantization_report import identity_ratio
+from loihi_convert.ir.network import ReluNetwork
+from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.task import classes_of
+from loihi_convert.progress import ProgressFactory, no_progress_bar
+from loihi_convert.simulation.relu import cnn_scores
+from loihi_convert.simulation.simulator import outputs
+
+COPIES: Final = (1, 2, 4)
+"""Copies that are tried: an identity's weight is 2 to 5 times the largest."""
+
+_NEGLIGIBLE_BITS: Final = 0.25
+# Standard errors that bound 95 % of a normal distribution from above.
+_ONE_SIDED: Final = 1.645
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopiesTrial(Agreement):
+    """A number of copies that was tried on the second part of the calibration images.
+
+    Parameters
+    ----------
+    copies
+        Relays for each skip, r.
+    identity_bits
+        Bits that skips cost the convolution which loses most by them; 0 where there is no skip.
+    neurons
+        Of the network.
+    """
+
+    copies: int
+    identity_bits: float
+    neurons: int
+
+
+class _Tried(NamedTuple):
+    trial: CopiesTrial
+    # By image: 1 where the class is the CNN's, else 0; of a regression, less the squared error.
+    merits: Array
+
+
+def choose_copies(
+    variant: Callable[[int], ReluNetwork],
+    images: Array,
+    timesteps: int,
+    options: BalanceOptions = BalanceOptions(),
+    quantize_options: QuantizeOptions = QuantizeOptions(),
+    *,
+    copies: Sequence[int] = COPIES,
+    device: str = "cpu",
+    bars: ProgressFactory = no_progress_bar,
+) -> tuple[CopiesTrial, ...]:
+    """Return the trials of several numbers of copies, the chosen one first.
+
+    Parameters
+    ----------
+    variant
+        Returns the CNN with so many relays for each skip, as ``to_relu_network(model, skip_copies=r)`` does.
+    images
+        Calibration images, uint8 ``(N, C, H, W)``. Some balance and quantize, others are tried, as in `choice`.
+    timesteps
+        The latency T.
+    options, quantize_options
+        As in `flow.to_integers`; ``auto`` is resolved once, with the first number of copies.
+    copies
+        Numbers to try, ascending. If skips cost next to nothing with the first, the others are not tried.
+    device
+        Where it is simulated: ``"cpu"``, or another one of torch's.
+    bars
+        Opens a progress bar for each stage.
+
+    Raises
+    ------
+    DataError
+        If the images do not fit the CNN, or there are none.
+    """
+    first = variant(copies[0])
+    if options.method == AUTO:
+        with bars(f"T = {timesteps}: choosing the balancing method") as progress:
+            best, *_ = choose_method(
+                first, images, timesteps, options, quantize_options, device=device, progress=progress
+            )
+        options = best.chosen(options)
+    trying = trial_images(images, timesteps)
+    balancing = images[: max(1, len(trying) // BALANCING_SHARE)]
+    scores = cnn_scores(first, trying)
+    tried: list[_Tried] = []
+    for count in copies:
+        network = variant(count) if tried else first
+        with bars(f"T = {timesteps}: {count} relays for each skip") as progress:
+            spiking = balance(network, balancing, timesteps, options, device=device, progress=progress)
+            quantized = quantize(spiking, balancing, quantize_options, device=device)
+        bits = _identity_bits(network, quantized)
+        tried.append(_tried(network, quantized, scores, trying, count, bits, device))
+        if bits <= _NEGLIGIBLE_BITS:
+            break
+    chosen = tried[0]
+    for other in tried[1:]:
+        if _gains(other.merits - chosen.merits):
+            chosen = other
+    return chosen.trial, *(other.trial for other in tried if other is not chosen)
+
+
+def _identity_bits(network: ReluNetwork, quantized: QuantizedNetwork) -> float:
+    found = 0.0
+    for before, layer, amplitude in zip(network.layers, network.layers[1:], quantized.used_amplitudes, strict=False):
+        if before.relay_of is not None and amplitude is not None:
+            ratio = identity_ratio(layer.synapse.with_input_factors(amplitude), before.relay_of)
+            found = max(found, math.log2(ratio) if ratio else 0.0)
+    return found
+
+
+def _tried(
+    network: ReluNetwork,
+    quantized: QuantizedNetwork,
+    scores: Array,
+    trying: Array,
+    copies: int,
+    identity_bits: float,
+    device: str,
+) -> _Tried:
+    read = outputs(quantized, trying, quantized.timesteps, device=device)[:, -1]
+    found = quantized.real_outputs(read, quantized.timesteps)
+    compared = read if quantized.readout == "spikes" else found
+    squares = np.square(found - scores).mean(axis=1)
+    is_regression = network.task == "regression"
+    trial = CopiesTrial(
+        copies=copies,
+        identity_bits=identity_bits,
+        neurons=sum(math.prod(shape) for shape in quantized.shapes),
+        agreement=measure_of(network.task).share(compared, scores),
+        error=float(squares.mean()),
+        image_count=len(trying),
+    )
+    hits = np.asarray(classes_of(compared) == classes_of(scores), np.float64)
+    return _Tried(trial, -squares if is_regression else hits)
+
+
+def _gains(differences: Array) -> bool:
+    """Whether the mean of ``differences``, one an image, is above 95 % of those that chance gives around 0."""
+    return bool(differences.mean() > _ONE_SIDED * math.sqrt(np.square(differences).mean() / len(differences)))
