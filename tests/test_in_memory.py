@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from loihi_convert.arrays import Array
-from loihi_convert.data.in_memory import as_dataset, as_images, as_labels
+from loihi_convert.data.in_memory import as_dataset, as_images, as_labels, as_regression_dataset, as_targets
 from loihi_convert.errors import DataError
 
 GREY = np.random.RandomState(0).randint(0, 256, (5, 1, 8, 6)).astype(np.uint8)
@@ -160,6 +160,71 @@ def test_labels_that_cannot_be_used(labels: Any, found: str, hint: str) -> None:
     assert caught.value.where == "labels"
     assert found in caught.value.found
     assert hint in caught.value.hint
+
+
+TARGETS = [[0.5, -2], [1.5, 3], [0, 0], [7, 1e-9], [-1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("images", "targets"),
+    [
+        (GREY, TARGETS),
+        (GREY, np.array(TARGETS, np.float32)),
+        (GREY, torch.tensor(TARGETS)),
+        (DataLoader(TensorDataset(torch.from_numpy(GREY), torch.tensor(TARGETS)), batch_size=2), None),
+        (TensorDataset(torch.from_numpy(GREY), torch.tensor(TARGETS)), None),
+        (list(zip(GREY, TARGETS, strict=True)), None),
+    ],
+)
+def test_targets_of_every_form(images: Any, targets: Any) -> None:
+    dataset = as_regression_dataset(images, targets, input_shape=(1, 8, 6), output_count=2)
+    assert dataset.targets is not None
+    assert (dataset.targets.dtype, dataset.labels) == (np.float64, None)
+    assert np.array_equal(dataset.targets, np.array(TARGETS, dataset.targets.dtype)) or np.allclose(
+        dataset.targets, TARGETS, rtol=1e-6
+    )
+    chosen = dataset[np.array([3, 1])]
+    assert np.array_equal(chosen.targets, dataset.targets[[3, 1]])
+
+
+def test_one_target_an_image() -> None:
+    assert as_targets([1, 2, 3], 3).tolist() == [[1], [2], [3]]
+    pairs = TensorDataset(torch.from_numpy(GREY), torch.arange(5.0)[:, None])
+    assert as_regression_dataset(pairs, output_count=1).targets.tolist() == [[0], [1], [2], [3], [4]]
+    assert as_regression_dataset(GREY).targets is None
+
+
+@pytest.mark.parametrize(
+    ("targets", "found"),
+    [
+        (TARGETS[:4], "float64 (4, 2)"),
+        (np.zeros((5, 3)), "float64 (5, 3)"),
+        (np.zeros(5), "float64 (5,)"),
+        (np.zeros((5, 2, 1)), "float64 (5, 2, 1)"),
+        (["cat"] * 5, "<U3 (5,)"),
+        (np.full((5, 2), np.nan), "NaN"),
+    ],
+)
+def test_targets_that_cannot_be_used(targets: Any, found: str) -> None:
+    with pytest.raises(DataError) as caught:
+        as_targets(targets, 5, 2)
+    assert caught.value.where == "targets"
+    assert found in caught.value.found
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_signals(channels: int) -> None:
+    signals = np.random.RandomState(2).randint(0, 256, (5, channels, 9)).astype(np.uint8)
+    shape = (channels, 1, 9)
+    forms = [signals, list(signals), signals[:, :, np.newaxis], torch.from_numpy(signals)]
+    for form in [*forms, *([signals[:, 0]] if channels == 1 else [])]:
+        assert np.array_equal(as_images(form, shape), signals[:, :, np.newaxis])
+    with pytest.raises(DataError) as caught:
+        as_images(signals[:, :, :8], shape)
+    assert f"(N, {channels}, 9)" in caught.value.expected
+    if channels == 3:
+        with pytest.raises(DataError, match=r"transpose\(0, 2, 1\)"):
+            as_images(signals.transpose(0, 2, 1), shape)
 
 
 FLOATS = (GREY / 255).astype(np.float32)

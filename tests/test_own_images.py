@@ -374,6 +374,53 @@ def test_labels_beyond_the_networks_classes(tmp_path: Path) -> None:
     assert "0..1" in caught.value.expected
 
 
+@pytest.mark.parametrize("targets", [np.arange(5), np.arange(10.0).reshape(5, 2)])
+def test_npz_with_targets(tmp_path: Path, targets: Array) -> None:
+    images = np.zeros((5, 8, 6), np.uint8)
+    names = ["x", "y"][: targets[0].size]
+    splits = load_npz(saved(tmp_path, images=images, targets=targets, classes=names))
+    assert np.array_equal(splits.test.targets, targets.reshape(5, -1))
+    assert (splits.test.labels, splits.classes) == (None, tuple(names))
+    # The names of a network's outputs are not those of the file.
+    assert load_npz(saved(tmp_path, images=images, targets=targets), ("a", "b", "c")).classes == ("a", "b", "c")
+    for arrays, found in (
+        ({"targets": targets, "labels": np.zeros(5, int)}, "holds labels and targets"),
+        ({"targets": targets, "classes": ["x", "y", "z"]}, f"found {targets.dtype} {targets.shape}"),
+        ({"targets": targets[:4]}, f"found {targets.dtype} {targets[:4].shape}"),
+    ):
+        with pytest.raises(DataError) as caught:
+            load_npz(saved(tmp_path, images=images, **arrays))
+        assert caught.value.found == found
+
+
+def test_data_must_show_what_the_network_gives(tmp_path: Path) -> None:
+    images = np.zeros((5, 8, 6), np.uint8)
+    numbers = load_npz(saved(tmp_path, images=images, targets=np.zeros((5, 2)))).test
+    classes = load_npz(saved(tmp_path, images=images, labels=np.zeros(5, int))).test
+    nothing = load_npz(saved(tmp_path, images=images)).test
+    for task in ("classification", "regression"):
+        nothing.require_fit(task, 2, "mine.npz")
+    numbers.require_fit("regression", 2, "mine.npz")
+    classes.require_fit("classification", 2, "mine.npz")
+    for dataset, task, outputs, found in (
+        (numbers, "classification", 2, "found targets; the network gives classes"),
+        (classes, "regression", 2, "found labels; the network is a regression"),
+        (numbers, "regression", 3, "found targets (5, 2)"),
+    ):
+        with pytest.raises(DataError) as caught:
+            dataset.require_fit(task, outputs, "mine.npz")
+        assert (caught.value.where, caught.value.found) == ("mine.npz", found)
+
+
+def test_npz_of_signals(tmp_path: Path) -> None:
+    signals = np.arange(5 * 3 * 8).reshape(5, 3, 8).astype(np.uint8)
+    assert np.array_equal(
+        load_npz(saved(tmp_path, images=signals), input_shape=(3, 1, 8)).test.images, signals[:, :, np.newaxis]
+    )
+    one = load_npz(saved(tmp_path, images=signals[:, 0]), input_shape=(1, 1, 8)).test.images
+    assert np.array_equal(one, signals[:, :1, np.newaxis])
+
+
 def test_a_bare_array_is_not_an_npz_file(tmp_path: Path) -> None:
     np.save(tmp_path / "bare.npy", IMAGES)
     path = (tmp_path / "bare.npy").rename(tmp_path / "bare.npz")

@@ -1,13 +1,15 @@
-"""Images with or without labels, and the splits of a data set."""
+"""Images with or without labels or targets, and the splits of a data set."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from loihi_convert.choices import Task
 from loihi_convert.errors import DataError, UsageError
 
 HeldOutSplit = Literal["validation", "calibration"]
@@ -17,7 +19,7 @@ _SPLIT_SEED: Final = 0
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images with their labels, if these are known; the arrays are read-only.
+    """Images with what they show, if that is known: a class each, or numbers; the arrays are read-only.
 
     Parameters
     ----------
@@ -25,31 +27,45 @@ class Dataset:
         uint8 ``(N, C, H, W)``.
     labels
         int64 ``(N,)``, indices into `DataSplits.classes`; None where they are not known.
+    targets
+        float64 ``(N, outputs)``: the numbers that a regression is to give; None where there are none.
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64] | None
+    targets: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4:
             raise DataError(f"found {described(self.images)}", where="images", expected="must be uint8 (N, C, H, W)")
-        object.__setattr__(self, "images", _read_only(self.images))
-        if self.labels is None:
-            return
-        if self.labels.dtype != np.int64 or self.labels.shape != self.images.shape[:1]:
+        count = len(self.images)
+        if self.labels is not None and (self.labels.dtype != np.int64 or self.labels.shape != (count,)):
             raise DataError(
                 f"found {described(self.labels)}",
                 where="labels",
-                expected=f"must be int64 ({len(self.images)},), one per image",
+                expected=f"must be int64 ({count},), one per image",
             )
-        object.__setattr__(self, "labels", _read_only(self.labels))
+        targets = self.targets
+        if targets is not None and (targets.dtype != np.float64 or targets.ndim != 2 or len(targets) != count):
+            raise DataError(
+                f"found {described(targets)}", where="targets", expected=f"must be float64 ({count}, outputs)"
+            )
+        if self.labels is not None and targets is not None:
+            raise DataError("found labels, too", where="targets", expected="must stand without labels")
+        for name in ("images", "labels", "targets"):
+            if (array := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _read_only(array))
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: slice | NDArray[np.intp]) -> Dataset:
-        """Return the images and labels that a slice (``test[:1000]``) or an array of indices picks."""
-        return Dataset(self.images[index], None if self.labels is None else self.labels[index])
+        """Return the images, and what they show, that a slice (``test[:1000]``) or an array of indices picks."""
+        return Dataset(
+            self.images[index],
+            None if self.labels is None else self.labels[index],
+            None if self.targets is None else self.targets[index],
+        )
 
     @property
     def known_labels(self) -> NDArray[np.int64]:
@@ -62,6 +78,37 @@ class Dataset:
                 ".npz file.",
             )
         return self.labels
+
+    def require_fit(self, task: Task, outputs: int, where: str | Path) -> None:
+        """Raise a `DataError` unless what the images show is what a network of ``task`` gives; it may be unknown.
+
+        Parameters
+        ----------
+        task, outputs
+            Of the network.
+        where
+            The data; for the error.
+        """
+        if task == "classification" and self.targets is not None:
+            raise DataError(
+                "found targets; the network gives classes",
+                where=where,
+                expected="must hold labels, or neither",
+                hint="A network of numbers is exported with `task='regression'`.",
+            )
+        if task == "regression" and self.labels is not None:
+            raise DataError(
+                "found labels; the network is a regression",
+                where=where,
+                expected="must hold targets, or neither",
+                hint="Write the numbers that the CNN was trained on as the array targets of an .npz file.",
+            )
+        if self.targets is not None and self.targets.shape[1] != outputs:
+            raise DataError(
+                f"found targets {self.targets.shape}",
+                where=where,
+                expected=f"must be {(len(self), outputs)}, one per image and output of the network",
+            )
 
 
 class HeldOut(NamedTuple):
@@ -87,7 +134,7 @@ class DataSplits:
     name
         The name of the data set, file or folder.
     classes
-        The name of each class; empty where they are not known.
+        The name of each class, or of each number of a regression; empty where they are not known.
     notes
         Sentences for the user: how the images were read.
     """

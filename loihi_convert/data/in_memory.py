@@ -1,4 +1,4 @@
-"""Images and labels that a program holds (NumPy, torch, PIL, a DataLoader) as the arrays that everything here takes."""
+"""Images, labels and targets that a program holds (NumPy, torch, PIL, a DataLoader) as the arrays used everywhere."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ class _Indexed(Protocol):
 
 Images: TypeAlias = "ArrayLike | _Tensor | _Indexed | Iterable[object]"
 Labels: TypeAlias = "ArrayLike | _Tensor"
+Targets: TypeAlias = "ArrayLike | _Tensor"
 
 
 def as_images(
@@ -51,7 +52,8 @@ def as_images(
     =====================  =============================================================================================
     holder                 NumPy array, torch tensor (any device), nested list; list of images (arrays, tensors, PIL);
                            torch Dataset or DataLoader of images or of (image, label, ...)
-    axes                   ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)``
+    axes                   ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)``; ``(N, C, L)`` or, of one channel,
+                           ``(N, L)`` for a network of signals, whose ``input_shape`` is ``(C, 1, L)``
     uint8, other integers  pixels, 0..255
     bool                   False is 0, True is 255
     floats                 pixel / 255, in 0..1; rounded to the nearest pixel
@@ -114,6 +116,40 @@ def as_labels(labels: Labels, count: int, class_count: int = 0, *, where: str = 
     return array.astype(np.int64)
 
 
+def as_targets(targets: Targets, count: int, output_count: int = 0, *, where: str = "targets") -> NDArray[np.float64]:
+    """Return ``targets`` as float64 ``(count, outputs)``.
+
+    Parameters
+    ----------
+    targets
+        A list, NumPy array or torch tensor of numbers, ``(count,)`` or ``(count, outputs)``: what the network is to
+        give for each image.
+    count
+        Number of images.
+    output_count
+        Number of outputs; 0 if it is not known.
+    where
+        The name of the targets in errors.
+
+    Raises
+    ------
+    DataError
+        For another type or shape, NaN, or an infinity.
+    """
+    array = _array(targets, where)
+    rows = array[:, np.newaxis] if array.ndim == 1 else array
+    outputs = output_count or (rows.shape[1] if rows.ndim == 2 else 0)
+    if array.dtype.kind not in "iuf" or rows.shape != (count, outputs) or not outputs:
+        wanted = f"({count}, {output_count})" if output_count else f"({count},) or ({count}, outputs)"
+        raise DataError(
+            f"found {described(array)}", where=where, expected=f"must be numbers {wanted}, one row per image"
+        )
+    numbers = rows.astype(np.float64)
+    if not np.isfinite(numbers).all():
+        raise DataError("found NaN or an infinity", where=where, expected="must be finite")
+    return numbers
+
+
 def as_dataset(
     images: Images,
     labels: Labels | None = None,
@@ -128,12 +164,36 @@ def as_dataset(
     DataError
         Also if there are labels in ``images`` and in ``labels``.
     """
-    pixels, own_labels = _collected(images, "images")
-    found = _channels_first(pixels, input_shape, "images")
-    if own_labels is not None and labels is not None:
-        raise DataError("found labels in `images`, too", where="labels", hint="Leave out `labels`.")
-    chosen = labels if own_labels is None else own_labels
+    found, chosen = _with_own(images, labels, "labels", input_shape)
     return Dataset(found, None if chosen is None else as_labels(chosen, len(found), class_count))
+
+
+def as_regression_dataset(
+    images: Images,
+    targets: Targets | None = None,
+    *,
+    input_shape: tuple[int, int, int] | None = None,
+    output_count: int = 0,
+) -> Dataset:
+    """Return images with targets, each as `as_images` and `as_targets` take them; those in a DataLoader come along.
+
+    Raises
+    ------
+    DataError
+        Also if there are targets in ``images`` and in ``targets``.
+    """
+    found, chosen = _with_own(images, targets, "targets", input_shape)
+    return Dataset(found, None, None if chosen is None else as_targets(chosen, len(found), output_count))
+
+
+def _with_own(
+    images: Images, given: Labels | None, kind: str, input_shape: tuple[int, int, int] | None
+) -> tuple[NDArray[np.uint8], Labels | None]:
+    """Images, and what they show: ``given``, or what comes with them; ``kind`` names it."""
+    pixels, own = _collected(images, "images", kind)
+    if own is not None and given is not None:
+        raise DataError(f"found {kind} in `images`, too", where=kind, hint=f"Leave out `{kind}`.")
+    return _channels_first(pixels, input_shape, "images"), given if own is None else own
 
 
 def _labels_hint(array: Array, count: int) -> str:
@@ -144,8 +204,8 @@ def _labels_hint(array: Array, count: int) -> str:
     return "Leave them out if they are not known."
 
 
-def _collected(images: Images, where: str) -> tuple[NDArray[np.uint8], Array | None]:
-    """Pixels with their axes as they come, N first, and labels if there are any."""
+def _collected(images: Images, where: str, kind: str = "labels") -> tuple[NDArray[np.uint8], Array | None]:
+    """Pixels with their axes as they come, N first, and labels or targets, named ``kind``, if there are any."""
     if _is_array(images):
         return _pixels(_array(images, where), where), None
     items = [item if isinstance(item, (tuple, list)) else (item,) for item in _items(images, where)]
@@ -164,11 +224,12 @@ def _collected(images: Images, where: str) -> tuple[NDArray[np.uint8], Array | N
             hint="Resize them to the size that the network takes.",
         )
     pixels = np.concatenate(batches)
-    labels = [np.atleast_1d(_array(item[1], "labels")) for item in items if len(item) > 1]
-    return (
-        pixels[:, np.newaxis] if pixels.ndim == 3 else pixels,
-        np.concatenate(labels) if len(labels) == len(items) else None,
-    )
+    shown = [_array(item[1], kind) for item in items if len(item) > 1]
+    stacked = None
+    if len(shown) == len(items):
+        rows = (np.atleast_1d(one) if is_batch or one.size == 1 else one[np.newaxis] for one in shown)
+        stacked = np.concatenate(list(rows))
+    return pixels[:, np.newaxis] if pixels.ndim == 3 else pixels, stacked
 
 
 def _is_array(value: object) -> bool:
@@ -261,6 +322,10 @@ def _channels_first(
     if input_shape is None:
         return _by_guess(pixels, where)
     channels, height, width = input_shape
+    # A list of (C, L) has got an axis, as a list of grey images does.
+    signals = ((channels, width), (1, channels, width), *(((width,),) if channels == 1 else ()))
+    if height == 1 and shape[1:] in signals:
+        return pixels.reshape(len(pixels), *input_shape)
     if pixels.ndim == 3 and channels == 1 and shape[1:] == (height, width):
         return pixels[:, np.newaxis]
     if pixels.ndim == 4 and shape[1:] == input_shape:
@@ -270,7 +335,8 @@ def _channels_first(
     raise DataError(
         f"found {described(pixels)}",
         where=where,
-        expected=f"must be (N, {channels}, {height}, {width})",
+        expected=f"must be (N, {channels}, {height}, {width})"
+        + (f" or (N, {channels}, {width})" if height == 1 else ""),
         hint=_axes_hint(shape, input_shape),
     )
 
@@ -279,6 +345,8 @@ def _axes_hint(shape: tuple[int, ...], input_shape: tuple[int, int, int]) -> str
     channels, height, width = input_shape
     if shape in (input_shape, (height, width), (height, width, channels)):
         return _ONE_IMAGE
+    if height == 1 and shape[1:] == (width, channels):
+        return "Its axes are (N, L, C): give images.transpose(0, 2, 1)."
     if shape[:3] == input_shape:
         return "Its axes are (C, H, W, N): give images.transpose(3, 0, 1, 2)."
     if shape[:3] == (height, width, channels):

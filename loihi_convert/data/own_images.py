@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from loihi_convert.data.benchmarks import DATASETS
 from loihi_convert.data.class_folders import ClassMap, classes_of_folders
 from loihi_convert.data.dataset import Dataset, DataSplits, described
-from loihi_convert.data.in_memory import as_images, as_labels
+from loihi_convert.data.in_memory import as_images, as_labels, as_targets
 from loihi_convert.errors import DataError, UsageError, one_of
 
 IMAGE_SUFFIXES: Final[tuple[str, ...]] = (".png", ".jpg", ".jpeg")
-NPZ_KEYS: Final[tuple[str, ...]] = ("images", "labels", "classes", "calibration")
+NPZ_KEYS: Final[tuple[str, ...]] = ("images", "labels", "targets", "classes", "calibration")
 
 _GREY_MODES: Final = ("L", "1")
 _COLOUR_MODES: Final = ("RGB", "P")
@@ -115,9 +115,11 @@ def load_npz(path: Path, classes: Sequence[str] = (), *, input_shape: tuple[int,
     """Return the images in an ``.npz`` file (`numpy.savez`).
 
     ===============  ===============================================================================================
-    ``images``       ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)``, uint8 or floats in 0..1, see `as_images`
+    ``images``       ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)``, uint8 or floats in 0..1, see `as_images`;
+                     signals ``(N, C, L)``, or ``(N, L)`` of one channel, if the network takes ``(C, 1, L)``
     ``labels``       optional; integers ``(N,)`` from 0, the network's output for each image
-    ``classes``      optional; strings ``(K,)``, the name of each class
+    ``targets``      optional, in place of labels; numbers ``(N,)`` or ``(N, K)``, what a regression is to give
+    ``classes``      optional; strings ``(K,)``, the name of each class, or of each number of a regression
     ``calibration``  optional; as ``images``: what thresholds are balanced on instead of ``images``
     ===============  ===============================================================================================
 
@@ -141,10 +143,15 @@ def load_npz(path: Path, classes: Sequence[str] = (), *, input_shape: tuple[int,
         raise DataError(f"holds {', '.join(sorted(arrays)) or 'no array'}", where=path, expected=_NPZ_FORM)
     images = _npz_images(path, "images", arrays["images"], input_shape)
     names = _class_names(path, arrays["classes"]) if "classes" in arrays else tuple(classes)
-    labels = None
+    if "labels" in arrays and "targets" in arrays:
+        raise DataError("holds labels and targets", where=path, expected="must hold one of them")
+    labels = targets = None
     if "labels" in arrays:
         labels = as_labels(arrays["labels"], len(images), len(names), where=f"{path}: labels")
-    everything = Dataset(images, labels)
+    if "targets" in arrays:
+        own_names = len(names) if "classes" in arrays else 0
+        targets = as_targets(arrays["targets"], len(images), own_names, where=f"{path}: targets")
+    everything = Dataset(images, labels, targets)
     if "calibration" not in arrays:
         return _unsplit(path, names, everything)
     calibration = _npz_images(path, "calibration", arrays["calibration"], input_shape)
