@@ -19,30 +19,30 @@ from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.request import check_run
 from loihi_convert.backends.result import RunResult
-from loihi_convert.choices import BackendName, Device, Target
+from loihi_convert.choices import BackendName, Device, Target, Task
 from loihi_convert.conversion.flow import Conversion, to_integers
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
-from loihi_convert.data.in_memory import Images, Labels, as_dataset, as_images
-from loihi_convert.errors import PlatformError, UsageError
+from loihi_convert.data.dataset import Dataset
+from loihi_convert.data.in_memory import Images, Labels, Targets, as_dataset, as_images, as_regression_dataset
+from loihi_convert.errors import UsageError
 from loihi_convert.frontend.lowering import per_channel
 from loihi_convert.frontend.source import Source, open_source
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.task import class_count
 from loihi_convert.metrics.advice import advice, image_notes
 from loihi_convert.metrics.diagnosis import diagnose as diagnose_network
-from loihi_convert.metrics.evaluation import Evaluation, Point, evaluate
+from loihi_convert.metrics.evaluation_by_task import evaluate_images
 from loihi_convert.pipeline.checking import CheckReport, check, load_file
 from loihi_convert.pipeline.diagnosing import DiagnosisReport
 from loihi_convert.pipeline.origin import float_network, source_of
 from loihi_convert.progress import progress_bar
 from loihi_convert.report.conversion_tables import network_table
-from loihi_convert.report.run_tables import accuracy_table
 from loihi_convert.report.table import Table, notebook_html
+from loihi_convert.result import Result as Result
 from loihi_convert.simulation.gpu import chosen_device
 from loihi_convert.simulation.relu import cnn_scores
 
 if TYPE_CHECKING:
-    import pandas
-    from matplotlib.figure import Figure
     from torch import nn
 
 _FILE: Final = f"model{netx.SUFFIX}"
@@ -57,6 +57,7 @@ def convert(
     std: float | Sequence[float] | None = None,
     arch: str | None = None,
     classes: Sequence[str] | None = None,
+    task: Task = "classification",
     balancing: BalanceOptions = BalanceOptions(),
     quantization: QuantizeOptions = QuantizeOptions(),
     device: Device = "auto",
@@ -77,7 +78,10 @@ def convert(
     arch
         For the path of a checkpoint of other origin: ``package.module:factory``, which builds the CNN. Its code runs.
     classes
-        The name of each output; by default 0, 1, ...
+        The name of each output, or of both classes of a single one; by default 0, 1, ...
+    task
+        What the outputs are: scores of classes (a single output: a logit, class 1 above 0), or, with ``"regression"``,
+        numbers.
     balancing
         How firing thresholds are balanced; by default the method that agrees best with the CNN on ``images``.
     quantization
@@ -103,11 +107,13 @@ def convert(
     means, deviations = per_channel(mean, shape[0], "mean"), per_channel(std, shape[0], "std")
     if isinstance(model, str | Path):
         given = None if arch is None else shape
-        source = open_source(Path(model), arch=arch, input_shape=given, classes=classes, mean=means, std=deviations)
+        source = open_source(
+            Path(model), arch=arch, input_shape=given, classes=classes, mean=means, std=deviations, task=task
+        )
     elif arch is not None:
         raise UsageError("given with a module", where="arch", expected="is for the path of a plain state dict")
     else:
-        source = Source.from_module(model, shape, classes=classes, mean=means, std=deviations)
+        source = Source.from_module(model, shape, classes=classes, mean=means, std=deviations, task=task)
     done = to_integers(
         source.network, pixels, timesteps, balancing, quantization, device=chosen_device(device), bars=progress_bar
     )
@@ -175,6 +181,7 @@ class Converted:
         images: Images,
         labels: Labels | None = None,
         *,
+        targets: Targets | None = None,
         timesteps: int | None = None,
         backend: BackendName = "ref",
         device: Device = "auto",
@@ -186,7 +193,9 @@ class Converted:
         images
             Test images, as `convert` takes them.
         labels
-            The network's output for each image, from 0; without them there is agreement with the CNN, no accuracy.
+            The class of each image, from 0; without them there is agreement with the CNN, no accuracy.
+        targets
+            For a regression, in place of labels: the numbers for each image, ``(N,)`` or ``(N, outputs)``.
         timesteps
             T; by default the one that thresholds are balanced for.
         backend
@@ -198,7 +207,7 @@ class Converted:
         Raises
         ------
         UsageError
-            If ``timesteps`` is out of range.
+            If ``timesteps`` is out of range, or there are labels for a regression, or targets for classes.
         DataError
             If the images do not fit the network.
         PlatformError
@@ -206,7 +215,7 @@ class Converted:
         """
         network = self.network
         steps = self._steps(timesteps)
-        data = as_dataset(images, labels, input_shape=self._image_shape, class_count=network.shapes[-1][0])
+        data = self._dataset(images, labels, targets)
         check_run(network, data.images, steps)
         chosen = chosen_device(device)
         with progress_bar("running on ref") as progress:
@@ -220,8 +229,8 @@ class Converted:
                 result = replace(
                     result, channel_spikes=reference.channel_spikes, wrapped_images=reference.wrapped_images
                 )
-        cnn = None if self.source is None else cnn_scores(self.source.network, data.images).argmax(axis=1)
-        evaluation = evaluate(result, network, labels=data.labels, cnn_predictions=cnn)
+        cnn = None if self.source is None else cnn_scores(self.source.network, data.images)
+        evaluation = evaluate_images(result, network, data, cnn_outputs=cnn)
         return Result(network, result, evaluation, backend, is_equal)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -259,11 +268,11 @@ class Converted:
         Raises
         ------
         UsageError
-            If the CNN is not at hand.
+            If the CNN is not at hand, or the network is a regression.
         """
         if self.source is None:
             raise UsageError("the CNN is not at hand", where="model", hint="Pass `model` to `load`.")
-        data = as_dataset(images, labels, input_shape=self._image_shape, class_count=self.network.shapes[-1][0])
+        data = self._dataset(images, labels)
         steps = self._steps(timesteps)
         check_run(self.network, data.images, steps)
         spiking = float_network(self.network, self.source.network)
@@ -286,6 +295,17 @@ class Converted:
         channels, height, width = self.network.input_shape
         return channels, height, width
 
+    def _dataset(self, images: Images, labels: Labels | None, targets: Targets | None = None) -> Dataset:
+        """The images with what they show, which must be what the network gives."""
+        outputs = self.network.shapes[-1][0]
+        if self.network.task == "regression":
+            if labels is not None:
+                raise UsageError("given for a regression", where="labels", hint="Pass `targets`.")
+            return as_regression_dataset(images, targets, input_shape=self._image_shape, output_count=outputs)
+        if targets is not None:
+            raise UsageError("given for a network of classes", where="targets", hint="Pass `labels`.")
+        return as_dataset(images, labels, input_shape=self._image_shape, class_count=class_count(outputs))
+
     def _run_file(self, images: Array, timesteps: int, backend: BackendName) -> RunResult:
         with tempfile.TemporaryDirectory() as folder, open_backend(backend) as opened:
             path = self.save(Path(folder) / _FILE)
@@ -294,102 +314,6 @@ class Converted:
 
     def __repr__(self) -> str:
         return f"Converted({self.network.summary})"
-
-    def _repr_html_(self) -> str:
-        return notebook_html(repr(self), self.table())
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Result:
-    """What a run gave. Accuracies are fractions, 0..1; None where labels, or the CNN, are not known.
-
-    Parameters
-    ----------
-    network
-        The network that ran.
-    run
-        Integers: potentials of the last layer, spike counts and synaptic operations after each step.
-    evaluation
-        Figures at each reported T, with intervals.
-    backend
-        What ran it.
-    equals_reference
-        Whether every integer equals that of ``ref``; None where ``ref`` ran it.
-    """
-
-    network: QuantizedNetwork
-    run: RunResult
-    evaluation: Evaluation
-    backend: BackendName
-    equals_reference: bool | None = None
-
-    @property
-    def _last(self) -> Point:
-        return self.evaluation.points[-1]
-
-    @property
-    def accuracy(self) -> float | None:
-        """After the last step."""
-        return self._last.accuracy
-
-    @property
-    def cnn_accuracy(self) -> float | None:
-        """Of the CNN on the same images."""
-        return self.evaluation.cnn_accuracy
-
-    @property
-    def agreement_with_cnn(self) -> float | None:
-        """Share of images that get the CNN's class."""
-        return self._last.agreement_with_cnn
-
-    @property
-    def predictions(self) -> Array:
-        """The class of each image after the last step: int64 ``(N,)``."""
-        return self.run.predictions[:, -1]
-
-    def table(self) -> Table:
-        """Return accuracy, spikes and work at each reported T."""
-        return accuracy_table(self.evaluation)
-
-    def to_dataframe(self) -> pandas.DataFrame:
-        """Return the figures at each reported T as a pandas data frame, one row a T; needs pandas.
-
-        Raises
-        ------
-        PlatformError
-            If pandas is not installed.
-        """
-        try:
-            import pandas
-        except ImportError as error:
-            raise PlatformError("not installed", where="pandas", hint="pip install pandas") from error
-        left_out = {"synaptic_operations_per_layer", "firing_rate"}
-        if not self.evaluation.has_relays:
-            left_out |= {"relay_spikes_per_image", "relay_synaptic_operations"}
-        rows = [point.model_dump(exclude=left_out) for point in self.evaluation.points]
-        return pandas.DataFrame(rows).set_index("timesteps")
-
-    def plot(self) -> Figure:
-        """Return accuracy against T as a matplotlib figure.
-
-        Raises
-        ------
-        UsageError
-            If neither labels nor the CNN are known, so that there is nothing to draw.
-        """
-        from loihi_convert.report.figure import accuracy_figure
-
-        figure = accuracy_figure([("", self.evaluation)], self.network.summary)
-        if figure is None:
-            raise UsageError("neither labels nor the CNN are known", where="labels", hint="Pass `labels` to `run`.")
-        return figure
-
-    def __repr__(self) -> str:
-        shown = {"accuracy": self.accuracy, "CNN": self.cnn_accuracy, "same class as the CNN": self.agreement_with_cnn}
-        known = ", ".join(f"{name} {100 * value:.2f} %" for name, value in shown.items() if value is not None)
-        equal = {None: "", True: ", equal to ref", False: ", NOT equal to ref"}[self.equals_reference]
-        images = self.evaluation.image_count
-        return f"Result({images:,} images, T = {self._last.timesteps} on {self.backend}{equal}: {known or 'no labels'})"
 
     def _repr_html_(self) -> str:
         return notebook_html(repr(self), self.table())

@@ -10,7 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 from support.evaluations import entry
 
-from loihi_convert.report.figure import accuracy_figure, accuracy_pictures, image_bytes
+from loihi_convert.report.figure import accuracy_figure, image_bytes
+from loihi_convert.report.pictures import run_pictures
 
 
 def drawn(figure: Figure | None) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def test_picture_without_labels_shows_the_agreement() -> None:
 def test_no_picture_where_nothing_is_known() -> None:
     nothing = [entry([20], labels=None, has_cnn=False)[:2]]
     assert accuracy_figure(nothing, "title") is None
-    assert accuracy_pictures(nothing, "title") == {}
+    assert run_pictures(nothing, "title") == {}
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def test_pictures_are_a_png_and_a_reproducible_svg() -> None:
 
 def test_the_pictures_of_a_run_have_names() -> None:
     files = [entry([20, 197, 198, 199])[:2]]
-    pictures = accuracy_pictures(files, "title")
+    pictures = run_pictures(files, "title")
     assert list(pictures) == ["accuracy.svg", "accuracy.png"]
     figure = accuracy_figure(files, "title")
     assert figure is not None

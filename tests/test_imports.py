@@ -29,7 +29,7 @@ ORDER = (
     ("metrics",),
     ("runs",),
     ("report", "checks", "inspection"),
-    ("pipeline",),
+    ("pipeline", "result"),
     ("api",),
     ("cli",),
     ("__main__",),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,14 +13,18 @@ import torch
 from support.blobs import blobs, fitted
 from torch import nn
 
+import loihi_convert as lc
 from loihi_convert.arrays import Array
 from loihi_convert.conversion.agreement import Agreement, explained_share, measure_of
 from loihi_convert.conversion.flow import to_integers
 from loihi_convert.conversion.options import BalanceOptions
-from loihi_convert.errors import UsageError
+from loihi_convert.errors import InputError, UsageError
 from loihi_convert.frontend.lowering import to_relu_network
 from loihi_convert.ir.network import ReluNetwork
+from loihi_convert.ir.provenance import ModelRecord
+from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.task import class_count, classes_of
+from loihi_convert.netx.native import encode
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +35,7 @@ TRAINING, TEST = blobs(600, SIZE), blobs(200, SIZE, seed=1)
 @pytest.fixture(scope="module")
 def position() -> nn.Module:
     """Two outputs: row and column."""
-    return fitted(*TRAINING, nn.MSELoss(), steps=150, size=SIZE)
+    return fitted(*TRAINING, nn.MSELoss(), steps=300, size=SIZE)
 
 
 def scores(model: nn.Module, images: Array) -> Array:
@@ -82,3 +89,142 @@ def test_spike_counts_are_no_numbers(position: nn.Module) -> None:
     with pytest.raises(UsageError) as caught:
         to_integers(as_regression(position), TRAINING[0][:, np.newaxis], 4, BalanceOptions(readout="spikes"))
     assert caught.value.where == "readout"
+
+
+def r2_by_hand(found: Array, expected: Array) -> Array:
+    """As `sklearn.metrics.r2_score`, of each output."""
+    return 1 - np.square(found - expected).sum(axis=0) / np.square(expected - expected.mean(axis=0)).sum(axis=0)
+
+
+@pytest.fixture(scope="module")
+def converted(position: nn.Module) -> lc.Converted:
+    return lc.convert(position, TRAINING[0], timesteps=16, task="regression", classes=["row", "column"])
+
+
+@pytest.fixture(scope="module")
+def result(converted: lc.Converted) -> lc.Result:
+    return converted.run(*TEST[:1], targets=TEST[1])
+
+
+def test_errors_are_those_of_potential_x_scale_over_t(
+    position: nn.Module, converted: lc.Converted, result: lc.Result
+) -> None:
+    images, targets = TEST
+    expected = scores(position, images)
+    regression = result.evaluation.regression
+    assert regression is not None
+    assert regression.output_names == ("row", "column")
+    for point in regression.points:
+        found = result.run.potentials[:, point.timesteps - 1] * converted.network.layers[-1].scale / point.timesteps
+        for errors, wanted in ((point.to_targets, targets), (point.to_cnn, expected)):
+            assert errors is not None
+            rmse = np.sqrt(np.square(found - wanted).mean(axis=0))
+            assert [one.rmse for one in errors.outputs] == pytest.approx(rmse)
+            assert [one.r2 for one in errors.outputs] == pytest.approx(r2_by_hand(found, wanted), rel=1e-4)
+            assert errors.mean.rmse == pytest.approx(rmse.mean())
+    assert np.array_equal(result.outputs, found)
+    assert np.array_equal(result.predictions, found)
+    assert result.cnn_rmse == pytest.approx(np.sqrt(np.square(expected - targets).mean(axis=0)).mean())
+    # The network learnt something, and so did the spikes: the spread of the targets is 1 pixel and more.
+    assert result.cnn_rmse < 0.5
+    assert result.rmse < 0.5
+    assert result.r2 > 0.8
+    assert result.rmse_to_cnn < 0.3
+    assert regression.points[-1].to_cnn.mean.rmse < regression.points[0].to_cnn.mean.rmse / 2
+
+
+class Frame:
+    """As much of a data frame as is used, without pandas."""
+
+    def __init__(self, rows: list[dict[str, float]]) -> None:
+        self.rows = rows
+
+    def set_index(self, name: str) -> Frame:
+        assert name == "timesteps"
+        return self
+
+
+def test_what_python_shows_of_errors(result: lc.Result, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (result.accuracy, result.agreement_with_cnn, result.evaluation.early_exit) == (None, None, None)
+    assert f"RMSE {result.rmse:.4g}, CNN {result.cnn_rmse:.4g}" in repr(result)
+    table = result.table()
+    assert "CNN\nRMSE" in table.headers
+    assert not any("%" in header for header in table.headers)
+    last = dict(zip(table.headers, table.rows[-1], strict=True))
+    assert last["fixed pt.\nRMSE"] == f"{result.rmse:.4g}"
+    assert last["worst:\nR²"].split()[0] in ("row", "column")
+    assert "means over 2 outputs" in table.caption
+    outputs = result.output_table()
+    assert [row[0] for row in outputs.rows] == ["row", "column", "mean"]
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=Frame))
+    frame = result.to_dataframe()
+    assert frame.rows[-1]["rmse"] == result.rmse
+    assert frame.rows[-1]["r2_to_cnn"] > 0.95
+    assert [row["timesteps"] for row in frame.rows] == [1, 2, 4, 8, 16]
+    assert "RMSE" in result.plot().axes[0].get_ylabel()
+
+
+def test_one_output_and_without_targets(position: nn.Module) -> None:
+    model = fitted(TRAINING[0], TRAINING[1][:, :1], nn.MSELoss(), steps=300, size=SIZE)
+    snn = lc.convert(model, TRAINING[0], timesteps=16, task="regression")
+    done = snn.run(TEST[0], targets=TEST[1][:, 0])
+    assert done.outputs.shape == (200, 1)
+    assert done.r2 > 0.8
+    assert not any("worst" in header for header in done.table().headers)
+    unknown = snn.run(TEST[0])
+    assert (unknown.rmse, unknown.r2, unknown.cnn_rmse) == (None, None, None)
+    assert unknown.rmse_to_cnn == done.rmse_to_cnn
+    assert unknown.plot().axes[0].get_ylabel() == "RMSE to the CNN's outputs"
+
+
+def test_constant_targets_have_no_r2(converted: lc.Converted) -> None:
+    done = converted.run(TEST[0], targets=np.ones((200, 2)))
+    assert done.r2 is None
+    assert done.rmse > 0
+    assert "All 200 images have the same target (row, column), which has no R^2." in done.table().caption
+
+
+def test_labels_are_for_classes_and_targets_for_numbers(converted: lc.Converted, position: nn.Module) -> None:
+    classes = lc.convert(position, TRAINING[0], timesteps=2)
+    for network, arguments, where in (
+        (converted, {"labels": [0] * 200}, "labels"),
+        (classes, {"targets": TEST[1]}, "targets"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            network.run(TEST[0], **arguments)
+        assert caught.value.where == where
+    with pytest.raises(UsageError) as caught:
+        converted.diagnose(TEST[0])
+    assert caught.value.where == "task"
+    with pytest.raises(UsageError) as caught:
+        lc.convert(position, TRAINING[0], task="ranking")
+    assert caught.value.where == "task"
+
+
+def test_the_file_records_the_task_and_a_file_of_classes_nothing(
+    tmp_path: Path, converted: lc.Converted, position: nn.Module
+) -> None:
+    assert lc.load(converted.save(tmp_path / "numbers.net")).network.task == "regression"
+    classes = lc.convert(position, TRAINING[0], timesteps=2)
+    assert lc.load(classes.save(tmp_path / "classes.net")).network.task == "classification"
+    assert "task" not in classes.network.provenance["model"]
+    # Nothing but the task differs between both files' networks.
+    same = lc.convert(position, TRAINING[0], timesteps=2, balancing=BalanceOptions(method="least-squares"))
+    numbers = lc.convert(
+        position, TRAINING[0], timesteps=2, task="regression", balancing=BalanceOptions(method="least-squares")
+    )
+    assert first_network_difference(same.network, numbers.network) == []
+    with pytest.raises(InputError) as caught:
+        ModelRecord(task="ranking")
+    assert caught.value.where == "task"
+
+
+def first_network_difference(one: QuantizedNetwork, other: QuantizedNetwork) -> list[str]:
+    """The datasets in which the files of two networks differ, provenance apart."""
+    encoded = [dict(encode(network)) for network in (one, other)]
+    assert encoded[0].keys() == encoded[1].keys()
+    return [
+        name
+        for name in encoded[0]
+        if not np.array_equal(encoded[0][name], encoded[1][name]) and not name.endswith("provenance")
+    ]

@@ -185,7 +185,7 @@ def note_run(ran: FileRun, *, trace: bool, arch: str | None) -> None:
 
 def _without_cnn(ran: FileRun, arch: str | None) -> str:
     """What keeps a run from being compared with the CNN, and what to do; empty where it was compared."""
-    if ran.evaluation.nominal_point.agreement_with_cnn is not None:
+    if ran.evaluation.is_compared_with_cnn:
         return ""
     recorded = ran.network.provenance.model
     named = recorded.arch
@@ -195,20 +195,21 @@ def _without_cnn(ran: FileRun, arch: str | None) -> str:
 
 
 def _without_labels(ran: FileRun) -> str:
-    """What is compared where accuracy is not known; empty where it is."""
-    point = ran.evaluation.nominal_point
-    if point.accuracy is not None:
+    """What is compared where accuracy, or the error, is not known; empty where it is."""
+    evaluation = ran.evaluation
+    if evaluation.is_judged:
         return ""
-    known = "only its agreement with the CNN is" if point.agreement_with_cnn is not None else "nothing is compared"
+    if evaluation.regression is not None:
+        known = "only that against the CNN's outputs is" if evaluation.is_compared_with_cnn else "nothing is compared"
+        return f"the images have no targets, so the error is not known; {known}"
+    known = "only its agreement with the CNN is" if evaluation.is_compared_with_cnn else "nothing is compared"
     return f"the images have no labels, so accuracy is not known; {known}"
 
 
 def _one_class(ran: FileRun) -> str:
     """A warning where agreement says nothing, because every image gets the same class; empty elsewhere."""
     classes = ran.result.predictions[:, ran.evaluation.nominal_point.timesteps - 1]
-    if ran.network.shapes[-1][0] == 1:
-        return "the network has one output, so every image gets class 0; accuracy and agreement say nothing"
-    if len(classes) > 1 and (classes == classes[0]).all():
+    if ran.network.task == "classification" and len(classes) > 1 and (classes == classes[0]).all():
         return f"every image gets class {classes[0]}; accuracy and agreement say little on such images"
     return ""
 

@@ -17,6 +17,7 @@ from loihi_convert.choices import (
     Readout,
     Reset,
     Target,
+    Task,
 )
 from loihi_convert.cli import options
 from loihi_convert.cli.console import exported_json, log, say_exported, say_json
@@ -44,6 +45,10 @@ _TARGET = (
     "lava: soft-reset neurons (simulator only). loihi2: restrict parameters to what stock Loihi 2 neurons can "
     "represent (fewer bits)."
 )
+_TASK = (
+    "What the outputs are: scores of classes (a single output: a logit, class 1 above 0), or numbers, as in an .npz "
+    "file with targets."
+)
 _METHOD = (
     f"Balancing method: {', '.join(get_args(AnyMethod))}. auto tries several and takes the one that agrees best with "
     "the CNN on calibration images, for each T."
@@ -68,7 +73,9 @@ _INPUT = (
 )
 _PIXEL_BITS = "Bits of a pixel, 1..8; default: 8, or what fits best with hard reset and for loihi2."
 _CALIBRATION = "Calibration images: split, all, or a number (first N of the split)."
-_CLASSES = "Number of classes, or their names a,b,c, with --arch; default: those of the data."
+_CLASSES = (
+    "Number of classes, or their names a,b,c, or those of a regression's outputs, with --arch; default: the data's."
+)
 
 
 def export(
@@ -76,6 +83,7 @@ def export(
     output: Annotated[Path | None, options.output(_OUTPUT)] = None,
     timesteps: Annotated[str, _TIMESTEPS] = "64",
     target: Annotated[Target, choice(Target, "--target", BASICS, _TARGET)] = "lava",
+    task: Annotated[Task, choice(Task, "--task", BASICS, _TASK)] = "classification",
     weight_bits: Annotated[int, number("--weight-bits", BASICS, "Bits of a weight, 2..8, sign included.")] = 8,
     device: Annotated[Device, options.device()] = "auto",
     verify: Annotated[bool, switch("--verify/--no-verify", BASICS, "Read the file back and compare.")] = True,
@@ -144,6 +152,7 @@ def export(
         data=data,
         data_root=data_root,
         class_map=options.parse_class_map(class_map),
+        task=task,
     )
     exported = pipeline.export(
         source,
@@ -173,6 +182,7 @@ def _opened(
     data: str | None,
     data_root: Path | None,
     class_map: ClassMap | None,
+    task: Task,
 ) -> tuple[Source, DataSplits]:
     """The CNN, and the data it was trained on: those that it names, or with ``arch`` those that the options name."""
     from loihi_convert.cnn.checkpoint import load
@@ -207,5 +217,7 @@ def _opened(
         data=recorded,
         mean=normalization.mean,
         std=normalization.std,
+        task=task,
     )
+    splits.test.require_fit(task, source.network.shapes[-1][0], "data")
     return source, splits

@@ -39,7 +39,7 @@ class DataRequest:
         splits = load_data(
             str(named),
             self.data_root,
-            classes=recorded.classes or (),
+            classes=recorded.names,
             class_map=self.class_map,
             input_shape=input_shape,
         )

@@ -115,7 +115,10 @@ def run(
     ]
     splits = _splits(opened, request)
     count = _image_count(image_count, backend, splits)
-    _say_what_is_left_out(splits, count, is_chosen=image_count is not None, early_exit=early_exit)
+    has_classes = any(file.network.task == "classification" for file in opened)
+    _say_what_is_left_out(splits, count, is_chosen=image_count is not None, early_exit=early_exit and has_classes)
+    if early_exit and not has_classes:
+        log("early exit does not apply to a regression")
     images = splits.test[:count]
     done = pipeline.run_into_folder(
         output, opened, runner, splits, images, run_options, command_line=sys.argv, bars=progress_bar

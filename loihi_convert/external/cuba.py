@@ -20,6 +20,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array, Pair, Shape, freeze
 from loihi_convert.chip import limits
+from loihi_convert.choices import Task
 from loihi_convert.ir.network import Readout
 from loihi_convert.ir.synapse import Conv, Dense
 
@@ -126,6 +127,11 @@ class CubaNetwork:
         """Where the class is read: the spikes of the last layer, or its potential if it only integrates."""
         fires = int(self.layers[-1].neuron.v_th_mant.min()) < limits.POTENTIAL_LIMIT
         return "spikes" if fires else "potential"
+
+    @property
+    def task(self) -> Task:
+        """What the outputs are: classes, as the file does not record the units of numbers."""
+        return "classification"
 
     @property
     def spiking_layers(self) -> tuple[CubaLayer, ...]:

@@ -17,21 +17,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
 from loihi_convert.arrays import Shape
+from loihi_convert.choices import Task
 from loihi_convert.cnn.checkpoint import load_model, load_states
-from loihi_convert.errors import UnsupportedModelError, UsageError
+from loihi_convert.errors import UnsupportedModelError, UsageError, one_of
 from loihi_convert.files import sha256
 from loihi_convert.frontend.fitting import fill
 from loihi_convert.frontend.lowering import to_relu_network
 from loihi_convert.frontend.users_code import article, build_cnn, unwrapped
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord, read_record
+from loihi_convert.ir.task import name_count
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +75,7 @@ class Source:
         std: Sequence[float] | None = None,
         classes: Sequence[str] | None = None,
         data: str | None = None,
+        task: Task = "classification",
     ) -> Source:
         """Return the CNN ``module``, copied; the module itself is not changed.
 
@@ -88,6 +91,8 @@ class Source:
             The name of each output; by default their numbers.
         data
             What to record as the data set.
+        task
+            What its outputs are, see `ir.task`.
 
         Raises
         ------
@@ -101,9 +106,9 @@ class Source:
         if len(input_shape) != 3 or min(input_shape) < 1:
             raise UsageError(f"found {input_shape}", where="input_shape", expected="must be (C, H, W), each at least 1")
         model = _copied(module)
-        network = to_relu_network(model, tuple(input_shape), mean=mean, std=std)
+        network = _for_task(to_relu_network(model, tuple(input_shape), mean=mean, std=std), task)
         described = {"data": data, "classes": _class_names(network, classes), **_normalization(mean, std)}
-        return cls(None, model, network, described, network.notes)
+        return cls(None, model, network, {**described, **_recorded_task(task)}, network.notes)
 
 
 def open_source(
@@ -115,6 +120,7 @@ def open_source(
     data: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    task: Task = "classification",
 ) -> Source:
     """Return the CNN whose weights are in ``path``.
 
@@ -133,6 +139,8 @@ def open_source(
         What to record as the data set; by default the checkpoint's own.
     mean, std
         Per channel, where the CNN was trained on ``(pixel / 255 - mean) / std``.
+    task
+        What its outputs are, see `ir.task`.
 
     Raises
     ------
@@ -151,7 +159,7 @@ def open_source(
                     f"found {given!r} without `arch`", where=parameter, hint=f"{path.name} is read without it."
                 )
         model, checkpoint = load_model(path)
-        network = to_relu_network(model, checkpoint.input_shape, mean=mean, std=std)
+        network = _for_task(to_relu_network(model, checkpoint.input_shape, mean=mean, std=std), task)
         described = {
             "architecture": checkpoint.architecture,
             "data": checkpoint.data if data is None else data,
@@ -169,20 +177,34 @@ def open_source(
             )
         states = load_states(path)
         model, notes = fill(build_cnn(arch), states, arch, path)
-        network = to_relu_network(model, input_shape, mean=mean, std=std)
+        network = _for_task(to_relu_network(model, input_shape, mean=mean, std=std), task)
         described = {"arch": arch, "data": data, "classes": _class_names(network, classes)}
     provenance = {"file": path.name, "sha256": sha256(path), **described, **_normalization(mean, std)}
+    provenance |= _recorded_task(task)
     return Source(path, model, network, provenance, (*notes, *network.notes))
+
+
+def _for_task(network: ReluNetwork, task: Task) -> ReluNetwork:
+    if task not in get_args(Task):
+        raise UsageError(f"found {task!r}", where="task", expected=one_of(get_args(Task)))
+    return replace(network, task=task)
+
+
+def _recorded_task(task: Task) -> dict[str, str]:
+    """What provenance says of the task; nothing of classification, as in the files of earlier versions."""
+    return {} if task == "classification" else {"task": task}
 
 
 def _class_names(network: ReluNetwork, classes: Sequence[str] | None) -> list[str]:
     outputs = network.shapes[-1][0]
-    names = [str(number) for number in range(outputs)] if classes is None else list(classes)
-    if len(names) != outputs:
+    count = name_count(outputs, network.task)
+    names = [str(number) for number in range(count)] if classes is None else list(classes)
+    if len(names) != count:
+        two = ": two classes" if count > outputs else ""
         raise UsageError(
-            f"found {len(names)} names for {outputs} outputs of the CNN",
+            f"found {len(names)} names for {outputs} outputs of the CNN{two}",
             where="classes",
-            expected="must be one name per output",
+            expected=f"must be one name per {'class' if two else 'output'}",
             hint="Name them, or choose the `data` that the CNN was trained on.",
         )
     return names
@@ -236,4 +258,5 @@ def reopen_source(path: Path, recorded: ModelRecord, input_shape: Shape, arch: s
         input_shape=None if arch is None else input_shape,
         mean=recorded.mean,
         std=recorded.std,
+        task=recorded.task,
     )

@@ -57,6 +57,15 @@ class ModelRecord:
         if self.task not in get_args(Task):
             raise InputError(f"found {self.task!r}", where="task", expected=one_of(get_args(Task)))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its classes, or of its numbers; empty if they are not known.
+
+        Earlier versions named a single output, which tells two classes apart, and not its classes.
+        """
+        names = self.classes or ()
+        return () if self.task == "classification" and len(names) == 1 else names
+
 
 @dataclass(frozen=True)
 class BalanceRecord:

@@ -20,7 +20,7 @@ from typing import Final, Literal
 import numpy as np
 
 from loihi_convert.arrays import Array
-from loihi_convert.errors import InputError
+from loihi_convert.errors import InputError, UsageError
 from loihi_convert.ir.network import Readout, ReluNetwork, Reset, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.relays import own_channels
@@ -177,9 +177,18 @@ def diagnose(
 
     Raises
     ------
+    UsageError
+        If ``network`` is a regression.
     InputError
         If ``network`` does not record the float thresholds from which its integers were rounded.
     """
+    if network.task == "regression":
+        raise UsageError(
+            "found a regression",
+            where="task",
+            expected="must be classification: losses are counted in images",
+            hint="Run the file instead: errors against T stand beside those of the CNN and of the float SNN.",
+        )
     _require_float_thresholds(network)
     networks = intermediate_networks(cnn, spiking, network, timesteps, device=device)
     compared = compare_activations(ReluChain(cnn), networks, network, images, progress)

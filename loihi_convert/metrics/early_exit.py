@@ -3,7 +3,8 @@
 The margin rule (the Top-K cutoff of D. Wu et al., Front. Neurosci. 2025, 19, 1522788): stop after the first step at
 which the output of the first class leads that of the second by at least the margin, at the latest after T. Outputs are
 those of `RunResult.outputs`: potentials in weight units of the last layer, which has one scale for all classes, or
-spike counts; so leads and margins are integers of that unit.
+spike counts; so leads and margins are integers of that unit. The lead of a single output, a logit, is its magnitude.
+Early exit is for classes: a regression has no lead.
 
 The margin is chosen on images that are not run. Everything is read from the recorded outputs of whole runs of T steps:
 no step is left out there, only counted. Steps are those of one layer; on Lava every layer adds one, so the average
@@ -22,6 +23,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
 from loihi_convert.data.dataset import HeldOutSplit
 from loihi_convert.errors import DataError, UsageError
+from loihi_convert.ir.task import classes_of
 from loihi_convert.records import Interval, Record, wilson_interval
 
 TOLERANCE_POINTS: Final = 0.1
@@ -124,13 +126,14 @@ def exit_steps(outputs: Array, margin: int | None) -> tuple[Array, Array]:
     """Return the step 1..T after which each image stops, int64 ``(N,)``, and its class then, int64 ``(N,)``.
 
     The step is min {t : lead(t) >= margin}, at most T, where lead(t) >= 0 is the largest output minus the second
-    largest after step t. Classes with equal outputs have a lead of 0: margin 0 stops every image after step 1, and any
-    larger one waits until a class leads. The class is the lowest among equals, as in `RunResult.predictions`.
+    largest after step t, or the magnitude of the only output. Classes with equal outputs have a lead of 0: margin 0
+    stops every image after step 1, and any larger one waits until a class leads. The class is that of
+    `RunResult.predictions`.
 
     Parameters
     ----------
     outputs
-        Integers ``(N, T, classes)``, at least 2 classes.
+        Integers ``(N, T, outputs)``.
     margin
         Whole number from 0, or None: no image stops before T.
 
@@ -141,7 +144,7 @@ def exit_steps(outputs: Array, margin: int | None) -> tuple[Array, Array]:
     """
     highest = _highest_leads(outputs)
     steps = _steps(highest, margin)
-    return steps, _at(outputs.argmax(axis=2), steps)
+    return steps, _at(classes_of(outputs), steps)
 
 
 def choose_margin(
@@ -152,7 +155,7 @@ def choose_margin(
     Parameters
     ----------
     outputs
-        Of images that are not run, integers ``(N, T, classes)``.
+        Of images that are not run, integers ``(N, T, outputs)``.
     labels
         ``(N,)``; without them, the class after T counts as right.
     split
@@ -209,7 +212,7 @@ def evaluate_early_exit(
     Raises
     ------
     DataError
-        If the shapes do not belong together, or there are fewer than 2 classes.
+        If the shapes do not belong together.
     """
     outputs = result.outputs
     if outputs.shape[1] != choice.timesteps:
@@ -221,7 +224,7 @@ def evaluate_early_exit(
         )
     _require_one_each("labels", labels, outputs)
     _require_one_each("cnn_predictions", cnn_predictions, outputs)
-    highest, predictions = _highest_leads(outputs), outputs.argmax(axis=2)
+    highest, predictions = _highest_leads(outputs), classes_of(outputs)
     operations = result.synaptic_operations.sum(axis=2).cumsum(axis=1)
     points = tuple(
         _exit_point(margin, _steps(highest, margin), predictions, operations, labels, cnn_predictions)
@@ -279,7 +282,7 @@ def _trade(outputs: Array, labels: Array | None) -> _Trade:
     """
     highest = _highest_leads(outputs)
     _require_one_each("labels", labels, outputs)
-    predictions = outputs.argmax(axis=2)
+    predictions = classes_of(outputs)
     right = (predictions == (predictions[:, -1] if labels is None else labels)[:, None]).astype(np.int64)
     margins, place = np.unique(highest + 1, return_inverse=True)
     place = place.ravel()
@@ -294,15 +297,17 @@ def _trade(outputs: Array, labels: Array | None) -> _Trade:
 
 def _highest_leads(outputs: Array) -> Array:
     """int64 ``(N, T - 1)``: the largest lead in steps 1..t, for each t < T."""
-    if outputs.ndim != 3 or len(outputs) < 1 or outputs.shape[1] < 1 or outputs.shape[2] < 2:
+    if outputs.ndim != 3 or len(outputs) < 1 or outputs.shape[1] < 1 or outputs.shape[2] < 1:
         raise DataError(
-            f"found shape {outputs.shape}",
-            where="outputs",
-            expected="must be (N, T, classes), N and T >= 1, classes >= 2",
+            f"found shape {outputs.shape}", where="outputs", expected="must be (N, T, outputs), each at least 1"
         )
-    two = np.partition(outputs[:, :-1], -2, axis=2)[:, :, -2:].astype(np.int64)
-    highest: Array = np.maximum.accumulate(two[:, :, 1] - two[:, :, 0], axis=1)
-    return highest
+    before = outputs[:, :-1]
+    if outputs.shape[2] == 1:
+        leads = np.abs(before[:, :, 0].astype(np.int64))
+    else:
+        two = np.partition(before, -2, axis=2)[:, :, -2:].astype(np.int64)
+        leads = two[:, :, 1] - two[:, :, 0]
+    return np.asarray(np.maximum.accumulate(leads, axis=1))
 
 
 def _steps(highest: Array, margin: int | None) -> Array:

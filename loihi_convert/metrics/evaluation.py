@@ -1,4 +1,4 @@
-"""RunResult + labels -> accuracy at every T with its interval, agreement, spikes, synaptic operations.
+"""RunResult + labels or targets -> accuracy or error at every T, agreement, spikes, synaptic operations.
 
 The curve is the *anytime* curve: one run of one file, whose thresholds were balanced for one T, read after each step.
 Counts of spikes and synaptic operations are those of the layers that have neurons. Pixels enter the first layer as
@@ -21,8 +21,10 @@ from loihi_convert.errors import DataError
 from loihi_convert.external.cuba import CubaNetwork, PixelBias
 from loihi_convert.ir.network import Readout
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.task import class_count
 from loihi_convert.metrics.early_exit import EarlyExit
 from loihi_convert.metrics.layer_size import LayerSize, layer_sizes, multiplications
+from loihi_convert.metrics.regression import Numbers, Regression, evaluate_regression, regression_notes
 from loihi_convert.metrics.relay_work import known, relay_work
 from loihi_convert.records import Interval, Record, wilson_interval
 
@@ -104,6 +106,8 @@ class Evaluation(Record):
         ascending.
     early_exit
         What stopping at a clear lead gives; None where T is 1 or no margin was chosen.
+    regression
+        Errors of a regression, at the T of `points`, whose accuracies and agreements are None then; None for classes.
     energy
         What an inference is estimated to take at the T of `points`; None in results of versions that did not estimate.
     saturated_images
@@ -135,6 +139,7 @@ class Evaluation(Record):
     wrapped_images: int | None = None
     energy: Energy | None = None
     notes: tuple[str, ...] = ()
+    regression: Regression | None = None
 
     @property
     def has_relays(self) -> bool:
@@ -146,6 +151,20 @@ class Evaluation(Record):
         """The point at the T the file was balanced for; where the run ended earlier, the last one."""
         return next((point for point in self.points if point.timesteps == self.timesteps), self.points[-1])
 
+    @property
+    def is_judged(self) -> bool:
+        """Whether accuracy, or the error of a regression, is known."""
+        if self.regression is not None:
+            return self.regression.points[-1].to_targets is not None
+        return self.nominal_point.accuracy is not None
+
+    @property
+    def is_compared_with_cnn(self) -> bool:
+        """Whether the CNN's classes, or outputs, are known."""
+        if self.regression is not None:
+            return self.regression.points[-1].to_cnn is not None
+        return self.nominal_point.agreement_with_cnn is not None
+
 
 def evaluate(
     result: RunResult,
@@ -155,9 +174,10 @@ def evaluate(
     cnn_predictions: Array | None = None,
     float_predictions: Array | None = None,
     early_exit: EarlyExit | None = None,
+    numbers: Numbers | None = None,
     timesteps: Sequence[int] = (),
 ) -> Evaluation:
-    """Return what a run of ``network`` says about accuracy against latency.
+    """Return what a run of ``network`` says about accuracy, or error, against latency.
 
     Parameters
     ----------
@@ -169,6 +189,8 @@ def evaluate(
         ``(N, T)``: class from the float SNN after each step.
     early_exit
         Of the same run, from `early_exit.evaluate_early_exit`.
+    numbers
+        Outputs of the same run, where they are numbers and not classes.
     timesteps
         Further T to report, those beyond the run excepted.
 
@@ -181,7 +203,7 @@ def evaluate(
     _check_shape("labels", labels, (image_count,))
     _check_shape("cnn_predictions", cnn_predictions, (image_count,))
     _check_shape("float_predictions", float_predictions, (image_count, run_timesteps))
-    _check_label_range(labels, network.shapes[-1][0])
+    _check_label_range(labels, class_count(network.shapes[-1][0]))
     layers = layer_sizes(network)
     compared = _Compared(result, network, layers, labels, cnn_predictions, float_predictions)
     own_timesteps = run_timesteps if network.timesteps is None else network.timesteps
@@ -205,7 +227,8 @@ def evaluate(
         images_per_second=image_count / max(result.seconds, 1e-9),
         wrapped_images=result.wrapped_images,
         energy=_energy(network, layers, points),
-        notes=tuple(_notes(network, labels, cnn_predictions)),
+        notes=tuple(_notes(labels, cnn_predictions) if numbers is None else regression_notes(numbers)),
+        regression=None if numbers is None else evaluate_regression(numbers, [point.timesteps for point in points]),
     )
 
 
@@ -289,13 +312,8 @@ def _energy(network: QuantizedNetwork | CubaNetwork, layers: Sequence[LayerSize]
     return energy(estimates, sum(layer.multiply_accumulates for layer in layers), is_poisson=is_poisson)
 
 
-def _notes(
-    network: QuantizedNetwork | CubaNetwork, labels: Array | None, cnn_predictions: Array | None
-) -> Iterator[str]:
+def _notes(labels: Array | None, cnn_predictions: Array | None) -> Iterator[str]:
     """Why accuracy or agreement carry no information, where that is so."""
-    if network.shapes[-1][0] == 1:
-        yield "The network has one output, so every image gets the same class: accuracy and agreement say nothing."
-        return
     for expected, whose, measure in (
         (cnn_predictions, "The CNN gives all {count:,} images", "the agreement with it"),
         (labels, "All {count:,} images are labelled with", "the accuracy"),

@@ -13,7 +13,7 @@ from loihi_convert.external.cuba import CubaNetwork
 from loihi_convert.external.cuba_run import run_cuba
 from loihi_convert.metrics.evaluation import Evaluation, evaluate
 from loihi_convert.progress import ProgressFactory, no_progress_bar
-from loihi_convert.report.figure import accuracy_pictures
+from loihi_convert.report.pictures import run_pictures
 from loihi_convert.runs import run_folder
 from loihi_convert.runs.manifest import new_manifest
 
@@ -71,7 +71,8 @@ def run_external_into_folder(
             "the file does not record how many time steps a sample takes", where=path, hint="Pass `timesteps`."
         )
     classes = splits.classes or None
-    run_folder.require_class_names(path.stem, network.shapes[-1][0], classes)
+    images.require_fit(network.task, network.shapes[-1][0], "data")
+    run_folder.require_class_names(path.stem, network, classes)
     named = None if output is None else Path(output)
     with run_folder.run_folder(named, f"{path.stem}-ref") as folder:
         with bars(f"{path.name}: running on ref") as progress:
@@ -86,8 +87,6 @@ def run_external_into_folder(
             labels=images.labels,
             classes=classes,
             manifest={**manifest, "classes": classes, "mean": mean, "std": std},
-            pictures=accuracy_pictures(
-                [(path.stem, evaluation)], f"{path.stem} on {splits.name}, {len(images):,} images"
-            ),
+            pictures=run_pictures([(path.stem, evaluation)], f"{path.stem} on {splits.name}, {len(images):,} images"),
         )
     return ExternalRun(folder, files, network, result, evaluation)

@@ -18,12 +18,13 @@ from loihi_convert.data import Dataset, DataSplits, HeldOut
 from loihi_convert.errors import VerificationError
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.metrics.early_exit import MarginChoice, choose_margin, evaluate_early_exit
-from loihi_convert.metrics.evaluation import Evaluation, evaluate
+from loihi_convert.metrics.early_exit import MarginChoice, choose_margin
+from loihi_convert.metrics.evaluation import Evaluation
+from loihi_convert.metrics.evaluation_by_task import evaluate_images
 from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.pipeline.origin import float_network, source_of
 from loihi_convert.progress import ProgressFactory, no_progress_bar
-from loihi_convert.report.figure import accuracy_pictures
+from loihi_convert.report.pictures import run_pictures
 from loihi_convert.runs import run_folder
 from loihi_convert.runs.manifest import new_manifest
 from loihi_convert.simulation.relu import cnn_scores
@@ -131,14 +132,14 @@ def run(
     file
         The ``.net`` file, or what `open_file` made of it.
     images
-        Test images and labels.
+        Test images, with labels or targets if they are known.
     backend
         From `backends.open_backend`. A run of any other backend than `ref` is compared with `ref`, integer by integer.
     options
         T, early exit, what is recorded, and where `ref` is simulated.
     held_out
         Other images than ``images``: a run of them on `ref` chooses the margin of early exit. Without them, with T = 1
-        or with one class, early exit is not evaluated.
+        or for a regression, early exit is not evaluated.
 
     Raises
     ------
@@ -154,24 +155,22 @@ def run(
     network, name = opened.network, opened.path.name
     steps = options.last_timestep(network.timesteps)
     choice = None
-    if held_out is not None and options.exit_tolerance is not None and steps > 1 and network.shapes[-1][0] > 1:
+    is_wanted = options.exit_tolerance is not None and steps > 1 and network.task == "classification"
+    if held_out is not None and is_wanted:
         choice = _exit_choice(opened, held_out, backend, options, bars=bars)
     with bars(f"{name}: running on {backend.name}") as progress:
         result = backend.run(opened.path, images.images, steps, trace=options.trace, progress=progress)
     equal = 0
     if backend.name != "ref":
         result, equal = _equal_to_reference(opened, result, images.images, backend, options, bars=bars), len(images)
-    cnn_predictions, float_predictions = _float_predictions(opened, images.images, steps, options, bars=bars)
-    early_exit = None
-    if choice is not None:
-        early_exit = evaluate_early_exit(result, choice, labels=images.labels, cnn_predictions=cnn_predictions)
-    evaluation = evaluate(
+    cnn_outputs, float_outputs = _float_outputs(opened, images.images, steps, options, bars=bars)
+    evaluation = evaluate_images(
         result,
         network,
-        labels=images.labels,
-        cnn_predictions=cnn_predictions,
-        float_predictions=float_predictions,
-        early_exit=early_exit,
+        images,
+        cnn_outputs=cnn_outputs,
+        float_outputs=float_outputs,
+        exit_choice=choice,
         timesteps=options.timesteps,
     )
     return FileRun(opened.path, network, result, evaluation, equal)
@@ -180,6 +179,7 @@ def run(
 def _require_runnable(opened: OpenedFile, images: Dataset, backend: Backend, options: RunOptions) -> None:
     """Raise whatever a run is refused for, before it takes its time."""
     network = opened.network
+    images.require_fit(network.task, network.shapes[-1][0], "data")
     check_run(network, images.images, options.last_timestep(network.timesteps), trace=options.trace)
     backend.options.neuron_model(network)
 
@@ -237,16 +237,15 @@ def _equal_to_reference(
     return replace(result, channel_spikes=reference.channel_spikes, wrapped_images=reference.wrapped_images)
 
 
-def _float_predictions(
+def _float_outputs(
     opened: OpenedFile, images: Array, steps: int, options: RunOptions, *, bars: ProgressFactory
 ) -> tuple[Array | None, Array | None]:
-    """The classes that the CNN gives, ``(N,)``, and the float SNN after each step, ``(N, T)``; None without a CNN."""
+    """The outputs of the CNN, ``(N, outputs)``, and of the float SNN, ``(N, T, outputs)``; None without a CNN."""
     if opened.cnn is None or opened.spiking is None:
         return None, None
-    predictions = cnn_scores(opened.cnn, images).argmax(axis=1)
+    scores = cnn_scores(opened.cnn, images)
     with bars(f"{opened.path.name}: running the float SNN") as progress:
-        scores = outputs(opened.spiking, images, steps, device=options.device, progress=progress)
-    return predictions, scores.argmax(axis=2)
+        return scores, outputs(opened.spiking, images, steps, device=options.device, progress=progress)
 
 
 def run_into_folder(
@@ -291,7 +290,7 @@ def run_into_folder(
     run_folder.require_different_names([opened.path.stem for opened in files])
     for opened in files:
         _require_runnable(opened, images, backend, options)
-        run_folder.require_class_names(opened.path.stem, opened.network.shapes[-1][0], classes)
+        run_folder.require_class_names(opened.path.stem, opened.network, classes)
     held_out = splits.held_out
     if held_out is not None:
         held_out = held_out._replace(images=held_out.images[:EXIT_IMAGES])
@@ -312,9 +311,10 @@ def run_into_folder(
             folder,
             [run_folder.FileResults(ran.path.stem, ran.evaluation, ran.result, ran.network) for ran in runs],
             labels=images.labels,
+            targets=images.targets,
             classes=classes,
             manifest={**manifest, "classes": classes, **_made_by(backend, runs)},
-            pictures=accuracy_pictures(
+            pictures=run_pictures(
                 [(ran.path.stem, ran.evaluation) for ran in runs],
                 f"{paths[0].stem} on {splits.name}, {len(images):,} images",
             ),

@@ -70,6 +70,23 @@ def views(curves: Sequence[Curve], others: Sequence[float], *, span: float = 20.
     return [whole, View(min(timesteps for timesteps, _ in near), *_rounded_range(bottom, highest))]
 
 
+def error_views(curves: Sequence[tuple[Sequence[float], Sequence[float]]], others: Sequence[float]) -> list[View]:
+    """Return one panel with everything; where a few large errors hide the rest, a second one for the small ones.
+
+    ``curves`` are T and the error there; ``others`` are errors that are shown at every T.
+    """
+    points = [(t, error) for timesteps, errors in curves for t, error in zip(timesteps, errors, strict=True)]
+    first, best = min(t for t, _ in points), min(error for _, error in points)
+    highest = max([*(error for _, error in points), *others])
+    whole = View(first, 0.0, 1.06 * highest or 1.0)
+    near = [t for t, error in points if error <= 2 * best]
+    if highest <= 4 * best or len(near) < 2:
+        return [whole]
+    shown = [*(error for _, error in points if error <= 2 * best), *(error for error in others if error <= 2 * best)]
+    room = 0.08 * (max(shown) - min(shown)) or 0.08 * best
+    return [whole, View(min(near), max(0.0, min(shown) - room), max(shown) + room)]
+
+
 def timestep_ticks(timesteps: Sequence[float], first: float, *, apart: float = 1.25) -> list[float]:
     """Return where a logarithmic axis of T, which begins at ``first``, has labels.
 

@@ -24,7 +24,7 @@ def per_t_chart(entries: Sequence[Entry], levels: Levels) -> Chart | None:
     if not drawn or (len(drawn) == 1 and not rows):
         return None
     series = []
-    for style, family in enumerate(_families(drawn)):
+    for style, family in enumerate(families(drawn)):
         marks = tuple(
             Mark(
                 entry.point.timesteps,
@@ -47,15 +47,14 @@ def per_t_chart(entries: Sequence[Entry], levels: Levels) -> Chart | None:
 def paper_table(entries: Sequence[Entry]) -> Table | None:
     """Return these files above the paper's, a column for each T; None where either side has no row."""
     rows = _paper_rows(entries[0].data)
-    families = _families([entry for entry in entries if entry.is_per_t])
-    if not rows or not families:
+    own = families([entry for entry in entries if entry.is_per_t])
+    if not rows or not own:
         return None
     steps = sorted(
-        {entry.point.timesteps for family in families for entry in family.entries}
-        | {t for row in rows for t in row.cells}
+        {entry.point.timesteps for family in own for entry in family.entries} | {t for row in rows for t in row.cells}
     )
     body = []
-    for family in families:
+    for family in own:
         cells = {entry.point.timesteps: percent(entry.point.accuracy) for entry in family.entries}
         cnn = sorted({percent(entry.evaluation.cnn_accuracy) or "" for entry in family.entries} - {""})
         body.append((f"ours: {family.label}", ", ".join(cnn), *(cells.get(t) or "" for t in steps)))
@@ -82,15 +81,15 @@ def paper_remarks(entries: Sequence[Entry]) -> Iterator[str]:
         yield "The paper's CIFAR-10 network is a VGG-16; another CNN is not comparable with it."
 
 
-class _Family(NamedTuple):
+class Family(NamedTuple):
     """Files of one network for several T: one row of the table beside the paper's, one curve."""
 
     label: str
     entries: tuple[Entry, ...]
 
 
-def _families(entries: Sequence[Entry]) -> list[_Family]:
-    """The files that are called alike but for their T, have the same neurons and ran on as many images.
+def families(entries: Sequence[Entry]) -> list[Family]:
+    """Return the files that are called alike but for their T, have the same neurons and ran on as many images.
 
     Two of one T stand apart.
     """
@@ -105,7 +104,7 @@ def _families(entries: Sequence[Entry]) -> list[_Family]:
     several = len({neuron for (_, neuron, _), _ in rows}) > 1
     names = [f"{name} ({neuron or 'unknown neurons'})" if several else name for (name, neuron, _), _ in rows]
     return [
-        _Family(
+        Family(
             name if len(row) > 1 and names.count(name) == 1 else next(iter(row.values())).label,
             tuple(entry for _, entry in sorted(row.items())),
         )

@@ -1,4 +1,4 @@
-"""Run folders -> one page: figures first, then curves, early exit, energy, layers, confusions, provenance.
+"""Run folders -> one page: figures, curves of accuracy or error, early exit, energy, layers, confusions, provenance.
 
 Two kinds of curves, never mixed. *Per T*: each file at the T it was balanced for, as the paper's figures are.
 *Anytime*: one file, read after each step of its run. Runs of different data sets share a page, but no chart of
@@ -18,6 +18,7 @@ from loihi_convert.report import (
     confusion_section,
     early_exit_section,
     energy_section,
+    error_section,
     headline_section,
     layer_section,
     provenance_section,
@@ -67,10 +68,14 @@ def report(runs: Sequence[StoredRun]) -> Page:
     sets = list(dict.fromkeys(entry.data for entry in entries))
     sections = [Section("figures", "Figures", tuple(headline_section.blocks(entries)))]
     for index, data in enumerate(sets):
-        name = "accuracy" if len(sets) == 1 else f"accuracy-{index + 1}"
-        title = "Accuracy and latency" if len(sets) == 1 else f"Accuracy and latency: {data}"
-        blocks = accuracy_section.blocks([entry for entry in entries if entry.data == data])
-        sections.append(Section(name, title, tuple(blocks)))
+        number, of_data = ("", "") if len(sets) == 1 else (f"-{index + 1}", f": {data}")
+        found = [entry for entry in entries if entry.data == data]
+        for name, title, kind, chosen in (
+            ("accuracy", "Accuracy and latency", accuracy_section, [e for e in found if not e.evaluation.regression]),
+            ("error", "Error and latency", error_section, [e for e in found if e.evaluation.regression]),
+        ):
+            if chosen:
+                sections.append(Section(f"{name}{number}", f"{title}{of_data}", tuple(kind.blocks(chosen))))
     for name, title, blocks in (
         ("early-exit", "Early exit", early_exit_section.blocks(entries)),
         ("energy", "Energy and time, estimated", energy_section.blocks(entries)),
@@ -78,8 +83,8 @@ def report(runs: Sequence[StoredRun]) -> Page:
         ("confusion", "Confusion", confusion_section.blocks(entries)),
         ("provenance", "How it was made", provenance_section.blocks(runs)),
     ):
-        if found := tuple(blocks):
-            sections.append(Section(name, title, found))
+        if shown := tuple(blocks):
+            sections.append(Section(name, title, shown))
     title = entries[0].label if len(entries) == 1 else _common_title(entries)
     return Page(f"{title} on {' and '.join(sets)}", _subtitle(entries, sets), tuple(sections))
 
@@ -97,8 +102,11 @@ def _subtitle(entries: Sequence[Entry], sets: Sequence[str]) -> str:
     counts = [entry.evaluation.image_count for entry in entries]
     fewest, most = min(counts), max(counts)
     images = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
-    apart = " Different data sets stand apart: their accuracies do not compare." if len(sets) > 1 else ""
+    has_classes = any(entry.evaluation.regression is None for entry in entries)
+    intervals = "; intervals are Wilson's, 95 %" if has_classes else ""
+    measures = "accuracies" if has_classes else "errors"
+    apart = f" Different data sets stand apart: their {measures} do not compare." if len(sets) > 1 else ""
     return (
         f"{files}, a CNN converted to a spiking network in Loihi's integers, run on {images} images with {backends}. "
-        f"T is the latency in time steps; intervals are Wilson's, 95 %.{apart}"
+        f"T is the latency in time steps{intervals}.{apart}"
     )

@@ -61,7 +61,7 @@ class Series(NamedTuple):
 
 
 Levels = tuple[tuple[float, str], ...]
-"""(value of y, label) of horizontal lines: accuracies of CNNs."""
+"""(value of y, label) of horizontal lines: accuracies, or errors, of CNNs."""
 
 
 class Axes(NamedTuple):
@@ -76,7 +76,9 @@ class Axes(NamedTuple):
     ticks
         Labelled values of x.
     levels
-        The CNN's accuracy.
+        The CNN's accuracy, or error.
+    last_tick
+        The largest labelled y: there are no accuracies above 100 %.
     """
 
     x_label: str
@@ -87,6 +89,7 @@ class Axes(NamedTuple):
     top: float
     ticks: tuple[float, ...]
     levels: Levels = ()
+    last_tick: float = 100.0
 
 
 class Chart(NamedTuple):
@@ -145,7 +148,7 @@ def _curves(label: str, series: Sequence[Series], axes: Axes, width: int, height
     def y_of(y: float) -> float:
         return TOP + plot_height * (axes.top - y) / (axes.top - axes.bottom)
 
-    parts = [y_axis(axes.y_label, nice_ticks(axes.bottom, min(axes.top, 100.0)), y_of, width)]
+    parts = [y_axis(axes.y_label, nice_ticks(axes.bottom, min(axes.top, axes.last_tick)), y_of, width)]
     last = -math.inf
     for tick in axes.ticks:
         text = tick_label(tick)

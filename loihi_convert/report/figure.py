@@ -75,14 +75,6 @@ def accuracy_figure(evaluations: Sequence[tuple[str, Evaluation]], title: str) -
     return figure
 
 
-def accuracy_pictures(evaluations: Sequence[tuple[str, Evaluation]], title: str) -> dict[str, bytes]:
-    """Return ``accuracy.svg`` and ``accuracy.png`` of `accuracy_figure` by name; nothing where that is None."""
-    figure = accuracy_figure(evaluations, title)
-    if figure is None:
-        return {}
-    return {"accuracy.svg": image_bytes(figure, "svg"), "accuracy.png": image_bytes(figure, "png")}
-
-
 def image_bytes(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
     """Return ``figure`` as PNG or SVG, the same bytes for the same figure: no date, no random identifiers.
 

@@ -37,6 +37,16 @@ def points(loss: float | None) -> str | None:
     return None if loss is None else f"{round(loss, 2) + 0.0:.2f}"
 
 
+def number(value: float | None) -> str | None:
+    """Return a number in the user's units with four digits: 0.1234, 12.34."""
+    return None if value is None else f"{value:.4g}"
+
+
+def r_squared(value: float | None) -> str | None:
+    """Return R^2: 0.9876."""
+    return None if value is None else f"{value:.4f}"
+
+
 def count(number: float) -> str:
     """Return a mean count in at most 6 characters: 12.3, 9,876, 98.8 k, 7.67 M."""
     if number < 100:

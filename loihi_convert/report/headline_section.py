@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from loihi_convert.report import error_section
 from loihi_convert.report.entries import Entry
 from loihi_convert.report.formats import count, percent, percent_interval, points
 from loihi_convert.report.page import Block, Card, Cards, Paragraph
@@ -30,6 +31,10 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
             for entry in entries
         ]
         yield table_of(rows, caption="Each file at the T it is balanced for, or the last T of its run")
+    if numbers := [entry for entry in entries if entry.evaluation.regression is not None]:
+        yield Paragraph(error_section.words(numbers))
+    if len(numbers) == len(entries):
+        return
     yield Paragraph(
         "Conversion loss: accuracy of the CNN minus that of the exported file, in percentage points; a negative loss "
         "is a gain. Float SNN: the same spiking network before rounding to Loihi's integers. SynOps, synaptic "
@@ -39,6 +44,8 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
 
 def _card(entry: Entry, *, is_short: bool) -> Card:
     evaluation, point = entry.evaluation, entry.point
+    if evaluation.regression is not None:
+        return error_section.card(entry, is_short=is_short)
     value, unit = percent(point.accuracy), f"accuracy at T = {point.timesteps}"
     if value is None:
         value, unit = percent(point.agreement_with_cnn), f"same class as the CNN at T = {point.timesteps}; no labels"

@@ -1,4 +1,4 @@
-"""What a run measured, as tables: accuracy, layers, early exit, energy.
+"""What a run measured, as tables: accuracy or errors, layers, early exit, energy.
 
 Two kinds of accuracy, never mixed. *Anytime*: one file, thresholds balanced for its T, its output read after each step
 of one run. *Per T*: several files, each with one row, at the T it was balanced for.
@@ -7,23 +7,29 @@ of one run. *Per T*: several files, each with one row, at the T it was balanced 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 from loihi_convert.chip import limits
 from loihi_convert.chip.energy import Energy, Estimate
 from loihi_convert.metrics.early_exit import EarlyExit, MarginChoice
 from loihi_convert.metrics.evaluation import Evaluation, Point
+from loihi_convert.metrics.regression import Errors, Regression
 from loihi_convert.report.formats import (
     RELAYS,
     count,
     neurons,
     neurons_header,
+    number,
     percent,
     percent_interval,
     points,
     quantity_range,
+    r_squared,
 )
 from loihi_convert.report.table import Table, table_of
 from loihi_convert.runs.stored_run import ChannelThresholds
+
+_R2: Final = "R\N{SUPERSCRIPT TWO}"
 
 Figures = Sequence[tuple[str, Evaluation]]
 """Files by name, and what was measured of each."""
@@ -40,9 +46,59 @@ def point_cells(evaluation: Evaluation, point: Point) -> dict[str, str | None]:
         "95 %\ninterval": percent_interval(point.accuracy_interval),
         "loss,\npoints": points(point.conversion_loss_points),
         "same as\nCNN %": percent(point.agreement_with_cnn),
+        **_error_cells(evaluation.regression, point),
         "spikes\n/image": count(point.spikes_per_image),
         "SynOps\n/image": count(point.synaptic_operations),
     }
+
+
+def _error_cells(regression: Regression | None, point: Point) -> dict[str, str | None]:
+    """The errors of a regression: means over its outputs, and the worst of them; all None for classes."""
+    at = None if regression is None else regression.at(point.timesteps)
+    found, to_cnn, floating = (at.to_targets, at.to_cnn, at.float_to_targets) if at else (None, None, None)
+    cnn = regression.cnn if regression else None
+    worst = None
+    if regression and (judged := found or to_cnn) and len(judged.outputs) > 1:
+        worst = f"{regression.output_names[judged.worst]} {r_squared(judged.outputs[judged.worst].r2) or ''}".strip()
+    return {
+        "CNN\nRMSE": number(cnn.mean.rmse if cnn else None),
+        "float SNN\nRMSE": number(floating.mean.rmse if floating else None),
+        "fixed pt.\nRMSE": number(found.mean.rmse if found else None),
+        f"CNN\n{_R2}": r_squared(cnn.mean.r2 if cnn else None),
+        f"fixed\npt. {_R2}": r_squared(found.mean.r2 if found else None),
+        "RMSE\nto CNN": number(to_cnn.mean.rmse if to_cnn else None),
+        f"{_R2}\nto CNN": r_squared(to_cnn.mean.r2 if to_cnn and not found else None),
+        f"worst:\n{_R2}": worst,
+    }
+
+
+def output_table(evaluation: Evaluation) -> Table | None:
+    """Return the errors of each output at the nominal T, and their means; None for classes."""
+    regression = evaluation.regression
+    if regression is None:
+        return None
+    at = regression.at(evaluation.nominal_point.timesteps)
+    rows = []
+    for index, name in enumerate((*regression.output_names, "mean")):
+
+        def cell(errors: Errors | None, index: int = index) -> tuple[str | None, str | None]:
+            one = None if errors is None else (*errors.outputs, errors.mean)[index]
+            return (number(one.rmse), r_squared(one.r2)) if one else (None, None)
+
+        (cnn, cnn_r2), (found, r2), (to_cnn, r2_to_cnn) = map(cell, (regression.cnn, at.to_targets, at.to_cnn))
+        rows.append(
+            {
+                "output": name,
+                "CNN\nRMSE": cnn,
+                "fixed point\nRMSE": found,
+                f"CNN\n{_R2}": cnn_r2,
+                f"fixed point\n{_R2}": r2,
+                "RMSE\nto CNN": to_cnn,
+                f"{_R2}\nto CNN": r2_to_cnn,
+            }
+        )
+    caption = f"errors of each output at T = {at.timesteps}"
+    return table_of(rows, words=("output",), caption=caption, has_total=True)
 
 
 def accuracy_table(evaluation: Evaluation) -> Table:
@@ -66,6 +122,8 @@ def _accuracy_caption(evaluation: Evaluation) -> Iterable[str]:
             f"\N{PLUS-MINUS SIGN}{limits.POTENTIAL_LIMIT}, the end of Loihi's range"
         )
     yield from _relay_notes(evaluation)
+    if evaluation.regression is not None:
+        yield error_caption(len(evaluation.regression.output_names))
     yield from evaluation.notes
 
 
@@ -86,12 +144,21 @@ def _relay_notes(evaluation: Evaluation) -> Iterable[str]:
     yield f"spikes and SynOps include {RELAYS}: {', '.join(shares)} at T = {last.timesteps}"
 
 
+def error_caption(outputs: int) -> str:
+    """Return in words what the errors of a regression are."""
+    means = f", means over {outputs} outputs" if outputs > 1 else ""
+    return f"RMSE: root mean squared error, in the CNN's units; {_R2}: 1 is exact, 0 as good as a constant{means}"
+
+
 def per_t_table(figures: Figures) -> Table:
     """Return the per-T table: each file one row, at its `Evaluation.nominal_point`."""
     rows = [{"file": name, **point_cells(evaluation, evaluation.nominal_point)} for name, evaluation in figures]
     notes = dict.fromkeys(note for _, evaluation in figures for note in evaluation.notes)
-    caption = per_t_caption(evaluation for _, evaluation in figures)
-    return table_of(rows, caption="\n".join([caption, *notes]))
+    caption = [per_t_caption(evaluation for _, evaluation in figures)]
+    outputs = [len(e.regression.output_names) for _, e in figures if e.regression is not None]
+    if outputs:
+        caption.append(error_caption(max(outputs)))
+    return table_of(rows, caption="\n".join([*caption, *notes]))
 
 
 def per_t_caption(evaluations: Iterable[Evaluation]) -> str:

@@ -23,6 +23,7 @@ from loihi_convert.external.cuba import CubaLayer, CubaNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.metrics.early_exit import EarlyExit, ExitPoint
 from loihi_convert.metrics.evaluation import Evaluation, Point
+from loihi_convert.metrics.regression import Regression
 from loihi_convert.records import Interval, Record
 
 POTENTIAL = "potential"
@@ -30,6 +31,13 @@ POTENTIAL = "potential"
 
 SPIKE_COUNT = "spike_count"
 """Prefix of the columns of output spike counts, if the class is read from spikes."""
+
+
+OUTPUT = "output"
+"""Prefix of the columns of a regression's outputs, in the CNN's units."""
+
+TARGET = "target"
+"""Prefix of the columns of its targets."""
 
 
 class _Row(BaseModel):
@@ -110,6 +118,26 @@ def early_exit_row(name: str, evaluation: Evaluation, early_exit: EarlyExit, poi
     }
 
 
+def regression_rows(name: str, evaluation: Evaluation, regression: Regression) -> Iterator[dict[str, object]]:
+    """Yield the rows of regression.csv for one file: each reported T, the mean over outputs, then each output."""
+    for point in regression.points:
+        compared = {"": point.to_targets, "_to_cnn": point.to_cnn, "_float": point.float_to_targets}
+        compared["_cnn"] = regression.cnn
+        for index, output in enumerate(("mean", *regression.output_names)):
+            row: dict[str, object] = {
+                "file": name,
+                "balanced_timesteps": evaluation.timesteps,
+                "timesteps": point.timesteps,
+                "image_count": evaluation.image_count,
+                "output": "" if index == 0 else index - 1,
+                "output_name": output,
+            }
+            for suffix, errors in compared.items():
+                one = None if errors is None else (errors.mean, *errors.outputs)[index]
+                row |= {f"rmse{suffix}": one and one.rmse, f"r2{suffix}": one and one.r2}
+            yield row
+
+
 def energy_row(name: str, estimate: Estimate) -> dict[str, object]:
     """Return a row of energy.csv: the fields of `Estimate`."""
     return {"file": name, **_flat(estimate, has_relays=estimate.relay_membrane_updates > 0)}
@@ -188,6 +216,20 @@ def thresholds(name: str, network: QuantizedNetwork | CubaNetwork) -> Iterator[C
                 initial_potential=initial,
                 relay_of=source,
             )
+
+
+def number_rows(
+    name: str, evaluation: Evaluation, result: RunResult, network: QuantizedNetwork, targets: Array | None
+) -> Iterator[dict[str, object]]:
+    """Yield the rows of predictions.csv for one file of a regression: each image, each reported T."""
+    for image, potentials in enumerate(result.potentials):
+        for point in evaluation.points:
+            read = potentials[point.timesteps - 1]
+            row: dict[str, object] = {"file": name, "image": image, "timesteps": point.timesteps}
+            row |= _numbered(OUTPUT, network.real_outputs(read, point.timesteps))
+            if targets is not None:
+                row |= _numbered(TARGET, targets[image])
+            yield row | _numbered(POTENTIAL, read)
 
 
 def prediction_rows(

@@ -16,6 +16,7 @@ from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.external.cuba import CubaNetwork
 from loihi_convert.files import require_writable, write_atomically
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.task import name_count
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.runs.columns import (
     accuracy_row,
@@ -23,7 +24,9 @@ from loihi_convert.runs.columns import (
     early_exit_row,
     energy_row,
     firing_rates,
+    number_rows,
     prediction_rows,
+    regression_rows,
     thresholds,
 )
 
@@ -49,11 +52,13 @@ def write_run(
     labels: Array | None,
     classes: tuple[str, ...] | None,
     manifest: Mapping[str, Any],
+    targets: Array | None = None,
     pictures: Mapping[str, bytes] | None = None,
 ) -> tuple[Path, ...]:
     """Write the results of one run into ``folder`` and return the files, the manifest last.
 
-    ``accuracy.csv``, ``early_exit.csv`` (if early exit was evaluated), ``energy.csv``, ``firing_rates.csv`` (each
+    ``accuracy.csv``, ``regression.csv`` (errors of a regression, whose accuracies are empty), ``early_exit.csv`` (if
+    early exit was evaluated), ``energy.csv``, ``firing_rates.csv`` (each
     channel at each reported T), ``thresholds.csv`` (each channel, if `export` wrote the files), ``result.json``,
     ``predictions.csv``, ``pictures``, ``manifest.json``. All contents are made before the first is written, each file
     is written whole, and the manifest comes last: a folder that holds one is complete. If a file cannot be written, no
@@ -68,11 +73,13 @@ def write_run(
     labels
         ``(N,)``, if known.
     classes
-        Name of each class, if known.
+        Name of each class, or of each number of a regression, if known.
     manifest
         From `manifest.new_manifest`.
+    targets
+        ``(N, outputs)``, of a regression, if known.
     pictures
-        Content by file name, as from `report.figure.accuracy_pictures`.
+        Content by file name, as from `report.pictures.run_pictures`.
 
     Raises
     ------
@@ -85,8 +92,8 @@ def write_run(
     """
     require_different_names([run.name for run in runs])
     for run in runs:
-        require_class_names(run.name, run.result.potentials.shape[2], classes)
-    contents = _csv_files(runs, labels, classes)
+        require_class_names(run.name, run.network, classes)
+    contents = _csv_files(runs, labels, targets, classes)
     contents |= pictures or {}
     contents[MANIFEST] = _json(dict(manifest)).encode()
     _make_folder(folder, [])
@@ -101,16 +108,24 @@ def write_run(
     return tuple(folder / name for name in contents)
 
 
-def _csv_files(runs: Sequence[FileResults], labels: Array | None, classes: tuple[str, ...] | None) -> dict[str, bytes]:
+def _csv_files(
+    runs: Sequence[FileResults], labels: Array | None, targets: Array | None, classes: tuple[str, ...] | None
+) -> dict[str, bytes]:
     """The files of figures by name, and result.json; those about which nothing is known are left out."""
     figures = [(run.name, run.evaluation) for run in runs]
     exits = [(name, evaluation, evaluation.early_exit) for name, evaluation in figures if evaluation.early_exit]
     estimates = [(name, evaluation.energy) for name, evaluation in figures if evaluation.energy]
 
     def predictions(run: FileResults) -> Iterator[dict[str, object]]:
+        if isinstance(run.network, QuantizedNetwork) and run.network.task == "regression":
+            return number_rows(run.name, run.evaluation, run.result, run.network, targets)
         return prediction_rows(run.name, run.evaluation, run.result, labels, classes)
 
     contents = {"accuracy.csv": as_csv(accuracy_row(name, e, point) for name, e in figures for point in e.points)}
+    if any(evaluation.regression for _, evaluation in figures):
+        contents["regression.csv"] = as_csv(
+            row for name, e in figures if e.regression for row in regression_rows(name, e, e.regression)
+        )
     if exits:
         contents["early_exit.csv"] = as_csv(
             early_exit_row(name, e, early_exit, point) for name, e, early_exit in exits for point in early_exit.points
@@ -140,16 +155,18 @@ def require_different_names(names: Sequence[str]) -> None:
         )
 
 
-def require_class_names(name: str, class_count: int, classes: tuple[str, ...] | None) -> None:
-    """Raise the `DataError` of `write_run` unless the file ``name`` has as many classes; it can be known before a run.
+def require_class_names(name: str, network: QuantizedNetwork | CubaNetwork, classes: tuple[str, ...] | None) -> None:
+    """Raise the `DataError` of `write_run` unless there is a name for each class, or number, of the file ``name``.
 
-    ``classes`` is None where they are not known.
+    It can be known before a run. ``classes`` is None where they are not known.
     """
-    if classes is not None and len(classes) != class_count:
+    count = name_count(network.shapes[-1][0], network.task)
+    if classes is not None and len(classes) != count:
+        many, one = ("outputs", "output") if network.task == "regression" else ("classes", "class")
         raise DataError(
-            f"the network has {class_count} classes, the data {len(classes)} class names",
+            f"the network has {count} {many}, the data {len(classes)} {one} names",
             where=name,
-            expected="must be one name for each class, or none",
+            expected=f"must be one name for each {one}, or none",
         )
 
 

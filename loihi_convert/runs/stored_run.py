@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from loihi_convert.arrays import Array
 from loihi_convert.errors import InputError
+from loihi_convert.ir.task import class_count
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.runs.columns import ChannelThreshold, FiringRate, Prediction, damaged, first_error, read_csv
 from loihi_convert.runs.manifest import Manifest
@@ -204,7 +205,7 @@ def _confusions(path: Path, evaluations: Mapping[str, Evaluation], manifest: Man
     classes: dict[int, str] = {}
     count = 0
     for row, potentials in read_csv(path, Prediction):
-        count = count or potentials
+        count = count or class_count(potentials)
         if row.label is None or row.label >= count or row.predicted >= count:
             raise damaged(path, f"class {row.predicted} for an image of class {row.label}, of {count} classes")
         if row.class_name is not None:

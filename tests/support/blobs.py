@@ -52,7 +52,7 @@ def fitted(images: Array, targets: Array, loss: nn.Module, *, steps: int, size: 
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps)
     for _ in range(steps):
-        chosen = torch.randint(len(x), (128,))
+        chosen = torch.randint(len(x), (64,))
         optimizer.zero_grad()
         loss(model(x[chosen]), y[chosen]).backward()
         optimizer.step()

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from loihi_convert.report.figure import accuracy_pictures
+from loihi_convert.report.pictures import run_pictures
 from loihi_convert.runs import run_folder
 from loihi_convert.runs.manifest import new_manifest
 from support.evaluations import LABELS
@@ -29,7 +29,7 @@ def write_runs(root: Path, *runs: run_folder.FileResults, data: str = "mnist", *
         "provenance": {"some": {"balance": {"method": "x"}}},
     }
     title = f"{runs[0].name} on {data}, {runs[0].evaluation.image_count:,} images"
-    pictures = accuracy_pictures([(run.name, run.evaluation) for run in runs], title)
+    pictures = run_pictures([(run.name, run.evaluation) for run in runs], title)
     arguments = {"pictures": pictures, "labels": LABELS, "classes": CLASSES, "manifest": manifest, **changes}
     run_folder.write_run(folder, runs, **arguments)
     return folder

@@ -1,0 +1,79 @@
+"""A run of one of our files, evaluated as its task asks: classes with accuracy, or numbers with errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from loihi_convert.arrays import Array
+from loihi_convert.backends.result import RunResult
+from loihi_convert.data.dataset import Dataset
+from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.task import classes_of
+from loihi_convert.metrics.early_exit import MarginChoice, evaluate_early_exit
+from loihi_convert.metrics.evaluation import Evaluation, evaluate
+from loihi_convert.metrics.regression import Numbers
+
+
+def evaluate_images(
+    result: RunResult,
+    network: QuantizedNetwork,
+    images: Dataset,
+    *,
+    cnn_outputs: Array | None = None,
+    float_outputs: Array | None = None,
+    exit_choice: MarginChoice | None = None,
+    timesteps: Sequence[int] = (),
+) -> Evaluation:
+    """Return what a run of ``network`` on ``images`` says, beside the CNN and the float SNN.
+
+    Parameters
+    ----------
+    result
+        Of N images over T time steps.
+    images
+        With labels or targets, if they are known; they are those of the network's task.
+    cnn_outputs
+        ``(N, outputs)``, from `relu.cnn_scores`.
+    float_outputs
+        ``(N, T, outputs)``, from `simulator.outputs`.
+    exit_choice
+        The margin of early exit; a regression has none.
+    timesteps
+        As in `evaluation.evaluate`.
+
+    Raises
+    ------
+    DataError
+        As `evaluation.evaluate`.
+    """
+    if network.task == "regression":
+        steps = np.arange(1, result.outputs.shape[1] + 1)[:, np.newaxis]
+        numbers = Numbers(
+            names=output_names(network),
+            outputs=network.real_outputs(result.outputs, steps),
+            targets=images.targets,
+            cnn_outputs=cnn_outputs,
+            float_outputs=None if float_outputs is None else float_outputs / steps,
+        )
+        return evaluate(result, network, numbers=numbers, timesteps=timesteps)
+    cnn_classes = None if cnn_outputs is None else classes_of(cnn_outputs)
+    early_exit = None
+    if exit_choice is not None:
+        early_exit = evaluate_early_exit(result, exit_choice, labels=images.labels, cnn_predictions=cnn_classes)
+    return evaluate(
+        result,
+        network,
+        labels=images.labels,
+        cnn_predictions=cnn_classes,
+        float_predictions=None if float_outputs is None else classes_of(float_outputs),
+        early_exit=early_exit,
+        timesteps=timesteps,
+    )
+
+
+def output_names(network: QuantizedNetwork) -> tuple[str, ...]:
+    """Return the name of each output of a regression; their numbers, unless the file records as many names."""
+    count, recorded = network.shapes[-1][0], network.provenance.model.classes or ()
+    return recorded if len(recorded) == count else tuple(map(str, range(count)))

@@ -1,0 +1,180 @@
+"""A regression's outputs against targets, and against the CNN's: RMSE and R^2 at every T, of each output.
+
+RMSE is the root of the mean squared error over images, in the units of the output. R^2 is 1 - the sum of squared errors
+over the sum of squared differences of what is expected from its mean: 1 at best, 0 for a constant that equals the mean.
+Means over outputs weigh each the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from loihi_convert.arrays import Array
+from loihi_convert.errors import DataError
+from loihi_convert.records import Record
+
+
+class Error(Record):
+    """The error of one output, or the means over all.
+
+    Attributes
+    ----------
+    rmse
+        In the units of the output.
+    r2
+        R^2; None where what is expected does not vary over the images.
+    """
+
+    rmse: float
+    r2: float | None
+
+
+class Errors(Record):
+    """The errors of all outputs, and their means."""
+
+    mean: Error
+    outputs: tuple[Error, ...]
+
+    @property
+    def worst(self) -> int:
+        """The output of the lowest R^2; where none has any, that of the largest RMSE."""
+        known = [index for index, error in enumerate(self.outputs) if error.r2 is not None]
+        if known:
+            return min(known, key=lambda index: self.outputs[index].r2 or 0.0)
+        return max(range(len(self.outputs)), key=lambda index: self.outputs[index].rmse)
+
+
+class RegressionPoint(Record):
+    """What is known after T time steps; None where nothing is compared.
+
+    Attributes
+    ----------
+    timesteps
+        T.
+    to_targets, to_cnn
+        Errors of the fixed-point network against the targets, and against the outputs of the CNN.
+    float_to_targets
+        Errors of the float SNN against the targets.
+    """
+
+    timesteps: int
+    to_targets: Errors | None
+    to_cnn: Errors | None
+    float_to_targets: Errors | None
+
+
+class Regression(Record):
+    """The errors of one run.
+
+    Attributes
+    ----------
+    output_names
+        The name of each output.
+    cnn
+        Errors of the CNN against the targets.
+    points
+        At the T of `Evaluation.points`.
+    """
+
+    output_names: tuple[str, ...]
+    cnn: Errors | None
+    points: tuple[RegressionPoint, ...]
+
+    def at(self, timesteps: int) -> RegressionPoint:
+        """Return the point of a T that is reported."""
+        return next(point for point in self.points if point.timesteps == timesteps)
+
+
+class Numbers(NamedTuple):
+    """The outputs of a regression, and what they are compared with: float64, in the CNN's units; None: not known.
+
+    Attributes
+    ----------
+    names
+        One for each output.
+    outputs, float_outputs
+        Of the fixed-point network and of the float SNN after each step: ``(N, T, outputs)``.
+    cnn_outputs, targets
+        ``(N, outputs)``.
+    """
+
+    names: tuple[str, ...]
+    outputs: Array
+    targets: Array | None = None
+    cnn_outputs: Array | None = None
+    float_outputs: Array | None = None
+
+
+def evaluate_regression(numbers: Numbers, timesteps: Sequence[int]) -> Regression:
+    """Return the errors after each of ``timesteps``, all within the run.
+
+    Raises
+    ------
+    DataError
+        If the shapes do not belong together.
+    """
+    count, _, outputs = numbers.outputs.shape
+    for name, array, expected in (
+        ("names", np.array(numbers.names), (outputs,)),
+        ("targets", numbers.targets, (count, outputs)),
+        ("cnn_outputs", numbers.cnn_outputs, (count, outputs)),
+        ("float_outputs", numbers.float_outputs, numbers.outputs.shape),
+    ):
+        if array is not None and array.shape != expected:
+            raise DataError(f"found shape {array.shape}", where=name, expected=f"must be {expected} for this run")
+
+    def point(steps: int) -> RegressionPoint:
+        found = numbers.outputs[:, steps - 1]
+        floating = None if numbers.float_outputs is None else numbers.float_outputs[:, steps - 1]
+        return RegressionPoint(
+            timesteps=steps,
+            to_targets=errors(found, numbers.targets),
+            to_cnn=errors(found, numbers.cnn_outputs),
+            float_to_targets=errors(floating, numbers.targets),
+        )
+
+    return Regression(
+        output_names=numbers.names,
+        cnn=errors(numbers.cnn_outputs, numbers.targets),
+        points=tuple(map(point, timesteps)),
+    )
+
+
+def errors(found: Array | None, expected: Array | None) -> Errors | None:
+    """Return the errors of ``found`` against ``expected``, both ``(N, outputs)``; None where one is not known."""
+    if found is None or expected is None:
+        return None
+    wanted = expected.astype(np.float64)
+    squares = np.square(found - wanted).mean(axis=0)
+    spread = np.square(wanted - wanted.mean(axis=0)).mean(axis=0)
+    # The variance of a constant is 0 but for rounding errors.
+    varies = spread > 1e-12 * np.square(wanted).mean(axis=0)
+    outputs = tuple(
+        Error(rmse=float(np.sqrt(square)), r2=float(1 - square / variance) if is_varied else None)
+        for square, variance, is_varied in zip(squares, spread, varies, strict=True)
+    )
+    known = [one.r2 for one in outputs if one.r2 is not None]
+    mean = Error(rmse=float(np.mean([one.rmse for one in outputs])), r2=float(np.mean(known)) if known else None)
+    return Errors(mean=mean, outputs=outputs)
+
+
+def mean_errors(point: RegressionPoint) -> dict[str, float | None]:
+    """Return the means over outputs by the names of columns: ``rmse``, ``r2``, ``rmse_to_cnn``, ..., ``r2_float``."""
+    columns: dict[str, float | None] = {}
+    for suffix, found in (("", point.to_targets), ("_to_cnn", point.to_cnn), ("_float", point.float_to_targets)):
+        rmse, r2 = (None, None) if found is None else (found.mean.rmse, found.mean.r2)
+        columns |= {f"rmse{suffix}": rmse, f"r2{suffix}": r2}
+    return columns
+
+
+def regression_notes(numbers: Numbers) -> Iterator[str]:
+    """Yield what must be known to read the errors."""
+    for array, what in ((numbers.targets, "target"), (numbers.cnn_outputs, "output of the CNN")):
+        if array is not None and len(array) > 1:
+            same = np.flatnonzero((array == array[0]).all(axis=0))
+            if len(same):
+                names = ", ".join(numbers.names[index] for index in same)
+                yield f"All {len(array):,} images have the same {what} ({names}), which has no R^2."

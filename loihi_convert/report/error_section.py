@@ -1,0 +1,150 @@
+"""Error against latency, of the regressions of one data set: charts, tables, and the card of one file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from loihi_convert.metrics.regression import Errors, Regression, RegressionPoint
+from loihi_convert.report.axes import error_views, timestep_ticks
+from loihi_convert.report.beside_the_paper import families
+from loihi_convert.report.charts import Axes, Chart, Levels, Mark, Series, curve_chart
+from loihi_convert.report.entries import Entry
+from loihi_convert.report.formats import count, number, r_squared
+from loihi_convert.report.page import Block, Card, Details, Picture
+from loihi_convert.report.run_tables import accuracy_table, error_caption, output_table
+from loihi_convert.report.svg import STYLES
+from loihi_convert.report.table import Table
+
+
+def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
+    """Yield the error curves of the regressions of one data set, each file's tables, and the errors of each output."""
+    has_targets = all(_at_own(entry).to_targets is not None for entry in entries)
+    measure = "RMSE, in the CNN's units" if has_targets else "RMSE to the CNN's outputs"
+    cnn = {r.cnn.mean.rmse for e in entries if (r := e.evaluation.regression) and r.cnn} if has_targets else set()
+    levels = tuple((value, f"the CNN, {number(value)}") for value in sorted(cnn))
+    series = [
+        Series(one.label, style % STYLES, tuple(m for entry in one.entries for m in _marks(entry, [_at_own(entry)])))
+        for style, one in enumerate(families(entries))
+    ]
+    if len({mark.x for one in series for mark in one.marks}) > 1:
+        caption = "One file per T, each read at the T its thresholds are balanced for, or the last T of its run."
+        yield Picture(_chart("Error at each file's own T", caption, series, levels, measure))
+    if (chart := _anytime_chart(entries, levels, measure, has_targets)) is not None:
+        yield Picture(chart)
+    curves = tuple(replace(accuracy_table(entry.evaluation), title=entry.label) for entry in entries)
+    yield from curves if len(curves) == 1 else [Details("The curves as tables", curves)]
+    outputs = tuple(found for entry in entries if (found := _output_table(entry)) is not None)
+    yield from outputs if len(outputs) == 1 else [Details("The errors of each output", outputs)] if outputs else []
+
+
+def card(entry: Entry, *, is_short: bool) -> Card:
+    """Return the figures of one regression that are read first."""
+    regression, at = _regression(entry), _at_own(entry)
+    judged = at.to_targets or at.to_cnn
+    measured = "RMSE" if at.to_targets else "RMSE to the CNN's outputs; no targets"
+    unit = f"{measured} at T = {at.timesteps}" if judged else f"no targets, no CNN; T = {at.timesteps}"
+    facts = [
+        ("R\N{SUPERSCRIPT TWO}", r_squared(_mean(at.to_targets)[1])),
+        ("CNN", number(_mean(regression.cnn)[0])),
+        ("CNN's R\N{SUPERSCRIPT TWO}", r_squared(_mean(regression.cnn)[1])),
+        ("RMSE to the CNN", number(_mean(at.to_cnn)[0])),
+    ]
+    if not is_short:
+        if judged and len(judged.outputs) > 1:
+            worst = judged.outputs[judged.worst]
+            text = f"{regression.output_names[judged.worst]}, RMSE {number(worst.rmse)}"
+            facts.append(("worst output", text))
+        facts += [
+            ("float SNN", number(_mean(at.float_to_targets)[0])),
+            ("synaptic operations an image", count(entry.point.synaptic_operations)),
+            ("spikes an image", count(entry.point.spikes_per_image)),
+        ]
+        if entry.evaluation.timesteps != at.timesteps:
+            facts.append(("balanced for", f"T = {entry.evaluation.timesteps}"))
+    known = tuple((name, text) for name, text in facts if text is not None)
+    context = f"{entry.data}, {entry.evaluation.image_count:,} images"
+    return Card(entry.label, context, number(_mean(judged)[0]) or "\N{EN DASH}", unit, known)
+
+
+def words(entries: Sequence[Entry]) -> str:
+    """Return what the words of cards and tables mean."""
+    outputs = max(len(_regression(entry).output_names) for entry in entries)
+    return (
+        f"{error_caption(outputs)}. Float SNN: the same spiking network before rounding to Loihi's integers. SynOps, "
+        "synaptic operations: synapses of nonzero weight that spikes reach. On Lava every layer adds a step to T."
+    )
+
+
+def _regression(entry: Entry) -> Regression:
+    found = entry.evaluation.regression
+    assert found is not None
+    return found
+
+
+def _at_own(entry: Entry) -> RegressionPoint:
+    return _regression(entry).at(entry.point.timesteps)
+
+
+def _mean(errors: Errors | None) -> tuple[float | None, float | None]:
+    return (None, None) if errors is None else (errors.mean.rmse, errors.mean.r2)
+
+
+def _output_table(entry: Entry) -> Table | None:
+    table = output_table(entry.evaluation)
+    is_one = len(_regression(entry).output_names) == 1
+    return None if table is None or is_one else replace(table, title=entry.label)
+
+
+def _anytime_chart(entries: Sequence[Entry], levels: Levels, measure: str, has_targets: bool) -> Chart | None:
+    series = []
+    for entry in entries:
+        marks = _marks(entry, _regression(entry).points, has_targets=has_targets)
+        label = f"{entry.label}, for T = {entry.evaluation.timesteps}"
+        series.append(Series(label, entry.style, marks, entry.line, emphasised=float(entry.point.timesteps)))
+    if len(entries) == 1 and has_targets:
+        real = tuple(
+            Mark(p.timesteps, rmse, f"float SNN, T = {p.timesteps}: RMSE {number(rmse)}")
+            for p in _regression(entries[0]).points
+            if (rmse := _mean(p.float_to_targets)[0]) is not None
+        )
+        series += [Series("float SNN", 1, real, "dashed")] * bool(real)
+    if not any(one.marks for one in series):
+        return None
+    caption = (
+        "Anytime: one run of each file, read after each step; the large mark is the T that its thresholds are balanced "
+        "for, or the last T of its run."
+    )
+    return _chart("If you stop the run early", caption, series, levels, measure)
+
+
+def _marks(entry: Entry, points: Sequence[RegressionPoint], *, has_targets: bool = True) -> tuple[Mark, ...]:
+    marks = []
+    for point in points:
+        rmse, r2 = _mean((point.to_targets if has_targets else None) or point.to_cnn)
+        if rmse is not None:
+            text = f"{entry.label}, T = {point.timesteps}: RMSE {number(rmse)}, R^2 {r_squared(r2) or 'unknown'}"
+            marks.append(Mark(point.timesteps, rmse, text))
+    return tuple(marks)
+
+
+def _chart(title: str, caption: str, series: Sequence[Series], levels: Levels, measure: str) -> Chart:
+    drawn = [one for one in series if one.marks]
+    curves = [([mark.x for mark in one.marks], [mark.y for mark in one.marks]) for one in drawn]
+    steps = sorted({mark.x for one in drawn for mark in one.marks})
+    panels = [
+        Axes(
+            "latency T, time steps" + " (enlarged)" * (index > 0),
+            measure,
+            view.first_timesteps / 1.15,
+            max(steps[-1], 2 * view.first_timesteps) * 1.15,
+            view.bottom,
+            view.top,
+            tuple(timestep_ticks(steps, view.first_timesteps)),
+            levels,
+            last_tick=math.inf,
+        )
+        for index, view in enumerate(error_views(curves, [value for value, _ in levels]))
+    ]
+    return curve_chart(title, caption, drawn, panels)

@@ -1,0 +1,170 @@
+"""What a run in Python gave: accuracies or errors, tables, a data frame, a picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from loihi_convert.arrays import Array
+from loihi_convert.backends.result import RunResult
+from loihi_convert.choices import BackendName
+from loihi_convert.errors import PlatformError, UsageError
+from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.metrics.evaluation import Evaluation, Point
+from loihi_convert.metrics.regression import Errors, mean_errors
+from loihi_convert.report.run_tables import accuracy_table, output_table
+from loihi_convert.report.table import Table, notebook_html
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Result:
+    """What a run gave; what is not known is None.
+
+    Accuracies are fractions, 0..1. Errors, of a regression, are means over its outputs, in the CNN's units.
+
+    Parameters
+    ----------
+    network
+        The network that ran.
+    run
+        Integers: potentials of the last layer, spike counts and synaptic operations after each step.
+    evaluation
+        Figures at each reported T, with intervals.
+    backend
+        What ran it.
+    equals_reference
+        Whether every integer equals that of ``ref``; None where ``ref`` ran it.
+    """
+
+    network: QuantizedNetwork
+    run: RunResult
+    evaluation: Evaluation
+    backend: BackendName
+    equals_reference: bool | None = None
+
+    @property
+    def _last(self) -> Point:
+        return self.evaluation.points[-1]
+
+    @property
+    def accuracy(self) -> float | None:
+        """After the last step."""
+        return self._last.accuracy
+
+    @property
+    def cnn_accuracy(self) -> float | None:
+        """Of the CNN on the same images."""
+        return self.evaluation.cnn_accuracy
+
+    @property
+    def agreement_with_cnn(self) -> float | None:
+        """Share of images that get the CNN's class."""
+        return self._last.agreement_with_cnn
+
+    @property
+    def rmse(self) -> float | None:
+        """Root mean squared error against the targets after the last step."""
+        return self._mean_error("to_targets", "rmse")
+
+    @property
+    def r2(self) -> float | None:
+        """R^2 against the targets after the last step: 1 at best."""
+        return self._mean_error("to_targets", "r2")
+
+    @property
+    def rmse_to_cnn(self) -> float | None:
+        """Root mean squared error against the CNN's outputs after the last step."""
+        return self._mean_error("to_cnn", "rmse")
+
+    @property
+    def cnn_rmse(self) -> float | None:
+        """Root mean squared error of the CNN on the same images."""
+        regression = self.evaluation.regression
+        return None if regression is None or regression.cnn is None else regression.cnn.mean.rmse
+
+    @property
+    def outputs(self) -> Array:
+        """The outputs after the last step in the CNN's units: float64 ``(N, outputs)``."""
+        return self.network.real_outputs(self.run.outputs[:, -1], self._last.timesteps)
+
+    @property
+    def predictions(self) -> Array:
+        """The class of each image after the last step: int64 ``(N,)``; of a regression its `outputs`."""
+        return self.outputs if self.network.task == "regression" else self.run.predictions[:, -1]
+
+    def _mean_error(self, compared: Literal["to_targets", "to_cnn"], measure: Literal["rmse", "r2"]) -> float | None:
+        regression = self.evaluation.regression
+        errors: Errors | None = None if regression is None else getattr(regression.points[-1], compared)
+        value: float | None = None if errors is None else getattr(errors.mean, measure)
+        return value
+
+    def table(self) -> Table:
+        """Return accuracy or errors, spikes and work at each reported T."""
+        return accuracy_table(self.evaluation)
+
+    def output_table(self) -> Table:
+        """Return the errors of each output of a regression, at the T that thresholds are balanced for.
+
+        Raises
+        ------
+        UsageError
+            If the network is not a regression.
+        """
+        table = output_table(self.evaluation)
+        if table is None:
+            raise UsageError("found classification", where="task", expected="must be regression")
+        return table
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Return the figures at each reported T as a pandas data frame, one row a T; needs pandas.
+
+        Raises
+        ------
+        PlatformError
+            If pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise PlatformError("not installed", where="pandas", hint="pip install pandas") from error
+        left_out = {"synaptic_operations_per_layer", "firing_rate"}
+        if not self.evaluation.has_relays:
+            left_out |= {"relay_spikes_per_image", "relay_synaptic_operations"}
+        rows = [point.model_dump(exclude=left_out) for point in self.evaluation.points]
+        if self.evaluation.regression is not None:
+            rows = [
+                row | mean_errors(point) for row, point in zip(rows, self.evaluation.regression.points, strict=True)
+            ]
+        return pandas.DataFrame(rows).set_index("timesteps")
+
+    def plot(self) -> Figure:
+        """Return accuracy, or error, against T as a matplotlib figure.
+
+        Raises
+        ------
+        UsageError
+            If neither labels, or targets, nor the CNN are known, so that there is nothing to draw.
+        """
+        from loihi_convert.report.pictures import run_figure
+
+        figure = run_figure([("", self.evaluation)], self.network.summary)
+        if figure is None:
+            known = "labels" if self.evaluation.regression is None else "targets"
+            raise UsageError(f"neither {known} nor the CNN are known", where=known, hint=f"Pass `{known}` to `run`.")
+        return figure
+
+    def __repr__(self) -> str:
+        shown = {"accuracy": self.accuracy, "CNN": self.cnn_accuracy, "same class as the CNN": self.agreement_with_cnn}
+        numbers = {"RMSE": self.rmse, "CNN": self.cnn_rmse, "to the CNN": self.rmse_to_cnn, "R^2": self.r2}
+        percents = [f"{name} {100 * value:.2f} %" for name, value in shown.items() if value is not None]
+        known = ", ".join([*percents, *(f"{name} {value:.4g}" for name, value in numbers.items() if value is not None)])
+        equal = {None: "", True: ", equal to ref", False: ", NOT equal to ref"}[self.equals_reference]
+        ran = f"{self.evaluation.image_count:,} images, T = {self._last.timesteps} on {self.backend}{equal}"
+        return f"Result({ran}: {known or 'nothing to compare with'})"
+
+    def _repr_html_(self) -> str:
+        return notebook_html(repr(self), self.table())
