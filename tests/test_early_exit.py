@@ -191,12 +191,18 @@ def test_the_margins_of_the_curve_are_the_smallest_that_reach_their_average(outp
     assert choose_margin(outputs, None, split="validation").curve_margins == tuple(sorted(expected))
 
 
-@pytest.mark.parametrize("shape", [(0, 3, 3), (2, 0, 3), (2, 3, 1), (2, 3)])
+@pytest.mark.parametrize("shape", [(0, 3, 3), (2, 0, 3), (2, 3, 0), (2, 3)])
 def test_outputs_without_a_lead(shape: tuple[int, ...]) -> None:
     with pytest.raises(DataError) as caught:
         exit_steps(np.zeros(shape, np.int32), 1)
     assert caught.value.where == "outputs"
     assert str(shape) in caught.value.found
+
+
+def test_the_lead_of_one_output_is_its_magnitude() -> None:
+    outputs = np.array([[-1, -4, 2], [3, 1, 9]], np.int32)[:, :, np.newaxis]
+    found = {margin: [array.tolist() for array in exit_steps(outputs, margin)] for margin in (0, 3, 4, None)}
+    assert found == {0: [[1, 1], [0, 1]], 3: [[2, 1], [0, 1]], 4: [[2, 3], [0, 1]], None: [[3, 3], [1, 1]]}
 
 
 def test_what_does_not_belong_together() -> None:

@@ -322,7 +322,7 @@ def test_one_image_is_not_said_to_have_one_class() -> None:
     assert evaluate(one, small_network(), labels=LABELS[:1], cnn_predictions=LABELS[:1]).notes == ()
 
 
-def test_one_output_is_noted() -> None:
+def test_one_output_tells_two_classes_apart() -> None:
     network = QuantizedNetwork(
         input_shape=(1, 1, 2),
         layers=(QuantizedLayer("only", Dense(np.array([[1, 2]])), None, np.ones(1), largest_input=255),),
@@ -331,10 +331,14 @@ def test_one_output_is_noted() -> None:
         pixel_bits=8,
         reset="soft",
     )
-    nothing = np.zeros((2, 1, 0), np.int64)
-    result = RunResult(np.zeros((2, 1, 1), np.int32), nothing, nothing, 1.0, 0.0)
-    (note,) = evaluate(result, network, cnn_predictions=np.zeros(2, int)).notes
-    assert note.startswith("The network has one output")
+    nothing = np.zeros((3, 1, 0), np.int64)
+    result = RunResult(np.array([-1, 0, 5], np.int32).reshape(3, 1, 1), nothing, nothing, 1.0, 0.0)
+    found = evaluate(result, network, labels=np.array([0, 1, 1]), cnn_predictions=np.array([0, 0, 1]))
+    assert (found.points[0].correct_count, found.points[0].agreement_with_cnn) == (2, 1.0)
+    assert found.notes == ()
+    with pytest.raises(DataError) as caught:
+        evaluate(result, network, labels=np.array([0, 1, 2]))
+    assert caught.value.expected.startswith("must be 0..1")
 
 
 def test_results_of_versions_without_notes_are_read() -> None:

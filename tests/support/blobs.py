@@ -8,7 +8,6 @@ FOLDER keeps the data, the checkpoint, the files, the run folder and its report;
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -17,11 +16,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from loihi_convert import cli
 from loihi_convert.arrays import Array
 
 TIMESTEPS = "1,2,4,8,16,32,64"
 SIZE = 16
-TRAINING = 4_000
+TRAINING, TEST = 4_000, 2_000
+STEPS = 2_000
 
 
 def blobs(count: int, size: int = SIZE, *, seed: int = 0) -> tuple[Array, Array]:
@@ -60,32 +61,35 @@ def fitted(images: Array, targets: Array, loss: nn.Module, *, steps: int, size: 
     return model.eval()
 
 
-def main() -> None:
-    """Train, export, run and report."""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, count, seed in (("train", TRAINING, 0), ("test", 2_000, 1)):
-            images, targets = blobs(count, seed=seed)
-            np.savez(folder / f"{name}.npz", images=images, targets=targets, classes=["row", "column"])
-        model = fitted(*blobs(TRAINING), nn.MSELoss(), steps=2_000)
-        torch.save(model.state_dict(), folder / "blob.pt")
-        arch = ("--arch", "blobs:network")
-        _run(folder, "export", "blob.pt", "-T", TIMESTEPS, "--task", "regression", "--data", "train.npz", *arch)
+def main(folder: Path) -> None:
+    """Train, export, run and report in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, count, seed in (("train", TRAINING, 0), ("test", TEST, 1)):
+        images, targets = blobs(count, seed=seed)
+        np.savez(folder / f"{name}.npz", images=images, targets=targets, classes=["row", "column"])
+    model = fitted(*blobs(TRAINING), nn.MSELoss(), steps=STEPS)
+    torch.save(model.state_dict(), folder / "blob.pt")
+    arch, test = ("--arch", "blobs:network"), ("--data", "test.npz")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        _run("export", "blob.pt", "-T", TIMESTEPS, "--task", "regression", "--data", "train.npz", *arch, "--overwrite")
         files = [f"blob-T{steps}.net" for steps in TIMESTEPS.split(",")]
-        _run(folder, "run", *files, "--data", "test.npz", *arch)
-        _run(folder, "run", files[-1], "--data", "test.npz", *arch)
-        runs = sorted(map(str, (folder / "runs").iterdir()))
-        _run(folder, "report", *runs, "--overwrite")
+        _run("run", *files, *test, *arch)
+        _run("run", files[-1], *test, *arch)
+        _run("report", *sorted(map(str, Path("runs").iterdir())), "--overwrite")
+    finally:
+        os.chdir(before)
 
 
-def _run(folder: Path, *words: str) -> None:
+def _run(*words: str) -> None:
     print(f"$ loihi-convert {' '.join(words)}", flush=True)
-    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    overwrite = ("--overwrite",) * (words[0] == "export")
-    command = [sys.executable, "-m", "loihi_convert", *words, *overwrite]
-    subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": paths}, check=True)
+    cli.app(words, standalone_mode=False)
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) > 1:
+        main(Path(sys.argv[1]))
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            main(Path(temporary))

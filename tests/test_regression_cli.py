@@ -1,0 +1,220 @@
+"""A network of numbers, and one of a single logit, from a state dict to a report, as on the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import support.blobs
+import torch
+from support import SUPPORT
+from support.blobs import blobs, fitted
+from torch import nn
+
+from loihi_convert.__main__ import main
+
+pytestmark = pytest.mark.slow
+
+SIZE = 8
+NETS = f"""
+from support.blobs import network
+
+def position():
+    return network(2, {SIZE})
+
+def side():
+    return network(1, {SIZE})
+"""
+
+Invoke = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data and checkpoints: the position of a blob, and whether it is in the right half."""
+    path = tmp_path_factory.mktemp("blobs")
+    for name, count, seed in (("train", 600, 0), ("test", 100, 1)):
+        images, targets = blobs(count, SIZE, seed=seed)
+        right = (targets[:, 1] > (SIZE - 1) / 2).astype(int)
+        np.savez(path / f"{name}.npz", images=images, targets=targets, classes=["row", "column"])
+        np.savez(path / f"{name}-side.npz", images=images, labels=right, classes=["left", "right"])
+        np.savez(path / f"{name}-bare.npz", images=images)
+    images, targets = blobs(600, SIZE)
+    torch.save(fitted(images, targets, nn.MSELoss(), steps=300, size=SIZE).state_dict(), path / "position.pt")
+    right = targets[:, 1:] > (SIZE - 1) / 2
+    torch.save(fitted(images, right, nn.BCEWithLogitsLoss(), steps=150, size=SIZE).state_dict(), path / "side.pt")
+    (path / "nets.py").write_text(NETS)
+    return path
+
+
+@pytest.fixture
+def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path) -> Invoke:
+    """Run ``loihi-convert`` with the given words, beside the data."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(SUPPORT.parent))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["loihi-convert", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return int(stop.value.code or 0), out, err
+
+    return run
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_regression_from_state_dict_to_report(invoke: Invoke, folder: Path, tmp_path: Path) -> None:
+    arch = ("--arch", "nets:position")
+    code, out, err = invoke(
+        *("export", "position.pt", "-o", tmp_path / "position.net", "-T", "4,16", "--task", "regression"),
+        *("--data", "train.npz", *arch),
+    )
+    assert code == 0, err
+    assert "of the variance of the outputs of the CNN on" in out
+    files = [tmp_path / f"position-T{steps}.net" for steps in (4, 16)]
+    known = ("--data", "test.npz", "--model", "position.pt", *arch)
+    code, out, err = invoke("run", files[1], *known, "-o", tmp_path / "one")
+    assert code == 0, err
+    assert "early exit does not apply to a regression" in err
+    assert "RMSE" in out
+    assert "means over 2 outputs" in out
+    assert "worst:" in out
+    assert "early exit" not in out
+
+    run = tmp_path / "one"
+    result = json.loads((run / "result.json").read_text())["position-T16"]
+    at = result["regression"]["points"][-1]
+    assert result["regression"]["output_names"] == ["row", "column"]
+    assert at["to_targets"]["mean"]["rmse"] < 0.6
+    assert at["to_cnn"]["mean"]["r2"] > 0.95
+    table = [row for row in rows(run / "regression.csv") if row["timesteps"] == "16"]
+    assert [row["output_name"] for row in table] == ["mean", "row", "column"]
+    assert float(table[0]["rmse"]) == at["to_targets"]["mean"]["rmse"]
+    assert float(table[2]["r2_to_cnn"]) == at["to_cnn"]["outputs"][1]["r2"]
+    assert float(table[0]["rmse_cnn"]) == result["regression"]["cnn"]["mean"]["rmse"]
+    predictions = [row for row in rows(run / "predictions.csv") if row["timesteps"] == "16"]
+    assert len(predictions) == 100
+    assert "class" not in predictions[0]
+    found, wanted = (
+        np.array([[float(row[f"{kind}_{index}"]) for index in (0, 1)] for row in predictions])
+        for kind in ("output", "target")
+    )
+    assert np.sqrt(np.square(found - wanted).mean(axis=0)).mean() == pytest.approx(at["to_targets"]["mean"]["rmse"])
+    assert {path.name for path in run.glob("*.svg")} == {"error.svg"}
+
+    code, out, err = invoke("run", *files, *known, "-o", tmp_path / "both")
+    assert code == 0, err
+    assert "one file per T" in out
+    page = tmp_path / "report.html"
+    code, out, err = invoke("report", tmp_path / "one", tmp_path / "both", "-o", page)
+    assert code == 0, err
+    text = page.with_suffix(".md").read_text()
+    for words in ("Error and latency", "RMSE at T = 16", "means over 2 outputs", "errors of each output at T = 16"):
+        assert words in text, words
+    for words in ("Error at each file&#39;s own T", "If you stop the run early", "the CNN, "):
+        assert words in page.read_text(), words
+    for words in ("Accuracy and latency", "Conversion loss", "Confusion", "Early exit", "Wilson"):
+        assert words not in text, words
+
+
+def test_without_targets_and_without_the_cnn(invoke: Invoke, folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "position.net"
+    arch = ("--arch", "nets:position")
+    code, _, err = invoke(
+        "export", "position.pt", "-o", file, "-T", "4", "--task", "regression", "--data", "train-bare.npz", *arch
+    )
+    assert code == 0, err
+    code, out, err = invoke(
+        "run", file, "--data", "test-bare.npz", "--model", "position.pt", *arch, "-o", tmp_path / "a"
+    )
+    assert code == 0, err
+    assert "no targets, so the error is not known; only that against the CNN's outputs is" in err
+    assert "to CNN" in out
+    code, out, err = invoke("run", file, "--data", "test-bare.npz", "-o", tmp_path / "b")
+    assert code == 0, err
+    assert "nothing is compared" in err
+    assert "pass --arch nets:position" in err
+    code, out, err = invoke("report", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "report.html")
+    assert code == 0, err
+    assert "RMSE to the CNN's outputs" in (tmp_path / "report.md").read_text()
+
+
+def test_data_must_be_of_the_task(invoke: Invoke, folder: Path, tmp_path: Path) -> None:
+    arch = ("--arch", "nets:position")
+    code, _, err = invoke("export", "position.pt", "-o", tmp_path / "a.net", "--data", "train.npz", *arch)
+    assert code == 3
+    assert "--data: found targets; the network gives classes" in err
+    assert "--task regression" in err
+    code, _, err = invoke(
+        "export", "position.pt", "-o", tmp_path / "a.net", "--task", "regression", "--data", "train-side.npz", *arch
+    )
+    assert code == 3
+    assert "--data: found labels; the network is a regression" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_logit_is_a_class_above_zero(invoke: Invoke, folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "side.net"
+    arch = ("--arch", "nets:side")
+    code, out, err = invoke("export", "side.pt", "-o", file, "-T", "16", "--data", "train-side.npz", *arch)
+    assert code == 0, err
+    code, out, err = invoke(
+        "run", file, "--data", "test-side.npz", "--model", "side.pt", *arch, "-o", tmp_path / "run", "--json"
+    )
+    assert code == 0, err
+    result = json.loads(out)["side"]
+    point = result["points"][-1]
+    assert result["cnn_accuracy"] > 0.9
+    assert point["accuracy"] > 0.85
+    assert 0.9 < point["agreement_with_cnn"] <= 1
+    assert result["notes"] == []
+    assert result["regression"] is None
+    # Both classes, by the sign of the potential.
+    predictions = [row for row in rows(tmp_path / "run" / "predictions.csv") if row["timesteps"] == "16"]
+    assert {row["class"] for row in predictions} == {"0", "1"}
+    assert all((row["class"] == "1") == (int(row["potential_0"]) > 0) for row in predictions)
+    assert {(row["class"], row["class_name"]) for row in predictions} == {("0", "left"), ("1", "right")}
+    right = sum(row["class"] == row["label"] for row in predictions)
+    assert right == point["correct_count"]
+    code, out, err = invoke("report", tmp_path / "run", "-o", tmp_path / "report.html")
+    assert code == 0, err
+    text = (tmp_path / "report.md").read_text()
+    assert "Confusion" in text
+    assert "left" in text
+
+
+def test_one_class_for_all_images_is_said(invoke: Invoke, folder: Path, tmp_path: Path) -> None:
+    images = np.load(folder / "test-side.npz")
+    chosen = np.load(folder / "test.npz")["targets"][:, 1] > SIZE - 4
+    np.savez(tmp_path / "right.npz", images=images["images"][chosen], labels=images["labels"][chosen])
+    file = tmp_path / "side.net"
+    arch = ("--arch", "nets:side")
+    invoke("export", "side.pt", "-o", file, "-T", "32", "--data", "train-side.npz", *arch)
+    code, _, err = invoke(
+        "run", file, "--data", tmp_path / "right.npz", "--model", "side.pt", *arch, "-o", tmp_path / "r"
+    )
+    assert code == 0, err
+    assert "every image gets class 1; accuracy and agreement say little" in err
+
+
+def test_the_demonstration(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """python tests/support/blobs.py, with less training."""
+    monkeypatch.syspath_prepend(str(SUPPORT))
+    for name, value in {"TRAINING": 300, "TEST": 50, "STEPS": 60, "TIMESTEPS": "1,4"}.items():
+        monkeypatch.setattr(support.blobs, name, value)
+    support.blobs.main(tmp_path)
+    assert "RMSE" in capsys.readouterr().out
+    assert (tmp_path / "report.html").exists()
