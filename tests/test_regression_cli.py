@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save(fitted(images, targets, nn.MSELoss(), steps=300, size=SIZE).state_dict(), path / "position.pt")
     right = targets[:, 1:] > (SIZE - 1) / 2
     torch.save(fitted(images, right, nn.BCEWithLogitsLoss(), steps=150, size=SIZE).state_dict(), path / "side.pt")
-    (path / "nets.py").write_text(NETS)
+    (path / "blob_nets.py").write_text(NETS)
     return path
 
 
@@ -77,7 +77,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def test_a_regression_from_state_dict_to_report(invoke: Invoke, folder: Path, tmp_path: Path) -> None:
-    arch = ("--arch", "nets:position")
+    arch = ("--arch", "blob_nets:position")
     code, out, err = invoke(
         *("export", "position.pt", "-o", tmp_path / "position.net", "-T", "4,16", "--task", "regression"),
         *("--data", "train.npz", *arch),
@@ -132,7 +132,7 @@ def test_a_regression_from_state_dict_to_report(invoke: Invoke, folder: Path, tm
 
 def test_without_targets_and_without_the_cnn(invoke: Invoke, folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "position.net"
-    arch = ("--arch", "nets:position")
+    arch = ("--arch", "blob_nets:position")
     code, _, err = invoke(
         "export", "position.pt", "-o", file, "-T", "4", "--task", "regression", "--data", "train-bare.npz", *arch
     )
@@ -146,14 +146,14 @@ def test_without_targets_and_without_the_cnn(invoke: Invoke, folder: Path, tmp_p
     code, out, err = invoke("run", file, "--data", "test-bare.npz", "-o", tmp_path / "b")
     assert code == 0, err
     assert "nothing is compared" in err
-    assert "pass --arch nets:position" in err
+    assert "pass --arch blob_nets:position" in err
     code, out, err = invoke("report", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "report.html")
     assert code == 0, err
     assert "RMSE to the CNN's outputs" in (tmp_path / "report.md").read_text()
 
 
 def test_data_must_be_of_the_task(invoke: Invoke, folder: Path, tmp_path: Path) -> None:
-    arch = ("--arch", "nets:position")
+    arch = ("--arch", "blob_nets:position")
     code, _, err = invoke("export", "position.pt", "-o", tmp_path / "a.net", "--data", "train.npz", *arch)
     assert code == 3
     assert "--data: found targets; the network gives classes" in err
@@ -168,7 +168,7 @@ def test_data_must_be_of_the_task(invoke: Invoke, folder: Path, tmp_path: Path) 
 
 def test_one_logit_is_a_class_above_zero(invoke: Invoke, folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "side.net"
-    arch = ("--arch", "nets:side")
+    arch = ("--arch", "blob_nets:side")
     code, out, err = invoke("export", "side.pt", "-o", file, "-T", "16", "--data", "train-side.npz", *arch)
     assert code == 0, err
     code, out, err = invoke(
@@ -201,7 +201,7 @@ def test_one_class_for_all_images_is_said(invoke: Invoke, folder: Path, tmp_path
     chosen = np.load(folder / "test.npz")["targets"][:, 1] > SIZE - 4
     np.savez(tmp_path / "right.npz", images=images["images"][chosen], labels=images["labels"][chosen])
     file = tmp_path / "side.net"
-    arch = ("--arch", "nets:side")
+    arch = ("--arch", "blob_nets:side")
     invoke("export", "side.pt", "-o", file, "-T", "32", "--data", "train-side.npz", *arch)
     code, _, err = invoke(
         "run", file, "--data", tmp_path / "right.npz", "--model", "side.pt", *arch, "-o", tmp_path / "r"
