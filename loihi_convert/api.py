@@ -32,6 +32,7 @@ from loihi_convert.ir.task import class_count
 from loihi_convert.metrics.advice import advice, image_notes
 from loihi_convert.metrics.diagnosis import diagnose as diagnose_network
 from loihi_convert.metrics.evaluation_by_task import evaluate_images
+from loihi_convert.normalization import require_both
 from loihi_convert.pipeline.checking import CheckReport, check, load_file
 from loihi_convert.pipeline.diagnosing import DiagnosisReport
 from loihi_convert.pipeline.origin import float_network, source_of
@@ -100,10 +101,7 @@ def convert(
     """
     pixels = as_images(images)
     shape = pixels.shape[1:]
-    if (mean is None) != (std is None):
-        raise UsageError(
-            "not given", where="mean" if mean is None else "std", expected="`mean` and `std` must be given together"
-        )
+    require_both(mean, std)
     means, deviations = per_channel(mean, shape[0], "mean"), per_channel(std, shape[0], "std")
     if isinstance(model, str | Path):
         given = None if arch is None else shape

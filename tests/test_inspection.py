@@ -266,7 +266,12 @@ def test_run_takes_an_external_file(
         ("--backend", "sim"): "--backend: given, but another tool wrote .*: such a file runs on ref",
         ("--trace",): "--trace: given, but another tool wrote",
         (str(path),): "Run such a file alone",
-        ("--mean", "0,0"): "mean: found 0.0, 0.0; must be one finite number, or one for each of 1 channels",
+        (
+            "--mean",
+            "0,0",
+            "--std",
+            "1",
+        ): "mean: found 0.0, 0.0; must be one finite number, or one for each of 1 channels",
     }
     for more, message in refused.items():
         capsys.readouterr()
@@ -284,5 +289,5 @@ def test_run_takes_an_external_file(
     assert "how many time steps a sample takes" in capsys.readouterr().err
     assert not (tmp_path / "refused").exists()
     netx.write(small_network(), tmp_path / "native.net")
-    assert run(monkeypatch, "run", tmp_path / "native.net", "--data", "digits", "--mean", "0.5") == 2
+    assert run(monkeypatch, "run", tmp_path / "native.net", "--data", "digits", "--mean", "0.5", "--std", "0.5") == 2
     assert "native.net holds its own normalization" in capsys.readouterr().err

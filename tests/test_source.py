@@ -14,10 +14,15 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from loihi_convert import convert
+from loihi_convert.cli.options import parse_normalization
 from loihi_convert.cnn.checkpoint import Checkpoint, save
 from loihi_convert.cnn.models import build_model
 from loihi_convert.errors import CheckpointError, LoihiConvertError, UnsupportedModelError, UsageError
 from loihi_convert.frontend.source import Source, open_source, reopen_source
+from loihi_convert.frontend.users_code import build_cnn
+from loihi_convert.ir.provenance import ModelRecord
+from loihi_convert.pipeline import load_file
 from loihi_convert.simulation.relu import relu_outputs
 
 SHAPE = (1, 4, 4)
@@ -151,6 +156,22 @@ def test_a_state_that_does_not_fit(content: object, message: str) -> None:
         opened(saved(content))
 
 
+def test_arguments_of_the_code_that_builds_the_cnn() -> None:
+    path = saved(net().state_dict())
+    for arch in ("nets:Net(3)", "nets:Net(classes=3)", "nets:Net()", "nets:Wide(None, classes=3)"):
+        assert opened(path, arch).provenance["arch"] == arch
+    with pytest.raises(CheckpointError, match=r"4.weight has shape \(3, 8\); must be \(4, 8\)") as caught:
+        opened(path, "nets:Net(4)")
+    assert "arguments go into parentheses" in caught.value.hint
+
+
+def test_a_network_of_torchvision() -> None:
+    built = build_cnn("torchvision.models:squeezenet1_1")
+    assert built.classifier[1].out_channels == 1000  # type: ignore[index, union-attr]
+    built = build_cnn("torchvision.models:squeezenet1_1(num_classes=3)")
+    assert built.classifier[1].out_channels == 3  # type: ignore[index, union-attr]
+
+
 def test_the_counters_of_batch_norm_may_be_missing() -> None:
     state = net().state_dict()
     del state["1.num_batches_tracked"]
@@ -167,7 +188,14 @@ def test_the_counters_of_batch_norm_may_be_missing() -> None:
         ("nets:Nett", "nets does not define Nett; it defines Net, Wide, Lazy, make and 3 more"),
         ("nets:constant", "constant is an int; must be a class or a function"),
         ("nets:number", "number returns an int; must return a torch.nn.Module"),
-        ("nets:Wide", r"Wide needs arguments \(channels, classes\)\. Name a function without arguments that"),
+        ("nets:Wide", r"Wide needs arguments \(channels, classes\)\. Give them, in quotes: \"nets:Wide\(channels="),
+        ("nets:Wide(3)", r"Wide needs arguments \(classes\)\. Give them"),
+        ("nets:Net(3, 4)", r"Net cannot be called with these arguments: too many .* Its arguments: \(classes=3\)"),
+        ("nets:Net(size=3)", r"Net cannot be called with these arguments: .*unexpected keyword argument 'size'"),
+        ("nets:Net(print(1))", r"found the arguments \(print\(1\)\); must be numbers, texts"),
+        ("nets:Net(1)(2)", r"found the arguments \(1\)\(2\); must be"),
+        ("nets:Net(**{})", "found the arguments"),
+        ("nets:Net(", "must be package.module:factory"),
         ("nets:broken", r"calling broken fails: KeyError: 'depth' \(nets.py, line \d+\)"),
         ("failing:Net", r"importing failing fails: .*: No module named 'timmm' \(failing.py, line 1\)"),
         ("syntax:Net", r"importing syntax fails: SyntaxError: .*\(syntax.py, line 2\)"),
@@ -213,7 +241,46 @@ def test_options_that_do_not_go_together() -> None:
         opened(Path("ours.pt"))
     with pytest.raises(UsageError, match=r"input_shape: found .* without `arch`"):
         open_source(Path("ours.pt"), input_shape=SHAPE)
-    assert open_source(Path("ours.pt"), mean=[0.5]).provenance["mean"] == [0.5]
+    assert open_source(Path("ours.pt"), mean=[0.5], std=[1.0]).provenance["mean"] == [0.5]
+
+
+@pytest.mark.parametrize(("given", "missing", "value"), [("mean", "std", "1"), ("std", "mean", "0")])
+def test_mean_and_std_go_together(given: str, missing: str, value: str) -> None:
+    path = saved(net().state_dict())
+    for use in (
+        lambda: opened(path, **{given: [0.5]}),
+        lambda: Source.from_module(net(), SHAPE, **{given: [0.5]}),
+        lambda: convert(net(), np.zeros((2, *SHAPE), np.uint8), **{given: 0.5}),
+        lambda: load_file(path, arch="nets:Net", input_shape=SHAPE, **{given: [0.5]}),
+        lambda: parse_normalization(**{"mean": None, "std": None, given: "0.5"}),
+    ):
+        with pytest.raises(UsageError) as raised:
+            use()
+        assert raised.value.where == missing
+        assert f"`{missing}` is {value} if" in raised.value.hint
+
+
+def test_files_that_record_one_of_the_two_are_still_read() -> None:
+    save(
+        Checkpoint(
+            "digits-cnn",
+            dict(build_model("digits-cnn", (1, 8, 8), 10).state_dict()),
+            "digits",
+            (1, 8, 8),
+            tuple("0123456789"),
+            0,
+            0.9,
+            0.9,
+            {},
+        ),
+        Path("ours.pt"),
+    )
+    for recorded, gain, shift in ((ModelRecord(mean=(0.5,)), 1, 0.5), (ModelRecord(std=(0.5,)), 2, 0)):
+        plain, opened_again = (reopen_source(Path("ours.pt"), r, (1, 8, 8)).network for r in (ModelRecord(), recorded))
+        weight, bias = plain.layers[0].synapse.weight, opened_again.layers[0].synapse.bias
+        assert np.allclose(opened_again.layers[0].synapse.weight, gain * weight)
+        assert bias is not None
+        assert bias.ndim == 3 or not shift
 
 
 class Compiled(nn.Module):

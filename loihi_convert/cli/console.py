@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -190,7 +191,7 @@ def _without_cnn(ran: FileRun, arch: str | None) -> str:
     recorded = ran.network.provenance.model
     named = recorded.arch
     if named is not None and arch is None:
-        return f"pass --arch {named} to import and run that code, for the CNN's figures"
+        return f"pass --arch {shlex.quote(named)} to import and run that code, for the CNN's figures"
     return f"its CNN ({recorded.file or 'not named'}) is not beside it, or changed; pass --model for its figures"
 
 

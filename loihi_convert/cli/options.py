@@ -15,6 +15,7 @@ import typer
 
 from loihi_convert.choices import BackendName, DatasetName, Device, Generation, Layout, Neuron
 from loihi_convert.errors import UsageError, one_of
+from loihi_convert.normalization import require_both
 
 if TYPE_CHECKING:
     from loihi_convert.backends.loihi2.board import Board
@@ -106,8 +107,8 @@ def class_map(panel: str) -> Option:
 
 def arch(panel: str) -> Option:
     help = (
-        "For a checkpoint of your own: your class or function that builds the CNN, as package.module:factory. It is "
-        "imported from the current folder, and its code runs."
+        "For a checkpoint of your own: your class or function that builds the CNN, as package.module:factory or "
+        "package.module:factory(classes=10). It is imported from the current folder, and its code runs."
     )
     return named("--arch", panel, help, metavar="MODULE:FACTORY")
 
@@ -124,7 +125,7 @@ def mean(panel: str, default: str) -> Option:
 
 
 def std(panel: str) -> Option:
-    return named("--std", panel, "See --mean.", metavar="A,B,C")
+    return named("--std", panel, "As --mean; the two go together.", metavar="A,B,C")
 
 
 def timesteps(help: str = "Time steps; default: the T that the file was balanced for.") -> Option:
@@ -219,8 +220,10 @@ def parse_numbers(where: str, text: str | None) -> tuple[float, ...] | None:
 
 
 def parse_normalization(mean: str | None, std: str | None) -> Normalization:
-    """Return the numbers of ``--mean`` and ``--std``."""
-    return Normalization(parse_numbers("mean", mean), parse_numbers("std", std))
+    """Return the numbers of ``--mean`` and ``--std``, which are given both or not at all."""
+    numbers = Normalization(parse_numbers("mean", mean), parse_numbers("std", std))
+    require_both(*numbers)
+    return numbers
 
 
 def refuse_for_native(path: Path, normalization: Normalization) -> None:

@@ -134,7 +134,8 @@ def _as_float32(name: str, tensor: Tensor, wanted: Tensor, arch: str, path: Path
             f"{name} has shape {tuple(tensor.shape)}",
             where=path,
             expected=f"must be {tuple(wanted.shape)}, as in {arch}",
-            hint="Name the CNN it was saved from, with the same channels and classes.",
+            hint="Name the CNN it was saved from, with the same channels and classes; arguments go into parentheses, "
+            'as in "nets:make_cnn(classes=10)".',
         )
     converted = tensor.to(torch.float32) if tensor.is_floating_point() else tensor
     if not bool(torch.isfinite(converted).all()):

@@ -34,6 +34,7 @@ from loihi_convert.frontend.users_code import article, build_cnn, unwrapped
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord, read_record
 from loihi_convert.ir.task import name_count
+from loihi_convert.normalization import require_both
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +87,7 @@ class Source:
         input_shape
             ``(C, H, W)``.
         mean, std
-            Per channel, where it was trained on ``(pixel / 255 - mean) / std``.
+            Per channel, where it was trained on ``(pixel / 255 - mean) / std``; both or none.
         classes
             The name of each output; by default their numbers.
         data
@@ -105,6 +106,7 @@ class Source:
         """
         if len(input_shape) != 3 or min(input_shape) < 1:
             raise UsageError(f"found {input_shape}", where="input_shape", expected="must be (C, H, W), each at least 1")
+        require_both(mean, std)
         model = _copied(module)
         network = _for_task(to_relu_network(model, tuple(input_shape), mean=mean, std=std), task)
         described = {"data": data, "classes": _class_names(network, classes), **_normalization(mean, std)}
@@ -129,8 +131,9 @@ def open_source(
     path
         A checkpoint that `train` wrote, or with ``arch`` any file that holds the CNN's tensors (`stored_states`).
     arch
-        ``package.module:factory``: a class of `torch.nn.Module`, a function without arguments that returns one, or an
-        instance; imported, and so run, with the current folder first on the path.
+        ``package.module:factory``: a class of `torch.nn.Module`, a function that returns one, or an instance; imported,
+        and so run, with the current folder first on the path. Arguments, which may be literals, follow in parentheses:
+        ``torchvision.models:vgg11_bn(num_classes=10)``.
     input_shape
         ``(C, H, W)``; needed with ``arch``, and only then.
     classes
@@ -138,7 +141,7 @@ def open_source(
     data
         What to record as the data set; by default the checkpoint's own.
     mean, std
-        Per channel, where the CNN was trained on ``(pixel / 255 - mean) / std``.
+        Per channel, where the CNN was trained on ``(pixel / 255 - mean) / std``; both or none.
     task
         What its outputs are, see `ir.task`.
 
@@ -152,6 +155,7 @@ def open_source(
         If the CNN holds what cannot spike.
     """
     path = Path(path)
+    require_both(mean, std)
     if arch is None:
         for parameter, given in (("input_shape", input_shape), ("classes", classes)):
             if given is not None:
@@ -252,11 +256,10 @@ def reopen_source(path: Path, recorded: ModelRecord, input_shape: Shape, arch: s
     UsageError
         As `open_source`.
     """
-    return open_source(
-        path,
-        arch=arch,
-        input_shape=None if arch is None else input_shape,
-        mean=recorded.mean,
-        std=recorded.std,
-        task=recorded.task,
-    )
+    mean, std = recorded.mean, recorded.std
+    if (mean is None) != (std is None):
+        # Files of earlier versions, which took one of the two alone.
+        mean = (0.0,) * input_shape[0] if mean is None else mean
+        std = (1.0,) * input_shape[0] if std is None else std
+    shape = None if arch is None else input_shape
+    return open_source(path, arch=arch, input_shape=shape, mean=mean, std=std, task=recorded.task)

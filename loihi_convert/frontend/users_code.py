@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import copy
 import importlib
@@ -9,7 +10,7 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -19,18 +20,28 @@ from loihi_convert.errors import UsageError
 
 _MAX_NAMES: Final = 4
 
+_ARCH: Final = re.compile(r"(?P<module>\w+(\.\w+)*):(?P<name>\w+(\.\w+)*)(?P<arguments>\(.*\))?", re.DOTALL)
+
 Result = TypeVar("Result")
 
 
 def build_cnn(arch: str) -> nn.Module:
-    """Return the untrained module that ``arch``, ``package.module:factory``, names; see `source.open_source`."""
-    module_name, colon, name = arch.partition(":")
-    if not (colon and re.fullmatch(r"\w+(\.\w+)*", module_name) and re.fullmatch(r"\w+(\.\w+)*", name)):
+    """Return the untrained module that ``arch`` names; see `source.open_source`.
+
+    Raises
+    ------
+    UsageError
+        If ``arch`` is not ``package.module:factory``, with arguments or without, cannot be imported, or fails.
+    """
+    found = _ARCH.fullmatch(arch)
+    if found is None:
         raise UsageError(
             f"found {arch!r}",
             where="arch",
             expected="must be package.module:factory, as in nets.small:make_cnn (names, not paths)",
         )
+    module_name, name = found["module"], found["name"]
+    positional, keywords = _arguments(found["arguments"] or "()")
     with _current_folder_first():
         target: Any = _run_users_code(arch, f"importing {module_name}", lambda: importlib.import_module(module_name))
         for part in name.split("."):
@@ -44,11 +55,11 @@ def build_cnn(arch: str) -> nn.Module:
                     f"{module_name} does not define {name}", where="arch", expected=f"it defines {listed(known)}"
                 )
             target = getattr(target, part)
-        if isinstance(target, nn.Module):
+        if isinstance(target, nn.Module) and not found["arguments"]:
             made: object = copy.deepcopy(target)
         else:
-            _require_no_arguments(arch, name, target)
-            made = _run_users_code(arch, f"calling {name}", target)
+            _require_arguments(module_name, name, target, positional, keywords)
+            made = _run_users_code(arch, f"calling {name}", lambda: target(*positional, **keywords))
     if not isinstance(made, nn.Module):
         raise UsageError(f"{name} returns {article(made)}", where="arch", expected="must return a torch.nn.Module")
     return unwrapped(made)
@@ -93,20 +104,53 @@ def _parents(module_name: str) -> list[str]:
     return [".".join(parts[: length + 1]) for length in range(len(parts))]
 
 
-def _require_no_arguments(arch: str, name: str, target: object) -> None:
+def _arguments(text: str) -> tuple[list[object], dict[str, object]]:
+    """The positional and the keyword arguments in ``text``, as in ``(10, width=0.5)``, which may be literals only."""
+    try:
+        call = ast.parse(f"factory{text}", mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise ValueError
+        named = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg is not None}
+        if len(named) < len(call.keywords):
+            raise ValueError
+        return [ast.literal_eval(value) for value in call.args], named
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
+        raise UsageError(
+            f"found the arguments {text}",
+            where="arch",
+            expected="must be numbers, texts, True, False, None, or tuples, lists and dicts of these",
+            hint="Name a function without arguments that calls it with anything else.",
+        ) from error
+
+
+def _require_arguments(
+    module_name: str, name: str, target: object, positional: Sequence[object], keywords: Mapping[str, object]
+) -> None:
+    """Raise a `UsageError` unless ``target`` can be called with these arguments."""
     if not callable(target):
         raise UsageError(f"{name} is {article(target)}", where="arch", expected="must be a class or a function")
     try:
         signature = inspect.signature(target)
     except ValueError:
         return
+    try:
+        given = set(signature.bind_partial(*positional, **keywords).arguments)
+    except TypeError as error:
+        hint = f"Its arguments: {signature}."
+        raise UsageError(f"{name} cannot be called with these arguments: {error}", where="arch", hint=hint) from error
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    missing = [p.name for p in signature.parameters.values() if p.default is p.empty and p.kind not in kinds]
+    missing = [
+        p.name
+        for p in signature.parameters.values()
+        if p.default is p.empty and p.kind not in kinds and p.name not in given
+    ]
     if missing:
+        call = f"{name}({', '.join(f'{p}=...' for p in missing)})"
         raise UsageError(
             f"{name} needs arguments ({', '.join(missing)})",
             where="arch",
-            hint=f"Name a function without arguments that returns {name}({', '.join(f'{p}=...' for p in missing)}).",
+            hint=f'Give them, in quotes: "{module_name}:{call}", or name a function without arguments that returns '
+            f"{call}.",
         )
 
 
