@@ -30,6 +30,7 @@ from loihi_convert.errors import RangeError
 from loihi_convert.ir.network import SpikingNetwork
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Dense
+from loihi_convert.metrics import advice
 
 TIMESTEPS = 5
 
@@ -121,6 +122,23 @@ def test_relays_repeat_every_spike_by_every_method(method: Method) -> None:
         assert_relays_repeat(name, converted(name, way))
         if method != "rmp":
             assert_relays_repeat(name, converted(name, way._replace(reset="hard", target="lava")))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        BalanceOptions(method="ngu-lee", amplitude="literal"),
+        BalanceOptions(method="ngu-lee", amplitude="literal", reset="hard"),
+        BalanceOptions(method="percentile", poisson_seed=3),
+        BalanceOptions(method="percentile", poisson_seed=3, reset="hard"),
+        BalanceOptions(method="percentile", readout="spikes"),
+        BalanceOptions(method="percentile", initial_potential="zero", alpha=0.7),
+        BalanceOptions(bias_correction=True),
+    ],
+)
+def test_relays_repeat_every_spike_however_balanced(options: BalanceOptions) -> None:
+    for name in ("residual", "two levels"):
+        assert_relays_repeat(name, quantize(balance(NETWORKS[name], images(30), TIMESTEPS, options), images(30)))
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
@@ -234,6 +252,11 @@ def test_neither_the_first_nor_the_last_layer_has_relays(index: int, name: str) 
     with pytest.raises(RangeError) as caught:
         replace(network, layers=tuple(layers))
     assert (caught.value.where, caught.value.found) == (name, "has relays")
+
+
+def test_advice_on_thresholds_leaves_relays_out() -> None:
+    (sentence,) = advice._thresholds(None, integers())  # type: ignore[arg-type]
+    assert sentence.startswith("first: the smallest threshold is 10 weight units")
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from loihi_convert.choices import Architecture, DatasetName
 
 if TYPE_CHECKING:
     from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.relays import own_channels, relay_count
     from loihi_convert.metrics.diagnosis import Diagnosis, LayerLoss
     from loihi_convert.simulation.intermediate import Cause
 
@@ -212,7 +213,11 @@ def _thresholds(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, .
     pixels = (more_pixels,) if network.pixel_bits < limits.MAX_PIXEL_BITS else ()
     if not network.spiking_layers:
         return pixels
-    smallest, name = min((int(layer.neuron.threshold.min()), layer.name) for layer in network.layers if layer.neuron)
+    smallest, name = min(
+        (int(layer.neuron.threshold[own_channels(layer.relay_of)].min()), layer.name)
+        for layer in network.layers
+        if layer.neuron and relay_count(layer.relay_of) < layer.synapse.channels
+    )
     bits = network.provenance.quantize.weight_bits or 8
     return (
         *pixels,
