@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import llvmlite.binding
 from numba import njit
 
 
@@ -25,3 +26,13 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
         return made
 
     return decorate
+
+
+@functools.cache
+def cpu_features() -> frozenset[str]:
+    """Return what LLVM calls the features of this processor, as ``avx512vnni``; none where it does not know them."""
+    try:
+        features = llvmlite.binding.get_host_cpu_features()
+    except RuntimeError:
+        return frozenset()
+    return frozenset(name for name, is_there in features.items() if is_there)

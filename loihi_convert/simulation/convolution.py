@@ -14,7 +14,7 @@ Axes: N images or image-steps, then H W C, channels last.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -24,11 +24,17 @@ from torch.nn import functional
 from loihi_convert.arrays import Array, Pair
 from loihi_convert.chip import limits
 
-Geometry = tuple[Pair, Pair, Pair, int]
-"""Stride, padding, dilation, groups."""
-
 MAX_BYTE: Final = (2**15 - 1) // (2 * limits.WEIGHT_LIMIT)
 """Largest input, spikes summed over a window, for which int8 arithmetic is exact on every processor."""
+
+
+class Geometry(NamedTuple):
+    """How a kernel moves over the maps, in the order of torch's arguments."""
+
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
 
 
 class Convolution:

@@ -14,7 +14,9 @@ from torch.nn import functional
 
 from loihi_convert.arrays import Array, Pair, Shape
 from loihi_convert.ir.synapse import Conv, Synapse
-from loihi_convert.simulation.convolution import Convolution, Geometry, channels_last_of
+from loihi_convert.simulation.convolution import MAX_BYTE, Convolution, Geometry, channels_last_of, onednn_errs
+from loihi_convert.simulation.split_convolution import SplitConvolution
+from loihi_convert.simulation.structure_cost import rates, worthwhile_structure
 
 
 class Currents:
@@ -37,6 +39,8 @@ class Currents:
         What it takes: uint8, which sums of spikes fit up to a window of 255, else float32.
     uses_int8
         Whether the arithmetic is int8.
+    multiply_adds
+        Of an input, those in the padding included.
     """
 
     def __init__(self, synapse: Synapse, input_shape: Shape, *, averages: bool, takes_spikes: bool) -> None:
@@ -44,13 +48,27 @@ class Currents:
         weight, geometry = as_convolution(synapse, input_shape)
         weight = weight / largest_input if averages else weight
         self.input_dtype = np.uint8 if takes_spikes and largest_input <= np.iinfo(np.uint8).max else np.float32
-        self._convolution = Convolution(
-            weight,
-            geometry,
-            pooled,
-            largest_input=largest_input if takes_spikes and not averages else None,
-            covers_map=not isinstance(synapse, Conv),
-        )
+        bytes_up_to = largest_input if takes_spikes and not averages and largest_input <= MAX_BYTE else None
+        covers_map, output_size = not isinstance(synapse, Conv), _size(synapse.output_shape(input_shape))
+        structure = None
+        if not onednn_errs(geometry, weight.shape[2:], pooled[:2]):
+            structure = worthwhile_structure(
+                weight,
+                geometry,
+                pooled[:2],
+                output_size,
+                rates=rates(is_int8=bytes_up_to is not None),
+                is_integer=not averages,
+            )
+        self._convolution: Convolution | SplitConvolution
+        if structure is None:
+            self._convolution = Convolution(weight, geometry, pooled, largest_input=bytes_up_to, covers_map=covers_map)
+        else:
+            self._convolution = SplitConvolution(
+                structure, geometry.stride, pooled, output_size, largest_input=bytes_up_to, covers_map=covers_map
+            )
+        per_output = weight.size if structure is None else structure.multiply_adds
+        self.multiply_adds = math.prod(output_size) * per_output
 
     @property
     def uses_int8(self) -> bool:
@@ -71,9 +89,9 @@ def as_convolution(synapse: Synapse, input_shape: Shape) -> tuple[Array, Geometr
     A dense one is a convolution whose kernel covers the whole map, once.
     """
     if isinstance(synapse, Conv):
-        return synapse.weight, (synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
+        return synapse.weight, Geometry(synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
     height, width, channels = pooled_maps(input_shape, synapse.pool)
-    return synapse.weight.reshape(-1, channels, height, width), ((1, 1), (0, 0), (1, 1), 1)
+    return synapse.weight.reshape(-1, channels, height, width), Geometry((1, 1), (0, 0), (1, 1), 1)
 
 
 def channels_last(images: Array) -> Array:
@@ -92,3 +110,8 @@ def pooled_maps(input_shape: Shape, pool: Pair) -> tuple[int, int, int]:
     """(H', W', C) of the inputs of a synapse after its pooling; a vector is a map of one pixel."""
     channels, height, width = input_shape if len(input_shape) == 3 else (*input_shape, 1, 1)
     return height // pool[0], width // pool[1], channels
+
+
+def _size(shape: Shape) -> Pair:
+    """Rows and columns of ``(C, H, W)``, or of the one pixel that a vector is."""
+    return (shape[1], shape[2]) if len(shape) == 3 else (1, 1)

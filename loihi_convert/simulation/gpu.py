@@ -76,7 +76,7 @@ class GpuCurrents:
         self._device = device
         self._geometry: Geometry | None = None
         if isinstance(synapse, Conv):
-            self._geometry = (synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
+            self._geometry = Geometry(synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
         else:
             # From C, H, W order to H, W, C.
             height, width, channels = pooled_maps(spec.input_shape, synapse.pool)

@@ -1,0 +1,261 @@
+"""What is dense in a kernel, and what is not: convolutions of some of its channels, and single taps.
+
+A layer of a lowered network holds several populations, relays among them (`ir.relays`), so most of its kernel is zero:
+
+- a relay's row has one weight, and the input channel of an identity, as of a skip, has one weight in its column;
+- a population that sees only some of the input channels leaves the others zero;
+- a smaller kernel, as of a 1 x 1 shortcut, is embedded in the window of the largest.
+
+Single taps are found by peeling: rows and columns with one weight are taken out until none is left. What remains falls
+into components (no two of which share a channel), and those into windows. Nothing but the kernel is looked at, so files
+of any origin profit.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from loihi_convert.arrays import Array, Pair
+from loihi_convert.simulation.convolution import Geometry
+from loihi_convert.simulation.taps import Taps
+
+MOST_PARTS: Final = 8
+"""Convolutions into which a kernel is divided at most: each is a call, and a pass over memory."""
+
+_FULL: Final = 0.8
+"""Share of weights that are not zero above which a kernel is taken as dense without a closer look."""
+
+_ROUNDS: Final = 8
+"""Times that the kernel is peeled at most: chains of populations that are longer do not occur in practice."""
+
+_TAPS_PER_ROW: Final = 4
+"""Weights of an output on average up to which all of them may be single taps."""
+
+Window = tuple[Pair, Pair]
+"""Rows and columns that are cut off a kernel's window: (top, bottom), (left, right)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A convolution of some channels.
+
+    Parameters
+    ----------
+    outputs, inputs
+        int64 ``(R,)`` and ``(S,)``: the channels, group after group.
+    weight
+        ``(R, S / groups, K_h, K_w)``.
+    geometry
+        Its own.
+    crop
+        Rows and columns of the maps that it does not see, see `Window`.
+    """
+
+    outputs: Array
+    inputs: Array
+    weight: Array
+    geometry: Geometry
+    crop: Window
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """A kernel as convolutions and taps whose sum it is.
+
+    Parameters
+    ----------
+    channels
+        Outputs of the kernel.
+    parts
+        Convolutions; those that share outputs are added.
+    taps
+        Added to them.
+    """
+
+    channels: int
+    parts: tuple[Part, ...]
+    taps: Taps
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of one output position."""
+        return sum(part.weight.size for part in self.parts) + len(self.taps.weights)
+
+    @property
+    def has_base(self) -> bool:
+        """Whether the first part computes all outputs, in their order."""
+        return bool(self.parts) and np.array_equal(self.parts[0].outputs, np.arange(self.channels))
+
+    @property
+    def spans(self) -> list[Array]:
+        """Where the outputs of each part belong: int64 ``(spans, 4)`` for each.
+
+        First channel in the part and in the whole, number of channels, and 1 where earlier parts have outputs there.
+        """
+        taken, found = np.zeros(self.channels, np.bool_), []
+        for part in self.parts:
+            adds = taken[part.outputs]
+            edges = _edges((np.diff(part.outputs) != 1) | (np.diff(adds) != 0), len(adds))
+            spans = [[first, part.outputs[first], last - first, adds[first]] for first, last in edges]
+            found.append(np.array(spans, np.int64).reshape(-1, 4))
+            taken[part.outputs] = True
+        return found
+
+    @property
+    def empty(self) -> Array:
+        """Spans of outputs that no part computes: int64 ``(spans, 2)``, the first and the end."""
+        left = np.setdiff1d(np.arange(self.channels), np.concatenate([[-1], *(part.outputs for part in self.parts)]))
+        spans = [[left[first], left[last - 1] + 1] for first, last in _edges(np.diff(left) != 1, len(left))]
+        return np.array(spans, np.int64).reshape(-1, 2)
+
+
+def structures_of(weight: Array, geometry: Geometry) -> Iterator[Structure]:
+    """Yield what a kernel ``(C_out, C_in / groups, K_h, K_w)`` may be divided into; nothing where it is dense."""
+    if np.count_nonzero(weight) >= _FULL * weight.size:
+        return
+    nonzero = np.asarray(weight != 0)
+    dense = _without_single_taps(nonzero, geometry.groups)
+    taps = _taps(weight, nonzero & ~dense, geometry)
+    for divided in (_by_group,) if geometry.groups > 1 else (_by_component, _by_window):
+        parts = itertools.islice(divided(weight, dense, geometry), MOST_PARTS + 1)
+        ordered = sorted(parts, key=lambda part: -len(part.outputs))
+        if len(ordered) <= MOST_PARTS:
+            yield Structure(len(weight), tuple(ordered), taps)
+    if np.count_nonzero(nonzero) <= _TAPS_PER_ROW * len(weight):
+        yield Structure(len(weight), (), _taps(weight, nonzero, geometry))
+
+
+def without_dead_channels(weight: Array) -> Array:
+    """Return the kernel without the rows and columns that are zero."""
+    alive = weight[weight.any(axis=(1, 2, 3))]
+    return alive[:, alive.any(axis=(0, 2, 3))]
+
+
+def _without_single_taps(nonzero: Array, groups: int) -> Array:
+    """What of ``nonzero``, bool ``(C_out, C_in / groups, K_h, K_w)``, is left by the peeling."""
+    rest = nonzero.reshape(groups, -1, nonzero.shape[1], nonzero[0, 0].size).copy()
+    for _ in range(_ROUNDS):
+        rows = rest.sum(axis=(2, 3)) == 1
+        rest[rows] = False
+        columns = rest.sum(axis=(1, 3)) == 1
+        rest &= ~columns[:, None, :, None]
+        if not rows.any() and not columns.any():
+            break
+    return rest.reshape(nonzero.shape)
+
+
+def _taps(weight: Array, which: Array, geometry: Geometry) -> Taps:
+    outputs, inputs, *window = np.nonzero(which)
+    group = outputs // (len(weight) // geometry.groups)
+    offsets = np.stack(window, axis=1) * np.array(geometry.dilation) - np.array(geometry.padding)
+    return Taps(outputs, inputs + group * weight.shape[1], offsets, weight[which])
+
+
+def _by_group(weight: Array, dense: Array, geometry: Geometry) -> Iterator[Part]:
+    """The groups that are not zero, each reduced to as many rows and columns as the largest needs."""
+    grouped = dense.reshape(geometry.groups, -1, *dense.shape[1:])
+    rows, columns = np.asarray(grouped.any(axis=(2, 3, 4))), np.asarray(grouped.any(axis=(1, 3, 4)))
+    alive = np.flatnonzero(rows.any(axis=1))
+    if not alive.size:
+        return
+    # Those that are not zero, and as many others as fill the group up; in their order.
+    row_order, column_order = (
+        np.sort(np.argsort(~used[alive], axis=1, kind="stable")[:, : used[alive].sum(axis=1).max()], axis=1)
+        for used in (rows, columns)
+    )
+    outputs = alive[:, None] * grouped.shape[1] + row_order
+    kept = weight[outputs[:, :, None], column_order[:, None, :]] * dense[outputs[:, :, None], column_order[:, None, :]]
+    inputs = alive[:, None] * grouped.shape[2] + column_order
+    own = geometry._replace(groups=len(alive))
+    yield _cut(kept.reshape(-1, *kept.shape[2:]), outputs.ravel(), inputs.ravel(), own, _window(dense, geometry))
+
+
+def _by_component(weight: Array, dense: Array, geometry: Geometry) -> Iterator[Part]:
+    """Components; those of equal size and window are the groups of one convolution."""
+    alike: dict[tuple[int, int, Window], list[tuple[Array, Array]]] = {}
+    for rows, columns in _components(np.asarray(dense.any(axis=(2, 3)))):
+        window = _window(dense[np.ix_(rows, columns)], geometry)
+        alike.setdefault((len(rows), len(columns), window), []).append((rows, columns))
+    for (*_, window), blocks in alike.items():
+        yield _part(weight, dense, geometry, window, blocks)
+
+
+def _by_window(weight: Array, dense: Array, geometry: Geometry) -> Iterator[Part]:
+    """Components, and in each of them the outputs and then the inputs of each window."""
+    for rows, columns in _components(np.asarray(dense.any(axis=(2, 3)))):
+        block = dense[np.ix_(rows, columns)]
+        for own_rows, _ in _windows(block.any(axis=1), geometry):
+            for own_columns, window in _windows(block[own_rows].any(axis=0), geometry):
+                yield _part(weight, dense, geometry, window, [(rows[own_rows], columns[own_columns])])
+
+
+def _part(weight: Array, dense: Array, geometry: Geometry, window: Window, blocks: list[tuple[Array, Array]]) -> Part:
+    """Blocks of equal size, which share no outputs, as the groups of one convolution."""
+    kept = np.concatenate([weight[np.ix_(*block)] * dense[np.ix_(*block)] for block in blocks])
+    outputs, inputs = (np.concatenate(channels) for channels in zip(*blocks, strict=True))
+    return _cut(kept, outputs, inputs, geometry._replace(groups=len(blocks)), window)
+
+
+def _components(connected: Array) -> Iterator[tuple[Array, Array]]:
+    """Rows and columns of ``connected``, bool ``(C_out, C_in)``, that nothing connects with others."""
+    left = np.asarray(connected.any(axis=1))
+    while left.any():
+        rows, count = np.flatnonzero(left)[:1], 0
+        while count < len(rows):
+            count, columns = len(rows), np.flatnonzero(connected[rows].any(axis=0))
+            rows = np.flatnonzero(connected[:, columns].any(axis=1))
+        left[rows] = False
+        yield rows, columns
+
+
+def _windows(used: Array, geometry: Geometry) -> Iterator[tuple[Array, Window]]:
+    """The channels of each window, and it; ``used`` are their taps, bool ``(channels, K_h, K_w)``."""
+    found: dict[Window, list[int]] = {}
+    for channel in np.flatnonzero(used.any(axis=(1, 2))):
+        found.setdefault(_window(used[channel], geometry), []).append(channel)
+    for window, channels in found.items():
+        yield np.array(channels), window
+
+
+def _window(used: Array, geometry: Geometry) -> Window:
+    """What can be cut off the window of taps ``(..., K_h, K_w)``, some of which are not zero.
+
+    Where there is padding, as much on either side, since torch pads both sides alike, and no more than leaves every
+    output something besides padding, without which oneDNN errs.
+    """
+    used = np.asarray(used.reshape(-1, *used.shape[-2:]).any(axis=0))
+    margins = []
+    for axis, (padding, dilation) in enumerate(zip(geometry.padding, geometry.dilation, strict=True)):
+        taken = np.flatnonzero(used.any(axis=1 - axis))
+        size = used.shape[axis]
+        before, after = int(taken[0]), int(size - 1 - taken[-1])
+        if padding:
+            both = min(before, after)
+            if padding > both * dilation:
+                both = min(both, max(0, dilation * (size - 1) - padding) // dilation)
+            before = after = both
+        margins.append((before, after))
+    return margins[0], margins[1]
+
+
+def _cut(weight: Array, outputs: Array, inputs: Array, geometry: Geometry, window: Window) -> Part:
+    """The part with its window cut; what that moves beyond the padding is cropped off the maps."""
+    height, width = weight.shape[2:]
+    (top, bottom), (left, right) = window
+    padding, crop = [], []
+    for margins, pad, dilation in zip(window, geometry.padding, geometry.dilation, strict=True):
+        padding.append(max(0, pad - margins[0] * dilation))
+        crop.append((max(0, margins[0] * dilation - pad), max(0, margins[1] * dilation - pad)))
+    own = geometry._replace(padding=(padding[0], padding[1]))
+    return Part(outputs, inputs, weight[:, :, top : height - bottom, left : width - right], own, (crop[0], crop[1]))
+
+
+def _edges(breaks: Array, count: int) -> list[tuple[int, int]]:
+    """First and end of each stretch of ``count`` things; ``breaks``, bool ``(count - 1,)``, says where one ends."""
+    ends = [*(np.flatnonzero(breaks) + 1).tolist(), count] if count else []
+    return list(zip([0, *ends], ends, strict=False))
