@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final, get_args
 
 from loihi_convert.chip import limits
 from loihi_convert.choices import Architecture, DatasetName
+from loihi_convert.ir.relays import own_channels, relay_count
 
 if TYPE_CHECKING:
     from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.ir.relays import own_channels, relay_count
     from loihi_convert.metrics.diagnosis import Diagnosis, LayerLoss
     from loihi_convert.simulation.intermediate import Cause
 
