@@ -151,8 +151,10 @@ def test_what_python_shows_of_errors(result: lc.Result, monkeypatch: pytest.Monk
     assert "CNN\nRMSE" in table.headers
     assert not any("%" in header for header in table.headers)
     last = dict(zip(table.headers, table.rows[-1], strict=True))
-    assert last["fixed pt.\nRMSE"] == f"{result.rmse:.4g}"
-    assert last["worst:\nR²"].split()[0] in ("row", "column")
+    assert last["fixed\nRMSE"] == f"{result.rmse:.4g}"
+    errors = result.evaluation.regression.points[-1].to_targets
+    assert last["worst\nR²"] == f"{min(one.r2 for one in errors.outputs):.4f}"
+    assert f"worst output: {('row', 'column')[errors.worst]}, RMSE " in table.caption
     assert "means over 2 outputs" in table.caption
     outputs = result.output_table()
     assert [row[0] for row in outputs.rows] == ["row", "column", "mean"]

@@ -91,7 +91,7 @@ def test_a_regression_from_state_dict_to_report(invoke: Invoke, folder: Path, tm
     assert "early exit does not apply to a regression" in err
     assert "RMSE" in out
     assert "means over 2 outputs" in out
-    assert "worst:" in out
+    assert "worst output: " in out
     assert "early exit" not in out
 
     run = tmp_path / "one"
@@ -215,6 +215,6 @@ def test_the_demonstration(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     monkeypatch.syspath_prepend(str(SUPPORT))
     for name, value in {"TRAINING": 300, "TEST": 50, "STEPS": 60, "TIMESTEPS": "1,4"}.items():
         monkeypatch.setattr(support.blobs, name, value)
-    support.blobs.main(tmp_path)
+    support.blobs.main(tmp_path / "blobs")
     assert "RMSE" in capsys.readouterr().out
-    assert (tmp_path / "report.html").exists()
+    assert (tmp_path / "blobs" / "report.html").exists()

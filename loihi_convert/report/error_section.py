@@ -49,7 +49,7 @@ def card(entry: Entry, *, is_short: bool) -> Card:
         ("R\N{SUPERSCRIPT TWO}", r_squared(_mean(at.to_targets)[1])),
         ("CNN", number(_mean(regression.cnn)[0])),
         ("CNN's R\N{SUPERSCRIPT TWO}", r_squared(_mean(regression.cnn)[1])),
-        ("RMSE to the CNN", number(_mean(at.to_cnn)[0])),
+        ("to the CNN", number(_mean(at.to_cnn)[0])),
     ]
     if not is_short:
         if judged and len(judged.outputs) > 1:

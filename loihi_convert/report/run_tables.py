@@ -13,7 +13,7 @@ from loihi_convert.chip import limits
 from loihi_convert.chip.energy import Energy, Estimate
 from loihi_convert.metrics.early_exit import EarlyExit, MarginChoice
 from loihi_convert.metrics.evaluation import Evaluation, Point
-from loihi_convert.metrics.regression import Errors, Regression
+from loihi_convert.metrics.regression import Errors, Regression, RegressionPoint
 from loihi_convert.report.formats import (
     RELAYS,
     count,
@@ -57,18 +57,16 @@ def _error_cells(regression: Regression | None, point: Point) -> dict[str, str |
     at = None if regression is None else regression.at(point.timesteps)
     found, to_cnn, floating = (at.to_targets, at.to_cnn, at.float_to_targets) if at else (None, None, None)
     cnn = regression.cnn if regression else None
-    worst = None
-    if regression and (judged := found or to_cnn) and len(judged.outputs) > 1:
-        worst = f"{regression.output_names[judged.worst]} {r_squared(judged.outputs[judged.worst].r2) or ''}".strip()
+    judged = found or to_cnn
+    worst = judged.outputs[judged.worst].r2 if judged and len(judged.outputs) > 1 else None
     return {
         "CNN\nRMSE": number(cnn.mean.rmse if cnn else None),
-        "float SNN\nRMSE": number(floating.mean.rmse if floating else None),
-        "fixed pt.\nRMSE": number(found.mean.rmse if found else None),
-        f"CNN\n{_R2}": r_squared(cnn.mean.r2 if cnn else None),
-        f"fixed\npt. {_R2}": r_squared(found.mean.r2 if found else None),
+        "float\nRMSE": number(floating.mean.rmse if floating else None),
+        "fixed\nRMSE": number(found.mean.rmse if found else None),
         "RMSE\nto CNN": number(to_cnn.mean.rmse if to_cnn else None),
+        f"fixed\n{_R2}": r_squared(found.mean.r2 if found else None),
         f"{_R2}\nto CNN": r_squared(to_cnn.mean.r2 if to_cnn and not found else None),
-        f"worst:\n{_R2}": worst,
+        f"worst\n{_R2}": r_squared(worst),
     }
 
 
@@ -122,9 +120,25 @@ def _accuracy_caption(evaluation: Evaluation) -> Iterable[str]:
             f"\N{PLUS-MINUS SIGN}{limits.POTENTIAL_LIMIT}, the end of Loihi's range"
         )
     yield from _relay_notes(evaluation)
-    if evaluation.regression is not None:
-        yield error_caption(len(evaluation.regression.output_names))
+    if (regression := evaluation.regression) is not None:
+        yield error_caption(len(regression.output_names))
+        last = regression.points[-1]
+        worst = _worst_output(regression, last)
+        known = [f"{worst} at T = {last.timesteps}"] if worst else []
+        if regression.cnn is not None and regression.cnn.mean.r2 is not None:
+            known.insert(0, f"the CNN's {_R2}: {r_squared(regression.cnn.mean.r2)}")
+        yield from ["; ".join(known)] if known else []
     yield from evaluation.notes
+
+
+def _worst_output(regression: Regression, point: RegressionPoint) -> str:
+    """The output of the lowest R^2 in words; empty where there is only one."""
+    judged = point.to_targets or point.to_cnn
+    if judged is None or len(judged.outputs) < 2:
+        return ""
+    one = judged.outputs[judged.worst]
+    r2 = "" if one.r2 is None else f", {_R2} {r_squared(one.r2)}"
+    return f"worst output: {regression.output_names[judged.worst]}, RMSE {number(one.rmse)}{r2}"
 
 
 def _relay_notes(evaluation: Evaluation) -> Iterable[str]:
@@ -146,7 +160,7 @@ def _relay_notes(evaluation: Evaluation) -> Iterable[str]:
 
 def error_caption(outputs: int) -> str:
     """Return in words what the errors of a regression are."""
-    means = f", means over {outputs} outputs" if outputs > 1 else ""
+    means = f"; means over {outputs} outputs" if outputs > 1 else ""
     return f"RMSE: root mean squared error, in the CNN's units; {_R2}: 1 is exact, 0 as good as a constant{means}"
 
 

@@ -2,7 +2,7 @@
 
 Each image holds noise and one Gaussian blob; the targets are its row and its column, in pixels. The script trains a
 small CNN, exports it for several T as a user would, runs each file on other images, and prints RMSE and R^2 against T.
-FOLDER keeps the data, the checkpoint, the files, the run folder and its report; default: a temporary folder.
+FOLDER keeps the data, the checkpoint, the files, two run folders and a report; it must be new; default: temporary.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def fitted(images: Array, targets: Array, loss: nn.Module, *, steps: int, size: 
 
 def main(folder: Path) -> None:
     """Train, export, run and report in ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True)
     for name, count, seed in (("train", TRAINING, 0), ("test", TEST, 1)):
         images, targets = blobs(count, seed=seed)
         np.savez(folder / f"{name}.npz", images=images, targets=targets, classes=["row", "column"])
@@ -73,11 +73,11 @@ def main(folder: Path) -> None:
     before = Path.cwd()
     os.chdir(folder)
     try:
-        _run("export", "blob.pt", "-T", TIMESTEPS, "--task", "regression", "--data", "train.npz", *arch, "--overwrite")
+        _run("export", "blob.pt", "-T", TIMESTEPS, "--task", "regression", "--data", "train.npz", *arch)
         files = [f"blob-T{steps}.net" for steps in TIMESTEPS.split(",")]
-        _run("run", *files, *test, *arch)
-        _run("run", files[-1], *test, *arch)
-        _run("report", *sorted(map(str, Path("runs").iterdir())), "--overwrite")
+        _run("run", *files, *test, *arch, "-o", "per-T")
+        _run("run", files[-1], *test, *arch, "-o", "anytime")
+        _run("report", "per-T")
     finally:
         os.chdir(before)
 
@@ -92,4 +92,4 @@ if __name__ == "__main__":
         main(Path(sys.argv[1]))
     else:
         with tempfile.TemporaryDirectory() as temporary:
-            main(Path(temporary))
+            main(Path(temporary) / "blobs")
