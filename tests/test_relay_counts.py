@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import relay_networks
 from support.residual import OWN_CHANNELS, RELAYS, float_networks, residual_images, residual_network
 
 from loihi_convert import netx, pipeline
@@ -19,14 +20,19 @@ from loihi_convert.chip import limits
 from loihi_convert.chip.energy import SPIKE_ENERGY, SYNAPTIC_ENERGY, UPDATE_ENERGY
 from loihi_convert.chip.resources import Chips, resources
 from loihi_convert.choices import Reset
+from loihi_convert.conversion.balancing import balance
+from loihi_convert.conversion.options import BalanceOptions
+from loihi_convert.conversion.quantization import quantize
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.relays import own_channels
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.metrics.activation_errors import ErrorSums
+from loihi_convert.metrics.advice import CAUSES, advice
 from loihi_convert.metrics.diagnosis import diagnose
 from loihi_convert.metrics.evaluation import evaluate
-from loihi_convert.report.conversion_tables import resource_table
+from loihi_convert.report.conversion_tables import network_table, resource_table
 from loihi_convert.simulation.intermediate import intermediate_networks
-from loihi_convert.simulation.relu import ReluChain
+from loihi_convert.simulation.relu import ReluChain, currents
 
 
 @pytest.mark.parametrize("reset", ["soft", "hard"])
@@ -67,6 +73,41 @@ def test_relays_repeat_in_every_network_between_the_cnn_and_the_file(network: Qu
         assert np.allclose(inner[..., OWN_CHANNELS:], stem, rtol=1e-6, atol=0), between.cause
 
 
+@pytest.mark.parametrize("name", sorted(relay_networks.NETWORKS))
+@pytest.mark.parametrize(
+    "options",
+    [
+        BalanceOptions(method="percentile", percentile=97),
+        BalanceOptions(method="least-squares", reset="hard"),
+        BalanceOptions(method="ngu-lee", amplitude="literal"),
+    ],
+)
+def test_relays_of_converted_networks_repeat_on_the_whole_way(name: str, options: BalanceOptions) -> None:
+    cnn, images = relay_networks.NETWORKS[name], relay_networks.images()
+    spiking = balance(cnn, images, 4, options)
+    network = quantize(spiking, images)
+    networks = intermediate_networks(cnn, spiking, network, 4)
+    # The neurons start at half of their threshold, with soft reset; relays at 0.
+    assert ("initial_potential" in [between.cause for between in networks]) == (options.reset == "hard")
+    for between in networks:
+        found = between.activations(images)
+        for index, layer in enumerate(cnn.layers):
+            for channel in np.flatnonzero([] if layer.relay_of is None else layer.relay_of >= 0):
+                # One tap: the layer's input at this channel is what the synapse makes of the maps before it.
+                synapse, maps = layer.synapse, found[index - 1].transpose(0, 3, 1, 2)
+                wanted = currents(synapse, maps.astype(np.float32), averages=True)[:, channel]
+                relayed = found[index][..., channel].reshape(wanted.shape)
+                assert np.allclose(relayed, wanted, rtol=1e-5, atol=1e-7), (between.cause, index, channel)
+    diagnosis = diagnose(cnn, spiking, network, images, None, 4)
+    for layer, of_file in zip(diagnosis.layers, network.layers, strict=True):
+        is_nothing_else = of_file.relay_of is not None and bool((of_file.relay_of >= 0).all())
+        assert (layer.weight_bits is None) == is_nothing_else
+        assert not is_nothing_else or (layer.lost_images, layer.share_above_threshold) == (0, None)
+    for cause in CAUSES:
+        told = " ".join(advice(diagnosis.model_copy(update={"main_cause": cause}), network))
+        assert "relays:" not in told
+
+
 def test_a_layer_has_the_errors_of_its_own_channels() -> None:
     network, images = residual_network(), residual_images(20)
     cnn, spiking = float_networks(network)
@@ -80,6 +121,17 @@ def test_a_layer_has_the_errors_of_its_own_channels() -> None:
     inner = diagnosis.layers[1]
     assert inner.threshold_to_largest == pytest.approx(np.median(threshold / wanted.max(axis=(0, 1, 2))))
     assert inner.share_above_threshold == pytest.approx((wanted > threshold).sum() / (wanted > 0).sum())
+
+
+def test_advice_names_the_smallest_threshold_of_a_neuron_that_is_no_relay() -> None:
+    network = residual_network()
+    cnn, spiking = float_networks(network)
+    diagnosis = diagnose(cnn, spiking, network, residual_images(5), None, 4)
+    (*_, told) = advice(diagnosis.model_copy(update={"main_cause": "thresholds"}), network)
+    own = (layer.threshold[own_channels(layer.relay_of)] for layer in network.spiking_layers)
+    smallest = min(int(threshold.min()) for threshold in own)
+    assert network.layers[1].threshold.min() < smallest
+    assert f"the smallest threshold is {smallest} weight units" in told
 
 
 def test_weights_of_relays_are_not_bits_of_their_layer() -> None:
@@ -228,14 +280,29 @@ def with_dead_stem(network: QuantizedNetwork) -> QuantizedNetwork:
     )
 
 
+def with_dead_relay(network: QuantizedNetwork) -> QuantizedNetwork:
+    """The first relay can never fire, as that of a channel of which that is known."""
+    inner = network.layers[1]
+    assert inner.neuron is not None
+    threshold, weight = inner.neuron.threshold.copy(), inner.weight.copy()
+    threshold[OWN_CHANNELS], weight[OWN_CHANNELS] = limits.NEVER_FIRES, 0
+    changed = replace(
+        inner, neuron=replace(inner.neuron, threshold=threshold), synapse=replace(inner.synapse, weight=weight)
+    )
+    return replace(network, layers=(network.layers[0], changed, *network.layers[2:]))
+
+
 def findings_of(network: QuantizedNetwork, folder: Path, images: Array) -> list[tuple[str, str | None, str]]:
     netx.write(network, folder / "model.net")
     checked = pipeline.check(pipeline.load_file(folder / "model.net"), images, 8)
     return [(finding.rule, finding.layer, finding.found) for finding in checked.findings]
 
 
-def test_a_silent_channel_is_named_and_its_relay_is_not(tmp_path: Path) -> None:
-    found = findings_of(with_dead_stem(residual_network()), tmp_path, residual_images(20))
+@pytest.mark.parametrize(
+    "network", [with_dead_stem(residual_network()), with_dead_relay(with_dead_stem(residual_network()))]
+)
+def test_a_silent_channel_is_named_and_its_relay_is_not(network: QuantizedNetwork, tmp_path: Path) -> None:
+    found = findings_of(network, tmp_path, residual_images(20))
     about_channels = [entry for entry in found if "channel" in entry[0]]
     dead = ("every channel can fire", "stem", "1 of 4 channels (0) can never fire in T = 8 steps")
     assert dead in about_channels
@@ -279,3 +346,27 @@ def test_own_channels_are_counted_in_findings() -> None:
     network = replace(network, layers=(network.layers[0], changed, *network.layers[2:]))
     (found,) = findings(LAYER_RULES[1:2], layer_runs(NetworkRun(network, 8)), "lava")
     assert (found.layer, found.found) == ("inner", "1 of 3 channels (1) can never fire in T = 8 steps")
+
+
+def test_check_shows_relays_apart(tmp_path: Path) -> None:
+    netx.write(residual_network(), tmp_path / "model.net")
+    checked = pipeline.check(pipeline.load_file(tmp_path / "model.net"))
+    assert checked.chips is not None
+    assert [layer.relay_neurons for layer in checked.chips.layers] == [0, RELAYS * 36, 0, 0]
+    assert [row[1] for row in resource_table(checked.chips).rows] == ["144", "108 + 144", "144", "3"]
+
+
+def test_the_table_of_a_network_shows_relays_apart() -> None:
+    network = residual_network()
+    inner = network.layers[1]
+    weight = inner.weight.copy()
+    weight[:OWN_CHANNELS] = np.clip(weight[:OWN_CHANNELS], -3, 3)
+    changed = replace(inner, synapse=replace(inner.synapse, weight=weight))
+    network = replace(network, layers=(network.layers[0], changed, *network.layers[2:]))
+    table = network_table(network)
+    row = dict(zip(table.headers, table.rows[1], strict=True))
+    assert row["neurons\n+ relays"] == "108 + 144"
+    assert row["weight\nbits"] == "3"
+    assert inner.threshold is not None
+    own = inner.threshold[:OWN_CHANNELS]
+    assert row["thresholds"] == f"{own.min()}..{own.max()}"

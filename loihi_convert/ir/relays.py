@@ -50,12 +50,17 @@ def relayed(values: Array, before: Array, relay_of: Array | None) -> Array:
     return np.where(relay_of >= 0, before[relay_of], values)
 
 
+def only_relays(relay_of: Array | None) -> bool:
+    """Return whether a layer holds nothing but relays."""
+    return relay_of is not None and bool((relay_of >= 0).all())
+
+
 def own_channels(relay_of: Array | None) -> slice | Array:
     """Return an index of the channels that are not relays; of all, if there is nothing but relays.
 
     A slice, which copies nothing, where there are no relays.
     """
-    if relay_of is None or not (relay_of >= 0).any() or (relay_of >= 0).all():
+    if relay_of is None or only_relays(relay_of) or not (relay_of >= 0).any():
         return slice(None)
     return np.flatnonzero(relay_of < 0)
 

@@ -1,6 +1,7 @@
 """The activations of every network between the CNN and the file, compared with the CNN's on images.
 
-Relays are left out of each layer's errors and ranges: their error is that of the layer they repeat.
+Relays are left out of each layer's errors and ranges: their error is that of the layer they repeat. A layer of nothing
+but relays has that layer's errors, and no range.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.ir.relays import own_channels
+from loihi_convert.ir.relays import only_relays, own_channels
 from loihi_convert.ir.task import classes_of
 from loihi_convert.progress import Progress
 from loihi_convert.records import Record
@@ -128,7 +129,9 @@ def compare_activations(
         resumed=np.empty((depth, len(images)), np.int64),
         errors=[[ErrorSums() for _ in range(depth)] for _ in networks],
         ranges=[
-            None if layer.balanced is None else ActivationRange(layer.balanced.threshold[own])
+            None
+            if layer.balanced is None or only_relays(layer.relay_of)
+            else ActivationRange(layer.balanced.threshold[own])
             for layer, own in zip(network.layers, owns, strict=True)
         ],
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, get_args
 
 from loihi_convert.chip import limits
 from loihi_convert.choices import Architecture, DatasetName
-from loihi_convert.ir.relays import own_channels, relay_count
+from loihi_convert.ir.relays import only_relays, own_channels
 
 if TYPE_CHECKING:
     from loihi_convert.ir.quantized import QuantizedNetwork
@@ -193,7 +193,8 @@ def _weights(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]
                 else " in your own training code."
             ),
         )
-    layer = min(diagnosis.layers, key=lambda layer: layer.weight_bits)
+    known = [layer for layer in diagnosis.layers if layer.weight_bits is not None]
+    layer = min(known, key=lambda layer: layer.weight_bits or 0)
     larger, lower = "inputs", ""
     if network.spiking_layers:
         larger = "thresholds or inputs"
@@ -216,7 +217,7 @@ def _thresholds(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, .
     smallest, name = min(
         (int(layer.neuron.threshold[own_channels(layer.relay_of)].min()), layer.name)
         for layer in network.layers
-        if layer.neuron and relay_count(layer.relay_of) < layer.synapse.channels
+        if layer.neuron and not only_relays(layer.relay_of)
     )
     bits = network.provenance.quantize.weight_bits or 8
     return (

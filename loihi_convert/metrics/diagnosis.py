@@ -22,8 +22,8 @@ import numpy as np
 from loihi_convert.arrays import Array
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.ir.network import Readout, ReluNetwork, Reset, SpikingNetwork
-from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.ir.relays import own_channels
+from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.relays import only_relays, own_channels
 from loihi_convert.metrics.activation_errors import ComparedActivations, ErrorSums, LayerError, compare_activations
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.records import Record
@@ -88,7 +88,8 @@ class LayerLoss(Record):
         Fraction of the CNN's positive activations that are above the threshold, or in a channel that can never fire;
         None where the layer has none.
     weight_bits
-        Bits of the widest weight of a channel, sign included, the median over channels but relays.
+        Bits of the widest weight of a channel, sign included, the median over channels but relays; None where there is
+        nothing else.
     saturated_images
         Images on which some potential ran into an end of its range; in the first layer the upper one only. That is
         harmless where a neuron spikes at every step, or never, anyway.
@@ -99,7 +100,7 @@ class LayerLoss(Record):
     loss_points: float
     threshold_to_largest: float | None
     share_above_threshold: float | None
-    weight_bits: int
+    weight_bits: int | None
     saturated_images: int
 
 
@@ -246,7 +247,7 @@ def _layer_losses(
             loss_points=100 * (before - after) / count,
             threshold_to_largest=None if layer_range is None else layer_range.threshold_to_largest,
             share_above_threshold=None if layer_range is None else layer_range.share_above_threshold,
-            weight_bits=_weight_bits(layer.weight[own_channels(layer.relay_of)]),
+            weight_bits=_weight_bits(layer),
             saturated_images=int(high if index == 0 else max(low, high)),
         )
         for index, (layer, layer_range, (before, after), (low, high)) in enumerate(
@@ -308,7 +309,10 @@ def _first_layer(layers: Sequence[LayerLoss], lost: int) -> str:
     return next(layer.name for layer, total in zip(layers, sums, strict=True) if 2 * total >= lost)
 
 
-def _weight_bits(weight: Array) -> int:
-    """Bits of the widest weight of a channel, sign included, the median over channels."""
+def _weight_bits(layer: QuantizedLayer) -> int | None:
+    """Bits of the widest weight of a channel, sign included, the median over channels but relays."""
+    if only_relays(layer.relay_of):
+        return None
+    weight = layer.weight[own_channels(layer.relay_of)]
     widest = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
     return int(np.median(np.ceil(np.log2(widest.astype(np.float64) + 1)))) + 1

@@ -51,7 +51,7 @@ def divergence_table(diagnosis: Diagnosis) -> Table:
                 None if layer.threshold_to_largest is None else f"{layer.threshold_to_largest:.2f}"
             ),
             "cut off\n%": percent(layer.share_above_threshold),
-            "weight\nbits": str(layer.weight_bits),
+            "weight\nbits": None if layer.weight_bits is None else str(layer.weight_bits),
         }
         for index, layer in enumerate(diagnosis.layers)
     ]

@@ -39,7 +39,7 @@ import numpy as np
 from loihi_convert.arrays import Array
 from loihi_convert.ir.network import IntegrateAndFire, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.ir.relays import own_channels, relayed
+from loihi_convert.ir.relays import only_relays, own_channels, relayed
 from loihi_convert.simulation.layer_spec import Recording
 from loihi_convert.simulation.relu import Activation, ReluChain, clipped, cnn_activation, unchanged
 from loihi_convert.simulation.simulator import Block, Simulator
@@ -138,7 +138,9 @@ def intermediate_networks(
         return _Rates(simulator, network, network.used_amplitudes, [layer.scale for layer in network.layers], timesteps)
 
     alive = [
-        _own(neuron, layer.relay_of) for neuron, layer in zip(neurons, cnn.layers, strict=True) if neuron is not None
+        _own(neuron, layer.relay_of)
+        for neuron, layer in zip(neurons, cnn.layers, strict=True)
+        if neuron is not None and not only_relays(layer.relay_of)
     ]
     is_literal = any((neuron.amplitude != _threshold_amplitude(neuron)).any() for neuron in alive)
     is_half = all((neuron.initial_potential == _threshold_amplitude(neuron) / 2).all() for neuron in alive)
@@ -259,9 +261,5 @@ def _with_rounded_weights(spiking: SpikingNetwork, network: QuantizedNetwork) ->
         if amplitude is not None:
             inverse = np.divide(1.0, amplitude, out=np.zeros_like(amplitude), where=amplitude > 0)
             synapse = synapse.with_input_factors(inverse)
-        if rounded.relay_of is not None:
-            # In real numbers, a rounded weight may fall just short of the threshold.
-            is_relay = (rounded.relay_of >= 0).reshape(-1, *(1,) * (weight.ndim - 1))
-            synapse = replace(synapse, weight=np.where(is_relay, layer.synapse.weight, synapse.weight))
         layers.append(replace(layer, synapse=synapse))
     return replace(spiking, layers=tuple(layers))
