@@ -74,6 +74,9 @@ def random_synapse(rng: np.random.Generator) -> tuple[Synapse, Shape]:
         synapse = Dense(weight, None, pool)
     weight = np.array(weight)
     weight[rng.random(outputs) < 0.2] = 0
+    for relay in np.flatnonzero(rng.random(outputs) < 0.2):
+        is_tap = np.arange(weight[relay].size) == rng.integers(0, weight[relay].size)
+        weight[relay] *= is_tap.reshape(weight[relay].shape)
     inhibited = rng.random(outputs) < 0.2
     weight[inhibited] = -np.abs(weight[inhibited])
     out = synapse.output_shape(shape)
@@ -119,10 +122,17 @@ def test_where_rounding_reverses_the_order() -> None:
     assert largest.found() == pytest.approx(np.array([[147.0]]), rel=1e-6)
 
 
-def test_few_currents_are_summed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of normal weights, at a tenth of the inputs spiking: the real weights are looked at for 1 current in 100."""
+@pytest.mark.parametrize("relays", [0, 4])
+def test_few_currents_are_summed(monkeypatch: pytest.MonkeyPatch, relays: int) -> None:
+    """Of normal weights, at a tenth of the inputs spiking: the real weights are looked at for 1 current in 100.
+
+    All currents of a relay that spikes are equal, and are looked at once.
+    """
     rng = np.random.default_rng(0)
-    synapse, shape = Conv(rng.normal(size=(8, 64, 3, 3))), (64, 12, 12)
+    weight, shape = rng.normal(size=(8, 64, 3, 3)), (64, 12, 12)
+    weight[8 - relays :] = 0
+    weight[range(8 - relays, 8), range(relays), 1, 1] = 1.3
+    synapse = Conv(weight)
     spec = stage_of(synapse, shape)
     layer = layers_on("cpu", [spec])[0]
     largest = LargestCurrents(spec, layer, (40,))

@@ -12,18 +12,50 @@ from loihi_convert.compiled import compiled
 
 
 @compiled()
-def _exceeds(current: Array, unit: Array, most_lost: Array, bar: Array, upper: Array) -> bool:
-    """Whether any channel's upper bound exceeds its bar; ``current`` holds the number of spikes after its channels."""
-    half = np.float32(0.5) * current[unit.size]
+def _exceeds(
+    current: Array, count: float, unit: Array, most_lost: Array, most: Array, bar: Array, upper: Array
+) -> bool:  # fmt: skip
+    """Whether any channel's upper bound exceeds its bar; ``count`` is the number of spikes."""
+    half = np.float32(0.5) * count
     # More than what float32 rounds here.
     slack = np.float32(2.0**-20)
     seen = False
     for channel in range(unit.size):
         rounded, lost = unit[channel] * current[channel], unit[channel] * half
         lost = most_lost[channel] if lost > most_lost[channel] else lost
-        upper[channel] = rounded + lost + slack * (np.abs(rounded) + lost + np.abs(bar[channel]))
+        bound = rounded + lost + slack * (np.abs(rounded) + lost + np.abs(bar[channel]))
+        upper[channel] = most[channel] if bound > most[channel] else bound
         seen |= upper[channel] > bar[channel]
     return seen
+
+
+@compiled()
+def _count_of_bytes(values: Array) -> int:
+    total = 0
+    for index in range(values.size):
+        total += values[index]
+    return total
+
+
+@compiled()
+def _count_spikes(
+    maps: Array, size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int],
+    width: int, counts: Array,
+) -> None:  # fmt: skip
+    """Count the spikes of ``maps``, ``(H, W, C)``, that each position sees: ``counts``, float32."""
+    totals = np.empty(maps.shape[:2], np.int64)
+    for y in range(maps.shape[0]):
+        for x in range(maps.shape[1]):
+            totals[y, x] = _count_of_bytes(maps[y, x])
+    for position in range(counts.size):
+        top, left = position // width * stride[0] - padding[0], position % width * stride[1] - padding[1]
+        seen = 0
+        for row in range(size[0]):
+            for column in range(size[1]):
+                y, x = top + row * dilation[0], left + column * dilation[1]
+                if 0 <= y < maps.shape[0] and 0 <= x < maps.shape[1]:
+                    seen += totals[y, x]
+        counts[position] = seen
 
 
 @compiled(fastmath={"reassoc"})
@@ -65,12 +97,14 @@ def _set_bars(bars: Array, received: float, biases: Array, channel: int, channel
 @compiled()
 def raise_to_largest(
     rounded: Array, width: int, inputs: Array, kernel: Array, stride: tuple[int, int], padding: tuple[int, int],
-    dilation: tuple[int, int], unit: Array, most_lost: Array, biases: Array, largest: Array,
+    dilation: tuple[int, int], unit: Array, most_lost: Array, most: Array, biases: Array,
+    largest: Array,
 ) -> None:  # fmt: skip
     """See `largest_currents._Bounds.highest`; raises ``largest``, ``(positions x channels,)``."""
     channels = unit.size
     positions = largest.size // channels
     bars, upper = np.empty_like(largest), np.empty_like(unit)
+    counts = np.empty(positions, np.float32)
     for channel in range(channels if positions else 0):
         received = _received(largest, biases, channel, channels)
         if received == -np.inf:
@@ -83,10 +117,11 @@ def raise_to_largest(
             received = largest[neuron] + biases[neuron]
         _set_bars(bars, received, biases, channel, channels)
     for image in range(len(inputs)):
+        _count_spikes(inputs[image], kernel.shape[1:3], stride, padding, dilation, width, counts)
         for position in range(positions):
             first = position * channels
             bar = bars[first : first + channels]
-            if _exceeds(rounded[image, position], unit, most_lost, bar, upper):
+            if _exceeds(rounded[image, position], counts[position], unit, most_lost, most, bar, upper):
                 top, left = position // width * stride[0] - padding[0], position % width * stride[1] - padding[1]
                 for channel in range(channels):
                     if upper[channel] > bar[channel]:

@@ -5,9 +5,10 @@ inputs x of a neuron::
 
     w x  <=  s (q x) + min(s/2 n(x), sum of what rounding took from the weights, times the most spikes of a window)
 
-q x and n(x) are what arithmetic of bytes gives exactly, at a multiple of float32's speed: n is one channel more, of
-weights 1. Only where the upper bound exceeds what the channel has already received is the current itself summed, in
-float64: few of them. So nothing is missed, and what is found does not depend on the order in which a processor sums.
+q x is what arithmetic of bytes gives exactly, at a multiple of float32's speed, and n(x) is counted. Only where the
+upper bound exceeds what the channel has already received is the current itself summed, in float64: few of them. So
+nothing is missed, and what is found does not depend on the order in which a processor sums. A channel of one weight, as
+a relay's, never receives more than that.
 """
 
 from __future__ import annotations
@@ -84,12 +85,14 @@ class LargestCurrents:
 class _Bounds:
     """Rounded weights, and the real ones for where those do not decide."""
 
-    def __init__(self, rounded: Currents, units: Array, most_lost: Array, kernel: Array, geometry: Geometry) -> None:
-        self._rounded, self._units, self._most_lost = rounded, units, most_lost
+    def __init__(
+        self, rounded: Currents, units: Array, most_lost: Array, most: Array, kernel: Array, geometry: Geometry
+    ) -> None:
+        self._rounded, self._units, self._most_lost, self._most = rounded, units, most_lost, most
         self._kernel, self._geometry = kernel, geometry
         # Compiled here, by one thread, as in `Neurons`.
         nothing = np.empty(0, np.float32)
-        self._raise(np.empty((0, 1, len(units) + 1), np.float32), 1, np.empty((0, 1, 1, 1), np.uint8), nothing, nothing)
+        self._raise(np.empty((0, 1, len(units)), np.float32), 1, np.empty((0, 1, 1, 1), np.uint8), nothing, nothing)
 
     @classmethod
     def of(cls, spec: LayerSpec) -> _Bounds | None:
@@ -108,12 +111,13 @@ class _Bounds:
         units[units < np.finfo(np.float32).tiny] = 1.0
         integers = np.rint(rows / units[:, None])
         most_lost = np.maximum(rows - integers * units[:, None], 0).sum(axis=1) * window
-        counting = np.concatenate([integers, np.ones_like(integers[:1])])
-        rounded = Currents(_with_weights(synapse, counting), spec.input_shape, averages=False, takes_spikes=True)
+        is_single = (np.count_nonzero(rows, axis=1) == 1) & (window == 1)
+        most = np.where(is_single, np.maximum(rows.max(axis=1), 0), np.inf).astype(np.float32)
+        rounded = Currents(_with_weights(synapse, integers), spec.input_shape, averages=False, takes_spikes=True)
         if not rounded.uses_int8:
             return None
         kernel = np.ascontiguousarray(weight.transpose(0, 2, 3, 1), np.float32)
-        return cls(rounded, units.astype(np.float32), most_lost.astype(np.float32), kernel, geometry)
+        return cls(rounded, units.astype(np.float32), most_lost.astype(np.float32), most, kernel, geometry)
 
     def highest(self, inputs: Array, known: Array, biases: Array) -> Array:
         """As `LargestCurrents._highest`, for ``(N, H', W', C)``."""
@@ -124,7 +128,8 @@ class _Bounds:
 
     def _raise(self, rounded: Array, width: int, inputs: Array, biases: Array, found: Array) -> None:
         raise_to_largest(
-            rounded, width, inputs, self._kernel, *self._geometry[:3], self._units, self._most_lost, biases, found
+            *(rounded, width, inputs, self._kernel, *self._geometry[:3]),
+            *(self._units, self._most_lost, self._most, biases, found),
         )
 
 
