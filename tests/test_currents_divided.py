@@ -86,7 +86,6 @@ def test_every_division_equals_int64(case: tuple[Synapse, Shape], seed: int) -> 
             for found in (divided(inputs), divided(inputs), divided.in_float32(inputs)):
                 assert found.dtype == np.float32
                 assert np.array_equal(found.transpose(0, 3, 1, 2), expected)
-        assert structure.multiply_adds <= weight.size
 
 
 def as_conv(weight: Array, geometry: Geometry) -> Conv:
