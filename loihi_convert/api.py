@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from loihi_convert import netx
-from loihi_convert.arrays import Array
+from loihi_convert.arrays import Array, Shape
 from loihi_convert.backends import open_backend
 from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import run_network
@@ -23,7 +23,15 @@ from loihi_convert.choices import BackendName, Device, Target, Task
 from loihi_convert.conversion.flow import Conversion, to_integers
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.data.dataset import Dataset
-from loihi_convert.data.in_memory import Images, Labels, Targets, as_dataset, as_images, as_regression_dataset
+from loihi_convert.data.in_memory import (
+    Images,
+    Labels,
+    Targets,
+    as_dataset,
+    as_images,
+    as_input_shape,
+    as_regression_dataset,
+)
 from loihi_convert.errors import UsageError
 from loihi_convert.frontend.lowering import per_channel
 from loihi_convert.frontend.source import Source, open_source
@@ -57,6 +65,7 @@ def convert(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     arch: str | None = None,
+    input_shape: Shape | None = None,
     classes: Sequence[str] | None = None,
     task: Task = "classification",
     balancing: BalanceOptions = BalanceOptions(),
@@ -78,6 +87,9 @@ def convert(
         Where the CNN was trained on ``(x - mean) / std`` with x in 0..1: one number, or one per channel; both or none.
     arch
         For the path of a checkpoint of other origin: ``package.module:factory``, which builds the CNN. Its code runs.
+    input_shape
+        For signals: ``(C, L)``, with ``images`` ``(N, C, L)``, or ``(N, L)`` of one channel; default: ``(C, H, W)`` of
+        ``images``.
     classes
         The name of each output, or of both classes of a single one; by default 0, 1, ...
     task
@@ -99,7 +111,7 @@ def convert(
     InputError
         If the checkpoint or the images cannot be used.
     """
-    pixels = as_images(images)
+    pixels = as_images(images, None if input_shape is None else as_input_shape(input_shape))
     shape = pixels.shape[1:]
     require_both(mean, std)
     means, deviations = per_channel(mean, shape[0], "mean"), per_channel(std, shape[0], "std")

@@ -14,8 +14,15 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from loihi_convert.arrays import Array
-from loihi_convert.data.in_memory import as_dataset, as_images, as_labels, as_regression_dataset, as_targets
-from loihi_convert.errors import DataError
+from loihi_convert.data.in_memory import (
+    as_dataset,
+    as_images,
+    as_input_shape,
+    as_labels,
+    as_regression_dataset,
+    as_targets,
+)
+from loihi_convert.errors import DataError, UsageError
 
 GREY = np.random.RandomState(0).randint(0, 256, (5, 1, 8, 6)).astype(np.uint8)
 COLOUR = np.random.RandomState(1).randint(0, 256, (5, 3, 8, 6)).astype(np.uint8)
@@ -210,6 +217,14 @@ def test_targets_that_cannot_be_used(targets: Any, found: str) -> None:
         as_targets(targets, 5, 2)
     assert caught.value.where == "targets"
     assert found in caught.value.found
+
+
+def test_the_shape_of_a_signal_has_two_axes() -> None:
+    assert [as_input_shape(shape) for shape in ((3, 8, 6), (2, 9))] == [(3, 8, 6), (2, 1, 9)]
+    for shape in ((9,), (1, 1, 8, 8), (0, 9)):
+        with pytest.raises(UsageError) as caught:
+            as_input_shape(shape)
+        assert caught.value.where == "input_shape"
 
 
 @pytest.mark.parametrize("channels", [1, 3])

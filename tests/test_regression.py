@@ -221,6 +221,36 @@ def test_the_file_records_the_task_and_a_file_of_classes_nothing(
     assert caught.value.where == "task"
 
 
+def test_names_of_one_output() -> None:
+    """Files of earlier versions named the output of a logit, not its two classes."""
+    assert ModelRecord(classes=("0",)).names == ()
+    assert ModelRecord(classes=("no", "yes")).names == ("no", "yes")
+    assert ModelRecord(classes=("angle",), task="regression").names == ("angle",)
+    assert ModelRecord().names == ()
+
+
+def test_a_network_of_signals() -> None:
+    """A regression of the place of a bump in a signal of 24 values."""
+    place = np.random.default_rng(0).uniform(4, 20, 700)
+    signals = np.exp(-((np.arange(24) - place[:, np.newaxis]) ** 2) / 8)
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 8, (1, 5), padding=(0, 2)), nn.ReLU(), nn.AvgPool2d((1, 2))),
+        *(nn.Flatten(), nn.Linear(96, 1)),
+    )
+    x, y = torch.from_numpy(signals[:, None, None]).float(), torch.from_numpy(place[:, None]).float()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(300):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(x[:500]), y[:500]).backward()
+        optimizer.step()
+    snn = lc.convert(model, signals[:500], timesteps=32, task="regression", input_shape=(1, 24))
+    assert snn.network.input_shape == (1, 1, 24)
+    done = snn.run(signals[500:, np.newaxis], targets=place[500:])
+    assert done.r2 > 0.95
+    assert "regression" in repr(snn)
+
+
 def first_network_difference(one: QuantizedNetwork, other: QuantizedNetwork) -> list[str]:
     """The datasets in which the files of two networks differ, provenance apart."""
     encoded = [dict(encode(network)) for network in (one, other)]

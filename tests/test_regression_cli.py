@@ -44,6 +44,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         right = (targets[:, 1] > (SIZE - 1) / 2).astype(int)
         np.savez(path / f"{name}.npz", images=images, targets=targets, classes=["row", "column"])
         np.savez(path / f"{name}-side.npz", images=images, labels=right, classes=["left", "right"])
+        others = blobs(100, SIZE, seed=2)[0]
+        np.savez(path / f"{name}-exit.npz", images=images, labels=right, calibration=others)
         np.savez(path / f"{name}-bare.npz", images=images)
     images, targets = blobs(600, SIZE)
     torch.save(fitted(images, targets, nn.MSELoss(), steps=300, size=SIZE).state_dict(), path / "position.pt")
@@ -194,6 +196,22 @@ def test_one_logit_is_a_class_above_zero(invoke: Invoke, folder: Path, tmp_path:
     text = (tmp_path / "report.md").read_text()
     assert "Confusion" in text
     assert "left" in text
+
+
+def test_early_exit_of_one_logit(invoke: Invoke, tmp_path: Path) -> None:
+    file = tmp_path / "side.net"
+    arch = ("--arch", "blob_nets:side")
+    code, _, err = invoke("export", "side.pt", "-o", file, "-T", "16", "--data", "train-side.npz", *arch)
+    assert code == 0, err
+    known = ("--model", "side.pt", *arch)
+    code, out, err = invoke(
+        "run", file, "--data", "test-exit.npz", *known, "-o", tmp_path / "run", "--exit-tolerance", "1", "--json"
+    )
+    assert code == 0, err
+    early = json.loads(out)["side"]["early_exit"]
+    chosen = next(point for point in early["points"] if point["margin"] == early["choice"]["margin"])
+    assert chosen["average_timesteps"] < 12
+    assert chosen["accuracy"] > 0.8
 
 
 def test_one_class_for_all_images_is_said(invoke: Invoke, folder: Path, tmp_path: Path) -> None:

@@ -115,7 +115,10 @@ def arch(panel: str) -> Option:
 
 def input_shape() -> Option:
     return named(
-        "--input-shape", OWN_CNN, "Shape of an image, with --arch; default: that of the data.", metavar="C,H,W"
+        "--input-shape",
+        OWN_CNN,
+        "Shape of an image, or C,L of a signal, with --arch; default: that of the images of the data.",
+        metavar="C,H,W",
     )
 
 
@@ -252,20 +255,20 @@ def board_of(
 
 
 def parse_shape(text: str | None) -> tuple[int, int, int] | None:
-    """Return (C, H, W)."""
+    """Return (C, H, W), which is (C, 1, L) of signals."""
     if text is None:
         return None
     try:
-        channels, height, width = (int(part) for part in text.split(","))
+        found = tuple(int(part) for part in text.split(","))
     except ValueError:
-        channels = height = width = 0
-    if min(channels, height, width) < 1:
+        found = ()
+    if len(found) not in (2, 3) or min(found) < 1:
         raise UsageError(
             f"found {text!r}",
             where="input_shape",
-            expected="must be three whole numbers from 1, C,H,W, as in 3,32,32",
+            expected="must be whole numbers from 1: C,H,W of an image, as in 3,32,32, or C,L of a signal",
         )
-    return channels, height, width
+    return found[0], found[1] if len(found) == 3 else 1, found[-1]
 
 
 def parse_class_names(text: str | None) -> tuple[str, ...] | None:

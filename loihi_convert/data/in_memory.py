@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from loihi_convert.arrays import Array
 from loihi_convert.data.dataset import Dataset, described
-from loihi_convert.errors import DataError
+from loihi_convert.errors import DataError, UsageError
 
 _MAX_CHANNELS: Final = 4
 _AXES: Final = "(N, H, W), (N, C, H, W) or (N, H, W, C)"
@@ -75,6 +75,21 @@ def as_images(
         For other values, NaN, axes or sizes.
     """
     return _channels_first(_collected(images, where)[0], input_shape, where)
+
+
+def as_input_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    """Return ``(C, H, W)`` as it is, and ``(C, L)``, the shape of a signal, as ``(C, 1, L)``.
+
+    Raises
+    ------
+    UsageError
+        For any other number of axes, or an axis below 1.
+    """
+    if len(shape) not in (2, 3) or min(shape) < 1:
+        raise UsageError(
+            f"found {tuple(shape)}", where="input_shape", expected="must be (C, H, W), or (C, L), each at least 1"
+        )
+    return shape[0], shape[1] if len(shape) == 3 else 1, shape[-1]
 
 
 def as_labels(labels: Labels, count: int, class_count: int = 0, *, where: str = "labels") -> NDArray[np.int64]:

@@ -275,6 +275,7 @@ def _about(network: QuantizedNetwork) -> dict[str, str]:
         else f"Poisson spikes, seed {network.poisson_seed}",
         "reset": network.reset,
         "readout": network.readout,
+        "task": network.task if network.task != "classification" else None,
         "balance": method,
         "model": named,
         "data": model.data,

@@ -285,8 +285,10 @@ class QuantizedNetwork:
 
     @property
     def summary(self) -> str:
-        """Architecture (see `network.summary`), T, reset and target in a line."""
-        return f"{summary(self.input_shape, self.layers)}, T = {self.timesteps}, {self.reset} reset, for {self.target}"
+        """Architecture (see `network.summary`), T, reset, target, and any task but classification in a line."""
+        network = summary(self.input_shape, self.layers)
+        task = f", {self.task}" if self.task != "classification" else ""
+        return f"{network}, T = {self.timesteps}, {self.reset} reset, for {self.target}{task}"
 
     def __repr__(self) -> str:
         return f"QuantizedNetwork({self.summary})"
