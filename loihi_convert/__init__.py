@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from loihi_convert.conversion.quantization import quantize
     from loihi_convert.data import load_data
     from loihi_convert.errors import LoihiConvertError
-    from loihi_convert.frontend.lowering import to_relu_network
+    from loihi_convert.frontend.lower import to_relu_network
     from loihi_convert.netx import read, write
 
 # Where each name stands: importing this package costs nothing, and `--help` answers at once.
@@ -68,7 +68,7 @@ _HOMES: Final = {
     "load_data": "data",
     "quantize": "conversion.quantization",
     "read": "netx",
-    "to_relu_network": "frontend.lowering",
+    "to_relu_network": "frontend.lower",
     "train_cnn": "cnn.training",
     "write": "netx",
 }

@@ -33,7 +33,7 @@ from loihi_convert.data.in_memory import (
     as_regression_dataset,
 )
 from loihi_convert.errors import UsageError
-from loihi_convert.frontend.lowering import per_channel
+from loihi_convert.frontend.lower import per_channel
 from loihi_convert.frontend.source import Source, open_source
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.task import class_count

@@ -14,7 +14,7 @@ from torchvision import transforms
 
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.errors import InputError, UnsupportedModelError, UsageError
-from loihi_convert.frontend.lowering import to_relu_network
+from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.simulation.relu import relu_outputs

@@ -27,7 +27,7 @@ from loihi_convert.cnn.training import train
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import Dataset, DataSplits, HeldOut, load_data
 from loihi_convert.errors import InputError, LoihiConvertError, UsageError, VerificationError
-from loihi_convert.frontend.lowering import to_relu_network
+from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import choose_margin

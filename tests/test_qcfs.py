@@ -19,7 +19,7 @@ from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.choice import choose_method
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.errors import CheckpointError, UsageError
-from loihi_convert.frontend.lowering import to_relu_network
+from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.simulation.relu import cnn_scores, relu_outputs
 from loihi_convert.simulation.simulator import outputs
 

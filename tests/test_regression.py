@@ -19,7 +19,7 @@ from loihi_convert.conversion.agreement import Agreement, explained_share, measu
 from loihi_convert.conversion.flow import to_integers
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.errors import InputError, UsageError
-from loihi_convert.frontend.lowering import to_relu_network
+from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.ir.quantized import QuantizedNetwork

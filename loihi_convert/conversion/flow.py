@@ -67,7 +67,7 @@ def to_integers(
     Parameters
     ----------
     cnn
-        From `lowering.to_relu_network`.
+        From `lower.to_relu_network`.
     images
         Calibration images, uint8 ``(N, C, H, W)``; training images, never test images.
     timesteps

@@ -40,7 +40,7 @@ def balance_each(
     Parameters
     ----------
     network
-        From `lowering.to_relu_network`.
+        From `lower.to_relu_network`.
     images
         Calibration images, uint8 ``(N, C, H, W)``; training images, never test images.
     timesteps

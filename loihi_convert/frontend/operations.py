@@ -1,20 +1,20 @@
-"""What the modules of a CNN compute, as operations that can become a spiking network; the rest is refused by name.
+"""What the layers of a CNN compute, as operations that can become a spiking network; the rest is refused by name.
 
 ====================================================  =====================
 module                                                operation
 ====================================================  =====================
-``Conv2d``, ``Linear``                                `Conv`, `Dense`
+``Conv1d``, ``Conv2d``, ``Linear``                    `Conv`, `Dense`
 ``BatchNorm1d``, ``BatchNorm2d``, ``SyncBatchNorm``    `Affine`
 torchvision's ``Normalize``                           `Affine`
-``ReLU``, our ``Qcfs``                                `Relu`
-``AvgPool2d``                                         `Pool`
-``AdaptiveAvgPool2d(1)``                              `Pool` of the whole map
-``Flatten``                                           `Flatten`
-``Softmax``, ``LogSoftmax``                           `Softmax`
-Dropout, ``Identity``                                 none: nothing at inference
+``ReLU``, ``ReLU6``, ``Hardtanh(0, b)``, our ``Qcfs``  `Relu`
+``LeakyReLU``, ``PReLU``                              `LeakyRelu`
+``AvgPool1d/2d``, ``AdaptiveAvgPool1d/2d``            `AveragePool`
+``MaxPool1d/2d``, ``AdaptiveMaxPool1d/2d``            `MaxPool`
+``Softmax``, ``LogSoftmax``, ``Sigmoid``, at the end   `Ending`
 ====================================================  =====================
 
-Functions and methods, and the order of operations, are read by `chain.py`.
+What moves numbers and computes nothing (flatten, slices, a channel shuffle, padding with zeros) is a `Move`. Functions
+and methods are read by `graph.py`. Signals ``(C, L)`` are maps ``(C, 1, L)``.
 """
 
 from __future__ import annotations
@@ -33,28 +33,38 @@ from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.ir.synapse import Conv, Dense
 
 SUPPORTED: Final = (
-    "Conv2d, Linear, BatchNorm1d/2d, ReLU, AvgPool2d, AdaptiveAvgPool2d(1), Flatten, Dropout, Identity, "
-    "+ - * / by constants, a last Softmax"
+    "Conv1d/2d, Linear, BatchNorm1d/2d, ReLU, ReLU6, LeakyReLU, PReLU, average and max pooling, +, -, cat, chunk, "
+    "Flatten, Dropout, Identity, + - * / by constants, a last Softmax or Sigmoid"
 )
 
 _ADVICES: Final = (
-    ("Train with AvgPool2d or a strided convolution.", "MaxPool2d AdaptiveMaxPool2d LPPool2d"),
-    ("Residual connections are not supported; train without them.", "add"),
-    ("Branches are not supported; train a plain chain.", "cat stack concat chunk split"),
-    ("Train with ReLU.", "GELU LeakyReLU PReLU ELU SELU CELU SiLU Mish ReLU6 Hardswish Hardtanh Softplus Sigmoid Tanh"),
-    ("Attention by gates is not supported; train without it.", "mul"),
+    ("Train with ReLU.", "GELU ELU SELU CELU SiLU Mish Hardswish Hardsigmoid Hardtanh Softplus Sigmoid Tanh"),
+    ("Products of activations (attention, gates) are not supported; train without them.", "mul matmul bmm einsum"),
     ("Train with BatchNorm2d, or without.", "GroupNorm LayerNorm InstanceNorm2d LocalResponseNorm"),
-    ("A classifier needs no upsampling; leave it out.", "ConvTranspose2d Upsample Interpolate"),
+    ("A classifier needs no upsampling; leave it out.", "ConvTranspose2d Upsample Interpolate PixelShuffle"),
+    ("Attention is not supported; train a convolutional network.", "MultiheadAttention scaled_dot_product_attention"),
+    ("Recurrent layers are not supported; train a feed-forward network.", "RNN LSTM GRU"),
+    ("Train with average or max pooling, or a strided convolution.", "LPPool2d FractionalMaxPool2d"),
 )
 # The module LeakyReLU and the function leaky_relu get the same advice.
-_ADVICE: Final = {kind.lower(): advice for advice, kinds in _ADVICES for kind in kinds.split()}
+_ADVICE: Final = {kind.lower().replace("_", ""): advice for advice, kinds in _ADVICES for kind in kinds.split()}
 # Functions that are given their weights; the modules of these names (Conv2d, Linear) hold them.
-_FUNCTIONS_OF_WEIGHTS: Final = ("conv2d", "linear", "batch_norm")
+_FUNCTIONS_OF_WEIGHTS: Final = ("conv1d", "conv2d", "linear", "batch_norm")
 NOTHING: Final = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Identity)
 """Modules that compute nothing at inference."""
 
-AVG_POOL_ARGUMENTS: Final = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
-_WITH_WEIGHTS: Final = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+MOVES: Final = (
+    nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelUnshuffle, nn.ZeroPad1d, nn.ZeroPad2d, nn.ConstantPad1d,
+    nn.ConstantPad2d,
+)  # fmt: skip
+"""Modules that only move numbers, or pad with zeros."""
+
+AVERAGE_POOL_ARGUMENTS: Final = (
+    "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override",
+)  # fmt: skip
+MAX_POOL_ARGUMENTS: Final = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+_CONVOLUTIONS: Final = (nn.Conv1d, nn.Conv2d)
+_NORMS: Final = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,30 +77,70 @@ class Affine:
 
 @dataclass(frozen=True, eq=False)
 class Relu:
-    """``y = max(x, 0)``, or `qcfs.Qcfs`, which has ``threshold``, float64 ``(C,)``, and ``levels``."""
+    """``y = min(max(x, 0), ceiling)``, or `qcfs.Qcfs`, which has ``threshold``, float64 ``(C,)``, and ``levels``."""
 
     threshold: Array | None = None
     levels: int | None = None
+    ceiling: float = np.inf
+
+
+@dataclass(frozen=True, eq=False)
+class LeakyRelu:
+    """``y = max(x, 0) - slope max(-x, 0)``; ``slope`` is float64 ``(C,)``, or ``(1,)`` for all channels."""
+
+    slope: Array
 
 
 @dataclass(frozen=True)
-class Pool:
-    """Average over windows of ``size`` that tile the input; rows and columns that fill no window are dropped."""
+class AveragePool:
+    """The sum over windows of ``kernel``, the padding counting as 0, times ``factor``."""
 
-    size: Pair
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+    factor: float
+
+    @property
+    def tiles(self) -> bool:
+        """Whether windows lie side by side, so that each pixel belongs to one."""
+        return self.stride == self.kernel and self.padding == (0, 0) and self.factor == 1 / np.prod(self.kernel)
 
 
 @dataclass(frozen=True)
-class Flatten:
-    """From ``(C, H, W)`` to one axis, in that order."""
+class MaxPool:
+    """The largest value of each window of ``kernel``; the padding never is the largest."""
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+
+
+@dataclass(frozen=True, eq=False)
+class Move:
+    """``y = x.ravel()[index]``, and 0 where ``index`` is -1; int64 of y's shape, without the batch axis."""
+
+    index: Array
 
 
 @dataclass(frozen=True)
-class Softmax:
-    """Softmax or its logarithm over the classes: keeps their order."""
+class Add:
+    """The sum of the inputs, each times its number in ``factors``."""
+
+    factors: tuple[float, ...]
 
 
-Operation = Conv | Dense | Affine | Relu | Pool | Flatten | Softmax
+@dataclass(frozen=True)
+class Cat:
+    """The inputs one behind the other: their channels or, of vectors, their values."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """A softmax, its logarithm, or a sigmoid: keeps the order of the outputs; only at the end."""
+
+
+Operation = Conv | Dense | Affine | Relu | LeakyRelu | AveragePool | MaxPool | Move | Add | Cat | Ending
 
 
 def refuse(name: str, kind: str, why: str, *, supported: str = SUPPORTED, hint: str = "") -> NoReturn:
@@ -103,57 +153,141 @@ def refuse(name: str, kind: str, why: str, *, supported: str = SUPPORTED, hint: 
 
 def is_one_operation(module: nn.Module) -> bool:
     """Whether `operation_of_module` knows ``module`` though torch.fx would step into it."""
-    return isinstance(module, Qcfs) or _is_normalize(module) or _is_plain(module, *_WITH_WEIGHTS)
+    return isinstance(module, Qcfs) or _is_normalize(module) or _is_plain(module, *_CONVOLUTIONS, *_NORMS, nn.Linear)
 
 
-def operation_of_module(name: str, kind: str, module: nn.Module, input_shape: Shape) -> Operation:
-    """Return what ``module`` does with a tensor of ``input_shape``, without the batch axis; or `refuse` it."""
-    if _is_plain(module, nn.Conv2d):
-        assert isinstance(module, nn.Conv2d)
-        if module.padding_mode != "zeros":
-            refuse(name, kind, f"pads with mode {module.padding_mode}, padding {module.padding}", supported="zeros")
-        return Conv(
-            weight=_array(module.weight),
-            bias=None if module.bias is None else _array(module.bias),
-            stride=_pair(module.stride),
-            padding=_padding(name, kind, module),
-            dilation=_pair(module.dilation),
-            groups=module.groups,
-        )
+def operation_of_module(name: str, kind: str, module: nn.Module, input_shape: Shape, shape: Shape) -> Operation:
+    """Return what ``module`` does with a tensor of ``input_shape``, of which it makes ``shape``; or `refuse` it.
+
+    Shapes without the batch axis: ``(C, H, W)`` or ``(N,)``.
+    """
+    if _is_plain(module, *_CONVOLUTIONS):
+        assert isinstance(module, nn.Conv1d | nn.Conv2d)
+        return _convolution(name, kind, module)
     if _is_plain(module, nn.Linear):
         assert isinstance(module, nn.Linear)
         if len(input_shape) != 1:
             refuse(name, kind, "is applied to feature maps", supported="Linear after Flatten")
         return Dense(_array(module.weight), None if module.bias is None else _array(module.bias))
-    if _is_plain(module, nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm):
+    if _is_plain(module, *_NORMS):
         assert isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm)
         return _batch_norm(name, kind, module)
-    if isinstance(module, nn.ReLU):
-        return Relu()
     if isinstance(module, Qcfs):
         return Relu(_array(module.thresholds), module.levels)
-    if isinstance(module, nn.AvgPool2d):
-        return average_pool(name, kind, {argument: getattr(module, argument) for argument in AVG_POOL_ARGUMENTS})
-    if isinstance(module, nn.AdaptiveAvgPool2d):
-        return adaptive_pool(name, kind, module.output_size, input_shape)
-    if isinstance(module, nn.Flatten):
-        return Flatten()
+    if isinstance(module, nn.ReLU):
+        return Relu()
+    # Also ReLU6, which is one.
+    if isinstance(module, nn.Hardtanh):
+        return clamp(name, kind, module.min_val, module.max_val)
+    if isinstance(module, nn.LeakyReLU):
+        return LeakyRelu(np.array([module.negative_slope]))
+    if isinstance(module, nn.PReLU):
+        return LeakyRelu(_array(module.weight))
     if isinstance(module, nn.Softmax | nn.LogSoftmax):
         return softmax(name, kind, module.dim)
+    if isinstance(module, nn.Sigmoid | nn.LogSigmoid):
+        return Ending()
     if _is_normalize(module):
         mean, std = (np.array(getattr(module, values), np.float64).reshape(-1) for values in ("mean", "std"))
         return Affine(np.ones(input_shape[0]) / std, -mean / std * np.ones(input_shape[0]))
+    if isinstance(module, nn.AvgPool1d | nn.AvgPool2d):
+        arguments = {argument: getattr(module, argument, None) for argument in AVERAGE_POOL_ARGUMENTS}
+        return average_pool(name, kind, arguments, input_shape, shape, is_signal=isinstance(module, nn.AvgPool1d))
+    if isinstance(module, nn.MaxPool1d | nn.MaxPool2d):
+        arguments = {argument: getattr(module, argument) for argument in MAX_POOL_ARGUMENTS}
+        return max_pool(name, kind, arguments, is_signal=isinstance(module, nn.MaxPool1d))
+    if isinstance(module, nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d):
+        return adaptive_pool(name, kind, input_shape, shape, is_average=True)
+    if isinstance(module, nn.AdaptiveMaxPool1d | nn.AdaptiveMaxPool2d):
+        return adaptive_pool(name, kind, input_shape, shape, is_average=False)
     refuse(name, kind, "has no spiking equivalent here")
 
 
-def softmax(name: str, kind: str, axis: Any) -> Softmax:
+def clamp(name: str, kind: str, low: Any, high: Any) -> Relu:
+    """Return the ReLU that clips to ``low``..``high``, or `refuse` it."""
+    if low != 0 or not (high is None or (isinstance(high, int | float) and high > 0)):
+        refuse(name, kind, f"clips to {low}..{high}", supported="from 0 to a number above 0, or without one")
+    return Relu(ceiling=np.inf if high is None else float(high))
+
+
+def softmax(name: str, kind: str, axis: Any) -> Ending:
     """Return a softmax over ``axis``, or `refuse` it."""
     if axis not in (1, -1, None):
         refuse(name, kind, f"runs over axis {axis}", supported="the axis of the classes, 1")
-    return Softmax()
+    return Ending()
 
 
-def _padding(name: str, kind: str, module: nn.Conv2d) -> Pair:
+def average_pool(
+    name: str, kind: str, arguments: Mapping[str, Any], input_shape: Shape, shape: Shape, *, is_signal: bool
+) -> AveragePool:
+    """Return the pooling that has ``arguments``, of `AVERAGE_POOL_ARGUMENTS`, or `refuse` it."""
+    kernel, padding = _pair(arguments["kernel_size"], is_signal, 1), _pair(arguments.get("padding") or 0, is_signal, 0)
+    stride = _pair(arguments.get("stride") or arguments["kernel_size"], is_signal, 1)
+    counts_padding = arguments.get("count_include_pad") is not False
+    counted = [
+        _counted(*axis, counts_padding=counts_padding)
+        for axis in zip(kernel, stride, padding, input_shape[1:], shape[1:], strict=True)
+    ]
+    divisors = {rows * columns for rows in counted[0] for columns in counted[1]}
+    override = arguments.get("divisor_override")
+    if override is None and len(divisors) > 1:
+        refuse(
+            name,
+            kind,
+            f"divides by {min(divisors)} at the border and by {max(divisors)} elsewhere",
+            supported="windows that are all divided by the same number",
+            hint="Pad with count_include_pad=True, and leave out ceil_mode.",
+        )
+    return AveragePool(kernel, stride, padding, 1 / (divisors.pop() if override is None else override))
+
+
+def _counted(kernel: int, stride: int, pad: int, extent: int, count: int, *, counts_padding: bool) -> set[int]:
+    """The numbers of pixels of one axis that windows are divided by, as torch counts them."""
+    first, end = (-pad, extent + pad) if counts_padding else (0, extent)
+    starts = range(-pad, -pad + count * stride, stride)
+    return {min(start + kernel, end) - max(start, first) for start in starts}
+
+
+def max_pool(name: str, kind: str, arguments: Mapping[str, Any], *, is_signal: bool) -> MaxPool:
+    """Return the pooling that has ``arguments``, of `MAX_POOL_ARGUMENTS`, or `refuse` it."""
+    if arguments.get("return_indices"):
+        refuse(name, kind, "returns indices", supported="max pooling without them")
+    kernel = _pair(arguments["kernel_size"], is_signal, 1)
+    stride = _pair(arguments.get("stride") or arguments["kernel_size"], is_signal, 1)
+    dilation = _pair(arguments.get("dilation") or 1, is_signal, 1)
+    return MaxPool(kernel, stride, _pair(arguments.get("padding") or 0, is_signal, 0), dilation)
+
+
+def adaptive_pool(name: str, kind: str, input_shape: Shape, shape: Shape, *, is_average: bool) -> AveragePool | MaxPool:
+    """Return the pooling to ``shape`` by windows that lie side by side, or `refuse` it."""
+    if len(input_shape) != 3 or any(before % after for before, after in zip(input_shape[1:], shape[1:], strict=True)):
+        refuse(
+            name,
+            kind,
+            f"makes {shape[1:]} of {input_shape[1:]}",
+            supported="sizes that divide the size of the map",
+        )
+    kernel = (input_shape[1] // shape[1], input_shape[2] // shape[2])
+    if is_average:
+        return AveragePool(kernel, kernel, (0, 0), 1 / (kernel[0] * kernel[1]))
+    return MaxPool(kernel, kernel, (0, 0), (1, 1))
+
+
+def _convolution(name: str, kind: str, module: nn.Conv1d | nn.Conv2d) -> Conv:
+    if module.padding_mode != "zeros":
+        refuse(name, kind, f"pads with mode {module.padding_mode}, padding {module.padding}", supported="zeros")
+    weight, is_signal = _array(module.weight), isinstance(module, nn.Conv1d)
+    return Conv(
+        weight=weight[:, :, None] if weight.ndim == 3 else weight,
+        bias=None if module.bias is None else _array(module.bias),
+        stride=_pair(module.stride, is_signal, 1),
+        padding=_padding(name, kind, module),
+        dilation=_pair(module.dilation, is_signal, 1),
+        groups=module.groups,
+    )
+
+
+def _padding(name: str, kind: str, module: nn.Conv1d | nn.Conv2d) -> Pair:
     if module.padding == "valid":
         return (0, 0)
     if module.padding == "same":
@@ -162,8 +296,8 @@ def _padding(name: str, kind: str, module: nn.Conv2d) -> Pair:
             refuse(
                 name, kind, f"pads kernel {module.kernel_size} to the same size by one more at one side; use odd sizes"
             )
-        return (total[0] // 2, total[1] // 2)
-    return _pair(module.padding)
+        return _pair([rows // 2 for rows in total], isinstance(module, nn.Conv1d), 0)
+    return _pair(module.padding, isinstance(module, nn.Conv1d), 0)
 
 
 def _batch_norm(name: str, kind: str, module: nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm) -> Affine:
@@ -176,28 +310,6 @@ def _batch_norm(name: str, kind: str, module: nn.BatchNorm1d | nn.BatchNorm2d | 
         gamma, beta = _array(module.weight), _array(module.bias)
         return Affine(gain * gamma, shift * gamma + beta)
     return Affine(gain, shift)
-
-
-def average_pool(name: str, kind: str, arguments: Mapping[str, Any]) -> Pool:
-    """Return the pooling that has ``arguments``, of `AVG_POOL_ARGUMENTS`, or `refuse` it."""
-    kernel = _pair(arguments["kernel_size"])
-    stride, padding = arguments.get("stride") or kernel, _pair(arguments.get("padding") or 0)
-    ceil_mode = bool(arguments.get("ceil_mode"))
-    if _pair(stride) != kernel or padding != (0, 0) or ceil_mode or arguments.get("divisor_override") is not None:
-        refuse(
-            name,
-            kind,
-            f"has kernel {kernel}, stride {_pair(stride)}, padding {padding}, ceil_mode {ceil_mode}",
-            supported="kernel = stride, no padding, ceil_mode off and no divisor_override",
-        )
-    return Pool(kernel)
-
-
-def adaptive_pool(name: str, kind: str, output_size: Any, input_shape: Shape) -> Pool:
-    """Return the pooling of whole maps, or `refuse` another ``output_size``."""
-    if len(input_shape) != 3 or output_size not in (1, (1, 1), [1, 1]):
-        refuse(name, kind, f"has output size {output_size}", supported="1, the average of the whole map")
-    return Pool((input_shape[1], input_shape[2]))
 
 
 def _is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
@@ -215,5 +327,7 @@ def _array(parameter: Tensor | None) -> Array:
     return parameter.detach().cpu().to(torch.float64).numpy()
 
 
-def _pair(value: Any) -> Pair:
-    return (int(value), int(value)) if isinstance(value, int) else (int(value[0]), int(value[1]))
+def _pair(value: Any, is_signal: bool, along_height: int) -> Pair:
+    """(vertical, horizontal) of a number or a pair; of a signal's layer (``along_height``, horizontal)."""
+    numbers = [int(value)] * 2 if isinstance(value, int) else [int(number) for number in value]
+    return (along_height, numbers[-1]) if is_signal else (numbers[0], numbers[-1])

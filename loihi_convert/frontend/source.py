@@ -29,7 +29,7 @@ from loihi_convert.cnn.checkpoint import load_model, load_states
 from loihi_convert.errors import UnsupportedModelError, UsageError, one_of
 from loihi_convert.files import sha256
 from loihi_convert.frontend.fitting import fill
-from loihi_convert.frontend.lowering import to_relu_network
+from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.frontend.users_code import article, build_cnn, unwrapped
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord, read_record

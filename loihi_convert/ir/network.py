@@ -3,7 +3,7 @@
 ==================  ===========================  ===================================================================
 network             made by                      between two layers
 ==================  ===========================  ===================================================================
-`ReluNetwork`       `lowering.to_relu_network`   ReLU; equals the CNN, batch norm folded
+`ReluNetwork`       `lower.to_relu_network`   ReLU; equals the CNN, batch norm folded
 `SpikingNetwork`    `balancing.balance`          integrate-and-fire neurons with real-valued thresholds
 `QuantizedNetwork`  `quantization.quantize`      integrate-and-fire neurons in Loihi's integers; can be exported
 ==================  ===========================  ===================================================================

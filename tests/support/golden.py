@@ -18,7 +18,7 @@ from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import Dataset, load_data
-from loihi_convert.frontend.lowering import to_relu_network
+from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.pipeline.golden_check import Golden, write_golden
 
 

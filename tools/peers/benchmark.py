@@ -45,7 +45,7 @@ from loihi_convert.data import default_root, load_data
 from loihi_convert.data.dataset import DataSplits
 from loihi_convert.errors import PlatformError, UsageError, one_of
 from loihi_convert.files import write_atomically
-from loihi_convert.frontend.lowering import to_relu_network
+from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.report.formats import markdown_table
 

@@ -1,0 +1,202 @@
+"""Functions and methods of torch, as they stand in a traced graph, as operations; see `graph.py` for the table."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from loihi_convert.arrays import Shape
+from loihi_convert.frontend.operations import (
+    AVERAGE_POOL_ARGUMENTS,
+    MAX_POOL_ARGUMENTS,
+    Add,
+    Affine,
+    AveragePool,
+    Cat,
+    Ending,
+    LeakyRelu,
+    Operation,
+    Relu,
+    adaptive_pool,
+    average_pool,
+    clamp,
+    max_pool,
+    refuse,
+    softmax,
+)
+from loihi_convert.frontend.tracing import IMAGES
+
+_RELU_CALLED: Final = ("relu", "relu_")
+NOTHING_CALLED: Final = ("clone", "detach", "float", "to", "type_as")
+DROPOUT_CALLED: Final = ("dropout", "dropout1d", "dropout2d", "alpha_dropout", "feature_alpha_dropout")
+MOVES_CALLED: Final = (
+    "flatten", "view", "reshape", "squeeze", "squeeze_", "unsqueeze", "unsqueeze_", "permute", "transpose", "swapaxes",
+    "swapdims", "movedim", "moveaxis", "chunk", "split", "tensor_split", "unbind", "narrow", "select", "getitem",
+    "unflatten", "channel_shuffle", "pixel_unshuffle", "pad", "_pad", "index_select", "contiguous",
+)  # fmt: skip
+# x + c is operator.add, x += c operator.iadd, x.add(c) the method add, x.add_(c) the method add_.
+_ARITHMETIC: Final = {
+    spelling: name
+    for name, others in (("add", ()), ("sub", ("subtract",)), ("mul", ("multiply",)), ("truediv", ("div", "divide")))
+    for each in (name, *others)
+    for spelling in (each, f"i{each}", f"{each}_")
+}
+
+
+def operation_of_call(node: fx.Node, name: str, kind: str, before: Shape, after: Shape) -> Operation:
+    """What a function or method of one tensor computes."""
+    function = called(node)
+    if function in _RELU_CALLED:
+        return Relu()
+    if function in ("relu6", "relu6_"):
+        return Relu(ceiling=6.0)
+    if function in ("clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_min_", "hardtanh", "hardtanh_"):
+        names = ("min_val", "max_val") if "hardtanh" in function else ("min", "max")
+        bounds = arguments_of(node, names)
+        low, high = (bounds.get(each) for each in names)
+        return clamp(
+            name,
+            kind,
+            *((-1 if low is None else low, 1 if high is None else high) if "hard" in function else (low, high)),
+        )
+    if function in ("leaky_relu", "leaky_relu_"):
+        return LeakyRelu(np.array([arguments_of(node, ("negative_slope",)).get("negative_slope", 0.01)]))
+    is_signal = function.endswith("1d")
+    if function in ("avg_pool1d", "avg_pool2d"):
+        arguments = arguments_of(node, AVERAGE_POOL_ARGUMENTS)
+        return average_pool(name, kind, arguments, before, after, is_signal=is_signal)
+    if function in ("max_pool1d", "max_pool2d"):
+        return max_pool(name, kind, arguments_of(node, MAX_POOL_ARGUMENTS), is_signal=is_signal)
+    if function in ("adaptive_avg_pool1d", "adaptive_avg_pool2d"):
+        return adaptive_pool(name, kind, before, after, is_average=True)
+    if function in ("adaptive_max_pool1d", "adaptive_max_pool2d"):
+        return adaptive_pool(name, kind, before, after, is_average=False)
+    if function in ("mean", "amax"):
+        return _over_maps(node, name, kind, before, is_average=function == "mean")
+    if function in ("softmax", "log_softmax"):
+        return softmax(name, kind, arguments_of(node, ("dim",)).get("dim"))
+    if function in ("sigmoid", "sigmoid_", "logsigmoid"):
+        return Ending()
+    return refuse(name, kind, "has no spiking equivalent here")
+
+
+def _over_maps(node: fx.Node, name: str, kind: str, before: Shape, *, is_average: bool) -> Operation:
+    """The mean, or the largest value, of each whole map."""
+    axes = arguments_of(node, ("dim",)).get("dim")
+    rank = node.args[0].meta["value"].ndim if node.args and isinstance(node.args[0], fx.Node) else 0
+    chosen = [axes] if isinstance(axes, int) else axes
+    if (
+        len(before) != 3
+        or not isinstance(chosen, list | tuple)
+        or {axis % rank for axis in chosen} != set(range(2, rank))
+    ):
+        what = "averages" if is_average else "takes the largest"
+        refuse(name, kind, f"{what} over axes {axes}", supported="height and width together")
+    pool = adaptive_pool(name, kind, before, (before[0], 1, 1), is_average=is_average)
+    assert isinstance(pool, AveragePool) or not is_average
+    return pool
+
+
+def concatenation(
+    node: fx.Node, name: str, kind: str, from_image: Container[fx.Node]
+) -> tuple[Operation | None, tuple[fx.Node, ...]]:
+    axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
+    rank = node.meta["value"].ndim
+    if not isinstance(axis, int) or axis % rank != 1:
+        refuse(name, kind, f"runs along axis {axis}", supported="the axis of the channels, 1")
+    joined = node.args[0] if node.args else node.kwargs["tensors"]
+    inputs = tuple(joined) if isinstance(joined, list | tuple) else ()
+    if not all(each in from_image for each in inputs):
+        refuse(name, kind, "joins a tensor that does not depend on the image")
+    return Cat(), inputs
+
+
+def sum_of_two(node: fx.Node, arithmetic: str, name: str, kind: str) -> Add:
+    """The sum or the difference of two tensors."""
+    if arithmetic not in ("add", "sub"):
+        refuse(name, kind, "of two tensors has no spiking equivalent here")
+    shapes = {each.meta["value"].shape for each in operands(node)}
+    if len(shapes) > 1:
+        refuse(
+            name,
+            kind,
+            f"joins tensors of shapes {' and '.join(str(tuple(shape[1:])) for shape in shapes)}",
+            supported="equal shapes",
+        )
+    factor = node.kwargs.get("alpha", 1)
+    assert isinstance(factor, int | float)
+    return Add((1.0, float(factor) if arithmetic == "add" else -float(factor)))
+
+
+def operands(node: fx.Node) -> tuple[fx.Node, ...]:
+    found = (*node.args[:2], *(node.kwargs[each] for each in ("input", "other") if each in node.kwargs))
+    return tuple(each for each in found if isinstance(each, fx.Node))
+
+
+def is_doubled(node: fx.Node, first: fx.Node) -> bool:
+    """Whether it is x + x, or x * x."""
+    return len(node.args) > 1 and node.args[0] is first and node.args[1] is first
+
+
+def affine_of_constant(
+    arithmetic: str, name: str, kind: str, values: Tensor, shape: torch.Size, *, is_reversed: bool
+) -> Affine:
+    channels = shape[1]
+    spread = values.expand(shape)
+    per_channel = spread.reshape(IMAGES, channels, -1)[0, :, 0]
+    if not torch.equal(spread, per_channel.reshape(-1, *(1,) * (len(shape) - 2)).expand_as(spread)):
+        refuse(name, kind, "has a constant that differs between pixels or images", supported="one per channel")
+    c = per_channel.numpy()
+    if not np.isfinite(c).all() or (arithmetic == "truediv" and not c.all()):
+        refuse(name, kind, "has a constant that is NaN, infinite, or 0 in a division", supported="finite numbers")
+    one, zero = np.ones_like(c), np.zeros_like(c)
+    if arithmetic == "add":
+        return Affine(one, c)
+    if arithmetic == "sub":
+        return Affine(-one, c) if is_reversed else Affine(one, -c)
+    if arithmetic == "mul":
+        return Affine(c, zero)
+    if is_reversed:
+        refuse(name, kind, "divides a constant by the layer before it, which is not linear")
+    return Affine(1 / c, zero)
+
+
+def pads_with_other_numbers(node: fx.Node) -> bool:
+    arguments = arguments_of(node, ("pad", "mode", "value"))
+    return arguments.get("mode", "constant") != "constant" or bool(arguments.get("value"))
+
+
+def arguments_of(node: fx.Node, names: tuple[str, ...]) -> dict[str, Any]:
+    """The arguments after the tensor, by name."""
+    return {**dict(zip(names, node.args[1:], strict=False)), **node.kwargs}
+
+
+def taken_by(node: fx.Node) -> list[fx.Node]:
+    """The nodes that it takes, also those in lists."""
+    return list(node.all_input_nodes)
+
+
+def called(node: fx.Node) -> str:
+    """The name of the function or method; empty for a module."""
+    return "" if node.op == "call_module" else str(getattr(node.target, "__name__", node.target))
+
+
+def arithmetic_of(node: fx.Node) -> str | None:
+    """``"add"``, ``"sub"``, ``"mul"`` or ``"truediv"`` if ``node`` is one of them, however it is spelled."""
+    if node.op == "call_method" or getattr(node.target, "__module__", None) in ("_operator", "torch", None):
+        return _ARITHMETIC.get(called(node))
+    return None
+
+
+def name_of(node: fx.Node) -> str:
+    """The module's name in the CNN; a function's, and after which module it is called."""
+    if node.op == "call_module":
+        return str(node.target)
+    before = node.prev
+    while before.op not in ("call_module", "root", "placeholder"):
+        before = before.prev
+    return f"{node.name} (after {before.target})" if before.op == "call_module" else node.name

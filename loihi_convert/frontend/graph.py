@@ -1,0 +1,326 @@
+"""nn.Module -> the graph of its operations, in the order of computation, each with its inputs and shapes (torch.fx).
+
+====================================================  =====================
+module, function or method                            operation
+====================================================  =====================
+a module                                              that of `operations.py`
+``x + y``, ``x - y``                                   `Add`
+``cat`` along the channels, or of vectors             `Cat`
+``x - c``, ``x + c``, ``x * c``, ``x / c``, ``c - x``   `Affine`: c a number, a buffer or a parameter, one per channel
+``relu``, ``relu6``, ``clamp``, ``hardtanh``           `Relu`
+``leaky_relu``                                        `LeakyRelu`
+poolings, ``mean`` over height and width              `AveragePool`, `MaxPool`
+``softmax``, ``log_softmax``, ``sigmoid``             `Ending`
+what moves numbers: ``flatten``, ``view``, slices,    `Move`; none where each number stays where it is
+``chunk``, ``permute``, zero padding, ...
+``dropout``                                           none: nothing at inference
+====================================================  =====================
+
+The model is traced with an image in hand, so that sizes are numbers: ``if x.shape[1] != 3: raise`` in a ``forward`` is
+no obstacle. What a function does that moves numbers is found by letting it move their positions.
+
+Everything else is an obstacle, with its place and what to use instead. The reading goes on behind one, so that all are
+found at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from loihi_convert.arrays import Array, Shape
+from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.frontend.functions import (
+    DROPOUT_CALLED,
+    MOVES_CALLED,
+    NOTHING_CALLED,
+    affine_of_constant,
+    arithmetic_of,
+    called,
+    concatenation,
+    is_doubled,
+    name_of,
+    operands,
+    operation_of_call,
+    pads_with_other_numbers,
+    sum_of_two,
+    taken_by,
+)
+from loihi_convert.frontend.operations import (
+    MOVES,
+    NOTHING,
+    Affine,
+    Ending,
+    Move,
+    Operation,
+    operation_of_module,
+    refuse,
+)
+from loihi_convert.frontend.tracing import IMAGES, computed, trace
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operation of the graph.
+
+    Parameters
+    ----------
+    name
+        The module's name in the CNN, or the function's and after which module it is called.
+    kind
+        Class or function, as a message names it.
+    operation
+        What it does; ``None`` for the image.
+    inputs
+        The numbers of the nodes whose tensors it takes.
+    shape
+        Of one image's tensor after it: ``(C, H, W)``, or ``(N,)`` after flattening.
+    """
+
+    name: str
+    kind: str
+    operation: Operation | None
+    inputs: tuple[int, ...]
+    shape: Shape
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A CNN as operations.
+
+    Parameters
+    ----------
+    nodes
+        In the order of computation; the first is the image. Nodes that nothing uses are left out.
+    output
+        The number of the node that is the model's output.
+    obstacles
+        What cannot become a spiking network, in the order of computation.
+    """
+
+    nodes: tuple[Node, ...]
+    output: int
+    obstacles: tuple[UnsupportedModelError, ...] = ()
+
+
+def read_graph(model: nn.Module, input_shape: Shape) -> Graph:
+    """Return the operations of ``model``, which is in eval mode, for images ``(C, H, W)``.
+
+    A model that takes signals ``(C, L)`` is read with ``input_shape`` ``(C, 1, L)``.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If its forward cannot be traced, takes more than one tensor, or does not return one.
+    InputError
+        If it does not take images of ``input_shape``.
+    """
+    traced = trace(model, input_shape)
+    return _Reader(model, traced, input_shape).graph()
+
+
+@dataclass(frozen=True, eq=False)
+class _Moved:
+    """Numbers of the tensor of node ``base``, moved: where each of ``tensor`` was, counted from 1; 0 for a zero."""
+
+    base: int
+    tensor: Any
+
+
+@dataclass(eq=False)
+class _Reader:
+    """Makes a `Graph` of what `_Tracer` has traced."""
+
+    model: nn.Module
+    traced: fx.Graph
+    input_shape: Shape
+    nodes: list[Node] = field(default_factory=list)
+    obstacles: list[UnsupportedModelError] = field(default_factory=list)
+    # Tensors that come from the image; those that do not.
+    moved: dict[fx.Node, _Moved] = field(default_factory=dict)
+    constants: dict[fx.Node, Tensor] = field(default_factory=dict)
+
+    def graph(self) -> Graph:
+        """Return the graph of what is needed for the output."""
+        output: fx.Node | None = None
+        for node in self.traced.nodes:
+            if node.op == "placeholder":
+                self._take_image(node)
+            elif node.op == "output":
+                output = node
+            else:
+                self._take(node)
+        assert output is not None
+        (returned,) = output.args
+        if not isinstance(returned, fx.Node) or returned not in self.moved:
+            raise UnsupportedModelError(
+                f"its forward returns a {type(returned).__name__}, not one tensor"
+                if not isinstance(returned, fx.Node)
+                else "its output does not depend on the image",
+                where=type(self.model).__name__,
+                expected="must return one tensor",
+                hint="Wrap it in a module that returns the class scores alone.",
+            )
+        return _pruned(self.nodes, self._input(returned, returned), self.obstacles)
+
+    def _take_image(self, node: fx.Node) -> None:
+        if node.args and self.nodes:
+            # An argument with a default, see `_defaults`.
+            return
+        if self.nodes:
+            raise UnsupportedModelError(
+                "is a second input of the model", where=node.name, expected="supported: one image"
+            )
+        self._add(node, Node("the image", "image", None, (), self.input_shape))
+
+    def _take(self, node: fx.Node) -> None:
+        value = node.meta["value"]
+        if node.op == "get_attr" or all(before in self.constants for before in taken_by(node)):
+            if isinstance(value, Tensor):
+                self.constants[node] = value
+            return
+        if not any(before in self.moved for before in taken_by(node)):
+            # Sizes and their arithmetic.
+            return
+        try:
+            self._read(node)
+        except UnsupportedModelError as obstacle:
+            self.obstacles.append(obstacle)
+            if isinstance(value, Tensor):
+                # What comes behind is read as if this were known.
+                self._add(node, Node(name_of(node), self._kind(node), Ending(), (0,), _shape(value)))
+
+    def _read(self, node: fx.Node) -> None:
+        name, kind, function = name_of(node), self._kind(node), called(node)
+        module = self._module(node)
+        first = next(before for before in taken_by(node) if before in self.moved)
+        if (module is not None and isinstance(module, NOTHING)) or function in NOTHING_CALLED:
+            self.moved[node] = self.moved[first]
+        elif function in DROPOUT_CALLED:
+            training = dict(zip(("p", "training"), node.args[1:], strict=False)).get("training")
+            if node.kwargs.get("training", True if training is None else training):
+                refuse(name, kind, "is not told that training is over; pass training=self.training")
+            self.moved[node] = self.moved[first]
+        elif function in MOVES_CALLED or (module is not None and isinstance(module, MOVES)):
+            self._move(node, name, kind)
+        else:
+            operation, inputs = self._operation(node, name, kind, first)
+            if operation is not None:
+                numbers = tuple(self._input(before, node) for before in inputs)
+                self._add(node, Node(name, kind, operation, numbers, _shape(node.meta["value"])))
+
+    def _add(self, node: fx.Node, made: Node) -> None:
+        self.nodes.append(made)
+        value = node.meta["value"]
+        positions = torch.arange(1, value.numel() + 1, dtype=torch.float64).reshape(value.shape)
+        self.moved[node] = _Moved(len(self.nodes) - 1, positions)
+
+    def _move(self, node: fx.Node, name: str, kind: str) -> None:
+        """Let ``node`` move positions."""
+        if (kind.startswith("Constant") and getattr(self._module(node), "value", 0) != 0) or (
+            called(node) in ("pad", "_pad") and pads_with_other_numbers(node)
+        ):
+            refuse(name, kind, "pads with something other than zeros", supported="zeros")
+        bases = {self.moved[before].base for before in taken_by(node) if before in self.moved}
+        if len(bases) > 1:
+            refuse(name, kind, "moves numbers of several tensors")
+
+        def positions(before: fx.Node) -> Any:
+            return self.moved[before].tensor if before in self.moved else before.meta["value"]
+
+        self.moved[node] = _Moved(bases.pop(), computed(self.model, node, positions))
+
+    def _input(self, before: fx.Node, node: fx.Node) -> int:
+        """The number of the node whose tensor is ``before``; a `Move` where its numbers have been moved."""
+        moved = self.moved[before]
+        base = self.nodes[moved.base]
+        count = int(np.prod(base.shape))
+        positions = moved.tensor.numpy().astype(np.int64)
+        shape = _shape(moved.tensor)
+        if len(positions) != IMAGES or not _is_apart(positions, count):
+            refuse(name_of(before), self._kind(before), "mixes images: its first axis is not that of the batch")
+        if len(shape) not in (1, 3):
+            refuse(name_of(node), self._kind(node), f"is applied to a tensor of shape {shape}", supported="(C, H, W)")
+        index = positions[0].reshape(shape) - 1
+        if shape == base.shape and np.array_equal(index.ravel(), np.arange(count)):
+            return moved.base
+        self._add(before, Node(name_of(before), self._kind(before), Move(index), (moved.base,), shape))
+        return len(self.nodes) - 1
+
+    def _operation(
+        self, node: fx.Node, name: str, kind: str, first: fx.Node
+    ) -> tuple[Operation | None, tuple[fx.Node, ...]]:
+        """What a node does that computes something, and of which tensors; ``None``: its constant changes nothing."""
+        before, after = _shape(self.moved[first].tensor), _shape(node.meta["value"])
+        module = self._module(node)
+        if module is not None:
+            return operation_of_module(name, kind, module, before, after), (first,)
+        arithmetic, inputs = arithmetic_of(node), [each for each in taken_by(node) if each in self.moved]
+        if arithmetic is not None and (len(inputs) > 1 or is_doubled(node, first)):
+            return sum_of_two(node, arithmetic, name, kind), operands(node)
+        if arithmetic is not None:
+            return self._affine(node, arithmetic, name, kind, first), (first,)
+        if called(node) in ("cat", "concat", "concatenate"):
+            return concatenation(node, name, kind, self.moved)
+        if len(inputs) > 1:
+            refuse(name, kind, "has no spiking equivalent here")
+        return operation_of_call(node, name, kind, before, after), (first,)
+
+    def _affine(self, node: fx.Node, arithmetic: str, name: str, kind: str, first: fx.Node) -> Affine:
+        """The arithmetic of a tensor and a constant, which must be the same in every pixel of a channel."""
+        constants = [argument for argument in node.args if argument is not first]
+        if len(node.args) != 2 or len(constants) != 1 or node.kwargs:
+            refuse(name, kind, "does not join the layer before it with one constant")
+        constant = self.constants.get(constants[0]) if isinstance(constants[0], fx.Node) else constants[0]
+        if not isinstance(constant, int | float | Tensor):
+            refuse(
+                name, kind, f"joins the layer before it with {constants[0]}", supported="numbers, buffers, parameters"
+            )
+        before = self.moved[first].tensor.shape
+        values = torch.as_tensor(constant, dtype=torch.float64).detach().cpu()
+        if node.meta["value"].shape != before or values.ndim > len(before):
+            refuse(
+                name,
+                kind,
+                f"turns {tuple(before[1:])} into {_shape(node.meta['value'])}",
+                supported="one constant per channel",
+            )
+        return affine_of_constant(arithmetic, name, kind, values, before, is_reversed=node.args[0] is not first)
+
+    def _module(self, node: fx.Node) -> nn.Module | None:
+        return self.model.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    def _kind(self, node: fx.Node) -> str:
+        module = self._module(node)
+        return type(module).__name__ if module is not None else arithmetic_of(node) or called(node)
+
+
+def _pruned(nodes: list[Node], output: int, obstacles: list[UnsupportedModelError]) -> Graph:
+    """The graph without the nodes that nothing needs; the image stays."""
+    needed = {0, output}
+    for number in range(len(nodes) - 1, -1, -1):
+        if number in needed:
+            needed.update(nodes[number].inputs)
+    order = {number: place for place, number in enumerate(sorted(needed))}
+    kept = tuple(
+        Node(node.name, node.kind, node.operation, tuple(order[each] for each in node.inputs), node.shape)
+        for number, node in enumerate(nodes)
+        if number in needed
+    )
+    return Graph(kept, order[output], tuple(obstacles))
+
+
+def _is_apart(positions: Array, count: int) -> bool:
+    """Whether both images' numbers are their own, and moved alike."""
+    first, second = positions[0], positions[1]
+    return bool(np.array_equal(np.where(first > 0, first + count, 0), second) and first.max(initial=0) <= count)
+
+
+def _shape(tensor: Tensor) -> Shape:
+    """Of one image's tensor; a signal's ``(C, L)`` as a map ``(C, 1, L)``."""
+    shape = tuple(tensor.shape[1:])
+    return (shape[0], 1, shape[1]) if len(shape) == 2 else shape

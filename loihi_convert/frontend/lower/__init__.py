@@ -1,0 +1,328 @@
+"""Graph -> `ReluNetwork`: any feed-forward CNN of ReLUs as a chain of synapses with ReLU between them.
+
+============== ============================================================================================
+file           lowers
+============== ============================================================================================
+`affine`       batch norm, normalization, arithmetic with constants
+`linear`       convolutions and dense layers, one behind another as one
+`pooling`      average pooling, a linear map
+`max_pool`     max pooling, by ReLUs
+`activation`   ReLU, ReLU6, LeakyReLU, PReLU, `qcfs.Qcfs`: the populations of neurons
+`residual`     sums and differences
+`concat`       concatenation
+`moves`        flattening, slices, shuffles, zero padding
+`levels`       populations -> the layer that each stands in, and relays for what skips layers
+`chain`        levels -> `ReluNetwork`
+============== ============================================================================================
+
+`value.Value` is what all but the last two work on: a sum of linear maps of populations. `window.Window` is such a map.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from torch import nn
+
+from loihi_convert.arrays import Shape
+from loihi_convert.errors import InputError, UnsupportedModelError, UsageError
+from loihi_convert.frontend.graph import Graph, Node, read_graph
+from loihi_convert.frontend.lower.activation import activated
+from loihi_convert.frontend.lower.affine import normalized
+from loihi_convert.frontend.lower.chain import Chain, to_chain
+from loihi_convert.frontend.lower.concat import joined
+from loihi_convert.frontend.lower.levels import placed
+from loihi_convert.frontend.lower.linear import connected, convolved
+from loihi_convert.frontend.lower.max_pool import behind_its_relu, largest
+from loihi_convert.frontend.lower.moves import moved
+from loihi_convert.frontend.lower.pooling import averaged
+from loihi_convert.frontend.lower.residual import added
+from loihi_convert.frontend.lower.value import Features, Population, Populations, Tensor, Value
+from loihi_convert.frontend.operations import (
+    Add,
+    Affine,
+    AveragePool,
+    Cat,
+    Ending,
+    LeakyRelu,
+    MaxPool,
+    Move,
+    Relu,
+)
+from loihi_convert.ir.network import ReluNetwork
+from loihi_convert.ir.synapse import Conv, Dense
+
+
+def to_relu_network(
+    model: nn.Module,
+    input_shape: Shape,
+    *,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    skip_copies: int = 1,
+) -> ReluNetwork:
+    """Return the CNN as a chain of synapses with ReLU between them; its outputs equal the model's own in eval mode.
+
+    Parameters
+    ----------
+    model
+        Takes images, float32 ``(N, C, H, W)``, or signals ``(N, C, L)``, and returns class scores ``(N, classes)``. It
+        is not changed.
+    input_shape
+        ``(C, H, W)``; of signals ``(C, 1, L)``.
+    mean, std
+        Per channel, where the model wants ``(pixel / 255 - mean) / std`` and does not compute it itself.
+    skip_copies
+        How many relays carry each value of a skip that is added to a convolution: with r of them its weights there are
+        r times smaller, and leave the convolution more of the 8 bits.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the model holds an operation, or an order of operations, that cannot spike; names the first such place.
+        `obstacles` finds all.
+    InputError
+        If the model does not take images of ``input_shape``, or holds NaN or an infinity.
+    UsageError
+        If ``mean`` or ``std`` do not have one finite value per channel, or ``std`` is not positive.
+    """
+    return lowered(model, input_shape, mean=mean, std=std, skip_copies=skip_copies).network
+
+
+def lowered(
+    model: nn.Module,
+    input_shape: Shape,
+    *,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    skip_copies: int = 1,
+) -> Chain:
+    """Return the same with what each channel is, see `to_relu_network`."""
+    channels = input_shape[0]
+    normalization = _normalization(channels, per_channel(mean, channels, "mean"), per_channel(std, channels, "std"))
+    graph = _graph(model, tuple(input_shape))
+    # Numbers that are not finite are reported below, with the layer they end up in.
+    with np.errstate(all="ignore"):
+        lowering = _Lowering(graph, tuple(input_shape), normalization)
+        found = lowering.run()
+        if found:
+            raise found[0]
+        chain = to_chain(placed(lowering.populations, skip_copies), tuple(input_shape), tuple(lowering.notes))
+    for layer in chain.network.layers:
+        arrays = (layer.synapse.weight, layer.synapse.bias)
+        if not all(array is None or np.isfinite(array).all() for array in arrays):
+            raise InputError(
+                "with batch norm folded, a weight or bias is NaN or infinite",
+                where=layer.name,
+                expected="must be finite",
+                hint="Train the CNN again.",
+            )
+    return chain
+
+
+def obstacles(model: nn.Module, input_shape: Shape) -> tuple[UnsupportedModelError, ...]:
+    """Return every place of ``model`` that cannot become a spiking network, in the order of computation.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If its forward cannot be traced.
+    InputError
+        If it does not take images of ``input_shape``.
+    """
+    return _Lowering(_graph(model, tuple(input_shape)), tuple(input_shape), None).run()
+
+
+def _graph(model: nn.Module, input_shape: Shape) -> Graph:
+    training = {module: module.training for module in model.modules()}
+    try:
+        return behind_its_relu(read_graph(model.eval(), input_shape))
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+@dataclass(eq=False)
+class _Lowering:
+    """Goes through a graph once, and makes populations."""
+
+    graph: Graph
+    image_shape: Shape
+    normalization: Affine | None
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.populations = Populations(self.image_shape)
+        self._tensors: list[Tensor] = []
+        self._users: list[list[Node]] = [[] for _ in self.graph.nodes]
+        for node in self.graph.nodes:
+            for each in node.inputs:
+                self._users[each].append(node)
+
+    def run(self) -> tuple[UnsupportedModelError, ...]:
+        """Make the populations, the output's last; return what cannot be lowered."""
+        found = list(self.graph.obstacles)
+        for number, node in enumerate(self.graph.nodes):
+            try:
+                tensor = self._lowered(node)
+                if len(self._users[number]) > 1 and not self._feeds_relus(number):
+                    tensor = self._shared(tensor, node)
+            except UnsupportedModelError as error:
+                if not found or not self.graph.obstacles:
+                    found.append(_placed_at(error, node))
+                # What comes behind is looked at as if this were known.
+                tensor = self.populations.add(Population(node.name, Value(_as_map(node.shape), ())))
+                tensor = tensor if len(node.shape) == 3 else (Features(tensor),)
+            self._tensors.append(tensor)
+        if not found:
+            self._finish()
+        return tuple(found)
+
+    def _lowered(self, node: Node) -> Tensor:
+        if node.operation is None:
+            image: Tensor = self.populations.image()
+            return image if self.normalization is None else normalized(image, self.normalization)
+        for before in node.inputs:
+            if isinstance(self.graph.nodes[before].operation, Ending) and not isinstance(node.operation, Move):
+                kind = self.graph.nodes[before].kind
+                raise UnsupportedModelError(f"{node.kind} follows a {kind}", expected=f"supported: {kind} at the end")
+        found = self._of(node)
+        if found is None:
+            for before in node.inputs:
+                self._tensors[before] = self._carried(self._tensors[before], self.graph.nodes[before].name)
+            found = self._of(node)
+        assert found is not None, "a population is a linear map of itself"
+        return found
+
+    def _of(self, node: Node) -> Tensor | None:
+        """What ``node`` makes of its inputs; ``None`` where they must be carried by populations of their own first."""
+        operation, tensors = node.operation, [self._tensors[before] for before in node.inputs]
+        tensor = tensors[0]
+        if isinstance(operation, Relu | LeakyRelu):
+            return activated(self.populations, tensor, operation, node.name)
+        if isinstance(operation, Affine):
+            return normalized(tensor, operation)
+        if isinstance(operation, Add):
+            return added(tensors, operation.factors)
+        if isinstance(operation, Cat):
+            return joined(tensors)
+        if isinstance(operation, Move):
+            return moved(tensor, operation)
+        if isinstance(operation, Ending):
+            if self.graph.nodes[self.graph.output] is not node and not self._ends(node):
+                raise UnsupportedModelError(
+                    f"{node.kind} stands before other layers", expected=f"supported: {node.kind} at the end"
+                )
+            self.notes.append(f"{node.name}: the {node.kind} at the end is dropped; arg max is the same without it.")
+            return tensor
+        if isinstance(operation, Dense):
+            assert not isinstance(tensor, Value)
+            found = connected(tensor, operation, node.name)
+            return None if found is None else (Features(found),)
+        assert isinstance(tensor, Value), "`graph.py` gives maps to layers of maps"
+        if isinstance(operation, Conv):
+            return convolved(tensor, operation, node.shape, node.name)
+        assert isinstance(operation, AveragePool | MaxPool)
+        shape = _as_map(node.shape)
+        pooled = (
+            averaged(tensor, operation, shape)
+            if isinstance(operation, AveragePool)
+            else largest(self.populations, tensor, operation, shape, node.name)
+        )
+        # A mean over height and width leaves a vector.
+        return pooled if pooled is None or shape == node.shape else (Features(pooled),)
+
+    def _carried(self, tensor: Tensor, name: str) -> Tensor:
+        if isinstance(tensor, Value):
+            return self.populations.carried(tensor, tensor.name or name)
+        return tuple(
+            replace(part, value=self.populations.carried(part.value, part.value.name or name)) for part in tensor
+        )
+
+    def _shared(self, tensor: Tensor, node: Node) -> Tensor:
+        """A value that several layers take has populations of its own, unless it is one of populations as they are."""
+        parts = (tensor,) if isinstance(tensor, Value) else tuple(part.value for part in tensor)
+        return tensor if all(part.is_direct for part in parts) else self._carried(tensor, node.name)
+
+    def _feeds_relus(self, number: int) -> bool:
+        """Whether nothing but ReLUs take it, each perhaps behind a batch norm."""
+        for user in self._users[number]:
+            place = next(place for place, node in enumerate(self.graph.nodes) if node is user)
+            through = isinstance(user.operation, Affine) and self._feeds_relus(place) and len(self._users[place]) == 1
+            if not isinstance(user.operation, Relu | LeakyRelu) and not through:
+                return False
+        return True
+
+    def _ends(self, node: Node) -> bool:
+        """Whether only moves come behind."""
+        place = next(place for place, each in enumerate(self.graph.nodes) if each is node)
+        return all(isinstance(user.operation, Move) and self._ends(user) for user in self._users[place])
+
+    def _finish(self) -> None:
+        """Make the output a population without ReLU."""
+        node, tensor = self.graph.nodes[self.graph.output], self._tensors[self.graph.output]
+        value = tensor if isinstance(tensor, Value) else tensor[0].value
+        whole = isinstance(tensor, Value) or (len(tensor) == 1 and tensor[0].is_vector)
+        if not whole or value.size != (1, 1):
+            raise UnsupportedModelError(
+                f"the model ends here, with {node.shape}",
+                where=node.name,
+                expected="must end with one number for each class",
+                hint="End with a Linear layer, or with the average of whole maps.",
+            )
+        if len(value.terms) == 0:
+            raise UnsupportedModelError(
+                "the model ends here, with constants", where=node.name, expected="must depend on the image"
+            )
+        while isinstance(node.operation, Move | Ending):
+            node = self.graph.nodes[node.inputs[0]]
+        self.populations.add(Population(value.name or node.name, value))
+
+
+def _placed_at(error: UnsupportedModelError, node: Node) -> UnsupportedModelError:
+    if error.where:
+        return error
+    found = error.found if error.found.startswith(node.kind) else f"{node.kind} {error.found}"
+    return UnsupportedModelError(found, where=node.name, expected=error.expected, hint=error.hint)
+
+
+def _as_map(shape: Shape) -> Shape:
+    return shape if len(shape) == 3 else (shape[0], 1, 1)
+
+
+def per_channel(values: float | Sequence[float] | None, channels: int, where: str) -> tuple[float, ...] | None:
+    """Return one number per channel: ``values``, or the one number for all.
+
+    Raises
+    ------
+    UsageError
+        If ``values``, of the parameter ``where``, are not numbers.
+    """
+    if values is None:
+        return None
+    try:
+        given = (float(values),) if isinstance(values, int | float) else tuple(map(float, values))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"found {values!r}", where=where, expected="must be a number, or one per channel") from error
+    return given * channels if len(given) == 1 else given
+
+
+def _normalization(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> Affine | None:
+    if mean is None and std is None:
+        return None
+    centre, spread = (0.0,) * channels if mean is None else mean, (1.0,) * channels if std is None else std
+    for parameter, values in (("mean", centre), ("std", spread)):
+        if len(values) != channels:
+            raise UsageError(
+                f"found {tuple(values)} for images of {channels} channels",
+                where=parameter,
+                expected="must be one number per channel",
+            )
+        if not all(map(math.isfinite, values)) or (parameter == "std" and min(values) <= 0):
+            least = "finite and above 0" if parameter == "std" else "finite"
+            raise UsageError(f"found {tuple(values)}", where=parameter, expected=f"must be {least}")
+    gain = 1 / np.array(spread, np.float64)
+    return Affine(gain, -np.array(centre, np.float64) * gain)

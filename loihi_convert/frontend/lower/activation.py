@@ -1,0 +1,39 @@
+"""ReLU and its kin: the only operations that make neurons.
+
+Requires: any tensor.
+Ensures: a population for each ReLU. A population is never negative, so a second ReLU changes nothing. ReLU6 and
+clamp(0, b) are a ReLU with a ceiling, which balancing turns into the largest threshold: a neuron fires at most once a
+step, so it clips there exactly. LeakyReLU is relu(x) - slope relu(-x): two populations.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from loihi_convert.frontend.lower.linear import as_vector
+from loihi_convert.frontend.lower.value import Features, Population, Populations, Tensor, Value, scaled, summed
+from loihi_convert.frontend.operations import LeakyRelu, Relu
+
+
+def activated(populations: Populations, tensor: Tensor, activation: Relu | LeakyRelu, name: str) -> Tensor:
+    """Return ``tensor`` behind ``activation``; neurons are called after the layer before them, or ``name``."""
+    if isinstance(tensor, Value):
+        return _of_value(populations, tensor, activation, name)
+    (first, *others) = tensor
+    per_channel = activation.slope.size > 1 if isinstance(activation, LeakyRelu) else activation.threshold is not None
+    # Flattening and a ReLU commute.
+    if not others and first.index is None and first.gain is None and (not per_channel or first.is_vector):
+        return (Features(_of_value(populations, first.value, activation, name)),)
+    return (Features(_of_value(populations, as_vector(tensor), activation, name)),)
+
+
+def _of_value(populations: Populations, value: Value, activation: Relu | LeakyRelu, name: str) -> Value:
+    called = value.name or name
+    if isinstance(activation, LeakyRelu):
+        slope = np.broadcast_to(activation.slope, value.shape[0])
+        positive = populations.add(Population(called, value))
+        negative = populations.add(Population(f"{called} (negative)", scaled(value, -1.0)))
+        return summed((positive, scaled(negative, slope)), (1.0, -1.0))
+    if value.is_population and activation.threshold is None and activation.ceiling == np.inf:
+        return value
+    return populations.add(Population(called, value, activation.threshold, activation.levels, activation.ceiling))

@@ -1,0 +1,37 @@
+"""Batch norm, normalization, and arithmetic with constants: ``y = gain x + shift`` for each channel.
+
+Requires: any tensor.
+Ensures: the gain is in the weights of the value's maps, the shift in its constant. Where a later layer pads with zeros
+the shift does not reach the border, and the constant becomes one per neuron: exact, as the CNN computes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from loihi_convert.frontend.lower.value import Features, Tensor, Value, scaled, shifted
+from loihi_convert.frontend.operations import Affine
+
+
+def normalized(tensor: Tensor, affine: Affine) -> Tensor:
+    """Return ``tensor`` behind ``affine``."""
+    if isinstance(tensor, Value):
+        return _of_value(tensor, affine)
+    parts, first = [], 0
+    for part in tensor:
+        mine = slice(first, first + part.count)
+        parts.append(_of_features(part, Affine(affine.gain[mine], affine.shift[mine])))
+        first += part.count
+    return tuple(parts)
+
+
+def _of_value(value: Value, affine: Affine) -> Value:
+    return shifted(scaled(value, affine.gain), affine.shift)
+
+
+def _of_features(features: Features, affine: Affine) -> Features:
+    if features.is_vector:
+        return replace(features, value=_of_value(features.value, affine))
+    gain = affine.gain if features.gain is None else affine.gain * features.gain
+    shift = affine.shift if features.shift is None else affine.gain * features.shift + affine.shift
+    return replace(features, gain=gain, shift=shift)

@@ -1,0 +1,299 @@
+"""Populations -> `ReluNetwork`: a chain of layers whose channels are populations and relays.
+
+Requires: populations on levels (`levels.py`).
+Ensures: one layer for each level. A layer has one kernel, stride, padding and number of groups: smaller kernels are
+embedded in the largest, a relay has a single tap of weight 1, and where parts of a layer share no channels they become
+groups (`groups.py`). A level of one population that takes just the level before keeps its own geometry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from loihi_convert.arrays import Array, Pair, Shape
+from loihi_convert.frontend.lower.groups import Grouping, grouped
+from loihi_convert.frontend.lower.levels import Levels, Sample, offsets_of
+from loihi_convert.frontend.lower.value import IMAGE, Population, Term
+from loihi_convert.frontend.lower.window import Window
+from loihi_convert.ir.network import ReluLayer, ReluNetwork
+from loihi_convert.ir.synapse import Conv, Dense, Synapse
+
+# Populations that the name of a layer mentions.
+_NAMES = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """A network, and what its channels are.
+
+    Parameters
+    ----------
+    network
+        The chain.
+    levels
+        The populations.
+    channels
+        For each level, from that of the image: what each channel is.
+    """
+
+    network: ReluNetwork
+    levels: Levels
+    channels: tuple[tuple[Sample, ...], ...]
+
+
+def to_chain(levels: Levels, image_shape: Shape, notes: tuple[str, ...] = ()) -> Chain:
+    """Return ``levels`` as a chain for images ``(C, H, W)``."""
+    relays = levels.needed()
+    channels = [[Sample(IMAGE, channel) for channel in range(image_shape[0])]]
+    counts, blocks = [1], np.zeros(image_shape[0], np.int64)
+    for level in range(1, levels.depth + 1):
+        own = [Sample(number, c) for number in levels.on(level) for c in range(levels.populations[number].shape[0])]
+        channels.append([*own, *relays[level]])
+        layer = _Layer(levels, level, channels[level - 1], channels[level])
+        groups = None if layer.plain_term is not None else layer.groups(blocks)
+        # The image's channels keep their order.
+        if groups is None or (level == 1 and not np.array_equal(groups.inputs, np.arange(image_shape[0]))):
+            counts.append(1)
+        else:
+            channels[level - 1] = [channels[level - 1][place] for place in groups.inputs]
+            channels[level] = [channels[level][place] for place in groups.outputs]
+            counts.append(groups.count)
+        blocks = np.arange(len(channels[level])) // (len(channels[level]) // counts[-1])
+    layers: list[ReluLayer] = []
+    for level in range(1, levels.depth + 1):
+        made = _Layer(levels, level, channels[level - 1], channels[level]).layer(counts[level])
+        taken = sum(made.name == layer.name.split(" #")[0] for layer in layers)
+        layers.append(made if not taken else replace(made, name=f"{made.name} #{taken + 1}"))
+    return Chain(ReluNetwork(image_shape, tuple(layers), notes), levels, tuple(map(tuple, channels)))
+
+
+class _Piece(NamedTuple):
+    """Synapses of one tap of the kernel: from inputs to outputs, each with each, or, where it is (n,), pair by pair."""
+
+    outputs: Array
+    inputs: Array
+    weight: Array
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """One level as a layer; ``inputs`` and ``outputs`` are the channels of the level before and of its own."""
+
+    levels: Levels
+    level: int
+    inputs: Sequence[Sample]
+    outputs: Sequence[Sample]
+
+    @property
+    def populations(self) -> list[Population]:
+        return [self.levels.populations[number] for number in self.levels.on(self.level)]
+
+    @property
+    def is_dense(self) -> bool:
+        return self.levels.is_dense(self.level)
+
+    @property
+    def plain_term(self) -> Term | None:
+        """The one term of the one population, if it takes all channels of the level before in order."""
+        (first, *others) = self.populations
+        if others or len(first.value.terms) != 1 or len(self.outputs) != first.shape[0]:
+            return None
+        (term,) = first.value.terms
+        taken = [Sample(term.source, int(channel)) for channel in term.columns]
+        is_whole = np.array_equal(term.rows, np.arange(len(self.outputs))) and taken == list(self.inputs)
+        return term if is_whole and self.levels.of[term.source] == self.level - 1 else None
+
+    def groups(self, blocks: Array) -> Grouping | None:
+        """See `groups.grouped`."""
+        links = []
+        for piece in self._pieces((1, 1)):
+            if piece.weight.ndim == 1:
+                links += [(piece.outputs[k : k + 1], piece.inputs[k : k + 1]) for k in range(len(piece.outputs))]
+            else:
+                links.append((piece.outputs, piece.inputs))
+        return grouped(links, len(self.inputs), len(self.outputs), blocks)
+
+    def layer(self, groups: int) -> ReluLayer:
+        """Return the layer, its kernel in so many ``groups``."""
+        term, bias = self.plain_term, self._bias()
+        synapse = self._synapse(groups, bias) if term is None else self._as_it_is(term.window, term.size, bias)
+        return ReluLayer(self._name(), synapse, *self._activation(), self._relay_of())
+
+    def _as_it_is(self, window: Window, size: Pair, bias: Array | None) -> Synapse:
+        """A window with its own geometry."""
+        extent = (size[0] // window.pool[0], size[1] // window.pool[1])
+        if self.is_dense:
+            kernel = window.weight
+            if window.groups > 1 or kernel.shape[2:] != extent or window.padding != (0, 0) or window.dilation != (1, 1):
+                kernel = _over_map(window.ungrouped(), extent)
+            return Dense(kernel.reshape(len(kernel), -1), _flat(bias), window.pool)
+        made = (
+            Conv(window.weight, bias, window.stride, window.padding, window.dilation, window.groups, window.pool)
+            if min(window.padding) >= 0
+            else None
+        )
+        if made is not None and made.output_shape((window.inputs, *size))[1:] == window.size:
+            return made
+        return self._synapse(1 if window.groups == 1 else window.groups, bias)
+
+    def _synapse(self, groups: int, bias: Array | None) -> Synapse:
+        """All pieces in one kernel."""
+        pool = self._pool()
+        pieces = list(self._pieces(pool))
+        size = self.levels.size(self.level - 1)
+        extent = (size[0] // pool[0], size[1] // pool[1])
+        if self.is_dense:
+            weight = np.zeros((len(self.outputs), len(self.inputs), *extent))
+            _write(weight, pieces, 1, (0, 0))
+            return Dense(weight.reshape(len(weight), -1), _flat(bias), pool)
+        stride, count = self.levels.stride(self.level), self.levels.size(self.level)
+        stride = (stride[0] // pool[0], stride[1] // pool[1])
+        (top, rows), (left, columns) = (
+            _padding_and_kernel(set(shifts), *along)
+            for shifts, *along in (
+                ([piece.rows for piece in pieces], stride[0], count[0], extent[0]),
+                ([piece.columns for piece in pieces], stride[1], count[1], extent[1]),
+            )
+        )
+        weight = np.zeros((len(self.outputs), len(self.inputs) // groups, rows, columns))
+        _write(weight, pieces, groups, (top, left))
+        return Conv(weight, bias, stride, (top, left), groups=groups, pool=pool)
+
+    def _pool(self) -> Pair:
+        """The pooling that all terms have in common; none beside relays."""
+        terms = [term for population in self.populations for term in population.value.terms]
+        pools = {term.window.pool for term in terms}
+        has_relays = len(self.outputs) > sum(population.shape[0] for population in self.populations)
+        before, size = self.level - 1, self.levels.size(self.level - 1)
+        whole = all(self.levels.cell(before, term.source) == (1, 1) and term.size == size for term in terms)
+        return pools.pop() if len(pools) == 1 and whole and not has_relays else (1, 1)
+
+    def _pieces(self, pool: Pair) -> Iterator[_Piece]:
+        """The synapses of all terms and relays; windows keep their pooling if it is ``pool``."""
+        place = {sample: number for number, sample in enumerate(self.inputs)}
+        first: dict[int, list[int]] = {}
+        for number, sample in enumerate(self.outputs):
+            if self.levels.of[sample.source] == self.level:
+                first.setdefault(sample.source, []).append(number)
+            else:
+                source, shift = self.levels.relayed(self.level, sample)
+                yield _Piece(np.array([number]), np.array([place[source]]), np.ones(1), *shift)
+        for number in self.levels.on(self.level):
+            order = np.argsort([self.outputs[each].channel for each in first[number]])
+            outputs = np.array(first[number])[order]
+            for term in self.levels.populations[number].value.terms:
+                window = term.window if term.window.pool == pool else term.window.unpooled()
+                for copy in range(copies := self.levels.copies(number, term)):
+                    shared = window if copies == 1 else replace(window, weight=window.weight / copies)
+                    yield from self._of_term(replace(term, window=shared), outputs, place, copy)
+
+    def _of_term(self, term: Term, outputs: Array, place: dict[Sample, int], copy: int) -> Iterator[_Piece]:
+        window, rows = term.window, outputs[term.rows]
+        down, across = (self.levels.taps(self.level, term.source, offsets_of(window, axis), axis) for axis in (0, 1))
+        each, many = window.weight.shape[1], window.outputs // window.groups
+        for a, row in enumerate(down):
+            for b, column in enumerate(across):
+                tap = window.weight[:, :, a, b]
+                used = np.flatnonzero(np.abs(tap).reshape(window.groups, many, each).sum(axis=1).ravel())
+                if not used.size:
+                    continue
+                samples = (Sample(term.source, int(c), row.pixels, column.pixels, copy) for c in term.columns[used])
+                inputs = np.full(window.inputs, -1)
+                inputs[used] = [place[sample] for sample in samples]
+                if window.is_channelwise:
+                    yield _Piece(rows[used], inputs[used], tap[used, 0], row.cells, column.cells)
+                    continue
+                for group in range(window.groups):
+                    mine = np.arange(group * each, (group + 1) * each)
+                    mine = mine[inputs[mine] >= 0]
+                    if mine.size:
+                        part = tap[group * many : (group + 1) * many, mine - group * each]
+                        yield _Piece(
+                            rows[group * many : (group + 1) * many], inputs[mine], part, row.cells, column.cells
+                        )
+
+    def _bias(self) -> Array | None:
+        """The constants of all populations; relays have none."""
+        constants = [population.value.constant for population in self.populations]
+        if all(constant is None for constant in constants):
+            return None
+        if len(constants) == 1 and len(self.outputs) == self.populations[0].shape[0] and self.plain_term is not None:
+            return constants[0]
+        are_maps = any(constant is not None and constant.ndim == 3 for constant in constants)
+        bias = np.zeros((len(self.outputs), *(self.levels.size(self.level) if are_maps else ())))
+        for number, population in zip(self.levels.on(self.level), self.populations, strict=True):
+            maps = population.value.map_of_constant()
+            for place, sample in enumerate(self.outputs):
+                if sample.source == number:
+                    bias[place] = maps[sample.channel] if are_maps else maps[sample.channel, 0, 0]
+        return bias
+
+    def _activation(self) -> tuple[Array | None, int | None, Array | None]:
+        """Thresholds, levels and ceilings of the channels."""
+        thresholds, ceilings = np.full(len(self.outputs), np.nan), np.full(len(self.outputs), np.inf)
+        levels = {population.levels for population in self.populations if population.levels is not None}
+        for place, sample in enumerate(self.outputs):
+            if self.levels.of[sample.source] == self.level:
+                population = self.levels.populations[sample.source]
+                ceilings[place] = population.ceiling
+                if population.threshold is not None:
+                    thresholds[place] = population.threshold[sample.channel]
+        return (
+            None if np.isnan(thresholds).all() else thresholds,
+            levels.pop() if levels else None,
+            None if np.isinf(ceilings).all() else ceilings,
+        )
+
+    def _relay_of(self) -> Array | None:
+        place = {sample: number for number, sample in enumerate(self.inputs)}
+        found = [
+            -1 if self.levels.of[sample.source] == self.level else place[self.levels.relayed(self.level, sample)[0]]
+            for sample in self.outputs
+        ]
+        return np.array(found) if max(found) >= 0 else None
+
+    def _name(self) -> str:
+        names = list(dict.fromkeys(population.name for population in self.populations))
+        more = [f"{len(names) - _NAMES + 1} more"] if len(names) > _NAMES else []
+        return " + ".join(names if not more else [*names[: _NAMES - 1], *more])
+
+
+def _write(weight: Array, pieces: Sequence[_Piece], groups: int, corner: Pair) -> None:
+    """Add ``pieces`` to ``weight``, ``(C_out, C_in / groups, K_h, K_w)``; its tap at ``corner`` has no shift."""
+    each = weight.shape[1]
+    for outputs, inputs, values, rows, columns in pieces:
+        tap = weight[:, :, rows + corner[0], columns + corner[1]]
+        if values.ndim == 1:
+            np.add.at(tap, (outputs, inputs % each), values)
+        else:
+            np.add.at(tap, (outputs[:, None], inputs[None, :] % each), values)
+
+
+def _padding_and_kernel(shifts: set[int], stride: int, count: int, extent: int) -> tuple[int, int]:
+    """The padding, equal at both ends, and the size of a kernel that has taps at ``shifts`` and ``count`` places.
+
+    A convolution has floor((extent + 2 p - k) / stride) + 1 places, the first of which begins at -p.
+    """
+    last = stride * (count - 1)
+    padding = max(0, -min(shifts), max(shifts) + 1 - extent + last)
+    return padding, max(max(shifts) + padding + 1, extent + 2 * padding - stride * count + 1)
+
+
+def _over_map(window: Window, extent: Pair) -> Array:
+    """A window with one place as a kernel of the whole map."""
+    weight = np.zeros((window.outputs, window.inputs, *extent))
+    for a, row in enumerate(offsets_of(window, 0)):
+        for b, column in enumerate(offsets_of(window, 1)):
+            if 0 <= row < extent[0] and 0 <= column < extent[1]:
+                weight[:, :, row, column] += window.weight[:, :, a, b]
+    return weight
+
+
+def _flat(bias: Array | None) -> Array | None:
+    return None if bias is None else bias.reshape(len(bias))

@@ -1,0 +1,283 @@
+"""Which layer of the chain each population stands in, and what must be relayed from one layer to the next.
+
+Requires: populations in the order of computation, the output last.
+Ensures: a level for each, above those of its sources; all of a level have one map size. What is taken by a later level
+than the next is needed in all between: as relays of single pixels (`Sample`), on the grid of each level.
+
+Of the populations that could come next, those of the largest maps do. So a branch that reduces the map waits for one
+that does not, and its input is relayed meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from loihi_convert.arrays import Array, Pair
+from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.frontend.lower.value import IMAGE, Population, Populations, Term
+from loihi_convert.frontend.lower.window import Window
+
+_MAX_CHANNELS = 2**14
+
+Strides = tuple[int | None, int | None]
+"""Pixels of the image in a step on a map, vertical and horizontal; ``None`` where a map has one place only."""
+
+
+class Sample(NamedTuple):
+    """A channel of a layer: pixels of one channel of a population, one in each cell of the layer's grid.
+
+    ``value[i, j] = x[channel, r_h i + top, r_w j + left]``, where a cell is r_h x r_w pixels of x; 0 outside of x.
+    """
+
+    source: int
+    channel: int
+    top: int = 0
+    left: int = 0
+    copy: int = 0
+
+
+class Tap(NamedTuple):
+    """Where one row (or column) of a kernel finds its pixels in the layer before: a shift in cells, and in the cell."""
+
+    cells: int
+    pixels: int
+
+
+@dataclass(eq=False)
+class Levels:
+    """Populations on levels.
+
+    Parameters
+    ----------
+    populations
+        Only those that the output needs; it is the last.
+    of
+        The level of each, from 1; that of `IMAGE` is 0.
+    skip_copies
+        How many relays carry each pixel of a skip that is added to other synapses.
+    """
+
+    populations: tuple[Population, ...]
+    image_size: Pair
+    of: dict[int, int]
+    strides: dict[int, Strides]
+    skip_copies: int = 1
+    _dense: dict[int, bool] = field(default_factory=dict)
+    _taps: dict[tuple[int, int, int, int], Tap] = field(default_factory=dict)
+
+    @property
+    def depth(self) -> int:
+        return max(self.of.values())
+
+    def on(self, level: int) -> list[int]:
+        """Return the populations of a level."""
+        return [number for number in range(len(self.populations)) if self.of[number] == level]
+
+    def is_dense(self, level: int) -> bool:
+        """Return whether a level becomes a dense layer: the last, those of vectors, and those behind one."""
+        if level not in self._dense:
+            self._dense[level] = level == self.depth or any(
+                term.window.is_dense or (term.source != IMAGE and self.is_dense(self.of[term.source]))
+                for number in self.on(level)
+                for term in self.populations[number].value.terms
+            )
+        return self._dense[level]
+
+    def size(self, level: int) -> Pair:
+        """Return (H, W) of a level's maps."""
+        return self.image_size if level == 0 else self.populations[self.on(level)[0]].value.size
+
+    def stride(self, level: int) -> Pair:
+        """Return the vertical and horizontal stride of the layer of a level, in cells of the level before."""
+        here, before = (self._pixels(each) for each in (level, level - 1))
+        return tuple(  # type: ignore[return-value]
+            1 if size == 1 or mine is None or theirs is None else mine // theirs
+            for size, mine, theirs in zip(self.size(level), here, before, strict=True)
+        )
+
+    def cell(self, level: int, source: int) -> Pair:
+        """Return (rows, columns) of a source's pixels in a cell of a level."""
+        here, own = self._pixels(level), self.strides[source]
+        return tuple(1 if a is None or b is None else a // b for a, b in zip(here, own, strict=True))  # type: ignore[return-value]
+
+    def taps(self, level: int, source: int, offsets: Sequence[int], axis: int) -> list[Tap]:
+        """Return where a layer finds what stands ``offset`` pixels after its output's place, for each of ``offsets``.
+
+        In the layer before ``level``, along one axis; ``offsets`` are in pixels of ``source``.
+        """
+        return [self._tap(level, source, offset, axis) for offset in offsets]
+
+    def _tap(self, level: int, source: int, offset: int, axis: int) -> Tap:
+        key = (level, source, offset, axis)
+        if key not in self._taps:
+            self._taps[key] = self._found_tap(*key)
+        return self._taps[key]
+
+    def _found_tap(self, level: int, source: int, offset: int, axis: int) -> Tap:
+        if self.of[source] == level - 1:
+            return Tap(offset, 0)
+        cells, count = self.size(level - 1)[axis], self.size(level)[axis]
+        step, cell = self.stride(level)[axis], self.cell(level - 1, source)[axis]
+        # The pixel of a cell, or, where the grid of the layer before ends too early, one that has a relay of its own.
+        shift, pixel = divmod(offset, cell)
+        places = np.arange(count) * step + shift
+        outside = places[(places < 0) | (places >= cells)] * cell + pixel
+        if not bool(((outside >= 0) & (outside < self._extent(source)[axis])).any()):
+            return Tap(shift, pixel)
+        return Tap(0, offset)
+
+    def _pixels(self, level: int) -> Strides:
+        """How many pixels of the image a step on the level's grid is."""
+        return (1, 1) if level == 0 else self.strides[self.on(level)[0]]
+
+    def _extent(self, source: int) -> Pair:
+        return self.image_size if source == IMAGE else self.populations[source].value.size
+
+    def needed(self) -> list[list[Sample]]:
+        """Return the relays of each level, from level 0, in order.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If a level would need more channels than any chip has.
+        """
+        needs: list[set[Sample]] = [set() for _ in range(self.depth + 1)]
+        for level in range(self.depth, 1, -1):
+            for number in self.on(level):
+                for term in self.populations[number].value.terms:
+                    if self.of[term.source] < level - 1:
+                        needs[level - 1] |= self._of_term(level, term, self.copies(number, term))
+            for sample in needs[level]:
+                if self.of[sample.source] < level - 1:
+                    needs[level - 1].add(self.relayed(level, sample)[0])
+            if len(needs[level - 1]) > _MAX_CHANNELS:
+                raise UnsupportedModelError(
+                    f"{len(needs[level - 1])} channels would skip it",
+                    where=self.populations[self.on(level - 1)[0]].name,
+                    expected=f"supported: at most {_MAX_CHANNELS}",
+                    hint="Give the branches of the network the same padding and strides.",
+                )
+        return [sorted(samples) for samples in needs]
+
+    def relayed(self, level: int, sample: Sample) -> tuple[Sample, Pair]:
+        """Return what a relay of a level repeats in the layer before, and the shift in cells.
+
+        Copies are made in the last layer before the sum alone.
+        """
+        row, column = (self._tap(level, sample.source, (sample.top, sample.left)[axis], axis) for axis in (0, 1))
+        return sample._replace(top=row.pixels, left=column.pixels, copy=0), (row.cells, column.cells)
+
+    def _of_term(self, level: int, term: Term, copies: int) -> set[Sample]:
+        found = set()
+        for rows, columns, channels in self.places(level, term):
+            for channel in channels:
+                found |= {
+                    Sample(term.source, int(channel), rows.pixels, columns.pixels, copy) for copy in range(copies)
+                }
+        return found
+
+    def places(self, level: int, term: Term) -> Iterator[tuple[Tap, Tap, Array]]:
+        """Yield the taps of a term's kernel, and the channels of the source that each needs."""
+        window = term.window.unpooled()
+        rows, columns = (self.taps(level, term.source, offsets_of(window, axis), axis) for axis in (0, 1))
+        for a, row in enumerate(rows):
+            for b, column in enumerate(columns):
+                used = np.abs(window.weight[:, :, a, b]).reshape(window.groups, -1, window.weight.shape[1]).sum(axis=1)
+                yield row, column, term.columns[np.flatnonzero(used.ravel())]
+
+    def copies(self, number: int, term: Term) -> int:
+        """Return how many relays carry each pixel of a term: more than one of a skip that joins other synapses."""
+        others = [other for other in self.populations[number].value.terms if other is not term]
+        joins = term.window.is_channelwise and any(not other.window.is_channelwise for other in others)
+        return self.skip_copies if joins and self.of[term.source] < self.of[number] - 1 else 1
+
+
+def offsets_of(window: Window, axis: int) -> list[int]:
+    """Return how far each tap of a kernel is from its output's place, in pixels of the input."""
+    return [place * window.dilation[axis] - window.padding[axis] for place in range(window.weight.shape[2 + axis])]
+
+
+def placed(populations: Populations, skip_copies: int = 1) -> Levels:
+    """Return ``populations`` on levels.
+
+    Pixels cannot be relayed, because they are no spikes: where they are taken later, or together with spikes, a
+    population of their own encodes them.
+    """
+    made, late = _needed(populations.made), set[int]()
+    while True:
+        found = _placed(_with_encoder(made, late, populations), populations, skip_copies)
+        new = {
+            number - bool(late)
+            for number, population in enumerate(found.populations)
+            if found.of[number] > 1 and any(term.source == IMAGE for term in population.value.terms)
+        }
+        if not new:
+            return found
+        late |= new
+
+
+def _needed(made: Sequence[Population]) -> list[Population]:
+    """The populations that the last one needs, numbered anew."""
+    needed = {len(made) - 1}
+    for number in range(len(made) - 1, -1, -1):
+        if number in needed:
+            needed |= {term.source for term in made[number].value.terms if term.source != IMAGE}
+    order = {IMAGE: IMAGE, **{number: place for place, number in enumerate(sorted(needed))}}
+    return [_renumbered(made[number], order) for number in sorted(needed)]
+
+
+def _renumbered(population: Population, order: dict[int, int]) -> Population:
+    terms = tuple(replace(term, source=order[term.source]) for term in population.value.terms)
+    return replace(population, value=replace(population.value, terms=terms))
+
+
+def _with_encoder(made: Sequence[Population], late: set[int], populations: Populations) -> list[Population]:
+    if not late:
+        return list(made)
+    shift = {IMAGE: IMAGE, **{number: number + 1 for number in range(len(made))}}
+    encoded = {**shift, IMAGE: 0}
+    found = [Population("the image", populations.image())]
+    return [*found, *(_renumbered(each, encoded if number in late else shift) for number, each in enumerate(made))]
+
+
+def _placed(made: Sequence[Population], populations: Populations, skip_copies: int) -> Levels:
+    size = (populations.image_shape[1], populations.image_shape[2])
+    levels: dict[int, int] = {IMAGE: 0}
+    strides: dict[int, Strides] = {IMAGE: (1, 1)}
+    found = Levels(tuple(made), size, levels, strides, skip_copies)
+    pending = list(range(len(made)))
+    level = 0
+    while pending:
+        level += 1
+        ready = [
+            number for number in pending if all(levels.get(t.source, level) < level for t in made[number].value.terms)
+        ]
+        for number in ready:
+            strides[number] = _stride(made[number], strides)
+        first = max(ready, key=lambda number: np.prod(made[number].value.size))
+        alike = (made[first].value.size, strides[first])
+        levels.update(dict.fromkeys((n for n in ready if (made[n].value.size, strides[n]) == alike), level))
+        pending = [number for number in pending if number not in levels]
+    return found
+
+
+def _stride(population: Population, strides: dict[int, Strides]) -> Strides:
+    """How many pixels of the image a step on a population's map is; ``None`` where there is one place only."""
+    found: list[int | None] = []
+    for axis, size in enumerate(population.value.size):
+        steps = set()
+        for term in population.value.terms:
+            own = strides[term.source][axis]
+            steps.add(None if own is None else own * term.window.stride[axis] * term.window.pool[axis])
+        if size > 1 and len(steps) > 1:
+            raise UnsupportedModelError(
+                f"its inputs have been reduced by different strides, {sorted(map(str, steps))}",
+                where=population.name,
+                expected="supported: branches that reduce the map alike",
+            )
+        found.append(None if size == 1 else steps.pop() if steps else 1)
+    return found[0], found[1]

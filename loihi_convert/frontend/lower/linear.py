@@ -1,0 +1,129 @@
+"""Linear layers, one behind another: convolutions, dense layers, and every other `Window`.
+
+Requires: a value that is a sum of linear maps of populations.
+Ensures: the value behind the layer, as a sum of linear maps of the same populations. Two layers without a ReLU between
+them are one map, unless the second pads its input with zeros where the first would go on: there is none then, and the
+value must be carried by populations of its own (`value.Populations.carried`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from loihi_convert.arrays import Array
+from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.frontend.lower.value import Features, Value, summed
+from loihi_convert.frontend.lower.window import Window
+from loihi_convert.ir.synapse import Conv, Dense
+
+# Weights of two layers as one, and of a dense layer that chooses numbers; more would not fit into memory.
+_MAX_WEIGHTS = 2**27
+
+
+def convolved(value: Value, conv: Conv, shape: tuple[int, ...], name: str) -> Value | None:
+    """Return ``value`` behind ``conv``, of ``shape``; ``None`` where it must be carried first."""
+    window = Window(conv.weight, (shape[1], shape[2]), conv.stride, conv.padding, conv.dilation, conv.groups)
+    found = through(value, window)
+    return None if found is None else replace(_biased(found, conv.bias), name=name)
+
+
+def connected(features: tuple[Features, ...], dense: Dense, name: str) -> Value | None:
+    """Return ``features`` behind ``dense``: a value ``(N, 1, 1)``; ``None`` where they must be carried first."""
+    bias, first, parts = dense.bias, 0, []
+    for part in features:
+        weight = dense.weight[:, first : first + part.count]
+        first += part.count
+        if part.shift is not None:
+            shift = weight @ part.shift
+            bias = shift if bias is None else bias + shift
+        if part.gain is not None:
+            weight = weight * part.gain
+        parts.append(through(part.value, Window(_of_maps(weight, part), (1, 1), is_dense=True)))
+    if any(part is None for part in parts):
+        return None
+    found = [part for part in parts if part is not None]
+    value = found[0] if len(found) == 1 else summed(found, [1.0] * len(found))
+    return replace(_biased(value, bias), name=name)
+
+
+def as_vector(features: tuple[Features, ...]) -> Value:
+    """Return ``features`` as a value ``(N, 1, 1)``, by a dense layer of ones where they are of larger maps."""
+    if len(features) == 1 and features[0].is_vector:
+        return features[0].value
+    count = sum(part.count for part in features)
+    if count * max(int(np.prod(part.value.shape)) for part in features) > _MAX_WEIGHTS:
+        raise UnsupportedModelError(
+            f"treats {count} numbers of flattened maps each on its own", expected="supported: at most some thousand"
+        )
+    value = connected(features, Dense(np.eye(count)), "")
+    assert value is not None, "nothing is padded"
+    return value
+
+
+def through(value: Value, second: Window) -> Value | None:
+    """Return ``value`` behind ``second``; ``None`` where a term has no such map."""
+    terms = []
+    for term in value.terms:
+        of_rows, rows = _of_inputs(second, term.rows)
+        found = term.behind(of_rows, rows)
+        if found is None:
+            return None
+        if found.window.weight.size > _MAX_WEIGHTS:
+            raise UnsupportedModelError(
+                f"and the layer before it, without ReLU between them, are one of {found.window.weight.size} weights",
+                expected="supported: a ReLU between large layers",
+            )
+        terms.append(found)
+    constant = value.constant
+    if constant is not None:
+        constant = _constant_behind(value, second)
+    return Value((second.outputs, *second.size), tuple(terms), constant, value.name)
+
+
+def _constant_behind(value: Value, second: Window) -> Array:
+    if second.is_diagonal and second.pool != (1, 1) and value.constant is not None and value.constant.ndim == 1:
+        return value.constant * second.weight.ravel()
+    found = second.unpooled().of(value.map_of_constant().astype(np.float64))
+    inside = second.is_dense or (second.padding == (0, 0) and value.constant is not None and value.constant.ndim == 1)
+    # Every neuron sees the whole kernel: one value per channel.
+    return found[:, 0, 0] if inside else found
+
+
+def _of_inputs(second: Window, rows: Array) -> tuple[Window, Array]:
+    """``second`` for some of its input channels, and which output channels it then gives."""
+    everything = np.arange(second.outputs)
+    if np.array_equal(rows, np.arange(second.inputs)):
+        return second, everything
+    if second.groups == 1:
+        return replace(second, weight=second.weight[:, rows]), everything
+    inputs, outputs = second.weight.shape[1], second.outputs // second.groups
+    groups = rows[::inputs] // inputs
+    whole = (groups[:, None] * inputs + np.arange(inputs)).ravel()
+    if np.array_equal(whole, rows):
+        chosen = (groups[:, None] * outputs + np.arange(outputs)).ravel()
+        return replace(second, weight=second.weight[chosen], groups=len(groups)), chosen
+    full = second.ungrouped().weight[:, rows]
+    used = np.flatnonzero(np.abs(full).sum(axis=(1, 2, 3)))
+    return replace(second, weight=full[used], groups=1), used
+
+
+def _biased(value: Value, bias: Array | None) -> Value:
+    if bias is None:
+        return value
+    if value.constant is None:
+        return replace(value, constant=bias)
+    own = value.constant
+    return replace(value, constant=bias.reshape(-1, *(1,) * (own.ndim - 1)) + own)
+
+
+def _of_maps(weight: Array, features: Features) -> Array:
+    """``(N_out, count)`` as a kernel of whole maps ``(N_out, C, H, W)``."""
+    shape = features.value.shape
+    if features.index is None:
+        return weight.reshape(-1, *shape)
+    full = np.zeros((len(weight), int(np.prod(shape)) + 1))
+    # A number may stand in several places; those that are 0 stand in the last.
+    np.add.at(full.T, features.index, weight.T)
+    return full[:, :-1].reshape(-1, *shape)

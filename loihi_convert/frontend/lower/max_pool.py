@@ -1,0 +1,111 @@
+"""Max pooling, by ReLUs: max(a, b) = b + relu(a - b).
+
+Requires: a map that is never negative, whose padding with zeros then is right; or one without padding.
+Ensures: the same values, by a tournament: in each round the pixels of a window meet in pairs, first along rows, then
+along columns. A round is one layer; a window of k pixels along one axis takes ceil(log2 k) of them.
+
+A maximum of real numbers is exact. Of spike trains it is one of what has arrived so far, so single windows may end with
+another count; networks hardly mind from T = 16 (shared/review: 98.7 against a CNN's 98.65 on MNIST).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.frontend.graph import Graph, Node
+from loihi_convert.frontend.lower.linear import through
+from loihi_convert.frontend.lower.value import Population, Populations, Value, summed
+from loihi_convert.frontend.lower.window import Window
+from loihi_convert.frontend.operations import Affine, MaxPool, Relu
+
+
+def largest(populations: Populations, value: Value, pool: MaxPool, shape: tuple[int, ...], name: str) -> Value | None:
+    """Return ``value`` behind ``pool``, of ``shape``; ``None`` where it must be carried first."""
+    if not value.is_nonnegative and pool.padding != (0, 0):
+        raise UnsupportedModelError(
+            "pads values that may be negative",
+            expected="supported: behind a ReLU, or directly in front of one, or without padding",
+        )
+    if not value.is_direct:
+        return None
+    rows = _along(populations, value, pool, 1, (value.shape[1], shape[2]), name)
+    return None if rows is None else _along(populations, rows, pool, 0, (shape[1], shape[2]), name)
+
+
+def _along(
+    populations: Populations, value: Value, pool: MaxPool, axis: int, size: tuple[int, int], name: str
+) -> Value | None:
+    """The maximum along columns (0) or rows (1), of ``size``."""
+    kernel, pad = pool.kernel[axis], pool.padding[axis]
+    if kernel == 1 and pool.stride[axis] == 1 and pad == 0:
+        return value
+    stride = (1, pool.stride[1]) if axis else (pool.stride[0], 1)
+    players = []
+    for place in range(kernel):
+        offset = pad - place * pool.dilation[axis]
+        padding = (0, offset) if axis else (offset, 0)
+        channels = value.shape[0]
+        window = Window(np.ones((channels, 1, 1, 1)), size, stride, padding, groups=channels)
+        sampled = through(value, window)
+        if sampled is None:
+            return None
+        players.append(sampled)
+    direction = "rows" if axis else "columns"
+    return _winner(populations, players, f"{name} ({direction})")
+
+
+def _winner(populations: Populations, players: Sequence[Value], name: str) -> Value:
+    """The largest of all, pixel by pixel."""
+    while len(players) > 1:
+        pairs = zip(players[::2], players[1::2], strict=False)
+        winners = [_larger(populations, a, b, name) for a, b in pairs]
+        players = [*winners, *players[len(winners) * 2 :]]
+    return players[0]
+
+
+def _larger(populations: Populations, a: Value, b: Value, name: str) -> Value:
+    gap = populations.add(Population(name, summed((a, b), (1.0, -1.0))))
+    return summed((gap, b), (1.0, 1.0))
+
+
+def behind_its_relu(graph: Graph) -> Graph:
+    """Return ``graph`` with each max pooling that stands in front of its only ReLU behind it.
+
+    Both are the same: a ReLU, and a batch norm of positive gain before it, keep the order of numbers. Behind it values
+    are never negative.
+    """
+    nodes = list(graph.nodes)
+    users: list[list[int]] = [[] for _ in nodes]
+    for number, node in enumerate(nodes):
+        for before in node.inputs:
+            users[before].append(number)
+    for number, node in enumerate(graph.nodes):
+        if not isinstance(node.operation, MaxPool):
+            continue
+        behind = _monotone(nodes, users, number)
+        if behind and isinstance(nodes[behind[-1]].operation, Relu):
+            shape = nodes[node.inputs[0]].shape
+            places = [number, *behind]
+            moved_up = [replace(nodes[each], shape=shape) for each in behind]
+            for place, each, before in zip(places, moved_up, [node.inputs[0], *places], strict=False):
+                nodes[place] = replace(each, inputs=(before,))
+            nodes[places[-1]] = replace(node, inputs=(places[-2],))
+    return replace(graph, nodes=tuple(nodes))
+
+
+def _monotone(nodes: Sequence[Node], users: Sequence[Sequence[int]], number: int) -> list[int]:
+    """The operations behind a node, each the only one that takes the one before, up to a ReLU; empty if none."""
+    found: list[int] = []
+    while len(users[number]) == 1:
+        (number,) = users[number]
+        operation = nodes[number].operation
+        found.append(number)
+        if isinstance(operation, Relu):
+            return found
+        if not isinstance(operation, Affine) or (operation.gain < 0).any():
+            return []
+    return []

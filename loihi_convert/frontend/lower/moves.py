@@ -1,0 +1,116 @@
+"""What moves numbers and computes nothing: flattening, slices and chunks of channels, shuffles, zero padding.
+
+Requires: a `Move` that takes whole channels, each from one channel, its rows and columns at a constant step; or one
+that makes a vector, in any order.
+Ensures: the same numbers, as channels of the same populations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from loihi_convert.arrays import Array
+from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.frontend.lower.linear import through
+from loihi_convert.frontend.lower.value import Features, Tensor, Value, summed
+from loihi_convert.frontend.lower.window import Window
+from loihi_convert.frontend.operations import Move
+
+
+def moved(tensor: Tensor, move: Move) -> Tensor | None:
+    """Return ``tensor`` as ``move`` leaves it; ``None`` where it must be carried first."""
+    index = move.index
+    if isinstance(tensor, Value):
+        return _of_value(tensor, index)
+    if index.ndim == 1:
+        return _of_features(tensor, index)
+    (first, *others) = tensor
+    if not others and first.index is None and first.gain is None:
+        return _of_value(first.value, index)
+    raise UnsupportedModelError("makes maps of numbers in a row", expected="supported: maps that were flattened whole")
+
+
+def _of_value(value: Value, index: Array) -> Tensor | None:
+    count = int(np.prod(value.shape))
+    if index.ndim == 1:
+        if value.size == (1, 1):
+            return (Features(value.of_channels(index)),)
+        return (Features(value, None if np.array_equal(index, np.arange(count)) else index),)
+    pixels = value.shape[1] * value.shape[2]
+    channel = np.where(index >= 0, index // pixels, -1).reshape(len(index), -1).max(axis=1)
+    # Channels that are taken with another shift of their pixels are put together in the end.
+    samples: dict[tuple[int, int, int, int], list[int]] = {}
+    for number in range(len(index)):
+        samples.setdefault(_sample(index[number], int(channel[number]), value.size), []).append(number)
+    parts = []
+    for (step_h, step_w, top, left), numbers in samples.items():
+        chosen = np.full(len(index), -1)
+        chosen[numbers] = channel[numbers]
+        part: Value | None = value.of_channels(chosen)
+        size = (index.shape[1], index.shape[2])
+        if (step_h, step_w, top, left) != (1, 1, 0, 0) or size != value.size:
+            window = Window(np.ones((len(index), 1, 1, 1)), size, (step_h, step_w), (-top, -left), groups=len(index))
+            part = through(value.of_channels(chosen), window)
+        if part is None:
+            return None
+        parts.append(part)
+    return replace(summed(parts, [1.0] * len(parts)), name=value.name) if len(parts) > 1 else parts[0]
+
+
+def _sample(index: Array, channel: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The vertical and horizontal step, and the first row and column, of one channel's pixels."""
+    if channel < 0:
+        return 1, 1, 0, 0
+    places = index - channel * size[0] * size[1]
+    rows = np.where(index >= 0, places // size[1], -1)
+    columns = np.where(index >= 0, places % size[1], -1)
+    (step_h, top), (step_w, left) = _progression(rows.max(axis=1), size[0]), _progression(columns.max(axis=0), size[1])
+    row = np.arange(index.shape[0]) * step_h + top
+    column = np.arange(index.shape[1]) * step_w + left
+    inside = ((row >= 0) & (row < size[0]))[:, None] & ((column >= 0) & (column < size[1]))
+    wanted = np.where(inside, channel * size[0] * size[1] + row[:, None] * size[1] + column, -1)
+    if not np.array_equal(wanted, index):
+        raise UnsupportedModelError(
+            "moves the pixels of a map in a way that no convolution does",
+            expected="supported: whole channels, their rows and columns at a constant step",
+        )
+    return step_h, step_w, top, left
+
+
+def _progression(places: Array, extent: int) -> tuple[int, int]:
+    """The step and the first of places that rise by a constant step; -1 is outside of 0..extent - 1."""
+    known = np.flatnonzero(places >= 0)
+    if not known.size:
+        return 1, extent
+    step = int(places[known[1]] - places[known[0]]) if known.size > 1 else 1
+    # Where one place is known, any step does that leaves the others outside.
+    step = max(step, 1) if known.size > 1 else max(1, extent if len(places) > 1 else 1)
+    return step, int(places[known[0]]) - step * int(known[0])
+
+
+def _of_features(features: tuple[Features, ...], index: Array) -> tuple[Features, ...]:
+    """Runs of numbers that come from one of ``features``."""
+    starts = np.cumsum([0, *(part.count for part in features)])
+    source = np.searchsorted(starts, index, side="right") - 1
+    found: list[Features] = []
+    for run in np.split(np.arange(len(index)), np.flatnonzero(np.diff(source)) + 1):
+        part, places = features[max(int(source[run[0]]), 0)], index[run]
+        inner = np.where(places >= 0, places - starts[max(int(source[run[0]]), 0)], -1)
+        found.append(_chosen(part, inner))
+    return tuple(found)
+
+
+def _chosen(features: Features, places: Array) -> Features:
+    if np.array_equal(places, np.arange(features.count)):
+        return features
+    if features.is_vector:
+        return Features(features.value.of_channels(places))
+    own = np.arange(features.count) if features.index is None else features.index
+    index = np.where(places >= 0, own[places], -1)
+    gain, shift = (
+        None if values is None else np.where(places >= 0, values[places], 0.0)
+        for values in (features.gain, features.shift)
+    )
+    return Features(features.value, index, gain, shift)

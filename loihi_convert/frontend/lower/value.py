@@ -1,0 +1,236 @@
+"""What lowering knows of a tensor: a sum of linear maps of spiking populations, and a constant.
+
+Lowering goes through the graph (`graph.py`) and keeps a `Value` for each tensor. Only a ReLU makes a `Population`;
+whatever stands between two ReLUs is a linear map of populations. So every rule is one of linear algebra, and equals the
+CNN up to the rounding of float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from loihi_convert.arrays import Array, Pair, Shape
+from loihi_convert.frontend.lower.window import Window, behind
+
+IMAGE: int = -1
+"""The source that is no population: the pixels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """A linear map from some channels of one source to some channels of a value.
+
+    Parameters
+    ----------
+    source
+        The number of a population, or `IMAGE`.
+    columns, rows
+        int64: channels of the source, channels of the value, in the order of the window's.
+    window
+        The map.
+    size
+        (H, W) of the source's map.
+    """
+
+    source: int
+    columns: Array
+    rows: Array
+    window: Window
+    size: Pair
+
+    def behind(self, second: Window, rows: Array) -> Term | None:
+        """Return the term with ``second`` behind its window, which gives the channels ``rows`` then."""
+        window = behind(self.window, second, self.size)
+        return None if window is None else Term(self.source, self.columns, rows, window, self.size)
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A tensor ``(C, H, W)``; a vector is ``(N, 1, 1)``.
+
+    Parameters
+    ----------
+    shape
+        ``(C, H, W)``.
+    terms
+        What is added up.
+    constant
+        Added to it: float64 ``(C,)`` or ``(C, H, W)``; ``None``: nothing.
+    name
+        The layer that a population made of it is called after.
+    """
+
+    shape: Shape
+    terms: tuple[Term, ...]
+    constant: Array | None = None
+    name: str = ""
+
+    @property
+    def size(self) -> Pair:
+        """(H, W)."""
+        return self.shape[1], self.shape[2]
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether each pixel is that of a population, scaled and shifted, so that a linear map of it is one of that."""
+        return all(term.window.is_diagonal for term in self.terms)
+
+    @property
+    def is_population(self) -> bool:
+        """Whether it is one population, as it is."""
+        if len(self.terms) != 1 or self.constant is not None:
+            return False
+        (term,) = self.terms
+        all_rows = np.array_equal(term.rows, np.arange(self.shape[0]))
+        plain = term.window.is_diagonal and term.window.pool == (1, 1) and bool((term.window.weight == 1).all())
+        return all_rows and plain and term.source != IMAGE
+
+    @property
+    def is_nonnegative(self) -> bool:
+        """Whether no image makes it negative."""
+        constant = 0.0 if self.constant is None else float(self.constant.min())
+        return constant >= 0 and all(bool((term.window.weight >= 0).all()) for term in self.terms)
+
+    def map_of_constant(self) -> Array:
+        """Return the constant of each pixel: float64 ``(C, H, W)``."""
+        constant = np.zeros(self.shape[0]) if self.constant is None else self.constant
+        return np.broadcast_to(constant.reshape(constant.shape[0], *(constant.shape[1:] or (1, 1))), self.shape)
+
+    def of_channels(self, chosen: Array) -> Value:
+        """Return some channels, in another order; -1 is a channel of zeros."""
+        terms = []
+        for term in self.terms:
+            # Each chosen channel that the term gives: its place there, and its place in the new value.
+            place = np.full(self.shape[0] + 1, -1)
+            place[term.rows] = np.arange(len(term.rows))
+            found = place[chosen]
+            rows = np.flatnonzero(found >= 0)
+            if rows.size:
+                window, used = term.window.of_outputs(found[rows])
+                terms.append(replace(term, columns=term.columns[used], rows=rows, window=window))
+        constant = self.constant
+        if constant is not None:
+            constant = np.concatenate([constant, np.zeros((1, *constant.shape[1:]))])[chosen]
+        return replace(self, shape=(len(chosen), *self.shape[1:]), terms=tuple(terms), constant=constant)
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Numbers of a value in a row, of which a dense layer takes a weighted sum.
+
+    Parameters
+    ----------
+    value
+        The value.
+    index
+        int64: where each number stands in it, counted in C, H, W order; -1: it is 0. ``None``: all, in order.
+    gain, shift
+        float64, what they are multiplied by and what is added then; ``None``: nothing.
+    """
+
+    value: Value
+    index: Array | None = None
+    gain: Array | None = None
+    shift: Array | None = None
+
+    @property
+    def count(self) -> int:
+        return int(np.prod(self.value.shape)) if self.index is None else len(self.index)
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether it is a value ``(N, 1, 1)``."""
+        return self.value.size == (1, 1) and self.index is None and self.gain is None and self.shift is None
+
+
+Tensor = Value | tuple[Features, ...]
+"""A map, or features in a row."""
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """Neurons behind one sum of synapses: a ReLU of the CNN, or one that lowering needs.
+
+    Parameters
+    ----------
+    name
+        The layer of the CNN.
+    value
+        What the ReLU is taken of; of the output, which has none, itself.
+    threshold, levels, ceiling
+        As in `network.ReluLayer`.
+    """
+
+    name: str
+    value: Value
+    threshold: Array | None = None
+    levels: int | None = None
+    ceiling: float = np.inf
+
+    @property
+    def shape(self) -> Shape:
+        return self.value.shape
+
+
+@dataclass(eq=False)
+class Populations:
+    """The populations that were made so far."""
+
+    image_shape: Shape
+    made: list[Population] = field(default_factory=list)
+
+    def image(self) -> Value:
+        """Return the pixels / 255."""
+        return _whole(IMAGE, self.image_shape)
+
+    def add(self, population: Population) -> Value:
+        """Make ``population``; return its values."""
+        self.made.append(population)
+        return _whole(len(self.made) - 1, population.shape)
+
+    def carried(self, value: Value, name: str) -> Value:
+        """Return ``value`` as populations of its own: relu(x) - relu(-x), or only relu(x) where x is never negative."""
+        positive = self.add(Population(name, value))
+        if value.is_nonnegative:
+            return positive
+        return summed((positive, self.add(Population(f"{name} (negative)", scaled(value, -1.0)))), (1.0, -1.0))
+
+
+def summed(values: Sequence[Value], factors: Sequence[float], name: str = "") -> Value:
+    """Return the sum of ``values``, each times its factor; all have one shape."""
+    terms: list[Term] = []
+    constants: list[Array] = []
+    for value, factor in zip(values, factors, strict=True):
+        of_one = scaled(value, factor)
+        terms += of_one.terms
+        if of_one.constant is not None:
+            constants.append(of_one.constant)
+    if len({constant.ndim for constant in constants}) > 1:
+        constants = [scaled(value, factor).map_of_constant() for value, factor in zip(values, factors, strict=True)]
+    return Value(values[0].shape, tuple(terms), sum(constants) if constants else None, name)  # type: ignore[arg-type]
+
+
+def scaled(value: Value, gains: float | Array) -> Value:
+    """Return ``value`` times ``gains``, a number or float64 ``(C,)``."""
+    if isinstance(gains, float) and gains == 1.0:
+        return value
+    each = np.broadcast_to(np.asarray(gains, np.float64), value.shape[0])
+    terms = tuple(replace(term, window=term.window.scaled(each[term.rows])) for term in value.terms)
+    constant = value.constant
+    if constant is not None:
+        constant = constant * each.reshape(-1, *(1,) * (constant.ndim - 1))
+    return replace(value, terms=terms, constant=constant)
+
+
+def shifted(value: Value, shift: Array) -> Value:
+    """Return ``value`` plus ``shift``, float64 ``(C,)``."""
+    constant = np.zeros(value.shape[0]) if value.constant is None else value.constant
+    return replace(value, constant=constant + shift.reshape(-1, *(1,) * (constant.ndim - 1)))
+
+
+def _whole(source: int, shape: Shape) -> Value:
+    channels, size = np.arange(shape[0]), (shape[1], shape[2])
+    return Value(shape, (Term(source, channels, channels, Window.identity(shape[0], size), size),))

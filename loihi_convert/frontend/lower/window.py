@@ -1,0 +1,256 @@
+"""Linear maps between maps of channels, as windows that move over an input: convolutions, and what is like them.
+
+A dense layer is a window as large as its input, that has one place; an identity is a window of one pixel with a group
+for each channel. Windows are closed under what lowering does: choosing and scaling channels, one behind another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from loihi_convert.arrays import Array, Pair, Shape
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """``y[o, i, j]`` is the sum of ``weight[o, c, a, b] x[c, s i - p + d a, ...]``, with x = 0 outside its map.
+
+    Parameters
+    ----------
+    weight
+        float64 ``(C_out, C_in / groups, K_h, K_w)``.
+    size
+        (H, W) of y.
+    stride, padding, dilation
+        s, p and d, vertical and horizontal, in units of the pooled input. The padding is that above and left of the
+        map, and may be negative; below and right of it there is as much as ``size`` asks for.
+    groups
+        As in `synapse.Conv`.
+    pool
+        Averages windows that lie side by side first; what fills none is dropped.
+    is_dense
+        Whether it becomes a `synapse.Dense`.
+    """
+
+    weight: Array
+    size: Pair
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    pool: Pair = (1, 1)
+    is_dense: bool = False
+
+    @classmethod
+    def identity(cls, channels: int, size: Pair) -> Window:
+        """Return the map of each channel to itself."""
+        return cls(np.ones((channels, 1, 1, 1)), size, groups=channels)
+
+    @property
+    def outputs(self) -> int:
+        return int(self.weight.shape[0])
+
+    @property
+    def inputs(self) -> int:
+        return int(self.weight.shape[1]) * self.groups
+
+    @property
+    def is_channelwise(self) -> bool:
+        """Whether each output channel has one input channel, in order."""
+        return self.groups == self.outputs == self.inputs
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether each output pixel has one input pixel, its own."""
+        return (self.weight.shape[2:], self.stride, self.padding) == ((1, 1), (1, 1), (0, 0))
+
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether it only scales channels, after its pooling."""
+        return self.is_channelwise and self.is_pointwise and not self.is_dense
+
+    def scaled(self, gains: Array) -> Window:
+        """Return the map with its output channels times ``gains``, float64 ``(C_out,)``."""
+        return replace(self, weight=self.weight * gains.reshape(-1, 1, 1, 1))
+
+    def of_outputs(self, chosen: Array) -> tuple[Window, Array]:
+        """Return the map to some output channels, and which input channels it then takes."""
+        if np.array_equal(chosen, np.arange(self.outputs)):
+            return self, np.arange(self.inputs)
+        if self.is_channelwise:
+            return replace(self, weight=self.weight[chosen], groups=len(chosen)), chosen
+        return replace(self, weight=self.ungrouped().weight[chosen], groups=1), np.arange(self.inputs)
+
+    def ungrouped(self) -> Window:
+        """Return the same map in one group, most of whose weights are 0."""
+        if self.groups == 1:
+            return self
+        outputs, inputs, *kernel = self.weight.shape
+        full = np.zeros((self.groups, outputs // self.groups, self.groups, inputs, *kernel))
+        each = np.arange(self.groups)
+        full[each, :, each] = self.weight.reshape(self.groups, -1, inputs, *kernel)
+        return replace(self, weight=full.reshape(outputs, self.inputs, *kernel), groups=1)
+
+    def unpooled(self) -> Window:
+        """Return the same map without a pooling in front; where it divides the map, or nothing is padded."""
+        if self.pool == (1, 1):
+            return self
+        (pool_h, pool_w), plain = self.pool, self._undilated()
+        return replace(
+            plain,
+            weight=plain.weight.repeat(pool_h, axis=2).repeat(pool_w, axis=3) / (pool_h * pool_w),
+            stride=(self.stride[0] * pool_h, self.stride[1] * pool_w),
+            padding=(self.padding[0] * pool_h, self.padding[1] * pool_w),
+            pool=(1, 1),
+        )
+
+    def of(self, maps: Array) -> Array:
+        """Return what it makes of one input, pooled already: float64 ``(C_out, H', W')`` of ``(C_in, H, W)``."""
+        if self.is_dense:
+            return np.asarray(self.weight.reshape(self.outputs, -1) @ maps.ravel()).reshape(-1, 1, 1)
+        margins = list(zip(self.padding, self._after(maps.shape), strict=True))
+        padded = np.pad(maps, ((0, 0), *((max(before, 0), max(after, 0)) for before, after in margins)))
+        for axis, (before, after) in enumerate(margins, 1):
+            padded = padded.take(range(max(-before, 0), padded.shape[axis] - max(-after, 0)), axis)
+        found = functional.conv2d(
+            torch.from_numpy(padded[None]),
+            torch.from_numpy(self.weight.copy()),
+            None,
+            self.stride,
+            (0, 0),
+            self.dilation,
+            self.groups,
+        )
+        return np.asarray(found[0].numpy())
+
+    def _after(self, shape: Shape) -> Pair:
+        """The padding below and right of a pooled map ``(C, H, W)``."""
+        below, right = (
+            stride * (count - 1) + dilation * (kernel - 1) + 1 - pad - extent
+            for stride, count, dilation, kernel, pad, extent in zip(
+                self.stride, self.size, self.dilation, self.weight.shape[2:], self.padding, shape[1:], strict=True
+            )
+        )
+        return below, right
+
+    def _undilated(self) -> Window:
+        if self.dilation == (1, 1):
+            return self
+        kernel = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.weight.shape[2:], strict=True)]
+        weight = np.zeros((*self.weight.shape[:2], *kernel))
+        weight[:, :, :: self.dilation[0], :: self.dilation[1]] = self.weight
+        return replace(self, weight=weight, dilation=(1, 1))
+
+
+def behind(first: Window, second: Window, size: Pair) -> Window | None:
+    """Return ``second`` behind ``first``, of a map of ``size``, as one window; ``None`` where there is none.
+
+    There is none where ``second`` sees the border of ``first``'s output as 0, and ``first`` would go on there.
+    """
+    if second.pool != (1, 1):
+        pooled = _pooled_behind(first, second)
+        if pooled is None:
+            second = second.unpooled()
+        else:
+            first, second = pooled
+    if second.is_diagonal:
+        return first.scaled(second.weight)
+    axes = zip(_axes(first), _axes(second), first.pool, size, strict=True)
+    if not all(_continues(*axis) for axis in axes):
+        return None
+    if first.is_diagonal:
+        weight = second.weight.reshape(second.groups, -1, *second.weight.shape[1:])
+        gains = first.weight.reshape(second.groups, 1, -1, 1, 1)
+        return replace(second, weight=(weight * gains).reshape(second.weight.shape), pool=first.pool)
+    groups, weight = _composed(first, second)
+    vertical, horizontal = (
+        (one * two, one * pad + margin)
+        for one, two, pad, margin in zip(first.stride, second.stride, second.padding, first.padding, strict=True)
+    )
+    return Window(
+        weight=weight,
+        size=second.size,
+        stride=(vertical[0], horizontal[0]),
+        padding=(vertical[1], horizontal[1]),
+        groups=groups,
+        pool=first.pool,
+        is_dense=second.is_dense,
+    )
+
+
+def _pooled_behind(first: Window, second: Window) -> tuple[Window, Window] | None:
+    """The pooling of ``second`` in front of ``first``: the average of a pointwise map is the map of the average."""
+    bare = replace(second, pool=(1, 1))
+    if not first.is_pointwise or first.is_dense:
+        return None
+    pool = (first.pool[0] * second.pool[0], first.pool[1] * second.pool[1])
+    size = (first.size[0] // second.pool[0], first.size[1] // second.pool[1])
+    return replace(first, pool=pool, size=size), bare
+
+
+class _Axis(NamedTuple):
+    """A window along one axis."""
+
+    stride: int
+    padding: int
+    dilation: int
+    places: int
+    taps: Array
+
+
+def _axes(window: Window) -> tuple[_Axis, _Axis]:
+    """A window along both axes, with the taps that are not 0."""
+    down, across = (np.flatnonzero(np.abs(window.weight).sum(axis=others)) for others in ((0, 1, 3), (0, 1, 2)))
+    return (
+        _Axis(window.stride[0], window.padding[0], window.dilation[0], window.size[0], down),
+        _Axis(window.stride[1], window.padding[1], window.dilation[1], window.size[1], across),
+    )
+
+
+def _continues(first: _Axis, second: _Axis, pool: int, extent: int) -> bool:
+    """Whether ``first`` would give 0 wherever ``second`` looks beyond the map that it has made.
+
+    ``extent`` is that of the input of ``first``, before its pooling.
+    """
+    places = np.arange(second.places) * second.stride - second.padding
+    looked_at = (places[:, None] + second.taps * second.dilation).ravel()
+    outside = looked_at[(looked_at < 0) | (looked_at >= first.places)]
+    read = (outside[:, None] * first.stride - first.padding + first.taps * first.dilation) * pool
+    # Rows that fill no window of the pooling are not seen by it, but by what goes on.
+    return not bool(((read > -pool) & (read < extent)).any())
+
+
+def _composed(first: Window, second: Window) -> tuple[int, Array]:
+    """The groups and weights of both, one behind the other, without dilation."""
+    first, second = first._undilated(), second
+    step = [s * d for s, d in zip(first.stride, second.dilation, strict=True)]
+    kernel = [
+        gap * (many - 1) + few
+        for gap, many, few in zip(step, second.weight.shape[2:], first.weight.shape[2:], strict=True)
+    ]
+    groups = second.groups if first.is_channelwise else 1
+    if not first.is_channelwise:
+        first, second = first.ungrouped(), second.ungrouped()
+    inputs = second.weight.shape[1] if first.is_channelwise else first.inputs
+    weight = np.zeros((second.outputs, inputs, *kernel))
+    for a in range(second.weight.shape[2]):
+        for b in range(second.weight.shape[3]):
+            top, left = step[0] * a, step[1] * b
+            part = weight[:, :, top : top + first.weight.shape[2], left : left + first.weight.shape[3]]
+            part += _product(second.weight[:, :, a, b], first, groups)
+    return groups, weight
+
+
+def _product(tap: Array, first: Window, groups: int) -> Array:
+    """``(C_out, C_in / groups, K_h, K_w)``: one tap of the second map times all of the first."""
+    if first.is_channelwise:
+        kernels = first.weight[:, 0].reshape(groups, 1, -1, *first.weight.shape[2:])
+        return np.asarray(tap.reshape(groups, -1, tap.shape[1], 1, 1) * kernels).reshape(
+            *tap.shape, *first.weight.shape[2:]
+        )
+    return np.asarray(np.tensordot(tap, first.weight, axes=(1, 0)))

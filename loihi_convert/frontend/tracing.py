@@ -1,0 +1,177 @@
+"""torch.fx with an image in hand: the graph of what a model computes, and the value of each of its nodes.
+
+Sizes are numbers here, not nodes of the graph, so that ``if x.shape[1] != 3: raise`` in a ``forward`` is no obstacle.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import torch
+from torch import Tensor, fx, nn
+
+from loihi_convert.arrays import Shape
+from loihi_convert.errors import InputError, UnsupportedModelError
+from loihi_convert.frontend.operations import SUPPORTED, is_one_operation
+
+IMAGES: Final = 2
+"""In the batch that is traced: two, so that what mixes them shows."""
+
+
+def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
+    """Return the graph of ``model``, each node with its value for `IMAGES` black images as ``meta["value"]``.
+
+    A model that takes signals ``(C, L)`` is traced with ``input_shape`` ``(C, 1, L)``.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If its forward cannot be traced.
+    InputError
+        If it does not take images of ``input_shape``.
+    """
+    dtype = next((each.dtype for each in model.parameters() if each.is_floating_point()), torch.float32)
+    example = torch.zeros(IMAGES, *_shape_taken(model, input_shape, dtype), dtype=dtype)
+    try:
+        with torch.no_grad():
+            return _Tracer(example).trace(model, concrete_args=_defaults(model))
+    # Tracing runs the user's forward, which may raise anything.
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"its forward cannot be traced ({_first_line(error)})",
+            where=type(model).__name__,
+            expected=f"supported: {SUPPORTED}, without control flow that depends on data",
+            hint="Rewrite forward so that it computes the same for every image.",
+        ) from error
+
+
+def _shape_taken(model: nn.Module, input_shape: Shape, dtype: torch.dtype) -> Shape:
+    """``input_shape``, or ``(C, L)`` where the model takes signals; the model is run to find out."""
+    shapes = [input_shape]
+    if len(input_shape) == 3 and input_shape[1] == 1:
+        shapes.append((input_shape[0], input_shape[2]))
+    first: Exception | None = None
+    for shape in shapes:
+        try:
+            with torch.no_grad():
+                model(torch.zeros(IMAGES, *shape, dtype=dtype))
+        except Exception as error:
+            first = first or error
+        else:
+            return shape
+    assert first is not None
+    raise InputError(
+        f"does not take images of shape {input_shape} ({_first_line(first)})", where=type(model).__name__
+    ) from first
+
+
+class _Known(fx.Proxy):
+    """A value of which the shape is known while the model is traced."""
+
+    @property
+    def _value(self) -> Any:
+        return self.node.meta.get("value")
+
+    @property
+    def shape(self) -> Any:
+        return self._value.shape
+
+    @property
+    def ndim(self) -> int:
+        return int(self._value.ndim)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        found: torch.dtype = self._value.dtype
+        return found
+
+    @property
+    def device(self) -> torch.device:
+        found: torch.device = self._value.device
+        return found
+
+    def size(self, dim: int | None = None) -> Any:
+        return self._value.size() if dim is None else self._value.size(dim)
+
+    def dim(self) -> int:
+        return int(self._value.ndim)
+
+    def numel(self) -> int:
+        return int(self._value.numel())
+
+    def __len__(self) -> int:
+        return len(self._value)
+
+    def __iter__(self) -> Iterator[fx.Proxy]:
+        # torch.fx finds the indexing of proxies at run time.
+        return iter([self.__getitem__(index) for index in range(len(self._value))])
+
+
+class _Tracer(fx.Tracer):
+    """Steps into the user's modules, not into those that `operations.py` knows; computes as it goes."""
+
+    def __init__(self, example: Tensor) -> None:
+        super().__init__()
+        self._example = example
+        self._has_example = False
+        # Meanwhile modules are called as always, although torch.fx has replaced their call.
+        self._computes = False
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return is_one_operation(m) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return forward(*args, **kwargs) if self._computes else super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        return attr_val if self._computes else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Known(node, self)
+
+    def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Node:
+        node = super().create_node(kind, target, args, kwargs, *rest, **more)
+        if kind == "placeholder":
+            # The first one is the image; of the others, the default holds, see `_defaults`.
+            node.meta["value"] = args[0] if self._has_example and args else self._example
+            self._has_example = True
+        elif kind != "output":
+            self._computes = True
+            try:
+                node.meta["value"] = computed(self.root, node, lambda before: before.meta["value"])
+            finally:
+                self._computes = False
+        return node
+
+
+def computed(root: nn.Module, node: fx.Node, value_of: Callable[[fx.Node], Any]) -> Any:
+    """Return what ``node`` of a graph of ``root`` computes of ``value_of`` its inputs."""
+    args, kwargs = fx.node.map_arg(node.args, value_of), fx.node.map_arg(node.kwargs, value_of)
+    if node.op == "get_attr":
+        found: Any = root
+        for part in str(node.target).split("."):
+            found = getattr(found, part)
+        return found
+    if node.op == "call_module":
+        return root.get_submodule(str(node.target))(*args, **kwargs)
+    if node.op == "call_method":
+        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    assert callable(node.target)
+    # Functions that work in place would change what later nodes see.
+    return node.target(*fx.node.map_aggregate(args, _copied), **kwargs)
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _defaults(model: nn.Module) -> dict[str, Any]:
+    """Arguments of forward beside the image, such as ``return_features=False``: their defaults hold."""
+    parameters = list(inspect.signature(model.forward).parameters.values())[1:]
+    return {parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty}
