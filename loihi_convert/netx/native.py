@@ -33,7 +33,7 @@ from typing import Final, cast, get_args
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Pair, Shape
+from loihi_convert.arrays import Array, Shape
 from loihi_convert.chip import limits
 from loihi_convert.errors import InputError, NetxError, one_of
 from loihi_convert.files import refuse_to_overwrite, write_atomically
@@ -59,6 +59,7 @@ from loihi_convert.netx.hdf5 import (
     read_content,
     read_datasets,
 )
+from loihi_convert.netx.values import brief, decoded, encoded, integer, integers, pair
 
 FORMAT: Final = 1
 _BALANCED: Final = ("threshold", "amplitude", "initial_potential")
@@ -117,15 +118,11 @@ def _require_encoding(datasets: Datasets, network: QuantizedNetwork) -> None:
         found, wanted = datasets[name], expected[name]
         if (found.dtype, found.shape) != (wanted.dtype, wanted.shape) or found.tobytes() != wanted.tobytes():
             raise NetxError(
-                f"{_brief(found)} is inconsistent with the rest of the file",
+                f"{brief(found)} is inconsistent with the rest of the file",
                 where=name,
-                expected=f"expected {_brief(wanted)}",
+                expected=f"expected {brief(wanted)}",
                 hint=EXPORT_AGAIN,
             )
-
-
-def _brief(value: Array) -> str:
-    return f"{value.dtype} {value.shape}" if value.size > 4 else f"{value.dtype} {value.tolist()}"
 
 
 def encode(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
@@ -135,17 +132,17 @@ def encode(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
     yield f"{NATIVE_GROUP}/timesteps", np.array(network.timesteps, np.int32)
     yield f"{NATIVE_GROUP}/proven_timesteps", np.array(network.max_timesteps, np.int64)
     yield f"{NATIVE_GROUP}/pixel_bits", np.array(network.pixel_bits, np.int32)
-    yield f"{NATIVE_GROUP}/reset", _bytes(network.reset)
+    yield f"{NATIVE_GROUP}/reset", encoded(network.reset)
     if network.poisson_seed is not None:
         yield f"{NATIVE_GROUP}/poisson_seed", np.array(network.poisson_seed, np.int64)
     if network.target != "lava":
-        yield f"{NATIVE_GROUP}/target", _bytes(network.target)
+        yield f"{NATIVE_GROUP}/target", encoded(network.target)
     if network.thresholds != "channel":
-        yield f"{NATIVE_GROUP}/thresholds", _bytes(network.thresholds)
-    yield f"{NATIVE_GROUP}/provenance", _bytes(json.dumps(dict(network.provenance), sort_keys=True))
+        yield f"{NATIVE_GROUP}/thresholds", encoded(network.thresholds)
+    yield f"{NATIVE_GROUP}/provenance", encoded(json.dumps(dict(network.provenance), sort_keys=True))
     for index, layer in enumerate(network.layers):
         group = f"{NATIVE_GROUP}/layer/{index}"
-        yield f"{group}/name", _bytes(layer.name)
+        yield f"{group}/name", encoded(layer.name)
         yield f"{group}/scale", layer.scale.astype(np.float64)
         yield f"{group}/pool", np.array(layer.synapse.pool, np.int32)
         if isinstance(layer.synapse, Conv):
@@ -163,16 +160,16 @@ def encode(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
 
 def _stock_datasets(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
     """What lava-dl reads."""
-    yield "layer/0/type", _bytes("input")
+    yield "layer/0/type", encoded("input")
     yield "layer/0/shape", np.array(network.input_shape, np.int32)
     input_shape, index = network.input_shape, 1
     for layer, shape in zip(network.layers, network.shapes, strict=True):
         synapse = layer.synapse.without_pooling(input_shape)
         if isinstance(synapse, Dense) and len(input_shape) == 3:
-            yield f"layer/{index}/type", _bytes("flatten")
+            yield f"layer/{index}/type", encoded("flatten")
             index += 1
         group = f"layer/{index}"
-        yield f"{group}/type", _bytes("conv" if isinstance(synapse, Conv) else "dense")
+        yield f"{group}/type", encoded("conv" if isinstance(synapse, Conv) else "dense")
         yield f"{group}/shape", np.array(shape, np.int32)
         if isinstance(synapse, Conv):
             for name in ("stride", "padding", "dilation"):
@@ -194,7 +191,7 @@ def _neuron_datasets(group: str, layer: QuantizedLayer, thresholds: Granularity)
     threshold = np.array(limits.NEVER_FIRES) if layer.neuron is None else layer.neuron.threshold
     if thresholds == "scalar":
         threshold = threshold.max()
-    yield f"{group}/type", _bytes("CUBA")
+    yield f"{group}/type", encoded("CUBA")
     yield f"{group}/iDecay", np.array(limits.I_DECAY, np.int32)
     yield f"{group}/vDecay", np.array(limits.V_DECAY, np.int32)
     yield f"{group}/vThMant", (threshold - 1).astype(np.int32)
@@ -202,18 +199,18 @@ def _neuron_datasets(group: str, layer: QuantizedLayer, thresholds: Granularity)
 
 def _decode(datasets: Datasets) -> QuantizedNetwork:
     """The network that ``datasets`` hold; `_require_encoding` then checks the datasets that are not read here."""
-    if (version := _integer(datasets[f"{NATIVE_GROUP}/format"])) != FORMAT:
+    if (version := integer(datasets[f"{NATIVE_GROUP}/format"])) != FORMAT:
         raise NetxError(f"format {version}", where="format", expected=f"must be {FORMAT}", hint=EXPORT_AGAIN)
     count = len({name.split("/")[1] for name in datasets if name.startswith("layer/")})
-    kinds = [_text(datasets[f"layer/{index}/type"]) for index in range(count)]
+    kinds = [decoded(datasets[f"layer/{index}/type"]) for index in range(count)]
     if kinds[0] != "input" or not set(kinds[1:]) <= {"conv", "dense", "flatten"}:
         raise NetxError(f"layers {', '.join(kinds)}", expected="must be an input, then conv, flatten and dense")
-    pixel_bits = _integer(datasets[f"{NATIVE_GROUP}/pixel_bits"])
+    pixel_bits = integer(datasets[f"{NATIVE_GROUP}/pixel_bits"])
     if not 1 <= pixel_bits <= limits.MAX_PIXEL_BITS:
         expected = f"must be in 1..{limits.MAX_PIXEL_BITS}"
         raise NetxError(f"pixels of {pixel_bits} bits", where="pixel_bits", expected=expected)
     seed = datasets.get(f"{NATIVE_GROUP}/poisson_seed")
-    poisson_seed = None if seed is None else _integer(seed)
+    poisson_seed = None if seed is None else integer(seed)
     input_shape: Shape = tuple(datasets["layer/0/shape"].tolist())
     if len(input_shape) != 3 or min(input_shape) < 1:
         raise NetxError(f"images of shape {input_shape}", where="layer/0/shape", expected="must be (C, H, W)")
@@ -225,7 +222,7 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
         stock = _inside(datasets, f"layer/{index}/")
         extra = _inside(datasets, f"{NATIVE_GROUP}/layer/{len(layers)}/")
         layer = QuantizedLayer(
-            name=_text(extra["name"]),
+            name=decoded(extra["name"]),
             synapse=(_decode_conv if kind == "conv" else _decode_dense)(stock, extra, input_shape),
             neuron=_decode_neuron(stock, extra),
             scale=extra["scale"],
@@ -240,7 +237,7 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
     reset = _choice(datasets, "reset", get_args(Reset))
     target = _choice(datasets, "target", get_args(Target), default="lava")
     thresholds = _choice(datasets, "thresholds", get_args(Granularity), default="channel")
-    content = json.loads(_text(datasets[f"{NATIVE_GROUP}/provenance"]))
+    content = json.loads(decoded(datasets[f"{NATIVE_GROUP}/provenance"]))
     if not isinstance(content, dict):
         raise NetxError(f"found {type(content).__name__}", where="provenance", expected="must be a JSON object")
     provenance = Provenance(content)
@@ -252,8 +249,8 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
     return QuantizedNetwork(
         input_shape=network_input,
         layers=tuple(layers),
-        timesteps=_integer(datasets[f"{NATIVE_GROUP}/timesteps"]),
-        max_timesteps=_integer(datasets[f"{NATIVE_GROUP}/proven_timesteps"]),
+        timesteps=integer(datasets[f"{NATIVE_GROUP}/timesteps"]),
+        max_timesteps=integer(datasets[f"{NATIVE_GROUP}/proven_timesteps"]),
         pixel_bits=pixel_bits,
         reset=cast(Reset, reset),
         provenance=provenance,
@@ -266,7 +263,7 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
 def _choice(datasets: Datasets, name: str, values: tuple[str, ...], default: str = "") -> str:
     """A text that is one of ``values``."""
     stored = datasets.get(f"{NATIVE_GROUP}/{name}")
-    found = default if stored is None else _text(stored)
+    found = default if stored is None else decoded(stored)
     if found not in values:
         raise NetxError(f"found {found!r}", where=name, expected=one_of(values))
     return found
@@ -296,16 +293,16 @@ def _require_sound(layer: QuantizedLayer, shape: Shape) -> None:
     for name, array, is_sound in numbers:
         if array.shape != channels or not is_sound:
             expected = "must be one valid number for each channel"
-            raise NetxError(f"{name} {_brief(array)}", where=layer.name, expected=expected, hint=EXPORT_AGAIN)
+            raise NetxError(f"{name} {brief(array)}", where=layer.name, expected=expected, hint=EXPORT_AGAIN)
 
 
 def _decode_conv(stock: Datasets, extra: Datasets, input_shape: Shape) -> Synapse:
-    pool, dilation = _pair(extra["pool"]), _pair(extra["dilation"])
-    stride, padding = _pair(stock["stride"]), _pair(stock["padding"], least=0)
+    pool, dilation = pair(extra["pool"]), pair(extra["dilation"])
+    stride, padding = pair(stock["stride"]), pair(stock["padding"], least=0)
     stored = stock["weight"]
     if stored.ndim != 4 or stored.size == 0:
         raise NetxError(f"weights of shape {stored.shape}", expected="must be (C_out, C_in / groups, K_h, K_w)")
-    groups = _integer(stock["groups"])
+    groups = integer(stock["groups"])
     if groups < 1 or stored.shape[0] % groups:
         raise NetxError(f"{groups} groups of {stored.shape[0]} output channels", expected="must divide them")
     weight = stored
@@ -322,7 +319,7 @@ def _decode_conv(stock: Datasets, extra: Datasets, input_shape: Shape) -> Synaps
         if min(stride) < 1:
             raise NetxError(f"a stride less than its pooling {pool}", hint=EXPORT_AGAIN)
     return Conv(
-        weight=_integers(weight),
+        weight=integers(weight),
         bias=_decode_bias(stock),
         stride=stride,
         padding=padding,
@@ -333,7 +330,7 @@ def _decode_conv(stock: Datasets, extra: Datasets, input_shape: Shape) -> Synaps
 
 
 def _decode_dense(stock: Datasets, extra: Datasets, input_shape: Shape) -> Synapse:
-    pool, stored = _pair(extra["pool"]), stock["weight"]
+    pool, stored = pair(extra["pool"]), stock["weight"]
     if stored.ndim != 2 or stored.size == 0:
         raise NetxError(f"weights of shape {stored.shape}", expected="must be (N_out, N_in)")
     weight = stored
@@ -341,17 +338,17 @@ def _decode_dense(stock: Datasets, extra: Datasets, input_shape: Shape) -> Synap
         _, height, width = input_shape
         full = stored.reshape(-1, *input_shape)[:, :, : height // pool[0] * pool[0], : width // pool[1] * pool[1]]
         weight = full[:, :, :: pool[0], :: pool[1]].reshape(stored.shape[0], -1)
-    return Dense(weight=_integers(weight), bias=_decode_bias(stock), pool=pool)
+    return Dense(weight=integers(weight), bias=_decode_bias(stock), pool=pool)
 
 
 def _decode_bias(stock: Datasets) -> Array | None:
-    return _integers(stock["bias"]).transpose() if "bias" in stock else None
+    return integers(stock["bias"]).transpose() if "bias" in stock else None
 
 
 def _decode_neuron(stock: Datasets, extra: Datasets) -> IntegerNeuron | None:
     if "initial_potential" not in extra:
         return None
-    threshold, initial = _integers(stock["neuron/vThMant"]) + 1, extra["initial_potential"]
+    threshold, initial = integers(stock["neuron/vThMant"]) + 1, extra["initial_potential"]
     # One number stands for all channels.
     return IntegerNeuron(np.full(initial.shape, threshold) if threshold.ndim == 0 else threshold, initial)
 
@@ -365,35 +362,7 @@ def _decode_balanced(extra: Datasets) -> IntegrateAndFire | None:
 def _decode_relays(extra: Datasets) -> Array | None:
     if "relay_of" not in extra:
         return None
-    found = _integers(extra["relay_of"])
+    found = integers(extra["relay_of"])
     if found.ndim != 1 or found.min(initial=0) < -1:
-        raise NetxError(_brief(found), where="relay_of", expected="must be a channel or -1 for each channel")
+        raise NetxError(brief(found), where="relay_of", expected="must be a channel or -1 for each channel")
     return found.astype(np.int64)
-
-
-def _pair(value: Array, least: int = 1) -> Pair:
-    if value.shape != (2,) or value.dtype.kind != "i" or value.min() < least:
-        raise NetxError(_brief(value), expected=f"must be two integers from {least}", hint=EXPORT_AGAIN)
-    return int(value[0]), int(value[1])
-
-
-def _integers(value: Array) -> Array:
-    if value.dtype.kind != "i":
-        raise NetxError(_brief(value), expected="must be integers", hint=EXPORT_AGAIN)
-    return value.astype(np.int32)
-
-
-def _integer(value: Array) -> int:
-    if value.shape != () or value.dtype.kind != "i":
-        raise NetxError(_brief(value), expected="must be one integer", hint=EXPORT_AGAIN)
-    return int(value)
-
-
-def _bytes(text: str) -> Array:
-    return np.array(text.encode())
-
-
-def _text(value: Array) -> str:
-    if value.shape != () or value.dtype.kind != "S":
-        raise NetxError(_brief(value), expected="must be a text", hint=EXPORT_AGAIN)
-    return bytes(value.item()).decode()
