@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from loihi_convert.arrays import Array
+from loihi_convert.ir.digits import joined
 from loihi_convert.ir.task import classes_of
 
 
@@ -68,6 +69,14 @@ class RunResult:
     traces: tuple[LayerTrace, ...] = ()
     wrapped_images: int | None = None
     measured: Mapping[str, float] = field(default_factory=dict)
+
+    def with_joined_digits(self, low_bits: int) -> RunResult:
+        """The result of the whole readout where it was run in two digits, see `ir.digits`; itself for 0 bits."""
+        if not low_bits:
+            return self
+        potentials = joined(self.potentials, low_bits)
+        traces = (*self.traces[:-1], LayerTrace(None, potentials)) if self.traces else ()
+        return replace(self, potentials=potentials, traces=traces)
 
     @property
     def outputs(self) -> Array:

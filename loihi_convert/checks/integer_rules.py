@@ -110,7 +110,7 @@ class LayerRun:
 
 def layer_runs(run: NetworkRun) -> Iterator[tuple[str, LayerRun]]:
     """Yield each layer with its name."""
-    network = run.network
+    network = run.network.stored
     for index, layer in enumerate(network.layers):
         layer_run = LayerRun(
             layer,

@@ -172,6 +172,10 @@ class QuantizeOptions:
     thresholds
         ``channel``: one per channel, which only Lava's CPU models take. ``scalar``: one per layer, the rest folded into
         the weights (`scalar_threshold`); for target lava.
+    split_readout
+        Whether a last layer that only integrates is written as two populations, the high and the low digits of its
+        weights (`ir.digits`), where the range of one potential would cost weight bits, as behind a global average. For
+        target lava; lava-dl then shows both digits.
 
     Raises
     ------
@@ -183,6 +187,7 @@ class QuantizeOptions:
     pixel_bits: int | None = None
     target: Target = "lava"
     thresholds: Granularity = "channel"
+    split_readout: bool = False
 
     def __post_init__(self) -> None:
         _require_integer("weight_bits", self.weight_bits, *WEIGHT_BITS)

@@ -23,6 +23,7 @@ from loihi_convert.conversion.float_layer import FloatLayer
 from loihi_convert.conversion.options import QuantizeOptions
 from loihi_convert.conversion.output_growth import max_timesteps
 from loihi_convert.conversion.scales import HEADROOM, lava_scales
+from loihi_convert.conversion.split_readout import with_split_readout
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.network import SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork, largest_pixel, with_pixel_bits
@@ -96,7 +97,7 @@ def quantize(
         used = layer.used_amplitude
         amplitude = used if used is None or amplitude is None else relayed(used, amplitude, layer.relay_of)
         layers.append(layer)
-    return QuantizedNetwork(
+    quantized = QuantizedNetwork(
         input_shape=network.input_shape,
         layers=tuple(layers),
         timesteps=network.timesteps,
@@ -119,6 +120,10 @@ def quantize(
             }
         ),
     )
+    if not options.split_readout or target == "loihi2" or layers[-1].neuron is not None:
+        return quantized
+    readout = rounding.real(len(layers) - 1, layers[-1].largest_input, (None, *quantized.used_amplitudes)[-2])
+    return with_split_readout(quantized, readout, network, images, device=device)
 
 
 class _Rounding:
@@ -132,17 +137,22 @@ class _Rounding:
     def layer(self, index: int, largest_input: int, amplitude: Array | None) -> QuantizedLayer:
         """Return a layer in integers; ``amplitude`` is that of the layer before, see `FloatLayer`."""
         network, layer, current = self.network, self.network.layers[index], self.found.currents[index]
-        synapse = layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude)
-        is_output = index == len(network.layers) - 1
-        real = FloatLayer(layer, synapse, largest_input, self._largest_weight, one_scale=is_output)
+        real = self.real(index, largest_input, amplitude)
         if self._target == "loihi2":
             held = None if index == 0 else ObservedRange(current, *self.found.potentials[index])
             is_constant = index == 0 and network.poisson_seed is None
             return chip_layer(real, held, network.timesteps, is_constant=is_constant)
-        reach = HEADROOM * (np.full(synapse.channels, self.found.output) if layer.neuron is None else current)
+        reach = HEADROOM * (np.full(real.synapse.channels, self.found.output) if layer.neuron is None else current)
         is_scalar = self._thresholds == "scalar"
         scale = lava_scales(real, np.maximum(reach, 0), network.reset, is_scalar=is_scalar)
         return real.quantize(scale, is_scalar=is_scalar)
+
+    def real(self, index: int, largest_input: int, amplitude: Array | None) -> FloatLayer:
+        """Return the same layer before rounding."""
+        layer = self.network.layers[index]
+        synapse = layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude)
+        is_output = index == len(self.network.layers) - 1
+        return FloatLayer(layer, synapse, largest_input, self._largest_weight, one_scale=is_output)
 
 
 def _best_pixel_bits(rounding: _Rounding, images: Array, choice: tuple[int, ...]) -> int:

@@ -274,7 +274,8 @@ def _about(network: QuantizedNetwork) -> dict[str, str]:
         if network.poisson_seed is None
         else f"Poisson spikes, seed {network.poisson_seed}",
         "reset": network.reset,
-        "readout": network.readout,
+        "readout": network.readout
+        + (f" in two digits, the low one of {network.low_bits} bits" * (network.low_bits > 0)),
         "task": network.task if network.task != "classification" else None,
         "balance": method,
         "model": named,

@@ -7,7 +7,7 @@ not stored.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -18,6 +18,7 @@ from loihi_convert.choices import Granularity as Granularity
 from loihi_convert.choices import Target as Target
 from loihi_convert.choices import Task
 from loihi_convert.errors import RangeError
+from loihi_convert.ir.digits import split
 from loihi_convert.ir.network import IntegrateAndFire, Readout, Reset, output_shapes, summary
 from loihi_convert.ir.poisson import MAX_SEED
 from loihi_convert.ir.provenance import Provenance, as_provenance
@@ -75,6 +76,8 @@ class QuantizedLayer:
         Of the `SpikingLayer`, in real numbers.
     relay_of
         As in `ReluLayer`. A relay's one weight is its threshold, so that it repeats every spike exactly.
+    low_bits
+        Of a last layer that is stored in two digits: the bits of the low one, see `ir.digits`; 0 where it is not.
     """
 
     name: str
@@ -85,6 +88,7 @@ class QuantizedLayer:
     balanced: IntegrateAndFire | None = None
     correction: Array | None = None
     relay_of: Array | None = None
+    low_bits: int = 0
 
     def __post_init__(self) -> None:
         freeze(self, "scale", "correction", "relay_of")
@@ -200,7 +204,7 @@ class QuantizedNetwork:
             *(rules.CHIP_RULES if self.target == "loihi2" else ()),
             *(rules.SCALAR_RULES if self.thresholds == "scalar" else ()),
         )
-        for layer in self.layers:
+        for layer in (*self.layers[:-1], split(self.layers[-1])):
             # Names are printed: into tables, and by terminals that would obey their control characters.
             if not layer.name.isprintable() or not 1 <= len(layer.name) <= MAX_NAME_LENGTH:
                 raise RangeError(
@@ -212,10 +216,9 @@ class QuantizedNetwork:
                 if found := rule(layer):
                     raise RangeError(f"{rule.__name__.replace('_', ' ')} does not hold: {found}", where=layer.name)
         for layer in self.layers[:-1]:
-            if layer.neuron is None:
-                raise RangeError(
-                    "has no neurons", where=layer.name, expected="must have some unless it is the last layer"
-                )
+            if layer.neuron is None or layer.low_bits:
+                found = "has no neurons" if layer.neuron is None else f"has {layer.low_bits} low bits"
+                raise RangeError(found, where=layer.name, expected="must have neurons unless it is the last layer")
         self._require_exact_relays()
         if len(self.shapes[-1]) != 1:
             raise RangeError(
@@ -237,6 +240,16 @@ class QuantizedNetwork:
     def shapes(self) -> tuple[Shape, ...]:
         """Output shape of each layer."""
         return output_shapes(self.input_shape, tuple(layer.synapse for layer in self.layers))
+
+    @property
+    def low_bits(self) -> int:
+        """Bits of the low digit of the output potentials, which are joined after a run; 0: they are whole."""
+        return self.layers[-1].low_bits
+
+    @property
+    def stored(self) -> QuantizedNetwork:
+        """The network as a file and a chip hold it: with two outputs for each where the readout has two digits."""
+        return self if not self.low_bits else replace(self, layers=(*self.layers[:-1], split(self.layers[-1])))
 
     @property
     def readout(self) -> Readout:

@@ -19,6 +19,7 @@ gives the same integers. A group of its own, which lava-dl never reads, holds th
     .../balanced                threshold, amplitude, initial_potential          in floating point, before rounding
     .../correction              what bias correction added to the CNN's bias     the same, if there is one
     .../relay_of                the channel of the layer before that a channel repeats, or -1; if there are relays
+    .../low_bits                bits of the low digit, if the last layer is written in two digits (`ir.digits`)
 
 After reading, the network is encoded again; a file that differs from that encoding is refused.
 """
@@ -37,6 +38,7 @@ from loihi_convert.arrays import Array, Shape
 from loihi_convert.chip import limits
 from loihi_convert.errors import InputError, NetxError, one_of
 from loihi_convert.files import refuse_to_overwrite, write_atomically
+from loihi_convert.ir.digits import MAX_LOW_BITS, joined_synapse
 from loihi_convert.ir.network import IntegrateAndFire, Reset
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import (
@@ -156,6 +158,8 @@ def encode(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
             yield f"{group}/correction", layer.correction.astype(np.float64)
         if layer.relay_of is not None and relay_count(layer.relay_of):
             yield f"{group}/relay_of", layer.relay_of.astype(np.int32)
+        if layer.low_bits:
+            yield f"{group}/low_bits", np.array(layer.low_bits, np.int32)
 
 
 def _stock_datasets(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
@@ -163,7 +167,8 @@ def _stock_datasets(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
     yield "layer/0/type", encoded("input")
     yield "layer/0/shape", np.array(network.input_shape, np.int32)
     input_shape, index = network.input_shape, 1
-    for layer, shape in zip(network.layers, network.shapes, strict=True):
+    stored = network.stored
+    for layer, shape in zip(stored.layers, stored.shapes, strict=True):
         synapse = layer.synapse.without_pooling(input_shape)
         if isinstance(synapse, Dense) and len(input_shape) == 3:
             yield f"layer/{index}/type", encoded("flatten")
@@ -221,15 +226,18 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
             continue
         stock = _inside(datasets, f"layer/{index}/")
         extra = _inside(datasets, f"{NATIVE_GROUP}/layer/{len(layers)}/")
+        low_bits = _decode_low_bits(extra)
+        synapse = (_decode_conv if kind == "conv" else _decode_dense)(stock, extra, input_shape)
         layer = QuantizedLayer(
             name=decoded(extra["name"]),
-            synapse=(_decode_conv if kind == "conv" else _decode_dense)(stock, extra, input_shape),
+            synapse=joined_synapse(synapse, low_bits) if low_bits else synapse,
             neuron=_decode_neuron(stock, extra),
             scale=extra["scale"],
             largest_input=1 if layers else largest_pixel(poisson_seed, pixel_bits),
             balanced=_decode_balanced(extra),
             correction=extra.get("correction"),
             relay_of=_decode_relays(extra),
+            low_bits=low_bits,
         )
         input_shape = layer.synapse.output_shape(input_shape)
         _require_sound(layer, input_shape)
@@ -357,6 +365,15 @@ def _decode_balanced(extra: Datasets) -> IntegrateAndFire | None:
     if not any(name.startswith("balanced/") for name in extra):
         return None
     return IntegrateAndFire(*(extra[f"balanced/{name}"] for name in _BALANCED))
+
+
+def _decode_low_bits(extra: Datasets) -> int:
+    if "low_bits" not in extra:
+        return 0
+    found = integer(extra["low_bits"])
+    if not 1 <= found <= MAX_LOW_BITS or len(extra["scale"]) < 1:
+        raise NetxError(f"found {found}", where="low_bits", expected=f"must be in 1..{MAX_LOW_BITS}")
+    return found
 
 
 def _decode_relays(extra: Datasets) -> Array | None:

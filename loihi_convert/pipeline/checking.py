@@ -293,7 +293,7 @@ def _activity_findings(
 def _resources(loaded: LoadedFile) -> tuple[LayerResources, ...] | None:
     """Per-layer resources; None if any layer is unknown, because a partial sum would mislead."""
     if isinstance(loaded, CheckpointFile | NativeFile):
-        network = loaded.network
+        network = loaded.network.stored if isinstance(loaded, NativeFile) else loaded.network
         synapses = [(layer.name, layer.synapse) for layer in network.layers]
         return resources(network.input_shape, synapses, relays=[layer.relay_of for layer in network.layers])
     return None if loaded.stock is None else _stock_resources(loaded.stock)

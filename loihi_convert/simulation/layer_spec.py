@@ -24,7 +24,7 @@ class LayerBlock:
     Parameters
     ----------
     potentials
-        ``(B, T, H, W, C)``, float32, after the reset.
+        ``(B, T, H, W, C)``, float32, after the reset; float64 where they were joined from two digits.
     spikes
         ``(B, T, H, W, C)``, uint8 or float32, 0 or 1.
     spike_counts, synaptic_operations

@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from loihi_convert.arrays import Array
+from loihi_convert.ir.digits import joined
 from loihi_convert.ir.network import SpikingNetwork
 from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
 from loihi_convert.ir.quantized import QuantizedNetwork
@@ -91,9 +92,11 @@ class Simulator:
         recording = recording or Recording()
         output = replace(recording, potentials=True, spikes=network.readout == "spikes" or recording.spikes)
         self._recordings = [recording] * (len(network.layers) - 1) + [output]
+        self._low_bits = 0
         if isinstance(network, QuantizedNetwork):
             default = neuron_model(network) if saturates else NeuronModel(network.reset)
-            specs = _integer_specs(network, neuron or default, saturates=saturates)
+            specs = _integer_specs(network.stored, neuron or default, saturates=saturates)
+            self._low_bits = network.low_bits
         else:
             specs = float_specs(network)
         self._inputs = inputs_of(network)
@@ -136,6 +139,9 @@ class Simulator:
                 done.append(block)
                 if index + 1 < len(self._layers):
                     received = self._layers[index + 1].currents_of(pooled)
+            if self._low_bits:
+                potentials = joined(done[-1].potentials.astype(np.float64), self._low_bits)
+                done[-1] = replace(done[-1], potentials=potentials)
             yield Block(rows, slice(first, first + count), tuple(done))
 
 
@@ -150,9 +156,10 @@ def outputs(
     """Return what the class is read from after each step: float32 ``(N, T, classes)`` for uint8 ``images``.
 
     The last layer's potential, in weight units for integers, or, where it has neurons, how often each has fired since
-    the first step.
+    the first step. float64 where potentials have two digits.
     """
-    found = np.empty((len(images), timesteps, *network.shapes[-1]), np.float32)
+    has_digits = isinstance(network, QuantizedNetwork) and network.low_bits > 0
+    found = np.empty((len(images), timesteps, *network.shapes[-1]), np.float64 if has_digits else np.float32)
 
     def take(block: Block) -> None:
         last = block.layers[-1]

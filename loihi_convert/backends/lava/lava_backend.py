@@ -116,6 +116,7 @@ class LavaBackend:
         started = time.perf_counter()
         network = netx.read(path)
         check_run(network, images, timesteps, trace=trace)
+        low_bits, network = network.low_bits, network.stored
         neuron = self.options.neuron_model(network)
         steps = self._timing(network, neuron, len(images), timesteps)
         try:
@@ -134,7 +135,7 @@ class LavaBackend:
             )
             seconds, measured = self._watch(host, folder, steps, progress)
             result = folder.result(network, trace, seconds, time.perf_counter() - started - seconds)
-            result = replace(result, measured=measured)
+            result = replace(result, measured=measured).with_joined_digits(low_bits)
             shutil.rmtree(folder.path)
         except BaseException:
             self._end()

@@ -65,6 +65,7 @@ class ChipPlan:
 
 def plan(network: QuantizedNetwork, image_count: int, timesteps: int, board: Board, *, neuron: NeuronModel) -> ChipPlan:
     """Return what `stock_network.build_circuit` builds of ``network``, of target loihi2, and where it would run."""
+    network = network.stored
     processes = [_input(network)]
     circuits = [circuit(layer) for layer in network.layers]
     if with_bias := [index for index, numbers in enumerate(circuits) if numbers.source_mant is not None]:

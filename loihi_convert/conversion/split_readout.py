@@ -1,0 +1,122 @@
+"""A readout in two digits (`ir.digits`) where the range of its potential would cost weight bits.
+
+Behind a global average the potential must hold T x window x rate, and the scale of `scales.lava_scales` leaves the
+weights 2 or 3 bits at T = 64. In two digits they have the scale on which rounding changes them least, or, where the
+potentials of the digits leave their range on it, twice or four times that. The bits b of the low digit are those with
+which the larger of both potentials, on calibration images, is the smallest. One simulation finds the potentials of all
+these readouts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from loihi_convert.arrays import Array
+from loihi_convert.chip import limits
+from loihi_convert.conversion.float_layer import FloatLayer
+from loihi_convert.conversion.output_growth import max_timesteps
+from loihi_convert.conversion.scales import HEADROOM, nearest
+from loihi_convert.errors import RangeError
+from loihi_convert.ir.digits import MAX_LOW_BITS, split
+from loihi_convert.ir.network import SpikingLayer, SpikingNetwork
+from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
+from loihi_convert.simulation.simulator import Block, Simulator
+
+
+def with_split_readout(
+    network: QuantizedNetwork, real: FloatLayer, spiking: SpikingNetwork, images: Array, *, device: str = "cpu"
+) -> QuantizedNetwork:
+    """Return ``network`` with its readout in two digits if that gives the weights one bit more, or else itself.
+
+    Parameters
+    ----------
+    network
+        With its readout in one digit.
+    real
+        That readout before rounding.
+    spiking
+        What ``network`` was rounded from.
+    images
+        Calibration images, uint8 ``(N, C, H, W)``.
+    device
+        Where it is simulated: ``"cpu"``, or another one of torch's.
+    """
+    scale, used = float(nearest(real)[0]), float(network.layers[-1].scale[0]) / real.unit
+    candidates: list[QuantizedLayer] = []
+    while 0 < 2 * scale <= used:
+        candidates += _candidates(network, real.quantize(np.full(real.synapse.channels, scale)))
+        scale *= 2
+    fits = [
+        (float(layer.scale[0]), peak, index)
+        for index, (layer, peak) in enumerate(zip(candidates, _peaks(network, candidates, images, device), strict=True))
+        if HEADROOM * peak <= limits.POTENTIAL_LIMIT
+    ]
+    if not fits:
+        return network
+    # The finest scale, and on that the smallest potentials.
+    _, peak, index = min(fits)
+    return _replaced(network, candidates[index], spiking, float(peak), images)
+
+
+def _candidates(network: QuantizedNetwork, whole: QuantizedLayer) -> list[QuantizedLayer]:
+    """``whole`` in digits of every size that keeps the exactness rules."""
+    found = []
+    for low_bits in range(1, MAX_LOW_BITS):
+        layer = replace(whole, low_bits=low_bits)
+        try:
+            replace(network, layers=(*network.layers[:-1], layer))
+        except RangeError:
+            continue
+        found.append(layer)
+    return found
+
+
+def _peaks(network: QuantizedNetwork, candidates: list[QuantizedLayer], images: Array, device: str) -> Array:
+    """The largest potential of either digit after any step, for each of ``candidates``: float64."""
+    if not candidates:
+        return np.zeros(0)
+    layers = [split(layer) for layer in candidates]
+    synapse, biases = layers[0].synapse, [layer.bias for layer in layers if layer.bias is not None]
+    all_of_them = replace(
+        layers[0],
+        synapse=replace(
+            synapse,
+            weight=np.concatenate([layer.weight for layer in layers]),
+            bias=np.concatenate(biases) if biases else None,
+        ),
+        scale=np.concatenate([layer.scale for layer in layers]),
+    )
+    peaks = np.zeros(all_of_them.synapse.channels)
+
+    def take(block: Block) -> None:
+        np.maximum(peaks, np.abs(block.layers[-1].potentials).max(axis=(0, 1, 2, 3)), out=peaks)
+
+    probe = replace(network, layers=(*network.layers[:-1], all_of_them))
+    Simulator(probe, device=device, saturates=False).run(images, network.timesteps, take)
+    return np.asarray(peaks.reshape(len(candidates), -1).max(axis=1))
+
+
+def _replaced(
+    network: QuantizedNetwork, chosen: QuantizedLayer, spiking: SpikingNetwork, peak: float, images: Array
+) -> QuantizedNetwork:
+    """``network`` with the readout ``chosen``, and the steps for which both of its potentials stay in range."""
+    stored = split(chosen)
+    amplitudes = (None, *network.used_amplitudes)[-2]
+    # What an activation of the CNN adds to the potentials in a step, in weight units.
+    unit = math.prod(stored.synapse.pool) * stored.largest_input
+    synapse = replace(stored.synapse, weight=stored.weight.astype(np.float64) * unit)
+    if amplitudes is not None:
+        inverse = np.divide(1.0, amplitudes, out=np.zeros_like(amplitudes), where=amplitudes > 0)
+        synapse = synapse.with_input_factors(inverse)
+    digits = replace(spiking, layers=(*spiking.layers[:-1], SpikingLayer(stored.name, synapse, None)))
+    longest = max_timesteps(digits, replace(stored, scale=np.ones(len(stored.scale))), peak, images)
+    part = {**network.provenance["quantize"], "low_bits": chosen.low_bits}
+    return replace(
+        network,
+        layers=(*network.layers[:-1], chosen),
+        max_timesteps=longest,
+        provenance=network.provenance.with_parts(quantize=part),
+    )

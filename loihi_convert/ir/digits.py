@@ -1,0 +1,79 @@
+"""A readout of two digits: more bits for the weights of a last layer that only integrates.
+
+An output potential grows over T steps and over all inputs, a whole map behind a global average, and must stay within
++-131071: at T = 64 that leaves the weights 2 or 3 bits. So each weight and bias w is written in two digits of b bits::
+
+    w = 2^b high + low        -2^(b-1) <= low < 2^(b-1)
+
+The file and the chip hold two populations, the high digits of all outputs and then the low ones, each with small
+weights and a potential of its own. Potentials are sums of weights, so whoever reads them has the output exactly::
+
+    V = 2^b V_high + V_low
+
+A `QuantizedLayer` with ``low_bits`` = b holds w; `split` returns the layer that stands in the file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from loihi_convert.arrays import Array
+from loihi_convert.errors import RangeError
+from loihi_convert.ir.synapse import Dense, Synapse
+
+if TYPE_CHECKING:
+    from loihi_convert.ir.quantized import QuantizedLayer
+
+MAX_LOW_BITS: Final = 7
+"""Largest b: the low digits are then those of 8-bit weights."""
+
+
+def split(layer: QuantizedLayer) -> QuantizedLayer:
+    """Return ``layer`` as it is stored: the high digits of all outputs, then the low ones; or as it is, if b is 0."""
+    if not layer.low_bits:
+        return layer
+    if not 1 <= layer.low_bits <= MAX_LOW_BITS or layer.neuron is not None or not isinstance(layer.synapse, Dense):
+        raise RangeError(
+            f"found {layer.low_bits} low bits",
+            where=layer.name,
+            expected=f"must be in 1..{MAX_LOW_BITS}, in a dense layer without neurons",
+        )
+    synapse, base = layer.synapse, 1 << layer.low_bits
+    return replace(
+        layer,
+        synapse=replace(
+            synapse,
+            weight=_digits(synapse.weight, base),
+            bias=None if synapse.bias is None else _digits(synapse.bias, base),
+        ),
+        scale=np.concatenate([layer.scale * base, layer.scale]),
+        correction=None,
+        low_bits=0,
+    )
+
+
+def joined(values: Array, low_bits: int) -> Array:
+    """Return 2^b high + low for ``values`` whose last axis holds the high digits, then the low ones."""
+    high, low = np.split(values, 2, axis=-1)
+    return np.asarray(high * (1 << low_bits) + low)
+
+
+def joined_synapse(synapse: Synapse, low_bits: int) -> Synapse:
+    """Return the synapse of which that in a file holds the digits."""
+    weight, bias = synapse.weight, synapse.bias
+    if len(weight) % 2:
+        raise RangeError(f"found {len(weight)} outputs", where="weight", expected="must be as many high as low digits")
+    return replace(
+        synapse,
+        weight=joined(weight.T, low_bits).T,
+        bias=None if bias is None else joined(bias, low_bits),
+    )
+
+
+def _digits(values: Array, base: int) -> Array:
+    """High digits, then low ones, along the first axis: int32."""
+    high = (values.astype(np.int64) + base // 2) // base
+    return np.concatenate([high, values - high * base]).astype(np.int32)

@@ -1,0 +1,207 @@
+"""A readout in two digits: exact after joining, on `ref` and on Lava, with the weight bits that one digit has not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import oracle
+from support.changed_files import overwrite
+from support.relay_networks import images
+
+from loihi_convert import netx
+from loihi_convert.arrays import Array
+from loihi_convert.backends.difference import first_difference
+from loihi_convert.backends.lava.lava_backend import LavaBackend
+from loihi_convert.backends.reference import ReferenceBackend, run_network
+from loihi_convert.backends.result import RunResult
+from loihi_convert.choices import Granularity, Reset
+from loihi_convert.conversion.balancing import balance
+from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
+from loihi_convert.conversion.quantization import quantize
+from loihi_convert.conversion.quantization_report import report_quantization
+from loihi_convert.errors import NetxError, RangeError
+from loihi_convert.inspection.contents import describe
+from loihi_convert.ir.digits import joined, joined_synapse, split
+from loihi_convert.ir.network import ReluLayer, ReluNetwork, SpikingNetwork
+from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.synapse import Conv, Dense
+from loihi_convert.simulation.simulator import clipped_images, outputs
+
+TIMESTEPS = 64
+
+
+def averaging() -> ReluNetwork:
+    """A convolution of 24 channels on a map of 16 x 16, its global average, and 4 classes."""
+    rng = np.random.default_rng(0)
+    layers = (
+        # A neuron in ten fires, as in a trained CNN.
+        ReluLayer("conv", Conv(rng.normal(size=(24, 1, 3, 3)) / 3, np.full(24, -0.4), padding=(1, 1))),
+        ReluLayer("fc", Dense(rng.normal(size=(4, 24)), rng.normal(size=4) / 10, pool=(16, 16))),
+    )
+    return ReluNetwork((1, 16, 16), layers)
+
+
+def pixels(count: int, seed: int = 0) -> Array:
+    return np.kron(images(count, seed=seed), np.ones((1, 1, 2, 2), np.uint8))
+
+
+@cache
+def balanced(reset: Reset = "soft") -> SpikingNetwork:
+    return balance(averaging(), pixels(20), TIMESTEPS, BalanceOptions(method="percentile", reset=reset))
+
+
+@cache
+def quantized(
+    *, split_readout: bool = True, reset: Reset = "soft", thresholds: Granularity = "channel"
+) -> QuantizedNetwork:
+    options = QuantizeOptions(split_readout=split_readout, thresholds=thresholds)
+    return quantize(balanced(reset), pixels(20), options)
+
+
+def bits_of_the_head(network: QuantizedNetwork) -> int:
+    found = report_quantization(network, balanced(network.reset), pixels(5)).layers[-1].weight_bits
+    assert found is not None
+    return found[2]
+
+
+@given(st.lists(st.integers(-(2**13), 2**13), min_size=1, max_size=9), st.integers(1, 7))
+def test_two_digits_are_the_number(values: list[int], low_bits: int) -> None:
+    weight = np.array([values], np.int32)
+    whole = QuantizedLayer("fc", Dense(weight, weight[:, 0]), None, np.ones(1), low_bits=low_bits)
+    stored = split(whole)
+    assert stored.synapse.channels == 2
+    assert np.array_equal(joined_synapse(stored.synapse, low_bits).weight, weight)
+    assert np.array_equal(joined_synapse(stored.synapse, low_bits).bias, weight[:, 0])
+    low = stored.weight[1]
+    assert (low >= -(2 ** (low_bits - 1))).all()
+    assert (low < 2 ** (low_bits - 1)).all()
+    assert stored.scale.tolist() == [2**low_bits, 1]
+
+
+@pytest.mark.parametrize("reset", ["soft", "hard"])
+def test_the_head_behind_a_global_average_keeps_its_bits(reset: Reset) -> None:
+    one, two = quantized(split_readout=False, reset=reset), quantized(reset=reset)
+    assert bits_of_the_head(one) <= 5
+    assert bits_of_the_head(two) == 8
+    assert two.max_timesteps >= TIMESTEPS
+    assert not clipped_images(two, pixels(20), TIMESTEPS)[-1].any()
+    # Rounding the head is then no error worth mentioning beside the rest.
+    real = outputs(balanced(reset), pixels(20), TIMESTEPS)[:, -1]
+    errors = [
+        np.abs(outputs(network, pixels(20), TIMESTEPS)[:, -1] * network.layers[-1].scale[0] - real).mean()
+        for network in (one, two)
+    ]
+    assert errors[1] < errors[0] / 4
+
+
+def test_only_the_readout_differs() -> None:
+    one, two = quantized(split_readout=False), quantized()
+    assert np.array_equal(one.layers[0].weight, two.layers[0].weight)
+    assert (one.low_bits, two.low_bits > 0, two.shapes, two.stored.shapes) == (
+        0,
+        True,
+        one.shapes,
+        ((24, 16, 16), (8,)),
+    )
+    assert two.provenance["quantize"]["low_bits"] == two.low_bits
+
+
+def test_where_the_bits_suffice_nothing_is_split() -> None:
+    network = ReluNetwork((1, 16, 16), (*averaging().layers[:1], ReluLayer("fc", Dense(np.ones((2, 24 * 256))))))
+    spiking = balance(network, pixels(10), 1, BalanceOptions(method="percentile"))
+    assert quantize(spiking, pixels(10), QuantizeOptions(split_readout=True)).low_bits == 0
+    spikes = balance(averaging(), pixels(10), 64, BalanceOptions(method="percentile", readout="spikes"))
+    assert quantize(spikes, pixels(10), QuantizeOptions(split_readout=True)).low_bits == 0
+
+
+def assert_whole(network: QuantizedNetwork, result: RunResult, shown: Array, timesteps: int) -> None:
+    """The integers of the oracle for both digits, joined."""
+    potentials, spikes = oracle.run(network.stored, shown, timesteps)
+    assert np.array_equal(result.potentials, joined(potentials[-1], network.low_bits))
+    assert np.array_equal(result.traces[-1].potentials, result.potentials)
+    assert result.traces[0].spikes is not None
+    assert np.array_equal(result.traces[0].spikes, spikes[0])
+
+
+@pytest.mark.parametrize("reset", ["soft", "hard"])
+def test_ref_joins_the_digits_exactly(tmp_path: Path, reset: Reset) -> None:
+    network, shown = quantized(reset=reset), pixels(1, seed=5)
+    result = run_network(network, shown, 3, trace=True)
+    assert_whole(network, result, shown, 3)
+    netx.write(network, tmp_path / "model.net")
+    with ReferenceBackend() as ref:
+        assert first_difference(ref.run(tmp_path / "model.net", shown, 3, trace=True), result) is None
+
+
+def test_potentials_beyond_the_range_of_one() -> None:
+    """What one potential could not hold at this scale is held by two, to the last unit."""
+    network = quantized()
+    result = run_network(network, pixels(3), TIMESTEPS)
+    assert np.abs(result.potentials).max() > 2**17
+    doubled = replace(network.layers[-1], synapse=replace(network.layers[-1].synapse, weight=network.layers[-1].weight))
+    assert np.array_equal(
+        run_network(replace(network, layers=(network.layers[0], doubled)), pixels(3), TIMESTEPS).potentials,
+        result.potentials,
+    )
+
+
+def test_the_file_says_that_there_are_two_digits(tmp_path: Path) -> None:
+    path, network = tmp_path / "model.net", quantized()
+    netx.write(network, path)
+    found = netx.read(path)
+    assert found.low_bits == network.low_bits
+    assert np.array_equal(found.layers[-1].weight, network.layers[-1].weight)
+    assert np.array_equal(found.layers[-1].scale, network.layers[-1].scale)
+    with h5py.File(path) as file:
+        assert file["layer/3/shape"][()].tolist() == [8]
+        assert file["loihi_convert/layer/1/low_bits"][()] == network.low_bits
+        assert "low_bits" not in file["loihi_convert/layer/0"]
+    assert describe(path).about["readout"] == f"potential in two digits, the low one of {network.low_bits} bits"
+    netx.write(found, tmp_path / "again.net")
+    assert (tmp_path / "again.net").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("value", [0, -1, 8, 2**30])
+def test_damaged_digits_are_refused(tmp_path: Path, value: int) -> None:
+    path = tmp_path / "model.net"
+    netx.write(quantized(), path)
+    overwrite(path, "layer/1/low_bits", value)
+    with pytest.raises(NetxError) as caught:
+        netx.read(path)
+    assert caught.value.where.startswith(str(path))
+
+
+def test_digits_of_another_size_are_refused(tmp_path: Path) -> None:
+    """The weights that are stored are not the digits that such a number has."""
+    path, network = tmp_path / "model.net", quantized()
+    netx.write(network, path)
+    overwrite(path, "layer/1/low_bits", network.low_bits - 1)
+    with pytest.raises(NetxError, match="is inconsistent with the rest"):
+        netx.read(path)
+
+
+def test_only_a_dense_readout_has_digits() -> None:
+    network = quantized(split_readout=False)
+    for index, low_bits in ((0, 3), (1, 8), (1, -1)):
+        layers = list(network.layers)
+        layers[index] = replace(layers[index], low_bits=low_bits)
+        with pytest.raises(RangeError) as caught:
+            replace(network, layers=tuple(layers))
+        assert caught.value.where == layers[index].name
+
+
+@pytest.mark.lava
+@pytest.mark.parametrize("reset", ["soft", "hard"])
+def test_lava_runs_both_digits(tmp_path: Path, reset: Reset) -> None:
+    network, shown = quantized(reset=reset), pixels(2, seed=5)
+    netx.write(network, tmp_path / "model.net")
+    with LavaBackend() as lava:
+        by_lava = lava.run(tmp_path / "model.net", shown, 5, trace=True)
+    assert first_difference(by_lava, run_network(network, shown, 5, trace=True)) is None
