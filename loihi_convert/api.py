@@ -7,7 +7,8 @@ must read it.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+import warnings
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -32,7 +33,7 @@ from loihi_convert.data.in_memory import (
     as_input_shape,
     as_regression_dataset,
 )
-from loihi_convert.errors import UsageError
+from loihi_convert.errors import DataError, UsageError
 from loihi_convert.frontend.lower import per_channel
 from loihi_convert.frontend.source import Source, open_source
 from loihi_convert.ir.quantized import QuantizedNetwork
@@ -40,6 +41,7 @@ from loihi_convert.ir.task import class_count
 from loihi_convert.metrics.advice import advice, image_notes
 from loihi_convert.metrics.diagnosis import diagnose as diagnose_network
 from loihi_convert.metrics.evaluation_by_task import evaluate_images
+from loihi_convert.metrics.own_accuracy import OwnAccuracy, own_accuracy, require_expectation
 from loihi_convert.normalization import require_both
 from loihi_convert.pipeline.checking import CheckReport, check, load_file
 from loihi_convert.pipeline.diagnosing import DiagnosisReport
@@ -60,6 +62,7 @@ _FILE: Final = f"model{netx.SUFFIX}"
 def convert(
     model: nn.Module | str | Path,
     images: Images,
+    labels: Labels | None = None,
     *,
     timesteps: int = 64,
     mean: float | Sequence[float] | None = None,
@@ -71,6 +74,7 @@ def convert(
     balancing: BalanceOptions = BalanceOptions(),
     quantization: QuantizeOptions = QuantizeOptions(),
     device: Device = "auto",
+    expect: float | None = None,
 ) -> Converted:
     """Return ``model`` as a spiking network in Loihi's integers, balanced for ``timesteps`` steps.
 
@@ -81,6 +85,9 @@ def convert(
     images
         Calibration images, some hundreds to thousands of the training set, never test images: NumPy, torch or a
         DataLoader; uint8, or floats in 0..1; ``(N, H, W)`` or ``(N, C, H, W)``. Before any normalization.
+    labels
+        The class of each image, from 0; those in a DataLoader come along. With them the CNN's own accuracy stands in
+        ``cnn_accuracy`` and in the notes, and a Python warning says if it is too low.
     timesteps
         The latency T.
     mean, std
@@ -101,6 +108,8 @@ def convert(
         Bits and target.
     device
         Where to simulate: ``"cpu"``, ``"cuda"``, or ``"auto"``: a GPU if torch sees one.
+    expect
+        The accuracy that the CNN is known to have, a fraction; by default, better than always the same class.
 
     Raises
     ------
@@ -111,8 +120,9 @@ def convert(
     InputError
         If the checkpoint or the images cannot be used.
     """
-    pixels = as_images(images, None if input_shape is None else as_input_shape(input_shape))
-    shape = pixels.shape[1:]
+    require_expectation(expect)
+    dataset = _labelled(images, labels, None if input_shape is None else as_input_shape(input_shape))
+    pixels, shape = dataset.images, dataset.images.shape[1:]
     require_both(mean, std)
     means, deviations = per_channel(mean, shape[0], "mean"), per_channel(std, shape[0], "std")
     if isinstance(model, str | Path):
@@ -124,11 +134,28 @@ def convert(
         raise UsageError("given with a module", where="arch", expected="is for the path of a plain state dict")
     else:
         source = Source.from_module(model, shape, classes=classes, mean=means, std=deviations, task=task)
+    own = own_accuracy(source, dataset, "calibration images", expect)
+    if own is not None and own.warning:
+        warnings.warn(own.warning, stacklevel=2)
     done = to_integers(
         source.network, pixels, timesteps, balancing, quantization, device=chosen_device(device), bars=progress_bar
     )
     provenance = done.quantized.provenance.with_parts(model=dict(source.provenance))
-    return Converted(replace(done.quantized, provenance=provenance), source, done)
+    return Converted(replace(done.quantized, provenance=provenance), source, done, own)
+
+
+def _labelled(images: Images, labels: Labels | None, input_shape: tuple[int, int, int] | None) -> Dataset:
+    """Images, with labels if there are any; a DataLoader may hold something else beside its images."""
+    if labels is not None:
+        return as_dataset(images, labels, input_shape=input_shape)
+    # What has a length can be gone through twice.
+    if isinstance(images, Sized):
+        try:
+            return as_dataset(images, input_shape=input_shape)
+        except DataError as error:
+            if error.where != "labels":
+                raise
+    return Dataset(as_images(images, input_shape), None)
 
 
 def load(path: str | Path, *, model: str | Path | None = None, arch: str | None = None) -> Converted:
@@ -166,11 +193,14 @@ class Converted:
         The CNN it was made from; None where that is not at hand.
     conversion
         How it was made; None for a file.
+    own
+        The CNN on the calibration images; None where these have no labels, and for a file.
     """
 
     network: QuantizedNetwork
     source: Source | None = None
     conversion: Conversion | None = None
+    own: OwnAccuracy | None = None
 
     @property
     def timesteps(self) -> int:
@@ -179,8 +209,14 @@ class Converted:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the conversion had to say: the method it chose, and warnings."""
-        return () if self.conversion is None else self.conversion.notes
+        """What the conversion had to say: the CNN's own accuracy, the method it chose, and warnings."""
+        own = () if self.own is None else (self.own.warning or self.own.sentence,)
+        return own if self.conversion is None else (*own, *self.conversion.notes)
+
+    @property
+    def cnn_accuracy(self) -> float | None:
+        """Of the CNN on the calibration images, a fraction; None where these have no labels, and for a file."""
+        return None if self.own is None else self.own.accuracy
 
     def table(self) -> Table:
         """Return the layers: shape, neurons, weight bits, thresholds."""

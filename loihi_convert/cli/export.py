@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -21,9 +22,11 @@ from loihi_convert.choices import (
 )
 from loihi_convert.cli import options
 from loihi_convert.cli.console import exported_json, log, say_exported, say_json
+from loihi_convert.cli.flags import flags_of
+from loihi_convert.cli.images import validation_images
 from loihi_convert.cli.options import BALANCING, BASICS, DATA, NEURONS, OWN_CNN, choice, named, number, switch
 from loihi_convert.cli.wrong_files import require_cnn
-from loihi_convert.errors import UsageError
+from loihi_convert.errors import UsageError, with_flags
 
 if TYPE_CHECKING:
     from loihi_convert.data import ClassMap, DataSplits
@@ -73,12 +76,17 @@ _INPUT = (
 )
 _PIXEL_BITS = "Bits of a pixel, 1..8; default: 8, or what fits best with hard reset and for loihi2."
 _CALIBRATION = "Calibration images: split, all, or a number (first N of the split)."
+_EXPECT = (
+    "Accuracy in percent that the CNN is known to have: a warning where it is lower on validation images; default: "
+    "what any CNN reaches on the data set."
+)
 _CLASSES = (
     "Number of classes, or their names a,b,c, or those of a regression's outputs, with --arch; default: the data's."
 )
 
 
 def export(
+    ctx: typer.Context,
     model: Annotated[Path, _MODEL],
     output: Annotated[Path | None, options.output(_OUTPUT)] = None,
     timesteps: Annotated[str, _TIMESTEPS] = "64",
@@ -98,6 +106,7 @@ def export(
     data_root: Annotated[Path | None, options.data_root(DATA)] = None,
     class_map: Annotated[str | None, options.class_map(DATA)] = None,
     calibration: Annotated[str, number("--calibration", DATA, _CALIBRATION)] = "split",
+    expect: Annotated[float | None, named("--expect", DATA, _EXPECT, metavar="PERCENT")] = None,
     method: Annotated[AnyMethod, choice(AnyMethod, "--balance", BALANCING, _METHOD, metavar="METHOD")] = "auto",
     percentile: Annotated[float, number("--percentile", BALANCING, "With --balance percentile, in (0, 100].")] = 99.0,
     alpha: Annotated[float, number("--alpha", BALANCING, "Factor on the thresholds, in (0, 1].")] = 1.0,
@@ -124,8 +133,11 @@ def export(
     """Convert a CNN to spikes, balance its thresholds, round it to Loihi's integers, write a netx file."""
     require_cnn(model)
     steps = options.parse_timesteps(timesteps)
+    if expect is not None and not 0 < expect <= 100:
+        raise UsageError(f"found {expect:g}", where="expect", expected="must be an accuracy in percent, in (0, 100]")
     from loihi_convert import pipeline
     from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, published_neurons
+    from loihi_convert.metrics.own_accuracy import own_accuracy
     from loihi_convert.progress import progress_bar
     from loihi_convert.simulation.gpu import chosen_device
 
@@ -154,6 +166,10 @@ def export(
         class_map=options.parse_class_map(class_map),
         task=task,
     )
+    images, kind = validation_images(splits)
+    own = own_accuracy(source, images, f"{kind} of {splits.name}", None if expect is None else expect / 100)
+    if own is not None:
+        log(f"warning: {with_flags(own.warning, flags_of(ctx.command.params))}" if own.warning else own.sentence)
     exported = pipeline.export(
         source,
         output,
@@ -167,7 +183,7 @@ def export(
         bars=progress_bar,
     )
     if as_json:
-        say_json({"files": [exported_json(item) for item in exported]})
+        say_json({"files": [exported_json(item) for item in exported], "cnn": None if own is None else asdict(own)})
     else:
         say_exported(exported)
 

@@ -66,6 +66,10 @@ class Source:
         """``provenance`` as a value."""
         return read_record(ModelRecord, dict(self.provenance))
 
+    def with_normalization(self, mean: Sequence[float], std: Sequence[float]) -> ReluNetwork:
+        """Return ``network`` as it were with another normalization of its images, one number per channel."""
+        return to_relu_network(self.model, self.network.input_shape, mean=mean, std=std)
+
     @classmethod
     def from_module(
         cls,

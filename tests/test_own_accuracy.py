@@ -1,0 +1,188 @@
+"""The CNN's own accuracy before it is converted: what is said, and how a forgotten normalization is found."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import loihi_convert as lc
+from loihi_convert.__main__ import main
+from loihi_convert.data import Dataset, load_data
+from loihi_convert.errors import DataError, UsageError
+from loihi_convert.frontend.source import Source
+from loihi_convert.metrics.own_accuracy import own_accuracy
+
+DIGITS = load_data("digits")
+USUAL = ((0.3059,), (0.3763,))
+KIND = "validation images of digits"
+
+
+def classifier(mean: float = 0.0, std: float = 1.0) -> nn.Module:
+    """Return a linear classifier, fitted by least squares to the digits as (pixel / 255 - mean) / std: 94 % of them."""
+    pixels = (DIGITS.train.images.reshape(len(DIGITS.train), -1) / 255 - mean) / std
+    inputs = np.column_stack([pixels, np.ones(len(pixels))])
+    ridge = 0.1 * np.eye(inputs.shape[1])
+    weight = np.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ np.eye(10)[DIGITS.train.known_labels])
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    model.load_state_dict({"1.weight": torch.from_numpy(weight[:-1].T), "1.bias": torch.from_numpy(weight[-1])})
+    return model
+
+
+def source(model: nn.Module, data: str | None = "digits", **normalization: Any) -> Source:
+    return Source.from_module(model, (1, 8, 8), data=data, **normalization)
+
+
+def test_the_accuracy_is_that_of_the_module() -> None:
+    found = own_accuracy(source(classifier()), DIGITS.validation, KIND)
+    assert found is not None
+    scores = classifier()(torch.from_numpy(DIGITS.validation.images.copy()).float() / 255)
+    assert found.accuracy == pytest.approx(float((scores.argmax(1).numpy() == DIGITS.validation.labels).mean()))
+    assert (found.image_count, found.warning) == (200, "")
+    assert found.sentence == "the CNN itself classifies 94.00 % of 200 validation images of digits correctly"
+
+
+def test_many_images_are_evenly_spaced() -> None:
+    order = np.argsort(DIGITS.train.known_labels, kind="stable")
+    found = own_accuracy(source(classifier()), DIGITS.train[order], KIND)
+    assert found is not None
+    assert found.image_count == 1_000
+    assert 0.9 < found.accuracy < 1
+
+
+@pytest.mark.parametrize("data", ["digits", None])
+def test_a_forgotten_normalization_is_found(data: str | None) -> None:
+    (mean,), (std,) = USUAL
+    model = classifier(mean, std)
+    found = own_accuracy(source(model, data), DIGITS.validation, KIND)
+    assert found is not None
+    assert found.accuracy < 0.5
+    assert ("any CNN reaches 85 % on digits" in found.warning) == (data is not None)
+    assert "With `mean` 0.3" in found.warning
+    assert " it is 94.00 % of 200: give the normalization that the CNN was trained with" in found.warning
+    right = own_accuracy(source(model, data, mean=[mean], std=[std]), DIGITS.validation, KIND)
+    assert right is not None
+    assert (right.accuracy, right.warning) == (0.94, "")
+
+
+def test_a_needless_normalization_is_found() -> None:
+    found = own_accuracy(source(classifier(), mean=[0.9], std=[0.2]), DIGITS.validation, KIND)
+    assert found is not None
+    assert "With `mean` 0 and `std` 1 it is 94.00 % of 200" in found.warning
+
+
+def test_what_no_normalization_explains() -> None:
+    (model := classifier())[1].bias.data.copy_(torch.eye(10)[3] * 100)  # type: ignore[index]
+    for data, reason in (("digits", "any CNN reaches 85 %"), (None, "always giving the most frequent class does as")):
+        found = own_accuracy(source(model, data), DIGITS.validation, KIND)
+        assert found is not None
+        assert reason in found.warning
+        assert "look at the order of the classes" in found.warning
+    # Of few images, chance may be all.
+    few = own_accuracy(source(model, None), DIGITS.validation[:10], KIND)
+    assert few is not None
+    assert few.warning == ""
+
+
+@pytest.mark.parametrize(("expect", "is_warned"), [(0.94, False), (0.96, False), (0.99, True)])
+def test_an_expected_accuracy(expect: float, is_warned: bool) -> None:
+    found = own_accuracy(source(classifier()), DIGITS.validation, KIND, expect)
+    assert found is not None
+    assert ("99 % are expected" in found.warning) == is_warned
+
+
+def test_images_without_labels_tell_nothing() -> None:
+    unlabelled = Dataset(DIGITS.validation.images, None)
+    assert own_accuracy(source(classifier()), unlabelled, KIND) is None
+    with pytest.raises(UsageError, match="without labels") as caught:
+        own_accuracy(source(classifier()), unlabelled, KIND, 0.9)
+    assert caught.value.where == "expect"
+    regression = source(classifier(), task="regression")
+    assert own_accuracy(regression, DIGITS.validation, KIND) is None
+    for wrong, hint in ((95, "Write 0.95 for 95 %."), (0, "")):
+        with pytest.raises(UsageError) as caught:
+            own_accuracy(source(classifier()), DIGITS.validation, KIND, wrong)
+        assert (caught.value.where, caught.value.hint) == ("expect", hint)
+    beyond = Dataset(DIGITS.validation.images, DIGITS.validation.known_labels + 5)
+    with pytest.raises(DataError, match="found the label 14"):
+        own_accuracy(source(classifier()), beyond, KIND)
+
+
+def test_convert_says_it_in_python() -> None:
+    images, labels = DIGITS.train.images[:300].copy(), DIGITS.train.known_labels[:300].copy()
+    snn = lc.convert(classifier(), images, labels, timesteps=4)
+    assert snn.cnn_accuracy is not None
+    assert snn.cnn_accuracy > 0.9
+    assert snn.notes[0].startswith("the CNN itself classifies 9")
+    assert lc.convert(classifier(), images, timesteps=4).cnn_accuracy is None
+    loader = torch.utils.data.DataLoader(list(zip(images, labels, strict=True)), batch_size=100)  # type: ignore[arg-type, var-annotated]
+    assert lc.convert(classifier(), loader, timesteps=4).cnn_accuracy == snn.cnn_accuracy
+    (mean,), (std,) = USUAL
+    with pytest.warns(UserWarning, match=r"With `mean` 0\.3.* give the normalization") as warned:
+        lc.convert(classifier(mean, std), images, labels, timesteps=4)
+    assert warned[0].filename == __file__
+    with pytest.warns(UserWarning, match="99.5 % are expected"):
+        lc.convert(classifier(), images, labels, timesteps=4, expect=0.995)
+    with pytest.raises(UsageError, match=r"Write 0\.95 for 95 %"):
+        lc.convert(classifier(), images, labels, expect=95)
+
+
+def test_a_loader_of_something_else_than_labels() -> None:
+    pairs = [(image, image / 255) for image in DIGITS.train.images[:20].copy()]
+    assert lc.convert(classifier(), pairs, timesteps=4).cnn_accuracy is None
+
+
+@pytest.fixture
+def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run ``export`` of a classifier that wants the usual normalization; return exit code, JSON and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    (tmp_path / "linear_nets.py").write_text(
+        "from torch import nn\n\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    torch.save({"net": classifier(*(value for (value,) in USUAL)).state_dict(), "acc": 94.0, "epoch": 3}, "user.pth")
+
+    def run(*words: object) -> tuple[int, Any, str]:
+        basics = ["export", "user.pth", "--arch", "linear_nets:make", "-T", 4, "--json", "--overwrite", "--no-verify"]
+        monkeypatch.setattr(sys, "argv", ["loihi-convert", *map(str, [*basics, *words])])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), json.loads(out) if out else None, err
+
+    yield run
+    sys.modules.pop("linear_nets", None)
+
+
+def test_export_says_it_first(export: Any) -> None:
+    code, said, err = export("--data", "digits", "--mean", "0.3059", "--std", "0.3763", "--expect", 94)
+    assert code == 0
+    assert "the CNN itself classifies 94.00 % of 200 validation images of digits correctly" in err
+    assert said["cnn"] == {"accuracy": 0.94, "image_count": 200, "kind": KIND, "warning": ""}
+    code, said, err = export("--data", "digits")
+    assert code == 0
+    assert "warning: the CNN itself classifies 41.50 %" in err
+    assert "With --mean 0.3059 and --std 0.3763 it is 94.00 %" in err
+    assert "any CNN reaches 85 %" in said["cnn"]["warning"]
+    code, said, err = export("--data", "digits", "--expect", 101)
+    assert (code, said) == (2, None)
+    assert "--expect: found 101; must be an accuracy in percent, in (0, 100]" in err
+
+
+def test_export_of_own_images(export: Any) -> None:
+    test = DIGITS.test[:100]
+    np.savez("mine.npz", images=test.images, labels=test.known_labels)
+    _, said, err = export("--data", "mine.npz")
+    assert said["cnn"]["kind"] == "own images of mine.npz"
+    assert "With --mean" in err
+    np.savez("mine.npz", images=test.images)
+    _, said, err = export("--data", "mine.npz")
+    assert said["cnn"] is None
+    assert "classifies" not in err
