@@ -116,7 +116,15 @@ class InputError(LoihiConvertError):
 
 
 class UnsupportedModelError(InputError):
-    """The CNN holds a module or an operation that has no spiking equivalent here."""
+    """The CNN holds a module or an operation that has no spiking equivalent here.
+
+    Attributes
+    ----------
+    others
+        The errors of the other such places of the CNN, in the order of computation.
+    """
+
+    others: tuple[UnsupportedModelError, ...] = ()
 
 
 class CheckpointError(InputError):

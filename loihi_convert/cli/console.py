@@ -124,11 +124,16 @@ def _with_flags(text: str, *verbs: str) -> str:
 
 def say_checked(checked: CheckReport) -> None:
     """Print what each layer takes, then one line for each finding, the worst first, and a verdict."""
-    from loihi_convert.report.conversion_tables import resource_table
+    from loihi_convert.pipeline.checking import CAN_SPIKE
+    from loihi_convert.report.conversion_tables import obstacle_table, resource_table
 
     if checked.chips is not None:
         say_tables([resource_table(checked.chips)])
+    if obstacles := [finding for finding in checked.findings if finding.rule == CAN_SPIKE]:
+        say_tables([obstacle_table(obstacles, checked.path.name)])
     for finding in checked.findings:
+        if finding in obstacles:
+            continue
         echo(_with_flags(finding.line, "export", "check"))
     echo(checked.verdict)
 

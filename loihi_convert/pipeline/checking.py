@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import Final, get_args
 
 from loihi_convert import external, netx
 from loihi_convert.arrays import Array, Shape
@@ -22,7 +22,7 @@ from loihi_convert.checks.integer_rules import CIRCUIT_RULES, LAYER_RULES, NETWO
 from loihi_convert.checks.resource_rules import MEMORY_RULES, NEUROCORE_RULES
 from loihi_convert.checks.stock_rules import FILE_RULES, LIF_RULES, STOCK_RULES
 from loihi_convert.chip.resources import Chips, LayerResources, resources
-from loihi_convert.errors import DataError, InputError, NetxError, UsageError, one_of
+from loihi_convert.errors import DataError, InputError, NetxError, UnsupportedModelError, UsageError, one_of
 from loihi_convert.file_kinds import kind_of
 from loihi_convert.frontend.source import open_source
 from loihi_convert.ir.network import ReluNetwork
@@ -33,6 +33,9 @@ from loihi_convert.netx.stock import StockFile
 from loihi_convert.progress import Progress, ProgressFactory, no_progress_bar
 from loihi_convert.report.conversion_tables import resource_table
 from loihi_convert.report.table import notebook_html
+
+CAN_SPIKE: Final = "every operation has a spiking equivalent"
+"""The rule of the findings on a CNN that several places keep from being converted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,19 +242,25 @@ def check(
 
 
 def _refusal(loaded: LoadedFile) -> Iterator[Finding]:
-    """Why this package cannot use the file: an error, or, for a file that another tool may run, a note."""
+    """Why this package cannot use the file: an error, or, for a file that another tool may run, a note.
+
+    Of a CNN, one for each place that cannot spike.
+    """
     refusal = loaded.refusal if isinstance(loaded, ExternalFile | RefusedFile) else None
-    if refusal is not None:
+    if refusal is None:
+        return
+    others = refusal.others if isinstance(refusal, UnsupportedModelError) else ()
+    for error in (refusal, *others):
         # The report names the file already.
-        place = refusal.where.removeprefix(str(loaded.path)).removeprefix(": ")
+        place = error.where.removeprefix(str(loaded.path)).removeprefix(": ")
         yield Finding(
             severity="note" if isinstance(loaded, ExternalFile) else "error",
-            rule="this package can read the file",
+            rule=CAN_SPIKE if others else "this package can read the file",
             layer=place or None,
-            found=refusal.found,
-            limit=refusal.expected,
+            found=error.found,
+            limit=error.expected,
             source="",
-            fix=refusal.hint,
+            fix=error.hint,
         )
 
 

@@ -10,9 +10,16 @@ from loihi_convert.report.formats import neurons, neurons_header
 from loihi_convert.report.table import Table, table_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from loihi_convert.checks.finding import Finding
     from loihi_convert.chip.resources import Chips
     from loihi_convert.conversion.quantization_report import LayerReport, QuantizationReport
     from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
+
+
+# Places of one reason that are named; `--json` has all.
+_MAX_PLACES = 2
 
 
 def network_table(network: QuantizedNetwork) -> Table:
@@ -82,6 +89,31 @@ def quantization_table(report: QuantizationReport) -> Table:
             "and the bits this costs that convolution"
         )
     return table_of(rows, caption=caption)
+
+
+def obstacle_table(obstacles: Sequence[Finding], name: str) -> Table:
+    """Return the places of the CNN ``name`` that cannot spike, one row for all that have the same reason."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for finding in obstacles:
+        # The first error's hint also says how many there are.
+        places.setdefault((finding.found, finding.fix.split(".")[0]), []).append(finding.layer or name)
+    rows = [
+        {
+            "operation": found.split()[0],
+            "places": _first_names(layers),
+            "found": " ".join(found.split()[1:]),
+            "instead": fix,
+        }
+        for (found, fix), layers in places.items()
+    ]
+    words = ("operation", "places", "found", "instead")
+    return table_of(rows, words=words, caption=f"{name}: {len(obstacles)} places cannot spike")
+
+
+def _first_names(names: Sequence[str]) -> str:
+    if len(names) <= _MAX_PLACES:
+        return ", ".join(names)
+    return f"{', '.join(names[:_MAX_PLACES])} and {len(names) - _MAX_PLACES} more"
 
 
 def _identity(layer: LayerReport) -> str | None:

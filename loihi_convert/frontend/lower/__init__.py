@@ -109,7 +109,7 @@ def lowered(
         lowering = _Lowering(graph, tuple(input_shape), normalization)
         found = lowering.run()
         if found:
-            raise found[0]
+            raise _first_of(found)
         chain = to_chain(placed(lowering.populations, skip_copies), tuple(input_shape), tuple(lowering.notes))
     for layer in chain.network.layers:
         arrays = (layer.synapse.weight, layer.synapse.bias)
@@ -280,6 +280,17 @@ class _Lowering:
         while isinstance(node.operation, Move | Ending):
             node = self.graph.nodes[node.inputs[0]]
         self.populations.add(Population(value.name or node.name, value))
+
+
+def _first_of(found: Sequence[UnsupportedModelError]) -> UnsupportedModelError:
+    """The first obstacle, which knows the others."""
+    first, *others = found
+    if not others:
+        return first
+    hint = f"{first.hint} {len(others)} more places of it cannot spike: `check` lists them all.".strip()
+    error = UnsupportedModelError(first.found, where=first.where, expected=first.expected, hint=hint)
+    error.others = tuple(others)
+    return error
 
 
 def _placed_at(error: UnsupportedModelError, node: Node) -> UnsupportedModelError:

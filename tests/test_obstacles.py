@@ -1,0 +1,59 @@
+"""`check` on a CNN lists every place that cannot spike, in one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from torch import Tensor, nn
+
+from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.frontend.lower import obstacles, to_relu_network
+from loihi_convert.pipeline.checking import CAN_SPIKE, RefusedFile, check
+from loihi_convert.report.conversion_tables import obstacle_table
+
+
+class Gated(nn.Module):
+    """Two gates, a GELU, and a padded max pooling of negative values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.conv3 = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.gelu, self.pool, self.fc = nn.GELU(), nn.MaxPool2d(3, 1, 1), nn.Linear(4 * 36, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.gelu(self.conv1(x))
+        x = x * self.conv2(x).sigmoid()
+        x = x * self.conv3(x).sigmoid()
+        return self.fc(self.pool(self.conv2(x)).flatten(1))
+
+
+def test_every_place_is_found() -> None:
+    found = obstacles(Gated(), (1, 6, 6))
+    assert [error.where.split(" ")[0] for error in found] == ["gelu", "mul", "mul_1"]
+    with pytest.raises(UnsupportedModelError) as raised:
+        to_relu_network(Gated(), (1, 6, 6))
+    assert raised.value.where == "gelu"
+    assert [error.where for error in raised.value.others] == [error.where for error in found[1:]]
+    assert "2 more places" in raised.value.hint
+
+
+def test_check_has_a_finding_for_each_and_one_row_for_each_reason() -> None:
+    with pytest.raises(UnsupportedModelError) as raised:
+        to_relu_network(Gated(), (1, 6, 6))
+    report = check(RefusedFile(Path("gated.pt"), raised.value))
+    assert not report.is_usable
+    assert [finding.layer for finding in report.findings] == [
+        raised.value.where, *(error.where for error in raised.value.others)
+    ]  # fmt: skip
+    assert {finding.rule for finding in report.findings} == {CAN_SPIKE}
+    table = obstacle_table(report.findings, "gated.pt")
+    assert [row[0] for row in table.rows] == ["GELU", "mul"]
+    assert "3 places" in table.caption
+
+
+def test_lowering_finds_what_reading_did_not() -> None:
+    signed = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(3, 1, 1), nn.Flatten(), nn.Linear(32, 2))
+    (error,) = obstacles(signed, (1, 6, 6))
+    assert (error.where, "negative" in error.found) == ("1", True)
+    assert obstacles(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), *list(signed)[1:]), (1, 6, 6)) == ()
