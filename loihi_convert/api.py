@@ -21,7 +21,7 @@ from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.request import check_run
 from loihi_convert.backends.result import RunResult
 from loihi_convert.choices import BackendName, Device, Target, Task
-from loihi_convert.conversion.flow import Conversion, to_integers
+from loihi_convert.conversion.flow import Conversion
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.data.dataset import Dataset
 from loihi_convert.data.in_memory import (
@@ -44,6 +44,7 @@ from loihi_convert.metrics.evaluation_by_task import evaluate_images
 from loihi_convert.metrics.own_accuracy import OwnAccuracy, own_accuracy, require_expectation
 from loihi_convert.normalization import require_both
 from loihi_convert.pipeline.checking import CheckReport, check, load_file
+from loihi_convert.pipeline.converting import converted
 from loihi_convert.pipeline.diagnosing import DiagnosisReport
 from loihi_convert.pipeline.origin import float_network, source_of
 from loihi_convert.progress import progress_bar
@@ -73,6 +74,7 @@ def convert(
     task: Task = "classification",
     balancing: BalanceOptions = BalanceOptions(),
     quantization: QuantizeOptions = QuantizeOptions(),
+    skip_copies: int | None = None,
     device: Device = "auto",
     expect: float | None = None,
 ) -> Converted:
@@ -106,6 +108,9 @@ def convert(
         How firing thresholds are balanced; by default the method that agrees best with the CNN on ``images``.
     quantization
         Bits and target.
+    skip_copies
+        How many relays carry each value of a skip connection, 1..8; by default as many as the agreement with the CNN
+        on ``images`` asks for.
     device
         Where to simulate: ``"cpu"``, ``"cuda"``, or ``"auto"``: a GPU if torch sees one.
     expect
@@ -137,11 +142,18 @@ def convert(
     own = own_accuracy(source, dataset, "calibration images", expect)
     if own is not None and own.warning:
         warnings.warn(own.warning, stacklevel=2)
-    done = to_integers(
-        source.network, pixels, timesteps, balancing, quantization, device=chosen_device(device), bars=progress_bar
+    done = converted(
+        source,
+        pixels,
+        timesteps,
+        balancing,
+        quantization,
+        skip_copies=skip_copies,
+        device=chosen_device(device),
+        bars=progress_bar,
     )
-    provenance = done.quantized.provenance.with_parts(model=dict(source.provenance))
-    return Converted(replace(done.quantized, provenance=provenance), source, done, own)
+    used = source.with_skip_copies(done.quantized.provenance.model.skip_copies)
+    return Converted(done.quantized, used, done, own)
 
 
 def _labelled(images: Images, labels: Labels | None, input_shape: tuple[int, int, int] | None) -> Dataset:

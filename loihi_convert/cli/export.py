@@ -74,6 +74,14 @@ _INPUT = (
     "How pixels enter: constant (the same current in each step) or poisson (random spikes); default: constant, poisson "
     "for spike-norm and rmp."
 )
+_SKIP_COPIES = (
+    "Relays for each value of a skip connection, 1..8: more leave the convolution that it joins more weight bits; "
+    "default: what agrees best with the CNN."
+)
+_SPLIT_READOUT = (
+    "Write the last layer as high and low digits of its weights, where the range of one potential would cost it bits "
+    "(behind a global average at many steps); other tools then see both."
+)
 _PIXEL_BITS = "Bits of a pixel, 1..8; default: 8, or what fits best with hard reset and for loihi2."
 _CALIBRATION = "Calibration images: split, all, or a number (first N of the split)."
 _EXPECT = (
@@ -128,6 +136,8 @@ def export(
     ] = "potential",
     input_coding: Annotated[InputCoding | None, choice(InputCoding, "--input", NEURONS, _INPUT)] = None,
     poisson_seed: Annotated[int, options.seed(NEURONS, "Seed of everything random: of the Poisson input.")] = 0,
+    skip_copies: Annotated[int | None, named("--skip-copies", BALANCING, _SKIP_COPIES)] = None,
+    split_readout: Annotated[bool, switch("--split-readout", BALANCING, _SPLIT_READOUT)] = False,
     pixel_bits: Annotated[int | None, named("--pixel-bits", NEURONS, _PIXEL_BITS)] = None,
 ) -> None:
     """Convert a CNN to spikes, balance its thresholds, round it to Loihi's integers, write a netx file."""
@@ -154,7 +164,7 @@ def export(
         poisson_seed=poisson_seed if is_poisson else None,
         bias_correction=correct if bias_correction is None else bias_correction,
     )
-    quantize_options = QuantizeOptions(weight_bits, pixel_bits, target, thresholds)
+    quantize_options = QuantizeOptions(weight_bits, pixel_bits, target, thresholds, split_readout)
     source, splits = _opened(
         model,
         arch=arch,
@@ -177,6 +187,7 @@ def export(
         splits.calibration_images(calibration),
         balance_options=balance_options,
         quantize_options=quantize_options,
+        skip_copies=skip_copies,
         device=chosen_device(device),
         overwrite=overwrite,
         verify=verify,

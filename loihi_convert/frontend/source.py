@@ -70,6 +70,21 @@ class Source:
         """Return ``network`` as it were with another normalization of its images, one number per channel."""
         return to_relu_network(self.model, self.network.input_shape, mean=mean, std=std)
 
+    def with_skip_copies(self, copies: int) -> Source:
+        """Return the same CNN with ``copies`` relays for each value of a skip, see `lower.to_relu_network`."""
+        recorded = self.recorded
+        if copies == recorded.skip_copies:
+            return self
+        network = to_relu_network(
+            self.model, self.network.input_shape, mean=recorded.mean, std=recorded.std, skip_copies=copies
+        )
+        provenance = {name: value for name, value in self.provenance.items() if name != "skip_copies"}
+        return replace(
+            self,
+            network=_for_task(network, self.network.task),
+            provenance=provenance if copies == 1 else {**provenance, "skip_copies": copies},
+        )
+
     @classmethod
     def from_module(
         cls,
@@ -266,4 +281,5 @@ def reopen_source(path: Path, recorded: ModelRecord, input_shape: Shape, arch: s
         mean = (0.0,) * input_shape[0] if mean is None else mean
         std = (1.0,) * input_shape[0] if std is None else std
     shape = None if arch is None else input_shape
-    return open_source(path, arch=arch, input_shape=shape, mean=mean, std=std, task=recorded.task)
+    found = open_source(path, arch=arch, input_shape=shape, mean=mean, std=std, task=recorded.task)
+    return found.with_skip_copies(recorded.skip_copies)

@@ -34,11 +34,13 @@ class ModelRecord:
         Of its training.
     task
         What its outputs are, see `ir.task`; files of classification need not record it.
+    skip_copies
+        How many relays carry each value of a skip, see `lower.to_relu_network`; recorded where it is not 1.
 
     Raises
     ------
     InputError
-        If there is no such task.
+        If there is no such task, or ``skip_copies`` is below 1.
     """
 
     file: str | None = None
@@ -52,8 +54,11 @@ class ModelRecord:
     seed: int | None = None
     test_accuracy: float | None = None
     task: Task = "classification"
+    skip_copies: int = 1
 
     def __post_init__(self) -> None:
+        if self.skip_copies < 1:
+            raise InputError(f"found {self.skip_copies}", where="skip_copies", expected="must be at least 1")
         if self.task not in get_args(Task):
             raise InputError(f"found {self.task!r}", where="task", expected=one_of(get_args(Task)))
 

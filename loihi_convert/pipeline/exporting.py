@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -15,13 +15,13 @@ from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.request import result_size
 from loihi_convert.checks.lava_dl_notes import lava_dl_notes
 from loihi_convert.conversion.agreement import Agreement
-from loihi_convert.conversion.flow import to_integers
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_timesteps
 from loihi_convert.conversion.quantization_report import QuantizationReport
 from loihi_convert.errors import UsageError, VerificationError
 from loihi_convert.files import refuse_to_overwrite, refuse_to_replace, require_writable
 from loihi_convert.frontend.source import Source, open_source
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.pipeline.converting import converted, require_skip_copies
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 
 VERIFIED_IMAGES: Final = 32
@@ -75,6 +75,7 @@ def export(
     *,
     balance_options: BalanceOptions = BalanceOptions(),
     quantize_options: QuantizeOptions = QuantizeOptions(),
+    skip_copies: int | None = None,
     device: str = "cpu",
     overwrite: bool = False,
     verify: bool = True,
@@ -94,6 +95,8 @@ def export(
         Training images, uint8 ``(N, C, H, W)``.
     balance_options, quantize_options
         See `BalanceOptions` and `QuantizeOptions`.
+    skip_copies
+        See `converting.converted`.
     device
         Where it is simulated: ``"cpu"``, or another one of torch's.
     overwrite
@@ -126,15 +129,22 @@ def export(
             refuse_to_replace(checkpoint, path)
         refuse_to_overwrite(path, overwrite)
     require_timesteps(timesteps)
+    require_skip_copies(skip_copies)
     quantize_options.require_neurons(balance_options.reset, balance_options.poisson_seed)
     source = model if isinstance(model, Source) else open_source(model)
     exported = []
     for path, steps in zip(paths, timesteps, strict=True):
-        made = to_integers(
-            source.network, calibration, steps, balance_options, quantize_options, device=device, bars=bars
+        made = converted(
+            source,
+            calibration,
+            steps,
+            balance_options,
+            quantize_options,
+            skip_copies=skip_copies,
+            device=device,
+            bars=bars,
         )
-        provenance = made.quantized.provenance.with_parts(model=dict(source.provenance))
-        network = replace(made.quantized, provenance=provenance)
+        network = made.quantized
         netx.write(network, path, overwrite=overwrite)
         verified = _verify(path, network, calibration[:VERIFIED_IMAGES]) if verify else 0
         notes = (*source.notes, *made.notes, *lava_dl_notes(network))
