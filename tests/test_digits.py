@@ -32,6 +32,7 @@ from loihi_convert.ir.digits import joined, joined_synapse, split
 from loihi_convert.ir.network import ReluLayer, ReluNetwork, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
+from loihi_convert.metrics.evaluation import evaluate
 from loihi_convert.simulation.simulator import clipped_images, outputs
 
 TIMESTEPS = 64
@@ -166,6 +167,14 @@ def test_the_file_says_that_there_are_two_digits(tmp_path: Path) -> None:
     assert describe(path).about["readout"] == f"potential in two digits, the low one of {network.low_bits} bits"
     netx.write(found, tmp_path / "again.net")
     assert (tmp_path / "again.net").read_bytes() == path.read_bytes()
+
+
+def test_what_two_digits_hold_is_not_called_saturated() -> None:
+    network = quantized()
+    result = run_network(network, pixels(3), TIMESTEPS)
+    assert evaluate(result, network).saturated_images == 0
+    beyond = replace(result, potentials=result.potentials * 2**network.low_bits)
+    assert evaluate(beyond, network).saturated_images == 3
 
 
 @pytest.mark.parametrize("value", [0, -1, 8, 2**30])

@@ -220,7 +220,7 @@ def evaluate(
         cnn_accuracy_interval=_interval(compared.cnn_correct, image_count),
         points=points,
         early_exit=early_exit,
-        saturated_images=int((np.abs(result.potentials).max(axis=(1, 2)) >= limits.POTENTIAL_LIMIT).sum()),
+        saturated_images=_saturated_images(result, network),
         seconds=result.seconds,
         startup_seconds=result.startup_seconds,
         # A run shorter than the clock's tick of 1 ns reads as 0 seconds.
@@ -371,6 +371,13 @@ def _check_shape(name: str, array: Array | None, expected: tuple[int, ...]) -> N
             expected=f"must be {expected} for this run",
             hint="Give those of the images that ran.",
         )
+
+
+def _saturated_images(result: RunResult, network: QuantizedNetwork | CubaNetwork) -> int:
+    """Images with an output potential at the end of its range; of two digits, where the high one may be there."""
+    low_bits = network.low_bits if isinstance(network, QuantizedNetwork) else 0
+    limit = limits.POTENTIAL_LIMIT * max(1, (1 << low_bits) - 1)
+    return int((np.abs(result.potentials).max(axis=(1, 2)) >= limit).sum())
 
 
 def _check_label_range(labels: Array | None, classes: int) -> None:
