@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +16,10 @@ from support.residual import OWN_CHANNELS, RELAY_OF, RELAYS, residual_images, re
 from support.run_folders import CLASSES, write_runs
 from test_tables import printed
 
+from loihi_convert.api import Result
 from loihi_convert.backends.reference import run_network
 from loihi_convert.errors import InputError
+from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.evaluation import evaluate
 from loihi_convert.report.build import write_report
 from loihi_convert.report.run_tables import accuracy_table, energy_table, layer_table
@@ -122,6 +126,21 @@ def test_tables_show_relays_apart() -> None:
     assert "Relays take 9..11 % of Loihi 1's energy" in energy.caption
     for table in (layers, accuracy_table(evaluation), energy):
         assert "\N{HORIZONTAL ELLIPSIS}" not in printed(table)
+
+
+def test_a_data_frame_has_columns_of_relays_only_where_there_are_relays(monkeypatch: pytest.MonkeyPatch) -> None:
+    class DataFrame(list[dict[str, object]]):
+        def set_index(self, column: str) -> DataFrame:
+            assert column in self[0]
+            return self
+
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=DataFrame))
+    columns = []
+    for run in (residual_run(), entry([20, 150, 190, 199])):
+        assert isinstance(run.network, QuantizedNetwork)
+        (row, *_) = Result(run.network, run.result, run.evaluation, "ref").to_dataframe()
+        columns.append({column for column in row if column.startswith("relay_")})
+    assert columns == [{"relay_spikes_per_image", "relay_synaptic_operations"}, set()]
 
 
 def test_tables_without_relays_do_not_speak_of_them() -> None:

@@ -221,7 +221,7 @@ def layer_table(
         "The first layer receives pixels at every step, or Poisson spikes"
     )
     if evaluation.has_relays:
-        caption += f". Rates and thresholds leave out {RELAYS}; SynOps include them"
+        caption += ". Rates and thresholds leave out relays, SynOps include them"
     return table_of(rows, caption=caption)
 
 
