@@ -35,7 +35,7 @@ from loihi_convert.data.in_memory import (
 )
 from loihi_convert.errors import DataError, UsageError
 from loihi_convert.frontend.lower import per_channel
-from loihi_convert.frontend.source import Source, open_source
+from loihi_convert.frontend.source import Source, is_described, open_source
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.task import class_count
 from loihi_convert.metrics.advice import advice, image_notes
@@ -83,7 +83,7 @@ def convert(
     Parameters
     ----------
     model
-        The trained CNN: a `torch.nn.Module`, or the path of its checkpoint.
+        The trained CNN: a `torch.nn.Module`, or the path of its checkpoint or ONNX file.
     images
         Calibration images, some hundreds to thousands of the training set, never test images: NumPy, torch or a
         DataLoader; uint8, or floats in 0..1; ``(N, H, W)`` or ``(N, C, H, W)``. Before any normalization.
@@ -131,7 +131,7 @@ def convert(
     require_both(mean, std)
     means, deviations = per_channel(mean, shape[0], "mean"), per_channel(std, shape[0], "std")
     if isinstance(model, str | Path):
-        given = None if arch is None else shape
+        given = None if is_described(Path(model), arch) else shape
         source = open_source(
             Path(model), arch=arch, input_shape=given, classes=classes, mean=means, std=deviations, task=task
         )

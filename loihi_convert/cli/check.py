@@ -25,7 +25,7 @@ CHECKED_IMAGES = 100
 UNUSABLE = 3
 """The exit code of a file with an error: that of an input that is rejected."""
 
-_FILE = typer.Argument(help="A .net file, or a CNN before export: a checkpoint.", show_default=False)
+_FILE = typer.Argument(help="A .net file, or a CNN before export: a checkpoint, an ONNX file.", show_default=False)
 _TARGET = "Target platform: lava (CPU simulator) or loihi2 (chip)."
 _IMAGES = (
     "validation images to look for channels that stay silent or fire at every step; 0: do not look; default: "

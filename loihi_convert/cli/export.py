@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from loihi_convert.frontend.source import Source
 
 _MODEL = typer.Argument(
-    help="Trained CNN: a checkpoint (of torch.save, whatever its suffix, or safetensors).",
+    help="Trained CNN: a checkpoint (of torch.save, whatever its suffix, or safetensors), or an ONNX file.",
     metavar="MODEL",
     show_default=False,
 )
@@ -211,15 +211,15 @@ def _opened(
     class_map: ClassMap | None,
     task: Task,
 ) -> tuple[Source, DataSplits]:
-    """The CNN, and the data it was trained on: those that it names, or with ``arch`` those that the options name."""
+    """The CNN, and the data it was trained on: those that it names, or else those that the options name."""
     from loihi_convert.cnn.checkpoint import load
     from loihi_convert.data import DATASETS, load_data
-    from loihi_convert.frontend.source import open_source
+    from loihi_convert.frontend.source import is_described, open_source
 
-    if arch is not None and data is None:
-        hint = "A state dict does not say what it was trained on: pass `data`."
-        raise UsageError("not given", where="data", expected="is needed with `arch`", hint=hint)
-    trained = load(model) if arch is None else None
+    trained = load(model) if is_described(model, arch) else None
+    if trained is None and data is None:
+        hint = f"{model.name} does not say what it was trained on: pass `data`."
+        raise UsageError("not given", where="data", expected="is needed with `arch` and for ONNX files", hint=hint)
     splits = load_data(
         data or (trained.data if trained else ""),
         data_root,
@@ -232,7 +232,7 @@ def _opened(
     if shape not in (None, splits.input_shape):
         expected = f"must be {splits.input_shape}, the shape of the images of {splits.name}"
         raise UsageError(f"found {shape}", where="input_shape", expected=expected)
-    if arch is not None:
+    if trained is None:
         shape, names = splits.input_shape, names or splits.classes or None
     # Only a name is recorded: the path of a user's own images is private.
     recorded = data if data is None or data in DATASETS else splits.name

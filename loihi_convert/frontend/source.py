@@ -5,6 +5,7 @@ file                                           what builds the CNN
 =============================================  =====================================================================
 a checkpoint that `train` wrote                the architecture that it names (`checkpoint.py`)
 any other checkpoint, and ``arch``             ``package.module:factory``: the user's own class, function or module
+an ONNX file                                   its graph (`from_onnx`)
 none                                           an nn.Module in memory (`Source.from_module`)
 =============================================  =====================================================================
 
@@ -27,8 +28,10 @@ from loihi_convert.arrays import Shape
 from loihi_convert.choices import Task
 from loihi_convert.cnn.checkpoint import load_model, load_states
 from loihi_convert.errors import UnsupportedModelError, UsageError, one_of
+from loihi_convert.file_kinds import kind_of
 from loihi_convert.files import sha256
 from loihi_convert.frontend.fitting import fill
+from loihi_convert.frontend.from_onnx.file import read_onnx
 from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.frontend.users_code import article, build_cnn, unwrapped
 from loihi_convert.ir.network import ReluNetwork
@@ -148,15 +151,16 @@ def open_source(
     Parameters
     ----------
     path
-        A checkpoint that `train` wrote, or with ``arch`` any file that holds the CNN's tensors (`stored_states`).
+        A checkpoint that `train` wrote, an ONNX file, or with ``arch`` any file that holds the CNN's tensors
+        (`stored_states`).
     arch
         ``package.module:factory``: a class of `torch.nn.Module`, a function that returns one, or an instance; imported,
         and so run, with the current folder first on the path. Arguments, which may be literals, follow in parentheses:
         ``torchvision.models:vgg11_bn(num_classes=10)``.
     input_shape
-        ``(C, H, W)``; needed with ``arch``, and only then.
+        ``(C, H, W)``; needed with ``arch``, and for an ONNX file that leaves it open.
     classes
-        The name of each output, only with ``arch``; by default their numbers.
+        The name of each output, only with ``arch`` or of an ONNX file; by default their numbers.
     data
         What to record as the data set; by default the checkpoint's own.
     mean, std
@@ -172,10 +176,20 @@ def open_source(
         If the file cannot be used, or its tensors are not those of the model.
     UnsupportedModelError
         If the CNN holds what cannot spike.
+    PlatformError
+        If it is an ONNX file, and the package ``onnx`` is not installed.
     """
     path = Path(path)
     require_both(mean, std)
-    if arch is None:
+    if kind_of(path) == "onnx":
+        if arch is not None:
+            hint = "Leave it out: the file holds the CNN itself."
+            raise UsageError("given for an ONNX file", where="arch", hint=hint)
+        model, shape = read_onnx(path).build(input_shape)
+        network = _for_task(to_relu_network(model, shape, mean=mean, std=std), task)
+        described: dict[str, Any] = {"data": data, "classes": _class_names(network, classes)}
+        notes: tuple[str, ...] = ()
+    elif arch is None:
         for parameter, given in (("input_shape", input_shape), ("classes", classes)):
             if given is not None:
                 raise UsageError(
@@ -190,7 +204,7 @@ def open_source(
             "seed": checkpoint.seed,
             "test_accuracy": checkpoint.test_accuracy,
         }
-        notes: tuple[str, ...] = ()
+        notes = ()
     else:
         if input_shape is None:
             raise UsageError(
@@ -205,6 +219,11 @@ def open_source(
     provenance = {"file": path.name, "sha256": sha256(path), **described, **_normalization(mean, std)}
     provenance |= _recorded_task(task)
     return Source(path, model, network, provenance, (*notes, *network.notes))
+
+
+def is_described(path: Path, arch: str | None) -> bool:
+    """Whether the file at ``path`` says itself what its images and classes are: a checkpoint that `train` wrote."""
+    return arch is None and kind_of(path) != "onnx"
 
 
 def _for_task(network: ReluNetwork, task: Task) -> ReluNetwork:
@@ -280,6 +299,6 @@ def reopen_source(path: Path, recorded: ModelRecord, input_shape: Shape, arch: s
         # Files of earlier versions, which took one of the two alone.
         mean = (0.0,) * input_shape[0] if mean is None else mean
         std = (1.0,) * input_shape[0] if std is None else std
-    shape = None if arch is None else input_shape
+    shape = None if is_described(path, arch) else input_shape
     found = open_source(path, arch=arch, input_shape=shape, mean=mean, std=std, task=recorded.task)
     return found.with_skip_copies(recorded.skip_copies)

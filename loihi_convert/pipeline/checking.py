@@ -137,7 +137,7 @@ def load_file(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> LoadedFile:
-    """Return what can be read of a ``.net`` file, or of a checkpoint; which it is, its content says.
+    """Return what can be read of a ``.net`` file, or of a checkpoint or ONNX file; which it is, its content says.
 
     ``arch``, ``input_shape``, ``mean`` and ``std`` are for a checkpoint, as in `source.open_source`.
 

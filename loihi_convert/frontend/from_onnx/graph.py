@@ -1,0 +1,242 @@
+"""The graph of an ONNX file as a torch.fx graph of torch's own modules and functions.
+
+Values that do not depend on the image (shapes, axes, weights) are computed at once, by onnx's reference implementation.
+Weights become parameters of modules, named after the weight, as in ``layer1.0.conv1`` for ``layer1.0.conv1.weight``;
+other operators are named after the node.
+
+A file made for one image, which may hold the batch's size 1 in a Reshape, takes batches here: a reshape keeps the first
+axis if what is left has the size of an image.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from loihi_convert.arrays import Array, Shape
+from loihi_convert.errors import InputError, UnsupportedModelError
+from loihi_convert.frontend.from_onnx.node import Call, Node, UnknownError
+from loihi_convert.frontend.from_onnx.operators import NOT_SUPPORTED, OPERATORS
+from loihi_convert.frontend.users_code import listed
+
+_BATCH: Final = 2
+"""Images of the example that gives every value its shape."""
+
+_DOMAINS: Final = ("", "ai.onnx")
+
+_COMPUTED: Final = (
+    *("Constant", "Identity", "Cast", "Shape", "Size", "Gather", "Concat", "Slice", "Squeeze", "Unsqueeze", "Reshape"),
+    *("Transpose", "Add", "Sub", "Mul", "Div", "Mod", "Neg", "Floor", "Ceil", "Sqrt", "Reciprocal", "ReduceProd"),
+)
+"""Operators of constants: shapes, axes and weights. Not among them are those that can make much of little, as Tile."""
+
+
+def to_module(content: Any, input_name: str, input_shape: Shape, path: Path) -> nn.Module:
+    """Return the graph of ``content``, an ``onnx.ModelProto``, as a module.
+
+    Parameters
+    ----------
+    content
+        With all weights loaded.
+    input_name
+        Of its image.
+    input_shape
+        Of one image, without the batch axis.
+    path
+        The file, for messages.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If it holds operators that have no counterpart here, all of which are named.
+    InputError
+        If it does not take such images.
+    """
+    unknown = [
+        f"{node.op_type} ({node.name or node.output[0]})"
+        for node in content.graph.node
+        if node.op_type in NOT_SUPPORTED or node.domain not in _DOMAINS
+    ]
+    if unknown:
+        raise UnsupportedModelError(
+            f"holds {listed(unknown)}",
+            where=path,
+            expected=f"supported: {', '.join(OPERATORS)}",
+            hint="Leave them out of the CNN, or train without them.",
+        )
+    return _Reader(content, path).read(input_name, input_shape)
+
+
+class _Reader:
+    """Reads the nodes in their order, which is that of their values."""
+
+    def __init__(self, content: Any, path: Path) -> None:
+        from onnx import numpy_helper
+
+        self._content, self._path = content, path
+        self._opsets = {entry.domain: entry.version for entry in content.opset_import}
+        self._constants: dict[str, Array] = {}
+        for initializer in content.graph.initializer:
+            try:
+                self._constants[initializer.name] = numpy_helper.to_array(initializer)
+            # Sizes that do not fit, an unknown type, a file of weights that is missing.
+            except Exception as error:
+                reason = (str(error) or type(error).__name__).splitlines()[0]
+                raise InputError(f"{initializer.name} cannot be read ({reason})", where=path) from error
+        self._graph = fx.Graph()
+        self._parts: dict[str, nn.Module | Tensor] = {}
+        self._nodes: dict[str, fx.Node] = {}
+        self._examples: dict[str, Tensor] = {}
+
+    def read(self, input_name: str, input_shape: Shape) -> nn.Module:
+        self._nodes[input_name] = self._graph.placeholder("image")
+        self._examples[input_name] = torch.zeros(_BATCH, *input_shape)
+        for node in self._content.graph.node:
+            if any(name in self._nodes for name in node.input):
+                self._take(node)
+            else:
+                self._compute(node)
+        output = self._content.graph.output[0].name
+        if output not in self._nodes:
+            raise InputError(f"its output {output} does not depend on the image", where=self._path)
+        self._graph.output(self._nodes[output])
+        return fx.GraphModule(self._parts, self._graph)
+
+    def _compute(self, node: Any) -> None:
+        """Values that do not depend on the image."""
+        from onnx.reference import ReferenceEvaluator
+
+        if node.op_type not in _COMPUTED:
+            self._refuse(node, "is applied to constants, where it has no counterpart here")
+        try:
+            inputs = {name: self._constants[name] for name in node.input if name}
+            found = ReferenceEvaluator(self._alone(node)).run(None, inputs)
+        # Whatever the reference implementation makes of what it is given.
+        except Exception as error:
+            self._refuse(node, f"cannot be computed ({_first_line(error)})")
+        self._constants |= dict(zip(node.output, map(np.asarray, found), strict=False))
+
+    def _alone(self, node: Any) -> Any:
+        """A model of ``node`` alone, in the same versions of the operators."""
+        from onnx import TensorProto, helper
+
+        inputs, outputs = (
+            [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in names if name]
+            for names in (node.input, node.output)
+        )
+        graph = helper.make_graph([node], "alone", inputs, outputs)
+        return helper.make_model(graph, opset_imports=list(self._content.opset_import))
+
+    def _take(self, node: Any) -> None:
+        """An operator of values that depend on the image."""
+        from onnx import helper
+
+        attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+        if node.op_type == "Shape":
+            shape = np.array(self._examples[node.input[0]].shape, np.int64)
+            self._constants[node.output[0]] = shape[attributes.get("start", 0) : attributes.get("end")]
+            return
+        if node.op_type not in OPERATORS:
+            self._refuse(node, "has no counterpart here")
+        read = Node(
+            node.op_type,
+            tuple(node.input),
+            attributes,
+            {name: self._constants[name] for name in node.input if name in self._constants},
+            {name: self._examples[name] for name in node.input if name in self._examples},
+            self._opsets.get("", 1),
+            len(node.output),
+        )
+        try:
+            calls = OPERATORS[node.op_type](read)
+            value: Any = None
+            example: Any = None
+            for call in calls:
+                value, example = self._add(node, call, value, example)
+        except UnknownError as error:
+            self._refuse(node, str(error))
+        except (RuntimeError, ValueError, IndexError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{_name(node)}: {node.op_type} cannot be applied to "
+                f"{[tuple(found.shape[1:]) for found in read.examples.values()]} ({_first_line(error)})",
+                where=self._path,
+            ) from error
+        self._store(node, value, example)
+
+    def _store(self, node: Any, value: Any, example: Any) -> None:
+        if isinstance(example, Tensor):
+            self._nodes[node.output[0]], self._examples[node.output[0]] = value, example
+            return
+        for index, (name, part) in enumerate(zip(node.output, example, strict=True)):
+            self._nodes[name], self._examples[name] = self._graph.call_function(operator.getitem, (value, index)), part
+
+    def _add(self, node: Any, call: Call, previous: Any, previous_example: Any) -> tuple[Any, Any]:
+        """One call; `Call.PREVIOUS` among its arguments stands for the value of the one before it."""
+        values, examples = [], []
+        for argument in call.arguments:
+            if argument is Call.PREVIOUS:
+                values.append(previous)
+                examples.append(previous_example)
+            elif isinstance(argument, list):
+                values.append([self._nodes[name] for name in argument])
+                examples.append([self._examples[name] for name in argument])
+            elif isinstance(argument, str):
+                values.append(self._nodes[argument])
+                examples.append(self._examples[argument])
+            elif isinstance(argument, Tensor):
+                values.append(self._graph.get_attr(self._part(f"{_name(node)}_constant", argument)))
+                examples.append(argument)
+            else:
+                values.append(argument)
+                examples.append(argument)
+        with torch.no_grad():
+            if isinstance(call.target, nn.Module):
+                module = call.target.float().eval()
+                target = self._part(_module_name(node) if call.has_weights else _name(node), module)
+                return self._graph.call_module(target, tuple(values)), module(*examples)
+            return self._graph.call_function(call.target, tuple(values)), call.target(*examples)
+
+    def _part(self, name: str, part: nn.Module | Tensor) -> str:
+        """Keep ``part`` under a name that is not taken, and return that."""
+        chosen, number = name, 1
+        while any(
+            taken == chosen or taken.startswith(f"{chosen}.") or chosen.startswith(f"{taken}.") for taken in self._parts
+        ):
+            number += 1
+            chosen = f"{name}_{number}"
+        self._parts[chosen] = part
+        return chosen
+
+    def _refuse(self, node: Any, why: str) -> NoReturn:
+        raise UnsupportedModelError(
+            f"{node.op_type} {why}", where=_name(node), hint="Leave it out, or train without it."
+        )
+
+
+def _name(node: Any) -> str:
+    """The node's name, as a module may be called."""
+    return _as_identifier(node.name or node.output[0])
+
+
+def _module_name(node: Any) -> str:
+    """The name of the module whose weight the node uses, if the exporter has kept it; else the node's."""
+    weight = node.input[1] if len(node.input) > 1 else ""
+    stem = weight.removesuffix(".weight")
+    if stem != weight and all(part.isidentifier() or part.isdecimal() for part in stem.split(".")):
+        return str(stem)
+    return _name(node)
+
+
+def _as_identifier(name: str) -> str:
+    found = re.sub(r"\W+", "_", name).strip("_") or "node"
+    return found if not found[0].isdecimal() else f"node_{found}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

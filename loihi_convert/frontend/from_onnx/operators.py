@@ -1,0 +1,261 @@
+"""What each ONNX operator computes, as calls of torch's modules and functions.
+
+See https://onnx.ai/onnx/operators/ for their attributes and inputs; those that moved from one to the other in a later
+opset are read from both.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from loihi_convert.arrays import Array, Shape
+from loihi_convert.frontend.from_onnx import shapes
+from loihi_convert.frontend.from_onnx.node import Call, Calls, Node, UnknownError, as_tensor
+
+NOT_SUPPORTED: Final = (
+    *("LSTM", "GRU", "RNN", "If", "Loop", "Scan", "Attention", "Einsum", "ConvTranspose", "Resize", "Upsample"),
+    *("LayerNormalization", "InstanceNormalization", "GroupNormalization", "QuantizeLinear", "DequantizeLinear"),
+    *("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"),
+)
+"""Operators that no CNN for spikes holds; a file with one of them is refused before anything is read."""
+
+
+def _loaded(module: nn.Module, **tensors: Tensor | None) -> nn.Module:
+    module.load_state_dict({name: tensor for name, tensor in tensors.items() if tensor is not None}, strict=False)
+    return module
+
+
+def _conv(node: Node) -> Calls:
+    weight, bias = node.weights(1), node.constant(2)
+    rank = weight.ndim - 2
+    if rank not in (1, 2):
+        raise UnknownError(f"has {rank} axes; supported: 1 and 2")
+    kernel, stride, dilation, begin, end = _window(node, tuple(weight.shape[2:]))
+    padding = tuple(map(max, begin, end))
+    if begin != end:
+        # More padding at one side is padding of both, and a kernel with zeros where it is too much.
+        more = [(p - b, p - e) for p, b, e in zip(padding, begin, end, strict=True)]
+        if any(d > 1 and max(pair) for d, pair in zip(dilation, more, strict=True)):
+            raise UnknownError(f"is dilated and has padding {begin} and {end}; supported: the same at both ends")
+        weight = nn.functional.pad(weight, [amount for pair in reversed(more) for amount in pair])
+        kernel = tuple(weight.shape[2:])
+    groups = int(node.attributes.get("group", 1))
+    kind = (nn.Conv1d, nn.Conv2d)[rank - 1]
+    made: Any = kind  # The two differ in nothing but the number of axes.
+    module = made(
+        weight.shape[1] * groups, weight.shape[0], kernel, stride, padding, dilation, groups, bias=bias is not None
+    )
+    return node.called(_loaded(module, weight=weight, bias=None if bias is None else as_tensor(bias)), has_weights=True)
+
+
+def _window(node: Node, kernel: Shape) -> tuple[Shape, Shape, Shape, Shape, Shape]:
+    """Kernel, stride, dilation, and the padding at the beginning and at the end of each axis."""
+    rank, attributes = len(kernel), node.attributes
+    stride = tuple(attributes.get("strides", (1,) * rank))
+    dilation = tuple(attributes.get("dilations", (1,) * rank))
+    mode = attributes.get("auto_pad", b"NOTSET")
+    if mode in (b"NOTSET", b""):
+        pads = tuple(attributes.get("pads", (0,) * 2 * rank))
+        return kernel, stride, dilation, pads[:rank], pads[rank:]
+    if mode == b"VALID":
+        return kernel, stride, dilation, (0,) * rank, (0,) * rank
+    totals = [
+        max(0, (math.ceil(size / step) - 1) * step + (length - 1) * spread + 1 - size)
+        for size, length, step, spread in zip(node.shape[1:], kernel, stride, dilation, strict=True)
+    ]
+    small, large = tuple(total // 2 for total in totals), tuple(total - total // 2 for total in totals)
+    return (
+        (kernel, stride, dilation, large, small) if mode == b"SAME_LOWER" else (kernel, stride, dilation, small, large)
+    )
+
+
+def _pool(node: Node) -> Calls:
+    rank = len(node.shape) - 1
+    if rank not in (1, 2) or node.output_count > 1:
+        raise UnknownError(f"pools {rank} axes and gives {node.output_count} values; supported: 1 or 2 axes, one value")
+    kernel, stride, dilation, begin, end = _window(node, tuple(node.attributes["kernel_shape"]))
+    if begin != end:
+        raise UnknownError(f"has padding {begin} and {end}; supported: the same at both ends")
+    ceil_mode = bool(node.attributes.get("ceil_mode", 0))
+    made: Any
+    if node.kind == "MaxPool":
+        made = (nn.MaxPool1d, nn.MaxPool2d)[rank - 1]
+        return node.called(made(kernel, stride, begin, dilation, ceil_mode=ceil_mode))
+    if set(dilation) != {1}:
+        raise UnknownError(f"has dilations {dilation}; supported: 1")
+    made = (nn.AvgPool1d, nn.AvgPool2d)[rank - 1]
+    counts = bool(node.attributes.get("count_include_pad", 0))
+    return node.called(made(kernel, stride, begin, ceil_mode=ceil_mode, count_include_pad=counts))
+
+
+def _global_pool(node: Node) -> Calls:
+    rank = len(node.shape) - 1
+    if rank not in (1, 2):
+        raise UnknownError(f"pools {rank} axes; supported: 1 and 2")
+    kinds: Any = {
+        "GlobalAveragePool": (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),
+        "GlobalMaxPool": (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d),
+    }[node.kind]
+    return node.called(kinds[rank - 1](1))
+
+
+def _batch_norm(node: Node) -> Calls:
+    if node.attributes.get("training_mode", 0):
+        raise UnknownError("is in training mode; export the CNN in eval mode")
+    weight, bias, mean, variance = (node.weights(index) for index in (1, 2, 3, 4))
+    kind = nn.BatchNorm2d if len(node.shape) == 3 else nn.BatchNorm1d
+    module = kind(len(weight), float(node.attributes.get("epsilon", 1e-5)))
+    return node.called(
+        _loaded(module, weight=weight, bias=bias, running_mean=mean, running_var=variance),
+        has_weights=True,
+    )
+
+
+def _gemm(node: Node) -> Calls:
+    if node.attributes.get("transA", 0):
+        raise UnknownError("transposes its image")
+    weight, bias = node.weights(1) * node.attributes.get("alpha", 1.0), node.constant(2)
+    weight = weight if node.attributes.get("transB", 0) else weight.T
+    shift = None if bias is None else as_tensor(np.broadcast_to(np.squeeze(bias), (len(weight),)))
+    return _linear(node, weight, None if shift is None else shift * node.attributes.get("beta", 1.0))
+
+
+def _matmul(node: Node) -> Calls:
+    if node.weights(1).ndim != 2:
+        raise UnknownError("is not a product with one matrix of weights")
+    return _linear(node, node.weights(1).T, None)
+
+
+def _linear(node: Node, weight: Tensor, bias: Tensor | None) -> Calls:
+    module = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    return node.called(_loaded(module, weight=weight.contiguous(), bias=bias), has_weights=True)
+
+
+_ARITHMETIC: Final[Mapping[str, Callable[..., Any]]] = {
+    "Add": operator.add,
+    "Sub": operator.sub,
+    "Mul": operator.mul,
+    "Div": operator.truediv,
+}
+
+
+def _arithmetic(node: Node) -> Calls:
+    arguments = [name if name in node.examples else _number(node.constants[name]) for name in node.inputs]
+    return [Call(_ARITHMETIC[node.kind], *arguments)]
+
+
+def _number(values: Array) -> float | Tensor:
+    """A constant of one value as a number."""
+    return float(values.reshape(-1)[0]) if values.size == 1 else as_tensor(values)
+
+
+def _sum(node: Node) -> Calls:
+    first, *others = (name if name in node.examples else _number(node.constants[name]) for name in node.inputs)
+    if not others:
+        return node.called(nn.Identity())
+    calls = [Call(operator.add, first, others[0])]
+    return calls + [Call(operator.add, Call.PREVIOUS, other) for other in others[1:]]
+
+
+def _reduce_mean(node: Node) -> Calls:
+    axes = node.numbers("axes", 1)
+    if axes is None:
+        raise UnknownError("averages over the batch, too")
+    return [Call(torch.mean, node.image, tuple(map(node.axis, axes)), bool(node.attributes.get("keepdims", 1)))]
+
+
+def _clip(node: Node) -> Calls:
+    low, high = (
+        float(node.attributes[name]) if name in node.attributes else _bound(node.constant(index))
+        for index, name in ((1, "min"), (2, "max"))
+    )
+    if low is None and high is None:
+        return node.called(nn.Identity())
+    if low == 0 and high is None:
+        return node.called(nn.ReLU())
+    if low is not None and high is not None:
+        return node.called(nn.ReLU6() if (low, high) == (0, 6) else nn.Hardtanh(low, high))
+    return [Call(torch.clamp, node.image, low, high)]
+
+
+def _bound(value: Array | None) -> float | None:
+    return None if value is None else float(value.reshape(-1)[0])
+
+
+def _prelu(node: Node) -> Calls:
+    slope = node.weights(1).reshape(-1)
+    return node.called(_loaded(nn.PReLU(len(slope)), weight=slope), has_weights=True)
+
+
+def _softmax(node: Node) -> Calls:
+    axis = node.axis(int(node.attributes.get("axis", -1 if node.opset >= 13 else 1)))
+    return node.called(nn.Softmax(axis) if node.kind == "Softmax" else nn.LogSoftmax(axis))
+
+
+def _pad(node: Node) -> Calls:
+    rank, pads, value = len(node.shape) + 1, node.numbers("pads", 1) or (), node.constant(2)
+    fill = float(node.attributes.get("value", 0.0)) if value is None else _bound(value)
+    if node.attributes.get("mode", b"constant") != b"constant" or fill != 0 or node.constant(3) is not None:
+        raise UnknownError("pads with something else than zeros, or some axes only")
+    begin, end = pads[:rank], pads[rank:]
+    if rank != 4 or any(begin[:2]) or any(end[:2]) or min(pads) < 0:
+        raise UnknownError(f"pads by {pads}; supported: height and width")
+    if not any(pads):
+        return node.called(nn.Identity())
+    return node.called(nn.ZeroPad2d((begin[3], end[3], begin[2], end[2])))
+
+
+def _nothing(node: Node) -> Calls:
+    return node.called(nn.Identity())
+
+
+def _activation(make: Callable[[Mapping[str, Any]], nn.Module]) -> Callable[[Node], Calls]:
+    return lambda node: node.called(make(node.attributes))
+
+
+OPERATORS: Final[Mapping[str, Callable[[Node], Calls]]] = {
+    "Conv": _conv,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+    "BatchNormalization": _batch_norm,
+    "Relu": _activation(lambda _: nn.ReLU()),
+    "Clip": _clip,
+    "LeakyRelu": _activation(lambda found: nn.LeakyReLU(found.get("alpha", 0.01))),
+    "PRelu": _prelu,
+    "AveragePool": _pool,
+    "MaxPool": _pool,
+    "GlobalAveragePool": _global_pool,
+    "GlobalMaxPool": _global_pool,
+    "ReduceMean": _reduce_mean,
+    **dict.fromkeys(_ARITHMETIC, _arithmetic),
+    "Sum": _sum,
+    "Concat": shapes.concat,
+    "Split": shapes.split,
+    "Flatten": shapes.flatten,
+    "Reshape": shapes.reshape,
+    "Squeeze": shapes.squeeze,
+    "Unsqueeze": shapes.unsqueeze,
+    "Transpose": shapes.transpose,
+    "Pad": _pad,
+    "Softmax": _softmax,
+    "LogSoftmax": _softmax,
+    **dict.fromkeys(("Dropout", "Identity", "Cast"), _nothing),
+    # Read, so that the front end names them with what to use in their place.
+    "Sigmoid": _activation(lambda _: nn.Sigmoid()),
+    "Tanh": _activation(lambda _: nn.Tanh()),
+    "Elu": _activation(lambda found: nn.ELU(found.get("alpha", 1.0))),
+    "Selu": _activation(lambda _: nn.SELU()),
+    "Softplus": _activation(lambda _: nn.Softplus()),
+    "HardSwish": _activation(lambda _: nn.Hardswish()),
+    "HardSigmoid": _activation(lambda _: nn.Hardsigmoid()),
+    "Gelu": _activation(lambda _: nn.GELU()),
+    "Mish": _activation(lambda _: nn.Mish()),
+}
+"""By ``op_type``."""

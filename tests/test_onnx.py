@@ -1,0 +1,315 @@
+"""ONNX files as the exporters of torch and others write them: the module equals the file, and each mistake is named."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (as users write it)
+
+from loihi_convert.__main__ import main
+from loihi_convert.errors import CheckpointError, InputError, PlatformError, UnsupportedModelError, UsageError
+from loihi_convert.file_kinds import kind_of
+from loihi_convert.frontend.from_onnx.file import read_onnx
+from loihi_convert.frontend.source import open_source
+from loihi_convert.simulation.relu import cnn_scores
+
+SHAPE = (2, 8, 8)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+class Net(nn.Module):
+    """Batch norm, a skip, a concatenation, two poolings, both ways to average, a reshape by the batch's size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(2, 4, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(4)
+        self.conv2 = nn.Conv2d(4, 4, 3, padding=1)
+        self.conv3 = nn.Conv2d(8, 6, 3, padding=1, stride=2)
+        self.fc = nn.Linear(6 * 2 * 2, 5)
+        self.head = nn.Linear(5, 3)
+        assert self.norm1.running_mean is not None
+        assert self.norm1.running_var is not None
+        self.norm1.running_mean.uniform_(-0.5, 0.5)
+        self.norm1.running_var.uniform_(0.5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (x - 0.25) / 0.5
+        x = F.relu(self.norm1(self.conv1(x)))
+        y = F.relu(self.conv2(x) + x)
+        x = F.relu(self.conv3(torch.cat([x, y], 1)))
+        x = F.max_pool2d(x, 2)
+        x = F.relu(self.fc(x.view(x.size(0), -1)))
+        return F.log_softmax(self.head(x), 1)
+
+
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+def exported(model: nn.Module, name: str = "net.onnx", shape: tuple[int, ...] = SHAPE, **options: Any) -> Path:
+    """Write ``model`` as torch does."""
+    with warnings.catch_warnings():
+        # The older exporter is deprecated, and files of it are everywhere.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model, (torch.zeros(1, *shape),), name, **{"dynamo": False, "input_names": ["input"], **options}
+        )
+    return Path(name)
+
+
+def assert_equal(path: Path, model: nn.Module, shape: tuple[int, ...] = SHAPE) -> None:
+    module, found = read_onnx(path).build(None)
+    assert found == shape
+    images = torch.rand(5, *shape)
+    torch.testing.assert_close(module(images), model(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("opset", [9, 11, 13, 17, 20])
+@pytest.mark.parametrize("axes", [None, {"input": {0: "N"}}])
+def test_files_of_torchs_older_exporter(opset: int, axes: Any) -> None:
+    path = exported(net(), opset_version=opset, dynamic_axes=axes)
+    assert kind_of(path) == "onnx"
+    assert_equal(path, net())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_open", [False, True])
+def test_files_of_torchs_newer_exporter(is_open: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    options: dict[str, Any] = {"dynamic_shapes": ({0: torch.export.Dim("N")},)} if is_open else {}
+    path = exported(net(), dynamo=True, **options)
+    assert_equal(path, net())
+    # Its weights lie beside it.
+    Path("net.onnx.data").unlink()
+    with pytest.raises(CheckpointError, match="damaged, or not an ONNX file") as caught:
+        read_onnx(path)
+    assert "with the files beside it" in caught.value.hint
+
+
+def test_layers_are_named_after_their_weights() -> None:
+    module, _ = read_onnx(exported(net())).build(None)
+    named = dict(module.named_modules())
+    assert isinstance(named["conv2"], nn.Conv2d)
+    assert isinstance(named["fc"], nn.Linear)
+    assert isinstance(named["head"], nn.Linear)
+
+
+def test_the_network_equals_the_file() -> None:
+    path = exported(net())
+    source = open_source(path, classes=("a", "b", "c"), data="mine")
+    assert source.provenance["file"] == "net.onnx"
+    assert source.provenance["classes"] == ["a", "b", "c"]
+    images = np.random.default_rng(0).integers(0, 256, (5, *SHAPE)).astype(np.uint8)
+    scores = net()(torch.from_numpy(images).float() / 255).detach().numpy()
+    difference = cnn_scores(source.network, images) - scores
+    # The softmax at the end is dropped: scores differ by one number for each image.
+    np.testing.assert_allclose(difference, difference.mean(axis=1, keepdims=True) + 0 * difference, atol=1e-4)
+
+
+def graph(nodes: list[Any], weights: dict[str, Any], shape: Any = (1, *SHAPE)) -> Path:
+    """Write a graph from the value ``x`` to the value ``y``."""
+    made = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(values), key) for key, values in weights.items()],
+    )
+    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), "graph.onnx")
+    return Path("graph.onnx")
+
+
+def node(kind: str, *inputs: str, outputs: tuple[str, ...] = ("y",), **attributes: Any) -> Any:
+    return helper.make_node(kind, list(inputs), list(outputs), **attributes)
+
+
+def random(*shape: int) -> Any:
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+CASES: dict[str, tuple[list[Any], dict[str, Any]]] = {
+    "SAME_UPPER": ([node("Conv", "x", "w", auto_pad="SAME_UPPER", strides=[2, 2])], {"w": random(3, 2, 3, 3)}),
+    "SAME_LOWER": ([node("Conv", "x", "w", auto_pad="SAME_LOWER")], {"w": random(3, 2, 2, 4)}),
+    "uneven padding": ([node("Conv", "x", "w", "b", pads=[0, 2, 1, 0])], {"w": random(3, 2, 3, 3), "b": random(3)}),
+    "groups": ([node("Conv", "x", "w", group=2, dilations=[2, 1])], {"w": random(4, 1, 3, 3)}),
+    "BatchNormalization": (
+        [node("BatchNormalization", "x", "g", "b", "m", "v", epsilon=0.1)],
+        {"g": random(2), "b": random(2), "m": random(2), "v": random(2) ** 2},
+    ),
+    "MatMul and Add": (
+        [node("Flatten", "x", outputs=("f",)), node("MatMul", "f", "w", outputs=("p",)), node("Add", "p", "b")],
+        {"w": random(128, 3), "b": random(3)},
+    ),
+    "Gemm": (
+        [node("Flatten", "x", outputs=("f",)), node("Gemm", "f", "w", "b", alpha=0.5, beta=2.0, transB=1)],
+        {"w": random(3, 128), "b": random(3)},
+    ),
+    "AveragePool": ([node("AveragePool", "x", kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2])], {}),
+    "AveragePool with its border": (
+        [node("AveragePool", "x", kernel_shape=[3, 2], pads=[1, 1, 1, 1], count_include_pad=1)],
+        {},
+    ),
+    "MaxPool": ([node("MaxPool", "x", kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2], ceil_mode=1)], {}),
+    "GlobalMaxPool": ([node("GlobalMaxPool", "x")], {}),
+    "GlobalAveragePool and Squeeze": (
+        [node("GlobalAveragePool", "x", outputs=("p",)), node("Squeeze", "p", "axes")],
+        {"axes": np.array([2, 3])},
+    ),
+    "Clip": ([node("Clip", "x", "low", "high")], {"low": np.float32(0), "high": np.float32(0.5)}),
+    "Clip to 6": ([node("Clip", "x", "low", "high")], {"low": np.float32(0), "high": np.float32(6)}),
+    "Clip below": ([node("Clip", "x", "low")], {"low": np.float32(0)}),
+    "LeakyRelu": ([node("Sub", "x", "h", outputs=("s",)), node("LeakyRelu", "s", alpha=0.3)], {"h": np.float32(0.5)}),
+    "PRelu": (
+        [node("Sub", "x", "h", outputs=("s",)), node("PRelu", "s", "a")],
+        {"h": np.float32(0.5), "a": random(2, 1, 1)},
+    ),
+    "Sum": ([node("Sum", "x", "x", "x")], {}),
+    "Div by channels": ([node("Div", "x", "s")], {"s": random(1, 2, 1, 1) ** 2 + 1}),
+    "Split and Concat": (
+        [node("Split", "x", "sizes", outputs=("a", "b"), axis=1), node("Concat", "b", "a", axis=-3)],
+        {"sizes": np.array([1, 1])},
+    ),
+    "Transpose of one pixel": (
+        [node("GlobalAveragePool", "x", outputs=("p",)), node("Transpose", "p", perm=[0, 2, 3, 1])],
+        {},
+    ),
+    "Transpose": ([node("Transpose", "x", perm=[0, 2, 3, 1])], {}),
+    "Reshape of one image": ([node("Reshape", "x", "to")], {"to": np.array([1, -1])}),
+    "Reshape with 0": ([node("Reshape", "x", "to")], {"to": np.array([0, 4, -1])}),
+    "Unsqueeze": ([node("Unsqueeze", "x", "axes")], {"axes": np.array([-1])}),
+    "Pad": ([node("Pad", "x", "pads")], {"pads": np.array([0, 0, 1, 2, 0, 0, 0, 3])}),
+    "LogSoftmax": ([node("LogSoftmax", "x", axis=1)], {}),
+    "Dropout": ([node("Dropout", "x", outputs=("d",)), node("Cast", "d", to=TensorProto.FLOAT)], {}),
+    "a shape that is computed": (
+        [
+            node("Shape", "x", outputs=("s",)),
+            node("Gather", "s", "zero", outputs=("n",)),
+            node("Constant", outputs=("m",), value_ints=[-1]),
+            node("Unsqueeze", "n", "axes", outputs=("n1",)),
+            node("Concat", "n1", "m", outputs=("to",), axis=0),
+            node("Reshape", "x", "to"),
+        ],
+        {"zero": np.array(0), "axes": np.array([0])},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_operators_equal_onnxs_reference(case: str) -> None:
+    path = graph(*CASES[case])
+    module, shape = read_onnx(path).build(None)
+    image = np.random.default_rng(1).random((1, *shape)).astype(np.float32)
+    (wanted,) = ReferenceEvaluator(onnx.load(str(path))).run(None, {"x": image})
+    torch.testing.assert_close(module(torch.from_numpy(image)).numpy(), wanted, rtol=1e-5, atol=1e-5)
+    assert len(module(torch.zeros(3, *shape))) == 3, "batches of any size"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "weights", "message"),
+    [
+        ([node("LSTM", "x", "w", "r")], {}, r"holds LSTM \(y\)"),
+        ([node("Resize", "x", "", "s", name="up/Resize")], {"s": random(4)}, r"holds Resize \(up/Resize\)"),
+        ([node("Sin", "x", name="/wave/Sin")], {}, "wave_Sin: Sin has no counterpart here"),
+        ([node("Conv", "x", "x")], {}, "y: Conv computes its input 1 from the image"),
+        ([node("Concat", "x", "c", axis=1)], {"c": random(1, 2, 8, 8)}, "joins the image's values with constants"),
+        ([node("Reshape", "x", "to")], {"to": np.array([2, 64])}, "it mixes images, or takes one apart"),
+        ([node("Tile", "r", "r", outputs=("t",)), node("Add", "x", "t")], {"r": np.array([2])}, "Tile is applied to"),
+        ([node("ReduceMean", "x")], {}, "averages over the batch, too"),
+        ([node("Pad", "x", "p", "v")], {"p": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "v": np.float32(1)}, "than zeros"),
+    ],
+)
+def test_what_has_no_counterpart_is_named(nodes: list[Any], weights: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=message):
+        read_onnx(graph(nodes, weights)).build(None)
+
+
+def test_what_cannot_be_read_is_named() -> None:
+    path = graph([node("Conv", "x", "w")], {"w": random(3, 5, 3, 3)})
+    with pytest.raises(InputError, match="Conv cannot be applied to"):
+        read_onnx(path).build(None)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match="damaged, or not an ONNX file"):
+        read_onnx(path)
+    path = graph([node("Identity", "w")], {"w": random(3)})
+    with pytest.raises(InputError, match="does not depend on the image"):
+        read_onnx(path).build(None)
+
+
+def test_the_size_of_images() -> None:
+    path = graph([node("Relu", "x")], {}, ("N", 2, "H", "W"))
+    assert read_onnx(path).input_shape is None
+    with pytest.raises(UsageError) as caught:
+        read_onnx(path).build(None)
+    assert caught.value.where == "input_shape"
+    assert read_onnx(path).build((2, 4, 4))[1] == (2, 4, 4)
+    path = graph([node("Relu", "x")], {}, ("N", 2, 8, 8))
+    with pytest.raises(UsageError, match=r"must be \(2, 8, 8\), as in graph\.onnx"):
+        read_onnx(path).build((2, 4, 4))
+    with pytest.raises(UsageError, match="the file holds the CNN itself") as caught:
+        open_source(path, arch="nets:Net", input_shape=SHAPE)
+    assert caught.value.where == "arch"
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = graph([node("Relu", "x")], {})
+    original = builtins.__import__
+
+    def without_onnx(name: str, *arguments: Any, **options: Any) -> Any:
+        if name == "onnx":
+            raise ModuleNotFoundError(name)
+        return original(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without_onnx)
+    with pytest.raises(PlatformError) as caught:
+        read_onnx(path)
+    assert (caught.value.where, caught.value.hint) == ("onnx", "pip install 'loihi-convert[onnx]'")
+
+
+@pytest.mark.slow
+def test_from_a_file_to_a_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(64, 10))
+    ).eval()
+    exported(model, "digits.onnx", (1, 8, 8))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["loihi-convert", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return int(stop.value.code or 0), *capsys.readouterr()
+
+    code, _, err = call("export", "digits.onnx", "-T", 4)
+    assert code == 2
+    assert "digits.onnx does not say what it was trained on: pass --data" in err
+    code, out, err = call("export", "digits.onnx", "--data", "digits", "-T", 4, "--calibration", 50, "--json")
+    assert code == 0
+    assert "the CNN itself classifies" in err
+    (file,) = json.loads(out)["files"]
+    assert file["file"] == "digits.net"
+    assert file["provenance"]["model"]["file"] == "digits.onnx"
+    code, out, _ = call("run", "digits.net", "--images", 5, "--json", "-o", "runs")
+    assert code == 0
+    assert json.loads(out)["digits"]["cnn_accuracy"] is not None
+    assert call("check", "digits.onnx", "--data", "digits", "--images", 5)[0] in (0, 3)
+    assert call("diagnose", "digits.onnx", "digits.net", "--images", 20)[0] == 0
