@@ -66,7 +66,7 @@ def _add_population(rng: Drawn, weight: Array, groups: int, outputs: int) -> Non
 
 
 @given(case=lowered(), seed=st.integers(0, 10**6))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_every_division_equals_int64(case: tuple[Synapse, Shape], seed: int) -> None:
     """By bytes and by float32, whether it pays or not."""
     synapse, shape = case
@@ -93,7 +93,7 @@ def as_conv(weight: Array, geometry: Geometry) -> Conv:
 
 
 @given(case=lowered(), seed=st.integers(0, 10**6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_currents_of_real_numbers_differ_by_rounding_alone(case: tuple[Synapse, Shape], seed: int) -> None:
     synapse, shape = case
     rng = np.random.default_rng(seed)

@@ -138,15 +138,17 @@ def without_dead_channels(weight: Array) -> Array:
 
 def _without_single_taps(nonzero: Array, groups: int) -> Array:
     """What of ``nonzero``, bool ``(C_out, C_in / groups, K_h, K_w)``, is left by the peeling."""
-    rest = nonzero.reshape(groups, -1, nonzero.shape[1], nonzero[0, 0].size).copy()
+    outputs, inputs = nonzero.shape[:2]
+    # Taps of each output and input: they are peeled together, so that the window need not be looked at again.
+    taps = np.count_nonzero(nonzero.reshape(outputs, inputs, -1), axis=2).reshape(groups, -1, inputs)
     for _ in range(_ROUNDS):
-        rows = rest.sum(axis=(2, 3)) == 1
-        rest[rows] = False
-        columns = rest.sum(axis=(1, 3)) == 1
-        rest &= ~columns[:, None, :, None]
+        rows = taps.sum(axis=2) == 1
+        taps[rows] = 0
+        columns = taps.sum(axis=1) == 1
+        taps *= ~columns[:, None, :]
         if not rows.any() and not columns.any():
             break
-    return rest.reshape(nonzero.shape)
+    return np.asarray(nonzero & (taps > 0).reshape(outputs, inputs, 1, 1))
 
 
 def _taps(weight: Array, which: Array, geometry: Geometry) -> Taps:
