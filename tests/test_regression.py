@@ -229,6 +229,11 @@ def test_names_of_one_output() -> None:
     assert ModelRecord().names == ()
 
 
+def test_names_cannot_drive_the_terminal(position: nn.Module) -> None:
+    snn = lc.convert(position, TRAINING[0], timesteps=2, task="regression", classes=["row", "\x1b[2J"])
+    assert snn.run(TEST[0], targets=TEST[1]).evaluation.regression.output_names == ("row", "\\x1b[2J")
+
+
 def test_a_network_of_signals() -> None:
     """A regression of the place of a bump in a signal of 24 values."""
     place = np.random.default_rng(0).uniform(4, 20, 700)

@@ -132,6 +132,25 @@ def test_a_regression_from_state_dict_to_report(invoke: Invoke, folder: Path, tm
         assert words not in text, words
 
 
+def test_a_damaged_run_folder_of_a_regression(invoke: Invoke, tmp_path: Path) -> None:
+    arch, file = ("--arch", "blob_nets:position"), tmp_path / "position.net"
+    invoke("export", "position.pt", "-o", file, "-T", "2", "--task", "regression", "--data", "train.npz", *arch)
+    code, _, err = invoke("run", file, "--data", "test.npz", "-o", tmp_path / "run")
+    assert code == 0, err
+    path = tmp_path / "run" / "result.json"
+    text = path.read_text()
+    for change, found in (
+        (lambda one: one["points"].pop(), "errors of a regression at other T"),
+        (lambda one: one["output_names"].pop(), "not one error for each output"),
+    ):
+        result = json.loads(text)
+        change(result["position"]["regression"])
+        path.write_text(json.dumps(result))
+        code, _, err = invoke("report", tmp_path / "run", "-o", tmp_path / "report.html")
+        assert code == 3
+        assert found in err
+
+
 def test_without_targets_and_without_the_cnn(invoke: Invoke, folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "position.net"
     arch = ("--arch", "blob_nets:position")

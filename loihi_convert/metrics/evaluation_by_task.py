@@ -9,6 +9,7 @@ import numpy as np
 from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
 from loihi_convert.data.dataset import Dataset
+from loihi_convert.errors import escape_control
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.task import classes_of
 from loihi_convert.metrics.early_exit import MarginChoice, evaluate_early_exit
@@ -75,5 +76,6 @@ def evaluate_images(
 
 def output_names(network: QuantizedNetwork) -> tuple[str, ...]:
     """Return the name of each output of a regression; their numbers, unless the file records as many names."""
-    count, recorded = network.shapes[-1][0], network.provenance.model.classes or ()
-    return recorded if len(recorded) == count else tuple(map(str, range(count)))
+    count, recorded = network.shapes[-1][0], network.provenance.model.names
+    # They are printed: into tables, and by terminals that would obey their control characters.
+    return tuple(map(escape_control, recorded)) if len(recorded) == count else tuple(map(str, range(count)))

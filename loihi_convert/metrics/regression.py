@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from loihi_convert.arrays import Array
 from loihi_convert.errors import DataError
@@ -33,10 +34,10 @@ class Error(Record):
 
 
 class Errors(Record):
-    """The errors of all outputs, and their means."""
+    """The errors of all outputs, at least one, and their means."""
 
     mean: Error
-    outputs: tuple[Error, ...]
+    outputs: tuple[Error, ...] = Field(min_length=1)
 
     @property
     def worst(self) -> int:
@@ -82,6 +83,13 @@ class Regression(Record):
     output_names: tuple[str, ...]
     cnn: Errors | None
     points: tuple[RegressionPoint, ...]
+
+    @model_validator(mode="after")
+    def _require_an_error_of_each_output(self) -> Regression:
+        found = [self.cnn, *(e for p in self.points for e in (p.to_targets, p.to_cnn, p.float_to_targets))]
+        if any(errors is not None and len(errors.outputs) != len(self.output_names) for errors in found):
+            raise ValueError("not one error for each output")
+        return self
 
     def at(self, timesteps: int) -> RegressionPoint:
         """Return the point of a T that is reported."""

@@ -93,6 +93,8 @@ def read_run(folder: Path) -> StoredRun:
     evaluations: dict[str, Evaluation] = _json(folder / "result.json", TypeAdapter(dict[str, Evaluation]))
     if not evaluations or not all(evaluation.points for evaluation in evaluations.values()):
         raise damaged(folder / "result.json", "holds no figures")
+    for evaluation in evaluations.values():
+        _require_errors_at_each_point(folder / "result.json", evaluation)
     rates, thresholds = folder / "firing_rates.csv", folder / "thresholds.csv"
     relays: _Relays = {}
     firing_rates = _firing_rates(rates, evaluations, relays) if rates.exists() else None
@@ -116,6 +118,13 @@ def _json(path: Path, schema: TypeAdapter[Any]) -> Any:
         raise InputError(f"cannot be read ({error.strerror or error})", where=path) from error
     except ValidationError as error:
         raise damaged(path, first_error(error)) from error
+
+
+def _require_errors_at_each_point(path: Path, evaluation: Evaluation) -> None:
+    regression = evaluation.regression
+    steps = [point.timesteps for point in evaluation.points]
+    if regression is not None and [point.timesteps for point in regression.points] != steps:
+        raise damaged(path, "errors of a regression at other T than its other figures")
 
 
 def _firing_rates(
