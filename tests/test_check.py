@@ -606,25 +606,25 @@ def test_a_channel_of_the_cnn_that_is_always_positive_is_not_saturated() -> None
     assert_says(finding, "warning", "conv", ["1 of 2 channels (1)", "3 images"])
 
 
-class WithMaxPooling(nn.Sequential):
+class WithTanh(nn.Sequential):
     def __init__(self) -> None:
-        super().__init__(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 3))
+        super().__init__(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(8, 3))
 
 
 def test_what_convert_refuses_is_named_before_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "candidates.py").write_text(
         "from torch import nn\n"
         "def plain():\n    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))\n"
-        "def pooled():\n"
-        "    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 3))\n"
+        "def tanh():\n"
+        "    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(8, 3))\n"
     )
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    torch.save(WithMaxPooling().state_dict(), "pooled.pt")
-    candidate = pipeline.load_file(Path("pooled.pt"), arch="candidates:pooled", input_shape=(1, 4, 4))
+    torch.save(WithTanh().state_dict(), "tanh.pt")
+    candidate = pipeline.load_file(Path("tanh.pt"), arch="candidates:tanh", input_shape=(1, 4, 4))
     (finding,) = pipeline.check(candidate).findings
     assert finding.severity == "error"
-    assert "MaxPool2d" in finding.line
+    assert "Tanh" in finding.line
     torch.save(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).state_dict(), "plain.pt")
     candidate = pipeline.load_file(Path("plain.pt"), arch="candidates:plain", input_shape=(1, 4, 4))
     checked = pipeline.check(candidate, target="loihi2")

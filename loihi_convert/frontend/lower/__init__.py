@@ -103,9 +103,9 @@ def lowered(
     """Return the same with what each channel is, see `to_relu_network`."""
     channels = input_shape[0]
     normalization = _normalization(channels, per_channel(mean, channels, "mean"), per_channel(std, channels, "std"))
-    graph = _graph(model, tuple(input_shape))
     # Numbers that are not finite are reported below, with the layer they end up in.
     with np.errstate(all="ignore"):
+        graph = _graph(model, tuple(input_shape))
         lowering = _Lowering(graph, tuple(input_shape), normalization)
         found = lowering.run()
         if found:
@@ -133,7 +133,8 @@ def obstacles(model: nn.Module, input_shape: Shape) -> tuple[UnsupportedModelErr
     InputError
         If it does not take images of ``input_shape``.
     """
-    return _Lowering(_graph(model, tuple(input_shape)), tuple(input_shape), None).run()
+    with np.errstate(all="ignore"):
+        return _Lowering(_graph(model, tuple(input_shape)), tuple(input_shape), None).run()
 
 
 def _graph(model: nn.Module, input_shape: Shape) -> Graph:
