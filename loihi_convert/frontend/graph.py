@@ -143,6 +143,8 @@ class _Reader:
     # Tensors that come from the image; those that do not.
     moved: dict[fx.Node, _Moved] = field(default_factory=dict)
     constants: dict[fx.Node, Tensor] = field(default_factory=dict)
+    # Obstacles that return several tensors.
+    lost: set[fx.Node] = field(default_factory=set)
 
     def graph(self) -> Graph:
         """Return the graph of what is needed for the output."""
@@ -158,7 +160,7 @@ class _Reader:
         (returned,) = output.args
         if not isinstance(returned, fx.Node) or returned not in self.moved:
             raise UnsupportedModelError(
-                f"its forward returns a {type(returned).__name__}, not one tensor"
+                f"its forward returns a {type(returned).__name__.removeprefix('immutable_')}, not one tensor"
                 if not isinstance(returned, fx.Node)
                 else "its output does not depend on the image",
                 where=type(self.model).__name__,
@@ -184,15 +186,23 @@ class _Reader:
                 self.constants[node] = value
             return
         if not any(before in self.moved for before in taken_by(node)):
-            # Sizes and their arithmetic.
+            # Else sizes and their arithmetic.
+            if any(before in self.lost for before in taken_by(node)):
+                self._lose(node)
             return
         try:
             self._read(node)
         except UnsupportedModelError as obstacle:
             self.obstacles.append(obstacle)
-            if isinstance(value, Tensor):
-                # What comes behind is read as if this were known.
-                self._add(node, Node(name_of(node), self._kind(node), Ending(), (0,), _shape(value)))
+            self._lose(node)
+
+    def _lose(self, node: fx.Node) -> None:
+        """What comes behind an obstacle is read as if it were known."""
+        value = node.meta["value"]
+        if isinstance(value, Tensor):
+            self._add(node, Node(name_of(node), self._kind(node), Ending(), (0,), _shape(value)))
+        else:
+            self.lost.add(node)
 
     def _read(self, node: fx.Node) -> None:
         name, kind, function = name_of(node), self._kind(node), called(node)
@@ -255,6 +265,8 @@ class _Reader:
         self, node: fx.Node, name: str, kind: str, first: fx.Node
     ) -> tuple[Operation | None, tuple[fx.Node, ...]]:
         """What a node does that computes something, and of which tensors; ``None``: its constant changes nothing."""
+        if not isinstance(node.meta["value"], Tensor):
+            refuse(name, kind, "has no spiking equivalent here: it returns several tensors")
         before, after = _shape(self.moved[first].tensor), _shape(node.meta["value"])
         module = self._module(node)
         if module is not None:

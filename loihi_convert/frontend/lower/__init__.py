@@ -179,7 +179,10 @@ class _Lowering:
                 tensor = tensor if len(node.shape) == 3 else (Features(tensor),)
             self._tensors.append(tensor)
         if not found:
-            self._finish()
+            try:
+                self._finish()
+            except UnsupportedModelError as error:
+                found.append(error)
         return tuple(found)
 
     def _lowered(self, node: Node) -> Tensor:

@@ -8,7 +8,8 @@ groups (`groups.py`). A level of one population that takes just the level before
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from loihi_convert.frontend.lower.levels import Levels, Sample, offsets_of
 from loihi_convert.frontend.lower.value import IMAGE, Population, Term
 from loihi_convert.frontend.lower.window import Window
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
+from loihi_convert.ir.quantized import MAX_NAME_LENGTH
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 
 # Populations that the name of a layer mentions.
@@ -54,9 +56,13 @@ def to_chain(levels: Levels, image_shape: Shape, notes: tuple[str, ...] = ()) ->
         own = [Sample(number, c) for number in levels.on(level) for c in range(levels.populations[number].shape[0])]
         channels.append([*own, *relays[level]])
         layer = _Layer(levels, level, channels[level - 1], channels[level])
-        groups = None if layer.plain_term is not None else layer.groups(blocks)
+        plain = layer.plain_term
+        # A dense layer has no groups, and the outputs of the last one keep their order.
+        groups = None if plain is not None or layer.is_dense else layer.groups(blocks)
+        if plain is not None and not layer.is_dense:
+            counts.append(plain.window.groups)
         # The image's channels keep their order.
-        if groups is None or (level == 1 and not np.array_equal(groups.inputs, np.arange(image_shape[0]))):
+        elif groups is None or (level == 1 and not np.array_equal(groups.inputs, np.arange(image_shape[0]))):
             counts.append(1)
         else:
             channels[level - 1] = [channels[level - 1][place] for place in groups.inputs]
@@ -66,8 +72,7 @@ def to_chain(levels: Levels, image_shape: Shape, notes: tuple[str, ...] = ()) ->
     layers: list[ReluLayer] = []
     for level in range(1, levels.depth + 1):
         made = _Layer(levels, level, channels[level - 1], channels[level]).layer(counts[level])
-        taken = sum(made.name == layer.name.split(" #")[0] for layer in layers)
-        layers.append(made if not taken else replace(made, name=f"{made.name} #{taken + 1}"))
+        layers.append(replace(made, name=_unique(made.name, {layer.name for layer in layers})))
     return Chain(ReluNetwork(image_shape, tuple(layers), notes), levels, tuple(map(tuple, channels)))
 
 
@@ -100,14 +105,15 @@ class _Layer:
 
     @property
     def plain_term(self) -> Term | None:
-        """The one term of the one population, if it takes all channels of the level before in order."""
+        """The one term of the one population, if it joins all channels of both levels, in order."""
         (first, *others) = self.populations
         if others or len(first.value.terms) != 1 or len(self.outputs) != first.shape[0]:
             return None
         (term,) = first.value.terms
         taken = [Sample(term.source, int(channel)) for channel in term.columns]
+        in_order = [sample.channel for sample in self.outputs] == [*range(len(self.outputs))]
         is_whole = np.array_equal(term.rows, np.arange(len(self.outputs))) and taken == list(self.inputs)
-        return term if is_whole and self.levels.of[term.source] == self.level - 1 else None
+        return term if in_order and is_whole and self.levels.of[term.source] == self.level - 1 else None
 
     def groups(self, blocks: Array) -> Grouping | None:
         """See `groups.grouped`."""
@@ -264,10 +270,21 @@ class _Layer:
         return " + ".join(names if not more else [*names[: _NAMES - 1], *more])
 
 
+def _unique(name: str, taken: Collection[str]) -> str:
+    """``name``, printable, and different from those that are ``taken``."""
+    # Room for a number behind it.
+    printable = "".join(letter if letter.isprintable() else "?" for letter in name)[: MAX_NAME_LENGTH - 8]
+    numbered = (f"{printable} #{number}" for number in itertools.count(2))
+    return next(each for each in itertools.chain([printable], numbered) if each not in taken)
+
+
 def _write(weight: Array, pieces: Sequence[_Piece], groups: int, corner: Pair) -> None:
     """Add ``pieces`` to ``weight``, ``(C_out, C_in / groups, K_h, K_w)``; its tap at ``corner`` has no shift."""
     each = weight.shape[1]
     for outputs, inputs, values, rows, columns in pieces:
+        # A dense layer has no padding: what lies outside of the map is 0.
+        if not (0 <= rows + corner[0] < weight.shape[2] and 0 <= columns + corner[1] < weight.shape[3]):
+            continue
         tap = weight[:, :, rows + corner[0], columns + corner[1]]
         if values.ndim == 1:
             np.add.at(tap, (outputs, inputs % each), values)

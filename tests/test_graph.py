@@ -1,0 +1,338 @@
+"""What a model is read as, and everything that has no spiking equivalent: refused with its place and what to use."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from support.modules import Of, outputs, prepared
+from torch import Tensor, nn
+from torch.nn import functional
+
+from loihi_convert.errors import InputError, UnsupportedModelError, UsageError
+from loihi_convert.frontend.lower import obstacles, to_relu_network
+from loihi_convert.ir.network import ReluNetwork
+from loihi_convert.ir.synapse import Conv, Dense
+
+SHAPE = (1, 6, 6)
+
+
+class ControlFlow(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+class StandardizedConv(nn.Conv2d):
+    """Computes something else than a convolution with its weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, self.weight / self.weight.std())
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.fc = nn.LSTM(6, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.lstm(x[:, 0])[0][:, -1])
+
+
+def calls(function: Callable[[Tensor], Tensor]) -> nn.Module:
+    """A convolution, ReLU, what a function does, and a dense layer."""
+    return Of(
+        lambda m, x: m.fc(function(m.conv(x).relu()).flatten(1)),
+        conv=nn.Conv2d(1, 2, 3, padding=1), fc=nn.LazyLinear(2),
+    )  # fmt: skip
+
+
+def chain(*modules: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 2, 3), *modules)
+
+
+def returns(function: Callable[[Tensor], object]) -> nn.Module:
+    return Of(lambda m, x: function(m.fc(x.flatten(1))), fc=nn.Linear(36, 2))  # type: ignore[arg-type, return-value]
+
+
+REFUSED = [
+    (chain(nn.Sigmoid(), nn.Conv2d(2, 2, 1)), "1: Sigmoid stands before other layers; supported: Sigmoid at the end"),
+    (chain(nn.Tanh()), r"1: Tanh has no spiking equivalent here; .* Train with ReLU\.$"),
+    (chain(nn.GELU()), r"1: GELU has no spiking equivalent.* Train with ReLU\.$"),
+    (calls(functional.gelu), r"gelu \(after conv\): gelu has no spiking .* Train with ReLU\.$"),
+    (calls(lambda x: x.clamp(-1, 1)), r"clamp \(after conv\): clamp clips to -1\.\.1; supported: from 0"),
+    (
+        calls(lambda x: x * x.mean((2, 3), keepdim=True)),
+        r"mul \(after conv\): mul of two tensors .* \(attention, gates\)",
+    ),
+    (calls(lambda x: x * x), r"mul \(after conv\): mul of two tensors"),
+    (calls(lambda x: x.matmul(x)), r"matmul \(after conv\): matmul has no .* Products of activations"),
+    (
+        calls(lambda x: functional.scaled_dot_product_attention(x, x, x)),
+        "scaled_dot_product_attention has no .* Attention is not supported; train a convolutional network",
+    ),
+    (Recurrent(), "lstm: LSTM has no spiking .* train a feed-forward network"),
+    (chain(nn.ConvTranspose2d(2, 2, 2)), "1: ConvTranspose2d has no spiking .* needs no upsampling; leave it out"),
+    (chain(nn.ReLU(), nn.Upsample(scale_factor=2)), "2: Upsample has no spiking equivalent .* needs no upsampling"),
+    (calls(lambda x: functional.interpolate(x, scale_factor=2)), r"interpolate \(after conv\): .* needs no upsampling"),
+    (chain(nn.GroupNorm(1, 2)), "1: GroupNorm has no spiking equivalent .* Train with BatchNorm2d, or without"),
+    (chain(nn.LayerNorm((2, 4, 4))), "1: LayerNorm has no spiking equivalent .* Train with BatchNorm2d, or without"),
+    (chain(nn.BatchNorm2d(2, track_running_stats=False)), "1: BatchNorm2d keeps no running statistics"),
+    (
+        chain(nn.ReLU(), nn.AvgPool2d(3, 2, ceil_mode=True)),
+        "2: AvgPool2d divides by 4 at the border and by 9 elsewhere; .* leave out ceil_mode",
+    ),
+    (
+        chain(nn.ReLU(), nn.AvgPool2d(3, 2, padding=1, count_include_pad=False)),
+        "2: AvgPool2d divides by 4 at the border and by 9 elsewhere",
+    ),
+    (
+        chain(nn.ReLU(), nn.AdaptiveAvgPool2d(3)),
+        r"2: AdaptiveAvgPool2d makes \(3, 3\) of \(4, 4\); supported: sizes that",
+    ),
+    (
+        calls(lambda x: functional.max_pool2d(x, 2, return_indices=True)[0]),
+        "max_pool2d_with_indices has no spiking equivalent here: it returns several tensors",
+    ),
+    (
+        chain(nn.MaxPool2d(3, 1, 1), nn.Flatten(), nn.Linear(32, 2)),
+        "1: MaxPool2d pads values that may be negative; supported: behind a ReLU",
+    ),
+    (nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")), "0: Conv2d pads with mode circular"),
+    (
+        nn.Sequential(nn.Conv2d(1, 2, 2, padding="same")),
+        r"0: Conv2d pads kernel \(2, 2\) to the same size by one more",
+    ),
+    (calls(lambda x: functional.pad(x, (1, 1, 1, 1), value=1.0)), "pad .* pads with something other than zeros"),
+    (calls(lambda x: functional.pad(x, (1, 1, 1, 1), mode="reflect")), "pad .* pads with something other than zeros"),
+    (
+        calls(lambda x: torch.cat([x, x], 2)),
+        r"cat \(after conv\): cat runs along axis 2; supported: the axis of the channels",
+    ),
+    (
+        calls(lambda x: functional.avg_pool2d(x.transpose(2, 3), 2)),
+        "moves the pixels of a map in a way that no convolution does; supported: whole",
+    ),
+    (calls(lambda x: x + x.mean((2, 3), keepdim=True)), r"add \(after conv\): add joins tensors of shapes"),
+    (calls(lambda x: x / 0.0), r"truediv \(after conv\): truediv has a constant that is NaN, infinite, or 0"),
+    (calls(lambda x: 1 / x), r"truediv \(after conv\): truediv divides a constant by the layer before it"),
+    (calls(lambda x: x * torch.rand(6)), r"mul \(after conv\): mul has a constant that differs between pixels"),
+    (calls(functional.dropout), r"dropout \(after conv\): dropout is not told that training is over"),
+    (calls(lambda x: x.mean(1)), r"mean \(after conv\): mean averages over axes 1; supported: height and width"),
+    (nn.Sequential(StandardizedConv(1, 2, 3)), "conv2d.* Use the modules nn.Conv2d"),
+    (ControlFlow(), "ControlFlow: its forward cannot be traced .* Rewrite forward"),
+    (chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 2), nn.Softmax(0)), "4: Softmax runs over axis 0; supported: "),
+    (
+        chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 2), nn.Softmax(1), nn.ReLU()),
+        "4: Softmax stands before other layers",
+    ),
+    (chain(nn.ReLU(), nn.Linear(4, 2)), "2: Linear is applied to feature maps; supported: Linear after Flatten"),
+    (chain(), r"0: the model ends here, with \(2, 4, 4\); must end with one number for each class"),
+    (chain(nn.ReLU(), nn.AvgPool2d(2)), "2: the model ends here, .* or with the average of whole maps"),
+    (returns(lambda y: (y, y)), "Of: its forward returns a tuple, not one tensor; must return one tensor. Wrap it"),
+    (returns(lambda y: {"scores": y}), "Of: its forward returns a dict, not one tensor"),
+    (Of(lambda m, x: torch.zeros(2, 3)), "Of: its forward returns a Tensor|does not depend on the image"),
+]
+
+
+@pytest.mark.parametrize(("model", "message"), REFUSED)
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+def test_everything_else_is_refused_by_name(model: nn.Module, message: str) -> None:
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, *SHAPE))
+    with pytest.raises(UnsupportedModelError) as raised:
+        to_relu_network(model, SHAPE)
+    assert re.search(message, str(raised.value)), str(raised.value)
+    assert raised.value.where
+    assert raised.value.expected
+
+
+def test_every_obstacle_is_found() -> None:
+    """In the order of computation; what comes behind one is looked at as if it were known."""
+    model = chain(
+        nn.GELU(), nn.Conv2d(2, 2, 3, padding=1), nn.GroupNorm(1, 2), nn.ReLU(), nn.Upsample(scale_factor=2),
+        nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(18, 2),
+    )  # fmt: skip
+    found = obstacles(model.eval(), SHAPE)
+    assert [obstacle.where for obstacle in found] == ["1", "3", "5", "6"]
+    assert [obstacle.found.split()[0] for obstacle in found] == ["GELU", "GroupNorm", "Upsample", "AdaptiveAvgPool2d"]
+    assert all(obstacle.expected for obstacle in found)
+    with pytest.raises(UnsupportedModelError) as raised:
+        to_relu_network(model, SHAPE)
+    assert str(raised.value) == str(found[0])
+
+
+def test_obstacles_of_the_end() -> None:
+    assert [obstacle.where for obstacle in obstacles(chain().eval(), SHAPE)] == ["0"]
+    assert obstacles(chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 2)).eval(), SHAPE) == ()
+
+
+@pytest.mark.parametrize(
+    ("model", "has_advice"),
+    [
+        (nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")), False),
+        (chain(nn.BatchNorm2d(2, track_running_stats=False)), False),
+        (chain(nn.ReLU(), nn.Linear(4, 2)), False),
+        (nn.Sequential(StandardizedConv(1, 2, 3)), True),
+        (Of(lambda m, x: functional.linear(x, torch.ones(6, 6))), True),
+    ],
+)
+def test_only_functions_of_weights_are_told_to_use_modules(model: nn.Module, has_advice: bool) -> None:
+    with pytest.raises(UnsupportedModelError) as raised:
+        to_relu_network(model, SHAPE)
+    assert ("Use the modules nn.Conv2d" in raised.value.hint) == has_advice
+
+
+def test_images_that_do_not_fit_the_model() -> None:
+    with pytest.raises(InputError) as caught:
+        to_relu_network(chain(nn.ReLU()), (3, 6, 6))
+    assert caught.value.where == "Sequential"
+    assert "images of shape (3, 6, 6) (" in caught.value.found
+    assert "\n" not in str(caught.value)
+
+
+class Checked(nn.Module):
+    """Looks at its input's shape, as forwards do that are written with care."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 2, 3), nn.Linear(32, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1:] != torch.Size(SHAPE) or x.dim() != 4 or len(x) < 1:
+            raise ValueError("wrong images")
+        if x.size(0) == 0 or x.dtype == torch.int64:
+            return x
+        x = functional.dropout(self.conv(x).relu(), training=self.training)
+        return self.fc(x.view(x.size(0), -1))
+
+
+class Modern(nn.Module):
+    """Batch norm in front of padded convolutions, the mean over the map, a logarithm of softmax."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm0, self.conv1 = nn.BatchNorm2d(2), nn.Conv2d(2, 4, 3, padding=1, bias=False)
+        self.norm1, self.conv2 = nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3, padding=(0, 1), stride=2, groups=2)
+        self.norm2, self.fc = nn.BatchNorm1d(6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, features: bool = False) -> Tensor:
+        if mask is not None:
+            x = x * mask
+        x = self.norm1(functional.avg_pool2d(self.conv1(self.norm0(x)).relu(), kernel_size=2))
+        x = torch.relu(self.conv2(x)).mean(dim=(2, 3))
+        return x if features else functional.log_softmax(self.fc(self.norm2(x)), dim=1)
+
+
+def both(model: nn.Module, shape: tuple[int, ...], **options: object) -> tuple[Tensor, Tensor, ReluNetwork]:
+    """What the model makes of images, and the chain."""
+    model = prepared(model, shape)
+    pixels = torch.from_numpy(np.random.default_rng(0).random((3, *shape)))
+    network = to_relu_network(model, shape, **options)  # type: ignore[arg-type]
+    with torch.no_grad():
+        return model(pixels), outputs(network, pixels), network
+
+
+def test_a_forward_that_checks_shapes() -> None:
+    wanted, found, network = both(Checked(), SHAPE)
+    torch.testing.assert_close(found, wanted)
+    assert [layer.name for layer in network.layers] == ["conv", "fc"]
+
+
+def test_a_dropped_softmax_is_noted() -> None:
+    wanted, found, network = both(Modern(), (2, 12, 10))
+    torch.testing.assert_close(found.log_softmax(1), wanted)
+    assert network.notes == (
+        "log_softmax (after fc): the log_softmax at the end is dropped; arg max is the same without it.",
+    )
+
+
+@pytest.mark.parametrize("ending", [nn.Sigmoid(), nn.LogSigmoid()])
+def test_a_trailing_sigmoid_is_dropped(ending: nn.Module) -> None:
+    wanted, found, network = both(chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 1), ending), SHAPE)
+    torch.testing.assert_close(ending(found), wanted)
+    assert len(network.notes) == 1
+
+
+def test_a_shift_in_front_of_padding_becomes_a_bias_per_neuron() -> None:
+    """Weight 1 x 1 kernel 3, mean 0.5: inside the map all nine taps see the shift -0.5, at a corner only four do."""
+    model = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
+    model[0].weight.data.fill_(1)
+    bias = to_relu_network(model, (1, 4, 4), mean=[0.5]).layers[0].synapse.bias
+    assert bias is not None
+    assert bias[0].tolist() == [[-2, -3, -3, -2], [-3, -4.5, -4.5, -3], [-3, -4.5, -4.5, -3], [-2, -3, -3, -2]]
+    model[0].padding = (0, 0)
+    model[3] = nn.Linear(4, 2)
+    uniform = to_relu_network(model, (1, 4, 4), mean=[0.5]).layers[0].synapse.bias
+    assert uniform is not None
+    assert uniform.tolist() == [-4.5]
+
+
+@pytest.mark.parametrize("one", [0.5, [0.5]])
+def test_one_number_normalizes_all_channels(one: float | list[float]) -> None:
+    model = Modern()
+    each = to_relu_network(model, (2, 12, 10), mean=[0.5, 0.5], std=[0.25, 0.25]).layers[0].synapse
+    for_all = to_relu_network(model, (2, 12, 10), mean=one, std=0.25).layers[0].synapse
+    assert np.array_equal(for_all.weight, each.weight)
+    assert for_all.bias is not None
+    assert each.bias is not None
+    assert np.array_equal(for_all.bias, each.bias)
+
+
+def test_normalization_outside_the_model() -> None:
+    mean, std = (0.3, 0.6), (0.2, 0.5)
+    model = prepared(Modern(), (2, 12, 10))
+    pixels = torch.from_numpy(np.random.default_rng(0).random((3, 2, 12, 10)))
+    normalized = (pixels - torch.tensor(mean).double()[:, None, None]) / torch.tensor(std).double()[:, None, None]
+    network = to_relu_network(model, (2, 12, 10), mean=mean, std=std)
+    with torch.no_grad():
+        torch.testing.assert_close(outputs(network, pixels).log_softmax(1), model(normalized), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "where", "found", "expected"),
+    [
+        ({"mean": [0.5, 0.5, 0.5]}, "mean", "(0.5, 0.5, 0.5)", "one number per channel"),
+        ({"std": [1.0, float("nan")]}, "std", "(1.0, nan)", "finite and above 0"),
+        ({"std": [1.0, 0.0]}, "std", "(1.0, 0.0)", "finite and above 0"),
+    ],
+)
+def test_wrong_normalization(options: dict[str, list[float]], where: str, found: str, expected: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        to_relu_network(Modern(), (2, 12, 10), **options)
+    assert raised.value.where == where
+    assert found in raised.value.found
+    assert expected in raised.value.expected
+
+
+def test_layers_carry_names_geometry_and_pooling() -> None:
+    network = to_relu_network(Modern(), (2, 12, 10))
+    assert [layer.name for layer in network.layers] == ["conv1", "conv2", "fc"]
+    conv2, fc = network.layers[1].synapse, network.layers[2].synapse
+    assert isinstance(conv2, Conv)
+    assert (conv2.pool, conv2.stride, conv2.padding, conv2.groups) == ((2, 2), (2, 2), (0, 1), 2)
+    assert isinstance(fc, Dense)
+    assert fc.pool == (2, 3)
+    assert network.shapes == ((4, 12, 10), (6, 2, 3), (3,))
+
+
+def test_a_number_that_is_not_finite_is_named_with_its_layer() -> None:
+    model = chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+    model[3].weight.data[0, 0] = float("nan")
+    with pytest.raises(InputError) as caught:
+        to_relu_network(model, SHAPE)
+    assert caught.value.where == "3"
+    assert "NaN" in caught.value.found
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = chain(nn.BatchNorm2d(2), nn.ReLU(inplace=True), nn.Dropout(), nn.Flatten(), nn.Linear(32, 2)).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model[1].eval()  # A batch norm that is frozen while the rest is trained.
+    modes = [module.training for module in model.modules()]
+    to_relu_network(model, SHAPE)
+    assert [module.training for module in model.modules()] == modes
+    assert len(set(modes)) == 2
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

@@ -1,0 +1,144 @@
+"""What becomes of torchvision's classification models: converted and equal to torch, or refused and why; as a table.
+
+``python tools/torchvision_models.py -o FOLDER [MODEL ...] [--size 64] [--limit SECONDS]`` writes ``models.csv`` and
+``models.md``, a row as soon as it is known; rows that ``models.csv`` has already are kept. Weights are random, and
+batch-norm statistics randomized. Each model runs in a process of its own, which ends after the limit. Images are of
+224 x 224 pixels, or of the size that the model asks for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+# The float64 evaluation of a chain, which the tests have.
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+MODELS = (
+    "alexnet", "vgg11", "vgg11_bn", "vgg16", "vgg16_bn", "resnet18", "resnet34", "resnet50", "resnet101",
+    "wide_resnet50_2", "resnext50_32x4d", "squeezenet1_0", "squeezenet1_1", "densenet121", "densenet169", "googlenet",
+    "inception_v3", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "mnasnet0_5", "mnasnet1_0",
+    "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x2_0", "regnet_x_400mf", "regnet_y_400mf",
+    "efficientnet_b0", "convnext_tiny", "vit_b_16", "swin_t", "maxvit_t",
+)  # fmt: skip
+
+FIELDS = (
+    "model", "size", "result", "largest_relative_error", "obstacles", "levels", "relay_channels", "neurons",
+    "relay_neurons", "weights", "neurocores", "seconds", "memory_gib",
+)  # fmt: skip
+_LARGER = {"inception_v3": 299}
+_UNTRAINED = ("googlenet", "inception_v3")
+
+
+def measured(name: str, size: int) -> dict[str, Any]:
+    """Return the row of a model; torch and the package are imported here, in a process of its own."""
+    import torch
+    import torchvision
+    from support.modules import outputs, randomized
+    from torch import nn
+
+    from loihi_convert.chip.resources import Chips, resources
+    from loihi_convert.errors import LoihiConvertError
+    from loihi_convert.frontend.lower import lowered, obstacles
+    from loihi_convert.ir.relays import relay_count
+
+    torch.manual_seed(0)
+    options = {"init_weights": False} if name in _UNTRAINED else {}
+    model: nn.Module = getattr(torchvision.models, name)(weights=None, **options)
+    randomized(model.eval()).double()
+    for module in model.modules():
+        # Gains as after a training: mostly near 1.
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.mul_(0.1)
+            assert module.running_mean is not None
+            module.running_mean.mul_(0.1)
+    shape = (3, size, size)
+    begin = time.monotonic()
+    try:
+        found = obstacles(model, shape)
+        if found:
+            return {"result": f"refused: {found[0]}", "obstacles": len(found)}
+        network = lowered(model, shape).network
+    except LoihiConvertError as refusal:
+        return {"result": f"refused: {refusal}", "obstacles": 1}
+    seconds = time.monotonic() - begin
+    images = torch.rand(2, *shape, dtype=torch.float64)
+    with torch.no_grad():
+        wanted = model(images)
+        error = float((outputs(network, images) - wanted).abs().max() / wanted.abs().max())
+    synapses = [(layer.name, layer.synapse) for layer in network.layers]
+    chips = Chips(resources(shape, synapses, relays=[layer.relay_of for layer in network.layers]), 1)
+    return {
+        "result": "equal" if error < 1e-9 else "DIFFERS",
+        "largest_relative_error": f"{error:.1e}",
+        "obstacles": 0,
+        "levels": len(network.layers),
+        "relay_channels": sum(relay_count(layer.relay_of) for layer in network.layers),
+        "neurons": sum(math.prod(each) for each in network.shapes),
+        "relay_neurons": sum(layer.relay_neurons for layer in chips.layers),
+        "weights": sum(layer.synapse.weight.size for layer in network.layers),
+        "neurocores": f"{chips.shared_cores}..{chips.expanded_cores}",
+        "seconds": f"{seconds:.0f}",
+    }
+
+
+def row_of(name: str, size: int, limit: float) -> dict[str, Any]:
+    """Return the row of a model, from a process of its own."""
+    size = max(size, _LARGER.get(name, 0)) if size == 224 else size
+    command = [sys.executable, __file__, "--one", name, "--size", str(size)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
+    except subprocess.TimeoutExpired:
+        return {"model": name, "size": size, "result": f"not done after {limit:.0f} s"}
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
+        return {"model": name, "size": size, "result": f"failed: {last}"}
+    return {"model": name, "size": size, **json.loads(done.stdout.splitlines()[-1])}
+
+
+def write(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Write ``models.csv`` and ``models.md``."""
+    with (folder / "models.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    lines = ["| " + " | ".join(each.replace("_", " ") for each in FIELDS) + " |", "|" + " --- |" * len(FIELDS)]
+    lines += ["| " + " | ".join(str(row.get(each, "")).replace("|", "/") for each in FIELDS) + " |" for row in rows]
+    (folder / "models.md").write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=list(MODELS))
+    parser.add_argument("-o", "--output", type=Path, default=Path("torchvision-models"), help="folder of the tables")
+    parser.add_argument("--size", type=int, default=224, help="pixels of a side")
+    parser.add_argument("--limit", type=float, default=1800, help="seconds for one model")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        row = measured(arguments.one, arguments.size)
+        # Linux counts in KiB.
+        print(json.dumps({**row, "memory_gib": f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f}"}))
+        return
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    known = arguments.output / "models.csv"
+    rows = list(csv.DictReader(known.open())) if known.exists() else []
+    for name in arguments.models or MODELS:
+        if name not in [row["model"] for row in rows]:
+            rows.append(row_of(name, arguments.size, arguments.limit))
+            print(f"{name}: {rows[-1]['result']}", flush=True)
+            write(arguments.output, rows)
+    print((arguments.output / "models.md").read_text())
+
+
+if __name__ == "__main__":
+    main()
