@@ -8,8 +8,9 @@ import numpy as np
 
 from loihi_convert.arrays import Array, Pair
 from loihi_convert.backends.result import RunResult
+from loihi_convert.ir.network import Reset
 from loihi_convert.ir.poisson import poisson_spikes
-from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Synapse
 
 # Soft reset counts in weight units; hard reset is Lava's LIF, which counts in 1/64 of them: 24 bits of state.
@@ -19,7 +20,7 @@ LIMIT = {"soft": 2**17 - 1, "hard": 2**23 - 1}
 
 def run(network: QuantizedNetwork, images: Array, timesteps: int) -> tuple[list[Array], list[Array]]:
     """Return every layer's potentials, int64 ``(N, T, *shape)``, and every spiking layer's spikes, bool likewise."""
-    moments, unit, limit = (len(images), timesteps), UNIT[network.reset], LIMIT[network.reset]
+    moments, unit = (len(images), timesteps), UNIT[network.reset]
     potentials = [np.zeros(moments + shape, np.int64) for shape in network.shapes]
     spiking = [shape for layer, shape in zip(network.layers, network.shapes, strict=True) if layer.neuron is not None]
     spikes = [np.zeros(moments + shape, np.bool_) for shape in spiking]
@@ -31,11 +32,10 @@ def run(network: QuantizedNetwork, images: Array, timesteps: int) -> tuple[list[
         for step in range(timesteps):
             signal = first_signal(network, image, image_index, step)
             for layer_index, layer in enumerate(network.layers):
-                v = np.clip(membrane[layer_index] + current(layer.synapse, signal) * unit, -limit, limit)
-                if layer.neuron is not None:
-                    threshold = per_channel(layer.neuron.threshold, v.ndim)
-                    fires = v > (threshold - 1) * unit
-                    v = np.where(fires, v - threshold if network.reset == "soft" else 0, v)
+                v, fires = integrated(
+                    membrane[layer_index], current(layer.synapse, signal), layer.neuron, network.reset
+                )
+                if fires is not None:
                     spikes[layer_index][image_index, step] = fires
                     signal = fires.astype(np.int64)
                 membrane[layer_index] = v
@@ -60,25 +60,45 @@ def run_circuit(
         for step in range(timesteps):
             signal = first_signal(network, image, image_index, step)
             for index, layer in enumerate(network.layers):
-                threshold = level = initial = np.zeros(1, np.int64)
+                us[index], fires, potential, wraps = integrated_by_circuit(
+                    us[index], fired[index], current(layer.synapse, signal), layer.neuron, leaks=leaks
+                )
+                has_wrapped[image_index] |= wraps
                 if layer.neuron is not None:
-                    threshold = per_channel(layer.neuron.threshold, us[index].ndim)
-                    initial = per_channel(layer.neuron.initial_potential, us[index].ndim)
-                    level = threshold - 1 - initial
-                # (|u| * 4095) >> 12, with u's sign, or all of u.
-                left = np.sign(us[index]) * (np.abs(us[index]) * (4095 if leaks else 4096) // 4096)
-                # What arrives: the synapse's current, and what the self synapse makes of the last step's spikes.
-                total = left + 64 * (current(layer.synapse, signal) - threshold * fired[index])
-                has_wrapped[image_index] |= bool(((total > 2**23) | (total <= -(2**23))).any())
-                u = np.where(total > 2**23, total - 2**24, total)
-                u = np.where(total <= -(2**23), total + 2**24, u)
-                us[index] = u
-                if layer.neuron is not None:
-                    fired[index] = (u > 64 * level).astype(np.int64)
-                    spikes[index][image_index, step] = fired[index]
-                    signal = fired[index]
-                potentials[index][image_index, step] = (u + 64 * (initial - threshold * fired[index])) // 64
+                    signal = fired[index] = fires
+                    spikes[index][image_index, step] = fires
+                potentials[index][image_index, step] = potential
     return potentials, spikes, has_wrapped
+
+
+def integrated(v: Array, arrived: Array, neuron: IntegerNeuron | None, reset: Reset) -> tuple[Array, Array | None]:
+    """A step of neurons with soft or hard reset: V in `UNIT`, and who fires, ``None`` without neurons."""
+    unit, limit = UNIT[reset], LIMIT[reset]
+    v = np.clip(v + arrived * unit, -limit, limit)
+    if neuron is None:
+        return v, None
+    threshold = per_channel(neuron.threshold, v.ndim)
+    fires = v > (threshold - 1) * unit
+    return np.where(fires, v - threshold if reset == "soft" else 0, v), fires
+
+
+def integrated_by_circuit(
+    u: Array, fired: Array, arrived: Array, neuron: IntegerNeuron | None, *, leaks: bool
+) -> tuple[Array, Array, Array, bool]:
+    """A step of the circuit: u in 1/64, who fires (int64), the potential, and whether u has wrapped."""
+    threshold = level = initial = np.zeros(1, np.int64)
+    if neuron is not None:
+        threshold, initial = (per_channel(each, u.ndim) for each in (neuron.threshold, neuron.initial_potential))
+        level = threshold - 1 - initial
+    # (|u| * 4095) >> 12, with u's sign, or all of u.
+    left = np.sign(u) * (np.abs(u) * (4095 if leaks else 4096) // 4096)
+    # What arrives: the synapse's current, and what the self synapse makes of the last step's spikes.
+    total = left + 64 * (arrived - threshold * fired)
+    wraps = bool(((total > 2**23) | (total <= -(2**23))).any())
+    u = np.where(total > 2**23, total - 2**24, total)
+    u = np.where(total <= -(2**23), total + 2**24, u)
+    fires = np.zeros_like(fired) if neuron is None else (u > 64 * level).astype(np.int64)
+    return u, fires, (u + 64 * (initial - threshold * fires)) // 64, wraps
 
 
 def first_signal(network: QuantizedNetwork, image: Array, image_index: int, step: int) -> Array:
