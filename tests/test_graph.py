@@ -161,7 +161,8 @@ def test_every_obstacle_is_found() -> None:
     assert all(obstacle.expected for obstacle in found)
     with pytest.raises(UnsupportedModelError) as raised:
         to_relu_network(model, SHAPE)
-    assert str(raised.value) == str(found[0])
+    assert (raised.value.where, raised.value.found) == (found[0].where, found[0].found)
+    assert [other.where for other in raised.value.others] == ["3", "5", "6"]
 
 
 def test_obstacles_of_the_end() -> None:
