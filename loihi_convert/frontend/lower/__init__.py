@@ -158,21 +158,22 @@ class _Lowering:
     def __post_init__(self) -> None:
         self.populations = Populations(self.image_shape)
         self._tensors: list[Tensor] = []
-        self._users: list[list[Node]] = [[] for _ in self.graph.nodes]
-        for node in self.graph.nodes:
+        self._users: list[list[int]] = [[] for _ in self.graph.nodes]
+        for number, node in enumerate(self.graph.nodes):
             for each in node.inputs:
-                self._users[each].append(node)
+                self._users[each].append(number)
 
     def run(self) -> tuple[UnsupportedModelError, ...]:
         """Make the populations, the output's last; return what cannot be lowered."""
         found = list(self.graph.obstacles)
         for number, node in enumerate(self.graph.nodes):
             try:
-                tensor = self._lowered(node)
+                tensor = self._lowered(number)
                 if len(self._users[number]) > 1 and not self._feeds_relus(number):
                     tensor = self._shared(tensor, node)
             except UnsupportedModelError as error:
-                if not found or not self.graph.obstacles:
+                # Behind a place that could not be read nothing is certain.
+                if not self.graph.obstacles:
                     found.append(_placed_at(error, node))
                 # What comes behind is looked at as if this were known.
                 tensor = self.populations.add(Population(node.name, Value(_as_map(node.shape), ())))
@@ -185,7 +186,8 @@ class _Lowering:
                 found.append(error)
         return tuple(found)
 
-    def _lowered(self, node: Node) -> Tensor:
+    def _lowered(self, number: int) -> Tensor:
+        node = self.graph.nodes[number]
         if node.operation is None:
             image: Tensor = self.populations.image()
             return image if self.normalization is None else normalized(image, self.normalization)
@@ -193,16 +195,17 @@ class _Lowering:
             if isinstance(self.graph.nodes[before].operation, Ending) and not isinstance(node.operation, Move):
                 kind = self.graph.nodes[before].kind
                 raise UnsupportedModelError(f"{node.kind} follows a {kind}", expected=f"supported: {kind} at the end")
-        found = self._of(node)
+        found = self._of(number)
         if found is None:
             for before in node.inputs:
                 self._tensors[before] = self._carried(self._tensors[before], self.graph.nodes[before].name)
-            found = self._of(node)
+            found = self._of(number)
         assert found is not None, "a population is a linear map of itself"
         return found
 
-    def _of(self, node: Node) -> Tensor | None:
-        """What ``node`` makes of its inputs; ``None`` where they must be carried by populations of their own first."""
+    def _of(self, number: int) -> Tensor | None:
+        """What a node makes of its inputs; ``None`` where they must be carried by populations of their own first."""
+        node = self.graph.nodes[number]
         operation, tensors = node.operation, [self._tensors[before] for before in node.inputs]
         tensor = tensors[0]
         if isinstance(operation, Relu | LeakyRelu):
@@ -216,17 +219,21 @@ class _Lowering:
         if isinstance(operation, Move):
             return moved(tensor, operation)
         if isinstance(operation, Ending):
-            if self.graph.nodes[self.graph.output] is not node and not self._ends(node):
+            if number != self.graph.output and not self._ends(number):
                 raise UnsupportedModelError(
                     f"{node.kind} stands before other layers", expected=f"supported: {node.kind} at the end"
                 )
             self.notes.append(f"{node.name}: the {node.kind} at the end is dropped; arg max is the same without it.")
             return tensor
-        if isinstance(operation, Dense):
-            assert not isinstance(tensor, Value)
+        if isinstance(operation, Dense) and not isinstance(tensor, Value):
             found = connected(tensor, operation, node.name)
             return None if found is None else (Features(found),)
-        assert isinstance(tensor, Value), "`graph.py` gives maps to layers of maps"
+        if not isinstance(tensor, Value) or isinstance(operation, Dense):
+            shape = self.graph.nodes[node.inputs[0]].shape
+            raise UnsupportedModelError(
+                f"{node.kind} is applied to a tensor of shape {shape}",
+                expected="supported: convolutions and poolings of maps, dense layers of vectors",
+            )
         if isinstance(operation, Conv):
             return convolved(tensor, operation, node.shape, node.name)
         assert isinstance(operation, AveragePool | MaxPool)
@@ -254,16 +261,17 @@ class _Lowering:
     def _feeds_relus(self, number: int) -> bool:
         """Whether nothing but ReLUs take it, each perhaps behind a batch norm."""
         for user in self._users[number]:
-            place = next(place for place, node in enumerate(self.graph.nodes) if node is user)
-            through = isinstance(user.operation, Affine) and self._feeds_relus(place) and len(self._users[place]) == 1
-            if not isinstance(user.operation, Relu | LeakyRelu) and not through:
+            operation = self.graph.nodes[user].operation
+            is_norm = isinstance(operation, Affine) and len(self._users[user]) == 1
+            if not isinstance(operation, Relu | LeakyRelu) and not (is_norm and self._feeds_relus(user)):
                 return False
         return True
 
-    def _ends(self, node: Node) -> bool:
+    def _ends(self, number: int) -> bool:
         """Whether only moves come behind."""
-        place = next(place for place, each in enumerate(self.graph.nodes) if each is node)
-        return all(isinstance(user.operation, Move) and self._ends(user) for user in self._users[place])
+        return all(
+            isinstance(self.graph.nodes[user].operation, Move) and self._ends(user) for user in self._users[number]
+        )
 
     def _finish(self) -> None:
         """Make the output a population without ReLU."""

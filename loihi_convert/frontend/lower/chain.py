@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from loihi_convert.ir.quantized import MAX_NAME_LENGTH
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 
 # Populations that the name of a layer mentions.
-_NAMES = 3
+_NAMES: Final = 3
 
 
 @dataclass(frozen=True, eq=False)

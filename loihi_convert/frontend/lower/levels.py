@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.lower.value import IMAGE, Population, Populations, Term
 from loihi_convert.frontend.lower.window import Window
 
-_MAX_CHANNELS = 2**14
+_MAX_CHANNELS: Final = 2**14
 
 Strides = tuple[int | None, int | None]
 """Pixels of the image in a step on a map, vertical and horizontal; ``None`` where a map has one place only."""

@@ -9,6 +9,7 @@ value must be carried by populations of its own (`value.Populations.carried`).
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from loihi_convert.frontend.lower.window import Window
 from loihi_convert.ir.synapse import Conv, Dense
 
 # Weights of two layers as one, and of a dense layer that chooses numbers; more would not fit into memory.
-_MAX_WEIGHTS = 2**27
+_MAX_WEIGHTS: Final = 2**27
 
 
 def convolved(value: Value, conv: Conv, shape: tuple[int, ...], name: str) -> Value | None:
