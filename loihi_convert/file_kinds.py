@@ -45,15 +45,15 @@ def kind_of(path: Path) -> FileKind | None:
         return None
     if not head:
         return "empty"
+    # The length of a JSON header, in eight bytes, then the header. First of all: a length may look like any signature.
+    if head[4:9] == b"\0\0\0\0{":
+        return "safetensors"
     for offset, signature, kind in _SIGNATURES:
         if head[offset:].startswith(signature):
             return kind
     # Protocols 2 to 5 begin with the opcode PROTO.
     if head[0] == 0x80 and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
         return "pickle"
-    # The length of a JSON header, in eight bytes, then the header.
-    if head[8:9] == b"{":
-        return "safetensors"
     if len(head) > 2 and head[0] == 0x08 and head[1] <= _LATEST_IR_VERSION and head[2] in _AFTER_IR_VERSION:
         return "onnx"
     return "text" if _is_text(head) else "unknown"

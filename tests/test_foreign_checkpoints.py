@@ -406,3 +406,14 @@ def test_what_holds_no_weights_is_named() -> None:
     assert kind_of(Path("absent.pt")) is None
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_states("absent.pt")
+
+
+# The header's length as the signature of a pickle, a zip archive, gzip, and an ONNX file.
+@pytest.mark.parametrize("length", [0x280, 0x4B50, 0x8B1F, 0x1208])
+def test_the_length_of_a_header_is_no_signature(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "model.safetensors"
+    header = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(length)
+    path.write_bytes(length.to_bytes(8, "little") + header + bytes(4))
+    assert kind_of(path) == "safetensors"
+    (state,) = load_states(path).values()
+    assert state["w"].tolist() == [0.0]
