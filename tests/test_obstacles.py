@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from support.modules import outputs
 from torch import Tensor, nn
 
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.frontend.lower import obstacles, to_relu_network
+from loihi_convert.frontend.lower import linear, obstacles, to_relu_network
 from loihi_convert.pipeline.checking import CAN_SPIKE, RefusedFile, check
 from loihi_convert.report.conversion_tables import obstacle_table
 
@@ -57,3 +59,15 @@ def test_lowering_finds_what_reading_did_not() -> None:
     (error,) = obstacles(signed, (1, 6, 6))
     assert (error.where, "negative" in error.found) == ("1", True)
     assert obstacles(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), *list(signed)[1:]), (1, 6, 6)) == ()
+
+
+def test_a_large_layer_behind_a_max_pooling_is_not_composed_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """VGG's first dense layer: its weights would stand at each pixel that the pooling compares."""
+    pooled = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 3)).double()
+    composed = to_relu_network(pooled, (1, 6, 6))
+    monkeypatch.setattr(linear, "_MAX_COMPOSED", 10)
+    carried = to_relu_network(pooled, (1, 6, 6))
+    assert len(carried.layers) == len(composed.layers) + 1
+    assert carried.layers[-1].synapse.weight.size == 24 < composed.layers[-1].synapse.weight.size
+    images = torch.rand(3, 1, 6, 6, dtype=torch.float64)
+    torch.testing.assert_close(outputs(carried, images), pooled(images), rtol=1e-9, atol=1e-9)

@@ -19,7 +19,9 @@ from loihi_convert.frontend.lower.value import Features, Value, summed
 from loihi_convert.frontend.lower.window import Window
 from loihi_convert.ir.synapse import Conv, Dense
 
-# Weights of two layers as one, and of a dense layer that chooses numbers; more would not fit into memory.
+# Weights of two layers as one; beyond it the value between them is carried.
+_MAX_COMPOSED: Final = 2**24
+# Weights of a dense layer that chooses numbers; more would not fit into memory.
 _MAX_WEIGHTS: Final = 2**27
 
 
@@ -64,18 +66,16 @@ def as_vector(features: tuple[Features, ...]) -> Value:
 
 
 def through(value: Value, second: Window) -> Value | None:
-    """Return ``value`` behind ``second``; ``None`` where a term has no such map."""
+    """Return ``value`` behind ``second``; ``None`` where a term has no such map, or one of far too many weights."""
     terms = []
     for term in value.terms:
         of_rows, rows = _of_inputs(second, term.rows)
         found = term.behind(of_rows, rows)
         if found is None:
             return None
-        if found.window.weight.size > _MAX_WEIGHTS:
-            raise UnsupportedModelError(
-                f"and the layer before it, without ReLU between them, are one of {found.window.weight.size} weights",
-                expected="supported: a ReLU between large layers",
-            )
+        # One map of two large ones would be larger than both.
+        if found.window.weight.size > _MAX_COMPOSED and not value.is_direct:
+            return None
         terms.append(found)
     constant = value.constant
     if constant is not None:
