@@ -20,7 +20,7 @@ from loihi_convert.frontend.lower.window import Window
 from loihi_convert.ir.synapse import Conv, Dense
 
 # Weights of two layers as one; beyond it the value between them is carried.
-_MAX_COMPOSED: Final = 2**24
+_MAX_COMPOSED: Final = 10_000_000
 # Weights of a dense layer that chooses numbers; more would not fit into memory.
 _MAX_WEIGHTS: Final = 2**27
 
