@@ -16,6 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.graph_oracle import GraphOracle
+from support.modules import outputs
 from support.networks import Choices
 from support.strategies import Drawn
 from torch import Tensor, nn
@@ -153,8 +154,8 @@ class Case(NamedTuple):
     images: Array
 
 
-def build(rng: Choices, seed: int, way: tuple[Reset, Target] | None = None) -> Case:
-    """A random graph with random weights, in integers."""
+def random_model(rng: Choices, seed: int) -> tuple[nn.Module, Shape]:
+    """A random graph with random weights, and the shape of its images."""
     torch.manual_seed(seed)
     shape = (int(rng.integers(1, 3)), int(rng.integers(6, 9)), int(rng.integers(6, 9)))
     steps: list[Step] = []
@@ -172,7 +173,12 @@ def build(rng: Choices, seed: int, way: tuple[Reset, Target] | None = None) -> C
             continue
         channels = after
         steps.append(step)
-    model = Graph(steps, shape, averages=rng.random() < 0.3).eval()
+    return Graph(steps, shape, averages=rng.random() < 0.3).eval(), shape
+
+
+def build(rng: Choices, seed: int, way: tuple[Reset, Target] | None = None) -> Case:
+    """A random graph in integers."""
+    model, shape = random_model(rng, seed)
     chain = lowered(model, shape)
     pixels = np.random.default_rng(seed).integers(0, 256, (22, *shape)).astype(np.uint8)
     reset, target = way or WAYS[int(rng.integers(0, len(WAYS)))]
@@ -188,6 +194,17 @@ def of_seed(seed: int) -> Case:
 @st.composite
 def graphs(draw: st.DrawFn) -> Case:
     return build(Drawn(draw), draw(st.integers(0, 1000)))
+
+
+@pytest.mark.parametrize("seed", range(2 * GRAPHS))
+def test_the_chain_equals_the_module(seed: int) -> None:
+    model, shape = random_model(np.random.default_rng(seed), seed)
+    model, images = model.double(), torch.rand(3, *shape, dtype=torch.float64)
+    with torch.no_grad():
+        expected = model(images)
+    for copies in (1, 2):
+        found = outputs(lowered(model, shape, skip_copies=copies).network, images)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
 
 
 @given(graphs())

@@ -9,6 +9,7 @@ import torch
 from support.modules import outputs
 from torch import Tensor, nn
 
+from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.lower import linear, obstacles, to_relu_network
 from loihi_convert.pipeline.checking import CAN_SPIKE, RefusedFile, check
@@ -71,3 +72,52 @@ def test_a_large_layer_behind_a_max_pooling_is_not_composed_with_it(monkeypatch:
     assert carried.layers[-1].synapse.weight.size == 24 < composed.layers[-1].synapse.weight.size
     images = torch.rand(3, 1, 6, 6, dtype=torch.float64)
     torch.testing.assert_close(outputs(carried, images), pooled(images), rtol=1e-9, atol=1e-9)
+
+
+class Branches(nn.Module):
+    """Two branches of their own strides, averaged and joined."""
+
+    def __init__(self, *strides: int | tuple[int, int]) -> None:
+        super().__init__()
+        self.stem, self.fc = nn.Conv2d(1, 2, 3, padding=1), nn.Linear(3 * len(strides), 2)
+        self.branches = nn.ModuleList(nn.Conv2d(2, 3, 3, stride, 1) for stride in strides)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        return self.fc(torch.cat([branch(x).relu().mean((2, 3)) for branch in self.branches], 1))
+
+
+@pytest.mark.parametrize("strides", [(2, 3), ((2, 1), (1, 2))])
+def test_branches_whose_strides_do_not_divide_are_refused(strides: tuple[int | tuple[int, int], ...]) -> None:
+    with pytest.raises(UnsupportedModelError) as raised:
+        to_relu_network(Branches(*strides), (1, 12, 12))
+    assert raised.value.where.startswith("branches.")
+    assert "another branch" in raised.value.found
+
+
+@pytest.mark.parametrize("strides", [(2, 4), (1, 2, 4), (3, 1)])
+def test_branches_whose_strides_divide_equal_the_module(strides: tuple[int, ...]) -> None:
+    model, images = Branches(*strides).double(), torch.rand(2, 1, 12, 12, dtype=torch.float64)
+    torch.testing.assert_close(
+        outputs(to_relu_network(model, (1, 12, 12)), images), model(images), rtol=1e-9, atol=1e-9
+    )
+
+
+class Activations(nn.Module):
+    """Two thresholds trained for different numbers of levels, in one layer."""
+
+    def __init__(self, *levels: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(1, 2, 3, padding=1) for _ in levels)
+        self.activations, self.fc = nn.ModuleList(Qcfs(2, each) for each in levels), nn.Linear(72, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = [activation(conv(x)) for conv, activation in zip(self.convs, self.activations, strict=True)]
+        return self.fc((found[0] + found[1]).flatten(1))
+
+
+def test_activations_of_different_levels_side_by_side_are_refused() -> None:
+    assert to_relu_network(Activations(4, 4), (1, 6, 6)).layers[0].levels == 4
+    with pytest.raises(UnsupportedModelError) as raised:
+        to_relu_network(Activations(4, 8), (1, 6, 6))
+    assert "4 and 8 levels" in raised.value.found

@@ -116,7 +116,7 @@ def _options() -> argparse.Namespace:
 def _numbers(text: str) -> tuple[int, ...]:
     numbers = tuple(int(part) for part in text.split(",") if part)
     if any(number < 1 for number in numbers):
-        raise argparse.ArgumentTypeError(f"{text}: allowed are whole numbers from 1, as in 1,2,4")
+        raise argparse.ArgumentTypeError(f"{text}: must be whole numbers from 1, as in 1,2,4")
     return numbers
 
 

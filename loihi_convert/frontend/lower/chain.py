@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from loihi_convert.arrays import Array, Pair, Shape
+from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.frontend.lower.groups import Grouping, grouped
 from loihi_convert.frontend.lower.levels import Levels, Sample, offsets_of
 from loihi_convert.frontend.lower.value import IMAGE, Population, Term
@@ -159,7 +160,8 @@ class _Layer:
             _write(weight, pieces, 1, (0, 0))
             return Dense(weight.reshape(len(weight), -1), _flat(bias), pool)
         stride, count = self.levels.stride(self.level), self.levels.size(self.level)
-        stride = (stride[0] // pool[0], stride[1] // pool[1])
+        # Where there is one place, any stride does.
+        stride = (max(1, stride[0] // pool[0]), max(1, stride[1] // pool[1]))
         (top, rows), (left, columns) = (
             _padding_and_kernel(set(shifts), *along)
             for shifts, *along in (
@@ -244,6 +246,12 @@ class _Layer:
         """Thresholds, levels and ceilings of the channels."""
         thresholds, ceilings = np.full(len(self.outputs), np.nan), np.full(len(self.outputs), np.inf)
         levels = {population.levels for population in self.populations if population.levels is not None}
+        if len(levels) > 1:
+            raise UnsupportedModelError(
+                f"has activations of {' and '.join(map(str, sorted(levels)))} levels side by side",
+                where=self._name(),
+                expected="supported: Qcfs of one number of levels",
+            )
         for place, sample in enumerate(self.outputs):
             if self.levels.of[sample.source] == self.level:
                 population = self.levels.populations[sample.source]

@@ -93,7 +93,7 @@ class Levels:
 
     def stride(self, level: int) -> Pair:
         """Return the vertical and horizontal stride of the layer of a level, in cells of the level before."""
-        here, before = (self._pixels(each) for each in (level, level - 1))
+        here, before = (self.grid(each) for each in (level, level - 1))
         return tuple(  # type: ignore[return-value]
             1 if size == 1 or mine is None or theirs is None else mine // theirs
             for size, mine, theirs in zip(self.size(level), here, before, strict=True)
@@ -101,7 +101,7 @@ class Levels:
 
     def cell(self, level: int, source: int) -> Pair:
         """Return (rows, columns) of a source's pixels in a cell of a level."""
-        here, own = self._pixels(level), self.strides[source]
+        here, own = self.grid(level), self.strides[source]
         return tuple(1 if a is None or b is None else a // b for a, b in zip(here, own, strict=True))  # type: ignore[return-value]
 
     def taps(self, level: int, source: int, offsets: Sequence[int], axis: int) -> list[Tap]:
@@ -130,8 +130,8 @@ class Levels:
             return Tap(shift, pixel)
         return Tap(0, offset)
 
-    def _pixels(self, level: int) -> Strides:
-        """How many pixels of the image a step on the level's grid is."""
+    def grid(self, level: int) -> Strides:
+        """Return how many pixels of the image a step on the level's grid is."""
         return (1, 1) if level == 0 else self.strides[self.on(level)[0]]
 
     def _extent(self, source: int) -> Pair:
@@ -262,7 +262,23 @@ def _placed(made: Sequence[Population], populations: Populations, skip_copies: i
         alike = (made[first].value.size, strides[first])
         levels.update(dict.fromkeys((n for n in ready if (made[n].value.size, strides[n]) == alike), level))
         pending = [number for number in pending if number not in levels]
+    for each in range(1, level + 1):
+        _require_multiple(found, each)
     return found
+
+
+def _require_multiple(levels: Levels, level: int) -> None:
+    """Raise unless the grid of a level divides that of the level before evenly: a layer has a whole stride."""
+    here, before = levels.grid(level), levels.grid(level - 1)
+    if any(
+        mine is not None and theirs is not None and mine % theirs for mine, theirs in zip(here, before, strict=True)
+    ):
+        raise UnsupportedModelError(
+            f"reduces the image by {here}, another branch by {before}",
+            where=levels.populations[levels.on(level)[0]].name,
+            expected="supported: branches of which one reduces the image by a multiple of the other",
+            hint="Give the branches the same strides.",
+        )
 
 
 def _stride(population: Population, strides: dict[int, Strides]) -> Strides:
@@ -272,6 +288,10 @@ def _stride(population: Population, strides: dict[int, Strides]) -> Strides:
         steps = set()
         for term in population.value.terms:
             own = strides[term.source][axis]
+            if own is None and size > 1 and term.window.stride[axis] > 1:
+                raise UnsupportedModelError(
+                    "has a stride on a map of one row or column", where=population.name, expected="must be 1 there"
+                )
             steps.add(None if own is None else own * term.window.stride[axis] * term.window.pool[axis])
         if size > 1 and len(steps) > 1:
             raise UnsupportedModelError(

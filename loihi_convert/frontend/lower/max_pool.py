@@ -5,7 +5,7 @@ Ensures: the same values, by a tournament: in each round the pixels of a window 
 along columns. A round is one layer; a window of k pixels along one axis takes ceil(log2 k) of them.
 
 A maximum of real numbers is exact. Of spike trains it is one of what has arrived so far, so single windows may end with
-another count; networks hardly mind from T = 8 on.
+another count.
 """
 
 from __future__ import annotations
