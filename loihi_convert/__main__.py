@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 
 TYPE_CHECKING = False
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # `timeout` and batch systems send a signal twice at once: to the process, and to its group.
 _SAME_SIGNAL_SECONDS: Final = 1.0
+_AGAIN_SECONDS: Final = 0.01
 _LACK_OF_MEMORY: Final = ("can't allocate memory", "Cannot allocate memory", "failed to map segment")
 
 
@@ -38,6 +40,15 @@ def main() -> NoReturn:
         if time.monotonic() > came[0][1] + _SAME_SIGNAL_SECONDS:
             os._exit(128 + number)
 
+    def on_ignored(ignored: sys.UnraisableHookArgs) -> None:
+        # Python drops what a finalizer or a callback of C raises. The signal must then come once more.
+        if isinstance(ignored.exc_value, _Interrupted) and came:
+            again = (threading.main_thread().ident, came.pop()[0])
+            threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, again).start()
+        else:
+            report_ignored(ignored)
+
+    report_ignored, sys.unraisablehook = sys.unraisablehook, on_ignored
     # Signals that are ignored at the start, as under nohup, stay ignored.
     caught = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     for number in caught:
@@ -55,6 +66,7 @@ def main() -> NoReturn:
     # From here on a signal ends the process without a traceback from the interpreter's exit.
     for number in caught:
         signal.signal(number, signal.SIG_DFL)
+    sys.unraisablehook = report_ignored
     if came:
         code = 128 + came[0][0]
         with contextlib.suppress(OSError):

@@ -711,6 +711,25 @@ def test_a_signal_during_training(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [resume.name]
 
 
+def test_a_signal_in_a_finalizer_which_python_drops_comes_again(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, time; from loihi_convert import __main__, cli\n"
+        "class Interrupted:\n"
+        "    def __del__(self):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "def app(standalone_mode):\n"
+        "    Interrupted()\n"
+        "    time.sleep(30)\n"
+        "    print('never reached')\n"
+        "cli.app = app\n"
+        "__main__.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert done.stdout == ""
+    assert done.stderr == "error: interrupted; no partial files were left.\n"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
