@@ -27,13 +27,14 @@ import numpy as np
 import torch
 from benchmark_tables import machine, spread
 from simulators import PEERS, Peer
+from simulators.graph import built
 from simulators.process import Worker
 from simulators.worker import Request
 from torch import nn
 
 from loihi_convert import netx
 from loihi_convert.__main__ import exit_code
-from loihi_convert.arrays import Array
+from loihi_convert.arrays import Array, Shape
 from loihi_convert.backends import open_backend
 from loihi_convert.backends.request import check_run, require_proven
 from loihi_convert.cli.console import log
@@ -42,7 +43,7 @@ from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import default_root, load_data
-from loihi_convert.data.dataset import DataSplits
+from loihi_convert.data.dataset import Dataset, DataSplits
 from loihi_convert.errors import PlatformError, UsageError, one_of
 from loihi_convert.files import write_atomically
 from loihi_convert.frontend.lower import to_relu_network
@@ -60,6 +61,7 @@ NETWORKS: Final = {
 _REF: Final = next(index for index, peer in enumerate(PEERS) if peer.module == "reference")
 # Thresholds of untrained networks are balanced on as many.
 _CALIBRATION_IMAGES: Final = 100
+_CALIBRATION_IMAGES_OF_A_FACTORY: Final = 8
 
 
 def main() -> int:
@@ -87,12 +89,17 @@ def _options() -> argparse.Namespace:
         verb.add_argument("--patience", type=float, default=1800, help="seconds for one answer; default: %(default)s")
         verb.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="write tables as .md and .csv there")
         if name == "peers":
+            verb.add_argument("--factory", metavar="MODULE:FUNCTION", help="or any CNN, with random weights")
+            verb.add_argument(
+                "--input-shape", type=_shape, default=(3, 224, 224), help="of --factory's images; default: 3,224,224"
+            )
             verb.add_argument("-T", "--timesteps", type=int, help="default: what the file is balanced for, or 8")
             verb.add_argument("--batch-sizes", type=_numbers, default=(4, 16, 64, 256), help="default: 4,16,64,256")
             verb.add_argument("--lava-images", type=int, default=2, help="for lava-dl; default: %(default)s")
             names = ",".join(peer.module for peer in PEERS)
             verb.add_argument("--only", default=names, help="some of %(default)s; ref is always there")
         else:
+            verb.set_defaults(factory=None)
             verb.add_argument(
                 "-T", "--timesteps", type=int, help="where T does not vary; default: 8, or what the file is proven for"
             )
@@ -111,6 +118,13 @@ def _options() -> argparse.Namespace:
                 help="c of a network c5-2ap-(2c)5-2ap-classes with random weights; 128: the paper's for Fashion-MNIST",
             )
     return parser.parse_args()
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    shape = _numbers(text)
+    if len(shape) != 3:
+        raise argparse.ArgumentTypeError(f"{text}: must be channels, height, width, as in 3,224,224")
+    return shape
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -140,6 +154,7 @@ class Row:
     peer: Peer
     image_count: int
     seconds: list[float] = field(default_factory=list)
+    peak_bytes: int = 0
     versions: dict[str, str] = field(default_factory=dict)
     choice: str = ""
     failure: str = ""
@@ -160,10 +175,14 @@ class Row:
 @contextlib.contextmanager
 def subject(options: argparse.Namespace, timesteps: int | None) -> Iterator[Subject]:
     """Read or make the network of the command line; a made one lies in a folder that is removed afterwards."""
-    if (options.model is None) == (options.network is None):
-        raise UsageError("found neither or both", expected="give either the path of an exported file or --network")
+    if sum(each is not None for each in (options.model, options.network, options.factory)) != 1:
+        raise UsageError("found none or several", expected="give one: an exported file, --network or --factory")
     with tempfile.TemporaryDirectory() as temporary:
-        if options.model is None:
+        if options.factory is not None:
+            splits = _noise(options.input_shape, options.images)
+            path, name = Path(temporary, "factory.net"), f"{options.factory} with random weights"
+            export_untrained(built(options.factory), splits, timesteps or 8, path)
+        elif options.model is None:
             splits = load_data(options.data or NETWORKS[options.network], options.data_root)
             torch.manual_seed(0)
             model = build_model(options.network, splits.input_shape, len(splits.classes))
@@ -192,6 +211,13 @@ def export_untrained(model: nn.Module, splits: DataSplits, timesteps: int, path:
         to_relu_network(model.eval(), splits.input_shape), images, timesteps, BalanceOptions(method="ngu-lee")
     )
     netx.write(quantize(spiking, images), path)
+
+
+def _noise(shape: Shape, count: int) -> DataSplits:
+    """Return ``count`` images of noise, for whose speed what they show does not matter."""
+    images = np.random.default_rng(0).integers(0, 256, (count, *shape)).astype(np.uint8)
+    data = Dataset(images, np.zeros(count, np.int64))
+    return DataSplits("noise", (), data, data, data[:_CALIBRATION_IMAGES_OF_A_FACTORY], data)
 
 
 def _request(
@@ -232,12 +258,14 @@ def measure_peers(options: argparse.Namespace) -> None:
             expected = backend.run(chosen.path, images, timesteps).potentials[:, -1]
         rows, requests = [], []
         for index, peer in enumerate(PEERS):
-            if index != _REF and peer.module not in names:
+            is_asked = index == _REF or peer.module in names
+            if not is_asked or (peer.needs_factory and options.factory is None):
                 continue
             shown = images[: options.lava_images] if peer.runs_few_images else images
             sizes = sorted({min(size, len(shown)) for size in options.batch_sizes}) if peer.tries_batch_sizes else ()
             rows.append(Row(peer, len(shown)))
-            requests.append(_request(options, index, chosen.path, Path(temporary), shown, timesteps, batch_sizes=sizes))
+            settings = {"batch_sizes": sizes, "factory": options.factory or ""}
+            requests.append(_request(options, index, chosen.path, Path(temporary), shown, timesteps, **settings))
         run_interleaved(rows, requests, options.repeats, options.patience)
         for row, request in zip(rows, requests, strict=True):
             if not row.failure and Path(request.potentials).exists():
@@ -266,9 +294,9 @@ def run_interleaved(rows: Sequence[Row], requests: Sequence[Request], repeats: i
                     if row.peer.runs_few_images:
                         with Worker(row.peer, request, patience) as worker:
                             _describe(row, worker)
-                            row.seconds.append(worker.repeat()["seconds"])
+                            _measure(row, worker)
                     else:
-                        row.seconds.append(workers[index].repeat()["seconds"])
+                        _measure(row, workers[index])
 
 
 @contextlib.contextmanager
@@ -278,6 +306,12 @@ def _failing(row: Row) -> Iterator[None]:
     except (PlatformError, OSError) as error:
         row.failure = str(error)
         log(row.failure)
+
+
+def _measure(row: Row, worker: Worker) -> None:
+    answer = worker.repeat()
+    row.seconds.append(answer["seconds"])
+    row.peak_bytes = max(row.peak_bytes, answer["peak_bytes"])
 
 
 def _describe(row: Row, worker: Worker) -> None:
@@ -296,15 +330,18 @@ def peers_report(rows: Sequence[Row]) -> str:
     table: list[tuple[str, ...]] = []
     for row in rows:
         if row.failure:
-            table.append((row.title, "not measured", "", "", "", ""))
+            table.append((row.title, "not measured", "", "", "", "", ""))
             continue
         ratios = [own / other for own, other in zip(reference.rates, row.rates, strict=False)]
+        memory = f"{row.peak_bytes / 2**30:.2f}"
         counts = ["" if n is None else f"{n} / {row.image_count}" for n in (row.same_class, row.equal_potentials)]
-        table.append((row.title, spread(row.rates), "" if row is reference else spread(ratios), row.choice, *counts))
-    header = ("", "images/s", "ref is so many times as fast", "fastest of those tried", "same class", "same potentials")
+        table.append(
+            (row.title, spread(row.rates), "" if row is reference else spread(ratios), memory, row.choice, *counts)
+        )
+    header = ("", "images/s", "speed of ref relative to it", "GiB", "fastest variant", "same class", "same potentials")
     lines = [
         markdown_table(header, table),
-        "Numbers are median (minimum..maximum); ratios are taken repeat by repeat.",
+        "Numbers are median (minimum..maximum); ratios are taken repeat by repeat. GiB: peak memory of the process.",
         "",
     ]
     for row in rows:
@@ -328,6 +365,7 @@ def _peer_records(rows: Iterable[Row]) -> list[dict[str, Any]]:
             "images": row.image_count,
             "repeat": number,
             "seconds": seconds,
+            "peak_mib": row.peak_bytes / 2**20,
             "same_class": row.same_class,
             "equal_potentials": row.equal_potentials,
             "failure": row.failure,

@@ -44,11 +44,14 @@ class Job:
         T.
     batch_sizes
         Numbers of images side by side to choose from; empty leaves it to the program.
+    factory
+        ``module:function`` that builds the CNN itself, if the file was made from one with random weights.
     """
 
     path: Path
     timesteps: int
     batch_sizes: tuple[int, ...] = ()
+    factory: str = ""
 
     @cached_property
     def network(self) -> QuantizedNetwork:
@@ -58,8 +61,8 @@ class Job:
 Runner = Callable[[Array], tuple[float, Array | None]]
 """uint8 images ``(N, C, H, W)`` to seconds and output potentials after step T, ``(N, classes)``, if there are any."""
 
-Batch = Callable[[Tensor], Tensor]
-"""Pixels, float32 ``(B, C, H, W)``, to output potentials after step T, ``(B, classes)``."""
+Batch = Callable[[Tensor], Tensor | None]
+"""Pixels, float32 ``(B, C, H, W)``, to output potentials after step T, ``(B, classes)``, if they are the file's."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ class Peer:
     runs_few_images
         Whether it is too slow for all images; it then gets a process of its own for each repeat, because its own
         processes do not rest in between.
+    needs_factory
+        Whether it runs the CNN, not the file.
     """
 
     name: str
@@ -89,6 +94,7 @@ class Peer:
     note: str
     tries_batch_sizes: bool = True
     runs_few_images: bool = False
+    needs_factory: bool = False
 
     def candidates(self, job: Job) -> Mapping[str, Runner]:
         """Import the library and return what is worth trying."""
@@ -111,7 +117,16 @@ PEERS: Final[tuple[Peer, ...]] = (
         "spikingjelly==2.0.0",
         "ActivationAwareIFNode (a threshold for each channel) and IFNode (one threshold, so weights are divided by "
         "thresholds; potentials start half a unit higher, so that rounding moves no spike) in multi-step mode, and "
-        "IFNode in single-step mode. The first synapse is computed once per image.",
+        "IFNode in single-step mode. The first synapse is computed once per image. With --factory: the CNN itself, "
+        "IFNode in place of ReLU, which has no relays (no potentials: its weights are not the file's).",
+    ),
+    Peer(
+        "torch",
+        "torch_graph",
+        None,
+        "the CNN itself, a loop over T in place of ReLU, all steps of a layer at once; only with --factory. Its "
+        "weights are not the file's, so there are no potentials. The first synapse is computed once per image.",
+        needs_factory=True,
     ),
     Peer(
         "snnTorch",
@@ -178,14 +193,16 @@ def batched(job: Job, variants: Mapping[str, Batch], *, all_steps_at_once: bool 
 
 def _runner(network: QuantizedNetwork, batch: Batch, size: int) -> Runner:
     @torch.inference_mode()
-    def run(images: Array) -> tuple[float, Array]:
+    def run(images: Array) -> tuple[float, Array | None]:
         started = time.perf_counter()
         outputs = []
         for start in range(0, len(images), size):
             part = images[start : start + size]
             outputs.append(batch(torch.from_numpy(network.pixels(part).astype(np.float32))))
-        potentials = torch.cat(outputs)
-        return time.perf_counter() - started, potentials.numpy()
+        potentials = [each for each in outputs if each is not None]
+        joined = torch.cat(potentials) if potentials else None
+        seconds = time.perf_counter() - started
+        return seconds, None if joined is None else joined.numpy()
 
     return run
 

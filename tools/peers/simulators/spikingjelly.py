@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from simulators import Batch, Job, Runner, batched, initial_potentials, over_map, synapse_module, thresholds
+from simulators.graph import graph_batch
 
 
 def candidates(job: Job) -> Mapping[str, Runner]:
@@ -56,6 +58,11 @@ def candidates(job: Job) -> Mapping[str, Runner]:
 
         return batch
 
+    def fire(currents: Tensor) -> Tensor:
+        spikes: Tensor = neuron.IFNode(v_reset=None, step_mode="m")(currents)
+        return spikes
+
+    formats = {"CNN": torch.contiguous_format, "CNN, channels last": torch.channels_last} if job.factory else {}
     per_channel = [
         neuron.ActivationAwareIFNode(v_threshold=thresholds(layer), channel_dim=1, step_mode="m") for layer in hidden
     ]
@@ -66,6 +73,7 @@ def candidates(job: Job) -> Mapping[str, Runner]:
             {
                 "ActivationAwareIFNode": multi_step(per_channel, exact, starts),
                 "IFNode": multi_step(whole, divided, starts_divided),
+                **{name: graph_batch(job.factory, fire, job.timesteps, order) for name, order in formats.items()},
             },
             all_steps_at_once=True,
         ),

@@ -1,0 +1,74 @@
+"""A CNN with random weights as people run it: spiking neurons in place of ReLU, skips and pooling as they are."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from simulators import Batch
+
+Fire = Callable[[Tensor], Tensor]
+"""Currents ``(T, B, ...)`` to spikes of the same shape; potentials start at 0."""
+
+
+def built(factory: str) -> nn.Module:
+    """Return the CNN of ``module:function``, for inference."""
+    module, function = factory.split(":")
+    torch.manual_seed(0)
+    model: nn.Module = getattr(importlib.import_module(module), function)()
+    return model.eval()
+
+
+class Neurons(nn.Module):
+    """What stands in place of ReLU."""
+
+    def __init__(self, fire: Fire, network: Spiking) -> None:
+        super().__init__()
+        self._fire = fire
+        # No child: the network holds this module.
+        self._network = (network,)
+
+    def forward(self, current: Tensor) -> Tensor:
+        (network,) = self._network
+        if len(current) == network.images:
+            # The first synapse gets the same pixels at every step.
+            current = current.repeat(network.timesteps, *(1,) * (current.ndim - 1))
+        return self._fire(current.reshape(network.timesteps, network.images, *current.shape[1:])).flatten(0, 1)
+
+
+class Spiking(nn.Module):
+    """The CNN over all steps at once, which are folded into the batch axis."""
+
+    def __init__(self, factory: str, fire: Fire, timesteps: int) -> None:
+        super().__init__()
+        self.images, self.timesteps = 0, timesteps
+        with warnings.catch_warnings():
+            # Of a module that it imports.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            from torch.fx.experimental.optimization import fuse
+        self.graph = fuse(built(factory))
+        for name, module in list(self.graph.named_modules()):
+            if isinstance(module, nn.ReLU):
+                parent, _, last = name.rpartition(".")
+                setattr(self.graph.get_submodule(parent), last, Neurons(fire, self))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        self.images = len(pixels)
+        currents: Tensor = self.graph(pixels)
+        return currents.reshape(self.timesteps, self.images, -1).sum(0)
+
+
+def graph_batch(factory: str, fire: Fire, timesteps: int, memory_format: torch.memory_format) -> Batch:
+    """Return the CNN of ``factory`` with ``fire`` in place of every ReLU module, batch norm folded."""
+    network = Spiking(factory, fire, timesteps)
+    # torch's types leave this form of the call out.
+    network.to(memory_format=memory_format)  # type: ignore[call-overload]
+
+    def batch(pixels: Tensor) -> None:
+        network((pixels / 255).to(memory_format=memory_format))
+
+    return batch
