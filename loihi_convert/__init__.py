@@ -34,6 +34,7 @@ The stages one by one, each of which takes one value and returns the next::
 ``checks``       will it fit: rules on files, integers, channels, memory
 ``inspection``   what is in a netx file, and what differs between two
 ``pipeline``     the flows of the command line's verbs
+``reproduction`` the paper's tables and figures, measured on your networks
 ``cli``          the command line
 ===============  ======================================================================================================
 """

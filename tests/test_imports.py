@@ -31,6 +31,7 @@ ORDER = (
     ("runs",),
     ("report", "checks", "inspection"),
     ("pipeline", "result"),
+    ("reproduction",),
     ("api",),
     ("cli",),
     ("__main__",),

@@ -131,7 +131,7 @@ def test_a_table_holds_what_the_integers_give(command: Command, capsys: pytest.C
 
 
 def test_many_steps_take_fewer_images(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.import_module("reproduction.images"), "LONG", 4)
+    monkeypatch.setattr(importlib.import_module("loihi_convert.reproduction.images"), "LONG", 4)
     words = ("--variants", "literal", "--long-images", "20", "--long-calibration", "30")
     assert command("table", "2", *words) == 0
     counts = {
@@ -148,10 +148,10 @@ def test_many_steps_take_fewer_images(command: Command, monkeypatch: pytest.Monk
 def test_what_is_computed_is_not_computed_again(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert command("table", "2") == 0
     page = (command.folder / "table-2.md").read_bytes()
-    measure = importlib.import_module("reproduction.measure")
+    measure = importlib.import_module("loihi_convert.reproduction.measure")
     for name in ("balance_each", "run_network", "cnn_scores", "quantize"):
         monkeypatch.setattr(measure, name, None)
-    monkeypatch.setattr(importlib.import_module("reproduction.best").pipeline, "export", None)
+    monkeypatch.setattr(importlib.import_module("loihi_convert.reproduction.best").pipeline, "export", None)
     assert command("table", "2") == 0
     assert (command.folder / "table-2.md").read_bytes() == page
     # A picture of the same cells needs nothing else.
@@ -162,7 +162,7 @@ def test_what_is_computed_is_not_computed_again(command: Command, monkeypatch: p
 
 
 def test_a_killed_run_goes_on_where_it_was(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    measure = importlib.import_module("reproduction.measure")
+    measure = importlib.import_module("loihi_convert.reproduction.measure")
     monkeypatch.setattr(measure, "_PART", 20)
     calls: list[int] = []
 
@@ -263,8 +263,8 @@ def test_the_best_is_chosen_without_test_images(
 
 
 def test_beyond_long_t_the_method_is_the_one_found_for_it(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.import_module("reproduction.images"), "LONG", 4)
-    best = importlib.import_module("reproduction.best")
+    monkeypatch.setattr(importlib.import_module("loihi_convert.reproduction.images"), "LONG", 4)
+    best = importlib.import_module("loihi_convert.reproduction.best")
     asked: list[tuple[int, str, bool | None]] = []
 
     def export(source: Any, path: Path, timesteps: tuple[int], images: np.ndarray, **others: Any) -> Any:
@@ -288,7 +288,7 @@ def test_beyond_long_t_the_method_is_the_one_found_for_it(command: Command, monk
 def test_figure_11_shows_the_best_where_the_paper_has_nothing(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cells = importlib.import_module("reproduction.cells")
+    cells = importlib.import_module("loihi_convert.reproduction.cells")
     made_up = (
         Cell("11", "digits", "ngu-lee", "soft", 1.0, 8, None),
         Cell("11", "digits", "ngu-lee", "soft", 1.0, 4, 50.0),
@@ -332,7 +332,7 @@ def test_rates_are_of_the_images_of_the_accuracies_unless_their_number_is_said(
 ) -> None:
     """On a GPU where torch sees one; here it sees none."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr(importlib.import_module("reproduction.images"), "MOST_RATE_IMAGES", 20)
+    monkeypatch.setattr(importlib.import_module("loihi_convert.reproduction.images"), "MOST_RATE_IMAGES", 20)
     words = ("figure", "7", "-T", "2", "--methods", "ngu-lee", "--device", "auto")
     for more in ((), ("--rate-images", "70")):
         assert command(*words, *more) == 0
@@ -360,7 +360,10 @@ def test_figure_a4_is_the_balanced_thresholds(command: Command) -> None:
 
 
 def entry(tool: ModuleType, cell: Cell, correct: int | None, *, cnn_correct: int = 9900, images: int = 10_000) -> Any:
-    cells, measure = importlib.import_module("reproduction.cells"), importlib.import_module("reproduction.measure")
+    cells, measure = (
+        importlib.import_module("loihi_convert.reproduction.cells"),
+        importlib.import_module("loihi_convert.reproduction.measure"),
+    )
     variant = cells.VARIANTS["literal"]
     outcome = measure.Outcome(correct, images, 100, 1.0, None if correct is not None else "fc: too large")
     cnn = measure.Outcome(cnn_correct, images, 0, 1.0)
@@ -393,7 +396,7 @@ def test_what_does_not_fit_loihi_is_a_dash_with_its_reason(tool: ModuleType) -> 
 
 def test_the_order_counts_pairs_that_the_paper_tells_apart(tool: ModuleType) -> None:
     """On 10,000 images the interval of 99.0 less 98.9 is 1.96 sqrt(99 x 1 + 98.9 x 1.1) / 100 = 0.28 points: chance."""
-    tables = importlib.import_module("reproduction.tables")
+    tables = importlib.import_module("loihi_convert.reproduction.tables")
 
     def cell(method: str, accuracy: float | None, timesteps: int = 8) -> Cell:
         return Cell("2", "mnist", method, "soft", 1.0, timesteps, accuracy)
@@ -420,7 +423,7 @@ def test_the_order_counts_pairs_that_the_paper_tells_apart(tool: ModuleType) -> 
 
 
 def test_every_cell_of_the_paper_has_a_setting_and_spike_norm_with_soft_reset_is_rmp(tool: ModuleType) -> None:
-    cells = importlib.import_module("reproduction.cells")
+    cells = importlib.import_module("loihi_convert.reproduction.cells")
     for cell in paper.cells():
         made = cells.setting(cell, cells.VARIANTS["literal"], seed=7)
         assert (made is None) == (cell.method == paper.CNN)
@@ -443,7 +446,7 @@ def test_every_cell_of_the_paper_has_a_setting_and_spike_norm_with_soft_reset_is
 
 
 def test_every_figure_has_cells(tool: ModuleType) -> None:
-    cells = importlib.import_module("reproduction.cells")
+    cells = importlib.import_module("loihi_convert.reproduction.cells")
     assert {name: len(cells.figure_cells(name)) for name in cells.FIGURES} == {
         "6": 20, "7": 20, "8": 32, "9": 5 + 8 + 20 + 32, "11": 32, "12": 50, "A4": 5, "A5": 8,
     }  # fmt: skip
@@ -516,7 +519,7 @@ def test_a_folder_that_cannot_be_made_is_named(
 def test_computed_only_computes_nothing(
     command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    measure = importlib.import_module("reproduction.measure")
+    measure = importlib.import_module("loihi_convert.reproduction.measure")
     monkeypatch.setattr(measure, "balance_each", None)
     assert command("table", "2", "--computed-only") == 0
     assert {row["accuracy"] for row in command.rows("table-2.csv")} == {""}
@@ -525,7 +528,7 @@ def test_computed_only_computes_nothing(
 
 
 def test_a_network_too_large_for_loihi_is_recorded(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    measure = importlib.import_module("reproduction.measure")
+    measure = importlib.import_module("loihi_convert.reproduction.measure")
 
     def refuse(*arguments: Any, **options: Any) -> None:
         raise measure.RangeError("fc: too large")
@@ -539,7 +542,7 @@ def test_a_network_too_large_for_loihi_is_recorded(command: Command, monkeypatch
 
 
 def test_fewer_images_at_large_t(tool: ModuleType) -> None:
-    images = importlib.import_module("reproduction.images")
+    images = importlib.import_module("loihi_convert.reproduction.images")
     some = images.Images(load_data("digits"), images.Counts(None, 300, 50))
     assert (len(some.test(64)), len(some.test(128)), len(some.test(None))) == (300, 50, 300)
     assert (len(some.calibration(64)), len(some.calibration(128))) == (1397, 1197)
@@ -548,7 +551,9 @@ def test_fewer_images_at_large_t(tool: ModuleType) -> None:
 
 def test_the_meter_counts_units(tool: ModuleType) -> None:
     told: list[tuple[int, int]] = []
-    meter = importlib.import_module("reproduction.meter").Meter(lambda done, total: told.append((done, total)))
+    meter = importlib.import_module("loihi_convert.reproduction.meter").Meter(
+        lambda done, total: told.append((done, total))
+    )
     meter.total = 40
     assert meter.state == "0 %"
     with meter.step(10) as progress:

@@ -21,32 +21,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from reproduction.best import BestOfOurs
-from reproduction.cells import (
-    FIGURES,
-    VARIANTS,
-    Setting,
-    Variant,
-    chosen_cells,
-    chosen_variants,
-    distinct_variants,
-    figure_cells,
-    setting,
-)
-from reproduction.figures import ChannelPanel, accuracy_figure, channel_figure, panel
-from reproduction.images import LONG, MOST_RATE_IMAGES, Counts, Images
-from reproduction.measure import Measurements
-from reproduction.meter import Meter
-from reproduction.records import Records
-from reproduction.tables import (
-    BestEntry,
-    Entry,
-    best_of_paper,
-    counted,
-    csv_table,
-    markdown_page,
-)
-
 from loihi_convert.__main__ import exit_code
 from loihi_convert.cli.console import echo, log
 from loihi_convert.cli.options import parse_timesteps
@@ -57,6 +31,31 @@ from loihi_convert.files import write_atomically
 from loihi_convert.progress import progress_bar
 from loihi_convert.report import paper
 from loihi_convert.report.figure import image_bytes
+from loihi_convert.reproduction.best import BestOfOurs
+from loihi_convert.reproduction.cells import (
+    FIGURES,
+    VARIANTS,
+    Setting,
+    Variant,
+    chosen_cells,
+    chosen_variants,
+    distinct_variants,
+    figure_cells,
+    setting,
+)
+from loihi_convert.reproduction.figures import ChannelPanel, accuracy_figure, channel_figure, panel
+from loihi_convert.reproduction.images import LONG, MOST_RATE_IMAGES, Counts, Images
+from loihi_convert.reproduction.measure import Measurements
+from loihi_convert.reproduction.meter import Meter
+from loihi_convert.reproduction.records import Records
+from loihi_convert.reproduction.tables import (
+    BestEntry,
+    Entry,
+    best_of_paper,
+    counted,
+    csv_table,
+    markdown_page,
+)
 from loihi_convert.simulation.gpu import chosen_device
 
 if TYPE_CHECKING:

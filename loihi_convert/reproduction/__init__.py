@@ -1,4 +1,4 @@
-"""The paper's tables and figures from networks of ours, for `reproduce.py`.
+"""The paper's tables and figures, measured on your networks.
 
 ============  =====================================================================================================
 ``cells``     what a table or figure consists of: the paper's cells, and how each is measured here (variants)

@@ -16,10 +16,10 @@ from loihi_convert import netx, pipeline
 from loihi_convert.conversion.calibration import calibration_subset
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.ir.quantized import QuantizedNetwork
-from reproduction import images
-from reproduction.measure import Measurements, Outcome
-from reproduction.meter import Meter
-from reproduction.records import Records
+from loihi_convert.reproduction import images
+from loihi_convert.reproduction.measure import Measurements, Outcome
+from loihi_convert.reproduction.meter import Meter
+from loihi_convert.reproduction.records import Records
 
 # What `--balance auto` costs, in runs of the images that it tries a method on: about eight trials, each on two thousand
 # images, and the balancing by the best.

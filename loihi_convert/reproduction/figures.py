@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from loihi_convert.report import paper
-from reproduction.tables import BestEntry, Entry
+from loihi_convert.reproduction.tables import BestEntry, Entry
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -13,10 +13,10 @@ from typing import Final
 from loihi_convert.records import wilson_interval
 from loihi_convert.report import paper
 from loihi_convert.report.formats import markdown_table
-from reproduction import images
-from reproduction.best import Best
-from reproduction.cells import Setting, Variant
-from reproduction.measure import Outcome
+from loihi_convert.reproduction import images
+from loihi_convert.reproduction.best import Best
+from loihi_convert.reproduction.cells import Setting, Variant
+from loihi_convert.reproduction.measure import Outcome
 
 BLANK: Final = "-"
 """What the paper could not measure, and what does not exist here."""
