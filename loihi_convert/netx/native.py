@@ -11,7 +11,7 @@ The datasets that lava-dl's ``lava.lib.dl.netx.hdf5.Network`` reads::
 netx has no pooling: a layer after a pooling is written as the strided convolution (or the larger dense matrix) that
 gives the same integers. A group of its own, which lava-dl never reads, holds the rest::
 
-    /loihi_convert              format, timesteps, max_timesteps, pixel_bits, reset, provenance (JSON);
+    /loihi_convert              format, timesteps, proven_timesteps, pixel_bits, reset, provenance (JSON);
                                 poisson_seed, if pixels enter as Poisson spikes;
                                 target, if it is not lava;
                                 thresholds, if each layer has only one
