@@ -54,7 +54,7 @@ def trained(signals: Array, labels: Array) -> nn.Module:
         chosen = torch.randint(len(x), (128,))
         moved = torch.roll(x[chosen], int(torch.randint(-2, 3, ())), 2)
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(moved), y[chosen]).backward()
+        torch.autograd.backward(nn.functional.cross_entropy(model(moved), y[chosen]))
         optimizer.step()
         schedule.step()
     return model.eval()
