@@ -23,6 +23,7 @@ from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.backends.result import RunResult
 from loihi_convert.choices import Granularity, Reset
 from loihi_convert.conversion.balancing import balance
+from loihi_convert.conversion.flow import to_integers
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import report_quantization
@@ -100,6 +101,19 @@ def test_the_head_behind_a_global_average_keeps_its_bits(reset: Reset) -> None:
         for network in (one, two)
     ]
     assert errors[1] < errors[0] / 4
+
+
+@pytest.mark.parametrize(
+    ("timesteps", "options", "is_hinted"),
+    [
+        (TIMESTEPS, QuantizeOptions(), True),
+        (TIMESTEPS, QuantizeOptions(split_readout=True), False),
+        (1, QuantizeOptions(), False),
+    ],
+)
+def test_a_readout_of_few_bits_is_hinted_at(timesteps: int, options: QuantizeOptions, is_hinted: bool) -> None:
+    notes = to_integers(averaging(), pixels(20), timesteps, BalanceOptions(method="percentile"), options).notes
+    assert any("`split_readout`" in note for note in notes) == is_hinted
 
 
 def test_only_the_readout_differs() -> None:

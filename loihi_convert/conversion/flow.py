@@ -23,6 +23,9 @@ from loihi_convert.progress import ProgressFactory, no_progress_bar
 COMPARED_IMAGES: Final = 32
 """Calibration images on which the outputs of the quantized and of the float network are compared."""
 
+# Bits that the readout loses before a hint is given.
+_LOST_BITS: Final = 2
+
 
 @dataclass(frozen=True, eq=False)
 class Conversion:
@@ -106,7 +109,7 @@ def to_integers(
     with bars(f"T = {timesteps}: counting clipped potentials") as progress:
         report = report_quantization(quantized, spiking, images, device=device, progress=progress)
     rounding = _rounding_notes(measure_of(cnn.task), spiking, quantized, images[:COMPARED_IMAGES])
-    notes = (*choice, *_bias_notes(spiking), *rounding)
+    notes = (*choice, *_bias_notes(spiking), *_readout_notes(quantized, report, quantize_options), *rounding)
     return Conversion(spiking, quantized, report, trials, made.agreement, notes)
 
 
@@ -191,6 +194,18 @@ def _bias_notes(network: SpikingNetwork) -> tuple[str, ...]:
         f"`amplitude='literal'`: amplitudes of 1 change the scale of the currents of {', '.join(biased)}, but not of "
         "their biases (batch norm leaves some when it is folded); all accuracy may be lost. Use "
         "`amplitude='compensated'`.",
+    )
+
+
+def _readout_notes(network: QuantizedNetwork, report: QuantizationReport, options: QuantizeOptions) -> tuple[str, ...]:
+    """A hint where the range of the output potentials costs the last layer weight bits that two digits would keep."""
+    bits = report.layers[-1].weight_bits
+    can_split = network.readout == "potential" and options.target == "lava" and not options.split_readout
+    if not can_split or bits is None or bits[-1] > options.weight_bits - _LOST_BITS:
+        return ()
+    return (
+        f"{report.layers[-1].name}: weights keep {bits[-1]} of {options.weight_bits} bits: the output potentials "
+        f"must hold {report.timesteps} steps. `split_readout` stores them in two digits, which keep the bits.",
     )
 
 
