@@ -19,6 +19,9 @@ ProgressFactory = Callable[[str], AbstractContextManager[Progress]]
 LINE_SECONDS: Final = 30.0
 """Seconds from line to line where there is no terminal."""
 
+OTHER_COLUMNS: Final = 46
+"""Columns that a bar, its counts and its clocks take beside the description."""
+
 
 def no_progress(done: int, total: int) -> None:
     """Do not report: the default of every long-running function."""
@@ -32,25 +35,30 @@ def no_progress_bar(description: str) -> Iterator[Progress]:
 
 @contextmanager
 def progress_bar(description: str) -> Iterator[Progress]:
-    """Show a progress bar on stderr; where stderr is not a terminal, a line every `LINE_SECONDS`."""
+    """Show a progress bar on stderr, and remove it at the end; without a terminal, a line every `LINE_SECONDS`."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
+    from rich.table import Column
+    from rich.text import Text
 
     console = Console(stderr=True)
     if not console.is_terminal:
         yield progress_lines(description)
         return
+    # The bar takes what the other columns leave, so that clocks are whole at 80 columns.
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=6)),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(compact=True),
     )
-    with Bar(*columns, console=console) as display:
-        task = display.add_task(description, total=None)
+    name = Text(escape_control(description))
+    name.truncate(max(16, console.width - OTHER_COLUMNS), overflow="ellipsis")
+    with Bar(*columns, console=console, transient=True, expand=True) as display:
+        task = display.add_task(name.plain, total=None)
 
         def update(done: int, total: int) -> None:
             display.update(task, completed=done, total=total)

@@ -188,9 +188,10 @@ def test_export_then_run(invoke: Invoke, model: Path, tmp_path: Path) -> None:
     # The newest file of the folder is what `run` takes; its model does not lie beside it.
     done = invoke("run", "--images", 50, "-o", "here")
     assert done.code == 0
-    assert "50 images" in done.out
-    assert "balanced for T = 16" in done.out
-    assert "pass --model for its figures" in done.err
+    assert re.match(r"a\.net on digits: \d\d\.\d\d % at T = 16\n50 test images, exact integers \(ref\): ", done.out)
+    assert "model.pt is not beside the file, or has changed; pass --model" in done.out
+    assert "saved       here/\nnext        loihi-convert report here\n" in done.out
+    assert len(done.out.splitlines()) <= 20
     folder = tmp_path / "here"
     names = {path.name for path in folder.iterdir()}
     assert names >= {"accuracy.csv", "accuracy.png", "accuracy.svg", "predictions.csv", "result.json", "manifest.json"}
@@ -214,7 +215,8 @@ def test_early_exit(invoke: Invoke, model: Path) -> None:
     invoke("export", model, "-T", "1,8", "-o", "x.net")
     done = invoke("run", "x-T8.net", "--images", 50, "-o", "here")
     assert done.code == 0
-    assert "early exit" in done.out
+    assert re.search(r"early exit  \d\.\d\d of 8 steps on average: \d+\.\d\d %, \d+ % fewer SynOps", done.out)
+    done = invoke("run", "x-T8.net", "--images", 50, "--details")
     assert "0.1 points of accuracy on 200 validation images" in " ".join(done.out.split())
     rows = Path("here/early_exit.csv").read_text().splitlines()
     assert sum(",True," in row for row in rows) == 1
@@ -226,7 +228,7 @@ def test_early_exit(invoke: Invoke, model: Path) -> None:
     assert result["x-T8"]["early_exit"]["exit_share"] == [1.0, *([0.0] * 7)]
     done = invoke("run", "x-T8.net", "--images", 50, "--no-early-exit")
     assert done.code == 0
-    assert "early exit" not in done.out + done.err
+    assert "steps on average" not in done.out + done.err
     done = invoke("run", "x-T8.net", "--exit-tolerance", -1, "-o", "there")
     assert done.code == 2
     assert "error: --exit-tolerance: found -1.0" in done.err
@@ -238,7 +240,7 @@ def test_early_exit_with_own_images_needs_others(invoke: Invoke, model: Path, ow
     digits = load_data("digits")
     np.savez("more.npz", images=digits.test.images[:8], calibration=digits.calibration.images[:20])
     invoke("export", model, "-T", 4, "-o", "own.net", "--data", "more.npz")
-    done = invoke("run", "own.net", "--data", "more.npz")
+    done = invoke("run", "own.net", "--data", "more.npz", "--details")
     assert (done.code, "is not evaluated" in done.err) == (0, False)
     assert "0.1 % of the classes after T on 20 calibration images" in " ".join(done.out.split())
     done = invoke("run", "own.net", "--data", "own.npz")
@@ -246,7 +248,7 @@ def test_early_exit_with_own_images_needs_others(invoke: Invoke, model: Path, ow
     assert (
         "early exit is not evaluated: its margin is chosen on images that are not run, and own.npz has none" in done.err
     )
-    assert "early exit" not in done.out
+    assert "steps on average" not in done.out
 
 
 def test_json_stands_alone_on_stdout(invoke: Invoke, model: Path) -> None:
@@ -416,7 +418,7 @@ def test_hard_reset_with_one_threshold_a_layer(invoke: Invoke, model: Path) -> N
     assert [one["timesteps"] for one in energy["estimates"]] == [1, 2, 4]
     low, high = energy["estimates"][-1]["loihi1_joules"]
     assert 0 < low < high
-    done = invoke("run", "other.net", "--images", 20, "--no-early-exit")
+    done = invoke("run", "other.net", "--images", 20, "--no-early-exit", "--details")
     assert "energy and time of an inference, estimated" in done.out
     assert "No energy per operation of Loihi 2 is public." in " ".join(done.out.split())
 
@@ -496,6 +498,9 @@ def test_several_files_are_one_point_each(invoke: Invoke, model: Path) -> None:
     invoke("export", model, "-T", "4,8", "-o", "b.net")
     done = invoke("run", "b-T4.net", "b-T8.net", "--images", 30)
     assert done.code == 0
+    assert re.match(r"2 files on digits, best: b-T[48]\.net, ", done.out)
+    assert re.search(r"\n  b-T4\.net  4  +\d", done.out)
+    done = invoke("run", "b-T4.net", "b-T8.net", "--images", 30, "--details")
     assert "one file per T" in done.out
     assert "anytime" not in done.out
 
@@ -864,11 +869,12 @@ def test_a_run_reports_every_t_that_is_asked_for(invoke: Invoke, model: Path) ->
 def test_unlabelled_images_are_said_to_be_so(invoke: Invoke, model: Path, own_images: Path) -> None:
     invoke("export", model, "-T", 4, "--balance", "percentile", "-o", "own.net")
     done = invoke("run", "own.net", "--model", model, "--data", "./flat")
-    assert "the images have no labels, so accuracy is not known; only its agreement with the CNN is" in done.err
-    assert "--model" not in done.err
+    assert "own.net on flat: same class as the CNN on " in done.out
+    assert "accuracy is unknown; only the agreement with the CNN is known" in done.out
+    assert "--model" not in done.out
     done = invoke("run", "own.net", "--data", "./flat")
-    assert "is not beside it, or changed; pass --model for its figures" in done.err
-    assert "nothing is compared" in done.err
+    assert "accuracy unknown (no labels, no CNN)" in done.out
+    assert "is not beside the file, or has changed; pass --model" in done.out
 
 
 def test_images_of_one_class_say_little(invoke: Invoke, model: Path) -> None:
@@ -877,9 +883,19 @@ def test_images_of_one_class_say_little(invoke: Invoke, model: Path) -> None:
     np.savez("zeros.npz", images=zeros)
     invoke("export", model, "-T", 8, "--balance", "percentile", "-o", "own.net")
     done = invoke("run", "own.net", "--model", model, "--data", "zeros.npz")
-    assert "every image gets class 0; accuracy and agreement say little on such images" in done.err
+    assert "every image gets class 0; accuracy and agreement say little on such images" in done.out
     done = invoke("run", "own.net", "--model", model, "--images", 50)
-    assert "every image gets class" not in done.err
+    assert "every image gets class" not in done.out
+
+
+def test_the_float_snn_can_be_left_out(invoke: Invoke, model: Path) -> None:
+    invoke("export", model, "-T", 4, "--balance", "percentile", "-o", "own.net")
+    words = ("run", "own.net", "--model", model, "--images", 20, "--no-early-exit")
+    (known,) = json.loads(invoke(*words, "--json").out).values()
+    (without,) = json.loads(invoke(*words, "--no-float", "--json").out).values()
+    assert known["points"][-1]["float_accuracy"] is not None
+    assert without["points"][-1]["float_accuracy"] is None
+    assert without["cnn_accuracy"] == known["cnn_accuracy"]
 
 
 @pytest.mark.lava
@@ -889,7 +905,7 @@ def test_demo_goes_from_training_to_figures(invoke: Invoke) -> None:
     (figures,) = json.loads(done.out).values()
     assert figures["points"][-1]["timesteps"] == 4
     assert figures["points"][-1]["accuracy"] > 0.9
-    assert "images equal to ref at every step, error 0" in done.err
+    assert "Lava equals ref in every output potential and spike count, all 400 images at every step" in done.err
     assert {path.name for path in Path("d").iterdir()} == {"model.pt", "model.net", "runs"}
     (folder,) = Path("d/runs").iterdir()
     assert re.fullmatch(r"model-sim-\d{8}T\d{6}Z", folder.name)

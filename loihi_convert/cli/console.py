@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
 from loihi_convert.errors import PlatformError, escape_control, with_flags
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from loihi_convert.cnn.checkpoint import Checkpoint
-    from loihi_convert.pipeline import CheckReport, DiagnosisReport, ExportResult, FileRun, RunFolder
+    from loihi_convert.pipeline import CheckReport, DiagnosisReport, ExportResult
     from loihi_convert.report.table import Table
+
+
+class Fact(NamedTuple):
+    """A line of an answer: what it is about, and a sentence."""
+
+    label: str
+    text: str
+
+
+LABEL_COLUMNS: Final = 10
+"""Width of the labels of facts."""
+
+_PLAIN: Final = str.maketrans(dict(zip("█─±µ²…▏▎▍▌▋▊▉", ("#", "-", "+-", "u", "^2", "...", *"    ###"), strict=True)))
+"""What stands for a character that the encoding of the terminal does not have."""
 
 
 def echo(text: str) -> None:
@@ -25,7 +40,7 @@ def echo(text: str) -> None:
     If the reader has gone, as with ``| head``, the program ends as others do.
     """
     try:
-        print(text, flush=True)
+        print(_encodable(text), flush=True)
     except OSError as error:
         _silence(sys.stdout)
         if isinstance(error, BrokenPipeError):
@@ -33,6 +48,16 @@ def echo(text: str) -> None:
         raise PlatformError(
             f"stdout: cannot be written ({error.strerror}); files named above or by -o are complete. Send it elsewhere."
         ) from error
+
+
+def _encodable(text: str) -> str:
+    """``text`` in characters that stdout can show."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(_PLAIN).encode(encoding, "replace").decode(encoding)
+    return text
 
 
 def log(message: str) -> None:
@@ -48,12 +73,46 @@ def say_json(value: dict[str, Any]) -> None:
     echo(json.dumps(value, indent=2, sort_keys=True))
 
 
+def say_answer(verdict: str, below: Sequence[str], table: Sequence[str], facts: Sequence[Fact]) -> None:
+    """Print an answer on stdout: a sentence, lines below it, a table between empty lines, and facts.
+
+    Sentences are wrapped at the width of the terminal, or at 110 columns; labels of facts have their own column.
+    """
+    from rich.console import Console
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    console = _console(Console)
+    grid = Grid.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, min_width=LABEL_COLUMNS)
+    grid.add_column()
+    for fact in facts:
+        grid.add_row(Text(fact.label, style="bold yellow" if fact.label == "warning" else "dim"), Text(fact.text))
+    with console.capture() as capture:
+        console.print(Text(verdict, style="bold"))
+        for line in below:
+            console.print(Text(line))
+        if table:
+            console.print()
+            for line in table:
+                # A line of a table that is too wide is folded by the terminal, not at a space.
+                console.print(Text(line), no_wrap=True, overflow="ignore", crop=False)
+        if facts:
+            console.print()
+            console.print(grid)
+    echo("\n".join(line.rstrip() for line in capture.get().split("\n")).removesuffix("\n"))
+
+
+def _console(kind: type[Console]) -> Console:
+    """A console as wide as the terminal, or 110 columns where there is none; stdout is None where it is closed."""
+    return kind(width=None if sys.stdout is not None and sys.stdout.isatty() else 110, highlight=False)
+
+
 def say_tables(tables: Sequence[Table]) -> None:
     """Print ``tables`` on stdout, as wide as the terminal, or 110 columns where there is none."""
     from rich.console import Console
 
-    # None where the caller has closed it.
-    console = Console(width=None if sys.stdout is not None and sys.stdout.isatty() else 110)
+    console = _console(Console)
     with console.capture() as capture:
         for table in tables:
             console.print(table)
@@ -169,76 +228,6 @@ def trained_sentence(output: Path, checkpoint: Checkpoint) -> str:
         f"wrote {output}: {checkpoint.architecture}, seed {checkpoint.seed}, validation accuracy {validation:.2f} %, "
         f"test accuracy {test:.2f} %"
     )
-
-
-def note_run(ran: FileRun, *, trace: bool, arch: str | None) -> None:
-    """Say how a run compares with `ref`, and what keeps it from being compared with the CNN."""
-    if ran.equal_to_reference:
-        layers = "every layer" if trace else "every output potential and spike count"
-        log(f"{ran.path.name}: {layers} of {ran.equal_to_reference} images equal to ref at every step, error 0")
-    if (wrapped := ran.evaluation.wrapped_images) is not None:
-        advice = "; their classes are not reliable, export it for this T, or with fewer --pixel-bits" if wrapped else ""
-        log(
-            f"{ran.path.name}: stock neurons; u wrapped on {wrapped:,} of {ran.evaluation.image_count:,} images{advice}"
-        )
-    if ran.result.measured:
-        figures = ", ".join(f"{name} {value:.6g}" for name, value in ran.result.measured.items())
-        log(f"{ran.path.name}: Lava's profiler, in s, J and W, for all steps of the run: {figures}")
-    for remark in (_without_cnn(ran, arch), _without_labels(ran), _one_class(ran)):
-        if remark:
-            log(f"{ran.path.name}: {remark}")
-
-
-def _without_cnn(ran: FileRun, arch: str | None) -> str:
-    """What keeps a run from being compared with the CNN, and what to do; empty where it was compared."""
-    if ran.evaluation.is_compared_with_cnn:
-        return ""
-    recorded = ran.network.provenance.model
-    named = recorded.arch
-    if named is not None and arch is None:
-        return f"pass --arch {shlex.quote(named)} to import and run that code, for the CNN's figures"
-    return f"its CNN ({recorded.file or 'not named'}) is not beside it, or changed; pass --model for its figures"
-
-
-def _without_labels(ran: FileRun) -> str:
-    """What is compared where accuracy, or the error, is not known; empty where it is."""
-    evaluation = ran.evaluation
-    if evaluation.is_judged:
-        return ""
-    if evaluation.regression is not None:
-        known = "only that against the CNN's outputs is" if evaluation.is_compared_with_cnn else "nothing is compared"
-        return f"the images have no targets, so the error is not known; {known}"
-    known = "only its agreement with the CNN is" if evaluation.is_compared_with_cnn else "nothing is compared"
-    return f"the images have no labels, so accuracy is not known; {known}"
-
-
-def _one_class(ran: FileRun) -> str:
-    """A warning where agreement says nothing, because every image gets the same class; empty elsewhere."""
-    classes = ran.result.predictions[:, ran.evaluation.nominal_point.timesteps - 1]
-    if ran.network.task == "classification" and len(classes) > 1 and (classes == classes[0]).all():
-        return f"every image gets class {classes[0]}; accuracy and agreement say little on such images"
-    return ""
-
-
-def say_run(done: RunFolder, *, trace: bool, arch: str | None, as_json: bool) -> None:
-    """Print the figures of a run, as tables or as JSON, and where they are written."""
-    for ran in done.runs:
-        note_run(ran, trace=trace, arch=arch)
-    if as_json:
-        from loihi_convert.runs.run_folder import results_json
-
-        echo(results_json(done.figures))
-    else:
-        from loihi_convert.report import run_tables as tables
-
-        if len(done.runs) > 1:
-            shown = [tables.per_t_table(done.figures)]
-        else:
-            ((_, figures),) = done.figures
-            shown = [tables.accuracy_table(figures), tables.layer_table(figures)]
-        more = (tables.early_exit_table(done.figures), tables.energy_table(done.figures))
-        say_tables([*shown, *(table for table in more if table is not None)])
-    log(f"wrote {done.folder}/ ({', '.join(path.name for path in done.files)})")
 
 
 def _silence(stream: TextIO) -> None:

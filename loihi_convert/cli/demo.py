@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
 from loihi_convert.cli import options
-from loihi_convert.cli.console import log, say_exported, say_run, trained_sentence
+from loihi_convert.cli.console import Fact, log, trained_sentence
+from loihi_convert.cli.run_output import RunScene, say_run
 from loihi_convert.errors import InputError
 
 
@@ -20,6 +23,7 @@ def demo(
     lava_python: Annotated[str | None, options.lava_python()] = None,
 ) -> None:
     """Train, export and run a small CNN on 8x8 digits, Lava's simulator included: the whole flow in minutes."""
+    started = time.monotonic()
     from loihi_convert import pipeline
     from loihi_convert.backends import BackendOptions, open_backend
     from loihi_convert.cnn.training import TrainOptions, train_cnn
@@ -46,11 +50,22 @@ def demo(
     exported = pipeline.export(
         model, None, (timesteps,), splits.calibration_images(), overwrite=True, bars=progress_bar
     )
-    if not as_json:
-        say_exported(exported)
+    log(f"wrote {exported[0].path}")
     log("3/3  run it on Lava's CPU simulator")
     sim = open_backend("sim", BackendOptions(lava_python=lava_python))
     opened = [pipeline.open_file(exported[0].path)]
     folder = output / RUNS / dated_name(f"{model.stem}-sim")
     done = pipeline.run_into_folder(folder, opened, sim, splits, splits.test, command_line=sys.argv, bars=progress_bar)
-    say_run(done, trace=False, arch=None, as_json=as_json)
+    scene = RunScene(splits.name, "sim", time.monotonic() - started)
+    say_run(done, scene, as_json=as_json, details=False, next_steps=_next_steps(done.folder, exported[0].path, model))
+
+
+def _next_steps(run_folder: Path, file: Path, model: Path) -> list[Fact]:
+    """The picture, and three commands to go on with."""
+    folder, network, checkpoint = (shlex.quote(str(path)) for path in (run_folder, file, model))
+    return [
+        Fact("picture", str(run_folder / "accuracy.png")),
+        Fact("next", f"loihi-convert report {folder}"),
+        Fact("", f"loihi-convert diagnose {checkpoint} {network}"),
+        Fact("", "loihi-convert train --data mnist"),
+    ]

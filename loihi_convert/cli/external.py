@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loihi_convert.cli.console import echo, log, say_tables
+from loihi_convert.cli.console import Fact, echo, log, say_answer
+from loihi_convert.cli.run_output import RunScene, say_details
 from loihi_convert.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,9 +30,13 @@ def run_external(
     normalization: Normalization,
     given: Mapping[str, object],
     *,
+    started: float,
     as_json: bool,
+    details: bool,
 ) -> None:
     """Run the only file of ``paths``, which holds ``network``, on `ref`; ``given`` are options that it does not have.
+
+    ``started`` is the value of the monotonic clock at the start of the command.
 
     Raises
     ------
@@ -53,7 +59,8 @@ def run_external(
         command_line=sys.argv,
         bars=progress_bar,
     )
-    _say(ran, paths[0], as_json=as_json)
+    scene = RunScene(splits.name, "ref", time.monotonic() - started)
+    _say(ran, paths[0], scene, as_json=as_json, details=details)
 
 
 def _refuse(paths: Sequence[Path], given: Mapping[str, object]) -> None:
@@ -65,16 +72,25 @@ def _refuse(paths: Sequence[Path], given: Mapping[str, object]) -> None:
             raise UsageError(found, where=name, expected="must be left out: such a file runs on ref")
 
 
-def _say(ran: ExternalRun, path: Path, *, as_json: bool) -> None:
+def _say(ran: ExternalRun, path: Path, scene: RunScene, *, as_json: bool, details: bool) -> None:
     log(f"{path.name}: another tool wrote it; its CUBA neurons run as in Lava, without early exit")
     if as_json:
         from loihi_convert.runs.run_folder import results_json
 
         echo(results_json([(path.stem, ran.evaluation)]))
-    else:
-        from loihi_convert.report.run_tables import accuracy_table, layer_table
+        log(f"wrote {ran.folder}/ ({', '.join(path.name for path in ran.files)})")
+        return
+    from loihi_convert.cli import run_summary
+    from loihi_convert.report.run_tables import accuracy_table
 
+    figures = [(path.name, ran.evaluation)]
+    say_answer(
+        run_summary.verdict(figures, scene.data),
+        [scene.line([ran.evaluation])],
+        run_summary.table(figures),
+        [*run_summary.facts(ran.evaluation), Fact("saved", f"{ran.folder}/")],
+    )
+    if details:
         read = {"potential": "potentials", "spikes": "spike counts"}[ran.evaluation.readout]
         caption = f"{read} of the last layer after each step of one run"
-        say_tables([replace(accuracy_table(ran.evaluation), caption=caption), layer_table(ran.evaluation)])
-    log(f"wrote {ran.folder}/ ({', '.join(path.name for path in ran.files)})")
+        say_details(figures, replace(accuracy_table(ran.evaluation), caption=caption))

@@ -148,6 +148,10 @@ def as_json() -> Option:
     return switch("--json", BASICS, "Print one JSON object on stdout, and nothing else there.")
 
 
+def details(help: str) -> Option:
+    return switch("--details", BASICS, help)
+
+
 def overwrite(help: str = "Replace existing files.", panel: str = BASICS) -> Option:
     return switch("--overwrite", panel, help)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,10 +12,11 @@ import typer
 
 from loihi_convert.choices import BackendName, Device, Generation, Layout, Neuron
 from loihi_convert.cli import options
-from loihi_convert.cli.console import log, say_run
+from loihi_convert.cli.console import log
 from loihi_convert.cli.dry_run import dry_run
 from loihi_convert.cli.external import run_external
 from loihi_convert.cli.images import DataRequest, first_images
+from loihi_convert.cli.run_output import RunScene, say_run
 from loihi_convert.cli.wrong_files import NETX, require_netx
 from loihi_convert.errors import InputError, UsageError
 
@@ -40,6 +42,8 @@ _TIMESTEPS = (
 _IMAGES = f"test images; default: all on ref, {SIM_IMAGES} on sim, {CHIP_IMAGES} on loihi2."
 _OUTPUT = "Run folder to write, new or empty; default: runs/FILE-BACKEND-TIME."
 _MODEL = "Checkpoint of the CNN; default: the one beside the file, if it is unchanged."
+_DETAILS = "Print every table, too: layers, intervals, early exit, energy at each T."
+_FLOAT = "Run the same network in floating point, too, to compare. It takes as long as the file itself."
 _EARLY_EXIT = "Evaluate stopping at a clear lead. The lead is chosen on held-out images."
 _TOLERANCE = "Percentage points of accuracy that stopping early may lose on these."
 _PROFILE = "Run once more, and measure time and energy with Lava's profiler."
@@ -55,12 +59,14 @@ def run(
     trace: Annotated[bool, options.switch("--trace", options.BASICS, "Record and compare every layer.")] = False,
     device: Annotated[Device, options.device()] = "auto",
     output: Annotated[Path | None, options.output(_OUTPUT)] = None,
+    details: Annotated[bool, options.details(_DETAILS)] = False,
     as_json: Annotated[bool, options.as_json()] = False,
     data: Annotated[str | None, options.data(options.DATA_AND_CNN)] = None,
     data_root: Annotated[Path | None, options.data_root(options.DATA_AND_CNN)] = None,
     class_map: Annotated[str | None, options.class_map(options.DATA_AND_CNN)] = None,
     model: Annotated[Path | None, options.named("--model", options.DATA_AND_CNN, _MODEL)] = None,
     arch: Annotated[str | None, options.arch(options.DATA_AND_CNN)] = None,
+    float_snn: Annotated[bool, options.switch("--float/--no-float", options.DATA_AND_CNN, _FLOAT)] = True,
     early_exit: Annotated[bool, options.switch("--early-exit/--no-early-exit", options.EARLY_EXIT, _EARLY_EXIT)] = True,
     exit_tolerance: Annotated[float, options.number("--exit-tolerance", options.EARLY_EXIT, _TOLERANCE)] = 0.1,
     lava_python: Annotated[str | None, options.lava_python()] = None,
@@ -78,6 +84,7 @@ def run(
     golden: Annotated[bool, options.switch("--golden", options.BOARD, "", hidden=True)] = False,
 ) -> None:
     """Run .net files on test images, show accuracy against latency, and write a run folder."""
+    started = time.monotonic()
     paths = _paths(files, golden=golden)
     steps = () if timesteps is None else options.parse_timesteps(timesteps)
     normalization = options.parse_normalization(mean, std)
@@ -90,7 +97,9 @@ def run(
     from loihi_convert.runs.run_folder import require_new_or_empty
     from loihi_convert.simulation.gpu import chosen_device
 
-    run_options = pipeline.RunOptions(steps, exit_tolerance if early_exit else None, trace, chosen_device(device))
+    run_options = pipeline.RunOptions(
+        steps, exit_tolerance if early_exit else None, trace, chosen_device(device), float_snn=float_snn
+    )
     on_board = options.board_of(backend, partition, board, loihi_gen, dry=dry)
     backend_options = BackendOptions(run_options.device, lava_python, lava_layout, neuron, leak, on_board, profile)
     runner = open_backend(backend, backend_options)
@@ -101,7 +110,19 @@ def run(
         given = {"backend": backend != "ref", "neuron": neuron, "leak": leak, "model": model, "arch": arch}
         splits = request.load(paths[0], ModelRecord(), network.input_shape)
         images = splits.test[: _image_count(image_count, backend, splits)]
-        run_external(output, paths, network, splits, images, run_options, normalization, given, as_json=as_json)
+        run_external(
+            output,
+            paths,
+            network,
+            splits,
+            images,
+            run_options,
+            normalization,
+            given,
+            started=started,
+            as_json=as_json,
+            details=details,
+        )
         return
     options.refuse_for_native(paths[0], normalization)
     if dry:
@@ -123,7 +144,8 @@ def run(
     done = pipeline.run_into_folder(
         output, opened, runner, splits, images, run_options, command_line=sys.argv, bars=progress_bar
     )
-    say_run(done, trace=trace, arch=arch, as_json=as_json)
+    scene = RunScene(splits.name, backend, time.monotonic() - started, trace=trace, arch=arch)
+    say_run(done, scene, as_json=as_json, details=details)
 
 
 def _paths(files: Sequence[Path] | None, *, golden: bool) -> tuple[Path, ...]:

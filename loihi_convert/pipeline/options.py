@@ -22,6 +22,8 @@ class RunOptions:
         Record and compare every layer's spikes and potentials.
     device
         Where `ref` and the float SNN are simulated: ``"cpu"``, or another device of torch, such as ``"cuda"``.
+    float_snn
+        Run the float SNN, too, if the CNN is known; without it only its figures are missing.
 
     Raises
     ------
@@ -33,6 +35,7 @@ class RunOptions:
     exit_tolerance: float | None = TOLERANCE_POINTS
     trace: bool = False
     device: str = "cpu"
+    float_snn: bool = True
 
     def __post_init__(self) -> None:
         if self.timesteps and min(self.timesteps) < 1:

@@ -211,7 +211,7 @@ def _exit_choice(
     opened: OpenedFile, held_out: HeldOut, backend: Backend, options: RunOptions, *, bars: ProgressFactory
 ) -> MarginChoice:
     """Choose the margin of early exit on held-out images."""
-    described = "choosing the margin of early exit"
+    described = "choosing when to exit early"
     images = held_out.images
     others = _reference(opened, images.images, backend, options, trace=False, description=described, bars=bars).outputs
     tolerance = options.exit_tolerance
@@ -240,10 +240,12 @@ def _equal_to_reference(
 def _float_outputs(
     opened: OpenedFile, images: Array, steps: int, options: RunOptions, *, bars: ProgressFactory
 ) -> tuple[Array | None, Array | None]:
-    """The outputs of the CNN, ``(N, outputs)``, and of the float SNN, ``(N, T, outputs)``; None without a CNN."""
+    """The outputs of the CNN, ``(N, outputs)``, and of the float SNN, ``(N, T, outputs)``; None where not known."""
     if opened.cnn is None or opened.spiking is None:
         return None, None
     scores = cnn_scores(opened.cnn, images)
+    if not options.float_snn:
+        return scores, None
     with bars(f"{opened.path.name}: running the float SNN") as progress:
         return scores, outputs(opened.spiking, images, steps, device=options.device, progress=progress)
 

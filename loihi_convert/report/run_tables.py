@@ -123,7 +123,7 @@ def _accuracy_caption(evaluation: Evaluation) -> Iterable[str]:
     if (regression := evaluation.regression) is not None:
         yield error_caption(len(regression.output_names))
         last = regression.points[-1]
-        worst = _worst_output(regression, last)
+        worst = worst_output(regression, last)
         known = [f"{worst} at T = {last.timesteps}"] if worst else []
         if regression.cnn is not None and regression.cnn.mean.r2 is not None:
             known.insert(0, f"the CNN's {_R2}: {r_squared(regression.cnn.mean.r2)}")
@@ -131,8 +131,8 @@ def _accuracy_caption(evaluation: Evaluation) -> Iterable[str]:
     yield from evaluation.notes
 
 
-def _worst_output(regression: Regression, point: RegressionPoint) -> str:
-    """The output of the lowest R^2 in words; empty where there is only one."""
+def worst_output(regression: Regression, point: RegressionPoint) -> str:
+    """Return the output of the lowest R^2 in words; empty where there is only one."""
     judged = point.to_targets or point.to_cnn
     if judged is None or len(judged.outputs) < 2:
         return ""

@@ -1,0 +1,156 @@
+"""What a run prints: the answer first; all tables with ``--details``; or JSON."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from loihi_convert.choices import DatasetName
+from loihi_convert.cli.console import Fact, echo, log, say_answer, say_tables
+
+if TYPE_CHECKING:
+    from loihi_convert.metrics.evaluation import Evaluation
+    from loihi_convert.pipeline import FileRun, RunFolder
+    from loihi_convert.report.table import Table
+
+_BACKENDS = {"ref": "exact integers (ref)", "sim": "Lava's CPU simulator (sim)", "loihi2": "Loihi 2 (loihi2)"}
+
+
+@dataclass(frozen=True)
+class RunScene:
+    """What the answer of a run says of its surroundings.
+
+    Parameters
+    ----------
+    data
+        Name of the data.
+    backend
+        What ran it.
+    seconds
+        Wall-clock time of the whole command so far.
+    trace
+        Whether every layer was recorded and compared.
+    arch
+        The code that the user named for the CNN.
+    """
+
+    data: str
+    backend: str
+    seconds: float
+    trace: bool = False
+    arch: str | None = None
+
+    def line(self, evaluations: Sequence[Evaluation], remark: str = "") -> str:
+        """Return how many images ran, where, and how long it took."""
+        count, seconds = evaluations[0].image_count, sum(evaluation.seconds for evaluation in evaluations)
+        kind = "test image" if self.data in get_args(DatasetName) else "image"
+        images = f"{count:,} {kind}{'' if count == 1 else 's'}"
+        return f"{images}, {_BACKENDS[self.backend]}{remark}: {seconds:.1f} s, {self.seconds:.0f} s in all"
+
+
+def say_run(done: RunFolder, scene: RunScene, *, as_json: bool, details: bool, next_steps: Sequence[Fact] = ()) -> None:
+    """Print the answer of a run, or its figures as JSON, and where they are written.
+
+    ``next_steps`` are the last lines; by default the report, and ``--details``.
+    """
+    from loihi_convert.cli import run_summary
+
+    if as_json:
+        from loihi_convert.runs.run_folder import results_json
+
+        for ran in done.runs:
+            for fact in (*_remarks(ran, scene), *run_summary.warnings(ran.evaluation)):
+                log(f"{ran.path.name}: {fact.label}: {fact.text}")
+        echo(results_json(done.figures))
+        log(f"wrote {done.folder}/ ({', '.join(path.name for path in done.files)})")
+        return
+    figures = [(ran.path.name, ran.evaluation) for ran in done.runs]
+    facts = [*_facts(done, scene), Fact("saved", f"{done.folder}/")]
+    closing = [] if details else [Fact("", "--details: layers, intervals, early exit, energy at each T")]
+    say_answer(
+        run_summary.verdict(figures, scene.data),
+        [scene.line([evaluation for _, evaluation in figures], _input(done.runs[0]))],
+        run_summary.table(figures),
+        [*facts, *(next_steps or [Fact("next", f"loihi-convert report {shlex.quote(str(done.folder))}"), *closing])],
+    )
+    if details:
+        say_details(done.figures)
+
+
+def say_details(figures: Sequence[tuple[str, Evaluation]], accuracy: Table | None = None) -> None:
+    """Print every table of a run: ``accuracy`` first, by default that of the figures."""
+    from loihi_convert.report import run_tables as tables
+
+    if len(figures) > 1:
+        shown = [tables.per_t_table(figures)]
+    else:
+        ((_, evaluation),) = figures
+        shown = [accuracy or tables.accuracy_table(evaluation), tables.layer_table(evaluation)]
+    more = (tables.early_exit_table(figures), tables.energy_table(figures))
+    echo("")
+    say_tables([*shown, *(table for table in more if table is not None)])
+
+
+def _input(ran: FileRun) -> str:
+    return "" if ran.network.poisson_seed is None else f", Poisson input (seed {ran.network.poisson_seed})"
+
+
+def _facts(done: RunFolder, scene: RunScene) -> Iterator[Fact]:
+    """What is known of each file; of several files only what they do not share with others."""
+    from loihi_convert.cli import run_summary
+
+    if len(done.runs) == 1:
+        (ran,) = done.runs
+        yield from _remarks(ran, scene)
+        yield from run_summary.facts(ran.evaluation)
+        return
+    by_fact: dict[Fact, list[Path]] = {}
+    for ran in done.runs:
+        for fact in (*_remarks(ran, scene), *run_summary.warnings(ran.evaluation)):
+            by_fact.setdefault(fact, []).append(ran.path)
+    for fact, paths in by_fact.items():
+        whose = "" if len(paths) == len(done.runs) else f"{', '.join(path.name for path in paths)}: "
+        yield fact._replace(text=whose + fact.text)
+
+
+def _remarks(ran: FileRun, scene: RunScene) -> Iterator[Fact]:
+    """How a run compares with `ref`, and what keeps it from being compared with the CNN."""
+
+    if ran.equal_to_reference:
+        what = "every potential and spike of every layer" if scene.trace else "every output potential and spike count"
+        runner = "Loihi 2" if scene.backend == "loihi2" else "Lava"
+        yield Fact("equal", f"{runner} equals ref in {what}, all {ran.equal_to_reference:,} images at every step")
+    if ran.result.measured:
+        figures = ", ".join(f"{name} {value:.6g}" for name, value in ran.result.measured.items())
+        yield Fact("profiler", f"all steps of the run, in s, J and W: {figures}")
+    if not ran.evaluation.is_compared_with_cnn:
+        yield Fact("no CNN", _without_cnn(ran, scene.arch))
+    if not ran.evaluation.is_judged:
+        yield Fact("no targets" if ran.evaluation.regression else "no labels", _without_labels(ran))
+    classes = ran.result.predictions[:, ran.evaluation.nominal_point.timesteps - 1]
+    if ran.network.task == "classification" and len(classes) > 1 and (classes == classes[0]).all():
+        yield Fact("warning", f"every image gets class {classes[0]}; accuracy and agreement say little on such images")
+
+
+def _without_cnn(ran: FileRun, arch: str | None) -> str:
+    """What keeps a run from being compared with the CNN, and what to do."""
+    recorded = ran.network.provenance.model
+    if recorded.arch is not None and arch is None:
+        return f"pass --arch {shlex.quote(recorded.arch)} to import and run that code, for the CNN's figures"
+    if recorded.file is None:
+        return "the file does not name its checkpoint; pass --model for the CNN's figures"
+    return f"{recorded.file} is not beside the file, or has changed; pass --model for the CNN's figures"
+
+
+def _without_labels(ran: FileRun) -> str:
+    """What is compared where accuracy, or the error, is not known."""
+    is_regression = ran.evaluation.regression is not None
+    missing = "targets, so the error is" if is_regression else "labels, so accuracy is"
+    if not ran.evaluation.is_compared_with_cnn:
+        known = "nothing is compared"
+    else:
+        known = "only the error to the CNN is known" if is_regression else "only the agreement with the CNN is known"
+    return f"the images have no {missing} unknown; {known}"

@@ -1,0 +1,299 @@
+"""The answer of a run, short enough for a screen: verdict, accuracy at each T with bars, early exit, energy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+from loihi_convert.cli.console import Fact
+from loihi_convert.metrics.early_exit import EarlyExit
+from loihi_convert.metrics.evaluation import Evaluation, Point
+from loihi_convert.report.formats import count, number, percent, quantity_range, r_squared
+from loihi_convert.report.run_tables import worst_output
+
+BAR_CELLS: Final = 20
+"""Characters of the longest bar."""
+
+_EIGHTHS: Final = " ▏▎▍▌▋▊▉"
+_INTERVALS: Final = 4
+"""Widths of the widest 95 % interval that a scale of bars covers at least."""
+
+Figures = Sequence[tuple[str, Evaluation]]
+"""Files by name, with their suffix, and what was measured of each."""
+
+
+class Scale(NamedTuple):
+    """The numbers at which a bar is empty and full."""
+
+    low: float
+    high: float
+
+    def bar(self, value: float, *, line: bool = False) -> str:
+        """Return the bar of ``value``, `BAR_CELLS` characters at most; as a thin line where it is a reference."""
+        share = (value - self.low) / (self.high - self.low) if self.high > self.low else 1.0
+        eighths = round(8 * BAR_CELLS * min(max(share, 0.0), 1.0))
+        full, rest = divmod(eighths, 8)
+        return "─" * (full + (rest >= 4)) if line else "█" * full + _EIGHTHS[rest].strip()
+
+
+def accuracy_scale(values: Sequence[float], widest_interval: float) -> Scale:
+    """Return the scale of bars of fractions 0..1.
+
+    A bar that began at 0 would show no difference between 99.2 and 99.5 %. So the scale ends at the largest value and
+    begins one interval's width below the smallest, and it covers at least `_INTERVALS` widths: a difference that may
+    be chance takes a quarter of a bar at most. The table names the value at which bars begin.
+
+    Parameters
+    ----------
+    values
+        All that are drawn, those of the CNN included.
+    widest_interval
+        Width of the widest 95 % interval of these values, 0..1.
+    """
+    high = max(values)
+    low = min(min(values) - widest_interval, high - _INTERVALS * widest_interval)
+    # Rounded down to a tenth of a percent: the number that the table shows.
+    return Scale(max(0.0, math.floor(1000 * low) / 1000), high)
+
+
+def loss_margin(point: Point, image_count: int) -> float | None:
+    """Return half the width of the 95 % interval of ``point.conversion_loss_points``, in points; None if unknown.
+
+    CNN and file see the same images. With b images that only the CNN, and c that only the file classifies correctly,
+    the loss is (b - c) / N. Agresti and Min (Stat. Med. 24, 2005, 729) add 1/2 to each count, so that no difference on
+    few images is not taken for certainty::
+
+        margin = 1.96 sqrt((b + c + 1) - (b - c)^2 / (N + 2)) / (N + 2)
+
+    b + c is at most the number of images that get another class than the CNN's, which stands here in its place.
+    """
+    if point.conversion_loss_points is None or point.agreement_with_cnn is None:
+        return None
+    other = (1 - point.agreement_with_cnn) * image_count
+    lost = point.conversion_loss_points / 100 * image_count
+    total = image_count + 2
+    return 100 * 1.96 * math.sqrt(max(other + 1 - lost**2 / total, 0.0)) / total
+
+
+def verdict(figures: Figures, data: str) -> str:
+    """Return the answer in a sentence."""
+    if len(figures) > 1:
+        return _verdict_of_several(figures, data)
+    ((name, evaluation),) = figures
+    point = evaluation.nominal_point
+    at = f"at T = {point.timesteps}"
+    if point.timesteps != evaluation.timesteps:
+        at += f" (balanced for T = {evaluation.timesteps})"
+    known = _regression_verdict(evaluation, at) if evaluation.regression else _class_verdict(evaluation, at)
+    return f"{name} on {data}: {known}"
+
+
+def _class_verdict(evaluation: Evaluation, at: str) -> str:
+    point, cnn = evaluation.nominal_point, evaluation.cnn_accuracy
+    if point.accuracy is None:
+        if point.agreement_with_cnn is None:
+            return f"ran {at}; accuracy unknown (no labels, no CNN)"
+        return f"same class as the CNN on {percent(point.agreement_with_cnn)} % of images {at} (no labels)"
+    answer = f"{percent(point.accuracy)} % {at}"
+    if cnn is None or point.conversion_loss_points is None:
+        return answer
+    margin = loss_margin(point, evaluation.image_count)
+    interval = "" if margin is None else f" ±{margin:.2f}"
+    return f"{answer} (CNN {percent(cnn)} %, loss {point.conversion_loss_points + 0.0:.2f}{interval} points)"
+
+
+def _regression_verdict(evaluation: Evaluation, at: str) -> str:
+    regression = evaluation.regression
+    assert regression is not None
+    here = regression.at(evaluation.nominal_point.timesteps)
+    if here.to_targets is None:
+        if here.to_cnn is None:
+            return f"ran {at}; error unknown (no targets, no CNN)"
+        return f"RMSE to the CNN {number(here.to_cnn.mean.rmse)} {at} (no targets)"
+    r2 = r_squared(here.to_targets.mean.r2)
+    beside = ([f"CNN {number(regression.cnn.mean.rmse)}"] if regression.cnn else []) + ([f"R² {r2}"] if r2 else [])
+    answer = f"RMSE {number(here.to_targets.mean.rmse)} {at}"
+    return f"{answer} ({', '.join(beside)})" if beside else answer
+
+
+def _verdict_of_several(figures: Figures, data: str) -> str:
+    name, best = max(figures, key=lambda one: one[1].nominal_point.accuracy or 0.0)
+    begin = f"{len(figures)} files on {data}"
+    if best.nominal_point.accuracy is None:
+        return begin
+    cnn = "" if best.cnn_accuracy is None else f" (CNN {percent(best.cnn_accuracy)} %)"
+    return f"{begin}, best: {name}, {percent(best.nominal_point.accuracy)} % at T = {best.nominal_point.timesteps}{cnn}"
+
+
+class _Row(NamedTuple):
+    """One line of the table: words on the left, the value with its bar, numbers on the right, a mark."""
+
+    words: tuple[str, ...]
+    value: float | None
+    numbers: tuple[str, ...]
+    mark: str = ""
+    is_cnn: bool = False
+
+
+class _Drawn(NamedTuple):
+    """The value that bars show: its header, where bars begin, their scale, and the value as text."""
+
+    header: str
+    start: str
+    scale: Scale
+    text: Callable[[float], str]
+
+    def cells(self, row: _Row) -> list[str]:
+        return ["", ""] if row.value is None else [self.text(row.value), self.scale.bar(row.value, line=row.is_cnn)]
+
+
+def table(figures: Figures) -> list[str]:
+    """Return the lines of the table: one file at each T, or each file at its own T, and the CNN."""
+    several = len(figures) > 1
+    if several:
+        points = [(name, e, e.nominal_point) for name, e in figures]
+    else:
+        ((name, evaluation),) = figures
+        points = [(name, evaluation, point) for point in evaluation.points]
+    if any(e.regression for _, e in figures):
+        return _regression_lines(points, several=several)
+    return _class_lines(points, several=several)
+
+
+_Points = Sequence[tuple[str, Evaluation, Point]]
+
+
+def _class_lines(points: _Points, *, several: bool) -> list[str]:
+    by_labels = any(point.accuracy is not None for _, _, point in points)
+    cnns = {e.cnn_accuracy for _, e, _ in points if e.cnn_accuracy is not None}
+    own_cnns = several and len(cnns) > 1
+    rows = [
+        _Row(
+            _words(name, evaluation, point, several=several),
+            point.accuracy if by_labels else point.agreement_with_cnn,
+            (
+                *([f"{percent(evaluation.cnn_accuracy)} %" if evaluation.cnn_accuracy is not None else ""] * own_cnns),
+                *([_signed(point.conversion_loss_points)] * bool(cnns)),
+                count(point.synaptic_operations),
+            ),
+            _mark(evaluation, point, several=several),
+        )
+        for name, evaluation, point in points
+    ]
+    columns = (*(["CNN"] * own_cnns), *(["loss"] * bool(cnns)), "SynOps")
+    if len(cnns) == 1:
+        rows.append(_Row(("CNN", *([""] * several)), next(iter(cnns)), ("",) * len(columns), is_cnn=True))
+    values = [row.value for row in rows if row.value is not None]
+    names = ("file", "T") if several else ("T",)
+    if not values:
+        return _lines(rows, names, None, columns)
+    intervals = [point.accuracy_interval for _, _, point in points if point.accuracy_interval]
+    widest = max((high - low for low, high in intervals), default=0.0)
+    scale = accuracy_scale(values, widest or (max(values) - min(values)) / _INTERVALS)
+    header = "accuracy" if by_labels else "same as CNN"
+    drawn = _Drawn(header, f"bars from {100 * scale.low:.1f} %", scale, lambda value: f"{percent(value)} %")
+    return _lines(rows, names, drawn, columns)
+
+
+def _regression_lines(points: _Points, *, several: bool) -> list[str]:
+    """The RMSE at each T; its bars begin at 0, where nothing is lost."""
+    rows = []
+    for name, evaluation, point in points:
+        at = evaluation.regression.at(point.timesteps) if evaluation.regression else None
+        errors = (at.to_targets or at.to_cnn) if at else None
+        words = _words(name, evaluation, point, several=several)
+        r2 = r_squared(errors.mean.r2 if errors else None) or ""
+        mark = _mark(evaluation, point, several=several)
+        rows.append(_Row(words, errors.mean.rmse if errors else None, (r2, count(point.synaptic_operations)), mark))
+    cnns = [e.regression.cnn for _, e, _ in points if e.regression and e.regression.cnn]
+    if cnns and len({cnn.mean.rmse for cnn in cnns}) == 1:
+        r2 = r_squared(cnns[0].mean.r2) or ""
+        rows.append(_Row(("CNN", *([""] * several)), cnns[0].mean.rmse, (r2, ""), is_cnn=True))
+    scale = Scale(0.0, max((row.value for row in rows if row.value is not None), default=0.0))
+    is_judged = any(evaluation.is_judged for _, evaluation, _ in points)
+    drawn = _Drawn("RMSE" if is_judged else "to CNN", "bars from 0", scale, lambda value: number(value) or "")
+    return _lines(rows, ("file", "T") if several else ("T",), drawn, ("R²", "SynOps"))
+
+
+def _words(name: str, evaluation: Evaluation, point: Point, *, several: bool) -> tuple[str, ...]:
+    return (name, str(point.timesteps)) if several else (str(point.timesteps),)
+
+
+def _mark(evaluation: Evaluation, point: Point, *, several: bool) -> str:
+    is_own = point.timesteps == evaluation.timesteps and len(evaluation.points) > 1
+    return "<- this file's T" if is_own and not several else ""
+
+
+def _signed(loss: float | None) -> str:
+    return "" if loss is None else f"{round(loss, 2) + 0.0:+.2f}"
+
+
+def _lines(rows: Sequence[_Row], words: tuple[str, ...], drawn: _Drawn | None, numbers: tuple[str, ...]) -> list[str]:
+    """``rows`` under their headers, aligned; without ``drawn`` there are no bars."""
+    cells = [(*words, *([] if drawn is None else [drawn.header, drawn.start]), *numbers)]
+    for row in rows:
+        value = [] if drawn is None else drawn.cells(row)
+        cells.append((*row.words, *value, *row.numbers))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    if drawn is not None:
+        widths[len(words) + 1] = max(widths[len(words) + 1], BAR_CELLS)
+    # Names of files and bars begin on the left, numbers end on the right.
+    left = {0} if len(words) > 1 else set()
+    left |= set() if drawn is None else {len(words) + 1}
+    lines = []
+    for cell, mark in zip(cells, ["", *(row.mark for row in rows)], strict=True):
+        aligned = [
+            part.ljust(width) if index in left else part.rjust(width)
+            for index, (part, width) in enumerate(zip(cell, widths, strict=True))
+        ]
+        lines.append(f"  {'  '.join(aligned)}  {mark}".rstrip())
+    return lines
+
+
+def facts(evaluation: Evaluation) -> Iterator[Fact]:
+    """Yield early exit and energy of one file, and what must be known to read its figures."""
+    regression = evaluation.regression
+    if regression is not None and len(regression.output_names) > 1:
+        here = regression.at(evaluation.nominal_point.timesteps)
+        worst = worst_output(regression, here)
+        means = f"means over {len(regression.output_names)} outputs"
+        yield Fact("errors", f"{means}; {worst}" if worst else means)
+    if evaluation.early_exit is not None:
+        yield Fact("early exit", _exit_sentence(evaluation.early_exit))
+    timesteps = evaluation.nominal_point.timesteps
+    if evaluation.energy is not None:
+        one = next((one for one in evaluation.energy.estimates if one.timesteps == timesteps), None)
+        if one is not None:
+            joules = quantity_range(one.loihi1_joules, "J")
+            yield Fact("energy", f"{joules} an image (estimate for Loihi 1, not measured)")
+    yield from warnings(evaluation)
+
+
+def warnings(evaluation: Evaluation) -> Iterator[Fact]:
+    """Yield what makes the figures doubtful."""
+    if evaluation.wrapped_images:
+        yield Fact(
+            "warning",
+            f"u wrapped on {evaluation.wrapped_images:,} of {evaluation.image_count:,} images: their classes are not "
+            "reliable. Export for this T, or with fewer --pixel-bits.",
+        )
+    if evaluation.saturated_images:
+        yield Fact(
+            "warning",
+            f"{evaluation.saturated_images:,} images reached the largest potential that Loihi holds; their outputs "
+            "may be clipped.",
+        )
+    for note in evaluation.notes:
+        yield Fact("note", note)
+
+
+def _exit_sentence(early_exit: EarlyExit) -> str:
+    point = early_exit.chosen_point
+    found = f"{point.average_timesteps:.2f} of {early_exit.choice.timesteps} steps on average: "
+    if point.accuracy is None:
+        found += f"same class as after all steps on {percent(point.agreement_with_last)} %"
+    else:
+        found += f"{percent(point.accuracy)} %"
+    saved = early_exit.synaptic_operations_saved
+    return found if saved is None else f"{found}, {100 * saved:.0f} % fewer SynOps"

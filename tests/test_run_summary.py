@@ -1,0 +1,147 @@
+"""The answer of a run: a verdict, honest bars, what is known and what is not."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.evaluations import entry
+
+from loihi_convert.cli import run_summary
+from loihi_convert.cli.console import Fact, echo, say_answer
+from loihi_convert.cli.run_output import RunScene, say_run
+from loihi_convert.cli.run_summary import BAR_CELLS, accuracy_scale, loss_margin, table, verdict
+from loihi_convert.metrics.evaluation import Evaluation
+from loihi_convert.metrics.regression import Numbers, evaluate_regression
+from loihi_convert.pipeline import FileRun, RunFolder
+
+CURVE = (120, 190, 194, 196)
+
+
+def _regression(*, has_targets: bool = True, has_cnn: bool = True) -> Evaluation:
+    """200 numbers whose error falls from step to step."""
+    wanted = np.linspace(0, 1, 200)[:, None]
+    outputs = np.stack([wanted + error for error in (0.4, 0.2, 0.15, 0.1)], axis=1)
+    numbers = Numbers(
+        ("y",), outputs, targets=wanted if has_targets else None, cnn_outputs=wanted + 0.05 if has_cnn else None
+    )
+    known = entry(CURVE, labels=None, has_cnn=False, has_float=False).evaluation
+    return known.model_copy(
+        update={"regression": evaluate_regression(numbers, [point.timesteps for point in known.points])}
+    )
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "sentence"),
+    [
+        (entry(CURVE).evaluation, "98.00 % at T = 4 (CNN 99.50 %, loss 1.50 ±2.16 points)"),
+        (entry(CURVE, has_cnn=False).evaluation, "98.00 % at T = 4"),
+        (entry(CURVE[:2], has_cnn=False).evaluation, "95.00 % at T = 2 (balanced for T = 4)"),
+        (entry(CURVE, labels=None).evaluation, "same class as the CNN on 98.00 % of images at T = 4 (no labels)"),
+        (
+            entry(CURVE, labels=None, has_cnn=False).evaluation,
+            "ran at T = 4; accuracy unknown (no labels, no CNN)",
+        ),
+        (_regression(), "RMSE 0.1 at T = 4 (CNN 0.05, R² 0.8812)"),
+        (_regression(has_targets=False), "RMSE to the CNN 0.05 at T = 4 (no targets)"),
+        (_regression(has_targets=False, has_cnn=False), "ran at T = 4; error unknown (no targets, no CNN)"),
+    ],
+)
+def test_the_verdict_says_what_is_known(evaluation: Evaluation, sentence: str) -> None:
+    assert verdict([("m.net", evaluation)], "mnist") == f"m.net on mnist: {sentence}"
+
+
+def test_the_best_of_several_files() -> None:
+    figures = [(f"m-T{n}.net", entry(CURVE[:n], balanced=n).evaluation) for n in (1, 2, 4)]
+    assert verdict(figures, "mnist") == "3 files on mnist, best: m-T4.net, 98.00 % at T = 4 (CNN 99.50 %)"
+    lines = table(figures)
+    assert [line.split()[:2] for line in lines[1:-1]] == [["m-T1.net", "1"], ["m-T2.net", "2"], ["m-T4.net", "4"]]
+    assert lines[-1].split()[:2] == ["CNN", "99.50"]
+
+
+def test_each_t_has_its_bar_and_the_own_t_its_mark() -> None:
+    lines = table([("m.net", entry(CURVE).evaluation)])
+    found = [re.fullmatch(r" +(\S+) +(\d+\.\d\d) %  (\S+)(.*)", line) for line in lines[1:]]
+    names, _, bars, rest = zip(*(match.groups() for match in found if match), strict=True)
+    assert names == ("1", "2", "4", "CNN")
+    assert [len(bar) for bar in bars] == sorted(len(bar) for bar in bars)
+    assert len(bars[-1]) == BAR_CELLS
+    assert [text.endswith("<- this file's T") for text in rest] == [False, False, True, False]
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_a_difference_by_chance_is_a_quarter_of_a_bar_at_most() -> None:
+    scale = accuracy_scale([0.994, 0.995], widest_interval=0.003)
+    assert len(scale.bar(0.995)) - len(scale.bar(0.994)) <= BAR_CELLS * 0.001 / 0.012 + 1
+    # Where differences are large, the smallest value is still to be seen.
+    scale = accuracy_scale([0.30, 0.99], widest_interval=0.02)
+    assert scale.bar(0.30)
+    assert accuracy_scale([0.01, 0.02], widest_interval=0.1).low == 0
+    assert accuracy_scale([1.0], widest_interval=0.0).bar(1.0) == "█" * BAR_CELLS
+
+
+def test_the_interval_of_a_loss() -> None:
+    (*_, point) = entry(CURVE).evaluation.points
+    known = point.model_copy(update={"conversion_loss_points": 0.0, "agreement_with_cnn": 1.0})
+    # No difference on 50 images leaves the loss uncertain by points, on 10,000 by hundredths.
+    assert loss_margin(known, 50) == pytest.approx(100 * 1.96 / 52)
+    assert loss_margin(known, 10_000) == pytest.approx(0.0196, abs=1e-4)
+    # 19 of 10,000 images get another class, 15 more wrong than right: b = 17, c = 2.
+    known = point.model_copy(update={"conversion_loss_points": 0.15, "agreement_with_cnn": 0.9981})
+    assert loss_margin(known, 10_000) == pytest.approx(100 * 1.96 * (20 - 225 / 10_002) ** 0.5 / 10_002)
+    assert loss_margin(point.model_copy(update={"agreement_with_cnn": None}), 50) is None
+
+
+def test_what_makes_figures_doubtful_is_said() -> None:
+    evaluation = entry(CURVE).evaluation.model_copy(update={"wrapped_images": 3, "saturated_images": 2})
+    labels = [fact.label for fact in run_summary.facts(evaluation)]
+    assert labels == ["energy", "warning", "warning"]
+    assert not list(run_summary.warnings(evaluation.model_copy(update={"wrapped_images": 0, "saturated_images": 0})))
+
+
+def test_a_run_fits_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    made = entry(CURVE, exit_leads=[1, 6, 7, 8])
+    ran = FileRun(Path("model.net"), made.network, made.result, made.evaluation, equal_to_reference=200)
+    say_run(RunFolder(Path("runs/x"), (), (ran,)), RunScene("mnist", "sim", 41.2), as_json=False, details=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "200 test images, Lava's CPU simulator (sim): 0.5 s, 41 s in all"
+    assert len(lines) <= 18
+    assert all(len(line) <= 110 for line in lines)
+    facts = {line[:10].strip(): line[12:] for line in lines[lines.index("", 3) + 1 :]}
+    assert facts["equal"].startswith("Lava equals ref in every output potential and spike count")
+    assert facts["early exit"] == "2.00 of 4 steps on average: 95.00 %, 50 % fewer SynOps"
+    assert facts["saved"] == "runs/x/"
+    assert facts["next"] == "loihi-convert report runs/x"
+
+
+def test_details_are_every_table(capsys: pytest.CaptureFixture[str]) -> None:
+    made = entry(CURVE)
+    ran = FileRun(Path("model.net"), made.network, made.result, made.evaluation, equal_to_reference=0)
+    say_run(RunFolder(Path("runs/x"), (), (ran,)), RunScene("mnist", "ref", 1.0), as_json=False, details=True)
+    out = capsys.readouterr().out
+    assert "model.net on mnist: " in out
+    assert "anytime readout" in out
+    assert "firing" in out
+    assert "No energy per operation" in " ".join(out.split())
+
+
+def test_a_file_alone_without_labels_has_no_bars() -> None:
+    evaluation = entry(CURVE, labels=None, has_cnn=False).evaluation
+    assert [line.split() for line in table([("m.net", evaluation)])][:2] == [["T", "SynOps"], ["1", "6.0"]]
+
+
+def test_errors_of_a_regression_have_bars_from_0() -> None:
+    lines = table([("m.net", _regression())])
+    assert "bars from 0" in lines[0]
+    assert "█" * BAR_CELLS in lines[1]
+    assert lines[-1].split()[:2] == ["CNN", "0.05"]
+
+
+def test_a_terminal_without_blocks_gets_plain_characters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with (tmp_path / "out").open("w", encoding="ascii") as stream:
+        monkeypatch.setattr("sys.stdout", stream)
+        say_answer("a ±1", [], ["██▌ µJ"], [Fact("x", "─")])
+        echo("ß")
+    assert (tmp_path / "out").read_text().split() == ["a", "+-1", "##", "uJ", "x", "-", "?"]
