@@ -7,6 +7,8 @@ front of the synapse (`neurons.py`, `sum_pool`), outputs are without the bias.
 from __future__ import annotations
 
 import math
+from typing import Final
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -15,8 +17,13 @@ from torch.nn import functional
 from loihi_convert.arrays import Array, Pair, Shape
 from loihi_convert.ir.synapse import Conv, Synapse
 from loihi_convert.simulation.convolution import MAX_BYTE, Convolution, Geometry, channels_last_of, onednn_errs
+from loihi_convert.simulation.kernel_structure import Structure
 from loihi_convert.simulation.split_convolution import SplitConvolution
 from loihi_convert.simulation.structure_cost import rates, worthwhile_structure
+
+_DIVIDED: Final[
+    WeakKeyDictionary[Synapse, dict[tuple[Shape, bool, bool], tuple[Array, Geometry, Structure | None]]]
+] = WeakKeyDictionary()
 
 
 class Currents:
@@ -45,21 +52,10 @@ class Currents:
 
     def __init__(self, synapse: Synapse, input_shape: Shape, *, averages: bool, takes_spikes: bool) -> None:
         pooled, largest_input = pooled_maps(input_shape, synapse.pool), math.prod(synapse.pool)
-        weight, geometry = as_convolution(synapse, input_shape)
-        weight = weight / largest_input if averages else weight
         self.input_dtype = np.uint8 if takes_spikes and largest_input <= np.iinfo(np.uint8).max else np.float32
         bytes_up_to = largest_input if takes_spikes and not averages and largest_input <= MAX_BYTE else None
         covers_map, output_size = not isinstance(synapse, Conv), _size(synapse.output_shape(input_shape))
-        structure = None
-        if not onednn_errs(geometry, weight.shape[2:], pooled[:2]):
-            structure = worthwhile_structure(
-                weight,
-                geometry,
-                pooled[:2],
-                output_size,
-                rates=rates(is_int8=bytes_up_to is not None),
-                is_integer=not averages,
-            )
+        weight, geometry, structure = _divided(synapse, input_shape, averages, bytes_up_to is not None)
         self._convolution: Convolution | SplitConvolution
         if structure is None:
             self._convolution = Convolution(weight, geometry, pooled, largest_input=bytes_up_to, covers_map=covers_map)
@@ -81,6 +77,29 @@ class Currents:
     def in_float32(self, inputs: Array) -> Array:
         """The same by float32 arithmetic."""
         return self._convolution.in_float32(inputs)
+
+
+def _divided(
+    synapse: Synapse, input_shape: Shape, averages: bool, is_int8: bool
+) -> tuple[Array, Geometry, Structure | None]:
+    """Return the kernel, its geometry, and what it is divided into; kept as long as the synapse lives.
+
+    A network is simulated many times while its thresholds are balanced.
+    """
+    known = _DIVIDED.setdefault(synapse, {})
+    key = (input_shape, averages, is_int8)
+    if key not in known:
+        weight, geometry = as_convolution(synapse, input_shape)
+        if averages and synapse.pool != (1, 1):
+            weight = weight / math.prod(synapse.pool)
+        pooled, structure = pooled_maps(input_shape, synapse.pool)[:2], None
+        if not onednn_errs(geometry, weight.shape[2:], pooled):
+            size = _size(synapse.output_shape(input_shape))
+            structure = worthwhile_structure(
+                weight, geometry, pooled, size, rates=rates(is_int8=is_int8), is_integer=not averages
+            )
+        known[key] = (weight, geometry, structure)
+    return known[key]
 
 
 def as_convolution(synapse: Synapse, input_shape: Shape) -> tuple[Array, Geometry]:
