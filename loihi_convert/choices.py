@@ -75,5 +75,13 @@ Architecture = Literal[
 RecipeName = Literal["best", "paper"]
 """How to train: this package's recipe, or that of Ngu & Lee 2022."""
 
+PaperTable = Literal["2", "3", "A2", "A3", "A4", "headline"]
+"""Tables of Ngu & Lee 2022: methods on MNIST and Fashion-MNIST; factors alpha on both; neurons and methods on MNIST;
+the numbers of the abstract."""
+
+PaperFigure = Literal["6", "7", "8", "9", "11", "12", "A4", "A5"]
+"""Its figures: accuracy against latency on MNIST, Fashion-MNIST (8), CIFAR-10 (11); firing rates (7); alpha (9);
+neurons and methods (12); thresholds on MNIST (A4) and Fashion-MNIST (A5)."""
+
 Store = Literal["float32", "float16"]
 """How a checkpoint stores weights."""

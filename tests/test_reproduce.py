@@ -1,23 +1,25 @@
-"""tools/paper/reproduce.py on digits: cells made up for them, what is computed once, and figures by hand."""
+"""`loihi-convert reproduce` on digits: cells made up for them, what is computed once, and figures by hand."""
 
 from __future__ import annotations
 
 import csv
-import importlib
 import json
 import re
+import signal
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from loihi_convert import netx, pipeline
+import loihi_convert
+from loihi_convert import cli, netx, pipeline
+from loihi_convert.__main__ import exit_code
 from loihi_convert.backends.reference import run_network
+from loihi_convert.cnn import checkpoint as checkpoints
 from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.cnn.training import train
@@ -29,11 +31,10 @@ from loihi_convert.errors import InputError, UsageError
 from loihi_convert.frontend.source import open_source
 from loihi_convert.report import paper
 from loihi_convert.report.paper import Cell
+from loihi_convert.reproduction import best, cells, flow, images, measure, meter, order, page, request, tables
 from loihi_convert.simulation.relu import cnn_scores
 
 pytestmark = pytest.mark.slow
-
-PAPER = Path(__file__).parents[1] / "tools" / "paper"
 
 # Made up: no paper has measured digits.
 CELLS = (
@@ -47,13 +48,6 @@ HEADLINE = (
     Cell("headline", "digits", "ngu-lee", "soft", 0.5, 4, 60.0),
     Cell("headline", "mnist", "cnn", None, None, None, 99.31),
 )
-
-
-@pytest.fixture(scope="module")
-def tool() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(PAPER))
-    yield importlib.import_module("reproduce")
-    sys.path.remove(str(PAPER))
 
 
 @pytest.fixture(scope="module")
@@ -71,17 +65,17 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Command:
-    """`reproduce.py` with a folder of its own."""
+    """`reproduce` with a folder of its own; returns the exit code."""
 
-    def __init__(self, tool: ModuleType, checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.tool, self.checkpoint, self.folder = tool, checkpoint, folder
+    def __init__(self, checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.checkpoint, self.folder = checkpoint, folder
         self._monkeypatch = monkeypatch
 
     def __call__(self, *words: str) -> int:
         counts = () if "--calibration" in words else ("--calibration", "100", "--images", "60")
-        given = [*words, "--network", str(self.checkpoint), "-o", str(self.folder), *counts]
-        self._monkeypatch.setattr(sys, "argv", ["reproduce.py", *given])
-        return int(self.tool.main())
+        given = ["reproduce", *words, "--model", str(self.checkpoint), "-o", str(self.folder), *counts]
+        self._monkeypatch.setattr(sys, "argv", ["loihi-convert", *given])
+        return exit_code(lambda: cli.app(given, standalone_mode=False))
 
     def computed(self, kind: str) -> list[dict[str, Any]]:
         return [json.loads(path.read_text()) for path in sorted((self.folder / "computed").glob(f"{kind}-*.json"))]
@@ -94,17 +88,17 @@ class Command:
 
 
 @pytest.fixture
-def command(
-    tool: ModuleType, checkpoint: Path, tmp_path: Path, made_up: None, monkeypatch: pytest.MonkeyPatch
-) -> Command:
-    return Command(tool, checkpoint, tmp_path, monkeypatch)
+def command(checkpoint: Path, tmp_path: Path, made_up: None, monkeypatch: pytest.MonkeyPatch) -> Command:
+    return Command(checkpoint, tmp_path, monkeypatch)
 
 
 def test_a_table_holds_what_the_integers_give(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("table", "2", "--no-best") == 0
     printed = capsys.readouterr()
     page = (command.folder / "table-2.md").read_text()
-    assert printed.out == page
+    assert printed.out.startswith("Table 2: methods on MNIST: accuracy, % ")
+    assert "| " not in printed.out
+    assert f"wrote {command.folder / 'table-2.md'}" in printed.out
     assert "ngu-lee (soft, literal), T = 8: " in printed.err
     data = load_data("digits")
     source = open_source(command.checkpoint)
@@ -131,7 +125,7 @@ def test_a_table_holds_what_the_integers_give(command: Command, capsys: pytest.C
 
 
 def test_many_steps_take_fewer_images(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.import_module("loihi_convert.reproduction.images"), "LONG", 4)
+    monkeypatch.setattr(images, "LONG", 4)
     words = ("--variants", "literal", "--long-images", "20", "--long-calibration", "30")
     assert command("table", "2", *words) == 0
     counts = {
@@ -148,10 +142,9 @@ def test_many_steps_take_fewer_images(command: Command, monkeypatch: pytest.Monk
 def test_what_is_computed_is_not_computed_again(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert command("table", "2") == 0
     page = (command.folder / "table-2.md").read_bytes()
-    measure = importlib.import_module("loihi_convert.reproduction.measure")
     for name in ("balance_each", "run_network", "cnn_scores", "quantize"):
         monkeypatch.setattr(measure, name, None)
-    monkeypatch.setattr(importlib.import_module("loihi_convert.reproduction.best").pipeline, "export", None)
+    monkeypatch.setattr(best.pipeline, "export", None)
     assert command("table", "2") == 0
     assert (command.folder / "table-2.md").read_bytes() == page
     # A picture of the same cells needs nothing else.
@@ -162,7 +155,6 @@ def test_what_is_computed_is_not_computed_again(command: Command, monkeypatch: p
 
 
 def test_a_killed_run_goes_on_where_it_was(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    measure = importlib.import_module("loihi_convert.reproduction.measure")
     monkeypatch.setattr(measure, "_PART", 20)
     calls: list[int] = []
 
@@ -174,8 +166,7 @@ def test_a_killed_run_goes_on_where_it_was(command: Command, monkeypatch: pytest
 
     monkeypatch.setattr(measure, "run_network", run_some)
     words = ("table", "2", "--no-best", "--variants", "literal", "-T", "8")
-    with pytest.raises(KeyboardInterrupt):
-        command(*words)
+    assert command(*words) == 128 + signal.SIGINT
     # Of three portions of the first cell two are done; its thresholds are kept.
     (part,) = command.computed("part")
     assert part["value"]["images"] == 40
@@ -186,7 +177,7 @@ def test_a_killed_run_goes_on_where_it_was(command: Command, monkeypatch: pytest
     assert calls[3:] == [20, 20, 20, 20]
     assert not command.computed("part")
     interrupted = [record["value"]["correct"] for record in command.computed("cell")]
-    whole = Command(command.tool, command.checkpoint, command.folder / "whole", monkeypatch)
+    whole = Command(command.checkpoint, command.folder / "whole", monkeypatch)
     monkeypatch.setattr(measure, "run_network", run_network)
     assert whole(*words) == 0
     assert [record["value"]["correct"] for record in whole.computed("cell")] == interrupted
@@ -230,14 +221,14 @@ def test_the_headline_is_that_of_exported_files(command: Command, capsys: pytest
     right = (run_network(network, test.images, 4).predictions[:, 3] == test.known_labels).mean()
     assert spiking["accuracy"] == f"{100 * right:.2f}"
     assert network.provenance["balance"]["alpha"] == 0.5
-    assert "headline: no --network was trained on mnist" in capsys.readouterr().err
+    assert "headline: no network was trained on mnist" in capsys.readouterr().err
 
 
 def test_the_best_is_chosen_without_test_images(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digits, tuned = load_data("digits"), tmp_path / "q2.safetensors"
-    start = importlib.import_module("loihi_convert.cnn.checkpoint").load(command.checkpoint)
+    start = checkpoints.load(command.checkpoint)
     assert isinstance(start, Checkpoint)
     few = replace(default_recipe("digits"), epochs=1, learning_rate=1e-3, averaging=0.9)
     train("digits-cnn", digits, few, seed=0, output=tuned, qcfs_levels=2, start=start)
@@ -263,8 +254,7 @@ def test_the_best_is_chosen_without_test_images(
 
 
 def test_beyond_long_t_the_method_is_the_one_found_for_it(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.import_module("loihi_convert.reproduction.images"), "LONG", 4)
-    best = importlib.import_module("loihi_convert.reproduction.best")
+    monkeypatch.setattr(images, "LONG", 4)
     asked: list[tuple[int, str, bool | None]] = []
 
     def export(source: Any, path: Path, timesteps: tuple[int], images: np.ndarray, **others: Any) -> Any:
@@ -288,12 +278,11 @@ def test_beyond_long_t_the_method_is_the_one_found_for_it(command: Command, monk
 def test_figure_11_shows_the_best_where_the_paper_has_nothing(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cells = importlib.import_module("loihi_convert.reproduction.cells")
     made_up = (
         Cell("11", "digits", "ngu-lee", "soft", 1.0, 8, None),
         Cell("11", "digits", "ngu-lee", "soft", 1.0, 4, 50.0),
     )
-    monkeypatch.setattr(command.tool, "figure_cells", lambda name: made_up)
+    monkeypatch.setattr(flow, "figure_cells", lambda name: made_up)
     assert "11" in cells.FIGURES
     assert command("figure", "11") == 0
     bests = [row for row in command.rows("figure-11.csv") if row["variant"] == "best"]
@@ -332,7 +321,7 @@ def test_rates_are_of_the_images_of_the_accuracies_unless_their_number_is_said(
 ) -> None:
     """On a GPU where torch sees one; here it sees none."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr(importlib.import_module("loihi_convert.reproduction.images"), "MOST_RATE_IMAGES", 20)
+    monkeypatch.setattr(images, "MOST_RATE_IMAGES", 20)
     words = ("figure", "7", "-T", "2", "--methods", "ngu-lee", "--device", "auto")
     for more in ((), ("--rate-images", "70")):
         assert command(*words, *more) == 0
@@ -359,71 +348,65 @@ def test_figure_a4_is_the_balanced_thresholds(command: Command) -> None:
     assert {row["method"] for row in rows} == {"ngu-lee"}
 
 
-def entry(tool: ModuleType, cell: Cell, correct: int | None, *, cnn_correct: int = 9900, images: int = 10_000) -> Any:
-    cells, measure = (
-        importlib.import_module("loihi_convert.reproduction.cells"),
-        importlib.import_module("loihi_convert.reproduction.measure"),
-    )
+def entry(cell: Cell, correct: int | None, *, cnn_correct: int = 9900, images: int = 10_000) -> Any:
     variant = cells.VARIANTS["literal"]
     outcome = measure.Outcome(correct, images, 100, 1.0, None if correct is not None else "fc: too large")
     cnn = measure.Outcome(cnn_correct, images, 0, 1.0)
-    return tool.Entry(cell, variant, cells.setting(cell, variant), outcome, cnn, "model.pt", 0)
+    return tables.Entry(cell, variant, cells.setting(cell, variant), outcome, cnn, "model.pt", 0)
 
 
-def test_differences_and_losses_by_hand(tool: ModuleType) -> None:
+def test_differences_and_losses_by_hand() -> None:
     """MNIST: the paper's CNN is at 99.31. Ours 9,850 of 10,000 with a CNN of 99.00; the paper's cell 98.98."""
-    one = entry(tool, Cell("2", "mnist", "ngu-lee", "soft", 1.0, 8, 98.98), 9850)
+    one = entry(Cell("2", "mnist", "ngu-lee", "soft", 1.0, 8, 98.98), 9850)
     assert one.accuracy == 98.5
     assert one.difference == pytest.approx(-0.48)
     assert one.loss == pytest.approx(0.5)
     assert one.paper_loss == pytest.approx(0.33)
     assert one.loss_difference == pytest.approx(0.17)
-    page = tool.markdown_page("Title", [one], notes=["A note."])
-    rows = [[word.strip() for word in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| 8 ")]
-    assert rows == [["8", "98.98", "98.50 (-0.48)"], ["8", "0.33", "0.50 (+0.17)"]]
-    (row,) = csv.DictReader(tool.csv_table([one]).splitlines())
+    text = page.markdown_page("Title", [one], notes=["A note."])
+    rows = [[word.strip() for word in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| 8 ")]
+    # Wilson's interval of 9,850 of 10,000.
+    assert rows == [["8", "98.98", "98.50 [98.24, 98.72] (-0.48)"], ["8", "0.33", "0.50 (+0.17)"]]
+    (row,) = csv.DictReader(tables.csv_table([one]).splitlines())
     numbers = ("accuracy", "difference", "conversion_loss", "paper_conversion_loss", "loss_difference")
     assert [row[name] for name in numbers] == ["98.50", "-0.48", "0.50", "0.33", "0.17"]
-    # Wilson's interval of 9,850 of 10,000.
     assert (row["interval_low"], row["interval_high"]) == ("98.24", "98.72")
 
 
-def test_what_does_not_fit_loihi_is_a_dash_with_its_reason(tool: ModuleType) -> None:
-    page = tool.markdown_page("Title", [entry(tool, Cell("2", "mnist", "ngu-lee", "soft", 1.0, 8, 98.98), None)])
-    assert "| 8   | 98.98 | -       |" in page
-    assert "- mnist, T = 8, ngu-lee (soft), literal: fc: too large" in page
+def test_what_does_not_fit_loihi_is_a_dash_with_its_reason() -> None:
+    text = page.markdown_page("Title", [entry(Cell("2", "mnist", "ngu-lee", "soft", 1.0, 8, 98.98), None)])
+    assert "| 8   | 98.98 | -       |" in text
+    assert "- mnist, T = 8, ngu-lee (soft), literal: fc: too large" in text
 
 
-def test_the_order_counts_pairs_that_the_paper_tells_apart(tool: ModuleType) -> None:
+def test_the_order_counts_pairs_that_the_paper_tells_apart() -> None:
     """On 10,000 images the interval of 99.0 less 98.9 is 1.96 sqrt(99 x 1 + 98.9 x 1.1) / 100 = 0.28 points: chance."""
-    tables = importlib.import_module("loihi_convert.reproduction.tables")
 
     def cell(method: str, accuracy: float | None, timesteps: int = 8) -> Cell:
         return Cell("2", "mnist", method, "soft", 1.0, timesteps, accuracy)
 
     entries = [
-        entry(tool, cell("ngu-lee", 99.0), 9700),
-        entry(tool, cell("rmp", 98.9), 9000),
-        entry(tool, cell("act-norm", 90.0), 9710),
-        entry(tool, cell("robust-norm", None), 5000),
-        entry(tool, cell("act-norm", 50.0, timesteps=4), 5000),
+        entry(cell("ngu-lee", 99.0), 9700),
+        entry(cell("rmp", 98.9), 9000),
+        entry(cell("act-norm", 90.0), 9710),
+        entry(cell("robust-norm", None), 5000),
+        entry(cell("act-norm", 50.0, timesteps=4), 5000),
     ]
     # ngu-lee and rmp are not told apart, nothing is known of robust-norm, and T = 4 has one row.
-    found = tables.pairs(entries, entries[0].variant)
+    found = order.pairs(entries, entries[0].variant)
     described = [(pair.better.cell.method, pair.worse.cell.method, pair.is_same, pair.is_chance) for pair in found]
     assert described == [("ngu-lee", "act-norm", False, True), ("rmp", "act-norm", False, False)]
-    first, *others = tables.order_lines(entries, entries[0].variant)
+    first, *others = order.order_lines(entries, entries[0].variant)
     assert first == "- **literal**: 0 of 2 in the paper's order."
     assert others[0].endswith("paper 99.00 and 90.00, ours 97.00 and 97.10, within chance")
     assert others[1].endswith("paper 98.90 and 90.00, ours 90.00 and 97.10")
     # What is not measured is not counted, and said.
     entries[1] = replace(entries[1], outcome=None)
-    first, *_ = tables.order_lines(entries, entries[0].variant)
+    first, *_ = order.order_lines(entries, entries[0].variant)
     assert first == "- **literal**: 0 of 1 in the paper's order; 1 more are not measured here."
 
 
-def test_every_cell_of_the_paper_has_a_setting_and_spike_norm_with_soft_reset_is_rmp(tool: ModuleType) -> None:
-    cells = importlib.import_module("loihi_convert.reproduction.cells")
+def test_every_cell_of_the_paper_has_a_setting_and_spike_norm_with_soft_reset_is_rmp() -> None:
     for cell in paper.cells():
         made = cells.setting(cell, cells.VARIANTS["literal"], seed=7)
         assert (made is None) == (cell.method == paper.CNN)
@@ -445,8 +428,7 @@ def test_every_cell_of_the_paper_has_a_setting_and_spike_norm_with_soft_reset_is
     assert cells.setting(hard, cells.VARIANTS["poisson"]).poisson_seed == 0
 
 
-def test_every_figure_has_cells(tool: ModuleType) -> None:
-    cells = importlib.import_module("loihi_convert.reproduction.cells")
+def test_every_figure_has_cells() -> None:
     assert {name: len(cells.figure_cells(name)) for name in cells.FIGURES} == {
         "6": 20, "7": 20, "8": 32, "9": 5 + 8 + 20 + 32, "11": 32, "12": 50, "A4": 5, "A5": 8,
     }  # fmt: skip
@@ -461,15 +443,15 @@ def test_every_figure_has_cells(tool: ModuleType) -> None:
         (("--variants", "spikes,spikes"), "--variants: found spikes,spikes; must be some of"),
         (("-T", "3"), "--timesteps: found 3; table 2 has 2, 8."),
         (("--methods", "rmp"), "--methods: found rmp; table 2 has act-norm-channelwise, ngu-lee."),
-        (("--calibration", "some"), "--calibration: found some; must be all, or a whole number of images."),
-        (("--calibration", "1198"), r"--calibration: found 1198; must be in 1..1,197, or all \(digits\)"),
+        (("--calibration", "some"), "--calibration: found some; must be all, split, or a number of images."),
+        (("--calibration", "1198"), r"--calibration: found 1198; must be in 1..1,197, split or all \(digits\)"),
         (("--images", "0", "--calibration", "9"), r"--images: found 0; must be in 1..400 \(digits\)"),
         (("--long-images", "401"), r"--long-images: found 401; must be in 1..400 \(digits\)"),
         (("--long-calibration", "1198"), r"--long-calibration: found 1198; must be in 1..1,197 \(digits\)"),
         (("--rate-images", "0"), r"--rate-images: found 0; must be in 1..400 \(digits\)"),
         (("--rate-images", "-5"), r"--rate-images: found -5; must be in 1..400 \(digits\)"),
         (("--rate-images", "99999"), r"--rate-images: found 99999; must be in 1..400 \(digits\)"),
-        (("--device", "gpu"), "device: found gpu; must be one of auto, cpu, cuda."),
+        (("--device", "gpu"), "--device: found 'gpu'; must be one of auto, cpu, cuda."),
     ],
 )
 def test_wrong_options_say_what_is_allowed(
@@ -482,13 +464,15 @@ def test_wrong_options_say_what_is_allowed(
 def test_networks_must_fit_the_table_and_each_other(
     command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert command("table", "2", "--network", str(command.checkpoint)) == UsageError.exit_code
-    assert (
-        "model.safetensors is trained on digits, too; pass one --network for each data set" in capsys.readouterr().err
-    )
+    assert command("table", "2", "--model", str(command.checkpoint)) == UsageError.exit_code
+    assert "model.safetensors is trained on digits, too; pass one --model for each data set" in capsys.readouterr().err
     monkeypatch.setattr(paper, "table", lambda name: CELLS if name == "headline" else HEADLINE[2:])
     assert command("table", "2") == UsageError.exit_code
-    assert "--network: one was trained on digits; table 2 needs networks trained on mnist" in capsys.readouterr().err
+    assert "--model: one was trained on digits; table 2 needs networks trained on mnist" in (
+        err := capsys.readouterr().err
+    )
+    # Not also that its cells are left out.
+    assert "left out" not in err
 
 
 def test_a_damaged_record_is_named(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
@@ -513,13 +497,12 @@ def test_a_folder_that_cannot_be_made_is_named(
     assert "Choose another --cache" in capsys.readouterr().err
     command.folder = tmp_path / "file"
     assert command("table", "2", "--no-best", "--cache", str(tmp_path / "computed")) == InputError.exit_code
-    assert "Choose another -o" in capsys.readouterr().err
+    assert "Choose another --output" in capsys.readouterr().err
 
 
 def test_computed_only_computes_nothing(
     command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    measure = importlib.import_module("loihi_convert.reproduction.measure")
     monkeypatch.setattr(measure, "balance_each", None)
     assert command("table", "2", "--computed-only") == 0
     assert {row["accuracy"] for row in command.rows("table-2.csv")} == {""}
@@ -528,7 +511,6 @@ def test_computed_only_computes_nothing(
 
 
 def test_a_network_too_large_for_loihi_is_recorded(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    measure = importlib.import_module("loihi_convert.reproduction.measure")
 
     def refuse(*arguments: Any, **options: Any) -> None:
         raise measure.RangeError("fc: too large")
@@ -541,35 +523,86 @@ def test_a_network_too_large_for_loihi_is_recorded(command: Command, monkeypatch
     assert {row["refusal"] for row in command.rows("table-2.csv")} == {"fc: too large"}
 
 
-def test_fewer_images_at_large_t(tool: ModuleType) -> None:
-    images = importlib.import_module("loihi_convert.reproduction.images")
+def test_fewer_images_at_large_t() -> None:
     some = images.Images(load_data("digits"), images.Counts(None, 300, 50))
     assert (len(some.test(64)), len(some.test(128)), len(some.test(None))) == (300, 50, 300)
     assert (len(some.calibration(64)), len(some.calibration(128))) == (1397, 1197)
     assert len(some.calibration(64, is_subset=True)) == 1197
 
 
-def test_the_meter_counts_units(tool: ModuleType) -> None:
+def test_the_meter_counts_units() -> None:
     told: list[tuple[int, int]] = []
-    meter = importlib.import_module("loihi_convert.reproduction.meter").Meter(
-        lambda done, total: told.append((done, total))
-    )
-    meter.total = 40
-    assert meter.state == "0 %"
-    with meter.step(10) as progress:
+    one = meter.Meter(lambda done, total: told.append((done, total)))
+    one.total = 40
+    assert one.state == "0 %"
+    with one.step(10) as progress:
         progress(1, 2)
-    with meter.step(30) as progress:
+    with one.step(30) as progress:
         progress(1, 3)
-        assert meter.state.startswith("50 %, about")
+        assert one.state.startswith("50 %, about")
     assert told == [(5, 40), (10, 40), (20, 40), (40, 40)]
 
 
-def test_every_command_in_the_readme_parses(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (PAPER.parents[1] / "README.md").read_text()
-    lines = [
-        line.split("#")[0].split() for line in text.splitlines() if line.startswith("python tools/paper/reproduce.py")
-    ]
-    assert len(lines) >= 5
-    for line in lines:
-        monkeypatch.setattr(sys, "argv", line[1:])
-        assert tool._options().verb in ("table", "figure")
+def test_a_ready_made_model_is_its_cnn_and_what_was_fine_tuned_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(__file__).parents[1] / "netx_models"
+    names = {name: [path.name for path in request.model_files(name)] for name in ("mnist", "cifar10")}
+    assert names["mnist"][0] == "model.safetensors"
+    assert all((folder / name / file).is_file() for name, files in names.items() for file in files)
+    assert names["cifar10"] == ["recovered-relu.safetensors", "recovered-q4.safetensors", "q2.safetensors"]
+    assert request.model_files("my.pt") == (Path("my.pt"),)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loihi_convert, "__file__", str(tmp_path / "loihi_convert" / "__init__.py"))
+    with pytest.raises(InputError) as raised:
+        request.model_files("mnist")
+    assert raised.value.where == "mnist"
+    assert "train --data mnist" in raised.value.hint
+
+
+def test_maxima_over_few_images_are_told(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    """On MNIST ngu-lee at T = 4 seems better with 500 calibration images than with the paper's 60,000."""
+    words = ("table", "2", "--no-best", "--variants", "literal", "-T", "2")
+    assert command(*words) == 0
+    assert (
+        "warning: The thresholds of act-norm-channelwise, ngu-lee are maxima over only 100" in capsys.readouterr().err
+    )
+    assert "- **Warning**: The thresholds of" in (command.folder / "table-2.md").read_text()
+    enough = replace(entry(CELLS[1], 9000), outcome=measure.Outcome(9000, 10_000, 10_000, 1.0))
+    assert not tables.flattered([enough])
+    assert tables.flattered([entry(CELLS[1], 9000)])
+    percentile = entry(replace(CELLS[1], method="robust-norm"), 9000)
+    assert not tables.flattered([percentile])
+
+
+def test_the_variants_explain_themselves(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(lambda: cli.app(["reproduce", "--variants", "help"], standalone_mode=False)) == 0
+    shown = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.split()}
+    assert shown >= set(cells.VARIANTS)
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ((), "reproduce: found nothing; must be table NAME, figure NAME, or headline."),
+        (("tables", "2"), "reproduce: found tables 2; must be"),
+        (("table",), "reproduce: found table; must be"),
+        (("table", "a2"), "table: found a2; must be one of 2, 3, A2, A3, A4, headline. Did you mean A2?"),
+        (("figure", "5"), "figure: found 5; must be one of 6, 7, 8, 9, 11, 12, A4, A5."),
+        (("table", "2"), "--model: not given; table 2 needs a network."),
+    ],
+)
+def test_what_cannot_be_reproduced(
+    words: tuple[str, ...], found: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["loihi-convert", "reproduce", *words])
+    assert exit_code(lambda: cli.app(["reproduce", *words], standalone_mode=False)) == UsageError.exit_code
+    assert f"error: {found}" in capsys.readouterr().err
+
+
+def test_json_holds_the_rows_of_the_csv_file(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("headline", "--variants", "literal", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["rows"] == command.rows("table-headline.csv")
+    assert [Path(name).name for name in told["files"]] == ["table-headline.md", "table-headline.csv"]
+    assert len(told["warnings"]) == 1

@@ -19,6 +19,7 @@ from loihi_convert.cli.flags import flags_of
 from loihi_convert.cli.golden import golden
 from loihi_convert.cli.inspect import inspect
 from loihi_convert.cli.report import report
+from loihi_convert.cli.reproduce import reproduce
 from loihi_convert.cli.run import run
 from loihi_convert.cli.train import train
 from loihi_convert.errors import InputError
@@ -32,7 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _verb in (demo, data, train, export, check, inspect, run, golden, report, diagnose, doctor):
+for _verb in (demo, data, train, export, check, inspect, run, golden, report, diagnose, reproduce, doctor):
     app.command()(_verb)
 
 

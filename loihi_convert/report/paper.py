@@ -11,10 +11,12 @@ import csv
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Final
+from typing import Final, get_args
 
-TABLES: Final = ("2", "3", "A2", "A3", "A4", "headline")
-"""Methods on MNIST and Fashion-MNIST; factors alpha on both; neurons and methods on MNIST; the abstract's numbers."""
+from loihi_convert.choices import PaperTable
+
+TABLES: Final = get_args(PaperTable)
+"""See `choices.PaperTable`."""
 
 CNN: Final = "cnn"
 """The method of a row that is the CNN's own accuracy."""

@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, get_args
 
-from loihi_convert.choices import Amplitude, InitialPotential, Method
+from loihi_convert.choices import Amplitude, InitialPotential, Method, PaperFigure
 from loihi_convert.errors import UsageError
 from loihi_convert.ir.network import Readout, Reset
 from loihi_convert.report import paper
 
-FIGURES: Final = ("6", "7", "8", "9", "11", "12", "A4", "A5")
-"""Accuracy against latency on MNIST, Fashion-MNIST (8), CIFAR-10 (11); firing rates (7); alpha (9); neurons and
-methods (12); thresholds on MNIST (A4) and Fashion-MNIST (A5)."""
+FIGURES: Final = get_args(PaperFigure)
+"""See `choices.PaperFigure`."""
 
 METHODS: Final[tuple[tuple[Method, Reset], ...]] = (
     ("spike-norm", "hard"),
@@ -43,7 +42,7 @@ class Variant:
     Parameters
     ----------
     name, description
-        In the heading of a column, and below the table.
+        The heading of its column, and what `--variants help` says.
     amplitude, initial_potential, readout
         See `balancing.balance`; ``half`` is not for neurons that reset to 0.
     compared
@@ -66,20 +65,16 @@ class Variant:
 
 _ALL_VARIANTS: Final = (
     Variant(
-        "literal",
-        "as the paper prints it: a spike is worth 1, potentials start at 0, the class is that of the largest potential",
+        "literal", "as the paper prints it: a spike adds 1, potentials start at 0, the class is the largest potential"
     ),
-    Variant(
-        "spikes", "as literal, but the class is that of the output neuron that has fired most often", readout="spikes"
-    ),
+    Variant("spikes", "as literal, but the class is the output neuron that fired most often", readout="spikes"),
     Variant(
         "published",
-        "ngu-lee as literal; the methods that it is compared with as their own papers have them: a spike is worth its "
-        "neuron's threshold (their weights are normalized), the class is that of the output neuron that has fired most "
-        "often",
+        "ngu-lee as literal; the other methods as in their own papers: a spike adds its neuron's threshold, the class "
+        "is the output neuron that fired most often",
         compared=("compensated", "spikes"),
     ),
-    Variant("compensated", "as literal, but a spike is worth its neuron's threshold", amplitude="compensated"),
+    Variant("compensated", "as literal, but a spike adds its neuron's threshold", amplitude="compensated"),
     Variant(
         "half",
         "as compensated, but potentials start at half the threshold (soft reset only)",
@@ -88,7 +83,7 @@ _ALL_VARIANTS: Final = (
     ),
     Variant(
         "compensated-spikes",
-        "as compensated, but the class is that of the output neuron that has fired most often",
+        "as compensated, but the class is the output neuron that fired most often",
         amplitude="compensated",
         readout="spikes",
     ),
@@ -203,7 +198,7 @@ def chosen_variants(names: Sequence[str]) -> tuple[Variant, ...]:
     unknown = [name for name in names if name not in VARIANTS]
     if unknown or not names or len(set(names)) < len(names):
         raise UsageError(
-            f"found {','.join(names)}", where="--variants", expected=f"must be some of {', '.join(VARIANTS)}, each once"
+            f"found {','.join(names)}", where="variants", expected=f"must be some of {', '.join(VARIANTS)}, each once"
         )
     return tuple(VARIANTS[name] for name in names)
 
@@ -240,14 +235,12 @@ def chosen_cells(
         if name not in known:
             raise UsageError(
                 f"one was trained on {name}",
-                where="--network",
+                where="models",
                 expected=f"{where} needs networks trained on {' and '.join(known)}",
             )
     by_method = list(dict.fromkeys(cell.method for cell in cells if cell.method != paper.CNN))
     if unknown := [name for name in methods or () if name not in by_method]:
-        raise UsageError(
-            f"found {','.join(unknown)}", where="--methods", expected=f"{where} has {', '.join(by_method)}"
-        )
+        raise UsageError(f"found {','.join(unknown)}", where="methods", expected=f"{where} has {', '.join(by_method)}")
     found = tuple(
         cell
         for cell in cells
@@ -259,7 +252,7 @@ def chosen_cells(
         steps = sorted({cell.timesteps for cell in cells if cell.timesteps is not None and cell.data in data})
         raise UsageError(
             f"found {','.join(map(str, timesteps or ()))}",
-            where="--timesteps",
+            where="timesteps",
             expected=f"{where} has {', '.join(map(str, steps))}",
         )
     return found

@@ -63,14 +63,14 @@ class Images:
 
     def __init__(self, splits: DataSplits, counts: Counts) -> None:
         for option, count, most in (
-            ("--calibration", counts.calibration, len(splits.calibration)),
-            ("--images", counts.images, len(splits.test)),
-            ("--long-images", counts.long_images, len(splits.test)),
-            ("--long-calibration", counts.long_calibration, len(splits.calibration)),
-            ("--rate-images", counts.rate_images, len(splits.test)),
+            ("calibration", counts.calibration, len(splits.calibration)),
+            ("image_count", counts.images, len(splits.test)),
+            ("long_images", counts.long_images, len(splits.test)),
+            ("long_calibration", counts.long_calibration, len(splits.calibration)),
+            ("rate_images", counts.rate_images, len(splits.test)),
         ):
             if count is not None and not 1 <= count <= most:
-                also = ", or all" if option == "--calibration" else ""
+                also = ", split or all" if option == "calibration" else ""
                 raise UsageError(
                     f"found {count}", where=option, expected=f"must be in 1..{most:,}{also} ({splits.name})"
                 )

@@ -1,0 +1,189 @@
+"""`loihi-convert reproduce`: the paper's tables and figures."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
+
+import typer
+
+from loihi_convert.choices import Device, PaperFigure, PaperTable
+from loihi_convert.cli import options
+from loihi_convert.cli.console import echo, log, say_json, say_tables
+from loihi_convert.cli.options import BASICS, DATA, named, number, switch
+from loihi_convert.errors import UsageError, one_of
+
+if TYPE_CHECKING:
+    from loihi_convert.reproduction.flow import Reproduced
+
+_TABLES, _FIGURES = get_args(PaperTable), get_args(PaperFigure)
+_HEADLINE = "headline"
+_HELP = "help"
+_VARIANTS = {"table": "literal,spikes,compensated", "figure": "literal"}
+
+_WHAT = typer.Argument(
+    help=f"table {', '.join(_TABLES[:-1])}; figure {', '.join(_FIGURES)}; or headline, the numbers of the abstract.",
+    metavar="[table|figure NAME | headline]",
+    show_default=False,
+)
+_MODELS = (
+    "A ready-made model of the repository (mnist, fashion-mnist, cifar10), or a checkpoint of `train`. Several for "
+    "tables of several data sets."
+)
+_TUNED = "Fine-tuned checkpoint that may be the best for some T. Ready-made models bring their own."
+_VARIANTS_HELP = (
+    f"How cells are measured, a column each, as in literal,spikes; help explains them. Default: {_VARIANTS['table']} "
+    f"for tables, {_VARIANTS['figure']} for figures."
+)
+_CALIBRATION = "Calibration images: all (training and validation images), split, or a number (first N of the split)."
+_LONG_IMAGES = (
+    "Use the first N test images for T > 64, and the calibration split to balance on; default: as for smaller T."
+)
+
+
+def reproduce(
+    what: Annotated[list[str] | None, _WHAT] = None,
+    models: Annotated[list[str] | None, named("--model", BASICS, _MODELS, metavar="MODEL")] = None,
+    variants: Annotated[str | None, named("--variants", BASICS, _VARIANTS_HELP, metavar="A,B")] = None,
+    timesteps: Annotated[
+        str | None, options.timesteps("Only these time steps, as in 4,8; default: the paper's.")
+    ] = None,
+    methods: Annotated[
+        str | None, named("--methods", BASICS, "Only these; default: the paper's.", metavar="A,B")
+    ] = None,
+    image_count: Annotated[int | None, options.images("test images; default: all.")] = None,
+    output: Annotated[Path, options.output("Folder to write; what it has computed is reused.")] = Path("reproduced"),
+    device: Annotated[Device, options.device()] = "cpu",
+    as_json: Annotated[bool, options.as_json()] = False,
+    calibration: Annotated[str, number("--calibration", DATA, _CALIBRATION)] = "all",
+    long_images: Annotated[int | None, named("--long-images", DATA, _LONG_IMAGES, metavar="N")] = None,
+    long_calibration: Annotated[
+        int | None, named("--long-calibration", DATA, "Use N calibration images for T > 64.", metavar="N")
+    ] = None,
+    rate_images: Annotated[
+        int | None, named("--rate-images", DATA, "Test images of figure 7; default: at most 1,000.", metavar="N")
+    ] = None,
+    data_root: Annotated[Path | None, options.data_root(DATA)] = None,
+    weight_bits: Annotated[int, number("--weight-bits", "Measuring", "Bits of a weight, 2..8, sign included.")] = 8,
+    poisson_seed: Annotated[int, options.seed("Measuring", "Seed of the Poisson input.")] = 0,
+    with_best: Annotated[bool, switch("--best/--no-best", "Measuring", "Measure the best of our methods, too.")] = True,
+    tuned: Annotated[list[Path] | None, named("--tuned", "Measuring", _TUNED, metavar="MODEL")] = None,
+    cache: Annotated[
+        Path | None, named("--cache", "Measuring", "Folder of what has been computed; default: OUTPUT/computed.")
+    ] = None,
+    computed_only: Annotated[
+        bool, switch("--computed-only", "Measuring", "Show what has been computed; compute nothing.")
+    ] = False,
+) -> None:
+    """Measure a table or figure of Ngu & Lee 2022 on your networks, beside the paper's numbers."""
+    if variants == _HELP:
+        _say_variants()
+        return
+    kind, name = _kind_and_name(what)
+    if not models:
+        hint = "Pass mnist, fashion-mnist or cifar10, or a checkpoint."
+        raise UsageError("not given", where="models", expected=f"{kind} {name} needs a network", hint=hint)
+    steps = None if timesteps is None else options.parse_timesteps(timesteps)
+    from loihi_convert.progress import progress_bar
+    from loihi_convert.reproduction.cells import chosen_variants
+    from loihi_convert.reproduction.flow import reproduce as reproduced
+    from loihi_convert.reproduction.request import ImageCounts, Request
+    from loihi_convert.simulation.gpu import chosen_device
+
+    chosen = chosen_variants((variants or _VARIANTS[kind]).split(","))
+    request = Request(
+        kind,
+        name,
+        tuple(models),
+        tuple(tuned or ()),
+        output,
+        cache,
+        chosen,
+        None if methods is None else tuple(methods.split(",")),
+        steps,
+        ImageCounts(calibration, image_count, long_images, long_calibration, rate_images),
+        weight_bits,
+        poisson_seed,
+        with_best,
+        computed_only,
+        chosen_device(device),
+        data_root,
+    )
+    done = reproduced(request, tell=log, bars=progress_bar)
+    if as_json:
+        _say_json(done)
+    else:
+        _say(done, is_table=kind == "table")
+
+
+def _kind_and_name(what: list[str] | None) -> tuple[Literal["table", "figure"], str]:
+    """The table or figure that the words name.
+
+    Raises
+    ------
+    UsageError
+        If there is none of that name.
+    """
+    match what or []:
+        case ["headline"]:
+            return "table", _HEADLINE
+        case ["table", name]:
+            return "table", _known(name, _TABLES, "table")
+        case ["figure", name]:
+            return "figure", _known(name, _FIGURES, "figure")
+    raise UsageError(
+        f"found {' '.join(what or ()) or 'nothing'}",
+        where="reproduce",
+        expected="must be table NAME, figure NAME, or headline",
+        hint=f"Tables are {', '.join(_TABLES)}; figures are {', '.join(_FIGURES)}.",
+    )
+
+
+def _known(name: str, names: tuple[str, ...], kind: str) -> str:
+    if name in names:
+        return name
+    near = difflib.get_close_matches(name.upper(), names, n=1)
+    hint = f"Did you mean {near[0]}?" if near else ""
+    raise UsageError(f"found {name}", where=kind, expected=one_of(names), hint=hint)
+
+
+def _say_variants() -> None:
+    from loihi_convert.report.table import Table
+    from loihi_convert.reproduction.cells import VARIANTS
+
+    rows = tuple((variant.name, variant.description) for variant in VARIANTS.values())
+    echo("The paper leaves open how its numbers were measured, so a cell can be measured in several ways.")
+    echo("Choose some, as in --variants literal,spikes. Each is a column of the table.")
+    say_tables([Table("", ("variant", "how a cell is measured"), rows, text_columns=2)])
+
+
+def _say(done: Reproduced, *, is_table: bool) -> None:
+    from loihi_convert.reproduction.page import order_sentences, refused, terminal_tables
+
+    if is_table:
+        say_tables(terminal_tables(done.title, done.entries, done.bests))
+        for sentence in (*done.notes, *order_sentences(done.entries), *refused(done.entries)):
+            echo(f"- {sentence}")
+        echo("- what the columns mean: loihi-convert reproduce --variants help")
+    for warning in done.warnings:
+        log(f"warning: {warning}")
+    for path in done.files:
+        echo(f"wrote {path}")
+
+
+def _say_json(done: Reproduced) -> None:
+    import csv
+
+    from loihi_convert.reproduction.tables import csv_table
+
+    rows = list(csv.DictReader(csv_table(done.entries, done.bests).splitlines())) if done.entries else []
+    say_json(
+        {
+            "title": done.title,
+            "files": [str(path) for path in done.files],
+            "rows": rows,
+            "notes": done.notes,
+            "warnings": done.warnings,
+        }
+    )

@@ -1,0 +1,261 @@
+"""A table or a figure of the paper: computed, put beside the paper's numbers, and written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from loihi_convert.errors import InputError
+from loihi_convert.files import write_atomically
+from loihi_convert.progress import ProgressFactory, no_progress_bar
+from loihi_convert.report import paper
+from loihi_convert.report.figure import image_bytes
+from loihi_convert.reproduction.best import BestOfOurs
+from loihi_convert.reproduction.cells import (
+    Setting,
+    Variant,
+    chosen_cells,
+    distinct_variants,
+    figure_cells,
+    setting,
+)
+from loihi_convert.reproduction.channels import channel_values
+from loihi_convert.reproduction.figures import Panel, accuracy_figure, channel_figure, panel
+from loihi_convert.reproduction.measure import Measurements
+from loihi_convert.reproduction.meter import Meter
+from loihi_convert.reproduction.page import markdown_page
+from loihi_convert.reproduction.request import Request, Tell, best_of_ours, opened_networks
+from loihi_convert.reproduction.tables import BestEntry, Entry, best_of_paper, counted, csv_table, flattered
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TITLES: Final = {
+    "table 2": "Table 2: methods on MNIST",
+    "table 3": "Table 3: methods on Fashion-MNIST",
+    "table A2": "Table A2: factors alpha on MNIST",
+    "table A3": "Table A3: factors alpha on Fashion-MNIST",
+    "table A4": "Table A4: neurons and methods on MNIST",
+    "table headline": "The numbers of the abstract",
+    "figure 6": "Figure 6: accuracy against latency, MNIST",
+    "figure 7": "Figure 7: average firing rate of every channel, MNIST",
+    "figure 8": "Figure 8: accuracy against latency, Fashion-MNIST",
+    "figure 9": "Figure 9: factors alpha",
+    "figure 11": "Figure 11: accuracy against latency, CIFAR-10",
+    "figure 12": "Figure 12: neurons and methods, MNIST",
+    "figure A4": "Figure A4: thresholds of every channel, MNIST",
+    "figure A5": "Figure A5: thresholds of every channel, Fashion-MNIST",
+}
+"""Every table and figure, and what it shows."""
+
+# Tables and figures that also show the best of our methods.
+_WITH_BEST: Final = ("table 2", "table 3", "figure 6", "figure 8", "figure 11")
+_OF_CHANNELS: Final = ("figure 7", "figure A4", "figure A5")
+_RATE_TIMESTEPS: Final = (64,)
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """What a request gave.
+
+    Parameters
+    ----------
+    title
+        What it shows.
+    entries, bests
+        Accuracies beside the paper's; none for a figure of channels.
+    notes, warnings
+        How a table was measured, and what may mislead; one sentence each.
+    files
+        What was written.
+    """
+
+    title: str
+    files: tuple[Path, ...]
+    entries: tuple[Entry, ...] = ()
+    bests: tuple[BestEntry, ...] = ()
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def reproduce(
+    request: Request, *, tell: Tell = lambda sentence: None, bars: ProgressFactory = no_progress_bar
+) -> Reproduced:
+    """Measure what has not been measured yet, and write the table or the figure.
+
+    Raises
+    ------
+    UsageError
+        If the networks, methods or T are not those of the table.
+    InputError
+        If a network or a folder cannot be used.
+    """
+    cells = paper.table(request.name) if request.kind == "table" else figure_cells(request.name)
+    timesteps = _RATE_TIMESTEPS if request.title == "figure 7" and request.timesteps is None else request.timesteps
+    networks = opened_networks(request, tell)
+    every = dict.fromkeys(cell.data for cell in cells)
+    cells = chosen_cells(cells, request.title, list(networks), timesteps, request.methods)
+    for data in every:
+        if data not in networks:
+            tell(f"{request.title}: no network was trained on {data}; its cells are left out")
+    variants = distinct_variants(request.variants, cells)
+    title = TITLES[request.title]
+    if request.title in _OF_CHANNELS:
+        found = channel_values(request, networks, cells, variants, bars)
+        figure = channel_figure(title, found.panels, found.quantity)
+        return Reproduced(title, _write_figure(request.stem, figure, found.csv_text))
+    entries, bests = _measured(request, networks, cells, variants, tell, bars)
+    warnings = tuple(flattered(entries))
+    numbers = csv_table(entries, bests)
+    if request.kind == "figure":
+        figure = accuracy_figure(title, _panels(request, networks, variants, entries, bests))
+        return Reproduced(title, _write_figure(request.stem, figure, numbers), entries, bests, warnings=warnings)
+    notes = tuple(_notes(networks, entries))
+    files = request.stem.with_suffix(".md"), request.stem.with_suffix(".csv")
+    _write(files[0], markdown_page(title, entries, bests, notes=notes, warnings=warnings))
+    _write(files[1], numbers)
+    return Reproduced(title, files, entries, bests, notes, warnings)
+
+
+def _measured(
+    request: Request,
+    networks: dict[str, Measurements],
+    cells: Sequence[paper.Cell],
+    variants: Sequence[Variant],
+    tell: Tell,
+    bars: ProgressFactory,
+) -> tuple[tuple[Entry, ...], tuple[BestEntry, ...]]:
+    """Each cell in each variant, and for each data set and T the best of our methods; computed if need be."""
+    bests_of = best_of_ours(request, networks, tell) if request.title in _WITH_BEST and request.with_best else {}
+    made = {
+        (cell, variant): setting(
+            cell,
+            variant,
+            seed=request.poisson_seed,
+            weight_bits=request.weight_bits,
+            is_exported=request.title == "table headline",
+        )
+        for cell in cells
+        for variant in variants
+    }
+    if not request.computed_only:
+        wanted = {
+            data: [one for (cell, _), one in made.items() if cell.data == data and one is not None] for data in networks
+        }
+        _compute(request, networks, wanted, bests_of, cells, bars)
+    entries = tuple(
+        _entry(networks[cell.data], cell, variant, made[cell, variant]) for cell in cells for variant in variants
+    )
+    return entries, tuple(_best_entries(networks, bests_of, cells))
+
+
+def _compute(
+    request: Request,
+    networks: dict[str, Measurements],
+    wanted: dict[str, list[Setting]],
+    bests_of: dict[str, BestOfOurs],
+    cells: Sequence[paper.Cell],
+    bars: ProgressFactory,
+) -> None:
+    """Compute the settings of each data set, and the best of our methods for each T."""
+    steps = _steps(bests_of, cells)
+    with bars(request.title) as progress:
+        meter = Meter(progress)
+        meter.total = sum(network.work(wanted[data]) for data, network in networks.items())
+        meter.total += sum(bests_of[data].work(t) for data in steps for t in steps[data])
+        for data, network in networks.items():
+            network.accuracies(wanted[data], meter)
+            for t in steps.get(data, ()):
+                bests_of[data].find(t, meter)
+
+
+def _steps(bests_of: dict[str, BestOfOurs], cells: Sequence[paper.Cell]) -> dict[str, list[int]]:
+    """Every T of each data set, ascending."""
+    return {
+        data: sorted({cell.timesteps for cell in cells if cell.data == data and cell.timesteps is not None})
+        for data in bests_of
+    }
+
+
+def _entry(network: Measurements, cell: paper.Cell, variant: Variant, made: Setting | None) -> Entry:
+    cnn = network.cnn(cell.timesteps)
+    outcome = cnn if cell.method == paper.CNN else None if made is None else network.stored(made)
+    return Entry(cell, variant, made, outcome, cnn, network.name, int(network.source.provenance["seed"]))
+
+
+def _best_entries(
+    networks: dict[str, Measurements], bests_of: dict[str, BestOfOurs], cells: Sequence[paper.Cell]
+) -> Iterator[BestEntry]:
+    for data, steps in _steps(bests_of, cells).items():
+        for t in reversed(steps):
+            if (best := bests_of[data].stored(t)) is not None:
+                theirs = best_of_paper([cell for cell in cells if cell.data == data], t)
+                yield BestEntry(theirs, best, networks[data].cnn(t))
+
+
+def _panels(
+    request: Request,
+    networks: dict[str, Measurements],
+    variants: Sequence[Variant],
+    entries: Sequence[Entry],
+    bests: Sequence[BestEntry],
+) -> list[Panel]:
+    """A panel for each variant and data set."""
+    labels = _labels([entry.cell for entry in entries], request.name)
+    panels = []
+    for variant in variants:
+        for data in networks:
+            of_it = [entry for entry in entries if entry.variant == variant and entry.cell.data == data]
+            if of_it:
+                of_best = [one for one in bests if one.cell.data == data]
+                panels.append(panel(f"{data}, {variant.name}", of_it, of_best, labels))
+    return panels
+
+
+def _labels(cells: Sequence[paper.Cell], name: str) -> dict[paper.Cell, tuple[str, str]]:
+    """The label of each cell's curve, and the name of the group that shares its colour."""
+    if name == "9":
+        return {cell: (f"alpha {cell.alpha:g}", f"alpha {cell.alpha:g}") for cell in cells}
+    if name == "12":
+        return {cell: (f"{cell.method}, {cell.reset}", cell.method) for cell in cells}
+    return {cell: (cell.method, cell.method) for cell in cells}
+
+
+def _notes(networks: dict[str, Measurements], entries: Sequence[Entry]) -> list[str]:
+    """How a table was measured, one sentence each."""
+    notes = []
+    for data, network in networks.items():
+        made = network.source.provenance
+        cnn = network.cnn(None)
+        theirs = paper.cnn_accuracy(data)
+        beside = "" if theirs is None else f" (the paper's: {theirs:.2f} %)"
+        notes.append(
+            f"{data}: {made['architecture']}, training seed {made['seed']}, `{network.name}` "
+            f"(SHA-256 {network.digest[:12]}), {cnn.accuracy:.2f} % of {cnn.images:,} test images{beside}."
+        )
+    notes += counted(entries)
+    made_with = [entry.setting for entry in entries if entry.setting is not None]
+    seeds = sorted({one.poisson_seed for one in made_with if one.poisson_seed is not None})
+    bits = sorted({one.weight_bits for one in made_with})
+    poisson = f"; Poisson input of seed {', '.join(map(str, seeds))}" if seeds else ""
+    notes.append(f"Accuracy of the integers, weights of {', '.join(map(str, bits))} bits, one network per T{poisson}.")
+    return notes
+
+
+def _write_figure(stem: Path, figure: Figure, numbers: str) -> tuple[Path, ...]:
+    # Always in this order: drawing starts from the layout of the drawing before.
+    for kind in ("png", "svg"):
+        _write(stem.with_suffix(f".{kind}"), image_bytes(figure, kind))
+    _write(stem.with_suffix(".csv"), numbers)
+    return tuple(stem.with_suffix(suffix) for suffix in (".png", ".svg", ".csv"))
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        found = f"cannot be made ({error.strerror})"
+        raise InputError(found, where=path.parent, hint="Choose another `output`.") from error
+    write_atomically(path, content.encode() if isinstance(content, str) else content)

@@ -1,0 +1,104 @@
+"""Whether the rows of a table come in the paper's order: pairs that the paper tells apart, and ours beside them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from loihi_convert.reproduction.cells import Variant
+from loihi_convert.reproduction.tables import Entry, row_name, short_name
+
+PAPER_IMAGES: Final = 10_000
+"""Test images of each data set, all of which the paper takes."""
+
+# Standard normal deviations of a 95 % interval.
+_DEVIATIONS: Final = 1.96
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two rows at the same T that the paper tells apart, the better one first.
+
+    Parameters
+    ----------
+    better, worse
+        In the paper.
+    is_same
+        Ours come in that order, or are equal.
+    is_chance
+        Our difference is inside its 95 % interval.
+    """
+
+    better: Entry
+    worse: Entry
+    is_same: bool
+    is_chance: bool
+
+
+def pairs(entries: Sequence[Entry], variant: Variant) -> list[Pair]:
+    """Return every pair of rows of one data set and T, both measured by the paper and here, that the paper tells
+    apart."""
+    found = []
+    for better, worse in _told_apart(entries, variant):
+        if better.accuracy is not None and worse.accuracy is not None:
+            ours = _difference(better.accuracy, _images(better), worse.accuracy, _images(worse))
+            found.append(Pair(better, worse, is_same=ours >= 0, is_chance=abs(ours) <= 1))
+    return found
+
+
+def _told_apart(entries: Sequence[Entry], variant: Variant) -> list[tuple[Entry, Entry]]:
+    """The pairs of rows of one data set and T that the paper tells apart, its better row first, measured here or
+    not."""
+    rows = [
+        entry
+        for entry in entries
+        if entry.variant == variant and None not in (entry.cell.accuracy, entry.cell.timesteps)
+    ]
+    found = []
+    for one, two in itertools.combinations(rows, 2):
+        if (one.cell.data, one.cell.timesteps) != (two.cell.data, two.cell.timesteps):
+            continue
+        better, worse = (one, two) if (one.cell.accuracy or 0) > (two.cell.accuracy or 0) else (two, one)
+        if _difference(better.cell.accuracy, PAPER_IMAGES, worse.cell.accuracy, PAPER_IMAGES) > 1:
+            found.append((better, worse))
+    return found
+
+
+def order_lines(entries: Sequence[Entry], variant: Variant) -> list[str]:
+    """Return what `pairs` says of a variant: how many come in the paper's order, of how many, and each that does
+    not."""
+    found = pairs(entries, variant)
+    if not found:
+        return []
+    others = [pair for pair in found if not pair.is_same]
+    every = len(_told_apart(entries, variant))
+    left_out = "" if len(found) == every else f"; {every - len(found)} more are not measured here"
+    lines = [f"- **{variant.name}**: {len(found) - len(others)} of {len(found)} in the paper's order{left_out}."]
+    for pair in others:
+        better, worse = pair.better, pair.worse
+        lines.append(
+            f"  - {row_name(better.cell)} before {short_name(worse.cell)}: paper {better.cell.accuracy:.2f} and "
+            f"{worse.cell.accuracy:.2f}, ours {better.accuracy:.2f} and {worse.accuracy:.2f}"
+            + (", within chance" if pair.is_chance else "")
+        )
+    return lines
+
+
+def _difference(first: float | None, first_images: int, second: float | None, second_images: int) -> float:
+    """The difference of two accuracies in %, in units of half its 95 % interval; infinite where that is empty."""
+    assert first is not None
+    assert second is not None
+    variance = first * (100 - first) / first_images + second * (100 - second) / second_images
+    if first == second:
+        return 0.0
+    return (
+        (first - second) / (_DEVIATIONS * math.sqrt(variance)) if variance else math.copysign(math.inf, first - second)
+    )
+
+
+def _images(entry: Entry) -> int:
+    assert entry.outcome is not None
+    return entry.outcome.images

@@ -1,0 +1,197 @@
+"""What is to be reproduced, with which networks and images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import loihi_convert
+from loihi_convert.cnn import checkpoint
+from loihi_convert.data import DATASETS, DataSplits, load_data
+from loihi_convert.errors import InputError, UsageError
+from loihi_convert.reproduction.best import BestOfOurs
+from loihi_convert.reproduction.cells import VARIANTS, Variant
+from loihi_convert.reproduction.images import Counts, Images
+from loihi_convert.reproduction.measure import Measurements
+from loihi_convert.reproduction.records import Records
+
+Kind = Literal["table", "figure"]
+
+Tell = Callable[[str], None]
+"""Told of each accuracy that has been computed, in a sentence."""
+
+MODELS: Final = "netx_models"
+"""The folder of ready-made models, in the repository."""
+
+
+@dataclass(frozen=True)
+class ImageCounts:
+    """How many images are used.
+
+    Parameters
+    ----------
+    calibration
+        To balance on: ``"all"``, training and validation images, as the paper does; ``"split"``, the calibration
+        split; or the first N of the split.
+    image_count, long_images, long_calibration, rate_images
+        See `images.Counts`.
+    """
+
+    calibration: str = "all"
+    image_count: int | None = None
+    long_images: int | None = None
+    long_calibration: int | None = None
+    rate_images: int | None = None
+
+    def of(self, splits: DataSplits) -> Counts:
+        """Return the numbers for one data set."""
+        text = self.calibration
+        if text not in ("all", "split") and not (text.isascii() and text.isdecimal()):
+            raise UsageError(f"found {text}", where="calibration", expected="must be all, split, or a number of images")
+        calibration = None if text == "all" else len(splits.calibration) if text == "split" else int(text)
+        return Counts(calibration, self.image_count, self.long_images, self.long_calibration, self.rate_images)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A table or a figure of the paper.
+
+    Parameters
+    ----------
+    kind, name
+        ``"table"`` and one of `paper.TABLES`, or ``"figure"`` and one of `cells.FIGURES`.
+    models
+        Names of ready-made models, or checkpoints; one for each data set.
+    tuned
+        Fine-tuned checkpoints that may be the best for some T. Those of a ready-made model are added.
+    output
+        Folder of the pages, pictures and CSV files.
+    cache
+        Folder of what has been computed; None: ``output/computed``.
+    variants, methods, timesteps
+        Only these; ``methods`` and ``timesteps`` None: the paper's.
+    counts
+        How many images are used.
+    weight_bits, poisson_seed
+        See `cells.Setting`.
+    with_best
+        Measure the best of our methods, too, where the paper compares methods.
+    computed_only
+        Show what has been computed, and compute nothing.
+    device
+        ``"cpu"``, or another device of torch.
+    data_root
+        Folder of the data sets; None: the default.
+    """
+
+    kind: Kind
+    name: str
+    models: tuple[str, ...]
+    tuned: tuple[Path, ...] = ()
+    output: Path = Path("reproduced")
+    cache: Path | None = None
+    variants: tuple[Variant, ...] = (VARIANTS["literal"],)
+    methods: tuple[str, ...] | None = None
+    timesteps: tuple[int, ...] | None = None
+    counts: ImageCounts = ImageCounts()
+    weight_bits: int = 8
+    poisson_seed: int = 0
+    with_best: bool = True
+    computed_only: bool = False
+    device: str = "cpu"
+    data_root: Path | None = None
+
+    @property
+    def title(self) -> str:
+        """What it is called in messages: ``table 2``."""
+        return f"{self.kind} {self.name}"
+
+    @property
+    def stem(self) -> Path:
+        """The path of the files that are written, without a suffix."""
+        return self.output / f"{self.kind}-{self.name}"
+
+    @property
+    def records(self) -> Records:
+        """What has been computed."""
+        return Records(self.cache or self.output / "computed")
+
+
+def opened_networks(request: Request, tell: Tell) -> dict[str, Measurements]:
+    """Return the networks by the data that they were trained on.
+
+    Raises
+    ------
+    UsageError
+        If two were trained on the same data.
+    InputError
+        If one cannot be used.
+    """
+    found: dict[str, Measurements] = {}
+    for model in request.models:
+        path, *_ = model_files(model)
+        data = checkpoint.load(path).data
+        if data in found:
+            raise UsageError(
+                f"{found[data].name} is trained on {data}, too",
+                where=path,
+                expected="pass one `models` for each data set",
+                hint="Pass fine-tuned networks by `tuned`.",
+            )
+        splits = load_data(data, request.data_root)
+        images = Images(splits, request.counts.of(splits))
+        found[data] = _opened(path, images, request, tell)
+    return found
+
+
+def best_of_ours(request: Request, networks: dict[str, Measurements], tell: Tell) -> dict[str, BestOfOurs]:
+    """Return what finds the best for each T: one of ``networks``, or a fine-tuned one that takes its place."""
+    found = {data: [network] for data, network in networks.items()}
+    named = [path for model in request.models for path in model_files(model)[1:]]
+    for path in (*request.tuned, *named):
+        data = checkpoint.load(path).data
+        if data not in found:
+            raise UsageError(
+                f"is trained on {data}, and no `models` is",
+                where=path,
+                hint="Pass the network it was fine-tuned from.",
+            )
+        found[data].append(_opened(path, networks[data].images, request, tell))
+    return {
+        data: BestOfOurs(candidates, request.records, weight_bits=request.weight_bits, device=request.device, tell=tell)
+        for data, candidates in found.items()
+    }
+
+
+def model_files(model: str) -> tuple[Path, ...]:
+    """Return the checkpoints of ``model``: a path alone, or those of a ready-made model.
+
+    The first is the CNN without quantized activations, the others are fine-tuned from it for few steps.
+
+    Raises
+    ------
+    InputError
+        If the name is known and its folder is not here.
+    """
+    if model not in DATASETS or model == "digits":
+        return (Path(model),)
+    places = (Path(MODELS), Path(loihi_convert.__file__).parents[1] / MODELS)
+    folder = next((place / model for place in places if (place / model / "card.json").is_file()), None)
+    if folder is None:
+        raise InputError(
+            f"the folder {MODELS}/{model} is not here",
+            where=model,
+            expected="a ready-made model is in the repository, not in the package",
+            hint=f"Run this in a clone of the repository, or train one: `loihi-convert train --data {model}`.",
+        )
+    listed = [item for item in json.loads((folder / "card.json").read_text())["checkpoints"] if item["in_repository"]]
+    # Stable: the order of the card within each group.
+    listed.sort(key=lambda item: item["qcfs_levels"] is not None)
+    return tuple(folder / item["file"] for item in listed)
+
+
+def _opened(path: Path, images: Images, request: Request, tell: Tell) -> Measurements:
+    return Measurements(path, images, request.records, device=request.device, tell=tell)
