@@ -4,12 +4,12 @@
 
     import loihi_convert as lc
 
-    snn = lc.convert(model, x_train[:2000], timesteps=8, mean=0.1307, std=0.3081)    # an nn.Module, or a file's path
+    snn = lc.convert(model, x_train[:2000], timesteps=8, mean=0.1307, std=0.3081)    # an nn.Module or a path
     result = snn.run(x_test, y_test)                                                 # exact integers, in memory
     result.accuracy, result.cnn_accuracy
     snn.save("model.net")                                                            # a lava-dl netx HDF5 file
 
-The stages one by one, each of which takes one value and returns the next::
+The same in stages; each takes the value that the one before returned::
 
     relu = lc.to_relu_network(model, (1, 28, 28))     ReluNetwork       batch norm folded, ReLU between synapses
     spiking = lc.balance(relu, images, 8)             SpikingNetwork    a threshold per channel
@@ -26,14 +26,14 @@ The stages one by one, each of which takes one value and returns the next::
 ``simulation``   integrate-and-fire simulation of both networks
 ``chip``         every Loihi and Lava number, rules, resources, energy
 ``netx``         the file format
-``external``     netx files that other tools wrote
-``backends``     what runs a file: exact integers (`ref`), Lava's simulator (`sim`), a board (`loihi2`)
-``metrics``      from a run to numbers
+``external``     netx files written by other tools
+``backends``     run a file: exact integers (`ref`), Lava's simulator (`sim`), a board (`loihi2`)
+``metrics``      figures of a run: accuracy, spikes, early exit, diagnosis
 ``runs``         run folders
-``report``       every rendering: terminal, HTML, Markdown, pictures
-``checks``       will it fit: rules on files, integers, channels, memory
-``inspection``   what is in a netx file, and what differs between two
-``pipeline``     the flows of the command line's verbs
+``report``       all output formats: terminal, HTML, Markdown, pictures
+``checks``       does a file fit its target? Rules on integers, channels and memory
+``inspection``   the contents of a netx file, and the differences of two
+``pipeline``     the steps of each command-line verb
 ``reproduction`` the paper's tables and figures, measured on your networks
 ``cli``          the command line
 ===============  ======================================================================================================
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from loihi_convert.frontend.lower import to_relu_network
     from loihi_convert.netx import read, write
 
-# Where each name stands: importing this package costs nothing, and `--help` answers at once.
+# Names are imported on first use, so that `import loihi_convert` and `--help` are fast.
 _HOMES: Final = {
     "BalanceOptions": "conversion.options",
     "Converted": "api",

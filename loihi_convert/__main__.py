@@ -1,6 +1,7 @@
-"""The entry: signals and errors become one line on stderr and an exit code.
+"""Entry point: turns signals and errors into one line on stderr and an exit code.
 
-A signal before the first line here, while Python itself starts, ends as Python has it: Ctrl-C with a traceback.
+A signal that arrives before this module runs, while Python itself starts, gets Python's default treatment: Ctrl-C
+prints a traceback.
 """
 
 from __future__ import annotations
@@ -19,18 +20,21 @@ if TYPE_CHECKING:
     from typing import Final, NoReturn
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# `timeout` and batch systems send a signal twice at once: to the process, and to its group.
+# `timeout` and batch systems send each signal twice: to the process and to its process group.
 _SAME_SIGNAL_SECONDS: Final = 1.0
 _AGAIN_SECONDS: Final = 0.01
 _LACK_OF_MEMORY: Final = ("can't allocate memory", "Cannot allocate memory", "failed to map segment")
 
 
 class _Interrupted(KeyboardInterrupt):
-    """A signal came. Where a plain `KeyboardInterrupt` leaves an ``exec``, Python itself later ends as if by SIGINT."""
+    """A signal arrived.
+
+    A plain `KeyboardInterrupt` that passes through ``exec`` makes Python exit later as if killed by SIGINT.
+    """
 
 
 def main() -> NoReturn:
-    """Run the command line; the first signal lets it clean up, the second ends it at once."""
+    """Run the command line: the first signal interrupts it so that it can clean up, the second kills it."""
     came: list[tuple[int, float]] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -41,7 +45,7 @@ def main() -> NoReturn:
             os._exit(128 + number)
 
     def on_ignored(ignored: sys.UnraisableHookArgs) -> None:
-        # Python drops what a finalizer or a callback of C raises. The signal must then come once more.
+        # Python ignores exceptions raised in a finalizer or a C callback: send the signal again.
         if isinstance(ignored.exc_value, _Interrupted) and came:
             again = (threading.main_thread().ident, came.pop()[0])
             threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, again).start()
@@ -49,7 +53,7 @@ def main() -> NoReturn:
             report_ignored(ignored)
 
     report_ignored, sys.unraisablehook = sys.unraisablehook, on_ignored
-    # Signals that are ignored at the start, as under nohup, stay ignored.
+    # Signals that were already ignored, as under nohup, stay ignored.
     caught = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     for number in caught:
         signal.signal(number, on_signal)
@@ -58,12 +62,12 @@ def main() -> NoReturn:
         from loihi_convert.threads import wait_passively
 
         wait_passively()
-        # Some versions of typer raise Abort on Ctrl-C, some return the exit code.
+        # On Ctrl-C some versions of typer raise Abort, others return the exit code.
         code = cli.app(standalone_mode=False) or 0
     except BaseException as error:
-        # A library that is interrupted raises what it likes.
+        # An interrupted library may raise any exception.
         code = 0 if came else _explain(error)
-    # From here on a signal ends the process without a traceback from the interpreter's exit.
+    # A signal during the interpreter's shutdown must not print a traceback.
     for number in caught:
         signal.signal(number, signal.SIG_DFL)
     sys.unraisablehook = report_ignored
@@ -75,7 +79,7 @@ def main() -> NoReturn:
 
 
 def exit_code(work: Callable[[], int | None]) -> int:
-    """Do ``work`` and return its exit code, or that of the error it raises, which becomes a sentence on stderr."""
+    """Call ``work`` and return its exit code; print an error it raises as one sentence and return that exit code."""
     try:
         return work() or 0
     except Exception as error:
@@ -83,7 +87,7 @@ def exit_code(work: Callable[[], int | None]) -> int:
 
 
 def _explain(error: BaseException) -> int:
-    """Print one sentence about ``error`` and return its exit code; raise it if it is a bug."""
+    """Print one sentence about ``error`` and return its exit code; re-raise it if it is a bug."""
     import typer
 
     from loihi_convert import cli
@@ -98,7 +102,7 @@ def _explain(error: BaseException) -> int:
     if _is_lack_of_memory(error):
         log("error: out of memory; no partial files were left. Use fewer images.")
         return PlatformError.exit_code
-    # Complaints of the option parser know how to show themselves and carry exit code 2.
+    # Errors of the option parser print themselves and carry exit code 2.
     if hasattr(error, "show") and hasattr(error, "exit_code"):
         error.show()
         return int(error.exit_code)
@@ -106,7 +110,7 @@ def _explain(error: BaseException) -> int:
 
 
 def _is_lack_of_memory(error: BaseException) -> bool:
-    # torch raises RuntimeError; the loader of shared libraries has two words for it.
+    # torch raises RuntimeError; the loader of shared libraries has two messages for it.
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in _LACK_OF_MEMORY)
 
 

@@ -1,7 +1,6 @@
-"""The package in Python, on values: `convert` a CNN or `load` a file, then run, save, check, diagnose.
+"""The Python API: `convert` a CNN or `load` a file, then run, save, check or diagnose the network.
 
-Everything here is in memory; a file is written only where one is asked for, or where something outside this process
-must read it.
+Everything stays in memory. Files are written only by `Converted.save`, and for backends in another process.
 """
 
 from __future__ import annotations
@@ -85,43 +84,44 @@ def convert(
     model
         The trained CNN: a `torch.nn.Module`, or the path of its checkpoint or ONNX file.
     images
-        Calibration images, some hundreds to thousands of the training set, never test images: NumPy, torch or a
-        DataLoader; uint8, or floats in 0..1; ``(N, H, W)`` or ``(N, C, H, W)``. Before any normalization.
+        Calibration images, a few hundred to a few thousand from the training set, never test images. NumPy, torch or a
+        DataLoader; uint8, or floats in 0..1; ``(N, H, W)`` or ``(N, C, H, W)``; not normalized.
     labels
-        The class of each image, from 0; those in a DataLoader come along. With them the CNN's own accuracy stands in
-        ``cnn_accuracy`` and in the notes, and a Python warning says if it is too low.
+        The class of each image, from 0; a DataLoader may supply them. With labels, the CNN's accuracy is reported in
+        ``cnn_accuracy`` and in the notes, and a Python warning is given if it is too low.
     timesteps
         The latency T.
     mean, std
-        Where the CNN was trained on ``(x - mean) / std`` with x in 0..1: one number, or one per channel; both or none.
+        If the CNN was trained on ``(x - mean) / std`` with x in 0..1: one number, or one per channel; both or none.
     arch
-        For the path of a checkpoint of other origin: ``package.module:factory``, which builds the CNN. Its code runs.
+        For the path of a plain state dict: ``package.module:factory``, a function that builds the CNN. Its code is
+        executed.
     input_shape
-        For signals: ``(C, L)``, with ``images`` ``(N, C, L)``, or ``(N, L)`` of one channel; default: ``(C, H, W)`` of
-        ``images``.
+        For signals: ``(C, L)``; ``images`` are then ``(N, C, L)``, or ``(N, L)`` for one channel. Default: ``(C, H,
+        W)`` of ``images``.
     classes
-        The name of each output, or of both classes of a single one; by default 0, 1, ...
+        The name of each output (both class names for a single output); by default 0, 1, ...
     task
-        What the outputs are: scores of classes (a single output: a logit, class 1 above 0), or, with ``"regression"``,
-        numbers.
+        Meaning of the outputs: class scores (a single output is a logit: class 1 if above 0), or, with
+        ``"regression"``, numbers.
     balancing
         How firing thresholds are balanced; by default the method that agrees best with the CNN on ``images``.
     quantization
         Bits and target.
     skip_copies
-        How many relays carry each value of a skip connection, 1..8; by default as many as the agreement with the CNN
-        on ``images`` asks for.
+        Relays that carry each value of a skip connection, 1..8; by default as few as the agreement with the CNN on
+        ``images`` allows.
     device
-        Where to simulate: ``"cpu"``, ``"cuda"``, or ``"auto"``: a GPU if torch sees one.
+        Where to simulate: ``"cpu"``, ``"cuda"``, or ``"auto"`` (a GPU if torch finds one).
     expect
-        The accuracy that the CNN is known to have, a fraction; by default, better than always the same class.
+        The known accuracy of the CNN, a fraction; by default it must only beat always predicting one class.
 
     Raises
     ------
     UsageError
         If parameters are out of range or contradict each other.
     UnsupportedModelError
-        If the CNN holds what has no spiking equivalent.
+        If a part of the CNN has no spiking equivalent.
     InputError
         If the checkpoint or the images cannot be used.
     """
@@ -136,7 +136,7 @@ def convert(
             Path(model), arch=arch, input_shape=given, classes=classes, mean=means, std=deviations, task=task
         )
     elif arch is not None:
-        raise UsageError("given with a module", where="arch", expected="is for the path of a plain state dict")
+        raise UsageError("given with a module", where="arch", expected="must come with the path of a state dict")
     else:
         source = Source.from_module(model, shape, classes=classes, mean=means, std=deviations, task=task)
     own = own_accuracy(source, dataset, "calibration images", expect)
@@ -157,10 +157,10 @@ def convert(
 
 
 def _labelled(images: Images, labels: Labels | None, input_shape: tuple[int, int, int] | None) -> Dataset:
-    """Images, with labels if there are any; a DataLoader may hold something else beside its images."""
+    """Images, with labels if there are any; a DataLoader may yield images with something other than labels."""
     if labels is not None:
         return as_dataset(images, labels, input_shape=input_shape)
-    # What has a length can be gone through twice.
+    # Only a sized iterable can be read a second time.
     if isinstance(images, Sized):
         try:
             return as_dataset(images, input_shape=input_shape)
@@ -171,14 +171,14 @@ def _labelled(images: Images, labels: Labels | None, input_shape: tuple[int, int
 
 
 def load(path: str | Path, *, model: str | Path | None = None, arch: str | None = None) -> Converted:
-    """Return the network in the ``.net`` file at ``path``, which loihi-convert wrote.
+    """Return the network in ``path``, a ``.net`` file written by loihi-convert.
 
     Parameters
     ----------
     path
         The file.
     model
-        The checkpoint of its CNN; by default the one beside the file, if it is unchanged. Without a CNN there is no
+        The checkpoint of its CNN; by default the one next to the file, if it is unchanged. Without a CNN there is no
         ``cnn_accuracy`` and no diagnosis.
     arch
         As in `convert`.
@@ -200,13 +200,13 @@ class Converted:
     Parameters
     ----------
     network
-        The integers, as they stand in a file.
+        The integers, as stored in a file.
     source
-        The CNN it was made from; None where that is not at hand.
+        The CNN it was made from; None if not available.
     conversion
-        How it was made; None for a file.
+        Details of the conversion; None if loaded from a file.
     own
-        The CNN on the calibration images; None where these have no labels, and for a file.
+        Accuracy of the CNN on the calibration images; None without labels or if loaded from a file.
     """
 
     network: QuantizedNetwork
@@ -216,22 +216,22 @@ class Converted:
 
     @property
     def timesteps(self) -> int:
-        """The latency T its thresholds are balanced for."""
+        """The latency T that the thresholds are balanced for."""
         return self.network.timesteps
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the conversion had to say: the CNN's own accuracy, the method it chose, and warnings."""
+        """Notes of the conversion: the CNN's accuracy, the method chosen, warnings."""
         own = () if self.own is None else (self.own.warning or self.own.sentence,)
         return own if self.conversion is None else (*own, *self.conversion.notes)
 
     @property
     def cnn_accuracy(self) -> float | None:
-        """Of the CNN on the calibration images, a fraction; None where these have no labels, and for a file."""
+        """Accuracy of the CNN on the calibration images, 0..1; None without labels or if loaded from a file."""
         return None if self.own is None else self.own.accuracy
 
     def table(self) -> Table:
-        """Return the layers: shape, neurons, weight bits, thresholds."""
+        """Return a table of the layers: shape, neurons, weight bits, thresholds."""
         return network_table(self.network)
 
     def run(
@@ -244,28 +244,28 @@ class Converted:
         backend: BackendName = "ref",
         device: Device = "auto",
     ) -> Result:
-        """Run ``images`` for ``timesteps`` steps each and return what came of it, beside the CNN.
+        """Run each of ``images`` for ``timesteps`` steps and return the result, with the CNN's for comparison.
 
         Parameters
         ----------
         images
-            Test images, as `convert` takes them.
+            Test images, in any format that `convert` accepts.
         labels
-            The class of each image, from 0; without them there is agreement with the CNN, no accuracy.
+            The class of each image, from 0; without labels the result has the agreement with the CNN but no accuracy.
         targets
-            For a regression, in place of labels: the numbers for each image, ``(N,)`` or ``(N, outputs)``.
+            For a regression, instead of labels: the target values of each image, ``(N,)`` or ``(N, outputs)``.
         timesteps
-            T; by default the one that thresholds are balanced for.
+            T; by default the one the thresholds are balanced for.
         backend
             ``"ref"``: exact integers in this process. ``"sim"``: Lava's CPU simulator, much slower; the result says
-            whether it equals ``ref``. ``"loihi2"``: a board.
+            whether its integers equal those of ``ref``. ``"loihi2"``: a board.
         device
             Where ``ref`` simulates.
 
         Raises
         ------
         UsageError
-            If ``timesteps`` is out of range, or there are labels for a regression, or targets for classes.
+            If ``timesteps`` is out of range, or labels are given for a regression, or targets for a classification.
         DataError
             If the images do not fit the network.
         PlatformError
@@ -283,7 +283,7 @@ class Converted:
             reference, result = result, self._run_file(data.images, steps, backend)
             is_equal = first_difference(result, reference) is None
             if is_equal:
-                # Lava counts neither; equal runs have equal counts.
+                # Lava counts neither, but equal runs have equal counts.
                 result = replace(
                     result, channel_spikes=reference.channel_spikes, wrapped_images=reference.wrapped_images
                 )
@@ -292,21 +292,21 @@ class Converted:
         return Result(network, result, evaluation, backend, is_equal)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
-        """Write a lava-dl netx HDF5 file and return its path; an existing file is kept unless ``overwrite``."""
+        """Write a lava-dl netx HDF5 file and return its path; replace an existing file only if ``overwrite``."""
         netx.write(self.network, Path(path), overwrite=overwrite)
         return Path(path)
 
     def check(self, target: Target | None = None, images: Images | None = None, *, chips: int = 1) -> CheckReport:
-        """Return what is in the way of a target, the worst first; see `CheckReport`.
+        """Return the problems with a target, the most severe first; see `CheckReport`.
 
         Parameters
         ----------
         target
             ``"lava"`` or ``"loihi2"``; by default the one it was made for.
         images
-            Images on which to look for channels that stay silent or fire at every step.
+            Images used to find channels that stay silent or fire at every step.
         chips
-            How many Loihi 2 chips there are for it.
+            Number of Loihi 2 chips available.
         """
         pixels = None if images is None else as_images(images, self._image_shape)
         with tempfile.TemporaryDirectory() as folder:
@@ -316,20 +316,20 @@ class Converted:
     def diagnose(
         self, images: Images, labels: Labels | None = None, *, timesteps: int | None = None
     ) -> DiagnosisReport:
-        """Return where the accuracy went between the CNN and these integers, and what to try.
+        """Return where accuracy is lost between the CNN and the integers, and what to try.
 
         Parameters
         ----------
         images, labels
-            Validation images, as in `run`: what the answer is acted on must not be the test images.
+            Validation images, as in `run`; not test images, because the advice is meant to be acted on.
 
         Raises
         ------
         UsageError
-            If the CNN is not at hand, or the network is a regression.
+            If the CNN is not available, or the network is a regression.
         """
         if self.source is None:
-            raise UsageError("the CNN is not at hand", where="model", hint="Pass `model` to `load`.")
+            raise UsageError("the CNN is not available", where="model", hint="Pass `model` to `load`.")
         data = self._dataset(images, labels)
         steps = self._steps(timesteps)
         check_run(self.network, data.images, steps)
@@ -341,7 +341,7 @@ class Converted:
         return DiagnosisReport(None, found, advice(found, self.network), image_notes(self.network))
 
     def _steps(self, timesteps: int | None) -> int:
-        """The T of a run; how large it may be, `check_run` knows."""
+        """The T of a run; `check_run` checks its upper bound."""
         if timesteps is None:
             return self.timesteps
         if isinstance(timesteps, bool) or not isinstance(timesteps, int):
@@ -354,14 +354,14 @@ class Converted:
         return channels, height, width
 
     def _dataset(self, images: Images, labels: Labels | None, targets: Targets | None = None) -> Dataset:
-        """The images with what they show, which must be what the network gives."""
+        """The images with their labels or targets, whichever match the network's task."""
         outputs = self.network.shapes[-1][0]
         if self.network.task == "regression":
             if labels is not None:
                 raise UsageError("given for a regression", where="labels", hint="Pass `targets`.")
             return as_regression_dataset(images, targets, input_shape=self._image_shape, output_count=outputs)
         if targets is not None:
-            raise UsageError("given for a network of classes", where="targets", hint="Pass `labels`.")
+            raise UsageError("given for a classification", where="targets", hint="Pass `labels`.")
         return as_dataset(images, labels, input_shape=self._image_shape, class_count=class_count(outputs))
 
     def _run_file(self, images: Array, timesteps: int, backend: BackendName) -> RunResult:

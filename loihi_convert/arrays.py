@@ -1,4 +1,4 @@
-"""Arrays: their types, and read-only copies of them."""
+"""Array types, and read-only copies of arrays."""
 
 from __future__ import annotations
 

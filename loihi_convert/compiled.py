@@ -1,6 +1,6 @@
-"""Loops as machine code (numba): the one place that knows how they are compiled, and where the result is kept.
+"""Loops compiled to machine code with numba: how they are compiled, and where the result is cached.
 
-Files of loops, ``*_kernels.py``, are called by the one module beside them that says what they are for.
+Such loops are in files named ``*_kernels.py``, each called by one module next to it, which documents them.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from numba import njit
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile a function when it is first called; keep the machine code on disk where there is a place for it."""
+    """Compile a function when it is first called; cache the machine code on disk if a cache folder is writable."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         compile_ = functools.partial(njit, nogil=True, error_model="numpy", **options)
         try:
             made: Callable[..., Any] = compile_(cache=True)(function)
         except RuntimeError:
-            # Neither this folder nor the user's cache folder can be written.
+            # Neither this folder nor the user's cache folder is writable.
             made = compile_()(function)
         return made
 
@@ -30,7 +30,7 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
 
 @functools.cache
 def cpu_features() -> frozenset[str]:
-    """Return what LLVM calls the features of this processor, as ``avx512vnni``; none where it does not know them."""
+    """Return LLVM's names of this processor's features, such as ``avx512vnni``; empty if it cannot tell."""
     try:
         features = llvmlite.binding.get_host_cpu_features()
     except RuntimeError:

@@ -1,26 +1,26 @@
-"""Every error a user can meet, what it says, and the exit code the command line gives it.
+"""All errors a user can see, their messages, and their exit codes on the command line.
 
 ::
 
-    LoihiConvertError            1  (never raised itself; 1 is a bug)
-    ├── UsageError               2  a parameter, or a combination of parameters, makes no sense
+    LoihiConvertError            1  (never raised directly; 1 is a bug)
+    ├── UsageError               2  invalid parameters, or an invalid combination of them
     ├── InputError               3  a file, a model or data cannot be used
     │   ├── UnsupportedModelError   a module without a spiking equivalent
     │   ├── CheckpointError         model.pt / .safetensors
     │   ├── NetxError               model.net
     │   ├── DataError               a data set
     │   └── RangeError              a number that Loihi's fixed point cannot hold
-    ├── PlatformError            4  something must be installed, or broke outside this package
-    │   └── BackendError            the Lava host process failed or was ended
-    └── VerificationError        5  two results that must be equal are not
+    ├── PlatformError            4  something is not installed, or failed outside this package
+    │   └── BackendError            the Lava host process failed or was killed
+    └── VerificationError        5  two results that must be equal differ
 
-An error has four fields, and `rendered` makes a sentence or two of them, here and nowhere else::
+An error has four fields, which `rendered` turns into one or two sentences::
 
     raise UsageError("found 2.0", where="alpha", expected="must be in (0, 1]")
     alpha: found 2.0; must be in (0, 1].
 
-The library names its parameters, also inside the text, where they stand in backticks: `` `alpha` `` and
-`` `reset='hard'` ``, which the command line shows as its flags: ``--alpha`` and ``--reset hard``.
+The library names its parameters in backticks: `` `alpha` `` and `` `reset='hard'` ``. The command line shows them as
+its flags: ``--alpha`` and ``--reset hard``.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class LoihiConvertError(Exception):
     found
         What is wrong: a clause, without a full stop.
     where
-        What it concerns: a file, a layer, a parameter (by its Python name); empty where that is obvious.
+        The file, layer or parameter (its Python name) concerned; empty if obvious.
     expected
-        What is allowed: a clause, such as "must be one of ref, sim, loihi2".
+        The requirement: a clause, such as "must be one of ref, sim, loihi2".
     hint
         What to do: one or two sentences.
     """
@@ -58,7 +58,7 @@ class LoihiConvertError(Exception):
         return rendered(self)
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Exceptions are pickled by their positional arguments alone, as when one crosses to another process.
+        # By default pickle restores an exception from its positional arguments only, as between processes.
         return _restored, (type(self), self.found, self.where, self.expected, self.hint)
 
 
@@ -67,9 +67,9 @@ def _restored(kind: type[LoihiConvertError], found: str, where: str, expected: s
 
 
 def rendered(error: LoihiConvertError, flags: Mapping[str, str] | None = None) -> str:
-    """Return ``error`` as a sentence or two: where, what was found, what is allowed, what to do.
+    """Return ``error`` as one or two sentences: where, what was found, what is expected, what to do.
 
-    ``flags`` maps parameters to what the command line calls them, as ``{"method": "--balance"}``.
+    ``flags`` maps parameters to command-line flags, such as ``{"method": "--balance"}``.
     """
     if not (error.where or error.expected or error.hint):
         return error.found
@@ -81,12 +81,12 @@ def rendered(error: LoihiConvertError, flags: Mapping[str, str] | None = None) -
 
 
 def with_flags(text: str, flags: Mapping[str, str]) -> str:
-    """Return ``text`` with its parameters in backticks as ``flags``; those without a flag stay."""
+    """Return ``text`` with each parameter in backticks replaced by its flag, if it has one."""
     return _PARAMETER.sub(lambda match: _flag(match, flags), text)
 
 
 def _flag(match: re.Match[str], flags: Mapping[str, str] | None) -> str:
-    """A parameter in backticks as its flag, if it is one: `` `reset='hard'` `` as ``--reset hard``."""
+    """The flag for a parameter in backticks, if it has one: ``--reset hard`` for `` `reset='hard'` ``."""
     name, value = match.groups()
     flag = (flags or {}).get(name)
     if flag is None:
@@ -104,35 +104,35 @@ def one_of(values: Iterable[object]) -> str:
 
 
 class UsageError(LoihiConvertError):
-    """A parameter, or a combination of parameters, makes no sense."""
+    """A parameter or a combination of parameters is invalid."""
 
     exit_code = 2
 
 
 class InputError(LoihiConvertError):
-    """A file, a model or data that the user brought cannot be used."""
+    """A file, model or data set given by the user cannot be used."""
 
     exit_code = 3
 
 
 class UnsupportedModelError(InputError):
-    """The CNN holds a module or an operation that has no spiking equivalent here.
+    """The CNN contains a module or an operation without a spiking equivalent here.
 
     Attributes
     ----------
     others
-        The errors of the other such places of the CNN, in the order of computation.
+        Errors for all further unsupported places in the CNN, in order of computation.
     """
 
     others: tuple[UnsupportedModelError, ...] = ()
 
 
 class CheckpointError(InputError):
-    """A checkpoint (`.pt`, `.safetensors`) is damaged, hostile or incomplete."""
+    """A checkpoint (`.pt`, `.safetensors`) is damaged, malicious or incomplete."""
 
 
 class NetxError(InputError):
-    """A netx file (`.net`) is damaged, or holds something that cannot be run."""
+    """A netx file (`.net`) is damaged, or its contents cannot be run."""
 
 
 class DataError(InputError):
@@ -140,25 +140,25 @@ class DataError(InputError):
 
 
 class RangeError(InputError):
-    """A number lies outside what Loihi's fixed point can hold."""
+    """A number does not fit Loihi's fixed-point range."""
 
 
 class PlatformError(LoihiConvertError):
-    """The machine lacks something, or something outside this package broke."""
+    """Something is missing on this machine, or failed outside this package."""
 
     exit_code = 4
 
 
 class BackendError(PlatformError):
-    """The Lava host process could not start, failed, stalled or was ended."""
+    """The Lava host process could not start, failed, stalled or was killed."""
 
 
 class VerificationError(LoihiConvertError):
-    """Two results that must be equal, bit for bit, are not."""
+    """Two results that must be equal, bit for bit, differ."""
 
     exit_code = 5
 
 
 def escape_control(text: str) -> str:
-    """Escape control characters in ``text``, so that names from an untrusted file cannot drive the terminal."""
+    """Escape control characters in ``text``, so that names from an untrusted file cannot control the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes: suffixes of trained networks are a habit, not a format."""
+"""The type of a file, from its first bytes: file name suffixes of trained networks are not reliable."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ FileKind = Literal[
 """``zip``: torch.save, TorchScript, .npz; ``pickle``: torch.save before torch 1.6; ``hdf5``: netx, Keras."""
 
 CHECKPOINT_KINDS: Final[tuple[FileKind, ...]] = ("zip", "pickle", "safetensors")
-"""Files that may hold the weights of a CNN, and not the CNN itself."""
+"""Files that may hold the weights of a CNN but not its structure."""
 
 _HEAD: Final = 512
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"
-# HDF5 puts its signature at 0, 512, 1024, 2048, ...: a block of the user's own may stand in front of it.
+# HDF5 puts its signature at 0, 512, 1024, 2048, ...: a user block may precede it.
 _HDF5_OFFSETS: Final = (0, *(512 << shift for shift in range(8)))
 _SIGNATURES: Final[tuple[tuple[int, bytes, FileKind], ...]] = (
     (0, b"PK", "zip"),
@@ -33,7 +33,7 @@ _LATEST_IR_VERSION: Final = 64
 
 
 def kind_of(path: Path) -> FileKind | None:
-    """Return what the file at ``path`` is; None if it is not a file, or cannot be read."""
+    """Return the type of the file at ``path``; None if it is not a file or cannot be read."""
     try:
         with path.open("rb") as stream:
             head = stream.read(_HEAD)
@@ -45,7 +45,7 @@ def kind_of(path: Path) -> FileKind | None:
         return None
     if not head:
         return "empty"
-    # The length of a JSON header, in eight bytes, then the header. First of all: a length may look like any signature.
+    # Eight bytes with the length of a JSON header, then the header. Tested first: a length may look like any signature.
     if head[4:9] == b"\0\0\0\0{":
         return "safetensors"
     for offset, signature, kind in _SIGNATURES:

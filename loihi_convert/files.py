@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and their digests."""
+"""Atomic file writes, and file digests."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Final
 
 from loihi_convert.errors import InputError, UsageError
 
-# Characters of a file's name in that of its temporary file: a name may have 255 bytes, a character four.
+# Characters of the file name kept in the temporary name: a name may have 255 bytes, a character up to four.
 _KEPT: Final = 40
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path``: afterwards the file is complete, or, after any failure, what it was before.
+    """Write ``content`` to ``path``; after a failure the file is unchanged.
 
-    The bytes go to a temporary file in the same folder, are flushed to the disk, and replace ``path`` by a rename. Of
-    two writers the last one wins. A writer ended by SIGKILL may leave its temporary file, whose name begins with a dot.
+    The bytes go to a temporary file in the same folder, are flushed to disk, and replace ``path`` by a rename. With two
+    writers the last one wins. A writer killed by SIGKILL may leave its temporary file, whose name begins with a dot.
 
     Raises
     ------
@@ -33,7 +33,7 @@ def write_atomically(path: Path, content: bytes) -> None:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
-            # mkstemp makes private files; this one gets the permissions of any new file.
+            # mkstemp makes private files; this one gets the default permissions of a new file.
             mask = os.umask(0)
             os.umask(mask)
             Path(name).chmod(0o666 & ~mask)
@@ -53,7 +53,7 @@ def _cannot_write(path: Path, error: OSError) -> InputError:
 def require_writable(path: Path) -> None:
     """Raise the `InputError` of `write_atomically` if ``path`` is a folder, or its folder is missing or read-only.
 
-    For work that takes long: the error comes before it, not after.
+    Called before long computations, so that the error does not come after them.
     """
     try:
         if path.is_dir():

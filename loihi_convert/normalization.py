@@ -1,4 +1,4 @@
-"""The rule on the normalization of a CNN's images, (pixel / 255 - mean) / std, for Python and the command line."""
+"""Check of the image normalization (pixel / 255 - mean) / std, for Python and the command line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from loihi_convert.errors import UsageError
 def require_both(mean: object, std: object) -> None:
     """Raise a `UsageError` if one of ``mean`` and ``std`` is None and the other is not.
 
-    The CNN was trained with both, and half of its normalization passes every later check.
+    With only one of the two, every later check would pass, but the CNN would see wrong inputs.
     """
     if (mean is None) == (std is None):
         return
@@ -17,5 +17,5 @@ def require_both(mean: object, std: object) -> None:
         "not given",
         where=missing,
         expected="`mean` and `std` must be given together",
-        hint=f"Give both as the CNN was trained, (pixel / 255 - mean) / std; `{missing}` is {hint}.",
+        hint=f"Give the values used in training, (pixel / 255 - mean) / std; `{missing}` is {hint}.",
     )

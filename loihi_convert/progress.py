@@ -1,4 +1,4 @@
-"""How long work reports how far it is: one callable, and what shows it on stderr."""
+"""Progress of long computations: one callable, and its display on stderr."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Final
 from loihi_convert.errors import escape_control
 
 Progress = Callable[[int, int], None]
-"""Called as ``progress(done, total)`` with 0 <= done <= total, in whatever unit the work counts."""
+"""Called as ``progress(done, total)`` with 0 <= done <= total, in any unit."""
 
 ProgressFactory = Callable[[str], AbstractContextManager[Progress]]
 """Opens a `Progress` for one stage of a longer flow, given its name: `progress_bar` or `no_progress_bar`."""
 
 LINE_SECONDS: Final = 30.0
-"""Seconds from line to line where there is no terminal."""
+"""Seconds between two lines where stderr is not a terminal."""
 
 OTHER_COLUMNS: Final = 46
 """Columns that a bar, its counts and its clocks take beside the description."""
 
 
 def no_progress(done: int, total: int) -> None:
-    """Do not report: the default of every long-running function."""
+    """Report nothing: the default of every long-running function."""
 
 
 @contextmanager
 def no_progress_bar(description: str) -> Iterator[Progress]:
-    """Do not report."""
+    """Show nothing."""
     yield no_progress
 
 
@@ -67,7 +67,7 @@ def progress_bar(description: str) -> Iterator[Progress]:
 
 
 def progress_lines(description: str, clock: Callable[[], float] = time.monotonic) -> Progress:
-    """Return a `Progress` that writes a line on stderr every `LINE_SECONDS`, and none for work that takes less.
+    """Return a `Progress` that writes a line to stderr every `LINE_SECONDS`; shorter work writes none.
 
     ``clock`` gives the time in seconds.
     """
@@ -82,7 +82,7 @@ def progress_lines(description: str, clock: Callable[[], float] = time.monotonic
         last = now
         share = f" ({100 * done / total:.0f} %)" if total else ""
         line = f"{name}: {done:,} of {total:,}{share}, {now - started:.0f} s"
-        # Work goes on where nobody can read how far it is.
+        # A closed stderr must not stop the work.
         with suppress(OSError, ValueError, AttributeError):
             print(line, file=sys.stderr, flush=True)
 

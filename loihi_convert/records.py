@@ -1,4 +1,4 @@
-"""The base of every stored result, strict records that do not change, and Wilson's interval."""
+"""Base class of stored results (strict, immutable records), and Wilson's interval."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Interval = tuple[float, float]
 
 
 class Record(BaseModel):
-    """Figures as they stand in ``result.json``: known fields only, finite numbers, never edited in place."""
+    """Figures as stored in ``result.json``: known fields only, finite numbers, immutable."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -1,4 +1,4 @@
-"""What a run in Python gave: accuracies or errors, tables, a data frame, a picture."""
+"""Result of a run in Python: accuracies or errors, tables, a data frame, a picture."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Result:
-    """What a run gave; what is not known is None.
+    """Result of a run; unknown values are None.
 
-    Accuracies are fractions, 0..1. Errors, of a regression, are means over its outputs, in the CNN's units.
+    Accuracies are fractions, 0..1. The errors of a regression are means over its outputs, in the CNN's units.
 
     Parameters
     ----------
@@ -35,9 +35,9 @@ class Result:
     evaluation
         Figures at each reported T, with intervals.
     backend
-        What ran it.
+        The backend it ran on.
     equals_reference
-        Whether every integer equals that of ``ref``; None where ``ref`` ran it.
+        Whether every integer equals that of ``ref``; None if it ran on ``ref``.
     """
 
     network: QuantizedNetwork
@@ -52,17 +52,17 @@ class Result:
 
     @property
     def accuracy(self) -> float | None:
-        """After the last step."""
+        """Accuracy after the last step."""
         return self._last.accuracy
 
     @property
     def cnn_accuracy(self) -> float | None:
-        """Of the CNN on the same images."""
+        """Accuracy of the CNN on the same images."""
         return self.evaluation.cnn_accuracy
 
     @property
     def agreement_with_cnn(self) -> float | None:
-        """Share of images that get the CNN's class."""
+        """Share of images to which the network and the CNN assign the same class."""
         return self._last.agreement_with_cnn
 
     @property
@@ -93,7 +93,7 @@ class Result:
 
     @property
     def predictions(self) -> Array:
-        """The class of each image after the last step: int64 ``(N,)``; of a regression its `outputs`."""
+        """The class of each image after the last step: int64 ``(N,)``; for a regression the `outputs`."""
         return self.outputs if self.network.task == "regression" else self.run.predictions[:, -1]
 
     def _mean_error(self, compared: Literal["to_targets", "to_cnn"], measure: Literal["rmse", "r2"]) -> float | None:
@@ -103,11 +103,11 @@ class Result:
         return value
 
     def table(self) -> Table:
-        """Return accuracy or errors, spikes and work at each reported T."""
+        """Return a table of accuracy or errors, spikes and operations at each reported T."""
         return accuracy_table(self.evaluation)
 
     def output_table(self) -> Table:
-        """Return the errors of each output of a regression, at the T that thresholds are balanced for.
+        """Return a table of the errors of each output of a regression, at the T the thresholds are balanced for.
 
         Raises
         ------
@@ -120,7 +120,7 @@ class Result:
         return table
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """Return the figures at each reported T as a pandas data frame, one row a T; needs pandas.
+        """Return the figures at each reported T as a pandas data frame, one row per T; needs pandas.
 
         Raises
         ------
@@ -147,14 +147,18 @@ class Result:
         Raises
         ------
         UsageError
-            If neither labels, or targets, nor the CNN are known, so that there is nothing to draw.
+            If there is nothing to draw: no labels or targets, and no CNN.
         """
         from loihi_convert.report.pictures import run_figure
 
         figure = run_figure([("", self.evaluation)], self.network.summary)
         if figure is None:
             known = "labels" if self.evaluation.regression is None else "targets"
-            raise UsageError(f"neither {known} nor the CNN are known", where=known, hint=f"Pass `{known}` to `run`.")
+            raise UsageError(
+                f"there are no {known} and no CNN, so there is nothing to draw",
+                where=known,
+                hint=f"Pass `{known}` to `run`.",
+            )
         return figure
 
     def __repr__(self) -> str:

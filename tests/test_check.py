@@ -408,7 +408,7 @@ def test_a_refused_native_file_says_why_and_what_else_is_wrong(tmp_path: Path) -
     found = found_in(path)
     assert found["this package can read the file"].severity == "error"
     assert (
-        "weights fit eight bits does not hold: a weight of magnitude 255"
+        "breaks the rule 'weights fit eight bits': a weight of magnitude 255"
         in found["this package can read the file"].line
     )
     assert_says(found["dense weights fit a synapse"], "error", "layer/3", ["-35..255", "-256..254"])

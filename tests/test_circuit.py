@@ -289,8 +289,8 @@ def with_hidden(network: QuantizedNetwork, threshold: Array, initial: Array, syn
         ([257, 2], [0, 0], 1, 0, r"thresholds 2\.\.257 with no common power of two; must be m x 2\^e with m"),
         ([32768, 128], [20000, 0], 1, 0, r"thresholds 128\.\.32768 with no common power of two"),
         ([8, 9], [0, 0], 1, 129, r"biases 129\.\.129 with no common power of two; .* m -127\.\.127 and one e 0\.\.7"),
-        ([32640, 128], [0, 0], 1, 0, r"levels 127\.\.32639 \(threshold - V0 - 1\), which no 13-bit bias .* 8191 apart"),
-        ([16384, 128], [1, 0], 1, 0, r"levels 127\.\.16382 .*, or 16382 where all are even or all are odd"),
+        ([32640, 128], [0, 0], 1, 0, r"levels 127\.\.32639 \(threshold - V0 - 1\) for one vth .* 8191 apart"),
+        ([16384, 128], [1, 0], 1, 0, r"levels 127\.\.16382 .*, or 16382 if all are even or all are odd"),
         ([131072, 8], [0, 0], 1, 0, r"a channel that never fires, with weights or a bias other than 0"),
         ([8, 8], [0, 0], 127, 0, r"a current that can reach 137160; must be at most 131071, beyond which u"),
     ],
@@ -299,7 +299,7 @@ def test_chip_rules(threshold: list[int], initial: list[int], weight: int, bias:
     inputs = 1080 if weight == 127 else 1
     synapse = Dense(np.full((2, inputs), weight), np.array([bias, bias]))
     network = white_pixel(*[1] * inputs, threshold=8, initial=0)
-    with pytest.raises(RangeError, match=rf"hidden: .* does not hold: {message}"):
+    with pytest.raises(RangeError, match=rf"hidden: breaks the rule '.*': {message}"):
         with_hidden(network, np.array(threshold), np.array(initial), synapse)
     # The same integers are no fault on Lava.
     with_hidden(replace(network, target="lava"), np.array(threshold), np.array(initial), synapse)

@@ -285,7 +285,7 @@ def test_what_target_loihi2_refuses(invoke: Invoke, model: Path) -> None:
     assert invoke("export", model, "-T", 4, "-o", "plain.net", "--balance", "percentile").code == 0
     for words, message in [
         (["run", "plain.net", "--neuron", "stock"], "neuron: the file was exported for target lava"),
-        (["run", "plain.net", "--leak"], "leak: the neurons of this run are soft-reset neurons"),
+        (["run", "plain.net", "--leak"], "leak: this run uses soft-reset neurons"),
         (["export", model, "--target", "chip"], "--target: found 'chip'; must be one of lava, loihi2."),
         (
             ["export", model, "-o", "x.net", "--target", "loihi2", "--reset", "hard"],
@@ -614,7 +614,7 @@ def test_diagnose_tells_of_another_cnn(invoke: Invoke, model: Path, tmp_path: Pa
     train("digits-cnn", load_data("digits"), replace(default_recipe("digits"), epochs=1), seed=1, output=Path("b.pt"))
     done = invoke("diagnose", "b.pt", "h.net")
     assert done.code == 0
-    assert "h.net was not made from b.pt as it is now: what differs between the two CNNs is counted as loss" in done.err
+    assert "h.net was not made from b.pt as it is now: differences between the two CNNs are counted as loss" in done.err
 
 
 @pytest.mark.slow

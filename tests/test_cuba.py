@@ -290,7 +290,7 @@ def put(index: int, **values: object) -> Callable[[list[Any]], object]:
         (put(3, delay=np.ones(7)), "layer 3", "has delays"),
         (put(3, type="average"), "layer 3", "'average' is"),
         (put(3, type="dense_rec"), "layer 3", "'dense_rec' is recurrent"),
-        (put(3, type="avgpool"), "layer 3", "'avgpool' is of a type that lava-dl does not know"),
+        (put(3, type="avgpool"), "layer 3", "'avgpool' is of a type that lava-dl does not support"),
         (put(3, type="a\x1b[2J"), "layer 3", r"'a\x1b[2J' is of a type"),
         (put(1, neuron={**NEURON, "type": "SDNN"}), "layer 1", "'SDNN'"),
         (put(1, neuron={**NEURON, "iDecay": 4097}), "layer 1", "neuron/iDecay 4,097"),

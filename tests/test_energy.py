@@ -53,7 +53,7 @@ def test_an_evaluation_of_a_poisson_file_says_what_it_leaves_out() -> None:
     for one in found.estimates:
         counted = (one.timesteps, one.spikes, one.synaptic_operations)
         assert one == estimate(*counted, [8, 3], 68, is_poisson=True)
-    assert "without the Poisson spikes that pixels are" in found.boundary
+    assert "without the Poisson spikes of the pixels" in found.boundary
     assert "current" not in found.boundary
     table = energy_table([("pixels", full_evaluation()), ("poisson", evaluate(small_run(), network))])
     assert table is not None

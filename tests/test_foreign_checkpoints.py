@@ -146,7 +146,7 @@ def test_safetensors_under_any_name(name: str) -> None:
     safetensors.torch.save_file(prefixed("model."), name)
     source = opened(Path(name))
     assert_is_net(source)
-    assert source.notes == (f"{name}: the prefix 'model.' of every tensor's name is dropped.",)
+    assert source.notes == (f"{name}: dropped the prefix 'model.' from all tensor names.",)
 
 
 CONTENTS: dict[str, Callable[[], object]] = {
@@ -202,7 +202,7 @@ def test_halves(dtype: torch.dtype, name: str) -> None:
     halves = {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in state().items()}
     torch.save({"state_dict": halves}, "m.bin")
     source = opened(Path("m.bin"))
-    assert source.notes == (f"m.bin: tensors of {name} are taken as float32.",)
+    assert source.notes == (f"m.bin: {name} tensors are converted to float32.",)
     for key, tensor in source.model.state_dict().items():
         assert torch.equal(tensor, halves[key].float() if halves[key].is_floating_point() else halves[key])
 
@@ -226,9 +226,9 @@ def test_a_prefix_that_the_cnn_has_too_is_kept() -> None:
 
 def test_what_is_left_out_is_said() -> None:
     torch.save(lightning(**{"criterion.weight": torch.ones(3)}), "m.ckpt")
-    assert opened(Path("m.ckpt")).notes == ("m.ckpt: the CNN is what stands under 'model'; criterion left out.",)
+    assert opened(Path("m.ckpt")).notes == ("m.ckpt: the CNN is the part 'model'; criterion ignored.",)
     torch.save({"ema": state(), "model": state()}, "m.pt")
-    assert opened(Path("m.pt")).notes == ("m.pt: the weights under 'model' are taken; 'ema' would fit, too.",)
+    assert opened(Path("m.pt")).notes == ("m.pt: the weights under 'model' are used; 'ema' would fit too.",)
 
 
 def test_the_weights_that_fit_are_taken() -> None:

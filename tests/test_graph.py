@@ -58,7 +58,7 @@ def returns(function: Callable[[Tensor], object]) -> nn.Module:
 
 
 REFUSED = [
-    (chain(nn.Sigmoid(), nn.Conv2d(2, 2, 1)), "1: Sigmoid stands before other layers; supported: Sigmoid at the end"),
+    (chain(nn.Sigmoid(), nn.Conv2d(2, 2, 1)), "1: Sigmoid is before other layers; supported: Sigmoid at the end"),
     (chain(nn.Tanh()), r"1: Tanh has no spiking equivalent here; .* Train with ReLU\.$"),
     (chain(nn.GELU()), r"1: GELU has no spiking equivalent.* Train with ReLU\.$"),
     (calls(functional.gelu), r"gelu \(after conv\): gelu has no spiking .* Train with ReLU\.$"),
@@ -74,12 +74,12 @@ REFUSED = [
         "scaled_dot_product_attention has no .* Attention is not supported; train a convolutional network",
     ),
     (Recurrent(), "lstm: LSTM has no spiking .* train a feed-forward network"),
-    (chain(nn.ConvTranspose2d(2, 2, 2)), "1: ConvTranspose2d has no spiking .* needs no upsampling; leave it out"),
+    (chain(nn.ConvTranspose2d(2, 2, 2)), "1: ConvTranspose2d has no spiking .* does not need upsampling; remove it"),
     (chain(nn.ReLU(), nn.Upsample(scale_factor=2)), "2: Upsample has no spiking equivalent .* needs no upsampling"),
     (calls(lambda x: functional.interpolate(x, scale_factor=2)), r"interpolate \(after conv\): .* needs no upsampling"),
     (chain(nn.GroupNorm(1, 2)), "1: GroupNorm has no spiking equivalent .* Train with BatchNorm2d, or without"),
     (chain(nn.LayerNorm((2, 4, 4))), "1: LayerNorm has no spiking equivalent .* Train with BatchNorm2d, or without"),
-    (chain(nn.BatchNorm2d(2, track_running_stats=False)), "1: BatchNorm2d keeps no running statistics"),
+    (chain(nn.BatchNorm2d(2, track_running_stats=False)), "1: BatchNorm2d has no running statistics"),
     (
         chain(nn.ReLU(), nn.AvgPool2d(3, 2, ceil_mode=True)),
         "2: AvgPool2d divides by 4 at the border and by 9 elsewhere; .* leave out ceil_mode",
@@ -90,7 +90,7 @@ REFUSED = [
     ),
     (
         chain(nn.ReLU(), nn.AdaptiveAvgPool2d(3)),
-        r"2: AdaptiveAvgPool2d makes \(3, 3\) of \(4, 4\); supported: sizes that",
+        r"2: AdaptiveAvgPool2d gives \(3, 3\) for \(4, 4\); supported: sizes that",
     ),
     (
         calls(lambda x: functional.max_pool2d(x, 2, return_indices=True)[0]),
@@ -98,39 +98,39 @@ REFUSED = [
     ),
     (
         chain(nn.MaxPool2d(3, 1, 1), nn.Flatten(), nn.Linear(32, 2)),
-        "1: MaxPool2d pads values that may be negative; supported: behind a ReLU",
+        "1: MaxPool2d pads values that may be negative; supported: after a ReLU",
     ),
     (nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")), "0: Conv2d pads with mode circular"),
     (
         nn.Sequential(nn.Conv2d(1, 2, 2, padding="same")),
-        r"0: Conv2d pads kernel \(2, 2\) to the same size by one more",
+        r"0: Conv2d pads kernel \(2, 2\) to the same size unequally",
     ),
     (calls(lambda x: functional.pad(x, (1, 1, 1, 1), value=1.0)), "pad .* pads with something other than zeros"),
     (calls(lambda x: functional.pad(x, (1, 1, 1, 1), mode="reflect")), "pad .* pads with something other than zeros"),
     (
         calls(lambda x: torch.cat([x, x], 2)),
-        r"cat \(after conv\): cat runs along axis 2; supported: the axis of the channels",
+        r"cat \(after conv\): cat runs along axis 2; supported: the channel axis",
     ),
     (
         calls(lambda x: functional.avg_pool2d(x.transpose(2, 3), 2)),
-        "moves the pixels of a map in a way that no convolution does; supported: whole",
+        "moves the pixels of a map in a way that is not a convolution; supported: whole",
     ),
     (calls(lambda x: x + x.mean((2, 3), keepdim=True)), r"add \(after conv\): add joins tensors of shapes"),
     (calls(lambda x: x / 0.0), r"truediv \(after conv\): truediv has a constant that is NaN, infinite, or 0"),
-    (calls(lambda x: 1 / x), r"truediv \(after conv\): truediv divides a constant by the layer before it"),
+    (calls(lambda x: 1 / x), r"truediv \(after conv\): truediv divides a constant by the previous layer"),
     (calls(lambda x: x * torch.rand(6)), r"mul \(after conv\): mul has a constant that differs between pixels"),
-    (calls(functional.dropout), r"dropout \(after conv\): dropout is not told that training is over"),
-    (calls(lambda x: x.mean(1)), r"mean \(after conv\): mean averages over axes 1; supported: height and width"),
+    (calls(functional.dropout), r"dropout \(after conv\): dropout is not switched off in eval mode"),
+    (calls(lambda x: x.mean(1)), r"mean \(after conv\): mean averages over axes 1; supported: both height and width"),
     (nn.Sequential(StandardizedConv(1, 2, 3)), "conv2d.* Use the modules nn.Conv2d"),
     (ControlFlow(), "ControlFlow: its forward cannot be traced .* Rewrite forward"),
     (chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 2), nn.Softmax(0)), "4: Softmax runs over axis 0; supported: "),
     (
         chain(nn.ReLU(), nn.Flatten(), nn.Linear(32, 2), nn.Softmax(1), nn.ReLU()),
-        "4: Softmax stands before other layers",
+        "4: Softmax is before other layers",
     ),
     (chain(nn.ReLU(), nn.Linear(4, 2)), "2: Linear is applied to feature maps; supported: Linear after Flatten"),
-    (chain(), r"0: the model ends here, with \(2, 4, 4\); must end with one number for each class"),
-    (chain(nn.ReLU(), nn.AvgPool2d(2)), "2: the model ends here, .* or with the average of whole maps"),
+    (chain(), r"0: the model ends here, with \(2, 4, 4\); must end with one number per class"),
+    (chain(nn.ReLU(), nn.AvgPool2d(2)), "2: the model ends here, .* or with global average pooling"),
     (returns(lambda y: (y, y)), "Of: its forward returns a tuple, not one tensor; must return one tensor. Wrap it"),
     (returns(lambda y: {"scores": y}), "Of: its forward returns a dict, not one tensor"),
     (Of(lambda m, x: torch.zeros(2, 3)), "Of: its forward returns a Tensor|does not depend on the image"),
@@ -246,7 +246,7 @@ def test_a_dropped_softmax_is_noted() -> None:
     wanted, found, network = both(Modern(), (2, 12, 10))
     torch.testing.assert_close(found.log_softmax(1), wanted)
     assert network.notes == (
-        "log_softmax (after fc): the log_softmax at the end is dropped; arg max is the same without it.",
+        "log_softmax (after fc): the log_softmax at the end is dropped; it does not change the argmax.",
     )
 
 

@@ -213,7 +213,7 @@ def test_what_is_not_a_netx_file(tmp_path: Path) -> None:
     path = tmp_path / "model.net"
     with h5py.File(path, "w") as file:
         file["weights"] = 1
-    with pytest.raises(NetxError, match="without a group 'layer'") as caught:
+    with pytest.raises(NetxError, match="without layers in a group 'layer'") as caught:
         describe(path)
     assert caught.value.where == str(path)
     write_external(path, [])
@@ -271,7 +271,7 @@ def test_run_takes_an_external_file(
             "0,0",
             "--std",
             "1",
-        ): "mean: found 0.0, 0.0; must be one finite number, or one for each of 1 channels",
+        ): "mean: found 0.0, 0.0; must be one finite number, or one per channel (1)",
     }
     for more, message in refused.items():
         capsys.readouterr()
@@ -286,7 +286,7 @@ def test_run_takes_an_external_file(
     with h5py.File(path, "r+") as file:
         del file["simulation"]
     assert run(monkeypatch, *words) == 2
-    assert "how many time steps a sample takes" in capsys.readouterr().err
+    assert "the number of time steps per sample" in capsys.readouterr().err
     assert not (tmp_path / "refused").exists()
     netx.write(small_network(), tmp_path / "native.net")
     assert run(monkeypatch, "run", tmp_path / "native.net", "--data", "digits", "--mean", "0.5", "--std", "0.5") == 2

@@ -233,10 +233,10 @@ def test_any_changed_number_is_noticed(tmp_path: Path) -> None:
         with h5py.File(path, "r+") as file:
             value = file[name][()]
             file[name][...] = value + 1 if not isinstance(value, bytes) else value[:-1] + bytes([value[-1] ^ 1])
-        with pytest.raises(NetxError, match="is damaged: its bytes"):
+        with pytest.raises(NetxError, match="damaged: the bytes"):
             netx.read(path)
         path.write_bytes(path.read_bytes()[512:])
-        with pytest.raises(NetxError, match="is damaged: its content") as caught:
+        with pytest.raises(NetxError, match="damaged: the content") as caught:
             netx.read(path)
         assert caught.value.where == str(path)
 
@@ -371,12 +371,12 @@ def test_files_without_relays_say_nothing_of_them(tmp_path: Path) -> None:
         ([-1, -1, -1, 0, 1, 2, 4], "repeats"),
         # A channel with weights of its own.
         ([0, -1, -1, 0, 1, 2, 3], "more than one weight"),
-        ([-2, -1, -1, 0, 1, 2, 3], "a channel or -1"),
+        ([-2, -1, -1, 0, 1, 2, 3], "a channel index or -1"),
         ([-1, -1, -1, 0, 1, 2], "relay_of must be int"),
-        ([[-1, -1, -1, 0, 1, 2, 3]], "a channel or -1"),
+        ([[-1, -1, -1, 0, 1, 2, 3]], "a channel index or -1"),
         ([-1.0, -1, -1, 0, 1, 2, 3], "must be integers"),
         # No relay at all is not written.
-        ([-1] * 7, "does not belong"),
+        ([-1] * 7, "unexpected in a file"),
     ],
 )
 def test_relays_that_are_damaged_are_refused(tmp_path: Path, value: list[int], message: str) -> None:
@@ -393,6 +393,6 @@ def test_a_relay_whose_threshold_was_changed_is_refused(tmp_path: Path) -> None:
     thresholds = residual_network().layers[1].threshold
     assert thresholds is not None
     overwrite(path, "/layer/2/neuron/vThMant", thresholds)
-    with pytest.raises(NetxError, match="a relay's weight is its threshold does not hold") as caught:
+    with pytest.raises(NetxError, match="a relay's weight must equal its threshold") as caught:
         netx.read(path)
     assert "inner" in caught.value.where

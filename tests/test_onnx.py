@@ -101,7 +101,7 @@ def test_files_of_torchs_newer_exporter(is_open: bool, capsys: pytest.CaptureFix
     Path("net.onnx.data").unlink()
     with pytest.raises(CheckpointError, match="damaged, or not an ONNX file") as caught:
         read_onnx(path)
-    assert "with the files beside it" in caught.value.hint
+    assert "with its weight files" in caught.value.hint
 
 
 def test_layers_are_named_after_their_weights() -> None:
@@ -227,12 +227,12 @@ def test_operators_equal_onnxs_reference(case: str) -> None:
     [
         ([node("LSTM", "x", "w", "r")], {}, r"holds LSTM \(y\)"),
         ([node("Resize", "x", "", "s", name="up/Resize")], {"s": random(4)}, r"holds Resize \(up/Resize\)"),
-        ([node("Sin", "x", name="/wave/Sin")], {}, "wave_Sin: Sin has no counterpart here"),
+        ([node("Sin", "x", name="/wave/Sin")], {}, "wave_Sin: Sin is not supported"),
         ([node("Conv", "x", "x")], {}, "y: Conv computes its input 1 from the image"),
-        ([node("Concat", "x", "c", axis=1)], {"c": random(1, 2, 8, 8)}, "joins the image's values with constants"),
-        ([node("Reshape", "x", "to")], {"to": np.array([2, 64])}, "it mixes images, or takes one apart"),
+        ([node("Concat", "x", "c", axis=1)], {"c": random(1, 2, 8, 8)}, "joins values of the image with constants"),
+        ([node("Reshape", "x", "to")], {"to": np.array([2, 64])}, "it mixes or splits images"),
         ([node("Tile", "r", "r", outputs=("t",)), node("Add", "x", "t")], {"r": np.array([2])}, "Tile is applied to"),
-        ([node("ReduceMean", "x")], {}, "averages over the batch, too"),
+        ([node("ReduceMean", "x")], {}, "also averages over the batch"),
         ([node("Pad", "x", "p", "v")], {"p": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "v": np.float32(1)}, "than zeros"),
     ],
 )
@@ -264,7 +264,7 @@ def test_the_size_of_images() -> None:
     path = graph([node("Relu", "x")], {}, ("N", 2, 8, 8))
     with pytest.raises(UsageError, match=r"must be \(2, 8, 8\), as in graph\.onnx"):
         read_onnx(path).build((2, 4, 4))
-    with pytest.raises(UsageError, match="the file holds the CNN itself") as caught:
+    with pytest.raises(UsageError, match="the file contains the CNN") as caught:
         open_source(path, arch="nets:Net", input_shape=SHAPE)
     assert caught.value.where == "arch"
 

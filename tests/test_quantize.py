@@ -329,9 +329,7 @@ def test_hard_reset_with_too_many_inputs_is_refused() -> None:
     layers = (ReluLayer("fc1", Dense(np.ones((2, 1100)))), ReluLayer("fc2", Dense(np.array([[1.0, -1.0]]))))
     images = np.full((2, 1, 1, 1100), 200, np.uint8)
     spiking = balance(ReluNetwork((1, 1, 1100), layers), images, 2, BalanceOptions(method="ngu-lee", reset="hard"))
-    with pytest.raises(
-        RangeError, match=r"fc1: 1100 inputs of up to 255 can exceed 131071, where Lava's own LIF wraps"
-    ):
+    with pytest.raises(RangeError, match=r"fc1: 1100 inputs of up to 255 can exceed 131071, at which Lava's LIF wraps"):
         quantize(spiking, images, QuantizeOptions(pixel_bits=8))
     # 1100 / 2 x 127 is below 131071: 7 bits leave room.
     assert quantize(spiking, images).pixel_bits < 8

@@ -190,7 +190,7 @@ def test_stock_lava_dl_has_nothing_to_be_told() -> None:
 
 
 def test_a_network_with_several_thresholds_is_not_scalar() -> None:
-    message = r"conv: a layer has one threshold does not hold: thresholds 500\.\.700; must be one for all channels"
+    message = r"conv: breaks the rule 'a layer has one threshold': thresholds 500\.\.700; must be one for all channels"
     with pytest.raises(RangeError, match=message):
         replace(small_network(), thresholds="scalar")
 

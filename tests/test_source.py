@@ -130,7 +130,7 @@ def test_prefixes_of_wrappers_are_dropped_with_a_note(prefix: str) -> None:
 def test_other_floating_point_is_taken_as_float32(dtype: torch.dtype, tolerance: float) -> None:
     source = opened(saved(net().to(dtype).state_dict()))
     assert_is(source, net(), tolerance)
-    assert source.notes == (f"user.pt: tensors of {str(dtype)[6:]} are taken as float32.",)
+    assert source.notes == (f"user.pt: {str(dtype)[6:]} tensors are converted to float32.",)
 
 
 def changed(**tensors: Tensor) -> dict[str, Tensor]:
@@ -141,7 +141,7 @@ def changed(**tensors: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (changed(extra=torch.ones(1)), "does not hold the state of nets:Net: 4.extra unknown to the CNN"),
+        (changed(extra=torch.ones(1)), "does not match nets:Net: 4.extra unknown to the CNN"),
         ({"fc.w": torch.ones(2)}, "0.bias, 0.weight, 1.bias, 1.running_mean and 4 more missing; fc.w unknown"),
         (changed(weight=torch.ones(5, 8)), r"4.weight has shape \(5, 8\); must be \(3, 8\), as in nets:Net"),
         (changed(weight=torch.ones(3, 8, dtype=torch.int8)), "4.weight is int8; must be float32, as in nets:Net"),
@@ -162,7 +162,7 @@ def test_arguments_of_the_code_that_builds_the_cnn() -> None:
         assert opened(path, arch).provenance["arch"] == arch
     with pytest.raises(CheckpointError, match=r"4.weight has shape \(3, 8\); must be \(4, 8\)") as caught:
         opened(path, "nets:Net(4)")
-    assert "arguments go into parentheses" in caught.value.hint
+    assert "arguments go in parentheses" in caught.value.hint
 
 
 def test_a_network_of_torchvision() -> None:
@@ -182,9 +182,9 @@ def test_the_counters_of_batch_norm_may_be_missing() -> None:
     ("arch", "message"),
     [
         ("nets", "arch: found 'nets'; must be package.module:factory"),
-        ("nets.py:Net", "there is no module nets.py in the current folder"),
-        ("./nets:Net", "must be package.module:factory, as in nets.small:make_cnn"),
-        ("absent.nets:Net", "there is no module absent in the current folder or among the installed packages"),
+        ("nets.py:Net", "no module nets.py in the current folder"),
+        ("./nets:Net", "must be package.module:factory, such as nets.small:make_cnn"),
+        ("absent.nets:Net", "no module absent in the current folder or the installed packages"),
         ("nets:Nett", "nets does not define Nett; it defines Net, Wide, Lazy, make and 3 more"),
         ("nets:constant", "constant is an int; must be a class or a function"),
         ("nets:number", "number returns an int; must return a torch.nn.Module"),
@@ -229,7 +229,7 @@ def test_what_is_recorded_brings_the_same_cnn_back() -> None:
 
 def test_options_that_do_not_go_together() -> None:
     path = saved(net().state_dict())
-    with pytest.raises(UsageError, match="does not say how large the images are; must be"):
+    with pytest.raises(UsageError, match="does not record the image size; must be"):
         open_source(path, arch="nets:Net")
     with pytest.raises(UsageError, match="classes: found 10 names for 3 outputs"):
         opened(path, classes=tuple("0123456789"))

@@ -1,4 +1,4 @@
-"""Rules on what channels do on images: silent and saturated ones, clipped potentials; in the CNN, silent ones."""
+"""Rules on channel activity on given images: silent and saturated channels, clipped potentials."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from loihi_convert.simulation.simulator import clipped_images
 
 @dataclass(frozen=True, eq=False)
 class Activity:
-    """What one layer did on images.
+    """Activity of one layer on some images.
 
     Parameters
     ----------
     image_count
         N.
     firing_rate
-        Per channel, float64 ``(C,)``: spikes over N x T x positions, 0..1; in the CNN the share of activations above 0.
+        Per channel, float64 ``(C,)``: spikes / (N x T x positions), 0..1; in the CNN, the share of activations above 0.
     can_fire
-        bool ``(C,)``: whether any image can make it fire; `integer_rules.every_channel_can_fire` names the others.
+        bool ``(C,)``: whether any image can make it fire; `integer_rules.every_channel_can_fire` reports the others.
     low_clipped, high_clipped
-        Images on which a potential reached the lower or the upper end of Loihi's range.
+        Number of images on which a potential reached the lower or upper limit of Loihi's range.
     is_constant
-        Whether its current is the same in every step: then clipping changes no spike, because the neuron fires at
-        every step, or never.
+        Whether its current is the same in every step. Clipping then changes no spike, because each neuron fires at
+        every step or never.
     is_readout
-        Whether its channels are the classes.
+        Whether its channels are the outputs.
     is_relay
-        bool ``(C,)``: relays (`ir.relays`), which are silent or saturated where their source is, and not named;
-        ``None``: there are none.
+        bool ``(C,)``: relays (`ir.relays`), which are silent or saturated whenever their source is, and not reported;
+        ``None`` without relays.
     """
 
     image_count: int
@@ -63,16 +63,16 @@ class Activity:
 
 @dataclass(frozen=True, eq=False)
 class NetworkActivity:
-    """What a native network did on N images.
+    """Activity of a native network on N images.
 
     Parameters
     ----------
     layers
-        Each layer that fires, with its name.
+        Each layer with neurons, with its name.
     image_count
         N.
     wrapped_images
-        Images on which u of a stock neuron of the circuit wrapped; 0 for custom neurons, which clip.
+        Number of images on which u of a stock neuron wrapped; 0 for custom neurons, which clip.
     """
 
     layers: tuple[tuple[str, Activity], ...]
@@ -83,7 +83,7 @@ class NetworkActivity:
 def network_activity(
     network: QuantizedNetwork, images: Array, timesteps: int, *, device: str = "cpu", progress: Progress = no_progress
 ) -> NetworkActivity:
-    """Return what ``network`` does on uint8 ``images``, ``(N, C, H, W)``, in T steps."""
+    """Return the activity of ``network`` on uint8 ``images``, ``(N, C, H, W)``, over T steps."""
     result = run_network(network, images, timesteps, device=device, progress=progress)
     clipped = np.zeros((len(network.layers), 2), np.int64)
     if network.target == "lava":
@@ -108,7 +108,7 @@ def network_activity(
 
 
 def cnn_activity(network: ReluNetwork, images: Array) -> Iterator[tuple[str, Activity]]:
-    """Yield what each layer of the CNN with a ReLU did on ``images``."""
+    """Yield the activity on ``images`` of each layer of the CNN with a ReLU."""
     positive = [np.zeros(layer.synapse.channels) for layer in network.layers[:-1]]
     for outputs in relu_outputs(network, images):
         for count, maps in zip(positive, outputs[:-1], strict=True):
@@ -170,7 +170,7 @@ ACTIVITY_RULES: Final[tuple[Rule[Activity], ...]] = (
 )
 
 CNN_ACTIVITY_RULES: Final = ACTIVITY_RULES[:1]
-"""For the CNN: a channel that is positive everywhere is not saturated, because activations are real numbers."""
+"""Rules for the CNN, where a channel that is positive everywhere is not saturated: activations have no upper limit."""
 
 NETWORK_ACTIVITY_RULES: Final[tuple[Rule[NetworkActivity], ...]] = (
     Rule(no_current_wraps, {"lava": "warning", "loihi2": "warning"}),

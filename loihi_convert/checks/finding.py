@@ -1,4 +1,4 @@
-"""Findings of the rules: one line for the user, and a severity for each target."""
+"""Findings of the rules: one line for the user, and a severity per target."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from loihi_convert.ir.quantized import Target
 from loihi_convert.records import Record
 
 Severity = Literal["error", "warning", "note"]
-"""error: unusable on the target; warning: costs accuracy or resources, or makes another tool go wrong; note: worth
-knowing."""
+"""error: unusable on the target; warning: costs accuracy or resources, or makes another tool fail; note: good to
+know."""
 
 SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "note")
 
@@ -19,7 +19,7 @@ Subject = TypeVar("Subject")
 
 
 class Violation(NamedTuple):
-    """A claim that does not hold: what was found, what is allowed, the source of that limit, and what to do."""
+    """A violated rule: what was found, what is allowed, the source of that limit, and what to do."""
 
     found: str
     allowed: str
@@ -28,18 +28,18 @@ class Violation(NamedTuple):
 
 
 class Finding(Record):
-    """One claim that does not hold.
+    """One violated rule.
 
     Attributes
     ----------
     severity
-        For the requested target.
+        Severity for the requested target.
     rule
         The claim in words.
     layer
-        Its name; None: the whole network.
+        Name of the layer; None for the whole network.
     found, limit, source, fix
-        As `Violation`; ``limit`` is its ``allowed``.
+        As in `Violation`; ``limit`` is its ``allowed``.
     """
 
     severity: Severity
@@ -52,7 +52,7 @@ class Finding(Record):
 
     @property
     def text(self) -> str:
-        """All of it but severity and rule, on one line."""
+        """Everything except severity and rule, on one line."""
         where = "" if self.layer is None else f"{self.layer}: "
         source = f" ({self.source})" if self.source else ""
         limit = f"; {self.limit}{source}" if self.limit else source
@@ -60,20 +60,20 @@ class Finding(Record):
 
     @property
     def line(self) -> str:
-        """The same after its severity."""
+        """The severity and `text`, on one line."""
         return f"{self.severity}: {self.text}"
 
 
 @dataclass(frozen=True)
 class Rule(Generic[Subject]):
-    """A claim, and how severe it is if it does not hold.
+    """A claim, and the severity of its violation.
 
     Parameters
     ----------
     claim
-        A function named after the claim; returns None if it holds.
+        A function named after the claim; returns None if the claim holds.
     severity
-        For each target that the rule applies to.
+        Severity for each target that the rule applies to.
     """
 
     claim: Callable[[Subject], Violation | None]
@@ -83,9 +83,9 @@ class Rule(Generic[Subject]):
 def findings(
     rules: Iterable[Rule[Subject]], subjects: Iterable[tuple[str | None, Subject]], target: Target
 ) -> Iterator[Finding]:
-    """Yield what the rules for ``target`` find, subject after subject.
+    """Yield the findings of the rules for ``target``, one subject after the other.
 
-    ``subjects``: what the rules look at, each with the name of its layer, or None for the whole network.
+    Each of ``subjects`` comes with the name of its layer, or None for the whole network.
     """
     asked = [(rule, rule.severity[target]) for rule in rules if target in rule.severity]
     for layer, subject in subjects:

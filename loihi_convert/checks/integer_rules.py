@@ -1,6 +1,6 @@
-"""Rules on a native network in T steps: overflow, channels that cannot fire, differences to the chip's neurons.
+"""Rules on a native network over T steps: overflow, channels that cannot fire, differences from the chip's neurons.
 
-The exactness rules of `chip.rules` are not among them: a `QuantizedNetwork` that breaks one cannot be built.
+The exactness rules of `chip.rules` are not repeated: a `QuantizedNetwork` that breaks one cannot be constructed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAX_CHANNELS: Final = 8
 
 @dataclass(frozen=True, eq=False)
 class NetworkRun:
-    """A network, and T of the run."""
+    """A network, and the T of a run."""
 
     network: QuantizedNetwork
     timesteps: int
@@ -33,18 +33,18 @@ class NetworkRun:
 
 @dataclass(frozen=True, eq=False)
 class LayerRun:
-    """One of its layers in that run; bounds over all images, int64 ``(C_out,)``.
+    """One layer in a `NetworkRun`; its bounds hold for all images: int64 ``(C_out,)``.
 
     Parameters
     ----------
     layer, reset, timesteps
-        The layer, how its neurons reset, and T.
+        The layer, its reset, and T.
     is_circuit
-        Whether `ir.circuit` performs its soft reset.
+        Whether its soft reset is done by `ir.circuit`.
     is_constant
         Whether its input is the same in every step, as for pixels.
     is_readout
-        Whether it is the last layer, whose channels are the classes.
+        Whether it is the last layer, whose channels are the outputs.
     """
 
     layer: QuantizedLayer
@@ -68,17 +68,17 @@ class LayerRun:
 
     @property
     def largest_current(self) -> Array:
-        """Of one step, with the bias."""
+        """Largest current of one step, with the bias."""
         return current_bounds(self.layer)[1]
 
     @property
     def smallest_current(self) -> Array:
-        """Of one step, with the bias."""
+        """Smallest current of one step, with the bias."""
         return current_bounds(self.layer)[0]
 
     @property
     def range(self) -> tuple[int, int]:
-        """The lowest and the highest potential of all channels before a reset; for the circuit `potential_bounds`."""
+        """Lowest and highest potential over all channels before a reset; for the circuit, `potential_bounds`."""
         if self.is_circuit:
             low, high = potential_bounds(self.layer, self.timesteps, is_constant=self.is_constant)
             # The chip rules require that a channel that never fires receives nothing.
@@ -91,9 +91,9 @@ class LayerRun:
         """Highest potential before the reset; the layer must have neurons.
 
         Let I be the largest current. One bound is V0 + T I. Another follows from the potential after a step: at most
-        threshold - 1 if the neuron did not fire, 0 after a hard reset, V - threshold after a soft one. While
+        threshold - 1 if the neuron did not fire, 0 after a hard reset, V - threshold after a soft reset. While
         I <= threshold, that is again at most threshold - 1, so V <= threshold - 1 + I; a larger I adds I - threshold in
-        each step. Neither this nor `potential_bounds`, which has the second bound only, is always the lower one.
+        each step. Neither this nor `potential_bounds`, which uses only the second bound, is always the lower one.
         """
         neuron, current = self.layer.neuron, self.largest_current
         assert neuron is not None
@@ -104,12 +104,12 @@ class LayerRun:
 
     @property
     def lowest_potential(self) -> Array:
-        """The sum of T smallest currents: a reset leaves nothing below 0."""
+        """T times the smallest current, at most 0: a reset never leaves a potential below 0."""
         return np.asarray(self.timesteps * np.minimum(self.smallest_current, 0))
 
 
 def layer_runs(run: NetworkRun) -> Iterator[tuple[str, LayerRun]]:
-    """Yield each layer with its name."""
+    """Yield the name and run of each layer."""
     network = run.network.stored
     for index, layer in enumerate(network.layers):
         layer_run = LayerRun(
@@ -129,7 +129,7 @@ def output_potentials_fit_for_the_timesteps(run: NetworkRun) -> Violation | None
         return None
     return Violation(
         f"T = {run.timesteps:,}: output potentials can leave +-{limits.POTENTIAL_LIMIT:,}",
-        f"must be at most {proven:,}, as proven on calibration images",
+        f"must be at most {proven:,}, the limit found on calibration images",
         "24 state bits, " + _LIF,
         f"Export it with `timesteps={run.timesteps}`.",
     )
@@ -158,8 +158,8 @@ def neurons_reset_as_stock_neurons_do(run: NetworkRun) -> Violation | None:
 def pixels_enter_as_numbers(run: NetworkRun) -> Violation | None:
     if run.network.poisson_seed is None:
         return None
-    fix = "`loihi-convert run` draws them; give unmodified lava-dl a spike with probability pixel / 255 in each step."
-    return Violation("pixels enter as Poisson spikes", "netx does not draw them", "", fix)
+    fix = "`loihi-convert run` generates them; for unmodified lava-dl, send a spike with probability pixel / 255."
+    return Violation("pixels enter as Poisson spikes", "netx does not generate them", "", fix)
 
 
 def the_reset_interval_is_a_power_of_two(run: NetworkRun) -> Violation | None:
@@ -183,9 +183,9 @@ def potentials_stay_in_range(run: LayerRun) -> Violation | None:
         return None
     return Violation(
         f"potentials {low:,}..{high:,} on the worst image in T = {run.timesteps:,} steps",
-        f"must be in +-{limit:,}: beyond, the custom neurons clip and the circuit of stock neurons wraps",
+        f"must be in +-{limit:,}: beyond that, custom neurons clip and stock neurons wrap",
         "24 state bits, " + _LIF,
-        "`images` counts the images on which that happens.",
+        "Pass `images` to count the images on which that happens.",
     )
 
 
@@ -211,15 +211,15 @@ def no_channel_must_fire_at_every_step(run: LayerRun) -> Violation | None:
 
 
 def idle(chosen: Array, own: Array, what: str, fix: str, is_readout: bool) -> Violation:
-    """Return that ``chosen`` channels of a layer's ``own`` are ``what``, with ``fix``, or another one for classes."""
+    """Return a violation: ``chosen`` channels among ``own`` are ``what``; ``fix`` is not used for outputs."""
     if is_readout:
-        wake = "A larger T or another `method` may let them fire."
-        return Violation(f"{channels(chosen, own, 'classes')} {what}", "the class that fires most is chosen", "", wake)
+        wake = "With a larger T or another `method` they may fire."
+        return Violation(f"{channels(chosen, own, 'classes')} {what}", "the class with most spikes is chosen", "", wake)
     return Violation(f"{channels(chosen, own)} {what}", "they cost neurons and synapses", "", fix)
 
 
 def channels(chosen: Array, own: Array, name: str = "channels") -> str:
-    """Return the number and the indices of the chosen channels among the layer's own, bool ``(C,)``, in words."""
+    """Return the number and indices of the ``chosen`` channels among ``own``, both bool ``(C,)``, in words."""
     indices = np.flatnonzero(chosen)
     named = ", ".join(map(str, indices[:_MAX_CHANNELS]))
     more = f" and {len(indices) - _MAX_CHANNELS} more" if len(indices) > _MAX_CHANNELS else ""
@@ -227,7 +227,7 @@ def channels(chosen: Array, own: Array, name: str = "channels") -> str:
 
 
 def _of_the_circuit(rule: rules.Rule) -> Rule[LayerRun]:
-    """A chip rule of `chip.rules` as a rule here."""
+    """A chip rule of `chip.rules` as a `Rule`."""
 
     def claim(run: LayerRun) -> Violation | None:
         found, _, allowed = (rule(run.layer) or "").partition("; ")
@@ -253,4 +253,4 @@ LAYER_RULES: Final[tuple[Rule[LayerRun], ...]] = (
 )
 
 CIRCUIT_RULES: Final[tuple[Rule[LayerRun], ...]] = tuple(_of_the_circuit(rule) for rule in rules.CHIP_RULES)
-"""For a chip: soft reset needs the circuit of stock neurons."""
+"""Rules for a chip, where soft reset needs the circuit of stock neurons."""

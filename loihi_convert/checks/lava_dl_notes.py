@@ -1,4 +1,4 @@
-"""What `check` finds in a native file that concerns users of unmodified lava-dl, for `export` to print."""
+"""Findings of `check` in a native file that matter to users of unmodified lava-dl; `export` prints them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _HARD_RESET_RULES: Final = (*_LAYER_RULES, Rule(one_threshold_per_population, {"
 
 
 def lava_dl_notes(network: QuantizedNetwork) -> tuple[str, ...]:
-    """Return what unmodified lava-dl does differently with the file of ``network``, one line for each finding."""
+    """Return how unmodified lava-dl treats the file of ``network`` differently, one line per finding."""
     file = stock_file(dict(encode(network))).with_names([layer.name for layer in network.layers])
     layer_rules = _HARD_RESET_RULES if network.reset == "hard" else _LAYER_RULES
     found = (

@@ -1,4 +1,4 @@
-"""Rules on the resources of Loihi 2 chips that a network takes."""
+"""Rules on the Loihi 2 resources that a network takes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def the_network_fits_the_chips(network: Chips) -> Violation | None:
         f"at least {network.shared_cores:,} neurocores",
         _available(network),
         _BRIEF,
-        "Use fewer channels, a stride instead of a pooling, or a board of several chips (`chips=8`: Kapoho Point).",
+        "Use fewer channels, a stride instead of a pooling, or a board with several chips (`chips=8`: Kapoho Point).",
     )
 
 
@@ -29,16 +29,16 @@ def the_network_fits_without_sharing_weights(network: Chips) -> Violation | None
         f"{network.shared_cores:,} to {network.expanded_cores:,} neurocores",
         _available(network),
         _BRIEF,
-        "It fits only if the compiler shares the kernels of convolutions. With fewer channels it fits in any case.",
+        "It fits only if the compiler shares the kernels of convolutions. With fewer channels it always fits.",
     )
 
 
 def the_synapses_of_a_neuron_fit_one_core(layer: LayerResources) -> Violation | None:
     if layer.fan_in <= limits.CORE_BYTES:
         return None
-    found = f"{layer.fan_in:,} synapses at one neuron"
-    allowed = f"a neurocore stores the synapses of its neurons in {limits.CORE_BYTES:,} bytes"
-    return Violation(found, allowed, _BRIEF, "Use fewer inputs: more stride or pooling before this layer.")
+    found = f"a neuron with {layer.fan_in:,} input synapses"
+    allowed = f"a neurocore has {limits.CORE_BYTES:,} bytes for the synapses of its neurons"
+    return Violation(found, allowed, _BRIEF, "Reduce the inputs: use more stride or pooling before this layer.")
 
 
 def no_pooling_multiplies_the_weights(layer: LayerResources) -> Violation | None:

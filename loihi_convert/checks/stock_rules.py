@@ -1,4 +1,4 @@
-"""Rules on any netx file: what lava-dl cannot load, what does not fit Loihi, and where lava-dl goes wrong silently."""
+"""Rules on any netx file: contents that lava-dl cannot load, that do not fit Loihi, or that it silently gets wrong."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def the_neurons_are_known_to_netx(layer: StockLayer) -> Violation | None:
 def the_neurons_are_cuba(layer: StockLayer) -> Violation | None:
     if layer.neuron_type is None or layer.is_cuba or the_neurons_are_known_to_netx(layer) is not None:
         return None
-    fix = "Their decays and thresholds are not checked, only weights and sizes."
-    return Violation(f"{layer.neuron_type[:20]} neurons", "`check` knows CUBA only, which is Lava's LIF", "", fix)
+    fix = "Only weights and sizes are checked, not decays and thresholds."
+    return Violation(f"{layer.neuron_type[:20]} neurons", "`check` supports only CUBA, which is Lava's LIF", "", fix)
 
 
 def weights_are_whole_numbers(layer: StockLayer) -> Violation | None:
@@ -86,7 +86,7 @@ def weights_are_whole_numbers(layer: StockLayer) -> Violation | None:
 def dense_weights_fit_a_synapse(layer: StockLayer) -> Violation | None:
     if layer.kind not in ("dense", "dense_rec"):
         return None
-    return _beyond_a_synapse(layer.synaptic_weights, "netx clips others, or sets the layer to 0", _WEIGHTS)
+    return _beyond_a_synapse(layer.synaptic_weights, "netx clips other weights, or sets the layer to 0", _WEIGHTS)
 
 
 def kernels_fit_a_synapse(layer: StockLayer) -> Violation | None:
@@ -114,7 +114,7 @@ def large_weights_are_even(layer: StockLayer) -> Violation | None:
     if not odd:
         return None
     allowed = f"weights of both signs beyond +-{limits.WEIGHT_LIMIT} are stored in steps of 2"
-    fix = f"Make all weights even, or none larger than {limits.WEIGHT_LIMIT}."
+    fix = f"Make all weights even, or at most {limits.WEIGHT_LIMIT}."
     return Violation(f"{odd:,} odd weights", allowed, _WEIGHTS, fix)
 
 
@@ -124,7 +124,7 @@ def dense_weights_have_both_signs(layer: StockLayer) -> Violation | None:
         return None
     found = f"a dense layer without a {'positive' if weight.max() <= 0 else 'negative'} weight"
     allowed = "unmodified lava-dl halves or clips such a layer, and fails if all weights are 0"
-    # `run` does not take recurrent layers.
+    # `run` does not support recurrent layers.
     fix = "`loihi-convert run` computes it correctly; for unmodified lava-dl add such a weight."
     return Violation(found, allowed, _WEIGHTS, fix if layer.kind == "dense" else "Add such a weight.")
 
@@ -159,13 +159,13 @@ def one_threshold_per_population(layer: StockLayer) -> Violation | None:
         "`thresholds='scalar'` (folded into the weights)."
     )
     found = f"{np.unique(value).size} different thresholds, vThMant {_range(value)}"
-    allowed = "LIF has one threshold for all its neurons; an array works on the CPU only, by accident"
+    allowed = "LIF has one threshold for all its neurons; an array works only on the CPU, and is undocumented"
     return Violation(found, allowed, f"vth of shape (1,), {_LIF}/process.py", fix)
 
 
 def biases_fit_sixteen_bits(layer: StockLayer) -> Violation | None:
     limit = limits.LIF_BIAS_LIMIT
-    fix = "`loihi-convert run` computes it correctly; for unmodified lava-dl export with `reset='hard'`."
+    fix = "`loihi-convert run` computes it correctly; for unmodified lava-dl, export with `reset='hard'`."
     return _bias_beyond(layer, -limit - 1, limit, "Lava's LIF stores int16 and wraps", f"{_LIF}/models.py", fix)
 
 
@@ -185,7 +185,7 @@ def delays_are_short(layer: StockLayer) -> Violation | None:
     value = layer.numbers("delay")
     if value is None or value.max() <= limits.MAX_DELAY_STEPS:
         return None
-    allowed = f"must be at most {limits.MAX_DELAY_STEPS} steps; netx cuts longer ones"
+    allowed = f"must be at most {limits.MAX_DELAY_STEPS} steps; netx shortens longer ones"
     return Violation(f"delays {_range(value)}", allowed, _NETX, "Train with shorter delays.")
 
 
@@ -232,4 +232,4 @@ LIF_RULES: Final[tuple[Rule[StockLayer], ...]] = (
     Rule(one_threshold_per_population, {"loihi2": "error"}),
     Rule(biases_fit_thirteen_bits, {"loihi2": "error"}),
 )
-"""For a chip that gets the file from unmodified lava-dl, with hard reset."""
+"""Rules for a chip, if unmodified lava-dl loads the file there, with hard reset."""

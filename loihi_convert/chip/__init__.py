@@ -1,1 +1,1 @@
-"""Loihi and Lava in numbers: limits, rules on integers, resources, energy."""
+"""Hardware facts about Loihi and Lava: limits, rules on integers, resources, energy."""

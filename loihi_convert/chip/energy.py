@@ -1,26 +1,28 @@
-"""Energy and time of one inference: counted events times published constants, as a range, with what it leaves out.
+"""Energy and time of one inference: counted events times published constants, as a range with stated exclusions.
 
-Nothing here was measured on a chip. Measured are only the counts: spikes F and the synapses they reach S, means over
-the images of a run up to step T. With N neurons (all are updated in every step), depth D, M the multiplications of the
-CNN for one image and M_1 those of its first layer::
+Nothing here was measured on a chip. Only the counts are measured: spikes F and the synapses they reach S, means over
+the
+images of a run up to step T. With N neurons (all are updated in every step), depth D, M the multiplications of the CNN
+for one image and M_1 those of its first layer::
 
     Loihi 1, energy     e_syn (S + T M_1) + e_update N T + e_spike F
     Loihi 1, time       (t_syn (S + T M_1) + t_update N T + t_spike F) / cores + t_step (T + D)
     45 nm arithmetic    e_add (S + N T) + e_mac M_1; the CNN: e_mac M
 
 with the low constants for the low end and the high ones for the high end. At the low end pixels are a constant current,
-which costs Loihi nothing (no T M_1) and is multiplied out once, and all 128 cores of a chip share the work evenly. At
-the high end each pixel reaches its synapses in every step (T M_1 multiplications, too), and the fewest cores that hold
-the neurons share it evenly.
+which costs Loihi nothing (no T M_1) and is multiplied once, and all 128 cores of a chip share the work evenly. At the
+high end each pixel reaches its synapses in every step (T M_1 multiplications, too), and only as many cores as hold the
+neurons share the work evenly.
 
-Where pixels are Poisson spikes, which are not counted, nothing is multiplied: the low end leaves them out, the high end
-has one of every pixel in every step, T M_1 additions.
+If pixels are Poisson spikes, which are not counted, nothing is multiplied: the low end leaves them out, the high end
+assumes a spike of every pixel in every step, T M_1 additions.
 
-Relays (`ir.relays`) are neurons as any others in all of this; what they take is also given on its own.
+Relays (`ir.relays`) count like all other neurons; their share is also given separately.
 
-Constants of Loihi 1 are the lower and the higher of two sources: Intel's, simulated before there was silicon (for the
-energy of a synaptic operation a minimum), and SANA-FE's, fitted to a board; with its own that simulator predicts energy
-and latency of three applications within 12 % and 25 %. Of Loihi 2 no energy per operation is public: none is here.
+Constants of Loihi 1 are the lower and the higher of two sources: Intel's, from simulations before there was silicon (a
+minimum for the energy of a synaptic operation), and SANA-FE's, fitted to a board; with its constants that simulator
+predicts the energy and latency of three applications within 12 % and 25 %. No energy per operation of Loihi 2 is
+public, so none is used here.
 """
 
 from __future__ import annotations
@@ -33,12 +35,12 @@ from loihi_convert.records import Interval, Record
 
 
 class Constant(Record):
-    """What one event costs, at one end of a range.
+    """Cost of one event, at one end of a range.
 
     Attributes
     ----------
     event
-        The event that this is the cost of.
+        The event.
     end
         Which end of the range.
     value, unit
@@ -88,48 +90,48 @@ def _range(
 SYNAPTIC_ENERGY: Final = _range(
     "synaptic operation",
     "J",
-    (23.6e-12, _DAVIES, "what is more than the minimum"),
-    # The dearest of its three kinds of synapses, dense; 24.0 for a convolution, 33.6 for a sparse one.
+    (23.6e-12, _DAVIES, "anything above the minimum"),
+    # The most expensive of its three kinds of synapses, dense; 24.0 for a convolution, 33.6 for a sparse one.
     (35.5e-12, _SANA_FE, "learning"),
 )
 UPDATE_ENERGY: Final = _range(
     "membrane update",
     "J",
-    (52e-12, _DAVIES, "that a neuron is active"),
-    (81e-12, _DAVIES, "soft reset, where it takes more than one compartment"),
+    (52e-12, _DAVIES, "the extra cost of an active neuron"),
+    (81e-12, _DAVIES, "soft reset, if it takes more than one compartment"),
 )
 SPIKE_ENERGY: Final = _range(
     "spike",
     "J",
-    (1.7e-12, _DAVIES, "all but transport within a tile"),
-    # 69.3 to generate it, 111.0 for one message, and the way across 8 x 4 tiles: 7 hops of 3.0 and 3 of 4.2.
+    (1.7e-12, _DAVIES, "everything except transport within a tile"),
+    # 69.3 to generate it, 111.0 for one message, and the path across 8 x 4 tiles: 7 hops of 3.0 and 3 of 4.2.
     ((69.3 + 111.0 + 7 * 3.0 + 3 * 4.2) * 1e-12, _SANA_FE, "messages to further cores and other chips"),
 )
 SYNAPTIC_TIME: Final = _range(
     "synaptic operation",
     "s",
-    # Of a convolution; Davies et al. have 3.5 ns at most.
+    # For a convolution; at most 3.5 ns in Davies et al.
     (3.1e-9, _SANA_FE, "waiting for spikes"),
     (4.7e-9, _SANA_FE, "waiting for spikes"),
 )
 UPDATE_TIME: Final = _range(
     "membrane update",
     "s",
-    (5.3e-9, _DAVIES, "that a neuron is active"),
-    # 6.0 to read the neuron, 3.7 to update it; Davies et al. have 8.4 ns.
-    ((6.0 + 3.7) * 1e-9, _SANA_FE, "soft reset, where it takes more than one compartment"),
+    (5.3e-9, _DAVIES, "the extra cost of an active neuron"),
+    # 6.0 to read the neuron, 3.7 to update it; 8.4 ns in Davies et al.
+    ((6.0 + 3.7) * 1e-9, _SANA_FE, "soft reset, if it takes more than one compartment"),
 )
 SPIKE_TIME: Final = _range(
     "spike",
     "s",
-    (2.1e-9, _DAVIES, "all but transport within a tile"),
+    (2.1e-9, _DAVIES, "everything except transport within a tile"),
     # 30.0 to generate it, 5.1 to send and 16.0 to receive one message.
     ((30.0 + 5.1 + 16.0) * 1e-9, _SANA_FE, "hops, and messages that block each other"),
 )
 STEP_TIME: Final = _range(
     "barrier at the end of a time step",
     "s",
-    (113e-9, _DAVIES, "tiles beside the first"),
+    (113e-9, _DAVIES, "tiles other than the first"),
     (1.8e-6, _SANA_FE, "other chips, and the management processors"),
 )
 ADD_ENERGY: Final = _range(
@@ -152,23 +154,23 @@ CONSTANTS: Final[tuple[Constant, ...]] = (
     *(*SYNAPTIC_TIME, *UPDATE_TIME, *SPIKE_TIME, *STEP_TIME),
     *(*ADD_ENERGY, *MULTIPLY_ENERGY),
 )
-"""Every constant of the estimates."""
+"""All constants of the estimates."""
 
 CORES: Final = 128
-"""Neurocores of a Loihi 1 (Davies et al. 2018)."""
+"""Neurocores of a Loihi 1 chip (Davies et al. 2018)."""
 
 NEURONS_PER_CORE: Final = 1024
-"""Compartments of one of them (Davies et al. 2018)."""
+"""Compartments of a neurocore of Loihi 1 (Davies et al. 2018)."""
 
 
 def _boundary(low: str, high: str) -> str:
-    """What the figures of Loihi 1 include, and what not; ``low`` and ``high``: how pixels count at either end."""
+    """What the figures for Loihi 1 include and exclude; ``low`` and ``high``: how pixels are counted at each end."""
     return (
-        "Estimated from counted spikes, not measured on a chip. In: synaptic operations, membrane updates and spikes "
-        "of the cores of Loihi 1, and the barrier after each step. Not in: static power, host, input and output, "
-        "management processors, links between chips. Low: the lower of Intel's constants, simulated, and those fitted "
-        f"to a board by SANA-FE; {low}; all 128 cores equally busy. High: the higher of both; {high}; only as many "
-        "cores as hold the neurons. No energy per operation of Loihi 2 is public."
+        "Estimated from counted spikes, not measured on a chip. Included: synaptic operations, membrane updates and "
+        "spikes of the cores of Loihi 1, and the barrier after each step. Not included: static power, host, input and "
+        "output, management processors, links between chips. Low: the lower of Intel's constants, simulated, and those "
+        f"fitted to a board by SANA-FE; {low}; all 128 cores equally busy. High: the higher of both; {high}; only as "
+        "many cores as hold the neurons. No energy per operation of Loihi 2 is public."
     )
 
 
@@ -176,20 +178,20 @@ BOUNDARY: Final = _boundary("pixels as a current that costs nothing", "all pixel
 """The boundary for networks whose pixels are numbers."""
 
 POISSON_BOUNDARY: Final = _boundary(
-    "without the Poisson spikes that pixels are, and their synapses",
-    "the synapses of a spike of every pixel in every step",
+    "without the Poisson spikes of the pixels and their synapses",
+    "with a spike of every pixel in every step, and its synapses",
 )
 """The boundary for networks whose pixels are Poisson spikes."""
 
 ARITHMETIC: Final = (
     "Arithmetic: the same counts as additions, and those of the CNN as multiplications and additions, from 8-bit "
-    "integers to 32-bit floats in 45 nm, without memory, which costs more: to be compared with each other only."
+    "integers to 32-bit floats in 45 nm, without memory, which costs more. Compare them only with each other."
 )
-"""The boundary of the bare arithmetic."""
+"""The boundary of the arithmetic alone."""
 
 
 class Estimate(Record):
-    """One inference of T steps, mean over the images of a run; pairs are (low, high).
+    """Estimate for one inference of T steps, mean over the images of a run; pairs are (low, high).
 
     Attributes
     ----------
@@ -198,7 +200,7 @@ class Estimate(Record):
     synaptic_operations
         S, measured: synapses of nonzero weight reached by spikes of this network; input not counted.
     membrane_updates
-        N T: every neuron, output neurons included, in every step.
+        N T: every neuron, including output neurons, in every step.
     spikes
         F, measured.
     loihi1_joules, loihi1_seconds
@@ -206,7 +208,7 @@ class Estimate(Record):
     arithmetic_joules
         The same counts as arithmetic alone, in 45 nm.
     relay_synaptic_operations, relay_membrane_updates, relay_spikes, relay_loihi1_joules
-        Of the above, what relays take; None where their spikes were not counted.
+        Shares of relays in the values above; None if their spikes were not counted.
     """
 
     timesteps: int
@@ -223,7 +225,7 @@ class Estimate(Record):
 
 
 class RelayEvents(NamedTuple):
-    """What the relays of a network do: their number, and their spikes and synaptic operations, None if not counted."""
+    """The relays of a network: their number, spikes and synaptic operations; None if not counted."""
 
     neurons: int = 0
     spikes: float | None = 0.0
@@ -234,12 +236,12 @@ _NO_RELAYS: Final = RelayEvents()
 
 
 class Energy(Record):
-    """The estimated cost of an inference, at every reported T, and what must be known to read it.
+    """The estimated cost of an inference at every reported T, with the information needed to interpret it.
 
     Attributes
     ----------
     boundary
-        What is included, and what is not.
+        What is included and what is not.
     cnn_arithmetic_joules
         (low, high) for the CNN's multiplications, arithmetic alone, in 45 nm.
     estimates
@@ -271,15 +273,15 @@ def estimate(
     timesteps
         T.
     spikes, synaptic_operations
-        Counted up to step T, mean over images.
+        Counts up to step T, mean over images.
     neuron_counts
-        Of each layer.
+        Number of neurons of each layer.
     input_synapses
         M_1: synapses of nonzero weight that the pixels of one image reach.
     is_poisson
         Whether pixels are Poisson spikes, not numbers.
     relays
-        What relays do of all this.
+        Share of relays in these counts.
     """
     updates = sum(neuron_counts) * timesteps
     reached = (synaptic_operations, synaptic_operations + timesteps * input_synapses)
@@ -319,7 +321,7 @@ def estimate(
 
 
 def _joules(end: int, synaptic_operations: float, updates: int, spikes: float) -> float:
-    """What these events cost on Loihi 1, at the low (0) or the high (1) end."""
+    """Energy of these events on Loihi 1, at the low (0) or the high (1) end."""
     synapse, update, spike = SYNAPTIC_ENERGY[end].value, UPDATE_ENERGY[end].value, SPIKE_ENERGY[end].value
     return synapse * synaptic_operations + update * updates + spike * spikes
 

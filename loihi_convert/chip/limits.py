@@ -1,9 +1,9 @@
-"""Every number of Loihi and of Lava's CPU models that this package relies on, once, with its source.
+"""All numbers of Loihi and of Lava's CPU models that this package relies on, with their sources.
 
-`tests/test_limits.py` refuses the powers of two among them in every other file.
+`tests/test_limits.py` fails if another file repeats one of their powers of two.
 
 Units: membrane potentials, thresholds and biases are counted in *weight units*: one spike through a synapse of weight
-1 adds 1. Lava keeps the state of its own LIF 64 times finer (``act_shift = vth_shift = 6`` in
+1 adds 1. Lava's LIF keeps its state 64 times finer (``act_shift = vth_shift = 6`` in
 ``lava/proc/lif/models.py``), so 24 state bits are 17 bits and a sign here.
 
 `chip.rules` holds the rules on these numbers.
@@ -14,62 +14,62 @@ from __future__ import annotations
 from typing import Final
 
 WEIGHT_LIMIT: Final = 127
-"""Largest magnitude of an 8-bit signed synaptic weight that has a negative of its own (Loihi: -128..127)."""
+"""Largest magnitude of an 8-bit signed synaptic weight in a symmetric range (Loihi: -128..127)."""
 
 POTENTIAL_LIMIT: Final = 2**17 - 1
 """Largest magnitude of a membrane potential: 24 state bits, 6 of them below one weight unit, one the sign
 (``uv_bitwidth = 24`` in ``lava/proc/lif/models.py``)."""
 
 LIF_POTENTIAL_LIMIT: Final = 2**17 - 2**-6
-"""The same for Lava's own LIF, which clips its 24-bit state: +-(2^23 - 1) / 64 (``subthr_dynamics``). Every potential
-up to twice that is an exact float32."""
+"""The same for Lava's LIF, which clips its 24-bit state: +-(2^23 - 1) / 64 (``subthr_dynamics``). Every potential
+up to twice this limit is exact in float32."""
 
 WRAPS_ABOVE: Final = 2**17
-"""Where the current u of Lava's own LIF wraps, in weight units: it stays in (-2^17, 2^17], of which a sum beyond goes
-round by 2^18 (``wrapped_curr`` in ``subthr_dynamics``)."""
+"""Where the current u of Lava's LIF wraps, in weight units: u stays in (-2^17, 2^17]; sums outside change by 2^18
+(``wrapped_curr`` in ``subthr_dynamics``)."""
 
 THRESHOLD_LIMIT: Final = 2**17
 """Largest threshold: ``vThMant`` has 17 bits and the neuron spikes *above* it, so ``vThMant = threshold - 1``."""
 
 NEVER_FIRES: Final = THRESHOLD_LIMIT
-"""Threshold of a dead channel: no potential reaches it (its weights are 0 besides)."""
+"""Threshold of a dead channel: no potential reaches it (its weights are also 0)."""
 
 BIAS_LIMIT: Final = POTENTIAL_LIMIT
 """Largest magnitude of a bias of the SoftResetIF process, which adds it in weight units."""
 
 LIF_BIAS_LIMIT: Final = 2**15 - 1
-"""Largest magnitude of a bias of Lava's own LIF on the CPU, which keeps it as int16 and wraps beyond
-(``bias_mant: np.int16`` in ``lava/proc/lif/models.py``; netx sets ``bias_exp = 6``, so it counts weight units)."""
+"""Largest magnitude of a bias of Lava's LIF on the CPU, which stores it as int16 and wraps beyond that
+(``bias_mant: np.int16`` in ``lava/proc/lif/models.py``; netx sets ``bias_exp = 6``, so the unit is a weight unit)."""
 
 CURRENT_LIMIT: Final = 2**23 - 1
-"""Largest magnitude of what a Conv or Dense process sends: Lava wraps at 24 bits (``signed_clamp(x, bits=24)`` in
-``lava/proc/conv/models.py``). Every partial sum of such a current is an exact float32."""
+"""Largest magnitude of the output of a Conv or Dense process: Lava wraps at 24 bits (``signed_clamp(x, bits=24)`` in
+``lava/proc/conv/models.py``). Every partial sum of such a current is exact in float32."""
 
 SELF_WEIGHT_LIMIT: Final = 255
 """Largest magnitude of a weight in a synapse whose weights are all <= 0 (``SignMode.INHIBITORY``: ``clip_weights`` in
 ``lava/utils/weightutils.py`` clips to -255..0 and ``truncate_weights`` keeps all 8 bits). With both signs
-(``SignMode.MIXED``) the same 8 bits hold the even weights -256..254; halved by a weight exponent of -1 these are
--128..127, which is how a network's weights and those of a bias source enter Lava's bit-accurate synapses."""
+(``SignMode.MIXED``) the same 8 bits hold the even weights -256..254. Halved by a weight exponent of -1 these are
+-128..127: this is how a network's weights and those of a bias source enter Lava's bit-accurate synapses."""
 
 WEIGHT_EXP_LIMIT: Final = 7
-"""Largest exponent of a synapse's weights. Loihi 1 (nengo-loihi, ``hardware/validate.py``: -7 <= weight_exp <= 7); no
-figure is public for Loihi 2, and Lava's CPU models take any."""
+"""Largest exponent of a synapse's weights. From Loihi 1 (nengo-loihi, ``hardware/validate.py``: -7 <= weight_exp <= 7);
+no value is public for Loihi 2, and Lava's CPU models accept any."""
 
 BIAS_MANT_RANGE: Final = (-(2**12), 2**12 - 1)
-"""``bias_mant``: 13 bits, signed (docstring of ``PyLifModelBitAcc`` in ``lava/proc/lif/models.py``). v is added
+"""``bias_mant``: 13 bits, signed (docstring of ``PyLifModelBitAcc`` in ``lava/proc/lif/models.py``). v is increased by
 ``bias_mant << bias_exp``, in units of 1/64."""
 
 BIAS_EXP_LIMIT: Final = 7
-"""Largest ``bias_exp``: 3 bits, unsigned (the same docstring). 6 counts weight units, 7 pairs of them."""
+"""Largest ``bias_exp``: 3 bits, unsigned (the same docstring). The unit is one weight unit with 6, two with 7."""
 
 UNIT_EXP: Final = 6
 """Bits of Lava's LIF below one weight unit (``act_shift = vth_shift = 6``)."""
 
 LIF_STATE_LIMIT: Final = WRAPS_ABOVE << UNIT_EXP
-"""Where u and v of Lava's LIF end, in its own units of 1/64: u stays in (-2^23, 2^23], v clips at +-(2^23 - 1)."""
+"""Range of u and v of Lava's LIF, in units of 1/64: u stays in (-2^23, 2^23], v clips at +-(2^23 - 1)."""
 
 LEVEL_SPANS: Final = (BIAS_MANT_RANGE[1] - BIAS_MANT_RANGE[0], 2 * (BIAS_MANT_RANGE[1] - BIAS_MANT_RANGE[0]))
-"""How far apart the firing levels of a layer may lie: with ``bias_exp`` 6, and with 7, which counts in pairs."""
+"""Largest distance between the firing levels of a layer: with ``bias_exp`` 6, and with 7 (steps of 2)."""
 
 MAX_PIXEL_BITS: Final = 8
 """Pixels are graded spikes of at most 8 bits, the bits of an image."""
@@ -87,24 +87,25 @@ V_DECAY: Final = 0
 """netx ``vDecay`` of a neuron without leak."""
 
 NO_MEMORY: Final = MAX_DECAY
-"""``dv`` of a LIF whose v is u + bias, and less one the ``du`` of a LIF whose u is the current of one step; Lava's own
-network exchange uses ``dv`` so for its integrators."""
+"""``dv`` of a LIF whose v is u + bias, and, minus one, ``du`` of a LIF whose u is the current of one step. Lava's
+network exchange uses ``dv`` in this way for its integrators."""
 
 SYNAPSE_LIMITS: Final = (-256, 254)
-"""Smallest and largest weight of a synapse of both signs, whose 8 bits count in twos (``optimize_weight_bits`` in
+"""Smallest and largest weight of a synapse with both signs, whose 8 bits are in steps of 2 (``optimize_weight_bits`` in
 ``lava/lib/dl/netx/utils.py`` clips there)."""
 
 UNSIGNED_SYNAPSE_LIMITS: Final = (-255, 255)
-"""The same where all weights of the layer have one sign (``clip_weights`` in ``lava/utils/weightutils.py``)."""
+"""The same if all weights of the layer have one sign (``clip_weights`` in ``lava/utils/weightutils.py``)."""
 
 MAX_DELAY_STEPS: Final = 62
-"""Steps; longer ones are cut to it (``create_dense`` in ``lava/lib/dl/netx/hdf5.py``)."""
+"""Longest delay, in steps; longer ones are shortened to it (``create_dense`` in ``lava/lib/dl/netx/hdf5.py``)."""
 
 NEUROCORES: Final = 128
-"""Of a Loihi 2 chip (Intel, technology brief "Taking Neuromorphic Computing to the Next Level with Loihi 2", 2021)."""
+"""Neurocores of a Loihi 2 chip (Intel, technology brief "Taking Neuromorphic Computing to the Next Level with Loihi 2",
+2021)."""
 
 NEURONS_PER_CORE: Final = 8192
-"""Largest number (1,048,576 neurons on 128 cores: WikiChip, "Loihi 2 - Intel"; the brief says 1 million)."""
+"""Most neurons per neurocore (1,048,576 neurons on 128 cores: WikiChip, "Loihi 2 - Intel"; the brief: 1 million)."""
 
 CORE_BYTES: Final = 192 * 1024
 """Memory of a neurocore for synapses, neurons and axons together ("192 KB, flexible allocation", the brief)."""
@@ -113,4 +114,4 @@ LIF_BYTES: Final = 6
 """State of a LIF neuron, without padding: ``u`` and ``v`` of 24 bits (``lava/proc/lif/models.py``)."""
 
 LOIHI_1_NEURON_BYTES: Final = 24
-"""Memory of a neuron on Loihi 1, whatever its model (the brief; Loihi 2 allocates 0 to 4096 as the model needs)."""
+"""Memory of a neuron on Loihi 1, for any model (the brief; Loihi 2 allocates 0 to 4096, depending on the model)."""

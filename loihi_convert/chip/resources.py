@@ -1,20 +1,21 @@
-"""Neurons, synapses and memory of each layer, and the neurocores of Loihi 2 that they take: an estimated range.
+"""Neurons, synapses and memory of each layer, and the Loihi 2 neurocores they take: an estimated range.
 
-Public documents give two figures. *Shared*: every weight of the file is stored once, 0 not at all, and a neuron takes
-its two state variables. *Expanded*: every synapse has its own byte, 0 included where a layer is dense, and a neuron
-takes as much as on Loihi 1. The true figure lies in between: it depends on Loihi 2's convolutional connectivity and
-compression, which are not public. In both
+Public documents allow two estimates. *Shared*: every weight in the file is stored once, zeros are not stored, and a
+neuron takes its two state variables. *Expanded*: every synapse has its own byte, including zeros if a layer is dense,
+and a neuron takes as much as on Loihi 1. The true value lies in between: it depends on Loihi 2's convolutional
+connectivity and compression, which are not public. In both
 
-- no neurocore is shared by two layers; expanded, a layer is halved until each part fits, as Lava's compiler is reported
-  to do (OzU-CAST/LoihiScalingEfficiency on GitHub, "Hardware Resources"),
+- no neurocore is shared by two layers; *expanded*, a layer is halved until each part fits, as Lava's compiler
+reportedly
+  does (OzU-CAST/LoihiScalingEfficiency on GitHub, "Hardware Resources"),
 - a weight has 8 bits.
 
-Relays (`ir.relays`) are neurons as any others. The cores that they take are those of their layer less the cores of the
-layer without them. The synapses that leave relays count for the layers that these reach.
+Relays (`ir.relays`) count like all other neurons. The cores due to relays are those of their layer minus the cores of
+the layer without them. Synapses from relays count for the layers they reach.
 
 Not counted: axons and routing tables, indices of sparse synapses, biases and delays, the recurrent synapse of a soft
-reset, copies of a kernel in each core that a map is divided among, the input and the readout. So even the expanded
-figure is not guaranteed.
+reset, copies of a kernel in the cores that share a map, the input and the readout. So even the expanded estimate is not
+an upper bound.
 """
 
 from __future__ import annotations
@@ -33,32 +34,33 @@ from loihi_convert.records import Record
 
 
 class LayerResources(Record):
-    """Resources of one layer; its synapses are its inputs, from the layer before and from its own neurons.
+    """Resources of one layer; its synapses are the incoming ones, from the layer before and from its own neurons.
 
     Attributes
     ----------
     name
-        The layer.
+        Name of the layer.
     neurons
-        How many.
+        Number of neurons.
     fan_in
-        Synapses of nonzero weight that reach one of its neurons, at most.
+        Largest number of nonzero synapses that reach one of its neurons.
     fan_out
-        Synapses that leave one of its neurons, at most; 0 for the last layer.
+        Largest number of synapses from one of its neurons; 0 for the last layer.
     synapses
-        Of nonzero weight, those repeated by a pooling included.
+        Number of nonzero synapses, including those repeated by a pooling.
     weights
-        In the file: netx has no pooling, so a kernel after one repeats every weight ``pooling`` times.
+        Number of weights in the file: netx has no pooling, so a kernel after a pooling repeats each weight ``pooling``
+        times.
     pooling
-        Inputs of one pooling window; 1: no pooling.
+        Number of inputs in a pooling window; 1 without pooling.
     shared_bytes, expanded_bytes
         Memory for weights and neurons, see this module.
     shared_cores, expanded_cores
-        Neurocores of Loihi 2.
+        Number of Loihi 2 neurocores.
     relay_neurons
-        How many of the neurons are relays.
+        Number of neurons that are relays.
     relay_shared_cores, relay_expanded_cores
-        How many of the neurocores the layer takes because of its relays.
+        Number of neurocores due to relays.
     """
 
     name: str
@@ -91,12 +93,12 @@ class Chips:
 
     @property
     def shared_cores(self) -> int:
-        """Least number of neurocores, as far as this module counts."""
+        """Smallest number of neurocores, within the limits of this module's estimate."""
         return sum(layer.shared_cores for layer in self.layers)
 
     @property
     def expanded_cores(self) -> int:
-        """Neurocores if no synapse shares its weight with another."""
+        """Number of neurocores if no two synapses share a weight."""
         return sum(layer.expanded_cores for layer in self.layers)
 
     @property
@@ -106,19 +108,19 @@ class Chips:
 
     @property
     def relay_shared_cores(self) -> int:
-        """How many of `shared_cores` relays take."""
+        """Number of `shared_cores` due to relays."""
         return sum(layer.relay_shared_cores for layer in self.layers)
 
     @property
     def relay_expanded_cores(self) -> int:
-        """How many of `expanded_cores` relays take."""
+        """Number of `expanded_cores` due to relays."""
         return sum(layer.relay_expanded_cores for layer in self.layers)
 
     @property
     def boundary(self) -> str:
-        """What the figures count, in words."""
+        """The assumptions of the estimate, in words."""
         return (
-            "from each weight stored once to a byte for each synapse; 8 bits a weight, no core shared by two layers; "
+            "from each weight stored once to one byte per synapse; 8 bits per weight, no core shared by two layers; "
             "without axons and routing, sparse indices, biases, the synapse of a soft reset, input and readout"
         )
 
@@ -135,9 +137,9 @@ def resources(
     Parameters
     ----------
     input_shape
-        Of the network.
+        Input shape of the network.
     synapses
-        In order, with their layers' names.
+        Synapses in order, with the names of their layers.
     recurrent
         Synapses from a layer's own neurons, by the layer's name.
     relays
@@ -161,7 +163,7 @@ def resources(
 
 
 def _with_relays(layer: LayerResources, synapse: Synapse, input_shape: Shape, relay_of: Array | None) -> LayerResources:
-    """``layer`` with the cores that it takes because of its relays."""
+    """``layer`` with the number of cores due to its relays."""
     count = relay_count(relay_of)
     if count == 0:
         return layer
@@ -185,7 +187,7 @@ def _layer_resources(
     rows = synapse.weight.reshape(synapse.channels, -1)
     fan_in = np.count_nonzero(rows, axis=1) * window
     nonzero = int(fan_in.sum())
-    # A dense matrix also stores its zeros, and a kernel after a pooling those of its dilation.
+    # A dense matrix also stores its zeros, and a kernel after a pooling the zeros of its dilation.
     is_dense = isinstance(synapse, Dense)
     stored = neurons * math.prod(input_shape) if is_dense else synapse.without_pooling(input_shape).weight.size
     every = stored if is_dense else synapse_count
@@ -211,7 +213,7 @@ def _layer_resources(
 
 
 def _bytes(neurons: int, nonzero: int, every: int) -> tuple[int, int]:
-    """Memory, shared and expanded, of neurons with so many weights other than 0, and so many synapses."""
+    """Memory, shared and expanded, of ``neurons`` with ``nonzero`` stored weights and ``every`` synapses."""
     return nonzero + limits.LIF_BYTES * neurons, every + limits.LOIHI_1_NEURON_BYTES * neurons
 
 

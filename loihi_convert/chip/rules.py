@@ -1,9 +1,8 @@
-"""Rules that the integers of a layer keep, so that Lava's CPU models and the chip compute exactly what they say.
+"""Rules on the integers of a layer, under which Lava's CPU models and the chip compute the network exactly.
 
-Each rule is a function whose name is the claim; it returns ``None`` or what it found. While the *exactness rules* hold,
-Lava's CPU models compute exactly what the integers of a `QuantizedNetwork` say; the *LIF rules* are those that networks
-of Lava's own hard-reset LIF need besides, the *chip rules* those that the circuit of stock processes in `ir.circuit`
-needs.
+Each rule is a function whose name is the claim; it returns ``None`` or a description of the violation. Under the
+*exactness rules*, Lava's CPU models compute exactly the integers of a `QuantizedNetwork`. Networks of Lava's hard-reset
+LIF must also satisfy the *LIF rules*, and networks for the circuit of stock processes in `ir.circuit` the *chip rules*.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from loihi_convert.chip import limits
 
 
 class IntegerLayer(Protocol):
-    """What a rule looks at: the integers of one layer."""
+    """The integers of one layer, as the rules need them."""
 
     @property
     def weight(self) -> Array: ...
@@ -123,7 +122,7 @@ def thresholds_are_eight_bits_times_a_power_of_two(layer: IntegerLayer) -> str |
         return None
     return (
         f"thresholds {int(alive.min())}..{int(alive.max())} with no common power of two; must be m x 2^e with m "
-        f"1..{limits.SELF_WEIGHT_LIMIT} and one e 0..{limits.WEIGHT_EXP_LIMIT} a layer"
+        f"1..{limits.SELF_WEIGHT_LIMIT} and one e 0..{limits.WEIGHT_EXP_LIMIT} per layer"
     )
 
 
@@ -132,7 +131,7 @@ def biases_are_eight_bits_times_a_power_of_two(layer: IntegerLayer) -> str | Non
         return None
     return (
         f"biases {int(layer.bias.min())}..{int(layer.bias.max())} with no common power of two; must be m x 2^e "
-        f"with m {-limits.WEIGHT_LIMIT}..{limits.WEIGHT_LIMIT} and one e 0..{limits.WEIGHT_EXP_LIMIT} a layer"
+        f"with m {-limits.WEIGHT_LIMIT}..{limits.WEIGHT_LIMIT} and one e 0..{limits.WEIGHT_EXP_LIMIT} per layer"
     )
 
 
@@ -140,8 +139,8 @@ def levels_lie_within_one_bias(layer: IntegerLayer) -> str | None:
     if (levels := firing_levels(layer)) is None or bias_exponent(levels) is not None:
         return None
     return (
-        f"levels {int(levels.min())}..{int(levels.max())} (threshold - V0 - 1), which no 13-bit bias makes of one vth; "
-        f"must be at most {limits.LEVEL_SPANS[0]} apart, or {limits.LEVEL_SPANS[1]} where all are even or all are odd"
+        f"levels {int(levels.min())}..{int(levels.max())} (threshold - V0 - 1) for one vth and 13-bit biases; "
+        f"must be at most {limits.LEVEL_SPANS[0]} apart, or {limits.LEVEL_SPANS[1]} if all are even or all are odd"
     )
 
 
@@ -163,7 +162,7 @@ def channels_that_never_fire_receive_nothing(layer: IntegerLayer) -> str | None:
 
 
 def firing_levels(layer: IntegerLayer) -> Array | None:
-    """Return threshold - V0 - 1 of the channels that can fire, which u must exceed, in weight units; None: none can."""
+    """Return the levels threshold - V0 - 1 that u must exceed, of the channels that can fire; None if none can."""
     if layer.threshold is None or layer.initial_potential is None:
         return None
     alive = layer.threshold < limits.NEVER_FIRES
@@ -172,7 +171,7 @@ def firing_levels(layer: IntegerLayer) -> Array | None:
 
 
 def bias_exponent(levels: Array) -> int | None:
-    """Return the smallest ``bias_exp`` from 6 with which biases make ``levels`` of one ``vth``; None: there is none."""
+    """Return the smallest ``bias_exp`` >= 6 at which one ``vth`` and biases give all ``levels``; None if none does."""
     span = int(levels.max() - levels.min())
     if span <= limits.LEVEL_SPANS[0]:
         return limits.UNIT_EXP
@@ -181,7 +180,7 @@ def bias_exponent(levels: Array) -> int | None:
 
 
 def shared_exponent(values: Array, largest_mant: int) -> int | None:
-    """Return the smallest e in 0..7 for which every value is m x 2^e, ``|m| <= largest_mant``; None: there is none."""
+    """Return the smallest e in 0..7 for which every value is m x 2^e, ``|m| <= largest_mant``; None if none."""
     largest = int(np.abs(values.astype(np.int64)).max(initial=0))
     for exponent in range(limits.WEIGHT_EXP_LIMIT + 1):
         if largest <= largest_mant << exponent:
@@ -210,7 +209,7 @@ LIF_RULES: Final[tuple[Rule, ...]] = (
     biases_fit_sixteen_bits,
     neurons_start_at_zero,
 )
-"""What a hard-reset network must keep besides, so that Lava's own LIF computes exactly the same."""
+"""Additional rules for hard-reset networks, under which Lava's LIF computes exactly the same."""
 
 
 CHIP_RULES: Final[tuple[Rule, ...]] = (
@@ -220,9 +219,9 @@ CHIP_RULES: Final[tuple[Rule, ...]] = (
     currents_do_not_wrap,
     channels_that_never_fire_receive_nothing,
 )
-"""What a network of target ``loihi2`` must keep besides, so that `circuit.circuit` can be built of it."""
+"""Additional rules for target ``loihi2``, under which `circuit.circuit` can be built."""
 
 
 SCALAR_RULES: Final[tuple[Rule, ...]] = (a_layer_has_one_threshold,)
-"""What a network must keep besides, so that one ``vThMant`` a layer says all: Lava's LIF has one for all its neurons
-(``vth`` has shape (1,) in ``lava/proc/lif/process.py``); that the CPU model takes an array as well is not promised."""
+"""Additional rules for networks with one ``vThMant`` per layer. Lava's LIF has one for all its neurons (``vth`` has
+shape (1,) in ``lava/proc/lif/process.py``); that its CPU model also accepts an array is undocumented."""

@@ -1,4 +1,4 @@
-"""How well a quantized network agrees with the CNN, and the words for it; one measure for each task."""
+"""Agreement of a quantized network with the CNN, and its description in words; one measure per task."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from loihi_convert.records import wilson_interval
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulator import outputs
 
-# Of an output's variance: an error of 3 % of its standard deviation.
+# Fraction of an output's variance: an error of 3 % of its standard deviation.
 _NEGLIGIBLE: Final = 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How well a quantized network agrees with the CNN on some calibration images.
+    """Agreement of a quantized network with the CNN on some calibration images.
 
     Parameters
     ----------
     agreement
-        0..1: the share of images with the CNN's class or, of a regression, `explained_share` of the CNN's outputs.
+        0..1: the share of images with the CNN's class; for a regression, `explained_share` of the CNN's outputs.
     error
         Mean squared difference between the output / T, in the CNN's units, and the CNN's scores. The output is the
-        potential, or, where the last layer has neurons, its spike counts x threshold.
+        potential or, if the last layer has neurons, spike counts x threshold.
     image_count
-        Images simulated.
+        Number of images simulated.
     """
 
     agreement: float
@@ -43,20 +43,20 @@ class Agreement:
 
 
 class Measure(NamedTuple):
-    """How the networks of a task are compared.
+    """The comparison of networks for one task.
 
     Parameters
     ----------
     share
-        Agreement 0..1 of outputs with those expected, both ``(N, outputs)``.
+        Function: agreement 0..1 of outputs with the expected outputs, both ``(N, outputs)``.
     falls_short
-        Whether the first agreement is worse than the second by more than chance explains.
+        Function: whether the first agreement is worse than the second by more than chance.
     sentence
-        What a share says: ``{percent}`` of it, with ``{whose}`` outputs, on which ``{images}``.
+        Template with the fields ``{percent}`` (the agreement), ``{whose}`` (the reference) and ``{images}``.
     least_share
-        Below it, rounding to integers is worth a warning.
+        If rounding to integers leaves less agreement than this, a warning is given.
     decimals
-        Of a share in per cent.
+        Decimals of an agreement in percent.
     """
 
     share: Callable[[Array, Array], float]
@@ -66,7 +66,7 @@ class Measure(NamedTuple):
     decimals: int
 
     def percent(self, share: float) -> str:
-        """Return a share in per cent: 98.00 %."""
+        """Return a share in percent: "98.00 %"."""
         return f"{100 * share:.{self.decimals}f} %"
 
     def words(self, share: float, whose: str, images: str) -> str:
@@ -75,20 +75,21 @@ class Measure(NamedTuple):
 
 
 def equal_share(found: Array, expected: Array) -> float:
-    """Return the share of rows of ``found`` that stand for the class of those of ``expected``."""
+    """Return the share of rows for which ``found`` and ``expected`` predict the same class."""
     return float((classes_of(found) == classes_of(expected)).mean())
 
 
 def explained_share(found: Array, expected: Array) -> float:
-    """Return the share of the variance over images of ``expected`` that ``found`` explains, the mean over outputs.
+    """Return the share of the variance of ``expected`` over images that ``found`` explains, averaged over outputs.
 
-    Of one output 1 - sum (found - expected)^2 / sum (expected - its mean)^2, and 0 where that is negative, because the
-    mean explains as much; an output that does not vary is left out. Without an output that varies, 1 if all are equal.
+    For one output it is 1 - sum (found - expected)^2 / sum (expected - its mean)^2, and 0 where that is negative (the
+    mean is then a better predictor). Constant outputs are left out. If all are constant: 1 if all values are equal,
+    else 0.
     """
     wanted = expected.astype(np.float64)
     lost = np.square(found - wanted).sum(axis=0)
     spread = np.square(wanted - wanted.mean(axis=0)).sum(axis=0)
-    # The variance of a constant is 0 but for rounding errors.
+    # The variance of a constant is 0 up to rounding errors.
     varies = spread > 1e-12 * np.square(wanted).sum(axis=0)
     if not varies.any():
         return float(not lost.any())
@@ -96,15 +97,15 @@ def explained_share(found: Array, expected: Array) -> float:
 
 
 def _lies_below_interval(written: Agreement, trial: Agreement) -> bool:
-    """Whether ``written`` lies below the 95 % interval of the agreement that ``trial`` has measured."""
+    """Whether ``written`` lies below the 95 % interval of the agreement measured in ``trial``."""
     low, _ = wilson_interval(round(trial.agreement * trial.image_count), trial.image_count)
     return written.agreement < low
 
 
 def _is_less_exact(written: Agreement, trial: Agreement) -> bool:
-    """Whether more is left unexplained than the upper end of a 95 % interval, by an amount that matters.
+    """Whether the unexplained variance exceeds the upper end of a 95 % interval by more than a negligible amount.
 
-    The mean of n squares of normal errors has a relative standard error of sqrt(2 / n).
+    The mean of n squared normal errors has a relative standard error of sqrt(2 / n).
     """
     left = 1 - trial.agreement
     return 1 - written.agreement > left + max(_NEGLIGIBLE, left * 1.96 * math.sqrt(2 / trial.image_count))
@@ -130,23 +131,23 @@ _MEASURES: Final[Mapping[Task, Measure]] = {
 
 
 def measure_of(task: Task) -> Measure:
-    """Return how the networks of ``task`` are compared."""
+    """Return the measure for ``task``."""
     return _MEASURES[task]
 
 
 def measured_agreement(cnn: ReluNetwork, network: QuantizedNetwork, images: Array, *, device: str = "cpu") -> Agreement:
-    """Return how well ``network`` agrees with ``cnn`` on ``images``, uint8 ``(N, C, H, W)``, after its T steps."""
+    """Return the agreement of ``network``, after its T steps, with ``cnn`` on ``images``, uint8 ``(N, C, H, W)``."""
     return agreement_with(cnn_scores(cnn, images), measure_of(cnn.task), network, images, device=device)
 
 
 def agreement_with(
     scores: Array, measure: Measure, network: QuantizedNetwork, images: Array, *, device: str = "cpu"
 ) -> Agreement:
-    """Return the same where the CNN's outputs, ``(N, outputs)``, are known."""
+    """Return the same as `measured_agreement` from the CNN's outputs ``scores``, ``(N, outputs)``."""
     read = outputs(network, images, network.timesteps, device=device)[:, -1]
     found = network.real_outputs(read, network.timesteps)
     return Agreement(
-        # Spike counts choose a class as they are, whatever a spike of an output is worth.
+        # The class is read from raw spike counts, whatever the amplitude of an output.
         agreement=measure.share(read if network.readout == "spikes" else found, scores),
         error=float(np.square(found - scores).mean()),
         image_count=len(images),

@@ -20,7 +20,7 @@ def balance(
     device: str = "cpu",
     progress: Progress = no_progress,
 ) -> SpikingNetwork:
-    """Return ``network`` with integrate-and-fire neurons whose thresholds suit ``timesteps`` steps.
+    """Return ``network`` with integrate-and-fire neurons and thresholds balanced for ``timesteps`` steps.
 
     Parameters
     ----------
@@ -31,19 +31,19 @@ def balance(
     timesteps
         The latency T.
     options
-        The method, and what goes with it: see `BalanceOptions`. ``auto`` is resolved with the default
-        `QuantizeOptions`; `flow.to_integers` resolves it with others.
+        The method and its parameters: see `BalanceOptions`. Here ``auto`` chooses with the default `QuantizeOptions`;
+        `flow.to_integers` uses those given to it.
     device
-        Where it is simulated: ``"cpu"``, or another one of torch's.
+        Where to simulate: ``"cpu"`` or another torch device.
     progress
-        Counts images, anew for the choice, the balancing and the correction.
+        Counts images, separately for the choice, the balancing and the correction.
 
     Raises
     ------
     UsageError
-        If the number of steps is out of range, or the method needs a CNN that was trained with thresholds.
+        If the number of steps is out of range, or the method needs a CNN trained with thresholds.
     RangeError
-        If activations grow beyond float32.
+        If activations overflow float32.
     DataError
         If the images do not fit the network, or there are none.
     """

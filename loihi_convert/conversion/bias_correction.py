@@ -1,16 +1,16 @@
-"""SpikingNetwork -> SpikingNetwork: biases and initial potentials corrected for the error of few time steps.
+"""SpikingNetwork -> SpikingNetwork: correct biases and initial potentials for the error at few time steps.
 
-With few steps the spikes of a layer arrive in another order than under a constant current, and their counts are rounded
-and clipped. The mean current of the next layer then differs from the CNN's, and the differences add up over layers.
-The correction goes layer by layer, simulating the corrected layers before on calibration images (after Li et al., ICML
-2021, "light" calibration):
+With few steps the spikes of a layer arrive unevenly, unlike a constant current, and their counts are rounded and
+clipped. The mean current of the next layer then differs from the CNN's, and the differences add up over layers. The
+correction goes layer by layer, each time simulating the corrected layers before on calibration images (after Li et al.,
+ICML 2021, "light" calibration):
 
 1. bias: the mean difference between the input currents of the SNN and of the CNN is subtracted, per channel;
-2. initial potential: the one of `SHARES` x threshold whose firing rates are nearest to the CNN's activations, in
-   squares, per channel.
+2. initial potential: of `SHARES` x threshold, the one whose firing rates have the least squared difference from the
+   CNN's activations, per channel.
 
-Relays (`ir.relays`) get neither. The last layer's bias is corrected, too; its potential is the output. The corrections
-are exported as biases and initial potentials, which cost the chip nothing.
+Relays (`ir.relays`) are not corrected. The bias of the last layer is corrected too, since its potential is the output.
+The corrections are exported as biases and initial potentials, which cost nothing on the chip.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.layerwise import GrowingSimulation
 
 SHARES: Final = (0.5, 0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95)
-"""Initial potentials to try, in thresholds; the first of equally good ones is taken."""
+"""Initial potentials to try, as fractions of the threshold; the first of equally good ones is used."""
 
 
 def correct_biases(
@@ -44,9 +44,9 @@ def correct_biases(
     network
         From `balancing.balance`, with compensated amplitudes.
     images
-        Calibration images, uint8 ``(N, C, H, W)``, of which `calibration.calibration_subset` are used.
+        Calibration images, uint8 ``(N, C, H, W)``, of which `calibration.calibration_subset` is used.
     device
-        Where it is simulated: ``"cpu"``, or another one of torch's.
+        Where to simulate: ``"cpu"`` or another torch device.
     progress
         Counts images.
 
@@ -63,7 +63,7 @@ def correct_biases(
             raise UsageError(
                 "found literal spikes",
                 where="amplitude",
-                expected="must be compensated with `bias_correction`, which compares rate x threshold with activations",
+                expected="must be compensated with `bias_correction`",
             )
     images = calibration_subset(images, network.timesteps)
     simulation = GrowingSimulation(
@@ -82,9 +82,9 @@ def correct_biases(
         progress(2 * len(layers) * total + done, passes * total)
 
     for layer in network.layers:
-        # The first layer's current is the CNN's, or on average so.
+        # The first layer's current equals the CNN's, with Poisson input on average.
         correction = None if not layers else -simulation.mean_excess(layers, progress=report)
-        # A relay repeats spikes exactly with no bias, whatever the mean of these is.
+        # A relay repeats spikes exactly; it needs no correction.
         relays = is_relay(layer.relay_of, layer.synapse.channels)
         if correction is not None:
             correction = np.where(relays, 0.0, correction)

@@ -1,4 +1,4 @@
-"""Calibration images: that they fit the network, and how many a step of the conversion looks at."""
+"""Calibration images: check that they fit the network, and limit how many each stage of the conversion uses."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from loihi_convert.errors import DataError
 from loihi_convert.ir.network import ReluNetwork
 
 MOST: Final = 2_000
-"""Images, at most: values fitted per channel do not change with five times as many."""
+"""Most images used: values fitted per channel do not change with five times as many."""
 
 FEWEST: Final = 500
-"""Images at any T, if there are that many."""
+"""Fewest images used at any T, if available."""
 
 STEPS: Final = 16_000
-"""Images times steps: a step costs the same at any T, and the more steps there are, the less depends on each."""
+"""Images x steps: the cost per step is the same at any T, and with more steps each image gives more data."""
 
 
 def calibration_subset(images: Array, timesteps: int) -> Array:
-    """Return the first of ``images``: fewer for many ``timesteps``, see `STEPS`."""
+    """Return the first of ``images``: the more ``timesteps``, the fewer images, see `STEPS`."""
     return images[: max(FEWEST, min(MOST, STEPS // timesteps))]
 
 

@@ -1,16 +1,17 @@
-"""Layers for the circuit of stock processes on Loihi 2: on the chip's grids, and on scales at which u does not wrap.
+"""Layers for the circuit of stock processes on Loihi 2: on the chip's number grids, with scales that prevent wrapping.
 
-Thresholds of a layer become m x 2^e with 8-bit m and one e, its biases likewise (`rules.CHIP_RULES`). u wraps where a
-soft-reset neuron would clip, and a wrapped potential is not a little wrong but has the wrong sign. So s_k is the
-smallest scale, from the one on which rounding changes the weights least, for which
+The thresholds of a layer become m x 2^e with 8-bit m and one common e, its biases likewise (`rules.CHIP_RULES`). Where
+a
+soft-reset neuron would clip, u wraps, and a wrapped potential has the wrong sign. So s_k is the smallest scale, not
+below the one at which rounding changes the weights least, for which
 
-- in the first layer no image whatever can wrap u in T steps (`reach`),
-- in a later layer none can either, or, where that would cost weight bits, the potentials of the calibration images,
-  with headroom, do not,
+- in the first layer no image can make u wrap in T steps (`potential_bounds`),
+- in a later layer no input can, or, where that would cost weight bits, the potentials of the calibration images, with
+  headroom, do not,
 - the firing levels of a layer lie close enough together for one vth, and every number fits its bits.
 
-For pixels of many bits and large T the first condition leaves few weight bits: T x (sum of a channel's negative
-weights) x (white) is how far u falls on the worst image.
+With many pixel bits and large T the first condition leaves few weight bits: on the worst image u falls by T x (sum of
+the channel's negative weights) x (white).
 """
 
 from __future__ import annotations
@@ -29,21 +30,21 @@ from loihi_convert.errors import RangeError
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer
 
 _MAX_BIAS: Final = limits.WEIGHT_LIMIT << limits.WEIGHT_EXP_LIMIT
-# Scales grow by so much at least where integers do not fit; and so often at most.
+# Least growth of a scale whose integers do not fit, and the most attempts.
 _GROWTH: Final = 1.001
 _ATTEMPTS: Final = 10_000
 
 
 @dataclass(frozen=True, eq=False)
 class ObservedRange:
-    """What a channel did on the calibration images, in real numbers, each float64 ``(C_out,)``.
+    """Range of each channel on the calibration images, in floating point, each float64 ``(C_out,)``.
 
     Parameters
     ----------
     largest_current
-        In any step.
+        Largest current in any step.
     lowest, highest
-        Potentials, after the reset of any step.
+        Potentials after the reset, in any step.
     """
 
     largest_current: Array
@@ -52,14 +53,14 @@ class ObservedRange:
 
 
 def chip_layer(real: FloatLayer, held: ObservedRange | None, timesteps: int, *, is_constant: bool) -> QuantizedLayer:
-    """Return the integers of ``real`` for target loihi2.
+    """Return ``real`` in integers for target loihi2.
 
     Parameters
     ----------
     real
         The layer.
     held
-        What it did on the calibration images; ``None``: no image whatever may wrap it.
+        Its range on the calibration images; ``None``: no image at all may make it wrap.
     timesteps
         T.
     is_constant
@@ -68,7 +69,7 @@ def chip_layer(real: FloatLayer, held: ObservedRange | None, timesteps: int, *, 
     Raises
     ------
     RangeError
-        If a number fits at no scale.
+        If there is no scale at which every number fits.
     """
     bounds = [(real.threshold, _largest_threshold(real)), (real.largest_bias, _MAX_BIAS)]
     least = [nearest(real), *(values / real.unit / limit for values, limit in bounds)]
@@ -86,7 +87,7 @@ def chip_layer(real: FloatLayer, held: ObservedRange | None, timesteps: int, *, 
 
 
 def _largest_threshold(real: FloatLayer) -> int:
-    """255 x 2^7; less where thresholds need fewer factors of two, so as to have one with the thresholds of relays."""
+    """255 x 2^7; less with relays, whose thresholds must share the layer's power of two."""
     exponent = limits.WEIGHT_EXP_LIMIT
     if real.is_relay.any():
         exponent = min(exponent, real.relay_weight.bit_length() - 1)
@@ -94,14 +95,14 @@ def _largest_threshold(real: FloatLayer) -> int:
 
 
 def is_proven(layer: QuantizedLayer, timesteps: int, *, is_constant: bool) -> bool:
-    """Return whether no input whatever can wrap ``layer`` in ``timesteps`` steps."""
+    """Return whether it is proven that no input can make ``layer`` wrap in ``timesteps`` steps."""
     return bool(_wrapping(layer, timesteps, is_constant=is_constant).max() <= 1)
 
 
 def current_bounds(layer: QuantizedLayer) -> tuple[Array, Array]:
-    """Return the least and the largest current of one step, with the bias, for any input: int64 ``(C,)`` each.
+    """Return the smallest and largest current of one step, with the bias, over all inputs: int64 ``(C,)`` each.
 
-    The least: every inhibitory input at its maximum, every other input 0; the largest: the same for excitatory inputs.
+    Smallest: all inhibitory inputs at their maximum, all others 0. Largest: the same for excitatory inputs.
     """
     largest = math.prod(layer.synapse.pool) * layer.largest_input
     rows = layer.weight.astype(np.int64).reshape(layer.synapse.channels, -1)
@@ -113,15 +114,17 @@ def current_bounds(layer: QuantizedLayer) -> tuple[Array, Array]:
 
 
 def potential_bounds(layer: QuantizedLayer, timesteps: int, *, is_constant: bool) -> tuple[Array, Array]:
-    """Return bounds of u, and of V = V0 + u before the reset, in T steps of any input: int64 ``(C,)`` each.
+    """Return the lower bound of u and the upper bound of V = V0 + u before the reset, in T steps: int64 ``(C,)`` each.
 
-    With I_min and I_max the least and the largest current of one step:
+    They hold for any input. With I_min and I_max the smallest and largest current of one step:
 
-    - A neuron that does not fire adds its currents up: ``u >= T I_min``. After a spike, ``u > theta - V0 - 1``, the
-      threshold is subtracted and ``u >= -V0``, from where it can fall for T - 1 steps; if the current is constant it
-      does not, because a neuron that fires has a positive one.
-    - ``V(1) <= V0 + I_max``; then ``V(t) <= I_max + max(theta - 1, V(t-1) - theta)``: it has not fired, or it has. So V
-      passes ``theta - 1 + I_max`` only where a current can exceed the threshold, by their difference in each step.
+    - A neuron that never fires only adds up its currents: ``u >= T I_min``. A spike needs ``u > theta - V0 - 1`` and
+      subtracts the threshold, so ``u >= -V0`` after it; u can then fall for T - 1 more steps. With a constant current
+      it
+      does not fall, because a neuron that fires has a positive current.
+    - ``V(1) <= V0 + I_max``, then ``V(t) <= I_max + max(theta - 1, V(t-1) - theta)``: without or with a spike. So V
+    exceeds
+      ``theta - 1 + I_max`` only if a current can exceed the threshold, by their difference in each step.
     """
     (lowest_current, highest_current), steps = current_bounds(layer), timesteps
     if layer.threshold is None or layer.initial_potential is None:
@@ -135,9 +138,9 @@ def potential_bounds(layer: QuantizedLayer, timesteps: int, *, is_constant: bool
 
 
 def snap_to_chip_grid(layer: QuantizedLayer) -> QuantizedLayer:
-    """Return ``layer`` with thresholds and biases on the nearest numbers of 8 bits times a power of two.
+    """Return ``layer`` with thresholds and biases rounded to 8-bit numbers times a power of two.
 
-    Initial potentials follow their thresholds, and become even where only every second level is possible.
+    Initial potentials are scaled with their thresholds, and made even where only every second level is possible.
     """
     synapse = layer.synapse
     if synapse.bias is not None:
@@ -151,13 +154,13 @@ def snap_to_chip_grid(layer: QuantizedLayer) -> QuantizedLayer:
     neuron = IntegerNeuron(threshold, initial_integers(threshold, share))
     levels = rules.firing_levels(replace(layer, neuron=neuron))
     if levels is not None and rules.bias_exponent(levels) is None:
-        # Thresholds so large are all even.
+        # Thresholds this large are all even.
         neuron = replace(neuron, initial_potential=neuron.initial_potential // 2 * 2)
     return replace(layer, synapse=synapse, neuron=neuron)
 
 
 def _fitting(real: FloatLayer, scale: Array, timesteps: int | None, *, is_constant: bool) -> QuantizedLayer:
-    """The layer on the smallest scales from ``scale`` on which its integers fit; no wrapping for T, if there is one."""
+    """The layer on the smallest scales >= ``scale`` at which its integers fit and, unless T is None, u cannot wrap."""
     own = real.is_alive & ~real.is_relay
     has_weights = bool(real.magnitudes[own].any())
     for _ in range(_ATTEMPTS):
@@ -172,14 +175,14 @@ def _fitting(real: FloatLayer, scale: Array, timesteps: int | None, *, is_consta
         growth = np.where(excess > 1, np.maximum(excess, _GROWTH), 1)
         scale = scale * (growth.max() if real.one_scale else growth)
     raise RangeError(
-        "no bits are left for its weights on any scale on which u of Loihi 2's neurons cannot wrap in T steps",
+        "no weight bits are left at any scale at which u of Loihi 2's neurons cannot wrap in T steps",
         where=real.layer.name,
         hint="Use fewer `timesteps`, fewer `pixel_bits`, or `target='lava'`.",
     )
 
 
 def _largest_current(layer: QuantizedLayer) -> Array:
-    """float64 ``(C,)``: the largest magnitude of a channel's current, in parts of what is allowed."""
+    """float64 ``(C,)``: the largest magnitude of a channel's current, as a fraction of the limit."""
     rows = np.abs(layer.weight.astype(np.int64)).reshape(layer.synapse.channels, -1).sum(axis=1)
     largest = rows * math.prod(layer.synapse.pool) * layer.largest_input
     if layer.bias is not None:
@@ -188,7 +191,7 @@ def _largest_current(layer: QuantizedLayer) -> Array:
 
 
 def _level_excess(layer: QuantizedLayer) -> Array:
-    """float64 ``(C,)``: each firing level in parts of the highest that can be beside the lowest."""
+    """float64 ``(C,)``: each firing level as a fraction of the highest that one vth allows next to the lowest."""
     levels = rules.firing_levels(layer)
     excess = np.zeros(layer.synapse.channels)
     if levels is not None and layer.threshold is not None:
@@ -197,7 +200,7 @@ def _level_excess(layer: QuantizedLayer) -> Array:
 
 
 def _wrapping(layer: QuantizedLayer, timesteps: int, *, is_constant: bool) -> Array:
-    """float64 ``(C,)``: how far potentials can reach, in parts of what is allowed."""
+    """float64 ``(C,)``: the largest possible potential, as a fraction of the limit."""
     low, high = potential_bounds(layer, timesteps, is_constant=is_constant)
     if layer.threshold is not None:
         # A dead channel receives nothing.
@@ -206,7 +209,7 @@ def _wrapping(layer: QuantizedLayer, timesteps: int, *, is_constant: bool) -> Ar
 
 
 def _snapped(values: Array, largest_mant: int, least: int = 0) -> Array:
-    """The m x 2^e nearest to ``values``, ``least <= |m| <= largest_mant``, e as small as can be: int32, same shape."""
+    """The m x 2^e nearest to ``values``, ``least <= |m| <= largest_mant``, with the smallest e: int32, same shape."""
     for exponent in range(limits.WEIGHT_EXP_LIMIT + 1):
         mant = np.rint(values / (1 << exponent)).astype(np.int64)
         if np.abs(mant).max(initial=0) <= largest_mant:

@@ -1,9 +1,10 @@
-"""Which balancing method suits a network and a latency T: tried out on calibration images, never on test images.
+"""Choice of a balancing method for a network and a latency T, by trials on calibration images, never test images.
 
-Each candidate is balanced and quantized on one part of the calibration images and simulated in integers on another:
-few weight bits suit some thresholds better than others. The method that agrees best with the CNN (`agreement.py`: in
-classes, or in numbers) ranks first; of equal ones a method without corrections (`bias_correction.py`), then the one
-whose output is nearest to the CNN's. `flow.to_integers` converts with all calibration images, and measures again.
+Each candidate is balanced and quantized on one part of the calibration images and simulated in integers on another
+part, because with few weight bits some thresholds are better than others. Methods are ranked by their agreement with
+the CNN (`agreement.py`: in classes, or in numbers). Among equals a method without corrections (`bias_correction.py`)
+wins, then the one whose output is nearest to the CNN's. `flow.to_integers` then converts with all calibration images
+and measures again.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.relu import cnn_scores
 
 BALANCING_SHARE: Final = 4
-"""For a trial a method is balanced on this many times fewer images than it is tried on."""
+"""A trial balances on 1 / `BALANCING_SHARE` of the number of images that it tests on."""
 
-# Number of the best methods that are tried with corrections, too.
+# Number of best methods that are also tried with corrections.
 _CORRECTED: Final = 2
 
-# Method, percentile, and the least T: thresholds near the largest activation are far from the best for few steps. That
-# of ngu-lee is not much above it, and takes a simulation of all calibration images.
+# Method, percentile, smallest T: with few steps, thresholds near the largest activation are far from the best. ngu-lee
+# is left out: its thresholds are not much higher than these, and it must simulate all calibration images.
 _CANDIDATES: Final[tuple[tuple[Method, float, int], ...]] = (
     ("qcfs", 99.0, 1),
     ("least-squares", 99.0, 1),
@@ -42,14 +43,14 @@ _CANDIDATES: Final[tuple[tuple[Method, float, int], ...]] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Trial(Agreement):
-    """A balancing method that was tried on the second part of the calibration images.
+    """A balancing method tried on the second part of the calibration images.
 
     Parameters
     ----------
     method, percentile
         As in `BalanceOptions`.
     corrected
-        Whether `bias_correction.correct_biases` followed.
+        Whether `bias_correction.correct_biases` was applied.
     agreement, error, image_count
         As in `Agreement`.
     """
@@ -69,7 +70,7 @@ class Trial(Agreement):
 
 
 def trial_images(images: Array, timesteps: int) -> Array:
-    """Return the calibration images that methods are tried on: of the second half, `calibration_subset`."""
+    """Return the calibration images used to test methods: `calibration_subset` of the second half."""
     return calibration_subset(images[-max(1, len(images) // 2) :], timesteps)
 
 
@@ -83,11 +84,11 @@ def choose_method(
     device: str = "cpu",
     progress: Progress = no_progress,
 ) -> tuple[Trial, ...]:
-    """Return the trials of all methods that the options allow, the best first.
+    """Return the trials of all methods that the options allow, best first.
 
     Parameters are those of `balancing.balance` and `quantization.quantize`; the method and the percentile of
-    ``options`` are replaced. Its ``bias_correction`` says whether all methods are corrected or none; ``None``: the two
-    best are tried with corrections, too.
+    ``options`` are ignored. Its ``bias_correction`` says whether all methods are corrected or none; with ``None``, the
+    two best methods are also tried with corrections.
 
     Raises
     ------
@@ -135,7 +136,7 @@ def choose_method(
 
 def _candidates(network: ReluNetwork, timesteps: int, options: BalanceOptions) -> list[tuple[Method, float]]:
     if options.amplitude == "literal":
-        # The others take the amplitude for the threshold.
+        # The other methods assume that the amplitude is the threshold.
         return [("ngu-lee", 99.0)]
     return [
         (method, percentile)

@@ -1,15 +1,17 @@
-"""One layer of real numbers, ready to be rounded: its integers on any scale.
+"""One layer in floating point, and its rounding to integers at a given scale.
 
-One unit of a channel's potential is worth ``m_k = s_k x``, where s_k is the real value of one weight unit and x the
-real value of one input unit: 1 / (2^p - 1) for a p-bit pixel, 1 for a spike, each over ``k_h k_w`` behind a pooling,
+One unit of a channel's potential stands for ``m_k = s_k x``, where s_k is the real value of one weight unit and x the
+real value of one input unit: 1 / (2^p - 1) for a p-bit pixel, 1 for a spike, each divided by ``k_h k_w`` after a
+pooling,
 which sums in integers. Then::
 
     w_q = round(w a / s_k)    theta_q = round(theta / m_k)    b_q = round(b / m_k)    v0_q = floor(theta_q v0 / theta)
 
-with ``a`` the amplitude of the input channel, taken from the threshold that is *really used* after rounding there.
+with ``a`` the amplitude of the input channel, taken from that channel's threshold *after* rounding.
 
-A relay (`ir.relays`) has ``w_q = theta_q``, a power of two where it may choose: its scale is then ``a / theta_q``
-without rounding, so that the integers stand for exactly the amplitude that it repeats.
+A relay (`ir.relays`) has ``w_q = theta_q``, a power of two where it can be chosen freely. Its scale is then
+``a / theta_q``, without rounding, so that the integers represent the repeated amplitude exactly.
+@43 largest_weight
 """
 
 from __future__ import annotations
@@ -41,9 +43,9 @@ class FloatLayer:
     largest_input
         Largest integer of one input: 2^p - 1 for p-bit pixels, 1 for spikes.
     largest_weight
-        Largest integer weight, as 127 for 8 bits.
+        Largest integer weight, for example 127 for 8 bits.
     one_scale
-        Whether all channels must have the same: those of an output are compared with one another.
+        Whether all channels must have the same scale, as in an output layer, whose channels are compared.
     """
 
     layer: SpikingLayer
@@ -65,48 +67,48 @@ class FloatLayer:
 
     @property
     def threshold(self) -> Array:
-        """float64 ``(C,)``: the thresholds, 0 where the channel can never fire or the layer only integrates."""
+        """float64 ``(C,)``: the thresholds, 0 for channels that can never fire or if the layer only integrates."""
         neuron = self.layer.neuron
         return np.zeros(self.synapse.channels) if neuron is None else np.where(self.is_alive, neuron.threshold, 0.0)
 
     @property
     def is_relay(self) -> Array:
-        """bool ``(C,)``: which channels repeat one of the layer before, and can fire."""
+        """bool ``(C,)``: which channels are relays that can fire."""
         return is_relay(self.layer.relay_of, self.synapse.channels) & self.is_alive
 
     @property
     def relay_weight(self) -> int:
-        """Weight and threshold of relays where thresholds are per channel: the largest power of two that is a weight.
+        """Weight and threshold of relays with one threshold per channel: the largest power of two that fits a weight.
 
-        The largest, because for target loihi2 all thresholds of a layer have a common power of two.
+        The largest, because for target loihi2 all thresholds of a layer share one power of two.
         """
         return 1 << (self.largest_weight.bit_length() - 1)
 
     @property
     def magnitudes(self) -> Array:
-        """float64 ``(C, n)``: of the weights."""
+        """float64 ``(C, n)``: the magnitudes of the weights."""
         return np.abs(self.synapse.weight).reshape(self.synapse.channels, -1)
 
     @property
     def largest_bias(self) -> Array:
-        """float64 ``(C,)``: the largest magnitude of a channel's biases."""
+        """float64 ``(C,)``: the largest bias magnitude of each channel."""
         bias = self.synapse.bias
         channels = self.synapse.channels
         return np.zeros(channels) if bias is None else np.abs(bias).reshape(channels, -1).max(axis=1)
 
     def quantize(self, scale: Array, *, is_scalar: bool = False) -> QuantizedLayer:
-        """Return the integers on ``scale``, float64 ``(C_out,)``: the s_k of this module's docstring.
+        """Return the layer in integers at ``scale``, float64 ``(C_out,)``: the s_k of this module's docstring.
 
-        Relays have scales of their own. ``is_scalar``: on these scales all thresholds are one integer, see
+        Relays have their own scales. ``is_scalar``: at these scales all thresholds are the same integer, see
         `scalar_threshold.py`.
         """
         synapse, neuron = self.synapse, self.layer.neuron
         alive, relays = self.is_alive, self.is_relay
         relay_weight = self._shared_threshold(scale) if is_scalar else self.relay_weight
-        # The row of a relay holds one weight: the amplitude that it repeats.
+        # The row of a relay holds one nonzero weight: the amplitude that it repeats.
         scale = np.where(relays, self.magnitudes.max(axis=1) / relay_weight, scale)
         potential_unit = scale * self.unit
-        # The weights of a dead channel are 0, so that it costs nothing and cannot drift anywhere.
+        # The weights of a dead channel are 0: it costs nothing and its potential stays constant.
         rows = synapse.weight.reshape(synapse.channels, -1)
         weight = rounded(rows, np.where(alive, scale, np.inf), self.largest_weight).astype(np.int32)
         weight = weight.reshape(synapse.weight.shape)
@@ -120,7 +122,7 @@ class FloatLayer:
             threshold = np.where(alive, np.maximum(np.rint(finite / potential_unit), 1), limits.NEVER_FIRES)
             threshold = np.where(relays, relay_weight, threshold)
             if is_scalar:
-                # The one threshold of the living serves a dead channel, too: its weights and bias are 0.
+                # A dead channel gets the threshold of the others: its weights and bias are 0.
                 threshold = np.full_like(threshold, threshold.min())
             initial = initial_integers(threshold, neuron.initial_potential / finite)
             integers = IntegerNeuron(threshold.astype(np.int32), initial)
@@ -136,7 +138,7 @@ class FloatLayer:
         )
 
     def _shared_threshold(self, scale: Array) -> int:
-        """The threshold of all channels on the scales of `scalar_threshold`; that of relays if there are only those."""
+        """The common threshold at the scales of `scalar_threshold`; that of relays if all channels are relays."""
         own = self.is_alive & ~self.is_relay
         if not own.any():
             return self.relay_weight
@@ -144,5 +146,5 @@ class FloatLayer:
 
 
 def initial_integers(threshold: Array, share: Array) -> Array:
-    """Return the initial potentials of integer thresholds of which they are the ``share``: int32 ``(C,)``."""
+    """Return the initial potentials ``floor(threshold x share)`` for integer thresholds: int32 ``(C,)``."""
     return np.asarray(np.floor(threshold * share), np.int32)

@@ -1,4 +1,4 @@
-"""ReluNetwork -> QuantizedNetwork: choose a method, balance, correct, quantize, and measure what came out."""
+"""ReluNetwork -> QuantizedNetwork: choose a method, balance, correct, quantize, and measure the agreement."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ _LOST_BITS: Final = 2
 
 @dataclass(frozen=True, eq=False)
 class Conversion:
-    """A CNN in Loihi's integers, and how it became so.
+    """A CNN in Loihi's integers, and the stages of its conversion.
 
     Parameters
     ----------
     spiking
-        The network in floating point that was rounded.
+        The float SNN that was rounded.
     quantized
-        Its integers.
+        The rounded network, in integers.
     report
-        What rounding has cost, layer by layer.
+        Cost of rounding, layer by layer.
     trials
-        What ``auto`` tried, the chosen method first; empty where the method was given.
+        The trials of ``auto``, the chosen method first; empty if the method was given.
     agreement
-        Of ``quantized`` with the CNN, on the calibration images of the trials.
+        Agreement of ``quantized`` with the CNN, on the calibration images of the trials.
     notes
-        What the user should know, one sentence each.
+        Notes for the user, one sentence each.
     """
 
     spiking: SpikingNetwork
@@ -78,16 +78,16 @@ def to_integers(
     balance_options, quantize_options
         See `BalanceOptions` and `QuantizeOptions`.
     device
-        Where it is simulated: ``"cpu"``, or another one of torch's.
+        Where to simulate: ``"cpu"`` or another torch device.
     bars
         Opens a progress bar for each stage.
 
     Raises
     ------
     UsageError
-        If the options do not go together, or do not fit the CNN.
+        If the options contradict each other, or do not fit the CNN.
     RangeError
-        If activations grow beyond float32, or a number fits Loihi at no scale.
+        If activations overflow float32, or a number does not fit Loihi at any scale.
     DataError
         If the images do not fit the CNN, or there are none.
     """
@@ -121,7 +121,7 @@ class _Made(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Converting:
-    """The conversion of a CNN with all calibration images, by whatever method; fields as in `to_integers`."""
+    """The conversion of a CNN with all calibration images by any method; fields as in `to_integers`."""
 
     cnn: ReluNetwork
     images: Array
@@ -132,7 +132,7 @@ class _Converting:
     bars: ProgressFactory
 
     def __call__(self, options: BalanceOptions) -> _Made:
-        """Balance, correct, quantize and measure; ``options`` name a method."""
+        """Balance, correct, quantize and measure; ``options`` must name a method other than ``auto``."""
         with self.bars(f"T = {self.timesteps}: balancing thresholds") as progress:
             spiking = balance(self.cnn, self.images, self.timesteps, options, device=self.device, progress=progress)
         with self.bars(f"T = {self.timesteps}: quantizing") as progress:
@@ -141,11 +141,11 @@ class _Converting:
         return _Made(spiking, quantized, measured_agreement(self.cnn, quantized, tried, device=self.device))
 
     def best_of(self, trials: tuple[Trial, ...]) -> tuple[_Made, tuple[Trial, ...], tuple[str, ...]]:
-        """Return the conversion by the best trial, the trials with that one first, and notes.
+        """Return the conversion by the best trial, the trials with the chosen one first, and notes.
 
-        More images give other thresholds and scales than the trial had, and integers of few bits then round otherwise.
-        Where the agreement falls below what chance explains, the second best trial is converted, too, and the better
-        of both conversions is taken.
+        With more images than in the trial, thresholds and scales differ, and few-bit integers round differently. If the
+        agreement falls by more than chance, the second best trial is converted too, and the better of both conversions
+        is kept.
         """
         best, *others = trials
         measure = measure_of(self.cnn.task)
@@ -155,9 +155,9 @@ class _Converting:
             second, *rest = others
             other = self(second.chosen(self.balance_options))
             notes = (
-                f"With all calibration images the agreement of {best.name} falls to "
-                f"{measure.percent(made.agreement.agreement)}, that of {second.name} is "
-                f"{measure.percent(other.agreement.agreement)}; the better is taken.",
+                f"With all calibration images, the agreement of {best.name} falls to "
+                f"{measure.percent(made.agreement.agreement)}, that of {second.name} to "
+                f"{measure.percent(other.agreement.agreement)}; the better one is used.",
             )
             if (-other.agreement.agreement, other.agreement.error) < (-made.agreement.agreement, made.agreement.error):
                 made, trials = other, (second, best, *rest)
@@ -170,19 +170,19 @@ def require_readout(task: Task, readout: Readout) -> None:
         raise UsageError(
             f"found {readout!r} for a regression",
             where="readout",
-            expected="must be potential: a spike count is never negative",
+            expected="must be potential, because spike counts cannot be negative",
         )
 
 
 def _choice_note(measure: Measure, trials: Sequence[Trial], agreement: Agreement, timesteps: int) -> str:
-    """The method that was chosen, how its network agrees, and what the trials gave."""
+    """The chosen method, the agreement of its network, and the results of the trials."""
     tried = ", ".join(f"{trial.name} {measure.percent(trial.agreement)}" for trial in trials)
     agrees = measure.words(agreement.agreement, "the CNN", f"{agreement.image_count} calibration images")
     return f"`method='auto'`: {trials[0].name} for T = {timesteps}; the quantized network {agrees} (trials: {tried})."
 
 
 def _bias_notes(network: SpikingNetwork) -> tuple[str, ...]:
-    """A warning where amplitudes are literal and a later layer has a bias; the paper's networks have none."""
+    """A warning if amplitudes are literal and a later layer has a bias; the paper's networks have none."""
     biased = [
         layer.name
         for before, layer in itertools.pairwise(network.layers)
@@ -191,8 +191,8 @@ def _bias_notes(network: SpikingNetwork) -> tuple[str, ...]:
     if not biased:
         return ()
     return (
-        f"`amplitude='literal'`: amplitudes of 1 change the scale of the currents of {', '.join(biased)}, but not of "
-        "their biases (batch norm leaves some when it is folded); all accuracy may be lost. Use "
+        f"`amplitude='literal'`: amplitudes of 1 change the scale of the currents of {', '.join(biased)}, not of "
+        "their biases (folding batch norm adds some); all accuracy may be lost. Use "
         "`amplitude='compensated'`.",
     )
 
@@ -212,12 +212,12 @@ def _readout_notes(network: QuantizedNetwork, report: QuantizationReport, option
 def _rounding_notes(
     measure: Measure, network: SpikingNetwork, quantized: QuantizedNetwork, images: Array
 ) -> tuple[str, ...]:
-    """A warning where rounding changes classes or outputs; a single huge weight can cause it."""
+    """A warning if rounding changes many classes or outputs; a single huge weight can cause it."""
     share = rounded_share(measure, network, quantized, images)
     if share >= measure.least_share:
         return ()
     agrees = measure.words(share, "the float SNN", f"{len(images)} calibration images")
     return (
-        f"the quantized network only {agrees}; look for layers of few weight bits, and for single weights or biases "
+        f"the quantized network only {agrees}; look for layers with few weight bits, and for single weights or biases "
         "far larger than the others.",
     )

@@ -18,7 +18,7 @@ from loihi_convert.ir.relays import is_relay, relayed
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.layerwise import GrowingSimulation
 
-# Methods that look at activations, with their percentile; methods with one threshold for a whole layer.
+# Methods based on activations, with their percentile; methods with one threshold per layer.
 _OF_ACTIVATIONS: Final = {"act-norm": 100.0, "robust-norm": 99.9, "act-norm-channelwise": 100.0, "least-squares": 100.0}
 _PER_LAYER: Final = ("spike-norm", "rmp", "act-norm", "robust-norm")
 
@@ -32,10 +32,10 @@ def balance_each(
     device: str = "cpu",
     progress: Progress = no_progress,
 ) -> tuple[SpikingNetwork, ...]:
-    """Return ``network`` with integrate-and-fire neurons, once for each of several latencies.
+    """Return ``network`` with integrate-and-fire neurons, one network per latency in ``timesteps``.
 
-    Everything that several latencies share is computed once: activations, and the largest currents after each T, as
-    long as the layers before have the same thresholds for all T. A network of two convolutions takes one simulation.
+    Results that the latencies share are computed once: activations, and the largest currents after each T, as long as
+    the layers before have the same thresholds for all T. A network of two convolutions needs one simulation.
 
     Parameters
     ----------
@@ -46,18 +46,18 @@ def balance_each(
     timesteps
         The latencies T.
     options
-        A method other than ``auto``; ``bias_correction`` is left to `bias_correction.correct_biases`.
+        A method other than ``auto``; ``bias_correction`` is ignored, see `bias_correction.correct_biases`.
     device
-        Where it is simulated: ``"cpu"``, or another one of torch's.
+        Where to simulate: ``"cpu"`` or another torch device.
     progress
         Counts images.
 
     Raises
     ------
     UsageError
-        If the method is ``auto``, or needs thresholds that the CNN was not trained with.
+        If the method is ``auto``, or needs a CNN trained with thresholds.
     RangeError
-        If activations grow beyond float32.
+        If activations overflow float32.
     DataError
         If the images do not fit the network, or there are none.
     """
@@ -94,7 +94,7 @@ def balance_each(
 
 def _require_method(network: ReluNetwork, options: BalanceOptions) -> None:
     if options.method == AUTO:
-        raise UsageError("found 'auto'", where="method", expected=one_of(METHODS), hint="`balance` chooses one.")
+        raise UsageError("found 'auto'", where="method", expected=one_of(METHODS), hint="`balance` resolves auto.")
     if options.method == "qcfs" and not has_learned_thresholds(network):
         raise UsageError(
             "found 'qcfs' for a CNN that was not trained with thresholds",
@@ -109,21 +109,21 @@ def has_learned_thresholds(network: ReluNetwork) -> bool:
 
 
 def _fits_rates(network: ReluNetwork, method: str) -> bool:
-    """Whether some thresholds are fitted to rates: all of least-squares, and those that qcfs has not learned."""
+    """Whether some thresholds are fitted to rates: all with least-squares, those not learned with qcfs."""
     return method == "least-squares" or (
         method == "qcfs" and any(_not_learned(layer).any() for layer in network.layers[:-1])
     )
 
 
 def _not_learned(layer: ReluLayer) -> Array:
-    """Which channels have no threshold of their training: bool ``(C_out,)``; relays need none."""
+    """Channels without a learned threshold: bool ``(C_out,)``; relays do not count, as they need none."""
     channels = layer.synapse.channels
     unknown = np.ones(channels, np.bool_) if layer.threshold is None else np.isnan(layer.threshold)
     return np.asarray(unknown & ~is_relay(layer.relay_of, channels))
 
 
 class _Balancing:
-    """The layers with neurons of a network, for several T; parameters as in `balance_each`."""
+    """Balancing of a network's layers with neurons, for several T; parameters as in `balance_each`."""
 
     def __init__(self, network: ReluNetwork, images: Array, options: BalanceOptions, device: str) -> None:
         self._network, self._images, self._options, self._device = network, images, options, device
@@ -135,7 +135,7 @@ class _Balancing:
         self._progress: Progress = no_progress
 
     def layers(self, timesteps: Sequence[int], progress: Progress) -> dict[int, list[SpikingLayer]]:
-        """Return them for each of ``timesteps``, ascending."""
+        """Return the balanced layers for each of ``timesteps``, ascending."""
         self._progress = progress
         if self._method == "percentile" or self._method in _OF_ACTIVATIONS or self._fits_rates:
             self._percentiles = activation_percentiles(
@@ -145,7 +145,7 @@ class _Balancing:
                 per_layer=self._method in _PER_LAYER,
                 progress=self._report,
             )
-        # What is fitted to the rates over T steps must see all of them at once, for each T.
+        # A fit to the rates over T steps needs all T steps at once, separately for each T.
         apart = [[t] for t in timesteps] if self._fits_rates else [list(timesteps)]
         self._done, self._passes = 0, len(apart) * self._depth
         found: dict[int, list[SpikingLayer]] = {}
@@ -156,7 +156,7 @@ class _Balancing:
     def _grown(
         self, fixed: list[SpikingLayer], timesteps: list[int], simulation: GrowingSimulation
     ) -> dict[int, list[SpikingLayer]]:
-        """The layers for each of ``timesteps``, which have ``fixed`` in common; ``simulation`` has seen those."""
+        """The layers for each of ``timesteps``, which share ``fixed``; ``simulation`` has already run those."""
         if len(fixed) == self._depth:
             return dict.fromkeys(timesteps, fixed)
         layer = self._network.layers[len(fixed)]
@@ -166,9 +166,9 @@ class _Balancing:
             base = np.where(is_relay(layer.relay_of, len(base)), 0.0, base)
             if not np.isfinite(base).all():
                 raise RangeError(
-                    "its input is beyond 3.4e38, the largest float32",
+                    "its input exceeds 3.4e38, the largest float32",
                     where=layer.name,
-                    hint="The weights up to this layer are too large: train the CNN again.",
+                    hint="The weights up to this layer are too large; retrain the CNN.",
                 )
             if len(fixed) == len(self._network.layers) - 1:
                 base = np.full_like(base, base.max())
@@ -179,7 +179,7 @@ class _Balancing:
             same.setdefault(base.tobytes(), []).append(steps)
         found: dict[int, list[SpikingLayer]] = {}
         for together in same.values():
-            # Spikes that were kept go on with the largest T only if none has left.
+            # The stored spikes, of the largest T, can be reused only if all T still share their layers.
             goes_on = simulation if len(same) == 1 else self._simulation(together)
             found |= self._grown([*fixed, layers[together[0]]], together, goes_on)
         return found
@@ -205,7 +205,7 @@ class _Balancing:
         return [_unit_amplitude(base)] * len(timesteps)
 
     def _learned(self, layer: ReluLayer, fixed: list[SpikingLayer], timesteps: list[int]) -> Balanced:
-        """The thresholds of the training; where there is none, those of least-squares."""
+        """The learned thresholds; for channels without one, those of least-squares."""
         unknown = _not_learned(layer)
         learned = _unit_amplitude(np.zeros(len(unknown)) if layer.threshold is None else layer.threshold)
         if not unknown.any():
@@ -213,7 +213,7 @@ class _Balancing:
         largest = self._percentiles[len(fixed)]
         if not np.isfinite(largest).all():
             return _unit_amplitude(largest)
-        # Layers with learned thresholds are not simulated: spikes that a simulation kept are not those of ``fixed``.
+        # Layers with learned thresholds are not simulated, so spikes stored in a simulation are not those of ``fixed``.
         nearest = self._nearest(layer, fixed, self._simulation(timesteps))
         return Balanced(*(np.where(unknown, *both) for both in zip(nearest, learned, strict=True)))
 
@@ -242,7 +242,7 @@ class _Balancing:
         )
 
     def _report(self, done: int, total: int) -> None:
-        # Passes that only some T take are not foreseen.
+        # The total does not include passes needed for only some T.
         self._progress(min(self._done, self._passes - 1) * total + done, self._passes * total)
 
 
@@ -251,7 +251,7 @@ def _unit_amplitude(thresholds: Array) -> Balanced:
 
 
 def _with_relays(neuron: IntegrateAndFire, layer: ReluLayer, fixed: list[SpikingLayer]) -> IntegrateAndFire:
-    """``neuron`` with relays that repeat the last of ``fixed``: amplitude and threshold are its amplitude, V0 is 0."""
+    """``neuron`` with those of relays set: amplitude and threshold are the source's amplitude, V0 is 0."""
     before = fixed[-1].neuron if fixed else None
     if layer.relay_of is None or before is None:
         return neuron
@@ -266,7 +266,7 @@ def _with_relays(neuron: IntegrateAndFire, layer: ReluLayer, fixed: list[Spiking
 
 
 def _neuron(base: Array, factor: Array, options: BalanceOptions) -> IntegrateAndFire:
-    """Neurons of thresholds alpha x ``base``, a compensated spike having ``factor`` x threshold as its amplitude.
+    """Neurons with thresholds alpha x ``base`` and, if compensated, amplitudes ``factor`` x threshold.
 
     A channel that never received a positive current is dead: it never fires.
     """

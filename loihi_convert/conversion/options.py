@@ -1,4 +1,4 @@
-"""How a CNN is converted, as values: validated once, when they are made, and passed on as they are."""
+"""Options of the conversion: immutable, validated when created."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ METHODS: Final[tuple[Method, ...]] = get_args(Method)
 AUTO: Final = "auto"
 
 WEIGHT_BITS: Final = (2, 8)
-"""Fewest and most bits of a weight, sign included."""
+"""Smallest and largest number of bits of a weight, sign included."""
 
 _PUBLISHED: Final[dict[str, tuple[Reset, InputCoding]]] = {
     "spike-norm": ("hard", "poisson"),
@@ -36,13 +36,13 @@ _PUBLISHED: Final[dict[str, tuple[Reset, InputCoding]]] = {
 
 
 def published_neurons(method: str) -> tuple[Reset, InputCoding]:
-    """Return the reset and the input coding that ``method`` was published with; soft and constant for most."""
+    """Return the reset and input coding with which ``method`` was published; soft and constant for most."""
     return _PUBLISHED.get(method, ("soft", "constant"))
 
 
 @dataclass(frozen=True)
 class BalanceOptions:
-    """How firing thresholds are balanced.
+    """Options for balancing firing thresholds.
 
     ========================  ==========================================================================================
     method                    threshold of channel k in layer l
@@ -51,54 +51,61 @@ class BalanceOptions:
     ``ngu-lee``               alpha x the largest input current of the channel over all calibration images, positions
                               and steps 1..T, while the layers before it spike with their balanced thresholds (Ngu & Lee
                               2022, algorithm 2, alpha of section 4.1.3)
-    ``spike-norm``, ``rmp``   the same, one for the whole layer (Sengupta et al., Front. Neurosci. 2019, with hard reset
+    ``spike-norm``, ``rmp``   the same, with one threshold per layer (Sengupta et al., Front. Neurosci. 2019, with hard
+    reset
                               and Poisson input; Han et al., CVPR 2020, "RMP-SNN": with soft reset)
-    ``act-norm``              the largest ReLU activation in the CNN, one for the whole layer (Diehl et al., IJCNN 2015)
-    ``robust-norm``           the 99.9th percentile of the positive activations, one for the whole layer (Rueckauer et
-                              al., Front. Neurosci. 2017)
-    ``act-norm-channelwise``  the channel's largest activation (Kim et al., AAAI 2020, "Spiking-YOLO")
-    ``percentile``            a percentile of the channel's positive activations (per channel; after Rueckauer et al.
+    ``act-norm``              the layer's largest ReLU activation in the CNN (Diehl et al., IJCNN 2015)
+    ``robust-norm``           the 99.9th percentile of the layer's positive activations (Rueckauer et al., Front.
+    Neurosci.
                               2017)
-    ``least-squares``         the one of 24 thresholds, up to a little above the channel's largest activation, whose
-                              firing rates over T steps are nearest to the activations of the CNN, in squares, over
-                              images (of `calibration_subset`) and positions, while the layers before it spike with
-                              their balanced thresholds. The smaller T, the lower the threshold (after Li et al., ICML
-                              2021, who do so per layer and without simulation). With hard reset the amplitude is fitted
-                              together with the threshold
+    ``act-norm-channelwise``  the channel's largest activation (Kim et al., AAAI 2020, "Spiking-YOLO")
+    ``percentile``            a percentile of the channel's positive activations (after Rueckauer et al. 2017, there per
+                              layer)
+    ``least-squares``         of 24 thresholds, up to a little above the channel's largest activation, the one whose
+    firing
+                              rates over T steps have the least squared difference from the CNN's activations, over
+                              images
+                              (`calibration_subset`) and positions, while the layers before it spike with their balanced
+                              thresholds. The smaller T, the lower the threshold (after Li et al., ICML 2021, who do
+                              this
+                              per layer and without simulation). With hard reset the amplitude is fitted together with
+                              the
+                              threshold
     ``qcfs``                  the threshold that the CNN was trained with, if its activations are `qcfs.Qcfs` (Bu et
-                              al., ICLR 2022); channels with plain ReLU get that of ``least-squares``
+    al.,
+                              ICLR 2022); channels with plain ReLU get that of ``least-squares``
     ========================  ==========================================================================================
 
-    Where the CNN clips an activation, as ReLU6 does, the threshold is at most that ceiling, and clips it exactly.
-    Relays (`ir.relays`) have the amplitude of what they repeat as their threshold, whatever the method.
+    If the CNN clips an activation, as ReLU6 does, the threshold is at most that ceiling, and clips it exactly.
+    The threshold of a relay (`ir.relays`) is the amplitude of its source, for every method.
 
     Parameters
     ----------
     method
         See the table.
     amplitude
-        What a spike adds to the next layer. ``compensated``: its threshold, so that rate x threshold approximates the
-        activation, and the SNN converges to the CNN. A hard reset discards the potential above the threshold and starts
-        at 0: with ``least-squares`` the amplitude is then the threshold times a fitted factor, 2 for T = 1.
-        ``literal``: 1, as algorithm 2 is printed; channels keep their rates but lose their relative scale.
+        Value that a spike adds to the next layer's input. ``compensated``: its threshold, so that rate x threshold
+        approximates the activation, and the SNN converges to the CNN. A hard reset discards the potential above the
+        threshold and restarts at 0: with ``least-squares`` the amplitude is then the threshold times a fitted factor, 2
+        for T = 1. ``literal``: 1, as algorithm 2 is printed; channels keep their rates but lose their relative scale.
     alpha
-        Factor on the thresholds of every method, in (0, 1]. Layer by layer: later layers are balanced for the spikes
-        that the scaled thresholds cause.
+        Factor on the thresholds of every method, in (0, 1]. It is applied layer by layer, so that later layers are
+        balanced for the spikes of the scaled thresholds.
     percentile
         For method ``percentile``, in (0, 100].
     initial_potential
-        Potential before the first step. ``half``: threshold / 2, which rounds the spike count to nearest instead of
-        down; the default with soft reset. ``zero`` (paper): the only choice with hard reset, which returns to 0.
+        Potential before the first step. ``half``: threshold / 2, which rounds spike counts to nearest instead of down;
+        the default with soft reset. ``zero`` (paper): the only choice with hard reset, which returns to 0.
     reset
         After a spike: ``soft`` (subtract the threshold) or ``hard`` (to 0, as Lava's LIF does).
     readout
-        The last layer. ``potential``: only integrates; the class is the arg max of its membrane potential (paper,
-        algorithm 3). ``spikes``: has neurons with one threshold for all classes, the largest that the method gives any
-        of them, so that spike counts can be compared; the class is the one that has fired most often.
+        The last layer. ``potential``: it only integrates; the class is the argmax of its membrane potential (paper,
+        algorithm 3). ``spikes``: it has neurons with one threshold for all classes, the largest that the method gives
+        for any class, so that spike counts are comparable; the class is the one with the most spikes.
     poisson_seed
-        Pixels enter as Poisson spikes of this seed (`ir.poisson`); ``None``: as a constant current.
+        Seed of Poisson input (`ir.poisson`); ``None``: pixels enter as a constant current.
     bias_correction
-        Whether `bias_correction.correct_biases` follows. ``None``: with ``auto`` what agrees better, else no.
+        Whether to apply `bias_correction.correct_biases`. ``None``: with ``auto`` if it agrees better, otherwise no.
 
     Raises
     ------
@@ -133,21 +140,21 @@ class BalanceOptions:
             raise UsageError(
                 "found 'half'",
                 where="initial_potential",
-                expected="must be zero with `reset='hard'`, which returns to 0",
+                expected="must be zero with `reset='hard'`, which resets to 0",
             )
         if self.method == "rmp" and self.reset != "soft":
             raise UsageError(
                 f"found {self.reset!r}",
                 where="reset",
                 expected="must be soft with `method='rmp'`",
-                hint="With hard reset the method is `method='spike-norm'`.",
+                hint="For hard reset use `method='spike-norm'`.",
             )
         if self.amplitude == "literal" and (self.method == "least-squares" or self.bias_correction):
             cause = "`method='least-squares'`" if self.method == "least-squares" else "`bias_correction`"
             raise UsageError(
                 "found 'literal'",
                 where="amplitude",
-                expected=f"must be compensated with {cause}, which compares rate x threshold with activations",
+                expected=f"must be compensated with {cause}",
             )
 
     @property
@@ -158,23 +165,23 @@ class BalanceOptions:
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """How a balanced network is rounded to Loihi's integers.
+    """Options for rounding a balanced network to Loihi's integers.
 
     Parameters
     ----------
     weight_bits
         Bits of a weight, 2..8, sign included.
     pixel_bits
-        Bits of a pixel, 1..8. ``None``: 8; with hard reset the best of 8..4, for target loihi2 of 8..1.
+        Bits of a pixel, 1..8. ``None``: 8; the best of 8..4 with hard reset, and of 8..1 for target loihi2.
     target
-        ``lava``: soft-reset neurons (simulator only). ``loihi2``: only numbers that the stock neurons of a Loihi 2 chip
-        can represent (`ir.circuit`); needs soft reset, and leaves fewer bits.
+        ``lava``: soft-reset neurons (simulator only). ``loihi2``: restrict parameters to what stock Loihi 2 neurons can
+        represent (`ir.circuit`); needs soft reset, and leaves fewer weight bits.
     thresholds
-        ``channel``: one per channel, which only Lava's CPU models take. ``scalar``: one per layer, the rest folded into
-        the weights (`scalar_threshold`); for target lava.
+        ``channel``: one per channel, which only Lava's CPU models support. ``scalar``: one per layer, with the
+        differences between channels moved into the weights (`scalar_threshold`); for target lava.
     split_readout
-        Whether a last layer that only integrates is written as two populations, the high and the low digits of its
-        weights (`ir.digits`), where the range of one potential would cost weight bits, as behind a global average. For
+        Whether to store a last layer that only integrates as two populations, the high and the low digits of its
+        weights (`ir.digits`), if the range of one potential would cost weight bits, as after a global average. For
         target lava; lava-dl then shows both digits.
 
     Raises
@@ -199,33 +206,33 @@ class QuantizeOptions:
             raise UsageError(
                 "found 'scalar'",
                 where="thresholds",
-                expected="must be channel with `target='loihi2'`, whose circuit derives all thresholds from one vth",
+                expected="must be channel with `target='loihi2'`: the circuit derives all thresholds from one vth",
             )
 
     def require_neurons(self, reset: Reset, poisson_seed: int | None) -> None:
-        """Raise a `UsageError` unless networks of this reset and input can be rounded so; known before any work."""
+        """Raise a `UsageError` if these options do not allow this reset or input; called before any work."""
         if self.target == "loihi2" and reset == "hard":
             raise UsageError(
                 "found 'loihi2' for neurons with hard reset",
                 where="target",
                 expected="must be lava with `reset='hard'`",
-                hint="Stock LIF neurons run such a file already; the circuit of target loihi2 needs `reset='soft'`.",
+                hint="Stock LIF neurons can run hard-reset files for target lava; target loihi2 needs `reset='soft'`.",
             )
         if poisson_seed is not None and self.pixel_bits is not None:
             raise UsageError(
                 f"found {self.pixel_bits} for Poisson input",
                 where="pixel_bits",
-                expected="must not be set: a pixel then enters as spikes of one bit",
+                expected="must not be set, because pixels enter as one-bit spikes",
             )
 
 
 def require_timesteps(timesteps: Sequence[int]) -> None:
-    """Raise a `UsageError` unless ``timesteps`` are latencies to balance for, each once."""
+    """Raise a `UsageError` unless ``timesteps`` are valid latencies without repeats."""
     for steps in timesteps:
         _require_integer("timesteps", steps, 1, MAX_TIMESTEPS)
     if not timesteps or len(set(timesteps)) < len(timesteps):
         raise UsageError(
-            f"found {tuple(timesteps)}", where="timesteps", expected="must be at least one number, each once"
+            f"found {tuple(timesteps)}", where="timesteps", expected="must be one or more numbers, without repeats"
         )
 
 

@@ -1,10 +1,11 @@
-"""How many steps a file may be run for: the largest T for which output potentials stay in Loihi's range.
+"""Limit on the steps of a run: the largest T for which output potentials stay in Loihi's range.
 
-The output potential grows by the last layer's current, step by step. What it has grown to at the T of balancing says
-little where that is small: spikes have hardly arrived yet. In the long run a soft-reset neuron fires at the rate
-``min(a / theta, 1)`` for its mean current a, so that the current tends to that of the network whose activations are
-clipped at the thresholds. The larger of both growths counts, on calibration images, with headroom. With hard reset,
-which loses charge at each spike, rates are lower.
+The output potential grows by the last layer's current in each step. Its size at the T of balancing says little if T is
+small, because spikes have hardly arrived yet. In the long run a soft-reset neuron fires at the rate ``min(a / theta,
+1)``
+for its mean current a, so that the current tends to that of the network with activations clipped at the thresholds.
+The larger of both growth rates counts, on calibration images, with headroom. With hard reset, which loses charge at
+each spike, rates are lower.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ def max_timesteps(network: SpikingNetwork, output: QuantizedLayer, largest_poten
     Parameters
     ----------
     network
-        Of real numbers.
+        The float SNN.
     output
         Its last layer in integers.
     largest_potential
-        The largest magnitude of an output potential in the steps that ``network`` is balanced for, in real numbers.
+        The largest magnitude of an output potential in the steps that ``network`` is balanced for, in floating point.
     images
-        Those calibration images, uint8 ``(N, C, H, W)``.
+        The calibration images of ``largest_potential``, uint8 ``(N, C, H, W)``.
     """
     if output.neuron is not None:
         return MAX_TIMESTEPS
@@ -43,7 +44,7 @@ def max_timesteps(network: SpikingNetwork, output: QuantizedLayer, largest_poten
 
 
 def _largest_output(network: SpikingNetwork, images: Array) -> float:
-    """The largest magnitude of an output of the network whose activations are clipped at the thresholds."""
+    """The largest output magnitude of the network with activations clipped at the thresholds."""
 
     def activation(neuron: IntegrateAndFire | None) -> Activation:
         return unchanged if neuron is None else lambda maps: clipped(maps, neuron)

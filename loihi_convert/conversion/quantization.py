@@ -1,11 +1,11 @@
 """SpikingNetwork -> QuantizedNetwork: Loihi's integers.
 
-Layer by layer, because the weights of a layer contain the amplitudes of the layer before as rounding has left them:
-`float_layer.py` rounds a layer on given scales, `scales.py` chooses these for Lava, `chip_scales.py` for Loihi 2.
-`output_growth.py` computes for how many steps they are safe, and `quantization_report.py` what rounding has cost.
+Layers are rounded in order, because the weights of a layer contain the amplitudes of the layer before after rounding:
+`float_layer.py` rounds a layer at given scales, `scales.py` chooses the scales for Lava, `chip_scales.py` for Loihi 2.
+`output_growth.py` computes the largest safe T, and `quantization_report.py` the cost of rounding.
 
-With hard reset and for target loihi2, currents or potentials of the first layer are bounded for every image, so that
-bits of weights are traded for bits of pixels: by default p is the one whose currents are nearest to the real ones.
+With hard reset and for target loihi2, currents or potentials of the first layer are bounded for every image. Pixel bits
+can then be traded for weight bits: by default p is the value whose currents are nearest to those in floating point.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from loihi_convert.simulation.relu import currents
 from loihi_convert.simulation.simulator import Extremes, extremes
 
 _PIXEL_BITS: Final = {"hard": (8, 7, 6, 5, 4), "loihi2": (8, 7, 6, 5, 4, 3, 2, 1)}
-# Images that choose the pixel bits.
+# Images used to choose the pixel bits.
 _SAMPLE: Final = 200
 
 
@@ -53,22 +53,22 @@ def quantize(
     network
         From `balancing.balance`.
     images
-        Calibration images, uint8 ``(N, C, H, W)``: currents and potentials of those of `calibration.calibration_subset`
-        choose the scales; `quantization_report` counts what clips on all. For target loihi2 all choose: the lowest
-        potential of 10,000 images is far below that of 500, and wrapping is worse than clipping.
+        Calibration images, uint8 ``(N, C, H, W)``. Currents and potentials of `calibration.calibration_subset` choose
+        the scales; `quantization_report` counts clipping on all images. For target loihi2 all images are used for the
+        scales: the lowest potential of 10,000 images is far below that of 500, and wrapping is worse than clipping.
     options
         Bits, target and thresholds: see `QuantizeOptions`.
     device
-        Where it is simulated: ``"cpu"``, or another one of torch's.
+        Where to simulate: ``"cpu"`` or another torch device.
     progress
         Counts images.
 
     Raises
     ------
     UsageError
-        If the target cannot reset as the network does, or pixel bits are chosen for Poisson input.
+        If the target does not support the network's reset, or pixel bits are given for Poisson input.
     RangeError
-        If a number fits Loihi at no scale.
+        If a number does not fit Loihi at any scale.
     """
     options.require_neurons(network.reset, network.poisson_seed)
     target, thresholds, pixel_bits = options.target, options.thresholds, options.pixel_bits
@@ -76,12 +76,12 @@ def quantize(
     found = extremes(
         network, images, network.timesteps, potentials=target == "loihi2", device=device, progress=progress
     )
-    # NaN, which is infinity less infinity, would not show in the largest potential.
+    # NaN, from infinity minus infinity, would not show in the largest potential.
     if not (math.isfinite(found.output) and np.isfinite(found.currents[-1]).all()):
         raise RangeError(
-            "its potential is beyond 3.4e38, the largest float32",
+            "its potential exceeds 3.4e38, the largest float32",
             where=network.layers[-1].name,
-            hint="The weights up to this layer are too large: train the CNN again.",
+            hint="The weights up to this layer are too large; retrain the CNN.",
         )
     rounding = _Rounding(network, found, options)
     if network.poisson_seed is not None:
@@ -114,7 +114,7 @@ def quantize(
                 "weight_bits": options.weight_bits,
                 "pixel_bits": pixel_bits,
                 "headroom": HEADROOM,
-                # Defaults are left out, so that files made before there was a choice stay the same to the byte.
+                # Defaults are left out, so that files made by earlier versions stay identical, byte for byte.
                 **({} if target == "lava" else {"target": target}),
                 **({} if thresholds == "channel" else {"thresholds": thresholds}),
             }
@@ -127,7 +127,7 @@ def quantize(
 
 
 class _Rounding:
-    """The layers of a network of real numbers, each to be rounded when the one before is."""
+    """The layers of a float SNN, each rounded after the one before it."""
 
     def __init__(self, network: SpikingNetwork, found: Extremes, options: QuantizeOptions) -> None:
         self.network, self.found = network, found
@@ -135,7 +135,7 @@ class _Rounding:
         self._target, self._thresholds = options.target, options.thresholds
 
     def layer(self, index: int, largest_input: int, amplitude: Array | None) -> QuantizedLayer:
-        """Return a layer in integers; ``amplitude`` is that of the layer before, see `FloatLayer`."""
+        """Return layer ``index`` in integers; ``amplitude`` is that of the layer before, see `FloatLayer`."""
         network, layer, current = self.network, self.network.layers[index], self.found.currents[index]
         real = self.real(index, largest_input, amplitude)
         if self._target == "loihi2":
@@ -148,7 +148,7 @@ class _Rounding:
         return real.quantize(scale, is_scalar=is_scalar)
 
     def real(self, index: int, largest_input: int, amplitude: Array | None) -> FloatLayer:
-        """Return the same layer before rounding."""
+        """Return layer ``index`` before rounding."""
         layer = self.network.layers[index]
         synapse = layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude)
         is_output = index == len(self.network.layers) - 1
@@ -156,7 +156,7 @@ class _Rounding:
 
 
 def _best_pixel_bits(rounding: _Rounding, images: Array, choice: tuple[int, ...]) -> int:
-    """The pixel bits of ``choice`` for which the first layer's currents are nearest to those of the real numbers."""
+    """The pixel bits in ``choice`` for which the first layer's currents are nearest to those in floating point."""
     sample = images[:_SAMPLE]
     real = currents(rounding.network.layers[0].synapse, sample / MAX_PIXEL, averages=True)
     errors = {}
@@ -168,5 +168,5 @@ def _best_pixel_bits(rounding: _Rounding, images: Array, choice: tuple[int, ...]
         found = currents(quantized.synapse, with_pixel_bits(sample, bits), averages=False)
         per_channel = quantized.scale.reshape(-1, *(1,) * (real.ndim - 2))
         errors[bits] = float(np.square(found * per_channel - real).mean())
-    # If none fits, the fewest bits: `quantize` then reports which number does not.
+    # If none fits, the fewest bits: `quantize` then reports which number does not fit.
     return min(errors, key=lambda bits: errors[bits], default=min(choice))

@@ -1,4 +1,4 @@
-"""What rounding a network to Loihi's integers has cost, layer by layer."""
+"""Cost of rounding a network to Loihi's integers, layer by layer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from loihi_convert.simulation.simulator import clipped_images
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What quantizing one layer cost; its relays, which are rounded without error, are left out.
+    """Cost of rounding one layer, without its relays, which are rounded without error.
 
     Parameters
     ----------
@@ -28,24 +28,25 @@ class LayerReport:
         The layer.
     weight_bits
         Bits used by the widest weight of a channel, sign included: (smallest, median, largest) over the channels;
-        ``None`` where all are relays.
+        ``None`` if all channels are relays.
     weight_error
-        What rounding changed: root mean square difference between rounded and real weights over the root mean square
-        of these, of the channels that can fire.
+        Root mean square of the rounding error of the weights, divided by that of the weights themselves, over the
+        channels that can fire.
     thresholds
-        (smallest, largest) of the channels that can fire; ``None`` where none can, or the layer only integrates.
+        (smallest, largest) of the channels that can fire; ``None`` if none can, or the layer only integrates.
     threshold_error
-        What rounding changed at most of a threshold, in parts of it; 0 where there are none.
+        Largest relative rounding error of a threshold; 0 without thresholds.
     dead_channels
         Channels that can never fire.
     low_clipped, high_clipped
-        Calibration images on which some neuron ran into the lower / upper limit of the potential. The lower one is
-        harmless in the first layer: a constant negative current never fires. Of target loihi2, on which u wrapped.
+        Calibration images on which some neuron reached the lower / upper limit of the potential. The lower limit is
+        harmless in the first layer: a constant negative current never fires. For target loihi2: images on which u
+        wrapped.
     identity_ratio
-        Where skips enter: how many times as large as the largest weight beside it the weight of a skip is, the median
-        over the channels that a skip joins; see `identity_ratio`. ``None`` where no skip enters.
+        If skip connections enter: the weight of a skip divided by the largest other weight of the same channel, the
+        median over the channels that a skip enters; see `identity_ratio`. ``None`` without skips.
     is_proven
-        Of target loihi2, whether no image whatever can wrap u; else it was only held in range on calibration images.
+        For target loihi2: True if no image can make u wrap; False if it only stays in range on the calibration images.
         ``None`` for target lava, whose potentials clip.
     """
 
@@ -62,28 +63,28 @@ class LayerReport:
 
     @property
     def identity_bits(self) -> float | None:
-        """Bits that skips cost the weights they join: log2 of `identity_ratio`, at least 0."""
+        """Weight bits lost by the channels that skips enter: log2 of `identity_ratio`, at least 0."""
         return None if self.identity_ratio is None else max(0.0, math.log2(self.identity_ratio))
 
 
 @dataclass(frozen=True)
 class QuantizationReport:
-    """What quantizing cost, layer by layer.
+    """Cost of rounding, layer by layer.
 
     Parameters
     ----------
     layers
         One per layer.
     image_count
-        Calibration images the clipping was counted on.
+        Number of calibration images on which clipping was counted.
     timesteps
-        Steps the clipping was counted over.
+        Number of steps over which clipping was counted.
     max_timesteps
         Largest T for which the output potentials stay in range.
     target
-        Of the network.
+        Target of the network.
     pixel_bits
-        Of the network.
+        Pixel bits of the network.
     """
 
     layers: tuple[LayerReport, ...]
@@ -102,9 +103,9 @@ def report_quantization(
     device: str = "cpu",
     progress: Progress = no_progress,
 ) -> QuantizationReport:
-    """Return what rounding ``real`` to ``network`` cost.
+    """Return the cost of rounding ``real`` to ``network``.
 
-    What clips is counted on ``images``, uint8 ``(N, C, H, W)``, in ``network.timesteps`` steps.
+    Clipping is counted on ``images``, uint8 ``(N, C, H, W)``, over ``network.timesteps`` steps.
     """
     clipped = clipped_images(network, images, network.timesteps, device=device, progress=progress)
     layers = []
@@ -126,7 +127,7 @@ def report_quantization(
 
 
 def _account_layer(layer: QuantizedLayer, real: Array, low: int, high: int, proven: bool | None) -> LayerReport:
-    """``real`` are the weights that were rounded, with amplitudes."""
+    """Report of one layer; ``real`` are the weights before rounding, with amplitudes."""
     own = ~is_relay(layer.relay_of, layer.synapse.channels)
     rows = layer.weight.reshape(layer.synapse.channels, -1)
     bits = np.ceil(np.log2(np.abs(rows[own]).max(axis=1).astype(np.float64) + 1)).astype(np.int64) + 1
@@ -149,24 +150,25 @@ def _account_layer(layer: QuantizedLayer, real: Array, low: int, high: int, prov
 
 
 def identity_ratio(synapse: Synapse, relay_of: Array | None) -> float | None:
-    """Return how large the weights of skips are, compared with the others of the channels they join.
+    """Return the size of the weights of skips relative to the other weights of the channels they enter.
 
     A relay enters a layer as an *identity* if it has a single weight there, one tap into one channel, and that channel
-    has weights from other inputs. Its weight contains the amplitude of what the relay repeats, usually several times
-    the largest of the others; as all share one scale, these lose the logarithm of that ratio in bits.
+    has weights from other inputs. Its weight contains the amplitude that the relay repeats, usually several times the
+    largest other weight. Since all weights of a channel share one scale, the others lose the logarithm of that ratio in
+    bits.
 
     Parameters
     ----------
     synapse
-        Real numbers, with amplitudes.
+        In floating point, with amplitudes.
     relay_of
-        Of the layer before.
+        As in the layer before.
 
     Returns
     -------
     float | None
-        Largest weight of an identity over the largest other weight, the median over the channels that have both;
-        ``None`` where there is none.
+        Largest weight of an identity divided by the largest other weight, the median over the channels that have both;
+        ``None`` if there are none.
     """
     if relay_of is None:
         return None

@@ -1,16 +1,16 @@
-"""One threshold for all channels of a layer: what differs between them moves into their weights.
+"""One threshold for all channels of a layer: the differences between channels move into their weights.
 
-Lava's own LIF has one ``vThMant`` for a population, as has the hardware. A channel k fires as before if its weights and
-its threshold are divided by the same number. So the value of its weight unit, s_k, is made proportional to its
-threshold: with theta_k the real threshold, x the real value of one input unit and the integer ``theta_q``, the same for
+Lava's LIF and the hardware have one ``vThMant`` per population. A channel k fires as before if its weights and its
+threshold are divided by the same number. So the value of its weight unit, s_k, is made proportional to its threshold.
+With theta_k the floating-point threshold, x the real value of one input unit and ``theta_q`` the integer threshold of
 the whole layer::
 
     s_k = theta_k / (theta_q x)        w_q = round(w / s_k)        theta_k / (s_k x) = theta_q, without rounding
 
-What remains to be chosen is theta_q. The larger it is, the finer the weights; but a channel of large weights and a
-small threshold then clips at 127, while one of small weights and a large threshold has few levels left. This is the
-cost of a scalar threshold: a channel can no longer have the scale that suits it best. In a layer with relays, whose
-weight is their threshold, theta_q is at most 127.
+Only theta_q remains to be chosen. The larger it is, the finer the weights; but a channel with large weights and a small
+threshold then clips at 127, while one with small weights and a large threshold has few levels left. This is the cost of
+a scalar threshold: channels cannot have their best scales. In a layer with relays, whose weight is their threshold,
+theta_q is at most 127.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from loihi_convert.chip import limits
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.rounding import rounded
 
-# How much larger than without any clipping theta_q may be; 4 % apart, rounding errors differ little.
+# Candidates of theta_q relative to the largest without clipping; 4 % apart, since rounding errors vary slowly.
 _FACTORS: Final = np.geomspace(1, 32, 90)
 
 
@@ -39,27 +39,27 @@ def scalar_scales(
     *,
     largest_threshold: int = limits.THRESHOLD_LIMIT - 1,
 ) -> Array:
-    """Return the scales s_k of a layer's weights for which all its thresholds are one integer.
+    """Return the scales s_k of a layer's weights at which all its thresholds are the same integer.
 
-    Of all integers that the conditions allow, it is the one for which rounding changes the weights least, in squares,
-    summed over the channels that can fire, in the CNN's units, where the amplitude of each channel is its threshold.
+    Of all allowed integers it uses the one with the least squared rounding error of the weights, summed over the
+    channels that can fire, in the CNN's units, where the amplitude of each channel is its threshold.
 
     Parameters
     ----------
     name
-        The layer, for the error.
+        Name of the layer, for error messages.
     thresholds
-        Real, float64 ``(C_out,)``; infinite where a channel can never fire, or is a relay.
+        Before rounding, float64 ``(C_out,)``; infinite for relays and for channels that can never fire.
     weights
-        Real, or their magnitudes: ``(C_out, n)``.
+        Before rounding, or their magnitudes: ``(C_out, n)``.
     least
-        float64 ``(C_out,)``: the smallest scale that each channel's currents, potentials and bias allow.
+        float64 ``(C_out,)``: the smallest scale allowed by each channel's currents, potentials and bias.
     unit
-        x.
+        x of this module's docstring.
     largest_weight
-        As 127 for 8 bits.
+        Largest integer weight, for example 127 for 8 bits.
     largest_threshold
-        Bounds the integer.
+        Upper bound of theta_q.
 
     Returns
     -------
@@ -69,7 +69,7 @@ def scalar_scales(
     Raises
     ------
     RangeError
-        If no integer from 1 fits: a channel's currents are too large beside its threshold.
+        If no integer >= 1 fits: a channel's currents are too large relative to its threshold.
     """
     alive = np.isfinite(thresholds)
     if not alive.any():
@@ -81,11 +81,11 @@ def scalar_scales(
     if allowed < 1:
         channel = int(np.flatnonzero(alive)[most.argmin()])
         raise RangeError(
-            f"the currents of channel {channel} are too large, compared with its threshold, for a shared threshold",
+            f"the currents of channel {channel} are too large relative to its threshold for a shared threshold",
             where=name,
             hint="Use `thresholds='channel'`.",
         )
-    # The largest weight of all, in units of its channel's threshold, meets the limit at the first candidate.
+    # At the first candidate the largest weight, in units of its channel's threshold, is exactly at the limit.
     peak = float((np.abs(real).max(axis=1, initial=0) / theta).max()) * unit
     wanted = _FACTORS * (largest_weight / peak) if peak > 0 else np.ones(1)
     candidates = np.unique(np.clip(np.rint(wanted), 1, allowed))

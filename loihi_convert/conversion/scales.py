@@ -1,22 +1,22 @@
 """The real value s_k of one weight unit, for each channel of a layer on Lava.
 
-s_k is the scale on which rounding to ``|w_q| <= 127``, or less with fewer weight bits, changes the weights least
-(`rounding.nearest_scales`), or, where that is too small, the smallest for which
+s_k is the scale at which rounding to ``|w_q| <= 127``, or less with fewer weight bits, changes the weights least
+(`rounding.nearest_scales`). If that is too small, it is the smallest scale for which
 
-- hidden layers: ``theta_q + headroom x I_max <= 131071``, else a spike would lose charge (I_max: the channel's largest
-  current on the calibration images),
+- hidden layers: ``theta_q + headroom x I_max <= 131071``, otherwise a spike would lose charge (I_max: the channel's
+  largest current on the calibration images),
 - a last layer that only integrates: ``headroom x |V| <= 131071`` for the potentials of the calibration images up to
   step T.
 
-The last layer has ONE scale for all outputs, else potentials and spike counts of classes could not be compared.
+The last layer has ONE scale for all outputs, so that potentials and spike counts of classes can be compared.
 
-The 8 bits of a weight are a bound, not the choice: with 8-bit pixels a first layer of full int8 weights clips.
+Weights need not use all 8 bits: with 8-bit pixels, a first layer with full int8 weights would clip.
 
-Whatever the image, a current must fit 24 bits (the exactness rules of `chip.rules`), which binds where thousands of
-pixels meet: ``sum |w_q| x largest input + |b_q| <= 2^23 - 1``. With hard reset the neurons are Lava's own LIF, whose
-rules are narrower: ``sum |w_q| x largest input <= 131071``, and ``|b_q| <= 32767``.
+For every image, a current must fit 24 bits (the exactness rules of `chip.rules`), which is the binding limit where
+thousands of pixels meet: ``sum |w_q| x largest input + |b_q| <= 2^23 - 1``. With hard reset the neurons are Lava's LIF,
+which has narrower limits: ``sum |w_q| x largest input <= 131071``, and ``|b_q| <= 32767``.
 
-Where all channels of a layer share one threshold, the same conditions bound what `scalar_threshold.py` chooses.
+If all channels of a layer share one threshold, the same conditions limit the choice in `scalar_threshold.py`.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from loihi_convert.ir.network import Reset
 from loihi_convert.ir.rounding import nearest_scales
 
 HEADROOM: Final = 1.25
-"""How much larger than on the calibration images a current or an output potential may be before it clips."""
+"""Factor by which a current or output potential may exceed its maximum on calibration images without clipping."""
 
 
 def lava_scales(real: FloatLayer, reach: Array, reset: Reset, *, is_scalar: bool = False) -> Array:
-    """Return the s_k of this module's docstring, float64 ``(C_out,)``.
+    """Return the scales s_k of this module's docstring, float64 ``(C_out,)``.
 
-    ``reach``, float64 ``(C_out,)``, must fit beside a threshold: the largest current or output, with headroom.
-    ``is_scalar`` wants one threshold for all channels.
+    ``reach``, float64 ``(C_out,)``, is the largest current or output, with headroom, which must fit in addition to the
+    threshold. ``is_scalar``: one threshold for all channels.
     """
     conditions = [nearest(real)]
     if real.layer.neuron is not None:
-        # A hard reset forgets what a spike leaves: only the threshold itself must fit.
+        # A hard reset discards the potential above the threshold: only the threshold itself must fit.
         reach = reach + real.threshold if reset == "soft" else real.threshold
     conditions.append(reach / real.unit / limits.POTENTIAL_LIMIT)
     conditions.append(_of_currents(real, reset))
@@ -58,20 +58,20 @@ def lava_scales(real: FloatLayer, reach: Array, reset: Reset, *, is_scalar: bool
             np.max(conditions[1:], axis=0),
             real.unit,
             real.largest_weight,
-            # Relays need it as a weight.
+            # The threshold of a relay is also its weight.
             largest_threshold=real.largest_weight if real.is_relay.any() else limits.THRESHOLD_LIMIT - 1,
         )
     return largest_of(conditions, real)
 
 
 def _of_currents(real: FloatLayer, reset: Reset) -> Array:
-    """The smallest s_k on which no image's current can leave its range."""
+    """The smallest s_k at which no image can cause a current out of range."""
     weights, is_soft = real.magnitudes, reset == "soft"
     limit = limits.CURRENT_LIMIT - limits.BIAS_LIMIT if is_soft else limits.POTENTIAL_LIMIT
-    # Each rounded weight may be half a unit larger than the real one.
+    # Rounding may enlarge each weight by half a unit.
     room = limit * real.unit - np.count_nonzero(weights, axis=1) / 2
     if room.min() <= 0:
-        reason = "the range of a current" if is_soft else "where Lava's own LIF wraps"
+        reason = "the range of a current" if is_soft else "at which Lava's LIF wraps"
         advice = "" if is_soft else "`reset='soft'`, or "
         raise RangeError(
             f"{weights.shape[1]} inputs of up to {round(1 / real.unit)} can exceed {limit}, {reason}, at any scale",
@@ -82,14 +82,14 @@ def _of_currents(real: FloatLayer, reset: Reset) -> Array:
 
 
 def nearest(real: FloatLayer) -> Array:
-    """Return the scales on which rounding changes the weights least: float64 ``(C_out,)``."""
+    """Return the scales at which rounding changes the weights least: float64 ``(C_out,)``."""
     if real.one_scale:
         return np.repeat(nearest_scales(real.magnitudes.reshape(1, -1), real.largest_weight), real.synapse.channels)
     return nearest_scales(real.magnitudes, real.largest_weight)
 
 
 def largest_of(conditions: list[Array], real: FloatLayer) -> Array:
-    """Return the smallest scales that meet all ``conditions``, each a least s_k; one for all where they must be one."""
+    """Return the largest of ``conditions``, lower bounds of s_k; one scale for all channels if required."""
     scale = np.max(conditions, axis=0)
     if real.one_scale:
         scale = np.full_like(scale, scale.max())

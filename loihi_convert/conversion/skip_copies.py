@@ -1,12 +1,12 @@
-"""Over how many copies of its relay a skip is spread: tried out on calibration images, never on test images.
+"""Number of relay copies for each skip connection, by trials on calibration images, never test images.
 
-A skip enters a convolution with the amplitude of what it repeats as its weight, often several times the largest weight
-there, and all weights of a channel share one scale: at 8 bits the convolution loses 1 to 2 of them
-(`quantization_report.identity_ratio`). Where r relays repeat the same spikes, each has a weight of 1/r, and log2(r)
-bits come back. Every copy costs neurons, spikes and synaptic operations.
+A skip enters a convolution with the amplitude it repeats as its weight, often several times the largest weight there.
+All weights of a channel share one scale, so at 8 bits the convolution loses 1 to 2 of them
+(`quantization_report.identity_ratio`). If r relays repeat the same spikes, each has 1/r of the weight, and log2(r) bits
+are regained. Every copy costs neurons, spikes and synaptic operations.
 
-So copies are tried only where a skip costs bits, and more of them are taken only if the quantized network then agrees
-with the CNN better by more than chance explains.
+So copies are tried only if a skip costs bits, and more copies are used only if the quantized network then agrees better
+with the CNN by more than chance.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulator import outputs
 
 COPIES: Final = (1, 2, 4)
-"""Copies that are tried: an identity's weight is 2 to 5 times the largest."""
+"""Numbers of copies to try: an identity's weight is 2 to 5 times the largest other weight."""
 
 _NEGLIGIBLE_BITS: Final = 0.25
-# Standard errors that bound 95 % of a normal distribution from above.
+# One-sided 95 % quantile of the normal distribution, in standard errors.
 _ONE_SIDED: Final = 1.645
 
 
 @dataclass(frozen=True, kw_only=True)
 class CopiesTrial(Agreement):
-    """A number of copies that was tried on the second part of the calibration images.
+    """A number of copies tried on the second part of the calibration images.
 
     Parameters
     ----------
     copies
-        Relays for each skip, r.
+        Relays per skip, r.
     identity_bits
-        Bits that skips cost the convolution which loses most by them; 0 where there is no skip.
+        Weight bits lost by the convolution that loses most to a skip; 0 without skips.
     neurons
-        Of the network.
+        Number of neurons of the network.
     """
 
     copies: int
@@ -61,7 +61,7 @@ class CopiesTrial(Agreement):
 
 class _Tried(NamedTuple):
     trial: CopiesTrial
-    # By image: 1 where the class is the CNN's, else 0; of a regression, less the squared error.
+    # Per image: 1 if the class is the CNN's, else 0; for a regression, minus the squared error.
     merits: Array
 
 
@@ -76,22 +76,22 @@ def choose_copies(
     device: str = "cpu",
     bars: ProgressFactory = no_progress_bar,
 ) -> tuple[CopiesTrial, ...]:
-    """Return the trials of several numbers of copies, the chosen one first.
+    """Return the trials of several numbers of copies, with the chosen one first.
 
     Parameters
     ----------
     variant
-        Returns the CNN with so many relays for each skip, as ``to_relu_network(model, skip_copies=r)`` does.
+        Returns the CNN with the given number of relays per skip, like ``to_relu_network(model, skip_copies=r)``.
     images
-        Calibration images, uint8 ``(N, C, H, W)``. Some balance and quantize, others are tried, as in `choice`.
+        Calibration images, uint8 ``(N, C, H, W)``; one part balances and quantizes, another tests, as in `choice`.
     timesteps
         The latency T.
     options, quantize_options
-        As in `flow.to_integers`; ``auto`` is resolved once, with the first number of copies.
+        As in `flow.to_integers`; ``auto`` chooses once, with the first number of copies.
     copies
-        Numbers to try, ascending. If skips cost next to nothing with the first, the others are not tried.
+        Numbers to try, ascending. If skips cost almost nothing with the first, the others are not tried.
     device
-        Where it is simulated: ``"cpu"``, or another one of torch's.
+        Where to simulate: ``"cpu"`` or another torch device.
     bars
         Opens a progress bar for each stage.
 
@@ -113,7 +113,7 @@ def choose_copies(
     tried: list[_Tried] = []
     for count in copies:
         network = variant(count) if tried else first
-        with bars(f"T = {timesteps}: {count} relays for each skip") as progress:
+        with bars(f"T = {timesteps}: {count} relays per skip") as progress:
             spiking = balance(network, balancing, timesteps, options, device=device, progress=progress)
             quantized = quantize(spiking, balancing, quantize_options, device=device)
         bits = _identity_bits(network, quantized)
@@ -163,5 +163,5 @@ def _tried(
 
 
 def _gains(differences: Array) -> bool:
-    """Whether the mean of ``differences``, one an image, is above 95 % of those that chance gives around 0."""
+    """Whether the mean of ``differences``, one per image, is significantly above 0 (one-sided, 95 %)."""
     return bool(differences.mean() > _ONE_SIDED * math.sqrt(np.square(differences).mean() / len(differences)))

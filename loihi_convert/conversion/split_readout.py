@@ -1,10 +1,10 @@
-"""A readout in two digits (`ir.digits`) where the range of its potential would cost weight bits.
+"""A two-digit readout (`ir.digits`), used if the range of a single potential would cost weight bits.
 
-Behind a global average the potential must hold T x window x rate, and the scale of `scales.lava_scales` leaves the
-weights 2 or 3 bits at T = 64. In two digits they have the scale on which rounding changes them least, or, where the
-potentials of the digits leave their range on it, twice or four times that. The bits b of the low digit are those with
-which the larger of both potentials, on calibration images, is the smallest. One simulation finds the potentials of all
-these readouts.
+After a global average the potential must hold T x window x rate, and the scale of `scales.lava_scales` leaves 2 or 3
+weight bits at T = 64. In two digits the weights have the scale at which rounding changes them least, or two or four
+times that if the potentials of the digits would otherwise leave their range. The low digit has the number of bits b for
+which the larger of both potentials, on calibration images, is smallest. One simulation gives the potentials of all
+candidates.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from loihi_convert.simulation.simulator import Block, Simulator
 def with_split_readout(
     network: QuantizedNetwork, real: FloatLayer, spiking: SpikingNetwork, images: Array, *, device: str = "cpu"
 ) -> QuantizedNetwork:
-    """Return ``network`` with its readout in two digits if that gives the weights one bit more, or else itself.
+    """Return ``network`` with a two-digit readout if that gains at least one weight bit, otherwise unchanged.
 
     Parameters
     ----------
     network
-        With its readout in one digit.
+        The network with a one-digit readout.
     real
-        That readout before rounding.
+        Its readout before rounding.
     spiking
-        What ``network`` was rounded from.
+        The float SNN that ``network`` was rounded from.
     images
         Calibration images, uint8 ``(N, C, H, W)``.
     device
-        Where it is simulated: ``"cpu"``, or another one of torch's.
+        Where to simulate: ``"cpu"`` or another torch device.
     """
     scale, used = float(nearest(real)[0]), float(network.layers[-1].scale[0]) / real.unit
     candidates: list[QuantizedLayer] = []
@@ -56,13 +56,13 @@ def with_split_readout(
     ]
     if not fits:
         return network
-    # The finest scale, and on that the smallest potentials.
+    # The finest scale, and at that scale the smallest potentials.
     _, peak, index = min(fits)
     return _replaced(network, candidates[index], spiking, float(peak), images)
 
 
 def _candidates(network: QuantizedNetwork, whole: QuantizedLayer) -> list[QuantizedLayer]:
-    """``whole`` in digits of every size that keeps the exactness rules."""
+    """``whole`` in two digits, for every b that satisfies the exactness rules."""
     found = []
     for low_bits in range(1, MAX_LOW_BITS):
         layer = replace(whole, low_bits=low_bits)
@@ -75,7 +75,7 @@ def _candidates(network: QuantizedNetwork, whole: QuantizedLayer) -> list[Quanti
 
 
 def _peaks(network: QuantizedNetwork, candidates: list[QuantizedLayer], images: Array, device: str) -> Array:
-    """The largest potential of either digit after any step, for each of ``candidates``: float64."""
+    """The largest potential of either digit in any step, for each of ``candidates``: float64."""
     if not candidates:
         return np.zeros(0)
     layers = [split(layer) for layer in candidates]
@@ -102,10 +102,10 @@ def _peaks(network: QuantizedNetwork, candidates: list[QuantizedLayer], images: 
 def _replaced(
     network: QuantizedNetwork, chosen: QuantizedLayer, spiking: SpikingNetwork, peak: float, images: Array
 ) -> QuantizedNetwork:
-    """``network`` with the readout ``chosen``, and the steps for which both of its potentials stay in range."""
+    """``network`` with the readout ``chosen``, and the largest T for which both potentials stay in range."""
     stored = split(chosen)
     amplitudes = (None, *network.used_amplitudes)[-2]
-    # What an activation of the CNN adds to the potentials in a step, in weight units.
+    # Growth of the potentials per step due to the CNN's activations, in weight units.
     unit = math.prod(stored.synapse.pool) * stored.largest_input
     synapse = replace(stored.synapse, weight=stored.weight.astype(np.float64) * unit)
     if amplitudes is not None:

@@ -1,4 +1,4 @@
-"""Where thresholds come from: activations of the CNN, and simulated currents of the layers before."""
+"""Sources of thresholds: activations of the CNN, and currents simulated with the layers before."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from loihi_convert.progress import Progress
 from loihi_convert.simulation.layerwise import GrowingSimulation
 from loihi_convert.simulation.relu import relu_outputs
 
-# Candidates of least-squares, in parts of the channel's largest activation.
+# Candidates of least-squares, as fractions of the channel's largest activation.
 _CANDIDATES: Final = np.geomspace(0.08, 1.1, 24)
 
 # A percentile is read off a histogram of this many bins between 0 and the maximum.
@@ -23,7 +23,7 @@ _BINS: Final = 4096
 
 
 class Balanced(NamedTuple):
-    """Thresholds of a layer, and the amplitude of a spike as a factor on its threshold: float64, each ``(C_out,)``."""
+    """Thresholds of a layer, and spike amplitudes as factors on the thresholds: float64, each ``(C_out,)``."""
 
     thresholds: Array
     factors: Array
@@ -39,10 +39,10 @@ def nearest_rates(
     fits_amplitude: bool,
     ceiling: Array | None = None,
 ) -> Balanced:
-    """Return for each channel the best of `_CANDIDATES` x ``largest``; 0 where that is not positive.
+    """Return for each channel the best of `_CANDIDATES` x ``largest``; 0 if ``largest`` is not positive.
 
     Candidates above ``ceiling``, ``(C_out,)``, are replaced by it.
-    The factor is 1 or, with ``fits_amplitude``, the one that brings rate x threshold x factor nearest to activations.
+    The factor is 1 or, with ``fits_amplitude``, fitted so that rate x threshold x factor is nearest to the activations.
     """
     alive = largest > 0
     candidates = _CANDIDATES[:, None] * np.where(alive, largest, 1.0)
@@ -60,10 +60,10 @@ def nearest_rates(
 def activation_percentiles(
     network: ReluNetwork, images: Array, percentile: float, *, per_layer: bool, progress: Progress
 ) -> list[Array]:
-    """float64 ``(C_out,)`` per layer: the percentile of the positive activations of each channel, or of all of them.
+    """float64 ``(C_out,)`` per layer: the percentile of positive activations, per channel or over the layer.
 
-    Those of a layer are pooled without its relays, which repeat activations of other layers.
-    100 is the largest activation; where none is positive it is 0, and where one is beyond float32 it is not finite.
+    Per layer, activations are pooled without relays, which repeat activations of other layers.
+    A percentile of 100 is the largest activation; 0 if none is positive, not finite if one overflows float32.
     """
 
     pooled = [torch.from_numpy(~is_relay(layer.relay_of, layer.synapse.channels)) for layer in network.layers]
@@ -88,7 +88,8 @@ def activation_percentiles(
         for outputs in relu_outputs(network, images):
             for count, peak, found, own in zip(counts, largest, outputs, pooled, strict=True):
                 values, positive = grouped(found, own), peak.clamp_min(torch.finfo(torch.float32).tiny)
-                # Infinity of an infinite maximum is in no bin, NaN as an integer any number; `_rank` tells neither.
+                # Bins of infinity and NaN are meaningless, but `_rank` multiplies by the maximum, which is then not
+                # finite.
                 bins = (values / positive[:, None] * _BINS).to(torch.int64).clamp_(0, _BINS - 1)
                 bins += torch.arange(len(peak))[:, None] * _BINS
                 count += torch.bincount(bins[values > 0], minlength=len(count))
@@ -102,7 +103,7 @@ def activation_percentiles(
 
 
 def _rank(counts: Tensor, largest: Tensor, percentile: float) -> Tensor:
-    """``(groups,)``: the upper edge of the bin in which the percentile lies; ``counts`` is ``(groups x bins,)``."""
+    """``(groups,)``: the upper edge of the bin with the percentile; ``counts`` is ``(groups x bins,)``."""
     cumulative = counts.reshape(len(largest), _BINS).cumsum(1)
     rank = torch.ceil(cumulative[:, -1:] * (percentile / 100)).clamp_min(1)
     edge = (cumulative < rank).sum(1) + 1

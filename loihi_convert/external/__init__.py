@@ -27,7 +27,7 @@ def read_any(path: str | Path) -> QuantizedNetwork | CubaNetwork:
     Raises
     ------
     NetxError
-        As `netx.read` and `read_external`.
+        As in `netx.read` and `read_external`.
     """
     path = Path(path)
     stored = netx.read_stored(path)

@@ -1,14 +1,14 @@
-"""Networks of CUBA neurons: what lava-dl makes of external netx files.
+"""Networks of CUBA neurons, as lava-dl builds them from external netx files.
 
-A CUBA neuron (current based; netx also calls it LOIHI) is Lava's ``LIF``, whose current and potential both leak, and
-whose reset is hard. At each step, in units of 1/64 weight (``lava/proc/lif/models.py``)::
+A CUBA neuron (current-based; netx also calls it LOIHI) is Lava's ``LIF``: its current and its potential both leak, and
+its reset is hard. At each step, in units of 1/64 weight (``lava/proc/lif/models.py``)::
 
-    u = wrap(u (4096 - iDecay) / 4096 + 64 I)            current; the quotient is cut towards 0, 24 bits wrap
+    u = wrap(u (4096 - iDecay) / 4096 + 64 I)            current; the quotient is rounded towards 0, 24 bits wrap
     v = clip(v (4096 - vDecay) / 4096 + u + 64 bias)     membrane potential; clips at +-(2^23 - 1)
     s = [v > 64 vThMant], then v = 0 where s             spike
 
-Lava does not simulate the refractory delay that netx stores, and neither does this package. These networks have neither
-scales nor balanced thresholds, and no known CNN. Axes C H W and shapes as in `ir.network`.
+Lava does not simulate the refractory delay stored in netx files, and neither does this package. These networks have no
+scales, no balanced thresholds, and no known CNN. Axes C H W and shapes as in `ir.network`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class CubaNeuron:
     Parameters
     ----------
     i_decay, v_decay
-        netx's iDecay and vDecay, 0..4096: 0 never leaks, 4096 forgets at once.
+        netx's iDecay and vDecay, 0..4096: 0 never leaks, 4096 keeps nothing.
     v_th_mant
         netx's vThMant, int32, 0..2^17, of a shape that broadcasts to the layer's ``(C, H, W)`` or ``(N,)``.
     """
@@ -46,17 +46,17 @@ class CubaNeuron:
 
 
 INTEGRATOR: Final = CubaNeuron(i_decay=0, v_decay=limits.MAX_DECAY, v_th_mant=np.array(limits.NEVER_FIRES, np.int32))
-"""Neuron that lava-dl gives a dense layer without neuron group: u never leaks, v = u + bias, and it never fires."""
+"""Neuron of a dense layer without a neuron group in lava-dl: u never leaks, v = u + bias, and it never fires."""
 
 
 @dataclass(frozen=True)
 class PixelBias:
-    """Input of input neurons, in place of a synapse: each pixel is the bias of its own neuron.
+    """Input of input neurons, instead of a synapse: each pixel is the bias of one neuron.
 
     Parameters
     ----------
     weight, bias
-        A pixel x enters as ``weight x + bias``, cut towards 0, at every step.
+        A pixel x enters as ``weight x + bias``, rounded towards 0, at every step.
     """
 
     weight: int
@@ -64,29 +64,29 @@ class PixelBias:
     pool: Pair = (1, 1)
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        """``input_shape``."""
+        """Return ``input_shape``."""
         return input_shape
 
     def fan_out(self, input_shape: Shape) -> Array:
-        """Zeros, as there is no synapse: int64 of ``input_shape``."""
+        """Return zeros, as there is no synapse: int64 ``input_shape``."""
         return np.zeros(input_shape, np.int64)
 
 
 @dataclass(frozen=True, eq=False)
 class CubaLayer:
-    """One layer.
+    """One layer of CUBA neurons.
 
     Parameters
     ----------
     name
-        Its place in the file, as ``layer 3``.
+        Its place in the file, such as ``layer 3``.
     synapse
-        Integer weights and biases. A dense layer's weights are those of Lava's synapse: 8 bits and a sign mode, shifted
-        up as far as possible (`cuba_reader.dense_weights`).
+        Integer weights and biases. The weights of a dense layer are those of Lava's synapse: 8 bits and a sign mode,
+        shifted left as far as possible (`cuba_reader.dense_weights`).
     neuron
         Its neurons.
     weight_shift
-        Bits by which the weighted sum is shifted down again.
+        Bits by which the weighted sum is shifted right again.
     """
 
     name: str
@@ -106,7 +106,7 @@ class CubaNetwork:
     layers
         In order.
     timesteps
-        Time steps of a sample (``simulation/tSample``); None if the file does not say.
+        Time steps per sample (``simulation/tSample``); None if not in the file.
     """
 
     input_shape: Shape
@@ -124,13 +124,13 @@ class CubaNetwork:
 
     @property
     def readout(self) -> Readout:
-        """Where the class is read: the spikes of the last layer, or its potential if it only integrates."""
+        """The output: the spikes of the last layer, or its potential if it only integrates."""
         fires = int(self.layers[-1].neuron.v_th_mant.min()) < limits.POTENTIAL_LIMIT
         return "spikes" if fires else "potential"
 
     @property
     def task(self) -> Task:
-        """What the outputs are: classes, as the file does not record the units of numbers."""
+        """Meaning of the outputs: always classes, as the file does not record units for numbers."""
         return "classification"
 
     @property
@@ -140,6 +140,6 @@ class CubaNetwork:
 
     @property
     def fan_outs(self) -> tuple[Array, ...]:
-        """Synapses of nonzero weight that leave each neuron of each spiking layer: int64 of the layer's shape."""
+        """Number of nonzero synapses from each neuron, per spiking layer: int64 in the layer's shape."""
         hidden = [after.synapse.fan_out(shape) for after, shape in zip(self.layers[1:], self.shapes[:-1], strict=True)]
         return (*hidden, np.zeros(self.shapes[-1], np.int64))[: len(self.spiking_layers)]

@@ -1,8 +1,8 @@
-"""External netx files -> `CubaNetwork`: the integers that lava-dl gives to Lava's processes.
+"""External netx files -> `CubaNetwork`: the integers that lava-dl passes to Lava's processes.
 
-Read as ``lava/lib/dl/netx/hdf5.py`` reads them: types ``input``, ``conv``, ``flatten`` and ``dense``, neurons ``CUBA``
-or ``LOIHI``. Where lava-dl raises, or silently builds something else than the file says, the file is refused with an
-error that names the layer.
+Files are read like in ``lava/lib/dl/netx/hdf5.py``: types ``input``, ``conv``, ``flatten`` and ``dense``, neurons
+``CUBA`` or ``LOIHI``. If lava-dl would raise an error, or silently build something else than the file says, the file is
+refused with an error that names the layer.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ GRADED_PIXEL: Final = 2**limits.MAX_PIXEL_BITS - 1
 
 _WEIGHT_BITS: Final = 8
 _MAX_SUM: Final = 2**31 - 1
-"""Lava sums in int32, and in int64 elsewhere; up to this magnitude both are the same."""
+"""Largest weighted sum: Lava sums in int32, other code in int64; up to this magnitude both agree."""
 _MAX_GEOMETRY: Final = 2**7 - 1
-"""Lava keeps strides, paddings, dilations and groups as int8 (``lava/proc/conv/models.py``)."""
+"""Lava stores strides, paddings, dilations and groups as int8 (``lava/proc/conv/models.py``)."""
 _MAX_PIXEL_FACTOR: Final = 2**15
 _UNIT: Final = 1 << limits.UNIT_EXP
 _MAX_SHOWN: Final = 8
@@ -49,7 +49,7 @@ _UNSUPPORTED: Final[Mapping[str, str]] = {
 
 
 def read_external(path: str | Path) -> CubaNetwork:
-    """Return the network that lava-dl makes of the netx file at ``path``.
+    """Return the network that lava-dl builds from the netx file at ``path``.
 
     Raises
     ------
@@ -64,12 +64,12 @@ def read_external(path: str | Path) -> CubaNetwork:
 
 
 def decode_external(file: StockFile) -> CubaNetwork:
-    """Return the network that lava-dl makes of ``file``.
+    """Return the network that lava-dl builds from ``file``.
 
     Raises
     ------
     NetxError
-        As `read_external`.
+        As in `read_external`.
     """
     file.require_numbered()
     found: list[CubaLayer] = []
@@ -93,15 +93,15 @@ def decode_external(file: StockFile) -> CubaNetwork:
 
 
 def _layer(name: str, layer: StockLayer, *, is_flat: bool, has_pixels: bool) -> CubaLayer:
-    """A convolution or dense layer; ``is_flat``: whether a dense one may follow, ``has_pixels``: what it is given."""
+    """A convolution or dense layer; ``is_flat``: a dense layer may follow, ``has_pixels``: its inputs are pixels."""
     if layer.kind not in ("conv", "dense"):
-        reason = _UNSUPPORTED.get(layer.kind, "is of a type that lava-dl does not know and skips silently")
+        reason = _UNSUPPORTED.get(layer.kind, "is a type that lava-dl does not support and skips silently")
         raise NetxError(f"'{layer.kind}' {reason}", expected="must be one of input, conv, flatten, dense")
     if "weight/imag" in layer.datasets:
         raise NetxError("has complex weights", expected="must be integers")
     _require_datasets(layer)
     if "delay" in layer.datasets:
-        raise NetxError("has delays, which `ref` does not simulate", hint="Train or export it without delays.")
+        raise NetxError("has delays, which `ref` does not simulate", hint="Train or export without delays.")
     shape = _shape(layer)
     decoded = _conv(name, layer) if layer.kind == "conv" else _dense(name, layer)
     if layer.input_shape is None:
@@ -109,22 +109,22 @@ def _layer(name: str, layer: StockLayer, *, is_flat: bool, has_pixels: bool) -> 
     if layer.kind == "dense" and len(layer.input_shape) == 3 and not is_flat:
         raise NetxError(f"takes maps of shape {layer.input_shape}", expected="must follow a layer 'flatten'")
     if layer.output_shape != layer.expected_shape:
-        expected = f"its weights give {layer.output_shape} for an input of shape {layer.input_shape}"
+        expected = f"must be {layer.output_shape}, from its weights and the input shape {layer.input_shape}"
         raise NetxError(f"stored shape {shape}", expected=expected)
     weight = np.abs(decoded.synapse.weight)
     largest = int(weight.reshape(len(weight), -1).sum(axis=1).max()) * (GRADED_PIXEL if has_pixels else 1)
     if largest > _MAX_SUM:
-        expected = f"must be at most {_MAX_SUM:,}, where Lava's int32 wraps"
+        expected = f"must be at most {_MAX_SUM:,}, or Lava's int32 wraps"
         raise NetxError(f"a weighted sum that can reach {largest:,}", expected=expected)
     return decoded
 
 
 def dense_weights(weight: Array) -> tuple[Array, int]:
-    """Return the weights of Lava's dense synapse, and the bits by which it shifts its sums down.
+    """Return the weights of Lava's dense synapse, and the bits by which it shifts its sums right.
 
     The same as ``optimize_weight_bits`` of ``lava/lib/dl/netx/utils.py``, then ``clip_weights`` and
-    ``truncate_weights`` of ``lava/utils/weightutils.py``: weights are shifted up as far as 8 bits allow (and a sign,
-    if both signs occur). Weights of both signs, in -256..254 and in steps of 2, stay as they are; others may change.
+    ``truncate_weights`` of ``lava/utils/weightutils.py``. Weights are shifted left as far as 8 bits allow (including a
+    sign, if both signs occur). Weights of both signs, in -256..254 and in steps of 2, are unchanged; others may change.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ def dense_weights(weight: Array) -> tuple[Array, int]:
     Raises
     ------
     NetxError
-        If all weights are 0, with which lava-dl fails.
+        If all weights are 0, for which lava-dl fails.
     """
     largest, least = int(weight.max()), int(weight.min())
     if largest == least == 0:
@@ -155,11 +155,11 @@ def dense_weights(weight: Array) -> tuple[Array, int]:
         scale = 255 / largest if least >= 0 else -256 / least
     shift = math.floor(math.log2(scale)) + is_mixed
     if shift < 0:
-        # lava-dl shifts by a negative number, for which NumPy gives 0.
+        # lava-dl shifts by a negative number, for which NumPy returns 0.
         return np.zeros(weight.shape, np.int32), 0
     zero_bits = next(bits for bits in range(_WEIGHT_BITS, -1, -1) if not (weight % 2**bits).any()) - is_mixed
     weight_bits = _WEIGHT_BITS - shift - zero_bits
-    # Lava determines the signs itself: a layer without a positive weight is inhibitory, with or without zeros.
+    # Lava determines the sign mode: a layer without positive weights is inhibitory, with or without zeros.
     sign = -1 if largest <= 0 else 1
     signed = sign * (weight.astype(np.int64) << shift)
     signed = signed.clip(-(2**_WEIGHT_BITS) if least < 0 < largest else 0, 2**_WEIGHT_BITS - 1)
@@ -220,7 +220,7 @@ def _bias(layer: StockLayer, shape: Shape) -> Array | None:
 
 
 def _per_neuron(value: Array, name: str, shape: Shape, *, allows_one: bool) -> Array:
-    """One number for all, one per channel or one per neuron, from Lava's W, H, C to a shape that broadcasts here."""
+    """One number, one per channel or one per neuron (Lava's W, H, C), in a shape that broadcasts to C, H, W."""
     if allows_one and value.size == 1:
         return value.reshape(()) if name != "bias" else value.reshape(1)
     if value.shape == (shape[0],):
@@ -233,7 +233,7 @@ def _per_neuron(value: Array, name: str, shape: Shape, *, allows_one: bool) -> A
 
 
 def _shape(layer: StockLayer) -> Shape:
-    """The stored shape: whole numbers, and not too many neurons."""
+    """The stored shape, checked to be whole numbers and not too many neurons."""
     _require_datasets(layer)
     shape = tuple(_integers(layer, "shape", 1).reshape(-1).tolist())
     if len(shape) not in (1, 3) or math.prod(shape) > MAX_LAYER_SIZE:
@@ -257,13 +257,13 @@ def _integer(layer: StockLayer, name: str, least: int, largest: int, *, cut: boo
 def _integers(
     layer: StockLayer, name: str, least: int = -_MAX_SUM, largest: int = _MAX_SUM, *, cut: bool = False
 ) -> Array:
-    """Numbers of a dataset, int64: whole ones, or, with ``cut``, cut towards 0 as lava-dl's ``astype(int)`` does."""
+    """Integers of a dataset, int64; with ``cut``, rounded towards 0 as by lava-dl's ``astype(int)``."""
     value = layer.numbers(name)
     if value is None:
         stored = layer.datasets[name]
         raise NetxError(f"{name} is {stored.dtype} of shape {stored.shape}", expected="must be numbers")
     if not (np.abs(value.astype(np.float64)) <= _MAX_SUM).all():
-        raise NetxError(f"{name} has numbers beyond {_MAX_SUM:,}, or NaN")
+        raise NetxError(f"{name} has numbers beyond +-{_MAX_SUM:,}, or NaN")
     whole = value.astype(np.int64)
     if not cut and (whole != value).any():
         raise NetxError(f"{name} has numbers with a fraction", expected="must be integers")

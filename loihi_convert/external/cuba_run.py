@@ -1,4 +1,4 @@
-"""Backend `ref` for networks of CUBA neurons: images -> the potentials and spikes of lava-dl's network."""
+"""Backend `ref` for networks of CUBA neurons: images -> potentials and spikes of lava-dl's network."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from loihi_convert.external.cuba_simulation import pixel_inputs, simulate
 from loihi_convert.progress import Progress, no_progress
 
 DEFAULT_NORMALIZATION: Final = (0.5,)
-"""Mean and standard deviation of pixels / 255, so that x is in -1..1, as for the networks of lava-dl's tests."""
+"""Mean and standard deviation of pixels / 255, so that x is in -1..1, as in lava-dl's test networks."""
 
-# Neurons of the largest layer times images that are simulated at once.
+# Largest number of images x neurons of the largest layer simulated at once.
 _BLOCK: Final = 2**21
 
 
@@ -33,19 +33,20 @@ def run_cuba(
     std: tuple[float, ...] | None = None,
     progress: Progress = no_progress,
 ) -> RunResult:
-    """Run uint8 ``images``, ``(N, C, H, W)``, for ``timesteps`` steps each; ``mean`` and ``std`` as `pixel_inputs`,
-    by default `DEFAULT_NORMALIZATION`.
+    """Run uint8 ``images``, ``(N, C, H, W)``, for ``timesteps`` steps each.
 
-    The result is as of any backend; ``potentials`` are in whole weight units, rounded down.
+    ``mean`` and ``std`` are as in `pixel_inputs`, by default `DEFAULT_NORMALIZATION`. The result has the same form as
+    from
+    other backends; ``potentials`` are in whole weight units, rounded down.
 
     Raises
     ------
     InputError
-        If the images do not fit the network, pixels make biases beyond int16, or its last layer has maps, from which no
-        class is read.
+        If the images do not fit the network, pixels give biases beyond int16, or the last layer has maps, which give no
+        class.
     UsageError
         If ``timesteps`` is less than 1, the result would be too large, or ``mean`` and ``std`` are not one number or
-        one for each channel, or given to a network without input neurons.
+        one number per channel, or are given for a network without input neurons.
     """
     has_input_neurons = isinstance(network.layers[0].synapse, PixelBias)
     if not has_input_neurons and (mean is not None or std is not None):
@@ -96,7 +97,7 @@ def _check(
         raise UsageError(f"found {timesteps}", where="timesteps", expected="must be at least 1")
     shape = network.input_shape
     found = images.shape[1:]
-    # Pixels enter a network of inputs in a row channel by channel, row by row.
+    # Pixels enter a network with flat inputs in C, H, W order.
     fits = found == shape or (len(shape) == 1 and math.prod(found) == shape[0])
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) < 1 or not fits:
         axes = ", ".join(map(str, shape))
@@ -106,13 +107,13 @@ def _check(
         raise InputError(
             f"maps of shape {network.shapes[-1]} in the last layer",
             where=network.layers[-1].name,
-            expected="must have one neuron for each class",
+            expected="must have one neuron per class",
         )
     for name, values in (("mean", mean), ("std", std)):
         is_valid = np.isfinite(values).all() and (name == "mean" or min(values) > 0)
         if len(values) not in (1, found[0]) or not is_valid:
             kind = "finite" if name == "mean" else "positive"
-            expected = f"must be one {kind} number, or one for each of {found[0]} channels"
+            expected = f"must be one {kind} number, or one per channel ({found[0]})"
             raise UsageError(f"found {', '.join(map(str, values))}", where=name, expected=expected)
     channels = sum(shape[0] for shape in network.shapes[: len(network.spiking_layers)])
     per_image = timesteps * (5 * network.shapes[-1][0] + 16 * len(network.spiking_layers))

@@ -1,10 +1,10 @@
-"""CUBA networks, step by step, in the integers of Lava's CPU models (see `cuba` for the equations).
+"""CUBA networks, step by step, in the integers of Lava's CPU models (equations: see `cuba`).
 
-Lava's CPU models compute in NumPy's int32, as this file does: each line of `lif_step` has its line in
-``AbstractPyLifModelFixed.subthr_dynamics`` of ``lava/proc/lif/models.py``. Weighted sums are taken in float64, exactly:
-`cuba_reader` refuses a layer in which one could reach 2^31.
+Like Lava's CPU models, this file computes in NumPy's int32: each line of `lif_step` corresponds to a line in
+``AbstractPyLifModelFixed.subthr_dynamics`` of ``lava/proc/lif/models.py``. Weighted sums are computed in float64,
+exactly: `cuba_reader` refuses a layer in which a sum could reach 2^31.
 
-Time is local to a layer: on Lava, layer l does its step t at the global step t + l, and starts from 0 there if
+Time is local to a layer: on Lava, layer l performs its step t at the global step t + l, and starts from 0 there if
 lava-dl's ``reset_interval`` is T.
 """
 
@@ -42,8 +42,8 @@ def simulate(network: CubaNetwork, inputs: Array, timesteps: int) -> Iterator[tu
     network
         The network.
     inputs
-        Integers ``(B, *input_shape)``, the same at every step: the biases of input neurons, or, where the network
-        begins with a synapse, graded spikes.
+        Integers ``(B, *input_shape)``, the same at every step: the biases of input neurons or, if the network begins
+        with a synapse, graded spikes.
     timesteps
         T.
     """
@@ -76,14 +76,14 @@ def synaptic_current(layer: CubaLayer, inputs: Array) -> Array:
         sums = functional.linear(values.flatten(1), weight)
     exact = sums.numpy().astype(np.int64)
     if isinstance(synapse, Conv):
-        # signed_clamp of lava/proc/conv/utils.py, which wraps at 24 bits.
+        # signed_clamp in lava/proc/conv/utils.py wraps at 24 bits.
         half = limits.CURRENT_LIMIT + 1
         return np.asarray((exact + half) % (2 * half) - half, np.int32)
     return np.asarray(exact >> layer.weight_shift, np.int32)
 
 
 def lif_step(neuron: CubaNeuron, u: Array, v: Array, current: Array, bias: Array) -> LayerStep:
-    """Return the neurons after one more step from ``u`` and ``v``; ``current`` and ``bias`` are in weight units."""
+    """Return the state one step after ``u`` and ``v``; ``current`` and ``bias`` are in weight units."""
     u = _decayed(u, neuron.i_decay) + np.left_shift(current, limits.UNIT_EXP)
     u = np.where(u > _LIMIT, u - 2 * _LIMIT, np.where(u <= -_LIMIT, u + 2 * _LIMIT, u))
     v = _decayed(v, neuron.v_decay) + u + np.left_shift(bias, limits.UNIT_EXP)
@@ -93,7 +93,7 @@ def lif_step(neuron: CubaNeuron, u: Array, v: Array, current: Array, bias: Array
 
 
 def _decayed(state: Array, decay: int) -> Array:
-    """``state`` x (4096 - decay) / 4096, cut towards 0: int32."""
+    """``state`` x (4096 - decay) / 4096, rounded towards 0: int32."""
     product = state.astype(np.int64) * (limits.MAX_DECAY - decay)
     return np.asarray(np.sign(product) * (np.abs(product) >> limits.DECAY_BITS), np.int32)
 
@@ -108,10 +108,10 @@ def _bias(layer: CubaLayer, axes: int) -> Array:
 
 
 def pixel_inputs(network: CubaNetwork, images: Array, mean: Array, std: Array) -> Array:
-    """Return uint8 images ``(N, C, H, W)`` as `simulate` takes them: int32 ``(N, *input_shape)``.
+    """Return uint8 images ``(N, C, H, W)`` as inputs for `simulate`: int32 ``(N, *input_shape)``.
 
-    Input neurons get ``trunc(weight x + bias)`` of x = (pixel / 255 - mean) / std, one mean and std for all channels or
-    one for each; a synapse gets the pixels themselves, 0..255, as graded spikes of 8 bits.
+    Input neurons get ``trunc(weight x + bias)`` with x = (pixel / 255 - mean) / std, one mean and std for all channels
+    or one per channel. A synapse gets the pixels, 0..255, as 8-bit graded spikes.
 
     Raises
     ------
@@ -127,7 +127,7 @@ def pixel_inputs(network: CubaNetwork, images: Array, mean: Array, std: Array) -
             raise RangeError(
                 f"a pixel bias of magnitude {largest:,.0f} (weight {synapse.weight:,}, bias {synapse.bias:,})",
                 where=network.layers[0].name,
-                expected=f"must be at most {limits.LIF_BIAS_LIMIT:,}, where Lava wraps",
+                expected=f"must be at most {limits.LIF_BIAS_LIMIT:,}, or Lava wraps",
                 hint="Pass another `mean` and a larger `std`.",
             )
     return values.astype(np.int32).reshape(len(images), *network.input_shape)

@@ -1,1 +1,1 @@
-"""From what the user brings to a `ReluNetwork`: read the module, follow its operations, lower them."""
+"""From the user's CNN to a `ReluNetwork`: read the module, trace its operations, lower them."""

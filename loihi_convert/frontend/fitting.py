@@ -1,4 +1,4 @@
-"""The tensors of a file put into the CNN that they belong to: names, shapes and types checked, prefixes dropped."""
+"""Load the tensors of a file into a CNN: names, shapes and types are checked, prefixes dropped."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from loihi_convert.errors import CheckpointError
 from loihi_convert.frontend.users_code import listed
 
 _COMPILED: Final = "_orig_mod."
-# What DistributedDataParallel, torch.compile, Lightning modules and other wrappers put in front of every name.
+# Prefixes that DistributedDataParallel, torch.compile, Lightning modules and other wrappers add to every name.
 _PREFIXES: Final = ("module.", _COMPILED, "model.", "net.", "network.")
 
 
 def fill(
     model: nn.Module, states: Mapping[str, Mapping[str, Tensor]], arch: str, path: Path
 ) -> tuple[nn.Module, tuple[str, ...]]:
-    """Return ``model`` in float32, eval mode and without gradients, with the weights in ``states``; and notes.
+    """Return ``model`` with the weights in ``states``, in float32, in eval mode and without gradients; and notes.
 
     Parameters
     ----------
     model
-        Of the user; it is changed.
+        The user's model; it is changed in place.
     states
-        The state dicts of the file, the likeliest first, by the keys that lead to them; the first one with all the
-        names of ``model`` is taken.
+        The state dicts of the file, the likeliest first, by the keys that lead to them. The first one with all the
+        names of ``model`` is used.
     arch, path
         The code that built the CNN, and the file, for messages.
 
     Raises
     ------
     CheckpointError
-        If none has the names and shapes of ``model``, or a value does not fit into float32.
+        If no state dict has the names and shapes of ``model``, or a value does not fit into float32.
     """
     model = model.cpu().float()
     wanted = model.state_dict()
@@ -49,29 +49,29 @@ def fill(
     difference = chosen.difference(wanted.keys())
     if difference:
         raise CheckpointError(
-            f"does not hold the state of {arch}: {difference}", where=path, hint="Name the CNN it was saved from."
+            f"does not match {arch}: {difference}", where=path, hint="Give the CNN it was saved from."
         )
     notes = [f"{path.name}: {note}" for note in chosen.notes]
     if len(fitting) > 1:
         others = listed([repr(other) for other in fitting[1:]])
-        notes.append(f"{path.name}: the weights under {key!r} are taken; {others} would fit, too.")
+        notes.append(f"{path.name}: the weights under {key!r} are used; {others} would fit too.")
     require_finite(chosen.tensors, path)
     filled = {name: _as_float32(name, tensor, wanted[name], arch, path) for name, tensor in chosen.tensors.items()}
     dtypes = sorted({_dtype(tensor) for tensor in chosen.tensors.values() if tensor.is_floating_point()} - {"float32"})
-    notes += [f"{path.name}: tensors of {listed(dtypes)} are taken as float32."] * bool(dtypes)
+    notes += [f"{path.name}: {listed(dtypes)} tensors are converted to float32."] * bool(dtypes)
     model.load_state_dict(filled, strict=False)
     return model.requires_grad_(False).eval(), tuple(notes)
 
 
 @dataclass(frozen=True, eq=False)
 class _Candidate:
-    """A state dict whose names are those of the CNN as far as prefixes are concerned, and what was dropped."""
+    """A state dict with prefixes removed to match the CNN's names, and notes on what was dropped."""
 
     tensors: dict[str, Tensor]
     notes: tuple[str, ...]
 
     def difference(self, wanted: Set[str]) -> str:
-        """What is missing for the names ``wanted``, and what is too much; empty if all is there."""
+        """The missing and the unexpected names, compared with ``wanted``; empty if there are none."""
         missing = _needed(wanted) - self.tensors.keys()
         unexpected = self.tensors.keys() - wanted
         parts = [f"{listed(sorted(missing))} missing"] * bool(missing)
@@ -79,29 +79,29 @@ class _Candidate:
 
 
 def _needed(wanted: Set[str]) -> set[str]:
-    # Torch 0.4 did not write the others; they do nothing at inference.
+    # Torch 0.4 did not write num_batches_tracked, which has no effect at inference.
     return {name for name in wanted if not name.endswith("num_batches_tracked")}
 
 
 def _renamed(state: Mapping[str, Tensor], wanted: Set[str]) -> _Candidate:
-    """``state`` without the prefixes that the CNN does not have: those of all names, or that of one module."""
+    """``state`` without prefixes that the CNN does not have: a prefix of all names, or that of one module."""
     found, notes = dict(state), list[str]()
     while prefix := _common_prefix(found.keys(), wanted):
         found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
-        notes.append(f"the prefix {prefix!r} of every tensor's name is dropped.")
+        notes.append(f"dropped the prefix {prefix!r} from all tensor names.")
     if any(_COMPILED in name for name in found) and not any(_COMPILED in name for name in wanted):
         found = {name.replace(_COMPILED, ""): tensor for name, tensor in found.items()}
-        notes.append(f"{_COMPILED!r} is dropped from the tensors' names.")
+        notes.append(f"dropped {_COMPILED!r} from the tensor names.")
     if not _needed(wanted) <= found.keys() and (prefix := _prefix_of_module(found.keys(), wanted)):
         others = sorted({name.partition(".")[0] for name in found if not name.startswith(prefix)})
         found = {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
-        rest = f"; {listed(others)} left out" if others else ""
-        notes.append(f"the CNN is what stands under {prefix.removesuffix('.')!r}{rest}.")
+        rest = f"; {listed(others)} ignored" if others else ""
+        notes.append(f"the CNN is the part {prefix.removesuffix('.')!r}{rest}.")
     return _Candidate(found, tuple(notes))
 
 
 def _common_prefix(found: Set[str], wanted: Set[str]) -> str | None:
-    """The prefix of all names in ``found`` and of none in ``wanted``, if a wrapper is known to put it there."""
+    """A known wrapper's prefix, if all names in ``found`` have it and none in ``wanted``."""
     for prefix in _PREFIXES:
         if found and all(name.startswith(prefix) for name in found):
             return None if any(name.startswith(prefix) for name in wanted) else prefix
@@ -109,7 +109,7 @@ def _common_prefix(found: Set[str], wanted: Set[str]) -> str | None:
 
 
 def _prefix_of_module(found: Set[str], wanted: Set[str]) -> str | None:
-    """The one prefix under which ``found`` has every name of ``wanted``; of several, the one that is usual."""
+    """The prefix under which ``found`` has all names in ``wanted``; if there are several, the usual one."""
     needed = _needed(wanted)
     if not needed:
         return None
@@ -128,18 +128,18 @@ def _as_float32(name: str, tensor: Tensor, wanted: Tensor, arch: str, path: Path
             expected=f"must be {_dtype(wanted)}, as in {arch}",
             hint="Quantized weights are not supported: save the state dict in floating point.",
         )
-    # A lazy module takes the shape that comes.
+    # A lazy module accepts any shape.
     if not is_lazy(wanted) and tensor.shape != wanted.shape:
         raise CheckpointError(
             f"{name} has shape {tuple(tensor.shape)}",
             where=path,
             expected=f"must be {tuple(wanted.shape)}, as in {arch}",
-            hint="Name the CNN it was saved from, with the same channels and classes; arguments go into parentheses, "
+            hint="Give the CNN it was saved from, with the same channels and classes; arguments go in parentheses, "
             'as in "nets:make_cnn(classes=10)".',
         )
     converted = tensor.to(torch.float32) if tensor.is_floating_point() else tensor
     if not bool(torch.isfinite(converted).all()):
-        raise CheckpointError(f"{name} does not fit into float32: it holds {tensor.abs().max()}", where=path)
+        raise CheckpointError(f"{name} does not fit into float32: it contains {tensor.abs().max()}", where=path)
     return converted
 
 

@@ -1,4 +1,4 @@
-"""Functions and methods of torch, as they stand in a traced graph, as operations; see `graph.py` for the table."""
+"""Functions and methods of torch in a traced graph -> operations; the table is in `graph.py`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _ARITHMETIC: Final = {
 
 
 def operation_of_call(node: fx.Node, name: str, kind: str, before: Shape, after: Shape) -> Operation:
-    """What a function or method of one tensor computes."""
+    """The operation of a function or method on one tensor."""
     function = called(node)
     if function in _RELU_CALLED:
         return Relu()
@@ -85,7 +85,7 @@ def operation_of_call(node: fx.Node, name: str, kind: str, before: Shape, after:
 
 
 def _over_maps(node: fx.Node, name: str, kind: str, before: Shape, *, is_average: bool) -> Operation:
-    """The mean, or the largest value, of each whole map."""
+    """The mean or the maximum of each whole map."""
     axes = arguments_of(node, ("dim",)).get("dim")
     rank = node.args[0].meta["value"].ndim if node.args and isinstance(node.args[0], fx.Node) else 0
     chosen = [axes] if isinstance(axes, int) else axes
@@ -94,8 +94,8 @@ def _over_maps(node: fx.Node, name: str, kind: str, before: Shape, *, is_average
         or not isinstance(chosen, list | tuple)
         or {axis % rank for axis in chosen} != set(range(2, rank))
     ):
-        what = "averages" if is_average else "takes the largest"
-        refuse(name, kind, f"{what} over axes {axes}", supported="height and width together")
+        what = "averages" if is_average else "takes the maximum"
+        refuse(name, kind, f"{what} over axes {axes}", supported="both height and width")
     pool = adaptive_pool(name, kind, before, (before[0], 1, 1), is_average=is_average)
     assert isinstance(pool, AveragePool) or not is_average
     return pool
@@ -107,7 +107,7 @@ def concatenation(
     axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
     rank = node.meta["value"].ndim
     if not isinstance(axis, int) or axis % rank != 1:
-        refuse(name, kind, f"runs along axis {axis}", supported="the axis of the channels, 1")
+        refuse(name, kind, f"runs along axis {axis}", supported="the channel axis, 1")
     joined = node.args[0] if node.args else node.kwargs["tensors"]
     inputs = tuple(joined) if isinstance(joined, list | tuple) else ()
     if not all(each in from_image for each in inputs):
@@ -116,7 +116,7 @@ def concatenation(
 
 
 def sum_of_two(node: fx.Node, arithmetic: str, name: str, kind: str) -> Add:
-    """The sum or the difference of two tensors."""
+    """The sum or difference of two tensors."""
     if arithmetic not in ("add", "sub"):
         refuse(name, kind, "of two tensors has no spiking equivalent here")
     shapes = {each.meta["value"].shape for each in operands(node)}
@@ -138,7 +138,7 @@ def operands(node: fx.Node) -> tuple[fx.Node, ...]:
 
 
 def is_doubled(node: fx.Node, first: fx.Node) -> bool:
-    """Whether it is x + x, or x * x."""
+    """Whether ``node`` is x + x or x * x."""
     return len(node.args) > 1 and node.args[0] is first and node.args[1] is first
 
 
@@ -161,7 +161,7 @@ def affine_of_constant(
     if arithmetic == "mul":
         return Affine(c, zero)
     if is_reversed:
-        refuse(name, kind, "divides a constant by the layer before it, which is not linear")
+        refuse(name, kind, "divides a constant by the previous layer, which is not linear")
     return Affine(1 / c, zero)
 
 
@@ -176,7 +176,7 @@ def arguments_of(node: fx.Node, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def taken_by(node: fx.Node) -> list[fx.Node]:
-    """The nodes that it takes, also those in lists."""
+    """The input nodes of ``node``, including those in lists."""
     return list(node.all_input_nodes)
 
 
@@ -186,14 +186,14 @@ def called(node: fx.Node) -> str:
 
 
 def arithmetic_of(node: fx.Node) -> str | None:
-    """``"add"``, ``"sub"``, ``"mul"`` or ``"truediv"`` if ``node`` is one of them, however it is spelled."""
+    """``"add"``, ``"sub"``, ``"mul"`` or ``"truediv"`` if ``node`` is one of them, in any spelling."""
     if node.op == "call_method" or getattr(node.target, "__module__", None) in ("_operator", "torch", None):
         return _ARITHMETIC.get(called(node))
     return None
 
 
 def name_of(node: fx.Node) -> str:
-    """The module's name in the CNN; a function's, and after which module it is called."""
+    """The module's name in the CNN; for a function, its name and the module it follows."""
     if node.op == "call_module":
         return str(node.target)
     before = node.prev

@@ -1,9 +1,9 @@
-"""nn.Module -> the graph of its operations, in the order of computation, each with its inputs and shapes (torch.fx).
+"""nn.Module -> the graph of its operations in order of computation, each with inputs and shapes (torch.fx).
 
 ====================================================  =====================
 module, function or method                            operation
 ====================================================  =====================
-a module                                              that of `operations.py`
+a module                                              see `operations.py`
 ``x + y``, ``x - y``                                   `Add`
 ``cat`` along the channels, or of vectors             `Cat`
 ``x - c``, ``x + c``, ``x * c``, ``x / c``, ``c - x``   `Affine`: c a number, a buffer or a parameter, one per channel
@@ -11,16 +11,16 @@ a module                                              that of `operations.py`
 ``leaky_relu``                                        `LeakyRelu`
 poolings, ``mean`` over height and width              `AveragePool`, `MaxPool`
 ``softmax``, ``log_softmax``, ``sigmoid``             `Ending`
-what moves numbers: ``flatten``, ``view``, slices,    `Move`; none where each number stays where it is
+rearrangements: ``flatten``, ``view``, slices,        `Move`; none if every number keeps its place
 ``chunk``, ``permute``, zero padding, ...
-``dropout``                                           none: nothing at inference
+``dropout``                                           none: has no effect at inference
 ====================================================  =====================
 
-The model is traced with an image in hand, so that sizes are numbers: ``if x.shape[1] != 3: raise`` in a ``forward`` is
-no obstacle. What a function does that moves numbers is found by letting it move their positions.
+The model is traced with an actual image, so that sizes are numbers: ``if x.shape[1] != 3: raise`` in a ``forward`` is
+allowed. The effect of a rearranging function is found by applying it to the positions of the numbers.
 
-Everything else is an obstacle, with its place and what to use instead. The reading goes on behind one, so that all are
-found at once.
+Everything else is an obstacle, reported with its place and an alternative. Reading continues after an obstacle, so that
+all of them are found at once.
 """
 
 from __future__ import annotations
@@ -70,15 +70,15 @@ class Node:
     Parameters
     ----------
     name
-        The module's name in the CNN, or the function's and after which module it is called.
+        The module's name in the CNN; for a function, its name and the module it follows.
     kind
-        Class or function, as a message names it.
+        Class or function, for messages.
     operation
-        What it does; ``None`` for the image.
+        The operation; ``None`` for the image.
     inputs
-        The numbers of the nodes whose tensors it takes.
+        The indices of its input nodes.
     shape
-        Of one image's tensor after it: ``(C, H, W)``, or ``(N,)`` after flattening.
+        Shape of its output for one image: ``(C, H, W)``, or ``(N,)`` after flattening.
     """
 
     name: str
@@ -95,11 +95,11 @@ class Graph:
     Parameters
     ----------
     nodes
-        In the order of computation; the first is the image. Nodes that nothing uses are left out.
+        In order of computation; the first is the image. Unused nodes are left out.
     output
-        The number of the node that is the model's output.
+        The index of the output node.
     obstacles
-        What cannot become a spiking network, in the order of computation.
+        The parts without a spiking equivalent, in order of computation.
     """
 
     nodes: tuple[Node, ...]
@@ -108,16 +108,16 @@ class Graph:
 
 
 def read_graph(model: nn.Module, input_shape: Shape) -> Graph:
-    """Return the operations of ``model``, which is in eval mode, for images ``(C, H, W)``.
+    """Return the operations of ``model``, which must be in eval mode, for images ``(C, H, W)``.
 
-    A model that takes signals ``(C, L)`` is read with ``input_shape`` ``(C, 1, L)``.
+    For a model that takes signals ``(C, L)``, ``input_shape`` is ``(C, 1, L)``.
 
     Raises
     ------
     UnsupportedModelError
-        If its forward cannot be traced, takes more than one tensor, or does not return one.
+        If its forward cannot be traced, takes more than one tensor, or does not return a single tensor.
     InputError
-        If it does not take images of ``input_shape``.
+        If it does not accept images of ``input_shape``.
     """
     traced = trace(model, input_shape)
     return _Reader(model, traced, input_shape).graph()
@@ -125,7 +125,7 @@ def read_graph(model: nn.Module, input_shape: Shape) -> Graph:
 
 @dataclass(frozen=True, eq=False)
 class _Moved:
-    """Numbers of the tensor of node ``base``, moved: where each of ``tensor`` was, counted from 1; 0 for a zero."""
+    """Rearranged numbers of node ``base``: ``tensor`` holds their original positions, from 1; 0 for a zero."""
 
     base: int
     tensor: Any
@@ -133,21 +133,21 @@ class _Moved:
 
 @dataclass(eq=False)
 class _Reader:
-    """Makes a `Graph` of what `_Tracer` has traced."""
+    """Builds a `Graph` from the graph traced by `_Tracer`."""
 
     model: nn.Module
     traced: fx.Graph
     input_shape: Shape
     nodes: list[Node] = field(default_factory=list)
     obstacles: list[UnsupportedModelError] = field(default_factory=list)
-    # Tensors that come from the image; those that do not.
+    # Tensors that depend on the image; those that do not.
     moved: dict[fx.Node, _Moved] = field(default_factory=dict)
     constants: dict[fx.Node, Tensor] = field(default_factory=dict)
     # Obstacles that return several tensors.
     lost: set[fx.Node] = field(default_factory=set)
 
     def graph(self) -> Graph:
-        """Return the graph of what is needed for the output."""
+        """Return the graph of all nodes that the output needs."""
         output: fx.Node | None = None
         for node in self.traced.nodes:
             if node.op == "placeholder":
@@ -165,13 +165,13 @@ class _Reader:
                 else "its output does not depend on the image",
                 where=type(self.model).__name__,
                 expected="must return one tensor",
-                hint="Wrap it in a module that returns the class scores alone.",
+                hint="Wrap it in a module that returns only the class scores.",
             )
         return _pruned(self.nodes, self._input(returned, returned), self.obstacles)
 
     def _take_image(self, node: fx.Node) -> None:
         if node.args and self.nodes:
-            # An argument with a default, see `_defaults`.
+            # An argument with a default value, see `_defaults`.
             return
         if self.nodes:
             raise UnsupportedModelError(
@@ -186,7 +186,7 @@ class _Reader:
                 self.constants[node] = value
             return
         if not any(before in self.moved for before in taken_by(node)):
-            # Else sizes and their arithmetic.
+            # Otherwise sizes and arithmetic on them.
             if any(before in self.lost for before in taken_by(node)):
                 self._lose(node)
             return
@@ -197,7 +197,7 @@ class _Reader:
             self._lose(node)
 
     def _lose(self, node: fx.Node) -> None:
-        """What comes behind an obstacle is read as if it were known."""
+        """Continue after an obstacle as if its output were known."""
         value = node.meta["value"]
         if isinstance(value, Tensor):
             self._add(node, Node(name_of(node), self._kind(node), Ending(), (0,), _shape(value)))
@@ -213,7 +213,7 @@ class _Reader:
         elif function in DROPOUT_CALLED:
             training = dict(zip(("p", "training"), node.args[1:], strict=False)).get("training")
             if node.kwargs.get("training", True if training is None else training):
-                refuse(name, kind, "is not told that training is over; pass training=self.training")
+                refuse(name, kind, "is not switched off in eval mode; pass training=self.training")
             self.moved[node] = self.moved[first]
         elif function in MOVES_CALLED or (module is not None and isinstance(module, MOVES)):
             self._move(node, name, kind)
@@ -230,14 +230,14 @@ class _Reader:
         self.moved[node] = _Moved(len(self.nodes) - 1, positions)
 
     def _move(self, node: fx.Node, name: str, kind: str) -> None:
-        """Let ``node`` move positions."""
+        """Apply ``node`` to positions."""
         if (kind.startswith("Constant") and getattr(self._module(node), "value", 0) != 0) or (
             called(node) in ("pad", "_pad") and pads_with_other_numbers(node)
         ):
             refuse(name, kind, "pads with something other than zeros", supported="zeros")
         bases = {self.moved[before].base for before in taken_by(node) if before in self.moved}
         if len(bases) > 1:
-            refuse(name, kind, "moves numbers of several tensors")
+            refuse(name, kind, "rearranges numbers of several tensors")
 
         def positions(before: fx.Node) -> Any:
             return self.moved[before].tensor if before in self.moved else before.meta["value"]
@@ -245,14 +245,14 @@ class _Reader:
         self.moved[node] = _Moved(bases.pop(), computed(self.model, node, positions))
 
     def _input(self, before: fx.Node, node: fx.Node) -> int:
-        """The number of the node whose tensor is ``before``; a `Move` where its numbers have been moved."""
+        """The index of the node for ``before``; a new `Move` if its numbers were rearranged."""
         moved = self.moved[before]
         base = self.nodes[moved.base]
         count = int(np.prod(base.shape))
         positions = moved.tensor.numpy().astype(np.int64)
         shape = _shape(moved.tensor)
         if len(positions) != IMAGES or not _is_apart(positions, count):
-            refuse(name_of(before), self._kind(before), "mixes images: its first axis is not that of the batch")
+            refuse(name_of(before), self._kind(before), "mixes images: its first axis is not the batch axis")
         if len(shape) not in (1, 3):
             refuse(name_of(node), self._kind(node), f"is applied to a tensor of shape {shape}", supported="(C, H, W)")
         index = positions[0].reshape(shape) - 1
@@ -264,7 +264,7 @@ class _Reader:
     def _operation(
         self, node: fx.Node, name: str, kind: str, first: fx.Node
     ) -> tuple[Operation | None, tuple[fx.Node, ...]]:
-        """What a node does that computes something, and of which tensors; ``None``: its constant changes nothing."""
+        """The operation of a computing node, and its input tensors; ``None`` if its constant changes nothing."""
         if not isinstance(node.meta["value"], Tensor):
             refuse(name, kind, "has no spiking equivalent here: it returns several tensors")
         before, after = _shape(self.moved[first].tensor), _shape(node.meta["value"])
@@ -283,14 +283,14 @@ class _Reader:
         return operation_of_call(node, name, kind, before, after), (first,)
 
     def _affine(self, node: fx.Node, arithmetic: str, name: str, kind: str, first: fx.Node) -> Affine:
-        """The arithmetic of a tensor and a constant, which must be the same in every pixel of a channel."""
+        """Arithmetic with a constant, which must be the same in all pixels of a channel."""
         constants = [argument for argument in node.args if argument is not first]
         if len(node.args) != 2 or len(constants) != 1 or node.kwargs:
-            refuse(name, kind, "does not join the layer before it with one constant")
+            refuse(name, kind, "does not combine the previous layer with a single constant")
         constant = self.constants.get(constants[0]) if isinstance(constants[0], fx.Node) else constants[0]
         if not isinstance(constant, int | float | Tensor):
             refuse(
-                name, kind, f"joins the layer before it with {constants[0]}", supported="numbers, buffers, parameters"
+                name, kind, f"combines the previous layer with {constants[0]}", supported="numbers, buffers, parameters"
             )
         before = self.moved[first].tensor.shape
         values = torch.as_tensor(constant, dtype=torch.float64).detach().cpu()
@@ -298,7 +298,7 @@ class _Reader:
             refuse(
                 name,
                 kind,
-                f"turns {tuple(before[1:])} into {_shape(node.meta['value'])}",
+                f"changes {tuple(before[1:])} into {_shape(node.meta['value'])}",
                 supported="one constant per channel",
             )
         return affine_of_constant(arithmetic, name, kind, values, before, is_reversed=node.args[0] is not first)
@@ -312,7 +312,7 @@ class _Reader:
 
 
 def _pruned(nodes: list[Node], output: int, obstacles: list[UnsupportedModelError]) -> Graph:
-    """The graph without the nodes that nothing needs; the image stays."""
+    """The graph without unused nodes; the image stays."""
     needed = {0, output}
     for number in range(len(nodes) - 1, -1, -1):
         if number in needed:
@@ -327,12 +327,12 @@ def _pruned(nodes: list[Node], output: int, obstacles: list[UnsupportedModelErro
 
 
 def _is_apart(positions: Array, count: int) -> bool:
-    """Whether both images' numbers are their own, and moved alike."""
+    """Whether the two images are not mixed, and rearranged in the same way."""
     first, second = positions[0], positions[1]
     return bool(np.array_equal(np.where(first > 0, first + count, 0), second) and first.max(initial=0) <= count)
 
 
 def _shape(tensor: Tensor) -> Shape:
-    """Of one image's tensor; a signal's ``(C, L)`` as a map ``(C, 1, L)``."""
+    """The shape of one image's tensor; a signal ``(C, L)`` counts as a map ``(C, 1, L)``."""
     shape = tuple(tensor.shape[1:])
     return (shape[0], 1, shape[1]) if len(shape) == 2 else shape

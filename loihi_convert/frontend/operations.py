@@ -1,4 +1,4 @@
-"""What the layers of a CNN compute, as operations that can become a spiking network; the rest is refused by name.
+"""The layers of a CNN as operations that can become a spiking network; all others are refused by name.
 
 ====================================================  =====================
 module                                                operation
@@ -6,15 +6,15 @@ module                                                operation
 ``Conv1d``, ``Conv2d``, ``Linear``                    `Conv`, `Dense`
 ``BatchNorm1d``, ``BatchNorm2d``, ``SyncBatchNorm``    `Affine`
 torchvision's ``Normalize``                           `Affine`
-``ReLU``, ``ReLU6``, ``Hardtanh(0, b)``, our ``Qcfs``  `Relu`
+``ReLU``, ``ReLU6``, ``Hardtanh(0, b)``, ``qcfs.Qcfs``  `Relu`
 ``LeakyReLU``, ``PReLU``                              `LeakyRelu`
 ``AvgPool1d/2d``, ``AdaptiveAvgPool1d/2d``            `AveragePool`
 ``MaxPool1d/2d``, ``AdaptiveMaxPool1d/2d``            `MaxPool`
 ``Softmax``, ``LogSoftmax``, ``Sigmoid``, at the end   `Ending`
 ====================================================  =====================
 
-What moves numbers and computes nothing (flatten, slices, a channel shuffle, padding with zeros) is a `Move`. Functions
-and methods are read by `graph.py`. Signals ``(C, L)`` are maps ``(C, 1, L)``.
+Rearrangements without computation (flatten, slices, channel shuffle, zero padding) are a `Move`. Functions and methods
+are read by `graph.py`. Signals ``(C, L)`` are maps ``(C, 1, L)``.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ _ADVICES: Final = (
     ("Train with ReLU.", "GELU ELU SELU CELU SiLU Mish Hardswish Hardsigmoid Hardtanh Softplus Sigmoid Tanh"),
     ("Products of activations (attention, gates) are not supported; train without them.", "mul matmul bmm einsum"),
     ("Train with BatchNorm2d, or without.", "GroupNorm LayerNorm InstanceNorm2d LocalResponseNorm"),
-    ("A classifier needs no upsampling; leave it out.", "ConvTranspose2d Upsample Interpolate PixelShuffle"),
+    ("A classifier does not need upsampling; remove it.", "ConvTranspose2d Upsample Interpolate PixelShuffle"),
     ("Attention is not supported; train a convolutional network.", "MultiheadAttention scaled_dot_product_attention"),
     ("Recurrent layers are not supported; train a feed-forward network.", "RNN LSTM GRU"),
     ("Train with average or max pooling, or a strided convolution.", "LPPool2d FractionalMaxPool2d"),
 )
 # The module LeakyReLU and the function leaky_relu get the same advice.
 _ADVICE: Final = {kind.lower().replace("_", ""): advice for advice, kinds in _ADVICES for kind in kinds.split()}
-# Functions that are given their weights; the modules of these names (Conv2d, Linear) hold them.
+# Functions with weights as arguments; the corresponding modules (Conv2d, Linear) contain their weights.
 _FUNCTIONS_OF_WEIGHTS: Final = ("conv1d", "conv2d", "linear", "batch_norm")
 NOTHING: Final = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Identity)
-"""Modules that compute nothing at inference."""
+"""Modules without an effect at inference."""
 
 MOVES: Final = (
     nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelUnshuffle, nn.ZeroPad1d, nn.ZeroPad2d, nn.ConstantPad1d,
     nn.ConstantPad2d,
 )  # fmt: skip
-"""Modules that only move numbers, or pad with zeros."""
+"""Modules that only rearrange numbers, or pad with zeros."""
 
 AVERAGE_POOL_ARGUMENTS: Final = (
     "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override",
@@ -77,7 +77,7 @@ class Affine:
 
 @dataclass(frozen=True, eq=False)
 class Relu:
-    """``y = min(max(x, 0), ceiling)``, or `qcfs.Qcfs`, which has ``threshold``, float64 ``(C,)``, and ``levels``."""
+    """``y = min(max(x, 0), ceiling)``, or `qcfs.Qcfs` with ``threshold``, float64 ``(C,)``, and ``levels``."""
 
     threshold: Array | None = None
     levels: int | None = None
@@ -93,7 +93,7 @@ class LeakyRelu:
 
 @dataclass(frozen=True)
 class AveragePool:
-    """The sum over windows of ``kernel``, the padding counting as 0, times ``factor``."""
+    """The sum over windows of ``kernel``, with padding as 0, times ``factor``."""
 
     kernel: Pair
     stride: Pair
@@ -102,13 +102,13 @@ class AveragePool:
 
     @property
     def tiles(self) -> bool:
-        """Whether windows lie side by side, so that each pixel belongs to one."""
+        """Whether windows do not overlap, so that each pixel belongs to one window."""
         return self.stride == self.kernel and self.padding == (0, 0) and self.factor == 1 / np.prod(self.kernel)
 
 
 @dataclass(frozen=True)
 class MaxPool:
-    """The largest value of each window of ``kernel``; the padding never is the largest."""
+    """The largest value in each window of ``kernel``; padding is never the largest."""
 
     kernel: Pair
     stride: Pair
@@ -125,19 +125,19 @@ class Move:
 
 @dataclass(frozen=True)
 class Add:
-    """The sum of the inputs, each times its number in ``factors``."""
+    """The sum of the inputs, each times its entry in ``factors``."""
 
     factors: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Cat:
-    """The inputs one behind the other: their channels or, of vectors, their values."""
+    """The inputs concatenated: their channels or, for vectors, their values."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """A softmax, its logarithm, or a sigmoid: keeps the order of the outputs; only at the end."""
+    """A softmax, its logarithm, or a sigmoid, which preserves the order of the outputs; only at the end."""
 
 
 Operation = Conv | Dense | Affine | Relu | LeakyRelu | AveragePool | MaxPool | Move | Add | Cat | Ending
@@ -146,18 +146,18 @@ Operation = Conv | Dense | Affine | Relu | LeakyRelu | AveragePool | MaxPool | M
 def refuse(name: str, kind: str, why: str, *, supported: str = SUPPORTED, hint: str = "") -> NoReturn:
     """Raise an `UnsupportedModelError`: where, what was found, what is supported, what to do."""
     if not hint and kind in _FUNCTIONS_OF_WEIGHTS:
-        hint = "Use the modules nn.Conv2d, nn.Linear and nn.BatchNorm2d, which hold their weights."
+        hint = "Use the modules nn.Conv2d, nn.Linear and nn.BatchNorm2d, which contain their weights."
     hint = hint or _ADVICE.get(kind.lower().replace("_", ""), "")
     raise UnsupportedModelError(f"{kind} {why}", where=name, expected=f"supported: {supported}", hint=hint)
 
 
 def is_one_operation(module: nn.Module) -> bool:
-    """Whether `operation_of_module` knows ``module`` though torch.fx would step into it."""
+    """Return whether `operation_of_module` supports ``module`` although torch.fx would step into it."""
     return isinstance(module, Qcfs) or _is_normalize(module) or _is_plain(module, *_CONVOLUTIONS, *_NORMS, nn.Linear)
 
 
 def operation_of_module(name: str, kind: str, module: nn.Module, input_shape: Shape, shape: Shape) -> Operation:
-    """Return what ``module`` does with a tensor of ``input_shape``, of which it makes ``shape``; or `refuse` it.
+    """Return the operation of ``module`` from ``input_shape`` to ``shape``, or `refuse` it.
 
     Shapes without the batch axis: ``(C, H, W)`` or ``(N,)``.
     """
@@ -176,7 +176,7 @@ def operation_of_module(name: str, kind: str, module: nn.Module, input_shape: Sh
         return Relu(_array(module.thresholds), module.levels)
     if isinstance(module, nn.ReLU):
         return Relu()
-    # Also ReLU6, which is one.
+    # Includes ReLU6, a subclass.
     if isinstance(module, nn.Hardtanh):
         return clamp(name, kind, module.min_val, module.max_val)
     if isinstance(module, nn.LeakyReLU):
@@ -206,21 +206,21 @@ def operation_of_module(name: str, kind: str, module: nn.Module, input_shape: Sh
 def clamp(name: str, kind: str, low: Any, high: Any) -> Relu:
     """Return the ReLU that clips to ``low``..``high``, or `refuse` it."""
     if low != 0 or not (high is None or (isinstance(high, int | float) and high > 0)):
-        refuse(name, kind, f"clips to {low}..{high}", supported="from 0 to a number above 0, or without one")
+        refuse(name, kind, f"clips to {low}..{high}", supported="from 0 to a positive number, or no upper bound")
     return Relu(ceiling=np.inf if high is None else float(high))
 
 
 def softmax(name: str, kind: str, axis: Any) -> Ending:
     """Return a softmax over ``axis``, or `refuse` it."""
     if axis not in (1, -1, None):
-        refuse(name, kind, f"runs over axis {axis}", supported="the axis of the classes, 1")
+        refuse(name, kind, f"runs over axis {axis}", supported="the class axis, 1")
     return Ending()
 
 
 def average_pool(
     name: str, kind: str, arguments: Mapping[str, Any], input_shape: Shape, shape: Shape, *, is_signal: bool
 ) -> AveragePool:
-    """Return the pooling that has ``arguments``, of `AVERAGE_POOL_ARGUMENTS`, or `refuse` it."""
+    """Return the pooling with ``arguments``, named in `AVERAGE_POOL_ARGUMENTS`, or `refuse` it."""
     kernel, padding = _pair(arguments["kernel_size"], is_signal, 1), _pair(arguments.get("padding") or 0, is_signal, 0)
     stride = _pair(arguments.get("stride") or arguments["kernel_size"], is_signal, 1)
     counts_padding = arguments.get("count_include_pad") is not False
@@ -235,23 +235,23 @@ def average_pool(
             name,
             kind,
             f"divides by {min(divisors)} at the border and by {max(divisors)} elsewhere",
-            supported="windows that are all divided by the same number",
-            hint="Pad with count_include_pad=True, and leave out ceil_mode.",
+            supported="the same divisor for all windows",
+            hint="Use count_include_pad=True, without ceil_mode.",
         )
     return AveragePool(kernel, stride, padding, 1 / (divisors.pop() if override is None else override))
 
 
 def _counted(kernel: int, stride: int, pad: int, extent: int, count: int, *, counts_padding: bool) -> set[int]:
-    """The numbers of pixels of one axis that windows are divided by, as torch counts them."""
+    """The divisors of windows along one axis, as torch counts pixels."""
     first, end = (-pad, extent + pad) if counts_padding else (0, extent)
     starts = range(-pad, -pad + count * stride, stride)
     return {min(start + kernel, end) - max(start, first) for start in starts}
 
 
 def max_pool(name: str, kind: str, arguments: Mapping[str, Any], *, is_signal: bool) -> MaxPool:
-    """Return the pooling that has ``arguments``, of `MAX_POOL_ARGUMENTS`, or `refuse` it."""
+    """Return the pooling with ``arguments``, named in `MAX_POOL_ARGUMENTS`, or `refuse` it."""
     if arguments.get("return_indices"):
-        refuse(name, kind, "returns indices", supported="max pooling without them")
+        refuse(name, kind, "returns indices", supported="max pooling without indices")
     kernel = _pair(arguments["kernel_size"], is_signal, 1)
     stride = _pair(arguments.get("stride") or arguments["kernel_size"], is_signal, 1)
     dilation = _pair(arguments.get("dilation") or 1, is_signal, 1)
@@ -259,12 +259,12 @@ def max_pool(name: str, kind: str, arguments: Mapping[str, Any], *, is_signal: b
 
 
 def adaptive_pool(name: str, kind: str, input_shape: Shape, shape: Shape, *, is_average: bool) -> AveragePool | MaxPool:
-    """Return the pooling to ``shape`` by windows that lie side by side, or `refuse` it."""
+    """Return the pooling to ``shape`` with nonoverlapping windows, or `refuse` it."""
     if len(input_shape) != 3 or any(before % after for before, after in zip(input_shape[1:], shape[1:], strict=True)):
         refuse(
             name,
             kind,
-            f"makes {shape[1:]} of {input_shape[1:]}",
+            f"gives {shape[1:]} for {input_shape[1:]}",
             supported="sizes that divide the size of the map",
         )
     kernel = (input_shape[1] // shape[1], input_shape[2] // shape[2])
@@ -294,7 +294,7 @@ def _padding(name: str, kind: str, module: nn.Conv1d | nn.Conv2d) -> Pair:
         total = [dilation * (kernel - 1) for dilation, kernel in zip(module.dilation, module.kernel_size, strict=True)]
         if any(rows % 2 for rows in total):
             refuse(
-                name, kind, f"pads kernel {module.kernel_size} to the same size by one more at one side; use odd sizes"
+                name, kind, f"pads kernel {module.kernel_size} to the same size unequally on both sides; use odd sizes"
             )
         return _pair([rows // 2 for rows in total], isinstance(module, nn.Conv1d), 0)
     return _pair(module.padding, isinstance(module, nn.Conv1d), 0)
@@ -302,7 +302,7 @@ def _padding(name: str, kind: str, module: nn.Conv1d | nn.Conv2d) -> Pair:
 
 def _batch_norm(name: str, kind: str, module: nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm) -> Affine:
     if module.running_mean is None or module.running_var is None:
-        refuse(name, kind, "keeps no running statistics; train with track_running_stats=True")
+        refuse(name, kind, "has no running statistics; train with track_running_stats=True")
     mean, variance = _array(module.running_mean), _array(module.running_var)
     gain = 1 / np.sqrt(variance + module.eps)
     shift = -mean * gain
@@ -313,12 +313,12 @@ def _batch_norm(name: str, kind: str, module: nn.BatchNorm1d | nn.BatchNorm2d | 
 
 
 def _is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
-    """Whether ``module`` is one of ``kinds``, and computes what that computes: fake-quantized layers do not."""
+    """Whether ``module`` is one of ``kinds`` and computes the same; fake-quantized layers, for example, do not."""
     return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
 
 
 def _is_normalize(module: nn.Module) -> bool:
-    """By its name: importing torchvision takes a second, and a model that holds one has imported it."""
+    """Detected by name: importing torchvision takes a second, and a model that uses it has already imported it."""
     return type(module).__name__ == "Normalize" and type(module).__module__.startswith("torchvision.transforms")
 
 
@@ -328,6 +328,6 @@ def _array(parameter: Tensor | None) -> Array:
 
 
 def _pair(value: Any, is_signal: bool, along_height: int) -> Pair:
-    """(vertical, horizontal) of a number or a pair; of a signal's layer (``along_height``, horizontal)."""
+    """(vertical, horizontal) from a number or a pair; (``along_height``, horizontal) for a signal's layer."""
     numbers = [int(value)] * 2 if isinstance(value, int) else [int(number) for number in value]
     return (along_height, numbers[-1]) if is_signal else (numbers[0], numbers[-1])

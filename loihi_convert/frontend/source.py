@@ -1,17 +1,16 @@
-"""The CNN to convert, and what goes with it, from whatever the user brings.
+"""The CNN to convert, with its metadata, from a checkpoint, an ONNX file or a module.
 
 =============================================  =====================================================================
-file                                           what builds the CNN
+file                                           source of the CNN's structure
 =============================================  =====================================================================
-a checkpoint that `train` wrote                the architecture that it names (`checkpoint.py`)
+a checkpoint written by `train`                the architecture it names (`checkpoint.py`)
 any other checkpoint, and ``arch``             ``package.module:factory``: the user's own class, function or module
 an ONNX file                                   its graph (`from_onnx`)
 none                                           an nn.Module in memory (`Source.from_module`)
 =============================================  =====================================================================
 
-Nothing in a file ever runs. The code that ``arch`` names does: it is imported as Python would import it, with the
-current folder first (`users_code`). A name that stands in a file is therefore never imported, only one that the user
-types.
+Nothing in a file is ever executed. The code named by ``arch`` is: it is imported as by Python, with the current folder
+first (`users_code`). So only a name typed by the user is imported, never a name stored in a file.
 """
 
 from __future__ import annotations
@@ -42,20 +41,20 @@ from loihi_convert.normalization import require_both
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A trained CNN, read and converted.
+    """A trained CNN, and its `ReluNetwork`.
 
     Parameters
     ----------
     path
-        The file of its weights; ``None`` where it came from memory.
+        The file with its weights; ``None`` for a CNN from memory.
     model
         The CNN, float32, in eval mode and without gradients.
     network
         The same as synapses with ReLU between them, input normalization folded.
     provenance
-        What a ``.net`` file says about it, as JSON values; `reopen_source` needs it.
+        Its record in a ``.net`` file, as JSON values; used by `reopen_source`.
     notes
-        What the user should know, one sentence each.
+        Notes for the user, one sentence each.
     """
 
     path: Path | None
@@ -66,15 +65,15 @@ class Source:
 
     @property
     def recorded(self) -> ModelRecord:
-        """``provenance`` as a value."""
+        """``provenance`` as a typed record."""
         return read_record(ModelRecord, dict(self.provenance))
 
     def with_normalization(self, mean: Sequence[float], std: Sequence[float]) -> ReluNetwork:
-        """Return ``network`` as it were with another normalization of its images, one number per channel."""
+        """Return ``network`` with another normalization of its images, one number per channel."""
         return to_relu_network(self.model, self.network.input_shape, mean=mean, std=std)
 
     def with_skip_copies(self, copies: int) -> Source:
-        """Return the same CNN with ``copies`` relays for each value of a skip, see `lower.to_relu_network`."""
+        """Return the same CNN with ``copies`` relays per value of a skip connection, see `lower.to_relu_network`."""
         recorded = self.recorded
         if copies == recorded.skip_copies:
             return self
@@ -100,7 +99,7 @@ class Source:
         data: str | None = None,
         task: Task = "classification",
     ) -> Source:
-        """Return the CNN ``module``, copied; the module itself is not changed.
+        """Return a copy of the CNN ``module``, which is not changed.
 
         Parameters
         ----------
@@ -109,22 +108,22 @@ class Source:
         input_shape
             ``(C, H, W)``.
         mean, std
-            Per channel, where it was trained on ``(pixel / 255 - mean) / std``; both or none.
+            Per channel, if it was trained on ``(pixel / 255 - mean) / std``; both or none.
         classes
-            The name of each output; by default their numbers.
+            The name of each output; by default 0, 1, ...
         data
-            What to record as the data set.
+            Name of the data set, for the record.
         task
-            What its outputs are, see `ir.task`.
+            Meaning of the outputs, see `ir.task`.
 
         Raises
         ------
         UsageError
             If the module is not an ``nn.Module``, or the options do not fit it or each other.
         UnsupportedModelError
-            If it cannot be copied, or holds an operation that cannot spike.
+            If it cannot be copied, or contains an operation without a spiking equivalent.
         InputError
-            If it does not take such images, or holds NaN or an infinity.
+            If it does not accept such images, or contains NaN or infinity.
         """
         if len(input_shape) != 3 or min(input_shape) < 1:
             raise UsageError(f"found {input_shape}", where="input_shape", expected="must be (C, H, W), each at least 1")
@@ -151,31 +150,31 @@ def open_source(
     Parameters
     ----------
     path
-        A checkpoint that `train` wrote, an ONNX file, or with ``arch`` any file that holds the CNN's tensors
+        A checkpoint written by `train`, an ONNX file, or with ``arch`` any file with the CNN's tensors
         (`stored_states`).
     arch
-        ``package.module:factory``: a class of `torch.nn.Module`, a function that returns one, or an instance; imported,
-        and so run, with the current folder first on the path. Arguments, which may be literals, follow in parentheses:
-        ``torchvision.models:vgg11_bn(num_classes=10)``.
+        ``package.module:factory``: a class of `torch.nn.Module`, a function that returns one, or an instance. It is
+        imported and executed, with the current folder first on the path. Arguments, which must be literals, follow in
+        parentheses: ``torchvision.models:vgg11_bn(num_classes=10)``.
     input_shape
-        ``(C, H, W)``; needed with ``arch``, and for an ONNX file that leaves it open.
+        ``(C, H, W)``; required with ``arch``, and for an ONNX file that leaves it open.
     classes
-        The name of each output, only with ``arch`` or of an ONNX file; by default their numbers.
+        The name of each output, only with ``arch`` or for an ONNX file; by default 0, 1, ...
     data
-        What to record as the data set; by default the checkpoint's own.
+        Name of the data set, for the record; by default that in the checkpoint.
     mean, std
-        Per channel, where the CNN was trained on ``(pixel / 255 - mean) / std``; both or none.
+        Per channel, if the CNN was trained on ``(pixel / 255 - mean) / std``; both or none.
     task
-        What its outputs are, see `ir.task`.
+        Meaning of the outputs, see `ir.task`.
 
     Raises
     ------
     UsageError
         If ``arch`` cannot be imported or does not yield a module, or the options do not fit the model or each other.
     CheckpointError
-        If the file cannot be used, or its tensors are not those of the model.
+        If the file cannot be used, or its tensors do not match the model.
     UnsupportedModelError
-        If the CNN holds what cannot spike.
+        If a part of the CNN has no spiking equivalent.
     PlatformError
         If it is an ONNX file, and the package ``onnx`` is not installed.
     """
@@ -183,7 +182,7 @@ def open_source(
     require_both(mean, std)
     if kind_of(path) == "onnx":
         if arch is not None:
-            hint = "Leave it out: the file holds the CNN itself."
+            hint = "Omit it: the file contains the CNN."
             raise UsageError("given for an ONNX file", where="arch", hint=hint)
         model, shape = read_onnx(path).build(input_shape)
         network = _for_task(to_relu_network(model, shape, mean=mean, std=std), task)
@@ -193,7 +192,7 @@ def open_source(
         for parameter, given in (("input_shape", input_shape), ("classes", classes)):
             if given is not None:
                 raise UsageError(
-                    f"found {given!r} without `arch`", where=parameter, hint=f"{path.name} is read without it."
+                    f"found {given!r} without `arch`", where=parameter, hint=f"{path.name} already records it."
                 )
         model, checkpoint = load_model(path)
         network = _for_task(to_relu_network(model, checkpoint.input_shape, mean=mean, std=std), task)
@@ -208,7 +207,7 @@ def open_source(
     else:
         if input_shape is None:
             raise UsageError(
-                f"{path.name} is a state dict, which does not say how large the images are",
+                f"{path.name} is a state dict, which does not record the image size",
                 where="input_shape",
                 expected="must be (C, H, W)",
             )
@@ -222,7 +221,7 @@ def open_source(
 
 
 def is_described(path: Path, arch: str | None) -> bool:
-    """Whether the file at ``path`` says itself what its images and classes are: a checkpoint that `train` wrote."""
+    """Return whether the file at ``path`` records its image shape and classes: a checkpoint written by `train`."""
     return arch is None and kind_of(path) != "onnx"
 
 
@@ -233,7 +232,7 @@ def _for_task(network: ReluNetwork, task: Task) -> ReluNetwork:
 
 
 def _recorded_task(task: Task) -> dict[str, str]:
-    """What provenance says of the task; nothing of classification, as in the files of earlier versions."""
+    """The task for the provenance; left out for classification, as in files of earlier versions."""
     return {} if task == "classification" else {"task": task}
 
 
@@ -247,7 +246,7 @@ def _class_names(network: ReluNetwork, classes: Sequence[str] | None) -> list[st
             f"found {len(names)} names for {outputs} outputs of the CNN{two}",
             where="classes",
             expected=f"must be one name per {'class' if two else 'output'}",
-            hint="Name them, or choose the `data` that the CNN was trained on.",
+            hint="Name them, or choose the `data` the CNN was trained on.",
         )
     return names
 
@@ -257,46 +256,46 @@ def _normalization(mean: Sequence[float] | None, std: Sequence[float] | None) ->
 
 
 def _copied(module: nn.Module) -> nn.Module:
-    """A float32 copy on the CPU in eval mode, without gradients, and without what wraps it for training."""
+    """A float32 copy on the CPU, in eval mode, without gradients and without training wrappers."""
     if not isinstance(module, nn.Module):
         raise UsageError(f"found {article(module)}", where="model", expected="must be a torch.nn.Module")
     module = unwrapped(module)
     try:
         copied = copy.deepcopy(module)
-    # A module of the user may refuse in any way, as one that holds a tensor with a gradient function does.
+    # Copying a user's module may fail in any way, for example if it holds a tensor with a gradient function.
     except Exception as error:
         raise UnsupportedModelError(
             f"cannot be copied ({type(error).__name__}: {error})",
             where=type(module).__name__,
-            hint="Build it anew and load its state dict.",
+            hint="Build a new one and load its state dict.",
         ) from error
     return copied.cpu().float().requires_grad_(False).eval()
 
 
 def reopen_source(path: Path, recorded: ModelRecord, input_shape: Shape, arch: str | None = None) -> Source:
-    """Return the CNN in ``path`` as it was when the file whose provenance is ``recorded`` was made.
+    """Return the CNN in ``path`` as it was when the file with the record ``recorded`` was made.
 
     Parameters
     ----------
     path
-        As `open_source`.
+        As in `open_source`.
     recorded
-        `Source.recorded`, as a file gives it back.
+        `Source.recorded`, as read from a file.
     input_shape
         ``(C, H, W)`` of the file's network.
     arch
-        As `open_source`; what ``recorded`` says of it is not imported.
+        As in `open_source`; a name in ``recorded`` is not imported.
 
     Raises
     ------
     InputError
-        As `open_source`.
+        As in `open_source`.
     UsageError
-        As `open_source`.
+        As in `open_source`.
     """
     mean, std = recorded.mean, recorded.std
     if (mean is None) != (std is None):
-        # Files of earlier versions, which took one of the two alone.
+        # Earlier versions accepted only one of the two.
         mean = (0.0,) * input_shape[0] if mean is None else mean
         std = (1.0,) * input_shape[0] if std is None else std
     shape = None if is_described(path, arch) else input_shape

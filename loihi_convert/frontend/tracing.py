@@ -1,6 +1,6 @@
-"""torch.fx with an image in hand: the graph of what a model computes, and the value of each of its nodes.
+"""torch.fx tracing with an actual image: the graph of a model's computation, and the value of each node.
 
-Sizes are numbers here, not nodes of the graph, so that ``if x.shape[1] != 3: raise`` in a ``forward`` is no obstacle.
+Sizes are numbers, not nodes of the graph, so that ``if x.shape[1] != 3: raise`` in a ``forward`` can be traced.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ from loihi_convert.errors import InputError, UnsupportedModelError
 from loihi_convert.frontend.operations import SUPPORTED, is_one_operation
 
 IMAGES: Final = 2
-"""In the batch that is traced: two, so that what mixes them shows."""
+"""Number of images in the traced batch: two, so that mixing them is detected."""
 
 
 def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
     """Return the graph of ``model``, each node with its value for `IMAGES` black images as ``meta["value"]``.
 
-    A model that takes signals ``(C, L)`` is traced with ``input_shape`` ``(C, 1, L)``.
+    For a model that takes signals ``(C, L)``, ``input_shape`` is ``(C, 1, L)``.
 
     Raises
     ------
     UnsupportedModelError
         If its forward cannot be traced.
     InputError
-        If it does not take images of ``input_shape``.
+        If it does not accept images of ``input_shape``.
     """
     dtype = next((each.dtype for each in model.parameters() if each.is_floating_point()), torch.float32)
     example = torch.zeros(IMAGES, *_shape_taken(model, input_shape, dtype), dtype=dtype)
     try:
         with torch.no_grad():
             return _Tracer(example).trace(model, concrete_args=_defaults(model))
-    # Tracing runs the user's forward, which may raise anything.
+    # Tracing runs the user's forward, which may raise any exception.
     except Exception as error:
         raise UnsupportedModelError(
             f"its forward cannot be traced ({_first_line(error)})",
             where=type(model).__name__,
             expected=f"supported: {SUPPORTED}, without control flow that depends on data",
-            hint="Rewrite forward so that it computes the same for every image.",
+            hint="Rewrite forward so that it does the same computation for every image.",
         ) from error
 
 
 def _shape_taken(model: nn.Module, input_shape: Shape, dtype: torch.dtype) -> Shape:
-    """``input_shape``, or ``(C, L)`` where the model takes signals; the model is run to find out."""
+    """``input_shape``, or ``(C, L)`` if the model takes signals; found by running the model."""
     shapes = [input_shape]
     if len(input_shape) == 3 and input_shape[1] == 1:
         shapes.append((input_shape[0], input_shape[2]))
@@ -63,12 +63,12 @@ def _shape_taken(model: nn.Module, input_shape: Shape, dtype: torch.dtype) -> Sh
             return shape
     assert first is not None
     raise InputError(
-        f"does not take images of shape {input_shape} ({_first_line(first)})", where=type(model).__name__
+        f"does not accept images of shape {input_shape} ({_first_line(first)})", where=type(model).__name__
     ) from first
 
 
 class _Known(fx.Proxy):
-    """A value of which the shape is known while the model is traced."""
+    """A value whose shape is known during tracing."""
 
     @property
     def _value(self) -> Any:
@@ -105,18 +105,18 @@ class _Known(fx.Proxy):
         return len(self._value)
 
     def __iter__(self) -> Iterator[fx.Proxy]:
-        # torch.fx finds the indexing of proxies at run time.
+        # torch.fx adds indexing to proxies at run time.
         return iter([self.__getitem__(index) for index in range(len(self._value))])
 
 
 class _Tracer(fx.Tracer):
-    """Steps into the user's modules, not into those that `operations.py` knows; computes as it goes."""
+    """Steps into the user's modules, but not into those supported by `operations.py`; computes values on the way."""
 
     def __init__(self, example: Tensor) -> None:
         super().__init__()
         self._example = example
         self._has_example = False
-        # Meanwhile modules are called as always, although torch.fx has replaced their call.
+        # If set, modules are called normally, although torch.fx has replaced their call.
         self._computes = False
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -134,7 +134,7 @@ class _Tracer(fx.Tracer):
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Node:
         node = super().create_node(kind, target, args, kwargs, *rest, **more)
         if kind == "placeholder":
-            # The first one is the image; of the others, the default holds, see `_defaults`.
+            # The first is the image; the others have their default values, see `_defaults`.
             node.meta["value"] = args[0] if self._has_example and args else self._example
             self._has_example = True
         elif kind != "output":
@@ -147,7 +147,7 @@ class _Tracer(fx.Tracer):
 
 
 def computed(root: nn.Module, node: fx.Node, value_of: Callable[[fx.Node], Any]) -> Any:
-    """Return what ``node`` of a graph of ``root`` computes of ``value_of`` its inputs."""
+    """Return the value of ``node``, in a graph of ``root``, from the values ``value_of`` its inputs."""
     args, kwargs = fx.node.map_arg(node.args, value_of), fx.node.map_arg(node.kwargs, value_of)
     if node.op == "get_attr":
         found: Any = root
@@ -159,7 +159,7 @@ def computed(root: nn.Module, node: fx.Node, value_of: Callable[[fx.Node], Any])
     if node.op == "call_method":
         return getattr(args[0], str(node.target))(*args[1:], **kwargs)
     assert callable(node.target)
-    # Functions that work in place would change what later nodes see.
+    # In-place functions would change the inputs of later nodes.
     return node.target(*fx.node.map_aggregate(args, _copied), **kwargs)
 
 
@@ -172,6 +172,6 @@ def _first_line(error: Exception) -> str:
 
 
 def _defaults(model: nn.Module) -> dict[str, Any]:
-    """Arguments of forward beside the image, such as ``return_features=False``: their defaults hold."""
+    """Arguments of forward other than the image, such as ``return_features=False``, with their default values."""
     parameters = list(inspect.signature(model.forward).parameters.values())[1:]
     return {parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty}

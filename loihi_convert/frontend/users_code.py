@@ -1,4 +1,4 @@
-"""The user's own code: imported as Python would import it, and run, because the user has named it."""
+"""The user's own code, imported as by Python and executed, because the user has named it."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ Result = TypeVar("Result")
 
 
 def build_cnn(arch: str) -> nn.Module:
-    """Return the untrained module that ``arch`` names; see `source.open_source`.
+    """Return the untrained module named by ``arch``; see `source.open_source`.
 
     Raises
     ------
     UsageError
-        If ``arch`` is not ``package.module:factory``, with arguments or without, cannot be imported, or fails.
+        If ``arch`` is not ``package.module:factory``, with or without arguments, cannot be imported, or fails.
     """
     found = _ARCH.fullmatch(arch)
     if found is None:
         raise UsageError(
             f"found {arch!r}",
             where="arch",
-            expected="must be package.module:factory, as in nets.small:make_cnn (names, not paths)",
+            expected="must be package.module:factory, such as nets.small:make_cnn (names, not paths)",
         )
     module_name, name = found["module"], found["name"]
     positional, keywords = _arguments(found["arguments"] or "()")
@@ -67,7 +67,7 @@ def build_cnn(arch: str) -> nn.Module:
 
 @contextlib.contextmanager
 def _current_folder_first() -> Iterator[None]:
-    """What the user's code prints goes to stderr: stdout is for results."""
+    """Put the current folder first on the path, and send the output of the user's code to stderr."""
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     importlib.invalidate_caches()
@@ -79,7 +79,7 @@ def _current_folder_first() -> Iterator[None]:
 
 
 def _run_users_code(arch: str, doing: str, call: Callable[[], Result]) -> Result:
-    """Return what ``call`` returns; whatever it raises becomes one sentence with its place."""
+    """Return the result of ``call``; turn any exception into one sentence with its place."""
     try:
         return call()
     # SystemExit: a script without `if __name__ == "__main__"`.
@@ -87,7 +87,7 @@ def _run_users_code(arch: str, doing: str, call: Callable[[], Result]) -> Result
         module_name = arch.partition(":")[0]
         if isinstance(error, ModuleNotFoundError) and error.name in _parents(module_name):
             raise UsageError(
-                f"there is no module {error.name} in the current folder or among the installed packages",
+                f"no module {error.name} in the current folder or the installed packages",
                 where="arch",
                 hint=f'Start Python where "import {module_name}" works.',
             ) from error
@@ -105,7 +105,7 @@ def _parents(module_name: str) -> list[str]:
 
 
 def _arguments(text: str) -> tuple[list[object], dict[str, object]]:
-    """The positional and the keyword arguments in ``text``, as in ``(10, width=0.5)``, which may be literals only."""
+    """The positional and keyword arguments in ``text``, such as ``(10, width=0.5)``; only literals are allowed."""
     try:
         call = ast.parse(f"factory{text}", mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
@@ -118,8 +118,8 @@ def _arguments(text: str) -> tuple[list[object], dict[str, object]]:
         raise UsageError(
             f"found the arguments {text}",
             where="arch",
-            expected="must be numbers, texts, True, False, None, or tuples, lists and dicts of these",
-            hint="Name a function without arguments that calls it with anything else.",
+            expected="must be numbers, strings, True, False, None, or tuples, lists and dicts of these",
+            hint="For anything else, name a function without arguments that makes the call.",
         ) from error
 
 
@@ -155,9 +155,9 @@ def _require_arguments(
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The module inside DataParallel, DistributedDataParallel and torch.compile."""
+    """Return the module inside DataParallel, DistributedDataParallel and torch.compile."""
     while True:
-        # By its attribute: importing the class of compiled modules takes seconds.
+        # Detected by attribute: importing the class of compiled modules takes seconds.
         inner = getattr(module, "_orig_mod", None)
         if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             inner = module.module

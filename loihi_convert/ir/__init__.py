@@ -1,1 +1,1 @@
-"""The networks, from the CNN's ReLU network to Loihi's integers, and what they are made of."""
+"""The networks, from the CNN's ReLU network to Loihi's integers, and their parts."""

@@ -1,18 +1,18 @@
-"""Soft reset from processes that Loihi 2 has: the integers of a circuit around Lava's stock LIF.
+"""Soft reset built from stock Loihi 2 processes: the integers of a circuit around Lava's LIF.
 
 The LIF resets hard and has one threshold for a whole population. With ``du = -1`` (u never decays) and ``dv = 4096`` (v
-has no memory) its current u is the membrane, and its voltage only a comparison::
+has no memory) its current u is the membrane potential, and its voltage v serves only for the comparison::
 
-    u(t) = u(t-1) + I(t) - theta_k s(t-1)        in 24 bits, of which 6 are below one weight unit; wraps
-    v(t) = u(t) + bias_k        s(t) = [v(t) > vth]        the hard reset of v is void
+    u(t) = u(t-1) + I(t) - theta_k s(t-1)        24 bits, 6 of them below one weight unit; wraps
+    v(t) = u(t) + bias_k        s(t) = [v(t) > vth]        the hard reset of v has no effect
 
-A one-to-one recurrent synapse of weight -theta_k answers one step after a spike, which is the soft reset. What is
-compared is independent of what is subtracted: ``bias_k = vth - level_k`` makes of one ``vth`` a firing level for each
-channel, and ``level_k = theta_k - V0_k - 1`` gives it an initial potential, which survives every reset. So, as long as
-nothing wraps or clips, ``V0 + u(t) - theta s(t)`` is the potential V(t) of a soft-reset neuron, after its reset.
+A one-to-one recurrent synapse of weight -theta_k subtracts the threshold one step after a spike: the soft reset. The
+firing level is independent of the subtracted threshold: ``bias_k = vth - level_k`` turns the one ``vth`` into a level
+for each channel, and ``level_k = theta_k - V0_k - 1`` adds an initial potential, which survives every reset. As long
+as nothing wraps or clips, ``V0 + u(t) - theta s(t)`` is the potential V(t) of a soft-reset neuron after its reset.
 
-The bias of the LIF being the level, a layer's own bias enters through a synapse from one more neuron, which spikes in
-each of the layer's T steps.
+Since the bias of the LIF holds the level, the layer's own bias enters through a synapse from one extra neuron, which
+spikes in each of the layer's T steps.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from loihi_convert.chip.rules import IntegerLayer
 
 @dataclass(frozen=True, eq=False)
 class Circuit:
-    """The numbers of one layer's circuit, besides its synapse.
+    """The integers of one layer's circuit, without those of its synapse.
 
     Parameters
     ----------
     vth
         ``vth`` of the layer's LIF, 0..131071, in weight units.
     bias_mant
-        ``(C,)``, -4096..4095: ``bias_mant << bias_exp`` in units of 1/64 is vth - level. 0 or -1 for a channel that
+        ``(C,)``, -4096..4095: ``bias_mant << bias_exp``, in units of 1/64, is vth - level. 0 or -1 for a channel that
         never fires, whose u stays 0.
     bias_exp
         6 or 7.
@@ -45,9 +45,9 @@ class Circuit:
     self_weight_exp
         0..7.
     source_mant
-        Of the layer's bias, in its shape, -127..127: the synapse from the bias source has weights ``source_mant <<
-        source_exp``. ``SignMode.MIXED`` holds even weights of 8 bits: ``2 source_mant`` with ``weight_exp = source_exp
-        - 1``. ``None`` without a bias.
+        For the layer's bias, in its shape, -127..127: the synapse from the bias source has weights ``source_mant <<
+        source_exp``. With ``SignMode.MIXED``, 8-bit weights are even: they are ``2 source_mant``, with ``weight_exp =
+        source_exp - 1``. ``None`` without a bias.
     source_exp
         0..7.
     """
@@ -65,9 +65,9 @@ class Circuit:
 
 
 def circuit(layer: IntegerLayer) -> Circuit:
-    """Return the circuit of ``layer``, which keeps the chip rules of `chip.rules`.
+    """Return the circuit of ``layer``, which must satisfy the rules in `chip.rules`.
 
-    A layer without neurons gets the LIF whose v cannot reach vth, and no recurrent weights: its output is u.
+    A layer without neurons gets a LIF whose v cannot exceed vth, and no recurrent weights: its output is u.
     """
     source_exp = 0 if layer.bias is None else rules.shared_exponent(layer.bias, limits.WEIGHT_LIMIT)
     assert source_exp is not None
@@ -83,7 +83,7 @@ def circuit(layer: IntegerLayer) -> Circuit:
     self_weight_exp = rules.shared_exponent(layer.threshold[alive], limits.SELF_WEIGHT_LIMIT)
     assert bias_exp is not None
     assert self_weight_exp is not None
-    # Biases from 0 where they fit; v stays below 2^17 - 1, which is never clipped below vth.
+    # Biases start at 0 where they fit; v stays below 2^17 - 1, so clipping never keeps it below vth.
     largest_bias = limits.BIAS_MANT_RANGE[1] << (bias_exp - limits.UNIT_EXP)
     vth = min(int(levels.max()), int(levels.min()) + largest_bias)
     bias_mant, self_weight_mant = np.zeros(channels, np.int32), np.zeros(channels, np.int32)

@@ -1,16 +1,17 @@
-"""A readout of two digits: more bits for the weights of a last layer that only integrates.
+"""Two-digit readout: more weight bits for a last layer that only integrates.
 
-An output potential grows over T steps and over all inputs, a whole map behind a global average, and must stay within
-+-131071: at T = 64 that leaves the weights 2 or 3 bits. So each weight and bias w is written in two digits of b bits::
+An output potential grows over T steps and over all inputs (a whole map, after global average pooling) and must stay
+within +-131071. At T = 64 that leaves 2 or 3 bits for the weights. So each weight and bias w is split into two digits
+of b bits::
 
     w = 2^b high + low        -2^(b-1) <= low < 2^(b-1)
 
-The file and the chip hold two populations, the high digits of all outputs and then the low ones, each with small
-weights and a potential of its own. Potentials are sums of weights, so whoever reads them has the output exactly::
+The file and the chip hold two populations, first the high digits of all outputs, then the low ones. Each has small
+weights and its own potential. Potentials are sums of weights, so the output can be computed exactly from both::
 
     V = 2^b V_high + V_low
 
-A `QuantizedLayer` with ``low_bits`` = b holds w; `split` returns the layer that stands in the file.
+A `QuantizedLayer` with ``low_bits`` = b holds w; `split` returns the layer as stored in the file.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ if TYPE_CHECKING:
     from loihi_convert.ir.quantized import QuantizedLayer
 
 MAX_LOW_BITS: Final = 7
-"""Largest b: the low digits are then those of 8-bit weights."""
+"""Largest b: the low digits then fit 8-bit weights."""
 
 
 def split(layer: QuantizedLayer) -> QuantizedLayer:
-    """Return ``layer`` as it is stored: the high digits of all outputs, then the low ones; or as it is, if b is 0."""
+    """Return ``layer`` as it is stored: the high digits of all outputs, then the low ones; unchanged if b is 0."""
     if not layer.low_bits:
         return layer
     if not 1 <= layer.low_bits <= MAX_LOW_BITS or layer.neuron is not None or not isinstance(layer.synapse, Dense):
@@ -62,10 +63,10 @@ def joined(values: Array, low_bits: int) -> Array:
 
 
 def joined_synapse(synapse: Synapse, low_bits: int) -> Synapse:
-    """Return the synapse of which that in a file holds the digits."""
+    """Return the synapse whose digits are stored in ``synapse``, as read from a file."""
     weight, bias = synapse.weight, synapse.bias
     if len(weight) % 2:
-        raise RangeError(f"found {len(weight)} outputs", where="weight", expected="must be as many high as low digits")
+        raise RangeError(f"found {len(weight)} outputs", where="weight", expected="must be even: high and low digits")
     return replace(
         synapse,
         weight=joined(weight.T, low_bits).T,
@@ -74,6 +75,6 @@ def joined_synapse(synapse: Synapse, low_bits: int) -> Synapse:
 
 
 def _digits(values: Array, base: int) -> Array:
-    """High digits, then low ones, along the first axis: int32."""
+    """High digits, then low digits, along the first axis: int32."""
     high = (values.astype(np.int64) + base // 2) // base
     return np.concatenate([high, values - high * base]).astype(np.int32)

@@ -1,4 +1,4 @@
-"""The networks of real numbers and their layers; that of Loihi's integers is in `quantized.py`.
+"""The floating-point networks and their layers; the network in Loihi's integers is in `quantized.py`.
 
 ==================  ===========================  ===================================================================
 network             made by                      between two layers
@@ -8,12 +8,11 @@ network             made by                      between two layers
 `QuantizedNetwork`  `quantization.quantize`      integrate-and-fire neurons in Loihi's integers; can be exported
 ==================  ===========================  ===================================================================
 
-A layer is a synapse (`synapse.py`) and a neuron. Where the CNN is no chain, what skips a layer passes it in channels of
-its own: *relays*, neurons that repeat each spike of one neuron of the layer before, one synapse later (`relays.py`).
+A layer is a synapse (`synapse.py`) and a neuron. If the CNN is not a chain, values that skip a layer pass it in extra
+channels: *relays*, neurons that repeat each spike of one neuron of the layer before, one synapse later (`relays.py`).
 
-The last layer is the readout: without neurons it only integrates, and
-its membrane potential is the output; with neurons the output is how often each has fired. Arrays are read-only copies;
-shapes are computed, not stored.
+The last layer is the readout. Without neurons it only integrates, and its membrane potential is the output; with
+neurons the spike counts are the output. Arrays are read-only copies; shapes are computed, not stored.
 """
 
 from __future__ import annotations
@@ -44,14 +43,16 @@ class ReluLayer:
     synapse
         Its weights, batch norm folded.
     threshold, levels
-        Where the activation is `qcfs.Qcfs`: its thresholds, float64 ``(C_out,)``, NaN for channels with ReLU, and L;
-        ``None``: all have ReLU.
+        If the activation is `qcfs.Qcfs`: its thresholds, float64 ``(C_out,)``, NaN for channels with ReLU, and L;
+        ``None`` if
+        all channels have ReLU.
     ceiling
-        Where the activation is clipped, as ReLU6 is at 6: float64 ``(C_out,)``, infinite for channels that are not;
-        ``None``: none is.
+        If the activation is clipped, as ReLU6 at 6: the upper bounds, float64 ``(C_out,)``, infinite for channels
+        without one;
+        ``None`` if no channel is clipped.
     relay_of
-        Relays: the channel of the layer before whose values a channel repeats, -1 for channels that are no relay, int64
-        ``(C_out,)``; ``None``: there is none. See `relays.require_relays`.
+        For relays: the channel of the layer before whose values this channel repeats, -1 for all other channels, int64
+        ``(C_out,)``; ``None`` without relays. See `relays.require_relays`.
     """
 
     name: str
@@ -77,9 +78,9 @@ class ReluNetwork:
     layers
         In order; the last one is `Dense` and has no ReLU. Inputs are pixels / 255, in 0..1.
     notes
-        What was left out of the CNN, one sentence each.
+        Parts of the CNN that were left out, one sentence each.
     task
-        What its outputs are, see `ir.task`.
+        Meaning of the outputs, see `ir.task`.
     """
 
     input_shape: Shape
@@ -98,7 +99,7 @@ class ReluNetwork:
 
 @dataclass(frozen=True, eq=False)
 class IntegrateAndFire:
-    """Real-valued integrate-and-fire neurons, one set of numbers per channel: float64, each ``(C_out,)``.
+    """Floating-point integrate-and-fire neurons, one set of parameters per channel: float64, each ``(C_out,)``.
 
     At each step ``V += I; s = [V >= threshold]``, then ``V -= threshold * s`` (soft reset; paper, eq. 1) or ``V = 0``
     where s = 1 (hard reset). The next layer receives ``amplitude * s``.
@@ -106,10 +107,11 @@ class IntegrateAndFire:
     Parameters
     ----------
     threshold
-        Positive; infinite where the channel can never fire.
+        Positive; infinite for a channel that can never fire.
     amplitude
-        What one spike adds to the next layer: the threshold itself (compensated), with hard reset more than that
-        where it is fitted, or 1 (literal).
+        Value that one spike adds to the next layer's input: the threshold (compensated), with hard reset more than that
+        if it
+        is fitted, or 1 (literal).
     initial_potential
         V before the first step; 0 <= V0 < threshold.
     """
@@ -123,28 +125,29 @@ class IntegrateAndFire:
 
     @property
     def is_literal(self) -> bool:
-        """Whether amplitudes are 1 and thresholds are not, in the channels that can fire."""
+        """Whether, in the channels that can fire, amplitudes are 1 and thresholds are not."""
         alive = np.isfinite(self.threshold)
         return bool((self.amplitude == 1)[alive].all() and (self.threshold != 1)[alive].any())
 
 
 @dataclass(frozen=True, eq=False)
 class SpikingLayer:
-    """A synapse with the CNN's own weights, and its neurons.
+    """A synapse with the CNN's weights, and its neurons.
 
     Parameters
     ----------
     name
         The module's name in the CNN.
     synapse
-        Weights of the CNN, which receive amplitudes, and its biases.
+        The CNN's weights, whose inputs are spike amplitudes, and its biases.
     neuron
-        ``None`` where the last layer only integrates.
+        ``None`` for a last layer that only integrates.
     correction
-        What `bias_correction.correct_biases` has added to the CNN's bias, and is contained in ``synapse``: float64
+        Correction that `bias_correction.correct_biases` added to the CNN's bias; already included in ``synapse``:
+        float64
         ``(C_out,)``.
     relay_of
-        As in `ReluLayer`. A relay's threshold and amplitude are the amplitude of what it repeats.
+        As in `ReluLayer`. A relay's threshold and amplitude equal its source's amplitude.
     """
 
     name: str
@@ -160,7 +163,7 @@ class SpikingLayer:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SpikingNetwork:
-    """The CNN with spiking neurons in real numbers, thresholds balanced for ``timesteps``.
+    """The CNN with spiking neurons in floating point, thresholds balanced for ``timesteps``.
 
     Parameters
     ----------
@@ -173,7 +176,7 @@ class SpikingNetwork:
     reset
         ``"soft"`` or ``"hard"``.
     poisson_seed
-        Pixels enter as Poisson spikes of this seed (`ir.poisson`); ``None``: as a constant current.
+        Seed of Poisson input (`ir.poisson`); ``None``: pixels enter as a constant current.
     provenance
         How it was made; carried into the exported file.
     """
@@ -195,7 +198,7 @@ class SpikingNetwork:
 
     @property
     def readout(self) -> Readout:
-        """What the output is: the last layer's membrane potential, or the spikes it has fired."""
+        """The output: the last layer's membrane potential, or its spike counts."""
         return "potential" if self.layers[-1].neuron is None else "spikes"
 
     def __repr__(self) -> str:
@@ -203,7 +206,7 @@ class SpikingNetwork:
 
 
 class SummarizedLayer(Protocol):
-    """What `summary` reads of a layer, of any of the three networks."""
+    """The part of a layer that `summary` needs; layers of all three networks have it."""
 
     @property
     def synapse(self) -> Synapse: ...
@@ -213,10 +216,11 @@ class SummarizedLayer(Protocol):
 
 
 def summary(input_shape: Shape, layers: Sequence[SummarizedLayer]) -> str:
-    """Return the architecture in a line, as papers write it: ``1x28x28-12c5-2p-64c5-2p-10``.
+    """Return the architecture in one line, in the notation of papers: ``1x28x28-12c5-2p-64c5-2p-10``.
 
-    ``12c5`` is a convolution of 12 channels and kernel 5 x 5, ``2p`` an average pooling of 2 x 2, ``10`` a dense layer.
-    Relays stand apart: ``32c3+16r`` is a layer of 48 channels, 16 of which are relays, and ``32c3`` its other ones.
+    ``12c5`` is a convolution with 12 channels and a 5 x 5 kernel, ``2p`` an average pooling of 2 x 2, ``10`` a dense
+    layer.
+    Relays are counted separately: ``32c3+16r`` is a layer of 48 channels, 16 of which are relays.
     """
     parts = ["x".join(map(str, input_shape))]
     for layer in layers:
@@ -229,12 +233,12 @@ def summary(input_shape: Shape, layers: Sequence[SummarizedLayer]) -> str:
 
 
 def _extent(size: tuple[int, ...]) -> str:
-    """A square by its side, another rectangle as height x width."""
+    """The side of a square; height x width of any other rectangle."""
     return str(size[0]) if len(set(size)) == 1 else "x".join(map(str, size))
 
 
 def output_shapes(input_shape: Shape, synapses: tuple[Synapse, ...]) -> tuple[Shape, ...]:
-    """Return the output shape of each of ``synapses``, one behind the other."""
+    """Return the output shape of each of ``synapses``, applied in sequence."""
     shapes = []
     for synapse in synapses:
         input_shape = synapse.output_shape(input_shape)

@@ -1,4 +1,4 @@
-"""What the neurons of a run compute, and how a file and the user's request decide it.
+"""The neuron model of a run, chosen from the file and the user's request.
 
 With I(t) the weighted inputs of step t, b the bias, theta the threshold, V0 the initial potential and V(0) = V0:
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class NeuronModel(Enum):
-    """What a neuron computes; the equations are in the docstring of this module."""
+    """A neuron model; the equations are in the docstring of this module."""
 
     SOFT = "soft"
     HARD = "hard"
@@ -55,7 +55,7 @@ class NeuronModel(Enum):
 
     @property
     def is_circuit(self) -> bool:
-        """Whether it is built of stock Processes; its state is then u, which begins at 0 and does not contain V0."""
+        """Whether it is built from stock Processes; its state is then u, which starts at 0 and does not include V0."""
         return self in (NeuronModel.CIRCUIT, NeuronModel.LEAKY_CIRCUIT)
 
     @property
@@ -65,12 +65,12 @@ class NeuronModel(Enum):
 
     @property
     def reset(self) -> Reset:
-        """What a spike does to the potential: subtract the threshold, or return it to 0."""
+        """Reset after a spike: subtract the threshold, or set the potential to 0."""
         return "hard" if self is NeuronModel.HARD else "soft"
 
     @property
     def du(self) -> int:
-        """``du`` of the circuit's LIF: u loses ``(du + 1) / 4096`` of itself in each step."""
+        """``du`` of the circuit's LIF: u decays by ``(du + 1) / 4096`` of its value in each step."""
         return 0 if self.leaks else -1
 
     @property
@@ -80,7 +80,7 @@ class NeuronModel(Enum):
 
     @property
     def limit(self) -> float:
-        """Largest state in weight units: beyond it a potential is clipped, and the u of a circuit wraps."""
+        """Largest state in weight units: beyond it a potential is clipped, or the u of a circuit wraps."""
         return _LIMITS[self]
 
 
@@ -93,21 +93,21 @@ _LIMITS: Final[dict[NeuronModel, float]] = {
 
 
 def neuron_model(network: QuantizedNetwork, neuron: Neuron | None = None, *, leak: bool = False) -> NeuronModel:
-    """Return what the neurons of ``network`` compute in a run.
+    """Return the neuron model of ``network`` in a run.
 
     Parameters
     ----------
     network
-        As the file states it: its target, and its reset.
+        Its target and reset are those of the file.
     neuron
-        What the user asked for; by default ``stock`` for target ``loihi2``, ``own`` for target ``lava``.
+        The user's choice; by default ``stock`` for target ``loihi2``, ``own`` for target ``lava``.
     leak
         Whether the neurons of the circuit leak (``du = 0`` instead of -1).
 
     Raises
     ------
     UsageError
-        If the circuit cannot hold this network, or a leak is asked of neurons that cannot leak.
+        If the circuit cannot hold this network, or ``leak`` is set for neurons that cannot leak.
     """
     is_circuit = network.target == "loihi2" if neuron is None else neuron == "stock"
     if is_circuit and network.target != "loihi2":
@@ -119,7 +119,7 @@ def neuron_model(network: QuantizedNetwork, neuron: Neuron | None = None, *, lea
         )
     if leak and not is_circuit:
         raise UsageError(
-            f"the neurons of this run are {network.reset}-reset neurons, which do not leak",
+            f"this run uses {network.reset}-reset neurons, which do not leak",
             where="leak",
             expected="must be off unless the neurons are stock",
             hint="Export the file with `target='loihi2'`, and run it with `neuron='stock'`.",

@@ -1,9 +1,10 @@
-"""Poisson input: pixels as random spikes, the same stream wherever and in whatever portions it is drawn.
+"""Poisson input: pixels as random spikes, the same for every backend and batch size.
 
-In each time step t of image i a pixel of value p, 0..255, spikes with probability p / 255, independently of all others:
-the input of Diehl et al. 2015 and Sengupta et al. 2019, whose rate is the pixel / 255 that a CNN gets. The random
-numbers are those of NumPy's counter-based generator Philox (Salmon et al., SC 2011), keyed by (seed, i) and counted
-from t, so that `ref`, Lava's simulator and every calibration see the same spikes of an image, whatever the batch.
+In each time step t of image i, a pixel of value p (0..255) spikes with probability p / 255, independently of all
+others,
+as in Diehl et al. 2015 and Sengupta et al. 2019. Its rate is the value pixel / 255 that the CNN gets. The random
+numbers come from NumPy's counter-based generator Philox (Salmon et al., SC 2011), keyed by (seed, i) and counted from
+t. So `ref`, Lava's simulator and calibration see the same spikes for an image, whatever the batch.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ _PIXELS_PER_COUNT: Final = 16
 
 
 def poisson_spikes(images: Array, seed: int, first_image: int, first_step: int, steps: int) -> Array:
-    """Return the spikes of ``images`` in some successive steps: uint8 ``(N, steps, C, H, W)``, 0 or 1.
+    """Return the spikes of ``images`` in consecutive steps: uint8 ``(N, steps, C, H, W)``, 0 or 1.
 
-    A 16-bit number r makes the pixel spike where floor(255 r / 65536), which is 0..254, is below p: 0 never spikes, 255
-    always.
+    A pixel p spikes if floor(255 r / 65536), which is 0..254, is below p, for a 16-bit random number r: 0 never spikes,
+    255
+    always does.
 
     Parameters
     ----------
@@ -34,9 +36,9 @@ def poisson_spikes(images: Array, seed: int, first_image: int, first_step: int, 
     seed
         0..2^31 - 1.
     first_image
-        Number of the first of ``images`` among all that are shown, from 0.
+        Index of the first of ``images`` in the whole run, from 0.
     first_step
-        From 0.
+        Index of the first step, from 0.
     steps
         Number of steps.
     """
@@ -45,7 +47,7 @@ def poisson_spikes(images: Array, seed: int, first_image: int, first_step: int, 
     spikes = np.empty((len(images), steps, pixels), np.uint8)
     for row, (image, found) in enumerate(zip(images, spikes, strict=True)):
         generator = np.random.Philox(key=[seed, first_image + row], counter=[first_step * counts, 0, 0, 0])
-        # Whole counts for every step: a step's numbers do not depend on how many steps are drawn at once.
+        # Each step starts at a whole count: its numbers do not depend on how many steps are drawn at once.
         words = generator.random_raw(steps * counts * 4).astype("<u8", copy=False)
         numbers = words.view("<u2").reshape(steps, -1)[:, :pixels].astype(np.uint32)
         np.less((numbers * 255) >> 16, image.reshape(1, -1), out=found.view(np.bool_))

@@ -1,4 +1,4 @@
-"""How a network was made: what a ``.net`` file records of its CNN, of balancing and of rounding."""
+"""How a network was made: the records of its CNN, balancing and rounding in a ``.net`` file."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ class ModelRecord:
     file, sha256
         Name and digest of the checkpoint; ``None`` for a CNN from memory.
     architecture, arch
-        What built it: the name of an architecture, or ``package.module:factory``.
+        Name of a built-in architecture, or ``package.module:factory`` that builds the CNN.
     data
         Name of the data set.
     classes
         The name of each output.
     mean, std
-        Per channel, where images were normalized.
+        Per channel, if images were normalized.
     seed, test_accuracy
-        Of its training.
+        Seed of the training, and accuracy on the test set after it.
     task
-        What its outputs are, see `ir.task`; files of classification need not record it.
+        Meaning of the outputs, see `ir.task`; optional in files for classification.
     skip_copies
-        How many relays carry each value of a skip, see `lower.to_relu_network`; recorded where it is not 1.
+        Relays per value of a skip connection, see `lower.to_relu_network`; recorded if not 1.
 
     Raises
     ------
     InputError
-        If there is no such task, or ``skip_copies`` is below 1.
+        If the task is unknown, or ``skip_copies`` is below 1.
     """
 
     file: str | None = None
@@ -64,9 +64,9 @@ class ModelRecord:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of its classes, or of its numbers; empty if they are not known.
+        """The names of the classes, or of the outputs of a regression; empty if unknown.
 
-        Earlier versions named a single output, which tells two classes apart, and not its classes.
+        Earlier versions recorded one name for a single output that separates two classes; it is not used.
         """
         names = self.classes or ()
         return () if self.task == "classification" and len(names) == 1 else names
@@ -74,7 +74,7 @@ class ModelRecord:
 
 @dataclass(frozen=True)
 class BalanceRecord:
-    """The `BalanceOptions` that were used; ``calibration_images`` counts the images, ``timesteps`` is T."""
+    """The `BalanceOptions` used; ``calibration_images`` is the number of images, ``timesteps`` is T."""
 
     method: str | None = None
     percentile: float | None = None
@@ -90,7 +90,7 @@ class BalanceRecord:
 
 @dataclass(frozen=True)
 class QuantizeRecord:
-    """The `QuantizeOptions` that were used."""
+    """The `QuantizeOptions` used."""
 
     weight_bits: int | None = None
     pixel_bits: int | None = None
@@ -99,24 +99,24 @@ class QuantizeRecord:
     thresholds: str = "channel"
 
 
-# By the annotation of a field: the types of its JSON value, those of the items of a list, and their name.
+# For each field annotation: allowed types of the JSON value, types of the items of a list, and a description.
 _KINDS: Final[Mapping[str, tuple[tuple[type, ...], tuple[type, ...], str]]] = {
     "str": ((str,), (), "a text"),
     "Task": ((str,), (), "a text"),
     "int": ((int,), (), "a whole number"),
     "float": ((int, float), (), "a number"),
-    "tuple[str, ...]": ((list, tuple), (str,), "a list of texts"),
+    "tuple[str, ...]": ((list, tuple), (str,), "a list of strings"),
     "tuple[float, ...]": ((list, tuple), (int, float), "a list of numbers"),
 }
 
 
 def read_record(kind: type[Record], content: object) -> Record:
-    """Return the ``kind`` that the JSON object ``content`` holds; other keys are ignored, null is the default.
+    """Return ``content``, a JSON object, as ``kind``; unknown keys are ignored, null gives the default.
 
     Raises
     ------
     InputError
-        If a value has another type; ``where`` is its key.
+        If a value has the wrong type; ``where`` is its key.
     """
     if not isinstance(content, Mapping):
         raise InputError(f"found {content!r}", expected="must be a JSON object")
@@ -133,14 +133,14 @@ def read_record(kind: type[Record], content: object) -> Record:
 
 
 def _is_one_of(value: object, types: tuple[type, ...]) -> bool:
-    # In Python, not in JSON, a truth value is a whole number.
+    # bool is a subclass of int in Python, but not in JSON.
     return isinstance(value, types) and not isinstance(value, bool)
 
 
 class Provenance(Mapping[str, Any]):
-    """The JSON object that a file holds, unchanged, and its known parts as values.
+    """The JSON object stored in a file, unchanged, and its known parts as typed records.
 
-    Files of other versions may hold other keys: they are kept, and written again as they were.
+    Unknown keys, from other versions, are kept and written back unchanged.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ class Provenance(Mapping[str, Any]):
         return f"Provenance({self._content!r})"
 
     def with_parts(self, **parts: object) -> Provenance:
-        """Return this with parts, JSON values, added or replaced."""
+        """Return a copy with ``parts``, JSON values, added or replaced."""
         return Provenance({**self._content, **parts})
 
     @cached_property
@@ -174,21 +174,21 @@ class Provenance(Mapping[str, Any]):
 
     @cached_property
     def balance(self) -> BalanceRecord:
-        """How it was balanced."""
+        """The balancing options used."""
         return read_record(BalanceRecord, self._content.get("balance", {}))
 
     @cached_property
     def quantize(self) -> QuantizeRecord:
-        """How it was rounded."""
+        """The quantization options used."""
         return read_record(QuantizeRecord, self._content.get("quantize", {}))
 
     @property
     def is_corrected(self) -> bool:
-        """Whether `bias_correction.correct_biases` has changed biases."""
+        """Whether `bias_correction.correct_biases` was applied."""
         return "calibration" in self._content
 
     def require_types(self) -> None:
-        """Raise an `InputError` if a part is not what this version reads; ``where`` is the path of its key."""
+        """Raise an `InputError` if this version cannot read a part; ``where`` is the path of its key."""
         for part in ("model", "balance", "quantize"):
             try:
                 getattr(self, part)

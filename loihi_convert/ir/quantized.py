@@ -1,7 +1,7 @@
-"""The network in Loihi's integers and its layers: what is exported, and run by every backend.
+"""The network in Loihi's integers and its layers, which is exported and run by every backend.
 
-One that Lava's CPU models would not compute exactly cannot be built. Arrays are read-only copies; shapes are computed,
-not stored.
+A network that Lava's CPU models would not compute exactly cannot be constructed. Arrays are read-only copies; shapes
+are computed, not stored.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from loihi_convert.ir.relays import is_relay, relay_count, relayed, require_exac
 from loihi_convert.ir.synapse import Synapse
 
 MAX_TIMESTEPS: Final = 2**20
-"""Largest T: beyond it an output weight of 1 passes Loihi's potential range within an eighth of the steps."""
+"""Largest T: at larger T an output weight of 1 exceeds Loihi's potential range within an eighth of the steps."""
 
 MAX_NAME_LENGTH: Final = 400
-"""Characters of a layer's name."""
+"""Longest name of a layer, in characters."""
 
 
 @dataclass(frozen=True, eq=False)
 class IntegerNeuron:
-    """Integrate-and-fire neurons in weight units: integers, each ``(C_out,)``.
+    """Integrate-and-fire neurons in weight units: int arrays, each ``(C_out,)``.
 
     At each step ``V = clip(V + I, -131071, 131071); s = [V >= threshold]``, then soft reset. With hard reset the neuron
     is Lava's own LIF: it clips at +-131071.984375 (24 bits, 6 of them below 1) and fires where ``V > threshold - 1``.
@@ -63,21 +63,21 @@ class QuantizedLayer:
     name
         The module's name in the CNN.
     synapse
-        Integer weights and biases; pooling *sums* (the 1 / (k_h k_w) of the average is in ``scale``).
+        Integer weights and biases; pooling *sums* (the factor 1 / (k_h k_w) of the average is in ``scale``).
     neuron
-        ``None`` where the last layer only integrates.
+        ``None`` for a last layer that only integrates.
     scale
         ``(C_out,)``, float64: real potential = integer potential x scale.
     largest_input
         Largest value of one input: 2^p - 1 for p-bit pixels, 1 for spikes.
     balanced
-        The real-valued neurons that ``neuron`` was rounded from; ``None`` where there are none.
+        The floating-point neurons that ``neuron`` was rounded from; ``None`` without neurons.
     correction
-        Of the `SpikingLayer`, in real numbers.
+        As in `SpikingLayer`, in floating point.
     relay_of
-        As in `ReluLayer`. A relay's one weight is its threshold, so that it repeats every spike exactly.
+        As in `ReluLayer`. A relay's only weight equals its threshold, so that it repeats every spike exactly.
     low_bits
-        Of a last layer that is stored in two digits: the bits of the low one, see `ir.digits`; 0 where it is not.
+        For a last layer stored in two digits: bits of the low digit, see `ir.digits`; 0 otherwise.
     """
 
     name: str
@@ -112,11 +112,13 @@ class QuantizedLayer:
 
     @property
     def used_amplitude(self) -> Array | None:
-        """The amplitude after its threshold is rounded: float64 ``(C_out,)``.
+        """The amplitude after rounding of the threshold: float64 ``(C_out,)``.
 
-        The real amplitude, scaled as the threshold was: amplitude x (integer threshold x scale) / threshold; 0 where
-        the channel can never fire, ``None`` where there are no neurons. That of a relay is its source's but for what
-        float64 rounds; `QuantizedNetwork.used_amplitudes` has the source's itself.
+        The floating-point amplitude, scaled as the threshold was: amplitude x (integer threshold x scale) / threshold;
+        0 for
+        channels that can never fire, ``None`` without neurons. For a relay it equals its source's up to float64
+        rounding;
+        `QuantizedNetwork.used_amplitudes` has the source's own value.
         """
         if self.neuron is None or self.balanced is None:
             return None
@@ -128,20 +130,20 @@ class QuantizedLayer:
 
     @property
     def largest_synaptic_current(self) -> int:
-        """A bound on every partial sum of the weighted inputs, whatever the image: sum of |w| x largest input."""
+        """An upper bound on every partial sum of the weighted inputs, for any image: sum of |w| x largest input."""
         per_channel = np.abs(self.weight.astype(np.int64)).reshape(self.synapse.channels, -1).sum(axis=1)
         return int(per_channel.max()) * math.prod(self.synapse.pool) * self.largest_input
 
     @property
     def largest_current(self) -> int:
-        """The same with the bias."""
+        """`largest_synaptic_current` plus the largest bias."""
         bias = 0 if self.bias is None else int(np.abs(self.bias.astype(np.int64)).max(initial=0))
         return self.largest_synaptic_current + bias
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class QuantizedNetwork:
-    """A network in Loihi's integers; one that breaks an exactness rule of `limits.py` cannot be built.
+    """A network in Loihi's integers; raises an error if it breaks an exactness rule of `limits.py`.
 
     Parameters
     ----------
@@ -152,10 +154,11 @@ class QuantizedNetwork:
     timesteps
         The latency T the thresholds were balanced for.
     max_timesteps
-        Largest T for which the output potentials of the calibration images stay in range; with neurons in the last
-        layer, which keep them there, `MAX_TIMESTEPS`. With target ``loihi2``: ``timesteps``.
+        Largest T for which the output potentials of the calibration images stay in range. If the last layer has
+        neurons, which
+        keep potentials in range: `MAX_TIMESTEPS`. With target ``loihi2``: ``timesteps``.
     pixel_bits
-        p, 1..8: pixels enter as integers 0..2^p - 1; 8 where they enter as Poisson spikes.
+        p, 1..8: pixels enter as integers 0..2^p - 1. Always 8 with Poisson input.
     reset
         ``"soft"`` or ``"hard"``.
     provenance
@@ -163,7 +166,7 @@ class QuantizedNetwork:
     poisson_seed
         As in `SpikingNetwork`.
     target
-        ``"loihi2"``: it keeps the chip rules of `chip.rules` besides, and resets softly.
+        ``"lava"``, or ``"loihi2"``: the network also satisfies the rules in `chip.rules`, and reset is soft.
     thresholds
         ``"channel"``; or ``"scalar"``: all channels of a layer have the same threshold, and the file holds it once.
     """
@@ -190,13 +193,13 @@ class QuantizedNetwork:
             raise RangeError(f"found {self.pixel_bits} for Poisson input", where="pixel_bits", expected="must be 8")
         if not 1 <= self.timesteps <= self.max_timesteps <= MAX_TIMESTEPS:
             raise RangeError(
-                f"found {self.timesteps}, and {self.max_timesteps} as max_timesteps",
+                f"found {self.timesteps} with max_timesteps {self.max_timesteps}",
                 where="timesteps",
                 expected=f"must be in 1..max_timesteps, which is at most {MAX_TIMESTEPS:,}",
             )
         if self.target == "loihi2" and self.reset == "hard":
             raise RangeError(
-                "found 'hard' with target loihi2", where="reset", expected="must be soft, as the circuit resets"
+                "found 'hard' with target loihi2", where="reset", expected="must be soft, the reset of the circuit"
             )
         kept = (
             *rules.EXACTNESS_RULES,
@@ -205,7 +208,7 @@ class QuantizedNetwork:
             *(rules.SCALAR_RULES if self.thresholds == "scalar" else ()),
         )
         for layer in (*self.layers[:-1], split(self.layers[-1])):
-            # Names are printed: into tables, and by terminals that would obey their control characters.
+            # Names are printed in tables; a terminal would interpret control characters.
             if not layer.name.isprintable() or not 1 <= len(layer.name) <= MAX_NAME_LENGTH:
                 raise RangeError(
                     f"found {layer.name[:20]!a}",
@@ -214,7 +217,7 @@ class QuantizedNetwork:
                 )
             for rule in kept:
                 if found := rule(layer):
-                    raise RangeError(f"{rule.__name__.replace('_', ' ')} does not hold: {found}", where=layer.name)
+                    raise RangeError(f"breaks the rule '{rule.__name__.replace('_', ' ')}': {found}", where=layer.name)
         for layer in self.layers[:-1]:
             if layer.neuron is None or layer.low_bits:
                 found = "has no neurons" if layer.neuron is None else f"has {layer.low_bits} low bits"
@@ -243,31 +246,31 @@ class QuantizedNetwork:
 
     @property
     def low_bits(self) -> int:
-        """Bits of the low digit of the output potentials, which are joined after a run; 0: they are whole."""
+        """Bits of the low digit of the output potentials, which are joined after a run; 0 if they are not split."""
         return self.layers[-1].low_bits
 
     @property
     def stored(self) -> QuantizedNetwork:
-        """The network as a file and a chip hold it: with two outputs for each where the readout has two digits."""
+        """The network as stored in a file and on a chip: a two-digit readout has two stored outputs per output."""
         return self if not self.low_bits else replace(self, layers=(*self.layers[:-1], split(self.layers[-1])))
 
     @property
     def readout(self) -> Readout:
-        """What the output is: the last layer's membrane potential, or the spikes it has fired."""
+        """The output: the last layer's membrane potential, or its spike counts."""
         return "potential" if self.layers[-1].neuron is None else "spikes"
 
     @property
     def task(self) -> Task:
-        """What the outputs are, as recorded of the CNN; see `ir.task`."""
+        """Meaning of the outputs, as recorded for the CNN; see `ir.task`."""
         return self.provenance.model.task
 
     def real_outputs(self, outputs: Array, timesteps: int | Array) -> Array:
-        """Return ``outputs`` in the CNN's units, float64: potential, or spike count x threshold, x scale / T.
+        """Return ``outputs`` in the CNN's units, float64: (potential, or spike count x threshold) x scale / T.
 
         Parameters
         ----------
         outputs
-            As of `RunResult.outputs`: ``(..., outputs)``.
+            As in `RunResult.outputs`: ``(..., outputs)``.
         timesteps
             The steps T after which they were read: one number, or an array that broadcasts.
         """
@@ -277,7 +280,7 @@ class QuantizedNetwork:
 
     @property
     def used_amplitudes(self) -> tuple[Array | None, ...]:
-        """`QuantizedLayer.used_amplitude` of each layer; relays have exactly that of their source."""
+        """`QuantizedLayer.used_amplitude` of each layer; that of a relay is exactly its source's."""
         found: list[Array | None] = []
         for layer in self.layers:
             used, before = layer.used_amplitude, found[-1] if found else None
@@ -291,14 +294,14 @@ class QuantizedNetwork:
 
     @property
     def fan_outs(self) -> tuple[Array, ...]:
-        """Synapses of nonzero weight that leave each neuron of each spiking layer: int64 of the layer's shape."""
+        """Number of nonzero synapses from each neuron, per spiking layer: int64 in the layer's shape."""
         hidden = [after.synapse.fan_out(shape) for after, shape in zip(self.layers[1:], self.shapes[:-1], strict=True)]
         output = np.zeros(self.shapes[-1], np.int64)
         return (*hidden, output)[: len(self.spiking_layers)]
 
     @property
     def summary(self) -> str:
-        """Architecture (see `network.summary`), T, reset, target, and any task but classification in a line."""
+        """One line: architecture (see `network.summary`), T, reset, target, and the task if not classification."""
         network = summary(self.input_shape, self.layers)
         task = f", {self.task}" if self.task != "classification" else ""
         return f"{network}, T = {self.timesteps}, {self.reset} reset, for {self.target}{task}"
@@ -307,17 +310,17 @@ class QuantizedNetwork:
         return f"QuantizedNetwork({self.summary})"
 
     def pixels(self, images: Array) -> Array:
-        """uint8 images as the p-bit integers that enter the network: round(image / 255 x (2^p - 1)), uint8."""
+        """Return uint8 images as the p-bit inputs of the network: round(image / 255 x (2^p - 1)), uint8."""
         return with_pixel_bits(images, self.pixel_bits)
 
 
 def largest_pixel(poisson_seed: int | None, pixel_bits: int) -> int:
-    """Return what a white pixel enters as in one step: 2^pixel_bits - 1, or 1 where it is a Poisson spike."""
+    """Return the input of a white pixel in one step: 2^pixel_bits - 1, or 1 with Poisson input."""
     return 2**pixel_bits - 1 if poisson_seed is None else 1
 
 
 def require_poisson_seed(seed: int | None) -> None:
-    """Raise a `RangeError` unless ``seed`` is one of Poisson input, or there is none."""
+    """Raise a `RangeError` unless ``seed`` is a valid seed of Poisson input or None."""
     if seed is not None and not 0 <= seed <= MAX_SEED:
         raise RangeError(f"found {seed}", where="poisson_seed", expected=f"must be in 0..{MAX_SEED}")
 
@@ -326,6 +329,6 @@ def with_pixel_bits(images: Array, pixel_bits: int) -> Array:
     """Return round(image / 255 x (2^pixel_bits - 1)) for uint8 images: uint8 of the same shape."""
     if pixel_bits == limits.MAX_PIXEL_BITS:
         return images
-    # A half cannot occur: 255 is odd.
+    # Ties cannot occur: 255 is odd.
     levels = 2**pixel_bits - 1
     return np.asarray((images.astype(np.uint16) * (2 * levels) + 255) // 510, np.uint8)

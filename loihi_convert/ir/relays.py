@@ -1,23 +1,23 @@
-"""Relays: neurons that repeat each spike of one neuron of the layer before, for what skips a layer.
+"""Relays: neurons that repeat each spike of one neuron of the layer before, for connections that skip a layer.
 
-A relay has one synapse, whose weight is its threshold theta: V0 + theta >= theta, so it fires when its source does, and
-V is V0 again (soft reset) or 0 (hard reset). It therefore repeats a spike train exactly, whatever its initial potential
-below theta. On Lava every layer answers one step later, and so does a relay: the spikes of all sources of a layer
+A relay has one synapse, whose weight is its threshold theta. As V0 + theta >= theta, it fires when its source does, and
+V returns to V0 (soft reset) or 0 (hard reset). It therefore repeats a spike train exactly, for any initial potential
+below theta. On Lava every layer responds one step later, and so does a relay, so the spikes of all sources of a layer
 arrive together.
 
-How relays are counted, everywhere in this package:
+How relays are counted throughout this package:
 
 =============================================  =======================================================================
 number                                         relays
 =============================================  =======================================================================
-firing rates, activation sparsity, silent and  left out: a relay repeats another neuron, which has been counted
+firing rates, activation sparsity, silent and  left out: a relay repeats another neuron, already counted
 saturated channels, ranges of thresholds
-correlation with the CNN, errors, weight bits  left out: a relay has no error of its own, and causes no loss
+correlation with the CNN, errors, weight bits  left out: a relay adds no error and causes no loss
 of a layer, share of clipped activations
-the CNN's multiplications                      left out: the CNN does not multiply where a value is only passed on
-neurons, spikes, synaptic operations, updates  included, and their share is named: a relay works as any other neuron
-energy, time, memory, neurocores               included, and their share is named
-equality of backends, exactness and chip       included: a relay must be exact, and fit the chip, as any other neuron
+the CNN's multiplications                      left out: the CNN does not multiply values it only passes on
+neurons, spikes, synaptic operations, updates  included, and their share is given: a relay does the same work
+energy, time, memory, neurocores               included, and their share is given
+equality of backends, exactness and chip       included: a relay must be exact and fit the chip like any neuron
 rules, clipped potentials
 =============================================  =======================================================================
 """
@@ -44,21 +44,21 @@ def relay_count(relay_of: Array | None) -> int:
 
 
 def relayed(values: Array, before: Array, relay_of: Array | None) -> Array:
-    """Return ``values``, ``(C_out,)``, with those of relays replaced by what their sources have in ``before``."""
+    """Return ``values``, ``(C_out,)``, with the value of each relay replaced by its source's in ``before``."""
     if relay_of is None:
         return values
     return np.where(relay_of >= 0, before[relay_of], values)
 
 
 def only_relays(relay_of: Array | None) -> bool:
-    """Return whether a layer holds nothing but relays."""
+    """Return whether all channels of a layer are relays."""
     return relay_of is not None and bool((relay_of >= 0).all())
 
 
 def own_channels(relay_of: Array | None) -> slice | Array:
-    """Return an index of the channels that are not relays; of all, if there is nothing but relays.
+    """Return an index of the channels that are not relays; of all channels if all are relays.
 
-    A slice, which copies nothing, where there are no relays.
+    Without relays it is a slice, which makes no copy.
     """
     if relay_of is None or only_relays(relay_of) or not (relay_of >= 0).any():
         return slice(None)
@@ -66,7 +66,7 @@ def own_channels(relay_of: Array | None) -> slice | Array:
 
 
 def without_relays(synapse: Synapse, relay_of: Array | None) -> Synapse:
-    """Return the synapse of the same geometry in which no input reaches a relay."""
+    """Return the synapse with the weights of relays set to 0."""
     if relay_of is None:
         return synapse
     own = ~is_relay(relay_of, synapse.channels).reshape(-1, *(1,) * (synapse.weight.ndim - 1))
@@ -74,9 +74,9 @@ def without_relays(synapse: Synapse, relay_of: Array | None) -> Synapse:
 
 
 def require_relays(name: str, synapse: Synapse, relay_of: Array | None) -> None:
-    """Raise a `RangeError` unless each relay of the layer ``name`` has one positive weight, and it meets its source.
+    """Raise a `RangeError` unless each relay of layer ``name`` has one positive weight, at its source.
 
-    ``relay_of`` is that of `network.ReluLayer`. A layer with relays pools nothing, and gives relays no bias.
+    ``relay_of`` is as in `network.ReluLayer`. A layer with relays must not pool, and its relays must not have a bias.
     """
     if relay_of is None:
         return
@@ -90,12 +90,12 @@ def require_relays(name: str, synapse: Synapse, relay_of: Array | None) -> None:
     if not relays.size:
         return
     if synapse.pool != (1, 1):
-        raise RangeError(f"has relays behind a pooling of {synapse.pool}", where=name, expected="must pool nothing")
+        raise RangeError(f"has relays after a pooling of {synapse.pool}", where=name, expected="must not pool")
     rows = synapse.weight[relays].reshape(relays.size, -1)
     if (np.count_nonzero(rows, axis=1) > 1).any() or rows.min(initial=0) < 0:
         raise RangeError("a relay has more than one weight, or a negative one", where=name, expected="must have one")
     if synapse.bias is not None and synapse.bias[relays].any():
-        raise RangeError("a relay has a bias", where=name, expected="must have none")
+        raise RangeError("a relay has a bias", where=name, expected="must not have one")
     taps = rows.argmax(axis=1)
     if isinstance(synapse, Conv):
         _, inputs, *kernel = synapse.weight.shape
@@ -113,18 +113,18 @@ def require_relays(name: str, synapse: Synapse, relay_of: Array | None) -> None:
 def require_exact_relays(
     name: str, synapse: Synapse, relay_of: Array | None, threshold: Array | None, sources: int
 ) -> None:
-    """Raise a `RangeError` unless each relay of a layer of integers fires when its source does, and only then.
+    """Raise a `RangeError` unless each relay of an integer layer fires exactly when its source does.
 
-    Its weight must be its threshold. A relay of a channel that can never fire has none, and never fires.
+    Its weight must equal its threshold. The relay of a channel that can never fire has no weight and never fires.
 
     Parameters
     ----------
     name, synapse, relay_of
-        Of the layer; `require_relays` holds.
+        The layer, which has passed `require_relays`.
     threshold
-        Of its neurons: ``(C_out,)``, integers.
+        Thresholds of its neurons: ``(C_out,)``, integers.
     sources
-        Channels of the layer before.
+        Number of channels of the layer before.
     """
     if relay_of is None or threshold is None:
         return
@@ -136,14 +136,14 @@ def require_exact_relays(
     wrong = np.flatnonzero((weights != wanted) & (weights != 0))
     if wrong.size:
         found = f"weight {weights[wrong[0]]} of channel {relays[wrong[0]]}, whose threshold is {wanted[wrong[0]]}"
-        raise RangeError(f"a relay's weight is its threshold does not hold: {found}", where=name)
+        raise RangeError(f"a relay's weight must equal its threshold; found {found}", where=name)
     repeats = relay_of[relays]
     if isinstance(synapse, Dense):
         taps = rows.argmax(axis=1) // max(1, rows.shape[1] // sources)
         repeats = np.where(weights > 0, taps, repeats)
     if not np.array_equal(repeats, relay_of[relays]) or repeats.max(initial=0) >= sources:
         raise RangeError(
-            "a relay repeats another channel than relay_of says",
+            "a relay does not repeat the channel given in relay_of",
             where=name,
-            expected=f"must be one of the {sources} channels of the layer before, at the relay's one weight",
+            expected=f"must be one of the {sources} channels of the layer before, at the relay's only weight",
         )

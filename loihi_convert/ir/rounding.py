@@ -1,4 +1,4 @@
-"""Weights of few bits: the grid on which rounding changes them least."""
+"""Low-bit weights: the scale at which rounding changes them least."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 
-# Candidates for the largest weight that is kept, in parts of the largest there is.
+# Candidate clipping points, as fractions of the largest weight.
 _SHARES: Final = np.linspace(1.0, 0.3, 36)
 
 
 def nearest_scales(weights: Array, largest: int) -> Array:
-    """Return for each channel the scale s for which ``s x rounded(weights, s)`` is nearest to ``weights``, in squares.
+    """Return for each channel the scale s with the least squared error of ``s x rounded(weights, s)``.
 
-    Few bits must choose between a coarse grid and a clipped tail. The scale of the largest weight, max |w| / largest,
-    clips nothing and is far from the best at 4 bits: a single large weight then takes the levels from all others.
+    With few bits one must choose between a coarse grid and a clipped tail. The scale of the largest weight, max |w| /
+    largest, clips nothing but is far from optimal at 4 bits, where one large weight leaves few levels for all others.
 
     Parameters
     ----------
     weights
-        ``(channels, n)``: each row gets a scale of its own; one row, one scale.
+        ``(channels, n)``: each row gets its own scale.
     largest
-        Largest integer weight, as 127 for 8 bits.
+        Largest integer weight, for example 127 for 8 bits.
 
     Returns
     -------

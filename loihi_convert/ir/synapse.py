@@ -1,7 +1,7 @@
 """Synapses: the linear maps from input spikes to input current, and their exact geometry.
 
 Axes: C H W for images and feature maps, ``(C_out, C_in / groups, K_h, K_w)`` and ``(N_out, N_in)`` for weights, as in
-PyTorch. The same classes hold real numbers and integers. Arrays are read-only copies; shapes are computed, not stored.
+PyTorch. The same classes hold floats and integers. Arrays are read-only copies; shapes are computed, not stored.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from loihi_convert.errors import InputError
 
 
 def pooled_shape(input_shape: Shape, pool: Pair) -> Shape:
-    """Return the shape that pooling leaves of ``(C, H, W)``, or, where there is none, of any input."""
+    """Return the shape of ``(C, H, W)`` after pooling; with pool (1, 1) any shape, unchanged."""
     if pool == (1, 1):
         return input_shape
     channels, height, width = input_shape
@@ -25,7 +25,7 @@ def pooled_shape(input_shape: Shape, pool: Pair) -> Shape:
 
 @dataclass(frozen=True, eq=False)
 class Conv:
-    """A convolution (cross-correlation, as in PyTorch) behind an average pooling of its input.
+    """A convolution (cross-correlation, as in PyTorch), after an average pooling of its input.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class Conv:
     groups
         Number of channel groups.
     pool
-        (vertical, horizontal) window = stride of the average pooling applied to the input first; (1, 1) is none.
+        (vertical, horizontal) window and stride of the average pooling applied to the input first; (1, 1) for none.
     """
 
     weight: Array
@@ -58,7 +58,7 @@ class Conv:
         return int(self.weight.shape[0])
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        """``(C_out, H_out, W_out)`` for an input of ``(C_in, H, W)`` before pooling."""
+        """Return ``(C_out, H_out, W_out)`` for an input of ``(C_in, H, W)`` before pooling."""
         if len(input_shape) != 3 or input_shape[0] != self.weight.shape[1] * self.groups:
             expected = self.weight.shape[1] * self.groups
             raise InputError(
@@ -86,7 +86,7 @@ class Conv:
         return (self.channels, *size)
 
     def fan_out(self, input_shape: Shape) -> Array:
-        """Number of synapses of nonzero weight that leave each input neuron: int64 of ``input_shape``."""
+        """Return the number of nonzero synapses from each input neuron: int64 ``input_shape``."""
         _, height, width = pooled_shape(input_shape, self.pool)
         _, out_height, out_width = self.output_shape(input_shape)
         grouped = (self.weight != 0).reshape(self.groups, -1, *self.weight.shape[1:])
@@ -102,10 +102,10 @@ class Conv:
         return _unpooled(padded[:, pad_h : pad_h + height, pad_w : pad_w + width], input_shape, self.pool)
 
     def without_pooling(self, input_shape: Shape) -> Conv:
-        """The same integers from one strided convolution: conv(sumpool_k(s), w) has every tap of w repeated k x k.
+        """Return a strided convolution with the same result as conv(sumpool_k(s), w): each tap of w repeated k x k.
 
-        Exact where k divides the input's size or the convolution is not padded; `convert` admits nothing else.
-        Dilation is written out as zeros in the kernel.
+        Exact where k divides the input's size or the convolution is not padded; conversion refuses all other cases.
+        Dilation becomes zeros in the kernel.
         """
         if self.pool == (1, 1):
             return self
@@ -122,24 +122,24 @@ class Conv:
         )
 
     def with_input_factors(self, factors: Array) -> Conv:
-        """The same convolution for inputs whose channel c counts ``factors[c]``: float, ``factors`` is ``(C_in,)``."""
+        """Return the convolution with weights of input channel c multiplied by ``factors[c]``, ``(C_in,)``: float."""
         per_group = factors.reshape(self.groups, 1, -1, 1, 1)
         grouped = self.weight.reshape(self.groups, -1, *self.weight.shape[1:])
         return replace(self, weight=(grouped * per_group).reshape(self.weight.shape))
 
     def with_added_bias(self, bias: Array) -> Conv:
-        """The same convolution with ``bias``, ``(C_out,)``, on top of its own."""
+        """Return the convolution with ``bias``, ``(C_out,)``, added to its own."""
         return replace(self, bias=_added(self.bias, bias))
 
 
 @dataclass(frozen=True, eq=False)
 class Dense:
-    """A fully connected synapse behind an average pooling and a flattening (C, H, W order) of its input.
+    """A fully connected synapse, after an average pooling and a flattening (C, H, W order) of its input.
 
     Parameters
     ----------
     weight
-        ``(N_out, N_in)``, ``N_in`` counted after pooling.
+        ``(N_out, N_in)``, ``N_in`` is counted after pooling.
     bias
         ``(N_out,)`` or ``None``; added at every time step.
     pool
@@ -155,11 +155,11 @@ class Dense:
 
     @property
     def channels(self) -> int:
-        """Number of output neurons, each a channel of its own."""
+        """Number of output neurons; each is a channel."""
         return int(self.weight.shape[0])
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        """``(N_out,)`` for an input of ``(C, H, W)`` or ``(N,)`` before pooling."""
+        """Return ``(N_out,)`` for an input of ``(C, H, W)`` or ``(N,)`` before pooling."""
         found = math.prod(pooled_shape(input_shape, self.pool))
         if found != self.weight.shape[1]:
             raise InputError(
@@ -170,12 +170,12 @@ class Dense:
         return (self.channels,)
 
     def fan_out(self, input_shape: Shape) -> Array:
-        """Number of synapses of nonzero weight that leave each input neuron: int64 of ``input_shape``."""
+        """Return the number of nonzero synapses from each input neuron: int64 ``input_shape``."""
         counts = np.count_nonzero(self.weight, axis=0).reshape(pooled_shape(input_shape, self.pool))
         return _unpooled(counts, input_shape, self.pool)
 
     def without_pooling(self, input_shape: Shape) -> Dense:
-        """The same integers from one dense synapse: every weight stands at each input of its pooling window."""
+        """Return a dense synapse with the same result: each weight is repeated for all inputs of its pooling window."""
         if self.pool == (1, 1):
             return self
         pooled = self.weight.reshape(-1, *pooled_shape(input_shape, self.pool))
@@ -185,11 +185,11 @@ class Dense:
         return Dense(weight=full.reshape(self.channels, -1), bias=self.bias)
 
     def with_input_factors(self, factors: Array) -> Dense:
-        """The same synapse for inputs whose channel c counts ``factors[c]``: float, ``factors`` is ``(C_in,)``."""
+        """Return the synapse with the weights of input channel c multiplied by ``factors[c]``, ``(C_in,)``: float."""
         return replace(self, weight=self.weight * np.repeat(factors, self.weight.shape[1] // factors.size))
 
     def with_added_bias(self, bias: Array) -> Dense:
-        """The same synapse with ``bias``, ``(N_out,)``, on top of its own."""
+        """Return the synapse with ``bias``, ``(N_out,)``, added to its own."""
         return replace(self, bias=_added(self.bias, bias))
 
 
@@ -201,7 +201,7 @@ def _added(own: Array | None, bias: Array) -> Array:
 
 
 def _unpooled(counts: Array, input_shape: Shape, pool: Pair) -> Array:
-    """Each pooled count at every input of its window; inputs that no window covers have none."""
+    """Each pooled count copied to every input of its window; 0 for inputs outside all windows."""
     if pool == (1, 1):
         return counts.astype(np.int64)
     full = np.zeros(input_shape, np.int64)

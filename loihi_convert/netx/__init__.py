@@ -1,8 +1,8 @@
 """Netx files (``.net``), the network format of lava-dl.
 
 ==========  ============================================================================================================
-``hdf5``    the bytes of a file <-> its datasets, safe against damage; the only file that knows h5py
-``native``  datasets <-> `QuantizedNetwork`: the files that `export` writes
+``hdf5``    the bytes of a file <-> its datasets, safe against damage; the only module that imports h5py
+``native``  datasets <-> `QuantizedNetwork`: the files written by `export`
 ``stock``   datasets -> the layers of any netx file, as lava-dl sees them: lenient, for `run`, `check` and `inspect`
 ==========  ============================================================================================================
 """
@@ -36,7 +36,7 @@ __all__ = [
 
 
 class Stored(NamedTuple):
-    """The bytes of a file, its datasets, and the network in it if `write` wrote it."""
+    """The bytes of a file, its datasets, and its network if it was written by `write`."""
 
     content: bytes
     datasets: Datasets
@@ -44,12 +44,12 @@ class Stored(NamedTuple):
 
 
 def read_stored(path: str | Path) -> Stored:
-    """Return all that is in the netx file at ``path``, whether it can be run or not.
+    """Return the contents of the netx file at ``path``, whether it can be run or not.
 
     Raises
     ------
     NetxError
-        If it is missing or damaged, does not hold layers, or is a native file that `read` refuses.
+        If it is missing or damaged, has no layers, or is a native file that `read` refuses.
     """
     path = Path(path)
     content = hdf5.read_content(path)
@@ -62,12 +62,12 @@ def read_stored(path: str | Path) -> Stored:
 
 
 def read_stock(path: str | Path) -> StockFile:
-    """Return what lava-dl sees of the netx file at ``path``, native or external, even if `read` refuses it.
+    """Return the netx file at ``path`` as lava-dl sees it, native or external, even if `read` refuses it.
 
     Raises
     ------
     NetxError
-        If it is missing or damaged, or does not hold layers.
+        If it is missing or damaged, or has no layers.
     """
     path = Path(path)
     content = hdf5.read_content(path)
@@ -76,7 +76,7 @@ def read_stock(path: str | Path) -> StockFile:
 
 
 def is_native(path: str | Path) -> bool:
-    """Whether the netx file at ``path`` was written by `write`, intact or not."""
+    """Return whether the netx file at ``path`` was written by `write`, intact or not."""
     path = Path(path)
     content = hdf5.read_content(path)
     with errors_that_name(path):

@@ -1,8 +1,8 @@
 """The bytes of a netx file <-> its datasets; the only file that imports h5py.
 
-HDF5 loads most damage silently, and some damage ends the process with SIGSEGV. So a native file begins with a *seal*,
-in the 512 bytes that HDF5 leaves to its user: the SHA-256 of all bytes after it, checked before HDF5 sees any of them.
-The root attribute ``content_sha256`` covers every dataset, for files that another tool has rewritten without the seal.
+HDF5 loads most damage silently, and some damage crashes the process with SIGSEGV. So a native file begins with a
+*seal*, in the 512-byte user block of HDF5: the SHA-256 of all bytes after it, checked before HDF5 reads any of them.
+The root attribute ``content_sha256`` covers all datasets, for files that another tool has rewritten without the seal.
 """
 
 from __future__ import annotations
@@ -32,19 +32,20 @@ _HDF5: Final = b"\x89HDF\r\n\x1a\n"
 
 _MAX_FILE: Final = 2**31
 _MAX_RATIO: Final = 256
-"""Bytes of the datasets for each byte of the file: a small file must not fill the memory. Weights that a pooling
-repeats compress 10 to 50 times; those after the average of a large map 300 times by gzip, less than 88 times by lzf."""
+"""Largest ratio of dataset bytes to file bytes: a small file must not fill the memory. Weights repeated by a pooling
+compress 10 to 50 times; those after the average of a large map up to 300 times with gzip, less than 88 times with
+lzf."""
 _DEEPEST: Final = f"{NATIVE_GROUP}/layer/0/balanced/threshold".count("/")
 _MAX_REASON_LENGTH: Final = 400
 _MAX_TEXT_LENGTH: Final = 1000
 _MAX_MEMBERS: Final = 5_000
-"""Groups and datasets of an external file; the largest networks of lava-dl hold some hundred."""
+"""Most groups and datasets of an external file; the largest networks of lava-dl have a few hundred."""
 _SLAYER_GROUPS: Final = ("layer", "simulation")
-"""The groups of a netx file that slayer writes; lava-dl reads the first."""
+"""The groups of a netx file written by slayer; lava-dl reads the first."""
 EXPORT_AGAIN: Final = "Export the file again."
 
 Datasets = Mapping[str, Array]
-"""Every dataset of a file by its full name, such as ``layer/1/weight``; text as bytes."""
+"""All datasets of a file by full name, such as ``layer/1/weight``; text as bytes."""
 
 
 def file_content(datasets: Datasets) -> bytes:
@@ -57,10 +58,10 @@ def file_content(datasets: Datasets) -> bytes:
 
 
 def _image(datasets: Datasets, compression: str) -> bytes:
-    # Built in memory: h5py on a full disk dies with SIGSEGV, and a killed in-place write leaves an unusable file.
+    # Built in memory: h5py crashes with SIGSEGV on a full disk, and a killed in-place write leaves an unusable file.
     with h5py.File("in-memory", "w", driver="core", backing_store=False, userblock_size=_SEAL_LENGTH) as file:
         for name, value in datasets.items():
-            # HDF5 compresses and checks only what has values to be cut into chunks.
+            # HDF5 compresses and checksums only datasets that can be chunked: not scalars or empty ones.
             filters = (
                 {"compression": compression, "shuffle": True, "fletcher32": True} if value.shape and value.size else {}
             )
@@ -81,60 +82,60 @@ def read_content(path: Path) -> bytes:
     """
     try:
         if path.stat().st_size > _MAX_FILE:
-            raise NetxError("larger than 2 GiB", where=path, expected="netx files are smaller")
-        # Read whole first: h5py keeps a file open for as long as a reader lives.
+            raise NetxError("larger than 2 GiB", where=path, expected="must be smaller")
+        # Read the whole file first: h5py keeps a file open as long as its reader exists.
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise NetxError("no such file", where=path, hint="`loihi-convert export model.pt` writes one.") from error
+        raise NetxError("no such file", where=path, hint="Write one with `loihi-convert export model.pt`.") from error
     except OSError as error:
         raise NetxError(f"cannot be read ({error.strerror or error})", where=path) from error
     if not content.startswith(_HDF5):
         if not content.startswith(_SEAL[:8].encode()):
             raise NetxError("not an HDF5 file (bad signature)", where=path)
         if content[:_SEAL_LENGTH] != seal(content[_SEAL_LENGTH:]):
-            raise NetxError("is damaged: its bytes do not match its seal (SHA-256)", where=path, hint=EXPORT_AGAIN)
+            raise NetxError("damaged: the bytes do not match the seal (SHA-256)", where=path, hint=EXPORT_AGAIN)
     return content
 
 
 def read_datasets(content: bytes) -> Datasets:
-    """Every dataset of a native HDF5 image; nothing outside the image is opened, and no link is followed."""
+    """Return all datasets of a native HDF5 image; open nothing outside the image, and follow no links."""
     found: dict[str, h5py.Dataset] = {}
 
     def visit(name: str, item: object) -> None:
         if name.count("/") > _DEEPEST:
-            raise NetxError("is nested too deeply", where=name, hint=EXPORT_AGAIN)
+            raise NetxError("nested too deeply", where=name, hint=EXPORT_AGAIN)
         if isinstance(item, h5py.Group):
             _require_plain_group(item)
         elif isinstance(item, h5py.Dataset) and not item.is_virtual and not item.external and item.dtype.kind in "iufS":
             found[name] = item
         else:
-            raise NetxError("is not a dataset of numbers or text in this file", where=name, hint=EXPORT_AGAIN)
+            raise NetxError("not a dataset of numbers or text in this file", where=name, hint=EXPORT_AGAIN)
 
     with h5py.File(io.BytesIO(content), "r") as file:
         _require_plain_group(file)
         if NATIVE_GROUP not in file or _DIGEST not in file.attrs:
             raise NetxError(
-                f"not written by loihi-convert (without group '{NATIVE_GROUP}', which holds thresholds and scales)",
-                hint="Netx files of other tools can be run, one at a time and on ref, checked and inspected.",
+                f"not written by loihi-convert (the group '{NATIVE_GROUP}' with thresholds and scales is missing)",
+                hint="Netx files of other tools can be checked, inspected, and run on `ref`, one at a time.",
             )
         file.visititems(visit)
         _require_size(found, content)
         datasets = {name: np.asarray(item[()]) for name, item in found.items()}
         if file.attrs[_DIGEST] != content_sha256(datasets):
-            raise NetxError("is damaged: its content does not match its SHA-256", hint=EXPORT_AGAIN)
+            raise NetxError("damaged: the content does not match its SHA-256", hint=EXPORT_AGAIN)
     return datasets
 
 
 def is_native(content: bytes) -> bool:
-    """Whether an HDF5 image holds the group that only this package writes."""
+    """Return whether an HDF5 image contains the group that only this package writes."""
     with h5py.File(io.BytesIO(content), "r") as file:
         return NATIVE_GROUP in file
 
 
 def read_stock_datasets(content: bytes) -> Datasets:
-    """Every dataset of an HDF5 image that lava-dl may look at, native or external.
+    """Return all datasets of an HDF5 image that lava-dl may read, native or external.
 
-    Numbers and booleans as they are, text as bytes; nothing outside the image is opened, and no link is followed.
+    Numbers and booleans are unchanged, text is bytes. Opens nothing outside the image, and follows no links.
     """
     found: dict[str, h5py.Dataset] = {}
     seen = 0
@@ -145,16 +146,16 @@ def read_stock_datasets(content: bytes) -> Datasets:
             seen += 1
             full = f"{prefix}/{name}"
             if seen > _MAX_MEMBERS or full.count("/") > _DEEPEST:
-                raise NetxError("more, or more deeply nested, datasets than a netx network has", where=full)
+                raise NetxError("too many datasets, or nested too deeply, for a netx network", where=full)
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                raise NetxError("is a link, which is not followed", where=full)
+                raise NetxError("a link; links are not followed", where=full)
             item = group[name]
             if isinstance(item, h5py.Group):
                 visit(item, full)
             elif isinstance(item, h5py.Dataset) and _is_plain(item):
                 found[full] = item
             else:
-                raise NetxError("is not a dataset of numbers or text in this file", where=full)
+                raise NetxError("not a dataset of numbers or text in this file", where=full)
 
     with h5py.File(io.BytesIO(content), "r") as file:
         for name in _SLAYER_GROUPS:
@@ -162,10 +163,10 @@ def read_stock_datasets(content: bytes) -> Datasets:
                 if not isinstance(file.get(name, getlink=True), h5py.HardLink) or not isinstance(
                     file[name], h5py.Group
                 ):
-                    raise NetxError("is not a group of this file", where=name)
+                    raise NetxError("not a group in this file", where=name)
                 visit(file[name], name)
         if not any(name.startswith("layer/") for name in found):
-            raise NetxError("not a netx file (HDF5 without a group 'layer' that holds layers)")
+            raise NetxError("not a netx file (HDF5 without layers in a group 'layer')")
         _require_size(found, content)
         return {name: _value(name, item) for name, item in found.items()}
 
@@ -182,7 +183,7 @@ def _value(name: str, item: h5py.Dataset) -> Array:
         value = np.array(text if isinstance(text, bytes) else str(text).encode())
     if value.dtype.kind == "S" and value.nbytes > _MAX_TEXT_LENGTH:
         expected = f"must be at most {_MAX_TEXT_LENGTH:,}"
-        raise NetxError(f"a text of {value.nbytes:,} bytes", where=name, expected=expected)
+        raise NetxError(f"text of {value.nbytes:,} bytes", where=name, expected=expected)
     return value
 
 
@@ -193,7 +194,7 @@ def _require_size(found: Mapping[str, h5py.Dataset], content: bytes) -> None:
 
 
 def seal(image: bytes) -> bytes:
-    """The user block of an HDF5 image: a line for people and for `read`, filled up with zeros."""
+    """Return the user block of an HDF5 image: one line for people and for `read`, padded with zeros."""
     return f"{_SEAL}{hashlib.sha256(image).hexdigest()}\n".encode().ljust(_SEAL_LENGTH, b"\0")
 
 
@@ -210,12 +211,12 @@ def _require_plain_group(group: h5py.Group) -> None:
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
             raise NetxError(f"{name} is a link", where=group.name, hint=EXPORT_AGAIN)
     if len(group) == 0:
-        raise NetxError("is an empty group", where=group.name, hint=EXPORT_AGAIN)
+        raise NetxError("an empty group", where=group.name, hint=EXPORT_AGAIN)
 
 
 @contextlib.contextmanager
 def errors_within(place: str | Path) -> Iterator[None]:
-    """Turn every `LoihiConvertError` into a `NetxError` about ``place``, with fields that fit on a line."""
+    """Turn any `LoihiConvertError` into a `NetxError` about ``place``, with fields short enough for one line."""
     try:
         yield
     except LoihiConvertError as error:
@@ -226,19 +227,19 @@ def errors_within(place: str | Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def errors_that_name(path: Path, hint: str = "") -> Iterator[None]:
-    """Turn every error that reading ``path`` raises into a `NetxError` that names it."""
+    """Turn any error raised while reading ``path`` into a `NetxError` that names it."""
     with errors_within(path):
         try:
             yield
         except LoihiConvertError:
             raise
-        # A forged file can make HDF5 and NumPy raise nearly anything; none of it is a bug here.
+        # A forged file can make HDF5 and NumPy raise almost any exception; none of these is a bug here.
         except Exception as error:
             reason = _shortened(str(error) or type(error).__name__)
             raise NetxError(f"cannot be read as a netx HDF5 file ({reason})", hint=hint) from error
 
 
 def _shortened(reason: str) -> str:
-    """One line of bounded length, whatever a forged file made part of it."""
+    """One line of bounded length, whatever a forged file put into it."""
     line = escape_control(" ".join(reason.split()))
     return line if len(line) <= _MAX_REASON_LENGTH else f"{line[:_MAX_REASON_LENGTH]} ..."

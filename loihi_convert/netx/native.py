@@ -8,20 +8,20 @@ The datasets that lava-dl's ``lava.lib.dl.netx.hdf5.Network`` reads::
     /layer/i        type=dense  shape, weight (N_out, N_in), bias?, neuron/?
     .../neuron      type=CUBA, iDecay=4096, vDecay=0, vThMant = threshold - 1, per channel or one number
 
-netx has no pooling: a layer after a pooling is written as the strided convolution (or the larger dense matrix) that
-gives the same integers. A group of its own, which lava-dl never reads, holds the rest::
+netx has no pooling: a layer after a pooling is written as the strided convolution (or the larger dense matrix) with the
+same result. A separate group, which lava-dl never reads, holds everything else::
 
     /loihi_convert              format, timesteps, proven_timesteps, pixel_bits, reset, provenance (JSON);
                                 poisson_seed, if pixels enter as Poisson spikes;
-                                target, if it is not lava;
-                                thresholds, if each layer has only one
+                                target, if not lava;
+                                thresholds, if each layer has a single threshold
     /loihi_convert/layer/k      name, scale, pool, dilation, initial_potential   (k counts synapses from 0)
     .../balanced                threshold, amplitude, initial_potential          in floating point, before rounding
-    .../correction              what bias correction added to the CNN's bias     the same, if there is one
-    .../relay_of                the channel of the layer before that a channel repeats, or -1; if there are relays
-    .../low_bits                bits of the low digit, if the last layer is written in two digits (`ir.digits`)
+    .../correction              the correction added to the CNN's bias           the same, if biases were corrected
+    .../relay_of                per channel, the channel of the layer before that it repeats, or -1; if there are relays
+    .../low_bits                bits of the low digit, if the last layer is stored in two digits (`ir.digits`)
 
-After reading, the network is encoded again; a file that differs from that encoding is refused.
+After reading, the network is encoded again; if the result differs from the file, the file is refused.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ _BALANCED: Final = ("threshold", "amplitude", "initial_potential")
 
 
 def write(network: QuantizedNetwork, path: str | Path, *, overwrite: bool = False) -> None:
-    """Write ``network`` as a netx file; afterwards ``path`` is complete, or what it was before.
+    """Write ``network`` as a netx file; after a failure ``path`` is unchanged.
 
     Raises
     ------
     InputError
-        If ``path`` exists and ``overwrite`` is off, or cannot be written.
+        If ``path`` exists and ``overwrite`` is off, or it cannot be written.
     """
     path = Path(path)
     refuse_to_overwrite(path, overwrite)
@@ -86,7 +86,7 @@ def read(path: str | Path) -> QuantizedNetwork:
     Raises
     ------
     NetxError
-        If the file is missing, damaged, was not written by this package, or holds numbers that do not fit Loihi.
+        If the file is missing, damaged or not written by this package, or its numbers do not fit Loihi.
     """
     path = Path(path)
     content = read_content(path)
@@ -95,12 +95,12 @@ def read(path: str | Path) -> QuantizedNetwork:
 
 
 def decode(datasets: Datasets) -> QuantizedNetwork:
-    """Return the network that ``datasets`` hold, if they are what `write` writes for it.
+    """Return the network in ``datasets``, which must be exactly the datasets that `write` writes for it.
 
     Raises
     ------
     NetxError
-        If a dataset is missing, has a place in no such file, or is inconsistent with the rest.
+        If a dataset is missing, unexpected, or inconsistent with the rest.
     RangeError
         If the network breaks an exactness rule.
     """
@@ -110,13 +110,13 @@ def decode(datasets: Datasets) -> QuantizedNetwork:
 
 
 def _require_encoding(datasets: Datasets, network: QuantizedNetwork) -> None:
-    """Raise unless ``datasets`` are what `write` writes for ``network``, including those that only lava-dl reads."""
+    """Raise unless ``datasets`` are those that `write` writes for ``network``, including those only lava-dl reads."""
     expected = dict(encode(network))
     for name in sorted(datasets.keys() | expected.keys()):
         if name not in datasets:
-            raise NetxError("is missing", where=name, hint=EXPORT_AGAIN)
+            raise NetxError("missing", where=name, hint=EXPORT_AGAIN)
         if name not in expected:
-            raise NetxError("does not belong in a file of this network", where=name, hint=EXPORT_AGAIN)
+            raise NetxError("unexpected in a file of this network", where=name, hint=EXPORT_AGAIN)
         found, wanted = datasets[name], expected[name]
         if (found.dtype, found.shape) != (wanted.dtype, wanted.shape) or found.tobytes() != wanted.tobytes():
             raise NetxError(
@@ -128,7 +128,7 @@ def _require_encoding(datasets: Datasets, network: QuantizedNetwork) -> None:
 
 
 def encode(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
-    """Yield the name and value of every dataset of a file that holds ``network``."""
+    """Yield the name and value of every dataset in a file of ``network``."""
     yield from _stock_datasets(network)
     yield f"{NATIVE_GROUP}/format", np.array(FORMAT, np.int32)
     yield f"{NATIVE_GROUP}/timesteps", np.array(network.timesteps, np.int32)
@@ -163,7 +163,7 @@ def encode(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
 
 
 def _stock_datasets(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
-    """What lava-dl reads."""
+    """The datasets that lava-dl reads."""
     yield "layer/0/type", encoded("input")
     yield "layer/0/shape", np.array(network.input_shape, np.int32)
     input_shape, index = network.input_shape, 1
@@ -190,9 +190,9 @@ def _stock_datasets(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
 
 def _neuron_datasets(group: str, layer: QuantizedLayer, thresholds: Granularity) -> Iterator[tuple[str, Array]]:
     if layer.neuron is None and layer.bias is None:
-        # netx gives a dense layer without neuron group its non-firing integrator, the natural readout.
+        # netx gives a dense layer without a neuron group a non-firing integrator, which is the readout we need.
         return
-    # That integrator adds a bias only once; with one, the readout is an IF neuron that can never fire.
+    # That integrator adds a bias only once; with a bias, the readout is an IF neuron that can never fire.
     threshold = np.array(limits.NEVER_FIRES) if layer.neuron is None else layer.neuron.threshold
     if thresholds == "scalar":
         threshold = threshold.max()
@@ -203,7 +203,7 @@ def _neuron_datasets(group: str, layer: QuantizedLayer, thresholds: Granularity)
 
 
 def _decode(datasets: Datasets) -> QuantizedNetwork:
-    """The network that ``datasets`` hold; `_require_encoding` then checks the datasets that are not read here."""
+    """The network in ``datasets``; `_require_encoding` then checks the datasets that are not read here."""
     if (version := integer(datasets[f"{NATIVE_GROUP}/format"])) != FORMAT:
         raise NetxError(f"format {version}", where="format", expected=f"must be {FORMAT}", hint=EXPORT_AGAIN)
     count = len({name.split("/")[1] for name in datasets if name.startswith("layer/")})
@@ -213,7 +213,7 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
     pixel_bits = integer(datasets[f"{NATIVE_GROUP}/pixel_bits"])
     if not 1 <= pixel_bits <= limits.MAX_PIXEL_BITS:
         expected = f"must be in 1..{limits.MAX_PIXEL_BITS}"
-        raise NetxError(f"pixels of {pixel_bits} bits", where="pixel_bits", expected=expected)
+        raise NetxError(f"{pixel_bits}-bit pixels", where="pixel_bits", expected=expected)
     seed = datasets.get(f"{NATIVE_GROUP}/poisson_seed")
     poisson_seed = None if seed is None else integer(seed)
     input_shape: Shape = tuple(datasets["layer/0/shape"].tolist())
@@ -269,7 +269,7 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
 
 
 def _choice(datasets: Datasets, name: str, values: tuple[str, ...], default: str = "") -> str:
-    """A text that is one of ``values``."""
+    """The string in dataset ``name``, which must be one of ``values``."""
     stored = datasets.get(f"{NATIVE_GROUP}/{name}")
     found = default if stored is None else decoded(stored)
     if found not in values:
@@ -282,7 +282,7 @@ def _inside(datasets: Datasets, prefix: str) -> Datasets:
 
 
 def _require_sound(layer: QuantizedLayer, shape: Shape) -> None:
-    """Raise unless the layer has an acceptable size, and its floats make sense: one for each channel."""
+    """Raise unless the layer has an acceptable size and one valid float per channel in each float array."""
     if (neurons := math.prod(shape)) > MAX_LAYER_SIZE:
         raise NetxError(f"{neurons:,} neurons", where=layer.name, expected=f"must be at most {MAX_LAYER_SIZE:,}")
     channels = (layer.synapse.channels,)
@@ -300,7 +300,7 @@ def _require_sound(layer: QuantizedLayer, shape: Shape) -> None:
         numbers.append(("correction", layer.correction, bool(np.isfinite(layer.correction).all())))
     for name, array, is_sound in numbers:
         if array.shape != channels or not is_sound:
-            expected = "must be one valid number for each channel"
+            expected = "must be one valid number per channel"
             raise NetxError(f"{name} {brief(array)}", where=layer.name, expected=expected, hint=EXPORT_AGAIN)
 
 
@@ -325,7 +325,7 @@ def _decode_conv(stock: Datasets, extra: Datasets, input_shape: Shape) -> Synaps
             (padding[0] // pool[0], padding[1] // pool[1]),
         )
         if min(stride) < 1:
-            raise NetxError(f"a stride less than its pooling {pool}", hint=EXPORT_AGAIN)
+            raise NetxError(f"a stride smaller than its pooling {pool}", hint=EXPORT_AGAIN)
     return Conv(
         weight=integers(weight),
         bias=_decode_bias(stock),
@@ -357,7 +357,7 @@ def _decode_neuron(stock: Datasets, extra: Datasets) -> IntegerNeuron | None:
     if "initial_potential" not in extra:
         return None
     threshold, initial = integers(stock["neuron/vThMant"]) + 1, extra["initial_potential"]
-    # One number stands for all channels.
+    # A single number applies to all channels.
     return IntegerNeuron(np.full(initial.shape, threshold) if threshold.ndim == 0 else threshold, initial)
 
 
@@ -381,5 +381,5 @@ def _decode_relays(extra: Datasets) -> Array | None:
         return None
     found = integers(extra["relay_of"])
     if found.ndim != 1 or found.min(initial=0) < -1:
-        raise NetxError(brief(found), where="relay_of", expected="must be a channel or -1 for each channel")
+        raise NetxError(brief(found), where="relay_of", expected="must be a channel index or -1 for each channel")
     return found.astype(np.int64)

@@ -1,7 +1,7 @@
-"""The layers of any netx file, whoever wrote it, as lava-dl's ``lava.lib.dl.netx.hdf5.Network`` looks at them.
+"""The layers of any netx file, from any tool, as lava-dl's ``lava.lib.dl.netx.hdf5.Network`` reads them.
 
-Lenient: nothing is trusted to be there or to make sense, so that `check` can name what is wrong and `inspect` can show
-what is stored. `external.cuba_reader` adds what a run needs.
+Lenient: contents may be missing or invalid, so that `check` can report problems and `inspect` can show what is stored.
+`external.cuba_reader` adds the checks that a run needs.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ _CUBA_NEEDS: Final = ("neuron/iDecay", "neuron/vDecay", "neuron/vThMant")
 
 @dataclass(frozen=True, eq=False)
 class StockLayer:
-    """One member of a file's group ``/layer``.
+    """One member of the group ``/layer``.
 
     Parameters
     ----------
     kind
-        Its ``type``; empty where there is none.
+        Its ``type``; empty if missing.
     datasets
-        By their names inside it, such as ``neuron/vThMant``.
+        Its datasets by name, such as ``neuron/vThMant``.
     input_shape
-        Output shape of the layer before it, or, where a file begins with a dense layer, what its weights take:
+        Output shape of the layer before it or, if a file begins with a dense layer, the input shape of its weights:
         ``(C, H, W)`` or ``(N,)``; None if unknown.
     """
 
@@ -51,12 +51,12 @@ class StockLayer:
     input_shape: Shape | None
 
     def numbers(self, name: str) -> Array | None:
-        """Return a dataset of numbers; None if it is missing, empty or holds something else."""
+        """Return a dataset of numbers; None if it is missing, empty or not numeric."""
         value = self.datasets.get(name)
         return value if value is not None and value.dtype.kind in "iufb" and value.size else None
 
     def integers(self, name: str) -> tuple[int, ...] | None:
-        """Return the first numbers of a dataset, cut towards 0; -1 for NaN and numbers that no geometry has."""
+        """Return the first numbers of a dataset, rounded towards 0; -1 for NaN and numbers too large for a geometry."""
         value = self.numbers(name)
         if value is None:
             return None
@@ -69,51 +69,51 @@ class StockLayer:
 
     @property
     def synaptic_weights(self) -> Array | None:
-        """All weights in a row, in a recurrent layer with the recurrent ones: netx counts the bits of both together."""
+        """All weights, flattened, including recurrent ones: netx determines the bits of both together."""
         names = ("weight", "weight_rec") if self.kind == "dense_rec" else ("weight",)
         found = [value.ravel() for name in names if (value := self.numbers(name)) is not None]
         return np.concatenate(found) if found and self.kind != "input" else None
 
     @property
     def stored_shape(self) -> Shape | None:
-        """``(C, H, W)`` or ``(N,)``, or whatever is stored."""
+        """The stored shape: ``(C, H, W)`` or ``(N,)``, or whatever the file contains."""
         return self.integers("shape")
 
     @property
     def expected_shape(self) -> Shape | None:
-        """What `output_shape` must be: the stored shape, in a row where the layer is dense."""
+        """The expected `output_shape`: the stored shape, flattened if the layer is dense."""
         shape = self.stored_shape
         return (math.prod(shape),) if shape is not None and self.kind in _DENSE else shape
 
     @property
     def has_neurons(self) -> bool:
-        """Whether there is a group ``neuron``; netx gives a dense layer without one its own integrator."""
+        """Whether there is a group ``neuron``; netx gives a dense layer without one a non-firing integrator."""
         return any(name.startswith("neuron/") for name in self.datasets)
 
     @property
     def neuron_type(self) -> str | None:
-        """``CUBA``, ``SDNN`` and so on; None if there is none."""
+        """``CUBA``, ``SDNN`` and so on; None if missing."""
         return text(self.datasets["neuron/type"]) if "neuron/type" in self.datasets else None
 
     @property
     def is_cuba(self) -> bool:
-        """Whether it has the neurons of Lava's LIF."""
+        """Whether its neurons are Lava's LIF."""
         return self.neuron_type in _CUBA
 
     @property
     def needed(self) -> tuple[str, ...]:
-        """Names of the datasets that netx looks up in such a layer, and fails without."""
+        """Names of the datasets that netx requires in this layer."""
         names = (*_NEEDED.get(self.kind, ()), *(("neuron/type",) if self.has_neurons else ()))
         return tuple(dict.fromkeys((*names, *(_CUBA_NEEDS if self.is_cuba else ()))))
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Those of `needed` that the file lacks."""
+        """The names in `needed` that the file does not contain."""
         return tuple(name for name in self.needed if name not in self.datasets)
 
     @property
     def synapse(self) -> Synapse | None:
-        """The weights with their geometry, without a bias; None if the layer has none.
+        """The weights with their geometry, without a bias; None if the layer has no weights.
 
         Raises
         ------
@@ -128,7 +128,7 @@ class StockLayer:
         if self.kind not in _DENSE:
             return None
         neurons = self._neurons
-        # Slayer's weights may have axes of length 1, or one axis only.
+        # Slayer's weights may have axes of length 1, or only one axis.
         if neurons < 1 or weight.size % neurons:
             raise InputError(f"{weight.size:,} weights for {neurons:,} neurons")
         return Dense(weight.reshape(neurons, -1))
@@ -140,23 +140,23 @@ class StockLayer:
         Raises
         ------
         InputError
-            If the number of weights is not that of neurons squared.
+            If the number of weights is not the square of the number of neurons.
         """
         if self.kind != "dense_rec":
             return None
         weight, neurons = self.numbers("weight_rec"), self._neurons
         if weight is None or weight.size != neurons**2:
-            raise InputError(f"{0 if weight is None else weight.size:,} recurrent weights among {neurons:,} neurons")
+            raise InputError(f"{0 if weight is None else weight.size:,} recurrent weights for {neurons:,} neurons")
         return Dense(weight.reshape(neurons, neurons))
 
     @property
     def output_shape(self) -> Shape | None:
-        """``(C, H, W)`` or ``(N,)``, as it follows from input and weights; None if either is unknown.
+        """``(C, H, W)`` or ``(N,)``, computed from input shape and weights; None if either is unknown.
 
         Raises
         ------
         InputError
-            As `synapse`, or if the input does not fit, or the output would be too large.
+            As in `synapse`, or if the input does not fit, or the output would be too large.
         """
         synapse = self.synapse
         if synapse is None or self.input_shape is None:
@@ -173,7 +173,7 @@ class StockLayer:
         return shape
 
     def _conv(self, weight: Array) -> Conv:
-        # Slayer's kernels have an axis of time, of length 1, which netx drops.
+        # Slayer's kernels have a time axis of length 1, which netx drops.
         if weight.ndim not in (4, 5) or weight.shape[4:] not in ((), (1,)):
             raise InputError(f"weights of shape {weight.shape}", expected="must be (C_out, C_in / groups, K_h, K_w)")
         stride, padding, dilation = (self._pair(name) for name in ("stride", "padding", "dilation"))
@@ -183,7 +183,7 @@ class StockLayer:
         return Conv(weight.reshape(weight.shape[:4]), None, stride, padding, dilation, groups)
 
     def _pair(self, name: str) -> Pair:
-        """(vertical, horizontal), which a file may say as one number."""
+        """(vertical, horizontal), which a file may give as one number."""
         values = self.integers(name) or ()
         if len(values) not in (1, 2):
             raise InputError(f"{name} {values}", expected="must be one or two numbers")
@@ -196,16 +196,16 @@ class StockLayer:
 
 @dataclass(frozen=True, eq=False)
 class StockFile:
-    """What lava-dl may look at in a netx file.
+    """The parts of a netx file that lava-dl may read.
 
     Parameters
     ----------
     members
         Names of the members of ``/layer``, sorted.
     layers
-        Those numbered 0 to the number of members, each with its name: ``layer/3``.
+        The members named 0, 1, ..., up to the number of members, each with its full name: ``layer/3``.
     simulation
-        What slayer stores about a sample, by name: ``Ts``, ``tSample``.
+        Slayer's parameters of a sample, by name: ``Ts``, ``tSample``.
     """
 
     members: tuple[str, ...]
@@ -214,7 +214,7 @@ class StockFile:
 
     @property
     def stray(self) -> tuple[str, ...]:
-        """Members that netx does not number: it counts the members and looks for 0, 1, 2, ..."""
+        """Members that netx would not find: it counts the members and reads 0, 1, 2, ..."""
         numbered = {str(index) for index in range(len(self.members))}
         return tuple(name for name in self.members if name not in numbered)
 
@@ -225,14 +225,14 @@ class StockFile:
             raise NetxError(found, where="layer", expected="must be numbered 0, 1, 2, ...")
 
     def with_names(self, names: Sequence[str]) -> StockFile:
-        """The same with ``names``, in order, for the layers that have weights."""
+        """Return the file with ``names``, in order, for the layers that have weights."""
         given = iter(names)
         named = ((name if layer.weight is None else next(given), layer) for name, layer in self.layers)
         return replace(self, layers=tuple(named))
 
 
 def stock_file(datasets: Datasets) -> StockFile:
-    """Return what lava-dl sees of a netx file that holds ``datasets``."""
+    """Return a netx file with ``datasets`` as lava-dl sees it."""
     groups: dict[str, dict[str, Array]] = {}
     for name, value in datasets.items():
         group, _, rest = name.partition("/")
@@ -261,14 +261,14 @@ def _layers(groups: Mapping[str, Datasets]) -> Iterator[tuple[str, StockLayer]]:
 
 
 def text(value: Array) -> str:
-    """Return the text in a dataset, as printable ASCII; empty if it holds none."""
+    """Return the text in a dataset, as printable ASCII; empty if it is not text."""
     content = value.ravel()[0] if value.size else b""
     plain = content.decode("ascii", "replace") if isinstance(content, bytes) else ""
     return plain if plain.isprintable() and plain.isascii() else ascii(plain)[1:-1]
 
 
 def _own_input_shape(layer: StockLayer) -> Shape | None:
-    """What the weights of a dense layer take, ``(N_in,)``; None for every other layer."""
+    """The input shape of the weights of a dense layer, ``(N_in,)``; None for other layers."""
     try:
         synapse = layer.synapse
     except InputError:
@@ -277,7 +277,7 @@ def _own_input_shape(layer: StockLayer) -> Shape | None:
 
 
 def _known_shape(layer: StockLayer) -> Shape | None:
-    """The shape that follows from its input, or else the stored one."""
+    """The shape computed from its input, or else the stored shape."""
     try:
         return layer.output_shape or layer.stored_shape
     except InputError:

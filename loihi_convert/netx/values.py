@@ -1,4 +1,4 @@
-"""Values of single datasets of a native netx file, checked as they are read."""
+"""Values of single datasets of a native netx file, checked when read."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from loihi_convert.netx.hdf5 import EXPORT_AGAIN
 
 
 def pair(value: Array, least: int = 1) -> Pair:
-    """Return two integers from ``least``."""
+    """Return two integers, each at least ``least``."""
     if value.shape != (2,) or value.dtype.kind != "i" or value.min() < least:
-        raise NetxError(brief(value), expected=f"must be two integers from {least}", hint=EXPORT_AGAIN)
+        raise NetxError(brief(value), expected=f"must be two integers, at least {least}", hint=EXPORT_AGAIN)
     return int(value[0]), int(value[1])
 
 
@@ -24,7 +24,7 @@ def integers(value: Array) -> Array:
 
 
 def integer(value: Array) -> int:
-    """Return the one integer."""
+    """Return a single integer."""
     if value.shape != () or value.dtype.kind != "i":
         raise NetxError(brief(value), expected="must be one integer", hint=EXPORT_AGAIN)
     return int(value)
@@ -36,12 +36,12 @@ def encoded(text: str) -> Array:
 
 
 def decoded(value: Array) -> str:
-    """Return the text in a dataset."""
+    """Return the string in a dataset."""
     if value.shape != () or value.dtype.kind != "S":
-        raise NetxError(brief(value), expected="must be a text", hint=EXPORT_AGAIN)
+        raise NetxError(brief(value), expected="must be a string", hint=EXPORT_AGAIN)
     return bytes(value.item()).decode()
 
 
 def brief(value: Array) -> str:
-    """Return a few numbers, or the type and shape of more, for an error."""
+    """Return up to four numbers, or the dtype and shape of a larger array, for an error message."""
     return f"{value.dtype} {value.shape}" if value.size > 4 else f"{value.dtype} {value.tolist()}"

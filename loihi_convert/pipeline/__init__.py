@@ -1,8 +1,8 @@
 """The whole flow: model.pt -> netx file -> backend -> accuracy against latency.
 
-`export` turns a trained CNN into files that Lava runs, `run` runs them and evaluates what comes back, `diagnose` says
-where accuracy went. `demo` on the command line is `train`, `export` and `run`, one after the other. Netx files that
-`export` has not written are run by `run_external_into_folder`.
+`export` converts a trained CNN to files that Lava can run, `run` runs and evaluates them, `diagnose` finds where
+accuracy is lost. The command `demo` is `train`, `export` and `run` in sequence. Netx files written by other tools are
+run by `run_external_into_folder`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A netx file or a checkpoint -> what would go wrong with it on a target."""
+"""A netx file or a checkpoint -> its problems on a target."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from loihi_convert.report.conversion_tables import resource_table
 from loihi_convert.report.table import notebook_html
 
 CAN_SPIKE: Final = "every operation has a spiking equivalent"
-"""The rule of the findings on a CNN that several places keep from being converted."""
+"""The rule of the findings if several parts of a CNN have no spiking equivalent."""
 
 
 @dataclass(frozen=True, eq=False)
 class CheckpointFile:
-    """A checkpoint: the CNN before export. ``recorded`` is what it says of itself."""
+    """A checkpoint: the CNN before export. ``recorded`` is its own record."""
 
     path: Path
     network: ReluNetwork
@@ -49,7 +49,7 @@ class CheckpointFile:
 
 @dataclass(frozen=True, eq=False)
 class NativeFile:
-    """A netx file that `export` wrote: its network, and the layers that lava-dl sees."""
+    """A netx file written by `export`: its network, and its layers as lava-dl sees them."""
 
     path: Path
     network: QuantizedNetwork
@@ -57,13 +57,13 @@ class NativeFile:
 
     @property
     def recorded(self) -> ModelRecord:
-        """What it says of its CNN."""
+        """The file's record of its CNN."""
         return self.network.provenance.model
 
 
 @dataclass(frozen=True, eq=False)
 class ExternalFile:
-    """A netx file that another tool wrote; ``refusal``: why `run` cannot run it, if it cannot."""
+    """A netx file written by another tool; ``refusal``: the reason if `run` cannot run it."""
 
     path: Path
     stock: StockFile
@@ -72,7 +72,7 @@ class ExternalFile:
 
 @dataclass(frozen=True, eq=False)
 class RefusedFile:
-    """A checkpoint or netx file that cannot be used; ``stock``: what lava-dl sees, if it is not damaged."""
+    """A checkpoint or netx file that cannot be used; ``stock``: its layers as lava-dl sees them, if not damaged."""
 
     path: Path
     refusal: InputError
@@ -80,25 +80,25 @@ class RefusedFile:
 
 
 LoadedFile = CheckpointFile | NativeFile | ExternalFile | RefusedFile
-"""A file, as far as it could be read."""
+"""A file, as far as it was readable."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CheckReport:
-    """All findings, the worst first, and the resources of each layer.
+    """All findings, the most severe first, and the resources of each layer.
 
     Parameters
     ----------
     path, target
         As requested.
     timesteps
-        T of the run; None if no thresholds are known: for a checkpoint, an external or a refused file.
+        T of the run; None if thresholds are unknown: for a checkpoint, an external or a refused file.
     image_count
-        Images on which channels were looked at.
+        Number of images on which channel activity was measured.
     findings
-        One for each claim that does not hold.
+        One finding per violated rule.
     chips
-        The layers, and the chips available for them; None if the layers could not be read.
+        The layers and the chips available for them; None if the layers are not readable.
     """
 
     path: Path
@@ -115,7 +115,7 @@ class CheckReport:
 
     @property
     def verdict(self) -> str:
-        """Whether the file can be used on the target, in a sentence with the number of findings."""
+        """One sentence: whether the file can be used on the target, and the number of findings."""
         found = Counter(finding.severity for finding in self.findings)
         counts = ", ".join(f"{found[severity]} {severity}{'s' * (found[severity] != 1)}" for severity in SEVERITIES)
         outcome = "can be used on" if self.is_usable else "cannot be used on"
@@ -137,7 +137,7 @@ def load_file(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> LoadedFile:
-    """Return what can be read of a ``.net`` file, or of a checkpoint or ONNX file; which it is, its content says.
+    """Return the readable part of a ``.net`` file, checkpoint or ONNX file; the type is detected from its content.
 
     ``arch``, ``input_shape``, ``mean`` and ``std`` are for a checkpoint, as in `source.open_source`.
 
@@ -146,11 +146,11 @@ def load_file(
     InputError
         If there is no such file.
     UsageError
-        As `source.open_source`.
+        As in `source.open_source`.
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError("no such file", where=path, hint="Name a .net file, or the checkpoint of a CNN.")
+        raise InputError("no such file", where=path, hint="Give a .net file, or the checkpoint of a CNN.")
     is_netx = kind_of(path) == "hdf5" or path.suffix == netx.SUFFIX
     if not is_netx:
         try:
@@ -187,36 +187,36 @@ def check(
     device: str = "cpu",
     bars: ProgressFactory = no_progress_bar,
 ) -> CheckReport:
-    """Return all findings on ``loaded`` for ``target``, the worst first.
+    """Return all findings on ``loaded`` for ``target``, the most severe first.
 
     Parameters
     ----------
     loaded
         From `load_file`.
     images
-        uint8 ``(N, C, H, W)`` on which to look for channels that stay silent or fire at every step; None: do not look.
+        uint8 ``(N, C, H, W)``, to find channels that stay silent or fire at every step; None: skip this.
     timesteps
         T; by default the one the file was balanced for.
     target
-        Platform that is to run the network.
+        Platform to run the network on.
     chips
         Number of Loihi 2 chips available.
     device
-        Where to simulate: ``"cpu"``, or another device of torch.
+        Where to simulate: ``"cpu"`` or another torch device.
 
     Raises
     ------
     UsageError
         If ``target`` is unknown, ``timesteps`` or ``chips`` are below 1, or ``timesteps`` is given for a checkpoint.
     DataError
-        If ``images`` do not have the shape that the network takes.
+        If ``images`` do not have the network's input shape.
     """
     if target not in get_args(Target):
         raise UsageError(f"found {target!r}", where="target", expected=one_of(get_args(Target)))
     if chips < 1:
         raise UsageError(f"found {chips}", where="chips", expected="must be at least 1")
     if timesteps is not None and (timesteps < 1 or isinstance(loaded, CheckpointFile)):
-        expected = "must be at least 1, and is for a .net file only"
+        expected = "must be at least 1, and is only for .net files"
         raise UsageError(f"found {timesteps}", where="timesteps", expected=expected)
     steps = None
     if isinstance(loaded, NativeFile):
@@ -227,10 +227,10 @@ def check(
         if images.shape[1:] != loaded.network.input_shape:
             expected = f"{loaded.path} takes {loaded.network.input_shape}"
             raise DataError(f"shape {images.shape[1:]}", where="images", expected=expected)
-        # Nothing is simulated beyond the T that a file was proven for.
+        # Do not simulate beyond the largest safe T of a file.
         if steps is None or not isinstance(loaded, NativeFile) or steps <= loaded.network.max_timesteps:
             image_count = len(images)
-            with bars(f"{loaded.path.name}: looking at channels") as progress:
+            with bars(f"{loaded.path.name}: measuring channel activity") as progress:
                 found += _activity_findings(loaded, images, steps, target, device, progress)
     layers = _resources(loaded)
     on_chips = None if layers is None else Chips(layers, chips)
@@ -242,16 +242,16 @@ def check(
 
 
 def _refusal(loaded: LoadedFile) -> Iterator[Finding]:
-    """Why this package cannot use the file: an error, or, for a file that another tool may run, a note.
+    """Why this package cannot use the file: an error, or a note if another tool may run it.
 
-    Of a CNN, one for each place that cannot spike.
+    For a CNN, one finding for each part without a spiking equivalent.
     """
     refusal = loaded.refusal if isinstance(loaded, ExternalFile | RefusedFile) else None
     if refusal is None:
         return
     others = refusal.others if isinstance(refusal, UnsupportedModelError) else ()
     for error in (refusal, *others):
-        # The report names the file already.
+        # The report already names the file.
         place = error.where.removeprefix(str(loaded.path)).removeprefix(": ")
         yield Finding(
             severity="note" if isinstance(loaded, ExternalFile) else "error",
@@ -265,7 +265,7 @@ def _refusal(loaded: LoadedFile) -> Iterator[Finding]:
 
 
 def _file_findings(loaded: LoadedFile, steps: int | None, target: Target) -> Iterator[Finding]:
-    """What the rules on layers and integers find."""
+    """Findings of the rules on layers and integers."""
     if isinstance(loaded, CheckpointFile):
         return
     stock = loaded.stock
@@ -290,7 +290,7 @@ def _activity_findings(
     device: str,
     progress: Progress,
 ) -> Iterator[Finding]:
-    """What channels do on ``images``."""
+    """Findings on channel activity on ``images``."""
     if isinstance(loaded, CheckpointFile):
         yield from findings(CNN_ACTIVITY_RULES, cnn_activity(loaded.network, images), target)
     elif steps is not None:
@@ -324,5 +324,5 @@ def _stock_resources(stock: StockFile) -> tuple[LayerResources, ...] | None:
                 recurrent[name] = own
         return None if input_shape is None else resources(input_shape, synapses, recurrent)
     except InputError:
-        # `the_shape_follows_from_the_input` has found it.
+        # Already reported by `the_shape_follows_from_the_input`.
         return None

@@ -1,4 +1,4 @@
-"""A CNN -> Loihi's integers, its skips spread over as many relays as are worth it."""
+"""A CNN -> Loihi's integers, with the number of relays per skip connection chosen by trials."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def converted(
     device: str = "cpu",
     bars: ProgressFactory = no_progress_bar,
 ) -> Conversion:
-    """Return ``source`` in Loihi's integers, with the CNN in its provenance.
+    """Return ``source`` in Loihi's integers, with the CNN recorded in its provenance.
 
     Parameters
     ----------
@@ -38,19 +38,19 @@ def converted(
     balance_options, quantize_options
         See `BalanceOptions` and `QuantizeOptions`.
     skip_copies
-        How many relays carry each value of a skip, 1..8; ``None``: as many of `COPIES` as make the network agree
-        better with the CNN on calibration images.
+        Relays that carry each value of a skip connection, 1..8; ``None``: as few of `COPIES` as the agreement with the
+        CNN on calibration images allows.
     device
-        Where it is simulated.
+        Where to simulate.
     bars
         Opens a progress bar for each stage.
 
     Raises
     ------
     UsageError
-        If ``skip_copies`` is out of range, or as `to_integers`.
+        If ``skip_copies`` is out of range, or as in `to_integers`.
     RangeError, DataError
-        As `to_integers`.
+        As in `to_integers`.
     """
     require_skip_copies(skip_copies)
     notes: tuple[str, ...] = ()
@@ -72,20 +72,20 @@ def converted(
 
 
 def require_skip_copies(skip_copies: int | None) -> None:
-    """Raise the `UsageError` of `converted` about ``skip_copies``; it can be known before any work."""
+    """Raise the `UsageError` of `converted` about ``skip_copies``; called before any work."""
     if skip_copies is not None and not 1 <= skip_copies <= 2 * max(COPIES):
         raise UsageError(f"found {skip_copies}", where="skip_copies", expected=f"must be in 1..{2 * max(COPIES)}")
 
 
 def _notes(trials: tuple[CopiesTrial, ...]) -> tuple[str, ...]:
-    """What was chosen, and what the others gave; nothing where skips cost no bits."""
+    """The choice and the results of the other trials; empty if skips cost no bits."""
     best, *others = trials
     if not others:
         return ()
     by_copies = sorted(trials, key=lambda trial: trial.copies)
     found = ", ".join(f"{trial.copies}: {100 * trial.agreement:.2f} %" for trial in by_copies)
     return (
-        f"each skip is carried by {best.copies} relay{'s' * (best.copies > 1)}; with one, its weight costs the "
-        f"convolution that it joins {by_copies[0].identity_bits:.1f} bits. Agreement with the CNN on "
-        f"{best.image_count} calibration images by relays: {found}. `skip_copies` sets them.",
+        f"each skip uses {best.copies} relay{'s' * (best.copies > 1)}; with one relay, its weight costs the "
+        f"convolution it enters {by_copies[0].identity_bits:.1f} weight bits. Agreement with the CNN on "
+        f"{best.image_count} calibration images by number of relays: {found}. Set it with `skip_copies`.",
     )

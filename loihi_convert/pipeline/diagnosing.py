@@ -1,4 +1,4 @@
-"""A checkpoint and its netx file -> where the accuracy went, and what to try."""
+"""A checkpoint and its netx file -> where accuracy is lost, and what to try."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from loihi_convert.report.table import Table, notebook_html
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DiagnosisReport:
-    """Where the accuracy of one network went, what to try, and what else to know.
+    """Where one network loses accuracy, what to try, and further notes.
 
     Parameters
     ----------
     path
-        Its file; None where it is in memory only.
+        The file; None if the network is only in memory.
     diagnosis
-        Figures.
+        The figures.
     advice, notes
-        A sentence each.
+        One sentence each.
     equal_on_lava
-        Images on which Lava equalled `ref`.
+        Number of images on which Lava was equal to `ref`.
     """
 
     path: Path | None
@@ -45,11 +45,11 @@ class DiagnosisReport:
 
     @property
     def verdict(self) -> str:
-        """What is lost, what loses it and where, in a few sentences."""
+        """The loss, its cause and its place, in a few sentences."""
         return verdict(self.diagnosis)
 
     def tables(self) -> tuple[Table, Table]:
-        """Return the loss by cause, and by layer."""
+        """Return tables of the loss by cause and by layer."""
         return cause_table(self.diagnosis), divergence_table(self.diagnosis)
 
     def __repr__(self) -> str:
@@ -71,7 +71,7 @@ def diagnose(
     device: str = "cpu",
     bars: ProgressFactory = no_progress_bar,
 ) -> DiagnosisReport:
-    """Return where the accuracy of the CNN ``model`` goes on its way to the netx file ``path``.
+    """Return where accuracy is lost between the CNN ``model`` and the netx file ``path``.
 
     Parameters
     ----------
@@ -80,8 +80,8 @@ def diagnose(
     path
         The ``.net`` file.
     images
-        With or without labels. Not the test images: options chosen by this answer would be chosen by them. Images the
-        CNN was trained on flatter it.
+        With or without labels. Not the test images, because the answer is meant to guide options. On images the CNN was
+        trained on, its accuracy is too high.
     timesteps
         T; by default the one the file was balanced for.
     arch
@@ -94,9 +94,9 @@ def diagnose(
     Raises
     ------
     InputError
-        If a file cannot be used, or the checkpoint has other layers than the netx file.
+        If a file cannot be used, or the layers of the checkpoint and of the netx file differ.
     VerificationError
-        If Lava's integers are not those of `ref`.
+        If Lava's integers differ from those of `ref`.
     """
     model = Path(model)
     path = Path(path)
@@ -108,8 +108,8 @@ def diagnose(
     notes = []
     if source.recorded.sha256 != recorded.sha256:
         notes.append(
-            f"{path} was not made from {model} as it is now: what differs between the two CNNs is counted as loss, "
-            "mostly of weight bits."
+            f"{path} was not made from {model} as it is now: differences between the two CNNs are counted as loss, "
+            "mostly as that of weight bits."
         )
     notes += image_notes(network)
     spiking = float_network(network, source.network)

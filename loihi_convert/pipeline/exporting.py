@@ -25,10 +25,10 @@ from loihi_convert.pipeline.converting import converted, require_skip_copies
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 
 VERIFIED_IMAGES: Final = 32
-"""Calibration images on which an exported file is compared, layer by layer, with the network in memory."""
+"""Number of calibration images on which an exported file is compared, layer by layer, with the network in memory."""
 
 TRACED_BYTES: Final = 2**29
-"""Of the spikes and potentials of a run that are compared at once."""
+"""Most bytes of spikes and potentials compared at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,15 +38,15 @@ class ExportResult:
     Parameters
     ----------
     path, network
-        The file, and what stands in it.
+        The file, and the network in it.
     report
-        What rounding has cost.
+        Cost of rounding.
     notes
-        What was dropped, chosen or lost, and where stock lava-dl differs; one sentence each.
+        What was dropped, chosen or lost, and where unmodified lava-dl differs; one sentence each.
     verified_images
-        On how many the file was compared with the network in memory.
+        Number of images on which the file was compared with the network in memory.
     agreement
-        Of ``network`` with the CNN, on calibration images.
+        Agreement of ``network`` with the CNN, on calibration images.
     """
 
     path: Path
@@ -58,7 +58,7 @@ class ExportResult:
 
 
 def output_paths(model: Path, output: Path | None, timesteps: Sequence[int]) -> tuple[Path, ...]:
-    """Return where `export` writes: model.net for one T, model-T4.net, ... for several."""
+    """Return the paths that `export` writes: model.net for one T; model-T4.net, ... for several."""
     # model.pth.tar becomes model.net.
     stem = model.with_suffix("") if model.suffix == ".tar" else model
     base = stem.with_suffix(netx.SUFFIX) if output is None else output
@@ -81,14 +81,14 @@ def export(
     verify: bool = True,
     bars: ProgressFactory = no_progress_bar,
 ) -> tuple[ExportResult, ...]:
-    """Write one netx file per T for the CNN ``model``; each is balanced, quantized and verified on its own.
+    """Write one netx file per T for the CNN ``model``; each is balanced, quantized and verified separately.
 
     Parameters
     ----------
     model
-        A checkpoint that `train` wrote, or a `Source` of another file or of an nn.Module.
+        A checkpoint written by `train`, or a `Source` from another file or an nn.Module.
     output
-        The ``.net`` file; by default beside the checkpoint. Several T get ``-T4`` and so on before the suffix.
+        The ``.net`` file; by default next to the checkpoint. With several T, ``-T4`` and so on precede the suffix.
     timesteps
         The latencies T to balance for.
     calibration
@@ -98,23 +98,24 @@ def export(
     skip_copies
         See `converting.converted`.
     device
-        Where it is simulated: ``"cpu"``, or another one of torch's.
+        Where to simulate: ``"cpu"`` or another torch device.
     overwrite
-        Replace files that exist.
+        Replace existing files.
     verify
-        Read each file back and compare it with the network in memory, bit for bit.
+        Read each file back and compare it, bit for bit, with the network in memory.
 
     Raises
     ------
     InputError
-        If the checkpoint cannot be used, or does not take the calibration images, or a file exists or cannot be
+        If the checkpoint cannot be used, or the calibration images do not fit it, or a file exists or cannot be
         written.
     UsageError
-        If a file to write is the checkpoint, none is given for a CNN in memory, or options contradict each other.
+        If an output file is the checkpoint, ``output`` is missing for a CNN in memory, or options contradict each
+        other.
     UnsupportedModelError
-        If the CNN holds what cannot spike.
+        If a part of the CNN has no spiking equivalent.
     VerificationError
-        If a written file does not compute what the network in memory does.
+        If a written file does not compute the same as the network in memory.
     """
     model = Path(model) if isinstance(model, str) else model
     output = None if output is None else Path(output)
@@ -153,10 +154,11 @@ def export(
 
 
 def _verify(path: Path, network: QuantizedNetwork, images: Array) -> int:
-    """Compare what the file computes with what is meant, every layer at every step; return the number of images.
+    """Compare the file with the network in memory, every layer at every step; return the number of images.
 
-    Spikes and potentials, of as many images at once as fit into `TRACED_BYTES`. Where not even all steps of one image
-    do, those of the first steps, and of all steps the output's potentials, each layer's spike counts and operations.
+    Compares spikes and potentials of as many images at once as fit into `TRACED_BYTES`. If not even all steps of one
+    image fit, it compares those of the first steps and, for all steps, the output's potentials and each layer's spike
+    counts and operations.
     """
     steps = min(network.timesteps, max(1, TRACED_BYTES // result_size(network, 1, 1, trace=True)))
     at_once = max(1, TRACED_BYTES // result_size(network, 1, steps, trace=True))
@@ -170,6 +172,6 @@ def _verify(path: Path, network: QuantizedNetwork, images: Array) -> int:
                 difference = first_difference(written, meant, first_image=first)
                 if difference:
                     raise VerificationError(
-                        "the written file does not compute what the network in memory does: " + difference, where=path
+                        "the written file does not compute the same as the network in memory: " + difference, where=path
                     )
     return len(images)

@@ -1,4 +1,4 @@
-"""An external netx file and images -> results of `ref`, their evaluation, a run folder."""
+"""An external netx file and images -> results of `ref`, their evaluation, and a run folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from loihi_convert.runs.manifest import new_manifest
 
 @dataclass(frozen=True, eq=False)
 class ExternalRun:
-    """A complete folder of results: its path, its files, and the run."""
+    """A complete run folder: its path, its files, and the run."""
 
     folder: Path
     files: tuple[Path, ...]
@@ -51,12 +51,12 @@ def run_external_into_folder(
     path, network
         The file, and the network that `external.read_external` read from it.
     timesteps
-        The T to report; the run ends at the largest. Empty: the time steps that the file gives a sample.
+        The T to report; the run ends at the largest. Empty: the time steps per sample in the file.
     mean, std
-        Normalization of pixels / 255 in training, one number for all channels or one for each; by default
+        Normalization of pixels / 255 in training, one number for all channels or one per channel; by default
         `cuba_run.DEFAULT_NORMALIZATION`.
     command_line
-        The words that the user typed, for the manifest.
+        The command line typed by the user, for the manifest.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def run_external_into_folder(
     steps = max(timesteps, default=network.timesteps)
     if steps is None:
         raise UsageError(
-            "the file does not record how many time steps a sample takes", where=path, hint="Pass `timesteps`."
+            "the file does not record the number of time steps per sample", where=path, hint="Pass `timesteps`."
         )
     classes = splits.classes or None
     images.require_fit(network.task, network.shapes[-1][0], "data")

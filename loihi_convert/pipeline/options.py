@@ -1,4 +1,4 @@
-"""How a file is run, as one value that is checked once."""
+"""Options of a run, validated when created."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from loihi_convert.metrics.early_exit import TOLERANCE_POINTS, require_tolerance
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a file is run and evaluated.
+    """Options for running and evaluating a file.
 
     Parameters
     ----------
     timesteps
-        The T to report, each >= 1; the run ends at the largest. Empty: the T that the file was balanced for.
+        The T to report, each >= 1; the run ends at the largest. Empty: the T the file was balanced for.
     exit_tolerance
-        Percentage points of accuracy, 0..100, that stopping early may lose; None: early exit is not evaluated.
+        Percentage points of accuracy, 0..100, that early exit may lose; None: early exit is not evaluated.
     trace
-        Record and compare every layer's spikes and potentials.
+        Whether to record and compare every layer's spikes and potentials.
     device
-        Where `ref` and the float SNN are simulated: ``"cpu"``, or another device of torch, such as ``"cuda"``.
+        Where to simulate `ref` and the float SNN: ``"cpu"`` or another torch device, such as ``"cuda"``.
     float_snn
-        Run the float SNN, too, if the CNN is known; without it only its figures are missing.
+        Whether to run the float SNN too, if the CNN is known; without it only its figures are missing.
 
     Raises
     ------
@@ -44,5 +44,5 @@ class RunOptions:
             require_tolerance(self.exit_tolerance)
 
     def last_timestep(self, balanced: int) -> int:
-        """Return the T at which a run of a file ends whose thresholds were balanced for ``balanced`` steps."""
+        """Return the last T of a run, for a file balanced for ``balanced`` steps."""
         return max(self.timesteps, default=balanced)

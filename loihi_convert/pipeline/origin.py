@@ -1,4 +1,4 @@
-"""Where a netx file came from: the checkpoint beside it, and the float SNN it was rounded from."""
+"""The origin of a netx file: the checkpoint next to it, and the float SNN it was rounded from."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from loihi_convert.ir.quantized import QuantizedNetwork
 
 
 def source_model(path: Path, network: QuantizedNetwork) -> Path | None:
-    """Return the checkpoint that ``network``'s file was made from, if it lies beside it unchanged."""
+    """Return the checkpoint that ``network``'s file was made from, if it is next to the file and unchanged."""
     recorded = network.provenance.model
     candidate = path.parent / Path(recorded.file or "").name
     return candidate if candidate.is_file() and sha256(candidate) == recorded.sha256 else None
 
 
 def source_of(path: Path, network: QuantizedNetwork, model: Path | None, arch: str | None) -> Source | None:
-    """Return the CNN that the file at ``path`` was made from, if it can be had.
+    """Return the CNN that the file at ``path`` was made from, if available.
 
-    ``model`` is its checkpoint, or the one beside it is looked for; ``arch`` as in `source.open_source`. The code that
-    only a file names is not imported.
+    ``model`` is its checkpoint; None: look next to the file. ``arch`` is as in `source.open_source`. Code that is named
+    only in the file is not imported.
     """
     recorded = network.provenance.model
     if model is None and arch is None and recorded.arch is not None:
@@ -43,9 +43,9 @@ def float_network(network: QuantizedNetwork, cnn: ReluNetwork) -> SpikingNetwork
     expected = ", ".join(f"{layer.name} {shape}" for layer, shape in zip(network.layers, network.shapes, strict=True))
     if found != expected or cnn.input_shape != network.input_shape:
         raise InputError(
-            f"takes images {cnn.input_shape} and has layers {found}",
+            f"input shape {cnn.input_shape}, layers {found}",
             where="checkpoint",
-            expected=f"must take {network.input_shape} and have {expected}, as the file",
+            expected=f"must be {network.input_shape} and {expected}, as in the file",
             hint="Give the checkpoint that the file was exported from.",
         )
     layers = tuple(

@@ -1,4 +1,4 @@
-"""A netx file and images -> a backend's integers, their evaluation, a run folder."""
+"""A netx file and images -> a backend's integers, their evaluation, and a run folder."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulator import outputs
 
 EXIT_IMAGES: Final = 2_000
-"""Images, at most, that choose the margin of early exit."""
+"""Most images used to choose the margin of early exit."""
 
 _DEFAULT: Final = RunOptions()
 
 
 @dataclass(frozen=True, eq=False)
 class OpenedFile:
-    """A netx file that has been read, with the float networks it is compared with.
+    """A netx file in memory, with the float networks it is compared with.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class OpenedFile:
     network
         Its network.
     cnn, spiking
-        The CNN it was made from, and the float SNN it was rounded from; None where the CNN cannot be had.
+        The CNN it was made from, and the float SNN it was rounded from; None if the CNN is not available.
     """
 
     path: Path
@@ -70,17 +70,17 @@ def open_file(
     path
         The ``.net`` file.
     network
-        What is in it, if it has been read already.
+        The network in the file, if already read.
     model
-        The checkpoint the file was made from; by default the one beside the file, if it is still the same.
+        The checkpoint the file was made from; by default the one next to the file, if unchanged.
     arch
-        As in `source.open_source`, if the file was made with one. Without it such a CNN is not opened: the code that a
-        file names is not imported unless the user names it too.
+        As in `source.open_source`, if the file was made with one. Without it such a CNN is not opened: code that is
+        named only in a file is not imported.
 
     Raises
     ------
     InputError
-        If the file or ``model`` cannot be used, or ``model`` has other layers.
+        If the file or ``model`` cannot be used, or the layers of ``model`` differ.
     """
     path = Path(path)
     model = None if model is None else Path(model)
@@ -93,7 +93,7 @@ def open_file(
 
 @dataclass(frozen=True, eq=False)
 class FileRun:
-    """One file's run: its integers, its figures, and the images on which it was found equal to `ref`."""
+    """Run of one file: its integers, its figures, and the number of images on which it was equal to `ref`."""
 
     path: Path
     network: QuantizedNetwork
@@ -104,7 +104,7 @@ class FileRun:
 
 @dataclass(frozen=True, eq=False)
 class RunFolder:
-    """A complete folder of results: where it is, its files, and the runs they tell of."""
+    """A complete run folder: its path, its files, and the runs in it."""
 
     folder: Path
     files: tuple[Path, ...]
@@ -112,7 +112,7 @@ class RunFolder:
 
     @property
     def figures(self) -> list[tuple[str, Evaluation]]:
-        """Each file's name, without its suffix, and its figures."""
+        """The name, without suffix, and the figures of each file."""
         return [(ran.path.stem, ran.evaluation) for ran in self.runs]
 
 
@@ -125,30 +125,30 @@ def run(
     held_out: HeldOut | None = None,
     bars: ProgressFactory = no_progress_bar,
 ) -> FileRun:
-    """Run one netx file on ``images`` and evaluate it beside the CNN and the float SNN.
+    """Run one netx file on ``images`` and compare it with the CNN and the float SNN.
 
     Parameters
     ----------
     file
-        The ``.net`` file, or what `open_file` made of it.
+        The ``.net`` file, or the result of `open_file`.
     images
-        Test images, with labels or targets if they are known.
+        Test images, with labels or targets if known.
     backend
-        From `backends.open_backend`. A run of any other backend than `ref` is compared with `ref`, integer by integer.
+        From `backends.open_backend`. A run on any backend other than `ref` is compared with `ref`, integer by integer.
     options
-        T, early exit, what is recorded, and where `ref` is simulated.
+        T, early exit, recording, and the device of `ref`.
     held_out
-        Other images than ``images``: a run of them on `ref` chooses the margin of early exit. Without them, with T = 1
-        or for a regression, early exit is not evaluated.
+        Images other than ``images``, run on `ref` to choose the margin of early exit. Early exit is not evaluated
+        without them, with T = 1, or for a regression.
 
     Raises
     ------
     InputError
-        As `open_file`.
+        As in `open_file`.
     UsageError
-        As `backends.request.check_run`.
+        As in `backends.request.check_run`.
     VerificationError
-        If the backend's integers are not those of `ref`.
+        If the backend's integers differ from those of `ref`.
     """
     opened = open_file(file) if isinstance(file, Path) else file
     _require_runnable(opened, images, backend, options)
@@ -177,7 +177,7 @@ def run(
 
 
 def _require_runnable(opened: OpenedFile, images: Dataset, backend: Backend, options: RunOptions) -> None:
-    """Raise whatever a run is refused for, before it takes its time."""
+    """Raise any error that can be known before the run starts."""
     network = opened.network
     images.require_fit(network.task, network.shapes[-1][0], "data")
     check_run(network, images.images, options.last_timestep(network.timesteps), trace=options.trace)
@@ -228,7 +228,7 @@ def _equal_to_reference(
     *,
     bars: ProgressFactory,
 ) -> RunResult:
-    """Return ``result`` with what only `ref` counts; raise a `VerificationError` unless both are equal."""
+    """Return ``result`` with the counts only `ref` has; raise a `VerificationError` unless both are equal."""
     reference = _reference(
         opened, images, backend, options, trace=options.trace, description="comparing with ref", bars=bars
     )
@@ -261,9 +261,9 @@ def run_into_folder(
     command_line: Sequence[str] = (),
     bars: ProgressFactory = no_progress_bar,
 ) -> RunFolder:
-    """Run netx files on ``images``, as `run` does, and write the results and their origin into a run folder.
+    """Run netx files on ``images``, as in `run`, and write the results and their origin into a run folder.
 
-    If anything fails, no folder is left; what can be known of all files before a run is.
+    If anything fails, no folder is left. All files are checked before the first run.
 
     Parameters
     ----------
@@ -272,21 +272,20 @@ def run_into_folder(
     files
         From `open_file`.
     backend
-        From `backends.open_backend`; it is started and ended.
+        From `backends.open_backend`; started and stopped here.
     splits
-        The data set that ``images`` are from, whose held-out images, the first `EXIT_IMAGES` of them, choose the
-        margin of early exit.
+        The data set of ``images``. Its first `EXIT_IMAGES` held-out images choose the margin of early exit.
     images, options
         As in `run`.
     command_line
-        The words that the user typed, for the manifest.
+        The command line typed by the user, for the manifest.
 
     Raises
     ------
     InputError
-        As `open_file`, or if ``output`` is not empty or cannot be written.
+        As in `open_file`, or if ``output`` is not empty or cannot be written.
     UsageError, VerificationError
-        As `run`.
+        As in `run`.
     """
     classes = splits.classes or None
     run_folder.require_different_names([opened.path.stem for opened in files])
@@ -325,7 +324,7 @@ def run_into_folder(
 
 
 def _made_by(backend: Backend, runs: Sequence[FileRun]) -> dict[str, Any]:
-    """What a manifest says of the backend, and of each file."""
+    """The manifest's entries on the backend and on each file."""
     return {
         "lava_layout": backend.layout,
         "neuron": backend.options.neuron,

@@ -1,1 +1,1 @@
-"""Integrate-and-fire simulation, of real numbers and of integers: fast, exact, on CPU or GPU."""
+"""Integrate-and-fire simulation in floating point and in integers: fast, exact, on CPU or GPU."""

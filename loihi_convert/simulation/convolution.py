@@ -1,11 +1,11 @@
-"""Convolutions of many maps at once, on the CPU: the arithmetic that is fastest among the exact.
+"""Convolutions of batches of maps on the CPU, in the fastest arithmetic that is exact.
 
 ==============  =======================================================================================================
 arithmetic      exact for integers because
 ==============  =======================================================================================================
-int8            oneDNN's convolution of uint8 spikes by int8 weights sums in int32, and gives float32. Where a processor
-                has no dot product of bytes, it adds two products in int16 first: at most 2 x 127 x 129 = 32766
-float32         every partial sum is below 2^23 (the exactness rules of `chip.rules`), whatever the order of summation
+int8            oneDNN's convolution of uint8 spikes by int8 weights sums in int32 and returns float32. Processors
+                without a dot product of bytes first add two products in int16: at most 2 x 127 x 129 = 32766
+float32         every partial sum is below 2^23 (the exactness rules of `chip.rules`), in any order of summation
 ==============  =======================================================================================================
 
 Axes: N images or image-steps, then H W C, channels last.
@@ -25,11 +25,11 @@ from loihi_convert.arrays import Array, Pair
 from loihi_convert.chip import limits
 
 MAX_BYTE: Final = (2**15 - 1) // (2 * limits.WEIGHT_LIMIT)
-"""Largest input, spikes summed over a window, for which int8 arithmetic is exact on every processor."""
+"""Largest input (spikes summed over a window) for which int8 arithmetic is exact on every processor."""
 
 
 class Geometry(NamedTuple):
-    """How a kernel moves over the maps, in the order of torch's arguments."""
+    """Stride, padding, dilation and groups, in the order of torch's arguments."""
 
     stride: Pair
     padding: Pair
@@ -43,15 +43,15 @@ class Convolution:
     Parameters
     ----------
     weight
-        ``(C_out, C_in / groups, K_h, K_w)``, real numbers or integers.
+        ``(C_out, C_in / groups, K_h, K_w)``, floats or integers.
     geometry
-        How it moves.
+        Stride, padding, dilation and groups.
     input_shape
         ``(H, W, C)``.
     largest_input
-        The inputs are 0..largest_input in bytes, and the weights bytes, too; ``None``: both may be any number.
+        If given, inputs are bytes in 0..largest_input and weights fit bytes; ``None``: both may be any number.
     covers_map
-        Whether the kernel covers the whole map, once.
+        Whether the kernel covers the whole map, so that there is one output position.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class Convolution:
         self._geometry, self._covers_map = geometry, covers_map
         with np.errstate(over="ignore"):
             kernel = torch.from_numpy(weight.astype(np.float32))
-        # A channels-last kernel is a matrix whose rows are in H, W, C order.
+        # A channels-last kernel is a matrix with rows in H, W, C order.
         self._kernel = kernel.contiguous(memory_format=torch.channels_last)
         self._onednn_errs = onednn_errs(geometry, kernel.shape[2:], input_shape[:2])
-        # Batch sizes for which int8 has been compared with float32: oneDNN chooses its code by size.
+        # Batch sizes for which int8 was compared with float32: oneDNN selects its code by size.
         self._compared: set[int] = set()
         self._int8: _Int8 | None = None
         if largest_input is not None and largest_input <= MAX_BYTE and not self._onednn_errs:
@@ -92,7 +92,7 @@ class Convolution:
         return exact
 
     def in_float32(self, inputs: Array) -> Array:
-        """The same by float32 arithmetic."""
+        """Return the same in float32 arithmetic."""
         inputs = inputs.astype(np.float32, copy=False)
         if self._covers_map:
             matrix = self._kernel.permute(0, 2, 3, 1).flatten(1)
@@ -100,12 +100,12 @@ class Convolution:
         maps = torch.from_numpy(inputs).permute(0, 3, 1, 2)
         if self._onednn_errs:
             return channels_last_of(convolved_by_product(maps, self._kernel, self._geometry))
-        # NNPACK, which torch may choose for some shapes, transforms (Winograd, Fourier), which rounds.
+        # NNPACK, which torch may choose for some shapes, uses transforms (Winograd, Fourier), which round.
         with torch.backends.nnpack.flags(enabled=False):
             return channels_last_of(functional.conv2d(maps, self._kernel, None, *self._geometry))
 
     def _int8_if_equal(self, weight: Array, input_shape: tuple[int, int, int], largest_input: int) -> _Int8 | None:
-        """int8 arithmetic, if this build of torch has it for this synapse, and gives what float32 does."""
+        """int8 arithmetic, if this build of torch supports it for this synapse and it gives the same as float32."""
         inputs = np.random.default_rng(0).integers(0, largest_input, (2, *input_shape), np.uint8, endpoint=True)
         try:
             int8 = _Int8(weight, self._geometry, input_shape)
@@ -116,7 +116,7 @@ class Convolution:
 
 
 def convolved_by_product(maps: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
-    """Return a convolution written out as a matrix product (im2col): ``(N, C_out, H_out, W_out)``."""
+    """Return a convolution computed as a matrix product (im2col): ``(N, C_out, H_out, W_out)``."""
     (stride, padding, dilation, groups), size = geometry, kernel.shape[2:]
     columns = functional.unfold(maps, size, dilation, padding, stride)
     rows = kernel.reshape(groups, len(kernel) // groups, -1)
@@ -126,10 +126,10 @@ def convolved_by_product(maps: Tensor, kernel: Tensor, geometry: Geometry) -> Te
 
 
 def onednn_errs(geometry: Geometry, size: Sequence[int], input_size: Sequence[int]) -> bool:
-    """Whether oneDNN, of torch 2.3 to 2.13, computes nonsense or ends in SIGSEGV.
+    """Whether oneDNN, in torch 2.3 to 2.13, returns wrong results or crashes with SIGSEGV.
 
-    Nonsense where a horizontal stride leaves a single column; SIGSEGV, by bytes and by float32, where some outputs see
-    nothing but padding.
+    Results are wrong where a horizontal stride leaves a single column. It crashes, in bytes and in float32, where some
+    outputs see only padding.
     """
     stride, padding, dilation, _ = geometry
     sees_nothing = any(p > d * (k - 1) for p, d, k in zip(padding, dilation, size, strict=True))

@@ -1,4 +1,4 @@
-"""The layers of `simulator.py` on a CPU: `Currents` and `Neurons` behind the interface of `device.DeviceLayer`."""
+"""The layers of `simulator.py` on a CPU: `Currents` and `Neurons` with the interface of `device.DeviceLayer`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loops that look for the largest current. Called by `largest_currents.py` alone.
+"""Loops that find the largest current. Called only by `largest_currents.py`.
 
 Axes as in `currents.py`; spikes are bytes.
 """
@@ -17,7 +17,7 @@ def _exceeds(
 ) -> bool:  # fmt: skip
     """Whether any channel's upper bound exceeds its bar; ``count`` is the number of spikes."""
     half = np.float32(0.5) * count
-    # More than what float32 rounds here.
+    # Exceeds the rounding error of float32 here.
     slack = np.float32(2.0**-20)
     seen = False
     for channel in range(unit.size):
@@ -42,7 +42,7 @@ def _count_spikes(
     maps: Array, size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int],
     width: int, counts: Array,
 ) -> None:  # fmt: skip
-    """Count the spikes of ``maps``, ``(H, W, C)``, that each position sees: ``counts``, float32."""
+    """Count the spikes of ``maps``, ``(H, W, C)``, in the window of each output position: ``counts``, float32."""
     totals = np.empty(maps.shape[:2], np.int64)
     for y in range(maps.shape[0]):
         for x in range(maps.shape[1]):
@@ -68,7 +68,7 @@ def _dot_of_bytes(values: Array, weights: Array) -> float:
 
 @compiled()
 def _current(maps: Array, kernel: Array, top: int, left: int, dilation: tuple[int, int]) -> float:
-    """Of a neuron whose kernel, ``(K_h, K_w, C)``, begins at a pixel of ``maps``, ``(H, W, C)``, or in the padding."""
+    """Current of a neuron whose kernel, ``(K_h, K_w, C)``, starts at (``top``, ``left``) of ``maps``, ``(H, W, C)``."""
     total = 0.0
     for row in range(kernel.shape[0]):
         for column in range(kernel.shape[1]):
@@ -80,7 +80,7 @@ def _current(maps: Array, kernel: Array, top: int, left: int, dilation: tuple[in
 
 @compiled()
 def _received(largest: Array, biases: Array, channel: int, channels: int) -> float:
-    """The most that any neuron of a channel has received, with the bias."""
+    """The largest current received by any neuron of a channel, with the bias."""
     received = np.float32(-np.inf)
     for neuron in range(channel, largest.size, channels):
         received = max(received, largest[neuron] + biases[neuron])
@@ -89,7 +89,7 @@ def _received(largest: Array, biases: Array, channel: int, channels: int) -> flo
 
 @compiled()
 def _set_bars(bars: Array, received: float, biases: Array, channel: int, channels: int) -> None:
-    """What a current must exceed so that its channel receives more than ``received``."""
+    """Set the currents that must be exceeded for the channel to receive more than ``received``."""
     for neuron in range(channel, bars.size, channels):
         bars[neuron] = received - biases[neuron]
 
@@ -108,7 +108,7 @@ def raise_to_largest(
     for channel in range(channels if positions else 0):
         received = _received(largest, biases, channel, channels)
         if received == -np.inf:
-            # Begin high, or at first almost every current would exceed those before it.
+            # Start with a high value; otherwise almost every current would exceed the ones before it at first.
             best = int(np.argmax(rounded[:, :, channel]))
             image, position = best // positions, best % positions
             top, left = position // width * stride[0] - padding[0], position % width * stride[1] - padding[1]

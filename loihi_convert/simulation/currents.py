@@ -1,7 +1,7 @@
-"""Synapse -> input currents of many maps at once, on the CPU.
+"""Synapse -> input currents for batches of maps, on the CPU.
 
-Axes: N images or image-steps, then H W C, channels last. Inputs are already summed over the windows of the pooling in
-front of the synapse (`neurons.py`, `sum_pool`), outputs are without the bias.
+Axes: N images or image-steps, then H W C, channels last. Inputs are already summed over the windows of the pooling
+before the synapse (`neurons.py`, `sum_pool`); outputs do not include the bias.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ class Currents:
     Parameters
     ----------
     synapse
-        Real numbers or integers.
+        The synapse, in floating point or integers.
     input_shape
         ``(C, H, W)`` or ``(N,)``, before pooling.
     averages
-        Whether pooling averages (real numbers) or sums (integers).
+        Whether pooling averages (floating point) or sums (integers).
     takes_spikes
-        Whether the inputs are sums of spikes; else they may be any number.
+        Whether the inputs are sums of spikes; otherwise they may be any number.
 
     Attributes
     ----------
     input_dtype
-        What it takes: uint8, which sums of spikes fit up to a window of 255, else float32.
+        Dtype of the inputs: uint8 for sums of spikes over windows of up to 255 inputs, else float32.
     uses_int8
         Whether the arithmetic is int8.
     multiply_adds
-        Of an input, those in the padding included.
+        Multiply-adds per input map, including those in the padding.
     """
 
     def __init__(self, synapse: Synapse, input_shape: Shape, *, averages: bool, takes_spikes: bool) -> None:
@@ -75,7 +75,7 @@ class Currents:
         return self._convolution(inputs)
 
     def in_float32(self, inputs: Array) -> Array:
-        """The same by float32 arithmetic."""
+        """Return the same in float32 arithmetic."""
         return self._convolution.in_float32(inputs)
 
 
@@ -105,7 +105,7 @@ def _divided(
 def as_convolution(synapse: Synapse, input_shape: Shape) -> tuple[Array, Geometry]:
     """Return the weights ``(C_out, C_in, height, width)`` and the geometry of ``synapse`` after its pooling.
 
-    A dense one is a convolution whose kernel covers the whole map, once.
+    A dense synapse is a convolution whose kernel covers the whole map.
     """
     if isinstance(synapse, Conv):
         return synapse.weight, Geometry(synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
@@ -114,7 +114,7 @@ def as_convolution(synapse: Synapse, input_shape: Shape) -> tuple[Array, Geometr
 
 
 def channels_last(images: Array) -> Array:
-    """``(N, C, H, W)`` as contiguous float32 ``(N, H, W, C)``."""
+    """Return ``(N, C, H, W)`` as contiguous float32 ``(N, H, W, C)``."""
     return np.ascontiguousarray(images.transpose(0, 2, 3, 1), np.float32)
 
 
@@ -126,11 +126,11 @@ def sum_pool(maps: Array, pool: Pair) -> Array:
 
 
 def pooled_maps(input_shape: Shape, pool: Pair) -> tuple[int, int, int]:
-    """(H', W', C) of the inputs of a synapse after its pooling; a vector is a map of one pixel."""
+    """Return (H', W', C) of the inputs of a synapse after its pooling; a vector is a map of one pixel."""
     channels, height, width = input_shape if len(input_shape) == 3 else (*input_shape, 1, 1)
     return height // pool[0], width // pool[1], channels
 
 
 def _size(shape: Shape) -> Pair:
-    """Rows and columns of ``(C, H, W)``, or of the one pixel that a vector is."""
+    """Rows and columns of ``(C, H, W)``; (1, 1) for a vector."""
     return (shape[1], shape[2]) if len(shape) == 3 else (1, 1)

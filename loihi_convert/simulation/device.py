@@ -1,6 +1,6 @@
-"""One layer on one device: what the simulations need of it, whether a CPU or a GPU computes it.
+"""Interface of one layer on one device, CPU or GPU, as the simulations use it.
 
-Axes as in `layer_spec.py`. Tensors are on the device; on a CPU they share their memory with NumPy's arrays.
+Axes as in `layer_spec.py`. Tensors are on the device; on a CPU they share memory with NumPy arrays.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class DeviceLayer(Protocol):
     """A synapse and its neurons; see `cpu.CpuLayer` and `gpu.GpuLayer`."""
 
     def currents_of(self, inputs: Tensor) -> Tensor:
-        """Return float32 ``(B, T, neurons)``, without the bias, for inputs ``(B, T, H', W', C)`` of any device.
+        """Return float32 ``(B, T, neurons)``, without the bias, for inputs ``(B, T, H', W', C)`` on any device.
 
         The inputs are already summed over the windows of the pooling before the synapse.
         """
@@ -27,19 +27,19 @@ class DeviceLayer(Protocol):
         ...
 
     def fire(self, states: Tensor, currents: Tensor, steps: int, recording: Recording) -> tuple[Tensor, LayerBlock]:
-        """Take ``states``, in place, through ``steps`` steps; return the spikes for the next layer, and the record.
+        """Advance ``states``, in place, by ``steps`` steps; return the spikes for the next layer, and the record.
 
         Parameters
         ----------
         states
-            float32 ``(B, neurons)``: potentials, or what is left of the circuit's u for the next step.
+            float32 ``(B, neurons)``: potentials, or the circuit's u as carried over to the next step.
         currents
-            float32 ``(B, steps, neurons)``, or ``(B, 1, neurons)`` where they are constant; without the bias.
+            float32 ``(B, steps, neurons)``, or ``(B, 1, neurons)`` if they are constant; without the bias.
 
         Returns
         -------
         tuple
-            ``(B, T, H', W', C)``, uint8 or float32: spikes, summed over each window of the pooling after the layer;
-            and what was recorded.
+            ``(B, T, H', W', C)``, uint8 or float32: spikes, summed over each window of the pooling after the layer; and
+            the recorded values.
         """
         ...

@@ -1,8 +1,8 @@
-"""The layers of `simulator.py` on a GPU, or another device of torch: what `currents.py` and `neurons.py` are on a CPU.
+"""The layers of `simulator.py` on a GPU or another torch device; `currents.py` and `neurons.py` do this on a CPU.
 
-The same integers, because every sum is one of float32 numbers below 2^24: a convolution is written out as a matrix
-product (im2col), since cuDNN may choose transforms (Winograd, Fourier), which round, and TF32, which rounds operands,
-is switched off meanwhile. Axes as in `neurons.py`.
+The integers are the same, because every sum is one of float32 numbers below 2^24. A convolution is computed as a matrix
+product (im2col), since cuDNN may choose transforms (Winograd, Fourier), which round. TF32, which rounds operands, is
+switched off meanwhile. Axes as in `neurons.py`.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from loihi_convert.simulation.convolution import Geometry, convolved_by_product
 from loihi_convert.simulation.currents import pooled_maps
 from loihi_convert.simulation.layer_spec import LayerBlock, LayerSpec, Recording
 
-# Numbers that the written-out inputs of a convolution may take at once.
+# Largest im2col matrix, in numbers.
 _COLUMNS = 2**27
 
 
 def chosen_device(name: str) -> str:
-    """Return the device that ``name`` means: ``auto`` is a GPU if torch sees one.
+    """Return the device for ``name``: ``auto`` is a GPU if torch finds one.
 
     Raises
     ------
     UsageError
-        If there is no such device.
+        If the name is unknown, or there is no such device.
     """
     if name not in get_args(Device):
         raise UsageError(f"found {name}", where="device", expected=one_of(get_args(Device)))
     has_gpu = name != "cpu" and torch.cuda.is_available()
     if name == "cuda" and not has_gpu:
         raise UsageError(
-            "torch sees no GPU",
+            "torch finds no GPU",
             where="device",
-            hint="Use `device='cpu'`, or install a torch that is built for GPUs.",
+            hint="Use `device='cpu'`, or install a torch build with GPU support.",
         )
     return "cuda" if has_gpu else "cpu"
 
@@ -109,7 +109,7 @@ class GpuNeurons:
         self._fan_out = torch.from_numpy(spec.pooled_fan_out).to(device).flatten()
 
     def initial_states(self, images: int) -> Tensor:
-        """State before the first step: float32 ``(images, neurons)``."""
+        """Return the state before the first step: float32 ``(images, neurons)``."""
         return self._initial.repeat(images, 1)
 
     def fire(self, states: Tensor, currents: Tensor, steps: int, recording: Recording) -> tuple[Tensor, LayerBlock]:
@@ -148,7 +148,7 @@ class GpuNeurons:
         return pooled, block
 
     def _fire_once(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Return potentials after the reset, and who fires; ``states`` become those that the next step adds to."""
+        """Return potentials after the reset, and which neurons fire; update ``states`` for the next step."""
         if not self._neuron.is_circuit:
             states.clamp_(-self._limit, self._limit)
             fires = states > self._level
@@ -176,7 +176,7 @@ class GpuNeurons:
 
 @contextlib.contextmanager
 def _exact_products() -> Iterator[None]:
-    """Matrix products of float32 operands that are not rounded first."""
+    """Within this context, float32 operands of matrix products are not rounded first."""
     rounds = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:

@@ -1,7 +1,7 @@
-"""What enters the first layer: the pixels themselves in every step, or Poisson spikes (`ir.poisson`).
+"""Inputs of the first layer: the pixels, in every step, or Poisson spikes (`ir.poisson`).
 
-Constant pixels need one step's currents; spikes need all. Either way the maps are summed over the windows of a pooling
-in front of the first synapse, channels last, as every synapse takes its inputs.
+Constant pixels need the currents of only one step, spikes those of all steps. In both cases the maps are summed over
+the windows of a pooling before the first synapse, channels last, as in all layers.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Inputs:
     Parameters
     ----------
     pool
-        Window of the pooling in front of the synapse.
+        Window of the pooling before the synapse.
     poisson_seed
-        Of the spikes; ``None``: pixels, the same in every step.
+        Seed of the Poisson spikes; ``None``: pixels, the same in every step.
     pixel_bits
         Bits of the integers that pixels are rounded to; ``None``: pixel / 255.
     """
@@ -40,14 +40,14 @@ class Inputs:
 
     @property
     def is_constant(self) -> bool:
-        """Whether every step has the same."""
+        """Whether the input is the same in every step."""
         return self.poisson_seed is None
 
     def __call__(self, images: Array, first_image: int, first_step: int, steps: int) -> Array:
-        """Return ``(N, steps, H', W', C)`` for uint8 ``(N, C, H, W)``; of constant pixels one step.
+        """Return ``(N, steps, H', W', C)`` for uint8 ``(N, C, H, W)``; one step for constant pixels.
 
-        float32; uint8 where it is spikes, and a sum of them fits. ``first_image`` counts among all images that are
-        shown, ``first_step`` from 0.
+        float32, or uint8 for spikes if their sums fit. ``first_image`` is the index in the whole run, ``first_step``
+        counts from 0.
         """
         if self.poisson_seed is None:
             maps = channels_last(images if self.pixel_bits is None else with_pixel_bits(images, self.pixel_bits))

@@ -1,30 +1,30 @@
-"""The networks between a CNN and its exported file: each is the one before it with one thing changed.
+"""The networks between a CNN and its exported file: each differs from the one before in one respect.
 
-With a the input of a neuron (the CNN's, then from the layers before as they are in that network), theta its threshold,
-V0 its initial potential and T time steps, a layer gives to the next
+With a the input of a neuron (from the layers before, as they are in that network), theta its threshold, V0 its initial
+potential and T time steps, a layer passes to the next
 
 ====================  ================================================================================================
-what is changed       activation
+change                activation
 ====================  ================================================================================================
 (the CNN)             relu(a), or that of `qcfs.Qcfs`
 `clipping`            min(the CNN's, theta); 0 in channels that can never fire
-`amplitude`           the same, times amplitude / theta; only where a spike is not worth its threshold
+`amplitude`           the same, times amplitude / theta; only if the amplitude is not the threshold
 `levels`              amplitude / T x clip(floor(a T / theta + 1/2), 0, T)
-`initial_potential`   amplitude / T x clip(floor(a T / theta + V0 / theta), 0, T); only where V0 is not theta / 2
-`timing`              amplitude x spikes / T of soft-reset neurons, which also feel in which order spikes come (the
-                      first layer's current is constant: there it is the line above)
-`input`               the same with pixels as Poisson spikes, if the file takes them so
-`correction`          the same with biases corrected by `bias_correction.correct_biases`, if they are
-`reset`               the same with hard reset, if the file has it, and spikes worth what was fitted to that
+`initial_potential`   amplitude / T x clip(floor(a T / theta + V0 / theta), 0, T); only if V0 is not theta / 2
+`timing`              amplitude x spikes / T of simulated soft-reset neurons, which also depend on the order of spikes
+                      (the first layer's current is constant: there it equals the line above)
+`input`               the same with pixels as Poisson spikes, if the file uses them
+`correction`          the same with biases corrected by `bias_correction.correct_biases`, if the file has them
+`reset`               the same with hard reset and the amplitudes fitted to it, if the file has it
 `weights`             the same with the weights of the file: integer x scale / amplitude of its input
-`thresholds`          spikes of the file's integers: thresholds, V0, biases and pixels are rounded as well
-`saturation`          the same, potentials ending at +-131071: the file, as `ref` runs it
+`thresholds`          spikes of the file's integers: thresholds, V0, biases and pixels are rounded too
+`saturation`          the same with potentials limited to +-131071: the file, as `ref` runs it
 ====================  ================================================================================================
 
-Relays (`ir.relays`) pass on what they receive in every one of these networks: their threshold, amplitude and weight are
-those that repeat their source there. So each change acts on a value once, in its source.
+Relays (`ir.relays`) pass on their input in all these networks: their threshold, amplitude and weight are set so that
+they repeat their source there. So each change acts on a value once, in its source.
 
-A last layer that only integrates gives its potential / T instead, and in the CNN and the rates its input a.
+A last layer that only integrates gives its potential / T instead; where nothing is simulated, its input a.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Intermediate(NamedTuple):
     Parameters
     ----------
     cause
-        What is changed against the network before it.
+        The change from the network before it.
     activations
         float32 ``(N, H, W, C)`` per layer for uint8 images ``(N, C, H, W)``; see the table of this module.
     """
@@ -84,19 +84,19 @@ def intermediate_networks(
     cnn
         The CNN.
     spiking
-        The network of real numbers that ``network`` was rounded from, of the layers of ``cnn``.
+        The float SNN that ``network`` was rounded from, with the layers of ``cnn``.
     network
-        What the file holds.
+        The network in the file.
     timesteps
         T.
     device
-        Where spikes are simulated: ``"cpu"``, or another one of torch's.
+        Where to simulate: ``"cpu"`` or another torch device.
     """
     neurons = [layer.neuron for layer in spiking.layers]
     compensated = [
         None if neuron is None else replace(neuron, amplitude=_threshold_amplitude(neuron)) for neuron in neurons
     ]
-    # The fitted amplitude belongs to the hard reset; up to there it is the threshold.
+    # A fitted amplitude belongs to the hard reset; before that change it is the threshold.
     is_fitted = spiking.reset == "hard" and not any(neuron is not None and neuron.is_literal for neuron in neurons)
     if is_fitted:
         neurons = compensated
@@ -175,7 +175,7 @@ class _Rates:
         self._simulator, self._timesteps = simulator, timesteps
         self._spikes = [amplitude is not None for amplitude in amplitudes]
         self._shapes = [shape if len(shape) == 3 else (*shape, 1, 1) for shape in network.shapes]
-        # What a spike, or a unit of the last layer's potential, counts.
+        # Value of a spike, or of a unit of the last layer's potential.
         self._factors = [
             ((unit if amplitude is None else amplitude) / timesteps).astype(np.float32)
             for amplitude, unit in zip(amplitudes, units, strict=True)
@@ -198,7 +198,7 @@ class _Rates:
 
 
 def _but_relays(activation: Activation, relay_of: Array | None) -> Activation:
-    """``activation`` in all channels but relays, which pass on what they receive."""
+    """``activation`` in all channels but relays, which pass on their input."""
     if relay_of is None:
         return activation
     relays = np.flatnonzero(relay_of >= 0)
@@ -212,13 +212,13 @@ def _but_relays(activation: Activation, relay_of: Array | None) -> Activation:
 
 
 def _own(neuron: IntegrateAndFire, relay_of: Array | None) -> IntegrateAndFire:
-    """The neurons that are no relays."""
+    """The neurons that are not relays."""
     own = own_channels(relay_of)
     return IntegrateAndFire(neuron.threshold[own], neuron.amplitude[own], neuron.initial_potential[own])
 
 
 def _repeating(cnn: ReluNetwork, neurons: Sequence[IntegrateAndFire | None]) -> list[IntegrateAndFire | None]:
-    """``neurons`` in which the threshold and amplitude of a relay are the amplitude of its source; its V0 is 0."""
+    """``neurons`` with the threshold and amplitude of each relay set to its source's amplitude, and its V0 to 0."""
     found: list[IntegrateAndFire | None] = []
     for layer, neuron in zip(cnn.layers, neurons, strict=True):
         before = found[-1] if found else None
@@ -241,12 +241,12 @@ def _counted(maps: Array, neuron: IntegrateAndFire, share: Array, timesteps: int
 
 
 def _finite(neuron: IntegrateAndFire) -> Array:
-    """The thresholds; 1 where the channel can never fire."""
+    """The thresholds; 1 for channels that can never fire."""
     return np.where(np.isfinite(neuron.threshold), neuron.threshold, 1.0)
 
 
 def _threshold_amplitude(neuron: IntegrateAndFire) -> Array:
-    """An amplitude that is the threshold; 0 if the channel can never fire."""
+    """Amplitudes equal to the thresholds; 0 for channels that can never fire."""
     return np.where(np.isfinite(neuron.threshold), neuron.threshold, 0.0)
 
 

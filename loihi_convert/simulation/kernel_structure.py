@@ -1,14 +1,14 @@
-"""What is dense in a kernel, and what is not: convolutions of some of its channels, and single taps.
+"""Splits a sparse kernel into dense parts (convolutions of some of its channels) and single taps.
 
-A layer of a lowered network holds several populations, relays among them (`ir.relays`), so most of its kernel is zero:
+A layer of a lowered network holds several populations, including relays (`ir.relays`), so most of its kernel is zero:
 
-- a relay's row has one weight, and the input channel of an identity, as of a skip, has one weight in its column;
-- a population that sees only some of the input channels leaves the others zero;
+- a relay's row has one weight, and the input channel of an identity, as in a skip, has one weight in its column;
+- a population that sees only some of the input channels has zeros for the others;
 - a smaller kernel, as of a 1 x 1 shortcut, is embedded in the window of the largest.
 
-Single taps are found by peeling: rows and columns with one weight are taken out until none is left. What remains falls
-into components (no two of which share a channel), and those into windows. Nothing but the kernel is looked at, so files
-of any origin profit.
+Single taps are found by peeling: rows and columns with one weight are removed until none is left. The rest is split
+into components (which share no channels), and those into windows. Only the kernel is used, so files from any source
+benefit.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from loihi_convert.simulation.convolution import Geometry
 from loihi_convert.simulation.taps import Taps
 
 MOST_PARTS: Final = 8
-"""Convolutions into which a kernel is divided at most: each is a call, and a pass over memory."""
+"""Largest number of convolutions a kernel is divided into: each costs a call and a pass over memory."""
 
 _FULL: Final = 0.8
-"""Share of weights that are not zero above which a kernel is taken as dense without a closer look."""
+"""Share of nonzero weights above which a kernel is treated as dense without further analysis."""
 
 _ROUNDS: Final = 8
-"""Times that the kernel is peeled at most: chains of populations that are longer do not occur in practice."""
+"""Most rounds of peeling: longer chains of populations do not occur in practice."""
 
 _TAPS_PER_ROW: Final = 4
-"""Weights of an output on average up to which all of them may be single taps."""
+"""Up to this mean number of weights per output, all of them may be single taps."""
 
 Window = tuple[Pair, Pair]
-"""Rows and columns that are cut off a kernel's window: (top, bottom), (left, right)."""
+"""Rows and columns cut off a kernel's window: (top, bottom), (left, right)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +51,9 @@ class Part:
     weight
         ``(R, S / groups, K_h, K_w)``.
     geometry
-        Its own.
+        Stride, padding, dilation and groups of this part.
     crop
-        Rows and columns of the maps that it does not see, see `Window`.
+        Rows and columns of the maps that it does not use, see `Window`.
     """
 
     outputs: Array
@@ -65,16 +65,16 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Structure:
-    """A kernel as convolutions and taps whose sum it is.
+    """A kernel as the sum of convolutions and single taps.
 
     Parameters
     ----------
     channels
         Outputs of the kernel.
     parts
-        Convolutions; those that share outputs are added.
+        Convolutions; those with common outputs are added.
     taps
-        Added to them.
+        Single taps, added to the convolutions.
     """
 
     channels: int
@@ -83,7 +83,7 @@ class Structure:
 
     @property
     def multiply_adds(self) -> int:
-        """Of one output position."""
+        """Multiply-adds per output position."""
         return sum(part.weight.size for part in self.parts) + len(self.taps.weights)
 
     @property
@@ -93,9 +93,9 @@ class Structure:
 
     @property
     def spans(self) -> list[Array]:
-        """Where the outputs of each part belong: int64 ``(spans, 4)`` for each.
+        """Position of the outputs of each part in the whole: int64 ``(spans, 4)`` for each part.
 
-        First channel in the part and in the whole, number of channels, and 1 where earlier parts have outputs there.
+        First channel in the part and in the whole, number of channels, and 1 if earlier parts have outputs there.
         """
         taken, found = np.zeros(self.channels, np.bool_), []
         for part in self.parts:
@@ -108,14 +108,14 @@ class Structure:
 
     @property
     def empty(self) -> Array:
-        """Spans of outputs that no part computes: int64 ``(spans, 2)``, the first and the end."""
+        """Spans of outputs that no part computes: int64 ``(spans, 2)``, start and end."""
         left = np.setdiff1d(np.arange(self.channels), np.concatenate([[-1], *(part.outputs for part in self.parts)]))
         spans = [[left[first], left[last - 1] + 1] for first, last in _edges(np.diff(left) != 1, len(left))]
         return np.array(spans, np.int64).reshape(-1, 2)
 
 
 def structures_of(weight: Array, geometry: Geometry) -> Iterator[Structure]:
-    """Yield what a kernel ``(C_out, C_in / groups, K_h, K_w)`` may be divided into; nothing where it is dense."""
+    """Yield possible divisions of a kernel ``(C_out, C_in / groups, K_h, K_w)``; none if it is dense."""
     if np.count_nonzero(weight) >= _FULL * weight.size:
         return
     nonzero = np.asarray(weight != 0)
@@ -131,15 +131,15 @@ def structures_of(weight: Array, geometry: Geometry) -> Iterator[Structure]:
 
 
 def without_dead_channels(weight: Array) -> Array:
-    """Return the kernel without the rows and columns that are zero."""
+    """Return the kernel without its all-zero rows and columns."""
     alive = weight[weight.any(axis=(1, 2, 3))]
     return alive[:, alive.any(axis=(0, 2, 3))]
 
 
 def _without_single_taps(nonzero: Array, groups: int) -> Array:
-    """What of ``nonzero``, bool ``(C_out, C_in / groups, K_h, K_w)``, is left by the peeling."""
+    """The part of ``nonzero``, bool ``(C_out, C_in / groups, K_h, K_w)``, that remains after peeling."""
     outputs, inputs = nonzero.shape[:2]
-    # Taps of each output and input: they are peeled together, so that the window need not be looked at again.
+    # Taps per output and input: they are peeled together, so the window is not needed again.
     taps = np.count_nonzero(nonzero.reshape(outputs, inputs, -1), axis=2).reshape(groups, -1, inputs)
     for _ in range(_ROUNDS):
         rows = taps.sum(axis=2) == 1
@@ -159,13 +159,13 @@ def _taps(weight: Array, which: Array, geometry: Geometry) -> Taps:
 
 
 def _by_group(weight: Array, dense: Array, geometry: Geometry) -> Iterator[Part]:
-    """The groups that are not zero, each reduced to as many rows and columns as the largest needs."""
+    """The nonzero groups, each reduced to the number of rows and columns that the largest needs."""
     grouped = dense.reshape(geometry.groups, -1, *dense.shape[1:])
     rows, columns = np.asarray(grouped.any(axis=(2, 3, 4))), np.asarray(grouped.any(axis=(1, 3, 4)))
     alive = np.flatnonzero(rows.any(axis=1))
     if not alive.size:
         return
-    # Those that are not zero, and as many others as fill the group up; in their order.
+    # The nonzero ones, in order, and as many others as needed to fill the group.
     row_order, column_order = (
         np.sort(np.argsort(~used[alive], axis=1, kind="stable")[:, : used[alive].sum(axis=1).max()], axis=1)
         for used in (rows, columns)
@@ -178,7 +178,7 @@ def _by_group(weight: Array, dense: Array, geometry: Geometry) -> Iterator[Part]
 
 
 def _by_component(weight: Array, dense: Array, geometry: Geometry) -> Iterator[Part]:
-    """Components; those of equal size and window are the groups of one convolution."""
+    """Components; those of equal size and window become the groups of one convolution."""
     alike: dict[tuple[int, int, Window], list[tuple[Array, Array]]] = {}
     for rows, columns in _components(np.asarray(dense.any(axis=(2, 3)))):
         window = _window(dense[np.ix_(rows, columns)], geometry)
@@ -188,7 +188,7 @@ def _by_component(weight: Array, dense: Array, geometry: Geometry) -> Iterator[P
 
 
 def _by_window(weight: Array, dense: Array, geometry: Geometry) -> Iterator[Part]:
-    """Components, and in each of them the outputs and then the inputs of each window."""
+    """Components, each divided by the windows of its outputs, then of its inputs."""
     for rows, columns in _components(np.asarray(dense.any(axis=(2, 3)))):
         block = dense[np.ix_(rows, columns)]
         for own_rows, _ in _windows(block.any(axis=1), geometry):
@@ -197,14 +197,14 @@ def _by_window(weight: Array, dense: Array, geometry: Geometry) -> Iterator[Part
 
 
 def _part(weight: Array, dense: Array, geometry: Geometry, window: Window, blocks: list[tuple[Array, Array]]) -> Part:
-    """Blocks of equal size, which share no outputs, as the groups of one convolution."""
+    """Blocks of equal size without common outputs, as the groups of one convolution."""
     kept = np.concatenate([weight[np.ix_(*block)] * dense[np.ix_(*block)] for block in blocks])
     outputs, inputs = (np.concatenate(channels) for channels in zip(*blocks, strict=True))
     return _cut(kept, outputs, inputs, geometry._replace(groups=len(blocks)), window)
 
 
 def _components(connected: Array) -> Iterator[tuple[Array, Array]]:
-    """Rows and columns of ``connected``, bool ``(C_out, C_in)``, that nothing connects with others."""
+    """Rows and columns of each connected component of ``connected``, bool ``(C_out, C_in)``."""
     left = np.asarray(connected.any(axis=1))
     while left.any():
         rows, count = np.flatnonzero(left)[:1], 0
@@ -216,7 +216,7 @@ def _components(connected: Array) -> Iterator[tuple[Array, Array]]:
 
 
 def _windows(used: Array, geometry: Geometry) -> Iterator[tuple[Array, Window]]:
-    """The channels of each window, and it; ``used`` are their taps, bool ``(channels, K_h, K_w)``."""
+    """The channels with the same window, and the window; ``used`` are their taps, bool ``(channels, K_h, K_w)``."""
     found: dict[Window, list[int]] = {}
     for channel in np.flatnonzero(used.any(axis=(1, 2))):
         found.setdefault(_window(used[channel], geometry), []).append(channel)
@@ -225,10 +225,11 @@ def _windows(used: Array, geometry: Geometry) -> Iterator[tuple[Array, Window]]:
 
 
 def _window(used: Array, geometry: Geometry) -> Window:
-    """What can be cut off the window of taps ``(..., K_h, K_w)``, some of which are not zero.
+    """The margins that can be cut off the window of taps ``(..., K_h, K_w)``, some of which are not zero.
 
-    Where there is padding, as much on either side, since torch pads both sides alike, and no more than leaves every
-    output something besides padding, without which oneDNN errs.
+    With padding, the same on either side, since torch pads both sides alike, and no more than leaves every output at
+    least
+    one input besides padding, without which oneDNN fails.
     """
     used = np.asarray(used.reshape(-1, *used.shape[-2:]).any(axis=0))
     margins = []
@@ -246,7 +247,7 @@ def _window(used: Array, geometry: Geometry) -> Window:
 
 
 def _cut(weight: Array, outputs: Array, inputs: Array, geometry: Geometry, window: Window) -> Part:
-    """The part with its window cut; what that moves beyond the padding is cropped off the maps."""
+    """The part with its window cut; where the cut exceeds the padding, the maps are cropped."""
     height, width = weight.shape[2:]
     (top, bottom), (left, right) = window
     padding, crop = [], []
@@ -258,6 +259,6 @@ def _cut(weight: Array, outputs: Array, inputs: Array, geometry: Geometry, windo
 
 
 def _edges(breaks: Array, count: int) -> list[tuple[int, int]]:
-    """First and end of each stretch of ``count`` things; ``breaks``, bool ``(count - 1,)``, says where one ends."""
+    """Start and end of each run of ``count`` items; ``breaks``, bool ``(count - 1,)``, marks where runs end."""
     ends = [*(np.flatnonzero(breaks) + 1).tolist(), count] if count else []
     return list(zip([0, *ends], ends, strict=False))

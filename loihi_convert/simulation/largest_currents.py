@@ -1,13 +1,14 @@
-"""The largest currents of a layer of real weights, in a fraction of the time that all its currents take.
+"""The largest currents of a layer with float weights, found faster than by computing all currents.
 
 With s a channel's unit, q its weights rounded to whole units in -127..127, and n(x) the number of spikes among the
 inputs x of a neuron::
 
-    w x  <=  s (q x) + min(s/2 n(x), sum of what rounding took from the weights, times the most spikes of a window)
+    w x  <=  s (q x) + min(s/2 n(x), sum of the weights' rounding losses, times the most spikes of a window)
 
-q x is what arithmetic of bytes gives exactly, at a multiple of float32's speed, and n(x) is counted. Only where the
-upper bound exceeds what the channel has already received is the current itself summed, in float64: few of them. So
-nothing is missed, and what is found does not depend on the order in which a processor sums. A channel of one weight, as
+Byte arithmetic gives q x exactly, several times faster than float32, and n(x) is counted. Only if the upper bound
+exceeds the largest current of the channel so far is the current itself summed, in float64; this is rare. So nothing is
+missed, and the result does not depend on the processor's order of summation. The current of a channel with one weight,
+as a relay's, never exceeds that weight.
 a relay's, never receives more than that.
 """
 
@@ -31,34 +32,34 @@ from loihi_convert.simulation.device import DeviceLayer
 from loihi_convert.simulation.layer_spec import LayerSpec
 
 _UNITS: Final = 127
-"""Units in a channel's largest weight."""
+"""Number of units in a channel's largest weight."""
 
 _FEW: Final = 100
-"""Inputs of a neuron up to which it takes longer to compare bounds than to compute currents (measured)."""
+"""Up to this number of inputs per neuron, computing currents is faster than comparing bounds (measured)."""
 
 
 class LargestCurrents:
-    """The largest current of each channel of a layer up to each of several steps, of all that it is given.
+    """Accumulates the largest current of each channel of a layer, up to each of several steps.
 
     Parameters
     ----------
     spec
-        The layer, of real numbers.
+        The layer, in floating point.
     layer
-        The same on its device.
+        The same layer on its device.
     after
         The steps, ascending.
     """
 
     def __init__(self, spec: LayerSpec, layer: DeviceLayer, after: tuple[int, ...]) -> None:
         self._spec, self._layer, self._after = spec, layer, after
-        # Without biases; of the steps from the previous one on.
+        # Without biases; each entry covers the steps since the one before it.
         self._largest = np.full((len(after), spec.size), -np.inf, np.float32)
         self._lock = threading.Lock()
         self._bounds = _Bounds.of(spec) if isinstance(layer, CpuLayer) else None
 
     def take(self, first: int, inputs: Tensor) -> None:
-        """Regard ``inputs``, ``(B, T, H', W', C)``, of the steps from ``first``, counted from 0."""
+        """Include ``inputs``, ``(B, T, H', W', C)``, of the steps from ``first``, counted from 0."""
         for index, (start, end) in enumerate(zip((0, *self._after), self._after, strict=False)):
             part = inputs[:, max(start - first, 0) : max(end - first, 0)]
             if part.shape[1]:
@@ -75,7 +76,7 @@ class LargestCurrents:
         return np.asarray(by_channel.max(axis=1), np.float64)
 
     def _highest(self, inputs: Tensor, known: Array) -> Array:
-        """Each neuron's largest current, or less where its channel is ``known`` to have received more."""
+        """Each neuron's largest current, or a smaller value if its channel is ``known`` to have received more."""
         if self._bounds is None:
             currents = self._layer.currents_of(inputs)
             return np.asarray(currents.reshape(-1, self._spec.size).amax(0).cpu().numpy())
@@ -83,27 +84,27 @@ class LargestCurrents:
 
 
 class _Bounds:
-    """Rounded weights, and the real ones for where those do not decide."""
+    """Rounded weights, and the float weights for cases that the rounded ones do not decide."""
 
     def __init__(
         self, rounded: Currents, units: Array, most_lost: Array, most: Array, kernel: Array, geometry: Geometry
     ) -> None:
         self._rounded, self._units, self._most_lost, self._most = rounded, units, most_lost, most
         self._kernel, self._geometry = kernel, geometry
-        # Compiled here, by one thread, as in `Neurons`.
+        # Compile here, in one thread, as in `Neurons`.
         nothing = np.empty(0, np.float32)
         self._raise(np.empty((0, 1, len(units)), np.float32), 1, np.empty((0, 1, 1, 1), np.uint8), nothing, nothing)
 
     @classmethod
     def of(cls, spec: LayerSpec) -> _Bounds | None:
-        """Those of ``spec``, if there is arithmetic of bytes for it."""
+        """Return the bounds for ``spec``, if byte arithmetic is available for it."""
         synapse, window = spec.synapse, math.prod(spec.synapse.pool)
         weight, geometry = as_convolution(synapse, spec.input_shape)
         with np.errstate(over="ignore"):
             weight = (weight / window).astype(np.float32).astype(np.float64)
         rows = weight.reshape(len(weight), -1)
         has_groups, is_small = geometry[3] > 1, rows.shape[1] <= _FEW
-        # Where a current may be beyond float32, a bound might be infinity less infinity.
+        # If a current can overflow float32, a bound might be infinity minus infinity.
         fits = bool(np.abs(rows).sum(axis=1).max() * window < np.finfo(np.float32).max / 4)
         if has_groups or is_small or not spec.takes_spikes or not fits:
             return None

@@ -1,4 +1,4 @@
-"""One layer as it is simulated, whatever the device, and what is recorded of it.
+"""One layer as simulated on any device, and the values recorded from it.
 
 Axes: B images, T steps, H W C with channels last, so that a row of a map is one vector of W C neurons.
 """
@@ -17,24 +17,24 @@ from loihi_convert.ir.synapse import Synapse
 
 @dataclass(frozen=True, eq=False)
 class LayerBlock:
-    """What was recorded of one layer during some successive steps of some images.
+    """Values recorded from one layer during consecutive steps of some images.
 
-    What was not asked for, see `Recording`, must not be read.
+    Values that were not requested, see `Recording`, must not be read.
 
     Parameters
     ----------
     potentials
-        ``(B, T, H, W, C)``, float32, after the reset; float64 where they were joined from two digits.
+        ``(B, T, H, W, C)``, float32, after the reset; float64 if joined from two digits.
     spikes
         ``(B, T, H, W, C)``, uint8 or float32, 0 or 1.
     spike_counts, synaptic_operations
-        ``(B, T)``, int64: spikes of the layer, and the synapses they reach.
+        ``(B, T)``, int64: spikes of the layer, and the number of synapses they reach.
     channel_spikes
-        ``(T, C)``, int64: spikes of each channel, all images together.
+        ``(T, C)``, int64: spikes of each channel, summed over images.
     largest_current
-        ``(C,)``, float32: of any image, step and position, with the bias.
+        ``(C,)``, float32: over all images, steps and positions, with the bias.
     clipped
-        ``(B, 2)``, bool: whether any neuron of the image passed the lower / the upper limit, where it is clipped or
+        ``(B, 2)``, bool: whether any neuron of the image passed the lower / the upper limit, at which it is clipped or
         wraps.
     """
 
@@ -49,7 +49,7 @@ class LayerBlock:
 
 @dataclass(frozen=True)
 class Recording:
-    """What is recorded of a layer; see `LayerBlock`."""
+    """Selects the values to record from a layer; see `LayerBlock`."""
 
     potentials: bool = False
     spikes: bool = False
@@ -60,29 +60,29 @@ class Recording:
 
 @dataclass(frozen=True, eq=False)
 class LayerSpec:
-    """One layer as it is simulated, of real numbers or integers.
+    """One layer as simulated, in floating point or integers.
 
     Parameters
     ----------
     synapse
-        For inputs that are spikes of 0 and 1, or pixels.
+        The synapse, for inputs that are spikes (0 or 1) or pixels.
     input_shape, shape
         ``(C, H, W)`` or ``(N,)``: of the inputs before pooling, and of the neurons.
     takes_spikes
         Whether the inputs are spikes, not pixels.
     threshold, initial_potential
-        ``(C,)``, or ``None`` where the layer only integrates.
+        ``(C,)``, or ``None`` if the layer only integrates.
     limit
-        Where a potential is clipped, or the u of a circuit wraps; infinite for real numbers.
+        Limit at which a potential is clipped, or the u of a circuit wraps; infinite in floating point.
     neuron
-        What the neurons compute.
+        The neuron model.
     is_integer
-        Whether all numbers are: neurons then fire above threshold - 1, as Lava's compare, where clipping at a limit
-        that is no integer leaves a fraction.
+        Whether all numbers are integers. Neurons then fire above threshold - 1, as in Lava's comparison: clipping at a
+        non-integer limit can leave a fraction.
     pool
         Window of the pooling after the layer.
     fan_out
-        Of ``shape``: synapses that leave each neuron, equal within each window of ``pool``; ``None``: not known.
+        In ``shape``: number of synapses from each neuron, equal within each window of ``pool``; ``None`` if unknown.
     """
 
     synapse: Synapse
@@ -99,7 +99,7 @@ class LayerSpec:
 
     @property
     def size(self) -> int:
-        """Neurons of the layer."""
+        """Number of neurons of the layer."""
         return math.prod(self.shape)
 
     @property
@@ -110,36 +110,36 @@ class LayerSpec:
 
     @property
     def thresholds(self) -> Array:
-        """What a spike subtracts: float32 ``(H W C,)``, finite, because infinity times no spike would be NaN."""
+        """The value a spike subtracts: float32 ``(H W C,)``, finite, because infinity x 0 would be NaN."""
         finite = np.full(self.shape[0], np.inf) if self.threshold is None else self.threshold.astype(np.float64)
         return self._map(np.minimum(finite, np.finfo(np.float32).max))
 
     @property
     def levels(self) -> Array:
-        """What the state must exceed for a neuron to fire: float32 ``(H W C,)``."""
+        """The level that the state must exceed for a neuron to fire: float32 ``(H W C,)``."""
         if self.threshold is None:
             return self._map(np.full(self.shape[0], np.inf))
         if self.neuron.is_circuit:
             return self._map(self.threshold - 1) - self.offsets
         if self.is_integer:
             return self._map(self.threshold - 1)
-        # A float32 is >= the threshold where it is > the number before it.
+        # A float32 is >= the threshold if and only if it is > the next smaller float32.
         below = np.nextafter(self.thresholds, np.float32(-np.inf))
         return np.where(np.isfinite(self._map(self.threshold)), below, np.float32(np.inf))
 
     @property
     def biases(self) -> Array:
-        """float32 ``(H W C,)``."""
+        """The biases: float32 ``(H W C,)``."""
         return self._map(np.zeros(self.shape[0]) if self.synapse.bias is None else self.synapse.bias)
 
     @property
     def initial_states(self) -> Array:
-        """float32 ``(H W C,)``."""
+        """States before the first step: float32 ``(H W C,)``."""
         return self._map(self._initial_potential * (not self.neuron.is_circuit))
 
     @property
     def offsets(self) -> Array:
-        """Potential less state: float32 ``(H W C,)``."""
+        """Potential minus state: float32 ``(H W C,)``."""
         return self._map(self._initial_potential * self.neuron.is_circuit)
 
     @property
@@ -148,7 +148,7 @@ class LayerSpec:
 
     @property
     def pooled_fan_out(self) -> Array:
-        """Synapses that leave each window of ``pool``: float64 ``(H', W' C)``, exact up to 2^53; empty if not known."""
+        """Synapses from each window of ``pool``: float64 ``(H', W' C)``, exact up to 2^53; empty if unknown."""
         if self.fan_out is None:
             return np.zeros((0, 0))
         (pool_h, pool_w), (height, width, channels) = self.pool, self.map_shape

@@ -1,10 +1,10 @@
-"""Simulation of a network that grows layer by layer, as balancing needs it: nothing is simulated twice.
+"""Simulation of a network that grows layer by layer, as in balancing, without simulating anything twice.
 
-While the thresholds of layers 0..l-1 are known, the largest currents of layer l are found; then layer l gets its
-thresholds. Each pass over the images fires one layer more, from the spikes of the layer before it, which the pass
-before has kept: a bit each, or a byte for each window of a pooling. So a network of L layers takes 2 L synapses' work
-instead of L (L + 1) / 2. The first layer's spikes are not kept: a constant current gives them again for almost nothing.
-What a maximum over T steps is after fewer steps comes from the same pass.
+Once the thresholds of layers 0..l-1 are known, the largest currents of layer l are computed; then layer l gets its
+thresholds. Each pass over the images simulates one more layer, from the spikes of the layer before it, which the
+previous pass stored: one bit each, or one byte per window of a pooling. So a network of L layers takes the work of 2 L
+synapses instead of L (L + 1) / 2. The first layer's spikes are not stored: a constant current reproduces them at almost
+no cost. The maxima for smaller T come from the same pass.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from loihi_convert.simulation.relu import ReluChain
 from loihi_convert.simulation.simulator import block_size, float_specs, layers_on, on_cores
 
 MEMORY: Final = 2**31
-"""Bytes of spikes that are kept; what does not fit is simulated anew from the images."""
+"""Most bytes of spikes stored; the rest is simulated again from the images."""
 
 _NOTHING: Final = Recording()
 
@@ -47,13 +47,13 @@ class GrowingSimulation:
     timesteps
         T.
     reset
-        Of the neurons.
+        Reset of the neurons.
     poisson_seed
         As in `SpikingNetwork`.
     device
-        As in `simulate.Simulator`; spikes are kept on a CPU only.
+        As in `simulator.Simulator`; spikes are stored only on a CPU.
     whole
-        Whether a block takes all steps, as `rate_errors` needs it, however many they are.
+        Whether a block contains all steps, as `rate_errors` requires.
     memory
         See `MEMORY`.
     """
@@ -85,8 +85,8 @@ class GrowingSimulation:
     ) -> Array:
         """Return the largest current of each channel of the layer after ``fixed``: float64 ``(len(after), C_out)``.
 
-        Up to each of the steps ``after``, ascending, the last of them at most T. ``fixed`` are the layers with known
-        thresholds, one more at each call, from none.
+        The maxima are over the steps up to each of ``after``, ascending, at most T. ``fixed`` are the layers with known
+        thresholds: none at the first call, then one more at each call.
         """
         specs = self._specs(fixed)
         layers = layers_on(self._device, specs)
@@ -103,10 +103,11 @@ class GrowingSimulation:
         correction: Array | None = None,
         progress: Progress = no_progress,
     ) -> RateErrors:
-        """Return how far the rates of the layer after ``fixed`` are from the CNN's activations.
+        """Return the errors of the rates of the layer after ``fixed`` against the CNN's activations.
 
-        For each of ``thresholds`` and ``initial_potentials``, float64 ``(G, C_out)``; see `neurons.rate_errors`.
-        ``fixed`` as above; ``correction``, ``(C_out,)``, is added to the layer's bias.
+        There is one result for each of ``thresholds`` and ``initial_potentials``, float64 ``(G, C_out)``; see
+        `neurons.rate_errors`. ``fixed`` is as in `largest_currents`; ``correction``, ``(C_out,)``, is added to the
+        layer's bias.
         """
         specs = self._specs(fixed, correction)
         layers = layers_on(self._device, specs)
@@ -121,17 +122,18 @@ class GrowingSimulation:
             with self._lock:
                 sums += found
 
-        assert self._steps_at_once == self._timesteps, "a rate is one of all steps"
-        # Compiled here, by one thread, as in `Neurons`.
+        assert self._steps_at_once == self._timesteps, "a rate needs all steps"
+        # Compile here, in one thread, as in `Neurons`.
         no_currents = np.empty((0, 1, specs[-1].size), np.float32)
         rate_errors(specs[-1], no_currents, no_currents[:, 0], thresholds, initial_potentials, self._timesteps)
         self._pass(layers, take, progress)
         return sums
 
     def mean_excess(self, fixed: Sequence[SpikingLayer], *, progress: Progress = no_progress) -> Array:
-        """Return how much more current the layer after ``fixed`` gets than in the CNN: float64 ``(C_out,)``.
+        """Return the mean excess of the current of the layer after ``fixed`` over the CNN's: float64 ``(C_out,)``.
 
-        The mean over images, positions and steps; ``fixed`` is at least one layer. The next call may have the same.
+        The mean is over images, positions and steps; ``fixed`` has at least one layer and may stay the same in the next
+        call.
         """
         specs = self._specs(fixed)
         layers = layers_on(self._device, specs)
@@ -148,7 +150,7 @@ class GrowingSimulation:
 
         self._pass(layers, take, progress, keep=False)
         mean = excess / (len(self._images) * self._timesteps * (specs[-1].size // channels))
-        # The currents are without the bias, which the CNN's have.
+        # These currents do not include the bias; the CNN's do.
         return np.asarray(mean + specs[-1].biases.reshape(-1, channels).mean(axis=0, dtype=np.float64))
 
     def _specs(self, fixed: Sequence[SpikingLayer], correction: Array | None = None) -> list[LayerSpec]:
@@ -172,9 +174,9 @@ class GrowingSimulation:
         *,
         keep: bool = True,
     ) -> None:
-        """Give ``take`` some images, a step, and what the last of ``layers`` receives from that step on.
+        """Call ``take`` with some images, a step, and the inputs of the last of ``layers`` from that step on.
 
-        With ``keep`` off, the spikes kept before stay what they are, for another pass of the same layers.
+        With ``keep`` off, stored spikes are left unchanged, for another pass of the same layers.
         """
         images_at_once, done = self._images_at_once, 0
 
@@ -192,9 +194,9 @@ class GrowingSimulation:
     def _received(
         self, layers: Sequence[DeviceLayer], images: Array, start: int, keep: bool
     ) -> Iterator[tuple[int, Tensor]]:
-        """What the last of ``layers`` receives for the images at ``start``: a block's first step, and all its steps.
+        """Inputs of the last of ``layers`` for the images at ``start``: a block's first step, and its inputs.
 
-        Of constant pixels there is one step.
+        With constant pixels there is one step.
         """
         blocks = -(-self._timesteps // self._steps_at_once)
         steps = [
@@ -204,7 +206,7 @@ class GrowingSimulation:
             for part in steps[:1] if self._inputs.is_constant else steps:
                 yield part[0], torch.from_numpy(self._inputs(images, start, part[0], len(part)))
             return
-        # The layers that must fire: the last one with thresholds, or all of them where nothing was kept.
+        # The layers to simulate: the last one with thresholds, or all of them if nothing was stored.
         kept = self._store.take(start) if keep else self._store.look(start)
         firing = layers[:-1] if kept is None else layers[-2:-1]
         states = [layer.initial_states(len(images)) for layer in firing]
@@ -233,7 +235,7 @@ class GrowingSimulation:
 
 
 class _Packed:
-    """The spikes of a block, ``(B, T, H, W, C)``: a bit each where they are not summed over windows."""
+    """The spikes of a block, ``(B, T, H, W, C)``: one bit each unless summed over windows."""
 
     def __init__(self, spikes: Array) -> None:
         self._shape = spikes.shape
@@ -242,7 +244,7 @@ class _Packed:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
         return int(self._data.nbytes)
 
     def unpacked(self) -> Tensor:
@@ -252,7 +254,7 @@ class _Packed:
 
 
 class _SpikeStore:
-    """The spikes of one layer, of as many images as fit ``memory`` bytes, by the first image of a block."""
+    """Stored spikes of one layer, by the first image of each block, for as many images as fit ``memory`` bytes."""
 
     def __init__(self, memory: int) -> None:
         self._free = memory

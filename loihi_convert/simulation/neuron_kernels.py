@@ -1,7 +1,7 @@
-"""The loops over neurons: integrate, fire, reset, sum spikes over windows. Called by `neurons.py` alone.
+"""Loops over neurons: integrate, fire, reset, sum spikes over windows. Called only by `neurons.py`.
 
 A potential stays in the first-level cache over all steps. Inner loops run over contiguous float32 or bytes, which LLVM
-turns into vector instructions; everything that is not always wanted is a pass of its own over a tile in the cache.
+vectorizes; optional work is done in a separate pass over a tile in the cache.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from loihi_convert.chip import limits
 from loihi_convert.compiled import compiled
 
 TILE: Final = 2048
-"""Neurons that are taken through all steps together: 5 arrays of float32 of them fit the first-level cache."""
+"""Neurons simulated together over all steps: 5 float32 arrays of this size fit the first-level cache."""
 
 SOFT: Final = 0
 HARD: Final = 1
@@ -26,10 +26,10 @@ _LSB: Final = np.float32(2.0**-limits.UNIT_EXP)
 """The last bit of Lava's u, in weight units."""
 
 _LEAK: Final = np.float32(2.0**limits.UNIT_EXP / limits.MAX_DECAY)
-"""Last bits that u loses in each step with ``du = 0``, for each weight unit of it."""
+"""Decay of u in each step with ``du = 0``, in last bits per weight unit of u."""
 
 
-# The order of summation may change, so that it can be vectorised: sums of integers below 2^53 are exact in any.
+# Reordering allows vector instructions, and sums of integers below 2^53 are exact in any order.
 @compiled(fastmath={"reassoc"})
 def _sum(values: Array) -> float:
     total = 0.0
@@ -48,10 +48,10 @@ def _dot(values: Array, weights: Array) -> float:
 
 @compiled()
 def _add_rows(values: Array, columns: Array) -> None:
-    """Add ``values``, row after row, to ``columns``, which is one row."""
+    """Add each row of ``values`` to ``columns``, a single row."""
     size = columns.size
     for first in range(0, values.size, size):
-        # A view of its own, or LLVM makes no vector instructions of the loop: eight times as slow.
+        # Without a separate view LLVM does not vectorize the loop, which is then eight times slower.
         row = values[first : first + size]
         for index in range(size):
             columns[index] += row[index]
@@ -85,7 +85,7 @@ def _step_circuit(
     state: Array, current: Array, bias: Array, level: Array, threshold: Array, offset: Array, limit: float,
     leaks: bool, fired: Array, potential: Array,
 ) -> None:  # fmt: skip
-    """``state`` is what the next step adds its current to: u, leaked, less the threshold where it has fired."""
+    """``state`` is carried over to the next step: u after the leak, minus the threshold if the neuron fired."""
     round_ = np.float32(2) * limit
     for index in range(fired.size):
         u = state[index] + (current[index] + bias[index])
@@ -95,7 +95,7 @@ def _step_circuit(
         spent = threshold[index] if fires else np.float32(0)
         potential[index] = u + offset[index] - spent
         if leaks:
-            # In units of the last bit, floor(4095 / 4096 |u|) is left.
+            # In units of the last bit, floor(4095 / 4096 |u|) remains.
             lost = np.ceil(np.abs(u) * _LEAK) * _LSB
             u = u - lost if u > np.float32(0) else u + lost
         state[index] = u - spent
@@ -122,7 +122,7 @@ def _raise_to(largest: Array, current: Array, bias: Array) -> None:
 
 @compiled()
 def _pool(fired: Array, row: int, pooled: Array, pooled_row: int, words: int, pool_h: int, pool_w: int) -> None:
-    """Sum ``fired`` (rows of ``row`` words, ``words`` a pixel) over windows; uses ``fired`` as its scratch."""
+    """Sum ``fired`` (rows of ``row`` words, ``words`` per pixel) over windows; ``fired`` is used as scratch space."""
     for out in range(pooled.size // pooled_row):
         top = out * pool_h * row
         for below in range(1, pool_h):
@@ -138,16 +138,16 @@ def _pool(fired: Array, row: int, pooled: Array, pooled_row: int, words: int, po
 
 
 class Layer(NamedTuple):
-    """What does not change from call to call.
+    """Parameters that do not change between calls.
 
     Parameters
     ----------
     bias, level, threshold, offset
         float32 ``(neurons,)``, see `layer_spec.LayerSpec`.
     fan_out
-        As `LayerSpec.pooled_fan_out`.
+        See `LayerSpec.pooled_fan_out`.
     limit, lowest
-        What is above ``limit`` or below ``lowest`` is clipped or wraps.
+        Values above ``limit`` or below ``lowest`` are clipped or wrap.
     kind
         `SOFT`, `HARD`, `CIRCUIT` or `LEAKY_CIRCUIT`.
     height, rows
@@ -155,9 +155,9 @@ class Layer(NamedTuple):
     pool_h, pool_w
         Window of the pooling after the layer.
     words
-        Machine words of a pixel.
+        Machine words per pixel.
     has_remainder
-        Whether some neurons are in no window.
+        Whether some neurons are outside all windows.
     """
 
     bias: Array
@@ -177,7 +177,7 @@ class Layer(NamedTuple):
 
 
 class Spikes(NamedTuple):
-    """``fired``, the spikes of a tile, and ``pooled``, ``(B, T, H', W' C)``; each once more, viewed as words."""
+    """``fired``, the spikes of a tile, and ``pooled``, ``(B, T, H', W' C)``; each also viewed as words."""
 
     fired: Array
     fired_words: Array
@@ -186,9 +186,9 @@ class Spikes(NamedTuple):
 
 
 class Records(NamedTuple):
-    """Arrays to be filled, or empty; as in `layer_spec.LayerBlock`, with all neurons in one axis.
+    """Arrays to fill; empty if not requested. As in `layer_spec.LayerBlock`, with all neurons in one axis.
 
-    ``counts`` has the spikes and the synaptic operations; ``columns``, ``(T, W C)``, the spikes of all images and rows.
+    ``counts`` holds spikes and synaptic operations; ``columns``, ``(T, W C)``, spikes summed over images and rows.
     """
 
     counts: Array

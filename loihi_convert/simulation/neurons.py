@@ -2,14 +2,14 @@
 
 For each neuron and step t (paper, eq. 1 and 2)::
 
-    V(t) = clip(V(t-1) + I(t) + bias, -limit, limit)    no limit for real numbers
+    V(t) = clip(V(t-1) + I(t) + bias, -limit, limit)    no limit in floating point
     s(t) = [V(t) >= threshold]
     V(t) = V - threshold s  (soft)     or  0 where s  (hard)
 
 or the equations of the circuit in `ir.neuron_model`.
 
-The spikes leave a layer already summed over the windows of the average pooling after it, in the form that the next
-synapse takes (`currents.py`). The loops themselves are in `neuron_kernels.py`; axes as in `layer_spec.py`.
+Spikes leave a layer already summed over the windows of the average pooling after it, in the format that the next
+synapse takes (`currents.py`). The loops are in `neuron_kernels.py`; axes as in `layer_spec.py`.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ class Neurons:
     spec
         The layer.
     spike_dtype
-        uint8 or float32: what the next synapse takes.
+        uint8 or float32: the input dtype of the next synapse.
     """
 
     def __init__(self, spec: LayerSpec, spike_dtype: type[np.uint8] | type[np.float32] = np.float32) -> None:
         self.height, self.width, self.channels = spec.map_shape
         self._count, self._pool, self._dtype = spec.size, spec.pool, np.dtype(spike_dtype)
-        # Spikes of a neuron outside every window count, although no layer receives them.
+        # Spikes of neurons outside all windows are counted, although no layer receives them.
         self._has_remainder = self.height % spec.pool[0] > 0 or self.width % spec.pool[1] > 0
         self._initial, limit = spec.initial_states, np.float32(spec.limit)
-        # Rows that are taken through all steps together, whole windows of them.
+        # Rows simulated together over all steps, a whole number of windows.
         row = self.width * self.channels
         self._rows = min(-(-self.height // spec.pool[0]), max(1, kernels.TILE // (row * spec.pool[0]))) * spec.pool[0]
-        # Spikes are summed over windows in machine words, each of several channels' bytes.
+        # Spikes are summed over windows in machine words, each holding the bytes of several channels.
         lanes = next(lanes for lanes in (8, 4, 1) if self.channels % lanes == 0)
         self._word = np.dtype(f"u{lanes}") if self._dtype == np.uint8 else self._dtype
         self._layer = kernels.Layer(
@@ -61,7 +61,7 @@ class Neurons:
             offset=spec.offsets,
             fan_out=spec.pooled_fan_out,
             limit=limit,
-            # Lava's u wraps at -2^17 itself.
+            # Lava's u wraps already at -2^17.
             lowest=np.nextafter(-limit, np.float32(0)) if spec.neuron.is_circuit else -limit,
             kind=_KINDS[spec.neuron],
             height=self.height,
@@ -71,15 +71,15 @@ class Neurons:
             words=self.channels * self._dtype.itemsize // self._word.itemsize,
             has_remainder=self._has_remainder,
         )
-        # Compiled here, by one thread: NumPy's lazy imports, which numba then meets, are not safe in several.
+        # Compile here, in one thread: NumPy's lazy imports, which numba triggers, are not thread-safe.
         self.fire(np.empty((0, self._count), np.float32), np.empty((0, 1, self._count), np.float32), 1, Recording())
 
     def initial_states(self, images: int) -> Array:
-        """State before the first step, the potential or the circuit's u: float32 ``(images, count)``."""
+        """Return the state before the first step, the potential or the circuit's u: float32 ``(images, count)``."""
         return np.tile(self._initial, (images, 1))
 
     def fire(self, states: Array, currents: Array, steps: int, recording: Recording) -> tuple[Array, LayerBlock]:
-        """See `device.DeviceLayer.fire`; arrays of the CPU."""
+        """See `device.DeviceLayer.fire`; with NumPy arrays."""
         images, (pool_h, pool_w) = len(states), self._pool
         height, width = self.height // pool_h, self.width // pool_w
         pooled = np.empty((images, steps, height, width * self.channels), self._dtype)
@@ -118,18 +118,18 @@ def _per_channel(columns: Array, channels: int) -> Array:
 
 
 class RateErrors(NamedTuple):
-    """How far rates are from activations: sums over images and positions, float64.
+    """Errors of rates against activations: sums over images and positions, float64.
 
-    A rate is ``threshold x spike count / T``: what spikes are worth that stand for their threshold.
+    A rate is ``threshold x spike count / T``, that is, with amplitudes equal to thresholds.
 
     Parameters
     ----------
     errors
-        ``(G, C)``: of (rate - activation)^2.
+        ``(G, C)``: sums of (rate - activation)^2.
     rates
-        ``(G, C)``: of rate^2.
+        ``(G, C)``: sums of rate^2.
     activations
-        ``(C,)``: of activation^2.
+        ``(C,)``: sums of activation^2.
     """
 
     errors: Array
@@ -141,9 +141,9 @@ class RateErrors(NamedTuple):
 
     @property
     def amplitude_factors(self) -> Array:
-        """The factor on the rate for which its error is the least, ``(G, C)``; 1 where nothing fires.
+        """The factor on the rate that minimizes the error, ``(G, C)``; 1 if nothing fires.
 
-        With r the rate and x the activation, sum (f r - x)^2 is the least for f = sum r x / sum r^2.
+        With r the rate and x the activation, sum (f r - x)^2 is smallest at f = sum r x / sum r^2.
         """
         return np.divide(self._products, self.rates, out=np.ones_like(self.rates), where=self.rates > 0)
 
@@ -154,23 +154,23 @@ class RateErrors(NamedTuple):
 
     @property
     def _products(self) -> Array:
-        """Of rate x activation; 0 where nothing fires."""
+        """Sums of rate x activation; 0 if nothing fires."""
         return np.asarray((self.rates + self.activations - self.errors) / 2) * (self.rates > 0)
 
 
 def rate_errors(
     spec: LayerSpec, currents: Array, activations: Array, thresholds: Array, initial_potentials: Array, timesteps: int
 ) -> RateErrors:
-    """Return how far firing rates are from activations for some thresholds and initial potentials.
+    """Return the errors of firing rates against activations for several thresholds and initial potentials.
 
     Parameters
     ----------
     spec
-        The layer; its own thresholds and initial potentials do not matter.
+        The layer; its own thresholds and initial potentials are ignored.
     currents
-        float32 ``(B, T, neurons)``, or ``(B, 1, neurons)`` where they are constant; without the bias.
+        float32 ``(B, T, neurons)``, or ``(B, 1, neurons)`` if they are constant; without the bias.
     activations
-        float32 ``(B, neurons)``: what the rates should be.
+        float32 ``(B, neurons)``: the desired rates.
     thresholds, initial_potentials
         float64 ``(G, C)``, the thresholds positive: G pairs for each channel.
     timesteps

@@ -1,4 +1,4 @@
-"""The CNN itself, as the simulations see it: the activations of a `ReluNetwork`, layer by layer, in float32."""
+"""Activations of the CNN, a `ReluNetwork`, layer by layer, in float32."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from loihi_convert.ir.synapse import Synapse
 from loihi_convert.simulation.currents import Currents, channels_last, sum_pool
 from loihi_convert.simulation.inputs import MAX_PIXEL
 
-# Neurons of the largest layer, times images, that are computed at once: 16 MiB.
+# Largest number of images x neurons of the largest layer computed at once: 16 MiB.
 _BLOCK: Final = 2**22
 
 Activation = Callable[[Array], Array]
-"""A function of float32 ``(N, H, W, C)`` that keeps the shape."""
+"""A function on float32 ``(N, H, W, C)`` that preserves the shape."""
 
 
 class ReluChain:
-    """The CNN as a function of images: the activations of its layers.
+    """The CNN as a function from images to the activations of its layers.
 
     Parameters
     ----------
     network
         The CNN.
     depth
-        How many of its layers; default: all.
+        Number of layers; default: all.
     is_open
-        Leave the last of these layers without its ReLU.
+        Omit the ReLU of the last of these layers.
     activations
-        One for each of these layers, in place of the CNN's own.
+        One activation for each of these layers, instead of the CNN's.
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class ReluChain:
             self._layers[-1] = (*self._layers[-1][:2], unchanged)
 
     def __call__(self, images: Array) -> list[Array]:
-        """Return float32 ``(N, H, W, C)`` per layer, after ReLU but for the CNN's last, for uint8 ``(N, C, H, W)``."""
+        """Return float32 ``(N, H, W, C)`` per layer, after ReLU except in the last, for uint8 ``(N, C, H, W)``."""
         return self.behind(-1, channels_last(images) / np.float32(MAX_PIXEL))
 
     def behind(self, index: int, maps: Array) -> list[Array]:
-        """Return the same for the layers after layer ``index``, whose activations are ``maps``."""
+        """Return the activations of the layers after layer ``index``, whose activations are ``maps``."""
         outputs = []
         for synapse, operator, activation in self._layers[index + 1 :]:
             maps = activation(_with_bias(operator(sum_pool(maps, synapse.pool)), synapse))
@@ -69,21 +69,21 @@ class ReluChain:
 
 
 def cnn_activation(network: ReluNetwork, index: int) -> Activation:
-    """Return what follows the synapse of a layer of the CNN: ReLU, clipped at a ceiling or not, or `qcfs.Qcfs`.
+    """Return the activation after the synapse of layer ``index``: ReLU, possibly clipped at a ceiling, or `qcfs.Qcfs`.
 
-    Nothing follows the last one.
+    The last layer has none.
     """
     layer = network.layers[index]
     return unchanged if index == len(network.layers) - 1 else lambda maps: _activated(maps, layer)
 
 
 def unchanged(maps: Array) -> Array:
-    """Return ``maps``."""
+    """Return ``maps`` unchanged."""
     return maps
 
 
 def _activated(maps: Array, layer: ReluLayer) -> Array:
-    """ReLU or, where the layer has thresholds, `qcfs.Qcfs`; at most the ceiling."""
+    """ReLU or, if the layer has thresholds, `qcfs.Qcfs`; at most the ceiling."""
     found = np.maximum(maps, 0) if layer.threshold is None or layer.levels is None else _stepped(maps, layer)
     return found if layer.ceiling is None else np.minimum(found, layer.ceiling.astype(np.float32))
 
@@ -100,7 +100,7 @@ def _stepped(maps: Array, layer: ReluLayer) -> Array:
 
 
 def clipped(maps: Array, neuron: IntegrateAndFire) -> Array:
-    """Return amplitude x min(maps / threshold, 1), 0 below 0: what spikes are worth a step at the best rate."""
+    """Return amplitude x clip(maps / threshold, 0, 1): the mean output per step of a neuron at the ideal rate."""
     threshold, amplitude = neuron.threshold.astype(np.float32), neuron.amplitude.astype(np.float32)
     return np.asarray(np.clip(maps / threshold, 0, 1) * amplitude)
 
@@ -108,9 +108,9 @@ def clipped(maps: Array, neuron: IntegrateAndFire) -> Array:
 def relu_outputs(
     network: ReluNetwork, images: Array, *, activations: Sequence[Activation] | None = None
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Yield, batch by batch, every layer's activation (after ReLU; the last one without) for uint8 ``images``.
+    """Yield, in batches, the activations of every layer (after ReLU, except in the last) for uint8 ``images``.
 
-    ``activations`` may take the place of the CNN's own, see `ReluChain`.
+    ``activations``, if given, replace the CNN's, see `ReluChain`.
     """
     chain = ReluChain(network, activations=activations)
     size = max(1, _BLOCK // max(math.prod(shape) for shape in network.shapes))
@@ -129,7 +129,7 @@ def cnn_scores(network: ReluNetwork, images: Array) -> Array:
 def currents(synapse: Synapse, inputs: Array, *, averages: bool) -> Array:
     """Return the input current of each neuron: float32 ``(B, *shape)`` for inputs ``(B, C, H, W)``.
 
-    ``averages`` says what pooling does: average (real numbers) or sum (integers).
+    ``averages``: whether pooling averages (floating point) or sums (integers).
     """
     operator = Currents(synapse, inputs.shape[1:], averages=averages, takes_spikes=False)
     found = operator(sum_pool(channels_last(inputs), synapse.pool))

@@ -1,4 +1,4 @@
-"""Integrate-and-fire simulation: real numbers and Loihi's integers by the same few lines.
+"""Integrate-and-fire simulation: the same code for floating point and Loihi's integers.
 
 For layer l with synapse W and step t = 1..T (paper, eq. 1 and 2, algorithm 3)::
 
@@ -10,14 +10,15 @@ For layer l with synapse W and step t = 1..T (paper, eq. 1 and 2, algorithm 3)::
 
 Networks of target loihi2 are simulated as the circuit of stock processes (`neurons.py`), unless asked otherwise.
 
-A block of images goes through all its steps layer by layer: the currents of all steps at once (`currents.py`), then the
-neurons (`neurons.py`). Blocks are as large as fits a core's cache, and each core works on blocks of its own, so that
-memory does not grow with the number of images or steps.
+A block of images passes through all its steps layer by layer: first the currents of all steps (`currents.py`), then the
+neurons (`neurons.py`). Blocks fit a core's cache, and each core works on its own blocks, so that memory does not grow
+with the number of images or steps.
 
-Integers are held in float32, exactly: the exactness rules of `chip.rules` bound every partial sum of a current by 2^23,
-and a potential by 2^17, so every number on the way is an integer below 2^24, whatever the order of summation. Lava's
-own LIF (hard reset) has 6 bits below 1, which only its clipping fills; its currents are below 2^17: 24 bits again. So
-it is with the circuit: u is within 2^17 before it adds a current below 2^17, and only a leak fills the 6 bits below 1.
+Integers are held exactly in float32: the exactness rules of `chip.rules` limit every partial sum of a current to 2^23
+and
+a potential to 2^17, so all intermediate values are integers below 2^24, in any order of summation. Lava's LIF (hard
+reset) has 6 bits below 1, which only its clipping uses; its currents are below 2^17: 24 bits again. The same holds for
+the circuit: u is within 2^17 before it adds a current below 2^17, and only a leak uses the 6 bits below 1.
 """
 
 from __future__ import annotations
@@ -48,14 +49,14 @@ from loihi_convert.simulation.inputs import Inputs
 from loihi_convert.simulation.layer_spec import LayerBlock, LayerSpec, Recording
 from loihi_convert.simulation.neurons import Neurons
 
-# Neurons of the largest layer, times images and steps, that are simulated at once: 16 MiB of currents on a core.
+# Largest number of images x steps x neurons of the largest layer simulated at once: 16 MiB of currents per core.
 _CPU_BLOCK: Final = 2**22
 _GPU_BLOCK: Final = 2**26
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Some images over some successive steps: which, and what came of them, layer by layer."""
+    """Some images over some consecutive steps, and the values recorded from them, layer by layer."""
 
     images: slice
     steps: slice
@@ -70,14 +71,14 @@ class Simulator:
     network
         The network; its arrays are copied once.
     recording
-        What is recorded of every layer, besides the output's potentials and spikes, which always are.
+        Values to record from every layer; the output's potentials and spikes are always recorded.
     device
-        ``"cpu"``, or another one of torch's, as ``"cuda"``.
+        ``"cpu"``, or another torch device, such as ``"cuda"``.
     saturates
-        Whether integer potentials end where Loihi's do; if not, they are exact up to 2^24.
+        Whether integer potentials have Loihi's range; if not, they are exact up to 2^24.
     neuron
-        What the neurons of a `QuantizedNetwork` compute; by default what it was exported for, or, if it does not
-        saturate, its reset.
+        Neuron model of a `QuantizedNetwork`; by default that of its target or, if it does not saturate, that of its
+        reset.
     """
 
     def __init__(
@@ -106,9 +107,9 @@ class Simulator:
     def run(
         self, images: Array, timesteps: int, take: Callable[[Block], None], *, progress: Progress = no_progress
     ) -> None:
-        """Simulate uint8 ``images``, ``(N, C, H, W)``, for ``timesteps`` steps each, on as many cores as torch uses.
+        """Simulate uint8 ``images``, ``(N, C, H, W)``, for ``timesteps`` steps each, on the cores that torch uses.
 
-        ``take`` is given block after block, never two at once: the images in any order, an image's steps in theirs.
+        ``take`` is called with one block at a time: images in any order, the steps of an image in ascending order.
         """
         images_at_once, steps_at_once = block_size(self._device, self._largest, len(images), timesteps)
         lock, done = threading.Lock(), 0
@@ -153,10 +154,10 @@ def outputs(
     device: str = "cpu",
     progress: Progress = no_progress,
 ) -> Array:
-    """Return what the class is read from after each step: float32 ``(N, T, classes)`` for uint8 ``images``.
+    """Return the outputs after each step: float32 ``(N, T, classes)`` for uint8 ``images``.
 
-    The last layer's potential, in weight units for integers, or, where it has neurons, how often each has fired since
-    the first step. float64 where potentials have two digits.
+    The last layer's potentials (in weight units, for integers) or, if it has neurons, their spike counts since the
+    first step. float64 if potentials have two digits.
     """
     has_digits = isinstance(network, QuantizedNetwork) and network.low_bits > 0
     found = np.empty((len(images), timesteps, *network.shapes[-1]), np.float64 if has_digits else np.float32)
@@ -177,12 +178,12 @@ class Extremes:
     Parameters
     ----------
     currents
-        Per layer the largest input current of each channel at any image, position and step: float64 ``(C_out,)``.
+        Per layer, the largest input current of each channel over images, positions and steps: float64 ``(C_out,)``.
     output
-        The largest magnitude of an output potential after any step.
+        The largest magnitude of an output potential in any step.
     potentials
-        Per layer the lowest and the highest potential of each channel after any step: float64 ``(2, C_out)``; empty
-        unless asked for.
+        Per layer, the lowest and highest potential of each channel in any step: float64 ``(2, C_out)``; empty unless
+        requested.
     """
 
     currents: tuple[Array, ...]
@@ -199,9 +200,9 @@ def extremes(
     device: str = "cpu",
     progress: Progress = no_progress,
 ) -> Extremes:
-    """Return the largest currents and output potential of uint8 ``images`` in ``timesteps`` steps.
+    """Return the largest currents and output potential for uint8 ``images`` in ``timesteps`` steps.
 
-    With ``potentials`` also the lowest and the highest of every layer.
+    With ``potentials``, also the lowest and highest potentials of every layer.
     """
     channels = [layer.synapse.channels for layer in network.layers]
     largest = [np.full(count, -np.inf) for count in channels]
@@ -224,7 +225,7 @@ def extremes(
 def clipped_images(
     network: QuantizedNetwork, images: Array, timesteps: int, *, device: str = "cpu", progress: Progress = no_progress
 ) -> Array:
-    """Return on how many images some potential passed its lower / upper limit, or wrapped: int64 ``(layers, 2)``."""
+    """Return the number of images on which a potential passed its lower / upper limit: int64 ``(layers, 2)``."""
     seen = np.zeros((len(network.layers), len(images), 2), np.bool_)
 
     def take(block: Block) -> None:
@@ -236,7 +237,7 @@ def clipped_images(
 
 
 def block_size(device: str, largest: int, image_count: int, timesteps: int) -> tuple[int, int]:
-    """Return how many images and steps are simulated at once where the largest layer has ``largest`` neurons."""
+    """Return the numbers of images and steps simulated at once if the largest layer has ``largest`` neurons."""
     moments = max(1, (_CPU_BLOCK if device == "cpu" else _GPU_BLOCK) // largest)
     steps = min(timesteps, moments)
     return max(1, min(moments // steps, -(-image_count // _cores(device)))), steps
@@ -247,9 +248,9 @@ def _cores(device: str) -> int:
 
 
 def on_cores(device: str, work: Callable[[int], None], items: Sequence[int]) -> None:
-    """Call ``work`` with each item, on as many threads as torch uses, its own parallelism switched off meanwhile.
+    """Call ``work`` with each item, on as many threads as torch uses; torch's own threading is off meanwhile.
 
-    On a GPU one thread feeds it.
+    On a GPU, one thread does all work.
     """
     cores = _cores(device)
     is_stopped = threading.Event()
@@ -277,7 +278,7 @@ def on_cores(device: str, work: Callable[[int], None], items: Sequence[int]) -> 
 
 
 def layers_on(device: str, specs: Sequence[LayerSpec]) -> Sequence[DeviceLayer]:
-    """Return each spec's synapse and neurons on ``device``."""
+    """Return the layers ``specs`` on ``device``."""
     if device != "cpu":
         return [GpuLayer(spec, device) for spec in specs]
     synapses = [
@@ -298,17 +299,17 @@ def _integer_specs(network: QuantizedNetwork, neuron: NeuronModel, *, saturates:
 
 
 def inputs_of(network: SpikingNetwork | QuantizedNetwork) -> Inputs:
-    """Return how images enter ``network``."""
+    """Return the input stage of ``network``."""
     pixel_bits = network.pixel_bits if isinstance(network, QuantizedNetwork) else None
     return Inputs(network.layers[0].synapse.pool, network.poisson_seed, pixel_bits)
 
 
 def float_specs(network: SpikingNetwork) -> list[LayerSpec]:
-    """Return the layers of ``network`` as they are simulated."""
+    """Return the layers of ``network`` as simulated."""
     synapses = []
     amplitude: Array | None = None
     for layer in network.layers:
-        # For spikes of 0 and 1: with the amplitudes of the layer before it as factors.
+        # Inputs are spikes (0 or 1): the amplitudes of the layer before become factors on the weights.
         synapses.append(layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude))
         amplitude = None if layer.neuron is None else layer.neuron.amplitude
     neuron = NeuronModel(network.reset)

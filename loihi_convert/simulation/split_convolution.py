@@ -1,4 +1,4 @@
-"""A kernel of known structure as a function of a batch: convolutions of its dense parts, then single taps."""
+"""Application of a divided kernel to a batch: convolutions of its dense parts, then single taps."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from loihi_convert.simulation.tap_kernels import add_taps, put
 
 
 class SplitConvolution:
-    """What `convolution.Convolution` is for a whole kernel.
+    """A divided kernel with the interface of `convolution.Convolution`.
 
     Parameters
     ----------
     structure
         The kernel.
     stride
-        Its own.
+        Stride of the whole kernel.
     input_shape
         ``(H, W, C)``.
     output_size
         Rows and columns of the outputs.
     largest_input, covers_map
-        As of `Convolution`, for the whole kernel.
+        As in `Convolution`, for the whole kernel.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class SplitConvolution:
             _Part(part, input_shape, largest_input=largest_input, covers_map=covers_map) for part in structure.parts
         ]
         self.uses_int8 = largest_input is not None and all(part.convolution.uses_int8 for part in self._parts)
-        # Compiled here, by one thread, as in `Neurons`.
+        # Compile here, in one thread, as in `Neurons`.
         for dtype in (np.uint8, np.float32):
             add_taps(np.empty((0, *input_shape), dtype), self._taps, self._empty, stride, self._sum_of(()))
         put(np.empty((0, 1), np.float32), np.empty((0, 4), np.int64), np.empty((0, 1), np.float32))
@@ -64,7 +64,7 @@ class SplitConvolution:
         return self._with_taps(inputs, found)
 
     def _sum_of(self, parts: Sequence[Array], images: int = 0) -> Array:
-        """The outputs of all parts where they belong; the first part's own array where it has all of them."""
+        """Sum of the parts' outputs; the first part's own array is reused if it covers all outputs."""
         base = parts[0] if self._has_base and parts else None
         found = np.empty((images, *self._output_size, self._channels), np.float32) if base is None else base
         for part, spans in zip(parts, self._spans, strict=False):
@@ -79,7 +79,7 @@ class SplitConvolution:
 
 
 class _Part:
-    """One convolution, and what it sees of the maps."""
+    """One convolution, and the part of the maps that it uses."""
 
     def __init__(
         self, part: Part, input_shape: tuple[int, int, int], *, largest_input: int | None, covers_map: bool
@@ -99,7 +99,7 @@ class _Part:
         )
 
     def seen(self, inputs: Array) -> Array:
-        """Return its own of ``(N, H, W, C)``, contiguous."""
+        """Return the part of ``(N, H, W, C)`` that it uses, contiguous."""
         maps = inputs[:, self._rows, self._columns]
         if isinstance(self._channels, slice):
             # NumPy copies short rows at half of torch's speed.

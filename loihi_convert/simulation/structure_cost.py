@@ -1,8 +1,8 @@
-"""What a kernel costs as one convolution, and divided: multiply-adds against passes over memory.
+"""Estimated cost of a kernel as one convolution and divided: multiply-adds against passes over memory.
 
-Nanoseconds on one core. The figures were measured on a Xeon (Sapphire Rapids) with oneDNN held to each instruction set;
-they need not be right to more than a factor of 1.5, since a kernel is divided only where that saves a fifth. They are
-constants, so that a layer is computed in the same way in every run.
+Nanoseconds on one core. The values were measured on a Xeon (Sapphire Rapids) with oneDNN limited to each instruction
+set. An accuracy of a factor 1.5 is enough, since a kernel is divided only if that saves a fifth. They are constants, so
+that a layer is computed in the same way in every run.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ from loihi_convert.simulation.convolution import Geometry
 from loihi_convert.simulation.kernel_structure import Structure, structures_of, without_dead_channels
 
 _WORTH_IT: Final = 0.8
-"""Share of the whole convolution's time up to which a kernel is divided."""
+"""A kernel is divided if that takes at most this share of the undivided time."""
 
 _WRITE: Final = 0.3
-"""To write an output."""
+"""Time to write an output."""
 
 _MOVE: Final = 0.4
-"""To copy an output, or to add to it."""
+"""Time to copy an output or add to it."""
 
 _SPAN: Final = 2.0
-"""To begin with other channels, at each output position."""
+"""Time to switch to other channels, per output position."""
 
 _SIDE_BY_SIDE: Final = 0.35
 _SCATTERED: Final = 1.0
-"""To add a tap."""
+"""Time to add a tap, with adjacent and with scattered channels."""
 
 _TAKE: Final = 0.1
 _GATHER: Final = 1.0
-"""To copy an input; the second where channels do not lie side by side."""
+"""Time to copy an input, with adjacent and with scattered channels."""
 
 _CALL: Final = 800.0
-"""To call a convolution, for each image: 50 microseconds for 64 of them."""
+"""Time of a convolution call, per image: 50 microseconds for 64 images."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """How fast convolutions are.
+    """Speed of convolutions.
 
     Parameters
     ----------
     multiply_adds
-        In a nanosecond.
+        Multiply-adds per nanosecond.
     small_group
-        Nanoseconds that an output takes besides, where groups have fewer than 4 channels, unless they have one each.
+        Extra nanoseconds per output if groups have fewer than 4 channels; none for depthwise convolutions.
     """
 
     multiply_adds: float
@@ -69,7 +69,7 @@ _PLAIN_INT8: Final = Rates(90, 50)
 
 
 def rates(*, is_int8: bool) -> Rates:
-    """Return those of this processor."""
+    """Return the rates of this processor."""
     if not is_int8:
         return _FLOAT32
     features = cpu_features()
@@ -79,9 +79,9 @@ def rates(*, is_int8: bool) -> Rates:
 def worthwhile_structure(
     weight: Array, geometry: Geometry, input_size: Pair, output_size: Pair, *, rates: Rates, is_integer: bool
 ) -> Structure | None:
-    """Return the fastest division of a kernel, or ``None`` where none is clearly faster than the whole.
+    """Return the fastest division of a kernel, or ``None`` if none is clearly faster than the undivided kernel.
 
-    Of real numbers, whose sums are rounded, dead channels alone are no reason to divide.
+    A float kernel, whose sums are rounded, is not divided only because of dead channels.
     """
     pixels = math.prod(output_size)
     inputs_per_output = math.prod(input_size) / pixels
@@ -97,7 +97,7 @@ def worthwhile_structure(
 
 
 def _convolution(weight: Array, groups: int, rates: Rates) -> float:
-    """Time for an output position."""
+    """Time per output position."""
     outputs, inputs = weight.shape[:2]
     is_depthwise = inputs == 1 and outputs == groups
     is_small = groups > 1 and not is_depthwise and min(outputs // groups, inputs) < 4
@@ -105,7 +105,7 @@ def _convolution(weight: Array, groups: int, rates: Rates) -> float:
 
 
 def _divided(structure: Structure, rates: Rates, inputs_per_output: float, pixels: int) -> float:
-    """Time for an output position."""
+    """Time per output position."""
     runs = structure.taps.runs()
     taps = len(runs.weights)
     time: float = (taps - runs.scattered) * _SIDE_BY_SIDE + runs.scattered * _SCATTERED + len(runs.runs) * _SPAN

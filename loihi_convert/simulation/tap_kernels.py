@@ -1,7 +1,7 @@
-"""The loops that put parts of a kernel together. Called by `split_convolution.py` alone.
+"""Loops that combine the parts of a kernel. Called only by `split_convolution.py`.
 
-Axes as in `currents.py`; inputs are bytes or float32. Inner loops run over channels that lie side by side, in views of
-their own, or LLVM makes no vector instructions of them.
+Axes as in `currents.py`; inputs are bytes or float32. Inner loops run over adjacent channels in separate views, because
+LLVM would not vectorize them otherwise.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def put(part: Array, spans: Array, found: Array) -> None:
 
 @compiled()
 def _add_side_by_side(seen: Array, shift: int, stride: int, weights: Array, first: Array, row: Array) -> None:
-    """Add taps whose channels lie side by side, from those of ``first``: an input channel and an output channel."""
+    """Add taps on adjacent channels, starting at those in ``first``: an input channel and an output channel."""
     size = weights.size
     for column in range(max(0, (stride - 1 - shift) // stride), min(len(row), (len(seen) - 1 - shift) // stride + 1)):
         taken = seen[column * stride + shift, first[0] : first[0] + size]
@@ -53,7 +53,7 @@ def _add_scattered(
 def add_taps(maps: Array, taps: Runs, empty: Array, stride: tuple[int, int], found: Array) -> None:
     """Add single taps of ``maps``, ``(N, H, W, C)``, to ``found``, ``(N, H_out, W_out, C_out)``.
 
-    Spans of channels ``empty``, rows of first and end, are set to 0 before.
+    The spans of channels in ``empty``, rows of (start, end), are set to 0 first.
     """
     runs, channels, weights = taps
     for image in range(len(found)):

@@ -1,4 +1,4 @@
-"""Single weights of a kernel, and in which order they are added."""
+"""Single weights of a kernel, and the order in which they are added."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy as np
 from loihi_convert.arrays import Array
 
 _SHORTEST: Final = 8
-"""Taps side by side from which a loop of vector instructions takes less time than one by one (measured)."""
+"""Fewest adjacent taps for which a vectorized loop is faster than adding one by one (measured)."""
 
 
 class Runs(NamedTuple):
-    """Taps in the order in which they are added.
+    """Taps in the order of addition.
 
     Parameters
     ----------
     runs
-        int64 ``(runs, 5)``: row and column of the input pixel that output pixel (0, 0) sees; index of the first tap and
-        of the one after the last; 1 where their channels do not lie side by side.
+        int64 ``(runs, 5)``: row and column of the input pixel for output pixel (0, 0); index of the first tap and of
+        the one after the last; 1 if their channels are not adjacent.
     channels
-        int64 ``(2, K)``: inputs and outputs.
+        int64 ``(2, K)``: input and output channels.
     weights
         float32 ``(K,)``.
     """
@@ -34,7 +34,7 @@ class Runs(NamedTuple):
 
     @property
     def scattered(self) -> int:
-        """Number of taps that are added one by one."""
+        """Number of taps added one by one."""
         return int(((self.runs[:, 3] - self.runs[:, 2]) * self.runs[:, 4]).sum())
 
 
@@ -47,7 +47,7 @@ class Taps:
     outputs, inputs
         int64 ``(K,)``: channels.
     offsets
-        int64 ``(K, 2)``: row and column of the input pixel that output pixel (0, 0) sees; negative in the padding.
+        int64 ``(K, 2)``: row and column of the input pixel for output pixel (0, 0); negative in the padding.
     weights
         ``(K,)``.
     """
@@ -58,7 +58,7 @@ class Taps:
     weights: Array
 
     def runs(self) -> Runs:
-        """Return the taps of each pixel together: those side by side, which lie on a diagonal, before the others."""
+        """Return the taps grouped by pixel: adjacent ones, which lie on a diagonal, before the others."""
         row, column = self.offsets.T
         order = np.lexsort((self.outputs, self.inputs - self.outputs, column, row))
         begins = np.ones(len(order), np.bool_)

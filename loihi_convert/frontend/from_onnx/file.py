@@ -1,9 +1,9 @@
 """An ONNX file -> the CNN as a torch module, and the shape of its images; needs the package ``onnx``.
 
-`graph` makes the module of torch's own modules and functions, which the front end then reads as any other. Nothing
-in the file is code; weights beside it (``model.onnx.data``) are read by ``onnx``, from the same folder alone.
+`graph` builds the module from torch's own modules and functions; the front end then reads it like any other module. The
+file contains no code. Weights next to it (``model.onnx.data``) are read by ``onnx``, only from the same folder.
 
-The package onnx2torch does the same for older files; it cannot read the operators of ONNX's opset 19 and later, which
+The package onnx2torch does the same for older files; it cannot read the operators of ONNX opset 19 and later, which
 torch writes.
 """
 
@@ -22,7 +22,7 @@ from loihi_convert.frontend.from_onnx.graph import to_module
 
 @dataclass(frozen=True, eq=False)
 class OnnxFile:
-    """A file's content.
+    """The content of an ONNX file.
 
     Parameters
     ----------
@@ -31,9 +31,9 @@ class OnnxFile:
     content
         Its ``onnx.ModelProto``.
     input_name
-        Of its one input that is not a weight.
+        Name of its only input that is not a weight.
     input_shape
-        ``(C, H, W)``, or ``(C, L)`` of signals; None where the file leaves a size open.
+        ``(C, H, W)``, or ``(C, L)`` for signals; None if the file leaves a size open.
     """
 
     path: Path
@@ -47,16 +47,16 @@ class OnnxFile:
         Parameters
         ----------
         input_shape
-            ``(C, H, W)``; needed where the file leaves it open.
+            ``(C, H, W)``; required if the file leaves it open.
 
         Raises
         ------
         UsageError
-            If it is not known, or not that of the file.
+            If it is unknown, or differs from that in the file.
         UnsupportedModelError
-            If the graph holds an operator that has no counterpart here.
+            If the graph contains an operator that is not supported.
         InputError
-            If the graph does not take such images.
+            If the graph does not accept images of this shape.
         """
         if input_shape is None and self.input_shape is None:
             raise UsageError(
@@ -77,16 +77,16 @@ class OnnxFile:
 
 
 def read_onnx(path: Path) -> OnnxFile:
-    """Return what is in the ONNX file at ``path``.
+    """Return the content of the ONNX file at ``path``.
 
     Raises
     ------
     PlatformError
         If the package ``onnx`` is not installed.
     CheckpointError
-        If the file, or one with its weights beside it, is missing or damaged.
+        If the file, or one with its weights next to it, is missing or damaged.
     InputError
-        If the graph has more inputs than one, or more outputs.
+        If the graph has more than one input or output.
     """
     try:
         import onnx
@@ -95,7 +95,7 @@ def read_onnx(path: Path) -> OnnxFile:
         raise PlatformError(
             f"not installed, and {path.name} is an ONNX file", where="onnx", hint="pip install 'loihi-convert[onnx]'"
         ) from error
-    # Parsers of damaged files raise many things, some of protobuf's own.
+    # On damaged files parsers raise many exceptions, some specific to protobuf.
     try:
         content: Any = onnx.load(str(path))
         if content.functions:
@@ -103,14 +103,14 @@ def read_onnx(path: Path) -> OnnxFile:
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"damaged, or not an ONNX file ({reason})", where=path, hint="Export it again, with the files beside it."
+            f"damaged, or not an ONNX file ({reason})", where=path, hint="Export it again, with its weight files."
         ) from error
     weights = {initializer.name for initializer in content.graph.initializer}
     inputs = [value for value in content.graph.input if value.name not in weights]
     if len(inputs) != 1 or len(content.graph.output) != 1:
         counts = f"{len(inputs)} inputs and {len(content.graph.output)} outputs"
-        raise InputError(f"its graph has {counts}", where=path, expected="must have one image and one output")
+        raise InputError(f"the graph has {counts}", where=path, expected="must have one image and one output")
     sizes = [dimension.dim_value for dimension in inputs[0].type.tensor_type.shape.dim]
-    # A size that is open has the value 0; the first one is that of the batch.
+    # An open size is 0; the first size is that of the batch.
     known = len(sizes) in (3, 4) and min(sizes[1:]) > 0
     return OnnxFile(path, content, inputs[0].name, tuple(sizes[1:]) if known else None)

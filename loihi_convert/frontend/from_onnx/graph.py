@@ -1,11 +1,11 @@
 """The graph of an ONNX file as a torch.fx graph of torch's own modules and functions.
 
-Values that do not depend on the image (shapes, axes, weights) are computed at once, by onnx's reference implementation.
-Weights become parameters of modules, named after the weight, as in ``layer1.0.conv1`` for ``layer1.0.conv1.weight``;
-other operators are named after the node.
+Values that do not depend on the image (shapes, axes, weights) are computed immediately, by onnx's reference
+implementation. Weights become parameters of modules named after the weight, such as ``layer1.0.conv1`` for
+``layer1.0.conv1.weight``; other operators are named after the node.
 
-A file made for one image, which may hold the batch's size 1 in a Reshape, takes batches here: a reshape keeps the first
-axis if what is left has the size of an image.
+A file made for a single image may contain the batch size 1 in a Reshape. It accepts batches here: a reshape keeps the
+first axis if the rest has the size of an image.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from loihi_convert.frontend.from_onnx.operators import NOT_SUPPORTED, OPERATORS
 from loihi_convert.frontend.users_code import listed
 
 _BATCH: Final = 2
-"""Images of the example that gives every value its shape."""
+"""Number of images in the example that determines the shape of every value."""
 
 _DOMAINS: Final = ("", "ai.onnx")
 
@@ -34,7 +34,7 @@ _COMPUTED: Final = (
     *("Constant", "Identity", "Cast", "Shape", "Size", "Gather", "Concat", "Slice", "Squeeze", "Unsqueeze", "Reshape"),
     *("Transpose", "Add", "Sub", "Mul", "Div", "Mod", "Neg", "Floor", "Ceil", "Sqrt", "Reciprocal", "ReduceProd"),
 )
-"""Operators of constants: shapes, axes and weights. Not among them are those that can make much of little, as Tile."""
+"""Operators on constants: shapes, axes and weights. Operators that inflate small inputs, like Tile, are left out."""
 
 
 def to_module(content: Any, input_name: str, input_shape: Shape, path: Path) -> nn.Module:
@@ -43,20 +43,20 @@ def to_module(content: Any, input_name: str, input_shape: Shape, path: Path) -> 
     Parameters
     ----------
     content
-        With all weights loaded.
+        The model, with all weights loaded.
     input_name
-        Of its image.
+        Name of its image input.
     input_shape
-        Of one image, without the batch axis.
+        Shape of one image, without the batch axis.
     path
         The file, for messages.
 
     Raises
     ------
     UnsupportedModelError
-        If it holds operators that have no counterpart here, all of which are named.
+        If it contains unsupported operators; the error names all of them.
     InputError
-        If it does not take such images.
+        If it does not accept images of this shape.
     """
     unknown = [
         f"{node.op_type} ({node.name or node.output[0]})"
@@ -68,13 +68,13 @@ def to_module(content: Any, input_name: str, input_shape: Shape, path: Path) -> 
             f"holds {listed(unknown)}",
             where=path,
             expected=f"supported: {', '.join(OPERATORS)}",
-            hint="Leave them out of the CNN, or train without them.",
+            hint="Remove them from the CNN, or train without them.",
         )
     return _Reader(content, path).read(input_name, input_shape)
 
 
 class _Reader:
-    """Reads the nodes in their order, which is that of their values."""
+    """Reads the nodes in order, which is a valid order of computation."""
 
     def __init__(self, content: Any, path: Path) -> None:
         from onnx import numpy_helper
@@ -85,7 +85,7 @@ class _Reader:
         for initializer in content.graph.initializer:
             try:
                 self._constants[initializer.name] = numpy_helper.to_array(initializer)
-            # Sizes that do not fit, an unknown type, a file of weights that is missing.
+            # Sizes that do not fit, an unknown type, or a missing weight file.
             except Exception as error:
                 reason = (str(error) or type(error).__name__).splitlines()[0]
                 raise InputError(f"{initializer.name} cannot be read ({reason})", where=path) from error
@@ -104,26 +104,26 @@ class _Reader:
                 self._compute(node)
         output = self._content.graph.output[0].name
         if output not in self._nodes:
-            raise InputError(f"its output {output} does not depend on the image", where=self._path)
+            raise InputError(f"the output {output} does not depend on the image", where=self._path)
         self._graph.output(self._nodes[output])
         return fx.GraphModule(self._parts, self._graph)
 
     def _compute(self, node: Any) -> None:
-        """Values that do not depend on the image."""
+        """Compute values that do not depend on the image."""
         from onnx.reference import ReferenceEvaluator
 
         if node.op_type not in _COMPUTED:
-            self._refuse(node, "is applied to constants, where it has no counterpart here")
+            self._refuse(node, "is not supported on constants")
         try:
             inputs = {name: self._constants[name] for name in node.input if name}
             found = ReferenceEvaluator(self._alone(node)).run(None, inputs)
-        # Whatever the reference implementation makes of what it is given.
+        # The reference implementation may raise any exception.
         except Exception as error:
             self._refuse(node, f"cannot be computed ({_first_line(error)})")
         self._constants |= dict(zip(node.output, map(np.asarray, found), strict=False))
 
     def _alone(self, node: Any) -> Any:
-        """A model of ``node`` alone, in the same versions of the operators."""
+        """A model of only ``node``, with the same operator versions."""
         from onnx import TensorProto, helper
 
         inputs, outputs = (
@@ -134,7 +134,7 @@ class _Reader:
         return helper.make_model(graph, opset_imports=list(self._content.opset_import))
 
     def _take(self, node: Any) -> None:
-        """An operator of values that depend on the image."""
+        """Convert an operator on values that depend on the image."""
         from onnx import helper
 
         attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
@@ -143,7 +143,7 @@ class _Reader:
             self._constants[node.output[0]] = shape[attributes.get("start", 0) : attributes.get("end")]
             return
         if node.op_type not in OPERATORS:
-            self._refuse(node, "has no counterpart here")
+            self._refuse(node, "is not supported")
         read = Node(
             node.op_type,
             tuple(node.input),
@@ -177,7 +177,7 @@ class _Reader:
             self._nodes[name], self._examples[name] = self._graph.call_function(operator.getitem, (value, index)), part
 
     def _add(self, node: Any, call: Call, previous: Any, previous_example: Any) -> tuple[Any, Any]:
-        """One call; `Call.PREVIOUS` among its arguments stands for the value of the one before it."""
+        """Add one call; the argument `Call.PREVIOUS` stands for the value of the previous call."""
         values, examples = [], []
         for argument in call.arguments:
             if argument is Call.PREVIOUS:
@@ -203,7 +203,7 @@ class _Reader:
             return self._graph.call_function(call.target, tuple(values)), call.target(*examples)
 
     def _part(self, name: str, part: nn.Module | Tensor) -> str:
-        """Keep ``part`` under a name that is not taken, and return that."""
+        """Store ``part`` under a free name, and return the name."""
         chosen, number = name, 1
         while any(
             taken == chosen or taken.startswith(f"{chosen}.") or chosen.startswith(f"{taken}.") for taken in self._parts
@@ -214,18 +214,16 @@ class _Reader:
         return chosen
 
     def _refuse(self, node: Any, why: str) -> NoReturn:
-        raise UnsupportedModelError(
-            f"{node.op_type} {why}", where=_name(node), hint="Leave it out, or train without it."
-        )
+        raise UnsupportedModelError(f"{node.op_type} {why}", where=_name(node), hint="Remove it, or train without it.")
 
 
 def _name(node: Any) -> str:
-    """The node's name, as a module may be called."""
+    """The node's name, made valid for a module."""
     return _as_identifier(node.name or node.output[0])
 
 
 def _module_name(node: Any) -> str:
-    """The name of the module whose weight the node uses, if the exporter has kept it; else the node's."""
+    """The name of the module whose weight the node uses, if the exporter kept it; otherwise the node's name."""
     weight = node.input[1] if len(node.input) > 1 else ""
     stem = weight.removesuffix(".weight")
     if stem != weight and all(part.isidentifier() or part.isdecimal() for part in stem.split(".")):

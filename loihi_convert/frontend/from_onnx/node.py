@@ -1,4 +1,4 @@
-"""An operator of an ONNX graph, and the calls of torch that do the same."""
+"""An operator of an ONNX graph, and the equivalent calls in torch."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from loihi_convert.arrays import Array, Shape
 
 
 class UnknownError(ValueError):
-    """An operator is used in a way that is not known here; the message says how."""
+    """An operator is used in an unsupported way, given in the message."""
 
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """An operator and what it is applied to.
+    """An operator and its inputs.
 
     Parameters
     ----------
     kind
         Its ``op_type``.
     inputs
-        The names of its inputs; empty where an optional one is left out.
+        The names of its inputs; empty for omitted optional inputs.
     attributes
         Plain values by name.
     constants, examples
-        Inputs that do not depend on the image, and those that do, for two images.
+        Inputs that do not depend on the image, and those that do, evaluated for two images.
     opset
-        The version of ONNX's operators.
+        The version of ONNX's operator set.
     output_count
-        How many values it gives.
+        Number of its outputs.
     """
 
     kind: str
@@ -49,30 +49,30 @@ class Node:
     def image(self) -> str:
         """The first input, which must depend on the image."""
         if self.inputs[0] not in self.examples:
-            raise UnknownError("has its image at another place than the first")
+            raise UnknownError("does not have its image as the first input")
         return self.inputs[0]
 
     @property
     def shape(self) -> Shape:
-        """Of the first input, without the batch axis."""
+        """Shape of the first input, without the batch axis."""
         return tuple(self.examples[self.image].shape[1:])
 
     def constant(self, index: int) -> Array | None:
-        """Input ``index``, which must not depend on the image; None if it is left out."""
+        """Return input ``index``, which must not depend on the image; None if omitted."""
         name = self.inputs[index] if index < len(self.inputs) else ""
         if name in self.examples:
             raise UnknownError(f"computes its input {index} from the image")
         return self.constants[name] if name else None
 
     def weights(self, index: int) -> Tensor:
-        """Input ``index`` as weights, float32."""
+        """Return input ``index`` as weights, float32."""
         found = self.constant(index)
         if found is None:
             raise UnknownError(f"lacks its input {index}")
         return as_tensor(found)
 
     def numbers(self, name: str, index: int) -> tuple[int, ...] | None:
-        """The attribute ``name``, or, in later opsets, the input ``index``; None if neither is given."""
+        """Return the attribute ``name`` or, in later opsets, the input ``index``; None if neither is given."""
         found = self.constant(index) if name not in self.attributes else self.attributes[name]
         return None if found is None else tuple(int(value) for value in np.atleast_1d(found))
 
@@ -81,7 +81,7 @@ class Node:
         return [Call(module, self.image, has_weights=has_weights)]
 
     def axis(self, value: int) -> int:
-        """``value`` counted from the front; 0 is that of the batch."""
+        """Return axis ``value`` as a nonnegative index; 0 is the batch axis."""
         return value % len(self.examples[self.image].shape)
 
 
@@ -91,15 +91,16 @@ class Call:
     Parameters
     ----------
     target
-        What is called.
+        The module or function.
     arguments
-        A name stands for a value, a list of names for several, a tensor for a constant; anything else for itself.
+        A name stands for a value, a list of names for several values, a tensor for a constant; anything else is
+        literal.
     has_weights
-        Whether a module has weights, after which it is named.
+        Whether the module has weights, which give it its name.
     """
 
     PREVIOUS: ClassVar[object] = object()
-    """As an argument: the value of the call before."""
+    """As an argument: the value of the previous call."""
 
     def __init__(self, target: Callable[..., Any], *arguments: Any, has_weights: bool = False) -> None:
         self.target, self.arguments, self.has_weights = target, arguments, has_weights

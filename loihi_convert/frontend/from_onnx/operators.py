@@ -1,7 +1,7 @@
-"""What each ONNX operator computes, as calls of torch's modules and functions.
+"""Each ONNX operator as calls of torch's modules and functions.
 
-See https://onnx.ai/onnx/operators/ for their attributes and inputs; those that moved from one to the other in a later
-opset are read from both.
+For attributes and inputs see https://onnx.ai/onnx/operators/. Some attributes became inputs in a later opset; these are
+read from both.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NOT_SUPPORTED: Final = (
     *("LayerNormalization", "InstanceNormalization", "GroupNormalization", "QuantizeLinear", "DequantizeLinear"),
     *("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"),
 )
-"""Operators that no CNN for spikes holds; a file with one of them is refused before anything is read."""
+"""Operators without a spiking equivalent; a file with one of them is refused before anything is read."""
 
 
 def _loaded(module: nn.Module, **tensors: Tensor | None) -> nn.Module:
@@ -40,15 +40,15 @@ def _conv(node: Node) -> Calls:
     kernel, stride, dilation, begin, end = _window(node, tuple(weight.shape[2:]))
     padding = tuple(map(max, begin, end))
     if begin != end:
-        # More padding at one side is padding of both, and a kernel with zeros where it is too much.
+        # Unequal padding becomes equal padding and a kernel with zeros at the side that needs less.
         more = [(p - b, p - e) for p, b, e in zip(padding, begin, end, strict=True)]
         if any(d > 1 and max(pair) for d, pair in zip(dilation, more, strict=True)):
-            raise UnknownError(f"is dilated and has padding {begin} and {end}; supported: the same at both ends")
+            raise UnknownError(f"is dilated and has padding {begin} and {end}; supported: equal padding at both ends")
         weight = nn.functional.pad(weight, [amount for pair in reversed(more) for amount in pair])
         kernel = tuple(weight.shape[2:])
     groups = int(node.attributes.get("group", 1))
     kind = (nn.Conv1d, nn.Conv2d)[rank - 1]
-    made: Any = kind  # The two differ in nothing but the number of axes.
+    made: Any = kind  # Both differ only in the number of axes.
     module = made(
         weight.shape[1] * groups, weight.shape[0], kernel, stride, padding, dilation, groups, bias=bias is not None
     )
@@ -56,7 +56,7 @@ def _conv(node: Node) -> Calls:
 
 
 def _window(node: Node, kernel: Shape) -> tuple[Shape, Shape, Shape, Shape, Shape]:
-    """Kernel, stride, dilation, and the padding at the beginning and at the end of each axis."""
+    """Kernel, stride, dilation, and the padding at the start and end of each axis."""
     rank, attributes = len(kernel), node.attributes
     stride = tuple(attributes.get("strides", (1,) * rank))
     dilation = tuple(attributes.get("dilations", (1,) * rank))
@@ -79,10 +79,10 @@ def _window(node: Node, kernel: Shape) -> tuple[Shape, Shape, Shape, Shape, Shap
 def _pool(node: Node) -> Calls:
     rank = len(node.shape) - 1
     if rank not in (1, 2) or node.output_count > 1:
-        raise UnknownError(f"pools {rank} axes and gives {node.output_count} values; supported: 1 or 2 axes, one value")
+        raise UnknownError(f"pools {rank} axes with {node.output_count} outputs; supported: 1 or 2 axes, one output")
     kernel, stride, dilation, begin, end = _window(node, tuple(node.attributes["kernel_shape"]))
     if begin != end:
-        raise UnknownError(f"has padding {begin} and {end}; supported: the same at both ends")
+        raise UnknownError(f"has padding {begin} and {end}; supported: equal padding at both ends")
     ceil_mode = bool(node.attributes.get("ceil_mode", 0))
     made: Any
     if node.kind == "MaxPool":
@@ -129,7 +129,7 @@ def _gemm(node: Node) -> Calls:
 
 def _matmul(node: Node) -> Calls:
     if node.weights(1).ndim != 2:
-        raise UnknownError("is not a product with one matrix of weights")
+        raise UnknownError("is not a product with a single weight matrix")
     return _linear(node, node.weights(1).T, None)
 
 
@@ -152,7 +152,7 @@ def _arithmetic(node: Node) -> Calls:
 
 
 def _number(values: Array) -> float | Tensor:
-    """A constant of one value as a number."""
+    """A constant with a single value as a number."""
     return float(values.reshape(-1)[0]) if values.size == 1 else as_tensor(values)
 
 
@@ -167,7 +167,7 @@ def _sum(node: Node) -> Calls:
 def _reduce_mean(node: Node) -> Calls:
     axes = node.numbers("axes", 1)
     if axes is None:
-        raise UnknownError("averages over the batch, too")
+        raise UnknownError("also averages over the batch")
     return [Call(torch.mean, node.image, tuple(map(node.axis, axes)), bool(node.attributes.get("keepdims", 1)))]
 
 
@@ -203,10 +203,10 @@ def _pad(node: Node) -> Calls:
     rank, pads, value = len(node.shape) + 1, node.numbers("pads", 1) or (), node.constant(2)
     fill = float(node.attributes.get("value", 0.0)) if value is None else _bound(value)
     if node.attributes.get("mode", b"constant") != b"constant" or fill != 0 or node.constant(3) is not None:
-        raise UnknownError("pads with something else than zeros, or some axes only")
+        raise UnknownError("pads with values other than zeros, or only some axes")
     begin, end = pads[:rank], pads[rank:]
     if rank != 4 or any(begin[:2]) or any(end[:2]) or min(pads) < 0:
-        raise UnknownError(f"pads by {pads}; supported: height and width")
+        raise UnknownError(f"pads by {pads}; supported: padding of height and width")
     if not any(pads):
         return node.called(nn.Identity())
     return node.called(nn.ZeroPad2d((begin[3], end[3], begin[2], end[2])))
@@ -247,7 +247,7 @@ OPERATORS: Final[Mapping[str, Callable[[Node], Calls]]] = {
     "Softmax": _softmax,
     "LogSoftmax": _softmax,
     **dict.fromkeys(("Dropout", "Identity", "Cast"), _nothing),
-    # Read, so that the front end names them with what to use in their place.
+    # Converted, so that the front end can refuse them with advice on what to use instead.
     "Sigmoid": _activation(lambda _: nn.Sigmoid()),
     "Tanh": _activation(lambda _: nn.Tanh()),
     "Elu": _activation(lambda found: nn.ELU(found.get("alpha", 1.0))),

@@ -1,4 +1,4 @@
-"""ONNX operators that move values: the images of a batch stay apart."""
+"""ONNX operators that move values without mixing the images of a batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from loihi_convert.frontend.from_onnx.node import Call, Calls, Node, UnknownErro
 
 def concat(node: Node) -> Calls:
     if len(node.examples) != len(set(node.inputs)):
-        raise UnknownError("joins the image's values with constants")
+        raise UnknownError("joins values of the image with constants")
     first = node.examples[node.inputs[0]]
     return [Call(torch.cat, list(node.inputs), int(node.attributes["axis"]) % first.ndim)]
 
@@ -21,7 +21,7 @@ def concat(node: Node) -> Calls:
 def split(node: Node) -> Calls:
     axis = node.axis(int(node.attributes.get("axis", 0)))
     if axis == 0:
-        raise UnknownError("takes the batch apart")
+        raise UnknownError("splits the batch")
     size, sizes = node.shape[axis - 1], node.numbers("split", 1)
     if sizes is None:
         part = math.ceil(size / node.output_count)
@@ -32,7 +32,7 @@ def split(node: Node) -> Calls:
 def reshape(node: Node) -> Calls:
     sizes = node.numbers("shape", 1)
     if not sizes:
-        raise UnknownError("gets no shape")
+        raise UnknownError("has no target shape")
     rest, size = list(sizes[1:]), math.prod(node.shape)
     if not node.attributes.get("allowzero", 0):
         rest = [node.shape[index] if value == 0 else value for index, value in enumerate(rest)]
@@ -52,7 +52,7 @@ def squeeze(node: Node) -> Calls:
     axes = node.numbers("axes", 1)
     dropped = {node.axis(axis) for axis in axes} if axes else {i for i, size in enumerate(node.shape, 1) if size == 1}
     if 0 in dropped:
-        raise UnknownError("drops the axis of the batch")
+        raise UnknownError("drops the batch axis")
     return _shaped(node, tuple(size for index, size in enumerate(node.shape, 1) if index not in dropped))
 
 
@@ -77,9 +77,9 @@ def transpose(node: Node) -> Calls:
 
 
 def _shaped(node: Node, shape: Shape) -> Calls:
-    """The image's values in another shape, which must have as many elements: images of a batch stay apart."""
+    """The image's values in another shape, with the same number of elements, without mixing images."""
     if math.prod(shape) != math.prod(node.shape) or min(shape, default=0) < 1:
-        raise UnknownError(f"turns {node.shape} of each image into {shape}: it mixes images, or takes one apart")
+        raise UnknownError(f"changes {node.shape} of each image into {shape}: it mixes or splits images")
     if shape == node.shape:
         return node.called(nn.Identity())
     if len(shape) == 1:

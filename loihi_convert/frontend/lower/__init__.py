@@ -4,18 +4,18 @@
 file           lowers
 ============== ============================================================================================
 `affine`       batch norm, normalization, arithmetic with constants
-`linear`       convolutions and dense layers, one behind another as one
+`linear`       convolutions and dense layers; consecutive ones become one
 `pooling`      average pooling, a linear map
 `max_pool`     max pooling, by ReLUs
-`activation`   ReLU, ReLU6, LeakyReLU, PReLU, `qcfs.Qcfs`: the populations of neurons
+`activation`   ReLU, ReLU6, LeakyReLU, PReLU, `qcfs.Qcfs`: they create populations of neurons
 `residual`     sums and differences
 `concat`       concatenation
 `moves`        flattening, slices, shuffles, zero padding
-`levels`       populations -> the layer that each stands in, and relays for what skips layers
+`levels`       populations -> their layers, and relays for connections that skip layers
 `chain`        levels -> `ReluNetwork`
 ============== ============================================================================================
 
-`value.Value` is what all but the last two work on: a sum of linear maps of populations. `window.Window` is such a map.
+All but the last two work on `value.Value`: a sum of linear maps of populations. `window.Window` is such a map.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def to_relu_network(
     std: float | Sequence[float] | None = None,
     skip_copies: int = 1,
 ) -> ReluNetwork:
-    """Return the CNN as a chain of synapses with ReLU between them; its outputs equal the model's own in eval mode.
+    """Return the CNN as a chain of synapses with ReLU between them, with the outputs of the model in eval mode.
 
     Parameters
     ----------
@@ -72,20 +72,20 @@ def to_relu_network(
         Takes images, float32 ``(N, C, H, W)``, or signals ``(N, C, L)``, and returns class scores ``(N, classes)``. It
         is not changed.
     input_shape
-        ``(C, H, W)``; of signals ``(C, 1, L)``.
+        ``(C, H, W)``; for signals ``(C, 1, L)``.
     mean, std
-        Per channel, where the model wants ``(pixel / 255 - mean) / std`` and does not compute it itself.
+        Per channel, if the model expects ``(pixel / 255 - mean) / std`` and does not compute it itself.
     skip_copies
-        How many relays carry each value of a skip that is added to a convolution: with r of them its weights there are
-        r times smaller, and leave the convolution more of the 8 bits.
+        Relays that carry each value of a skip connection into a convolution: with r relays its weights there are r
+        times smaller, which leaves more of the 8 bits to the convolution.
 
     Raises
     ------
     UnsupportedModelError
-        If the model holds an operation, or an order of operations, that cannot spike; names the first such place.
-        `obstacles` finds all.
+        If the model contains an operation, or an order of operations, without a spiking equivalent; names the first
+        such place. `obstacles` finds all.
     InputError
-        If the model does not take images of ``input_shape``, or holds NaN or an infinity.
+        If the model does not accept images of ``input_shape``, or contains NaN or infinity.
     UsageError
         If ``mean`` or ``std`` do not have one finite value per channel, or ``std`` is not positive.
     """
@@ -100,10 +100,10 @@ def lowered(
     std: float | Sequence[float] | None = None,
     skip_copies: int = 1,
 ) -> Chain:
-    """Return the same with what each channel is, see `to_relu_network`."""
+    """Return the same as `to_relu_network`, with a description of each channel."""
     channels = input_shape[0]
     normalization = _normalization(channels, per_channel(mean, channels, "mean"), per_channel(std, channels, "std"))
-    # Numbers that are not finite are reported below, with the layer they end up in.
+    # Non-finite numbers are reported below, with the layer they end up in.
     with np.errstate(all="ignore"):
         graph = _graph(model, tuple(input_shape))
         lowering = _Lowering(graph, tuple(input_shape), normalization)
@@ -115,23 +115,23 @@ def lowered(
         arrays = (layer.synapse.weight, layer.synapse.bias)
         if not all(array is None or np.isfinite(array).all() for array in arrays):
             raise InputError(
-                "with batch norm folded, a weight or bias is NaN or infinite",
+                "a weight or bias is NaN or infinite (with batch norm folded)",
                 where=layer.name,
                 expected="must be finite",
-                hint="Train the CNN again.",
+                hint="Retrain the CNN.",
             )
     return chain
 
 
 def obstacles(model: nn.Module, input_shape: Shape) -> tuple[UnsupportedModelError, ...]:
-    """Return every place of ``model`` that cannot become a spiking network, in the order of computation.
+    """Return all places in ``model`` without a spiking equivalent, in order of computation.
 
     Raises
     ------
     UnsupportedModelError
         If its forward cannot be traced.
     InputError
-        If it does not take images of ``input_shape``.
+        If it does not accept images of ``input_shape``.
     """
     with np.errstate(all="ignore"):
         return _Lowering(_graph(model, tuple(input_shape)), tuple(input_shape), None).run()
@@ -148,7 +148,7 @@ def _graph(model: nn.Module, input_shape: Shape) -> Graph:
 
 @dataclass(eq=False)
 class _Lowering:
-    """Goes through a graph once, and makes populations."""
+    """Traverses a graph once and creates populations."""
 
     graph: Graph
     image_shape: Shape
@@ -164,7 +164,7 @@ class _Lowering:
                 self._users[each].append(number)
 
     def run(self) -> tuple[UnsupportedModelError, ...]:
-        """Make the populations, the output's last; return what cannot be lowered."""
+        """Create the populations, the output's last; return the obstacles."""
         found = list(self.graph.obstacles)
         for number, node in enumerate(self.graph.nodes):
             try:
@@ -172,10 +172,10 @@ class _Lowering:
                 if len(self._users[number]) > 1 and not self._feeds_relus(number):
                     tensor = self._shared(tensor, node)
             except UnsupportedModelError as error:
-                # Behind a place that could not be read nothing is certain.
+                # After a place that could not be read, errors are unreliable.
                 if not self.graph.obstacles:
                     found.append(_placed_at(error, node))
-                # What comes behind is looked at as if this were known.
+                # Continue as if this output were known.
                 tensor = self.populations.add(Population(node.name, Value(_as_map(node.shape), ())))
                 tensor = tensor if len(node.shape) == 3 else (Features(tensor),)
             self._tensors.append(tensor)
@@ -204,7 +204,7 @@ class _Lowering:
         return found
 
     def _of(self, number: int) -> Tensor | None:
-        """What a node makes of its inputs; ``None`` where they must be carried by populations of their own first."""
+        """The output of a node; ``None`` if its inputs must first be carried by populations of their own."""
         node = self.graph.nodes[number]
         operation, tensors = node.operation, [self._tensors[before] for before in node.inputs]
         tensor = tensors[0]
@@ -221,9 +221,9 @@ class _Lowering:
         if isinstance(operation, Ending):
             if number != self.graph.output and not self._ends(number):
                 raise UnsupportedModelError(
-                    f"{node.kind} stands before other layers", expected=f"supported: {node.kind} at the end"
+                    f"{node.kind} is before other layers", expected=f"supported: {node.kind} at the end"
                 )
-            self.notes.append(f"{node.name}: the {node.kind} at the end is dropped; arg max is the same without it.")
+            self.notes.append(f"{node.name}: the {node.kind} at the end is dropped; it does not change the argmax.")
             return tensor
         if isinstance(operation, Dense) and not isinstance(tensor, Value):
             found = connected(tensor, operation, node.name)
@@ -243,7 +243,7 @@ class _Lowering:
             if isinstance(operation, AveragePool)
             else largest(self.populations, tensor, operation, shape, node.name)
         )
-        # A mean over height and width leaves a vector.
+        # A mean over height and width gives a vector.
         return pooled if pooled is None or shape == node.shape else (Features(pooled),)
 
     def _carried(self, tensor: Tensor, name: str) -> Tensor:
@@ -254,12 +254,12 @@ class _Lowering:
         )
 
     def _shared(self, tensor: Tensor, node: Node) -> Tensor:
-        """A value that several layers take has populations of its own, unless it is one of populations as they are."""
+        """A value used by several layers gets populations of its own, unless it is already made of populations."""
         parts = (tensor,) if isinstance(tensor, Value) else tuple(part.value for part in tensor)
         return tensor if all(part.is_direct for part in parts) else self._carried(tensor, node.name)
 
     def _feeds_relus(self, number: int) -> bool:
-        """Whether nothing but ReLUs take it, each perhaps behind a batch norm."""
+        """Whether only ReLUs use it, possibly after a batch norm."""
         for user in self._users[number]:
             operation = self.graph.nodes[user].operation
             is_norm = isinstance(operation, Affine) and len(self._users[user]) == 1
@@ -268,13 +268,13 @@ class _Lowering:
         return True
 
     def _ends(self, number: int) -> bool:
-        """Whether only moves come behind."""
+        """Whether only moves follow."""
         return all(
             isinstance(self.graph.nodes[user].operation, Move) and self._ends(user) for user in self._users[number]
         )
 
     def _finish(self) -> None:
-        """Make the output a population without ReLU."""
+        """Turn the output into a population without ReLU."""
         node, tensor = self.graph.nodes[self.graph.output], self._tensors[self.graph.output]
         value = tensor if isinstance(tensor, Value) else tensor[0].value
         whole = isinstance(tensor, Value) or (len(tensor) == 1 and tensor[0].is_vector)
@@ -282,8 +282,8 @@ class _Lowering:
             raise UnsupportedModelError(
                 f"the model ends here, with {node.shape}",
                 where=node.name,
-                expected="must end with one number for each class",
-                hint="End with a Linear layer, or with the average of whole maps.",
+                expected="must end with one number per class",
+                hint="End with a Linear layer, or with global average pooling.",
             )
         if len(value.terms) == 0:
             raise UnsupportedModelError(
@@ -295,11 +295,11 @@ class _Lowering:
 
 
 def _first_of(found: Sequence[UnsupportedModelError]) -> UnsupportedModelError:
-    """The first obstacle, which knows the others."""
+    """The first obstacle, with the others attached."""
     first, *others = found
     if not others:
         return first
-    hint = f"{first.hint} {len(others)} more places of it cannot spike: `check` lists them all.".strip()
+    hint = f"{first.hint} {len(others)} more parts of it have no spiking equivalent: `check` lists all of them.".strip()
     error = UnsupportedModelError(first.found, where=first.where, expected=first.expected, hint=hint)
     error.others = tuple(others)
     return error
@@ -317,7 +317,7 @@ def _as_map(shape: Shape) -> Shape:
 
 
 def per_channel(values: float | Sequence[float] | None, channels: int, where: str) -> tuple[float, ...] | None:
-    """Return one number per channel: ``values``, or the one number for all.
+    """Return one number per channel: ``values``, or a single number repeated.
 
     Raises
     ------

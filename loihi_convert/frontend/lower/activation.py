@@ -1,8 +1,8 @@
-"""ReLU and its kin: the only operations that make neurons.
+"""ReLU and its variants: the only operations that create neurons.
 
 Requires: any tensor.
 Ensures: a population for each ReLU. A population is never negative, so a second ReLU changes nothing. ReLU6 and
-clamp(0, b) are a ReLU with a ceiling, which balancing turns into the largest threshold: a neuron fires at most once a
+clamp(0, b) are a ReLU with a ceiling, which becomes the largest threshold in balancing: a neuron fires at most once per
 step, so it clips there exactly. LeakyReLU is relu(x) - slope relu(-x): two populations.
 """
 
@@ -16,7 +16,7 @@ from loihi_convert.frontend.operations import LeakyRelu, Relu
 
 
 def activated(populations: Populations, tensor: Tensor, activation: Relu | LeakyRelu, name: str) -> Tensor:
-    """Return ``tensor`` behind ``activation``; neurons are called after the layer before them, or ``name``."""
+    """Return ``tensor`` after ``activation``; neurons are named after the layer before them, or ``name``."""
     if isinstance(tensor, Value):
         return _of_value(populations, tensor, activation, name)
     (first, *others) = tensor

@@ -1,8 +1,9 @@
 """Batch norm, normalization, and arithmetic with constants: ``y = gain x + shift`` for each channel.
 
 Requires: any tensor.
-Ensures: the gain is in the weights of the value's maps, the shift in its constant. Where a later layer pads with zeros
-the shift does not reach the border, and the constant becomes one per neuron: exact, as the CNN computes it.
+Ensures: the gain is in the weights of the value's maps, the shift in its constant. If a later layer pads with zeros,
+the
+shift does not reach the border, and the constant becomes one per neuron: exactly as in the CNN.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from loihi_convert.frontend.operations import Affine
 
 
 def normalized(tensor: Tensor, affine: Affine) -> Tensor:
-    """Return ``tensor`` behind ``affine``."""
+    """Return ``tensor`` after ``affine``."""
     if isinstance(tensor, Value):
         return _of_value(tensor, affine)
     parts, first = [], 0

@@ -1,9 +1,9 @@
 """Populations -> `ReluNetwork`: a chain of layers whose channels are populations and relays.
 
 Requires: populations on levels (`levels.py`).
-Ensures: one layer for each level. A layer has one kernel, stride, padding and number of groups: smaller kernels are
-embedded in the largest, a relay has a single tap of weight 1, and where parts of a layer share no channels they become
-groups (`groups.py`). A level of one population that takes just the level before keeps its own geometry.
+Ensures: one layer per level. A layer has one kernel, stride, padding and number of groups: smaller kernels are embedded
+in the largest, a relay has a single tap of weight 1, and parts of a layer without common channels become groups
+(`groups.py`). A level with one population that uses only the level before keeps its own geometry.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.quantized import MAX_NAME_LENGTH
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 
-# Populations that the name of a layer mentions.
+# Most populations mentioned in the name of a layer.
 _NAMES: Final = 3
 
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """A network, and what its channels are.
+    """A network, and a description of its channels.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class Chain:
     levels
         The populations.
     channels
-        For each level, from that of the image: what each channel is.
+        For each level, starting with the image: the content of each channel.
     """
 
     network: ReluNetwork
@@ -58,7 +58,7 @@ def to_chain(levels: Levels, image_shape: Shape, notes: tuple[str, ...] = ()) ->
         channels.append([*own, *relays[level]])
         layer = _Layer(levels, level, channels[level - 1], channels[level])
         plain = layer.plain_term
-        # A dense layer has no groups, and the outputs of the last one keep their order.
+        # A dense layer has no groups, and the outputs of the last layer keep their order.
         groups = None if plain is not None or layer.is_dense else layer.groups(blocks)
         if plain is not None and not layer.is_dense:
             counts.append(plain.window.groups)
@@ -78,7 +78,7 @@ def to_chain(levels: Levels, image_shape: Shape, notes: tuple[str, ...] = ()) ->
 
 
 class _Piece(NamedTuple):
-    """Synapses of one tap of the kernel: from inputs to outputs, each with each, or, where it is (n,), pair by pair."""
+    """Synapses of one kernel tap: all inputs to all outputs, or pairwise if ``weight`` is (n,)."""
 
     outputs: Array
     inputs: Array
@@ -89,7 +89,7 @@ class _Piece(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """One level as a layer; ``inputs`` and ``outputs`` are the channels of the level before and of its own."""
+    """One level as a layer; ``inputs`` and ``outputs`` are the channels of the level before and of this level."""
 
     levels: Levels
     level: int
@@ -106,7 +106,7 @@ class _Layer:
 
     @property
     def plain_term(self) -> Term | None:
-        """The one term of the one population, if it joins all channels of both levels, in order."""
+        """The only term of the only population, if it connects all channels of both levels, in order."""
         (first, *others) = self.populations
         if others or len(first.value.terms) != 1 or len(self.outputs) != first.shape[0]:
             return None
@@ -127,13 +127,13 @@ class _Layer:
         return grouped(links, len(self.inputs), len(self.outputs), blocks)
 
     def layer(self, groups: int) -> ReluLayer:
-        """Return the layer, its kernel in so many ``groups``."""
+        """Return the layer, with its kernel in ``groups`` groups."""
         term, bias = self.plain_term, self._bias()
         synapse = self._synapse(groups, bias) if term is None else self._as_it_is(term.window, term.size, bias)
         return ReluLayer(self._name(), synapse, *self._activation(), self._relay_of())
 
     def _as_it_is(self, window: Window, size: Pair, bias: Array | None) -> Synapse:
-        """A window with its own geometry."""
+        """The window with its own geometry."""
         extent = (size[0] // window.pool[0], size[1] // window.pool[1])
         if self.is_dense:
             kernel = window.weight
@@ -160,7 +160,7 @@ class _Layer:
             _write(weight, pieces, 1, (0, 0))
             return Dense(weight.reshape(len(weight), -1), _flat(bias), pool)
         stride, count = self.levels.stride(self.level), self.levels.size(self.level)
-        # Where there is one place, any stride does.
+        # With a single output position the stride does not matter.
         stride = (max(1, stride[0] // pool[0]), max(1, stride[1] // pool[1]))
         (top, rows), (left, columns) = (
             _padding_and_kernel(set(shifts), *along)
@@ -174,7 +174,7 @@ class _Layer:
         return Conv(weight, bias, stride, (top, left), groups=groups, pool=pool)
 
     def _pool(self) -> Pair:
-        """The pooling that all terms have in common; none beside relays."""
+        """The pooling common to all terms; (1, 1) if there are relays."""
         terms = [term for population in self.populations for term in population.value.terms]
         pools = {term.window.pool for term in terms}
         has_relays = len(self.outputs) > sum(population.shape[0] for population in self.populations)
@@ -227,7 +227,7 @@ class _Layer:
                         )
 
     def _bias(self) -> Array | None:
-        """The constants of all populations; relays have none."""
+        """The constants of all populations; relays have no constant."""
         constants = [population.value.constant for population in self.populations]
         if all(constant is None for constant in constants):
             return None
@@ -248,9 +248,9 @@ class _Layer:
         levels = {population.levels for population in self.populations if population.levels is not None}
         if len(levels) > 1:
             raise UnsupportedModelError(
-                f"has activations of {' and '.join(map(str, sorted(levels)))} levels side by side",
+                f"has Qcfs activations with {' and '.join(map(str, sorted(levels)))} levels in one layer",
                 where=self._name(),
-                expected="supported: Qcfs of one number of levels",
+                expected="supported: one number of levels per layer",
             )
         for place, sample in enumerate(self.outputs):
             if self.levels.of[sample.source] == self.level:
@@ -279,8 +279,8 @@ class _Layer:
 
 
 def _unique(name: str, taken: Collection[str]) -> str:
-    """``name``, printable, and different from those that are ``taken``."""
-    # Room for a number behind it.
+    """``name``, printable, and different from all names in ``taken``."""
+    # Leave room for a number at the end.
     printable = "".join(letter if letter.isprintable() else "?" for letter in name)[: MAX_NAME_LENGTH - 8]
     numbered = (f"{printable} #{number}" for number in itertools.count(2))
     return next(each for each in itertools.chain([printable], numbered) if each not in taken)
@@ -290,7 +290,7 @@ def _write(weight: Array, pieces: Sequence[_Piece], groups: int, corner: Pair) -
     """Add ``pieces`` to ``weight``, ``(C_out, C_in / groups, K_h, K_w)``; its tap at ``corner`` has no shift."""
     each = weight.shape[1]
     for outputs, inputs, values, rows, columns in pieces:
-        # A dense layer has no padding: what lies outside of the map is 0.
+        # A dense layer has no padding: inputs outside the map are 0.
         if not (0 <= rows + corner[0] < weight.shape[2] and 0 <= columns + corner[1] < weight.shape[3]):
             continue
         tap = weight[:, :, rows + corner[0], columns + corner[1]]
@@ -301,9 +301,9 @@ def _write(weight: Array, pieces: Sequence[_Piece], groups: int, corner: Pair) -
 
 
 def _padding_and_kernel(shifts: set[int], stride: int, count: int, extent: int) -> tuple[int, int]:
-    """The padding, equal at both ends, and the size of a kernel that has taps at ``shifts`` and ``count`` places.
+    """The padding, equal at both ends, and the size of a kernel with taps at ``shifts`` and ``count`` output positions.
 
-    A convolution has floor((extent + 2 p - k) / stride) + 1 places, the first of which begins at -p.
+    A convolution has floor((extent + 2 p - k) / stride) + 1 output positions, the first of which starts at -p.
     """
     last = stride * (count - 1)
     padding = max(0, -min(shifts), max(shifts) + 1 - extent + last)
@@ -311,7 +311,7 @@ def _padding_and_kernel(shifts: set[int], stride: int, count: int, extent: int) 
 
 
 def _over_map(window: Window, extent: Pair) -> Array:
-    """A window with one place as a kernel of the whole map."""
+    """A window with a single output position as a kernel of the whole map."""
     weight = np.zeros((window.outputs, window.inputs, *extent))
     for a, row in enumerate(offsets_of(window, 0)):
         for b, column in enumerate(offsets_of(window, 1)):

@@ -1,7 +1,7 @@
 """Concatenation: several blocks of channels.
 
-Requires: tensors of one size.
-Ensures: a value that has the terms of all, each for its own channels.
+Requires: tensors of equal size.
+Ensures: a value with the terms of all tensors, each for its own channels.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from loihi_convert.frontend.lower.value import Features, Tensor, Value
 
 
 def joined(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the channels of ``tensors``, one behind the other."""
+    """Return the channels of ``tensors``, concatenated."""
     values = [tensor for tensor in tensors if isinstance(tensor, Value)]
     if len(values) < len(tensors):
         features = tuple(part for tensor in tensors if not isinstance(tensor, Value) for part in tensor)

@@ -1,8 +1,8 @@
-"""Which channels of a layer have to do with each other: the groups of its kernel.
+"""Grouping of connected channels of a layer: the groups of its kernel.
 
-Beside a convolution of few channels a layer may relay many: as one group it would hold a matrix of zeros. Relays beside
-a depthwise or grouped convolution are groups of their own; a netx layer's groups all have the same size, so that small
-ones are put together until they have.
+A layer may have a small convolution and many relays: in one group it would contain a matrix of zeros. Relays next to a
+depthwise or grouped convolution become separate groups. All groups of a netx layer have the same size, so small groups
+are merged until they have that size.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Grouping:
     Parameters
     ----------
     count
-        How many.
+        Number of groups.
     inputs, outputs
-        int64: the channels in the order of the groups.
+        int64: the channels, ordered by group.
     """
 
     count: int
@@ -34,14 +34,14 @@ class Grouping:
 
 
 def grouped(links: Sequence[tuple[Array, Array]], inputs: int, outputs: int, blocks: Array) -> Grouping | None:
-    """Return the groups of a kernel of so many ``inputs`` and ``outputs``; ``None``: they make only one.
+    """Return the groups of a kernel with ``inputs`` input and ``outputs`` output channels; ``None`` if only one.
 
     Parameters
     ----------
     links
-        Outputs and inputs that belong together, each with each.
+        Sets of outputs and inputs that are all connected with each other.
     blocks
-        int64 ``(inputs,)``: the group that each input is an output of, in the layer before; it must stay in it.
+        int64 ``(inputs,)``: the group of each input in the layer before, which must be preserved.
     """
     label = _components(links, inputs, outputs)
     packs = _packs(label[:inputs], label[inputs:])
@@ -49,7 +49,7 @@ def grouped(links: Sequence[tuple[Array, Array]], inputs: int, outputs: int, blo
         return None
     pack_of_input, pack_of_output = packs[label[:inputs]], packs[label[inputs:]]
     order = np.lexsort((pack_of_input, blocks))
-    # Packs may stand in any order, but each in one piece.
+    # Packs may be in any order, but each must be contiguous.
     sequence = pack_of_input[order]
     begins = np.flatnonzero(np.diff(sequence, prepend=-1))
     if len(begins) > packs.max() + 1:
@@ -64,7 +64,7 @@ def _components(links: Sequence[tuple[Array, Array]], inputs: int, outputs: int)
     ones: list[Array] = []
     others: list[Array] = []
     for rows, columns in links:
-        # A star instead of each with each.
+        # A star instead of all pairs.
         members = np.concatenate([columns, rows + inputs])
         ones.append(np.full(len(members), members[0]))
         others.append(members)
@@ -74,7 +74,7 @@ def _components(links: Sequence[tuple[Array, Array]], inputs: int, outputs: int)
 
 
 def _packs(inputs: Array, outputs: Array) -> Array | None:
-    """The pack of each component, so that all have the same number of inputs and of outputs; ``None``: impossible."""
+    """The pack of each component; all packs have equal numbers of inputs and of outputs. ``None`` if impossible."""
     count = int(max(inputs.max(initial=-1), outputs.max(initial=-1))) + 1
     sizes = np.stack([np.bincount(labels, minlength=count) for labels in (inputs, outputs)], axis=1)
     largest = sizes.max(axis=0)

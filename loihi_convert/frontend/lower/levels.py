@@ -1,10 +1,10 @@
-"""Which layer of the chain each population stands in, and what must be relayed from one layer to the next.
+"""The layer of the chain for each population, and the values to relay from one layer to the next.
 
-Requires: populations in the order of computation, the output last.
-Ensures: a level for each, above those of its sources; all of a level have one map size. What is taken by a later level
-than the next is needed in all between: as relays of single pixels (`Sample`), on the grid of each level.
+Requires: populations in order of computation, the output last.
+Ensures: a level for each, above those of its sources; all populations of a level have one map size. A value used later
+than in the next level is needed in all levels between: as relays of single pixels (`Sample`), on each level's grid.
 
-Of the populations that could come next, those of the largest maps do. So a branch that reduces the map waits for one
+If several populations could come next, those with the largest maps do. So a branch that reduces the map waits for one
 that does not, and its input is relayed meanwhile.
 """
 
@@ -24,13 +24,13 @@ from loihi_convert.frontend.lower.window import Window
 _MAX_CHANNELS: Final = 2**14
 
 Strides = tuple[int | None, int | None]
-"""Pixels of the image in a step on a map, vertical and horizontal; ``None`` where a map has one place only."""
+"""Image pixels per step on a map, vertical and horizontal; ``None`` if the map has a single position."""
 
 
 class Sample(NamedTuple):
-    """A channel of a layer: pixels of one channel of a population, one in each cell of the layer's grid.
+    """A channel of a layer: pixels of one channel of a population, one per cell of the layer's grid.
 
-    ``value[i, j] = x[channel, r_h i + top, r_w j + left]``, where a cell is r_h x r_w pixels of x; 0 outside of x.
+    ``value[i, j] = x[channel, r_h i + top, r_w j + left]``, where a cell is r_h x r_w pixels of x; 0 outside x.
     """
 
     source: int
@@ -41,7 +41,7 @@ class Sample(NamedTuple):
 
 
 class Tap(NamedTuple):
-    """Where one row (or column) of a kernel finds its pixels in the layer before: a shift in cells, and in the cell."""
+    """The pixels in the layer before for one row (or column) of a kernel: a shift in cells, and within the cell."""
 
     cells: int
     pixels: int
@@ -54,11 +54,11 @@ class Levels:
     Parameters
     ----------
     populations
-        Only those that the output needs; it is the last.
+        Only those that the output needs; the output is the last.
     of
-        The level of each, from 1; that of `IMAGE` is 0.
+        The level of each population, from 1; that of `IMAGE` is 0.
     skip_copies
-        How many relays carry each pixel of a skip that is added to other synapses.
+        Number of relays for each pixel of a skip that is added to other synapses.
     """
 
     populations: tuple[Population, ...]
@@ -78,7 +78,7 @@ class Levels:
         return [number for number in range(len(self.populations)) if self.of[number] == level]
 
     def is_dense(self, level: int) -> bool:
-        """Return whether a level becomes a dense layer: the last, those of vectors, and those behind one."""
+        """Return whether a level becomes a dense layer: the last level, vectors, and levels after a dense layer."""
         if level not in self._dense:
             self._dense[level] = level == self.depth or any(
                 term.window.is_dense or (term.source != IMAGE and self.is_dense(self.of[term.source]))
@@ -100,14 +100,14 @@ class Levels:
         )
 
     def cell(self, level: int, source: int) -> Pair:
-        """Return (rows, columns) of a source's pixels in a cell of a level."""
+        """Return (rows, columns) of a source's pixels per cell of a level."""
         here, own = self.grid(level), self.strides[source]
         return tuple(1 if a is None or b is None else a // b for a, b in zip(here, own, strict=True))  # type: ignore[return-value]
 
     def taps(self, level: int, source: int, offsets: Sequence[int], axis: int) -> list[Tap]:
-        """Return where a layer finds what stands ``offset`` pixels after its output's place, for each of ``offsets``.
+        """Return, for each of ``offsets``, the tap that reads the pixel ``offset`` after the position of the output.
 
-        In the layer before ``level``, along one axis; ``offsets`` are in pixels of ``source``.
+        Taps refer to the layer before ``level``, along one axis; ``offsets`` are in pixels of ``source``.
         """
         return [self._tap(level, source, offset, axis) for offset in offsets]
 
@@ -122,7 +122,7 @@ class Levels:
             return Tap(offset, 0)
         cells, count = self.size(level - 1)[axis], self.size(level)[axis]
         step, cell = self.stride(level)[axis], self.cell(level - 1, source)[axis]
-        # The pixel of a cell, or, where the grid of the layer before ends too early, one that has a relay of its own.
+        # A pixel of a cell or, if the grid of the layer before ends too early, a pixel with its own relay.
         shift, pixel = divmod(offset, cell)
         places = np.arange(count) * step + shift
         outside = places[(places < 0) | (places >= cells)] * cell + pixel
@@ -131,7 +131,7 @@ class Levels:
         return Tap(0, offset)
 
     def grid(self, level: int) -> Strides:
-        """Return how many pixels of the image a step on the level's grid is."""
+        """Return the image pixels per step on the level's grid."""
         return (1, 1) if level == 0 else self.strides[self.on(level)[0]]
 
     def _extent(self, source: int) -> Pair:
@@ -143,7 +143,7 @@ class Levels:
         Raises
         ------
         UnsupportedModelError
-            If a level would need more channels than any chip has.
+            If a level would need more channels than fit any chip.
         """
         needs: list[set[Sample]] = [set() for _ in range(self.depth + 1)]
         for level in range(self.depth, 1, -1):
@@ -156,7 +156,7 @@ class Levels:
                     needs[level - 1].add(self.relayed(level, sample)[0])
             if len(needs[level - 1]) > _MAX_CHANNELS:
                 raise UnsupportedModelError(
-                    f"{len(needs[level - 1])} channels would skip it",
+                    f"{len(needs[level - 1])} channels would have to skip it",
                     where=self.populations[self.on(level - 1)[0]].name,
                     expected=f"supported: at most {_MAX_CHANNELS}",
                     hint="Give the branches of the network the same padding and strides.",
@@ -164,9 +164,9 @@ class Levels:
         return [sorted(samples) for samples in needs]
 
     def relayed(self, level: int, sample: Sample) -> tuple[Sample, Pair]:
-        """Return what a relay of a level repeats in the layer before, and the shift in cells.
+        """Return the sample in the layer before that a relay of a level repeats, and the shift in cells.
 
-        Copies are made in the last layer before the sum alone.
+        Copies are made only in the last layer before the sum.
         """
         row, column = (self._tap(level, sample.source, (sample.top, sample.left)[axis], axis) for axis in (0, 1))
         return sample._replace(top=row.pixels, left=column.pixels, copy=0), (row.cells, column.cells)
@@ -181,7 +181,7 @@ class Levels:
         return found
 
     def places(self, level: int, term: Term) -> Iterator[tuple[Tap, Tap, Array]]:
-        """Yield the taps of a term's kernel, and the channels of the source that each needs."""
+        """Yield the taps of a term's kernel, and the source channels that each needs."""
         window = term.window.unpooled()
         rows, columns = (self.taps(level, term.source, offsets_of(window, axis), axis) for axis in (0, 1))
         for a, row in enumerate(rows):
@@ -190,22 +190,22 @@ class Levels:
                 yield row, column, term.columns[np.flatnonzero(used.ravel())]
 
     def copies(self, number: int, term: Term) -> int:
-        """Return how many relays carry each pixel of a term: more than one of a skip that joins other synapses."""
+        """Return the number of relays per pixel of a term: more than one only for a skip added to other synapses."""
         others = [other for other in self.populations[number].value.terms if other is not term]
         joins = term.window.is_channelwise and any(not other.window.is_channelwise for other in others)
         return self.skip_copies if joins and self.of[term.source] < self.of[number] - 1 else 1
 
 
 def offsets_of(window: Window, axis: int) -> list[int]:
-    """Return how far each tap of a kernel is from its output's place, in pixels of the input."""
+    """Return the offset of each kernel tap from the output position, in pixels of the input."""
     return [place * window.dilation[axis] - window.padding[axis] for place in range(window.weight.shape[2 + axis])]
 
 
 def placed(populations: Populations, skip_copies: int = 1) -> Levels:
     """Return ``populations`` on levels.
 
-    Pixels cannot be relayed, because they are no spikes: where they are taken later, or together with spikes, a
-    population of their own encodes them.
+    Pixels are not spikes and cannot be relayed: if they are used later, or together with spikes, a separate population
+    encodes them.
     """
     made, late = _needed(populations.made), set[int]()
     while True:
@@ -221,7 +221,7 @@ def placed(populations: Populations, skip_copies: int = 1) -> Levels:
 
 
 def _needed(made: Sequence[Population]) -> list[Population]:
-    """The populations that the last one needs, numbered anew."""
+    """The populations that the last one needs, renumbered."""
     needed = {len(made) - 1}
     for number in range(len(made) - 1, -1, -1):
         if number in needed:
@@ -268,7 +268,7 @@ def _placed(made: Sequence[Population], populations: Populations, skip_copies: i
 
 
 def _require_multiple(levels: Levels, level: int) -> None:
-    """Raise unless the grid of a level divides that of the level before evenly: a layer has a whole stride."""
+    """Raise unless the step of a level's grid is a multiple of that of the level before: a stride is an integer."""
     here, before = levels.grid(level), levels.grid(level - 1)
     if any(
         mine is not None and theirs is not None and mine % theirs for mine, theirs in zip(here, before, strict=True)
@@ -282,7 +282,7 @@ def _require_multiple(levels: Levels, level: int) -> None:
 
 
 def _stride(population: Population, strides: dict[int, Strides]) -> Strides:
-    """How many pixels of the image a step on a population's map is; ``None`` where there is one place only."""
+    """Image pixels per step on a population's map; ``None`` if it has a single position."""
     found: list[int | None] = []
     for axis, size in enumerate(population.value.size):
         steps = set()
@@ -295,9 +295,9 @@ def _stride(population: Population, strides: dict[int, Strides]) -> Strides:
             steps.add(None if own is None else own * term.window.stride[axis] * term.window.pool[axis])
         if size > 1 and len(steps) > 1:
             raise UnsupportedModelError(
-                f"its inputs have been reduced by different strides, {sorted(map(str, steps))}",
+                f"its inputs are reduced by different strides, {sorted(map(str, steps))}",
                 where=population.name,
-                expected="supported: branches that reduce the map alike",
+                expected="supported: branches that reduce the map equally",
             )
         found.append(None if size == 1 else steps.pop() if steps else 1)
     return found[0], found[1]

@@ -1,9 +1,9 @@
-"""Linear layers, one behind another: convolutions, dense layers, and every other `Window`.
+"""Consecutive linear layers: convolutions, dense layers, and any other `Window`.
 
 Requires: a value that is a sum of linear maps of populations.
-Ensures: the value behind the layer, as a sum of linear maps of the same populations. Two layers without a ReLU between
-them are one map, unless the second pads its input with zeros where the first would go on: there is none then, and the
-value must be carried by populations of its own (`value.Populations.carried`).
+Ensures: the value after the layer, as a sum of linear maps of the same populations. Two layers without a ReLU between
+them become one map, unless the second pads its input with zeros where the first would continue. Then no such map
+exists, and the value must be carried by populations of its own (`value.Populations.carried`).
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from loihi_convert.frontend.lower.value import Features, Value, summed
 from loihi_convert.frontend.lower.window import Window
 from loihi_convert.ir.synapse import Conv, Dense
 
-# Weights of two layers as one; beyond it the value between them is carried.
+# Most weights of two layers composed into one; beyond this the value between them is carried.
 _MAX_COMPOSED: Final = 10_000_000
-# Weights of a dense layer that chooses numbers; more would not fit into memory.
+# Most weights of a dense layer that selects numbers; more would not fit into memory.
 _MAX_WEIGHTS: Final = 2**27
 
 
 def convolved(value: Value, conv: Conv, shape: tuple[int, ...], name: str) -> Value | None:
-    """Return ``value`` behind ``conv``, of ``shape``; ``None`` where it must be carried first."""
+    """Return ``value`` after ``conv``, of ``shape``; ``None`` if it must be carried first."""
     window = Window(conv.weight, (shape[1], shape[2]), conv.stride, conv.padding, conv.dilation, conv.groups)
     found = through(value, window)
     return None if found is None else replace(_biased(found, conv.bias), name=name)
 
 
 def connected(features: tuple[Features, ...], dense: Dense, name: str) -> Value | None:
-    """Return ``features`` behind ``dense``: a value ``(N, 1, 1)``; ``None`` where they must be carried first."""
+    """Return ``features`` after ``dense``: a value ``(N, 1, 1)``; ``None`` if they must be carried first."""
     bias, first, parts = dense.bias, 0, []
     for part in features:
         weight = dense.weight[:, first : first + part.count]
@@ -52,13 +52,13 @@ def connected(features: tuple[Features, ...], dense: Dense, name: str) -> Value 
 
 
 def as_vector(features: tuple[Features, ...]) -> Value:
-    """Return ``features`` as a value ``(N, 1, 1)``, by a dense layer of ones where they are of larger maps."""
+    """Return ``features`` as a value ``(N, 1, 1)``, using a dense layer of ones if they come from larger maps."""
     if len(features) == 1 and features[0].is_vector:
         return features[0].value
     count = sum(part.count for part in features)
     if count * max(int(np.prod(part.value.shape)) for part in features) > _MAX_WEIGHTS:
         raise UnsupportedModelError(
-            f"treats {count} numbers of flattened maps each on its own", expected="supported: at most some thousand"
+            f"treats {count} numbers of flattened maps individually", expected="supported: at most a few thousand"
         )
     value = connected(features, Dense(np.eye(count)), "")
     assert value is not None, "nothing is padded"
@@ -66,7 +66,7 @@ def as_vector(features: tuple[Features, ...]) -> Value:
 
 
 def through(value: Value, second: Window) -> Value | None:
-    """Return ``value`` behind ``second``; ``None`` where a term has no such map, or one of far too many weights."""
+    """Return ``value`` after ``second``; ``None`` if a term has no such map, or one with too many weights."""
     terms = []
     for term in value.terms:
         of_rows, rows = _of_inputs(second, term.rows)
@@ -88,12 +88,12 @@ def _constant_behind(value: Value, second: Window) -> Array:
         return value.constant * second.weight.ravel()
     found = second.unpooled().of(value.map_of_constant().astype(np.float64))
     inside = second.is_dense or (second.padding == (0, 0) and value.constant is not None and value.constant.ndim == 1)
-    # Every neuron sees the whole kernel: one value per channel.
+    # Every neuron uses the whole kernel: one value per channel.
     return found[:, 0, 0] if inside else found
 
 
 def _of_inputs(second: Window, rows: Array) -> tuple[Window, Array]:
-    """``second`` for some of its input channels, and which output channels it then gives."""
+    """``second`` for some of its input channels, and the output channels that remain."""
     everything = np.arange(second.outputs)
     if np.array_equal(rows, np.arange(second.inputs)):
         return second, everything
@@ -120,11 +120,11 @@ def _biased(value: Value, bias: Array | None) -> Value:
 
 
 def _of_maps(weight: Array, features: Features) -> Array:
-    """``(N_out, count)`` as a kernel of whole maps ``(N_out, C, H, W)``."""
+    """``(N_out, count)`` as a kernel over whole maps ``(N_out, C, H, W)``."""
     shape = features.value.shape
     if features.index is None:
         return weight.reshape(-1, *shape)
     full = np.zeros((len(weight), int(np.prod(shape)) + 1))
-    # A number may stand in several places; those that are 0 stand in the last.
+    # A number may occur several times; zeros go to the last position.
     np.add.at(full.T, features.index, weight.T)
     return full[:, :-1].reshape(-1, *shape)

@@ -1,11 +1,11 @@
 """Max pooling, by ReLUs: max(a, b) = b + relu(a - b).
 
-Requires: a map that is never negative, whose padding with zeros then is right; or one without padding.
-Ensures: the same values, by a tournament: in each round the pixels of a window meet in pairs, first along rows, then
-along columns. A round is one layer; a window of k pixels along one axis takes ceil(log2 k) of them.
+Requires: a map that is never negative, so that padding with zeros is correct; or one without padding.
+Ensures: the same values, by a tournament: in each round the pixels of a window are compared in pairs, first along rows,
+then along columns. A round is one layer; a window of k pixels along one axis takes ceil(log2 k) rounds.
 
-A maximum of real numbers is exact. Of spike trains it is one of what has arrived so far, so single windows may end with
-another count.
+The maximum of floats is exact. For spike trains it is the maximum of the spikes so far, so some windows may end with a
+different count.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from loihi_convert.frontend.operations import Affine, MaxPool, Relu
 
 
 def largest(populations: Populations, value: Value, pool: MaxPool, shape: tuple[int, ...], name: str) -> Value | None:
-    """Return ``value`` behind ``pool``, of ``shape``; ``None`` where it must be carried first."""
+    """Return ``value`` after ``pool``, of ``shape``; ``None`` if it must be carried first."""
     if not value.is_nonnegative and pool.padding != (0, 0):
         raise UnsupportedModelError(
             "pads values that may be negative",
-            expected="supported: behind a ReLU, or directly in front of one, or without padding",
+            expected="supported: after a ReLU, directly before one, or without padding",
         )
     if not value.is_direct:
         return None
@@ -59,7 +59,7 @@ def _along(
 
 
 def _winner(populations: Populations, players: Sequence[Value], name: str) -> Value:
-    """The largest of all, pixel by pixel."""
+    """The pixelwise maximum of all players."""
     while len(players) > 1:
         pairs = zip(players[::2], players[1::2], strict=False)
         winners = [_larger(populations, a, b, name) for a, b in pairs]
@@ -73,10 +73,10 @@ def _larger(populations: Populations, a: Value, b: Value, name: str) -> Value:
 
 
 def behind_its_relu(graph: Graph) -> Graph:
-    """Return ``graph`` with each max pooling that stands in front of its only ReLU behind it.
+    """Return ``graph`` with each max pooling that directly precedes its only ReLU moved after it.
 
-    Both are the same: a ReLU, and a batch norm of positive gain before it, keep the order of numbers. Behind it values
-    are never negative.
+    The result is the same: a ReLU, and a batch norm of positive gain before it, preserve the order of numbers. After
+    the ReLU values are never negative.
     """
     nodes = list(graph.nodes)
     users: list[list[int]] = [[] for _ in nodes]
@@ -98,7 +98,7 @@ def behind_its_relu(graph: Graph) -> Graph:
 
 
 def _monotone(nodes: Sequence[Node], users: Sequence[Sequence[int]], number: int) -> list[int]:
-    """The operations behind a node, each the only one that takes the one before, up to a ReLU; empty if none."""
+    """The operations after a node, each the only user of the one before, up to a ReLU; empty if there is no ReLU."""
     found: list[int] = []
     while len(users[number]) == 1:
         (number,) = users[number]

@@ -1,7 +1,8 @@
-"""What moves numbers and computes nothing: flattening, slices and chunks of channels, shuffles, zero padding.
+"""Rearrangements: flattening, slices and chunks of channels, shuffles, zero padding.
 
-Requires: a `Move` that takes whole channels, each from one channel, its rows and columns at a constant step; or one
-that makes a vector, in any order.
+Requires: a `Move` of whole channels, each from one channel with rows and columns at a constant step; or one that gives
+a
+vector, in any order.
 Ensures: the same numbers, as channels of the same populations.
 """
 
@@ -20,7 +21,7 @@ from loihi_convert.frontend.operations import Move
 
 
 def moved(tensor: Tensor, move: Move) -> Tensor | None:
-    """Return ``tensor`` as ``move`` leaves it; ``None`` where it must be carried first."""
+    """Return ``tensor`` after ``move``; ``None`` if it must be carried first."""
     index = move.index
     if isinstance(tensor, Value):
         return _of_value(tensor, index)
@@ -29,7 +30,7 @@ def moved(tensor: Tensor, move: Move) -> Tensor | None:
     (first, *others) = tensor
     if not others and first.index is None and first.gain is None:
         return _of_value(first.value, index)
-    raise UnsupportedModelError("makes maps of numbers in a row", expected="supported: maps that were flattened whole")
+    raise UnsupportedModelError("reshapes flattened numbers into maps", expected="supported: whole flattened maps")
 
 
 def _of_value(value: Value, index: Array) -> Tensor | None:
@@ -40,7 +41,7 @@ def _of_value(value: Value, index: Array) -> Tensor | None:
         return (Features(value, None if np.array_equal(index, np.arange(count)) else index),)
     pixels = value.shape[1] * value.shape[2]
     channel = np.where(index >= 0, index // pixels, -1).reshape(len(index), -1).max(axis=1)
-    # Channels that are taken with another shift of their pixels are put together in the end.
+    # Channels whose pixels are shifted differently are combined at the end.
     samples: dict[tuple[int, int, int, int], list[int]] = {}
     for number in range(len(index)):
         samples.setdefault(_sample(index[number], int(channel[number]), value.size), []).append(number)
@@ -73,25 +74,25 @@ def _sample(index: Array, channel: int, size: tuple[int, int]) -> tuple[int, int
     wanted = np.where(inside, channel * size[0] * size[1] + row[:, None] * size[1] + column, -1)
     if not np.array_equal(wanted, index):
         raise UnsupportedModelError(
-            "moves the pixels of a map in a way that no convolution does",
+            "moves the pixels of a map in a way that is not a convolution",
             expected="supported: whole channels, their rows and columns at a constant step",
         )
     return step_h, step_w, top, left
 
 
 def _progression(places: Array, extent: int) -> tuple[int, int]:
-    """The step and the first of places that rise by a constant step; -1 is outside of 0..extent - 1."""
+    """The step and the start of positions with a constant step; -1 marks positions outside 0..extent - 1."""
     known = np.flatnonzero(places >= 0)
     if not known.size:
         return 1, extent
     step = int(places[known[1]] - places[known[0]]) if known.size > 1 else 1
-    # Where one place is known, any step does that leaves the others outside.
+    # If only one position is inside, use any step that keeps the others outside.
     step = max(step, 1) if known.size > 1 else max(1, extent if len(places) > 1 else 1)
     return step, int(places[known[0]]) - step * int(known[0])
 
 
 def _of_features(features: tuple[Features, ...], index: Array) -> tuple[Features, ...]:
-    """Runs of numbers that come from one of ``features``."""
+    """Consecutive numbers that come from the same one of ``features``."""
     starts = np.cumsum([0, *(part.count for part in features)])
     source = np.searchsorted(starts, index, side="right") - 1
     found: list[Features] = []

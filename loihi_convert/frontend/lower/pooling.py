@@ -1,9 +1,10 @@
 """Average pooling: a linear map with a constant kernel.
 
 Requires: any map.
-Ensures: windows that lie side by side stay a pooling in front of the map (`Window.pool`), which the simulation sums
-once for all channels; it commutes with a pointwise convolution, which on maps of one pixel is a dense layer. Any other
-pooling is a convolution of each channel with a constant kernel.
+Ensures: nonoverlapping windows stay a pooling before the map (`Window.pool`), which the simulation sums once for all
+channels. It commutes with a pointwise convolution, which on one-pixel maps is a dense layer. Any other pooling becomes
+a
+convolution of each channel with a constant kernel.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from loihi_convert.frontend.operations import AveragePool
 
 
 def averaged(value: Value, pool: AveragePool, shape: tuple[int, ...]) -> Value | None:
-    """Return ``value`` behind ``pool``, of ``shape``; ``None`` where it must be carried first."""
+    """Return ``value`` after ``pool``, of ``shape``; ``None`` if it must be carried first."""
     channels, size = value.shape[0], (shape[1], shape[2])
     if pool.kernel == (1, 1) and pool.tiles:
         return value

@@ -1,7 +1,7 @@
 """Sums and differences: residual connections.
 
-Requires: tensors of one shape.
-Ensures: a value that has the terms of all. Whatever skips layers on the way is relayed by `chain.py`.
+Requires: tensors of equal shape.
+Ensures: a value with the terms of all tensors. Values that skip layers are relayed by `chain.py`.
 """
 
 from __future__ import annotations
@@ -27,5 +27,5 @@ def added(tensors: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
 
 
 def _name(values: Sequence[Value]) -> str:
-    """The name of the first one that a layer has made, not a skip."""
+    """The name of the first value that comes from a layer, not from a skip."""
     return next((value.name for value in values if value.name), "")

@@ -1,8 +1,8 @@
-"""What lowering knows of a tensor: a sum of linear maps of spiking populations, and a constant.
+"""A tensor during lowering: a sum of linear maps of spiking populations, and a constant.
 
-Lowering goes through the graph (`graph.py`) and keeps a `Value` for each tensor. Only a ReLU makes a `Population`;
-whatever stands between two ReLUs is a linear map of populations. So every rule is one of linear algebra, and equals the
-CNN up to the rounding of float64.
+Lowering traverses the graph (`graph.py`) and keeps a `Value` for each tensor. Only a ReLU creates a `Population`;
+everything between two ReLUs is a linear map of populations. So every rule is linear algebra, and equals the CNN up to
+float64 rounding.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from loihi_convert.arrays import Array, Pair, Shape
 from loihi_convert.frontend.lower.window import Window, behind
 
 IMAGE: int = -1
-"""The source that is no population: the pixels."""
+"""The index of the pixels as a source; all other sources are populations."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,9 +26,9 @@ class Term:
     Parameters
     ----------
     source
-        The number of a population, or `IMAGE`.
+        The index of a population, or `IMAGE`.
     columns, rows
-        int64: channels of the source, channels of the value, in the order of the window's.
+        int64: channels of the source, channels of the value, in the window's order.
     window
         The map.
     size
@@ -42,7 +42,7 @@ class Term:
     size: Pair
 
     def behind(self, second: Window, rows: Array) -> Term | None:
-        """Return the term with ``second`` behind its window, which gives the channels ``rows`` then."""
+        """Return the term with ``second`` after its window; it then gives the channels ``rows``."""
         window = behind(self.window, second, self.size)
         return None if window is None else Term(self.source, self.columns, rows, window, self.size)
 
@@ -56,11 +56,11 @@ class Value:
     shape
         ``(C, H, W)``.
     terms
-        What is added up.
+        The linear maps to sum.
     constant
-        Added to it: float64 ``(C,)`` or ``(C, H, W)``; ``None``: nothing.
+        Constant added to the sum: float64 ``(C,)`` or ``(C, H, W)``; ``None`` for 0.
     name
-        The layer that a population made of it is called after.
+        Name of the layer, for a population made from this value.
     """
 
     shape: Shape
@@ -75,12 +75,12 @@ class Value:
 
     @property
     def is_direct(self) -> bool:
-        """Whether each pixel is that of a population, scaled and shifted, so that a linear map of it is one of that."""
+        """Whether each pixel is a scaled and shifted pixel of a population, so that maps of it are maps of that."""
         return all(term.window.is_diagonal for term in self.terms)
 
     @property
     def is_population(self) -> bool:
-        """Whether it is one population, as it is."""
+        """Whether it is exactly one population."""
         if len(self.terms) != 1 or self.constant is not None:
             return False
         (term,) = self.terms
@@ -90,7 +90,7 @@ class Value:
 
     @property
     def is_nonnegative(self) -> bool:
-        """Whether no image makes it negative."""
+        """Whether it is nonnegative for all images."""
         constant = 0.0 if self.constant is None else float(self.constant.min())
         return constant >= 0 and all(bool((term.window.weight >= 0).all()) for term in self.terms)
 
@@ -100,10 +100,10 @@ class Value:
         return np.broadcast_to(constant.reshape(constant.shape[0], *(constant.shape[1:] or (1, 1))), self.shape)
 
     def of_channels(self, chosen: Array) -> Value:
-        """Return some channels, in another order; -1 is a channel of zeros."""
+        """Return the channels ``chosen``, in that order; -1 gives a channel of zeros."""
         terms = []
         for term in self.terms:
-            # Each chosen channel that the term gives: its place there, and its place in the new value.
+            # For each chosen channel of the term: its position in the term, and in the new value.
             place = np.full(self.shape[0] + 1, -1)
             place[term.rows] = np.arange(len(term.rows))
             found = place[chosen]
@@ -119,16 +119,16 @@ class Value:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Numbers of a value in a row, of which a dense layer takes a weighted sum.
+    """Flattened numbers of a value, the input of a dense layer.
 
     Parameters
     ----------
     value
         The value.
     index
-        int64: where each number stands in it, counted in C, H, W order; -1: it is 0. ``None``: all, in order.
+        int64: position of each number in the value, in C, H, W order; -1 for a zero. ``None``: all, in order.
     gain, shift
-        float64, what they are multiplied by and what is added then; ``None``: nothing.
+        float64: factor of each number, and constant added after it; ``None``: 1 and 0.
     """
 
     value: Value
@@ -142,24 +142,24 @@ class Features:
 
     @property
     def is_vector(self) -> bool:
-        """Whether it is a value ``(N, 1, 1)``."""
+        """Whether it is a plain value ``(N, 1, 1)``."""
         return self.value.size == (1, 1) and self.index is None and self.gain is None and self.shift is None
 
 
 Tensor = Value | tuple[Features, ...]
-"""A map, or features in a row."""
+"""A map, or flattened features."""
 
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """Neurons behind one sum of synapses: a ReLU of the CNN, or one that lowering needs.
+    """Neurons with one sum of synapses as input: a ReLU of the CNN, or one added by lowering.
 
     Parameters
     ----------
     name
         The layer of the CNN.
     value
-        What the ReLU is taken of; of the output, which has none, itself.
+        The input of the ReLU; for the output, which has no ReLU, the value itself.
     threshold, levels, ceiling
         As in `network.ReluLayer`.
     """
@@ -177,7 +177,7 @@ class Population:
 
 @dataclass(eq=False)
 class Populations:
-    """The populations that were made so far."""
+    """The populations created so far."""
 
     image_shape: Shape
     made: list[Population] = field(default_factory=list)
@@ -187,12 +187,12 @@ class Populations:
         return _whole(IMAGE, self.image_shape)
 
     def add(self, population: Population) -> Value:
-        """Make ``population``; return its values."""
+        """Add ``population``; return its values."""
         self.made.append(population)
         return _whole(len(self.made) - 1, population.shape)
 
     def carried(self, value: Value, name: str) -> Value:
-        """Return ``value`` as populations of its own: relu(x) - relu(-x), or only relu(x) where x is never negative."""
+        """Return ``value`` as separate populations: relu(x) - relu(-x), or only relu(x) if x is never negative."""
         positive = self.add(Population(name, value))
         if value.is_nonnegative:
             return positive
@@ -200,7 +200,7 @@ class Populations:
 
 
 def summed(values: Sequence[Value], factors: Sequence[float], name: str = "") -> Value:
-    """Return the sum of ``values``, each times its factor; all have one shape."""
+    """Return the sum of ``values``, each times its factor; all have the same shape."""
     terms: list[Term] = []
     constants: list[Array] = []
     for value, factor in zip(values, factors, strict=True):

@@ -1,7 +1,8 @@
-"""Linear maps between maps of channels, as windows that move over an input: convolutions, and what is like them.
+"""Linear maps between feature maps, as windows that move over an input: convolutions and their variants.
 
-A dense layer is a window as large as its input, that has one place; an identity is a window of one pixel with a group
-for each channel. Windows are closed under what lowering does: choosing and scaling channels, one behind another.
+A dense layer is a window as large as its input, with one output position; an identity is a one-pixel window with a
+group for each channel. Windows are closed under the operations of lowering: selecting and scaling channels,
+composition.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ class Window:
         (H, W) of y.
     stride, padding, dilation
         s, p and d, vertical and horizontal, in units of the pooled input. The padding is that above and left of the
-        map, and may be negative; below and right of it there is as much as ``size`` asks for.
+        map, and may be negative; below and right there is as much as ``size`` requires.
     groups
         As in `synapse.Conv`.
     pool
-        Averages windows that lie side by side first; what fills none is dropped.
+        Average pooling with nonoverlapping windows, applied first; incomplete windows are dropped.
     is_dense
         Whether it becomes a `synapse.Dense`.
     """
@@ -66,20 +67,20 @@ class Window:
 
     @property
     def is_pointwise(self) -> bool:
-        """Whether each output pixel has one input pixel, its own."""
+        """Whether each output pixel depends only on the same input pixel."""
         return (self.weight.shape[2:], self.stride, self.padding) == ((1, 1), (1, 1), (0, 0))
 
     @property
     def is_diagonal(self) -> bool:
-        """Whether it only scales channels, after its pooling."""
+        """Whether it only scales channels, apart from its pooling."""
         return self.is_channelwise and self.is_pointwise and not self.is_dense
 
     def scaled(self, gains: Array) -> Window:
-        """Return the map with its output channels times ``gains``, float64 ``(C_out,)``."""
+        """Return the map with its output channels multiplied by ``gains``, float64 ``(C_out,)``."""
         return replace(self, weight=self.weight * gains.reshape(-1, 1, 1, 1))
 
     def of_outputs(self, chosen: Array) -> tuple[Window, Array]:
-        """Return the map to some output channels, and which input channels it then takes."""
+        """Return the map to the output channels ``chosen``, and the input channels it then uses."""
         if np.array_equal(chosen, np.arange(self.outputs)):
             return self, np.arange(self.inputs)
         if self.is_channelwise:
@@ -87,7 +88,7 @@ class Window:
         return replace(self, weight=self.ungrouped().weight[chosen], groups=1), np.arange(self.inputs)
 
     def ungrouped(self) -> Window:
-        """Return the same map in one group, most of whose weights are 0."""
+        """Return the same map in one group, with zeros between the former groups."""
         if self.groups == 1:
             return self
         outputs, inputs, *kernel = self.weight.shape
@@ -97,7 +98,7 @@ class Window:
         return replace(self, weight=full.reshape(outputs, self.inputs, *kernel), groups=1)
 
     def unpooled(self) -> Window:
-        """Return the same map without a pooling in front; where it divides the map, or nothing is padded."""
+        """Return the same map without pooling; exact if the pooling divides the map, or nothing is padded."""
         if self.pool == (1, 1):
             return self
         (pool_h, pool_w), plain = self.pool, self._undilated()
@@ -110,7 +111,7 @@ class Window:
         )
 
     def of(self, maps: Array) -> Array:
-        """Return what it makes of one input, pooled already: float64 ``(C_out, H', W')`` of ``(C_in, H, W)``."""
+        """Return the output for one pooled input ``(C_in, H, W)``: float64 ``(C_out, H', W')``."""
         if self.is_dense:
             return np.asarray(self.weight.reshape(self.outputs, -1) @ maps.ravel()).reshape(-1, 1, 1)
         margins = list(zip(self.padding, self._after(maps.shape), strict=True))
@@ -148,9 +149,9 @@ class Window:
 
 
 def behind(first: Window, second: Window, size: Pair) -> Window | None:
-    """Return ``second`` behind ``first``, of a map of ``size``, as one window; ``None`` where there is none.
+    """Return ``first`` followed by ``second``, on a map of ``size``, as one window; ``None`` if there is none.
 
-    There is none where ``second`` sees the border of ``first``'s output as 0, and ``first`` would go on there.
+    There is none if ``second`` sees zeros outside the output of ``first`` where ``first`` would continue.
     """
     if second.pool != (1, 1):
         pooled = _pooled_behind(first, second)
@@ -184,7 +185,7 @@ def behind(first: Window, second: Window, size: Pair) -> Window | None:
 
 
 def _pooled_behind(first: Window, second: Window) -> tuple[Window, Window] | None:
-    """The pooling of ``second`` in front of ``first``: the average of a pointwise map is the map of the average."""
+    """The pooling of ``second`` moved before ``first``: the average of a pointwise map is the map of the average."""
     bare = replace(second, pool=(1, 1))
     if not first.is_pointwise or first.is_dense:
         return None
@@ -204,7 +205,7 @@ class _Axis(NamedTuple):
 
 
 def _axes(window: Window) -> tuple[_Axis, _Axis]:
-    """A window along both axes, with the taps that are not 0."""
+    """A window along both axes, with its nonzero taps."""
     down, across = (np.flatnonzero(np.abs(window.weight).sum(axis=others)) for others in ((0, 1, 3), (0, 1, 2)))
     return (
         _Axis(window.stride[0], window.padding[0], window.dilation[0], window.size[0], down),
@@ -213,20 +214,20 @@ def _axes(window: Window) -> tuple[_Axis, _Axis]:
 
 
 def _continues(first: _Axis, second: _Axis, pool: int, extent: int) -> bool:
-    """Whether ``first`` would give 0 wherever ``second`` looks beyond the map that it has made.
+    """Whether ``first`` would give 0 wherever ``second`` reads outside its output map.
 
-    ``extent`` is that of the input of ``first``, before its pooling.
+    ``extent`` is the size of the input of ``first``, before its pooling.
     """
     places = np.arange(second.places) * second.stride - second.padding
     looked_at = (places[:, None] + second.taps * second.dilation).ravel()
     outside = looked_at[(looked_at < 0) | (looked_at >= first.places)]
     read = (outside[:, None] * first.stride - first.padding + first.taps * first.dilation) * pool
-    # Rows that fill no window of the pooling are not seen by it, but by what goes on.
+    # Rows of an incomplete pooling window are dropped by the pooling, but would be read if it continued.
     return not bool(((read > -pool) & (read < extent)).any())
 
 
 def _composed(first: Window, second: Window) -> tuple[int, Array]:
-    """The groups and weights of both, one behind the other, without dilation."""
+    """The groups and weights of the composition of both, without dilation."""
     first, second = first._undilated(), second
     step = [s * d for s, d in zip(first.stride, second.dilation, strict=True)]
     kernel = [
@@ -247,7 +248,7 @@ def _composed(first: Window, second: Window) -> tuple[int, Array]:
 
 
 def _product(tap: Array, first: Window, groups: int) -> Array:
-    """``(C_out, C_in / groups, K_h, K_w)``: one tap of the second map times all of the first."""
+    """``(C_out, C_in / groups, K_h, K_w)``: one tap of the second map times all taps of the first."""
     if first.is_channelwise:
         kernels = first.weight[:, 0].reshape(groups, 1, -1, *first.weight.shape[2:])
         return np.asarray(tap.reshape(groups, -1, tap.shape[1], 1, 1) * kernels).reshape(
