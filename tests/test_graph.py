@@ -75,14 +75,20 @@ REFUSED = [
     ),
     (Recurrent(), "lstm: LSTM has no spiking .* train a feed-forward network"),
     (chain(nn.ConvTranspose2d(2, 2, 2)), "1: ConvTranspose2d has no spiking .* does not need upsampling; remove it"),
-    (chain(nn.ReLU(), nn.Upsample(scale_factor=2)), "2: Upsample has no spiking equivalent .* needs no upsampling"),
-    (calls(lambda x: functional.interpolate(x, scale_factor=2)), r"interpolate \(after conv\): .* needs no upsampling"),
+    (
+        chain(nn.ReLU(), nn.Upsample(scale_factor=2)),
+        "2: Upsample has no spiking equivalent .* does not need upsampling",
+    ),
+    (
+        calls(lambda x: functional.interpolate(x, scale_factor=2)),
+        r"interpolate \(after conv\): .* does not need upsampling",
+    ),
     (chain(nn.GroupNorm(1, 2)), "1: GroupNorm has no spiking equivalent .* Train with BatchNorm2d, or without"),
     (chain(nn.LayerNorm((2, 4, 4))), "1: LayerNorm has no spiking equivalent .* Train with BatchNorm2d, or without"),
     (chain(nn.BatchNorm2d(2, track_running_stats=False)), "1: BatchNorm2d has no running statistics"),
     (
         chain(nn.ReLU(), nn.AvgPool2d(3, 2, ceil_mode=True)),
-        "2: AvgPool2d divides by 4 at the border and by 9 elsewhere; .* leave out ceil_mode",
+        "2: AvgPool2d divides by 4 at the border and by 9 elsewhere; .* without ceil_mode",
     ),
     (
         chain(nn.ReLU(), nn.AvgPool2d(3, 2, padding=1, count_include_pad=False)),

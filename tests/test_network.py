@@ -115,11 +115,11 @@ def network_of(weight: int = 1, bias: int = 0, threshold: int = 10, initial: int
             {"bias": 131072},
             "fc1: breaks the rule 'biases fit the potential': a bias of magnitude 131072; must be at most 131071",
         ),
-        ({"threshold": 131073}, r"fc1: .*thresholds fit seventeen bits .* 131073\.\.131073; must be in 1\.\.131072"),
-        ({"threshold": 0}, r"fc1: .*thresholds fit seventeen bits .* thresholds 0\.\.0"),
+        ({"threshold": 131073}, r"fc1: .*thresholds fit seventeen bits.* 131073\.\.131073; must be in 1\.\.131072"),
+        ({"threshold": 0}, r"fc1: .*thresholds fit seventeen bits.* thresholds 0\.\.0"),
         (
             {"initial": 10},
-            r"fc1: .*initial potentials lie below threshold .* 2 initial potentials outside 0\.\.threshold - 1",
+            r"fc1: .*initial potentials lie below threshold.* 2 initial potentials outside 0\.\.threshold - 1",
         ),
         ({"initial": -1}, r"fc1: .*initial potentials lie below threshold"),
     ],
@@ -164,7 +164,7 @@ def test_limits_themselves_are_allowed() -> None:
 def test_currents_beyond_24_bits_are_refused() -> None:
     # 127 x 255 x 260 = 8,420,100 is the first multiple of 127 x 255 x 10 above 2^23 - 1.
     wide = QuantizedLayer("fc", Dense(np.full((2, 260), 127, np.int32)), None, np.ones(2), 255)
-    with pytest.raises(RangeError, match=r"fc: .*currents fit twenty four bits .* 8420100; must be at most 8388607"):
+    with pytest.raises(RangeError, match=r"fc: .*currents fit twenty four bits.* 8420100; must be at most 8388607"):
         QuantizedNetwork((1, 1, 260), (wide,), timesteps=1, max_timesteps=1, pixel_bits=8, reset="soft")
 
 
