@@ -226,8 +226,17 @@ def trained_sentence(output: Path, checkpoint: Checkpoint) -> str:
     validation, test = 100 * checkpoint.validation_accuracy, 100 * checkpoint.test_accuracy
     return (
         f"wrote {output}: {checkpoint.architecture}, seed {checkpoint.seed}, validation accuracy {validation:.2f} %, "
-        f"test accuracy {test:.2f} %"
+        f"test accuracy {test:.2f} %{_spiking_part(checkpoint)}"
     )
+
+
+def _spiking_part(checkpoint: Checkpoint) -> str:
+    """What its spiking network reaches, if that was trained."""
+    found, timesteps = checkpoint.recipe.get("spiking_accuracy"), checkpoint.recipe.get("timesteps")
+    if not isinstance(found, dict):
+        return ""
+    validation, test = (100 * float(str(found[name])) for name in ("validation", "test"))
+    return f"; as a spiking network after {timesteps} steps: validation {validation:.2f} %, test {test:.2f} %"
 
 
 def _silence(stream: TextIO) -> None:

@@ -22,6 +22,7 @@ _RECIPE = "best: this package's. paper: that of Ngu & Lee 2022, for mnist, fashi
 _START = "Checkpoint of `train` to continue from, with a few epochs of small steps."
 _QCFS = "Train for few time steps: activations with L levels (quantization-clip-floor-shift) and trained thresholds."
 _WEIGHT_BITS = "With --qcfs: train with weights rounded to 2..8 bits, for export with the same --weight-bits."
+_TIMESTEPS = "Fine-tune the spiking network itself for this many time steps; --from names a CNN trained with --qcfs."
 
 
 def train(
@@ -39,6 +40,7 @@ def train(
     start: Annotated[Path | None, named("--from", TRAINING, _START)] = None,
     qcfs_levels: Annotated[int | None, named("--qcfs", TRAINING, _QCFS, metavar="L")] = None,
     weight_bits: Annotated[int | None, named("--weight-bits", TRAINING, _WEIGHT_BITS)] = None,
+    timesteps: Annotated[int | None, named("-T", TRAINING, _TIMESTEPS, metavar="T")] = None,
 ) -> None:
     """Train a CNN that converts well (ReLU and average pooling) and write it as model.pt."""
     if start is not None:
@@ -56,7 +58,7 @@ def train(
     if unfinished.exists() and not (resume or overwrite):
         hint = "Continue with `resume`, or start anew with `overwrite`."
         raise InputError("is an interrupted training; nothing was changed", where=unfinished, hint=hint)
-    chosen = TrainOptions(architecture, recipe, epochs, seed, qcfs_levels, weight_bits, store)
+    chosen = TrainOptions(architecture, recipe, epochs, seed, qcfs_levels, weight_bits, timesteps, store)
     origin = None if start is None else _started(start)
     splits = load_benchmark(data or (origin.data if origin else "digits"), data_root or default_root())
     with progress_bar(f"training {chosen_architecture(splits.name, chosen, origin)} on {splits.name}") as progress:

@@ -9,14 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from loihi_convert.cnn.few_bits import RoundedWeights
+from loihi_convert.cnn.through_spikes import SpikingNetwork
 from loihi_convert.data import Dataset
 
 _BATCH: Final = 1_000
+_SPIKING_BATCH: Final = 200
 
 
 @torch.no_grad()
 def accuracy(
-    model: nn.Module, tensors: Mapping[str, Tensor], dataset: Dataset, weight_bits: int | None = None
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    dataset: Dataset,
+    weight_bits: int | None = None,
+    *,
+    spiking: SpikingNetwork | None = None,
 ) -> float:
     """Return the share of images in 0..1 that ``model`` classifies correctly, in float32, with ``tensors`` as weights.
 
@@ -30,6 +37,8 @@ def accuracy(
         Images ``(N, C, H, W)`` of 0..255 and labels, N >= 1.
     weight_bits
         Weights are rounded to this many bits first, as in training with ``Recipe.weight_bits``.
+    spiking
+        ``model`` made to spike, whose outputs are then counted.
     """
     model.eval()
     used = dict(tensors)
@@ -37,9 +46,13 @@ def accuracy(
         rounded = RoundedWeights(model, weight_bits)
         used |= rounded.weights(used, rounded.scales(used))
     correct = 0
-    for start in range(0, len(dataset), _BATCH):
-        batch = dataset[start : start + _BATCH]
+    size = _BATCH if spiking is None else _SPIKING_BATCH
+    for start in range(0, len(dataset), size):
+        batch = dataset[start : start + size]
         inputs = torch.from_numpy(batch.images.copy()).to(torch.float32) / 255
-        scores: Tensor = torch.func.functional_call(model, used, (inputs,))
+        if spiking is not None:
+            scores = spiking.spike(inputs, used)
+        else:
+            scores = torch.func.functional_call(model, used, (inputs,))
         correct += int((scores.argmax(1).numpy() == batch.known_labels).sum())
     return correct / len(dataset)

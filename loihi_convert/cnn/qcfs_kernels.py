@@ -1,4 +1,4 @@
-"""The loops of a QCFS activation, forward and backward. Called by `qcfs.py` alone."""
+"""The loops of a QCFS activation, and of the neurons in its place, forward and backward."""
 
 from __future__ import annotations
 
@@ -45,3 +45,36 @@ def _add_slopes(x: Array, threshold: Array, levels: float, slope: Array, x_slope
         step = levels if step > levels else step
         x_slope[channel] = slope[channel] * inside
         sums[channel] += slope[channel] * (step / levels - share * inside)
+
+
+@compiled()
+def integrate_and_fire(currents: Array, threshold: Array, spikes: Array, rate: Array) -> None:
+    """See `through_spikes.SpikingQcfs`; float32 ``(T or 1, rows, C)``, ``(C,)``, ``(T, rows, C)`` and ``(rows, C)``."""
+    timesteps, is_constant = len(spikes), len(currents) == 1
+    potential = np.empty(len(threshold), np.float32)
+    for row in range(len(rate)):
+        for channel in range(len(threshold)):
+            potential[channel] = threshold[channel] * np.float32(0.5)
+            rate[row, channel] = 0
+        for step in range(timesteps):
+            current, spike = currents[0 if is_constant else step, row], spikes[step, row]
+            for channel in range(len(threshold)):
+                reached = potential[channel] + current[channel]
+                spike[channel] = threshold[channel] if reached >= threshold[channel] else np.float32(0)
+                potential[channel] = reached - spike[channel]
+                rate[row, channel] += spike[channel]
+        for channel in range(len(threshold)):
+            rate[row, channel] /= np.float32(timesteps)
+
+
+@compiled()
+def rate_backward(
+    x: Array, threshold: Array, rate: Array, slope: Array, x_slope: Array, threshold_slope: Array
+) -> None:
+    """Gradients of ``rate`` as if it were a clipped ``x``; all ``(rows, C)``, float64 ``threshold_slope`` ``(C,)``."""
+    for row in range(len(x)):
+        for channel in range(len(threshold)):
+            share = x[row, channel] / threshold[channel]
+            inside = np.float32(1) if 0 <= share <= 1 else np.float32(0)
+            x_slope[row, channel] = slope[row, channel] * inside
+            threshold_slope[channel] += slope[row, channel] * (rate[row, channel] / threshold[channel] - share * inside)

@@ -51,6 +51,8 @@ class Recipe:
         Share of the training after which ``"step"`` goes on with a tenth of ``learning_rate``; 1: it does not.
     weight_bits
         Train with weights rounded to this many bits, 2..8, as they will be exported; with QCFS activations only.
+    timesteps
+        Train the spiking network itself for this many steps T (`through_spikes`); with QCFS activations only.
     """
 
     epochs: int
@@ -69,6 +71,7 @@ class Recipe:
     schedule: str = "one-cycle"
     step_at: float = 1.0
     weight_bits: int | None = None
+    timesteps: int | None = None
 
     def __post_init__(self) -> None:
         for name, is_valid, allowed in (
@@ -78,6 +81,7 @@ class Recipe:
             ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0 and finite"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "in 0..1, below 1"),
             ("weight_bits", self.weight_bits is None or 2 <= self.weight_bits <= 8, "in 2..8"),
+            ("timesteps", self.timesteps is None or self.timesteps >= 1, "at least 1"),
             ("averaging", 0 <= self.averaging < 1, "in 0..1, below 1"),
             ("cutout", self.cutout >= 0, "at least 0"),
             ("dropout", 0 <= self.dropout < 1, "in 0..1, below 1"),
@@ -129,6 +133,12 @@ def fine_tuning_recipe(data: str) -> Recipe:
     """Return the recipe for going on with a trained CNN: few epochs, small steps."""
     recipe = default_recipe(data)
     return replace(recipe, epochs=max(1, recipe.epochs // 3), learning_rate=recipe.learning_rate / 4)
+
+
+def spiking_recipe(data: str) -> Recipe:
+    """Return the recipe for fine-tuning through the spiking network: an eighth of the epochs of `default_recipe`."""
+    recipe = default_recipe(data)
+    return replace(recipe, epochs=max(1, recipe.epochs // 8), learning_rate=recipe.learning_rate / 4)
 
 
 def paper_recipe(data: str) -> Recipe:

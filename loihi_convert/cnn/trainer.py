@@ -18,6 +18,7 @@ from loihi_convert.cnn.few_bits import RoundedWeights
 from loihi_convert.cnn.models import build_model, multiply_adds
 from loihi_convert.cnn.qcfs import Qcfs, set_thresholds
 from loihi_convert.cnn.recipe import Recipe
+from loihi_convert.cnn.through_spikes import SpikingNetwork
 from loihi_convert.data import Dataset, DataSplits
 from loihi_convert.errors import UsageError
 from loihi_convert.progress import Progress
@@ -51,6 +52,7 @@ class Training:
         # channels_last takes 30 % less time on the CPU.
         self._model = self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.threads = training_threads(self._model, splits.input_shape, recipe.batch_size)
+        self._spiking = None if recipe.timesteps is None else SpikingNetwork(self._model, recipe.timesteps)
         self._parameters = dict(self._model.named_parameters())
         thresholds = [value for name, value in self._parameters.items() if name.endswith(".threshold")]
         others = [value for name, value in self._parameters.items() if not name.endswith(".threshold")]
@@ -66,6 +68,7 @@ class Training:
         if recipe.dropout:
             drop_channels(self._model, recipe.dropout, self._generator)
         self._splits, self._recipe, self._seed = splits, recipe, seed
+        self._architecture, self._qcfs_levels = architecture, qcfs_levels
         self._steps_per_epoch = math.ceil(len(splits.train) / recipe.batch_size)
         # Parameters and the statistics of batch norm; each shares its memory with the model's own.
         self._tensors: dict[str, Tensor] = self._model.state_dict()
@@ -86,7 +89,8 @@ class Training:
         order = torch.randperm(len(self._splits.train), generator=generator)
         images = torch.from_numpy(self._splits.train.images.copy())
         labels = torch.from_numpy(self._splits.train.known_labels.copy())
-        self._model.train()
+        # Batch norm of the spiking network is what it will be in the exported file: constant.
+        self._model.train(self._spiking is None)
         if self._rounded is not None:
             # Once an epoch: they hardly move.
             self._scales = self._rounded.scales(self._parameters)
@@ -102,12 +106,12 @@ class Training:
     def _step(self, inputs: Tensor, labels: Tensor, step: int) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(self._recipe, step / (self._recipe.epochs * self._steps_per_epoch))
+        rounded = {} if self._rounded is None else self._rounded.weights(self._parameters, self._scales)
+        inputs = inputs.to(memory_format=torch.channels_last)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=multiplies_bfloat16()):
-            scores = torch.func.functional_call(
-                self._model,
-                {} if self._rounded is None else self._rounded.weights(self._parameters, self._scales),
-                (inputs.to(memory_format=torch.channels_last),),
-            )
+            if self._spiking is not None:
+                self._spiking.spike(inputs, rounded)
+            scores = torch.func.functional_call(self._model, rounded, (inputs,))
         loss = functional.cross_entropy(scores.float(), labels, label_smoothing=self._recipe.label_smoothing)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -121,8 +125,20 @@ class Training:
                 self.average[name].copy_(tensor)
 
     def accuracy(self, dataset: Dataset) -> float:
-        """Return the share of images that the averaged weights, rounded or not, classify correctly, in float32."""
-        return accuracy(self._model, self.average, dataset, self._recipe.weight_bits)
+        """Return the share of images that the averaged weights, rounded or not, classify correctly, in float32.
+
+        Of a recipe with ``timesteps``, that of the spiking network.
+        """
+        return accuracy(self._model, self.average, dataset, self._recipe.weight_bits, spiking=self._spiking)
+
+    def cnn_accuracy(self, dataset: Dataset) -> float:
+        """Return the same of the CNN, also where its spiking network is trained."""
+        if self._spiking is None:
+            return self.accuracy(dataset)
+        model = build_model(
+            self._architecture, self._splits.input_shape, len(self._splits.classes), qcfs_levels=self._qcfs_levels
+        )
+        return accuracy(model, self.average, dataset, self._recipe.weight_bits)
 
     def state(self) -> dict[str, object]:
         """Return everything that `restore` needs, as tensors and numbers."""

@@ -23,11 +23,20 @@ import torch
 
 from loihi_convert.choices import Architecture, RecipeName, Store
 from loihi_convert.cnn import checkpoint
+from loihi_convert.cnn.accuracy import accuracy
 from loihi_convert.cnn.checkpoint import Checkpoint, Json
 from loihi_convert.cnn.float16 import in_float16
-from loihi_convert.cnn.models import default_architecture, paper_architecture
+from loihi_convert.cnn.models import build_model, default_architecture, paper_architecture
 from loihi_convert.cnn.qcfs import MAX_LEVELS
-from loihi_convert.cnn.recipe import RECIPES, Recipe, default_recipe, fine_tuning_recipe, paper_recipe
+from loihi_convert.cnn.recipe import (
+    RECIPES,
+    Recipe,
+    default_recipe,
+    fine_tuning_recipe,
+    paper_recipe,
+    spiking_recipe,
+)
+from loihi_convert.cnn.through_spikes import SpikingNetwork
 from loihi_convert.cnn.torch_zip import read_pt, write_pt
 from loihi_convert.cnn.trainer import Training, multiplies_bfloat16
 from loihi_convert.data import DATASETS, DataSplits
@@ -56,6 +65,8 @@ class TrainOptions:
         Levels L of the activation `qcfs.Qcfs`, which replaces ReLU, in 1..256; None: ReLU.
     weight_bits
         With ``qcfs_levels``: train with weights rounded to this many bits, 2..8.
+    timesteps
+        Fine-tune the spiking network itself for this many steps T (`through_spikes`); ``start`` has QCFS activations.
     store
         ``"float16"`` halves the file; the rounded weights are evaluated.
     """
@@ -66,6 +77,7 @@ class TrainOptions:
     seed: int = 0
     qcfs_levels: int | None = None
     weight_bits: int | None = None
+    timesteps: int | None = None
     store: Store = "float32"
 
 
@@ -81,6 +93,8 @@ def train_cnn(
 ) -> Checkpoint:
     """Return a CNN trained on ``splits`` by the recipe for it, which is also written to ``output``; see `train`."""
     chosen = TrainOptions() if options is None else options
+    if chosen.timesteps is not None and start is not None and chosen.qcfs_levels is None:
+        chosen = replace(chosen, qcfs_levels=start.qcfs_levels)
     return train(
         chosen_architecture(splits.name, chosen, start),
         splits,
@@ -110,6 +124,7 @@ def _chosen_recipe(data: str, options: TrainOptions, start: Checkpoint | None) -
         recipe = options.recipe
     elif options.recipe == "best":
         recipe = default_recipe(data) if start is None else fine_tuning_recipe(data)
+        recipe = recipe if options.timesteps is None else spiking_recipe(data)
     elif options.recipe == "paper":
         if start is not None:
             raise UsageError(
@@ -122,6 +137,7 @@ def _chosen_recipe(data: str, options: TrainOptions, start: Checkpoint | None) -
         recipe,
         epochs=recipe.epochs if options.epochs is None else options.epochs,
         weight_bits=recipe.weight_bits if options.weight_bits is None else options.weight_bits,
+        timesteps=recipe.timesteps if options.timesteps is None else options.timesteps,
     )
 
 
@@ -183,7 +199,7 @@ def train(
         "architecture": architecture,
         "data": splits.name,
         "seed": seed,
-        "recipe": asdict(recipe),
+        "recipe": _recorded(recipe),
         "qcfs_levels": qcfs_levels,
         "start": None if start is None else checkpoint.digest("", start.state),
     }
@@ -197,11 +213,11 @@ def train(
             input_shape=splits.input_shape,
             classes=splits.classes,
             seed=seed,
-            validation_accuracy=training.history[-1],
-            test_accuracy=training.accuracy(splits.test),
+            validation_accuracy=training.cnn_accuracy(splits.validation),
+            test_accuracy=training.cnn_accuracy(splits.test),
             qcfs_levels=qcfs_levels,
             recipe={
-                **asdict(recipe),
+                **_recorded(recipe),
                 **({} if start is None else {"start": _origin(start)}),
                 "validation_accuracy_per_epoch": list(training.history),
                 "torch": str(torch.__version__),
@@ -212,6 +228,8 @@ def train(
         )
         if store == "float16":
             trained = in_float16(trained, splits, output)
+        if recipe.timesteps is not None:
+            trained = _with_spiking_accuracy(trained, splits, recipe.timesteps)
     checkpoint.save(trained, output)
     resume_path(output).unlink()
     return trained
@@ -245,6 +263,13 @@ def _require_sense(
             "cannot round weights without thresholds, by which they are multiplied",
             where="weight_bits",
             hint="Set `qcfs_levels`, too.",
+        )
+    if recipe.timesteps is not None and (start is None or start.qcfs_levels is None):
+        raise UsageError(
+            "found no trained CNN with QCFS activations to begin with",
+            where="start",
+            expected="`timesteps` fine-tunes one",
+            hint="Train one with `qcfs_levels` first.",
         )
     if start is not None and (start.architecture, start.input_shape) != (architecture, splits.input_shape):
         raise UsageError(
@@ -290,6 +315,25 @@ def _threads(count: int) -> Iterator[None]:
 def resume_path(output: Path) -> Path:
     """Return the file that holds the state of an unfinished training whose result will be ``output``."""
     return output.with_name(f"{output.name}.resume.pt")
+
+
+def _recorded(recipe: Recipe) -> dict[str, Json]:
+    """``recipe`` as JSON values; without ``timesteps`` where there are none, as older files have it."""
+    return {name: value for name, value in asdict(recipe).items() if name != "timesteps" or value is not None}
+
+
+def _with_spiking_accuracy(trained: Checkpoint, splits: DataSplits, timesteps: int) -> Checkpoint:
+    """Return ``trained`` with the accuracies of its spiking network in its recipe, in floating point."""
+    model = build_model(
+        trained.architecture, trained.input_shape, len(trained.classes), qcfs_levels=trained.qcfs_levels
+    )
+    bits = trained.recipe.get("weight_bits")
+    spiking = SpikingNetwork(model, timesteps)
+    found: dict[str, Json] = {
+        name: accuracy(model, trained.state, images, bits if isinstance(bits, int) else None, spiking=spiking)
+        for name, images in (("validation", splits.validation), ("test", splits.test))
+    }
+    return replace(trained, recipe={**trained.recipe, "spiking_accuracy": found})
 
 
 def _origin(start: Checkpoint) -> dict[str, Json]:

@@ -1,0 +1,109 @@
+"""Fine-tuning through the spiking network: it is the network that `export` makes, and training improves it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from loihi_convert.cnn.checkpoint import Checkpoint, load, load_model
+from loihi_convert.cnn.models import build_model
+from loihi_convert.cnn.qcfs import Qcfs
+from loihi_convert.cnn.recipe import default_recipe, spiking_recipe
+from loihi_convert.cnn.through_spikes import SpikingNetwork
+from loihi_convert.cnn.training import TrainOptions, train, train_cnn
+from loihi_convert.conversion.balancing import balance
+from loihi_convert.conversion.options import BalanceOptions
+from loihi_convert.data import DataSplits, load_data
+from loihi_convert.errors import UsageError
+from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.simulation.simulator import outputs
+
+
+@pytest.mark.parametrize(("architecture", "shape"), [("digits-cnn", (1, 8, 8)), ("resnet20", (3, 8, 8))])
+@pytest.mark.parametrize("timesteps", [1, 3])
+def test_what_is_trained_is_what_is_exported(architecture: str, shape: tuple[int, int, int], timesteps: int) -> None:
+    torch.manual_seed(0)
+    model = build_model(architecture, shape, 10, qcfs_levels=4).eval()
+    for module in model.modules():
+        if isinstance(module, Qcfs):
+            module.threshold.data.uniform_(0.2, 0.6)
+    images = np.random.default_rng(0).integers(0, 256, (6, *shape)).astype(np.uint8)
+    network = balance(to_relu_network(model, shape), images, timesteps, BalanceOptions(method="qcfs"))
+    expected = outputs(network, images, timesteps)[:, -1] / timesteps
+    found = SpikingNetwork(model, timesteps).spike(torch.from_numpy(images) / 255, {})
+    assert np.abs(expected).max() > 0.01
+    # Sums in another order may move a spike that lies on the threshold; none does here.
+    assert np.allclose(found.numpy(), expected, rtol=0, atol=1e-4)
+
+
+def test_means_and_gradients_by_hand() -> None:
+    """Threshold 2, T = 2, start at 1. A current of 0.6: 1.6, 2.2 fires: mean 1. Of 3: both fire: mean 2."""
+    model = torch.nn.Sequential(Qcfs(1, 4))
+    model[0].threshold.data.fill_(2.0)
+    network = SpikingNetwork(model, 2)
+    x = torch.tensor([[-1.0], [0.6], [3.0]])
+    assert network.spike(x, {}).ravel().tolist() == [0, 1, 2]
+    x.requires_grad_()
+    means = model(x)
+    assert means.ravel().tolist() == [0, 1, 2]
+    means.sum().backward()
+    assert x.grad is not None
+    assert x.grad.ravel().tolist() == [0, 1, 0]
+    # rate / threshold, less the share of the current where it is not clipped: 0, 0.5 - 0.3, 1.
+    assert model[0].threshold.grad.tolist() == pytest.approx([1.2])
+
+
+@pytest.fixture(scope="module")
+def digits() -> DataSplits:
+    return load_data("digits", Path())
+
+
+@pytest.fixture(scope="module")
+def start(digits: DataSplits, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    output = tmp_path_factory.mktemp("start") / "q4.pt"
+    recipe = replace(default_recipe("digits"), epochs=8)
+    return train("digits-cnn", digits, recipe, seed=0, output=output, qcfs_levels=4)
+
+
+def test_training_improves_the_spiking_network(digits: DataSplits, start: Checkpoint, tmp_path: Path) -> None:
+    # Thresholds at which few neurons fire within a step.
+    state = {name: 2 * value if name.endswith("threshold") else value for name, value in start.state.items()}
+    start = replace(start, state=state)
+    model = build_model("digits-cnn", (1, 8, 8), 10, qcfs_levels=4)
+    model.load_state_dict(state)
+    network = SpikingNetwork(model, 1)
+    images = torch.from_numpy(digits.validation.images.copy()) / 255
+    before = float((network.spike(images, {}).argmax(1).numpy() == digits.validation.known_labels).mean())
+    tuned = train_cnn(digits, tmp_path / "t1.pt", TrainOptions(timesteps=1, epochs=4), start=start)
+    found = tuned.recipe["spiking_accuracy"]
+    assert isinstance(found, dict)
+    assert float(str(found["validation"])) > before + 0.2
+    assert tuned.recipe["timesteps"] == 1
+    assert tuned.qcfs_levels == 4
+    # What is stored is an ordinary checkpoint: its own accuracy is that of the CNN.
+    assert load(tmp_path / "t1.pt").validation_accuracy == tuned.validation_accuracy
+    load_model(tmp_path / "t1.pt")
+
+
+def test_it_begins_with_learned_thresholds(digits: DataSplits, start: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as refusal:
+        train_cnn(digits, tmp_path / "x.pt", TrainOptions(timesteps=2, qcfs_levels=4))
+    assert refusal.value.where == "start"
+    with pytest.raises(UsageError) as refusal:
+        train_cnn(digits, tmp_path / "x.pt", TrainOptions(timesteps=0), start=start)
+    assert refusal.value.where == "timesteps"
+
+
+def test_max_pooling_is_refused() -> None:
+    with pytest.raises(UsageError) as refusal:
+        SpikingNetwork(build_model("conv3-max", (1, 8, 8), 10, qcfs_levels=4), 2)
+    assert refusal.value.where == "timesteps"
+
+
+def test_the_recipe_is_short() -> None:
+    for data in ("digits", "mnist", "fashion-mnist", "cifar10"):
+        assert spiking_recipe(data).epochs <= default_recipe(data).epochs / 7
