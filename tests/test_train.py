@@ -75,7 +75,7 @@ def test_the_file_holds_what_is_returned(few: DataSplits, tmp_path: Path) -> Non
     assert same_weights(read, trained)
     assert dataclasses.replace(read, state={}).__dict__ == dataclasses.replace(trained, state={}).__dict__
     assert (read.architecture, read.data, read.seed, read.input_shape) == ("digits-cnn", "digits", 3, (1, 8, 8))
-    assert dataclasses.asdict(RECIPE).items() <= read.recipe.items()
+    assert RECIPE.recorded().items() <= read.recipe.items()
     images = torch.from_numpy(few.test.images / np.float32(255))
     assert np.mean(model(images).argmax(1).numpy() == few.test.labels) == read.test_accuracy
     assert list(tmp_path.iterdir()) == [tmp_path / "model.safetensors"]
@@ -473,7 +473,7 @@ def test_options_choose_architecture_and_recipe(few: DataSplits, plain: Checkpoi
     assert same_weights(trained, run(few, output, seed=3))
     tuned = train_cnn(few, output, TrainOptions(epochs=1, qcfs_levels=2, weight_bits=4, store="float16"), start=trained)
     expected_recipe = dataclasses.replace(fine_tuning_recipe("digits"), epochs=1, weight_bits=4)
-    assert dataclasses.asdict(expected_recipe).items() <= tuned.recipe.items()
+    assert expected_recipe.recorded().items() <= tuned.recipe.items()
     assert (tuned.qcfs_levels, tuned.stored_as) == (2, "float16")
     with pytest.raises(UsageError) as caught:
         train_cnn(few, output, TrainOptions(recipe="paper"), start=trained)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Final, get_args
 
 from loihi_convert.choices import RecipeName
@@ -90,6 +90,10 @@ class Recipe:
         ):
             if not is_valid:
                 raise UsageError(f"found {getattr(self, name)}", where=name, expected=f"must be {allowed}")
+
+    def recorded(self) -> dict[str, bool | int | float | str | None]:
+        """Return what a checkpoint says of it: all fields, but ``timesteps`` only where there are some."""
+        return {name: value for name, value in asdict(self).items() if name != "timesteps" or value is not None}
 
     @property
     def is_affine(self) -> bool:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -199,7 +199,7 @@ def train(
         "architecture": architecture,
         "data": splits.name,
         "seed": seed,
-        "recipe": _recorded(recipe),
+        "recipe": {**recipe.recorded()},
         "qcfs_levels": qcfs_levels,
         "start": None if start is None else checkpoint.digest("", start.state),
     }
@@ -217,7 +217,7 @@ def train(
             test_accuracy=training.cnn_accuracy(splits.test),
             qcfs_levels=qcfs_levels,
             recipe={
-                **_recorded(recipe),
+                **recipe.recorded(),
                 **({} if start is None else {"start": _origin(start)}),
                 "validation_accuracy_per_epoch": list(training.history),
                 "torch": str(torch.__version__),
@@ -315,11 +315,6 @@ def _threads(count: int) -> Iterator[None]:
 def resume_path(output: Path) -> Path:
     """Return the file that holds the state of an unfinished training whose result will be ``output``."""
     return output.with_name(f"{output.name}.resume.pt")
-
-
-def _recorded(recipe: Recipe) -> dict[str, Json]:
-    """``recipe`` as JSON values; without ``timesteps`` where there are none, as older files have it."""
-    return {name: value for name, value in asdict(recipe).items() if name != "timesteps" or value is not None}
 
 
 def _with_spiking_accuracy(trained: Checkpoint, splits: DataSplits, timesteps: int) -> Checkpoint:
