@@ -34,27 +34,30 @@ def test_what_is_trained_is_what_is_exported(architecture: str, shape: tuple[int
     images = np.random.default_rng(0).integers(0, 256, (6, *shape)).astype(np.uint8)
     network = balance(to_relu_network(model, shape), images, timesteps, BalanceOptions(method="qcfs"))
     expected = outputs(network, images, timesteps)[:, -1] / timesteps
-    found = SpikingNetwork(model, timesteps).spike(torch.from_numpy(images) / 255, {})
+    found = SpikingNetwork(model, timesteps)(torch.from_numpy(images) / 255, {}).detach()
     assert np.abs(expected).max() > 0.01
     # Sums in another order may move a spike that lies on the threshold; none does here.
     assert np.allclose(found.numpy(), expected, rtol=0, atol=1e-4)
 
 
-def test_means_and_gradients_by_hand() -> None:
-    """Threshold 2, T = 2, start at 1. A current of 0.6: 1.6, 2.2 fires: mean 1. Of 3: both fire: mean 2."""
+def test_spikes_and_gradients_by_hand() -> None:
+    """Threshold 2, T = 2, start at 1; a spike passes its gradient on where the potential is within 1 of 2.
+
+    Current -1.5: potentials -0.5, -2: no spike, nothing passes. Current 0.6: 1.6, 2.2: a spike in step 2. Step 2 is
+    near: its current gets 1/2, the half of the mean; so does that of step 1, which is near itself. Current 3: 4, 5:
+    spikes in both steps, none near.
+    """
     model = torch.nn.Sequential(Qcfs(1, 4))
     model[0].threshold.data.fill_(2.0)
-    network = SpikingNetwork(model, 2)
-    x = torch.tensor([[-1.0], [0.6], [3.0]])
-    assert network.spike(x, {}).ravel().tolist() == [0, 1, 2]
-    x.requires_grad_()
-    means = model(x)
+    x = torch.tensor([[-1.5], [0.6], [3.0]], requires_grad=True)
+    means = SpikingNetwork(model, 2)(x, {})
     assert means.ravel().tolist() == [0, 1, 2]
     means.sum().backward()
     assert x.grad is not None
     assert x.grad.ravel().tolist() == [0, 1, 0]
-    # rate / threshold, less the share of the current where it is not clipped: 0, 0.5 - 0.3, 1.
-    assert model[0].threshold.grad.tolist() == pytest.approx([1.2])
+    # Image 2: step 2 fires, near: 0; step 1 does not fire, near: -(1/2 - 1/2); half of what reaches the start, 1/4.
+    # Image 3: both fire: 1/2 each.
+    assert model[0].threshold.grad.tolist() == pytest.approx([0.25 + 1.0])
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +80,7 @@ def test_training_improves_the_spiking_network(digits: DataSplits, start: Checkp
     model.load_state_dict(state)
     network = SpikingNetwork(model, 1)
     images = torch.from_numpy(digits.validation.images.copy()) / 255
-    before = float((network.spike(images, {}).argmax(1).numpy() == digits.validation.known_labels).mean())
+    before = float((network(images, {}).argmax(1).numpy() == digits.validation.known_labels).mean())
     tuned = train_cnn(digits, tmp_path / "t1.pt", TrainOptions(timesteps=1, epochs=4), start=start)
     found = tuned.recipe["spiking_accuracy"]
     assert isinstance(found, dict)

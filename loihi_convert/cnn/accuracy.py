@@ -7,6 +7,7 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from loihi_convert.cnn.few_bits import RoundedWeights
 from loihi_convert.cnn.through_spikes import SpikingNetwork
@@ -50,9 +51,6 @@ def accuracy(
     for start in range(0, len(dataset), size):
         batch = dataset[start : start + size]
         inputs = torch.from_numpy(batch.images.copy()).to(torch.float32) / 255
-        if spiking is not None:
-            scores = spiking.spike(inputs, used)
-        else:
-            scores = torch.func.functional_call(model, used, (inputs,))
+        scores: Tensor = functional_call(model, used, (inputs,)) if spiking is None else spiking(inputs, used)
         correct += int((scores.argmax(1).numpy() == batch.known_labels).sum())
     return correct / len(dataset)

@@ -70,7 +70,7 @@ class _OnCpu(torch.autograd.Function):
         context.save_for_backward(rows, threshold)
         context.levels = levels
         y = torch.empty_like(rows)
-        quantize_clip_floor_shift(flat(rows), threshold.detach().numpy(), np.float32(levels), flat(y))
+        quantize_clip_floor_shift(_flat(rows), threshold.detach().numpy(), np.float32(levels), _flat(y))
         return y.movedim(-1, 1)
 
     @staticmethod
@@ -79,17 +79,17 @@ class _OnCpu(torch.autograd.Function):
         slope = slopes[0].movedim(1, -1).contiguous()
         x_slope, threshold_slope = torch.empty_like(rows), torch.zeros(len(threshold), dtype=torch.float64)
         quantize_clip_floor_shift_backward(
-            flat(rows),
+            _flat(rows),
             threshold.detach().numpy(),
             np.float32(context.levels),
-            flat(slope),
-            flat(x_slope),
+            _flat(slope),
+            _flat(x_slope),
             threshold_slope.numpy(),
         )
         return x_slope.movedim(-1, 1), threshold_slope.float(), None
 
 
-def flat(maps: Tensor) -> Array:
+def _flat(maps: Tensor) -> Array:
     """Contiguous ``(..., C)`` as an array ``(rows, C)``."""
     return np.asarray(maps.reshape(-1, maps.shape[-1]).numpy())
 

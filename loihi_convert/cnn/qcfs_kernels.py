@@ -48,33 +48,51 @@ def _add_slopes(x: Array, threshold: Array, levels: float, slope: Array, x_slope
 
 
 @compiled()
-def integrate_and_fire(currents: Array, threshold: Array, spikes: Array, rate: Array) -> None:
-    """See `through_spikes.SpikingQcfs`; float32 ``(T or 1, rows, C)``, ``(C,)``, ``(T, rows, C)`` and ``(rows, C)``."""
-    timesteps, is_constant = len(spikes), len(currents) == 1
-    potential = np.empty(len(threshold), np.float32)
-    for row in range(len(rate)):
-        for channel in range(len(threshold)):
-            potential[channel] = threshold[channel] * np.float32(0.5)
-            rate[row, channel] = 0
-        for step in range(timesteps):
-            current, spike = currents[0 if is_constant else step, row], spikes[step, row]
+def integrate_and_fire(currents: Array, threshold: Array, potentials: Array, spikes: Array) -> None:
+    """See `through_spikes`; float32 ``(T or 1, rows, C)``, ``(C,)`` and twice ``(T, rows, C)``.
+
+    ``potentials`` are those before the reset.
+    """
+    is_constant = len(currents) == 1
+    for row in range(spikes.shape[1]):
+        for step in range(len(spikes)):
+            current, reached, spike = (
+                currents[0 if is_constant else step, row],
+                potentials[step, row],
+                spikes[step, row],
+            )
+            before, left = potentials[max(0, step - 1), row], spikes[max(0, step - 1), row]
             for channel in range(len(threshold)):
-                reached = potential[channel] + current[channel]
-                spike[channel] = threshold[channel] if reached >= threshold[channel] else np.float32(0)
-                potential[channel] = reached - spike[channel]
-                rate[row, channel] += spike[channel]
-        for channel in range(len(threshold)):
-            rate[row, channel] /= np.float32(timesteps)
+                start = before[channel] - left[channel] if step else threshold[channel] * np.float32(0.5)
+                reached[channel] = start + current[channel]
+                spike[channel] = threshold[channel] if reached[channel] >= threshold[channel] else np.float32(0)
 
 
 @compiled()
-def rate_backward(
-    x: Array, threshold: Array, rate: Array, slope: Array, x_slope: Array, threshold_slope: Array
+def integrate_and_fire_backward(
+    threshold: Array, potentials: Array, slopes: Array, current_slopes: Array, threshold_slope: Array
 ) -> None:
-    """Gradients of ``rate`` as if it were a clipped ``x``; all ``(rows, C)``, float64 ``threshold_slope`` ``(C,)``."""
-    for row in range(len(x)):
+    """Gradients of `integrate_and_fire`; ``current_slopes`` ``(T or 1, rows, C)`` begin with 0, as the float64 last.
+
+    The derivative of a spike by its potential is 1 within half a threshold of the threshold, and 0 elsewhere. What a
+    step does not pass on stays in the potential, and reaches later steps.
+    """
+    is_constant = len(current_slopes) == 1
+    half = np.float32(0.5)
+    carried = np.empty(len(threshold), np.float32)
+    for row in range(potentials.shape[1]):
+        carried[:] = 0
+        for step in range(len(potentials) - 1, -1, -1):
+            reached, slope = potentials[step, row], slopes[step, row]
+            found = current_slopes[0 if is_constant else step, row]
+            for channel in range(len(threshold)):
+                distance = reached[channel] - threshold[channel]
+                fires = np.float32(1) if distance >= 0 else np.float32(0)
+                near = np.float32(1) if abs(distance) < half * threshold[channel] else np.float32(0)
+                # A spike also lowers the potential that is left.
+                spike_slope = slope[channel] - carried[channel]
+                threshold_slope[channel] += spike_slope * (fires - near)
+                carried[channel] += spike_slope * near
+                found[channel] += carried[channel]
         for channel in range(len(threshold)):
-            share = x[row, channel] / threshold[channel]
-            inside = np.float32(1) if 0 <= share <= 1 else np.float32(0)
-            x_slope[row, channel] = slope[row, channel] * inside
-            threshold_slope[channel] += slope[row, channel] * (rate[row, channel] / threshold[channel] - share * inside)
+            threshold_slope[channel] += half * carried[channel]

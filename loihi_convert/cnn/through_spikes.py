@@ -1,22 +1,22 @@
 """Fine-tuning through the spiking network itself: what is trained is the accuracy after T steps.
 
 A network with QCFS activations computes what its spiking network would if spikes arrived evenly; deep networks lose
-most at few steps to spikes that do not. Each training step therefore runs twice. First the spiking network takes T
-steps, without gradients: every activation integrates its current from threshold / 2, fires at the threshold and
-subtracts it, and notes the mean of its spikes. Then the network runs once with these means in place of its activations.
-Layers between activations are linear, so that the means of currents are then exact; gradients pass as if an activation
-clipped its mean current at 0 and at the threshold (rate-based backpropagation, Yu et al., NeurIPS 2024).
+most at few steps to spikes that do not. Here every activation integrates its currents from threshold / 2, fires at the
+threshold and subtracts it, as the exported neurons do, and gradients pass back through all steps (backpropagation
+through time with a surrogate gradient, Neftci et al., IEEE Signal Processing Magazine 2019). All steps of a layer are
+computed at once: they are folded into the batch axis.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from loihi_convert.cnn.qcfs import Qcfs, flat
-from loihi_convert.cnn.qcfs_kernels import integrate_and_fire, rate_backward
+from loihi_convert.cnn.qcfs import Qcfs
+from loihi_convert.cnn.qcfs_kernels import integrate_and_fire, integrate_and_fire_backward
 from loihi_convert.errors import UsageError
 
 
@@ -37,7 +37,7 @@ class SpikingNetwork:
     """
 
     def __init__(self, model: nn.Module, timesteps: int) -> None:
-        self.timesteps, self.images, self.is_spiking = timesteps, 0, False
+        self.timesteps, self.images = timesteps, 0
         self._model = model
         for name, module in list(model.named_modules()):
             if isinstance(module, nn.MaxPool2d):
@@ -51,18 +51,14 @@ class SpikingNetwork:
                 parent, _, last = name.rpartition(".")
                 setattr(model.get_submodule(parent), last, SpikingQcfs(module, self))
 
-    @torch.no_grad()
-    def spike(self, inputs: Tensor, tensors: dict[str, Tensor]) -> Tensor:
-        """Run T steps on ``inputs`` ``(N, C, H, W)``; return the mean of the outputs, ``(N, classes)``.
+    def __call__(self, inputs: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Run T steps on ``inputs`` ``(N, C, H, W)``; return the mean of the outputs, float32 ``(N, classes)``.
 
-        ``tensors`` replace parameters of the same name. Activations keep their means for the next forward pass.
+        ``tensors`` replace parameters of the same name.
         """
-        self.images, self.is_spiking = len(inputs), True
-        try:
-            currents: Tensor = torch.func.functional_call(self._model, tensors, (inputs,))
-        finally:
-            self.is_spiking = False
-        return currents.reshape(-1, len(inputs), *currents.shape[1:]).float().mean(0)
+        self.images = len(inputs)
+        outputs: Tensor = torch.func.functional_call(self._model, dict(tensors), (inputs,))
+        return outputs.reshape(-1, len(inputs), *outputs.shape[1:]).float().mean(0)
 
 
 class SpikingQcfs(Qcfs):
@@ -73,54 +69,54 @@ class SpikingQcfs(Qcfs):
     activation
         What is replaced.
     network
-        Says how many steps and images a batch holds, and whether it spikes.
+        Says how many steps and images a batch holds.
     """
 
     def __init__(self, activation: Qcfs, network: SpikingNetwork) -> None:
         super().__init__(len(activation.threshold), activation.levels)
         self.threshold = activation.threshold
         self._network = network
-        self._rate = torch.empty(0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Spiking: currents ``(T N, ...)``, or ``(N, ...)`` if constant, to spikes. Else: mean currents to means."""
+        """Return the spikes ``(T N, C, ...)`` for currents of the same shape, or ``(N, C, ...)`` if constant."""
+        images, timesteps = self._network.images, self._network.timesteps
         with torch.autocast(x.device.type, enabled=False):
-            if not self._network.is_spiking:
-                found: Tensor = _Rate.apply(x.float(), self.thresholds, self._rate)  # type: ignore[no-untyped-call]
-                return found
-            currents = x.float().movedim(1, -1).contiguous()
-            channels, (images, timesteps) = currents.shape[-1], (self._network.images, self._network.timesteps)
             # The first layer sees the same pixels at every step.
-            steps = 1 if len(currents) == images else timesteps
-            shape = (images, *currents.shape[1:])
-            spikes, self._rate = torch.empty((timesteps, *shape)), torch.empty(shape)
-            integrate_and_fire(
-                currents.reshape(steps, -1, channels).numpy(),
-                self.thresholds.detach().numpy(),
-                spikes.reshape(timesteps, -1, channels).numpy(),
-                flat(self._rate),
-            )
+            steps = 1 if len(x) == images else timesteps
+            currents = x.float().movedim(1, -1).reshape(steps, images, *x.shape[2:], x.shape[1])
+            spikes: Tensor = _Spikes.apply(currents, self.thresholds, timesteps)  # type: ignore[no-untyped-call]
             return spikes.flatten(0, 1).movedim(-1, 1)
 
 
-class _Rate(torch.autograd.Function):
-    """The noted means; differentiated as mean currents that are clipped, at a threshold that is learned with them."""
+class _Spikes(torch.autograd.Function):
+    """Currents ``(T or 1, N, ..., C)`` to spikes ``(T, N, ..., C)``."""
 
     @staticmethod
-    def forward(context: Any, x: Tensor, threshold: Tensor, rate: Tensor) -> Tensor:
-        context.save_for_backward(x.detach().movedim(1, -1).contiguous(), threshold, rate)
-        return rate.movedim(-1, 1)
+    def forward(context: Any, currents: Tensor, threshold: Tensor, timesteps: int) -> Tensor:
+        currents = currents.detach().contiguous()
+        spikes = torch.empty(timesteps, *currents.shape[1:])
+        potentials = torch.empty_like(spikes)
+        integrate_and_fire(
+            _rows(currents).numpy(), threshold.detach().numpy(), _rows(potentials).numpy(), _rows(spikes).numpy()
+        )
+        context.save_for_backward(potentials, threshold)
+        context.shape = currents.shape
+        return spikes
 
     @staticmethod
     def backward(context: Any, *slopes: Tensor) -> tuple[Tensor, Tensor, None]:
-        rows, threshold, rate = context.saved_tensors
-        x_slope, threshold_slope = torch.empty_like(rows), torch.zeros(len(threshold), dtype=torch.float64)
-        rate_backward(
-            flat(rows),
+        potentials, threshold = context.saved_tensors
+        current_slopes, threshold_slope = torch.zeros(context.shape), torch.zeros(len(threshold), dtype=torch.float64)
+        integrate_and_fire_backward(
             threshold.detach().numpy(),
-            flat(rate),
-            flat(slopes[0].movedim(1, -1).contiguous()),
-            flat(x_slope),
+            _rows(potentials).numpy(),
+            _rows(slopes[0].contiguous()).numpy(),
+            _rows(current_slopes).numpy(),
             threshold_slope.numpy(),
         )
-        return x_slope.movedim(-1, 1), threshold_slope.float(), None
+        return current_slopes, threshold_slope.float(), None
+
+
+def _rows(maps: Tensor) -> Tensor:
+    """Contiguous ``(T, N, ..., C)`` as ``(T, rows, C)``, without a copy."""
+    return maps.view(len(maps), -1, maps.shape[-1])

@@ -110,8 +110,9 @@ class Training:
         inputs = inputs.to(memory_format=torch.channels_last)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=multiplies_bfloat16()):
             if self._spiking is not None:
-                self._spiking.spike(inputs, rounded)
-            scores = torch.func.functional_call(self._model, rounded, (inputs,))
+                scores = self._spiking(inputs, rounded)
+            else:
+                scores = torch.func.functional_call(self._model, rounded, (inputs,))
         loss = functional.cross_entropy(scores.float(), labels, label_smoothing=self._recipe.label_smoothing)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
