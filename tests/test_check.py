@@ -699,11 +699,32 @@ def test_exit_codes_and_json(tmp_path: Path) -> None:
     assert found["findings"][0]["rule"] == "one threshold per population"
     assert [layer["name"] for layer in found["layers"]] == ["conv", "fc"]
     assert found["neurocores"]["available"] == 128
-    # All that is said on the terminal stands on one line a finding.
     _, out, _ = invoke(path, "--images", 0, "--target", "loihi2")
+    assert out.startswith("model.net: cannot be used on Loihi 2: 1 error, 1 warning, 0 notes\n")
+    assert [line[:10].strip() for line in out.splitlines() if line[:1].strip()][1:] == [
+        "error",
+        "warning",
+        "neurocores",
+    ]
+    # With all sources, a finding is one line.
+    _, out, _ = invoke(path, "--images", 0, "--target", "loihi2", "--details")
     assert sum(line.startswith(("error: ", "warning: ", "note: ")) for line in out.splitlines()) == 2
     # Parameters are shown as the flags of `export`.
     assert "Export with --target loihi2" in out
+
+
+def test_findings_that_share_a_remedy_name_it_once(tmp_path: Path) -> None:
+    path = tmp_path / "model.net"
+    netx.write(good(reset="soft", threshold=(64, 65)), path)
+    code, out, _ = invoke(path, "--images", 0, "--target", "loihi2")
+    assert code == 3
+    assert out.splitlines()[1] == "It was exported for Lava. Fix: loihi-convert export MODEL --target loihi2"
+    assert out.count("--target loihi2") == 1
+    assert "lava/proc/lif/models.py" not in out
+    _, out, _ = invoke(path, "--images", 0, "--target", "loihi2", "--details")
+    assert "lava/proc/lif/models.py" in out
+    _, out, _ = invoke(path, "--images", 0)
+    assert "exported for Lava" not in out
 
 
 @pytest.mark.parametrize(

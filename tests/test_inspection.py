@@ -21,8 +21,8 @@ from loihi_convert import external, netx
 from loihi_convert.__main__ import main
 from loihi_convert.errors import NetxError
 from loihi_convert.inspection.contents import BINS, describe
-from loihi_convert.inspection.differences import differences
-from loihi_convert.inspection.tables import structure_table
+from loihi_convert.inspection.differences import differences, kinds
+from loihi_convert.inspection.tables import difference_summary, structure_table
 
 
 def test_a_native_file(tmp_path: Path) -> None:
@@ -167,11 +167,11 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert json.loads(captured.out)["neuron_count"] == 40 + 54 + 7 + 3
     assert captured.err == ""
     assert run(monkeypatch, "inspect", other, other) == 0
-    assert "the same network, number by number" in capsys.readouterr().err
+    assert "the same network, number by number" in capsys.readouterr().out
     assert run(monkeypatch, "inspect", native, other) == 5
-    captured = capsys.readouterr()
-    assert "layer/0/shape" in captured.out
-    assert "of their datasets differ" in captured.err
+    assert capsys.readouterr().out.startswith("native.net and other.net differ: ")
+    assert run(monkeypatch, "inspect", native, other, "--details") == 5
+    assert "layer/0/shape" in capsys.readouterr().out
     assert run(monkeypatch, "inspect", native, other, "--json") == 5
     assert json.loads(capsys.readouterr().out)["equal"] is False
     assert run(monkeypatch, "inspect", tmp_path / "absent.net") == 3
@@ -291,3 +291,19 @@ def test_run_takes_an_external_file(
     netx.write(small_network(), tmp_path / "native.net")
     assert run(monkeypatch, "run", tmp_path / "native.net", "--data", "digits", "--mean", "0.5", "--std", "0.5") == 2
     assert "native.net holds its own normalization" in capsys.readouterr().err
+
+
+def test_differences_by_kind(tmp_path: Path) -> None:
+    network = small_network()
+    first, *others = network.layers
+    assert first.neuron is not None
+    changed = replace(first, neuron=replace(first.neuron, threshold=first.neuron.threshold + 1))
+    netx.write(network, tmp_path / "a.net")
+    netx.write(replace(network, layers=(changed, *others)), tmp_path / "b.net")
+    found = differences(tmp_path / "a.net", tmp_path / "b.net")
+    (thresholds, *_) = kinds(found)
+    count = len(first.neuron.threshold)
+    assert thresholds == ("thresholds", ("1",), count, count, 1.0, (0, 0))
+    assert difference_summary((thresholds,), ("a.net", "b.net"), len(found)).startswith(
+        f"a.net and b.net differ: thresholds in {count} of {count} channels"
+    )

@@ -86,7 +86,7 @@ def test_a_regression_from_state_dict_to_report(invoke: Invoke, folder: Path, tm
         *("--data", "train.npz", *arch),
     )
     assert code == 0, err
-    assert "of the variance of the outputs of the CNN on" in out
+    assert "wrote 2 files; share of the variance of the CNN's outputs explained on " in out
     files = [tmp_path / f"position-T{steps}.net" for steps in (4, 16)]
     known = ("--data", "test.npz", "--model", "position.pt", *arch)
     code, out, err = invoke("run", files[1], *known, "-o", tmp_path / "one")

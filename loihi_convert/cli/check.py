@@ -9,7 +9,8 @@ import typer
 
 from loihi_convert.choices import Device, Target
 from loihi_convert.cli import options
-from loihi_convert.cli.console import checked_json, log, say_checked, say_json
+from loihi_convert.cli.check_output import checked_json, say_checked
+from loihi_convert.cli.console import log, say_json
 from loihi_convert.cli.flags import flags_of
 from loihi_convert.cli.images import first_images, validation_images
 from loihi_convert.cli.options import BASICS, DATA, OWN_CNN
@@ -41,6 +42,7 @@ def check(
     image_count: Annotated[int | None, options.images(_IMAGES)] = None,
     chips: Annotated[int, options.number("--chips", BASICS, "Loihi 2 chips of the board: 8 for Kapoho Point.")] = 1,
     device: Annotated[Device, options.device()] = "auto",
+    details: Annotated[bool, options.details("Print resources of each layer and all sources, too.")] = False,
     as_json: Annotated[bool, options.as_json()] = False,
     arch: Annotated[str | None, options.arch(OWN_CNN)] = None,
     mean: Annotated[str | None, options.mean(OWN_CNN, "pixel/255 as it is")] = None,
@@ -54,6 +56,7 @@ def check(
         raise InputError("is a folder", where=file, hint="Name a .net file, or the file of a CNN.")
     shape, normalization = options.parse_shape(input_shape), options.parse_normalization(mean, std)
     from loihi_convert import pipeline
+    from loihi_convert.pipeline.checking import NativeFile
     from loihi_convert.progress import progress_bar
     from loihi_convert.simulation.gpu import chosen_device
 
@@ -70,7 +73,8 @@ def check(
     if as_json:
         say_json(checked_json(checked))
     else:
-        say_checked(checked)
+        model = candidate.recorded.file if isinstance(candidate, NativeFile) else None
+        say_checked(checked, model, details=details)
     if not checked.is_usable:
         raise typer.Exit(UNUSABLE)
 

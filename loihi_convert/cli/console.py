@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from loihi_convert.cnn.checkpoint import Checkpoint
-    from loihi_convert.pipeline import CheckReport, DiagnosisReport, ExportResult
     from loihi_convert.report.table import Table
 
 
@@ -58,6 +57,20 @@ def _encodable(text: str) -> str:
     except UnicodeEncodeError:
         return text.translate(_PLAIN).encode(encoding, "replace").decode(encoding)
     return text
+
+
+def say(text: str) -> None:
+    """Print sentences on stdout, on a terminal wrapped at spaces."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        echo(text)
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = _console(Console)
+    with console.capture() as capture:
+        console.print(Text(text))
+    echo("\n".join(line.rstrip() for line in capture.get().removesuffix("\n").split("\n")))
 
 
 def log(message: str) -> None:
@@ -119,106 +132,11 @@ def say_tables(tables: Sequence[Table]) -> None:
     echo(capture.get().removesuffix("\n"))
 
 
-def say_exported(exported: Sequence[ExportResult]) -> None:
-    """Print what was rounded, clipped and written, file by file."""
-    from loihi_convert.report.conversion_tables import quantization_table
-
-    for item in exported:
-        say_tables([quantization_table(item.report)])
-        for remark in item.notes:
-            echo(f"note: {_with_flags(remark, 'export')}")
-        verified = f"verified on {item.verified_images} images, every layer" if item.verified_images else "not verified"
-        echo(f"wrote {item.path} ({item.path.stat().st_size:,} bytes; {verified})")
-
-
-def exported_json(item: ExportResult) -> dict[str, Any]:
-    """Return what `say_exported` says of one file, and its digest and provenance, as JSON."""
-    from dataclasses import asdict
-
-    from loihi_convert.files import sha256
-
-    return {
-        "file": str(item.path),
-        "sha256": sha256(item.path),
-        "target": item.network.target,
-        "account": asdict(item.report),
-        "notes": item.notes,
-        "verified_images": item.verified_images,
-        "agreement": asdict(item.agreement),
-        "provenance": dict(item.network.provenance),
-    }
-
-
-def say_diagnosed(diagnosed: DiagnosisReport) -> None:
-    """Print where the accuracy went, what to try, and what else to know."""
-    from loihi_convert.metrics.advice import verdict
-    from loihi_convert.report.diagnosis_tables import cause_table, divergence_table
-
-    say_tables([cause_table(diagnosed.diagnosis), divergence_table(diagnosed.diagnosis)])
-    echo(verdict(diagnosed.diagnosis))
-    for sentence in diagnosed.advice:
-        echo(f"- {sentence}")
-
-
-def diagnosed_json(diagnosed: DiagnosisReport) -> dict[str, Any]:
-    """Return the same as JSON."""
-    from loihi_convert.metrics.advice import verdict
-
-    return {
-        **diagnosed.diagnosis.model_dump(),
-        "file": str(diagnosed.path),
-        "verdict": verdict(diagnosed.diagnosis),
-        "advice": diagnosed.advice,
-        "notes": diagnosed.notes,
-        "equal_on_lava": diagnosed.equal_on_lava,
-    }
-
-
-def _with_flags(text: str, *verbs: str) -> str:
-    """``text`` with its parameters as the flags of ``verbs``."""
+def flagged(text: str, *verbs: str) -> str:
+    """Return ``text`` with its parameters as the flags of ``verbs``."""
     from loihi_convert.cli import flags
 
     return with_flags(text, {name: flag for verb in verbs for name, flag in flags([verb]).items()})
-
-
-def say_checked(checked: CheckReport) -> None:
-    """Print what each layer takes, then one line for each finding, the worst first, and a verdict."""
-    from loihi_convert.pipeline.checking import CAN_SPIKE
-    from loihi_convert.report.conversion_tables import obstacle_table, resource_table
-
-    if checked.chips is not None:
-        say_tables([resource_table(checked.chips)])
-    if obstacles := [finding for finding in checked.findings if finding.rule == CAN_SPIKE]:
-        say_tables([obstacle_table(obstacles, checked.path.name)])
-    for finding in checked.findings:
-        if finding in obstacles:
-            continue
-        echo(_with_flags(finding.line, "export", "check"))
-    echo(checked.verdict)
-
-
-def checked_json(checked: CheckReport) -> dict[str, Any]:
-    """Return the same as JSON."""
-    chips = checked.chips
-    return {
-        "file": str(checked.path),
-        "target": checked.target,
-        "timesteps": checked.timesteps,
-        "image_count": checked.image_count,
-        "is_usable": checked.is_usable,
-        "findings": [finding.model_dump() for finding in checked.findings],
-        "layers": [] if chips is None else [layer.model_dump() for layer in chips.layers],
-        "neurocores": None
-        if chips is None
-        else {
-            "shared": chips.shared_cores,
-            "expanded": chips.expanded_cores,
-            "relay_shared": chips.relay_shared_cores,
-            "relay_expanded": chips.relay_expanded_cores,
-            "available": chips.cores,
-            "boundary": chips.boundary,
-        },
-    }
 
 
 def trained_sentence(output: Path, checkpoint: Checkpoint) -> str:

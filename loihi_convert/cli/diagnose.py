@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from loihi_convert.choices import Device, Layout
 from loihi_convert.cli import options
-from loihi_convert.cli.console import diagnosed_json, log, say_diagnosed, say_json
+from loihi_convert.cli.console import echo, log, say, say_json, say_tables
 from loihi_convert.cli.images import DataRequest, first_images, validation_images
 from loihi_convert.cli.options import DATA_AND_CNN, LAVA
 from loihi_convert.cli.wrong_files import is_cnn, is_netx, require_cnn, require_netx
@@ -17,6 +17,7 @@ from loihi_convert.errors import UsageError
 
 if TYPE_CHECKING:
     from loihi_convert.ir.provenance import ModelRecord
+    from loihi_convert.pipeline import DiagnosisReport
 
 DIAGNOSED_IMAGES = 1_000
 """Images a diagnosis takes unless told otherwise: seconds, and a few tenths of a point of accuracy."""
@@ -33,6 +34,7 @@ def diagnose(
     timesteps: Annotated[int | None, options.timesteps()] = None,
     image_count: Annotated[int | None, options.images(_IMAGES)] = None,
     device: Annotated[Device, options.device()] = "auto",
+    details: Annotated[bool, options.details("Print how far each layer is from the CNN, too.")] = False,
     as_json: Annotated[bool, options.as_json()] = False,
     data: Annotated[str | None, options.data(DATA_AND_CNN)] = None,
     data_root: Annotated[Path | None, options.data_root(DATA_AND_CNN)] = None,
@@ -79,9 +81,9 @@ def diagnose(
     if done.equal_on_lava:
         log(f"Lava: every layer of the first {sim} images equal to ref at every step, error 0")
     if as_json:
-        say_json(diagnosed_json(done))
+        say_json(_json(done))
     else:
-        say_diagnosed(done)
+        _say(done, details=details)
 
 
 def _remark(kind: str, recorded: ModelRecord) -> str:
@@ -91,3 +93,31 @@ def _remark(kind: str, recorded: ModelRecord) -> str:
     if recorded.arch is not None:
         return "; your CNN may have been trained on them, and accuracies are then too high"
     return "; test images are left for the final figure"
+
+
+def _say(diagnosed: DiagnosisReport, *, details: bool) -> None:
+    """Print where the accuracy went, and last the verdict and what to try."""
+    from loihi_convert.metrics.advice import verdict
+    from loihi_convert.report.diagnosis_tables import cause_table, divergence_table
+
+    say_tables([cause_table(diagnosed.diagnosis), *([divergence_table(diagnosed.diagnosis)] if details else [])])
+    echo("")
+    say(verdict(diagnosed.diagnosis))
+    for sentence in diagnosed.advice:
+        say(f"- {sentence}")
+    if not details:
+        echo("--details: how far each layer is from the CNN")
+
+
+def _json(diagnosed: DiagnosisReport) -> dict[str, Any]:
+    """Return the same as JSON."""
+    from loihi_convert.metrics.advice import verdict
+
+    return {
+        **diagnosed.diagnosis.model_dump(),
+        "file": str(diagnosed.path),
+        "verdict": verdict(diagnosed.diagnosis),
+        "advice": diagnosed.advice,
+        "notes": diagnosed.notes,
+        "equal_on_lava": diagnosed.equal_on_lava,
+    }

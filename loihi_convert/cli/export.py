@@ -21,7 +21,8 @@ from loihi_convert.choices import (
     Task,
 )
 from loihi_convert.cli import options
-from loihi_convert.cli.console import exported_json, log, say_exported, say_json
+from loihi_convert.cli.console import log, say_json
+from loihi_convert.cli.export_output import exported_json, say_exported
 from loihi_convert.cli.flags import flags_of
 from loihi_convert.cli.images import validation_images
 from loihi_convert.cli.options import BALANCING, BASICS, DATA, NEURONS, OWN_CNN, choice, named, number, switch
@@ -104,6 +105,7 @@ def export(
     device: Annotated[Device, options.device()] = "auto",
     verify: Annotated[bool, switch("--verify/--no-verify", BASICS, "Read the file back and compare.")] = True,
     overwrite: Annotated[bool, options.overwrite()] = False,
+    details: Annotated[bool, options.details("Print bits, thresholds and clipping of each layer, too.")] = False,
     as_json: Annotated[bool, options.as_json()] = False,
     arch: Annotated[str | None, options.arch(OWN_CNN)] = None,
     mean: Annotated[str | None, options.mean(OWN_CNN, "pixel/255 as it is")] = None,
@@ -196,7 +198,7 @@ def export(
     if as_json:
         say_json({"files": [exported_json(item) for item in exported], "cnn": None if own is None else asdict(own)})
     else:
-        say_exported(exported)
+        say_exported(exported, details=details)
 
 
 def _opened(

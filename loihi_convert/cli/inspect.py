@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from loihi_convert.cli import options
-from loihi_convert.cli.console import echo, log, say_json, say_tables
+from loihi_convert.cli.console import echo, log, say, say_json, say_tables
 from loihi_convert.cli.wrong_files import require_netx
 from loihi_convert.errors import VerificationError
 
@@ -18,6 +18,7 @@ def inspect(
     other: Annotated[
         Path | None, typer.Argument(help="A second file: show what differs.", metavar="[OTHER]", show_default=False)
     ] = None,
+    details: Annotated[bool, options.details("With two files: print every dataset that differs.")] = False,
     as_json: Annotated[bool, options.as_json()] = False,
 ) -> None:
     """Show what is in a .net file of any tool, or how two files differ (exit code 5 if they do)."""
@@ -25,7 +26,7 @@ def inspect(
         if path is not None:
             require_netx(path)
     if other is not None:
-        _compare(file, other, as_json=as_json)
+        _compare(file, other, as_json=as_json, details=details)
         return
     from loihi_convert.inspection.contents import describe
     from loihi_convert.inspection.tables import numbers_table, others_table, structure_table, summary
@@ -36,21 +37,26 @@ def inspect(
         say_json(contents.model_dump(mode="json") | counts)
         return
     others = others_table(contents)
-    echo(summary(contents))
+    say(summary(contents))
     say_tables([structure_table(contents), numbers_table(contents), *([] if others is None else [others])])
 
 
-def _compare(file: Path, other: Path, *, as_json: bool) -> None:
-    from loihi_convert.inspection.differences import differences
-    from loihi_convert.inspection.tables import difference_table
+def _compare(file: Path, other: Path, *, as_json: bool, details: bool) -> None:
+    from loihi_convert.inspection.differences import differences, kinds
+    from loihi_convert.inspection.tables import difference_summary, difference_table, kinds_table
 
     found = differences(file, other)
+    names = (file.name, other.name) if file.name != other.name else (str(file), str(other))
+    tell = log if as_json else say
     if as_json:
         say_json({"equal": not found, "differences": [difference.model_dump(mode="json") for difference in found]})
-    elif found:
-        say_tables([difference_table(found, (file.name, other.name))])
-    if found:
-        log(f"{file} and {other}: {len(found)} of their datasets differ")
-        # As `cmp` would with 1, which here is a bug's.
-        raise typer.Exit(VerificationError.exit_code)
-    log(f"{file} and {other}: the same network, number by number")
+    if not found:
+        tell(f"{names[0]} and {names[1]}: the same network, number by number")
+        return
+    tell(difference_summary(kinds(found), names, len(found)))
+    if not as_json:
+        say_tables([difference_table(found, (file.name, other.name)) if details else kinds_table(kinds(found), names)])
+        if not details:
+            echo("--details: every dataset")
+    # As `cmp` would with 1, which here is a bug's.
+    raise typer.Exit(VerificationError.exit_code)

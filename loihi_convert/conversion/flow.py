@@ -26,6 +26,9 @@ COMPARED_IMAGES: Final = 32
 # Bits that the readout loses before a hint is given.
 _LOST_BITS: Final = 2
 
+CHOICE_NOTE: Final = "`method='auto'`: "
+"""The beginning of the note on the method that was chosen."""
+
 
 @dataclass(frozen=True, eq=False)
 class Conversion:
@@ -178,7 +181,7 @@ def _choice_note(measure: Measure, trials: Sequence[Trial], agreement: Agreement
     """The chosen method, the agreement of its network, and the results of the trials."""
     tried = ", ".join(f"{trial.name} {measure.percent(trial.agreement)}" for trial in trials)
     agrees = measure.words(agreement.agreement, "the CNN", f"{agreement.image_count} calibration images")
-    return f"`method='auto'`: {trials[0].name} for T = {timesteps}; the quantized network {agrees} (trials: {tried})."
+    return f"{CHOICE_NOTE}{trials[0].name} for T = {timesteps}; the quantized network {agrees} (trials: {tried})."
 
 
 def _bias_notes(network: SpikingNetwork) -> tuple[str, ...]:

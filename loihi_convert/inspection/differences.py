@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -54,6 +54,58 @@ def differences(first: Path, second: Path) -> tuple[Difference, ...]:
     names = sorted(stored[0].keys() | stored[1].keys(), key=_natural)
     found = (_difference(name, stored[0].get(name), stored[1].get(name)) for name in names)
     return tuple(difference for difference in found if difference is not None)
+
+
+class Kind(NamedTuple):
+    """Datasets of one kind that differ, such as the weights of all layers.
+
+    ``differing`` of ``total`` numbers differ, by up to ``largest``; ``only_in`` counts datasets that only the first,
+    and only the second file has.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    differing: int
+    total: int
+    largest: float | None
+    only_in: tuple[int, int]
+
+
+_NAMES: Final = {"weight": "weights", "bias": "biases", "neuron/vThMant": "thresholds"}
+
+
+def kinds(found: Sequence[Difference]) -> tuple[Kind, ...]:
+    """Return ``found`` by kind: thresholds, weights and biases first, provenance last."""
+    groups: dict[str, list[Difference]] = {}
+    for difference in found:
+        groups.setdefault(_kind(difference.place)[0], []).append(difference)
+    order = ["thresholds", "weights", "biases"]
+    names = sorted(groups, key=lambda name: order.index(name) if name in order else 3 + (name == "provenance"))
+    return tuple(_counted(name, groups[name]) for name in names)
+
+
+def _counted(name: str, group: Sequence[Difference]) -> Kind:
+    largest = [one.largest_difference for one in group if one.largest_difference is not None]
+    return Kind(
+        name=name,
+        layers=tuple(dict.fromkeys(layer for one in group if (layer := _kind(one.place)[1]))),
+        differing=sum(one.differing_count or 0 for one in group),
+        total=sum(one.count or 0 for one in group),
+        largest=max(largest, default=None),
+        only_in=(sum(one.second is None for one in group), sum(one.first is None for one in group)),
+    )
+
+
+def _kind(place: str) -> tuple[str, str]:
+    """The kind of a dataset, and the number of its layer as lava-dl counts them; empty where it has none."""
+    if place.startswith(_PROVENANCE):
+        return "provenance", ""
+    parts = place.split("/")
+    if parts[0] == "layer" and len(parts) > 2:
+        name = "/".join(parts[2:])
+        return _NAMES.get(name, name), parts[1]
+    # What this package adds stands in a group of its own, where layers are counted without input and flatten.
+    return "/".join(part for part in parts if not part.isdecimal() and part not in ("loihi_convert", "layer")), ""
 
 
 def _flat(datasets: Mapping[str, Array]) -> dict[str, Array]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from loihi_convert.inspection.contents import Contents, Numbers
-from loihi_convert.inspection.differences import Difference
+from loihi_convert.inspection.differences import Difference, Kind
 from loihi_convert.report.table import Table, table_of
 
 _BARS: Final = " ▁▂▃▄▅▆▇█"
@@ -90,6 +90,35 @@ def difference_table(found: Sequence[Difference], names: tuple[str, str]) -> Tab
         for difference in found
     ]
     return table_of(rows, words=("dataset", first, second))
+
+
+def kinds_table(found: Sequence[Kind], names: tuple[str, str]) -> Table:
+    """Return what differs, one row for each kind of dataset."""
+    rows = [
+        {
+            "what": kind.name,
+            "layers": ", ".join(kind.layers),
+            "differ": f"{kind.differing:,} of {kind.total:,}" if kind.total else None,
+            "by up to": None if kind.largest is None else f"{kind.largest:.6g}",
+            f"only in\n{names[0]}": f"{kind.only_in[0]}" if kind.only_in[0] else None,
+            f"only in\n{names[1]} ": f"{kind.only_in[1]}" if kind.only_in[1] else None,
+        }
+        for kind in found
+    ]
+    return table_of(rows, words=("what", "layers"))
+
+
+def difference_summary(found: Sequence[Kind], names: tuple[str, str], datasets: int) -> str:
+    """Return in a sentence how two files differ; ``datasets``: in how many datasets."""
+    counted = [
+        f"{kind.name} in {kind.differing:,} of {kind.total:,} channels"
+        if kind.name == "thresholds"
+        else f"{kind.differing:,} of {kind.total:,} {kind.name}"
+        for kind in found
+        if kind.name in ("thresholds", "weights", "biases") and kind.total
+    ]
+    what = ", ".join(counted) or "no weight, bias or threshold that both have"
+    return f"{names[0]} and {names[1]} differ: {what} ({datasets} datasets in all)"
 
 
 def summary(contents: Contents) -> str:

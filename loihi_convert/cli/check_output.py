@@ -1,0 +1,119 @@
+"""What a check prints: a verdict, one remedy where findings share it, findings by rule; or JSON."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from loihi_convert.cli.console import Fact, echo, flagged, say_answer, say_tables
+
+if TYPE_CHECKING:
+    from loihi_convert.checks.finding import Finding
+    from loihi_convert.pipeline import CheckReport
+
+_NAMED_LAYERS: Final = 4
+
+
+def say_checked(checked: CheckReport, model: str | None, *, details: bool) -> None:
+    """Print a verdict, the findings by rule, and how many neurocores the network takes.
+
+    ``model`` is the checkpoint of a .net file, if it is known. ``details`` adds the table of resources, and every
+    finding with the source of its limit.
+    """
+    from loihi_convert.pipeline.checking import CAN_SPIKE
+    from loihi_convert.report.conversion_tables import obstacle_table, resource_table
+
+    obstacles = [finding for finding in checked.findings if finding.rule == CAN_SPIKE]
+    others = [finding for finding in checked.findings if finding.rule != CAN_SPIKE]
+    remedied = _remedied_by_target(others)
+    remedy = []
+    if remedied:
+        command = f"loihi-convert export {shlex.quote(model or 'MODEL')} --target loihi2"
+        remedy = [f"It was exported for Lava. Fix: {command}"]
+    facts = [*_grouped(others, remedied), *_neurocores(checked)]
+    if not details and (others or checked.chips):
+        facts.append(Fact("", "--details: each layer's resources, every finding with its source"))
+    say_answer(checked.verdict, remedy, [], facts)
+    if obstacles:
+        say_tables([obstacle_table(obstacles, checked.path.name)])
+    if not details:
+        return
+    echo("")
+    if checked.chips is not None:
+        say_tables([resource_table(checked.chips)])
+    for finding in others:
+        echo(flagged(finding.line, "export", "check"))
+
+
+def _remedied_by_target(found: Sequence[Finding]) -> set[str]:
+    """The rules whose errors an export for the chip removes; none unless the file was exported for Lava."""
+    from loihi_convert.checks.integer_rules import CIRCUIT_RULES, neurons_reset_as_stock_neurons_do
+
+    reset = _name(neurons_reset_as_stock_neurons_do.__name__)
+    if not any(finding.rule == reset and finding.severity == "error" for finding in found):
+        return set()
+    return {reset, *(_name(rule.claim.__name__) for rule in CIRCUIT_RULES)}
+
+
+def _name(function: str) -> str:
+    return function.replace("_", " ")
+
+
+def _grouped(found: Sequence[Finding], remedied: set[str]) -> Iterator[Fact]:
+    """One fact for each rule that does not hold, with the layers that break it."""
+    by_rule: dict[tuple[str, str], list[Finding]] = {}
+    for finding in found:
+        by_rule.setdefault((finding.severity, finding.rule), []).append(finding)
+    for (severity, rule), same in by_rule.items():
+        first = same[0]
+        layers = [finding.layer for finding in same[1:] if finding.layer is not None]
+        where = "" if first.layer is None else f"{first.layer}: "
+        also = ""
+        if layers:
+            more = f" and {len(layers) - _NAMED_LAYERS} more" if len(layers) > _NAMED_LAYERS else ""
+            also = f" (also {', '.join(layers[:_NAMED_LAYERS])}{more})"
+        if severity == "error" and rule in remedied:
+            yield Fact(severity, f"{where}{first.found}{also}")
+            continue
+        limit = f"; {first.limit}" if first.limit else ""
+        text = f"{where}{first.found}{also}{limit}"
+        yield Fact(severity, flagged(f"{text}. {first.fix}".rstrip(), "export", "check"))
+
+
+def _neurocores(checked: CheckReport) -> Iterator[Fact]:
+    chips = checked.chips
+    if chips is None:
+        return
+    low, high = chips.shared_cores, chips.expanded_cores
+    text = f"{low:,} of {chips.cores:,}"
+    if low != high:
+        text = (
+            f"{low:,} to {high:,} of {chips.cores:,}: {low:,} if convolutions share their kernels, {high:,} if every "
+            "synapse is stored"
+        )
+    yield Fact("neurocores", text + " (an estimate)")
+
+
+def checked_json(checked: CheckReport) -> dict[str, Any]:
+    """Return all findings and resources as JSON."""
+    chips = checked.chips
+    return {
+        "file": str(checked.path),
+        "target": checked.target,
+        "timesteps": checked.timesteps,
+        "image_count": checked.image_count,
+        "is_usable": checked.is_usable,
+        "findings": [finding.model_dump() for finding in checked.findings],
+        "layers": [] if chips is None else [layer.model_dump() for layer in chips.layers],
+        "neurocores": None
+        if chips is None
+        else {
+            "shared": chips.shared_cores,
+            "expanded": chips.expanded_cores,
+            "relay_shared": chips.relay_shared_cores,
+            "relay_expanded": chips.relay_expanded_cores,
+            "available": chips.cores,
+            "boundary": chips.boundary,
+        },
+    }

@@ -1,0 +1,156 @@
+"""What an export prints: how each file agrees with the CNN, warnings; every layer with ``--details``; or JSON."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from loihi_convert.cli.console import Fact, echo, flagged, say_answer, say_tables
+
+if TYPE_CHECKING:
+    from loihi_convert.conversion.quantization_report import QuantizationReport
+    from loihi_convert.pipeline import ExportResult
+
+GOOD_AGREEMENT: Final = 0.98
+"""From here on, potentials that clip on some images cost nothing that is worth a line."""
+
+
+def say_exported(exported: Sequence[ExportResult], *, details: bool) -> None:
+    """Print a line for each file, what may cost accuracy, and what to do next."""
+    closing = [] if details else [Fact("", "--details: weight bits, thresholds and clipping of each layer")]
+    files = " ".join(shlex.quote(str(item.path)) for item in exported)
+    facts = [*_facts(exported), Fact("next", f"loihi-convert run {files}"), *closing]
+    if len(exported) == 1:
+        (item,) = exported
+        size = f"{item.path.stat().st_size:,} bytes"
+        say_answer(
+            f"wrote {item.path}: T = {item.network.timesteps}, {_agreement(item)}",
+            [", ".join((size, _method(item), _verified(item)))],
+            [],
+            facts,
+        )
+    else:
+        count = exported[0].agreement.image_count
+        is_regression = exported[0].network.task == "regression"
+        measure = "share of the variance of the CNN's outputs explained" if is_regression else "agreement with the CNN"
+        say_answer(
+            f"wrote {len(exported)} files; {measure} on {count:,} calibration images",
+            [f"each {_verified(exported[0])}"],
+            _lines(exported),
+            facts,
+        )
+    if details:
+        _say_details(exported)
+
+
+def _say_details(exported: Sequence[ExportResult]) -> None:
+    from loihi_convert.report.conversion_tables import quantization_table
+
+    for item in exported:
+        echo(f"\n{item.path}")
+        say_tables([quantization_table(item.report)])
+        for remark in item.notes:
+            echo(f"note: {flagged(remark, 'export')}")
+
+
+def _agreement(item: ExportResult) -> str:
+    from loihi_convert.conversion.agreement import measure_of
+
+    count = item.agreement.image_count
+    images = f"{count:,} calibration image{'' if count == 1 else 's'}"
+    return measure_of(item.network.task).words(item.agreement.agreement, "the CNN", images)
+
+
+def _method(item: ExportResult) -> str:
+    balance = item.network.provenance.balance
+    method = balance.method or "unknown method"
+    if method == "percentile":
+        method = f"percentile {balance.percentile:g}"
+    return f"{method} corrected" if item.network.provenance.is_corrected else method
+
+
+def _verified(item: ExportResult) -> str:
+    return f"verified on {item.verified_images} images, every layer" if item.verified_images else "not verified"
+
+
+def _lines(exported: Sequence[ExportResult]) -> list[str]:
+    """One line for each file."""
+    from loihi_convert.conversion.agreement import measure_of
+
+    cells = [("T", "agreement", "method", "file", "bytes")]
+    for item in exported:
+        percent = measure_of(item.network.task).percent(item.agreement.agreement)
+        size = f"{item.path.stat().st_size:,}"
+        cells.append((str(item.network.timesteps), percent, _method(item), str(item.path), size))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    is_left = (False, False, True, True, False)
+    return [
+        "  "
+        + "  ".join(
+            text.ljust(w) if left else text.rjust(w) for text, w, left in zip(row, widths, is_left, strict=True)
+        )
+        for row in cells
+    ]
+
+
+def _facts(exported: Sequence[ExportResult]) -> Iterator[Fact]:
+    """What may cost accuracy, and notes; those that several files share stand once."""
+    from loihi_convert.conversion.flow import CHOICE_NOTE
+
+    by_fact: dict[Fact, list[str]] = {}
+    for item in exported:
+        found = [*_ranges(item.report, item.agreement.agreement)]
+        found += [Fact("note", flagged(note, "export")) for note in item.notes if not note.startswith(CHOICE_NOTE)]
+        for fact in found:
+            by_fact.setdefault(fact, []).append(f"T = {item.network.timesteps}")
+    for fact, whose in by_fact.items():
+        where = "" if len(whose) == len(exported) else f"{', '.join(whose)}: "
+        yield fact._replace(text=where + fact.text)
+
+
+def _ranges(report: QuantizationReport, agreement: float) -> Iterator[Fact]:
+    """Where potentials leave their range: of a chip always, else where it may have cost agreement."""
+    if report.target == "loihi2":
+        proven = [layer.name for layer in report.layers if layer.is_proven]
+        wrapped = [layer.name for layer in report.layers if layer.low_clipped or layer.high_clipped]
+        held = [layer.name for layer in report.layers if layer.name not in (*proven, *wrapped)]
+        states = (
+            (proven, "cannot wrap in {layers} (proven for any image)"),
+            (held, f"did not wrap in {{layers}} on {report.image_count:,} calibration images"),
+        )
+        known = "; ".join(text.format(layers=", ".join(layers)) for layers, text in states if layers)
+        yield Fact("chip", f"target loihi2, pixels of {report.pixel_bits} bits" + (f"; u {known}" if known else ""))
+        if wrapped:
+            yield Fact("warning", f"u wraps in {', '.join(wrapped)} on calibration images; classes may be wrong")
+        return
+    # A first-layer neuron at the lower end has a negative constant current and never fires, clipped or not.
+    clipped = [
+        f"{layer.name} ({images:,} images)"
+        for index, layer in enumerate(report.layers)
+        if (images := max(layer.high_clipped, layer.low_clipped if index else 0))
+    ]
+    if clipped and agreement < GOOD_AGREEMENT:
+        yield Fact(
+            "clipped",
+            f"potentials in {', '.join(clipped)} of {report.image_count:,}; this may cost agreement. "
+            "Try fewer --weight-bits, or a smaller T.",
+        )
+
+
+def exported_json(item: ExportResult) -> dict[str, Any]:
+    """Return one file's digest, figures, notes and provenance as JSON."""
+    from dataclasses import asdict
+
+    from loihi_convert.files import sha256
+
+    return {
+        "file": str(item.path),
+        "sha256": sha256(item.path),
+        "target": item.network.target,
+        "account": asdict(item.report),
+        "notes": item.notes,
+        "verified_images": item.verified_images,
+        "agreement": asdict(item.agreement),
+        "provenance": dict(item.network.provenance),
+    }
