@@ -560,7 +560,7 @@ def test_what_a_file_says_does_not_reach_the_terminal_as_commands(
             overwrite=True,
         )
         done = invoke("run", "b.net", "--images", 5, *words)
-        assert r"\x1b[2J\x9b31m" in done.err
+        assert r"\x1b[2J\x9b31m" in done.out + done.err
         assert not {"\x1b", "\x9b"} & set(done.err + done.out)
 
 

@@ -89,7 +89,8 @@ def say_json(value: dict[str, Any]) -> None:
 def say_answer(verdict: str, below: Sequence[str], table: Sequence[str], facts: Sequence[Fact]) -> None:
     """Print an answer on stdout: a sentence, lines below it, a table between empty lines, and facts.
 
-    Sentences are wrapped at the width of the terminal, or at 110 columns; labels of facts have their own column.
+    Control characters are escaped. Sentences are wrapped at the width of the terminal, or at 110 columns; labels of
+    facts have their own column.
     """
     from rich.console import Console
     from rich.table import Table as Grid
@@ -100,16 +101,18 @@ def say_answer(verdict: str, below: Sequence[str], table: Sequence[str], facts: 
     grid.add_column(no_wrap=True, min_width=LABEL_COLUMNS)
     grid.add_column()
     for fact in facts:
-        grid.add_row(Text(fact.label, style="bold yellow" if fact.label == "warning" else "dim"), Text(fact.text))
+        grid.add_row(
+            Text(fact.label, style="bold yellow" if fact.label == "warning" else "dim"), Text(escape_control(fact.text))
+        )
     with console.capture() as capture:
-        console.print(Text(verdict, style="bold"))
+        console.print(Text(escape_control(verdict), style="bold"))
         for line in below:
-            console.print(Text(line))
+            console.print(Text(escape_control(line)))
         if table:
             console.print()
             for line in table:
                 # A line of a table that is too wide is folded by the terminal, not at a space.
-                console.print(Text(line), no_wrap=True, overflow="ignore", crop=False)
+                console.print(Text(escape_control(line)), no_wrap=True, overflow="ignore", crop=False)
         if facts:
             console.print()
             console.print(grid)
