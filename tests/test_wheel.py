@@ -18,6 +18,12 @@ DATA = (
     "golden/model.net",
     "golden/golden.json",
     "golden/golden.npz",
+    "models/cifar10/card.json",
+    "models/mnist/model-T1.net",
+    "models/mnist/model-T4.net",
+    "models/mnist/model-T64.net",
+    "models/mnist/model.safetensors",
+    "models/mnist/q4.safetensors",
     "report/paper.csv",
     "report/templates/report.html.jinja",
     "report/templates/report.md.jinja",
@@ -80,6 +86,9 @@ def test_it_works_in_an_environment_of_its_own(wheel: Path, tmp_path: Path) -> N
         ["--version"],
         ["run", str(golden), "--data", "digits", "--images", "20", "-o", "first"],
         ["report", "first"],
+        ["models"],
+        ["inspect", "mnist-T4"],
+        ["check", "mnist-T64", "--images", "0"],
     ]
     done = subprocess.run(
         [python, "-I", "-c", PROGRAM, json.dumps(commands)], cwd=tmp_path, capture_output=True, text=True, timeout=120

@@ -18,13 +18,16 @@ from loihi_convert.cli.export import export
 from loihi_convert.cli.flags import flags_of
 from loihi_convert.cli.golden import golden
 from loihi_convert.cli.inspect import inspect
+from loihi_convert.cli.models import models
 from loihi_convert.cli.report import report
 from loihi_convert.cli.reproduce import reproduce
 from loihi_convert.cli.run import run
 from loihi_convert.cli.train import train
+from loihi_convert.cli.verb import Verb, Verbs
 from loihi_convert.errors import InputError
 
 app = typer.Typer(
+    cls=Verbs,
     help="Convert a trained PyTorch CNN to a spiking network for Loihi 2 and Lava, and see accuracy against latency.",
     epilog="Start with: loihi-convert demo",
     no_args_is_help=True,
@@ -33,8 +36,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _verb in (demo, data, train, export, check, inspect, run, golden, report, diagnose, reproduce, doctor):
-    app.command()(_verb)
+for _verb in (demo, models, data, train, export, check, inspect, run, golden, report, diagnose, reproduce, doctor):
+    app.command(cls=Verb)(_verb)
 
 
 def flags(words: Sequence[str]) -> dict[str, str]:

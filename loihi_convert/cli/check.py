@@ -13,6 +13,7 @@ from loihi_convert.cli.check_output import checked_json, say_checked
 from loihi_convert.cli.console import log, say_json
 from loihi_convert.cli.flags import flags_of
 from loihi_convert.cli.images import first_images, validation_images
+from loihi_convert.cli.named_models import file_of
 from loihi_convert.cli.options import BASICS, DATA, OWN_CNN
 from loihi_convert.errors import DataError, InputError, UsageError, rendered
 
@@ -26,10 +27,14 @@ CHECKED_IMAGES = 100
 UNUSABLE = 3
 """The exit code of a file with an error: that of an input that is rejected."""
 
-_FILE = typer.Argument(help="A .net file, or a CNN before export: a checkpoint, an ONNX file.", show_default=False)
+_FILE = typer.Argument(
+    help="A .net file or a name of `loihi-convert models`; or a CNN before export: a checkpoint, an ONNX file.",
+    metavar="FILE",
+    show_default=False,
+)
 _TARGET = "Target platform: lava (CPU simulator) or loihi2 (chip)."
 _IMAGES = (
-    "validation images to look for channels that stay silent or fire at every step; 0: do not look; default: "
+    "validation images to look for channels that stay silent or fire at every step; 0: do not look. Default: "
     f"{CHECKED_IMAGES}, if the data are there."
 )
 
@@ -52,6 +57,7 @@ def check(
     data_root: Annotated[Path | None, options.data_root(DATA)] = None,
 ) -> None:
     """Check whether a network can run on the target: unsupported layers, overflow, resources."""
+    file = file_of(file)
     if file.is_dir():
         raise InputError("is a folder", where=file, hint="Name a .net file, or the file of a CNN.")
     shape, normalization = options.parse_shape(input_shape), options.parse_normalization(mean, std)

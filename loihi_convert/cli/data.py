@@ -17,7 +17,7 @@ def data(
         list[str] | None,
         typer.Argument(
             help="Data sets to download: mnist, fashion-mnist, cifar10. Without any: say what is there.",
-            metavar="[NAME]...",
+            metavar="NAME",
         ),
     ] = None,
     data_root: Annotated[Path | None, options.data_root(options.BASICS)] = None,

@@ -11,6 +11,7 @@ from loihi_convert.choices import Device, Layout
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, log, say, say_json, say_tables
 from loihi_convert.cli.images import DataRequest, first_images, validation_images
+from loihi_convert.cli.named_models import file_of
 from loihi_convert.cli.options import DATA_AND_CNN, LAVA
 from loihi_convert.cli.wrong_files import is_cnn, is_netx, require_cnn, require_netx
 from loihi_convert.errors import UsageError
@@ -23,7 +24,9 @@ DIAGNOSED_IMAGES = 1_000
 """Images a diagnosis takes unless told otherwise: seconds, and a few tenths of a point of accuracy."""
 
 _MODEL = typer.Argument(help="Checkpoint that the file was made from.", metavar="MODEL", show_default=False)
-_FILE = typer.Argument(help="Exported .net file.", metavar="FILE", show_default=False)
+_FILE = typer.Argument(
+    help="Exported .net file, or a name of `loihi-convert models`.", metavar="FILE", show_default=False
+)
 _IMAGES = f"validation images; default: {DIAGNOSED_IMAGES:,}, or all."
 _SIM = "Run the first N of these images on Lava, too, and compare every layer."
 
@@ -45,6 +48,7 @@ def diagnose(
     lava_layout: Annotated[Layout | None, options.lava_layout()] = None,
 ) -> None:
     """Say where accuracy was lost between a CNN and its exported file: by cause, by layer, and what to try."""
+    file = file_of(file)
     if is_netx(model) and is_cnn(file):
         raise UsageError("the files are in the wrong order", hint=f"Run `loihi-convert diagnose {file} {model}`.")
     require_cnn(model)

@@ -80,14 +80,14 @@ _SKIP_COPIES = (
     "default: what agrees best with the CNN."
 )
 _SPLIT_READOUT = (
-    "Write the last layer as high and low digits of its weights, where the range of one potential would cost it bits "
-    "(behind a global average at many steps); other tools then see both."
+    "Write the last layer as high and low digits of its weights. Use it where the potential's range costs bits, as "
+    "after a global average at many steps. Other tools then see both digits."
 )
 _PIXEL_BITS = "Bits of a pixel, 1..8; default: 8, or what fits best with hard reset and for loihi2."
 _CALIBRATION = "Calibration images: split, all, or a number (first N of the split)."
 _EXPECT = (
-    "Accuracy in percent that the CNN is known to have: a warning where it is lower on validation images; default: "
-    "what any CNN reaches on the data set."
+    "Accuracy in percent that the CNN is known to have; lower on validation images gives a warning. Default: what any "
+    "CNN reaches on the data set."
 )
 _CLASSES = (
     "Number of classes, or their names a,b,c, or those of a regression's outputs, with --arch; default: the data's."
@@ -111,11 +111,11 @@ def export(
     mean: Annotated[str | None, options.mean(OWN_CNN, "pixel/255 as it is")] = None,
     std: Annotated[str | None, options.std(OWN_CNN)] = None,
     input_shape: Annotated[str | None, options.input_shape()] = None,
-    classes: Annotated[str | None, named("--classes", OWN_CNN, _CLASSES)] = None,
+    classes: Annotated[str | None, named("--classes", OWN_CNN, _CLASSES, metavar="NAMES")] = None,
     data: Annotated[str | None, options.data(DATA)] = None,
     data_root: Annotated[Path | None, options.data_root(DATA)] = None,
     class_map: Annotated[str | None, options.class_map(DATA)] = None,
-    calibration: Annotated[str, number("--calibration", DATA, _CALIBRATION)] = "split",
+    calibration: Annotated[str, number("--calibration", DATA, _CALIBRATION, metavar="IMAGES")] = "split",
     expect: Annotated[float | None, named("--expect", DATA, _EXPECT, metavar="PERCENT")] = None,
     method: Annotated[AnyMethod, choice(AnyMethod, "--balance", BALANCING, _METHOD, metavar="METHOD")] = "auto",
     percentile: Annotated[float, number("--percentile", BALANCING, "With --balance percentile, in (0, 100].")] = 99.0,
@@ -138,9 +138,9 @@ def export(
     ] = "potential",
     input_coding: Annotated[InputCoding | None, choice(InputCoding, "--input", NEURONS, _INPUT)] = None,
     poisson_seed: Annotated[int, options.seed(NEURONS, "Seed of everything random: of the Poisson input.")] = 0,
-    skip_copies: Annotated[int | None, named("--skip-copies", BALANCING, _SKIP_COPIES)] = None,
+    skip_copies: Annotated[int | None, named("--skip-copies", BALANCING, _SKIP_COPIES, metavar="N")] = None,
     split_readout: Annotated[bool, switch("--split-readout", BALANCING, _SPLIT_READOUT)] = False,
-    pixel_bits: Annotated[int | None, named("--pixel-bits", NEURONS, _PIXEL_BITS)] = None,
+    pixel_bits: Annotated[int | None, named("--pixel-bits", NEURONS, _PIXEL_BITS, metavar="BITS")] = None,
 ) -> None:
     """Convert a CNN to spikes, balance its thresholds, round it to Loihi's integers, write a netx file."""
     require_cnn(model)

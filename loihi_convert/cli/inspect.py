@@ -9,19 +9,23 @@ import typer
 
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, log, say, say_json, say_tables
+from loihi_convert.cli.named_models import file_of
 from loihi_convert.cli.wrong_files import require_netx
 from loihi_convert.errors import VerificationError
 
+_FILE = typer.Argument(help="A .net file of any tool, or a name of `loihi-convert models`.", metavar="FILE")
+
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A .net file of any tool.", metavar="FILE")],
+    file: Annotated[Path, _FILE],
     other: Annotated[
-        Path | None, typer.Argument(help="A second file: show what differs.", metavar="[OTHER]", show_default=False)
+        Path | None, typer.Argument(help="A second file: show what differs.", metavar="OTHER", show_default=False)
     ] = None,
     details: Annotated[bool, options.details("With two files: print every dataset that differs.")] = False,
     as_json: Annotated[bool, options.as_json()] = False,
 ) -> None:
     """Show what is in a .net file of any tool, or how two files differ (exit code 5 if they do)."""
+    file, other = file_of(file), None if other is None else file_of(other)
     for path in (file, other):
         if path is not None:
             require_netx(path)

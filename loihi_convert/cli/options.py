@@ -88,12 +88,15 @@ def number(flag: str, panel: str, help: str, *, metavar: str | None = None) -> O
 def data(panel: str) -> Option:
     names = ", ".join(get_args(DatasetName))
     help = f"Data set ({names}), a folder of images, or an .npz file; default: the data set of the CNN."
-    return named("--data", panel, help)
+    return named("--data", panel, help, metavar="DATA")
 
 
 def data_root(panel: str) -> Option:
     return named(
-        "--data-root", panel, "Folder of the data sets; default: LOIHI_CONVERT_DATA, or ~/.cache/loihi-convert."
+        "--data-root",
+        panel,
+        "Folder of the data sets; default: LOIHI_CONVERT_DATA, or ~/.cache/loihi-convert.",
+        metavar="FOLDER",
     )
 
 
@@ -141,7 +144,7 @@ def images(help: str) -> Option:
 
 def output(help: str) -> Option:
     """Return ``-o``, which at every verb is the file or the folder that is written, not the folder it is made in."""
-    return typer.Option("-o", "--output", help=help, rich_help_panel=BASICS)
+    return typer.Option("-o", "--output", metavar="PATH", help=help, rich_help_panel=BASICS)
 
 
 def as_json() -> Option:
@@ -157,7 +160,7 @@ def overwrite(help: str = "Replace existing files.", panel: str = BASICS) -> Opt
 
 
 def seed(panel: str, help: str = "Seed of everything random.") -> Option:
-    return typer.Option("--seed", help=help, rich_help_panel=panel)
+    return typer.Option("--seed", metavar="N", help=help, rich_help_panel=panel)
 
 
 def device() -> Option:
@@ -190,11 +193,11 @@ def leak() -> Option:
 
 
 def partition() -> Option:
-    return named("--partition", BOARD, "SLURM partition; default: PARTITION.")
+    return named("--partition", BOARD, "SLURM partition; default: PARTITION.", metavar="NAME")
 
 
 def board() -> Option:
-    return named("--board", BOARD, "SLURM name of one board; default: BOARD.")
+    return named("--board", BOARD, "SLURM name of one board; default: BOARD.", metavar="NAME")
 
 
 def loihi_gen() -> Option:

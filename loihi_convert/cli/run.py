@@ -16,6 +16,7 @@ from loihi_convert.cli.console import log
 from loihi_convert.cli.dry_run import dry_run
 from loihi_convert.cli.external import run_external
 from loihi_convert.cli.images import DataRequest, first_images
+from loihi_convert.cli.named_models import file_of
 from loihi_convert.cli.run_output import RunScene, say_run
 from loihi_convert.cli.wrong_files import NETX, require_netx
 from loihi_convert.errors import InputError, UsageError
@@ -30,7 +31,10 @@ SIM_IMAGES = 100
 CHIP_IMAGES = 10
 """The same on a board, where every layer is read after every step."""
 
-_FILES = typer.Argument(help="Exported .net files; default: the newest in this folder.", metavar="[FILE]...")
+_FILES = typer.Argument(
+    help="Exported .net files, or names of `loihi-convert models`; default: the newest file in this folder.",
+    metavar="FILE",
+)
 _BACKEND = (
     "ref: exact integers, fast. sim: Lava's CPU simulator. loihi2: a board, through Lava's extension for Loihi; never "
     "tested on one."
@@ -64,7 +68,7 @@ def run(
     data: Annotated[str | None, options.data(options.DATA_AND_CNN)] = None,
     data_root: Annotated[Path | None, options.data_root(options.DATA_AND_CNN)] = None,
     class_map: Annotated[str | None, options.class_map(options.DATA_AND_CNN)] = None,
-    model: Annotated[Path | None, options.named("--model", options.DATA_AND_CNN, _MODEL)] = None,
+    model: Annotated[Path | None, options.named("--model", options.DATA_AND_CNN, _MODEL, metavar="FILE")] = None,
     arch: Annotated[str | None, options.arch(options.DATA_AND_CNN)] = None,
     float_snn: Annotated[bool, options.switch("--float/--no-float", options.DATA_AND_CNN, _FLOAT)] = True,
     early_exit: Annotated[bool, options.switch("--early-exit/--no-early-exit", options.EARLY_EXIT, _EARLY_EXIT)] = True,
@@ -158,9 +162,10 @@ def _paths(files: Sequence[Path] | None, *, golden: bool) -> tuple[Path, ...]:
     if not files:
         hint = "Write one: `loihi-convert export model.pt`."
         raise InputError(f"this folder does not hold a {NETX} file", hint=hint)
-    for path in files:
+    paths = tuple(map(file_of, files))
+    for path in paths:
         require_netx(path)
-    return tuple(files)
+    return paths
 
 
 def _splits(opened: Sequence[OpenedFile], request: DataRequest) -> DataSplits:

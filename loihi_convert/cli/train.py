@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,9 +38,9 @@ def train(
     epochs: Annotated[int | None, named("--epochs", TRAINING, "Epochs; default: those of the recipe.")] = None,
     seed: Annotated[int, options.seed(TRAINING)] = 0,
     resume: Annotated[bool, switch("--resume", TRAINING, "Continue an interrupted training.")] = False,
-    start: Annotated[Path | None, named("--from", TRAINING, _START)] = None,
+    start: Annotated[Path | None, named("--from", TRAINING, _START, metavar="FILE")] = None,
     qcfs_levels: Annotated[int | None, named("--qcfs", TRAINING, _QCFS, metavar="L")] = None,
-    weight_bits: Annotated[int | None, named("--weight-bits", TRAINING, _WEIGHT_BITS)] = None,
+    weight_bits: Annotated[int | None, named("--weight-bits", TRAINING, _WEIGHT_BITS, metavar="BITS")] = None,
     timesteps: Annotated[int | None, named("-T", TRAINING, _TIMESTEPS, metavar="T")] = None,
 ) -> None:
     """Train a CNN that converts well (ReLU and average pooling) and write it as model.pt."""
@@ -79,6 +80,7 @@ def train(
         )
     else:
         echo(trained_sentence(output, trained))
+        echo(f"next: loihi-convert export {shlex.quote(str(output))}")
 
 
 def _started(path: Path) -> Checkpoint:

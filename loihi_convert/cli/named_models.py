@@ -1,0 +1,138 @@
+"""The exported networks of this repository by name: what they are, and where their files lie.
+
+A wheel holds those of MNIST for T = 1, 4 and 64 with their CNNs, half a megabyte; a clone has all of them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from functools import cache
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from loihi_convert.errors import InputError
+
+REPOSITORY_FOLDER: Final = "netx_models"
+"""Where the files lie in the repository, in a folder for each data set."""
+
+_PACKAGED: Final = "models"
+# A word as `mnist-T4`; anything else is a path.
+_NAME: Final = re.compile(r"[A-Za-z][\w-]*\Z")
+
+
+class NamedModel(NamedTuple):
+    """One exported network.
+
+    Attributes
+    ----------
+    name
+        As in mnist-T4.
+    data, layers
+        Its data set, and its CNN's layers as in 28x28-12c5-2ap-10o.
+    timesteps
+        The T its thresholds are balanced for.
+    accuracy, cnn_accuracy
+        Of the file at this T, and of the CNN without few-step training, on all test images; 0..1.
+    byte_count
+        Size of the file.
+    place
+        In the repository.
+    commands
+        How it was made.
+    path
+        Where it lies here; None if it is not part of this installation.
+    """
+
+    name: str
+    data: str
+    layers: str
+    timesteps: int
+    accuracy: float
+    cnn_accuracy: float
+    byte_count: int
+    place: str
+    commands: tuple[str, ...]
+    path: Path | None
+
+
+def _folder() -> Path | None:
+    """The folder of the data sets' folders: that of a clone, or the one in the package."""
+    package = Path(__file__).parents[1]
+    places = (package.parent / REPOSITORY_FOLDER, package / _PACKAGED)
+    return next((place for place in places if any(place.glob("*/card.json"))), None)
+
+
+@cache
+def named_models() -> tuple[NamedModel, ...]:
+    """Return all of them, by data set and T; none if this installation does not know any."""
+    folder = _folder()
+    if folder is None:
+        return ()
+    found = []
+    for path in sorted(folder.glob("*/card.json")):
+        card = json.loads(path.read_text())
+        for network in card["networks"]:
+            timesteps, file = network["timesteps"], path.parent / network["file"]
+            (own,) = (point for point in network["test"] if point["timesteps"] == timesteps)
+            found.append(
+                NamedModel(
+                    name=f"{card['data']}-T{timesteps}",
+                    data=card["data"],
+                    layers=card["layers"],
+                    timesteps=timesteps,
+                    accuracy=own["accuracy"],
+                    cnn_accuracy=card["cnn_test_accuracy"],
+                    byte_count=network["bytes"],
+                    place=f"{REPOSITORY_FOLDER}/{card['data']}/{network['file']}",
+                    commands=tuple(network["commands"]),
+                    path=file if file.is_file() else None,
+                )
+            )
+    order = {"mnist": 0, "fashion-mnist": 1, "cifar10": 2}
+    found.sort(key=lambda model: (order.get(model.data, len(order)), model.data, model.timesteps))
+    return tuple(found)
+
+
+def file_of(path: Path) -> Path:
+    """Return the file that ``path`` means: a path as it is, or the file of a model of that name.
+
+    A file or folder of this name wins over a model.
+
+    Raises
+    ------
+    InputError
+        If the model is not part of this installation, or the name is almost that of a model.
+    """
+    text = str(path)
+    if path.exists() or not _NAME.match(text):
+        return path
+    models = {model.name.lower(): model for model in named_models()}
+    model = models.get(text.lower())
+    if model is not None and model.path is not None:
+        return model.path
+    if model is not None:
+        made = f" It was made by `{model.commands[0]}`." if model.commands else ""
+        raise InputError(
+            "is not part of this installation",
+            where=text,
+            hint=f"It is {model.place} in the repository: clone that, or copy the file.{made}",
+        )
+    if meant := _almost(text.lower()):
+        hint = f"Did you mean {meant}? `loihi-convert models` lists all names."
+        raise InputError("neither a file nor a model of this name", where=text, hint=hint)
+    return path
+
+
+def _almost(text: str) -> str:
+    """The name of a model that ``text`` is almost: of its data set the one for the nearest T; empty if none."""
+    names = {model.name.lower(): model.name for model in named_models()}
+    data, _, steps = text.partition("-t")
+    wanted = int(steps) if steps.isdecimal() and int(steps) else 4
+    of_data = {model.timesteps: model.name for model in named_models() if model.data == data}
+    if of_data and (not steps or steps.isdecimal()):
+        return of_data[min(of_data, key=lambda timesteps: abs(math.log(timesteps / wanted)))]
+    near = difflib.get_close_matches(text, names, n=1, cutoff=0.75)
+    return names[near[0]] if near else ""

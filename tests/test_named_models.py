@@ -1,0 +1,81 @@
+"""Models by name: what is listed, which file a name means, and what is said of those that are not here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from loihi_convert import cli
+from loihi_convert.cli import named_models as module
+from loihi_convert.cli.named_models import file_of, named_models
+from loihi_convert.errors import InputError
+from loihi_convert.files import sha256
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_every_file_of_the_cards_has_a_name() -> None:
+    models = named_models()
+    assert len({model.name for model in models}) == len(models) > 10
+    for model in models:
+        assert model.name == f"{model.data}-T{model.timesteps}"
+        assert model.path == ROOT / model.place
+        assert model.path.stat().st_size == model.byte_count
+
+
+def test_a_name_is_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = ROOT / "netx_models" / "mnist" / "model-T4.net"
+    assert file_of(Path("mnist-T4")) == path
+    assert file_of(Path("MNIST-t4")) == path
+    # Paths, and words that are like no name, are left to what opens them.
+    for other in ("absent.net", "model", "a/mnist-T4"):
+        assert file_of(Path(other)) == Path(other)
+    Path("mnist-T4").write_text("a file of the user's own")
+    assert file_of(Path("mnist-T4")) == Path("mnist-T4")
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("mnist-T3", "mnist-T4"),
+        ("cifar10-T900", "cifar10-T64"),
+        ("minst-T4", "mnist-T4"),
+        ("cifar10", "cifar10-T4"),
+    ],
+)
+def test_a_name_that_is_almost_right(word: str, meant: str) -> None:
+    with pytest.raises(InputError) as refused:
+        file_of(Path(word))
+    assert f"Did you mean {meant}" in refused.value.hint
+    assert refused.value.where == word
+
+
+def test_a_model_that_is_not_here_says_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = named_models()
+    monkeypatch.setattr(module, "named_models", lambda: tuple(model._replace(path=None) for model in known))
+    with pytest.raises(InputError) as refused:
+        file_of(Path("cifar10-T8"))
+    assert "netx_models/cifar10/model-T8.net" in refused.value.hint
+    assert "`loihi-convert export " in refused.value.hint
+
+
+def test_the_verb_lists_them() -> None:
+    out = CliRunner().invoke(cli.app, ["models"]).stdout
+    assert "mnist: 28x28-12c5-2ap-64c5-2ap-10o, CNN " in out
+    assert "loihi-convert run mnist-T4" in out
+    listed = json.loads(CliRunner().invoke(cli.app, ["models", "--json"]).stdout)["models"]
+    assert [model["name"] for model in listed] == [model.name for model in named_models()]
+    assert set(listed[0]) >= {"name", "data", "layers", "timesteps", "accuracy", "byte_count", "place", "path"}
+
+
+def test_verbs_take_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    described = CliRunner().invoke(cli.app, ["inspect", "mnist-T4", "--json"])
+    assert json.loads(described.stdout)["sha256"] == sha256(ROOT / "netx_models/mnist/model-T4.net")
+    assert CliRunner().invoke(cli.app, ["inspect", "mnist-T4", "mnist-T4"]).exit_code == 0
+    checked = CliRunner().invoke(cli.app, ["check", "mnist-T4", "--images", "0"])
+    assert checked.stdout.startswith("model-T4.net: can be used on Lava")
