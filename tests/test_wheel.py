@@ -91,7 +91,7 @@ def test_it_works_in_an_environment_of_its_own(wheel: Path, tmp_path: Path) -> N
         ["check", "mnist-T64", "--images", "0"],
     ]
     done = subprocess.run(
-        [python, "-I", "-c", PROGRAM, json.dumps(commands)], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [python, "-I", "-c", PROGRAM, json.dumps(commands)], cwd=tmp_path, capture_output=True, text=True, timeout=270
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{wheel.name.split('-')[1]}\n")
