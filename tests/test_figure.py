@@ -3,61 +3,119 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from support.evaluations import entry
+from support.run_folders import write_runs
 
-from loihi_convert.report.figure import accuracy_figure, image_bytes
-from loihi_convert.report.pictures import run_pictures
+from loihi_convert.errors import InputError, UsageError
+from loihi_convert.report.figure import accuracy_figure
+from loihi_convert.report.figure_style import SIZES, image_bytes
+from loihi_convert.report.pictures import run_pictures, write_figure
 
 
 def drawn(figure: Figure | None) -> dict[str, Any]:
-    """x, y and line style of each labelled line in the first panel."""
+    """x, y and line style of each labelled line."""
     assert figure is not None
     lines: dict[str, Any] = {}
     for line in figure.axes[0].get_lines():
         x, y = (np.asarray(data, float).tolist() for data in line.get_data())
-        lines[str(line.get_label())] = (x, y, str(line.get_linestyle()))
+        if not str(line.get_label()).startswith("_"):
+            lines[str(line.get_label())] = (x, y, str(line.get_linestyle()))
     return lines
+
+
+def note(figure: Figure | None) -> str:
+    """The small text above the picture, in one line."""
+    assert figure is not None
+    return " ".join(figure.axes[0].get_title(loc="left").split())
+
+
+def intervals(figure: Figure | None) -> list[list[float]]:
+    """x, low and high of each bar that is drawn."""
+    assert figure is not None
+    segments = [part for bars in figure.axes[0].containers for part in bars[2][0].get_segments()]
+    return [[float(low[0]), float(low[1]), float(high[1])] for low, high in segments]
 
 
 def test_picture_of_one_file_is_a_curve() -> None:
     figure = accuracy_figure([entry([20, 150, 190, 199])[:2]], "small on digits, 200 images")
     lines = drawn(figure)
-    assert lines["fixed point, 95 % interval"] == ([1, 2, 4], pytest.approx([10, 75, 99.5]), "-")
+    assert lines["fixed point"] == ([1, 2, 4], pytest.approx([10, 75, 99.5]), "-")
     assert lines["float SNN"] == ([1, 2, 4], pytest.approx([10.5, 75.5, 100]), "--")
     assert lines["CNN, 99.50 %"][1] == [99.5, 99.5]
     assert figure is not None
     assert figure.get_suptitle() == "small on digits, 200 images"
-    assert "balanced for T = 4" in figure.axes[0].get_title(loc="left")
+    assert note(figure).startswith(
+        "Thresholds balanced for T = 4, read after each step of one run. n = 200 images, 95 %"
+    )
     assert figure.axes[0].get_xlabel() == "latency T, time steps (on Lava: T + 2)"
 
 
 def test_picture_of_several_files_is_a_marker_each() -> None:
-    late, early = entry([1, 2, 3, 196], name="late"), entry([180, 1, 2, 3], name="early", balanced=1)
-    lines = drawn(accuracy_figure([late[:2], early[:2]], "title"))
-    assert lines["fixed point, 95 % interval"] == ([1, 4], pytest.approx([90, 98]), "None")
+    late, early = entry([1, 2, 3, 196], name="net-T4"), entry([180, 1, 2, 3], name="net-T1", balanced=1)
+    figure = accuracy_figure([late[:2], early[:2]], "title")
+    lines = drawn(figure)
+    assert lines["net-T1, -T4"] == ([1, 4], pytest.approx([90, 98]), "None")
     assert lines["float SNN"] == ([1, 4], pytest.approx([90.5, 98.5]), "None")
+    bars = intervals(figure)
+    assert [bar[0] for bar in bars] == [1, 4]
+    assert all(low < y < high for (_, low, high), y in zip(bars, [90, 98], strict=True))
+    assert figure is not None
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["1", "2", "4"]
 
 
-def test_early_exit_is_a_curve_or_a_marker_for_each_file() -> None:
+def test_a_file_of_one_t_has_its_interval() -> None:
+    figure = accuracy_figure([entry([190], balanced=1)[:2]], "title")
+    ((x, low, high),) = intervals(figure)
+    assert x == 1
+    assert low < 95 < high
+    assert "95 % intervals" in note(figure)
+
+
+def test_every_file_and_the_cnn_of_each_is_named() -> None:
+    """Two networks, of which one has two files; the CNN of the second got other classes right."""
+    one, two = entry([180], name="a-T1", balanced=1), entry([1, 2, 3, 196], name="a-T4")
+    other = entry([1, 190], name="b-T2", balanced=2)
+    changed = other.evaluation.model_copy(update={"cnn_accuracy": 0.98})
+    figure = accuracy_figure([one[:2], two[:2], ("b-T2", changed)], "title")
+    lines = drawn(figure)
+    assert lines["a-T1, -T4"][0] == [1, 4]
+    assert lines["b-T2"][0] == [2]
+    assert lines["CNN of a-T1, -T4, 99.50 %"][1] == [99.5, 99.5]
+    assert lines["CNN of b-T2, 98.00 %"][1] == [98, 98]
+
+
+def test_early_exit_is_a_curve_or_a_marker_joined_to_each_file() -> None:
     """Leads of 4, 7, 9: margin 0 stops after step 1, 5 after 2, 9 and none after 3."""
     one = entry([20, 150, 190], exit_leads=[4, 7, 9])
     lines = drawn(accuracy_figure([one[:2]], "title"))
     assert lines["early exit, at its average T"] == ([1, 2, 3, 3], pytest.approx([10, 75, 95, 95]), "-.")
-    early, without = entry([150, 20], name="early", exit_leads=[7, 9]), entry([180, 1, 2, 3], balanced=1)
+    early, without = entry([150, 20], name="early", exit_leads=[7, 9]), entry([180, 1, 2, 3], balanced=1, name="late")
     figure = accuracy_figure([one[:2], early[:2], without[:2]], "title")
-    assert drawn(figure)["early exit, at its average T"] == ([2, 1], pytest.approx([75, 75]), "None")
+    assert figure is not None
+    joined = {
+        str(line.get_color()): np.asarray(line.get_data(), float).tolist()
+        for line in figure.axes[0].get_lines()
+        if line.get_linestyle() == ":"
+    }
+    colours = {str(line.get_label()): str(line.get_color()) for line in figure.axes[0].get_lines()}
+    # From the average T of early exit to the file's own point, in the file's colour.
+    assert joined[colours["model"]] == [[2, 3], [pytest.approx(75), pytest.approx(95)]]
+    assert joined[colours["early"]] == [[1, 2], [pytest.approx(75), pytest.approx(10)]]
+    assert colours["late"] not in joined
     agreement = drawn(accuracy_figure([entry([20, 198], labels=None, exit_leads=[4, 7])[:2]], "title"))
     assert agreement["early exit, at its average T"][:2] == ([1, 2, 2, 2], pytest.approx([10, 99, 99, 99]))
 
 
 def test_early_exit_before_the_first_t_of_a_file_is_in_the_picture() -> None:
     late, soon = ([4] * 3 + [7] * 5), [7] * 8
-    files = [entry([190] * 8, name=f"{leads}", balanced=8, exit_leads=leads)[:2] for leads in (late, soon)]
+    files = [entry([190] * 8, name=f"net{leads[3]}", balanced=8, exit_leads=leads)[:2] for leads in (late, soon)]
     figure = accuracy_figure(files, "title")
     assert figure is not None
     assert figure.axes[0].get_xlim()[0] < 1
@@ -79,20 +137,42 @@ def test_no_picture_where_nothing_is_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("correct_counts", "panel_count", "bottom"),
-    [([196, 198, 199, 199], 1, 90), ([20, 197, 198, 199], 2, 0), ([20, 60, 80, 120], 1, 0)],
+    ("correct_counts", "bottom", "first", "hidden"),
+    [
+        ([196, 198, 199, 199], 90, 1, ""),
+        ([20, 197, 198, 199], 94, 2, "Not shown: 10 % at T = 1"),
+        ([20, 60, 80, 120], 0, 1, ""),
+    ],
     ids=["all near the CNN", "from far away to the CNN", "never near the CNN"],
 )
-def test_vertical_range(correct_counts: list[int], panel_count: int, bottom: int) -> None:
+def test_one_picture_zoomed_in_says_what_it_leaves_out(
+    correct_counts: list[int], bottom: int, first: int, hidden: str
+) -> None:
     figure = accuracy_figure([entry(correct_counts)[:2]], "title")
     assert figure is not None
-    assert len(figure.axes) == panel_count
-    low, high = figure.axes[0].get_ylim()
+    (axes,) = figure.axes
+    low, high = axes.get_ylim()
     assert bottom <= low <= bottom + 5
-    assert 100 < high <= 105
-    if panel_count == 2:
-        assert figure.axes[1].get_ylim()[0] >= 90
-        assert figure.axes[1].get_xlim()[0] > 1
+    assert 99.5 < high <= 105
+    assert first / 1.3 < axes.get_xlim()[0] < first
+    assert note(figure).endswith(hidden or "95 % intervals")
+
+
+@pytest.mark.parametrize("width", ["screen", "column", "page"])
+def test_nothing_is_cut_off_at_any_width(width: Any) -> None:
+    """The boxes of all texts lie in the figure, also of long names."""
+    files = [entry([196], name=f"network-of-a-long-name-T{t}", balanced=1)[:2] for t in (1, 2, 3)]
+    figure = accuracy_figure(files, "a long title " * 4, note="CNN trained with seed 0", width=width)
+    assert figure is not None
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    whole = figure.bbox.padded(1)
+    texts = [figure._suptitle, figure.axes[0].title, figure.axes[0]._left_title, *figure.legends[0].get_texts()]  # type: ignore[attr-defined]
+    for text in texts:
+        box = text.get_window_extent(canvas.get_renderer())
+        assert whole.x0 <= box.x0
+        assert box.x1 <= whole.x1, text.get_text()
+    assert figure.get_size_inches()[0] == SIZES[width].inches
 
 
 def test_pictures_are_a_png_and_a_reproducible_svg() -> None:
@@ -105,14 +185,35 @@ def test_pictures_are_a_png_and_a_reproducible_svg() -> None:
     assert b"<dc:date>" not in svg
     png = image_bytes(one, "png")
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
-    # 10.4 x 4.6 inches (two panels) at 160 dots an inch; width and height stand at byte 16 of a PNG.
-    assert struct.unpack(">II", png[16:24]) == (1664, 736)
+    # 6.6 x 4.62 inches at 160 dots an inch; width and height stand at byte 16 of a PNG.
+    assert struct.unpack(">II", png[16:24]) == (1056, 739)
 
 
-def test_the_pictures_of_a_run_have_names() -> None:
+def test_the_pictures_of_a_run_have_names_and_say_seed_and_images() -> None:
     files = [entry([20, 197, 198, 199])[:2]]
-    pictures = run_pictures(files, "title")
+    pictures = run_pictures(files, "mnist", {"model": {"model": {"seed": 3}}})
     assert list(pictures) == ["accuracy.svg", "accuracy.png"]
-    figure = accuracy_figure(files, "title")
+    figure = accuracy_figure(files, "model on mnist", note="CNN trained with seed 3")
     assert figure is not None
     assert pictures == {"accuracy.svg": image_bytes(figure, "svg"), "accuracy.png": image_bytes(figure, "png")}
+    assert "n = 200 images" in note(figure)
+
+
+@pytest.mark.parametrize(("suffix", "begins"), [("pdf", b"%PDF"), ("svg", b"<?xml"), ("png", b"\x89PNG")])
+def test_a_run_folder_becomes_a_figure_for_a_paper(tmp_path: Path, suffix: str, begins: bytes) -> None:
+    folder = write_runs(tmp_path, entry([20, 197, 198, 199]))
+    first = write_figure([folder], tmp_path / f"one.{suffix}", width="column").read_bytes()
+    assert first.startswith(begins)
+    assert write_figure([folder], tmp_path / f"two.{suffix}", width="column").read_bytes() == first
+    with pytest.raises(InputError, match="exists already"):
+        write_figure([folder], tmp_path / f"one.{suffix}")
+
+
+def test_figures_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
+    mnist, cifar = (write_runs(tmp_path, entry([190], name=name), data=name) for name in ("mnist", "cifar10"))
+    with pytest.raises(UsageError) as caught:
+        write_figure([mnist], tmp_path / "figure.jpg")
+    assert (caught.value.where, caught.value.expected) == ("figure", "its suffix must be one of .png, .svg, .pdf")
+    with pytest.raises(UsageError) as caught:
+        write_figure([mnist, cifar], tmp_path / "figure.pdf")
+    assert caught.value.found == "the runs are of cifar10 and mnist"

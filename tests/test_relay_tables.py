@@ -166,7 +166,7 @@ def test_the_report_leaves_relays_out_of_ranges_and_marks_them_in_lists(tmp_path
     assert f"{100 * rates.min():.2f}..{100 * rates.max():.2f}" in " ".join(text.split())
     assert "| 6 (relay) " in text
     assert "| 2 (relay) " not in text
-    assert "of these, of relays" in " ".join(text.split())
+    assert "of these, from relays" in " ".join(text.split())
     # Bars: one for each channel that is not a relay.
     page = written.html.read_text()
     assert np.count_nonzero([f"channel {channel}:" in page for channel in range(7)]) == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
@@ -75,16 +76,16 @@ def test_the_figures_of_one_run(tmp_path: Path) -> None:
         line = next(line for line in text.splitlines() if line.startswith(f"| {row['timesteps']} | "))
         interval = f"{100 * float(row['accuracy_low']):.2f}-{100 * float(row['accuracy_high']):.2f}"
         loss = f"{float(row['conversion_loss_points']):.2f}"
-        assert line.split(" | ")[2:3] + line.split(" | ")[4:7] == ["99.50", accuracy, interval, loss]
+        assert line.split(" | ")[1:3] + line.split(" | ")[5:6] == [f"{accuracy} ({interval})", loss, "99.50"]
     card = page.within("article")
     assert card[:4] == ["model", "mnist, 200 images", "99.50 %", "accuracy at T = 4"]
     assert dict(zip(card[4::2], card[5::2], strict=True)) == {
         "95 % interval": "97.22-99.91",
         "CNN": "99.50 %",
-        "conversion loss": "0.00 points",
+        "loss": "0.00 points",
         "float SNN": "100.00 %",
-        "synaptic operations an image": "24.0",
-        "spikes an image": "8.0",
+        "synaptic operations per image": "24.0",
+        "spikes per image": "8.0",
         "early exit": "average T 2.00, accuracy 75.00 %",
     }
     early = next(line for line in text.splitlines() if line.startswith("| 4 | 5 |"))
@@ -130,7 +131,7 @@ def test_several_runs_stand_beside_the_paper(tmp_path: Path) -> None:
     assert ours == "| ours: model | 99.50 | 90.00 | 98.00 |  |  |  |  |"
     assert "| paper: \N{GREEK SMALL LETTER ALPHA} = 1 | 99.31 |  | 86.18 | 98.98 | 99.25 | 99.30 | 99.33 |" in text
     assert "| paper: best \N{GREEK SMALL LETTER ALPHA} | 99.31 |  | 99.14 | 99.20 |" in text
-    assert "of ours some are of 200." in text
+    assert "some of ours are for 200." in text
     assert [heading for heading in page.within("article") if heading in ("model-T1", "model-T4", "other")]
     assert page.within("h1") == ["3 spiking networks on mnist"]
 
@@ -140,7 +141,7 @@ def test_many_files_have_a_table_and_no_cards(tmp_path: Path, files: int, cards:
     runs = [entry([180], name=f"net{index}", balanced=1) for index in range(files)]
     page, text = write(tmp_path, write_runs(tmp_path, *runs))
     assert len([heading for heading in page.within("article") if heading.startswith("net")]) == cards
-    assert sum(line.startswith("| net") and " | 200 | 1 |" in line for line in text.splitlines()) == files
+    assert sum(line.startswith("| net") and " | 90.00 (" in line for line in text.splitlines()) == files
 
 
 @pytest.mark.slow
@@ -151,7 +152,7 @@ def test_runs_of_different_data_stand_apart(tmp_path: Path) -> None:
     ]
     page, text = write(tmp_path, *folders)
     assert page.within("h2")[1:3] == ["Accuracy and latency: mnist", "Accuracy and latency: cifar10"]
-    assert "their accuracies do not compare" in text
+    assert "do not compare their accuracies" in text
     assert "VGG-16" not in text
     labels = [
         attributes["aria-label"] or "" for tag, attributes in page.elements if tag == "svg" and "role" in attributes
@@ -171,7 +172,7 @@ def test_a_run_that_ended_before_its_t_is_not_put_beside_the_paper(tmp_path: Pat
     _, text = write(tmp_path, folder)
     assert "| ours: whole |" in text
     assert "| ours: model |" not in text
-    assert "Left out, because its run ended before the T it is balanced for: model." in text
+    assert "Left out, because the run ended before the T that the file is balanced for: model." in text
 
 
 def test_without_labels(tmp_path: Path) -> None:
@@ -212,7 +213,7 @@ def test_each_way_to_choose_a_margin_is_told_with_its_files(tmp_path: Path) -> N
     page, text = write(tmp_path, *folders)
     assert (
         "costs at most 0.1 points of accuracy on 2,000 validation images (a, b); 2 % of the classes after T on 20 "
-        "calibration images (c), which are not among"
+        "calibration images (c). None of these images"
     ) in text
     # Accuracy and agreement are not drawn in one chart.
     assert "same class as after T, %" in page.within("svg")
@@ -256,7 +257,7 @@ def test_older_run_folders_lack_channels_and_the_page_says_so(tmp_path: Path) ->
     for name in ("firing_rates.csv", "thresholds.csv"):
         (folder / name).unlink()
     page, text = write(tmp_path, folder)
-    assert f"channels are missing for {folder.name}: an earlier version made the run" in text
+    assert f"channels are missing for {folder.name}: an earlier version did not record them" in text
     assert "first.conv: firing rate" not in page.within("strong")
     assert "| first.conv | 4 | 50.00 |" in text
 
@@ -311,9 +312,10 @@ def test_kinds_of_neurons_stand_side_by_side(tmp_path: Path) -> None:
     assert "| 2 | 95.00 |  |  |  |" in text
     assert "| 4 | 98.00 | 98.00 | 97.00 | 96.00 / 95.50 |" in text
     assert "hard scalar: Lava's own LIF with one threshold per layer, as stock netx has it on hardware" in text
-    assert {"soft-T4 (soft)", "array (hard array)", "scalar (hard scalar)"} <= set(page.within("article"))
-    # The curve of one network's files, called after it and its neurons.
-    assert "| ours: soft (soft) | 99.50 | 95.00 | 98.00 |" in text
+    # Neurons stand on the cards, and do not lengthen every name.
+    assert {"soft-T4", "array", "scalar"} <= set(page.within("article"))
+    assert {f"mnist, 200 images, {kind} neurons" for kind in ("soft", "hard scalar")} <= set(page.within("article"))
+    assert "| ours: soft | 99.50 | 95.00 | 98.00 |" in text
 
 
 @pytest.mark.slow
@@ -326,8 +328,8 @@ def test_files_of_one_name_and_different_neurons_are_different_curves(tmp_path: 
         folders.append(write_runs(tmp_path / reset, run, manifest=manifest))
     _, text = write(tmp_path, *folders)
     # T = 2 and 4, then the paper's.
-    assert "| ours: model-T4 (soft) | 99.50 |  | 98.00 |" in text
-    assert "| ours: model-T2 (hard array) | 99.50 | 96.00 |  |" in text
+    assert "| ours: model-T4 | 99.50 |  | 98.00 |" in text
+    assert "| ours: model-T2 | 99.50 | 96.00 |  |" in text
 
 
 @pytest.mark.slow
@@ -423,12 +425,164 @@ def test_the_output_is_html(tmp_path: Path) -> None:
     assert ".html" in caught.value.expected
 
 
+def manifest_of(file: Path, utc_time: str, data: str = "mnist") -> dict[str, object]:
+    """A manifest of a run that read ``file`` at this time."""
+    made = new_manifest(network="a", data=data, backend="ref", files=[file], command_line=["run"], seed=None)
+    return {**made, "utc_time": utc_time}
+
+
+def test_of_several_runs_of_a_file_the_newest_is_shown_and_the_others_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "model-T4.net"
+    file.write_bytes(b"one")
+    folders = []
+    for place, right, hour in (("old", 150, 10), ("new", 196, 12), ("between", 180, 11)):
+        run = entry([1, 2, 3, right], name="model-T4")
+        (tmp_path / place).mkdir()
+        manifest = manifest_of(file, f"2026-11-26T{hour}:00:00+00:00")
+        folders.append(write_runs(tmp_path / place, run, manifest=manifest).rename(tmp_path / f"run-{place}"))
+    page, text = write(tmp_path, *folders)
+    assert [title for title in page.within("article") if title.startswith("model-T4")] == ["model-T4"]
+    assert "98.00 %" in page.within("article")
+    said = next(line for line in text.splitlines() if line.startswith("Left out"))
+    assert r"model-T4 in run-old (2026-11-26 10:00 UTC), run again in run-new" in said
+    assert "model-T4 in run-between (2026-11-26 11:00 UTC), run again in run-new" in said
+
+
+def test_a_file_that_changed_is_another_file(tmp_path: Path) -> None:
+    folders = []
+    for content in (b"one", b"two"):
+        file = tmp_path / "model-T4.net"
+        file.write_bytes(content)
+        place = tmp_path / content.decode()
+        place.mkdir()
+        manifest = manifest_of(file, "2026-11-26T10:00:00+00:00")
+        folders.append(write_runs(place, entry([180], name="model-T4"), manifest=manifest))
+    page, text = write(tmp_path, *folders)
+    assert len([title for title in page.within("article") if title.startswith("model-T4")]) == 2
+    assert "Left out" not in text
+
+
+def verdicts(tmp_path: Path, *folders: Path) -> list[str]:
+    page, _ = write(tmp_path, *folders)
+    paragraphs = [text for path, text in page.texts if path[-2:] == ("header", "p")]
+    return paragraphs[:-1]
+
+
+def test_the_verdict_names_the_file_that_loses_little_at_the_least_work(tmp_path: Path) -> None:
+    """At T the work is 6 T synaptic operations; the CNN has 99.5 %."""
+    runs = [entry([1] * (t - 1) + [right], name=f"m-T{t}", balanced=t) for t, right in ((1, 150), (4, 197), (32, 197))]
+    assert verdicts(tmp_path, write_runs(tmp_path, *runs)) == [
+        "T = 4 loses 1.00 points at 1/8 of the work of T = 32, which loses 1.00 points (200 images)."
+    ]
+
+
+def test_the_verdict_of_the_most_accurate_file(tmp_path: Path) -> None:
+    runs = [entry([1] * (t - 1) + [right], name=f"m-T{t}", balanced=t) for t, right in ((1, 150), (4, 200))]
+    assert verdicts(tmp_path, write_runs(tmp_path, *runs)) == [
+        "T = 4 is the most accurate: 100.00 %, 0.50 points above the CNN (200 images). T = 1 loses 24.50 points at 1/4 "
+        "of its work."
+    ]
+
+
+@pytest.mark.slow
+def test_the_verdict_without_labels_and_of_several_data_sets(tmp_path: Path) -> None:
+    folders = [
+        write_runs(tmp_path, entry([20, 198], name="a", labels=None), labels=None),
+        write_runs(tmp_path, entry([20, 198], name="b", has_cnn=False), data="cifar10"),
+    ]
+    assert verdicts(tmp_path, *folders) == [
+        "mnist: T = 2 gives 99.00 % of the images the CNN's class (200 images without labels).",
+        "cifar10: T = 2 reaches 99.00 % (200 images).",
+    ]
+
+
+def test_every_file_has_one_colour_on_the_whole_page(tmp_path: Path) -> None:
+    """Its class stands on its card, and on every series that bears its name; that of no other file does."""
+    runs = [entry([1] * (t - 1) + [190], name=f"m-T{t}", balanced=t, exit_leads=[4] * (t - 1) + [9]) for t in (2, 3, 4)]
+    written = build.write_report([write_runs(tmp_path, *runs)], tmp_path / "report.html")
+    source = written.html.read_text()
+    for index, run in enumerate(runs):
+        name = run.name
+        assert f'<i class="dot s{index}"></i>{name}' in source
+        swatches = re.findall(rf'<g class="([^"]+)">(?:(?!</li>).)*?<span>{name}(?:, (?:for )?T = \d)?</span>', source)
+        assert len(swatches) >= 4
+        assert set(swatches) == {f"s{index}"}
+
+
+def test_points_far_below_the_others_leave_the_frame_and_are_named(tmp_path: Path) -> None:
+    """The paper has 86.18 % at T = 4."""
+    runs = [entry([1] * (t - 1) + [198], name=f"m-T{t}", balanced=t) for t in (4, 8)]
+    page, _ = write(tmp_path, write_runs(tmp_path, *runs))
+    caption = next(text for text in page.within("figcaption") if text.startswith("One file per T"))
+    assert caption.endswith("Outside the frame: paper: \N{GREEK SMALL LETTER ALPHA} = 1, T = 4: 86.18 %.")
+    ticks = [text for path, text in page.texts if path[-1] == "text"]
+    assert "40" not in ticks
+    # One picture in three sizes, and no second panel.
+    assert len([1 for tag, attributes in page.elements if (attributes.get("class") or "") == "wide"]) == 4 - 1
+
+
+def test_each_chart_has_its_numbers(tmp_path: Path) -> None:
+    page, _ = write(tmp_path, write_runs(tmp_path, entry([20, 150, 190, 199])))
+    tables = [attributes["data-csv"] or "" for tag, attributes in page.elements if tag == "figure"]
+    assert all(tables)
+    anytime = next(table for table in tables if "float SNN" in table)
+    rows = list(csv.reader(anytime.splitlines()))
+    assert rows[0] == ["series", "latency T, time steps", "accuracy, %", "interval low", "interval high"]
+    assert rows[1][:3] == ["model", "1", "10"]
+    assert float(rows[1][3]) < 10 < float(rows[1][4])
+    assert ["CNN", "", "99.5", "", ""] in rows
+
+
 def test_the_verb_says_what_it_wrote(tmp_path: Path) -> None:
     folder, output = write_runs(tmp_path, entry([20])), tmp_path / "page.html"
     done = CliRunner().invoke(cli.app, ["report", str(folder), "-o", str(output)])
     assert (done.exit_code, done.stdout) == (0, f"wrote {output} and {output.with_suffix('.md')}\n")
     done = CliRunner().invoke(cli.app, ["report", str(folder), "-o", str(output), "--overwrite", "--json"])
     assert json.loads(done.stdout) == {"html": str(output), "markdown": str(output.with_suffix(".md"))}
+
+
+def test_without_a_folder_the_newest_run_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli.app, ["report"])
+    assert isinstance(done.exception, InputError)
+    (tmp_path / "runs").mkdir()
+    for index, name in enumerate(("newest", "older")):
+        folder = write_runs(tmp_path / "runs", entry([180], name=name))
+        os.utime(folder / "manifest.json", (1000 - index, 1000 - index))
+    assert CliRunner().invoke(cli.app, ["report"]).exit_code == 0
+    assert (tmp_path / "report.md").read_text().startswith("# newest on mnist\n")
+
+
+def test_a_folder_of_runs_is_all_of_them(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    for name in ("one", "two"):
+        write_runs(runs, entry([180], name=name))
+    (runs / "unfinished").mkdir()
+    output = tmp_path / "page.html"
+    done = CliRunner().invoke(cli.app, ["report", str(runs), "-o", str(output)])
+    assert done.exit_code == 0
+    assert "unfinished" in done.stderr
+    assert output.with_suffix(".md").read_text().startswith("# 2 spiking networks on mnist\n")
+
+
+def test_the_page_can_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda address: not opened.append(address))
+    folder, output = write_runs(tmp_path, entry([20])), tmp_path / "page.html"
+    assert CliRunner().invoke(cli.app, ["report", str(folder), "-o", str(output), "--open"]).exit_code == 0
+    assert opened == [output.as_uri()]
+
+
+def test_a_figure_takes_the_place_of_the_page(tmp_path: Path) -> None:
+    folder, output = write_runs(tmp_path, entry([20, 197, 198, 199])), tmp_path / "accuracy.pdf"
+    done = CliRunner().invoke(cli.app, ["report", str(folder), "--figure", str(output), "--width", "column"])
+    assert (done.exit_code, done.stdout) == (0, f"wrote {output}\n")
+    assert output.read_bytes().startswith(b"%PDF")
+    assert not list(tmp_path.glob("*.html"))
+    refused = CliRunner().invoke(cli.app, ["report", str(folder), "--width", "column"])
+    assert isinstance(refused.exception, UsageError)
+    assert refused.exception.where == "width"
 
 
 @pytest.mark.slow

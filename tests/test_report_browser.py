@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from support.chromium import Tab, open_tab
@@ -18,7 +21,13 @@ pytestmark = pytest.mark.browser
 
 SCREENS = [(width, scheme) for width in (360, 800, 1440) for scheme in ("light", "dark")]
 
-SHOWN = "[...document.querySelectorAll('.panel svg[role=img]')].filter((svg) => svg.getBoundingClientRect().width)"
+SHOWN = "[...document.querySelectorAll('.pictures > div > svg')].filter((svg) => svg.getBoundingClientRect().width)"
+
+OPEN_ALL = "document.querySelectorAll('details').forEach((details) => { details.open = true; })"
+
+# Boxes of tables that hold more than they show.
+CUT_OFF = """[...document.querySelectorAll(".scroll")].filter((box) => box.scrollWidth > box.clientWidth)
+  .map((box) => [box.scrollWidth, box.clientWidth, box.textContent.trim().slice(0, 80)])"""
 
 # Of every element that shows text of its own: what is behind it, and its colour on that, as a canvas paints them.
 TEXT_COLOURS = """(() => {
@@ -87,13 +96,13 @@ def test_it_fits_and_nothing_complains(tab: Tab, page: Path, width: int, scheme:
 @pytest.mark.parametrize("width", [360, 800, 1440])
 def test_every_chart_shows_one_of_its_sizes(tab: Tab, page: Path, width: int) -> None:
     tab.show(page, width, 844, "light")
-    panels = tab.evaluate(
-        "[...document.querySelectorAll('.panel')].map((panel) => [...panel.querySelectorAll(':scope > div > svg')]"
+    pictures = tab.evaluate(
+        "[...document.querySelectorAll('.pictures')].map((one) => [...one.querySelectorAll(':scope > div > svg')]"
         ".map((svg) => svg.getBoundingClientRect()).filter((box) => box.width && box.height)"
         ".map((box) => [box.width, box.height]))"
     )
-    assert panels
-    for sizes in panels:
+    assert pictures
+    for sizes in pictures:
         ((shown, height),) = sizes
         assert 250 < shown <= width
         assert height > 120
@@ -154,7 +163,7 @@ def test_a_mark_says_its_values(tab: Tab, page: Path) -> None:
     tab.show(page, 1440, 844, "light")
     words = tab.evaluate("""(() => {
       const figure = document.querySelector("figure.chart");
-      const box = [...figure.querySelectorAll("svg[role=img] .mark")].map((mark) => mark.getBoundingClientRect())
+      const box = [...figure.querySelectorAll(".pictures .mark")].map((mark) => mark.getBoundingClientRect())
         .find((box) => box.width);
       figure.dispatchEvent(new PointerEvent("pointermove", {clientX: box.left + 1, clientY: box.top + 1}));
       const tip = figure.querySelector(".tip");
@@ -162,3 +171,156 @@ def test_a_mark_says_its_values(tab: Tab, page: Path) -> None:
     })()""")
     assert words is not None
     assert "T = " in words
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280, 1440, 1920])
+def test_no_table_is_cut_off(tab: Tab, page: Path, width: int) -> None:
+    tab.show(page, width, 844, "light")
+    assert tab.evaluate(CUT_OFF) == []
+    tab.evaluate(OPEN_ALL)
+    # Tables are fitted when their details open, which is an event of its own.
+    tab.evaluate("new Promise((resolve) => setTimeout(resolve, 100))")
+    assert tab.evaluate(CUT_OFF) == []
+    shown = tab.evaluate("""[...document.querySelectorAll(".scroll td")].filter((cell) => cell.getClientRects().length)
+      .map((cell) => cell.getBoundingClientRect()).every((box) => box.left >= 0 && box.right <= innerWidth)""")
+    assert shown
+
+
+def point_at(tab: Tab, place: str) -> str | None:
+    """What the tip of the first chart says when the pointer is at ``place``, JavaScript for [x, y]; None: nothing."""
+    told: str | None = tab.evaluate(f"""(() => {{
+      const figure = document.querySelector("figure.chart");
+      const [clientX, clientY] = {place};
+      figure.dispatchEvent(new PointerEvent("pointermove", {{clientX, clientY}}));
+      const tip = figure.querySelector(".tip");
+      return tip.hidden ? null : tip.textContent;
+    }})()""")
+    return told
+
+
+LEVEL = (
+    """[...figure.querySelectorAll(".level")].map((line) => line.getBoundingClientRect()).find((box) => box.width)"""
+)
+
+
+def test_a_mark_near_the_cnns_line_is_what_the_pointer_means(tab: Tab, page: Path) -> None:
+    tab.show(page, 1440, 844, "light")
+    mark = """(() => { const level = %s;
+      const all = [...figure.querySelectorAll(".mark")].map((one) => one.getBoundingClientRect());
+      const marks = all.filter((box) => box.width);
+      marks.sort((one, other) => Math.abs(one.top - level.top) - Math.abs(other.top - level.top));
+      const middle = marks[0].left + marks[0].width / 2;
+      return [middle, Math.abs(marks[0].top - level.top) < 20 ? level.top : marks[0].top]; })()"""
+    words = point_at(tab, mark % LEVEL)
+    assert words is not None
+    assert "T = " in words
+    # Where no mark is near, the line says what it is.
+    away = f"(() => {{ const level = {LEVEL}; return [level.left + level.width * 0.42, level.top]; }})()"
+    assert "CNN" in (point_at(tab, away) or "")
+
+
+def test_the_legend_shows_and_hides_a_series(tab: Tab, page: Path) -> None:
+    tab.show(page, 1440, 844, "light")
+    count = """(() => { const figure = document.querySelector("figure.chart");
+      const marks = [...figure.querySelectorAll(".pictures .mark")];
+      return marks.filter((mark) => mark.getClientRects().length).length; })()"""
+    press = """(() => { const figure = document.querySelector("figure.chart");
+      const button = [...figure.querySelectorAll(".legend button")].find((one) => one.textContent.includes("paper"));
+      button.click(); return button.getAttribute("aria-pressed"); })()"""
+    before = tab.evaluate(count)
+    assert tab.evaluate(press) == "false"
+    assert 0 < tab.evaluate(count) < before
+    assert tab.evaluate(press) == "true"
+    assert tab.evaluate(count) == before
+
+
+def press(tab: Tab, key: str) -> None:
+    for kind in ("keyDown", "keyUp"):
+        tab.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode={"Tab": 9}.get(key, 0))
+
+
+def test_marks_are_reached_with_the_keyboard(tab: Tab, page: Path) -> None:
+    """Tab goes from the legend to a chart, and on from there to its buttons; arrows go from mark to mark."""
+    tab.show(page, 1440, 844, "light")
+    told = """(() => { const figure = document.querySelector("figure.chart"), tip = figure.querySelector(".tip");
+      const own = document.activeElement.getAttribute("aria-label");
+      return [tip.hidden ? null : tip.textContent, own]; })()"""
+    tab.evaluate("[...document.querySelector('figure.chart').querySelectorAll('.legend button')].at(-1).focus()")
+    press(tab, "Tab")
+    first, label = tab.evaluate(told)
+    assert first == label
+    assert "T = " in first
+    press(tab, "ArrowRight")
+    second, label = tab.evaluate(told)
+    assert second == label != first
+    press(tab, "ArrowLeft")
+    assert tab.evaluate(told) == [first, first]
+    press(tab, "ArrowDown")
+    assert tab.evaluate(told)[0] not in (first, None)
+    press(tab, "Tab")
+    assert tab.evaluate("document.activeElement.textContent") == "SVG"
+    assert tab.evaluate(told)[0] is None
+
+
+def saved(tab: Tab, folder: Path, label: str) -> str:
+    """The content of the file that a button of the first chart saves."""
+    tab.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+    tab.evaluate(
+        f"""[...document.querySelector("figure.chart").querySelectorAll(".save button")]
+        .find((button) => button.textContent === "{label}").click()"""
+    )
+    deadline = time.monotonic() + 60
+    while not (found := [path for path in folder.iterdir() if path.suffix == f".{label.lower()}"]):
+        assert time.monotonic() < deadline, "nothing was saved"
+        time.sleep(0.05)
+    return found[0].read_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_chart_is_saved_as_a_picture_that_stands_alone(tab: Tab, page: Path, tmp_path: Path, scheme: str) -> None:
+    tab.show(page, 1440, 844, scheme)
+    content = saved(tab, tmp_path, "SVG")
+    root = ElementTree.fromstring(content)
+    elements = list(root.iter())
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert "var(" not in content
+    assert not any("class" in element.attrib or "href" in element.attrib for element in elements)
+    texts = [element.text for element in elements if element.tag.endswith("}text")]
+    assert texts[0] == tab.evaluate("document.querySelector('figure.chart strong').textContent")
+    assert any(text and "paper" in text for text in texts)
+    assert any(text and "time steps" in text for text in texts)
+    # Light on screens of both kinds: the first file's colour.
+    assert "rgb(0, 114, 178)" in {element.get("fill") for element in elements}
+    assert elements[1].get("fill") == "#ffffff"
+
+
+def test_a_chart_is_saved_as_numbers(tab: Tab, page: Path, tmp_path: Path) -> None:
+    tab.show(page, 1440, 844, "light")
+    rows = list(csv.reader(saved(tab, tmp_path, "CSV").splitlines()))
+    assert rows[0][:3] == ["series", "latency T, time steps", "accuracy, %"]
+    assert any(row[0].startswith("paper") for row in rows)
+    assert all(0 <= float(row[2]) <= 100 for row in rows[1:])
+
+
+def test_it_prints_white_pages_with_whole_tables(tab: Tab, page: Path, tmp_path: Path) -> None:
+    """A4 less its margins is 703 pixels wide. The screen is dark, and no table fits it."""
+    tab.show(page, 390, 844, "dark")
+    tab.call("Emulation.setDeviceMetricsOverride", width=703, height=1000, deviceScaleFactor=1, mobile=False)
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    tab.call("Emulation.setEmulatedMedia", media="print", features=dark)
+    tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert tab.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+    wide = tab.evaluate("""[...document.querySelectorAll("table, figure.chart, pre")]
+      .filter((one) => one.getClientRects().length)
+      .map((one) => [one.getBoundingClientRect().right, one.textContent.trim().slice(0, 60)])
+      .filter(([right]) => right > 703.5)""")
+    assert wide == []
+    assert set(tab.evaluate("[...document.querySelectorAll('h2')].map((one) => getComputedStyle(one).breakAfter)")) == {
+        "avoid"
+    }
+    empty = tab.evaluate("""[...document.querySelectorAll("section")].filter((one) => one.getClientRects().length)
+      .filter((one) => ![...one.children].slice(1).some((block) => block.getClientRects().length)).length""")
+    assert empty == 0
+    tab.call("Emulation.setEmulatedMedia", media="", features=dark)
+    assert tab.call("Page.printToPDF", preferCSSPageSize=True)["data"]

@@ -128,7 +128,7 @@ def test_per_t_table_of_a_run_that_ended_earlier_says_so() -> None:
     assert "or the last T" not in printed(per_t_table([whole, whole]))
     figure = accuracy_figure([whole, short], "several")
     assert figure is not None
-    assert said in figure.axes[0].get_title(loc="left")
+    assert said in " ".join(figure.axes[0].get_title(loc="left").split())
 
 
 def test_early_exit_table() -> None:

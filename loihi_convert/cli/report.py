@@ -2,28 +2,75 @@
 
 from __future__ import annotations
 
+import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from loihi_convert.cli import options
-from loihi_convert.cli.console import echo, say_json
+from loihi_convert.cli.console import echo, log, say_json
+from loihi_convert.errors import InputError, UsageError
+from loihi_convert.report.figure_style import Width
 
+_RUNS = "Run folders, or a folder that holds run folders; default: the newest in runs/."
 _OUTPUT = "HTML file to write; Markdown of the same name is written beside it."
+_FIGURE = "Write one figure instead of a page: accuracy, or error, against T, as .pdf, .svg or .png."
+_WIDTH = "Width of the figure: a column (85 mm) or a page (178 mm) of a paper, or a screen."
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, written by `loihi-convert run`.", metavar="RUN...")],
+    runs: Annotated[list[Path] | None, typer.Argument(help=_RUNS, metavar="[RUN]...", show_default=False)] = None,
     output: Annotated[Path, options.output(_OUTPUT)] = Path("report.html"),
+    opens: Annotated[bool, options.switch("--open", options.BASICS, "Open the page in your browser.")] = False,
     overwrite: Annotated[bool, options.overwrite()] = False,
     as_json: Annotated[bool, options.as_json()] = False,
+    figure: Annotated[Path | None, options.named("--figure", options.OUTPUT, _FIGURE)] = None,
+    width: Annotated[Width | None, options.choice(Width, "--width", options.OUTPUT, _WIDTH)] = None,
 ) -> None:
-    """Write one page about one or several runs: accuracy and latency, layers, confusions, how it was made."""
+    """Write one page about one or several runs: accuracy and latency, layers, confused classes, how it was made."""
+    if width is not None and figure is None:
+        raise UsageError("given without a figure", where="width", hint="Pass `figure`, as in `figure='accuracy.pdf'`.")
+    folders = _run_folders(runs or ())
+    if figure is not None:
+        from loihi_convert.report.pictures import write_figure
+
+        path = write_figure(folders, figure, width=width or "screen", overwrite=overwrite)
+        if as_json:
+            say_json({"figure": str(path)})
+        else:
+            echo(f"wrote {path}")
+        return
     from loihi_convert.report.build import write_report
 
-    written = write_report(runs, output, overwrite=overwrite)
+    written = write_report(folders, output, overwrite=overwrite)
     if as_json:
         say_json({"html": str(written.html), "markdown": str(written.markdown)})
     else:
         echo(f"wrote {written.html} and {written.markdown}")
+    if opens and not webbrowser.open(written.html.resolve().as_uri()):
+        log(f"no browser was found; open {written.html} yourself")
+
+
+def _run_folders(given: Sequence[Path]) -> list[Path]:
+    """The run folders among ``given`` and in them, or the newest of the current folder's runs."""
+    from loihi_convert.runs.run_folder import MANIFEST, RUNS
+
+    if not given:
+        complete = sorted(RUNS.glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime_ns)
+        if not complete:
+            raise InputError(
+                "this folder does not hold a complete run",
+                where=RUNS,
+                hint="Run a file: `loihi-convert run model.net`.",
+            )
+        return [complete[-1].parent]
+    folders: list[Path] = []
+    for path in given:
+        inner = [] if (path / MANIFEST).exists() else sorted(found.parent for found in path.glob(f"*/{MANIFEST}"))
+        incomplete = [one.name for one in sorted(path.iterdir()) if one.is_dir() and one not in inner] if inner else []
+        if incomplete:
+            log(f"left out, not complete run folders: {', '.join(incomplete)}")
+        folders += inner or [path]
+    return folders

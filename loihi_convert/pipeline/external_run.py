@@ -87,6 +87,6 @@ def run_external_into_folder(
             labels=images.labels,
             classes=classes,
             manifest={**manifest, "classes": classes, "mean": mean, "std": std},
-            pictures=run_pictures([(path.stem, evaluation)], f"{path.stem} on {splits.name}, {len(images):,} images"),
+            pictures=run_pictures([(path.stem, evaluation)], splits.name),
         )
     return ExternalRun(folder, files, network, result, evaluation)

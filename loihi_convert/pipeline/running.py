@@ -308,16 +308,16 @@ def run_into_folder(
             command_line=command_line,
             seed=None,
         )
+        made_by = _made_by(backend, runs)
         written = run_folder.write_run(
             folder,
             [run_folder.FileResults(ran.path.stem, ran.evaluation, ran.result, ran.network) for ran in runs],
             labels=images.labels,
             targets=images.targets,
             classes=classes,
-            manifest={**manifest, "classes": classes, **_made_by(backend, runs)},
+            manifest={**manifest, "classes": classes, **made_by},
             pictures=run_pictures(
-                [(ran.path.stem, ran.evaluation) for ran in runs],
-                f"{paths[0].stem} on {splits.name}, {len(images):,} images",
+                [(ran.path.stem, ran.evaluation) for ran in runs], splits.name, made_by["provenance"]
             ),
         )
     return RunFolder(folder, written, runs)

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 from loihi_convert.metrics.evaluation import Point
+from loihi_convert.report.axes import FramePoint, frame
 from loihi_convert.report.beside_the_paper import paper_remarks, paper_table, per_t_chart
 from loihi_convert.report.charts import Axes, Chart, Levels, Mark, Series, curve_chart
 from loihi_convert.report.entries import Entry
 from loihi_convert.report.formats import count, percent
 from loihi_convert.report.neuron_section import blocks as neuron_blocks
 from loihi_convert.report.page import Block, Details, Paragraph, Picture
-from loihi_convert.report.run_tables import accuracy_table
+from loihi_convert.report.page_tables import anytime_table
+from loihi_convert.report.svg import NEUTRAL
 from loihi_convert.report.ticks import decade_ticks
 from loihi_convert.report.timestep_chart import timestep_chart
 
 
 def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
     """Yield the curves of the runs of one data set, beside the paper's where it has that set, and their tables."""
-    cnn = {100 * a for e in entries if (a := e.evaluation.cnn_accuracy) is not None}
-    levels = tuple((value, f"the CNN, {value:.2f} %") for value in sorted(cnn))
+    levels = _cnn_levels(entries)
     has_accuracy = all(entry.point.accuracy is not None for entry in entries)
     measure = "accuracy, %" if has_accuracy else "agreement with the CNN's class, %"
     if (chart := per_t_chart(entries, levels)) is not None:
@@ -36,8 +36,20 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
         yield Picture(chart)
     if (chart := _work_chart(entries, levels, measure, has_accuracy)) is not None:
         yield Picture(chart)
-    tables = tuple(replace(accuracy_table(entry.evaluation), title=entry.label) for entry in entries)
+    tables = tuple(anytime_table(entry.evaluation, entry.label) for entry in entries)
     yield from tables if len(tables) == 1 else [Details("The curves as tables", tables)]
+
+
+def _cnn_levels(entries: Sequence[Entry]) -> Levels:
+    """The CNN's accuracy and, of several CNNs, the files that each was converted to."""
+    files: dict[float, list[str]] = {}
+    for entry in entries:
+        if entry.evaluation.cnn_accuracy is not None:
+            files.setdefault(100 * entry.evaluation.cnn_accuracy, []).append(entry.label)
+    names = {
+        value: f"the CNN of {', '.join(labels)}" if len(files) > 1 else "the CNN" for value, labels in files.items()
+    }
+    return tuple((value, f"{name}, {value:.2f} %") for value, name in sorted(names.items()))
 
 
 def _anytime_chart(entries: Sequence[Entry], levels: Levels, measure: str, has_accuracy: bool) -> Chart | None:
@@ -46,10 +58,9 @@ def _anytime_chart(entries: Sequence[Entry], levels: Levels, measure: str, has_a
         marks = _marks(entry, lambda point: float(point.timesteps), has_accuracy)
         if marks:
             own = float(entry.point.timesteps)
-            label = f"{entry.label}, for T = {entry.evaluation.timesteps}"
             if len(entries) > 1:
                 marks = tuple(mark._replace(low=None, high=None) for mark in marks)
-            series.append(Series(label, entry.style, marks, entry.line, True, own))
+            series.append(Series(entry.label, entry.style, marks, entry.line, True, own))
     if len(entries) == 1 and has_accuracy:
         real = tuple(
             Mark(p.timesteps, 100 * p.float_accuracy, f"float SNN, T = {p.timesteps}: {percent(p.float_accuracy)} %")
@@ -57,14 +68,14 @@ def _anytime_chart(entries: Sequence[Entry], levels: Levels, measure: str, has_a
             if p.float_accuracy is not None
         )
         if real:
-            series.append(Series("float SNN", 1, real, "dashed"))
+            series.append(Series("float SNN", NEUTRAL, real, "dashed"))
     if not series:
         return None
     of_bands = " The band is the 95 % interval." if len(entries) == 1 else ""
     ended_early = any(entry.point.timesteps != entry.evaluation.timesteps for entry in entries)
     caption = (
-        "Anytime: one run of each file, read after each step; the large mark is the T that its thresholds are balanced "
-        f"for{', or the last T of its run' if ended_early else ''}.{of_bands}"
+        "Each file was run once and its output read after every step. The large mark is the T that its thresholds are "
+        f"balanced for{', or the last T of its run' if ended_early else ''}.{of_bands}"
     )
     return timestep_chart("If you stop the run early", caption, series, levels, measure)
 
@@ -83,24 +94,21 @@ def _work_chart(entries: Sequence[Entry], levels: Levels, measure: str, has_accu
     every = [mark for one in series for mark in one.marks]
     if len(every) < 2 or min(mark.x for mark in every) == max(mark.x for mark in every):
         return None
-    bottom, best = min(mark.y for mark in every), max(mark.y for mark in every)
-    low = max(bottom, best - 10) - 0.08 * max(best - max(bottom, best - 10), 0.5)
-    # A CNN far above would compress the curves.
-    best = max([best, *(value for value, _ in levels if value <= best + 10)])
-    left, right = min(m.x for m in every if m.y >= low) / 1.2, max(mark.x for mark in every) * 1.2
-    cut = " Points more than ten below the best are not shown." if bottom < best - 10 else ""
-    caption = f"The same points by the work they take: every T of each run, the large mark at its own T.{cut}"
+    main = {(mark.x, mark.y) for one in series for mark in one.marks if mark.x == one.emphasised}
+    shown = frame([FramePoint(m.x, m.y, m.y, m.y) for m in every], [value for value, _ in levels], main)
+    left, right = shown.left / 1.2, max(mark.x for mark in every) * 1.2
+    caption = "The same points against the work they take: every T of each run, the large mark at the file's own T."
     axes = Axes(
-        "synaptic operations an image",
+        "synaptic operations per image",
         measure,
         left,
         right,
-        low,
-        best + 0.06 * (best - low),
+        shown.bottom,
+        shown.top,
         tuple(decade_ticks(left, right)),
         levels,
     )
-    return curve_chart("What accuracy costs", caption, series, [axes])
+    return curve_chart("What accuracy costs", caption, series, axes)
 
 
 def _marks(entry: Entry, x: Callable[[Point], float], has_accuracy: bool) -> tuple[Mark, ...]:

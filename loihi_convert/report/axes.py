@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Sequence
+from typing import Final, NamedTuple
 
 from loihi_convert.records import Interval
+
+
+class FramePoint(NamedTuple):
+    """A point that a picture may show: per cent at x, and where its interval ends, or the same again."""
+
+    x: float
+    percent: float
+    low: float
+    high: float
 
 
 class Curve(NamedTuple):
@@ -17,6 +26,11 @@ class Curve(NamedTuple):
     percent: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
+
+    @property
+    def points(self) -> list[FramePoint]:
+        """The same, point by point."""
+        return [FramePoint(*one) for one in zip(self.timesteps, self.percent, self.low, self.high, strict=True)]
 
 
 def curve(label: str, points: Sequence[tuple[float, float | None, Interval | None]]) -> Curve | None:
@@ -37,54 +51,60 @@ def curve(label: str, points: Sequence[tuple[float, float | None, Interval | Non
     )
 
 
-class View(NamedTuple):
-    """What a panel shows: from which T on, and the vertical range in per cent."""
+class Frame(NamedTuple):
+    """The part of the plane that a picture shows: from which x on, and the vertical range."""
 
-    first_timesteps: float
+    left: float
     bottom: float
     top: float
 
 
-def views(curves: Sequence[Curve], others: Sequence[float], *, span: float = 20.0) -> list[View]:
-    """Return one panel with everything; where that hides what happens near the best accuracy, a second one for it.
+DEPTH: Final = 4.0
+"""Points of accuracy below the best that a picture always shows."""
 
-    ``others``, in per cent, are shown beside the curves at every T; more points than ``span`` hide it.
+OWN_DEPTH: Final = 20.0
+"""The same for the points that a picture is about: the files at their own T."""
+
+
+def frame(
+    points: Sequence[FramePoint], levels: Sequence[float] = (), own: Collection[tuple[float, float]] = ()
+) -> Frame:
+    """Return the part of the plane in which the differences near the best accuracy can be seen.
+
+    Points more than `DEPTH` below the best leave the picture, unless nearly all would. Those of ``own``, (x, per cent),
+    stay if they are less than `OWN_DEPTH` below it. ``levels``, in per cent, are shown at every x.
     """
-    first = min(timesteps for curve in curves for timesteps in curve.timesteps)
-    lows = [low for curve in curves for low in curve.low]
-    highs = [high for curve in curves for high in curve.high]
-    lowest, highest = min([*lows, *others]), max([*highs, *others])
-    if highest - lowest <= span:
-        return [View(first, *_rounded_range(lowest, highest))]
-    whole = View(first, *((0.0, 104.0) if highest - lowest > 20 else _rounded_range(lowest, highest)))
-    best = max([*(percent for curve in curves for percent in curve.percent), *others])
+    best = max(point.percent for point in points)
+    highest = max([*(point.high for point in points), *levels])
     near = [
-        (timesteps, low)
-        for curve in curves
-        for timesteps, percent, low in zip(curve.timesteps, curve.percent, curve.low, strict=True)
-        if percent >= best - 2
+        point for point in points if point.percent >= best - (OWN_DEPTH if (point.x, point.percent) in own else DEPTH)
     ]
-    if len(near) < 2:
-        return [whole]
-    bottom = min([*(low for _, low in near), *(value for value in others if value >= best - 2)])
-    return [whole, View(min(timesteps for timesteps, _ in near), *_rounded_range(bottom, highest))]
+    lowest = min([*(point.low for point in points), *levels])
+    if highest - lowest <= DEPTH:
+        near = list(points)
+    if len(near) < min(2, len(points)) or highest - best > OWN_DEPTH:
+        left = min(point.x for point in points)
+        return Frame(left, *((0.0, 104.0) if highest - lowest > OWN_DEPTH else _rounded_range(lowest, highest)))
+    bottom = min(point.low for point in near)
+    bottom = min([bottom, *(level for level in levels if level >= best - DEPTH)])
+    return Frame(min(point.x for point in near), *_rounded_range(bottom, highest))
 
 
-def error_views(curves: Sequence[tuple[Sequence[float], Sequence[float]]], others: Sequence[float]) -> list[View]:
-    """Return one panel with everything; where a few large errors hide the rest, a second one for the small ones.
+def error_frame(curves: Sequence[tuple[Sequence[float], Sequence[float]]], levels: Sequence[float]) -> Frame:
+    """Return the part of the plane in which the small errors can be told apart.
 
-    ``curves`` are T and the error there; ``others`` are errors that are shown at every T.
+    ``curves`` are T and the error there; ``levels`` are errors that are shown at every T. Errors of more than twice the
+    smallest leave the picture where they would hide the others.
     """
     points = [(t, error) for timesteps, errors in curves for t, error in zip(timesteps, errors, strict=True)]
     first, best = min(t for t, _ in points), min(error for _, error in points)
-    highest = max([*(error for _, error in points), *others])
-    whole = View(first, 0.0, 1.06 * highest or 1.0)
+    highest = max([*(error for _, error in points), *levels])
     near = [t for t, error in points if error <= 2 * best]
     if highest <= 4 * best or len(near) < 2:
-        return [whole]
-    shown = [*(error for _, error in points if error <= 2 * best), *(error for error in others if error <= 2 * best)]
+        return Frame(first, 0.0, 1.06 * highest or 1.0)
+    shown = [*(error for _, error in points if error <= 2 * best), *(error for error in levels if error <= 2 * best)]
     room = 0.08 * (max(shown) - min(shown)) or 0.08 * best
-    return [whole, View(min(near), max(0.0, min(shown) - room), max(shown) + room)]
+    return Frame(min(near), max(0.0, min(shown) - room), max(shown) + room)
 
 
 def timestep_ticks(timesteps: Sequence[float], first: float, *, apart: float = 1.25) -> list[float]:

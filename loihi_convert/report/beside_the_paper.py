@@ -1,4 +1,4 @@
-"""Each file at the T it is balanced for, next to the paper's figures at that T: a chart, a table, remarks."""
+"""Each file at the T it is balanced for, next to the paper's results at that T: a chart, a table, remarks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from loihi_convert.report import paper
 from loihi_convert.report.charts import Chart, Levels, Mark, Series
 from loihi_convert.report.entries import Entry, family_of
 from loihi_convert.report.formats import percent
-from loihi_convert.report.svg import STYLES
+from loihi_convert.report.svg import NEUTRAL, PAPER
 from loihi_convert.report.table import Table
 from loihi_convert.report.timestep_chart import timestep_chart
 
@@ -18,30 +18,35 @@ _PAPER_METHODS: Final = {"act-norm-channelwise": "act-norm by channel", "spike-n
 
 
 def per_t_chart(entries: Sequence[Entry], levels: Levels) -> Chart | None:
-    """Return the chart of these files and the paper's, each at its T; None where one point would stand alone."""
+    """Return the chart of these files and the paper's results, each at its T; None where there is only one point."""
     drawn = [entry for entry in entries if entry.is_per_t]
     rows = [row for row in _paper_rows(entries[0].data) if row.kind == "own"]
     if not drawn or (len(drawn) == 1 and not rows):
         return None
     series = []
-    for style, family in enumerate(families(drawn)):
-        marks = tuple(
-            Mark(
-                entry.point.timesteps,
-                100 * (entry.point.accuracy or 0),
-                f"{entry.label}, T = {entry.point.timesteps}: {percent(entry.point.accuracy)} %",
-                *(100 * end for end in entry.point.accuracy_interval or ()),
-            )
-            for entry in family.entries
-        )
-        series.append(Series(family.label, style % STYLES, marks))
-    for style, row in zip((-1, -2), rows, strict=False):
+    for index, family in enumerate(families(drawn)):
+        files = [(entry, _own_mark(entry)) for entry in family.entries]
+        if len(files) > 1:
+            line = ("solid", "dashed", "dotted")[index % 3]
+            joined = tuple(mark._replace(low=None, high=None) for _, mark in files)
+            series.append(Series(f"{family.label}, by T", NEUTRAL, joined, line, is_line_only=True))
+        series += [Series(entry.label, entry.style, (mark,), "", emphasised=mark.x) for entry, mark in files]
+    for style, row in zip(PAPER, rows, strict=False):
         marks = tuple(Mark(t, value, f"{row.label}, T = {t}: {value:.2f} %") for t, value in row.cells.items())
         series.append(Series(row.label, style, marks, ("dotted", "dashed")[-style - 1]))
     caption = "One file per T, each read at the T its thresholds are balanced for; bars are 95 % intervals."
     if rows:
-        caption += " Hollow: the paper's figures, of its own CNN."
+        caption += " Hollow: the paper's results, with its own CNN."
     return timestep_chart("Accuracy at each file's own T", caption, series, levels, "accuracy, %")
+
+
+def _own_mark(entry: Entry) -> Mark:
+    return Mark(
+        entry.point.timesteps,
+        100 * (entry.point.accuracy or 0),
+        f"{entry.label}, T = {entry.point.timesteps}: {percent(entry.point.accuracy)} %",
+        *(100 * end for end in entry.point.accuracy_interval or ()),
+    )
 
 
 def paper_table(entries: Sequence[Entry]) -> Table | None:
@@ -69,16 +74,16 @@ def paper_table(entries: Sequence[Entry]) -> Table | None:
 
 def paper_remarks(entries: Sequence[Entry]) -> Iterator[str]:
     """Yield what must be known to compare them."""
-    yield "An empty cell: not measured here, or not in the paper."
+    yield "Empty cells: not measured here, or not in the paper."
     if counts := sorted({entry.evaluation.image_count for entry in entries if entry.is_per_t} - {10_000}):
         yield (
-            "The paper's figures are of all 10,000 test images; of ours some are of "
+            "The paper's results are for all 10,000 test images; some of ours are for "
             f"{' or '.join(f'{n:,}' for n in counts)}."
         )
     if early := [entry.label for entry in entries if entry.evaluation.timesteps > entry.point.timesteps]:
-        yield f"Left out, because its run ended before the T it is balanced for: {', '.join(early)}."
+        yield f"Left out, because the run ended before the T that the file is balanced for: {', '.join(early)}."
     if entries[0].data == "cifar10":
-        yield "The paper's CIFAR-10 network is a VGG-16; another CNN is not comparable with it."
+        yield "The paper's CIFAR-10 network is a VGG-16; do not compare another CNN with it."
 
 
 class Family(NamedTuple):
@@ -101,8 +106,12 @@ def families(entries: Sequence[Entry]) -> list[Family]:
             place = {}
             rows.append((key, place))
         place[entry.point.timesteps] = entry
-    several = len({neuron for (_, neuron, _), _ in rows}) > 1
-    names = [f"{name} ({neuron or 'unknown neurons'})" if several else name for (name, neuron, _), _ in rows]
+    neurons: dict[str, set[str | None]] = {}
+    for (name, neuron, _), _ in rows:
+        neurons.setdefault(name, set()).add(neuron)
+    names = [
+        f"{name} ({neuron or 'unknown neurons'})" if len(neurons[name]) > 1 else name for (name, neuron, _), _ in rows
+    ]
     return [
         Family(
             name if len(row) > 1 and names.count(name) == 1 else next(iter(row.values())).label,

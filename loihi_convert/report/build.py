@@ -1,4 +1,4 @@
-"""Run folders -> one page: figures, curves of accuracy or error, early exit, energy, layers, confusions, provenance.
+"""Run folders -> one page: results, curves of accuracy or error, early exit, energy, layers, confusions, provenance.
 
 Two kinds of curves, never mixed. *Per T*: each file at the T it was balanced for, as the paper's figures are.
 *Anytime*: one file, read after each step of its run. Runs of different data sets share a page, but no chart of
@@ -23,8 +23,9 @@ from loihi_convert.report import (
     layer_section,
     provenance_section,
 )
-from loihi_convert.report.entries import Entry, entries_of, family_of
+from loihi_convert.report.entries import Entry, entries_of, family_of, newest_of
 from loihi_convert.report.page import Page, Section, html, markdown
+from loihi_convert.report.verdict import verdict
 from loihi_convert.runs.stored_run import StoredRun, read_run
 
 
@@ -63,10 +64,11 @@ def write_report(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
 
 
 def report(runs: Sequence[StoredRun]) -> Page:
-    """Return the page of some runs, at least one."""
-    entries = entries_of(runs)
+    """Return the page of some runs, at least one; of several runs of one file it shows the newest."""
+    newest, left_out = newest_of(runs)
+    entries = entries_of(newest)
     sets = list(dict.fromkeys(entry.data for entry in entries))
-    sections = [Section("figures", "Figures", tuple(headline_section.blocks(entries)))]
+    sections = [Section("results", "Results", tuple(headline_section.blocks(entries, left_out)))]
     for index, data in enumerate(sets):
         number, of_data = ("", "") if len(sets) == 1 else (f"-{index + 1}", f": {data}")
         found = [entry for entry in entries if entry.data == data]
@@ -80,13 +82,15 @@ def report(runs: Sequence[StoredRun]) -> Page:
         ("early-exit", "Early exit", early_exit_section.blocks(entries)),
         ("energy", "Energy and time, estimated", energy_section.blocks(entries)),
         ("layers", "Layers", layer_section.blocks(entries)),
-        ("confusion", "Confusion", confusion_section.blocks(entries)),
-        ("provenance", "How it was made", provenance_section.blocks(runs)),
+        ("confusion", "Confused classes", confusion_section.blocks(entries)),
+        ("provenance", "How it was made", provenance_section.blocks(newest)),
     ):
         if shown := tuple(blocks):
             sections.append(Section(name, title, shown))
     title = entries[0].label if len(entries) == 1 else _common_title(entries)
-    return Page(f"{title} on {' and '.join(sets)}", _subtitle(entries, sets), tuple(sections))
+    verdicts = [(data, verdict([entry for entry in entries if entry.data == data])) for data in sets]
+    said = tuple(text if len(sets) == 1 else f"{data}: {text}" for data, text in verdicts)
+    return Page(f"{title} on {' and '.join(sets)}", said, _subtitle(entries, sets), tuple(sections))
 
 
 def _common_title(entries: Sequence[Entry]) -> str:
@@ -103,10 +107,10 @@ def _subtitle(entries: Sequence[Entry], sets: Sequence[str]) -> str:
     fewest, most = min(counts), max(counts)
     images = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
     has_classes = any(entry.evaluation.regression is None for entry in entries)
-    intervals = "; intervals are Wilson's, 95 %" if has_classes else ""
+    intervals = " Intervals are Wilson's, 95 %." if has_classes else ""
     measures = "accuracies" if has_classes else "errors"
-    apart = f" Different data sets stand apart: their {measures} do not compare." if len(sets) > 1 else ""
+    apart = f" Data sets are shown apart: do not compare their {measures}." if len(sets) > 1 else ""
     return (
-        f"{files}, a CNN converted to a spiking network in Loihi's integers, run on {images} images with {backends}. "
-        f"T is the latency in time steps{intervals}.{apart}"
+        f"{files}: a CNN converted to a spiking network in Loihi's integers, run on {images} images with {backends}. "
+        f"T is the latency in time steps.{intervals}{apart}"
     )

@@ -1,14 +1,16 @@
-"""Charts as inline SVG for a report: coloured by the page's CSS variables, so that they follow light and dark.
+"""Charts of curves as inline SVG for a report, coloured by the page's CSS variables to follow light and dark.
 
 Each chart is drawn in several sizes (`SIZES`), because text in a scaled picture would be too small or too large; the
 page shows one of them. Series differ in colour and in the shape of their marks, or in their dashes.
-A mark says its values in a ``<title>``.
+A mark says its values in a ``<title>``. The numbers of a chart go with it as CSV.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from markupsafe import Markup, escape
@@ -19,8 +21,11 @@ from loihi_convert.report.ticks import nice_ticks, tick_label
 SIZES: Final = {"wide": (1060, 380), "half": (520, 340), "narrow": (328, 290)}
 """Width and height, in CSS pixels, of a chart that has a wide page to itself, of one of two, and of one on a phone."""
 
-# With more marks than this, each series is drawn as one path: single marks could not be pointed at.
-_MAX_TITLED: Final = 192
+# Marks outside the frame that a caption names; of more it says how many there are.
+_NAMED: Final = 3
+
+LEVEL: Final = "level"
+"""The key of the horizontal lines, the CNNs, among the series of a picture."""
 
 
 class Mark(NamedTuple):
@@ -41,7 +46,7 @@ class Series(NamedTuple):
     label
         For the legend.
     style
-        0..`svg.STYLES` - 1 for these runs; -1 and -2 for the paper's, which are hollow.
+        0..`svg.STYLES` - 1 for files; one of `svg.PAPER` or `svg.NEUTRAL` for what belongs to no file.
     marks
         In the order in which they are joined.
     line
@@ -50,6 +55,8 @@ class Series(NamedTuple):
         Whether intervals are drawn as a band, else as bars.
     emphasised
         The x at which a mark is larger: the T that a file is balanced for.
+    is_line_only
+        Whether it joins places that other series mark.
     """
 
     label: str
@@ -58,6 +65,7 @@ class Series(NamedTuple):
     line: str = "solid"
     has_band: bool = False
     emphasised: float | None = None
+    is_line_only: bool = False
 
 
 Levels = tuple[tuple[float, str], ...]
@@ -92,50 +100,63 @@ class Axes(NamedTuple):
     last_tick: float = 100.0
 
 
+class LegendItem(NamedTuple):
+    """One line of a legend: its label, its mark and line, and the key of its series in the pictures."""
+
+    label: str
+    swatch: Markup
+    key: str
+
+
 class Chart(NamedTuple):
-    """A figure of a report: its pictures by name of `SIZES`, and what stands around them."""
+    """A figure of a report: its pictures by name of `SIZES`, what stands around them, and its numbers as CSV."""
 
     title: str
     caption: str
-    legend: tuple[tuple[str, Markup], ...]
-    panels: tuple[tuple[tuple[str, Markup], ...], ...]
+    legend: tuple[LegendItem, ...]
+    pictures: tuple[tuple[str, Markup], ...]
+    csv: str
 
 
-def curve_chart(title: str, caption: str, series: Sequence[Series], panels: Sequence[Axes]) -> Chart:
-    """Return a chart of curves over a logarithmic axis; several panels show several parts of it."""
-    sizes = ("wide", "half", "narrow") if len(panels) == 1 else ("half", "narrow")
-    levels = panels[0].levels
-    legend = [(one.label, _swatch(one)) for one in series]
-    if levels:
+def curve_chart(title: str, caption: str, series: Sequence[Series], axes: Axes) -> Chart:
+    """Return a chart of curves over a logarithmic axis; what lies outside the frame is said below the caption."""
+    said = " ".join(text for text in (caption, outside(series, axes)) if text)
+    legend = [LegendItem(one.label, _swatch(one), str(index)) for index, one in enumerate(series)]
+    if axes.levels:
         line = '<svg class="swatch" viewBox="0 0 28 12" aria-hidden="true"><path class="level" d="M1 6H27"/></svg>'
-        legend.append(("CNN", Markup(line)))
-    return Chart(
-        title,
-        caption,
-        tuple(legend),
-        tuple(
-            tuple((size, _curves(f"{title}. {caption}", series, axes, *SIZES[size])) for size in sizes)
-            for axes in panels
-        ),
-    )
+        legend.append(LegendItem("CNN", Markup(line), LEVEL))
+    pictures = tuple((name, _curves(f"{title}. {said}", series, axes, *size)) for name, size in SIZES.items())
+    rows: list[tuple[str, float | None, float, float | None, float | None]] = [
+        (one.label, mark.x, mark.y, mark.low, mark.high) for one in series if not one.is_line_only for mark in one.marks
+    ]
+    rows += [("CNN", None, value, None, None) for value, _ in axes.levels]
+    header = ("series", axes.x_label, axes.y_label, "interval low", "interval high")
+    return Chart(title, said, tuple(legend), pictures, csv_text(header, rows))
 
 
-def channel_chart(
-    title: str,
-    caption: str,
-    y_label: str,
-    values: Sequence[tuple[str, int, Sequence[float | None]]],
-    *,
-    number: Callable[[float], str] = "{:.3g}".format,
-) -> Chart:
-    """Return a chart of one value per channel: bars for one (label, style, values), marks for several.
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return CSV of ``rows``; numbers with six digits, None as an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    for row in rows:
+        writer.writerow([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row])
+    return text.getvalue()
 
-    ``number`` says a value in words. What is None is not drawn.
-    """
-    sizes = ("half", "narrow")
-    legend = [(label, _swatch(Series(label, style, (), ""))) for label, style, _ in values] if len(values) > 1 else []
-    pictures = tuple((size, _channels(f"{title}. {caption}", y_label, values, number, *SIZES[size])) for size in sizes)
-    return Chart(title, caption, tuple(legend), (pictures,))
+
+def outside(series: Sequence[Series], axes: Axes) -> str:
+    """Return a sentence that names the marks that do not lie in the frame; empty where all do."""
+    left_out = [mark for one in series if not one.is_line_only for mark in one.marks if not _is_inside(mark, axes)]
+    if not left_out:
+        return ""
+    if len(left_out) <= _NAMED:
+        return f"Outside the frame: {'; '.join(mark.text for mark in left_out)}."
+    values = [mark.y for mark in left_out]
+    return f"Outside the frame: {len(left_out)} points ({min(values):.4g} to {max(values):.4g}); the tables have them."
+
+
+def _is_inside(mark: Mark, axes: Axes) -> bool:
+    return axes.left <= mark.x <= axes.right and axes.bottom <= mark.y <= axes.top
 
 
 def _curves(label: str, series: Sequence[Series], axes: Axes, width: int, height: int) -> Markup:
@@ -159,17 +180,18 @@ def _curves(label: str, series: Sequence[Series], axes: Axes, width: int, height
         parts.append(text_at(last, height - BOTTOM + 18, text, "tick", "middle"))
         parts.append(f'<path class="grid" d="M{last:.1f} {height - BOTTOM}v5"/>')
     parts.append(text_at(LEFT + plot_width / 2, height - 6, axes.x_label, "label", "middle"))
-    inside = [
+    levels = [
         f'<path class="level" d="M{LEFT} {y_of(y):.1f}H{width - RIGHT}"><title>{escape(text)}</title></path>'
         for y, text in axes.levels
+        if axes.bottom <= y <= axes.top
     ]
-    titled = sum(len(one.marks) for one in series) <= _MAX_TITLED
-    for one in series:
-        inside.append(_one_curve(one, axes, x_of, y_of, titled))
-    clip = f"{LEFT - 7} {TOP - 7} {plot_width + 14} {plot_height + 14}"
-    # A nested svg clips what a panel does not show.
+    inside = [f'<g data-series="{LEVEL}">{"".join(levels)}</g>'] if levels else []
+    inside += [_one_curve(one, str(index), axes, x_of, y_of) for index, one in enumerate(series)]
+    # A nested svg clips what a picture does not show.
     parts.append(
-        '<svg x="{0}" y="{1}" width="{2}" height="{3}" viewBox="{0} {1} {2} {3}">'.format(*clip.split())
+        '<svg x="{0}" y="{1}" width="{2}" height="{3}" viewBox="{0} {1} {2} {3}">'.format(
+            LEFT - 7, TOP - 7, plot_width + 14, plot_height + 14
+        )
         + "".join(inside)
         + "</svg>"
     )
@@ -177,7 +199,7 @@ def _curves(label: str, series: Sequence[Series], axes: Axes, width: int, height
 
 
 def _one_curve(
-    series: Series, axes: Axes, x_of: Callable[[float], float], y_of: Callable[[float], float], titled: bool
+    series: Series, key: str, axes: Axes, x_of: Callable[[float], float], y_of: Callable[[float], float]
 ) -> str:
     marks = series.marks
     parts = []
@@ -192,74 +214,29 @@ def _one_curve(
     if series.line and len(marks) > 1:
         line = "L".join(f"{x_of(m.x):.1f} {y_of(m.y):.1f}" for m in marks)
         parts.append(f'<path class="line {series.line}" d="M{line}"/>')
-    for mark in marks:
-        if not (axes.left <= mark.x <= axes.right and axes.bottom <= mark.y <= axes.top):
-            continue
-        shape = shape_path(series.style, x_of(mark.x), y_of(mark.y), 1.5 if mark.x == series.emphasised else 1.0)
-        title = f"<title>{escape(mark.text)}</title>" if titled else ""
-        parts.append(f'<path class="mark" d="{shape}">{title}</path>')
-    return f'<g class="{style_class(series.style)}">{"".join(parts)}</g>'
-
-
-def _channels(
-    label: str,
-    y_label: str,
-    values: Sequence[tuple[str, int, Sequence[float | None]]],
-    number: Callable[[float], str],
-    width: int,
-    height: int,
-) -> Markup:
-    height -= 60
-    plot_width, plot_height = width - LEFT - RIGHT, height - TOP - BOTTOM
-    count = max(len(numbers) for _, _, numbers in values)
-    known = [number for _, _, numbers in values for number in numbers if number is not None]
-    top = 1.06 * max(known, default=0) or 1.0
-    step = plot_width / count
-
-    def y_of(y: float) -> float:
-        return TOP + plot_height * (1 - y / top)
-
-    parts = [y_axis(y_label, nice_ticks(0, top, 5), y_of, width)]
-    every = _channel_step(count, plot_width)
-    for channel in range(0, count, every):
-        parts.append(text_at(LEFT + (channel + 0.5) * step, height - BOTTOM + 17, str(channel), "tick", "middle"))
-    parts.append(text_at(LEFT + plot_width / 2, height - 6, "channel", "label", "middle"))
-    titled = len(known) <= _MAX_TITLED
-    for name, style, numbers in values:
-        drawn = [
-            (LEFT + (channel + 0.5) * step, y_of(value), f"{name}, channel {channel}: {number(value)}")
-            for channel, value in enumerate(numbers)
-            if value is not None
-        ]
-        if len(values) == 1:
-            stroke = f'stroke-width="{max(1.0, min(0.7 * step, 26)):.1f}"'
-            base = height - BOTTOM
-            bars = [(f"M{x:.1f} {base}V{min(y, base - 0.75):.1f}", text) for x, y, text in drawn]
-            body = _paths(bars, f'class="bar" {stroke}', titled)
-        else:
-            scale = 0.85 if step >= 7 else 0.55
-            bars = [(shape_path(style, x, y, scale), text) for x, y, text in drawn]
-            body = _paths(bars, 'class="mark"', titled)
-        parts.append(f'<g class="{style_class(style)}">{body}</g>')
-    return picture(label, parts, width, height)
-
-
-def _channel_step(count: int, width: float) -> int:
-    """Every how many channels one has its number below it."""
-    fits = max(1, int(width / 34))
-    return next(step for step in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2**20) if count / step <= fits)
-
-
-def _paths(shapes: Sequence[tuple[str, str]], attributes: str, titled: bool) -> str:
-    if not titled:
-        return f'<path {attributes} d="{"".join(d for d, _ in shapes)}"/>'
-    return "".join(f'<path {attributes} d="{d}"><title>{escape(text)}</title></path>' for d, text in shapes)
+    for mark in () if series.is_line_only else marks:
+        title = f"<title>{escape(mark.text)}</title>"
+        if _is_inside(mark, axes):
+            shape = shape_path(series.style, x_of(mark.x), y_of(mark.y), 1.5 if mark.x == series.emphasised else 1.0)
+            parts.append(f'<path class="mark" d="{shape}">{title}</path>')
+        elif axes.left <= mark.x <= axes.right:
+            # An arrow at the edge behind which the point lies.
+            is_below = mark.y < axes.bottom
+            y, step = (y_of(axes.bottom) + 1, -7) if is_below else (y_of(axes.top) - 1, 7)
+            arrow = f"M{x_of(mark.x):.1f} {y:.1f}l-4 {step}h8z"
+            parts.append(f'<path class="mark beyond" d="{arrow}">{title}</path>')
+    return f'<g class="{style_class(series.style)}" data-series="{key}">{"".join(parts)}</g>'
 
 
 def _swatch(series: Series) -> Markup:
     """The mark and the line of a series, for its legend."""
     line = f'<path class="line {series.line}" d="M1 6H27"/>' if series.line else ""
-    mark = f'<path class="mark" d="{shape_path(series.style, 14, 6, 1.0)}"/>' if series.marks or not series.line else ""
+    mark = "" if series.is_line_only else f'<path class="mark" d="{shape_path(series.style, 14, 6, 1.0)}"/>'
     group = f'<g class="{style_class(series.style)}">{line}{mark}</g>'
     # Nothing in it comes from outside.
     return Markup(f'<svg class="swatch" viewBox="0 0 28 12" aria-hidden="true">{group}</svg>')
+
+
+def legend_item(label: str, style: int, line: str, key: str) -> LegendItem:
+    """Return the line of a legend for a series of one style."""
+    return LegendItem(label, _swatch(Series(label, style, (), line)), key)

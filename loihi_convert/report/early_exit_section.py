@@ -20,8 +20,8 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
     if not known:
         return
     yield Paragraph(
-        "Each image stops as soon as the first class leads the second by a margin. The margin chosen is the smallest "
-        f"that costs at most {_choices(known)}, which are not among those of this report."
+        "Each image stops as soon as the first class leads the second by a margin. The chosen margin is the smallest "
+        f"that costs at most {_choices(known)}. None of these images is among the test images."
     )
     for data in dict.fromkeys(entry.data for entry, _ in known):
         if (chart := _early_exit_chart([pair for pair in known if pair[0].data == data], data)) is not None:
@@ -29,7 +29,7 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
     table = early_exit_table([(entry.full_label, entry.evaluation) for entry in entries])
     if table is not None:
         yield replace(
-            table, title="", caption="Early exit with the chosen margin; on Lava the depth is added to each T"
+            table, title="", caption="Early exit with the chosen margin. On Lava, add the number of layers to each T"
         )
 
 

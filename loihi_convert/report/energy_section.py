@@ -13,12 +13,11 @@ from loihi_convert.report.table import Table, table_of
 
 
 def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
-    """Yield what is estimated of each file; nothing where no run has estimates."""
+    """Yield the estimates of each file and what they include; nothing where no run has estimates."""
     known = [(entry, energy) for entry in entries if (energy := entry.evaluation.energy) is not None]
     if not known:
         return
-    for boundary in dict.fromkeys(energy.boundary for _, energy in known):
-        yield Paragraph(boundary)
+    yield Paragraph("Estimated from counted spikes and published constants of Loihi 1. Not measured on a chip.")
     if len(known) > 1:
         rows = [
             {"file": entry.full_label, **energy_cells(energy, one)}
@@ -36,8 +35,12 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
         for entry, energy in known
     )
     yield from tables if len(tables) == 1 else [Details("The same at every T", tables)]
+    boundaries = dict.fromkeys(energy.boundary for _, energy in known)
     constants = dict.fromkeys(constant for _, energy in known for constant in energy.constants)
-    yield Details("Every constant of these estimates, its source, and what it leaves out", (_table(list(constants)),))
+    yield Details(
+        "What is in and out, and the source of every constant",
+        (*(Paragraph(boundary) for boundary in boundaries), _table(list(constants))),
+    )
 
 
 def _table(constants: Sequence[Constant]) -> Table:

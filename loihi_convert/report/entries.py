@@ -1,12 +1,13 @@
-"""One entry of the page per file of a run: its name there, its colour, and its figures."""
+"""One entry of the page per file of a run: its name there, its colour, and its results."""
 
 from __future__ import annotations
 
 import itertools
 import re
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, NamedTuple
 
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.metrics.evaluation import Evaluation, Point
@@ -32,17 +33,19 @@ class Entry:
     Parameters
     ----------
     label
-        Its name on the page, of which there is one in each data set.
+        Its name on the page; no other file of its data set has it.
     style
-        Colour and shape of its marks.
+        Colour and shape of its marks, the same in every chart of the page.
     is_alone
         Whether the page is about one data set.
     file
         Its stem.
     neuron
         Its neurons, a key of `NEURONS`; ``None`` if the run does not say.
+    has_other_neurons
+        Whether files of the same data set have other neurons.
     run, evaluation
-        Where it comes from, and its figures.
+        Where it comes from, and its results.
     """
 
     label: str
@@ -50,6 +53,7 @@ class Entry:
     is_alone: bool
     file: str
     neuron: str | None
+    has_other_neurons: bool
     run: StoredRun
     evaluation: Evaluation
 
@@ -69,8 +73,14 @@ class Entry:
         return self.label if self.is_alone else f"{self.label} on {self.data}"
 
     @property
+    def context(self) -> str:
+        """Data, images and, where files differ in it, neurons."""
+        neuron = f", {self.neuron or 'unknown'} neurons" if self.has_other_neurons else ""
+        return f"{self.data}, {self.evaluation.image_count:,} images{neuron}"
+
+    @property
     def point(self) -> Point:
-        """The figures at its own T."""
+        """The results at its own T."""
         return self.evaluation.nominal_point
 
     @property
@@ -79,26 +89,80 @@ class Entry:
         return self.point.timesteps == self.evaluation.timesteps and self.point.accuracy is not None
 
 
+class LeftOut(NamedTuple):
+    """A file that a later run has run again: its stem, the folder of the earlier run, and that of the later one."""
+
+    file: str
+    run: StoredRun
+    newest: StoredRun
+
+
+def newest_of(runs: Sequence[StoredRun]) -> tuple[list[StoredRun], list[LeftOut]]:
+    """Return ``runs`` with the newest run alone of each file, and what that leaves out.
+
+    Files are the same if their SHA-256 is, and they ran on the same data and backend. A run of which no file is left
+    is left out altogether.
+    """
+    newest: dict[tuple[str, ...], StoredRun] = {}
+    for run in runs:
+        for file in run.evaluations:
+            key = _identity(run, file)
+            if key is not None and (key not in newest or run.manifest.utc_time > newest[key].manifest.utc_time):
+                newest[key] = run
+    kept, left_out = [], []
+    for run in runs:
+        repeated = {
+            file: newest[key]
+            for file in run.evaluations
+            if (key := _identity(run, file)) is not None and newest[key] is not run
+        }
+        left_out += [LeftOut(file, run, later) for file, later in repeated.items()]
+        others = {file: found for file, found in run.evaluations.items() if file not in repeated}
+        if others:
+            kept.append(replace(run, evaluations=others))
+    return kept, left_out
+
+
+def _identity(run: StoredRun, file: str) -> tuple[str, ...] | None:
+    """What makes two runs of a file the same experiment; None where the file's SHA-256 was not recorded."""
+    sha256 = next((read.sha256 for read in run.manifest.files if Path(read.name).stem == file), None)
+    return None if sha256 is None else (run.manifest.data, run.manifest.backend, file, sha256)
+
+
 def entries_of(runs: Sequence[StoredRun]) -> list[Entry]:
     """Return every file of ``runs``, by data set in the order of the runs, then by T."""
     sets = list(dict.fromkeys(run.manifest.data for run in runs))
     found = [(run.manifest.data, file, run) for run in runs for file in run.evaluations]
     found.sort(key=lambda one: (sets.index(one[0]), one[2].evaluations[one[1]].timesteps))
-    names = [(data, file) for data, file, _ in found]
     neurons = {data: {_neuron_of(run, file) for other, file, run in found if other == data} for data in sets}
     entries: list[Entry] = []
     for data, file, run in found:
-        # Run folders are called after their first file and the backend.
-        longer = run.name if run.name.startswith(f"{file}-{run.manifest.backend}-") else f"{file}, {run.name}"
-        label = file if names.count((data, file)) == 1 else longer
-        neuron = _neuron_of(run, file)
-        if len(neurons[data]) > 1:
-            label = f"{label} ({neuron or 'unknown neurons'})"
+        namesakes = [(one, other) for known, one, other in found if (known, one) == (data, file)]
         # Folders of one name may lie in different places.
-        label = _not_among({entry.label for entry in entries if entry.data == data}, label)
-        style = sum(entry.data == data for entry in entries) % STYLES
-        entries.append(Entry(label, style, len(sets) == 1, file, neuron, run, run.evaluations[file]))
+        label = _not_among({entry.label for entry in entries if entry.data == data}, _label(file, run, namesakes))
+        entries.append(
+            Entry(
+                label=label,
+                style=len(entries) % STYLES,
+                is_alone=len(sets) == 1,
+                file=file,
+                neuron=_neuron_of(run, file),
+                has_other_neurons=len(neurons[data]) > 1,
+                run=run,
+                evaluation=run.evaluations[file],
+            )
+        )
     return entries
+
+
+def _label(file: str, run: StoredRun, namesakes: Sequence[tuple[str, StoredRun]]) -> str:
+    """The file's stem and, where others are called alike, what tells them apart: neurons, or else the run folder."""
+    if len(namesakes) == 1:
+        return file
+    if len({_neuron_of(other, one) for one, other in namesakes}) == len(namesakes):
+        return f"{file} ({_neuron_of(run, file) or 'unknown neurons'})"
+    # Run folders are called after their first file and the backend.
+    return run.name if run.name.startswith(f"{file}-{run.manifest.backend}-") else f"{file}, {run.name}"
 
 
 def _not_among(taken: Set[str], label: str) -> str:

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from loihi_convert.metrics.regression import Errors, Regression, RegressionPoint
-from loihi_convert.report.axes import error_views, timestep_ticks
+from loihi_convert.report.axes import error_frame, timestep_ticks
 from loihi_convert.report.beside_the_paper import families
 from loihi_convert.report.charts import Axes, Chart, Levels, Mark, Series, curve_chart
 from loihi_convert.report.entries import Entry
 from loihi_convert.report.formats import count, number, r_squared
 from loihi_convert.report.page import Block, Card, Details, Picture
 from loihi_convert.report.run_tables import accuracy_table, error_caption, output_table
-from loihi_convert.report.svg import STYLES
+from loihi_convert.report.svg import NEUTRAL
 from loihi_convert.report.table import Table
 
 
@@ -24,10 +24,12 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
     measure = "RMSE, in the CNN's units" if has_targets else "RMSE to the CNN's outputs"
     cnn = {r.cnn.mean.rmse for e in entries if (r := e.evaluation.regression) and r.cnn} if has_targets else set()
     levels = tuple((value, f"the CNN, {number(value)}") for value in sorted(cnn))
-    series = [
-        Series(one.label, style % STYLES, tuple(m for entry in one.entries for m in _marks(entry, [_at_own(entry)])))
-        for style, one in enumerate(families(entries))
-    ]
+    series = []
+    for one in families(entries):
+        files = [(entry, _marks(entry, [_at_own(entry)])) for entry in one.entries]
+        joined = tuple(mark for _, marks in files for mark in marks)
+        series += [Series(f"{one.label}, by T", NEUTRAL, joined, is_line_only=True)] * (len(joined) > 1)
+        series += [Series(entry.label, entry.style, marks, "") for entry, marks in files if marks]
     if len({mark.x for one in series for mark in one.marks}) > 1:
         caption = "One file per T, each read at the T its thresholds are balanced for, or the last T of its run."
         yield Picture(_chart("Error at each file's own T", caption, series, levels, measure))
@@ -40,7 +42,7 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
 
 
 def card(entry: Entry, *, is_short: bool) -> Card:
-    """Return the figures of one regression that are read first."""
+    """Return the main results of one regression."""
     regression, at = _regression(entry), _at_own(entry)
     judged = at.to_targets or at.to_cnn
     measured = "RMSE" if at.to_targets else "RMSE to the CNN's outputs; no targets"
@@ -58,14 +60,13 @@ def card(entry: Entry, *, is_short: bool) -> Card:
             facts.append(("worst output", text))
         facts += [
             ("float SNN", number(_mean(at.float_to_targets)[0])),
-            ("synaptic operations an image", count(entry.point.synaptic_operations)),
-            ("spikes an image", count(entry.point.spikes_per_image)),
+            ("synaptic operations per image", count(entry.point.synaptic_operations)),
+            ("spikes per image", count(entry.point.spikes_per_image)),
         ]
         if entry.evaluation.timesteps != at.timesteps:
             facts.append(("balanced for", f"T = {entry.evaluation.timesteps}"))
     known = tuple((name, text) for name, text in facts if text is not None)
-    context = f"{entry.data}, {entry.evaluation.image_count:,} images"
-    return Card(entry.label, context, number(_mean(judged)[0]) or "\N{EN DASH}", unit, known)
+    return Card(entry.label, entry.style, entry.context, number(_mean(judged)[0]) or "\N{EN DASH}", unit, known)
 
 
 def words(entries: Sequence[Entry]) -> str:
@@ -101,20 +102,19 @@ def _anytime_chart(entries: Sequence[Entry], levels: Levels, measure: str, has_t
     series = []
     for entry in entries:
         marks = _marks(entry, _regression(entry).points, has_targets=has_targets)
-        label = f"{entry.label}, for T = {entry.evaluation.timesteps}"
-        series.append(Series(label, entry.style, marks, entry.line, emphasised=float(entry.point.timesteps)))
+        series.append(Series(entry.label, entry.style, marks, entry.line, emphasised=float(entry.point.timesteps)))
     if len(entries) == 1 and has_targets:
         real = tuple(
             Mark(p.timesteps, rmse, f"float SNN, T = {p.timesteps}: RMSE {number(rmse)}")
             for p in _regression(entries[0]).points
             if (rmse := _mean(p.float_to_targets)[0]) is not None
         )
-        series += [Series("float SNN", 1, real, "dashed")] * bool(real)
+        series += [Series("float SNN", NEUTRAL, real, "dashed")] * bool(real)
     if not any(one.marks for one in series):
         return None
     caption = (
-        "Anytime: one run of each file, read after each step; the large mark is the T that its thresholds are balanced "
-        "for, or the last T of its run."
+        "Each file was run once and its output read after every step. The large mark is the T that its thresholds are "
+        "balanced for, or the last T of its run."
     )
     return _chart("If you stop the run early", caption, series, levels, measure)
 
@@ -133,18 +133,16 @@ def _chart(title: str, caption: str, series: Sequence[Series], levels: Levels, m
     drawn = [one for one in series if one.marks]
     curves = [([mark.x for mark in one.marks], [mark.y for mark in one.marks]) for one in drawn]
     steps = sorted({mark.x for one in drawn for mark in one.marks})
-    panels = [
-        Axes(
-            "latency T, time steps" + " (enlarged)" * (index > 0),
-            measure,
-            view.first_timesteps / 1.15,
-            max(steps[-1], 2 * view.first_timesteps) * 1.15,
-            view.bottom,
-            view.top,
-            tuple(timestep_ticks(steps, view.first_timesteps)),
-            levels,
-            last_tick=math.inf,
-        )
-        for index, view in enumerate(error_views(curves, [value for value, _ in levels]))
-    ]
-    return curve_chart(title, caption, drawn, panels)
+    frame = error_frame(curves, [value for value, _ in levels])
+    axes = Axes(
+        "latency T, time steps",
+        measure,
+        frame.left / 1.15,
+        max(steps[-1], 2 * frame.left) * 1.15,
+        frame.bottom,
+        frame.top,
+        tuple(timestep_ticks(steps, frame.left)),
+        levels,
+        last_tick=math.inf,
+    )
+    return curve_chart(title, caption, drawn, axes)

@@ -1,4 +1,4 @@
-"""The figures that are read first: a card for each of a few files and, of several, a table."""
+"""The main results: a card for each of a few files and, for several, a table."""
 
 from __future__ import annotations
 
@@ -6,40 +6,64 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from loihi_convert.report import error_section
-from loihi_convert.report.entries import Entry
+from loihi_convert.report.entries import Entry, LeftOut
 from loihi_convert.report.formats import count, percent, percent_interval, points
 from loihi_convert.report.page import Block, Card, Cards, Paragraph
-from loihi_convert.report.run_tables import point_cells
-from loihi_convert.report.table import table_of
+from loihi_convert.report.page_tables import page_cells
+from loihi_convert.report.table import Table, table_of
 
 MAX_CARDS: Final = 8
-"""Of more files the table alone is quicker to read."""
+"""With more files, the table alone is quicker to read."""
 
 
-def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
-    """Yield the cards of a few files, the table of several, and what its words mean."""
+def blocks(entries: Sequence[Entry], left_out: Sequence[LeftOut]) -> Iterator[Block]:
+    """Yield the cards of a few files, the table of several, the runs left out, and what the words mean."""
     if len(entries) <= MAX_CARDS:
         yield Cards(tuple(_card(entry, is_short=len(entries) > 1) for entry in entries))
     if len(entries) > 1:
-        rows = [
-            {
-                "file": entry.label,
-                "data": None if entry.is_alone else entry.data,
-                "images": f"{entry.evaluation.image_count:,}",
-                **point_cells(entry.evaluation, entry.point),
-            }
-            for entry in entries
-        ]
-        yield table_of(rows, caption="Each file at the T it is balanced for, or the last T of its run")
+        yield _table(entries)
+    if left_out:
+        yield Paragraph(_left_out(left_out))
     if numbers := [entry for entry in entries if entry.evaluation.regression is not None]:
         yield Paragraph(error_section.words(numbers))
     if len(numbers) == len(entries):
         return
     yield Paragraph(
-        "Conversion loss: accuracy of the CNN minus that of the exported file, in percentage points; a negative loss "
-        "is a gain. Float SNN: the same spiking network before rounding to Loihi's integers. SynOps, synaptic "
-        "operations: synapses of nonzero weight that spikes reach. On Lava every layer adds a step to T."
+        "Loss: accuracy of the CNN minus accuracy of the exported file, in percentage points; a negative loss is a "
+        "gain. Float SNN: the same spiking network in floating point. SynOps (synaptic operations): nonzero synapses "
+        "that spikes reach, the measure of work here. On Lava every layer adds a step to T."
     )
+
+
+def _table(entries: Sequence[Entry]) -> Table:
+    """Return a row per file; the number of images is a column only where it differs."""
+    counts = {entry.evaluation.image_count for entry in entries}
+    is_complete = all(entry.point.timesteps == entry.evaluation.timesteps for entry in entries)
+    rows = []
+    for entry in entries:
+        # Accuracy, or error, comes first.
+        first, *others = page_cells(entry.evaluation, entry.point).items()
+        rows.append(
+            {
+                "file": entry.label,
+                **dict([first]),
+                "data": None if entry.is_alone else entry.data,
+                "images": f"{entry.evaluation.image_count:,}" if len(counts) > 1 else None,
+                **dict(others),
+            }
+        )
+    caption = "Each file at the T it is balanced for" + ("" if is_complete else ", or at the last T of its run")
+    return table_of(rows, words=("file",), caption=caption)
+
+
+def _left_out(left_out: Sequence[LeftOut]) -> str:
+    """Return which runs of a file are not shown, because a later run ran the same file again."""
+    texts = [
+        f"{one.file} in {one.run.name} ({one.run.manifest.utc_time[:16].replace('T', ' ')} UTC), run again in "
+        f"{one.newest.name}"
+        for one in left_out
+    ]
+    return f"Left out, because the newest run of a file is shown: {'; '.join(texts)}."
 
 
 def _card(entry: Entry, *, is_short: bool) -> Card:
@@ -54,13 +78,13 @@ def _card(entry: Entry, *, is_short: bool) -> Card:
     facts = [
         ("95 % interval", percent_interval(point.accuracy_interval)),
         ("CNN", _with_unit(percent(evaluation.cnn_accuracy), "%")),
-        ("conversion loss", _with_unit(points(point.conversion_loss_points), "points")),
+        ("loss", _with_unit(points(point.conversion_loss_points), "points")),
         ("float SNN", _with_unit(percent(point.float_accuracy), "%")),
-        ("synaptic operations an image", count(point.synaptic_operations)),
-        ("spikes an image", count(point.spikes_per_image)),
+        ("synaptic operations per image", count(point.synaptic_operations)),
+        ("spikes per image", count(point.spikes_per_image)),
     ]
     if evaluation.has_relays and point.relay_spikes_per_image is not None:
-        facts.append(("of these, of relays", count(point.relay_spikes_per_image)))
+        facts.append(("of these, from relays", count(point.relay_spikes_per_image)))
     if (early_exit := evaluation.early_exit) is not None:
         stopped = early_exit.chosen_point
         right = f", accuracy {percent(stopped.accuracy)} %" if stopped.accuracy is not None else ""
@@ -73,9 +97,8 @@ def _card(entry: Entry, *, is_short: bool) -> Card:
             ("CNN", _with_unit(percent(evaluation.cnn_accuracy), "%")),
             ("loss", _with_unit(points(point.conversion_loss_points), "points")),
         ]
-    context = f"{entry.data}, {evaluation.image_count:,} images"
     known = tuple((name, text) for name, text in facts if text is not None)
-    return Card(entry.label, context, _with_unit(value, "%") or "\N{EN DASH}", unit, known)
+    return Card(entry.label, entry.style, entry.context, _with_unit(value, "%") or "\N{EN DASH}", unit, known)
 
 
 def _with_unit(text: str | None, unit: str) -> str | None:

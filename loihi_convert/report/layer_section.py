@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Final, TypeVar
 
 from loihi_convert.chip.limits import NEVER_FIRES
-from loihi_convert.report.charts import Chart, channel_chart
+from loihi_convert.report.channel_chart import ChannelValues, channel_chart
+from loihi_convert.report.charts import Chart
 from loihi_convert.report.entries import Entry
 from loihi_convert.report.formats import RELAYS, percent
 from loihi_convert.report.page import Block, Details, Heading, Paragraph, Pictures
@@ -27,8 +28,8 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
     missing = {e.run.name for e in entries if e.run.firing_rates is None or e.run.thresholds is None}
     if older := sorted(missing.difference(external)):
         yield Paragraph(
-            f"Firing rates and thresholds of channels are missing for {', '.join(older)}: an earlier version made the "
-            "run and did not record them. Run the files again."
+            f"Firing rates and thresholds of channels are missing for {', '.join(older)}: an earlier version did not "
+            "record them. Run the files again."
         )
     if external:
         yield Paragraph(
@@ -65,36 +66,36 @@ def _is_external(run: StoredRun) -> bool:
 
 
 def _rate_chart(group: Sequence[Entry], layer: str) -> Chart | None:
-    values: list[tuple[str, int, list[float | None]]] = [
-        (
+    files = [
+        ChannelValues(
             f"{e.label}, T = {e.point.timesteps}",
             e.style,
-            [None if channel in _relays(e, layer) else 100 * rate for channel, rate in enumerate(rates)],
+            tuple(None if channel in _relays(e, layer) else 100 * rate for channel, rate in enumerate(rates)),
         )
         for e in group
         if (rates := _rates(e, layer)) is not None
     ]
-    if not values:
+    if not files:
         return None
-    at = f"at T = {group[0].point.timesteps}" if len(values) == 1 else "each file at its own T"
+    at = f"at T = {group[0].point.timesteps}" if len(files) == 1 else "each file at its own T"
     caption = f"Spikes of a channel's neurons / T, mean over neurons and images; {at}."
-    return channel_chart(f"{layer}: firing rate", caption, "rate, %", values, number=lambda rate: f"{rate:.2f} %")
+    return channel_chart(f"{layer}: firing rate", caption, "rate, %", files, number=lambda rate: f"{rate:.2f} %")
 
 
 def _threshold_chart(group: Sequence[Entry], layer: str) -> Chart | None:
-    values: list[tuple[str, int, list[float | None]]] = [
-        (
+    files = [
+        ChannelValues(
             f"{entry.label}, for T = {entry.evaluation.timesteps}",
             entry.style,
-            [None if c in _relays(entry, layer) else real for c, real in enumerate(_real_thresholds(neurons))],
+            tuple(None if c in _relays(entry, layer) else real for c, real in enumerate(_real_thresholds(neurons))),
         )
         for entry in group
         if (neurons := _neurons(entry, layer)) is not None
     ]
-    if not values or all(value is None for _, _, numbers in values for value in numbers):
+    if all(value is None for one in files for value in one.values):
         return None
     caption = "In units of the CNN's activations, before rounding to Loihi's integers."
-    return channel_chart(f"{layer}: threshold", caption, "threshold", values)
+    return channel_chart(f"{layer}: threshold", caption, "threshold", files)
 
 
 def _layer_table(entry: Entry) -> Table:

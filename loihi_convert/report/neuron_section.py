@@ -18,13 +18,13 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
         return
     steps = sorted({entry.point.timesteps for entry in measured})
     rows = tuple((str(t), *(_cell(measured, kind, t) for kind in kinds)) for t in steps)
-    caption = "Accuracy in %, by the neuron: each file at the T it is balanced for"
+    caption = "Accuracy in %, by kind of neuron: each file at the T it is balanced for"
     yield Table(caption, ("T", *(kind.replace(" ", "\n") for kind in kinds)), rows, 0)
     cells = {(entry.neuron, entry.point.timesteps) for entry in measured}
     words = "; ".join(f"{kind}: {NEURONS[kind]}" for kind in kinds)
     counts = sorted({entry.evaluation.image_count for entry in measured})
-    of_images = "" if len(counts) == 1 else f" Not all are of as many images: {', '.join(f'{n:,}' for n in counts)}."
-    of_files = " Two figures in a cell: two files of that kind and T." if len(measured) > len(cells) else ""
+    of_images = "" if len(counts) == 1 else f" Numbers of images differ: {', '.join(f'{n:,}' for n in counts)}."
+    of_files = " Two numbers in a cell: two files of that kind and T." if len(measured) > len(cells) else ""
     yield Paragraph(f"{words[0].upper()}{words[1:]}.{of_files}{of_images}")
 
 

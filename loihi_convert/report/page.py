@@ -13,6 +13,7 @@ import jinja2
 import numpy as np
 
 from loihi_convert.report.charts import Chart
+from loihi_convert.report.svg import style_class
 from loihi_convert.report.table import Table
 from loihi_convert.runs.stored_run import Confusion
 
@@ -30,7 +31,7 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Heading:
-    """Of a part of a section."""
+    """The title of a part of a section."""
 
     kind: ClassVar = "heading"
     text: str
@@ -38,9 +39,10 @@ class Heading:
 
 @dataclass(frozen=True)
 class Card:
-    """The figures of one file that are read first: a large one, and (name, value) pairs below it."""
+    """The main results of one file: a large one, and (name, value) pairs below it; ``style``: the file's colour."""
 
     title: str
+    style: int
     context: str
     value: str
     unit: str
@@ -128,9 +130,10 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole report."""
+    """A whole report; ``verdict``: its main results, a sentence for each data set."""
 
     title: str
+    verdict: tuple[str, ...]
     subtitle: str
     sections: tuple[Section, ...]
 
@@ -155,6 +158,7 @@ def _environment(*, escapes: bool) -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["plain"] = _plain
+    environment.filters["style_class"] = style_class
     return environment
 
 

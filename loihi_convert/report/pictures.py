@@ -2,30 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, get_args
 
+from loihi_convert.errors import InputError, UsageError, one_of
+from loihi_convert.files import refuse_to_overwrite, require_writable, write_atomically
 from loihi_convert.metrics.evaluation import Evaluation
+from loihi_convert.report.entries import entries_of, newest_of
 from loihi_convert.report.error_figure import error_figure
-from loihi_convert.report.figure import accuracy_figure, image_bytes
+from loihi_convert.report.figure import accuracy_figure
+from loihi_convert.report.figure_style import Kind, Width, image_bytes
+from loihi_convert.runs.stored_run import read_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Provenance = Mapping[str, Mapping[str, Any]]
+"""By file stem, what `export` recorded, as in a manifest."""
 
-def run_figure(evaluations: Sequence[tuple[str, Evaluation]], title: str) -> Figure | None:
+_NAMED: Final = 4
+"""Files that a title names; the legend names them all."""
+
+_DPI: Final = {"screen": 160, "column": 600, "page": 600}
+
+
+def run_figure(
+    evaluations: Sequence[tuple[str, Evaluation]], title: str, *, note: str = "", width: Width = "screen"
+) -> Figure | None:
     """Return `error_figure` for regressions, else `accuracy_figure`; None where there is nothing to draw."""
     draw = error_figure if _are_regressions(evaluations) else accuracy_figure
-    return draw(evaluations, title)
+    return draw(evaluations, title, note=note, width=width)
 
 
-def run_pictures(evaluations: Sequence[tuple[str, Evaluation]], title: str) -> dict[str, bytes]:
+def run_pictures(
+    evaluations: Sequence[tuple[str, Evaluation]], data: str, provenance: Provenance | None = None
+) -> dict[str, bytes]:
     """Return ``accuracy.svg`` and ``accuracy.png``, or ``error.svg`` and ``error.png``, by name; {} where None."""
-    figure = run_figure(evaluations, title)
+    figure = run_figure(evaluations, _title(evaluations, data), note=_seeds(provenance or {}))
     if figure is None:
         return {}
     stem = "error" if _are_regressions(evaluations) else "accuracy"
     return {f"{stem}.svg": image_bytes(figure, "svg"), f"{stem}.png": image_bytes(figure, "png")}
+
+
+def write_figure(folders: Sequence[Path], output: Path, *, width: Width = "screen", overwrite: bool = False) -> Path:
+    """Write the picture of some run folders of one data set, the newest run of each file, to ``output``.
+
+    Raises
+    ------
+    UsageError
+        If ``output`` does not end in .png, .svg or .pdf, or the runs are of several data sets.
+    InputError
+        If a folder cannot be used, nothing can be drawn, or the file cannot be written, or exists and ``overwrite`` is
+        off.
+    """
+    kind = next((kind for kind in get_args(Kind) if output.suffix == f".{kind}"), None)
+    if kind is None:
+        suffixes = one_of(f".{kind}" for kind in get_args(Kind))
+        raise UsageError(f"found {output}", where="figure", expected=f"its suffix {suffixes}")
+    require_writable(output)
+    refuse_to_overwrite(output, overwrite)
+    different = {folder.resolve(): folder for folder in folders}
+    newest, _ = newest_of([read_run(folder) for folder in different.values()])
+    entries = entries_of(newest)
+    if len(sets := sorted({entry.data for entry in entries})) > 1:
+        raise UsageError(f"the runs are of {' and '.join(sets)}", where="figure", expected="one data set")
+    evaluations = [(entry.label, entry.evaluation) for entry in entries]
+    provenance = {entry.label: entry.run.manifest.provenance.get(entry.file, {}) for entry in entries}
+    figure = run_figure(evaluations, _title(evaluations, sets[0]), note=_seeds(provenance), width=width)
+    if figure is None:
+        raise InputError("neither labels nor the CNN are known, so there is nothing to draw", where=folders[0])
+    write_atomically(output, image_bytes(figure, kind, dpi=_DPI[width]))
+    return output
+
+
+def _title(evaluations: Sequence[tuple[str, Evaluation]], data: str) -> str:
+    names = [name for name, _ in evaluations]
+    return f"{', '.join(names) if len(names) <= _NAMED else f'{len(names)} files'} on {data}"
+
+
+def _seeds(provenance: Provenance) -> str:
+    """The seeds with which the CNNs were trained, as far as these are recorded."""
+    models = [stages.get("model") for stages in provenance.values()]
+    found = {model.get("seed") for model in models if isinstance(model, Mapping)} - {None}
+    return f"CNN trained with seed {' or '.join(map(str, sorted(found, key=str)))}" if found else ""
 
 
 def _are_regressions(evaluations: Sequence[tuple[str, Evaluation]]) -> bool:

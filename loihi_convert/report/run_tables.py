@@ -46,14 +46,14 @@ def point_cells(evaluation: Evaluation, point: Point) -> dict[str, str | None]:
         "95 %\ninterval": percent_interval(point.accuracy_interval),
         "loss,\npoints": points(point.conversion_loss_points),
         "same as\nCNN %": percent(point.agreement_with_cnn),
-        **_error_cells(evaluation.regression, point),
+        **error_cells(evaluation.regression, point),
         "spikes\n/image": count(point.spikes_per_image),
         "SynOps\n/image": count(point.synaptic_operations),
     }
 
 
-def _error_cells(regression: Regression | None, point: Point) -> dict[str, str | None]:
-    """The errors of a regression: means over its outputs, and the worst of them; all None for classes."""
+def error_cells(regression: Regression | None, point: Point) -> dict[str, str | None]:
+    """Return the errors of a regression: means over its outputs, and the worst of them; all None for classes."""
     at = None if regression is None else regression.at(point.timesteps)
     found, to_cnn, floating = (at.to_targets, at.to_cnn, at.float_to_targets) if at else (None, None, None)
     cnn = regression.cnn if regression else None

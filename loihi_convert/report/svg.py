@@ -26,7 +26,14 @@ _SHAPES: Final[tuple[tuple[tuple[float, float], ...], ...]] = (
     ((-2.4, -4.8), (2.4, -4.8), (2.4, 4.8), (-2.4, 4.8)),
     ((-4.4, -4.4), (0, -1.8), (4.4, -4.4), (1.8, 0), (4.4, 4.4), (0, 1.8), (-4.4, 4.4), (-1.8, 0)),
 )
-_PAPER_SHAPES: Final = {-1: 3, -2: 1}
+PAPER: Final = (-1, -2)
+"""Styles of the paper's series: hollow, grey."""
+
+NEUTRAL: Final = -3
+"""The style of what belongs to no file, or to several: in the colour of the text, hollow."""
+
+_OTHER_SHAPES: Final = {-1: 3, -2: 1, NEUTRAL: 0}
+_OTHER_CLASSES: Final = {-1: "paper1", -2: "paper2", NEUTRAL: "neutral"}
 
 
 def picture(label: str, parts: Sequence[str], width: int, height: int) -> Markup:
@@ -55,7 +62,7 @@ def text_at(x: float, y: float, text: str, kind: str, anchor: str) -> str:
 
 def shape_path(style: int, x: float, y: float, scale: float) -> str:
     """Return the path of a style's mark at (x, y)."""
-    corners = _SHAPES[style if style >= 0 else _PAPER_SHAPES[style]]
+    corners = _SHAPES[style if style >= 0 else _OTHER_SHAPES[style]]
     if not corners:
         radius = 3.9 * scale
         arc = f"a{radius:.1f} {radius:.1f} 0 1 0"
@@ -65,4 +72,4 @@ def shape_path(style: int, x: float, y: float, scale: float) -> str:
 
 def style_class(style: int) -> str:
     """Return the CSS class that colours a series."""
-    return f"s{style % STYLES}" if style >= 0 else f"paper{-style}"
+    return f"s{style % STYLES}" if style >= 0 else _OTHER_CLASSES[style]

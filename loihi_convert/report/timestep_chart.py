@@ -1,15 +1,11 @@
-"""Charts of accuracy over time steps, in which what happens near the best can be seen."""
+"""Charts of accuracy over time steps, zoomed in on what happens near the best."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
-from loihi_convert.report.axes import curve, timestep_ticks, views
+from loihi_convert.report.axes import FramePoint, frame, timestep_ticks
 from loihi_convert.report.charts import Axes, Chart, Levels, Mark, Series, curve_chart
-
-_SPAN: Final = 4.0
-"""Points of accuracy beyond which a chart has a second panel for what is near the best."""
 
 
 def timestep_chart(
@@ -20,32 +16,27 @@ def timestep_chart(
     measure: str,
     x_label: str = "latency T, time steps",
 ) -> Chart:
-    """Return the chart, in per cent: the whole and, where that hides what happens near the top, that enlarged."""
-    curves = [
-        found
-        for one in series
-        if (found := curve(one.label, [(m.x, m.y / 100, _interval(m)) for m in one.marks])) is not None
-    ]
-    shown = views(curves, [value for value, _ in levels], span=_SPAN)
-    steps = sorted({timesteps for one in curves for timesteps in one.timesteps})
+    """Return the chart, in per cent. The files decide the frame: marks of the paper may lie outside it."""
+    framing = [one for one in series if one.style >= 0]
+    points = [FramePoint(m.x, m.y, *_interval(m)) for one in framing for m in one.marks]
+    own = {(m.x, m.y) for one in framing for m in one.marks if m.x == one.emphasised}
+    shown = frame(points, [value for value, _ in levels], own)
+    steps = sorted({mark.x for one in series for mark in one.marks})
     # An average T is rarely a whole number.
     whole = {t for t in steps if t == int(t)}
     whole |= {2.0**exponent for exponent in range(64) if steps[0] <= 2**exponent <= steps[-1]}
-    panels = tuple(
-        Axes(
-            x_label if index == 0 else f"{x_label} (enlarged)",
-            measure,
-            view.first_timesteps / 1.15,
-            max(steps[-1], 2 * view.first_timesteps) * 1.15,
-            view.bottom,
-            view.top,
-            tuple(timestep_ticks(sorted(whole), view.first_timesteps)),
-            levels,
-        )
-        for index, view in enumerate(shown)
+    axes = Axes(
+        x_label,
+        measure,
+        shown.left / 1.15,
+        max(steps[-1], 2 * shown.left) * 1.15,
+        shown.bottom,
+        shown.top,
+        tuple(timestep_ticks(sorted(whole), shown.left)),
+        levels,
     )
-    return curve_chart(title, caption, series, panels)
+    return curve_chart(title, caption, series, axes)
 
 
-def _interval(mark: Mark) -> tuple[float, float] | None:
-    return None if mark.low is None or mark.high is None else (mark.low / 100, mark.high / 100)
+def _interval(mark: Mark) -> tuple[float, float]:
+    return (mark.y, mark.y) if mark.low is None or mark.high is None else (mark.low, mark.high)

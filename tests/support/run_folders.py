@@ -28,8 +28,7 @@ def write_runs(root: Path, *runs: run_folder.FileResults, data: str = "mnist", *
         "backend_versions": {},
         "provenance": {"some": {"balance": {"method": "x"}}},
     }
-    title = f"{runs[0].name} on {data}, {runs[0].evaluation.image_count:,} images"
-    pictures = run_pictures([(run.name, run.evaluation) for run in runs], title)
+    pictures = run_pictures([(run.name, run.evaluation) for run in runs], data)
     arguments = {"pictures": pictures, "labels": LABELS, "classes": CLASSES, "manifest": manifest, **changes}
     run_folder.write_run(folder, runs, **arguments)
     return folder

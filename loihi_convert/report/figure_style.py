@@ -1,0 +1,136 @@
+"""How figures look: colours, the widths of a screen and of a paper's column and page, and figures as files."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Width = Literal["screen", "column", "page"]
+"""Widths of figures: on a screen, in a column of a paper (85 mm), and across its page (178 mm)."""
+
+Kind = Literal["png", "svg", "pdf"]
+"""File formats of figures."""
+
+COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6D00", "#6A3D9A")
+"""Okabe and Ito's palette, and two more: told apart by every kind of colour vision."""
+
+MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*")
+"""One marker per series, for those who do not see its colour."""
+
+CNN_COLOUR: Final = "#444444"
+GRID_COLOUR: Final = "#DDDDDD"
+
+
+class Size(NamedTuple):
+    """A width in inches, and what fits it: size of text in points, width of lines, size of markers."""
+
+    inches: float
+    text: float
+    line: float
+    marker: float
+
+    @property
+    def characters(self) -> int:
+        """About how many characters of small text fit one line."""
+        return int(self.inches * 72 / (0.5 * (self.text - 1)))
+
+
+SIZES: Final[dict[Width, Size]] = {
+    "screen": Size(6.6, 10.0, 1.9, 5.0),
+    "column": Size(3.35, 7.5, 1.1, 3.2),
+    "page": Size(7.0, 8.5, 1.4, 4.0),
+}
+
+
+@contextlib.contextmanager
+def drawing(size: Size) -> Iterator[None]:
+    """Make what is drawn within of this size."""
+    import matplotlib
+
+    with matplotlib.rc_context(
+        {
+            "font.size": size.text,
+            "axes.titlesize": size.text - 1,
+            "legend.fontsize": size.text - 1,
+            "xtick.labelsize": size.text - 0.5,
+            "ytick.labelsize": size.text - 0.5,
+            "lines.linewidth": size.line,
+            "lines.markersize": size.marker,
+            "axes.linewidth": 0.8 if size.inches > 5 else 0.6,
+        }
+    ):
+        yield
+
+
+def new_figure(size: Size, height: float) -> Figure:
+    """Return a figure of this width; ``height`` in inches."""
+    # The object API: pyplot would choose a window system, and keeps every figure alive.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(size.inches, height), layout="constrained")
+
+
+def plain(axes: Axes) -> None:
+    """Leave only what is needed to read values: two axes, and lines at the labelled y."""
+    axes.grid(axis="y", color=GRID_COLOUR, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def timestep_axis(axes: Axes, ticks: Sequence[float], left: float, right: float) -> None:
+    """Make x a logarithmic axis of T with these labels."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(left, right)
+    axes.xaxis.set_major_locator(FixedLocator(list(ticks)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels([f"{tick:g}" for tick in ticks])
+
+
+def add_titles(figure: Figure, axes: Axes, title: str, note: str, size: Size) -> None:
+    """Put a title above the figure and, in small text above ``axes``, what must be known to read it."""
+    # File names may hold a $, which would start mathematics.
+    figure.suptitle(
+        textwrap.fill(title, int(0.75 * size.characters)),
+        x=0.01,
+        ha="left",
+        fontsize=size.text + 1,
+        fontweight="bold",
+        parse_math=False,
+    )
+    axes.set_title(textwrap.fill(note, int(0.8 * size.characters)), loc="left", parse_math=False)
+
+
+def add_legend(figure: Figure, axes: Axes, size: Size) -> None:
+    """Put the legend of ``axes`` below the figure, in as many columns as its labels leave room for."""
+    handles, labels = axes.get_legend_handles_labels()
+    longest = int(0.8 * size.characters)
+    folded = [textwrap.fill(label, longest) for label in labels]
+    widest = max((len(line) for label in folded for line in label.split("\n")), default=1)
+    columns = max(1, min(3, size.characters // (widest + 9)))
+    legend = figure.legend(handles, folded, loc="outside lower center", ncols=columns, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def image_bytes(figure: Figure, kind: Kind, *, dpi: int = 160) -> bytes:
+    """Return ``figure`` as a file, the same bytes for the same figure: no date, no random identifiers.
+
+    Drawing starts from the layout of the drawing before: for the same bytes, draw the kinds in the same order.
+    """
+    import matplotlib
+
+    image = io.BytesIO()
+    metadata = {"png": None, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    # Type 42: text in a PDF stays text, which many journals ask for.
+    with matplotlib.rc_context({"svg.hashsalt": "loihi-convert", "pdf.fonttype": 42}):
+        figure.savefig(image, format=kind, dpi=dpi, metadata=metadata)
+    return image.getvalue()

@@ -1,0 +1,41 @@
+"""What a page says of a file at one T: accuracy first, its interval in the same cell."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from loihi_convert.metrics.evaluation import Evaluation, Point
+from loihi_convert.report.formats import count, percent, percent_interval, points
+from loihi_convert.report.run_tables import accuracy_table, error_cells
+from loihi_convert.report.table import Table, table_of
+
+
+def accuracy_cell(point: Point) -> str | None:
+    """Return the accuracy in per cent and, on a second line, its 95 % interval."""
+    interval = percent_interval(point.accuracy_interval)
+    return "\n".join(text for text in (percent(point.accuracy), interval) if text) or None
+
+
+def page_cells(evaluation: Evaluation, point: Point) -> dict[str, str | None]:
+    """Return what is known of one file at one T, by the header of its column."""
+    return {
+        "accuracy %\n95 % interval": accuracy_cell(point),
+        **error_cells(evaluation.regression, point),
+        "loss,\npoints": points(point.conversion_loss_points),
+        "T": str(point.timesteps),
+        "SynOps\n/image": count(point.synaptic_operations),
+        "spikes\n/image": count(point.spikes_per_image),
+        "CNN\n%": percent(evaluation.cnn_accuracy),
+        "float\nSNN %": percent(point.float_accuracy),
+        "same as\nCNN %": percent(point.agreement_with_cnn),
+        "steps\non Lava": str(point.global_steps),
+    }
+
+
+def anytime_table(evaluation: Evaluation, title: str) -> Table:
+    """Return one row per reported T of one run."""
+    cells = [page_cells(evaluation, point) for point in evaluation.points]
+    rows = [{"T": row["T"], **{header: text for header, text in row.items() if header != "T"}} for row in cells]
+    measured = accuracy_table(evaluation)
+    caption = f"{measured.title}; {measured.caption}".replace("\n", "; ")
+    return replace(table_of(rows, words=("T",), caption=caption), title=title, text_columns=0)

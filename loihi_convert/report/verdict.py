@@ -1,0 +1,114 @@
+"""The main result of the runs of one data set in a sentence or two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from loihi_convert.report.entries import Entry, family_of
+from loihi_convert.report.formats import number, percent, points
+
+TOLERANCE: Final = 0.2
+"""Points of accuracy below the best file that a file with less work may have and still be preferred."""
+
+
+def verdict(entries: Sequence[Entry]) -> str:
+    """Return what the runs of one data set show: the file that loses little at the least work, or the best error."""
+    if any(entry.evaluation.regression is not None for entry in entries):
+        return _of_regressions([entry for entry in entries if entry.evaluation.regression is not None])
+    measured = [entry for entry in entries if entry.point.accuracy is not None]
+    if not measured:
+        return _without_labels(entries)
+    best = max(_percent(entry) for entry in measured)
+    chosen = min(
+        (entry for entry in measured if _percent(entry) >= best - TOLERANCE),
+        key=lambda entry: (_work(entry), entry.point.timesteps, -_percent(entry)),
+    )
+    others = [entry for entry in measured if entry is not chosen]
+    counts = sorted({entry.evaluation.image_count for entry in measured})
+    images = f"{' to '.join(f'{n:,}' for n in dict.fromkeys((counts[0], counts[-1])))} images"
+    if not others:
+        return f"{_name(chosen, entries)} reaches {percent(chosen.point.accuracy)} %{_beside_cnn(chosen)} ({images})."
+    most = max(others, key=lambda entry: (_work(entry), entry.point.timesteps))
+    if _work(most) > _work(chosen):
+        return (
+            f"{_name(chosen, entries)} {_loss(chosen)} at {_share(chosen, most)} of the work of "
+            f"{_name(most, entries)}, which {_loss(most)} ({images})."
+        )
+    nearest = max(others, key=_percent)
+    first = f"{_name(chosen, entries)} is the most accurate: {percent(chosen.point.accuracy)} %{_beside_cnn(chosen)}"
+    return f"{first} ({images}). {_name(nearest, entries)} {_loss(nearest)} at {_share(nearest, chosen)} of its work."
+
+
+def _of_regressions(entries: Sequence[Entry]) -> str:
+    found = []
+    for entry in entries:
+        regression = entry.evaluation.regression
+        at = regression.at(entry.point.timesteps) if regression else None
+        if regression and at and (judged := at.to_targets or at.to_cnn) is not None:
+            found.append(
+                (judged.mean.rmse, entry, regression.cnn if at.to_targets else None, at.to_targets is not None)
+            )
+    if not found:
+        return "Neither targets nor the CNN's outputs are known, so no error is measured."
+    rmse, entry, cnn, has_targets = min(found, key=lambda one: (one[0], one[1].point.timesteps))
+    measure = "RMSE" if has_targets else "RMSE to the CNN's outputs"
+    beside = f"; the CNN's RMSE is {number(cnn.mean.rmse)}" if cnn else ""
+    least = "" if len(found) == 1 else ", the least of these files"
+    reached = f"{_name(entry, entries)} reaches an {measure} of {number(rmse)}"
+    return f"{reached}{least}{beside} ({entry.evaluation.image_count:,} images)."
+
+
+def _without_labels(entries: Sequence[Entry]) -> str:
+    known = [entry for entry in entries if entry.point.agreement_with_cnn is not None]
+    if not known:
+        return "Neither labels nor the CNN's classes are known, so no accuracy is measured."
+    best = max(known, key=lambda entry: (entry.point.agreement_with_cnn or 0, -_work(entry)))
+    return (
+        f"{_name(best, entries)} gives {percent(best.point.agreement_with_cnn)} % of the images the CNN's "
+        f"class ({best.evaluation.image_count:,} images without labels)."
+    )
+
+
+def _name(entry: Entry, entries: Sequence[Entry]) -> str:
+    """The file's T where that tells it from the others, else its label as well."""
+    families = {(family_of(one.file), one.neuron) for one in entries}
+    steps = [one.point.timesteps for one in entries]
+    own = f"T = {entry.point.timesteps}"
+    if len(families) == 1 and len(set(steps)) == len(steps):
+        return own
+    return entry.label if entry.file.endswith(f"-T{entry.point.timesteps}") else f"{entry.label} ({own})"
+
+
+def _percent(entry: Entry) -> float:
+    return 100 * (entry.point.accuracy or 0)
+
+
+def _work(entry: Entry) -> float:
+    return entry.point.synaptic_operations
+
+
+def _share(less: Entry, more: Entry) -> str:
+    """The work of one as a part of that of the other: 1/11, or 83 %."""
+    ratio = _work(more) / _work(less) if _work(less) else 0.0
+    if not ratio:
+        return "none"
+    return f"1/{ratio:.0f}" if ratio >= 1.75 else f"{100 / ratio:.0f} %"
+
+
+def _loss(entry: Entry) -> str:
+    loss = points(entry.point.conversion_loss_points)
+    if loss is None:
+        return f"reaches {percent(entry.point.accuracy)} %"
+    if loss == "0.00":
+        return "loses nothing"
+    return f"gains {loss.removeprefix('-')} points" if loss.startswith("-") else f"loses {loss} points"
+
+
+def _beside_cnn(entry: Entry) -> str:
+    loss = points(entry.point.conversion_loss_points)
+    if loss is None:
+        return ""
+    if loss == "0.00":
+        return ", as much as the CNN"
+    return f", {loss.removeprefix('-')} points {'above' if loss.startswith('-') else 'below'} the CNN"
