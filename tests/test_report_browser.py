@@ -198,15 +198,13 @@ def point_at(tab: Tab, place: str) -> str | None:
     return told
 
 
-LEVEL = (
-    """[...figure.querySelectorAll(".level")].map((line) => line.getBoundingClientRect()).find((box) => box.width)"""
-)
+LEVEL = """[...figure.querySelectorAll(".pictures .level")].map((line) => line.getBoundingClientRect()).find((box) => box.width)"""
 
 
 def test_a_mark_near_the_cnns_line_is_what_the_pointer_means(tab: Tab, page: Path) -> None:
     tab.show(page, 1440, 844, "light")
     mark = """(() => { const level = %s;
-      const all = [...figure.querySelectorAll(".mark")].map((one) => one.getBoundingClientRect());
+      const all = [...figure.querySelectorAll(".pictures .mark")].map((one) => one.getBoundingClientRect());
       const marks = all.filter((box) => box.width);
       marks.sort((one, other) => Math.abs(one.top - level.top) - Math.abs(other.top - level.top));
       const middle = marks[0].left + marks[0].width / 2;
@@ -215,8 +213,11 @@ def test_a_mark_near_the_cnns_line_is_what_the_pointer_means(tab: Tab, page: Pat
     assert words is not None
     assert "T = " in words
     # Where no mark is near, the line says what it is.
-    away = f"(() => {{ const level = {LEVEL}; return [level.left + level.width * 0.42, level.top]; }})()"
-    assert "CNN" in (point_at(tab, away) or "")
+    away = """(() => { const level = %s;
+      const marks = [...figure.querySelectorAll(".pictures .mark")].map((one) => one.getBoundingClientRect());
+      const near = (x) => marks.some((box) => Math.hypot(box.left - x, box.top - level.top) < 60);
+      for (let x = level.left + 10; x < level.right; x += 10) if (!near(x)) return [x, level.top]; })()"""
+    assert "CNN" in (point_at(tab, away % LEVEL) or "")
 
 
 def test_the_legend_shows_and_hides_a_series(tab: Tab, page: Path) -> None:

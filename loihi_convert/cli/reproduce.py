@@ -13,6 +13,7 @@ from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, log, say_json, say_tables
 from loihi_convert.cli.options import BASICS, DATA, named, number, switch
 from loihi_convert.errors import UsageError, one_of
+from loihi_convert.report.figure_style import Width
 
 if TYPE_CHECKING:
     from loihi_convert.reproduction.flow import Reproduced
@@ -42,6 +43,10 @@ _LONG_IMAGES = (
 )
 
 
+_WIDTH = "Width of a figure: a column (85 mm) or a page (178 mm) of a paper, or a screen."
+_TABLES_HELP = "Draw the figure from CSV tables written earlier; measure nothing. Repeat for several tables."
+
+
 def reproduce(
     what: Annotated[list[str] | None, _WHAT] = None,
     models: Annotated[list[str] | None, named("--model", BASICS, _MODELS, metavar="MODEL")] = None,
@@ -67,6 +72,8 @@ def reproduce(
     data_root: Annotated[Path | None, options.data_root(DATA)] = None,
     weight_bits: Annotated[int, number("--weight-bits", "Measuring", "Bits of a weight, 2..8, sign included.")] = 8,
     poisson_seed: Annotated[int, options.seed("Measuring", "Seed of the Poisson input.")] = 0,
+    width: Annotated[Width, options.choice(Width, "--width", options.OUTPUT, _WIDTH)] = "screen",
+    tables: Annotated[list[Path] | None, named("--from", options.OUTPUT, _TABLES_HELP, metavar="CSV")] = None,
     with_best: Annotated[bool, switch("--best/--no-best", "Measuring", "Measure the best of our methods, too.")] = True,
     tuned: Annotated[list[Path] | None, named("--tuned", "Measuring", _TUNED, metavar="MODEL")] = None,
     cache: Annotated[
@@ -81,6 +88,10 @@ def reproduce(
         _say_variants()
         return
     kind, name = _kind_and_name(what)
+    chosen_names = (variants or _VARIANTS[kind]).split(",")
+    if tables:
+        _redraw(kind, name, tables, chosen_names, output, width, as_json=as_json)
+        return
     if not models:
         hint = "Pass mnist, fashion-mnist or cifar10, or a checkpoint."
         raise UsageError("not given", where="models", expected=f"{kind} {name} needs a network", hint=hint)
@@ -91,7 +102,7 @@ def reproduce(
     from loihi_convert.reproduction.request import ImageCounts, Request
     from loihi_convert.simulation.gpu import chosen_device
 
-    chosen = chosen_variants((variants or _VARIANTS[kind]).split(","))
+    chosen = chosen_variants(chosen_names)
     request = Request(
         kind,
         name,
@@ -109,12 +120,28 @@ def reproduce(
         computed_only,
         chosen_device(device),
         data_root,
+        width,
     )
     done = reproduced(request, tell=log, bars=progress_bar)
     if as_json:
         _say_json(done)
     else:
         _say(done, is_table=kind == "table")
+
+
+def _redraw(
+    kind: str, name: str, tables: list[Path], variants: list[str], output: Path, width: Width, *, as_json: bool
+) -> None:
+    """Draw a figure from tables that stand in files."""
+    from loihi_convert.reproduction.flow import redraw
+
+    if kind != "figure":
+        raise UsageError(f"given for {kind} {name}", where="tables", expected="is for figures")
+    done = redraw(name, tables, variants, output, width)
+    if as_json:
+        _say_json(done)
+    else:
+        _say(done, is_table=False)
 
 
 def _kind_and_name(what: list[str] | None) -> tuple[Literal["table", "figure"], str]:

@@ -29,12 +29,13 @@ GRID_COLOUR: Final = "#DDDDDD"
 
 
 class Size(NamedTuple):
-    """A width in inches, and what fits it: size of text in points, width of lines, size of markers."""
+    """A width in inches, what fits it (text in points, width of lines, size of markers), and dots an inch of a PNG."""
 
     inches: float
     text: float
     line: float
     marker: float
+    dpi: int
 
     @property
     def characters(self) -> int:
@@ -43,9 +44,9 @@ class Size(NamedTuple):
 
 
 SIZES: Final[dict[Width, Size]] = {
-    "screen": Size(6.6, 10.0, 1.9, 5.0),
-    "column": Size(3.35, 7.5, 1.1, 3.2),
-    "page": Size(7.0, 8.5, 1.4, 4.0),
+    "screen": Size(6.6, 10.0, 1.9, 5.0, 160),
+    "column": Size(3.35, 7.5, 1.1, 3.2, 600),
+    "page": Size(7.0, 8.5, 1.4, 4.0, 300),
 }
 
 

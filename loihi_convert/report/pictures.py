@@ -12,7 +12,7 @@ from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.report.entries import entries_of, newest_of
 from loihi_convert.report.error_figure import error_figure
 from loihi_convert.report.figure import accuracy_figure
-from loihi_convert.report.figure_style import Kind, Width, image_bytes
+from loihi_convert.report.figure_style import SIZES, Kind, Width, image_bytes
 from loihi_convert.runs.stored_run import read_run
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ Provenance = Mapping[str, Mapping[str, Any]]
 
 _NAMED: Final = 4
 """Files that a title names; the legend names them all."""
-
-_DPI: Final = {"screen": 160, "column": 600, "page": 600}
 
 
 def run_figure(
@@ -73,7 +71,7 @@ def write_figure(folders: Sequence[Path], output: Path, *, width: Width = "scree
     figure = run_figure(evaluations, _title(evaluations, sets[0]), note=_seeds(provenance), width=width)
     if figure is None:
         raise InputError("neither labels nor the CNN are known, so there is nothing to draw", where=folders[0])
-    write_atomically(output, image_bytes(figure, kind, dpi=_DPI[width]))
+    write_atomically(output, image_bytes(figure, kind, dpi=SIZES[width].dpi))
     return output
 
 

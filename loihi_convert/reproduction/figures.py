@@ -1,252 +1,285 @@
-"""The paper's figures from our numbers, its printed numbers beside them, as matplotlib figures."""
+"""The paper's figures from our numbers, its printed numbers beside them, as matplotlib figures.
+
+Points are drawn beside the CNN's accuracy on the same images: where T changes the number of test images, the curve and
+the CNN's line are interrupted, and what was measured on fewer images is dotted and pale.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+import itertools
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from loihi_convert.report import paper
-from loihi_convert.reproduction.tables import BestEntry, Entry
+from loihi_convert.report.figure_style import (
+    CNN_COLOUR,
+    COLOURS,
+    MARKERS,
+    SIZES,
+    Size,
+    Width,
+    drawing,
+    new_figure,
+    plain,
+    timestep_axis,
+)
+from loihi_convert.reproduction.panels import BEST, ChannelPanel, Curve, Panel, Point
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe & Ito's palette, told apart by every kind of colour vision; black and grey are the CNNs'.
-_COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6D00", "#6A3D9A")
-_CNN_COLOUR: Final = "#444444"
+# Black and grey are the CNNs'.
 _BEST_COLOUR: Final = "#000000"
-_BEST: Final = "best of ours"
-_PANEL_WIDTH: Final = 5.6
-_PANEL_HEIGHT: Final = 3.6
-# Of the legend, by the columns of panels.
-_LEGEND_COLUMNS: Final = (3, 5, 7)
 # A second panel shows what lies so many points, at most, below the best accuracy, if some of it lies deeper.
 _ENLARGED_POINTS: Final = 3.0
+# Curves stand a little beside each other, and the paper's marks to the right of ours, so that intervals can be seen.
+_SHIFT: Final = 1.025
+_PAPER_SHIFT: Final = 1.14
+_PALE: Final = 0.5
+# Longer labels leave a narrow figure no room for curves: they stand in its legend.
+_LONGEST_LABEL: Final = 14
+_MOST_MARKED: Final = 80
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Ours as a line, the paper's as hollow markers of the same colour.
+class _Look(NamedTuple):
+    """Colour and marker of a group of curves."""
 
-    Parameters
-    ----------
-    label
-        In the legend.
-    group
-        Curves of one group have one colour, in all panels.
-    ours, papers
-        (T, accuracy in %), ascending.
-    is_dashed
-        Whether the line is.
-    """
-
-    label: str
-    group: str
-    ours: tuple[tuple[int, float], ...]
-    papers: tuple[tuple[int, float], ...] = ()
-    is_dashed: bool = False
+    colour: str
+    marker: str
 
 
-@dataclass(frozen=True)
-class Panel:
-    """Curves on one data set, in one variant.
-
-    Parameters
-    ----------
-    title
-        Above it.
-    curves
-        In the order of the legend.
-    cnn, paper_cnn
-        Accuracies of our CNN and of the paper's, in %.
-    """
-
-    title: str
-    curves: tuple[Curve, ...]
-    cnn: float | None = None
-    paper_cnn: float | None = None
-
-
-@dataclass(frozen=True)
-class ChannelPanel:
-    """A value of each channel of one layer, in several curves.
-
-    Parameters
-    ----------
-    title
-        Above it.
-    values
-        By label: one number for each channel.
-    """
-
-    title: str
-    values: Mapping[str, Sequence[float]] = field(default_factory=dict)
-
-
-def panel(
-    title: str,
-    entries: Sequence[Entry],
-    bests: Sequence[BestEntry],
-    labels: Mapping[paper.Cell, tuple[str, str]],
-) -> Panel:
-    """Return the panel of entries of one data set in one variant, a curve for each of their labels.
-
-    Of two curves in one group that with hard reset is dashed.
-    """
-    resets: dict[str, set[str | None]] = {}
-    for entry in entries:
-        resets.setdefault(labels[entry.cell][1], set()).add(entry.cell.reset)
-    curves = []
-    for label, group in dict.fromkeys(labels[entry.cell] for entry in entries):
-        of_it = sorted(
-            (e for e in entries if labels[e.cell] == (label, group)), key=lambda entry: entry.cell.timesteps or 0
-        )
-        curves.append(
-            Curve(
-                label,
-                group,
-                _points([(entry.cell.timesteps, entry.accuracy) for entry in of_it]),
-                _points([(entry.cell.timesteps, entry.cell.accuracy) for entry in of_it]),
-                is_dashed=len(resets[group]) > 1 and of_it[0].cell.reset == "hard",
-            )
-        )
-    if bests:
-        ascending = sorted(bests, key=lambda one: one.cell.timesteps or 0)
-        curves.append(
-            Curve(_BEST, _BEST, _points([(one.cell.timesteps, one.best.outcome.accuracy) for one in ascending]))
-        )
-    cnn = max(entries, key=lambda entry: entry.cnn.images).cnn.accuracy if entries else None
-    known = next(
-        (c.accuracy for c in paper.table("headline") if (c.data, c.method) == (_data(entries), paper.CNN)), None
-    )
-    return Panel(title, tuple(curves), cnn, known)
-
-
-def accuracy_figure(title: str, panels: Sequence[Panel]) -> Figure:
+def accuracy_figure(title: str, panels: Sequence[Panel], width: Width = "screen") -> Figure:
     """Return accuracy against latency; where curves start far below the CNN, each panel again, enlarged, below it."""
-    # The object API: pyplot would choose a window system, and keeps every figure alive.
-    from matplotlib.figure import Figure
-
-    groups = [group for group in dict.fromkeys(curve.group for one in panels for curve in one.curves) if group != _BEST]
-    colours = {group: _COLOURS[index % len(_COLOURS)] for index, group in enumerate(groups)}
-    colours[_BEST] = _BEST_COLOUR
-    heights = [_drawn_values(one) for one in panels]
-    is_enlarged = any(max(values) - min(values) > 4 * _ENLARGED_POINTS for values in heights)
+    size = SIZES[width]
+    groups = [group for group in dict.fromkeys(curve.group for one in panels for curve in one.curves) if group != BEST]
+    looks = {
+        group: _Look(COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]) for index, group in enumerate(groups)
+    }
+    looks[BEST] = _Look(_BEST_COLOUR, "*")
+    ranges = [_drawn_values(one) for one in panels]
+    is_enlarged = any(max(values) - min(values) > 4 * _ENLARGED_POINTS for values in ranges)
     rows = 2 if is_enlarged else 1
-    figure = Figure(figsize=(_PANEL_WIDTH * len(panels) + 0.6, _PANEL_HEIGHT * rows + 1.3), layout="constrained")
-    grid = figure.subplots(rows, len(panels), squeeze=False)
-    for column, (one, values) in enumerate(zip(panels, heights, strict=True)):
-        for row in range(rows):
-            axes = grid[row][column]
-            _draw(axes, one, colours)
-            low = min(values) if row == 0 else max(min(values), max(values) - _ENLARGED_POINTS)
-            margin = 0.05 * (max(values) - low) or 0.5
-            axes.set_ylim(max(0.0, low - margin), max(values) + margin)
-            axes.set_title(one.title if row == 0 else f"{one.title}, enlarged", loc="left", fontsize=9)
-            if column == 0:
-                axes.set_ylabel("accuracy, %")
-        grid[-1][column].set_xlabel("latency T, time steps")
-    _finish(figure, title, [axes for line in grid for axes in line], len(panels))
+    has_legend = width == "column" and any(len(c.label) > _LONGEST_LABEL for one in panels for c in one.curves)
+    with drawing(size):
+        grid, figure = _grid(size, width, len(panels), rows)
+        for one, values, column in zip(panels, ranges, grid, strict=True):
+            for row, axes in enumerate(column):
+                low = min(values) if row == 0 else max(min(values), max(values) - _ENLARGED_POINTS)
+                margin = 0.05 * (max(values) - low) or 0.5
+                axes.set_ylim(max(0.0, low - margin), max(values) + margin)
+                _draw(axes, one, looks, size, is_labelled=not has_legend)
+                columns = int(0.8 * size.characters / (2 if width != "column" and len(panels) > 1 else 1))
+                note = textwrap.fill(f"{one.title}: {one.note}", columns) if row == 0 else f"{one.title}, enlarged"
+                axes.set_title(note, loc="left", parse_math=False)
+        _finish(figure, title, panels, looks, size, has_legend=has_legend)
     return figure
 
 
-def channel_figure(title: str, panels: Sequence[ChannelPanel], quantity: str) -> Figure:
-    """Return a value of every channel, a panel for each layer."""
-    from matplotlib.figure import Figure
-
+def channel_figure(title: str, panels: Sequence[ChannelPanel], quantity: str, width: Width = "screen") -> Figure:
+    """Return a value of every channel, largest first, a panel for each layer."""
+    size = SIZES[width]
     labels = list(dict.fromkeys(label for one in panels for label in one.values))
-    colours = {label: _COLOURS[index % len(_COLOURS)] for index, label in enumerate(labels)}
-    columns = min(3, len(panels))
+    columns = 1 if width == "column" else min(2, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(_PANEL_WIDTH * columns + 0.6, _PANEL_HEIGHT * rows + 1.0), layout="constrained")
-    grid = [axes for line in figure.subplots(rows, columns, squeeze=False) for axes in line]
-    for axes in grid[len(panels) :]:
-        axes.remove()
-    for axes, one in zip(grid, panels, strict=False):
-        for label, values in one.values.items():
-            axes.plot(
-                range(len(values)),
-                values,
-                color=colours[label],
-                linewidth=1.2,
-                marker="o" if len(values) <= 80 else None,
-                markersize=3,
-                label=label,
-            )
-        axes.set_title(one.title, loc="left", fontsize=9)
-        axes.set_xlabel("channel")
-        axes.set_ylabel(quantity)
-        axes.set_ylim(bottom=0)
-        _plain(axes)
-    _finish(figure, title, grid[: len(panels)], columns)
+    with drawing(size):
+        figure = new_figure(_scaled(size, columns, width), (0.62 * size.inches / min(columns, 2)) * rows + 0.6)
+        grid = [axes for line in figure.subplots(rows, columns, squeeze=False) for axes in line]
+        for axes in grid[len(panels) :]:
+            axes.remove()
+        for axes, one in zip(grid, panels, strict=False):
+            for label, values in one.values.items():
+                index = labels.index(label)
+                axes.plot(
+                    range(1, len(values) + 1),
+                    sorted(values, reverse=True),
+                    color=COLOURS[index % len(COLOURS)],
+                    marker=MARKERS[index % len(MARKERS)] if len(values) <= _MOST_MARKED else None,
+                    markersize=0.7 * size.marker,
+                    label=label,
+                )
+            axes.set_title(f"{one.title}, {max(map(len, one.values.values()))} channels", loc="left", parse_math=False)
+            axes.set_xlabel("channels, largest first")
+            axes.set_ylabel(quantity)
+            axes.set_ylim(bottom=0)
+            plain(axes)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=size.text + 1, fontweight="bold", parse_math=False)
+        handles, names = grid[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=2 if width == "column" else 5, frameon=False)
     return figure
 
 
-def _draw(axes: Axes, one: Panel, colours: Mapping[str, str]) -> None:
-    from matplotlib.ticker import FixedLocator, NullLocator
+def _scaled(size: Size, columns: int, width: Width) -> Size:
+    """On a screen every column of panels has its own width; a paper's width is that of all."""
+    return size._replace(inches=size.inches * min(columns, 2) * 0.85) if width == "screen" and columns > 1 else size
 
-    for accuracy, label, style in ((one.cnn, "our CNN", "-"), (one.paper_cnn, "the paper's CNN", ":")):
-        if accuracy is not None:
-            axes.axhline(accuracy, color=_CNN_COLOUR, linewidth=1.1, linestyle=style, label=label, zorder=1)
-    for curve in one.curves:
-        colour = colours[curve.group]
-        style = "--" if curve.is_dashed else "-"
-        axes.plot(*_axes(curve.ours), color=colour, linestyle=style, linewidth=1.7, marker=".", label=curve.label)
-        if curve.papers:
-            axes.plot(*_axes(curve.papers), color=colour, linestyle="none", marker="o", markersize=7, fillstyle="none")
-    # Its own line in the legend, whatever the colour.
-    if any(curve.papers for curve in one.curves):
+
+def _grid(size: Size, width: Width, count: int, rows: int) -> tuple[list[list[Axes]], Figure]:
+    """The axes of each panel, from above: as it is, and enlarged; panels stand side by side where there is room."""
+    columns = 1 if width == "column" else min(2, count)
+    bands = -(-count // columns)
+    whole = _scaled(size, columns, width)
+    height = 0.72 * whole.inches / columns
+    figure = new_figure(whole, height * rows * bands + 0.9)
+    axes = figure.subplots(rows * bands, columns, squeeze=False)
+    for index in range(count, columns * bands):
+        for row in range(rows):
+            axes[(index // columns) * rows + row][index % columns].remove()
+    return [
+        [axes[(index // columns) * rows + row][index % columns] for row in range(rows)] for index in range(count)
+    ], figure
+
+
+def _draw(axes: Axes, one: Panel, looks: Mapping[str, _Look], size: Size, *, is_labelled: bool) -> None:
+    if one.paper_cnn is not None:
+        axes.axhline(one.paper_cnn, color=CNN_COLOUR, linewidth=0.6 * size.line, linestyle=":", zorder=1)
+    ticks = sorted(
+        {t for curve in one.curves for t in (*(p.timesteps for p in curve.ours), *(t for t, _ in curve.papers))}
+    )
+    _draw_cnn(axes, one, size)
+    for index, curve in enumerate(one.curves):
+        shift = _SHIFT ** (index - (len(one.curves) - 1) / 2)
+        _draw_curve(axes, curve, looks[curve.group], size, shift)
+    timestep_axis(axes, ticks, ticks[0] / 1.3, ticks[-1] * 1.3)
+    axes.set_xlabel("latency T, time steps")
+    axes.set_ylabel("accuracy, %")
+    plain(axes)
+    if is_labelled:
+        _label(axes, one.curves, looks, size)
+
+
+def segments(points: Sequence[Point]) -> Iterator[tuple[Point, ...]]:
+    """Yield the points, by ascending T, that were measured on the same images."""
+    for _, found in itertools.groupby(points, key=lambda point: (point.images, point.cnn)):
+        yield tuple(found)
+
+
+def _draw_cnn(axes: Axes, one: Panel, size: Size) -> None:
+    """The CNN's accuracy on the images of the points, from half way to the T before to half way to the T after."""
+    every = sorted({(p.timesteps, p.images, p.cnn): p for curve in one.curves for p in curve.ours}.values())
+    most = max((point.images for point in every), default=0)
+    for found in segments(every):
+        left, right = found[0].timesteps / 2**0.5, found[-1].timesteps * 2**0.5
+        style = "-" if found[0].images == most else (0, (2, 1))
         axes.plot(
-            [], [], color=_CNN_COLOUR, linestyle="none", marker="o", fillstyle="none", label="the paper's numbers"
+            [left, right], [found[0].cnn] * 2, color=CNN_COLOUR, linewidth=0.7 * size.line, linestyle=style, zorder=1
         )
-    ticks = sorted({timesteps for curve in one.curves for timesteps, _ in (*curve.ours, *curve.papers)})
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([str(tick) for tick in ticks])
-    _plain(axes)
+        if found[0].images != most:
+            text = f"n = {found[0].images:,}"
+            axes.text(
+                left * 1.05,
+                0.01,
+                text,
+                transform=axes.get_xaxis_transform(),
+                fontsize=size.text - 1.5,
+                color=CNN_COLOUR,
+            )
+            axes.axvline(left, color=CNN_COLOUR, linewidth=0.5, alpha=0.5, zorder=0)
 
 
-def _plain(axes: Axes) -> None:
-    axes.grid(axis="y", color="#DDDDDD", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _finish(figure: Figure, title: str, drawn: Sequence[Axes], columns: int) -> None:
-    """Title, and one legend with each label once."""
-    known: dict[str, Artist] = {}
-    for axes in drawn:
-        handles, labels = axes.get_legend_handles_labels()
-        for handle, label in zip(handles, labels, strict=True):
-            known.setdefault(label, handle)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", parse_math=False)
-    if known:
-        figure.legend(
-            list(known.values()),
-            list(known),
-            loc="outside lower center",
-            ncols=_LEGEND_COLUMNS[min(columns, len(_LEGEND_COLUMNS)) - 1],
-            frameon=False,
-            fontsize=9,
+def _draw_curve(axes: Axes, curve: Curve, look: _Look, size: Size, shift: float) -> None:
+    most = max((point.images for point in curve.ours), default=0)
+    for found in segments(curve.ours):
+        is_pale = found[0].images != most
+        steps, values = [shift * p.timesteps for p in found], [p.accuracy for p in found]
+        axes.errorbar(
+            steps,
+            values,
+            [[p.accuracy - p.low for p in found], [p.high - p.accuracy for p in found]],
+            color=look.colour,
+            alpha=_PALE if is_pale else 1.0,
+            linestyle=":" if is_pale else "--" if curve.is_dashed else "-",
+            marker=look.marker,
+            markersize=0.8 * size.marker,
+            elinewidth=0.5 * size.line,
+            capsize=0.4 * size.marker,
+            zorder=3,
         )
+    if curve.papers:
+        axes.plot(
+            [_PAPER_SHIFT * t for t, _ in curve.papers],
+            [value for _, value in curve.papers],
+            color=look.colour,
+            linestyle="none",
+            marker=look.marker,
+            markersize=1.1 * size.marker,
+            markeredgewidth=0.6 * size.line,
+            fillstyle="none",
+            zorder=2,
+        )
+
+
+def _label(axes: Axes, curves: Sequence[Curve], looks: Mapping[str, _Look], size: Size) -> None:
+    """Write each curve's label at its right end; labels that would touch move apart."""
+    low, high = axes.get_ylim()
+    ends = sorted(
+        (
+            (min(curve.ours[-1].accuracy, high), curve)
+            for curve in curves
+            if curve.ours and curve.ours[-1].accuracy >= low
+        ),
+        key=lambda end: end[0],
+    )
+    height = axes.get_position().height * axes.get_figure(root=True).get_size_inches()[1] * 72  # type: ignore[union-attr]
+    gap = 1.15 * (size.text - 1) / height
+    places: list[float] = []
+    for value, _ in ends:
+        wanted = (value - low) / (high - low)
+        places.append(max(wanted, places[-1] + gap) if places else wanted)
+    # Those that were pushed out at the top push the others down.
+    ceiling = 1.0
+    for index in reversed(range(len(places))):
+        places[index] = min(places[index], ceiling)
+        ceiling = places[index] - gap
+    for place, (_, curve) in zip(places, ends, strict=True):
+        axes.annotate(
+            curve.label,
+            (1.0, place),
+            xycoords="axes fraction",
+            xytext=(4, 0),
+            textcoords="offset points",
+            color=looks[curve.group].colour,
+            fontsize=size.text - 1,
+            va="center",
+            parse_math=False,
+        )
+
+
+def _finish(
+    figure: Figure, title: str, panels: Sequence[Panel], looks: Mapping[str, _Look], size: Size, *, has_legend: bool
+) -> None:
+    """Title, and a legend of what colours and lines mean."""
+    from matplotlib.lines import Line2D
+
+    def line(label: str, **style: object) -> Line2D:
+        return Line2D([], [], **{"color": CNN_COLOUR, "linewidth": size.line, "label": label, **style})  # type: ignore[arg-type]
+
+    curves = [curve for one in panels for curve in one.curves]
+    handles = [line("ours, with 95 % interval", marker="o", markersize=0.8 * size.marker)]
+    if any(len(list(segments(curve.ours))) > 1 for curve in curves):
+        handles.append(
+            line("ours, on fewer images", marker="o", markersize=0.8 * size.marker, linestyle=":", alpha=_PALE)
+        )
+    if any(curve.is_dashed for curve in curves):
+        handles.append(line("hard reset", linestyle="--"))
+    if any(curve.papers for curve in curves):
+        handles.append(line("the paper", marker="o", linestyle="none", fillstyle="none"))
+    handles.append(line("our CNN, same images", linewidth=0.7 * size.line))
+    if any(one.paper_cnn is not None for one in panels):
+        handles.append(line("the paper's CNN", linewidth=0.6 * size.line, linestyle=":"))
+    if has_legend:
+        for curve in {curve.label: curve for curve in curves}.values():
+            look = looks[curve.group]
+            dashes = "--" if curve.is_dashed else "-"
+            handles.append(line(curve.label, color=look.colour, marker=look.marker, linestyle=dashes))
+    fitted = textwrap.fill(title, int(0.75 * figure.get_size_inches()[0] / size.inches * size.characters))
+    figure.suptitle(fitted, x=0.01, ha="left", fontsize=size.text + 1, fontweight="bold", parse_math=False)
+    columns = max(1, int(figure.get_size_inches()[0] / size.inches * size.characters) // 32)
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, 4), frameon=False)
 
 
 def _drawn_values(one: Panel) -> list[float]:
-    found = [value for curve in one.curves for _, value in (*curve.ours, *curve.papers)]
-    return [*found, *(value for value in (one.cnn, one.paper_cnn) if value is not None)] or [0.0, 100.0]
-
-
-def _points(pairs: Sequence[tuple[int | None, float | None]]) -> tuple[tuple[int, float], ...]:
-    return tuple((t, value) for t, value in pairs if t is not None and value is not None)
-
-
-def _axes(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
-    return [timesteps for timesteps, _ in points], [value for _, value in points]
-
-
-def _data(entries: Sequence[Entry]) -> str | None:
-    return entries[0].cell.data if entries else None
+    found = [p.accuracy for curve in one.curves for p in curve.ours]
+    found += [p.cnn for curve in one.curves for p in curve.ours]
+    found += [value for curve in one.curves for _, value in curve.papers]
+    return [*found, *([one.paper_cnn] if one.paper_cnn is not None else [])] or [0.0, 100.0]

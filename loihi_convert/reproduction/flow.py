@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, get_args
 
-from loihi_convert.errors import InputError
+from loihi_convert.errors import InputError, UsageError
 from loihi_convert.files import write_atomically
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.report import paper
-from loihi_convert.report.figure import image_bytes
+from loihi_convert.report.figure_style import SIZES, Kind, Width, image_bytes
 from loihi_convert.reproduction.best import BestOfOurs
 from loihi_convert.reproduction.cells import (
     Setting,
@@ -22,10 +23,11 @@ from loihi_convert.reproduction.cells import (
     setting,
 )
 from loihi_convert.reproduction.channels import channel_values
-from loihi_convert.reproduction.figures import Panel, accuracy_figure, channel_figure, panel
+from loihi_convert.reproduction.figures import accuracy_figure, channel_figure
 from loihi_convert.reproduction.measure import Measurements
 from loihi_convert.reproduction.meter import Meter
 from loihi_convert.reproduction.page import markdown_page
+from loihi_convert.reproduction.panels import OF_ACCURACIES, panels, read_rows
 from loihi_convert.reproduction.request import Request, Tell, best_of_ours, opened_networks
 from loihi_convert.reproduction.tables import BestEntry, Entry, best_of_paper, counted, csv_table, flattered
 
@@ -104,19 +106,42 @@ def reproduce(
     title = TITLES[request.title]
     if request.title in _OF_CHANNELS:
         found = channel_values(request, networks, cells, variants, bars)
-        figure = channel_figure(title, found.panels, found.quantity)
-        return Reproduced(title, _write_figure(request.stem, figure, found.csv_text))
+        figure = channel_figure(title, found.panels, found.quantity, request.width)
+        return Reproduced(title, _write_figure(request.stem, figure, found.csv_text, request.width))
     entries, bests = _measured(request, networks, cells, variants, tell, bars)
     warnings = tuple(flattered(entries))
     numbers = csv_table(entries, bests)
     if request.kind == "figure":
-        figure = accuracy_figure(title, _panels(request, networks, variants, entries, bests))
-        return Reproduced(title, _write_figure(request.stem, figure, numbers), entries, bests, warnings=warnings)
+        rows = list(csv.DictReader(numbers.splitlines()))
+        names = [variant.name for variant in variants]
+        figure = accuracy_figure(title, panels(rows, request.name, names), request.width)
+        return Reproduced(
+            title, _write_figure(request.stem, figure, numbers, request.width), entries, bests, warnings=warnings
+        )
     notes = tuple(_notes(networks, entries))
     files = request.stem.with_suffix(".md"), request.stem.with_suffix(".csv")
     _write(files[0], markdown_page(title, entries, bests, notes=notes, warnings=warnings))
     _write(files[1], numbers)
     return Reproduced(title, files, entries, bests, notes, warnings)
+
+
+def redraw(name: str, tables: Sequence[Path], variants: Sequence[str], output: Path, width: Width) -> Reproduced:
+    """Draw figure ``name`` again from tables that were written as CSV; nothing is measured.
+
+    Raises
+    ------
+    UsageError
+        If the figure does not show accuracies, or the tables hold none of its cells.
+    InputError
+        If a table or the folder ``output`` cannot be used.
+    """
+    title = f"figure {name}"
+    if name not in OF_ACCURACIES:
+        raise UsageError(
+            f"{title} shows no accuracies", where="tables", expected=f"is for figures {', '.join(OF_ACCURACIES)}"
+        )
+    figure = accuracy_figure(TITLES[title], panels(read_rows(tables), name, variants), width)
+    return Reproduced(TITLES[title], _write_figure(output / f"figure-{name}", figure, "", width))
 
 
 def _measured(
@@ -195,34 +220,6 @@ def _best_entries(
                 yield BestEntry(theirs, best, networks[data].cnn(t))
 
 
-def _panels(
-    request: Request,
-    networks: dict[str, Measurements],
-    variants: Sequence[Variant],
-    entries: Sequence[Entry],
-    bests: Sequence[BestEntry],
-) -> list[Panel]:
-    """A panel for each variant and data set."""
-    labels = _labels([entry.cell for entry in entries], request.name)
-    panels = []
-    for variant in variants:
-        for data in networks:
-            of_it = [entry for entry in entries if entry.variant == variant and entry.cell.data == data]
-            if of_it:
-                of_best = [one for one in bests if one.cell.data == data]
-                panels.append(panel(f"{data}, {variant.name}", of_it, of_best, labels))
-    return panels
-
-
-def _labels(cells: Sequence[paper.Cell], name: str) -> dict[paper.Cell, tuple[str, str]]:
-    """The label of each cell's curve, and the name of the group that shares its colour."""
-    if name == "9":
-        return {cell: (f"alpha {cell.alpha:g}", f"alpha {cell.alpha:g}") for cell in cells}
-    if name == "12":
-        return {cell: (f"{cell.method}, {cell.reset}", cell.method) for cell in cells}
-    return {cell: (cell.method, cell.method) for cell in cells}
-
-
 def _notes(networks: dict[str, Measurements], entries: Sequence[Entry]) -> list[str]:
     """How a table was measured, one sentence each."""
     notes = []
@@ -244,12 +241,13 @@ def _notes(networks: dict[str, Measurements], entries: Sequence[Entry]) -> list[
     return notes
 
 
-def _write_figure(stem: Path, figure: Figure, numbers: str) -> tuple[Path, ...]:
+def _write_figure(stem: Path, figure: Figure, numbers: str, width: Width) -> tuple[Path, ...]:
     # Always in this order: drawing starts from the layout of the drawing before.
-    for kind in ("png", "svg"):
-        _write(stem.with_suffix(f".{kind}"), image_bytes(figure, kind))
-    _write(stem.with_suffix(".csv"), numbers)
-    return tuple(stem.with_suffix(suffix) for suffix in (".png", ".svg", ".csv"))
+    for kind in get_args(Kind):
+        _write(stem.with_suffix(f".{kind}"), image_bytes(figure, kind, dpi=SIZES[width].dpi))
+    if numbers:
+        _write(stem.with_suffix(".csv"), numbers)
+    return tuple(stem.with_suffix(suffix) for suffix in (".png", ".svg", ".pdf", ".csv")[: None if numbers else -1])
 
 
 def _write(path: Path, content: str | bytes) -> None:

@@ -12,6 +12,7 @@ import loihi_convert
 from loihi_convert.cnn import checkpoint
 from loihi_convert.data import DATASETS, DataSplits, load_data
 from loihi_convert.errors import InputError, UsageError
+from loihi_convert.report.figure_style import Width
 from loihi_convert.reproduction.best import BestOfOurs
 from loihi_convert.reproduction.cells import VARIANTS, Variant
 from loihi_convert.reproduction.images import Counts, Images
@@ -85,6 +86,8 @@ class Request:
         ``"cpu"``, or another device of torch.
     data_root
         Folder of the data sets; None: the default.
+    width
+        Of a figure.
     """
 
     kind: Kind
@@ -103,6 +106,7 @@ class Request:
     computed_only: bool = False
     device: str = "cpu"
     data_root: Path | None = None
+    width: Width = "screen"
 
     @property
     def title(self) -> str:

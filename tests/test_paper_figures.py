@@ -1,0 +1,140 @@
+"""The paper's figures: the CNN on the same images, intervals, markers, labels, sorted channels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from typer.testing import CliRunner
+
+from loihi_convert import cli
+from loihi_convert.errors import InputError, UsageError
+from loihi_convert.report.figure_style import SIZES
+from loihi_convert.reproduction import flow
+from loihi_convert.reproduction.figures import accuracy_figure, channel_figure
+from loihi_convert.reproduction.panels import ChannelPanel, Row, panels
+
+TABLES = Path(__file__).parents[1] / "netx_models"
+
+
+def row(timesteps: int, accuracy: float, **changes: str) -> Row:
+    """A line of table A3 as `reproduce` writes it; 10,000 images on which the CNN is right in 92.46 %."""
+    columns = {
+        "data": "fashion-mnist",
+        "method": "ngu-lee",
+        "reset": "soft",
+        "alpha": "0.6",
+        "timesteps": str(timesteps),
+        "variant": "literal",
+        "calibration_images": "10000",
+        "test_images": "10000",
+        "training_seed": "0",
+        "accuracy": str(accuracy),
+        "interval_low": str(accuracy - 1),
+        "interval_high": str(accuracy + 2),
+        "paper_accuracy": "90.50",
+        "cnn_accuracy": "92.46",
+        "paper_cnn_accuracy": "92.70",
+    }
+    return {**columns, **changes}
+
+
+FEWER = {"test_images": "1000", "cnn_accuracy": "92.80"}
+ROWS = [
+    *(row(t, accuracy) for t, accuracy in ((64, 91.76), (32, 91.54))),
+    *(row(t, accuracy, **FEWER) for t, accuracy in ((128, 92.5), (256, 92.9))),
+    *(row(t, accuracy, alpha="0.8") for t, accuracy in ((32, 91.37), (64, 91.46))),
+]
+
+
+def lines(figure: Figure) -> list[tuple[list[float], list[float], str, str]]:
+    """x, y, marker and line style of each line of the first panel."""
+    return [
+        (
+            *(np.asarray(data, float).tolist() for data in line.get_data()),
+            str(line.get_marker()),
+            str(line.get_linestyle()),
+        )
+        for line in figure.axes[0].get_lines()
+    ]
+
+
+def test_the_cnns_line_is_of_the_images_of_the_points() -> None:
+    figure = accuracy_figure("title", panels(ROWS, "9", ["literal"]))
+    cnn = {tuple(y): x for x, y, *_ in lines(figure) if len(x) == 2 and y[0] == y[1] and y[0] in (92.46, 92.8)}
+    # To half way between T = 64 and 128, and from there.
+    assert cnn[92.46, 92.46] == pytest.approx([32 / 2**0.5, 64 * 2**0.5])
+    assert cnn[92.8, 92.8] == pytest.approx([128 / 2**0.5, 256 * 2**0.5])
+    assert "n = 1,000" in [text.get_text() for text in figure.axes[0].texts]
+    curves = [(y, style) for _, y, marker, style in lines(figure) if marker == "o" and style != "None"]
+    # The curve is interrupted, and dotted where there are fewer images.
+    assert ([91.54, 91.76], "-") in curves
+    assert ([92.5, 92.9], ":") in curves
+
+
+def test_intervals_markers_and_labels() -> None:
+    figure = accuracy_figure("title", panels(ROWS, "9", ["literal"]))
+    axes = figure.axes[0]
+    bars = [segment for one in axes.containers for segment in one[2][0].get_segments()]
+    assert sorted((float(low[1]), float(high[1])) for low, high in bars) == sorted(
+        (float(one["interval_low"]), float(one["interval_high"])) for one in ROWS
+    )
+    markers = {tuple(y): marker for _, y, marker, style in lines(figure) if style == "-" and marker != "None"}
+    assert markers[91.54, 91.76] != markers[91.37, 91.46]
+    # The paper's mark of a curve has the same shape, and no line.
+    hollow = {marker for _, y, marker, style in lines(figure) if style == "None" and marker != "_"}
+    assert hollow == set(markers.values())
+    texts = {text.get_text(): text for text in axes.texts}
+    assert {"alpha 0.6", "alpha 0.8"} <= texts.keys()
+    note = " ".join(axes.get_title(loc="left").split())
+    assert note == (
+        "fashion-mnist, literal: n = 10,000 test images (1,000 from T = 128 on); 10,000 calibration images; "
+        "training seed 0"
+    )
+
+
+def test_the_best_of_ours_is_in_the_figures_that_compare_methods() -> None:
+    rows = [row(64, 98.0, data="mnist", alpha="1.0"), row(64, 99.0, data="mnist", alpha="1.0", variant="best")]
+    for name, labels in (("6", ["ngu-lee", "best of ours"]), ("9", ["alpha 1"])):
+        (found,) = panels(rows, name, ["literal"])
+        assert [curve.label for curve in found.curves] == labels
+
+
+def test_channels_are_sorted() -> None:
+    figure = channel_figure(
+        "title", [ChannelPanel("conv1", {"T = 4": [1.0, 3.0, 2.0], "T = 8": [5.0, 4.0, 6.0]})], "rate"
+    )
+    assert [y for _, y, *_ in lines(figure)] == [[3.0, 2.0, 1.0], [6.0, 5.0, 4.0]]
+    assert figure.axes[0].get_xlabel() == "channels, largest first"
+
+
+@pytest.mark.parametrize("width", ["column", "page"])
+def test_a_figure_has_the_width_of_a_paper(width: str) -> None:
+    figure = accuracy_figure("title", panels(ROWS, "9", ["literal"]), width)  # type: ignore[arg-type]
+    assert figure.get_size_inches()[0] == SIZES[width].inches  # type: ignore[index]
+
+
+def test_a_figure_is_drawn_from_the_tables_of_the_repository(tmp_path: Path) -> None:
+    tables = [TABLES / "fashion-mnist" / "paper" / f"table-{name}.csv" for name in ("3", "A3")]
+    words = [word for path in tables for word in ("--from", str(path))]
+    done = CliRunner().invoke(cli.app, ["reproduce", "figure", "9", *words, "-o", str(tmp_path), "--width", "column"])
+    assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["figure-9.pdf", "figure-9.png", "figure-9.svg"]
+    assert (tmp_path / "figure-9.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
+    table = TABLES / "mnist" / "paper" / "table-2.csv"
+    with pytest.raises(UsageError) as caught:
+        flow.redraw("7", [table], ["literal"], tmp_path, "screen")
+    assert (caught.value.where, caught.value.expected) == ("tables", "is for figures 6, 8, 9, 11, 12")
+    fashion = TABLES / "fashion-mnist" / "paper" / "table-3.csv"
+    with pytest.raises(UsageError) as caught:
+        flow.redraw("12", [fashion], ["literal"], tmp_path, "screen")
+    assert caught.value.found == "no cell of figure 12 in variant literal"
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError) as refused:
+        flow.redraw("6", [tmp_path / "other.csv"], ["literal"], tmp_path, "screen")
+    assert refused.value.where == str(tmp_path / "other.csv")
