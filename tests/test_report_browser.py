@@ -198,7 +198,8 @@ def point_at(tab: Tab, place: str) -> str | None:
     return told
 
 
-LEVEL = """[...figure.querySelectorAll(".pictures .level")].map((line) => line.getBoundingClientRect()).find((box) => box.width)"""
+LEVEL = """[...figure.querySelectorAll(".pictures .level")]
+  .map((line) => line.getBoundingClientRect()).find((box) => box.width)"""
 
 
 def test_a_mark_near_the_cnns_line_is_what_the_pointer_means(tab: Tab, page: Path) -> None:
@@ -261,6 +262,13 @@ def test_marks_are_reached_with_the_keyboard(tab: Tab, page: Path) -> None:
     press(tab, "Tab")
     assert tab.evaluate("document.activeElement.textContent") == "SVG"
     assert tab.evaluate(told)[0] is None
+    # The series of the first mark is hidden: Tab reaches the next one.
+    tab.evaluate("""(() => { const figure = document.querySelector("figure.chart");
+      const buttons = [...figure.querySelectorAll(".legend button")];
+      buttons.slice(0, -2).forEach((button) => button.click());
+      buttons.at(-1).focus(); })()""")
+    press(tab, "Tab")
+    assert "paper" in tab.evaluate(told)[0]
 
 
 def saved(tab: Tab, folder: Path, label: str) -> str:

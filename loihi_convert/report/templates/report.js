@@ -104,6 +104,15 @@ for (const figure of document.querySelectorAll("figure.chart")) {
     words.set(title.parentNode, title.textContent);
     title.remove();
   }
+  const isLevel = (mark) => mark.classList.contains("level");
+  // Of each picture, Tab reaches the first mark that is not hidden.
+  const choose = () => {
+    for (const svg of figure.querySelectorAll(".pictures > div > svg")) {
+      const marks = [...words.keys()].filter((mark) => svg.contains(mark) && !isLevel(mark));
+      for (const mark of marks) mark.setAttribute("tabindex", "-1");
+      marks.find((mark) => !mark.closest(".off"))?.setAttribute("tabindex", "0");
+    }
+  };
   const name = figure.querySelector("strong").textContent.toLowerCase().replace(/[^a-z0-9]+/g, "-");
   const bar = document.createElement("div");
   bar.className = "save";
@@ -130,6 +139,7 @@ for (const figure of document.querySelectorAll("figure.chart")) {
       const hidden = button.getAttribute("aria-pressed") === "true";
       button.setAttribute("aria-pressed", String(!hidden));
       for (const group of figure.querySelectorAll(`.pictures g[data-series="${key}"]`)) group.classList.toggle("off", hidden);
+      choose();
     });
     item.append(button);
   }
@@ -149,7 +159,6 @@ for (const figure of document.querySelectorAll("figure.chart")) {
     tip.style.left = `${left}px`;
     tip.style.top = `${box.top - outer.top - tip.offsetHeight - 8}px`;
   };
-  const isLevel = (mark) => mark.classList.contains("level");
   const shownMarks = () => [...words.keys()].filter((mark) => mark.getClientRects().length && !mark.closest(".off"));
   // A line spans the chart: it counts only where no mark is near.
   const nearest = (event) => {
@@ -174,9 +183,7 @@ for (const figure of document.querySelectorAll("figure.chart")) {
     mark.setAttribute("aria-label", text);
     mark.setAttribute("tabindex", "-1");
   }
-  for (const svg of figure.querySelectorAll(".pictures > div > svg")) {
-    [...words.keys()].find((mark) => svg.contains(mark) && !isLevel(mark))?.setAttribute("tabindex", "0");
-  }
+  choose();
   figure.addEventListener("focusin", (event) => { if (words.has(event.target)) tell(event.target); });
   figure.addEventListener("focusout", () => tell(null));
   figure.addEventListener("keydown", (event) => {
