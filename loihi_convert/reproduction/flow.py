@@ -140,7 +140,7 @@ def redraw(name: str, tables: Sequence[Path], variants: Sequence[str], output: P
         raise UsageError(
             f"{title} shows no accuracies", where="tables", expected=f"is for figures {', '.join(OF_ACCURACIES)}"
         )
-    figure = accuracy_figure(TITLES[title], panels(read_rows(tables), name, variants), width)
+    figure = accuracy_figure(TITLES[title], panels(read_rows(tables, name), name, variants), width)
     return Reproduced(TITLES[title], _write_figure(output / f"figure-{name}", figure, "", width))
 
 

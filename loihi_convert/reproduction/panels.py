@@ -96,14 +96,15 @@ class ChannelPanel:
     values: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
-def read_rows(paths: Iterable[Path]) -> list[Row]:
-    """Return the rows of tables that `reproduce` has written as CSV.
+def read_rows(paths: Iterable[Path], name: str) -> list[Row]:
+    """Return the rows of figure ``name`` in tables that `reproduce` has written as CSV.
 
     Raises
     ------
     InputError
         If a file cannot be read, or is something else.
     """
+    wanted = {(c.data, c.method, c.reset, c.alpha, c.timesteps) for c in figure_cells(name)}
     rows: list[Row] = []
     for path in paths:
         try:
@@ -113,7 +114,7 @@ def read_rows(paths: Iterable[Path]) -> list[Row]:
             raise InputError(f"cannot be read ({error})", where=path) from error
         if not found or not {"variant", "accuracy", "interval_low", "cnn_accuracy"} <= found[0].keys():
             raise InputError("not a table that `loihi-convert reproduce` has written", where=path)
-        rows += found
+        rows += [row for row in found if row["variant"] == _BEST_VARIANT or _key(row) in wanted]
     return rows
 
 
@@ -125,8 +126,7 @@ def panels(rows: Sequence[Row], name: str, variants: Sequence[str]) -> list[Pane
     UsageError
         If ``rows`` hold none of its cells.
     """
-    wanted = {(c.data, c.method, c.reset, c.alpha, c.timesteps) for c in figure_cells(name)}
-    measured = [row for row in rows if _key(row) in wanted and row["variant"] != _BEST_VARIANT]
+    measured = [row for row in rows if row["variant"] != _BEST_VARIANT]
     found = []
     for variant in variants:
         for data in dict.fromkeys(row["data"] for row in measured):
