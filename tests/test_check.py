@@ -421,7 +421,7 @@ def test_a_damaged_file_is_not_looked_into(tmp_path: Path) -> None:
     content[-40] ^= 1
     path.write_bytes(content)
     (finding,) = found_in(path).values()
-    assert_says(finding, "error", None, ["is damaged", "seal"])
+    assert_says(finding, "error", None, ["damaged: ", "seal"])
 
 
 def test_resources_by_hand() -> None:
@@ -452,7 +452,7 @@ BROKEN_SIZES = [
      [("conv", Conv(np.ones((60, 1, 5, 5)))), ("fc", Dense(np.ones((1, 60)), None, (124, 124)))],
      1, "warning", None, [" to ", "neurocores", "128"]),
     ("the synapses of a neuron fit one core", [("fc", Dense(np.ones((1, 256 * 1024))))], 1, "error",
-     "fc", ["262,144 synapses", "196,608 bytes"]),
+     "fc", ["262,144 input synapses", "196,608 bytes"]),
 ]  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def test_a_file_of_another_kind(tmp_path: Path) -> None:
     path.write_text("0,0,0")
     with pytest.raises(DataError) as caught:
         load_data(path)
-    assert (caught.value.where, caught.value.found) == (str(path), "found a file of another kind")
+    assert (caught.value.where, caught.value.found) == (str(path), "found a file of another type")
 
 
 def test_a_name_is_a_data_set_and_a_path_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,6 +57,6 @@ def test_a_name_is_a_data_set_and_a_path_is_a_file(tmp_path: Path, monkeypatch: 
     for path in ("./digits", Path("digits")):
         with pytest.raises(DataError) as caught:
             load_data(path)
-        assert (caught.value.where, caught.value.found) == ("digits", "holds no image")
+        assert (caught.value.where, caught.value.found) == ("digits", "contains no images")
     np.savez("digits.npz", images=np.zeros((3, 8, 8), np.uint8))
     assert len(load_data("digits.npz").test) == 3

@@ -73,7 +73,7 @@ def test_a_folder_that_cannot_be_made_is_refused_before_the_download(
         with pytest.raises(InputError) as caught:
             fetch("mnist", root)
         assert caught.value.where == str(root / "mnist")
-        assert f"cannot be made or written ({reason}); nothing was downloaded" in caught.value.found
+        assert f"cannot be created or written ({reason}); nothing was downloaded" in caught.value.found
 
 
 @pytest.mark.parametrize(("names", "found"), [((), "none"), (("1", "2"), "_1.deb, dataset-fashion-mnist_2.deb")])

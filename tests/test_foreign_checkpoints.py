@@ -371,10 +371,10 @@ def test_legacy_tensors_equal_torchs() -> None:
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\n", "git-lfs", "a Git LFS pointer"),
         (b"<!DOCTYPE html><html>", "html", "a web page"),
-        (b"\x1f\x8b\x08\x00\x00", "gzip", "compressed by gzip"),
+        (b"\x1f\x8b\x08\x00\x00", "gzip", "compressed with gzip"),
         (bytes(257) + b"ustar\x0000", "tar", "a tar archive"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(20), "hdf5", "an HDF5 file: of netx or Keras"),
-        (bytes(512) + b"\x89HDF\r\n\x1a\n", "hdf5", "an HDF5 file: of netx or Keras"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(20), "hdf5", "an HDF5 file from netx or Keras"),
+        (bytes(512) + b"\x89HDF\r\n\x1a\n", "hdf5", "an HDF5 file from netx or Keras"),
         (b"hello", "text", "a text file"),
         (b"", "empty", "empty"),
         (b"\x00\x01\x02\xff", "unknown", "neither a zip nor a pickle nor safetensors"),

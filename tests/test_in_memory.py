@@ -129,7 +129,7 @@ def test_labels_come_with_their_images(images: Any) -> None:
     assert dataset.known_labels.tolist() == LABELS
     with pytest.raises(DataError) as caught:
         as_dataset(images, LABELS)
-    assert (caught.value.where, caught.value.hint) == ("labels", "Leave out `labels`.")
+    assert (caught.value.where, caught.value.hint) == ("labels", "Omit `labels`.")
 
 
 def test_a_shuffled_loader_keeps_images_and_labels_together() -> None:
@@ -154,8 +154,8 @@ def test_labels_of_every_form(labels: Any) -> None:
         (np.eye(5, dtype=int), "int64 (5, 5)", "argmax"),
         (np.zeros((5, 1), int), "int64 (5, 1)", "ravel"),
         (np.zeros(5), "float64 (5,)", "astype(int)"),
-        (LABELS[:4], "int64 (4,)", "Leave them out"),
-        (["cat"] * 5, "<U3 (5,)", "Leave them out"),
+        (LABELS[:4], "int64 (4,)", "Omit them"),
+        (["cat"] * 5, "<U3 (5,)", "Omit them"),
         ([[1], [1, 2]], "list", "NumPy"),
         ([1, 2, 3, 4, 5], "1..5", "from 0"),
         ([-1, 0, 0, 0, 0], "-1..0", "from 0"),
@@ -251,7 +251,7 @@ FLOATS = (GREY / 255).astype(np.float32)
         ((FLOATS - 0.1307) / 0.3081, "float32 (5, 1, 8, 6) of -0.4242..2.821", "`mean` and `std`"),
         (GREY.astype(np.float32), "of 0..255", "Divide them by 255"),
         (np.where(GREY == 0, np.nan, FLOATS), "NaN", ""),
-        (np.where(GREY == 0, np.inf, FLOATS), "NaN or an infinity", ""),
+        (np.where(GREY == 0, np.inf, FLOATS), "NaN or infinity", ""),
         (GREY.astype(np.int16) - 1, "int16 (5, 1, 8, 6) of -1..254", "Scale them"),
         (GREY.astype(np.uint16) * 200, "uint16 (5, 1, 8, 6) of 0..51000", "Scale them"),
         ((GREY // 255).astype(np.int64), "int64 (5, 1, 8, 6) of 0..1", "booleans"),
@@ -282,22 +282,22 @@ def test_values_that_cannot_be_used(
 @pytest.mark.parametrize(
     ("shape", "input_shape", "hint"),
     [
-        ((8, 6), (1, 8, 6), "Give [image]"),
-        ((3, 8, 6), (3, 8, 6), "Give [image]"),
-        ((8, 6, 3), (3, 8, 6), "Give [image]"),
+        ((8, 6), (1, 8, 6), "Pass [image]"),
+        ((3, 8, 6), (3, 8, 6), "Pass [image]"),
+        ((8, 6, 3), (3, 8, 6), "Pass [image]"),
         ((5, 8, 6), (3, 8, 6), "takes 3 channels, the images have 1"),
         ((5, 3, 8, 6), (1, 8, 6), "takes 1 channels, the images have 3"),
         ((5, 1, 9, 6), (1, 8, 6), "Resize or crop"),
-        ((3, 8, 6, 50), (3, 8, 6), "(C, H, W, N): give images.transpose(3, 0, 1, 2)"),
-        ((8, 6, 3, 50), (3, 8, 6), "(H, W, C, N): give images.transpose(3, 2, 0, 1)"),
+        ((3, 8, 6, 50), (3, 8, 6), "(C, H, W, N): pass images.transpose(3, 0, 1, 2)"),
+        ((8, 6, 3, 50), (3, 8, 6), "(H, W, C, N): pass images.transpose(3, 2, 0, 1)"),
         ((1, 5, 1, 8, 6), (1, 8, 6), "Resize or crop"),
-        ((8, 6), None, "Give [image]"),
+        ((8, 6), None, "Pass [image]"),
         # One image of three channels, or three grey ones.
-        ((3, 8, 6), None, "images[:, None] for three grey ones"),
+        ((3, 8, 6), None, "images[:, None] for three grey images"),
         ((3, 8, 6, 50), None, "(C, H, W, N)"),
         ((1, 8, 8, 50), None, "(C, H, W, N)"),
         ((8, 8, 3, 50), None, "(H, W, C, N)"),
-        ((5, 1, 1, 8, 6), None, "Give [image]"),
+        ((5, 1, 1, 8, 6), None, "Pass [image]"),
     ],
 )
 def test_axes_that_cannot_be_used(shape: tuple[int, ...], input_shape: tuple[int, int, int] | None, hint: str) -> None:

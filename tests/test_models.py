@@ -156,7 +156,7 @@ def test_images_that_do_not_fit_are_a_usage_error(architecture: str, shape: tupl
     with pytest.raises(UsageError) as caught:
         build_model(architecture, shape, 10)
     assert caught.value.where == "architecture"
-    assert f"{architecture} cannot take images of {shape[1]} x {shape[2]}" in caught.value.found
+    assert f"{architecture} cannot use images of {shape[1]} x {shape[2]}" in caught.value.found
     assert caught.value.found.endswith(left)
 
 

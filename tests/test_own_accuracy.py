@@ -46,7 +46,7 @@ def test_the_accuracy_is_that_of_the_module() -> None:
     scores = classifier()(torch.from_numpy(DIGITS.validation.images.copy()).float() / 255)
     assert found.accuracy == pytest.approx(float((scores.argmax(1).numpy() == DIGITS.validation.labels).mean()))
     assert (found.image_count, found.warning) == (200, "")
-    assert found.sentence == "the CNN itself classifies 94.00 % of 200 validation images of digits correctly"
+    assert found.sentence == "the CNN classifies 94.00 % of 200 validation images of digits correctly"
 
 
 def test_many_images_are_evenly_spaced() -> None:
@@ -66,7 +66,7 @@ def test_a_forgotten_normalization_is_found(data: str | None) -> None:
     assert found.accuracy < 0.5
     assert ("any CNN reaches 85 % on digits" in found.warning) == (data is not None)
     assert "With `mean` 0.3" in found.warning
-    assert " it is 94.00 % of 200: give the normalization that the CNN was trained with" in found.warning
+    assert " it is 94.00 % of 200: give the normalization the CNN was trained with" in found.warning
     right = own_accuracy(source(model, data, mean=[mean], std=[std]), DIGITS.validation, KIND)
     assert right is not None
     assert (right.accuracy, right.warning) == (0.94, "")
@@ -80,11 +80,11 @@ def test_a_needless_normalization_is_found() -> None:
 
 def test_what_no_normalization_explains() -> None:
     (model := classifier())[1].bias.data.copy_(torch.eye(10)[3] * 100)  # type: ignore[index]
-    for data, reason in (("digits", "any CNN reaches 85 %"), (None, "always giving the most frequent class does as")):
+    for data, reason in (("digits", "any CNN reaches 85 %"), (None, "always predicting the most frequent class is as")):
         found = own_accuracy(source(model, data), DIGITS.validation, KIND)
         assert found is not None
         assert reason in found.warning
-        assert "look at the order of the classes" in found.warning
+        assert "check the order of the classes" in found.warning
     # Of few images, chance may be all.
     few = own_accuracy(source(model, None), DIGITS.validation[:10], KIND)
     assert few is not None
@@ -120,7 +120,7 @@ def test_convert_says_it_in_python() -> None:
     snn = lc.convert(classifier(), images, labels, timesteps=4)
     assert snn.cnn_accuracy is not None
     assert snn.cnn_accuracy > 0.9
-    assert snn.notes[0].startswith("the CNN itself classifies 9")
+    assert snn.notes[0].startswith("the CNN classifies 9")
     assert lc.convert(classifier(), images, timesteps=4).cnn_accuracy is None
     loader = torch.utils.data.DataLoader(list(zip(images, labels, strict=True)), batch_size=100)  # type: ignore[arg-type, var-annotated]
     assert lc.convert(classifier(), loader, timesteps=4).cnn_accuracy == snn.cnn_accuracy
@@ -164,11 +164,11 @@ def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 def test_export_says_it_first(export: Any) -> None:
     code, said, err = export("--data", "digits", "--mean", "0.3059", "--std", "0.3763", "--expect", 94)
     assert code == 0
-    assert "the CNN itself classifies 94.00 % of 200 validation images of digits correctly" in err
+    assert "the CNN classifies 94.00 % of 200 validation images of digits correctly" in err
     assert said["cnn"] == {"accuracy": 0.94, "image_count": 200, "kind": KIND, "warning": ""}
     code, said, err = export("--data", "digits")
     assert code == 0
-    assert "warning: the CNN itself classifies 41.50 %" in err
+    assert "warning: the CNN classifies 41.50 %" in err
     assert "With --mean 0.3059 and --std 0.3763 it is 94.00 %" in err
     assert "any CNN reaches 85 %" in said["cnn"]["warning"]
     code, said, err = export("--data", "digits", "--expect", 101)

@@ -209,15 +209,15 @@ def test_an_empty_folder(tmp_path: Path) -> None:
             load_image_folder(tmp_path)
         return caught.value
 
-    assert (error().where, error().found) == (str(tmp_path), "holds no image")
+    assert (error().where, error().found) == (str(tmp_path), "contains no images")
     assert ".png, .jpg, .jpeg" in error().expected
     (tmp_path / "cat").mkdir()
     (tmp_path / "readme.txt").touch()
-    assert (error().where, error().found) == (str(tmp_path), "holds no image")
+    assert (error().where, error().found) == (str(tmp_path), "contains no images")
     put(tmp_path / "dog" / "1.png", grey(0))
-    assert (error().where, error().found) == (str(tmp_path / "cat"), "holds no image")
+    assert (error().where, error().found) == (str(tmp_path / "cat"), "contains no images")
     put(tmp_path / "1.png", grey(0))
-    assert (error().where, error().found) == (str(tmp_path), "holds images both beside and inside its folders")
+    assert (error().where, error().found) == (str(tmp_path), "contains images both next to and inside its folders")
 
 
 def test_damaged_exif_data_are_an_error_or_no_rotation(tmp_path: Path) -> None:
@@ -330,9 +330,9 @@ IMAGES = np.zeros((3, 4, 4), np.uint8)
 @pytest.mark.parametrize(
     ("arrays", "key", "found"),
     [
-        ({}, "", "no array"),
-        ({"image": IMAGES}, "", "holds image"),
-        ({"images": IMAGES, "lables": np.zeros(3, int)}, "", "holds images, lables"),
+        ({}, "", "no arrays"),
+        ({"image": IMAGES}, "", "contains image"),
+        ({"images": IMAGES, "lables": np.zeros(3, int)}, "", "contains images, lables"),
         ({"images": IMAGES + 1.5}, "images", "float64 (3, 1, 4, 4) of 1.5..1.5"),
         ({"images": IMAGES[0]}, "images", "uint8 (4, 4)"),
         ({"images": IMAGES[:0]}, "images", "uint8 (0, 1, 4, 4)"),
@@ -384,7 +384,7 @@ def test_npz_with_targets(tmp_path: Path, targets: Array) -> None:
     # The names of a network's outputs are not those of the file.
     assert load_npz(saved(tmp_path, images=images, targets=targets), ("a", "b", "c")).classes == ("a", "b", "c")
     for arrays, found in (
-        ({"targets": targets, "labels": np.zeros(5, int)}, "holds labels and targets"),
+        ({"targets": targets, "labels": np.zeros(5, int)}, "contains labels and targets"),
         ({"targets": targets, "classes": ["x", "y", "z"]}, f"found {targets.dtype} {targets.shape}"),
         ({"targets": targets[:4]}, f"found {targets.dtype} {targets[:4].shape}"),
     ):
@@ -426,7 +426,7 @@ def test_a_bare_array_is_not_an_npz_file(tmp_path: Path) -> None:
     path = (tmp_path / "bare.npy").rename(tmp_path / "bare.npz")
     with pytest.raises(DataError) as caught:
         load_npz(path)
-    assert (caught.value.where, caught.value.found) == (str(path), "holds one bare array")
+    assert (caught.value.where, caught.value.found) == (str(path), "contains an unnamed array")
 
 
 def test_a_damaged_npz_is_an_error_or_the_same(tmp_path: Path) -> None:

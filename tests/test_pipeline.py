@@ -210,7 +210,7 @@ class Unused(ReferenceBackend):
         ({"model": "wide.pt"}, r"checkpoint: input shape .* Give the checkpoint that the file was exported from\."),
         (
             {"arch": "nets:make"},
-            r"names its architecture \(digits-cnn\), input shape and classes itself",
+            r"already names its architecture \(digits-cnn\), input shape and classes",
         ),
         ({"classes": ("a", "b")}, "the network has 10 classes, the data 2 class names"),
     ],

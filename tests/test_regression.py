@@ -183,7 +183,7 @@ def test_constant_targets_have_no_r2(converted: lc.Converted) -> None:
     done = converted.run(TEST[0], targets=np.ones((200, 2)))
     assert done.r2 is None
     assert done.rmse > 0
-    assert "All 200 images have the same target (row, column), which has no R^2." in done.table().caption
+    assert "All 200 images have the same target (row, column), for which R^2 is undefined." in done.table().caption
 
 
 def test_labels_are_for_classes_and_targets_for_numbers(converted: lc.Converted, position: nn.Module) -> None:

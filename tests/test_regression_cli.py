@@ -142,8 +142,8 @@ def test_a_damaged_run_folder_of_a_regression(invoke: Invoke, tmp_path: Path) ->
     path = tmp_path / "run" / "result.json"
     text = path.read_text()
     for change, found in (
-        (lambda one: one["points"].pop(), "errors of a regression at other T"),
-        (lambda one: one["output_names"].pop(), "not one error for each output"),
+        (lambda one: one["points"].pop(), "the errors of the regression are at other T"),
+        (lambda one: one["output_names"].pop(), "not one error per output"),
     ):
         result = json.loads(text)
         change(result["position"]["regression"])

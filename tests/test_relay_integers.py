@@ -227,8 +227,8 @@ def test_the_constructor_takes_exact_relays() -> None:
         ({"weights": [[6, 0], [0, 0]]}, "weight 6 of channel 0, whose threshold is 7"),
         ({"weights": [[8, 0], [0, 0]]}, "weight 8 of channel 0, whose threshold is 7"),
         ({"weights": [[7, 1], [0, 0]]}, "more than one weight"),
-        ({"weights": [[0, 7], [0, 0]]}, "another channel"),
-        ({"relay_of": [0, 2]}, "another channel"),
+        ({"weights": [[0, 7], [0, 0]]}, "does not repeat the channel"),
+        ({"relay_of": [0, 2]}, "does not repeat the channel"),
         ({"thresholds": [7, 6], "weights": [[7, 0], [0, 7]]}, "weight 7 of channel 1, whose threshold is 6"),
     ],
 )  # fmt: skip

@@ -105,7 +105,7 @@ def test_marks_that_contradict_the_results_are_refused(tmp_path: Path, name: str
     with pytest.raises(InputError) as caught:
         read_run(folder)
     assert caught.value.where == str(folder / name)
-    assert caught.value.found == "damaged: 5 relays of 7 channels in inner: other than in result.json"
+    assert caught.value.found == "damaged: 5 relays of 7 channels in inner differ from result.json"
 
 
 def test_tables_show_relays_apart() -> None:

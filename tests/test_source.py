@@ -146,7 +146,7 @@ def changed(**tensors: Tensor) -> dict[str, Tensor]:
         (changed(weight=torch.ones(5, 8)), r"4.weight has shape \(5, 8\); must be \(3, 8\), as in nets:Net"),
         (changed(weight=torch.ones(3, 8, dtype=torch.int8)), "4.weight is int8; must be float32, as in nets:Net"),
         (changed(bias=torch.tensor([0, 1e300, 0], dtype=torch.float64)), "4.bias does not fit into float32"),
-        (changed(bias=torch.tensor([0, float("nan"), 0])), "4.bias holds NaN or an infinity"),
+        (changed(bias=torch.tensor([0, float("nan"), 0])), "4.bias contains NaN or infinity"),
         ({"epoch": 3, "weights": {}}, "holds a dict of epoch, weights; .*Write it with torch.save"),
         ([1, 2], "holds a list;"),
     ],
@@ -223,7 +223,7 @@ def test_what_is_recorded_brings_the_same_cnn_back() -> None:
         assert np.array_equal(layer.synapse.weight, other.synapse.weight)
         assert np.array_equal(layer.synapse.bias, other.synapse.bias)
     # A name in a file is not imported unless the user types it.
-    with pytest.raises(CheckpointError, match=r"holds a plain state dict.* Name the code that builds its CNN: `arch="):
+    with pytest.raises(CheckpointError, match=r"holds a plain state dict.* Give the code that builds its CNN: `arch="):
         reopen_source(path, source.recorded, SHAPE)
 
 
@@ -237,7 +237,7 @@ def test_options_that_do_not_go_together() -> None:
     state = dict(build_model("digits-cnn", (1, 8, 8), 10).state_dict())
     ours = Checkpoint("digits-cnn", state, "digits", (1, 8, 8), tuple("0123456789"), 0, 0.9, 0.9, {})
     save(ours, Path("ours.pt"))
-    with pytest.raises(UsageError, match=r"names its architecture \(digits-cnn\).* Leave out `arch`"):
+    with pytest.raises(UsageError, match=r"names its architecture \(digits-cnn\).* Omit `arch`"):
         opened(Path("ours.pt"))
     with pytest.raises(UsageError, match=r"input_shape: found .* without `arch`"):
         open_source(Path("ours.pt"), input_shape=SHAPE)

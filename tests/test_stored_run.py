@@ -52,7 +52,7 @@ def test_a_class_that_is_never_predicted_has_its_name(
         ("manifest.json", "network", "netwrok", "network: Field required"),
         ("result.json", "}", "", "Invalid JSON"),
         ("result.json", '"depth": 2', '"depth": "two"', "model.depth: Input should be a valid integer"),
-        ("predictions.csv", "\nmodel,0,3,", "\nmodel,0,2,", "other images or correct classes of model"),
+        ("predictions.csv", "\nmodel,0,3,", "\nmodel,0,2,", "the images or correct classes of model"),
         ("predictions.csv", ",label,", ",lable,", "class 0 for an image of class None"),
         ("predictions.csv", "\nmodel,0,3,0,zero,0", "\nmodel,0,3,7,zero,0", "class 7 for an image of class 0, of 3"),
         ("predictions.csv", "\nmodel,0,3,0,zero,0,", "\nmodel,0,3,0,zero,0,1,2,3,4,", "line 4: more fields than"),
@@ -64,7 +64,7 @@ def test_a_class_that_is_never_predicted_has_its_name(
         ("thresholds.csv", ",1.0,", ",inf,", "line 2: scale: Input should be a finite number"),
         ("thresholds.csv", "model", "other", "other files or layers than in result.json"),
         ("thresholds.csv", "first.conv", "first\x00conv", ""),
-        ("thresholds.csv", "model,first.conv,1,5,,1.0,0\n", "", "channel 2 where channel 1 should stand"),
+        ("thresholds.csv", "model,first.conv,1,5,,1.0,0\n", "", "channel 2 instead of channel 1"),
     ],
 )
 def test_what_is_damaged(tmp_path: Path, name: str, old: str, new: str, found: str) -> None:
@@ -105,7 +105,7 @@ def test_what_is_not_a_run_folder(tmp_path: Path) -> None:
     assert error.where == str(folder / "result.json")
     assert "No such file or directory" in error.found
     (folder / "result.json").write_text("{}")
-    assert refusal(folder).found == "damaged: holds no figures"
+    assert refusal(folder).found == "damaged: contains no figures"
     (folder / "manifest.json").unlink()
     error = refusal(folder)
     assert error.where == str(folder)

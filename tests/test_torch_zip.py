@@ -105,7 +105,7 @@ class Attack:
 def test_code_in_the_pickle_does_not_run(tmp_path: Path) -> None:
     victim, path = tmp_path / "victim", tmp_path / "model.pt"
     torch.save({"format": Attack(victim)}, path)
-    assert re.match(r"asks for (posix|nt)\.system, .* was not opened", refused(path))
+    assert re.match(r"refers to (posix|nt)\.system, .* was not opened", refused(path))
     assert not victim.exists()
     # The attack is real: a trusting reader runs it.
     torch.load(path, weights_only=False)
@@ -116,15 +116,15 @@ def test_code_in_the_pickle_does_not_run(tmp_path: Path) -> None:
 def test_code_hidden_in_another_pickle_protocol_does_not_run(pt: Path, protocol: int) -> None:
     victim = pt.with_name("victim")
     rewrite(pt, {"data.pkl": pickle.dumps(Attack(victim), protocol=protocol)})
-    assert re.search(r"asks for posix\.system|opcode", refused(pt))
+    assert re.search(r"refers to posix\.system|opcode", refused(pt))
     assert not victim.exists()
 
 
 @pytest.mark.parametrize(
     ("program", "message"),
     [
-        (b"\x80\x02c__builtin__\neval\nX\x01\x00\x00\x001\x85R.", r"asks for __builtin__\.eval"),
-        (b"\x80\x02ctorch.jit\nload\n)R.", r"asks for torch\.jit\.load"),
+        (b"\x80\x02c__builtin__\neval\nX\x01\x00\x00\x001\x85R.", r"refers to __builtin__\.eval"),
+        (b"\x80\x02ctorch.jit\nload\n)R.", r"refers to torch\.jit\.load"),
         (b"\x80\x02(i__builtin__\neval\n.", "opcode INST"),
         (b"\x80\x02\x82\x01.", "opcode EXT1"),
         (b"\x80\x02X\x02\x00\x00\x00osX\x06\x00\x00\x00system\x93)R.", "opcode STACK_GLOBAL"),
@@ -208,7 +208,7 @@ def test_torchscript_is_refused(tmp_path: Path) -> None:
 def test_a_pickled_module_is_refused(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "model.pt")
     assert re.search(
-        r"asks for torch\.nn\.modules\.linear\.Linear, .*a whole pickled module", refused(tmp_path / "model.pt")
+        r"refers to torch\.nn\.modules\.linear\.Linear, .*a pickled module", refused(tmp_path / "model.pt")
     )
 
 

@@ -205,7 +205,7 @@ def test_resume_refuses_what_does_not_belong_to_it(few: DataSplits, tmp_path: Pa
     assert "its recipe is" in refused(recipe=STILL).found
     content: Any = read_pt(resume_path(output))
     write_pt({**content, "weights": {}}, resume_path(output))
-    assert refused().found == "not the state of a digits-cnn in training ('conv1.weight')"
+    assert refused().found == "not the training state of a digits-cnn ('conv1.weight')"
     write_pt({"weights": {}}, resume_path(output))
     assert refused().found == "not the state of a training"
     resume_path(output).write_bytes(b"PK damaged")

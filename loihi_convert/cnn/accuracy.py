@@ -26,20 +26,20 @@ def accuracy(
     *,
     spiking: SpikingNetwork | None = None,
 ) -> float:
-    """Return the share of images in 0..1 that ``model`` classifies correctly, in float32, with ``tensors`` as weights.
+    """Return the share of images, 0..1, that ``model`` classifies correctly in float32 with the weights ``tensors``.
 
     Parameters
     ----------
     model
-        From `models.build_model`; it is put into eval mode, its own weights are not used.
+        From `models.build_model`; set to eval mode, its own weights are not used.
     tensors
-        Every parameter and buffer by name.
+        All parameters and buffers by name.
     dataset
-        Images ``(N, C, H, W)`` of 0..255 and labels, N >= 1.
+        Images ``(N, C, H, W)`` in 0..255, and labels, N >= 1.
     weight_bits
-        Weights are rounded to this many bits first, as in training with ``Recipe.weight_bits``.
+        If given, weights are first rounded to this many bits, as in training with ``Recipe.weight_bits``.
     spiking
-        ``model`` made to spike, whose outputs are then counted.
+        The spiking form of ``model``; if given, its outputs are counted instead.
     """
     model.eval()
     used = dict(tensors)

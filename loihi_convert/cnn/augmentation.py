@@ -1,4 +1,4 @@
-"""Random changes of training images: moved, turned, scaled, sheared, mirrored, a square cut out; as a `Recipe` says."""
+"""Augmentation of training images: shift, rotation, scaling, shear, flip and cutout, as set in a `Recipe`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from loihi_convert.cnn.recipe import Recipe
 
 
 def augmented(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """Return each image with its own random changes, float32 ``(N, C, H, W)``."""
+    """Return each image with its own random augmentation, float32 ``(N, C, H, W)``."""
     if recipe.is_affine:
         images = _mapped(images, recipe, generator)
     return _cut_out(images, recipe.cutout, generator) if recipe.cutout else images
@@ -31,9 +31,10 @@ def _cut_out(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
 
 
 def _mapped(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """Return each image under its own random affine map; what comes from outside is 0.
+    """Return each image under its own random affine map; pixels from outside are 0.
 
-    The map from output to input coordinates (both in -1..1) is rotation times shear, divided by the scale, and a shift.
+    The map from output to input coordinates (both in -1..1) is rotation times shear, divided by the scale, plus a
+    shift.
     """
     count = len(images)
     angle, zoom, shear, right, down = 2 * torch.rand((5, count), generator=generator) - 1

@@ -1,7 +1,7 @@
 """Checkpoints of this package: ``.pt`` (torch's zip format, see `torch_zip`) and ``.safetensors``.
 
-Nothing in either file can run. In memory weights are always float32; files may hold float16. The suffix chooses the
-format of a new file; what a file is that is read, its first bytes say (`stored_states`).
+Nothing in either file is ever executed. In memory weights are always float32; files may store float16. The suffix sets
+the format of a new file; the format of an existing file is detected from its first bytes (`stored_states`).
 """
 
 from __future__ import annotations
@@ -39,15 +39,14 @@ _MAX_SIDE: Final = 4096
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A trained CNN and where it comes from.
+    """A trained CNN and its origin.
 
     Parameters
     ----------
     architecture
         One of `loihi_convert.cnn.models.ARCHITECTURES`.
     state
-        Every parameter and buffer by name, as `torch.nn.Module.state_dict` names them; all values finite, weights
-        float32.
+        All parameters and buffers by name, as in `torch.nn.Module.state_dict`; all values finite, weights float32.
     data
         The data set it was trained on, one of `loihi_convert.data.DATASETS`.
     input_shape
@@ -55,15 +54,15 @@ class Checkpoint:
     classes
         The name of each output.
     seed
-        Of initialization, order of images, and augmentation.
+        Seed of initialization, image order, and augmentation.
     validation_accuracy, test_accuracy
-        Fractions in 0..1, of the stored weights, computed in float32.
+        Accuracies of the stored weights, 0..1, computed in float32.
     recipe
-        How it was trained, as JSON values.
+        The training recipe, as JSON values.
     qcfs_levels
         L of its activations, if they are `qcfs.Qcfs`; ``None``: ReLU.
     stored_as
-        One of `STORES`. ``"float16"``: every weight is a number of float16, see `float16.in_float16`.
+        One of `STORES`. ``"float16"``: every weight is exactly representable in float16, see `float16.in_float16`.
     """
 
     architecture: str
@@ -80,28 +79,28 @@ class Checkpoint:
 
 
 def save(checkpoint: Checkpoint, path: str | Path) -> None:
-    """Write ``checkpoint`` to ``path``, whole or not at all; the suffix chooses the format.
+    """Write ``checkpoint`` to ``path`` atomically; the suffix sets the format.
 
     Raises
     ------
     UsageError
         If the suffix is neither ``.pt`` nor ``.safetensors``.
     CheckpointError
-        If a tensor holds NaN or an infinity, or is to be stored as float16 and is not rounded to it.
+        If a tensor contains NaN or infinity, or is to be stored as float16 but not rounded to it.
     InputError
         If the file cannot be written.
     """
     path = Path(path)
     require_suffix(path)
     require_finite(checkpoint.state, path)
-    # Clones: views of one storage would otherwise drag the whole storage along (.pt) or be refused (.safetensors).
+    # Clone: otherwise a view of a larger storage would save all of it (.pt) or be refused (.safetensors).
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in checkpoint.state.items()}
     if checkpoint.stored_as == "float16":
         state = {name: _halved(name, tensor, path) for name, tensor in state.items()}
     description = {
         field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(Checkpoint) if field.name != "state"
     }
-    # Through JSON, so that only plain types are written: torch.__version__, say, is a subclass of str.
+    # Through JSON, so that only plain types are written: torch.__version__, for example, is a subclass of str.
     text = json.dumps({"format": _FORMAT, **description}, sort_keys=True)
     if path.suffix == ".pt":
         write_pt({**json.loads(text), "state": state}, path)
@@ -110,18 +109,18 @@ def save(checkpoint: Checkpoint, path: str | Path) -> None:
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Return the checkpoint in a file, ``.pt`` or ``.safetensors`` by its content; nothing in the file can run.
+    """Return the checkpoint in a file, ``.pt`` or ``.safetensors`` by its content; executes nothing in the file.
 
     Raises
     ------
     CheckpointError
-        If the file is missing, damaged, hostile, of another format, or lacks a field.
+        If the file is missing, damaged, malicious or of another format, or a field is missing.
     """
     path = Path(path)
     try:
         content = read_file(path, strict=True)
     except ForeignObjectError:
-        # A training checkpoint, which is told from a file that cannot be used at all.
+        # A training checkpoint gets a different error from a file that cannot be used at all.
         content = read_file(path, strict=False)
         if not states_in(content):
             raise
@@ -129,30 +128,30 @@ def load(path: str | Path) -> Checkpoint:
 
 
 def load_states(path: str | Path) -> dict[str, dict[str, Tensor]]:
-    """Return every state dict in a file of other origin, as `stored_states.states_in`; nothing in the file can run.
+    """Return all state dicts in a file from another tool, as in `stored_states.states_in`; executes nothing in it.
 
     Raises
     ------
     CheckpointError
-        If the file is missing, damaged, hostile, or holds no state dict.
+        If the file is missing, damaged or malicious, or has no state dict.
     UsageError
-        If it is a checkpoint of this package, which describes its CNN itself.
+        If it is a checkpoint of this package, which already describes its CNN.
     """
     path = Path(path)
     content = read_file(path, strict=False)
     if isinstance(content, dict) and content.get("format") == _FORMAT:
         raise UsageError(
-            f"a checkpoint of loihi-convert, which names its architecture ({content.get('architecture')}), input shape "
-            "and classes itself",
+            f"a checkpoint of loihi-convert, which already names its architecture "
+            f"({content.get('architecture')}), input shape and classes",
             where=path,
-            hint="Leave out `arch`, `input_shape` and `classes`.",
+            hint="Omit `arch`, `input_shape` and `classes`.",
         )
     states = states_in(content)
     if not states:
         raise CheckpointError(
             f"holds {described(content)}",
             where=path,
-            expected="must hold a state dict, at the top or in a dict",
+            expected="must contain a state dict, at the top level or in a dict",
             hint="Write it with torch.save(model.state_dict(), path).",
         )
     return states
@@ -164,12 +163,12 @@ def load_model(path: str | Path) -> tuple[nn.Module, Checkpoint]:
     Raises
     ------
     CheckpointError
-        As `load`; also if the architecture is not known or the tensors do not fit it.
+        As in `load`; also if the architecture is unknown or the tensors do not fit it.
     """
     path = Path(path)
     checkpoint = load(path)
     try:
-        # Without memory: a file may claim any input shape.
+        # On the meta device, without allocation: a file may claim any input shape.
         with torch.device("meta"):
             model = build_model(
                 checkpoint.architecture,
@@ -201,13 +200,13 @@ def require_suffix(path: Path) -> None:
 
 
 def _checkpoint(content: object, path: Path) -> Checkpoint:
-    """Return the checkpoint that ``content`` describes, every field checked."""
+    """Return the checkpoint described by ``content``, with all fields checked."""
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         is_plain = bool(states_in(content))
         found = "a plain state dict" if is_plain else f"an object of type {_type(content)}"
-        hint = "Name the code that builds its CNN: `arch='package.module:factory'`." if is_plain else _SAVE_INSTEAD
+        hint = "Give the code that builds its CNN: `arch='package.module:factory'`." if is_plain else _SAVE_INSTEAD
         raise CheckpointError(
-            f"holds {found}, not a checkpoint of loihi-convert, which also names its architecture, data and seed",
+            f"holds {found}, not a checkpoint of loihi-convert, which also records architecture, data and seed",
             where=path,
             hint=hint,
         )
@@ -226,9 +225,9 @@ def _checkpoint(content: object, path: Path) -> Checkpoint:
     }
     for field, is_valid in valid.items():
         if not is_valid:
-            raise CheckpointError(f"the field {field!r} is missing or not valid", where=path, hint=_SAVE_INSTEAD)
+            raise CheckpointError(f"the field {field!r} is missing or invalid", where=path, hint=_SAVE_INSTEAD)
     require_finite(content["state"], path)
-    # Older files lack fields that have a default.
+    # Older files may lack fields that have a default.
     fields = {field: content[field] for field in valid if field in content}
     if fields.get("stored_as") == "float16":
         fields["state"] = {
@@ -245,7 +244,7 @@ def _halved(name: str, tensor: Tensor, path: Path) -> Tensor:
     halved = tensor.half()
     if not torch.equal(halved.float(), tensor):
         raise CheckpointError(
-            f"{name} holds numbers that float16 cannot represent: the stored weights would not be those evaluated",
+            f"{name} has numbers that float16 cannot represent: the stored weights would differ from those evaluated",
             where=path,
             hint="Round them with loihi_convert.cnn.float16.in_float16, or store them as float32.",
         )
@@ -297,12 +296,12 @@ def _type(content: object) -> str:
 
 
 def require_finite(state: Mapping[str, Tensor], path: Path) -> None:
-    """Raise a `CheckpointError` if a tensor of the file at ``path`` holds NaN or an infinity."""
+    """Raise a `CheckpointError` if a tensor of the file at ``path`` contains NaN or infinity."""
     for name, tensor in state.items():
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(
-                f"{name} holds NaN or an infinity",
+                f"{name} contains NaN or infinity",
                 where=path,
                 expected="weights must be finite",
-                hint="Train it again.",
+                hint="Retrain the CNN.",
             )

@@ -1,8 +1,8 @@
-"""Training with the rounded weights that the chip will get: quantization-aware fine-tuning.
+"""Quantization-aware fine-tuning: training with the rounded weights that the chip will use.
 
-`quantize` rounds a weight times the amplitude of the spikes it receives, which is the threshold of their channel. Here
-the same is done in each forward pass, with the thresholds as they are then; gradients pass as if nothing were rounded
-(straight-through estimator, Bengio et al. 2013).
+`quantize` rounds a weight times the amplitude of its input spikes, which is the threshold of their channel. The same is
+done here in each forward pass, with the current thresholds; gradients ignore the rounding (straight-through estimator,
+Bengio et al. 2013).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from loihi_convert.errors import UsageError
 from loihi_convert.ir.rounding import nearest_scales
 
 Tensors = Mapping[str, Tensor]
-"""Parameters of a model by their names."""
+"""Parameters of a model by name."""
 
 
 class _Rounded(NamedTuple):
@@ -41,7 +41,7 @@ class RoundedWeights:
     Raises
     ------
     UsageError
-        If the model is no plain chain: a residual block's input is worth something else in each of its sums.
+        If the model is not a plain chain: the input of a residual block has a different amplitude in each of its sums.
     """
 
     def __init__(self, model: nn.Module, bits: int) -> None:
@@ -53,7 +53,7 @@ class RoundedWeights:
                 raise UsageError(
                     "found a network with residual blocks",
                     where="weight_bits",
-                    expected="needs a plain chain of layers",
+                    expected="must be unset unless the CNN is a plain chain of layers",
                     hint="Train it without `weight_bits`.",
                 )
             if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -63,7 +63,7 @@ class RoundedWeights:
         self._synapses = [*synapses[:-1], synapses[-1]._replace(is_output=True)]
 
     def scales(self, tensors: Tensors) -> dict[str, Tensor]:
-        """Return the scale of each row of each weight, as `quantize` chooses it: ``(C_out, 1)``, one for the output."""
+        """Return the scales as in `quantize`: ``(C_out, 1)``, one per row of each weight; one for all output rows."""
         found = {}
         for synapse in self._synapses:
             rows = _rows(synapse, tensors).detach().numpy()
@@ -72,7 +72,7 @@ class RoundedWeights:
         return found
 
     def weights(self, tensors: Tensors, scales: Tensors) -> dict[str, Tensor]:
-        """Return the weights among ``tensors``, rounded; their gradients are those of the real ones."""
+        """Return the rounded weights in ``tensors``; gradients pass to the unrounded weights."""
         found = {}
         for synapse in self._synapses:
             weight, factors, rows = tensors[synapse.weight], _factors(synapse, tensors), _rows(synapse, tensors)
@@ -90,12 +90,12 @@ def _rows(synapse: _Rounded, tensors: Tensors) -> Tensor:
 
 
 def _factors(synapse: _Rounded, tensors: Tensors) -> Tensor:
-    """The amplitude of an input spike, to be multiplied with the weights: the threshold of its channel."""
+    """The amplitude of an input spike, a factor on the weights: the threshold of its channel."""
     weight = tensors[synapse.weight]
     if synapse.threshold_before is None:
         return torch.ones(1)
     threshold = tensors[synapse.threshold_before].detach().clamp_min(MIN_THRESHOLD)
     if weight.ndim == 2:
-        # Flattened maps: all positions of a channel lie together.
+        # Flattened maps: all positions of a channel are adjacent.
         return threshold.repeat_interleave(weight.shape[1] // len(threshold))
     return threshold.reshape(-1, 1, 1)

@@ -1,6 +1,6 @@
-"""Checkpoints of half the size: weights rounded to float16, and the accuracies these have.
+"""Checkpoints of half the size: weights rounded to float16, and their accuracies.
 
-float16 keeps 11 significant bits, more than the 8 of the integers that `export` makes of a weight.
+float16 has 11 significant bits, more than the 8 bits of exported weights.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ LARGEST: Final = 65_504
 
 
 def in_float16(trained: Checkpoint, splits: DataSplits, path: Path) -> Checkpoint:
-    """Return ``trained`` with each weight rounded to the nearest number of float16, and the accuracies it then has.
+    """Return ``trained`` with each weight rounded to the nearest float16 number, with updated accuracies.
 
     Parameters
     ----------
     trained
-        Its ``state`` is float32, and stays so.
+        The checkpoint; its ``state`` is float32 and stays float32.
     splits
-        The data set that it was trained on; its validation and test images are classified again.
+        The data set it was trained on; its validation and test images are classified again.
     path
-        The file meant, for errors.
+        The file, for error messages.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def in_float16(trained: Checkpoint, splits: DataSplits, path: Path) -> Checkpoin
         If a weight is beyond +-65,504.
     """
     state = round_to_float16(trained.state, path)
-    # The model's own weights are not used: on the meta device they need neither memory nor random numbers.
+    # The model's own weights are not used; on the meta device they need no memory and no random numbers.
     with torch.device("meta"):
         model = build_model(
             trained.architecture, trained.input_shape, len(trained.classes), qcfs_levels=trained.qcfs_levels
@@ -58,7 +58,7 @@ def in_float16(trained: Checkpoint, splits: DataSplits, path: Path) -> Checkpoin
 
 
 def round_to_float16(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Return ``state`` with each weight rounded to the nearest number of float16, in its dtype; see `in_float16`."""
+    """Return ``state`` with each weight rounded to the nearest float16 number, in its own dtype; see `in_float16`."""
     rounded = {}
     for name, tensor in state.items():
         rounded[name] = tensor.to(torch.float16).to(tensor.dtype) if tensor.is_floating_point() else tensor
@@ -66,7 +66,7 @@ def round_to_float16(state: Mapping[str, Tensor], path: Path) -> dict[str, Tenso
             raise CheckpointError(
                 f"{name} holds {float(tensor.abs().max()):g}",
                 where=path,
-                expected=f"float16 ends at {LARGEST:,}",
+                expected=f"must be in +-{LARGEST:,}, the range of float16",
                 hint="Store it as float32.",
             )
     return rounded

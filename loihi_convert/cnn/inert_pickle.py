@@ -1,13 +1,13 @@
-"""Pickles read so that nothing in them can run: dicts, lists, numbers, strings and tensors come back, nothing else.
+"""Safe reading of pickles: returns only dicts, lists, numbers, strings and tensors, and executes nothing.
 
-Pickles are programs, and torch's own safe mode has had holes, so no name in a pickle is ever imported or called:
+Pickles are programs, and torch's safe mode has had vulnerabilities, so no name in a pickle is imported or called:
 
 1. the opcodes are checked first, before anything is executed;
-2. names yield inert values: those that tensors need yield tuples, any other an instance of `Skipped`;
-3. tensors are built afterwards, with every size, stride and offset checked against the bytes of their storage.
+2. names give inert values: those that tensors need give tuples, all others an instance of `Skipped`;
+3. tensors are built afterwards, and every size, stride and offset is checked against the bytes of the storage.
 
-A file of weights alone is read strictly: other names and opcodes than those of ``torch.save`` for plain values are
-refused. A training checkpoint holds more, such as hyperparameters and callbacks: there they are skipped, by `Skipped`.
+A file with only weights is read strictly: names and opcodes other than those of ``torch.save`` for plain values are
+refused. Training checkpoints hold more, such as hyperparameters and callbacks; these become `Skipped`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MAX_VALUES_OF_TRAINING: Final = 1_000_000
 _DEEPEST: Final = 16
 _MAX_MODULES: Final = 10_000
 
-# What torch.save needs (pickle protocol 2) for dicts, lists, tuples, numbers, strings and tensors.
+# Opcodes of torch.save (pickle protocol 2) for dicts, lists, tuples, numbers, strings and tensors.
 _OPCODES: Final = (
     *("PROTO", "STOP", "MARK"),
     *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"),
@@ -36,8 +36,9 @@ _OPCODES: Final = (
     *("BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"),
     *("GLOBAL", "REDUCE", "BUILD", "BINPERSID"),
 )
-# And for objects of any class, in protocols 2 to 5. Left out: EXT1, EXT2, EXT4, which fetch classes that Python has
-# registered, past `_Unpickler.find_class`; PERSID, PUT, GET, INST, OBJ of protocols 0 and 1; buffers outside the file.
+# Additional opcodes for objects of any class, in protocols 2 to 5. Left out: EXT1, EXT2, EXT4, which fetch classes
+# registered in Python without `_Unpickler.find_class`; PERSID, PUT, GET, INST, OBJ of protocols 0 and 1; buffers
+# outside the file.
 _OPCODES_OF_OBJECTS: Final = (
     *("LONG4", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
     *("SHORT_BINUNICODE", "BINUNICODE8", "EMPTY_SET", "ADDITEMS", "FROZENSET"),
@@ -56,7 +57,7 @@ _STORAGES: Final = {
     "torch.BoolStorage": torch.bool,
 }
 _CALLABLE: Final = ("collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter")
-# Parameters with attributes of their own, and sets of names, in training checkpoints and pickled modules.
+# Parameters with extra attributes, and sets of names, in training checkpoints and pickled modules.
 _CALLABLE_OF_TRAINING: Final = (
     *_CALLABLE,
     "torch._utils._rebuild_parameter_with_state",
@@ -67,26 +68,26 @@ _CALLABLE_OF_TRAINING: Final = (
 
 
 class ForeignNameError(ValueError):
-    """A pickle asks for a name that no tensor needs."""
+    """A pickle refers to a name that tensors do not need."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"asks for {name}")
+        super().__init__(f"refers to {name}")
         self.name = name
 
 
 class OpcodeError(ValueError):
-    """A pickle holds an opcode, or an argument of one, that `torch.save` does not write."""
+    """A pickle contains an opcode or an argument that `torch.save` does not write."""
 
 
 class Skipped:
-    """Stands for an object of another class: nothing of it was imported or run.
+    """Placeholder for an object of any other class; nothing of it was imported or executed.
 
     Parameters
     ----------
     kind
-        The name of its class or function, as the file gives it.
+        The name of its class or function in the file.
     state
-        What the object would have been given as its state, not yet built; None if nothing.
+        The state stored for the object, not yet built; None if there is none.
     """
 
     kind: ClassVar[str] = "an object"
@@ -98,7 +99,7 @@ class Skipped:
     def __setstate__(self, state: object) -> None:
         self.state = state
 
-    # As an instance of the unknown class may be used in a pickle: called, or filled as a list, a set or a dict is.
+    # A pickle may use the unknown object in these ways: call it, or fill it like a list, set or dict.
     def __call__(self, *_: object, **__: object) -> Skipped:
         return type(self)()
 
@@ -106,32 +107,32 @@ class Skipped:
         pass
 
     def append(self, value: object) -> None:
-        """Take ``value`` as a list does, and forget it."""
+        """Accept ``value`` like a list, and discard it."""
 
     extend = append
     add = append
 
 
 def skipped(kind: str) -> Skipped:
-    """Return the `Skipped` that stands for an object of the class ``kind``."""
+    """Return a `Skipped` for an object of class ``kind``."""
     made: Skipped = _skipped_class(kind)()
     return made
 
 
 def _skipped_class(kind: str) -> type[Skipped]:
-    # A class, because NEWOBJ takes nothing else.
+    # A class, because NEWOBJ requires one.
     return type("Skipped", (Skipped,), {"kind": kind})
 
 
 def read_program(stream: io.BytesIO, *, strict: bool, limit: int) -> bytes:
-    """Return the pickle that begins where ``stream`` stands; nothing of it has been executed.
+    """Return the pickle at the current position of ``stream``, without executing it.
 
     Raises
     ------
     ForeignNameError
-        If ``strict``, for a name that no tensor needs.
+        If ``strict``, for a name that tensors do not need.
     OpcodeError
-        For an opcode that is not known, or a pickle of more than ``limit`` bytes.
+        For an unknown opcode, or a pickle larger than ``limit`` bytes.
     ValueError
         If it is not a pickle.
     """
@@ -147,7 +148,7 @@ def read_program(stream: io.BytesIO, *, strict: bool, limit: int) -> bytes:
             name = str(argument).replace(" ", ".", 1)
             if name not in _CALLABLE and name not in _STORAGES:
                 raise ForeignNameError(name)
-        # The unpickler would allocate a table of that size.
+        # The unpickler would allocate a table of this size.
         if opcode.name == "LONG_BINPUT" and int(str(argument)) > place:
             raise OpcodeError(f"memo index {argument} in a pickle of {place} bytes")
     end = stream.tell()
@@ -169,7 +170,7 @@ class _View(NamedTuple):
 
 
 class _Dict(dict[object, object]):
-    """An OrderedDict of the pickle; its attributes (``state_dict`` has ``_metadata``) are dropped."""
+    """An OrderedDict in the pickle; its attributes (``_metadata`` of a ``state_dict``) are dropped."""
 
     __slots__ = ()
 
@@ -178,7 +179,7 @@ class _Dict(dict[object, object]):
 
 
 class _Name(NamedTuple):
-    """A name of the pickle; a tuple, so that no opcode can alter it."""
+    """A name in the pickle; a tuple, so that no opcode can modify it."""
 
     name: str
 
@@ -186,7 +187,7 @@ class _Name(NamedTuple):
         match self.name, arguments:
             case "collections.OrderedDict", ():
                 return _Dict()
-            # As Python 2 wrote it.
+            # As written by Python 2.
             case "collections.OrderedDict", (list() as pairs,):
                 return _Dict(pairs)
             case "torch._utils._rebuild_tensor_v2", (storage, offset, size, stride, *_):
@@ -203,7 +204,7 @@ class _Name(NamedTuple):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Unpickles into inert tuples, dicts, lists and `Skipped`; `read_program` must have passed."""
+    """Unpickles into inert tuples, dicts, lists and `Skipped`; the pickle must have passed `read_program`."""
 
     def __init__(self, program: bytes, *, strict: bool) -> None:
         super().__init__(io.BytesIO(program), encoding="utf-8", errors="replace")
@@ -219,32 +220,32 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any, /) -> object:
         match pid:
-            # Before torch 1.6 a sixth value says of which storage this one is a part.
+            # Before torch 1.6, a sixth value gives the storage that this one is a view of.
             case ("storage", _Name(name), str(key), str(), int(numel)) if name in _STORAGES:
                 return _Storage(_STORAGES[name], key, numel)
             case ("storage", _Name(name), str(key), str(), int(numel), None) if name in _STORAGES:
                 return _Storage(_STORAGES[name], key, numel)
         if self._strict:
             raise pickle.UnpicklingError("a persistent id is not a storage")
-        # The class of a module, with its source code beside it, before torch 1.6.
+        # The class of a module, with its source code, before torch 1.6.
         if isinstance(pid, tuple) and pid[:1] == ("module",) and len(pid) > 1 and _is_skipped_class(pid[1]):
             return pid[1]
         return skipped("a storage of another kind")
 
 
 class Loaded(NamedTuple):
-    """The value of a pickle, its tensors not yet built, and the bytes that an element of each storage takes."""
+    """The value of a pickle, with tensors not yet built."""
 
     value: object
     strict: bool
 
     def build(self, records: Mapping[str, bytes]) -> object:
-        """Return plain values and tensors; ``records`` holds the bytes of storage ``k`` as ``data/k``."""
+        """Return plain values and tensors; ``records["data/k"]`` holds the bytes of storage ``k``."""
         return _Builder(records, strict=self.strict).build(self.value)
 
 
 def load(program: bytes, *, strict: bool) -> Loaded:
-    """Return what ``program``, from `read_program`, makes; a forged one may raise nearly anything."""
+    """Return the value of ``program``, from `read_program`; a forged one may raise almost any exception."""
     return Loaded(_Unpickler(program, strict=strict).load(), strict)
 
 
@@ -269,7 +270,7 @@ def item_sizes(value: object) -> dict[str, int]:
 
 
 class _Builder:
-    """Turns what `_Unpickler` yields into plain values and tensors, every bound checked."""
+    """Turns the values from `_Unpickler` into plain values and tensors, checking all bounds."""
 
     def __init__(self, records: Mapping[str, bytes], *, strict: bool) -> None:
         self._records, self._strict = records, strict
@@ -286,12 +287,12 @@ class _Builder:
             return self._tensor(value)
         if depth <= _DEEPEST and isinstance(value, dict):
             if self._strict and not all(isinstance(key, (int, str)) for key in value):
-                raise ValueError("a dict has a key that is neither text nor an integer")
+                raise ValueError("a dict has a key that is neither a string nor an integer")
             return {key: self.build(item, depth + 1) for key, item in value.items() if isinstance(key, (int, str))}
         if depth <= _DEEPEST and type(value) in (list, tuple):
             return [self.build(item, depth + 1) for item in value]  # type: ignore[attr-defined]
         if self._strict:
-            raise ValueError(f"an object of type {type(value).__name__} where a value or a tensor belongs")
+            raise ValueError(f"an object of type {type(value).__name__} instead of a value or a tensor")
         if isinstance(value, Skipped):
             state = _module_state(value)
             return value if state is None else self.build(state, depth)
@@ -307,7 +308,7 @@ class _Builder:
             raise ValueError(f"a tensor of size {size}, strides {stride} and offset {offset}")
         memory = self._storage(storage)
         last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
-        # numel beyond the storage would need strides of 0: a bomb when it is copied.
+        # More elements than the storage has would need strides of 0, and exhaust memory when copied.
         if math.prod(size) > len(memory) or (math.prod(size) > 0 and last >= len(memory)):
             raise ValueError(f"a tensor of size {size} and strides {stride} reaches beyond its {len(memory)} values")
         return memory.as_strided(size, stride, offset)
@@ -338,7 +339,7 @@ def _module_state(module: Skipped) -> dict[str, object] | None:
     while waiting:
         prefix, place = waiting.pop()
         places += 1
-        # A module may stand in several places, and in a forged file inside itself.
+        # A module may occur several times and, in a forged file, inside itself.
         if places > _MAX_MODULES or prefix.count(".") > _DEEPEST:
             raise ValueError(f"more than {_MAX_MODULES:,} modules, or {_DEEPEST} levels of them")
         attributes = place.state if isinstance(place.state, dict) else {}

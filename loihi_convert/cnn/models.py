@@ -1,12 +1,13 @@
-"""The source CNNs that can be trained here.
+"""The built-in CNN architectures.
 
-All but ``conv3-max`` and ``resnet20`` obey the constraints under which a CNN converts without loss of structure (Ngu &
+All but ``conv3-max`` and ``resnet20`` satisfy the conditions under which a CNN converts without loss of structure (Ngu
+&
 Lee 2022, section 3): convolution, then ReLU, then average pooling; no max pooling. The order matters: pooling after
-ReLU is a linear map of the spikes. The two-convolution nets have no bias either; the others have batch normalization
-between convolution and ReLU, which the front end folds into the weights, and biases in their hidden dense layers. The
-paper's dropout is not a layer here but part of the training, see `recipe.Recipe`.
+ReLU is a linear map of the spikes. The networks with two convolutions have no biases either. The others have batch
+normalization between convolution and ReLU, which the front end folds into the weights, and biases in their hidden dense
+layers. The paper's dropout is not a layer here but part of the training, see `recipe.Recipe`.
 
-Input: float32 ``(N, C, H, W)`` in 0..1, which is pixel / 255, without any normalization. Output: scores
+Input: float32 ``(N, C, H, W)`` in 0..1 (pixel / 255), without normalization. Output: scores
 ``(N, classes)``.
 """
 
@@ -55,7 +56,7 @@ def build_model(
                              4.2); a stage that halves the map has a 1 x 1 convolution in its skip (their option B)
     =======================  ==================================================================================
 
-    ``12c5`` is a convolution of 12 channels and kernel 5 x 5 with ReLU, ``2ap`` is 2 x 2 average pooling.
+    ``12c5`` is a convolution with 12 channels, a 5 x 5 kernel and ReLU, ``2ap`` is 2 x 2 average pooling.
 
     Parameters
     ----------
@@ -66,17 +67,17 @@ def build_model(
     classes
         Number of outputs.
     qcfs_levels
-        L of the activation `qcfs.Qcfs`, in place of ReLU.
+        L of the activation `qcfs.Qcfs`, instead of ReLU.
 
     Raises
     ------
     UsageError
-        If there is no such architecture, or the images do not fit its pooling.
+        If the architecture is unknown, or the images do not fit its pooling.
     """
     model = _build(architecture, input_shape, classes)
     if qcfs_levels is not None:
         channels = 0
-        # Every ReLU has the channels of the layer before it, in a residual block too.
+        # Every ReLU has the channels of the layer before it, also in a residual block.
         for name, module in list(model.named_modules()):
             if isinstance(module, nn.Conv2d):
                 channels = module.out_channels
@@ -89,11 +90,11 @@ def build_model(
 
 
 def notation(architecture: str, input_shape: tuple[int, int, int], classes: int) -> str:
-    """Return the CNN's layers as the literature writes them: ``28x28-12c5-2ap-64c5-2ap-10o``.
+    """Return the CNN's layers in the notation of the literature: ``28x28-12c5-2ap-64c5-2ap-10o``.
 
-    ``12c5`` is a convolution of 12 channels and kernel 5 x 5, ``2ap`` 2 x 2 average pooling, ``2mp`` max pooling,
+    ``12c5`` is a convolution with 12 channels and a 5 x 5 kernel, ``2ap`` 2 x 2 average pooling, ``2mp`` max pooling,
     ``[16c3-16c3]`` a residual block, ``gap`` the mean of each map, ``512fc`` a hidden dense layer and ``10o`` the
-    outputs; ReLU follows each but the last.
+    outputs; ReLU follows every layer but the last.
     """
     channels, height, width = input_shape
     parts = [f"{height}x{width}" + (f"x{channels}" if channels > 1 else "")]
@@ -176,7 +177,7 @@ def _two_convolutions(
         convolved = [max(0, length + 2 * padding - kernel + 1) for length in size]
         if any(length < 2 or length % 2 for length in convolved):
             raise UsageError(
-                f"{architecture} cannot take images of {input_shape[1]} x {input_shape[2]}: a convolution leaves "
+                f"{architecture} cannot use images of {input_shape[1]} x {input_shape[2]}: a convolution gives "
                 f"{convolved[0]} x {convolved[1]}",
                 where="architecture",
                 expected="2 x 2 average pooling needs even sizes",
@@ -214,7 +215,7 @@ def _vgg(
     factor = 2**halvings
     if height % factor or width % factor:
         raise UsageError(
-            f"{architecture} cannot take images of {height} x {width}, which it halves {halvings} times",
+            f"{architecture} cannot use images of {height} x {width}, which it halves {halvings} times",
             where="architecture",
             expected=f"height and width must be multiples of {factor}",
             hint="Choose another architecture, or resize the images.",
@@ -245,9 +246,9 @@ class ResidualBlock(nn.Module):
     Parameters
     ----------
     depth, channels
-        Of its input and its output.
+        Channels of its input and its output.
     stride
-        Of the first convolution. Where the shape changes, the input is added through a 1 x 1 convolution.
+        Stride of the first convolution. If the shape changes, the skip has a 1 x 1 convolution.
     """
 
     def __init__(self, depth: int, channels: int, stride: int) -> None:
@@ -281,7 +282,7 @@ def _resnet(
     factor = 2 ** (len(stages) - 1)
     if min(height, width) < factor:
         raise UsageError(
-            f"{architecture} cannot take images of {height} x {width}, which it halves {len(stages) - 1} times",
+            f"{architecture} cannot use images of {height} x {width}, which it halves {len(stages) - 1} times",
             where="architecture",
             expected=f"height and width must be at least {factor}",
             hint="Choose another architecture, or resize the images.",

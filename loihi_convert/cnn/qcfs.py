@@ -1,9 +1,9 @@
-"""The activation for CNNs that will run for few time steps: quantization-clip-floor-shift (Bu et al., ICLR 2022).
+"""Activation for CNNs that run with few time steps: quantization-clip-floor-shift (Bu et al., ICLR 2022).
 
 ``y = threshold * clip(floor(x L / threshold + 1/2) / L, 0, 1)`` with a learnable threshold for each channel and L
-levels: the output of a soft-reset integrate-and-fire neuron that starts at threshold / 2, over L steps, if its current
-is constant and the amplitude of its spikes is the threshold. A CNN trained with it loses little when it is converted to
-such neurons, at any T.
+levels. This is the output, over L steps, of a soft-reset integrate-and-fire neuron that starts at threshold / 2, if its
+current is constant and its spike amplitude is the threshold. A CNN trained with it loses little accuracy in conversion
+to such neurons, at any T.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ MAX_LEVELS: Final = 256
 """Largest L."""
 
 SHARE: Final = 0.99
-"""Share of a channel's positive activations that lie below its first threshold."""
+"""Share of a channel's positive activations below its initial threshold."""
 
 MIN_THRESHOLD: Final = 1e-4
-"""Keeps a threshold positive in training."""
+"""Lower bound that keeps thresholds positive in training."""
 
 
 class Qcfs(nn.Module):
-    """Clip, floor, shift; differentiated as if it did not floor.
+    """Clip, floor, shift; the gradient ignores the floor.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class Qcfs(nn.Module):
         self.threshold = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        # In float32 whatever autocast says: bfloat16 has 8 bits, which blurs the steps.
+        # Always in float32, even under autocast: the 8 bits of bfloat16 would blur the steps.
         with torch.autocast(x.device.type, enabled=False):
             if x.device.type == "cpu":
                 found: Tensor = _OnCpu.apply(x.float(), self.thresholds, self.levels)  # type: ignore[no-untyped-call]
@@ -62,7 +62,7 @@ class Qcfs(nn.Module):
 
 
 class _OnCpu(torch.autograd.Function):
-    """The same by compiled loops, one pass each way: a tenth of the time of a dozen torch operations."""
+    """The same in compiled loops, one pass in each direction: ten times faster than a dozen torch operations."""
 
     @staticmethod
     def forward(context: Any, x: Tensor, threshold: Tensor, levels: int) -> Tensor:
@@ -95,7 +95,7 @@ def _flat(maps: Tensor) -> Array:
 
 
 def set_thresholds(model: nn.Module, plain: nn.Module, images: Tensor) -> None:
-    """Set the thresholds of ``model`` to where `SHARE` of the positive activations of ``plain`` lie below, per channel.
+    """Set each channel's threshold in ``model`` so that `SHARE` of its positive activations in ``plain`` lie below.
 
     ``plain`` is the same CNN with ReLU, ``images`` float32 ``(N, C, H, W)``.
     """
@@ -112,7 +112,7 @@ def set_thresholds(model: nn.Module, plain: nn.Module, images: Tensor) -> None:
         for name, values in activations.items():
             channels = values.movedim(1, 0).flatten(1)
             quantiles = [torch.quantile(channel[channel > 0], SHARE) for channel in channels if (channel > 0).any()]
-            # A channel that is never positive gets what the others have.
+            # A channel that is never positive gets the median of the others.
             typical = torch.stack(quantiles).median() if quantiles else torch.tensor(1.0)
             found = [torch.quantile(row[row > 0], SHARE) if (row > 0).any() else typical for row in channels]
             model.get_submodule(name).get_parameter("threshold").copy_(torch.stack(found))

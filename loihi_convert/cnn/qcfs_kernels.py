@@ -1,4 +1,4 @@
-"""The loops of a QCFS activation, and of the neurons in its place, forward and backward."""
+"""Loops of the QCFS activation, and of the neurons that replace it, forward and backward."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def quantize_clip_floor_shift(x: Array, threshold: Array, levels: float, y: Arra
 def quantize_clip_floor_shift_backward(
     x: Array, threshold: Array, levels: float, slope: Array, x_slope: Array, threshold_slope: Array
 ) -> None:
-    """Gradients as if it did not floor; adds to ``threshold_slope``, float64 ``(C,)``."""
+    """Gradients that ignore the floor; adds to ``threshold_slope``, float64 ``(C,)``."""
     sums = np.zeros(len(threshold), np.float32)
     for first in range(0, len(x), 256):
         for row in range(first, min(first + 256, len(x))):

@@ -1,4 +1,4 @@
-"""How to train, for each data set: epochs, learning rates, augmentation; this package's recipes and the paper's."""
+"""Training recipes for each data set: epochs, learning rates, augmentation; this package's and the paper's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RECIPES: Final[tuple[str, ...]] = get_args(RecipeName)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train.
+    """Hyperparameters of a training.
 
     Parameters
     ----------
@@ -25,34 +25,34 @@ class Recipe:
     batch_size
         Images per step; the last batch of an epoch may be smaller.
     learning_rate
-        The largest: the peak of ``"one-cycle"``, the beginning of ``"step"``.
+        The largest learning rate: the peak of ``"one-cycle"``, the start of ``"step"``.
     weight_decay
-        AdamW's, decoupled; 0 makes it Adam.
+        Decoupled weight decay of AdamW; with 0 it is Adam.
     label_smoothing
-        Share of the target that is spread evenly over the classes.
+        Share of the target spread evenly over the classes.
     averaging
-        Decay per step of the moving average of the weights (and of batch norm's statistics), which is what is evaluated
+        Decay per step of the moving average of the weights (and of batch norm's statistics); the averages are evaluated
         and stored.
     rotation, scaling, shear, translation
         Augmentation: each image is rotated by up to +-``rotation`` degrees, scaled by up to 1 +- ``scaling``, sheared
-        by up to +-``shear`` (a tangent), and moved by up to +-``translation`` of its width and height, uniformly. Where
-        it is only moved, it is by whole pixels, which keeps it sharp.
+        by up to +-``shear`` (a tangent), and moved by up to +-``translation`` of its width and height, uniformly. If
+        images are only moved, it is by whole pixels, which keeps them sharp.
     flip
-        Augmentation: mirror every other image, by chance, left to right.
+        Augmentation: mirror each image left to right with probability 1/2.
     cutout
-        Augmentation: a square of this many pixels a side is set to 0. Its centre may be any pixel of the image, so that
-        a part of it may lie outside (DeVries & Taylor 2017). 0: none.
+        Augmentation: set a square with sides of this many pixels to 0. Its centre may be any pixel of the image, so
+        that part of the square may be outside (DeVries & Taylor 2017). 0: none.
     dropout
-        Probability that a channel of a convolution is 0 throughout an image in a step (spatial dropout); the others are
-        divided by the probability that they are not.
+        Probability that a channel of a convolution is set to 0 for a whole image in a step (spatial dropout); the
+        others are divided by 1 - ``dropout``.
     schedule
         One of `SCHEDULES`: up and down in one cycle, or constant with one step down to a tenth.
     step_at
-        Share of the training after which ``"step"`` goes on with a tenth of ``learning_rate``; 1: it does not.
+        Share of the training after which ``"step"`` continues with a tenth of ``learning_rate``; 1: never.
     weight_bits
-        Train with weights rounded to this many bits, 2..8, as they will be exported; with QCFS activations only.
+        Train with weights rounded to this many bits, 2..8, as in the exported file; only with QCFS activations.
     timesteps
-        Train the spiking network itself for this many steps T (`through_spikes`); with QCFS activations only.
+        Train the spiking network for this many steps T (`through_spikes`); only with QCFS activations.
     """
 
     epochs: int
@@ -107,15 +107,15 @@ class Recipe:
 
 
 def default_recipe(data: str) -> Recipe:
-    """Return the recipe for a data set; chosen without its test images.
+    """Return the recipe for a data set, which was chosen without its test images.
 
-    The epochs of ``fashion-mnist`` and ``cifar10`` are what two CPU cores do in well under an hour.
+    The epochs of ``fashion-mnist`` and ``cifar10`` take two CPU cores well under an hour.
     """
     if data == "digits":
-        # An 8 x 8 digit is rotated and moved less than a 28 x 28 one before it looks like another.
+        # An 8 x 8 digit looks like another one after less rotation and shift than a 28 x 28 digit.
         return Recipe(epochs=100, batch_size=64, learning_rate=1e-2, averaging=0.99, rotation=6.0, translation=0.06)
     if data == "fashion-mnist":
-        # Clothes are photographed upright and centred; a mirrored one is still of its class.
+        # Clothes are photographed upright and centred; mirroring does not change the class.
         return Recipe(
             epochs=25, batch_size=128, learning_rate=2e-3, rotation=4.0, shear=0.0, translation=0.06, flip=True
         )
@@ -134,7 +134,7 @@ def default_recipe(data: str) -> Recipe:
 
 
 def fine_tuning_recipe(data: str) -> Recipe:
-    """Return the recipe for going on with a trained CNN: few epochs, small steps."""
+    """Return the recipe for fine-tuning a trained CNN: few epochs, small steps."""
     recipe = default_recipe(data)
     return replace(recipe, epochs=max(1, recipe.epochs // 3), learning_rate=recipe.learning_rate / 4)
 
@@ -146,22 +146,22 @@ def spiking_recipe(data: str) -> Recipe:
 
 
 def paper_recipe(data: str) -> Recipe:
-    """Return how Ngu & Lee 2022 train: Adam, spatial dropout of 0.5, cut-out, no other augmentation.
+    """Return the recipe of Ngu & Lee 2022: Adam, spatial dropout of 0.5, cutout, no other augmentation.
 
     ==================  ==========================================================================================
-    ``mnist``           100 epochs of batches of 50 at 1e-3; cut-out
-    ``fashion-mnist``   250 epochs at 1e-3, the last 70 at 1e-4; no cut-out
-    ``cifar10``         VGG-16, 300 epochs at 1e-2; cut-out of 16 x 16
+    ``mnist``           100 epochs with batches of 50 at 1e-3; cutout
+    ``fashion-mnist``   250 epochs at 1e-3, the last 70 at 1e-4; no cutout
+    ``cifar10``         VGG-16, 300 epochs at 1e-2; cutout of 16 x 16
     ==================  ==========================================================================================
 
-    With fewer epochs the step down comes at the same share of them, 180 / 250. The paper does not give the side of the
-    square on MNIST (8 here) nor the batches of the other two (50, and 128 for VGG-16, here), and it trains on all
-    60,000 (50,000) images, of which 5,000 are held out here for validation.
+    With fewer epochs the step down comes at the same share of them, 180 / 250. The paper does not give the size of the
+    square on MNIST (8 here) or the batch sizes of the other two (here 50, and 128 for VGG-16). It trains on all 60,000
+    (50,000) images, of which 5,000 are held out here for validation.
 
     Raises
     ------
     UsageError
-        If the paper has no such data set.
+        If the paper does not use this data set.
     """
     recipe = Recipe(
         epochs=100,
@@ -187,5 +187,5 @@ def paper_recipe(data: str) -> Recipe:
         f"the paper does not train on {data}",
         where="data",
         expected=one_of(("mnist", "fashion-mnist", "cifar10")),
-        hint="Leave out `recipe`.",
+        hint="Omit `recipe`.",
     )

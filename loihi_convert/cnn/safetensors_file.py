@@ -21,13 +21,13 @@ _MAX_HEADER: Final = 1 << 20
 
 
 def as_safetensors(text: str, state: Mapping[str, Tensor]) -> bytes:
-    """Return a file that holds ``state``, and ``text`` as this package's description of it."""
+    """Return a file with ``state``, and with ``text`` as its description."""
     metadata = {"loihi_convert": text, "sha256": digest(text, state)}
     return bytes(safetensors.torch.save(dict(state), metadata))
 
 
 def read_safetensors(path: Path) -> object:
-    """Return the tensors by name; in a file of `as_safetensors` the description, with the tensors under ``state``.
+    """Return the tensors by name; for a file from `as_safetensors`, the description with the tensors under ``state``.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def read_safetensors(path: Path) -> object:
     if not isinstance(description, dict):
         return state
     if metadata.get("sha256") != digest(text, state):
-        raise CheckpointError("damaged: its content does not have the SHA-256 it states", where=path, hint=_DAMAGED)
+        raise CheckpointError("damaged: the content does not match its SHA-256", where=path, hint=_DAMAGED)
     return {**description, "state": state}
 
 

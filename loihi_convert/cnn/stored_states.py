@@ -1,14 +1,14 @@
-"""The state dicts in a file of other origin, wherever in it they stand; nothing in the file can run.
+"""The state dicts in a file from another tool, at any place in it; nothing in the file is executed.
 
 ===================================  ==================================================================================
 file, by its first bytes             written by
 ===================================  ==================================================================================
 a zip archive with ``data.pkl``      ``torch.save`` since torch 1.6: .pt, .pth, .ckpt, .bin, .pth.tar, ...
-a row of pickles                     ``torch.save`` before
+consecutive pickles                  ``torch.save`` before 1.6
 a JSON header with its length        safetensors
 ===================================  ==================================================================================
 
-What else such a file holds (optimizer, hyperparameters, callbacks) is not looked at.
+Other content (optimizer, hyperparameters, callbacks) is ignored.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ _USUAL_KEYS: Final = (
     *("state_dict", "model_state_dict", "model", "net", "model_state", "net_state_dict", "network", "module"),
     *("weights", "params", "parameters", "state", "checkpoint", "ema", "model_ema", "state_dict_ema", "teacher"),
 )
-"""Where people put the state dict, the likeliest first; other keys come after these."""
+"""Usual keys of a state dict, the most likely first; other keys come after these."""
 
 _DEEPEST: Final = 3
 
 _OTHER_KINDS: Final[Mapping[FileKind, tuple[str, str]]] = {
     "onnx": ("an ONNX file, not a checkpoint", ""),
     "hdf5": (
-        "an HDF5 file: of netx or Keras, not of PyTorch",
-        "Name the PyTorch checkpoint; a Keras model has to be written as ONNX first.",
+        "an HDF5 file from netx or Keras, not from PyTorch",
+        "Give the PyTorch checkpoint; a Keras model must be converted to ONNX first.",
     ),
-    "gzip": ("compressed by gzip", "Decompress it first: gunzip, or tar -xzf."),
+    "gzip": ("compressed with gzip", "Decompress it first: gunzip, or tar -xzf."),
     "tar": ("a tar archive", "Unpack it first: tar -xf."),
-    "git-lfs": ("a Git LFS pointer, which stands for the file", "Fetch the file itself: git lfs pull."),
+    "git-lfs": ("a Git LFS pointer, not the file", "Fetch the file itself: git lfs pull."),
     "html": ("a web page", "Download the file itself, not the page that links to it."),
     "text": ("a text file", SAVE_STATE),
     "empty": ("empty", "Copy or download it again."),
@@ -51,12 +51,12 @@ _OTHER_KINDS: Final[Mapping[FileKind, tuple[str, str]]] = {
 
 
 def read_file(path: Path, *, strict: bool) -> object:
-    """Return what is in a checkpoint of any of the formats above; ``strict`` as in `torch_zip.read_pt`.
+    """Return the content of a checkpoint in any of the formats above; ``strict`` is as in `torch_zip.read_pt`.
 
     Raises
     ------
     CheckpointError
-        If the file is missing, damaged, hostile, or of another kind.
+        If the file is missing, damaged, malicious, or of another type.
     """
     kind = kind_of(path)
     if kind == "zip" or kind is None:
@@ -70,18 +70,18 @@ def read_file(path: Path, *, strict: bool) -> object:
 
 
 def states_in(content: object) -> dict[str, dict[str, Tensor]]:
-    """Return every state dict in ``content``, the likeliest first, by the keys that lead to it: ``model.ema``."""
+    """Return all state dicts in ``content``, the most likely first, by the keys that lead to them: ``model.ema``."""
     found = sorted(_states(content, "", 0), key=lambda state: (state[1], state[2]))
     return {key: state for key, _, _, state in found}
 
 
 def _states(content: object, key: str, depth: int) -> Iterator[tuple[str, int, int, dict[str, Tensor]]]:
-    """Key, depth and rank of each."""
+    """Key, depth, rank and content of each state dict."""
     if not isinstance(content, dict) or depth > _DEEPEST:
         return
     last = key.rpartition(".")[2]
     rank = _USUAL_KEYS.index(last) if last in _USUAL_KEYS else len(_USUAL_KEYS)
-    # Modules may put values of their own into a state dict, under this name; no CNN has them.
+    # Modules may put extra values into a state dict under this name; CNNs do not use them.
     tensors: dict[Any, Any] = {name: item for name, item in content.items() if not str(name).endswith("_extra_state")}
     if tensors and all(isinstance(name, str) and isinstance(item, Tensor) for name, item in tensors.items()):
         yield key, depth, rank, tensors
@@ -91,7 +91,7 @@ def _states(content: object, key: str, depth: int) -> Iterator[tuple[str, int, i
 
 
 def described(content: object) -> str:
-    """Return what a file holds, for a message."""
+    """Return a description of a file's content, for a message."""
     if isinstance(content, dict):
         return f"a dict of {', '.join(map(str, content))}" if content else "an empty dict"
     if isinstance(content, Skipped):

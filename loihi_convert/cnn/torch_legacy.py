@@ -1,7 +1,7 @@
-"""Torch's format before 1.6, a row of pickles with the tensors after them, read so that nothing in a file can run.
+"""Torch's format before 1.6: consecutive pickles, then the tensors. Nothing in a file is executed.
 
 ====================  ===============================================================================
-pickles               a magic number, the version 1001, what machine wrote it, the content, the keys of its storages
+pickles               a magic number, the version 1001, the machine that wrote it, the content, the keys of its storages
 then, for each key    the number of elements, int64, and the elements, little-endian
 ====================  ===============================================================================
 
@@ -25,12 +25,12 @@ _COUNT: Final = 8
 
 
 def read_legacy(path: Path) -> object:
-    """Return what `torch_zip.read_pt`, not strict, returns, for a file of torch's format before 1.6.
+    """Return the same as `torch_zip.read_pt`, not strict, for a file in torch's format before 1.6.
 
     Raises
     ------
     CheckpointError
-        If the file is missing, damaged or hostile, or a pickle that torch did not write.
+        If the file is missing, damaged or malicious, or a pickle not written by torch.
     """
     stream = io.BytesIO(read_bytes(path))
     with unpickling(path, "its first pickle"):
@@ -45,7 +45,7 @@ def read_legacy(path: Path) -> object:
 
 
 def _next(stream: io.BytesIO) -> object:
-    """The value of the next pickle, its tensors not built."""
+    """The value of the next pickle, with tensors not yet built."""
     return inert_pickle.load(inert_pickle.read_program(stream, strict=False, limit=_MAX_PICKLE), strict=False).value
 
 
@@ -56,7 +56,7 @@ def _storages(stream: io.BytesIO, content: object, keys: object) -> dict[str, by
     for key in keys if isinstance(keys, list) else ():
         count = int.from_bytes(stream.read(_COUNT), "little", signed=True)
         if key not in sizes:
-            raise ValueError(f"storage {key!r} of a kind that is not known")
+            raise ValueError(f"storage {key!r} of an unknown type")
         if count < 0 or count * sizes[key] > stream.getbuffer().nbytes - stream.tell():
             raise ValueError(f"storage {key!r} of {count} elements, more than the file holds")
         records[f"data/{key}"] = stream.read(count * sizes[key])

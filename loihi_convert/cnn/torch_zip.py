@@ -1,10 +1,10 @@
-"""Torch's zip format (``.pt``), written by torch, and read so that nothing in a file can run.
+"""Torch's zip format (``.pt``): written with torch, and read without executing anything in the file.
 
 A ``.pt`` file is a zip archive with one pickle, ``data.pkl``, and one uncompressed record per tensor storage. Pickles
-are programs, and torch's own safe mode has had holes, so `read_pt` does not call torch:
+are programs, and torch's safe mode has had vulnerabilities, so `read_pt` does not call torch:
 
-1. the archive is checked first: no compression, no duplicates, no record beyond the file, every CRC;
-2. the pickle is read by `inert_pickle`, which imports and calls nothing that it names.
+1. the archive is checked first: no compression, no duplicates, no record beyond the end of the file, all CRCs;
+2. the pickle is read by `inert_pickle`, which imports and calls nothing.
 """
 
 from __future__ import annotations
@@ -31,28 +31,27 @@ _MAX_RECORDS: Final = 10_000
 
 
 class ForeignObjectError(CheckpointError):
-    """A file that may hold plain values and tensors alone holds an object of another class."""
+    """A file that may contain only plain values and tensors contains an object of another class."""
 
 
 def write_pt(content: Mapping[str, object], path: Path) -> None:
-    """Write a dict of tensors, numbers, strings, lists and dicts in torch's zip format, whole or not at all."""
+    """Write a dict of tensors, numbers, strings, lists and dicts atomically, in torch's zip format."""
     stream = io.BytesIO()
     torch.save(dict(content), stream)
     write_atomically(path, stream.getvalue())
 
 
 def read_pt(path: Path, *, strict: bool = True) -> object:
-    """Return the dicts, lists, numbers, strings and tensors in a file of ``torch.save``; nothing in it can run.
+    """Return the dicts, lists, numbers, strings and tensors in a file from ``torch.save``; executes nothing in it.
 
-    Tensors share memory where they do in the file. An ``OrderedDict`` comes back as a dict, a parameter as a tensor.
-    Unless ``strict``, a pickled module comes back as its state dict, and any other object as an
-    `inert_pickle.Skipped`.
+    Tensors share memory as in the file. An ``OrderedDict`` becomes a dict, a parameter a tensor. Unless ``strict``, a
+    pickled module becomes its state dict, and any other object an `inert_pickle.Skipped`.
 
     Raises
     ------
     CheckpointError
-        If the file is missing, damaged or hostile, or TorchScript; if ``strict``, also if it holds objects of any other
-        class (such as a whole pickled module).
+        If the file is missing, damaged, malicious or TorchScript; if ``strict``, also if it contains objects of any
+        other class (such as a whole pickled module).
     """
     content = read_bytes(path)
     if not content.startswith(b"PK"):
@@ -84,18 +83,18 @@ def read_bytes(path: Path) -> bytes:
 
 @contextlib.contextmanager
 def unpickling(path: Path, name: str) -> Iterator[None]:
-    """Turn whatever the pickle ``name`` in the file at ``path`` makes `inert_pickle` raise into a `CheckpointError`."""
+    """Turn any error that the pickle ``name`` in the file at ``path`` causes into a `CheckpointError`."""
     try:
         yield
     except inert_pickle.ForeignNameError as error:
         raise ForeignObjectError(
-            f"asks for {error.name}, which no tensor needs: a whole pickled module, or code; it was not opened",
+            f"refers to {error.name}, which tensors do not need: a pickled module, or code; it was not opened",
             where=path,
             hint=SAVE_STATE,
         ) from error
     except inert_pickle.OpcodeError as error:
         raise ForeignObjectError(_not_from_torch(str(error)), where=path, hint=SAVE_STATE) from error
-    # A forged pickle can make the unpickler raise nearly anything.
+    # A forged pickle can make the unpickler raise almost any exception.
     except Exception as error:
         raise CheckpointError(
             f"damaged or forged: {name} cannot be read ({_first_line(error)})", where=path, hint=_DAMAGED
@@ -103,18 +102,18 @@ def unpickling(path: Path, name: str) -> Iterator[None]:
 
 
 def _read_records(content: bytes, path: Path) -> dict[str, bytes]:
-    """Return the records of a torch zip archive by their name below its one top folder, sizes and CRCs checked."""
+    """Return the records of a torch zip archive by name within its top folder, with sizes and CRCs checked."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = archive.infolist()
             names = [entry.filename.partition("/")[2] for entry in entries]
             if any(name == "constants.pkl" or name.startswith("code/") for name in names):
                 raise CheckpointError(
-                    "a TorchScript archive, which holds code; it was not opened",
+                    "a TorchScript archive, which contains code; it was not opened",
                     where=path,
                     hint="Save its weights: torch.save(torch.jit.load(path).state_dict(), 'model.pt').",
                 )
-            # Nothing is compressed and no two records share bytes: reading cannot take more memory than the file has.
+            # Records are uncompressed and do not overlap, so reading needs no more memory than the file's size.
             if len(entries) > _MAX_RECORDS or sum(entry.file_size for entry in entries) > len(content):
                 _forged(path, f"{len(entries)} records claim more than the file holds")
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):

@@ -1,14 +1,14 @@
-"""Train a source CNN by a `Recipe`: AdamW, augmentation, label smoothing, spatial dropout, averaged weights.
+"""Train a CNN with a `Recipe`: AdamW, augmentation, label smoothing, spatial dropout, averaged weights.
 
-In bfloat16 if the processor multiplies it (AVX512-BF16 or Intel AMX), else in float32. On an EPYC with AVX512-BF16 that
-halves the time of a step of the Fashion-MNIST CNN or of `vgg-small`; without such instructions it would take longer.
+Uses bfloat16 if the processor supports it (AVX512-BF16 or Intel AMX), else float32. On an EPYC with AVX512-BF16 that
+halves the time per step of the Fashion-MNIST CNN and of `vgg-small`; without such instructions it would be slower.
 
-Everything random is drawn from generators keyed by (seed, epoch), and the learning rate is a function of the step, so
-that the training state is nothing but tensors and the number of finished epochs. It is written after each epoch to
-``<output>.resume.pt``; a run that was interrupted and resumed ends with the same weights, bit for bit, as one that was
-not. The same bits need the same kind of processor, torch and number of threads, because floating-point sums depend on
-all three. `training_threads` gives small networks one thread on every machine, and large ones at most torch's own
-number (``OMP_NUM_THREADS``).
+All random numbers come from generators keyed by (seed, epoch), and the learning rate is a function of the step, so the
+training state is just tensors and the number of finished epochs. It is written after each epoch to
+``<output>.resume.pt``; a run that was interrupted and resumed ends with the same weights, bit for bit, as an
+uninterrupted one. This requires the same kind of processor, torch version and number of threads, because floating-point
+sums depend on all three. `training_threads` gives small networks one thread on every machine, and large ones at most
+torch's number (``OMP_NUM_THREADS``).
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ _START_ANEW: Final = "Delete it and train without `resume=True`."
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """The architecture to train, and the recipe.
+    """Options for training a CNN.
 
     Parameters
     ----------
     architecture
         Default: that of ``start``, or the one for the data set (`models.default_architecture`).
     recipe
-        ``"best"``: this package's recipe for the data set, or, to fine-tune ``start``, fewer epochs of smaller steps.
+        ``"best"``: this package's recipe for the data set or, to fine-tune ``start``, fewer epochs with smaller steps.
         ``"paper"``: that of Ngu & Lee 2022, with its architecture. Or a `Recipe`.
     epochs
         Default: the recipe's.
     seed
-        Seed of initialization, order of images, augmentation and dropout, 0..2^31 - 1.
+        Seed of initialization, image order, augmentation and dropout, 0..2^31 - 1.
     qcfs_levels
         Levels L of the activation `qcfs.Qcfs`, which replaces ReLU, in 1..256; None: ReLU.
     weight_bits
@@ -68,7 +68,7 @@ class TrainOptions:
     timesteps
         Fine-tune the spiking network itself for this many steps T (`through_spikes`); ``start`` has QCFS activations.
     store
-        ``"float16"`` halves the file; the rounded weights are evaluated.
+        ``"float16"`` halves the file size; the rounded weights are evaluated.
     """
 
     architecture: Architecture | None = None
@@ -91,7 +91,7 @@ def train_cnn(
     progress: Progress = no_progress,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> Checkpoint:
-    """Return a CNN trained on ``splits`` by the recipe for it, which is also written to ``output``; see `train`."""
+    """Train a CNN on ``splits``, write it to ``output`` and return it; see `train`."""
     chosen = TrainOptions() if options is None else options
     if chosen.timesteps is not None and start is not None and chosen.qcfs_levels is None:
         chosen = replace(chosen, qcfs_levels=start.qcfs_levels)
@@ -111,7 +111,7 @@ def train_cnn(
 
 
 def chosen_architecture(data: str, options: TrainOptions, start: Checkpoint | None) -> str:
-    """Return the architecture that ``options`` mean for a data set."""
+    """Return the architecture that ``options`` give for a data set."""
     if options.architecture is not None:
         return options.architecture
     if start is not None:
@@ -128,7 +128,7 @@ def _chosen_recipe(data: str, options: TrainOptions, start: Checkpoint | None) -
     elif options.recipe == "paper":
         if start is not None:
             raise UsageError(
-                "found 'paper', which does not fine-tune", where="recipe", hint="Leave out `recipe` or `start`."
+                "found 'paper', which is not for fine-tuning", where="recipe", hint="Omit `recipe` or `start`."
             )
         recipe = paper_recipe(data)
     else:
@@ -155,18 +155,18 @@ def train(
     progress: Progress = no_progress,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> Checkpoint:
-    """Return the trained CNN, which is also written to ``output``.
+    """Train a CNN, write it to ``output`` and return it.
 
     Parameters
     ----------
     architecture
         One of `loihi_convert.cnn.models.ARCHITECTURES`.
     splits
-        ``train`` is trained on; ``validation`` is evaluated after each epoch, ``test`` once, at the end.
+        The CNN is trained on ``train``; ``validation`` is evaluated after each epoch, ``test`` once at the end.
     recipe
         See `recipe.default_recipe` and `recipe.paper_recipe`.
     seed
-        Seed of initialization, order of images, augmentation and dropout, 0..2^31 - 1.
+        Seed of initialization, image order, augmentation and dropout, 0..2^31 - 1.
     output
         ``.pt`` or ``.safetensors``; replaced if it exists.
     qcfs_levels
@@ -174,24 +174,25 @@ def train(
     start
         A trained CNN of the same architecture; default: random initial weights.
     store
-        ``"float16"``: round the trained weights to float16, which halves the file; they are returned and evaluated.
+        ``"float16"``: round the trained weights to float16, which halves the file size; these are evaluated and
+        returned.
     resume
-        Continue from ``<output>.resume.pt``, which an interrupted run of the same training has left.
+        Continue from ``<output>.resume.pt``, left by an interrupted run of the same training.
     progress
-        Called after each batch with batches done and batches in all epochs.
+        Called after each batch with the number of batches done and in total.
     on_epoch
         Called after each epoch with its number, from 1, and the validation accuracy in 0..1.
 
     Raises
     ------
     UsageError
-        If the architecture or ``store`` is not known, ``splits`` has no validation images, ``output`` has another
-        suffix, or there is nothing to resume.
+        If the architecture or ``store`` is unknown, ``splits`` has no validation images, ``output`` has another suffix,
+        or there is nothing to resume.
     CheckpointError
         If ``<output>.resume.pt`` is damaged or belongs to another training, the training diverged, or a weight is too
         large for float16.
     InputError
-        If a file cannot be written; this is raised before the first epoch.
+        If a file cannot be written; raised before the first epoch.
     """
     checkpoint.require_suffix(output)
     _require_sense(architecture, splits, recipe, seed, qcfs_levels, start, store)
@@ -252,7 +253,7 @@ def _require_sense(
             f"{splits.name} is not split into training and validation images",
             where="data",
             expected=one_of(DATASETS),
-            hint="Train on your own images in a program of your own, and convert the checkpoint.",
+            hint="Train on your own images with your own code, and convert the checkpoint.",
         )
     if not 0 <= seed < 2**31:
         raise UsageError(f"found {seed}", where="seed", expected=f"must be in 0..{2**31 - 1}")
@@ -260,9 +261,9 @@ def _require_sense(
         raise UsageError(f"found {qcfs_levels}", where="qcfs_levels", expected=f"must be in 1..{MAX_LEVELS}")
     if recipe.weight_bits is not None and qcfs_levels is None:
         raise UsageError(
-            "cannot round weights without thresholds, by which they are multiplied",
+            "cannot be set without learned thresholds, by which weights are multiplied before rounding",
             where="weight_bits",
-            hint="Set `qcfs_levels`, too.",
+            hint="Also set `qcfs_levels`.",
         )
     if recipe.timesteps is not None and (start is None or start.qcfs_levels is None):
         raise UsageError(
@@ -303,7 +304,7 @@ def _run_epochs(
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Have torch use ``count`` threads meanwhile."""
+    """Let torch use ``count`` threads within this context."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -313,7 +314,7 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def resume_path(output: Path) -> Path:
-    """Return the file that holds the state of an unfinished training whose result will be ``output``."""
+    """Return the path of the state of an unfinished training with the result ``output``."""
     return output.with_name(f"{output.name}.resume.pt")
 
 
@@ -355,11 +356,11 @@ def _restore(training: Training, path: Path, run: dict[str, Json]) -> None:
                 f"belongs to another training: its {name} is {state[name]!r}",
                 where=path,
                 expected=f"must be {value!r}",
-                hint="Resume with the same options, or train without `resume=True` to start anew.",
+                hint="Resume with the same options, or train without `resume=True` to start over.",
             )
     try:
         training.restore(state)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
-            f"not the state of a {run['architecture']} in training ({error})", where=path, hint=_START_ANEW
+            f"not the training state of a {run['architecture']} ({error})", where=path, hint=_START_ANEW
         ) from error

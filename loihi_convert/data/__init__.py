@@ -1,4 +1,4 @@
-"""Images as uint8 arrays: a benchmark set, a folder of images, an ``.npz`` file, or arrays of the calling program."""
+"""Images as uint8 arrays: from a benchmark set, a folder of images, an ``.npz`` file, or arrays in memory."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ def load_data(
     class_map: ClassMap | None = None,
     input_shape: Shape | None = None,
 ) -> DataSplits:
-    """Return the data set of that name, or the images at that path.
+    """Return the data set with the name, or the images at the path, ``data``.
 
     Parameters
     ----------
     data
-        One of `DATASETS`; else the path of a folder (`own_images.load_image_folder`) or of an ``.npz`` file
-        (`own_images.load_npz`). A folder with the name of a data set is ``./mnist`` or a `Path`.
+        One of `DATASETS`, or the path of a folder (`own_images.load_image_folder`) or an ``.npz`` file
+        (`own_images.load_npz`). For a folder with the name of a data set, give ``./mnist`` or a `Path`.
     root
-        The folder that holds the benchmark sets; by default `default_root`.
+        The folder with the benchmark sets; by default `default_root`.
     classes
-        The names of the network's classes in the order of its outputs, if they are known.
+        The names of the network's classes in the order of its outputs, if known.
     class_map
         The class of each class folder; default: as in `class_folders.classes_of_folders`.
     input_shape
-        Of the network, if it is known: where it is ``(C, H, W)``, a user's own images of another shape are refused.
+        Input shape of the network, if known: if it is ``(C, H, W)``, own images of another shape are refused.
 
     Raises
     ------
     UsageError
-        If there is no data set of that name, or ``class_map`` does not fit.
+        If the data set is unknown, or ``class_map`` does not fit.
     DataError
         If a file is missing or damaged, or the images cannot be used.
     """
@@ -71,7 +71,7 @@ def load_data(
         return load_npz(path, classes, input_shape=shape)
     own = "a folder of images or an .npz file"
     if path.exists():
-        raise DataError("found a file of another kind", where=path, expected=f"must be {own}")
+        raise DataError("found a file of another type", where=path, expected=f"must be {own}")
     if path.suffix or str(data) != path.name:
         raise DataError("no such file or folder", where=path, expected=f"must be {own}")
     raise UsageError(
@@ -83,5 +83,5 @@ def load_data(
 
 
 def default_root() -> Path:
-    """Return the folder that holds the benchmark sets: ``$LOIHI_CONVERT_DATA``, else ``~/.cache/loihi-convert``."""
+    """Return the folder with the benchmark sets: ``$LOIHI_CONVERT_DATA``, else ``~/.cache/loihi-convert``."""
     return Path(os.environ.get("LOIHI_CONVERT_DATA") or Path.home() / ".cache" / "loihi-convert")

@@ -1,4 +1,4 @@
-"""The benchmark data sets: files checked by SHA-256, and splits that never change.
+"""The benchmark data sets: files checked by SHA-256, with fixed splits.
 
 =================  ============  =======  ==========  ===========  ======  ============================
 name               input (CHW)   train    validation  calibration  test    where from
@@ -9,8 +9,8 @@ name               input (CHW)   train    validation  calibration  test    where
 ``cifar10``        3 x 32 x 32   45,000   5,000       10,000       10,000  six files, its binary version
 =================  ============  =======  ==========  ===========  ======  ============================
 
-`fetch` downloads the files. Validation images are never trained or calibrated on; calibration images are
-drawn from the training images. The splits are stratified by class and do not depend on the seed of a training run.
+`fetch` downloads the files. Validation images are never used for training or calibration; calibration images are drawn
+from the training images. The splits are stratified by class and do not depend on the seed of a training run.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ SHA256: Final[dict[str, dict[str, str]]] = {
 }
 """Name and SHA-256 of each uncompressed file of a data set."""
 
-# Where the files may lie below a data root: this package's folder, that of torchvision or of the official archive, the
-# same inside this package's, the root itself.
+# Possible folders of the files below a data root: this package's, those of torchvision and of the official archive, the
+# same inside this package's folder, and the root itself.
 _FOLDERS: Final[dict[str, tuple[str, ...]]] = {
     "mnist": ("mnist", "MNIST/raw", "mnist/MNIST/raw", "."),
     "fashion-mnist": ("fashion-mnist", "FashionMNIST/raw", "fashion-mnist/FashionMNIST/raw", "."),
@@ -81,7 +81,7 @@ def load_benchmark(name: str, root: Path) -> DataSplits:
     Raises
     ------
     UsageError
-        If there is no data set of that name.
+        If the data set is unknown.
     DataError
         If a file is missing or damaged.
     """
@@ -101,25 +101,25 @@ def load_benchmark(name: str, root: Path) -> DataSplits:
 
 
 def require_dataset(name: str) -> None:
-    """Raise a `UsageError` unless there is a data set of that name."""
+    """Raise a `UsageError` unless there is a data set ``name``."""
     if name not in DATASETS:
         raise UsageError(f"found {name!r}", where="data", expected=one_of(DATASETS), hint=did_you_mean(name))
 
 
 def did_you_mean(name: str) -> str:
-    """Return a question for the data set that is spelled like ``name``; empty if there is none."""
+    """Return a question with a data set spelled similarly to ``name``; empty if there is none."""
     close = difflib.get_close_matches(name.lower(), DATASETS, n=1)
     return f"Did you mean {close[0]}?" if close else ""
 
 
 def read_file(root: Path, data: str, name: str) -> bytes:
-    """Return the uncompressed content of one file, which may lie in any of the usual places below ``root``.
+    """Return the uncompressed content of one file, which may be in any of the usual places below ``root``.
 
     Parameters
     ----------
     root
-        May hold ``<data>/<file>``, torchvision's ``MNIST/raw/<file>`` or ``FashionMNIST/raw/<file>``, the official
-        archive's ``cifar-10-batches-bin/<file>``, or the file itself; ``<file>`` may be spelled with a dot
+        Folder that contains ``<data>/<file>``, torchvision's ``MNIST/raw/<file>`` or ``FashionMNIST/raw/<file>``, the
+        official archive's ``cifar-10-batches-bin/<file>``, or the file itself. ``<file>`` may be spelled with a dot
         (``train-images.idx3-ubyte``) and may be gzipped (``.gz``).
     data, name
         A key of `SHA256`, and one of ``SHA256[data]``.
@@ -127,7 +127,7 @@ def read_file(root: Path, data: str, name: str) -> bytes:
     Raises
     ------
     DataError
-        If no such file exists, or the one found does not have the SHA-256 in `SHA256`.
+        If the file does not exist, or does not have the SHA-256 in `SHA256`.
     """
     candidates = [
         root / folder / f"{spelling}{suffix}"
@@ -153,9 +153,9 @@ def read_file(root: Path, data: str, name: str) -> bytes:
     found = hashlib.sha256(content).hexdigest()
     if found != SHA256[data][name]:
         raise DataError(
-            f"damaged, or another data set: its SHA-256 is {found}",
+            f"damaged, or from another data set: its SHA-256 is {found}",
             where=path,
-            expected=f"that of {data} is {SHA256[data][name]}",
+            expected=f"must be, for {data}, {SHA256[data][name]}",
             hint=fetch_again,
         )
     return content
@@ -187,7 +187,7 @@ def _parse_idx(content: bytes) -> NDArray[np.uint8]:
 
 
 def _cifar_batch(content: bytes) -> Dataset:
-    """Return the images in a file of CIFAR-10's binary version: rows of a label and the pixels in C, H, W order."""
+    """Return the images in a file of CIFAR-10's binary version: rows of a label and pixels in C, H, W order."""
     rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + int(np.prod(_CIFAR_SHAPE)))
     return Dataset(rows[:, 1:].reshape(-1, *_CIFAR_SHAPE), rows[:, 0].astype(np.int64))
 

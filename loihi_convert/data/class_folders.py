@@ -1,4 +1,4 @@
-"""Which output of a network the images of a class folder belong to."""
+"""Mapping from class folders to the outputs of a network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ClassFolders(NamedTuple):
     labels
         The output of each folder, in the order given.
     classes
-        The name of each output; empty if they are not known.
+        The name of each output; empty if unknown.
     note
         The mapping in words.
     """
@@ -34,16 +34,17 @@ class ClassFolders(NamedTuple):
 def classes_of_folders(
     folder: Path, names: Sequence[str], classes: Sequence[str], class_map: ClassMap | None = None
 ) -> ClassFolders:
-    """Return the output that each class folder belongs to.
+    """Return the network output for each class folder.
 
     ==========================================  ======================================================================
     network's classes                           output of a folder
     ==========================================  ======================================================================
-    have names, and the folders have the same   that of the name; folders may be missing
-    are not known                               the position among the sorted folders, as in ``ImageFolder``
-    are numbers 0, 1, ... and the folders, too  the number; but if all of more than ten are there, the position among
+    named, and folders have the same names      the output with that name; folders may be missing
+    unknown                                     the position among the sorted folders, as in ``ImageFolder``
+    numbers 0, 1, ..., and so are the folders   the number; but with more than ten classes, all present, the position
+    among
                                                 the sorted folders, as in ``ImageFolder``, where 10 comes before 2
-    any other                                   must be given by ``class_map``
+    all other cases                             must be given in ``class_map``
     ==========================================  ======================================================================
 
     Parameters
@@ -53,9 +54,9 @@ def classes_of_folders(
     names
         The sorted names of the class folders.
     classes
-        The names of the network's classes, in the order of its outputs; empty if they are not known.
+        The names of the network's classes, in the order of its outputs; empty if unknown.
     class_map
-        Overrules the table.
+        Overrides the table.
 
     Raises
     ------
@@ -83,7 +84,7 @@ def classes_of_folders(
         raise UsageError(
             f"found {len(names)} class folders for {len(known)} classes",
             where="class_map",
-            expected="must name the class of each folder, unless there is a folder for each class",
+            expected="must give the class of each folder, unless every class has a folder",
         )
     order = tuple(range(len(names)))
     titles = known if known and not are_numbers else tuple(names)
@@ -95,7 +96,7 @@ def _unknown(folder: Path, stranger: str, classes: Sequence[str]) -> DataError:
         f"the folder {stranger} is not a class of the network",
         where=folder,
         expected=f"must be one of {_some(classes)}",
-        hint="Rename the folders, or give the class of each by `class_map`; `class_map='sorted'` numbers the sorted "
+        hint="Rename the folders, or give the class of each in `class_map`; `class_map='sorted'` numbers the sorted "
         "folders from 0, as torchvision's ImageFolder does.",
     )
 
@@ -121,6 +122,6 @@ def _note(how: str, names: Sequence[str], labels: Sequence[int], classes: Sequen
 
 
 def _some(texts: Sequence[str], most: int = 12) -> str:
-    """The first of ``texts``, and how many are left out."""
+    """The first of ``texts``, and the number of those left out."""
     left = f", and {len(texts) - most} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + left

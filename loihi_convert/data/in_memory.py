@@ -1,4 +1,4 @@
-"""Images, labels and targets that a program holds (NumPy, torch, PIL, a DataLoader) as the arrays used everywhere."""
+"""Images, labels and targets in memory (NumPy, torch, PIL, a DataLoader) -> the arrays used in this package."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from loihi_convert.errors import DataError, UsageError
 
 _MAX_CHANNELS: Final = 4
 _AXES: Final = "(N, H, W), (N, C, H, W) or (N, H, W, C)"
-_ONE_IMAGE: Final = "Give [image] for one image."
+_ONE_IMAGE: Final = "Pass [image] for a single image."
 _VALUES: Final = "must be uint8 (0..255), or floats in 0..1"
 _PIL_MODES: Final = ("1", "L", "RGB")
-# float16, the coarsest usual type, is off by 2^-12 below 1; a step of 8-bit pixels is 16 times that.
+# float16, the coarsest common type, has errors of 2^-12 below 1; a step of 8-bit pixels is 16 times that.
 _ROUNDING: Final = 1e-3
 
 
 @runtime_checkable
 class _Tensor(Protocol):
-    """As much of `torch.Tensor` as is used here: this file does not import torch."""
+    """The part of `torch.Tensor` used here; this file does not import torch."""
 
     def detach(self) -> _Tensor: ...
     def cpu(self) -> _Tensor: ...
@@ -50,35 +50,35 @@ def as_images(
     """Return ``images`` as uint8 ``(N, C, H, W)``, N >= 1.
 
     =====================  =============================================================================================
-    holder                 NumPy array, torch tensor (any device), nested list; list of images (arrays, tensors, PIL);
+    container              NumPy array, torch tensor (any device), nested list; list of images (arrays, tensors, PIL);
                            torch Dataset or DataLoader of images or of (image, label, ...)
-    axes                   ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)``; ``(N, C, L)`` or, of one channel,
+    axes                   ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)``; ``(N, C, L)`` or, with one channel,
                            ``(N, L)`` for a network of signals, whose ``input_shape`` is ``(C, 1, L)``
     uint8, other integers  pixels, 0..255
     bool                   False is 0, True is 255
-    floats                 pixel / 255, in 0..1; rounded to the nearest pixel
+    floats                 pixel / 255, in 0..1; rounded to the nearest pixel value
     =====================  =============================================================================================
 
     Parameters
     ----------
     images
-        As above. Without ``input_shape``, images are ``(N, H, W, C)`` if the last axis has at most 4 elements and the
-        second one has more.
+        As above. Without ``input_shape``, images are assumed ``(N, H, W, C)`` if the last axis has at most 4 elements
+        and the second one has more.
     input_shape
-        ``(C, H, W)`` of the network, if it is known: other images are refused.
+        ``(C, H, W)`` of the network, if known: other images are refused.
     where
-        The name of the images in errors.
+        The name of the images in error messages.
 
     Raises
     ------
     DataError
-        For other values, NaN, axes or sizes.
+        For invalid values, NaN, axes or sizes.
     """
     return _channels_first(_collected(images, where)[0], input_shape, where)
 
 
 def as_input_shape(shape: Sequence[int]) -> tuple[int, int, int]:
-    """Return ``(C, H, W)`` as it is, and ``(C, L)``, the shape of a signal, as ``(C, 1, L)``.
+    """Return ``(C, H, W)`` unchanged, and ``(C, L)``, the shape of a signal, as ``(C, 1, L)``.
 
     Raises
     ------
@@ -102,14 +102,14 @@ def as_labels(labels: Labels, count: int, class_count: int = 0, *, where: str = 
     count
         Number of images.
     class_count
-        Number of outputs; 0 if it is not known.
+        Number of outputs; 0 if unknown.
     where
-        The name of the labels in errors.
+        The name of the labels in error messages.
 
     Raises
     ------
     DataError
-        For another type, shape or range.
+        For an invalid type, shape or range.
     """
     array = _array(labels, where)
     if array.dtype.kind not in "iu" or array.shape != (count,):
@@ -126,7 +126,7 @@ def as_labels(labels: Labels, count: int, class_count: int = 0, *, where: str = 
             f"found values {low}..{high}",
             where=where,
             expected=f"must be {allowed}, the network's output for each image",
-            hint="Count the classes from 0.",
+            hint="Number the classes from 0.",
         )
     return array.astype(np.int64)
 
@@ -137,19 +137,19 @@ def as_targets(targets: Targets, count: int, output_count: int = 0, *, where: st
     Parameters
     ----------
     targets
-        A list, NumPy array or torch tensor of numbers, ``(count,)`` or ``(count, outputs)``: what the network is to
-        give for each image.
+        A list, NumPy array or torch tensor of numbers, ``(count,)`` or ``(count, outputs)``: the desired outputs for
+        each image.
     count
         Number of images.
     output_count
-        Number of outputs; 0 if it is not known.
+        Number of outputs; 0 if unknown.
     where
-        The name of the targets in errors.
+        The name of the targets in error messages.
 
     Raises
     ------
     DataError
-        For another type or shape, NaN, or an infinity.
+        For an invalid type or shape, NaN, or infinity.
     """
     array = _array(targets, where)
     rows = array[:, np.newaxis] if array.ndim == 1 else array
@@ -161,7 +161,7 @@ def as_targets(targets: Targets, count: int, output_count: int = 0, *, where: st
         )
     numbers = rows.astype(np.float64)
     if not np.isfinite(numbers).all():
-        raise DataError("found NaN or an infinity", where=where, expected="must be finite")
+        raise DataError("found NaN or infinity", where=where, expected="must be finite")
     return numbers
 
 
@@ -172,7 +172,7 @@ def as_dataset(
     input_shape: tuple[int, int, int] | None = None,
     class_count: int = 0,
 ) -> Dataset:
-    """Return images with labels, each as `as_images` and `as_labels` take them; those in a DataLoader come along.
+    """Return images with labels, in any format of `as_images` and `as_labels`; a DataLoader may supply both.
 
     Raises
     ------
@@ -190,7 +190,7 @@ def as_regression_dataset(
     input_shape: tuple[int, int, int] | None = None,
     output_count: int = 0,
 ) -> Dataset:
-    """Return images with targets, each as `as_images` and `as_targets` take them; those in a DataLoader come along.
+    """Return images with targets, in any format of `as_images` and `as_targets`; a DataLoader may supply both.
 
     Raises
     ------
@@ -204,23 +204,23 @@ def as_regression_dataset(
 def _with_own(
     images: Images, given: Labels | None, kind: str, input_shape: tuple[int, int, int] | None
 ) -> tuple[NDArray[np.uint8], Labels | None]:
-    """Images, and what they show: ``given``, or what comes with them; ``kind`` names it."""
+    """Images, and their labels or targets: ``given``, or those in ``images``; ``kind`` names them."""
     pixels, own = _collected(images, "images", kind)
     if own is not None and given is not None:
-        raise DataError(f"found {kind} in `images`, too", where=kind, hint=f"Leave out `{kind}`.")
+        raise DataError(f"found {kind} also in `images`", where=kind, hint=f"Omit `{kind}`.")
     return _channels_first(pixels, input_shape, "images"), given if own is None else own
 
 
 def _labels_hint(array: Array, count: int) -> str:
     if array.ndim == 2 and len(array) == count:
-        return "Give labels.ravel()." if array.shape[1] == 1 else "Give labels.argmax(1) of one-hot rows."
+        return "Pass labels.ravel()." if array.shape[1] == 1 else "For one-hot rows, pass labels.argmax(1)."
     if array.dtype.kind == "f" and array.shape == (count,):
-        return "Give labels.astype(int)."
-    return "Leave them out if they are not known."
+        return "Pass labels.astype(int)."
+    return "Omit them if unknown."
 
 
 def _collected(images: Images, where: str, kind: str = "labels") -> tuple[NDArray[np.uint8], Array | None]:
-    """Pixels with their axes as they come, N first, and labels or targets, named ``kind``, if there are any."""
+    """Pixels with their original axes, N first, and labels or targets, named ``kind``, if there are any."""
     if _is_array(images):
         return _pixels(_array(images, where), where), None
     items = [item if isinstance(item, (tuple, list)) else (item,) for item in _items(images, where)]
@@ -235,8 +235,8 @@ def _collected(images: Images, where: str, kind: str = "labels") -> tuple[NDArra
         raise DataError(
             f"found images of different shapes: {', '.join(map(str, shapes))}",
             where=where,
-            expected="must all have one shape",
-            hint="Resize them to the size that the network takes.",
+            expected="must all have the same shape",
+            hint="Resize them to the network's input size.",
         )
     pixels = np.concatenate(batches)
     shown = [_array(item[1], kind) for item in items if len(item) > 1]
@@ -248,7 +248,7 @@ def _collected(images: Images, where: str, kind: str = "labels") -> tuple[NDArra
 
 
 def _is_array(value: object) -> bool:
-    """Whether ``value`` is an array, a tensor, or nested lists of numbers, and not a collection of such."""
+    """Whether ``value`` is an array, a tensor, or nested lists of numbers, not a collection of them."""
     if hasattr(value, "__array__") or _is_picture(value):
         return True
     is_nested = isinstance(value, (list, tuple))
@@ -273,7 +273,7 @@ def _is_picture(value: object) -> bool:
 
 
 def _array(value: object, where: str) -> Array:
-    """``value`` as a NumPy array, with the type that it has."""
+    """``value`` as a NumPy array of its own dtype."""
     if _is_picture(value) and (mode := getattr(value, "mode", "")) not in _PIL_MODES:
         raise DataError(
             f"found a PIL image of mode {mode}",
@@ -291,12 +291,12 @@ def _array(value: object, where: str) -> Array:
         raise DataError(
             f"found {kind}, which is not an array ({error})",
             where=where,
-            hint="Give the tensor's .float()." if isinstance(value, _Tensor) else "Give a NumPy array.",
+            hint="Pass the tensor's .float()." if isinstance(value, _Tensor) else "Pass a NumPy array.",
         ) from error
 
 
 def _pixels(array: Array, where: str) -> NDArray[np.uint8]:
-    """The values as pixels; the axes stay."""
+    """The values as pixels, with unchanged axes."""
     kind = array.dtype.kind
     if array.size == 0 or kind not in "biuf":
         raise DataError(
@@ -312,16 +312,16 @@ def _pixels(array: Array, where: str) -> NDArray[np.uint8]:
     if low < 0 or high > 255 or high == 1:
         hint = "Scale them to 0..255."
         if (low, high) == (0, 1):
-            hint = "Give booleans, or floats, if 1 is white."
+            hint = "Pass booleans, or floats, if 1 is white."
         raise DataError(f"found {described(array)} of {low:g}..{high:g}", where=where, expected=_VALUES, hint=hint)
     return array.astype(np.uint8)
 
 
 def _from_floats(array: Array, low: float, high: float, where: str) -> NDArray[np.uint8]:
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise DataError(f"found {described(array)} with NaN or an infinity", where=where, expected=_VALUES)
+        raise DataError(f"found {described(array)} with NaN or infinity", where=where, expected=_VALUES)
     if low < -_ROUNDING or high > 1 + _ROUNDING:
-        hint = "Leave out transforms.Normalize; give its numbers as `mean` and `std`: they become part of the network."
+        hint = "Remove transforms.Normalize and pass its values as `mean` and `std`; they become part of the network."
         if low >= 0 and 16 < high <= 255:
             hint = "Divide them by 255."
         raise DataError(f"found {described(array)} of {low:.4g}..{high:.4g}", where=where, expected=_VALUES, hint=hint)
@@ -332,12 +332,12 @@ def _from_floats(array: Array, low: float, high: float, where: str) -> NDArray[n
 def _channels_first(
     pixels: NDArray[np.uint8], input_shape: tuple[int, int, int] | None, where: str
 ) -> NDArray[np.uint8]:
-    """``(N, C, H, W)`` of any axes that can be told apart."""
+    """``(N, C, H, W)`` from any distinguishable order of axes."""
     shape = pixels.shape
     if input_shape is None:
         return _by_guess(pixels, where)
     channels, height, width = input_shape
-    # A list of (C, L) has got an axis, as a list of grey images does.
+    # A list of (C, L) has gained an axis, like a list of grey images.
     signals = ((channels, width), (1, channels, width), *(((width,),) if channels == 1 else ()))
     if height == 1 and shape[1:] in signals:
         return pixels.reshape(len(pixels), *input_shape)
@@ -361,19 +361,19 @@ def _axes_hint(shape: tuple[int, ...], input_shape: tuple[int, int, int]) -> str
     if shape in (input_shape, (height, width), (height, width, channels)):
         return _ONE_IMAGE
     if height == 1 and shape[1:] == (width, channels):
-        return "Its axes are (N, L, C): give images.transpose(0, 2, 1)."
+        return "The axes are (N, L, C): pass images.transpose(0, 2, 1)."
     if shape[:3] == input_shape:
-        return "Its axes are (C, H, W, N): give images.transpose(3, 0, 1, 2)."
+        return "The axes are (C, H, W, N): pass images.transpose(3, 0, 1, 2)."
     if shape[:3] == (height, width, channels):
-        return "Its axes are (H, W, C, N): give images.transpose(3, 2, 0, 1)."
+        return "The axes are (H, W, C, N): pass images.transpose(3, 2, 0, 1)."
     if shape[1:] == (height, width) or (len(shape) == 4 and shape[2:] == (height, width)):
         found = 1 if len(shape) == 3 else shape[1]
-        return f"The network takes {channels} channels, the images have {found}: convert them, as with PIL's convert()."
-    return "Resize or crop them to the size that the network takes."
+        return f"The network expects {channels} channels, the images have {found}: convert them, for example with PIL."
+    return "Resize or crop them to the network's input size."
 
 
 def _by_guess(pixels: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
-    """The same where the input shape is not known."""
+    """The same for an unknown input shape."""
     shape = pixels.shape
     if pixels.ndim == 3 and shape[0] != 3:
         return pixels[:, np.newaxis]
@@ -381,7 +381,7 @@ def _by_guess(pixels: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
         return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
     hint = _ONE_IMAGE
     if pixels.ndim == 3:
-        hint = "Give [image] for one image of three channels, images[:, None] for three grey ones."
+        hint = "Pass [image] for one image with three channels, images[:, None] for three grey images."
     elif pixels.ndim == 4:
         hint = _last_axis_hint(shape)
         if not hint:
@@ -390,9 +390,9 @@ def _by_guess(pixels: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
 
 
 def _last_axis_hint(shape: tuple[int, ...]) -> str:
-    """The hint for images whose last axis is N; empty if it is not."""
+    """The hint if the last axis seems to be N; empty otherwise."""
     if shape[0] <= _MAX_CHANNELS < shape[1]:
-        return "Its axes look like (C, H, W, N): give images.transpose(3, 0, 1, 2)."
+        return "The axes look like (C, H, W, N): pass images.transpose(3, 0, 1, 2)."
     if shape[2] <= _MAX_CHANNELS < shape[0] == shape[1]:
-        return "Its axes look like (H, W, C, N): give images.transpose(3, 2, 0, 1)."
+        return "The axes look like (H, W, C, N): pass images.transpose(3, 2, 0, 1)."
     return ""

@@ -1,7 +1,7 @@
 """A user's own images: a folder of PNG and JPEG files, or an ``.npz`` file.
 
-Nothing is resized and no colour is lost: images that do not fit are refused, with the path of the first one. Photos are
-turned as their EXIF data say.
+Images are not resized, and no colour is discarded: images that do not fit are refused, with the path of the first one.
+Photos are rotated according to their EXIF data.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ NPZ_ERRORS: Final = (
     zipfile.BadZipFile,
     zlib.error,
 )
-"""What NumPy raises for a file that is damaged or not an ``.npz`` file."""
+"""Exceptions of NumPy for a file that is damaged or not an ``.npz`` file."""
 
-_NPZ_FORM: Final = f"must hold images, and may hold {', '.join(NPZ_KEYS[1:])}"
+_NPZ_FORM: Final = f"must contain images, and may contain {', '.join(NPZ_KEYS[1:])}"
 
 
 def load_image_folder(
@@ -53,32 +53,32 @@ def load_image_folder(
     class_map: ClassMap | None = None,
     input_shape: tuple[int, int, int] | None = None,
 ) -> DataSplits:
-    """Return the PNG and JPEG images of a folder, in the order of their names, all of one size.
+    """Return the PNG and JPEG images in a folder, in the order of their names; all must have the same size.
 
     ::
 
         folder/cat/1.png       labelled: the folder's name is the class
         folder/dog/2.jpg
-        folder/1.png           or without labels
+        folder/1.png           unlabelled
 
-    Other files, and names that begin with a dot, are passed over. A grey image has one channel; if one image of the
-    folder has colours, all get three.
+    Other files, and names that begin with a dot, are ignored. A grey image has one channel; if any image in the folder
+    has colours, all get three channels.
 
     Parameters
     ----------
     folder
         As above.
     classes
-        The names of the network's classes in the order of its outputs; empty if they are not known.
+        The names of the network's classes in the order of its outputs; empty if unknown.
     class_map
         The class of each folder; default: as in `classes_of_folders`.
     input_shape
-        ``(C, H, W)`` of the network, if it is known: other sizes, and colours for a grey network, are refused.
+        ``(C, H, W)`` of the network, if known: other sizes, and colours for a grey network, are refused.
 
     Raises
     ------
     DataError
-        If there is no image, one cannot be read or does not fit, or a folder is not a class of the network.
+        If there are no images, an image cannot be read or does not fit, or a folder is not a class of the network.
     UsageError
         If ``class_map`` does not fit the folders.
     """
@@ -87,15 +87,15 @@ def load_image_folder(
     per_class = {entry.name: sorted(filter(_is_image, _listed(entry))) for entry in entries if entry.is_dir()}
     if flat and any(per_class.values()):
         raise DataError(
-            "holds images both beside and inside its folders",
+            "contains images both next to and inside its folders",
             where=folder,
-            hint="Put every image into the folder of its class, or all of them into one folder without labels.",
+            hint="Put every image into the folder of its class, or all into one folder without labels.",
         )
     if not flat and not any(per_class.values()):
         raise DataError(
-            "holds no image",
+            "contains no images",
             where=folder,
-            expected=f"must hold {', '.join(IMAGE_SUFFIXES)} files, directly or in class folders",
+            expected=f"must contain {', '.join(IMAGE_SUFFIXES)} files, directly or in class folders",
         )
     if flat:
         require_class_folders(folder, class_map)
@@ -103,7 +103,7 @@ def load_image_folder(
     empty = [name for name, files in per_class.items() if not files]
     if empty:
         raise DataError(
-            "holds no image", where=folder / empty[0], hint="Remove the folder, or put images of its class into it."
+            "contains no images", where=folder / empty[0], hint="Remove the folder, or put images of its class into it."
         )
     found = classes_of_folders(folder, list(per_class), classes, class_map)
     labels = np.repeat(np.array(found.labels, np.int64), [len(files) for files in per_class.values()])
@@ -116,35 +116,35 @@ def load_npz(path: Path, classes: Sequence[str] = (), *, input_shape: tuple[int,
 
     ===============  ===============================================================================================
     ``images``       ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)``, uint8 or floats in 0..1, see `as_images`;
-                     signals ``(N, C, L)``, or ``(N, L)`` of one channel, if the network takes ``(C, 1, L)``
-    ``labels``       optional; integers ``(N,)`` from 0, the network's output for each image
-    ``targets``      optional, in place of labels; numbers ``(N,)`` or ``(N, K)``, what a regression is to give
-    ``classes``      optional; strings ``(K,)``, the name of each class, or of each number of a regression
-    ``calibration``  optional; as ``images``: what thresholds are balanced on instead of ``images``
+                     signals ``(N, C, L)``, or ``(N, L)`` for one channel, if the network's input is ``(C, 1, L)``
+    ``labels``       optional; integers ``(N,)`` from 0, the class index of each image
+    ``targets``      optional, instead of labels; numbers ``(N,)`` or ``(N, K)``, the targets of a regression
+    ``classes``      optional; strings ``(K,)``, the name of each class, or of each output of a regression
+    ``calibration``  optional; like ``images``: used instead of ``images`` to balance thresholds
     ===============  ===============================================================================================
 
     Parameters
     ----------
     path
-        The file; nothing in it can run.
+        The file; nothing in it is executed.
     classes
-        The names of the network's classes, used if the file holds none.
+        The names of the network's classes, used if the file has none.
     input_shape
-        ``(C, H, W)`` of the network, if it is known.
+        ``(C, H, W)`` of the network, if known.
 
     Raises
     ------
     DataError
-        If the file is damaged, holds another array, or one of them has another dtype, shape or range.
+        If the file is damaged or has unexpected arrays, or an array has the wrong dtype, shape or range.
     """
     arrays = _read_npz(path)
     unknown = sorted(arrays.keys() - set(NPZ_KEYS))
     if unknown or "images" not in arrays:
-        raise DataError(f"holds {', '.join(sorted(arrays)) or 'no array'}", where=path, expected=_NPZ_FORM)
+        raise DataError(f"contains {', '.join(sorted(arrays)) or 'no arrays'}", where=path, expected=_NPZ_FORM)
     images = _npz_images(path, "images", arrays["images"], input_shape)
     names = _class_names(path, arrays["classes"]) if "classes" in arrays else tuple(classes)
     if "labels" in arrays and "targets" in arrays:
-        raise DataError("holds labels and targets", where=path, expected="must hold one of them")
+        raise DataError("contains labels and targets", where=path, expected="must contain only one of them")
     labels = targets = None
     if "labels" in arrays:
         labels = as_labels(arrays["labels"], len(images), len(names), where=f"{path}: labels")
@@ -165,15 +165,15 @@ def load_npz(path: Path, classes: Sequence[str] = (), *, input_shape: tuple[int,
 
 
 def require_class_folders(data: str | Path, class_map: ClassMap | None) -> None:
-    """Raise the `UsageError` of a ``class_map`` that was given for ``data``, which has no class folders."""
+    """Raise a `UsageError` if ``class_map`` is given for ``data``, which has no class folders."""
     if class_map is not None:
-        raise UsageError(f"{data} has no class folders", where="class_map", hint="Leave it out.")
+        raise UsageError(f"{data} has no class folders", where="class_map", hint="Omit it.")
 
 
 def _npz_images(
     path: Path, key: str, images: NDArray[np.generic], input_shape: tuple[int, int, int] | None
 ) -> NDArray[np.uint8]:
-    # Three grey images are not mistaken for one of three channels here: a file always holds N images.
+    # Here three grey images cannot be mistaken for one with three channels: a file always has N images.
     stacked = images[:, np.newaxis] if images.ndim == 3 and input_shape is None else images
     return as_images(stacked, input_shape, where=f"{path}: {key}")
 
@@ -188,7 +188,7 @@ def _unsplit(
     calibration = images if calibration is None else calibration
     name = path.resolve().name
     if name in DATASETS:
-        # A later `run` or `report` would take it for the benchmark set.
+        # Otherwise a later `run` or `report` would mistake it for the benchmark set.
         name = f"./{name}"
     return DataSplits(name, classes, calibration, images[:0], calibration=calibration, test=images, notes=notes)
 
@@ -218,7 +218,7 @@ def _stacked(paths: Sequence[Path], input_shape: tuple[int, int, int] | None) ->
                 f"is {image.shape[1]} x {image.shape[0]} pixels",
                 where=path,
                 expected=f"must be {size[1]} x {size[0]}, as "
-                + (f"{paths[0].name} is" if input_shape is None else "the network takes"),
+                + (f"{paths[0].name} is" if input_shape is None else "the network expects"),
                 hint="Resize the images.",
             )
         fits.append(_with_channels(path, image, channels))
@@ -226,7 +226,7 @@ def _stacked(paths: Sequence[Path], input_shape: tuple[int, int, int] | None) ->
 
 
 def _with_channels(path: Path, image: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
-    """``(H, W, channels)``; a grey image may have three equal channels, or get them."""
+    """``(H, W, channels)``; a grey image may have one channel or three equal ones."""
     if image.shape[2] == channels:
         return image
     if image.shape[2] == 1 and channels == 3:
@@ -234,12 +234,12 @@ def _with_channels(path: Path, image: NDArray[np.uint8], channels: int) -> NDArr
     grey = image[..., :1]
     if channels == 1 and (image == grey).all():
         return grey
-    takes = "grey images, of 1 channel" if channels == 1 else f"{channels} channels"
+    takes = "grey images with 1 channel" if channels == 1 else f"{channels} channels"
     raise DataError(
         "has colours" if image.shape[2] == 3 else "is a grey image",
         where=path,
-        expected=f"the network takes {takes}",
-        hint="Convert the images as those were that the CNN was trained on; for grey: PIL's image.convert('L').",
+        expected=f"the network expects {takes}",
+        hint="Convert the images like the CNN's training images; to grey with PIL's image.convert('L').",
     )
 
 
@@ -249,10 +249,10 @@ def _read_image(path: Path) -> NDArray[np.uint8]:
 
     try:
         with warnings.catch_warnings():
-            # Pillow complains of EXIF data that many cameras write.
+            # Pillow warns about EXIF data that many cameras write.
             warnings.simplefilter("ignore", UserWarning)
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # The content decides, not the suffix, but among two formats: fewer decoders are open to a hostile file.
+            # The content decides, not the suffix, but between two formats only, to limit the attack surface.
             with Image.open(path, formats=("PNG", "JPEG")) as image:
                 mode, transparent = image.mode, "transparency" in image.info
                 upright = ImageOps.exif_transpose(image)
@@ -281,7 +281,7 @@ def _read_npz(path: Path) -> Mapping[str, NDArray[np.generic]]:
             if isinstance(file, NpzFile):
                 with file:
                     if len(file.files) != stated:
-                        raise ValueError(f"its directory states {stated} arrays and lists {len(file.files)}")
+                        raise ValueError(f"its directory claims {stated} arrays but lists {len(file.files)}")
                     return {name: file[name] for name in file.files}
     except NPZ_ERRORS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -289,14 +289,17 @@ def _read_npz(path: Path) -> Mapping[str, NDArray[np.generic]]:
             f"damaged, or not an .npz file ({reason})", where=path, hint="Write it again with numpy.savez."
         ) from error
     raise DataError(
-        "holds one bare array", where=path, expected=_NPZ_FORM, hint="Write it with numpy.savez(path, images=images)."
+        "contains an unnamed array",
+        where=path,
+        expected=_NPZ_FORM,
+        hint="Write it with numpy.savez(path, images=images).",
     )
 
 
 def _stated_count(stream: BinaryIO) -> int:
-    """Return how many files a zip's end record states; a damaged directory can list fewer, and zipfile looks away."""
+    """Return the file count in a zip's end record; a damaged directory may list fewer, which zipfile ignores."""
     length = stream.seek(0, io.SEEK_END)
-    # The record of 22 bytes and a comment of at most 65,535 are the last of the file.
+    # The file ends with a record of 22 bytes and a comment of at most 65,535 bytes.
     stream.seek(max(0, length - 22 - 0xFFFF))
     tail = stream.read()
     stream.seek(0)

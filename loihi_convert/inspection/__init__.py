@@ -1,1 +1,1 @@
-"""What a netx file contains, native or external, and the differences between two."""
+"""The contents of a netx file, native or external, and the differences between two files."""

@@ -1,6 +1,6 @@
-"""What a netx file contains, native or external.
+"""The contents of a netx file, native or external.
 
-The description is of the file as it is, whether it can be run or not: see `netx.stock`.
+The file is described as it is, whether it can be run or not: see `netx.stock`.
 """
 
 from __future__ import annotations
@@ -56,31 +56,31 @@ class Numbers(Record):
 
 
 class LayerContents(Record):
-    """One layer as it is stored; a field that the file does not say is None.
+    """One layer as stored; fields missing in the file are None.
 
     Attributes
     ----------
     index
         Its number in the file.
     type, neuron_type
-        As lava-dl knows them: ``conv``, ``CUBA`` and so on.
+        Types in lava-dl: ``conv``, ``CUBA`` and so on.
     name, pool
         In native files: the module's name in the CNN, and the average pooling that the kernel contains.
     shape
-        ``(C, H, W)``, or whatever is stored.
+        ``(C, H, W)``, or whatever the file contains.
     kernel, stride, padding, dilation
         (vertical, horizontal).
     relay_count
-        In native files: channels that only repeat one of the layer before; None where there are none.
+        In native files: number of channels that are relays; None if there are none.
     neuron_count
-        Product of ``shape``; 0 in a layer without neurons of its own (a flattening, pixels).
+        Product of ``shape``; 0 in a layer without neurons (a flattening, pixels).
     synapse_count
-        Synapses of nonzero weight, counting each use of a kernel's weight, and recurrent ones, whose weights are among
-        ``others``; None if the geometry is inconsistent.
+        Number of nonzero synapses, counting each use of a kernel's weight, and recurrent ones (their weights are in
+        ``others``); None if the geometry is inconsistent.
     i_decay, v_decay, threshold, weight, bias
         netx's iDecay, vDecay, vThMant; weights; biases.
     others
-        All other datasets, by name: a number, a text, or the type and shape of an array.
+        All other datasets, by name: a number, a string, or the dtype and shape of an array.
     """
 
     index: int
@@ -113,11 +113,12 @@ class Contents(Record):
     file, byte_count, sha256
         Its name, size and digest.
     written_by_us
-        Whether `export` wrote it.
+        Whether it was written by `export`.
     about
-        Of native files T, pixel bits, reset, balance and so on; of external files the datasets under ``simulation``.
+        For native files: T, pixel bits, reset, balance and so on; for external files: the datasets under
+        ``simulation``.
     provenance
-        In full; empty for external files.
+        The full provenance; empty for external files.
     refusal
         Why `ref` cannot run it; None if it can.
     layers
@@ -135,12 +136,12 @@ class Contents(Record):
 
     @property
     def neuron_count(self) -> int:
-        """Of all layers."""
+        """Number of neurons of all layers."""
         return sum(layer.neuron_count for layer in self.layers)
 
     @property
     def synapse_count(self) -> int:
-        """Of all layers whose synapses can be counted."""
+        """Number of synapses of all layers where they can be counted."""
         return sum(layer.synapse_count or 0 for layer in self.layers)
 
 
@@ -150,7 +151,7 @@ def describe(path: str | Path) -> Contents:
     Raises
     ------
     NetxError
-        If the file is missing or damaged, or does not hold layers of numbers and text.
+        If the file is missing or damaged, or has no layers of numbers and text.
     """
     path = Path(path)
     stored = netx.read_stored(path)
@@ -217,7 +218,7 @@ def _numbers(value: Array | None) -> Numbers | None:
         return None
     real = value.astype(np.float64).reshape(-1)
     finite = real[np.isfinite(real)]
-    # Larger numbers would overflow float64 in widths of bins and in means.
+    # Larger numbers would overflow float64 in bin widths and means.
     finite = finite[np.abs(finite) < 1e300]
     least, largest = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     bins = np.zeros(BINS, np.int64)
@@ -238,7 +239,7 @@ def _numbers(value: Array | None) -> Numbers | None:
 
 
 def brief(value: Array) -> str:
-    """A number or a text; of an array its type, shape and range."""
+    """A number or a string; for an array its dtype, shape and range."""
     if value.dtype.kind == "S":
         text = netx.escape_control(
             b" ".join(map(bytes, value.reshape(-1)[:4].tolist())).decode("utf-8", errors="replace")

@@ -23,11 +23,11 @@ class Difference(Record):
     Attributes
     ----------
     place
-        Its full name, as ``layer/1/weight``.
+        Its full name, such as ``layer/1/weight``.
     first, second
-        Its value in short; None if it is absent.
+        Its value, abbreviated; None if absent.
     differing_count, count
-        If both have numbers of the same shape: how many differ, of how many.
+        If both have numbers of the same shape: how many differ, and the total.
     largest_difference
         The largest magnitude of a difference between finite numbers.
     """
@@ -48,7 +48,7 @@ def differences(first: Path, second: Path) -> tuple[Difference, ...]:
     Raises
     ------
     NetxError
-        As `describe` does.
+        As in `describe`.
     """
     stored = [_flat(netx.read_stored(path).datasets) for path in (first, second)]
     names = sorted(stored[0].keys() | stored[1].keys(), key=_natural)
@@ -109,7 +109,7 @@ def _kind(place: str) -> tuple[str, str]:
 
 
 def _flat(datasets: Mapping[str, Array]) -> dict[str, Array]:
-    """The datasets, with one text for each value of the provenance's JSON."""
+    """The datasets, with one string per value of the provenance's JSON."""
     flat = dict(datasets)
     stored = flat.pop(_PROVENANCE, None)
     if stored is not None:
@@ -151,5 +151,5 @@ def _difference(name: str, first: Array | None, second: Array | None) -> Differe
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """A key that puts ``layer/2`` before ``layer/10``."""
+    """A sort key that puts ``layer/2`` before ``layer/10``."""
     return [(int(part), "") if part.isdecimal() and len(part) < 10 else (-1, part) for part in name.split("/")]

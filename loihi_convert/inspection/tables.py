@@ -33,7 +33,7 @@ def structure_table(contents: Contents) -> Table:
     ]
     captions = {
         "pool": "pool: the average pooling that the stored kernel contains",
-        "relays": "relays: channels that repeat one of the layer before, for a layer behind",
+        "relays": "relays: channels that repeat a channel of the layer before, for a later layer",
     }
     caption = "; ".join(text for name, text in captions.items() if any(row[name] for row in rows))
     words = ("layer", "name", "shape", "kernel", "pool", "stride", "pad", "dilation")
@@ -58,12 +58,12 @@ def numbers_table(contents: Contents) -> Table:
         for layer in contents.layers
         if layer.weight is not None or layer.threshold is not None
     ]
-    caption = "histograms: from the least to the largest value; the fullest bin has full height"
+    caption = "histograms: from the smallest to the largest value; the fullest bin has full height"
     return table_of(rows, words=rows[0] if rows else (), caption=caption)
 
 
 def others_table(contents: Contents) -> Table | None:
-    """Return what is stored besides, one row for each name and value; None where there is nothing."""
+    """Return all other datasets, one row per name and value; None if there are none."""
     found: dict[tuple[str, str], list[int]] = {}
     for layer in contents.layers:
         for name, value in layer.others.items():
@@ -76,8 +76,8 @@ def others_table(contents: Contents) -> Table | None:
 
 
 def difference_table(found: Sequence[Difference], names: tuple[str, str]) -> Table:
-    """Return what differs, one row per dataset."""
-    # Two files of the same name, in two folders.
+    """Return the differences, one row per dataset."""
+    # Two files may have the same name, in two folders.
     first, second = names if names[0] != names[1] else (names[0], f"{names[1]} (2)")
     rows = [
         {
@@ -122,11 +122,11 @@ def difference_summary(found: Sequence[Kind], names: tuple[str, str], datasets: 
 
 
 def summary(contents: Contents) -> str:
-    """Return the lines above the tables: what the file is, who wrote it, whether it runs."""
+    """Return the lines above the tables: size of the file, who wrote it, whether it can be run."""
     writer = "written by loihi-convert" if contents.written_by_us else "not written by loihi-convert"
     lines = [
         f"{contents.file}: {writer}, {contents.byte_count:,} bytes, {contents.neuron_count:,} neurons, "
-        f"{contents.synapse_count:,} synapses of nonzero weight",
+        f"{contents.synapse_count:,} nonzero synapses",
         f"SHA-256 {contents.sha256}",
     ]
     if contents.about:
@@ -157,7 +157,7 @@ def _bars(numbers: Numbers | None) -> str | None:
     if numbers is None:
         return None
     top = max(max(numbers.histogram), 1)
-    # A bin that is not empty shows at least the lowest bar.
+    # A nonempty bin shows at least the lowest bar.
     return "".join(_BARS[-(-count * (len(_BARS) - 1) // top)] for count in numbers.histogram)
 
 

@@ -1,1 +1,1 @@
-"""From a run to numbers: accuracy, early exit, diagnosis, advice."""
+"""Figures of a run: accuracy, early exit, diagnosis, advice."""

@@ -1,7 +1,7 @@
-"""The activations of every network between the CNN and the file, compared with the CNN's on images.
+"""Activations of every network between the CNN and the file, compared with the CNN's on images.
 
-Relays are left out of each layer's errors and ranges: their error is that of the layer they repeat. A layer of nothing
-but relays has that layer's errors, and no range.
+Relays are left out of the errors and ranges of each layer: their error is that of the layer they repeat. A layer with
+only relays has that layer's errors, and no range.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from loihi_convert.records import Record
 from loihi_convert.simulation.intermediate import Intermediate
 from loihi_convert.simulation.relu import ReluChain
 
-# Neurons of all layers, times images, that are compared at once: 32 MiB for each network.
+# Largest number of images x neurons of all layers compared at once: 32 MiB per network.
 _BLOCK: Final = 2**23
 
 
 class LayerError(Record):
-    """How far the activations of a layer are from the CNN's, over all images, positions and channels but relays.
+    """Errors of a layer's activations against the CNN's, over all images, positions, and channels except relays.
 
     Attributes
     ----------
     correlation
-        Pearson's; None where either is constant.
+        Pearson correlation; None if either is constant.
     mean_squared_error
-        In squares of the CNN's units.
+        In squared units of the CNN.
     relative_error
-        Mean squared error over the CNN's mean square: 1 for a silent layer; None where the CNN's activations are 0.
+        Mean squared error / the CNN's mean square: 1 for a silent layer; None if all the CNN's activations are 0.
     """
 
     correlation: float | None
@@ -44,11 +44,11 @@ class LayerError(Record):
 
 
 class ErrorSums:
-    """Sums over pairs of activations, from which correlation and errors follow."""
+    """Sums over pairs of activations, to compute correlation and errors."""
 
     def __init__(self) -> None:
         self._count = 0
-        # Of x, y, x^2, y^2, x y and (x - y)^2.
+        # Sums of x, y, x^2, y^2, x y and (x - y)^2.
         self._sums = np.zeros(6)
 
     def add(self, found: Array, expected: Array) -> None:
@@ -60,7 +60,7 @@ class ErrorSums:
     @property
     def error(self) -> LayerError:
         x, y, xx, yy, xy, square = (self._sums / self._count).tolist()
-        # The variance of a constant is 0 but for rounding errors.
+        # The variance of a constant is 0 up to rounding errors.
         is_varied = xx - x * x > 1e-12 * xx and yy - y * y > 1e-12 * yy
         return LayerError(
             correlation=(xy - x * y) / math.sqrt((xx - x * x) * (yy - y * y)) if is_varied else None,
@@ -70,7 +70,7 @@ class ErrorSums:
 
 
 class ActivationRange:
-    """Where the CNN's activations of a layer lie beside thresholds, ``(C,)``."""
+    """Range of the CNN's activations in a layer relative to its thresholds, ``(C,)``."""
 
     def __init__(self, threshold: Array) -> None:
         self._threshold = threshold
@@ -81,7 +81,7 @@ class ActivationRange:
         rows = maps.reshape(-1, len(self._threshold))
         np.maximum(self._largest, rows.max(axis=0), out=self._largest)
         self._positive += int(np.count_nonzero(rows > 0))
-        # A channel that can never fire cuts off everything.
+        # A channel that can never fire clips everything.
         limit = np.where(np.isfinite(self._threshold), self._threshold, 0).astype(np.float32)
         self._above += int(np.count_nonzero((rows > limit) & (rows > 0)))
 
@@ -96,16 +96,16 @@ class ActivationRange:
 
 
 def final_classes(activations: Sequence[Array]) -> Array:
-    """int64 ``(N,)``: the class that the last layer's activations stand for."""
+    """Return the predicted classes from the last layer's activations: int64 ``(N,)``."""
     return classes_of(activations[-1].reshape(len(activations[-1]), -1))
 
 
 class ComparedActivations(NamedTuple):
-    """What the images give in every network.
+    """Classes and activation errors of every network on the images.
 
-    Classes are int64: ``classes`` ``(1 + networks, N)`` those of the CNN and the networks after it, ``resumed``
-    ``(layers, N)`` those of the CNN that goes on from each layer of the file. ``errors`` are by network and layer,
-    ``ranges`` by layer.
+    Classes are int64: ``classes``, ``(1 + networks, N)``, are those of the CNN and of the networks after it;
+    ``resumed``, ``(layers, N)``, those of the CNN continued from each layer of the file. ``errors`` are by network and
+    layer, ``ranges`` by layer.
     """
 
     classes: Array
@@ -121,7 +121,7 @@ def compare_activations(
     images: Array,
     progress: Progress,
 ) -> ComparedActivations:
-    """Compare the activations of every network with the CNN's, some images at a time; the last one is the file."""
+    """Compare the activations of every network with the CNN's, in batches; the last network is the file."""
     depth = len(network.layers)
     owns = [own_channels(layer.relay_of) for layer in network.layers]
     compared = ComparedActivations(

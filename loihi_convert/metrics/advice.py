@@ -1,4 +1,4 @@
-"""A diagnosis in plain words, for readers who know PyTorch and not Loihi: what is lost, where, why, what to try."""
+"""A diagnosis in words, for readers who know PyTorch but not Loihi: what is lost, where, why, and what to try."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CAUSES: Final[Mapping[Cause, str]] = {
     "thresholds": "bits of thresholds, biases, pixels",
     "saturation": "saturation of potentials",
 }
-"""Each cause in a few words."""
+"""A short name for each cause."""
 
 
 HIGH_THRESHOLD: Final = 2.0
@@ -35,7 +35,7 @@ HIGH_THRESHOLD: Final = 2.0
 
 
 def verdict(diagnosis: Diagnosis) -> str:
-    """Return what is lost, by which cause and where, in a few sentences."""
+    """Return the loss, its cause and its place, in a few sentences."""
     count = f"{diagnosis.image_count:,} images"
     if diagnosis.measure == "accuracy":
         what = f"{diagnosis.loss_points:.2f} points of accuracy on {count}"
@@ -43,7 +43,7 @@ def verdict(diagnosis: Diagnosis) -> str:
         what = f"the CNN's class on {diagnosis.lost_images:,} of {count}"
     if diagnosis.main_cause is None:
         changing = max(diagnosis.stages, key=lambda stage: stage.changed_images)
-        most = "" if changing.cause is None else f" Most classes change by {CAUSES[changing.cause]}."
+        most = "" if changing.cause is None else f" Most changed classes are due to {CAUSES[changing.cause]}."
         pairs = f"{diagnosis.newly_wrong} newly wrong, {diagnosis.newly_right} newly right"
         if diagnosis.lost_images <= 0:
             return f"No problem found: the file loses nothing on {count} ({pairs}).{most}"
@@ -62,14 +62,14 @@ def verdict(diagnosis: Diagnosis) -> str:
 
 
 def advice(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
-    """Return what to try, the most promising first; nothing if the loss is not noteworthy.
+    """Return what to try, the most promising first; empty if the loss is not significant.
 
     Parameters
     ----------
     diagnosis
         From `diagnose.diagnose`.
     network
-        What it is of; its provenance says how it was made.
+        The diagnosed network; its provenance records how it was made.
     """
     if diagnosis.main_cause is None:
         return ()
@@ -86,18 +86,18 @@ def _clipping(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...
     share = layer.share_above_threshold or 0
     found = (
         f"{layer.name}: {100 * share:.1f} % of the positive activations are above the threshold. There a neuron spikes "
-        "at every step, and larger activations look the same."
+        "at every step, and larger activations cannot be distinguished."
     )
     made = network.provenance.balance
     alpha = 1.0 if made.alpha is None else made.alpha
     if alpha == 1 and made.method == "least-squares":
         starts_empty = made.initial_potential == "zero"
         return (
-            f"{found} Balancing chose these thresholds because T = {diagnosis.timesteps} steps resolve little with "
+            f"{found} Balancing chose these thresholds because T = {diagnosis.timesteps} steps are too coarse with "
             "higher ones.",
             *(
                 (
-                    "Neurons that start at half of their threshold do well with higher ones: `export "
+                    "With neurons that start at half of their threshold, higher ones work well: `export "
                     "--initial-potential half`.",
                 )
                 if starts_empty and diagnosis.reset == "soft"
@@ -106,7 +106,7 @@ def _clipping(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...
             *_more_steps(diagnosis, network),
         )
     return (
-        *((f"`--alpha {alpha}` lowered the thresholds: leave it out.",) if alpha != 1 else ()),
+        *((f"`--alpha {alpha}` lowered the thresholds: omit it.",) if alpha != 1 else ()),
         f"{found} Raise the thresholds: `export --balance auto`, or `--balance ngu-lee`, or `--balance percentile "
         "--percentile 99.9`.",
         "If the file was balanced on other images than these, calibrate on images like these (`--data`, "
@@ -115,7 +115,7 @@ def _clipping(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...
 
 
 def _amplitude(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
-    return ("Let a spike add its threshold, not 1: `export --amplitude compensated`.",)
+    return ("Use the threshold as the amplitude of a spike, not 1: `export --amplitude compensated`.",)
 
 
 def _levels(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
@@ -137,7 +137,7 @@ def _levels(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
 def _initial_potential(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
     if network.provenance.balance.initial_potential == "half":
         return (
-            "The corrected initial potentials make these images worse: `export --no-bias-correction`, or calibrate on "
+            "The corrected initial potentials do worse here: `export --no-bias-correction`, or calibrate on "
             "images like these (`--data`, `--calibration all`).",
         )
     option = "--reset soft" if diagnosis.reset == "hard" else "--initial-potential half"
@@ -153,13 +153,13 @@ def _timing(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
     return (
         "Spikes arrive in bursts and gaps, and a neuron cannot take back a spike when negative input follows.",
         *_more_steps(diagnosis, network),
-        *(() if corrected else ("`export --bias-correction` corrects the mean of each channel for it.",)),
+        *(() if corrected else ("`export --bias-correction` corrects the mean current of each channel.",)),
     )
 
 
 def _input(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
     return (
-        "Pixels enter as random spikes, whose number is correct only on average: `export --input constant` feeds the "
+        "Pixels enter as random spikes, with the correct rate only on average: `export --input constant` feeds the "
         "pixel values in every step.",
         *_more_steps(diagnosis, network),
     )
@@ -167,7 +167,7 @@ def _input(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
 
 def _correction(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
     return (
-        "The corrections make these images worse: `export --no-bias-correction`, or calibrate on images like these "
+        "The corrections do worse on these images: `export --no-bias-correction`, or calibrate on images like these "
         "(`--data`, `--calibration all`).",
     )
 
@@ -175,7 +175,7 @@ def _correction(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, .
 def _reset(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]:
     return (
         "A hard reset discards the potential above the threshold: `export --reset soft` keeps it.",
-        "If it must be Lava's LIF, use a larger T: thresholds well above the input of a single step lose less: "
+        "If you need Lava's LIF, use a larger T; less is lost if thresholds are well above the input of a single step: "
         f"`export --reset hard -T {2 * diagnosis.timesteps}`.",
     )
 
@@ -185,7 +185,7 @@ def _weights(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]
     if bits < 8:
         return (
             f"The weights were rounded to {bits} bits: `export --weight-bits 8`.",
-            f"If it must be {bits} bits, train with rounded weights"
+            f"If you need {bits} bits, train with rounded weights"
             + (
                 f": `train --qcfs {_qcfs_levels(diagnosis)} --weight-bits {bits} --from model.pt`, then export that "
                 f"with `--weight-bits {bits}`."
@@ -198,13 +198,13 @@ def _weights(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, ...]
     larger, lower = "inputs", ""
     if network.spiking_layers:
         larger = "thresholds or inputs"
-        lower = "; in any layer, lower thresholds do so, too: `--balance percentile --percentile 99`"
+        lower = "; in any layer, so do lower thresholds: `--balance percentile --percentile 99`"
     command = f" (`train --qcfs {_qcfs_levels(diagnosis)} --weight-bits 8 --from model.pt`)"
     return (
         f"{layer.name}: the widest weights use {layer.weight_bits} of 8 bits, because large {larger} take up the range "
-        "of the potential. In the first layer fewer bits of pixels leave more bits of weights: "
+        "of the potential. In the first layer, fewer pixel bits leave more weight bits: "
         f"`export --pixel-bits 6`{lower}.",
-        "A few large weights leave the other weights of their channel few bits: train with weight decay, or with "
+        "A few large weights leave few bits to the other weights of their channel: train with weight decay, or with "
         f"rounded weights{command if can_be_trained(network) else ''}.",
     )
 
@@ -223,7 +223,7 @@ def _thresholds(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, .
     return (
         *pixels,
         f"{name}: the smallest threshold is {smallest} weight units, so rounding can change it by {50 / smallest:.2g} %"
-        + (f"; more bits of weights make it larger: `export --weight-bits 8` instead of {bits}." if bits < 8 else "."),
+        + (f"; more weight bits make it larger: `export --weight-bits 8` instead of {bits}." if bits < 8 else "."),
     )
 
 
@@ -231,7 +231,7 @@ def _saturation(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, .
     layer = max(diagnosis.layers, key=lambda layer: layer.saturated_images)
     return (
         f"{layer.name}: on {layer.saturated_images:,} of {diagnosis.image_count:,} images a potential reached "
-        f"+-{limits.POTENTIAL_LIMIT:,}, the end of Loihi's range. It did not on the calibration images: "
+        f"+-{limits.POTENTIAL_LIMIT:,}, the limit of Loihi's range, which did not happen on the calibration images: "
         "calibrate on more images, or on images like these (`export --calibration all`, `--data`).",
     )
 
@@ -257,29 +257,29 @@ def _more_steps(diagnosis: Diagnosis, network: QuantizedNetwork) -> tuple[str, .
         return (more,)
     return (
         more,
-        f"As few time steps, a few epochs of training: `train --qcfs {_qcfs_levels(diagnosis)} --from model.pt -o "
+        f"For as few time steps, train a few epochs: `train --qcfs {_qcfs_levels(diagnosis)} --from model.pt -o "
         f"low.pt`, then `export low.pt -T {diagnosis.timesteps}`.",
     )
 
 
 def can_be_trained(network: QuantizedNetwork) -> bool:
-    """Return whether `loihi-convert train` can go on training the CNN of ``network``: it knows both CNN and data."""
+    """Return whether `loihi-convert train` can fine-tune the CNN of ``network``: it must know both CNN and data."""
     recorded = network.provenance.model
     return recorded.architecture in get_args(Architecture) and recorded.data in get_args(DatasetName)
 
 
 def image_notes(network: QuantizedNetwork) -> tuple[str, ...]:
-    """Return what is known of the images of a diagnosis; nothing where `train` left them out of the training set."""
+    """Return a warning about the images of a diagnosis; none if `train` excluded them from the training set."""
     if network.provenance.model.architecture:
         return ()
     return (
-        "loihi-convert did not train this CNN. If its training set contained the images looked at here, its accuracy "
+        "loihi-convert did not train this CNN. If its training set contained these images, its accuracy "
         "and the loss differ on test images: a CNN is usually more accurate on images it was trained on.",
     )
 
 
 def _qcfs_levels(diagnosis: Diagnosis) -> int:
-    """4 levels are enough for the fewest steps; more than 16 gain nothing."""
+    """Levels for training: 4 are enough for the fewest steps; more than 16 have no benefit."""
     return min(max(4, diagnosis.timesteps), 16)
 
 

@@ -1,13 +1,13 @@
-"""Where the accuracy went: the networks between CNN and file, compared on images, the loss split by cause and layer.
+"""Where accuracy is lost: the networks between CNN and file are compared, and the loss split by cause and layer.
 
-*By cause*: each network of `simulation.intermediate` differs from the one before in one thing, and what changes with it
-is that thing's loss. Losses are counted in images, so that they add up exactly to the whole loss; a gain is a negative
-loss. A cause is judged on top of those before it: what is lost already cannot be lost again.
+*By cause*: each network of `simulation.intermediate` differs from the one before in one respect, and the difference in
+results is the loss due to it. Losses are counted in images, so that they add up exactly to the total loss; a gain is a
+negative loss. A cause is measured after those before it: an image that is already lost cannot be lost again.
 
-*By layer*: the CNN goes on from the file's activations of a layer, those of its relays included. What is wrong then was
-lost up to that layer; a relay, being exact, adds nothing. In all other figures of a layer its relays are left out.
+*By layer*: the CNN is continued from the file's activations of a layer, including its relays. Errors were then made up
+to that layer; relays are exact and add none. All other figures of a layer leave its relays out.
 
-The loss is one of right answers or, without labels, of classes that are the CNN's.
+The loss counts correct classes or, without labels, classes equal to the CNN's.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ from loihi_convert.simulation.relu import ReluChain
 from loihi_convert.simulation.simulator import clipped_images
 
 SMALL_LOSS: Final = {"accuracy": 0.2, "agreement": 1.0}
-"""Percentage points up to which a loss is no problem, however many images it was counted on."""
+"""Percentage points up to which a loss is not a problem, for any number of images."""
 
 
 class DiagnosisStep(Record):
-    """One network of the chain.
+    """One network in the chain from the CNN to the file.
 
     Attributes
     ----------
     cause
-        What distinguishes it from the one before it; None for the CNN.
+        The change from the network before it; None for the CNN.
     correct_count, accuracy
-        Images with the right class, and their fraction; None without labels.
+        Number of images with the correct class, and their fraction; None without labels.
     agreement_count, agreement_with_cnn
-        Images with the CNN's class, and their fraction.
+        Number of images with the CNN's class, and their fraction.
     lost_images
-        Loss against the stage before it: right answers or, without labels, classes of the CNN; negative: a gain.
+        Loss from the stage before: correct classes or, without labels, classes equal to the CNN's; negative: a gain.
     changed_images
-        Loss of classes of the CNN, with and without labels.
+        Loss of classes equal to the CNN's, with or without labels.
     loss_points
         `lost_images` in percentage points.
     remaining_images
-        What remains of a positive loss at the end: a gain takes back the losses before it, the nearest first. Low
-        thresholds, say, cut activations off, and make up for an initial potential of 0.
+        The part of a positive loss that remains at the end: a gain undoes the losses before it, the nearest first. Low
+        thresholds, for example, clip activations but compensate for an initial potential of 0.
     layers
-        One per layer; empty for the CNN.
+        One error per layer; empty for the CNN.
     """
 
     cause: Cause | None
@@ -72,27 +72,27 @@ class DiagnosisStep(Record):
 
 
 class LayerLoss(Record):
-    """What one layer of the file does.
+    """Loss in one layer of the file.
 
     Attributes
     ----------
     name
         The module's name in the CNN.
     lost_images, loss_points
-        Loss in this layer: what the CNN, going on from the file's activations of it, gets wrong, less the same for the
-        layer before it. They add up to the whole loss.
+        Loss in this layer: the errors of the CNN continued from the file's activations in this layer, minus those for
+        the layer before. They add up to the whole loss.
     threshold_to_largest
-        Threshold over the largest activation in the CNN, the median over channels that can fire and are active; None
-        where there are none.
+        Threshold / the largest activation in the CNN, the median over channels that can fire and are active; None if
+        there are none.
     share_above_threshold
         Fraction of the CNN's positive activations that are above the threshold, or in a channel that can never fire;
-        None where the layer has none.
+        None if there are no positive activations.
     weight_bits
-        Bits of the widest weight of a channel, sign included, the median over channels but relays; None where there is
-        nothing else.
+        Bits of the widest weight of a channel, sign included, the median over channels except relays; None if all are
+        relays.
     saturated_images
-        Images on which some potential ran into an end of its range; in the first layer the upper one only. That is
-        harmless where a neuron spikes at every step, or never, anyway.
+        Number of images on which a potential reached a limit of its range; in the first layer only the upper limit.
+        That is harmless if the neuron spikes at every step, or never, anyway.
     """
 
     name: str
@@ -105,7 +105,7 @@ class LayerLoss(Record):
 
 
 class Diagnosis(Record):
-    """Where the accuracy went: the schema of ``diagnose --json``, beside the advice.
+    """Where accuracy is lost: the schema of ``diagnose --json``, except for the advice.
 
     Attributes
     ----------
@@ -114,26 +114,26 @@ class Diagnosis(Record):
     timesteps, balanced_timesteps
         T of the comparison, and the T that the thresholds are balanced for.
     readout, reset
-        Of the file.
+        Readout and reset of the file.
     measure
-        What is lost: ``"accuracy"`` or, without labels, ``"agreement"``.
+        The measure of the loss: ``"accuracy"`` or, without labels, ``"agreement"``.
     stages, layers
-        From the CNN to the file, and in the order of the network.
+        Stages from the CNN to the file, and layers in the order of the network.
     lost_images, loss_points
-        The whole loss: the sum over the stages, and over the layers.
+        The total loss: the sum over the stages, and also over the layers.
     newly_wrong, newly_right
-        Images that only the CNN gets right, and that only the file does; without labels, other classes than the CNN's,
-        and 0.
+        Images that only the CNN classifies correctly, and that only the file does; without labels, images with another
+        class than the CNN's, and 0.
     is_small
         Whether the loss is at most `SMALL_LOSS`.
     is_noteworthy
         Whether the loss is larger than `SMALL_LOSS` and than twice its standard error, which is sqrt(newly wrong +
         newly right) images (McNemar).
     main_cause
-        The cause with the most remaining lost images. Causes whose number is less by no more than its standard error,
-        its square root, count as equal: then the one that changes most classes. None if the loss is not noteworthy.
+        The cause with the most remaining lost images. Causes whose number is smaller by at most its standard error, its
+        square root, count as equal; of these, the one that changes most classes. None if the loss is not noteworthy.
     first_layer
-        The first layer up to which half of the loss is there. None if the loss is not noteworthy.
+        The first layer by which half of the loss has occurred. None if the loss is not noteworthy.
     """
 
     image_count: int
@@ -165,7 +165,7 @@ def diagnose(
     device: str = "cpu",
     progress: Progress = no_progress,
 ) -> Diagnosis:
-    """Return where the way from ``cnn`` to ``network`` loses right answers; memory does not grow with the images.
+    """Return where correct classes are lost between ``cnn`` and ``network``; memory does not grow with the images.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ def diagnose(
     images
         uint8 ``(N, C, H, W)``, N >= 1.
     labels
-        ``(N,)``, or None where they are not known.
+        ``(N,)``, or None if unknown.
 
     Raises
     ------
@@ -188,7 +188,7 @@ def diagnose(
             "found a regression",
             where="task",
             expected="must be classification: losses are counted in images",
-            hint="Run the file instead: errors against T stand beside those of the CNN and of the float SNN.",
+            hint="Run the file instead: it reports errors against T, with those of the CNN and the float SNN.",
         )
     _require_float_thresholds(network)
     networks = intermediate_networks(cnn, spiking, network, timesteps, device=device)
@@ -237,7 +237,7 @@ def _require_float_thresholds(network: QuantizedNetwork) -> None:
 def _layer_losses(
     network: QuantizedNetwork, compared: ComparedActivations, wanted: Array, saturated: Array
 ) -> tuple[LayerLoss, ...]:
-    """What each layer of the file does; ``saturated``, ``(layers, 2)``: images that ran into the low and high end."""
+    """Loss of each layer; ``saturated``, ``(layers, 2)``: images that reached the lower and the upper limit."""
     count = len(wanted)
     right = [int(np.count_nonzero(row == wanted)) for row in (compared.classes[0], *compared.resumed)]
     return tuple(
@@ -284,7 +284,7 @@ def _stages(
 
 
 def _remaining(lost: Sequence[int]) -> list[int]:
-    """What remains of each loss when each gain takes back the losses before it, the nearest first."""
+    """The remainder of each loss after each gain undoes the losses before it, the nearest first."""
     remaining: list[int] = []
     for loss in lost:
         gain = max(0, -loss)
@@ -298,19 +298,19 @@ def _remaining(lost: Sequence[int]) -> list[int]:
 
 def _main_cause(stages: Sequence[DiagnosisStep]) -> Cause | None:
     largest = max(stage.remaining_images for stage in stages)
-    # 1 - sqrt(1) = 0: what every stage has that loses nothing.
+    # At least 1: 1 - sqrt(1) = 0 would also match stages without a loss.
     close = [stage for stage in stages if stage.remaining_images >= max(1, largest - math.sqrt(largest))]
     return max(close, key=lambda stage: stage.changed_images).cause
 
 
 def _first_layer(layers: Sequence[LayerLoss], lost: int) -> str:
-    """The name of the first layer up to which half of the ``lost`` images are lost."""
+    """The name of the first layer by which half of the ``lost`` images are lost."""
     sums = itertools.accumulate(layer.lost_images for layer in layers)
     return next(layer.name for layer, total in zip(layers, sums, strict=True) if 2 * total >= lost)
 
 
 def _weight_bits(layer: QuantizedLayer) -> int | None:
-    """Bits of the widest weight of a channel, sign included, the median over channels but relays."""
+    """Bits of the widest weight of a channel, sign included, the median over channels except relays."""
     if only_relays(layer.relay_of):
         return None
     weight = layer.weight[own_channels(layer.relay_of)]

@@ -1,15 +1,16 @@
-"""Early exit: average latency against accuracy where each image stops once its class is clear.
+"""Early exit: average latency against accuracy if each image stops as soon as its class is clear.
 
 The margin rule (the Top-K cutoff of D. Wu et al., Front. Neurosci. 2025, 19, 1522788): stop after the first step at
-which the output of the first class leads that of the second by at least the margin, at the latest after T. Outputs are
+which the output of the best class leads that of the second by at least the margin, at the latest after T. Outputs are
 those of `RunResult.outputs`: potentials in weight units of the last layer, which has one scale for all classes, or
-spike counts; so leads and margins are integers of that unit. The lead of a single output, a logit, is its magnitude.
+spike counts; so leads and margins are integers in that unit. The lead of a single output, a logit, is its magnitude.
 Early exit is for classes: a regression has no lead.
 
-The margin is chosen on images that are not run. Everything is read from the recorded outputs of whole runs of T steps:
-no step is left out there, only counted. Steps are those of one layer; on Lava every layer adds one, so the average
-latency there is the average T + depth. By then a layer has also worked for a step more than the one after it; that
-work is not in the synaptic operations here, as it is not in those of `evaluate`.
+The margin is chosen on images that are not part of the run. Everything is computed from the recorded outputs of
+complete
+runs of T steps: no step is skipped, only counted. Steps are those of one layer; on Lava every layer adds one, so the
+average latency there is the average T + depth. By then, each layer has also worked one step more than the next layer;
+as in `evaluate`, that work is not included in the synaptic operations.
 """
 
 from __future__ import annotations
@@ -27,31 +28,31 @@ from loihi_convert.ir.task import classes_of
 from loihi_convert.records import Interval, Record, wilson_interval
 
 TOLERANCE_POINTS: Final = 0.1
-"""Percentage points of accuracy that the chosen margin may lose against T, on the images that choose it."""
+"""Percentage points of accuracy that the chosen margin may lose against T, on the images used to choose it."""
 
 CURVE_POINTS: Final = 16
-"""Margins of the curve, besides the chosen one and none: even steps of log T, from 1."""
+"""Number of margins of the curve, besides the chosen margin and none: even steps in log T, from 1."""
 
 
 class MarginChoice(Record):
-    """The margins of early exit, chosen for a network and a T on images that are not run.
+    """The margins of early exit, chosen for a network and a T on images that are not part of the run.
 
     Attributes
     ----------
     margin
-        The smallest with which those images lose at most `tolerance_points` of accuracy against T. On other images
-        the loss may be larger: with 0.1 points of 2,000 images, two more or fewer wrong ones decide.
+        The smallest with which those images lose at most `tolerance_points` of accuracy against T. On other images the
+        loss may be larger: 0.1 points of 2,000 images are just two images.
     curve_margins
-        The smallest with which their average T is 1, T^(1/16), ..., T^(15/16) (`CURVE_POINTS`); ascending.
+        The smallest margins with an average T of 1, T^(1/16), ..., T^(15/16) (`CURVE_POINTS`); ascending.
     tolerance_points
         Percentage points, 0..100.
     timesteps
         T.
     split, image_count
-        Where the images are from, and how many. Calibration images have also set the thresholds, which flatters them
-        a little; validation images have not.
+        The split and number of the images. Calibration images have also set the thresholds, so their accuracy is
+        slightly too high; validation images have not.
     by_labels
-        Whether their labels were known; where not, the class after T counted as right.
+        Whether their labels were known; if not, the class after T counted as correct.
     """
 
     margin: int
@@ -64,24 +65,25 @@ class MarginChoice(Record):
 
 
 class ExitPoint(Record):
-    """What one margin gives on the images that ran. Fractions are 0..1, None where nothing is compared.
+    """Result of one margin on the images of the run. Fractions are 0..1, None if there is nothing to compare with.
 
     Attributes
     ----------
     margin
-        Least lead of the first class over the second, in units of the output; None: no image stops before T.
+        Smallest lead of the best class over the second at which an image stops, in units of the output; None: never
+        before T.
     average_timesteps
         Mean over images of the step 1..T after which they stop.
     median_timesteps, percentile_95_timesteps
         The first step after which half, or 95 %, of the images have stopped.
     correct_count, accuracy, accuracy_interval
-        Of the classes at those steps; the interval is Wilson's, 95 %.
+        For the classes at those steps; the interval is Wilson's, 95 %.
     agreement_with_cnn
-        Fraction of images that get the CNN's class.
+        Fraction of images with the same class as from the CNN.
     agreement_with_last
-        Fraction of images that get the class they have after T.
+        Fraction of images with the same class as after T.
     synaptic_operations
-        As `evaluate.Point.synaptic_operations`, of each image's steps until it stops.
+        As in `evaluation.Point.synaptic_operations`, for the steps of each image until it stops.
     """
 
     margin: int | None
@@ -102,13 +104,13 @@ class EarlyExit(Record):
     Attributes
     ----------
     choice
-        The margins, and what chose them.
+        The margins, and how they were chosen.
     points
-        By ascending margin: those of `choice`, and None (no image stops before T).
+        In order of ascending margin: those of `choice`, then None (no image stops before T).
     exit_share
         Fraction of images that stop after each step 1..T, with the chosen margin.
     synaptic_operations_saved
-        1 - their mean with the chosen margin / that of all T steps; None where there are none.
+        1 - (mean with the chosen margin) / (mean over all T steps); None if there are none.
     """
 
     choice: MarginChoice
@@ -126,8 +128,8 @@ def exit_steps(outputs: Array, margin: int | None) -> tuple[Array, Array]:
     """Return the step 1..T after which each image stops, int64 ``(N,)``, and its class then, int64 ``(N,)``.
 
     The step is min {t : lead(t) >= margin}, at most T, where lead(t) >= 0 is the largest output minus the second
-    largest after step t, or the magnitude of the only output. Classes with equal outputs have a lead of 0: margin 0
-    stops every image after step 1, and any larger one waits until a class leads. The class is that of
+    largest after step t, or the magnitude of a single output. Classes with equal outputs have a lead of 0: margin 0
+    stops every image after step 1, and any larger margin waits until one class leads. The class is that of
     `RunResult.predictions`.
 
     Parameters
@@ -135,12 +137,12 @@ def exit_steps(outputs: Array, margin: int | None) -> tuple[Array, Array]:
     outputs
         Integers ``(N, T, outputs)``.
     margin
-        Whole number from 0, or None: no image stops before T.
+        Whole number >= 0, or None: no image stops before T.
 
     Raises
     ------
     DataError
-        If ``outputs`` have another shape, or the margin is negative.
+        If ``outputs`` have a wrong shape, or the margin is negative.
     """
     highest = _highest_leads(outputs)
     steps = _steps(highest, margin)
@@ -150,16 +152,16 @@ def exit_steps(outputs: Array, margin: int | None) -> tuple[Array, Array]:
 def choose_margin(
     outputs: Array, labels: Array | None, *, split: HeldOutSplit, tolerance_points: float = TOLERANCE_POINTS
 ) -> MarginChoice:
-    """Return the smallest margin with which at most that many percentage points of accuracy are lost against T.
+    """Return the smallest margin that loses at most ``tolerance_points`` of accuracy against T.
 
     Parameters
     ----------
     outputs
-        Of images that are not run, integers ``(N, T, outputs)``.
+        Outputs for images that are not part of the run, integers ``(N, T, outputs)``.
     labels
-        ``(N,)``; without them, the class after T counts as right.
+        ``(N,)``; without them, the class after T counts as correct.
     split
-        Where the images are from.
+        The split of the images.
     tolerance_points
         Percentage points, 0..100.
 
@@ -168,12 +170,12 @@ def choose_margin(
     UsageError
         If the tolerance is out of range.
     DataError
-        As `exit_steps`, and if there is not one label for each image.
+        As in `exit_steps`, and if there is not one label per image.
     """
     require_tolerance(tolerance_points)
     trade = _trade(outputs, labels)
     image_count, timesteps, _ = outputs.shape
-    # The last margin is larger than every lead before T, and loses nothing.
+    # The last margin exceeds every lead before T, and loses nothing.
     lost = trade.correct_counts[-1] - trade.correct_counts
     averages = [timesteps ** (k / CURVE_POINTS) for k in range(CURVE_POINTS)]
     return MarginChoice(
@@ -188,7 +190,7 @@ def choose_margin(
 
 
 def require_tolerance(tolerance_points: float) -> None:
-    """Raise the `UsageError` of `choose_margin` if the tolerance is out of range; it can be known before a run."""
+    """Raise the `UsageError` of `choose_margin` if the tolerance is out of range; called before a run."""
     if not 0 <= tolerance_points <= 100:
         raise UsageError(
             f"found {tolerance_points}", where="exit_tolerance", expected="must be 0..100 percentage points of accuracy"
@@ -198,28 +200,28 @@ def require_tolerance(tolerance_points: float) -> None:
 def evaluate_early_exit(
     result: RunResult, choice: MarginChoice, *, labels: Array | None = None, cnn_predictions: Array | None = None
 ) -> EarlyExit:
-    """Return what stopping early gives on the images of ``result``.
+    """Return the results of early exit on the images of ``result``.
 
     Parameters
     ----------
     result
-        Of N images over T time steps.
+        A run of N images over T time steps.
     choice
-        Made with the same network and T on other images.
+        Chosen with the same network and T on other images.
     labels, cnn_predictions
-        ``(N,)``: what each image is, and the CNN's class of it, if known.
+        ``(N,)``: the class of each image, and the CNN's class for it, if known.
 
     Raises
     ------
     DataError
-        If the shapes do not belong together.
+        If the shapes do not match.
     """
     outputs = result.outputs
     if outputs.shape[1] != choice.timesteps:
         raise DataError(
             f"found {outputs.shape[1]} time steps",
             where="result",
-            expected=f"must be {choice.timesteps}, with which the margin was chosen",
+            expected=f"must be {choice.timesteps}, for which the margin was chosen",
             hint="Choose a margin for this T.",
         )
     _require_one_each("labels", labels, outputs)
@@ -248,7 +250,7 @@ def _exit_point(
     labels: Array | None,
     cnn_predictions: Array | None,
 ) -> ExitPoint:
-    """The figures if each image stops after its step, ``steps`` ``(N,)``; classes and work by step are ``(N, T)``."""
+    """Results if each image stops after its step, ``steps`` ``(N,)``; classes and operations by step are ``(N, T)``."""
     classes = _at(predictions, steps)
     stopped = np.bincount(steps).cumsum()
     correct = None if labels is None else int((classes == labels).sum())
@@ -267,7 +269,7 @@ def _exit_point(
 
 
 class _Trade(NamedTuple):
-    """Latency against accuracy at every margin from which on some image stops later, ascending, the first one 0."""
+    """Latency against accuracy at all margins where an image's exit changes, ascending from 0."""
 
     margins: Array
     average_timesteps: Array
@@ -275,10 +277,11 @@ class _Trade(NamedTuple):
 
 
 def _trade(outputs: Array, labels: Array | None) -> _Trade:
-    """What holds at margin m holds up to the next one.
+    """Values at each such margin; they hold up to the next one.
 
-    An image stops after step t for m in (h(t - 1), h(t)], where h(t) is its highest lead in steps 1..t: at
-    m = h(t) + 1 it goes on to t + 1, and one right answer comes or goes if the two classes are not both right or wrong.
+    An image stops after step t for m in (h(t - 1), h(t)], where h(t) is its highest lead in steps 1..t. At m = h(t) + 1
+    it continues to t + 1, and the number of correct classes changes by one unless both classes are correct or both
+    wrong.
     """
     highest = _highest_leads(outputs)
     _require_one_each("labels", labels, outputs)
@@ -311,7 +314,7 @@ def _highest_leads(outputs: Array) -> Array:
 
 
 def _steps(highest: Array, margin: int | None) -> Array:
-    """The step after which each image stops: one more than the steps before T up to which its leads are too small."""
+    """The step after which each image stops: 1 + the number of steps before T with too small a lead so far."""
     if margin is not None and margin < 0:
         raise DataError(f"found {margin}", where="margin", expected="must be a whole number from 0, or None")
     too_small = highest < (math.inf if margin is None else margin)
@@ -319,12 +322,12 @@ def _steps(highest: Array, margin: int | None) -> Array:
 
 
 def _at(values: Array, steps: Array) -> Array:
-    """``(N,)``: of ``(N, T)``, each image's value after its step."""
+    """``(N,)``: each image's value after its step, from ``(N, T)``."""
     return np.asarray(values[np.arange(len(steps)), steps - 1])
 
 
 def _require_one_each(name: str, array: Array | None, outputs: Array) -> None:
     if array is not None and array.shape != outputs.shape[:1]:
         raise DataError(
-            f"found shape {array.shape}", where=name, expected=f"must be {outputs.shape[:1]}, one for each image"
+            f"found shape {array.shape}", where=name, expected=f"must be {outputs.shape[:1]}, one per image"
         )

@@ -1,10 +1,10 @@
 """RunResult + labels or targets -> accuracy or error at every T, agreement, spikes, synaptic operations.
 
 The curve is the *anytime* curve: one run of one file, whose thresholds were balanced for one T, read after each step.
-Counts of spikes and synaptic operations are those of the layers that have neurons. Pixels enter the first layer as
-graded spikes at every step, so its work does not depend on the image; it is the first layer's `multiply_accumulates`,
-T times; less where they enter as Poisson spikes, which are not counted. Relays are left out of rates, and included in
-work, of which their share is named (`ir.relays`).
+Spikes and synaptic operations are counted for layers with neurons. Pixels enter the first layer as graded spikes at
+every step, so its work does not depend on the image: it is the first layer's `multiply_accumulates` times T. With
+Poisson input it is less, and those spikes are not counted. Relays are left out of rates and included in work, with
+their share given separately (`ir.relays`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from loihi_convert.records import Interval, Record, wilson_interval
 
 
 class Point(Record):
-    """What is known after T time steps. Accuracies and agreements are fractions 0..1, None where nothing is compared.
+    """Figures after T time steps. Accuracies and agreements are fractions 0..1, None without anything to compare with.
 
     Attributes
     ----------
@@ -39,27 +39,27 @@ class Point(Record):
     global_steps
         T + depth, the steps Lava needs: every synapse adds one.
     correct_count, accuracy, accuracy_interval
-        Of the fixed-point network; the interval is Wilson's, 95 %.
+        For the integer network; the interval is Wilson's, 95 %.
     float_accuracy, float_accuracy_interval
-        Of the float SNN: the same spiking network before rounding to integers.
+        For the float SNN: the same spiking network before rounding to integers.
     conversion_loss_points
-        CNN accuracy - fixed-point accuracy, in percentage points.
+        CNN accuracy - accuracy of the integer network, in percentage points.
     agreement_with_cnn, agreement_with_float
-        Fraction of images that get the class of the CNN (of the float SNN at this T).
+        Fraction of images with the same class as from the CNN (from the float SNN at this T).
     spikes_per_image
-        Of all spiking layers, steps 1..T, mean over images.
+        Spikes of all spiking layers in steps 1..T, mean over images.
     synaptic_operations
         Synapses of nonzero weight reached by those spikes, mean over images.
     synaptic_operations_per_layer
-        The same by the layer that spikes.
+        The same, by spiking layer.
     firing_rate
-        Per spiking layer: spikes / (neurons x T), 0..1, mean over images, without relays; None where these were not
+        Per spiking layer: spikes / (neurons x T), 0..1, mean over images, without relays. None if relays were not
         counted, or there is nothing else.
     activation_sparsity
-        1 - firing rate over all neurons that can spike, without relays; None where there are none, or relays were not
-        counted.
+        1 - firing rate over all neurons that can spike, without relays. None if there are no such neurons, or relays
+        were not counted.
     relay_spikes_per_image, relay_synaptic_operations
-        Of the above, those of relays, see `relay_work`; None where they were not counted.
+        The share of relays in the above, see `relay_work`; None if they were not counted.
     """
 
     timesteps: int
@@ -89,33 +89,33 @@ class Evaluation(Record):
     image_count
         N.
     timesteps
-        The T the thresholds of the file were balanced for; in a file of another tool, the time steps it gives a sample
-        or, if it gives none, the T of the run.
+        The T that the file's thresholds were balanced for. For a file from another tool: its time steps per sample or,
+        if it has none, the T of the run.
     depth
         Number of layers that have synapses; Lava needs T + depth global steps.
     readout
-        What the class is read from: ``"potential"`` or ``"spikes"`` of the last layer.
+        The output of the last layer: ``"potential"`` or ``"spikes"``.
     layers
         In order; all spike, or all but the last.
     multiply_accumulates
-        Of the CNN for one image, all layers. Put ``layers[1:]`` of it beside `Point.synaptic_operations`.
+        For the CNN on one image, all layers. Compare its ``layers[1:]`` with `Point.synaptic_operations`.
     cnn_accuracy, cnn_accuracy_interval
         Fraction 0..1 and its Wilson interval, 95 %; None without labels or without the CNN's classes.
     points
-        At T = 1, 2, 4, ..., at the last step of the run, at `timesteps` if the run reached it, and at those asked for,
+        At T = 1, 2, 4, ..., at the last step of the run, at `timesteps` if the run reached it, and at requested T,
         ascending.
     early_exit
-        What stopping at a clear lead gives; None where T is 1 or no margin was chosen.
+        Results of early exit; None if T is 1 or no margin was chosen.
     regression
-        Errors of a regression, at the T of `points`, whose accuracies and agreements are None then; None for classes.
+        Errors of a regression, at the T of `points`, whose accuracies are then None; None for a classification.
     energy
-        What an inference is estimated to take at the T of `points`; None in results of versions that did not estimate.
+        Estimated energy of an inference at the T of `points`; None in results of versions without the estimate.
     saturated_images
-        Images with an output potential of magnitude 131071 after any step: their charge may have been cut off.
+        Number of images with an output potential of magnitude 131071 in any step: it may have been clipped.
     wrapped_images
-        Images on which the u of some stock neuron wrapped; None where neurons are not stock.
+        Number of images on which u of a stock neuron wrapped; None if neurons are not stock.
     notes
-        Sentences on what must be known to read the figures, such as that all images have one class.
+        Sentences needed to interpret the figures, for example that all images have one class.
     seconds, startup_seconds
         Wall-clock time of the simulation, and of loading and compiling before it.
     images_per_second
@@ -148,12 +148,12 @@ class Evaluation(Record):
 
     @property
     def nominal_point(self) -> Point:
-        """The point at the T the file was balanced for; where the run ended earlier, the last one."""
+        """The point at the T the file was balanced for; the last point if the run ended earlier."""
         return next((point for point in self.points if point.timesteps == self.timesteps), self.points[-1])
 
     @property
     def is_judged(self) -> bool:
-        """Whether accuracy, or the error of a regression, is known."""
+        """Whether the accuracy, or the error of a regression, is known."""
         if self.regression is not None:
             return self.regression.points[-1].to_targets is not None
         return self.nominal_point.accuracy is not None
@@ -177,27 +177,27 @@ def evaluate(
     numbers: Numbers | None = None,
     timesteps: Sequence[int] = (),
 ) -> Evaluation:
-    """Return what a run of ``network`` says about accuracy, or error, against latency.
+    """Return accuracy, or error, against latency for a run of ``network``.
 
     Parameters
     ----------
     result, network
         A run of N images over T time steps, and the network that was run.
     labels, cnn_predictions
-        ``(N,)``, integers 0..classes - 1: the class of each image, and the class that the CNN gives it.
+        ``(N,)``, integers 0..classes - 1: the class of each image, and the CNN's class for it.
     float_predictions
         ``(N, T)``: class from the float SNN after each step.
     early_exit
-        Of the same run, from `early_exit.evaluate_early_exit`.
+        Early exit of the same run, from `early_exit.evaluate_early_exit`.
     numbers
-        Outputs of the same run, where they are numbers and not classes.
+        Outputs of the same run, if it is a regression.
     timesteps
-        Further T to report, those beyond the run excepted.
+        Further T to report; those beyond the run are ignored.
 
     Raises
     ------
     DataError
-        If the shapes do not belong together, or a label is not one of the network's classes.
+        If the shapes do not match, or a label is not one of the network's classes.
     """
     image_count, run_timesteps = _checked_size(result, network)
     _check_shape("labels", labels, (image_count,))
@@ -223,7 +223,7 @@ def evaluate(
         saturated_images=_saturated_images(result, network),
         seconds=result.seconds,
         startup_seconds=result.startup_seconds,
-        # A run shorter than the clock's tick of 1 ns reads as 0 seconds.
+        # A run shorter than the clock's resolution of 1 ns takes 0 seconds.
         images_per_second=image_count / max(result.seconds, 1e-9),
         wrapped_images=result.wrapped_images,
         energy=_energy(network, layers, points),
@@ -233,7 +233,7 @@ def evaluate(
 
 
 class _Compared:
-    """A run, and the classes that its classes are compared with; shapes as in `evaluate`."""
+    """A run, and the classes to compare it with; shapes as in `evaluate`."""
 
     def __init__(
         self,
@@ -251,11 +251,11 @@ class _Compared:
         neurons = [layer.neuron_count for layer in layers[: len(network.spiking_layers)]]
         self._own_neurons = np.array(neurons, np.int64) - self._relays.neurons
         self.cnn_correct = _matches(cnn_predictions, labels)
-        # Input neurons have no synapse in front, whose step Lava would add.
+        # Input neurons have no synapse before them, for which Lava would add a step.
         self.depth = sum(not isinstance(layer.synapse, PixelBias) for layer in network.layers)
 
     def point(self, timesteps: int) -> Point:
-        """Return what is known after ``timesteps`` steps."""
+        """Return the figures after ``timesteps`` steps."""
         image_count = len(self._predictions)
         fixed = self._predictions[:, timesteps - 1]
         floating = None if self._float_predictions is None else self._float_predictions[:, timesteps - 1]
@@ -289,9 +289,9 @@ class _Compared:
 
 
 def _energy(network: QuantizedNetwork | CubaNetwork, layers: Sequence[LayerSize], points: Sequence[Point]) -> Energy:
-    """What an inference is estimated to take, at the T of ``points``."""
+    """The estimated energy of an inference, at the T of ``points``."""
     is_poisson = isinstance(network, QuantizedNetwork) and network.poisson_seed is not None
-    # Relays of pixels, which Poisson spikes may have, are synapses that the pixels reach.
+    # Pixels of Poisson input may have relays; their synapses count as reached by pixels.
     input_synapses = multiplications(network.layers[0].synapse, network.input_shape)
     estimates = [
         estimate(
@@ -313,14 +313,14 @@ def _energy(network: QuantizedNetwork | CubaNetwork, layers: Sequence[LayerSize]
 
 
 def _notes(labels: Array | None, cnn_predictions: Array | None) -> Iterator[str]:
-    """Why accuracy or agreement carry no information, where that is so."""
+    """Notes if accuracy or agreement carry no information."""
     for expected, whose, measure in (
         (cnn_predictions, "The CNN gives all {count:,} images", "the agreement with it"),
         (labels, "All {count:,} images are labelled with", "the accuracy"),
     ):
         if expected is not None and len(expected) > 1 and np.all(expected == expected[0]):
             yield (
-                f"{whose.format(count=len(expected))} the same class, {int(expected[0])}: {measure} says little, "
+                f"{whose.format(count=len(expected))} the same class, {int(expected[0])}: {measure} means little, "
                 "because a constant output reaches 100 %."
             )
 
@@ -358,7 +358,7 @@ def _checked_size(result: RunResult, network: QuantizedNetwork | CubaNetwork) ->
                 f"must be (N, T, {outputs}), {'the same' if network.readout == 'spikes' else None}, "
                 f"(N, T, {spiking[2]}) and (N, T, {spiking[2]}), N and T >= 1"
             ),
-            hint="Evaluate a run with the network that was run.",
+            hint="Use the network of the run.",
         )
     return image_count, timesteps
 
@@ -369,12 +369,12 @@ def _check_shape(name: str, array: Array | None, expected: tuple[int, ...]) -> N
             f"found shape {array.shape}",
             where=name,
             expected=f"must be {expected} for this run",
-            hint="Give those of the images that ran.",
+            hint="Pass those of the images in the run.",
         )
 
 
 def _saturated_images(result: RunResult, network: QuantizedNetwork | CubaNetwork) -> int:
-    """Images with an output potential at the end of its range; of two digits, where the high one may be there."""
+    """Number of images with an output potential at the limit of its range (the high digit, if there are two)."""
     low_bits = network.low_bits if isinstance(network, QuantizedNetwork) else 0
     limit = limits.POTENTIAL_LIMIT * max(1, (1 << low_bits) - 1)
     return int((np.abs(result.potentials).max(axis=(1, 2)) >= limit).sum())
@@ -389,5 +389,5 @@ def _check_label_range(labels: Array | None, classes: int) -> None:
             f"found {low}..{high}",
             where="labels",
             expected=f"must be 0..{classes - 1}, the classes of the network",
-            hint="Use the data that the CNN was trained on.",
+            hint="Use the data the CNN was trained on.",
         )

@@ -1,4 +1,4 @@
-"""A run of one of our files, evaluated as its task asks: classes with accuracy, or numbers with errors."""
+"""Evaluation of a run of a native file according to its task: classification or regression."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ def evaluate_images(
     exit_choice: MarginChoice | None = None,
     timesteps: Sequence[int] = (),
 ) -> Evaluation:
-    """Return what a run of ``network`` on ``images`` says, beside the CNN and the float SNN.
+    """Return the figures of a run of ``network`` on ``images``, compared with the CNN and the float SNN.
 
     Parameters
     ----------
     result
-        Of N images over T time steps.
+        A run of N images over T time steps.
     images
-        With labels or targets, if they are known; they are those of the network's task.
+        With labels or targets, if known; they must match the network's task.
     cnn_outputs
         ``(N, outputs)``, from `relu.cnn_scores`.
     float_outputs
         ``(N, T, outputs)``, from `simulator.outputs`.
     exit_choice
-        The margin of early exit; a regression has none.
+        The margins of early exit; None for a regression.
     timesteps
         As in `evaluation.evaluate`.
 
     Raises
     ------
     DataError
-        As `evaluation.evaluate`.
+        As in `evaluation.evaluate`.
     """
     if network.task == "regression":
         steps = np.arange(1, result.outputs.shape[1] + 1)[:, np.newaxis]
@@ -75,7 +75,7 @@ def evaluate_images(
 
 
 def output_names(network: QuantizedNetwork) -> tuple[str, ...]:
-    """Return the name of each output of a regression; their numbers, unless the file records as many names."""
+    """Return the name of each output of a regression: the names in the file, if complete, else 0, 1, ..."""
     count, recorded = network.shapes[-1][0], network.provenance.model.names
-    # They are printed: into tables, and by terminals that would obey their control characters.
+    # Names are printed in tables; a terminal would interpret control characters.
     return tuple(map(escape_control, recorded)) if len(recorded) == count else tuple(map(str, range(count)))

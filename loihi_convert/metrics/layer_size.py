@@ -1,4 +1,4 @@
-"""How large each layer of a network is, and what the CNN pays for it."""
+"""The size of each layer of a network, and its multiplications in the CNN."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from loihi_convert.records import Record
 
 
 class LayerSize(Record):
-    """One layer's size, and what the CNN pays for it.
+    """The size of one layer, and its multiplications in the CNN.
 
     Attributes
     ----------
     name
         The module's name in the CNN.
     neuron_count
-        Neurons of the layer.
+        Number of neurons of the layer.
     multiply_accumulates
-        Multiplications with a nonzero weight that the CNN needs for one image in this layer's synapse, after average
-        pooling (NeuroBench: effective MACs, were no activation 0); none for relays.
+        Multiplications by a nonzero weight in this layer of the CNN for one image, after average pooling (NeuroBench:
+        effective MACs, if no activation were 0); none for relays.
     relay_neuron_count
-        How many of the neurons are relays.
+        Number of neurons that are relays.
     """
 
     name: str
@@ -57,6 +57,6 @@ def layer_sizes(network: QuantizedNetwork | CubaNetwork) -> tuple[LayerSize, ...
 
 
 def multiplications(synapse: Synapse | PixelBias, input_shape: Shape) -> int:
-    """Return how many multiplications with a nonzero weight the CNN needs in ``synapse`` for one image."""
-    # A spike in front of a pooling reaches the synapses of its whole window; the CNN multiplies the average once.
+    """Return the number of multiplications by a nonzero weight of the CNN in ``synapse`` for one image."""
+    # A spike before a pooling reaches the synapses of its whole window; the CNN multiplies the average once.
     return int(synapse.fan_out(input_shape).sum()) // math.prod(synapse.pool)

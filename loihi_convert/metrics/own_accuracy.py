@@ -1,7 +1,8 @@
-"""The accuracy of the CNN itself, before it is converted, and whether it is what such a CNN gives.
+"""The accuracy of the CNN before conversion, and whether it is plausible.
 
-A forgotten normalization passes every check of a conversion: the spiking network agrees with the CNN, and both are
-wrong. So the CNN's own accuracy on labelled images is said first, and a figure that is too low is traced.
+A forgotten normalization passes all checks of a conversion: the spiking network agrees with the CNN, and both are
+wrong.
+So the CNN's accuracy on labelled images is reported first, and if it is too low, a cause is searched.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ from loihi_convert.ir.task import class_count, classes_of
 from loihi_convert.simulation.relu import cnn_scores
 
 CHECKED_IMAGES: Final = 1_000
-"""Images, at most, on which the CNN is evaluated: seconds, and a point or so of accuracy."""
+"""Most images on which the CNN is evaluated: this takes seconds, with an error of about one point."""
 
 FEWEST_IMAGES: Final = 50
-"""Images without which an accuracy is said, but not judged by chance."""
+"""With fewer images, the accuracy is reported but not compared with chance."""
 
 _TRIED_IMAGES: Final = 200
 _STANDARD_ERRORS: Final = 2
-# What another normalization must win, more than chance gives: on all images, and on few without another sign.
+# Gain in accuracy required of another normalization: on all images, and on few images without other evidence.
 _BETTER: Final = 0.05
 _MUCH_BETTER: Final = 0.1
 
 
 class _Usual(NamedTuple):
-    """What any CNN reaches on a data set after an epoch or two, and the normalization that people use for it."""
+    """The accuracy any CNN reaches on a data set after an epoch or two, and its usual normalization."""
 
     accuracy: float
     mean: tuple[float, ...]
@@ -52,18 +53,18 @@ _IMAGENET: Final = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 @dataclass(frozen=True)
 class OwnAccuracy:
-    """The CNN on labelled images.
+    """Accuracy of the CNN on labelled images.
 
     Parameters
     ----------
     accuracy
-        The share of images that it classifies correctly, 0..1.
+        The share of correctly classified images, 0..1.
     image_count
-        How many images there were.
+        Number of images.
     kind
-        Which images, as in "validation images of mnist".
+        The kind of images, such as "validation images of mnist".
     warning
-        Why the figure is not what such a CNN gives, and what to do; empty if it is.
+        Why the accuracy is implausible, and what to do; empty if it is plausible.
     """
 
     accuracy: float
@@ -73,40 +74,40 @@ class OwnAccuracy:
 
     @property
     def sentence(self) -> str:
-        """The figure and its images."""
-        return f"the CNN itself classifies {100 * self.accuracy:.2f} % of {self.image_count:,} {self.kind} correctly"
+        """The accuracy and the images, in words."""
+        return f"the CNN classifies {100 * self.accuracy:.2f} % of {self.image_count:,} {self.kind} correctly"
 
 
 def own_accuracy(source: Source, images: Dataset, kind: str, expect: float | None = None) -> OwnAccuracy | None:
-    """Return how well the CNN of ``source`` does on ``images``, without conversion; None if they have no labels.
+    """Return the accuracy of the CNN of ``source`` on ``images``, without conversion; None without labels.
 
-    At most `CHECKED_IMAGES` of them are used, evenly spaced. The accuracy is too low if it lies more than 2 standard
-    errors below ``expect``; by default, below what any CNN reaches on the data set that ``source`` names (mnist 95 %,
-    fashion-mnist and digits 85 %, cifar10 60 %); on other data, if it is not above that of always giving the most
-    frequent class, or if a usual normalization, where none was given, wins 10 points.
+    Uses at most `CHECKED_IMAGES` of them, evenly spaced. The accuracy is too low if it is more than 2 standard errors
+    below ``expect``. By default, if it is below what any CNN reaches on the data set of ``source`` (mnist 95 %,
+    fashion-mnist and digits 85 %, cifar10 60 %). On other data, if it is not above always predicting the most frequent
+    class, or if a usual normalization gains 10 points where none was given.
 
     Parameters
     ----------
     source
-        A classification.
+        The CNN, a classification.
     images
-        The ones to look at, which are not the test images.
+        The images, which must not be test images.
     kind
-        Which images they are.
+        The kind of images, in words.
     expect
-        The accuracy that the CNN is known to have, in (0, 1].
+        The known accuracy of the CNN, in (0, 1].
 
     Raises
     ------
     UsageError
-        If ``expect`` is out of range, or the images have no labels to tell.
+        If ``expect`` is out of range, or given for images without labels.
     DataError
         If a label is not an output of the CNN.
     """
     require_expectation(expect)
     if images.labels is None or not len(images) or source.network.task != "classification":
         if expect is not None:
-            raise UsageError("found images without labels", where="expect", expected="is for labelled images")
+            raise UsageError("found images without labels", where="expect", expected="needs labelled images")
         return None
     some = _evenly(images, CHECKED_IMAGES)
     accuracy, data = _accuracy(source.network, some), source.recorded.data
@@ -116,7 +117,7 @@ def own_accuracy(source: Source, images: Dataset, kind: str, expect: float | Non
         return replace(found, warning=f"{found.sentence}; {reason}. {_remedy(source, some, accuracy)}")
     if expect is not None or data in _USUAL or source.recorded.mean is not None or accuracy > 1 - _MUCH_BETTER:
         return found
-    # Nobody knows what to expect of this data, but a CNN that is better with another normalization was trained with it.
+    # No accuracy is known for this data, but a CNN that is better with another normalization was trained with it.
     few = _evenly(some, _TRIED_IMAGES)
     if better := _better_normalization(source, few, _accuracy(source.network, few) + _MUCH_BETTER):
         return replace(found, warning=f"{found.sentence}. {better}")
@@ -124,7 +125,7 @@ def own_accuracy(source: Source, images: Dataset, kind: str, expect: float | Non
 
 
 def _evenly(images: Dataset, most: int) -> Dataset:
-    """At most ``most`` images, evenly spaced: those of class folders come class by class."""
+    """At most ``most`` images, evenly spaced, because images from class folders are sorted by class."""
     count = min(len(images), most)
     return images[np.linspace(0, len(images) - 1, count).round().astype(np.intp)]
 
@@ -144,7 +145,7 @@ def _accuracy(network: ReluNetwork, images: Dataset) -> float:
 
 
 def _too_low(accuracy: float, images: Dataset, data: str | None, expect: float | None) -> str:
-    """Why ``accuracy`` is too low; empty if it is not."""
+    """The reason why ``accuracy`` is too low; empty if it is not."""
     count = len(images)
     margin = _STANDARD_ERRORS * math.sqrt(accuracy * (1 - accuracy) / count)
     if expect is not None:
@@ -156,20 +157,20 @@ def _too_low(accuracy: float, images: Dataset, data: str | None, expect: float |
     margin = _STANDARD_ERRORS * math.sqrt(share * (1 - share) / count)
     if count < FEWEST_IMAGES or share == 1 or accuracy > share + margin:
         return ""
-    return f"always giving the most frequent class does as well ({100 * share:.2f} %)"
+    return f"always predicting the most frequent class is as accurate ({100 * share:.2f} %)"
 
 
 def _remedy(source: Source, images: Dataset, accuracy: float) -> str:
-    """The normalization with which the CNN does better, if one is found; else what else may be wrong."""
+    """A normalization with which the CNN is better, if one is found; otherwise other possible causes."""
     normalized = "Without a normalization" if source.recorded.mean is None else "With the normalization given"
     return _better_normalization(source, images, accuracy + _BETTER) or (
-        f"{normalized} and with the usual ones it is no better: look at the order of the classes, the order of the "
-        "colours (RGB), the size of the images, and whether these are the trained weights."
+        f"{normalized} and with the usual ones it is not better: check the order of the classes, the order of the "
+        "colours (RGB), the size of the images, and that these are the trained weights."
     )
 
 
 def _better_normalization(source: Source, images: Dataset, least: float) -> str:
-    """What to say of the normalization with which the CNN does best, if that is better than ``least``; else nothing."""
+    """A sentence on the best normalization if its accuracy exceeds ``least``; otherwise empty."""
     reached = [
         (_accuracy(source.with_normalization(mean, std), images), mean, std)
         for mean, std in _normalizations(images, source.recorded.data)
@@ -179,14 +180,11 @@ def _better_normalization(source: Source, images: Dataset, least: float) -> str:
     if best <= least:
         return ""
     given = f"`mean` {_numbers(mean)} and `std` {_numbers(std)}"
-    return (
-        f"With {given} it is {100 * best:.2f} % of {len(images):,}: give the normalization that the CNN was trained "
-        "with."
-    )
+    return f"With {given} it is {100 * best:.2f} % of {len(images):,}: give the normalization the CNN was trained with."
 
 
 def _normalizations(images: Dataset, data: str | None) -> Iterator[tuple[tuple[float, ...], tuple[float, ...]]]:
-    """Those that people train with: none, the data set's, to -1..1, ImageNet's, and by these images' own statistics."""
+    """Usual normalizations: none, the data set's, to -1..1, ImageNet's, and that from these images' statistics."""
     channels = images.images.shape[1]
     yield (0.0,) * channels, (1.0,) * channels
     if data in _USUAL:

@@ -1,8 +1,8 @@
-"""A regression's outputs against targets, and against the CNN's: RMSE and R^2 at every T, of each output.
+"""Outputs of a regression against targets and against the CNN's: RMSE and R^2 of each output at every T.
 
-RMSE is the root of the mean squared error over images, in the units of the output. R^2 is 1 - the sum of squared errors
-over the sum of squared differences of what is expected from its mean: 1 at best, 0 for a constant that equals the mean.
-Means over outputs weigh each the same.
+RMSE is the root of the mean squared error over images, in the units of the output. R^2 is 1 - (sum of squared errors) /
+(sum of squared deviations of the expected values from their mean): 1 at best, 0 for a constant output equal to the
+mean. Means over outputs have equal weights.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Error(Record):
     rmse
         In the units of the output.
     r2
-        R^2; None where what is expected does not vary over the images.
+        R^2; None if the expected values are constant over the images.
     """
 
     rmse: float
@@ -41,7 +41,7 @@ class Errors(Record):
 
     @property
     def worst(self) -> int:
-        """The output of the lowest R^2; where none has any, that of the largest RMSE."""
+        """The output with the lowest R^2; if no R^2 is known, the one with the largest RMSE."""
         known = [index for index, error in enumerate(self.outputs) if error.r2 is not None]
         if known:
             return min(known, key=lambda index: self.outputs[index].r2 or 0.0)
@@ -49,14 +49,14 @@ class Errors(Record):
 
 
 class RegressionPoint(Record):
-    """What is known after T time steps; None where nothing is compared.
+    """Errors after T time steps; None without anything to compare with.
 
     Attributes
     ----------
     timesteps
         T.
     to_targets, to_cnn
-        Errors of the fixed-point network against the targets, and against the outputs of the CNN.
+        Errors of the integer network against the targets, and against the outputs of the CNN.
     float_to_targets
         Errors of the float SNN against the targets.
     """
@@ -88,23 +88,23 @@ class Regression(Record):
     def _require_an_error_of_each_output(self) -> Regression:
         found = [self.cnn, *(e for p in self.points for e in (p.to_targets, p.to_cnn, p.float_to_targets))]
         if any(errors is not None and len(errors.outputs) != len(self.output_names) for errors in found):
-            raise ValueError("not one error for each output")
+            raise ValueError("not one error per output")
         return self
 
     def at(self, timesteps: int) -> RegressionPoint:
-        """Return the point of a T that is reported."""
+        """Return the point at a reported T."""
         return next(point for point in self.points if point.timesteps == timesteps)
 
 
 class Numbers(NamedTuple):
-    """The outputs of a regression, and what they are compared with: float64, in the CNN's units; None: not known.
+    """The outputs of a regression and the values to compare with: float64, in the CNN's units; None if unknown.
 
     Attributes
     ----------
     names
-        One for each output.
+        One name per output.
     outputs, float_outputs
-        Of the fixed-point network and of the float SNN after each step: ``(N, T, outputs)``.
+        Outputs of the integer network and of the float SNN after each step: ``(N, T, outputs)``.
     cnn_outputs, targets
         ``(N, outputs)``.
     """
@@ -122,7 +122,7 @@ def evaluate_regression(numbers: Numbers, timesteps: Sequence[int]) -> Regressio
     Raises
     ------
     DataError
-        If the shapes do not belong together.
+        If the shapes do not match.
     """
     count, _, outputs = numbers.outputs.shape
     for name, array, expected in (
@@ -152,13 +152,13 @@ def evaluate_regression(numbers: Numbers, timesteps: Sequence[int]) -> Regressio
 
 
 def errors(found: Array | None, expected: Array | None) -> Errors | None:
-    """Return the errors of ``found`` against ``expected``, both ``(N, outputs)``; None where one is not known."""
+    """Return the errors of ``found`` against ``expected``, both ``(N, outputs)``; None if either is unknown."""
     if found is None or expected is None:
         return None
     wanted = expected.astype(np.float64)
     squares = np.square(found - wanted).mean(axis=0)
     spread = np.square(wanted - wanted.mean(axis=0)).mean(axis=0)
-    # The variance of a constant is 0 but for rounding errors.
+    # The variance of a constant is 0 up to rounding errors.
     varies = spread > 1e-12 * np.square(wanted).mean(axis=0)
     outputs = tuple(
         Error(rmse=float(np.sqrt(square)), r2=float(1 - square / variance) if is_varied else None)
@@ -170,7 +170,7 @@ def errors(found: Array | None, expected: Array | None) -> Errors | None:
 
 
 def mean_errors(point: RegressionPoint) -> dict[str, float | None]:
-    """Return the means over outputs by the names of columns: ``rmse``, ``r2``, ``rmse_to_cnn``, ..., ``r2_float``."""
+    """Return the means over outputs by column name: ``rmse``, ``r2``, ``rmse_to_cnn``, ..., ``r2_float``."""
     columns: dict[str, float | None] = {}
     for suffix, found in (("", point.to_targets), ("_to_cnn", point.to_cnn), ("_float", point.float_to_targets)):
         rmse, r2 = (None, None) if found is None else (found.mean.rmse, found.mean.r2)
@@ -179,10 +179,10 @@ def mean_errors(point: RegressionPoint) -> dict[str, float | None]:
 
 
 def regression_notes(numbers: Numbers) -> Iterator[str]:
-    """Yield what must be known to read the errors."""
+    """Yield notes needed to interpret the errors."""
     for array, what in ((numbers.targets, "target"), (numbers.cnn_outputs, "output of the CNN")):
         if array is not None and len(array) > 1:
             same = np.flatnonzero((array == array[0]).all(axis=0))
             if len(same):
                 names = ", ".join(numbers.names[index] for index in same)
-                yield f"All {len(array):,} images have the same {what} ({names}), which has no R^2."
+                yield f"All {len(array):,} images have the same {what} ({names}), for which R^2 is undefined."

@@ -1,9 +1,9 @@
-"""What relays did in a run: their neurons, spikes and synaptic operations, apart from those of all other neurons.
+"""The work of relays in a run: their neurons, spikes and synaptic operations, separate from all other neurons.
 
-`ref` counts spikes by channel, but synaptic operations only by layer. The operations of a relay channel are taken as
-its spikes x the mean fan-out of its neurons. That is exact where all neurons of the channel have the same fan-out:
-where a skip joins a sum, or passes one more layer, pixel by pixel. Elsewhere it is an estimate. An example is a relay
-before a padded kernel: fewer synapses leave a neuron at the border.
+`ref` counts spikes by channel, but synaptic operations only by layer. The operations of a relay channel are computed as
+its spikes x the mean fan-out of its neurons. That is exact if all neurons of the channel have the same fan-out: where a
+skip enters a sum, or passes one more layer, pixel by pixel. Otherwise it is an estimate, for example for a relay before
+a padded kernel: neurons at the border have fewer synapses.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class RelayWork(NamedTuple):
     neurons
         int64 ``(L,)``.
     spikes
-        float64 ``(T, L)``, after each step, all steps before it and all images together; NaN in layers with relays in a
-        run that did not count spikes by channel.
+        float64 ``(T, L)``, up to each step, summed over images; NaN in layers with relays if the run did not count
+        spikes by channel.
     synaptic_operations
         The same for the synapses that these spikes reach.
     """
@@ -40,7 +40,7 @@ class RelayWork(NamedTuple):
 
 
 def relay_work(result: RunResult, network: QuantizedNetwork | CubaNetwork) -> RelayWork:
-    """Return what the relays of ``network`` did in a run of it."""
+    """Return the work of the relays of ``network`` in a run."""
     counts = result.spike_counts.shape
     neurons, work = np.zeros(counts[2], np.int64), np.zeros((2, *counts[1:]))
     if isinstance(network, CubaNetwork):
@@ -61,5 +61,5 @@ def relay_work(result: RunResult, network: QuantizedNetwork | CubaNetwork) -> Re
 
 
 def known(value: float) -> float | None:
-    """Return ``value``, or None where it is NaN: where it was not counted."""
+    """Return ``value``, or None if it is NaN, that is, not counted."""
     return None if math.isnan(value) else value

@@ -1,6 +1,6 @@
-"""The CSV files of a run folder: the one place that knows their columns, for writing and for reading.
+"""The columns of the CSV files in a run folder, for writing and for reading.
 
-Columns whose name begins with ``relay`` are only in folders of runs with relays (`ir.relays`).
+Columns with names that begin with ``relay`` exist only for runs with relays (`ir.relays`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TARGET = "target"
 
 
 class _Row(BaseModel):
-    """A row by its columns, in their order. Other columns, of later versions, are ignored."""
+    """A row, with fields in the order of the columns. Unknown columns, from later versions, are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, populate_by_name=True)
 
@@ -56,7 +56,7 @@ class FiringRate(_Row):
     """firing_rates.csv: one channel of one layer at one T.
 
     The firing rate of a channel (paper, eq. 3) is the mean over its neurons, and here over images, of spikes / T.
-    ``relay_of`` is the channel of the layer before that a relay repeats, None for other channels.
+    ``relay_of`` is the channel of the layer before that a relay repeats; None for other channels.
     """
 
     file: str
@@ -70,7 +70,7 @@ class FiringRate(_Row):
 class ChannelThreshold(_Row):
     """thresholds.csv: one channel of one layer; ``relay_of`` as in `FiringRate`.
 
-    ``real_threshold`` is None where it is unknown or never reached.
+    ``real_threshold``, before rounding, is None if unknown or infinite.
     """
 
     file: str
@@ -84,7 +84,7 @@ class ChannelThreshold(_Row):
 
 
 class Prediction(_Row):
-    """predictions.csv: one image at one T; potentials and spike counts stand in further columns."""
+    """predictions.csv: one image at one T; potentials and spike counts are in further columns."""
 
     file: str
     image: int
@@ -95,7 +95,7 @@ class Prediction(_Row):
 
 
 def accuracy_row(name: str, evaluation: Evaluation, point: Point) -> dict[str, object]:
-    """Return a row of accuracy.csv: the fields of `Point`, and those of the run before them."""
+    """Return a row of accuracy.csv: fields of the run, then those of `Point`."""
     return {
         "file": name,
         "balanced_timesteps": evaluation.timesteps,
@@ -144,7 +144,7 @@ def energy_row(name: str, estimate: Estimate) -> dict[str, object]:
 
 
 def _flat(record: Record, layers: Sequence[str] = (), *, has_relays: bool = False) -> dict[str, object]:
-    """The fields of a record in order: a column for each of ``layers``, or two for a range."""
+    """The fields of a record in order: one column per layer in ``layers``, or two for a range."""
     row: dict[str, object] = {}
     for field, value in record:
         if field.startswith("relay_") and not has_relays:
@@ -188,14 +188,14 @@ def firing_rates(
 
 
 def _sources(layer: QuantizedLayer | CubaLayer, channels: int) -> list[int | None]:
-    """What each channel repeats, None where it is not a relay."""
+    """The source channel of each channel; None for channels that are not relays."""
     if isinstance(layer, CubaLayer) or layer.relay_of is None:
         return [None] * channels
     return [source if source >= 0 else None for source in layer.relay_of.tolist()]
 
 
 def thresholds(name: str, network: QuantizedNetwork | CubaNetwork) -> Iterator[ChannelThreshold]:
-    """Yield the rows of thresholds.csv for one file: each spiking layer, each channel; none of a CUBA network."""
+    """Yield the rows of thresholds.csv for one file: each spiking layer, each channel; none for a CUBA network."""
     for layer in network.spiking_layers:
         if not isinstance(layer, QuantizedLayer):
             continue
@@ -261,7 +261,7 @@ def _numbered(prefix: str, values: Array) -> dict[str, object]:
 def as_csv(rows: Iterable[Mapping[str, object] | _Row], columns: Iterable[str] | None = None) -> bytes:
     """Return CSV with ``columns``, by default those of all rows in order of appearance; None becomes an empty cell.
 
-    Where ``columns`` are known, no row is kept: those of predictions.csv would take many times its size.
+    If ``columns`` are given, rows are not kept in memory: those of predictions.csv would take many times its size.
     """
     dicts: Iterable[Mapping[str, object]] = (_cells(row) if isinstance(row, _Row) else row for row in rows)
     if columns is None:
@@ -292,7 +292,7 @@ def read_csv(path: Path, schema: type[Row]) -> Iterator[tuple[Row, int]]:
         with path.open(newline="", encoding="utf-8") as file:
             for line, row in enumerate(csv.DictReader(file), 2):
                 if None in row:
-                    raise damaged(path, f"line {line}: more fields than the first line names")
+                    raise damaged(path, f"line {line}: more fields than the header")
                 yield schema.model_validate_strings(row), sum(name.startswith(f"{POTENTIAL}_") for name in row)
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror or error})", where=path) from error
@@ -310,5 +310,5 @@ def first_error(error: ValidationError) -> str:
 
 
 def damaged(path: Path, found: str) -> InputError:
-    """Return the error for a file of a run folder that holds something else than `run` has written."""
+    """Return the error for a file of a run folder that differs from what `run` has written."""
     return InputError(f"damaged: {found}", where=path, hint="Run the files again to make a new run folder.")

@@ -1,4 +1,4 @@
-"""manifest.json of a run folder: what is needed to make the run again."""
+"""manifest.json of a run folder: the information needed to repeat the run."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict
 from loihi_convert.files import sha256
 
 VERSIONED_PACKAGES: Final = ("loihi-convert", "torch", "numpy", "lava-nc", "lava-dl")
-"""Distributions whose versions stand in a manifest: those that can change a result."""
+"""Packages whose versions are recorded in a manifest, because they can change a result."""
 
 
 class ReadFile(BaseModel):
-    """A file that a run has read."""
+    """An input file of a run."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -29,9 +29,9 @@ class ReadFile(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a report needs of ``manifest.json``; whatever else stands there is kept.
+    """The part of ``manifest.json`` that a report needs; other content is kept.
 
-    Only the keys that `new_manifest` writes are required: the others are missing in folders of earlier versions.
+    Only the keys written by `new_manifest` are required; others are missing in folders of earlier versions.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -60,20 +60,20 @@ def new_manifest(
     command_line: Sequence[str],
     seed: int | None,
 ) -> dict[str, Any]:
-    """Return what is needed to make a run again, as plain JSON values.
+    """Return the information needed to repeat a run, as plain JSON values.
 
-    Of every path only the name is kept: a run folder can be passed on without telling whose machine made it.
+    Only the names of paths are kept, so that a shared run folder does not reveal the machine it comes from.
 
     Parameters
     ----------
     network, data, backend
-        Names, as a reader knows them.
+        Names, for the reader.
     files
-        What was read: exported networks, models; their SHA-256 is kept.
+        The input files: exported networks, models; their SHA-256 is recorded.
     command_line
         ``sys.argv``.
     seed
-        Seed of everything random; None where nothing was.
+        Seed of all random numbers; None if there were none.
     """
     return {
         "network": network,
@@ -91,7 +91,7 @@ def new_manifest(
 
 
 def _without_folders(argument: str) -> str:
-    """``--output=/home/me/a.net`` as ``--output=a.net``."""
+    """Return ``--output=a.net`` for ``--output=/home/me/a.net``."""
     return re.sub(r"^(--[\w-]+=|-\w(?=/))?.*/(?=.)", r"\1", argument, flags=re.DOTALL)
 
 

@@ -31,13 +31,13 @@ from loihi_convert.runs.columns import (
 )
 
 RUNS: Final = Path("runs")
-"""The folder of run folders that were not named."""
+"""The parent of run folders that were not given a name."""
 
 MANIFEST: Final = "manifest.json"
 
 
 class FileResults(NamedTuple):
-    """What is known of one file of a run: its stem, its figures, its integers, and the network in it."""
+    """The results of one file of a run: its stem, figures, integers, and network."""
 
     name: str
     evaluation: Evaluation
@@ -58,35 +58,37 @@ def write_run(
     """Write the results of one run into ``folder`` and return the files, the manifest last.
 
     ``accuracy.csv``, ``regression.csv`` (errors of a regression, whose accuracies are empty), ``early_exit.csv`` (if
-    early exit was evaluated), ``energy.csv``, ``firing_rates.csv`` (each
-    channel at each reported T), ``thresholds.csv`` (each channel, if `export` wrote the files), ``result.json``,
-    ``predictions.csv``, ``pictures``, ``manifest.json``. All contents are made before the first is written, each file
-    is written whole, and the manifest comes last: a folder that holds one is complete. If a file cannot be written, no
-    file of the run is left.
+    early
+    exit was evaluated), ``energy.csv``, ``firing_rates.csv`` (each channel at each reported T), ``thresholds.csv``
+    (each
+    channel, for files written by `export`), ``result.json``, ``predictions.csv``, ``pictures``, ``manifest.json``. All
+    contents are created before the first is written, each file is written atomically, and the manifest comes last: a
+    folder
+    with a manifest is complete. If a file cannot be written, no file of the run is left.
 
     Parameters
     ----------
     folder
-        From `run_folder`; made if it is missing.
+        From `run_folder`; created if missing.
     runs
-        At least one, all of the same N images.
+        At least one run, all on the same N images.
     labels
         ``(N,)``, if known.
     classes
-        Name of each class, or of each number of a regression, if known.
+        Name of each class, or of each output of a regression, if known.
     manifest
         From `manifest.new_manifest`.
     targets
-        ``(N, outputs)``, of a regression, if known.
+        ``(N, outputs)``, for a regression, if known.
     pictures
-        Content by file name, as from `report.pictures.run_pictures`.
+        Content by file name, from `report.pictures.run_pictures`.
 
     Raises
     ------
     UsageError
         If two files have the same stem.
     DataError
-        If there is not one name in ``classes`` for each class of the network.
+        If ``classes`` does not have one name per class of the network.
     InputError
         If the folder cannot be written.
     """
@@ -111,7 +113,7 @@ def write_run(
 def _csv_files(
     runs: Sequence[FileResults], labels: Array | None, targets: Array | None, classes: tuple[str, ...] | None
 ) -> dict[str, bytes]:
-    """The files of figures by name, and result.json; those about which nothing is known are left out."""
+    """The CSV files by name, and result.json; files without data are left out."""
     figures = [(run.name, run.evaluation) for run in runs]
     exits = [(name, evaluation, evaluation.early_exit) for name, evaluation in figures if evaluation.early_exit]
     estimates = [(name, evaluation.energy) for name, evaluation in figures if evaluation.energy]
@@ -145,7 +147,7 @@ def _csv_files(
 
 
 def require_different_names(names: Sequence[str]) -> None:
-    """Raise the `UsageError` of `write_run` if two files have the same stem; it can be known before a run."""
+    """Raise the `UsageError` of `write_run` if two files have the same stem; called before a run."""
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(
             f"found several files called {', '.join(repeated)}",
@@ -156,9 +158,9 @@ def require_different_names(names: Sequence[str]) -> None:
 
 
 def require_class_names(name: str, network: QuantizedNetwork | CubaNetwork, classes: tuple[str, ...] | None) -> None:
-    """Raise the `DataError` of `write_run` unless there is a name for each class, or number, of the file ``name``.
+    """Raise the `DataError` of `write_run` unless there is one name per class, or output, of the file ``name``.
 
-    It can be known before a run. ``classes`` is None where they are not known.
+    Called before a run. ``classes`` is None if unknown.
     """
     count = name_count(network.shapes[-1][0], network.task)
     if classes is not None and len(classes) != count:
@@ -166,17 +168,17 @@ def require_class_names(name: str, network: QuantizedNetwork | CubaNetwork, clas
         raise DataError(
             f"the network has {count} {many}, the data {len(classes)} {one} names",
             where=name,
-            expected=f"must be one name for each {one}, or none",
+            expected=f"must be one name per {one}, or none",
         )
 
 
 def dated_name(name: str) -> str:
-    """Return ``name-<UTC time>``, as in ``model-ref-20260131T120000Z``."""
+    """Return ``name-<UTC time>``, for example ``model-ref-20260131T120000Z``."""
     return f"{name}-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}"
 
 
 def require_new_or_empty(folder: Path, hint: str = "Choose a new or an empty folder with `output`.") -> None:
-    """Raise an `InputError` with ``hint`` if ``folder`` holds anything."""
+    """Raise an `InputError` with ``hint`` if ``folder`` is not empty."""
     try:
         is_filled = folder.is_dir() and any(folder.iterdir())
     except OSError as error:
@@ -189,14 +191,13 @@ def require_new_or_empty(folder: Path, hint: str = "Choose a new or an empty fol
 def run_folder(output: Path | None, name: str) -> Iterator[Path]:
     """Yield the folder of a run: ``output``, or a new ``runs/name-<UTC time>`` if that is None.
 
-    It is made before the run, so that a place that cannot be written is found before hours of work and not after. If
-    the ``with`` block fails or is interrupted, the folders that were made here are removed, unless another program has
-    written into them.
+    It is created before the run, so that a place that is not writable is found before hours of work. If the ``with``
+    block fails or is interrupted, the folders created here are removed, unless another program has written into them.
 
     Raises
     ------
     InputError
-        If ``output`` is not empty, or the folder cannot be made or written.
+        If ``output`` is not empty, or the folder cannot be created or written.
     """
     made: list[Path] = []
     try:
@@ -225,7 +226,7 @@ def _json(value: object) -> str:
 
 
 def _make_dated(first: Path, made: list[Path]) -> Path:
-    """Make and return ``first``, or ``first-2``, ``first-3``, ... if another run has made that."""
+    """Create and return ``first``, or ``first-2``, ``first-3``, ... if it already exists."""
     _make_folder(first.parent, made)
     folder = first
     count = 1
@@ -243,10 +244,10 @@ def _make_dated(first: Path, made: list[Path]) -> Path:
 
 
 def _make_folder(folder: Path, made: list[Path]) -> None:
-    """Make ``folder`` and its parents where they are missing, and append each to ``made``, the outermost first."""
+    """Create ``folder`` and missing parents, and append each to ``made``, the outermost first."""
     try:
         for path in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
-            # Another run may make the same parent.
+            # Another run may create the same parent.
             with contextlib.suppress(FileExistsError):
                 path.mkdir()
                 made.append(path)
@@ -257,5 +258,5 @@ def _make_folder(folder: Path, made: list[Path]) -> None:
 
 def _cannot_make(folder: Path, error: OSError) -> InputError:
     return InputError(
-        f"cannot be made ({error.strerror or error})", where=folder, hint="Choose another place with `output`."
+        f"cannot be created ({error.strerror or error})", where=folder, hint="Choose another place with `output`."
     )

@@ -1,4 +1,4 @@
-"""Run folders read back and checked: what `run_folder.write_run` has written, or an error that says what is wrong."""
+"""Reading of run folders written by `run_folder.write_run`, with checks that say what is wrong."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from loihi_convert.runs.manifest import Manifest
 class ChannelThresholds(NamedTuple):
     """The neurons of one layer, one number per channel; see `quantized.QuantizedLayer`.
 
-    ``real`` is what the integers were rounded from, None where a channel can never fire.
+    ``real`` are the thresholds before rounding, None for channels that can never fire.
     """
 
     integers: tuple[int, ...]
@@ -35,7 +35,7 @@ _Relays = dict[tuple[str, str], set[int]]
 
 
 class Confusion(NamedTuple):
-    """How many images of each class (rows) got which class (columns), int64, after T steps; names of the classes."""
+    """Confusion matrix after T steps: ``counts``, int64, by true class (rows) and predicted class (columns)."""
 
     timesteps: int
     counts: Array
@@ -49,19 +49,19 @@ class StoredRun:
     Parameters
     ----------
     name
-        Of the folder.
+        Name of the folder.
     manifest
-        How it was made.
+        How the run was made.
     evaluations
-        By file stem, in the order of the run.
+        Evaluations by file stem, in the order of the run.
     firing_rates
-        By file stem, layer and T, the rate 0..1 of each channel; ``None`` where the run has not recorded them.
+        By file stem, layer and T, the rate 0..1 of each channel; ``None`` if not recorded.
     thresholds
-        By file stem and layer; ``None`` where the run has not recorded them.
+        By file stem and layer; ``None`` if not recorded.
     relays
-        By file stem and layer, the channels that are relays (`ir.relays`); only of layers with any.
+        By file stem and layer, the channels that are relays (`ir.relays`); only layers with relays.
     confusions
-        By file stem, at the T of `Evaluation.nominal_point`; empty where labels are unknown.
+        By file stem, at the T of `Evaluation.nominal_point`; empty if labels are unknown.
     """
 
     name: str
@@ -74,25 +74,25 @@ class StoredRun:
 
 
 def read_run(folder: Path) -> StoredRun:
-    """Read the run folder ``folder``.
+    """Return the run in ``folder``.
 
     Raises
     ------
     InputError
-        If it is not a run folder, is incomplete or damaged, or its files do not belong together.
+        If it is not a run folder, is incomplete or damaged, or its files do not match.
     """
     if not folder.is_dir():
-        raise InputError("no such folder", where=folder, hint="Give folders that `loihi-convert run` has written.")
+        raise InputError("no such folder", where=folder, hint="Give folders written by `loihi-convert run`.")
     if not (folder / "manifest.json").is_file():
         raise InputError(
-            "holds no manifest.json, which is written last: not a run folder, or an incomplete one",
+            "contains no manifest.json, which is written last: not a run folder, or an incomplete one",
             where=folder,
-            hint="Give folders that `loihi-convert run` has completed.",
+            hint="Give complete folders written by `loihi-convert run`.",
         )
     manifest: Manifest = _json(folder / "manifest.json", TypeAdapter(Manifest))
     evaluations: dict[str, Evaluation] = _json(folder / "result.json", TypeAdapter(dict[str, Evaluation]))
     if not evaluations or not all(evaluation.points for evaluation in evaluations.values()):
-        raise damaged(folder / "result.json", "holds no figures")
+        raise damaged(folder / "result.json", "contains no figures")
     for evaluation in evaluations.values():
         _require_errors_at_each_point(folder / "result.json", evaluation)
     rates, thresholds = folder / "firing_rates.csv", folder / "thresholds.csv"
@@ -124,13 +124,13 @@ def _require_errors_at_each_point(path: Path, evaluation: Evaluation) -> None:
     regression = evaluation.regression
     steps = [point.timesteps for point in evaluation.points]
     if regression is not None and [point.timesteps for point in regression.points] != steps:
-        raise damaged(path, "errors of a regression at other T than its other figures")
+        raise damaged(path, "the errors of the regression are at other T than the other figures")
 
 
 def _firing_rates(
     path: Path, evaluations: Mapping[str, Evaluation], relays: _Relays
 ) -> dict[tuple[str, str, int], tuple[float, ...]]:
-    """Read firing_rates.csv, and add the channels that it marks to ``relays``."""
+    """Read firing_rates.csv, and add the relays marked in it to ``relays``."""
     found: dict[tuple[str, str, int], list[float]] = {}
     for row, _ in read_csv(path, FiringRate):
         rates = found.setdefault((row.file, row.layer, row.timesteps), [])
@@ -153,7 +153,7 @@ def _firing_rates(
 def _thresholds(
     path: Path, evaluations: Mapping[str, Evaluation], relays: _Relays
 ) -> dict[tuple[str, str], ChannelThresholds]:
-    """Read thresholds.csv, and add the channels that it marks to ``relays``."""
+    """Read thresholds.csv, and add the relays marked in it to ``relays``."""
     found: dict[tuple[str, str], list[tuple[int, float | None, float, int]]] = {}
     for row, _ in read_csv(path, ChannelThreshold):
         channels = found.setdefault((row.file, row.layer), [])
@@ -175,17 +175,17 @@ def _thresholds(
 def _require_relays(
     path: Path, evaluations: Mapping[str, Evaluation], channels: Mapping[tuple[str, str], int], relays: _Relays
 ) -> None:
-    """Raise unless as many channels are marked as result.json says; ``channels``: how many each layer has."""
+    """Raise unless the number of marked relays matches result.json; ``channels``: number of channels of each layer."""
     sizes = {(name, layer.name): layer for name, evaluation in evaluations.items() for layer in evaluation.layers}
     for key, count in channels.items():
         marked, size = len(relays.get(key, ())), sizes[key]
         if marked * size.neuron_count != size.relay_neuron_count * count:
-            raise damaged(path, f"{marked} relays of {count} channels in {key[1]}: other than in result.json")
+            raise damaged(path, f"{marked} relays of {count} channels in {key[1]} differ from result.json")
 
 
 def _require_next_channel(path: Path, channel: int, expected: int) -> None:
     if channel != expected:
-        raise damaged(path, f"channel {channel} where channel {expected} should stand")
+        raise damaged(path, f"channel {channel} instead of channel {expected}")
 
 
 def _require_equal_channels(
@@ -193,7 +193,7 @@ def _require_equal_channels(
     rates: Mapping[tuple[str, str, int], tuple[float, ...]] | None,
     thresholds: Mapping[tuple[str, str], ChannelThresholds] | None,
 ) -> None:
-    """Raise unless a layer has as many channels at every T as it has thresholds: lines may be missing at an end."""
+    """Raise unless a layer has as many channels at every T as thresholds: lines may be missing at the end."""
     counts = {key: len(neurons.integers) for key, neurons in (thresholds or {}).items()}
     for (file, layer, timesteps), channels in (rates or {}).items():
         expected = counts.setdefault((file, layer), len(channels))
@@ -206,7 +206,7 @@ def _require_equal_channels(
 
 
 def _confusions(path: Path, evaluations: Mapping[str, Evaluation], manifest: Manifest) -> dict[str, Confusion]:
-    """Count ``predictions.csv``; what it says must be what ``result.json`` says."""
+    """Count the predictions in ``predictions.csv``, which must match ``result.json``."""
     labelled = {name: e.nominal_point for name, e in evaluations.items() if e.nominal_point.correct_count is not None}
     if not labelled:
         return {}
@@ -227,16 +227,16 @@ def _confusions(path: Path, evaluations: Mapping[str, Evaluation], manifest: Man
         for pair in found:
             counts[pair] += 1
         if len(found) != evaluations[name].image_count or counts.trace() != labelled[name].correct_count:
-            raise damaged(path, f"other images or correct classes of {name} than in result.json")
+            raise damaged(path, f"the images or correct classes of {name} differ from result.json")
         confusions[name] = Confusion(labelled[name].timesteps, counts, _class_names(name, count, classes, manifest))
     return confusions
 
 
 def _class_names(file: str, count: int, predicted: Mapping[int, str], manifest: Manifest) -> tuple[str, ...]:
-    """The name of each class of ``file``; of one that nothing names, its number.
+    """The name of each class of ``file``; its number if it has no name.
 
-    Earlier versions have not recorded the run's classes. Those of the CNN are the same where they have the names,
-    ``predicted``, that predictions.csv gives to some.
+    Earlier versions did not record the run's classes. The names of the CNN's classes are used if they match
+    ``predicted``, the names that predictions.csv gives for some classes.
     """
     model = manifest.provenance.get(file, {}).get("model")
     for names in (manifest.classes, model.get("classes") if isinstance(model, dict) else None):
