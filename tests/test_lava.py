@@ -418,9 +418,9 @@ def interrupt(session: Session) -> None:
 @pytest.mark.parametrize(
     ("action", "error", "message"),
     [
-        (kill_an_actor, BackendError, r"sim: .* a Lava process was ended by SIGKILL .*\. Run it again, or use"),
-        (kill_the_runtime_service, BackendError, "a Lava process was ended by SIGKILL"),
-        (kill_the_host, BackendError, "the Lava host process was ended by SIGKILL"),
+        (kill_an_actor, BackendError, r"sim: .* a Lava process was killed by SIGKILL .*\. Run it again, or use"),
+        (kill_the_runtime_service, BackendError, "a Lava process was killed by SIGKILL"),
+        (kill_the_host, BackendError, "the Lava host process was killed by SIGKILL"),
         (stop_an_actor, BackendError, r"no progress for 2 s, after step \d+ of 20002"),
         (interrupt, KeyboardInterrupt, None),
     ],

@@ -228,7 +228,7 @@ def test_without_lava_everything_else_works(lava_alone: Path, tmp_path: Path) ->
 def test_doctor_says_what_is_wrong_with_the_named_interpreter() -> None:
     checks = {check.name: check for check in environment.examine("/nowhere/python")}
     assert checks["Lava (sim)"].state == "broken"
-    assert checks["Lava (sim)"].found.startswith("does not run in /nowhere/python: lava_python: there is no program")
+    assert checks["Lava (sim)"].found.startswith("does not run in /nowhere/python: lava_python: program")
     assert '/nowhere/python -m pip install lava-nc==0.10.0 "setuptools<81"' in checks["Lava (sim)"].advice
 
 

@@ -1,6 +1,6 @@
-"""Where an exported file runs: one interface, interchangeable implementations.
+"""Backends that run exported files: one interface, interchangeable implementations.
 
-Every backend takes the *file*, so what is tested is what is shipped, and returns the same integers, bit for bit.
+Every backend reads the exported *file*, so that the shipped file is tested, and returns the same integers, bit for bit.
 
 ==========  =================================  =========================================
 name        implementation                     what it is
@@ -37,7 +37,7 @@ class Backend(Protocol):
 
     @property
     def options(self) -> BackendOptions:
-        """What it was opened with."""
+        """The options it was opened with."""
         ...
 
     @property
@@ -47,7 +47,7 @@ class Backend(Protocol):
 
     @property
     def layout(self) -> Layout | None:
-        """How it lays out networks on Lava; ``None`` if it does not run Lava."""
+        """The layout of networks on Lava; ``None`` if it does not use Lava."""
         ...
 
     def run(
@@ -69,7 +69,7 @@ def open_backend(backend: str, options: BackendOptions = BackendOptions()) -> Ba
     Raises
     ------
     UsageError
-        If there is no such backend, or an option belongs to another one.
+        If the backend is unknown, or an option belongs to another backend.
     """
     known: dict[str, BackendName] = {name: name for name in get_args(BackendName)}
     if backend not in known:

@@ -1,4 +1,4 @@
-"""Two runs of the same images, integer by integer."""
+"""Comparison of two runs of the same images, integer by integer."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from loihi_convert.backends.result import RunResult
 
 
 def first_difference(result: RunResult, reference: RunResult, *, first_image: int = 0) -> str | None:
-    """Return where two runs of the same images differ first, in words, or ``None`` if every integer is equal.
+    """Return the first difference between two runs of the same images, in words, or ``None`` if all integers are equal.
 
-    Compared are the output's potentials and spikes, the spike counts and the synaptic operations of every step, and,
-    where both runs were traced, every layer's spikes and potentials. Their first image has the number ``first_image``.
+    Compares potentials and spikes of the output, spike counts and synaptic operations of every step and, if both runs
+    were traced, spikes and potentials of every layer. Images are numbered from ``first_image``.
     """
     pairs = [
         ("output potential", result.potentials, reference.potentials),

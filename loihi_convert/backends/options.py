@@ -1,4 +1,4 @@
-"""What a backend is opened with, validated once."""
+"""Options of a backend, validated when created."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """How a backend runs files; every option has a default, and most belong to one backend.
+    """Options for running files on a backend; all have defaults, and most belong to one backend.
 
     Parameters
     ----------
     device
-        ref: ``"cpu"``, or another device of torch, such as ``"cuda"``.
+        ref: ``"cpu"`` or another torch device, such as ``"cuda"``.
     lava_python
-        sim and loihi2: the interpreter that has Lava; see `lava_backend.LavaBackend`.
+        sim and loihi2: the interpreter with Lava; see `lava_backend.LavaBackend`.
     lava_layout
         sim: see `choices.Layout`; by default ``"processes"``.
     neuron
-        See `choices.Neuron`; by default what each file was exported for.
+        See `choices.Neuron`; by default that of the file's target.
     leak
-        Stock neurons leak: ``du = 0``, the smallest value in Loihi's documents, instead of -1.
+        Whether stock neurons leak: ``du = 0``, the smallest value in Loihi's documents, instead of -1.
     board
         loihi2: where to run; by default what the environment says.
     profile
@@ -56,18 +56,18 @@ class BackendOptions:
                 raise UsageError(f"found {value}", where=name, expected=one_of(known))
         if self.leak and self.neuron == "own":
             raise UsageError(
-                "only stock neurons leak, and `neuron='own'` was given",
+                "given with `neuron='own'`; only stock neurons leak",
                 where="leak",
                 expected="must be off unless the neurons are stock",
-                hint="Leave out `neuron`, or pass `neuron='stock'`.",
+                hint="Omit `neuron`, or pass `neuron='stock'`.",
             )
 
     def neuron_model(self, network: QuantizedNetwork) -> NeuronModel:
-        """Return what the neurons of ``network`` compute with these options; see `ir.neuron_model.neuron_model`."""
+        """Return the neuron model of ``network`` with these options; see `ir.neuron_model.neuron_model`."""
         return neuron_model(network, self.neuron, leak=self.leak)
 
     def require_for(self, backend: BackendName) -> None:
-        """Raise a `UsageError` if an option was given that ``backend`` does not have."""
+        """Raise a `UsageError` if an option is given that ``backend`` does not have."""
         not_for = {
             "lava_python": self.lava_python is not None and backend == "ref",
             "lava_layout": self.lava_layout is not None and backend != "sim",
@@ -80,7 +80,7 @@ class BackendOptions:
                 f"given, but the backend is {backend}",
                 where=name,
                 expected=_BELONGS_TO[name],
-                hint=f"Leave out `{name}`, or choose another `backend`.",
+                hint=f"Omit `{name}`, or choose another `backend`.",
             )
 
 
@@ -89,5 +89,5 @@ _BELONGS_TO = {
     "lava_layout": "is an option of sim",
     "board": "is an option of loihi2",
     "profile": "is an option of loihi2, whose board has a profiler",
-    "neuron": "must be stock on loihi2: a chip has stock neurons only",
+    "neuron": "must be stock on loihi2: a chip has only stock neurons",
 }

@@ -43,7 +43,7 @@ class ReferenceBackend:
 
     @property
     def layout(self) -> None:
-        """None: it does without Lava."""
+        """None: it does not use Lava."""
 
     def run(
         self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = no_progress
@@ -68,7 +68,7 @@ class ReferenceBackend:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Nothing to end: this backend holds no process."""
+        """Nothing to stop: this backend has no processes."""
 
 
 def run_network(
@@ -82,10 +82,10 @@ def run_network(
     progress: Progress = no_progress,
     started: float | None = None,
 ) -> RunResult:
-    """Run a network that is in memory; what export compares the written file with.
+    """Run a network in memory, for example to compare an exported file with.
 
-    Arguments as `Backend.run`; ``neuron`` is one that `neuron_model` gives for ``network``, by default what the file
-    was exported for.
+    Arguments as in `Backend.run`; ``neuron`` is a model that `neuron_model` returns for ``network``, by default that of
+    the file's target.
     """
     started = time.perf_counter() if started is None else started
     check_run(network, images, timesteps, trace=trace)
@@ -136,7 +136,7 @@ def run_network(
 
 
 def _as_in_file(maps: Array, shape: Shape) -> Array:
-    """``(B, T, H, W, C)`` as ``(B, T, *shape)``."""
+    """``(B, T, H, W, C)`` in the file's axes, ``(B, T, *shape)``."""
     return maps.transpose(0, 1, 4, 2, 3).reshape(*maps.shape[:2], *shape)
 
 

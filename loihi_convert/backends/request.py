@@ -12,11 +12,11 @@ from loihi_convert.errors import DataError, RangeError, UsageError
 from loihi_convert.ir.quantized import MAX_TIMESTEPS, QuantizedNetwork
 
 MAX_TRACE: Final = 2**32
-"""Bytes that the result of a run may take, with the spikes and potentials of a traced one."""
+"""Most bytes of the result of a run, including spikes and potentials of a traced run."""
 
 
 def check_run(network: QuantizedNetwork, images: Array, timesteps: int, *, trace: bool = False) -> None:
-    """Raise unless ``network`` can run ``images`` for ``timesteps`` steps, and, with ``trace``, be recorded.
+    """Raise unless ``network`` can run ``images`` for ``timesteps`` steps and, with ``trace``, record them.
 
     Raises
     ------
@@ -26,7 +26,7 @@ def check_run(network: QuantizedNetwork, images: Array, timesteps: int, *, trace
     DataError
         If the images are not uint8 of ``(N, *input_shape)`` with N >= 1.
     RangeError
-        If ``timesteps`` is larger than the file is proven for.
+        If ``timesteps`` exceeds the largest safe T of the file.
     """
     require_proven(network, timesteps)
     if images.dtype != np.uint8 or images.shape[1:] != network.input_shape or len(images) < 1:
@@ -55,8 +55,8 @@ def require_proven(network: QuantizedNetwork, timesteps: int) -> None:
 
 
 def result_size(network: QuantizedNetwork, images: int, timesteps: int, *, trace: bool = False) -> int:
-    """Return the bytes that the result of such a run takes."""
-    # A potential takes four bytes, a spike one, a count eight.
+    """Return the size in bytes of the result of a run."""
+    # A potential takes four bytes, a spike one byte, a count eight.
     per_step = (4 + (network.readout == "spikes")) * network.shapes[-1][0] + 16 * len(network.spiking_layers)
     if trace:
         per_step = 5 * sum(math.prod(shape) for shape in network.shapes)
@@ -65,7 +65,7 @@ def result_size(network: QuantizedNetwork, images: int, timesteps: int, *, trace
 
 
 def require_result_size(size: int, images: int, timesteps: int, *, trace: bool = False) -> None:
-    """Raise a `UsageError` if the ``size`` bytes of the result of such a run are more than `MAX_TRACE`."""
+    """Raise a `UsageError` if ``size``, the bytes of a result, exceeds `MAX_TRACE`."""
     if size > MAX_TRACE:
         raise UsageError(
             f"the result of {images} images x {timesteps} steps takes {size / 2**20:.1f} MiB",

@@ -1,4 +1,4 @@
-"""What a run gives: integers at every step, the same from every backend."""
+"""Result of a run: integers at every step, the same from every backend."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from loihi_convert.ir.task import classes_of
 
 @dataclass(frozen=True, eq=False)
 class LayerTrace:
-    """Every spike and potential of one layer.
+    """All spikes and potentials of one layer.
 
     Parameters
     ----------
@@ -30,33 +30,33 @@ class LayerTrace:
 
 @dataclass(frozen=True, eq=False)
 class RunResult:
-    """What a run of N images over T time steps gives, the same from every backend.
+    """Result of a run of N images over T time steps, the same from every backend.
 
     Parameters
     ----------
     potentials
         int32 ``(N, T, classes)``: membrane potential of the last layer after each step.
     spike_counts
-        int64 ``(N, T, spiking layers)``: spikes of each layer that has neurons in each step.
+        int64 ``(N, T, spiking layers)``: spikes in each step, of each layer with neurons.
     synaptic_operations
         int64 ``(N, T, spiking layers)``: synapses of nonzero weight reached by those spikes (NeuroBench: effective
-        accumulates); none are after the last layer.
+        accumulates); 0 for the last layer.
     seconds
-        Wall-clock time of the simulation itself, without loading and compiling.
+        Wall-clock time of the simulation, without loading and compiling.
     startup_seconds
-        Loading, compiling, starting.
+        Time for loading, compiling, and starting.
     output_spikes
-        bool ``(N, T, classes)``: the last layer's spikes in each step; ``None`` where it only integrates.
+        bool ``(N, T, classes)``: the last layer's spikes in each step; ``None`` if it only integrates.
     channel_spikes
-        Per spiking layer, int64 ``(T, C)``: spikes of each channel in each step, all images together. Counted by `ref`
-        alone, empty from `sim`: `pipeline.run` adds those of the `ref` run to which it finds a run of `sim` equal.
+        Per spiking layer, int64 ``(T, C)``: spikes of each channel in each step, summed over images. Only counted by
+        `ref`; empty from `sim`, for which `pipeline.run` adds the counts of the equal `ref` run.
     traces
-        One per layer where ``trace`` was asked for, else empty.
+        One per layer with ``trace``, else empty.
     wrapped_images
-        Images on which the u of some stock neuron wrapped, so that it is not the potential that the file means.
-        Counted by `ref`; ``None`` unless the neurons are stock.
+        Number of images on which u of a stock neuron wrapped, so that the potential is wrong. Counted by `ref`;
+        ``None`` unless the neurons are stock.
     measured
-        Measurements of the profiler of a chip, by its names: seconds, joules, watts. Empty without a profiler.
+        Measurements of a chip's profiler, by name: seconds, joules, watts. Empty without a profiler.
     """
 
     potentials: Array
@@ -71,7 +71,7 @@ class RunResult:
     measured: Mapping[str, float] = field(default_factory=dict)
 
     def with_joined_digits(self, low_bits: int) -> RunResult:
-        """The result of the whole readout where it was run in two digits, see `ir.digits`; itself for 0 bits."""
+        """Return the result with a two-digit readout joined, see `ir.digits`; unchanged for 0 bits."""
         if not low_bits:
             return self
         potentials = joined(self.potentials, low_bits)
@@ -80,11 +80,11 @@ class RunResult:
 
     @property
     def outputs(self) -> Array:
-        """What the class is read from after each step, ``(N, T, classes)``: the potential, int32, or, where the last
-        layer has neurons, how often each has fired since the first step, int64."""
+        """The outputs after each step, ``(N, T, classes)``: potentials, int32, or, if the last layer has neurons, spike
+        counts since the first step, int64."""
         return self.potentials if self.output_spikes is None else self.output_spikes.cumsum(axis=1, dtype=np.int64)
 
     @property
     def predictions(self) -> Array:
-        """int64 ``(N, T)``: the class that the output stands for after each step, see `ir.task.classes_of`."""
+        """int64 ``(N, T)``: the predicted class after each step, see `ir.task.classes_of`."""
         return classes_of(self.outputs)

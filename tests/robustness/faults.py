@@ -308,8 +308,8 @@ def lava_killed(bench: Bench) -> Iterator[str]:
     """A Lava actor killed, the host killed, the command line killed, a model that hangs, a host without memory."""
     words = ("run", "long.net", "--backend", "sim", "--images", "400")
     for name, message in (
-        ("actor", "error: sim: .* a process of Lava's was ended by SIGKILL"),
-        ("host", "error: sim: .* the Lava host process was ended by SIGKILL"),
+        ("actor", "error: sim: .* a process of Lava's was killed by SIGKILL"),
+        ("host", "error: sim: .* the Lava host process was killed by SIGKILL"),
         ("hang", "error: sim: .* no progress for 3 s"),
     ):
         trial = bench.trial()

@@ -1,1 +1,1 @@
-"""Lava's CPU simulator, at arm's length in a host process."""
+"""Lava's CPU simulator, isolated in a host process."""

@@ -1,6 +1,6 @@
-"""The files through which images enter a simulation on Lava and results leave it.
+"""The files that pass images to a simulation on Lava and results back.
 
-Written and read on both sides: by `lava_backend.py`, and by `host.py`, which may be another Python with another NumPy.
+Both sides write and read them: `lava_backend.py`, and `host.py`, which may run on another Python and NumPy.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from loihi_convert.ir.quantized import QuantizedNetwork
 
 @dataclass(frozen=True)
 class LavaFiles:
-    """The files of one run, through which images enter the simulation and results leave it.
+    """The files of one run, with its images and results.
 
     Parameters
     ----------
@@ -44,12 +44,12 @@ class LavaFiles:
 
     @property
     def steps(self) -> Path:
-        """int64 ``(1,)``: global steps begun."""
+        """int64 ``(1,)``: number of global steps started."""
         return self.path / "steps.npy"
 
     @property
     def potentials(self) -> Path:
-        """int32 ``(N, T, classes)``: the last layer's."""
+        """int32 ``(N, T, classes)``: potentials of the last layer."""
         return self.path / "potentials.npy"
 
     @property
@@ -77,7 +77,7 @@ class LavaFiles:
         return self.path / f"spikes{index}.npy", self.path / f"potentials{index}.npy"
 
     def fill(self, network: QuantizedNetwork, images: Array, timesteps: int, trace: bool) -> None:
-        """Write the inputs, and reserve the space of the results."""
+        """Write the inputs, and reserve space for the results."""
         moments = (len(images), timesteps)
         with self.network.open("wb") as file:
             pickler = pickle.Pickler(file)
@@ -98,7 +98,7 @@ class LavaFiles:
     def recording(
         self, network: QuantizedNetwork, index: int, timesteps: int, trace: bool, *, interval: int
     ) -> Recording:
-        """Return what layer ``index`` writes into these files, with ``interval`` steps from image to image."""
+        """Return the recording of layer ``index`` into these files, with ``interval`` steps between images."""
         is_last = index == len(network.layers) - 1
         spikes, potentials = (self.output_spikes, self.potentials) if is_last else self.layer_trace(index)
         recorded = trace or is_last
@@ -114,7 +114,7 @@ class LavaFiles:
         return Recording(first_step(index), interval, timesteps, str(potentials) if recorded else None, files)
 
     def result(self, network: QuantizedNetwork, trace: bool, seconds: float, startup_seconds: float) -> RunResult:
-        """Read what the simulation wrote."""
+        """Return the results of the simulation."""
         potentials = np.load(self.potentials)
         output_spikes = np.load(self.output_spikes) if network.readout == "spikes" else None
         traces: list[LayerTrace] = []
@@ -134,10 +134,10 @@ class LavaFiles:
 
 
 def _by_bytes(array: Array) -> tuple[type, tuple[Shape, str, bytes]]:
-    """An array for pickle: NumPy 2 pickles them by names (``numpy._core``) that NumPy 1 does not know."""
+    """Reduce an array for pickle: NumPy 2 uses names (``numpy._core``) that NumPy 1 does not know."""
     return np.ndarray, (array.shape, array.dtype.str, array.tobytes())
 
 
 def _reserve(path: Path, dtype: npt.DTypeLike, shape: Shape) -> None:
-    # Written out, because a memory map of a file with holes dies of SIGBUS once the disk is full.
+    # Written in full: a memory map of a sparse file crashes with SIGBUS when the disk is full.
     np.save(path, np.zeros(shape, dtype))

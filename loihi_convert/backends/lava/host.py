@@ -1,7 +1,7 @@
-"""The process in which Lava lives: ``python -m loihi_convert.backends.lava.host FOLDER TOKEN PARENT``.
+"""The process that runs Lava: ``python -m loihi_convert.backends.lava.host FOLDER TOKEN PARENT``.
 
-Started, fed and ended by `lava_backend.py`, whose pipes are its stdin and stdout. For each request it builds a network
-of Lava Processes (`own_network.py`, or `stock_network.py` for stock neurons) and runs it.
+Started, controlled and stopped by `lava_backend.py`, through pipes at its stdin and stdout. For each request it builds
+a network of Lava Processes (`own_network.py`, or `stock_network.py` for stock neurons) and runs it.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ from loihi_convert.ir.quantized import QuantizedNetwork
 _WATCH_SECONDS: Final = 0.1
 _PR_SET_PDEATHSIG: Final = 1
 
-# Messages that a channel of Lava can hold. All Processes take each step together, so at most one waits; Lava's default
-# of 64 only takes 32 times the shared memory.
+# Capacity of a channel in Lava, in messages. All Processes do each step together, so at most one message waits; Lava's
+# default of 64 would only take 32 times the shared memory.
 _CHANNEL_SIZE: Final = 2
 
 
@@ -74,9 +74,9 @@ def main(folder: Path, token: str, parent: int) -> None:
 
 
 class _Watched:
-    """This process, its answers to the parent, and a thread that notices when a child or the parent has gone.
+    """This process, its answers to the parent, and a thread that detects the end of a child or the parent.
 
-    A child that ends would leave Lava waiting for ever; a parent that ends would leave everything else.
+    If a child ends, Lava would wait forever; if the parent ends, everything else would stay behind.
     """
 
     def __init__(self, folder: Path, token: str, parent: int) -> None:
@@ -84,24 +84,24 @@ class _Watched:
         self._stepping = False
         self._failed = False
         self.failure = Path()
-        # Lava prints: what is meant for stdout goes to the log, and the pipe is ours alone.
+        # Lava prints to stdout: that goes to the log, so that the pipe carries only our messages.
         self._pipe = os.dup(sys.stdout.fileno())
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        # Names by which the parent finds what Lava leaves in /dev/shm when it is killed; the standard library has no
-        # public way to set them.
+        # A prefix by which the parent finds Lava's leftovers in /dev/shm after a kill; the standard library has no
+        # public way to set it.
         shared_memory._SHM_NAME_PREFIX = f"/{token}-"  # type: ignore[attr-defined]
         shared_memory._SHM_SAFE_NAME_LENGTH = len(token) + 18  # type: ignore[attr-defined]
         settings = multiprocessing_process.current_process()._config  # type: ignore[attr-defined]
         settings["semprefix"] = f"/{token}"
-        # Where its sockets go: ``folder``, removed with everything else. It is the working folder, children inherit it,
-        # and is called by its short name, because a socket's may have no more than 107 bytes.
+        # Sockets go to ``folder``, which is removed at the end. It is the working folder, which children inherit, and
+        # its short name is used because the path of a socket may have at most 107 bytes.
         settings["tempdir"] = "."
         _let_children_die_with_their_parent()
         threading.Thread(target=self._watch, daemon=True).start()
 
     @contextlib.contextmanager
     def stepping(self) -> Iterator[None]:
-        """While it holds, no child may end, not even cleanly."""
+        """Within this context no child may end, not even cleanly."""
         self._stepping = True
         try:
             yield
@@ -112,7 +112,7 @@ class _Watched:
         os.write(self._pipe, json.dumps(message).encode() + b"\n")
 
     def fail(self, reason: str) -> None:
-        """Answer that the run failed, with the reason that the model itself gave if there is one."""
+        """Report that the run failed, with the reason given by the model, if any."""
         self._failed = True
         with contextlib.suppress(OSError):
             reason = self.failure.read_text(encoding="utf-8")
@@ -130,14 +130,14 @@ class _Watched:
 
 
 def _ended_child() -> os.waitid_result | None:
-    # WNOWAIT: multiprocessing itself must find the child later.
+    # WNOWAIT: multiprocessing must still find the child later.
     with contextlib.suppress(ChildProcessError):
         return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     return None
 
 
 def _let_children_die_with_their_parent() -> None:
-    """Have the kernel kill every forked child when its parent ends (more exactly, the thread that forked it)."""
+    """Let the kernel kill every forked child when its parent ends (precisely, the thread that forked it)."""
     prctl = ctypes.CDLL(None).prctl
     forking = os.getpid()
 
@@ -147,7 +147,7 @@ def _let_children_die_with_their_parent() -> None:
 
     def in_child() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        # The parent may have ended before that took effect.
+        # The parent may have ended before this took effect.
         if os.getppid() != forking:
             os._exit(1)
 
@@ -155,7 +155,7 @@ def _let_children_die_with_their_parent() -> None:
 
 
 def import_lava() -> None:
-    """Import Lava on any Python: 3.11 and later refuse a dataclass that has no hash as another one's default value."""
+    """Import Lava on any Python: from 3.11 on, an unhashable dataclass is refused as a default value."""
     original = dataclasses.dataclass
 
     def dataclass(cls: type | None = None, /, **options: bool) -> type | Callable[[type], type]:
@@ -174,7 +174,7 @@ def import_lava() -> None:
     import lava.proc.dense.process  # noqa: F401
     from lava.magma.core.process.ports.ports import ReshapePort
 
-    # Lava says np.reshape(newshape=...), which NumPy deprecates from 2.1 on and refuses from 2.5 on.
+    # Lava calls np.reshape(newshape=...), which NumPy deprecates from 2.1 on and refuses from 2.5 on.
     ReshapePort.get_transform_func_fwd = lambda port: functools.partial(_reshaped, port.shape)
 
 
@@ -191,7 +191,7 @@ def _versions() -> dict[str, str]:
 
 
 def _run(files: LavaFiles, request: dict[str, Any], host: _Watched) -> tuple[float, dict[str, float]]:
-    """Run one network on all its images; return the seconds that the steps took, and what a chip measured."""
+    """Run one network on all its images; return the time of the steps in seconds, and measurements of a chip."""
     from lava.magma.core.process.process import ProcessServer
     from lava.magma.core.process.variable import VarServer
 
@@ -201,7 +201,7 @@ def _run(files: LavaFiles, request: dict[str, Any], host: _Watched) -> tuple[flo
     else:
         use_board(Board(**request["chip"]["board"]))
         seconds, measured = run_on_board(network, files, request)
-    # Lava keeps every Process and Var, with its weights, and one log handler per Process.
+    # Lava keeps all Processes and Vars, with their weights, and a log handler per Process.
     ProcessServer().reset_server()
     VarServer().reset_server()
     logging.getLogger().handlers.clear()

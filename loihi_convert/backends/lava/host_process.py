@@ -1,8 +1,8 @@
-"""The operating system process that runs Lava, seen from outside: its interpreter, its pipes, its end.
+"""The operating system process that runs Lava, as seen by its parent: interpreter, pipes, shutdown.
 
 ``import lava`` sets the multiprocessing start method, prints to stdout, and leaves spinning processes and shared memory
-behind when it is interrupted; an error in a model hangs it for ever. So Lava lives in `lava.host`, in a session of its
-own, and whatever happens, the whole session is killed and cleaned up.
+behind when it is interrupted; an error in a model hangs it forever. So Lava runs in `lava.host`, in a separate session,
+which in the end is always killed and cleaned up.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from typing import Any, Final
 from loihi_convert.errors import BackendError, PlatformError
 
 LAVA_PYTHON: Final = "LOIHI_CONVERT_LAVA_PYTHON"
-"""Environment variable: the interpreter that has Lava, where it is not this one."""
+"""Environment variable: the interpreter with Lava, if not this one."""
 
 _KILL_SECONDS: Final = 1.0
 _SHARED_MEMORY: Final = Path("/dev/shm")
 _LOG_LINES: Final = 6
 
-# Each Lava Process is an operating system process; with BLAS threads of their own they fight for the cores: on two busy
-# ones the MNIST network falls from 140 images/s to 3.
+# Each Lava Process is an operating system process; with BLAS threads of their own they compete for the cores: on two
+# busy cores the MNIST network falls from 140 images/s to 3.
 _ONE_THREAD: Final = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class HostProcess:
-    """The host process: its pipes, its folder, its end.
+    """The host process: its pipes, its folder, its shutdown.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ class HostProcess:
             self._process.stdin.flush()
 
     def receive(self, seconds: float) -> dict[str, Any] | None:
-        """Return the next answer, or ``None`` if none comes within ``seconds``; raise if the host has ended."""
+        """Return the next answer, or ``None`` if there is none within ``seconds``; raise if the host has ended."""
         assert self._process.stdout is not None
         pipe = self._process.stdout.fileno()
         if b"\n" not in self._unread and select.select([pipe], [], [], seconds)[0]:
@@ -106,18 +106,18 @@ class HostProcess:
             except ValueError as error:
                 raise self._unusable(f"it answers {line[:80]!r}") from error
             return answer
-        # WNOWAIT leaves the zombie, so that its process group number cannot be given to others before `end`.
+        # WNOWAIT leaves the zombie, so that its process group number cannot be reused before `end`.
         ended = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if ended is None:
             return None
         if ended.si_code == os.CLD_EXITED and not self.is_ready:
-            # A Python that meets an error ends with 1 and says which in its last line; other programs say it first.
+            # On an error Python exits with 1 and names it in the last line; other programs name it in the first.
             words = self._last_words() or [f"it {how_it_ended(ended)}"]
             raise self._unusable(words[-1 if ended.si_status == 1 else 0])
         raise self.error(f"the Lava host process {how_it_ended(ended)}")
 
     def error(self, reason: str) -> BackendError:
-        """Describe what stopped the simulation, with the end of the host's log."""
+        """Return the error that stopped the simulation, with the end of the host's log."""
         log = "".join(f"\n  {line}" for line in self._last_words())
         return BackendError(
             f"the simulation was stopped: {reason}",
@@ -135,25 +135,25 @@ class HostProcess:
             f"{self._python} cannot run Lava ({reason})",
             where=self._backend,
             expected="must be Python 3.10 or newer with NumPy and lava-nc",
-            hint=f"Name another interpreter by `lava_python` or {LAVA_PYTHON}. `backend='ref'` gives the same integers "
+            hint=f"Set `lava_python` or {LAVA_PYTHON} to another interpreter. `backend='ref'` gives the same integers "
             "without Lava.",
         )
 
     def end(self) -> None:
-        """Kill the host and its children; leave no process, no shared memory and no file behind."""
+        """Kill the host and its children; leave no processes, shared memory or files behind."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        # Every child of the host holds this pipe: its end is theirs. (Whether a dead one still counts in the process
-        # group depends on when init reaps it.)
+        # Every child of the host holds this pipe open: it closes when all have ended. (A dead child may stay in the
+        # process group until init reaps it.)
         deadline = time.monotonic() + _KILL_SECONDS
         pipe = self._process.stdout.fileno()
         while (left := deadline - time.monotonic()) > 0:
             if select.select([pipe], [], [], left)[0] and not os.read(pipe, 2**16):
                 break
         self._process.stdout.close()
-        # A request that the host never read is flushed by close.
+        # close flushes a request that the host never read.
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         self._process.wait()
@@ -162,32 +162,32 @@ class HostProcess:
 
 
 def _executable(name: str) -> str:
-    """Return the absolute path of a program; links are kept, because a virtual environment is known by its link."""
+    """Return the absolute path of a program; links are kept, as a virtual environment is identified by its link."""
     found = shutil.which(Path(name).expanduser())
     if found is None:
         raise PlatformError(
-            f"there is no program {name}",
+            f"program {name} not found",
             where="lava_python",
-            expected="must be the path of a Python interpreter that has Lava, such as ~/.venvs/lava/bin/python",
-            hint=f"The default is what {LAVA_PYTHON} says.",
+            expected="must be the path of a Python interpreter with Lava, such as ~/.venvs/lava/bin/python",
+            hint=f"The default is the value of {LAVA_PYTHON}.",
         )
     return str(Path(found).absolute())
 
 
 def how_it_ended(ended: os.waitid_result) -> str:
-    """Return ``ended with exit code 1``, ``was ended by SIGTERM`` or the like."""
+    """Return ``ended with exit code 1``, ``was killed by SIGTERM`` or the like."""
     if ended.si_code == os.CLD_EXITED:
         return f"ended with exit code {ended.si_status}"
-    reason = " (the kernel does so when memory runs out)" if ended.si_status == signal.SIGKILL else ""
-    return f"was ended by {signal.Signals(ended.si_status).name}{reason}"
+    reason = " (the kernel does this when memory runs out)" if ended.si_status == signal.SIGKILL else ""
+    return f"was killed by {signal.Signals(ended.si_status).name}{reason}"
 
 
 def remove_shared_memory(token: str) -> None:
-    """Remove the shared memory and the semaphores of the host process that was given ``token``."""
+    """Remove the shared memory and semaphores of the host process with ``token``."""
     for segment in _SHARED_MEMORY.glob(f"*{token}*"):
         segment.unlink(missing_ok=True)
 
 
 def other_interpreter(given: str | None) -> str | None:
-    """Return the interpreter that ``given``, or else `LAVA_PYTHON`, names for Lava; ``None``: this one."""
+    """Return the interpreter for Lava: ``given``, or that in `LAVA_PYTHON`; ``None`` for this one."""
     return given or os.environ.get(LAVA_PYTHON) or None

@@ -1,4 +1,4 @@
-"""Backend `sim`: Lava's CPU simulator, at arm's length in a host process; this file starts, feeds and watches it.
+"""Backend `sim`: Lava's CPU simulator in a host process, which this file starts, controls and monitors.
 
 Images and results pass through memory maps in a temporary folder (`exchange.py`), requests and answers as JSON lines
 through two pipes (`host_process.py`)::
@@ -6,8 +6,7 @@ through two pipes (`host_process.py`)::
     LavaBackend  --stdin: {"folder": ...}-->              lava_host  --fork-->  one process per Lava Process
                  <--stdout: {"event": "finished" ...}--
 
-Lava may be installed in another interpreter than this one, of another Python and NumPy version, where NumPy and Lava
-are all there is.
+Lava may be installed in another interpreter, with another Python and NumPy version, and only NumPy and Lava in it.
 """
 
 from __future__ import annotations
@@ -37,31 +36,31 @@ from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.progress import Progress, no_progress
 
 STALL_SECONDS: Final = 120.0
-"""Seconds without a simulated step after which a run is ended: one step of the largest network takes seconds."""
+"""Seconds without a simulated step after which a run is stopped; a step of the largest network takes seconds."""
 
 MAX_BATCH: Final = 64
 MAX_NEURONS: Final = 2**20
-"""Images side by side, and neurons of all of them: bounds of `fitting_batch_size`."""
+"""Most images per batch, and most neurons of a batch: limits of `fitting_batch_size`."""
 
 _POLL_SECONDS: Final = 0.05
 
 
 class LavaBackend:
-    """Runs exported files on Lava's CPU simulator; every integer equals `ref`'s.
+    """Runs exported files on Lava's CPU simulator; all integers are equal to those of `ref`.
 
     The host process starts with the first run (Lava's import takes about 2 s), serves any number of runs, and ends with
-    the ``with`` block, or with this process, however that ends.
+    the ``with`` block, or with this process, even if that is killed.
 
     Parameters
     ----------
     options
-        ``neuron`` and ``leak``; ``lava_python``, the interpreter that has NumPy and Lava, as a path or a name on PATH,
-        by default what `host_process.LAVA_PYTHON` says, else this interpreter; ``lava_layout``, by default
-        ``"processes"``, the only one that stock neurons have.
+        ``neuron`` and ``leak``; ``lava_python``, the interpreter with NumPy and Lava, as a path or a name on PATH, by
+        default that in `host_process.LAVA_PYTHON`, else this interpreter; ``lava_layout``, by default
+        ``"processes"``, the only one for stock neurons.
     batch_size
-        Images side by side in layout ``"layers"``, from 1; by default `fitting_batch_size`.
+        Images per batch in layout ``"layers"``, at least 1; by default `fitting_batch_size`.
     stall_seconds
-        Seconds without progress after which a run is ended.
+        Seconds without progress after which a run is stopped.
     """
 
     name: BackendName = "sim"
@@ -87,12 +86,12 @@ class LavaBackend:
 
     @property
     def layout(self) -> Layout:
-        """The one it was opened with, or the default."""
+        """The layout it was opened with, or the default."""
         return self.options.lava_layout or "processes"
 
     @property
     def chip(self) -> dict[str, Any] | None:
-        """What the host is to know of a chip to run on; ``None``: it simulates."""
+        """The chip to run on, for the host; ``None`` for simulation."""
         return None
 
     def run(
@@ -103,14 +102,14 @@ class LavaBackend:
         Raises
         ------
         UsageError
-            If the file cannot have the neurons that the options ask for.
+            If the options ask for neurons that the file does not support.
         PlatformError
             If Lava is not installed, its interpreter cannot be used, or the temporary folder is full.
         BackendError
-            If the simulation fails, stalls or is ended from outside. No process of it is left then; a further run
-            starts a new host.
+            If the simulation fails, stalls or is killed. None of its processes is left then; the next run starts a new
+            host.
         """
-        # h5py is not needed where only the host runs.
+        # The host does not need h5py.
         from loihi_convert import netx
 
         started = time.perf_counter()
@@ -158,10 +157,10 @@ class LavaBackend:
     def _timing(self, network: QuantizedNetwork, neuron: NeuronModel, image_count: int, timesteps: int) -> Timing:
         if neuron.is_circuit and self.layout != "processes":
             raise UsageError(
-                f"found {self.layout}, but the neurons of this run are stock Processes of Lava",
+                f"found {self.layout}, but this run uses stock Processes of Lava",
                 where="lava_layout",
                 expected="must be processes for stock neurons",
-                hint="Leave it out, or pass `neuron='own'`, which gives the same integers as long as nothing wraps.",
+                hint="Omit it, or pass `neuron='own'`, which gives the same integers as long as nothing wraps.",
             )
         batch_size = 1
         if self.layout == "layers":
@@ -172,7 +171,7 @@ class LavaBackend:
     def _prepare(
         self, network: QuantizedNetwork, images: Array, timesteps: int, trace: bool
     ) -> tuple[HostProcess, LavaFiles]:
-        """A running host, and the files of the run."""
+        """Return a running host, and the files of the run."""
         try:
             host = self._host = self._host or HostProcess(self.name, self._lava_python)
             folder = LavaFiles(Path(tempfile.mkdtemp(dir=host.folder)))
@@ -188,7 +187,7 @@ class LavaBackend:
     def _watch(
         self, host: HostProcess, folder: LavaFiles, steps: Timing, progress: Progress
     ) -> tuple[float, dict[str, float]]:
-        """Wait for the end of the run; return the seconds that its steps took, and what a chip's profiler found."""
+        """Wait for the end of the run; return the time of its steps in seconds, and a chip's measurements."""
         counter = np.load(folder.steps, mmap_mode="r")
         done, changed_at = 0, time.monotonic()
         while True:
@@ -209,7 +208,7 @@ class LavaBackend:
                 raise PlatformError(
                     f"Lava cannot be imported{host.where} ({answer['reason']})",
                     where=self.name,
-                    hint="`loihi-convert doctor` says what to install, and `lava_python` names another interpreter. "
+                    hint="`loihi-convert doctor` says what to install; `lava_python` selects another interpreter. "
                     "`backend='ref'` gives the same integers without Lava.",
                 )
             elif answer["event"] == "no board":
@@ -219,11 +218,11 @@ class LavaBackend:
 
 
 def fitting_batch_size(network: QuantizedNetwork, image_count: int) -> int:
-    """Return how many of ``image_count`` images to present side by side, so that it is fast and memory is left alone.
+    """Return how many of ``image_count`` images to put into a batch, for speed without using much memory.
 
-    What Lava spends on a step is little beside the work of a few dozen images of a small network, or of a few of a
-    large one. A neuron takes some 30 bytes for each image, 2 of them in shared memory, of which containers have
-    little. The presentations are made as even as they can be.
+    Lava's overhead per step is small compared with the work for a few dozen images of a small network, or for a few
+    images of a large one. A neuron takes about 30 bytes per image, 2 of them in shared memory, which is scarce in
+    containers. Batches are as equal in size as possible.
     """
     neurons = sum(math.prod(shape) for shape in (network.input_shape, *network.shapes))
     most = max(1, min(MAX_BATCH, MAX_NEURONS // neurons))

@@ -1,4 +1,4 @@
-"""Types of Lava's objects, as far as they are used here; Lava publishes none."""
+"""Types of the Lava objects used here; Lava has no type annotations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Port(Protocol):
         ...
 
     def connect(self, other: Port) -> None:
-        """Send to ``other``, or, if this is an input, hand on to it."""
+        """Send to ``other`` or, if this is an input, forward to it."""
         ...
 
     def reshape(self, shape: Shape) -> Port:
@@ -40,7 +40,7 @@ class Process(Protocol):
     proc_params: dict[str, Any]
 
     def create_runtime(self, run_cfg: object, compile_config: dict[str, Any] | None = None) -> None:
-        """Compile the network that it is connected with."""
+        """Compile the network it is connected to."""
         ...
 
     def run(self, condition: object, run_cfg: object = None) -> None:
@@ -48,7 +48,7 @@ class Process(Protocol):
         ...
 
     def stop(self) -> None:
-        """End the network."""
+        """Stop the network."""
         ...
 
 

@@ -1,16 +1,16 @@
 """The network of Lava Processes for an exported network, with custom neurons.
 
-Used in the process in which Lava lives, and only there.
+Used only in the process that runs Lava.
 
 One Lava network per run, in one of two layouts. `processes`, one image at a time, with Lava's own Conv and Dense::
 
     ImageSource -> Conv -> SoftResetIF -> Conv -> SoftResetIF -> Dense -> Integrator or SoftResetIF
 
-`layers`, B images side by side, with custom Processes only::
+`layers`, in batches of B images, with custom Processes only::
 
     ImageSource -> SpikingLayer -> SpikingLayer -> IntegratingLayer or SpikingLayer
 
-`timing.py` says which layer sees which image when.
+`timing.py` defines when each layer processes each image.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def build(
     layout: Layout,
     batch_size: int,
 ) -> Process:
-    """Connect the Lava Processes of ``network``; return the first of them."""
+    """Connect the Lava Processes of ``network``; return the first one."""
     neurons = [
         _neuron_parameters(network, index, folder, timesteps, trace, neuron) for index in range(len(network.layers))
     ]
@@ -60,7 +60,7 @@ def build(
 def _neuron_parameters(
     network: QuantizedNetwork, index: int, folder: LavaFiles, timesteps: int, trace: bool, neuron: NeuronModel
 ) -> dict[str, Any]:
-    """What the neurons of a layer are, in Lava's axes, and what they record."""
+    """Parameters of a layer's neurons, in Lava's axes, and their recording."""
     layer = network.layers[index]
     zero = np.zeros(1, np.int32)
     parameters = {
@@ -96,7 +96,7 @@ def _processes(network: QuantizedNetwork, images: dict[str, Any], neurons: list[
 def _layers(
     network: QuantizedNetwork, images: dict[str, Any], neurons: list[dict[str, Any]], batch_size: int
 ) -> list[Process]:
-    """One Process per layer, for ``batch_size`` images side by side."""
+    """One Process per layer, for batches of ``batch_size`` images."""
     from loihi_convert.backends.lava.processes.image_source import ImageSource
     from loihi_convert.backends.lava.processes.layer_processes import IntegratingLayer, SpikingLayer
 
@@ -116,7 +116,7 @@ def _layers(
 
 
 def models() -> dict[Any, Any]:
-    """The models of Lava's Processes among them."""
+    """Return the models for the Lava Processes among them."""
     from lava.proc.conv.process import Conv
     from lava.proc.dense.process import Dense
 

@@ -1,22 +1,22 @@
-"""When images enter a network on Lava, and when each layer sees them.
+"""Timing on Lava: when images enter a network, and when each layer processes them.
 
-A synapse answers one step later, so layer i (from 0) does its local step t = 1, 2, ... of presentation k at global step
-k x interval + t + i + 1, and starts each presentation by a reset of its own.
+A synapse responds one step later, so layer i (from 0) does its local step t = 1, 2, ... of presentation k at global
+step k x interval + t + i + 1, and starts each presentation with a reset.
 
-**Custom neurons** reset themselves in one step: one presentation follows the other, the interval is T.
+**Custom neurons** reset themselves within a step: presentations follow each other directly, and the interval is T.
 
-**Stock LIFReset** sets u = v = 0 every P steps, and only then integrates what arrives in that step. So the -theta that
-a spike in local step P sends to its own neuron lands in step P + 1, after the reset. Therefore an image gets 2P steps,
-input and biases in the first T <= P of them, and in the steps P + 1 .. 2P no neuron fires:
+**Stock LIFReset** sets u = v = 0 every P steps, before it integrates the input of that step. So the -theta that a spike
+in local step P sends to its own neuron arrives in step P + 1, after the reset. Therefore an image gets 2P steps, with
+input and biases in the first T <= P of them, and no neuron fires in steps P + 1 .. 2P:
 
 - The first layer receives nothing from step P + 1 on, but -theta from its own spikes of step P. So u <= 0 and
   V0 + u < theta: it does not fire, so nothing follows, and u does not rise above 0.
-- A layer after one that does not fire in its steps P + 1 .. 2P receives nothing in its own steps P + 1 .. 2P: the same
+- A layer after one that does not fire in steps P + 1 .. 2P receives nothing in its own steps P + 1 .. 2P, so the same
   holds for it.
 
-So nothing is on its way when step 2P + 1 resets once more, and it finds the state of the very start. P is a power of
-two because the chip allows no other reset interval; shorter intervals than 2P would not do, and T blank steps without
-a reset in between would not either: what a potential holds above the threshold keeps a neuron firing.
+So no message is in flight when step 2P + 1 resets again, and the state is that of the start. P is a power of two
+because the chip allows no other reset interval. An interval shorter than 2P would not work, nor would T blank steps
+without a reset: the potential in excess of the threshold would keep a neuron firing.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Timing:
     images
         N.
     batch_size
-        Images side by side in one presentation.
+        Images per presentation.
     timesteps
         T.
     layers
-        Synapses in a row.
+        Number of consecutive synapses.
     interval
         Steps from one presentation to the next: T, or, for stock Processes, `stock_interval`.
     """
@@ -55,7 +55,7 @@ class Timing:
         return (math.ceil(self.images / self.batch_size) - 1) * self.interval + self.timesteps + self.layers
 
     def images_done(self, step: int) -> int:
-        """Return how many images the last layer has finished after a global step."""
+        """Return the number of images that the last layer has finished after a global step."""
         presentations = max(0, step - self.layers + self.interval - self.timesteps) // self.interval
         return min(self.images, presentations * self.batch_size)
 
@@ -66,7 +66,7 @@ def first_step(layer: int) -> int:
 
 
 def reset_interval(timesteps: int) -> int:
-    """Return P of a stock LIFReset: the power of two from T up."""
+    """Return P of a stock LIFReset: the smallest power of two >= T."""
     return 1 << (timesteps - 1).bit_length()
 
 

@@ -1,6 +1,6 @@
-"""Synapses as matrix products of float32, for a batch of inputs: the sums that Lava's Conv and Dense give.
+"""Synapses as matrix products of float32, for a batch of inputs: the sums computed by Lava's Conv and Dense.
 
-Axes: the batch B, then Lava's W, H, C or N. float32 is exact, in whatever order BLAS adds: inputs
+Axes: the batch B, then Lava's W, H, C or N. float32 is exact for any order of summation in BLAS: inputs
 and weights are integers, and the exactness rules of `chip.rules` bound every partial sum by 2^23 - 1, so Lava's
 wrapping at 24 bits never applies either.
 """
@@ -18,7 +18,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 Array = npt.NDArray[Any]
 
 COLUMN_BYTES: Final = 2**20
-"""Bytes of the images of a batch that are unfolded at once, at least one image: about a core's cache."""
+"""Most bytes of a batch unfolded at once, at least one image: about the size of a core's cache."""
 
 
 class ConvGemm:
@@ -35,9 +35,9 @@ class ConvGemm:
     groups
         Number of channel groups.
     pool
-        (horizontal, vertical) window = stride of the sum-pooling; (1, 1) is none.
+        (horizontal, vertical) window and stride of the sum-pooling; (1, 1) for none.
     batch_size
-        B, the largest one.
+        B, the largest batch size.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class DenseGemm:
     weights
         Integers ``(N_out, N_in)``, columns in W, H, C order.
     pool
-        As in `ConvGemm`; other than (1, 1) it needs inputs of three axes.
+        As in `ConvGemm`; if not (1, 1), inputs must have three axes.
     """
 
     def __init__(self, weights: Array, *, pool: tuple[int, int] = (1, 1)) -> None:
@@ -114,7 +114,7 @@ class DenseGemm:
 def sum_pool(inputs: Array, pool: tuple[int, int], out: Array) -> None:
     """Write into ``out`` ``(B, W / k_w, H / k_h, C)`` the sum over each window of ``inputs`` ``(B, W, H, C)``.
 
-    ``pool`` is (k_w, k_h); what no window covers is left out.
+    ``pool`` is (k_w, k_h); incomplete windows are dropped.
     """
     width, height = out.shape[1] * pool[0], out.shape[2] * pool[1]
     out[...] = inputs[:, : width : pool[0], : height : pool[1]]

@@ -1,4 +1,4 @@
-"""What our ProcessModels share: an error in one of them ends its process instead of hanging the whole network."""
+"""Base of the custom ProcessModels: an error in one ends its process instead of hanging the whole network."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lava.magma.core.model.py.model import PyLoihiProcessModel
 class GuardedModel(PyLoihiProcessModel):
     """A ProcessModel whose exceptions are written to the file ``proc_params["failure"]`` and end the process.
 
-    Lava swallows an exception in a ProcessModel, after which ``run()`` and ``stop()`` wait for ever. The host watches
-    for ended processes.
+    Lava swallows exceptions in a ProcessModel; ``run()`` and ``stop()`` then wait forever. The host watches for ended
+    processes.
     """
 
     def prepare(self) -> None:
-        """Build what the steps need; called once, when Lava has set the Vars and ports."""
+        """Prepare the steps; called once, after Lava has set the Vars and ports."""
 
     def step(self) -> None:
         """Do one time step; ``self.time_step`` counts from 1."""

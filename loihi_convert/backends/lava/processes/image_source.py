@@ -1,4 +1,4 @@
-"""Where the images enter Lava."""
+"""The input Process, which sends images into a Lava network."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from loihi_convert.ir.poisson import poisson_spikes
 
 
 class ImageSource(AbstractProcess):
-    """Sends each batch of images in T successive steps, then zeros: pixels as graded spikes of at most 8 bits, or
+    """Sends each batch of images in T consecutive steps, then zeros: pixels as graded spikes of at most 8 bits, or
     Poisson spikes.
 
     Presentation k, of the images kB .. (k + 1)B - 1, is sent in the global steps kR + 1 .. kR + T, where R is
-    ``interval``. Where images are missing in the last one, it is filled up with zeros.
+    ``interval``. An incomplete last batch is padded with zeros.
 
     Parameters
     ----------
     shape
         ``(B, W, H, C)``, or the same number of values in other axes.
     batch_size
-        B, images side by side.
+        B, the number of images per batch.
     images
         File of the integers to send: ``.npy``, uint8 ``(N, C, H, W)``.
     timesteps
@@ -38,9 +38,9 @@ class ImageSource(AbstractProcess):
     interval
         Steps from one presentation to the next; T or more.
     poisson_seed
-        Of Poisson spikes; ``None``: pixels.
+        Seed of the Poisson spikes; ``None``: pixels.
     steps
-        File to fill: ``.npy``, int64 ``(1,)``; the number of global steps begun.
+        File to update: ``.npy``, int64 ``(1,)``; the number of global steps started.
     """
 
     def __init__(

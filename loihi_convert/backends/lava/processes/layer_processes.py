@@ -1,9 +1,9 @@
-"""One Process per layer, synapse and neurons in one, for images side by side.
+"""One Process per layer, with synapse and neurons in one, for batches of images.
 
-Fewer Processes that do more in each step: what Lava spends on messages and on keeping its Processes in step is spent
-once for a batch. A layer here keeps the time of Lava's Conv or Dense with neurons after it: in each step it fires with
-the current of the last one and sends its spikes, then receives and computes the current of the next one. So all layers
-compute at the same time.
+Fewer Processes do more work per step: Lava's overhead for messages and synchronization is paid once per batch. The
+timing is that of Lava's Conv or Dense followed by neurons: in each step a layer fires with the current of the previous
+step and sends its spikes, then receives spikes and computes the current for the next step. So all layers compute at the
+same time.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ Synapse = Callable[[Array, Array], None]
 
 
 class SpikingLayer(SpikingNeurons):
-    """A synapse and its `SpikingNeurons`, of B images.
+    """A synapse and its `SpikingNeurons`, for B images.
 
     Parameters
     ----------
     input_shape
         ``(W, H, C)`` or ``(N,)``.
     synapse
-        From inputs to current.
+        Function from inputs to current.
     shape, batch_size, neurons
         As in `SpikingNeurons`.
     """
@@ -62,7 +62,7 @@ class SpikingLayer(SpikingNeurons):
 
 
 class IntegratingLayer(Neurons):
-    """A synapse and its `Neurons`, which do not fire, of B images; parameters as in `SpikingLayer`."""
+    """A synapse and its `Neurons`, which do not fire, for B images; parameters as in `SpikingLayer`."""
 
     def __init__(self, *, input_shape: tuple[int, ...], synapse: Synapse, batch_size: int, **neurons: Any) -> None:
         super().__init__(synapse=synapse, batch_size=batch_size, **neurons)
@@ -70,7 +70,7 @@ class IntegratingLayer(Neurons):
 
 
 class SynapticCurrent(IntegratingModel):
-    """Neurons whose current comes from a synapse of their own, one step after its inputs."""
+    """Neurons whose current comes from their own synapse, one step after its inputs."""
 
     s_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.uint8, precision=8)
 

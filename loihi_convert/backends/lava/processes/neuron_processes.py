@@ -1,6 +1,6 @@
-"""Integrate-and-fire neurons with soft reset, and neurons that only integrate; both record what they do.
+"""Integrate-and-fire neurons with soft reset, and neurons that only integrate; both record their state.
 
-Their state has a leading axis of B images side by side.
+Their state has a leading axis of B images.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Neurons(AbstractProcess):
     neuron
         Soft or hard reset; see `ir.neuron_model`.
     recording
-        What is written where. Each presentation starts in its first recorded step.
+        The values to record, and their files. Each presentation starts in its first recorded step.
     further
         Process parameters of a subclass.
     """
@@ -62,7 +62,7 @@ class Neurons(AbstractProcess):
 
 
 class SpikingNeurons(Neurons):
-    """Integrate-and-fire neurons; the potential keeps what exceeds the threshold.
+    """Integrate-and-fire neurons; after a spike the potential keeps the excess over the threshold.
 
     At each step::
 
@@ -71,12 +71,12 @@ class SpikingNeurons(Neurons):
         s_out = v >= threshold
         v = v - threshold * s_out
 
-    With hard reset the neurons compute what Lava's own LIF does without leak; see `ir.neuron_model`.
+    With hard reset the neurons compute the same as Lava's LIF without leak; see `ir.neuron_model`.
 
     Parameters
     ----------
     output_shape
-        Of ``s_out``: ``(B, *shape)``, or the same number of neurons in other axes.
+        Shape of ``s_out``: ``(B, *shape)``, or the same number of neurons in other axes.
     threshold
         Integers, in weight units, that broadcast over ``shape``.
     neurons
@@ -114,7 +114,7 @@ class Integrator(Neurons):
 
 
 class IntegratingModel(GuardedModel):
-    """What all neurons do first in a step; exact 32-bit integers."""
+    """The integration step of all neurons, in exact 32-bit integers."""
 
     # In units of 2^-shift weight units.
     v: Array = LavaPyType(np.ndarray, np.int32, precision=24)
@@ -132,14 +132,14 @@ class IntegratingModel(GuardedModel):
         """Do one step with ``current``, int32 that broadcasts over ``v``."""
         if (self.time_step - self._recording.first_step) % self._recording.interval == 0:
             self.v[...] = self.initial_potential << self.shift
-        # No overflow of int32: a current is below 2^23 (after the shift, where there is one), the rest too.
+        # int32 cannot overflow: a current is below 2^23 (after a shift, if there is one), and so are all other terms.
         self.v += current << self.shift
         self.v += self.bias << self.shift
         np.clip(self.v, -self._limit, self._limit, out=self.v)
 
 
 class SpikingModel(IntegratingModel):
-    """The model of `SpikingNeurons`, wherever their current comes from."""
+    """The model of `SpikingNeurons`, for any source of current."""
 
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.bool_, precision=1)
     threshold: Array = LavaPyType(np.ndarray, np.int32, precision=18)
@@ -157,7 +157,7 @@ class SpikingModel(IntegratingModel):
 
 
 class ReadoutModel(IntegratingModel):
-    """The model of `Neurons` that do not fire, wherever their current comes from."""
+    """The model of `Neurons` that do not fire, for any source of current."""
 
     def advance(self, current: Array) -> None:
         super().advance(current)

@@ -1,4 +1,4 @@
-"""Models of Lava's own neurons and Sparse that do what Lava's models do: guarded, and the neurons recorded."""
+"""Models of Lava's neurons and Sparse with Lava's behaviour, guarded, and with recording of the neurons."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Array = npt.NDArray[Any]
 @requires(CPU)
 @tag("bit_accurate_loihi", "fixed_pt")
 class RecordingLifResetModel(GuardedModel, PyLifResetModelBitAcc):
-    """Lava's bit-accurate LIFReset; what it does is written down.
+    """Lava's bit-accurate LIFReset, with recording.
 
-    Process parameters, set on the Process beside its own: ``recording``, a `Recording`; ``initial_potential`` V0 and
-    ``threshold`` theta, integers that broadcast over the neurons. Recorded is V0 + u - theta s, rounded down: the
-    potential after the soft reset, which the neuron's own synapse does in the next step.
+    Additional Process parameters: ``recording``, a `Recording`; ``initial_potential`` V0 and
+    ``threshold`` theta, integers that broadcast over the neurons. It records V0 + u - theta s, rounded down: the
+    potential after the soft reset, which the neuron's recurrent synapse does in the next step.
     """
 
     def prepare(self) -> None:

@@ -1,8 +1,8 @@
-"""Fast exact ProcessModels of Lava's own Conv and Dense Processes, each step one matrix product.
+"""Fast, exact ProcessModels of Lava's Conv and Dense Processes, with one matrix product per step.
 
-Like Lava's models they answer one step late: first send what the last step gave, then receive and compute. Weights,
-inputs and sums are float32, which is exact (`gemm.py`). What Lava's model of Dense rounds away, by sign mode, bit count
-and weight_exp, our weights do not have; its Conv on the CPU ignores weight_exp, which ours does not.
+Like Lava's models they respond one step late: first they send the last step's result, then receive and compute.
+Weights, inputs and sums are float32, which is exact (`gemm.py`). Our weights have no bits that Lava's Dense would round
+away (sign mode, bit count, weight_exp). Lava's Conv on the CPU ignores weight_exp; this one does not.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class PyConvModelGemm(GuardedModel):
     weight_exp: Array = LavaPyType(np.ndarray, np.int32)
     num_weight_bits: Array = LavaPyType(np.ndarray, np.int32)
     num_message_bits: Array = LavaPyType(np.ndarray, np.int32)
-    # Lava's own models keep the next five as int8, which a long pooled kernel or many groups would wrap.
+    # Lava's models store the next five as int8, which a long pooled kernel or many groups would overflow.
     kernel_size: Array = LavaPyType(np.ndarray, np.int32)
     padding: Array = LavaPyType(np.ndarray, np.int32)
     stride: Array = LavaPyType(np.ndarray, np.int32)
