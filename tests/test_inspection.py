@@ -290,7 +290,7 @@ def test_run_takes_an_external_file(
     assert not (tmp_path / "refused").exists()
     netx.write(small_network(), tmp_path / "native.net")
     assert run(monkeypatch, "run", tmp_path / "native.net", "--data", "digits", "--mean", "0.5", "--std", "0.5") == 2
-    assert "native.net holds its own normalization" in capsys.readouterr().err
+    assert "native.net already has its normalization" in capsys.readouterr().err
 
 
 def test_differences_by_kind(tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ def test_files_of_a_folder_are_replaced_whole(tool: ModuleType, tmp_path: Path) 
     ("words", "code", "message"),
     [
         (("build", "new", "none.safetensors"), 3, r"none\.safetensors: .*No such file"),
-        (("build", "new", "model.safetensors", "-T", "a"), 2, "timesteps: found 'a'; must be whole numbers from 1"),
+        (("build", "new", "model.safetensors", "-T", "a"), 2, "timesteps: found 'a'; must be whole numbers >= 1"),
         (
             ("build", "new", "model.safetensors", "--sim-images", "-5"),
             2,

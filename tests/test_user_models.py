@@ -86,9 +86,9 @@ def test_a_file_does_not_name_the_code_that_runs(
     assert "--data: not given" in capsys.readouterr().err
     for wrong, message in (
         (["--mean", "a"], "--mean: found 'a'; must be numbers, one per channel"),
-        (["--input-shape", "8"], "--input-shape: found '8'; must be whole numbers from 1: C,H,W of an image"),
+        (["--input-shape", "8"], "--input-shape: found '8'; must be whole numbers >= 1: C,H,W of an image"),
         (["--input-shape", "3,8,8"], "--input-shape: found (3, 8, 8); must be (1, 8, 8)"),
-        (["--classes", "cat,,dog"], "--classes: found 'cat,,dog'; must be their number from 2, or their names"),
+        (["--classes", "cat,,dog"], "--classes: found 'cat,,dog'; must be their number, at least 2, or their names"),
         (["--classes", "12"], "found 12 names for 10 outputs of the CNN"),
     ):
         assert call(*user, "--data", "digits", *wrong) == 2

@@ -1,4 +1,4 @@
-"""What the command line calls a parameter of the library: its flag."""
+"""The command-line flag of a library parameter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which images a verb uses: the data set that the options or the file name, and how many of its images."""
+"""The images of a verb: the data set named by the options or the file, and the number of its images."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DataRequest:
-    """The data that the options name: ``--data``, ``--data-root``, ``--class-map``."""
+    """The data named by the options: ``--data``, ``--data-root``, ``--class-map``."""
 
     data: str | None
     data_root: Path | None
     class_map: ClassMap | None = None
 
     def load(self, path: Path, recorded: ModelRecord, input_shape: Shape) -> DataSplits:
-        """Return the data for the network of the file at ``path``, which records ``recorded`` of its CNN.
+        """Return the data for the network in the file at ``path``, with the record ``recorded`` of its CNN.
 
         Raises
         ------
@@ -49,14 +49,14 @@ class DataRequest:
 
 
 def validation_images(splits: DataSplits) -> tuple[Dataset, str]:
-    """Return the images to act upon, which are not the test images, and what they are; a user's own are not split."""
+    """Return images for choices, which must not be test images, and their kind; own images are not split."""
     if len(splits.validation):
         return splits.validation, "validation images"
     return splits.test, "own images"
 
 
 def first_images(count: int | None, default: int, available: int, kind: str) -> int:
-    """Return how many images to use: ``count``, or ``default`` of those ``available``; ``kind`` says which they are."""
+    """Return the number of images to use: ``count``, or ``default``, at most ``available``; ``kind`` names them."""
     chosen = min(default, available) if count is None else count
     if not 1 <= chosen <= available:
         raise UsageError(

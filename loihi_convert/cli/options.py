@@ -1,6 +1,6 @@
-"""Options that several verbs share, and the values in their texts.
+"""Options shared by several verbs, and parsers of their values.
 
-A parameter of a verb is called as the library's parameter it sets, so that an error of the library, which names its
+A parameter of a verb has the name of the library's parameter it sets. So an error of the library, which names the
 parameter, can be shown with the flag: ``method`` is ``--balance``. Counts of images are ``image_count``.
 """
 
@@ -34,19 +34,19 @@ LAVA = "Lava"
 BOARD = "Loihi 2 board"
 EXTERNAL = "Files of other tools"
 
-# `typer.Option` itself returns Any: its value is the metadata of a parameter, and nothing that has a type of its own.
+# `typer.Option` returns Any: the metadata of a parameter, which has no type of its own.
 Option = Any
 
 
 class Normalization(NamedTuple):
-    """What the pixels / 255 of the training images were normalized with; None: not said."""
+    """Normalization of the training images, after pixel / 255; None if not given."""
 
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
 
 
 def choice(choices: object, flag: str, panel: str, help: str, *, metavar: str | None = None) -> Option:
-    """Return an option that takes one of the names in the ``Literal`` type ``choices``."""
+    """Return an option with the names in the ``Literal`` type ``choices`` as values."""
     known: tuple[str, ...] = get_args(choices)
     return typer.Option(
         flag,
@@ -76,7 +76,7 @@ def switch(flag: str, panel: str, help: str, *, hidden: bool = False) -> Option:
 
 
 def named(flag: str, panel: str, help: str, *, metavar: str | None = None) -> Option:
-    """Return an option without a default value of its own; ``help`` says what happens without it."""
+    """Return an option without a default value; ``help`` says what happens without it."""
     return typer.Option(flag, metavar=metavar, help=help, rich_help_panel=panel, show_default=False)
 
 
@@ -110,8 +110,8 @@ def class_map(panel: str) -> Option:
 
 def arch(panel: str) -> Option:
     help = (
-        "For a checkpoint of your own: your class or function that builds the CNN, as package.module:factory or "
-        "package.module:factory(classes=10). It is imported from the current folder, and its code runs."
+        "For your own checkpoint: your class or function that builds the CNN, as package.module:factory or "
+        "package.module:factory(classes=10). It is imported from the current folder and executed."
     )
     return named("--arch", panel, help, metavar="MODULE:FACTORY")
 
@@ -131,7 +131,7 @@ def mean(panel: str, default: str) -> Option:
 
 
 def std(panel: str) -> Option:
-    return named("--std", panel, "As --mean; the two go together.", metavar="A,B,C")
+    return named("--std", panel, "Like --mean; give both or none.", metavar="A,B,C")
 
 
 def timesteps(help: str = "Time steps; default: the T that the file was balanced for.") -> Option:
@@ -143,12 +143,12 @@ def images(help: str) -> Option:
 
 
 def output(help: str) -> Option:
-    """Return ``-o``, which at every verb is the file or the folder that is written, not the folder it is made in."""
+    """Return ``-o``, which for every verb is the file or folder to write, not its parent folder."""
     return typer.Option("-o", "--output", metavar="PATH", help=help, rich_help_panel=BASICS)
 
 
 def as_json() -> Option:
-    return switch("--json", BASICS, "Print one JSON object on stdout, and nothing else there.")
+    return switch("--json", BASICS, "Print one JSON object to stdout, and nothing else.")
 
 
 def details(help: str) -> Option:
@@ -159,7 +159,7 @@ def overwrite(help: str = "Replace existing files.", panel: str = BASICS) -> Opt
     return switch("--overwrite", panel, help)
 
 
-def seed(panel: str, help: str = "Seed of everything random.") -> Option:
+def seed(panel: str, help: str = "Seed of all random numbers.") -> Option:
     return typer.Option("--seed", metavar="N", help=help, rich_help_panel=panel)
 
 
@@ -168,28 +168,28 @@ def device() -> Option:
 
 
 def lava_python() -> Option:
-    help = "Python interpreter that has Lava, if not this one; default: LOIHI_CONVERT_LAVA_PYTHON."
+    help = "Python interpreter with Lava, if not this one; default: LOIHI_CONVERT_LAVA_PYTHON."
     return named("--lava-python", LAVA, help, metavar="PATH")
 
 
 def lava_layout() -> Option:
     help = (
         "Layout on Lava's simulator. processes (default): Lava's own Conv and Dense, one image at a time. layers: one "
-        "custom Process per layer, images batched; faster."
+        "custom Process per layer, images in batches; faster."
     )
     return choice(Layout, "--lava-layout", LAVA, help)
 
 
 def neuron() -> Option:
     help = (
-        "own: the file's neuron model. stock: emulate it with Lava's LIF, as on the chip; needs a file of target "
-        "loihi2, and is its default."
+        "own: the file's neuron model. stock: emulate it with Lava's LIF, as on the chip; needs a file for target "
+        "loihi2, where it is the default."
     )
     return choice(Neuron, "--neuron", LAVA, help)
 
 
 def leak() -> Option:
-    return switch("--leak", LAVA, "Stock neurons with du = 0 instead of -1: u loses 1/4096 in each step.")
+    return switch("--leak", LAVA, "Stock neurons with du = 0 instead of -1: u decays by 1/4096 in each step.")
 
 
 def partition() -> Option:
@@ -205,52 +205,52 @@ def loihi_gen() -> Option:
 
 
 def parse_timesteps(text: str) -> tuple[int, ...]:
-    """Return the latencies in ``text``, as in 1,2,4."""
+    """Return the latencies in ``text``, for example 1,2,4."""
     try:
         steps = tuple(int(part) for part in text.split(","))
     except ValueError:
         steps = ()
     if not steps or min(steps) < 1 or len(set(steps)) < len(steps):
         raise UsageError(
-            f"found {text!r}", where="timesteps", expected="must be whole numbers from 1, each once, as in 1,2,4"
+            f"found {text!r}", where="timesteps", expected="must be whole numbers >= 1, without repeats, such as 1,2,4"
         )
     return steps
 
 
 def parse_numbers(where: str, text: str | None) -> tuple[float, ...] | None:
-    """Return the numbers, one per channel, in the text that the parameter ``where`` was given."""
+    """Return the numbers, one per channel, in ``text``, the value of the parameter ``where``."""
     if text is None:
         return None
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise UsageError(
-            f"found {text!r}", where=where, expected="must be numbers, one per channel, as in 0.49,0.48,0.45"
+            f"found {text!r}", where=where, expected="must be numbers, one per channel, such as 0.49,0.48,0.45"
         ) from None
 
 
 def parse_normalization(mean: str | None, std: str | None) -> Normalization:
-    """Return the numbers of ``--mean`` and ``--std``, which are given both or not at all."""
+    """Return the numbers of ``--mean`` and ``--std``, which must be given together."""
     numbers = Normalization(parse_numbers("mean", mean), parse_numbers("std", std))
     require_both(*numbers)
     return numbers
 
 
 def refuse_for_native(path: Path, normalization: Normalization) -> None:
-    """Raise a `UsageError` if a normalization is given for a file that holds its own."""
+    """Raise a `UsageError` if a normalization is given for a file that already has one."""
     for name, numbers in (("mean", normalization.mean), ("std", normalization.std)):
         if numbers is not None:
             raise UsageError(
-                f"given, but {path} holds its own normalization",
+                f"given, but {path} already has its normalization",
                 where=name,
-                expected="is only for netx files that other tools wrote",
+                expected="is only for netx files written by other tools",
             )
 
 
 def board_of(
     backend: BackendName, partition: str | None, board: str | None, loihi_gen: Generation | None, *, dry: bool = False
 ) -> Board | None:
-    """Return the board that a run on ``loihi2`` is for, which no other backend has."""
+    """Return the board for a run on ``loihi2``; other backends have none."""
     given = {"partition": partition, "board": board, "loihi_gen": loihi_gen, "dry": dry}
     if backend == "loihi2":
         from loihi_convert.backends.loihi2.board import chosen_board
@@ -262,7 +262,7 @@ def board_of(
 
 
 def parse_shape(text: str | None) -> tuple[int, int, int] | None:
-    """Return (C, H, W), which is (C, 1, L) of signals."""
+    """Return (C, H, W); for signals, (C, 1, L)."""
     if text is None:
         return None
     try:
@@ -273,13 +273,13 @@ def parse_shape(text: str | None) -> tuple[int, int, int] | None:
         raise UsageError(
             f"found {text!r}",
             where="input_shape",
-            expected="must be whole numbers from 1: C,H,W of an image, as in 3,32,32, or C,L of a signal",
+            expected="must be whole numbers >= 1: C,H,W of an image, such as 3,32,32, or C,L of a signal",
         )
     return found[0], found[1] if len(found) == 3 else 1, found[-1]
 
 
 def parse_class_names(text: str | None) -> tuple[str, ...] | None:
-    """Return the names of the classes, which are 0, 1, ... where only their number is given."""
+    """Return the names of the classes; 0, 1, ... if only their number is given."""
     if text is None:
         return None
     # A number of more than five digits would fill the memory with names.
@@ -289,7 +289,7 @@ def parse_class_names(text: str | None) -> tuple[str, ...] | None:
         raise UsageError(
             f"found {text!r}",
             where="classes",
-            expected="must be their number from 2, or their names, each once, as in cat,dog,bird",
+            expected="must be their number, at least 2, or their names without repeats, such as cat,dog,bird",
         )
     return names
 
@@ -305,6 +305,6 @@ def parse_class_map(text: str | None) -> ClassMap | None:
         raise UsageError(
             f"found {text!r}",
             where="class_map",
-            expected="must be sorted, or folder=class pairs with each folder once, as in zero=0,one=1",
+            expected="must be sorted, or folder=class pairs with each folder once, such as zero=0,one=1",
         )
     return dict(pairs)
