@@ -125,10 +125,8 @@ def test_mistakes(invoke: Invoke, tmp_path: Path, words: list[str], code: int, m
 def test_wrong_timesteps(invoke: Invoke, model: Path, timesteps: str) -> None:
     done = invoke("export", model, "-T", timesteps, "-o", "x.net")
     assert done.code == 2
-    assert (
-        f"error: --timesteps: found {timesteps!r}; must be whole numbers >= 1, without repeats, such as 1,2,4."
-        in done.err
-    )
+    expected = "must be whole numbers >= 1, without repeats, such as 1,2,4."
+    assert f"error: --timesteps: found {timesteps!r}; {expected}" in done.err
 
 
 def test_an_interrupted_training_is_not_overwritten(invoke: Invoke, tmp_path: Path) -> None:

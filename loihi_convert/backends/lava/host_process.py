@@ -79,7 +79,7 @@ class HostProcess:
             raise
 
     def _folder_of_this_package(self) -> Path:
-        """A folder for PYTHONPATH, which no other package of this interpreter is in."""
+        """A folder for PYTHONPATH that contains no other package of this interpreter."""
         folder = self.folder / "packages"
         folder.mkdir()
         (folder / __name__.partition(".")[0]).symlink_to(Path(__file__).parents[2])
@@ -87,7 +87,7 @@ class HostProcess:
 
     def send(self, request: dict[str, Any]) -> None:
         assert self._process.stdin is not None
-        # A host that is gone shows in `receive`, with its reason.
+        # If the host has ended, `receive` reports it, with the reason.
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()

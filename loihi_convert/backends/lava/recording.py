@@ -1,7 +1,7 @@
-"""What the neurons of one layer write down while they run, and where.
+"""Recording of the neurons of one layer during a run.
 
-Lava's own ways out of a running network (``Var.get``, Monitor) cost about 1 ms a step; our models write to memory maps
-of the files that `exchange.py` reserves.
+Lava's means to read from a running network (``Var.get``, Monitor) cost about 1 ms per step; our models write to memory
+maps of the files reserved by `exchange.py`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class SpikeFiles:
     spike_counts, synaptic_operations
         ``.npy``, int64 ``(N, T, spiking layers)``.
     column
-        Which of the spiking layers this one is.
+        Index of this layer among the spiking layers.
     fan_out
-        int64, in Lava's axes ``(W, H, C)`` or ``(N,)``: synapses that leave each neuron.
+        int64, in Lava's axes ``(W, H, C)`` or ``(N,)``: number of synapses from each neuron.
     spikes
-        ``.npy``, bool ``(N, T, C, H, W)``; or none.
+        ``.npy``, bool ``(N, T, C, H, W)``; None if not recorded.
     """
 
     spike_counts: str
@@ -40,7 +40,7 @@ class SpikeFiles:
 
 @dataclass(frozen=True)
 class Recording:
-    """What one layer records, in which steps.
+    """The values that one layer records, and in which steps.
 
     Parameters
     ----------
@@ -51,9 +51,9 @@ class Recording:
     timesteps
         T: the steps of each presentation that are recorded.
     potentials
-        ``.npy``, int32 ``(N, T, C, H, W)``: membrane potentials; or none.
+        ``.npy``, int32 ``(N, T, C, H, W)``: membrane potentials; None if not recorded.
     spikes
-        Where the spikes go; ``None`` for a layer without neurons.
+        Files for the spikes; ``None`` for a layer without neurons.
     """
 
     first_step: int
@@ -64,7 +64,7 @@ class Recording:
 
 
 class Recorder:
-    """Writes a `Recording`, for B images side by side."""
+    """Writes a `Recording`, for batches of B images."""
 
     def __init__(self, recording: Recording) -> None:
         self._when = recording
@@ -77,12 +77,12 @@ class Recorder:
             self._operations: Array = np.load(files.synaptic_operations, mmap_mode="r+")[:, :, files.column]
 
     def records(self, time_step: int) -> bool:
-        """Whether a global step is one of an image's T."""
+        """Return whether a global step is one of the T steps of an image."""
         presentation, step = divmod(time_step - self._when.first_step, self._when.interval)
         return presentation >= 0 and step < self._when.timesteps
 
     def record_spikes(self, time_step: int, spikes: Array) -> None:
-        """Write bool ``(B, W, H, C)`` or ``(B, N)`` of a global step, and what is counted from it."""
+        """Write the spikes of a global step, bool ``(B, W, H, C)`` or ``(B, N)``, and the counts from them."""
         per_image = spikes.reshape(len(spikes), -1)
         self._record(time_step, self._spike_counts, np.count_nonzero(per_image, axis=1))
         self._record(time_step, self._operations, per_image @ self._fan_out)
@@ -90,12 +90,12 @@ class Recorder:
             self._record(time_step, self._spikes, spikes.swapaxes(1, -1))
 
     def record_potentials(self, time_step: int, potentials: Array) -> None:
-        """Write integers in weight units, ``(B, W, H, C)`` or ``(B, N)``."""
+        """Write potentials, integers in weight units, ``(B, W, H, C)`` or ``(B, N)``."""
         if self._potentials is not None:
             self._record(time_step, self._potentials, potentials.swapaxes(1, -1))
 
     def _record(self, time_step: int, recording: Array, values: Array) -> None:
-        """Nothing before the first and after the last image, nor of what fills up the last presentation."""
+        """Write ``values``, except before the first image, after the last one, and for padding in the last batch."""
         if self.records(time_step):
             presentation, step = divmod(time_step - self._when.first_step, self._when.interval)
             first = presentation * len(values)

@@ -1,6 +1,6 @@
 """The network of stock Processes for a file of target loihi2: soft reset by the circuit of `ir.circuit`.
 
-Used in the process in which Lava lives, and only there. Every layer is::
+Used only in the process that runs Lava. Every layer is::
 
                         Sparse, weight -theta
                             ^   |
@@ -9,14 +9,14 @@ Used in the process in which Lava lives, and only there. Every layer is::
                                ^
              a LIF -> Dense ---+         the layer's bias, if it has one
 
-The last layer without neurons is a LIFReset that nothing listens to; its u is the output.
+A last layer without neurons is a LIFReset with an unconnected output; its u is the output of the network.
 
-**Biases.** One bit, 1 in the T steps in which an image is shown, is handed from layer to layer by LIFs that only repeat
-it, and switches each layer's bias::
+**Biases.** One bit, 1 in the T steps in which an image is shown, is passed from layer to layer by LIFs that repeat it,
+and switches each layer's bias::
 
     RingBuffer -> Dense -> LIF -> Dense -> LIF -> ...
 
-Each Dense takes one step, as the layers' synapses do, so that each layer gets the bit in its own T steps.
+Each Dense takes one step, like the layers' synapses, so that each layer receives the bit in its own T steps.
 
 Lava's axes are W, H, C. `timing.py` says why images are 2P steps apart.
 """
@@ -40,15 +40,15 @@ from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 
 Connect = Callable[[Port, Port, int], None]
-"""Connects a port that spikes on the host with a synapse's, given the bits of a message (0: spikes)."""
+"""Connects an output port on the host to the port of a synapse, given the bits of a message (0: spikes)."""
 
 Switch = Callable[[Port], None]
-"""Connects the bit that switches the biases of a layer with a port."""
+"""Connects the bit that switches the biases of a layer to a port."""
 
 
 @dataclass(frozen=True)
 class StockNetwork:
-    """A network of connected Processes: its ``source`` of images, and the ``neurons``, a LIFReset, of each layer."""
+    """A network of connected Processes: the ``source`` of images, and the LIFReset ``neurons`` of each layer."""
 
     source: SourceProcess
     neurons: tuple[NeuronProcess, ...]
@@ -68,13 +68,13 @@ def build_circuit(
     Parameters
     ----------
     network
-        Of target loihi2.
+        The network, for target loihi2.
     folder, timesteps, trace
-        As in `lava_network.build`.
+        As in `own_network.build`.
     neuron
-        The circuit, with or without leak; says the ``du`` of every LIFReset.
+        The circuit, with or without leak; gives ``du`` of every LIFReset.
     from_host
-        How the images and the bit that switches the biases enter; by default directly.
+        Connects the images and the bias bit to the chip; by default they are connected directly.
     """
     from loihi_convert.backends.lava.processes.image_source import ImageSource
 
@@ -152,7 +152,7 @@ def _self_synapse(neurons: NeuronProcess, numbers: Circuit) -> SynapseProcess:
 
 
 def _bias_switches(circuits: list[Circuit], timesteps: int, from_host: Connect) -> tuple[list[Process], list[Switch]]:
-    """The Processes that hand on the bit, and what connects it to a port, for each layer up to the last with bias."""
+    """The Processes that pass on the bit, and its connection to a port for each layer up to the last with a bias."""
     from lava.proc.dense.process import Dense
     from lava.proc.io.source import RingBuffer
     from lava.proc.lif.process import LIF
@@ -175,13 +175,13 @@ def _bias_switches(circuits: list[Circuit], timesteps: int, from_host: Connect) 
 
 
 def _bias_synapse(switch: Switch, neurons: NeuronProcess, numbers: Circuit) -> SynapseProcess:
-    """The layer's own bias, in every step after one of the bit that ``switch`` connects."""
+    """The synapse for the layer's bias, active in each step after the bit connected by ``switch``."""
     from lava.proc.dense.process import Dense
     from lava.utils.weightutils import SignMode
 
     assert numbers.source_mant is not None
     weights = np.broadcast_to(numbers.source_mant.transpose(), neurons.a_in.shape).reshape(-1, 1)
-    # Weights of both signs are even numbers of 8 bits and a sign on Loihi: twice the mantissa.
+    # On Loihi, weights with both signs are even: twice the mantissa.
     synapse: SynapseProcess = Dense(weights=2 * weights, weight_exp=numbers.source_exp - 1, sign_mode=SignMode.MIXED)
     switch(synapse.s_in)
     _connect(synapse.a_out, neurons.a_in)
@@ -189,7 +189,7 @@ def _bias_synapse(switch: Switch, neurons: NeuronProcess, numbers: Circuit) -> S
 
 
 def _connect(out: Port, into: Port) -> None:
-    """Connect two ports of equally many neurons, through a reshaping if their axes differ."""
+    """Connect two ports with the same number of neurons, reshaping if their axes differ."""
     (out if out.shape == into.shape else out.reshape(into.shape)).connect(into)
 
 
@@ -198,9 +198,10 @@ def _connect_directly(out: Port, into: Port, message_bits: int) -> None:
 
 
 def models() -> dict[Any, Any]:
-    """Which model computes which Process: Lava's own bit-accurate ones but for Conv and Dense.
+    """Return the model of each Process: Lava's bit-accurate models, except for Conv and Dense.
 
-    Theirs are ours, which are faster; and Lava's CPU model of Conv ignores weight_exp (`processes.synapse_models`).
+    Those are custom models, which are faster; also, Lava's CPU model of Conv ignores weight_exp
+    (`processes.synapse_models`).
     """
     from lava.proc.conv.process import Conv
     from lava.proc.dense.process import Dense

@@ -1,6 +1,6 @@
 """The synapses of an exported network as Lava's Processes, or as matrix products for a batch; Lava's axes are W, H, C.
 
-Used in the process in which Lava lives, and only there.
+Used only in the process that runs Lava.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def synapse_process(layer: QuantizedLayer, input_shape: Shape, *, even: bool = False) -> SynapseProcess:
-    """Lava's Process of one synapse, pooling written out as in the file.
+    """Return Lava's Process for one synapse, with pooling written out as in the file.
 
-    With ``even`` its weights are those that a synapse of both signs has on Loihi: 8 bits of even numbers -256..254
+    With ``even`` the weights are those of a synapse with both signs on Loihi: even 8-bit numbers -256..254
     (``truncate_weights`` in ``lava/utils/weightutils.py``), here twice our weights, with ``weight_exp`` -1.
     """
     from lava.proc.conv.process import Conv as ConvProcess
@@ -54,7 +54,7 @@ def synapse_process(layer: QuantizedLayer, input_shape: Shape, *, even: bool = F
 
 
 def batch_synapse(layer: QuantizedLayer, input_shape: Shape, batch_size: int) -> ConvGemm | DenseGemm:
-    """One synapse for a batch: sum-pool, then convolve or multiply, which takes k^2 times fewer products."""
+    """Return one synapse for a batch: sum-pool, then convolve or multiply, with k^2 times fewer products."""
     from loihi_convert.backends.lava.processes.gemm import ConvGemm, DenseGemm
 
     synapse = layer.synapse
@@ -78,6 +78,6 @@ def _conv_weight(synapse: Conv) -> Array:
 
 
 def _dense_weights(synapse: Dense, input_shape: Shape) -> Array:
-    """Columns from C, H, W order to Lava's W, H, C order; ``input_shape`` as the weights count it."""
+    """Columns from C, H, W order to Lava's W, H, C order; ``input_shape`` is that of the weights."""
     by_axis = synapse.weight.reshape(-1, *input_shape)
     return by_axis.transpose(0, *range(len(input_shape), 0, -1)).reshape(synapse.weight.shape)

@@ -1,6 +1,6 @@
-"""Our own Lava Processes and ProcessModels, and nothing but what these compute with.
+"""Custom Lava Processes and ProcessModels, and only the code they use.
 
-To find a Process's models, Lava executes every module that lies beside it, each without its package: the modules here
+To find the models of a Process, Lava executes every module next to it, each without its package: the modules here
 import absolutely and do nothing on import. Only `own_network`,
 `stock_network` and `synapse_processes` import them.
 """
