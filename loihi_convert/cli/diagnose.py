@@ -91,7 +91,7 @@ def diagnose(
 
 
 def _remark(kind: str, recorded: ModelRecord) -> str:
-    """What is known of the images: only `train` is known to leave out the validation images that are split off here."""
+    """A note on the images: only `train` is known to exclude the validation images used here from training."""
     if kind != "validation images":
         return ""
     if recorded.arch is not None:

@@ -92,7 +92,7 @@ class Recipe:
                 raise UsageError(f"found {getattr(self, name)}", where=name, expected=f"must be {allowed}")
 
     def recorded(self) -> dict[str, bool | int | float | str | None]:
-        """Return what a checkpoint says of it: all fields, but ``timesteps`` only where there are some."""
+        """Return the record for a checkpoint: all fields, but ``timesteps`` only if set."""
         return {name: value for name, value in asdict(self).items() if name != "timesteps" or value is not None}
 
     @property

@@ -107,7 +107,7 @@ def obstacle_table(obstacles: Sequence[Finding], name: str) -> Table:
         for (found, fix), layers in places.items()
     ]
     words = ("operation", "places", "found", "instead")
-    return table_of(rows, words=words, caption=f"{name}: {len(obstacles)} places cannot spike")
+    return table_of(rows, words=words, caption=f"{name}: {len(obstacles)} parts have no spiking equivalent")
 
 
 def _first_names(names: Sequence[str]) -> str:

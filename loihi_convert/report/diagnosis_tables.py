@@ -17,7 +17,7 @@ _CHANGED: Final = "changed, one thing after the other"
 
 
 def cause_table(diagnosis: Diagnosis) -> Table:
-    """Return the networks from the CNN to the file, and what each loses against the one before it."""
+    """Return the networks from the CNN to the file, with the loss of each relative to the one before it."""
     rows = [
         {
             _CHANGED: "(the CNN)" if step.cause is None else CAUSES[step.cause],

@@ -1,4 +1,4 @@
-"""What charts are drawn of, as SVG: frame, vertical axis, text, the shapes of marks."""
+"""Parts of charts as SVG: frame, vertical axis, text, the shapes of marks."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class Setting:
     is_subset
         See `Variant`.
     is_exported
-        The network is written to a netx file, and what runs is what is read from it.
+        Whether the network is written to a netx file and run from that file.
     """
 
     method: Method
@@ -125,7 +125,7 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """What it is called while it is measured."""
+        """Its name in progress messages."""
         alpha = "" if self.alpha == 1 else f", alpha {self.alpha:g}"
         spikes = ", spike counts" if self.readout == "spikes" else ""
         poisson = "" if self.poisson_seed is None else ", Poisson"

@@ -1,4 +1,4 @@
-"""What a trained network gives: accuracies in Loihi's integers, thresholds, firing rates; computed once, then read.
+"""Results of a trained network: accuracies in Loihi's integers, thresholds, firing rates; computed once, then cached.
 
 A cell is `balance_each`, `quantize`, and a run of test images by `ref`. Thresholds are kept as well as accuracies, and
 of a run what every 1,000 images gave: a killed run goes on there.
@@ -129,7 +129,7 @@ class Measurements:
         return sum(map(self._balance_work, self._unbalanced(missing))) + sum(map(self._run_work, missing))
 
     def accuracies(self, settings: Sequence[Setting], meter: Meter) -> None:
-        """Compute what `stored` does not return yet; all T of a row are balanced together."""
+        """Compute the results that `stored` does not have; all T of a row are balanced together."""
         rows: dict[Setting, list[Setting]] = {}
         for one in dict.fromkeys(settings):
             if self.stored(one) is None:
