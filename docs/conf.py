@@ -1,4 +1,4 @@
-"""Sphinx: ``uv run --group docs sphinx-build -W docs docs/_build``, as .ci/run builds it."""
+"""Sphinx: ``uv run --group docs sphinx-build -W docs docs/_build/html``, as .ci/run builds it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
-nb_execution_timeout = 300
+nb_execution_timeout = 600
 # Progress bars and logs go to stderr.
 nb_output_stderr = "remove"
 

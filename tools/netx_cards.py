@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.errors import InputError
@@ -33,32 +33,52 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def card_page(card: dict[str, Any]) -> str:
-    """Return the README of a folder, made of its card alone; what an older card does not know is left out."""
-    cnn, count = 100 * card["cnn_test_accuracy"], card["test_images"]
-    paper = f" (the paper's: {card['paper_cnn_accuracy']:.2f} %)" if "paper_cnn_accuracy" in card else ""
+    """Return the README of a folder, a model card made of ``card`` alone; what an older card lacks is left out.
+
+    Front matter and sections follow the model-card template of the Hugging Face hub.
+    """
     single = card.get("best_single_file")
-    best = (
-        "No file here fits for all T." if single is None else f"`{single['file']}` is the best single file for all T."
-    )
+    first = card["networks"][min(2, len(card["networks"]) - 1)]["file"]
     lines = [
+        *_front_matter(card),
         f"# {card['data']}: {card['architecture']}, seed {card['seed']}",
         "",
-        f"{card['layers']} (`12c5`: convolution of 12 channels, 5 x 5; `2ap`: 2 x 2 average pooling; `10o`: outputs).",
+        f"Spiking networks in Loihi's integers, one file for each number of time steps T, converted from one CNN: "
+        f"{card['layers']} (`12c5`: convolution, 12 channels, 5 x 5; `2ap`: 2 x 2 average pooling; `10o`: outputs). "
+        "**None of them has run on a chip.**",
         "",
-        f"CNN before fine-tuning: {cnn:.2f} % of {count:,} test images{paper}. One file for each T, integer weights "
-        f"and thresholds, chosen on {card['validation_images']:,} validation images. Accuracy is that of the integers "
-        f"(`ref`) on all {count:,} test images, with its 95 % interval; every output potential of Lava's simulator "
-        f"(`sim`) on the first of them is `ref`'s. {best}",
+        "## How to get started",
         "",
-        _table(_network_rows(card)),
+        "```sh",
+        f"loihi-convert run {first}        # in this folder: accuracy on all test images",
+        f"loihi-convert inspect {first}    # layers, thresholds, how it was made",
+        "```",
+        "",
+        "## Uses",
+        "",
+        "For: comparing conversion methods and simulators, first runs on a Loihi 2 board, starting points for your own "
+        "networks. Not for: decisions about people, or images unlike those of the data set.",
+        "",
+        "## Limits",
+        "",
+        "- Accuracies are those of `ref`, the exact integer simulator, and of Lava's CPU simulator.",
+        "- These files have target `lava`: soft-reset neurons, which Loihi 2 would need in microcode. For its stock "
+        "neurons, export again with `--target loihi2`.",
+        "- Each file is balanced for its own T. At another T it is less accurate than the file for that T.",
+        "",
+        "## Evaluation",
+        "",
+        _evaluation(card),
+        "",
+        card_table(card).rstrip("\n"),
         "",
         *(_PAPER if any("paper" in network for network in card["networks"]) else ()),
         "## Training",
         "",
-        _table([_training_row(item) for item in card["checkpoints"]]),
+        *map(_training_item, card["checkpoints"]),
         "",
         *_further(card),
-        "## Make it again",
+        "### Make it again",
         "",
         "```",
         *(item["command"] for item in card["checkpoints"]),
@@ -70,9 +90,9 @@ def card_page(card: dict[str, Any]) -> str:
         ),
         "```",
         "",
-        "Training gives the same weights on the same processor, number of threads and torch only, and another version "
-        "of this package may export another file. `run` gives the accuracies above from the files here to the digit. "
-        "All that was tried is in `card.json`.",
+        "Training gives the same weights only on the same processor, number of threads and version of torch. Another "
+        "version of this package may export another file. `run` reproduces the accuracies above to the digit. "
+        "`card.json` holds everything that was tried.",
         "",
         "## SHA-256",
         "",
@@ -84,15 +104,96 @@ def card_page(card: dict[str, Any]) -> str:
             for item in (*card["checkpoints"], *card["networks"], *card.get("further_checkpoints", ()))
         ),
         "```",
+        "",
+        "## Citation",
+        "",
+        "Cite this package (`CITATION.cff`) and the paper of the method: H. C. V. Ngu and K. M. Lee, *Effective "
+        "Conversion of a Convolutional Neural Network into a Spiking Neural Network for Image Recognition Tasks*, "
+        "Appl. Sci. 2022, 12, 5749, <https://doi.org/10.3390/app12115749>.",
     ]
     return "\n".join(lines) + "\n"
 
 
-_PAPER = (
+_HUB_DATASETS: Final = {
+    "mnist": "ylecun/mnist",
+    "fashion-mnist": "zalando-datasets/fashion_mnist",
+    "cifar10": "uoft-cs/cifar10",
+}
+"""Names of the data sets on the Hugging Face hub."""
+
+_TAGS: Final = ("spiking-neural-network", "neuromorphic", "loihi", "lava", "ann-to-snn-conversion")
+
+_PAPER: Final = (
     "The paper's accuracy is the best of its method at that T, over its factors alpha on the thresholds (Ngu & Lee "
     "2022, tables 2, 3, A2, A3).",
     "",
 )
+
+
+def _front_matter(card: dict[str, Any]) -> list[str]:
+    """Return the YAML head that the hub reads."""
+    hub = _HUB_DATASETS.get(card["data"])
+    return [
+        "---",
+        "license: apache-2.0",
+        "library_name: loihi-convert",
+        "pipeline_tag: image-classification",
+        *(["datasets:", f"- {hub}"] if hub else ()),
+        "metrics:",
+        "- accuracy",
+        "tags:",
+        *(f"- {tag}" for tag in _TAGS),
+        "---",
+        "",
+    ]
+
+
+def _evaluation(card: dict[str, Any]) -> str:
+    """Return what the table shows, and on which images."""
+    cnn, count = 100 * card["cnn_test_accuracy"], card["test_images"]
+    paper = f" (the paper's: {card['paper_cnn_accuracy']:.2f} %)" if "paper_cnn_accuracy" in card else ""
+    single = card.get("best_single_file")
+    best = (
+        "No file here fits for all T." if single is None else f"The best single file for all T is `{single['file']}`."
+    )
+    return (
+        f"The CNN before fine-tuning: {cnn:.2f} % of {count:,} test images{paper}. Each file was chosen on "
+        f"{card['validation_images']:,} validation images. Accuracies are those of the integers (`ref`) on all "
+        f"{count:,} test images, with 95 % intervals. On Lava's simulator (`sim`) every output potential of the first "
+        f"images is equal to `ref`'s. {best}"
+    )
+
+
+def card_table(card: dict[str, Any]) -> str:
+    """Return the accuracies of a folder, one row for each T, as Markdown."""
+    return _table(_network_rows(card)) + "\n"
+
+
+def index_page(cards: Mapping[str, dict[str, Any]], names: Mapping[str, str]) -> str:
+    """Return the README of netx_models/: every file that can be run."""
+    rows = [
+        {
+            "file": f"[{network['file']}]({data}/{network['file']})",
+            "data set": f"[{names[data]}]({data}/README.md)",
+            "network": card["architecture"],
+            "T": str(network["timesteps"]),
+            "accuracy, %": f"{100 * network['test'][0]['accuracy']:.2f}",
+            "CNN, %": f"{100 * card['cnn_test_accuracy']:.2f}",
+            "MB": f"{network['bytes'] / 1e6:.2f}",
+        }
+        for data, card in cards.items()
+        for network in card["networks"]
+        if network["in_repository"]
+    ]
+    return (
+        "# Converted networks\n\nFiles in the netx format of lava-dl, ready to run: `loihi-convert run FILE`, or by "
+        "name: `loihi-convert run mnist-T4`; `loihi-convert models` lists the names. "
+        "Accuracies are those of all 10,000 test images, in Loihi's integers. **None of these files has run on a "
+        "chip.** Each folder has a model card with intervals, training, commands and SHA-256 digests. "
+        f"`python tools/pages.py` writes this page.\n\n{_table(rows)}\n\n"
+        "The folders `paper/` and the files `table-headline.*` hold tables and figures of Ngu & Lee 2022, measured on "
+        "these networks.\n"
+    )
 
 
 def _network_rows(card: dict[str, Any]) -> list[dict[str, str]]:
@@ -120,33 +221,33 @@ def _network_rows(card: dict[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
-def _training_row(item: dict[str, Any]) -> dict[str, str]:
-    return {
-        "checkpoint": item["file"],
-        "recipe": recipe_in_words(item["recipe"], item["qcfs_levels"]),
-        "time": _time(item["recipe"]) if "seconds" in item["recipe"] else "",
-        "validation, %": f"{100 * item['validation_accuracy']:.2f}",
-        "test, %": f"{100 * item['test_accuracy']:.2f}",
-        "file": f"{_size(item)}, {item['stored_as']}" if "stored_as" in item else _size(item),
-    }
+def _training_item(item: dict[str, Any]) -> str:
+    """Return a line on one checkpoint: file, accuracies, how it was trained."""
+    size = f"{_size(item)}, {item['stored_as']}" if "stored_as" in item else _size(item)
+    recipe = recipe_in_words(item["recipe"], item["qcfs_levels"])
+    time = f" {_time(item['recipe'])}." if "seconds" in item["recipe"] else ""
+    return (
+        f"- `{item['file']}` ({size}): {100 * item['validation_accuracy']:.2f} % of the validation images, "
+        f"{100 * item['test_accuracy']:.2f} % of the test images. {recipe[:1].upper()}{recipe[1:]}.{time}"
+    )
 
 
 def _further(card: dict[str, Any]) -> list[str]:
-    """Checkpoints to go on with, if there are any."""
+    """Return what is said of checkpoints that no file was made from, if there are any."""
     further = card.get("further_checkpoints", ())
     if not further:
         return []
     recovered = (
-        " What was recovered is the CNN of a file of this folder as it was then, its weights rounded to 8 bits "
-        "(`tools/recover_checkpoint.py`)."
+        " A recovered checkpoint is the CNN read back from a file of this folder as of that date, with weights rounded "
+        "to 8 bits (`tools/recover_checkpoint.py`)."
     )
     return [
-        "## To go on with",
+        "### Further checkpoints",
         "",
-        "No file above was made from these."
+        "Starting points; no file above was made from these."
         + (recovered if any("recovered_from" in item["recipe"] for item in further) else ""),
         "",
-        _table([_training_row(item) for item in further]),
+        *map(_training_item, further),
         "",
     ]
 

@@ -393,7 +393,8 @@ def train_command(trained: Checkpoint, name: str, others: Sequence[Path]) -> str
     if isinstance(recovered, dict):
         levels = "" if trained.qcfs_levels is None else f" --qcfs {trained.qcfs_levels}"
         file = recovered["file"]
-        return f"# {name}: python tools/recover_checkpoint.py {file}{levels} -o {name}, of {file} as it was then"
+        command = f"python tools/recover_checkpoint.py {file}{levels} -o {name}"
+        return f"# {name}: {command}, from an earlier {file} that is not kept"
     recipe = recorded_recipe(trained.recipe)
     start = trained.recipe.get("start")
     words = []

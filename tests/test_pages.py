@@ -1,0 +1,77 @@
+"""Tables and pictures of README.md, netx_models/ and docs/ are what `tools/pages.py` makes of their sources."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def pages(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    return importlib.import_module("pages")
+
+
+def test_no_table_or_picture_differs_from_its_source(
+    pages: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["", "--check"])
+    assert (pages.main(), capsys.readouterr().err) == (0, "")
+
+
+def test_a_table_that_differs_is_named_and_written_again(
+    pages: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "docs/pictures").mkdir(parents=True)
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- table headline -->\n| wrong |\n<!-- end of table -->\nafter\n")
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    monkeypatch.setattr(pages, "MODELS", tmp_path / "netx_models")
+    monkeypatch.setattr(pages, "cards", lambda: CARDS)
+    monkeypatch.setattr(sys, "argv", ["", "--check"])
+    assert pages.main() == 5
+    assert "README.md: differs from its source; run: python tools/pages.py" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", [""])
+    assert pages.main() == 0
+    assert pages.outdated() == []
+    text = readme.read_text()
+    assert text.startswith("before\n<!-- table headline -->\n| test accuracy, %")
+    assert text.endswith("|\n<!-- end of table -->\nafter\n")
+    assert "| **MNIST**" in text
+    assert "| wrong |" not in text
+
+
+def test_every_table_is_on_a_page(pages: ModuleType) -> None:
+    text = "".join(path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")))
+    assert {name for name in pages.TABLES if f"<!-- table {name} -->" not in text} == set()
+
+
+def test_pictures_are_svg_with_a_title(pages: ModuleType) -> None:
+    for name, picture in pages.pictures().items():
+        root = ElementTree.fromstring(picture)
+        assert root.tag.endswith("svg"), name
+        assert root[0].text, name
+
+
+def _card(data: str) -> dict[str, object]:
+    networks = [
+        {
+            "file": f"model-T{steps}.net",
+            "bytes": 1000,
+            "in_repository": True,
+            "timesteps": steps,
+            "test": [{"accuracy": 0.9, "interval": [0.89, 0.91]}],
+        }
+        for steps in (1, 2, 4, 8, 64)
+    ]
+    return {"data": data, "architecture": "cnn", "cnn_test_accuracy": 0.95, "networks": networks}
+
+
+CARDS = {data: _card(data) for data in ("mnist", "fashion-mnist", "cifar10")}

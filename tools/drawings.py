@@ -1,0 +1,179 @@
+"""Pictures of README.md and docs/ as SVG, light or dark; `tools/pages.py` writes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+Point = tuple[float, float]
+
+_HUES: Final = {False: ("#0072b2", "#c04f00", "#00795a"), True: ("#6cb8f0", "#f0a050", "#4fd0a5")}
+"""Blue, orange and green that differ for colour-blind readers too (after Okabe and Ito)."""
+
+
+class Theme(NamedTuple):
+    """Colours of a picture."""
+
+    ink: str
+    faint: str
+    hues: tuple[str, str, str]
+
+
+def theme(dark: bool) -> Theme:
+    """Return the colours for a light or a dark page."""
+    return Theme("#e6e6e6" if dark else "#1a1a1a", "#5a5a5a" if dark else "#c8c8c8", _HUES[dark])
+
+
+class Canvas:
+    """A plot area inside a picture, with its scales; marks are collected as SVG elements.
+
+    Parameters
+    ----------
+    box
+        Left, top, width and height of the plot area, in pixels.
+    across, up
+        The values at the left and right, and at the bottom and top edge.
+    """
+
+    def __init__(self, box: tuple[float, float, float, float], across: Point, up: Point, colours: Theme) -> None:
+        self._box, self._across, self._up, self.colours = box, across, up, colours
+        self.elements: list[str] = []
+
+    def at(self, x: float, y: float) -> str:
+        """Return where a value is, as ``x,y``."""
+        left, top, width, height = self._box
+        px = left + width * (x - self._across[0]) / (self._across[1] - self._across[0])
+        py = top + height * (1 - (y - self._up[0]) / (self._up[1] - self._up[0]))
+        return f"{px:.1f},{py:.1f}"
+
+    def line(self, points: Sequence[Point], colour: str, *, width: float = 2, dashes: str = "") -> None:
+        """Draw a line through ``points``."""
+        dash = f' stroke-dasharray="{dashes}"' if dashes else ""
+        path = " ".join(self.at(*point) for point in points)
+        self.elements.append(
+            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width:g}"{dash}/>'
+        )
+
+    def dot(self, x: float, y: float, colour: str, *, hollow: bool = False) -> None:
+        """Draw a mark."""
+        px, py = self.at(x, y).split(",")
+        fill = "none" if hollow else colour
+        self.elements.append(
+            f'<circle cx="{px}" cy="{py}" r="3.5" fill="{fill}" stroke="{colour}" stroke-width="1.5"/>'
+        )
+
+    def text(self, x: float, y: float, words: str, colour: str = "", *, anchor: str = "start", dy: float = 4) -> None:
+        """Write ``words`` at a value."""
+        px, py = (float(part) for part in self.at(x, y).split(","))
+        self.elements.append(
+            f'<text x="{px:.1f}" y="{py + dy:.1f}" text-anchor="{anchor}" fill="{colour or self.colours.ink}">'
+            f"{words}</text>"
+        )
+
+    def axes(self, ticks_across: Mapping[float, str], ticks_up: Mapping[float, str]) -> None:
+        """Draw a grid with labels."""
+        (left, right), low = self._across, self._up[0]
+        for y, words in ticks_up.items():
+            self.line([(left, y), (right, y)], self.colours.faint, width=0.7)
+            px, py = (float(part) for part in self.at(left, y).split(","))
+            self._label(px - 6, py + 4, words, "end")
+        for x, words in ticks_across.items():
+            px, py = (float(part) for part in self.at(x, low).split(","))
+            self._label(px, py + 18, words, "middle")
+        self.line([(left, low), (right, low)], self.colours.ink, width=1)
+
+    def _label(self, px: float, py: float, words: str, anchor: str) -> None:
+        self.elements.append(
+            f'<text x="{px:.1f}" y="{py:.1f}" text-anchor="{anchor}" fill="{self.colours.ink}">{words}</text>'
+        )
+
+
+def svg(width: int, height: int, title: str, elements: Sequence[str]) -> str:
+    """Return the picture."""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'role="img" font-family="system-ui, sans-serif" font-size="13">\n<title>{title}</title>\n'
+        + "\n".join(elements)
+        + "\n</svg>\n"
+    )
+
+
+def accuracy_picture(cards: Mapping[str, Mapping[str, Any]], names: Mapping[str, str], *, dark: bool) -> str:
+    """Return accuracy against T: one line for each data set, its CNN dashed, the paper dotted."""
+    colours = theme(dark)
+    plot = Canvas((52, 34, 520, 270), (0, 6), (75, 100.5), colours)
+    plot.axes({exponent: str(2**exponent) for exponent in range(7)}, {y: f"{y} %" for y in range(75, 101, 5)})
+    for colour, (data, card) in zip(colours.hues, cards.items(), strict=True):
+        cnn = 100 * card["cnn_test_accuracy"]
+        plot.line([(0, cnn), (6, cnn)], colour, width=1, dashes="7 4")
+        points, papers = [], []
+        for network in card["networks"]:
+            x, (test,) = math.log2(network["timesteps"]), network["test"]
+            low, high = (100 * bound for bound in test["interval"])
+            plot.line([(x, low), (x, high)], colour, width=1)
+            points.append((x, 100 * test["accuracy"]))
+            if "paper" in network:
+                papers.append((x, network["paper"]["accuracy"]))
+        plot.line(points, colour, width=2.5)
+        plot.line(papers, colour, width=1.5, dashes="1.5 4")
+        for point in points:
+            plot.dot(*point, colour)
+        for point in papers:
+            plot.dot(*point, colour, hollow=True)
+        # CIFAR-10 and Fashion-MNIST end half a point apart.
+        shift = {"fashion-mnist": -3.0, "cifar10": 12.0}.get(data, 4.0)
+        plot.text(6.12, points[-1][1], f"{names[data]}, {points[-1][1]:.2f} %", colour, dy=shift)
+    plot.text(0, 100.5, "test accuracy of the integers", dy=-14)
+    plot.text(3, 75, "time steps T", anchor="middle", dy=36)
+    plot.text(0, 75, "dashed: the CNN; dotted: Ngu &amp; Lee 2022, best alpha", dy=60)
+    plot.text(0, 75, "bars: 95 % intervals; 10,000 test images; training seed 0", dy=78)
+    return svg(740, 394, "Accuracy against the number of time steps, MNIST, Fashion-MNIST and CIFAR-10", plot.elements)
+
+
+def reset_picture(*, dark: bool) -> str:
+    """Return the membrane potential of a neuron over 12 steps, with soft and with hard reset."""
+    colours, elements = theme(dark), list[str]()
+    threshold, current, steps = 1.0, 0.42, 12
+    for row, (name, is_soft) in enumerate((("soft reset", True), ("hard reset", False))):
+        plot = Canvas((80, 30 + 150 * row, 560, 100), (0, steps), (0, 1.5), colours)
+        plot.axes({step: str(step) for step in range(0, steps + 1, 2)}, {0: "0", threshold: "threshold"})
+        potential, path, spikes = 0.0, [(0.0, 0.0)], 0
+        for step in range(1, steps + 1):
+            path.append((step, potential + current))
+            potential += current
+            if potential >= threshold:
+                plot.dot(step, 1.4, colours.hues[1])
+                potential, spikes = (potential - threshold if is_soft else 0.0), spikes + 1
+                path.append((step, potential))
+        plot.line(path, colours.hues[0])
+        plot.line([(0, threshold), (steps, threshold)], colours.hues[1], width=1, dashes="7 4")
+        rate = f"{spikes} spikes in {steps} steps x threshold = {spikes / steps:.2f}, for an input of {current:.2f}"
+        plot.text(0, 1.5, f"{name}: {rate}", dy=-8)
+        elements += plot.elements
+    return svg(660, 316, "Membrane potential of one neuron with soft and with hard reset", elements)
+
+
+def staircase_picture(*, dark: bool) -> str:
+    """Return firing rate x threshold against the activation, for T = 4 and T = 16: clipped, and in T + 1 levels."""
+    colours = theme(dark)
+    plot = Canvas((80, 30, 400, 250), (0, 1.4), (0, 1.4), colours)
+    plot.axes({0: "0", 0.5: "0.5", 1: "threshold"}, {0: "0", 0.5: "0.5", 1: "threshold"})
+    plot.line([(0, 0), (1.4, 1.4)], colours.ink, width=1, dashes="7 4")
+    plot.text(1.16, 1.3, "ReLU", anchor="end")
+    for colour, steps in zip(colours.hues, (4, 16), strict=False):
+        path: list[Point] = []
+        for index in range(281):
+            activation = index / 200
+            # Soft reset from half the threshold counts round(T x activation), at most one spike a step.
+            level = min(steps, math.floor(steps * activation + 0.5)) / steps
+            if path and level != path[-1][1]:
+                path.append((activation, path[-1][1]))
+            path.append((activation, level))
+        plot.line(path, colour, width=1.8)
+        plot.text(1.42, 1, f"T = {steps}", colour, dy=-4 if steps == 4 else 14)
+    plot.text(0, 1.4, "firing rate x threshold", dy=-10)
+    plot.text(0.7, 0, "activation in the CNN", anchor="middle", dy=40)
+    return svg(
+        560, 332, "A spiking neuron clips its activation at the threshold and rounds it to T + 1 levels", plot.elements
+    )

@@ -1,0 +1,197 @@
+"""Write what README.md and docs/ show of stored results: tables and pictures, from cards and CSV files.
+
+    python tools/pages.py            # writes them
+    python tools/pages.py --check    # exit code 5 if a file differs from its source
+
+A table stands between ``<!-- table NAME -->`` and ``<!-- end of table -->``. The accuracies come from
+``netx_models/*/card.json`` and ``netx_models/*/paper/*.csv``, the paper's from ``loihi_convert/report/paper.csv``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from drawings import accuracy_picture, reset_picture, staircase_picture
+from netx_cards import card_table, index_page, read_card
+
+from loihi_convert.errors import VerificationError
+from loihi_convert.files import write_atomically
+from loihi_convert.report.formats import markdown_table
+
+ROOT: Final = Path(__file__).parents[1]
+MODELS: Final = ROOT / "netx_models"
+DATA: Final = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
+
+_BLOCK: Final = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+_README_STEPS: Final = (1, 2, 4, 8, 64)
+
+
+def cards() -> dict[str, dict[str, Any]]:
+    """Return the card of each data set."""
+    return {data: read_card(MODELS / data) for data in DATA}
+
+
+def headline() -> str:
+    """Return the README's table: each data set and, below it, the paper."""
+    rows = []
+    for data, card in cards().items():
+        networks = {network["timesteps"]: network for network in card["networks"]}
+        ours = (f"{100 * networks[steps]['test'][0]['accuracy']:.2f}" for steps in _README_STEPS)
+        rows.append([f"**{DATA[data]}**", f"{100 * card['cnn_test_accuracy']:.2f}", *ours])
+        papers = [networks[steps].get("paper") for steps in _README_STEPS]
+        if any(papers):
+            cells = (f"{cell['accuracy']:.2f}" if cell else "" for cell in papers)
+            rows.append(["Ngu & Lee 2022", f"{card['paper_cnn_accuracy']:.2f}", *cells])
+    return markdown_table(("test accuracy, %", "CNN", *(f"T = {steps}" for steps in _README_STEPS)), rows)
+
+
+def paper_rows(file: str, rows: Sequence[tuple[str, str, str, str, str]]) -> Callable[[], str]:
+    """Return a table of chosen rows of a CSV file that `reproduce` wrote; columns are T, cells accuracies in %.
+
+    Each row: its title, method (or "" for the best of ours), reset, alpha, and variant (or ``paper``).
+    """
+
+    def table() -> str:
+        with (MODELS / file).open(newline="") as source:
+            stored = list(csv.DictReader(source))
+        steps = sorted({int(row["timesteps"]) for row in stored if row["timesteps"]})
+        cells = []
+        for title, method, reset, alpha, variant in rows:
+            column = "paper_accuracy" if variant == "paper" else "accuracy"
+            found = {
+                int(row["timesteps"]): row[column]
+                for row in stored
+                if row["timesteps"]
+                and (row["variant"] == variant or (variant == "paper" and row["variant"] == "literal"))
+                and (not method or (row["method"], row["reset"], row["alpha"]) == (method, reset, alpha))
+            }
+            cells.append([title, *(found.get(count) or "" for count in steps)])
+        return markdown_table(("%", *(f"T = {count}" for count in steps)), cells)
+
+    return table
+
+
+def paper_headline() -> str:
+    """Return the numbers of the paper's abstract, and the same from exported files."""
+    with (MODELS / "table-headline.csv").open(newline="") as source:
+        stored = [row for row in csv.DictReader(source) if row["timesteps"]]
+    found = {(row["data"], row["timesteps"], row["alpha"], row["variant"]): row for row in stored}
+    cells = [
+        (
+            f"{DATA[data]}, T = {steps}" + ("" if alpha == "1.0" else f", alpha {alpha}"),
+            literal["paper_accuracy"],
+            literal["accuracy"],
+            found[data, steps, alpha, "compensated"]["accuracy"],
+        )
+        for (data, steps, alpha, variant), literal in found.items()
+        if variant == "literal"
+    ]
+    return markdown_table(("%", "the paper", "literal", "compensated"), cells)
+
+
+def _compared(methods: Sequence[tuple[str, str]], variants: Sequence[str]) -> list[tuple[str, str, str, str, str]]:
+    """The paper's row of each method, and below it those of ``variants``."""
+    return [
+        (f"**{method}**, the paper" if variant == "paper" else f"{method}, {variant}", method, reset, "1.0", variant)
+        for method, reset in methods
+        for variant in ("paper", *variants)
+    ]
+
+
+_METHODS: Final = (("ngu-lee", "soft"), ("act-norm-channelwise", "hard"), ("spike-norm", "hard"), ("rmp", "soft"))
+_BEST: Final = ("**`--balance auto`**", "", "", "", "best")
+_ALPHAS: Final = ("0.8", "0.6", "0.4", "0.2")
+
+
+def _factors(variants: Sequence[str]) -> list[tuple[str, str, str, str, str]]:
+    return [
+        (
+            f"**alpha {alpha}**, the paper" if variant == "paper" else f"alpha {alpha}, {variant}",
+            "ngu-lee",
+            "soft",
+            alpha,
+            variant,
+        )
+        for alpha in _ALPHAS
+        for variant in ("paper", *variants)
+    ]
+
+
+def _of_data(data: str) -> Callable[[], str]:
+    return lambda: card_table(cards()[data])
+
+
+TABLES: Final[dict[str, Callable[[], str]]] = {
+    "headline": headline,
+    **{f"data-{data}": _of_data(data) for data in DATA},
+    "paper-headline": paper_headline,
+    "paper-2": paper_rows(
+        "mnist/paper/table-2.csv", [*_compared(_METHODS, ("literal", "spikes", "compensated")), _BEST]
+    ),
+    "paper-2-recipe": paper_rows("mnist/paper/recipe/table-2.csv", _compared(_METHODS, ("published",))),
+    "paper-A2": paper_rows("mnist/paper/table-A2.csv", _factors(("literal", "compensated"))),
+    "paper-3": paper_rows("fashion-mnist/paper/table-3.csv", [*_compared(_METHODS, ("literal", "published")), _BEST]),
+    "paper-3-long": paper_rows(
+        "fashion-mnist/paper/calibration-1000/table-3.csv",
+        [("ngu-lee, compensated", "ngu-lee", "soft", "1.0", "compensated"), _BEST],
+    ),
+    "paper-3-recipe": paper_rows("fashion-mnist/paper/recipe/table-3.csv", _compared(_METHODS[:2], ("published",))),
+    "paper-A3": paper_rows("fashion-mnist/paper/table-A3.csv", _factors(("literal",))),
+    "paper-11": paper_rows(
+        "cifar10/paper/figure-11.csv",
+        [(f"ngu-lee, {way}", "ngu-lee", "soft", "1.0", way) for way in ("literal", "compensated")] + [_BEST],
+    ),
+}
+"""Every table by its name."""
+
+
+def pictures() -> dict[str, str]:
+    """Return every picture by its file in docs/pictures/, light and dark."""
+    drawn: dict[str, str] = {}
+    for dark in (False, True):
+        shade = "dark" if dark else "light"
+        drawn[f"accuracy-{shade}.svg"] = accuracy_picture(cards(), DATA, dark=dark)
+        drawn[f"reset-{shade}.svg"] = reset_picture(dark=dark)
+        drawn[f"staircase-{shade}.svg"] = staircase_picture(dark=dark)
+    return drawn
+
+
+def contents() -> Iterator[tuple[Path, str]]:
+    """Yield every file that holds results, and what it must hold."""
+    yield MODELS / "README.md", index_page(cards(), DATA)
+    for name, picture in pictures().items():
+        yield ROOT / "docs/pictures" / name, picture
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        text = path.read_text()
+        filled = _BLOCK.sub(lambda block: f"{block[1]}{TABLES[block[2]]()}{block[3]}", text)
+        if "<!-- table " in text:
+            yield path, filled
+
+
+def outdated() -> list[Path]:
+    """Return the files that differ from their sources."""
+    return [path for path, text in contents() if not path.exists() or path.read_text() != text]
+
+
+def main() -> int:
+    """Write the files, or check them; return the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 5 if a file differs")
+    if parser.parse_args().check:
+        for path in outdated():
+            print(f"{path.relative_to(ROOT)}: differs from its source; run: python tools/pages.py", file=sys.stderr)
+        return VerificationError.exit_code if outdated() else 0
+    for path, text in contents():
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, text.encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
