@@ -88,11 +88,18 @@ def exit_code(work: Callable[[], int | None]) -> int:
 
 def _explain(error: BaseException) -> int:
     """Print one sentence about ``error`` and return its exit code; re-raise it if it is a bug."""
+    from loihi_convert.dependencies import missing_error, package_of
+    from loihi_convert.errors import LoihiConvertError, PlatformError, rendered
+
+    if isinstance(error, ImportError) and (package := package_of(error.name)) is not None:
+        missing = missing_error((package,), f"cannot be imported ({error})")
+        # Without the command line's own functions: rich or typer may be what is missing.
+        print(f"error: {missing}", file=sys.stderr)
+        return missing.exit_code
     import typer
 
     from loihi_convert import cli
     from loihi_convert.cli.console import log
-    from loihi_convert.errors import LoihiConvertError, PlatformError, rendered
 
     if isinstance(error, LoihiConvertError):
         log(f"error: {rendered(error, cli.flags(sys.argv[1:]))}")

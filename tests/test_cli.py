@@ -672,7 +672,7 @@ def test_version_and_help(invoke: Invoke) -> None:
 
 @pytest.mark.lava
 def test_doctor_runs_lava(invoke: Invoke) -> None:
-    checks = {check["name"]: check for check in json.loads(invoke("doctor", "--json").out)["checks"]}
+    checks = {check["name"]: check for check in json.loads(invoke("doctor", "--lava", "--json").out)["checks"]}
     assert checks["Lava (sim)"]["state"] == "ok"
     assert "equal to ref" in checks["Lava (sim)"]["found"]
     assert checks["Python"]["state"] == "ok"

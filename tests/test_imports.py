@@ -14,7 +14,18 @@ PACKAGE = Path(__file__).parents[1] / "loihi_convert"
 
 # A folder or file may import from its own line and from the lines above it, never from below.
 ORDER = (
-    ("choices", "errors", "arrays", "records", "progress", "compiled", "files", "file_kinds", "threads"),
+    (
+        "choices",
+        "errors",
+        "arrays",
+        "records",
+        "progress",
+        "compiled",
+        "files",
+        "file_kinds",
+        "threads",
+        "dependencies",
+    ),
     ("normalization",),
     ("chip.limits", "chip.rules"),
     ("ir",),

@@ -5,13 +5,16 @@ The environments are real: virtual ones, whose packages are links to this one's.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pickle
 import pickletools
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import requires
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +23,20 @@ from support import networks
 from support.environments import interpreter
 
 import loihi_convert
-from loihi_convert import netx
+from loihi_convert import cli, dependencies, netx
+from loihi_convert.__main__ import exit_code
 from loihi_convert.arrays import Array
 from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.lava.exchange import LavaFiles
-from loihi_convert.backends.lava.host_process import LAVA_PYTHON
 from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.checks import environment
+from loihi_convert.cnn import training
 from loihi_convert.cnn.checkpoint import Checkpoint, save
 from loihi_convert.cnn.models import build_model
+from loihi_convert.cnn.training import TrainOptions
 from loihi_convert.data import load_data
+from loihi_convert.dependencies import LAVA_PYTHON
 from loihi_convert.errors import PlatformError
 from loihi_convert.ir.quantized import QuantizedNetwork
 
@@ -200,7 +206,7 @@ def test_without_lava_everything_else_works(lava_alone: Path, tmp_path: Path) ->
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
     )
     assert finished.returncode == 0, finished.stderr
     without, exported, on_ref, on_sim, elsewhere = json.loads(finished.stdout)
@@ -223,6 +229,97 @@ def test_without_lava_everything_else_works(lava_alone: Path, tmp_path: Path) ->
     recorded = json.loads(manifest.read_text())
     assert recorded["backend_versions"]["lava-nc"] == "0.10.0"
     assert recorded["lava_layout"] == "layers"
+
+
+@pytest.mark.slow
+def test_the_demo_runs_on_ref_where_lava_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_cnn = training.train_cnn
+    monkeypatch.setattr(training, "train_cnn", lambda *given, **options: train_cnn(*given[:2], TrainOptions(epochs=1)))
+    demo = importlib.import_module("loihi_convert.cli.demo")
+    monkeypatch.setattr(demo, "is_lava_at_hand", lambda lava_python: False)
+    words = ["demo", "-T", "4", "-o", str(tmp_path / "demo")]
+    assert exit_code(lambda: cli.app(words, standalone_mode=False)) == 0
+    told = capsys.readouterr()
+    assert told.err.startswith("Lava is not installed, so the demo runs on ref: the same integers.")
+    assert "exact integers" in told.out
+    assert list((tmp_path / "demo" / "runs").glob("model-ref-*"))
+
+
+def run_in(python: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`loihi-convert` with these words, this package's source and the packages of another interpreter."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(loihi_convert.__file__).parents[1])}
+    environment.pop(LAVA_PYTHON, None)
+    command = [python, "-m", "loihi_convert", *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("package", ["h5py", "matplotlib", "numba", "numpy", "safetensors", "scipy", "torch"])
+def test_a_missing_package_is_a_sentence(package: str, tmp_path: Path) -> None:
+    python = interpreter(tmp_path / "venv", lambda name: not name.lower().startswith((package, "lava")))
+    done = run_in(python, "run", "model.net")
+    assert (done.returncode, done.stdout) == (PlatformError.exit_code, "")
+    assert done.stderr.startswith(f"error: {package}: not installed; loihi-convert needs it. Run: pip install ")
+    assert len(done.stderr.splitlines()) == 1
+    assert run_in(python, "run", "--help").returncode == 0
+    examined = run_in(python, "doctor")
+    assert examined.returncode == PlatformError.exit_code
+    assert f"BROKEN  {package}: not installed" in examined.stdout
+    assert "Traceback" not in examined.stderr
+
+
+@pytest.mark.parametrize("package", ["typer", "pydantic"])
+def test_without_what_the_command_line_is_made_of(package: str, tmp_path: Path) -> None:
+    python = interpreter(tmp_path / "venv", lambda name: not name.startswith(package))
+    done = run_in(python, "doctor")
+    assert done.returncode == PlatformError.exit_code
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith(f"error: {package}: cannot be imported")
+    assert f'pip install "{package}' in done.stderr
+
+
+def test_a_package_that_cannot_be_imported_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(name: str) -> None:
+        raise ImportError("libgomp.so.1: cannot open shared object file", name=name)
+
+    assert exit_code(lambda: fail("torch._C")) == PlatformError.exit_code
+    assert capsys.readouterr().err.startswith(
+        "error: torch: cannot be imported (libgomp.so.1: cannot open shared object file)"
+    )
+    with pytest.raises(ImportError):
+        exit_code(lambda: fail("loihi_convert.nowhere"))
+
+
+def test_the_packages_that_are_looked_for_are_those_that_are_declared() -> None:
+    declared = [re.split(r"[<>=]", text)[0] for text in requires("loihi-convert") or () if ";" not in text]
+    assert sorted(declared) == sorted(dependencies.MODULES)
+    assert not dependencies.missing_packages()
+    assert dependencies.install_line(["h5py"]) in ('pip install "h5py<4,>=3.7"', 'pip install "h5py>=3.7,<4"')
+
+
+def test_no_extra_is_silently_empty() -> None:
+    """A marker on the Python version makes pip install nothing and say nothing; without it pip says what is wrong."""
+    assert not [text for text in requires("loihi-convert") or () if "python_version" in text]
+
+
+def test_doctor_is_quick_unless_lava_is_to_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(LAVA_PYTHON, raising=False)
+    monkeypatch.setattr(environment, "_lava_run", None)
+    checks = {check.name: check for check in environment.examine()}
+    assert "`doctor --lava` runs it" in checks["Lava (sim)"].found
+    assert all(checks[name].state == "ok" for name in dependencies.MODULES)
+    with pytest.raises(TypeError):
+        environment.examine(run_lava=True)
+
+
+def test_doctor_says_which_message_of_pip_to_expect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(LAVA_PYTHON, raising=False)
+    monkeypatch.setattr(environment, "_version", lambda name: None)
+    (lava,) = (check for check in environment.examine() if check.name == "Lava (sim)")
+    assert lava.state == "absent"
+    assert ("numpy<2" in lava.advice) == (sys.version_info >= (3, 11))
+    assert "pip install" in lava.advice
 
 
 def test_doctor_says_what_is_wrong_with_the_named_interpreter() -> None:

@@ -24,6 +24,7 @@ DATA = (
     "models/mnist/model-T64.net",
     "models/mnist/model.safetensors",
     "models/mnist/q4.safetensors",
+    "backends/loihi2/run_bundle.py.txt",
     "report/paper.csv",
     "report/templates/report.html.jinja",
     "report/templates/report.md.jinja",

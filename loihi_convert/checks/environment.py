@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+from loihi_convert.dependencies import LAVA_PYTHON, MODULES, install_line, is_extension_installed, other_interpreter
 from loihi_convert.errors import LoihiConvertError
 
 if TYPE_CHECKING:
@@ -22,12 +23,15 @@ if TYPE_CHECKING:
 State = Literal["ok", "absent", "broken"]
 
 SUPPORTED_PYTHON: Final = ((3, 10), (3, 13))
+INSTALL_LAVA_ON_3_10: Final = 'pip install lava-nc==0.10.0 "setuptools<81"'
 # Both wheels declare Python < 3.11, numpy < 2 and torch < 2.4, yet run on what is newer: nothing that pip can be told.
-INSTALL_LAVA: Final = (
+INSTALL_LAVA_ABOVE_3_10: Final = (
     "pip install --no-deps --ignore-requires-python lava-nc==0.10.0 lava-dl==0.6.0 && "
     'pip install asteval networkx "setuptools<81"'
 )
-INSTALL_LAVA_ON_3_10: Final = 'pip install lava-nc==0.10.0 "setuptools<81"'
+EXPECTED_OF_PIP: Final = (
+    "pip then prints an ERROR: lava-nc requires numpy<2 and lava-dl other versions. Ignore it: Lava works with NumPy 2."
+)
 
 _LIMITS: Final = {"ulimit -v": resource.RLIMIT_AS, "ulimit -d": resource.RLIMIT_DATA}
 _GIBIBYTE: Final = 2**30
@@ -69,21 +73,20 @@ class Check:
     advice: str = ""
 
 
-def examine(lava_python: str | None = None) -> tuple[Check, ...]:
-    """Return one check per part of the environment; runs a small network through Lava if Lava is installed.
+def examine(lava_python: str | None = None, *, run_lava: bool = False) -> tuple[Check, ...]:
+    """Return one check per part of the environment.
 
     Parameters
     ----------
     lava_python
         The interpreter that has Lava, see `lava_backend.LavaBackend`.
+    run_lava
+        Run a small network through Lava, too, which takes seconds; also done if ``lava_python`` is given.
     """
-    memory, packages = _memory(), map(_package, ("torch", "numpy", "h5py"))
-    if memory.state == "broken":
-        # Not even NumPy can be imported then, so Lava is not tried.
-        return (_python(), memory, *packages, _lava_dl(), _loihi())
-    from loihi_convert.backends.lava.host_process import other_interpreter
-
-    lava = _lava(other_interpreter(lava_python))
+    memory, packages = _memory(), tuple(map(_package, MODULES))
+    is_complete = all(check.state == "ok" for check in (memory, *packages))
+    # Without enough memory not even NumPy can be imported, so Lava is not run.
+    lava = _lava(other_interpreter(lava_python), run=is_complete and (run_lava or lava_python is not None))
     return (_python(), memory, *packages, lava, _lava_dl(), _loihi())
 
 
@@ -130,24 +133,36 @@ def _torch_works() -> bool:
 
 def _package(name: str) -> Check:
     version = _version(name)
-    if version is None:
-        return Check(name, "broken", "not installed", "Install this package again, in its folder: pip install .")
+    if version is None or importlib.util.find_spec(MODULES[name]) is None:
+        return Check(name, "broken", "not installed", f"Run: {install_line((name,))}")
     return Check(name, "ok", version)
 
 
-def _lava(lava_python: str | None) -> Check:
-    """Whether Lava's CPU simulator computes what `ref` does, on a network small enough to check by hand."""
-    from loihi_convert.backends.lava.host_process import LAVA_PYTHON
+def _install_lava() -> str:
+    """How to install Lava in this interpreter."""
+    if sys.version_info < (3, 11):
+        return f"Run: {INSTALL_LAVA_ON_3_10}"
+    return f"Run: {INSTALL_LAVA_ABOVE_3_10}\n{EXPECTED_OF_PIP}"
 
+
+def _lava(lava_python: str | None, *, run: bool) -> Check:
+    """Whether Lava is there, and, where ``run``, whether its CPU simulator computes what `ref` does."""
     name = "Lava (sim)"
-    if lava_python is None and _version("lava-nc") is None:
+    if lava_python is None and (version := _version("lava-nc")) is None:
         return Check(
             name,
             "absent",
             "not installed; what runs on Lava (`--backend sim`, `diagnose --sim`) does not work",
-            f"Run: {INSTALL_LAVA}\n"
-            f"        Or name an interpreter that has it: --lava-python PATH, or {LAVA_PYTHON}=PATH",
+            f"{_install_lava()}\nOr name an interpreter that has it: --lava-python PATH, or {LAVA_PYTHON}=PATH",
         )
+    if not run:
+        found = f"lava-nc {version} is installed" if lava_python is None else f"in {lava_python}, says {LAVA_PYTHON}"
+        return Check(name, "ok", f"{found}; `doctor --lava` runs it")
+    return _lava_run(name, lava_python)
+
+
+def _lava_run(name: str, lava_python: str | None) -> Check:
+    """Whether Lava's CPU simulator computes what `ref` does, on a network small enough to check by hand."""
     import numpy as np
 
     from loihi_convert import netx
@@ -165,7 +180,7 @@ def _lava(lava_python: str | None) -> Check:
                 difference = first_difference(sim.run(path, images, 4), ref.run(path, images, 4))
                 versions = sim.versions
     except LoihiConvertError as error:
-        advice = f"Run: {INSTALL_LAVA}"
+        advice = _install_lava()
         if lava_python is not None:
             advice = f"If that is Python 3.10, run: {lava_python} -m {INSTALL_LAVA_ON_3_10}"
         return Check(name, "broken", f"does not run in {where}: {error}", advice)
@@ -185,16 +200,13 @@ def _lava_dl() -> Check:
             "lava-dl",
             "absent",
             "not installed; only needed to load .net files with lava-dl itself",
-            f"Run: {INSTALL_LAVA}",
+            _install_lava(),
         )
     return Check("lava-dl", "ok", f"{version} (unmodified netx)")
 
 
 def _loihi() -> Check:
-    # As `lava.utils.loihi.is_installed`, without importing Lava, which changes how this process starts others.
-    spec = importlib.util.find_spec("lava")
-    places = [] if spec is None else [Path(place, "utils") for place in spec.submodule_search_locations or ()]
-    if not any(found for place in places for found in place.glob("loihi2_profiler*")):
+    if not is_extension_installed():
         return Check(
             "Loihi 2",
             "absent",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,7 @@ from loihi_convert.cli.reproduce import reproduce
 from loihi_convert.cli.run import run
 from loihi_convert.cli.train import train
 from loihi_convert.cli.verb import Verb, Verbs
+from loihi_convert.dependencies import missing_error, missing_packages
 from loihi_convert.errors import InputError
 
 app = typer.Typer(
@@ -48,11 +50,12 @@ def flags(words: Sequence[str]) -> dict[str, str]:
     return {} if verb is None else flags_of(group.commands[verb].params)
 
 
+_HELP = {"-h", "--help"}
 _VERSION = typer.Option("--version", metavar="", help="Print the version and exit.")
 
 
 @app.callback(invoke_without_command=True)
-def _options(version: Annotated[bool, _VERSION] = False) -> None:
+def _options(ctx: typer.Context, version: Annotated[bool, _VERSION] = False) -> None:
     if version:
         from importlib.metadata import version as installed
 
@@ -63,3 +66,7 @@ def _options(version: Annotated[bool, _VERSION] = False) -> None:
     except FileNotFoundError:
         # MKL ends the program with words of its own then.
         raise InputError("the current folder has been deleted", hint="Change into one that exists.") from None
+    is_help = ctx.invoked_subcommand is None or bool(_HELP & set(sys.argv))
+    if not is_help and ctx.invoked_subcommand != "doctor" and (missing := missing_packages()):
+        # Found out now, and not when a result is to be written.
+        raise missing_error(missing)

@@ -8,9 +8,11 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+from loihi_convert.choices import BackendName
 from loihi_convert.cli import options
 from loihi_convert.cli.console import Fact, log, trained_sentence
 from loihi_convert.cli.run_output import RunScene, say_run
+from loihi_convert.dependencies import is_lava_at_hand
 from loihi_convert.errors import InputError
 
 
@@ -33,6 +35,9 @@ def demo(
     from loihi_convert.runs.run_folder import RUNS, dated_name, require_new_or_empty
 
     require_timesteps((timesteps,))
+    backend: BackendName = "sim" if is_lava_at_hand(lava_python) else "ref"
+    if backend == "ref":
+        log("Lava is not installed, so the demo runs on ref: the same integers. To install it: loihi-convert doctor")
     model = output / "model.pt"
     if not overwrite:
         require_new_or_empty(output, "Pass `overwrite=True`, or choose a new or an empty folder with `output`.")
@@ -51,12 +56,14 @@ def demo(
         model, None, (timesteps,), splits.calibration_images(), overwrite=True, bars=progress_bar
     )
     log(f"wrote {exported[0].path}")
-    log("3/3  run it on Lava's CPU simulator")
-    sim = open_backend("sim", BackendOptions(lava_python=lava_python))
+    log("3/3  run it on " + ("Lava's CPU simulator" if backend == "sim" else "ref, the exact integers of Loihi"))
+    runner = open_backend(backend, BackendOptions(lava_python=lava_python))
     opened = [pipeline.open_file(exported[0].path)]
-    folder = output / RUNS / dated_name(f"{model.stem}-sim")
-    done = pipeline.run_into_folder(folder, opened, sim, splits, splits.test, command_line=sys.argv, bars=progress_bar)
-    scene = RunScene(splits.name, "sim", time.monotonic() - started)
+    folder = output / RUNS / dated_name(f"{model.stem}-{backend}")
+    done = pipeline.run_into_folder(
+        folder, opened, runner, splits, splits.test, command_line=sys.argv, bars=progress_bar
+    )
+    scene = RunScene(splits.name, backend, time.monotonic() - started)
     say_run(done, scene, as_json=as_json, details=False, next_steps=_next_steps(done.folder, exported[0].path, model))
 
 

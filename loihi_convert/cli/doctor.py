@@ -2,29 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, say_json
+from loihi_convert.dependencies import MODULES
 from loihi_convert.errors import PlatformError
+
+if TYPE_CHECKING:
+    from loihi_convert.checks.environment import Check
+
+_LAVA = "Run a small network through Lava, too, and compare it with ref: some seconds."
+_INDENT = "\n        "
 
 
 def doctor(
+    run_lava: Annotated[bool, options.switch("--lava", options.BASICS, _LAVA)] = False,
     lava_python: Annotated[str | None, options.lava_python()] = None,
     as_json: Annotated[bool, options.as_json()] = False,
 ) -> None:
-    """Say what is installed, what is missing, and what to do (Python, Lava, Loihi)."""
-
+    """Say what is installed, what is missing, and what to do (packages, Lava, Loihi)."""
     from loihi_convert.checks.environment import examine
 
-    checks = examine(lava_python)
+    checks = examine(lava_python, run_lava=run_lava)
     if as_json:
         say_json({"checks": [asdict(check) for check in checks]})
     else:
-        for check in checks:
-            mark = {"ok": "ok     ", "absent": "absent ", "broken": "BROKEN "}[check.state]
-            echo(f"{mark} {check.name}: {check.found}" + (f"\n        {check.advice}" if check.advice else ""))
-    broken = [check.name for check in checks if check.state == "broken"]
-    if broken:
+        _say(checks)
+    if broken := [check.name for check in checks if check.state == "broken"]:
         raise PlatformError("does not work; see above for what to do", where=", ".join(broken))
+
+
+def _say(checks: Sequence[Check]) -> None:
+    """Print a line for each check; the packages that are there share one."""
+    packages = [f"{check.name} {check.found}" for check in checks if _is_package(check)]
+    for check in checks:
+        if packages and check.name in MODULES:
+            echo(f"ok      Packages: {', '.join(packages)}")
+            packages = []
+        if _is_package(check):
+            continue
+        mark = {"ok": "ok     ", "absent": "absent ", "broken": "BROKEN "}[check.state]
+        advice = f"{_INDENT}{check.advice.replace(chr(10), _INDENT)}" if check.advice else ""
+        echo(f"{mark} {check.name}: {check.found}{advice}")
+
+
+def _is_package(check: Check) -> bool:
+    return check.name in MODULES and check.state == "ok"

@@ -21,10 +21,8 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from loihi_convert.dependencies import LAVA_PYTHON
 from loihi_convert.errors import BackendError, PlatformError
-
-LAVA_PYTHON: Final = "LOIHI_CONVERT_LAVA_PYTHON"
-"""Environment variable: the interpreter with Lava, if not this one."""
 
 _KILL_SECONDS: Final = 1.0
 _SHARED_MEMORY: Final = Path("/dev/shm")
@@ -186,8 +184,3 @@ def remove_shared_memory(token: str) -> None:
     """Remove the shared memory and semaphores of the host process with ``token``."""
     for segment in _SHARED_MEMORY.glob(f"*{token}*"):
         segment.unlink(missing_ok=True)
-
-
-def other_interpreter(given: str | None) -> str | None:
-    """Return the interpreter for Lava: ``given``, or that in `LAVA_PYTHON`; ``None`` for this one."""
-    return given or os.environ.get(LAVA_PYTHON) or None

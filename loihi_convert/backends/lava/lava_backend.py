@@ -24,12 +24,13 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.backends.lava.exchange import LavaFiles
-from loihi_convert.backends.lava.host_process import HostProcess, other_interpreter
+from loihi_convert.backends.lava.host_process import HostProcess
 from loihi_convert.backends.lava.timing import Timing, stock_interval
 from loihi_convert.backends.options import BackendOptions
 from loihi_convert.backends.request import check_run
 from loihi_convert.backends.result import RunResult
 from loihi_convert.choices import BackendName, Layout
+from loihi_convert.dependencies import other_interpreter
 from loihi_convert.errors import PlatformError, UsageError
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
@@ -55,7 +56,7 @@ class LavaBackend:
     ----------
     options
         ``neuron`` and ``leak``; ``lava_python``, the interpreter with NumPy and Lava, as a path or a name on PATH, by
-        default that in `host_process.LAVA_PYTHON`, else this interpreter; ``lava_layout``, by default
+        default that in `dependencies.LAVA_PYTHON`, else this interpreter; ``lava_layout``, by default
         ``"processes"``, the only one for stock neurons.
     batch_size
         Images per batch in layout ``"layers"``, at least 1; by default `fitting_batch_size`.

@@ -1,0 +1,92 @@
+"""The packages that this one needs, and how to install those that are missing; nothing here imports any of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from loihi_convert.errors import PlatformError
+
+MODULES: Final = {
+    "h5py": "h5py",
+    "jinja2": "jinja2",
+    "markupsafe": "markupsafe",
+    "matplotlib": "matplotlib",
+    "numba": "numba",
+    "numpy": "numpy",
+    "pillow": "PIL",
+    "pydantic": "pydantic",
+    "rich": "rich",
+    "safetensors": "safetensors",
+    "scikit-learn": "sklearn",
+    "scipy": "scipy",
+    "torch": "torch",
+    "typer": "typer",
+}
+"""The module of each required package, by the package's name in pyproject.toml."""
+
+LAVA_PYTHON: Final = "LOIHI_CONVERT_LAVA_PYTHON"
+"""Environment variable: the interpreter that has Lava, where it is not this one."""
+
+
+def other_interpreter(given: str | None) -> str | None:
+    """Return the interpreter that ``given``, or else `LAVA_PYTHON`, names for Lava; ``None``: this one."""
+    return given or os.environ.get(LAVA_PYTHON) or None
+
+
+def is_lava_at_hand(lava_python: str | None) -> bool:
+    """Return whether another interpreter is named for Lava, or this one has it."""
+    return other_interpreter(lava_python) is not None or importlib.util.find_spec("lava") is not None
+
+
+def is_extension_installed() -> bool:
+    """Return whether this interpreter has Lava's extension for Loihi.
+
+    As `lava.utils.loihi.is_installed`, without importing Lava, which changes how this process starts others.
+    """
+    spec = importlib.util.find_spec("lava")
+    places = [] if spec is None else [Path(place, "utils") for place in spec.submodule_search_locations or ()]
+    return any(found for place in places for found in place.glob("loihi2_profiler*"))
+
+
+def missing_packages() -> list[str]:
+    """Return the names of the required packages that are not installed."""
+    return [name for name, module in MODULES.items() if importlib.util.find_spec(module) is None]
+
+
+def package_of(module: str | None) -> str | None:
+    """Return the required package that ``module`` is part of, or None."""
+    top = (module or "").partition(".")[0]
+    # numba is built upon llvmlite, which has no other use here.
+    known = {place: name for name, place in MODULES.items()} | {"llvmlite": "numba"}
+    return known.get(top)
+
+
+def install_line(packages: Iterable[str]) -> str:
+    """Return the command that installs ``packages``, in the versions that this package declares."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    try:
+        declared = requires("loihi-convert") or []
+    except PackageNotFoundError:
+        declared = []
+    specified = {}
+    for requirement in declared:
+        text, _, marker = requirement.partition(";")
+        name = text.strip().rstrip("<>=!~0123456789.,* ")
+        if not marker:
+            specified[name] = text.strip()
+    return "pip install " + " ".join(f'"{specified.get(name, name)}"' for name in packages)
+
+
+def missing_error(packages: Iterable[str], reason: str = "not installed") -> PlatformError:
+    """Return the error that says which packages are missing and how to install them."""
+    names = tuple(packages)
+    return PlatformError(
+        f"{reason}; loihi-convert needs {'it' if len(names) == 1 else 'them'}",
+        where=", ".join(names),
+        hint=f"Run: {install_line(names)} (`loihi-convert doctor` lists all packages).",
+    )
