@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,11 +27,14 @@ from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.backends.lava.exchange import LavaFiles
 from loihi_convert.backends.lava.timing import Timing, stock_interval
 from loihi_convert.backends.loihi2.board import Board, chosen_board
-from loihi_convert.backends.loihi2.plan import plan, sbatch_script
+from loihi_convert.backends.loihi2.plan import ChipPlan, plan, script, script_suffix
+from loihi_convert.backends.reference import ReferenceBackend
+from loihi_convert.backends.result import RunResult
 from loihi_convert.choices import BackendName
 from loihi_convert.errors import InputError, PlatformError, UsageError
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.pipeline import golden_check
+from loihi_convert.pipeline.bundle import write_bundle
 
 Invoke = Callable[..., tuple[int, str, str]]
 
@@ -56,8 +61,10 @@ def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
 def test_options_go_before_the_environment() -> None:
     assert chosen_board(environment={}) == Board("N3B3", None, None, None)
     environment = {"PARTITION": "a", "BOARD": "b", "LOIHI_GEN": "N3C1", "NXSDKHOST": "10.0.0.2"}
-    assert chosen_board(environment=environment) == Board("N3C1", "a", "b", None)
-    assert chosen_board(partition="c", generation="N3B2", environment=environment) == Board("N3B2", "c", "b", None)
+    # Lava's use_slurm_host takes a partition or a board, not both.
+    assert chosen_board(environment=environment) == Board("N3C1", None, "b", None)
+    assert chosen_board(partition="c", generation="N3B2", environment=environment) == Board("N3B2", "c", None, None)
+    assert chosen_board(name="d", environment=environment) == Board("N3C1", None, "d", None)
     assert chosen_board(environment={"NXSDKHOST": "10.0.0.2"}) == Board("N3B3", None, None, "10.0.0.2")
     assert chosen_board(environment={"NXSDKHOST": "10.0.0.2", "SLURM": "1"}).address is None
 
@@ -78,6 +85,7 @@ def test_the_environment_is_what_lava_sets() -> None:
         ({"generation": "N2A2"}, "loihi_gen", "found N2A2"),
         ({"partition": "a\nreboot"}, "partition", r"found 'a\nreboot'"),
         ({"name": "a b"}, "board", "found 'a b'"),
+        ({"name": "b", "partition": "p"}, "board", "given, and so is `partition` (p)"),
     ],
 )
 def test_what_is_no_board(options: dict[str, str], where: str, found: str) -> None:
@@ -86,18 +94,62 @@ def test_what_is_no_board(options: dict[str, str], where: str, found: str) -> No
     assert (raised.value.where, raised.value.found) == (where, found)
 
 
-def test_a_script_says_what_to_run_where() -> None:
+def small_plan(board: Board) -> ChipPlan:
+    network = golden_check.read_golden(golden_check.folder()).network
+    return plan(network, 3, 6, board, neuron=NeuronModel.CIRCUIT)
+
+
+def test_a_script_says_what_to_run_where(tmp_path: Path) -> None:
     words = ["loihi-convert", "run", "my net.net", "--backend", "loihi2"]
-    script = sbatch_script(words, "my\nnet", Board("N3B3", "p", "b")).splitlines()
-    assert script[:5] == [
+    activate = Path("/my venv/bin/activate")
+    text = script(words, "my\nnet", small_plan(Board("N3B3", name="b")), folder=tmp_path, activate=activate)
+    lines = text.splitlines()
+    assert lines[:6] == [
         "#!/bin/bash",
         "#SBATCH --job-name=my_net",
         "#SBATCH --output=my_net-%j.log",
-        "#SBATCH --partition=p",
+        "#SBATCH --time=00:31:00",
+        "#SBATCH --exclusive",
         "#SBATCH --nodelist=b",
     ]
-    assert script[-5:-1] == ["export SLURM=1", "export LOIHI_GEN=N3B3", "export PARTITION=p", "export BOARD=b"]
-    assert script[-1] == "loihi-convert run 'my net.net' --backend loihi2"
+    assert lines[lines.index("set -eu") + 1 : -1] == [
+        f"cd {tmp_path}",
+        ". '/my venv/bin/activate'",
+        "export LOIHI_GEN=N3B3",
+        "export BOARD=b",
+        'if [ -n "${NXSDKHOST:-}" ]; then export NOSLURM=1; else export SLURM=1; fi',
+    ]
+    assert lines[-1] == "loihi-convert run 'my net.net' --backend loihi2"
+
+
+@pytest.mark.parametrize(("host", "expected"), [("", "SLURM=1 NOSLURM="), ("10.0.0.2", "SLURM= NOSLURM=1")])
+def test_a_node_that_knows_its_board_does_not_ask_slurm(host: str, expected: str, tmp_path: Path) -> None:
+    words = ["bash", "-c", "echo SLURM=${SLURM:-} NOSLURM=${NOSLURM:-}"]
+    text = script(words, "job", small_plan(Board()), folder=tmp_path)
+    environment = {"PATH": os.environ["PATH"], "NXSDKHOST": host}
+    done = subprocess.run(["bash"], input=text, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == expected
+
+
+def test_a_board_with_an_address_is_not_behind_slurm(tmp_path: Path) -> None:
+    board = Board(address="10.0.0.2")
+    text = script(["loihi-convert", "golden"], "golden", small_plan(board), folder=tmp_path)
+    assert script_suffix(board) == ".sh"
+    assert "#SBATCH" not in text
+    assert "SLURM=1" not in text.replace("NOSLURM=1", "")
+    assert "export NXSDKHOST=10.0.0.2" in text
+
+
+def test_a_plan_says_what_the_run_takes() -> None:
+    """8x8 pixels into 4 maps of 8x8, 6 of 2x2, 10 outputs; 3 images of 6 steps through 3 layers."""
+    planned = small_plan(Board())
+    assert planned.values_read == 4 * 64 + 6 * 4 + 10
+    assert planned.stops == 3 * (6 + 2)
+    assert planned.seconds == pytest.approx((0.24, 2.4))
+    assert planned.neurocores == (3, 3)
+    kinds = [process.kind for process in planned.processes]
+    assert kinds[:2] == ["ImageSource", "PyToN3ConvAdapter"]
+    assert kinds.count("PyToNxAdapter") == 1
 
 
 def test_a_dry_run_shows_all_and_writes_a_script_once(invoke: Invoke) -> None:
@@ -117,7 +169,8 @@ def test_a_dry_run_shows_all_and_writes_a_script_once(invoke: Invoke) -> None:
     assert re.search(r"conv1 +LIFReset +4x8x8 +du 0, dv 4096, vth", out)
     assert "T = 5, reset interval 8, 16 steps from image to image; 3 images: 40 steps" in out
     assert "environment: SLURM=1 LOIHI_GEN=N3B3 PARTITION=p" in out
-    assert "nothing was run; wrote model.sbatch. This backend has never run on a chip" in err
+    assert "nothing was run; wrote model.sbatch" in err
+    assert "This backend has never run on a chip" in err
     written = Path("model.sbatch").read_text()
     assert written.endswith("--backend loihi2 -T 5 --images 3 --data digits --leak\n")
     subprocess.run(["bash", "-n", "model.sbatch"], check=True)
@@ -198,6 +251,124 @@ def test_what_makes_no_sense(words: tuple[object, ...], code: int, message: str,
     found, _, err = invoke(golden_check.folder() / golden_check.NETWORK, "--data", "digits", *words)
     assert found == code
     assert message in err
+
+
+def test_golden_can_be_rehearsed_without_a_board(invoke: Invoke) -> None:
+    code, out, err = invoke("--backend", "loihi2", "--dry-run", "--board", "b", "--leak", verb="golden")
+    assert code == 0, err
+    assert re.search(r"conv1 +LIFReset +4x8x8 +du 0, dv 4096, vth", out)
+    assert re.search(r"input +PyToN3ConvAdapter", out)
+    assert "neurocores: 3..3 of 128" in out
+    assert "read back: u of 290 neurons" in out
+    assert "never measured" in out
+    assert "nothing was run; wrote golden.sbatch" in err
+    text = Path("golden.sbatch").read_text()
+    last = "loihi-convert golden --backend loihi2 -o golden-report.json --leak"
+    assert text.endswith(f"{last}\n")
+    assert not Path("golden-report.json").exists()
+    subprocess.run(["bash", "-n", "golden.sbatch"], check=True)
+    assert invoke("--backend", "loihi2", "--dry-run", verb="golden")[0] == 3
+    assert invoke("--dry-run", verb="golden")[0] == 2
+
+
+def test_golden_writes_a_report_to_send_back(invoke: Invoke) -> None:
+    assert invoke(verb="golden")[0] == 0
+    report = json.loads(Path("golden-report.json").read_text())
+    assert (report["passed"], report["error"], report["first_difference"]) == (True, None, None)
+    assert report["versions"]["numpy"] == np.__version__
+    assert invoke("--backend", "loihi2", "--board", "b", "-o", "other.json", verb="golden")[0] == 4
+    report = json.loads(Path("other.json").read_text())
+    assert not report["passed"]
+    assert report["board"]["name"] == "b"
+    assert "the Lava extension for Loihi, which a board needs, is not installed" in report["error"]
+
+
+def test_the_first_difference_is_that_of_the_first_layer() -> None:
+    known = golden_check.read_golden(golden_check.folder())
+
+    class Changed(ReferenceBackend):
+        def run(self, *given: Any, **options: Any) -> RunResult:
+            result = super().run(*given, **options)
+            potentials = result.traces[1].potentials.copy()
+            potentials[2, 4, 5, 1, 0] += 7
+            traces = (result.traces[0], replace(result.traces[1], potentials=potentials), *result.traces[2:])
+            return replace(result, traces=traces)
+
+    first = golden_check.check_golden(known, Changed(BackendOptions())).first
+    assert first is not None
+    place = (first.layer, first.kind, first.image, first.step, first.neuron)
+    assert place == ("conv2", "potential", 2, 5, (5, 1, 0))
+    assert first.found - first.expected == 7
+
+
+def test_the_missing_extension_is_told_before_the_images_are_loaded(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loihi_convert.data.load_data", None)
+    code, out, err = invoke(golden_check.folder() / golden_check.NETWORK, "--backend", "loihi2", "--data", "digits")
+    assert (code, out) == (4, "")
+    assert err.startswith("error: loihi2: the Lava extension for Loihi, which a board needs, is not installed.")
+
+
+def bundled(tmp_path: Path) -> Path:
+    known = golden_check.read_golden(golden_check.folder())
+    files = write_bundle(tmp_path / "bundle", known.path / golden_check.NETWORK, known.images[:2])
+    assert [path.name for path in files] == ["model.net", "bundle.npz", "run_bundle.py"]
+    return tmp_path / "bundle"
+
+
+def run_bundle(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = ["timeout", "250", sys.executable, "-I", "run_bundle.py"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.lava
+def test_a_bundle_runs_with_lava_alone_and_finds_a_wrong_value(tmp_path: Path) -> None:
+    folder = bundled(tmp_path)
+    done = run_bundle(folder)
+    assert (done.returncode, done.stdout) == (0, "120 potentials, 0 differ\n"), done.stderr
+    with np.load(folder / "bundle.npz") as arrays:
+        changed = dict(arrays)
+    changed["potentials"][1, 3, 7] += 1
+    np.savez_compressed(folder / "bundle.npz", **changed)
+    done = run_bundle(folder)
+    first, count = done.stdout.splitlines()
+    wrong = int(changed["potentials"][1, 3, 7])
+    assert (done.returncode, count) == (1, "120 potentials, 1 differ")
+    assert first == f"image 1, T = 4, output 7: found {wrong - 1}, expected {wrong}"
+
+
+def test_the_script_of_a_bundle_is_short_and_needs_nothing_of_this_package(tmp_path: Path) -> None:
+    lines = (bundled(tmp_path) / "run_bundle.py").read_text().splitlines()
+    assert len(lines) <= 60
+    assert max(map(len, lines)) <= 120
+    imported = {
+        line.split()[1].split(".")[0] for line in map(str.strip, lines) if line.startswith(("import ", "from "))
+    }
+    assert imported <= {"dataclasses,", "h5py,", "lava", "scipy"}
+
+
+def test_a_bundle_is_not_written_over_another(tmp_path: Path) -> None:
+    folder = bundled(tmp_path)
+    known = golden_check.read_golden(golden_check.folder())
+    with pytest.raises(InputError, match="exists already; nothing was changed"):
+        write_bundle(folder, known.path / golden_check.NETWORK, known.images)
+    write_bundle(folder, known.path / golden_check.NETWORK, known.images, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "--bundle: the file is of target lava, whose soft-reset neurons are not part of Lava"),
+        (("--target", "loihi2", "-T", "2,4"), "--bundle: found 2 values of T; must be one T, one file."),
+        (("--target", "loihi2", "-T", "2", "--input", "poisson"), "--bundle: Poisson input was chosen"),
+    ],
+)
+def test_what_cannot_be_bundled(words: tuple[str, ...], message: str, invoke: Invoke) -> None:
+    Path("model.pt").write_bytes(b"PK")
+    code, out, err = invoke("model.pt", "--bundle", "b", *words, verb="export")
+    assert (code, out) == (2, "")
+    assert f"error: {message}" in err
 
 
 @pytest.mark.lava

@@ -1,7 +1,8 @@
-"""`loihi-convert run --backend loihi2 --dry-run`: what would run on a board, and a batch script that runs it."""
+"""`--dry-run` of `run` and `golden` on loihi2: what would run on a board, and a batch script that runs it."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,31 +44,64 @@ def dry_run(
     InputError
         If the script exists.
     """
+    if len(paths) > 1:
+        raise UsageError(f"found {len(paths)} files", where="dry", expected="must be one, with a script of its own")
+    (path,) = paths
+    steps = max(timesteps, default=network.timesteps)
+    listed = ",".join(map(str, timesteps or (steps,)))
+    words = ["run", str(path), "--backend", "loihi2", "-T", listed, "--images", str(image_count), *_given(ctx)]
+    plan_run(words, path, network, image_count, steps, options, overwrite=overwrite, as_json=as_json)
+    log("This backend has never run on a chip: `golden --backend loihi2` first")
+
+
+def plan_run(
+    words: Sequence[str],
+    path: Path,
+    network: QuantizedNetwork,
+    image_count: int,
+    timesteps: int,
+    options: BackendOptions,
+    *,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Print the plan of a run of the file at ``path``, and write the script that does it into the current folder.
+
+    ``words`` are the command line without the program, the verb first: `run` of a file is called as the file, another
+    verb by its own name.
+
+    Raises
+    ------
+    UsageError
+        If the network cannot run so.
+    InputError
+        If the script exists.
+    """
     from loihi_convert.backends.loihi2.board import chosen_board
-    from loihi_convert.backends.loihi2.plan import plan, sbatch_script
+    from loihi_convert.backends.loihi2.plan import plan, script, script_suffix
     from loihi_convert.backends.request import require_proven
     from loihi_convert.files import refuse_to_overwrite, refuse_to_replace, write_atomically
     from loihi_convert.ir.neuron_model import neuron_model
 
-    if len(paths) > 1:
-        raise UsageError(f"found {len(paths)} files", where="dry", expected="must be one, with a script of its own")
-    (path,) = paths
     neuron = neuron_model(network, "stock", leak=options.leak)
-    steps = max(timesteps, default=network.timesteps)
-    require_proven(network, steps)
-    script = Path(f"{path.stem}.sbatch")
-    refuse_to_replace(path, script)
-    refuse_to_overwrite(script, overwrite)
+    require_proven(network, timesteps)
     board = options.board or chosen_board()
-    planned = plan(network, image_count, steps, board, neuron=neuron)
-    listed = ",".join(map(str, timesteps or (steps,)))
-    words = ["loihi-convert", "run", str(path), "--backend", "loihi2", "-T", listed, "--images", str(image_count)]
-    write_atomically(script, sbatch_script([*words, *_given(ctx)], path.stem, board).encode())
+    name = path.stem if words[0] == "run" else words[0]
+    written = Path(f"{name}{script_suffix(board)}")
+    refuse_to_replace(path, written)
+    refuse_to_overwrite(written, overwrite)
+    planned = plan(network, image_count, timesteps, board, neuron=neuron)
+    activate = Path(sys.prefix, "bin", "activate")
+    is_virtual = sys.prefix != sys.base_prefix and activate.is_file()
+    text = script(
+        ["loihi-convert", *words], name, planned, folder=Path.cwd(), activate=activate if is_virtual else None
+    )
+    write_atomically(written, text.encode())
     if as_json:
-        say_json({**planned.as_json(), "script": str(script)})
+        say_json({**planned.as_json(), "script": str(written)})
     else:
         _say_plan(planned)
-    log(f"nothing was run; wrote {script}. This backend has never run on a chip: `golden --backend loihi2` first")
+    log(f"nothing was run; wrote {written}")
 
 
 def _given(ctx: typer.Context) -> Iterator[str]:
@@ -85,6 +119,7 @@ def _given(ctx: typer.Context) -> Iterator[str]:
 
 
 def _say_plan(planned: ChipPlan) -> None:
+    from loihi_convert.chip.limits import NEUROCORES
     from loihi_convert.report.table import Table
 
     rows = tuple(
@@ -101,5 +136,15 @@ def _say_plan(planned: ChipPlan) -> None:
     echo(
         f"T = {timing.timesteps}, reset interval {planned.reset_interval}, {timing.interval} steps from image to "
         f"image; {timing.images:,} images: {timing.total:,} steps"
+    )
+    low, high = planned.neurocores
+    echo(f"neurocores: {low}..{high} of {NEUROCORES} (weights stored once, or a byte for each synapse)")
+    echo(
+        f"read back: u of {planned.values_read:,} neurons at each step of an image, {planned.stops:,} stops of the run"
+    )
+    shortest, longest = planned.seconds
+    echo(
+        f"expected time on the board: {shortest:.0f} s to {longest:.0f} s after compiling "
+        "(each stop assumed to take 10 to 100 ms; never measured)"
     )
     echo("environment: " + " ".join(f"{name}={value}" for name, value in planned.board.environment.items()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
@@ -84,6 +85,10 @@ _SPLIT_READOUT = (
     "after a global average at many steps. Other tools then see both digits."
 )
 _PIXEL_BITS = "Bits of a pixel, 1..8; default: 8, or what fits best with hard reset and for loihi2."
+_BUNDLE = (
+    "Folder for a bundle to run where only Lava is installed, such as a board: the file, ten images, the potentials "
+    "they must give, a script. Needs --target loihi2 and one T."
+)
 _CALIBRATION = "Calibration images: split, all, or a number (first N of the split)."
 _EXPECT = (
     "Accuracy in percent that the CNN is known to have; lower on validation images gives a warning. Default: what any "
@@ -107,6 +112,7 @@ def export(
     overwrite: Annotated[bool, options.overwrite()] = False,
     details: Annotated[bool, options.details("Print bits, thresholds and clipping of each layer, too.")] = False,
     as_json: Annotated[bool, options.as_json()] = False,
+    bundle: Annotated[Path | None, named("--bundle", BASICS, _BUNDLE, metavar="FOLDER")] = None,
     arch: Annotated[str | None, options.arch(OWN_CNN)] = None,
     mean: Annotated[str | None, options.mean(OWN_CNN, "pixel/255 as it is")] = None,
     std: Annotated[str | None, options.std(OWN_CNN)] = None,
@@ -150,11 +156,14 @@ def export(
     from loihi_convert import pipeline
     from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, published_neurons
     from loihi_convert.metrics.own_accuracy import own_accuracy
+    from loihi_convert.pipeline.bundle import IMAGES, require_bundle, write_bundle
     from loihi_convert.progress import progress_bar
     from loihi_convert.simulation.gpu import chosen_device
 
     published_reset, published_input = published_neurons(method)
     is_poisson = (input_coding or published_input) == "poisson"
+    if bundle is not None:
+        require_bundle(target, steps, is_poisson=is_poisson)
     balance_options = BalanceOptions(
         method=method,
         amplitude=amplitude,
@@ -195,10 +204,14 @@ def export(
         verify=verify,
         bars=progress_bar,
     )
+    if bundle is not None:
+        write_bundle(bundle, exported[0].path, splits.test.images[:IMAGES], overwrite=overwrite)
     if as_json:
         say_json({"files": [exported_json(item) for item in exported], "cnn": None if own is None else asdict(own)})
     else:
         say_exported(exported, details=details)
+    if bundle is not None:
+        log(f"wrote {bundle}/; where Lava is installed: cd {shlex.quote(str(bundle))} && python run_bundle.py")
 
 
 def _opened(

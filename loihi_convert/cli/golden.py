@@ -10,17 +10,21 @@ import typer
 from loihi_convert.choices import BackendName, Generation, Layout, Neuron
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, log, say_json
-from loihi_convert.errors import VerificationError
+from loihi_convert.cli.dry_run import plan_run
+from loihi_convert.dependencies import other_interpreter
+from loihi_convert.errors import PlatformError, VerificationError
 
 _FOLDER = typer.Argument(
     help="Golden folder; default: the one in this package.", metavar="[FOLDER]", show_default=False
 )
+_DRY_RUN = "Run nothing: show what would run on a board, and write golden.sbatch."
 _BACKEND = "What is compared: ref (exact integers), sim (Lava's CPU simulator), or loihi2 (a board)."
 
 
 def golden(
     folder: Annotated[Path | None, _FOLDER] = None,
     backend: Annotated[BackendName, options.choice(BackendName, "--backend", options.BASICS, _BACKEND)] = "ref",
+    output: Annotated[Path, options.output("Report to write, to be sent back.")] = Path("golden-report.json"),
     as_json: Annotated[bool, options.as_json()] = False,
     lava_python: Annotated[str | None, options.lava_python()] = None,
     lava_layout: Annotated[Layout | None, options.lava_layout()] = None,
@@ -29,33 +33,56 @@ def golden(
     partition: Annotated[str | None, options.partition()] = None,
     board: Annotated[str | None, options.board()] = None,
     loihi_gen: Annotated[Generation | None, options.loihi_gen()] = None,
+    dry: Annotated[bool, options.switch("--dry-run", options.BOARD, _DRY_RUN)] = False,
+    overwrite: Annotated[bool, options.overwrite("Replace an existing script.", options.BOARD)] = False,
 ) -> None:
     """Compare every spike and potential of a tiny network with a golden folder; exit code 5 if any differs."""
     from loihi_convert.backends import BackendOptions, open_backend
+    from loihi_convert.backends.loihi2.board import require_extension
     from loihi_convert.pipeline import golden_check
+    from loihi_convert.pipeline.golden_report import GoldenRun, where_to_send, write_report
 
-    on_board = options.board_of(backend, partition, board, loihi_gen)
+    on_board = options.board_of(backend, partition, board, loihi_gen, dry=dry)
     given = BackendOptions(lava_python=lava_python, lava_layout=lava_layout, neuron=neuron, leak=leak, board=on_board)
     runner = open_backend(backend, given)
     path = golden_check.folder() if folder is None else folder
     known = golden_check.read_golden(path)
-    with runner:
-        found = golden_check.check_golden(known, runner)
-    if as_json:
-        say_json(
-            {
-                "folder": str(path),
-                "backend": backend,
-                "images": len(known.images),
-                "timesteps": known.timesteps,
-                "layers": [vars(layer) for layer in found.layers],
-                "passed": found.passed,
-            }
+    if dry:
+        line: list[str] = [
+            "golden",
+            *([] if folder is None else [str(folder)]),
+            "--backend",
+            backend,
+            "-o",
+            str(output),
+        ]
+        line += ["--leak"] if leak else []
+        line += [] if lava_python is None else ["--lava-python", lava_python]
+        model = path / golden_check.NETWORK
+        plan_run(
+            line, model, known.network, len(known.images), known.timesteps, given, overwrite=overwrite, as_json=as_json
         )
+        return
+    try:
+        if backend == "loihi2":
+            require_extension(other_interpreter(lava_python))
+        with runner:
+            found = golden_check.check_golden(known, runner)
+    except PlatformError as error:
+        # What goes wrong on a board is worth sending back, too.
+        write_report(GoldenRun(known, runner, None, str(error)), output)
+        log(f"wrote {output}")
+        raise
+    run = GoldenRun(known, runner, found)
+    write_report(run, output)
+    if as_json:
+        say_json({**run.as_json(), "folder": str(path)})
     else:
         words = {True: "pass", False: "FAIL", None: "no neurons"}
         for layer in found.layers:
             echo(f"{layer.name}: spikes {words[layer.spikes]}, potentials {words[layer.potentials]}")
+    address = where_to_send()
+    log(f"wrote {output}" + (f"; from a board, please send it to {address}" if backend == "loihi2" and address else ""))
     if not found.passed:
         difference = found.difference or "no difference, so ref differs from the folder, too"
         raise VerificationError(f"{backend} differs from the folder; compared with ref: {difference}", where=path)

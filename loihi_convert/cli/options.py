@@ -192,12 +192,17 @@ def leak() -> Option:
     return switch("--leak", LAVA, "Stock neurons with du = 0 instead of -1: u decays by 1/4096 in each step.")
 
 
+_ONE_BOARD = "SLURM name of one board; default: BOARD. With neither of the two: NXSDKHOST, a board's address."
+
+
 def partition() -> Option:
-    return named("--partition", BOARD, "SLURM partition; default: PARTITION.", metavar="NAME")
+    return named(
+        "--partition", BOARD, "SLURM partition, unless one board is named; default: PARTITION.", metavar="NAME"
+    )
 
 
 def board() -> Option:
-    return named("--board", BOARD, "SLURM name of one board; default: BOARD.", metavar="NAME")
+    return named("--board", BOARD, _ONE_BOARD, metavar="NAME")
 
 
 def loihi_gen() -> Option:

@@ -19,6 +19,7 @@ from loihi_convert.cli.images import DataRequest, first_images
 from loihi_convert.cli.named_models import file_of
 from loihi_convert.cli.run_output import RunScene, say_run
 from loihi_convert.cli.wrong_files import NETX, require_netx
+from loihi_convert.dependencies import other_interpreter
 from loihi_convert.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def run(
     request = DataRequest(data, data_root, options.parse_class_map(class_map))
     from loihi_convert import external, pipeline
     from loihi_convert.backends import BackendOptions, open_backend
+    from loihi_convert.backends.loihi2.board import require_extension
     from loihi_convert.external.cuba import CubaNetwork
     from loihi_convert.ir.provenance import ModelRecord
     from loihi_convert.progress import progress_bar
@@ -134,6 +136,9 @@ def run(
         count = _image_count(image_count, backend, splits)
         dry_run(ctx, paths, network, count, steps, backend_options, overwrite=overwrite, as_json=as_json)
         return
+    if backend == "loihi2":
+        # Before the images are loaded.
+        require_extension(other_interpreter(lava_python))
     opened = [
         pipeline.open_file(path, network=None if index else network, model=model, arch=arch)
         for index, path in enumerate(paths)

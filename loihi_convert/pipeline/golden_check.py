@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,11 +80,40 @@ class GoldenLayer:
 
 
 @dataclass(frozen=True)
+class GoldenDifference:
+    """The first integer that differs from `ref`: in the first layer that differs, its first image, its first step.
+
+    Parameters
+    ----------
+    layer, kind
+        The layer's name; ``"spike"`` or ``"potential"``.
+    image, step
+        Image from 0; time step from 1.
+    neuron
+        Index in C, H, W.
+    found, expected
+        The integers.
+    """
+
+    layer: str
+    kind: str
+    image: int
+    step: int
+    neuron: tuple[int, ...]
+    found: int
+    expected: int
+
+
+@dataclass(frozen=True)
 class GoldenCheck:
-    """Each layer's verdict, and where the backend differs from `ref` first, in words; ``None``: nowhere."""
+    """Each layer's verdict, and where the backend differs from `ref` first: in words, and in the first layer.
+
+    Both are ``None`` where it does not differ.
+    """
 
     layers: tuple[GoldenLayer, ...]
     difference: str | None
+    first: GoldenDifference | None = None
 
     @property
     def passed(self) -> bool:
@@ -166,7 +196,22 @@ def check_golden(golden: Golden, backend: Backend, *, progress: Progress = no_pr
     layers[-1] = GoldenLayer(last.name, last.spikes, last.potentials and _equal(result, golden))
     neuron = backend.options.neuron_model(golden.network)
     reference = run_network(golden.network, golden.images, golden.timesteps, trace=True, neuron=neuron)
-    return GoldenCheck(tuple(layers), first_difference(result, reference))
+    names = [layer.name for layer in layers]
+    return GoldenCheck(tuple(layers), first_difference(result, reference), _first(names, result, reference))
+
+
+def _first(names: Sequence[str], result: RunResult, reference: RunResult) -> GoldenDifference | None:
+    for name, trace, known in zip(names, result.traces, reference.traces, strict=True):
+        for kind, found, expected in (
+            ("spike", trace.spikes, known.spikes),
+            ("potential", trace.potentials, known.potentials),
+        ):
+            if found is None or expected is None or not len(places := np.argwhere(found != expected)):
+                continue
+            image, step, *neuron = (int(axis) for axis in places[0])
+            at = (image, step, *neuron)
+            return GoldenDifference(name, kind, image, step + 1, tuple(neuron), int(found[at]), int(expected[at]))
+    return None
 
 
 def _equal(result: RunResult, golden: Golden) -> bool:

@@ -9,10 +9,28 @@ from dataclasses import dataclass
 from typing import Final, get_args
 
 from loihi_convert.choices import Generation
-from loihi_convert.errors import UsageError, one_of
+from loihi_convert.dependencies import is_extension_installed
+from loihi_convert.errors import PlatformError, UsageError, one_of
 
 GENERATIONS: Final = get_args(Generation)
 """Loihi 2 chips."""
+
+MESSAGE_BITS_OF_A_CONVOLUTION: Final = 16
+"""Of the adapter before a convolution, as lava-dl uses it for its graded pixels."""
+
+NO_EXTENSION: Final = "the Lava extension for Loihi, which a board needs, is not installed"
+NOT_INSTALLED: Final = (
+    "Members of the Intel Neuromorphic Research Community (INRC) get it: intel-ncl.atlassian.net, 'Get started with "
+    "the Lava extension for Loihi'; to join, neuromorphic.intel.com or inrc_interest@intel.com. `dry_run` shows what "
+    "would run; `backend='sim'` runs the same Processes without a board."
+)
+
+
+def require_extension(lava_python: str | None) -> None:
+    """Raise a `PlatformError` if the extension is not installed here; ``lava_python``: Lava is in another interpreter,
+    which only a run can ask."""
+    if lava_python is None and not is_extension_installed():
+        raise PlatformError(NO_EXTENSION, where="loihi2", hint=NOT_INSTALLED)
 
 
 @dataclass(frozen=True)
@@ -52,12 +70,13 @@ def chosen_board(
 ) -> Board:
     """Return the board that the options name; what they leave open, PARTITION, BOARD and LOIHI_GEN say.
 
-    Without any of partition and board, and without SLURM, a host named by NXSDKHOST is used directly.
+    A board is named by its partition or by its own name: Lava's ``use_slurm_host`` takes one of them. Without any of
+    them, and without SLURM, a host named by NXSDKHOST is used directly.
 
     Raises
     ------
     UsageError
-        If there is no such generation of Loihi 2, or a name holds other characters.
+        If there is no such generation of Loihi 2, both partition and name are given, or a name holds other characters.
     """
     generation = generation or environment.get("LOIHI_GEN") or "N3B3"
     if generation not in GENERATIONS:
@@ -67,8 +86,14 @@ def chosen_board(
             expected=one_of(GENERATIONS),
             hint="Most Loihi 2 chips are N3B3. The default is what LOIHI_GEN says.",
         )
-    partition = partition or environment.get("PARTITION") or None
-    name = name or environment.get("BOARD") or None
+    if partition and name:
+        raise UsageError(
+            f"given, and so is `partition` ({partition})", where="board", expected="must be one of the two, says Lava"
+        )
+    if not partition:
+        name = name or environment.get("BOARD") or None
+    if not name:
+        partition = partition or environment.get("PARTITION") or None
     address = environment.get("NXSDKHOST") or None
     for parameter, value in (("partition", partition), ("board", name), ("NXSDKHOST", address)):
         # They end up in a shell script.

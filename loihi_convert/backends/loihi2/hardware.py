@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -28,20 +28,11 @@ from loihi_convert.backends.lava.exchange import LavaFiles
 from loihi_convert.backends.lava.lava_types import Port
 from loihi_convert.backends.lava.recording import Recorder
 from loihi_convert.backends.lava.stock_network import StockNetwork, build_circuit
-from loihi_convert.backends.loihi2.board import Board
+from loihi_convert.backends.loihi2.board import MESSAGE_BITS_OF_A_CONVOLUTION, NO_EXTENSION, NOT_INSTALLED, Board
 from loihi_convert.chip import limits
 from loihi_convert.ir.circuit import circuit
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
-
-CONV_MESSAGE_BITS: Final = 16
-"""Of the adapter before a convolution, as lava-dl uses it for its graded pixels."""
-
-NOT_INSTALLED: Final = (
-    "Members of the Intel Neuromorphic Research Community (INRC) get it: intel-ncl.atlassian.net, 'Get started with "
-    "the Lava extension for Loihi'; to join, neuromorphic.intel.com or inrc_interest@intel.com. `dry_run` shows what "
-    "would run; `backend='sim'` runs the same Processes without a board."
-)
 
 
 class NoBoardError(Exception):
@@ -63,7 +54,7 @@ def use_board(board: Board) -> None:
     from lava.utils import loihi as lava_loihi
 
     if not lava_loihi.is_installed():
-        raise NoBoardError("the Lava extension for Loihi, which a board needs, is not installed", NOT_INSTALLED)
+        raise NoBoardError(NO_EXTENSION, NOT_INSTALLED)
     generation = lava_loihi.ChipGeneration[board.generation]
     try:
         if board.address is not None:
@@ -106,7 +97,9 @@ def connect_through_adapter(out: Port, into: Port, message_bits: int) -> None:
     from lava.proc.embedded_io.spike import PyToN3ConvAdapter, PyToNxAdapter
 
     if len(into.shape) == 3:
-        adapter = PyToN3ConvAdapter(shape=into.shape, num_message_bits=CONV_MESSAGE_BITS if message_bits else 0)
+        adapter = PyToN3ConvAdapter(
+            shape=into.shape, num_message_bits=MESSAGE_BITS_OF_A_CONVOLUTION if message_bits else 0
+        )
     else:
         adapter = PyToNxAdapter(shape=into.shape, num_message_bits=message_bits)
     (out if out.shape == into.shape else out.reshape(into.shape)).connect(adapter.inp)

@@ -7,16 +7,23 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.backends.lava.timing import Timing, first_step, reset_interval, stock_interval
-from loihi_convert.backends.loihi2.board import Board
+from loihi_convert.backends.loihi2.board import MESSAGE_BITS_OF_A_CONVOLUTION, Board
 from loihi_convert.chip import limits
+from loihi_convert.chip.resources import resources
 from loihi_convert.ir.circuit import Circuit, circuit
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv
+
+STOP_SECONDS: Final = (0.01, 0.1)
+"""Assumed time of one stop with its reads, through the board's host: no number is public, and none was measured."""
+
+COMPILING_MINUTES: Final = 30
 
 
 @dataclass(frozen=True)
@@ -43,12 +50,39 @@ class PlannedProcess:
 
 @dataclass(frozen=True)
 class ChipPlan:
-    """All of them, and the steps of the run."""
+    """All of them, and what the run takes.
+
+    Parameters
+    ----------
+    processes, timing, reset_interval, board
+        What is built, its steps, and where it runs.
+    neurocores
+        The fewest and the most cores that it may take: weights stored once, or a byte for each synapse; see
+        `chip.resources`.
+    values_read
+        Values of u that the host reads for one time step of an image: those of every layer.
+    stops
+        How often the run is interrupted to read.
+    """
 
     processes: tuple[PlannedProcess, ...]
     timing: Timing
     reset_interval: int
     board: Board
+    neurocores: tuple[int, int]
+    values_read: int
+    stops: int
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """Seconds on the board, after compiling: the stops, each with an assumed time; nothing here was measured."""
+        return self.stops * STOP_SECONDS[0], self.stops * STOP_SECONDS[1]
+
+    @property
+    def time_limit(self) -> str:
+        """The time to ask SLURM for, HH:MM:SS: half an hour to compile and to wait, and twice the longest run."""
+        minutes = COMPILING_MINUTES + math.ceil(2 * self.seconds[1] / 60)
+        return f"{minutes // 60:02}:{minutes % 60:02}:00"
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -59,6 +93,11 @@ class ChipPlan:
             "reset_interval": self.reset_interval,
             "steps_per_image": self.timing.interval,
             "steps": self.timing.total,
+            "neurocores": self.neurocores,
+            "values_read_per_step": self.values_read,
+            "stops": self.stops,
+            "expected_seconds": self.seconds,
+            "time_limit": self.time_limit,
             "environment": self.board.environment,
         }
 
@@ -66,11 +105,12 @@ class ChipPlan:
 def plan(network: QuantizedNetwork, image_count: int, timesteps: int, board: Board, *, neuron: NeuronModel) -> ChipPlan:
     """Return what `stock_network.build_circuit` builds of ``network``, of target loihi2, and where it would run."""
     network = network.stored
-    processes = [_input(network)]
+    processes = [_input(network), _adapter("input", network.layers[0], network)]
     circuits = [circuit(layer) for layer in network.layers]
     if with_bias := [index for index, numbers in enumerate(circuits) if numbers.source_mant is not None]:
         switch = f"1 in {timesteps} of {stock_interval(timesteps)} steps"
         processes.append(PlannedProcess("bias switch", "RingBuffer", (1,), {"data": switch}))
+        processes.append(PlannedProcess("bias switch", "PyToNxAdapter", (1,), {"num_message_bits": "0"}))
         processes += with_bias[-1] * [
             PlannedProcess("bias switch", "Dense", (1,), {"weights": "1"}),
             PlannedProcess(
@@ -79,13 +119,28 @@ def plan(network: QuantizedNetwork, image_count: int, timesteps: int, board: Boa
         ]
     for index, layer in enumerate(network.layers):
         processes += _layer(layer, network.shapes[index], circuits[index], index, timesteps, neuron)
-    timing = Timing(image_count, 1, timesteps, len(network.layers), stock_interval(timesteps))
-    return ChipPlan(tuple(processes), timing, reset_interval(timesteps), board)
+    depth = len(network.layers)
+    timing = Timing(image_count, 1, timesteps, depth, stock_interval(timesteps))
+    taken = resources(network.input_shape, [(layer.name, layer.synapse) for layer in network.layers])
+    cores = sum(layer.shared_cores for layer in taken), sum(layer.expanded_cores for layer in taken)
+    neurons = sum(map(math.prod, network.shapes))
+    # Every layer takes its own T steps, each a step later than the layer before.
+    stops = image_count * (timesteps + depth - 1)
+    return ChipPlan(tuple(processes), timing, reset_interval(timesteps), board, cores, neurons, stops)
 
 
 def _input(network: QuantizedNetwork) -> PlannedProcess:
     pixels = f"{network.pixel_bits} bits" if network.poisson_seed is None else "Poisson spikes"
     return PlannedProcess("input", "ImageSource", network.input_shape, {"pixels": pixels})
+
+
+def _adapter(name: str, layer: QuantizedLayer, network: QuantizedNetwork) -> PlannedProcess:
+    """What hands the pixels from the host to the chip, before the first synapse."""
+    is_graded, is_conv = layer.largest_input > 1, isinstance(layer.synapse, Conv)
+    bits = (MESSAGE_BITS_OF_A_CONVOLUTION if is_conv else limits.MAX_PIXEL_BITS) if is_graded else 0
+    shape = network.input_shape if is_conv else (math.prod(network.input_shape),)
+    kind = "PyToN3ConvAdapter" if is_conv else "PyToNxAdapter"
+    return PlannedProcess(name, kind, shape, {"num_message_bits": str(bits)})
 
 
 def _layer(
@@ -119,24 +174,56 @@ def _range(values: Array) -> str:
     return str(low) if low == high else f"{low}..{high}"
 
 
-def sbatch_script(words: Sequence[str], job: str, board: Board) -> str:
-    """Return a batch script for SLURM that does the run: ``words`` is the command line, ``job`` names it."""
+def script(words: Sequence[str], job: str, planned: ChipPlan, *, folder: Path, activate: Path | None = None) -> str:
+    """Return a batch script that does the run: for SLURM, or, where the board has an address, for this machine.
+
+    Parameters
+    ----------
+    words
+        The command line.
+    job
+        Its name.
+    planned
+        The run.
+    folder
+        Where it runs: paths of the command line are relative to it.
+    activate
+        The script that activates the Python environment, if it is a virtual one.
+    """
+    board = planned.board
     # A name for SLURM, whatever the file is called.
     job = re.sub(r"[^\w.-]", "_", job)
-    options = [f"#SBATCH --job-name={job}", f"#SBATCH --output={job}-%j.log"]
+    options = [f"#SBATCH --job-name={job}", f"#SBATCH --output={job}-%j.log", f"#SBATCH --time={planned.time_limit}"]
+    options.append("#SBATCH --exclusive")
     if board.partition is not None:
         options.append(f"#SBATCH --partition={board.partition}")
     if board.name is not None:
         options.append(f"#SBATCH --nodelist={board.name}")
-    exports = [f"export {name}={shlex.quote(value)}" for name, value in board.environment.items()]
+    how = "Run it with bash: the board has an address of its own."
+    if board.address is None:
+        how = "Submit it with sbatch; or run it with bash where Lava itself may ask SLURM for a board."
+    environment = dict(board.environment)
+    is_slurm = environment.pop("SLURM", None) is not None
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
+    if is_slurm:
+        # On a node that knows its board by an address Lava must not ask SLURM for another one.
+        exports.append('if [ -n "${NXSDKHOST:-}" ]; then export NOSLURM=1; else export SLURM=1; fi')
     return "\n".join(
         [
             "#!/bin/bash",
-            *options,
+            *(options if board.address is None else ()),
             "# Never tried on a chip: compare with `loihi-convert golden --backend loihi2` first.",
+            f"# {how}",
             "set -eu",
+            f"cd {shlex.quote(str(folder))}",
+            *([f". {shlex.quote(str(activate))}"] if activate is not None else ()),
             *exports,
             shlex.join(words),
             "",
         ]
     )
+
+
+def script_suffix(board: Board) -> str:
+    """Return ``.sbatch``, or ``.sh`` for a board that is not behind SLURM."""
+    return ".sbatch" if board.address is None else ".sh"

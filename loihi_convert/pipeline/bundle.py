@@ -1,0 +1,125 @@
+"""A bundle for a machine that has Lava and nothing else: a file, images, expected potentials, and a script.
+
+::
+
+    model.net        the network, of target loihi2
+    bundle.npz       what the script gives Lava, and the potentials of the last layer that must come out
+    run_bundle.py    builds the network of stock Processes, runs it, compares; for Lava's CPU simulator or a board
+
+``bundle.npz`` holds, with N images, T steps, and the reset interval P of `backends.lava.timing`::
+
+    input        int32 (W, H, C, N 2P)      the pixels at each step
+    switch       int32 (1, N 2P)            1 in the steps in which an image is shown
+    period       P
+    potentials   int32 (N, T, outputs)      what must be read from the last layer after each of its steps
+    k/vth, k/bias_mant, k/bias_exp          of layer k's LIFReset, see `ir.circuit.Circuit`
+    k/own, k/own_exp                        its recurrent weights, if it spikes
+    k/bias, k/bias_weight_exp               weights of its bias, if it has one
+"""
+
+from __future__ import annotations
+
+import io
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from loihi_convert import netx
+from loihi_convert.arrays import Array
+from loihi_convert.backends.lava.timing import reset_interval
+from loihi_convert.backends.reference import run_network
+from loihi_convert.choices import Target
+from loihi_convert.errors import InputError, UsageError
+from loihi_convert.files import refuse_to_overwrite, write_atomically
+from loihi_convert.ir.circuit import circuit
+from loihi_convert.ir.neuron_model import NeuronModel
+from loihi_convert.ir.quantized import QuantizedNetwork
+
+NETWORK, ARRAYS, SCRIPT = "model.net", "bundle.npz", "run_bundle.py"
+IMAGES: Final = 10
+"""Images of a bundle: a minute on Lava's simulator."""
+
+
+def require_bundle(target: Target, timesteps: tuple[int, ...], *, is_poisson: bool) -> None:
+    """Raise a `UsageError` unless a file with these options can be bundled."""
+    if target != "loihi2":
+        raise UsageError(
+            f"the file is of target {target}, whose soft-reset neurons are not part of Lava",
+            where="bundle",
+            expected="needs a file that stock Lava processes can run",
+            hint="Pass `target='loihi2'`.",
+        )
+    if len(timesteps) > 1:
+        raise UsageError(f"found {len(timesteps)} values of T", where="bundle", expected="must be one T, one file")
+    if is_poisson:
+        raise UsageError("Poisson input was chosen", where="bundle", expected="needs pixels as a constant input")
+
+
+def write_bundle(folder: Path, path: Path, images: Array, *, overwrite: bool = False) -> tuple[Path, ...]:
+    """Write a bundle of the file at ``path`` and return its files.
+
+    Parameters
+    ----------
+    folder
+        Made if it does not exist.
+    path
+        An exported file, of target loihi2.
+    images
+        uint8 ``(N, C, H, W)``.
+    overwrite
+        Replace files that exist.
+
+    Raises
+    ------
+    UsageError
+        If the file is of another target.
+    InputError
+        If a file exists, without ``overwrite``, or cannot be written.
+    """
+    network = netx.read(path)
+    require_bundle(network.target, (network.timesteps,), is_poisson=network.poisson_seed is not None)
+    written = tuple(folder / name for name in (NETWORK, ARRAYS, SCRIPT))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot be made ({error.strerror})", where=folder, hint="Choose another `bundle`.") from error
+    for file in written:
+        refuse_to_overwrite(file, overwrite)
+    arrays = io.BytesIO()
+    np.savez_compressed(arrays, **_arrays(network, images))
+    script = files("loihi_convert.backends.loihi2").joinpath(f"{SCRIPT}.txt").read_bytes()
+    for file, content in zip(written, (path.read_bytes(), arrays.getvalue(), script), strict=True):
+        write_atomically(file, content)
+    return written
+
+
+def _arrays(network: QuantizedNetwork, images: Array) -> dict[str, Any]:
+    """What ``bundle.npz`` holds, by name."""
+    timesteps, period = network.timesteps, reset_interval(network.timesteps)
+    shown = (np.arange(2 * period) < timesteps).astype(np.int32)
+    pixels = network.pixels(images).astype(np.int32)
+    expected = run_network(network, images, timesteps, neuron=NeuronModel.CIRCUIT)
+    found: dict[str, Any] = {
+        # Lava's axes are W, H, C, and the last one is time.
+        "input": (pixels.transpose()[..., np.newaxis] * shown).reshape(*pixels.shape[:0:-1], -1),
+        "switch": np.tile(shown, len(images))[np.newaxis],
+        "period": np.array(period),
+        "potentials": expected.potentials,
+    }
+    stored = network.stored
+    for index, (layer, shape) in enumerate(zip(stored.layers, stored.shapes, strict=True)):
+        numbers, axes = circuit(layer), shape[::-1]
+        found[f"{index}/vth"] = np.array(numbers.vth)
+        found[f"{index}/bias_mant"] = np.broadcast_to(numbers.bias_mant, axes)
+        found[f"{index}/bias_exp"] = np.array(numbers.bias_exp)
+        if layer.neuron is not None:
+            found[f"{index}/own"] = -np.broadcast_to(numbers.self_weight_mant, axes).ravel()
+            found[f"{index}/own_exp"] = np.array(numbers.self_weight_exp)
+        if numbers.source_mant is not None:
+            # Weights of both signs are even numbers on Loihi: twice the mantissa.
+            weights = np.broadcast_to(numbers.source_mant.transpose(), axes)
+            found[f"{index}/bias"] = 2 * weights.reshape(-1, 1)
+            found[f"{index}/bias_weight_exp"] = np.array(numbers.source_exp - 1)
+    return found
