@@ -152,7 +152,7 @@ def test_fashion_mnist_is_not_taken_for_mnist(tmp_path: Path, known: dict[str, b
     with pytest.raises(DataError) as caught:
         load_benchmark("fashion-mnist", tmp_path / "mnist")
     assert "another data set" in caught.value.found
-    assert "fashion-mnist is c59f468a" in caught.value.expected
+    assert "fashion-mnist, c59f468a" in caught.value.expected
 
 
 @pytest.fixture

@@ -217,13 +217,13 @@ def test_nan_and_infinity_are_neither_written_nor_read(tmp_path: Path, value: fl
     weight = torch.zeros(3)
     weight[1] = value
     written = digits_checkpoint(state={"conv1.weight": weight})
-    assert "conv1.weight holds NaN" in refused(tmp_path / "new.pt", lambda path: save(written, path)).found
+    assert "conv1.weight contains NaN" in refused(tmp_path / "new.pt", lambda path: save(written, path)).found
     assert not (tmp_path / "new.pt").exists()
     pt = tmp_path / "model.pt"
     save(digits_checkpoint(), pt)
     content: Any = read_pt(pt)
     write_pt({**content, "state": {"conv1.weight": weight}}, pt)
-    assert "conv1.weight holds NaN" in refused(pt).found
+    assert "conv1.weight contains NaN" in refused(pt).found
 
 
 @pytest.mark.parametrize(

@@ -144,8 +144,12 @@ def test_an_interrupted_training_is_not_overwritten(invoke: Invoke, tmp_path: Pa
     ("words", "code", "message"),
     [
         (["-T", 0], 2, "error: --timesteps: found 0; must be a whole number in 1..1,048,576."),
-        (["-o", "file"], 3, "error: file: cannot be made (File exists). Choose another place with --output."),
-        (["-o", "file/in"], 3, "error: file/in: cannot be made (Not a directory). Choose another place with --output."),
+        (["-o", "file"], 3, "error: file: cannot be created (File exists). Choose another place with --output."),
+        (
+            ["-o", "file/in"],
+            3,
+            "error: file/in: cannot be created (Not a directory). Choose another place with --output.",
+        ),
         (["-o", "old"], 3, "error: old: exists already and is not empty; nothing was changed. Pass --overwrite, or "),
     ],
 )

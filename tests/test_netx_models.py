@@ -54,7 +54,7 @@ def test_a_folder_is_built_and_its_files_give_what_its_card_says(
         f"# {item['file']}: trained from Python, with the recipe in card.json" for item in card["checkpoints"]
     ]
     page = tool.card_page(card)
-    assert f" s, threads: {torch.get_num_threads()}, {plain.recipe['arithmetic']} |" in page
+    assert f" s, threads: {torch.get_num_threads()}, {plain.recipe['arithmetic']}." in page
     assert all(f"{sha256(folder / item['file'])}  {item['file']}\n" in page for item in card["networks"])
     for network in card["networks"]:
         every = network["validation_correct_of_all"]

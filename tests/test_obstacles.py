@@ -38,7 +38,7 @@ def test_every_place_is_found() -> None:
         to_relu_network(Gated(), (1, 6, 6))
     assert raised.value.where == "gelu"
     assert [error.where for error in raised.value.others] == [error.where for error in found[1:]]
-    assert "2 more places" in raised.value.hint
+    assert "2 more parts" in raised.value.hint
 
 
 def test_check_has_a_finding_for_each_and_one_row_for_each_reason() -> None:
@@ -52,7 +52,7 @@ def test_check_has_a_finding_for_each_and_one_row_for_each_reason() -> None:
     assert {finding.rule for finding in report.findings} == {CAN_SPIKE}
     table = obstacle_table(report.findings, "gated.pt")
     assert [row[0] for row in table.rows] == ["GELU", "mul"]
-    assert "3 places" in table.caption
+    assert "3 parts" in table.caption
 
 
 def test_lowering_finds_what_reading_did_not() -> None:

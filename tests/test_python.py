@@ -120,8 +120,8 @@ def program(folder: Path, text: str) -> Path:
 
 
 NOT_PYTHON = {
-    "absent": ("/nowhere/python", "lava_python", "no program /nowhere/python"),
-    "folder": ("/", "lava_python", "no program /"),
+    "absent": ("/nowhere/python", "lava_python", "program /nowhere/python"),
+    "folder": ("/", "lava_python", "program /"),
     "answers": ("#!/bin/sh\necho hello", "sim", "(it answers b'hello')"),
     "complains": ("#!/bin/sh\necho pyenv: not found >&2; echo see help >&2; exit 127", "sim", "(pyenv: not found)"),
     "old": ("#!/bin/sh\necho Traceback >&2; echo SyntaxError: future >&2; exit 1", "sim", "(SyntaxError: future)"),

@@ -170,7 +170,7 @@ def test_without_targets_and_without_the_cnn(invoke: Invoke, folder: Path, tmp_p
     assert code == 0, err
     assert "nothing is compared" in out
     assert "pass --arch blob_nets:position" in out
-    code, out, err = invoke("report", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "report.html")
+    code, out, err = invoke("report", tmp_path / "a", "-o", tmp_path / "report.html")
     assert code == 0, err
     assert "RMSE to the CNN's outputs" in (tmp_path / "report.md").read_text()
 
@@ -215,7 +215,7 @@ def test_one_logit_is_a_class_above_zero(invoke: Invoke, folder: Path, tmp_path:
     code, out, err = invoke("report", tmp_path / "run", "-o", tmp_path / "report.html")
     assert code == 0, err
     text = (tmp_path / "report.md").read_text()
-    assert "Confusion" in text
+    assert "Confused classes" in text
     assert "left" in text
 
 

@@ -327,9 +327,12 @@ def test_a_folder_that_is_not_empty_is_refused_and_not_changed(tmp_path: Path) -
 @pytest.mark.parametrize("name", ["file", "file/below", "file/far/below"])
 def test_a_folder_that_cannot_be_made(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be made") as written:
+    with pytest.raises(InputError, match="cannot be created") as written:
         write(tmp_path / name, entry([20]))
-    with pytest.raises(InputError, match="cannot be made") as opened, run_folder.run_folder(tmp_path / name, "unused"):
+    with (
+        pytest.raises(InputError, match="cannot be created") as opened,
+        run_folder.run_folder(tmp_path / name, "unused"),
+    ):
         pytest.fail("the run has begun")
     for caught in (written, opened):
         assert caught.value.where == str(tmp_path / name)
@@ -338,7 +341,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, name: str) -> None:
 
 def test_parents_are_removed_where_the_folder_cannot_be_made(tmp_path: Path) -> None:
     too_long = tmp_path / "parent" / ("n" * 300)
-    with pytest.raises(InputError, match="cannot be made"), run_folder.run_folder(too_long, "unused"):
+    with pytest.raises(InputError, match="cannot be created"), run_folder.run_folder(too_long, "unused"):
         pytest.fail("the run has begun")
     assert list(tmp_path.iterdir()) == []
 

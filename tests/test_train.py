@@ -231,7 +231,7 @@ def test_a_diverged_training_is_refused(few: DataSplits, tmp_path: Path) -> None
     with pytest.raises(CheckpointError) as caught:
         run(few, tmp_path / "model.pt", recipe=dataclasses.replace(RECIPE, learning_rate=1e30))
     assert caught.value.where == str(tmp_path / "model.pt")
-    assert "conv1.weight holds NaN" in caught.value.found
+    assert "conv1.weight contains NaN" in caught.value.found
 
 
 @pytest.mark.parametrize(

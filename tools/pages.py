@@ -123,12 +123,24 @@ def _factors(variants: Sequence[str]) -> list[tuple[str, str, str, str, str]]:
     ]
 
 
+def torchvision() -> str:
+    """Return what became of torchvision's models, from the table that `torchvision_models.py` wrote."""
+    with (ROOT / "docs/results/torchvision.csv").open(newline="") as source:
+        rows = list(csv.DictReader(source))
+    columns = ("model", "size", "result", "levels", "relay_channels", "neurons", "neurocores", "seconds", "memory_gib")
+    counts = ("relay_channels", "neurons")
+    cells = [[f"{int(row[name]):,}" if name in counts and row[name] else row[name] for name in columns] for row in rows]
+    heads = ("model", "pixels", "result", "levels", "relay channels", "neurons", "neurocores", "seconds", "GiB")
+    return markdown_table(heads, cells)
+
+
 def _of_data(data: str) -> Callable[[], str]:
     return lambda: card_table(cards()[data])
 
 
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "headline": headline,
+    "torchvision": torchvision,
     **{f"data-{data}": _of_data(data) for data in DATA},
     "paper-headline": paper_headline,
     "paper-2": paper_rows(

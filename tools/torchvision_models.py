@@ -13,6 +13,7 @@ import csv
 import json
 import math
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -66,10 +67,10 @@ def measured(name: str, size: int) -> dict[str, Any]:
     try:
         found = obstacles(model, shape)
         if found:
-            return {"result": f"refused: {found[0]}", "obstacles": len(found)}
+            return {"result": f"refused: {found[0].where}: {found[0].found}", "obstacles": len(found)}
         network = lowered(model, shape).network
     except LoihiConvertError as refusal:
-        return {"result": f"refused: {refusal}", "obstacles": 1}
+        return {"result": f"refused: {refusal.where}: {refusal.found}", "obstacles": 1}
     seconds = time.monotonic() - begin
     images = torch.rand(2, *shape, dtype=torch.float64)
     with torch.no_grad():
@@ -99,6 +100,8 @@ def row_of(name: str, size: int, limit: float) -> dict[str, Any]:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
     except subprocess.TimeoutExpired:
         return {"model": name, "size": size, "result": f"not done after {limit:.0f} s"}
+    if done.returncode == -signal.SIGKILL:
+        return {"model": name, "size": size, "result": "not done: killed, as Linux does when memory runs out"}
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
         return {"model": name, "size": size, "result": f"failed: {last}"}

@@ -44,7 +44,7 @@ def demo(
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        found = f"cannot be made ({error.strerror or error})"
+        found = f"cannot be created ({error.strerror or error})"
         raise InputError(found, where=output, hint="Choose another place with `output`.") from error
     splits = load_data("digits")
     log("1/3  train a CNN on the embedded digits")

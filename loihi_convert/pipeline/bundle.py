@@ -84,7 +84,9 @@ def write_bundle(folder: Path, path: Path, images: Array, *, overwrite: bool = F
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot be made ({error.strerror})", where=folder, hint="Choose another `bundle`.") from error
+        raise InputError(
+            f"cannot be created ({error.strerror})", where=folder, hint="Choose another `bundle`."
+        ) from error
     for file in written:
         refuse_to_overwrite(file, overwrite)
     arrays = io.BytesIO()

@@ -254,6 +254,6 @@ def _write(path: Path, content: str | bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        found = f"cannot be made ({error.strerror})"
+        found = f"cannot be created ({error.strerror})"
         raise InputError(found, where=path.parent, hint="Choose another `output`.") from error
     write_atomically(path, content.encode() if isinstance(content, str) else content)

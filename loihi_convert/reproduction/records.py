@@ -59,7 +59,7 @@ class Records:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(
-                f"cannot be made ({error.strerror})", where=path.parent, hint="Choose another `cache`."
+                f"cannot be created ({error.strerror})", where=path.parent, hint="Choose another `cache`."
             ) from error
         text = json.dumps({"key": _with_format(key), "value": value}, indent=1, allow_nan=False)
         write_atomically(path, (text + "\n").encode())
