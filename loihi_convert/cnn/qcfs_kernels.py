@@ -1,4 +1,4 @@
-"""Loops of the QCFS activation, and of the neurons that replace it, forward and backward."""
+"""Compiled forward and backward loops of the QCFS activation and of the spiking neurons that replace it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from loihi_convert.compiled import compiled
 
 @compiled()
 def quantize_clip_floor_shift(x: Array, threshold: Array, levels: float, y: Array) -> None:
-    """See `qcfs.Qcfs`; ``x`` and ``y`` are float32 ``(rows, C)``."""
+    """Write the activation of ``x`` to ``y``, see `qcfs.Qcfs`; both are float32 ``(rows, C)``."""
     for row in range(len(x)):
         for channel in range(len(threshold)):
             share = x[row, channel] / threshold[channel]
@@ -24,7 +24,7 @@ def quantize_clip_floor_shift(x: Array, threshold: Array, levels: float, y: Arra
 def quantize_clip_floor_shift_backward(
     x: Array, threshold: Array, levels: float, slope: Array, x_slope: Array, threshold_slope: Array
 ) -> None:
-    """Gradients that ignore the floor; adds to ``threshold_slope``, float64 ``(C,)``."""
+    """Compute gradients that treat the floor as the identity; add to ``threshold_slope``, float64 ``(C,)``."""
     sums = np.zeros(len(threshold), np.float32)
     for first in range(0, len(x), 256):
         for row in range(first, min(first + 256, len(x))):
@@ -49,9 +49,9 @@ def _add_slopes(x: Array, threshold: Array, levels: float, slope: Array, x_slope
 
 @compiled()
 def integrate_and_fire(currents: Array, threshold: Array, potentials: Array, spikes: Array) -> None:
-    """See `through_spikes`; float32 ``(T or 1, rows, C)``, ``(C,)`` and twice ``(T, rows, C)``.
+    """Simulate the neurons of `through_spikes`: write ``potentials`` before the reset, and ``spikes``.
 
-    ``potentials`` are those before the reset.
+    All arrays are float32: ``currents`` ``(T or 1, rows, C)``, ``threshold`` ``(C,)``, the other two ``(T, rows, C)``.
     """
     is_constant = len(currents) == 1
     for row in range(spikes.shape[1]):
@@ -72,10 +72,11 @@ def integrate_and_fire(currents: Array, threshold: Array, potentials: Array, spi
 def integrate_and_fire_backward(
     threshold: Array, potentials: Array, slopes: Array, current_slopes: Array, threshold_slope: Array
 ) -> None:
-    """Gradients of `integrate_and_fire`; ``current_slopes`` ``(T or 1, rows, C)`` begin with 0, as the float64 last.
+    """Add the gradients of `integrate_and_fire` to ``current_slopes`` and ``threshold_slope``, which must start at 0.
 
-    The derivative of a spike by its potential is 1 within half a threshold of the threshold, and 0 elsewhere. What a
-    step does not pass on stays in the potential, and reaches later steps.
+    ``current_slopes`` is float32 ``(T or 1, rows, C)``, ``threshold_slope`` float64 ``(C,)``. The derivative of a spike
+    with respect to its potential is 1 within half a threshold of the threshold, and 0 elsewhere. The potential that
+    remains after a step carries gradients to later steps.
     """
     is_constant = len(current_slopes) == 1
     half = np.float32(0.5)
@@ -89,7 +90,7 @@ def integrate_and_fire_backward(
                 distance = reached[channel] - threshold[channel]
                 fires = np.float32(1) if distance >= 0 else np.float32(0)
                 near = np.float32(1) if abs(distance) < half * threshold[channel] else np.float32(0)
-                # A spike also lowers the potential that is left.
+                # A spike also lowers the remaining potential.
                 spike_slope = slope[channel] - carried[channel]
                 threshold_slope[channel] += spike_slope * (fires - near)
                 carried[channel] += spike_slope * near

@@ -1,10 +1,10 @@
-"""Fine-tuning through the spiking network itself: what is trained is the accuracy after T steps.
+"""Fine-tuning of the spiking network itself: training optimizes its output after T steps.
 
-A network with QCFS activations computes what its spiking network would if spikes arrived evenly; deep networks lose
-most at few steps to spikes that do not. Here every activation integrates its currents from threshold / 2, fires at the
-threshold and subtracts it, as the exported neurons do, and gradients pass back through all steps (backpropagation
-through time with a surrogate gradient, Neftci et al., IEEE Signal Processing Magazine 2019). All steps of a layer are
-computed at once: they are folded into the batch axis.
+A QCFS activation equals the output of its spiking neuron if the spikes arrive evenly. In deep networks with few steps,
+most of the accuracy loss comes from uneven spikes. Here every activation is simulated as the exported neuron: it
+integrates its currents from threshold / 2, fires at the threshold and subtracts it. Gradients pass back through all
+steps (backpropagation through time with a surrogate gradient, Neftci et al., IEEE Signal Processing Magazine 2019).
+All steps of a layer are computed at once: they are folded into the batch axis.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from loihi_convert.errors import UsageError
 
 
 class SpikingNetwork:
-    """A model with QCFS activations, made to spike.
+    """A spiking version of a model with QCFS activations.
 
     Parameters
     ----------
     model
-        From `models.build_model` with ``qcfs_levels``; its activations are replaced, its parameters stay the same.
+        From `models.build_model` with ``qcfs_levels``. Its activations are replaced in place; its parameters are kept.
     timesteps
         T, >= 1.
 
     Raises
     ------
     UsageError
-        If the model has max pooling, whose spiking form is another network.
+        If the model has max pooling, which converts to a different spiking network.
     """
 
     def __init__(self, model: nn.Module, timesteps: int) -> None:
@@ -52,9 +52,9 @@ class SpikingNetwork:
                 setattr(model.get_submodule(parent), last, SpikingQcfs(module, self))
 
     def __call__(self, inputs: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Run T steps on ``inputs`` ``(N, C, H, W)``; return the mean of the outputs, float32 ``(N, classes)``.
+        """Run T steps on ``inputs`` ``(N, C, H, W)``; return the mean output over steps, float32 ``(N, classes)``.
 
-        ``tensors`` replace parameters of the same name.
+        ``tensors`` replace the parameters of the same names.
         """
         self.images = len(inputs)
         outputs: Tensor = torch.func.functional_call(self._model, dict(tensors), (inputs,))
@@ -62,14 +62,14 @@ class SpikingNetwork:
 
 
 class SpikingQcfs(Qcfs):
-    """The neurons in place of a `Qcfs`, which keep its threshold.
+    """Spiking neurons that replace a `Qcfs` and use its threshold.
 
     Parameters
     ----------
     activation
-        What is replaced.
+        The activation to replace.
     network
-        Says how many steps and images a batch holds.
+        Gives the number of steps and of images in the batch.
     """
 
     def __init__(self, activation: Qcfs, network: SpikingNetwork) -> None:
@@ -78,10 +78,10 @@ class SpikingQcfs(Qcfs):
         self._network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the spikes ``(T N, C, ...)`` for currents of the same shape, or ``(N, C, ...)`` if constant."""
+        """Return spikes ``(T N, C, ...)``; currents have that shape, or ``(N, C, ...)`` if they are constant over T."""
         images, timesteps = self._network.images, self._network.timesteps
         with torch.autocast(x.device.type, enabled=False):
-            # The first layer sees the same pixels at every step.
+            # The first layer receives the same pixels at every step.
             steps = 1 if len(x) == images else timesteps
             currents = x.float().movedim(1, -1).reshape(steps, images, *x.shape[2:], x.shape[1])
             spikes: Tensor = _Spikes.apply(currents, self.thresholds, timesteps)  # type: ignore[no-untyped-call]
@@ -89,7 +89,7 @@ class SpikingQcfs(Qcfs):
 
 
 class _Spikes(torch.autograd.Function):
-    """Currents ``(T or 1, N, ..., C)`` to spikes ``(T, N, ..., C)``."""
+    """Converts currents ``(T or 1, N, ..., C)`` to spikes ``(T, N, ..., C)``."""
 
     @staticmethod
     def forward(context: Any, currents: Tensor, threshold: Tensor, timesteps: int) -> Tensor:
@@ -118,5 +118,5 @@ class _Spikes(torch.autograd.Function):
 
 
 def _rows(maps: Tensor) -> Tensor:
-    """Contiguous ``(T, N, ..., C)`` as ``(T, rows, C)``, without a copy."""
+    """Return contiguous ``(T, N, ..., C)`` as ``(T, rows, C)``, without a copy."""
     return maps.view(len(maps), -1, maps.shape[-1])

@@ -1,7 +1,7 @@
-"""The best of our methods for each T: chosen on calibration images, among networks on validation images, then tested.
+"""The best of our methods for each T: method chosen on calibration images, network on validation images, then tested.
 
-What is chosen is an exported file. Up to T = `images.LONG` each file's method is what `--balance auto` finds for its T.
-Beyond, where trials take long and methods hardly differ, it is the one found for `images.LONG`.
+The choice is among exported files. Up to T = `images.LONG`, `--balance auto` chooses each file's method for its T.
+For larger T, where trials take long and methods hardly differ, the method chosen for `images.LONG` is used.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from loihi_convert.reproduction.measure import Measurements, Outcome
 from loihi_convert.reproduction.meter import Meter
 from loihi_convert.reproduction.records import Records
 
-# What `--balance auto` costs, in runs of the images that it tries a method on: about eight trials, each on two thousand
-# images, and the balancing by the best.
+# Cost of `--balance auto`, in runs of its trial images: about eight trials of 2,000 images each, plus balancing.
 _TRIALS: Final = 10
 
 
@@ -33,11 +32,11 @@ class Best:
     Parameters
     ----------
     method
-        What `--balance auto` chose.
+        The method that `--balance auto` chose.
     network
-        The checkpoint, by its file name, that is best on validation images.
+        File name of the checkpoint that is best on validation images.
     outcome
-        Of its exported file.
+        Test result of its exported file.
     """
 
     method: str
@@ -46,20 +45,20 @@ class Best:
 
 
 class BestOfOurs:
-    """The best that networks on the same data give, for each T.
+    """Finds the best result for each T among several networks trained on the same data.
 
     Parameters
     ----------
     networks
-        A table's network, and those that may take its place: it, fine-tuned for few steps.
+        The table's network, and versions of it that were fine-tuned for few steps.
     records
-        What has been computed.
+        Stored results.
     weight_bits
-        Of the files.
+        Weight bits of the exported files.
     device
-        Where they are made: ``"cpu"``, or another one of torch's.
+        Device for the conversion: ``"cpu"``, or another torch device.
     tell
-        Told of each accuracy that has been computed, in a sentence.
+        Called with a sentence for each accuracy that has been computed.
     """
 
     def __init__(
@@ -76,10 +75,10 @@ class BestOfOurs:
         self._weight_bits, self._device, self._tell = weight_bits, device, tell
 
     def work(self, timesteps: int) -> int:
-        """Return the images times steps that `find` has to simulate, roughly."""
+        """Return the approximate work of `find`, in images times steps."""
         if self.stored(timesteps) is not None:
             return 0
-        # Beyond, the trials are those for `images.LONG`, most often made before.
+        # Larger T reuse the trials for `images.LONG`, which have usually been run already.
         is_tried = timesteps <= images.LONG
         trials = (
             _TRIALS
@@ -93,14 +92,14 @@ class BestOfOurs:
         return len(self._networks) * (trials + exported + validated) + len(self._images.test(timesteps)) * timesteps
 
     def stored(self, timesteps: int) -> Best | None:
-        """Return what `find` has found before, if it has."""
+        """Return the stored result of `find`, or None."""
         found = self._records.get("best", self._key(timesteps))
         return None if found is None else Best(found["method"], found["network"], Outcome(**found["outcome"]))
 
     def find(self, timesteps: int, meter: Meter) -> Best:
-        """Return the best of our methods for T, none of it chosen on test images.
+        """Return the best of our methods for T; test images take no part in the choice.
 
-        Each network is exported. Of the files that get most validation images right the first is run on test images.
+        Each network is exported. The file with the most correct validation images (the first, if tied) is then tested.
         """
         if (stored := self.stored(timesteps)) is not None:
             return stored

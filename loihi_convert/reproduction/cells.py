@@ -1,7 +1,7 @@
-"""What a table or a figure consists of: the paper's cells, and the ways in which each is measured here.
+"""The cells of a table or figure of the paper, and the ways in which each is measured here.
 
-The paper leaves open what its numbers were measured with, so a cell is measured in several variants, which differ in
-one thing each: what a spike is worth, the first potential, the readout, the input, the number of calibration images.
+The paper does not state all of its settings, so a cell is measured in several variants. Each changes one setting: the
+spike amplitude, the initial potential, the readout, the input coding, or the number of calibration images.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _RESETS_BY_NAME: Final[dict[str, Reset]] = {reset: reset for reset in get_args(R
 _POISSON: Final = ("spike-norm", "rmp")
 # Rueckauer et al. 2017, for robust-norm.
 _PERCENTILE: Final = 99.9
-# Of figure 11, whose points the paper does not print.
+# Figure 11; the paper does not print its values.
 _CIFAR10_TIMESTEPS: Final = (4, 8, 16, 32, 64, 128, 256, 512)
 
 
@@ -42,15 +42,15 @@ class Variant:
     Parameters
     ----------
     name, description
-        The heading of its column, and what `--variants help` says.
+        The heading of its column, and its description in `--variants help`.
     amplitude, initial_potential, readout
         See `balancing.balance`; ``half`` is not for neurons that reset to 0.
     compared
-        Amplitude and readout of the methods that ngu-lee is compared with; None: the same.
+        Amplitude and readout of the methods that ngu-lee is compared with; None: as for ngu-lee.
     is_poisson
-        Pixels enter as Poisson spikes with every method, not only with those that ask for them.
+        Whether pixels enter as Poisson spikes with every method, not only with those that specify Poisson input.
     is_subset
-        Thresholds are balanced on the 10,000 images of the calibration split, whatever the others take.
+        Whether thresholds are always balanced on the 10,000 images of the calibration split.
     """
 
     name: str
@@ -96,7 +96,7 @@ VARIANTS: Final = {variant.name: variant for variant in _ALL_VARIANTS}
 
 @dataclass(frozen=True)
 class Setting:
-    """What a cell is measured with, but for the network and the images.
+    """All settings of a measurement except the network and the images.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ class Setting:
     is_subset
         See `Variant`.
     is_exported
-        Whether the network is written to a netx file and run from that file.
+        Whether the network is exported to a netx file and run from that file.
     """
 
     method: Method
@@ -125,7 +125,7 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """Its name in progress messages."""
+        """The name for progress messages."""
         alpha = "" if self.alpha == 1 else f", alpha {self.alpha:g}"
         spikes = ", spike counts" if self.readout == "spikes" else ""
         poisson = "" if self.poisson_seed is None else ", Poisson"
@@ -135,9 +135,9 @@ class Setting:
 def setting(
     cell: paper.Cell, variant: Variant, *, seed: int = 0, weight_bits: int = 8, is_exported: bool = False
 ) -> Setting | None:
-    """Return how ``cell`` is measured in ``variant``; None for the CNN, and where its neurons do not allow the variant.
+    """Return how ``cell`` is measured in ``variant``; None for the CNN, or if its neurons do not support the variant.
 
-    Spike-norm with soft reset is ``rmp``: both names of the paper are measured once. ``seed`` is that of Poisson input.
+    Spike-norm with soft reset is the same as ``rmp``, so it is measured once. ``seed`` is the seed of Poisson input.
     """
     if cell.method == paper.CNN or cell.timesteps is None or cell.alpha is None or cell.reset is None:
         return None
@@ -166,8 +166,7 @@ def setting(
 
 
 def figure_cells(name: str) -> tuple[paper.Cell, ...]:
-    """Return the cells whose accuracies, thresholds or firing rates figure ``name`` shows; what the paper does not
-    print has no accuracy."""
+    """Return the cells that figure ``name`` shows; values that the paper does not print have accuracy None."""
     if name in ("6", "7", "8"):
         return paper.table("3" if name == "8" else "2")
     if name == "12":
@@ -188,12 +187,12 @@ def figure_cells(name: str) -> tuple[paper.Cell, ...]:
 
 
 def chosen_variants(names: Sequence[str]) -> tuple[Variant, ...]:
-    """Return the variants of these names.
+    """Return the variants with these names.
 
     Raises
     ------
     UsageError
-        If there is no such variant, or none is named.
+        If a name is unknown, or ``names`` is empty.
     """
     unknown = [name for name in names if name not in VARIANTS]
     if unknown or not names or len(set(names)) < len(names):
@@ -204,7 +203,7 @@ def chosen_variants(names: Sequence[str]) -> tuple[Variant, ...]:
 
 
 def distinct_variants(variants: Sequence[Variant], cells: Sequence[paper.Cell]) -> tuple[Variant, ...]:
-    """Return ``variants`` without those that measure every cell as one before them does."""
+    """Return ``variants`` without those that measure every cell in the same way as an earlier one."""
     found: dict[tuple[Setting | None, ...], Variant] = {}
     for variant in variants:
         found.setdefault(tuple(setting(cell, variant) for cell in cells), variant)
@@ -218,17 +217,17 @@ def chosen_cells(
     timesteps: Sequence[int] | None = None,
     methods: Sequence[str] | None = None,
 ) -> tuple[paper.Cell, ...]:
-    """Return the cells on one of the sets ``data``, at one of ``timesteps`` and by one of ``methods`` (None: any).
+    """Return the cells whose data set is in ``data``, T in ``timesteps`` and method in ``methods`` (None: any).
 
     Parameters
     ----------
     where
-        What they are of, for messages: ``table 2``.
+        The table or figure, for messages: ``table 2``.
 
     Raises
     ------
     UsageError
-        If a set or a method has no cells, or nothing is left.
+        If a data set or a method has no cells, or no cell remains.
     """
     known = list(dict.fromkeys(cell.data for cell in cells))
     for name in data:

@@ -1,4 +1,4 @@
-"""A value of every channel of every layer that spikes, for figures 7, A4 and A5: firing rates, or thresholds."""
+"""Firing rates or thresholds of every channel of every spiking layer, for figures 7, A4 and A5."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COLUMNS = ("figure", "data", "method", "reset", "variant", "timesteps", "layer"
 
 @dataclass(frozen=True)
 class ChannelValues:
-    """What a figure of channels draws: ``panels``, one for each layer, their ``quantity``, and the same as CSV."""
+    """The data of a figure of channels: one of ``panels`` per layer, the ``quantity`` shown, and the same as CSV."""
 
     panels: tuple[ChannelPanel, ...]
     quantity: str
@@ -35,7 +35,7 @@ def channel_values(
     variants: Sequence[Variant],
     bars: ProgressFactory,
 ) -> ChannelValues:
-    """Return firing rates (figure 7) or thresholds of every channel."""
+    """Return the firing rate (figure 7) or threshold of every channel."""
     if request.computed_only:
         raise UsageError(f"{request.title} shows no accuracies", where="computed_only", hint="Leave it out.")
     (data, network), *_ = networks.items()
@@ -72,7 +72,7 @@ def _values(
     made: Sequence[tuple[paper.Cell, Variant, Setting]],
     bars: ProgressFactory,
 ) -> list[dict[str, list[float]]]:
-    """The values of each setting, by the layer's name; all T of a row are balanced together."""
+    """Return the values of each setting by layer name; all T of a row are balanced together."""
     settings = [one for _, _, one in made]
     with bars(request.title) as progress:
         meter = Meter(progress)

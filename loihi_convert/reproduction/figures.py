@@ -1,7 +1,7 @@
-"""The paper's figures from our numbers, its printed numbers beside them, as matplotlib figures.
+"""The paper's figures as matplotlib figures, with our measurements and the paper's printed numbers.
 
-Points are drawn beside the CNN's accuracy on the same images: where T changes the number of test images, the curve and
-the CNN's line are interrupted, and what was measured on fewer images is dotted and pale.
+Each point is compared with the CNN's accuracy on the same images. Where the number of test images changes with T, the
+curve and the CNN's line are interrupted; the part measured on fewer images is dotted and pale.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Black and grey are the CNNs'.
+# Black and grey are reserved for the CNNs.
 _BEST_COLOUR: Final = "#000000"
-# A second panel shows what lies so many points, at most, below the best accuracy, if some of it lies deeper.
+# If some accuracies are more than this many points below the best, a second panel enlarges the range above that.
 _ENLARGED_POINTS: Final = 3.0
-# Curves stand a little beside each other, and the paper's marks to the right of ours, so that intervals can be seen.
+# Curves are shifted slightly in x, and the paper's marks are to the right of ours, so that intervals stay visible.
 _SHIFT: Final = 1.025
 _PAPER_SHIFT: Final = 1.14
 _PALE: Final = 0.5
-# Longer labels leave a narrow figure no room for curves: they stand in its legend.
+# Longer labels would leave too little room for the curves of a narrow figure; they are placed in its legend.
 _LONGEST_LABEL: Final = 14
 _MOST_MARKED: Final = 80
 
 
 class _Look(NamedTuple):
-    """Colour and marker of a group of curves."""
+    """The colour and marker of a group of curves."""
 
     colour: str
     marker: str
 
 
 def accuracy_figure(title: str, panels: Sequence[Panel], width: Width = "screen") -> Figure:
-    """Return accuracy against latency; where curves start far below the CNN, each panel again, enlarged, below it."""
+    """Return accuracy against latency; if curves start far below the CNN, each panel has an enlarged copy below it."""
     size = SIZES[width]
     groups = [group for group in dict.fromkeys(curve.group for one in panels for curve in one.curves) if group != BEST]
     looks = {
@@ -77,7 +77,7 @@ def accuracy_figure(title: str, panels: Sequence[Panel], width: Width = "screen"
 
 
 def channel_figure(title: str, panels: Sequence[ChannelPanel], quantity: str, width: Width = "screen") -> Figure:
-    """Return a value of every channel, largest first, a panel for each layer."""
+    """Return the values of all channels in descending order, with one panel per layer."""
     size = SIZES[width]
     labels = list(dict.fromkeys(label for one in panels for label in one.values))
     columns = 1 if width == "column" else min(2, len(panels))
@@ -110,12 +110,12 @@ def channel_figure(title: str, panels: Sequence[ChannelPanel], quantity: str, wi
 
 
 def _scaled(size: Size, columns: int, width: Width) -> Size:
-    """On a screen every column of panels has its own width; a paper's width is that of all."""
+    """Scale the width with the number of columns on a screen; for a paper the total width is fixed."""
     return size._replace(inches=size.inches * min(columns, 2) * 0.85) if width == "screen" and columns > 1 else size
 
 
 def _grid(size: Size, width: Width, count: int, rows: int) -> tuple[list[list[Axes]], Figure]:
-    """The axes of each panel, from above: as it is, and enlarged; panels stand side by side where there is room."""
+    """Return the axes of each panel, original above enlarged; panels are placed side by side if there is room."""
     columns = 1 if width == "column" else min(2, count)
     bands = -(-count // columns)
     whole = _scaled(size, columns, width)
@@ -149,13 +149,13 @@ def _draw(axes: Axes, one: Panel, looks: Mapping[str, _Look], size: Size, *, is_
 
 
 def segments(points: Sequence[Point]) -> Iterator[tuple[Point, ...]]:
-    """Yield the points, by ascending T, that were measured on the same images."""
+    """Yield runs of consecutive points, by ascending T, that were measured on the same images."""
     for _, found in itertools.groupby(points, key=lambda point: (point.images, point.cnn)):
         yield tuple(found)
 
 
 def _draw_cnn(axes: Axes, one: Panel, size: Size) -> None:
-    """The CNN's accuracy on the images of the points, from half way to the T before to half way to the T after."""
+    """Draw the CNN's accuracy on the same images, from halfway to the previous T to halfway to the next T."""
     every = sorted({(p.timesteps, p.images, p.cnn): p for curve in one.curves for p in curve.ours}.values())
     most = max((point.images for point in every), default=0)
     for found in segments(every):
@@ -210,7 +210,7 @@ def _draw_curve(axes: Axes, curve: Curve, look: _Look, size: Size, shift: float)
 
 
 def _label(axes: Axes, curves: Sequence[Curve], looks: Mapping[str, _Look], size: Size) -> None:
-    """Write each curve's label at its right end; labels that would touch move apart."""
+    """Write each curve's label at its right end; labels that would overlap are moved apart."""
     low, high = axes.get_ylim()
     ends = sorted(
         (
@@ -226,7 +226,7 @@ def _label(axes: Axes, curves: Sequence[Curve], looks: Mapping[str, _Look], size
     for value, _ in ends:
         wanted = (value - low) / (high - low)
         places.append(max(wanted, places[-1] + gap) if places else wanted)
-    # Those that were pushed out at the top push the others down.
+    # Labels that would leave the top of the axes push the others down.
     ceiling = 1.0
     for index in reversed(range(len(places))):
         places[index] = min(places[index], ceiling)
@@ -248,7 +248,7 @@ def _label(axes: Axes, curves: Sequence[Curve], looks: Mapping[str, _Look], size
 def _finish(
     figure: Figure, title: str, panels: Sequence[Panel], looks: Mapping[str, _Look], size: Size, *, has_legend: bool
 ) -> None:
-    """Title, and a legend of what colours and lines mean."""
+    """Add the title and a legend of colours and lines."""
     from matplotlib.lines import Line2D
 
     def line(label: str, **style: object) -> Line2D:

@@ -1,4 +1,4 @@
-"""A table or a figure of the paper: computed, put beside the paper's numbers, and written."""
+"""Measures a table or figure of the paper, compares it with the paper's numbers, and writes the files."""
 
 from __future__ import annotations
 
@@ -60,18 +60,18 @@ _RATE_TIMESTEPS: Final = (64,)
 
 @dataclass(frozen=True)
 class Reproduced:
-    """What a request gave.
+    """The result of a request.
 
     Parameters
     ----------
     title
-        What it shows.
+        Title of the table or figure.
     entries, bests
-        Accuracies beside the paper's; none for a figure of channels.
+        Our accuracies with the paper's; empty for a figure of channels.
     notes, warnings
-        How a table was measured, and what may mislead; one sentence each.
+        How a table was measured, and possible causes of misreading; one sentence each.
     files
-        What was written.
+        The files written.
     """
 
     title: str
@@ -85,12 +85,12 @@ class Reproduced:
 def reproduce(
     request: Request, *, tell: Tell = lambda sentence: None, bars: ProgressFactory = no_progress_bar
 ) -> Reproduced:
-    """Measure what has not been measured yet, and write the table or the figure.
+    """Measure all missing results and write the table or figure.
 
     Raises
     ------
     UsageError
-        If the networks, methods or T are not those of the table.
+        If the networks, methods or T do not match the table.
     InputError
         If a network or a folder cannot be used.
     """
@@ -126,12 +126,12 @@ def reproduce(
 
 
 def redraw(name: str, tables: Sequence[Path], variants: Sequence[str], output: Path, width: Width) -> Reproduced:
-    """Draw figure ``name`` again from tables that were written as CSV; nothing is measured.
+    """Draw figure ``name`` again from CSV tables, without measuring anything.
 
     Raises
     ------
     UsageError
-        If the figure does not show accuracies, or the tables hold none of its cells.
+        If the figure does not show accuracies, or the tables contain none of its cells.
     InputError
         If a table or the folder ``output`` cannot be used.
     """
@@ -152,7 +152,7 @@ def _measured(
     tell: Tell,
     bars: ProgressFactory,
 ) -> tuple[tuple[Entry, ...], tuple[BestEntry, ...]]:
-    """Each cell in each variant, and for each data set and T the best of our methods; computed if need be."""
+    """Return each cell in each variant, and the best of our methods for each data set and T; compute missing ones."""
     bests_of = best_of_ours(request, networks, tell) if request.title in _WITH_BEST and request.with_best else {}
     made = {
         (cell, variant): setting(
@@ -184,7 +184,7 @@ def _compute(
     cells: Sequence[paper.Cell],
     bars: ProgressFactory,
 ) -> None:
-    """Compute the settings of each data set, and the best of our methods for each T."""
+    """Compute all settings of each data set, and the best of our methods for each T."""
     steps = _steps(bests_of, cells)
     with bars(request.title) as progress:
         meter = Meter(progress)
@@ -197,7 +197,7 @@ def _compute(
 
 
 def _steps(bests_of: dict[str, BestOfOurs], cells: Sequence[paper.Cell]) -> dict[str, list[int]]:
-    """Every T of each data set, ascending."""
+    """Return every T of each data set, ascending."""
     return {
         data: sorted({cell.timesteps for cell in cells if cell.data == data and cell.timesteps is not None})
         for data in bests_of
@@ -221,7 +221,7 @@ def _best_entries(
 
 
 def _notes(networks: dict[str, Measurements], entries: Sequence[Entry]) -> list[str]:
-    """How a table was measured, one sentence each."""
+    """Return how a table was measured, one sentence per fact."""
     notes = []
     for data, network in networks.items():
         made = network.source.provenance
@@ -242,7 +242,7 @@ def _notes(networks: dict[str, Measurements], entries: Sequence[Entry]) -> list[
 
 
 def _write_figure(stem: Path, figure: Figure, numbers: str, width: Width) -> tuple[Path, ...]:
-    # Always in this order: drawing starts from the layout of the drawing before.
+    # The order is fixed because drawing starts from the layout of the previous drawing.
     for kind in get_args(Kind):
         _write(stem.with_suffix(f".{kind}"), image_bytes(figure, kind, dpi=SIZES[width].dpi))
     if numbers:

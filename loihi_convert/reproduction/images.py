@@ -1,4 +1,4 @@
-"""Which images are taken at which T: to balance on, to test, and to compare networks."""
+"""The images used at each T for balancing, for testing, and for comparing networks."""
 
 from __future__ import annotations
 
@@ -21,21 +21,20 @@ MOST_RATE_IMAGES: Final = 1_000
 
 @dataclass(frozen=True)
 class Counts:
-    """How many images are taken.
+    """The number of images for each purpose.
 
     Parameters
     ----------
     calibration
-        To balance on: so many of the calibration split; None: training and validation images, all that are no test
-        images, as the paper does.
+        Balancing: this many images of the calibration split; None: all training and validation images, as in the paper.
     images
-        Test images, the first ones; None: all.
+        The first N test images; None: all.
     long_images
-        The same for T > `LONG`, where thresholds are then balanced on the calibration split, too; None: no difference.
+        The same for T > `LONG`; if set, thresholds for these T are balanced on the calibration split. None: no change.
     long_calibration
-        To balance on for T > `LONG`: so many of the calibration split; None: as said above.
+        Balancing for T > `LONG`: this many images of the calibration split; None: as described above.
     rate_images
-        Test images for firing rates, the first ones; None: at most `MOST_RATE_IMAGES` of those taken at that T.
+        Firing rates: the first N test images; None: at most `MOST_RATE_IMAGES` of those used at that T.
     """
 
     calibration: int | None = None
@@ -53,12 +52,12 @@ class Images:
     splits
         The data set.
     counts
-        How many are taken.
+        The number of images for each purpose.
 
     Raises
     ------
     UsageError
-        If there are not so many.
+        If the data set has fewer images.
     """
 
     def __init__(self, splits: DataSplits, counts: Counts) -> None:
@@ -75,7 +74,7 @@ class Images:
                     f"found {count}", where=option, expected=f"must be in 1..{most:,}{also} ({splits.name})"
                 )
         self._counts, self._splits = counts, splits
-        # What compares networks is never what they were balanced on.
+        # Networks are never compared on the images that they were balanced on.
         self._some_calibration = splits.calibration.images[: counts.calibration]
         self._calibration = (
             np.concatenate([splits.train.images, splits.validation.images])
@@ -89,17 +88,17 @@ class Images:
         self._digests: dict[int, str] = {}
 
     def test(self, timesteps: int | None) -> Dataset:
-        """Return the test images at this T; None: those of the CNN alone."""
+        """Return the test images at this T; None: the test images of the CNN."""
         return self._long_test if timesteps is not None and timesteps > LONG else self._test
 
     def rates(self, timesteps: int) -> Dataset:
-        """Return the test images that firing rates are measured on at this T."""
+        """Return the test images for firing rates at this T."""
         if self._counts.rate_images is None:
             return self.test(timesteps)[:MOST_RATE_IMAGES]
         return self._splits.test[: self._counts.rate_images]
 
     def calibration(self, timesteps: int, *, is_subset: bool = False) -> Array:
-        """Return the images to balance a cell on at this T."""
+        """Return the images for balancing a cell at this T."""
         counts = self._counts
         if timesteps > LONG and counts.long_calibration is not None:
             return self._long_calibration
@@ -108,23 +107,23 @@ class Images:
         return self._calibration
 
     def export_calibration(self, timesteps: int) -> Array:
-        """Return the images to export a file with at this T: of the calibration split only."""
+        """Return the images for exporting a file at this T, from the calibration split only."""
         is_long = timesteps > LONG and self._counts.long_calibration is not None
         return self._long_calibration if is_long else self._some_calibration
 
     def validation(self, timesteps: int) -> Dataset:
-        """Return the images that compare networks at this T."""
+        """Return the images for comparing networks at this T."""
         return self._long_validation if timesteps > LONG else self._splits.validation
 
     def digest(self, images: Array | Dataset) -> str:
-        """`images_digest` of what the other methods return, computed once."""
+        """Return the `images_digest` of a set from the other methods; it is computed once."""
         if id(images) not in self._digests:
             self._digests[id(images)] = images_digest(images)
         return self._digests[id(images)]
 
 
 def images_digest(images: Array | Dataset) -> str:
-    """Return the number of images and a digest of them, and of their labels where they are a `Dataset`."""
+    """Return the number of images and a digest of them; a `Dataset` includes its labels in the digest."""
     arrays: list[Array] = [images.images, images.known_labels] if isinstance(images, Dataset) else [images]
     digest = hashlib.sha256()
     for array in arrays:

@@ -1,7 +1,7 @@
-"""Results of a trained network: accuracies in Loihi's integers, thresholds, firing rates; computed once, then cached.
+"""Results of a trained network: accuracies of the integer network, thresholds, firing rates; computed once and cached.
 
-A cell is `balance_each`, `quantize`, and a run of test images by `ref`. Thresholds are kept as well as accuracies, and
-of a run what every 1,000 images gave: a killed run goes on there.
+A cell takes `balance_each`, `quantize`, and a run of the test images on `ref`. Thresholds and accuracies are stored.
+A run also stores its counts after every 1,000 images, so that a killed run continues from there.
 """
 
 from __future__ import annotations
@@ -38,31 +38,31 @@ from loihi_convert.simulation.layer_spec import Recording
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulator import Block, Simulator
 
-# Images after which what has been counted is stored.
+# Number of images after which intermediate counts are stored.
 _PART: Final = 1_000
-# Methods whose thresholds come from the CNN's activations, in two passes.
+# Methods that compute thresholds from the CNN's activations, in two passes.
 _FROM_ACTIVATIONS: Final = ("act-norm", "robust-norm", "act-norm-channelwise", "percentile")
-# Methods with one threshold for a layer, found in a simulation: where there are no biases, what a spike is worth scales
-# all currents and thresholds of the next layer alike, and changes no spike.
+# Methods with one threshold per layer, found by simulation. Without biases, the spike amplitude scales all currents and
+# thresholds of the next layer by the same factor, so it does not change any spike.
 _PER_LAYER: Final = ("spike-norm", "rmp")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run gave.
+    """The result of a run.
 
     Parameters
     ----------
     correct
-        Images whose class is right; None where the network does not fit Loihi's integers.
+        Number of correctly classified images; None if the network does not fit Loihi's integer ranges.
     images
-        Test images.
+        Number of test images.
     calibration_images
-        Images that the thresholds were balanced on; 0 for the CNN.
+        Number of images used to balance the thresholds; 0 for the CNN.
     seconds
-        Of quantization and run.
+        Duration of quantization and run.
     refusal
-        Why it does not fit.
+        Why the network does not fit.
     """
 
     correct: int | None
@@ -73,25 +73,25 @@ class Outcome:
 
     @property
     def accuracy(self) -> float | None:
-        """In %."""
+        """Accuracy in %."""
         return None if self.correct is None else 100 * self.correct / self.images
 
 
 class Measurements:
-    """One trained network on its data.
+    """Measures one trained network on its data.
 
     Parameters
     ----------
     path
-        A checkpoint of ours.
+        A checkpoint written by loihi-convert.
     images
-        Of the data set that it was trained on.
+        Images of the data set that it was trained on.
     records
-        What has been computed.
+        Stored results.
     device
-        Where it is simulated: ``"cpu"``, or another one of torch's.
+        Device of the simulation: ``"cpu"``, or another torch device.
     tell
-        Told of each accuracy that has been computed, in a sentence.
+        Called with a sentence for each accuracy that has been computed.
 
     Raises
     ------
@@ -124,17 +124,17 @@ class Measurements:
         return str(self.source.provenance["sha256"])
 
     def work(self, settings: Sequence[Setting]) -> int:
-        """Return the images times steps that `accuracies` still has to simulate, roughly."""
+        """Return the approximate remaining work of `accuracies`, in images times steps."""
         missing = [one for one in dict.fromkeys(settings) if self.stored(one) is None]
         return sum(map(self._balance_work, self._unbalanced(missing))) + sum(map(self._run_work, missing))
 
     def accuracies(self, settings: Sequence[Setting], meter: Meter) -> None:
-        """Compute the results that `stored` does not have; all T of a row are balanced together."""
+        """Compute the results that are not in `stored`; all T of a row are balanced together."""
         rows: dict[Setting, list[Setting]] = {}
         for one in dict.fromkeys(settings):
             if self.stored(one) is None:
                 rows.setdefault(replace(one, timesteps=0), []).append(one)
-        # Spike counts need one more layer's thresholds; those of all others are those for potentials.
+        # A spike-count readout needs thresholds for one more layer; the other layers' thresholds are the same.
         for row in sorted(rows.values(), key=lambda row: row[0].readout != "spikes"):
             try:
                 networks = self._balanced(row, meter)
@@ -150,12 +150,12 @@ class Measurements:
                 self._tell(f"{one.name}, T = {one.timesteps}: {found} ({meter.state})")
 
     def stored(self, setting: Setting) -> Outcome | None:
-        """Return what a cell gave, if it has been computed."""
+        """Return the stored result of a cell, or None."""
         found = self._records.get("cell", self._cell_key(setting))
         return None if found is None else Outcome(**found)
 
     def cnn(self, timesteps: int | None) -> Outcome:
-        """Return what the CNN makes of the test images at this T."""
+        """Return the CNN's result on the test images for this T."""
         images = self.images.test(timesteps)
         key = {"network": self.digest, "test": self.images.digest(images)}
         found = self._records.get("cnn", key)
@@ -168,13 +168,13 @@ class Measurements:
         return Outcome(**found)
 
     def thresholds(self, settings: Sequence[Setting], meter: Meter) -> list[SpikingNetwork]:
-        """Return the balanced networks of one row, which differ in T only."""
+        """Return the balanced networks of one row, which differ only in T."""
         return self._balanced(settings, meter)
 
     def firing_rates(self, setting: Setting, meter: Meter) -> dict[str, list[float]]:
-        """Return the average firing rate of each channel of each layer, by its name (paper, eq. 3).
+        """Return the average firing rate of each channel, by layer name (paper, eq. 3).
 
-        The mean of spikes / T over the test images of `Images.rates` and the channel's neurons, in Loihi's integers.
+        The mean of spikes / T over the images of `Images.rates` and the channel's neurons, in the integer network.
         """
         images = self.images.rates(setting.timesteps)
         key = {**self._balance_key(setting), "weight_bits": setting.weight_bits, "test": images_digest(images)}
@@ -195,8 +195,8 @@ class Measurements:
         progress: Progress | None = None,
         key: dict[str, Any] | None = None,
     ) -> int:
-        """Return how many images the integers get right after T steps; under ``key`` parts of it are stored."""
-        # Poisson spikes are numbered by the image's place in its run.
+        """Return how many images the integer network classifies correctly; partial counts are stored under ``key``."""
+        # Poisson spikes depend on the image's index in its run.
         size = _PART if network.poisson_seed is None else len(images)
         part = (None if key is None else self._records.get("part", key)) or {"images": 0, "correct": 0}
         first, correct = int(part["images"]), int(part["correct"])
@@ -214,7 +214,7 @@ class Measurements:
         return correct
 
     def _balanced(self, row: Sequence[Setting], meter: Meter) -> list[SpikingNetwork]:
-        """The networks of settings that differ in T only, from their stored thresholds or balanced now."""
+        """Return the networks of settings that differ only in T, from stored thresholds or by balancing now."""
         for together in self._unbalanced(row):
             first = together[0]
             with meter.step(self._balance_work(together)) as progress:
@@ -240,7 +240,7 @@ class Measurements:
         return [self._with_neurons(one, self._stored_thresholds(one)) for one in row]
 
     def _stored_thresholds(self, setting: Setting) -> Any | None:
-        """What `_neurons` made of the balanced network, or of the one that differs in its last layer's neurons."""
+        """Return the stored `_neurons` of this network, or of the one that differs only in its last layer's neurons."""
         found = self._records.get("thresholds", self._balance_key(setting))
         if found is None and setting.readout == "potential":
             found = self._records.get("thresholds", self._balance_key(replace(setting, readout="spikes")))
@@ -250,7 +250,7 @@ class Measurements:
         return found
 
     def _unbalanced(self, settings: Sequence[Setting]) -> list[list[Setting]]:
-        """Those whose thresholds are not stored and do not come with others; together what one call balances."""
+        """Return the settings that one call must balance: thresholds neither stored nor shared with another setting."""
         found: dict[str, dict[int, Setting]] = {}
         counting = {one for one in settings if one.readout == "spikes"}
         for one in settings:
@@ -325,7 +325,7 @@ class Measurements:
         images = len(self.images.calibration(first.timesteps, is_subset=first.is_subset))
         if first.method in _FROM_ACTIVATIONS:
             return 2 * images
-        # As long as only the first layer's thresholds are needed, which are the same for all T, one pass sees all T.
+        # While only the first layer's thresholds are needed, which are the same for all T, one pass covers all T.
         depth = len(self.source.network.layers) - (first.readout == "potential")
         return images * (max(steps) if depth <= 2 else sum(steps))
 
@@ -339,7 +339,7 @@ class Measurements:
 
 
 def _neurons(network: SpikingNetwork) -> dict[str, Any]:
-    """The neurons of a network, and how it was balanced, as JSON values; infinity, which JSON has not, as null."""
+    """Return a network's neurons and how it was balanced as JSON values; infinity, which JSON lacks, becomes null."""
     return {
         "layers": [
             None

@@ -1,4 +1,4 @@
-"""How far a command is, in images times steps."""
+"""Progress of a command, in images times steps."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from loihi_convert.progress import Progress
 
 
 class Meter:
-    """How far work of several kinds is, in images times steps, for one progress bar.
+    """Progress of several kinds of work, in images times steps, for one progress bar.
 
     Parameters
     ----------
     progress
-        Told whenever something is done.
+        Called after each piece of work.
     """
 
     def __init__(self, progress: Progress) -> None:
@@ -26,7 +26,7 @@ class Meter:
 
     @contextmanager
     def step(self, units: int) -> Iterator[Progress]:
-        """Count ``units``, in proportion to what is reported to the function that is yielded."""
+        """Count ``units`` in proportion to the progress that the yielded function receives."""
         before = self.done
 
         def report(done: int, total: int) -> None:
@@ -38,7 +38,7 @@ class Meter:
 
     @property
     def state(self) -> str:
-        """How much is done, and how long the rest will take at that rate."""
+        """Return how much is done, and the remaining time at the current rate."""
         if not self.done or not self.total:
             return "0 %"
         share = min(1.0, self.done / self.total)

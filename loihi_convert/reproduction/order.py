@@ -1,4 +1,4 @@
-"""Whether the rows of a table come in the paper's order: pairs that the paper tells apart, and ours beside them."""
+"""Whether the rows of a table rank as in the paper: pairs with a significant difference there, compared with ours."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from loihi_convert.reproduction.tables import Entry, row_name, short_name
 PAPER_IMAGES: Final = 10_000
 """Test images of each data set, all of which the paper takes."""
 
-# Standard normal deviations of a 95 % interval.
+# Half width of a 95 % interval, in standard deviations.
 _DEVIATIONS: Final = 1.96
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two rows at the same T that the paper tells apart, the better one first.
+    """Two rows at the same T that differ significantly in the paper, the better one first.
 
     Parameters
     ----------
     better, worse
-        In the paper.
+        The rows, as ranked in the paper.
     is_same
-        Ours come in that order, or are equal.
+        Whether ours rank in that order, or are equal.
     is_chance
-        Our difference is inside its 95 % interval.
+        Whether our difference is within its 95 % interval.
     """
 
     better: Entry
@@ -39,8 +39,7 @@ class Pair:
 
 
 def pairs(entries: Sequence[Entry], variant: Variant) -> list[Pair]:
-    """Return every pair of rows of one data set and T, both measured by the paper and here, that the paper tells
-    apart."""
+    """Return all pairs of one data set and T that differ significantly in the paper and were also measured here."""
     found = []
     for better, worse in _told_apart(entries, variant):
         if better.accuracy is not None and worse.accuracy is not None:
@@ -50,8 +49,7 @@ def pairs(entries: Sequence[Entry], variant: Variant) -> list[Pair]:
 
 
 def _told_apart(entries: Sequence[Entry], variant: Variant) -> list[tuple[Entry, Entry]]:
-    """The pairs of rows of one data set and T that the paper tells apart, its better row first, measured here or
-    not."""
+    """Return all pairs of one data set and T, measured here or not, that differ significantly in the paper."""
     rows = [
         entry
         for entry in entries
@@ -68,8 +66,7 @@ def _told_apart(entries: Sequence[Entry], variant: Variant) -> list[tuple[Entry,
 
 
 def order_lines(entries: Sequence[Entry], variant: Variant) -> list[str]:
-    """Return what `pairs` says of a variant: how many come in the paper's order, of how many, and each that does
-    not."""
+    """Return `pairs` of a variant in words: how many rank as in the paper, and each pair that does not."""
     found = pairs(entries, variant)
     if not found:
         return []
@@ -88,7 +85,7 @@ def order_lines(entries: Sequence[Entry], variant: Variant) -> list[str]:
 
 
 def _difference(first: float | None, first_images: int, second: float | None, second_images: int) -> float:
-    """The difference of two accuracies in %, in units of half its 95 % interval; infinite where that is empty."""
+    """Return the difference of two accuracies (%) divided by half its 95 % interval; infinite if that is zero."""
     assert first is not None
     assert second is not None
     variance = first * (100 - first) / first_images + second * (100 - second) / second_images

@@ -1,4 +1,4 @@
-"""A table of the paper with our numbers beside it, as a Markdown page and in the terminal."""
+"""A table of the paper with our numbers, as a Markdown page and for the terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from loihi_convert.reproduction.order import order_lines, pairs
 from loihi_convert.reproduction.tables import BLANK, BestEntry, Entry, interval, less, row_name, signed, text
 
 _ACCURACY: Final = "[95 % interval] (ours - the paper's, in points)"
-# Columns of the best of our methods.
+# Columns of the table of our best methods.
 _ONLY_ON_THE_PAGE: Final = ("paper's loss", "our loss", "test images")
 _NOT_MEASURED: Final = f"{BLANK}: the paper has no number, or it is not measured here."
 _ORDER_EXPLAINED: Final = (
@@ -27,18 +27,18 @@ _ORDER_EXPLAINED: Final = (
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of texts: ``rows`` under ``header``."""
+    """A table of text cells: a ``header`` and ``rows``."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
     @property
     def markdown(self) -> str:
-        """The grid as a Markdown table."""
+        """Return the grid as a Markdown table."""
         return markdown_table(self.header, self.rows)
 
     def table(self, title: str, caption: str, *, without: Collection[str] = ()) -> Table:
-        """Return the grid as a terminal shows it: its cells are folded where it is narrow."""
+        """Return the grid as a table for the terminal, which wraps its cells if the window is narrow."""
         kept = [index for index, name in enumerate(self.header) if name not in without]
         header, *rows = (tuple(cells[index] for index in kept) for cells in (self.header, *self.rows))
         return Table(caption, header, tuple(rows), text_columns=len(kept), title=title)
@@ -59,13 +59,13 @@ def markdown_page(
     title
         Heading of the page.
     entries
-        The cells of the paper in their order, each in all variants.
+        The cells in the paper's order, each in all variants.
     bests
-        For each T, if they were measured.
+        The best of our methods for each T, if measured.
     notes
-        How it was measured, one sentence each.
+        How the table was measured, one sentence each.
     warnings
-        What may mislead, one sentence each.
+        Possible causes of misreading, one sentence each.
     """
     variants = _variants(entries)
     lines = [f"# {title}", "", *(f"- {note}" for note in notes), *(f"- **Warning**: {one}" for one in warnings), ""]
@@ -92,7 +92,7 @@ def terminal_tables(title: str, entries: Sequence[Entry], bests: Sequence[BestEn
 
 
 def order_sentences(entries: Sequence[Entry]) -> list[str]:
-    """Return how many pairs of rows come in the paper's order, one sentence for each variant."""
+    """Return one sentence per variant: how many pairs of rows rank as in the paper."""
     found = [(variant, pairs(entries, variant)) for variant in _variants(entries)]
     return [
         f"{variant.name}: {sum(pair.is_same for pair in of_it)} of {len(of_it)} pairs of rows in the paper's order"
@@ -102,12 +102,12 @@ def order_sentences(entries: Sequence[Entry]) -> list[str]:
 
 
 def accuracy_grid(entries: Sequence[Entry]) -> Grid:
-    """Return a row for each cell and a column for each variant: accuracy, interval, difference."""
+    """Return accuracy, interval and difference, with one row per cell and one column per variant."""
     return _grid(entries, lambda cell: cell.accuracy, _accuracy_text)
 
 
 def best_grid(bests: Sequence[BestEntry]) -> Grid:
-    """Return a row for each T: the paper's best and ours."""
+    """Return the paper's best and ours, with one row per T."""
     header = (
         *("T", "paper's best", "ours [95 % interval]", "ours - paper's", "paper's loss", "our loss"),
         *("method", "network", "test images"),
@@ -129,7 +129,7 @@ def best_grid(bests: Sequence[BestEntry]) -> Grid:
 
 
 def best_sentence(bests: Sequence[BestEntry]) -> str:
-    """Return at how many T ours reaches the paper's best, and how it was chosen."""
+    """Return the number of T at which ours reaches the paper's best, and how ours was chosen."""
     reached = sum((less(one.best.outcome.accuracy, one.cell.accuracy) or 0.0) >= 0 for one in bests)
     is_long = any((one.cell.timesteps or 0) > images.LONG for one in bests)
     beyond = f"; beyond T = {images.LONG} the method is that of T = {images.LONG}" if is_long else ""
@@ -140,7 +140,7 @@ def best_sentence(bests: Sequence[BestEntry]) -> str:
 
 
 def refused(entries: Sequence[Entry]) -> list[str]:
-    """Return each cell whose network does not fit Loihi's integers, and why."""
+    """Return each cell whose network does not fit Loihi's integer ranges, with the reason."""
     return list(
         dict.fromkeys(
             f"{row_name(entry.cell)}, {entry.variant.name}: {entry.outcome.refusal}"
@@ -151,7 +151,7 @@ def refused(entries: Sequence[Entry]) -> list[str]:
 
 
 def _grid(entries: Sequence[Entry], theirs: Callable[[paper.Cell], float | None], ours: Callable[[Entry], str]) -> Grid:
-    """A row for each cell and a column for each variant; columns that are equal in all rows are left out."""
+    """Return one row per cell and one column per variant; columns that are equal in all rows are omitted."""
     variants, cells = _variants(entries), list(dict.fromkeys(entry.cell for entry in entries))
     by_place = {(entry.cell, entry.variant): entry for entry in entries}
     columns: list[tuple[str, Callable[[paper.Cell], str]]] = [

@@ -1,4 +1,4 @@
-"""The rows of a table of ours, as its CSV file has them, arranged into the curves of the paper's figures."""
+"""Arranges the rows of our CSV tables into the curves of the paper's figures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Row = Mapping[str, str]
 
 
 class Point(NamedTuple):
-    """An accuracy of ours at one T, in %: its 95 % interval, and the CNN's accuracy on the same test images."""
+    """Our accuracy at one T, in %, with its 95 % interval and the CNN's accuracy on the same test images."""
 
     timesteps: int
     accuracy: float
@@ -42,15 +42,15 @@ class Curve:
     Parameters
     ----------
     label
-        At its end, or in the legend.
+        Text at the end of the curve, or in the legend.
     group
-        Curves of one group have one colour and one marker, in all panels.
+        Curves of the same group share a colour and a marker in all panels.
     ours
-        By ascending T.
+        Our points, by ascending T.
     papers
-        (T, accuracy in %) of the paper, by ascending T.
+        The paper's (T, accuracy in %), by ascending T.
     is_dashed
-        Whether the line is.
+        Whether the line is dashed.
     """
 
     label: str
@@ -67,9 +67,9 @@ class Panel:
     Parameters
     ----------
     title, note
-        Above it: what it shows, and with how many images it was measured.
+        Text above the panel: its content, and the number of images of the measurement.
     curves
-        In the order of the legend.
+        The curves, in the order of the legend.
     paper_cnn
         Accuracy of the paper's CNN, in %.
     """
@@ -87,9 +87,9 @@ class ChannelPanel:
     Parameters
     ----------
     title
-        Above it.
+        Text above the panel.
     values
-        By label: one number for each channel.
+        One number per channel, by curve label.
     """
 
     title: str
@@ -97,12 +97,12 @@ class ChannelPanel:
 
 
 def read_rows(paths: Iterable[Path], name: str) -> list[Row]:
-    """Return the rows of figure ``name`` in tables that `reproduce` has written as CSV.
+    """Return the rows of figure ``name`` from CSV tables written by `reproduce`.
 
     Raises
     ------
     InputError
-        If a file cannot be read, or is something else.
+        If a file cannot be read, or is not such a table.
     """
     wanted = {(c.data, c.method, c.reset, c.alpha, c.timesteps) for c in figure_cells(name)}
     rows: list[Row] = []
@@ -119,12 +119,12 @@ def read_rows(paths: Iterable[Path], name: str) -> list[Row]:
 
 
 def panels(rows: Sequence[Row], name: str, variants: Sequence[str]) -> list[Panel]:
-    """Return the panels of figure ``name``: one for each variant and data set.
+    """Return the panels of figure ``name``, one per variant and data set.
 
     Raises
     ------
     UsageError
-        If ``rows`` hold none of its cells.
+        If ``rows`` contain none of its cells.
     """
     measured = [row for row in rows if row["variant"] != _BEST_VARIANT]
     found = []
@@ -169,7 +169,7 @@ def _panel(title: str, rows: Sequence[Row], bests: Sequence[Row], name: str) -> 
 
 
 def _label(row: Row, name: str) -> tuple[str, str]:
-    """The label of a row's curve, and the group that shares its colour."""
+    """Return the label and the colour group of a row's curve."""
     if name == "9":
         alpha = f"alpha {float(row['alpha']):g}"
         return alpha, alpha
@@ -178,7 +178,7 @@ def _label(row: Row, name: str) -> tuple[str, str]:
 
 
 def _points(rows: Sequence[Row]) -> tuple[Point, ...]:
-    # A cell that stands in two tables is one point.
+    # A cell that appears in two tables is drawn as one point.
     found = {
         int(row["timesteps"]): Point(
             int(row["timesteps"]),
@@ -199,7 +199,7 @@ def _papers(rows: Sequence[Row]) -> tuple[tuple[int, float], ...]:
 
 
 def _note(rows: Sequence[Row]) -> str:
-    """With how many images, and on a CNN of which seed, a panel was measured."""
+    """Return the number of images and the CNN's training seed of a panel."""
     measured = [row for row in rows if row["test_images"]]
     counts: dict[int, list[int]] = {}
     for row in measured:

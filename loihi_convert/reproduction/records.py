@@ -1,4 +1,4 @@
-"""A folder with one JSON file for whatever has been computed, by everything that determines it."""
+"""A folder with one JSON file per result; the key contains everything that determines the result."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _REMOVE: Final = "Remove it, and it is computed again."
 
 
 class Records:
-    """What has been computed.
+    """Stored results.
 
     Parameters
     ----------
     folder
-        Made when something is stored.
+        Created when the first result is stored.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def get(self, kind: str, key: Mapping[str, Any]) -> Any | None:
-        """Return what was stored under ``key``, or None.
+        """Return the value stored under ``key``, or None.
 
         Raises
         ------
         InputError
-            If the file cannot be read, or holds something else.
+            If the file cannot be read, or is not such a record.
         """
         path = self.path(kind, key)
         try:
@@ -53,7 +53,7 @@ class Records:
         return record["value"]
 
     def put(self, kind: str, key: Mapping[str, Any], value: Any) -> None:
-        """Store ``value``, plain JSON values, under ``key``: the file is complete, or is not there."""
+        """Store ``value``, made of JSON types, under ``key``; the file is written completely or not at all."""
         path = self.path(kind, key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ class Records:
         write_atomically(path, (text + "\n").encode())
 
     def path(self, kind: str, key: Mapping[str, Any]) -> Path:
-        """Return the file of ``key``: ``kind``, and a digest of the key."""
+        """Return the file of ``key``, named by ``kind`` and a digest of the key."""
         text = json.dumps(_with_format(key), sort_keys=True, allow_nan=False)
         return self.folder / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
 

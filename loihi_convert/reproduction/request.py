@@ -1,4 +1,4 @@
-"""What is to be reproduced, with which networks and images."""
+"""A request to reproduce a table or figure: its networks, images and settings."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ MODELS: Final = "netx_models"
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """How many images are used.
+    """The number of images for each purpose.
 
     Parameters
     ----------
     calibration
-        To balance on: ``"all"``, training and validation images, as the paper does; ``"split"``, the calibration
-        split; or the first N of the split.
+        Balancing: ``"all"`` (training and validation images, as in the paper), ``"split"`` (the calibration split), or
+        a number (first N of the split).
     image_count, long_images, long_calibration, rate_images
         See `images.Counts`.
     """
@@ -48,7 +48,7 @@ class ImageCounts:
     rate_images: int | None = None
 
     def of(self, splits: DataSplits) -> Counts:
-        """Return the numbers for one data set."""
+        """Return the image counts for one data set."""
         text = self.calibration
         if text not in ("all", "split") and not (text.isascii() and text.isdecimal()):
             raise UsageError(f"found {text}", where="calibration", expected="must be all, split, or a number of images")
@@ -65,29 +65,29 @@ class Request:
     kind, name
         ``"table"`` and one of `paper.TABLES`, or ``"figure"`` and one of `cells.FIGURES`.
     models
-        Names of ready-made models, or checkpoints; one for each data set.
+        Names of included models, or checkpoints; one per data set.
     tuned
-        Fine-tuned checkpoints that may be the best for some T. Those of a ready-made model are added.
+        Fine-tuned checkpoints, candidates for the best result at each T. Those of an included model are added.
     output
-        Folder of the pages, pictures and CSV files.
+        Folder for the pages, pictures and CSV files.
     cache
-        Folder of what has been computed; None: ``output/computed``.
+        Folder for stored results; None: ``output/computed``.
     variants, methods, timesteps
-        Only these; ``methods`` and ``timesteps`` None: the paper's.
+        Restrict the measurement to these; None for ``methods`` and ``timesteps``: all of the paper's.
     counts
-        How many images are used.
+        The number of images for each purpose.
     weight_bits, poisson_seed
         See `cells.Setting`.
     with_best
-        Measure the best of our methods, too, where the paper compares methods.
+        Also measure the best of our methods, for tables and figures that compare methods.
     computed_only
-        Show what has been computed, and compute nothing.
+        Show stored results without computing anything.
     device
-        ``"cpu"``, or another device of torch.
+        ``"cpu"``, or another torch device.
     data_root
         Folder of the data sets; None: the default.
     width
-        Of a figure.
+        Width of a figure.
     """
 
     kind: Kind
@@ -110,29 +110,29 @@ class Request:
 
     @property
     def title(self) -> str:
-        """What it is called in messages: ``table 2``."""
+        """The name used in messages: ``table 2``."""
         return f"{self.kind} {self.name}"
 
     @property
     def stem(self) -> Path:
-        """The path of the files that are written, without a suffix."""
+        """The path of the output files, without a suffix."""
         return self.output / f"{self.kind}-{self.name}"
 
     @property
     def records(self) -> Records:
-        """What has been computed."""
+        """The stored results."""
         return Records(self.cache or self.output / "computed")
 
 
 def opened_networks(request: Request, tell: Tell) -> dict[str, Measurements]:
-    """Return the networks by the data that they were trained on.
+    """Return the networks by the name of their training data.
 
     Raises
     ------
     UsageError
-        If two were trained on the same data.
+        If two networks were trained on the same data.
     InputError
-        If one cannot be used.
+        If a network cannot be used.
     """
     found: dict[str, Measurements] = {}
     for model in request.models:
@@ -152,7 +152,7 @@ def opened_networks(request: Request, tell: Tell) -> dict[str, Measurements]:
 
 
 def best_of_ours(request: Request, networks: dict[str, Measurements], tell: Tell) -> dict[str, BestOfOurs]:
-    """Return what finds the best for each T: one of ``networks``, or a fine-tuned one that takes its place."""
+    """Return the search for the best network at each T among ``networks`` and their fine-tuned versions."""
     found = {data: [network] for data, network in networks.items()}
     named = [path for model in request.models for path in model_files(model)[1:]]
     for path in (*request.tuned, *named):
@@ -171,14 +171,14 @@ def best_of_ours(request: Request, networks: dict[str, Measurements], tell: Tell
 
 
 def model_files(model: str) -> tuple[Path, ...]:
-    """Return the checkpoints of ``model``: a path alone, or those of a ready-made model.
+    """Return the checkpoints of ``model``: a single path, or those of an included model.
 
-    The first is the CNN without quantized activations, the others are fine-tuned from it for few steps.
+    The first is the CNN without quantized activations; the others were fine-tuned from it for few steps.
 
     Raises
     ------
     InputError
-        If the name is known and its folder is not here.
+        If the name is known but its folder is not installed.
     """
     if model not in DATASETS or model == "digits":
         return (Path(model),)
@@ -192,7 +192,7 @@ def model_files(model: str) -> tuple[Path, ...]:
             hint=f"Run this in a clone of the repository, or train one: `loihi-convert train --data {model}`.",
         )
     listed = [item for item in json.loads((folder / "card.json").read_text())["checkpoints"] if item["in_repository"]]
-    # Stable: the order of the card within each group.
+    # The sort is stable: each group keeps the order of the card.
     listed.sort(key=lambda item: item["qcfs_levels"] is not None)
     return tuple(folder / item["file"] for item in listed)
 

@@ -1,4 +1,4 @@
-"""Our measurements beside the paper's numbers, and their CSV file."""
+"""Our measurements compared with the paper's numbers, and their CSV file."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ class Entry:
     Parameters
     ----------
     cell
-        The paper's.
+        The paper's cell.
     variant
-        How it was measured.
+        The variant of the measurement.
     setting
-        The same in detail; None for the CNN, and where there is no such variant of the cell.
+        All settings of the measurement; None for the CNN, and if the cell does not have this variant.
     outcome
-        What was measured; None where nothing was.
+        The measured result; None if not measured.
     cnn
-        Of our CNN on the same test images.
+        The result of our CNN on the same test images.
     network, training_seed
-        The checkpoint's file name, and the seed it was trained with.
+        The checkpoint's file name and training seed.
     """
 
     cell: paper.Cell
@@ -59,7 +59,7 @@ class Entry:
 
     @property
     def accuracy(self) -> float | None:
-        """Ours, in %."""
+        """Our accuracy, in %."""
         return None if self.outcome is None else self.outcome.accuracy
 
     @property
@@ -74,27 +74,27 @@ class Entry:
 
     @property
     def paper_loss(self) -> float | None:
-        """The same of the paper."""
+        """The paper's conversion loss, in points."""
         return less(paper.cnn_accuracy(self.cell.data), self.cell.accuracy)
 
     @property
     def loss_difference(self) -> float | None:
-        """Our conversion loss - the paper's."""
+        """Our conversion loss - the paper's, in points."""
         return less(self.loss, self.paper_loss)
 
 
 @dataclass(frozen=True)
 class BestEntry:
-    """The best of our methods for one T, beside the best that a table of the paper has for that T.
+    """The best of our methods for one T, compared with the best in a table of the paper for that T.
 
     Parameters
     ----------
     cell
         The paper's best.
     best
-        Ours.
+        Our best.
     cnn
-        Of our CNN, before any fine-tuning, on the same test images.
+        The result of our CNN, before any fine-tuning, on the same test images.
     """
 
     cell: paper.Cell
@@ -108,7 +108,7 @@ def best_of_paper(cells: Sequence[paper.Cell], timesteps: int) -> paper.Cell:
 
 
 def csv_table(entries: Sequence[Entry], bests: Sequence[BestEntry] = ()) -> str:
-    """Return a line for each entry; empty where there is no number."""
+    """Return CSV with one line per entry; missing numbers are empty."""
     header = _CSV_COLUMNS.split()
     lines = []
     for one in entries:
@@ -160,13 +160,13 @@ def row_name(cell: paper.Cell) -> str:
 
 
 def short_name(cell: paper.Cell) -> str:
-    """Return the same without data set and T."""
+    """Return the name of a row without data set and T."""
     alpha = "" if cell.alpha in (None, 1.0) else f" alpha {cell.alpha:g}"
     return f"{cell.method} ({cell.reset}){alpha}"
 
 
 def interval(outcome: Outcome | None) -> tuple[str, str]:
-    """Return the 95 % interval (Wilson's) of an accuracy, in %; empty where nothing was measured."""
+    """Return the 95 % Wilson interval of an accuracy, in %; empty if it was not measured."""
     if outcome is None or outcome.correct is None:
         return "", ""
     low, high = wilson_interval(outcome.correct, outcome.images)
@@ -174,7 +174,7 @@ def interval(outcome: Outcome | None) -> tuple[str, str]:
 
 
 def less(one: float | None, other: float | None) -> float | None:
-    """Return one - other; None where either is not known."""
+    """Return one - other; None if either is unknown."""
     return None if one is None or other is None else one - other
 
 
@@ -184,7 +184,7 @@ def _number(value: float | None) -> str:
 
 def text(value: float | None) -> str:
     """Return a number with two decimals."""
-    # A difference of floats that rounds to zero from below would read -0.00.
+    # A negative difference that rounds to zero would be written as -0.00.
     return BLANK if value is None else f"{value + 0.0:.2f}".replace("-0.00", "0.00")
 
 
@@ -194,7 +194,7 @@ def signed(value: float | None) -> str:
 
 
 def counted(entries: Sequence[Entry]) -> list[str]:
-    """Return how many images the entries were measured with, one sentence for each number of test images."""
+    """Return the numbers of images of the entries, one sentence per number of test images."""
     found = []
     for is_long in (False, True):
         measured = [
@@ -219,7 +219,7 @@ def _listed(numbers: Sequence[int]) -> str:
 
 
 def flattered(entries: Sequence[Entry]) -> list[str]:
-    """Return a warning where thresholds are maxima over few calibration images, which flatters few time steps."""
+    """Return a warning if thresholds are maxima over few calibration images, which favours small T."""
     few: dict[int, dict[str, None]] = {}
     for entry in entries:
         made, outcome = entry.setting, entry.outcome
