@@ -1,4 +1,4 @@
-"""What is installed, what is missing, and what to do about it."""
+"""Checks of the environment: installed packages, missing packages, and how to install them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ State = Literal["ok", "absent", "broken"]
 
 SUPPORTED_PYTHON: Final = ((3, 10), (3, 13))
 INSTALL_LAVA_ON_3_10: Final = 'pip install lava-nc==0.10.0 "setuptools<81"'
-# Both wheels declare Python < 3.11, numpy < 2 and torch < 2.4, yet run on what is newer: nothing that pip can be told.
+# Both wheels declare Python < 3.11, numpy < 2 and torch < 2.4, but run on newer versions; pip cannot be told so.
 INSTALL_LAVA_ABOVE_3_10: Final = (
     "pip install --no-deps --ignore-requires-python lava-nc==0.10.0 lava-dl==0.6.0 && "
     'pip install asteval networkx "setuptools<81"'
@@ -36,7 +36,7 @@ EXPECTED_OF_PIP: Final = (
 _LIMITS: Final = {"ulimit -v": resource.RLIMIT_AS, "ulimit -d": resource.RLIMIT_DATA}
 _GIBIBYTE: Final = 2**30
 _TRIAL_SECONDS: Final = 20
-# The trial gets a quarter of a GiB less than this process, so that something is left for the work.
+# The trial gets 0.25 GiB less than this process, to leave memory for the actual work.
 _TRIAL: Final = f"""
 import resource
 for limit in {tuple(_LIMITS.values())}:
@@ -58,13 +58,13 @@ class Check:
     Parameters
     ----------
     name
-        What was looked at.
+        The subject of the check.
     state
-        ``ok``; ``absent``: something optional is not there; ``broken``: something needed does not work.
+        ``ok``; ``absent``: an optional part is missing; ``broken``: a required part does not work.
     found
-        What was found.
+        The result of the check.
     advice
-        What to do; empty where nothing is to be done.
+        Recommended action; empty if none is needed.
     """
 
     name: str
@@ -74,18 +74,18 @@ class Check:
 
 
 def examine(lava_python: str | None = None, *, run_lava: bool = False) -> tuple[Check, ...]:
-    """Return one check per part of the environment.
+    """Check the environment and return one result per part.
 
     Parameters
     ----------
     lava_python
         The interpreter that has Lava, see `lava_backend.LavaBackend`.
     run_lava
-        Run a small network through Lava, too, which takes seconds; also done if ``lava_python`` is given.
+        Also run a small network in Lava, which takes seconds; implied by ``lava_python``.
     """
     memory, packages = _memory(), tuple(map(_package, MODULES))
     is_complete = all(check.state == "ok" for check in (memory, *packages))
-    # Without enough memory not even NumPy can be imported, so Lava is not run.
+    # Without enough memory even the import of NumPy fails, so Lava is not run.
     lava = _lava(other_interpreter(lava_python), run=is_complete and (run_lava or lava_python is not None))
     return (_python(), memory, *packages, lava, _lava_dl(), _loihi())
 
@@ -99,11 +99,11 @@ def _python() -> Check:
 
 
 def _memory() -> Check:
-    """Check that torch works within the limits on this process's memory; a child process tries it if there are any.
+    """Check that torch works within this process's memory limits; a child process tries it if there are limits.
 
-    With too little memory nothing raises an exception: OpenBLAS, loaded by NumPy, asks for its buffers for ever (32 MiB
-    for each core), and torch calls abort(). How much is needed depends on the build of torch (3.5 GiB of addresses
-    without CUDA) and on the number of cores.
+    With too little memory, no exception is raised: OpenBLAS, loaded by NumPy, requests its buffers forever (32 MiB per
+    core), and torch calls abort(). The memory needed depends on the build of torch (3.5 GiB of address space without
+    CUDA) and on the number of cores.
     """
     limits = {name: resource.getrlimit(limit)[0] for name, limit in _LIMITS.items()}
     found = ", ".join(
@@ -139,14 +139,14 @@ def _package(name: str) -> Check:
 
 
 def _install_lava() -> str:
-    """How to install Lava in this interpreter."""
+    """Return instructions to install Lava in this interpreter."""
     if sys.version_info < (3, 11):
         return f"Run: {INSTALL_LAVA_ON_3_10}"
     return f"Run: {INSTALL_LAVA_ABOVE_3_10}\n{EXPECTED_OF_PIP}"
 
 
 def _lava(lava_python: str | None, *, run: bool) -> Check:
-    """Whether Lava is there, and, where ``run``, whether its CPU simulator computes what `ref` does."""
+    """Check that Lava is installed and, if ``run``, that its CPU simulator agrees with `ref`."""
     name = "Lava (sim)"
     if lava_python is None and (version := _version("lava-nc")) is None:
         return Check(
@@ -162,7 +162,7 @@ def _lava(lava_python: str | None, *, run: bool) -> Check:
 
 
 def _lava_run(name: str, lava_python: str | None) -> Check:
-    """Whether Lava's CPU simulator computes what `ref` does, on a network small enough to check by hand."""
+    """Check that Lava's CPU simulator agrees with `ref` on a network small enough to check by hand."""
     import numpy as np
 
     from loihi_convert import netx

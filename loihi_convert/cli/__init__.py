@@ -1,4 +1,4 @@
-"""The command line: a file for each verb, which parses, calls and prints; heavy imports are inside the verbs."""
+"""The command line: one file per verb, which parses, calls the library and prints; verbs import heavy packages late."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def _options(ctx: typer.Context, version: Annotated[bool, _VERSION] = False) -> 
     try:
         Path.cwd()
     except FileNotFoundError:
-        # MKL ends the program with words of its own then.
+        # MKL would end the program with its own message.
         raise InputError("the current folder has been deleted", hint="Change into one that exists.") from None
     is_help = ctx.invoked_subcommand is None or bool(_HELP & set(sys.argv))
     if not is_help and ctx.invoked_subcommand != "doctor" and (missing := missing_packages()):
-        # Found out now, and not when a result is to be written.
+        # Detected at the start instead of when a result is written.
         raise missing_error(missing)

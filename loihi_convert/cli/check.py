@@ -88,8 +88,8 @@ def check(
 def _images(
     ctx: typer.Context, candidate: LoadedFile, count: int | None, data: str | None, data_root: Path | None
 ) -> Array | None:
-    """The first validation images, or of a user's own any; without them, unless they were asked for, a note says what
-    is not looked at."""
+    """Return the first validation images (for a user's own data, any images). If there are none and the user did not
+    request any, a note lists the checks that are skipped."""
     from loihi_convert.data import load_data
     from loihi_convert.pipeline.checking import CheckpointFile, NativeFile
 

@@ -1,4 +1,4 @@
-"""What a check prints: a verdict, one remedy where findings share it, findings by rule; or JSON."""
+"""Output of a check: a verdict, findings by rule, and one remedy if findings share it; or JSON."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _NAMED_LAYERS: Final = 4
 
 
 def say_checked(checked: CheckReport, model: str | None, *, details: bool) -> None:
-    """Print a verdict, the findings by rule, and how many neurocores the network takes.
+    """Print a verdict, the findings by rule, and the number of neurocores the network needs.
 
-    ``model`` is the checkpoint of a .net file, if it is known. ``details`` adds the table of resources, and every
-    finding with the source of its limit.
+    ``model`` is the checkpoint of a .net file, if known. ``details`` adds the table of resources, and every finding
+    with the source of its limit.
     """
     from loihi_convert.pipeline.checking import CAN_SPIKE
     from loihi_convert.report.conversion_tables import obstacle_table, resource_table
@@ -47,7 +47,7 @@ def say_checked(checked: CheckReport, model: str | None, *, details: bool) -> No
 
 
 def _remedied_by_target(found: Sequence[Finding]) -> set[str]:
-    """The rules whose errors an export for the chip removes; none unless the file was exported for Lava."""
+    """Return the rules whose errors an export for the chip removes; empty unless the file was exported for Lava."""
     from loihi_convert.checks.integer_rules import CIRCUIT_RULES, neurons_reset_as_stock_neurons_do
 
     reset = _name(neurons_reset_as_stock_neurons_do.__name__)
@@ -61,7 +61,7 @@ def _name(function: str) -> str:
 
 
 def _grouped(found: Sequence[Finding], remedied: set[str]) -> Iterator[Fact]:
-    """One fact for each rule that does not hold, with the layers that break it."""
+    """Return one fact per violated rule, with the layers that violate it."""
     by_rule: dict[tuple[str, str], list[Finding]] = {}
     for finding in found:
         by_rule.setdefault((finding.severity, finding.rule), []).append(finding)

@@ -1,4 +1,4 @@
-"""What the user sees: text on stdout and notes on stderr that never fail loudly, tables, JSON, results in words."""
+"""Output for the user: text on stdout, notes on stderr (errors there are ignored), tables, JSON, result sentences."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Fact(NamedTuple):
-    """A line of an answer: what it is about, and a sentence."""
+    """A line of an answer: its subject, and a sentence."""
 
     label: str
     text: str
@@ -34,9 +34,9 @@ _PLAIN: Final = str.maketrans(dict(zip("█─±µ²…▏▎▍▌▋▊▉", (
 
 
 def echo(text: str) -> None:
-    """Print ``text`` on stdout, now: what goes wrong there is found out here, not at the interpreter's exit.
+    """Print ``text`` on stdout and flush, so that errors appear here and not when the interpreter exits.
 
-    If the reader has gone, as with ``| head``, the program ends as others do.
+    If the reader has closed the pipe, as ``| head`` does, the program ends as other programs do.
     """
     try:
         print(_encodable(text), flush=True)
@@ -50,7 +50,7 @@ def echo(text: str) -> None:
 
 
 def _encodable(text: str) -> str:
-    """``text`` in characters that stdout can show."""
+    """Return ``text`` in characters that stdout can encode."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
         text.encode(encoding)
@@ -60,7 +60,7 @@ def _encodable(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """Print sentences on stdout, on a terminal wrapped at spaces."""
+    """Print sentences on stdout; on a terminal they are wrapped at spaces."""
     if sys.stdout is None or not sys.stdout.isatty():
         echo(text)
         return
@@ -89,8 +89,8 @@ def say_json(value: dict[str, Any]) -> None:
 def say_answer(verdict: str, below: Sequence[str], table: Sequence[str], facts: Sequence[Fact]) -> None:
     """Print an answer on stdout: a sentence, lines below it, a table between empty lines, and facts.
 
-    Control characters are escaped. Sentences are wrapped at the width of the terminal, or at 110 columns; labels of
-    facts have their own column.
+    Control characters are escaped. Sentences are wrapped at the width of the terminal, or at 110 columns. The labels of
+    facts are in a separate column.
     """
     from rich.console import Console
     from rich.table import Table as Grid
@@ -111,7 +111,7 @@ def say_answer(verdict: str, below: Sequence[str], table: Sequence[str], facts: 
         if table:
             console.print()
             for line in table:
-                # A line of a table that is too wide is folded by the terminal, not at a space.
+                # The terminal itself wraps a table line that is too wide, not at a space.
                 console.print(Text(escape_control(line)), no_wrap=True, overflow="ignore", crop=False)
         if facts:
             console.print()
@@ -120,12 +120,12 @@ def say_answer(verdict: str, below: Sequence[str], table: Sequence[str], facts: 
 
 
 def _console(kind: type[Console]) -> Console:
-    """A console as wide as the terminal, or 110 columns where there is none; stdout is None where it is closed."""
+    """Return a console as wide as the terminal, or 110 columns without one; stdout is None if it is closed."""
     return kind(width=None if sys.stdout is not None and sys.stdout.isatty() else 110, highlight=False)
 
 
 def say_tables(tables: Sequence[Table]) -> None:
-    """Print ``tables`` on stdout, as wide as the terminal, or 110 columns where there is none."""
+    """Print ``tables`` on stdout, as wide as the terminal, or 110 columns without one."""
     from rich.console import Console
 
     console = _console(Console)
@@ -136,14 +136,14 @@ def say_tables(tables: Sequence[Table]) -> None:
 
 
 def flagged(text: str, *verbs: str) -> str:
-    """Return ``text`` with its parameters as the flags of ``verbs``."""
+    """Return ``text`` with parameter names replaced by the flags of ``verbs``."""
     from loihi_convert.cli import flags
 
     return with_flags(text, {name: flag for verb in verbs for name, flag in flags([verb]).items()})
 
 
 def trained_sentence(output: Path, checkpoint: Checkpoint) -> str:
-    """Return what was trained, how well, and where it lies."""
+    """Return a sentence on the trained network, its accuracy, and its file."""
     validation, test = 100 * checkpoint.validation_accuracy, 100 * checkpoint.test_accuracy
     return (
         f"wrote {output}: {checkpoint.architecture}, seed {checkpoint.seed}, validation accuracy {validation:.2f} %, "
@@ -152,7 +152,7 @@ def trained_sentence(output: Path, checkpoint: Checkpoint) -> str:
 
 
 def _spiking_part(checkpoint: Checkpoint) -> str:
-    """What its spiking network reaches, if that was trained."""
+    """Return the accuracy of its spiking network, if that was trained."""
     found, timesteps = checkpoint.recipe.get("spiking_accuracy"), checkpoint.recipe.get("timesteps")
     if not isinstance(found, dict):
         return ""
@@ -161,5 +161,5 @@ def _spiking_part(checkpoint: Checkpoint) -> str:
 
 
 def _silence(stream: TextIO) -> None:
-    # What is left in its buffer would be written, and fail, again at exit.
+    # The rest of its buffer would be written at exit, and fail again.
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

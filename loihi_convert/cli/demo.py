@@ -1,4 +1,4 @@
-"""`loihi-convert demo`: the whole flow, once."""
+"""`loihi-convert demo`: the whole workflow on a small example."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def demo(
 
 
 def _next_steps(run_folder: Path, file: Path, model: Path) -> list[Fact]:
-    """The picture, and three commands to go on with."""
+    """Return the figure and three commands to try next."""
     folder, network, checkpoint = (shlex.quote(str(path)) for path in (run_folder, file, model))
     return [
         Fact("picture", str(run_folder / "accuracy.png")),

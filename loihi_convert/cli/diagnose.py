@@ -91,7 +91,7 @@ def diagnose(
 
 
 def _remark(kind: str, recorded: ModelRecord) -> str:
-    """A note on the images: only `train` is known to exclude the validation images used here from training."""
+    """Return a note on the images: only `train` is known to exclude these validation images from training."""
     if kind != "validation images":
         return ""
     if recorded.arch is not None:
@@ -100,7 +100,7 @@ def _remark(kind: str, recorded: ModelRecord) -> str:
 
 
 def _say(diagnosed: DiagnosisReport, *, details: bool) -> None:
-    """Print where the accuracy went, and last the verdict and what to try."""
+    """Print the losses, then the verdict and the recommendations."""
     from loihi_convert.metrics.advice import verdict
     from loihi_convert.report.diagnosis_tables import cause_table, divergence_table
 

@@ -36,7 +36,7 @@ def doctor(
 
 
 def _say(checks: Sequence[Check]) -> None:
-    """Print a line for each check; the packages that are there share one."""
+    """Print one line per check; installed packages share a line."""
     packages = [f"{check.name} {check.found}" for check in checks if _is_package(check)]
     for check in checks:
         if packages and check.name in MODULES:

@@ -1,4 +1,4 @@
-"""`--dry-run` of `run` and `golden` on loihi2: what would run on a board, and a batch script that runs it."""
+"""`--dry-run` of `run` and `golden` on loihi2: the plan of a board run, and a batch script for it."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def dry_run(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Print the plan of the run ``ctx`` of one file, and write ``<file>.sbatch`` into the current folder.
+    """Print the plan of the run ``ctx`` of one file, and write ``<file>.sbatch`` to the current folder.
 
     Raises
     ------
     UsageError
-        If there are several files, or the network cannot run so.
+        If there are several files, or the network cannot run on the board.
     InputError
         If the script exists.
     """
@@ -65,15 +65,15 @@ def plan_run(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Print the plan of a run of the file at ``path``, and write the script that does it into the current folder.
+    """Print the plan of a run of the file at ``path``, and write a script for it to the current folder.
 
-    ``words`` are the command line without the program, the verb first: `run` of a file is called as the file, another
-    verb by its own name.
+    ``words`` are the command line without the program; the verb is first. The script of `run` is named after the file,
+    that of another verb after the verb.
 
     Raises
     ------
     UsageError
-        If the network cannot run so.
+        If the network cannot run on the board.
     InputError
         If the script exists.
     """
@@ -105,7 +105,7 @@ def plan_run(
 
 
 def _given(ctx: typer.Context) -> Iterator[str]:
-    """The other options of the command line, which the script repeats."""
+    """Return the other options of the command line, which the script repeats."""
     for parameter in ctx.command.params:
         name = parameter.name or ""
         source = ctx.get_parameter_source(name)

@@ -226,7 +226,7 @@ def _opened(
     class_map: ClassMap | None,
     task: Task,
 ) -> tuple[Source, DataSplits]:
-    """The CNN, and the data it was trained on: those that it names, or else those that the options name."""
+    """Return the CNN and its training data, named by the checkpoint or else by the options."""
     from loihi_convert.cnn.checkpoint import load
     from loihi_convert.data import DATASETS, load_data
     from loihi_convert.frontend.source import is_described, open_source
@@ -249,7 +249,7 @@ def _opened(
         raise UsageError(f"found {shape}", where="input_shape", expected=expected)
     if trained is None:
         shape, names = splits.input_shape, names or splits.classes or None
-    # Only a name is recorded: the path of a user's own images is private.
+    # Only the name is recorded, because the path of a user's own images is private.
     recorded = data if data is None or data in DATASETS else splits.name
     source = open_source(
         model,

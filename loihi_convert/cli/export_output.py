@@ -1,4 +1,4 @@
-"""What an export prints: how each file agrees with the CNN, warnings; every layer with ``--details``; or JSON."""
+"""Output of an export: each file's agreement with the CNN, warnings, every layer with ``--details``; or JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GOOD_AGREEMENT: Final = 0.98
 
 
 def say_exported(exported: Sequence[ExportResult], *, details: bool) -> None:
-    """Print a line for each file, what may cost accuracy, and what to do next."""
+    """Print one line per file, possible causes of accuracy loss, and the next steps."""
     closing = [] if details else [Fact("", "--details: weight bits, thresholds and clipping of each layer")]
     files = " ".join(shlex.quote(str(item.path)) for item in exported)
     facts = [*_facts(exported), Fact("next", f"loihi-convert run {files}"), *closing]
@@ -75,7 +75,7 @@ def _verified(item: ExportResult) -> str:
 
 
 def _lines(exported: Sequence[ExportResult]) -> list[str]:
-    """One line for each file."""
+    """Return one line per file."""
     from loihi_convert.conversion.agreement import measure_of
 
     cells = [("T", "agreement", "method", "file", "bytes")]
@@ -95,7 +95,7 @@ def _lines(exported: Sequence[ExportResult]) -> list[str]:
 
 
 def _facts(exported: Sequence[ExportResult]) -> Iterator[Fact]:
-    """What may cost accuracy, and notes; those that several files share stand once."""
+    """Return possible causes of accuracy loss, and notes; each appears once even if several files share it."""
     from loihi_convert.conversion.flow import CHOICE_NOTE
 
     by_fact: dict[Fact, list[str]] = {}
@@ -110,7 +110,7 @@ def _facts(exported: Sequence[ExportResult]) -> Iterator[Fact]:
 
 
 def _ranges(report: QuantizationReport, agreement: float) -> Iterator[Fact]:
-    """Where potentials leave their range: of a chip always, else where it may have cost agreement."""
+    """Return the layers whose potentials leave their range: always for a chip, else if agreement may be affected."""
     if report.target == "loihi2":
         proven = [layer.name for layer in report.layers if layer.is_proven]
         wrapped = [layer.name for layer in report.layers if layer.low_clipped or layer.high_clipped]
@@ -124,7 +124,7 @@ def _ranges(report: QuantizationReport, agreement: float) -> Iterator[Fact]:
         if wrapped:
             yield Fact("warning", f"u wraps in {', '.join(wrapped)} on calibration images; classes may be wrong")
         return
-    # A first-layer neuron at the lower end has a negative constant current and never fires, clipped or not.
+    # A first-layer neuron at the lower limit has a negative constant current, so it never fires, clipped or not.
     clipped = [
         f"{layer.name} ({images:,} images)"
         for index, layer in enumerate(report.layers)
@@ -139,7 +139,7 @@ def _ranges(report: QuantizationReport, agreement: float) -> Iterator[Fact]:
 
 
 def exported_json(item: ExportResult) -> dict[str, Any]:
-    """Return one file's digest, figures, notes and provenance as JSON."""
+    """Return one file's digest, results, notes and provenance as JSON."""
     from dataclasses import asdict
 
     from loihi_convert.files import sha256

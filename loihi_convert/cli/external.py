@@ -34,14 +34,15 @@ def run_external(
     as_json: bool,
     details: bool,
 ) -> None:
-    """Run the only file of ``paths``, which holds ``network``, on `ref`; ``given`` are options that it does not have.
+    """Run the only file of ``paths``, which contains ``network``, on `ref`.
 
-    ``started`` is the value of the monotonic clock at the start of the command.
+    ``given`` are options that such files do not support.
+    ``started`` is the time of the monotonic clock when the command started.
 
     Raises
     ------
     UsageError
-        If there are several files, or such an option was given.
+        If there are several files, or an unsupported option was given.
     """
     from loihi_convert import pipeline
     from loihi_convert.progress import progress_bar

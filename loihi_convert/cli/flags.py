@@ -15,6 +15,6 @@ class _Parameter(Protocol):
 
 
 def flags_of(parameters: Iterable[_Parameter]) -> dict[str, str]:
-    """Return the longest flag of each of a verb's parameters that has one, for `errors.rendered`."""
+    """Return the longest flag of each parameter of a verb that has a flag, for `errors.rendered`."""
     longest = {parameter.name or "": max(parameter.opts, key=len) for parameter in parameters}
     return {name: flag for name, flag in longest.items() if flag.startswith("-")}

@@ -69,7 +69,7 @@ def golden(
         with runner:
             found = golden_check.check_golden(known, runner)
     except PlatformError as error:
-        # What goes wrong on a board is worth sending back, too.
+        # An error on a board is also worth reporting.
         write_report(GoldenRun(known, runner, None, str(error)), output)
         log(f"wrote {output}")
         raise

@@ -1,4 +1,4 @@
-"""The images of a verb: the data set named by the options or the file, and the number of its images."""
+"""The images for a verb: a data set named by the options or the file, and the number of images."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class DataRequest:
 
 
 def validation_images(splits: DataSplits) -> tuple[Dataset, str]:
-    """Return images for choices, which must not be test images, and their kind; own images are not split."""
+    """Return images for making choices (never test images), and their kind; a user's own images are not split."""
     if len(splits.validation):
         return splits.validation, "validation images"
     return splits.test, "own images"
 
 
 def first_images(count: int | None, default: int, available: int, kind: str) -> int:
-    """Return the number of images to use: ``count``, or ``default``, at most ``available``; ``kind`` names them."""
+    """Return the number of images to use: ``count``, or ``default``, at most ``available``; ``kind`` is their name."""
     chosen = min(default, available) if count is None else count
     if not 1 <= chosen <= available:
         raise UsageError(

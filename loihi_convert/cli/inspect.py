@@ -62,5 +62,5 @@ def _compare(file: Path, other: Path, *, as_json: bool, details: bool) -> None:
         say_tables([difference_table(found, (file.name, other.name)) if details else kinds_table(kinds(found), names)])
         if not details:
             echo("--details: every dataset")
-    # As `cmp` would with 1, which here is a bug's.
+    # `cmp` would return 1, which is reserved for bugs here.
     raise typer.Exit(VerificationError.exit_code)

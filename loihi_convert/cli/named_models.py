@@ -1,6 +1,6 @@
-"""The exported networks of this repository by name: what they are, and where their files lie.
+"""The exported networks of this repository by name, with their properties and file locations.
 
-A wheel holds those of MNIST for T = 1, 4 and 64 with their CNNs, half a megabyte; a clone has all of them.
+A wheel contains those of MNIST for T = 1, 4 and 64 with their CNNs (half a megabyte); a clone contains all of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ REPOSITORY_FOLDER: Final = "netx_models"
 """Where the files lie in the repository, in a folder for each data set."""
 
 _PACKAGED: Final = "models"
-# A word as `mnist-T4`; anything else is a path.
+# A name such as `mnist-T4`; anything else is a path.
 _NAME: Final = re.compile(r"[A-Za-z][\w-]*\Z")
 
 
@@ -29,21 +29,21 @@ class NamedModel(NamedTuple):
     Attributes
     ----------
     name
-        As in mnist-T4.
+        A name such as mnist-T4.
     data, layers
-        Its data set, and its CNN's layers as in 28x28-12c5-2ap-10o.
+        Its data set, and its CNN's layers in the notation 28x28-12c5-2ap-10o.
     timesteps
         The T its thresholds are balanced for.
     accuracy, cnn_accuracy
-        Of the file at this T, and of the CNN without few-step training, on all test images; 0..1.
+        Accuracy of the file at this T, and of the CNN without few-step training, on all test images; 0..1.
     byte_count
         Size of the file.
     place
-        In the repository.
+        Path of the file in the repository.
     commands
-        How it was made.
+        The commands that produced it.
     path
-        Where it lies here; None if it is not part of this installation.
+        Path of the file in this installation; None if it is not included.
     """
 
     name: str
@@ -59,7 +59,7 @@ class NamedModel(NamedTuple):
 
 
 def _folder() -> Path | None:
-    """The folder of the data sets' folders: that of a clone, or the one in the package."""
+    """Return the folder that contains the data sets' folders, in a clone or in the package."""
     package = Path(__file__).parents[1]
     places = (package.parent / REPOSITORY_FOLDER, package / _PACKAGED)
     return next((place for place in places if any(place.glob("*/card.json"))), None)
@@ -67,7 +67,7 @@ def _folder() -> Path | None:
 
 @cache
 def named_models() -> tuple[NamedModel, ...]:
-    """Return all of them, by data set and T; none if this installation does not know any."""
+    """Return all named networks by data set and T; empty if this installation does not include a list."""
     folder = _folder()
     if folder is None:
         return ()
@@ -97,14 +97,14 @@ def named_models() -> tuple[NamedModel, ...]:
 
 
 def file_of(path: Path) -> Path:
-    """Return the file that ``path`` means: a path as it is, or the file of a model of that name.
+    """Return ``path`` unchanged, or the file of the model with that name.
 
-    A file or folder of this name wins over a model.
+    An existing file or folder with this name takes precedence over a model.
 
     Raises
     ------
     InputError
-        If the model is not part of this installation, or the name is almost that of a model.
+        If the model is not included in this installation, or the name is similar to that of a model.
     """
     text = str(path)
     if path.exists() or not _NAME.match(text):
@@ -127,7 +127,7 @@ def file_of(path: Path) -> Path:
 
 
 def _almost(text: str) -> str:
-    """The name of a model that ``text`` is almost: of its data set the one for the nearest T; empty if none."""
+    """Return the most similar model name: the nearest T of the same data set; empty if there is none."""
     names = {model.name.lower(): model.name for model in named_models()}
     data, _, steps = text.partition("-t")
     wanted = int(steps) if steps.isdecimal() and int(steps) else 4

@@ -1,7 +1,7 @@
 """Options shared by several verbs, and parsers of their values.
 
-A parameter of a verb has the name of the library's parameter it sets. So an error of the library, which names the
-parameter, can be shown with the flag: ``method`` is ``--balance``. Counts of images are ``image_count``.
+A parameter of a verb has the same name as the library parameter that it sets. A library error names the parameter, so
+it can be shown with the flag: ``method`` is ``--balance``. Numbers of images are ``image_count``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LAVA = "Lava"
 BOARD = "Loihi 2 board"
 EXTERNAL = "Files of other tools"
 
-# `typer.Option` returns Any: the metadata of a parameter, which has no type of its own.
+# `typer.Option` returns the metadata of a parameter, declared as Any.
 Option = Any
 
 
@@ -46,7 +46,7 @@ class Normalization(NamedTuple):
 
 
 def choice(choices: object, flag: str, panel: str, help: str, *, metavar: str | None = None) -> Option:
-    """Return an option with the names in the ``Literal`` type ``choices`` as values."""
+    """Return an option whose values are the names in the ``Literal`` type ``choices``."""
     known: tuple[str, ...] = get_args(choices)
     return typer.Option(
         flag,
@@ -70,18 +70,18 @@ def _parser(known: tuple[str, ...], flag: str) -> Callable[[str], str]:
 
 
 def switch(flag: str, panel: str, help: str, *, hidden: bool = False) -> Option:
-    """Return an option that is on or off."""
-    # Without a metavar the help page says <bool>.
+    """Return a boolean option."""
+    # Without a metavar the help page would show <bool>.
     return typer.Option(flag, metavar="", help=help, rich_help_panel=panel, hidden=hidden)
 
 
 def named(flag: str, panel: str, help: str, *, metavar: str | None = None) -> Option:
-    """Return an option without a default value; ``help`` says what happens without it."""
+    """Return an option without a default value; ``help`` describes the behaviour without it."""
     return typer.Option(flag, metavar=metavar, help=help, rich_help_panel=panel, show_default=False)
 
 
 def number(flag: str, panel: str, help: str, *, metavar: str | None = None) -> Option:
-    """Return an option with a default, such as a number."""
+    """Return an option with a default value, such as a number."""
     return typer.Option(flag, metavar=metavar, help=help, rich_help_panel=panel)
 
 
@@ -143,7 +143,7 @@ def images(help: str) -> Option:
 
 
 def output(help: str) -> Option:
-    """Return ``-o``, which for every verb is the file or folder to write, not its parent folder."""
+    """Return ``-o``: for every verb, the file or folder to write, not its parent folder."""
     return typer.Option("-o", "--output", metavar="PATH", help=help, rich_help_panel=BASICS)
 
 
@@ -287,7 +287,7 @@ def parse_class_names(text: str | None) -> tuple[str, ...] | None:
     """Return the names of the classes; 0, 1, ... if only their number is given."""
     if text is None:
         return None
-    # A number of more than five digits would fill the memory with names.
+    # A class count of more than five digits would fill the memory with names.
     is_number = text.isdecimal() and len(text) <= 5
     names = tuple(map(str, range(int(text)))) if is_number else tuple(text.split(","))
     if len(names) < 2 or not all(names) or len(set(names)) < len(names):

@@ -54,7 +54,7 @@ def report(
 
 
 def _run_folders(given: Sequence[Path]) -> list[Path]:
-    """The run folders among ``given`` and in them, or the newest of the current folder's runs."""
+    """Return the run folders among ``given`` and inside them, or the newest run in the current folder."""
     from loihi_convert.runs.run_folder import MANIFEST, RUNS
 
     if not given:

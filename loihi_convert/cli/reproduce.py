@@ -132,7 +132,7 @@ def reproduce(
 def _redraw(
     kind: str, name: str, tables: list[Path], variants: list[str], output: Path, width: Width, *, as_json: bool
 ) -> None:
-    """Draw a figure from tables that stand in files."""
+    """Draw a figure from CSV tables."""
     from loihi_convert.reproduction.flow import redraw
 
     if kind != "figure":
@@ -145,12 +145,12 @@ def _redraw(
 
 
 def _kind_and_name(what: list[str] | None) -> tuple[Literal["table", "figure"], str]:
-    """The table or figure that the words name.
+    """Return the kind and name of the requested table or figure.
 
     Raises
     ------
     UsageError
-        If there is none of that name.
+        If the name is unknown.
     """
     match what or []:
         case ["headline"]:

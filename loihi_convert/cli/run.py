@@ -137,7 +137,7 @@ def run(
         dry_run(ctx, paths, network, count, steps, backend_options, overwrite=overwrite, as_json=as_json)
         return
     if backend == "loihi2":
-        # Before the images are loaded.
+        # Checked before the images are loaded.
         require_extension(other_interpreter(lava_python))
     opened = [
         pipeline.open_file(path, network=None if index else network, model=model, arch=arch)
@@ -158,7 +158,7 @@ def run(
 
 
 def _paths(files: Sequence[Path] | None, *, golden: bool) -> tuple[Path, ...]:
-    """The files to run: those given, or the newest of the current folder."""
+    """Return the files to run: those given, or the newest in the current folder."""
     if golden:
         hint = "Run `loihi-convert golden [FOLDER]`, with the same options."
         raise UsageError("is a verb of its own", where="golden", hint=hint)
@@ -174,7 +174,7 @@ def _paths(files: Sequence[Path] | None, *, golden: bool) -> tuple[Path, ...]:
 
 
 def _splits(opened: Sequence[OpenedFile], request: DataRequest) -> DataSplits:
-    """The data of the first file, whose CNN must have seen the data and classes of the others, too."""
+    """Return the data of the first file; unless the options name them, all CNNs must have the same data and classes."""
     from loihi_convert.data import DATASETS
 
     first, recorded = opened[0], opened[0].network.provenance.model
@@ -193,7 +193,7 @@ def _splits(opened: Sequence[OpenedFile], request: DataRequest) -> DataSplits:
 
 
 def _image_count(count: int | None, backend: str, splits: DataSplits) -> int:
-    """How many test images to run: as asked, else all, or as many as the backend runs in a short while."""
+    """Return the number of test images to run: as requested, else all, or as many as a slow backend runs quickly."""
     available = len(splits.test)
     default = {"sim": SIM_IMAGES, "loihi2": CHIP_IMAGES}.get(backend, available)
     return first_images(count, default, available, f"test images of {splits.name}")

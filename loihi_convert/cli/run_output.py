@@ -1,4 +1,4 @@
-"""What a run prints: the answer first; all tables with ``--details``; or JSON."""
+"""Output of a run: the answer, all tables with ``--details``; or JSON."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _BACKENDS = {"ref": "exact integers (ref)", "sim": "Lava's CPU simulator (sim)",
 
 @dataclass(frozen=True)
 class RunScene:
-    """What the answer of a run says of its surroundings.
+    """The context of a run, for its answer.
 
     Parameters
     ----------
     data
-        Name of the data.
+        Name of the data set.
     backend
-        What ran it.
+        Name of the backend.
     seconds
         Wall-clock time of the whole command so far.
     trace
         Whether every layer was recorded and compared.
     arch
-        The code that the user named for the CNN.
+        The user's code for the CNN.
     """
 
     data: str
@@ -44,7 +44,7 @@ class RunScene:
     arch: str | None = None
 
     def line(self, evaluations: Sequence[Evaluation], remark: str = "") -> str:
-        """Return how many images ran, where, and how long it took."""
+        """Return the number of images, the backend, and the duration."""
         count, seconds = evaluations[0].image_count, sum(evaluation.seconds for evaluation in evaluations)
         kind = "test image" if self.data in get_args(DatasetName) else "image"
         images = f"{count:,} {kind}{'' if count == 1 else 's'}"
@@ -52,9 +52,9 @@ class RunScene:
 
 
 def say_run(done: RunFolder, scene: RunScene, *, as_json: bool, details: bool, next_steps: Sequence[Fact] = ()) -> None:
-    """Print the answer of a run, or its figures as JSON, and where they are written.
+    """Print the answer of a run, or its results as JSON, and the folder they are written to.
 
-    ``next_steps`` are the last lines; by default the report, and ``--details``.
+    ``next_steps`` are the last lines; by default they suggest the report and ``--details``.
     """
     from loihi_convert.cli import run_summary
 
@@ -81,7 +81,7 @@ def say_run(done: RunFolder, scene: RunScene, *, as_json: bool, details: bool, n
 
 
 def say_details(figures: Sequence[tuple[str, Evaluation]], accuracy: Table | None = None) -> None:
-    """Print every table of a run: ``accuracy`` first, by default that of the figures."""
+    """Print every table of a run; ``accuracy`` is the first, by default the one made from the results."""
     from loihi_convert.report import run_tables as tables
 
     if len(figures) > 1:
@@ -99,7 +99,7 @@ def _input(ran: FileRun) -> str:
 
 
 def _facts(done: RunFolder, scene: RunScene) -> Iterator[Fact]:
-    """What is known of each file; of several files only what they do not share with others."""
+    """Return the facts about each file; for several files, only the facts that differ."""
     from loihi_convert.cli import run_summary
 
     if len(done.runs) == 1:
@@ -117,7 +117,7 @@ def _facts(done: RunFolder, scene: RunScene) -> Iterator[Fact]:
 
 
 def _remarks(ran: FileRun, scene: RunScene) -> Iterator[Fact]:
-    """How a run compares with `ref`, and what keeps it from being compared with the CNN."""
+    """Return how a run compares with `ref`, and why it cannot be compared with the CNN."""
 
     if ran.equal_to_reference:
         what = "every potential and spike of every layer" if scene.trace else "every output potential and spike count"
@@ -136,7 +136,7 @@ def _remarks(ran: FileRun, scene: RunScene) -> Iterator[Fact]:
 
 
 def _without_cnn(ran: FileRun, arch: str | None) -> str:
-    """What keeps a run from being compared with the CNN, and what to do."""
+    """Return why a run cannot be compared with the CNN, and what to do."""
     recorded = ran.network.provenance.model
     if recorded.arch is not None and arch is None:
         return f"pass --arch {shlex.quote(recorded.arch)} to import and run that code, for the CNN's figures"
@@ -146,7 +146,7 @@ def _without_cnn(ran: FileRun, arch: str | None) -> str:
 
 
 def _without_labels(ran: FileRun) -> str:
-    """What is compared where accuracy, or the error, is not known."""
+    """Return a sentence on what is compared if accuracy, or the error, is unknown."""
     is_regression = ran.evaluation.regression is not None
     missing = "targets, so the error is" if is_regression else "labels, so accuracy is"
     if not ran.evaluation.is_compared_with_cnn:

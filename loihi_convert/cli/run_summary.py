@@ -24,13 +24,13 @@ Figures = Sequence[tuple[str, Evaluation]]
 
 
 class Scale(NamedTuple):
-    """The numbers at which a bar is empty and full."""
+    """The values at which a bar is empty and full."""
 
     low: float
     high: float
 
     def bar(self, value: float, *, line: bool = False) -> str:
-        """Return the bar of ``value``, `BAR_CELLS` characters at most; as a thin line where it is a reference."""
+        """Return the bar of ``value``, at most `BAR_CELLS` characters; a reference is drawn as a thin line."""
         share = (value - self.low) / (self.high - self.low) if self.high > self.low else 1.0
         eighths = round(8 * BAR_CELLS * min(max(share, 0.0), 1.0))
         full, rest = divmod(eighths, 8)
@@ -40,33 +40,33 @@ class Scale(NamedTuple):
 def accuracy_scale(values: Sequence[float], widest_interval: float) -> Scale:
     """Return the scale of bars of fractions 0..1.
 
-    A bar that began at 0 would show no difference between 99.2 and 99.5 %. So the scale ends at the largest value and
-    begins one interval's width below the smallest, and it covers at least `_INTERVALS` widths: a difference that may
-    be chance takes a quarter of a bar at most. The table names the value at which bars begin.
+    With a scale from 0, bars of 99.2 and 99.5 % would look the same. So the scale ends at the largest value and begins
+    one interval's width below the smallest. It covers at least `_INTERVALS` widths, so that a difference within chance
+    is at most a quarter of a bar. The table shows the value at which bars begin.
 
     Parameters
     ----------
     values
-        All that are drawn, those of the CNN included.
+        All drawn values, including those of the CNN.
     widest_interval
         Width of the widest 95 % interval of these values, 0..1.
     """
     high = max(values)
     low = min(min(values) - widest_interval, high - _INTERVALS * widest_interval)
-    # Rounded down to a tenth of a percent: the number that the table shows.
+    # Rounded down to a tenth of a percent, as shown in the table.
     return Scale(max(0.0, math.floor(1000 * low) / 1000), high)
 
 
 def loss_margin(point: Point, image_count: int) -> float | None:
     """Return half the width of the 95 % interval of ``point.conversion_loss_points``, in points; None if unknown.
 
-    CNN and file see the same images. With b images that only the CNN, and c that only the file classifies correctly,
-    the loss is (b - c) / N. Agresti and Min (Stat. Med. 24, 2005, 729) add 1/2 to each count, so that no difference on
-    few images is not taken for certainty::
+    CNN and file run on the same images. Let b be the number of images that only the CNN classifies correctly, and c the
+    number that only the file does. The loss is (b - c) / N. Agresti and Min (Stat. Med. 24, 2005, 729) add 1/2 to each
+    count, so that the margin does not vanish if few images show no difference::
 
         margin = 1.96 sqrt((b + c + 1) - (b - c)^2 / (N + 2)) / (N + 2)
 
-    b + c is at most the number of images that get another class than the CNN's, which stands here in its place.
+    b + c is at most the number of images whose class differs from the CNN's; that number is used in its place.
     """
     if point.conversion_loss_points is None or point.agreement_with_cnn is None:
         return None
@@ -77,7 +77,7 @@ def loss_margin(point: Point, image_count: int) -> float | None:
 
 
 def verdict(figures: Figures, data: str) -> str:
-    """Return the answer in a sentence."""
+    """Return the answer as one sentence."""
     if len(figures) > 1:
         return _verdict_of_several(figures, data)
     ((name, evaluation),) = figures
@@ -137,7 +137,7 @@ class _Row(NamedTuple):
 
 
 class _Drawn(NamedTuple):
-    """The value that bars show: its header, where bars begin, their scale, and the value as text."""
+    """The quantity shown as bars: its header, the start of the bars, their scale, and the text of a value."""
 
     header: str
     start: str
@@ -149,7 +149,7 @@ class _Drawn(NamedTuple):
 
 
 def table(figures: Figures) -> list[str]:
-    """Return the lines of the table: one file at each T, or each file at its own T, and the CNN."""
+    """Return the lines of the table: one file at each T, or each file at its nominal T, and the CNN."""
     several = len(figures) > 1
     if several:
         points = [(name, e, e.nominal_point) for name, e in figures]
@@ -197,7 +197,7 @@ def _class_lines(points: _Points, *, several: bool) -> list[str]:
 
 
 def _regression_lines(points: _Points, *, several: bool) -> list[str]:
-    """The RMSE at each T; its bars begin at 0, where nothing is lost."""
+    """Return the RMSE at each T; bars begin at 0."""
     rows = []
     for name, evaluation, point in points:
         at = evaluation.regression.at(point.timesteps) if evaluation.regression else None
@@ -230,7 +230,7 @@ def _signed(loss: float | None) -> str:
 
 
 def _lines(rows: Sequence[_Row], words: tuple[str, ...], drawn: _Drawn | None, numbers: tuple[str, ...]) -> list[str]:
-    """``rows`` under their headers, aligned; without ``drawn`` there are no bars."""
+    """Return ``rows`` aligned under their headers; bars are drawn only with ``drawn``."""
     cells = [(*words, *([] if drawn is None else [drawn.header, drawn.start]), *numbers)]
     for row in rows:
         value = [] if drawn is None else drawn.cells(row)
@@ -238,7 +238,7 @@ def _lines(rows: Sequence[_Row], words: tuple[str, ...], drawn: _Drawn | None, n
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     if drawn is not None:
         widths[len(words) + 1] = max(widths[len(words) + 1], BAR_CELLS)
-    # Names of files and bars begin on the left, numbers end on the right.
+    # File names and bars are left-aligned, numbers right-aligned.
     left = {0} if len(words) > 1 else set()
     left |= set() if drawn is None else {len(words) + 1}
     lines = []
@@ -252,7 +252,7 @@ def _lines(rows: Sequence[_Row], words: tuple[str, ...], drawn: _Drawn | None, n
 
 
 def facts(evaluation: Evaluation) -> Iterator[Fact]:
-    """Yield early exit and energy of one file, and what must be known to read its figures."""
+    """Yield early exit and energy of one file, and the notes needed to read its results."""
     regression = evaluation.regression
     if regression is not None and len(regression.output_names) > 1:
         here = regression.at(evaluation.nominal_point.timesteps)
@@ -271,7 +271,7 @@ def facts(evaluation: Evaluation) -> Iterator[Fact]:
 
 
 def warnings(evaluation: Evaluation) -> Iterator[Fact]:
-    """Yield what makes the figures doubtful."""
+    """Yield the reasons to doubt the results."""
     if evaluation.wrapped_images:
         yield Fact(
             "warning",

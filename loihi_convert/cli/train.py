@@ -84,7 +84,7 @@ def train(
 
 
 def _started(path: Path) -> Checkpoint:
-    """The CNN to go on with, which only a checkpoint of `train` describes."""
+    """Return the CNN to continue training; it must be a checkpoint written by `train`."""
     from loihi_convert.cnn.checkpoint import load
 
     try:

@@ -1,13 +1,13 @@
-"""The classes of a verb and of the whole command line, whose help pages give `--help` no value."""
+"""Classes of a verb and of the whole command line, whose help pages show `--help` without a value."""
 
 from __future__ import annotations
 
 import typer.core
 
 
-# typer declares its own copy of click's Context here, which is private.
+# typer uses its own private copy of click's Context here.
 class Verb(typer.core.TyperCommand):
-    """A verb; typer itself writes ``--help <bool>``."""
+    """A verb; without this class typer would show ``--help <bool>``."""
 
     def get_help_option(self, ctx: typer.Context) -> typer.core.TyperOption | None:  # type: ignore[override]
         return _without_value(super().get_help_option(ctx))

@@ -1,4 +1,4 @@
-"""The file of another stage in place of the one that a verb takes: what it is, by its content, and the verb for it."""
+"""Detects a file of the wrong pipeline stage by its content, and names the right verb for it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def require_netx(path: Path) -> None:
 
 
 def require_cnn(path: Path) -> None:
-    """Raise an `InputError` if ``path`` is a folder, or a netx file in place of a CNN."""
+    """Raise an `InputError` if ``path`` is a folder, or a netx file instead of a CNN."""
     if path.is_dir():
         raise InputError("is a folder", where=path, hint="Name a checkpoint, or an ONNX file.")
     if is_netx(path):
@@ -36,5 +36,5 @@ def is_cnn(path: Path) -> bool:
 
 
 def is_netx(path: Path) -> bool:
-    """Whether the file at ``path`` is HDF5 and named as a netx file."""
+    """Whether the file at ``path`` is HDF5 and has the suffix of a netx file."""
     return path.suffix == NETX and kind_of(path) == "hdf5"

@@ -1,9 +1,9 @@
-"""A bundle for a machine that has Lava and nothing else: a file, images, expected potentials, and a script.
+"""A bundle for a machine that has only Lava: a file, images, expected potentials, and a script.
 
 ::
 
     model.net        the network, of target loihi2
-    bundle.npz       what the script gives Lava, and the potentials of the last layer that must come out
+    bundle.npz       the script's inputs for Lava, and the expected potentials of the last layer
     run_bundle.py    builds the network of stock Processes, runs it, compares; for Lava's CPU simulator or a board
 
 ``bundle.npz`` holds, with N images, T steps, and the reset interval P of `backends.lava.timing`::
@@ -11,7 +11,7 @@
     input        int32 (W, H, C, N 2P)      the pixels at each step
     switch       int32 (1, N 2P)            1 in the steps in which an image is shown
     period       P
-    potentials   int32 (N, T, outputs)      what must be read from the last layer after each of its steps
+    potentials   int32 (N, T, outputs)      expected values of the last layer after each of its steps
     k/vth, k/bias_mant, k/bias_exp          of layer k's LIFReset, see `ir.circuit.Circuit`
     k/own, k/own_exp                        its recurrent weights, if it spikes
     k/bias, k/bias_weight_exp               weights of its bias, if it has one
@@ -63,7 +63,7 @@ def write_bundle(folder: Path, path: Path, images: Array, *, overwrite: bool = F
     Parameters
     ----------
     folder
-        Made if it does not exist.
+        The output folder; created if it does not exist.
     path
         An exported file, of target loihi2.
     images
@@ -98,13 +98,13 @@ def write_bundle(folder: Path, path: Path, images: Array, *, overwrite: bool = F
 
 
 def _arrays(network: QuantizedNetwork, images: Array) -> dict[str, Any]:
-    """What ``bundle.npz`` holds, by name."""
+    """Return the contents of ``bundle.npz``, by name."""
     timesteps, period = network.timesteps, reset_interval(network.timesteps)
     shown = (np.arange(2 * period) < timesteps).astype(np.int32)
     pixels = network.pixels(images).astype(np.int32)
     expected = run_network(network, images, timesteps, neuron=NeuronModel.CIRCUIT)
     found: dict[str, Any] = {
-        # Lava's axes are W, H, C, and the last one is time.
+        # Lava's axes are W, H, C, followed by time.
         "input": (pixels.transpose()[..., np.newaxis] * shown).reshape(*pixels.shape[:0:-1], -1),
         "switch": np.tile(shown, len(images))[np.newaxis],
         "period": np.array(period),

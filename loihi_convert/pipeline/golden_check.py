@@ -1,4 +1,4 @@
-"""A golden folder: a tiny network, images, and what every layer must do; one command compares a backend with it.
+"""A golden folder: a tiny network, images, and the expected results of every layer, for testing a backend.
 
 ::
 
@@ -6,9 +6,8 @@
     golden.npz     images, uint8 (N, C, H, W); potentials of the last layer after each step, int32 (N, T, classes)
     golden.json    T; SHA-256 of model.net, and of every layer's spikes and potentials
 
-A digest is that of the bytes in N, T, C, H, W order: one of 0 or 1 for a spike, four of a little-endian int32 for a
-potential (after the reset of its step). `folder()` is the one that comes with the package, made by
-`tests/support/golden.py`.
+A digest covers the bytes in N, T, C, H, W order: one byte (0 or 1) per spike, a little-endian int32 per potential
+(after the reset of its step). `folder()` is the golden folder in the package, made by `tests/support/golden.py`.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ NETWORK, ARRAYS, DIGESTS = "model.net", "golden.npz", "golden.json"
 
 @dataclass(frozen=True, eq=False)
 class Golden:
-    """A golden folder, read.
+    """The contents of a golden folder.
 
     Parameters
     ----------
@@ -55,7 +54,7 @@ class Golden:
     potentials
         int32 ``(N, T, classes)``.
     digests
-        Per layer, in hexadecimal: of its spikes (``None`` where it has no neurons), and of its potentials.
+        For each layer, hexadecimal digests of its spikes (``None`` without neurons) and of its potentials.
     """
 
     path: Path
@@ -68,7 +67,7 @@ class Golden:
 
 @dataclass(frozen=True)
 class GoldenLayer:
-    """Whether one layer did what it must: its ``name``, its ``spikes`` (``None``: has none), its ``potentials``."""
+    """Whether a layer's ``spikes`` (``None`` if it has none) and ``potentials`` are as expected, with its ``name``."""
 
     name: str
     spikes: bool | None
@@ -81,7 +80,7 @@ class GoldenLayer:
 
 @dataclass(frozen=True)
 class GoldenDifference:
-    """The first integer that differs from `ref`: in the first layer that differs, its first image, its first step.
+    """The first integer that differs from `ref`, by layer, then image, then step.
 
     Parameters
     ----------
@@ -106,9 +105,9 @@ class GoldenDifference:
 
 @dataclass(frozen=True)
 class GoldenCheck:
-    """Each layer's verdict, and where the backend differs from `ref` first: in words, and in the first layer.
+    """The verdict of each layer, and the first difference from `ref`: in words, and in the first layer.
 
-    Both are ``None`` where it does not differ.
+    Both are ``None`` if there is no difference.
     """
 
     layers: tuple[GoldenLayer, ...]
@@ -131,12 +130,12 @@ def read_golden(path: Path) -> Golden:
     Raises
     ------
     InputError
-        If a file is missing, damaged, or not the one that the digests are of.
+        If a file is missing or damaged, or does not match the digests.
     """
     network = netx.read(path / NETWORK)
     try:
         told = json.loads((path / DIGESTS).read_bytes())
-        # NumPy leaves files open that it fails to read; this one is ours to close.
+        # NumPy does not close a file that it fails to read, so it is closed here.
         with (path / ARRAYS).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             images, potentials = arrays["images"], arrays["potentials"]
         timesteps, expected = int(told["timesteps"]), str(told["model"])
@@ -155,7 +154,7 @@ def read_golden(path: Path) -> Golden:
 
 
 def write_golden(path: Path, model: Path, images: Array, timesteps: int, *, overwrite: bool = False) -> Golden:
-    """Write a golden folder for ``model``, an exported file: what `ref` makes of ``images`` is what must be.
+    """Write a golden folder for the exported file ``model``; the expected results are those of `ref` on ``images``.
 
     Raises
     ------

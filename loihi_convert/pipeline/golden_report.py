@@ -1,4 +1,4 @@
-"""What `golden` writes to be sent back: where it ran, with which versions, and what differed."""
+"""The report of `golden` to send back: the machine, the versions, and the differences."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class GoldenRun:
     Parameters
     ----------
     golden
-        The folder.
+        The golden folder.
     backend
-        What was compared.
+        The backend that was compared.
     check
         The result; ``None`` if the run failed.
     error
-        Why it failed.
+        The reason for the failure.
     """
 
     golden: Golden
@@ -69,18 +69,18 @@ class GoldenRun:
 
 
 def write_report(run: GoldenRun, path: Path) -> None:
-    """Write the report of ``run``; an older one is replaced.
+    """Write the report of ``run`` and replace an older one.
 
     Raises
     ------
     InputError
-        If it cannot be written.
+        If the report cannot be written.
     """
     write_atomically(path, (json.dumps(run.as_json(), indent=2) + "\n").encode())
 
 
 def where_to_send() -> str | None:
-    """Return the address for reports of boards: "Issues" in this package's metadata; ``None`` if it names none."""
+    """Return the address for board reports: "Issues" in this package's metadata; ``None`` if it is missing."""
     try:
         urls = metadata("loihi-convert").get_all("Project-URL") or []
     except PackageNotFoundError:

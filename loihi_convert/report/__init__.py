@@ -1,1 +1,1 @@
-"""Run folders -> one page: read, sections with tables and charts, HTML and Markdown."""
+"""Reports of run folders: sections with tables and charts, written as one HTML page and as Markdown."""

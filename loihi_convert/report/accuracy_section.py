@@ -1,4 +1,4 @@
-"""Accuracy against latency and against work, of the runs of one data set."""
+"""The section on accuracy against latency and against work, for the runs of one data set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from loihi_convert.report.timestep_chart import timestep_chart
 
 
 def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
-    """Yield the curves of the runs of one data set, beside the paper's where it has that set, and their tables."""
+    """Yield the curves and tables of the runs of one data set, with the paper's results if it has that data set."""
     levels = _cnn_levels(entries)
     has_accuracy = all(entry.point.accuracy is not None for entry in entries)
     measure = "accuracy, %" if has_accuracy else "agreement with the CNN's class, %"
@@ -30,7 +30,7 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
         yield table
         yield Paragraph(" ".join(paper_remarks(entries)))
     if not has_accuracy:
-        # The CNN always agrees with itself; its accuracy does not belong on this axis.
+        # The axis shows agreement with the CNN, so the CNN's accuracy does not belong on it.
         levels = ()
     if (chart := _anytime_chart(entries, levels, measure, has_accuracy)) is not None:
         yield Picture(chart)
@@ -41,7 +41,7 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
 
 
 def _cnn_levels(entries: Sequence[Entry]) -> Levels:
-    """The CNN's accuracy and, of several CNNs, the files that each was converted to."""
+    """Return the accuracy of each CNN and, if there are several, the files converted from it."""
     files: dict[float, list[str]] = {}
     for entry in entries:
         if entry.evaluation.cnn_accuracy is not None:
@@ -81,7 +81,7 @@ def _anytime_chart(entries: Sequence[Entry], levels: Levels, measure: str, has_a
 
 
 def _work_chart(entries: Sequence[Entry], levels: Levels, measure: str, has_accuracy: bool) -> Chart | None:
-    """Accuracy against synaptic operations, near the top; None where no spikes reach a synapse."""
+    """Return accuracy against synaptic operations, near the best accuracy; None if no spike reaches a synapse."""
     series = []
     for entry in entries:
         marks = tuple(

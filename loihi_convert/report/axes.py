@@ -1,4 +1,4 @@
-"""What a picture of accuracy against latency shows: curves, ranges of the axes, ticks; however it is drawn."""
+"""Curves, axis ranges and ticks of a plot of accuracy against latency, independent of the drawing library."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from loihi_convert.records import Interval
 
 
 class FramePoint(NamedTuple):
-    """A point that a picture may show: per cent at x, and where its interval ends, or the same again."""
+    """A point of a plot: per cent at x, and the ends of its interval (equal to the value if it has none)."""
 
     x: float
     percent: float
@@ -19,7 +19,7 @@ class FramePoint(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """What is drawn for one kind of network: per cent at each T, and where its interval ends, if it has one."""
+    """The curve of one kind of network: per cent at each T, and the ends of its interval, if it has one."""
 
     label: str
     timesteps: tuple[float, ...]
@@ -29,12 +29,12 @@ class Curve(NamedTuple):
 
     @property
     def points(self) -> list[FramePoint]:
-        """The same, point by point."""
+        """The points of the curve."""
         return [FramePoint(*one) for one in zip(self.timesteps, self.percent, self.low, self.high, strict=True)]
 
 
 def curve(label: str, points: Sequence[tuple[float, float | None, Interval | None]]) -> Curve | None:
-    """Return the curve through (T, fraction, its interval) wherever the fraction is known; None where it is nowhere."""
+    """Return the curve through all (T, fraction, interval) with a known fraction; None if there are none."""
     drawn = [
         (t, 100 * fraction, interval or (fraction, fraction))
         for t, fraction, interval in points
@@ -52,7 +52,7 @@ def curve(label: str, points: Sequence[tuple[float, float | None, Interval | Non
 
 
 class Frame(NamedTuple):
-    """The part of the plane that a picture shows: from which x on, and the vertical range."""
+    """The visible part of a plot: its smallest x, and its vertical range."""
 
     left: float
     bottom: float
@@ -69,10 +69,10 @@ OWN_DEPTH: Final = 20.0
 def frame(
     points: Sequence[FramePoint], levels: Sequence[float] = (), own: Collection[tuple[float, float]] = ()
 ) -> Frame:
-    """Return the part of the plane in which the differences near the best accuracy can be seen.
+    """Return the frame in which differences near the best accuracy are visible.
 
-    Points more than `DEPTH` below the best leave the picture, unless nearly all would. Those of ``own``, (x, per cent),
-    stay if they are less than `OWN_DEPTH` below it. ``levels``, in per cent, are shown at every x.
+    Points more than `DEPTH` below the best are outside, unless nearly all would be. Points of ``own``, (x, per cent),
+    stay inside if they are less than `OWN_DEPTH` below it. ``levels``, in per cent, are shown at every x.
     """
     best = max(point.percent for point in points)
     highest = max([*(point.high for point in points), *levels])
@@ -91,10 +91,10 @@ def frame(
 
 
 def error_frame(curves: Sequence[tuple[Sequence[float], Sequence[float]]], levels: Sequence[float]) -> Frame:
-    """Return the part of the plane in which the small errors can be told apart.
+    """Return the frame in which small errors can be distinguished.
 
-    ``curves`` are T and the error there; ``levels`` are errors that are shown at every T. Errors of more than twice the
-    smallest leave the picture where they would hide the others.
+    ``curves`` are T and the error at T; ``levels`` are errors that are shown at every T. Errors of more than twice the
+    smallest are outside if they would hide the others.
     """
     points = [(t, error) for timesteps, errors in curves for t, error in zip(timesteps, errors, strict=True)]
     first, best = min(t for t, _ in points), min(error for _, error in points)
@@ -108,10 +108,10 @@ def error_frame(curves: Sequence[tuple[Sequence[float], Sequence[float]]], level
 
 
 def timestep_ticks(timesteps: Sequence[float], first: float, *, apart: float = 1.25) -> list[float]:
-    """Return where a logarithmic axis of T, which begins at ``first``, has labels.
+    """Return the labelled T of a logarithmic axis that begins at ``first``.
 
-    They are the powers of 2 before the first T of a curve, where early exit may lie, and the T of the curves; of two
-    that would touch, less than ``apart`` times each other, the larger keeps its own.
+    Labels are the T of the curves, and the powers of 2 before their first T, where early exit may be. If the ratio of
+    two T is less than ``apart``, their labels would overlap and only the larger is kept.
     """
     powers = (2**exponent for exponent in range(math.ceil(math.log2(min(timesteps)))))
     ascending = [timestep for timestep in sorted({*powers, *timesteps}) if timestep >= first / 1.2]
@@ -123,5 +123,5 @@ def _rounded_range(low: float, high: float) -> tuple[float, float]:
     span = max(high - low, 0.5)
     step = 0.1 if span <= 1 else 0.5 if span <= 6 else 1.0
     bottom = max(0.0, (low - 0.08 * span) // step * step)
-    # A curve at 100 % still needs room for its markers.
+    # A curve at 100 % needs room for its markers.
     return bottom, min(high + 0.08 * span, 100 + 0.04 * (100 - bottom))

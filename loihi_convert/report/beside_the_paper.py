@@ -1,4 +1,4 @@
-"""Each file at the T it is balanced for, next to the paper's results at that T: a chart, a table, remarks."""
+"""Compares each file, at the T it is balanced for, with the paper's results at that T: a chart, a table, remarks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PAPER_METHODS: Final = {"act-norm-channelwise": "act-norm by channel", "spike-n
 
 
 def per_t_chart(entries: Sequence[Entry], levels: Levels) -> Chart | None:
-    """Return the chart of these files and the paper's results, each at its T; None where there is only one point."""
+    """Return the chart of these files and the paper's results, each at its T; None if there is only one point."""
     drawn = [entry for entry in entries if entry.is_per_t]
     rows = [row for row in _paper_rows(entries[0].data) if row.kind == "own"]
     if not drawn or (len(drawn) == 1 and not rows):
@@ -50,7 +50,7 @@ def _own_mark(entry: Entry) -> Mark:
 
 
 def paper_table(entries: Sequence[Entry]) -> Table | None:
-    """Return these files above the paper's, a column for each T; None where either side has no row."""
+    """Return a table of these files above the paper's results, one column per T; None if either has no row."""
     rows = _paper_rows(entries[0].data)
     own = families([entry for entry in entries if entry.is_per_t])
     if not rows or not own:
@@ -73,7 +73,7 @@ def paper_table(entries: Sequence[Entry]) -> Table | None:
 
 
 def paper_remarks(entries: Sequence[Entry]) -> Iterator[str]:
-    """Yield what must be known to compare them."""
+    """Yield the remarks needed to compare these files with the paper."""
     yield "Empty cells: not measured here, or not in the paper."
     if counts := sorted({entry.evaluation.image_count for entry in entries if entry.is_per_t} - {10_000}):
         yield (
@@ -87,16 +87,16 @@ def paper_remarks(entries: Sequence[Entry]) -> Iterator[str]:
 
 
 class Family(NamedTuple):
-    """Files of one network for several T: one row of the table beside the paper's, one curve."""
+    """Files of one network for several T: one row of the table, and one curve."""
 
     label: str
     entries: tuple[Entry, ...]
 
 
 def families(entries: Sequence[Entry]) -> list[Family]:
-    """Return the files that are called alike but for their T, have the same neurons and ran on as many images.
+    """Group the files whose names differ only in T, with the same neurons and the same number of images.
 
-    Two of one T stand apart.
+    Two files for the same T belong to different families.
     """
     rows: list[tuple[tuple[str, str | None, int], dict[int, Entry]]] = []
     for entry in entries:
@@ -122,7 +122,7 @@ def families(entries: Sequence[Entry]) -> list[Family]:
 
 
 class _PaperRow(NamedTuple):
-    """One row of the paper: a number at each T. It is of its own method, of another, or the best factor alpha."""
+    """One row of the paper: its own method, another method, or the best factor alpha; one number per T."""
 
     label: str
     kind: Literal["own", "other", "alpha"]
@@ -130,7 +130,7 @@ class _PaperRow(NamedTuple):
 
 
 def _paper_rows(data: str) -> list[_PaperRow]:
-    """The paper's rows of a data set: its method with alpha 1 and with the best alpha, and the methods beside it."""
+    """Return the paper's rows of a data set: its method with alpha 1 and with the best alpha, and other methods."""
     own: dict[int, dict[float, float]] = {}
     others: dict[str, dict[int, float]] = {}
     for cell in paper.cells():
@@ -143,7 +143,7 @@ def _paper_rows(data: str) -> list[_PaperRow]:
     own = dict(sorted(own.items()))
     rows = [_PaperRow(f"paper: {_ALPHA} = 1", "own", {t: by[1.0] for t, by in own.items() if 1.0 in by})]
     if any(len(by) > 1 for by in own.values()):
-        # Of equal accuracies, the larger alpha.
+        # If accuracies are equal, the larger alpha is chosen.
         best = {t: max((accuracy, alpha) for alpha, accuracy in by.items()) for t, by in own.items()}
         rows.append(_PaperRow(f"paper: best {_ALPHA}", "own", {t: accuracy for t, (accuracy, _) in best.items()}))
         rows.append(_PaperRow(f"paper: that {_ALPHA}", "alpha", {t: alpha for t, (_, alpha) in best.items()}))

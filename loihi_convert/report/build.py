@@ -1,8 +1,8 @@
-"""Run folders -> one page: results, curves of accuracy or error, early exit, energy, layers, confusions, provenance.
+"""Builds the report of run folders: results, accuracy or error, early exit, energy, layers, confusions, provenance.
 
-Two kinds of curves, never mixed. *Per T*: each file at the T it was balanced for, as the paper's figures are.
-*Anytime*: one file, read after each step of its run. Runs of different data sets share a page, but no chart of
-accuracy. The page depends on the run folders alone: the same folders give the same bytes.
+The page has two kinds of curves. *Per T* curves show each file at the T it was balanced for, as in the paper's figures.
+*Anytime* curves show one file, read after each step of its run. A chart never contains both kinds, and accuracy charts
+never combine data sets. The page depends only on the run folders: the same folders give the same bytes.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def write_report(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
     for path in written:
         require_writable(path)
         refuse_to_overwrite(path, overwrite)
-    # A folder that is named twice is one run.
+    # A folder that is given twice counts as one run.
     different = {folder.resolve(): folder for folder in folders}
     page = report([read_run(folder) for folder in different.values()])
     contents = (html(page), markdown(page))
@@ -64,7 +64,7 @@ def write_report(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
 
 
 def report(runs: Sequence[StoredRun]) -> Page:
-    """Return the page of some runs, at least one; of several runs of one file it shows the newest."""
+    """Return the page of one or more runs; if a file has several runs, only the newest is shown."""
     newest, left_out = newest_of(runs)
     entries = entries_of(newest)
     sets = list(dict.fromkeys(entry.data for entry in entries))

@@ -1,4 +1,4 @@
-"""Charts of one value per channel: bars of one file, or curves of several, each file's channels sorted by value."""
+"""Charts of one value per channel, sorted by value: bars for one file, curves for several."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MARKS: Final = 17
 
 
 class ChannelValues(NamedTuple):
-    """The values of a layer's channels in one file; None where a channel has none, as a relay."""
+    """The values of a layer's channels in one file; None for a channel without a value, such as a relay."""
 
     label: str
     style: int
@@ -34,7 +34,7 @@ def channel_chart(
     *,
     number: Callable[[float], str] = "{:.3g}".format,
 ) -> Chart:
-    """Return the chart of one layer; ``number`` says a value in words."""
+    """Return the chart of one layer; ``number`` formats a value as text."""
     is_sorted = len(files) > 1 or len(files[0].values) > MAX_BARS
     if is_sorted:
         caption += " Each file's channels, largest first." if len(files) > 1 else " Channels, largest first."
@@ -50,7 +50,7 @@ def channel_chart(
 
 
 class _Plot(NamedTuple):
-    """Where a chart of channels lies, in CSS pixels, and its largest value."""
+    """The plot area of a channel chart, in CSS pixels, and its largest value."""
 
     width: int
     height: int
@@ -103,7 +103,7 @@ def _sorted_curves(
         return LEFT + plot.plot_width * (0.5 if count == 1 else 0.02 + 0.96 * (rank - 1) / (count - 1))
 
     for rank in sorted({1, *(round(tick) for tick in nice_ticks(0, count, 4) if tick >= 1), count}):
-        # The last label must not touch the one before it.
+        # The last label must not overlap the one before it.
         if rank in (1, count) or (count - rank) / count > 0.08:
             parts.append(text_at(x_of(rank), plot.height - BOTTOM + 17, str(rank), "tick", "middle"))
     for index, one in enumerate(files):
@@ -126,7 +126,7 @@ def _sorted_curves(
 
 
 def _marked(count: int) -> set[int]:
-    """Ranks that have a mark: all of few channels, else some of them, evenly spaced."""
+    """Return the ranks that have a mark: all for few channels, else an evenly spaced selection."""
     if count <= _MARKS:
         return set(range(1, count + 1))
     return {1 + round(index * (count - 1) / (_MARKS - 1)) for index in range(_MARKS)}
@@ -138,7 +138,7 @@ def _axes(plot: _Plot, y_label: str, x_label: str) -> list[str]:
 
 
 def _channel_step(count: int, width: float) -> int:
-    """Every how many channels one has its number below it."""
+    """Return the spacing of the channel labels, in channels."""
     fits, step = max(1, int(width / 34)), 1
     while count / step > fits:
         step *= 2

@@ -1,8 +1,8 @@
-"""Charts of curves as inline SVG for a report, coloured by the page's CSS variables to follow light and dark.
+"""Charts of curves as inline SVG for a report, coloured by the page's CSS variables for light and dark themes.
 
-Each chart is drawn in several sizes (`SIZES`), because text in a scaled picture would be too small or too large; the
-page shows one of them. Series differ in colour and in the shape of their marks, or in their dashes.
-A mark says its values in a ``<title>``. The numbers of a chart go with it as CSV.
+Each chart is drawn in several sizes (`SIZES`), because scaling would make its text too small or too large; the page
+shows one of them. Series differ in colour and in the shape of their marks, or in their dashes.
+The values of a mark are in its ``<title>``. The numbers of a chart are included as CSV.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from loihi_convert.report.ticks import nice_ticks, tick_label
 SIZES: Final = {"wide": (1060, 380), "half": (520, 340), "narrow": (328, 290)}
 """Width and height, in CSS pixels, of a chart that has a wide page to itself, of one of two, and of one on a phone."""
 
-# Marks outside the frame that a caption names; of more it says how many there are.
+# A caption lists at most this many marks outside the frame; above that, it gives their number.
 _NAMED: Final = 3
 
 LEVEL: Final = "level"
@@ -29,7 +29,7 @@ LEVEL: Final = "level"
 
 
 class Mark(NamedTuple):
-    """One value: where it is, the words for it, and the ends of its interval, if it has one."""
+    """One value: its position, its text, and the ends of its interval, if it has one."""
 
     x: float
     y: float
@@ -39,24 +39,24 @@ class Mark(NamedTuple):
 
 
 class Series(NamedTuple):
-    """Marks of one kind.
+    """A series of marks.
 
     Parameters
     ----------
     label
-        For the legend.
+        The text in the legend.
     style
-        0..`svg.STYLES` - 1 for files; one of `svg.PAPER` or `svg.NEUTRAL` for what belongs to no file.
+        0..`svg.STYLES` - 1 for files; `svg.PAPER` or `svg.NEUTRAL` for series that do not belong to a file.
     marks
-        In the order in which they are joined.
+        The marks, in the order in which they are joined.
     line
-        How marks are joined: ``"solid"``, ``"dashed"``, ``"dotted"``, or ``""``: not at all.
+        The line between marks: ``"solid"``, ``"dashed"``, ``"dotted"``, or ``""`` for none.
     has_band
-        Whether intervals are drawn as a band, else as bars.
+        Whether intervals are drawn as a band instead of bars.
     emphasised
-        The x at which a mark is larger: the T that a file is balanced for.
+        The x of the enlarged mark: the T that a file is balanced for.
     is_line_only
-        Whether it joins places that other series mark.
+        Whether only the line is drawn, because other series mark the same points.
     """
 
     label: str
@@ -73,12 +73,12 @@ Levels = tuple[tuple[float, str], ...]
 
 
 class Axes(NamedTuple):
-    """What a chart's axes show; x is logarithmic.
+    """The axes of a chart; x is logarithmic.
 
     Parameters
     ----------
     x_label, y_label
-        With unit.
+        Labels with units.
     left, right, bottom, top
         Ranges.
     ticks
@@ -86,7 +86,7 @@ class Axes(NamedTuple):
     levels
         The CNN's accuracy, or error.
     last_tick
-        The largest labelled y: there are no accuracies above 100 %.
+        The largest labelled y; accuracies cannot exceed 100 %.
     """
 
     x_label: str
@@ -109,7 +109,7 @@ class LegendItem(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """A figure of a report: its pictures by name of `SIZES`, what stands around them, and its numbers as CSV."""
+    """A figure of a report: its pictures by name of `SIZES`, the texts around them, and its numbers as CSV."""
 
     title: str
     caption: str
@@ -119,7 +119,7 @@ class Chart(NamedTuple):
 
 
 def curve_chart(title: str, caption: str, series: Sequence[Series], axes: Axes) -> Chart:
-    """Return a chart of curves over a logarithmic axis; what lies outside the frame is said below the caption."""
+    """Return a chart of curves over a logarithmic axis; marks outside the frame are listed below the caption."""
     said = " ".join(text for text in (caption, outside(series, axes)) if text)
     legend = [LegendItem(one.label, _swatch(one), str(index)) for index, one in enumerate(series)]
     if axes.levels:
@@ -135,7 +135,7 @@ def curve_chart(title: str, caption: str, series: Sequence[Series], axes: Axes) 
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return CSV of ``rows``; numbers with six digits, None as an empty cell."""
+    """Return ``rows`` as CSV, with six digits per number and None as an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -145,7 +145,7 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def outside(series: Sequence[Series], axes: Axes) -> str:
-    """Return a sentence that names the marks that do not lie in the frame; empty where all do."""
+    """Return a sentence that lists the marks outside the frame; empty if there are none."""
     left_out = [mark for one in series if not one.is_line_only for mark in one.marks if not _is_inside(mark, axes)]
     if not left_out:
         return ""
@@ -173,7 +173,7 @@ def _curves(label: str, series: Sequence[Series], axes: Axes, width: int, height
     last = -math.inf
     for tick in axes.ticks:
         text = tick_label(tick)
-        # Neighbours must not touch; the first of two is kept.
+        # Neighbouring labels must not overlap; the first of the two is kept.
         if x_of(tick) - last < 8 + 7 * len(text):
             continue
         last = x_of(tick)
@@ -187,7 +187,7 @@ def _curves(label: str, series: Sequence[Series], axes: Axes, width: int, height
     ]
     inside = [f'<g data-series="{LEVEL}">{"".join(levels)}</g>'] if levels else []
     inside += [_one_curve(one, str(index), axes, x_of, y_of) for index, one in enumerate(series)]
-    # A nested svg clips what a picture does not show.
+    # A nested svg clips everything outside the frame.
     parts.append(
         '<svg x="{0}" y="{1}" width="{2}" height="{3}" viewBox="{0} {1} {2} {3}">'.format(
             LEFT - 7, TOP - 7, plot_width + 14, plot_height + 14
@@ -220,7 +220,7 @@ def _one_curve(
             shape = shape_path(series.style, x_of(mark.x), y_of(mark.y), 1.5 if mark.x == series.emphasised else 1.0)
             parts.append(f'<path class="mark" d="{shape}">{title}</path>')
         elif axes.left <= mark.x <= axes.right:
-            # An arrow at the edge behind which the point lies.
+            # An arrow at the edge, pointing to the mark outside the frame.
             is_below = mark.y < axes.bottom
             y, step = (y_of(axes.bottom) + 1, -7) if is_below else (y_of(axes.top) - 1, 7)
             arrow = f"M{x_of(mark.x):.1f} {y:.1f}l-4 {step}h8z"
@@ -229,14 +229,14 @@ def _one_curve(
 
 
 def _swatch(series: Series) -> Markup:
-    """The mark and the line of a series, for its legend."""
+    """Return the mark and line of a series, for its legend."""
     line = f'<path class="line {series.line}" d="M1 6H27"/>' if series.line else ""
     mark = "" if series.is_line_only else f'<path class="mark" d="{shape_path(series.style, 14, 6, 1.0)}"/>'
     group = f'<g class="{style_class(series.style)}">{line}{mark}</g>'
-    # Nothing in it comes from outside.
+    # It contains no text from a user's files.
     return Markup(f'<svg class="swatch" viewBox="0 0 28 12" aria-hidden="true">{group}</svg>')
 
 
 def legend_item(label: str, style: int, line: str, key: str) -> LegendItem:
-    """Return the line of a legend for a series of one style."""
+    """Return the legend entry of a series with this style."""
     return LegendItem(label, _swatch(Series(label, style, (), line)), key)

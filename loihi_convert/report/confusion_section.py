@@ -1,4 +1,4 @@
-"""Which classes are taken for which."""
+"""The section on confusions between classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_CLASSES: Final = 40
 
 
 def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
-    """Yield the confusion matrix of each file whose labels are known; those after the first are folded away."""
+    """Yield the confusion matrix of each file with known labels; all but the first are collapsed."""
     known = [(entry, found) for entry in entries if (found := entry.run.confusions.get(entry.file)) is not None]
     for index, (entry, found) in enumerate(known):
         block = _matrix(entry, found)
@@ -22,7 +22,7 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
 
 
 def _matrix(entry: Entry, found: Confusion) -> Block:
-    """The matrix, with the worst confusions in words; of too many classes only these."""
+    """Return the matrix and the worst confusions in words; with too many classes, only the latter."""
     wrong = int(found.counts.sum() - found.counts.trace())
     confused = sorted(
         (

@@ -1,4 +1,4 @@
-"""The layers of a network, what quantization did to each, and what each takes on a chip, as tables."""
+"""Tables of the layers of a network: structure, effects of quantization, and resources on a chip."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 
 
-# Places of one reason that are named; `--json` has all.
+# At most this many places are named per reason; `--json` lists all.
 _MAX_PLACES = 2
 
 
 def network_table(network: QuantizedNetwork) -> Table:
     """Return the layers of a network: output shape, neurons, bits of the largest weight, range of thresholds.
 
-    Relays are counted apart, and left out of bits and thresholds.
+    Relays are counted separately, and excluded from bits and thresholds.
     """
     has_relays = any(relay_count(layer.relay_of) for layer in network.layers)
     rows = [
@@ -54,7 +54,7 @@ def _threshold_range(layer: QuantizedLayer) -> str:
 def quantization_table(report: QuantizationReport) -> Table:
     """Return the bits, thresholds and clipping of each layer of an exported network.
 
-    For target loihi2 also what its grid changed in thresholds, and what keeps u from wrapping.
+    For target loihi2 it also shows how its grid changed the thresholds, and why u cannot wrap (proof or headroom).
     """
     is_chip = report.target == "loihi2"
     rows = [
@@ -92,10 +92,10 @@ def quantization_table(report: QuantizationReport) -> Table:
 
 
 def obstacle_table(obstacles: Sequence[Finding], name: str) -> Table:
-    """Return the places of the CNN ``name`` that cannot spike, one row for all that have the same reason."""
+    """Return the layers of the CNN ``name`` that cannot be converted, one row per reason."""
     places: dict[tuple[str, str], list[str]] = {}
     for finding in obstacles:
-        # The first error's hint also says how many there are.
+        # The first error's hint also gives the number of errors.
         places.setdefault((finding.found, finding.fix.split(".")[0]), []).append(finding.layer or name)
     rows = [
         {
@@ -139,7 +139,7 @@ def _proof(layer: LayerReport, image_count: int) -> str:
 
 
 def resource_table(chips: Chips) -> Table:
-    """Return what each layer of a network takes on Loihi 2."""
+    """Return the resources that each layer of a network needs on Loihi 2."""
     rows = [
         {
             "layer": layer.name,

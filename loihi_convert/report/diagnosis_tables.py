@@ -1,4 +1,4 @@
-"""Where the accuracy went, as tables: by cause and by layer."""
+"""Tables of the accuracy loss, by cause and by layer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CHANGED: Final = "changed, one thing after the other"
 
 
 def cause_table(diagnosis: Diagnosis) -> Table:
-    """Return the networks from the CNN to the file, with the loss of each relative to the one before it."""
+    """Return the networks from the CNN to the file, with the loss of each relative to the previous one."""
     rows = [
         {
             _CHANGED: "(the CNN)" if step.cause is None else CAUSES[step.cause],
@@ -34,7 +34,7 @@ def cause_table(diagnosis: Diagnosis) -> Table:
 
 
 def divergence_table(diagnosis: Diagnosis) -> Table:
-    """Return how far each layer is from the CNN at the main steps, and what it loses."""
+    """Return the deviation of each layer from the CNN at the main steps, and its loss."""
     counts = [step for step in diagnosis.stages if step.cause in ("levels", "initial_potential")]
     spikes = [step for step in diagnosis.stages if step.cause in ("timing", "input", "correction", "reset")]
     clipped, file = diagnosis.stages[1], diagnosis.stages[-1]

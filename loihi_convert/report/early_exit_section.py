@@ -1,4 +1,4 @@
-"""Early exit: what the chosen margin costs and saves, and accuracy against average T at every margin."""
+"""The section on early exit: costs and savings of the chosen margin, and accuracy against average T."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from loihi_convert.report.timestep_chart import timestep_chart
 
 
 def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
-    """Yield what is known of early exit; nothing where no run has evaluated it."""
+    """Yield the results of early exit; nothing if no run has evaluated it."""
     known = [(entry, early) for entry in entries if (early := entry.evaluation.early_exit) is not None]
     if not known:
         return
@@ -34,7 +34,7 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
 
 
 def _choices(known: Sequence[tuple[Entry, EarlyExit]]) -> str:
-    """What a margin may cost and on which images, once for each way to choose, with the files that chose so."""
+    """Return the rule for choosing a margin (permitted loss and images) and its files, one sentence per rule."""
     files: dict[str, list[str]] = {}
     for entry, early in known:
         files.setdefault(margin_cost(early.choice), []).append(entry.full_label)

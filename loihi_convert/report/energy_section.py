@@ -1,4 +1,4 @@
-"""What an inference is estimated to take, at each T, and every constant of the estimate with its source."""
+"""The section on estimated energy and time per inference at each T, with the source of every constant."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from loihi_convert.report.table import Table, table_of
 
 
 def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
-    """Yield the estimates of each file and what they include; nothing where no run has estimates."""
+    """Yield the estimates of each file and what they include; nothing if no run has estimates."""
     known = [(entry, energy) for entry in entries if (energy := entry.evaluation.energy) is not None]
     if not known:
         return

@@ -1,4 +1,4 @@
-"""One entry of the page per file of a run: its name there, its colour, and its results."""
+"""Page entries, one per file of a run: its label, its colour, and its results."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ class Entry:
     Parameters
     ----------
     label
-        Its name on the page; no other file of its data set has it.
+        Its name on the page, unique within its data set.
     style
         Colour and shape of its marks, the same in every chart of the page.
     is_alone
-        Whether the page is about one data set.
+        Whether the page contains only one data set.
     file
-        Its stem.
+        File name without suffix.
     neuron
-        Its neurons, a key of `NEURONS`; ``None`` if the run does not say.
+        Its kind of neurons, a key of `NEURONS`; ``None`` if not recorded.
     has_other_neurons
         Whether files of the same data set have other neurons.
     run, evaluation
-        Where it comes from, and its results.
+        Its run, and its results.
     """
 
     label: str
@@ -64,33 +64,33 @@ class Entry:
 
     @property
     def line(self) -> str:
-        """How its marks are joined, see `charts.Series`."""
+        """The line between its marks, see `charts.Series`."""
         return "solid" if self.style < 4 else "dashed"
 
     @property
     def full_label(self) -> str:
-        """The label where data sets stand together."""
+        """The label for tables and charts with several data sets."""
         return self.label if self.is_alone else f"{self.label} on {self.data}"
 
     @property
     def context(self) -> str:
-        """Data, images and, where files differ in it, neurons."""
+        """Data set, images and, if files differ in it, neurons."""
         neuron = f", {self.neuron or 'unknown'} neurons" if self.has_other_neurons else ""
         return f"{self.data}, {self.evaluation.image_count:,} images{neuron}"
 
     @property
     def point(self) -> Point:
-        """The results at its own T."""
+        """The results at its nominal T."""
         return self.evaluation.nominal_point
 
     @property
     def is_per_t(self) -> bool:
-        """Whether the run went on to the T that the thresholds are balanced for, and there are labels."""
+        """Whether the run reached the T that the thresholds are balanced for, and labels are known."""
         return self.point.timesteps == self.evaluation.timesteps and self.point.accuracy is not None
 
 
 class LeftOut(NamedTuple):
-    """A file that a later run has run again: its stem, the folder of the earlier run, and that of the later one."""
+    """A file that a later run repeated: its stem, and the folders of the earlier and the later run."""
 
     file: str
     run: StoredRun
@@ -98,10 +98,9 @@ class LeftOut(NamedTuple):
 
 
 def newest_of(runs: Sequence[StoredRun]) -> tuple[list[StoredRun], list[LeftOut]]:
-    """Return ``runs`` with the newest run alone of each file, and what that leaves out.
+    """Return ``runs`` reduced to the newest run of each file, and the omitted files.
 
-    Files are the same if their SHA-256 is, and they ran on the same data and backend. A run of which no file is left
-    is left out altogether.
+    Two files are the same if their SHA-256, data and backend are equal. A run without remaining files is omitted.
     """
     newest: dict[tuple[str, ...], StoredRun] = {}
     for run in runs:
@@ -124,7 +123,7 @@ def newest_of(runs: Sequence[StoredRun]) -> tuple[list[StoredRun], list[LeftOut]
 
 
 def _identity(run: StoredRun, file: str) -> tuple[str, ...] | None:
-    """What makes two runs of a file the same experiment; None where the file's SHA-256 was not recorded."""
+    """Return the key by which two runs of a file are the same experiment; None if its SHA-256 was not recorded."""
     sha256 = next((read.sha256 for read in run.manifest.files if Path(read.name).stem == file), None)
     return None if sha256 is None else (run.manifest.data, run.manifest.backend, file, sha256)
 
@@ -138,7 +137,7 @@ def entries_of(runs: Sequence[StoredRun]) -> list[Entry]:
     entries: list[Entry] = []
     for data, file, run in found:
         namesakes = [(one, other) for known, one, other in found if (known, one) == (data, file)]
-        # Folders of one name may lie in different places.
+        # Folders in different places may have the same name.
         label = _not_among({entry.label for entry in entries if entry.data == data}, _label(file, run, namesakes))
         entries.append(
             Entry(
@@ -156,23 +155,23 @@ def entries_of(runs: Sequence[StoredRun]) -> list[Entry]:
 
 
 def _label(file: str, run: StoredRun, namesakes: Sequence[tuple[str, StoredRun]]) -> str:
-    """The file's stem and, where others are called alike, what tells them apart: neurons, or else the run folder."""
+    """Return the file's stem and, if it is not unique, its neurons or else its run folder."""
     if len(namesakes) == 1:
         return file
     if len({_neuron_of(other, one) for one, other in namesakes}) == len(namesakes):
         return f"{file} ({_neuron_of(run, file) or 'unknown neurons'})"
-    # Run folders are called after their first file and the backend.
+    # Run folders are named after their first file and the backend.
     return run.name if run.name.startswith(f"{file}-{run.manifest.backend}-") else f"{file}, {run.name}"
 
 
 def _not_among(taken: Set[str], label: str) -> str:
-    """``label`` or, where that is taken, the first free one of ``label, 2``, ``label, 3`` and so on."""
+    """Return ``label`` or, if taken, the first free of ``label, 2``, ``label, 3`` and so on."""
     numbered = (f"{label}, {number}" for number in itertools.count(2))
     return next(one for one in itertools.chain([label], numbered) if one not in taken)
 
 
 def _neuron_of(run: StoredRun, file: str) -> str | None:
-    """What `export` recorded of a file's neurons, as one of `NEURONS`."""
+    """Return the kind of neurons that `export` recorded for a file, as one of `NEURONS`."""
     provenance = run.manifest.provenance.get(file, {})
     balance, quantize = (provenance.get(stage) for stage in ("balance", "quantize"))
     if not isinstance(balance, dict) or not isinstance(quantize, dict) or balance.get("reset") not in ("soft", "hard"):
@@ -180,12 +179,12 @@ def _neuron_of(run: StoredRun, file: str) -> str | None:
     if quantize.get("target") == "loihi2" and balance["reset"] == "soft":
         return NeuronModel.CIRCUIT.label
     model = NeuronModel(balance["reset"])
-    # Files of earlier versions have a threshold per channel.
+    # Files from earlier versions have one threshold per channel.
     if quantize.get("thresholds") == "scalar":
         return f"{model.label} scalar"
     return model.label if model is NeuronModel.SOFT else f"{model.label} array"
 
 
 def family_of(file: str) -> str:
-    """Return ``model`` of ``model-T4``: what `export` calls the files of one network for several T."""
+    """Return ``model`` for ``model-T4``: the common name that `export` gives the files of one network."""
     return re.sub(r"-T\d+$", "", file)

@@ -1,4 +1,4 @@
-"""Evaluations of a regression as a picture of error against latency, as `figure` draws accuracy."""
+"""The figure of error against latency for a regression, in the style of `figure`."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _STYLES: Final = {
 def error_figure(
     evaluations: Sequence[tuple[str, Evaluation]], title: str, *, note: str = "", width: Width = "screen"
 ) -> Figure | None:
-    """Return the picture of RMSE, the mean over outputs, against latency: a curve for one file, else a point per file.
+    """Return the figure of RMSE (mean over outputs) against latency: a curve for one file, else one point per file.
 
-    Without targets the error against the CNN's outputs takes its place; without either there is nothing to draw, and
-    None is returned. ``note`` says what else must be known, such as a seed.
+    Without targets it shows the error against the CNN's outputs; without either it is None. ``note`` is additional
+    information, such as a seed.
     """
     anytime = len(evaluations) == 1
     known = [(e, e.regression) for _, e in evaluations if e.regression is not None]
@@ -81,7 +81,7 @@ def error_figure(
 
 
 def _notes(evaluations: Sequence[Evaluation], *, anytime: bool) -> tuple[str, ...]:
-    """What the points are, and how many images they stand for."""
+    """Return a description of the points, and the number of images."""
     caption = per_t_caption(evaluations)
     balanced = f"Thresholds balanced for T = {evaluations[0].timesteps}, read after each step of one run"
     counts = " or ".join(f"{count:,}" for count in sorted({evaluation.image_count for evaluation in evaluations}))
@@ -93,6 +93,6 @@ def _own(evaluation: Evaluation) -> int:
 
 
 def _curve(points: Sequence[tuple[int, Errors | None]]) -> tuple[list[float], list[float]]:
-    """T, and the mean RMSE there, wherever it is known."""
+    """Return T and the mean RMSE at T wherever it is known."""
     known = [(float(timesteps), errors.mean.rmse) for timesteps, errors in points if errors is not None]
     return [t for t, _ in known], [rmse for _, rmse in known]

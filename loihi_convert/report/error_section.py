@@ -1,4 +1,4 @@
-"""Error against latency, of the regressions of one data set: charts, tables, and the card of one file."""
+"""The section on error against latency for the regressions of one data set: charts, tables, and a file's card."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from loihi_convert.report.table import Table
 
 
 def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
-    """Yield the error curves of the regressions of one data set, each file's tables, and the errors of each output."""
+    """Yield the error curves of the regressions of one data set, and the tables and output errors of each file."""
     has_targets = all(_at_own(entry).to_targets is not None for entry in entries)
     measure = "RMSE, in the CNN's units" if has_targets else "RMSE to the CNN's outputs"
     cnn = {r.cnn.mean.rmse for e in entries if (r := e.evaluation.regression) and r.cnn} if has_targets else set()
@@ -70,7 +70,7 @@ def card(entry: Entry, *, is_short: bool) -> Card:
 
 
 def words(entries: Sequence[Entry]) -> str:
-    """Return what the words of cards and tables mean."""
+    """Return explanations of the terms in cards and tables."""
     outputs = max(len(_regression(entry).output_names) for entry in entries)
     return (
         f"{error_caption(outputs)}. Float SNN: the same spiking network before rounding to Loihi's integers. SynOps, "

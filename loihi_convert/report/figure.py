@@ -1,8 +1,8 @@
-"""Evaluations as a picture of accuracy against latency.
+"""The figure of accuracy against latency.
 
-Two curves, never mixed. *Anytime*: one file, thresholds balanced for its T, potentials read after each step of one
-run. *Per T*: several files, each with one point, at the T it was balanced for. Early exit is drawn at its average T:
-a curve of many margins for one file, or the chosen margin of each file, joined to that file's point.
+A figure contains one of two kinds of curves. *Anytime*: one file, thresholds balanced for its T, potentials read after
+each step of one run. *Per T*: several files, each with one point, at the T it was balanced for. Early exit is drawn at
+its average T: a curve of many margins for one file, or the chosen margin of each file, joined to that file's point.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ _BEYOND: Final = 4
 
 
 class _Drawn(NamedTuple):
-    """One file, or the files of one network: points of the integers, of the float SNN, and of early exit.
+    """One file, or the files of one network: points of the integer network, of the float SNN, and of early exit.
 
-    ``cnn``: for each file, its name and the accuracy in % of its CNN on the images of the run.
+    ``cnn``: the name of each file, and the accuracy in % of its CNN on the images of the run.
     """
 
     label: str
@@ -58,10 +58,10 @@ class _Drawn(NamedTuple):
 def accuracy_figure(
     evaluations: Sequence[tuple[str, Evaluation]], title: str, *, note: str = "", width: Width = "screen"
 ) -> Figure | None:
-    """Return the picture of accuracy against latency: a curve for one file, a point per file for several.
+    """Return the figure of accuracy against latency: a curve for one file, one point per file for several.
 
-    Without labels the agreement with the CNN's classes takes the place of the accuracy; without either there is
-    nothing to draw, and None is returned. ``note`` says what else must be known, such as a seed.
+    Without labels it shows the agreement with the CNN's classes; without either it is None. ``note`` is additional
+    information, such as a seed.
     """
     size = SIZES[width]
     has_accuracy = any(point.accuracy is not None for _, evaluation in evaluations for point in evaluation.points)
@@ -115,7 +115,7 @@ def _anytime(name: str, evaluation: Evaluation, *, has_accuracy: bool) -> _Drawn
 
 
 def _per_t(evaluations: Sequence[tuple[str, Evaluation]], *, has_accuracy: bool) -> list[_Drawn]:
-    """The files of each network as one series; two files of one T are two series."""
+    """Return the files of each network as one series; two files for the same T are two series."""
     groups: list[tuple[str, dict[int, tuple[str, Evaluation]]]] = []
     for name, evaluation in evaluations:
         own, family = evaluation.nominal_point.timesteps, family_of(name)
@@ -145,7 +145,7 @@ def _family(files: dict[int, tuple[str, Evaluation]], *, has_accuracy: bool) -> 
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Names in few characters: model-T1, -T4, -T64."""
+    """Return an abbreviated list of names: model-T1, -T4, -T64."""
     families = [family_of(name) for name in names]
     shorter = [
         name.removeprefix(family) if index and name != family and family == families[index - 1] else name
@@ -169,7 +169,7 @@ def _cnn(files: Sequence[tuple[str, Evaluation]]) -> tuple[tuple[str, float], ..
 
 
 def _notes(evaluations: Sequence[tuple[str, Evaluation]], *, is_anytime: bool) -> tuple[str, ...]:
-    """What the points are, and how many images they stand for."""
+    """Return a description of the points, and the number of images."""
     counts = sorted({evaluation.image_count for _, evaluation in evaluations})
     images = f"n = {' or '.join(f'{count:,}' for count in counts)} images"
     if is_anytime:
@@ -193,7 +193,7 @@ def _outside(points: Sequence[FramePoint], shown: tuple[float, float, float]) ->
 
 
 def _draw_cnn(axes: Axes, cnn: Mapping[float, Sequence[str]]) -> None:
-    """A line for each CNN, labelled by its accuracy and, where there are several, by the files made from it."""
+    """Draw a line for each CNN, labelled by its accuracy and, if there are several, by the files made from it."""
     for index, (percent, names) in enumerate(cnn.items()):
         whose = f" of {_listed(names)}" if len(cnn) > 1 else ""
         style = ("-", (0, (5, 2)), (0, (1, 1.5)), "-.")[index % 4]
@@ -223,7 +223,7 @@ def _draw(axes: Axes, one: _Drawn, index: int, size: Size, *, is_anytime: bool) 
             color=_EARLY_COLOUR if is_anytime else colour,
             linestyle="-." if is_anytime else ":",
             marker="^",
-            # The second point is the file's own, which has a marker.
+            # The second point is the file's nominal point, which already has a marker.
             markevery=None if is_anytime else [0],
             label=_EARLY if is_first and number == 0 else None,
             zorder=4,

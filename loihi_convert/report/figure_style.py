@@ -1,4 +1,4 @@
-"""How figures look: colours, the widths of a screen and of a paper's column and page, and figures as files."""
+"""Style of figures: colours, widths for a screen and for a paper's column and page, and output as files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GRID_COLOUR: Final = "#DDDDDD"
 
 
 class Size(NamedTuple):
-    """A width in inches, what fits it (text in points, width of lines, size of markers), and dots an inch of a PNG."""
+    """A width in inches, its text size (points), line width and marker size, and the dots per inch of a PNG."""
 
     inches: float
     text: float
@@ -39,7 +39,7 @@ class Size(NamedTuple):
 
     @property
     def characters(self) -> int:
-        """About how many characters of small text fit one line."""
+        """The approximate number of characters of small text per line."""
         return int(self.inches * 72 / (0.5 * (self.text - 1)))
 
 
@@ -52,7 +52,7 @@ SIZES: Final[dict[Width, Size]] = {
 
 @contextlib.contextmanager
 def drawing(size: Size) -> Iterator[None]:
-    """Make what is drawn within of this size."""
+    """Apply the style of this size to everything drawn in the context."""
     import matplotlib
 
     with matplotlib.rc_context(
@@ -72,14 +72,14 @@ def drawing(size: Size) -> Iterator[None]:
 
 def new_figure(size: Size, height: float) -> Figure:
     """Return a figure of this width; ``height`` in inches."""
-    # The object API: pyplot would choose a window system, and keeps every figure alive.
+    # The object API is used because pyplot would choose a window system and keep every figure in memory.
     from matplotlib.figure import Figure
 
     return Figure(figsize=(size.inches, height), layout="constrained")
 
 
 def plain(axes: Axes) -> None:
-    """Leave only what is needed to read values: two axes, and lines at the labelled y."""
+    """Remove everything that is not needed to read values; two axes and grid lines at the labelled y remain."""
     axes.grid(axis="y", color=GRID_COLOUR, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -97,8 +97,8 @@ def timestep_axis(axes: Axes, ticks: Sequence[float], left: float, right: float)
 
 
 def add_titles(figure: Figure, axes: Axes, title: str, note: str, size: Size) -> None:
-    """Put a title above the figure and, in small text above ``axes``, what must be known to read it."""
-    # File names may hold a $, which would start mathematics.
+    """Put a title above the figure and, in small text above ``axes``, the notes needed to read it."""
+    # File names may contain a $, which would start math mode.
     figure.suptitle(
         textwrap.fill(title, int(0.75 * size.characters)),
         x=0.01,
@@ -111,7 +111,7 @@ def add_titles(figure: Figure, axes: Axes, title: str, note: str, size: Size) ->
 
 
 def add_legend(figure: Figure, axes: Axes, size: Size) -> None:
-    """Put the legend of ``axes`` below the figure, in as many columns as its labels leave room for."""
+    """Put the legend of ``axes`` below the figure, in as many columns as fit."""
     handles, labels = axes.get_legend_handles_labels()
     longest = int(0.8 * size.characters)
     folded = [textwrap.fill(label, longest) for label in labels]
@@ -123,15 +123,15 @@ def add_legend(figure: Figure, axes: Axes, size: Size) -> None:
 
 
 def image_bytes(figure: Figure, kind: Kind, *, dpi: int = 160) -> bytes:
-    """Return ``figure`` as a file, the same bytes for the same figure: no date, no random identifiers.
+    """Return ``figure`` as file contents, without a date or random identifiers, so that bytes are reproducible.
 
-    Drawing starts from the layout of the drawing before: for the same bytes, draw the kinds in the same order.
+    Drawing starts from the layout of the previous drawing: to get the same bytes, draw the formats in the same order.
     """
     import matplotlib
 
     image = io.BytesIO()
     metadata = {"png": None, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
-    # Type 42: text in a PDF stays text, which many journals ask for.
+    # Type 42 keeps text in a PDF as text, which many journals require.
     with matplotlib.rc_context({"svg.hashsalt": "loihi-convert", "pdf.fonttype": 42}):
         figure.savefig(image, format=kind, dpi=dpi, metadata=metadata)
     return image.getvalue()

@@ -1,4 +1,4 @@
-"""Figures as text, the same in the terminal and in a report; None, what is not known, stays None."""
+"""Numbers as text, in the same format for the terminal and for reports; None (unknown) stays None."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def percent_interval(interval: Interval | None) -> str | None:
 
 
 def neurons(count: int, relays: int) -> str:
-    """Return how many neurons a layer has, its relays apart: 6,272 + 3,136."""
+    """Return the number of neurons of a layer, with relays listed separately: 6,272 + 3,136."""
     return f"{count - relays:,} + {relays:,}" if relays else f"{count:,}"
 
 

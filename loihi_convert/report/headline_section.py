@@ -1,4 +1,4 @@
-"""The main results: a card for each of a few files and, for several, a table."""
+"""The section on the main results: a card per file if there are few, and a table for several."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_CARDS: Final = 8
 
 
 def blocks(entries: Sequence[Entry], left_out: Sequence[LeftOut]) -> Iterator[Block]:
-    """Yield the cards of a few files, the table of several, the runs left out, and what the words mean."""
+    """Yield the cards of a few files, the table of several, the omitted runs, and explanations of the terms."""
     if len(entries) <= MAX_CARDS:
         yield Cards(tuple(_card(entry, is_short=len(entries) > 1) for entry in entries))
     if len(entries) > 1:
@@ -36,7 +36,7 @@ def blocks(entries: Sequence[Entry], left_out: Sequence[LeftOut]) -> Iterator[Bl
 
 
 def _table(entries: Sequence[Entry]) -> Table:
-    """Return a row per file; the number of images is a column only where it differs."""
+    """Return one row per file; the number of images is a column only if it differs."""
     counts = {entry.evaluation.image_count for entry in entries}
     is_complete = all(entry.point.timesteps == entry.evaluation.timesteps for entry in entries)
     rows = []
@@ -57,7 +57,7 @@ def _table(entries: Sequence[Entry]) -> Table:
 
 
 def _left_out(left_out: Sequence[LeftOut]) -> str:
-    """Return which runs of a file are not shown, because a later run ran the same file again."""
+    """Return the runs that are omitted because a later run repeated the same file."""
     texts = [
         f"{one.file} in {one.run.name} ({one.run.manifest.utc_time[:16].replace('T', ' ')} UTC), run again in "
         f"{one.newest.name}"

@@ -1,4 +1,4 @@
-"""Layer by layer: firing rates and thresholds of the channels, and the work."""
+"""The section on layers: firing rates and thresholds of the channels, and the work per layer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Value = TypeVar("Value")
 
 
 def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
-    """Yield charts and tables of every layer; files of one data set and of equal layers stand together."""
+    """Yield charts and tables of every layer; files with the same data set and the same layers share them."""
     external = sorted({e.run.name for e in entries if _is_external(e.run)})
     missing = {e.run.name for e in entries if e.run.firing_rates is None or e.run.thresholds is None}
     if older := sorted(missing.difference(external)):
@@ -61,7 +61,7 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
 
 
 def _is_external(run: StoredRun) -> bool:
-    """Whether another tool wrote the file: then `run` records firing rates, but no thresholds and no provenance."""
+    """Whether another tool wrote the file; `run` then records firing rates, but not thresholds or provenance."""
     return run.firing_rates is not None and run.thresholds is None and not run.manifest.provenance
 
 
@@ -168,11 +168,11 @@ def _own_neurons(entry: Entry, layer: str) -> ChannelThresholds | None:
 
 
 def _real_thresholds(neurons: ChannelThresholds) -> Iterator[float | None]:
-    """The float thresholds that were rounded or, if not recorded, integer x scale; None: the channel never fires."""
+    """Return the float thresholds before rounding or, if not recorded, integer x scale; None: never fires."""
     is_recorded = any(real is not None for real in neurons.real)
     for integer, real, scale in zip(neurons.integers, neurons.real, neurons.scales, strict=True):
         if real is None:
-            # Where a layer has one threshold, a channel that never fires has it, too.
+            # If a layer has a single threshold, it also applies to a channel that never fires.
             yield None if is_recorded or integer >= NEVER_FIRES else integer * scale
         else:
             yield real

@@ -1,4 +1,4 @@
-"""The kinds of neurons side by side: what the hardware's costs against ours, at each T."""
+"""The section that compares the kinds of neurons at each T: the hardware's neurons against soft-reset neurons."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from loihi_convert.report.table import Table
 
 
 def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
-    """Yield a row per T and a column per kind of neuron; nothing where all files of the data set are of one kind."""
+    """Yield one row per T and one column per kind of neuron; nothing if all files of the data set have one kind."""
     measured = [entry for entry in entries if entry.is_per_t and entry.neuron is not None]
     kinds = [kind for kind in NEURONS if any(entry.neuron == kind for entry in measured)]
     if len(kinds) < 2:

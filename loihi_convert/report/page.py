@@ -1,6 +1,6 @@
-"""A page of sections and blocks, and the page as one HTML file and as Markdown, by the templates beside it.
+"""A page of sections and blocks, written as one HTML file and as Markdown with the templates in this folder.
 
-Texts in blocks are plain: the templates escape them, so that no name in a run folder can become markup.
+Texts in blocks are plain. The templates escape them, so that a name in a run folder cannot become markup.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Card:
-    """The main results of one file: a large one, and (name, value) pairs below it; ``style``: the file's colour."""
+    """The main results of one file: one in large type, and (name, value) pairs; ``style`` is the file's colour."""
 
     title: str
     style: int
@@ -67,7 +67,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Charts side by side where there is room."""
+    """Charts, placed side by side if there is room."""
 
     kind: ClassVar = "charts"
     charts: tuple[Chart, ...]
@@ -82,7 +82,7 @@ class Matrix:
     confusion: Confusion
 
     def shade(self, row: int, column: int) -> float:
-        """How strongly a cell is coloured, 0..1: right answers by their share of the class, wrong ones by the most."""
+        """The shade of a cell, 0..1: correct ones relative to the class, wrong ones relative to the largest error."""
         counts = self.confusion.counts
         if row == column:
             return float(counts[row, row] / max(1, counts[row].sum()))
@@ -101,7 +101,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Code:
-    """Text as a machine wrote it."""
+    """Preformatted text, such as a command or its output."""
 
     kind: ClassVar = "code"
     text: str
@@ -109,7 +109,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Details:
-    """Blocks that are shown when asked for."""
+    """Collapsible blocks."""
 
     kind: ClassVar = "details"
     summary: str
@@ -121,7 +121,7 @@ Block = Paragraph | Heading | Cards | Table | Picture | Pictures | Matrix | Fact
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page: the name by which a link finds it, its title, what is in it."""
+    """A section of a page: its anchor, its title, and its blocks."""
 
     name: str
     title: str
@@ -130,7 +130,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole report; ``verdict``: its main results, a sentence for each data set."""
+    """A whole report; ``verdict`` states its main results, one sentence per data set."""
 
     title: str
     verdict: tuple[str, ...]
@@ -139,12 +139,12 @@ class Page:
 
 
 def html(page: Page) -> str:
-    """Return ``page`` as one HTML file that loads nothing."""
+    """Return ``page`` as one self-contained HTML file."""
     return _environment(escapes=True).get_template("report.html.jinja").render(page=page)
 
 
 def markdown(page: Page) -> str:
-    """Return ``page`` as Markdown: everything but the charts, whose values stand in tables."""
+    """Return ``page`` as Markdown without the charts, whose values are in the tables."""
     text = _environment(escapes=False).get_template("report.md.jinja").render(page=page)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
@@ -163,5 +163,5 @@ def _environment(*, escapes: bool) -> jinja2.Environment:
 
 
 def _plain(text: str) -> str:
-    """``text`` as Markdown that shows just it."""
+    """Return ``text`` escaped for Markdown."""
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))

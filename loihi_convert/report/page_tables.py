@@ -1,4 +1,4 @@
-"""What a page says of a file at one T: accuracy first, its interval in the same cell."""
+"""Table cells for one file at one T: accuracy first, with its interval in the same cell."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def accuracy_cell(point: Point) -> str | None:
 
 
 def page_cells(evaluation: Evaluation, point: Point) -> dict[str, str | None]:
-    """Return what is known of one file at one T, by the header of its column."""
+    """Return the known results of one file at one T, by column header."""
     return {
         "accuracy %\n95 % interval": accuracy_cell(point),
         **error_cells(evaluation.regression, point),

@@ -1,8 +1,8 @@
-"""What the paper found: every cell of its tables, to be put beside ours (Ngu & Lee 2022, doi:10.3390/app12115749).
+"""The paper's results: every cell of its tables, for comparison (Ngu & Lee 2022, doi:10.3390/app12115749).
 
-The numbers stand in ``paper.csv``; methods bear the names of `--balance`. An accuracy that is missing could not be
-measured, says the paper. Table A2 has 96.28 at T = 32, alpha 0.4, where its neighbours have 99.2: probably a misprint
-of 99.28; it is kept as printed.
+The numbers are in ``paper.csv``; methods have the names used by `--balance`. According to the paper, missing accuracies
+could not be measured. Table A2 has 96.28 at T = 32, alpha 0.4, while its neighbours have 99.2. This is probably a
+misprint of 99.28; it is kept as printed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Cell:
     data
         ``"mnist"``, ``"fashion-mnist"`` or ``"cifar10"`` (there VGG-16).
     method
-        As `--balance` calls it, or `CNN`.
+        The name used by `--balance`, or `CNN`.
     reset
         ``"soft"`` or ``"hard"``; ``None`` for the CNN.
     alpha
@@ -41,7 +41,7 @@ class Cell:
     timesteps
         T; ``None`` for the CNN.
     accuracy
-        In %; ``None`` where the paper has none.
+        In %; ``None`` if the paper does not give one.
     """
 
     table: str
@@ -77,5 +77,5 @@ def table(name: str) -> tuple[Cell, ...]:
 
 
 def cnn_accuracy(data: str) -> float | None:
-    """Return the accuracy of the paper's CNN on this data, in %; ``None`` where it has none."""
+    """Return the accuracy of the paper's CNN on this data set, in %; ``None`` if the paper does not give one."""
     return next((cell.accuracy for cell in table("headline") if (cell.data, cell.method) == (data, CNN)), None)

@@ -1,4 +1,4 @@
-"""The picture of a run: accuracy, or the error of a regression, against latency; as a figure, and as files."""
+"""The figure of a run, accuracy or regression error against latency, as a matplotlib figure and as files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NAMED: Final = 4
 def run_figure(
     evaluations: Sequence[tuple[str, Evaluation]], title: str, *, note: str = "", width: Width = "screen"
 ) -> Figure | None:
-    """Return `error_figure` for regressions, else `accuracy_figure`; None where there is nothing to draw."""
+    """Return `error_figure` for regressions, else `accuracy_figure`; None if there is nothing to draw."""
     draw = error_figure if _are_regressions(evaluations) else accuracy_figure
     return draw(evaluations, title, note=note, width=width)
 
@@ -36,7 +36,7 @@ def run_figure(
 def run_pictures(
     evaluations: Sequence[tuple[str, Evaluation]], data: str, provenance: Provenance | None = None
 ) -> dict[str, bytes]:
-    """Return ``accuracy.svg`` and ``accuracy.png``, or ``error.svg`` and ``error.png``, by name; {} where None."""
+    """Return ``accuracy.svg`` and ``.png``, or ``error.svg`` and ``.png``, by name; {} if there is nothing to draw."""
     figure = run_figure(evaluations, _title(evaluations, data), note=_seeds(provenance or {}))
     if figure is None:
         return {}
@@ -45,7 +45,7 @@ def run_pictures(
 
 
 def write_figure(folders: Sequence[Path], output: Path, *, width: Width = "screen", overwrite: bool = False) -> Path:
-    """Write the picture of some run folders of one data set, the newest run of each file, to ``output``.
+    """Write the figure of run folders of one data set, with the newest run of each file, to ``output``.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def _title(evaluations: Sequence[tuple[str, Evaluation]], data: str) -> str:
 
 
 def _seeds(provenance: Provenance) -> str:
-    """The seeds with which the CNNs were trained, as far as these are recorded."""
+    """Return the training seeds of the CNNs that are recorded."""
     models = [stages.get("model") for stages in provenance.values()]
     found = {model.get("seed") for model in models if isinstance(model, Mapping)} - {None}
     return f"CNN trained with seed {' or '.join(map(str, sorted(found, key=str)))}" if found else ""

@@ -1,4 +1,4 @@
-"""How each run, and each file of it, was made."""
+"""The section on the provenance of each run and its files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from loihi_convert.runs.stored_run import StoredRun
 
 
 def blocks(runs: Sequence[StoredRun]) -> Iterator[Block]:
-    """Yield what the manifests say; of several runs each is folded away."""
+    """Yield the contents of the manifests; if there are several runs, each is collapsed."""
     if len(runs) == 1:
         yield from _how_it_was_made(runs[0])
     else:
@@ -54,7 +54,7 @@ def _how_it_was_made(run: StoredRun) -> Iterator[Block]:
 
 
 def _recorded(run: StoredRun, file: str, stage: str, key: str) -> str:
-    """What the provenance of a file says, if it says so; other versions record other things."""
+    """Return an entry of a file's provenance as text, or ""; versions differ in the entries they record."""
     found = run.manifest.provenance.get(file, {}).get(stage)
     value = found.get(key) if isinstance(found, dict) else None
     return "" if value is None else str(value)

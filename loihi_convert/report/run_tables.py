@@ -1,7 +1,7 @@
-"""What a run measured, as tables: accuracy or errors, layers, early exit, energy.
+"""Tables of the results of a run: accuracy or errors, layers, early exit, energy.
 
-Two kinds of accuracy, never mixed. *Anytime*: one file, thresholds balanced for its T, its output read after each step
-of one run. *Per T*: several files, each with one row, at the T it was balanced for.
+A table contains one of two kinds of accuracy. *Anytime*: one file, thresholds balanced for its T, its output read after
+each step of one run. *Per T*: several files, each with one row, at the T it was balanced for.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Figures = Sequence[tuple[str, Evaluation]]
 
 
 def point_cells(evaluation: Evaluation, point: Point) -> dict[str, str | None]:
-    """Return what is known of one file at one T, by the header of its column."""
+    """Return the known results of one file at one T, by column header."""
     return {
         "T": str(point.timesteps),
         "T +\ndepth": str(point.global_steps),
@@ -53,7 +53,7 @@ def point_cells(evaluation: Evaluation, point: Point) -> dict[str, str | None]:
 
 
 def error_cells(regression: Regression | None, point: Point) -> dict[str, str | None]:
-    """Return the errors of a regression: means over its outputs, and the worst of them; all None for classes."""
+    """Return the errors of a regression: means over outputs, and the worst output; all None for a classifier."""
     at = None if regression is None else regression.at(point.timesteps)
     found, to_cnn, floating = (at.to_targets, at.to_cnn, at.float_to_targets) if at else (None, None, None)
     cnn = regression.cnn if regression else None
@@ -71,7 +71,7 @@ def error_cells(regression: Regression | None, point: Point) -> dict[str, str | 
 
 
 def output_table(evaluation: Evaluation) -> Table | None:
-    """Return the errors of each output at the nominal T, and their means; None for classes."""
+    """Return the errors of each output at the nominal T, and their means; None for a classifier."""
     regression = evaluation.regression
     if regression is None:
         return None
@@ -132,7 +132,7 @@ def _accuracy_caption(evaluation: Evaluation) -> Iterable[str]:
 
 
 def worst_output(regression: Regression, point: RegressionPoint) -> str:
-    """Return the output of the lowest R^2 in words; empty where there is only one."""
+    """Return a sentence on the output with the lowest R^2; empty if there is only one output."""
     judged = point.to_targets or point.to_cnn
     if judged is None or len(judged.outputs) < 2:
         return ""
@@ -142,7 +142,7 @@ def worst_output(regression: Regression, point: RegressionPoint) -> str:
 
 
 def _relay_notes(evaluation: Evaluation) -> Iterable[str]:
-    """The share of relays in the work after the last step; nothing without relays."""
+    """Return the share of relays in the work after the last step; nothing without relays."""
     if not evaluation.has_relays:
         return
     last = evaluation.points[-1]
@@ -159,7 +159,7 @@ def _relay_notes(evaluation: Evaluation) -> Iterable[str]:
 
 
 def error_caption(outputs: int) -> str:
-    """Return in words what the errors of a regression are."""
+    """Return an explanation of the errors of a regression."""
     means = f"; means over {outputs} outputs" if outputs > 1 else ""
     return f"RMSE: root mean squared error, in the CNN's units; {_R2}: 1 is exact, 0 as good as a constant{means}"
 
@@ -176,7 +176,7 @@ def per_t_table(figures: Figures) -> Table:
 
 
 def per_t_caption(evaluations: Iterable[Evaluation]) -> str:
-    """Return in words at which T the figures of several files stand: that of their `Evaluation.nominal_point`."""
+    """Return a sentence on the T of the results of several files: that of their `Evaluation.nominal_point`."""
     caption = "one file per T, each read at the T its thresholds are balanced for"
     is_complete = all(evaluation.nominal_point.timesteps == evaluation.timesteps for evaluation in evaluations)
     return caption if is_complete else f"{caption}, or the last T of its run"
@@ -191,11 +191,11 @@ def layer_table(
 ) -> Table:
     """Return firing rates, thresholds and work per layer at ``point``, by default the last T.
 
-    ``rates`` and ``thresholds`` give what is known of the channels of a layer but relays, by its name.
+    ``rates`` and ``thresholds`` hold the known values of a layer's channels (without relays), by layer name.
     """
     point = evaluation.points[-1] if point is None else point
     has_thresholds = any(thresholds(layer.name) for layer in evaluation.layers)
-    # The last layer has no synapse after it; where it only integrates, it has no firing rate either.
+    # No synapse follows the last layer; if it only integrates, it does not have a firing rate either.
     reached = (None, *(f"{operations:,.0f}" for operations in point.synaptic_operations_per_layer), None)
     spiking = len(point.firing_rate)
     rows = []
@@ -235,7 +235,7 @@ def _range(values: Sequence[float], text: Callable[[float], str | None]) -> str:
 
 
 def early_exit_table(figures: Figures) -> Table | None:
-    """Return what stopping early gives, one row per file that has an `EarlyExit`, or None where none has."""
+    """Return the results of early exit, one row per file with an `EarlyExit`; None if there are none."""
     known = [(name, evaluation.early_exit) for name, evaluation in figures if evaluation.early_exit is not None]
     if not known:
         return None
@@ -265,13 +265,13 @@ def _exit_cells(early_exit: EarlyExit) -> dict[str, str | None]:
 
 
 def margin_cost(choice: MarginChoice) -> str:
-    """Return what a margin may cost, and on which images: "0.1 points of accuracy on 2,000 validation images"."""
+    """Return the permitted loss of a margin and its images: "0.1 points of accuracy on 2,000 validation images"."""
     measure = "points of accuracy" if choice.by_labels else "% of the classes after T"
     return f"{choice.tolerance_points:g} {measure} on {choice.image_count:,} {choice.split} images"
 
 
 def energy_cells(energy: Energy, one: Estimate) -> dict[str, str | None]:
-    """Return one file's estimate at one T, by the header of its column."""
+    """Return one file's estimate at one T, by column header."""
     return {
         "T": str(one.timesteps),
         "SynOps\n/image": count(one.synaptic_operations),
@@ -286,7 +286,7 @@ def energy_cells(energy: Energy, one: Estimate) -> dict[str, str | None]:
 
 
 def _relay_share(one: Estimate) -> str | None:
-    """The part of Loihi 1's energy that relays take, at the low and at the high end."""
+    """Return the share of relays in Loihi 1's energy, at the low and at the high end."""
     return _span(_relay_shares(one)) if one.relay_membrane_updates and one.relay_loihi1_joules else None
 
 
@@ -300,10 +300,10 @@ def _span(shares: Sequence[float]) -> str:
 
 
 def energy_table(figures: Figures) -> Table | None:
-    """Return what an inference is estimated to take, or None where no evaluation has an estimate.
+    """Return the estimated energy and time per inference, or None if no evaluation has an estimate.
 
-    For one file, a row per reported T; for several, one row each, at the T its thresholds are for. The spikes
-    are left out, and the CNN and the share of relays stand in the caption, so that the table fits 80 columns.
+    One file has a row per reported T; several files have one row each, at the T of their thresholds. To fit 80 columns,
+    spikes are omitted, and the CNN and the share of relays are in the caption.
     """
     known = [(name, evaluation, evaluation.energy) for name, evaluation in figures if evaluation.energy is not None]
     if not known:
@@ -314,7 +314,7 @@ def energy_table(figures: Figures) -> Table | None:
         for one in energy.estimates
         if len(figures) == 1 or one.timesteps == evaluation.nominal_point.timesteps
     ]
-    # Weights that are rounded to 0 differ between files.
+    # The number of weights that round to 0 differs between files.
     low, high = zip(*(energy.cnn_arithmetic_joules for _, _, energy in known), strict=True)
     left_out = ("spikes\n/image", "relays'\nshare %", "the CNN's\narithmetic")
     boundaries = dict.fromkeys(energy.boundary for _, _, energy in known)

@@ -15,7 +15,7 @@ STYLES: Final = 8
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 30, 44
 """CSS pixels around what is plotted."""
 
-# Corners of each style's mark around its place; a circle has none.
+# Corners of each style's mark relative to its centre; a circle does not have any.
 _SHAPES: Final[tuple[tuple[tuple[float, float], ...], ...]] = (
     (),
     ((-3.6, -3.6), (3.6, -3.6), (3.6, 3.6), (-3.6, 3.6)),
@@ -37,8 +37,8 @@ _OTHER_CLASSES: Final = {-1: "paper1", -2: "paper2", NEUTRAL: "neutral"}
 
 
 def picture(label: str, parts: Sequence[str], width: int, height: int) -> Markup:
-    """Return a whole picture of ``parts``; ``label`` is what is read out for it."""
-    # Every text in it has been escaped where it was put in.
+    """Return a complete picture of ``parts``; ``label`` is its text for screen readers."""
+    # Every text in it was escaped when it was inserted.
     return Markup(
         f'<svg role="img" aria-label="{escape(label)}" viewBox="0 0 {width} {height}" width="{width}" '
         f'height="{height}">{"".join(parts)}</svg>'
@@ -56,7 +56,7 @@ def y_axis(label: str, ticks: Sequence[float], y_of: Callable[[float], float], w
 
 
 def text_at(x: float, y: float, text: str, kind: str, anchor: str) -> str:
-    """Return ``text`` at (x, y), of CSS class ``kind``; ``anchor``: which part of it is there."""
+    """Return ``text`` at (x, y) with CSS class ``kind``; ``anchor`` is the part of the text at (x, y)."""
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 

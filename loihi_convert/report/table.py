@@ -1,4 +1,4 @@
-"""A table of texts, defined once and shown in a terminal, in a notebook, and by `page` in HTML and Markdown."""
+"""A table of texts that can be shown in a terminal, in a notebook, and by `page` as HTML and Markdown."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of texts. Texts are plain: nothing in them is read as markup.
+    """Rows of plain texts, which are never interpreted as markup.
 
     Attributes
     ----------
     caption
-        What must be known to read it. May be empty.
+        Information needed to read the table. May be empty.
     headers
         One per column, with line breaks.
     rows
-        As many cells each as there are headers.
+        One cell per header in each row.
     text_columns
         Columns that hold words, from the left; the others hold numbers.
     title
-        What it is about. May be empty.
+        The subject of the table. May be empty.
     has_total
         Whether the last row sums up the others.
     """
@@ -45,13 +45,13 @@ class Table:
         return ": ".join(text for text in (self.title, self.caption) if text)
 
     def __rich__(self) -> RichTable:
-        """Return the table as rich prints it; words are folded where the terminal is narrow, but in column 1."""
+        """Return the table as a rich object; in a narrow terminal, words wrap in all columns except the first."""
         from rich import box
         from rich.table import Table as RichTable
         from rich.text import Text
 
         table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, title_justify="left", caption_justify="left")
-        # Given as Text: rich reads markup in a str, and a name may hold any character.
+        # Passed as Text because rich interprets markup in a str, and a name may contain any character.
         table.title = Text(self.title, style="table.title") if self.title else None
         table.caption = Text(self.caption, style="table.caption") if self.caption else None
         for index, header in enumerate(self.headers):
@@ -69,7 +69,7 @@ class Table:
         return table
 
     def _repr_html_(self) -> str:
-        """Return the table as a notebook shows it."""
+        """Return the table as HTML for a notebook."""
 
         def line(tag: str, texts: Sequence[str]) -> str:
             return f"<tr>{''.join(f'<{tag}>{html.escape(text)}</{tag}>' for text in texts)}</tr>"
@@ -79,7 +79,7 @@ class Table:
 
 
 def notebook_html(text: str, *tables: Table) -> str:
-    """Return lines of text and tables as a notebook shows them."""
+    """Return lines of text and tables as HTML for a notebook."""
     lines = "<br>".join(html.escape(line) for line in text.splitlines())
     return f"<p>{lines}</p>{''.join(table._repr_html_() for table in tables)}"
 
@@ -92,10 +92,10 @@ def table_of(
     caption: str = "",
     has_total: bool = False,
 ) -> Table:
-    """Return a table of the columns in which anything is known.
+    """Return a table without the columns in which every value is unknown.
 
-    ``rows`` have a cell by the header of each column, None where it is unknown. ``words`` are the headers of columns
-    that hold words; these come first.
+    ``rows`` map column headers to cells; None means unknown. ``words`` are the headers of columns that hold words;
+    these come first.
     """
     headers = tuple(header for header in (rows[0] if rows else ()) if any(row[header] is not None for row in rows))
     return Table(

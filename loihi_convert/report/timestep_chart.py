@@ -1,4 +1,4 @@
-"""Charts of accuracy over time steps, zoomed in on what happens near the best."""
+"""Charts of accuracy over time steps, zoomed to the range near the best."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def timestep_chart(
     measure: str,
     x_label: str = "latency T, time steps",
 ) -> Chart:
-    """Return the chart, in per cent. The files decide the frame: marks of the paper may lie outside it."""
+    """Return the chart, in per cent. The frame fits the files; marks of the paper may be outside it."""
     framing = [one for one in series if one.style >= 0]
     points = [FramePoint(m.x, m.y, *_interval(m)) for one in framing for m in one.marks]
     own = {(m.x, m.y) for one in framing for m in one.marks if m.x == one.emphasised}
     shown = frame(points, [value for value, _ in levels], own)
     steps = sorted({mark.x for one in series for mark in one.marks})
-    # An average T is rarely a whole number.
+    # An average T is rarely an integer.
     whole = {t for t in steps if t == int(t)}
     whole |= {2.0**exponent for exponent in range(64) if steps[0] <= 2**exponent <= steps[-1]}
     axes = Axes(

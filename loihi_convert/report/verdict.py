@@ -1,4 +1,4 @@
-"""The main result of the runs of one data set in a sentence or two."""
+"""The main result of the runs of one data set, in one or two sentences."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TOLERANCE: Final = 0.2
 
 
 def verdict(entries: Sequence[Entry]) -> str:
-    """Return what the runs of one data set show: the file that loses little at the least work, or the best error."""
+    """Return the main result: the file with little loss and the least work, or for regressions the smallest error."""
     if any(entry.evaluation.regression is not None for entry in entries):
         return _of_regressions([entry for entry in entries if entry.evaluation.regression is not None])
     measured = [entry for entry in entries if entry.point.accuracy is not None]
@@ -71,7 +71,7 @@ def _without_labels(entries: Sequence[Entry]) -> str:
 
 
 def _name(entry: Entry, entries: Sequence[Entry]) -> str:
-    """The file's T where that tells it from the others, else its label as well."""
+    """Return the file's T if that identifies it, else also its label."""
     families = {(family_of(one.file), one.neuron) for one in entries}
     steps = [one.point.timesteps for one in entries]
     own = f"T = {entry.point.timesteps}"
@@ -89,7 +89,7 @@ def _work(entry: Entry) -> float:
 
 
 def _share(less: Entry, more: Entry) -> str:
-    """The work of one as a part of that of the other: 1/11, or 83 %."""
+    """Return the work of one file as a share of the other's: 1/11, or 83 %."""
     ratio = _work(more) / _work(less) if _work(less) else 0.0
     if not ratio:
         return "none"

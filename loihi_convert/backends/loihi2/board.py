@@ -1,4 +1,4 @@
-"""Which Loihi 2 a run is for, as Lava and SLURM name it."""
+"""The Loihi 2 board for a run, as named by Lava and SLURM."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ NOT_INSTALLED: Final = (
 
 
 def require_extension(lava_python: str | None) -> None:
-    """Raise a `PlatformError` if the extension is not installed here; ``lava_python``: Lava is in another interpreter,
-    which only a run can ask."""
+    """Raise a `PlatformError` if the extension is not installed here. With ``lava_python``, Lava is in another
+    interpreter, and only a run can detect a missing extension."""
     if lava_python is None and not is_extension_installed():
         raise PlatformError(NO_EXTENSION, where="loihi2", hint=NOT_INSTALLED)
 
 
 @dataclass(frozen=True)
 class Board:
-    """Where to run.
+    """The board to run on.
 
     Parameters
     ----------
     generation
         One of `GENERATIONS`.
     partition, name
-        Of SLURM's, and of one board; ``None``: any.
+        A SLURM partition, and the name of one board; ``None``: any.
     address
-        Of a board's host on the network, which is then used without SLURM; ``None``: through SLURM.
+        Network address of a board's host, which is used without SLURM; ``None``: use SLURM.
     """
 
     generation: str = "N3B3"
@@ -54,7 +54,7 @@ class Board:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that Lava's ``use_slurm_host`` or ``use_ethernet_host`` sets for it."""
+        """The environment variables that Lava's ``use_slurm_host`` or ``use_ethernet_host`` sets for it."""
         if self.address is not None:
             return {"NOSLURM": "1", "NXSDKHOST": self.address, "LOIHI_GEN": self.generation}
         named = {"PARTITION": self.partition, "BOARD": self.name}
@@ -68,15 +68,15 @@ def chosen_board(
     generation: str | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> Board:
-    """Return the board that the options name; what they leave open, PARTITION, BOARD and LOIHI_GEN say.
+    """Return the board named by the options or, where they are not given, by PARTITION, BOARD and LOIHI_GEN.
 
-    A board is named by its partition or by its own name: Lava's ``use_slurm_host`` takes one of them. Without any of
-    them, and without SLURM, a host named by NXSDKHOST is used directly.
+    A board is named by its partition or by its own name, because Lava's ``use_slurm_host`` takes only one of them.
+    Without either, and without SLURM, the host in NXSDKHOST is used directly.
 
     Raises
     ------
     UsageError
-        If there is no such generation of Loihi 2, both partition and name are given, or a name holds other characters.
+        If the generation is unknown, both partition and name are given, or a name contains other characters.
     """
     generation = generation or environment.get("LOIHI_GEN") or "N3B3"
     if generation not in GENERATIONS:
@@ -96,7 +96,7 @@ def chosen_board(
         partition = partition or environment.get("PARTITION") or None
     address = environment.get("NXSDKHOST") or None
     for parameter, value in (("partition", partition), ("board", name), ("NXSDKHOST", address)):
-        # They end up in a shell script.
+        # These values are written to a shell script.
         if value is not None and not re.fullmatch(r"[\w.:,-]+", value):
             raise UsageError(
                 f"found {value!a}", where=parameter, expected="must consist of letters, digits and _ . : , -"

@@ -1,7 +1,7 @@
 """Backend `loihi2`: the network of stock Processes on a Loihi 2 board, in the same host process as `sim`.
 
-**It has never run on a chip.** What it does there is written against what Intel and others have published of the Lava
-extension for Loihi (`hardware.py` names it), and all but that file is what `sim` runs with ``--neuron stock``.
+**It has never run on a chip.** The board-specific part is in `hardware.py`, which lists its published sources on the
+Lava extension for Loihi. Everything else is the code that `sim` runs with ``--neuron stock``.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ STALL_SECONDS: Final = 1800.0
 class Loihi2Backend(LavaBackend):
     """Runs exported files of target loihi2 on a board.
 
-    The u of every layer is read after every step, so that all of it can be compared with `ref`: slow, and no measure of
-    the chip. Its time and energy are what ``profile`` measures, in an additional run without interruptions.
+    The u of every layer is read after every step, so that it can be compared with `ref`. This is slow and does not
+    represent the chip's speed. ``profile`` measures time and energy in an additional run without interruptions.
 
     Parameters
     ----------
     options
-        ``board``, by default what the environment says; ``profile``, an additional run with Lava's profiler;
+        ``board``, by default from the environment; ``profile``, an additional run with Lava's profiler;
         ``lava_python`` and ``leak`` as in `LavaBackend`.
     """
 

@@ -1,19 +1,19 @@
-"""What differs on a Loihi 2 board from the simulator; the only file that knows the Lava extension for Loihi.
+"""Board-specific parts of a run on Loihi 2; the only file that uses the Lava extension for Loihi.
 
-Used in the process in which Lava lives, and only there. The extension is Intel's, for members of its research community
-(INRC), and not public: **nothing here has ever run on a chip**. It is written against what is public of it:
+It is used only in the process that runs Lava. Intel provides the extension to members of its research community (INRC);
+it is not public. **Nothing here has ever run on a chip.** The code relies on these public sources:
 
 =====================================  =================================================================================
-``lava.utils.loihi``                   in Lava itself: is the extension there, which board
+``lava.utils.loihi``                   in Lava itself: is the extension installed, which board
 ``Loihi2HwCfg``                        in Lava itself: run condition of a board
 ``lava.utils.profiler.Profiler``       in Lava itself, with names of the extension's; one ``run`` only for each profiler
 ``lava.proc.embedded_io.spike``        used by lava-dl's tests and tutorials: PyToNxAdapter, PyToN3ConvAdapter
 ``Var.get()`` of a LIF's u             used by lava-dl's tests of PilotNet on Loihi: the state after some steps
 =====================================  =================================================================================
 
-Not known: whether an adapter takes a step of its own (every layer would be late by one: the golden folder fails from
-the first layer on), and whether a chip takes ``du = -1`` and ``dv = 4096``, beyond the 12 bits that Lava documents
-(with ``leak``, ``du`` is 0).
+Two points are unknown. An adapter may add one step of delay; then every layer would be late by one step, and the golden
+folder would fail from the first layer on. A chip may not accept ``du = -1`` and ``dv = 4096``, which exceed the 12 bits
+that Lava documents (with ``leak``, ``du`` is 0).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from loihi_convert.ir.quantized import QuantizedNetwork
 
 
 class NoBoardError(Exception):
-    """There is no board: the reason, and what to do, in words for the user."""
+    """No board is available: the reason, and what to do, for the user."""
 
     def __init__(self, reason: str, hint: str) -> None:
         super().__init__(reason)
@@ -70,7 +70,7 @@ def use_board(board: Board) -> None:
 def run_on_board(
     network: QuantizedNetwork, folder: LavaFiles, request: dict[str, Any]
 ) -> tuple[float, dict[str, float]]:
-    """Run, record every layer, and profile if asked; return the seconds of the steps, and what the profiler found."""
+    """Run, record every layer, and profile if requested; return the seconds of the steps, and the profiler's totals."""
     from lava.magma.core.run_configs import Loihi2HwCfg
 
     def built() -> StockNetwork:
@@ -93,7 +93,7 @@ def run_on_board(
 
 
 def connect_through_adapter(out: Port, into: Port, message_bits: int) -> None:
-    """Connect a port of the host with a synapse's on the chip."""
+    """Connect a port on the host to the port of a synapse on the chip."""
     from lava.proc.embedded_io.spike import PyToN3ConvAdapter, PyToNxAdapter
 
     if len(into.shape) == 3:
@@ -107,9 +107,9 @@ def connect_through_adapter(out: Port, into: Port, message_bits: int) -> None:
 
 
 def record_by_steps(network: QuantizedNetwork, stock: StockNetwork, steps: int) -> None:
-    """Run ``steps`` steps, and after each that some layer records, read its u and write what follows from it.
+    """Run ``steps`` steps; after each step that a layer records, read its u and write its spikes and potentials.
 
-    Spikes and potentials are functions of u: s = [u + bias > vth], V = V0 + u - theta s.
+    Both are functions of u: s = [u + bias > vth], V = V0 + u - theta s.
     """
     from lava.magma.core.run_conditions import RunSteps
 
@@ -124,7 +124,7 @@ def record_by_steps(network: QuantizedNetwork, stock: StockNetwork, steps: int) 
             pending = 0
         for index in recording:
             layer, numbers = network.layers[index], circuits[index]
-            # 24 bits and a sign, whatever the upper 8 are.
+            # u has 24 bits including the sign; the upper 8 bits are ignored.
             u = (stock.neurons[index].u.get().astype(np.int32) << 8) >> 8
             potentials = u >> limits.UNIT_EXP
             if layer.neuron is not None:

@@ -1,4 +1,4 @@
-"""What a run on a Loihi 2 board would build and set, without Lava: for ``run --backend loihi2 --dry-run``."""
+"""The Processes and settings of a run on a Loihi 2 board, planned without Lava (``--backend loihi2 --dry-run``)."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class PlannedProcess:
     Parameters
     ----------
     layer
-        Name of the layer it belongs to; ``"input"``, or ``"bias switch"``.
+        Name of its layer; ``"input"``, or ``"bias switch"``.
     kind
         Its class in Lava.
     shape
-        Of its output, C, H, W.
+        Shape of its output, C, H, W.
     parameters
-        Those that matter, by Lava's names; arrays as their range.
+        The main parameters, by Lava's names; arrays are given by their range.
     """
 
     layer: str
@@ -50,19 +50,19 @@ class PlannedProcess:
 
 @dataclass(frozen=True)
 class ChipPlan:
-    """All of them, and what the run takes.
+    """All Processes of a run, and the resources and time it needs.
 
     Parameters
     ----------
     processes, timing, reset_interval, board
-        What is built, its steps, and where it runs.
+        The Processes, their steps, and the board.
     neurocores
-        The fewest and the most cores that it may take: weights stored once, or a byte for each synapse; see
+        Smallest and largest possible number of cores: weights stored once, or one byte per synapse; see
         `chip.resources`.
     values_read
-        Values of u that the host reads for one time step of an image: those of every layer.
+        Number of u values, over all layers, that the host reads for one time step of an image.
     stops
-        How often the run is interrupted to read.
+        Number of interruptions of the run for reading.
     """
 
     processes: tuple[PlannedProcess, ...]
@@ -75,12 +75,12 @@ class ChipPlan:
 
     @property
     def seconds(self) -> tuple[float, float]:
-        """Seconds on the board, after compiling: the stops, each with an assumed time; nothing here was measured."""
+        """Seconds on the board after compiling: the number of stops times an assumed time; nothing was measured."""
         return self.stops * STOP_SECONDS[0], self.stops * STOP_SECONDS[1]
 
     @property
     def time_limit(self) -> str:
-        """The time to ask SLURM for, HH:MM:SS: half an hour to compile and to wait, and twice the longest run."""
+        """The time limit for SLURM, HH:MM:SS: half an hour to compile and wait, plus twice the longest run."""
         minutes = COMPILING_MINUTES + math.ceil(2 * self.seconds[1] / 60)
         return f"{minutes // 60:02}:{minutes % 60:02}:00"
 
@@ -103,7 +103,7 @@ class ChipPlan:
 
 
 def plan(network: QuantizedNetwork, image_count: int, timesteps: int, board: Board, *, neuron: NeuronModel) -> ChipPlan:
-    """Return what `stock_network.build_circuit` builds of ``network``, of target loihi2, and where it would run."""
+    """Return the Processes that `stock_network.build_circuit` builds from ``network`` (target loihi2), and timing."""
     network = network.stored
     processes = [_input(network), _adapter("input", network.layers[0], network)]
     circuits = [circuit(layer) for layer in network.layers]
@@ -124,7 +124,7 @@ def plan(network: QuantizedNetwork, image_count: int, timesteps: int, board: Boa
     taken = resources(network.input_shape, [(layer.name, layer.synapse) for layer in network.layers])
     cores = sum(layer.shared_cores for layer in taken), sum(layer.expanded_cores for layer in taken)
     neurons = sum(map(math.prod, network.shapes))
-    # Every layer takes its own T steps, each a step later than the layer before.
+    # Every layer runs for T steps and starts one step after the previous layer.
     stops = image_count * (timesteps + depth - 1)
     return ChipPlan(tuple(processes), timing, reset_interval(timesteps), board, cores, neurons, stops)
 
@@ -135,7 +135,7 @@ def _input(network: QuantizedNetwork) -> PlannedProcess:
 
 
 def _adapter(name: str, layer: QuantizedLayer, network: QuantizedNetwork) -> PlannedProcess:
-    """What hands the pixels from the host to the chip, before the first synapse."""
+    """Return the adapter that sends the pixels from the host to the first synapse on the chip."""
     is_graded, is_conv = layer.largest_input > 1, isinstance(layer.synapse, Conv)
     bits = (MESSAGE_BITS_OF_A_CONVOLUTION if is_conv else limits.MAX_PIXEL_BITS) if is_graded else 0
     shape = network.input_shape if is_conv else (math.prod(network.input_shape),)
@@ -175,23 +175,23 @@ def _range(values: Array) -> str:
 
 
 def script(words: Sequence[str], job: str, planned: ChipPlan, *, folder: Path, activate: Path | None = None) -> str:
-    """Return a batch script that does the run: for SLURM, or, where the board has an address, for this machine.
+    """Return a batch script for the run: for SLURM or, if the board has an address, for this machine.
 
     Parameters
     ----------
     words
         The command line.
     job
-        Its name.
+        Name of the job.
     planned
-        The run.
+        The planned run.
     folder
-        Where it runs: paths of the command line are relative to it.
+        Its working directory; paths in the command line are relative to it.
     activate
         The script that activates the Python environment, if it is a virtual one.
     """
     board = planned.board
-    # A name for SLURM, whatever the file is called.
+    # A valid name for SLURM, for any file name.
     job = re.sub(r"[^\w.-]", "_", job)
     options = [f"#SBATCH --job-name={job}", f"#SBATCH --output={job}-%j.log", f"#SBATCH --time={planned.time_limit}"]
     options.append("#SBATCH --exclusive")
@@ -206,7 +206,7 @@ def script(words: Sequence[str], job: str, planned: ChipPlan, *, folder: Path, a
     is_slurm = environment.pop("SLURM", None) is not None
     exports = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
     if is_slurm:
-        # On a node that knows its board by an address Lava must not ask SLURM for another one.
+        # On a node where NXSDKHOST gives the board's address, Lava must not request another board from SLURM.
         exports.append('if [ -n "${NXSDKHOST:-}" ]; then export NOSLURM=1; else export SLURM=1; fi')
     return "\n".join(
         [
@@ -225,5 +225,5 @@ def script(words: Sequence[str], job: str, planned: ChipPlan, *, folder: Path, a
 
 
 def script_suffix(board: Board) -> str:
-    """Return ``.sbatch``, or ``.sh`` for a board that is not behind SLURM."""
+    """Return ``.sbatch``, or ``.sh`` for a board used without SLURM."""
     return ".sbatch" if board.address is None else ".sh"
