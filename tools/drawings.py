@@ -1,4 +1,4 @@
-"""Pictures of README.md and docs/ as SVG, light or dark; `tools/pages.py` writes them."""
+"""Pictures for README.md and docs/ as SVG, light and dark; `tools/pages.py` writes them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Canvas:
         self.elements: list[str] = []
 
     def at(self, x: float, y: float) -> str:
-        """Return where a value is, as ``x,y``."""
+        """Return the position of a value, as ``x,y``."""
         left, top, width, height = self._box
         px = left + width * (x - self._across[0]) / (self._across[1] - self._across[0])
         py = top + height * (1 - (y - self._up[0]) / (self._up[1] - self._up[0]))
@@ -100,7 +100,7 @@ def svg(width: int, height: int, title: str, elements: Sequence[str]) -> str:
 
 
 def accuracy_picture(cards: Mapping[str, Mapping[str, Any]], names: Mapping[str, str], *, dark: bool) -> str:
-    """Return accuracy against T: one line for each data set, its CNN dashed, the paper dotted."""
+    """Return accuracy against T: one line per data set, with its CNN dashed and the paper dotted."""
     colours = theme(dark)
     plot = Canvas((52, 34, 520, 270), (0, 6), (75, 100.5), colours)
     plot.axes({exponent: str(2**exponent) for exponent in range(7)}, {y: f"{y} %" for y in range(75, 101, 5)})
@@ -121,7 +121,7 @@ def accuracy_picture(cards: Mapping[str, Mapping[str, Any]], names: Mapping[str,
             plot.dot(*point, colour)
         for point in papers:
             plot.dot(*point, colour, hollow=True)
-        # CIFAR-10 and Fashion-MNIST end half a point apart.
+        # The curves of CIFAR-10 and Fashion-MNIST end only half a point apart.
         shift = {"fashion-mnist": -3.0, "cifar10": 12.0}.get(data, 4.0)
         plot.text(6.12, points[-1][1], f"{names[data]}, {points[-1][1]:.2f} %", colour, dy=shift)
     plot.text(0, 100.5, "test accuracy of the integers", dy=-14)
@@ -165,7 +165,7 @@ def staircase_picture(*, dark: bool) -> str:
         path: list[Point] = []
         for index in range(281):
             activation = index / 200
-            # Soft reset from half the threshold counts round(T x activation), at most one spike a step.
+            # Soft reset from half the threshold gives round(T x activation) spikes, at most one per step.
             level = min(steps, math.floor(steps * activation + 0.5)) / steps
             if path and level != path[-1][1]:
                 path.append((activation, path[-1][1]))

@@ -1,4 +1,4 @@
-"""Cards of the folders of netx_models/, as pages: ``card.json`` made into ``README.md``."""
+"""Model cards of the folders in netx_models/: converts ``card.json`` to ``README.md``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If there is none, or none that can be read.
+        If the card is missing or cannot be read.
     """
     try:
         card: dict[str, Any] = json.loads((folder / "card.json").read_text())
@@ -33,7 +33,7 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def card_page(card: dict[str, Any]) -> str:
-    """Return the README of a folder, a model card made of ``card`` alone; what an older card lacks is left out.
+    """Return the README of a folder, a model card made only from ``card``; fields that an older card lacks are omitted.
 
     Front matter and sections follow the model-card template of the Hugging Face hub.
     """
@@ -131,7 +131,7 @@ _PAPER: Final = (
 
 
 def _front_matter(card: dict[str, Any]) -> list[str]:
-    """Return the YAML head that the hub reads."""
+    """Return the YAML front matter for the hub."""
     hub = _HUB_DATASETS.get(card["data"])
     return [
         "---",
@@ -149,7 +149,7 @@ def _front_matter(card: dict[str, Any]) -> list[str]:
 
 
 def _evaluation(card: dict[str, Any]) -> str:
-    """Return what the table shows, and on which images."""
+    """Return a description of the table and its images."""
     cnn, count = 100 * card["cnn_test_accuracy"], card["test_images"]
     paper = f" (the paper's: {card['paper_cnn_accuracy']:.2f} %)" if "paper_cnn_accuracy" in card else ""
     single = card.get("best_single_file")
@@ -165,12 +165,12 @@ def _evaluation(card: dict[str, Any]) -> str:
 
 
 def card_table(card: dict[str, Any]) -> str:
-    """Return the accuracies of a folder, one row for each T, as Markdown."""
+    """Return the accuracies of a folder as Markdown, one row per T."""
     return _table(_network_rows(card)) + "\n"
 
 
 def index_page(cards: Mapping[str, dict[str, Any]], names: Mapping[str, str]) -> str:
-    """Return the README of netx_models/: every file that can be run."""
+    """Return the README of netx_models/, which lists every file."""
     rows = [
         {
             "file": f"[{network['file']}]({data}/{network['file']})",
@@ -222,7 +222,7 @@ def _network_rows(card: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _training_item(item: dict[str, Any]) -> str:
-    """Return a line on one checkpoint: file, accuracies, how it was trained."""
+    """Return a line on one checkpoint: file, accuracies, training."""
     size = f"{_size(item)}, {item['stored_as']}" if "stored_as" in item else _size(item)
     recipe = recipe_in_words(item["recipe"], item["qcfs_levels"])
     time = f" {_time(item['recipe'])}." if "seconds" in item["recipe"] else ""
@@ -233,7 +233,7 @@ def _training_item(item: dict[str, Any]) -> str:
 
 
 def _further(card: dict[str, Any]) -> list[str]:
-    """Return what is said of checkpoints that no file was made from, if there are any."""
+    """Return the text on checkpoints that were not exported, if there are any."""
     further = card.get("further_checkpoints", ())
     if not further:
         return []
@@ -268,12 +268,12 @@ def _method(balance: dict[str, Any]) -> str:
 
 
 def recorded_recipe(record: dict[str, Any]) -> Recipe:
-    """Return the recipe in what a checkpoint records; fields that are younger than it have their defaults."""
+    """Return the recorded training recipe of a checkpoint; fields added later have their defaults."""
     return Recipe(**{field.name: record[field.name] for field in fields(Recipe) if field.name in record})
 
 
 def recipe_in_words(record: dict[str, Any], qcfs_levels: int | None) -> str:
-    """Return how a checkpoint was trained, in a line."""
+    """Return a line on how a checkpoint was trained."""
     if "recovered_from" in record:
         levels = f", L = {qcfs_levels}" if qcfs_levels is not None else ""
         return f"recovered from {record['recovered_from']['file']}{levels}"
@@ -307,7 +307,7 @@ def recipe_in_words(record: dict[str, Any], qcfs_levels: int | None) -> str:
 
 
 def _time(recipe: dict[str, Any]) -> str:
-    """Return the time of all epochs, validation included, and what it was trained on."""
+    """Return the time of all epochs, including validation, the number of threads, and the arithmetic."""
     seconds = recipe["seconds"]
     time = f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
     return f"{time}, threads: {recipe['threads']}, {recipe['arithmetic']}"
@@ -323,12 +323,12 @@ def _measured(card: dict[str, Any]) -> str:
 
 
 def mean_table(cards: Sequence[dict[str, Any]]) -> str:
-    """Return accuracy, and its difference to the CNN's, of several seeds and their mean.
+    """Return the accuracy of several seeds and its difference from the CNN's, with means.
 
     Raises
     ------
     InputError
-        If they are not of one data set and the same T.
+        If the cards differ in data set or T.
     """
     steps = [network["timesteps"] for network in cards[0]["networks"]]
     for number, card in enumerate(cards, start=1):

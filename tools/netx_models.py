@@ -6,24 +6,23 @@
     python tools/netx_models.py add FOLDER CNN.safetensors [...]
     python tools/netx_models.py table FOLDER [FOLDER ...]
 
-`build` exports every checkpoint for every T by `export`'s defaults and runs each file on the validation images, by
-`ref`, in fixed point. For each T the file with most of them right is kept (among equals the one of the checkpoint named
-first); of these the one that is best at all T together, on the first 1,000 of the same images, is named, if the
-potentials of any are proven to fit for all T. Only then test images are looked at: all by `ref`, the first of them by
-Lava's simulator, every output potential compared. It is all written to ``card.json`` and, as a table, to ``README.md``.
-The first checkpoint is the CNN that the others were fine-tuned from, and what accuracies are compared with;
-``--tuned-only`` takes no file from itself. A build that was interrupted goes on with the files it finds.
+`build` exports every checkpoint for every T with `export`'s defaults. It runs each file on the validation images with
+`ref`, in fixed point. For each T it keeps the file with the most correct images (if tied, the checkpoint named first).
+Among files whose potentials are proven to fit for all T, it names the best one over all T on the first 1,000 of these
+images. Test images are used only afterwards: all of them by `ref`, and the first ones by Lava's simulator, which must
+give the same output potentials. The results are written to ``card.json`` and, as a table, to ``README.md``.
+The first checkpoint is the CNN that the others were fine-tuned from, and the reference for accuracies; with
+``--tuned-only`` it is not exported itself. An interrupted build continues with the files it finds.
 
-A checkpoint that is too large for the repository, and is not when its weights are stored as float16, is replaced by
-such a copy, ``CNN-float16.safetensors``, which is measured anew and exported in its place. `float16` makes the copies
-alone.
+If a checkpoint is too large for the repository, but small enough with float16 weights, a float16 copy replaces it. This
+copy, ``CNN-float16.safetensors``, is measured and exported instead. `float16` only makes the copies.
 
-`extend` does the same for more checkpoints or more T, and keeps what FOLDER holds: a file of it goes only where another
-one for the same T gets more validation images right. Another checkpoint of the same name as one of these is refused.
+`extend` does the same for more checkpoints or more T and keeps the contents of FOLDER. A file is replaced only if a new
+one for the same T classifies more validation images correctly. A different checkpoint with an existing name is refused.
 
-`add` puts checkpoints beside what a folder holds, to go on with: no file of the folder was made from them.
+`add` adds checkpoints to a folder for further training; the folder's files were not made from them.
 
-`table` prints the mean over several folders, of seeds that were fixed beforehand, as Markdown.
+`table` prints the mean over several folders with different, predetermined seeds, as Markdown.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ SINGLE_IMAGES: Final = 1_000
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint to export, and the one that was trained, of which it may be a copy in float16."""
+    """A checkpoint to export, and the trained checkpoint; the former may be a float16 copy of the latter."""
 
     path: Path
     original: Path
@@ -74,7 +73,7 @@ class Source:
 
 @dataclass(frozen=True)
 class LoadedFile:
-    """An exported file, the T it is balanced for, and how many validation images it gets right then."""
+    """An exported file, the T it is balanced for, and its number of correct validation images at that T."""
 
     path: Path
     source: Path
@@ -83,7 +82,7 @@ class LoadedFile:
 
 
 def main() -> int:
-    """Do what the command line says; return the exit code."""
+    """Run the command line; return the exit code."""
     arguments = _arguments()
     return exit_code(lambda: _do(arguments))
 
@@ -146,7 +145,7 @@ def _do(arguments: argparse.Namespace) -> None:
 
 
 def card_to_extend(folder: Path, data: str) -> dict[str, Any]:
-    """Return the card in ``folder``, which must be one of networks of this data set."""
+    """Return the card in ``folder``, which must be for this data set."""
     card = read_card(folder)
     if card["data"] != data:
         raise InputError(
@@ -156,7 +155,7 @@ def card_to_extend(folder: Path, data: str) -> dict[str, Any]:
 
 
 def refuse_others(folder: Path, card: dict[str, Any], paths: Sequence[Path]) -> None:
-    """Raise an `InputError` if ``folder`` holds another file, of which networks were made, by a name of ``paths``."""
+    """Raise an `InputError` if ``folder`` holds a file with the same name as one of ``paths`` but other contents."""
     items = (*card["checkpoints"], *card["networks"], *card.get("further_checkpoints", ()))
     held = {item["file"]: item["sha256"] for item in items}
     for path in paths:
@@ -165,13 +164,13 @@ def refuse_others(folder: Path, card: dict[str, Any], paths: Sequence[Path]) -> 
 
 
 def write_card(folder: Path, card: dict[str, Any]) -> None:
-    """Write ``card`` and its page into ``folder``."""
+    """Write ``card`` and its page to ``folder``."""
     write_atomically(folder / "card.json", (json.dumps(card, indent=2) + "\n").encode())
     write_atomically(folder / "README.md", card_page(card).encode())
 
 
 def with_checkpoints(folder: Path, paths: Sequence[Path]) -> dict[str, Any]:
-    """Copy checkpoints to ``folder``; return its card with them, in place of others of the same names."""
+    """Copy checkpoints to ``folder``; return its card with them, replacing entries of the same names."""
     card = read_card(folder)
     taken = {item["file"] for item in (*card["checkpoints"], *card["networks"])}
     added = {item["file"]: item for item in card.get("further_checkpoints", ())}
@@ -190,7 +189,7 @@ def with_checkpoints(folder: Path, paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def fitting(path: Path, work: Path, splits: DataSplits) -> Source:
-    """Return the checkpoint, or a copy of it in float16 where that alone is small enough for the repository."""
+    """Return the checkpoint, or a float16 copy if only that is small enough for the repository."""
     trained = checkpoint.load(path)
     weights = sum(tensor.numel() for tensor in trained.state.values())
     if path.stat().st_size <= LARGEST_FILE or trained.stored_as == "float16" or 2 * weights > LARGEST_FILE:
@@ -199,7 +198,7 @@ def fitting(path: Path, work: Path, splits: DataSplits) -> Source:
 
 
 def float16_copy(path: Path, folder: Path, splits: DataSplits) -> Path:
-    """Return the file in ``folder`` that holds the checkpoint's weights as float16; made where it is not there yet."""
+    """Return the file in ``folder`` with the checkpoint's weights as float16; create it if it is missing."""
     trained = checkpoint.load(path)
     copy = folder / f"{path.stem}-float16{path.suffix}"
     rounded = round_to_float16(trained.state, path)
@@ -211,7 +210,7 @@ def float16_copy(path: Path, folder: Path, splits: DataSplits) -> Path:
 def export_all(
     checkpoints: Sequence[Path], timesteps: Sequence[int], work: Path, splits: DataSplits
 ) -> list[LoadedFile]:
-    """Export each checkpoint for each T into ``work``, where it is not there yet; run all on validation images."""
+    """Export each checkpoint for each T to ``work`` if missing; run all files on validation images."""
     found = []
     for source in checkpoints:
         for steps in timesteps:
@@ -228,21 +227,21 @@ def export_all(
 
 
 def correct_at(path: Path, timesteps: Sequence[int], images: Dataset) -> list[int]:
-    """Return how many of ``images`` the file gets right, read after each of ``timesteps``."""
+    """Return the number of ``images`` that the file classifies correctly after each of ``timesteps``."""
     with progress_bar(f"{path.name} on {len(images):,} images") as progress:
         predictions = run_network(netx.read(path), images.images, max(timesteps), progress=progress).predictions
     return [int((predictions[:, t - 1] == images.known_labels).sum()) for t in timesteps]
 
 
 def best_for(candidates: Sequence[LoadedFile], timesteps: int) -> LoadedFile:
-    """Return the file balanced for T with most validation images right; among equals, the first."""
+    """Return the file balanced for T with the most correct validation images; if tied, the first."""
     return max((one for one in candidates if one.timesteps == timesteps), key=lambda one: one.correct)
 
 
 def best_single(files: Sequence[LoadedFile], timesteps: Sequence[int], images: Dataset) -> LoadedFile | None:
-    """Return the file with most of ``images`` right at all T together, of those whose potentials fit for all T.
+    """Return the file with the most correct ``images`` over all T, among files whose potentials fit for all T.
 
-    None: those of no file do.
+    None if there is no such file.
     """
     fitting = [one for one in files if netx.read(one.path).max_timesteps >= max(timesteps)]
     return max(fitting, key=lambda one: sum(correct_at(one.path, timesteps, images)), default=None)
@@ -259,7 +258,7 @@ def measure(
 ) -> dict[str, Any]:
     """Copy the chosen files to ``folder``, run them on test images, and return the card.
 
-    ``before`` is the card of what the folder holds and keeps, unless a candidate is better for the same T.
+    ``before`` is the card of the existing files; each is kept unless a candidate is better for the same T.
     """
     folder.mkdir(parents=True, exist_ok=True)
     cnn = checkpoint.load(sources[0].path)
@@ -273,14 +272,14 @@ def measure(
         **{t: _network(one, candidates, folder, splits, sim_images) for t, one in chosen.items()},
     }
     every_t = sorted(networks)
-    # A file that is too large for the folder is where it was exported.
+    # A file that is too large for the folder stays where it was exported.
     files = [
         chosen.get(t, LoadedFile(folder / item["file"], Path(item["checkpoint"]), t, item["validation_correct"]))
         for t, item in sorted(networks.items())
     ]
     single = best_single([one for one in files if one.path.exists()], every_t, splits.validation[:SINGLE_IMAGES])
     used = {one.source for one in chosen.values()} | (set() if before["networks"] else {sources[0].path})
-    # What one was fine-tuned from may be in the folder already.
+    # The checkpoint that another was fine-tuned from may already be in the folder.
     originals = [*(source.original for source in sources), *sorted(folder.glob("*.safetensors"))]
     checkpoints = {item["file"]: item for item in before["checkpoints"]}
     checkpoints |= {
@@ -297,7 +296,7 @@ def measure(
 
 
 def _empty_card(cnn: Checkpoint, splits: DataSplits) -> dict[str, Any]:
-    """What is known of a folder before anything is in it; ``cnn`` is the CNN before fine-tuning."""
+    """Return the card of an empty folder; ``cnn`` is the CNN before fine-tuning."""
     return {
         "data": splits.name,
         "architecture": cnn.architecture,
@@ -316,7 +315,7 @@ def _empty_card(cnn: Checkpoint, splits: DataSplits) -> dict[str, Any]:
 def _network(
     one: LoadedFile, candidates: Sequence[LoadedFile], folder: Path, splits: DataSplits, sim_images: int
 ) -> dict[str, Any]:
-    """Copy a file, run it on test images, and return what a card says of it."""
+    """Copy a file, run it on test images, and return its entry for the card."""
     name = f"model-T{one.timesteps}.net"
     is_papers = checkpoint.load(one.source).architecture == paper_architecture(splits.name)
     return {
@@ -356,7 +355,7 @@ def papers_cnn(data: str) -> dict[str, float]:
 
 
 def _file(path: Path, folder: Path, name: str) -> dict[str, Any]:
-    """Copy a file, unless it is there or too large for the repository, and describe it."""
+    """Copy a file, unless it exists or is too large for the repository, and return its description."""
     size = path.stat().st_size
     if size <= LARGEST_FILE and path.resolve() != (folder / name).resolve():
         write_atomically(folder / name, path.read_bytes())
@@ -373,7 +372,7 @@ def _checkpoint(source: Source, originals: Sequence[Path], folder: Path) -> dict
 
 
 def _described(found: Checkpoint, file: dict[str, Any]) -> dict[str, Any]:
-    """What a card says of a checkpoint in any case."""
+    """Return the card fields that every checkpoint has."""
     return {
         **file,
         "stored_as": found.stored_as,
@@ -385,9 +384,9 @@ def _described(found: Checkpoint, file: dict[str, Any]) -> dict[str, Any]:
 
 
 def train_command(trained: Checkpoint, name: str, others: Sequence[Path]) -> str:
-    """Return the command that trains ``trained`` as the file ``name``, or a comment where there is none.
+    """Return the command that trains ``trained`` as the file ``name``, or a comment if there is none.
 
-    ``others`` are the checkpoints one of which it was fine-tuned from.
+    ``others`` contain the checkpoint that it was fine-tuned from.
     """
     recovered = trained.recipe.get("recovered_from")
     if isinstance(recovered, dict):
@@ -431,7 +430,7 @@ def _digest(path: Path) -> str:
 
 def _export_command(one: LoadedFile, name: str) -> list[str]:
     provenance = netx.read(one.path).provenance
-    # A file that was in the work folder already may have been exported with a method of its own.
+    # A file that was already in the work folder may have been exported with another method.
     method = "" if provenance.get("choice") else f" --balance {provenance['balance']['method']}"
     method += " --bias-correction" if method and "calibration" in provenance else ""
     export = f"loihi-convert export {one.source.name} -T {one.timesteps}{method} -o {name}"
@@ -439,7 +438,7 @@ def _export_command(one: LoadedFile, name: str) -> list[str]:
 
 
 def _single(one: LoadedFile, timesteps: Sequence[int], splits: DataSplits) -> dict[str, Any]:
-    """What a card says of the best single file."""
+    """Return the card entry of the best single file."""
     return {
         "checkpoint": one.source.name,
         "timesteps": one.timesteps,
@@ -451,7 +450,7 @@ def _single(one: LoadedFile, timesteps: Sequence[int], splits: DataSplits) -> di
 
 
 def _tested(path: Path, timesteps: Sequence[int], splits: DataSplits, sim_images: int) -> dict[str, Any]:
-    """What the file does with test images: all by `ref`, the first by Lava."""
+    """Return the file's results on test images: all with `ref`, the first ones with Lava."""
     count = len(splits.test)
     found: dict[str, Any] = {
         "test": [
@@ -467,7 +466,7 @@ def _tested(path: Path, timesteps: Sequence[int], splits: DataSplits, sim_images
     if sim_images:
         with open_backend("sim", BackendOptions(lava_layout="layers")) as lava:
             part = splits.test[:sim_images]
-            # Raises where a single potential differs.
+            # Raises an error if any potential differs.
             ran = pipeline.run(path, part, lava, pipeline.RunOptions((max(timesteps),)), bars=progress_bar)
             sim_right = int((ran.result.predictions[:, -1] == part.known_labels).sum())
             found["sim"] = {"images": len(part), "equal_to_ref": ran.equal_to_reference, "correct": sim_right}

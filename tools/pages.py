@@ -1,9 +1,9 @@
-"""Write what README.md and docs/ show of stored results: tables and pictures, from cards and CSV files.
+"""Write the tables and pictures of README.md and docs/ from stored results (cards and CSV files).
 
     python tools/pages.py            # writes them
     python tools/pages.py --check    # exit code 5 if a file differs from its source
 
-A table stands between ``<!-- table NAME -->`` and ``<!-- end of table -->``. The accuracies come from
+A table is between ``<!-- table NAME -->`` and ``<!-- end of table -->``. The accuracies come from
 ``netx_models/*/card.json`` and ``netx_models/*/paper/*.csv``, the paper's from ``loihi_convert/report/paper.csv``.
 """
 
@@ -38,7 +38,7 @@ def cards() -> dict[str, dict[str, Any]]:
 
 
 def headline() -> str:
-    """Return the README's table: each data set and, below it, the paper."""
+    """Return the README's table: each data set, followed by the paper's results."""
     rows = []
     for data, card in cards().items():
         networks = {network["timesteps"]: network for network in card["networks"]}
@@ -52,9 +52,9 @@ def headline() -> str:
 
 
 def paper_rows(file: str, rows: Sequence[tuple[str, str, str, str, str]]) -> Callable[[], str]:
-    """Return a table of chosen rows of a CSV file that `reproduce` wrote; columns are T, cells accuracies in %.
+    """Return a table of selected rows of a CSV file from `reproduce`; columns are T, cells are accuracies in %.
 
-    Each row: its title, method (or "" for the best of ours), reset, alpha, and variant (or ``paper``).
+    Each row: its title, method (or "" for the best of our methods), reset, alpha, and variant (or ``paper``).
     """
 
     def table() -> str:
@@ -78,7 +78,7 @@ def paper_rows(file: str, rows: Sequence[tuple[str, str, str, str, str]]) -> Cal
 
 
 def paper_headline() -> str:
-    """Return the numbers of the paper's abstract, and the same from exported files."""
+    """Return the numbers of the paper's abstract, compared with those of exported files."""
     with (MODELS / "table-headline.csv").open(newline="") as source:
         stored = [row for row in csv.DictReader(source) if row["timesteps"]]
     found = {(row["data"], row["timesteps"], row["alpha"], row["variant"]): row for row in stored}
@@ -96,7 +96,7 @@ def paper_headline() -> str:
 
 
 def _compared(methods: Sequence[tuple[str, str]], variants: Sequence[str]) -> list[tuple[str, str, str, str, str]]:
-    """The paper's row of each method, and below it those of ``variants``."""
+    """Return the paper's row of each method, followed by those of ``variants``."""
     return [
         (f"**{method}**, the paper" if variant == "paper" else f"{method}, {variant}", method, reset, "1.0", variant)
         for method, reset in methods
@@ -124,7 +124,7 @@ def _factors(variants: Sequence[str]) -> list[tuple[str, str, str, str, str]]:
 
 
 def torchvision() -> str:
-    """Return what became of torchvision's models, from the table that `torchvision_models.py` wrote."""
+    """Return the results for torchvision's models, from the table written by `torchvision_models.py`."""
     with (ROOT / "docs/results/torchvision.csv").open(newline="") as source:
         rows = list(csv.DictReader(source))
     columns = ("model", "size", "result", "levels", "relay_channels", "neurons", "neurocores", "seconds", "memory_gib")
@@ -164,7 +164,7 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
 
 
 def pictures() -> dict[str, str]:
-    """Return every picture by its file in docs/pictures/, light and dark."""
+    """Return every picture, light and dark, by its file in docs/pictures/."""
     drawn: dict[str, str] = {}
     for dark in (False, True):
         shade = "dark" if dark else "light"
@@ -175,7 +175,7 @@ def pictures() -> dict[str, str]:
 
 
 def contents() -> Iterator[tuple[Path, str]]:
-    """Yield every file that holds results, and what it must hold."""
+    """Yield every file with results, and its required contents."""
     yield MODELS / "README.md", index_page(cards(), DATA)
     for name, picture in pictures().items():
         yield ROOT / "docs/pictures" / name, picture

@@ -1,11 +1,11 @@
-"""The CNN that a netx file was made from, as far as its integers tell: weights rounded to 8 bits, thresholds exact.
+"""Recover the CNN of a netx file from its integers: weights rounded to 8 bits, exact thresholds.
 
     python tools/recover_checkpoint.py model-T8.net -o cnn.safetensors            # with ReLU
     python tools/recover_checkpoint.py model-T8.net --qcfs 4 -o q4.safetensors    # with activations of 4 levels
 
-For checkpoints that are too large to be kept: `train --from` and `export` go on with what comes out. Batch norm comes
-back as what it was folded to, a bias. Files with corrected biases (`export --bias-correction`) do not hold those of the
-CNN, and are refused.
+This is for checkpoints that are too large to keep; `train --from` and `export` accept the result. Batch norm is
+recovered as the bias it was folded to. Files with corrected biases (`export --bias-correction`) do not contain the
+biases of the CNN and are refused.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _recover(arguments: argparse.Namespace) -> None:
 
 
 def recovered(path: Path, levels: int | None, data_root: Path | None = None) -> Checkpoint:
-    """Return the checkpoint that the file at ``path`` holds, with ReLU or with activations of ``levels``."""
+    """Return the checkpoint recovered from the file at ``path``, with ReLU or with activations of ``levels``."""
     network = netx.read(path)
     source = network.provenance.get("model", {})
     if "calibration" in network.provenance:
@@ -93,7 +93,7 @@ def recovered(path: Path, levels: int | None, data_root: Path | None = None) -> 
 
 
 def _state(model: nn.Module, network: QuantizedNetwork) -> dict[str, Tensor]:
-    """The parameters of ``model`` that compute what the integers of ``network`` stand for."""
+    """Return parameters with which ``model`` computes the function of ``network``'s integers."""
     state = model.state_dict()
     thresholds = [name for name in state if name.endswith(".threshold")]
     synapses = [name for name, part in model.named_modules() if isinstance(part, nn.Conv2d | nn.Linear)]
@@ -103,7 +103,7 @@ def _state(model: nn.Module, network: QuantizedNetwork) -> dict[str, Tensor]:
         unit = layer.scale * math.prod(layer.synapse.pool) * layer.largest_input
         weight = layer.weight.reshape(channels, -1) * unit[:, None]
         if amplitude is not None:
-            # A weight holds the amplitude of the spikes that it receives.
+            # A weight includes the amplitude of its input spikes.
             inverse = np.divide(1.0, amplitude, out=np.zeros_like(amplitude), where=amplitude > 0)
             weight = weight * np.repeat(inverse, weight.shape[1] // len(inverse))
         amplitude = layer.used_amplitude
@@ -111,7 +111,7 @@ def _state(model: nn.Module, network: QuantizedNetwork) -> dict[str, Tensor]:
         norm = name.replace("conv", "norm")
         bias = torch.zeros(channels) if layer.bias is None else torch.from_numpy(layer.bias * layer.scale).float()
         if f"{norm}.running_var" in state:
-            # Batch norm divides by the root of its variance and 1e-5.
+            # Batch norm divides by sqrt(variance + 1e-5).
             state[f"{norm}.running_var"] = torch.full((channels,), 1 - 1e-5)
             state[f"{norm}.bias"] = bias
         elif f"{name}.bias" in state:

@@ -1,9 +1,9 @@
-"""What becomes of torchvision's classification models: converted and equal to torch, or refused and why; as a table.
+"""Table of torchvision's classification models: converted with the same output as torch, or refused with a reason.
 
 ``python tools/torchvision_models.py -o FOLDER [MODEL ...] [--size 64] [--limit SECONDS]`` writes ``models.csv`` and
-``models.md``, a row as soon as it is known; rows that ``models.csv`` has already are kept. Weights are random, and
-batch-norm statistics randomized. Each model runs in a process of its own, which ends after the limit. Images are of
-224 x 224 pixels, or of the size that the model asks for.
+``models.md``, each row as soon as it is known; existing rows of ``models.csv`` are kept. Weights are random, and
+batch-norm statistics randomized. Each model runs in a separate process, which ends after the limit. Images have
+224 x 224 pixels, or the size that the model requires.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-# The float64 evaluation of a chain, which the tests have.
+# The float64 evaluation of a chain is part of the tests.
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 MODELS = (
@@ -40,7 +40,7 @@ _UNTRAINED = ("googlenet", "inception_v3")
 
 
 def measured(name: str, size: int) -> dict[str, Any]:
-    """Return the row of a model; torch and the package are imported here, in a process of its own."""
+    """Return the row of a model; torch and the package are imported only in this process."""
     import torch
     import torchvision
     from support.modules import outputs, randomized
@@ -93,7 +93,7 @@ def measured(name: str, size: int) -> dict[str, Any]:
 
 
 def row_of(name: str, size: int, limit: float) -> dict[str, Any]:
-    """Return the row of a model, from a process of its own."""
+    """Return the row of a model, computed in a separate process."""
     size = max(size, _LARGER.get(name, 0)) if size == 224 else size
     command = [sys.executable, __file__, "--one", name, "--size", str(size)]
     try:
@@ -129,7 +129,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.one:
         row = measured(arguments.one, arguments.size)
-        # Linux counts in KiB.
+        # On Linux the unit is KiB.
         print(json.dumps({**row, "memory_gib": f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f}"}))
         return
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -103,7 +103,7 @@ class ChipPlan:
 
 
 def plan(network: QuantizedNetwork, image_count: int, timesteps: int, board: Board, *, neuron: NeuronModel) -> ChipPlan:
-    """Return the Processes that `stock_network.build_circuit` builds from ``network`` (target loihi2), and timing."""
+    """Return the plan of a run of ``network`` (target loihi2): the Processes of `stock_network.build_circuit`."""
     network = network.stored
     processes = [_input(network), _adapter("input", network.layers[0], network)]
     circuits = [circuit(layer) for layer in network.layers]
