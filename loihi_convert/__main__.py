@@ -93,7 +93,7 @@ def _explain(error: BaseException) -> int:
 
     if isinstance(error, ImportError) and (package := package_of(error.name)) is not None:
         missing = missing_error((package,), f"cannot be imported ({error})")
-        # Without the command line's own functions: rich or typer may be what is missing.
+        # The command line's own functions are not used here, because they import rich and typer, which may be missing.
         print(f"error: {missing}", file=sys.stderr)
         return missing.exit_code
     import typer

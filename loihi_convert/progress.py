@@ -46,7 +46,7 @@ def progress_bar(description: str) -> Iterator[Progress]:
     if not console.is_terminal:
         yield progress_lines(description)
         return
-    # The bar takes what the other columns leave, so that clocks are whole at 80 columns.
+    # The bar uses the width that the other columns leave, so that times are not truncated at 80 columns.
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=6)),

@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    # A third of them for the circuit, each of whose layers is three to six operating system processes.
+    # A third as many for the circuit, where each layer needs three to six operating system processes.
     for name, share in (("network_seed", 1), ("circuit_seed", 3)):
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, range(metafunc.config.getoption("--networks") // share))
@@ -43,6 +43,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def tool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The module of tools/ that is called as the test file, without ``test_``."""
+    """The module of tools/ with the same name as the test file, without ``test_``."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
     return importlib.import_module(request.path.stem.removeprefix("test_"))

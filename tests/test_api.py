@@ -1,4 +1,4 @@
-"""The Python face, as a notebook uses it: every cell of tests/notebooks, in order and in one namespace."""
+"""The Python API as used in a notebook: every cell of tests/notebooks, in order and in one namespace."""
 
 from __future__ import annotations
 

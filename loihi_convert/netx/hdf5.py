@@ -240,6 +240,6 @@ def errors_that_name(path: Path, hint: str = "") -> Iterator[None]:
 
 
 def _shortened(reason: str) -> str:
-    """One line of bounded length, whatever a forged file put into it."""
+    """Return one line of bounded length, even if a forged file supplied the text."""
     line = escape_control(" ".join(reason.split()))
     return line if len(line) <= _MAX_REASON_LENGTH else f"{line[:_MAX_REASON_LENGTH]} ..."

@@ -37,7 +37,7 @@ class Written(NamedTuple):
 
 
 def write_report(folders: Sequence[Path], output: Path, *, overwrite: bool = False) -> Written:
-    """Write the report of the run folders ``folders`` to ``output``, an HTML file, and as Markdown beside it.
+    """Write the report of the run folders ``folders`` to ``output``, an HTML file, and a Markdown file next to it.
 
     Raises
     ------

@@ -45,7 +45,7 @@ class Counts:
 
 
 class Images:
-    """The images of a data set, as `Counts` divides them.
+    """The images of a data set for each purpose, with the numbers from `Counts`.
 
     Parameters
     ----------

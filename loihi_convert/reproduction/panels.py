@@ -82,7 +82,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class ChannelPanel:
-    """A value of each channel of one layer, in several curves.
+    """The values of all channels of one layer, as several curves.
 
     Parameters
     ----------

@@ -57,14 +57,12 @@ def write_run(
 ) -> tuple[Path, ...]:
     """Write the results of one run into ``folder`` and return the files, the manifest last.
 
-    ``accuracy.csv``, ``regression.csv`` (errors of a regression, whose accuracies are empty), ``early_exit.csv`` (if
-    early
-    exit was evaluated), ``energy.csv``, ``firing_rates.csv`` (each channel at each reported T), ``thresholds.csv``
-    (each
-    channel, for files written by `export`), ``result.json``, ``predictions.csv``, ``pictures``, ``manifest.json``. All
-    contents are created before the first is written, each file is written atomically, and the manifest comes last: a
-    folder
-    with a manifest is complete. If a file cannot be written, no file of the run is left.
+    The files are ``accuracy.csv``, ``regression.csv`` (errors of a regression, whose accuracies are empty),
+    ``early_exit.csv`` (if early exit was evaluated), ``energy.csv``, ``firing_rates.csv`` (each channel at each
+    reported T), ``thresholds.csv`` (each channel, for files written by `export`), ``result.json``,
+    ``predictions.csv``, ``pictures`` and ``manifest.json``. All contents are created before the first file is written.
+    Each file is written atomically, and the manifest is last, so a folder with a manifest is complete. If a file cannot
+    be written, all files of the run are removed.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What several test files use: networks, files, an oracle, programs that run in processes of their own."""
+"""Code shared by test files: networks, files, an oracle, programs that run in separate processes."""
 
 from pathlib import Path
 

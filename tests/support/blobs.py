@@ -1,8 +1,8 @@
-"""A regression in images that are generated: where a blob is. Shown against T: python tests/support/blobs.py [FOLDER]
+"""Regression of a blob's position in generated images. Results against T: python tests/support/blobs.py [FOLDER]
 
-Each image holds noise and one Gaussian blob; the targets are its row and its column, in pixels. The script trains a
+Each image contains noise and one Gaussian blob; the targets are its row and column, in pixels. The script trains a
 small CNN, exports it for several T as a user would, runs each file on other images, and prints RMSE and R^2 against T.
-FOLDER keeps the data, the checkpoint, the files, two run folders and a report; it must be new; default: temporary.
+FOLDER must be new; it receives the data, the checkpoint, the files, two run folders and a report. Default: temporary.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def network(outputs: int = 2, size: int = SIZE) -> nn.Module:
 
 
 def fitted(images: Array, targets: Array, loss: nn.Module, *, steps: int, size: int = SIZE) -> nn.Module:
-    """Return a `network` that was trained on ``images`` with targets ``(N, outputs)``; the same each time."""
+    """Return a `network` trained on ``images`` with targets ``(N, outputs)``; the result is reproducible."""
     torch.manual_seed(0)
     model = network(targets.shape[1], size)
     x = torch.from_numpy(images[:, np.newaxis] / np.float32(255))

@@ -12,9 +12,9 @@ from loihi_convert.arrays import Array
 
 
 def overwrite(path: Path, name: str, value: object) -> None:
-    """Give a dataset of the file another value, and the file the digest of what it then holds; it loses its seal.
+    """Change the value of a dataset, update the file's digest, and remove its seal.
 
-    ``name`` is that of a dataset in the package's own group or, with a slash in front, in the file.
+    ``name`` is relative to the package's own group or, with a leading slash, to the file.
     """
     with h5py.File(path, "r+") as file:
         place = name.removeprefix("/") if name.startswith("/") else f"loihi_convert/{name}"

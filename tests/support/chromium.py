@@ -1,6 +1,6 @@
-"""A page in headless Chromium, driven over its debugging pipe: no package to install, no port to open.
+"""Controls a page in headless Chromium over its debugging pipe, without additional packages or an open port.
 
-Debian: ``apt-get install chromium``; ``CHROMIUM`` names another program.
+Debian: ``apt-get install chromium``; ``CHROMIUM`` selects another program.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Tab:
     Attributes
     ----------
     complaints
-        What the console and the page's scripts have said so far, warnings and errors.
+        Warnings and errors of the console and the page's scripts so far.
     requests
-        Addresses that the page has asked for.
+        Addresses that the page has requested.
     """
 
     def __init__(self, commands: int, answers: int) -> None:
@@ -62,7 +62,7 @@ class Tab:
         return answer["result"]
 
     def show(self, page: Path, width: int, height: int, scheme: str) -> None:
-        """Load ``page`` as a screen of this size with this colour scheme, ``"light"`` or ``"dark"``, shows it."""
+        """Load ``page`` for a screen of this size and a colour scheme, ``"light"`` or ``"dark"``."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
@@ -79,7 +79,7 @@ class Tab:
         return found["result"].get("value")
 
     def screenshot(self, path: Path, *, whole: bool = True) -> None:
-        """Write a PNG of the screen or, with ``whole``, of the page from its top to its end."""
+        """Write a PNG of the screen or, with ``whole``, of the complete page."""
         found = self.call("Page.captureScreenshot", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(found["data"]))
 
@@ -110,7 +110,7 @@ class Tab:
 
 @contextlib.contextmanager
 def open_tab() -> Iterator[Tab]:
-    """Start Chromium with a new profile, and end it."""
+    """Start Chromium with a new profile, and stop it afterwards."""
     program = os.environ.get("CHROMIUM", "chromium")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         read_commands, commands = _pipe()

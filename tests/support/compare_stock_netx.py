@@ -1,13 +1,13 @@
 """Compare unmodified lava-dl with `ref`: python tests/support/compare_stock_netx.py MODEL.net [-T 4,16,64] [--images N]
 
-MODEL.net is one that `export --reset hard` wrote, for pixels as constant currents. Each of the first N test images is
-run by `run_stock_netx.py`, which is nothing but lava-dl, in the interpreter that --python names (Python 3.10, into
-which `pip install '.[lava]'` has put the versions that Lava asks for), and by `ref`. Printed: output potentials
-compared, one for each class, step and image, how many differ, and at the last step, how many images are of the right
-class: by the potentials, or, in a file of `--readout spikes`, by the spikes of `ref`, because those of stock netx are
-not recorded.
+MODEL.net was written by `export --reset hard`, with pixels as constant currents. Each of the first N test images is
+run by `ref` and by `run_stock_netx.py`, which uses only lava-dl. The latter runs in the interpreter given by --python:
+Python 3.10, with the versions that Lava requires, from `pip install '.[lava]'`. The script prints the number of
+compared output potentials (one per class, step and image) and how many differ. It also prints how many images are
+correctly classified at the last step, by the potentials. For a file of `--readout spikes` it uses the spikes of `ref`,
+because those of stock netx are not recorded.
 
-Stock netx simulates a few hundred steps a minute: N images are divided among as many processes as there are cores.
+Stock netx simulates a few hundred steps per minute, so the N images are divided among one process per core.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _by_stock_netx(python: str, file: Path, pixels: Array, timesteps: int) -> Array:
-    """Output potentials after each step, ``(N, T, classes)``."""
+    """Return output potentials after each step, ``(N, T, classes)``."""
     cores = len(os.sched_getaffinity(0))
     parts = [part for part in np.array_split(pixels, cores) if len(part)]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(cores) as threads:

@@ -1,4 +1,4 @@
-"""Virtual environments that hold some of the packages that this one holds, without a download."""
+"""Virtual environments with a subset of this environment's packages, created without downloads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def interpreter(folder: Path, wanted: Callable[[str], bool]) -> Path:
-    """A new virtual environment with those of this one's packages whose file name is ``wanted``; its interpreter."""
+    """Create a virtual environment with this one's packages whose file name is ``wanted``; return its interpreter."""
     venv.create(folder, symlinks=True)
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
         if wanted(entry.name):
@@ -18,6 +18,6 @@ def interpreter(folder: Path, wanted: Callable[[str], bool]) -> Path:
 
 
 def site_packages(folder: Path) -> Path:
-    """Where the packages of a virtual environment lie."""
+    """Return the folder of a virtual environment's packages."""
     (found,) = (folder / "lib").glob("python*/site-packages")
     return found

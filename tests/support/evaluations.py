@@ -1,4 +1,4 @@
-"""Runs and evaluations of 200 images with a known number of right answers after each step."""
+"""Runs and evaluations of 200 images with a known number of correct ones after each step."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def _network(timesteps: int) -> QuantizedNetwork:
 
 
 def _run(correct_counts: Sequence[int]) -> RunResult:
-    """200 images of which the first ``correct_counts[t]`` are right after step t; 2 spikes per image and step."""
+    """Return a run whose first ``correct_counts[t]`` images are correct after step t; 2 spikes per image and step."""
     classes = np.stack([np.where(np.arange(200) < right, LABELS, (LABELS + 1) % 3) for right in correct_counts], axis=1)
-    # Different numbers everywhere, so that a swapped image, step or class is noticed.
+    # All numbers differ, so that a swapped image, step or class is detected.
     potentials = np.arange(classes.size * 3, dtype=np.int32).reshape(*classes.shape, 3) % 997
     np.put_along_axis(potentials, classes[:, :, None], 1000, axis=2)
     spikes = np.full((200, len(correct_counts), 1), 2)
@@ -58,10 +58,9 @@ def entry(
     has_float: bool = True,
     exit_leads: Sequence[int] | None = None,
 ) -> FileResults:
-    """A run and its figures, with the first ``correct_counts[t]`` of `LABELS` right after step t.
+    """Return a run and its results, with the first ``correct_counts[t]`` of `LABELS` correct after step t.
 
-    ``exit_leads``: after each step the class leads by so much in every image, and early exit is evaluated with a margin
-    of 5.
+    ``exit_leads`` are the leads of the class after each step, in every image. Early exit uses a margin of 5.
     """
     result = _run(correct_counts)
     cnn_predictions = np.where(np.arange(200) < 198, LABELS, 0) if has_cnn else None

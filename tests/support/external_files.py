@@ -1,4 +1,4 @@
-"""Netx files as slayer writes them: numbers as float32, texts of any length, truth values."""
+"""Netx files as written by slayer: numbers as float32, texts of any length, booleans."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NEURON: LayerData = {"type": "CUBA", "iDecay": 1024, "vDecay": 512, "vThMant": 4
 
 
 def small_layers() -> list[LayerData]:
-    """Input neurons 2 x 5 x 4, a convolution, a dense layer, a readout without neurons; axes of different lengths."""
+    """Return 2 x 5 x 4 input neurons, a convolution, a dense layer, a readout without neurons; axis lengths differ."""
     rng = np.random.default_rng(3)
 
     def even(*shape: int) -> np.ndarray:
@@ -42,7 +42,7 @@ def small_layers() -> list[LayerData]:
 
 
 def write_external(path: Path, layers: list[LayerData]) -> Path:
-    """Write the file; a value that is a dict becomes a group, a None is left out."""
+    """Write the file; a dict becomes a group, and None is omitted."""
     with h5py.File(path, "w") as file:
         file["simulation/tSample"] = 6
         for index, layer in enumerate(layers):
@@ -61,6 +61,6 @@ def _fill(group: h5py.Group, values: LayerData) -> None:
 
 
 def lava_dl_file(name: str) -> Path:
-    """A file of lava-dl's own tests, which its wheel installs."""
+    """Return a file from lava-dl's tests, which are installed by its wheel."""
     (path,) = (file for file in metadata.files("lava-dl") or () if str(file) == f"tests/lava/lib/dl/netx/{name}")
     return Path(path.locate())

@@ -1,4 +1,4 @@
-"""How the golden folder of the package was made: ``python tests/support/golden.py FOLDER`` makes one like it.
+"""Creates a golden folder like the one in the package: ``python tests/support/golden.py FOLDER``.
 
 A small CNN with biases and a pooling layer is trained on `digits` and exported for target loihi2 and a T that is not a
 power of two, so that the folder exercises every part of the circuit of stock Processes.
@@ -23,7 +23,7 @@ from loihi_convert.pipeline.golden_check import Golden, write_golden
 
 
 def make_golden(folder: Path, *, timesteps: int = 6, images: int = 8, epochs: int = 60) -> Golden:
-    """Train, export and write; the same on the same processor and torch."""
+    """Train, export and write; the result is the same for the same processor and torch version."""
     splits = load_data("digits")
     calibration = splits.train.images
     spiking = balance(

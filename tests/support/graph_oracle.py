@@ -1,6 +1,6 @@
-"""A lowered graph in int64 without relays: each population integrates from the populations that it takes.
+"""A lowered graph in int64 without relays: each population integrates the spikes of its input populations.
 
-The integers are those of the quantized layers that hold the populations; what a relay stands for is looked up in the
+The integers are those of the quantized layers that contain the populations. The value of a relay is looked up in the
 map of its source, see `levels.Sample`.
 """
 
@@ -37,7 +37,7 @@ class GraphOracle:
     network: QuantizedNetwork
 
     def assert_equal(self, images: Array, result: RunResult, timesteps: int) -> int:
-        """Every potential and spike of the traced ``result`` is the graph's; return how many spikes were compared."""
+        """Check every potential and spike of the traced ``result``; return the number of compared spikes."""
         compared = 0
         for index, image in enumerate(images):
             states = self._start()
@@ -79,7 +79,7 @@ class GraphOracle:
         return states
 
     def _step(self, state: _State, arrived: Array) -> Array:
-        """Let one step pass; return the potentials."""
+        """Run one step; return the potentials."""
         if self._is_circuit:
             state.v, state.fired, potential, _ = oracle.integrated_by_circuit(
                 state.v, state.fired, arrived, state.neuron, leaks=False
@@ -94,11 +94,11 @@ class GraphOracle:
         return self.network.target == "loihi2"
 
     def _gathered(self, level: int, maps: dict[int, Array]) -> Array:
-        """What the channels of a level are, each looked up at its source."""
+        """Return the channels of a level, each looked up at its source."""
         return np.stack([self._looked_up(level, sample, maps) for sample in self.chain.channels[level]])
 
     def _looked_up(self, level: int, sample: Sample, maps: dict[int, Array]) -> Array:
-        """``x[channel, r_h i + top, r_w j + left]``, and 0 outside of x."""
+        """Return ``x[channel, r_h i + top, r_w j + left]``, with 0 outside x."""
         source, levels = maps[sample.source][sample.channel], self.chain.levels
         (height, width), cell = levels.size(level), levels.cell(level, sample.source)
         rows, columns = np.arange(height) * cell[0] + sample.top, np.arange(width) * cell[1] + sample.left
@@ -111,7 +111,7 @@ class GraphOracle:
     def _assert_relays(
         self, level: int, maps: dict[int, Array], potentials: Array, spikes: Array | None, place: tuple[int, int]
     ) -> None:
-        """A relay fires with the neuron that it stands for, and keeps the potential that it starts with."""
+        """Check that a relay fires with the neuron it represents, and that its potential stays at its initial value."""
         neuron = self.network.layers[level - 1].neuron
         for channel, sample in enumerate(self.chain.channels[level]):
             if self.chain.levels.of[sample.source] != level:

@@ -1,4 +1,4 @@
-"""Programs that run Lava beside the host process, for what no option of ours asks of it."""
+"""Programs that run Lava outside the host process, for tests that no option of the package covers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 
 
 def output_of(program: str, *arguments: object) -> str:
-    """Standard output of a Python program, whose children do not outlive it."""
+    """Return the standard output of a Python program; its child processes end with it."""
     command = [sys.executable, "-c", program, *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:

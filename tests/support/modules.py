@@ -1,4 +1,4 @@
-"""PyTorch models made for a test, and what a `ReluNetwork` computes in float64."""
+"""PyTorch models for tests, and the float64 outputs of a `ReluNetwork`."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ class Of(nn.Module):
 
 
 def prepared(model: nn.Module, shape: Shape, seed: int = 0) -> nn.Module:
-    """The model in float64 and eval mode, its lazy modules made for images of ``shape``, randomized."""
+    """Return the randomized model in float64 and eval mode, with lazy modules initialized for images of ``shape``."""
     torch.manual_seed(seed)
     with torch.no_grad():
-        # Also of one that has been prepared before.
+        # A model that was prepared before is in float64.
         model.float().eval()(torch.zeros(1, *shape))
     return randomized(model, seed).double()
 
 
 def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Batch-norm statistics, affine parameters and slopes as after a training."""
+    """Set batch-norm statistics, affine parameters and slopes to values typical after training."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.PReLU) and module.num_parameters > 1:
@@ -53,7 +53,7 @@ def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def outputs(network: ReluNetwork, images: Tensor) -> Tensor:
-    """What the chain makes of float64 ``images``, ``(N, C, H, W)``: ``(N, outputs)``."""
+    """Return the chain's outputs ``(N, outputs)`` for float64 ``images`` ``(N, C, H, W)``."""
     maps = images
     for layer in network.layers:
         maps = _current(layer, maps)

@@ -1,4 +1,4 @@
-"""Random integer networks of every kind of layer that meet the exactness rules, or the chip rules too, with images."""
+"""Random integer networks, with images, that satisfy the exactness rules or also the chip rules; all layer kinds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from loihi_convert.ir.synapse import Conv, Dense, Synapse
 
 
 class Choices(Protocol):
-    """What makes the choices: NumPy's generator, or hypothesis (`support.strategies`)."""
+    """The source of random choices: NumPy's generator, or hypothesis (`support.strategies`)."""
 
     def integers(self, low: int, high: int, size: Any = None) -> Any: ...
 
@@ -30,7 +30,7 @@ class Choices(Protocol):
 
 
 def random_network(seed: int, *, image_count: int = 3) -> tuple[QuantizedNetwork, Array]:
-    """A network of 1 to 4 layers and uint8 images for it; the same for the same seed."""
+    """Return a network of 1 to 4 layers and uint8 images for it, determined by the seed."""
     is_poisson = np.random.default_rng([seed, 1]).random() < 0.4
     return build_network(np.random.default_rng(seed), seed if is_poisson else None, seed, image_count)
 
@@ -38,7 +38,7 @@ def random_network(seed: int, *, image_count: int = 3) -> tuple[QuantizedNetwork
 def build_network(
     rng: Choices, poisson_seed: int | None, seed: int, image_count: int = 3, *, reset: Reset | None = None
 ) -> tuple[QuantizedNetwork, Array]:
-    """A network of 1 to 4 layers and uint8 images for it; Poisson input only where pixels have 8 bits."""
+    """Return a network of 1 to 4 layers and uint8 images for it; Poisson input only if pixels have 8 bits."""
     input_shape: Shape = (int(rng.integers(1, 4)), int(rng.integers(5, 11)), int(rng.integers(5, 11)))
     pixel_bits = int(rng.choice([8, 8, 5, 1]))
     poisson_seed = poisson_seed if pixel_bits == 8 else None
@@ -71,13 +71,13 @@ def build_network(
 
 
 def random_loihi2_network(seed: int, *, image_count: int = 3) -> tuple[QuantizedNetwork, Array]:
-    """The same for target loihi2: `random_network`'s layers, brought onto the grids of the chip; some of them wrap."""
+    """Return the same for target loihi2: `random_network`'s layers, rounded to the chip's grids; some of them wrap."""
     network, images = random_network(seed, image_count=image_count)
     return on_the_grids(np.random.default_rng([seed, 2]), network), images
 
 
 def on_the_grids(rng: Choices, network: QuantizedNetwork) -> QuantizedNetwork:
-    """The network with weights, biases and thresholds that the chip can hold."""
+    """Return the network with weights, biases and thresholds that the chip can represent."""
     layers = tuple(_on_the_grids(rng, layer) for layer in network.layers)
     return replace(network, layers=layers, reset="soft", target="loihi2")
 
@@ -88,7 +88,7 @@ def _on_the_grids(rng: Choices, layer: QuantizedLayer) -> QuantizedLayer:
     largest_weight = max(1, min(127, int(0.9 * limits.POTENTIAL_LIMIT) // inputs))
     synapse = replace(synapse, weight=np.clip(synapse.weight, -largest_weight, largest_weight))
     if rng.random() < 0.3:
-        # Potentials that only fall, and wrap in the end.
+        # Potentials that only fall, and finally wrap.
         synapse = replace(synapse, weight=-np.abs(synapse.weight))
     if synapse.bias is not None:
         exponent = int(rng.integers(0, 7))
@@ -166,7 +166,7 @@ def _layer(
         scale = np.full_like(scale, scale[0])
     if integrates:
         return QuantizedLayer(name, synapse, None, scale, largest_input)
-    # A tenth of the largest possible current: neurons fire often, now and then, or hardly ever.
+    # A tenth of the largest possible current: neurons fire often, sometimes, or hardly ever.
     bound = QuantizedLayer(name, synapse, None, scale, largest_input).largest_current
     threshold = rng.integers(1, min(max(2, bound // 10), limits.THRESHOLD_LIMIT) + 1, synapse.channels).astype(np.int32)
     if rng.random() < 0.2:

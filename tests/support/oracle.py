@@ -1,4 +1,4 @@
-"""What a `QuantizedNetwork` means, in int64 and plain loops: slow, and short enough to be checked by reading."""
+"""The definition of a `QuantizedNetwork`'s results in int64 and plain loops: slow, but short enough to verify."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def run(network: QuantizedNetwork, images: Array, timesteps: int) -> tuple[list[
 def run_circuit(
     network: QuantizedNetwork, images: Array, timesteps: int, *, leaks: bool
 ) -> tuple[list[Array], list[Array], Array]:
-    """`run` on stock neurons, as lava/proc/lif/models.py computes, in units of 1/64; and who wrapped, bool ``(N,)``.
+    """`run` on stock neurons as in lava/proc/lif/models.py, in units of 1/64; also which images wrapped, bool ``(N,)``.
 
-    With ``leaks`` du = 0, and u loses a 4096th in each step; else du = -1, and it loses nothing.
+    With ``leaks``, du = 0 and u loses 1/4096 in each step; otherwise du = -1 and u does not decay.
     """
     moments = (len(images), timesteps)
     potentials = [np.zeros(moments + shape, np.int64) for shape in network.shapes]
@@ -92,7 +92,7 @@ def integrated_by_circuit(
         level = threshold - 1 - initial
     # (|u| * 4095) >> 12, with u's sign, or all of u.
     left = np.sign(u) * (np.abs(u) * (4095 if leaks else 4096) // 4096)
-    # What arrives: the synapse's current, and what the self synapse makes of the last step's spikes.
+    # The input: the synapse's current, and the self synapse's current from the spikes of the last step.
     total = left + 64 * (arrived - threshold * fired)
     wraps = bool(((total > 2**23) | (total <= -(2**23))).any())
     u = np.where(total > 2**23, total - 2**24, total)
@@ -102,7 +102,7 @@ def integrated_by_circuit(
 
 
 def first_signal(network: QuantizedNetwork, image: Array, image_index: int, step: int) -> Array:
-    """What an image enters as at a step: int64 of its shape."""
+    """Return the input for an image at a step, int64 of its shape."""
     if network.poisson_seed is None:
         signal: Array = np.rint(image / 255 * (2**network.pixel_bits - 1))
     else:
@@ -119,7 +119,7 @@ def assert_equal(
     is_stock: bool = False,
     leaks: bool = False,
 ) -> None:
-    """Every integer of a traced or untraced run is the oracle's: potentials, spikes and both counts."""
+    """Check every integer of a traced or untraced run against the oracle: potentials, spikes and both counts."""
     if is_stock:
         potentials, spikes, has_wrapped = run_circuit(network, images, timesteps, leaks=leaks)
         assert result.wrapped_images in (None, has_wrapped.sum())
@@ -149,7 +149,7 @@ def assert_equal(
 
 
 def current(synapse: Synapse, signal: Array) -> Array:
-    """int64 input current: sum-pool, then convolve or multiply, then add the bias."""
+    """Return the int64 input current: sum-pool, then convolve or multiply, then add the bias."""
     if synapse.pool != (1, 1):
         signal = sum_pool(signal, synapse.pool)
     weight = synapse.weight.astype(np.int64)
@@ -189,5 +189,5 @@ def convolve(conv: Conv, weight: Array, signal: Array) -> Array:
 
 
 def per_channel(values: Array, axes: int) -> Array:
-    """``(C,)`` as ``(C, 1, ...)`` with ``axes`` axes."""
+    """Return ``(C,)`` as ``(C, 1, ...)`` with ``axes`` axes."""
     return values.astype(np.int64).reshape(-1, *(1,) * (axes - 1))

@@ -1,4 +1,4 @@
-"""ReLU networks with relays, made by hand, and what their spikes must be."""
+"""Handmade ReLU networks with relays, and their expected spikes."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def relays_after(channels: int, sources: Array) -> Array:
 
 
 def wrong_spikes(relu: ReluNetwork, spikes: list[Array]) -> int:
-    """How many spikes of relays are not those of their sources; ``spikes`` are bool ``(N, T, *shape)`` per layer."""
+    """Return how many relay spikes differ from their sources; ``spikes`` are bool ``(N, T, *shape)`` per layer."""
     wrong = 0
     for index, layer in enumerate(relu.layers):
         for channel in np.flatnonzero([] if layer.relay_of is None else layer.relay_of >= 0):
@@ -112,7 +112,7 @@ def wrong_spikes(relu: ReluNetwork, spikes: list[Array]) -> int:
 
 
 def _expected(layer: ReluLayer, channel: int, before: Array) -> Array:
-    """What a relay must fire, ``(N, T, H, W)`` or ``(N, T)``: the inputs at its tap."""
+    """Return the expected spikes of a relay, ``(N, T, H, W)`` or ``(N, T)``: the inputs at its tap."""
     assert layer.relay_of is not None
     if isinstance(layer.synapse, Dense):
         return before.reshape(*before.shape[:2], -1)[:, :, layer.synapse.weight[channel].argmax()]

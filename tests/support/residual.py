@@ -1,4 +1,4 @@
-"""A residual network in Loihi's integers, whose skip passes a layer as relays, and the float networks it stands for."""
+"""An integer residual network whose skip passes through a layer as relays, and the equivalent float networks."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def residual_images(count: int, seed: int = 0) -> Array:
 
 
 def float_networks(network: QuantizedNetwork) -> tuple[ReluNetwork, SpikingNetwork]:
-    """The CNN and the float SNN that are rounded to ``network`` without any error."""
+    """Return the CNN and the float SNN that round to ``network`` without error."""
     relu, spiking = [], []
     received = np.ones(network.input_shape[0])
     for index, layer in enumerate(network.layers):

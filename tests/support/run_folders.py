@@ -1,4 +1,4 @@
-"""Run folders of runs with known figures."""
+"""Run folders of runs with known results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLASSES = ("zero", "one", "two")
 
 
 def write_runs(root: Path, *runs: run_folder.FileResults, data: str = "mnist", **changes: Any) -> Path:
-    """A run folder below ``root``, called after its first file, with a manifest as `pipeline.run_into_folder` makes."""
+    """Write a run folder below ``root``, named after its first file, with a manifest as from `run_into_folder`."""
     folder = root / f"{re.sub(r'[^a-zA-Z0-9-]', '_', runs[0].name)}-ref-1"
     file = root / "some.net"
     file.write_bytes(b"content")

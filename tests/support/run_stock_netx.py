@@ -1,9 +1,9 @@
-"""Run an exported file with nothing but lava-dl.
+"""Run an exported file with only lava-dl.
 
     python tests/support/run_stock_netx.py model.net images.npy T potentials.npy
 
-The images are integers (N, C, H, W). Written are the output layer's states after each step, in weight units, int32
-(N, T, classes). Stock netx has hard-reset neurons that start at 0: the numbers are those of a hard-reset network.
+The images are integers (N, C, H, W). The output is the last layer's states after each step, in weight units, int32
+(N, T, classes). Stock netx has hard-reset neurons that start at 0, so these are results of a hard-reset network.
 """
 
 import sys

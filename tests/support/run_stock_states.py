@@ -1,4 +1,4 @@
-"""Every layer's states from nothing but lava-dl.
+"""Compute every layer's states with only lava-dl.
 
     python tests/support/run_stock_states.py FILE.net INPUT.npy T STATES.npz
 

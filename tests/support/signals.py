@@ -1,10 +1,10 @@
-"""Signals in one dimension: MNIST-1D (Greydanus & Kobak 2020). Shown against T:
+"""One-dimensional signals: MNIST-1D (Greydanus & Kobak 2020). Results against T:
 uv run --with mnist1d --with requests python tests/support/signals.py [FOLDER]
 
 The package mnist1d generates 4,000 signals of 40 samples for training and 1,000 for testing, ten classes, seed 42. The
 script trains the data set's own CNN with a max pooling added, exports it for several T as a user would, and runs each
-file on the test signals. FOLDER keeps the data, the checkpoint, the files, and a run folder; it must be new; default:
-temporary.
+file on the test signals. FOLDER must be new; it receives the data, the checkpoint, the files, and a run folder.
+Default: temporary.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def as_pixels(signals: Array) -> Array:
 
 
 def trained(signals: Array, labels: Array) -> nn.Module:
-    """Return a `network` trained on uint8 ``(N, 1, L)``, each signal moved by up to 2 samples; the same each time."""
+    """Return a `network` trained reproducibly on uint8 ``(N, 1, L)``, each signal shifted by up to 2 samples."""
     torch.manual_seed(0)
     model = network()
     x, y = torch.from_numpy(signals / np.float32(255)), torch.from_numpy(labels)
@@ -61,7 +61,7 @@ def trained(signals: Array, labels: Array) -> nn.Module:
 
 
 def main(folder: Path) -> None:
-    """Make the data, train, export and run in ``folder``."""
+    """Generate the data, train, export and run in ``folder``."""
     from mnist1d.data import get_dataset_args, make_dataset
 
     folder.mkdir(parents=True)

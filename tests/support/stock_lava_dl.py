@@ -1,4 +1,4 @@
-"""Unmodified lava-dl's netx, in a process of its own."""
+"""Unmodified lava-dl's netx in a separate process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-# slayer takes ten seconds to import; of all of it netx needs one function, for neurons that resonate.
+# slayer takes ten seconds to import; netx needs only one of its functions, for resonating neurons.
 _IMPORT: Final = """
 import sys, types
 from loihi_convert.backends.lava.host import import_lava
@@ -29,7 +29,7 @@ for words in json.loads(sys.argv[1]):
 
 
 def execute(program: str, *words: str) -> None:
-    """Run Python code where lava-dl's netx can be imported."""
+    """Run Python code in an environment in which lava-dl's netx can be imported."""
     done = subprocess.run(
         [sys.executable, "-c", _IMPORT + program, *words],
         capture_output=True,
@@ -41,5 +41,5 @@ def execute(program: str, *words: str) -> None:
 
 
 def run_scripts(*calls: Sequence[object]) -> None:
-    """Run scripts, each given as its path and its arguments, one after the other in one process."""
+    """Run scripts, each given by path and arguments, sequentially in one process."""
     execute(_SCRIPTS, json.dumps([list(map(str, words)) for words in calls]))

@@ -1,4 +1,4 @@
-"""Random networks and synapses for hypothesis, which reduces a failure to few and small layers."""
+"""Random networks and synapses for hypothesis, which shrinks a failure to a few small layers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INPUT_SHAPES = st.tuples(st.integers(1, 4), st.integers(5, 10), st.integers(5, 1
 
 
 class Drawn:
-    """The choices of `support.networks`, made by hypothesis; the numbers in arrays by a seed that it chooses."""
+    """The choices of `support.networks`, made by hypothesis; array values come from a seed that it chooses."""
 
     def __init__(self, draw: st.DrawFn) -> None:
         self._draw = draw
@@ -45,9 +45,9 @@ class Drawn:
 
 @st.composite
 def networks(draw: st.DrawFn, reset: Reset | None = None, takes_pixels: bool = False) -> Case:
-    """A network of 1 to 4 layers of every kind that meets the exactness rules, and three images for it.
+    """Networks of 1 to 4 layers of any kind that satisfy the exactness rules, with three images each.
 
-    ``reset`` and ``takes_pixels`` leave out the networks of another reset and those of Poisson input.
+    ``reset`` excludes networks with another reset, and ``takes_pixels`` those with Poisson input.
     """
     poisson_seed = None if takes_pixels else draw(st.none() | st.integers(0, 100))
     return build_network(Drawn(draw), poisson_seed, 0, reset=reset)

@@ -12,7 +12,7 @@ from loihi_convert.data import Dataset
 
 
 class Sequential(nn.Sequential):
-    """Batch norm behind each convolution, one nn.Sequential."""
+    """Batch norm after each convolution, one nn.Sequential."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -82,7 +82,7 @@ class Shapes(nn.Module):
 
 
 class Normalizing(nn.Module):
-    """Normalizes its images itself, in front of a padded convolution; averages by mean over the axes."""
+    """Normalizes its images before a padded convolution; averages with mean over the axes."""
 
     mean: Tensor
     std: Tensor
@@ -102,7 +102,7 @@ class Normalizing(nn.Module):
 
 
 class PreNorm(nn.Module):
-    """Batch norm in front of each padded convolution, log_softmax at the end; images normalized by the caller."""
+    """Batch norm before each padded convolution, log_softmax at the end; the caller normalizes the images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ NORMALIZATIONS: Mapping[type[nn.Module], dict[str, tuple[float]]] = {
 
 
 def prepared(kind: type[nn.Module], data: Dataset) -> Tensor:
-    """Return the images as the user of ``kind`` feeds them: float32 ``(N, C, H, W)``."""
+    """Return the images as the user of ``kind`` prepares them: float32 ``(N, C, H, W)``."""
     normalization = NORMALIZATIONS[kind]
     (mean,), (std,) = normalization.get("mean", (0.0,)), normalization.get("std", (1.0,))
     return (torch.from_numpy(data.images.copy()).float() / 255 - mean) / std
