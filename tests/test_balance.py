@@ -32,7 +32,7 @@ def pixels(*values: int) -> np.ndarray:
 
 
 def chain_of(*weights: float) -> ReluNetwork:
-    """One neuron a layer."""
+    """Return a chain with one neuron per layer."""
     layers = tuple(ReluLayer(f"fc{index}", Dense(np.array([[weight]]))) for index, weight in enumerate(weights))
     return ReluNetwork((1, 1, 1), layers)
 
@@ -231,7 +231,7 @@ def test_help_shows_every_option_and_its_default() -> None:
 
 
 def test_auto_and_correction_are_resolved_by_balance() -> None:
-    """`balance` gives what its stages give one by one; `balance_each` takes a method only."""
+    """`balance` equals its stages applied one by one; `balance_each` accepts only a method."""
     cnn = random_cnn(2)
     images = np.random.default_rng(0).integers(0, 256, (24, 1, 8, 8)).astype(np.uint8)
     best, *_ = choose_method(cnn, images, 2)
@@ -256,7 +256,7 @@ def test_wrong_images(images: np.ndarray) -> None:
 
 @pytest.mark.parametrize(("timesteps", "initial_potential"), [(1, "half"), (3, "half"), (8, "zero")])
 def test_least_squares_finds_the_best_of_its_candidates(timesteps: int, initial_potential: Any) -> None:
-    """One neuron: all candidates tried one by one, in a network of their own."""
+    """One neuron: each candidate is tried in a separate network."""
     images = np.random.default_rng(0).integers(0, 256, (40, 1, 1, 1)).astype(np.uint8)
     network = chain_of(2, 1)
     balanced = balance(
@@ -277,7 +277,7 @@ def test_least_squares_finds_the_best_of_its_candidates(timesteps: int, initial_
 
 
 def test_least_squares_lowers_thresholds_where_steps_are_few() -> None:
-    """With one step every activation becomes 0 or the threshold: less than half the largest is cut off there."""
+    """With one step every activation becomes 0 or the threshold: the best one cuts off less than half the largest."""
     images = np.random.default_rng(0).integers(0, 256, (200, 1, 1, 1)).astype(np.uint8)
     thresholds = []
     for timesteps in (1, 4, 32):
@@ -318,7 +318,7 @@ def test_literal_spikes_are_known_by_their_amplitude() -> None:
     assert IntegrateAndFire(threshold, np.array([1.0, 0.0]), np.zeros(2)).is_literal
     assert not IntegrateAndFire(threshold, np.array([0.5, 0.0]), np.zeros(2)).is_literal
     assert not IntegrateAndFire(threshold, np.array([0.7, 0.0]), np.zeros(2)).is_literal
-    # Worth 1, which is its threshold.
+    # Its amplitude is 1, equal to its threshold.
     assert not IntegrateAndFire(np.array([1.0, np.inf]), np.array([1.0, 0.0]), np.zeros(2)).is_literal
 
 
@@ -333,7 +333,7 @@ def thresholds_of(network: SpikingNetwork) -> list[list[float]]:
 
 
 def two_channels() -> ReluNetwork:
-    """fc1: channels 2 x and x; fc2: both added."""
+    """Return fc1 with channels 2 x and x, and fc2, which adds both."""
     layers = (ReluLayer("fc1", Dense(np.array([[2.0], [1.0]]))), ReluLayer("fc2", Dense(np.array([[1.0, 1.0]]))))
     return ReluNetwork((1, 1, 1), (*layers, ReluLayer("fc3", Dense(np.array([[1.0]])))))
 

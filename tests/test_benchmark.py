@@ -1,4 +1,4 @@
-"""`benchmark.py` without the libraries it compares: operation counts, tables, and what a missing library gives."""
+"""`benchmark.py` without the compared libraries: operation counts, tables, and the result of a missing library."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def benchmark() -> Iterator[ModuleType]:
 
 
 def tiny_network() -> QuantizedNetwork:
-    """1 x 4 x 4, two convolutions 3 x 3 of padding 1 (4 channels, then 2 in 2 groups behind 2 x 2 pooling), dense."""
+    """1 x 4 x 4, two 3 x 3 convolutions of padding 1 (4 channels; 2 in 2 groups after 2 x 2 pooling), dense."""
     random = np.random.default_rng(0)
 
     def layer(name: str, synapse: Conv | Dense, largest: int = 1, threshold: int = 40) -> QuantizedLayer:
@@ -61,7 +61,7 @@ def test_the_limit_counts_every_product_once(benchmark: ModuleType) -> None:
     first, second, last = gemm.products(tiny_network(), timesteps=5)
     # 4 channels x 9 weights at 16 positions, once, because the image is constant.
     assert first.multiply_accumulates == 4 * 9 * 16
-    # Behind the pooling 2 x 2 positions; each of 2 channels reads the 2 x 9 weights of its group; 5 steps.
+    # 2 x 2 positions after the pooling; each of 2 channels reads the 2 x 9 weights of its group; 5 steps.
     assert second.multiply_accumulates == 2 * 18 * 4 * 5
     # 2 x 2 x 2 neurons to 3 outputs; 5 steps.
     assert last.multiply_accumulates == 8 * 3 * 5
@@ -98,7 +98,7 @@ def test_what_every_library_gets_is_the_network(benchmark: ModuleType) -> None:
 
 
 class Residual(nn.Module):
-    """A skip, and one ReLU module in two places."""
+    """A skip connection, and one ReLU module used twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ def test_a_channel_that_never_fires_is_out_of_reach(benchmark: ModuleType) -> No
     silent = QuantizedLayer("conv1", layer.synapse, IntegerNeuron(threshold, 0 * threshold), layer.scale, 255)
     found = peers.thresholds(silent).tolist()
     assert found[:3] == [1, 2, 3]
-    # Beyond T = 2^20 steps of the largest current.
+    # More than T = 2^20 steps of the largest current.
     assert found[3] >= 2**20 * limits.POTENTIAL_LIMIT
 
 
@@ -178,7 +178,7 @@ def test_a_library_that_is_not_there_gives_a_row_that_says_so(
     process, worker = (importlib.import_module(f"simulators.{name}") for name in ("process", "worker"))
     peers = importlib.import_module("simulators")
     index, peer = next((index, peer) for index, peer in enumerate(peers.PEERS) if peer.module == "snntorch")
-    # An environment in which the installation went wrong: that of the tests, to which snnTorch does not belong.
+    # An environment with a failed installation: the tests' own environment, which does not contain snnTorch.
     monkeypatch.setattr(process, "python_with", lambda _: [sys.executable])
     netx.write(tiny_network(), tmp_path / "tiny.net")
     np.save(tmp_path / "images.npy", np.random.default_rng(2).integers(0, 256, (4, 1, 4, 4)).astype(np.uint8))
@@ -209,7 +209,7 @@ def test_peak_memory_is_that_of_the_process_itself(benchmark: ModuleType) -> Non
     done = subprocess.run(
         [*process.python_with(None), "-c", command], cwd=PEERS, capture_output=True, text=True, check=True
     )
-    # 256 MiB that the parent holds are not counted.
+    # The parent's 256 MiB are not counted.
     assert int(done.stdout) < worker.peak_memory() - ballast.nbytes // 2
 
 
@@ -319,7 +319,7 @@ def proven_for(path: Path, timesteps: int, *, poisson_seed: int | None = None) -
 
 
 def noise() -> object:
-    """28 x 28 noise in the place of MNIST."""
+    """Return 28 x 28 noise instead of MNIST."""
     from loihi_convert.data.dataset import Dataset, DataSplits
 
     images = np.random.default_rng(3).integers(0, 256, (12, 1, 28, 28)).astype(np.uint8)

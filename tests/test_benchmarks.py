@@ -1,4 +1,4 @@
-"""The splits never change; files are found wherever they usually lie, and damage is noticed."""
+"""The splits never change; files are found in their usual places, and damage is detected."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def idx(array: NDArray[np.uint8]) -> bytes:
 
 @pytest.fixture(scope="module")
 def mnist_files() -> dict[str, bytes]:
-    """Return four files of MNIST's lengths: image n holds n, big-endian, in its first pixels; its label is n % 10."""
+    """Return four files of MNIST's lengths: the first pixels of image n are n, big-endian; its label is n % 10."""
     files = {}
     for part, count in (("train", 60_000), ("t10k", 10_000)):
         images = np.zeros((count, 28, 28), np.uint8)
@@ -148,7 +148,7 @@ def test_fashion_mnist_is_not_taken_for_mnist(tmp_path: Path, known: dict[str, b
     with pytest.raises(DataError) as caught:
         load_benchmark("fashion-mnist", tmp_path)
     assert "train-images-idx3-ubyte of fashion-mnist (looked in fashion-mnist/" in caught.value.found
-    # Loose files have no folder that tells: their content does.
+    # Files outside a named folder are identified by their content.
     with pytest.raises(DataError) as caught:
         load_benchmark("fashion-mnist", tmp_path / "mnist")
     assert "another data set" in caught.value.found
@@ -175,7 +175,7 @@ def test_cifar10_is_read_from_its_binary_version(cifar_root: Path) -> None:
     splits = load_benchmark("cifar10", cifar_root)
     assert splits.input_shape == (3, 32, 32)
     assert splits.classes[3] == "cat"
-    # Of 10,000 training images 5,000 are for validation; the 5,000 left all calibrate.
+    # Of 10,000 training images, 5,000 are for validation, and the other 5,000 are all used for calibration.
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [5_000, 5_000, 2_000]
     seen = []
     for part in (splits.train, splits.validation, splits.test):

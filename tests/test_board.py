@@ -1,4 +1,4 @@
-"""Backend `loihi2` as far as a machine without a board goes: which board, the plan, the script, the golden folder."""
+"""Backend `loihi2` on a machine without a board: choice of the board, plan, script, golden folder."""
 
 from __future__ import annotations
 
@@ -416,7 +416,7 @@ for neurons in built[0].neurons:
 
 @pytest.mark.lava
 def test_what_is_read_from_a_board_after_every_step_is_what_every_layer_did(tmp_path: Path) -> None:
-    """The driver of `hardware` on Lava's simulator, whose u it reads as it would from a chip; and the plan."""
+    """The driver in `hardware`, on Lava's simulator, reads u as it would from a chip; it agrees with the plan."""
     network, images = networks.random_loihi2_network(28)
     files = LavaFiles(tmp_path)
     files.fill(network, images, 3, True)
@@ -444,7 +444,7 @@ def test_the_golden_folder_passes(backend: BackendName, invoke: Invoke) -> None:
 
 
 def test_the_golden_network_is_worth_comparing() -> None:
-    """A T that is no power of two, biases, a pooling, layers that fire to the end and some that do not."""
+    """T is not a power of two; there are biases, a pooling, and layers that do and do not fire until the end."""
     known = golden_check.read_golden(golden_check.folder())
     assert known.network.target == "loihi2"
     assert known.timesteps & (known.timesteps - 1) != 0

@@ -27,7 +27,7 @@ def images(count: int = 60) -> Array:
 
 
 def one_hidden_neuron() -> tuple[ReluNetwork, SpikingNetwork]:
-    """A pixel x is sent on by one neuron of threshold 1 that begins at 0, and read with weight 1 and -1."""
+    """One neuron of threshold 1, starting at 0, relays a pixel x, which is read out with weights 1 and -1."""
     first, last = Dense(np.array([[1.0]])), Dense(np.array([[1.0], [-1.0]]))
     neuron = IntegrateAndFire(np.array([1.0]), np.array([1.0]), np.array([0.0]))
     layers = (SpikingLayer("first", first, neuron), SpikingLayer("last", last, None))
@@ -39,7 +39,7 @@ def test_by_hand() -> None:
     """Pixels 0.2, 0.6, 0.8 at T = 1: the rounding that is nearest is 0, 1, 1; a mean of 2/3 where the CNN has 1.6/3."""
     cnn, network = one_hidden_neuron()
     pixels = np.array([51, 153, 204], np.uint8).reshape(3, 1, 1, 1)
-    # From 0 nothing fires.
+    # Starting at 0, no neuron fires.
     assert outputs(network, pixels, 1)[:, -1, 0].tolist() == [0, 0, 0]
     corrected = correct_biases(cnn, network, pixels)
     first, last = corrected.layers
@@ -53,7 +53,7 @@ def test_by_hand() -> None:
 @pytest.mark.parametrize("reset", ["soft", "hard"])
 @pytest.mark.parametrize("timesteps", [1, 2, 8])
 def test_mean_outputs_are_those_of_the_cnn(timesteps: int, reset: str) -> None:
-    """Of the images it was calibrated on, and only there is it exact."""
+    """The mean is exact only on the calibration images."""
     cnn = random_cnn(1)
     network = balance(cnn, images(), timesteps, BalanceOptions(method="percentile", reset=reset))
     corrected = correct_biases(cnn, network, images())

@@ -1,4 +1,4 @@
-"""`check`: good networks, and for every rule one broken on purpose: found, named, with its severity and exit code."""
+"""`check`: valid networks, and for every rule a network that violates it: finding, layer, severity and exit code."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def good(
     proven: int = 16,
     poisson_seed: int | None = None,
 ) -> QuantizedNetwork:
-    """A convolution of two channels and a dense readout; hard reset, one threshold: all that a chip needs."""
+    """A convolution of two channels and a dense readout, with hard reset and one threshold: valid for a chip."""
     synapse = Conv(np.array(kernel, np.int32), None if bias is None else np.array(bias, np.int32))
     neuron = IntegerNeuron(np.array(threshold, np.int32), np.zeros(2, np.int32))
     is_constant = poisson_seed is None
@@ -96,7 +96,7 @@ def circuit() -> QuantizedNetwork:
 
 
 def found_in(path: Path, target: Target = "lava", **options: Any) -> dict[str, Finding]:
-    """What is found, by rule; no rule finds two things in these networks."""
+    """Return the findings by rule; each rule has at most one finding in these networks."""
     checked = pipeline.check(pipeline.load_file(path), target=target, **options)
     return {finding.rule: finding for finding in checked.findings}
 
@@ -136,7 +136,7 @@ def test_no_native_network_has_an_error_on_lava(
 
 
 BROKEN_NETWORKS = [
-    # rule, network, target, options, severity, layer, what its text must name
+    # rule, network, target, options, severity, layer, text that the finding must contain
     ("output potentials fit for the timesteps", good(), "lava", {"timesteps": 17}, "error",
      None, ["T = 17", "+-131,071", "16", "`timesteps=17`"]),
     ("thresholds are balanced for the timesteps", good(), "lava", {"timesteps": 8}, "warning",
@@ -278,7 +278,7 @@ def test_a_file_of_another_program_that_breaks_one_rule(
     write(path, external_datasets(**changes))
     found = found_in(path, target)
     refusal = found.pop("this package can read the file", None)
-    # What this package cannot run, another program may.
+    # Another program may run a file that this package cannot run.
     assert refusal is None or refusal.severity == "note"
     assert {name for name, finding in found.items() if finding.severity == "error"} <= {rule}
     assert_says(found[rule], severity, layer, named)
@@ -294,7 +294,7 @@ def chips_of(path: Path) -> Chips | None:
 
 
 def dense(neurons: int, inputs: int) -> LayerData:
-    """Weights of both signs, none of them 0."""
+    """Return nonzero weights of both signs."""
     ones = np.ones((neurons, inputs), np.float32)
     ones[0] = -1
     return {"type": "dense", "shape": [neurons], "weight": ones, "neuron": NEURON}
@@ -359,7 +359,7 @@ def test_recurrent_weights_of_other_neurons(tmp_path: Path) -> None:
 
 
 def test_no_total_without_every_layer(tmp_path: Path) -> None:
-    """The size of the input of a convolution stands in the file, or nowhere."""
+    """The input size of a convolution is only known if the file records it."""
     assert chips_of(write_external(tmp_path / "whole.net", small_layers())) is not None
     assert chips_of(write_external(tmp_path / "headless.net", small_layers()[1:])) is None
     pooled = [dense(8, 8), {"type": "average", "shape": [8]}, dense(4, 8)]
@@ -381,7 +381,7 @@ def test_whatever_a_file_says_there_is_an_answer(tmp_path: Path) -> None:
     names = sorted(external_datasets())
     for index, name in enumerate(names):
         for offset, value in enumerate(NONSENSE):
-            # A second one, so that what one rule presupposes of another breaks, too.
+            # A second change, so that assumptions of one rule about another are also violated.
             other = {names[(7 * index + offset) % len(names)]: NONSENSE[(offset + index) % len(NONSENSE)]}
             write(path, external_datasets() | other | {name: value})
             for finding in found_in(path, "loihi2").values():
@@ -483,7 +483,7 @@ def test_more_chips_hold_more() -> None:
 @given(networks())
 @settings(max_examples=12, deadline=None)
 def test_potentials_and_spikes_keep_to_the_bounds(case: Case) -> None:
-    """On random images; what comes after the reset is never above what came before it."""
+    """Checked on random images; the potential after the reset is never above the potential before it."""
     network, images = case
     result = run_network(network, images, 5, trace=True)
     for (_, run), trace in zip(layer_runs(NetworkRun(network, 5)), result.traces, strict=True):
@@ -550,7 +550,7 @@ def test_a_finding_is_one_line() -> None:
 
 
 def test_channels_are_looked_at_by_running_the_network(check_network: Callable[..., dict[str, Finding]]) -> None:
-    """Black images: no input at all, so no channel fires. White ones: (3 - 1 - 2 + 1) x 15 = 15 a step, 60 in four."""
+    """Black images: no input, so no channel fires. White images: (3 - 1 - 2 + 1) x 15 = 15 per step, 60 in four."""
     black = np.zeros((2, 1, 4, 4), np.uint8)
     assert set(check_network(circuit(), "loihi2", images=black)) == {"every channel is active"}
     silent = check_network(good(), images=black)["every channel is active"]

@@ -1,4 +1,4 @@
-"""What is written comes back in every field; a file that does not fit or is damaged is one sentence."""
+"""Round trips preserve every field; a mismatched or damaged file gives a one-sentence error."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_float16_comes_back_as_float32_from_a_file_of_half_the_size(tmp_path: Pa
     saved = (tmp_path / f"full{suffix}").stat().st_size - (tmp_path / f"half{suffix}").stat().st_size
     weights = sum(tensor.numel() for tensor in written.state.values() if tensor.is_floating_point())
     assert abs(saved - 2 * weights) < 600
-    # What was read can be written again.
+    # A checkpoint that was read can be written again.
     save(read, tmp_path / f"again{suffix}")
     again = load(tmp_path / f"again{suffix}")
     assert all(torch.equal(again.state[name], written.state[name]) for name in written.state)
@@ -187,7 +187,7 @@ def test_any_flipped_byte_is_noticed_or_harmless(tmp_path: Path, suffix: str) ->
             read = load(path)
         except CheckpointError:
             continue
-        # Only padding, dates and the like may differ without notice.
+        # Only insignificant bytes, such as padding and dates, may differ without an error.
         assert all(torch.equal(read.state[name], written.state[name]) for name in written.state)
         assert dataclasses.replace(read, state={}).__dict__ == dataclasses.replace(written, state={}).__dict__
 

@@ -1,4 +1,4 @@
-"""Target loihi2: bounds of u against every input there is, scales that keep them, grids, and what they cost."""
+"""Target loihi2: bounds of u against every possible input, scales that satisfy them, grids, and their cost."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_no_image_wraps_the_first_layer(
     assert network.max_timesteps == timesteps
     found = clipped_images(network, attacks(network), timesteps)
     assert found[0].tolist() == [0, 0]
-    # The later layers, on what they were held for.
+    # The later layers, on the inputs their scales were chosen for.
     costs = report_quantization(network, spiking, digits_like(seed))
     assert costs.layers[0].is_proven
     assert all(layer.low_clipped == layer.high_clipped == 0 for layer in costs.layers)
@@ -241,7 +241,7 @@ def test_the_circuit_is_the_real_numbers_up_to_rounding(seed: int) -> None:
 
 
 def test_account_says_what_the_grid_changed() -> None:
-    """Thresholds 1000 and 13.2 units: 2^2 makes 12 of the latter, 9 % less."""
+    """Thresholds 1000 and 13.2 units: the grid of 2^2 rounds the latter to 12, which is 9 % less."""
     threshold = np.array([1000.0, 13.2])
     layers = (
         SpikingLayer("hidden", Dense(np.eye(2) * 127), IntegrateAndFire(threshold, threshold, np.zeros(2))),

@@ -1,4 +1,4 @@
-"""The choice of a balancing method: what is tried, on which images, and the sentence that says so."""
+"""The choice of a balancing method: the trials, their images, and the sentence that reports them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_corrections_are_tried_on_the_two_best_unless_forbidden_or_wanted_everyw
     assert [trial for trial in trials if not trial.corrected] == list(plain)
     corrected = {trial.name for trial in trials if trial.corrected}
     assert corrected == {f"{trial.name} corrected" for trial in plain[:2]}
-    # A potential that was asked for stays.
+    # A requested potential is kept.
     assert choose_method(network, images(60), 1, BalanceOptions(initial_potential="half")) == plain
     everywhere = choose_method(network, images(60), 1, BalanceOptions(bias_correction=True))
     assert len(everywhere) == len(plain)

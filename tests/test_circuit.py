@@ -54,7 +54,7 @@ def test_the_circuit_is_a_soft_reset_neuron_until_it_wraps(case: Case) -> None:
 
 
 def test_random_networks_are_worth_comparing() -> None:
-    """Some wrap, most do not; every exponent occurs; levels lie in both spans; some biases are negative."""
+    """Some wrap, most do not; every exponent occurs; both level spans occur; some biases are negative."""
     networks = [random_loihi2_network(seed) for seed in range(300)]
     circuits = [circuit(layer) for network, _ in networks for layer in network.layers if layer.neuron is not None]
     wrapped = [run_network(network, images, TIMESTEPS).wrapped_images for network, images in networks[:40]]
@@ -179,7 +179,7 @@ def test_the_leak_by_hand() -> None:
 
 @pytest.mark.parametrize("leaks", [False, True])
 def test_on_a_gpu(leaks: bool) -> None:
-    """torch's CPU by another name takes the same code as a GPU."""
+    """torch's CPU under another device name uses the same code as a GPU."""
     for seed in range(12):
         network, images = random_loihi2_network(seed)
         result = run_network(network, images, TIMESTEPS, trace=True, neuron=CIRCUITS[leaks], device="cpu:0")

@@ -1,4 +1,4 @@
-"""The command line: exit codes, one sentence per error, JSON alone on stdout, files where they are said to be."""
+"""The command line: exit codes, one sentence per error, only JSON on stdout, files in the reported places."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_export_then_run(invoke: Invoke, model: Path, tmp_path: Path) -> None:
     done = invoke("export", model, "-T", 16, "-o", "a.net")
     assert (done.code, done.out) == (3, "")
     assert "error: a.net: exists already; nothing was changed." in done.err
-    # The newest file of the folder is what `run` takes; its model does not lie beside it.
+    # `run` uses the newest file in the folder; its model is not in the same folder.
     done = invoke("run", "--images", 50, "-o", "here")
     assert done.code == 0
     assert re.match(r"a\.net on digits: \d\d\.\d\d % at T = 16\n50 test images, exact integers \(ref\): ", done.out)
@@ -282,7 +282,7 @@ def test_target_loihi2(invoke: Invoke, model: Path) -> None:
         done = invoke("run", "chip.net", "--images", 50, "--no-early-exit", "--model", model, "--json", *words)
         result = json.loads(done.out)["chip"]
         assert result["wrapped_images"] == 0
-        # The CNN itself is trained briefly: its accuracy is another one on another processor.
+        # The CNN is trained only briefly, so its accuracy depends on the processor.
         assert result["points"][-1]["agreement_with_cnn"] > 0.9
         assert "wrapped" not in done.err
     done = invoke("run", "chip.net", "--images", 50, "--no-early-exit", "--neuron", "own", "--json")
@@ -342,7 +342,7 @@ def test_own_images_are_run_with_and_without_labels(invoke: Invoke, model: Path,
     assert header.startswith("file,image,timesteps,class,class_name,label,")
     assert [row.split(",")[5] for row in rows if row.split(",")[2] == "8"] == ["3"] * 4 + ["7"] * 4
     assert predictions["flat"].read_text().startswith("file,image,timesteps,class,class_name,potential_0")
-    # The tables, too, do without accuracy.
+    # The tables also work without accuracy.
     assert invoke("run", "own.net", "--data", "flat/").code == 0
 
 
@@ -413,7 +413,7 @@ def test_methods_bring_their_neurons_and_input(
 
 @pytest.mark.slow
 def test_hard_reset_with_one_threshold_a_layer(invoke: Invoke, model: Path) -> None:
-    """What stock netx needs on hardware; the run says what an inference is estimated to take."""
+    """The settings that stock netx needs on hardware; the run reports the estimated energy and time per inference."""
     done = invoke("export", model, "-T", 4, "-o", "other.net", "--reset", "hard", "--thresholds", "scalar", "--json")
     assert done.code == 0, done.err
     (file,) = json.loads(done.out)["files"]
@@ -541,7 +541,7 @@ def test_files_of_different_data_are_not_run_on_those_of_the_first(
         assert message in done.err
     assert not Path("runs").exists()
     assert invoke("run", "a.net", "b.net", "--data", "./folders", "-o", "own").code == 0
-    # A data set has classes of its own.
+    # A data set defines its own classes.
     assert invoke("run", "a.net", "b.net", "c.net", "--data", "digits", "--images", 5, "-o", "both").code == 0
 
 
@@ -575,7 +575,7 @@ def test_a_run_beyond_the_proof_is_refused(invoke: Invoke, model: Path) -> None:
     done = invoke("run", "c.net", "-T", proven + 1)
     assert done.code == 3
     assert f"timesteps: found {proven + 1}; must be in 1..{proven:,}, for which" in done.err
-    # What export would refuse is not advised.
+    # Options that export would refuse are not recommended.
     done = invoke("run", "c.net", "-T", 99_999_999)
     assert done.code == 2
     assert "timesteps: found 99999999; must be in 1..1,048,576." in done.err
@@ -721,7 +721,7 @@ def test_a_signal_during_training(tmp_path: Path) -> None:
         process.kill()
     assert process.returncode == 128 + signal.SIGTERM
     assert "Traceback" not in err
-    # What was trained is kept, no partial file is left.
+    # The state of the training is kept, and no partial file remains.
     assert [path.name for path in tmp_path.iterdir()] == [resume.name]
 
 
