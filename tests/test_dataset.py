@@ -12,7 +12,7 @@ from loihi_convert.errors import DataError, UsageError
 
 
 def some(count: int, classes: int = 3) -> Dataset:
-    """Return ``count`` images; image n is filled with n, its label is n modulo ``classes``."""
+    """Return ``count`` images; all pixels of image n are n, and its label is n modulo ``classes``."""
     numbers = np.arange(count)
     images = np.broadcast_to(numbers[:, None, None, None] % 256, (count, 1, 2, 2)).astype(np.uint8)
     return Dataset(images, (numbers % classes).astype(np.int64))

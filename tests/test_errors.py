@@ -1,4 +1,4 @@
-"""Errors: four fields, one sentence or two, and what the command line makes of parameters."""
+"""Errors: four fields, one or two sentences, and parameters shown as flags on the command line."""
 
 from __future__ import annotations
 

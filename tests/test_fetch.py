@@ -1,4 +1,4 @@
-"""Downloads without a network: what is said before one, and after one that goes wrong."""
+"""Downloads without a network: the messages before a download and after a failed one."""
 
 from __future__ import annotations
 

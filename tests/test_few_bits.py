@@ -20,7 +20,7 @@ def qcfs_model() -> torch.nn.Module:
     model = build_model("digits-cnn", (1, 8, 8), 10, qcfs_levels=4)
     with torch.no_grad():
         for name in ("relu1", "relu2"):
-            # Three times as much for some channels as for others.
+            # Three times as large for some channels as for others.
             model.get_submodule(name).get_parameter("threshold").uniform_(0.3, 0.9)
     return model.eval()
 

@@ -1,4 +1,4 @@
-"""Weights rounded to float16: their values, their accuracies, and what is too large."""
+"""Weights rounded to float16: their values, their accuracies, and values that are too large."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model is read as, and everything that has no spiking equivalent: refused with its place and what to use."""
+"""Graphs read from models; parts without a spiking equivalent are refused, with their place and an alternative."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ControlFlow(nn.Module):
 
 
 class StandardizedConv(nn.Conv2d):
-    """Computes something else than a convolution with its weight."""
+    """Does not compute a convolution with its weight."""
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.conv2d(x, self.weight / self.weight.std())

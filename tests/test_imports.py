@@ -1,4 +1,4 @@
-"""Imports run one way, and the heavy libraries stay in the files that are allowed to know them."""
+"""Imports go in one direction, and heavy libraries are imported only by certain files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images and labels of a program: every form that is allowed gives the same array, every other one a clear error."""
+"""Images and labels from a program: every supported format gives the same array, any other a clear error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every number of Loihi stands once, in `chip.limits`."""
+"""Every constant of Loihi is defined once, in `chip.limits`."""
 
 from __future__ import annotations
 

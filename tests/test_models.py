@@ -1,4 +1,4 @@
-"""The networks are the paper's, and obey the rules under which a CNN converts."""
+"""The networks are those of the paper and satisfy the rules for conversion."""
 
 from __future__ import annotations
 

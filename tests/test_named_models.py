@@ -1,4 +1,4 @@
-"""Models by name: what is listed, which file a name means, and what is said of those that are not here."""
+"""Models by name: the list, the file of each name, and the message if a model is not installed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_name_is_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     path = ROOT / "netx_models" / "mnist" / "model-T4.net"
     assert file_of(Path("mnist-T4")) == path
     assert file_of(Path("MNIST-t4")) == path
-    # Paths, and words that are like no name, are left to what opens them.
+    # Paths, and words that are not similar to a name, are passed on unchanged.
     for other in ("absent.net", "model", "a/mnist-T4"):
         assert file_of(Path(other)) == Path(other)
     Path("mnist-T4").write_text("a file of the user's own")

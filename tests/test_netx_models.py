@@ -1,4 +1,4 @@
-"""The tool that builds netx_models/, and what lies there."""
+"""The tool that builds netx_models/, and the contents of that folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`check` on a CNN lists every place that cannot spike, in one table."""
+"""`check` on a CNN lists every part that cannot be converted, in one table."""
 
 from __future__ import annotations
 

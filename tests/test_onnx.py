@@ -1,4 +1,4 @@
-"""ONNX files as the exporters of torch and others write them: the module equals the file, and each mistake is named."""
+"""ONNX files as written by torch's and other exporters: the module equals the file, and each error is reported."""
 
 from __future__ import annotations
 

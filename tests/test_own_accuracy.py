@@ -1,4 +1,4 @@
-"""The CNN's own accuracy before it is converted: what is said, and how a forgotten normalization is found."""
+"""The CNN's own accuracy before conversion: the messages, and the detection of a missing normalization."""
 
 from __future__ import annotations
 

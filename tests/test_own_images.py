@@ -1,4 +1,4 @@
-"""Users' own images: every form that is allowed gives the right array, every other one an error with its path."""
+"""Users' own images: every supported format gives the right array, any other an error with its path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables and pictures of README.md, netx_models/ and docs/ are what `tools/pages.py` makes of their sources."""
+"""Tables and pictures of README.md, netx_models/ and docs/ equal the output of `tools/pages.py`."""
 
 from __future__ import annotations
 

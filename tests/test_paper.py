@@ -1,4 +1,4 @@
-"""The paper's tables, as they are printed."""
+"""The paper's tables, as printed."""
 
 from __future__ import annotations
 
