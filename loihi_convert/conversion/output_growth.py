@@ -1,11 +1,10 @@
 """Limit on the steps of a run: the largest T for which output potentials stay in Loihi's range.
 
-The output potential grows by the last layer's current in each step. Its size at the T of balancing says little if T is
-small, because spikes have hardly arrived yet. In the long run a soft-reset neuron fires at the rate ``min(a / theta,
-1)``
-for its mean current a, so that the current tends to that of the network with activations clipped at the thresholds.
-The larger of both growth rates counts, on calibration images, with headroom. With hard reset, which loses charge at
-each spike, rates are lower.
+The output potential grows by the last layer's current in each step. Its size at the T of balancing means little if T is
+small, because hardly any spikes have arrived by then. In the long run a soft-reset neuron with mean current a fires at
+the rate ``min(a / theta, 1)``, so that the current tends to that of the network with activations clipped at the
+thresholds. The larger of both growth rates counts, on calibration images, with headroom. With hard reset, which loses
+charge at each spike, rates are lower.
 """
 
 from __future__ import annotations
