@@ -17,8 +17,7 @@ def thread_count(multiply_adds: int, available: int) -> int:
     """Return how many threads a step of ``multiply_adds`` gets: 1..``available``, each with enough work.
 
     A small step gets 1 thread on every machine. The order of floating-point sums depends on the number of threads, so
-    it
-    does not depend on the machine's cores.
+    it does not depend on the machine's cores.
     """
     return min(available, max(1, multiply_adds // MULTIPLY_ADDS_PER_THREAD))
 

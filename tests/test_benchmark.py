@@ -217,8 +217,10 @@ def test_without_uv_it_says_what_is_missing(benchmark: ModuleType, monkeypatch: 
     process = importlib.import_module("simulators.process")
     monkeypatch.delenv("UV", raising=False)
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(PlatformError, match="nobody==1: not installed, and uv, which would install it, is missing"):
-        process.python_with("nobody==1")
+    with pytest.raises(
+        PlatformError, match="missing-package==1: not installed, and uv, which would install it, is missing"
+    ):
+        process.python_with("missing-package==1")
     assert process.python_with(None) == [sys.executable]
     assert process.python_with(f"numpy=={np.__version__}") == [sys.executable]
 

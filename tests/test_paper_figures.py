@@ -97,7 +97,7 @@ def test_intervals_markers_and_labels() -> None:
 
 def test_the_best_of_ours_is_in_the_figures_that_compare_methods() -> None:
     rows = [row(64, 98.0, data="mnist", alpha="1.0"), row(64, 99.0, data="mnist", alpha="1.0", variant="best")]
-    for name, labels in (("6", ["ngu-lee", "best of ours"]), ("9", ["alpha 1"])):
+    for name, labels in (("6", ["ngu-lee", "our best"]), ("9", ["alpha 1"])):
         (found,) = panels(rows, name, ["literal"])
         assert [curve.label for curve in found.curves] == labels
 

@@ -191,7 +191,7 @@ def test_a_backend_that_disagrees_is_an_error(digits: DataSplits, folder: Path) 
 
 
 class Unused(ReferenceBackend):
-    """A backend that nobody may start."""
+    """A backend that must not be started."""
 
     def __enter__(self) -> ReferenceBackend:
         raise AssertionError("started")

@@ -131,7 +131,7 @@ def test_several_runs_stand_beside_the_paper(tmp_path: Path) -> None:
     assert ours == "| ours: model | 99.50 | 90.00 | 98.00 |  |  |  |  |"
     assert "| paper: \N{GREEK SMALL LETTER ALPHA} = 1 | 99.31 |  | 86.18 | 98.98 | 99.25 | 99.30 | 99.33 |" in text
     assert "| paper: best \N{GREEK SMALL LETTER ALPHA} | 99.31 |  | 99.14 | 99.20 |" in text
-    assert "some of ours are for 200." in text
+    assert "some results here are for 200." in text
     assert [heading for heading in page.within("article") if heading in ("model-T1", "model-T4", "other")]
     assert page.within("h1") == ["3 spiking networks on mnist"]
 

@@ -381,7 +381,7 @@ def test_a_run_that_fails_removes_the_empty_folders_it_made(tmp_path: Path, erro
 
 
 def test_manifest_names_files_without_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "VERSIONED_PACKAGES", ("numpy", "a-package-that-nobody-has"))
+    monkeypatch.setattr(manifest, "VERSIONED_PACKAGES", ("numpy", "a-package-that-does-not-exist"))
     model = tmp_path / "model.net"
     model.write_bytes(b"content")
     command_line = [
@@ -410,7 +410,7 @@ def test_manifest_names_files_without_their_folders(tmp_path: Path, monkeypatch:
         "1,2,4",
         "--data=digits",
     ]
-    assert found["packages"] == {"numpy": np.__version__, "a-package-that-nobody-has": None}
+    assert found["packages"] == {"numpy": np.__version__, "a-package-that-does-not-exist": None}
     assert (found["network"], found["data"], found["backend"], found["seed"]) == ("small", "digits", "ref", 3)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", found["utc_time"])
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))

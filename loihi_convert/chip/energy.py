@@ -1,9 +1,8 @@
 """Energy and time of one inference: counted events times published constants, as a range with stated exclusions.
 
 Nothing here was measured on a chip. Only the counts are measured: spikes F and the synapses they reach S, means over
-the
-images of a run up to step T. With N neurons (all are updated in every step), depth D, M the multiplications of the CNN
-for one image and M_1 those of its first layer::
+the images of a run up to step T. With N neurons (all are updated in every step), depth D, M the multiplications of the
+CNN for one image and M_1 those of its first layer::
 
     Loihi 1, energy     e_syn (S + T M_1) + e_update N T + e_spike F
     Loihi 1, time       (t_syn (S + T M_1) + t_update N T + t_spike F) / cores + t_step (T + D)

@@ -1,8 +1,7 @@
 """The built-in CNN architectures.
 
 All but ``conv3-max`` and ``resnet20`` satisfy the conditions under which a CNN converts without loss of structure (Ngu
-&
-Lee 2022, section 3): convolution, then ReLU, then average pooling; no max pooling. The order matters: pooling after
+& Lee 2022, section 3): convolution, then ReLU, then average pooling; no max pooling. The order matters: pooling after
 ReLU is a linear map of the spikes. The networks with two convolutions have no biases either. The others have batch
 normalization between convolution and ReLU, which the front end folds into the weights, and biases in their hidden dense
 layers. The paper's dropout is not a layer here but part of the training, see `recipe.Recipe`.

@@ -1,8 +1,7 @@
 """Layers for the circuit of stock processes on Loihi 2: on the chip's number grids, with scales that prevent wrapping.
 
 The thresholds of a layer become m x 2^e with 8-bit m and one common e, its biases likewise (`rules.CHIP_RULES`). Where
-a
-soft-reset neuron would clip, u wraps, and a wrapped potential has the wrong sign. So s_k is the smallest scale, not
+a soft-reset neuron would clip, u wraps, and a wrapped potential has the wrong sign. So s_k is the smallest scale, not
 below the one at which rounding changes the weights least, for which
 
 - in the first layer no image can make u wrap in T steps (`potential_bounds`),
@@ -120,8 +119,7 @@ def potential_bounds(layer: QuantizedLayer, timesteps: int, *, is_constant: bool
 
     - A neuron that never fires only adds up its currents: ``u >= T I_min``. A spike needs ``u > theta - V0 - 1`` and
       subtracts the threshold, so ``u >= -V0`` after it; u can then fall for T - 1 more steps. With a constant current
-      it
-      does not fall, because a neuron that fires has a positive current.
+      it does not fall, because a neuron that fires has a positive current.
     - ``V(1) <= V0 + I_max``, then ``V(t) <= I_max + max(theta - 1, V(t-1) - theta)``: without or with a spike. So V
     exceeds
       ``theta - 1 + I_max`` only if a current can exceed the threshold, by their difference in each step.

@@ -2,8 +2,7 @@
 
 One unit of a channel's potential stands for ``m_k = s_k x``, where s_k is the real value of one weight unit and x the
 real value of one input unit: 1 / (2^p - 1) for a p-bit pixel, 1 for a spike, each divided by ``k_h k_w`` after a
-pooling,
-which sums in integers. Then::
+pooling, which sums in integers. Then::
 
     w_q = round(w a / s_k)    theta_q = round(theta / m_k)    b_q = round(b / m_k)    v0_q = floor(theta_q v0 / theta)
 

@@ -64,13 +64,10 @@ class BalanceOptions:
     ``least-squares``         of 24 thresholds, up to a little above the channel's largest activation, the one whose
     firing
                               rates over T steps have the least squared difference from the CNN's activations, over
-                              images
-                              (`calibration_subset`) and positions, while the layers before it spike with their balanced
-                              thresholds. The smaller T, the lower the threshold (after Li et al., ICML 2021, who do
-                              this
-                              per layer and without simulation). With hard reset the amplitude is fitted together with
-                              the
-                              threshold
+                              images (`calibration_subset`) and positions, while the layers before it spike with their
+                              balanced thresholds. The smaller T, the lower the threshold (after Li et al., ICML 2021,
+                              who do this per layer and without simulation). With hard reset the amplitude is fitted
+                              together with the threshold
     ``qcfs``                  the threshold that the CNN was trained with, if its activations are `qcfs.Qcfs` (Bu et
     al.,
                               ICLR 2022); channels with plain ReLU get that of ``least-squares``

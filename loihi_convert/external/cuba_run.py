@@ -36,8 +36,7 @@ def run_cuba(
     """Run uint8 ``images``, ``(N, C, H, W)``, for ``timesteps`` steps each.
 
     ``mean`` and ``std`` are as in `pixel_inputs`, by default `DEFAULT_NORMALIZATION`. The result has the same form as
-    from
-    other backends; ``potentials`` are in whole weight units, rounded down.
+    from other backends; ``potentials`` are in whole weight units, rounded down.
 
     Raises
     ------

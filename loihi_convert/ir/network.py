@@ -44,12 +44,10 @@ class ReluLayer:
         Its weights, batch norm folded.
     threshold, levels
         If the activation is `qcfs.Qcfs`: its thresholds, float64 ``(C_out,)``, NaN for channels with ReLU, and L;
-        ``None`` if
-        all channels have ReLU.
+        ``None`` if all channels have ReLU.
     ceiling
         If the activation is clipped, as ReLU6 at 6: the upper bounds, float64 ``(C_out,)``, infinite for channels
-        without one;
-        ``None`` if no channel is clipped.
+        without one; ``None`` if no channel is clipped.
     relay_of
         For relays: the channel of the layer before whose values this channel repeats, -1 for all other channels, int64
         ``(C_out,)``; ``None`` without relays. See `relays.require_relays`.
@@ -110,8 +108,7 @@ class IntegrateAndFire:
         Positive; infinite for a channel that can never fire.
     amplitude
         Value that one spike adds to the next layer's input: the threshold (compensated), with hard reset more than that
-        if it
-        is fitted, or 1 (literal).
+        if it is fitted, or 1 (literal).
     initial_potential
         V before the first step; 0 <= V0 < threshold.
     """
@@ -144,8 +141,7 @@ class SpikingLayer:
         ``None`` for a last layer that only integrates.
     correction
         Correction that `bias_correction.correct_biases` added to the CNN's bias; already included in ``synapse``:
-        float64
-        ``(C_out,)``.
+        float64 ``(C_out,)``.
     relay_of
         As in `ReluLayer`. A relay's threshold and amplitude equal its source's amplitude.
     """
@@ -219,8 +215,7 @@ def summary(input_shape: Shape, layers: Sequence[SummarizedLayer]) -> str:
     """Return the architecture in one line, in the notation of papers: ``1x28x28-12c5-2p-64c5-2p-10``.
 
     ``12c5`` is a convolution with 12 channels and a 5 x 5 kernel, ``2p`` an average pooling of 2 x 2, ``10`` a dense
-    layer.
-    Relays are counted separately: ``32c3+16r`` is a layer of 48 channels, 16 of which are relays.
+    layer. Relays are counted separately: ``32c3+16r`` is a layer of 48 channels, 16 of which are relays.
     """
     parts = ["x".join(map(str, input_shape))]
     for layer in layers:

@@ -1,10 +1,9 @@
 """Poisson input: pixels as random spikes, the same for every backend and batch size.
 
 In each time step t of image i, a pixel of value p (0..255) spikes with probability p / 255, independently of all
-others,
-as in Diehl et al. 2015 and Sengupta et al. 2019. Its rate is the value pixel / 255 that the CNN gets. The random
-numbers come from NumPy's counter-based generator Philox (Salmon et al., SC 2011), keyed by (seed, i) and counted from
-t. So `ref`, Lava's simulator and calibration see the same spikes for an image, whatever the batch.
+others, as in Diehl et al. 2015 and Sengupta et al. 2019. Its rate is the value pixel / 255 that the CNN gets. The
+random numbers come from NumPy's counter-based generator Philox (Salmon et al., SC 2011), keyed by (seed, i) and counted
+from t. So `ref`, Lava's simulator and calibration see the same spikes for an image, whatever the batch.
 """
 
 from __future__ import annotations
@@ -26,8 +25,7 @@ def poisson_spikes(images: Array, seed: int, first_image: int, first_step: int, 
     """Return the spikes of ``images`` in consecutive steps: uint8 ``(N, steps, C, H, W)``, 0 or 1.
 
     A pixel p spikes if floor(255 r / 65536), which is 0..254, is below p, for a 16-bit random number r: 0 never spikes,
-    255
-    always does.
+    255 always does.
 
     Parameters
     ----------

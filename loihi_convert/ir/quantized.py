@@ -115,10 +115,8 @@ class QuantizedLayer:
         """The amplitude after rounding of the threshold: float64 ``(C_out,)``.
 
         The floating-point amplitude, scaled as the threshold was: amplitude x (integer threshold x scale) / threshold;
-        0 for
-        channels that can never fire, ``None`` without neurons. For a relay it equals its source's up to float64
-        rounding;
-        `QuantizedNetwork.used_amplitudes` has the source's own value.
+        0 for channels that can never fire, ``None`` without neurons. For a relay it equals its source's up to float64
+        rounding; `QuantizedNetwork.used_amplitudes` has the source's own value.
         """
         if self.neuron is None or self.balanced is None:
             return None
@@ -155,8 +153,7 @@ class QuantizedNetwork:
         The latency T the thresholds were balanced for.
     max_timesteps
         Largest T for which the output potentials of the calibration images stay in range. If the last layer has
-        neurons, which
-        keep potentials in range: `MAX_TIMESTEPS`. With target ``loihi2``: ``timesteps``.
+        neurons, which keep potentials in range: `MAX_TIMESTEPS`. With target ``loihi2``: ``timesteps``.
     pixel_bits
         p, 1..8: pixels enter as integers 0..2^p - 1. Always 8 with Poisson input.
     reset

@@ -7,10 +7,9 @@ spike counts; so leads and margins are integers in that unit. The lead of a sing
 Early exit is for classes: a regression has no lead.
 
 The margin is chosen on images that are not part of the run. Everything is computed from the recorded outputs of
-complete
-runs of T steps: no step is skipped, only counted. Steps are those of one layer; on Lava every layer adds one, so the
-average latency there is the average T + depth. By then, each layer has also worked one step more than the next layer;
-as in `evaluate`, that work is not included in the synaptic operations.
+complete runs of T steps: no step is skipped, only counted. Steps are those of one layer; on Lava every layer adds one,
+so the average latency there is the average T + depth. By then, each layer has also worked one step more than the next
+layer; as in `evaluate`, that work is not included in the synaptic operations.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The accuracy of the CNN before conversion, and whether it is plausible.
 
 A forgotten normalization passes all checks of a conversion: the spiking network agrees with the CNN, and both are
-wrong.
-So the CNN's accuracy on labelled images is reported first, and if it is too low, a cause is searched.
+wrong. So the CNN's accuracy on labelled images is reported first, and if it is too low, a cause is searched.
 """
 
 from __future__ import annotations

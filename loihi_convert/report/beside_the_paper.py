@@ -77,7 +77,7 @@ def paper_remarks(entries: Sequence[Entry]) -> Iterator[str]:
     yield "Empty cells: not measured here, or not in the paper."
     if counts := sorted({entry.evaluation.image_count for entry in entries if entry.is_per_t} - {10_000}):
         yield (
-            "The paper's results are for all 10,000 test images; some of ours are for "
+            "The paper's results are for all 10,000 test images; some results here are for "
             f"{' or '.join(f'{n:,}' for n in counts)}."
         )
     if early := [entry.label for entry in entries if entry.evaluation.timesteps > entry.point.timesteps]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _BEST_COLOUR: Final = "#000000"
 # If some accuracies are more than this many points below the best, a second panel enlarges the range above that.
 _ENLARGED_POINTS: Final = 3.0
-# Curves are shifted slightly in x, and the paper's marks are to the right of ours, so that intervals stay visible.
+# Curves are shifted slightly in x, and the marks of the paper are to the right of them, so that intervals stay visible.
 _SHIFT: Final = 1.025
 _PAPER_SHIFT: Final = 1.14
 _PALE: Final = 0.5

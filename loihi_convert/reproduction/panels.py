@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.reproduction.cells import figure_cells
 
-BEST: Final = "best of ours"
+BEST: Final = "our best"
 """The label of the best of our methods at each T."""
 
 OF_ACCURACIES: Final = ("6", "8", "9", "11", "12")

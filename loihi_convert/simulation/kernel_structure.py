@@ -228,8 +228,7 @@ def _window(used: Array, geometry: Geometry) -> Window:
     """The margins that can be cut off the window of taps ``(..., K_h, K_w)``, some of which are not zero.
 
     With padding, the same on either side, since torch pads both sides alike, and no more than leaves every output at
-    least
-    one input besides padding, without which oneDNN fails.
+    least one input besides padding, without which oneDNN fails.
     """
     used = np.asarray(used.reshape(-1, *used.shape[-2:]).any(axis=0))
     margins = []

@@ -15,8 +15,7 @@ neurons (`neurons.py`). Blocks fit a core's cache, and each core works on its ow
 with the number of images or steps.
 
 Integers are held exactly in float32: the exactness rules of `chip.rules` limit every partial sum of a current to 2^23
-and
-a potential to 2^17, so all intermediate values are integers below 2^24, in any order of summation. Lava's LIF (hard
+and a potential to 2^17, so all intermediate values are integers below 2^24, in any order of summation. Lava's LIF (hard
 reset) has 6 bits below 1, which only its clipping uses; its currents are below 2^17: 24 bits again. The same holds for
 the circuit: u is within 2^17 before it adds a current below 2^17, and only a leak uses the 6 bits below 1.
 """

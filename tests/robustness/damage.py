@@ -14,8 +14,8 @@ crash               any other exception, a signal, more than `SECONDS` of CPU ti
 silent difference   read without an error, but a field or a result differs; or code of the file ran
 ==================  ================================================================================================
 
-Netx files of other hands have no digest: no more is asked of those than that `inspect` and a run end well or in a clear
-error, and show no control characters. There *unchanged* means that they ended well.
+Netx files written by other tools have no digest. For them `inspect` and a run must end well or in a clear error, and
+show no control characters; *unchanged* means that they ended well.
 """
 
 from __future__ import annotations
@@ -270,7 +270,7 @@ class _Reader:
 
 
 class _ForeignReader(_Reader):
-    """Reads netx files of other hands: `inspect`, and a run where there is one."""
+    """Reads netx files written by other tools: `inspect`, and a run where there is one."""
 
     def _write(self, path: Path) -> None:
         path.write_bytes(_hdf5(_foreign_datasets()))

@@ -385,7 +385,7 @@ def deleted_folder(bench: Bench) -> Iterator[str]:
 
 
 def closed_stdout(bench: Bench) -> Iterator[str]:
-    """stdout that nobody reads, a full one, none at all; stderr likewise."""
+    """stdout closed by its reader, full, or missing; the same for stderr."""
     words = ("export", "model.pt", "-T", "1", "--overwrite")
     trial = bench.trial()
     reading, writing = os.pipe()

@@ -108,7 +108,7 @@ def test_the_current_folder_is_gone(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_nobody_reads_the_output(tmp_path: Path) -> None:
+def test_the_reader_closes_the_output(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run([*CLI, "--version"], cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, text=True)

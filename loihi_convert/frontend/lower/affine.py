@@ -2,8 +2,7 @@
 
 Requires: any tensor.
 Ensures: the gain is in the weights of the value's maps, the shift in its constant. If a later layer pads with zeros,
-the
-shift does not reach the border, and the constant becomes one per neuron: exactly as in the CNN.
+the shift does not reach the border, and the constant becomes one per neuron: exactly as in the CNN.
 """
 
 from __future__ import annotations

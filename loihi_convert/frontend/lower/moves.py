@@ -1,8 +1,7 @@
 """Rearrangements: flattening, slices and chunks of channels, shuffles, zero padding.
 
 Requires: a `Move` of whole channels, each from one channel with rows and columns at a constant step; or one that gives
-a
-vector, in any order.
+a vector, in any order.
 Ensures: the same numbers, as channels of the same populations.
 """
 

@@ -3,8 +3,7 @@
 Requires: any map.
 Ensures: nonoverlapping windows stay a pooling before the map (`Window.pool`), which the simulation sums once for all
 channels. It commutes with a pointwise convolution, which on one-pixel maps is a dense layer. Any other pooling becomes
-a
-convolution of each channel with a constant kernel.
+a convolution of each channel with a constant kernel.
 """
 
 from __future__ import annotations

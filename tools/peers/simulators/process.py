@@ -81,7 +81,7 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Its session is its own: this reaches what uv or Lava started for it, and nobody else.
+        # Its session is its own: this ends what uv or Lava started for it, and nothing else.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
