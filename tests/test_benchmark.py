@@ -117,7 +117,7 @@ def test_a_cnn_over_all_steps_at_once_is_the_cnn_step_by_step(
     graph, plain = (importlib.import_module(f"simulators.{name}") for name in ("graph", "torch_graph"))
     torch.manual_seed(1)
     model = Residual().eval()
-    monkeypatch.setattr(graph, "built", lambda factory: model)
+    monkeypatch.setattr(graph, "built", lambda arch: model)
     images = torch.rand(2, 1, 5, 5) * 4
     with torch.inference_mode():
         found = graph.Spiking("", plain.fire, 6)(images)

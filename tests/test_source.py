@@ -185,6 +185,7 @@ def test_the_counters_of_batch_norm_may_be_missing() -> None:
         ("nets.py:Net", "no module nets.py in the current folder"),
         ("./nets:Net", "must be package.module:factory, such as nets.small:make_cnn"),
         ("absent.nets:Net", "no module absent in the current folder or the installed packages"),
+        ("zoo:Nett", r"zoo does not define Nett; it defines Net\.$"),
         ("nets:Nett", "nets does not define Nett; it defines Net, Wide, Lazy, make and 3 more"),
         ("nets:constant", "constant is an int; must be a class or a function"),
         ("nets:number", "number returns an int; must return a torch.nn.Module"),
@@ -206,6 +207,7 @@ def test_an_arch_that_cannot_be_had(folder: Path, arch: str, message: str) -> No
     (folder / "failing.py").write_text("import timmm\n")
     (folder / "syntax.py").write_text("x = 1\ndef f(:\n")
     (folder / "script.py").write_text("import sys\nsys.exit(3)\n")
+    (folder / "zoo.py").write_text("from nets import Net, make\n")
     with pytest.raises(UsageError, match=message) as caught:
         opened(saved(net().state_dict()), arch)
     assert "\n" not in str(caught.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import copy
+import difflib
 import importlib
 import inspect
 import re
@@ -46,13 +47,10 @@ def build_cnn(arch: str) -> nn.Module:
         target: Any = _run_users_code(arch, f"importing {module_name}", lambda: importlib.import_module(module_name))
         for part in name.split("."):
             if not hasattr(target, part):
-                known = [
-                    key
-                    for key, value in getattr(target, "__dict__", {}).items()
-                    if callable(value) and getattr(value, "__module__", None) == module_name
-                ]
                 raise UsageError(
-                    f"{module_name} does not define {name}", where="arch", expected=f"it defines {listed(known)}"
+                    f"{module_name} does not define {name}",
+                    where="arch",
+                    expected=f"it defines {listed(_callables(target, module_name, part))}",
                 )
             target = getattr(target, part)
         if isinstance(target, nn.Module) and not found["arguments"]:
@@ -97,6 +95,17 @@ def _run_users_code(arch: str, doing: str, call: Callable[[], Result]) -> Result
             place = f"{Path(error.filename).name}, line {error.lineno}"
         reason = (str(error) or "without a message").splitlines()[0]
         raise UsageError(f"{doing} fails: {type(error).__name__}: {reason} ({place})", where="arch") from error
+
+
+def _callables(target: object, module_name: str, meant: str) -> list[str]:
+    """Return the names of what ``target`` defines and can be called; of what it only imports, those near ``meant``."""
+    public = {
+        name: value
+        for name, value in getattr(target, "__dict__", {}).items()
+        if callable(value) and not name.startswith("_")
+    }
+    own = [name for name, value in public.items() if getattr(value, "__module__", None) == module_name]
+    return own or difflib.get_close_matches(meant, public, n=_MAX_NAMES)
 
 
 def _parents(module_name: str) -> list[str]:

@@ -61,7 +61,7 @@ NETWORKS: Final = {
 _REF: Final = next(index for index, peer in enumerate(PEERS) if peer.module == "reference")
 # Thresholds of untrained networks are balanced on as many.
 _CALIBRATION_IMAGES: Final = 100
-_CALIBRATION_IMAGES_OF_A_FACTORY: Final = 8
+_CALIBRATION_IMAGES_OF_NOISE: Final = 8
 
 
 def main() -> int:
@@ -89,9 +89,9 @@ def _options() -> argparse.Namespace:
         verb.add_argument("--patience", type=float, default=1800, help="seconds for one answer; default: %(default)s")
         verb.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="write tables as .md and .csv there")
         if name == "peers":
-            verb.add_argument("--factory", metavar="MODULE:FUNCTION", help="or any CNN, with random weights")
+            verb.add_argument("--arch", metavar="MODULE:FACTORY", help="or any CNN, with random weights")
             verb.add_argument(
-                "--input-shape", type=_shape, default=(3, 224, 224), help="of --factory's images; default: 3,224,224"
+                "--input-shape", type=_shape, default=(3, 224, 224), help="of --arch's images; default: 3,224,224"
             )
             verb.add_argument("-T", "--timesteps", type=int, help="default: what the file is balanced for, or 8")
             verb.add_argument("--batch-sizes", type=_numbers, default=(4, 16, 64, 256), help="default: 4,16,64,256")
@@ -99,7 +99,7 @@ def _options() -> argparse.Namespace:
             names = ",".join(peer.module for peer in PEERS)
             verb.add_argument("--only", default=names, help="some of %(default)s; ref is always there")
         else:
-            verb.set_defaults(factory=None)
+            verb.set_defaults(arch=None)
             verb.add_argument(
                 "-T", "--timesteps", type=int, help="where T does not vary; default: 8, or what the file is proven for"
             )
@@ -175,13 +175,13 @@ class Row:
 @contextlib.contextmanager
 def subject(options: argparse.Namespace, timesteps: int | None) -> Iterator[Subject]:
     """Read or make the network of the command line; a made one lies in a folder that is removed afterwards."""
-    if sum(each is not None for each in (options.model, options.network, options.factory)) != 1:
-        raise UsageError("found none or several", expected="give one: an exported file, --network or --factory")
+    if sum(each is not None for each in (options.model, options.network, options.arch)) != 1:
+        raise UsageError("found none or several", expected="give one: an exported file, --network or --arch")
     with tempfile.TemporaryDirectory() as temporary:
-        if options.factory is not None:
+        if options.arch is not None:
             splits = _noise(options.input_shape, options.images)
-            path, name = Path(temporary, "factory.net"), f"{options.factory} with random weights"
-            export_untrained(built(options.factory), splits, timesteps or 8, path)
+            path, name = Path(temporary, "cnn.net"), f"{options.arch} with random weights"
+            export_untrained(built(options.arch), splits, timesteps or 8, path)
         elif options.model is None:
             splits = load_data(options.data or NETWORKS[options.network], options.data_root)
             torch.manual_seed(0)
@@ -217,7 +217,7 @@ def _noise(shape: Shape, count: int) -> DataSplits:
     """Return ``count`` images of noise, for whose speed what they show does not matter."""
     images = np.random.default_rng(0).integers(0, 256, (count, *shape)).astype(np.uint8)
     data = Dataset(images, np.zeros(count, np.int64))
-    return DataSplits("noise", (), data, data, data[:_CALIBRATION_IMAGES_OF_A_FACTORY], data)
+    return DataSplits("noise", (), data, data, data[:_CALIBRATION_IMAGES_OF_NOISE], data)
 
 
 def _request(
@@ -259,12 +259,12 @@ def measure_peers(options: argparse.Namespace) -> None:
         rows, requests = [], []
         for index, peer in enumerate(PEERS):
             is_asked = index == _REF or peer.module in names
-            if not is_asked or (peer.needs_factory and options.factory is None):
+            if not is_asked or (peer.needs_cnn and options.arch is None):
                 continue
             shown = images[: options.lava_images] if peer.runs_few_images else images
             sizes = sorted({min(size, len(shown)) for size in options.batch_sizes}) if peer.tries_batch_sizes else ()
             rows.append(Row(peer, len(shown)))
-            settings = {"batch_sizes": sizes, "factory": options.factory or ""}
+            settings = {"batch_sizes": sizes, "arch": options.arch or ""}
             requests.append(_request(options, index, chosen.path, Path(temporary), shown, timesteps, **settings))
         run_interleaved(rows, requests, options.repeats, options.patience)
         for row, request in zip(rows, requests, strict=True):

@@ -44,14 +44,14 @@ class Job:
         T.
     batch_sizes
         Numbers of images side by side to choose from; empty leaves it to the program.
-    factory
-        ``module:function`` that builds the CNN itself, if the file was made from one with random weights.
+    arch
+        ``package.module:factory`` that builds the CNN itself, if the file was made from one with random weights.
     """
 
     path: Path
     timesteps: int
     batch_sizes: tuple[int, ...] = ()
-    factory: str = ""
+    arch: str = ""
 
     @cached_property
     def network(self) -> QuantizedNetwork:
@@ -84,7 +84,7 @@ class Peer:
     runs_few_images
         Whether it is too slow for all images; it then gets a process of its own for each repeat, because its own
         processes do not rest in between.
-    needs_factory
+    needs_cnn
         Whether it runs the CNN, not the file.
     """
 
@@ -94,7 +94,7 @@ class Peer:
     note: str
     tries_batch_sizes: bool = True
     runs_few_images: bool = False
-    needs_factory: bool = False
+    needs_cnn: bool = False
 
     def candidates(self, job: Job) -> Mapping[str, Runner]:
         """Import the library and return what is worth trying."""
@@ -117,16 +117,16 @@ PEERS: Final[tuple[Peer, ...]] = (
         "spikingjelly==2.0.0",
         "ActivationAwareIFNode (a threshold for each channel) and IFNode (one threshold, so weights are divided by "
         "thresholds; potentials start half a unit higher, so that rounding moves no spike) in multi-step mode, and "
-        "IFNode in single-step mode. The first synapse is computed once per image. With --factory: the CNN itself, "
+        "IFNode in single-step mode. The first synapse is computed once per image. With --arch: the CNN itself, "
         "IFNode in place of ReLU, which has no relays (no potentials: its weights are not the file's).",
     ),
     Peer(
         "torch",
         "torch_graph",
         None,
-        "the CNN itself, a loop over T in place of ReLU, all steps of a layer at once; only with --factory. Its "
+        "the CNN itself, a loop over T in place of ReLU, all steps of a layer at once; only with --arch. Its "
         "weights are not the file's, so there are no potentials. The first synapse is computed once per image.",
-        needs_factory=True,
+        needs_cnn=True,
     ),
     Peer(
         "snnTorch",

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from loihi_convert.frontend.users_code import build_cnn
 from simulators import Batch
 
 Fire = Callable[[Tensor], Tensor]
 """Currents ``(T, B, ...)`` to spikes of the same shape; potentials start at 0."""
 
 
-def built(factory: str) -> nn.Module:
-    """Return the CNN of ``module:function``, for inference."""
-    module, function = factory.split(":")
+def built(arch: str) -> nn.Module:
+    """Return the CNN of ``package.module:factory`` with random weights, seed 0, for inference."""
     torch.manual_seed(0)
-    model: nn.Module = getattr(importlib.import_module(module), function)()
-    return model.eval()
+    return build_cnn(arch).eval()
 
 
 class Neurons(nn.Module):
@@ -43,14 +41,14 @@ class Neurons(nn.Module):
 class Spiking(nn.Module):
     """The CNN over all steps at once, which are folded into the batch axis."""
 
-    def __init__(self, factory: str, fire: Fire, timesteps: int) -> None:
+    def __init__(self, arch: str, fire: Fire, timesteps: int) -> None:
         super().__init__()
         self.images, self.timesteps = 0, timesteps
         with warnings.catch_warnings():
             # Of a module that it imports.
             warnings.simplefilter("ignore", DeprecationWarning)
             from torch.fx.experimental.optimization import fuse
-        self.graph = fuse(built(factory))
+        self.graph = fuse(built(arch))
         for name, module in list(self.graph.named_modules()):
             if isinstance(module, nn.ReLU):
                 parent, _, last = name.rpartition(".")
@@ -62,9 +60,9 @@ class Spiking(nn.Module):
         return currents.reshape(self.timesteps, self.images, -1).sum(0)
 
 
-def graph_batch(factory: str, fire: Fire, timesteps: int, memory_format: torch.memory_format) -> Batch:
-    """Return the CNN of ``factory`` with ``fire`` in place of every ReLU module, batch norm folded."""
-    network = Spiking(factory, fire, timesteps)
+def graph_batch(arch: str, fire: Fire, timesteps: int, memory_format: torch.memory_format) -> Batch:
+    """Return the CNN of ``arch`` with ``fire`` in place of every ReLU module, batch norm folded."""
+    network = Spiking(arch, fire, timesteps)
     # torch's types leave this form of the call out.
     network.to(memory_format=memory_format)  # type: ignore[call-overload]
 

@@ -62,7 +62,7 @@ def candidates(job: Job) -> Mapping[str, Runner]:
         spikes: Tensor = neuron.IFNode(v_reset=None, step_mode="m")(currents)
         return spikes
 
-    formats = {"CNN": torch.contiguous_format, "CNN, channels last": torch.channels_last} if job.factory else {}
+    formats = {"CNN": torch.contiguous_format, "CNN, channels last": torch.channels_last} if job.arch else {}
     per_channel = [
         neuron.ActivationAwareIFNode(v_threshold=thresholds(layer), channel_dim=1, step_mode="m") for layer in hidden
     ]
@@ -73,7 +73,7 @@ def candidates(job: Job) -> Mapping[str, Runner]:
             {
                 "ActivationAwareIFNode": multi_step(per_channel, exact, starts),
                 "IFNode": multi_step(whole, divided, starts_divided),
-                **{name: graph_batch(job.factory, fire, job.timesteps, order) for name, order in formats.items()},
+                **{name: graph_batch(job.arch, fire, job.timesteps, order) for name, order in formats.items()},
             },
             all_steps_at_once=True,
         ),

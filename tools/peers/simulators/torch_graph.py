@@ -14,7 +14,7 @@ from simulators.graph import graph_batch
 def candidates(job: Job) -> Mapping[str, Runner]:
     """Both orders of an image's values in memory."""
     formats = {"": torch.contiguous_format, "channels last": torch.channels_last}
-    variants = {name: graph_batch(job.factory, fire, job.timesteps, order) for name, order in formats.items()}
+    variants = {name: graph_batch(job.arch, fire, job.timesteps, order) for name, order in formats.items()}
     return batched(job, variants, all_steps_at_once=True)
 
 

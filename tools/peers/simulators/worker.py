@@ -34,7 +34,7 @@ class Request:
         Files: the exported network; uint8 images ``(N, C, H, W)``, ``.npy``.
     potentials
         File to write output potentials after step T to, ``.npy``; not written by a peer that has none.
-    timesteps, batch_sizes, factory
+    timesteps, batch_sizes, arch
         See `Job`.
     threads
         Of torch and whatever else multiplies.
@@ -47,7 +47,7 @@ class Request:
     timesteps: int
     batch_sizes: tuple[int, ...]
     threads: int
-    factory: str = ""
+    arch: str = ""
 
     def json(self) -> str:
         return json.dumps(asdict(self))
@@ -61,7 +61,7 @@ def main() -> None:
     peer = PEERS[request.peer]
     images = np.load(request.images)
     idle = peak_memory()
-    job = Job(Path(request.network), request.timesteps, tuple(request.batch_sizes), request.factory)
+    job = Job(Path(request.network), request.timesteps, tuple(request.batch_sizes), request.arch)
     candidates = peer.candidates(job)
     choice = next(iter(candidates))
     if len(candidates) > 1:
