@@ -28,12 +28,13 @@ _WARM_UP: Final = 0.25
 _START_DIVISOR: Final = 25
 _END_DIVISOR: Final = 10_000
 _STEP_DIVISOR: Final = 10
+_MOMENTUM: Final = 0.9
 # Images used to set the initial thresholds of a fine-tuning.
 _FIRST_IMAGES: Final = 200
 
 
 class Training:
-    """A training in progress: weights, their average, AdamW's moments, the number and time of finished epochs."""
+    """A training in progress: weights, their average, the optimizer's state, the number and time of finished epochs."""
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class Training:
             {"params": others},
             *([{"params": thresholds, "weight_decay": 0.0}] if thresholds else []),
         ]
-        self._optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
+        self._optimizer = _optimizer(recipe, groups)
         self._rounded = None if recipe.weight_bits is None else RoundedWeights(self._model, recipe.weight_bits)
         self._scales: dict[str, Tensor] = {}
         self._generator = torch.Generator()
@@ -168,6 +169,14 @@ class Training:
                 self._optimizer.state[parameter] = {
                     key: moment.clone() for key, moment in state["moments"][name].items()
                 }
+
+
+def _optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(
+            groups, lr=recipe.learning_rate, momentum=_MOMENTUM, nesterov=True, weight_decay=recipe.weight_decay
+        )
+    return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
 
 
 def multiplies_bfloat16() -> bool:

@@ -1,4 +1,4 @@
-"""Train a CNN with a `Recipe`: AdamW, augmentation, label smoothing, spatial dropout, averaged weights.
+"""Train a CNN with a `Recipe`: AdamW or SGD, augmentation, label smoothing, spatial dropout, averaged weights.
 
 Uses bfloat16 if the processor supports it (AVX512-BF16 or Intel AMX), else float32. On an EPYC with AVX512-BF16 that
 halves the time per step of the Fashion-MNIST CNN and of `vgg-small`; without such instructions it would be slower.
@@ -95,10 +95,11 @@ def train_cnn(
     chosen = TrainOptions() if options is None else options
     if chosen.timesteps is not None and start is not None and chosen.qcfs_levels is None:
         chosen = replace(chosen, qcfs_levels=start.qcfs_levels)
+    architecture = chosen_architecture(splits.name, chosen, start)
     return train(
-        chosen_architecture(splits.name, chosen, start),
+        architecture,
         splits,
-        _chosen_recipe(splits.name, chosen, start),
+        _chosen_recipe(splits.name, architecture, chosen, start),
         seed=chosen.seed,
         output=Path(output),
         qcfs_levels=chosen.qcfs_levels,
@@ -119,11 +120,11 @@ def chosen_architecture(data: str, options: TrainOptions, start: Checkpoint | No
     return paper_architecture(data) if options.recipe == "paper" else default_architecture(data)
 
 
-def _chosen_recipe(data: str, options: TrainOptions, start: Checkpoint | None) -> Recipe:
+def _chosen_recipe(data: str, architecture: str, options: TrainOptions, start: Checkpoint | None) -> Recipe:
     if isinstance(options.recipe, Recipe):
         recipe = options.recipe
     elif options.recipe == "best":
-        recipe = default_recipe(data) if start is None else fine_tuning_recipe(data)
+        recipe = default_recipe(data, architecture) if start is None else fine_tuning_recipe(data)
         recipe = recipe if options.timesteps is None else spiking_recipe(data)
     elif options.recipe == "paper":
         if start is not None:
