@@ -32,6 +32,7 @@ from loihi_convert.data.in_memory import (
     as_input_shape,
     as_regression_dataset,
 )
+from loihi_convert.devices import chosen_device
 from loihi_convert.errors import DataError, UsageError
 from loihi_convert.frontend.lower import per_channel
 from loihi_convert.frontend.source import Source, is_described, open_source
@@ -50,7 +51,6 @@ from loihi_convert.progress import progress_bar
 from loihi_convert.report.conversion_tables import network_table
 from loihi_convert.report.table import Table, notebook_html
 from loihi_convert.result import Result as Result
-from loihi_convert.simulation.gpu import chosen_device
 from loihi_convert.simulation.relu import cnn_scores
 
 if TYPE_CHECKING:

@@ -25,6 +25,7 @@ ORDER = (
         "file_kinds",
         "threads",
         "dependencies",
+        "devices",
     ),
     ("normalization",),
     ("chip.limits", "chip.rules"),
@@ -49,7 +50,7 @@ ORDER = (
 )
 HEAVY = {
     # In `api` for its types alone.
-    "torch": ("cnn", "frontend", "simulation", "conversion", "external.cuba_simulation", "api"),
+    "torch": ("devices", "cnn", "frontend", "simulation", "conversion", "external.cuba_simulation", "api"),
     "numba": ("compiled",),
     "h5py": ("netx.hdf5",),
     "jinja2": ("report.page",),

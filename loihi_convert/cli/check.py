@@ -62,9 +62,9 @@ def check(
         raise InputError("is a folder", where=file, hint="Name a .net file, or the file of a CNN.")
     shape, normalization = options.parse_shape(input_shape), options.parse_normalization(mean, std)
     from loihi_convert import pipeline
+    from loihi_convert.devices import chosen_device
     from loihi_convert.pipeline.checking import NativeFile
     from loihi_convert.progress import progress_bar
-    from loihi_convert.simulation.gpu import chosen_device
 
     candidate = pipeline.load_file(file, arch=arch, input_shape=shape, mean=normalization.mean, std=normalization.std)
     checked = pipeline.check(

@@ -56,8 +56,8 @@ def diagnose(
     request = DataRequest(data, data_root, options.parse_class_map(class_map))
     from loihi_convert import netx, pipeline
     from loihi_convert.backends import BackendOptions, open_backend
+    from loihi_convert.devices import chosen_device
     from loihi_convert.progress import progress_bar
-    from loihi_convert.simulation.gpu import chosen_device
 
     chosen = chosen_device(device)
     network = netx.read(file)

@@ -155,10 +155,10 @@ def export(
         raise UsageError(f"found {expect:g}", where="expect", expected="must be an accuracy in percent, in (0, 100]")
     from loihi_convert import pipeline
     from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, published_neurons
+    from loihi_convert.devices import chosen_device
     from loihi_convert.metrics.own_accuracy import own_accuracy
     from loihi_convert.pipeline.bundle import IMAGES, require_bundle, write_bundle
     from loihi_convert.progress import progress_bar
-    from loihi_convert.simulation.gpu import chosen_device
 
     published_reset, published_input = published_neurons(method)
     is_poisson = (input_coding or published_input) == "poisson"

@@ -96,11 +96,11 @@ def reproduce(
         hint = "Pass mnist, fashion-mnist or cifar10, or a checkpoint."
         raise UsageError("not given", where="models", expected=f"{kind} {name} needs a network", hint=hint)
     steps = None if timesteps is None else options.parse_timesteps(timesteps)
+    from loihi_convert.devices import chosen_device
     from loihi_convert.progress import progress_bar
     from loihi_convert.reproduction.cells import chosen_variants
     from loihi_convert.reproduction.flow import reproduce as reproduced
     from loihi_convert.reproduction.request import ImageCounts, Request
-    from loihi_convert.simulation.gpu import chosen_device
 
     chosen = chosen_variants(chosen_names)
     request = Request(

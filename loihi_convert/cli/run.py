@@ -97,11 +97,11 @@ def run(
     from loihi_convert import external, pipeline
     from loihi_convert.backends import BackendOptions, open_backend
     from loihi_convert.backends.loihi2.board import require_extension
+    from loihi_convert.devices import chosen_device
     from loihi_convert.external.cuba import CubaNetwork
     from loihi_convert.ir.provenance import ModelRecord
     from loihi_convert.progress import progress_bar
     from loihi_convert.runs.run_folder import require_new_or_empty
-    from loihi_convert.simulation.gpu import chosen_device
 
     run_options = pipeline.RunOptions(
         steps, exit_tolerance if early_exit else None, trace, chosen_device(device), float_snn=float_snn

@@ -10,15 +10,12 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
-from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from loihi_convert.chip import limits
-from loihi_convert.choices import Device
-from loihi_convert.errors import UsageError, one_of
 from loihi_convert.ir.synapse import Conv
 from loihi_convert.simulation.convolution import Geometry, convolved_by_product
 from loihi_convert.simulation.currents import pooled_maps
@@ -26,26 +23,6 @@ from loihi_convert.simulation.layer_spec import LayerBlock, LayerSpec, Recording
 
 # Largest im2col matrix, in numbers.
 _COLUMNS = 2**27
-
-
-def chosen_device(name: str) -> str:
-    """Return the device for ``name``: ``auto`` is a GPU if torch finds one.
-
-    Raises
-    ------
-    UsageError
-        If the name is unknown, or there is no such device.
-    """
-    if name not in get_args(Device):
-        raise UsageError(f"found {name}", where="device", expected=one_of(get_args(Device)))
-    has_gpu = name != "cpu" and torch.cuda.is_available()
-    if name == "cuda" and not has_gpu:
-        raise UsageError(
-            "torch finds no GPU",
-            where="device",
-            hint="Use `device='cpu'`, or install a torch build with GPU support.",
-        )
-    return "cuda" if has_gpu else "cpu"
 
 
 class GpuLayer:

@@ -1,0 +1,30 @@
+"""Where torch computes: on the CPU, or on a GPU."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import torch
+
+from loihi_convert.choices import Device
+from loihi_convert.errors import UsageError, one_of
+
+
+def chosen_device(name: str) -> str:
+    """Return the device for ``name``: ``auto`` is a GPU if torch finds one.
+
+    Raises
+    ------
+    UsageError
+        If the name is unknown, or there is no such device.
+    """
+    if name not in get_args(Device):
+        raise UsageError(f"found {name}", where="device", expected=one_of(get_args(Device)))
+    has_gpu = name != "cpu" and torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
+        raise UsageError(
+            "torch finds no GPU",
+            where="device",
+            hint="Use `device='cpu'`, or install a torch build with GPU support.",
+        )
+    return "cuda" if has_gpu else "cpu"
