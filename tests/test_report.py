@@ -8,6 +8,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,8 +23,11 @@ from loihi_convert.chip.energy import CONSTANTS
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.files import sha256
 from loihi_convert.report import build
+from loihi_convert.report.entries import most_complete_of
 from loihi_convert.report.formats import quantity, quantity_range
-from loihi_convert.runs.manifest import new_manifest
+from loihi_convert.runs.manifest import Manifest, new_manifest
+from loihi_convert.runs.run_folder import FileResults
+from loihi_convert.runs.stored_run import read_run
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -431,21 +436,76 @@ def manifest_of(file: Path, utc_time: str, data: str = "mnist") -> dict[str, obj
     return {**made, "utc_time": utc_time}
 
 
-def test_of_several_runs_of_a_file_the_newest_is_shown_and_the_others_are_named(tmp_path: Path) -> None:
+def runs_of_one_file(tmp_path: Path, runs: Sequence[tuple[str, int, FileResults]]) -> list[Path]:
+    """Run folders ``run-<place>`` of one file on one data set, each with its hour."""
     file = tmp_path / "model-T4.net"
     file.write_bytes(b"one")
     folders = []
-    for place, right, hour in (("old", 150, 10), ("new", 196, 12), ("between", 180, 11)):
-        run = entry([1, 2, 3, right], name="model-T4")
+    for place, hour, run in runs:
         (tmp_path / place).mkdir()
         manifest = manifest_of(file, f"2026-11-26T{hour}:00:00+00:00")
         folders.append(write_runs(tmp_path / place, run, manifest=manifest).rename(tmp_path / f"run-{place}"))
+    return folders
+
+
+def test_of_equally_complete_runs_of_a_file_the_newest_is_shown_and_the_others_are_named(tmp_path: Path) -> None:
+    runs = (("old", 10, 150), ("new", 12, 196), ("between", 11, 180))
+    folders = runs_of_one_file(
+        tmp_path, [(place, hour, entry([1, 2, 3, right], name="model-T4")) for place, hour, right in runs]
+    )
     page, text = write(tmp_path, *folders)
     assert [title for title in page.within("article") if title.startswith("model-T4")] == ["model-T4"]
     assert "98.00 %" in page.within("article")
     said = next(line for line in text.splitlines() if line.startswith("Left out"))
-    assert r"model-T4 in run-old (2026-11-26 10:00 UTC), run again in run-new" in said
-    assert "model-T4 in run-between (2026-11-26 11:00 UTC), run again in run-new" in said
+    assert said.endswith(
+        ": model-T4 in run-old (2026-11-26 10:00 UTC, older than run-new); "
+        "model-T4 in run-between (2026-11-26 11:00 UTC, older than run-new)."
+    )
+
+
+def of_images(run: FileResults, image_count: int) -> FileResults:
+    return run._replace(evaluation=run.evaluation.model_copy(update={"image_count": image_count}))
+
+
+FULL = entry([20, 150, 190, 196], exit_leads=[4, 5, 7, 9], name="model-T4")
+LESS_COMPLETE = {
+    "without labels, unlike run-full": (
+        entry([20, 150, 190, 196], exit_leads=[4, 5, 7, 9], name="model-T4", labels=None)
+    ),
+    "ended before the T of the file, unlike run-full": (entry([20, 150], exit_leads=[4, 9], name="model-T4")),
+    "fewer images than run-full": of_images(FULL, 199),
+    "without the CNN, unlike run-full": (
+        entry([20, 150, 190, 196], exit_leads=[4, 5, 7, 9], name="model-T4", has_cnn=False)
+    ),
+    "without the float SNN, unlike run-full": (
+        entry([20, 150, 190, 196], exit_leads=[4, 5, 7, 9], name="model-T4", has_float=False)
+    ),
+    "without early exit, unlike run-full": (entry([20, 150, 190, 196], name="model-T4")),
+}
+
+
+@pytest.mark.parametrize(("reason", "newer"), LESS_COMPLETE.items())
+def test_a_newer_run_that_is_less_complete_is_left_out(tmp_path: Path, reason: str, newer: FileResults) -> None:
+    folders = runs_of_one_file(tmp_path, [("full", 10, FULL)])
+    newest = manifest_of(tmp_path / "model-T4.net", "2026-11-26T12:00:00+00:00")
+    stored = read_run(folders[0])
+    other = replace(
+        stored, name="new", manifest=Manifest.model_validate(newest), evaluations={"model-T4": newer.evaluation}
+    )
+    for order in ([stored, other], [other, stored]):
+        shown, left_out = most_complete_of(order)
+        assert [run.name for run in shown] == ["run-full"]
+        assert [(one.file, one.run.name, one.reason) for one in left_out] == [("model-T4", "new", reason)]
+
+
+def test_more_images_count_more_than_the_cnn(tmp_path: Path) -> None:
+    """A quick look at a few images, with the CNN, does not hide the accuracy on all."""
+    every = entry([20, 150, 190, 196], name="model-T4", has_cnn=False, has_float=False)
+    stored = read_run(runs_of_one_file(tmp_path, [("full", 10, every)])[0])
+    quick = replace(stored, name="quick", evaluations={"model-T4": of_images(FULL, 20).evaluation})
+    shown, left_out = most_complete_of([stored, quick])
+    assert [run.name for run in shown] == ["run-full"]
+    assert [one.reason for one in left_out] == ["fewer images than run-full"]
 
 
 def test_a_file_that_changed_is_another_file(tmp_path: Path) -> None:

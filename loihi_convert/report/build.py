@@ -23,7 +23,7 @@ from loihi_convert.report import (
     layer_section,
     provenance_section,
 )
-from loihi_convert.report.entries import Entry, entries_of, family_of, newest_of
+from loihi_convert.report.entries import Entry, entries_of, family_of, most_complete_of
 from loihi_convert.report.page import Page, Section, html, markdown
 from loihi_convert.report.verdict import verdict
 from loihi_convert.runs.stored_run import StoredRun, read_run
@@ -64,9 +64,9 @@ def write_report(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
 
 
 def report(runs: Sequence[StoredRun]) -> Page:
-    """Return the page of one or more runs; if a file has several runs, only the newest is shown."""
-    newest, left_out = newest_of(runs)
-    entries = entries_of(newest)
+    """Return the page of one or more runs; if a file has several runs, only the most complete is shown."""
+    shown, left_out = most_complete_of(runs)
+    entries = entries_of(shown)
     sets = list(dict.fromkeys(entry.data for entry in entries))
     sections = [Section("results", "Results", tuple(headline_section.blocks(entries, left_out)))]
     for index, data in enumerate(sets):
@@ -83,10 +83,10 @@ def report(runs: Sequence[StoredRun]) -> Page:
         ("energy", "Energy and time, estimated", energy_section.blocks(entries)),
         ("layers", "Layers", layer_section.blocks(entries)),
         ("confusion", "Confused classes", confusion_section.blocks(entries)),
-        ("provenance", "How it was made", provenance_section.blocks(newest)),
+        ("provenance", "How it was made", provenance_section.blocks(shown)),
     ):
-        if shown := tuple(blocks):
-            sections.append(Section(name, title, shown))
+        if contents := tuple(blocks):
+            sections.append(Section(name, title, contents))
     title = entries[0].label if len(entries) == 1 else _common_title(entries)
     verdicts = [(data, verdict([entry for entry in entries if entry.data == data])) for data in sets]
     said = tuple(text if len(sets) == 1 else f"{data}: {text}" for data, text in verdicts)

@@ -89,37 +89,84 @@ class Entry:
         return self.point.timesteps == self.evaluation.timesteps and self.point.accuracy is not None
 
 
+class _Contents(NamedTuple):
+    """The contents of one run of one file, the most important first; a run with more of them is preferred."""
+
+    is_judged: bool
+    reaches_own_timesteps: bool
+    image_count: int
+    has_cnn: bool
+    has_float_network: bool
+    has_early_exit: bool
+    utc_time: str
+
+
+_BEHIND: Final = {
+    "is_judged": "without labels, unlike {}",
+    "reaches_own_timesteps": "ended before the T of the file, unlike {}",
+    "image_count": "fewer images than {}",
+    "has_cnn": "without the CNN, unlike {}",
+    "has_float_network": "without the float SNN, unlike {}",
+    "has_early_exit": "without early exit, unlike {}",
+    "utc_time": "older than {}",
+}
+"""Why a run is omitted, by the first of `_Contents` that differs from the run that is shown."""
+
+
 class LeftOut(NamedTuple):
-    """A file that a later run repeated: its stem, and the folders of the earlier and the later run."""
+    """A file of an omitted run: its stem, the run, and the reason, which names the run that is shown."""
 
     file: str
     run: StoredRun
-    newest: StoredRun
+    reason: str
 
 
-def newest_of(runs: Sequence[StoredRun]) -> tuple[list[StoredRun], list[LeftOut]]:
-    """Return ``runs`` reduced to the newest run of each file, and the omitted files.
+def most_complete_of(runs: Sequence[StoredRun]) -> tuple[list[StoredRun], list[LeftOut]]:
+    """Return ``runs`` reduced to the most complete run of each file, the newest among equals, and the omitted files.
 
+    The order is that of `_Contents`: a later run on fewer images, or without the CNN, does not replace an earlier one.
     Two files are the same if their SHA-256, data and backend are equal. A run without remaining files is omitted.
     """
-    newest: dict[tuple[str, ...], StoredRun] = {}
+    best: dict[tuple[str, ...], StoredRun] = {}
     for run in runs:
         for file in run.evaluations:
             key = _identity(run, file)
-            if key is not None and (key not in newest or run.manifest.utc_time > newest[key].manifest.utc_time):
-                newest[key] = run
+            if key is not None and (key not in best or _contents(run, file) > _contents(best[key], file)):
+                best[key] = run
     kept, left_out = [], []
     for run in runs:
         repeated = {
-            file: newest[key]
+            file: best[key]
             for file in run.evaluations
-            if (key := _identity(run, file)) is not None and newest[key] is not run
+            if (key := _identity(run, file)) is not None and best[key] is not run
         }
-        left_out += [LeftOut(file, run, later) for file, later in repeated.items()]
+        left_out += [LeftOut(file, run, _reason(file, run, shown)) for file, shown in repeated.items()]
         others = {file: found for file, found in run.evaluations.items() if file not in repeated}
         if others:
             kept.append(replace(run, evaluations=others))
     return kept, left_out
+
+
+def _contents(run: StoredRun, file: str) -> _Contents:
+    evaluation = run.evaluations[file]
+    point, regression = evaluation.nominal_point, evaluation.regression
+    errors = None if regression is None else regression.at(point.timesteps)
+    has_float_network = point.agreement_with_float if errors is None else errors.float_to_targets
+    return _Contents(
+        is_judged=evaluation.is_judged,
+        reaches_own_timesteps=point.timesteps == evaluation.timesteps,
+        image_count=evaluation.image_count,
+        has_cnn=evaluation.is_compared_with_cnn,
+        has_float_network=has_float_network is not None,
+        has_early_exit=evaluation.early_exit is not None,
+        utc_time=run.manifest.utc_time,
+    )
+
+
+def _reason(file: str, run: StoredRun, shown: StoredRun) -> str:
+    pairs = zip(_BEHIND.values(), _contents(run, file), _contents(shown, file), strict=True)
+    reason = next((reason for reason, found, most in pairs if found != most), "as old and as complete as {}")
+    return reason.format(shown.name)
 
 
 def _identity(run: StoredRun, file: str) -> tuple[str, ...] | None:

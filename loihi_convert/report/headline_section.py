@@ -57,13 +57,12 @@ def _table(entries: Sequence[Entry]) -> Table:
 
 
 def _left_out(left_out: Sequence[LeftOut]) -> str:
-    """Return the runs that are omitted because a later run repeated the same file."""
+    """Return the runs that are omitted because another run of the same file is more complete or newer."""
     texts = [
-        f"{one.file} in {one.run.name} ({one.run.manifest.utc_time[:16].replace('T', ' ')} UTC), run again in "
-        f"{one.newest.name}"
+        f"{one.file} in {one.run.name} ({one.run.manifest.utc_time[:16].replace('T', ' ')} UTC, {one.reason})"
         for one in left_out
     ]
-    return f"Left out, because the newest run of a file is shown: {'; '.join(texts)}."
+    return f"Left out, because the most complete run of a file is shown: {'; '.join(texts)}."
 
 
 def _card(entry: Entry, *, is_short: bool) -> Card:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 from loihi_convert.errors import InputError, UsageError, one_of
 from loihi_convert.files import refuse_to_overwrite, require_writable, write_atomically
 from loihi_convert.metrics.evaluation import Evaluation
-from loihi_convert.report.entries import entries_of, newest_of
+from loihi_convert.report.entries import entries_of, most_complete_of
 from loihi_convert.report.error_figure import error_figure
 from loihi_convert.report.figure import accuracy_figure
 from loihi_convert.report.figure_style import SIZES, Kind, Width, image_bytes
@@ -45,7 +45,7 @@ def run_pictures(
 
 
 def write_figure(folders: Sequence[Path], output: Path, *, width: Width = "screen", overwrite: bool = False) -> Path:
-    """Write the figure of run folders of one data set, with the newest run of each file, to ``output``.
+    """Write the figure of run folders of one data set, with the most complete run of each file, to ``output``.
 
     Raises
     ------
@@ -62,8 +62,8 @@ def write_figure(folders: Sequence[Path], output: Path, *, width: Width = "scree
     require_writable(output)
     refuse_to_overwrite(output, overwrite)
     different = {folder.resolve(): folder for folder in folders}
-    newest, _ = newest_of([read_run(folder) for folder in different.values()])
-    entries = entries_of(newest)
+    shown, _ = most_complete_of([read_run(folder) for folder in different.values()])
+    entries = entries_of(shown)
     if len(sets := sorted({entry.data for entry in entries})) > 1:
         raise UsageError(f"the runs are of {' and '.join(sets)}", where="figure", expected="one data set")
     evaluations = [(entry.label, entry.evaluation) for entry in entries]
