@@ -786,6 +786,17 @@ def test_help_shows_choices_and_panels(invoke: Invoke, monkeypatch: pytest.Monke
     assert "--no-correct" not in page
 
 
+VERBS = sorted(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_no_help_page_names_a_type_of_python(invoke: Invoke, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    """A value is named by its meaning, such as FILE, BITS or N, not as ``<int>``, ``INTEGER`` or ``list[Path]``."""
+    monkeypatch.setenv("COLUMNS", "200")
+    page = invoke(*verb.split(), "--help").out
+    assert re.findall(r"<[^>]*>|\b(?:INTEGER|FLOAT|TEXT|list\[\w+\])", page) == []
+
+
 def test_no_help_text_has_a_sentence_of_more_than_30_words() -> None:
     group = typer.main.get_command(cli.app)
     for verb, command in group.commands.items():  # type: ignore[attr-defined]

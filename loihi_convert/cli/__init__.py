@@ -51,7 +51,7 @@ def flags(words: Sequence[str]) -> dict[str, str]:
 
 
 _HELP = {"-h", "--help"}
-_VERSION = typer.Option("--version", metavar="", help="Print the version and exit.")
+_VERSION = typer.Option("--version", help="Print the version and exit.")
 
 
 @app.callback(invoke_without_command=True)

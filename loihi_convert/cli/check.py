@@ -33,6 +33,7 @@ _FILE = typer.Argument(
     show_default=False,
 )
 _TARGET = "Target platform: lava (CPU simulator) or loihi2 (chip)."
+_CHIPS = "Loihi 2 chips of the board: 8 for Kapoho Point."
 _IMAGES = (
     "validation images to look for channels that stay silent or fire at every step; 0: do not look. Default: "
     f"{CHECKED_IMAGES}, if the data are there."
@@ -45,7 +46,7 @@ def check(
     target: Annotated[Target, options.choice(Target, "--target", BASICS, _TARGET)] = "lava",
     timesteps: Annotated[int | None, options.timesteps()] = None,
     image_count: Annotated[int | None, options.images(_IMAGES)] = None,
-    chips: Annotated[int, options.number("--chips", BASICS, "Loihi 2 chips of the board: 8 for Kapoho Point.")] = 1,
+    chips: Annotated[int, options.number("--chips", BASICS, _CHIPS, metavar="N")] = 1,
     device: Annotated[Device, options.device()] = "auto",
     details: Annotated[bool, options.details("Print resources of each layer and all sources, too.")] = False,
     as_json: Annotated[bool, options.as_json()] = False,

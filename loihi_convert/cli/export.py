@@ -58,6 +58,7 @@ _METHOD = (
     f"Balancing method: {', '.join(get_args(AnyMethod))}. auto tries several and takes the one that agrees best with "
     "the CNN on calibration images, for each T."
 )
+_PERCENTILE = "With --balance percentile, in (0, 100]."
 _THRESHOLDS = (
     "channel: one threshold per channel (Lava's CPU models only). scalar: one per layer, the rest folded into the "
     "weights; stock netx needs it on hardware."
@@ -106,7 +107,7 @@ def export(
     timesteps: Annotated[str, _TIMESTEPS] = "64",
     target: Annotated[Target, choice(Target, "--target", BASICS, _TARGET)] = "lava",
     task: Annotated[Task, choice(Task, "--task", BASICS, _TASK)] = "classification",
-    weight_bits: Annotated[int, number("--weight-bits", BASICS, "Bits of a weight, 2..8, sign included.")] = 8,
+    weight_bits: Annotated[int, options.weight_bits(BASICS)] = 8,
     device: Annotated[Device, options.device()] = "auto",
     verify: Annotated[bool, switch("--verify/--no-verify", BASICS, "Read the file back and compare.")] = True,
     overwrite: Annotated[bool, options.overwrite()] = False,
@@ -124,8 +125,10 @@ def export(
     calibration: Annotated[str, number("--calibration", DATA, _CALIBRATION, metavar="IMAGES")] = "split",
     expect: Annotated[float | None, named("--expect", DATA, _EXPECT, metavar="PERCENT")] = None,
     method: Annotated[AnyMethod, choice(AnyMethod, "--balance", BALANCING, _METHOD, metavar="METHOD")] = "auto",
-    percentile: Annotated[float, number("--percentile", BALANCING, "With --balance percentile, in (0, 100].")] = 99.0,
-    alpha: Annotated[float, number("--alpha", BALANCING, "Factor on the thresholds, in (0, 1].")] = 1.0,
+    percentile: Annotated[float, number("--percentile", BALANCING, _PERCENTILE, metavar="PERCENT")] = 99.0,
+    alpha: Annotated[
+        float, number("--alpha", BALANCING, "Factor on the thresholds, in (0, 1].", metavar="FACTOR")
+    ] = 1.0,
     thresholds: Annotated[Granularity, choice(Granularity, "--thresholds", BALANCING, _THRESHOLDS)] = "channel",
     bias_correction: Annotated[
         bool | None, switch("--bias-correction/--no-bias-correction", BALANCING, _CORRECTION)

@@ -14,9 +14,7 @@ from loihi_convert.cli.dry_run import plan_run
 from loihi_convert.dependencies import other_interpreter
 from loihi_convert.errors import PlatformError, VerificationError
 
-_FOLDER = typer.Argument(
-    help="Golden folder; default: the one in this package.", metavar="[FOLDER]", show_default=False
-)
+_FOLDER = typer.Argument(help="Golden folder; default: the one in this package.", metavar="FOLDER", show_default=False)
 _DRY_RUN = "Run nothing: show what would run on a board, and write golden.sbatch."
 _BACKEND = "What is compared: ref (exact integers), sim (Lava's CPU simulator), or loihi2 (a board)."
 

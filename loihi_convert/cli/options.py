@@ -71,16 +71,15 @@ def _parser(known: tuple[str, ...], flag: str) -> Callable[[str], str]:
 
 def switch(flag: str, panel: str, help: str, *, hidden: bool = False) -> Option:
     """Return a boolean option."""
-    # Without a metavar the help page would show <bool>.
-    return typer.Option(flag, metavar="", help=help, rich_help_panel=panel, hidden=hidden)
+    return typer.Option(flag, help=help, rich_help_panel=panel, hidden=hidden)
 
 
-def named(flag: str, panel: str, help: str, *, metavar: str | None = None) -> Option:
+def named(flag: str, panel: str, help: str, *, metavar: str) -> Option:
     """Return an option without a default value; ``help`` describes the behaviour without it."""
     return typer.Option(flag, metavar=metavar, help=help, rich_help_panel=panel, show_default=False)
 
 
-def number(flag: str, panel: str, help: str, *, metavar: str | None = None) -> Option:
+def number(flag: str, panel: str, help: str, *, metavar: str) -> Option:
     """Return an option with a default value, such as a number."""
     return typer.Option(flag, metavar=metavar, help=help, rich_help_panel=panel)
 
@@ -165,6 +164,10 @@ def seed(panel: str, help: str = "Seed of all random numbers.") -> Option:
 
 def device() -> Option:
     return choice(Device, "--device", BASICS, "Where to simulate: cpu, cuda (a GPU), or auto (a GPU if there is one).")
+
+
+def weight_bits(panel: str) -> Option:
+    return number("--weight-bits", panel, "Bits of a weight, 2..8, sign included.", metavar="BITS")
 
 
 def lava_python() -> Option:

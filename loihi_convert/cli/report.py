@@ -21,12 +21,12 @@ _WIDTH = "Width of the figure: a column (85 mm) or a page (178 mm) of a paper, o
 
 
 def report(
-    runs: Annotated[list[Path] | None, typer.Argument(help=_RUNS, metavar="[RUN]...", show_default=False)] = None,
+    runs: Annotated[list[Path] | None, typer.Argument(help=_RUNS, metavar="RUN", show_default=False)] = None,
     output: Annotated[Path, options.output(_OUTPUT)] = Path("report.html"),
     opens: Annotated[bool, options.switch("--open", options.BASICS, "Open the page in your browser.")] = False,
     overwrite: Annotated[bool, options.overwrite()] = False,
     as_json: Annotated[bool, options.as_json()] = False,
-    figure: Annotated[Path | None, options.named("--figure", options.OUTPUT, _FIGURE)] = None,
+    figure: Annotated[Path | None, options.named("--figure", options.OUTPUT, _FIGURE, metavar="PATH")] = None,
     width: Annotated[Width | None, options.choice(Width, "--width", options.OUTPUT, _WIDTH)] = None,
 ) -> None:
     """Write one page about one or several runs: accuracy and latency, layers, confused classes, how it was made."""

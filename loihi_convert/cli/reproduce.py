@@ -24,8 +24,11 @@ _HELP = "help"
 _VARIANTS = {"table": "literal,spikes,compensated", "figure": "literal"}
 
 _WHAT = typer.Argument(
-    help=f"table {', '.join(_TABLES[:-1])}; figure {', '.join(_FIGURES)}; or headline, the numbers of the abstract.",
-    metavar="[table|figure NAME | headline]",
+    help=(
+        f"table NAME ({', '.join(_TABLES[:-1])}), figure NAME ({', '.join(_FIGURES)}), or headline: the numbers of the "
+        "abstract."
+    ),
+    metavar="WHAT",
     show_default=False,
 )
 _MODELS = (
@@ -38,6 +41,7 @@ _VARIANTS_HELP = (
     f"for tables, {_VARIANTS['figure']} for figures."
 )
 _CALIBRATION = "Calibration images: all (training and validation images), split, or a number (first N of the split)."
+_CACHE = "Folder of what has been computed; default: OUTPUT/computed."
 _LONG_IMAGES = (
     "Use the first N test images for T > 64, and the calibration split to balance on; default: as for smaller T."
 )
@@ -61,7 +65,7 @@ def reproduce(
     output: Annotated[Path, options.output("Folder to write; what it has computed is reused.")] = Path("reproduced"),
     device: Annotated[Device, options.device()] = "cpu",
     as_json: Annotated[bool, options.as_json()] = False,
-    calibration: Annotated[str, number("--calibration", DATA, _CALIBRATION)] = "all",
+    calibration: Annotated[str, number("--calibration", DATA, _CALIBRATION, metavar="IMAGES")] = "all",
     long_images: Annotated[int | None, named("--long-images", DATA, _LONG_IMAGES, metavar="N")] = None,
     long_calibration: Annotated[
         int | None, named("--long-calibration", DATA, "Use N calibration images for T > 64.", metavar="N")
@@ -70,15 +74,13 @@ def reproduce(
         int | None, named("--rate-images", DATA, "Test images of figure 7; default: at most 1,000.", metavar="N")
     ] = None,
     data_root: Annotated[Path | None, options.data_root(DATA)] = None,
-    weight_bits: Annotated[int, number("--weight-bits", "Measuring", "Bits of a weight, 2..8, sign included.")] = 8,
+    weight_bits: Annotated[int, options.weight_bits("Measuring")] = 8,
     poisson_seed: Annotated[int, options.seed("Measuring", "Seed of the Poisson input.")] = 0,
     width: Annotated[Width, options.choice(Width, "--width", options.OUTPUT, _WIDTH)] = "screen",
     tables: Annotated[list[Path] | None, named("--from", options.OUTPUT, _TABLES_HELP, metavar="CSV")] = None,
     with_best: Annotated[bool, switch("--best/--no-best", "Measuring", "Measure the best of our methods, too.")] = True,
     tuned: Annotated[list[Path] | None, named("--tuned", "Measuring", _TUNED, metavar="MODEL")] = None,
-    cache: Annotated[
-        Path | None, named("--cache", "Measuring", "Folder of what has been computed; default: OUTPUT/computed.")
-    ] = None,
+    cache: Annotated[Path | None, named("--cache", "Measuring", _CACHE, metavar="FOLDER")] = None,
     computed_only: Annotated[
         bool, switch("--computed-only", "Measuring", "Show what has been computed; compute nothing.")
     ] = False,

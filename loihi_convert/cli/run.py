@@ -73,7 +73,9 @@ def run(
     arch: Annotated[str | None, options.arch(options.DATA_AND_CNN)] = None,
     float_snn: Annotated[bool, options.switch("--float/--no-float", options.DATA_AND_CNN, _FLOAT)] = True,
     early_exit: Annotated[bool, options.switch("--early-exit/--no-early-exit", options.EARLY_EXIT, _EARLY_EXIT)] = True,
-    exit_tolerance: Annotated[float, options.number("--exit-tolerance", options.EARLY_EXIT, _TOLERANCE)] = 0.1,
+    exit_tolerance: Annotated[
+        float, options.number("--exit-tolerance", options.EARLY_EXIT, _TOLERANCE, metavar="POINTS")
+    ] = 0.1,
     lava_python: Annotated[str | None, options.lava_python()] = None,
     lava_layout: Annotated[Layout | None, options.lava_layout()] = None,
     neuron: Annotated[Neuron | None, options.neuron()] = None,

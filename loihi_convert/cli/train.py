@@ -20,6 +20,7 @@ _DATA = "Data set; default: digits, or that of --from."
 _ARCHITECTURE = "Network to train; default: the one for the data set, or that of --from."
 _STORE = "float16 halves the file; accuracies are those of the rounded weights."
 _RECIPE = "best: this package's. paper: that of Ngu & Lee 2022, for mnist, fashion-mnist and cifar10 (VGG-16)."
+_EPOCHS = "Epochs; default: those of the recipe."
 _START = "Checkpoint of `train` to continue from, with a few epochs of small steps."
 _QCFS = "Train for few time steps: activations with L levels (quantization-clip-floor-shift) and trained thresholds."
 _WEIGHT_BITS = "With --qcfs: train with weights rounded to 2..8 bits, for export with the same --weight-bits."
@@ -35,7 +36,7 @@ def train(
     as_json: Annotated[bool, options.as_json()] = False,
     data_root: Annotated[Path | None, options.data_root(BASICS)] = None,
     recipe: Annotated[RecipeName, choice(RecipeName, "--recipe", TRAINING, _RECIPE)] = "best",
-    epochs: Annotated[int | None, named("--epochs", TRAINING, "Epochs; default: those of the recipe.")] = None,
+    epochs: Annotated[int | None, named("--epochs", TRAINING, _EPOCHS, metavar="N")] = None,
     seed: Annotated[int, options.seed(TRAINING)] = 0,
     resume: Annotated[bool, switch("--resume", TRAINING, "Continue an interrupted training.")] = False,
     start: Annotated[Path | None, named("--from", TRAINING, _START, metavar="FILE")] = None,

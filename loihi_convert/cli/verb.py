@@ -1,26 +1,34 @@
-"""Classes of a verb and of the whole command line, whose help pages show `--help` without a value."""
+"""Classes of a verb and of the whole command line, whose help pages do not contain type names such as ``<path>``."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import typer.core
 
 
-# typer uses its own private copy of click's Context here.
+# typer uses its own private copies of click's Context and Parameter here.
 class Verb(typer.core.TyperCommand):
-    """A verb; without this class typer would show ``--help <bool>``."""
+    """A verb; without this class typer would show ``--help <bool>`` and ``MODEL <path>``."""
 
-    def get_help_option(self, ctx: typer.Context) -> typer.core.TyperOption | None:  # type: ignore[override]
-        return _without_value(super().get_help_option(ctx))
+    def get_params(self, ctx: typer.Context) -> list[Any]:  # type: ignore[override]
+        """Return the parameters, ``--help`` included."""
+        return _without_types(super().get_params(ctx))
 
 
 class Verbs(typer.core.TyperGroup):
     """The command line; see `Verb`."""
 
-    def get_help_option(self, ctx: typer.Context) -> typer.core.TyperOption | None:  # type: ignore[override]
-        return _without_value(super().get_help_option(ctx))
+    def get_params(self, ctx: typer.Context) -> list[Any]:  # type: ignore[override]
+        """Return the parameters, ``--help`` included."""
+        return _without_types(super().get_params(ctx))
 
 
-def _without_value(option: typer.core.TyperOption | None) -> typer.core.TyperOption | None:
-    if option is not None:
-        option.metavar = ""
-    return option
+def _without_types(parameters: list[Any]) -> list[Any]:
+    for parameter in parameters:
+        if isinstance(parameter, typer.core.TyperArgument):
+            # typer shows an argument's type beside its metavar, an option's only without one.
+            parameter.display_type_rich = lambda ctx: None  # type: ignore[method-assign]
+        elif parameter.is_flag:
+            parameter.metavar = ""
+    return parameters
