@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from loihi_convert.data import load_data
-from loihi_convert.data.benchmarks import SHA256, load_benchmark, read_file
+from loihi_convert.data import DATASETS, load_data
+from loihi_convert.data.benchmarks import DESCRIPTIONS, SHA256, load_benchmark, read_file
 from loihi_convert.data.dataset import Dataset
 from loihi_convert.errors import DataError
 
@@ -192,3 +192,14 @@ def test_a_set_that_is_not_there_says_how_to_fetch_it(tmp_path: Path, data: str)
     with pytest.raises(DataError) as caught:
         load_data(data, tmp_path)
     assert caught.value.hint == f"Download it: loihi-convert data {data} --data-root {tmp_path}"
+
+
+def test_each_set_has_the_described_size(mnist_files: dict[str, bytes]) -> None:
+    """MNIST's files have a header of 8 bytes and 4 per axis; a row of CIFAR-10 is a label and 3 x 32 x 32 pixels."""
+    digits = load_data("digits")
+    found = (digits.input_shape, len(digits.train) + len(digits.validation), len(digits.test), 0)
+    assert DESCRIPTIONS["digits"] == found
+    size = sum(map(len, mnist_files.values()))
+    assert DESCRIPTIONS["mnist"] == DESCRIPTIONS["fashion-mnist"] == ((1, 28, 28), 60_000, 10_000, size)
+    assert DESCRIPTIONS["cifar10"].byte_count == 60_000 * (1 + 3 * 32 * 32)
+    assert tuple(DESCRIPTIONS) == DATASETS

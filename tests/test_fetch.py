@@ -135,20 +135,40 @@ def test_the_verb_downloads_and_lists(one_file: bytes, tmp_path: Path, monkeypat
         assert done.exit_code == 0
         return done.stdout
 
+    root = f" --data-root {tmp_path}"
     before = said().splitlines()
-    assert [line.split()[:2] for line in before] == [
-        ["digits", "embedded"],
-        *([name, "not"] for name in ("mnist", "fashion-mnist", "cifar10")),
+    assert before[:2] == ["1 of 4 data sets are here", f"folder: {tmp_path}"]
+    assert [line.split()[:2] for line in before[4:8]] == [
+        ["digits", "here"],
+        *([name, "missing"] for name in ("mnist", "fashion-mnist", "cifar10")),
     ]
-    assert json.loads(said("mnist", "digits", "--json")) == {
+    assert " ".join(" ".join(before[9:]).split()) == f"next loihi-convert data mnist fashion-mnist cifar10{root}"
+    made = json.loads(said("mnist", "digits", "--json"))
+    assert [one["is_there"] for one in made.pop("data_sets")] == [True, True]
+    assert made == {
         "data_root": str(tmp_path),
         "there": {"mnist": True, "digits": True},
         "downloaded": ["mnist"],
     }
-    assert said("mnist") == f"mnist         in {tmp_path}, every SHA-256 is right\n"
+    again = said("mnist").splitlines()
+    assert again[0] == "mnist: already here; nothing was downloaded"
+    assert " ".join(" ".join(again).split()).endswith(f" loihi-convert run mnist-T4{root}")
     assert json.loads(said("--json"))["there"] == {
         "digits": True, "mnist": True, "fashion-mnist": False, "cifar10": False,
     }  # fmt: skip
     with pytest.raises(UsageError) as caught:
         said("digits", "minst")
     assert (caught.value.where, caught.value.hint) == ("data", "Did you mean mnist?")
+
+
+def test_the_verb_tells_a_damaged_file_from_a_missing_one(one_file: bytes, tmp_path: Path) -> None:
+    (tmp_path / "mnist").mkdir()
+    (tmp_path / "mnist/train").write_bytes(one_file + b"!")
+    done = CliRunner().invoke(cli.app, ["data", "--data-root", str(tmp_path)], catch_exceptions=False)
+    lines = done.stdout.splitlines()
+    assert [line.split()[1] for line in lines[4:8]] == ["here", "damaged", "missing", "missing"]
+    told = " ".join(" ".join(lines[9:]).split())
+    assert told.startswith(f"damaged {tmp_path}/mnist/train: damaged, or from another data set")
+    assert told.endswith(f"next loihi-convert data fashion-mnist cifar10 --data-root {tmp_path}")
+    done = CliRunner().invoke(cli.app, ["data", "--data-root", str(tmp_path), "--json"], catch_exceptions=False)
+    assert "another data set" in json.loads(done.stdout)["data_sets"][1]["problem"]

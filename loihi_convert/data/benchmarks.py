@@ -21,7 +21,7 @@ import hashlib
 import shlex
 import zlib
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,24 @@ SHA256: Final[dict[str, dict[str, str]]] = {
     },
 }
 """Name and SHA-256 of each uncompressed file of a data set."""
+
+
+class Description(NamedTuple):
+    """Size of a data set: ``(C, H, W)`` of an image, training images (validation included), test images, bytes."""
+
+    input_shape: tuple[int, int, int]
+    training_count: int
+    test_count: int
+    byte_count: int
+
+
+DESCRIPTIONS: Final[dict[str, Description]] = {
+    "digits": Description((1, 8, 8), 1_397, 400, 0),
+    "mnist": Description((1, 28, 28), 60_000, 10_000, 54_950_048),
+    "fashion-mnist": Description((1, 28, 28), 60_000, 10_000, 54_950_048),
+    "cifar10": Description((3, 32, 32), 50_000, 10_000, 184_380_000),
+}
+"""The size of each data set; bytes are those of the uncompressed files of `SHA256`."""
 
 # Possible folders of the files below a data root: this package's, those of torchvision and of the official archive, the
 # same inside this package's folder, and the root itself.
@@ -129,13 +147,7 @@ def read_file(root: Path, data: str, name: str) -> bytes:
     DataError
         If the file does not exist, or does not have the SHA-256 in `SHA256`.
     """
-    candidates = [
-        root / folder / f"{spelling}{suffix}"
-        for folder in _FOLDERS[data]
-        for spelling in (name, name.replace("-idx", ".idx"))
-        for suffix in ("", ".gz")
-    ]
-    path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    path = find_file(root, data, name)
     if path is None:
         places = " and ".join(f"{folder}/" for folder in _FOLDERS[data][:-1])
         raise DataError(
@@ -159,6 +171,17 @@ def read_file(root: Path, data: str, name: str) -> bytes:
             hint=fetch_again,
         )
     return content
+
+
+def find_file(root: Path, data: str, name: str) -> Path | None:
+    """Return the path from which `read_file` reads; None if there is no such file."""
+    candidates = (
+        root / folder / f"{spelling}{suffix}"
+        for folder in _FOLDERS[data]
+        for spelling in (name, name.replace("-idx", ".idx"))
+        for suffix in ("", ".gz")
+    )
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 def _fetch_command(data: str, root: Path) -> str:

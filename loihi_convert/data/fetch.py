@@ -19,12 +19,12 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from loihi_convert.data.benchmarks import DATASETS, SHA256, read_file, require_dataset
+from loihi_convert.data.benchmarks import SHA256, find_file, read_file, require_dataset
 from loihi_convert.errors import DataError, InputError, PlatformError
 from loihi_convert.files import write_atomically
 
@@ -45,9 +45,22 @@ _TFJS_SHA256: Final[Mapping[str, str]] = {
 _BATCH: Final = 10_000
 
 
-def datasets_there(root: Path) -> dict[str, bool]:
-    """Return which of `benchmarks.DATASETS` can be loaded, with all SHA-256 correct; the embedded one always can."""
-    return {name: _is_there(root, name) for name in DATASETS}
+class State(NamedTuple):
+    """Whether a data set can be loaded; ``problem`` is the error of a damaged file, None otherwise."""
+
+    is_there: bool
+    problem: DataError | None
+
+
+def state(name: str, root: Path) -> State:
+    """Return whether all files of a benchmark set are below ``root``, with their SHA-256; digits needs none."""
+    if any(find_file(root, name, file) is None for file in SHA256.get(name, ())):
+        return State(is_there=False, problem=None)
+    try:
+        _read_all(root, name)
+    except DataError as error:
+        return State(is_there=False, problem=error)
+    return State(is_there=True, problem=None)
 
 
 def fetch(name: str, root: Path, on_source: Callable[[str], None] | None = None) -> bool:
@@ -72,7 +85,7 @@ def fetch(name: str, root: Path, on_source: Callable[[str], None] | None = None)
         If no source was reachable.
     """
     require_dataset(name)
-    if _is_there(root, name):
+    if state(name, root).is_there:
         return False
     folder = root / name
     _make_writable(folder)
@@ -80,14 +93,6 @@ def fetch(name: str, root: Path, on_source: Callable[[str], None] | None = None)
         contents = _first_that_works(name, Path(temporary), on_source)
     for file, content in contents.items():
         write_atomically(folder / file, content)
-    return True
-
-
-def _is_there(root: Path, name: str) -> bool:
-    try:
-        _read_all(root, name)
-    except DataError:
-        return False
     return True
 
 
