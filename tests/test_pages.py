@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import re
+import shutil
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -46,6 +48,40 @@ def test_a_table_that_differs_is_named_and_written_again(
     assert text.endswith("|\n<!-- end of table -->\nafter\n")
     assert "| **MNIST**" in text
     assert "| wrong |" not in text
+
+
+def test_a_table_differs_as_soon_as_its_csv_file_does(
+    pages: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One digit is changed in each CSV file of docs/results/; every page that shows it is named."""
+    stored = importlib.import_module("stored_results")
+    shown = {
+        "speed.csv": "benchmarks.md",
+        "peers.csv": "benchmarks.md",
+        "cost.csv": "benchmarks.md",
+        "networks.csv": "networks.md",
+        "graph-peers.csv": "networks.md",
+        "torchvision.csv": "networks.md",
+    }
+    assert {path.name for path in stored.RESULTS.glob("*.csv")} == set(shown)
+    for name, page in shown.items():
+        folder = tmp_path / name
+        shutil.copytree(stored.RESULTS, folder)
+        head, *rows = (folder / name).read_text().splitlines()
+        changed = rows[-1][::-1]
+        digit = next(character for character in changed if character.isdecimal())
+        changed = changed.replace(digit, str(9 - int(digit)), 1)[::-1]
+        (folder / name).write_text("\n".join([head, *rows[:-1], changed]) + "\n")
+        with monkeypatch.context() as patched:
+            patched.setattr(stored, "RESULTS", folder)
+            assert [path.name for path in pages.outdated()] == [page]
+
+
+def test_no_page_of_results_has_a_table_of_measurements_that_is_copied_by_hand() -> None:
+    for path in (ROOT / "docs/results").glob("*.md"):
+        by_hand = re.sub(r"<!-- table .*?<!-- end of table -->", "", path.read_text(), flags=re.DOTALL)
+        rows = [line for line in by_hand.splitlines() if line.startswith("|")]
+        assert [row for row in rows if re.search(r"\d\.\d", row)] == [], path.name
 
 
 def test_every_table_is_on_a_page(pages: ModuleType) -> None:

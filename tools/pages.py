@@ -4,7 +4,8 @@
     python tools/pages.py --check    # exit code 5 if a file differs from its source
 
 A table is between ``<!-- table NAME -->`` and ``<!-- end of table -->``. The accuracies come from
-``netx_models/*/card.json`` and ``netx_models/*/paper/*.csv``, the paper's from ``loihi_convert/report/paper.csv``.
+``netx_models/*/card.json`` and ``netx_models/*/paper/*.csv``, the paper's from ``loihi_convert/report/paper.csv``,
+speeds and other networks from ``docs/results/*.csv`` (`stored_results`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import stored_results
 from drawings import accuracy_picture, reset_picture, staircase_picture
 from netx_cards import card_table, index_page, read_card
 
@@ -123,24 +125,13 @@ def _factors(variants: Sequence[str]) -> list[tuple[str, str, str, str, str]]:
     ]
 
 
-def torchvision() -> str:
-    """Return the results for torchvision's models, from the table written by `torchvision_models.py`."""
-    with (ROOT / "docs/results/torchvision.csv").open(newline="") as source:
-        rows = list(csv.DictReader(source))
-    columns = ("model", "size", "result", "levels", "relay_channels", "neurons", "neurocores", "seconds", "memory_gib")
-    counts = ("relay_channels", "neurons")
-    cells = [[f"{int(row[name]):,}" if name in counts and row[name] else row[name] for name in columns] for row in rows]
-    heads = ("model", "pixels", "result", "levels", "relay channels", "neurons", "neurocores", "seconds", "GiB")
-    return markdown_table(heads, cells)
-
-
 def _of_data(data: str) -> Callable[[], str]:
     return lambda: card_table(cards()[data])
 
 
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "headline": headline,
-    "torchvision": torchvision,
+    **stored_results.TABLES,
     **{f"data-{data}": _of_data(data) for data in DATA},
     "paper-headline": paper_headline,
     "paper-2": paper_rows(

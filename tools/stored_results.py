@@ -1,0 +1,162 @@
+"""Tables of docs/results/ from the CSV files beside them, for `pages.py`: speeds, other networks, torchvision's models.
+
+A CSV file has one measurement per row. ``torchvision.csv`` is written by `torchvision_models.py`; the others hold the
+medians of a run of `peers/benchmark.py`, or the accuracies printed by the commands that the page names.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from loihi_convert.report.formats import markdown_table
+
+RESULTS: Final = Path(__file__).parents[1] / "docs/results"
+
+Row = Mapping[str, str]
+
+
+def rows_of(name: str, **chosen: str) -> list[Row]:
+    """Return the rows of a CSV file in `RESULTS` that have the values ``chosen``, by column."""
+    with (RESULTS / name).open(newline="") as source:
+        return [row for row in csv.DictReader(source) if all(row[key] == value for key, value in chosen.items())]
+
+
+def crossed(
+    rows: Sequence[Row], title: Callable[[Row], str], head: Callable[[Row], str], cell: Callable[[Row], str]
+) -> str:
+    """Return a table with a line for each title and a column for each head; missing cells are empty."""
+    cells = {(title(row), head(row)): cell(row) for row in rows}
+    titles, heads = (list(dict.fromkeys(key[index] for key in cells)) for index in (0, 1))
+    return markdown_table(("", *heads), [(one, *(cells.get((one, other), "") for other in heads)) for one in titles])
+
+
+def grouped(number: str) -> str:
+    """Return a number with its thousands separated and its decimals as they are; an empty text stays empty."""
+    whole, point, decimals = number.partition(".")
+    return f"{int(whole):,}{point}{decimals}" if whole else ""
+
+
+def _at(row: Row) -> str:
+    return f"T = {row['timesteps']}"
+
+
+def speed() -> str:
+    """Return seconds and images per second of `run`, by command and T."""
+    return crossed(
+        rows_of("speed.csv"),
+        lambda row: f"`{row['command']}` ({'`ref`' if row['backend'] == 'ref' else row['backend']})",
+        _at,
+        lambda row: f"{row['seconds']} s, {grouped(row['images_per_second'])} images/s",
+    )
+
+
+_TITLES: Final = {
+    "images_per_second": "`ref`, images/s",
+    "speed_of_ref": "{peer}",
+    "percent_of_limit": "share of the limit of {peer}",
+}
+
+
+def peers() -> str:
+    """Return the speed of `ref` in each network, and relative to each simulator."""
+
+    def cell(row: Row) -> str:
+        if not row["median"]:
+            return "fails"
+        median, least, most = (grouped(row[name]) for name in ("median", "minimum", "maximum"))
+        return f"{median} ({least}..{most}){' %' if row['measure'] == 'percent_of_limit' else ''}"
+
+    return crossed(
+        rows_of("peers.csv"),
+        lambda row: _TITLES[row["measure"]].format(peer=row["peer"]),
+        lambda row: f"{row['network']}, {_at(row)}",
+        cell,
+    )
+
+
+def cost(curve: str, corner: str) -> Callable[[], str]:
+    """Return a table of seconds and memory against ``curve``, T or the number of images."""
+
+    def table() -> str:
+        rows = rows_of("cost.csv", curve=curve)
+        return markdown_table(
+            (corner, *(grouped(row["value"]) for row in rows)),
+            [("seconds", *(row["seconds"] for row in rows)), ("peak memory, MiB", *(row["peak_mib"] for row in rows))],
+        )
+
+    return table
+
+
+def accuracies(network: str, columns: Callable[[Row], Mapping[str, str]]) -> Callable[[], str]:
+    """Return a table with a line for each variant of a network: ``columns`` of its first row, then accuracies by T."""
+
+    def table() -> str:
+        rows = rows_of("networks.csv", network=network)
+        steps = sorted({int(row["timesteps"]) for row in rows})
+        lines = []
+        for variant in dict.fromkeys(row["variant"] for row in rows):
+            found = {int(row["timesteps"]): row for row in rows if row["variant"] == variant}
+            first = columns(next(iter(found.values())))
+            lines.append((*first.values(), *(found[count]["accuracy"] if count in found else "" for count in steps)))
+        return markdown_table((*columns(rows[0]), *(f"T = {count}" for count in steps)), lines)
+
+    return table
+
+
+def resnet20() -> str:
+    """Return the accuracy of ResNet-20 at each T, and the checkpoint it was made from."""
+    return markdown_table(
+        ("T", "accuracy of the integers, %", "to the CNN", "from"),
+        [
+            (
+                row["timesteps"],
+                row["accuracy"],
+                f"{float(row['accuracy']) - float(row['cnn_accuracy']):+.2f}",
+                row["from"],
+            )
+            for row in rows_of("networks.csv", network="resnet20")
+        ],
+    )
+
+
+def graph_peers() -> str:
+    """Return speed and memory of `ref` and of other programs with a large residual network."""
+    rows = rows_of("graph-peers.csv")
+    cells = [(row["program"], row["images_per_second"], f"{row['peak_gib']} GiB") for row in rows]
+    return markdown_table(("", "images/s", "peak memory"), cells)
+
+
+def torchvision() -> str:
+    """Return the results for torchvision's models."""
+    columns = ("model", "size", "result", "levels", "relay_channels", "neurons", "neurocores", "seconds", "memory_gib")
+    counts = ("relay_channels", "neurons")
+    cells = [
+        [grouped(row[name]) if name in counts else row[name] for name in columns] for row in rows_of("torchvision.csv")
+    ]
+    heads = ("model", "pixels", "result", "levels", "relay channels", "neurons", "neurocores", "seconds", "GiB")
+    return markdown_table(heads, cells)
+
+
+def _images(row: Row) -> str:
+    count = int(row["images"])
+    return f"all {count:,}" if count == 10_000 else f"first {count:,}"
+
+
+TABLES: Final[dict[str, Callable[[], str]]] = {
+    "speed": speed,
+    "peers": peers,
+    "cost-timesteps": cost("T", "1,000 images, T ="),
+    "cost-images": cost("images", "T = 8, images ="),
+    "seeds": accuracies("mnist, seeds 0 to 2", lambda row: {"CNN": row["cnn_accuracy"]}),
+    "mnist-1d": accuracies("mnist-1d", lambda row: {"CNN": row["cnn_accuracy"]}),
+    "resnet20": resnet20,
+    "conv3-max": accuracies(
+        "conv3-max", lambda row: {"": row["variant"], "images": _images(row), "CNN": row["cnn_accuracy"]}
+    ),
+    "graph-peers": graph_peers,
+    "torchvision": torchvision,
+}
+"""Every table by its name."""
