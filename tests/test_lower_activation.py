@@ -1,0 +1,87 @@
+"""Clipped, leaky and repeated activations, and several kinds of them in one layer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from support.lowering import CONV, LINEAR, Case, assert_equals, assert_equals_module, layers_of, of, same, stack
+from support.modules import Of, prepared, stepped
+from torch import nn
+from torch.nn import functional
+
+from loihi_convert.cnn.qcfs import Qcfs
+from loihi_convert.frontend.lower import to_relu_network
+
+CASES = {
+    "relu6": stack(CONV(5, 3), nn.ReLU6()),
+    "hardtanh": stack(CONV(5, 3), nn.Hardtanh(0, 0.3)),
+    "clamp": of(lambda m, x: m.conv(x).clamp(0, 0.2), conv=CONV(4, 3)),
+    "clamp from 0": of(lambda m, x: m.conv(x).clamp(min=0), conv=CONV(4, 3)),
+    "clamp_min and relu6": of(
+        lambda m, x: functional.relu6(m.two(m.conv(x).clamp_min(0))), conv=CONV(4, 3), two=CONV(4, 3)
+    ),
+    "a clipped ReLU of a ReLU": stack(nn.Hardtanh(0, 0.2), CONV(5, 3), nn.ReLU()),
+    "clipped beside plain": of(lambda m, x: m.conv(x).clamp(0, 0.2) + x, conv=CONV(4, 3, padding=1)),
+    "leaky": stack(CONV(5, 3), nn.LeakyReLU(0.2), CONV(5, 3, padding=1), nn.LeakyReLU(0.1)),
+    "leaky_relu": of(lambda m, x: functional.leaky_relu(m.conv(x)), conv=CONV(4, 3)),
+    "leaky with a skip": of(
+        lambda m, x: functional.leaky_relu(m.two(functional.leaky_relu(m.one(x), 0.3)) + x, 0.1),
+        one=CONV(4, 3, padding=1),
+        two=CONV(4, 3, padding=1),
+    ),
+    "PReLU": stack(CONV(5, 3), nn.PReLU(init=-0.3), CONV(4, 3), nn.ReLU()),
+    "PReLU per channel": Case(
+        lambda: nn.Sequential(CONV(5, 3), nn.PReLU(5), nn.Flatten(), LINEAR(6), nn.PReLU(6), LINEAR(3))
+    ),
+    "PReLU of flattened maps": stack(CONV(5, 3), nn.Flatten(), nn.PReLU(init=0.3)),
+    "of flattened maps": stack(CONV(5, 3), nn.Flatten(), nn.ReLU()),
+    "twice": stack(nn.ReLU(), CONV(4, 3), nn.ReLU(), nn.ReLU(), nn.Flatten(), nn.ReLU()),
+    "two of one value": of(lambda m, x: torch.cat([(y := m.conv(x)).relu(), (-1 * y).relu()], 1), conv=CONV(4, 3)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_chain_equals_the_module(name: str) -> None:
+    assert_equals_module(CASES[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "copies", "expected"),
+    [
+        ("leaky", 1, "2x8x8-4c3-10c3-10c3-3"),
+    ],
+)
+def test_layers(name: str, copies: int, expected: str) -> None:
+    assert layers_of(CASES[name], copies) == expected
+
+
+def test_ceilings_and_thresholds_stand_beside_channels_without() -> None:
+    """ReLU6 in one branch, QCFS in another, ReLU in the third, and a relay: one layer has them all."""
+    model = Of(
+        lambda m, x: m.head(
+            torch.cat(
+                [m.a(y := m.stem(x).relu()).clamp(0, 0.2), m.steps(m.b(y)), m.c(y).relu() + m.d(m.a(y)).relu()], 1
+            ).flatten(1)
+        ),
+        stem=same(4),
+        a=same(2),
+        b=same(2),
+        c=same(3),
+        d=CONV(3, 1),
+        steps=Qcfs(2, 4),
+        head=LINEAR(3),
+    )
+    case = Case(lambda: model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Qcfs, "forward", lambda q, x: stepped(x, q.thresholds.reshape(-1, 1, 1), q.levels))
+        prepared(model, case.shape)
+        model.steps.threshold.data.copy_(torch.tensor([0.2, 0.4]))
+        network = to_relu_network(model, case.shape)
+        assert_equals(model, network, case)
+    layer = network.layers[1]
+    assert layer.levels == 4
+    assert layer.threshold is not None
+    assert layer.ceiling is not None
+    assert sorted(layer.threshold[~np.isnan(layer.threshold)].tolist()) == pytest.approx([0.2, 0.4])
+    assert np.sort(layer.ceiling)[:3].tolist() == [0.2, 0.2, np.inf]

@@ -1,0 +1,91 @@
+"""Concatenated branches become channels of one layer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.lowering import CONV, LINEAR, NORM, assert_equals_module, assert_samples, bare, of, same
+from torch.nn import functional
+
+CASES = {
+    "fire": of(
+        lambda m, x: torch.cat([m.a(y := m.squeeze(x).relu()).relu(), m.b(y).relu()], 1),
+        squeeze=CONV(3, 1),
+        a=CONV(5, 1),
+        b=same(5),
+    ),
+    "dense block": of(
+        lambda m, x: m.last(torch.cat([z := torch.cat([x, m.a(x).relu()], 1), m.b(z).relu()], 1)).relu(),
+        a=same(3),
+        b=same(3),
+        last=CONV(4, 1),
+    ),
+    "dense block with batch norm": of(
+        lambda m, x: m.c(torch.cat([z := torch.cat([x, m.a(x)], 1), m.b(m.norm(z).relu())], 1)).relu(),
+        a=same(3),
+        b=same(3),
+        norm=NORM(),
+        c=NORM(),
+    ),
+    "inception": of(
+        lambda m, x: torch.cat(
+            [m.one(x).relu(), m.three(m.reduce(x).relu()).relu(), m.proj(functional.max_pool2d(x, 3, 1, 1)).relu()], 1
+        ),
+        one=CONV(3, 1),
+        reduce=CONV(2, 1),
+        three=same(4),
+        proj=CONV(2, 1),
+    ),
+    "inception that reduces": of(
+        lambda m, x: torch.cat(
+            [m.one(x).relu(), m.three(m.reduce(x).relu()).relu(), functional.max_pool2d(x, 3, 2)], 1
+        ),
+        shape=(2, 9, 9),
+        one=CONV(3, 3, 2),
+        reduce=same(2),
+        three=CONV(4, 3, 2),
+    ),
+    "one branch is the pooled input": of(
+        lambda m, x: m.last(torch.cat([m.one(x).relu(), functional.avg_pool2d(x, 2)], 1)).relu(),
+        one=CONV(3, 2, 2),
+        last=same(3),
+    ),
+    "unequal kernels": of(
+        lambda m, x: torch.cat([m.a(x), m.b(x), m.c(x)], 1).relu(),
+        a=CONV(3, (1, 5), padding=(0, 2)),
+        b=CONV(3, (5, 1), padding=(2, 0)),
+        c=CONV(2, 1),
+    ),
+    "no padding beside padding": of(
+        lambda m, x: torch.cat([m.a(x).relu(), m.c(m.b(x).relu()).relu()], 1),
+        a=CONV(3, 3),
+        b=CONV(3, 3, padding=2),
+        c=CONV(3, 5),
+    ),
+    "flattened parts": of(lambda m, x: torch.cat([x.flatten(1), m.a(x).relu().flatten(1)], 1), a=CONV(2, 3, 2)),
+    "vectors": of(
+        lambda m, x: torch.cat([m.a(y := x.flatten(1)).relu(), m.c(m.b(y).relu()).relu()], 1),
+        a=LINEAR(4),
+        b=LINEAR(3),
+        c=LINEAR(5),
+    ),
+    "vectors and means": of(
+        lambda m, x: m.one(torch.cat([m.a(x.flatten(1)).relu(), x.mean((2, 3))], 1)).relu(), a=LINEAR(4), one=LINEAR(5)
+    ),
+    "with the image": bare(
+        lambda m, x: m.head(m.b(torch.cat([m.a(x).relu(), x], 1)).relu().flatten(1)),
+        a=same(3),
+        b=same(4),
+        head=LINEAR(3),
+    ),
+    "the same twice": of(lambda m, x: torch.cat([x, x], 1)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_chain_equals_the_module(name: str) -> None:
+    assert_equals_module(CASES[name])
+
+
+def test_samples_say_what_each_channel_is() -> None:
+    assert_samples(CASES["inception"])

@@ -1,0 +1,83 @@
+"""Max pooling becomes pairs of ReLUs and relays, by columns and by rows."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from support.lowering import CONV, LINEAR, NORM, Case, assert_equals_module, groups_of, layers_of, of, stack
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def pool(x: Tensor) -> Tensor:
+    return functional.max_pool2d(x, 2)
+
+
+CASES = {
+    **{
+        f"kernel {kernel}, stride {stride}": stack(
+            nn.MaxPool2d(kernel, stride), CONV(5, 2), nn.ReLU(), shape=(2, 9, 10)
+        )
+        for kernel, stride in itertools.product([2, 3, (3, 2)], [1, 2, 3])
+    },
+    "kernel 4": stack(nn.MaxPool2d(4, 4), CONV(5, 1), nn.ReLU()),
+    "padding": stack(nn.MaxPool2d(3, 2, padding=1), CONV(5, 3, padding=1), nn.ReLU()),
+    "dilation": stack(nn.MaxPool2d(2, 1, dilation=2), CONV(5, 2), nn.ReLU()),
+    "ceil_mode": stack(nn.MaxPool2d(3, 2, ceil_mode=True), CONV(5, 2), nn.ReLU()),
+    "ceil_mode and padding": stack(nn.MaxPool2d(3, 2, padding=1, ceil_mode=True), CONV(5, 2, padding=1), nn.ReLU()),
+    "two": stack(nn.MaxPool2d(2), CONV(5, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, 1)),
+    "in front of the ReLU": stack(CONV(5, 3), nn.MaxPool2d(3, 2, padding=1), nn.ReLU()),
+    "in front of batch norm and ReLU": Case(
+        lambda: nn.Sequential(
+            CONV(5, 3), nn.MaxPool2d(2, padding=1), nn.BatchNorm2d(5, affine=False), nn.ReLU(), nn.Flatten(), LINEAR(3)
+        )
+    ),
+    "in front of batch norm of any gain and ReLU": stack(CONV(5, 3), nn.MaxPool2d(2), NORM(), nn.ReLU()),
+    "of signed values": stack(CONV(5, 3), nn.MaxPool2d(2), CONV(4, 2), nn.ReLU()),
+    "behind batch norm": stack(NORM(), nn.MaxPool2d(2), CONV(4, 2), nn.ReLU()),
+    "of a sum": of(lambda m, x: pool(x + m.conv(x).relu()), conv=CONV(4, 3, padding=1)),
+    "of a concatenation": of(
+        lambda m, x: m.last(pool(torch.cat([x, m.conv(x).relu()], 1))).relu(),
+        conv=CONV(4, 3, padding=1),
+        last=CONV(3, 3, padding=1),
+    ),
+    "of the image": stack(nn.MaxPool2d(3, 2, padding=1), CONV(5, 3), nn.ReLU(), stem=False, shape=(2, 12, 12)),
+    "adaptive": stack(nn.AdaptiveMaxPool2d((4, 2)), CONV(5, 2), nn.ReLU()),
+    "whole maps": of(lambda m, x: x.amax((2, 3))),
+    "beside itself": of(
+        lambda m, x: torch.cat([m.conv(x).relu(), m.pool(x)], 1),
+        conv=CONV(5, 3, 2, padding=1),
+        pool=nn.MaxPool2d(3, 2, padding=1),
+    ),
+    "beside a skip of the same map": of(
+        lambda m, x: m.conv(functional.max_pool2d(x, 3, 1, 1) + x).relu(), conv=CONV(4, 3)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_chain_equals_the_module(name: str) -> None:
+    assert_equals_module(CASES[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "copies", "expected"),
+    [
+        # Of rows b and relu(a - b) for each pair, of columns the same of both; their sum is taken by the kernel behind.
+        ("kernel 2, stride 2", 1, "2x9x10-4c3-4c1x2+4r-4c2x1+8r-5c2-3"),
+    ],
+)
+def test_layers(name: str, copies: int, expected: str) -> None:
+    assert layers_of(CASES[name], copies) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "groups"),
+    [
+        ("in front of batch norm and ReLU", 1, 5),
+    ],
+)
+def test_groups_are_kept_beside_relays(name: str, layer: int, groups: int) -> None:
+    assert groups_of(CASES[name], layer) == groups

@@ -1,0 +1,89 @@
+"""Chunks, shuffles, slices and padding with zeros become the order of channels and taps of kernels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.lowering import (
+    CONV,
+    LINEAR,
+    NORM,
+    assert_equals_module,
+    assert_samples,
+    groups_of,
+    layers_of,
+    of,
+    same,
+    stack,
+)
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def shuffled(x: Tensor, groups: int = 2) -> Tensor:
+    count, channels, height, width = x.shape
+    return x.view(count, groups, channels // groups, height, width).transpose(1, 2).reshape(x.shape)
+
+
+CASES = {
+    "chunk": of(lambda m, x: torch.cat([(p := x.chunk(2, 1))[1], m.a(p[0]).relu()], 1), a=same(3)),
+    "split": of(lambda m, x: (p := torch.split(x, [1, 3], 1))[1] - m.a(p[0]).relu(), a=same(3)),
+    "shuffle": of(lambda m, x: m.a(shuffled(x)).relu(), a=same(4, 2)),
+    "ChannelShuffle": stack(nn.ChannelShuffle(2), same(4, 2), nn.ReLU()),
+    "shuffle unit": of(
+        lambda m, x: m.last(
+            shuffled(torch.cat([(p := x.chunk(2, 1))[0], m.c(m.b(m.a(p[1]).relu())).relu()], 1))
+        ).relu(),
+        a=CONV(2, 1),
+        b=same(2, 2),
+        c=CONV(2, 1),
+        last=CONV(3, 1),
+    ),
+    "PixelUnshuffle": stack(nn.PixelUnshuffle(2), same(4), nn.ReLU()),
+    "PixelUnshuffle of the image": stack(nn.PixelUnshuffle(2), same(4), nn.ReLU(), stem=False),
+    "permute and flatten": of(lambda m, x: x.permute(0, 2, 3, 1).flatten(1)),
+    "slices of pixels": of(lambda m, x: m.a(x[:, :, 1:-1, 2:]).relu() + x[:, 1:2, 1:-1, 2:], a=same(1)),
+    "every third pixel": of(lambda m, x: m.a(x[:, :, 1::3, ::3]).relu(), a=same(3)),
+    "zero padding": of(lambda m, x: m.a(functional.pad(x, (1, 0, 2, 1))).relu(), a=CONV(3, 3, 2)),
+    "ZeroPad2d": stack(nn.ZeroPad2d((0, 1, 0, 1)), CONV(3, 3, 2), nn.ReLU()),
+    "zero padding in front of the ReLU": stack(CONV(4, 3), nn.ZeroPad2d(1), NORM(), nn.ReLU()),
+    "zero padding by a crop": of(lambda m, x: m.a(functional.pad(x, (-1, 1, 0, -2))).relu(), a=CONV(3, 3)),
+    "channels in another order": of(lambda m, x: m.a(x[:, [2, 0, 0]]).relu(), a=same(4)),
+    "a slice of flattened maps": of(lambda m, x: m.a(x.flatten(1)[:, 5:90]).relu(), a=LINEAR(4)),
+    "unflattened": stack(nn.Flatten(), nn.Unflatten(1, (4, 8, 8)), same(4), nn.ReLU()),
+    "flattened, normalized, a slice": of(lambda m, x: m.norm(x.flatten(1))[:, ::3], norm=nn.LazyBatchNorm1d()),
+    "an unbound map": of(
+        lambda m, x: m.a(torch.stack((x[:, 0], x[:, 1]), 1).relu() if False else x[:, :2]).relu(), a=same(3)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_chain_equals_the_module(name: str) -> None:
+    assert_equals_module(CASES[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "copies", "expected"),
+    [
+        ("chunk", 1, "2x8x8-4c3-3c3+2r-3"),
+        ("ChannelShuffle", 1, "2x8x8-4c3-4c3-3"),
+    ],
+)
+def test_layers(name: str, copies: int, expected: str) -> None:
+    assert layers_of(CASES[name], copies) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "groups"),
+    [
+        ("ChannelShuffle", 1, 2),
+        ("shuffle unit", 1, 2),
+    ],
+)
+def test_groups_are_kept_beside_relays(name: str, layer: int, groups: int) -> None:
+    assert groups_of(CASES[name], layer) == groups
+
+
+def test_samples_say_what_each_channel_is() -> None:
+    assert_samples(CASES["shuffle unit"])

@@ -1,0 +1,59 @@
+"""Average pooling of every kind stays a pooling, or becomes part of a kernel."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.lowering import CONV, NORM, assert_equals_module, layers_of, of, stack
+from torch import nn
+from torch.nn import functional
+
+CASES = {
+    "overlapping": stack(nn.AvgPool2d(3, 1), CONV(5, 3), nn.ReLU()),
+    "overlapping and strided": stack(nn.AvgPool2d(3, 2), CONV(5, 2), nn.ReLU(), shape=(2, 9, 9)),
+    "padded": stack(nn.AvgPool2d(3, 2, padding=1), CONV(5, 3, padding=1), nn.ReLU()),
+    "padded side by side": stack(nn.AvgPool2d(2, padding=1), CONV(5, 3, padding=1), nn.ReLU()),
+    "padded, divided by what is there": stack(
+        nn.AvgPool2d(2, 2, padding=0, count_include_pad=False), CONV(5, 2), nn.ReLU()
+    ),
+    "rounded up without a remainder": stack(nn.AvgPool2d(2, ceil_mode=True), CONV(5, 2), nn.ReLU()),
+    "a divisor": stack(nn.AvgPool2d(2, divisor_override=3), CONV(5, 2), nn.ReLU()),
+    "adaptive identity": stack(nn.AdaptiveAvgPool2d(8), CONV(5, 2), nn.ReLU()),
+    "adaptive divisor": stack(nn.AdaptiveAvgPool2d((4, 2)), CONV(5, 2), nn.ReLU()),
+    "padded convolution behind a remainder": stack(nn.AvgPool2d(2), CONV(5, 3, padding=1), nn.ReLU(), shape=(2, 7, 7)),
+    "two with remainders": stack(nn.AvgPool2d(2), nn.AvgPool2d((1, 2)), CONV(5, 2), nn.ReLU(), shape=(2, 9, 11)),
+    "in front of the ReLU": stack(CONV(5, 3), nn.AvgPool2d(2), nn.ReLU()),
+    "of the image": stack(nn.AvgPool2d(2), CONV(5, 3, padding=1), nn.ReLU(), stem=False),
+    "behind a pointwise convolution": stack(CONV(6, 1, groups=2), nn.AvgPool2d(2), nn.ReLU(), shape=(2, 9, 9)),
+    "in front of a branch": of(
+        lambda m, x: torch.cat([m.one(functional.avg_pool2d(x, 3, 1, 1)), m.two(x)], 1).relu(),
+        one=CONV(3, 1),
+        two=CONV(4, 1),
+    ),
+    "whole maps": of(lambda m, x: m.norm(x).mean((2, 3)), norm=NORM()),
+    "whole maps of a padded convolution": of(
+        lambda m, x: m.conv(x).mean((2, 3), keepdim=True), conv=CONV(5, 3, padding=1)
+    ),
+    "pooled beside a skip": of(
+        lambda m, x: (m.conv(functional.avg_pool2d(x, 2)) + functional.avg_pool2d(x, 2)).relu(),
+        conv=CONV(4, 3, padding=1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_chain_equals_the_module(name: str) -> None:
+    assert_equals_module(CASES[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "copies", "expected"),
+    [
+        # Windows that lie side by side stay a pooling.
+        ("rounded up without a remainder", 1, "2x8x8-4c3-2p-5c2-3"),
+        ("adaptive divisor", 1, "2x8x8-4c3-2x4p-5c2-3"),
+        ("overlapping", 1, "2x8x8-4c3-5c5-3"),
+    ],
+)
+def test_layers(name: str, copies: int, expected: str) -> None:
+    assert layers_of(CASES[name], copies) == expected
