@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from support.blobs import blobs, fitted
+from support.own_cnns import blobs, fitted
 from torch import nn
 
 import loihi_convert as lc

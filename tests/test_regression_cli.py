@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import support.blobs
+import support.own_cnns
 import torch
 from support import SUPPORT
-from support.blobs import blobs, fitted
+from support.own_cnns import blobs, fitted
 from torch import nn
 
 from loihi_convert.__main__ import main
@@ -24,13 +24,13 @@ pytestmark = pytest.mark.slow
 
 SIZE = 8
 NETS = f"""
-from support.blobs import network
+from support.own_cnns import blob_network
 
 def position():
-    return network(2, {SIZE})
+    return blob_network(2, {SIZE})
 
 def side():
-    return network(1, {SIZE})
+    return blob_network(1, {SIZE})
 """
 
 Invoke = Callable[..., tuple[int, str, str]]
@@ -249,11 +249,20 @@ def test_one_class_for_all_images_is_said(invoke: Invoke, folder: Path, tmp_path
     assert "every image gets class 1; accuracy and agreement say little" in out
 
 
-def test_the_demonstration(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """python tests/support/blobs.py, with less training."""
+@pytest.mark.parametrize(("example", "found"), [("blobs", "RMSE"), ("signals", "CNN")])
+def test_the_demonstration(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, example: str, found: str
+) -> None:
+    """python tests/support/own_cnns.py, with less training, and noise in place of MNIST-1D."""
     monkeypatch.syspath_prepend(str(SUPPORT))
-    for name, value in {"TRAINING": 300, "TEST": 50, "STEPS": 60, "TIMESTEPS": "1,4"}.items():
-        monkeypatch.setattr(support.blobs, name, value)
-    support.blobs.main(tmp_path / "blobs")
-    assert "RMSE" in capsys.readouterr().out
-    assert (tmp_path / "blobs" / "report.html").exists()
+    fewer = {"TRAINING": 300, "TEST": 50, "BLOB_STEPS": 60, "SIGNAL_STEPS": 30, "TIMESTEPS": "1,4"}
+    for name, value in fewer.items():
+        monkeypatch.setattr(support.own_cnns, name, value)
+    random = np.random.default_rng(0)
+    noise = {name: random.normal(size=(60, 40)) for name in ("x", "x_test")}
+    noise |= {name: np.arange(60) % 10 for name in ("y", "y_test")}
+    monkeypatch.setattr(support.own_cnns, "generated_signals", lambda: noise)
+    support.own_cnns.main(example, tmp_path / example)
+    assert found in capsys.readouterr().out
+    assert (tmp_path / example / "per-T" / "result.json").exists()
+    assert (tmp_path / example / "report.html").exists() == (example == "blobs")
