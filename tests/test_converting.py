@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,11 @@ from torch import Tensor, nn
 
 from loihi_convert import pipeline
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
-from loihi_convert.errors import UsageError
+from loihi_convert.errors import UnsupportedModelError, UsageError
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.relays import relay_count
 from loihi_convert.netx import read
-from loihi_convert.pipeline.converting import converted
+from loihi_convert.pipeline.converting import converted, require_same_outputs
 
 
 class Block(nn.Module):
@@ -55,6 +56,40 @@ def test_the_number_is_chosen_by_trials_and_said() -> None:
     (note,) = [note for note in made.notes if "relay" in note]
     assert "1: " in note
     assert "2: " in note
+
+
+class Misread(nn.Module):
+    """Changes a view in place, and so the tensor that it is a view of: the front end reads a network without ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 4, 3), nn.Linear(144, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.conv(x)
+        maps.flatten(1).relu_()
+        return self.fc(torch.relu(maps + 0.1).flatten(1))
+
+
+def test_a_network_that_was_misread_is_not_converted() -> None:
+    misread = Source.from_module(Misread(), (1, 8, 8))
+    with pytest.raises(UnsupportedModelError) as caught:
+        converted(misread, pixels(), 4, BalanceOptions(method="percentile"), QuantizeOptions())
+    assert caught.value.where == "Misread"
+
+
+@pytest.mark.parametrize("ending", [nn.Softmax(1), nn.LogSoftmax(1), nn.Sigmoid()])
+def test_classes_are_compared_behind_a_softmax_or_sigmoid(ending: nn.Module) -> None:
+    torch.manual_seed(0)
+    require_same_outputs(Source.from_module(nn.Sequential(Block(), ending), (1, 8, 8)), pixels())
+
+
+def test_normalization_is_part_of_the_comparison() -> None:
+    torch.manual_seed(0)
+    normalized = Source.from_module(Block(), (1, 8, 8), mean=(0.3,), std=(0.2,))
+    require_same_outputs(normalized, pixels())
+    with pytest.raises(UnsupportedModelError):
+        require_same_outputs(replace(normalized, provenance=source().provenance), pixels())
 
 
 def test_a_file_is_compared_with_the_network_of_its_copies(tmp_path: Path) -> None:

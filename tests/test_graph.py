@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable
 
@@ -343,3 +344,36 @@ def test_the_model_is_left_as_it_was() -> None:
     assert [module.training for module in model.modules()] == modes
     assert len(set(modes)) == 2
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+class InPlace(nn.Module):
+    """Changes a tensor in place and goes on with the tensor, not with what the function returned."""
+
+    def __init__(self, change: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.conv, self.fc, self.change = nn.Conv2d(1, 4, 3), nn.Linear(144, 3), change
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        skipped = y
+        self.change(y)
+        y = functional.relu(y + skipped)
+        scores: Tensor = self.fc(y.flatten(1))
+        return scores
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda y: functional.relu(y, inplace=True),
+        lambda y: functional.relu(input=y, inplace=True),
+        lambda y: y.relu_(),
+        lambda y: y.clamp_(min=0),
+        lambda y: y.add_(0.5),
+        lambda y: operator.imul(y, 2.0),
+        nn.ReLU(inplace=True),
+    ],
+)
+def test_a_tensor_changed_in_place_is_read_as_changed(change: Callable[[Tensor], object]) -> None:
+    expected, found, _ = both(InPlace(change), (1, 8, 8))
+    torch.testing.assert_close(found, expected)

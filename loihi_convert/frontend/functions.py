@@ -46,6 +46,8 @@ _ARITHMETIC: Final = {
     for spelling in (each, f"i{each}", f"{each}_")
 }
 
+IN_PLACE_OPERATORS: Final = tuple(name for name in _ARITHMETIC if name.startswith("i"))
+
 
 def operation_of_call(node: fx.Node, name: str, kind: str, before: Shape, after: Shape) -> Operation:
     """The operation of a function or method on one tensor."""
@@ -99,6 +101,18 @@ def _over_maps(node: fx.Node, name: str, kind: str, before: Shape, *, is_average
     pool = adaptive_pool(name, kind, before, (before[0], 1, 1), is_average=is_average)
     assert isinstance(pool, AveragePool) or not is_average
     return pool
+
+
+def changed_in_place(node: fx.Node, module: object) -> fx.Node | None:
+    """Return the input that ``node`` overwrites with its output, as ``relu_`` does, ``ReLU(inplace=True)``, ``+=``."""
+    name = called(node)
+    is_in_place = (
+        getattr(module, "inplace", False)
+        or node.kwargs.get("inplace", False)
+        or (module is None and (name.endswith("_") or name in IN_PLACE_OPERATORS))
+    )
+    first = node.args[0] if node.args else node.kwargs.get("input")
+    return first if is_in_place and isinstance(first, fx.Node) else None
 
 
 def concatenation(

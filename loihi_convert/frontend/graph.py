@@ -41,6 +41,7 @@ from loihi_convert.frontend.functions import (
     affine_of_constant,
     arithmetic_of,
     called,
+    changed_in_place,
     concatenation,
     is_doubled,
     name_of,
@@ -195,6 +196,10 @@ class _Reader:
         except UnsupportedModelError as obstacle:
             self.obstacles.append(obstacle)
             self._lose(node)
+        changed = changed_in_place(node, self._module(node))
+        if changed in self.moved and node in self.moved:
+            # From now on its input is its output, whether or not forward uses what it returned.
+            self.moved[changed] = self.moved[node]
 
     def _lose(self, node: fx.Node) -> None:
         """Continue after an obstacle as if its output were known."""

@@ -21,9 +21,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+import torch
 from torch import nn
 
-from loihi_convert.arrays import Shape
+from loihi_convert.arrays import Array, Shape
 from loihi_convert.choices import Task
 from loihi_convert.cnn.checkpoint import load_model, load_states
 from loihi_convert.errors import UnsupportedModelError, UsageError, one_of
@@ -32,6 +34,7 @@ from loihi_convert.files import sha256
 from loihi_convert.frontend.fitting import fill
 from loihi_convert.frontend.from_onnx.file import read_onnx
 from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.frontend.tracing import shape_taken
 from loihi_convert.frontend.users_code import article, build_cnn, unwrapped
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord, read_record
@@ -67,6 +70,19 @@ class Source:
     def recorded(self) -> ModelRecord:
         """``provenance`` as a typed record."""
         return read_record(ModelRecord, dict(self.provenance))
+
+    def module_outputs(self, images: Array) -> Array:
+        """Return the outputs of ``model`` itself, float32 ``(N, outputs)``, for uint8 ``images`` ``(N, C, H, W)``."""
+        recorded = self.recorded
+        inputs = torch.from_numpy(images / np.float32(255))
+        if recorded.mean is not None and recorded.std is not None:
+            means, deviations = (inputs.new_tensor(each).reshape(-1, 1, 1) for each in (recorded.mean, recorded.std))
+            inputs = (inputs - means) / deviations
+        if shape_taken(self.model, self.network.input_shape) != self.network.input_shape:
+            inputs = inputs.squeeze(2)
+        with torch.no_grad():
+            outputs: Array = self.model(inputs).flatten(1).numpy()
+        return outputs
 
     def with_normalization(self, mean: Sequence[float], std: Sequence[float]) -> ReluNetwork:
         """Return ``network`` with another normalization of its images, one number per channel."""

@@ -6,6 +6,7 @@ Sizes are numbers, not nodes of the graph, so that ``if x.shape[1] != 3: raise``
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -32,8 +33,7 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
     InputError
         If it does not accept images of ``input_shape``.
     """
-    dtype = next((each.dtype for each in model.parameters() if each.is_floating_point()), torch.float32)
-    example = torch.zeros(IMAGES, *_shape_taken(model, input_shape, dtype), dtype=dtype)
+    example = torch.zeros(IMAGES, *shape_taken(model, input_shape), dtype=_dtype(model))
     try:
         with torch.no_grad():
             return _Tracer(example).trace(model, concrete_args=_defaults(model))
@@ -47,9 +47,19 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.Graph:
         ) from error
 
 
-def _shape_taken(model: nn.Module, input_shape: Shape, dtype: torch.dtype) -> Shape:
-    """``input_shape``, or ``(C, L)`` if the model takes signals; found by running the model."""
-    shapes = [input_shape]
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next((each.dtype for each in model.parameters() if each.is_floating_point()), torch.float32)
+
+
+def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
+    """Return ``input_shape``, or ``(C, L)`` if the model takes signals; found by running the model.
+
+    Raises
+    ------
+    InputError
+        If it does not accept images of ``input_shape``.
+    """
+    dtype, shapes = _dtype(model), [input_shape]
     if len(input_shape) == 3 and input_shape[1] == 1:
         shapes.append((input_shape[0], input_shape[2]))
     first: Exception | None = None
@@ -97,6 +107,22 @@ class _Known(fx.Proxy):
 
     def dim(self) -> int:
         return int(self._value.ndim)
+
+    # torch.fx records x += y as x = x + y, but other names of the tensor see the change, too.
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self._in_place(operator.iadd, other)
+
+    def __isub__(self, other: Any) -> fx.Proxy:
+        return self._in_place(operator.isub, other)
+
+    def __imul__(self, other: Any) -> fx.Proxy:
+        return self._in_place(operator.imul, other)
+
+    def __itruediv__(self, other: Any) -> fx.Proxy:
+        return self._in_place(operator.itruediv, other)
+
+    def _in_place(self, function: Callable[[Any, Any], Any], other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
 
     def numel(self) -> int:
         return int(self._value.numel())

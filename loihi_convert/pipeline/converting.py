@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
+
+import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.conversion.flow import Conversion, to_integers
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.skip_copies import COPIES, CopiesTrial, choose_copies
-from loihi_convert.errors import UsageError
+from loihi_convert.errors import UnsupportedModelError, UsageError
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.relays import relay_count
+from loihi_convert.ir.task import classes_of
 from loihi_convert.progress import ProgressFactory, no_progress_bar
+from loihi_convert.simulation.relu import cnn_scores
+
+_COMPARED: Final = 8
+"""Calibration images on which the network read from a CNN is compared with the CNN."""
+
+_TOLERANCE: Final = 1e-3
+_QCFS_TOLERANCE: Final = 0.1
+_SAME_CLASSES: Final = 0.75
 
 
 def converted(
@@ -49,10 +61,13 @@ def converted(
     ------
     UsageError
         If ``skip_copies`` is out of range, or as in `to_integers`.
+    UnsupportedModelError
+        If the network read from the CNN's code has other outputs than the CNN.
     RangeError, DataError
         As in `to_integers`.
     """
     require_skip_copies(skip_copies)
+    require_same_outputs(source, images[:_COMPARED])
     notes: tuple[str, ...] = ()
     if skip_copies is None and any(relay_count(layer.relay_of) for layer in source.network.layers):
         trials = choose_copies(
@@ -69,6 +84,34 @@ def converted(
     done = to_integers(chosen.network, images, timesteps, balance_options, quantize_options, device=device, bars=bars)
     provenance = done.quantized.provenance.with_parts(model=dict(chosen.provenance))
     return replace(done, quantized=replace(done.quantized, provenance=provenance), notes=(*notes, *done.notes))
+
+
+def require_same_outputs(source: Source, images: Array) -> None:
+    """Raise an `UnsupportedModelError` unless ``source.network`` has the CNN's own outputs for uint8 ``images``.
+
+    Code that torch.fx reads as something else than what it computes would otherwise be converted into a different
+    network. A softmax or sigmoid at the end is not in the network; then the classes are compared.
+    """
+    found, expected = cnn_scores(source.network, images).reshape(len(images), -1), source.module_outputs(images)
+    if not np.isfinite(expected).all() or found.shape != expected.shape:
+        return
+    difference, largest = float(np.abs(found - expected).max()), float(np.abs(expected).max())
+    # A rounding error may move a QCFS activation by a whole level.
+    has_levels = any(layer.levels is not None for layer in source.network.layers)
+    if difference <= (_QCFS_TOLERANCE if has_levels else _TOLERANCE) * largest:
+        return
+    is_ended = bool((expected >= 0).all() and largest <= 1) or bool((expected <= 0).all())
+    level = np.float32(0.5) if is_ended and expected.shape[1] == 1 else np.float32(0)
+    same = np.mean(classes_of(found) == classes_of(expected - level))
+    if is_ended and same >= _SAME_CLASSES:
+        return
+    raise UnsupportedModelError(
+        f"its forward was read as a network with other outputs: {difference:.3g} apart on {len(images)} images, where "
+        f"the CNN's reach {largest:.3g}",
+        where=type(source.model).__name__,
+        expected="must compute the same in every call, in eval mode",
+        hint="Random numbers, values kept between calls, or views of a tensor changed in place may be the cause.",
+    )
 
 
 def require_skip_copies(skip_copies: int | None) -> None:
