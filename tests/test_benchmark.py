@@ -196,7 +196,7 @@ def test_a_library_that_is_not_there_gives_a_row_that_says_so(
     )
     report = benchmark.peers_report(rows)
     assert f"| {peer.name} | not measured" in report
-    assert "NOT MEASURED. snnTorch: ended with 1: " in report
+    assert "not measured: snnTorch: ended with 1: " in report
     assert "No module named 'snntorch'" in report
 
 
@@ -218,7 +218,7 @@ def test_without_uv_it_says_what_is_missing(benchmark: ModuleType, monkeypatch: 
     monkeypatch.delenv("UV", raising=False)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(
-        PlatformError, match="missing-package==1: not installed, and uv, which would install it, is missing"
+        PlatformError, match="missing-package==1: not installed; uv, which would install it, is missing"
     ):
         process.python_with("missing-package==1")
     assert process.python_with(None) == [sys.executable]
@@ -294,7 +294,7 @@ def test_peers_get_no_poisson_spikes(
     monkeypatch.setattr(sys, "argv", ["", "peers", str(tmp_path / "tiny.net")])
     assert benchmark.main() == 2
     assert capsys.readouterr().err == (
-        "error: tiny.net: takes Poisson spikes, the peers take pixels. Export it with --input constant.\n"
+        "error: tiny.net: takes Poisson spikes, but the other programs take pixels. Export it with --input constant.\n"
     )
 
 

@@ -125,7 +125,7 @@ def test_a_checkpoint_that_is_too_large_is_replaced_by_a_copy_in_float16(
     monkeypatch.setattr(sys, "argv", ["", "extend", str(folder), str(model), "-T", "4"])
     assert tool.main() == InputError.exit_code
     refused = capsys.readouterr().err
-    assert re.search(r"model-float16\.safetensors: is not the model-float16\.safetensors that .* holds", refused)
+    assert re.search(r"model-float16\.safetensors: differs from the model-float16\.safetensors in ", refused)
 
 
 def test_checkpoints_are_added_to_a_folder(
@@ -214,9 +214,7 @@ def test_another_checkpoint_of_the_same_name_does_not_take_the_place_of_one(
     words = ["", "extend", str(folder), str(tmp_path / "other" / "model.safetensors"), "-T", "4", "--work"]
     monkeypatch.setattr(sys, "argv", [*words, str(tmp_path / "work")])
     assert tool.main() == InputError.exit_code
-    message = (
-        r"error: .*model\.safetensors: is not the model\.safetensors that .*digits holds\. Give it another name\.\n"
-    )
+    message = r"error: .*model\.safetensors: differs from the model\.safetensors in .*digits\. Give it another name\.\n"
     assert re.fullmatch(message, capsys.readouterr().err)
     assert not (tmp_path / "work").exists()
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == held

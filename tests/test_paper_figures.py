@@ -20,7 +20,7 @@ TABLES = Path(__file__).parents[1] / "netx_models"
 
 
 def row(timesteps: int, accuracy: float, **changes: str) -> Row:
-    """A line of table A3 as `reproduce` writes it; 10,000 images on which the CNN is right in 92.46 %."""
+    """A row of table A3 as `reproduce` writes it, for 10,000 images; the CNN's accuracy is 92.46 %."""
     columns = {
         "data": "fashion-mnist",
         "method": "ngu-lee",
@@ -61,15 +61,15 @@ def lines(figure: Figure) -> list[tuple[list[float], list[float], str, str]]:
     ]
 
 
-def test_the_cnns_line_is_of_the_images_of_the_points() -> None:
+def test_the_cnns_line_is_from_the_images_of_the_points() -> None:
     figure = accuracy_figure("title", panels(ROWS, "9", ["literal"]))
     cnn = {tuple(y): x for x, y, *_ in lines(figure) if len(x) == 2 and y[0] == y[1] and y[0] in (92.46, 92.8)}
-    # To half way between T = 64 and 128, and from there.
+    # One line ends, and the other begins, halfway between T = 64 and 128.
     assert cnn[92.46, 92.46] == pytest.approx([32 / 2**0.5, 64 * 2**0.5])
     assert cnn[92.8, 92.8] == pytest.approx([128 / 2**0.5, 256 * 2**0.5])
     assert "n = 1,000" in [text.get_text() for text in figure.axes[0].texts]
     curves = [(y, style) for _, y, marker, style in lines(figure) if marker == "o" and style != "None"]
-    # The curve is interrupted, and dotted where there are fewer images.
+    # The curve has a gap there, and is dotted where it has fewer images.
     assert ([91.54, 91.76], "-") in curves
     assert ([92.5, 92.9], ":") in curves
 
@@ -83,7 +83,7 @@ def test_intervals_markers_and_labels() -> None:
     )
     markers = {tuple(y): marker for _, y, marker, style in lines(figure) if style == "-" and marker != "None"}
     assert markers[91.54, 91.76] != markers[91.37, 91.46]
-    # The paper's mark of a curve has the same shape, and no line.
+    # The paper's points have the marker of our curve, but no line.
     hollow = {marker for _, y, marker, style in lines(figure) if style == "None" and marker != "_"}
     assert hollow == set(markers.values())
     texts = {text.get_text(): text for text in axes.texts}
@@ -95,7 +95,7 @@ def test_intervals_markers_and_labels() -> None:
     )
 
 
-def test_the_best_of_ours_is_in_the_figures_that_compare_methods() -> None:
+def test_figures_that_compare_methods_show_our_best_one() -> None:
     rows = [row(64, 98.0, data="mnist", alpha="1.0"), row(64, 99.0, data="mnist", alpha="1.0", variant="best")]
     for name, labels in (("6", ["ngu-lee", "our best"]), ("9", ["alpha 1"])):
         (found,) = panels(rows, name, ["literal"])

@@ -1,4 +1,4 @@
-"""The flow from a checkpoint to figures, on digits: what is written, what is compared, what is refused."""
+"""The flow from a checkpoint to results, on digits: files written, results compared, invalid requests refused."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_run_gives_cnn_float_and_fixed_point(digits: DataSplits, folder: Path) -
     assert ran.evaluation.cnn_accuracy is not None
     assert point.accuracy is not None
     assert point.float_accuracy is not None
-    # The checkpoint's own figure, by the training code.
+    # The accuracy that training recorded in the checkpoint.
     _, checkpoint = load_model(folder / "model.pt")
     assert ran.evaluation.cnn_accuracy == pytest.approx(checkpoint.test_accuracy, abs=1 / 400)
     assert abs(point.accuracy - ran.evaluation.cnn_accuracy) <= 0.02
@@ -106,7 +106,7 @@ def test_run_on_lava_is_compared_with_ref(digits: DataSplits, folder: Path) -> N
 
 
 @pytest.mark.lava
-def test_a_spiking_readout_all_the_way_to_lava(digits: DataSplits, folder: Path, tmp_path: Path) -> None:
+def test_a_spiking_readout_from_export_to_lava(digits: DataSplits, folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "spikes.net"
     options = BalanceOptions(readout="spikes")
     pipeline.export(folder / "model.pt", path, (16,), digits.calibration_images(), balance_options=options)
@@ -126,7 +126,7 @@ def test_a_spiking_readout_all_the_way_to_lava(digits: DataSplits, folder: Path,
     assert ran.result.output_spikes is not None
 
 
-def test_held_out_images_alone_choose_the_margin(digits: DataSplits, folder: Path) -> None:
+def test_only_held_out_images_choose_the_margin(digits: DataSplits, folder: Path) -> None:
     held_out = digits.held_out
     assert held_out is not None
     outputs = run_network(netx.read(folder / "model.net"), digits.validation.images, 16).outputs
@@ -140,7 +140,7 @@ def test_held_out_images_alone_choose_the_margin(digits: DataSplits, folder: Pat
     for evaluation in evaluations:
         assert evaluation.early_exit is not None
         assert evaluation.early_exit.choice == expected
-        # Without a margin every image stops at T, and is as right as there.
+        # Without a margin every image stops at T, so accuracy is that at T.
         assert evaluation.early_exit.points[-1].accuracy == evaluation.nominal_point.accuracy
         operations = evaluation.nominal_point.synaptic_operations
         assert evaluation.early_exit.points[-1].synaptic_operations == pytest.approx(operations, rel=1e-12)
@@ -215,7 +215,7 @@ class Unused(ReferenceBackend):
         ({"classes": ("a", "b")}, "the network has 10 classes, the data 2 class names"),
     ],
 )
-def test_what_is_refused_is_refused_before_anything_runs(
+def test_invalid_requests_are_refused_before_anything_runs(
     digits: DataSplits, folder: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     (tmp_path / "other").mkdir()
@@ -251,7 +251,7 @@ def test_what_is_refused_is_refused_before_anything_runs(
 @pytest.mark.slow
 @pytest.mark.parametrize(("images_at_once", "steps"), [(3, 4), (1, 4), (1, 2)])
 @pytest.mark.parametrize("wrong", ["layer 0 potential", "output potential"])
-def test_many_steps_are_verified_in_portions(
+def test_many_steps_are_verified_in_parts(
     digits: DataSplits,
     folder: Path,
     tmp_path: Path,
@@ -290,7 +290,7 @@ def test_many_steps_are_verified_in_portions(
 def test_a_file_that_computes_something_else_is_an_error(
     digits: DataSplits, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if the writer had lost the initial potentials: verification reads the file back and sees it."""
+    """The writer loses the initial potentials: verification reads the file back and detects it."""
     write = netx.write
 
     def careless(network: QuantizedNetwork, path: Path, *, overwrite: bool = False) -> None:
@@ -319,7 +319,7 @@ def test_without_its_model_a_file_still_runs(digits: DataSplits, folder: Path, t
         ran = pipeline.run(alone, digits.test[:20], backend, RunOptions((4,)))
         assert ran.evaluation.cnn_accuracy is None
         assert ran.evaluation.points[-1].accuracy is not None
-        # Another file of the same name is not taken for it.
+        # Another checkpoint with the same name is not used.
         (tmp_path / "model.pt").write_bytes(b"something else")
         assert origin.source_model(alone, ran.network) is None
         with_model = pipeline.run(
@@ -356,8 +356,8 @@ def test_the_layouts_of_sim() -> None:
 
 
 @pytest.mark.slow
-def test_accuracy_of_literal_and_compensated_differ(digits: DataSplits, folder: Path, tmp_path: Path) -> None:
-    """Both exist; with per-channel thresholds only the compensated one keeps the CNN's classes."""
+def test_accuracies_of_literal_and_compensated_differ(digits: DataSplits, folder: Path, tmp_path: Path) -> None:
+    """With per-channel thresholds only compensated amplitudes keep the CNN's classes."""
     agreement = {}
     for amplitude in ("compensated", "literal"):
         options = BalanceOptions(amplitude=amplitude)  # type: ignore[arg-type]
@@ -370,10 +370,10 @@ def test_accuracy_of_literal_and_compensated_differ(digits: DataSplits, folder: 
 
 
 @pytest.mark.parametrize(("amplitude", "has_bias"), [("literal", True), ("literal", False), ("compensated", True)])
-def test_literal_spikes_in_front_of_biases_are_warned_of(
+def test_literal_spikes_before_a_layer_with_biases_give_a_warning(
     digits: DataSplits, tmp_path: Path, amplitude: Amplitude, has_bias: bool
 ) -> None:
-    """The first layer's are in the units of its pixels, and right."""
+    """Biases of the first layer are in units of its pixels, so they are correct."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10, bias=has_bias))
     source = Source(tmp_path / "model.pt", model, to_relu_network(model, (1, 8, 8)), {}, ())
@@ -390,7 +390,7 @@ def test_literal_spikes_in_front_of_biases_are_warned_of(
 def test_a_run_opens_its_file_and_its_cnn_once(
     digits: DataSplits, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its file twice, because every backend takes the path: what is tested is what is shipped."""
+    """The file is opened twice, because every backend takes a path: the tested file is the delivered one."""
     reads: list[Path] = []
     cnns: list[Path] = []
     read_content, reopen_source = hdf5.read_content, origin.reopen_source
@@ -415,7 +415,7 @@ def test_a_run_opens_its_file_and_its_cnn_once(
     assert (reads, cnns) == ([folder / "model.net"] * 2, [folder / "model.pt"])
 
 
-def test_every_t_that_is_asked_for_is_reported_of_one_run(digits: DataSplits, folder: Path) -> None:
+def test_one_run_reports_every_requested_t(digits: DataSplits, folder: Path) -> None:
     with open_backend("ref") as backend:
         ran = pipeline.run(folder / "model.net", digits.test[:20], backend, RunOptions((6, 3)))
         last = pipeline.run(folder / "model.net", digits.test[:20], backend, RunOptions((3,)))
@@ -425,7 +425,7 @@ def test_every_t_that_is_asked_for_is_reported_of_one_run(digits: DataSplits, fo
 
 
 @pytest.mark.parametrize(("options", "where"), [({"timesteps": (4, 0)}, "timesteps")])
-def test_run_options_are_validated_when_they_are_made(options: dict[str, Any], where: str) -> None:
+def test_run_options_are_validated_on_construction(options: dict[str, Any], where: str) -> None:
     with pytest.raises(UsageError) as caught:
         RunOptions(**options)
     assert caught.value.where == where

@@ -1,4 +1,4 @@
-"""Poisson input: the rate, the ends, and that a spike depends on seed, image and step alone."""
+"""Poisson input: the rate, pixels 0 and 255, and that a spike depends only on seed, image and step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from loihi_convert.ir.poisson import poisson_spikes
 from loihi_convert.simulation.inputs import Inputs
 
 
-def test_rate_is_the_pixel_and_the_ends_are_certain() -> None:
+def test_the_rate_is_the_pixel_and_0_and_255_are_certain() -> None:
     images = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
     spikes = poisson_spikes(images, 0, 0, 0, 4000)
     assert spikes.shape == (1, 4000, 1, 16, 16)
@@ -18,11 +18,11 @@ def test_rate_is_the_pixel_and_the_ends_are_certain() -> None:
     assert rates[0] == 0
     assert rates[255] == 1
     expected = np.arange(256) / 255
-    # Each rate is binomial; 5 standard deviations of it, over 254 of them, are passed once in 7,000 seeds.
+    # Each rate is binomial. That one of 254 rates is off by 5 standard deviations happens once in 7,000 seeds.
     assert (np.abs(rates - expected) <= 5 * np.sqrt(expected * (1 - expected) / 4000)).all()
 
 
-def test_a_spike_depends_on_seed_image_and_step_alone() -> None:
+def test_a_spike_depends_only_on_seed_image_and_step() -> None:
     images = np.random.default_rng(0).integers(0, 256, (9, 2, 5, 7)).astype(np.uint8)
     whole = poisson_spikes(images, 7, 0, 0, 12)
     for first, last, begin, end in ((0, 9, 0, 5), (3, 6, 5, 12), (8, 9, 11, 12)):
@@ -30,14 +30,14 @@ def test_a_spike_depends_on_seed_image_and_step_alone() -> None:
         assert np.array_equal(part, whole[first:last, begin:end])
     assert not np.array_equal(poisson_spikes(images, 8, 0, 0, 12), whole)
     assert not np.array_equal(poisson_spikes(images, 7, 1, 0, 12), whole)
-    # Nor do neighbours spike together: 630 pixels of rate about 1/2 in two steps.
+    # Successive steps are independent: 630 pixels of rate about 1/2 in two steps.
     gray = np.full((9, 2, 5, 7), 127, np.uint8)
     first, second = poisson_spikes(gray, 7, 0, 0, 2).swapaxes(0, 1).reshape(2, -1).astype(float)
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.2
 
 
-def test_the_stream_is_what_it_was() -> None:
-    """By hand from Philox-4x64-10's first words for key (7, 0): files of one version run the same in the next."""
+def test_the_stream_of_spikes_never_changes() -> None:
+    """From Philox-4x64-10's first words for key (7, 0): later versions must run a file in the same way."""
     words = np.random.Philox(key=[7, 0], counter=[0, 0, 0, 0]).random_raw(4)
     numbers = [int(word) >> (16 * part) & 0xFFFF for word in words for part in range(4)]
     image = np.full((1, 1, 4, 4), 100, np.uint8)

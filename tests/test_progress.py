@@ -1,4 +1,4 @@
-"""What long work shows where there is no terminal: a line now and then."""
+"""Progress without a terminal: a line every 30 seconds."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_short_work_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
-def test_work_goes_on_where_stderr_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_continues_if_stderr_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([0.0, 40.0])
     monkeypatch.setattr("sys.stderr", None)
     progress_lines("x", lambda: next(times))(1, 2)

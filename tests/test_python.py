@@ -1,6 +1,6 @@
-"""Other Python environments than this one: none with Lava, Lava in another interpreter, and one that cannot have it.
+"""Other Python environments: without Lava, with Lava in another interpreter, and interpreters that cannot run it.
 
-The environments are real: virtual ones, whose packages are links to this one's.
+They are real virtual environments whose packages are links to those of this environment.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from loihi_convert.dependencies import LAVA_PYTHON
 from loihi_convert.errors import PlatformError
 from loihi_convert.ir.quantized import QuantizedNetwork
 
-# Lava itself and what it imports.
+# Lava and the packages that it imports.
 LAVA_ALONE = ("lava", "lava_nc-", "numpy", "scipy", "networkx", "asteval")
 
 
@@ -89,14 +89,14 @@ def test_the_variable_can_name_this_interpreter_too(
 ) -> None:
     _, images, path = random_file
     monkeypatch.setenv(LAVA_PYTHON, sys.executable)
-    # What this interpreter is given to import must not reach another one.
+    # This interpreter's import path must not be passed on to another one.
     monkeypatch.setenv("PYTHONPATH", "/nowhere")
     monkeypatch.setenv("PYTHONHOME", "/nowhere")
     with open_backend("sim") as sim, open_backend("ref") as ref:
         assert first_difference(sim.run(path, images, 4), ref.run(path, images, 4)) is None
 
 
-def test_the_network_is_handed_over_in_words_that_every_numpy_knows(tmp_path: Path) -> None:
+def test_the_network_is_passed_in_a_format_that_every_numpy_reads(tmp_path: Path) -> None:
     network, images = networks.random_network(4)
     folder = LavaFiles(tmp_path)
     folder.fill(network, images, 4, False)
@@ -132,7 +132,9 @@ NOT_PYTHON = {
 
 @pytest.mark.usefixtures("nothing_left")
 @pytest.mark.parametrize("case", NOT_PYTHON)
-def test_what_is_no_python(case: str, random_file: tuple[QuantizedNetwork, Array, Path], tmp_path: Path) -> None:
+def test_files_that_are_not_a_python_interpreter(
+    case: str, random_file: tuple[QuantizedNetwork, Array, Path], tmp_path: Path
+) -> None:
     _, images, path = random_file
     given, where, found = NOT_PYTHON[case]
     name = given if given.startswith("/") else str(program(tmp_path, given))
@@ -147,7 +149,7 @@ def test_what_is_no_python(case: str, random_file: tuple[QuantizedNetwork, Array
 @pytest.mark.parametrize(
     ("packages", "message"),
     [
-        # Nothing of this interpreter's packages leaks into the other one.
+        # No package of this interpreter is visible in the other one.
         ((), r"bin/python cannot run Lava \(ModuleNotFoundError: No module named 'numpy'\)"),
         (("numpy",), r"sim: Lava cannot be imported by .+bin/python \(No module named 'lava'\)"),
     ],
@@ -167,7 +169,7 @@ def save_untrained_model(path: Path) -> None:
     save(checkpoint, path)
 
 
-# Runs one command after the other in one process, because each would import torch anew.
+# All commands run in one process, because each new process would import torch again.
 COMMANDS = """
 import contextlib, io, json, sys
 from loihi_convert.__main__ import main
@@ -186,7 +188,7 @@ print(json.dumps(done))
 
 @pytest.mark.lava
 def test_without_lava_everything_else_works(lava_alone: Path, tmp_path: Path) -> None:
-    # Where this interpreter keeps the package itself: the environment may know it by a link to its source only.
+    # The folder of the installed package: the environment may only have a link to its source.
     source = Path(loihi_convert.__file__).parents[1]
     python = interpreter(tmp_path / "venv", lambda name: not name.startswith("lava"))
     save_untrained_model(tmp_path / "model.pt")
@@ -248,7 +250,7 @@ def test_the_demo_runs_on_ref_where_lava_is_not_installed(
 
 
 def run_in(python: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """`loihi-convert` with these words, this package's source and the packages of another interpreter."""
+    """Run `loihi-convert` with these arguments, this package's source and another interpreter's packages."""
     environment = {**os.environ, "PYTHONPATH": str(Path(loihi_convert.__file__).parents[1])}
     environment.pop(LAVA_PYTHON, None)
     command = [python, "-m", "loihi_convert", *words]
@@ -270,7 +272,7 @@ def test_a_missing_package_is_a_sentence(package: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("package", ["typer", "pydantic"])
-def test_without_what_the_command_line_is_made_of(package: str, tmp_path: Path) -> None:
+def test_without_the_packages_of_the_command_line(package: str, tmp_path: Path) -> None:
     python = interpreter(tmp_path / "venv", lambda name: not name.startswith(package))
     done = run_in(python, "doctor")
     assert done.returncode == PlatformError.exit_code
@@ -291,7 +293,7 @@ def test_a_package_that_cannot_be_imported_is_a_sentence(capsys: pytest.CaptureF
         exit_code(lambda: fail("loihi_convert.nowhere"))
 
 
-def test_the_packages_that_are_looked_for_are_those_that_are_declared() -> None:
+def test_the_packages_looked_for_are_the_declared_ones() -> None:
     declared = [re.split(r"[<>=]", text)[0] for text in requires("loihi-convert") or () if ";" not in text]
     assert sorted(declared) == sorted(dependencies.MODULES)
     assert not dependencies.missing_packages()
@@ -299,11 +301,11 @@ def test_the_packages_that_are_looked_for_are_those_that_are_declared() -> None:
 
 
 def test_no_extra_is_silently_empty() -> None:
-    """A marker on the Python version makes pip install nothing and say nothing; without it pip says what is wrong."""
+    """With a marker on the Python version pip installs nothing and prints nothing; without it pip prints an error."""
     assert not [text for text in requires("loihi-convert") or () if "python_version" in text]
 
 
-def test_doctor_is_quick_unless_lava_is_to_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_is_fast_unless_it_runs_lava(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(LAVA_PYTHON, raising=False)
     monkeypatch.setattr(environment, "_lava_run", None)
     checks = {check.name: check for check in environment.examine()}

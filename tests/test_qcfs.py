@@ -1,4 +1,4 @@
-"""The activation for few time steps: its values and gradients by hand, and that a neuron computes the same."""
+"""The activation for few time steps: hand-derived values and gradients, and equality with a spiking neuron."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_values_by_hand() -> None:
     assert found.ravel().tolist() == [0, 0, 0, 0.5, 0.5, 1.0, 2.0, 2.0, 2.0]
 
 
-def test_gradients_pass_where_nothing_is_cut_off() -> None:
+def test_gradients_pass_where_nothing_is_clipped() -> None:
     """dy/dx is 1 inside 0..threshold and 0 outside; above, dy/d threshold is 1."""
     module = activation(2.0, 4)
     x = torch.tensor([[-1.0], [0.9], [3.0]], requires_grad=True)
@@ -53,7 +53,7 @@ def test_gradients_pass_where_nothing_is_cut_off() -> None:
 
 @given(threshold=st.integers(1, 32), current=st.integers(-16, 64), levels=st.integers(1, 9))
 @settings(deadline=None)
-def test_a_neuron_of_l_steps_sends_the_same(threshold: int, current: int, levels: int) -> None:
+def test_a_neuron_gives_the_same_value_in_l_steps(threshold: int, current: int, levels: int) -> None:
     """T = L, V0 = threshold / 2, constant current: threshold x spike count / T is the activation."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(1, 1, bias=False), Qcfs(1, levels), nn.Linear(1, 1, bias=False))
     with torch.no_grad():
@@ -65,7 +65,7 @@ def test_a_neuron_of_l_steps_sends_the_same(threshold: int, current: int, levels
     spiking = balance(network, images, levels, BalanceOptions(method="qcfs"))
     expected = model(torch.ones(1, 1, 1, 1)).item()
     assert cnn_scores(network, images).item() == pytest.approx(expected)
-    # Thirds and the like of float32 may put a potential just below the threshold: then it is one spike less.
+    # Rounding in float32 may put a potential just below the threshold, which removes one spike.
     found = outputs(spiking, images, levels)[0, -1, 0] / levels
     exact = (2 * levels * current + threshold) % (2 * threshold) == 0
     assert found == pytest.approx(expected) or exact
@@ -110,7 +110,7 @@ def test_first_thresholds_lie_at_the_99th_percentile() -> None:
     with torch.no_grad():
         plain[0].weight.copy_(torch.tensor([[2.0], [-1.0]]))
     set_thresholds(model, plain, torch.linspace(0, 1, 101)[:, None])
-    # 2 x 0.01..1.00; the other channel is never positive and gets the same.
+    # 2 x 0.01..1.00. The other channel is never positive and gets the same threshold.
     assert model[1].threshold.tolist() == pytest.approx([2 * 0.9901, 2 * 0.9901], abs=1e-4)
 
 
@@ -122,7 +122,7 @@ def test_the_choice_tries_the_trained_thresholds_first(tmp_path: Path) -> None:
     assert "qcfs" in {trial.name for trial in choose_method(network, images, 2)}
 
 
-def test_plain_cnns_have_no_thresholds_to_take(tmp_path: Path) -> None:
+def test_plain_cnns_do_not_have_trained_thresholds(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     checkpoint.save(trained(None), path)
     network = to_relu_network(load_model(path)[0], (1, 8, 8))

@@ -1,4 +1,4 @@
-"""Fixed point: the conditions on every scale, amplitudes that are really used, the proof of T, and the account."""
+"""Fixed point: conditions on each scale, amplitudes after rounding, the proven T, and the report."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def digits_like(seed: int, count: int = 20) -> np.ndarray:
 
 
 def largest_currents(spiking: SpikingNetwork, images: Array, timesteps: int) -> list[Array]:
-    """Per layer, ``(C_out,)``: from the spikes that a simulation recorded, layer by layer, and 0 at least."""
+    """Return the largest current of each channel, ``(C_out,)`` per layer and at least 0, from a simulation's spikes."""
     simulated: list[Array] = [np.repeat(images[:, None] / 255, timesteps, axis=1)]
     blocks: list[Block] = []
     Simulator(spiking, Recording(spikes=True)).run(images, timesteps, blocks.append)
@@ -74,7 +74,7 @@ def test_conditions_on_the_scales(seed: int, timesteps: int, weight_bits: int, p
         alive = np.isfinite(source.neuron.threshold)
         assert np.all(widest <= bound)
         assert np.all(reach[alive] <= 131071 + 1)  # rounding of the threshold
-        # The smallest such scale: one of the two conditions is met with equality.
+        # The scale is the smallest possible: one of the two conditions holds with equality.
         assert np.all((widest == bound) | (reach >= 131071 - 1) | ~alive)
         error = np.abs(layer.threshold * layer.scale - source.neuron.threshold)[alive]
         # A threshold below half a unit becomes 1, not 0: at 0 the neuron would fire at every step.
@@ -87,10 +87,10 @@ def test_conditions_on_the_scales(seed: int, timesteps: int, weight_bits: int, p
 
 @given(st.integers(0, 1000))
 @settings(max_examples=10, deadline=None)
-def test_fixed_point_is_the_real_numbers_up_to_rounding(seed: int) -> None:
-    """Integer potential x scale against the float SNN: a wrong scale anywhere is a slope other than 1.
+def test_fixed_point_equals_the_float_snn_up_to_rounding(seed: int) -> None:
+    """Integer potential x scale compared with the float SNN: a wrong scale gives a slope other than 1.
 
-    Rounding moves single spikes, which scatters both ways: over 400 seeds the slope lay in 0.976..1.028.
+    Rounding moves single spikes in both directions: over 400 seeds the slope was 0.976..1.028.
     """
     images = digits_like(seed)
     spiking = balance(random_cnn(seed), images, 64, BalanceOptions(method="ngu-lee"))
@@ -101,8 +101,8 @@ def test_fixed_point_is_the_real_numbers_up_to_rounding(seed: int) -> None:
 
 
 @pytest.mark.parametrize("amplitude", ["compensated", "literal"])
-def test_weights_carry_the_amplitude_that_is_really_used(amplitude: str) -> None:
-    """Weight bits so few that thresholds round coarsely; then w_q s = w x amplitude x (theta_q m / theta)."""
+def test_weights_contain_the_amplitude_after_rounding(amplitude: str) -> None:
+    """With so few weight bits that thresholds are rounded coarsely, w_q s = w x amplitude x (theta_q m / theta)."""
     threshold = np.array([1.0, 0.37])
     worth = threshold if amplitude == "compensated" else np.ones(2)
     hidden = Dense(np.array([[0.9], [0.2]]))
@@ -155,9 +155,9 @@ def test_a_spiking_readout_keeps_one_scale_and_one_threshold(seed: int, reset: R
     assert len(np.unique(last.scale)) == len(np.unique(last.threshold)) == 1
     assert spiking.layers[-1].neuron is not None
     assert last.threshold * last.scale == pytest.approx(spiking.layers[-1].neuron.threshold, abs=0.51 * last.scale[0])
-    # Neurons keep their potential in range, however long they run.
+    # Potentials of neurons stay in range for any number of steps.
     assert network.max_timesteps == MAX_TIMESTEPS
-    # Rounding moves single spikes: over 150 seeds a count of 16 steps was off by 0.04 on average, by 0.14 at most.
+    # Rounding moves single spikes: over 150 seeds, counts after 16 steps differed by 0.04 on average, at most 0.14.
     found = run_network(network, images, 16).outputs[:, -1]
     difference = np.abs(found - outputs(spiking, images, 16)[:, -1])
     assert np.mean(difference) < 0.25
@@ -172,16 +172,16 @@ def test_proof_of_t() -> None:
     assert network.max_timesteps == 3
     with pytest.raises(RangeError, match=r"timesteps: found 4; must be in 1\.\.3, .*proven to fit Loihi's range"):
         run_network(network, pixels(255), 4)
-    # At T = 64 the weights give way instead.
+    # At T = 64 the weights get fewer bits instead.
     longer = quantize(SpikingNetwork((1, 1, 1), layers, 64, "soft"), pixels(255))
     assert np.abs(longer.layers[0].weight).max() == 131071 // (1.25 * 255 * 64)
     assert longer.max_timesteps == 64
 
 
-def test_proof_of_t_counts_spikes_that_have_not_come_yet() -> None:
+def test_proof_of_t_counts_spikes_after_the_simulated_steps() -> None:
     """White pixel, weight 1, threshold 4, V0 = 0: the first spike comes at step 4, the output of 2 steps is 0.
 
-    A spike is worth 4, one in four steps: in the long run the output grows by 1 a step, which is 127 / 4 weight units.
+    A spike has amplitude 4 and comes every four steps, so the output grows by 1 a step, which is 127 / 4 weight units.
     """
     neuron = IntegrateAndFire(np.array([4.0]), np.array([4.0]), np.zeros(1))
     layers = (
@@ -192,7 +192,7 @@ def test_proof_of_t_counts_spikes_that_have_not_come_yet() -> None:
     assert np.abs(network.layers[1].weight).tolist() == [[127], [127]]
     assert network.max_timesteps == int(131071 * 4 / (1.25 * 127))
     steps = network.max_timesteps
-    # The threshold was rounded: one spike in 3,302 steps more.
+    # The rounded threshold gives one additional spike in 3,302 steps.
     assert np.abs(run_network(network, pixels(255), steps).potentials).max() == 127 * (steps // 4 + 1) < 131071
 
 
@@ -259,7 +259,7 @@ def clipping_network() -> SpikingNetwork:
     return balance(random_cnn(3), digits_like(3), 8, BalanceOptions(method="ngu-lee"))
 
 
-def test_account_says_how_far_weights_are_from_the_real_ones() -> None:
+def test_the_report_gives_the_error_of_the_weights() -> None:
     """Weights 1 and 0.6 with 2 bits, -1..1: the scale 1 gives 1 and 1; 0.8 gives 0.8 and 0.8, which is nearer."""
     neuron = IntegrateAndFire(np.array([2.0]), np.array([2.0]), np.zeros(1))
     layers = (
@@ -275,11 +275,11 @@ def test_account_says_how_far_weights_are_from_the_real_ones() -> None:
     assert last.weight_error == pytest.approx(0, abs=1e-12)
 
 
-def test_account_counts_images_that_clip() -> None:
+def test_the_report_counts_images_that_clip() -> None:
     spiking = balance(random_cnn(3), digits_like(3), 8, BalanceOptions(method="ngu-lee"))
     network = quantize(spiking, digits_like(3))
     assert report_quantization(network, spiking, digits_like(3)).layers[0].high_clipped == 0
-    # Twice the weights in the first layer: the calibration images themselves now exceed the range.
+    # With twice the weights in the first layer even the calibration images exceed the range.
     first = network.layers[0]
     assert first.neuron is not None
     louder = replace(first, synapse=replace(first.synapse, weight=np.clip(first.weight * 4, -127, 127)))
@@ -297,8 +297,8 @@ def test_account_counts_images_that_clip() -> None:
 
 @given(seed=st.integers(0, 1000), timesteps=st.sampled_from([1, 16]))
 @settings(max_examples=10, deadline=None)
-def test_hard_reset_networks_keep_the_rules_of_lavas_lif(seed: int, timesteps: int) -> None:
-    """Built at all, they keep them; and no tighter than they must: some condition is nearly met with equality."""
+def test_hard_reset_networks_obey_the_rules_of_lavas_lif(seed: int, timesteps: int) -> None:
+    """The constructor enforces the rules. Scales are not larger than necessary: one condition is nearly an equality."""
     images = digits_like(seed)
     spiking = balance(random_cnn(seed), images, timesteps, BalanceOptions(method="ngu-lee", reset="hard"))
     network = quantize(spiking, images)
@@ -331,7 +331,7 @@ def test_hard_reset_with_too_many_inputs_is_refused() -> None:
     spiking = balance(ReluNetwork((1, 1, 1100), layers), images, 2, BalanceOptions(method="ngu-lee", reset="hard"))
     with pytest.raises(RangeError, match=r"fc1: 1100 inputs of up to 255 can exceed 131071, at which Lava's LIF wraps"):
         quantize(spiking, images, QuantizeOptions(pixel_bits=8))
-    # 1100 / 2 x 127 is below 131071: 7 bits leave room.
+    # 1100 / 2 x 127 is below 131071, so 7 bits fit.
     assert quantize(spiking, images).pixel_bits < 8
 
 

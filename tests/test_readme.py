@@ -1,4 +1,4 @@
-"""The README is short, its Python runs, and CI runs exactly its test command; its commands: test_documentation.py."""
+"""The README is short, its Python runs, and CI runs its test command; test_documentation.py runs its commands."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def test_ci_runs_exactly_the_test_command() -> None:
     assert commands[0] in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
-def test_it_is_one_page_and_says_first_what_has_not_been_done() -> None:
+def test_it_is_one_page_and_begins_with_what_has_not_been_done() -> None:
     lines = README.splitlines()
     assert len(lines) <= 150
     (line,) = (number for number, line in enumerate(lines) if "has run on a chip" in line)
     assert line < 10
 
 
-def test_what_it_links_to_exists() -> None:
+def test_the_targets_of_its_links_exist() -> None:
     targets = re.findall(r"\]\(([^)#]+)[^)]*\)|(?:src|srcset)=\"([^\"]+)\"", README)
     local = {target for pair in targets for target in pair if target and not target.startswith("http")}
     assert len(local) > 20

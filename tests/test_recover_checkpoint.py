@@ -1,4 +1,4 @@
-"""A checkpoint from the integers of the file that was made from it."""
+"""Recovery of a checkpoint from the integers of its exported file."""
 
 from __future__ import annotations
 
@@ -36,8 +36,7 @@ def test_weights_are_those_of_the_cnn_to_8_bits(tool: ModuleType, tmp_path: Path
         if name.endswith(".threshold"):
             assert np.allclose(found.state[name], weight, rtol=1e-6)
         else:
-            # Channels that can never fire have lost their weights, on both sides; 8 bits leave the others off by a
-            # hundredth or so.
+            # Weights to and from channels that can never fire are lost; with 8 bits the others are off by about 1 %.
             kept = found.state[name] != 0
             assert kept.float().mean() > 0.9
             off = (found.state[name] - weight)[kept].square().mean().sqrt()
@@ -48,12 +47,12 @@ def test_weights_are_those_of_the_cnn_to_8_bits(tool: ModuleType, tmp_path: Path
     assert open_source(tmp_path / "found.safetensors").network.shapes == open_source(path).network.shapes
 
 
-def test_what_is_not_learned_cannot_be_recovered(tool: ModuleType, tmp_path: Path) -> None:
+def test_thresholds_that_were_not_learned_cannot_be_recovered(tool: ModuleType, tmp_path: Path) -> None:
     digits, path = load_data("digits"), tmp_path / "model.safetensors"
     train("digits-cnn", digits, replace(default_recipe("digits"), epochs=1), seed=0, output=path)
     options = BalanceOptions(method="percentile")
     (exported,) = pipeline.export(path, None, (2,), digits.calibration_images(), balance_options=options)
-    with pytest.raises(UsageError, match=r"its thresholds are by percentile, not by training"):
+    with pytest.raises(UsageError, match=r"its thresholds are from percentile, not learned"):
         tool.recovered(exported.path, 4)
     network = netx.read(exported.path)
     model = {key: value for key, value in network.provenance["model"].items() if key != "architecture"}
@@ -62,7 +61,7 @@ def test_what_is_not_learned_cannot_be_recovered(tool: ModuleType, tmp_path: Pat
         tool.recovered(tmp_path / "own.net", None)
 
 
-def test_corrected_biases_are_not_the_cnns(tool: ModuleType, tmp_path: Path) -> None:
+def test_a_file_with_corrected_biases_is_refused(tool: ModuleType, tmp_path: Path) -> None:
     digits, path = load_data("digits"), tmp_path / "model.safetensors"
     train("digits-cnn", digits, replace(default_recipe("digits"), epochs=1), seed=0, output=path)
     options = BalanceOptions(method="percentile", bias_correction=True)
@@ -71,7 +70,7 @@ def test_corrected_biases_are_not_the_cnns(tool: ModuleType, tmp_path: Path) -> 
         tool.recovered(exported.path, None)
 
 
-def test_what_can_be_known_beforehand_is_one_sentence_before_any_work(
+def test_invalid_requests_are_refused_before_any_work(
     tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -85,7 +84,7 @@ def test_what_can_be_known_beforehand_is_one_sentence_before_any_work(
     code, message = ends("absent.net", "-o", "new.pt")
     assert (code, message.count("\n")) == (3, 1)
     assert message.startswith("error: absent.net: ")
-    # a.net is no netx file; it is not read before these are refused.
+    # a.net is not a netx file; the options are refused before it is read.
     assert ends("a.net", "-o", "bad.xyz") == (
         2,
         "error: bad.xyz: found the suffix '.xyz'; must be one of .pt, .safetensors.\n",

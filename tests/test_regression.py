@@ -1,4 +1,4 @@
-"""Networks whose outputs are numbers, or one logit: trained on generated images, converted, run, and told about."""
+"""Networks whose outputs are numbers, or one logit: trained on generated images, converted, run and reported."""
 
 from __future__ import annotations
 
@@ -56,19 +56,19 @@ def test_one_output_is_a_threshold_at_zero() -> None:
 def test_explained_share() -> None:
     expected = np.array([[0.0, 10], [2, 10], [4, 10]])
     assert explained_share(expected, expected) == 1
-    # The spread is 8; the second output does not vary.
+    # The sum of squares is 8; the second output does not vary.
     assert explained_share(expected + np.array([1, 5]), expected) == pytest.approx(1 - 3 / 8)
     assert explained_share(expected + np.array([9, 0]), expected) == 0
     constant = np.full((3, 2), 0.1, np.float32)
     assert [explained_share(found, constant) for found in (constant, constant + 1)] == [1, 0]
 
 
-def test_a_regression_falls_short_by_more_than_chance_and_more_than_is_negligible() -> None:
+def test_a_shortfall_is_larger_than_chance_and_not_negligible() -> None:
     def falls_short(written: float, trial: float) -> bool:
         found = [Agreement(agreement=share, error=0.1, image_count=200) for share in (written, trial)]
         return measure_of("regression").falls_short(*found)
 
-    # Of 200 images the interval ends 19.6 % above what is unexplained.
+    # With 200 images the interval ends 19.6 % above the unexplained share.
     assert [falls_short(share, 0.9) for share in (0.89, 0.882, 0.878)] == [False, False, True]
     assert [falls_short(share, 0.9999) for share in (0.999, 0.998)] == [False, True]
 
@@ -85,14 +85,14 @@ def test_auto_compares_outputs(position: nn.Module) -> None:
     assert coarse.agreement.agreement < 0.9
 
 
-def test_spike_counts_are_no_numbers(position: nn.Module) -> None:
+def test_a_spiking_readout_is_refused_for_regressions(position: nn.Module) -> None:
     with pytest.raises(UsageError) as caught:
         to_integers(as_regression(position), TRAINING[0][:, np.newaxis], 4, BalanceOptions(readout="spikes"))
     assert caught.value.where == "readout"
 
 
 def r2_by_hand(found: Array, expected: Array) -> Array:
-    """As `sklearn.metrics.r2_score`, of each output."""
+    """Equal to `sklearn.metrics.r2_score`, for each output."""
     return 1 - np.square(found - expected).sum(axis=0) / np.square(expected - expected.mean(axis=0)).sum(axis=0)
 
 
@@ -106,7 +106,7 @@ def result(converted: lc.Converted) -> lc.Result:
     return converted.run(*TEST[:1], targets=TEST[1])
 
 
-def test_errors_are_those_of_potential_x_scale_over_t(
+def test_errors_are_computed_from_potential_x_scale_over_t(
     position: nn.Module, converted: lc.Converted, result: lc.Result
 ) -> None:
     images, targets = TEST
@@ -125,7 +125,7 @@ def test_errors_are_those_of_potential_x_scale_over_t(
     assert np.array_equal(result.outputs, found)
     assert np.array_equal(result.predictions, found)
     assert result.cnn_rmse == pytest.approx(np.sqrt(np.square(expected - targets).mean(axis=0)).mean())
-    # The network learnt something, and so did the spikes: the spread of the targets is 1 pixel and more.
+    # CNN and spiking network have learned something: the targets' standard deviation is more than 1 pixel.
     assert result.cnn_rmse < 0.5
     assert result.rmse < 0.5
     assert result.r2 > 0.8
@@ -134,7 +134,7 @@ def test_errors_are_those_of_potential_x_scale_over_t(
 
 
 class Frame:
-    """As much of a data frame as is used, without pandas."""
+    """The used part of a data frame, without pandas."""
 
     def __init__(self, rows: list[dict[str, float]]) -> None:
         self.rows = rows
@@ -144,7 +144,7 @@ class Frame:
         return self
 
 
-def test_what_python_shows_of_errors(result: lc.Result, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_in_python(result: lc.Result, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (result.accuracy, result.agreement_with_cnn, result.evaluation.early_exit) == (None, None, None)
     assert f"RMSE {result.rmse:.4g}, CNN {result.cnn_rmse:.4g}" in repr(result)
     table = result.table()
@@ -203,14 +203,14 @@ def test_labels_are_for_classes_and_targets_for_numbers(converted: lc.Converted,
     assert caught.value.where == "task"
 
 
-def test_the_file_records_the_task_and_a_file_of_classes_nothing(
+def test_the_file_records_a_regression_and_not_a_classification(
     tmp_path: Path, converted: lc.Converted, position: nn.Module
 ) -> None:
     assert lc.load(converted.save(tmp_path / "numbers.net")).network.task == "regression"
     classes = lc.convert(position, TRAINING[0], timesteps=2)
     assert lc.load(classes.save(tmp_path / "classes.net")).network.task == "classification"
     assert "task" not in classes.network.provenance["model"]
-    # Nothing but the task differs between both files' networks.
+    # The networks of both files differ only in the task.
     same = lc.convert(position, TRAINING[0], timesteps=2, balancing=BalanceOptions(method="least-squares"))
     numbers = lc.convert(
         position, TRAINING[0], timesteps=2, task="regression", balancing=BalanceOptions(method="least-squares")
@@ -222,20 +222,20 @@ def test_the_file_records_the_task_and_a_file_of_classes_nothing(
 
 
 def test_names_of_one_output() -> None:
-    """Files of earlier versions named the output of a logit, not its two classes."""
+    """Files of earlier versions name the output of a logit, not its two classes."""
     assert ModelRecord(classes=("0",)).names == ()
     assert ModelRecord(classes=("no", "yes")).names == ("no", "yes")
     assert ModelRecord(classes=("angle",), task="regression").names == ("angle",)
     assert ModelRecord().names == ()
 
 
-def test_names_cannot_drive_the_terminal(position: nn.Module) -> None:
+def test_control_characters_in_names_are_escaped(position: nn.Module) -> None:
     snn = lc.convert(position, TRAINING[0], timesteps=2, task="regression", classes=["row", "\x1b[2J"])
     assert snn.run(TEST[0], targets=TEST[1]).evaluation.regression.output_names == ("row", "\\x1b[2J")
 
 
 def test_a_network_of_signals() -> None:
-    """A regression of the place of a bump in a signal of 24 values."""
+    """A regression of the position of a bump in a signal of 24 values."""
     place = np.random.default_rng(0).uniform(4, 20, 700)
     signals = np.exp(-((np.arange(24) - place[:, np.newaxis]) ** 2) / 8)
     torch.manual_seed(0)
@@ -257,7 +257,7 @@ def test_a_network_of_signals() -> None:
 
 
 def first_network_difference(one: QuantizedNetwork, other: QuantizedNetwork) -> list[str]:
-    """The datasets in which the files of two networks differ, provenance apart."""
+    """Return the datasets in which the files of two networks differ, without provenance."""
     encoded = [dict(encode(network)) for network in (one, other)]
     assert encoded[0].keys() == encoded[1].keys()
     return [

@@ -1,4 +1,4 @@
-"""A network of numbers, and one of a single logit, from a state dict to a report, as on the command line."""
+"""A regression, and a classifier with a single logit, from a state dict to a report on the command line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Invoke = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data and checkpoints: the position of a blob, and whether it is in the right half."""
+    """Data and checkpoints for the position of a blob, and for whether it is in the right half."""
     path = tmp_path_factory.mktemp("blobs")
     for name, count, seed in (("train", 600, 0), ("test", 100, 1)):
         images, targets = blobs(count, SIZE, seed=seed)
@@ -58,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path) -> Invoke:
-    """Run ``loihi-convert`` with the given words, beside the data."""
+    """Run ``loihi-convert`` with the given arguments in the folder of the data."""
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(SUPPORT.parent))
     monkeypatch.setattr(signal, "signal", lambda *_: None)
@@ -175,7 +175,7 @@ def test_without_targets_and_without_the_cnn(invoke: Invoke, folder: Path, tmp_p
     assert "RMSE to the CNN's outputs" in (tmp_path / "report.md").read_text()
 
 
-def test_data_must_be_of_the_task(invoke: Invoke, folder: Path, tmp_path: Path) -> None:
+def test_data_must_match_the_task(invoke: Invoke, folder: Path, tmp_path: Path) -> None:
     arch = ("--arch", "blob_nets:position")
     code, _, err = invoke("export", "position.pt", "-o", tmp_path / "a.net", "--data", "train.npz", *arch)
     assert code == 3
@@ -205,7 +205,7 @@ def test_one_logit_is_a_class_above_zero(invoke: Invoke, folder: Path, tmp_path:
     assert 0.9 < point["agreement_with_cnn"] <= 1
     assert result["notes"] == []
     assert result["regression"] is None
-    # Both classes, by the sign of the potential.
+    # The sign of the potential gives the class.
     predictions = [row for row in rows(tmp_path / "run" / "predictions.csv") if row["timesteps"] == "16"]
     assert {row["class"] for row in predictions} == {"0", "1"}
     assert all((row["class"] == "1") == (int(row["potential_0"]) > 0) for row in predictions)
@@ -235,7 +235,7 @@ def test_early_exit_of_one_logit(invoke: Invoke, tmp_path: Path) -> None:
     assert chosen["accuracy"] > 0.8
 
 
-def test_one_class_for_all_images_is_said(invoke: Invoke, folder: Path, tmp_path: Path) -> None:
+def test_a_note_is_printed_if_all_images_have_one_class(invoke: Invoke, folder: Path, tmp_path: Path) -> None:
     images = np.load(folder / "test-side.npz")
     chosen = np.load(folder / "test.npz")["targets"][:, 1] > SIZE - 4
     np.savez(tmp_path / "right.npz", images=images["images"][chosen], labels=images["labels"][chosen])

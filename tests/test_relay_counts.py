@@ -1,4 +1,4 @@
-"""Relays in every number the product shows: left out, or shown apart, as the table in `ir.relays` says."""
+"""Relays in every reported number: omitted or listed separately, as specified by the table in `ir.relays`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_relays_of_the_residual_network_repeat_every_spike(reset: Reset) -> None
     assert np.array_equal(inner[:, :, OWN_CHANNELS:], stem)
 
 
-def test_relays_stand_apart_in_the_architecture() -> None:
+def test_the_architecture_lists_relays_separately() -> None:
     network = residual_network()
     cnn, spiking = float_networks(network)
     architecture = "2x6x6-4c3-3c3+4r-4c3-3"
@@ -57,7 +57,7 @@ def test_relays_stand_apart_in_the_architecture() -> None:
 NETWORKS = [
     residual_network(),
     residual_network(reset="hard"),
-    # Amplitudes fitted to hard reset, which networks with soft reset do not have.
+    # Amplitudes fitted for hard reset do not exist with soft reset.
     residual_network(reset="hard", amplitude_factor=1.3),
 ]
 
@@ -82,18 +82,18 @@ def test_relays_repeat_in_every_network_between_the_cnn_and_the_file(network: Qu
         BalanceOptions(method="ngu-lee", amplitude="literal"),
     ],
 )
-def test_relays_of_converted_networks_repeat_on_the_whole_way(name: str, options: BalanceOptions) -> None:
+def test_relays_of_converted_networks_repeat_through_every_layer(name: str, options: BalanceOptions) -> None:
     cnn, images = relay_networks.NETWORKS[name], relay_networks.images()
     spiking = balance(cnn, images, 4, options)
     network = quantize(spiking, images)
     networks = intermediate_networks(cnn, spiking, network, 4)
-    # The neurons start at half of their threshold, with soft reset; relays at 0.
+    # With soft reset neurons start at half their threshold, relays at 0.
     assert ("initial_potential" in [between.cause for between in networks]) == (options.reset == "hard")
     for between in networks:
         found = between.activations(images)
         for index, layer in enumerate(cnn.layers):
             for channel in np.flatnonzero([] if layer.relay_of is None else layer.relay_of >= 0):
-                # One tap: the layer's input at this channel is what the synapse makes of the maps before it.
+                # A relay has one tap, so its input is the synapse's output for the maps of the layer before.
                 synapse, maps = layer.synapse, found[index - 1].transpose(0, 3, 1, 2)
                 wanted = currents(synapse, maps.astype(np.float32), averages=True)[:, channel]
                 relayed = found[index][..., channel].reshape(wanted.shape)
@@ -123,7 +123,7 @@ def test_a_layer_has_the_errors_of_its_own_channels() -> None:
     assert inner.share_above_threshold == pytest.approx((wanted > threshold).sum() / (wanted > 0).sum())
 
 
-def test_advice_names_the_smallest_threshold_of_a_neuron_that_is_no_relay() -> None:
+def test_advice_ignores_thresholds_of_relays() -> None:
     network = residual_network()
     cnn, spiking = float_networks(network)
     diagnosis = diagnose(cnn, spiking, network, residual_images(5), None, 4)
@@ -134,10 +134,10 @@ def test_advice_names_the_smallest_threshold_of_a_neuron_that_is_no_relay() -> N
     assert f"the smallest threshold is {smallest} weight units" in told
 
 
-def test_weights_of_relays_are_not_bits_of_their_layer() -> None:
+def test_weight_bits_of_a_layer_ignore_relays() -> None:
     network = residual_network()
     inner = network.layers[1]
-    # Own weights of 3 bits beside relays of 8: the median over all 7 channels would be 8.
+    # Own weights have 3 bits, relays 8: the median over all 7 channels would be 8.
     weight = inner.weight.copy()
     weight[:OWN_CHANNELS] = np.clip(weight[:OWN_CHANNELS], -3, 3)
     changed = replace(inner, synapse=replace(inner.synapse, weight=weight))
@@ -146,7 +146,7 @@ def test_weights_of_relays_are_not_bits_of_their_layer() -> None:
     assert diagnosis.layers[1].weight_bits == 3
 
 
-def test_rates_are_those_of_the_networks_own_neurons() -> None:
+def test_firing_rates_ignore_relays() -> None:
     network, images = residual_network(), residual_images(5)
     result = run_network(network, images, 8, trace=True)
     evaluation = evaluate(result, network)
@@ -166,7 +166,7 @@ def test_rates_are_those_of_the_networks_own_neurons() -> None:
         assert repeated > 0
         assert point.relay_spikes_per_image == repeated
         assert point.spikes_per_image == pytest.approx(sum(spikes.sum() for spikes in own) / 5 + repeated)
-        # One synapse leaves a relay: into the sum.
+        # A relay has one outgoing synapse, into the sum.
         assert point.relay_synaptic_operations == repeated
         assert point.synaptic_operations == pytest.approx(result.synaptic_operations[:, :t].sum() / 5)
 
@@ -184,12 +184,12 @@ def test_operations_of_relays_before_a_padded_kernel_are_an_estimate() -> None:
     assert inner is not None
     repeated = inner[:, :, OWN_CHANNELS:]
     exact = (repeated * network.fan_outs[1][OWN_CHANNELS:]).sum() / 5
-    # 4 kernels at each of 36 positions: 4 x 16 x 16 of 36 x 36 taps, the rest is beyond the border.
+    # 4 kernels at each of 36 positions: 4 x 16 x 16 of 36 x 36 taps; the rest lies outside the map.
     assert point.relay_synaptic_operations == pytest.approx(repeated.sum() / 5 * 4 * 16 * 16 / 36)
     assert point.relay_synaptic_operations == pytest.approx(exact, rel=0.1)
 
 
-def test_the_cnn_does_not_multiply_in_relays() -> None:
+def test_macs_of_the_cnn_ignore_relays() -> None:
     network = residual_network()
     layers = evaluate(run_network(network, residual_images(1), 1), network).layers
     # Along an axis of 6 a padded kernel of 3 has 16 taps inside the map.
@@ -207,7 +207,7 @@ def test_without_spikes_by_channel_the_rates_beside_relays_are_unknown() -> None
     assert point.spikes_per_image == pytest.approx(result.spike_counts.sum() / 5)
 
 
-def test_what_relays_take_is_part_of_the_energy() -> None:
+def test_energy_includes_relays() -> None:
     network, images = residual_network(), residual_images(5)
     result = run_network(network, images, 8)
     evaluation = evaluate(result, network)
@@ -254,7 +254,7 @@ def test_resources_count_relays_and_name_their_cores() -> None:
 
 
 def test_cores_of_dense_relays() -> None:
-    """A dense matrix stores the zeros of relays, too: 1,000 x (160 + 24) bytes fit a core, with 160 rows more not."""
+    """A dense matrix also stores zeros of relays: 1,000 x (160 + 24) bytes fit on a core, but not 160 more rows."""
     weight = np.ones((1160, 160), np.int32)
     weight[1000:] = np.eye(160)
     relay_of = np.concatenate([np.full(1000, -1), np.arange(160)])
@@ -266,7 +266,7 @@ def test_cores_of_dense_relays() -> None:
 
 
 def with_dead_stem(network: QuantizedNetwork) -> QuantizedNetwork:
-    """The first channel of `stem` can never fire; its relay could, and never gets a spike."""
+    """The first channel of `stem` can never fire. Its relay could, but never receives a spike."""
     stem = network.layers[0]
     assert stem.neuron is not None
     threshold = stem.neuron.threshold.copy()
@@ -281,7 +281,7 @@ def with_dead_stem(network: QuantizedNetwork) -> QuantizedNetwork:
 
 
 def with_dead_relay(network: QuantizedNetwork) -> QuantizedNetwork:
-    """The first relay can never fire, as that of a channel of which that is known."""
+    """The first relay can never fire, because its channel is known to be dead."""
     inner = network.layers[1]
     assert inner.neuron is not None
     threshold, weight = inner.neuron.threshold.copy(), inner.weight.copy()
@@ -348,7 +348,7 @@ def test_own_channels_are_counted_in_findings() -> None:
     assert (found.layer, found.found) == ("inner", "1 of 3 channels (1) can never fire in T = 8 steps")
 
 
-def test_check_shows_relays_apart(tmp_path: Path) -> None:
+def test_check_lists_relays_separately(tmp_path: Path) -> None:
     netx.write(residual_network(), tmp_path / "model.net")
     checked = pipeline.check(pipeline.load_file(tmp_path / "model.net"))
     assert checked.chips is not None
@@ -356,7 +356,7 @@ def test_check_shows_relays_apart(tmp_path: Path) -> None:
     assert [row[1] for row in resource_table(checked.chips).rows] == ["144", "108 + 144", "144", "3"]
 
 
-def test_the_table_of_a_network_shows_relays_apart() -> None:
+def test_the_table_of_a_network_lists_relays_separately() -> None:
     network = residual_network()
     inner = network.layers[1]
     weight = inner.weight.copy()

@@ -1,4 +1,4 @@
-"""Relays in Loihi's integers: a weight that is the threshold, for every target, by every method; `ref` and Lava."""
+"""Relays in Loihi's integers: the weight equals the threshold, for every target and method, on `ref` and Lava."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_relays_repeat_every_spike_by_every_method(method: Method) -> None:
         BalanceOptions(bias_correction=True),
     ],
 )
-def test_relays_repeat_every_spike_however_balanced(options: BalanceOptions) -> None:
+def test_relays_repeat_every_spike_with_any_balancing(options: BalanceOptions) -> None:
     for name in ("residual", "two levels"):
         assert_relays_repeat(name, quantize(balance(NETWORKS[name], images(30), TIMESTEPS, options), images(30)))
 
@@ -152,7 +152,7 @@ def test_relays_repeat_every_spike_with_few_weight_bits(way: str, bits: int) -> 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_relays_weight_is_its_threshold(way: str) -> None:
-    """And that of a dead source has none."""
+    """The relay of a dead channel has weight 0."""
     layer = converted("residual", WAYS[way]).layers[1]
     assert layer.threshold is not None
     assert layer.initial_potential is not None
@@ -165,8 +165,8 @@ def test_a_relays_weight_is_its_threshold(way: str) -> None:
     assert not layer.initial_potential[5:].any()
 
 
-def test_rounding_is_the_same_without_relays() -> None:
-    """The channels of a convolution have the integers that they have without relays beside them."""
+def test_relays_do_not_change_rounding() -> None:
+    """Channels of a convolution have the same integers with and without relays in their layer."""
     cnn = residual()
     stem, conv1, _, last = cnn.layers
     assert conv1.synapse.bias is not None
@@ -182,7 +182,7 @@ def test_rounding_is_the_same_without_relays() -> None:
     assert found.threshold[:5].tolist() == wanted.threshold.tolist()
 
 
-def test_the_report_leaves_relays_out() -> None:
+def test_the_report_omits_relays() -> None:
     network, real = converted("residual", Way(bits=5)), balanced("residual", Way(bits=5))
     report = report_quantization(network, real, images(10)).layers[1]
     own = network.layers[1].threshold
@@ -193,13 +193,13 @@ def test_the_report_leaves_relays_out() -> None:
     assert report_quantization(network, real, images(10)).layers[0].dead_channels == (3,)
 
 
-def test_a_layer_of_relays_alone_has_nothing_to_report() -> None:
+def test_a_layer_of_relays_only_is_not_reported() -> None:
     for way in (Way(), Way(thresholds="scalar"), Way(target="loihi2")):
         report = report_quantization(converted("two levels", way), balanced("two levels", way), images(10)).layers[2]
         assert (report.weight_bits, report.thresholds, report.weight_error) == (None, None, 0)
 
 
-# One pixel -> a neuron of threshold 10 and one that never fires -> a relay of either.
+# One pixel -> a neuron of threshold 10 and one that never fires -> a relay of each.
 def integers(
     weights: Sequence[Sequence[int]] = ((7, 0), (0, 0)),
     relay_of: Sequence[int] = (0, 1),
@@ -215,7 +215,7 @@ def integers(
     return QuantizedNetwork((1, 1, 1), (first, second, last), 4, 8, 8, "soft")
 
 
-def test_the_constructor_takes_exact_relays() -> None:
+def test_the_constructor_accepts_exact_relays() -> None:
     network = integers()
     spikes = spikes_of(run_network(network, np.full((1, 1, 1, 1), 4, np.uint8), 5, trace=True))
     assert spikes[0][0, :, 0].tolist() == spikes[1][0, :, 0].tolist() == [0, 0, 1, 0, 1]
@@ -254,7 +254,7 @@ def test_neither_the_first_nor_the_last_layer_has_relays(index: int, name: str) 
     assert (caught.value.where, caught.value.found) == (name, "has relays")
 
 
-def test_advice_on_thresholds_leaves_relays_out() -> None:
+def test_advice_on_thresholds_ignores_relays() -> None:
     (sentence,) = advice._thresholds(None, integers())  # type: ignore[arg-type]
     assert sentence.startswith("first: the smallest threshold is 10 weight units")
 

@@ -1,4 +1,4 @@
-"""Run folders, tables and reports of networks with relays: relays are marked, and left out or shown apart."""
+"""Run folders, tables and reports of networks with relays: relays are marked, and omitted or listed separately."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def by_layer(rows: list[dict[str, str]], layer: str) -> list[str]:
     return [row["relay_of"] for row in rows if row["layer"] == layer]
 
 
-def test_rows_of_relays_carry_their_source(tmp_path: Path) -> None:
+def test_rows_of_relays_contain_their_source(tmp_path: Path) -> None:
     run = residual_run()
     folder = write_runs(tmp_path, run, labels=LABELS_OF_RUN)
     marks = ["" if source < 0 else str(source) for source in RELAY_OF]
@@ -53,7 +53,7 @@ def test_rows_of_relays_carry_their_source(tmp_path: Path) -> None:
     assert by_layer(rows_of(folder / "thresholds.csv"), "stem") == [""] * 4
     rates = rows_of(folder / "firing_rates.csv")
     assert by_layer(rates, "inner") == marks * len(run.evaluation.points)
-    # A relay's own rate stands in its row.
+    # The row of a relay has the relay's own rate.
     last = [row for row in rates if row["timesteps"] == "8"]
     stem, inner = ([row["firing_rate"] for row in last if row["layer"] == layer] for layer in ("stem", "inner"))
     assert inner[OWN_CHANNELS:] == stem
@@ -78,7 +78,7 @@ def test_runs_without_relays_have_the_columns_of_earlier_versions(tmp_path: Path
 
 
 def test_a_folder_of_an_earlier_version_is_read(tmp_path: Path) -> None:
-    """Its result.json names no relays."""
+    """Its result.json does not mention relays."""
     folder = write_runs(tmp_path, entry([20, 150, 190, 199]))
     result = folder / "result.json"
 
@@ -96,7 +96,7 @@ def test_a_folder_of_an_earlier_version_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["firing_rates.csv", "thresholds.csv"])
-def test_marks_that_contradict_the_results_are_refused(tmp_path: Path, name: str) -> None:
+def test_marks_inconsistent_with_the_results_are_refused(tmp_path: Path, name: str) -> None:
     folder = write_runs(tmp_path, residual_run(), labels=LABELS_OF_RUN)
     rows = (folder / name).read_text().splitlines()
     marked = [line.rsplit(",", 1)[0] + ",0" if ",inner,0," in line else line for line in rows]
@@ -108,7 +108,7 @@ def test_marks_that_contradict_the_results_are_refused(tmp_path: Path, name: str
     assert caught.value.found == "damaged: 5 relays of 7 channels in inner differ from result.json"
 
 
-def test_tables_show_relays_apart() -> None:
+def test_tables_list_relays_separately() -> None:
     evaluation = residual_run().evaluation
     layers = layer_table(evaluation)
     assert layers.headers[1] == "neurons\n+ relays"
@@ -143,7 +143,7 @@ def test_a_data_frame_has_columns_of_relays_only_where_there_are_relays(monkeypa
     assert columns == [{"relay_spikes_per_image", "relay_synaptic_operations"}, set()]
 
 
-def test_tables_without_relays_do_not_speak_of_them() -> None:
+def test_tables_without_relays_do_not_mention_them() -> None:
     evaluation = entry([20, 150, 190, 199]).evaluation
     energy = energy_table([("model", evaluation)])
     assert energy is not None
@@ -151,7 +151,7 @@ def test_tables_without_relays_do_not_speak_of_them() -> None:
         assert "relay" not in printed(table).lower()
 
 
-def test_the_report_leaves_relays_out_of_ranges_and_marks_them_in_lists(tmp_path: Path) -> None:
+def test_the_report_omits_relays_from_ranges_and_marks_them_in_lists(tmp_path: Path) -> None:
     run = residual_run()
     folder = write_runs(tmp_path, run, labels=LABELS_OF_RUN, classes=CLASSES)
     written = write_report([folder], tmp_path / "report.html")
@@ -160,13 +160,13 @@ def test_the_report_leaves_relays_out_of_ranges_and_marks_them_in_lists(tmp_path
     neuron = run.network.layers[1].neuron
     thresholds = neuron.threshold[:OWN_CHANNELS]
     assert f"{thresholds.min():,}..{thresholds.max():,}" in line
-    # The report reads the file at the T it is balanced for, 4 of the run's 8 steps.
+    # The report shows the file at the T it is balanced for: 4 of the 8 steps.
     rates = run.result.channel_spikes[1][:4].sum(axis=0)[:OWN_CHANNELS] / (IMAGES * 4 * 36)
     assert rates.max() < 1
     assert f"{100 * rates.min():.2f}..{100 * rates.max():.2f}" in " ".join(text.split())
     assert "| 6 (relay) " in text
     assert "| 2 (relay) " not in text
     assert "of these, from relays" in " ".join(text.split())
-    # Bars: one for each channel that is not a relay.
+    # One bar for each channel that is not a relay.
     page = written.html.read_text()
     assert np.count_nonzero([f"channel {channel}:" in page for channel in range(7)]) == 4

@@ -1,4 +1,4 @@
-"""Relays repeat every spike of what they repeat: in real numbers and in integers, by every method, reset and target."""
+"""Relays repeat every spike of their source: in floats and integers, with every method, reset and target."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def test_the_relay_of_a_dead_channel_is_dead() -> None:
 
 
 @pytest.mark.parametrize("method", PER_LAYER)
-def test_per_layer_methods_leave_relays_out(method: Method) -> None:
-    """What is relayed may be far above a layer's own activations: it must not raise the layer's threshold."""
+def test_per_layer_methods_ignore_relays(method: Method) -> None:
+    """Relayed activations may be far larger than the layer's own; they must not raise its threshold."""
     network = NETWORKS["residual"]
     stem, conv1, *others = network.layers
     # The same layer without its relays has the same threshold.
@@ -112,7 +112,7 @@ def test_per_layer_methods_leave_relays_out(method: Method) -> None:
     assert len(set(found.threshold[:5].tolist())) == 1
 
 
-def test_several_latencies_share_what_they_can() -> None:
+def test_balancing_several_latencies_together_equals_each_alone() -> None:
     options = BalanceOptions(method="ngu-lee")
     together = balance_each(NETWORKS["residual"], images(), (1, 2, 8), options)
     for steps, found in zip((1, 2, 8), together, strict=True):
@@ -124,7 +124,7 @@ def test_several_latencies_share_what_they_can() -> None:
 
 
 @pytest.mark.parametrize("method", ["percentile", "least-squares"])
-def test_corrections_leave_relays_as_they_are(method: Method) -> None:
+def test_corrections_do_not_change_relays(method: Method) -> None:
     network = NETWORKS["residual"]
     spiking = balance(network, images(), 4, BalanceOptions(method=method))
     corrected = correct_biases(network, spiking, images())
@@ -159,7 +159,7 @@ def pixels(*values: int) -> Array:
     return np.array(values, np.uint8).reshape(-1, 1, 1, 1)
 
 
-def test_activations_end_at_a_ceiling() -> None:
+def test_activations_are_clipped_at_the_ceiling() -> None:
     (outputs,) = relu_outputs(clipped_chain([0.25, 2.0, np.inf]), pixels(0, 51, 255))
     assert outputs[0].numpy() == pytest.approx(np.array([[0, 0, 0], [0.2, 0.6, 0.1], [0.25, 2, 0.5]]))
 
@@ -192,7 +192,7 @@ def mixed(thresholds: list[float]) -> ReluNetwork:
 
 
 def test_a_channel_whose_threshold_is_nan_has_plain_relu() -> None:
-    """Four levels of 0.8: 0.2 and 1.0 become 0.2 and 0.8; 3 x 0.2 and 3 x 1.0 stay what they are."""
+    """With four levels up to 0.8, 0.2 and 1.0 become 0.2 and 0.8; 3 x 0.2 and 3 x 1.0 do not change."""
     (outputs,) = relu_outputs(mixed([0.8, np.nan]), pixels(51, 255))
     assert outputs[0].numpy() == pytest.approx(np.array([[0.2, 0.6], [0.8, 3.0]]))
 
@@ -216,7 +216,7 @@ def test_qcfs_takes_learned_thresholds_and_fits_the_others(reset: Reset) -> None
 
 
 def test_a_relay_needs_no_learned_threshold() -> None:
-    """All others have one: nothing is fitted."""
+    """All other channels have one, so nothing is fitted."""
     network = mixed([0.8, 1.5])
     first, second, last = network.layers
     learned = replace(network, layers=(first, replace(second, threshold=np.array([2.0, np.nan]), levels=4), last))
@@ -237,7 +237,7 @@ def test_qcfs_is_refused_where_no_channel_has_a_threshold() -> None:
 
 
 def test_copies_of_a_relay_share_the_skip() -> None:
-    """Two relays of weight 1/2 give the next layer what one of weight 1 does."""
+    """Two relays of weight 1/2 give the next layer the same input as one of weight 1."""
     once, twice = (relay_networks.residual(copies) for copies in (1, 2))
     outputs = [
         np.concatenate([found[-1].numpy() for found in relu_outputs(network, images())]) for network in (once, twice)

@@ -1,4 +1,4 @@
-"""A report says what the run folders say, escapes what they hold, and loads nothing."""
+"""A report shows the values of the run folders, escapes their texts, and loads nothing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 
 class Parsed(HTMLParser):
-    """The elements and texts of a page; fails where a tag is closed that is not open."""
+    """The elements and texts of a page; fails if a tag is closed that is not open."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def write(tmp_path: Path, *folders: Path) -> tuple[Parsed, str]:
 
 
 def test_the_figures_of_one_run(tmp_path: Path) -> None:
-    """The values that stand in the run folder, rounded as everywhere, are in the page and in the Markdown."""
+    """Page and Markdown contain the values of the run folder, rounded as in the tables of `run`."""
     folder = write_runs(tmp_path, entry([20, 150, 190, 199], exit_leads=[4, 5, 7, 9]))
     page, text = write(tmp_path, folder)
     with (folder / "accuracy.csv").open(newline="") as file:
@@ -106,7 +106,7 @@ def test_rates_and_thresholds_of_channels(tmp_path: Path) -> None:
     assert "| 3 | 100.00 | 5 | 5 | 0 |" in text
     assert "| first.conv | 4 | 50.00 | 0.00..100.00 | 1 | 5 | 600 | 4 |" not in text
     assert "| first.conv | 4 | 50.00 | 0.00..100.00 | 1 | 5 |  | 4 |" in text
-    # A bar for each of both pictures of both charts.
+    # Each of the two charts is drawn in two sizes.
     assert page.within("title").count("model, T = 4, channel 1: 25.00 %") == 2
     assert page.within("title").count("model, for T = 4, channel 1: 5") == 2
 
@@ -125,7 +125,7 @@ def test_the_confusion_matrix_is_that_of_the_predictions(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_several_runs_stand_beside_the_paper(tmp_path: Path) -> None:
+def test_several_runs_are_compared_with_the_paper(tmp_path: Path) -> None:
     folders = [
         write_runs(tmp_path, entry([180], name="model-T1", balanced=1)),
         write_runs(tmp_path, entry([1, 2, 3, 196], name="model-T4", balanced=4), entry([1, 2, 3, 190], name="other")),
@@ -150,7 +150,7 @@ def test_many_files_have_a_table_and_no_cards(tmp_path: Path, files: int, cards:
 
 
 @pytest.mark.slow
-def test_runs_of_different_data_stand_apart(tmp_path: Path) -> None:
+def test_runs_of_different_data_are_shown_separately(tmp_path: Path) -> None:
     folders = [
         write_runs(tmp_path, entry([180], name="a"), data="mnist"),
         write_runs(tmp_path, entry([180], name="b"), data="cifar10"),
@@ -165,14 +165,14 @@ def test_runs_of_different_data_stand_apart(tmp_path: Path) -> None:
     assert all(labels)
 
 
-def test_cifar10_beside_the_papers_vgg16(tmp_path: Path) -> None:
+def test_cifar10_is_compared_with_the_papers_vgg16(tmp_path: Path) -> None:
     _, text = write(tmp_path, write_runs(tmp_path, entry([1, 2, 3, 180]), data="cifar10"))
     assert "The paper's CIFAR-10 network is a VGG-16" in text
     assert "| ours: model | 99.50 | 90.00 |  |  |" in text
     assert "| paper: \N{GREEK SMALL LETTER ALPHA} = 1 | 93.28 |  | 89.97 | 92.47 |" in text
 
 
-def test_a_run_that_ended_before_its_t_is_not_put_beside_the_paper(tmp_path: Path) -> None:
+def test_a_run_that_ended_before_its_t_is_not_compared_with_the_paper(tmp_path: Path) -> None:
     folder = write_runs(tmp_path, entry([20, 150]), entry([1, 2, 3, 180], name="whole"))
     _, text = write(tmp_path, folder)
     assert "| ours: whole |" in text
@@ -191,7 +191,7 @@ def test_without_labels(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_cnns_accuracy_is_no_level_of_agreement(tmp_path: Path) -> None:
+def test_the_cnns_accuracy_is_not_drawn_on_an_axis_of_agreement(tmp_path: Path) -> None:
     labelled = write_runs(tmp_path, entry([20, 150], name="a"))
     page, _ = write(tmp_path, labelled)
     assert "the CNN, 99.50 %" in page.within("svg")
@@ -203,7 +203,7 @@ def test_the_cnns_accuracy_is_no_level_of_agreement(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_each_way_to_choose_a_margin_is_told_with_its_files(tmp_path: Path) -> None:
+def test_each_choice_of_a_margin_is_listed_with_its_files(tmp_path: Path) -> None:
     leads = [4, 7, 9]
     labelled = [entry([20, 150, 190], name=name, exit_leads=leads) for name in ("a", "b")]
     run = entry([20, 150, 190], name="c", labels=None, exit_leads=leads)
@@ -224,7 +224,7 @@ def test_each_way_to_choose_a_margin_is_told_with_its_files(tmp_path: Path) -> N
     assert "same class as after T, %" in page.within("svg")
 
 
-def test_hostile_names_are_text(tmp_path: Path) -> None:
+def test_hostile_names_are_escaped(tmp_path: Path) -> None:
     name = "<script>alert(1)</script>|`*"
     run = entry([20, 150, 190], name=name)
     folder = write_runs(tmp_path, run, data='"><img src=x onerror=alert(1)>', classes=("<b>", "&amp;", "[a](b)"))
@@ -257,7 +257,7 @@ def test_the_same_folders_give_the_same_bytes(tmp_path: Path) -> None:
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
-def test_older_run_folders_lack_channels_and_the_page_says_so(tmp_path: Path) -> None:
+def test_the_page_says_that_older_run_folders_lack_channels(tmp_path: Path) -> None:
     folder = write_runs(tmp_path, entry([20, 150, 190]))
     for name in ("firing_rates.csv", "thresholds.csv"):
         (folder / name).unlink()
@@ -267,7 +267,7 @@ def test_older_run_folders_lack_channels_and_the_page_says_so(tmp_path: Path) ->
     assert "| first.conv | 4 | 50.00 |" in text
 
 
-def test_a_file_of_other_hands_has_firing_rates_and_no_thresholds(tmp_path: Path) -> None:
+def test_a_file_of_another_tool_has_firing_rates_and_no_thresholds(tmp_path: Path) -> None:
     folder = write_runs(tmp_path, entry([20, 150, 190]))
     (folder / "thresholds.csv").unlink()
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -293,7 +293,7 @@ def with_neurons(*kinds: tuple[str, str, str | None, str | None]) -> dict[str, o
 
 
 @pytest.mark.slow
-def test_kinds_of_neurons_stand_side_by_side(tmp_path: Path) -> None:
+def test_kinds_of_neurons_are_compared(tmp_path: Path) -> None:
     files = {
         "soft-T2": (190, 2),
         "soft-T4": (196, 4),
@@ -304,7 +304,7 @@ def test_kinds_of_neurons_stand_side_by_side(tmp_path: Path) -> None:
     }
     runs = [entry([1] * (t - 1) + [right], name=name, balanced=t) for name, (right, t) in files.items()]
     manifest = with_neurons(
-        # A file of an earlier version says nothing of thresholds.
+        # Files of earlier versions do not record the kind of thresholds.
         ("soft-T2", "soft", None, None),
         ("soft-T4", "soft", "channel", "lava"),
         ("circuit", "soft", "channel", "loihi2"),
@@ -317,7 +317,7 @@ def test_kinds_of_neurons_stand_side_by_side(tmp_path: Path) -> None:
     assert "| 2 | 95.00 |  |  |  |" in text
     assert "| 4 | 98.00 | 98.00 | 97.00 | 96.00 / 95.50 |" in text
     assert "hard scalar: Lava's own LIF with one threshold per layer, as stock netx has it on hardware" in text
-    # Neurons stand on the cards, and do not lengthen every name.
+    # Neurons are named on the cards and not in every label.
     assert {"soft-T4", "array", "scalar"} <= set(page.within("article"))
     assert {f"mnist, 200 images, {kind} neurons" for kind in ("soft", "hard scalar")} <= set(page.within("article"))
     assert "| ours: soft | 99.50 | 95.00 | 98.00 |" in text
@@ -338,8 +338,8 @@ def test_files_of_one_name_and_different_neurons_are_different_curves(tmp_path: 
 
 
 @pytest.mark.slow
-def test_every_file_of_every_run_has_a_label_of_its_own(tmp_path: Path) -> None:
-    """One stem begins as another, and two folders in different places have one name."""
+def test_every_file_of_every_run_has_a_unique_label(tmp_path: Path) -> None:
+    """One file name begins with another one, and two folders in different places have the same name."""
     folders = []
     for place in ("a", "b"):
         (tmp_path / place).mkdir()
@@ -350,7 +350,7 @@ def test_every_file_of_every_run_has_a_label_of_its_own(tmp_path: Path) -> None:
     assert sorted(labels) == sorted([*one, *(f"{label}, 2" for label in one)])
 
 
-def test_a_folder_that_is_named_twice_is_one_run(tmp_path: Path) -> None:
+def test_a_folder_that_is_given_twice_is_one_run(tmp_path: Path) -> None:
     folder = write_runs(tmp_path, entry([180]))
     page, _ = write(tmp_path, folder, folder / ".." / folder.name)
     assert [text for text in page.within("article") if text.startswith("model")] == ["model"]
@@ -363,7 +363,7 @@ def test_one_kind_of_neurons_is_not_named(tmp_path: Path) -> None:
     assert page.within("article")[0] == "model"
 
 
-def test_estimates_stand_with_their_boundary_and_every_constant(tmp_path: Path) -> None:
+def test_estimates_are_shown_with_their_limits_and_every_constant(tmp_path: Path) -> None:
     run, other = entry([20, 150, 190, 199]), entry([20, 150], name="other", balanced=2)
     page, text = write(tmp_path, write_runs(tmp_path, run, other))
     assert "Energy and time, estimated" in page.within("h2")
@@ -379,7 +379,7 @@ def test_estimates_stand_with_their_boundary_and_every_constant(tmp_path: Path) 
         assert any(constant.source in cell for cell in page.within("td"))
 
 
-def test_runs_without_estimates_have_no_section_of_them(tmp_path: Path) -> None:
+def test_runs_without_estimates_do_not_have_a_section_on_energy(tmp_path: Path) -> None:
     folder = write_runs(tmp_path, entry([20, 150]))
     results = json.loads((folder / "result.json").read_text())
     del results["model"]["energy"]
@@ -389,7 +389,7 @@ def test_runs_without_estimates_have_no_section_of_them(tmp_path: Path) -> None:
 
 
 def test_a_channel_that_never_fires_beside_one_threshold_for_the_layer(tmp_path: Path) -> None:
-    """Its integer is the layer's; that there is no real threshold says so."""
+    """Its integer is the layer's threshold; it can be recognized by its missing real threshold."""
     folder = write_runs(tmp_path, entry([20, 150, 190, 199]))
     content = (folder / "thresholds.csv").read_text()
     lines = [content.splitlines()[0]] + [
@@ -401,7 +401,7 @@ def test_a_channel_that_never_fires_beside_one_threshold_for_the_layer(tmp_path:
     assert "| 3 | 100.00 | 5 | 2.5 | 0 |" in text
 
 
-def test_nothing_is_overwritten_unless_told(tmp_path: Path) -> None:
+def test_nothing_is_overwritten_without_the_option(tmp_path: Path) -> None:
     folder = write_runs(tmp_path, entry([20]))
     (tmp_path / "report.md").write_text("mine")
     with pytest.raises(InputError, match=r"report\.md: exists already; nothing was changed"):
@@ -412,7 +412,7 @@ def test_nothing_is_overwritten_unless_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_damaged_run_leaves_no_page(tmp_path: Path) -> None:
+def test_a_damaged_run_does_not_leave_a_page(tmp_path: Path) -> None:
     whole, damaged = write_runs(tmp_path, entry([20])), write_runs(tmp_path, entry([20], name="other"))
     (damaged / "result.json").write_text("{")
     with pytest.raises(InputError) as caught:
@@ -431,7 +431,7 @@ def test_the_output_is_html(tmp_path: Path) -> None:
 
 
 def manifest_of(file: Path, utc_time: str, data: str = "mnist") -> dict[str, object]:
-    """A manifest of a run that read ``file`` at this time."""
+    """Return the manifest of a run of ``file`` at this time."""
     made = new_manifest(network="a", data=data, backend="ref", files=[file], command_line=["run"], seed=None)
     return {**made, "utc_time": utc_time}
 
@@ -448,7 +448,7 @@ def runs_of_one_file(tmp_path: Path, runs: Sequence[tuple[str, int, FileResults]
     return folders
 
 
-def test_of_equally_complete_runs_of_a_file_the_newest_is_shown_and_the_others_are_named(tmp_path: Path) -> None:
+def test_the_newest_of_equally_complete_runs_is_shown_and_the_others_are_named(tmp_path: Path) -> None:
     runs = (("old", 10, 150), ("new", 12, 196), ("between", 11, 180))
     folders = runs_of_one_file(
         tmp_path, [(place, hour, entry([1, 2, 3, right], name="model-T4")) for place, hour, right in runs]
@@ -499,7 +499,7 @@ def test_a_newer_run_that_is_less_complete_is_left_out(tmp_path: Path, reason: s
 
 
 def test_more_images_count_more_than_the_cnn(tmp_path: Path) -> None:
-    """A quick look at a few images, with the CNN, does not hide the accuracy on all."""
+    """A short run on a few images with the CNN does not hide the accuracy on all images."""
     every = entry([20, 150, 190, 196], name="model-T4", has_cnn=False, has_float=False)
     stored = read_run(runs_of_one_file(tmp_path, [("full", 10, every)])[0])
     quick = replace(stored, name="quick", evaluations={"model-T4": of_images(FULL, 20).evaluation})
@@ -557,7 +557,7 @@ def test_the_verdict_without_labels_and_of_several_data_sets(tmp_path: Path) -> 
 
 
 def test_every_file_has_one_colour_on_the_whole_page(tmp_path: Path) -> None:
-    """Its class stands on its card, and on every series that bears its name; that of no other file does."""
+    """Its CSS class is on its card and on every series with its name; no other file has that class."""
     runs = [entry([1] * (t - 1) + [190], name=f"m-T{t}", balanced=t, exit_leads=[4] * (t - 1) + [9]) for t in (2, 3, 4)]
     written = build.write_report([write_runs(tmp_path, *runs)], tmp_path / "report.html")
     source = written.html.read_text()
@@ -569,7 +569,7 @@ def test_every_file_has_one_colour_on_the_whole_page(tmp_path: Path) -> None:
         assert set(swatches) == {f"s{index}"}
 
 
-def test_points_far_below_the_others_leave_the_frame_and_are_named(tmp_path: Path) -> None:
+def test_points_far_below_the_others_are_outside_the_frame_and_named(tmp_path: Path) -> None:
     """The paper has 86.18 % at T = 4."""
     runs = [entry([1] * (t - 1) + [198], name=f"m-T{t}", balanced=t) for t in (4, 8)]
     page, _ = write(tmp_path, write_runs(tmp_path, *runs))
@@ -577,7 +577,7 @@ def test_points_far_below_the_others_leave_the_frame_and_are_named(tmp_path: Pat
     assert caption.endswith("Outside the frame: paper: \N{GREEK SMALL LETTER ALPHA} = 1, T = 4: 86.18 %.")
     ticks = [text for path, text in page.texts if path[-1] == "text"]
     assert "40" not in ticks
-    # One picture in three sizes, and no second panel.
+    # One picture in three sizes, without a second panel.
     assert len([1 for tag, attributes in page.elements if (attributes.get("class") or "") == "wide"]) == 4 - 1
 
 
@@ -613,7 +613,7 @@ def test_without_a_folder_the_newest_run_is_taken(tmp_path: Path, monkeypatch: p
     assert (tmp_path / "report.md").read_text().startswith("# newest on mnist\n")
 
 
-def test_a_folder_of_runs_is_all_of_them(tmp_path: Path) -> None:
+def test_a_folder_of_runs_means_all_of_them(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     runs.mkdir()
     for name in ("one", "two"):
@@ -634,7 +634,7 @@ def test_the_page_can_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert opened == [output.as_uri()]
 
 
-def test_a_figure_takes_the_place_of_the_page(tmp_path: Path) -> None:
+def test_a_figure_is_written_instead_of_a_page(tmp_path: Path) -> None:
     folder, output = write_runs(tmp_path, entry([20, 197, 198, 199])), tmp_path / "accuracy.pdf"
     done = CliRunner().invoke(cli.app, ["report", str(folder), "--figure", str(output), "--width", "column"])
     assert (done.exit_code, done.stdout) == (0, f"wrote {output}\n")

@@ -1,4 +1,4 @@
-"""A report in a real browser, on a phone and on a wide screen, light and dark."""
+"""The report in a real browser, on a phone and a wide screen, light and dark."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ SHOWN = "[...document.querySelectorAll('.pictures > div > svg')].filter((svg) =>
 
 OPEN_ALL = "document.querySelectorAll('details').forEach((details) => { details.open = true; })"
 
-# Boxes of tables that hold more than they show.
+# Boxes of tables whose contents are wider than the box.
 CUT_OFF = """[...document.querySelectorAll(".scroll")].filter((box) => box.scrollWidth > box.clientWidth)
   .map((box) => [box.scrollWidth, box.clientWidth, box.textContent.trim().slice(0, 80)])"""
 
-# Of every element that shows text of its own: what is behind it, and its colour on that, as a canvas paints them.
+# For every element with text of its own: the background and the text colour, as painted by a canvas.
 TEXT_COLOURS = """(() => {
   const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
   const painted = (colours) => {
@@ -61,7 +61,7 @@ def tab() -> Iterator[Tab]:
 
 @pytest.fixture(scope="module", params=["one", "several"])
 def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of one run, and of several runs of two data sets, with long and hostile names."""
+    """The report of one run, and one of several runs on two data sets, with long and hostile names."""
     root = tmp_path_factory.mktemp("report")
     if request.param == "one":
         folders = [write_runs(root, entry([20, 150, 190, 199], exit_leads=[4, 5, 7, 9]))]
@@ -78,7 +78,7 @@ def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.mark.parametrize(("width", "scheme"), SCREENS)
-def test_it_fits_and_nothing_complains(tab: Tab, page: Path, width: int, scheme: str) -> None:
+def test_it_fits_without_errors_in_the_console(tab: Tab, page: Path, width: int, scheme: str) -> None:
     tab.complaints.clear()
     tab.requests.clear()
     tab.show(page, width, 844, scheme)
@@ -106,7 +106,7 @@ def test_every_chart_shows_one_of_its_sizes(tab: Tab, page: Path, width: int) ->
         ((shown, height),) = sizes
         assert 250 < shown <= width
         assert height > 120
-    # Letters are neither too small to be read nor larger than those around them.
+    # Letters are legible and not larger than the surrounding text.
     scales = tab.evaluate(f"{SHOWN}.map((svg) => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width)")
     assert all(0.8 < scale < 1.6 for scale in scales)
 
@@ -123,7 +123,7 @@ def test_labels_of_an_axis_do_not_touch(tab: Tab, page: Path) -> None:
 
 
 def luminance(colour: list[int]) -> float:
-    """Relative luminance of WCAG 2."""
+    """Return the relative luminance defined by WCAG 2."""
     linear = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -147,7 +147,7 @@ def test_text_can_be_read_in_light_and_dark(tab: Tab, page: Path) -> None:
     assert luminance(backgrounds["dark"]) < 0.05
 
 
-def test_series_stand_out_from_the_surface(tab: Tab, page: Path) -> None:
+def test_series_contrast_with_the_background(tab: Tab, page: Path) -> None:
     """Graphics need a contrast of 3 (WCAG 2, 1.4.11)."""
     for scheme in ("light", "dark"):
         tab.show(page, 1440, 844, scheme)
@@ -159,7 +159,7 @@ def test_series_stand_out_from_the_surface(tab: Tab, page: Path) -> None:
         assert all(contrast(surface, colour) >= 3 for colour in series)
 
 
-def test_a_mark_says_its_values(tab: Tab, page: Path) -> None:
+def test_the_tooltip_of_a_mark_shows_its_values(tab: Tab, page: Path) -> None:
     tab.show(page, 1440, 844, "light")
     words = tab.evaluate("""(() => {
       const figure = document.querySelector("figure.chart");
@@ -178,7 +178,7 @@ def test_no_table_is_cut_off(tab: Tab, page: Path, width: int) -> None:
     tab.show(page, width, 844, "light")
     assert tab.evaluate(CUT_OFF) == []
     tab.evaluate(OPEN_ALL)
-    # Tables are fitted when their details open, which is an event of its own.
+    # Tables are fitted when their details open, which is a separate event.
     tab.evaluate("new Promise((resolve) => setTimeout(resolve, 100))")
     assert tab.evaluate(CUT_OFF) == []
     shown = tab.evaluate("""[...document.querySelectorAll(".scroll td")].filter((cell) => cell.getClientRects().length)
@@ -187,7 +187,7 @@ def test_no_table_is_cut_off(tab: Tab, page: Path, width: int) -> None:
 
 
 def point_at(tab: Tab, place: str) -> str | None:
-    """What the tip of the first chart says when the pointer is at ``place``, JavaScript for [x, y]; None: nothing."""
+    """Return the first chart's tooltip with the pointer at ``place``, JavaScript for [x, y]; None if it is hidden."""
     told: str | None = tab.evaluate(f"""(() => {{
       const figure = document.querySelector("figure.chart");
       const [clientX, clientY] = {place};
@@ -202,7 +202,7 @@ LEVEL = """[...figure.querySelectorAll(".pictures .level")]
   .map((line) => line.getBoundingClientRect()).find((box) => box.width)"""
 
 
-def test_a_mark_near_the_cnns_line_is_what_the_pointer_means(tab: Tab, page: Path) -> None:
+def test_a_mark_near_the_cnns_line_has_priority(tab: Tab, page: Path) -> None:
     tab.show(page, 1440, 844, "light")
     mark = """(() => { const level = %s;
       const all = [...figure.querySelectorAll(".pictures .mark")].map((one) => one.getBoundingClientRect());
@@ -213,7 +213,7 @@ def test_a_mark_near_the_cnns_line_is_what_the_pointer_means(tab: Tab, page: Pat
     words = point_at(tab, mark % LEVEL)
     assert words is not None
     assert "T = " in words
-    # Where no mark is near, the line says what it is.
+    # Where no mark is near, the tooltip describes the line.
     away = """(() => { const level = %s;
       const marks = [...figure.querySelectorAll(".pictures .mark")].map((one) => one.getBoundingClientRect());
       const near = (x) => marks.some((box) => Math.hypot(box.left - x, box.top - level.top) < 60);
@@ -242,7 +242,7 @@ def press(tab: Tab, key: str) -> None:
 
 
 def test_marks_are_reached_with_the_keyboard(tab: Tab, page: Path) -> None:
-    """Tab goes from the legend to a chart, and on from there to its buttons; arrows go from mark to mark."""
+    """Tab moves from the legend to a chart and then to its buttons; arrows move from mark to mark."""
     tab.show(page, 1440, 844, "light")
     told = """(() => { const figure = document.querySelector("figure.chart"), tip = figure.querySelector(".tip");
       const own = document.activeElement.getAttribute("aria-label");
@@ -272,7 +272,7 @@ def test_marks_are_reached_with_the_keyboard(tab: Tab, page: Path) -> None:
 
 
 def saved(tab: Tab, folder: Path, label: str) -> str:
-    """The content of the file that a button of the first chart saves."""
+    """Return the contents of the file that a button of the first chart saves."""
     tab.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
     tab.evaluate(
         f"""[...document.querySelector("figure.chart").querySelectorAll(".save button")]
@@ -286,7 +286,7 @@ def saved(tab: Tab, folder: Path, label: str) -> str:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_chart_is_saved_as_a_picture_that_stands_alone(tab: Tab, page: Path, tmp_path: Path, scheme: str) -> None:
+def test_a_chart_is_saved_as_a_self_contained_picture(tab: Tab, page: Path, tmp_path: Path, scheme: str) -> None:
     tab.show(page, 1440, 844, scheme)
     content = saved(tab, tmp_path, "SVG")
     root = ElementTree.fromstring(content)
@@ -298,12 +298,12 @@ def test_a_chart_is_saved_as_a_picture_that_stands_alone(tab: Tab, page: Path, t
     assert texts[0] == tab.evaluate("document.querySelector('figure.chart strong').textContent")
     assert any(text and "paper" in text for text in texts)
     assert any(text and "time steps" in text for text in texts)
-    # Light on screens of both kinds: the first file's colour.
+    # Saved in light colours on both kinds of screen: the first file's colour.
     assert "rgb(0, 114, 178)" in {element.get("fill") for element in elements}
     assert elements[1].get("fill") == "#ffffff"
 
 
-def test_a_chart_is_saved_as_numbers(tab: Tab, page: Path, tmp_path: Path) -> None:
+def test_a_chart_is_saved_as_csv(tab: Tab, page: Path, tmp_path: Path) -> None:
     tab.show(page, 1440, 844, "light")
     rows = list(csv.reader(saved(tab, tmp_path, "CSV").splitlines()))
     assert rows[0][:3] == ["series", "latency T, time steps", "accuracy, %"]
@@ -312,7 +312,7 @@ def test_a_chart_is_saved_as_numbers(tab: Tab, page: Path, tmp_path: Path) -> No
 
 
 def test_it_prints_white_pages_with_whole_tables(tab: Tab, page: Path, tmp_path: Path) -> None:
-    """A4 less its margins is 703 pixels wide. The screen is dark, and no table fits it."""
+    """A4 without margins is 703 pixels wide. The screen is dark and too narrow for every table."""
     tab.show(page, 390, 844, "dark")
     tab.call("Emulation.setDeviceMetricsOverride", width=703, height=1000, deviceScaleFactor=1, mobile=False)
     dark = [{"name": "prefers-color-scheme", "value": "dark"}]

@@ -1,4 +1,4 @@
-"""`loihi-convert reproduce` on digits: cells made up for them, what is computed once, and figures by hand."""
+"""`loihi-convert reproduce` on digits: invented cells of the paper, reuse of results, hand-derived values."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from loihi_convert.simulation.relu import cnn_scores
 
 pytestmark = pytest.mark.slow
 
-# Made up: no paper has measured digits.
+# Invented: the paper did not measure digits.
 CELLS = (
     Cell("2", "digits", "act-norm-channelwise", "hard", 1.0, 8, 90.0),
     Cell("2", "digits", "ngu-lee", "soft", 1.0, 8, 80.0),
@@ -65,7 +65,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Command:
-    """`reproduce` with a folder of its own; returns the exit code."""
+    """Run `reproduce` with a new folder; return the exit code."""
 
     def __init__(self, checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.checkpoint, self.folder = checkpoint, folder
@@ -92,7 +92,7 @@ def command(checkpoint: Path, tmp_path: Path, made_up: None, monkeypatch: pytest
     return Command(checkpoint, tmp_path, monkeypatch)
 
 
-def test_a_table_holds_what_the_integers_give(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_contains_the_accuracy_of_the_integers(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("table", "2", "--no-best") == 0
     printed = capsys.readouterr()
     page = (command.folder / "table-2.md").read_text()
@@ -119,7 +119,7 @@ def test_a_table_holds_what_the_integers_give(command: Command, capsys: pytest.C
     right = cnn_scores(source.network, test.images).argmax(axis=1) == test.known_labels
     assert row["conversion_loss"] == f"{100 * float(right.mean()) - expected:.2f}"
     assert len(command.rows("table-2.csv")) == 4 * 3
-    # What the paper could not measure.
+    # A cell without a value in the paper.
     blanks = [line.split("|") for line in page.splitlines() if line.startswith("| 2 ") and "act-norm" in line]
     assert [blank[4].strip() for blank in blanks] == ["-", "-"]
 
@@ -139,7 +139,7 @@ def test_many_steps_take_fewer_images(command: Command, monkeypatch: pytest.Monk
     }
 
 
-def test_what_is_computed_is_not_computed_again(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_not_computed_again(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert command("table", "2") == 0
     page = (command.folder / "table-2.md").read_bytes()
     for name in ("balance_each", "run_network", "cnn_scores", "quantize"):
@@ -147,14 +147,14 @@ def test_what_is_computed_is_not_computed_again(command: Command, monkeypatch: p
     monkeypatch.setattr(best.pipeline, "export", None)
     assert command("table", "2") == 0
     assert (command.folder / "table-2.md").read_bytes() == page
-    # A picture of the same cells needs nothing else.
+    # A figure of the same cells does not need further results.
     assert command("figure", "6", "--variants", "literal,compensated") == 0
-    # Another number of images is another number.
+    # A different number of images is a different result.
     with pytest.raises(TypeError):
         command("table", "2", "--calibration", "99", "--images", "60")
 
 
-def test_a_killed_run_goes_on_where_it_was(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_continues(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "_PART", 20)
     calls: list[int] = []
 
@@ -167,13 +167,13 @@ def test_a_killed_run_goes_on_where_it_was(command: Command, monkeypatch: pytest
     monkeypatch.setattr(measure, "run_network", run_some)
     words = ("table", "2", "--no-best", "--variants", "literal", "-T", "8")
     assert command(*words) == 128 + signal.SIGINT
-    # Of three portions of the first cell two are done; its thresholds are kept.
+    # Two of the first cell's three parts are complete; its thresholds are kept.
     (part,) = command.computed("part")
     assert part["value"]["images"] == 40
     assert len(command.computed("thresholds")) == 1
     assert not command.computed("cell")
     assert command(*words) == 0
-    # The third portion of the first cell, and all of the second.
+    # The third part of the first cell, and all parts of the second.
     assert calls[3:] == [20, 20, 20, 20]
     assert not command.computed("part")
     interrupted = [record["value"]["correct"] for record in command.computed("cell")]
@@ -197,8 +197,8 @@ def test_thresholds_for_spike_counts_are_those_for_potentials(command: Command) 
     assert row["accuracy"] == f"{100 * right.mean():.2f}"
 
 
-def test_what_a_spike_is_worth_changes_nothing_with_one_threshold_for_a_layer(checkpoint: Path) -> None:
-    """Why spike-norm is measured once for both amplitudes."""
+def test_the_amplitude_is_irrelevant_with_one_threshold_per_layer(checkpoint: Path) -> None:
+    """Therefore spike-norm is measured once for both amplitudes."""
     data, source = load_data("digits"), open_source(checkpoint)
     calibration, test = data.calibration.images[:100], data.test.images[:60]
     assert all(layer.synapse.bias is None for layer in source.network.layers)
@@ -210,7 +210,7 @@ def test_what_a_spike_is_worth_changes_nothing_with_one_threshold_for_a_layer(ch
     assert (classes[0] == classes[1]).mean() > 0.99
 
 
-def test_the_headline_is_that_of_exported_files(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_headline_is_measured_on_exported_files(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("table", "headline", "--variants", "literal") == 0
     cnn, spiking = command.rows("table-headline.csv")
     assert (cnn["method"], cnn["timesteps"], cnn["conversion_loss"]) == ("cnn", "", "0.00")
@@ -247,13 +247,13 @@ def test_the_best_is_chosen_without_test_images(
     assert right[record["value"]["network"]] == max(right.values())
     (row,) = (row for row in command.rows("table-2.csv") if row["variant"] == "best")
     assert row["network"] == record["value"]["network"]
-    # The best that the paper has at T = 2 is the only one it could measure there.
+    # The paper's best at T = 2 is its only measured value there.
     assert row["paper_accuracy"] == "20.00"
     assert float(row["difference"]) == pytest.approx(float(row["accuracy"]) - 20, abs=0.006)
     assert "## The best of our methods" in (command.folder / "table-2.md").read_text()
 
 
-def test_beyond_long_t_the_method_is_the_one_found_for_it(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_beyond_long_t_the_method_is_chosen_once(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "LONG", 4)
     asked: list[tuple[int, str, bool | None]] = []
 
@@ -269,13 +269,13 @@ def test_beyond_long_t_the_method_is_the_one_found_for_it(command: Command, monk
     assert used["balance"].get("percentile") == chosen["balance"].get("percentile")
     assert ("calibration" in used) == ("calibration" in chosen)
     assert "beyond T = " in (command.folder / "table-2.md").read_text()
-    # Found once for all larger T.
+    # The method is chosen once for all larger T.
     monkeypatch.setattr(paper, "table", lambda name: (replace(CELLS[1], timesteps=16),))
     assert command("table", "2", "--variants", "literal") == 0
     assert [steps for steps, *_ in asked] == [4, 8, 16]
 
 
-def test_figure_11_shows_the_best_where_the_paper_has_nothing(
+def test_figure_11_shows_our_best_where_the_paper_has_no_value(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made_up = (
@@ -291,7 +291,7 @@ def test_figure_11_shows_the_best_where_the_paper_has_nothing(
 
 
 @pytest.mark.parametrize("name", ["6", "12"])
-def test_accuracy_figures_are_written_and_show_the_numbers(command: Command, name: str) -> None:
+def test_accuracy_figures_show_the_measured_values(command: Command, name: str) -> None:
     assert command("figure", name, "--no-best") == 0
     assert (command.folder / f"figure-{name}.svg").read_text().startswith("<?xml")
     assert (command.folder / f"figure-{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -316,10 +316,8 @@ def test_figure_7_is_the_mean_of_spikes_over_neurons_steps_and_images(command: C
         assert found == pytest.approx(rates.tolist())
 
 
-def test_rates_are_of_the_images_of_the_accuracies_unless_their_number_is_said(
-    command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a GPU where torch sees one; here it sees none."""
+def test_rates_use_the_images_of_the_accuracies_by_default(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run on a GPU if torch finds one; here it does not."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(images, "MOST_RATE_IMAGES", 20)
     words = ("figure", "7", "-T", "2", "--methods", "ngu-lee", "--device", "auto")
@@ -329,7 +327,7 @@ def test_rates_are_of_the_images_of_the_accuracies_unless_their_number_is_said(
     assert counts == ["20", "70"]
 
 
-def test_figure_a4_is_the_balanced_thresholds(command: Command) -> None:
+def test_figure_a4_shows_the_balanced_thresholds(command: Command) -> None:
     assert command("figure", "A4") == 0
     rows = command.rows("figure-A4.csv")
     source = open_source(command.checkpoint)
@@ -356,7 +354,7 @@ def entry(cell: Cell, correct: int | None, *, cnn_correct: int = 9900, images: i
 
 
 def test_differences_and_losses_by_hand() -> None:
-    """MNIST: the paper's CNN is at 99.31. Ours 9,850 of 10,000 with a CNN of 99.00; the paper's cell 98.98."""
+    """MNIST: CNN 99.31 and cell 98.98 in the paper; here 9,850 of 10,000 with a CNN of 99.00."""
     one = entry(Cell("2", "mnist", "ngu-lee", "soft", 1.0, 8, 98.98), 9850)
     assert one.accuracy == 98.5
     assert one.difference == pytest.approx(-0.48)
@@ -365,7 +363,7 @@ def test_differences_and_losses_by_hand() -> None:
     assert one.loss_difference == pytest.approx(0.17)
     text = page.markdown_page("Title", [one], notes=["A note."])
     rows = [[word.strip() for word in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| 8 ")]
-    # Wilson's interval of 9,850 of 10,000.
+    # Wilson's interval for 9,850 of 10,000.
     assert rows == [["8", "98.98", "98.50 [98.24, 98.72] (-0.48)"], ["8", "0.33", "0.50 (+0.17)"]]
     (row,) = csv.DictReader(tables.csv_table([one]).splitlines())
     numbers = ("accuracy", "difference", "conversion_loss", "paper_conversion_loss", "loss_difference")
@@ -373,14 +371,14 @@ def test_differences_and_losses_by_hand() -> None:
     assert (row["interval_low"], row["interval_high"]) == ("98.24", "98.72")
 
 
-def test_what_does_not_fit_loihi_is_a_dash_with_its_reason() -> None:
+def test_a_network_that_does_not_fit_loihi_is_a_dash_with_a_reason() -> None:
     text = page.markdown_page("Title", [entry(Cell("2", "mnist", "ngu-lee", "soft", 1.0, 8, 98.98), None)])
     assert "| 8   | 98.98 | -       |" in text
     assert "- mnist, T = 8, ngu-lee (soft), literal: fc: too large" in text
 
 
-def test_the_order_counts_pairs_that_the_paper_tells_apart() -> None:
-    """On 10,000 images the interval of 99.0 less 98.9 is 1.96 sqrt(99 x 1 + 98.9 x 1.1) / 100 = 0.28 points: chance."""
+def test_the_order_counts_pairs_that_differ_by_more_than_chance() -> None:
+    """On 10,000 images 99.0 - 98.9 is uncertain by 1.96 sqrt(99 x 1 + 98.9 x 1.1) / 100 = 0.28 points: chance."""
 
     def cell(method: str, accuracy: float | None, timesteps: int = 8) -> Cell:
         return Cell("2", "mnist", method, "soft", 1.0, timesteps, accuracy)
@@ -392,7 +390,7 @@ def test_the_order_counts_pairs_that_the_paper_tells_apart() -> None:
         entry(cell("robust-norm", None), 5000),
         entry(cell("act-norm", 50.0, timesteps=4), 5000),
     ]
-    # ngu-lee and rmp are not told apart, nothing is known of robust-norm, and T = 4 has one row.
+    # ngu-lee and rmp are within chance, robust-norm has no value, and T = 4 has one row.
     found = order.pairs(entries, entries[0].variant)
     described = [(pair.better.cell.method, pair.worse.cell.method, pair.is_same, pair.is_chance) for pair in found]
     assert described == [("ngu-lee", "act-norm", False, True), ("rmp", "act-norm", False, False)]
@@ -400,7 +398,7 @@ def test_the_order_counts_pairs_that_the_paper_tells_apart() -> None:
     assert first == "- **literal**: 0 of 2 in the paper's order."
     assert others[0].endswith("paper 99.00 and 90.00, ours 97.00 and 97.10, within chance")
     assert others[1].endswith("paper 98.90 and 90.00, ours 90.00 and 97.10")
-    # What is not measured is not counted, and said.
+    # Pairs that were not measured are not counted; their number is printed.
     entries[1] = replace(entries[1], outcome=None)
     first, *_ = order.order_lines(entries, entries[0].variant)
     assert first == "- **literal**: 0 of 1 in the paper's order; 1 more are not measured here."
@@ -417,7 +415,7 @@ def test_every_cell_of_the_paper_has_a_setting_and_spike_norm_with_soft_reset_is
     assert cells.setting(one, cells.VARIANTS["literal"]) == cells.setting(
         replace(one, method="rmp"), cells.VARIANTS["literal"]
     )
-    # Variants that measure every cell alike are one.
+    # Variants with the same settings for every cell are equivalent.
     twice = [cells.VARIANTS["literal"], replace(cells.VARIANTS["literal"], name="again"), cells.VARIANTS["spikes"]]
     assert [variant.name for variant in cells.distinct_variants(twice, paper.table("A2"))] == ["literal", "spikes"]
     hard = replace(one, method="act-norm", reset="hard")
@@ -454,14 +452,14 @@ def test_every_figure_has_cells() -> None:
         (("--device", "gpu"), "--device: found 'gpu'; must be one of auto, cpu, cuda."),
     ],
 )
-def test_wrong_options_say_what_is_allowed(
+def test_errors_name_the_allowed_values(
     command: Command, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
 ) -> None:
     assert command("table", "2", *words) == UsageError.exit_code
     assert re.search(f"error: {message}", capsys.readouterr().err)
 
 
-def test_networks_must_fit_the_table_and_each_other(
+def test_networks_must_match_the_table_and_each_other(
     command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert command("table", "2", "--model", str(command.checkpoint)) == UsageError.exit_code
@@ -471,7 +469,7 @@ def test_networks_must_fit_the_table_and_each_other(
     assert "--model: one was trained on digits; table 2 needs networks trained on mnist" in (
         err := capsys.readouterr().err
     )
-    # Not also that its cells are left out.
+    # The message does not mention omitted cells as well.
     assert "left out" not in err
 
 
@@ -560,8 +558,8 @@ def test_a_ready_made_model_is_its_cnn_and_what_was_fine_tuned_from_it(
     assert "train --data mnist" in raised.value.hint
 
 
-def test_maxima_over_few_images_are_told(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
-    """On MNIST ngu-lee at T = 4 seems better with 500 calibration images than with the paper's 60,000."""
+def test_maxima_over_few_images_give_a_warning(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    """On MNIST ngu-lee at T = 4 appears better with 500 calibration images than with the paper's 60,000."""
     words = ("table", "2", "--no-best", "--variants", "literal", "-T", "2")
     assert command(*words) == 0
     assert (
@@ -592,7 +590,7 @@ def test_the_variants_explain_themselves(capsys: pytest.CaptureFixture[str]) -> 
         (("table", "2"), "--model: not given; table 2 needs a network."),
     ],
 )
-def test_what_cannot_be_reproduced(
+def test_requests_that_cannot_be_reproduced(
     words: tuple[str, ...], found: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["loihi-convert", "reproduce", *words])
@@ -600,7 +598,7 @@ def test_what_cannot_be_reproduced(
     assert f"error: {found}" in capsys.readouterr().err
 
 
-def test_json_holds_the_rows_of_the_csv_file(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_contains_the_rows_of_the_csv_file(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("headline", "--variants", "literal", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["rows"] == command.rows("table-headline.csv")

@@ -1,4 +1,4 @@
-"""The grid on which weights of few bits are rounded."""
+"""The grid to which weights are rounded if they have few bits."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def test_never_worse_than_the_scale_of_the_largest_weight(seed: int, bits: int) 
 
 
 def test_a_single_large_weight_is_clipped_where_bits_are_few() -> None:
-    """3 bits, -3..3: at the scale of the largest weight, 1, all others, 0.4, would be 0."""
+    """With 3 bits, -3..3, all weights of 0.4 would become 0 at the scale of the largest weight, 1."""
     weights = np.array([[3.0] + [0.4] * 100])
     (scale,) = nearest_scales(weights, 3)
     assert scale < 1
     assert (rounded(weights, np.array([scale]), 3) == [[3.0] + [1.0] * 100]).all()
-    # At 8 bits there is room for both.
+    # With 8 bits both fit.
     (scale,) = nearest_scales(weights, 127)
     assert 127 * scale == pytest.approx(3, rel=0.05)
 

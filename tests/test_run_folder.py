@@ -1,4 +1,4 @@
-"""CSV and JSON say what the evaluation says; a run folder is complete or has no manifest."""
+"""CSV and JSON contain the values of the evaluation; a run folder is complete or has no manifest."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_run_folder_holds_every_file_the_manifest_last(tmp_path: Path) -> None:
     assert json.loads((folder / "manifest.json").read_text()) == MANIFEST
 
 
-def test_energy_csv_is_the_estimates(tmp_path: Path) -> None:
+def test_energy_csv_contains_the_estimates(tmp_path: Path) -> None:
     run = entry([20, 150, 190, 199])
     write(tmp_path, run)
     found = read_csv(tmp_path / "energy.csv")
@@ -74,7 +74,7 @@ def test_energy_csv_is_the_estimates(tmp_path: Path) -> None:
     assert list(found[0])[-2:] == ["arithmetic_joules_low", "arithmetic_joules_high"]
 
 
-def test_result_json_is_the_evaluations(tmp_path: Path) -> None:
+def test_result_json_contains_the_evaluations(tmp_path: Path) -> None:
     first, second = entry([20, 150], exit_leads=[4, 7]), entry([30], name="other", labels=None)
     write(tmp_path, first, second)
     read = TypeAdapter(dict[str, Evaluation]).validate_json((tmp_path / "result.json").read_text())
@@ -82,7 +82,7 @@ def test_result_json_is_the_evaluations(tmp_path: Path) -> None:
 
 
 def flattened(name: str, evaluation: Evaluation) -> list[dict[str, Any]]:
-    """What accuracy.csv must say, from the evaluation's JSON."""
+    """Return the expected rows of accuracy.csv, from the evaluation's JSON."""
     found = []
     for point in evaluation.model_dump()["points"]:
         point |= {"cnn_accuracy_interval": evaluation.cnn_accuracy_interval}
@@ -90,7 +90,7 @@ def flattened(name: str, evaluation: Evaluation) -> list[dict[str, Any]]:
             point[f"{field}_low"], point[f"{field}_high"] = point.pop(f"{field}_interval") or (None, None)
         (point["firing_rate_first.conv"],) = point.pop("firing_rate")
         (point["synaptic_operations_first.conv"],) = point.pop("synaptic_operations_per_layer")
-        # The network has no relays.
+        # The network does not have relays.
         assert (point.pop("relay_spikes_per_image"), point.pop("relay_synaptic_operations")) == (0, 0)
         found.append(
             {
@@ -110,7 +110,7 @@ def test_accuracy_csv_holds_every_field_exactly(tmp_path: Path, labels: Array | 
     write(tmp_path, *entries, labels=labels)
     expected = [row for run in entries for row in flattened(run.name, run.evaluation)]
     found = read_csv(tmp_path / "accuracy.csv")
-    # str(float) of Python reads back as the same float.
+    # In Python, float(str(x)) equals x.
     assert found == [{name: "" if value is None else str(value) for name, value in row.items()} for row in expected]
 
 
@@ -170,7 +170,7 @@ def test_predictions_csv_of_files_with_other_columns(tmp_path: Path) -> None:
     assert [last[f"spike_count_{k}"] for k in range(3)] == ["1"] * 3
 
 
-def test_predictions_csv_is_made_row_by_row(tmp_path: Path) -> None:
+def test_predictions_csv_is_created_row_by_row(tmp_path: Path) -> None:
     run = entry([20, 150, 190])
     potentials = np.zeros((200, 3, 250), np.int32)
     tracemalloc.start()
@@ -191,7 +191,7 @@ def test_predictions_csv_without_labels_and_names(tmp_path: Path) -> None:
 def test_firing_rates_csv_is_spikes_per_neuron_image_and_step(tmp_path: Path) -> None:
     write(tmp_path, entry([20, 150, 190], balanced=3), entry([20], name="other"))
     found = read_csv(tmp_path / "firing_rates.csv")
-    # One neuron a channel, 200 images: the same number of spikes in each step, so the same rate at each T.
+    # One neuron per channel, 200 images, the same number of spikes in each step, so the same rate at each T.
     rates = [("0", 0.0), ("1", 0.25), ("2", 0.75), ("3", 1.0)]
     expected = [("model", timesteps, channel, rate) for timesteps in "123" for channel, rate in rates]
     expected += [("other", "1", channel, rate) for channel, rate in rates]
@@ -201,7 +201,7 @@ def test_firing_rates_csv_is_spikes_per_neuron_image_and_step(tmp_path: Path) ->
 
 @given(networks())
 @settings(max_examples=15, deadline=None)
-def test_rates_and_thresholds_are_those_of_plain_int64_loops(case: Case) -> None:
+def test_rates_and_thresholds_equal_plain_int64_loops(case: Case) -> None:
     network, images = case
     result = run_network(network, images, 5)
     _, spikes = oracle.run(network, images, 5)
@@ -229,7 +229,7 @@ def test_rates_and_thresholds_are_those_of_plain_int64_loops(case: Case) -> None
         for row in thresholds
     ] == numbers
     for row in thresholds:
-        # `random_network` takes integer x scale for what was rounded.
+        # In `random_network` integer x scale is the value before rounding.
         assert float(row["real_threshold"]) == int(row["threshold"]) * float(row["scale"])
 
 
@@ -261,7 +261,7 @@ def test_without_pictures(tmp_path: Path) -> None:
     ]
 
 
-def test_a_failure_while_writing_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_while_writing_does_not_leave_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full_disk(path: Path, content: bytes) -> None:
         if path.name == "predictions.csv":
             raise InputError("cannot be written (No space left on device)", where=path)
@@ -308,7 +308,7 @@ def test_run_folders_without_a_name_are_new(tmp_path: Path, monkeypatch: pytest.
     assert folders == [first, f"{first}-2", f"{first}-3"]
 
 
-def test_names_of_run_folders_hold_the_time() -> None:
+def test_names_of_run_folders_contain_the_time() -> None:
     assert re.fullmatch(r"digits-ref-\d{8}T\d{6}Z", run_folder.dated_name("digits-ref"))
 
 
@@ -325,7 +325,7 @@ def test_a_folder_that_is_not_empty_is_refused_and_not_changed(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["file", "file/below", "file/far/below"])
-def test_a_folder_that_cannot_be_made(tmp_path: Path, name: str) -> None:
+def test_a_folder_that_cannot_be_created(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be created") as written:
         write(tmp_path / name, entry([20]))
@@ -339,16 +339,14 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, name: str) -> None:
         assert "`output`" in caught.value.hint
 
 
-def test_parents_are_removed_where_the_folder_cannot_be_made(tmp_path: Path) -> None:
+def test_parents_are_removed_if_the_folder_cannot_be_created(tmp_path: Path) -> None:
     too_long = tmp_path / "parent" / ("n" * 300)
     with pytest.raises(InputError, match="cannot be created"), run_folder.run_folder(too_long, "unused"):
         pytest.fail("the run has begun")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_written_is_found_before_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_read_only_folder_is_detected_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(**_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -358,7 +356,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_run(
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_a_run_that_fails_removes_the_empty_folders_it_made(tmp_path: Path, error: type[BaseException]) -> None:
+def test_a_run_that_fails_removes_its_empty_folders(tmp_path: Path, error: type[BaseException]) -> None:
     def begin(name: str, other: str | None) -> None:
         with run_folder.run_folder(tmp_path / name, "unused") as folder:
             assert folder.is_dir()

@@ -1,4 +1,4 @@
-"""The answer of a run: a verdict, honest bars, what is known and what is not."""
+"""The summary of a run: verdict, bars with a fair scale, known and unknown values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CURVE = (120, 190, 194, 196)
 
 
 def _regression(*, has_targets: bool = True, has_cnn: bool = True) -> Evaluation:
-    """200 numbers whose error falls from step to step."""
+    """Return a regression of 200 images whose error falls with each step."""
     wanted = np.linspace(0, 1, 200)[:, None]
     outputs = np.stack([wanted + error for error in (0.4, 0.2, 0.15, 0.1)], axis=1)
     numbers = Numbers(
@@ -49,7 +49,7 @@ def _regression(*, has_targets: bool = True, has_cnn: bool = True) -> Evaluation
         (_regression(has_targets=False, has_cnn=False), "ran at T = 4; error unknown (no targets, no CNN)"),
     ],
 )
-def test_the_verdict_says_what_is_known(evaluation: Evaluation, sentence: str) -> None:
+def test_the_verdict_contains_the_known_values(evaluation: Evaluation, sentence: str) -> None:
     assert verdict([("m.net", evaluation)], "mnist") == f"m.net on mnist: {sentence}"
 
 
@@ -61,7 +61,7 @@ def test_the_best_of_several_files() -> None:
     assert lines[-1].split()[:2] == ["CNN", "99.50"]
 
 
-def test_each_t_has_its_bar_and_the_own_t_its_mark() -> None:
+def test_each_t_has_a_bar_and_the_files_own_t_a_mark() -> None:
     lines = table([("m.net", entry(CURVE).evaluation)])
     found = [re.fullmatch(r" +(\S+) +(\d+\.\d\d) %  (\S+)(.*)", line) for line in lines[1:]]
     names, _, bars, rest = zip(*(match.groups() for match in found if match), strict=True)
@@ -72,10 +72,10 @@ def test_each_t_has_its_bar_and_the_own_t_its_mark() -> None:
     assert all(len(line) <= 80 for line in lines)
 
 
-def test_a_difference_by_chance_is_a_quarter_of_a_bar_at_most() -> None:
+def test_a_difference_by_chance_is_at_most_a_quarter_of_a_bar() -> None:
     scale = accuracy_scale([0.994, 0.995], widest_interval=0.003)
     assert len(scale.bar(0.995)) - len(scale.bar(0.994)) <= BAR_CELLS * 0.001 / 0.012 + 1
-    # Where differences are large, the smallest value is still to be seen.
+    # If differences are large, the smallest value still has a visible bar.
     scale = accuracy_scale([0.30, 0.99], widest_interval=0.02)
     assert scale.bar(0.30)
     assert accuracy_scale([0.01, 0.02], widest_interval=0.1).low == 0
@@ -85,23 +85,23 @@ def test_a_difference_by_chance_is_a_quarter_of_a_bar_at_most() -> None:
 def test_the_interval_of_a_loss() -> None:
     (*_, point) = entry(CURVE).evaluation.points
     known = point.model_copy(update={"conversion_loss_points": 0.0, "agreement_with_cnn": 1.0})
-    # No difference on 50 images leaves the loss uncertain by points, on 10,000 by hundredths.
+    # Without any difference the loss is uncertain by points on 50 images, by hundredths on 10,000.
     assert loss_margin(known, 50) == pytest.approx(100 * 1.96 / 52)
     assert loss_margin(known, 10_000) == pytest.approx(0.0196, abs=1e-4)
-    # 19 of 10,000 images get another class, 15 more wrong than right: b = 17, c = 2.
+    # 19 of 10,000 images get another class, and the loss is 15 images: b = 17, c = 2.
     known = point.model_copy(update={"conversion_loss_points": 0.15, "agreement_with_cnn": 0.9981})
     assert loss_margin(known, 10_000) == pytest.approx(100 * 1.96 * (20 - 225 / 10_002) ** 0.5 / 10_002)
     assert loss_margin(point.model_copy(update={"agreement_with_cnn": None}), 50) is None
 
 
-def test_what_makes_figures_doubtful_is_said() -> None:
+def test_warnings_are_printed_for_doubtful_results() -> None:
     evaluation = entry(CURVE).evaluation.model_copy(update={"wrapped_images": 3, "saturated_images": 2})
     labels = [fact.label for fact in run_summary.facts(evaluation)]
     assert labels == ["energy", "warning", "warning"]
     assert not list(run_summary.warnings(evaluation.model_copy(update={"wrapped_images": 0, "saturated_images": 0})))
 
 
-def test_a_run_fits_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_fits_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
     made = entry(CURVE, exit_leads=[1, 6, 7, 8])
     ran = FileRun(Path("model.net"), made.network, made.result, made.evaluation, equal_to_reference=200)
     say_run(RunFolder(Path("runs/x"), (), (ran,)), RunScene("mnist", "sim", 41.2), as_json=False, details=False)
@@ -116,7 +116,7 @@ def test_a_run_fits_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["next"] == "loihi-convert report runs/x"
 
 
-def test_details_are_every_table(capsys: pytest.CaptureFixture[str]) -> None:
+def test_details_contain_every_table(capsys: pytest.CaptureFixture[str]) -> None:
     made = entry(CURVE)
     ran = FileRun(Path("model.net"), made.network, made.result, made.evaluation, equal_to_reference=0)
     say_run(RunFolder(Path("runs/x"), (), (ran,)), RunScene("mnist", "ref", 1.0), as_json=False, details=True)
@@ -127,7 +127,7 @@ def test_details_are_every_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "No energy per operation" in " ".join(out.split())
 
 
-def test_a_file_alone_without_labels_has_no_bars() -> None:
+def test_a_single_file_without_labels_does_not_have_bars() -> None:
     evaluation = entry(CURVE, labels=None, has_cnn=False).evaluation
     assert [line.split() for line in table([("m.net", evaluation)])][:2] == [["T", "SynOps"], ["1", "6.0"]]
 
@@ -139,7 +139,7 @@ def test_errors_of_a_regression_have_bars_from_0() -> None:
     assert lines[-1].split()[:2] == ["CNN", "0.05"]
 
 
-def test_a_terminal_without_blocks_gets_plain_characters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_terminal_without_block_characters_gets_ascii(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with (tmp_path / "out").open("w", encoding="ascii") as stream:
         monkeypatch.setattr("sys.stdout", stream)
         say_answer("a ±1", [], ["██▌ µJ"], [Fact("x", "─")])

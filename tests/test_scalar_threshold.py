@@ -1,4 +1,4 @@
-"""One threshold a layer: what is folded into the weights, what the file holds, and that nothing computes otherwise."""
+"""One threshold per layer: folding into the weights, contents of the file, and equality on every backend."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def scalar_network(seed: int, reset: Reset, timesteps: int = 8, readout: Readout
 
 
 def one_layer(thresholds: list[float], weights: list[list[float]]) -> SpikingNetwork:
-    """Pixels of the weights' number -> neurons with these thresholds, "hidden" -> two classes."""
+    """As many pixels as weights -> neurons with these thresholds, "hidden" -> two classes."""
     theta, count = np.array(thresholds), len(thresholds)
     amplitude = np.where(np.isfinite(theta), theta, 0.0)
     layers = (
@@ -56,7 +56,7 @@ def one_layer(thresholds: list[float], weights: list[list[float]]) -> SpikingNet
 
 
 def test_thresholds_fold_into_the_weights_by_hand() -> None:
-    """Thresholds 4 and 1: weights over thresholds are 127/128 and 1/4, 1/4 and 1/2; times 128 all are integers.
+    """Thresholds 4 and 1: weights / thresholds are 127/128, 1/4, 1/4 and 1/2; multiplied by 128 all are integers.
 
     Per channel both would use 127: the scales are then 4/128 and 1/128, thresholds 128 each. The largest weight over
     its threshold is 127/128, so 128 is also the first candidate.
@@ -77,8 +77,8 @@ def test_thresholds_fold_into_the_weights_by_hand() -> None:
     assert first.weight_bits == (8, 8, 8)
 
 
-def test_one_loud_channel_does_not_take_the_levels_of_all_others() -> None:
-    """A weight of 1 beside a threshold of 0.01, and a hundred of 0.1 .. 1 beside thresholds of 1.
+def test_one_large_channel_does_not_reduce_the_levels_of_others() -> None:
+    """A weight of 1 with a threshold of 0.01, and a hundred weights of 0.1..1 with thresholds of 1.
 
     Without clipping theta_q is 127 / 100, so 1: each of the hundred rounds to 0 or 1, off by 1/12 on average, in
     squares 8 together. With 7 the loud one is 0.01 / 7 x 127 = 0.18, off by 0.67, and the others by 1 / (12 x 49),
@@ -97,8 +97,8 @@ def test_one_loud_channel_does_not_take_the_levels_of_all_others() -> None:
 
 @given(seed=st.integers(0, 1000), bits=st.sampled_from([4, 8]))
 @settings(max_examples=25, deadline=None)
-def test_scales_are_the_best_that_the_conditions_allow(seed: int, bits: int) -> None:
-    """In proportion to thresholds, never below the least, and off by no more than the scale that clips nothing."""
+def test_scales_are_optimal_under_the_conditions(seed: int, bits: int) -> None:
+    """Proportional to thresholds, not below the minimum, with at most the error of the scale without clipping."""
     rng = np.random.default_rng(seed)
     theta = rng.uniform(0.2, 3, 6)
     theta[int(rng.integers(6))] = np.inf
@@ -184,8 +184,8 @@ def hard_and_scalar() -> QuantizedNetwork:
     return replace(small_network(), reset="hard", layers=layers, thresholds="scalar")
 
 
-def test_stock_lava_dl_has_nothing_to_be_told() -> None:
-    # It runs such a file, with spiking readout, in test_netx.py.
+def test_stock_lava_dl_needs_no_options() -> None:
+    # test_netx.py runs such a file with a spiking readout.
     assert lava_dl_notes(hard_and_scalar()) == ()
 
 
@@ -195,7 +195,7 @@ def test_a_network_with_several_thresholds_is_not_scalar() -> None:
         replace(small_network(), thresholds="scalar")
 
 
-def test_a_file_that_claims_other_thresholds_is_refused(tmp_path: Path) -> None:
+def test_a_file_with_inconsistent_thresholds_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.net"
     netx.write(hard_and_scalar(), path)
     overwrite(path, "thresholds", b"double")
@@ -204,8 +204,8 @@ def test_a_file_that_claims_other_thresholds_is_refused(tmp_path: Path) -> None:
     assert caught.value.where == f"{path}: thresholds"
 
 
-def test_trials_are_of_the_network_that_is_exported() -> None:
-    """Agreement in a trial: balanced with hard reset, rounded with scalar thresholds, V0 = 0."""
+def test_trials_run_the_network_that_is_exported() -> None:
+    """A trial measures agreement with hard reset, scalar thresholds and V0 = 0."""
     cnn, images = random_cnn(0), digits_like(0, 60)
     best = choose_method(
         cnn,

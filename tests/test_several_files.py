@@ -1,4 +1,4 @@
-"""A run of several files of which one fails half-way: no folder is left, and the error names the file."""
+"""A run of several files in which one fails: no folder is left, and the error names the file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def files(tmp_path: Path) -> list[OpenedFile]:
 
 
 class SecondIsWrong(ReferenceBackend):
-    """Takes itself for a simulator and gives one potential of the second file wrong."""
+    """A simulator with a wrong potential in the second file."""
 
     name = "sim"  # type: ignore[assignment, misc]
 
@@ -54,7 +54,7 @@ class SecondIsWrong(ReferenceBackend):
 
 
 class SecondIsDamagedMeanwhile(ReferenceBackend):
-    """Somebody cuts the second file short while the first one runs."""
+    """A backend that truncates the second file while the first one runs."""
 
     def run(self, path: Path, images: Array, timesteps: int, **rest: object) -> RunResult:
         if path.name == NAMES[0]:
@@ -85,8 +85,8 @@ def test_the_second_of_three_files_fails(
     assert sorted(path.name for path in tmp_path.iterdir()) == list(NAMES)
 
 
-def test_all_three_leave_one_folder(tmp_path: Path, digits: DataSplits, files: list[OpenedFile]) -> None:
-    """What the test above relies on."""
+def test_three_files_give_one_folder(tmp_path: Path, digits: DataSplits, files: list[OpenedFile]) -> None:
+    """The test above relies on this."""
     done = run_into_folder(tmp_path / "runs", files, ReferenceBackend(), digits, digits.test[:5])
     assert [run.path.name for run in done.runs] == list(NAMES)
     assert done.folder == tmp_path / "runs"

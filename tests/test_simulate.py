@@ -49,15 +49,15 @@ def trace(network: QuantizedNetwork, pixel: int, timesteps: int) -> tuple[list[i
         (single_neuron(3, 10, reset="hard"), 2, [0, 1, 0, 1, 0], [6, 0, 6, 0, 6]),
         # V0 = 5: 11 -> 1; 7; 13 -> 3; 9; 15 -> 5.
         (single_neuron(3, 10, initial=5), 2, [1, 0, 1, 0, 1], [1, 7, 3, 9, 5]),
-        # I = 25 > threshold: one spike a step, the rest stays: 15, 30, 45, ...
+        # I = 25 > threshold: one spike per step, the remainder accumulates: 15, 30, 45, ...
         (single_neuron(5, 10), 5, [1, 1, 1, 1, 1], [15, 30, 45, 60, 75]),
         # The bias is added at every step: I = 0 + 4.
         (single_neuron(0, 10, bias=4), 9, [0, 0, 1, 0, 1], [4, 8, 2, 6, 0]),
-        # Negative currents never fire and stop at -131071: 127 x 255 = 32385, 4 x 32385 = 129540.
+        # With negative currents V is clipped at -131071: 127 x 255 = 32385, 4 x 32385 = 129540.
         (single_neuron(-127, 10), 255, [0, 0, 0, 0, 0], [-32385, -64770, -97155, -129540, -131071]),
-        # Upwards: 97155 a step (32385 + bias 64770) above threshold 1: the third step meets the limit before the spike.
+        # Upwards: 97155 per step (32385 + bias 64770), threshold 1: V reaches the limit in the third step.
         (single_neuron(127, 1, bias=64770), 255, [1, 1, 1, 1, 1], [97154, 131070, 131070, 131070, 131070]),
-        # Threshold 131072 lies above the limit: a dead channel never fires.
+        # Threshold 131072 is above the limit, so a dead channel never fires.
         (single_neuron(127, 131072), 255, [0, 0, 0, 0, 0], [32385, 64770, 97155, 129540, 131071]),
     ],
 )
@@ -73,7 +73,7 @@ def test_hand_traces(network: QuantizedNetwork, pixel: int, spikes: list[int], p
 def test_constant_current_has_a_closed_form(
     pixel: int, weight: int, threshold: int, half: bool, timesteps: int
 ) -> None:
-    """N(t) = min(t, floor((V0 + t I) / threshold)) while nothing clips: at most one spike a step, none lost."""
+    """N(t) = min(t, floor((V0 + t I) / threshold)) without clipping: at most one spike per step, none lost."""
     current, initial = pixel * weight, threshold // 2 if half else 0
     if initial + timesteps * current > 131071:
         timesteps = max(1, (131071 - initial) // max(current, 1))
@@ -81,7 +81,7 @@ def test_constant_current_has_a_closed_form(
     expected = []
     for step in range(1, timesteps + 1):
         due = (initial + step * current) // threshold
-        # A neuron driven above one spike a step lags behind: it fires at every step from then on.
+        # A neuron whose current exceeds the threshold lags behind, and fires at every step from then on.
         expected.append(min(due, (expected[-1] if expected else 0) + 1))
     assert counts == expected
 
@@ -107,7 +107,7 @@ def test_rate_times_threshold_approximates_relu(activation: float, ratio: float,
     assert error <= threshold * (0.5 if half else 1.0) / timesteps + rounding
 
 
-def test_a_dead_channel_of_infinite_threshold_sends_nothing() -> None:
+def test_a_channel_with_an_infinite_threshold_never_fires() -> None:
     neuron = IntegrateAndFire(np.array([np.inf]), np.zeros(1), np.zeros(1))
     layers = (
         SpikingLayer("hidden", Dense(np.array([[1.0]])), neuron),
@@ -128,8 +128,8 @@ def test_progress_counts_images() -> None:
 
 @pytest.mark.parametrize("moments", [2**22, 1000, 1])
 @pytest.mark.parametrize("cores", [1, 3])
-def test_blocks_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch, moments: int, cores: int) -> None:
-    """Many images and steps at once, or one of each, on however many threads; torch's own number is as before."""
+def test_the_block_size_does_not_change_results(monkeypatch: pytest.MonkeyPatch, moments: int, cores: int) -> None:
+    """Blocks of many or single images and steps, any number of threads; torch's own number of threads is restored."""
     network, images = random_network(7, image_count=9)
     expected = run_network(network, images, 6, trace=True)
     monkeypatch.setattr(simulator, "_CPU_BLOCK", moments)
@@ -143,7 +143,7 @@ def test_blocks_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch, momen
     assert first_difference(found, expected) is None
 
 
-def test_an_error_in_one_thread_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_one_thread_stops_all(monkeypatch: pytest.MonkeyPatch) -> None:
     network, images = random_network(7, image_count=9)
     monkeypatch.setattr(simulator, "_CPU_BLOCK", 1)
     taken: list[Block] = []

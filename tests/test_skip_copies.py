@@ -1,4 +1,4 @@
-"""What an identity costs the convolution that it joins, and over how many relays a skip is spread."""
+"""Weight bits that an identity costs the convolution in its layer, and the number of relays per skip."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OPTIONS = BalanceOptions(method="percentile")
 
 
 def test_an_identity_is_compared_with_the_largest_other_weight() -> None:
-    """Rows 6 : 2 and 4 : 4; the last output has weights of a relay alone, and joins nothing."""
+    """Ratios 6 : 2 and 4 : 4; the last output only has weights of a relay, so nothing is compared."""
     weight = np.array([[1.0, -2, 6, 0, 0], [4, 1, 0, -4, 0], [0, 0, 0, 0, 9]])
     relay_of = np.array([-1, -1, 0, 1, 2])
     assert identity_ratio(Dense(weight), relay_of) == (3 + 1) / 2
@@ -34,20 +34,20 @@ def test_an_identity_is_compared_with_the_largest_other_weight() -> None:
     assert identity_ratio(Conv(kernel), relay_of) == (2 + 1) / 2
 
 
-def test_a_relay_with_several_weights_is_no_identity() -> None:
-    """A 1 x 1 shortcut, and a kernel of its own, are weights like any other."""
+def test_a_relay_with_several_weights_is_not_an_identity() -> None:
+    """A 1 x 1 shortcut or a separate kernel counts as ordinary weights."""
     assert identity_ratio(Dense(np.array([[1.0, 5], [1, 5]])), np.array([-1, 0])) is None
     kernel = np.ones((1, 2, 1, 2))
     assert identity_ratio(Conv(kernel * 5), np.array([-1, 0])) is None
 
 
-def test_groups_have_inputs_of_their_own() -> None:
-    """Two groups of two inputs each: in the second one the relay is 5 times the other weight."""
+def test_groups_are_compared_separately() -> None:
+    """Two groups of two inputs: in the second group the relay's weight is 5 times the other one."""
     weight = np.array([[1.0, 2], [1, 5]]).reshape(2, 2, 1, 1)
     assert identity_ratio(Conv(weight, groups=2), np.array([-1, -1, -1, 0])) == 5
 
 
-def test_the_report_says_what_a_skip_costs() -> None:
+def test_the_report_gives_the_cost_of_a_skip() -> None:
     for name, has_identity in (("residual", [False, False, True, False]), ("strided", [False] * 4)):
         spiking = balance(NETWORKS[name], images(), 4, OPTIONS)
         report = report_quantization(quantize(spiking, images()), spiking, images())
@@ -60,8 +60,8 @@ def test_the_report_says_what_a_skip_costs() -> None:
                 assert layer.identity_bits == max(0, math.log2(layer.identity_ratio))
 
 
-def test_copies_win_the_bits_back() -> None:
-    """r copies of weight 1/r: the ratio is an r-th of it, and so are the integers beside larger ones."""
+def test_copies_restore_the_bits() -> None:
+    """With r copies of weight 1/r the ratio is r times smaller, so the other integers are larger."""
     ratios = []
     for copies in (1, 2, 4):
         spiking = balance(residual(copies, seed=1), images(), 4, OPTIONS)
@@ -72,8 +72,8 @@ def test_copies_win_the_bits_back() -> None:
     assert ratios[0] > 3
 
 
-def test_copies_are_taken_where_they_agree_better() -> None:
-    """At 4 bits the convolution beside a skip of one relay has hardly any levels left."""
+def test_copies_are_chosen_if_agreement_improves() -> None:
+    """With 4 bits a convolution next to a skip of one relay keeps hardly any levels."""
     seen: list[int] = []
 
     def variant(copies: int) -> ReluNetwork:
@@ -81,7 +81,7 @@ def test_copies_are_taken_where_they_agree_better() -> None:
         return residual(copies)
 
     best, *others = choose_copies(variant, images(400), 8, OPTIONS, QuantizeOptions(weight_bits=4))
-    # With two of them an identity costs nothing any more: four are not tried.
+    # With two copies an identity costs nothing, so four are not tried.
     assert seen == [1, 2]
     assert (best.copies, [trial.copies for trial in others]) == (2, [1])
     assert best.agreement > others[0].agreement + 0.1
@@ -89,8 +89,8 @@ def test_copies_are_taken_where_they_agree_better() -> None:
     assert best.image_count == 200
 
 
-def test_copies_that_gain_nothing_are_not_taken() -> None:
-    """Eight bits are enough for both."""
+def test_copies_without_a_gain_are_not_chosen() -> None:
+    """Eight bits are enough for identity and convolution."""
     best, *others = choose_copies(lambda copies: residual(copies, seed=2), images(400), 8, OPTIONS)
     assert best.copies == 1
     assert len(others) > 0

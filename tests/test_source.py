@@ -1,4 +1,4 @@
-"""A plain state dict and the user's own code: what is loaded, what is recorded, and one sentence for every mistake."""
+"""A plain state dict with the user's own code: loading, records in the file, one sentence for every mistake."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ constant = 7
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The current folder, with the user's module ``nets`` in it."""
+    """The current folder, which contains the user's module ``nets``."""
     (tmp_path / "nets.py").write_text(NETS)
     monkeypatch.chdir(tmp_path)
     before = list(sys.path)
@@ -94,15 +94,15 @@ def assert_is(source: Source, model: nn.Module, tolerance: float = 1e-4) -> None
     torch.testing.assert_close(found, model(torch.from_numpy(pixels).float() / 255).detach(), rtol=0, atol=tolerance)
 
 
-# Older versions of torch announce that lazy modules are new.
+# Older versions of torch warn that lazy modules are new.
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")
 @pytest.mark.parametrize("arch", ["nets:Net", "nets:make", "nets:instance", "nets:Lazy"])
-def test_whatever_builds_the_cnn(arch: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_class_or_function_builds_the_cnn(arch: str, capsys: pytest.CaptureFixture[str]) -> None:
     source = opened(saved(net().state_dict()), arch)
     assert_is(source, net())
     assert not source.model.training
     assert not any(parameter.requires_grad for parameter in source.model.parameters())
-    # What the user's code prints does not mix with results.
+    # Output printed by the user's code does not mix with results.
     assert capsys.readouterr().out == ""
 
 
@@ -151,7 +151,7 @@ def changed(**tensors: Tensor) -> dict[str, Tensor]:
         ([1, 2], "holds a list;"),
     ],
 )  # fmt: skip
-def test_a_state_that_does_not_fit(content: object, message: str) -> None:
+def test_a_state_dict_that_does_not_fit(content: object, message: str) -> None:
     with pytest.raises(CheckpointError, match=rf"^user\.pt: .*{message}"):
         opened(saved(content))
 
@@ -203,7 +203,7 @@ def test_the_counters_of_batch_norm_may_be_missing() -> None:
         ("script:Net", r"importing script fails: SystemExit: 3 \(script.py, line 2\)"),
     ],
 )  # fmt: skip
-def test_an_arch_that_cannot_be_had(folder: Path, arch: str, message: str) -> None:
+def test_an_arch_that_cannot_be_imported(folder: Path, arch: str, message: str) -> None:
     (folder / "failing.py").write_text("import timmm\n")
     (folder / "syntax.py").write_text("x = 1\ndef f(:\n")
     (folder / "script.py").write_text("import sys\nsys.exit(3)\n")
@@ -213,7 +213,7 @@ def test_an_arch_that_cannot_be_had(folder: Path, arch: str, message: str) -> No
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_recorded_brings_the_same_cnn_back() -> None:
+def test_the_record_gives_the_same_cnn_again() -> None:
     path = saved(net().state_dict())
     source = opened(path, classes=("cat", "dog", "bird"), data="pets", mean=[0.4], std=[0.2])
     assert {key: source.provenance[key] for key in ("file", "arch", "data", "classes", "mean", "std")} == {
@@ -224,12 +224,12 @@ def test_what_is_recorded_brings_the_same_cnn_back() -> None:
     for layer, other in zip(source.network.layers, again.network.layers, strict=True):
         assert np.array_equal(layer.synapse.weight, other.synapse.weight)
         assert np.array_equal(layer.synapse.bias, other.synapse.bias)
-    # A name in a file is not imported unless the user types it.
+    # A name stored in a file is not imported unless the user gives it.
     with pytest.raises(CheckpointError, match=r"holds a plain state dict.* Give the code that builds its CNN: `arch="):
         reopen_source(path, source.recorded, SHAPE)
 
 
-def test_options_that_do_not_go_together() -> None:
+def test_options_that_exclude_each_other() -> None:
     path = saved(net().state_dict())
     with pytest.raises(UsageError, match="does not record the image size; must be"):
         open_source(path, arch="nets:Net")
@@ -247,7 +247,7 @@ def test_options_that_do_not_go_together() -> None:
 
 
 @pytest.mark.parametrize(("given", "missing", "value"), [("mean", "std", "1"), ("std", "mean", "0")])
-def test_mean_and_std_go_together(given: str, missing: str, value: str) -> None:
+def test_mean_and_std_must_be_given_together(given: str, missing: str, value: str) -> None:
     path = saved(net().state_dict())
     for use in (
         lambda: opened(path, **{given: [0.5]}),
@@ -286,7 +286,7 @@ def test_files_that_record_one_of_the_two_are_still_read() -> None:
 
 
 class Compiled(nn.Module):
-    """As torch.compile wraps a module; that itself takes seconds to import."""
+    """A wrapper like that of torch.compile, which itself takes seconds to import."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -323,7 +323,7 @@ class Uncopyable(nn.Sequential):
         (Uncopyable(nn.Flatten()), {}, UnsupportedModelError, "Uncopyable", "only one of me"),
     ],
 )
-def test_a_module_that_cannot_be_taken(
+def test_a_module_that_cannot_be_converted(
     module: Any, options: dict[str, Any], kind: type[LoihiConvertError], where: str, found: str
 ) -> None:
     with pytest.raises(kind) as raised:

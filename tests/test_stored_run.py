@@ -1,4 +1,4 @@
-"""What a run folder holds is read back; what is none, or damaged, is refused in a sentence."""
+"""Run folders are read back; damaged ones and other folders are refused with one sentence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from loihi_convert.errors import InputError
 from loihi_convert.runs.stored_run import read_run
 
 
-def test_confusions_are_read_at_the_own_t(tmp_path: Path) -> None:
+def test_confusions_are_read_at_the_files_own_t(tmp_path: Path) -> None:
     run = read_run(write_runs(tmp_path, entry([20, 150, 190, 180, 170])))
     confusion = run.confusions["model"]
     assert (confusion.timesteps, int(confusion.counts.trace()), int(confusion.counts.sum())) == (4, 180, 200)
@@ -26,7 +26,7 @@ def test_confusions_are_read_at_the_own_t(tmp_path: Path) -> None:
     ("recorded", "expected"),
     [
         ({"classes": ["zero", "one", "two"]}, CLASSES),
-        # Of an earlier version.
+        # From an earlier version.
         ({"provenance": {"model": {"model": {"classes": ["zero", "one", "two"]}}}}, CLASSES),
         ({"provenance": {"model": {"model": {"classes": ["zwei", "one", "two"]}}}}, ("zero", "one", "2")),
         ({"provenance": {"model": {"model": {"classes": ["zero", "one"]}}}}, ("zero", "one", "2")),
@@ -67,7 +67,7 @@ def test_a_class_that_is_never_predicted_has_its_name(
         ("thresholds.csv", "model,first.conv,1,5,,1.0,0\n", "", "channel 2 instead of channel 1"),
     ],
 )
-def test_what_is_damaged(tmp_path: Path, name: str, old: str, new: str, found: str) -> None:
+def test_damaged_files_are_refused(tmp_path: Path, name: str, old: str, new: str, found: str) -> None:
     folder = write_runs(tmp_path, entry([199, 150, 20]))
     edit(folder / name, old, new)
     with pytest.raises(InputError) as caught:
@@ -77,7 +77,7 @@ def test_what_is_damaged(tmp_path: Path, name: str, old: str, new: str, found: s
     assert "Run the files again" in caught.value.hint
 
 
-def test_channels_that_miss_a_threshold(tmp_path: Path) -> None:
+def test_channels_without_a_threshold(tmp_path: Path) -> None:
     folder = write_runs(tmp_path, entry([199, 150, 20]))
     edit(folder / "thresholds.csv", "model,first.conv,3,5,,1.0,0\n", "")
     with pytest.raises(InputError, match=r"4 channels of first\.conv at T = 1 of model, but 3 in"):
@@ -91,7 +91,7 @@ def test_columns_of_later_versions_are_ignored(tmp_path: Path) -> None:
     assert read_run(folder).thresholds is not None
 
 
-def test_what_is_not_a_run_folder(tmp_path: Path) -> None:
+def test_other_folders_are_refused(tmp_path: Path) -> None:
     def refusal(path: Path) -> InputError:
         with pytest.raises(InputError) as caught:
             read_run(path)

@@ -1,4 +1,4 @@
-"""The tables say what the evaluation and the account say, in 80 columns."""
+"""Tables contain the values of the evaluation and of the quantization report, in 80 columns."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def rows(table: Table) -> list[list[str]]:
 def test_accuracy_table() -> None:
     evaluation = entry([20, 150, 190, 199]).evaluation
     table = accuracy_table(evaluation)
-    # Images 198 and 199 have labels 0 and 1; the CNN says 0: 199 of 200 right. SynOps: 6 a step.
+    # Images 198 and 199 have labels 0 and 1, the CNN predicts 0: 199 of 200 correct. SynOps: 6 per step.
     assert rows(table) == [
         ["1", "3", "99.50", "10.50", "10.00", "6.57-14.94", "89.50", "10.00", "2.0", "6.0"],
         ["2", "4", "99.50", "75.50", "75.00", "68.57-80.49", "24.50", "75.00", "4.0", "12.0"],
@@ -51,7 +51,7 @@ def test_accuracy_table() -> None:
     assert "end of Loihi's range" not in text
 
 
-def test_accuracy_table_leaves_out_what_is_unknown() -> None:
+def test_accuracy_table_omits_unknown_values() -> None:
     evaluation = entry([20, 150], labels=None, has_cnn=False, has_float=False).evaluation
     headers = accuracy_table(evaluation).headers
     assert headers == ("T", "T +\ndepth", "spikes\n/image", "SynOps\n/image")
@@ -63,7 +63,7 @@ def test_accuracy_table_names_saturation() -> None:
     assert "7 images reached an output potential of ±131071, the end of Loihi's range" in text
 
 
-def test_notes_stand_below_the_accuracies() -> None:
+def test_notes_are_below_the_accuracies() -> None:
     run = entry([20, 150])
     noted = run.evaluation.model_copy(update={"notes": ("All [red] images are one.",)})
     for table in (accuracy_table(noted), per_t_table([("a", noted), ("b", run.evaluation), ("c", noted)])):
@@ -79,7 +79,7 @@ def test_a_table_in_a_notebook_is_escaped() -> None:
     )
 
 
-def test_words_are_folded_and_numbers_kept_where_it_is_narrow() -> None:
+def test_words_are_folded_and_numbers_kept_in_narrow_terminals() -> None:
     table = Table("", ("layer", "value", "n"), (("0 conv", "x" * 100, "12,345"),), text_columns=2)
     text = printed(table)
     assert text.count("x") == 100
@@ -95,7 +95,7 @@ def test_layer_table() -> None:
     assert "at T = 4; SynOps" in printed(table)
 
 
-def test_a_spiking_readout_has_a_firing_rate_and_nothing_behind_it() -> None:
+def test_a_spiking_readout_has_a_firing_rate_and_no_synapses_after_it() -> None:
     evaluation = entry([20, 150, 190, 199])[1]
     point = evaluation.points[-1].model_copy(
         update={"firing_rate": (0.5, 0.25), "synaptic_operations_per_layer": (24.0, 0.0)}
@@ -132,7 +132,7 @@ def test_per_t_table_of_a_run_that_ended_earlier_says_so() -> None:
 
 
 def test_early_exit_table() -> None:
-    """A lead of 4, then 7: every image stops after step 2 of 3, where 150 are right; 6 SynOps a step."""
+    """Leads of 4, then 7: every image stops after step 2 of 3, where 150 are correct; 6 SynOps per step."""
     evaluation = entry([20, 150, 190], exit_leads=[4, 7, 9])[1]
     table = early_exit_table([("model", evaluation)])
     assert table is not None
@@ -143,7 +143,7 @@ def test_early_exit_table() -> None:
     assert "costs at most 0.1 points of accuracy on 2,000 validation images" in " ".join(text.split())
 
 
-def test_early_exit_table_of_several_files_has_a_row_for_each_that_knows() -> None:
+def test_early_exit_table_has_a_row_for_each_file_with_early_exit() -> None:
     files = [
         entry([20], name="model-T1", balanced=1)[:2],
         entry([20, 150], name="model-T2", balanced=2, exit_leads=[7, 9])[:2],
@@ -175,7 +175,7 @@ def test_names_with_markup_are_printed_as_they_are() -> None:
     assert "[red]x" in printed(per_t_table([("[red]x", evaluation)]))
 
 
-def test_account_table() -> None:
+def test_quantization_table() -> None:
     account = QuantizationReport(
         layers=(
             LayerReport("conv[1]", (5, 7, 8), 0.0061, (900, 1100), (2, 9), low_clipped=1200, high_clipped=3),
@@ -190,7 +190,7 @@ def test_account_table() -> None:
     headers = ["layer", "weight bits\nleast..most", "weights\noff by", "thresholds", "dead\nchannels"]
     headers += ["images clipped\nlow / high"]
     assert list(table.headers) == headers
-    # Bits and thresholds are one number where all channels have the same; what only integrates has no thresholds.
+    # One number if all channels have the same bits or threshold; a layer that only integrates has no thresholds.
     assert rows(table) == [
         ["conv[1]", "5..8", "0.61 %", "900..1100", "2", "1,200 / 3"],
         ["fc1", "8", "12 %", "64", "", "0 / 0"],
@@ -205,7 +205,7 @@ def test_account_table() -> None:
     ) in " ".join(text.split())
 
 
-def test_account_table_of_a_chip() -> None:
+def test_quantization_table_for_a_chip() -> None:
     layers = (
         LayerReport("conv1", (8, 8, 8), 0.0067, (64, 128), (), 0, 0, threshold_error=0.0068, is_proven=True),
         LayerReport("fc1", (8, 8, 8), 0.012, (64, 64), (), 0, 0, threshold_error=0.1, is_proven=False),
@@ -228,7 +228,7 @@ def test_account_table_of_a_chip() -> None:
 
 
 def diagnosis(measure: Literal["accuracy", "agreement"]) -> Diagnosis:
-    """Of 200 images, CNN to file: 190 right, 190, 150, 160; of the last layer's errors those of the file are known."""
+    """From CNN to file, 190, 190, 150, 160 of 200 are correct. Errors of the last layer are known for the file only."""
 
     def stage(cause: Cause | None, correct: int, lost: int, error: float | None) -> DiagnosisStep:
         layer = LayerError(correlation=error, mean_squared_error=0.5, relative_error=0.25)

@@ -1,4 +1,4 @@
-"""Threads: one for small networks, all for large ones, and none that spins."""
+"""Threads: one for small networks, all for large ones, without busy waiting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fine-tuning through the spiking network: it is the network that `export` makes, and training improves it."""
+"""Fine-tuning through the spiking network: it equals the exported network, and training improves it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ from loihi_convert.simulation.simulator import outputs
 
 @pytest.mark.parametrize(("architecture", "shape"), [("digits-cnn", (1, 8, 8)), ("resnet20", (3, 8, 8))])
 @pytest.mark.parametrize("timesteps", [1, 3])
-def test_what_is_trained_is_what_is_exported(architecture: str, shape: tuple[int, int, int], timesteps: int) -> None:
+def test_the_trained_network_is_the_exported_one(
+    architecture: str, shape: tuple[int, int, int], timesteps: int
+) -> None:
     torch.manual_seed(0)
     model = build_model(architecture, shape, 10, qcfs_levels=4).eval()
     for module in model.modules():
@@ -36,14 +38,14 @@ def test_what_is_trained_is_what_is_exported(architecture: str, shape: tuple[int
     expected = outputs(network, images, timesteps)[:, -1] / timesteps
     found = SpikingNetwork(model, timesteps)(torch.from_numpy(images) / 255, {}).detach()
     assert np.abs(expected).max() > 0.01
-    # Sums in another order may move a spike that lies on the threshold; none does here.
+    # A different order of sums may move a spike if a potential equals the threshold; none does here.
     assert np.allclose(found.numpy(), expected, rtol=0, atol=1e-4)
 
 
 def test_spikes_and_gradients_by_hand() -> None:
-    """Threshold 2, T = 2, start at 1; a spike passes its gradient on where the potential is within 1 of 2.
+    """Threshold 2, T = 2, V0 = 1; a spike passes its gradient if the potential is within 1 of the threshold.
 
-    Current -1.5: potentials -0.5, -2: no spike, nothing passes. Current 0.6: 1.6, 2.2: a spike in step 2. Step 2 is
+    Current -1.5: potentials -0.5, -2: no spike, no gradient. Current 0.6: 1.6, 2.2: a spike in step 2. Step 2 is
     near: its current gets 1/2, the half of the mean; so does that of step 1, which is near itself. Current 3: 4, 5:
     spikes in both steps, none near.
     """
@@ -56,7 +58,7 @@ def test_spikes_and_gradients_by_hand() -> None:
     assert x.grad is not None
     assert x.grad.ravel().tolist() == [0, 1, 0]
     # Image 2: step 2 fires, near: 0; step 1 does not fire, near: -(1/2 - 1/2); half of what reaches the start, 1/4.
-    # Image 3: both fire: 1/2 each.
+    # Image 3: both steps fire: 1/2 each.
     assert model[0].threshold.grad.tolist() == pytest.approx([0.25 + 1.0])
 
 
@@ -87,12 +89,12 @@ def test_training_improves_the_spiking_network(digits: DataSplits, start: Checkp
     assert float(str(found["validation"])) > before + 0.2
     assert tuned.recipe["timesteps"] == 1
     assert tuned.qcfs_levels == 4
-    # What is stored is an ordinary checkpoint: its own accuracy is that of the CNN.
+    # The stored file is an ordinary checkpoint; its accuracy is that of the CNN.
     assert load(tmp_path / "t1.pt").validation_accuracy == tuned.validation_accuracy
     load_model(tmp_path / "t1.pt")
 
 
-def test_it_begins_with_learned_thresholds(digits: DataSplits, start: Checkpoint, tmp_path: Path) -> None:
+def test_it_starts_from_learned_thresholds(digits: DataSplits, start: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as refusal:
         train_cnn(digits, tmp_path / "x.pt", TrainOptions(timesteps=2, qcfs_levels=4))
     assert refusal.value.where == "start"

@@ -20,7 +20,7 @@ def test_nice_ticks(low: float, high: float, expected: list[float]) -> None:
     [(0.9, 25, [1, 2, 5, 10, 20]), (900, 2500, [1000, 2000]), (2100, 4000, [2500, 3000, 3500, 4000])],
 )
 def test_decade_ticks(low: float, high: float, expected: list[float]) -> None:
-    """The last range has none of 1, 2, 5, 10, ..."""
+    """The last range does not contain any of 1, 2, 5, 10, ..."""
     assert ticks.decade_ticks(low, high) == pytest.approx(expected)
 
 

@@ -1,4 +1,4 @@
-"""What torch.save wrote comes back; nothing in a file runs; every damage is one sentence."""
+"""Files of torch.save are read back; code in a file never runs; damage gives one sentence."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pt(tmp_path: Path) -> Path:
 
 
 def rewrite(path: Path, replace: dict[str, bytes], **options: Any) -> None:
-    """Write the archive again, with some records replaced or added (names below the top folder) and right CRCs."""
+    """Write the archive again with records replaced or added (names below the top folder) and correct CRCs."""
     with zipfile.ZipFile(path) as archive:
         records = {entry.filename: archive.read(entry) for entry in archive.infolist()}
     top = next(iter(records)).partition("/")[0]
@@ -45,7 +45,7 @@ def rewrite(path: Path, replace: dict[str, bytes], **options: Any) -> None:
 
 
 def refused(path: Path) -> str:
-    """Return what `read_pt` found wrong with the file that it names."""
+    """Return the error that `read_pt` reports for the file."""
     with pytest.raises(CheckpointError) as caught:
         read_pt(path)
     assert caught.value.where == str(path)
@@ -83,7 +83,7 @@ def test_read_pt_takes_state_dicts_parameters_and_tied_weights(tmp_path: Path) -
     assert read["state"]["conv.weight"].data_ptr() == read["parameters"]["conv.weight"].data_ptr()
 
 
-def test_what_is_written_is_read_by_torch_and_by_us(tmp_path: Path) -> None:
+def test_written_files_are_read_by_torch_and_by_read_pt(tmp_path: Path) -> None:
     content = {"text": "x", "list": [1, 2.5, None, True], "dict": {"tensor": torch.arange(6.0).reshape(2, 3)}}
     write_pt(content, tmp_path / "any.pt")
     assert list(tmp_path.iterdir()) == [tmp_path / "any.pt"]
@@ -107,7 +107,7 @@ def test_code_in_the_pickle_does_not_run(tmp_path: Path) -> None:
     torch.save({"format": Attack(victim)}, path)
     assert re.match(r"refers to (posix|nt)\.system, .* was not opened", refused(path))
     assert not victim.exists()
-    # The attack is real: a trusting reader runs it.
+    # The attack works: an unsafe reader runs the code.
     torch.load(path, weights_only=False)
     assert victim.exists()
 
@@ -146,7 +146,7 @@ def test_a_forged_program_is_one_sentence(pt: Path, program: bytes, message: str
 
 
 def test_a_value_that_doubles_at_every_level_is_refused(pt: Path) -> None:
-    # [x, x] with x = [y, y] ...: 15 levels of 10 references each are 10^15 values in a few hundred bytes.
+    # [x, x] with x = [y, y] ...: 15 levels of 10 references are 10^15 values in a few hundred bytes.
     program = b"\x80\x02]q\x00"
     for level in range(14):
         program += b"](" + b"h" + bytes([level]) + (b"h" + bytes([level])) * 9 + b"eq" + bytes([level + 1])
@@ -193,7 +193,7 @@ def test_a_tensor_beyond_its_record_is_refused(pt: Path, geometry: dict[str, Any
     assert re.search(message, refused(pt))
 
 
-def test_the_forger_can_also_write_a_good_tensor(pt: Path) -> None:
+def test_the_forged_pickle_of_a_valid_tensor_is_read(pt: Path) -> None:
     rewrite(pt, {"data.pkl": forged_tensor(1, (3,), (1,)), "data/0": struct.pack("<4f", 1, 2, 3, 4)})
     assert torch.equal(read_pt(pt), torch.tensor([2.0, 3.0, 4.0]))  # type: ignore[arg-type]
 
@@ -212,7 +212,7 @@ def test_a_pickled_module_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_what_is_no_file_of_torch_is_refused(tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("hello")
     assert refused(tmp_path / "text.pt") == "not a zip archive"
     with zipfile.ZipFile(tmp_path / "zip.pt", "w") as archive:
@@ -221,14 +221,14 @@ def test_what_is_no_file_of_torch_is_refused(tmp_path: Path) -> None:
     assert re.search(r"cannot be read \(No such file", refused(tmp_path / "absent.pt"))
 
 
-def test_a_truncated_archive_is_noticed(pt: Path) -> None:
+def test_a_truncated_archive_is_detected(pt: Path) -> None:
     content = pt.read_bytes()
     for length in (0, 1, 10, len(content) // 2, len(content) - 1):
         pt.write_bytes(content[:length])
         assert refused(pt)
 
 
-def test_a_flipped_byte_in_a_record_is_noticed(pt: Path) -> None:
+def test_a_flipped_byte_in_a_record_is_detected(pt: Path) -> None:
     content = bytearray(pt.read_bytes())
     state = torch.load(pt, weights_only=True)["state"]
     content[content.index(state["fc.weight"].numpy().tobytes()) + 100] ^= 1
@@ -255,7 +255,7 @@ def test_archives_that_torch_does_not_write_are_refused(pt: Path) -> None:
     assert re.search("its tensors are not little-endian", refused(pt))
 
 
-def test_a_failed_write_leaves_the_old_file(pt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_keeps_the_old_file(pt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = pt.read_bytes()
 
     def full(descriptor: int) -> None:

@@ -1,4 +1,4 @@
-"""Training is reproducible, resumes bit for bit, never trains on validation or test images, and really learns."""
+"""Training is reproducible, resumes bit for bit, never uses validation or test images, and learns."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def without_time(trained: Checkpoint) -> dict[str, Any]:
 
 
 class StopAfter:
-    """A progress callable that is interrupted as by Ctrl-C after so many batches."""
+    """A progress callable that raises KeyboardInterrupt, as Ctrl-C does, after this number of batches."""
 
     def __init__(self, batches: int) -> None:
         self.batches = batches
@@ -64,12 +64,12 @@ class StopAfter:
 def test_digits_are_learned(digits: DataSplits, tmp_path: Path) -> None:
     recipe = dataclasses.replace(default_recipe("digits"), epochs=10, averaging=0.95)
     trained = run(digits, tmp_path / "model.pt", recipe=recipe)
-    # Seeds 0, 1, 2 reach 93.0 to 94.0 % of 200 validation images; 85 % is five standard errors below.
+    # Seeds 0, 1, 2 reach 93.0 to 94.0 % on 200 validation images; 85 % is five standard errors below.
     assert trained.validation_accuracy > 0.85
     assert trained.test_accuracy > 0.85
 
 
-def test_the_file_holds_what_is_returned(few: DataSplits, tmp_path: Path) -> None:
+def test_the_file_contains_the_returned_checkpoint(few: DataSplits, tmp_path: Path) -> None:
     trained = run(few, tmp_path / "model.safetensors", seed=3)
     model, read = checkpoint.load_model(tmp_path / "model.safetensors")
     assert same_weights(read, trained)
@@ -81,7 +81,7 @@ def test_the_file_holds_what_is_returned(few: DataSplits, tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [tmp_path / "model.safetensors"]
 
 
-def test_a_seed_is_a_training(few: DataSplits, straight: Checkpoint, tmp_path: Path) -> None:
+def test_a_seed_determines_the_training(few: DataSplits, straight: Checkpoint, tmp_path: Path) -> None:
     torch.manual_seed(99)
     state = torch.random.get_rng_state()
     assert same_weights(straight, run(few, tmp_path / "model.pt"))
@@ -116,11 +116,11 @@ def test_a_flip_mirrors_every_other_image() -> None:
     as_they_are = torch.isclose(changed, images, atol=1e-5).flatten(1).all(1)
     mirrored = torch.isclose(changed, images.flip(3), atol=1e-5).flatten(1).all(1)
     assert (as_they_are ^ mirrored).all()
-    # 64 coins: fewer than 16 or more than 48 heads is six sigma off.
+    # Of 64 coins, fewer than 16 or more than 48 heads would be four standard deviations off.
     assert 16 <= int(mirrored.sum()) <= 48
 
 
-def test_images_that_are_not_split_are_not_trained_on(few: DataSplits, tmp_path: Path) -> None:
+def test_images_outside_the_split_are_not_trained_on(few: DataSplits, tmp_path: Path) -> None:
     unsplit = dataclasses.replace(few, name="mine.npz", validation=few.validation[:0])
     with pytest.raises(UsageError) as caught:
         run(unsplit, tmp_path / "model.pt")
@@ -169,7 +169,7 @@ def straight(few: DataSplits, tmp_path_factory: pytest.TempPathFactory) -> Check
     return run(few, tmp_path_factory.mktemp("straight") / "model.pt")
 
 
-# Four batches an epoch: interrupted in the first, at the end of the first, in the third, at the very end.
+# Four batches per epoch: interrupted in the first epoch, at its end, in the third, and at the end.
 @pytest.mark.parametrize("batches", [1, 4, 11, 16])
 def test_resumed_equals_uninterrupted_bit_for_bit(
     few: DataSplits, straight: Checkpoint, tmp_path: Path, batches: int
@@ -187,7 +187,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
         straight.validation_accuracy,
         straight.test_accuracy,
     )
-    # The epoch that was interrupted is done again, those before it are not.
+    # The interrupted epoch is repeated, earlier ones are not.
     assert done == [(batch, 16) for batch in range((batches - 1) // 4 * 4 + 1, 17)]
     assert list(tmp_path.iterdir()) == [output]
 
@@ -221,7 +221,7 @@ def test_every_epoch_is_reported(few: DataSplits, tmp_path: Path) -> None:
     assert trained.validation_accuracy == epochs[-1][1]
 
 
-def test_resume_refuses_what_does_not_belong_to_it(few: DataSplits, tmp_path: Path) -> None:
+def test_resume_refuses_a_different_training(few: DataSplits, tmp_path: Path) -> None:
     output = tmp_path / "model.pt"
 
     def refused(error: type[LoihiConvertError] = CheckpointError, **options: Any) -> LoihiConvertError:
@@ -246,7 +246,7 @@ def test_resume_refuses_what_does_not_belong_to_it(few: DataSplits, tmp_path: Pa
     assert "truncated or damaged" in refused().found
 
 
-def test_what_cannot_be_written_is_refused_before_the_first_batch(few: DataSplits, tmp_path: Path) -> None:
+def test_a_read_only_output_is_refused_before_the_first_batch(few: DataSplits, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be written"):
         run(few, tmp_path / "absent" / "model.pt", progress=StopAfter(1))
     for name, options, where in (
@@ -284,7 +284,7 @@ def test_a_diverged_training_is_refused(few: DataSplits, tmp_path: Path) -> None
         ("step_at", 0.0, "above 0, at most 1"),
     ],
 )
-def test_a_recipe_that_makes_no_sense_is_refused(field: str, value: float | str, allowed: str) -> None:
+def test_an_invalid_recipe_is_refused(field: str, value: float | str, allowed: str) -> None:
     with pytest.raises(UsageError) as caught:
         dataclasses.replace(RECIPE, **{field: value})  # type: ignore[arg-type]
     assert (caught.value.where, caught.value.expected) == (field, f"must be {allowed}")
@@ -367,20 +367,20 @@ def test_whole_channels_of_convolutions_are_dropped_in_training_only() -> None:
     before = outputs["norm1_1"].relu()
     dropped = (outputs["relu1_1"] == 0).flatten(2).all(2)
     assert torch.allclose(outputs["relu1_1"], before * ~dropped[:, :, None, None] / 0.75)
-    # 1,024 coins of probability 1/4: six sigma are 0.081.
+    # For 1,024 coins of probability 1/4, six standard deviations are 0.081.
     assert 0.169 < float(dropped.float().mean()) < 0.331
     assert torch.equal(outputs["fc_relu1"], outputs["fc1"].relu())
     model.eval()(images)
     assert torch.equal(outputs["relu1_1"], outputs["norm1_1"].relu())
 
 
-def test_a_cut_out_is_one_square_around_any_pixel() -> None:
+def test_cutout_removes_one_square_around_any_pixel() -> None:
     images = torch.ones(2000, 2, 6, 9)
     holes = moved(images, cutout=4) == 0
     assert torch.equal(holes[:, 0], holes[:, 1])
     rows, columns = holes[:, 0].any(2), holes[:, 0].any(1)
     assert torch.equal(holes[:, 0], rows[:, :, None] & columns[:, None, :])
-    # Around pixel 0 it covers -2..1, of which 2 are inside; in the middle all 4; around the last, 2 before it and it.
+    # Around pixel 0 it covers -2..1, 2 of them inside; in the middle all 4; around the last pixel, 3.
     for covered, length in ((rows, 6), (columns, 9)):
         found = {(int(line.nonzero().min()), int(line.sum())) for line in covered}
         expected = {(max(0, centre - 2), min(length, centre + 2) - max(0, centre - 2)) for centre in range(length)}
@@ -391,7 +391,7 @@ def moved(image: torch.Tensor, **ranges: float) -> torch.Tensor:
     return augmented(image, dataclasses.replace(STILL, **ranges), torch.Generator().manual_seed(0))  # type: ignore[arg-type]
 
 
-def test_augmentation_of_nothing_changes_nothing() -> None:
+def test_augmentation_with_all_ranges_0_changes_nothing() -> None:
     images = torch.rand(3, 2, 8, 8)
     assert torch.allclose(moved(images), images, atol=1e-6)
 
@@ -403,7 +403,7 @@ def test_translation_moves_the_centre_of_mass_within_its_range() -> None:
     position = torch.arange(20.0) - 9.5
     for profile in (after.sum((1, 2)), after.sum((1, 3))):
         shift = profile @ position
-        # Uniform in +-0.1 of 20 pixels: the extremes of 500 draws come within 0.1 of +-2, and never go beyond.
+        # Uniform within +-0.1 of 20 pixels: the extremes of 500 draws are within 0.1 of +-2, and never beyond.
         assert 1.9 < shift.max() <= 2 + 1e-3
         assert -2 - 1e-3 <= shift.min() < -1.9
 
@@ -421,7 +421,7 @@ def test_rotation_turns_by_up_to_its_range_and_keeps_the_mass() -> None:
     grid = torch.arange(61.0) - 30
     xx, yy = after.sum((1, 2)) @ grid**2, after.sum((1, 3)) @ grid**2
     xy = torch.einsum("nchw,h,w->n", after, grid, grid)
-    # The axis of an ellipse from its second moments.
+    # The axis of an ellipse, from its second moments.
     degrees = torch.rad2deg(torch.atan2(2 * xy, xx - yy) / 2)
     assert 29 < degrees.max() < 30.1
     assert -30.1 < degrees.min() < -29
@@ -477,7 +477,7 @@ def test_resumed_fine_tuning_equals_uninterrupted(
     assert same_weights(run(few, output, resume=True, **options), straight)
 
 
-def test_what_cannot_be_fine_tuned(few: DataSplits, plain: Checkpoint, tmp_path: Path) -> None:
+def test_invalid_fine_tuning_is_refused(few: DataSplits, plain: Checkpoint, tmp_path: Path) -> None:
     output = tmp_path / "model.pt"
 
     def refused(**options: Any) -> UsageError:
@@ -517,7 +517,7 @@ def test_options_choose_architecture_and_recipe(few: DataSplits, plain: Checkpoi
     assert (caught.value.where, caught.value.expected) == ("recipe", "must be one of best, paper")
 
 
-def test_a_small_network_trains_on_one_thread_and_the_caller_keeps_his(few: DataSplits, tmp_path: Path) -> None:
+def test_a_small_network_trains_on_one_thread_and_restores_the_callers(few: DataSplits, tmp_path: Path) -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)

@@ -1,4 +1,4 @@
-"""Six CNNs as six users would write them, through --arch, on `ref`; two of them on Lava too."""
+"""Six CNNs written like users' code, loaded with --arch and run on `ref`, two of them also on Lava."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def call(*words: object) -> int:
 
 @pytest.fixture(autouse=True)
 def in_support(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the folder where ``import user_models`` works."""
+    """Change to a folder in which ``import user_models`` works."""
     monkeypatch.chdir(SUPPORT)
     monkeypatch.setattr(sys, "argv", [])
     monkeypatch.setattr(signal, "signal", lambda *_: None)
@@ -65,7 +65,7 @@ def test_a_users_cnn_keeps_its_classes(users: ModuleType, name: str, tmp_path: P
     with open_backend("ref") as ref:
         ran = pipeline.run(pipeline.open_file(tmp_path / "user.net", arch=arch), test, ref)
     classes = scores.argmax(1).numpy()
-    # A briefly trained CNN has near ties; trained for 15 epochs on all images, 390 to 400 of 400 are the same.
+    # A briefly trained CNN has near ties; after 15 epochs on all images, 390 to 400 of 400 classes are equal.
     assert np.mean(classes == test.labels) > 0.7
     assert np.mean(ran.result.potentials[:, -1].argmax(1) == classes) >= 0.9
     assert ran.evaluation.cnn_accuracy == pytest.approx(float(np.mean(classes == test.labels)))

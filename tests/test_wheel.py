@@ -1,4 +1,4 @@
-"""The wheel that pip installs: what is in it, and that it works where nothing of this repository can be found."""
+"""The wheel: its contents, and that it works without any file of this repository."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_it_holds_the_package_its_data_and_nothing_else(wheel: Path) -> None:
+def test_it_contains_only_the_package_and_its_data(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         (entry_points,) = (archive.read(name).decode() for name in names if name.endswith("entry_points.txt"))
@@ -76,7 +76,7 @@ def test_it_holds_the_package_its_data_and_nothing_else(wheel: Path) -> None:
     assert dict(scripts["console_scripts"]) == {"loihi-convert": "loihi_convert.__main__:main"}
 
 
-def test_it_works_in_an_environment_of_its_own(wheel: Path, tmp_path: Path) -> None:
+def test_it_works_in_a_separate_environment(wheel: Path, tmp_path: Path) -> None:
     folder = tmp_path / "venv"
     python = interpreter(folder, lambda name: not name.startswith(("lava", "loihi_convert", "_loihi_convert")))
     with zipfile.ZipFile(wheel) as archive:

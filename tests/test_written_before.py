@@ -1,4 +1,4 @@
-"""Files that the version before the folders were rearranged wrote (commit c8d8342) give the numbers they gave then.
+"""Files written by an earlier version (commit c8d8342) still give the same results.
 
 ``golden/written-before.zip`` holds three exports of one CNN of 4 and 6 channels for `digits` and T = 6, and the output
 potentials and spike counts that `ref` of that commit computed for the first five test images.
@@ -26,7 +26,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_file_gives_the_numbers_that_it_gave_then(name: str, tmp_path: Path) -> None:
+def test_a_file_of_an_earlier_version_gives_the_same_results(name: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(ARCHIVE) as archive:
         path = Path(archive.extract(f"{name}.net", tmp_path))
         expected = np.load(io.BytesIO(archive.read("expected.npz")))

@@ -27,7 +27,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(
-            f"no readable card.json ({reason})", where=folder, hint="Make the folder with the verb build first."
+            f"no readable card.json ({reason})", where=folder, hint="Create the folder with the verb build first."
         ) from error
     return card
 

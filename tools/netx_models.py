@@ -160,7 +160,7 @@ def refuse_others(folder: Path, card: dict[str, Any], paths: Sequence[Path]) -> 
     held = {item["file"]: item["sha256"] for item in items}
     for path in paths:
         if path.name in held and sha256(path) != held[path.name]:
-            raise InputError(f"is not the {path.name} that {folder} holds", where=path, hint="Give it another name.")
+            raise InputError(f"differs from the {path.name} in {folder}", where=path, hint="Give it another name.")
 
 
 def write_card(folder: Path, card: dict[str, Any]) -> None:

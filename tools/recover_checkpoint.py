@@ -31,7 +31,7 @@ from loihi_convert.files import refuse_to_overwrite, refuse_to_replace, require_
 from loihi_convert.ir.quantized import QuantizedNetwork
 
 _NEVER: Final = 1e4
-"""Threshold of a channel that can never fire; a checkpoint holds finite numbers only."""
+"""Threshold of a channel that can never fire; checkpoints only contain finite numbers."""
 
 
 def main() -> int:
@@ -62,7 +62,9 @@ def recovered(path: Path, levels: int | None, data_root: Path | None = None) -> 
     source = network.provenance.get("model", {})
     if "calibration" in network.provenance:
         raise InputError(
-            "its biases are corrected, and not the CNN's", where=path, hint="Use a file without corrections."
+            "its biases are corrected, so they are not those of the CNN",
+            where=path,
+            hint="Use a file without corrections.",
         )
     if "architecture" not in source:
         raise InputError(
@@ -71,7 +73,7 @@ def recovered(path: Path, levels: int | None, data_root: Path | None = None) -> 
     method = network.provenance["balance"]["method"]
     if levels is not None and method != "qcfs":
         raise UsageError(
-            f"its thresholds are by {method}, not by training",
+            f"its thresholds are from {method}, not learned",
             where=path,
             hint="Leave out --qcfs, or use another file.",
         )

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Python 3.10 with the versions that upstream's Lava pins (NumPy 1, torch 2.3, pytest 7), installed as plain pip would:
-# what is quick of the tests (those of ONNX want the newest exporters), and Lava there driven from the newer Python here.
+# Python 3.10 with the versions that upstream's Lava pins (NumPy 1, torch 2.3, pytest 7), as installed by plain pip:
+# the fast tests (without ONNX, which needs the newest exporters), and Lava there driven from the newer Python here.
 # Needs uv and a Python 3.10.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# uv stumbles over pyenv's python3.10 on the PATH where another version is chosen, so look there first.
+# uv fails on pyenv's python3.10 shim on the PATH if another version is selected, so look in pyenv first.
 python=$(ls "$(pyenv root 2>/dev/null)"/versions/3.10.*/bin/python 2>/dev/null | tail -n 1 || true)
 python=${python:-$(python3 -m uv python find --no-project --no-python-downloads 3.10 2>/dev/null || true)}
 if [[ -z $python ]]; then
-    echo "SKIPPED: this machine has no Python 3.10, so the leg with upstream's pins was not run."
+    echo "SKIPPED: this machine does not have Python 3.10, so the tests with upstream's pins were not run."
     exit 0
 fi
 

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-# The float64 evaluation of a chain is part of the tests.
+# The float64 evaluation of a chain is in the tests.
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 MODELS = (
@@ -56,7 +56,7 @@ def measured(name: str, size: int) -> dict[str, Any]:
     model: nn.Module = getattr(torchvision.models, name)(weights=None, **options)
     randomized(model.eval()).double()
     for module in model.modules():
-        # Gains as after a training: mostly near 1.
+        # Gains as after training: mostly near 1.
         if isinstance(module, nn.BatchNorm2d):
             module.weight.data.uniform_(0.5, 1.5)
             module.bias.data.mul_(0.1)

@@ -1,13 +1,13 @@
-"""Measure `ref` beside other simulators, and what it costs: python tools/peers/benchmark.py {peers,cost} ...
+"""Compare `ref` with other simulators, or measure its cost: python tools/peers/benchmark.py {peers,cost} ...
 
-``peers``   the same exported network, the same images and threads in every library that installs (`simulators/`),
-            each in a process and, through uv, in an environment of its own; speed, and the classes and output
-            potentials they get.
-``cost``    time and peak memory of `ref` against T, number of images, images per call and network width; every
-            measurement in a fresh process.
+``peers``   runs one exported network with the same images and threads in every library that can be installed
+            (`simulators/`). Each has a separate process and, through uv, a separate environment. Measured are speed,
+            classes and output potentials.
+``cost``    measures time and peak memory of `ref` against T, number of images, images per call and network width,
+            each in a new process.
 
-Repeats are interleaved (A B C A B C ...), so that a machine that drifts does so for all. A machine that others use at
-the same time measures little: look at the minima and maxima.
+Repeats are interleaved (A B C A B C ...), so that changes of the machine's speed affect all programs. If others use the
+machine at the same time, results are unreliable: compare minima and maxima.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.report.formats import markdown_table
 
-# Networks that need no training, and the data they are made for.
+# Networks with random weights, and the data set of each.
 NETWORKS: Final = {
     "digits-cnn": "digits",
     "mnist-cnn": "mnist",
@@ -59,13 +59,13 @@ NETWORKS: Final = {
     "vgg16": "cifar10",
 }
 _REF: Final = next(index for index, peer in enumerate(PEERS) if peer.module == "reference")
-# Thresholds of untrained networks are balanced on as many.
+# Number of images on which thresholds of untrained networks are balanced.
 _CALIBRATION_IMAGES: Final = 100
 _CALIBRATION_IMAGES_OF_NOISE: Final = 8
 
 
 def main() -> int:
-    """Do what the command line says; return the exit code."""
+    """Run the command line; return the exit code."""
     options = _options()
     return exit_code(lambda: options.measure(options))
 
@@ -89,7 +89,7 @@ def _options() -> argparse.Namespace:
         verb.add_argument("--patience", type=float, default=1800, help="seconds for one answer; default: %(default)s")
         verb.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="write tables as .md and .csv there")
         if name == "peers":
-            verb.add_argument("--arch", metavar="MODULE:FACTORY", help="or any CNN, with random weights")
+            verb.add_argument("--arch", metavar="MODULE:FACTORY", help="or your own CNN, with random weights")
             verb.add_argument(
                 "--input-shape", type=_shape, default=(3, 224, 224), help="of --arch's images; default: 3,224,224"
             )
@@ -97,7 +97,7 @@ def _options() -> argparse.Namespace:
             verb.add_argument("--batch-sizes", type=_numbers, default=(4, 16, 64, 256), help="default: 4,16,64,256")
             verb.add_argument("--lava-images", type=int, default=2, help="for lava-dl; default: %(default)s")
             names = ",".join(peer.module for peer in PEERS)
-            verb.add_argument("--only", default=names, help="some of %(default)s; ref is always there")
+            verb.add_argument("--only", default=names, help="a selection from %(default)s; ref is always included")
         else:
             verb.set_defaults(arch=None)
             verb.add_argument(
@@ -134,12 +134,12 @@ def _numbers(text: str) -> tuple[int, ...]:
     return numbers
 
 
-# What is measured, and in what processes.
+# Networks, programs and results.
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """The exported file that is run, what it is called, and the images."""
+    """The exported file to run, its name in tables, and the images."""
 
     path: Path
     name: str
@@ -149,7 +149,7 @@ class Subject:
 
 @dataclass
 class Row:
-    """What was measured of one peer: its seconds in each repeat, or why there are none."""
+    """The results of one program: seconds of each repeat, or the reason why there are none."""
 
     peer: Peer
     image_count: int
@@ -174,9 +174,9 @@ class Row:
 
 @contextlib.contextmanager
 def subject(options: argparse.Namespace, timesteps: int | None) -> Iterator[Subject]:
-    """Read or make the network of the command line; a made one lies in a folder that is removed afterwards."""
+    """Read or create the network chosen on the command line; a created one is in a temporary folder."""
     if sum(each is not None for each in (options.model, options.network, options.arch)) != 1:
-        raise UsageError("found none or several", expected="give one: an exported file, --network or --arch")
+        raise UsageError("found none, or more than one", expected="give one: an exported file, --network or --arch")
     with tempfile.TemporaryDirectory() as temporary:
         if options.arch is not None:
             splits = _noise(options.input_shape, options.images)
@@ -205,7 +205,7 @@ def subject(options: argparse.Namespace, timesteps: int | None) -> Iterator[Subj
 
 
 def export_untrained(model: nn.Module, splits: DataSplits, timesteps: int, path: Path) -> None:
-    """Write the CNN ``model`` as it is, thresholds balanced for ``timesteps`` on a few images."""
+    """Write the CNN ``model`` as a file, with thresholds balanced for ``timesteps`` on a few images."""
     images = splits.calibration_images()[:_CALIBRATION_IMAGES]
     spiking = balance(
         to_relu_network(model.eval(), splits.input_shape), images, timesteps, BalanceOptions(method="ngu-lee")
@@ -214,7 +214,7 @@ def export_untrained(model: nn.Module, splits: DataSplits, timesteps: int, path:
 
 
 def _noise(shape: Shape, count: int) -> DataSplits:
-    """Return ``count`` images of noise, for whose speed what they show does not matter."""
+    """Return ``count`` images of noise; the speed does not depend on their contents."""
     images = np.random.default_rng(0).integers(0, 256, (count, *shape)).astype(np.uint8)
     data = Dataset(images, np.zeros(count, np.int64))
     return DataSplits("noise", (), data, data, data[:_CALIBRATION_IMAGES_OF_NOISE], data)
@@ -240,7 +240,7 @@ def _request(
 
 
 def measure_peers(options: argparse.Namespace) -> None:
-    """Print how fast each peer runs the network, and whether it gets the classes and potentials of `ref`."""
+    """Print the speed of each program, and whether it gives the same classes and potentials as `ref`."""
     names = set(options.only.split(","))
     if unknown := names - {peer.module for peer in PEERS}:
         raise UsageError(
@@ -249,7 +249,7 @@ def measure_peers(options: argparse.Namespace) -> None:
     with subject(options, options.timesteps) as chosen, tempfile.TemporaryDirectory() as temporary:
         if chosen.network.poisson_seed is not None:
             raise UsageError(
-                "takes Poisson spikes, the peers take pixels",
+                "takes Poisson spikes, but the other programs take pixels",
                 where=chosen.path.name,
                 hint="Export it with --input constant.",
             )
@@ -275,7 +275,7 @@ def measure_peers(options: argparse.Namespace) -> None:
 
 
 def run_interleaved(rows: Sequence[Row], requests: Sequence[Request], repeats: int, patience: float) -> None:
-    """Fill ``rows``: each peer started, then all of them timed in turn, ``repeats`` times; who fails is left out."""
+    """Fill ``rows``: start each program, then time all in turn, ``repeats`` times; one that fails is skipped."""
     with contextlib.ExitStack() as stack:
         workers: dict[int, Worker] = {}
         for index, (row, request) in enumerate(zip(rows, requests, strict=True)):
@@ -319,13 +319,13 @@ def _describe(row: Row, worker: Worker) -> None:
 
 
 def compare(row: Row, found: Array, expected: Array) -> None:
-    """Count the images whose class, and whose every output potential, is that of `ref`."""
+    """Count the images with the same class as `ref`, and those with all output potentials equal."""
     row.same_class = int((found.argmax(1) == expected.argmax(1)).sum())
     row.equal_potentials = int((found == expected).all(1).sum())
 
 
 def peers_report(rows: Sequence[Row]) -> str:
-    """Return a Markdown table of all rows, the first one being `ref`, and what has to be said to each."""
+    """Return a Markdown table of all rows, the first being `ref`, and a note on each."""
     reference = rows[0]
     table: list[tuple[str, ...]] = []
     for row in rows:
@@ -348,11 +348,11 @@ def peers_report(rows: Sequence[Row]) -> str:
         with_torch = f" (torch {row.versions['torch']})" if "torch" in row.versions else ""
         lines.append(f"- {row.title}{with_torch}: {row.peer.note}")
         if row.failure:
-            lines.append(f"  NOT MEASURED. {row.failure}")
+            lines.append(f"  not measured: {row.failure}")
     limit = next((row for row in rows if row.peer.module == "gemm" and row.seconds), None)
     if limit and reference.seconds:
         shares = [100 * own / most for own, most in zip(reference.rates, limit.rates, strict=False)]
-        lines.append(f"\n`ref` reaches {spread(shares)} % of the limit that float32 matrix products set.")
+        lines.append(f"\n`ref` reaches {spread(shares)} % of the limit given by float32 matrix products.")
     return "\n".join(lines) + "\n"
 
 
@@ -391,7 +391,7 @@ class Setting:
 
 
 def measure_cost(options: argparse.Namespace) -> None:
-    """Print what `ref` costs, one table for each thing that varies."""
+    """Print the cost of `ref`, one table for each quantity that varies."""
     longest = max((options.timesteps or 8, *options.sweep_timesteps))
     with subject(options, longest) as chosen, tempfile.TemporaryDirectory() as temporary:
         settings = list(_settings(options, chosen, Path(temporary)))
@@ -445,7 +445,7 @@ def _settings(options: argparse.Namespace, chosen: Subject, temporary: Path) -> 
     images, proven = chosen.images, chosen.network.max_timesteps
     some = images[: options.images]
     steps = min(8, proven) if options.timesteps is None else options.timesteps
-    # Before networks of several widths are made.
+    # Checked before networks of several widths are created.
     require_proven(chosen.network, steps)
     if left_out := [value for value in options.sweep_timesteps if value > proven]:
         log(f"T = {', '.join(map(str, left_out))}: left out; the file's potentials are proven to fit for T <= {proven}")

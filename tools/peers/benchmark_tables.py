@@ -1,4 +1,4 @@
-"""Medians, minima and maxima, and the machine, for `benchmark.py`."""
+"""Text for the tables of `benchmark.py`: medians with minima and maxima, and a line on the machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 
 
 def spread(values: Sequence[float]) -> str:
-    """Return the median, and the smallest and the largest in brackets, to three digits: ``1.25 (1.10..1.40)``."""
+    """Return the median, with minimum and maximum in brackets, to three digits: ``1.25 (1.10..1.40)``."""
     if not values:
         return ""
     median, least, most = map(_three_digits, (statistics.median(values), min(values), max(values)))
@@ -28,7 +28,7 @@ def _three_digits(value: float) -> str:
 
 
 def machine(threads: int) -> str:
-    """Return the processor, how much of it is used, and the versions, in one line."""
+    """Return processor, cores in use, and versions in one line."""
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()

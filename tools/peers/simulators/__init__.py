@@ -1,8 +1,8 @@
-"""The programs that `benchmark.py` compares, one file each; every one runs in a process of its own (`worker.py`).
+"""The programs that `benchmark.py` compares, one file each; each runs in a separate process (`worker.py`).
 
-A file has ``candidates(job)``, which imports its library and returns the ways of running the job's network that are
-worth trying, by name. Each takes all images and returns the seconds it took and the output potentials after step T.
-All of them get the same integers of the exported file (weights, biases, thresholds, initial potentials), in float32.
+Each file defines ``candidates(job)``, which imports its library and returns variants of running the job's network, by
+name. A variant takes all images and returns the seconds and the output potentials after step T. All variants use the
+same integers of the exported file (weights, biases, thresholds, initial potentials), in float32.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from loihi_convert.chip import limits
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Synapse
 
-# A never-firing channel: without Loihi's clipping a potential could pass the 131072 that stands for it in a file.
+# For channels that never fire. A file stores 131072, which a potential could exceed without Loihi's clipping.
 _NEVER: Final = 2.0**40
-# Values of one layer that a library which takes all steps at once may hold: 1 GiB of float32.
+# Largest number of values of one layer in a library that computes all steps at once: 1 GiB of float32.
 _MAX_SIGNAL: Final = 2**28
 
 
 @dataclass(frozen=True)
 class Job:
-    """What one process has to run.
+    """The work of one process.
 
     Parameters
     ----------
@@ -43,9 +43,9 @@ class Job:
     timesteps
         T.
     batch_sizes
-        Numbers of images side by side to choose from; empty leaves it to the program.
+        Batch sizes to choose from; if empty, the program chooses.
     arch
-        ``package.module:factory`` that builds the CNN itself, if the file was made from one with random weights.
+        ``package.module:factory`` that builds the CNN, if the file was made from a CNN with random weights.
     """
 
     path: Path
@@ -59,10 +59,10 @@ class Job:
 
 
 Runner = Callable[[Array], tuple[float, Array | None]]
-"""uint8 images ``(N, C, H, W)`` to seconds and output potentials after step T, ``(N, classes)``, if there are any."""
+"""From uint8 images ``(N, C, H, W)`` to seconds and output potentials after step T, ``(N, classes)``, if known."""
 
 Batch = Callable[[Tensor], Tensor | None]
-"""Pixels, float32 ``(B, C, H, W)``, to output potentials after step T, ``(B, classes)``, if they are the file's."""
+"""From pixels, float32 ``(B, C, H, W)``, to the file's output potentials after step T, ``(B, classes)``, if known."""
 
 
 @dataclass(frozen=True)
@@ -72,20 +72,20 @@ class Peer:
     Parameters
     ----------
     name
-        As the tables call it.
+        Name in tables.
     module
-        Its file in this folder.
+        Its module in this folder.
     requirement
-        What to install into its environment, pinned; ``None``: the project's own environment has it.
+        Pinned requirement to install; ``None`` if the project's own environment has it.
     note
-        How the network is built there, and what differs.
+        How the network is built, and any differences.
     tries_batch_sizes
-        Whether the fastest of `Job.batch_sizes` is chosen before anything is timed.
+        Whether the fastest of `Job.batch_sizes` is chosen before the measurement.
     runs_few_images
-        Whether it is too slow for all images; it then gets a process of its own for each repeat, because its own
-        processes do not rest in between.
+        Whether it is too slow for all images; each repeat then has a new process, because the program's own
+        processes stay busy between repeats.
     needs_cnn
-        Whether it runs the CNN, not the file.
+        Whether it runs the CNN instead of the file.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Peer:
     needs_cnn: bool = False
 
     def candidates(self, job: Job) -> Mapping[str, Runner]:
-        """Import the library and return what is worth trying."""
+        """Import the library and return the variants to try."""
         found: Mapping[str, Runner] = importlib.import_module(f"simulators.{self.module}").candidates(job)
         return found
 
@@ -175,8 +175,8 @@ PEERS: Final[tuple[Peer, ...]] = (
 def batched(job: Job, variants: Mapping[str, Batch], *, all_steps_at_once: bool = False) -> dict[str, Runner]:
     """Return each variant at each batch size as a runner over all images.
 
-    What holds all steps at once is tried with 1 / T of each batch size, too: then a layer sees as much at a time as
-    step by step.
+    Variants that compute all steps at once are also tried with 1 / T of each batch size, so that a layer processes as
+    much at a time as step by step.
     """
     sizes: Sequence[int] = job.batch_sizes
     if all_steps_at_once:
@@ -259,7 +259,7 @@ class _Bias(nn.Module):
 
 
 def thresholds(layer: QuantizedLayer) -> Tensor:
-    """Return the threshold of each channel, float32 ``(C,)``; out of reach where it never fires."""
+    """Return the threshold of each channel, float32 ``(C,)``; out of reach for channels that never fire."""
     assert layer.threshold is not None
     values = torch.from_numpy(layer.threshold.astype(np.float32))
     return torch.where(values == limits.NEVER_FIRES, torch.tensor(_NEVER), values)
@@ -272,5 +272,5 @@ def initial_potentials(layer: QuantizedLayer) -> Tensor:
 
 
 def over_map(per_channel: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return values of channels so that they broadcast over a layer of ``shape``: ``(C, 1, 1)``, or ``(C,)``."""
+    """Return values of channels in a shape that broadcasts over a layer of ``shape``: ``(C, 1, 1)``, or ``(C,)``."""
     return per_channel.reshape(-1, *(1,) * (len(shape) - 1))

@@ -1,4 +1,4 @@
-"""The limit: the network's matrix products and nothing else, in float32."""
+"""The limit: only the network's matrix products, in float32."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Product:
     Parameters
     ----------
     outputs, inputs
-        Of a group; inputs counted after pooling: C_in K_h K_w of a convolution.
+        Numbers per group; inputs after pooling, C_in K_h K_w for a convolution.
     positions
-        Neurons of a channel.
+        Number of neurons per channel.
     times
-        How often an image needs it: once in the first layer, whose input is constant, T times in the others.
+        Products per image: one in the first layer, whose input is constant, T in the others.
     """
 
     groups: int
@@ -38,12 +38,12 @@ class Product:
 
     @property
     def multiply_accumulates(self) -> int:
-        """For one image, all steps."""
+        """Multiply-accumulates for one image, all steps."""
         return self.groups * self.outputs * self.inputs * self.positions * self.times
 
 
 def products(network: QuantizedNetwork, timesteps: int) -> tuple[Product, ...]:
-    """Return the matrix products of each layer, pooling (by sums) done before."""
+    """Return the matrix products of each layer, after pooling (by sums)."""
     found = []
     for index, (layer, shape) in enumerate(zip(network.layers, network.shapes, strict=True)):
         synapse = layer.synapse
@@ -56,7 +56,7 @@ def products(network: QuantizedNetwork, timesteps: int) -> tuple[Product, ...]:
 
 
 def candidates(job: Job) -> Mapping[str, Runner]:
-    """Weights on the left or on the right, for each number of images side by side."""
+    """Weights on the left or on the right, for each batch size."""
     wanted = products(job.network, job.timesteps)
     found = {}
     for size in job.batch_sizes:

@@ -1,4 +1,4 @@
-"""A CNN with random weights as people run it: spiking neurons in place of ReLU, skips and pooling as they are."""
+"""A CNN with random weights as users run it: spiking neurons replace ReLU; skips and pooling are unchanged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from loihi_convert.frontend.users_code import build_cnn
 from simulators import Batch
 
 Fire = Callable[[Tensor], Tensor]
-"""Currents ``(T, B, ...)`` to spikes of the same shape; potentials start at 0."""
+"""From currents ``(T, B, ...)`` to spikes of the same shape; potentials start at 0."""
 
 
 def built(arch: str) -> nn.Module:
@@ -22,12 +22,12 @@ def built(arch: str) -> nn.Module:
 
 
 class Neurons(nn.Module):
-    """What stands in place of ReLU."""
+    """A module that replaces ReLU."""
 
     def __init__(self, fire: Fire, network: Spiking) -> None:
         super().__init__()
         self._fire = fire
-        # No child: the network holds this module.
+        # Not a child module, because the network contains this one.
         self._network = (network,)
 
     def forward(self, current: Tensor) -> Tensor:
@@ -39,13 +39,13 @@ class Neurons(nn.Module):
 
 
 class Spiking(nn.Module):
-    """The CNN over all steps at once, which are folded into the batch axis."""
+    """The CNN over all steps at once; steps are folded into the batch axis."""
 
     def __init__(self, arch: str, fire: Fire, timesteps: int) -> None:
         super().__init__()
         self.images, self.timesteps = 0, timesteps
         with warnings.catch_warnings():
-            # Of a module that it imports.
+            # The missing module is one that it imports.
             warnings.simplefilter("ignore", DeprecationWarning)
             from torch.fx.experimental.optimization import fuse
         self.graph = fuse(built(arch))
@@ -63,7 +63,7 @@ class Spiking(nn.Module):
 def graph_batch(arch: str, fire: Fire, timesteps: int, memory_format: torch.memory_format) -> Batch:
     """Return the CNN of ``arch`` with ``fire`` in place of every ReLU module, batch norm folded."""
     network = Spiking(arch, fire, timesteps)
-    # torch's types leave this form of the call out.
+    # torch's type hints omit this form of the call.
     network.to(memory_format=memory_format)  # type: ignore[call-overload]
 
     def batch(pixels: Tensor) -> None:

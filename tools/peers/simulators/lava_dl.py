@@ -1,4 +1,4 @@
-"""Unmodified lava-dl: its netx runs the file on Lava's CPU simulator, as `run_stock_netx.py` does step by step."""
+"""Unmodified lava-dl: netx runs the file on Lava's CPU simulator, as in `run_stock_netx.py`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from simulators import Job, Runner
 
 
 def candidates(job: Job) -> Mapping[str, Runner]:
-    """One network that is shown image after image; T steps in one run, then the output is read."""
+    """One network that receives one image after another; the output is read after a run of T steps."""
     import_lava()
-    # lava-dl's object detection imports it; netx does not use it.
+    # Imported by lava-dl's object detection; netx does not use it.
     sys.modules.setdefault("cv2", ModuleType("cv2"))
     from lava.lib.dl.netx.hdf5 import Network
     from lava.magma.core.run_conditions import RunSteps
@@ -28,18 +28,18 @@ def candidates(job: Job) -> Mapping[str, Runner]:
 
     def run(images: Array) -> tuple[float, Array]:
         net = Network(net_config=str(job.path), input_message_bits=8, reset_interval=steps, reset_offset=1)
-        # The first image is shown twice: Lava compiles when it first runs.
+        # The first image is run twice, because Lava compiles in the first run.
         pixels = job.network.pixels(np.concatenate([images[:1], images])).astype(np.int32)
-        # Lava's axes are W, H, C, unless the first layer is dense and takes C, H, W flattened.
+        # Lava's axes are W, H, C; a dense first layer takes flattened C, H, W.
         shown = pixels.transpose(3, 2, 1, 0) if len(net.inp.shape) == 3 else pixels.reshape(len(pixels), -1).T
         blank = np.zeros((*net.inp.shape, len(net)), np.int32)
         source = RingBuffer(data=np.concatenate([shown.repeat(steps, axis=-1), blank], axis=-1))
         source.s_out.connect(net.inp)
         config = Loihi2SimCfg(select_tag="fixed_pt")
         readout, layers = net.out_layer.neuron, net.net_config["layer"]
-        # A readout with bias is a neuron that never fires (potential in v), one without is netx's integrator (in u).
+        # With bias the readout is a neuron that never fires (potential in v), else netx's integrator (in u).
         state = readout.v if "neuron" in layers[len(layers) - 1].f else readout.u
-        # Every layer adds one step before the first image's first step is done.
+        # Every layer delays the first image's output by one step.
         net.run(condition=RunSteps(num_steps=len(net) + steps), run_cfg=config)
         started = time.perf_counter()
         potentials = []

@@ -18,7 +18,7 @@ def candidates(job: Job) -> Mapping[str, Runner]:
     from norse.torch.module.snn import SNNCell
 
     def step(current: Tensor, state: Any, parameters: Any, dt: float) -> tuple[Tensor, Any]:
-        """`iaf_feed_forward_step`, which resets to a value, with norse's soft reset."""
+        """`iaf_feed_forward_step`, which resets to a value, changed to norse's soft reset."""
         potential = state.v + current
         spikes = threshold(potential - parameters.v_th, parameters.method, parameters.alpha)
         after = reset_subtract(spikes, potential, parameters.v_reset, parameters.v_th)
@@ -26,7 +26,7 @@ def candidates(job: Job) -> Mapping[str, Runner]:
 
     network = job.network
     hidden = list(zip(network.spiking_layers, network.shapes, strict=False))
-    # It fires where V > threshold: half a unit more, and integers fire where V >= threshold.
+    # It fires if V > threshold. With V half a unit higher, integers fire if V >= threshold.
     initial = [over_map(initial_potentials(layer) + 0.5, shape) for layer, shape in hidden]
     first, *later = (synapse_module(layer.synapse) for layer in network.layers)
     modules: list[nn.Module] = []

@@ -1,4 +1,4 @@
-"""Starts a peer's process, asks it for repeats, ends it."""
+"""The process of a program: started, asked for repeats, ended."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _LAST_LINES: Final = 3
 
 
 class Worker:
-    """A peer in a process of its own, in an environment that has it; a context manager.
+    """A program in a separate process and an environment that has it; a context manager.
 
     Raises
     ------
     PlatformError
-        If it does not start or does not answer; says what its last words were.
+        If it does not start or does not answer; contains its last lines of output.
     """
 
     def __init__(self, peer: Peer, request: Request, patience: float) -> None:
@@ -81,7 +81,7 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Its session is its own: this ends what uv or Lava started for it, and nothing else.
+        # It has a separate session, so this only ends processes that uv or Lava started for it.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -92,18 +92,18 @@ class Worker:
 
 
 def python_with(requirement: str | None) -> list[str]:
-    """Return the command of a Python like this one that has ``requirement``: this one itself, or one that uv makes.
+    """Return the command of a Python with ``requirement``: this interpreter, or an environment created by uv.
 
     Raises
     ------
     PlatformError
-        If this one does not have it, and there is no uv.
+        If this interpreter does not have it and uv is missing.
     """
     if requirement is None or _has(requirement):
         return [sys.executable]
     uv = os.environ.get("UV") or shutil.which("uv")
     if uv is None:
-        raise PlatformError("not installed, and uv, which would install it, is missing", where=requirement)
+        raise PlatformError("not installed; uv, which would install it, is missing", where=requirement)
     return [uv, "run", "--quiet", "--python", sys.executable, "--with", requirement, "python"]
 
 

@@ -13,7 +13,7 @@ from simulators import Job, Runner
 
 
 def candidates(job: Job) -> Mapping[str, Runner]:
-    """All images in one call, or, where batch sizes are given, that many in a call."""
+    """All images in one call or, if batch sizes are given, in calls of that size."""
     return {f"{size} images" if size else "its own": _runner(job, size) for size in job.batch_sizes or (0,)}
 
 

@@ -13,7 +13,7 @@ def candidates(job: Job) -> Mapping[str, Runner]:
     """One time step after another through the whole network, as its tutorials do.
 
     By default Leaky subtracts the threshold of a spike at the beginning of the next step (``reset_delay``). Spikes are
-    the same: what is compared with the threshold is V(t-1) - threshold s(t-1) + I(t) either way.
+    the same: in both cases V(t-1) - threshold s(t-1) + I(t) is compared with the threshold.
     """
     from snntorch import Leaky
 
@@ -22,7 +22,7 @@ def candidates(job: Job) -> Mapping[str, Runner]:
     neurons = [
         Leaky(beta=1.0, threshold=over_map(thresholds(layer), shape), surrogate_disable=True) for layer, shape in hidden
     ]
-    # It fires where V > threshold: half a unit more, and integers fire where V >= threshold.
+    # It fires if V > threshold. With V half a unit higher, integers fire if V >= threshold.
     initial = [over_map(initial_potentials(layer) + 0.5, shape) for layer, shape in hidden]
     first, *later = (synapse_module(layer.synapse) for layer in network.layers)
 

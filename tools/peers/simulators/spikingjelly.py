@@ -15,8 +15,8 @@ from simulators.graph import graph_batch
 def candidates(job: Job) -> Mapping[str, Runner]:
     """Multi-step mode, in which each layer takes all T steps at once, ``(T, B, ...)``, and single-step mode.
 
-    IFNode has one threshold, 1 here: it gets V / threshold. Potentials start half a unit higher: integers fire where
-    V >= threshold, and V + 1/2 is further from the threshold than rounding reaches.
+    IFNode has a single threshold, here 1, so its input is divided by each channel's threshold. Potentials start half a
+    unit higher: then V + 1/2 differs from the threshold by more than rounding errors.
     """
     from spikingjelly.activation_based import neuron
     from spikingjelly.activation_based.layer import SeqToANNContainer
@@ -82,5 +82,5 @@ def candidates(job: Job) -> Mapping[str, Runner]:
 
 
 def _over(start: Tensor, shape: Sequence[int]) -> Tensor:
-    """``(C,)`` at every neuron of ``(B, C, ...)``."""
+    """Return ``(C,)`` expanded to every neuron of ``(B, C, ...)``."""
     return over_map(start, shape[1:]).expand(*shape).contiguous()

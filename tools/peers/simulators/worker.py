@@ -1,7 +1,7 @@
-"""One peer in a process of its own: chooses the fastest way, then runs once for each line that it reads.
+"""One program in a separate process: chooses the fastest variant, then runs once for each line that it reads.
 
 ``python -m simulators.worker REQUEST`` in the folder `tools/peers`; REQUEST is JSON, see `Request`. Answers are lines
-of JSON on stdout; whatever a library prints goes to stderr.
+of JSON on stdout; output of libraries goes to stderr.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _WARM_UP_IMAGES: Final = 16
 
 @dataclass(frozen=True)
 class Request:
-    """What `benchmark.py` asks of this process.
+    """The request of `benchmark.py` to this process.
 
     Parameters
     ----------
@@ -33,11 +33,11 @@ class Request:
     network, images
         Files: the exported network; uint8 images ``(N, C, H, W)``, ``.npy``.
     potentials
-        File to write output potentials after step T to, ``.npy``; not written by a peer that has none.
+        File for output potentials after step T, ``.npy``; not written by programs without potentials.
     timesteps, batch_sizes, arch
         See `Job`.
     threads
-        Of torch and whatever else multiplies.
+        Number of threads of torch and of other numerical libraries.
     """
 
     peer: int
@@ -84,9 +84,9 @@ def main() -> None:
 
 
 def peak_memory() -> int:
-    """Return the most memory that this process has had resident, in bytes.
+    """Return the peak resident memory of this process, in bytes.
 
-    Not ``ru_maxrss``: Linux carries that of the parent over the exec, and the parent is large.
+    ``ru_maxrss`` is not used: on Linux exec keeps the parent's value, and the parent is large.
     """
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
