@@ -246,7 +246,7 @@ def test_files_of_a_folder_are_replaced_whole(tool: ModuleType, tmp_path: Path) 
         (
             ("table", "damaged"),
             3,
-            "damaged: no readable card.json \\(Expecting .*Make the folder with the verb build first",
+            "damaged: no readable card.json \\(Expecting .*Create the folder with the verb build first",
         ),
     ],
 )
