@@ -244,7 +244,7 @@ def test_a_dry_run_refuses_the_folder_that_the_run_would_refuse(invoke: Invoke, 
             2,
             "error: --dry-run: found 2 files",
         ),
-        (("--golden", "also"), 2, "error: --golden: is a verb of its own. Run `loihi-convert golden"),
+        (("--golden", "also"), 2, "error: --golden: is a separate verb. Run `loihi-convert golden"),
     ],
 )
 def test_what_makes_no_sense(words: tuple[object, ...], code: int, message: str, invoke: Invoke) -> None:
@@ -360,7 +360,7 @@ def test_a_bundle_is_not_written_over_another(tmp_path: Path) -> None:
     ("words", "message"),
     [
         ((), "--bundle: the file is of target lava, whose soft-reset neurons are not part of Lava"),
-        (("--target", "loihi2", "-T", "2,4"), "--bundle: found 2 values of T; must be one T, one file."),
+        (("--target", "loihi2", "-T", "2,4"), "--bundle: found 2 values of T; must be one T."),
         (("--target", "loihi2", "-T", "2", "--input", "poisson"), "--bundle: Poisson input was chosen"),
     ],
 )

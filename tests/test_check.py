@@ -688,7 +688,7 @@ def test_exit_codes_and_json(tmp_path: Path) -> None:
     assert "model.net: can be used on Lava on a CPU: 0 errors, 1 warning, 0 notes" in out
     code, out, err = invoke(path)
     assert code == 0
-    assert "silent and saturated channels are not looked for: " in err
+    assert "silent and saturated channels are not checked: " in err
     code, out, _ = invoke(path, "--images", 0, "--target", "loihi2", "--json")
     assert code == 3
     found = json.loads(out)

@@ -700,7 +700,7 @@ def test_doctor_without_lava(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(environment, "_version", lambda name: versions.get(name, "1.0"))
     done = invoke("doctor")
     assert done.code == 4
-    assert "absent  Lava (sim): not installed; what runs on Lava (`--backend sim`, `diagnose --sim`)" in done.out
+    assert "absent  Lava (sim): not installed; `--backend sim` and `diagnose --sim`" in done.out
     assert "pip install --no-deps --ignore-requires-python lava-nc==0.10.0" in done.out
     assert "BROKEN  torch: not installed" in done.out
     assert "error: torch: does not work" in done.err

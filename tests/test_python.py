@@ -214,7 +214,7 @@ def test_without_lava_everything_else_works(lava_alone: Path, tmp_path: Path) ->
     without, exported, on_ref, on_sim, elsewhere = json.loads(finished.stdout)
     assert without[0] == 0
     assert (
-        "absent  Lava (sim): not installed; what runs on Lava (`--backend sim`, `diagnose --sim`) does not work"
+        "absent  Lava (sim): not installed; `--backend sim` and `diagnose --sim` do not work"
         in without[1]
     )
     assert "name an interpreter that has it: --lava-python PATH, or LOIHI_CONVERT_LAVA_PYTHON=PATH" in without[1]

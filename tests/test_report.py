@@ -551,7 +551,7 @@ def test_the_verdict_without_labels_and_of_several_data_sets(tmp_path: Path) -> 
         write_runs(tmp_path, entry([20, 198], name="b", has_cnn=False), data="cifar10"),
     ]
     assert verdicts(tmp_path, *folders) == [
-        "mnist: T = 2 gives 99.00 % of the images the CNN's class (200 images without labels).",
+        "mnist: T = 2 gives the CNN's class for 99.00 % of 200 images without labels.",
         "cifar10: T = 2 reaches 99.00 % (200 images).",
     ]
 

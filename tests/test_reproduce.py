@@ -437,8 +437,8 @@ def test_every_figure_has_cells() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--variants", "litteral"), "--variants: found litteral; must be some of literal, spikes, .*, each once"),
-        (("--variants", "spikes,spikes"), "--variants: found spikes,spikes; must be some of"),
+        (("--variants", "litteral"), "--variants: found litteral; must be one or more of literal, spikes, .*, each once"),
+        (("--variants", "spikes,spikes"), "--variants: found spikes,spikes; must be one or more of"),
         (("-T", "3"), "--timesteps: found 3; table 2 has 2, 8."),
         (("--methods", "rmp"), "--methods: found rmp; table 2 has act-norm-channelwise, ngu-lee."),
         (("--calibration", "some"), "--calibration: found some; must be all, split, or a number of images."),
@@ -481,7 +481,7 @@ def test_a_damaged_record_is_named(command: Command, capsys: pytest.CaptureFixtu
     for content in ("", "[]", whole.replace('"format": 1', '"format": 0')):
         path.write_text(content)
         assert command(*words) == InputError.exit_code
-        assert "Remove it, and it is computed again." in capsys.readouterr().err
+        assert "Delete it to compute it again." in capsys.readouterr().err
     path.unlink()
     assert command(*words) == 0
     assert json.loads(path.read_text())["value"]["correct"] == json.loads(whole)["value"]["correct"]

@@ -59,7 +59,7 @@ def test_a_class_that_is_never_predicted_has_its_name(
         ("predictions.csv", "\nmodel,0,3,0,", "\nmodel,0,3,x,", "line 4: class: Input should be a valid integer"),
         ("firing_rates.csv", ",0.25\n", ",1.25\n", "line 3: firing_rate: Input should be less than or equal to 1"),
         ("firing_rates.csv", "first.conv", "conv", "other files, layers or T than in result.json"),
-        ("firing_rates.csv", "model,first.conv,3,3,1.0\n", "", "3 channels of first.conv at T = 3 of model, but 4 in"),
+        ("firing_rates.csv", "model,first.conv,3,3,1.0\n", "", "first.conv of model has 3 channels at T = 3, but 4 in"),
         ("thresholds.csv", ",5,", ",x,", "line 2: threshold: Input should be a valid integer"),
         ("thresholds.csv", ",1.0,", ",inf,", "line 2: scale: Input should be a finite number"),
         ("thresholds.csv", "model", "other", "other files or layers than in result.json"),
@@ -80,7 +80,7 @@ def test_damaged_files_are_refused(tmp_path: Path, name: str, old: str, new: str
 def test_channels_without_a_threshold(tmp_path: Path) -> None:
     folder = write_runs(tmp_path, entry([199, 150, 20]))
     edit(folder / "thresholds.csv", "model,first.conv,3,5,,1.0,0\n", "")
-    with pytest.raises(InputError, match=r"4 channels of first\.conv at T = 1 of model, but 3 in"):
+    with pytest.raises(InputError, match=r"first\.conv of model has 4 channels at T = 1, but 3 in"):
         read_run(folder)
 
 

@@ -152,7 +152,7 @@ def _lava(lava_python: str | None, *, run: bool) -> Check:
         return Check(
             name,
             "absent",
-            "not installed; what runs on Lava (`--backend sim`, `diagnose --sim`) does not work",
+            "not installed; `--backend sim` and `diagnose --sim` do not work",
             f"{_install_lava()}\nOr name an interpreter that has it: --lava-python PATH, or {LAVA_PYTHON}=PATH",
         )
     if not run:
@@ -211,7 +211,7 @@ def _loihi() -> Check:
             "Loihi 2",
             "absent",
             "the Lava extension for Loihi is not installed; only needed for `run --backend loihi2`",
-            "Members of INRC get it and access to boards from Intel; `--backend sim` runs the same Processes without.",
+            "Members of INRC get it and access to boards from Intel; `--backend sim` runs the same Processes on a CPU.",
         )
     return Check("Loihi 2", "ok", "Lava's extension is installed; `golden --backend loihi2` tries a board")
 

@@ -65,7 +65,7 @@ def _options(ctx: typer.Context, version: Annotated[bool, _VERSION] = False) -> 
         Path.cwd()
     except FileNotFoundError:
         # MKL would end the program with its own message.
-        raise InputError("the current folder has been deleted", hint="Change into one that exists.") from None
+        raise InputError("the current folder has been deleted", hint="Change to an existing folder.") from None
     is_help = ctx.invoked_subcommand is None or bool(_HELP & set(sys.argv))
     if not is_help and ctx.invoked_subcommand != "doctor" and (missing := missing_packages()):
         # Detected at the start instead of when a result is written.

@@ -35,8 +35,8 @@ _FILE = typer.Argument(
 _TARGET = "Target platform: lava (CPU simulator) or loihi2 (chip)."
 _CHIPS = "Loihi 2 chips of the board: 8 for Kapoho Point."
 _IMAGES = (
-    "validation images to look for channels that stay silent or fire at every step; 0: do not look. Default: "
-    f"{CHECKED_IMAGES}, if the data are there."
+    "validation images to find channels that never fire or fire at every step; 0: skip this. Default: "
+    f"{CHECKED_IMAGES}, if the data are available."
 )
 
 
@@ -48,7 +48,7 @@ def check(
     image_count: Annotated[int | None, options.images(_IMAGES)] = None,
     chips: Annotated[int, options.number("--chips", BASICS, _CHIPS, metavar="N")] = 1,
     device: Annotated[Device, options.device()] = "auto",
-    details: Annotated[bool, options.details("Print resources of each layer and all sources, too.")] = False,
+    details: Annotated[bool, options.details("Also print resources of each layer and all sources.")] = False,
     as_json: Annotated[bool, options.as_json()] = False,
     arch: Annotated[str | None, options.arch(OWN_CNN)] = None,
     mean: Annotated[str | None, options.mean(OWN_CNN, "pixel/255 as it is")] = None,
@@ -104,7 +104,7 @@ def _images(
     except (DataError, UsageError) as error:
         if count is not None or data is not None:
             raise
-        log(f"silent and saturated channels are not looked for: {rendered(error, flags_of(ctx.command.params))}")
+        log(f"silent and saturated channels are not checked: {rendered(error, flags_of(ctx.command.params))}")
         return None
     known, kind = validation_images(splits)
     return known[: first_images(count, CHECKED_IMAGES, len(known), f"{kind} of {splits.name}")].images

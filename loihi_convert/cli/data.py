@@ -17,7 +17,7 @@ from loihi_convert.errors import rendered
 if TYPE_CHECKING:
     from loihi_convert.data.fetch import State
 
-_NAMES = "Data sets to download: mnist, fashion-mnist, cifar10; default: none, list them."
+_NAMES = "Data sets to download: mnist, fashion-mnist, cifar10. Default: list all data sets."
 _HEADS = ("data set", "", "size", "training", "test", "pixels")
 
 

@@ -28,7 +28,7 @@ _FILE = typer.Argument(
     help="Exported .net file, or a name of `loihi-convert models`.", metavar="FILE", show_default=False
 )
 _IMAGES = f"validation images; default: {DIAGNOSED_IMAGES:,}, or all."
-_SIM = "Run the first N of these images on Lava, too, and compare every layer."
+_SIM = "Also run the first N of these images on Lava and compare every layer."
 
 
 def diagnose(
@@ -37,7 +37,7 @@ def diagnose(
     timesteps: Annotated[int | None, options.timesteps()] = None,
     image_count: Annotated[int | None, options.images(_IMAGES)] = None,
     device: Annotated[Device, options.device()] = "auto",
-    details: Annotated[bool, options.details("Print how far each layer is from the CNN, too.")] = False,
+    details: Annotated[bool, options.details("Also print the difference of each layer from the CNN.")] = False,
     as_json: Annotated[bool, options.as_json()] = False,
     data: Annotated[str | None, options.data(DATA_AND_CNN)] = None,
     data_root: Annotated[Path | None, options.data_root(DATA_AND_CNN)] = None,
@@ -96,7 +96,7 @@ def _remark(kind: str, recorded: ModelRecord) -> str:
         return ""
     if recorded.arch is not None:
         return "; your CNN may have been trained on them, and accuracies are then too high"
-    return "; test images are left for the final figure"
+    return "; test images are kept for the final result"
 
 
 def _say(diagnosed: DiagnosisReport, *, details: bool) -> None:
@@ -110,7 +110,7 @@ def _say(diagnosed: DiagnosisReport, *, details: bool) -> None:
     for sentence in diagnosed.advice:
         say(f"- {sentence}")
     if not details:
-        echo("--details: how far each layer is from the CNN")
+        echo("--details: difference of each layer from the CNN")
 
 
 def _json(diagnosed: DiagnosisReport) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from loihi_convert.errors import PlatformError
 if TYPE_CHECKING:
     from loihi_convert.checks.environment import Check
 
-_LAVA = "Run a small network through Lava, too, and compare it with ref: some seconds."
+_LAVA = "Also run a small network on Lava and compare it with ref; takes some seconds."
 _INDENT = "\n        "
 
 

@@ -45,7 +45,7 @@ def dry_run(
         If the script exists.
     """
     if len(paths) > 1:
-        raise UsageError(f"found {len(paths)} files", where="dry", expected="must be one, with a script of its own")
+        raise UsageError(f"found {len(paths)} files", where="dry", expected="must be one file")
     (path,) = paths
     steps = max(timesteps, default=network.timesteps)
     listed = ",".join(map(str, timesteps or (steps,)))

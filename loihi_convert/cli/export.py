@@ -43,7 +43,7 @@ _TIMESTEPS = typer.Option(
     "-T",
     "--timesteps",
     metavar="T",
-    help="Latency T to balance for; several, as 1,2,4, write one file each.",
+    help="Latency T to balance for; a list such as 1,2,4 gives one file for each.",
     rich_help_panel=BASICS,
 )
 _TARGET = (
@@ -51,8 +51,8 @@ _TARGET = (
     "represent (fewer bits)."
 )
 _TASK = (
-    "What the outputs are: scores of classes (a single output: a logit, class 1 above 0), or numbers, as in an .npz "
-    "file with targets."
+    "Meaning of the outputs: class scores (a single output: a logit, class 1 above 0), or numbers, with targets in an "
+    ".npz file."
 )
 _METHOD = (
     f"Balancing method: {', '.join(get_args(AnyMethod))}. auto tries several and takes the one that agrees best with "
@@ -63,10 +63,10 @@ _THRESHOLDS = (
     "channel: one threshold per channel (Lava's CPU models only). scalar: one per layer, the rest folded into the "
     "weights; stock netx needs it on hardware."
 )
-_OUTPUT = "File to write, with several T one each, as in FILE-T8.net; default: MODEL with the suffix .net."
+_OUTPUT = "File to write; with several T, one file each, such as FILE-T8.net. Default: MODEL with the suffix .net."
 _CORRECTION = (
-    "Correct biases and initial potentials for the error of few time steps (Li et al., 2021); default: what --balance "
-    "auto finds better."
+    "Correct biases and initial potentials for the error of few time steps (Li et al., 2021); default: chosen by "
+    "--balance auto."
 )
 _INITIAL = "Potential before the first step; default: half of the threshold with soft reset, zero with hard reset."
 _RESET = (
@@ -78,25 +78,26 @@ _INPUT = (
     "for spike-norm and rmp."
 )
 _SKIP_COPIES = (
-    "Relays for each value of a skip connection, 1..8: more leave the convolution that it joins more weight bits; "
-    "default: what agrees best with the CNN."
+    "Relays for each value of a skip connection, 1..8. More relays leave more weight bits to the convolution in their "
+    "layer. Default: the number that agrees best with the CNN."
 )
 _SPLIT_READOUT = (
-    "Write the last layer as high and low digits of its weights. Use it where the potential's range costs bits, as "
-    "after a global average at many steps. Other tools then see both digits."
+    "Store the last layer as high and low digits of its weights. Useful if the range of its potential costs weight "
+    "bits, as after a global average with many steps. Other tools see both digits."
 )
-_PIXEL_BITS = "Bits of a pixel, 1..8; default: 8, or what fits best with hard reset and for loihi2."
+_PIXEL_BITS = "Bits of a pixel, 1..8; default: 8, or the best choice with hard reset and for loihi2."
 _BUNDLE = (
-    "Folder for a bundle to run where only Lava is installed, such as a board: the file, ten images, the potentials "
-    "they must give, a script. Needs --target loihi2 and one T."
+    "Folder for a bundle that runs where only Lava is installed, such as a board's machine: the file, ten images, "
+    "their expected potentials, a script. Needs --target loihi2 and one T."
 )
 _CALIBRATION = "Calibration images: split, all, or a number (first N of the split)."
 _EXPECT = (
-    "Accuracy in percent that the CNN is known to have; lower on validation images gives a warning. Default: what any "
-    "CNN reaches on the data set."
+    "Known accuracy of the CNN in percent; a lower one on validation images gives a warning. Default: an accuracy that "
+    "any CNN reaches on the data set."
 )
 _CLASSES = (
-    "Number of classes, or their names a,b,c, or those of a regression's outputs, with --arch; default: the data's."
+    "With --arch: number of classes, or their names a,b,c, or names of a regression's outputs; default: those of the "
+    "data."
 )
 
 
@@ -111,7 +112,7 @@ def export(
     device: Annotated[Device, options.device()] = "auto",
     verify: Annotated[bool, switch("--verify/--no-verify", BASICS, "Read the file back and compare.")] = True,
     overwrite: Annotated[bool, options.overwrite()] = False,
-    details: Annotated[bool, options.details("Print bits, thresholds and clipping of each layer, too.")] = False,
+    details: Annotated[bool, options.details("Also print bits, thresholds and clipping of each layer.")] = False,
     as_json: Annotated[bool, options.as_json()] = False,
     bundle: Annotated[Path | None, named("--bundle", BASICS, _BUNDLE, metavar="FOLDER")] = None,
     arch: Annotated[str | None, options.arch(OWN_CNN)] = None,
@@ -146,7 +147,7 @@ def export(
         Readout, choice(Readout, "--readout", NEURONS, "Read the class from the last layer's potential or spikes.")
     ] = "potential",
     input_coding: Annotated[InputCoding | None, choice(InputCoding, "--input", NEURONS, _INPUT)] = None,
-    poisson_seed: Annotated[int, options.seed(NEURONS, "Seed of everything random: of the Poisson input.")] = 0,
+    poisson_seed: Annotated[int, options.seed(NEURONS, "Seed of the Poisson input.")] = 0,
     skip_copies: Annotated[int | None, named("--skip-copies", BALANCING, _SKIP_COPIES, metavar="N")] = None,
     split_readout: Annotated[bool, switch("--split-readout", BALANCING, _SPLIT_READOUT)] = False,
     pixel_bits: Annotated[int | None, named("--pixel-bits", NEURONS, _PIXEL_BITS, metavar="BITS")] = None,

@@ -16,13 +16,13 @@ from loihi_convert.errors import PlatformError, VerificationError
 
 _FOLDER = typer.Argument(help="Golden folder; default: the one in this package.", metavar="FOLDER", show_default=False)
 _DRY_RUN = "Run nothing: show what would run on a board, and write golden.sbatch."
-_BACKEND = "What is compared: ref (exact integers), sim (Lava's CPU simulator), or loihi2 (a board)."
+_BACKEND = "Backend to compare: ref (exact integers), sim (Lava's CPU simulator), or loihi2 (a board)."
 
 
 def golden(
     folder: Annotated[Path | None, _FOLDER] = None,
     backend: Annotated[BackendName, options.choice(BackendName, "--backend", options.BASICS, _BACKEND)] = "ref",
-    output: Annotated[Path, options.output("Report to write, to be sent back.")] = Path("golden-report.json"),
+    output: Annotated[Path, options.output("Report to write and to send back.")] = Path("golden-report.json"),
     as_json: Annotated[bool, options.as_json()] = False,
     lava_python: Annotated[str | None, options.lava_python()] = None,
     lava_layout: Annotated[Layout | None, options.lava_layout()] = None,

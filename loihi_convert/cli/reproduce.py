@@ -32,18 +32,18 @@ _WHAT = typer.Argument(
     show_default=False,
 )
 _MODELS = (
-    "A ready-made model of the repository (mnist, fashion-mnist, cifar10), or a checkpoint of `train`. Several for "
-    "tables of several data sets."
+    "A ready-made model of the repository (mnist, fashion-mnist, cifar10), or a checkpoint of `train`. Repeat it "
+    "for tables of several data sets."
 )
 _TUNED = "Fine-tuned checkpoint that may be the best for some T. Ready-made models bring their own."
 _VARIANTS_HELP = (
-    f"How cells are measured, a column each, as in literal,spikes; help explains them. Default: {_VARIANTS['table']} "
-    f"for tables, {_VARIANTS['figure']} for figures."
+    "Variants of measuring a cell, one column each, such as literal,spikes; help explains them. Default: "
+    f"{_VARIANTS['table']} for tables, {_VARIANTS['figure']} for figures."
 )
 _CALIBRATION = "Calibration images: all (training and validation images), split, or a number (first N of the split)."
-_CACHE = "Folder of what has been computed; default: OUTPUT/computed."
+_CACHE = "Folder of computed results; default: OUTPUT/computed."
 _LONG_IMAGES = (
-    "Use the first N test images for T > 64, and the calibration split to balance on; default: as for smaller T."
+    "For T > 64, use the first N test images and balance on the calibration split; default: as for smaller T."
 )
 
 
@@ -59,10 +59,10 @@ def reproduce(
         str | None, options.timesteps("Only these time steps, as in 4,8; default: the paper's.")
     ] = None,
     methods: Annotated[
-        str | None, named("--methods", BASICS, "Only these; default: the paper's.", metavar="A,B")
+        str | None, named("--methods", BASICS, "Only these methods; default: the paper's.", metavar="A,B")
     ] = None,
     image_count: Annotated[int | None, options.images("test images; default: all.")] = None,
-    output: Annotated[Path, options.output("Folder to write; what it has computed is reused.")] = Path("reproduced"),
+    output: Annotated[Path, options.output("Folder to write; results in it are reused.")] = Path("reproduced"),
     device: Annotated[Device, options.device()] = "cpu",
     as_json: Annotated[bool, options.as_json()] = False,
     calibration: Annotated[str, number("--calibration", DATA, _CALIBRATION, metavar="IMAGES")] = "all",
@@ -78,11 +78,11 @@ def reproduce(
     poisson_seed: Annotated[int, options.seed("Measuring", "Seed of the Poisson input.")] = 0,
     width: Annotated[Width, options.choice(Width, "--width", options.OUTPUT, _WIDTH)] = "screen",
     tables: Annotated[list[Path] | None, named("--from", options.OUTPUT, _TABLES_HELP, metavar="CSV")] = None,
-    with_best: Annotated[bool, switch("--best/--no-best", "Measuring", "Measure the best of our methods, too.")] = True,
+    with_best: Annotated[bool, switch("--best/--no-best", "Measuring", "Also measure the best of our methods.")] = True,
     tuned: Annotated[list[Path] | None, named("--tuned", "Measuring", _TUNED, metavar="MODEL")] = None,
     cache: Annotated[Path | None, named("--cache", "Measuring", _CACHE, metavar="FOLDER")] = None,
     computed_only: Annotated[
-        bool, switch("--computed-only", "Measuring", "Show what has been computed; compute nothing.")
+        bool, switch("--computed-only", "Measuring", "Show computed results; compute nothing.")
     ] = False,
 ) -> None:
     """Measure a table or figure of Ngu & Lee 2022 on your networks, beside the paper's numbers."""
@@ -194,7 +194,7 @@ def _say(done: Reproduced, *, is_table: bool) -> None:
         say_tables(terminal_tables(done.title, done.entries, done.bests))
         for sentence in (*done.notes, *order_sentences(done.entries), *refused(done.entries)):
             echo(f"- {sentence}")
-        echo("- what the columns mean: loihi-convert reproduce --variants help")
+        echo("- meaning of the columns: loihi-convert reproduce --variants help")
     for warning in done.warnings:
         log(f"warning: {warning}")
     for path in done.files:

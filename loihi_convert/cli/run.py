@@ -41,16 +41,16 @@ _BACKEND = (
     "tested on one."
 )
 _TIMESTEPS = (
-    "Time steps; default: the T that the file was balanced for. A list, as in 1,4, is one run to the largest T that "
-    "reports each."
+    "Time steps; default: the T that the file was balanced for. A list such as 1,4 gives one run to the largest T, "
+    "with results at each."
 )
 _IMAGES = f"test images; default: all on ref, {SIM_IMAGES} on sim, {CHIP_IMAGES} on loihi2."
 _OUTPUT = "Run folder to write, new or empty; default: runs/FILE-BACKEND-TIME."
 _MODEL = "Checkpoint of the CNN; default: the one beside the file, if it is unchanged."
-_DETAILS = "Print every table, too: layers, intervals, early exit, energy at each T."
-_FLOAT = "Run the same network in floating point, too, to compare. It takes as long as the file itself."
-_EARLY_EXIT = "Evaluate stopping at a clear lead. The lead is chosen on held-out images."
-_TOLERANCE = "Percentage points of accuracy that stopping early may lose on these."
+_DETAILS = "Also print all tables: layers, intervals, early exit, energy at each T."
+_FLOAT = "Also run the same network in floating point, to compare; takes as long as the file."
+_EARLY_EXIT = "Evaluate early exit: stop when one class leads clearly. The margin is chosen on held-out images."
+_TOLERANCE = "Accuracy that early exit may lose on these images, in percentage points."
 _PROFILE = "Run once more, and measure time and energy with Lava's profiler."
 _DRY_RUN = "Run nothing: show what would run, and write FILE.sbatch."
 
@@ -163,7 +163,7 @@ def _paths(files: Sequence[Path] | None, *, golden: bool) -> tuple[Path, ...]:
     """Return the files to run: those given, or the newest in the current folder."""
     if golden:
         hint = "Run `loihi-convert golden [FOLDER]`, with the same options."
-        raise UsageError("is a verb of its own", where="golden", hint=hint)
+        raise UsageError("is a separate verb", where="golden", hint=hint)
     if not files:
         files = sorted(Path().glob(f"*{NETX}"), key=lambda path: path.stat().st_mtime)[-1:]
     if not files:

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 _DATA = "Data set; default: digits, or that of --from."
 _ARCHITECTURE = "Network to train; default: the one for the data set, or that of --from."
-_STORE = "float16 halves the file; accuracies are those of the rounded weights."
+_STORE = "float16 halves the file size; reported accuracies use the rounded weights."
 _RECIPE = "best: this package's. paper: that of Ngu & Lee 2022, for mnist, fashion-mnist and cifar10 (VGG-16)."
 _EPOCHS = "Epochs; default: those of the recipe."
-_START = "Checkpoint of `train` to continue from, with a few epochs of small steps."
+_START = "Checkpoint of `train` to fine-tune, for a few epochs at a small learning rate."
 _QCFS = "Train for few time steps: activations with L levels (quantization-clip-floor-shift) and trained thresholds."
 _WEIGHT_BITS = "With --qcfs: train with weights rounded to 2..8 bits, for export with the same --weight-bits."
 _TIMESTEPS = "Fine-tune the spiking network itself for this many time steps; --from names a CNN trained with --qcfs."

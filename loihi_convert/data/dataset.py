@@ -93,14 +93,14 @@ class Dataset:
             raise DataError(
                 "found targets; the network gives classes",
                 where=where,
-                expected="must hold labels, or neither",
+                expected="must contain labels, or neither labels nor targets",
                 hint="Export a network for numbers with `task='regression'`.",
             )
         if task == "regression" and self.labels is not None:
             raise DataError(
                 "found labels; the network is a regression",
                 where=where,
-                expected="must hold targets, or neither",
+                expected="must contain targets, or neither labels nor targets",
                 hint="Write the numbers that the CNN was trained on as the array targets of an .npz file.",
             )
         if self.targets is not None and self.targets.shape[1] != outputs:

@@ -165,7 +165,9 @@ def diagnose(
     device: str = "cpu",
     progress: Progress = no_progress,
 ) -> Diagnosis:
-    """Return where correct classes are lost between ``cnn`` and ``network``; memory does not grow with the images.
+    """Return where correct classes are lost between ``cnn`` and ``network``.
+
+    Memory does not grow with the number of images.
 
     Parameters
     ----------

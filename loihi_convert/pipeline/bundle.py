@@ -52,7 +52,7 @@ def require_bundle(target: Target, timesteps: tuple[int, ...], *, is_poisson: bo
             hint="Pass `target='loihi2'`.",
         )
     if len(timesteps) > 1:
-        raise UsageError(f"found {len(timesteps)} values of T", where="bundle", expected="must be one T, one file")
+        raise UsageError(f"found {len(timesteps)} values of T", where="bundle", expected="must be one T")
     if is_poisson:
         raise UsageError("Poisson input was chosen", where="bundle", expected="needs pixels as a constant input")
 

@@ -148,7 +148,7 @@ def read_golden(path: Path) -> Golden:
         ) from None
     if sha256(path / NETWORK) != expected or len(digests) != len(network.layers):
         raise InputError(
-            f"not the network that {DIGESTS} was made for", where=path / NETWORK, hint="Take the folder as a whole."
+            f"not the network that {DIGESTS} was made for", where=path / NETWORK, hint="Copy the complete folder."
         )
     return Golden(path, network, images, timesteps, potentials, digests)
 

@@ -69,7 +69,9 @@ def paper_table(entries: Sequence[Entry]) -> Table | None:
         texts = (format(row.cells[t], form) if t in row.cells else "" for t in steps)
         body.append((row.label, f"{paper_cnn:.2f}" if row.kind == "own" and paper_cnn is not None else "", *texts))
     headers = ("accuracy, %", "CNN", *(f"T = {t}" for t in steps))
-    return Table("Beside the paper (Ngu & Lee 2022), each at the T it is balanced for", headers, tuple(body), 1)
+    return Table(
+        "Compared with the paper (Ngu & Lee 2022), each file at the T it is balanced for", headers, tuple(body), 1
+    )
 
 
 def paper_remarks(entries: Sequence[Entry]) -> Iterator[str]:

@@ -109,7 +109,7 @@ def _subtitle(entries: Sequence[Entry], sets: Sequence[str]) -> str:
     has_classes = any(entry.evaluation.regression is None for entry in entries)
     intervals = " Intervals are Wilson's, 95 %." if has_classes else ""
     measures = "accuracies" if has_classes else "errors"
-    apart = f" Data sets are shown apart: do not compare their {measures}." if len(sets) > 1 else ""
+    apart = f" Data sets are shown separately: do not compare their {measures}." if len(sets) > 1 else ""
     return (
         f"{files}: a CNN converted to a spiking network in Loihi's integers, run on {images} images with {backends}. "
         f"T is the latency in time steps.{intervals}{apart}"

@@ -37,4 +37,4 @@ def _matrix(entry: Entry, found: Confusion) -> Block:
     told += f". Most often: {often}." if confused else "."
     if len(found.classes) > MAX_CLASSES:
         return Paragraph(f"{told} {len(found.classes)} classes are too many for a matrix here.")
-    return Matrix(f"{told} Rows: what an image is; columns: the class it got; empty: none", found)
+    return Matrix(f"{told} Rows: true class; columns: predicted class; empty: none", found)

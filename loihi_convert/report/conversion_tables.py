@@ -85,8 +85,8 @@ def quantization_table(report: QuantizationReport) -> Table:
         )
     if any(layer.identity_ratio for layer in report.layers):
         caption += (
-            ". Identity: how large the weight of a skip is beside the largest weight of the convolution that it joins, "
-            "and the bits this costs that convolution"
+            ". Identity: the weight of a skip relative to the largest weight of the convolution in its layer, and the "
+            "bits this costs that convolution"
         )
     return table_of(rows, caption=caption)
 

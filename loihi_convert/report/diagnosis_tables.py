@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from loihi_convert.metrics.diagnosis import Diagnosis
 
 
-_CHANGED: Final = "changed, one thing after the other"
+_CHANGED: Final = "changed, one step at a time"
 
 
 def cause_table(diagnosis: Diagnosis) -> Table:
@@ -57,7 +57,7 @@ def divergence_table(diagnosis: Diagnosis) -> Table:
     ]
     caption = (
         "clipped, spike counts, float SNN, file: correlation with the CNN's activations. Error: the file's mean "
-        "squared error over the CNN's mean square. Loss: points that the CNN loses when it goes on from this layer "
+        "squared error over the CNN's mean square. Loss: points that the CNN loses when it continues from this layer "
         "of the file, minus those for the layer before. Threshold / largest: threshold over the CNN's largest "
         "activation. Cut off: the CNN's positive activations above the threshold"
     )

@@ -38,7 +38,7 @@ def blocks(entries: Sequence[Entry]) -> Iterator[Block]:
     boundaries = dict.fromkeys(energy.boundary for _, energy in known)
     constants = dict.fromkeys(constant for _, energy in known for constant in energy.constants)
     yield Details(
-        "What is in and out, and the source of every constant",
+        "Included and omitted costs, and the source of every constant",
         (*(Paragraph(boundary) for boundary in boundaries), _table(list(constants))),
     )
 

@@ -18,9 +18,9 @@ NEURONS: Final = {
     NeuronModel.SOFT.label: "subtracts the threshold, one per channel (the custom Process SoftResetIF)",
     f"{NeuronModel.SOFT.label} scalar": "the same with one threshold per layer; the differences between channels are "
     "folded into the weights",
-    NeuronModel.CIRCUIT.label: "the same as soft, built of Lava's stock processes only",
-    f"{NeuronModel.HARD.label} array": "Lava's own LIF, which returns to 0, with one threshold per channel; only the "
-    "CPU models take them",
+    NeuronModel.CIRCUIT.label: "the same as soft, built only from Lava's stock Processes",
+    f"{NeuronModel.HARD.label} array": "Lava's own LIF, which resets to 0, with one threshold per channel; only "
+    "Lava's CPU models support that",
     f"{NeuronModel.HARD.label} scalar": "Lava's own LIF with one threshold per layer, as stock netx has it on hardware",
 }
 """The neurons of exported files: what a spike does to their potential, and what shares a threshold."""

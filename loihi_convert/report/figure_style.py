@@ -19,7 +19,7 @@ Kind = Literal["png", "svg", "pdf"]
 """File formats of figures."""
 
 COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6D00", "#6A3D9A")
-"""Okabe and Ito's palette, and two more: told apart by every kind of colour vision."""
+"""Okabe and Ito's palette and two more colours, distinguishable with every kind of colour vision."""
 
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*")
 """One marker per series, for those who do not see its colour."""

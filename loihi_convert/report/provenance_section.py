@@ -50,7 +50,7 @@ def _how_it_was_made(run: StoredRun) -> Iterator[Block]:
     )
     yield Table("Files of this run", ("file", *columns, "SHA-256"), rows, len(columns) + 2)
     whole = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False)
-    yield Details("The whole manifest, with all that is recorded of each file", (Code(whole),))
+    yield Details("The whole manifest, with the records of each file", (Code(whole),))
 
 
 def _recorded(run: StoredRun, file: str, stage: str, key: str) -> str:

@@ -54,7 +54,7 @@ def _of_regressions(entries: Sequence[Entry]) -> str:
     rmse, entry, cnn, has_targets = min(found, key=lambda one: (one[0], one[1].point.timesteps))
     measure = "RMSE" if has_targets else "RMSE to the CNN's outputs"
     beside = f"; the CNN's RMSE is {number(cnn.mean.rmse)}" if cnn else ""
-    least = "" if len(found) == 1 else ", the least of these files"
+    least = "" if len(found) == 1 else ", the smallest of these files"
     reached = f"{_name(entry, entries)} reaches an {measure} of {number(rmse)}"
     return f"{reached}{least}{beside} ({entry.evaluation.image_count:,} images)."
 
@@ -65,8 +65,8 @@ def _without_labels(entries: Sequence[Entry]) -> str:
         return "Neither labels nor the CNN's classes are known, so no accuracy is measured."
     best = max(known, key=lambda entry: (entry.point.agreement_with_cnn or 0, -_work(entry)))
     return (
-        f"{_name(best, entries)} gives {percent(best.point.agreement_with_cnn)} % of the images the CNN's "
-        f"class ({best.evaluation.image_count:,} images without labels)."
+        f"{_name(best, entries)} gives the CNN's class for {percent(best.point.agreement_with_cnn)} % of "
+        f"{best.evaluation.image_count:,} images without labels."
     )
 
 
@@ -110,5 +110,5 @@ def _beside_cnn(entry: Entry) -> str:
     if loss is None:
         return ""
     if loss == "0.00":
-        return ", as much as the CNN"
+        return ", equal to the CNN"
     return f", {loss.removeprefix('-')} points {'above' if loss.startswith('-') else 'below'} the CNN"

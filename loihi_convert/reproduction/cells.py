@@ -197,7 +197,9 @@ def chosen_variants(names: Sequence[str]) -> tuple[Variant, ...]:
     unknown = [name for name in names if name not in VARIANTS]
     if unknown or not names or len(set(names)) < len(names):
         raise UsageError(
-            f"found {','.join(names)}", where="variants", expected=f"must be some of {', '.join(VARIANTS)}, each once"
+            f"found {','.join(names)}",
+            where="variants",
+            expected=f"must be one or more of {', '.join(VARIANTS)}, each once",
         )
     return tuple(VARIANTS[name] for name in names)
 

@@ -14,7 +14,7 @@ from loihi_convert.files import write_atomically
 FORMAT: Final = 1
 """Goes up when a change of the package changes a number: what was computed before is computed again."""
 
-_REMOVE: Final = "Remove it, and it is computed again."
+_REMOVE: Final = "Delete it to compute it again."
 
 
 class Records:
@@ -49,7 +49,7 @@ class Records:
         except json.JSONDecodeError as error:
             raise InputError(f"not JSON ({error})", where=path, hint=_REMOVE) from error
         if not isinstance(record, dict) or record.get("key") != _with_format(key) or "value" not in record:
-            raise InputError("does not hold what its name says", where=path, hint=_REMOVE)
+            raise InputError("its contents do not match its name", where=path, hint=_REMOVE)
         return record["value"]
 
     def put(self, kind: str, key: Mapping[str, Any], value: Any) -> None:

@@ -140,7 +140,7 @@ def opened_networks(request: Request, tell: Tell) -> dict[str, Measurements]:
         data = checkpoint.load(path).data
         if data in found:
             raise UsageError(
-                f"{found[data].name} is trained on {data}, too",
+                f"{found[data].name} is also trained on {data}",
                 where=path,
                 expected="pass one `models` for each data set",
                 hint="Pass fine-tuned networks by `tuned`.",

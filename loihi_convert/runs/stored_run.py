@@ -200,7 +200,7 @@ def _require_equal_channels(
         if len(channels) != expected:
             raise damaged(
                 folder / "firing_rates.csv",
-                f"{len(channels)} channels of {layer} at T = {timesteps} of {file}, but {expected} in thresholds.csv "
+                f"{layer} of {file} has {len(channels)} channels at T = {timesteps}, but {expected} in thresholds.csv "
                 "or at another T",
             )
 

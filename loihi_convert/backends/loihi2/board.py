@@ -84,11 +84,13 @@ def chosen_board(
             f"found {generation}",
             where="loihi_gen",
             expected=one_of(GENERATIONS),
-            hint="Most Loihi 2 chips are N3B3. The default is what LOIHI_GEN says.",
+            hint="Most Loihi 2 chips are N3B3. The default is the value of LOIHI_GEN.",
         )
     if partition and name:
         raise UsageError(
-            f"given, and so is `partition` ({partition})", where="board", expected="must be one of the two, says Lava"
+            f"given, and so is `partition` ({partition})",
+            where="board",
+            expected="must be one of the two; Lava does not accept both",
         )
     if not partition:
         name = name or environment.get("BOARD") or None

@@ -199,9 +199,9 @@ def script(words: Sequence[str], job: str, planned: ChipPlan, *, folder: Path, a
         options.append(f"#SBATCH --partition={board.partition}")
     if board.name is not None:
         options.append(f"#SBATCH --nodelist={board.name}")
-    how = "Run it with bash: the board has an address of its own."
+    how = "Run it with bash: the board has its own address."
     if board.address is None:
-        how = "Submit it with sbatch; or run it with bash where Lava itself may ask SLURM for a board."
+        how = "Submit it with sbatch; or run it with bash if Lava itself may request a board from SLURM."
     environment = dict(board.environment)
     is_slurm = environment.pop("SLURM", None) is not None
     exports = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
