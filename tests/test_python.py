@@ -213,10 +213,7 @@ def test_without_lava_everything_else_works(lava_alone: Path, tmp_path: Path) ->
     assert finished.returncode == 0, finished.stderr
     without, exported, on_ref, on_sim, elsewhere = json.loads(finished.stdout)
     assert without[0] == 0
-    assert (
-        "absent  Lava (sim): not installed; `--backend sim` and `diagnose --sim` do not work"
-        in without[1]
-    )
+    assert "absent  Lava (sim): not installed; `--backend sim` and `diagnose --sim` do not work" in without[1]
     assert "name an interpreter that has it: --lava-python PATH, or LOIHI_CONVERT_LAVA_PYTHON=PATH" in without[1]
     assert "absent  lava-dl: not installed" in without[1]
     assert exported[0] == 0

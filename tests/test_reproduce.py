@@ -437,7 +437,7 @@ def test_every_figure_has_cells() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--variants", "litteral"), "--variants: found litteral; must be one or more of literal, spikes, .*, each once"),
+        (("--variants", "litteral"), "--variants: found litteral; must be one or more of literal, .*, each once"),
         (("--variants", "spikes,spikes"), "--variants: found spikes,spikes; must be one or more of"),
         (("-T", "3"), "--timesteps: found 3; table 2 has 2, 8."),
         (("--methods", "rmp"), "--methods: found rmp; table 2 has act-norm-channelwise, ngu-lee."),

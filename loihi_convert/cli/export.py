@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from loihi_convert.frontend.source import Source
 
 _MODEL = typer.Argument(
-    help="Trained CNN: a checkpoint (of torch.save, whatever its suffix, or safetensors), or an ONNX file.",
+    help="Trained CNN: a checkpoint (from torch.save, with any suffix, or safetensors), or an ONNX file.",
     metavar="MODEL",
     show_default=False,
 )

@@ -115,7 +115,7 @@ def require_exact_relays(
 ) -> None:
     """Raise a `RangeError` unless each relay of an integer layer fires exactly when its source does.
 
-    Its weight must equal its threshold. The relay of a channel that can never fire has no weight and never fires.
+    Its weight must equal its threshold. The relay of a channel that can never fire has weight 0 and never fires.
 
     Parameters
     ----------

@@ -30,7 +30,7 @@ from loihi_convert.records import Interval, Record, wilson_interval
 
 
 class Point(Record):
-    """Figures after T time steps. Accuracies and agreements are fractions 0..1, None without anything to compare with.
+    """Figures after T time steps. Accuracies and agreements are fractions 0..1, or None if they cannot be computed.
 
     Attributes
     ----------

@@ -109,7 +109,7 @@ def diagnose(
     if source.recorded.sha256 != recorded.sha256:
         notes.append(
             f"{path} was not made from {model} as it is now: differences between the two CNNs are counted as loss, "
-            "mostly as that of weight bits."
+            "mostly under weight bits."
         )
     notes += image_notes(network)
     spiking = float_network(network, source.network)
