@@ -146,7 +146,8 @@ def test_a_plan_says_what_the_run_takes() -> None:
     assert planned.values_read == 4 * 64 + 6 * 4 + 10
     assert planned.stops == 3 * (6 + 2)
     assert planned.seconds == pytest.approx((0.24, 2.4))
-    assert planned.neurocores == (3, 3)
+    # One core a layer, and one for each neuron that passes the spike of the bias source on to the third.
+    assert planned.neurocores == (5, 5)
     kinds = [process.kind for process in planned.processes]
     assert kinds[:2] == ["ImageSource", "PyToN3ConvAdapter"]
     assert kinds.count("PyToNxAdapter") == 1
@@ -258,7 +259,7 @@ def test_golden_can_be_rehearsed_without_a_board(invoke: Invoke) -> None:
     assert code == 0, err
     assert re.search(r"conv1 +LIFReset +4x8x8 +du 0, dv 4096, vth", out)
     assert re.search(r"input +PyToN3ConvAdapter", out)
-    assert "neurocores: 3..3 of 128" in out
+    assert "neurocores: 5 of 128" in out
     assert "read back: u of 290 neurons" in out
     assert "never measured" in out
     assert "nothing was run; wrote golden.sbatch" in err

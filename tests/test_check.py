@@ -42,7 +42,7 @@ from loihi_convert.checks.lava_dl_notes import lava_dl_notes
 from loihi_convert.checks.resource_rules import MEMORY_RULES, NEUROCORE_RULES
 from loihi_convert.checks.stock_rules import FILE_RULES, LIF_RULES, STOCK_RULES
 from loihi_convert.chip import limits
-from loihi_convert.chip.resources import Chips, resources
+from loihi_convert.chip.resources import Chips, network_resources, resources
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.ir.network import ReluLayer, ReluNetwork, Reset
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork, Target
@@ -301,7 +301,7 @@ def dense(neurons: int, inputs: int) -> LayerData:
 
 
 def test_a_file_that_begins_with_a_dense_layer_is_counted_from_it(tmp_path: Path) -> None:
-    """1,000 neurons of 64 inputs: 64,000 + 24,000 bytes expanded; all 10 after them receive each."""
+    """All 10 neurons after the 1,000 receive each. 250 words a row hold 799 neurons of 64 inputs, 125 words 399."""
     path = write_external(tmp_path / "dense.net", [dense(1000, 64), dense(10, 1000)])
     assert found_in(path) == {}
     chips = chips_of(path)
@@ -309,7 +309,8 @@ def test_a_file_that_begins_with_a_dense_layer_is_counted_from_it(tmp_path: Path
     assert [layer.name for layer in chips.layers] == ["layer/0", "layer/1"]
     first = chips.layers[0]
     assert (first.neurons, first.fan_in, first.fan_out, first.synapses) == (1000, 64, 10, 64_000)
-    assert first.expanded_bytes == 88_000
+    assert (first.cores, first.limit, first.tile) == ((2, 3), "synaptic memory", None)
+    assert (first.core_neurons, first.core_words) == (500, 64 * 157)
 
 
 def recurrent(recurrent_weights: int) -> LayerData:
@@ -325,7 +326,8 @@ def test_recurrent_synapses_are_counted(tmp_path: Path) -> None:
     layer = chips.layers[0]
     assert (layer.neurons, layer.fan_in, layer.fan_out) == (5, 4 + 4, 4 + 3)
     assert (layer.synapses, layer.weights) == (5 * 4 + 20, 5 * 4 + 25)
-    assert (layer.shared_bytes, layer.expanded_bytes) == (40 + 5 * 6, 45 + 5 * 24)
+    # 4 + 5 rows of 5 synapses: ceil(28 / 16) words each.
+    assert (layer.core_words, layer.cores) == (9 * 2, (1, 1))
 
 
 @pytest.mark.parametrize(
@@ -427,46 +429,61 @@ def test_a_damaged_file_is_not_looked_into(tmp_path: Path) -> None:
 def test_resources_by_hand() -> None:
     """2 kernels of 2 x 2 on 4 x 4 pixels: 18 neurons with 4 synapses each, 8 weights.
 
-    Shared: 8 + 18 x 6 bytes; expanded: 72 + 18 x 24. A pixel in the middle reaches 2 x 4 neurons, and each of the 18
-    neurons all 4 of the readout, but for the one weight that is 0: 71 synapses, in a dense matrix of 72 bytes.
+    A pixel in the middle reaches 2 x 4 neurons, and each of the 18 neurons all 4 of the readout, but for the one weight
+    that is 0: 71 synapses. 4 taps are rows of one word, and 18 inputs rows of ceil(23 / 16). Of 3 columns a tile has 2.
     """
-    first, last = resources((1, 4, 4), [(layer.name, layer.synapse) for layer in good().layers])
+    chips = network_resources(good())
+    first, last = chips.layers
     assert (first.neurons, first.fan_in, first.fan_out, first.synapses, first.weights) == (18, 4, 4, 72, 8)
-    assert (first.shared_bytes, first.expanded_bytes, first.shared_cores, first.expanded_cores) == (116, 504, 1, 1)
+    assert (first.cores, first.tile, first.limit, first.core_words) == ((2, 2), (2, 3, 2), "tile width", 4)
     assert (last.neurons, last.fan_in, last.fan_out, last.synapses, last.weights) == (4, 18, 0, 71, 72)
-    assert (last.shared_bytes, last.expanded_bytes) == (71 + 24, 72 + 96)
+    assert last.cores == (1, 1)
+    assert last.core_words == 18 * 2
+    assert (chips.cores, chips.source_cores) == ((3, 3), 0)
 
 
-def test_a_layer_that_needs_five_cores_expanded_is_halved_into_eight() -> None:
-    """256 inputs and 3,840 neurons: 983,040 + 92,160 bytes are 5.5 cores of 196,608."""
-    (layer,) = resources((1, 16, 16), [("fc", Dense(np.ones((3840, 256), np.int32)))])
-    assert (layer.shared_cores, layer.expanded_cores) == (6, 8)
+def test_the_soft_reset_circuit_is_counted_for_the_chip() -> None:
+    """Each of the 18 neurons inhibits itself: 18 more synapses. The bias source reaches the 4 readouts, in 2 words; its
+    spike passes one neuron on the way, which has a core.
+    """
+    network = good(reset="soft", readout=replace(READOUT, bias=np.arange(4, dtype=np.int32)))
+    plain, chips = network_resources(network), network_resources(network, has_circuit=True)
+    for layer, other, self_synapses, bias in zip(plain.layers, chips.layers, (1, 0), (0, 1), strict=True):
+        assert other.fan_in == layer.fan_in + self_synapses + bias
+        assert other.fan_out == layer.fan_out + self_synapses
+        assert other.synapses == layer.synapses + layer.neurons * (self_synapses + bias)
+    # A core has two of the three columns.
+    assert [layer.core_words for layer in chips.layers] == [4 + 12, 18 * 2 + 2]
+    assert (chips.cores, chips.source_cores) == ((3 + 1, 3 + 1), 1)
+    assert "soft-reset circuit" in chips.boundary
 
 
 BROKEN_SIZES = [
-    # Channels of 128 x 128 neurons, two cores each: 65 x 2 = 130 of 128.
-    ("the network fits the chips",
-     [("conv", Conv(np.ones((65, 1, 1, 1)))), ("fc", Dense(np.ones((1, 65)), None, (128, 128)))],
-     1, "error", None, ["at least 13", "neurocores", "128", "technology brief", "`chips=8`"]),
-    ("the network fits without sharing weights",
-     [("conv", Conv(np.ones((60, 1, 5, 5)))), ("fc", Dense(np.ones((1, 60)), None, (124, 124)))],
-     1, "warning", None, [" to ", "neurocores", "128"]),
-    ("the synapses of a neuron fit one core", [("fc", Dense(np.ones((1, 256 * 1024))))], 1, "error",
-     "fc", ["262,144 input synapses", "196,608 bytes"]),
+    # 64 channels of 64 x 64 neurons: a tile has 2,048, a power of two. One core more for the last layer.
+    ("the network fits the chips", (1, 64, 64),
+     [("conv", Conv(np.ones((64, 1, 1, 1)))), ("last", Conv(np.ones((1, 64, 1, 1)), stride=(64, 64)))],
+     "error", None, ["129 neurocores", "128", "technology brief", "`chips=8`"]),
+    # 4 words a row hold 12 neurons, 2 words 5.
+    ("the network surely fits the chips", (4000,), [("fc", Dense(np.ones((1200, 4000), np.int8)))],
+     "warning", None, ["100 to 240 neurocores", "128"]),
+    ("the synapses of a neuron fit one core", (16_001,), [("fc", Dense(np.ones((1, 16_001))))], "error",
+     "fc", ["16,001 inputs", "16,000 axons"]),
+    # 6 x 6 taps of 512 channels are 18,432 rows, of a word at least.
+    ("the synapses of a neuron fit one core", (512, 6, 6), [("conv", Conv(np.ones((4, 512, 3, 3)), pool=(2, 2)))],
+     "error", "conv", ["18,432 words", "16,000"]),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("rule", "synapses", "chips", "severity", "layer", "named"), BROKEN_SIZES)
+@pytest.mark.parametrize(("rule", "shape", "synapses", "severity", "layer", "named"), BROKEN_SIZES)
 def test_a_network_too_large(
-    rule: str, synapses: Any, chips: int, severity: str, layer: str | None, named: list[str]
+    rule: str, shape: Any, synapses: Any, severity: str, layer: str | None, named: list[str]
 ) -> None:
-    shape = (1, 512, 512) if len(synapses) == 1 else (1, 128, 128)
-    layers = resources(shape, synapses)
+    chips = resources(shape, synapses)
     found = {
         finding.rule: finding
         for finding in (
-            *findings(NEUROCORE_RULES, [(None, Chips(layers, chips))], "loihi2"),
-            *findings(MEMORY_RULES, [(layer.name, layer) for layer in layers], "loihi2"),
+            *findings(NEUROCORE_RULES, [(None, chips)], "loihi2"),
+            *findings(MEMORY_RULES, [(layer.name, layer) for layer in chips.layers], "loihi2"),
         )
         if finding.rule != "no pooling multiplies the weights"
     }
@@ -474,9 +491,9 @@ def test_a_network_too_large(
 
 
 def test_more_chips_hold_more() -> None:
-    layers = resources((1, 128, 128), BROKEN_SIZES[0][1])  # type: ignore[arg-type]
+    chips = resources((1, 64, 64), BROKEN_SIZES[0][2], chips=2)  # type: ignore[arg-type]
     assert "the network fits the chips" not in {
-        finding.rule for finding in findings(NEUROCORE_RULES, [(None, Chips(layers, 2))], "loihi2")
+        finding.rule for finding in findings(NEUROCORE_RULES, [(None, chips)], "loihi2")
     }
 
 
@@ -705,7 +722,9 @@ def test_exit_codes_and_json(tmp_path: Path) -> None:
         "error",
         "warning",
         "neurocores",
+        "most",
     ]
+    assert "most        conv: 2 of 2 x 3 x 2, limited by tile width\n" in out
     # With all sources, a finding is one line.
     _, out, _ = invoke(path, "--images", 0, "--target", "loihi2", "--details")
     assert sum(line.startswith(("error: ", "warning: ", "note: ")) for line in out.splitlines()) == 2

@@ -181,6 +181,20 @@ def test_a_checkpoint_is_not_replaced_by_what_is_made_from_it(
     assert [path.name for path in tmp_path.iterdir()] == ["conv.pt"]
 
 
+def test_export_refuses_what_does_not_fit(invoke: Invoke, model: Path, tmp_path: Path) -> None:
+    done = invoke("export", model, "--max-cores", 1, "-o", "a.net")
+    assert (done.code, done.out) == (3, "")
+    assert "error: the network takes 3 neurocores; at most 1 were allowed. The largest layers: " in done.err
+    assert "Nothing was written." in done.err
+    # Before the CNN is tried on its images.
+    assert "classifies" not in done.err
+    assert list(tmp_path.iterdir()) == []
+    for words in (("--chips", 0), ("--max-cores", 0), ("--chips", 1, "--max-cores", 128)):
+        done = invoke("export", model, *words)
+        assert done.code == 2
+        assert f"error: {words[0] if len(words) == 2 else '--chips'}: found " in done.err
+
+
 def test_export_then_run(invoke: Invoke, model: Path, tmp_path: Path) -> None:
     done = invoke("export", model, "-T", 16, "-o", "a.net")
     assert done.code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from loihi_convert import pipeline
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
-from loihi_convert.errors import UnsupportedModelError, UsageError
+from loihi_convert.errors import InputError, UnsupportedModelError, UsageError
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.relays import relay_count
 from loihi_convert.netx import read
@@ -111,3 +112,62 @@ def test_too_few_or_too_many(copies: int) -> None:
     with pytest.raises(UsageError) as raised:
         converted(source(), pixels(), 4, BalanceOptions(), QuantizeOptions(), skip_copies=copies)
     assert raised.value.where == "skip_copies"
+
+
+def chain(*sizes: int) -> Source:
+    """Dense layers with these numbers of inputs and outputs, on images of one row."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Flatten()]
+    for inputs, outputs in itertools.pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return Source.from_module(nn.Sequential(*layers[:-1]), (1, 1, sizes[0]))
+
+
+def test_a_network_of_too_many_neurocores_is_refused_before_any_work(tmp_path: Path) -> None:
+    """Four layers of 8 x 8 pixels, one core each; for the chip three more, which pass on the spike of the bias source.
+
+    The images do not fit the network, which is found only later.
+    """
+    wrong = pixels()[:, :, :4]
+    with pytest.raises(InputError) as raised:
+        pipeline.export(source(), tmp_path / "block.net", (4, 8), wrong, quantize_options=QuantizeOptions(max_cores=3))
+    assert raised.value.found == "the network takes 4 neurocores"
+    assert raised.value.expected == "at most 3 were allowed"
+    assert "The largest layers: stem (1), conv1 (1), conv2 (1)." in raised.value.hint
+    assert "As it is, it needs 1 chip." in raised.value.hint
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputError, match="takes 7 neurocores"):
+        converted(source(), wrong, 4, BalanceOptions(), QuantizeOptions(target="loihi2", max_cores=6))
+
+
+def test_what_fits_is_said() -> None:
+    """For 1,024 inputs a core has 15 words a row, for 47 neurons, and half of the memory holds 24. So 120 neurons take
+    3 to 5 cores, 60 take 2 to 3, and 45 take 1 to 2; the outputs take one more.
+    """
+    with pytest.raises(InputError) as raised:
+        converted(chain(1024, 120, 10), pixels(), 4, BalanceOptions(), QuantizeOptions(max_cores=3))
+    assert "(3 to 5), " in raised.value.hint
+    assert "With 3/8 of the channels in every layer but the last it takes 2 to 3." in raised.value.hint
+
+
+def test_a_network_that_may_not_fit_gets_a_note() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (8, 1, 1, 1024)).astype(np.uint8)
+    options = BalanceOptions(method="robust-norm")
+    for most, is_noted in ((4, True), (6, False)):
+        made = converted(chain(1024, 120, 10), images, 2, options, QuantizeOptions(max_cores=most))
+        notes = [note for note in made.notes if "neurocores" in note]
+        assert notes == (["the network takes 4 to 6 neurocores, so it may not fit the 4 allowed"] if is_noted else [])
+
+
+def test_a_layer_that_no_core_holds_is_refused_for_any_number() -> None:
+    with pytest.raises(InputError) as raised:
+        converted(chain(16_001, 2), pixels(), 4, BalanceOptions(), QuantizeOptions(max_cores=10**6))
+    assert (raised.value.found, raised.value.expected) == ("16,001 inputs", "a neurocore has 16,000 axons in")
+    assert "chip" not in raised.value.hint
+
+
+@pytest.mark.parametrize("most", [0, -1, 2**31])
+def test_max_cores_out_of_range(most: int) -> None:
+    with pytest.raises(UsageError) as raised:
+        QuantizeOptions(max_cores=most)
+    assert raised.value.where == "max_cores"

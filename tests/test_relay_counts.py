@@ -18,7 +18,7 @@ from loihi_convert.checks.finding import findings
 from loihi_convert.checks.integer_rules import LAYER_RULES, NetworkRun, layer_runs
 from loihi_convert.chip import limits
 from loihi_convert.chip.energy import SPIKE_ENERGY, SYNAPTIC_ENERGY, UPDATE_ENERGY
-from loihi_convert.chip.resources import Chips, resources
+from loihi_convert.chip.resources import resources
 from loihi_convert.choices import Reset
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions
@@ -231,38 +231,35 @@ def test_energy_includes_relays() -> None:
 
 
 def test_resources_count_relays_and_name_their_cores() -> None:
-    """2 channels and 6 relays on 64 x 64 pixels: 4 cores of 8,192 neurons each, and 1 without relays.
-
-    Expanded: 18 synapses and 8 x 24 bytes at each pixel need 5 cores of 192 KiB, halved into 8; without relays 12
-    synapses and 2 x 24 bytes need 2.
+    """2 channels and 6 relays on 64 x 64 pixels: 16 cores of 2,048 neurons, and 4 without relays. The 6 channels
+    before: 8 cores of 3,072.
     """
     weight = np.zeros((8, 6, 1, 1), np.int32)
     weight[:2] = 1
     weight[np.arange(2, 8), np.arange(6), 0, 0] = 1
     relay_of = np.array([-1, -1, 0, 1, 2, 3, 4, 5])
     synapses = [("first", Conv(np.ones((6, 1, 1, 1), np.int32))), ("second", Conv(weight))]
-    first, second = resources((1, 64, 64), synapses, relays=[None, relay_of])
-    assert (first.relay_neurons, first.relay_shared_cores, first.relay_expanded_cores) == (0, 0, 0)
+    chips = resources((1, 64, 64), synapses, relays=[None, relay_of])
+    first, second = chips.layers
+    assert (first.relay_neurons, first.cores, first.relay_cores) == (0, (8, 8), (0, 0))
     assert (second.neurons, second.relay_neurons) == (8 * 4096, 6 * 4096)
-    assert (second.shared_bytes, second.expanded_bytes) == (18 + 6 * 8 * 4096, (18 + 8 * 24) * 4096)
-    assert (second.shared_cores, second.expanded_cores) == (4, 8)
-    assert (second.relay_shared_cores, second.relay_expanded_cores) == (3, 6)
-    chips = Chips((first, second), 1)
+    assert (second.cores, second.relay_cores) == ((16, 16), (12, 12))
+    assert (chips.cores, chips.relay_cores) == ((24, 24), (12, 12))
     table = resource_table(chips)
-    assert "7 .. 12 of 128 neurocores, 3 .. 6 of them for relays" in table.caption
+    assert "24 of 128 neurocores, 12 of them for relays" in table.caption
     assert [row[1] for row in table.rows] == ["24,576", "8,192 + 24,576"]
 
 
 def test_cores_of_dense_relays() -> None:
-    """A dense matrix also stores zeros of relays: 1,000 x (160 + 24) bytes fit on a core, but not 160 more rows."""
+    """A dense matrix stores the zeros of relays, too. 100 words a row hold 319 neurons, 50 words 159: 4 to 8 cores for
+    1,160 neurons, 4 to 7 for the 1,000 that are not relays.
+    """
     weight = np.ones((1160, 160), np.int32)
     weight[1000:] = np.eye(160)
     relay_of = np.concatenate([np.full(1000, -1), np.arange(160)])
     first, second = ("first", Dense(np.ones((160, 4), np.int32))), ("second", Dense(weight))
-    _, layer = resources((4,), [first, second], relays=[None, relay_of])
-    assert layer.expanded_bytes == 1160 * 184
-    assert (layer.shared_cores, layer.expanded_cores) == (1, 2)
-    assert (layer.relay_shared_cores, layer.relay_expanded_cores) == (0, 1)
+    _, layer = resources((4,), [first, second], relays=[None, relay_of]).layers
+    assert (layer.cores, layer.relay_neurons, layer.relay_cores) == ((4, 8), 160, (0, 1))
 
 
 def with_dead_stem(network: QuantizedNetwork) -> QuantizedNetwork:

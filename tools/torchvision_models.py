@@ -46,7 +46,7 @@ def measured(name: str, size: int) -> dict[str, Any]:
     from support.modules import outputs, randomized
     from torch import nn
 
-    from loihi_convert.chip.resources import Chips, resources
+    from loihi_convert.chip.resources import network_resources
     from loihi_convert.errors import LoihiConvertError
     from loihi_convert.frontend.lower import lowered, obstacles
     from loihi_convert.ir.relays import relay_count
@@ -76,8 +76,7 @@ def measured(name: str, size: int) -> dict[str, Any]:
     with torch.no_grad():
         wanted = model(images)
         error = float((outputs(network, images) - wanted).abs().max() / wanted.abs().max())
-    synapses = [(layer.name, layer.synapse) for layer in network.layers]
-    chips = Chips(resources(shape, synapses, relays=[layer.relay_of for layer in network.layers]), 1)
+    chips = network_resources(network)
     return {
         "result": "equal" if error < 1e-9 else "DIFFERS",
         "largest_relative_error": f"{error:.1e}",
@@ -87,7 +86,7 @@ def measured(name: str, size: int) -> dict[str, Any]:
         "neurons": sum(math.prod(each) for each in network.shapes),
         "relay_neurons": sum(layer.relay_neurons for layer in chips.layers),
         "weights": sum(layer.synapse.weight.size for layer in network.layers),
-        "neurocores": f"{chips.shared_cores}..{chips.expanded_cores}",
+        "neurocores": "..".join(map(str, dict.fromkeys(chips.cores))),
         "seconds": f"{seconds:.0f}",
     }
 

@@ -7,38 +7,39 @@ from typing import Final
 from loihi_convert.checks.finding import Rule, Violation
 from loihi_convert.chip import limits
 from loihi_convert.chip.resources import Chips, LayerResources
+from loihi_convert.chip.savings import span
 
 _BRIEF: Final = 'Intel, "Loihi 2" technology brief, 2021'
+_TABLES: Final = "tables of Intel's compiler in lava-dl's notebooks"
+_FIX: Final = (
+    "Use fewer channels, a stride instead of a pooling, or a board with several chips (`chips=8`: Kapoho Point)."
+)
 
 
 def the_network_fits_the_chips(network: Chips) -> Violation | None:
-    if network.shared_cores <= network.cores:
+    low, _ = network.cores
+    if low <= network.available:
         return None
-    return Violation(
-        f"at least {network.shared_cores:,} neurocores",
-        _available(network),
-        _BRIEF,
-        "Use fewer channels, a stride instead of a pooling, or a board with several chips (`chips=8`: Kapoho Point).",
-    )
+    return Violation(f"{span(network.cores)} neurocores", _available(network), _BRIEF, _FIX)
 
 
-def the_network_fits_without_sharing_weights(network: Chips) -> Violation | None:
-    if network.shared_cores > network.cores or network.expanded_cores <= network.cores:
+def the_network_surely_fits_the_chips(network: Chips) -> Violation | None:
+    low, high = network.cores
+    if low > network.available or high <= network.available:
         return None
-    return Violation(
-        f"{network.shared_cores:,} to {network.expanded_cores:,} neurocores",
-        _available(network),
-        _BRIEF,
-        "It fits only if the compiler shares the kernels of convolutions. With fewer channels it always fits.",
-    )
+    return Violation(f"{span(network.cores)} neurocores", _available(network), _BRIEF, _FIX)
 
 
 def the_synapses_of_a_neuron_fit_one_core(layer: LayerResources) -> Violation | None:
-    if layer.fan_in <= limits.CORE_BYTES:
+    if layer.fits:
         return None
-    found = f"a neuron with {layer.fan_in:,} input synapses"
-    allowed = f"a neurocore has {limits.CORE_BYTES:,} bytes for the synapses of its neurons"
-    return Violation(found, allowed, _BRIEF, "Reduce the inputs: use more stride or pooling before this layer.")
+    if layer.limit == "axons":
+        found = f"{layer.weights // layer.neurons:,} inputs"
+        allowed = f"a neurocore has {limits.AXONS_PER_CORE:,} axons in"
+    else:
+        found = f"{layer.core_words:,} words of synaptic memory for one channel"
+        allowed = f"a neurocore has {limits.SYNAPSE_WORDS:,}"
+    return Violation(found, allowed, _TABLES, "Reduce the inputs: use more stride or pooling before this layer.")
 
 
 def no_pooling_multiplies_the_weights(layer: LayerResources) -> Violation | None:
@@ -54,12 +55,12 @@ def no_pooling_multiplies_the_weights(layer: LayerResources) -> Violation | None
 
 def _available(network: Chips) -> str:
     chips = "a chip has" if network.chips == 1 else f"{network.chips} chips have"
-    return f"{chips} {network.cores:,}"
+    return f"{chips} {network.available:,}"
 
 
 NEUROCORE_RULES: Final[tuple[Rule[Chips], ...]] = (
     Rule(the_network_fits_the_chips, {"lava": "note", "loihi2": "error"}),
-    Rule(the_network_fits_without_sharing_weights, {"loihi2": "warning"}),
+    Rule(the_network_surely_fits_the_chips, {"loihi2": "warning"}),
 )
 
 

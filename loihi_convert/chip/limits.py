@@ -104,14 +104,19 @@ NEUROCORES: Final = 128
 """Neurocores of a Loihi 2 chip (Intel, technology brief "Taking Neuromorphic Computing to the Next Level with Loihi 2",
 2021)."""
 
-NEURONS_PER_CORE: Final = 8192
-"""Most neurons per neurocore (1,048,576 neurons on 128 cores: WikiChip, "Loihi 2 - Intel"; the brief: 1 million)."""
+NEURONS_PER_CORE: Final = 2**12 - 1
+"""Most neurons of a neurocore in the tables of Intel's compiler (`chip.partition`): 3,584 neurons are printed as
+87.52 % and 2,688 as 65.64 %. Of 4,096 these would be 87.50 and 65.63 %. The brief's 1 million neurons on 128 cores are
+8,192 a core; no table shows that many."""
 
-CORE_BYTES: Final = 192 * 1024
-"""Memory of a neurocore for synapses, neurons and axons together ("192 KB, flexible allocation", the brief)."""
+SYNAPSE_WORDS: Final = 16_000
+"""Words of synaptic memory of a neurocore, in the unit of the tables of Intel's compiler. Only with this capacity does
+each percentage of the tables give a whole number of words for each row of a kernel (`chip.synaptic_memory`). If a word
+has 96 bits, these are the brief's 192 KB."""
 
-LIF_BYTES: Final = 6
-"""State of a LIF neuron, without padding: ``u`` and ``v`` of 24 bits (``lava/proc/lif/models.py``)."""
+AXONS_PER_CORE: Final = 16_000
+"""Axons into a neurocore in the tables of Intel's compiler: 784 inputs are printed as 4.90 %."""
 
-LOIHI_1_NEURON_BYTES: Final = 24
-"""Memory of a neuron on Loihi 1, for any model (the brief; Loihi 2 allocates 0 to 4096, depending on the model)."""
+NEURON_GROUPS: Final = 8
+"""Neuron groups of a neurocore in the tables of Intel's compiler: one is printed as 12.50 %. A layer takes one, or two
+(YOLO-KP's last), so they never limit."""

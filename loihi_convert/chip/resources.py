@@ -1,21 +1,17 @@
-"""Neurons, synapses and memory of each layer, and the Loihi 2 neurocores they take: an estimated range.
+"""Neurons, synapses and synaptic memory of each layer, and the Loihi 2 neurocores they take.
 
-Public documents allow two estimates. *Shared*: every weight in the file is stored once, zeros are not stored, and a
-neuron takes its two state variables. *Expanded*: every synapse has its own byte, including zeros if a layer is dense,
-and a neuron takes as much as on Loihi 1. The true value lies in between: it depends on Loihi 2's convolutional
-connectivity and compression, which are not public. In both
-
-- no neurocore is shared by two layers; *expanded*, a layer is halved until each part fits, as Lava's compiler
-reportedly
-  does (OzU-CAST/LoihiScalingEfficiency on GitHub, "Hardware Resources"),
-- a weight has 8 bits.
+No public tool compiles for Loihi 2 without its board. The estimate follows what Intel's compiler printed for five
+networks: `chip.partition` divides a layer among cores, `chip.synaptic_memory` counts its synapses, `chip.savings` finds
+what to change. `tests/test_compiler_cores.py` holds it to all 34 printed layers. No core is shared by two layers.
 
 Relays (`ir.relays`) count like all other neurons. The cores due to relays are those of their layer minus the cores of
-the layer without them. Synapses from relays count for the layers they reach.
+the layer without them.
 
-Not counted: axons and routing tables, indices of sparse synapses, biases and delays, the recurrent synapse of a soft
-reset, copies of a kernel in the cores that share a map, the input and the readout. So even the expanded estimate is not
-an upper bound.
+The soft-reset circuit (`ir.circuit`) is counted for target loihi2: a synapse from each neuron to itself, one from the
+bias source to each neuron of a layer with a bias, and one core for each neuron that passes the bias source's spike from
+layer to layer (`backends.loihi2.plan`). The last layer only integrates, so it has no such reset.
+
+Not counted: the input and its adapters, output axons, and whatever the host reads.
 """
 
 from __future__ import annotations
@@ -23,13 +19,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.chip import limits
-from loihi_convert.ir.relays import relay_count, without_relays
-from loihi_convert.ir.synapse import Dense, Synapse
+from loihi_convert.chip.partition import ConvLayer, DenseLayer, Limit, Tile
+from loihi_convert.chip.savings import CoreRange, Placed, Saving, cores_of, savings, scaled, without_channels
+from loihi_convert.chip.synaptic_memory import Kernel
+from loihi_convert.ir.network import ReluNetwork
+from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.relays import relay_count
+from loihi_convert.ir.synapse import Dense, Synapse, pooled_shape
 from loihi_convert.records import Record
 
 
@@ -53,14 +55,20 @@ class LayerResources(Record):
         times.
     pooling
         Number of inputs in a pooling window; 1 without pooling.
-    shared_bytes, expanded_bytes
-        Memory for weights and neurons, see this module.
-    shared_cores, expanded_cores
-        Number of Loihi 2 neurocores.
+    cores
+        Fewest and most Loihi 2 neurocores.
+    tile
+        Width, height and channels of one core's part of a convolution; None for a dense layer.
+    core_neurons, core_words
+        Neurons, and words of synaptic memory, of the fullest core with the fewest cores.
+    limit
+        What makes it take more than one core; None if it takes one.
+    fits
+        Whether the synapses of one of its neurons fit a core.
     relay_neurons
         Number of neurons that are relays.
-    relay_shared_cores, relay_expanded_cores
-        Number of neurocores due to relays.
+    relay_cores
+        Fewest and most neurocores due to relays.
     """
 
     name: str
@@ -70,36 +78,50 @@ class LayerResources(Record):
     synapses: int
     weights: int
     pooling: int
-    shared_bytes: int
-    expanded_bytes: int
-    shared_cores: int
-    expanded_cores: int
+    cores: CoreRange
+    tile: Tile | None
+    core_neurons: int
+    core_words: int
+    limit: Limit | None
+    fits: bool
     relay_neurons: int = 0
-    relay_shared_cores: int = 0
-    relay_expanded_cores: int = 0
+    relay_cores: CoreRange = (0, 0)
 
 
 @dataclass(frozen=True)
 class Chips:
-    """A network's layers and the number of Loihi 2 chips available for it."""
+    """A network's layers and the number of Loihi 2 chips available for it.
+
+    Parameters
+    ----------
+    layers
+        Resources of each layer.
+    chips
+        Number of chips.
+    has_circuit
+        Whether the synapses and neurons of the soft-reset circuit are counted.
+    source_cores
+        Neurocores of the neurons that pass the bias source's spike on, one each.
+    placed
+        The layers' geometry, for `savings` and `narrower`.
+    """
 
     layers: tuple[LayerResources, ...]
-    chips: int
+    chips: int = 1
+    has_circuit: bool = False
+    source_cores: int = 0
+    placed: tuple[Placed, ...] = ()
 
     @property
-    def cores(self) -> int:
+    def available(self) -> int:
         """Neurocores of all chips."""
         return self.chips * limits.NEUROCORES
 
     @property
-    def shared_cores(self) -> int:
-        """Smallest number of neurocores, within the limits of this module's estimate."""
-        return sum(layer.shared_cores for layer in self.layers)
-
-    @property
-    def expanded_cores(self) -> int:
-        """Number of neurocores if no two synapses share a weight."""
-        return sum(layer.expanded_cores for layer in self.layers)
+    def cores(self) -> CoreRange:
+        """Fewest and most neurocores of the network."""
+        low, high = (sum(layer.cores[end] for layer in self.layers) for end in (0, 1))
+        return low + self.source_cores, high + self.source_cores
 
     @property
     def has_relays(self) -> bool:
@@ -107,21 +129,40 @@ class Chips:
         return any(layer.relay_neurons for layer in self.layers)
 
     @property
-    def relay_shared_cores(self) -> int:
-        """Number of `shared_cores` due to relays."""
-        return sum(layer.relay_shared_cores for layer in self.layers)
+    def relay_cores(self) -> CoreRange:
+        """Fewest and most of `cores` due to relays."""
+        low, high = (sum(layer.relay_cores[end] for layer in self.layers) for end in (0, 1))
+        return low, high
 
     @property
-    def relay_expanded_cores(self) -> int:
-        """Number of `expanded_cores` due to relays."""
-        return sum(layer.relay_expanded_cores for layer in self.layers)
+    def largest(self) -> tuple[LayerResources, ...]:
+        """The layers, those with the most cores first."""
+        return tuple(sorted(self.layers, key=lambda layer: -sum(layer.cores)))
+
+    @property
+    def savings(self) -> tuple[Saving, ...]:
+        """What would save most, the best first."""
+        return savings(self.placed)
+
+    def narrower(self, cores: int) -> tuple[str, CoreRange] | None:
+        """Return how many channels every layer but the last may keep ("3/4") to fit ``cores``, and what it then takes.
+
+        In eighths; None if not even one eighth fits.
+        """
+        for eighths in range(7, 0, -1):
+            layers = scaled(self.placed, eighths)
+            low, high = (count + self.source_cores for count in cores_of(*layers))
+            if high <= cores and all(layer.partitions()[0].fits for layer in layers):
+                return str(Fraction(eighths, 8)), (low, high)
+        return None
 
     @property
     def boundary(self) -> str:
         """The assumptions of the estimate, in words."""
+        circuit = "with the synapses of the soft-reset circuit" if self.has_circuit else "without a soft-reset circuit"
         return (
-            "from each weight stored once to one byte per synapse; 8 bits per weight, no core shared by two layers; "
-            "without axons and routing, sparse indices, biases, the synapse of a soft reset, input and readout"
+            "an estimate that agrees with what Intel's compiler printed for 34 layers of five networks; nothing was "
+            f"compiled for a chip or run on one; {circuit}, without input and host adapters"
         )
 
 
@@ -131,8 +172,10 @@ def resources(
     recurrent: Mapping[str, Dense] | None = None,
     *,
     relays: Sequence[Array | None] | None = None,
-) -> tuple[LayerResources, ...]:
-    """Return the resources of each layer.
+    has_circuit: bool = False,
+    chips: int = 1,
+) -> Chips:
+    """Return the resources of each layer, and of the network.
 
     Parameters
     ----------
@@ -144,6 +187,10 @@ def resources(
         Synapses from a layer's own neurons, by the layer's name.
     relays
         ``relay_of`` of each layer, as in `ir.network.ReluLayer`; by default no layer has relays.
+    has_circuit
+        Whether neurons reset by the soft-reset circuit of stock processes.
+    chips
+        Number of Loihi 2 chips available.
     """
     recurrent = recurrent or {}
     relays = relays or [None] * len(synapses)
@@ -152,74 +199,100 @@ def resources(
         shapes.append(synapse.output_shape(shapes[-1]))
     fan_outs = [synapse.fan_out(shape) for (_, synapse), shape in zip(synapses, shapes, strict=False)]
     leaving = [*fan_outs[1:], np.zeros(shapes[-1], np.int64)]
-    layers = [
-        _layer_resources(name, synapse, shape, int(counts.sum()), after, recurrent.get(name))
-        for (name, synapse), shape, counts, after in zip(synapses, shapes, fan_outs, leaving, strict=False)
+    placed = [
+        _placed(name, synapse, shape, recurrent.get(name), relay_of, has_circuit, index < len(synapses) - 1)
+        for index, ((name, synapse), shape, relay_of) in enumerate(zip(synapses, shapes, relays, strict=False))
     ]
-    return tuple(
-        _with_relays(layer, synapse, shape, relay_of)
-        for layer, (_, synapse), shape, relay_of in zip(layers, synapses, shapes, relays, strict=False)
+    layers = tuple(
+        _layer_resources(where, synapse, shape, int(counts.sum()), after, recurrent.get(where.name))
+        for where, (_, synapse), shape, counts, after in zip(placed, synapses, shapes, fan_outs, leaving, strict=False)
+    )
+    with_bias = [index for index, (_, synapse) in enumerate(synapses) if has_circuit and synapse.bias is not None]
+    return Chips(layers, chips, has_circuit, max(with_bias, default=0), tuple(placed))
+
+
+def network_resources(network: ReluNetwork | QuantizedNetwork, *, has_circuit: bool = False, chips: int = 1) -> Chips:
+    """Return the `resources` of a network, in the form in which it is stored."""
+    return resources(
+        network.input_shape,
+        [(layer.name, layer.synapse) for layer in network.layers],
+        relays=[layer.relay_of for layer in network.layers],
+        has_circuit=has_circuit,
+        chips=chips,
     )
 
 
-def _with_relays(layer: LayerResources, synapse: Synapse, input_shape: Shape, relay_of: Array | None) -> LayerResources:
-    """``layer`` with the number of cores due to its relays."""
-    count = relay_count(relay_of)
-    if count == 0:
-        return layer
-    relays = layer.neurons * count // synapse.channels
-    neurons, own = layer.neurons - relays, without_relays(synapse, relay_of)
-    every = neurons * math.prod(input_shape) if isinstance(synapse, Dense) else int(own.fan_out(input_shape).sum())
-    shared, expanded = _bytes(neurons, int(np.count_nonzero(own.weight)), every)
-    return layer.model_copy(
-        update={
-            "relay_neurons": relays,
-            "relay_shared_cores": layer.shared_cores - _shared_cores(neurons, shared),
-            "relay_expanded_cores": layer.expanded_cores - _expanded_cores(neurons, expanded),
-        }
-    )
+def _placed(
+    name: str,
+    synapse: Synapse,
+    input_shape: Shape,
+    recurrent: Dense | None,
+    relay_of: Array | None,
+    has_circuit: bool,
+    resets: bool,
+) -> Placed:
+    """Return the geometry of a layer."""
+    own = synapse.channels - relay_count(relay_of)
+    has_reset, has_bias = has_circuit and resets, has_circuit and synapse.bias is not None
+    if isinstance(synapse, Dense):
+        inputs, pooled = (math.prod(shape) for shape in (input_shape, pooled_shape(input_shape, synapse.pool)))
+        extra = 0 if recurrent is None else synapse.channels
+        dense = DenseLayer(synapse.channels, inputs + extra, has_reset, has_bias)
+        unpooled = DenseLayer(synapse.channels, pooled + extra, has_reset, has_bias)
+        return Placed(name, dense, own, synapse.pool, unpooled, None)
+    _, height, width = synapse.output_shape(input_shape)
+
+    def conv(size: tuple[int, ...], pool: tuple[int, int]) -> ConvLayer:
+        spans = [(d * (k - 1) + 1) * p for d, k, p in zip(synapse.dilation, size, pool, strict=True)]
+        kernel = Kernel(math.prod(spans), synapse.weight.shape[1], synapse.channels, synapse.groups)
+        return ConvLayer(width, height, kernel, has_reset, has_bias)
+
+    size = synapse.weight.shape[2:]
+    smaller = conv(tuple(max(1, extent - 2) for extent in size), synapse.pool) if max(size) > 2 else None
+    return Placed(name, conv(size, synapse.pool), own, synapse.pool, conv(size, (1, 1)), smaller)
 
 
 def _layer_resources(
-    name: str, synapse: Synapse, input_shape: Shape, synapse_count: int, fan_out: Array, recurrent: Dense | None
+    placed: Placed, synapse: Synapse, input_shape: Shape, synapse_count: int, fan_out: Array, recurrent: Dense | None
 ) -> LayerResources:
     neurons, window = fan_out.size, math.prod(synapse.pool)
     rows = synapse.weight.reshape(synapse.channels, -1)
     fan_in = np.count_nonzero(rows, axis=1) * window
-    nonzero = int(fan_in.sum())
     # A dense matrix also stores its zeros, and a kernel after a pooling the zeros of its dilation.
     is_dense = isinstance(synapse, Dense)
     stored = neurons * math.prod(input_shape) if is_dense else synapse.without_pooling(input_shape).weight.size
-    every = stored if is_dense else synapse_count
     if recurrent is not None:
         reached = recurrent.fan_out((neurons,))
         fan_in, fan_out = fan_in + np.count_nonzero(recurrent.weight, axis=1), fan_out.reshape(-1) + reached
-        nonzero, synapse_count = nonzero + int(reached.sum()), synapse_count + int(reached.sum())
-        stored, every = stored + recurrent.weight.size, every + recurrent.weight.size
-    shared, expanded = _bytes(neurons, nonzero, every)
+        synapse_count, stored = synapse_count + int(reached.sum()), stored + recurrent.weight.size
+    has_reset, has_bias = placed.layer.has_reset, placed.layer.has_bias
+    low, high = placed.layer.partitions()
     return LayerResources(
-        name=name,
+        name=placed.name,
         neurons=neurons,
-        fan_in=int(fan_in.max()),
-        fan_out=int(fan_out.max()),
-        synapses=synapse_count,
+        fan_in=int(fan_in.max()) + has_reset + has_bias,
+        fan_out=int(fan_out.max()) + has_reset,
+        synapses=synapse_count + neurons * (has_reset + has_bias),
         weights=stored,
         pooling=window,
-        shared_bytes=shared,
-        expanded_bytes=expanded,
-        shared_cores=_shared_cores(neurons, shared),
-        expanded_cores=_expanded_cores(neurons, expanded),
+        cores=(low.cores, high.cores),
+        tile=low.tile,
+        core_neurons=low.neurons,
+        core_words=low.words,
+        limit=high.limit,
+        fits=low.fits,
+        relay_neurons=neurons - neurons * placed.own // synapse.channels,
+        relay_cores=_relay_cores(placed, synapse),
     )
 
 
-def _bytes(neurons: int, nonzero: int, every: int) -> tuple[int, int]:
-    """Memory, shared and expanded, of ``neurons`` with ``nonzero`` stored weights and ``every`` synapses."""
-    return nonzero + limits.LIF_BYTES * neurons, every + limits.LOIHI_1_NEURON_BYTES * neurons
-
-
-def _expanded_cores(neurons: int, size: int) -> int:
-    return 1 << (_shared_cores(neurons, size) - 1).bit_length()
-
-
-def _shared_cores(neurons: int, size: int) -> int:
-    return max(1, math.ceil(neurons / limits.NEURONS_PER_CORE), math.ceil(size / limits.CORE_BYTES))
+def _relay_cores(placed: Placed, synapse: Synapse) -> CoreRange:
+    """Return the cores of a layer minus those of the layer without its relays."""
+    relays = synapse.channels - placed.own
+    if relays == 0:
+        return 0, 0
+    low, high = cores_of(placed.layer)
+    if placed.own == 0:
+        return low, high
+    own_low, own_high = cores_of(without_channels(placed.layer, relays))
+    return max(0, low - own_low), max(0, high - own_high)

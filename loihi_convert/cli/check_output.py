@@ -10,9 +10,11 @@ from loihi_convert.cli.console import Fact, echo, flagged, say_answer, say_table
 
 if TYPE_CHECKING:
     from loihi_convert.checks.finding import Finding
+    from loihi_convert.chip.resources import LayerResources
     from loihi_convert.pipeline import CheckReport
 
 _NAMED_LAYERS: Final = 4
+_LARGEST_LAYERS: Final = 3
 
 
 def say_checked(checked: CheckReport, model: str | None, *, details: bool) -> None:
@@ -82,17 +84,28 @@ def _grouped(found: Sequence[Finding], remedied: set[str]) -> Iterator[Fact]:
 
 
 def _neurocores(checked: CheckReport) -> Iterator[Fact]:
+    from loihi_convert.chip.savings import span
+
     chips = checked.chips
     if chips is None:
         return
-    low, high = chips.shared_cores, chips.expanded_cores
-    text = f"{low:,} of {chips.cores:,}"
-    if low != high:
-        text = (
-            f"{low:,} to {high:,} of {chips.cores:,}: {low:,} if convolutions share their kernels, {high:,} if every "
-            "synapse is stored"
-        )
-    yield Fact("neurocores", text + " (an estimate)")
+    circuit = ", with the soft-reset circuit" if chips.has_circuit else ""
+    yield Fact("neurocores", f"{span(chips.cores)} of {chips.available:,}{circuit} (an estimate)")
+    several = [layer for layer in chips.largest if layer.cores[1] > 1]
+    if several:
+        yield Fact("most", "; ".join(map(_layer_cores, several[:_LARGEST_LAYERS])))
+    for saving in chips.savings[:1]:
+        yield Fact("saves most", saving.sentence)
+
+
+def _layer_cores(layer: LayerResources) -> str:
+    from loihi_convert.chip.savings import span
+
+    tile = "" if layer.tile is None else f" of {' x '.join(map(str, layer.tile))}"
+    limit = "" if layer.limit is None else f", limited by {layer.limit}"
+    if not layer.fits:
+        limit = f", does not fit: {layer.limit}"
+    return f"{layer.name}: {span(layer.cores)}{tile}{limit}"
 
 
 def checked_json(checked: CheckReport) -> dict[str, Any]:
@@ -109,11 +122,14 @@ def checked_json(checked: CheckReport) -> dict[str, Any]:
         "neurocores": None
         if chips is None
         else {
-            "shared": chips.shared_cores,
-            "expanded": chips.expanded_cores,
-            "relay_shared": chips.relay_shared_cores,
-            "relay_expanded": chips.relay_expanded_cores,
-            "available": chips.cores,
+            "low": chips.cores[0],
+            "high": chips.cores[1],
+            "relay_low": chips.relay_cores[0],
+            "relay_high": chips.relay_cores[1],
+            "available": chips.available,
+            "has_circuit": chips.has_circuit,
+            "source_cores": chips.source_cores,
+            "savings": [saving.model_dump() for saving in chips.savings],
             "boundary": chips.boundary,
         },
     }

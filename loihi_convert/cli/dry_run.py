@@ -120,6 +120,7 @@ def _given(ctx: typer.Context) -> Iterator[str]:
 
 def _say_plan(planned: ChipPlan) -> None:
     from loihi_convert.chip.limits import NEUROCORES
+    from loihi_convert.chip.savings import span
     from loihi_convert.report.table import Table
 
     rows = tuple(
@@ -137,8 +138,7 @@ def _say_plan(planned: ChipPlan) -> None:
         f"T = {timing.timesteps}, reset interval {planned.reset_interval}, {timing.interval} steps from image to "
         f"image; {timing.images:,} images: {timing.total:,} steps"
     )
-    low, high = planned.neurocores
-    echo(f"neurocores: {low}..{high} of {NEUROCORES} (weights stored once, or a byte for each synapse)")
+    echo(f"neurocores: {span(planned.neurocores)} of {NEUROCORES} (an estimate, with the soft-reset circuit)")
     echo(
         f"read back: u of {planned.values_read:,} neurons at each step of an image, {planned.stops:,} stops of the run"
     )

@@ -90,6 +90,10 @@ _BUNDLE = (
     "Folder for a bundle that runs where only Lava is installed, such as a board's machine: the file, ten images, "
     "their expected potentials, a script. Needs --target loihi2 and one T."
 )
+_MAX_CORES = (
+    "Refuse a network that takes more than N neurocores of Loihi 2, and say what would fit; an estimate, see `check`."
+)
+_CHIPS = "The same in chips of 128 neurocores: 8 for Kapoho Point."
 _CALIBRATION = "Calibration images: split, all, or a number (first N of the split)."
 _EXPECT = (
     "Known accuracy of the CNN in percent; a lower one on validation images gives a warning. Default: an accuracy that "
@@ -110,6 +114,8 @@ def export(
     task: Annotated[Task, choice(Task, "--task", BASICS, _TASK)] = "classification",
     weight_bits: Annotated[int, options.weight_bits(BASICS)] = 8,
     device: Annotated[Device, options.device()] = "auto",
+    max_cores: Annotated[int | None, named("--max-cores", BASICS, _MAX_CORES, metavar="N")] = None,
+    chips: Annotated[int | None, named("--chips", BASICS, _CHIPS, metavar="N")] = None,
     verify: Annotated[bool, switch("--verify/--no-verify", BASICS, "Read the file back and compare.")] = True,
     overwrite: Annotated[bool, options.overwrite()] = False,
     details: Annotated[bool, options.details("Also print bits, thresholds and clipping of each layer.")] = False,
@@ -162,6 +168,8 @@ def export(
     from loihi_convert.devices import chosen_device
     from loihi_convert.metrics.own_accuracy import own_accuracy
     from loihi_convert.pipeline.bundle import IMAGES, require_bundle, write_bundle
+    from loihi_convert.pipeline.converting import require_skip_copies
+    from loihi_convert.pipeline.core_limit import require_cores
     from loihi_convert.progress import progress_bar
 
     published_reset, published_input = published_neurons(method)
@@ -179,7 +187,9 @@ def export(
         poisson_seed=poisson_seed if is_poisson else None,
         bias_correction=correct if bias_correction is None else bias_correction,
     )
-    quantize_options = QuantizeOptions(weight_bits, pixel_bits, target, thresholds, split_readout)
+    quantize_options = QuantizeOptions(
+        weight_bits, pixel_bits, target, thresholds, split_readout, _most_cores(max_cores, chips)
+    )
     source, splits = _opened(
         model,
         arch=arch,
@@ -191,6 +201,9 @@ def export(
         class_map=options.parse_class_map(class_map),
         task=task,
     )
+    # Before the CNN's accuracy is measured and any threshold is balanced.
+    require_skip_copies(skip_copies)
+    require_cores(source, quantize_options, skip_copies)
     images, kind = validation_images(splits)
     own = own_accuracy(source, images, f"{kind} of {splits.name}", None if expect is None else expect / 100)
     if own is not None:
@@ -216,6 +229,19 @@ def export(
         say_exported(exported, details=details)
     if bundle is not None:
         log(f"wrote {bundle}/; where Lava is installed: cd {shlex.quote(str(bundle))} && python run_bundle.py")
+
+
+def _most_cores(max_cores: int | None, chips: int | None) -> int | None:
+    """Return the number of neurocores allowed; None for any."""
+    if chips is None:
+        return max_cores
+    from loihi_convert.chip.limits import NEUROCORES
+
+    if max_cores is not None:
+        raise UsageError(f"found {chips}", where="chips", expected="must not be given with `max_cores`")
+    if chips < 1:
+        raise UsageError(f"found {chips}", where="chips", expected="must be at least 1")
+    return chips * NEUROCORES
 
 
 def _opened(

@@ -29,6 +29,9 @@ AUTO: Final = "auto"
 WEIGHT_BITS: Final = (2, 8)
 """Smallest and largest number of bits of a weight, sign included."""
 
+MOST_CORES: Final = 2**30
+"""Largest ``max_cores``; far more than any board has."""
+
 _PUBLISHED: Final[dict[str, tuple[Reset, InputCoding]]] = {
     "spike-norm": ("hard", "poisson"),
     "rmp": ("soft", "poisson"),
@@ -180,6 +183,9 @@ class QuantizeOptions:
         Whether to store a last layer that only integrates as two populations, the high and the low digits of its
         weights (`ir.digits`), if the range of one potential would cost weight bits, as after a global average. For
         target lava; lava-dl then shows both digits.
+    max_cores
+        Most Loihi 2 neurocores that the network may take (`chip.resources`; 128 a chip); a larger network is refused,
+        before any long work. ``None``: any number. The estimate counts the soft-reset circuit for target loihi2.
 
     Raises
     ------
@@ -192,8 +198,11 @@ class QuantizeOptions:
     target: Target = "lava"
     thresholds: Granularity = "channel"
     split_readout: bool = False
+    max_cores: int | None = None
 
     def __post_init__(self) -> None:
+        if self.max_cores is not None:
+            _require_integer("max_cores", self.max_cores, 1, MOST_CORES)
         _require_integer("weight_bits", self.weight_bits, *WEIGHT_BITS)
         if self.pixel_bits is not None:
             _require_integer("pixel_bits", self.pixel_bits, 1, limits.MAX_PIXEL_BITS)

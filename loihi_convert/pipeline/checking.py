@@ -21,7 +21,7 @@ from loihi_convert.checks.finding import SEVERITIES, Finding, findings
 from loihi_convert.checks.integer_rules import CIRCUIT_RULES, LAYER_RULES, NETWORK_RULES, NetworkRun, layer_runs
 from loihi_convert.checks.resource_rules import MEMORY_RULES, NEUROCORE_RULES
 from loihi_convert.checks.stock_rules import FILE_RULES, LIF_RULES, STOCK_RULES
-from loihi_convert.chip.resources import Chips, LayerResources, resources
+from loihi_convert.chip.resources import Chips, network_resources, resources
 from loihi_convert.errors import DataError, InputError, NetxError, UnsupportedModelError, UsageError, one_of
 from loihi_convert.file_kinds import kind_of
 from loihi_convert.frontend.source import open_source
@@ -232,8 +232,7 @@ def check(
             image_count = len(images)
             with bars(f"{loaded.path.name}: measuring channel activity") as progress:
                 found += _activity_findings(loaded, images, steps, target, device, progress)
-    layers = _resources(loaded)
-    on_chips = None if layers is None else Chips(layers, chips)
+    on_chips = _resources(loaded, target, chips)
     if on_chips is not None:
         found += findings(MEMORY_RULES, ((layer.name, layer) for layer in on_chips.layers), target)
         found += findings(NEUROCORE_RULES, [(None, on_chips)], target)
@@ -299,16 +298,17 @@ def _activity_findings(
         yield from findings(ACTIVITY_RULES, activity.layers, target)
 
 
-def _resources(loaded: LoadedFile) -> tuple[LayerResources, ...] | None:
-    """Per-layer resources; None if any layer is unknown, because a partial sum would mislead."""
-    if isinstance(loaded, CheckpointFile | NativeFile):
-        network = loaded.network.stored if isinstance(loaded, NativeFile) else loaded.network
-        synapses = [(layer.name, layer.synapse) for layer in network.layers]
-        return resources(network.input_shape, synapses, relays=[layer.relay_of for layer in network.layers])
-    return None if loaded.stock is None else _stock_resources(loaded.stock)
+def _resources(loaded: LoadedFile, target: Target, chips: int) -> Chips | None:
+    """Resources of the network; None if any layer is unknown, because a partial sum would mislead."""
+    if isinstance(loaded, CheckpointFile):
+        return network_resources(loaded.network, has_circuit=target == "loihi2", chips=chips)
+    if isinstance(loaded, NativeFile):
+        has_circuit = target == "loihi2" and loaded.network.reset == "soft"
+        return network_resources(loaded.network.stored, has_circuit=has_circuit, chips=chips)
+    return None if loaded.stock is None else _stock_resources(loaded.stock, chips)
 
 
-def _stock_resources(stock: StockFile) -> tuple[LayerResources, ...] | None:
+def _stock_resources(stock: StockFile, chips: int) -> Chips | None:
     synapses: list[tuple[str, Synapse]] = []
     recurrent: dict[str, Dense] = {}
     input_shape: Shape | None = None
@@ -322,7 +322,7 @@ def _stock_resources(stock: StockFile) -> tuple[LayerResources, ...] | None:
             synapses.append((name, synapse))
             if (own := layer.recurrent) is not None:
                 recurrent[name] = own
-        return None if input_shape is None else resources(input_shape, synapses, recurrent)
+        return None if input_shape is None else resources(input_shape, synapses, recurrent, chips=chips)
     except InputError:
         # Already reported by `the_shape_follows_from_the_input`.
         return None

@@ -15,6 +15,7 @@ from loihi_convert.errors import UnsupportedModelError, UsageError
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.relays import relay_count
 from loihi_convert.ir.task import classes_of
+from loihi_convert.pipeline.core_limit import core_notes, require_cores
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.simulation.relu import cnn_scores
 
@@ -61,12 +62,15 @@ def converted(
     ------
     UsageError
         If ``skip_copies`` is out of range, or as in `to_integers`.
+    InputError
+        If the network takes more neurocores than ``max_cores`` of ``quantize_options``.
     UnsupportedModelError
         If the network read from the CNN's code has other outputs than the CNN.
     RangeError, DataError
         As in `to_integers`.
     """
     require_skip_copies(skip_copies)
+    require_cores(source, quantize_options, skip_copies)
     require_same_outputs(source, images[:_COMPARED])
     notes: tuple[str, ...] = ()
     if skip_copies is None and any(relay_count(layer.relay_of) for layer in source.network.layers):
@@ -83,7 +87,9 @@ def converted(
     chosen = source.with_skip_copies(skip_copies or 1)
     done = to_integers(chosen.network, images, timesteps, balance_options, quantize_options, device=device, bars=bars)
     provenance = done.quantized.provenance.with_parts(model=dict(chosen.provenance))
-    return replace(done, quantized=replace(done.quantized, provenance=provenance), notes=(*notes, *done.notes))
+    # Trials may have chosen more relays, or the readout may be split: the network is what will be written.
+    cores = core_notes(done.quantized.stored, quantize_options)
+    return replace(done, quantized=replace(done.quantized, provenance=provenance), notes=(*notes, *done.notes, *cores))
 
 
 def require_same_outputs(source: Source, images: Array) -> None:

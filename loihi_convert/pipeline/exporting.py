@@ -108,7 +108,7 @@ def export(
     ------
     InputError
         If the checkpoint cannot be used, or the calibration images do not fit it, or a file exists or cannot be
-        written.
+        written, or the network takes more than ``max_cores`` neurocores.
     UsageError
         If an output file is the checkpoint, ``output`` is missing for a CNN in memory, or options contradict each
         other.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from loihi_convert.chip import limits
+from loihi_convert.chip.savings import span
 from loihi_convert.ir.relays import own_channels, relay_count
 from loihi_convert.report.formats import neurons, neurons_header
 from loihi_convert.report.table import Table, table_of
@@ -148,16 +150,21 @@ def resource_table(chips: Chips) -> Table:
             "fan-out": f"{layer.fan_out:,}" if layer.fan_out else None,
             "synapses": f"{layer.synapses:,}",
             "weights\nin file": f"{layer.weights:,}",
-            "memory KiB": f"{layer.shared_bytes / 1024:,.0f} .. {layer.expanded_bytes / 1024:,.0f}",
-            "neurocores": f"{layer.shared_cores:,} .. {layer.expanded_cores:,}",
+            "tile\nw x h x c": None if layer.tile is None else " x ".join(map(str, layer.tile)),
+            "neurons\na core": f"{layer.core_neurons:,}",
+            "words\na core": f"{layer.core_words:,}",
+            "neurocores": span(layer.cores),
+            "limited by": layer.limit,
         }
         for layer in chips.layers
     ]
     relays = ""
     if chips.has_relays:
-        relays = f", {chips.relay_shared_cores:,} .. {chips.relay_expanded_cores:,} of them for relays"
+        relays = f", {span(chips.relay_cores)} of them for relays"
+    sources = f", {chips.source_cores:,} of them for bias sources" if chips.source_cores else ""
     caption = (
-        f"{chips.shared_cores:,} .. {chips.expanded_cores:,} of {chips.cores:,} neurocores{relays}, an estimate: "
+        f"{span(chips.cores)} of {chips.available:,} neurocores{relays}{sources}; a core has "
+        f"{limits.NEURONS_PER_CORE:,} neurons and {limits.SYNAPSE_WORDS:,} words of synaptic memory. This is "
         f"{chips.boundary}"
     )
     return table_of(rows, caption=caption)

@@ -14,7 +14,7 @@ from loihi_convert.arrays import Array, Shape
 from loihi_convert.backends.lava.timing import Timing, first_step, reset_interval, stock_interval
 from loihi_convert.backends.loihi2.board import MESSAGE_BITS_OF_A_CONVOLUTION, Board
 from loihi_convert.chip import limits
-from loihi_convert.chip.resources import resources
+from loihi_convert.chip.resources import network_resources
 from loihi_convert.ir.circuit import Circuit, circuit
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
@@ -57,8 +57,7 @@ class ChipPlan:
     processes, timing, reset_interval, board
         The Processes, their steps, and the board.
     neurocores
-        Smallest and largest possible number of cores: weights stored once, or one byte per synapse; see
-        `chip.resources`.
+        Fewest and most neurocores, with the circuit, see `chip.resources`.
     values_read
         Number of u values, over all layers, that the host reads for one time step of an image.
     stops
@@ -121,8 +120,7 @@ def plan(network: QuantizedNetwork, image_count: int, timesteps: int, board: Boa
         processes += _layer(layer, network.shapes[index], circuits[index], index, timesteps, neuron)
     depth = len(network.layers)
     timing = Timing(image_count, 1, timesteps, depth, stock_interval(timesteps))
-    taken = resources(network.input_shape, [(layer.name, layer.synapse) for layer in network.layers])
-    cores = sum(layer.shared_cores for layer in taken), sum(layer.expanded_cores for layer in taken)
+    cores = network_resources(network, has_circuit=True).cores
     neurons = sum(map(math.prod, network.shapes))
     # Every layer runs for T steps and starts one step after the previous layer.
     stops = image_count * (timesteps + depth - 1)

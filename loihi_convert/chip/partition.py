@@ -1,0 +1,190 @@
+"""How a layer is divided among neurocores: the tile of a convolution, the neurons per core of a dense layer.
+
+Rules inferred from the 34 layers that lava-dl's notebooks print (see `chip.synaptic_memory`); the compiler itself is
+not public. All 21 tiles come out as printed.
+
+Convolutions
+    A tile of w x h positions and c channels is one core, so a layer takes ceil(W / w) ceil(H / h) ceil(C / c). A tile
+    has at most 4,095 neurons, and its kernel must fit the synaptic memory. w is a power of two, at most W (PilotNet's
+    fifth layer: 16 of 20 columns, although all 2,560 neurons would fit a core); h and c are H and C, halved and rounded
+    up some number of times. Of these tiles the one with the fewest cores is taken (PilotNet's columns of full height);
+    of several, the one with the fewest divisions of the channels, then the one that comes from halving width and height
+    in turn: width first, or height first if the channels are divided (YOLO-KP's layers).
+Dense layers
+    As many neurons per core as the synaptic memory holds: *low*. The older tables (those in counts: Oxford, PilotNet)
+    were split as if only half of the memory could be used: 3 cores for 200 inputs and 256 neurons, where 2 would do,
+    and 12 for PilotNet's 2,560 inputs and 100 neurons, where 6 would. The newer ones (in per cent: MNIST, YOLO-KP) use
+    up to 86 %. *high* is half of the memory, with rows packed as in the older tables.
+
+An axon takes at least one word, and a core has as many words as axons in, so memory always runs out first: axons limit
+only a dense layer with more inputs than a core has axons.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from loihi_convert.chip import limits
+from loihi_convert.chip.synaptic_memory import Kernel, circuit_words, dense_words, packed_dense_words
+
+Limit = Literal["neurons", "tile width", "synaptic memory", "axons"]
+"""What makes a layer take more than one core. ``tile width``: the width of a tile is a power of two."""
+
+
+class Tile(NamedTuple):
+    """Positions and channels of a convolution in one core, in Lava's order."""
+
+    width: int
+    height: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A layer on neurocores.
+
+    Parameters
+    ----------
+    cores
+        Number of neurocores.
+    neurons, words
+        Neurons and words of synaptic memory in the fullest core.
+    tile
+        For a convolution.
+    limit
+        What makes it take more than one core; None for one core.
+    fits
+        Whether one neuron's synapses fit a core. If not, ``cores`` counts them as if they could be divided.
+    """
+
+    cores: int
+    neurons: int
+    words: int
+    tile: Tile | None
+    limit: Limit | None
+    fits: bool
+
+
+@dataclass(frozen=True)
+class ConvLayer:
+    """A convolution.
+
+    Parameters
+    ----------
+    width, height
+        Size of its output.
+    kernel
+        Its kernel.
+    has_reset, has_bias
+        As in `synaptic_memory.circuit_words`.
+    """
+
+    width: int
+    height: int
+    kernel: Kernel
+    has_reset: bool = False
+    has_bias: bool = False
+
+    def partitions(self) -> tuple[Partition, Partition]:
+        """Return the partition, twice: no row of a convolution needs a range."""
+        best = min(self._tiles(self._words), default=None)
+        _, unlimited = min(self._tiles(lambda _: 0))
+        # If not even one position of one channel fits, channels are taken singly.
+        tile = unlimited._replace(channels=1) if best is None else best[1]
+        cores, words, neurons = self._cores(tile), self._words(tile), math.prod(tile)
+        if best is None:
+            cores *= math.ceil(words / limits.SYNAPSE_WORDS)
+        limit: Limit | None = "neurons"
+        if cores > self._cores(unlimited):
+            limit = "synaptic memory"
+        elif cores == 1:
+            limit = None
+        elif self.width * self.height * self.kernel.channels <= limits.NEURONS_PER_CORE:
+            limit = "tile width"
+        found = Partition(cores, neurons, words, tile, limit, best is not None)
+        return found, found
+
+    def _words(self, tile: Tile) -> int:
+        circuit = circuit_words(math.prod(tile), has_reset=self.has_reset, has_bias=self.has_bias)
+        return self.kernel.words(tile.channels) + circuit
+
+    def _cores(self, tile: Tile) -> int:
+        size = (self.width, self.height, self.kernel.channels)
+        return math.prod(-(-whole // part) for whole, part in zip(size, tile, strict=True))
+
+    def _tiles(self, words: Callable[[Tile], int]) -> Iterator[tuple[tuple[int, ...], Tile]]:
+        """Yield the tiles that fit a core, each with a key that is smallest for the one that the compiler takes."""
+        widest = 1 << (self.width.bit_length() - 1)
+        for across, width in enumerate(_halvings(widest)):
+            for down, height in enumerate(_halvings(self.height)):
+                for deep, channels in enumerate(_halvings(self.kernel.channels)):
+                    tile = Tile(width, height, channels)
+                    if math.prod(tile) <= limits.NEURONS_PER_CORE and words(tile) <= limits.SYNAPSE_WORDS:
+                        # Halved in turn, height is 0 or 1 times behind width, or ahead of it if channels are divided.
+                        out_of_turn = abs(2 * (down - across) + (-1 if deep else 1))
+                        yield (self._cores(tile), deep, out_of_turn, across), tile
+
+
+@dataclass(frozen=True)
+class DenseLayer:
+    """A dense layer.
+
+    Parameters
+    ----------
+    neurons
+        Its neurons.
+    inputs
+        Its inputs, and its own neurons if they are connected to each other.
+    has_reset, has_bias
+        As in `synaptic_memory.circuit_words`.
+    """
+
+    neurons: int
+    inputs: int
+    has_reset: bool = False
+    has_bias: bool = False
+
+    def partitions(self) -> tuple[Partition, Partition]:
+        """Return the partitions with the fewest and the most cores."""
+        return (
+            self._partition(limits.SYNAPSE_WORDS, dense_words),
+            self._partition(limits.SYNAPSE_WORDS // 2, packed_dense_words),
+        )
+
+    def _partition(self, memory: int, words: Callable[[int, int], float]) -> Partition:
+        """Return the partition if the words for neurons and inputs must fit ``memory``."""
+        most = min(self.neurons, limits.NEURONS_PER_CORE)
+        fitting = bisect_right(
+            range(1, most + 1), memory, key=lambda count: math.ceil(words(count, self.inputs)) + self._circuit(count)
+        )
+        fits = self._words(1) <= limits.SYNAPSE_WORDS
+        cores = math.ceil(self.neurons / max(1, fitting))
+        neurons = math.ceil(self.neurons / cores)
+        if not fits:
+            cores *= math.ceil(self._words(1) / limits.SYNAPSE_WORDS)
+        limit: Limit | None = "neurons"
+        if self.inputs > limits.AXONS_PER_CORE:
+            limit = "axons"
+        elif cores == 1:
+            limit = None
+        elif fitting < most:
+            limit = "synaptic memory"
+        return Partition(cores, neurons, self._words(neurons), None, limit, fits)
+
+    def _words(self, neurons: int) -> int:
+        return dense_words(neurons, self.inputs) + self._circuit(neurons)
+
+    def _circuit(self, neurons: int) -> int:
+        return circuit_words(neurons, has_reset=self.has_reset, has_bias=self.has_bias)
+
+
+def _halvings(size: int) -> Iterator[int]:
+    """Yield ``size``, and its halves, rounded up, until 1."""
+    yield size
+    while size > 1:
+        size = -(-size // 2)
+        yield size

@@ -1,0 +1,67 @@
+"""A CNN larger than the neurocores allowed is refused, with what would fit."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from loihi_convert.checks.resource_rules import the_synapses_of_a_neuron_fit_one_core
+from loihi_convert.chip.limits import NEUROCORES
+from loihi_convert.chip.resources import Chips, network_resources
+from loihi_convert.chip.savings import span
+from loihi_convert.conversion.options import QuantizeOptions
+from loihi_convert.errors import InputError
+from loihi_convert.frontend.source import Source
+from loihi_convert.ir.network import ReluNetwork
+from loihi_convert.ir.quantized import QuantizedNetwork
+
+_NAMED_LAYERS: Final = 3
+
+
+def require_cores(source: Source, options: QuantizeOptions, skip_copies: int | None) -> None:
+    """Raise the `InputError` of `converted` about ``max_cores``; called before any work.
+
+    For the fewest relays, if their number is chosen by trials.
+    """
+    if options.max_cores is not None:
+        core_notes(source.with_skip_copies(skip_copies or 1).network, options)
+
+
+def core_notes(network: ReluNetwork | QuantizedNetwork, options: QuantizeOptions) -> tuple[str, ...]:
+    """Refuse a network that takes more than ``max_cores`` neurocores; return a note if it may take more."""
+    if options.max_cores is None:
+        return ()
+    chips = network_resources(network, has_circuit=options.target == "loihi2")
+    for layer in chips.layers:
+        if (violation := the_synapses_of_a_neuron_fit_one_core(layer)) is not None:
+            hint = f"{violation.fix} {_remedies(chips, options.max_cores)}"
+            raise InputError(violation.found, where=layer.name, expected=violation.allowed, hint=hint)
+    low, high = chips.cores
+    if low > options.max_cores:
+        expected = f"at most {options.max_cores:,} were allowed"
+        raise InputError(
+            f"the network takes {span(chips.cores)} neurocores",
+            expected=expected,
+            hint=_remedies(chips, options.max_cores),
+        )
+    if high > options.max_cores:
+        return (
+            f"the network takes {span(chips.cores)} neurocores, so it may not fit the {options.max_cores:,} allowed",
+        )
+    return ()
+
+
+def _remedies(chips: Chips, most: int) -> str:
+    """Return the largest layers, and what would fit ``most`` neurocores."""
+    largest = ", ".join(f"{layer.name} ({span(layer.cores)})" for layer in chips.largest[:_NAMED_LAYERS])
+    sentences = [f"The largest layers: {largest}."]
+    narrower = chips.narrower(most)
+    if narrower is not None:
+        share, cores = narrower
+        sentences.append(f"With {share} of the channels in every layer but the last it takes {span(cores)}.")
+    sentences += [f"Saves most: {saving.sentence}." for saving in chips.savings[:1]]
+    if all(layer.fits for layer in chips.layers):
+        needed = math.ceil(chips.cores[1] / NEUROCORES)
+        sentences.append(f"As it is, it needs {needed:,} chip{'s' * (needed > 1)}.")
+    sentences.append("Nothing was written.")
+    return " ".join(sentences)
