@@ -86,7 +86,8 @@ def measured(name: str, size: int) -> dict[str, Any]:
         "neurons": sum(math.prod(each) for each in network.shapes),
         "relay_neurons": sum(layer.relay_neurons for layer in chips.layers),
         "weights": sum(layer.synapse.weight.size for layer in network.layers),
-        "neurocores": "..".join(map(str, dict.fromkeys(chips.cores))),
+        "neurocores": "..".join(map(str, dict.fromkeys(chips.cores)))
+        + "†" * any(not layer.fits for layer in chips.layers),
         "seconds": f"{seconds:.0f}",
     }
 
