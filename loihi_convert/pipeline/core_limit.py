@@ -63,5 +63,4 @@ def _remedies(chips: Chips, most: int) -> str:
     if all(layer.fits for layer in chips.layers):
         needed = math.ceil(chips.cores[1] / NEUROCORES)
         sentences.append(f"As it is, it needs {needed:,} chip{'s' * (needed > 1)}.")
-    sentences.append("Nothing was written.")
     return " ".join(sentences)
