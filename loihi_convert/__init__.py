@@ -18,6 +18,7 @@ The same in stages; each takes the value that the one before returned::
 
 ===============  ======================================================================================================
 ``api``          the verbs above
+``fine_tuning``  training a CNN further, so that few time steps suffice
 ``data``         images: the benchmark sets, a folder, an ``.npz``, arrays
 ``cnn``          the source CNN: architectures, training, checkpoints
 ``frontend``     nn.Module -> `ReluNetwork`
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from loihi_convert.conversion.quantization import quantize
     from loihi_convert.data import load_data
     from loihi_convert.errors import LoihiConvertError
+    from loihi_convert.fine_tuning import fine_tune
     from loihi_convert.frontend.lower import to_relu_network
     from loihi_convert.netx import read, write
 
@@ -65,6 +67,7 @@ _HOMES: Final = {
     "TrainOptions": "cnn.training",
     "balance": "conversion.balancing",
     "convert": "api",
+    "fine_tune": "fine_tuning",
     "load": "api",
     "load_data": "data",
     "quantize": "conversion.quantization",
@@ -84,6 +87,7 @@ __all__ = [
     "__version__",
     "balance",
     "convert",
+    "fine_tune",
     "load",
     "load_data",
     "quantize",

@@ -38,6 +38,11 @@ def main() -> NoReturn:
     came: list[tuple[int, float]] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
+        while frame is not None:
+            # An exception raised in `on_ignored` would be ignored, too. The signal comes again.
+            if frame.f_code is on_ignored.__code__:
+                return
+            frame = frame.f_back
         if not came:
             came.append((number, time.monotonic()))
             raise _Interrupted
@@ -45,10 +50,18 @@ def main() -> NoReturn:
             os._exit(128 + number)
 
     def on_ignored(ignored: sys.UnraisableHookArgs) -> None:
-        # Python ignores exceptions raised in a finalizer or a C callback: send the signal again.
+        # Python ignores exceptions raised in a finalizer or a C callback: send the signal again until it raises.
         if isinstance(ignored.exc_value, _Interrupted) and came:
-            again = (threading.main_thread().ident, came.pop()[0])
-            threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, again).start()
+            number, _ = came.pop()
+            main_thread = threading.main_thread().ident
+
+            def again() -> None:
+                while not came:
+                    time.sleep(_AGAIN_SECONDS)
+                    if not came and main_thread is not None:
+                        signal.pthread_kill(main_thread, number)
+
+            threading.Thread(target=again, daemon=True).start()
         else:
             report_ignored(ignored)
 

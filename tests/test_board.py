@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,10 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 from support import networks, oracle
+from support.command_line import Invoke, invoker
 from support.lava_programs import output_of
 
 from loihi_convert import netx
-from loihi_convert.__main__ import main
 from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.backends.lava.exchange import LavaFiles
 from loihi_convert.backends.lava.timing import Timing, stock_interval
@@ -36,26 +35,16 @@ from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.pipeline import golden_check
 from loihi_convert.pipeline.bundle import write_bundle
 
-Invoke = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
 def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Invoke:
     """Run ``loihi-convert run``, or another verb, in an empty folder, without any board in the environment."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
     for name in ("PARTITION", "BOARD", "LOIHI_GEN", "SLURM", "NXSDKHOST"):
         monkeypatch.delenv(name, raising=False)
 
-    def run(*words: object, verb: str = "run") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["loihi-convert", verb, *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return int(stop.value.code or 0), out, err
-
-    return run
+    words_of = invoker(monkeypatch, capsys)
+    return lambda *words, verb="run": words_of(verb, *words)
 
 
 def test_options_go_before_the_environment() -> None:

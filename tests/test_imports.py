@@ -44,13 +44,22 @@ ORDER = (
     ("report", "checks", "inspection"),
     ("pipeline", "result"),
     ("reproduction",),
-    ("api",),
+    ("api", "fine_tuning"),
     ("cli",),
     ("__main__",),
 )
 HEAVY = {
     # In `api` for its types alone.
-    "torch": ("devices", "cnn", "frontend", "simulation", "conversion", "external.cuba_simulation", "api"),
+    "torch": (
+        "devices",
+        "cnn",
+        "frontend",
+        "simulation",
+        "conversion",
+        "external.cuba_simulation",
+        "api",
+        "fine_tuning",
+    ),
     "numba": ("compiled",),
     "h5py": ("netx.hdf5",),
     "jinja2": ("report.page",),

@@ -5,9 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import signal
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +12,9 @@ import pytest
 import support.own_cnns
 import torch
 from support import SUPPORT
+from support.command_line import Invoke, invoker
 from support.own_cnns import blobs, fitted
 from torch import nn
-
-from loihi_convert.__main__ import main
 
 pytestmark = pytest.mark.slow
 
@@ -32,8 +28,6 @@ def position():
 def side():
     return blob_network(1, {SIZE})
 """
-
-Invoke = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -61,17 +55,7 @@ def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
     """Run ``loihi-convert`` with the given arguments in the folder of the data."""
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(SUPPORT.parent))
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["loihi-convert", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return int(stop.value.code or 0), out, err
-
-    return run
+    return invoker(monkeypatch, capsys)
 
 
 def rows(path: Path) -> list[dict[str, str]]:

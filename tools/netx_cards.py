@@ -82,7 +82,6 @@ def card_page(card: dict[str, Any]) -> str:
         "",
         "```",
         *(item["command"] for item in card["checkpoints"]),
-        *_copy_commands(card),
         *(
             command
             for network in (*card["networks"], *([] if single is None else [single]))
@@ -173,15 +172,15 @@ def index_page(cards: Mapping[str, dict[str, Any]], names: Mapping[str, str]) ->
     """Return the README of netx_models/, which lists every file."""
     rows = [
         {
-            "file": f"[{network['file']}]({data}/{network['file']})",
-            "data set": f"[{names[data]}]({data}/README.md)",
+            "file": f"[{network['file']}]({folder}/{network['file']})",
+            "card": f"[{names[folder]}]({folder}/README.md)",
             "network": card["architecture"],
             "T": str(network["timesteps"]),
             "accuracy, %": f"{100 * network['test'][0]['accuracy']:.2f}",
             "CNN, %": f"{100 * card['cnn_test_accuracy']:.2f}",
             "MB": f"{network['bytes'] / 1e6:.2f}",
         }
-        for data, card in cards.items()
+        for folder, card in cards.items()
         for network in card["networks"]
         if network["in_repository"]
     ]
@@ -277,31 +276,10 @@ def recipe_in_words(record: dict[str, Any], qcfs_levels: int | None) -> str:
     if "recovered_from" in record:
         levels = f", L = {qcfs_levels}" if qcfs_levels is not None else ""
         return f"recovered from {record['recovered_from']['file']}{levels}"
-    recipe = recorded_recipe(record)
-    rate = f"learning rate {recipe.learning_rate:g}"
-    if recipe.schedule == "one-cycle":
-        rate = f"one cycle up to {rate}"
-    elif recipe.step_at < 1:
-        rate += f", a tenth after {100 * recipe.step_at:g} % of the epochs"
-    augmentation = {
-        "rotation": recipe.rotation,
-        "scaling": recipe.scaling,
-        "shear": recipe.shear,
-        "translation": recipe.translation,
-        "cut-out": recipe.cutout,
-    }
     parts = (
         "fine-tuned" if "start" in record else "",
         f"L = {qcfs_levels}" if qcfs_levels is not None else "",
-        f"weights of {recipe.weight_bits} bits" if recipe.weight_bits is not None else "",
-        f"{recipe.epochs} epochs, batches of {recipe.batch_size}",
-        f"AdamW (weight decay {recipe.weight_decay:g})" if recipe.weight_decay else "Adam",
-        rate,
-        f"label smoothing {recipe.label_smoothing:g}" if recipe.label_smoothing else "",
-        f"weights averaged by {recipe.averaging:g}" if recipe.averaging else "",
-        f"spatial dropout {recipe.dropout:g}" if recipe.dropout else "",
-        *(f"{name} {value:g}" for name, value in augmentation.items() if value),
-        "flip" if recipe.flip else "",
+        recorded_recipe(record).words,
     )
     return ", ".join(part for part in parts if part)
 
@@ -311,11 +289,6 @@ def _time(recipe: dict[str, Any]) -> str:
     seconds = recipe["seconds"]
     time = f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
     return f"{time}, threads: {recipe['threads']}, {recipe['arithmetic']}"
-
-
-def _copy_commands(card: dict[str, Any]) -> list[str]:
-    originals = [item["copy_of"] for item in card["checkpoints"] if "copy_of" in item]
-    return [f"python tools/netx_models.py float16 {' '.join(originals)}"] if originals else []
 
 
 def _measured(card: dict[str, Any]) -> str:

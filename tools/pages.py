@@ -29,24 +29,27 @@ from loihi_convert.report.formats import markdown_table
 ROOT: Final = Path(__file__).parents[1]
 MODELS: Final = ROOT / "netx_models"
 DATA: Final = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
+FOLDERS: Final = {**DATA, "cifar10-resnet20": "CIFAR-10, ResNet-20"}
+"""The folders of netx_models/; those with the name of a data set hold the network that is compared with the paper."""
 
 _BLOCK: Final = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 _README_STEPS: Final = (1, 2, 4, 8, 64)
 
 
 def cards() -> dict[str, dict[str, Any]]:
-    """Return the card of each data set."""
-    return {data: read_card(MODELS / data) for data in DATA}
+    """Return the card of each folder."""
+    return {folder: read_card(MODELS / folder) for folder in FOLDERS if (MODELS / folder / "card.json").exists()}
 
 
 def headline() -> str:
     """Return the README's table: each data set, followed by the paper's results."""
     rows = []
-    for data, card in cards().items():
+    for folder, card in cards().items():
         networks = {network["timesteps"]: network for network in card["networks"]}
-        ours = (f"{100 * networks[steps]['test'][0]['accuracy']:.2f}" for steps in _README_STEPS)
-        rows.append([f"**{DATA[data]}**", f"{100 * card['cnn_test_accuracy']:.2f}", *ours])
-        papers = [networks[steps].get("paper") for steps in _README_STEPS]
+        at_each_t = [networks.get(steps) for steps in _README_STEPS]
+        ours = (f"{100 * network['test'][0]['accuracy']:.2f}" if network else "" for network in at_each_t)
+        rows.append([f"**{FOLDERS[folder]}**", f"{100 * card['cnn_test_accuracy']:.2f}", *ours])
+        papers = [network.get("paper") if network else None for network in at_each_t]
         if any(papers):
             cells = (f"{cell['accuracy']:.2f}" if cell else "" for cell in papers)
             rows.append(["Ngu & Lee 2022", f"{card['paper_cnn_accuracy']:.2f}", *cells])
@@ -125,14 +128,14 @@ def _factors(variants: Sequence[str]) -> list[tuple[str, str, str, str, str]]:
     ]
 
 
-def _of_data(data: str) -> Callable[[], str]:
-    return lambda: card_table(cards()[data])
+def _of_folder(folder: str) -> Callable[[], str]:
+    return lambda: card_table(cards()[folder])
 
 
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "headline": headline,
     **stored_results.TABLES,
-    **{f"data-{data}": _of_data(data) for data in DATA},
+    **{f"data-{folder}": _of_folder(folder) for folder in FOLDERS},
     "paper-headline": paper_headline,
     "paper-2": paper_rows(
         "mnist/paper/table-2.csv", [*_compared(_METHODS, ("literal", "spikes", "compensated")), _BEST]
@@ -159,7 +162,7 @@ def pictures() -> dict[str, str]:
     drawn: dict[str, str] = {}
     for dark in (False, True):
         shade = "dark" if dark else "light"
-        drawn[f"accuracy-{shade}.svg"] = accuracy_picture(cards(), DATA, dark=dark)
+        drawn[f"accuracy-{shade}.svg"] = accuracy_picture({data: cards()[data] for data in DATA}, DATA, dark=dark)
         drawn[f"reset-{shade}.svg"] = reset_picture(dark=dark)
         drawn[f"staircase-{shade}.svg"] = staircase_picture(dark=dark)
     return drawn
@@ -167,7 +170,7 @@ def pictures() -> dict[str, str]:
 
 def contents() -> Iterator[tuple[Path, str]]:
     """Yield every file with results, and its required contents."""
-    yield MODELS / "README.md", index_page(cards(), DATA)
+    yield MODELS / "README.md", index_page(cards(), FOLDERS)
     for name, picture in pictures().items():
         yield ROOT / "docs/pictures" / name, picture
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):

@@ -144,10 +144,10 @@ def flagged(text: str, *verbs: str) -> str:
 
 def trained_sentence(output: Path, checkpoint: Checkpoint) -> str:
     """Return a sentence on the trained network, its accuracy, and its file."""
-    validation, test = 100 * checkpoint.validation_accuracy, 100 * checkpoint.test_accuracy
+    test = "" if checkpoint.test_accuracy is None else f", test accuracy {100 * checkpoint.test_accuracy:.2f} %"
     return (
-        f"wrote {output}: {checkpoint.architecture}, seed {checkpoint.seed}, validation accuracy {validation:.2f} %, "
-        f"test accuracy {test:.2f} %{_spiking_part(checkpoint)}"
+        f"wrote {output}: {checkpoint.architecture}, seed {checkpoint.seed}, validation accuracy "
+        f"{100 * checkpoint.validation_accuracy:.2f} %{test}{_spiking_part(checkpoint)}"
     )
 
 
@@ -156,8 +156,8 @@ def _spiking_part(checkpoint: Checkpoint) -> str:
     found, timesteps = checkpoint.recipe.get("spiking_accuracy"), checkpoint.recipe.get("timesteps")
     if not isinstance(found, dict):
         return ""
-    validation, test = (100 * float(str(found[name])) for name in ("validation", "test"))
-    return f"; as a spiking network after {timesteps} steps: validation {validation:.2f} %, test {test:.2f} %"
+    figures = ", ".join(f"{name} {100 * float(str(share)):.2f} %" for name, share in found.items())
+    return f"; as a spiking network after {timesteps} steps: {figures}"
 
 
 def _silence(stream: TextIO) -> None:

@@ -21,9 +21,9 @@ def models(as_json: Annotated[bool, options.as_json()] = False) -> None:
         raise InputError(
             "this installation holds no models", hint=f"They are in {REPOSITORY_FOLDER}/ of the repository."
         )
-    for data, group in groupby(known, key=lambda model: model.data):
+    for folder, group in groupby(known, key=lambda model: model.folder):
         rows = list(group)
-        echo(f"{data}: {rows[0].layers}, CNN {100 * rows[0].cnn_accuracy:.2f} %")
+        echo(f"{folder}: {rows[0].layers}, CNN {100 * rows[0].cnn_accuracy:.2f} %")
         for model in rows:
             place = "here" if model.path is not None else model.place
             size = f"{model.byte_count / 1e6:.2f} MB"

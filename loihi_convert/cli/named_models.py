@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from loihi_convert.errors import InputError
 
 REPOSITORY_FOLDER: Final = "netx_models"
-"""Where the files lie in the repository, in a folder for each data set."""
+"""Where the files are in the repository, in folders whose names begin the models' names."""
 
 _PACKAGED: Final = "models"
 # A name such as `mnist-T4`; anything else is a path.
@@ -57,6 +57,11 @@ class NamedModel(NamedTuple):
     commands: tuple[str, ...]
     path: Path | None
 
+    @property
+    def folder(self) -> str:
+        """Its folder, with which its name begins."""
+        return Path(self.place).parent.name
+
 
 def _folder() -> Path | None:
     """Return the folder that contains the data sets' folders, in a clone or in the package."""
@@ -67,7 +72,7 @@ def _folder() -> Path | None:
 
 @cache
 def named_models() -> tuple[NamedModel, ...]:
-    """Return all named networks by data set and T; empty if this installation does not include a list."""
+    """Return all named networks by folder and T; empty if this installation does not include a list."""
     folder = _folder()
     if folder is None:
         return ()
@@ -79,20 +84,22 @@ def named_models() -> tuple[NamedModel, ...]:
             (own,) = (point for point in network["test"] if point["timesteps"] == timesteps)
             found.append(
                 NamedModel(
-                    name=f"{card['data']}-T{timesteps}",
+                    name=f"{path.parent.name}-T{timesteps}",
                     data=card["data"],
                     layers=card["layers"],
                     timesteps=timesteps,
                     accuracy=own["accuracy"],
                     cnn_accuracy=card["cnn_test_accuracy"],
                     byte_count=network["bytes"],
-                    place=f"{REPOSITORY_FOLDER}/{card['data']}/{network['file']}",
+                    place=f"{REPOSITORY_FOLDER}/{path.parent.name}/{network['file']}",
                     commands=tuple(network["commands"]),
                     path=file if file.is_file() else None,
                 )
             )
     order = {"mnist": 0, "fashion-mnist": 1, "cifar10": 2}
-    found.sort(key=lambda model: (order.get(model.data, len(order)), model.data, model.timesteps))
+    found.sort(
+        key=lambda model: (order.get(model.data, len(order)), model.place.count("-"), model.layers, model.timesteps)
+    )
     return tuple(found)
 
 
@@ -127,12 +134,14 @@ def file_of(path: Path) -> Path:
 
 
 def _almost(text: str) -> str:
-    """Return the most similar model name: the nearest T of the same data set; empty if there is none."""
+    """Return the most similar model name: the nearest T of the same folder; empty if there is none."""
     names = {model.name.lower(): model.name for model in named_models()}
-    data, _, steps = text.partition("-t")
+    folder, _, steps = text.partition("-t")
     wanted = int(steps) if steps.isdecimal() and int(steps) else 4
-    of_data = {model.timesteps: model.name for model in named_models() if model.data == data}
-    if of_data and (not steps or steps.isdecimal()):
-        return of_data[min(of_data, key=lambda timesteps: abs(math.log(timesteps / wanted)))]
+    alike = {
+        model.timesteps: model.name for model in named_models() if model.name.lower().rpartition("-t")[0] == folder
+    }
+    if alike and (not steps or steps.isdecimal()):
+        return alike[min(alike, key=lambda timesteps: abs(math.log(timesteps / wanted)))]
     near = difflib.get_close_matches(text, names, n=1, cutoff=0.75)
     return names[near[0]] if near else ""

@@ -90,6 +90,20 @@ def data(panel: str) -> Option:
     return named("--data", panel, help, metavar="DATA")
 
 
+def require_data(data: str | None) -> None:
+    """Raise a `UsageError` for a name that is neither a data set nor a path, before anything is imported."""
+    names = get_args(DatasetName)
+    if data is None or data in names or Path(data).name != data or Path(data).suffix or Path(data).exists():
+        return
+    near = difflib.get_close_matches(data, names, n=1)
+    raise UsageError(
+        f"found {data!r}",
+        where="data",
+        expected=f"{one_of(names)}, or the path of a folder of images or an .npz file",
+        hint=f"Did you mean {near[0]}?" if near else "",
+    )
+
+
 def data_root(panel: str) -> Option:
     return named(
         "--data-root",

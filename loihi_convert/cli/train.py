@@ -3,40 +3,62 @@
 from __future__ import annotations
 
 import shlex
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from loihi_convert.choices import Architecture, DatasetName, RecipeName, Store
+from loihi_convert.choices import Architecture, Device, RecipeName, Store
 from loihi_convert.cli import options
-from loihi_convert.cli.console import echo, say_json, trained_sentence
-from loihi_convert.cli.options import BASICS, TRAINING, choice, named, switch
+from loihi_convert.cli.console import echo, log, say_json, trained_sentence
+from loihi_convert.cli.options import BASICS, DATA, OWN_CNN, TRAINING, choice, named, switch
 from loihi_convert.cli.wrong_files import require_cnn
-from loihi_convert.errors import CheckpointError, InputError
+from loihi_convert.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from loihi_convert.cnn.checkpoint import Checkpoint
+    from loihi_convert.cnn.design import Design
+    from loihi_convert.cnn.training import TrainOptions
+    from loihi_convert.data import ClassMap, DataSplits
 
-_DATA = "Data set; default: digits, or that of --from."
-_ARCHITECTURE = "Network to train; default: the one for the data set, or that of --from."
+_ARCHITECTURE = "Built-in network to train; default: the one for the data set, or that of --from."
 _STORE = "float16 halves the file size; reported accuracies use the rounded weights."
-_RECIPE = "best: this package's. paper: that of Ngu & Lee 2022, for mnist, fashion-mnist and cifar10 (VGG-16)."
-_EPOCHS = "Epochs; default: those of the recipe."
-_START = "Checkpoint of `train` to fine-tune, for a few epochs at a small learning rate."
+_RECIPE = (
+    "best: this package's. paper: that of Ngu & Lee 2022, for mnist, fashion-mnist and cifar10 (VGG-16). Its values "
+    "are printed when training starts."
+)
+_START = "Weights to fine-tune, at a small learning rate: a checkpoint of `train` or, with --arch, your own."
 _QCFS = "Train for few time steps: activations with L levels (quantization-clip-floor-shift) and trained thresholds."
 _WEIGHT_BITS = "With --qcfs: train with weights rounded to 2..8 bits, for export with the same --weight-bits."
 _TIMESTEPS = "Fine-tune the spiking network itself for this many time steps; --from names a CNN trained with --qcfs."
+_DATA = (
+    "Data set (digits, mnist, fashion-mnist, cifar10), a folder of images, or an .npz file; default: digits, or that "
+    "of --from."
+)
+_VALIDATION = "Validation images for your own images: a folder or an .npz file; default: a tenth of --data."
+_DEVICE = "Where to train: cpu, cuda (a GPU), or auto (a GPU if there is one)."
 
 
 def train(
-    data: Annotated[DatasetName | None, choice(DatasetName, "--data", BASICS, _DATA)] = None,
+    data: Annotated[str | None, named("--data", BASICS, _DATA, metavar="DATA")] = None,
     architecture: Annotated[Architecture | None, choice(Architecture, "--architecture", BASICS, _ARCHITECTURE)] = None,
     output: Annotated[Path, options.output("Checkpoint to write, .pt or .safetensors.")] = Path("model.pt"),
     store: Annotated[Store, choice(Store, "--store", BASICS, _STORE)] = "float32",
+    device: Annotated[Device, choice(Device, "--device", BASICS, _DEVICE)] = "auto",
     overwrite: Annotated[bool, options.overwrite()] = False,
     as_json: Annotated[bool, options.as_json()] = False,
-    data_root: Annotated[Path | None, options.data_root(BASICS)] = None,
+    arch: Annotated[str | None, options.arch(OWN_CNN)] = None,
+    mean: Annotated[str | None, options.mean(OWN_CNN, "that of --from, or pixel/255 as it is")] = None,
+    std: Annotated[str | None, options.std(OWN_CNN)] = None,
+    input_shape: Annotated[str | None, options.input_shape()] = None,
+    validation: Annotated[Path | None, named("--validation", DATA, _VALIDATION, metavar="PATH")] = None,
+    class_map: Annotated[str | None, options.class_map(DATA)] = None,
+    data_root: Annotated[Path | None, options.data_root(DATA)] = None,
     recipe: Annotated[RecipeName, choice(RecipeName, "--recipe", TRAINING, _RECIPE)] = "best",
-    epochs: Annotated[int | None, named("--epochs", TRAINING, _EPOCHS, metavar="N")] = None,
+    epochs: Annotated[
+        int | None, named("--epochs", TRAINING, "Epochs; default: those of the recipe.", metavar="N")
+    ] = None,
     seed: Annotated[int, options.seed(TRAINING)] = 0,
     resume: Annotated[bool, switch("--resume", TRAINING, "Continue an interrupted training.")] = False,
     start: Annotated[Path | None, named("--from", TRAINING, _START, metavar="FILE")] = None,
@@ -44,12 +66,17 @@ def train(
     weight_bits: Annotated[int | None, named("--weight-bits", TRAINING, _WEIGHT_BITS, metavar="BITS")] = None,
     timesteps: Annotated[int | None, named("-T", TRAINING, _TIMESTEPS, metavar="T")] = None,
 ) -> None:
-    """Train a CNN that converts well (ReLU and average pooling) and write it as model.pt."""
+    """Train a CNN that converts well, or fine-tune your own for few time steps; write it as model.pt."""
     if start is not None:
         require_cnn(start)
-    from loihi_convert.cnn.training import TrainOptions, chosen_architecture, resume_path, train_cnn
-    from loihi_convert.data import default_root
-    from loihi_convert.data.benchmarks import load_benchmark
+    options.require_data(data)
+    normalization = options.parse_normalization(mean, std)
+    if arch is None and normalization.mean is not None:
+        raise UsageError("given without `arch`", where="mean", expected="is for your own CNN")
+    if arch is not None and architecture is not None:
+        raise UsageError("given with `arch`", where="architecture", expected="names a built-in CNN", hint="Omit one.")
+    from loihi_convert.cnn.training import TrainOptions, chosen_architecture, chosen_recipe, resume_path, train_design
+    from loihi_convert.devices import chosen_device
     from loihi_convert.files import refuse_to_overwrite, refuse_to_replace
     from loihi_convert.progress import progress_bar
 
@@ -60,11 +87,35 @@ def train(
     if unfinished.exists() and not (resume or overwrite):
         hint = "Continue with `resume`, or start anew with `overwrite`."
         raise InputError("is an interrupted training; nothing was changed", where=unfinished, hint=hint)
-    chosen = TrainOptions(architecture, recipe, epochs, seed, qcfs_levels, weight_bits, timesteps, store)
-    origin = None if start is None else _started(start)
-    splits = load_benchmark(data or (origin.data if origin else "digits"), data_root or default_root())
-    with progress_bar(f"training {chosen_architecture(splits.name, chosen, origin)} on {splits.name}") as progress:
-        trained = train_cnn(splits, output, chosen, start=origin, resume=resume, progress=progress)
+    chosen = TrainOptions(architecture, recipe, epochs, seed, qcfs_levels, weight_bits, timesteps, store, device)
+    begun = None if start is None or arch is not None else _started(start)
+    named_data = data or (begun.data if begun else "digits")
+    if arch is None:
+        # Before own images are read.
+        chosen_architecture(named_data, chosen, begun)
+    splits = _images(
+        named_data,
+        data_root,
+        options.parse_class_map(class_map),
+        options.parse_shape(input_shape),
+        validation,
+    )
+    design = _design(chosen, splits, begun) if arch is None else _own(arch, start, splits, chosen, normalization)
+    used = chosen_recipe(splits, design.name, chosen, is_fine_tuning=design.start is not None)
+    log(f"{design.name} on {splits.name}: {used.words}")
+    with progress_bar(f"training {design.name} on {splits.name}") as progress:
+        trained = train_design(
+            design,
+            splits,
+            used,
+            seed=seed,
+            output=output,
+            store=store,
+            device=chosen_device(device),
+            resume=resume,
+            progress=progress,
+            on_epoch=_epoch_line(used.epochs),
+        )
     if as_json:
         say_json(
             {
@@ -81,18 +132,89 @@ def train(
         )
     else:
         echo(trained_sentence(output, trained))
-        echo(f"next: loihi-convert export {shlex.quote(str(output))}")
+        own = "" if arch is None else f" --arch {shlex.quote(arch)}"
+        images = "" if trained.is_benchmark else f" --data {shlex.quote(str(data))}"
+        echo(f"next: loihi-convert export {shlex.quote(str(output))}{own}{images}")
+
+
+def _design(chosen: TrainOptions, splits: DataSplits, start: Checkpoint | None) -> Design:
+    """Return the design of a built-in CNN."""
+    from loihi_convert.cnn.design import built_in
+    from loihi_convert.cnn.training import chosen_architecture
+
+    architecture = chosen_architecture(splits.name, chosen, start)
+    return built_in(architecture, splits, chosen.qcfs_levels, start, timesteps=chosen.timesteps)
+
+
+def _own(
+    arch: str, start: Path | None, splits: DataSplits, chosen: TrainOptions, normalization: options.Normalization
+) -> Design:
+    """Return the design of the user's own CNN."""
+    from loihi_convert.frontend.own_cnn import own_design
+
+    return own_design(
+        arch,
+        start,
+        splits,
+        mean=normalization.mean,
+        std=normalization.std,
+        qcfs_levels=chosen.qcfs_levels,
+        timesteps=chosen.timesteps,
+    )
+
+
+def _images(
+    data: str,
+    root: Path | None,
+    class_map: ClassMap | None,
+    input_shape: tuple[int, int, int] | None,
+    validation: Path | None,
+) -> DataSplits:
+    """Return the training and validation images."""
+    from loihi_convert.data import DATASETS, load_data, split_for_training
+
+    splits = load_data(data, root, class_map=class_map, input_shape=input_shape)
+    for note in splits.notes:
+        log(note)
+    if data in DATASETS:
+        if validation is not None:
+            raise UsageError(
+                f"given for {data}", where="validation", expected="is for your own images", hint="Omit it."
+            )
+        return splits
+    if validation is None:
+        return split_for_training(splits)
+    held_out = load_data(validation, root, classes=splits.classes, class_map=class_map, input_shape=splits.input_shape)
+    return split_for_training(splits, held_out.test)
+
+
+def _epoch_line(epochs: int) -> Callable[[int, float], None] | None:
+    """Return a function that logs a line after each epoch where stderr is not a terminal, which has a bar."""
+    if sys.stderr is None or sys.stderr.isatty():
+        return None
+    begun = time.monotonic()
+    first = 0
+
+    def say(epoch: int, accuracy: float) -> None:
+        nonlocal first
+        first = first or epoch
+        seconds = time.monotonic() - begun
+        left = seconds / (epoch - first + 1) * (epochs - epoch)
+        log(
+            f"epoch {epoch} of {epochs}: validation accuracy {100 * accuracy:.2f} %, {seconds:.0f} s"
+            + (f", about {left:.0f} s left" if left >= 1 else "")
+        )
+
+    return say
 
 
 def _started(path: Path) -> Checkpoint:
-    """Return the CNN to continue training; it must be a checkpoint written by `train`."""
-    from loihi_convert.cnn.checkpoint import load
+    """Return the CNN to continue training; it must be a built-in one."""
+    from loihi_convert.cnn.checkpoint import load_if_ours
 
-    try:
-        return load(path)
-    except CheckpointError as error:
-        if "not a checkpoint of loihi-convert" not in str(error):
-            raise
-        exporting = f"loihi-convert export {path} --arch package.module:factory"
-        hint = f"Fine-tune your own CNN with your own code, and export it: `{exporting}`."
-        raise CheckpointError("was not written by `loihi-convert train`", where=path, hint=hint) from error
+    found = load_if_ours(path)
+    if found is None or found.is_own:
+        what = "was not written by `loihi-convert train`" if found is None else "holds your own CNN"
+        example = "package.module:factory" if found is None else found.architecture
+        raise UsageError(what, where=path, hint=f"Name the code that builds its CNN: `arch`, such as {example}.")
+    return found

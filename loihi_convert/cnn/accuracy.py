@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from loihi_convert.cnn.design import pixels
 from loihi_convert.cnn.few_bits import RoundedWeights
 from loihi_convert.cnn.through_spikes import SpikingNetwork
 from loihi_convert.data import Dataset
+from loihi_convert.ir.task import classes_of
 
 _BATCH: Final = 1_000
 _SPIKING_BATCH: Final = 200
@@ -31,9 +33,9 @@ def accuracy(
     Parameters
     ----------
     model
-        From `models.build_model`; set to eval mode, its own weights are not used.
+        A CNN; set to eval mode, its own weights are not used.
     tensors
-        All parameters and buffers by name.
+        All parameters and buffers by name, on the device to compute on.
     dataset
         Images ``(N, C, H, W)`` in 0..255, and labels, N >= 1.
     weight_bits
@@ -46,11 +48,12 @@ def accuracy(
     if weight_bits is not None:
         rounded = RoundedWeights(model, weight_bits)
         used |= rounded.weights(used, rounded.scales(used))
+    device = next(iter(used.values())).device
     correct = 0
     size = _BATCH if spiking is None else _SPIKING_BATCH
     for start in range(0, len(dataset), size):
         batch = dataset[start : start + size]
-        inputs = torch.from_numpy(batch.images.copy()).to(torch.float32) / 255
+        inputs = pixels(torch.from_numpy(batch.images.copy())).to(device)
         scores: Tensor = functional_call(model, used, (inputs,)) if spiking is None else spiking(inputs, used)
-        correct += int((scores.argmax(1).numpy() == batch.known_labels).sum())
+        correct += int((classes_of(scores.float().cpu().numpy()) == batch.known_labels).sum())
     return correct / len(dataset)

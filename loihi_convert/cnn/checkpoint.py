@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from loihi_convert.cnn.safetensors_file import as_safetensors, signature
 from loihi_convert.cnn.safetensors_file import digest as digest
 from loihi_convert.cnn.stored_states import described, read_file, states_in
 from loihi_convert.cnn.torch_zip import ForeignObjectError, write_pt
+from loihi_convert.data import DATASETS
 from loihi_convert.errors import CheckpointError, UsageError, one_of
 from loihi_convert.files import write_atomically
 
@@ -44,25 +46,27 @@ class Checkpoint:
     Parameters
     ----------
     architecture
-        One of `loihi_convert.cnn.models.ARCHITECTURES`.
+        One of `loihi_convert.cnn.models.ARCHITECTURES`, or the user's code, ``package.module:factory``.
     state
         All parameters and buffers by name, as in `torch.nn.Module.state_dict`; all values finite, weights float32.
     data
-        The data set it was trained on, one of `loihi_convert.data.DATASETS`.
+        The data set it was trained on, one of `loihi_convert.data.DATASETS`, or the name of the user's own.
     input_shape
-        ``(C, H, W)``; inputs are pixel / 255.
+        ``(C, H, W)``; inputs are pixel / 255, or normalized by ``mean`` and ``std``.
     classes
         The name of each output.
     seed
         Seed of initialization, image order, and augmentation.
     validation_accuracy, test_accuracy
-        Accuracies of the stored weights, 0..1, computed in float32.
+        Accuracies of the stored weights, 0..1, computed in float32; None without test images.
     recipe
         The training recipe, as JSON values.
     qcfs_levels
         L of its activations, if they are `qcfs.Qcfs`; ``None``: ReLU.
     stored_as
         One of `STORES`. ``"float16"``: every weight is exactly representable in float16, see `float16.in_float16`.
+    mean, std
+        Per channel, if it was trained on ``(pixel / 255 - mean) / std``; both or none.
     """
 
     architecture: str
@@ -72,10 +76,22 @@ class Checkpoint:
     classes: tuple[str, ...]
     seed: int
     validation_accuracy: float
-    test_accuracy: float
+    test_accuracy: float | None
     recipe: dict[str, Json]
     qcfs_levels: int | None = None
     stored_as: str = "float32"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether its architecture is the user's code, which is imported only if the user names it."""
+        return ":" in self.architecture
+
+    @property
+    def is_benchmark(self) -> bool:
+        """Whether it was trained on one of `loihi_convert.data.DATASETS`."""
+        return self.data in DATASETS
 
 
 def save(checkpoint: Checkpoint, path: str | Path) -> None:
@@ -127,6 +143,20 @@ def load(path: str | Path) -> Checkpoint:
     return _checkpoint(content, path)
 
 
+def load_if_ours(path: str | Path) -> Checkpoint | None:
+    """Return the checkpoint in a file if this package wrote it, else None; executes nothing in the file.
+
+    Raises
+    ------
+    CheckpointError
+        As in `load`, for a file of this package.
+    """
+    path = Path(path)
+    content = read_file(path, strict=False)
+    is_ours = isinstance(content, dict) and content.get("format") == _FORMAT
+    return _checkpoint(content, path) if is_ours else None
+
+
 def load_states(path: str | Path) -> dict[str, dict[str, Tensor]]:
     """Return all state dicts in a file from another tool, as in `stored_states.states_in`; executes nothing in it.
 
@@ -167,6 +197,14 @@ def load_model(path: str | Path) -> tuple[nn.Module, Checkpoint]:
     """
     path = Path(path)
     checkpoint = load(path)
+    if checkpoint.is_own:
+        raise UsageError(
+            "not given",
+            where="arch",
+            expected=f"{path.name} holds your own CNN, trained as {checkpoint.architecture}; code named in a file is "
+            "not executed",
+            hint=f"Pass `arch`, such as {checkpoint.architecture}.",
+        )
     try:
         # On the meta device, without allocation: a file may claim any input shape.
         with torch.device("meta"):
@@ -218,10 +256,12 @@ def _checkpoint(content: object, path: Path) -> Checkpoint:
         "classes": _is_list_of_text(content.get("classes")),
         "seed": type(content.get("seed")) is int,
         "validation_accuracy": _is_fraction(content.get("validation_accuracy")),
-        "test_accuracy": _is_fraction(content.get("test_accuracy")),
+        "test_accuracy": _is_fraction(content.get("test_accuracy")) or _has_no_test_images(content),
         "recipe": _is_json_object(content.get("recipe")),
         "qcfs_levels": _is_levels(content.get("qcfs_levels")),
         "stored_as": _is_store(content.get("stored_as", "float32")),
+        "mean": _is_per_channel(content.get("mean"), content.get("input_shape")),
+        "std": _is_per_channel(content.get("std"), content.get("input_shape")),
     }
     for field, is_valid in valid.items():
         if not is_valid:
@@ -235,7 +275,8 @@ def _checkpoint(content: object, path: Path) -> Checkpoint:
             for name, tensor in fields["state"].items()
         }
     channels, height, width = content["input_shape"]
-    return Checkpoint(**{**fields, "input_shape": (channels, height, width), "classes": tuple(content["classes"])})
+    tuples = {name: tuple(fields[name]) for name in ("classes", "mean", "std") if fields.get(name) is not None}
+    return Checkpoint(**{**fields, **tuples, "input_shape": (channels, height, width)})
 
 
 def _halved(name: str, tensor: Tensor, path: Path) -> Tensor:
@@ -263,6 +304,22 @@ def _is_shape(value: object) -> bool:
     if not isinstance(value, list) or len(value) != 3:
         return False
     return all(type(length) is int and 0 < length <= _MAX_SIDE for length in value)
+
+
+def _is_per_channel(value: object, shape: object) -> bool:
+    if value is None:
+        return True
+    return (
+        isinstance(value, list)
+        and isinstance(shape, list)
+        and len(value) == shape[0]
+        and all(isinstance(number, float) and math.isfinite(number) for number in value)
+    )
+
+
+def _has_no_test_images(content: Mapping[str, object]) -> bool:
+    """Whether it was trained on a user's own images, which are not tested."""
+    return "test_accuracy" in content and content["test_accuracy"] is None and content.get("data") not in DATASETS
 
 
 def _is_fraction(value: object) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from loihi_convert.cnn.accuracy import accuracy
 from loihi_convert.cnn.checkpoint import Checkpoint
@@ -23,7 +23,7 @@ LARGEST: Final = 65_504
 """The largest finite number of float16."""
 
 
-def in_float16(trained: Checkpoint, splits: DataSplits, path: Path) -> Checkpoint:
+def in_float16(trained: Checkpoint, splits: DataSplits, path: Path, model: nn.Module | None = None) -> Checkpoint:
     """Return ``trained`` with each weight rounded to the nearest float16 number, with updated accuracies.
 
     Parameters
@@ -34,6 +34,8 @@ def in_float16(trained: Checkpoint, splits: DataSplits, path: Path) -> Checkpoin
         The data set it was trained on; its validation and test images are classified again.
     path
         The file, for error messages.
+    model
+        The CNN, in which the weights are evaluated; by default it is built from its architecture.
 
     Raises
     ------
@@ -41,11 +43,12 @@ def in_float16(trained: Checkpoint, splits: DataSplits, path: Path) -> Checkpoin
         If a weight is beyond +-65,504.
     """
     state = round_to_float16(trained.state, path)
-    # The model's own weights are not used; on the meta device they need no memory and no random numbers.
-    with torch.device("meta"):
-        model = build_model(
-            trained.architecture, trained.input_shape, len(trained.classes), qcfs_levels=trained.qcfs_levels
-        )
+    if model is None:
+        # The model's own weights are not used; on the meta device they need no memory and no random numbers.
+        with torch.device("meta"):
+            model = build_model(
+                trained.architecture, trained.input_shape, len(trained.classes), qcfs_levels=trained.qcfs_levels
+            )
     bits = trained.recipe.get("weight_bits")
     weight_bits = bits if isinstance(bits, int) else None
     return replace(
@@ -53,7 +56,7 @@ def in_float16(trained: Checkpoint, splits: DataSplits, path: Path) -> Checkpoin
         state=state,
         stored_as="float16",
         validation_accuracy=accuracy(model, state, splits.validation, weight_bits),
-        test_accuracy=accuracy(model, state, splits.test, weight_bits),
+        test_accuracy=accuracy(model, state, splits.test, weight_bits) if len(splits.test) else None,
     )
 
 

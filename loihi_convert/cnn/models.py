@@ -121,15 +121,18 @@ def multiply_adds(model: nn.Module, input_shape: tuple[int, int, int]) -> int:
 
     def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
-        positions = output[0, 0].numel() if isinstance(module, nn.Conv2d) else 1
+        positions = 1 if isinstance(module, nn.Linear) else output[0, 0].numel()
         total += module.get_parameter("weight").numel() * positions
 
     hooks = [
-        module.register_forward_hook(add) for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))
+        module.register_forward_hook(add)
+        for module in model.modules()
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear))
     ]
     was_training = model.training
+    device = next(model.parameters()).device
     with torch.no_grad():
-        model.eval()(torch.zeros(1, *input_shape))
+        model.eval()(torch.zeros(1, *input_shape, device=device))
     model.train(was_training)
     for hook in hooks:
         hook.remove()

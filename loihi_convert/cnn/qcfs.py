@@ -48,7 +48,7 @@ class Qcfs(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             if x.device.type == "cpu":
                 found: Tensor = _OnCpu.apply(x.float(), self.thresholds, self.levels)  # type: ignore[no-untyped-call]
-                return found
+                return in_layout_of(x, found)
             threshold = self.thresholds.reshape(-1, *(1,) * (x.ndim - 2))
             share = (x.float() / threshold).clamp(0, 1) * self.levels + 0.5
             stepped = share + (share.floor() - share).detach()
@@ -94,27 +94,39 @@ def _flat(maps: Tensor) -> Array:
     return np.asarray(maps.reshape(-1, maps.shape[-1]).numpy())
 
 
+def in_layout_of(x: Tensor, y: Tensor) -> Tensor:
+    """Return ``y``, whose channels are last in memory, contiguous if ``x`` is: the user's code may call ``view``."""
+    return y.contiguous() if x.is_contiguous() else y
+
+
 def set_thresholds(model: nn.Module, plain: nn.Module, images: Tensor) -> None:
-    """Set each channel's threshold in ``model`` so that `SHARE` of its positive activations in ``plain`` lie below.
+    """Set the thresholds in ``model`` to `covering_thresholds` of the activations in ``plain``.
 
     ``plain`` is the same CNN with ReLU, ``images`` float32 ``(N, C, H, W)``.
     """
-    activations: dict[str, Tensor] = {}
+
+    def set_threshold(name: str, output: Tensor) -> None:
+        model.get_submodule(name).get_parameter("threshold").copy_(covering_thresholds(output))
+
     hooks = [
         plain.get_submodule(name).register_forward_hook(
-            lambda module, inputs, output, name=name: activations.__setitem__(name, output)
+            lambda module, inputs, output, name=name: set_threshold(name, output)
         )
         for name, module in model.named_modules()
         if isinstance(module, Qcfs)
     ]
     with torch.no_grad():
         plain.eval()(images)
-        for name, values in activations.items():
-            channels = values.movedim(1, 0).flatten(1)
-            quantiles = [torch.quantile(channel[channel > 0], SHARE) for channel in channels if (channel > 0).any()]
-            # A channel that is never positive gets the median of the others.
-            typical = torch.stack(quantiles).median() if quantiles else torch.tensor(1.0)
-            found = [torch.quantile(row[row > 0], SHARE) if (row > 0).any() else typical for row in channels]
-            model.get_submodule(name).get_parameter("threshold").copy_(torch.stack(found))
     for hook in hooks:
         hook.remove()
+
+
+def covering_thresholds(activations: Tensor) -> Tensor:
+    """Return a threshold per channel below which `SHARE` of its positive ``activations`` ``(N, C, ...)`` lie: ``(C,)``.
+
+    A channel that is never positive gets the median of the others.
+    """
+    positive = [channel[channel > 0] for channel in activations.movedim(1, 0).flatten(1)]
+    quantiles = [torch.quantile(numbers, SHARE) for numbers in positive if len(numbers)]
+    typical = torch.stack(quantiles).median() if quantiles else torch.tensor(1.0)
+    return torch.stack([torch.quantile(numbers, SHARE) if len(numbers) else typical for numbers in positive])

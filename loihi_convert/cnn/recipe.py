@@ -102,6 +102,35 @@ class Recipe:
         return {name: value for name, value in asdict(self).items() if name not in unset or value != unset[name]}
 
     @property
+    def words(self) -> str:
+        """A line that names every value that matters: epochs, optimizer, learning rate, augmentation."""
+        rate = f"learning rate {self.learning_rate:g}"
+        if self.schedule == "one-cycle":
+            rate = f"one cycle up to {rate}"
+        elif self.step_at < 1:
+            rate += f", a tenth after {100 * self.step_at:g} % of the epochs"
+        optimizer = "SGD" if self.optimizer == "sgd" else "AdamW" if self.weight_decay else "Adam"
+        augmentation = {
+            "rotation": self.rotation,
+            "scaling": self.scaling,
+            "shear": self.shear,
+            "translation": self.translation,
+            "cut-out": self.cutout,
+        }
+        parts = (
+            f"weights of {self.weight_bits} bits" if self.weight_bits is not None else "",
+            f"{self.epochs} epoch{'s' * (self.epochs > 1)}, batches of {self.batch_size}",
+            f"{optimizer} (weight decay {self.weight_decay:g})" if self.weight_decay else optimizer,
+            rate,
+            f"label smoothing {self.label_smoothing:g}" if self.label_smoothing else "",
+            f"weights averaged by {self.averaging:g}" if self.averaging else "",
+            f"spatial dropout {self.dropout:g}" if self.dropout else "",
+            *(f"{name} {value:g}" for name, value in augmentation.items() if value),
+            "flip" if self.flip else "",
+        )
+        return ", ".join(part for part in parts if part)
+
+    @property
     def is_affine(self) -> bool:
         """Whether images are rotated, scaled, sheared, moved or mirrored."""
         return bool(self.rotation or self.scaling or self.shear or self.translation or self.flip)
@@ -160,6 +189,25 @@ def spiking_recipe(data: str) -> Recipe:
     """Return the recipe for fine-tuning through the spiking network: an eighth of the epochs of `default_recipe`."""
     recipe = default_recipe(data)
     return replace(recipe, epochs=max(1, recipe.epochs // 8), learning_rate=recipe.learning_rate / 4)
+
+
+def own_recipe(image_count: int, *, is_fine_tuning: bool, is_spiking: bool) -> Recipe:
+    """Return the recipe for a user's own ``image_count`` training images: as many epochs as a number of steps takes.
+
+    Images are not augmented, as nothing is known about them: a mirrored letter is another one.
+    """
+    batch_size = 128 if image_count >= 2_000 else 32
+    steps = 500 if is_spiking else 3_000 if is_fine_tuning else 6_000
+    return Recipe(
+        epochs=min(200, max(1, round(steps * batch_size / image_count))),
+        batch_size=batch_size,
+        learning_rate=1e-3 if is_fine_tuning else 2e-3,
+        averaging=0.99,
+        rotation=0.0,
+        scaling=0.0,
+        shear=0.0,
+        translation=0.0,
+    )
 
 
 def paper_recipe(data: str) -> Recipe:

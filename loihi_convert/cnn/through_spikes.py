@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loihi_convert.cnn.qcfs import Qcfs
+from loihi_convert.cnn.qcfs import Qcfs, in_layout_of
 from loihi_convert.cnn.qcfs_kernels import integrate_and_fire, integrate_and_fire_backward
 from loihi_convert.errors import UsageError
 
@@ -84,8 +84,11 @@ class SpikingQcfs(Qcfs):
             # The first layer receives the same pixels at every step.
             steps = 1 if len(x) == images else timesteps
             currents = x.float().movedim(1, -1).reshape(steps, images, *x.shape[2:], x.shape[1])
-            spikes: Tensor = _Spikes.apply(currents, self.thresholds, timesteps)  # type: ignore[no-untyped-call]
-            return spikes.flatten(0, 1).movedim(-1, 1)
+            if x.device.type == "cpu":
+                spikes: Tensor = _Spikes.apply(currents, self.thresholds, timesteps)  # type: ignore[no-untyped-call]
+            else:
+                spikes = fired(currents, self.thresholds, timesteps)
+            return in_layout_of(x, spikes.flatten(0, 1).movedim(-1, 1))
 
 
 class _Spikes(torch.autograd.Function):
@@ -115,6 +118,20 @@ class _Spikes(torch.autograd.Function):
             threshold_slope.numpy(),
         )
         return current_slopes, threshold_slope.float(), None
+
+
+def fired(currents: Tensor, threshold: Tensor, timesteps: int) -> Tensor:
+    """Return the same spikes as `_Spikes`, with the same gradients, in torch operations, which run on any device."""
+    spikes = []
+    potential = (threshold / 2).expand(currents.shape[1:])
+    for step in range(timesteps):
+        reached = potential + currents[min(step, len(currents) - 1)]
+        distance = reached - threshold
+        # 1 within half a threshold of the threshold; it has a gradient but no value.
+        surrogate = (distance.abs() < threshold / 2).to(reached.dtype).detach() * distance
+        spikes.append((distance >= 0).to(reached.dtype) * threshold + surrogate - surrogate.detach())
+        potential = reached - spikes[-1]
+    return torch.stack(spikes)
 
 
 def _rows(maps: Tensor) -> Tensor:

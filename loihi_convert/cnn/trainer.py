@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import torch
@@ -13,14 +13,13 @@ from torch.nn import functional
 
 from loihi_convert.cnn.accuracy import accuracy
 from loihi_convert.cnn.augmentation import augmented
-from loihi_convert.cnn.checkpoint import Checkpoint
+from loihi_convert.cnn.design import Design, pixels
 from loihi_convert.cnn.few_bits import RoundedWeights
-from loihi_convert.cnn.models import build_model, multiply_adds
-from loihi_convert.cnn.qcfs import Qcfs, set_thresholds
+from loihi_convert.cnn.models import ARCHITECTURES, multiply_adds
+from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.cnn.through_spikes import SpikingNetwork
 from loihi_convert.data import Dataset, DataSplits
-from loihi_convert.errors import UsageError
 from loihi_convert.progress import Progress
 from loihi_convert.threads import thread_count
 
@@ -29,8 +28,6 @@ _START_DIVISOR: Final = 25
 _END_DIVISOR: Final = 10_000
 _STEP_DIVISOR: Final = 10
 _MOMENTUM: Final = 0.9
-# Images used to set the initial thresholds of a fine-tuning.
-_FIRST_IMAGES: Final = 200
 
 
 class Training:
@@ -38,20 +35,18 @@ class Training:
 
     def __init__(
         self,
-        architecture: str,
+        design: Design,
         splits: DataSplits,
         recipe: Recipe,
         seed: int,
-        qcfs_levels: int | None,
-        start: Checkpoint | None,
+        device: str = "cpu",
     ) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self._model = build_model(architecture, splits.input_shape, len(splits.classes), qcfs_levels=qcfs_levels)
-        if start is not None:
-            _begin_with(self._model, start, _pixels(torch.from_numpy(splits.train.images[:_FIRST_IMAGES].copy())))
-        # channels_last is 30 % faster on the CPU.
-        self._model = self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self._model = design.network().to(device)
+        # channels_last is 30 % faster on the CPU, but in the user's code `view` may need another order.
+        self._format = torch.channels_last if design.name in ARCHITECTURES else torch.contiguous_format
+        self._model = self._model.to(memory_format=self._format)  # type: ignore[call-overload]
         self.threads = training_threads(self._model, splits.input_shape, recipe.batch_size)
         self._spiking = None if recipe.timesteps is None else SpikingNetwork(self._model, recipe.timesteps)
         self._parameters = dict(self._model.named_parameters())
@@ -69,7 +64,7 @@ class Training:
         if recipe.dropout:
             drop_channels(self._model, recipe.dropout, self._generator)
         self._splits, self._recipe, self._seed = splits, recipe, seed
-        self._architecture, self._qcfs_levels = architecture, qcfs_levels
+        self._design, self._device = design, device
         self._steps_per_epoch = math.ceil(len(splits.train) / recipe.batch_size)
         # Parameters and batch-norm statistics, which share memory with the model.
         self._tensors: dict[str, Tensor] = self._model.state_dict()
@@ -97,7 +92,9 @@ class Training:
             self._scales = self._rounded.scales(self._parameters)
         for batch, chosen in enumerate(torch.split(order, self._recipe.batch_size)):
             step = self.epoch * self._steps_per_epoch + batch
-            self._step(augmented(_pixels(images[chosen]), self._recipe, generator), labels[chosen], step)
+            # Augmented on the CPU, so that a seed gives the same images on every device.
+            inputs = augmented(pixels(images[chosen]), self._recipe, generator)
+            self._step(inputs.to(self._device), labels[chosen].to(self._device), step)
             progress(step + 1, self._recipe.epochs * self._steps_per_epoch)
         self.epoch += 1
         self.history.append(self.accuracy(self._splits.validation))
@@ -108,13 +105,13 @@ class Training:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(self._recipe, step / (self._recipe.epochs * self._steps_per_epoch))
         rounded = {} if self._rounded is None else self._rounded.weights(self._parameters, self._scales)
-        inputs = inputs.to(memory_format=torch.channels_last)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=multiplies_bfloat16()):
+        inputs = inputs.to(memory_format=self._format)
+        with torch.autocast(self._device, dtype=torch.bfloat16, enabled=uses_bfloat16(self._device)):
             if self._spiking is not None:
                 scores = self._spiking(inputs, rounded)
             else:
                 scores = torch.func.functional_call(self._model, rounded, (inputs,))
-        loss = functional.cross_entropy(scores.float(), labels, label_smoothing=self._recipe.label_smoothing)
+        loss = _loss(scores.float(), labels, self._recipe.label_smoothing)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
@@ -137,21 +134,19 @@ class Training:
         """Return the accuracy of the CNN, even if its spiking network is trained."""
         if self._spiking is None:
             return self.accuracy(dataset)
-        model = build_model(
-            self._architecture, self._splits.input_shape, len(self._splits.classes), qcfs_levels=self._qcfs_levels
-        )
+        model = self._design.network().to(self._device)
         return accuracy(model, self.average, dataset, self._recipe.weight_bits)
 
     def state(self) -> dict[str, object]:
-        """Return everything that `restore` needs, as tensors and numbers."""
+        """Return everything that `restore` needs, as numbers and tensors on the CPU."""
         return {
             "epoch": self.epoch,
             "history": list(self.history),
             "seconds": self.seconds,
-            "weights": self._tensors,
-            "average": self.average,
+            "weights": on_cpu(self._tensors),
+            "average": on_cpu(self.average),
             "moments": {
-                name: dict(self._optimizer.state[parameter])
+                name: on_cpu(self._optimizer.state[parameter])
                 for name, parameter in self._parameters.items()
                 if parameter in self._optimizer.state
             },
@@ -167,8 +162,15 @@ class Training:
         for name, parameter in self._parameters.items():
             if name in state["moments"]:
                 self._optimizer.state[parameter] = {
-                    key: moment.clone() for key, moment in state["moments"][name].items()
+                    # AdamW's number of steps stays on the CPU.
+                    key: moment.clone() if moment.ndim == 0 else moment.clone().to(self._device)
+                    for key, moment in state["moments"][name].items()
                 }
+
+
+def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return ``tensors`` on the CPU; those that are there already are not copied."""
+    return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
 def _optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -179,8 +181,18 @@ def _optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Opti
     return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
 
 
-def multiplies_bfloat16() -> bool:
-    """Return whether the processor has bfloat16 instructions that torch uses: dot products, or matrix units."""
+def _loss(scores: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    """Cross entropy; of a single output, the logit of class 1."""
+    if scores.shape[1] > 1:
+        return functional.cross_entropy(scores, labels, label_smoothing=label_smoothing)
+    targets = labels.to(scores.dtype) * (1 - label_smoothing) + label_smoothing / 2
+    return functional.binary_cross_entropy_with_logits(scores[:, 0], targets)
+
+
+def uses_bfloat16(device: str) -> bool:
+    """Return whether ``device`` has bfloat16 instructions that torch uses: on a CPU, dot products or matrix units."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
     # Not public in any release so far; torch below 2.6 has at most one of them.
     checks: list[Callable[[], bool]] = [
         getattr(torch.cpu, name, lambda: False) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
@@ -191,21 +203,6 @@ def multiplies_bfloat16() -> bool:
 def training_threads(model: nn.Module, input_shape: tuple[int, int, int], batch_size: int) -> int:
     """Return the threads of a training step: one for a small network on any machine, at most torch's number."""
     return thread_count(batch_size * multiply_adds(model, input_shape), torch.get_num_threads())
-
-
-def _begin_with(model: nn.Module, start: Checkpoint, images: Tensor) -> None:
-    """Load the weights of ``start`` into ``model``, and set matching thresholds if ``start`` has none."""
-    missing, unexpected = model.load_state_dict(start.state, strict=False)
-    if unexpected:
-        raise UsageError(
-            f"found a CNN with activations of {start.qcfs_levels} levels",
-            where="start",
-            hint="Set `qcfs_levels`, or start with a CNN with ReLU.",
-        )
-    if missing:
-        plain = build_model(start.architecture, start.input_shape, len(start.classes))
-        plain.load_state_dict(start.state)
-        set_thresholds(model, plain, images)
 
 
 def drop_channels(model: nn.Module, probability: float, generator: torch.Generator) -> None:
@@ -246,7 +243,3 @@ def one_cycle(progress: float) -> float:
     else:
         start, end, share = 1.0, 1 / _END_DIVISOR, (progress - _WARM_UP) / (1 - _WARM_UP)
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
-
-
-def _pixels(images: Tensor) -> Tensor:
-    return images.to(torch.float32) / 255

@@ -19,28 +19,32 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import torch
 
-from loihi_convert.choices import Architecture, RecipeName, Store
+from loihi_convert.choices import Architecture, Device, RecipeName, Store
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.accuracy import accuracy
 from loihi_convert.cnn.checkpoint import Checkpoint, Json
+from loihi_convert.cnn.design import Design, built_in
 from loihi_convert.cnn.float16 import in_float16
-from loihi_convert.cnn.models import build_model, default_architecture, paper_architecture
+from loihi_convert.cnn.models import ARCHITECTURES, default_architecture, paper_architecture
 from loihi_convert.cnn.qcfs import MAX_LEVELS
 from loihi_convert.cnn.recipe import (
     RECIPES,
     Recipe,
     default_recipe,
     fine_tuning_recipe,
+    own_recipe,
     paper_recipe,
     spiking_recipe,
 )
 from loihi_convert.cnn.through_spikes import SpikingNetwork
 from loihi_convert.cnn.torch_zip import read_pt, write_pt
-from loihi_convert.cnn.trainer import Training, multiplies_bfloat16
+from loihi_convert.cnn.trainer import Training, on_cpu, uses_bfloat16
 from loihi_convert.data import DATASETS, DataSplits
-from loihi_convert.errors import CheckpointError, UsageError, one_of
+from loihi_convert.devices import chosen_device
+from loihi_convert.errors import CheckpointError, DataError, UsageError, one_of
 from loihi_convert.progress import Progress, no_progress
 
 _START_ANEW: Final = "Delete it and train without `resume=True`."
@@ -69,6 +73,8 @@ class TrainOptions:
         Fine-tune the spiking network itself for this many steps T (`through_spikes`); ``start`` has QCFS activations.
     store
         ``"float16"`` halves the file size; the rounded weights are evaluated.
+    device
+        ``"cpu"``, ``"cuda"``, or ``"auto"``: a GPU if torch finds one.
     """
 
     architecture: Architecture | None = None
@@ -79,6 +85,7 @@ class TrainOptions:
     weight_bits: int | None = None
     timesteps: int | None = None
     store: Store = "float32"
+    device: Device = "auto"
 
 
 def train_cnn(
@@ -93,18 +100,17 @@ def train_cnn(
 ) -> Checkpoint:
     """Train a CNN on ``splits``, write it to ``output`` and return it; see `train`."""
     chosen = TrainOptions() if options is None else options
-    if chosen.timesteps is not None and start is not None and chosen.qcfs_levels is None:
-        chosen = replace(chosen, qcfs_levels=start.qcfs_levels)
     architecture = chosen_architecture(splits.name, chosen, start)
     return train(
         architecture,
         splits,
-        _chosen_recipe(splits.name, architecture, chosen, start),
+        chosen_recipe(splits, architecture, chosen, is_fine_tuning=start is not None),
         seed=chosen.seed,
         output=Path(output),
         qcfs_levels=chosen.qcfs_levels,
         start=start,
         store=chosen.store,
+        device=chosen_device(chosen.device),
         resume=resume,
         progress=progress,
         on_epoch=on_epoch,
@@ -117,17 +123,28 @@ def chosen_architecture(data: str, options: TrainOptions, start: Checkpoint | No
         return options.architecture
     if start is not None:
         return start.architecture
+    if data not in DATASETS:
+        raise UsageError(
+            "not given",
+            where="architecture",
+            expected="must be given for your own images",
+            hint=f"Choose a built-in one ({', '.join(ARCHITECTURES)}), or name your own code with `arch`.",
+        )
     return paper_architecture(data) if options.recipe == "paper" else default_architecture(data)
 
 
-def _chosen_recipe(data: str, architecture: str, options: TrainOptions, start: Checkpoint | None) -> Recipe:
+def chosen_recipe(splits: DataSplits, architecture: str, options: TrainOptions, *, is_fine_tuning: bool) -> Recipe:
+    """Return the recipe that ``options`` give for ``architecture`` on a data set."""
+    data, is_spiking = splits.name, options.timesteps is not None
     if isinstance(options.recipe, Recipe):
         recipe = options.recipe
+    elif options.recipe == "best" and data not in DATASETS:
+        recipe = own_recipe(len(splits.train), is_fine_tuning=is_fine_tuning, is_spiking=is_spiking)
     elif options.recipe == "best":
-        recipe = default_recipe(data, architecture) if start is None else fine_tuning_recipe(data)
-        recipe = recipe if options.timesteps is None else spiking_recipe(data)
+        recipe = fine_tuning_recipe(data) if is_fine_tuning else default_recipe(data, architecture)
+        recipe = spiking_recipe(data) if is_spiking else recipe
     elif options.recipe == "paper":
-        if start is not None:
+        if is_fine_tuning:
             raise UsageError(
                 "found 'paper', which is not for fine-tuning", where="recipe", hint="Omit `recipe` or `start`."
             )
@@ -152,31 +169,82 @@ def train(
     qcfs_levels: int | None = None,
     start: Checkpoint | None = None,
     store: str = "float32",
+    device: str = "cpu",
     resume: bool = False,
     progress: Progress = no_progress,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> Checkpoint:
-    """Train a CNN, write it to ``output`` and return it.
+    """Train a built-in CNN, write it to ``output`` and return it.
 
     Parameters
     ----------
     architecture
         One of `loihi_convert.cnn.models.ARCHITECTURES`.
     splits
-        The CNN is trained on ``train``; ``validation`` is evaluated after each epoch, ``test`` once at the end.
+        As in `train_design`.
     recipe
         See `recipe.default_recipe` and `recipe.paper_recipe`.
-    seed
-        Seed of initialization, image order, augmentation and dropout, 0..2^31 - 1.
-    output
-        ``.pt`` or ``.safetensors``; replaced if it exists.
+    seed, output, store, device, resume, progress, on_epoch
+        As in `train_design`.
     qcfs_levels
         Levels L of the activation `qcfs.Qcfs`, which replaces ReLU.
     start
         A trained CNN of the same architecture; default: random initial weights.
+
+    Raises
+    ------
+    UsageError
+        As in `train_design`; also if the architecture is unknown, or ``start`` does not fit it.
+    CheckpointError, InputError
+        As in `train_design`.
+    """
+    return train_design(
+        built_in(architecture, splits, qcfs_levels, start, timesteps=recipe.timesteps),
+        splits,
+        recipe,
+        seed=seed,
+        output=output,
+        store=store,
+        device=device,
+        resume=resume,
+        progress=progress,
+        on_epoch=on_epoch,
+    )
+
+
+def train_design(
+    design: Design,
+    splits: DataSplits,
+    recipe: Recipe,
+    *,
+    seed: int,
+    output: Path | None,
+    store: str = "float32",
+    device: str = "cpu",
+    resume: bool = False,
+    progress: Progress = no_progress,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> Checkpoint:
+    """Train ``design``, write it to ``output`` and return it.
+
+    Parameters
+    ----------
+    design
+        The network.
+    splits
+        It is trained on ``train``; ``validation`` is evaluated after each epoch, ``test``, if there is any, once at the
+        end.
+    recipe
+        Hyperparameters.
+    seed
+        Seed of initialization, image order, augmentation and dropout, 0..2^31 - 1.
+    output
+        ``.pt`` or ``.safetensors``; replaced if it exists. None: nothing is written.
     store
         ``"float16"``: round the trained weights to float16, which halves the file size; these are evaluated and
         returned.
+    device
+        ``"cpu"`` or ``"cuda"``.
     resume
         Continue from ``<output>.resume.pt``, left by an interrupted run of the same training.
     progress
@@ -187,118 +255,116 @@ def train(
     Raises
     ------
     UsageError
-        If the architecture or ``store`` is unknown, ``splits`` has no validation images, ``output`` has another suffix,
-        or there is nothing to resume.
+        If ``store`` is unknown, ``splits`` has no validation images, ``output`` has another suffix, or there is nothing
+        to resume.
+    DataError
+        If the images have no labels, or labels that are not classes of the network.
     CheckpointError
         If ``<output>.resume.pt`` is damaged or belongs to another training, the training diverged, or a weight is too
         large for float16.
     InputError
         If a file cannot be written; raised before the first epoch.
     """
-    checkpoint.require_suffix(output)
-    _require_sense(architecture, splits, recipe, seed, qcfs_levels, start, store)
+    if output is not None:
+        checkpoint.require_suffix(output)
+    _require_sense(design, splits, recipe, seed, store)
     run: dict[str, Json] = {
-        "architecture": architecture,
+        "architecture": design.name,
         "data": splits.name,
         "seed": seed,
         "recipe": {**recipe.recorded()},
-        "qcfs_levels": qcfs_levels,
-        "start": None if start is None else checkpoint.digest("", start.state),
+        "qcfs_levels": design.qcfs_levels,
+        "start": None if design.start is None else design.start["sha256"],
     }
-    training = Training(architecture, splits, recipe, seed, qcfs_levels, start)
+    training = Training(design, splits, recipe, seed, device)
+    state_file = None if output is None else resume_path(output)
     with _threads(training.threads):
-        _run_epochs(training, run, resume_path(output), resume=resume, progress=progress, on_epoch=on_epoch)
+        _run_epochs(training, run, state_file, resume=resume, progress=progress, on_epoch=on_epoch)
         trained = Checkpoint(
-            architecture=architecture,
-            state=training.average,
+            architecture=design.name,
+            state=on_cpu(training.average),
             data=splits.name,
             input_shape=splits.input_shape,
-            classes=splits.classes,
+            classes=design.classes,
             seed=seed,
             validation_accuracy=training.cnn_accuracy(splits.validation),
-            test_accuracy=training.cnn_accuracy(splits.test),
-            qcfs_levels=qcfs_levels,
+            test_accuracy=training.cnn_accuracy(splits.test) if len(splits.test) else None,
+            qcfs_levels=design.qcfs_levels,
+            mean=design.mean,
+            std=design.std,
             recipe={
                 **recipe.recorded(),
-                **({} if start is None else {"start": _origin(start)}),
+                **({} if design.start is None else {"start": design.start}),
                 "validation_accuracy_per_epoch": list(training.history),
                 "torch": str(torch.__version__),
                 "threads": training.threads,
+                **({} if device == "cpu" else {"device": device}),
                 "seconds": round(training.seconds, 1),
-                "arithmetic": "bfloat16" if multiplies_bfloat16() else "float32",
+                "arithmetic": "bfloat16" if uses_bfloat16(device) else "float32",
             },
         )
         if store == "float16":
-            trained = in_float16(trained, splits, output)
+            trained = in_float16(trained, splits, output or Path("the CNN"), design.network())
         if recipe.timesteps is not None:
-            trained = _with_spiking_accuracy(trained, splits, recipe.timesteps)
-    checkpoint.save(trained, output)
-    resume_path(output).unlink()
+            trained = _with_spiking_accuracy(trained, design, splits, recipe.timesteps)
+    if output is not None and state_file is not None:
+        checkpoint.save(trained, output)
+        state_file.unlink()
     return trained
 
 
-def _require_sense(
-    architecture: str,
-    splits: DataSplits,
-    recipe: Recipe,
-    seed: int,
-    qcfs_levels: int | None,
-    start: Checkpoint | None,
-    store: str,
-) -> None:
-    """Raise the `UsageError` of `train`."""
+def _require_sense(design: Design, splits: DataSplits, recipe: Recipe, seed: int, store: str) -> None:
+    """Raise the `UsageError` and the `DataError` of `train_design`."""
     if store not in checkpoint.STORES:
         raise UsageError(f"found {store!r}", where="store", expected=one_of(checkpoint.STORES))
     if not len(splits.validation):
         raise UsageError(
             f"{splits.name} is not split into training and validation images",
             where="data",
-            expected=one_of(DATASETS),
-            hint="Train on your own images with your own code, and convert the checkpoint.",
+            expected=f"{one_of(DATASETS)}, or your own images, split by `data.split_for_training`",
+        )
+    labels = np.concatenate([splits.train.known_labels, splits.validation.known_labels])
+    if len(labels) and int(labels.max()) >= len(design.classes):
+        raise DataError(
+            f"found the class {int(labels.max())}",
+            where="labels",
+            expected=f"must be 0..{len(design.classes) - 1}: the CNN has {len(design.classes)} classes",
         )
     if not 0 <= seed < 2**31:
         raise UsageError(f"found {seed}", where="seed", expected=f"must be in 0..{2**31 - 1}")
-    if qcfs_levels is not None and not 1 <= qcfs_levels <= MAX_LEVELS:
-        raise UsageError(f"found {qcfs_levels}", where="qcfs_levels", expected=f"must be in 1..{MAX_LEVELS}")
-    if recipe.weight_bits is not None and qcfs_levels is None:
+    levels = design.qcfs_levels
+    if levels is not None and not 1 <= levels <= MAX_LEVELS:
+        raise UsageError(f"found {levels}", where="qcfs_levels", expected=f"must be in 1..{MAX_LEVELS}")
+    if recipe.weight_bits is not None and levels is None:
         raise UsageError(
             "cannot be set without learned thresholds, by which weights are multiplied before rounding",
             where="weight_bits",
             hint="Also set `qcfs_levels`.",
         )
-    if recipe.timesteps is not None and (start is None or start.qcfs_levels is None):
+    if recipe.weight_bits is not None and design.name not in ARCHITECTURES:
         raise UsageError(
-            "found no trained CNN with QCFS activations to begin with",
-            where="start",
-            expected="`timesteps` fine-tunes one",
-            hint="Train one with `qcfs_levels` first.",
-        )
-    if start is not None and (start.architecture, start.input_shape) != (architecture, splits.input_shape):
-        raise UsageError(
-            f"found a {start.architecture} for images {start.input_shape}",
-            where="start",
-            expected=f"must be a {architecture} for {splits.input_shape}",
-            hint="Fine-tune with the same architecture and images.",
+            "cannot be set for your own CNN", where="weight_bits", expected="is for the built-in plain chains of layers"
         )
 
 
 def _run_epochs(
     training: Training,
     run: dict[str, Json],
-    state_file: Path,
+    state_file: Path | None,
     *,
     resume: bool,
     progress: Progress,
     on_epoch: Callable[[int, float], None] | None,
 ) -> None:
     """Train to the last epoch; ``state_file`` always holds the state after the last finished one."""
-    if resume:
+    if resume and state_file is not None:
         _restore(training, state_file, run)
-    else:
+    elif state_file is not None:
         write_pt({**run, **training.state()}, state_file)
     while not training.is_finished:
         validation_accuracy = training.run_epoch(progress)
-        write_pt({**run, **training.state()}, state_file)
+        if state_file is not None:
+            write_pt({**run, **training.state()}, state_file)
         if on_epoch is not None:
             on_epoch(training.epoch, validation_accuracy)
 
@@ -319,27 +385,17 @@ def resume_path(output: Path) -> Path:
     return output.with_name(f"{output.name}.resume.pt")
 
 
-def _with_spiking_accuracy(trained: Checkpoint, splits: DataSplits, timesteps: int) -> Checkpoint:
+def _with_spiking_accuracy(trained: Checkpoint, design: Design, splits: DataSplits, timesteps: int) -> Checkpoint:
     """Return ``trained`` with the accuracies of its spiking network in its recipe, in floating point."""
-    model = build_model(
-        trained.architecture, trained.input_shape, len(trained.classes), qcfs_levels=trained.qcfs_levels
-    )
+    model = design.network()
     bits = trained.recipe.get("weight_bits")
     spiking = SpikingNetwork(model, timesteps)
     found: dict[str, Json] = {
         name: accuracy(model, trained.state, images, bits if isinstance(bits, int) else None, spiking=spiking)
         for name, images in (("validation", splits.validation), ("test", splits.test))
+        if len(images)
     }
     return replace(trained, recipe={**trained.recipe, "spiking_accuracy": found})
-
-
-def _origin(start: Checkpoint) -> dict[str, Json]:
-    return {
-        "sha256": checkpoint.digest("", start.state),
-        "seed": start.seed,
-        "validation_accuracy": start.validation_accuracy,
-        "test_accuracy": start.test_accuracy,
-    }
 
 
 def _restore(training: Training, path: Path, run: dict[str, Json]) -> None:

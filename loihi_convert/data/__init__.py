@@ -9,7 +9,7 @@ from pathlib import Path
 from loihi_convert.arrays import Shape
 from loihi_convert.data.benchmarks import DATASETS, did_you_mean, load_benchmark
 from loihi_convert.data.class_folders import ClassMap
-from loihi_convert.data.dataset import Dataset, DataSplits, HeldOut
+from loihi_convert.data.dataset import Dataset, DataSplits, HeldOut, split_for_training
 from loihi_convert.data.in_memory import as_dataset, as_images, as_labels
 from loihi_convert.data.own_images import load_image_folder, load_npz, require_class_folders
 from loihi_convert.errors import DataError, UsageError, one_of
@@ -25,6 +25,7 @@ __all__ = [
     "as_labels",
     "default_root",
     "load_data",
+    "split_for_training",
 ]
 
 

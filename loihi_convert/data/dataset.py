@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -189,6 +189,34 @@ class DataSplits:
                 expected=f"must be split, all, or a number of images, 1..{most}",
             )
         return self.calibration.images[: int(choice)]
+
+
+def split_for_training(own: DataSplits, validation: Dataset | None = None) -> DataSplits:
+    """Return a user's ``own`` images as training and validation images; there are no test images.
+
+    Parameters
+    ----------
+    own
+        Images with labels that are not split.
+    validation
+        Validation images; by default a tenth of the images, with the class shares of the whole.
+
+    Raises
+    ------
+    DataError
+        If there are no labels, or fewer than ten images to split.
+    """
+    everything = own.test
+    if validation is None:
+        count = len(everything) // 10
+        if count < 1:
+            raise DataError(
+                f"found {len(everything)} images",
+                where=own.name,
+                expected="must be at least 10, of which a tenth is held out for validation",
+            )
+        validation, everything = split(everything, count)
+    return replace(own, train=everything, validation=validation, calibration=everything, test=everything[:0])
 
 
 def split(dataset: Dataset, count: int) -> tuple[Dataset, Dataset]:

@@ -4,6 +4,7 @@
 file                                           source of the CNN's structure
 =============================================  =====================================================================
 a checkpoint written by `train`                the architecture it names (`checkpoint.py`)
+one of your own code, and ``arch``             the same, with the activations it was trained with (`own_cnn`)
 any other checkpoint, and ``arch``             ``package.module:factory``: the user's own class, function or module
 an ONNX file                                   its graph (`from_onnx`)
 none                                           an nn.Module in memory (`Source.from_module`)
@@ -21,19 +22,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
 import torch
 from torch import nn
 
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.choices import Task
-from loihi_convert.cnn.checkpoint import load_model, load_states
+from loihi_convert.cnn.checkpoint import load_if_ours, load_model, load_states
+from loihi_convert.cnn.design import inputs_of, pixels
 from loihi_convert.errors import UnsupportedModelError, UsageError, one_of
 from loihi_convert.file_kinds import kind_of
 from loihi_convert.files import sha256
 from loihi_convert.frontend.fitting import fill
 from loihi_convert.frontend.from_onnx.file import read_onnx
 from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.frontend.own_cnn import rebuilt, recorded_normalization
 from loihi_convert.frontend.tracing import shape_taken
 from loihi_convert.frontend.users_code import article, build_cnn, unwrapped
 from loihi_convert.ir.network import ReluNetwork
@@ -74,12 +76,9 @@ class Source:
     def module_outputs(self, images: Array) -> Array:
         """Return the outputs of ``model`` itself, float32 ``(N, outputs)``, for uint8 ``images`` ``(N, C, H, W)``."""
         recorded = self.recorded
-        inputs = torch.from_numpy(images / np.float32(255))
-        if recorded.mean is not None and recorded.std is not None:
-            means, deviations = (inputs.new_tensor(each).reshape(-1, 1, 1) for each in (recorded.mean, recorded.std))
-            inputs = (inputs - means) / deviations
-        if shape_taken(self.model, self.network.input_shape) != self.network.input_shape:
-            inputs = inputs.squeeze(2)
+        takes_signals = shape_taken(self.model, self.network.input_shape) != self.network.input_shape
+        given = pixels(torch.from_numpy(images.copy()))
+        inputs = inputs_of(given, recorded.mean, recorded.std, takes_signals=takes_signals)
         with torch.no_grad():
             outputs: Array = self.model(inputs).flatten(1).numpy()
         return outputs
@@ -227,8 +226,13 @@ def open_source(
                 where="input_shape",
                 expected="must be (C, H, W)",
             )
-        states = load_states(path)
-        model, notes = fill(build_cnn(arch), states, arch, path)
+        trained, notes = load_if_ours(path), ()
+        if trained is not None and trained.is_own:
+            mean, std = recorded_normalization(trained, mean, std)
+            model = rebuilt(trained, arch, path).requires_grad_(False).eval()
+            classes = trained.classes if classes is None else classes
+        else:
+            model, notes = fill(build_cnn(arch), load_states(path), arch, path)
         network = _for_task(to_relu_network(model, input_shape, mean=mean, std=std), task)
         described = {"arch": arch, "data": data, "classes": _class_names(network, classes)}
     provenance = {"file": path.name, "sha256": sha256(path), **described, **_normalization(mean, std)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -107,6 +107,19 @@ class _Known(fx.Proxy):
 
     def dim(self) -> int:
         return int(self._value.ndim)
+
+    # torch.fx would record methods without calling the function that `cnn.with_qcfs` waits for.
+    def relu(self) -> Any:
+        return torch.relu(cast("Tensor", self))
+
+    def relu_(self) -> Any:
+        return torch.relu_(cast("Tensor", self))
+
+    def clamp(self, *args: Any, **kwargs: Any) -> Any:
+        return torch.clamp(cast("Tensor", self), *args, **kwargs)
+
+    def clamp_(self, *args: Any, **kwargs: Any) -> Any:
+        return torch.clamp_(cast("Tensor", self), *args, **kwargs)
 
     # torch.fx records x += y as x = x + y, but other names of the tensor see the change, too.
     def __iadd__(self, other: Any) -> fx.Proxy:

@@ -1,0 +1,171 @@
+"""What is trained: a built-in architecture, or the user's own CNN, with the weights that the training begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from loihi_convert.cnn import checkpoint
+from loihi_convert.cnn.checkpoint import Checkpoint, Json
+from loihi_convert.cnn.models import build_model
+from loihi_convert.cnn.qcfs import set_thresholds
+from loihi_convert.data import DataSplits
+from loihi_convert.errors import UsageError
+
+# Images used to set the initial thresholds of a fine-tuning.
+_FIRST_IMAGES: Final = 200
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """A network to train.
+
+    Parameters
+    ----------
+    name
+        One of `models.ARCHITECTURES`, or the user's code, ``package.module:factory``.
+    build
+        Returns the network with the weights to begin with; torch's random numbers may be used.
+    classes
+        The name of each class.
+    qcfs_levels
+        L of its activations, if they are `qcfs.Qcfs`.
+    mean, std
+        Per channel, if the network takes ``(pixel / 255 - mean) / std``; both or none.
+    takes_signals
+        Whether it takes ``(N, C, L)`` instead of ``(N, C, 1, L)``.
+    start
+        The record of the weights it begins with; None: random ones.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    classes: tuple[str, ...]
+    qcfs_levels: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    takes_signals: bool = False
+    start: dict[str, Json] | None = None
+
+    def network(self) -> nn.Module:
+        """Return the result of ``build``, but taking pixels / 255, float32 ``(N, C, H, W)``; see `inputs_of`.
+
+        Torch's random state is left as it is.
+        """
+        with torch.random.fork_rng(devices=[]):
+            network = self.build()
+        network.register_forward_pre_hook(
+            lambda module, images: inputs_of(images[0], self.mean, self.std, takes_signals=self.takes_signals)
+        )
+        return network
+
+
+class NoActivationsError(UsageError):
+    """A spiking network is to be trained without a trained CNN with QCFS activations."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "found no trained CNN with QCFS activations to begin with",
+            where="start",
+            expected="`timesteps` fine-tunes one",
+            hint="Train one with `qcfs_levels` first.",
+        )
+
+
+def built_in(
+    architecture: str,
+    splits: DataSplits,
+    qcfs_levels: int | None,
+    start: Checkpoint | None,
+    *,
+    timesteps: int | None = None,
+) -> Design:
+    """Return the design of ``architecture``, one of `models.ARCHITECTURES`, with the weights of ``start``.
+
+    Parameters
+    ----------
+    architecture
+        One of `models.ARCHITECTURES`.
+    splits
+        The images to train on.
+    qcfs_levels
+        L of the activations `qcfs.Qcfs`; their thresholds are set on training images if ``start`` has ReLUs. None: as
+        in ``start``, or ReLU.
+    start
+        The weights to begin with; None: random ones.
+    timesteps
+        T, if the spiking network is to be trained.
+
+    Raises
+    ------
+    UsageError
+        If the architecture is unknown, or ``start`` does not fit it or the options.
+    """
+    if timesteps is not None and (start is None or start.qcfs_levels is None):
+        raise NoActivationsError
+    if start is not None and (start.architecture, start.input_shape) != (architecture, splits.input_shape):
+        raise UsageError(
+            f"found a {start.architecture} for images {start.input_shape}",
+            where="start",
+            expected=f"must be a {architecture} for {splits.input_shape}",
+            hint="Fine-tune with the same architecture and images.",
+        )
+    if timesteps is not None and start is not None and qcfs_levels is None:
+        qcfs_levels = start.qcfs_levels
+    # Own images may have labels without names.
+    classes = splits.classes or tuple(map(str, range(int(splits.train.known_labels.max()) + 1)))
+    # Fails now if the architecture is unknown, or the images do not fit.
+    with torch.device("meta"):
+        build_model(architecture, splits.input_shape, len(classes), qcfs_levels=qcfs_levels)
+
+    def build() -> nn.Module:
+        model = build_model(architecture, splits.input_shape, len(classes), qcfs_levels=qcfs_levels)
+        if start is not None:
+            _begin_with(model, start, pixels(torch.from_numpy(splits.train.images[:_FIRST_IMAGES].copy())))
+        return model
+
+    return Design(architecture, build, classes, qcfs_levels, start=None if start is None else record_of(start))
+
+
+def record_of(start: Checkpoint) -> dict[str, Json]:
+    """Return the record of the checkpoint that a fine-tuning begins with."""
+    return {
+        "sha256": checkpoint.digest("", start.state),
+        "seed": start.seed,
+        "validation_accuracy": start.validation_accuracy,
+        "test_accuracy": start.test_accuracy,
+    }
+
+
+def inputs_of(
+    images: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None, *, takes_signals: bool
+) -> Tensor:
+    """Return pixels / 255, ``(N, C, H, W)``, as a CNN takes them: normalized; signals as ``(N, C, L)``."""
+    if mean is not None and std is not None:
+        means, deviations = (images.new_tensor(values).reshape(-1, 1, 1) for values in (mean, std))
+        images = (images - means) / deviations
+    return images.squeeze(2) if takes_signals else images
+
+
+def pixels(images: Tensor) -> Tensor:
+    """Return uint8 images as float32 in 0..1."""
+    return images.to(torch.float32) / 255
+
+
+def _begin_with(model: nn.Module, start: Checkpoint, images: Tensor) -> None:
+    """Load the weights of ``start`` into ``model``, and set matching thresholds if ``start`` has none."""
+    missing, unexpected = model.load_state_dict(start.state, strict=False)
+    if unexpected:
+        raise UsageError(
+            f"found a CNN with activations of {start.qcfs_levels} levels",
+            where="start",
+            hint="Set `qcfs_levels`, or start with a CNN with ReLU.",
+        )
+    if missing:
+        plain = build_model(start.architecture, start.input_shape, len(start.classes))
+        plain.load_state_dict(start.state)
+        set_thresholds(model, plain, images)

@@ -1,0 +1,150 @@
+"""QCFS activations in any CNN: every ReLU that its forward calls becomes a `qcfs.Qcfs`.
+
+The user's ``forward`` runs as it is. While it runs, torch reports each call of a function (`torch.overrides`), and the
+k-th call of a ReLU becomes the k-th activation. So functions, methods and modules are treated alike, and a module that
+is called several times gets an activation for each call.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from loihi_convert.cnn.qcfs import Qcfs, covering_thresholds
+from loihi_convert.errors import UnsupportedModelError, UsageError
+
+Relu = Callable[[Any], Any]
+
+_RELUS: Final = ("relu", "relu_", "relu6")
+_CLAMPS: Final = ("clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_min_", "hardtanh", "hardtanh_")
+
+
+class WithQcfs(nn.Module):
+    """A copy of a CNN with `qcfs.Qcfs` activations.
+
+    ReLU, ReLU6 and a clamp at 0 from below are replaced; other activations stay.
+
+    Parameters
+    ----------
+    cnn
+        The CNN; it is not changed.
+    images
+        Images as ``cnn`` takes them, ``(N, C, ...)``, for the initial thresholds: each covers `qcfs.SHARE` of the
+        positive activations of its channel. Two images suffice if thresholds are loaded afterwards.
+    levels
+        L.
+
+    Raises
+    ------
+    UsageError
+        If ``cnn`` calls no ReLU.
+    """
+
+    def __init__(self, cnn: nn.Module, images: Tensor, levels: int) -> None:
+        super().__init__()
+        self.cnn = _without_relu_modules(copy.deepcopy(cnn))
+        thresholds: list[Tensor] = []
+
+        def measured(number: int, x: Tensor, relu: Relu) -> Tensor:
+            y: Tensor = relu(x)
+            thresholds.append(covering_thresholds(y))
+            return y
+
+        is_training = self.cnn.training
+        with torch.no_grad(), _Replaced(measured):
+            self.cnn.eval()(images)
+        self.cnn.train(is_training)
+        if not thresholds:
+            raise UsageError(
+                "found a CNN without ReLU",
+                where="qcfs_levels",
+                expected="replaces ReLU, ReLU6 and clamp(min=0)",
+                hint="Train a CNN with ReLU activations.",
+            )
+        self.activations = nn.ModuleList(Qcfs(len(threshold), levels) for threshold in thresholds)
+        with torch.no_grad():
+            for activation, threshold in zip(self.activations, thresholds, strict=True):
+                activation.get_parameter("threshold").copy_(threshold)
+
+    def forward(self, x: Tensor) -> Tensor:
+        replaced = _Replaced(self._activated)
+        with replaced:
+            scores: Tensor = self.cnn(x)
+        if replaced.calls != len(self.activations):
+            raise UnsupportedModelError(
+                f"called {replaced.calls} ReLUs, and {len(self.activations)} the first time",
+                where=type(self.cnn).__name__,
+                expected="must do the same computation for every image",
+            )
+        return scores
+
+    def _activated(self, number: int, x: Any, relu: Relu) -> Any:
+        # `forward` reports a ReLU too many.
+        return self.activations[number](x) if number < len(self.activations) else relu(x)
+
+
+class _Replaced(TorchFunctionMode):
+    """While active, the k-th ReLU called, from 0, is ``activation(k, inputs, the ReLU itself)``."""
+
+    def __init__(self, activation: Callable[[int, Any, Relu], Any]) -> None:
+        super().__init__()
+        self._activation, self.calls = activation, 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        name, given = getattr(func, "__name__", ""), dict(kwargs or {})
+        if not _is_relu(name, args, given):
+            return func(*args, **given)
+        x, rest = (args[0], args[1:]) if args else (given.pop("input"), ())
+        is_in_place = name.endswith("_") or given.get("inplace", False)
+        number, self.calls = self.calls, self.calls + 1
+        if not isinstance(x, Tensor) or not is_in_place:
+            return self._activation(number, x, lambda values: func(values, *rest, **given))
+        # A copy, as the gradient needs x.
+        y: Tensor = self._activation(number, x.clone(), lambda values: func(values, *rest, **given))
+        if y.shape == x.shape:
+            return x.copy_(y)
+        # Spikes of several steps do not fit into x. A forward that goes on with x instead of y must not pass unnoticed.
+        x.detach().fill_(torch.nan)
+        return y
+
+
+def _is_relu(name: str, args: Sequence[Any], given: Mapping[str, Any]) -> bool:
+    if name in _RELUS:
+        return True
+    if name not in _CLAMPS:
+        return False
+    low = next((given[key] for key in ("min", "min_val") if key in given), args[1] if len(args) > 1 else None)
+    return isinstance(low, int | float) and low == 0
+
+
+class _Relu(nn.Module):
+    """A ReLU as a function call; torch.fx would record a call of `torch.nn.ReLU` without looking into it."""
+
+    def __init__(self, ceiling: float | None, *, inplace: bool) -> None:
+        super().__init__()
+        self.ceiling, self.inplace = ceiling, inplace
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.ceiling is None:
+            return functional.relu(x, inplace=self.inplace)
+        return functional.hardtanh(x, 0.0, self.ceiling, inplace=self.inplace)
+
+
+def _without_relu_modules(cnn: nn.Module) -> nn.Module:
+    """``cnn``, changed in place, with a `_Relu` for every module that is a ReLU."""
+    for name, module in list(cnn.named_modules()):
+        # ReLU6 is a Hardtanh.
+        is_clamp = isinstance(module, nn.Hardtanh) and module.min_val == 0
+        if isinstance(module, nn.ReLU) or is_clamp:
+            ceiling = module.max_val if isinstance(module, nn.Hardtanh) else None
+            parent, _, child = name.rpartition(".")
+            setattr(cnn.get_submodule(parent), child, _Relu(ceiling, inplace=bool(module.inplace)))
+    return cnn

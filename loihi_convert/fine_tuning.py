@@ -1,0 +1,118 @@
+"""Fine-tuning of a CNN in memory for few time steps: `fine_tune`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from loihi_convert.arrays import Shape
+from loihi_convert.choices import Device
+from loihi_convert.cnn.recipe import Recipe
+from loihi_convert.cnn.training import TrainOptions, chosen_recipe, train_design
+from loihi_convert.data import as_dataset, split_for_training
+from loihi_convert.data.dataset import DataSplits
+from loihi_convert.data.in_memory import Images, Labels, as_input_shape
+from loihi_convert.devices import chosen_device
+from loihi_convert.errors import UsageError
+from loihi_convert.frontend.lower import per_channel
+from loihi_convert.frontend.own_cnn import copies_of, design_of
+from loihi_convert.normalization import require_both
+from loihi_convert.progress import progress_bar
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def fine_tune(
+    model: nn.Module,
+    images: Images,
+    labels: Labels | None = None,
+    *,
+    qcfs_levels: int | None = None,
+    timesteps: int | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    validation: tuple[Images, Labels] | None = None,
+    input_shape: Shape | None = None,
+    epochs: int | None = None,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    device: Device = "auto",
+) -> nn.Module:
+    """Return a copy of ``model``, trained further so that it loses less when converted for few time steps.
+
+    First with ``qcfs_levels``: every ReLU becomes a step function with L levels and a trained threshold
+    (`cnn.qcfs.Qcfs`), as the spikes of L time steps can express it. L near the T that you will convert for is a good
+    choice. Then, for the last points, with ``timesteps``: the spiking network itself is trained
+    (`cnn.through_spikes`), about T times as slow.
+
+    Parameters
+    ----------
+    model
+        A trained `torch.nn.Module`; for ``timesteps``, one that this function returned. It is not changed.
+    images
+        Training images, not normalized, in any format that `convert` accepts.
+    labels
+        The class of each image, from 0; a DataLoader may supply them.
+    qcfs_levels
+        L, in 1..256.
+    timesteps
+        T, at least 1.
+    mean, std
+        If ``model`` was trained on ``(x - mean) / std`` with x in 0..1: one number, or one per channel; both or none.
+    validation
+        Images and labels that are evaluated after each epoch; by default a tenth of ``images``, not trained on.
+    input_shape
+        For signals: ``(C, L)``, as in `convert`.
+    epochs
+        By default about 3,000 training steps; 500 with ``timesteps``.
+    recipe
+        All other hyperparameters, such as augmentation, which is off by default.
+    seed
+        Seed of image order and augmentation.
+    device
+        Where to train: ``"cpu"``, ``"cuda"``, or ``"auto"`` (a GPU if torch finds one).
+
+    Returns
+    -------
+    nn.Module
+        In eval mode, on the CPU. It takes the same inputs as ``model``; pass it to `convert` with the same ``mean`` and
+        ``std``.
+
+    Raises
+    ------
+    UsageError
+        If neither ``qcfs_levels`` nor ``timesteps`` is given, or parameters do not fit.
+    UnsupportedModelError
+        If a part of ``model`` has no spiking equivalent.
+    InputError
+        If it does not accept such images, or these have no labels.
+    """
+    if qcfs_levels is None and timesteps is None:
+        raise UsageError("not given", where="qcfs_levels", expected="`qcfs_levels` or `timesteps` must be given")
+    require_both(mean, std)
+    shape = None if input_shape is None else as_input_shape(input_shape)
+    everything = as_dataset(images, labels, input_shape=shape)
+    held_out = None if validation is None else as_dataset(*validation, input_shape=everything.images.shape[1:])
+    unsplit = DataSplits("your images", (), everything, everything[:0], everything, everything)
+    splits = split_for_training(unsplit, held_out)
+    made = copies_of(model)
+    design = design_of(
+        made,
+        type(model).__name__,
+        splits,
+        mean=per_channel(mean, splits.input_shape[0], "mean"),
+        std=per_channel(std, splits.input_shape[0], "std"),
+        qcfs_levels=qcfs_levels,
+        timesteps=timesteps,
+        start={"sha256": None},
+    )
+    options = TrainOptions(recipe=recipe or "best", epochs=epochs, timesteps=timesteps)
+    used = chosen_recipe(splits, design.name, options, is_fine_tuning=True)
+    with progress_bar(f"training {design.name}") as progress:
+        trained = train_design(
+            design, splits, used, seed=seed, output=None, device=chosen_device(device), progress=progress
+        )
+    found = design.build()
+    found.load_state_dict(trained.state)
+    return found.eval()

@@ -1,0 +1,222 @@
+"""A user's own CNN as something to train, and back from the checkpoint of that training."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import nn
+
+from loihi_convert.cnn import checkpoint
+from loihi_convert.cnn.checkpoint import Checkpoint, Json
+from loihi_convert.cnn.design import Design, NoActivationsError, inputs_of, pixels, record_of
+from loihi_convert.cnn.with_qcfs import WithQcfs
+from loihi_convert.data import DataSplits
+from loihi_convert.errors import CheckpointError, UsageError
+from loihi_convert.frontend.fitting import fill
+from loihi_convert.frontend.graph import read_graph
+from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.frontend.operations import LeakyRelu, MaxPool, Relu
+from loihi_convert.frontend.tracing import shape_taken
+from loihi_convert.frontend.users_code import build_cnn
+from loihi_convert.ir.task import class_count
+
+_FIRST_IMAGES: Final = 200
+"""Training images on which the initial thresholds are set."""
+
+
+def own_design(
+    arch: str,
+    weights: Path | None,
+    splits: DataSplits,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    qcfs_levels: int | None = None,
+    timesteps: int | None = None,
+) -> Design:
+    """Return the CNN that the code ``arch`` builds as a design to train.
+
+    Parameters
+    ----------
+    arch
+        As in `source.open_source`; it is imported and executed.
+    weights
+        The file with the weights to begin with, as in `source.open_source`, or a checkpoint of such a training; None:
+        those that the code gives it.
+    splits
+        The images to train on.
+    mean, std
+        Per channel, if it takes ``(pixel / 255 - mean) / std``; by default those in the checkpoint, or none.
+    qcfs_levels, timesteps
+        As in `training.TrainOptions`.
+
+    Raises
+    ------
+    UsageError
+        If ``arch`` cannot be used, or the options do not fit it or each other.
+    CheckpointError
+        If the file cannot be used, or its tensors do not match the CNN.
+    UnsupportedModelError
+        If a part of the CNN has no spiking equivalent; found before the training.
+    InputError
+        If it does not accept such images.
+    """
+    trained = None if weights is None else _trained(weights)
+    if trained is not None:
+        mean, std = recorded_normalization(trained, mean, std)
+        if qcfs_levels is not None and trained.qcfs_levels not in (None, qcfs_levels):
+            raise UsageError(
+                f"found {qcfs_levels}",
+                where="qcfs_levels",
+                expected=f"{weights} was trained with {trained.qcfs_levels} levels",
+                hint="Omit it, or begin with the CNN that has ReLUs.",
+            )
+        assert weights is not None
+        path, begun = weights, trained
+        return design_of(
+            lambda: rebuilt(begun, arch, path),
+            arch,
+            splits,
+            mean=mean,
+            std=std,
+            qcfs_levels=trained.qcfs_levels or qcfs_levels,
+            timesteps=timesteps,
+            start=record_of(trained),
+        )
+    states = None if weights is None else checkpoint.load_states(weights)
+
+    def made() -> nn.Module:
+        cnn = build_cnn(arch)
+        if states is None or weights is None:
+            return cnn
+        return fill(cnn, states, arch, weights)[0].requires_grad_(True)
+
+    start: dict[str, Json] | None = None
+    if weights is not None:
+        start = {"file": weights.name, "sha256": checkpoint.digest("", made().state_dict())}
+    return design_of(made, arch, splits, mean=mean, std=std, qcfs_levels=qcfs_levels, timesteps=timesteps, start=start)
+
+
+def design_of(
+    made: Callable[[], nn.Module],
+    name: str,
+    splits: DataSplits,
+    *,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    qcfs_levels: int | None,
+    timesteps: int | None,
+    start: dict[str, Json] | None,
+) -> Design:
+    """Return a design of the CNN that ``made`` returns, with the weights to begin with; the rest is as in `own_design`.
+
+    If it is a `WithQcfs`, ``qcfs_levels`` are its levels.
+    """
+    cnn = made().float().eval()
+    takes_signals = shape_taken(cnn, splits.input_shape) != splits.input_shape
+    network = to_relu_network(cnn, splits.input_shape, mean=mean, std=std)
+    if timesteps is not None:
+        _require_spiking(cnn, splits)
+
+    def build() -> nn.Module:
+        model = made().float()
+        if qcfs_levels is not None and not isinstance(model, WithQcfs):
+            first = pixels(torch.from_numpy(splits.train.images[:_FIRST_IMAGES].copy()))
+            return WithQcfs(model, inputs_of(first, mean, std, takes_signals=takes_signals), qcfs_levels)
+        return model
+
+    count = class_count(network.shapes[-1][0])
+    if splits.classes and len(splits.classes) != count:
+        raise UsageError(
+            f"found {len(splits.classes)} classes in {splits.name}",
+            where="data",
+            expected=f"must have {count}, as the CNN has",
+        )
+    return Design(
+        name,
+        build,
+        splits.classes or tuple(map(str, range(count))),
+        qcfs_levels,
+        None if mean is None else tuple(mean),
+        None if std is None else tuple(std),
+        takes_signals,
+        start,
+    )
+
+
+def rebuilt(trained: Checkpoint, arch: str, path: Path) -> nn.Module:
+    """Return the CNN in ``trained``, a checkpoint of the user's own code, which is at ``path``.
+
+    Raises
+    ------
+    UsageError
+        If ``arch`` cannot be used.
+    CheckpointError
+        If the tensors do not match the CNN.
+    """
+    cnn = build_cnn(arch).cpu().float()
+    if trained.qcfs_levels is not None:
+        black = torch.zeros(2, *shape_taken(cnn.eval(), trained.input_shape))
+        cnn = WithQcfs(cnn, black, trained.qcfs_levels)
+    try:
+        cnn.load_state_dict(trained.state)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise CheckpointError(
+            f"does not match {arch}: {reason}",
+            where=path,
+            hint=f"Give the code it was trained with, {trained.architecture}.",
+        ) from error
+    return cnn
+
+
+def recorded_normalization(
+    trained: Checkpoint, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Return ``trained.mean`` and ``trained.std``; others that are given are refused."""
+    for where, given, recorded in (("mean", mean, trained.mean), ("std", std, trained.std)):
+        if given is not None and recorded != tuple(map(float, given)):
+            raise UsageError(
+                f"found {tuple(given)}",
+                where=where,
+                expected=f"the checkpoint was trained with {recorded or 'no normalization'}",
+                hint="Omit `mean` and `std`: it records them.",
+            )
+    return trained.mean, trained.std
+
+
+def copies_of(module: nn.Module) -> Callable[[], nn.Module]:
+    """Return a function that copies ``module`` as it is now, on the CPU."""
+    kept = copy.deepcopy(module).cpu()
+    return lambda: copy.deepcopy(kept).requires_grad_(True)
+
+
+def _trained(path: Path) -> Checkpoint | None:
+    """The checkpoint at ``path``, if it is one of the user's own code."""
+    found = checkpoint.load_if_ours(path)
+    if found is None or found.is_own:
+        return found
+    raise UsageError(
+        f"{path.name} holds a {found.architecture}", where="arch", expected="is for your own CNN", hint="Omit `arch`."
+    )
+
+
+def _require_spiking(cnn: nn.Module, splits: DataSplits) -> None:
+    """Raise a `UsageError` unless the spiking network of ``cnn`` can be trained."""
+    if not isinstance(cnn, WithQcfs):
+        raise NoActivationsError
+    for node in read_graph(cnn, splits.input_shape).nodes:
+        is_other = isinstance(node.operation, LeakyRelu) or (
+            isinstance(node.operation, Relu) and node.operation.threshold is None
+        )
+        if isinstance(node.operation, MaxPool) or is_other:
+            raise UsageError(
+                f"found {node.kind} at {node.name}",
+                where="timesteps",
+                expected="needs a network of QCFS activations with linear layers between them",
+                hint="Train it without `timesteps`.",
+            )

@@ -1,0 +1,375 @@
+"""A user's own CNN is trained further for few time steps: from Python, and from the command line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.command_line import Invoke, invoker
+from torch import Tensor, nn
+from torch.nn import functional
+
+import loihi_convert as lc
+from loihi_convert.cnn import checkpoint
+from loihi_convert.cnn.qcfs import Qcfs
+from loihi_convert.cnn.recipe import own_recipe
+from loihi_convert.cnn.through_spikes import _Spikes, fired
+from loihi_convert.cnn.with_qcfs import WithQcfs
+from loihi_convert.data import Dataset, load_data, split_for_training
+from loihi_convert.data.dataset import DataSplits
+from loihi_convert.errors import DataError, UnsupportedModelError, UsageError
+from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.frontend.source import open_source
+
+MEAN, STD = 0.3, 0.4
+
+CODE = """
+import torch
+from torch import nn
+from torch.nn import functional
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.norm = nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.conv2, self.fc = nn.Conv2d(6, 8, 3, padding=1), nn.Linear(32, 10)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        x = functional.avg_pool2d(self.relu(self.norm(self.conv1(x))), 2)
+        x = functional.avg_pool2d(self.relu(self.conv2(x)), 2)
+        return self.fc(x.view(x.size(0), -1))
+"""
+
+
+class Calls(nn.Module):
+    """A convolution, a ReLU spelled as ``relu``, and a dense layer."""
+
+    def __init__(self, relu: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.conv, self.fc, self.relu = nn.Conv2d(1, 4, 3), nn.Linear(144, 3), relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        changed = self.relu(y)
+        y = y if changed is None else changed
+        scores: Tensor = self.fc(y.view(y.size(0), -1))
+        return scores
+
+
+def in_place(y: Tensor) -> None:
+    functional.relu(y, inplace=True)
+
+
+def method_in_place(y: Tensor) -> None:
+    y.relu_()
+
+
+SPELLINGS = [
+    functional.relu,
+    torch.relu,
+    functional.relu6,
+    nn.ReLU(),
+    nn.ReLU(inplace=True),
+    nn.ReLU6(),
+    nn.Hardtanh(0, 3),
+    lambda y: y.relu(),
+    lambda y: y.clamp(min=0),
+    lambda y: torch.clamp(y, 0),
+    lambda y: torch.clamp(input=y, min=0, max=3),
+]
+
+
+@pytest.mark.parametrize("relu", [*SPELLINGS, in_place, method_in_place])
+def test_every_spelling_of_a_relu_is_replaced(relu: Callable[[Tensor], object]) -> None:
+    torch.manual_seed(0)
+    cnn = Calls(relu).eval()
+    images = torch.rand(20, 1, 8, 8)
+    model = WithQcfs(cnn, images, 4).eval()
+    with torch.no_grad():
+        found, (activation,) = model(images), model.activations
+        maps = activation(cnn.conv(images))
+        torch.testing.assert_close(found, cnn.fc(maps.flatten(1)))
+    assert len(torch.unique(maps[:, 0])) <= 5
+    assert any(isinstance(module, nn.ReLU | nn.Hardtanh) for module in cnn.modules()) == isinstance(relu, nn.Module)
+
+
+@pytest.mark.parametrize("relu", SPELLINGS)
+def test_the_front_end_reads_what_was_trained(relu: Callable[[Tensor], object]) -> None:
+    model = WithQcfs(Calls(relu).eval(), torch.rand(20, 1, 8, 8), 4)
+    layer = to_relu_network(model, (1, 8, 8)).layers[0]
+    assert layer.levels == 4
+    assert layer.threshold is not None
+    assert layer.threshold.tolist() == pytest.approx(model.activations[0].get_parameter("threshold").tolist())
+
+
+def test_a_module_called_twice_has_two_activations() -> None:
+    relu = nn.ReLU()
+    cnn = nn.Sequential(nn.Conv2d(1, 4, 3), relu, nn.Conv2d(4, 6, 3), relu, nn.Flatten(), nn.Linear(96, 2))
+    model = WithQcfs(cnn, torch.rand(4, 1, 8, 8), 2)
+    assert [len(each.get_parameter("threshold")) for each in model.activations] == [4, 6]
+
+
+def test_an_initial_threshold_covers_99_percent_of_the_positive_activations() -> None:
+    cnn = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU())
+    with torch.no_grad():
+        cnn[0].weight.copy_(torch.tensor([[1.0], [-1.0]]))
+    model = WithQcfs(cnn, torch.arange(1.0, 102.0)[:, None], 4)
+    # Of 1, 2, ..., 101, 99 % lie up to 100; the other channel is never positive.
+    assert model.activations[0].get_parameter("threshold").tolist() == [100, 100]
+
+
+def test_gradients_pass_an_activation_in_place() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(20, 1, 8, 8)
+    slopes = []
+    for relu in (functional.relu, in_place):
+        torch.manual_seed(1)
+        model = WithQcfs(Calls(relu), images, 4)
+        model(images).sum().backward()
+        slopes.append([parameter.grad for parameter in model.parameters()])
+    for one, other in zip(*slopes, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_forward_that_depends_on_the_image_is_refused() -> None:
+    class Varying(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return functional.relu(functional.relu(x)) if x.sum() > 0 else functional.relu(x)
+
+    model = WithQcfs(Varying(), torch.ones(2, 3), 4)
+    with pytest.raises(UnsupportedModelError, match="called 1 ReLUs, and 2"):
+        model(-torch.ones(2, 3))
+
+
+def test_a_cnn_without_relu_is_refused() -> None:
+    with pytest.raises(UsageError) as caught:
+        WithQcfs(nn.Sequential(nn.Linear(2, 2), nn.Sigmoid()), torch.ones(2, 2), 4)
+    assert caught.value.where == "qcfs_levels"
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_spikes_on_a_gpu_are_those_on_the_cpu(constant: bool) -> None:
+    """The operations of the GPU, here on the CPU, against the compiled loops: values and gradients."""
+    random = torch.Generator().manual_seed(0)
+    currents = torch.randn(1 if constant else 5, 7, 4, 3, generator=random)
+    threshold = torch.rand(3, generator=random) + 0.5
+    weights = torch.randn(5, 7, 4, 3, generator=random)
+    results = []
+    for function in (_Spikes.apply, fired):
+        x, limit = currents.clone().requires_grad_(), threshold.clone().requires_grad_()
+        spikes = function(x, limit, 5)
+        (spikes * weights).sum().backward()
+        results.append((spikes.detach(), x.grad, limit.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_a_tenth_is_held_out_and_there_are_no_test_images() -> None:
+    labels = np.repeat(np.arange(4), 10)
+    images = Dataset(np.arange(40, dtype=np.uint8).reshape(-1, 1, 1, 1), labels)
+    splits = split_for_training(DataSplits("mine", (), images, images[:0], images, images))
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (36, 4, 0)
+    assert np.bincount(splits.validation.known_labels).tolist() == [1, 1, 1, 1]
+    both = np.concatenate([splits.train.images, splits.validation.images])
+    assert sorted(both.ravel().tolist()) == list(range(40))
+    with pytest.raises(DataError):
+        split_for_training(DataSplits("mine", (), images, images[:0], images, images[:9]))
+
+
+@pytest.mark.parametrize(("count", "epochs", "batch"), [(3_000, 128, 128), (1_000_000, 1, 128), (100, 200, 32)])
+def test_the_number_of_epochs_follows_from_the_number_of_steps(count: int, epochs: int, batch: int) -> None:
+    recipe = own_recipe(count, is_fine_tuning=True, is_spiking=False)
+    assert (recipe.epochs, recipe.batch_size) == (epochs, batch)
+    assert not recipe.is_affine
+
+
+@pytest.fixture(scope="module")
+def digits() -> DataSplits:
+    return load_data("digits")
+
+
+@pytest.fixture(scope="module")
+def own(digits: DataSplits, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Module]:
+    """A folder with a user's code, weights and data, and the CNN, trained on normalized digits."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "nets.py").write_text(CODE)
+    namespace: dict[str, type[nn.Module]] = {}
+    exec(CODE, namespace)
+    torch.manual_seed(0)
+    cnn = namespace["Net"]()
+    images = (torch.from_numpy(digits.train.images.copy()).float() / 255 - MEAN) / STD
+    labels = torch.from_numpy(digits.train.known_labels.copy())
+    optimizer = torch.optim.Adam(cnn.parameters(), 3e-3)
+    for _ in range(15):
+        for chosen in torch.randperm(len(images)).split(64):
+            optimizer.zero_grad()
+            functional.cross_entropy(cnn(images[chosen]), labels[chosen]).backward()
+            optimizer.step()
+    torch.save(cnn.state_dict(), folder / "own.pt")
+    np.savez(folder / "own.npz", images=digits.train.images, labels=digits.train.known_labels)
+    np.savez(folder / "test.npz", images=digits.test.images, labels=digits.test.known_labels)
+    return folder, cnn.eval()
+
+
+def accuracy(model: nn.Module, digits: DataSplits, timesteps: int) -> float:
+    # One method for both: what is compared is the training.
+    is_tuned = isinstance(model, WithQcfs)
+    balancing = lc.BalanceOptions(method="qcfs" if is_tuned else "percentile", bias_correction=False)
+    snn = lc.convert(model, digits.train.images[:300], timesteps=timesteps, mean=MEAN, std=STD, balancing=balancing)
+    found = snn.run(digits.test.images, digits.test.known_labels).accuracy
+    assert found is not None
+    return found
+
+
+def test_fine_tuning_in_memory(own: tuple[Path, nn.Module], digits: DataSplits) -> None:
+    _, cnn = own
+    before = {name: tensor.clone() for name, tensor in cnn.state_dict().items()}
+    tuned = lc.fine_tune(
+        cnn, digits.train.images, digits.train.known_labels, qcfs_levels=1, mean=MEAN, std=STD, epochs=20
+    )
+    assert all(torch.equal(tensor, before[name]) for name, tensor in cnn.state_dict().items())
+    assert not tuned.training
+    assert [module.levels for module in tuned.modules() if isinstance(module, Qcfs)] == [1, 1]
+    spiking = lc.fine_tune(
+        tuned, digits.train.images, digits.train.known_labels, timesteps=1, mean=MEAN, std=STD, epochs=10
+    )
+    # 78 % without training, 88 % with it; 400 test images have a standard error of 2 points.
+    assert accuracy(spiking, digits, 1) > accuracy(cnn, digits, 1) + 0.04
+
+
+def test_fine_tuning_needs_something_to_do(own: tuple[Path, nn.Module], digits: DataSplits) -> None:
+    _, cnn = own
+    images, labels = digits.train.images[:50], digits.train.known_labels[:50]
+    for options, where in (({}, "qcfs_levels"), ({"timesteps": 2}, "start"), ({"qcfs_levels": 0}, "qcfs_levels")):
+        with pytest.raises(UsageError) as caught:
+            lc.fine_tune(cnn, images, labels, **options)  # type: ignore[arg-type]
+        assert caught.value.where == where
+    with pytest.raises(DataError) as missing:
+        lc.fine_tune(cnn, images, qcfs_levels=2)
+    assert missing.value.where == "labels"
+
+
+@pytest.fixture
+def folder(own: tuple[Path, nn.Module], monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(own[0])
+    return own[0]
+
+
+@pytest.fixture
+def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Invoke:
+    return invoker(monkeypatch, capsys)
+
+
+TRAIN = ("train", "--arch", "nets:Net", "--data", "own.npz", "--epochs", 2)
+
+
+def test_from_own_weights_to_spikes_on_the_command_line(folder: Path, invoke: Invoke) -> None:
+    done = invoke(*TRAIN, "--from", "own.pt", "--qcfs", 2, "--mean", MEAN, "--std", STD, "-o", "tuned.pt")
+    assert done.code == 0, done.err
+    assert "nets:Net on own.npz: 2 epochs, batches of 32, AdamW" in done.err
+    assert re.search(r"epoch 1 of 2: validation accuracy \d+\.\d\d %, \d+ s", done.err)
+    assert "test accuracy" not in done.out
+    assert "next: loihi-convert export tuned.pt --arch nets:Net --data own.npz" in done.out
+    found = checkpoint.load("tuned.pt")
+    assert (found.architecture, found.qcfs_levels, found.mean, found.std) == ("nets:Net", 2, (MEAN,), (STD,))
+    assert (found.test_accuracy, found.data, found.classes) == (None, "own.npz", tuple("0123456789"))
+    assert found.recipe["start"]["file"] == "own.pt"  # type: ignore[index,call-overload]
+
+    done = invoke(*TRAIN, "--from", "tuned.pt", "-T", 2, "-o", "spiking.safetensors")
+    assert done.code == 0, done.err
+    assert "as a spiking network after 2 steps: validation" in done.out
+    read = checkpoint.load("spiking.safetensors")
+    assert (read.qcfs_levels, read.mean) == (2, (MEAN,))
+
+    # The normalization is recorded: it need not be given again, and another one is refused.
+    exporting = ("export", "spiking.safetensors", "--arch", "nets:Net", "--data", "own.npz", "-T", 2)
+    done = invoke(*exporting, "--balance", "qcfs", "-o", "spiking.net")
+    assert done.code == 0, done.err
+    assert lc.read("spiking.net").provenance.model.mean == (MEAN,)
+    done = invoke(*exporting, "--mean", 0.5, "--std", 0.5)
+    assert done.code == 2
+    assert "--mean: found (0.5,); the checkpoint was trained with (0.3,)" in done.err
+    done = invoke("run", "spiking.net", "--data", "test.npz", "--arch", "nets:Net", "--json")
+    assert done.code == 0, done.err
+    assert done.json["spiking"]["cnn_accuracy"] is not None
+
+
+def test_a_checkpoint_of_own_code_needs_the_code(folder: Path, invoke: Invoke) -> None:
+    assert invoke(*TRAIN, "--from", "own.pt", "--qcfs", 2, "-o", "a.pt").code == 0
+    done = invoke("export", "a.pt", "--data", "own.npz")
+    assert done.code == 2
+    assert "error: --arch: not given; a.pt holds your own CNN, trained as nets:Net" in done.err
+    with pytest.raises(UsageError) as caught:
+        open_source("a.pt")
+    assert caught.value.where == "arch"
+    done = invoke(*TRAIN, "--from", "a.pt", "--qcfs", 4, "-o", "b.pt")
+    assert (done.code, "--qcfs: found 4; a.pt was trained with 2 levels" in done.err) == (2, True)
+
+
+def test_a_training_of_an_own_cnn_is_resumed(folder: Path, digits: DataSplits, tmp_path: Path) -> None:
+    from loihi_convert.cnn.training import train_design
+    from loihi_convert.frontend.own_cnn import own_design
+
+    splits = split_for_training(load_data(folder / "own.npz"))
+    splits = replace(splits, train=splits.train[:100], validation=splits.validation[:40])
+    recipe = replace(own_recipe(100, is_fine_tuning=True, is_spiking=False), epochs=3)
+    design = own_design("nets:Net", folder / "own.pt", splits, mean=(MEAN,), std=(STD,), qcfs_levels=2)
+    straight = train_design(design, splits, recipe, seed=0, output=tmp_path / "straight.pt")
+
+    def stop(epoch: int, found: float) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    output = tmp_path / "resumed.pt"
+    with pytest.raises(KeyboardInterrupt):
+        train_design(design, splits, recipe, seed=0, output=output, on_epoch=stop)
+    resumed = train_design(design, splits, recipe, seed=0, output=output, resume=True)
+    assert all(torch.equal(resumed.state[name], straight.state[name]) for name in straight.state)
+
+
+def test_a_built_in_cnn_is_trained_on_own_images(folder: Path, invoke: Invoke) -> None:
+    training = ("train", "--data", "own.npz", "--epochs", 1)
+    done = invoke(*training)
+    assert done.code == 2
+    assert "--architecture: not given; must be given for your own images" in done.err
+    done = invoke(*training, "--architecture", "digits-cnn", "-o", "mine.pt")
+    assert done.code == 0, done.err
+    done = invoke(*training, "--from", "mine.pt", "--qcfs", 2, "--validation", "test.npz", "-o", "mine2.pt")
+    assert done.code == 0, done.err
+    assert invoke("export", "mine2.pt", "--data", "own.npz", "-T", 2).code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("--mean", 0.3), "--std: not given"),
+        (("--arch", "nets:Net", "--architecture", "digits-cnn"), "--architecture: given with --arch"),
+        (("--mean", 0.3, "--std", 0.4), "--mean: given without --arch"),
+        (("--arch", "nets:Net", "--qcfs", 2, "--weight-bits", 4), "--weight-bits: cannot be set for your own CNN"),
+        (("--arch", "nets:Net", "-T", 2), "--from: found no trained CNN with QCFS activations"),
+        (("--validation", "own.npz", "--data", "digits"), "--validation: given for digits"),
+        (("--arch", "nets:Net", "--device", "cuda"), "--device: torch finds no GPU"),
+    ],
+)
+def test_mistakes(folder: Path, invoke: Invoke, words: tuple[object, ...], error: str) -> None:
+    if error.startswith("--device") and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    data = () if "--data" in words else ("--data", "own.npz")
+    done = invoke("train", *data, *words, "-o", "mistake.pt")
+    assert done.code == 2
+    assert error in done.err
+    assert not list(folder.glob("mistake*"))
+
+
+def test_labels_beyond_the_outputs_are_refused(folder: Path, invoke: Invoke, digits: DataSplits) -> None:
+    np.savez("wrong.npz", images=digits.train.images[:40], labels=np.arange(40) % 11)
+    done = invoke("train", "--arch", "nets:Net", "--data", "wrong.npz", "--epochs", 1, "-o", "mistake.pt")
+    assert done.code == 3
+    assert "found the class 10; must be 0..9: the CNN has 10 classes" in done.err
