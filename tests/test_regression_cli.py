@@ -239,7 +239,14 @@ def test_the_demonstration(
 ) -> None:
     """python tests/support/own_cnns.py, with less training, and noise in place of MNIST-1D."""
     monkeypatch.syspath_prepend(str(SUPPORT))
-    fewer = {"TRAINING": 300, "TEST": 50, "BLOB_STEPS": 60, "SIGNAL_STEPS": 30, "TIMESTEPS": "1,4"}
+    fewer = {
+        "TRAINING": 300,
+        "TEST": 50,
+        "BLOB_STEPS": 60,
+        "SIGNAL_STEPS": 30,
+        "TIMESTEPS": "1,4",
+        "FINE_TUNED": ("1",),
+    }
     for name, value in fewer.items():
         monkeypatch.setattr(support.own_cnns, name, value)
     random = np.random.default_rng(0)

@@ -135,7 +135,7 @@ def _of_folder(folder: str) -> Callable[[], str]:
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "headline": headline,
     **stored_results.TABLES,
-    **{f"data-{folder}": _of_folder(folder) for folder in FOLDERS},
+    **{f"data-{folder}": _of_folder(folder) for folder in cards()},
     "paper-headline": paper_headline,
     "paper-2": paper_rows(
         "mnist/paper/table-2.csv", [*_compared(_METHODS, ("literal", "spikes", "compensated")), _BEST]

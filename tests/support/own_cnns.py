@@ -26,6 +26,9 @@ from loihi_convert import cli
 from loihi_convert.arrays import Array
 
 TIMESTEPS = "1,2,4,8,16,32,64"
+FINE_TUNED = ("1", "2", "4")
+"""T of the signals' networks that are fine-tuned with as many QCFS levels."""
+
 SIZE = 16
 TRAINING, TEST = 4_000, 2_000
 BLOB_STEPS, SIGNAL_STEPS = 2_000, 4_000
@@ -135,6 +138,11 @@ def run_signals() -> None:
     torch.save(trained.state_dict(), "signals.pt")
     arch = ("--arch", "own_cnns:signal_network")
     _run("run", *_exported("signals", *arch), "--data", "test.npz", *arch, "-o", "per-T")
+    for steps in FINE_TUNED:
+        tuned = f"qcfs-L{steps}"
+        _run("train", "--from", "signals.pt", "--qcfs", steps, "--data", "train.npz", *arch, "-o", f"{tuned}.pt")
+        _run("export", f"{tuned}.pt", "-T", steps, "--data", "train.npz", *arch)
+        _run("run", f"{tuned}.net", "--data", "test.npz", *arch, "-o", f"{tuned}-run")
 
 
 def _exported(name: str, *words: str) -> list[str]:
