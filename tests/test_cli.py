@@ -599,7 +599,7 @@ def test_diagnose_says_where_the_accuracy_went(invoke: Invoke, model: Path) -> N
     invoke("export", model, "-T", 1, "--balance", "percentile", "--initial-potential", "zero", "-o", "g.net")
     done = invoke("diagnose", model, "g.net")
     assert done.code == 0
-    assert "looking at the first 200 of 200 validation images of digits; test images are left" in done.err
+    assert "looking at the first 200 of 200 validation images of digits; test images are kept" in done.err
     assert "Main cause: initial potential (" in done.out
     assert "`export --initial-potential half`" in done.out
     result = json.loads(invoke("diagnose", model, "g.net", "--images", 50, "--json").out)
