@@ -83,5 +83,11 @@ PaperFigure = Literal["6", "7", "8", "9", "11", "12", "A4", "A5"]
 """Its figures: accuracy against latency on MNIST, Fashion-MNIST (8), CIFAR-10 (11); firing rates (7); alpha (9);
 neurons and methods (12); thresholds on MNIST (A4) and Fashion-MNIST (A5)."""
 
+SweepSplit = Literal["validation", "test"]
+"""The images that each cell of a sweep runs."""
+
+SweepCost = Literal["timesteps", "synops", "energy", "cores"]
+"""What a cell of a sweep costs: T, synaptic operations, energy, neurocores (of a range the high end)."""
+
 Store = Literal["float32", "float16"]
 """Number format of the weights in a checkpoint."""

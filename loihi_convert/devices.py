@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import get_args
 
 import torch
@@ -28,3 +30,14 @@ def chosen_device(name: str) -> str:
             hint="Use `device='cpu'`, or install a torch build with GPU support.",
         )
     return "cuda" if has_gpu else "cpu"
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread of the CPU: several processes then share the cores, and sums keep their order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -43,6 +43,7 @@ ORDER = (
     ("runs",),
     ("report", "checks", "inspection"),
     ("pipeline", "result"),
+    ("sweep",),
     ("reproduction",),
     ("api", "fine_tuning"),
     ("cli",),
@@ -63,6 +64,8 @@ HEAVY = {
     "numba": ("compiled",),
     "h5py": ("netx.hdf5",),
     "jinja2": ("report.page",),
+    "distributed": ("sweep.dask_executors",),
+    "dask_jobqueue": ("sweep.dask_executors",),
     "lava": (
         "backends.lava.host",
         "backends.lava.own_network",

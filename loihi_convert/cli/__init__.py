@@ -23,6 +23,7 @@ from loihi_convert.cli.models import models
 from loihi_convert.cli.report import report
 from loihi_convert.cli.reproduce import reproduce
 from loihi_convert.cli.run import run
+from loihi_convert.cli.sweep import sweep
 from loihi_convert.cli.train import train
 from loihi_convert.cli.verb import Verb, Verbs
 from loihi_convert.dependencies import missing_error, missing_packages
@@ -38,7 +39,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _verb in (demo, models, data, train, export, check, inspect, run, golden, report, diagnose, reproduce, doctor):
+for _verb in (
+    demo,
+    models,
+    data,
+    train,
+    export,
+    check,
+    inspect,
+    run,
+    golden,
+    report,
+    diagnose,
+    sweep,
+    reproduce,
+    doctor,
+):
     app.command(cls=Verb)(_verb)
 
 

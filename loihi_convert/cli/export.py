@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import Annotated, get_args
 
 import typer
 
@@ -29,10 +29,6 @@ from loihi_convert.cli.images import validation_images
 from loihi_convert.cli.options import BALANCING, BASICS, DATA, NEURONS, OWN_CNN, choice, named, number, switch
 from loihi_convert.cli.wrong_files import require_cnn
 from loihi_convert.errors import UsageError, with_flags
-
-if TYPE_CHECKING:
-    from loihi_convert.data import ClassMap, DataSplits
-    from loihi_convert.frontend.source import Source
 
 _MODEL = typer.Argument(
     help="Trained CNN: a checkpoint (from torch.save, with any suffix, or safetensors), or an ONNX file.",
@@ -170,6 +166,7 @@ def export(
     from loihi_convert.pipeline.bundle import IMAGES, require_bundle, write_bundle
     from loihi_convert.pipeline.converting import require_skip_copies
     from loihi_convert.pipeline.core_limit import require_cores
+    from loihi_convert.pipeline.opening import open_cnn
     from loihi_convert.progress import progress_bar
 
     published_reset, published_input = published_neurons(method)
@@ -190,16 +187,19 @@ def export(
     quantize_options = QuantizeOptions(
         weight_bits, pixel_bits, target, thresholds, split_readout, _most_cores(max_cores, chips)
     )
-    source, splits = _opened(
+    normalization = options.parse_normalization(mean, std)
+    source, splits = open_cnn(
         model,
         arch=arch,
-        shape=options.parse_shape(input_shape),
-        names=options.parse_class_names(classes),
-        normalization=options.parse_normalization(mean, std),
+        input_shape=options.parse_shape(input_shape),
+        classes=options.parse_class_names(classes),
+        mean=normalization.mean,
+        std=normalization.std,
         data=data,
         data_root=data_root,
         class_map=options.parse_class_map(class_map),
         task=task,
+        tell=log,
     )
     # Before the CNN's accuracy is measured and any threshold is balanced.
     require_skip_copies(skip_copies)
@@ -242,54 +242,3 @@ def _most_cores(max_cores: int | None, chips: int | None) -> int | None:
     if chips < 1:
         raise UsageError(f"found {chips}", where="chips", expected="must be at least 1")
     return chips * NEUROCORES
-
-
-def _opened(
-    model: Path,
-    *,
-    arch: str | None,
-    shape: tuple[int, int, int] | None,
-    names: tuple[str, ...] | None,
-    normalization: options.Normalization,
-    data: str | None,
-    data_root: Path | None,
-    class_map: ClassMap | None,
-    task: Task,
-) -> tuple[Source, DataSplits]:
-    """Return the CNN and its training data, named by the checkpoint or else by the options."""
-    from loihi_convert.cnn.checkpoint import load
-    from loihi_convert.data import DATASETS, load_data
-    from loihi_convert.frontend.source import is_described, open_source
-
-    trained = load(model) if is_described(model, arch) else None
-    if trained is None and data is None:
-        hint = f"{model.name} does not say what it was trained on: pass `data`."
-        raise UsageError("not given", where="data", expected="is needed with `arch` and for ONNX files", hint=hint)
-    splits = load_data(
-        data or (trained.data if trained else ""),
-        data_root,
-        classes=names or (trained.classes if trained else ()),
-        class_map=class_map,
-        input_shape=trained.input_shape if trained else shape,
-    )
-    for note in splits.notes:
-        log(note)
-    if shape not in (None, splits.input_shape):
-        expected = f"must be {splits.input_shape}, the shape of the images of {splits.name}"
-        raise UsageError(f"found {shape}", where="input_shape", expected=expected)
-    if trained is None:
-        shape, names = splits.input_shape, names or splits.classes or None
-    # Only the name is recorded, because the path of a user's own images is private.
-    recorded = data if data is None or data in DATASETS else splits.name
-    source = open_source(
-        model,
-        arch=arch,
-        input_shape=shape,
-        classes=names,
-        data=recorded,
-        mean=normalization.mean,
-        std=normalization.std,
-        task=task,
-    )
-    splits.test.require_fit(task, source.network.shapes[-1][0], "data")
-    return source, splits

@@ -1,0 +1,242 @@
+"""`loihi-convert sweep`: many conversions at once, on one machine or on a cluster."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, get_args
+
+import typer
+
+from loihi_convert.choices import SweepCost, SweepSplit
+from loihi_convert.cli import options
+from loihi_convert.cli.console import flagged, log
+from loihi_convert.cli.options import BALANCING, BASICS, DATA, NEURONS, OWN_CNN, named
+from loihi_convert.cli.sweep_grid import read_grid
+from loihi_convert.errors import PlatformError, UsageError, one_of
+
+if TYPE_CHECKING:
+    from loihi_convert.sweep.dask_executors import SlurmJobs
+    from loihi_convert.sweep.executors import Executor
+    from loihi_convert.sweep.grid import PlannedCell
+    from loihi_convert.sweep.outcome import Outcome
+
+CLUSTER = "Where it is computed"
+
+_FILES = typer.Argument(
+    help="A TOML file with the grid, or trained CNNs: checkpoints, ONNX files.", metavar="GRID.toml|MODEL...",
+    show_default=False,
+)  # fmt: skip
+_OUTPUT = "Folder of the results; what is there is not computed again, and several sweeps may share it."
+_SPLIT = (
+    "Images that each cell runs: validation (default, so that no choice is made on test images) or test. A user's own "
+    "images are not split."
+)
+_AGAINST = "Costs of the Pareto front, a list of timesteps,synops,energy,cores. Default: all."
+_DRY_RUN = "List the cells and an estimate of the time; compute nothing."
+_WORKERS = "Processes on this machine, one core each; default: one for each core. 0: in this process, without Dask."
+_SCHEDULER = "Address of a Dask scheduler, such as tcp://host:8786; its workers must find the same files."
+_SLURM = (
+    "Submit workers to SLURM: partition=NAME,walltime=HH:MM:SS,workers=N, also memory=4GB, account=NAME, "
+    "interface=ib0. Only workers is required."
+)
+_SHARD = "Compute only part K of N, in this process, as in an array job of SLURM."
+_SLURM_KEYS: Final = ("workers", "partition", "walltime", "memory", "account", "interface")
+
+FAILED: Final = PlatformError.exit_code
+"""The exit code if a cell failed for a reason outside the network and its options."""
+
+
+def _values(flag: str, panel: str, help: str, metavar: str = "A,B,C") -> options.Option:
+    """Return an option that may have several values."""
+    return named(flag, panel, help, metavar=metavar)
+
+
+def sweep(
+    files: Annotated[list[Path], _FILES],
+    timesteps: Annotated[str | None, options.timesteps("Latencies T, such as 1,4,16; default: 64.")] = None,
+    weight_bits: Annotated[str | None, _values("--weight-bits", BASICS, "Bits of a weight, such as 4,8.")] = None,
+    target: Annotated[str | None, _values("--target", BASICS, "lava (default), loihi2, or both.")] = None,
+    output: Annotated[Path, options.output(_OUTPUT)] = Path("sweep"),
+    against: Annotated[str | None, named("--against", BASICS, _AGAINST, metavar="COSTS")] = None,
+    dry_run: Annotated[bool, options.switch("--dry-run", BASICS, _DRY_RUN)] = False,
+    as_json: Annotated[bool, options.as_json()] = False,
+    workers: Annotated[int | None, named("--workers", CLUSTER, _WORKERS, metavar="N")] = None,
+    scheduler: Annotated[str | None, named("--scheduler", CLUSTER, _SCHEDULER, metavar="ADDRESS")] = None,
+    slurm: Annotated[str | None, named("--slurm", CLUSTER, _SLURM, metavar="KEY=VALUE,...")] = None,
+    shard: Annotated[str | None, named("--shard", CLUSTER, _SHARD, metavar="K/N")] = None,
+    method: Annotated[str | None, _values("--balance", BALANCING, "Balancing methods, see `export`.")] = None,
+    percentile: Annotated[str | None, _values("--percentile", BALANCING, "With percentile, such as 99,99.9.")] = None,
+    alpha: Annotated[str | None, _values("--alpha", BALANCING, "Factors on the thresholds, in (0, 1].")] = None,
+    thresholds: Annotated[str | None, _values("--thresholds", BALANCING, "channel, scalar, or both.")] = None,
+    bias_correction: Annotated[str | None, _values("--bias-correction", BALANCING, "yes, no, or both.")] = None,
+    skip_copies: Annotated[str | None, _values("--skip-copies", BALANCING, "Relays per skipped value, 1..8.")] = None,
+    split_readout: Annotated[str | None, _values("--split-readout", BALANCING, "yes, no, or both.")] = None,
+    reset: Annotated[str | None, _values("--reset", NEURONS, "soft, hard, or both.")] = None,
+    readout: Annotated[str | None, _values("--readout", NEURONS, "potential, spikes, or both.")] = None,
+    amplitude: Annotated[str | None, _values("--amplitude", NEURONS, "compensated, literal, or both.")] = None,
+    initial_potential: Annotated[str | None, _values("--initial-potential", NEURONS, "zero, half, or both.")] = None,
+    input_coding: Annotated[str | None, _values("--input", NEURONS, "constant, poisson, or both.")] = None,
+    poisson_seed: Annotated[str | None, _values("--seed", NEURONS, "Seeds of Poisson input.")] = None,
+    pixel_bits: Annotated[str | None, _values("--pixel-bits", NEURONS, "Bits of a pixel, 1..8.")] = None,
+    split: Annotated[str | None, named("--split", DATA, _SPLIT, metavar=f"[{'|'.join(get_args(SweepSplit))}]")] = None,
+    image_count: Annotated[str | None, named("--images", DATA, "Use the first N images.", metavar="N")] = None,
+    calibration: Annotated[
+        str | None, named("--calibration", DATA, "As for `export`; default: split.", metavar="IMAGES")
+    ] = None,
+    data: Annotated[str | None, options.data(DATA)] = None,
+    data_root: Annotated[Path | None, options.data_root(DATA)] = None,
+    class_map: Annotated[str | None, options.class_map(DATA)] = None,
+    arch: Annotated[str | None, options.arch(OWN_CNN)] = None,
+    mean: Annotated[str | None, options.mean(OWN_CNN, "pixel/255 as it is")] = None,
+    std: Annotated[str | None, options.std(OWN_CNN)] = None,
+    input_shape: Annotated[str | None, options.input_shape()] = None,
+    classes: Annotated[str | None, named("--classes", OWN_CNN, "As for `export`.", metavar="NAMES")] = None,
+    task: Annotated[
+        str | None, named("--task", OWN_CNN, "As for `export`.", metavar="[classification|regression]")
+    ] = None,
+) -> None:
+    """Export and run every combination of options; show the best trade-offs of accuracy and cost."""
+    part = None if shard is None else _parse_shard(shard)
+    jobs = None if slurm is None else _parse_slurm(slurm)
+    chosen = {"workers": workers, "scheduler": scheduler, "slurm": slurm, "shard": shard}
+    _require_one({name: value for name, value in chosen.items() if value is not None})
+    if workers is not None and workers < 0:
+        raise UsageError(f"found {workers}", where="workers", expected="must be at least 0")
+    costs = None if against is None else _parse_costs(against)
+    flags = {
+        "timesteps": timesteps,
+        "weight-bits": weight_bits,
+        "target": target,
+        "balance": method,
+        "percentile": percentile,
+        "alpha": alpha,
+        "thresholds": thresholds,
+        "bias-correction": bias_correction,
+        "skip-copies": skip_copies,
+        "split-readout": split_readout,
+        "reset": reset,
+        "readout": readout,
+        "amplitude": amplitude,
+        "initial-potential": initial_potential,
+        "input": input_coding,
+        "seed": poisson_seed,
+        "pixel-bits": pixel_bits,
+        "split": split,
+        "images": image_count,
+        "calibration": calibration,
+        "data": data,
+        "data-root": None if data_root is None else str(data_root),
+        "class-map": class_map,
+        "arch": arch,
+        "mean": mean,
+        "std": std,
+        "input-shape": input_shape,
+        "classes": classes,
+        "task": task,
+    }
+    grid = read_grid(files, flags)
+    from loihi_convert.cli.sweep_output import say_dry_run, say_swept
+    from loihi_convert.files import write_atomically
+    from loihi_convert.progress import progress_bar
+    from loihi_convert.sweep.flow import compute_missing, missing
+    from loihi_convert.sweep.grid import planned_cells
+    from loihi_convert.sweep.grid import shard as part_of
+    from loihi_convert.sweep.store import Store
+    from loihi_convert.sweep.table import CSV_NAME, csv_text, described
+
+    every = planned_cells(grid, tell=log)
+    cells = every if part is None else part_of(every, *part)
+    store = Store(output)
+    if dry_run:
+        count = _worker_count(workers, part, jobs)
+        say_dry_run(cells, every, store, grid.varied, workers=count, as_json=as_json)
+        return
+
+    def told(planned: PlannedCell, outcome: Outcome, left: str) -> None:
+        log(f"{described(planned, grid.varied)}: {_in_short(outcome)}{f' ({left})' if left else ''}")
+
+    failed: dict[str, Outcome] = {}
+    left = missing(cells, store)
+    if left:
+        count = _worker_count(workers, part, jobs)
+        opened = _executor(min(count, len(left)) if count else 0, scheduler, jobs, output)
+        with opened as executor, progress_bar("sweep") as progress:
+            failed = compute_missing(cells, store, executor, told=told, progress=progress)
+    outcomes = {planned.cell.name: store.get(planned.cell) or failed.get(planned.cell.name) for planned in every}
+    rows = say_swept(every, outcomes, store.folder, costs, grid.varied, computed=len(left), as_json=as_json)
+    if rows:
+        write_atomically(output / CSV_NAME, csv_text(rows).encode())
+    if failed:
+        log(f"{len(failed)} cells failed for a reason outside the network: run the same command again for them")
+        raise typer.Exit(FAILED)
+
+
+def _in_short(outcome: Outcome) -> str:
+    from loihi_convert.sweep.front import quality
+
+    if outcome.result is None:
+        return f"failed: {flagged(outcome.error or '', 'export')}"
+    value = quality(outcome.result)
+    return "done" if value is None else f"{100 * value:.2f} %" if value >= 0 else f"RMSE {-value:.4g}"
+
+
+def _executor(
+    workers: int, scheduler: str | None, jobs: SlurmJobs | None, output: Path
+) -> AbstractContextManager[Executor]:
+    """Return where cells are computed."""
+    if scheduler is not None or jobs is not None or workers:
+        from loihi_convert.sweep import dask_executors
+
+        if scheduler is not None:
+            return dask_executors.standing_cluster(scheduler)
+        if jobs is not None:
+            return dask_executors.slurm_cluster(jobs, output / "slurm")
+        return dask_executors.local_cluster(workers)
+    from loihi_convert.sweep.executors import InThisProcess
+
+    return nullcontext(InThisProcess())
+
+
+def _worker_count(workers: int | None, part: tuple[int, int] | None, jobs: SlurmJobs | None) -> int:
+    """Return the number of processes; 0: this one."""
+    if part is not None or jobs is not None:
+        return 0 if jobs is None else jobs.workers
+    return len(os.sched_getaffinity(0)) if workers is None else workers
+
+
+def _require_one(given: dict[str, object]) -> None:
+    if len(given) > 1:
+        first, second, *_ = given
+        raise UsageError("given", where=first, expected=f"must not be given with `{second}`")
+
+
+def _parse_shard(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+    if found is None:
+        raise UsageError(f"found {text!r}", where="shard", expected="must be K/N with 1 <= K <= N, such as 3/20")
+    return int(found[1]), int(found[2])
+
+
+def _parse_slurm(text: str) -> SlurmJobs:
+    pairs = dict(part.partition("=")[::2] for part in text.split(","))
+    unknown = [key for key in pairs if key not in _SLURM_KEYS]
+    if unknown or not all(pairs.values()) or len(pairs) < len(text.split(",")):
+        expected = f"must be key=value pairs of {', '.join(_SLURM_KEYS)}, each once"
+        raise UsageError(f"found {text!r}", where="slurm", expected=expected)
+    count = pairs.pop("workers", "")
+    if not count.isdecimal() or not int(count):
+        raise UsageError(f"found {text!r}", where="slurm", expected="must contain workers=N, the number of jobs")
+    from loihi_convert.sweep.dask_executors import SlurmJobs
+
+    return SlurmJobs(workers=int(count), **pairs)
+
+
+def _parse_costs(text: str) -> tuple[SweepCost, ...]:
+    known = {cost: cost for cost in get_args(SweepCost)}
+    words = text.split(",")
+    if not set(words) <= set(known):
+        raise UsageError(f"found {text!r}", where="against", expected=f"{one_of(known)}, or several of them")
+    return tuple(known[word] for word in words)

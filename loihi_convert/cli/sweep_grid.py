@@ -1,0 +1,264 @@
+"""The grid of a sweep, from a TOML file, from flags, or from both: flags replace what the file says."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
+
+from loihi_convert.choices import (
+    Amplitude,
+    AnyMethod,
+    Granularity,
+    InitialPotential,
+    InputCoding,
+    Readout,
+    Reset,
+    SweepSplit,
+    Target,
+    Task,
+)
+from loihi_convert.cli import options
+from loihi_convert.errors import InputError, PlatformError, UsageError, one_of
+
+if TYPE_CHECKING:
+    from loihi_convert.sweep.cell import NetworkFile
+    from loihi_convert.sweep.grid import Grid
+
+_Parse = Callable[[str, object], Any]
+
+
+class _Axis(NamedTuple):
+    """An option of a sweep that may have several values: its name in the library, and how one value is read."""
+
+    option: str
+    parse: _Parse
+
+
+def _whole(where: str, value: object) -> int:
+    found = value
+    if isinstance(value, str):
+        try:
+            found = int(value)
+        except ValueError:
+            found = value
+    if isinstance(found, bool) or not isinstance(found, int):
+        raise UsageError(f"found {value!r}", where=where, expected="must be a whole number")
+    return found
+
+
+def _number(where: str, value: object) -> float:
+    try:
+        if isinstance(value, str | int | float) and not isinstance(value, bool):
+            return float(value)
+    except ValueError:
+        pass
+    raise UsageError(f"found {value!r}", where=where, expected="must be a number")
+
+
+def _yes(where: str, value: object) -> bool:
+    found = {"yes": True, "no": False}.get(value) if isinstance(value, str) else value
+    if not isinstance(found, bool):
+        raise UsageError(f"found {value!r}", where=where, expected="must be yes or no (in a TOML file true or false)")
+    return found
+
+
+def _one_of(choices: object) -> _Parse:
+    known: tuple[str, ...] = get_args(choices)
+
+    def parse(where: str, value: object) -> Any:
+        if isinstance(value, str) and value in known:
+            return value
+        near = difflib.get_close_matches(str(value), known, n=1)
+        hint = f"Did you mean {near[0]}?" if near else ""
+        raise UsageError(f"found {value!r}", where=where, expected=one_of(known), hint=hint)
+
+    return parse
+
+
+AXES: Final = {
+    "timesteps": _Axis("timesteps", _whole),
+    "balance": _Axis("method", _one_of(AnyMethod)),
+    "percentile": _Axis("percentile", _number),
+    "alpha": _Axis("alpha", _number),
+    "amplitude": _Axis("amplitude", _one_of(Amplitude)),
+    "initial-potential": _Axis("initial_potential", _one_of(InitialPotential)),
+    "reset": _Axis("reset", _one_of(Reset)),
+    "readout": _Axis("readout", _one_of(Readout)),
+    "input": _Axis("input_coding", _one_of(InputCoding)),
+    "seed": _Axis("poisson_seed", _whole),
+    "bias-correction": _Axis("bias_correction", _yes),
+    "thresholds": _Axis("thresholds", _one_of(Granularity)),
+    "weight-bits": _Axis("weight_bits", _whole),
+    "pixel-bits": _Axis("pixel_bits", _whole),
+    "target": _Axis("target", _one_of(Target)),
+    "split-readout": _Axis("split_readout", _yes),
+    "skip-copies": _Axis("skip_copies", _whole),
+}
+"""By flag."""
+
+_NETWORK: Final = ("arch", "input-shape", "classes", "mean", "std", "task", "data", "data-root", "class-map")
+_IMAGES: Final = ("split", "images", "calibration")
+
+
+def read_grid(files: list[Path], flags: Mapping[str, str | None]) -> Grid:
+    """Return the grid in ``files``, either one TOML file or the networks, with ``flags`` by name without dashes.
+
+    Raises
+    ------
+    UsageError
+        If a key is unknown, or a value impossible.
+    InputError
+        If the file cannot be read.
+    """
+    from loihi_convert.sweep.cell import ImageChoice
+    from loihi_convert.sweep.grid import Grid
+
+    tables = [path for path in files if path.suffix == ".toml"]
+    if tables and len(files) > 1:
+        raise UsageError(f"found {len(files)} files", where="files", expected="must be one TOML file, or networks")
+    given: dict[str, tuple[str, object]] = {}
+    networks: list[Mapping[str, object]] = [{"model": path} for path in files]
+    folder = Path()
+    if tables:
+        content = _read_toml(tables[0])
+        folder = tables[0].parent
+        listed = content.pop("network", None)
+        models = content.pop("model", None)
+        networks = _listed_networks(tables[0], listed, models)
+        given = {
+            _known(key, (*AXES, *_NETWORK, *_IMAGES), tables[0]): (f"{tables[0].name}: {key}", value)
+            for key, value in content.items()
+        }
+    for key, text in flags.items():
+        if text is not None:
+            given[key] = (_parameter(key), text)
+    values: dict[str, list[Any]] = {}
+    for key, axis in AXES.items():
+        if key in given:
+            where, found = given[key]
+            parts = found.split(",") if isinstance(found, str) else found if isinstance(found, list) else [found]
+            values[axis.option] = _without_repeats(where, [axis.parse(where, part) for part in parts])
+    choice = {key: given[key] for key in _IMAGES if key in given}
+    split: Any = _one_of(SweepSplit)(*choice["split"]) if "split" in choice else "validation"
+    count = _whole(*choice["images"]) if "images" in choice else None
+    calibration = str(choice["calibration"][1]) if "calibration" in choice else "split"
+    shared: dict[str, tuple[str, object]] = {key: given[key] for key in _NETWORK if key in given}
+    return Grid(
+        tuple(_network(own, shared, folder, tables[0] if tables else None) for own in networks),
+        values,
+        ImageChoice(split, count, calibration),
+    )
+
+
+def _parameter(key: str) -> str:
+    """The parameter of the verb that has the flag ``key``, for errors."""
+    if key in AXES:
+        return AXES[key].option
+    return {"images": "image_count"}.get(key, key.replace("-", "_"))
+
+
+def _without_repeats(where: str, values: list[Any]) -> list[Any]:
+    if len(set(values)) < len(values):
+        raise UsageError(f"found {', '.join(map(str, values))}", where=where, expected="must be without repeats")
+    return values
+
+
+def _known(key: str, known: tuple[str, ...], path: Path) -> str:
+    name = key.replace("_", "-")
+    if name in known:
+        return name
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean {near[0]}?" if near else f"Keys are model, network, {', '.join(known)}."
+    raise UsageError(f"found the key {key!r}", where=path, expected="is unknown", hint=hint)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        try:
+            import tomli as tomllib
+        except ImportError as error:
+            hint = "Run: pip install tomli. Or give the grid as flags."
+            raise PlatformError("Python 3.10 cannot read TOML files", where="tomli", hint=hint) from error
+    try:
+        return dict(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(f"cannot be read ({reason})", where=path) from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"not TOML ({error})", where=path) from error
+
+
+def _listed_networks(path: Path, listed: object, models: object) -> list[Mapping[str, object]]:
+    """The networks of a TOML file: ``model = [...]``, or tables ``[[network]]``."""
+    if listed is None and models is not None:
+        names = models if isinstance(models, list) else [models]
+        return [{"model": _text(f"{path.name}: model", name)} for name in names]
+    if models is not None or not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
+        raise UsageError(
+            "found no networks" if listed is None else "found `network` that is not a list of tables, or `model` too",
+            where=path,
+            expected='must have model = ["model.pt", ...], or a table [[network]] with model = "..." for each',
+        )
+    for one in listed:
+        if "model" not in one:
+            raise UsageError("found a [[network]] without model", where=path, expected='must have model = "..."')
+    return [{_known(key, ("model", *_NETWORK), path): value for key, value in one.items()} for one in listed]
+
+
+def _network(
+    own: Mapping[str, object], shared: Mapping[str, tuple[str, object]], folder: Path, file: Path | None
+) -> NetworkFile:
+    """Return a network with the options of its own table, or else those of all networks."""
+    from loihi_convert.cli.wrong_files import require_cnn
+    from loihi_convert.sweep.cell import NetworkFile
+
+    def text(key: str) -> str | None:
+        if key in own:
+            return _text(f"{file.name if file else ''}: {key}", own[key])
+        return None if key not in shared else _text(*shared[key])
+
+    model = Path(folder, str(own["model"])).absolute()
+    require_cnn(model)
+    normalization = options.parse_normalization(text("mean"), text("std"))
+    data = text("data")
+    if data is not None:
+        # Workers may run in another folder.
+        path = Path(folder, data)
+        data = str(path.absolute()) if path.exists() and not _is_data_set(data) else data
+    class_map = options.parse_class_map(text("class-map"))
+    task = text("task")
+    root = text("data-root")
+    return NetworkFile(
+        model=model,
+        arch=text("arch"),
+        input_shape=options.parse_shape(text("input-shape")),
+        classes=options.parse_class_names(text("classes")),
+        mean=normalization.mean,
+        std=normalization.std,
+        task="classification" if task is None else _one_of(Task)("task", task),
+        data=data,
+        data_root=None if root is None else Path(folder, root).absolute(),
+        class_map=tuple(sorted(class_map.items())) if isinstance(class_map, Mapping) else class_map,
+    )
+
+
+def _is_data_set(name: str) -> bool:
+    from loihi_convert.data import DATASETS
+
+    return name in DATASETS
+
+
+def _text(where: str, value: object) -> str:
+    """One value as the text of its flag: lists are joined by commas, tables are folder=class pairs."""
+    if isinstance(value, list):
+        return ",".join(_text(where, part) for part in value)
+    if isinstance(value, dict):
+        return ",".join(f"{key}={part}" for key, part in value.items())
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise UsageError(f"found {value!r}", where=where, expected="must be a text, a number or a list of them")
+    return str(value)

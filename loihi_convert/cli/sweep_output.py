@@ -1,0 +1,268 @@
+"""Output of a sweep: the best cell and the Pareto front, short enough for a screen; or all cells as JSON."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from loihi_convert.choices import SweepCost
+from loihi_convert.cli.console import Fact, flagged, say_answer, say_json
+from loihi_convert.cli.sweep_grid import AXES
+from loihi_convert.report.formats import count, percent, quantity_range
+from loihi_convert.sweep.cell import Setting
+from loihi_convert.sweep.flow import duration, estimated_seconds, missing
+from loihi_convert.sweep.front import COSTS, Found, front, quality
+from loihi_convert.sweep.grid import PlannedCell
+from loihi_convert.sweep.outcome import CellResult, Outcome
+from loihi_convert.sweep.store import Store
+from loihi_convert.sweep.table import CSV_NAME, described, row, title, value
+
+ROWS: Final = 14
+"""Most rows of the front on the terminal."""
+
+_ERRORS: Final = 3
+
+
+def say_swept(
+    cells: Sequence[PlannedCell],
+    outcomes: Mapping[str, Outcome | None],
+    folder: Path,
+    costs: Sequence[SweepCost] | None,
+    names: Sequence[str],
+    *,
+    computed: int,
+    as_json: bool,
+) -> list[dict[str, Any]]:
+    """Print the answer, or JSON; return the rows of the CSV file, or none if cells are missing.
+
+    Parameters
+    ----------
+    outcomes
+        Of each cell by name; None if it is not computed.
+    costs
+        Of the front; None: all.
+    names
+        The options to show, `Grid.varied`.
+    computed
+        Number of cells computed by this command.
+    """
+    done = [
+        Found(planned, outcome.result)
+        for planned in cells
+        if (outcome := outcomes[planned.cell.name]) is not None and outcome.result is not None
+    ]
+    best = front(done, COSTS if costs is None else costs)
+    on_front = {found.planned.cell.name for found in best}
+    rows = [
+        row(planned, outcomes[planned.cell.name], is_on_front=planned.cell.name in on_front)
+        for planned in cells
+        if outcomes[planned.cell.name] is not None
+    ]
+    is_whole = len(rows) == len(cells)
+    if as_json:
+        say_json(
+            {
+                "cells": rows,
+                "front": [found.planned.cell.name for found in best],
+                "missing": len(cells) - len(rows),
+                "folder": str(folder),
+            }
+        )
+        return rows if is_whole else []
+    lines = [f"{len(cells)} cells on {_images(cells)}; {computed} computed now, the others before"]
+    facts = [*_failures(cells, outcomes), *_next(best, folder, is_whole=is_whole, missing=len(cells) - len(rows))]
+    say_answer(_verdict(best, names), lines, _table(best, names), facts)
+    return rows if is_whole else []
+
+
+def say_dry_run(
+    cells: Sequence[PlannedCell],
+    every: Sequence[PlannedCell],
+    store: Store,
+    names: Sequence[str],
+    *,
+    workers: int,
+    as_json: bool,
+) -> None:
+    """Print which cells a sweep computes, and how long they take.
+
+    Parameters
+    ----------
+    cells, every
+        The cells of this command, and of the whole grid.
+    names
+        The options to show, `Grid.varied`.
+    workers
+        Number of processes; 0 and 1: one.
+    """
+    left = missing(cells, store)
+    seconds, measured = estimated_seconds(left, every, store)
+    seconds /= max(1, min(workers, len(left)))
+    todo = {planned.cell.name for planned in left}
+    if as_json:
+        say_json(
+            {
+                "cells": [
+                    {**row(planned, None, is_on_front=False), "is_computed": planned.cell.name not in todo}
+                    for planned in cells
+                ],
+                "seconds": seconds,
+                "measured_cells": measured,
+                "workers": max(1, workers),
+            }
+        )
+        return
+    source = f"from {measured} measured cells" if measured else "rough: no cell is measured yet"
+    on = f"{workers} processes" if workers > 1 else "one core"
+    time = f"about {duration(seconds)} on {on} ({source})" if left else "nothing to compute"
+    header = tuple(title(name) for name in names)
+    lines = [
+        (*(value(planned, name) for name in names), "" if planned.cell.name in todo else "computed")
+        for planned in cells
+    ]
+    say_answer(
+        f"{len(left)} of {len(cells)} cells to compute: {time}",
+        [f"{_images(cells)} each"],
+        _aligned([(*header, ""), *lines], len(names)),
+        [Fact("folder", f"{store.folder}/")],
+    )
+
+
+def _images(cells: Sequence[PlannedCell]) -> str:
+    """The images of the cells in words."""
+    kinds = dict.fromkeys(f"{planned.kind} of {planned.data}" for planned in cells)
+    return ", ".join(kinds)
+
+
+def _verdict(best: Sequence[Found], names: Sequence[str]) -> str:
+    if not best:
+        return "No cell has a result to compare"
+    first = best[0]
+    answer = f"Best: {_quality(first.result)} with {described(first.planned, names)}"
+    if first.result.cnn_accuracy is not None:
+        answer += f" (CNN {percent(first.result.cnn_accuracy)} %)"
+    cheap = _cheapest(best)
+    if cheap is first:
+        return answer
+    share = cheap.result.synaptic_operations / first.result.synaptic_operations
+    return (
+        f"{answer}; inside its 95 % interval: {_quality(cheap.result)} with {described(cheap.planned, names)}, at "
+        f"{100 * share:.0f} % of its SynOps"
+    )
+
+
+def _cheapest(best: Sequence[Found]) -> Found:
+    """The cell of the front with the fewest synaptic operations whose accuracy lies in the interval of the best."""
+    first = best[0]
+    interval = first.result.accuracy_interval
+    if interval is None or not first.result.synaptic_operations:
+        return first
+    images = first.planned.cell.digests.images
+    good = [
+        found
+        for found in best
+        if found.planned.cell.digests.images == images and (found.result.accuracy or 0) >= interval[0]
+    ]
+    return min(good, key=lambda found: found.result.synaptic_operations)
+
+
+def _quality(result: CellResult) -> str:
+    known = quality(result)
+    if known is None:
+        return "unknown"
+    if result.accuracy is not None:
+        return f"{percent(known)} %"
+    return f"{percent(known)} % as the CNN" if known >= 0 else f"RMSE {-known:.4g}"
+
+
+def _table(best: Sequence[Found], names: Sequence[str]) -> list[str]:
+    """The front, one line for each cell."""
+    if not best:
+        return []
+    words = [name for name in names if name != "timesteps"]
+    header = (*(title(name) for name in words), "result", "T", "SynOps", "energy", "neurocores")
+    lines = [
+        (
+            *(value(found.planned, name) for name in words),
+            _quality(found.result),
+            str(found.planned.cell.setting.timesteps),
+            count(found.result.synaptic_operations),
+            "" if found.result.joules is None else quantity_range(found.result.joules, "J"),
+            "..".join(map(str, dict.fromkeys(found.result.cores))),
+        )
+        for found in best[:ROWS]
+    ]
+    aligned = _aligned([header, *lines], len(words))
+    if len(best) > ROWS:
+        aligned.append(f"  and {len(best) - ROWS} more, see {CSV_NAME}")
+    return aligned
+
+
+def _aligned(cells: Sequence[Sequence[str]], words: int) -> list[str]:
+    """Lines whose first ``words`` columns are left-aligned, and the others right-aligned."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  "
+        + "  ".join(
+            part.ljust(width) if index < words else part.rjust(width)
+            for index, (part, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    ]
+
+
+def _failures(cells: Sequence[PlannedCell], outcomes: Mapping[str, Outcome | None]) -> Iterator[Fact]:
+    """The errors, the most frequent first."""
+    errors = Counter(
+        outcome.error
+        for planned in cells
+        if (outcome := outcomes[planned.cell.name]) is not None and outcome.error is not None
+    )
+    for error, times in errors.most_common(_ERRORS):
+        yield Fact("failed", f"{times} {'cell' if times == 1 else 'cells'}: {flagged(error, 'export')}")
+    if len(errors) > _ERRORS:
+        yield Fact("", f"and {len(errors) - _ERRORS} other errors, see {CSV_NAME}")
+
+
+def _next(best: Sequence[Found], folder: Path, *, is_whole: bool, missing: int) -> Iterator[Fact]:
+    if not is_whole:
+        yield Fact("missing", f"{missing} cells; the same command without --shard shows all when all parts are done")
+        return
+    yield Fact("saved", f"{folder / CSV_NAME}: every cell, option and figure")
+    if best:
+        yield Fact("next", _export_command(best[0]))
+
+
+def _export_command(found: Found) -> str:
+    """The command that writes the file of a cell."""
+    network, setting, defaults = found.planned.cell.network, found.planned.cell.setting, Setting().normalized
+    words = ["loihi-convert", "export", _shown(network.model), "-T", str(setting.timesteps)]
+    for flag, axis in AXES.items():
+        chosen = getattr(setting, axis.option)
+        if axis.option == "timesteps" or chosen is None or chosen == getattr(defaults, axis.option):
+            continue
+        if isinstance(chosen, bool):
+            words.append(f"--{flag}" if chosen else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", f"{chosen:g}" if isinstance(chosen, float) else str(chosen)]
+    if network.arch is not None:
+        words += ["--arch", network.arch]
+    if network.data is not None:
+        words += ["--data", network.data]
+    for flag, numbers in (("--mean", network.mean), ("--std", network.std)):
+        if numbers is not None:
+            words += [flag, ",".join(f"{number:g}" for number in numbers)]
+    if network.task != "classification":
+        words += ["--task", network.task]
+    if found.planned.cell.images.calibration != "split":
+        words += ["--calibration", found.planned.cell.images.calibration]
+    return shlex.join(words)
+
+
+def _shown(path: Path) -> str:
+    """``path`` relative to the current folder if it lies in it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

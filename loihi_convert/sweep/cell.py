@@ -1,0 +1,210 @@
+"""One cell of a sweep: a CNN, images, and all options of its conversion, named by a digest of their content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from loihi_convert.choices import (
+    Amplitude,
+    AnyMethod,
+    Granularity,
+    InitialPotential,
+    InputCoding,
+    Readout,
+    Reset,
+    SweepSplit,
+    Target,
+    Task,
+)
+from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, published_neurons
+from loihi_convert.errors import UsageError
+
+FORMAT: Final = 1
+"""Goes up when a change of the package changes a result: what was computed before is computed again."""
+
+
+@dataclass(frozen=True)
+class NetworkFile:
+    """A trained CNN and its data, as in `opening.open_cnn`; only places, no content.
+
+    ``class_map`` is ``"sorted"`` or pairs of folder and class.
+    """
+
+    model: Path
+    arch: str | None = None
+    input_shape: tuple[int, int, int] | None = None
+    classes: tuple[str, ...] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    task: Task = "classification"
+    data: str | None = None
+    data_root: Path | None = None
+    class_map: Literal["sorted"] | tuple[tuple[str, str | int], ...] | None = None
+
+
+@dataclass(frozen=True)
+class ImageChoice:
+    """The images of a sweep.
+
+    Parameters
+    ----------
+    split
+        The images that each cell runs. ``validation``, the default, leaves the test images for the settings chosen in
+        the end.
+    image_count
+        Number of images to run, the first of the split; None: all.
+    calibration
+        As in `DataSplits.calibration_images`.
+    """
+
+    split: SweepSplit = "validation"
+    image_count: int | None = None
+    calibration: str = "split"
+
+
+@dataclass(frozen=True)
+class Digests:
+    """SHA-256 of what a cell reads: the checkpoint, the file of its code, and both sets of images."""
+
+    model: str
+    code: str | None
+    calibration: str
+    images: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All options of a conversion, see `BalanceOptions` and `QuantizeOptions`; None: the default of the method.
+
+    Parameters
+    ----------
+    input_coding
+        How pixels enter.
+    poisson_seed
+        Seed of Poisson input.
+    skip_copies
+        See `converting.converted`.
+    """
+
+    timesteps: int = 64
+    method: AnyMethod = "auto"
+    percentile: float | None = None
+    alpha: float = 1.0
+    amplitude: Amplitude = "compensated"
+    initial_potential: InitialPotential | None = None
+    reset: Reset | None = None
+    readout: Readout = "potential"
+    input_coding: InputCoding | None = None
+    poisson_seed: int | None = None
+    bias_correction: bool | None = None
+    thresholds: Granularity = "channel"
+    weight_bits: int = 8
+    pixel_bits: int | None = None
+    target: Target = "lava"
+    split_readout: bool = False
+    skip_copies: int | None = None
+
+    @property
+    def normalized(self) -> Setting:
+        """The same conversion, with defaults resolved and options without effect left out."""
+        reset, coding = published_neurons(self.method)
+        reset, coding = self.reset or reset, self.input_coding or coding
+        return replace(
+            self,
+            percentile=(self.percentile or _PERCENTILE) if self.method == "percentile" else None,
+            initial_potential=self.initial_potential or ("half" if reset == "soft" else "zero"),
+            reset=reset,
+            input_coding=coding,
+            poisson_seed=(self.poisson_seed or 0) if coding == "poisson" else None,
+            bias_correction=self.bias_correction if self.method == "auto" else bool(self.bias_correction),
+        )
+
+    def options(self) -> tuple[BalanceOptions, QuantizeOptions]:
+        """Return the options of the conversion.
+
+        Raises
+        ------
+        UsageError
+            If they contradict each other.
+        """
+        own = self.normalized
+        assert own.reset is not None
+        balance = BalanceOptions(
+            method=own.method,
+            amplitude=own.amplitude,
+            alpha=own.alpha,
+            percentile=_PERCENTILE if own.percentile is None else own.percentile,
+            initial_potential=own.initial_potential,
+            reset=own.reset,
+            readout=own.readout,
+            poisson_seed=own.poisson_seed,
+            bias_correction=own.bias_correction,
+        )
+        quantize = QuantizeOptions(own.weight_bits, own.pixel_bits, own.target, own.thresholds, own.split_readout)
+        quantize.require_neurons(balance.reset, balance.poisson_seed)
+        return balance, quantize
+
+
+_PERCENTILE: Final = BalanceOptions.percentile
+
+OPTIONS: Final = tuple(field.name for field in fields(Setting))
+"""The names of all options of a `Setting`."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One conversion and run, which depends on nothing else.
+
+    Parameters
+    ----------
+    network, images
+        Where the CNN and its images are.
+    digests
+        Their content; a file that has changed is not used.
+    setting
+        The options, `normalized`.
+    package
+        Version of this package.
+    """
+
+    network: NetworkFile
+    images: ImageChoice
+    digests: Digests
+    setting: Setting
+    package: str
+
+    @property
+    def key(self) -> Mapping[str, Any]:
+        """Everything that determines the result, as JSON values; no paths."""
+        network = {
+            name: value for name, value in asdict(self.network).items() if name not in ("model", "data", "data_root")
+        }
+        return {
+            "format": FORMAT,
+            "package": self.package,
+            "digests": asdict(self.digests),
+            "split": self.images.split,
+            "network": network,
+            "setting": asdict(self.setting),
+        }
+
+    @cached_property
+    def name(self) -> str:
+        """SHA-256 of `key`, hexadecimal."""
+        text = json.dumps(self.key, sort_keys=True, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def package_version() -> str:
+    """Return the version of this package."""
+    try:
+        return version("loihi-convert")
+    except PackageNotFoundError as error:
+        raise UsageError("loihi-convert is not installed; its version is unknown") from error

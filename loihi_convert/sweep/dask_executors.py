@@ -1,0 +1,246 @@
+"""Cells on Dask: a cluster of this machine's cores, a scheduler that stands already, or jobs of SLURM.
+
+A worker gets a cell and returns its outcome; only this process writes, so workers need no access to the sweep's folder.
+They read the checkpoints and images, under the same paths.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from loihi_convert.dependencies import install_line
+from loihi_convert.errors import PlatformError
+from loihi_convert.sweep.cell import Cell
+from loihi_convert.sweep.compute import compute
+from loihi_convert.sweep.outcome import Outcome
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+ONE_THREAD: Final = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
+)
+"""Environment of a worker: a worker computes one cell on one core."""
+
+_CONNECT_SECONDS: Final = 10
+# A worker with a queue of one cell does not wait for this process.
+_CELLS_PER_THREAD: Final = 2
+
+
+@dataclass(frozen=True)
+class SlurmJobs:
+    """Jobs of one core each, as dask-jobqueue submits them.
+
+    Parameters
+    ----------
+    workers
+        Number of jobs.
+    partition, account
+        None: SLURM's default.
+    walltime
+        Time limit of a job, HH:MM:SS.
+    memory
+        Memory of a job, such as 4GB.
+    interface
+        Network interface that nodes reach each other by, such as ib0; None: the default.
+    """
+
+    workers: int
+    partition: str | None = None
+    account: str | None = None
+    walltime: str = "01:00:00"
+    memory: str = "4GB"
+    interface: str | None = None
+
+
+class OnDask:
+    """Computes cells with a Dask client."""
+
+    def __init__(self, client: Client) -> None:
+        from distributed import as_completed
+
+        self._client = client
+        self._done = as_completed()
+        self._cells: dict[str, Cell] = {}
+
+    @property
+    def slots(self) -> int:
+        """Twice the number of threads of all workers."""
+        return _CELLS_PER_THREAD * max(1, sum(map(int, self._client.nthreads().values())))
+
+    def submit(self, cell: Cell) -> None:
+        """Have a worker compute ``cell``."""
+        future = self._client.submit(compute, cell, key=f"cell-{cell.name}", pure=False)
+        self._cells[future.key] = cell
+        self._done.add(future)
+
+    def next_done(self) -> tuple[Cell, Outcome]:
+        """Wait for the next cell of any worker.
+
+        Raises
+        ------
+        PlatformError
+            If the scheduler is gone.
+        """
+        future = next(self._done)
+        cell = self._cells.pop(future.key)
+        if future.status == "finished":
+            with suppress(Exception):
+                return cell, future.result()
+        if future.status != "error":
+            raise PlatformError(
+                "is gone",
+                where="the Dask scheduler",
+                hint="Finished cells are kept. Run the same command again for the rest.",
+            )
+        error = future.exception()
+        return cell, Outcome(error=f"{type(error).__name__}: {error}", is_final=False)
+
+
+@contextmanager
+def local_cluster(workers: int) -> Iterator[OnDask]:
+    """Open ``workers`` processes on this machine, of one thread each.
+
+    Raises
+    ------
+    PlatformError
+        If ``distributed`` is not installed.
+    """
+    with _dask("distributed"):
+        from distributed import Client, LocalCluster
+    with ExitStack() as stack:
+        with _ctrl_c_only_here():
+            cluster = stack.enter_context(
+                LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    # No limit: a worker above a share of the memory would be paused or killed.
+                    memory_limit=0,
+                    dashboard_address=None,
+                    silence_logs=logging.CRITICAL,
+                    env=ONE_THREAD,
+                )
+            )
+        yield OnDask(stack.enter_context(Client(cluster)))
+
+
+@contextmanager
+def standing_cluster(address: str) -> Iterator[OnDask]:
+    """Use the cluster whose scheduler is at ``address``, such as tcp://host:8786.
+
+    Raises
+    ------
+    PlatformError
+        If ``distributed`` is not installed, or the scheduler does not answer.
+    """
+    with _dask("distributed"):
+        from distributed import Client
+    _silence()
+    try:
+        client = Client(address, timeout=_CONNECT_SECONDS)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise PlatformError(
+            f"no Dask scheduler answers within {_CONNECT_SECONDS} s ({str(error).splitlines()[0]})",
+            where=address,
+            hint="Start one with `dask scheduler`, and workers with `dask worker ADDRESS --nthreads 1`.",
+        ) from error
+    with client:
+        yield OnDask(client)
+
+
+@contextmanager
+def slurm_cluster(jobs: SlurmJobs, logs: Path) -> Iterator[OnDask]:
+    """Submit jobs to SLURM and use them as workers; they end with the sweep.
+
+    Parameters
+    ----------
+    logs
+        Folder for the output of the jobs.
+
+    Raises
+    ------
+    PlatformError
+        If dask-jobqueue is not installed, or SLURM refuses.
+    """
+    with _dask("dask_jobqueue"):
+        from dask_jobqueue import SLURMCluster
+        from distributed import Client
+    from shutil import which
+
+    if which("sbatch") is None:
+        hint = "Run it on a login node of the cluster."
+        raise PlatformError("the command sbatch is not found", where="SLURM", hint=hint)
+    _silence()
+    options: dict[str, Any] = {} if jobs.interface is None else {"interface": jobs.interface}
+    scheduler = {"dashboard": False, "dashboard_address": None, **options}
+    with ExitStack() as stack:
+        try:
+            cluster = stack.enter_context(
+                SLURMCluster(
+                    queue=jobs.partition,
+                    account=jobs.account,
+                    walltime=jobs.walltime,
+                    memory=jobs.memory,
+                    cores=1,
+                    processes=1,
+                    python=sys.executable,
+                    log_directory=str(logs),
+                    scheduler_options=scheduler,
+                    job_script_prologue=[f"export {name}={value}" for name, value in ONE_THREAD.items()],
+                    **options,
+                )
+            )
+            # Replaces jobs that end, as at their time limit.
+            cluster.adapt(minimum_jobs=jobs.workers, maximum_jobs=jobs.workers)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise PlatformError(f"refuses the jobs ({error})", where="SLURM") from error
+        yield OnDask(stack.enter_context(Client(cluster)))
+
+
+@contextmanager
+def _dask(package: str) -> Iterator[None]:
+    """Turn a failed import into one sentence with the line that installs the extra."""
+    try:
+        yield
+    except ImportError as error:
+        name = package.replace("_", "-")
+        raise PlatformError(
+            f"cannot be imported ({error})",
+            where=name,
+            expected="is needed for several workers",
+            hint=f"Run: {install_line([name])}. Without it, `workers=0` computes in this process.",
+        ) from error
+
+
+def _silence() -> None:
+    """Keep Dask's own messages off stderr; what matters becomes an error or a row."""
+    for name in ("distributed", "dask_jobqueue", "tornado"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def _ctrl_c_only_here() -> Iterator[None]:
+    """Start processes that ignore Ctrl-C, which a terminal sends to all: this process ends them in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def core_count() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0))

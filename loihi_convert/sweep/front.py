@@ -1,0 +1,71 @@
+"""The cells that no other cell beats: none is as accurate at no more cost, and better in one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple, get_args
+
+from loihi_convert.choices import SweepCost
+from loihi_convert.sweep.grid import PlannedCell
+from loihi_convert.sweep.outcome import CellResult
+
+COSTS: Final[tuple[SweepCost, ...]] = get_args(SweepCost)
+
+
+class Found(NamedTuple):
+    """A computed cell and its result."""
+
+    planned: PlannedCell
+    result: CellResult
+
+
+def quality(result: CellResult) -> float | None:
+    """Return what to make large: accuracy, else agreement with the CNN, else minus the RMSE; None if none is known."""
+    if result.accuracy is not None:
+        return result.accuracy
+    if result.agreement_with_cnn is not None:
+        return result.agreement_with_cnn
+    error = result.rmse if result.rmse is not None else result.rmse_to_cnn
+    return None if error is None else -error
+
+
+def cost(found: Found, kind: SweepCost) -> float | None:
+    """Return one cost of a cell; None if unknown."""
+    if kind == "timesteps":
+        return found.planned.cell.setting.timesteps
+    if kind == "synops":
+        return found.result.synaptic_operations
+    if kind == "cores":
+        return found.result.cores[1]
+    return None if found.result.joules is None else found.result.joules[1]
+
+
+def front(cells: Sequence[Found], costs: Sequence[SweepCost] = COSTS) -> tuple[Found, ...]:
+    """Return the Pareto front, the most accurate first, then the cheapest; of equal cells the first.
+
+    Only cells that ran the same images of the same task are compared. A cell without a known cost in ``costs`` or
+    without labels, CNN and targets is left out.
+    """
+    chosen: list[tuple[Found, tuple[float, ...]]] = []
+    for one in cells:
+        values = [cost(one, kind) for kind in costs]
+        level = quality(one.result)
+        if level is not None and all(value is not None for value in values):
+            chosen.append((one, (-level, *(value for value in values if value is not None))))
+    kept = [
+        (one, own)
+        for index, (one, own) in enumerate(chosen)
+        if not any(
+            _comparable(one, other)
+            and all(theirs <= mine for theirs, mine in zip(values, own, strict=True))
+            and (values != own or place < index)
+            for place, (other, values) in enumerate(chosen)
+            if place != index
+        )
+    ]
+    return tuple(one for one, _ in sorted(kept, key=lambda pair: pair[1]))
+
+
+def _comparable(one: Found, other: Found) -> bool:
+    mine, theirs = one.planned.cell, other.planned.cell
+    return (mine.digests.images, mine.network.task) == (theirs.digests.images, theirs.network.task)

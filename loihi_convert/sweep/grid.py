@@ -1,0 +1,173 @@
+"""Lists of options -> the cells of a sweep, and an estimate of the work of each."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from loihi_convert.conversion.options import METHODS, require_timesteps
+from loihi_convert.errors import UsageError, one_of
+from loihi_convert.metrics.layer_size import multiplications
+from loihi_convert.pipeline.converting import require_skip_copies
+from loihi_convert.sweep.cell import OPTIONS, Cell, ImageChoice, NetworkFile, Setting, package_version
+from loihi_convert.sweep.compute import Opened, open_network
+
+# Passes over the calibration images, in simulated images per calibration image; measured on MNIST at T = 4 and 16.
+_AUTO_PASSES: Final = 3.0
+_PASSES: Final = 1.5
+
+SECONDS_PER_WORK: Final = 1.1e-11
+"""Seconds of one core for a multiplication by a weight in one step; measured on MNIST."""
+
+_FIXED_WORK: Final = 1e11
+"""Work of reading and writing files, as multiplications."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What to compute: every network with every combination of options.
+
+    Parameters
+    ----------
+    networks
+        At least one.
+    values
+        One or more values of options of a `Setting`, by name; the others have their default.
+    images
+        The images of every cell.
+
+    Raises
+    ------
+    UsageError
+        If an option is unknown, or has no value or an impossible one. Values that contradict each other are allowed:
+        their cells fail.
+    """
+
+    networks: tuple[NetworkFile, ...]
+    values: Mapping[str, Sequence[Any]]
+    images: ImageChoice = field(default_factory=ImageChoice)
+
+    def __post_init__(self) -> None:
+        if not self.networks:
+            raise UsageError("found none", where="models", expected="must name at least one network")
+        for name, values in self.values.items():
+            if name not in OPTIONS:
+                raise UsageError(f"found {name}", where="grid", expected=one_of(OPTIONS))
+            if not values:
+                raise UsageError("found no value", where=name, expected="must have at least one value")
+            for value in values:
+                _require_possible(name, value)
+
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """The options with several values, and ``network`` if there are several."""
+        several = tuple(name for name in OPTIONS if len(self.values.get(name, ())) > 1)
+        return ("network", *several) if len(self.networks) > 1 else several
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """Every combination once, `Setting.normalized`; T changes last."""
+        names = sorted(self.values, key=lambda name: (name == "timesteps", OPTIONS.index(name)))
+        every = (
+            Setting(**dict(zip(names, values, strict=True))).normalized
+            for values in itertools.product(*(self.values[name] for name in names))
+        )
+        return tuple(dict.fromkeys(every))
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell, and what is known before it is computed.
+
+    Parameters
+    ----------
+    network_name
+        Name of the network, different for each network of the grid.
+    data
+        Name of the data set.
+    kind
+        The images it runs: "validation images", "test images" or "own images".
+    work
+        Approximate number of multiplications by a weight.
+    """
+
+    cell: Cell
+    network_name: str
+    data: str
+    kind: str
+    work: float
+
+
+def planned_cells(grid: Grid, *, tell: Callable[[str], None] = lambda sentence: None) -> tuple[PlannedCell, ...]:
+    """Return the cells of ``grid``, each once, after reading every network and its images.
+
+    ``tell`` is called with notes for the user.
+
+    Raises
+    ------
+    UsageError, InputError
+        As in `open_network`.
+    """
+    package, settings = package_version(), grid.settings
+    found: dict[str, PlannedCell] = {}
+    for network, name in zip(grid.networks, _names(grid.networks), strict=True):
+        opened = open_network(network, grid.images, tell=tell)
+        kind = f"{grid.images.split if opened.is_split else 'own'} images"
+        if not opened.is_split:
+            tell(
+                f"{opened.data} has no validation images, so cells run its own images: keep other images to measure "
+                "the settings chosen in the end"
+            )
+        for setting in settings:
+            cell = Cell(network, grid.images, opened.digests, setting, package)
+            found.setdefault(cell.name, PlannedCell(cell, name, opened.data, kind, _work(opened, setting)))
+    return tuple(found.values())
+
+
+def shard(cells: Sequence[PlannedCell], index: int, count: int) -> tuple[PlannedCell, ...]:
+    """Return part ``index``, 1..``count``, of ``cells``; each cell is in exactly one part.
+
+    The parts do not depend on the order of ``cells``, and mix short and long cells.
+
+    Raises
+    ------
+    UsageError
+        Unless 1 <= ``index`` <= ``count``.
+    """
+    if not 1 <= index <= count:
+        raise UsageError(f"found {index}/{count}", where="shard", expected="must be K/N with 1 <= K <= N, such as 3/20")
+    return tuple(sorted(cells, key=lambda planned: planned.cell.name)[index - 1 :: count])
+
+
+def _require_possible(name: str, value: Any) -> None:
+    """Raise the `UsageError` of an option's ``value`` that no other option can make possible."""
+    if name == "timesteps":
+        require_timesteps((value,))
+    elif name == "skip_copies":
+        require_skip_copies(value)
+    else:
+        # Without these the option would have no effect and would not be looked at.
+        beside: dict[str, Any] = {"poisson_seed": {"input_coding": "poisson"}, "percentile": {"method": "percentile"}}
+        Setting(**{**beside.get(name, {}), name: value}).options()
+
+
+def _names(networks: Sequence[NetworkFile]) -> Iterator[str]:
+    """The file name of each network, with its folder or a number where file names are the same."""
+    stems = [network.model.name for network in networks]
+    longer = [f"{network.model.parent.name}/{network.model.name}" for network in networks]
+    for index, (stem, long) in enumerate(zip(stems, longer, strict=True)):
+        if stems.count(stem) == 1:
+            yield stem
+        else:
+            yield long if longer.count(long) == 1 else f"{long}#{1 + longer[:index].count(long)}"
+
+
+def _work(opened: Opened, setting: Setting) -> float:
+    network = opened.source.network
+    shapes = (network.input_shape, *network.shapes)
+    per_step = sum(multiplications(layer.synapse, shape) for layer, shape in zip(network.layers, shapes, strict=False))
+    passes = _PASSES if setting.method in METHODS else _AUTO_PASSES
+    images = len(opened.images) + passes * len(opened.calibration)
+    return _FIXED_WORK + per_step * setting.timesteps * images

@@ -1,0 +1,139 @@
+"""The folder of a sweep: one JSON file per computed cell, and claims, so that several sweeps can share it.
+
+::
+
+    cells/<name>.json     key and result, or error; the same bytes wherever it is computed
+    cells/<name>.seconds  how long it took, for estimates
+    cells/<name>.lock     while a sweep computes it
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from loihi_convert.errors import InputError
+from loihi_convert.files import write_atomically
+from loihi_convert.sweep.cell import Cell
+from loihi_convert.sweep.outcome import CellResult, Outcome
+
+_REMOVE: Final = "Delete it to compute it again."
+# File systems without locks: cells may then be computed twice, with the same result.
+_WITHOUT_LOCKS: Final = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+
+
+class Claim:
+    """A cell that this process computes. The lock of a killed process is free again."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path, self._descriptor = path, descriptor
+
+    def release(self) -> None:
+        """Let others have it."""
+        self._path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+
+class Store:
+    """Results in a folder.
+
+    Parameters
+    ----------
+    folder
+        Created if necessary.
+
+    Raises
+    ------
+    InputError
+        If it cannot be created.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._cells = folder / "cells"
+
+    def create(self) -> None:
+        """Create the folder.
+
+        Raises
+        ------
+        InputError
+            If that is not possible.
+        """
+        try:
+            self._cells.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = f"cannot be created ({error.strerror})"
+            raise InputError(reason, where=self._cells, hint="Choose another `output`.") from error
+
+    def get(self, cell: Cell) -> Outcome | None:
+        """Return the stored outcome of ``cell``, or None.
+
+        Raises
+        ------
+        InputError
+            If its file is damaged.
+        """
+        path = self._path(cell, "json")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot be read ({error})", where=path, hint=_REMOVE) from error
+        try:
+            content = json.loads(text)
+            if content["key"] != json.loads(json.dumps(cell.key)):
+                raise InputError("its contents do not match its name", where=path, hint=_REMOVE)
+            if "error" in content:
+                return Outcome(error=str(content["error"]))
+            return Outcome(result=CellResult.model_validate_json(json.dumps(content["result"])))
+        except (ValueError, KeyError, TypeError, ValidationError) as error:
+            raise InputError("not the result of a cell", where=path, hint=_REMOVE) from error
+
+    def put(self, cell: Cell, outcome: Outcome) -> None:
+        """Store the final ``outcome`` of ``cell``; its file is written completely or not at all.
+
+        Raises
+        ------
+        InputError
+            If it cannot be written.
+        """
+        assert outcome.is_final
+        found = {"error": outcome.error} if outcome.result is None else {"result": outcome.result.model_dump()}
+        text = json.dumps({"key": cell.key, **found}, indent=1, sort_keys=True, allow_nan=False)
+        write_atomically(self._path(cell, "json"), (text + "\n").encode())
+        with suppress(InputError):
+            write_atomically(self._path(cell, "seconds"), f"{outcome.duration:.3f}\n".encode())
+
+    def duration(self, cell: Cell) -> float | None:
+        """Return how many seconds ``cell`` took, if known."""
+        try:
+            return float(self._path(cell, "seconds").read_text())
+        except (OSError, ValueError):
+            return None
+
+    def claim(self, cell: Cell) -> Claim | None:
+        """Reserve ``cell``; None if another process computes it."""
+        path = self._path(cell, "lock")
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise InputError(f"cannot be written ({error.strerror})", where=path) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _WITHOUT_LOCKS:
+                os.close(descriptor)
+                return None
+        return Claim(path, descriptor)
+
+    def _path(self, cell: Cell, suffix: str) -> Path:
+        return self._cells / f"{cell.name}.{suffix}"

@@ -1,0 +1,89 @@
+"""The cells of a sweep as CSV, with every option and figure, and as rows for the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+from loihi_convert.sweep.grid import PlannedCell
+from loihi_convert.sweep.outcome import Outcome
+
+CSV_NAME: Final = "sweep.csv"
+
+_TITLES: Final = {
+    "timesteps": "T",
+    "method": "balance",
+    "initial_potential": "initial potential",
+    "input_coding": "input",
+    "poisson_seed": "seed",
+    "bias_correction": "correction",
+    "weight_bits": "weight bits",
+    "pixel_bits": "pixel bits",
+    "split_readout": "split readout",
+    "skip_copies": "skip copies",
+}
+
+
+def row(planned: PlannedCell, outcome: Outcome | None, *, is_on_front: bool) -> dict[str, Any]:
+    """Return a cell as JSON values: its name, where it comes from, its options, its figures, its error."""
+    found = None if outcome is None else outcome.result
+
+    def ends(figure: str, name: str) -> dict[str, float | None]:
+        low, high = getattr(found, figure, None) or (None, None)
+        return {f"{name}_low": low, f"{name}_high": high}
+
+    return {
+        "network": planned.network_name,
+        "data": planned.data,
+        "images": planned.kind,
+        **asdict(planned.cell.setting),
+        "image_count": found and found.image_count,
+        "accuracy": found and found.accuracy,
+        **ends("accuracy_interval", "accuracy"),
+        "cnn_accuracy": found and found.cnn_accuracy,
+        "agreement_with_cnn": found and found.agreement_with_cnn,
+        "rmse": found and found.rmse,
+        "rmse_to_cnn": found and found.rmse_to_cnn,
+        "spikes": found and found.spikes,
+        "synaptic_operations": found and found.synaptic_operations,
+        **ends("joules", "joules"),
+        **ends("seconds", "loihi1_seconds"),
+        **ends("cores", "neurocores"),
+        "balanced_by": found and found.balanced_by,
+        "saturated_images": found and found.saturated_images,
+        "is_on_front": is_on_front,
+        "error": outcome and outcome.error,
+        "cell": planned.cell.name,
+    }
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return ``rows`` as CSV; unknown values are empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def value(planned: PlannedCell, name: str) -> str:
+    """Return the option ``name`` of a cell, or its network, as a word."""
+    found = planned.network_name if name == "network" else getattr(planned.cell.setting, name)
+    if isinstance(found, bool):
+        return "yes" if found else "no"
+    return "" if found is None else f"{found:g}" if isinstance(found, float) else str(found)
+
+
+def title(name: str) -> str:
+    """Return the heading of the column of `value`."""
+    return _TITLES.get(name, name)
+
+
+def described(planned: PlannedCell, names: Sequence[str]) -> str:
+    """Return a cell in a few words: those options of ``names`` that it has."""
+    words = ((name, value(planned, name)) for name in names)
+    parts = [f"{title(name)} {word}" if name not in ("network", "method") else word for name, word in words if word]
+    return ", ".join(parts) or planned.network_name
