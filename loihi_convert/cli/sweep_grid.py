@@ -172,7 +172,7 @@ def _known(key: str, known: tuple[str, ...], path: Path) -> str:
         return name
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"Did you mean {near[0]}?" if near else f"Keys are model, network, {', '.join(known)}."
-    raise UsageError(f"found the key {key!r}", where=path, expected="is unknown", hint=hint)
+    raise UsageError(f"found the unknown key {key!r}", where=path, hint=hint)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -1,0 +1,768 @@
+"""`loihi-convert sweep`: the identity of cells, the folder, the front, and real sweeps of digits."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loihi_convert import cli, netx, pipeline
+from loihi_convert.__main__ import exit_code
+from loihi_convert.backends import open_backend
+from loihi_convert.cli.sweep_grid import AXES, read_grid
+from loihi_convert.cnn.recipe import default_recipe
+from loihi_convert.cnn.training import train
+from loihi_convert.data import load_data
+from loihi_convert.errors import InputError, PlatformError, UsageError
+from loihi_convert.frontend.source import open_source
+from loihi_convert.sweep import compute as computing
+from loihi_convert.sweep.cell import OPTIONS, Cell, Digests, ImageChoice, NetworkFile, Setting
+from loihi_convert.sweep.compute import compute
+from loihi_convert.sweep.flow import compute_missing, duration
+from loihi_convert.sweep.front import COSTS, Found, cost, front, quality
+from loihi_convert.sweep.grid import Grid, PlannedCell, planned_cells, shard
+from loihi_convert.sweep.outcome import CellResult, Outcome
+from loihi_convert.sweep.store import Store
+
+NETWORK = NetworkFile(Path("/somewhere/model.pt"))
+DIGESTS = Digests("model", None, "calibration", "images")
+CELL = Cell(NETWORK, ImageChoice(), DIGESTS, Setting().normalized, "1.0")
+RESULT = CellResult(
+    image_count=10,
+    accuracy=0.5,
+    accuracy_interval=(0.25, 0.75),
+    cnn_accuracy=0.75,
+    agreement_with_cnn=0.5,
+    rmse=None,
+    rmse_to_cnn=None,
+    spikes=1.5,
+    synaptic_operations=100.0,
+    joules=(1e-6, 2e-6),
+    seconds=(1e-6, 2e-6),
+    cores=(1, 2),
+    balanced_by="percentile 99",
+    saturated_images=0,
+)
+
+OTHER_VALUES: dict[str, dict[str, Any]] = {
+    "timesteps": {"timesteps": 8},
+    "method": {"method": "percentile"},
+    "percentile": {"method": "percentile", "percentile": 99.9},
+    "alpha": {"alpha": 0.5},
+    "amplitude": {"amplitude": "literal"},
+    "initial_potential": {"initial_potential": "zero"},
+    "reset": {"reset": "hard"},
+    "readout": {"readout": "spikes"},
+    "input_coding": {"input_coding": "poisson"},
+    "poisson_seed": {"input_coding": "poisson", "poisson_seed": 1},
+    "bias_correction": {"bias_correction": True},
+    "thresholds": {"thresholds": "scalar"},
+    "weight_bits": {"weight_bits": 4},
+    "pixel_bits": {"pixel_bits": 5},
+    "target": {"target": "loihi2"},
+    "split_readout": {"split_readout": True},
+    "skip_copies": {"skip_copies": 2},
+}
+
+
+def planned(cell: Cell, *, work: float = 1.0, name: str = "model.pt") -> PlannedCell:
+    return PlannedCell(cell, name, "digits", "validation images", work)
+
+
+def numbered(count: int) -> list[PlannedCell]:
+    """Different cells."""
+    return [planned(replace(CELL, setting=replace(CELL.setting, timesteps=steps + 1))) for steps in range(count)]
+
+
+class TestIdentity:
+    def test_every_option_changes_the_name(self) -> None:
+        assert set(OTHER_VALUES) == set(OPTIONS) == {axis.option for axis in AXES.values()}
+        settings = [Setting(), *(Setting(**values) for values in OTHER_VALUES.values())]
+        names = {replace(CELL, setting=setting.normalized).name for setting in settings}
+        assert len(names) == len(settings)
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            replace(CELL, package="1.1"),
+            replace(CELL, images=ImageChoice("test")),
+            *(replace(CELL, digests=replace(DIGESTS, **{name: "other"})) for name in asdict(DIGESTS)),
+            *(
+                replace(CELL, network=replace(NETWORK, **change))
+                for change in (
+                    {"arch": "nets:make"},
+                    {"input_shape": (1, 8, 8)},
+                    {"classes": ("a", "b")},
+                    {"mean": (0.5,)},
+                    {"std": (0.5,)},
+                    {"task": "regression"},
+                    {"class_map": "sorted"},
+                )
+            ),
+        ],
+    )
+    def test_so_does_all_that_determines_a_result(self, other: Cell) -> None:
+        assert other.name != CELL.name
+        assert len(other.name) == 64
+
+    def test_places_do_not(self) -> None:
+        moved = NetworkFile(Path("/elsewhere/low.pt"), data="digits", data_root=Path("/data"))
+        assert replace(CELL, network=moved).name == CELL.name
+
+    @pytest.mark.parametrize("without_effect", [{"percentile": 99.9}, {"poisson_seed": 7}, {"reset": "soft"}])
+    def test_options_without_effect_do_not(self, without_effect: dict[str, Any]) -> None:
+        assert Setting(**without_effect).normalized == Setting().normalized
+
+    @given(st.permutations(["timesteps", "method", "weight_bits", "reset"]))
+    def test_the_order_of_keys_does_not(self, names: list[str]) -> None:
+        values = {"timesteps": [1, 4], "method": ["auto", "percentile"], "weight_bits": [4, 8], "reset": ["soft"]}
+        one, other = (Grid((NETWORK,), {name: values[name] for name in order}) for order in (values, names))
+        assert one.settings == other.settings
+        assert len(one.settings) == 8
+
+    def test_the_same_conversion_is_one_cell(self) -> None:
+        grid = Grid((NETWORK,), {"method": ["percentile", "ngu-lee"], "percentile": [99.0, 99.9]})
+        assert [(one.method, one.percentile) for one in grid.settings] == [
+            ("percentile", 99.0),
+            ("percentile", 99.9),
+            ("ngu-lee", None),
+        ]
+
+    def test_options_are_those_of_export(self) -> None:
+        balance, quantize = Setting(method="spike-norm", weight_bits=4, poisson_seed=3).options()
+        assert (balance.reset, balance.poisson_seed, balance.first_potential) == ("hard", 3, "zero")
+        assert quantize.weight_bits == 4
+
+
+@given(st.integers(0, 40), st.integers(1, 50), st.randoms(use_true_random=False))
+def test_shards_contain_every_cell_exactly_once(cells: int, shards: int, order: random.Random) -> None:
+    every = numbered(cells)
+    shuffled = order.sample(every, len(every))
+    parts = [shard(every if index % 2 else shuffled, index, shards) for index in range(1, shards + 1)]
+    assert Counter(one.cell.name for part in parts for one in part) == Counter(one.cell.name for one in every)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+class TestStore:
+    def test_outcomes_are_kept(self, tmp_path: Path) -> None:
+        store = Store(tmp_path / "a" / "b")
+        store.create()
+        store.put(CELL, Outcome(RESULT, duration=1.5))
+        other = replace(CELL, package="2")
+        store.put(other, Outcome(error="does not fit"))
+        assert (store.get(CELL), store.get(other)) == (Outcome(RESULT), Outcome(error="does not fit"))
+        assert store.get(replace(CELL, package="3")) is None
+        assert (store.duration(CELL), store.duration(replace(CELL, package="3"))) == (1.5, None)
+
+    def test_results_do_not_contain_times(self, tmp_path: Path) -> None:
+        store = Store(tmp_path)
+        store.create()
+        found = []
+        for seconds in (1.0, 2.0):
+            store.put(CELL, Outcome(RESULT, duration=seconds))
+            found.append((tmp_path / "cells" / f"{CELL.name}.json").read_bytes())
+        assert found[0] == found[1]
+
+    @pytest.mark.parametrize("content", ["", "{}", "[]", '{"key": 1, "result": {}}', "half a fi"])
+    def test_a_damaged_file_is_named(self, tmp_path: Path, content: str) -> None:
+        store = Store(tmp_path)
+        store.create()
+        path = tmp_path / "cells" / f"{CELL.name}.json"
+        path.write_text(content)
+        with pytest.raises(InputError) as caught:
+            store.get(CELL)
+        assert (caught.value.where, caught.value.hint) == (str(path), "Delete it to compute it again.")
+
+    def test_one_sweep_has_a_cell(self, tmp_path: Path) -> None:
+        one, other = Store(tmp_path), Store(tmp_path)
+        one.create()
+        claim = one.claim(CELL)
+        assert claim is not None
+        assert other.claim(CELL) is None
+        claim.release()
+        again = other.claim(CELL)
+        assert again is not None
+        again.release()
+        assert list((tmp_path / "cells").iterdir()) == []
+
+    def test_a_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(InputError, match="cannot be created"):
+            Store(tmp_path / "file").create()
+
+
+class Scripted:
+    """An executor with given outcomes."""
+
+    def __init__(self, outcomes: Callable[[Cell], Outcome], slots: int = 3) -> None:
+        self.slots, self.submitted, self._outcomes = slots, list[Cell](), outcomes
+        self._running: list[Cell] = []
+
+    def submit(self, cell: Cell) -> None:
+        assert len(self._running) < self.slots
+        self.submitted.append(cell)
+        self._running.append(cell)
+
+    def next_done(self) -> tuple[Cell, Outcome]:
+        cell = self._running.pop()
+        return cell, self._outcomes(cell)
+
+
+class TestFlow:
+    def test_what_is_there_is_not_computed_again(self, tmp_path: Path) -> None:
+        cells, store = numbered(7), Store(tmp_path)
+        first = Scripted(lambda cell: Outcome(RESULT))
+        assert compute_missing(cells[:4], store, first) == {}
+        second = Scripted(lambda cell: Outcome(RESULT))
+        shown: list[tuple[int, int]] = []
+        compute_missing(cells, store, second, progress=lambda done, total: shown.append((done, total)))
+        assert Counter(cell.name for cell in (*first.submitted, *second.submitted)) == Counter(
+            one.cell.name for one in cells
+        )
+        assert shown == [(4, 7), (5, 7), (6, 7), (7, 7)]
+
+    def test_a_cell_that_fails_is_kept_with_its_error_and_one_whose_machine_fails_is_not(self, tmp_path: Path) -> None:
+        cells, store = numbered(3), Store(tmp_path)
+        of = {
+            cells[0].cell.name: Outcome(error="too wide"),
+            cells[1].cell.name: Outcome(error="no memory", is_final=False),
+            cells[2].cell.name: Outcome(RESULT),
+        }
+        failed = compute_missing(cells, store, Scripted(lambda cell: of[cell.name]))
+        assert failed == {cells[1].cell.name: Outcome(error="no memory", is_final=False)}
+        assert [store.get(one.cell) for one in cells] == [Outcome(error="too wide"), None, Outcome(RESULT)]
+        again = Scripted(lambda cell: Outcome(RESULT))
+        compute_missing(cells, store, again)
+        assert again.submitted == [cells[1].cell]
+
+    def test_an_interruption_keeps_what_is_done(self, tmp_path: Path) -> None:
+        cells, store, left = numbered(5), Store(tmp_path), iter(range(2))
+
+        def outcome(cell: Cell) -> Outcome:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return Outcome(RESULT)
+
+        with pytest.raises(KeyboardInterrupt):
+            compute_missing(cells, store, Scripted(outcome))
+        assert sum(store.get(one.cell) is not None for one in cells) == 2
+        assert not list(tmp_path.glob("cells/*.lock"))
+
+    def test_cells_of_another_sweep_are_left_to_it(self, tmp_path: Path) -> None:
+        cells, store, other = numbered(3), Store(tmp_path), Store(tmp_path)
+        store.create()
+        theirs = other.claim(cells[0].cell)
+        assert theirs is not None
+
+        def outcome(cell: Cell) -> Outcome:
+            if cell == cells[2].cell:
+                other.put(cells[0].cell, Outcome(error="theirs"))
+                theirs.release()
+            return Outcome(RESULT)
+
+        executor = Scripted(outcome, slots=1)
+        compute_missing(cells, store, executor)
+        assert executor.submitted == [cells[1].cell, cells[2].cell]
+        assert store.get(cells[0].cell) == Outcome(error="theirs")
+
+    def test_a_full_disk_is_the_machines_failure(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(self: Store, cell: Cell, outcome: Outcome) -> None:
+            raise InputError("cannot be written (No space left on device)", where="x")
+
+        monkeypatch.setattr(Store, "put", full)
+        failed = compute_missing(numbered(2), Store(tmp_path), Scripted(lambda cell: Outcome(RESULT)))
+        assert {outcome.error for outcome in failed.values()} == {"x: cannot be written (No space left on device)."}
+
+    def test_time_left(self, tmp_path: Path) -> None:
+        # 8 cells of equal work and 60 s, but no time passes: one at once. 5 are left after the third.
+        cells, told = numbered(8), list[str]()
+        compute_missing(
+            cells,
+            Store(tmp_path),
+            Scripted(lambda cell: Outcome(RESULT, duration=60.0), slots=1),
+            told=lambda planned, outcome, left: told.append(left.partition(", about")[0]),
+        )
+        assert told == [*(f"{count} of 8" for count in range(1, 8)), ""]
+
+    @pytest.mark.parametrize(("seconds", "words"), [(0.2, "1 s"), (40, "40 s"), (720, "12 min"), (12600, "3.5 h")])
+    def test_durations(self, seconds: float, words: str) -> None:
+        assert duration(seconds) == words
+
+
+class TestFront:
+    @staticmethod
+    def found(accuracy: float | None, timesteps: int, operations: float, **changes: Any) -> Found:
+        cell = replace(CELL, setting=replace(CELL.setting, timesteps=timesteps))
+        return Found(
+            planned(replace(cell, **changes)),
+            RESULT.model_copy(update={"accuracy": accuracy, "synaptic_operations": operations}),
+        )
+
+    def test_by_hand(self) -> None:
+        best = self.found(0.9, 8, 100.0)
+        dearer = self.found(0.9, 8, 120.0)
+        small = self.found(0.7, 2, 30.0)
+        worse = self.found(0.6, 4, 90.0)
+        fewer_steps = self.found(0.5, 1, 40.0)
+        cells = [small, worse, dearer, best, fewer_steps]
+        assert front(cells) == (best, small, fewer_steps)
+        assert front(cells, ["synops"]) == (best, small)
+
+    def test_equal_cells_are_one(self) -> None:
+        one, same = self.found(0.9, 8, 100.0), self.found(0.9, 8, 100.0, package="2")
+        assert front([one, same]) == (one,)
+
+    def test_cells_of_other_images_do_not_compete(self) -> None:
+        one = self.found(0.9, 1, 1.0)
+        other = self.found(0.1, 8, 9.0, digests=replace(DIGESTS, images="others"))
+        assert front([one, other]) == (one, other)
+
+    def test_without_labels_agreement_counts_and_an_error_counts_downwards(self) -> None:
+        unknown = RESULT.model_copy(update={"accuracy": None})
+        numbers = unknown.model_copy(update={"agreement_with_cnn": None, "rmse": 0.25})
+        assert (quality(RESULT), quality(unknown), quality(numbers)) == (0.5, 0.5, -0.25)
+
+    @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 4), st.integers(0, 4)), max_size=12))
+    def test_nothing_on_it_is_beaten_and_all_else_is(self, values: list[tuple[int, int, int]]) -> None:
+        cells = [self.found(accuracy / 4, steps, float(work)) for accuracy, steps, work in values]
+
+        def beats(one: Found, other: Found) -> bool:
+            mine, theirs = (
+                (-one.result.accuracy, *(cost(one, kind) for kind in COSTS))
+                for one in (one, other)  # type: ignore[operator]
+            )
+            return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))  # type: ignore[operator]
+
+        best = front(cells)
+        assert not any(beats(other, one) for one in best for other in cells)
+        for one in cells:
+            same = [other for other in best if other.result == one.result and other.planned == one.planned]
+            assert same or any(beats(other, one) for other in best)
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Sweep = Callable[..., Done]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sweep") / "model.pt"
+    train("digits-cnn", load_data("digits"), replace(default_recipe("digits"), epochs=3), seed=0, output=path)
+    return path
+
+
+@pytest.fixture
+def sweep(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Sweep:
+    """Run `sweep` in a folder with a model.pt."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(checkpoint, tmp_path)
+
+    def run(*words: object) -> Done:
+        texts = ["sweep", *map(str, words)]
+        monkeypatch.setattr(sys, "argv", ["loihi-convert", *texts])
+        code = exit_code(lambda: cli.app(texts, standalone_mode=False))
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return Done(code, out, err)
+
+    return run
+
+
+HERE = ("--workers", "0", "--calibration", "40", "--images", "30")
+
+
+def rows(folder: Path = Path("sweep")) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "sweep.csv").read_text().splitlines()))
+
+
+def stored(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("cells/*.json")}
+
+
+@pytest.fixture
+def exports(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The T of every export."""
+    counted: list[int] = []
+    export = pipeline.export
+
+    def counting(*args: Any, **keywords: Any) -> Any:
+        counted.extend(args[2])
+        return export(*args, **keywords)
+
+    monkeypatch.setattr(computing.pipeline, "export", counting)
+    return counted
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["model.pt", "--shard", "0/3"], 2, "error: --shard: found 0/3; must be K/N with 1 <= K <= N, such as 3/20."),
+        (["model.pt", "--shard", "3"], 2, "error: --shard: found '3'; must be K/N"),
+        (["model.pt", "--shard", "1/2", "--workers", "2"], 2, "--workers: given; must not be given with --shard."),
+        (["model.pt", "--workers", "-1"], 2, "error: --workers: found -1; must be at least 0."),
+        (["model.pt", "--balance", "lest-squares"], 2, "Did you mean least-squares?"),
+        (["model.pt", "--weight-bits", "4,9"], 2, "error: --weight-bits: found 9; must be a whole number in 2..8."),
+        (["model.pt", "-T", "4,x"], 2, "error: --timesteps: found 'x'; must be a whole number."),
+        (["model.pt", "-T", "4,4"], 2, "error: --timesteps: found 4, 4; must be without repeats."),
+        (["model.pt", "-T", "0"], 2, "error: --timesteps: found 0; must be a whole number in 1.."),
+        (["model.pt", "--percentile", "101"], 2, "error: --percentile: found 101.0; must be in (0, 100]."),
+        (["model.pt", "--seed", "-1"], 2, "error: --seed: found -1; must be a whole number in 0.."),
+        (["model.pt", "--bias-correction", "maybe"], 2, "error: --bias-correction: found 'maybe'; must be yes or no"),
+        (["model.pt", "--split", "train"], 2, "error: --split: found 'train'; must be one of validation, test."),
+        (["model.pt", "--against", "speed"], 2, "error: --against: found 'speed'; must be one of timesteps, synops"),
+        (["model.pt", "--slurm", "partition=a"], 2, "must contain workers=N, the number of jobs."),
+        (["model.pt", "--slurm", "workers=2,queue=a"], 2, "must be key=value pairs of workers, partition"),
+        (["model.pt", "--images", "201"], 2, "--images: found 201; must be 1..200, the validation images of digits."),
+        (["absent.pt"], 3, "absent.pt: cannot be read"),
+        (["absent.toml"], 3, "error: absent.toml: cannot be read (No such file or directory)."),
+        (["bad.toml"], 3, "error: bad.toml: not TOML ("),
+        (["typo.toml"], 2, "error: typo.toml: found the unknown key 'weigth-bits'. Did you mean weight-bits?"),
+        (["type.toml"], 2, "error: type.toml: timesteps: found True; must be a whole number."),
+        (["empty.toml"], 2, "error: empty.toml: found no networks; must have model ="),
+        (["bad.toml", "model.pt"], 2, "found 2 files; must be one TOML file, or networks."),
+    ],
+)
+def test_mistakes(sweep: Sweep, words: list[str], code: int, message: str) -> None:
+    for name, text in {
+        "bad": "model =",
+        "typo": 'model = "model.pt"\nweigth-bits = 4',
+        "type": 'model = "model.pt"\ntimesteps = [1, true]',
+        "empty": "timesteps = 4",
+    }.items():
+        Path(f"{name}.toml").write_text(text)
+    done = sweep(*words)
+    assert (done.code, done.out) == (code, "")
+    assert message in done.err
+    assert not Path("sweep").exists()
+
+
+@pytest.mark.parametrize(("words", "package"), [([], "distributed"), (["--slurm", "workers=1"], "dask-jobqueue")])
+def test_a_missing_extra_is_one_sentence(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, words: list[str], package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package.replace("-", "_"), None)
+    done = sweep("model.pt", *words)
+    assert done.code == PlatformError.exit_code
+    assert f"error: {package}: cannot be imported" in done.err
+    assert f'Run: pip install "{package}"' in done.err
+    assert "Without it, --workers=0" in done.err or "Without it, --workers 0 computes" in done.err
+
+
+def test_toml_and_flags_name_the_same_cells(checkpoint: Path, tmp_path: Path) -> None:
+    file = tmp_path / "grid.toml"
+    shutil.copy(checkpoint, tmp_path)
+    file.write_text(
+        'model = ["model.pt"]\ntimesteps = [1, 4]\nweight_bits = 4\nbalance = ["percentile", "rmp"]\n'
+        "percentile = [99, 99.9]\nbias-correction = [true, false]\nimages = 20\ncalibration = 30\n"
+    )
+    flags = {
+        "timesteps": "4,1",
+        "weight-bits": "4",
+        "balance": "rmp,percentile",
+        "percentile": "99,99.9",
+        "bias-correction": "no,yes",
+        "images": "20",
+        "calibration": "30",
+    }
+    one, other = (planned_cells(grid) for grid in (read_grid([file], {}), read_grid([checkpoint], flags)))
+    assert {cell.cell.name for cell in one} == {cell.cell.name for cell in other}
+    # Two T, with and without correction: two percentiles and rmp.
+    assert len(one) == 2 * 2 * 3
+    assert {cell.cell.setting.timesteps for cell in planned_cells(read_grid([file], {"timesteps": "2"}))} == {2}
+
+
+OWN = """
+from torch import nn
+
+def make(classes=10):
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, classes))
+"""
+
+
+@pytest.mark.slow
+def test_own_cnns_beside_checkpoints(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    Path("own_nets.py").write_text(OWN)
+    monkeypatch.delitem(sys.modules, "own_nets", raising=False)
+    namespace: dict[str, Any] = {}
+    exec(OWN, namespace)
+    torch.save(namespace["make"]().state_dict(), "own.pt")
+    Path("grid.toml").write_text(
+        '[[network]]\nmodel = "model.pt"\n'
+        '[[network]]\nmodel = "own.pt"\narch = "own_nets:make"\ndata = "digits"\nmean = 0.5\nstd = [0.25]\n'
+    )
+    assert sweep("grid.toml", "-T", "2", *HERE).code == 0
+    assert [(row["network"], row["error"]) for row in rows()] == [("model.pt", ""), ("own.pt", "")]
+    before = {row["network"]: row["cell"] for row in rows()}
+    # Another file of code is another cell, even with the same weights.
+    Path("own_nets.py").write_text(f"{OWN}\n# changed\n")
+    monkeypatch.delitem(sys.modules, "own_nets")
+    assert sweep("grid.toml", "-T", "2", *HERE).code == 0
+    after = {row["network"]: row["cell"] for row in rows()}
+    assert {name for name in before if before[name] != after[name]} == {"own.pt"}
+
+
+@pytest.mark.slow
+class TestDigits:
+    def test_a_cell_is_an_export_and_a_run(self, sweep: Sweep) -> None:
+        """Accuracy and work are those of `pipeline.run` on the file that `pipeline.export` writes."""
+        assert sweep("model.pt", "-T", "4", "--balance", "percentile", "--weight-bits", "5", *HERE).code == 0
+        (row,) = rows()
+        digits = load_data("digits")
+        balance, quantize = Setting(method="percentile", weight_bits=5).options()
+        pipeline.export(
+            Path("model.pt"),
+            Path("model.net"),
+            [4],
+            digits.calibration_images("40"),
+            balance_options=balance,
+            quantize_options=quantize,
+        )
+        with open_backend("ref") as backend:
+            ran = pipeline.run(pipeline.open_file("model.net"), digits.validation[:30], backend)
+        point = ran.evaluation.nominal_point
+        assert netx.read(Path("model.net")).timesteps == 4
+        assert float(row["accuracy"]) == point.accuracy
+        assert float(row["synaptic_operations"]) == point.synaptic_operations
+        assert float(row["cnn_accuracy"]) == ran.evaluation.cnn_accuracy
+        assert ran.evaluation.energy is not None
+        energy = {one.timesteps: one.loihi1_joules for one in ran.evaluation.energy.estimates}[4]
+        assert (float(row["joules_low"]), float(row["joules_high"])) == energy
+
+    def test_nothing_is_computed_twice(self, sweep: Sweep, exports: list[int]) -> None:
+        words = ("--balance", "percentile", "--weight-bits", "4,8", *HERE)
+        assert sweep("model.pt", "-T", "1,2", *words).code == 0
+        assert sorted(exports) == [1, 1, 2, 2]
+        before = stored(Path("sweep"))
+        exports.clear()
+        done = sweep("model.pt", "-T", "1,2,4", *words)
+        assert sorted(exports) == [4, 4]
+        assert before.items() < stored(Path("sweep")).items()
+        assert done.err.count("%") == 2
+        exports.clear()
+        assert sweep("model.pt", "-T", "1,2,4", *words).out.startswith("Best: ")
+        assert exports == []
+
+    def test_validation_images_unless_test_images_are_asked_for(self, sweep: Sweep) -> None:
+        words = ("model.pt", "-T", "1", "--balance", "percentile", "--calibration", "20", "--workers", "0")
+        assert sweep(*words).code == 0
+        (row,) = rows()
+        assert (row["images"], row["image_count"]) == ("validation images", "200")
+        assert sweep(*words, "--split", "test").code == 0
+        (other,) = rows()
+        assert (other["images"], other["image_count"]) == ("test images", "400")
+        assert row["cell"] != other["cell"]
+
+    def test_a_failing_cell_is_a_row(self, sweep: Sweep) -> None:
+        done = sweep("model.pt", "-T", "2", "--balance", "rmp,percentile", "--reset", "hard", *HERE)
+        assert done.code == 0
+        assert [row["error"] for row in rows()] == [
+            "reset: found 'hard'; must be soft with `method='rmp'`. For hard reset use `method='spike-norm'`.",
+            "",
+        ]
+        assert [row["accuracy"] == "" for row in rows()] == [True, False]
+        assert "failed      1 cell: reset: found 'hard'; must be soft with --balance rmp." in done.out
+        assert (
+            json.loads(sweep("model.pt", "-T", "2", "--balance", "rmp", "--reset", "hard", *HERE, "--json").out)[
+                "front"
+            ]
+            == []
+        )
+
+    def test_a_bug_or_a_full_memory_does_not_end_the_sweep(
+        self, sweep: Sweep, monkeypatch: pytest.MonkeyPatch, exports: list[int]
+    ) -> None:
+        run = computing.run_network
+
+        def fails_at_2(network: Any, images: Any, timesteps: int) -> Any:
+            if timesteps == 2:
+                raise MemoryError("too much")
+            return run(network, images, timesteps)
+
+        monkeypatch.setattr(computing, "run_network", fails_at_2)
+        done = sweep("model.pt", "-T", "1,2,4", "--balance", "percentile", *HERE)
+        assert done.code == PlatformError.exit_code
+        assert [row["error"] for row in rows()] == ["", "MemoryError: too much", ""]
+        monkeypatch.setattr(computing, "run_network", run)
+        exports.clear()
+        assert sweep("model.pt", "-T", "1,2,4", "--balance", "percentile", *HERE).code == 0
+        assert exports == [2]
+
+    def test_a_dry_run_computes_and_writes_nothing(self, sweep: Sweep, exports: list[int]) -> None:
+        words = ("model.pt", "-T", "1,2", "--balance", "auto,percentile", *HERE)
+        done = sweep(*words, "--dry-run")
+        assert done.out.startswith("4 of 4 cells to compute: about ")
+        assert "rough: no cell is measured yet" in done.out
+        assert (exports, Path("sweep").exists()) == ([], False)
+        sweep("model.pt", "-T", "1", "--balance", "auto,percentile", *HERE)
+        done = sweep(*words, "--dry-run")
+        assert done.out.startswith("2 of 4 cells to compute: about ")
+        assert "from 2 measured cells" in done.out
+        assert done.out.count("computed") == 2
+        content = json.loads(sweep(*words, "--dry-run", "--json").out)
+        assert [cell["is_computed"] for cell in content["cells"]] == [True, False, True, False]
+        assert content["seconds"] > 0
+
+    def test_shards_make_the_whole(self, sweep: Sweep, exports: list[int]) -> None:
+        words = ("model.pt", "-T", "1,2,4", "--balance", "percentile", *HERE[2:])
+        first = sweep(*words, "--shard", "1/2")
+        assert not Path("sweep/sweep.csv").exists()
+        assert "1 cells; the same command without --shard" in first.out
+        sweep(*words, "--shard", "2/2")
+        assert [row["timesteps"] for row in rows()] == ["1", "2", "4"]
+        assert sorted(exports) == [1, 2, 4]
+
+    def test_the_answer(self, sweep: Sweep) -> None:
+        done = sweep("model.pt", "-T", "1,4", "--balance", "percentile", "--weight-bits", "2,8", *HERE)
+        lines = done.out.splitlines()
+        assert lines[0].startswith("Best: ")
+        assert "4 cells on validation images of digits; 4 computed now" in done.out
+        assert len(lines) <= 24
+        next_line = next(line for line in lines if line.startswith("next"))
+        assert "loihi-convert export model.pt -T " in next_line
+        best = json.loads(
+            sweep("model.pt", "-T", "1,4", "--balance", "percentile", "--weight-bits", "2,8", *HERE, "--json").out
+        )
+        on_front = [row["cell"] for row in best["cells"] if row["is_on_front"]]
+        assert sorted(best["front"]) == sorted(on_front)
+        assert len(best["cells"]) == 4
+        top = max(best["cells"], key=lambda row: row["accuracy"])
+        assert f"Best: {100 * top['accuracy']:.2f} %" in lines[0]
+
+    def test_a_changed_checkpoint_is_not_used(self, sweep: Sweep, checkpoint: Path) -> None:
+        (one,) = planned_cells(read_grid([checkpoint], {"images": "5", "calibration": "10", "timesteps": "1"}))
+        changed = replace(one.cell, digests=replace(one.cell.digests, model="other"))
+        outcome = compute(changed)
+        assert outcome.is_final is False
+        assert "have changed since the sweep began" in str(outcome.error)
+        outcome = compute(replace(one.cell, package="0.0.0"))
+        assert "must be 0.0.0, as where the sweep began" in str(outcome.error)
+
+    def test_a_regression_is_compared_by_its_error(self, sweep: Sweep, tmp_path: Path) -> None:
+        import numpy as np
+
+        digits = load_data("digits").test
+        source = open_source(Path("model.pt"))
+        np.savez("targets.npz", images=digits.images[:20], targets=source.module_outputs(digits.images[:20]))
+        done = sweep("model.pt", "-T", "8", "--task", "regression", "--data", "targets.npz", "--workers", "0")
+        assert done.code == 0, done.err
+        assert done.out.startswith("Best: RMSE ")
+        assert "targets.npz has no validation images" in done.err
+        (row,) = rows()
+        assert float(row["rmse"]) > 0
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "loihi_convert", "sweep", "model.pt", *words]
+
+
+@pytest.mark.slow
+class TestProcesses:
+    WORDS = ("-T", "1,2,4", "--balance", "percentile,ngu-lee", "--calibration", "40", "--images", "30")
+
+    def test_a_local_cluster_gives_the_same_bytes(self, sweep: Sweep) -> None:
+        assert sweep("model.pt", *self.WORDS, "--workers", "0", "-o", "here").code == 0
+        done = subprocess.run(
+            command(*self.WORDS, "--workers", "2", "-o", "there"), capture_output=True, text=True, timeout=200
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        assert len(stored(Path("here"))) == 6
+        assert stored(Path("here")) == stored(Path("there"))
+        assert Path("here/sweep.csv").read_bytes() == Path("there/sweep.csv").read_bytes()
+
+    def test_two_sweeps_share_a_folder(self, sweep: Sweep) -> None:
+        both = [
+            subprocess.Popen(
+                command(*self.WORDS, "--workers", "0"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+            for _ in range(2)
+        ]
+        told = [process.communicate(timeout=200)[1] for process in both]
+        assert [process.returncode for process in both] == [0, 0], told
+        computed = [line.partition(":")[0] for err in told for line in err.splitlines() if " %" in line]
+        assert len(computed) == len(set(computed)) == 6
+        assert len(rows()) == len(stored(Path("sweep"))) == 6
+        assert not list(Path("sweep/cells").glob("*.lock"))
+
+    def test_ctrl_c_keeps_what_is_done(self, sweep: Sweep) -> None:
+        process = subprocess.Popen(
+            command(*self.WORDS, "--workers", "1"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        assert " %" in first
+        # As a terminal does: to the workers, too.
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=100)
+        assert (process.returncode, out) == (128 + signal.SIGINT, "")
+        assert err.splitlines()[-1] == "error: interrupted; no partial files were left."
+        assert "Traceback" not in err
+        kept = stored(Path("sweep"))
+        assert 1 <= len(kept) < 6
+        assert not list(Path("sweep/cells").glob("*.lock"))
+        assert sweep("model.pt", *self.WORDS, "--workers", "0").code == 0
+        assert kept.items() < stored(Path("sweep")).items()
+
+
+def sbatch_works() -> bool:
+    return shutil.which("sbatch") is not None and subprocess.run(["sinfo"], capture_output=True).returncode == 0
+
+
+@pytest.mark.slurm
+@pytest.mark.skipif(not sbatch_works(), reason="no SLURM answers")
+class TestSlurm:
+    WORDS = TestProcesses.WORDS
+
+    def test_jobs_are_workers(self, sweep: Sweep) -> None:
+        assert sweep("model.pt", *self.WORDS, "--workers", "0", "-o", "here").code == 0
+        jobs = "workers=2,walltime=00:10:00,memory=1GB,interface=lo"
+        done = subprocess.run(
+            command(*self.WORDS, "--slurm", jobs, "-o", "there"), capture_output=True, text=True, timeout=280
+        )
+        assert done.returncode == 0, done.stderr
+        assert stored(Path("here")) == stored(Path("there"))
+
+    def test_an_array_of_shards(self, sweep: Sweep) -> None:
+        assert sweep("model.pt", *self.WORDS, "--workers", "0", "-o", "here").code == 0
+        words: Sequence[str] = command(*self.WORDS, "-o", "there")
+        script = f"#!/bin/sh\nexport OMP_NUM_THREADS=1\n{' '.join(words)} --shard $SLURM_ARRAY_TASK_ID/3\n"
+        Path("job.sh").write_text(script)
+        subprocess.run(["sbatch", "--wait", "--array=1-3", "--mem=1G", "job.sh"], check=True, timeout=280)
+        assert stored(Path("here")) == stored(Path("there"))
+        assert Path("here/sweep.csv").read_bytes() == Path("there/sweep.csv").read_bytes()
+
+
+def test_a_grid_needs_values() -> None:
+    with pytest.raises(UsageError, match="found no value"):
+        Grid((NETWORK,), {"timesteps": []})
+    with pytest.raises(UsageError, match="found bits"):
+        Grid((NETWORK,), {"bits": [4]})
+    with pytest.raises(UsageError, match="found none"):
+        Grid((), {})
