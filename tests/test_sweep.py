@@ -742,9 +742,9 @@ class TestSlurm:
 
     def test_jobs_are_workers(self, sweep: Sweep) -> None:
         assert sweep("model.pt", *self.WORDS, "--workers", "0", "-o", "here").code == 0
-        jobs = "workers=2,walltime=00:10:00,memory=1GB,interface=lo"
+        jobs = "workers=2,walltime=00:10:00,memory=3GB,interface=lo"
         done = subprocess.run(
-            command(*self.WORDS, "--slurm", jobs, "-o", "there"), capture_output=True, text=True, timeout=280
+            command(*self.WORDS, "--slurm", jobs, "-o", "there"), capture_output=True, text=True, timeout=150
         )
         assert done.returncode == 0, done.stderr
         assert stored(Path("here")) == stored(Path("there"))
@@ -754,7 +754,7 @@ class TestSlurm:
         words: Sequence[str] = command(*self.WORDS, "-o", "there")
         script = f"#!/bin/sh\nexport OMP_NUM_THREADS=1\n{' '.join(words)} --shard $SLURM_ARRAY_TASK_ID/3\n"
         Path("job.sh").write_text(script)
-        subprocess.run(["sbatch", "--wait", "--array=1-3", "--mem=1G", "job.sh"], check=True, timeout=280)
+        subprocess.run(["sbatch", "--wait", "--array=1-3", "--mem=3G", "job.sh"], check=True, timeout=280)
         assert stored(Path("here")) == stored(Path("there"))
         assert Path("here/sweep.csv").read_bytes() == Path("there/sweep.csv").read_bytes()
 

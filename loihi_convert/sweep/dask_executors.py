@@ -103,6 +103,9 @@ class OnDask:
                 hint="Finished cells are kept. Run the same command again for the rest.",
             )
         error = future.exception()
+        if type(error).__name__ == "KilledWorker":
+            reason = "the workers that computed it died, each time; the memory or the time of a worker may be too short"
+            return cell, Outcome(error=reason, is_final=False)
         return cell, Outcome(error=f"{type(error).__name__}: {error}", is_final=False)
 
 
