@@ -50,14 +50,25 @@ SUBSTITUTES = {
     r"^train\b": "train --epochs 1 --overwrite",
     r"^export\b": "export --overwrite --calibration 30",
     r"^report\b": "report --overwrite",
+    r"^sweep\b": "sweep --workers 0 --calibration 30 --images 5",
     r"--images \d+": "--images 5",
     r"-T (64|32|16)\b": "-T 8",
     r"^run (?!.*--images)(?!.*--data)": "run --images 5 ",
     r"--sim 10\b": "--sim 2",
     r"--lava-python \S+": f"--lava-python {sys.executable}",
 }
-NOT_RUN = re.compile(r"loihi-convert (data|doctor|demo|reproduce)\b|python3? -m |python tools/|pip install |pytest")
-"""Downloads, installations, what other tests run whole or with their own data, and tools."""
+NOT_RUN = re.compile(
+    r"loihi-convert (data|doctor|demo|reproduce)\b|sweep .*(--slurm|--scheduler|--shard)|python3? -m |python tools/"
+    r"|pip install |pytest"
+)
+"""Downloads, installations, clusters, what other tests run whole or with their own data, and tools."""
+
+GRID = """
+model = "model.pt"
+timesteps = [1, 4]
+weight-bits = [4, 8]
+balance = "percentile"
+"""
 
 BOARD_MISSING = 4
 NETS = """
@@ -136,6 +147,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = Recipe(epochs=2, batch_size=64, learning_rate=0.004, averaging=0.0)
     train("digits-cnn", digits, recipe, seed=0, output=folder / "model.pt")
     (folder / "my_nets.py").write_text(NETS)
+    (folder / "grid.toml").write_text(GRID)
     space: dict[str, Any] = {}
     exec(NETS, space)
     torch.manual_seed(0)

@@ -32,6 +32,7 @@ from loihi_convert.frontend.source import open_source
 from loihi_convert.sweep import compute as computing
 from loihi_convert.sweep.cell import OPTIONS, Cell, Digests, ImageChoice, NetworkFile, Setting
 from loihi_convert.sweep.compute import compute
+from loihi_convert.sweep.dask_executors import local_cluster
 from loihi_convert.sweep.flow import compute_missing, duration
 from loihi_convert.sweep.front import COSTS, Found, cost, front, quality
 from loihi_convert.sweep.grid import Grid, PlannedCell, planned_cells, shard
@@ -681,6 +682,11 @@ def command(*words: str) -> list[str]:
 @pytest.mark.slow
 class TestProcesses:
     WORDS = ("-T", "1,2,4", "--balance", "percentile,ngu-lee", "--calibration", "40", "--images", "30")
+
+    def test_two_local_clusters_at_once(self, sweep: Sweep) -> None:
+        """Each on its own ports; a warning of Dask would be an error here."""
+        with local_cluster(1) as one, local_cluster(1) as other:
+            assert (one.slots, other.slots) == (2, 2)
 
     def test_a_local_cluster_gives_the_same_bytes(self, sweep: Sweep) -> None:
         assert sweep("model.pt", *self.WORDS, "--workers", "0", "-o", "here").code == 0

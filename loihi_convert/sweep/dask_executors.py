@@ -129,7 +129,8 @@ def local_cluster(workers: int) -> Iterator[OnDask]:
                     processes=True,
                     # No limit: a worker above a share of the memory would be paused or killed.
                     memory_limit=0,
-                    dashboard_address=None,
+                    # Any free port: another cluster may have the usual one.
+                    dashboard_address=":0",
                     silence_logs=logging.CRITICAL,
                     env=ONE_THREAD,
                 )
@@ -185,7 +186,7 @@ def slurm_cluster(jobs: SlurmJobs, logs: Path) -> Iterator[OnDask]:
         raise PlatformError("the command sbatch is not found", where="SLURM", hint=hint)
     _silence()
     options: dict[str, Any] = {} if jobs.interface is None else {"interface": jobs.interface}
-    scheduler = {"dashboard": False, "dashboard_address": None, **options}
+    scheduler = {"dashboard_address": ":0", **options}
     with ExitStack() as stack:
         try:
             cluster = stack.enter_context(
