@@ -41,6 +41,11 @@ train = "--data digits --epochs 8"
 file = "cnn-qcfs-L2.safetensors"
 train = "--from cnn.safetensors --qcfs 2 --epochs 2"
 
+[[checkpoint]]
+file = "other.safetensors"
+train = "--data digits --epochs 1"
+further = true
+
 [[export]]
 from = ["cnn.safetensors", "cnn-qcfs-L2.safetensors"]
 timesteps = [1, 8]
@@ -76,6 +81,8 @@ def test_a_folder_is_built_and_its_files_give_what_its_card_says(
     )
     page = tool.card_page(card)
     assert all(f"{sha256(folder / item['file'])}  {item['file']}\n" in page for item in card["networks"])
+    assert [item["file"] for item in card["checkpoints"]] == ["cnn.safetensors", "cnn-qcfs-L2.safetensors"]
+    assert [item["file"] for item in card["further_checkpoints"]] == ["other.safetensors"]
     digits = load_data("digits")
     assert [network["timesteps"] for network in card["networks"]] == [1, 8]
     for network in card["networks"]:
@@ -120,11 +127,10 @@ def test_an_interrupted_training_is_continued(
     commands = []
     monkeypatch.setattr(tool, "_command", lambda words, *_: commands.append(words))
     item = tool.Trained("cnn.safetensors", "--data digits")
-    tool.train(item, tmp_path, 3, None)
-    (tmp_path / "cnn.safetensors.resume.pt").touch()
-    tool.train(item, tmp_path, 3, None)
-    (tmp_path / "cnn.safetensors").touch()
-    tool.train(item, tmp_path, 3, None)
+    plan = tool.Plan((item,), (), seed=3, store="float16", sim_images=0, largest_file=0)
+    for name in ("other", "cnn.safetensors.resume.pt", "cnn.safetensors"):
+        (tmp_path / name).touch()
+        tool.train(item, tmp_path, plan, None)
     words = "train --data digits --store float16 --seed 3 -o cnn.safetensors"
     assert commands == [words, f"{words} --resume"]
 

@@ -546,7 +546,8 @@ def test_a_ready_made_model_is_its_cnn_and_what_was_fine_tuned_from_it(
 ) -> None:
     folder = Path(__file__).parents[1] / "netx_models"
     names = {name: [path.name for path in request.model_files(name)] for name in ("mnist", "cifar10")}
-    assert names["mnist"][0] == "model.safetensors"
+    assert names["mnist"][0] == "cnn.safetensors"
+    assert "cnn-paper-recipe.safetensors" not in names["mnist"]
     assert all((folder / name / file).is_file() for name, files in names.items() for file in files)
     assert names["cifar10"] == ["recovered-relu.safetensors", "recovered-q4.safetensors", "q2.safetensors"]
     assert request.model_files("my.pt") == (Path("my.pt"),)

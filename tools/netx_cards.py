@@ -81,7 +81,11 @@ def card_page(card: dict[str, Any]) -> str:
         "### Make it again",
         "",
         "```",
-        *(item["command"] for item in card["checkpoints"]),
+        *(
+            item["command"]
+            for item in (*card["checkpoints"], *card.get("further_checkpoints", ()))
+            if "command" in item
+        ),
         *(
             command
             for network in (*card["networks"], *([] if single is None else [single]))

@@ -6,6 +6,7 @@
 ``build.toml`` holds the options of `loihi-convert train` and `export`::
 
     sim_images = 1000                                   # test images on Lava's simulator; default: 1000
+    store = "float32"                                   # of checkpoints; default: float16
 
     [[checkpoint]]                                      # the first one is the CNN that accuracies are compared with
     file = "cnn.safetensors"
@@ -15,20 +16,24 @@
     file = "cnn-qcfs-L4.safetensors"
     train = "--from cnn.safetensors --qcfs 4"
 
+    [[checkpoint]]                                      # a starting point of its own, from which no file is exported
+    file = "cnn-paper-recipe.safetensors"
+    train = "--data mnist --recipe paper"
+    further = true
+
     [[export]]                                          # a candidate for each checkpoint and each T
     from = ["cnn.safetensors", "cnn-qcfs-L4.safetensors"]
     timesteps = [4, 8]
     options = ""
 
-`build` trains every checkpoint, with float16 weights and seed 0, and exports every candidate to FOLDER-candidates. It
+`build` trains every checkpoint, with seed 0 (or ``seed = 1``), and exports every candidate to FOLDER-candidates. It
 runs each on the validation images with `ref`, in fixed point. For each T it keeps the candidate with the most correct
 images (if tied, the first in the plan). Among files whose potentials are proven to fit for all T, it names the best one
 over all T on the first 1,000 of these images. Test images are used only afterwards: all of them by `ref`, and the first
 ones by Lava's simulator, which must give the same output potentials. The results are written to ``card.json`` and, as a
 table, to ``README.md``. An interrupted build continues where it was.
 
-`table` prints the mean over several folders with different, predetermined seeds (``seed = 1`` in their plan), as
-Markdown.
+`table` prints the mean over several folders with different, predetermined seeds, as Markdown.
 """
 
 from __future__ import annotations
@@ -73,10 +78,11 @@ _PLAN: Final = "build.toml"
 
 @dataclass(frozen=True)
 class Trained:
-    """A checkpoint of the plan: its file, and the options of `train`."""
+    """A checkpoint of the plan: its file, the options of `train`, and whether it is a starting point of its own."""
 
     file: str
     options: str
+    is_further: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,7 @@ class Plan:
     checkpoints: tuple[Trained, ...]
     candidates: tuple[Candidate, ...]
     seed: int
+    store: str
     sim_images: int
     largest_file: int
 
@@ -127,7 +134,7 @@ def build(folder: Path, data_root: Path | None) -> None:
     """Make everything that is missing in ``folder``, and its card."""
     plan = read_plan(folder)
     for item in plan.checkpoints:
-        train(item, folder, plan.seed, data_root)
+        train(item, folder, plan, data_root)
     splits = load_data(checkpoint.load(folder / plan.checkpoints[0].file).data, data_root)
     work = folder.with_name(f"{folder.name}-candidates")
     work.mkdir(parents=True, exist_ok=True)
@@ -144,7 +151,7 @@ def read_plan(folder: Path) -> Plan:
     try:
         text = tomllib.loads(path.read_text())
         plan = Plan(
-            tuple(Trained(item["file"], item["train"]) for item in text["checkpoint"]),
+            tuple(Trained(item["file"], item["train"], item.get("further", False)) for item in text["checkpoint"]),
             tuple(
                 Candidate(source, timesteps, item.get("options", ""))
                 for item in text["export"]
@@ -152,6 +159,7 @@ def read_plan(folder: Path) -> Plan:
                 for timesteps in item["timesteps"]
             ),
             text.get("seed", 0),
+            text.get("store", "float16"),
             text.get("sim_images", 1_000),
             text.get("largest_file", LARGEST_FILE),
         )
@@ -169,17 +177,18 @@ def read_plan(folder: Path) -> Plan:
     return plan
 
 
-def train_words(item: Trained, seed: int) -> str:
+def train_words(item: Trained, plan: Plan) -> str:
     """Return the command that trains a checkpoint, without the name of the program."""
-    return f"train {item.options} --store float16 --seed {seed} -o {item.file}"
+    store = "" if plan.store == "float32" else f" --store {plan.store}"
+    return f"train {item.options}{store} --seed {plan.seed} -o {item.file}"
 
 
-def train(item: Trained, folder: Path, seed: int, data_root: Path | None) -> None:
+def train(item: Trained, folder: Path, plan: Plan, data_root: Path | None) -> None:
     """Train a checkpoint if it is missing; continue if that was interrupted."""
     path = folder / item.file
     if not path.exists():
         unfinished = resume_path(path).exists()
-        _command(f"{train_words(item, seed)}{' --resume' if unfinished else ''}", folder, data_root)
+        _command(f"{train_words(item, plan)}{' --resume' if unfinished else ''}", folder, data_root)
 
 
 def export_words(candidate: Candidate, name: str) -> str:
@@ -248,20 +257,15 @@ def measure(folder: Path, work: Path, plan: Plan, exported: Sequence[Exported], 
     chosen = [best_for(exported, timesteps) for timesteps in steps]
     single = best_single(chosen, steps, splits.validation[:SINGLE_IMAGES])
     cnn = checkpoint.load(folder / plan.checkpoints[0].file)
-    used = {plan.checkpoints[0].file, *(one.candidate.source for one in chosen)}
+    checkpoints = {item: _checkpoint(item, folder, plan) for item in plan.checkpoints}
+    further = [card for item, card in checkpoints.items() if item.is_further]
     return {
         **_described_cnn(cnn, splits),
-        "checkpoints": [_checkpoint(item, folder, plan) for item in plan.checkpoints if _is_needed(item, used, plan)],
+        "checkpoints": [card for item, card in checkpoints.items() if not item.is_further],
         "networks": [_network(one, exported, folder, plan, splits) for one in chosen],
         **({} if single is None else {"best_single_file": _single(single, steps, splits)}),
+        **({"further_checkpoints": further} if further else {}),
     }
-
-
-def _is_needed(item: Trained, used: set[str], plan: Plan) -> bool:
-    """Whether a file was made from the checkpoint, or from one that was fine-tuned from it."""
-    return item.file in used or any(
-        item.file in shlex.split(other.options) and _is_needed(other, used, plan) for other in plan.checkpoints
-    )
 
 
 def _described_cnn(cnn: Checkpoint, splits: DataSplits) -> dict[str, Any]:
@@ -343,7 +347,7 @@ def _checkpoint(item: Trained, folder: Path, plan: Plan) -> dict[str, Any]:
         "validation_accuracy": found.validation_accuracy,
         "test_accuracy": found.test_accuracy,
         "recipe": {key: value for key, value in found.recipe.items() if key != "validation_accuracy_per_epoch"},
-        "command": f"loihi-convert {train_words(item, plan.seed)}",
+        "command": f"loihi-convert {train_words(item, plan)}",
     }
 
 
