@@ -98,8 +98,8 @@ class OnDask:
                 return cell, future.result()
         if future.status != "error":
             raise PlatformError(
-                "is gone",
-                where="the Dask scheduler",
+                "has ended, or cannot be reached any more",
+                where="Dask scheduler",
                 hint="Finished cells are kept. Run the same command again for the rest.",
             )
         error = future.exception()
@@ -228,8 +228,10 @@ def _dask(package: str) -> Iterator[None]:
 
 def _silence() -> None:
     """Keep Dask's own messages off stderr; what matters becomes an error or a row."""
-    for name in ("distributed", "dask_jobqueue", "tornado"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    # Dask gives each of its loggers a level of its own.
+    for name in (*logging.root.manager.loggerDict, "distributed", "dask_jobqueue", "tornado"):
+        if name.partition(".")[0] in ("distributed", "dask_jobqueue", "tornado"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 @contextmanager
