@@ -9,6 +9,7 @@ from loihi_convert.arrays import Shape
 from loihi_convert.choices import Device
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.cnn.training import TrainOptions, chosen_recipe, train_design
+from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import as_dataset, split_for_training
 from loihi_convert.data.dataset import DataSplits
 from loihi_convert.data.in_memory import Images, Labels, as_input_shape
@@ -115,4 +116,6 @@ def fine_tune(
         )
     found = design.build()
     found.load_state_dict(trained.state)
+    assert isinstance(found, WithQcfs)
+    found.timesteps = timesteps
     return found.eval()

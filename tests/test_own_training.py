@@ -240,6 +240,11 @@ def test_fine_tuning_in_memory(own: tuple[Path, nn.Module], digits: DataSplits) 
     spiking = lc.fine_tune(
         tuned, digits.train.images, digits.train.known_labels, timesteps=1, mean=MEAN, std=STD, epochs=10
     )
+    # Trained thresholds are kept without trials, and the user is told.
+    converted = lc.convert(spiking, digits.train.images[:100], timesteps=1, mean=MEAN, std=STD)
+    assert converted.network.provenance["balance"]["method"] == "qcfs"
+    assert "calibration" not in converted.network.provenance
+    assert [note for note in converted.notes if "was trained for T = 1" in note]
     # 78 % without training, 88 % with it; 400 test images have a standard error of 2 points.
     assert accuracy(spiking, digits, 1) > accuracy(cnn, digits, 1) + 0.04
 
@@ -290,9 +295,11 @@ def test_from_own_weights_to_spikes_on_the_command_line(folder: Path, invoke: In
 
     # The normalization is recorded: it need not be given again, and another one is refused.
     exporting = ("export", "spiking.safetensors", "--arch", "nets:Net", "--data", "own.npz", "-T", 2)
-    done = invoke(*exporting, "--balance", "qcfs", "-o", "spiking.net")
+    done = invoke(*exporting, "-o", "spiking.net")
     assert done.code == 0, done.err
+    assert "trained for T = 2" in done.out
     assert lc.read("spiking.net").provenance.model.mean == (MEAN,)
+    assert lc.read("spiking.net").provenance["balance"]["method"] == "qcfs"
     done = invoke(*exporting, "--mean", 0.5, "--std", 0.5)
     assert done.code == 2
     assert "--mean: found (0.5,); the checkpoint was trained with (0.3,)" in done.err

@@ -89,6 +89,12 @@ class Checkpoint:
         return ":" in self.architecture
 
     @property
+    def spiking_timesteps(self) -> int | None:
+        """The T for which its spiking network was trained (`through_spikes`); None if it was not."""
+        found = self.recipe.get("timesteps")
+        return found if isinstance(found, int) else None
+
+    @property
     def is_benchmark(self) -> bool:
         """Whether it was trained on one of `loihi_convert.data.DATASETS`."""
         return self.data in DATASETS

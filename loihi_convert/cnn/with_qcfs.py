@@ -40,6 +40,11 @@ class WithQcfs(nn.Module):
     levels
         L.
 
+    Attributes
+    ----------
+    timesteps
+        The T for which its spiking network was trained; None if it was not.
+
     Raises
     ------
     UsageError
@@ -48,6 +53,7 @@ class WithQcfs(nn.Module):
 
     def __init__(self, cnn: nn.Module, images: Tensor, levels: int) -> None:
         super().__init__()
+        self.timesteps: int | None = None
         self.cnn = _without_relu_modules(copy.deepcopy(cnn))
         thresholds: list[Tensor] = []
 

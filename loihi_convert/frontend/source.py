@@ -29,6 +29,7 @@ from loihi_convert.arrays import Array, Shape
 from loihi_convert.choices import Task
 from loihi_convert.cnn.checkpoint import load_if_ours, load_model, load_states
 from loihi_convert.cnn.design import inputs_of, pixels
+from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.errors import UnsupportedModelError, UsageError, one_of
 from loihi_convert.file_kinds import kind_of
 from loihi_convert.files import sha256
@@ -60,6 +61,8 @@ class Source:
         Its record in a ``.net`` file, as JSON values; used by `reopen_source`.
     notes
         Notes for the user, one sentence each.
+    spiking_timesteps
+        The T for which its spiking network was trained (`cnn.through_spikes`); None if it was not.
     """
 
     path: Path | None
@@ -67,6 +70,7 @@ class Source:
     network: ReluNetwork
     provenance: Mapping[str, Any]
     notes: tuple[str, ...]
+    spiking_timesteps: int | None = None
 
     @property
     def recorded(self) -> ModelRecord:
@@ -146,7 +150,8 @@ class Source:
         model = _copied(module)
         network = _for_task(to_relu_network(model, tuple(input_shape), mean=mean, std=std), task)
         described = {"data": data, "classes": _class_names(network, classes), **_normalization(mean, std)}
-        return cls(None, model, network, {**described, **_recorded_task(task)}, network.notes)
+        timesteps = model.timesteps if isinstance(model, WithQcfs) else None
+        return cls(None, model, network, {**described, **_recorded_task(task)}, network.notes, timesteps)
 
 
 def open_source(
@@ -195,6 +200,7 @@ def open_source(
     """
     path = Path(path)
     require_both(mean, std)
+    timesteps: int | None = None
     if kind_of(path) == "onnx":
         if arch is not None:
             hint = "Omit it: the file contains the CNN."
@@ -211,6 +217,7 @@ def open_source(
                 )
         model, checkpoint = load_model(path)
         network = _for_task(to_relu_network(model, checkpoint.input_shape, mean=mean, std=std), task)
+        timesteps = checkpoint.spiking_timesteps
         described = {
             "architecture": checkpoint.architecture,
             "data": checkpoint.data if data is None else data,
@@ -230,14 +237,16 @@ def open_source(
         if trained is not None and trained.is_own:
             mean, std = recorded_normalization(trained, mean, std)
             model = rebuilt(trained, arch, path).requires_grad_(False).eval()
+            timesteps = trained.spiking_timesteps
             classes = trained.classes if classes is None else classes
         else:
-            model, notes = fill(build_cnn(arch), load_states(path), arch, path)
+            states = load_states(path)
+            model, notes = fill(build_cnn(arch), states, arch, path)
         network = _for_task(to_relu_network(model, input_shape, mean=mean, std=std), task)
         described = {"arch": arch, "data": data, "classes": _class_names(network, classes)}
     provenance = {"file": path.name, "sha256": sha256(path), **described, **_normalization(mean, std)}
     provenance |= _recorded_task(task)
-    return Source(path, model, network, provenance, (*notes, *network.notes))
+    return Source(path, model, network, provenance, (*notes, *network.notes), timesteps)
 
 
 def is_described(path: Path, arch: str | None) -> bool:

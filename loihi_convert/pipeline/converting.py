@@ -72,6 +72,7 @@ def converted(
     require_skip_copies(skip_copies)
     require_cores(source, quantize_options, skip_copies)
     require_same_outputs(source, images[:_COMPARED])
+    balance_options, trained_notes = _as_trained(source, balance_options)
     notes: tuple[str, ...] = ()
     if skip_copies is None and any(relay_count(layer.relay_of) for layer in source.network.layers):
         trials = choose_copies(
@@ -89,7 +90,26 @@ def converted(
     provenance = done.quantized.provenance.with_parts(model=dict(chosen.provenance))
     # Trials may have chosen more relays, or the readout may be split: the network is what will be written.
     cores = core_notes(done.quantized.stored, quantize_options)
-    return replace(done, quantized=replace(done.quantized, provenance=provenance), notes=(*notes, *done.notes, *cores))
+    return replace(
+        done,
+        quantized=replace(done.quantized, provenance=provenance),
+        notes=(*trained_notes, *notes, *done.notes, *cores),
+    )
+
+
+def _as_trained(source: Source, options: BalanceOptions) -> tuple[BalanceOptions, tuple[str, ...]]:
+    """Return ``options``, and a note if ``"auto"`` is replaced by trained thresholds.
+
+    Trials choose what agrees best with the CNN, but the spiking network was trained, not the CNN.
+    """
+    if options.method != "auto" or source.spiking_timesteps is None:
+        return options, ()
+    chosen = replace(options, method="qcfs", bias_correction=bool(options.bias_correction))
+    note = (
+        f"its spiking network was trained for T = {source.spiking_timesteps}: the thresholds are the trained ones "
+        "(qcfs). Choose others with `method`."
+    )
+    return chosen, (note,)
 
 
 def require_same_outputs(source: Source, images: Array) -> None:
