@@ -106,22 +106,6 @@ def accuracies(network: str, columns: Callable[[Row], Mapping[str, str]]) -> Cal
     return table
 
 
-def resnet20() -> str:
-    """Return the accuracy of ResNet-20 at each T, and the checkpoint it was made from."""
-    return markdown_table(
-        ("T", "accuracy of the integers, %", "to the CNN", "from"),
-        [
-            (
-                row["timesteps"],
-                row["accuracy"],
-                f"{float(row['accuracy']) - float(row['cnn_accuracy']):+.2f}",
-                row["from"],
-            )
-            for row in rows_of("networks.csv", network="resnet20")
-        ],
-    )
-
-
 def graph_peers() -> str:
     """Return speed and memory of `ref` and of other programs with a large residual network."""
     rows = rows_of("graph-peers.csv")
@@ -152,7 +136,6 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "cost-images": cost("images", "T = 8, images ="),
     "seeds": accuracies("mnist, seeds 0 to 2", lambda row: {"CNN": row["cnn_accuracy"]}),
     "mnist-1d": accuracies("mnist-1d", lambda row: {"CNN": row["cnn_accuracy"]}),
-    "resnet20": resnet20,
     "conv3-max": accuracies(
         "conv3-max", lambda row: {"": row["variant"], "images": _images(row), "CNN": row["cnn_accuracy"]}
     ),
