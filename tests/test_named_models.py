@@ -21,7 +21,8 @@ def test_every_file_of_the_cards_has_a_name() -> None:
     models = named_models()
     assert len({model.name for model in models}) == len(models) > 10
     for model in models:
-        assert model.name == f"{model.data}-T{model.timesteps}"
+        assert model.name == f"{model.folder}-T{model.timesteps}"
+        assert model.folder.startswith(model.data)
         assert model.path == ROOT / model.place
         assert model.path.stat().st_size == model.byte_count
 
