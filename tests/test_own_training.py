@@ -199,7 +199,7 @@ def digits() -> DataSplits:
 def own(digits: DataSplits, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Module]:
     """A folder with a user's code, weights and data, and the CNN, trained on normalized digits."""
     folder = tmp_path_factory.mktemp("own")
-    (folder / "nets.py").write_text(CODE)
+    (folder / "fine_tuned_nets.py").write_text(CODE)
     namespace: dict[str, type[nn.Module]] = {}
     exec(CODE, namespace)
     torch.manual_seed(0)
@@ -272,18 +272,18 @@ def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     return invoker(monkeypatch, capsys)
 
 
-TRAIN = ("train", "--arch", "nets:Net", "--data", "own.npz", "--epochs", 2)
+TRAIN = ("train", "--arch", "fine_tuned_nets:Net", "--data", "own.npz", "--epochs", 2)
 
 
 def test_from_own_weights_to_spikes_on_the_command_line(folder: Path, invoke: Invoke) -> None:
     done = invoke(*TRAIN, "--from", "own.pt", "--qcfs", 2, "--mean", MEAN, "--std", STD, "-o", "tuned.pt")
     assert done.code == 0, done.err
-    assert "nets:Net on own.npz: 2 epochs, batches of 32, AdamW" in done.err
+    assert "fine_tuned_nets:Net on own.npz: 2 epochs, batches of 32, AdamW" in done.err
     assert re.search(r"epoch 1 of 2: validation accuracy \d+\.\d\d %, \d+ s", done.err)
     assert "test accuracy" not in done.out
-    assert "next: loihi-convert export tuned.pt --arch nets:Net --data own.npz" in done.out
+    assert "next: loihi-convert export tuned.pt --arch fine_tuned_nets:Net --data own.npz" in done.out
     found = checkpoint.load("tuned.pt")
-    assert (found.architecture, found.qcfs_levels, found.mean, found.std) == ("nets:Net", 2, (MEAN,), (STD,))
+    assert (found.architecture, found.qcfs_levels, found.mean, found.std) == ("fine_tuned_nets:Net", 2, (MEAN,), (STD,))
     assert (found.test_accuracy, found.data, found.classes) == (None, "own.npz", tuple("0123456789"))
     assert found.recipe["start"]["file"] == "own.pt"  # type: ignore[index,call-overload]
 
@@ -294,7 +294,7 @@ def test_from_own_weights_to_spikes_on_the_command_line(folder: Path, invoke: In
     assert (read.qcfs_levels, read.mean) == (2, (MEAN,))
 
     # The normalization is recorded: it need not be given again, and another one is refused.
-    exporting = ("export", "spiking.safetensors", "--arch", "nets:Net", "--data", "own.npz", "-T", 2)
+    exporting = ("export", "spiking.safetensors", "--arch", "fine_tuned_nets:Net", "--data", "own.npz", "-T", 2)
     done = invoke(*exporting, "-o", "spiking.net")
     assert done.code == 0, done.err
     assert "trained for T = 2" in done.out
@@ -303,7 +303,7 @@ def test_from_own_weights_to_spikes_on_the_command_line(folder: Path, invoke: In
     done = invoke(*exporting, "--mean", 0.5, "--std", 0.5)
     assert done.code == 2
     assert "--mean: found (0.5,); the checkpoint was trained with (0.3,)" in done.err
-    done = invoke("run", "spiking.net", "--data", "test.npz", "--arch", "nets:Net", "--json")
+    done = invoke("run", "spiking.net", "--data", "test.npz", "--arch", "fine_tuned_nets:Net", "--json")
     assert done.code == 0, done.err
     assert done.json["spiking"]["cnn_accuracy"] is not None
 
@@ -312,7 +312,7 @@ def test_a_checkpoint_of_own_code_needs_the_code(folder: Path, invoke: Invoke) -
     assert invoke(*TRAIN, "--from", "own.pt", "--qcfs", 2, "-o", "a.pt").code == 0
     done = invoke("export", "a.pt", "--data", "own.npz")
     assert done.code == 2
-    assert "error: --arch: not given; a.pt holds your own CNN, trained as nets:Net" in done.err
+    assert "error: --arch: not given; a.pt holds your own CNN, trained as fine_tuned_nets:Net" in done.err
     with pytest.raises(UsageError) as caught:
         open_source("a.pt")
     assert caught.value.where == "arch"
@@ -327,7 +327,7 @@ def test_a_training_of_an_own_cnn_is_resumed(folder: Path, digits: DataSplits, t
     splits = split_for_training(load_data(folder / "own.npz"))
     splits = replace(splits, train=splits.train[:100], validation=splits.validation[:40])
     recipe = replace(own_recipe(100, is_fine_tuning=True, is_spiking=False), epochs=3)
-    design = own_design("nets:Net", folder / "own.pt", splits, mean=(MEAN,), std=(STD,), qcfs_levels=2)
+    design = own_design("fine_tuned_nets:Net", folder / "own.pt", splits, mean=(MEAN,), std=(STD,), qcfs_levels=2)
     straight = train_design(design, splits, recipe, seed=0, output=tmp_path / "straight.pt")
 
     def stop(epoch: int, found: float) -> None:
@@ -357,12 +357,15 @@ def test_a_built_in_cnn_is_trained_on_own_images(folder: Path, invoke: Invoke) -
     ("words", "error"),
     [
         (("--mean", 0.3), "--std: not given"),
-        (("--arch", "nets:Net", "--architecture", "digits-cnn"), "--architecture: given with --arch"),
+        (("--arch", "fine_tuned_nets:Net", "--architecture", "digits-cnn"), "--architecture: given with --arch"),
         (("--mean", 0.3, "--std", 0.4), "--mean: given without --arch"),
-        (("--arch", "nets:Net", "--qcfs", 2, "--weight-bits", 4), "--weight-bits: cannot be set for your own CNN"),
-        (("--arch", "nets:Net", "-T", 2), "--from: found no trained CNN with QCFS activations"),
+        (
+            ("--arch", "fine_tuned_nets:Net", "--qcfs", 2, "--weight-bits", 4),
+            "--weight-bits: cannot be set for your own CNN",
+        ),
+        (("--arch", "fine_tuned_nets:Net", "-T", 2), "--from: found no trained CNN with QCFS activations"),
         (("--validation", "own.npz", "--data", "digits"), "--validation: given for digits"),
-        (("--arch", "nets:Net", "--device", "cuda"), "--device: torch finds no GPU"),
+        (("--arch", "fine_tuned_nets:Net", "--device", "cuda"), "--device: torch finds no GPU"),
     ],
 )
 def test_mistakes(folder: Path, invoke: Invoke, words: tuple[object, ...], error: str) -> None:
@@ -377,6 +380,6 @@ def test_mistakes(folder: Path, invoke: Invoke, words: tuple[object, ...], error
 
 def test_labels_beyond_the_outputs_are_refused(folder: Path, invoke: Invoke, digits: DataSplits) -> None:
     np.savez("wrong.npz", images=digits.train.images[:40], labels=np.arange(40) % 11)
-    done = invoke("train", "--arch", "nets:Net", "--data", "wrong.npz", "--epochs", 1, "-o", "mistake.pt")
+    done = invoke("train", "--arch", "fine_tuned_nets:Net", "--data", "wrong.npz", "--epochs", 1, "-o", "mistake.pt")
     assert done.code == 3
     assert "found the class 10; must be 0..9: the CNN has 10 classes" in done.err

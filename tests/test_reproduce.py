@@ -463,7 +463,7 @@ def test_networks_must_match_the_table_and_each_other(
     command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert command("table", "2", "--model", str(command.checkpoint)) == UsageError.exit_code
-    assert "model.safetensors is trained on digits, too; pass one --model for each data set" in capsys.readouterr().err
+    assert "model.safetensors is also trained on digits; pass one --model for each data set" in capsys.readouterr().err
     monkeypatch.setattr(paper, "table", lambda name: CELLS if name == "headline" else HEADLINE[2:])
     assert command("table", "2") == UsageError.exit_code
     assert "--model: one was trained on digits; table 2 needs networks trained on mnist" in (
