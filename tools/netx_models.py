@@ -48,7 +48,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import tomllib
 from netx_cards import card_page, mean_table, read_card
 
 from loihi_convert import netx, pipeline
@@ -65,6 +64,11 @@ from loihi_convert.files import sha256, write_atomically
 from loihi_convert.progress import progress_bar
 from loihi_convert.records import wilson_interval
 from loihi_convert.report import paper
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 LARGEST_FILE: Final = 3_000_000
 """Bytes of a file that goes into the repository; larger ones are built by the commands of the card."""
