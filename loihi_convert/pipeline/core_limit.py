@@ -1,4 +1,4 @@
-"""A CNN larger than the neurocores allowed is refused, with what would fit."""
+"""A CNN that takes more neurocores than its limit is refused, with what would fit."""
 
 from __future__ import annotations
 
