@@ -47,7 +47,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from loihi_convert.api import Converted, Result, convert, load
-    from loihi_convert.cnn.training import TrainOptions, train_cnn
+    from loihi_convert.cnn.train_options import TrainOptions
+    from loihi_convert.cnn.training import train_cnn
     from loihi_convert.conversion.balancing import balance
     from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
     from loihi_convert.conversion.quantization import quantize
@@ -64,7 +65,7 @@ _HOMES: Final = {
     "LoihiConvertError": "errors",
     "QuantizeOptions": "conversion.options",
     "Result": "api",
-    "TrainOptions": "cnn.training",
+    "TrainOptions": "cnn.train_options",
     "balance": "conversion.balancing",
     "convert": "api",
     "fine_tune": "fine_tuning",

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from loihi_convert.arrays import Shape
 from loihi_convert.choices import Device
 from loihi_convert.cnn.recipe import Recipe
-from loihi_convert.cnn.training import TrainOptions, chosen_recipe, train_design
+from loihi_convert.cnn.train_options import TrainOptions, chosen_recipe
+from loihi_convert.cnn.training import train_design
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import as_dataset, split_for_training
 from loihi_convert.data.dataset import DataSplits

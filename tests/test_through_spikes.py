@@ -14,7 +14,8 @@ from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.cnn.recipe import default_recipe, spiking_recipe
 from loihi_convert.cnn.through_spikes import SpikingNetwork
-from loihi_convert.cnn.training import TrainOptions, train, train_cnn
+from loihi_convert.cnn.train_options import TrainOptions
+from loihi_convert.cnn.training import train, train_cnn
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import DataSplits, load_data

@@ -17,8 +17,9 @@ from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.models import build_model, default_architecture, paper_architecture
 from loihi_convert.cnn.recipe import Recipe, default_recipe, fine_tuning_recipe, paper_recipe
 from loihi_convert.cnn.torch_zip import read_pt, write_pt
+from loihi_convert.cnn.train_options import TrainOptions, chosen_architecture
 from loihi_convert.cnn.trainer import drop_channels, learning_rate, one_cycle
-from loihi_convert.cnn.training import TrainOptions, chosen_architecture, resume_path, train, train_cnn
+from loihi_convert.cnn.training import resume_path, train, train_cnn
 from loihi_convert.data import Dataset, DataSplits, load_data
 from loihi_convert.errors import CheckpointError, InputError, LoihiConvertError, UsageError
 

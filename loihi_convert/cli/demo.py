@@ -28,7 +28,8 @@ def demo(
     started = time.monotonic()
     from loihi_convert import pipeline
     from loihi_convert.backends import BackendOptions, open_backend
-    from loihi_convert.cnn.training import TrainOptions, train_cnn
+    from loihi_convert.cnn.train_options import TrainOptions
+    from loihi_convert.cnn.training import train_cnn
     from loihi_convert.conversion.options import require_timesteps
     from loihi_convert.data import load_data
     from loihi_convert.progress import progress_bar

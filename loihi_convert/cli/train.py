@@ -19,7 +19,7 @@ from loihi_convert.errors import InputError, UsageError
 if TYPE_CHECKING:
     from loihi_convert.cnn.checkpoint import Checkpoint
     from loihi_convert.cnn.design import Design
-    from loihi_convert.cnn.training import TrainOptions
+    from loihi_convert.cnn.train_options import TrainOptions
     from loihi_convert.data import ClassMap, DataSplits
 
 _ARCHITECTURE = "Built-in network to train; default: the one for the data set, or that of --from."
@@ -75,7 +75,8 @@ def train(
         raise UsageError("given without `arch`", where="mean", expected="is for your own CNN")
     if arch is not None and architecture is not None:
         raise UsageError("given with `arch`", where="architecture", expected="names a built-in CNN", hint="Omit one.")
-    from loihi_convert.cnn.training import TrainOptions, chosen_architecture, chosen_recipe, resume_path, train_design
+    from loihi_convert.cnn.train_options import TrainOptions, chosen_architecture, chosen_recipe
+    from loihi_convert.cnn.training import resume_path, train_design
     from loihi_convert.devices import chosen_device
     from loihi_convert.files import refuse_to_overwrite, refuse_to_replace
     from loihi_convert.progress import progress_bar
@@ -140,7 +141,7 @@ def train(
 def _design(chosen: TrainOptions, splits: DataSplits, start: Checkpoint | None) -> Design:
     """Return the design of a built-in CNN."""
     from loihi_convert.cnn.design import built_in
-    from loihi_convert.cnn.training import chosen_architecture
+    from loihi_convert.cnn.train_options import chosen_architecture
 
     architecture = chosen_architecture(splits.name, chosen, start)
     return built_in(architecture, splits, chosen.qcfs_levels, start, timesteps=chosen.timesteps)

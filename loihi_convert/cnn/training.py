@@ -15,32 +15,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
 
-from loihi_convert.choices import Architecture, Device, RecipeName, Store
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.accuracy import accuracy
 from loihi_convert.cnn.checkpoint import Checkpoint, Json
 from loihi_convert.cnn.design import Design, built_in
 from loihi_convert.cnn.float16 import in_float16
-from loihi_convert.cnn.models import ARCHITECTURES, default_architecture, paper_architecture
+from loihi_convert.cnn.models import ARCHITECTURES
 from loihi_convert.cnn.qcfs import MAX_LEVELS
-from loihi_convert.cnn.recipe import (
-    RECIPES,
-    Recipe,
-    default_recipe,
-    fine_tuning_recipe,
-    own_recipe,
-    paper_recipe,
-    spiking_recipe,
-)
+from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.cnn.through_spikes import SpikingNetwork
 from loihi_convert.cnn.torch_zip import read_pt, write_pt
+from loihi_convert.cnn.train_options import TrainOptions, chosen_architecture, chosen_recipe
 from loihi_convert.cnn.trainer import Training, on_cpu, uses_bfloat16
 from loihi_convert.data import DATASETS, DataSplits
 from loihi_convert.devices import chosen_device
@@ -48,44 +40,6 @@ from loihi_convert.errors import CheckpointError, DataError, UsageError, one_of
 from loihi_convert.progress import Progress, no_progress
 
 _START_ANEW: Final = "Delete it and train without `resume=True`."
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """Options for training a CNN.
-
-    Parameters
-    ----------
-    architecture
-        Default: that of ``start``, or the one for the data set (`models.default_architecture`).
-    recipe
-        ``"best"``: this package's recipe for the data set or, to fine-tune ``start``, fewer epochs with smaller steps.
-        ``"paper"``: that of Ngu & Lee 2022, with its architecture. Or a `Recipe`.
-    epochs
-        Default: the recipe's.
-    seed
-        Seed of initialization, image order, augmentation and dropout, 0..2^31 - 1.
-    qcfs_levels
-        Levels L of the activation `qcfs.Qcfs`, which replaces ReLU, in 1..256; None: ReLU.
-    weight_bits
-        With ``qcfs_levels``: train with weights rounded to this many bits, 2..8.
-    timesteps
-        Fine-tune the spiking network itself for this many steps T (`through_spikes`); ``start`` has QCFS activations.
-    store
-        ``"float16"`` halves the file size; the rounded weights are evaluated.
-    device
-        ``"cpu"``, ``"cuda"``, or ``"auto"``: a GPU if torch finds one.
-    """
-
-    architecture: Architecture | None = None
-    recipe: RecipeName | Recipe = "best"
-    epochs: int | None = None
-    seed: int = 0
-    qcfs_levels: int | None = None
-    weight_bits: int | None = None
-    timesteps: int | None = None
-    store: Store = "float32"
-    device: Device = "auto"
 
 
 def train_cnn(
@@ -114,48 +68,6 @@ def train_cnn(
         resume=resume,
         progress=progress,
         on_epoch=on_epoch,
-    )
-
-
-def chosen_architecture(data: str, options: TrainOptions, start: Checkpoint | None) -> str:
-    """Return the architecture that ``options`` give for a data set."""
-    if options.architecture is not None:
-        return options.architecture
-    if start is not None:
-        return start.architecture
-    if data not in DATASETS:
-        raise UsageError(
-            "not given",
-            where="architecture",
-            expected="must be given for your own images",
-            hint=f"Choose a built-in one ({', '.join(ARCHITECTURES)}), or name your own code with `arch`.",
-        )
-    return paper_architecture(data) if options.recipe == "paper" else default_architecture(data)
-
-
-def chosen_recipe(splits: DataSplits, architecture: str, options: TrainOptions, *, is_fine_tuning: bool) -> Recipe:
-    """Return the recipe that ``options`` give for ``architecture`` on a data set."""
-    data, is_spiking = splits.name, options.timesteps is not None
-    if isinstance(options.recipe, Recipe):
-        recipe = options.recipe
-    elif options.recipe == "best" and data not in DATASETS:
-        recipe = own_recipe(len(splits.train), is_fine_tuning=is_fine_tuning, is_spiking=is_spiking)
-    elif options.recipe == "best":
-        recipe = fine_tuning_recipe(data) if is_fine_tuning else default_recipe(data, architecture)
-        recipe = spiking_recipe(data) if is_spiking else recipe
-    elif options.recipe == "paper":
-        if is_fine_tuning:
-            raise UsageError(
-                "found 'paper', which is not for fine-tuning", where="recipe", hint="Omit `recipe` or `start`."
-            )
-        recipe = paper_recipe(data)
-    else:
-        raise UsageError(f"found {options.recipe!r}", where="recipe", expected=one_of(RECIPES))
-    return replace(
-        recipe,
-        epochs=recipe.epochs if options.epochs is None else options.epochs,
-        weight_bits=recipe.weight_bits if options.weight_bits is None else options.weight_bits,
-        timesteps=recipe.timesteps if options.timesteps is None else options.timesteps,
     )
 
 

@@ -52,7 +52,7 @@ def own_design(
     mean, std
         Per channel, if it takes ``(pixel / 255 - mean) / std``; by default those in the checkpoint, or none.
     qcfs_levels, timesteps
-        As in `training.TrainOptions`.
+        As in `train_options.TrainOptions`.
 
     Raises
     ------
