@@ -135,7 +135,7 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "cost-timesteps": cost("T", "1,000 images, T ="),
     "cost-images": cost("images", "T = 8, images ="),
     "seeds": accuracies("mnist, seeds 0 to 2", lambda row: {"CNN": row["cnn_accuracy"]}),
-    "mnist-1d": accuracies("mnist-1d", lambda row: {"CNN": row["cnn_accuracy"]}),
+    "mnist-1d": accuracies("mnist-1d", lambda row: {"": row["variant"], "CNN": row["cnn_accuracy"]}),
     "conv3-max": accuracies(
         "conv3-max", lambda row: {"": row["variant"], "images": _images(row), "CNN": row["cnn_accuracy"]}
     ),
