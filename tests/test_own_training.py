@@ -249,6 +249,13 @@ def test_fine_tuning_in_memory(own: tuple[Path, nn.Module], digits: DataSplits) 
     assert accuracy(spiking, digits, 1) > accuracy(cnn, digits, 1) + 0.04
 
 
+def test_a_last_batch_of_one_image_does_not_stop_batch_norm(digits: DataSplits) -> None:
+    cnn = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 10))
+    images, labels = digits.train.images[:33], digits.train.known_labels[:33]
+    held_out = (digits.train.images[33:53], digits.train.known_labels[33:53])
+    lc.fine_tune(cnn, images, labels, qcfs_levels=2, validation=held_out, epochs=1)
+
+
 def test_fine_tuning_needs_something_to_do(own: tuple[Path, nn.Module], digits: DataSplits) -> None:
     _, cnn = own
     images, labels = digits.train.images[:50], digits.train.known_labels[:50]

@@ -91,6 +91,9 @@ class Training:
             # Once per epoch, as they hardly change.
             self._scales = self._rounded.scales(self._parameters)
         for batch, chosen in enumerate(torch.split(order, self._recipe.batch_size)):
+            if len(chosen) == 1 < len(order):
+                # Batch norm after a dense layer needs two images.
+                continue
             step = self.epoch * self._steps_per_epoch + batch
             # Augmented on the CPU, so that a seed gives the same images on every device.
             inputs = augmented(pixels(images[chosen]), self._recipe, generator)
