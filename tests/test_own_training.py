@@ -19,11 +19,13 @@ from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.cnn.recipe import own_recipe
 from loihi_convert.cnn.through_spikes import _Spikes, fired
+from loihi_convert.cnn.training import train_design
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import Dataset, load_data, split_for_training
 from loihi_convert.data.dataset import DataSplits
 from loihi_convert.errors import DataError, UnsupportedModelError, UsageError
 from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.frontend.own_cnn import copies_of, design_of, recorded_normalization
 from loihi_convert.frontend.source import open_source
 
 MEAN, STD = 0.3, 0.4
@@ -256,6 +258,23 @@ def test_a_last_batch_of_one_image_does_not_stop_batch_norm(digits: DataSplits) 
     lc.fine_tune(cnn, images, labels, qcfs_levels=2, validation=held_out, epochs=1)
 
 
+def test_one_number_normalizes_all_channels(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    images = Dataset(random.integers(0, 256, (20, 3, 4, 4)).astype(np.uint8), np.arange(20) % 2)
+    splits = split_for_training(DataSplits("mine", (), images, images[:0], images, images))
+    made = copies_of(nn.Sequential(nn.Flatten(), nn.Linear(48, 4), nn.ReLU(), nn.Linear(4, 2)))
+    design = design_of(
+        made, "nets:make", splits, mean=(0.5,), std=(0.2,), qcfs_levels=2, timesteps=None, start={"sha256": None}
+    )
+    recipe = replace(own_recipe(20, is_fine_tuning=True, is_spiking=False), epochs=1)
+    train_design(design, splits, recipe, seed=0, output=tmp_path / "own.pt")
+    found = checkpoint.load(tmp_path / "own.pt")
+    assert (found.mean, found.std) == ((0.5,) * 3, (0.2,) * 3)
+    assert recorded_normalization(found, (0.5,), (0.2,)) == (found.mean, found.std)
+    with pytest.raises(UsageError):
+        recorded_normalization(found, (0.4,), (0.2,))
+
+
 def test_fine_tuning_needs_something_to_do(own: tuple[Path, nn.Module], digits: DataSplits) -> None:
     _, cnn = own
     images, labels = digits.train.images[:50], digits.train.known_labels[:50]
@@ -328,7 +347,6 @@ def test_a_checkpoint_of_own_code_needs_the_code(folder: Path, invoke: Invoke) -
 
 
 def test_a_training_of_an_own_cnn_is_resumed(folder: Path, digits: DataSplits, tmp_path: Path) -> None:
-    from loihi_convert.cnn.training import train_design
     from loihi_convert.frontend.own_cnn import own_design
 
     splits = split_for_training(load_data(folder / "own.npz"))

@@ -18,7 +18,7 @@ from loihi_convert.data import DataSplits
 from loihi_convert.errors import CheckpointError, UsageError
 from loihi_convert.frontend.fitting import fill
 from loihi_convert.frontend.graph import read_graph
-from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.frontend.lower import per_channel, to_relu_network
 from loihi_convert.frontend.operations import LeakyRelu, MaxPool, Relu
 from loihi_convert.frontend.tracing import shape_taken
 from loihi_convert.frontend.users_code import build_cnn
@@ -117,6 +117,7 @@ def design_of(
     If it is a `WithQcfs`, ``qcfs_levels`` are its levels.
     """
     cnn = made().float().eval()
+    mean, std = (per_channel(each, splits.input_shape[0], where) for each, where in ((mean, "mean"), (std, "std")))
     takes_signals = shape_taken(cnn, splits.input_shape) != splits.input_shape
     network = to_relu_network(cnn, splits.input_shape, mean=mean, std=std)
     if timesteps is not None:
@@ -141,8 +142,8 @@ def design_of(
         build,
         splits.classes or tuple(map(str, range(count))),
         qcfs_levels,
-        None if mean is None else tuple(mean),
-        None if std is None else tuple(std),
+        mean,
+        std,
         takes_signals,
         start,
     )
@@ -179,7 +180,7 @@ def recorded_normalization(
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
     """Return ``trained.mean`` and ``trained.std``; others that are given are refused."""
     for where, given, recorded in (("mean", mean, trained.mean), ("std", std, trained.std)):
-        if given is not None and recorded != tuple(map(float, given)):
+        if given is not None and recorded != per_channel(given, trained.input_shape[0], where):
             raise UsageError(
                 f"found {tuple(given)}",
                 where=where,
