@@ -79,10 +79,24 @@ def test_a_network_that_was_misread_is_not_converted() -> None:
     assert caught.value.where == "Misread"
 
 
-@pytest.mark.parametrize("ending", [nn.Softmax(1), nn.LogSoftmax(1), nn.Sigmoid()])
-def test_classes_are_compared_behind_a_softmax_or_sigmoid(ending: nn.Module) -> None:
+@pytest.mark.parametrize("ending", [nn.Softmax(1), nn.LogSoftmax(1), nn.Sigmoid(), nn.LogSigmoid()])
+def test_outputs_are_compared_behind_a_softmax_or_sigmoid(ending: nn.Module) -> None:
     torch.manual_seed(0)
-    require_same_outputs(Source.from_module(nn.Sequential(Block(), ending), (1, 8, 8)), pixels())
+    ended = Source.from_module(nn.Sequential(Block(), ending), (1, 8, 8), mean=(0.3,), std=(0.2,))
+    require_same_outputs(ended, pixels())
+    with pytest.raises(UnsupportedModelError):
+        require_same_outputs(replace(ended, provenance=source().provenance), pixels())
+
+
+def test_a_cnn_whose_outputs_overflow_is_refused() -> None:
+    cnn = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 2))
+    with torch.no_grad():
+        for layer in (cnn[1], cnn[3]):
+            layer.weight.fill_(1e30)
+    with pytest.raises(InputError) as caught:
+        require_same_outputs(Source.from_module(cnn, (1, 8, 8)), pixels())
+    assert caught.value.where == "Sequential"
+    assert "NaN or infinite" in caught.value.found
 
 
 def test_normalization_is_part_of_the_comparison() -> None:

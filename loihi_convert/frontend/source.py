@@ -84,7 +84,7 @@ class Source:
         given = pixels(torch.from_numpy(images.copy()))
         inputs = inputs_of(given, recorded.mean, recorded.std, takes_signals=takes_signals)
         with torch.no_grad():
-            outputs: Array = self.model(inputs).flatten(1).numpy()
+            outputs: Array = self.model(inputs).reshape(len(images), -1).numpy()
         return outputs
 
     def with_normalization(self, mean: Sequence[float], std: Sequence[float]) -> ReluNetwork:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -11,10 +14,9 @@ from loihi_convert.arrays import Array
 from loihi_convert.conversion.flow import Conversion, to_integers
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.skip_copies import COPIES, CopiesTrial, choose_copies
-from loihi_convert.errors import UnsupportedModelError, UsageError
+from loihi_convert.errors import InputError, UnsupportedModelError, UsageError
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.relays import relay_count
-from loihi_convert.ir.task import classes_of
 from loihi_convert.pipeline.core_limit import core_notes, require_cores
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.simulation.relu import cnn_scores
@@ -24,7 +26,6 @@ _COMPARED: Final = 8
 
 _TOLERANCE: Final = 1e-3
 _QCFS_TOLERANCE: Final = 0.1
-_SAME_CLASSES: Final = 0.75
 
 
 def converted(
@@ -64,8 +65,8 @@ def converted(
         If ``skip_copies`` is out of range, or as in `to_integers`.
     InputError
         If the network takes more neurocores than ``max_cores`` of ``quantize_options``.
-    UnsupportedModelError
-        If the network read from the CNN's code has other outputs than the CNN.
+    UnsupportedModelError, InputError
+        As in `require_same_outputs`.
     RangeError, DataError
         As in `to_integers`.
     """
@@ -113,31 +114,51 @@ def _as_trained(source: Source, options: BalanceOptions) -> tuple[BalanceOptions
 
 
 def require_same_outputs(source: Source, images: Array) -> None:
-    """Raise an `UnsupportedModelError` unless ``source.network`` has the CNN's own outputs for uint8 ``images``.
+    """Raise an error unless ``source.network`` has the CNN's own outputs for uint8 ``images``.
 
     Code that torch.fx reads as something else than what it computes would otherwise be converted into a different
-    network. A softmax or sigmoid at the end is not in the network; then the classes are compared.
+    network. A softmax or sigmoid at the end of the CNN is not in the network.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the outputs differ.
+    InputError
+        If those of the CNN are NaN or infinite.
     """
-    found, expected = cnn_scores(source.network, images).reshape(len(images), -1), source.module_outputs(images)
-    if not np.isfinite(expected).all() or found.shape != expected.shape:
-        return
-    difference, largest = float(np.abs(found - expected).max()), float(np.abs(expected).max())
+    name, expected = type(source.model).__name__, source.module_outputs(images)
+    if not np.isfinite(expected).all():
+        raise InputError(
+            f"its outputs are NaN or infinite on {len(images)} calibration images",
+            where=name,
+            hint="Check its weights, and `mean` and `std`.",
+        )
+    found = cnn_scores(source.network, images).reshape(len(images), -1)
     # A rounding error may move a QCFS activation by a whole level.
     has_levels = any(layer.levels is not None for layer in source.network.layers)
-    if difference <= (_QCFS_TOLERANCE if has_levels else _TOLERANCE) * largest:
-        return
-    is_ended = bool((expected >= 0).all() and largest <= 1) or bool((expected <= 0).all())
-    level = np.float32(0.5) if is_ended and expected.shape[1] == 1 else np.float32(0)
-    same = np.mean(classes_of(found) == classes_of(expected - level))
-    if is_ended and same >= _SAME_CLASSES:
+    tolerance = (_QCFS_TOLERANCE if has_levels else _TOLERANCE) * float(np.abs(expected).max())
+    difference = _difference(found, expected)
+    if difference <= tolerance or any(_difference(end(found), expected) <= tolerance for end in _endings()):
         return
     raise UnsupportedModelError(
         f"its forward was read as a network with other outputs: {difference:.3g} apart on {len(images)} images, where "
-        f"the CNN's reach {largest:.3g}",
-        where=type(source.model).__name__,
+        f"the CNN's reach {np.abs(expected).max():.3g}",
+        where=name,
         expected="must compute the same in every call, in eval mode",
         hint="Random numbers, values kept between calls, or views of a tensor changed in place may be the cause.",
     )
+
+
+def _difference(found: Array, expected: Array) -> float:
+    """The largest difference of two arrays; infinite if their shapes differ."""
+    return float(np.abs(found - expected).max()) if found.shape == expected.shape else math.inf
+
+
+def _endings() -> tuple[Callable[[Array], Array], ...]:
+    """The functions that may end a CNN without changing its predictions, see `frontend.operations.Ending`."""
+    from scipy.special import expit, log_expit, log_softmax, softmax
+
+    return partial(softmax, axis=1), partial(log_softmax, axis=1), expit, log_expit
 
 
 def require_skip_copies(skip_copies: int | None) -> None:
