@@ -163,7 +163,16 @@ def default_recipe(data: str, architecture: str | None = None) -> Recipe:
     if data == "fashion-mnist":
         # Clothes are photographed upright and centred; mirroring does not change the class.
         return Recipe(
-            epochs=25, batch_size=128, learning_rate=2e-3, rotation=4.0, shear=0.0, translation=0.06, flip=True
+            epochs=40,
+            batch_size=128,
+            learning_rate=2e-3,
+            weight_decay=0.05,
+            rotation=4.0,
+            shear=0.0,
+            translation=0.06,
+            flip=True,
+            cutout=8,
+            dropout=0.1,
         )
     if data == "cifar10":
         return Recipe(
@@ -180,15 +189,15 @@ def default_recipe(data: str, architecture: str | None = None) -> Recipe:
 
 
 def fine_tuning_recipe(data: str) -> Recipe:
-    """Return the recipe for fine-tuning a trained CNN: few epochs, small steps."""
+    """Return the recipe for fine-tuning a trained CNN: few epochs, small steps, no dropout."""
     recipe = default_recipe(data)
-    return replace(recipe, epochs=max(1, recipe.epochs // 3), learning_rate=recipe.learning_rate / 4)
+    return replace(recipe, epochs=max(1, recipe.epochs // 3), learning_rate=recipe.learning_rate / 4, dropout=0.0)
 
 
 def spiking_recipe(data: str) -> Recipe:
     """Return the recipe for fine-tuning through the spiking network: an eighth of the epochs of `default_recipe`."""
     recipe = default_recipe(data)
-    return replace(recipe, epochs=max(1, recipe.epochs // 8), learning_rate=recipe.learning_rate / 4)
+    return replace(recipe, epochs=max(1, recipe.epochs // 8), learning_rate=recipe.learning_rate / 4, dropout=0.0)
 
 
 def own_recipe(image_count: int, *, is_fine_tuning: bool, is_spiking: bool) -> Recipe:
