@@ -163,7 +163,7 @@ def default_recipe(data: str, architecture: str | None = None) -> Recipe:
     if data == "fashion-mnist":
         # Clothes are photographed upright and centred; mirroring does not change the class.
         return Recipe(
-            epochs=40,
+            epochs=30,
             batch_size=128,
             learning_rate=2e-3,
             weight_decay=0.05,
