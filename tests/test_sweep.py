@@ -23,6 +23,9 @@ from hypothesis import strategies as st
 from loihi_convert import cli, netx, pipeline
 from loihi_convert.__main__ import exit_code
 from loihi_convert.backends import open_backend
+from loihi_convert.cells.dask_executors import local_cluster
+from loihi_convert.cells.flow import compute_missing, duration
+from loihi_convert.cells.store import Store
 from loihi_convert.cli.sweep_grid import AXES, read_grid
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.cnn.training import train
@@ -32,12 +35,9 @@ from loihi_convert.frontend.source import open_source
 from loihi_convert.sweep import compute as computing
 from loihi_convert.sweep.cell import OPTIONS, Cell, Digests, ImageChoice, NetworkFile, Setting
 from loihi_convert.sweep.compute import compute
-from loihi_convert.sweep.dask_executors import local_cluster
-from loihi_convert.sweep.flow import compute_missing, duration
 from loihi_convert.sweep.front import COSTS, Found, cost, front, quality
 from loihi_convert.sweep.grid import Grid, PlannedCell, planned_cells, shard
 from loihi_convert.sweep.outcome import CellResult, Outcome
-from loihi_convert.sweep.store import Store
 
 NETWORK = NetworkFile(Path("/somewhere/model.pt"))
 DIGESTS = Digests("model", None, "calibration", "images")

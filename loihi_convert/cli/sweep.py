@@ -18,8 +18,8 @@ from loihi_convert.cli.sweep_grid import read_grid
 from loihi_convert.errors import PlatformError, UsageError, one_of
 
 if TYPE_CHECKING:
-    from loihi_convert.sweep.dask_executors import SlurmJobs
-    from loihi_convert.sweep.executors import Executor
+    from loihi_convert.cells.dask_executors import SlurmJobs
+    from loihi_convert.cells.executors import Executor
     from loihi_convert.sweep.grid import PlannedCell
     from loihi_convert.sweep.outcome import Outcome
 
@@ -138,13 +138,13 @@ def sweep(
         "task": task,
     }
     grid = read_grid(files, flags)
+    from loihi_convert.cells.flow import compute_missing, missing
+    from loihi_convert.cells.store import Store
     from loihi_convert.cli.sweep_output import say_dry_run, say_swept
     from loihi_convert.files import write_atomically
     from loihi_convert.progress import progress_bar
-    from loihi_convert.sweep.flow import compute_missing, missing
     from loihi_convert.sweep.grid import planned_cells
     from loihi_convert.sweep.grid import shard as part_of
-    from loihi_convert.sweep.store import Store
     from loihi_convert.sweep.table import CSV_NAME, csv_text, described
 
     every = planned_cells(grid, tell=log)
@@ -188,14 +188,14 @@ def _executor(
 ) -> AbstractContextManager[Executor]:
     """Return where cells are computed."""
     if scheduler is not None or jobs is not None or workers:
-        from loihi_convert.sweep import dask_executors
+        from loihi_convert.cells import dask_executors
 
         if scheduler is not None:
             return dask_executors.standing_cluster(scheduler)
         if jobs is not None:
             return dask_executors.slurm_cluster(jobs, output / "slurm")
         return dask_executors.local_cluster(workers)
-    from loihi_convert.sweep.executors import InThisProcess
+    from loihi_convert.cells.executors import InThisProcess
 
     return nullcontext(InThisProcess())
 
@@ -229,7 +229,7 @@ def _parse_slurm(text: str) -> SlurmJobs:
     count = pairs.pop("workers", "")
     if not count.isdecimal() or not int(count):
         raise UsageError(f"found {text!r}", where="slurm", expected="must contain workers=N, the number of jobs")
-    from loihi_convert.sweep.dask_executors import SlurmJobs
+    from loihi_convert.cells.dask_executors import SlurmJobs
 
     return SlurmJobs(workers=int(count), **pairs)
 

@@ -8,16 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from loihi_convert.cells.flow import duration, estimated_seconds, missing
+from loihi_convert.cells.store import Store
 from loihi_convert.choices import SweepCost
 from loihi_convert.cli.console import Fact, flagged, say_answer, say_json
 from loihi_convert.cli.sweep_grid import AXES
 from loihi_convert.report.formats import count, percent, quantity_range
 from loihi_convert.sweep.cell import Setting
-from loihi_convert.sweep.flow import duration, estimated_seconds, missing
 from loihi_convert.sweep.front import COSTS, Found, front, quality
 from loihi_convert.sweep.grid import PlannedCell
 from loihi_convert.sweep.outcome import CellResult, Outcome
-from loihi_convert.sweep.store import Store
 from loihi_convert.sweep.table import CSV_NAME, described, row, title, value
 
 ROWS: Final = 14

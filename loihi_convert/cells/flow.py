@@ -8,13 +8,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from loihi_convert.cells.executors import Executor
+from loihi_convert.cells.store import Claim, Store
 from loihi_convert.errors import InputError
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.sweep.cell import Cell
-from loihi_convert.sweep.executors import Executor
 from loihi_convert.sweep.grid import SECONDS_PER_WORK, PlannedCell
 from loihi_convert.sweep.outcome import Outcome
-from loihi_convert.sweep.store import Claim, Store
 
 _POLL_SECONDS: Final = 0.5
 # Cells from which a time left is foretold.

@@ -1,0 +1,5 @@
+"""Cells: pure computations, each named by a digest of all that determines it, kept in a folder, computed anywhere.
+
+`store` keeps results in a folder, `executors` and `dask_executors` compute where there are processors, `flow` drives
+them.
+"""
