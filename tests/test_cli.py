@@ -196,7 +196,7 @@ def test_export_then_run(invoke: Invoke, model: Path, tmp_path: Path) -> None:
     assert len(done.out.splitlines()) <= 20
     folder = tmp_path / "here"
     names = {path.name for path in folder.iterdir()}
-    assert names >= {"accuracy.csv", "accuracy.png", "accuracy.svg", "predictions.csv", "result.json", "manifest.json"}
+    assert names >= {"accuracy.csv", "predictions.csv", "result.json", "manifest.json"}
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["files"][0]["name"] == "a.net"
     assert manifest["classes"] == [str(digit) for digit in range(10)]
@@ -901,11 +901,11 @@ def test_images_of_one_class_say_little(invoke: Invoke, model: Path) -> None:
     assert "every image gets class" not in done.out
 
 
-def test_the_float_snn_can_be_left_out(invoke: Invoke, model: Path) -> None:
+def test_the_float_snn_is_run_on_request(invoke: Invoke, model: Path) -> None:
     invoke("export", model, "-T", 4, "--balance", "percentile", "-o", "own.net")
     words = ("run", "own.net", "--model", model, "--images", 20, "--no-early-exit")
-    (known,) = json.loads(invoke(*words, "--json").out).values()
-    (without,) = json.loads(invoke(*words, "--no-float", "--json").out).values()
+    (known,) = json.loads(invoke(*words, "--float", "--json").out).values()
+    (without,) = json.loads(invoke(*words, "--json").out).values()
     assert known["points"][-1]["float_accuracy"] is not None
     assert without["points"][-1]["float_accuracy"] is None
     assert without["cnn_accuracy"] == known["cnn_accuracy"]
@@ -919,7 +919,7 @@ def test_demo_goes_from_training_to_figures(invoke: Invoke) -> None:
     assert figures["points"][-1]["timesteps"] == 4
     assert figures["points"][-1]["accuracy"] > 0.9
     assert "Lava equals ref in every output potential and spike count, all 400 images at every step" in done.err
-    assert {path.name for path in Path("d").iterdir()} == {"model.pt", "model.net", "runs"}
+    assert {path.name for path in Path("d").iterdir()} == {"model.pt", "model.net", "runs", "accuracy.png"}
     (folder,) = Path("d/runs").iterdir()
     assert re.fullmatch(r"model-sim-\d{8}T\d{6}Z", folder.name)
     assert (folder / "manifest.json").exists()

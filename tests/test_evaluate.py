@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from scipy.stats import binomtest
 from support.networks import random_network
 from support.strategies import Case, networks
 from torch.nn import functional
@@ -382,6 +383,8 @@ def test_wilson_interval_holds_the_fraction_and_mirrors(case: tuple[int, int]) -
     correct, count = case
     low, high = wilson_interval(correct, count)
     assert 0 <= low <= correct / count <= high <= 1
+    scipys = binomtest(correct, count).proportion_ci(confidence_level=0.95, method="wilson")
+    assert (low, high) == pytest.approx((scipys.low, scipys.high), abs=1e-12)
     assert wilson_interval(count - correct, count) == pytest.approx((1 - high, 1 - low), abs=1e-12)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from support.run_folders import write_runs
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.report.figure import accuracy_figure
 from loihi_convert.report.figure_style import SIZES, image_bytes
-from loihi_convert.report.pictures import run_pictures, write_figure
+from loihi_convert.report.pictures import write_figure
 
 
 def drawn(figure: Figure | None) -> dict[str, Any]:
@@ -133,7 +134,6 @@ def test_picture_without_labels_shows_the_agreement() -> None:
 def test_no_picture_where_nothing_is_known() -> None:
     nothing = [entry([20], labels=None, has_cnn=False)[:2]]
     assert accuracy_figure(nothing, "title") is None
-    assert run_pictures(nothing, "title") == {}
 
 
 @pytest.mark.parametrize(
@@ -189,14 +189,16 @@ def test_pictures_are_a_png_and_a_reproducible_svg() -> None:
     assert struct.unpack(">II", png[16:24]) == (1056, 739)
 
 
-def test_the_pictures_of_a_run_have_names_and_say_seed_and_images() -> None:
-    files = [entry([20, 197, 198, 199])[:2]]
-    pictures = run_pictures(files, "mnist", {"model": {"model": {"seed": 3}}})
-    assert list(pictures) == ["accuracy.svg", "accuracy.png"]
-    figure = accuracy_figure(files, "model on mnist", note="CNN trained with seed 3")
+def test_the_figure_of_a_run_says_seed_and_images(tmp_path: Path) -> None:
+    files = [entry([20, 197, 198, 199])]
+    folder = write_runs(tmp_path, *files)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["provenance"] = {files[0].name: {"model": {"seed": 3}}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    figure = accuracy_figure([one[:2] for one in files], "model on mnist", note="CNN trained with seed 3")
     assert figure is not None
-    assert pictures == {"accuracy.svg": image_bytes(figure, "svg"), "accuracy.png": image_bytes(figure, "png")}
     assert "n = 200 images" in note(figure)
+    assert write_figure([folder], tmp_path / "one.svg").read_bytes() == image_bytes(figure, "svg")
 
 
 @pytest.mark.parametrize(("suffix", "begins"), [("pdf", b"%PDF"), ("svg", b"<?xml"), ("png", b"\x89PNG")])

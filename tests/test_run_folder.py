@@ -46,7 +46,7 @@ def write(folder: Path, *runs: run_folder.FileResults, **changes: Any) -> tuple[
 
 def test_run_folder_holds_every_file_the_manifest_last(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "one"
-    paths = write(folder, entry([20, 150, 190, 199]), pictures={"accuracy.svg": b"<svg/>"})
+    paths = write(folder, entry([20, 150, 190, 199]))
     assert [path.name for path in paths] == [
         "accuracy.csv",
         "energy.csv",
@@ -54,7 +54,6 @@ def test_run_folder_holds_every_file_the_manifest_last(tmp_path: Path) -> None:
         "thresholds.csv",
         "result.json",
         "predictions.csv",
-        "accuracy.svg",
         "manifest.json",
     ]
     assert sorted(folder.iterdir()) == sorted(paths)

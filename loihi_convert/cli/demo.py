@@ -33,6 +33,7 @@ def demo(
     from loihi_convert.conversion.options import require_timesteps
     from loihi_convert.data import load_data
     from loihi_convert.progress import progress_bar
+    from loihi_convert.report.pictures import write_figure
     from loihi_convert.runs.run_folder import RUNS, dated_name, require_new_or_empty
 
     require_timesteps((timesteps,))
@@ -64,15 +65,17 @@ def demo(
     done = pipeline.run_into_folder(
         folder, opened, runner, splits, splits.test, command_line=sys.argv, bars=progress_bar
     )
+    picture = write_figure([done.folder], output / "accuracy.png", overwrite=True)
     scene = RunScene(splits.name, backend, time.monotonic() - started)
-    say_run(done, scene, as_json=as_json, details=False, next_steps=_next_steps(done.folder, exported[0].path, model))
+    next_steps = _next_steps(picture, done.folder, exported[0].path, model)
+    say_run(done, scene, as_json=as_json, details=False, next_steps=next_steps)
 
 
-def _next_steps(run_folder: Path, file: Path, model: Path) -> list[Fact]:
+def _next_steps(picture: Path, run_folder: Path, file: Path, model: Path) -> list[Fact]:
     """Return the figure and three commands to try next."""
     folder, network, checkpoint = (shlex.quote(str(path)) for path in (run_folder, file, model))
     return [
-        Fact("picture", str(run_folder / "accuracy.png")),
+        Fact("picture", str(picture)),
         Fact("next", f"loihi-convert report {folder}"),
         Fact("", f"loihi-convert diagnose {checkpoint} {network}"),
         Fact("", "loihi-convert train --data mnist"),

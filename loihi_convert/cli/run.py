@@ -71,7 +71,7 @@ def run(
     class_map: Annotated[str | None, options.class_map(options.DATA_AND_CNN)] = None,
     model: Annotated[Path | None, options.named("--model", options.DATA_AND_CNN, _MODEL, metavar="FILE")] = None,
     arch: Annotated[str | None, options.arch(options.DATA_AND_CNN)] = None,
-    float_snn: Annotated[bool, options.switch("--float/--no-float", options.DATA_AND_CNN, _FLOAT)] = True,
+    float_snn: Annotated[bool, options.switch("--float", options.DATA_AND_CNN, _FLOAT)] = False,
     early_exit: Annotated[bool, options.switch("--early-exit/--no-early-exit", options.EARLY_EXIT, _EARLY_EXIT)] = True,
     exit_tolerance: Annotated[
         float, options.number("--exit-tolerance", options.EARLY_EXIT, _TOLERANCE, metavar="POINTS")

@@ -13,7 +13,6 @@ from loihi_convert.external.cuba import CubaNetwork
 from loihi_convert.external.cuba_run import run_cuba
 from loihi_convert.metrics.evaluation import Evaluation, evaluate
 from loihi_convert.progress import ProgressFactory, no_progress_bar
-from loihi_convert.report.pictures import run_pictures
 from loihi_convert.runs import run_folder
 from loihi_convert.runs.manifest import new_manifest
 
@@ -87,6 +86,5 @@ def run_external_into_folder(
             labels=images.labels,
             classes=classes,
             manifest={**manifest, "classes": classes, "mean": mean, "std": std},
-            pictures=run_pictures([(path.stem, evaluation)], splits.name),
         )
     return ExternalRun(folder, files, network, result, evaluation)

@@ -23,7 +23,7 @@ class RunOptions:
     device
         Where to simulate `ref` and the float SNN: ``"cpu"`` or another torch device, such as ``"cuda"``.
     float_snn
-        Whether to run the float SNN too, if the CNN is known; without it only its figures are missing.
+        Whether to run the float SNN too, if the CNN is known. It takes as long as the file itself.
 
     Raises
     ------
@@ -35,7 +35,7 @@ class RunOptions:
     exit_tolerance: float | None = TOLERANCE_POINTS
     trace: bool = False
     device: str = "cpu"
-    float_snn: bool = True
+    float_snn: bool = False
 
     def __post_init__(self) -> None:
         if self.timesteps and min(self.timesteps) < 1:

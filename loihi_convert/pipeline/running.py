@@ -24,7 +24,6 @@ from loihi_convert.metrics.evaluation_by_task import evaluate_images
 from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.pipeline.origin import float_network, source_of
 from loihi_convert.progress import ProgressFactory, no_progress_bar
-from loihi_convert.report.pictures import run_pictures
 from loihi_convert.runs import run_folder
 from loihi_convert.runs.manifest import new_manifest
 from loihi_convert.simulation.relu import cnn_scores
@@ -316,9 +315,6 @@ def run_into_folder(
             targets=images.targets,
             classes=classes,
             manifest={**manifest, "classes": classes, **made_by},
-            pictures=run_pictures(
-                [(ran.path.stem, ran.evaluation) for ran in runs], splits.name, made_by["provenance"]
-            ),
         )
     return RunFolder(folder, written, runs)
 

@@ -1,4 +1,4 @@
-"""The figure of a run, accuracy or regression error against latency, as a matplotlib figure and as files."""
+"""The figure of a run, accuracy or regression error against latency, as a matplotlib figure and as a file."""
 
 from __future__ import annotations
 
@@ -31,17 +31,6 @@ def run_figure(
     """Return `error_figure` for regressions, else `accuracy_figure`; None if there is nothing to draw."""
     draw = error_figure if _are_regressions(evaluations) else accuracy_figure
     return draw(evaluations, title, note=note, width=width)
-
-
-def run_pictures(
-    evaluations: Sequence[tuple[str, Evaluation]], data: str, provenance: Provenance | None = None
-) -> dict[str, bytes]:
-    """Return ``accuracy.svg`` and ``.png``, or ``error.svg`` and ``.png``, by name; {} if there is nothing to draw."""
-    figure = run_figure(evaluations, _title(evaluations, data), note=_seeds(provenance or {}))
-    if figure is None:
-        return {}
-    stem = "error" if _are_regressions(evaluations) else "accuracy"
-    return {f"{stem}.svg": image_bytes(figure, "svg"), f"{stem}.png": image_bytes(figure, "png")}
 
 
 def write_figure(folders: Sequence[Path], output: Path, *, width: Width = "screen", overwrite: bool = False) -> Path:

@@ -11,8 +11,9 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Final, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from loihi_convert.arrays import Array
@@ -38,6 +39,12 @@ OUTPUT = "output"
 
 TARGET = "target"
 """Prefix of the columns of its targets."""
+
+Rows = dict[str, Sequence[object]]
+"""Some rows of a CSV file by column, in the order of the columns."""
+
+_BLOCK: Final = 1_000
+"""Images whose rows are in memory at once."""
 
 
 class _Row(BaseModel):
@@ -220,53 +227,82 @@ def thresholds(name: str, network: QuantizedNetwork | CubaNetwork) -> Iterator[C
 
 def number_rows(
     name: str, evaluation: Evaluation, result: RunResult, network: QuantizedNetwork, targets: Array | None
-) -> Iterator[dict[str, object]]:
+) -> Iterator[Rows]:
     """Yield the rows of predictions.csv for one file of a regression: each image, each reported T."""
-    for image, potentials in enumerate(result.potentials):
-        for point in evaluation.points:
-            read = potentials[point.timesteps - 1]
-            row: dict[str, object] = {"file": name, "image": image, "timesteps": point.timesteps}
-            row |= _numbered(OUTPUT, network.real_outputs(read, point.timesteps))
-            if targets is not None:
-                row |= _numbered(TARGET, targets[image])
-            yield row | _numbered(POTENTIAL, read)
+    steps = np.array([point.timesteps for point in evaluation.points])
+    for first, images in _blocks(result):
+        read = result.potentials[images][:, steps - 1]
+        columns = _keys(name, first, len(read), steps)
+        columns |= _numbered(OUTPUT, network.real_outputs(read, steps[:, None]))
+        if targets is not None:
+            columns |= _numbered(TARGET, np.repeat(targets[images][:, None], len(steps), axis=1))
+        yield columns | _numbered(POTENTIAL, read)
 
 
 def prediction_rows(
     name: str, evaluation: Evaluation, result: RunResult, labels: Array | None, classes: Sequence[str] | None
-) -> Iterator[dict[str, object]]:
-    """Yield the rows of predictions.csv for one file: each image, each reported T; all have the same columns."""
-    predictions = result.predictions
-    for image, potentials in enumerate(result.potentials):
-        for point in evaluation.points:
-            predicted = int(predictions[image, point.timesteps - 1])
-            row = Prediction(
-                file=name,
-                image=image,
-                timesteps=point.timesteps,
-                predicted=predicted,
-                class_name=None if classes is None else classes[predicted],
-                label=None if labels is None else int(labels[image]),
-            ).model_dump(by_alias=True, exclude_none=True)
-            row |= _numbered(POTENTIAL, potentials[point.timesteps - 1])
-            if result.output_spikes is not None:
-                row |= _numbered(SPIKE_COUNT, result.output_spikes[image, : point.timesteps].sum(axis=0))
-            yield row
+) -> Iterator[Rows]:
+    """Yield the rows of predictions.csv for one file: each image, each reported T."""
+    steps = np.array([point.timesteps for point in evaluation.points])
+    for first, images in _blocks(result):
+        read = result.potentials[images][:, steps - 1]
+        columns = _keys(name, first, len(read), steps)
+        predicted = result.predictions[images][:, steps - 1].ravel().tolist()
+        columns["class"] = predicted
+        if classes is not None:
+            columns["class_name"] = [classes[one] for one in predicted]
+        if labels is not None:
+            columns["label"] = np.repeat(labels[images], len(steps)).tolist()
+        columns |= _numbered(POTENTIAL, read)
+        if result.output_spikes is not None:
+            counts = result.output_spikes[images].cumsum(axis=1, dtype=np.int64)
+            columns |= _numbered(SPIKE_COUNT, counts[:, steps - 1])
+        yield columns
 
 
-def _numbered(prefix: str, values: Array) -> dict[str, object]:
-    return {f"{prefix}_{index}": value for index, value in enumerate(values.tolist())}
+def _blocks(result: RunResult) -> Iterator[tuple[int, slice]]:
+    """The images in blocks: the index of the first, and the slice."""
+    for first in range(0, len(result.potentials), _BLOCK):
+        yield first, slice(first, first + _BLOCK)
 
 
-def as_csv(rows: Iterable[Mapping[str, object] | _Row], columns: Iterable[str] | None = None) -> bytes:
-    """Return CSV with ``columns``, by default those of all rows in order of appearance; None becomes an empty cell.
+def _keys(name: str, first: int, count: int, steps: Array) -> dict[str, Sequence[object]]:
+    """The columns that say which file, image and T a row is of."""
+    return {
+        "file": [name] * (count * len(steps)),
+        "image": np.repeat(np.arange(first, first + count), len(steps)).tolist(),
+        "timesteps": np.tile(steps, count).tolist(),
+    }
 
-    If ``columns`` are given, rows are not kept in memory: those of predictions.csv would take many times its size.
+
+def _numbered(prefix: str, values: Array) -> dict[str, Sequence[object]]:
+    """Return one column for each of the last axis of ``values``, ``(images, T, outputs)``."""
+    return {f"{prefix}_{index}": column.ravel().tolist() for index, column in enumerate(np.moveaxis(values, -1, 0))}
+
+
+def blocks_as_csv(runs: Sequence[Iterator[Rows]]) -> bytes:
+    """Return CSV with the rows of all ``runs``; a column that one of them does not have is empty there.
+
+    Rows are not all kept in memory: those of predictions.csv would take many times its size.
     """
-    dicts: Iterable[Mapping[str, object]] = (_cells(row) if isinstance(row, _Row) else row for row in rows)
-    if columns is None:
-        dicts = list(dicts)
-        columns = itertools.chain.from_iterable(dicts)
+    started = [(next(run), run) for run in runs]
+    columns = dict.fromkeys(itertools.chain.from_iterable(first for first, _ in started))
+    content = io.BytesIO()
+    with io.TextIOWrapper(content, "utf-8", newline="") as text:
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        for first, others in started:
+            for block in itertools.chain((first,), others):
+                empty = ("",) * len(block["file"])
+                writer.writerows(zip(*(block.get(column, empty) for column in columns), strict=True))
+        text.flush()
+        return content.getvalue()
+
+
+def as_csv(rows: Iterable[Mapping[str, object] | _Row]) -> bytes:
+    """Return CSV with the columns of all rows in order of appearance; None becomes an empty cell."""
+    dicts = [_cells(row) if isinstance(row, _Row) else row for row in rows]
+    columns = itertools.chain.from_iterable(dicts)
     content = io.BytesIO()
     with io.TextIOWrapper(content, "utf-8", newline="") as text:
         writer = csv.DictWriter(text, dict.fromkeys(columns), restval="", lineterminator="\n")

@@ -1,9 +1,8 @@
-"""One folder per run: accuracy, rates, thresholds, predictions as CSV, evaluations as JSON, pictures, a manifest."""
+"""One folder per run: accuracy, rates, thresholds, predictions as CSV, evaluations as JSON, a manifest."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
@@ -19,8 +18,10 @@ from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.task import name_count
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.runs.columns import (
+    Rows,
     accuracy_row,
     as_csv,
+    blocks_as_csv,
     early_exit_row,
     energy_row,
     firing_rates,
@@ -53,14 +54,13 @@ def write_run(
     classes: tuple[str, ...] | None,
     manifest: Mapping[str, Any],
     targets: Array | None = None,
-    pictures: Mapping[str, bytes] | None = None,
 ) -> tuple[Path, ...]:
     """Write the results of one run into ``folder`` and return the files, the manifest last.
 
     The files are ``accuracy.csv``, ``regression.csv`` (errors of a regression, whose accuracies are empty),
     ``early_exit.csv`` (if early exit was evaluated), ``energy.csv``, ``firing_rates.csv`` (each channel at each
     reported T), ``thresholds.csv`` (each channel, for files written by `export`), ``result.json``,
-    ``predictions.csv``, ``pictures`` and ``manifest.json``. All contents are created before the first file is written.
+    ``predictions.csv`` and ``manifest.json``. All contents are created before the first file is written.
     Each file is written atomically, and the manifest is last, so a folder with a manifest is complete. If a file cannot
     be written, all files of the run are removed.
 
@@ -78,8 +78,6 @@ def write_run(
         From `manifest.new_manifest`.
     targets
         ``(N, outputs)``, for a regression, if known.
-    pictures
-        Content by file name, from `report.pictures.run_pictures`.
 
     Raises
     ------
@@ -94,7 +92,6 @@ def write_run(
     for run in runs:
         require_class_names(run.name, run.network, classes)
     contents = _csv_files(runs, labels, targets, classes)
-    contents |= pictures or {}
     contents[MANIFEST] = _json(dict(manifest)).encode()
     _make_folder(folder, [])
     try:
@@ -116,7 +113,7 @@ def _csv_files(
     exits = [(name, evaluation, evaluation.early_exit) for name, evaluation in figures if evaluation.early_exit]
     estimates = [(name, evaluation.energy) for name, evaluation in figures if evaluation.energy]
 
-    def predictions(run: FileResults) -> Iterator[dict[str, object]]:
+    def predictions(run: FileResults) -> Iterator[Rows]:
         if isinstance(run.network, QuantizedNetwork) and run.network.task == "regression":
             return number_rows(run.name, run.evaluation, run.result, run.network, targets)
         return prediction_rows(run.name, run.evaluation, run.result, labels, classes)
@@ -137,10 +134,7 @@ def _csv_files(
     if not all(isinstance(run.network, CubaNetwork) for run in runs):
         contents["thresholds.csv"] = as_csv(row for run in runs for row in thresholds(run.name, run.network))
     contents["result.json"] = results_json(figures).encode()
-    contents["predictions.csv"] = as_csv(
-        (row for run in runs for row in predictions(run)),
-        itertools.chain.from_iterable(next(predictions(run)) for run in runs),
-    )
+    contents["predictions.csv"] = blocks_as_csv([predictions(run) for run in runs])
     return contents
 
 

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from loihi_convert.report.pictures import run_pictures
 from loihi_convert.runs import run_folder
 from loihi_convert.runs.manifest import new_manifest
 from support.evaluations import LABELS
@@ -28,7 +27,6 @@ def write_runs(root: Path, *runs: run_folder.FileResults, data: str = "mnist", *
         "backend_versions": {},
         "provenance": {"some": {"balance": {"method": "x"}}},
     }
-    pictures = run_pictures([(run.name, run.evaluation) for run in runs], data)
-    arguments = {"pictures": pictures, "labels": LABELS, "classes": CLASSES, "manifest": manifest, **changes}
+    arguments = {"labels": LABELS, "classes": CLASSES, "manifest": manifest, **changes}
     run_folder.write_run(folder, runs, **arguments)
     return folder
