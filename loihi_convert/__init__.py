@@ -44,8 +44,9 @@ The same in stages; each takes the value that the one before returned::
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any, Final
+
+from loihi_convert.lazy import on_first_use
 
 if TYPE_CHECKING:
     from loihi_convert.api import Converted, Result, convert, load
@@ -60,7 +61,6 @@ if TYPE_CHECKING:
     from loihi_convert.frontend.lower import to_relu_network
     from loihi_convert.netx import read, write
 
-# Names are imported on first use, so that `import loihi_convert` and `--help` are fast.
 _HOMES: Final = {
     "BalanceOptions": "conversion.options",
     "Converted": "api",
@@ -79,6 +79,7 @@ _HOMES: Final = {
     "train_cnn": "cnn.training",
     "write": "netx",
 }
+_on_first_use = on_first_use(__name__, _HOMES)
 
 __all__ = [
     "BalanceOptions",
@@ -106,9 +107,7 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("loihi-convert")
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return _on_first_use(name)
 
 
 def __dir__() -> list[str]:

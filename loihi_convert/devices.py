@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import get_args
 
-import torch
-
 from loihi_convert.choices import Device
 from loihi_convert.errors import UsageError, one_of
 
@@ -22,7 +20,7 @@ def chosen_device(name: str) -> str:
     """
     if name not in get_args(Device):
         raise UsageError(f"found {name}", where="device", expected=one_of(get_args(Device)))
-    has_gpu = name != "cpu" and torch.cuda.is_available()
+    has_gpu = name != "cpu" and _has_gpu()
     if name == "cuda" and not has_gpu:
         raise UsageError(
             "torch finds no GPU",
@@ -32,9 +30,18 @@ def chosen_device(name: str) -> str:
     return "cuda" if has_gpu else "cpu"
 
 
+def _has_gpu() -> bool:
+    # Loads torch, which not every command needs.
+    import torch
+
+    return torch.cuda.is_available()
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Let torch compute on one thread of the CPU: several processes then share the cores, and sums keep their order."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

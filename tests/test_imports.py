@@ -8,14 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "loihi_convert"
+GOLDEN = PACKAGE / "golden" / "model.net"
 
 # A folder or file may import from its own line and from the lines above it, never from below.
 ORDER = (
     (
         "choices",
+        "lazy",
         "errors",
         "arrays",
         "records",
@@ -138,9 +141,27 @@ def test_no_file_imports_itself_through_others() -> None:
     graphlib.TopologicalSorter(graph).prepare()
 
 
+def loaded_by(program: str, names: set[str]) -> set[str]:
+    """The modules of ``names`` that ``program`` loads in a new Python."""
+    code = f"import sys\n{program}\nprint('loaded:', *(set(sys.modules) & {names!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.rpartition("loaded:")[2].split())
+
+
 def test_the_command_line_starts_without_heavy_imports() -> None:
-    program = (
-        "import sys, loihi_convert.cli; print(*(set(sys.modules) & {'torch', 'numpy', 'h5py', 'lava', 'matplotlib'}))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
+    assert not loaded_by("import loihi_convert.cli", {"torch", "numpy", "h5py", "lava", "matplotlib"})
+
+
+@pytest.mark.parametrize("verb", ["check", "inspect"])
+def test_a_netx_file_is_read_without_torch(verb: str) -> None:
+    words = [verb, str(GOLDEN), *(["--images", "0"] if verb == "check" else [])]
+    program = f"from loihi_convert.cli import app\napp({words!r}, standalone_mode=False)"
+    assert not loaded_by(program, {"torch", "numba", "matplotlib", "scipy", "lava"})
+
+
+def test_a_run_loads_no_statistics_and_draws_nothing(tmp_path: Path) -> None:
+    # Not the embedded digits, which scikit-learn reads.
+    np.savez(tmp_path / "own.npz", images=np.zeros((5, 1, 8, 8), np.uint8), labels=np.arange(5))
+    words = ["run", str(GOLDEN), "--data", str(tmp_path / "own.npz"), "-o", str(tmp_path / "run")]
+    program = f"from loihi_convert.cli import app\napp({words!r}, standalone_mode=False)"
+    assert not loaded_by(program, {"matplotlib", "scipy.stats", "pandas", "lava"})

@@ -10,7 +10,6 @@ from typing import Final
 import numpy as np
 
 from loihi_convert.arrays import Array
-from loihi_convert.backends.reference import run_network
 from loihi_convert.checks.finding import Rule, Violation
 from loihi_convert.checks.integer_rules import NetworkRun, channels, idle, layer_runs
 from loihi_convert.chip import limits
@@ -18,8 +17,6 @@ from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.relays import is_relay
 from loihi_convert.progress import Progress, no_progress
-from loihi_convert.simulation.relu import relu_outputs
-from loihi_convert.simulation.simulator import clipped_images
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +81,10 @@ def network_activity(
     network: QuantizedNetwork, images: Array, timesteps: int, *, device: str = "cpu", progress: Progress = no_progress
 ) -> NetworkActivity:
     """Return the activity of ``network`` on uint8 ``images``, ``(N, C, H, W)``, over T steps."""
+    # The simulators load torch, which a check without images does not need.
+    from loihi_convert.backends.reference import run_network
+    from loihi_convert.simulation.simulator import clipped_images
+
     result = run_network(network, images, timesteps, device=device, progress=progress)
     clipped = np.zeros((len(network.layers), 2), np.int64)
     if network.target == "lava":
@@ -109,6 +110,8 @@ def network_activity(
 
 def cnn_activity(network: ReluNetwork, images: Array) -> Iterator[tuple[str, Activity]]:
     """Yield the activity on ``images`` of each layer of the CNN with a ReLU."""
+    from loihi_convert.simulation.relu import relu_outputs
+
     positive = [np.zeros(layer.synapse.channels) for layer in network.layers[:-1]]
     for outputs in relu_outputs(network, images):
         for count, maps in zip(positive, outputs[:-1], strict=True):

@@ -68,13 +68,14 @@ def check(
     from loihi_convert.progress import progress_bar
 
     candidate = pipeline.load_file(file, arch=arch, input_shape=shape, mean=normalization.mean, std=normalization.std)
+    images = _images(ctx, candidate, image_count, data, data_root)
     checked = pipeline.check(
         candidate,
-        _images(ctx, candidate, image_count, data, data_root),
+        images,
         timesteps,
         target=target,
         chips=chips,
-        device=chosen_device(device),
+        device="cpu" if images is None else chosen_device(device),
         bars=progress_bar,
     )
     if as_json:

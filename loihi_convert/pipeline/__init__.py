@@ -7,12 +7,38 @@ run by `run_external_into_folder`.
 
 from __future__ import annotations
 
-from loihi_convert.pipeline.checking import CheckReport, LoadedFile, check, load_file
-from loihi_convert.pipeline.diagnosing import DiagnosisReport, diagnose
-from loihi_convert.pipeline.exporting import ExportResult, export
-from loihi_convert.pipeline.external_run import ExternalRun, run_external_into_folder
-from loihi_convert.pipeline.options import RunOptions
-from loihi_convert.pipeline.running import FileRun, OpenedFile, RunFolder, open_file, run, run_into_folder
+from typing import TYPE_CHECKING, Final
+
+from loihi_convert.lazy import on_first_use
+
+if TYPE_CHECKING:
+    from loihi_convert.pipeline.checking import CheckReport, LoadedFile, check, load_file
+    from loihi_convert.pipeline.diagnosing import DiagnosisReport, diagnose
+    from loihi_convert.pipeline.exporting import ExportResult, export
+    from loihi_convert.pipeline.external_run import ExternalRun, run_external_into_folder
+    from loihi_convert.pipeline.options import RunOptions
+    from loihi_convert.pipeline.running import FileRun, OpenedFile, RunFolder, open_file, run, run_into_folder
+
+_HOMES: Final = {
+    "CheckReport": "checking",
+    "DiagnosisReport": "diagnosing",
+    "ExportResult": "exporting",
+    "ExternalRun": "external_run",
+    "FileRun": "running",
+    "LoadedFile": "checking",
+    "OpenedFile": "running",
+    "RunFolder": "running",
+    "RunOptions": "options",
+    "check": "checking",
+    "diagnose": "diagnosing",
+    "export": "exporting",
+    "load_file": "checking",
+    "open_file": "running",
+    "run": "running",
+    "run_external_into_folder": "external_run",
+    "run_into_folder": "running",
+}
+__getattr__ = on_first_use(__name__, _HOMES)
 
 __all__ = [
     "CheckReport",

@@ -24,7 +24,6 @@ from loihi_convert.checks.stock_rules import FILE_RULES, LIF_RULES, STOCK_RULES
 from loihi_convert.chip.resources import Chips, network_resources, resources
 from loihi_convert.errors import DataError, InputError, NetxError, UnsupportedModelError, UsageError, one_of
 from loihi_convert.file_kinds import kind_of
-from loihi_convert.frontend.source import open_source
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.ir.quantized import QuantizedNetwork, Target
@@ -153,6 +152,9 @@ def load_file(
         raise InputError("no such file", where=path, hint="Give a .net file, or the checkpoint of a CNN.")
     is_netx = kind_of(path) == "hdf5" or path.suffix == netx.SUFFIX
     if not is_netx:
+        # Loads torch, which a netx file does not need.
+        from loihi_convert.frontend.source import open_source
+
         try:
             source = open_source(path, arch=arch, input_shape=input_shape, mean=mean, std=std)
         except InputError as error:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import sparse
 
 from loihi_convert.arrays import Array
 
@@ -61,6 +60,8 @@ def grouped(links: Sequence[tuple[Array, Array]], inputs: int, outputs: int, blo
 
 def _components(links: Sequence[tuple[Array, Array]], inputs: int, outputs: int) -> Array:
     """The component of each input, then of each output."""
+    from scipy import sparse
+
     ones: list[Array] = []
     others: list[Array] = []
     for rows, columns in links:
