@@ -24,24 +24,22 @@ from loihi_convert import cli, netx, pipeline
 from loihi_convert.__main__ import exit_code
 from loihi_convert.backends import open_backend
 from loihi_convert.cells.dask_executors import local_cluster
-from loihi_convert.cells.flow import compute_missing, duration
-from loihi_convert.cells.store import Store
+from loihi_convert.cells.outcome import compute
 from loihi_convert.cli.sweep_grid import AXES, read_grid
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.cnn.training import train
 from loihi_convert.data import load_data
-from loihi_convert.errors import InputError, PlatformError, UsageError
+from loihi_convert.errors import PlatformError, UsageError
 from loihi_convert.frontend.source import open_source
-from loihi_convert.sweep import compute as computing
-from loihi_convert.sweep.cell import OPTIONS, Cell, Digests, ImageChoice, NetworkFile, Setting
-from loihi_convert.sweep.compute import compute
+from loihi_convert.sweep import conversion
+from loihi_convert.sweep.conversion import CellResult, Conversion
 from loihi_convert.sweep.front import COSTS, Found, cost, front, quality
 from loihi_convert.sweep.grid import Grid, PlannedCell, planned_cells, shard
-from loihi_convert.sweep.outcome import CellResult, Outcome
+from loihi_convert.sweep.setting import OPTIONS, Digests, ImageChoice, NetworkFile, Setting
 
 NETWORK = NetworkFile(Path("/somewhere/model.pt"))
 DIGESTS = Digests("model", None, "calibration", "images")
-CELL = Cell(NETWORK, ImageChoice(), DIGESTS, Setting().normalized, "1.0")
+CELL = Conversion(NETWORK, ImageChoice(), DIGESTS, Setting().normalized, package="1.0")
 RESULT = CellResult(
     image_count=10,
     accuracy=0.5,
@@ -80,8 +78,8 @@ OTHER_VALUES: dict[str, dict[str, Any]] = {
 }
 
 
-def planned(cell: Cell, *, work: float = 1.0, name: str = "model.pt") -> PlannedCell:
-    return PlannedCell(cell, name, "digits", "validation images", work)
+def planned(cell: Conversion) -> PlannedCell:
+    return PlannedCell(cell, "model.pt", "digits", "validation images")
 
 
 def numbered(count: int) -> list[PlannedCell]:
@@ -116,7 +114,7 @@ class TestIdentity:
             ),
         ],
     )
-    def test_so_does_all_that_determines_a_result(self, other: Cell) -> None:
+    def test_so_does_all_that_determines_a_result(self, other: Conversion) -> None:
         assert other.name != CELL.name
         assert len(other.name) == 64
 
@@ -156,152 +154,6 @@ def test_shards_contain_every_cell_exactly_once(cells: int, shards: int, order: 
     parts = [shard(every if index % 2 else shuffled, index, shards) for index in range(1, shards + 1)]
     assert Counter(one.cell.name for part in parts for one in part) == Counter(one.cell.name for one in every)
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
-
-
-class TestStore:
-    def test_outcomes_are_kept(self, tmp_path: Path) -> None:
-        store = Store(tmp_path / "a" / "b")
-        store.create()
-        store.put(CELL, Outcome(RESULT, duration=1.5))
-        other = replace(CELL, package="2")
-        store.put(other, Outcome(error="does not fit"))
-        assert (store.get(CELL), store.get(other)) == (Outcome(RESULT), Outcome(error="does not fit"))
-        assert store.get(replace(CELL, package="3")) is None
-        assert (store.duration(CELL), store.duration(replace(CELL, package="3"))) == (1.5, None)
-
-    def test_results_do_not_contain_times(self, tmp_path: Path) -> None:
-        store = Store(tmp_path)
-        store.create()
-        found = []
-        for seconds in (1.0, 2.0):
-            store.put(CELL, Outcome(RESULT, duration=seconds))
-            found.append((tmp_path / "cells" / f"{CELL.name}.json").read_bytes())
-        assert found[0] == found[1]
-
-    @pytest.mark.parametrize("content", ["", "{}", "[]", '{"key": 1, "result": {}}', "half a fi"])
-    def test_a_damaged_file_is_named(self, tmp_path: Path, content: str) -> None:
-        store = Store(tmp_path)
-        store.create()
-        path = tmp_path / "cells" / f"{CELL.name}.json"
-        path.write_text(content)
-        with pytest.raises(InputError) as caught:
-            store.get(CELL)
-        assert (caught.value.where, caught.value.hint) == (str(path), "Delete it to compute it again.")
-
-    def test_one_sweep_has_a_cell(self, tmp_path: Path) -> None:
-        one, other = Store(tmp_path), Store(tmp_path)
-        one.create()
-        claim = one.claim(CELL)
-        assert claim is not None
-        assert other.claim(CELL) is None
-        claim.release()
-        again = other.claim(CELL)
-        assert again is not None
-        again.release()
-        assert list((tmp_path / "cells").iterdir()) == []
-
-    def test_a_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
-        (tmp_path / "file").touch()
-        with pytest.raises(InputError, match="cannot be created"):
-            Store(tmp_path / "file").create()
-
-
-class Scripted:
-    """An executor with given outcomes."""
-
-    def __init__(self, outcomes: Callable[[Cell], Outcome], slots: int = 3) -> None:
-        self.slots, self.submitted, self._outcomes = slots, list[Cell](), outcomes
-        self._running: list[Cell] = []
-
-    def submit(self, cell: Cell) -> None:
-        assert len(self._running) < self.slots
-        self.submitted.append(cell)
-        self._running.append(cell)
-
-    def next_done(self) -> tuple[Cell, Outcome]:
-        cell = self._running.pop()
-        return cell, self._outcomes(cell)
-
-
-class TestFlow:
-    def test_what_is_there_is_not_computed_again(self, tmp_path: Path) -> None:
-        cells, store = numbered(7), Store(tmp_path)
-        first = Scripted(lambda cell: Outcome(RESULT))
-        assert compute_missing(cells[:4], store, first) == {}
-        second = Scripted(lambda cell: Outcome(RESULT))
-        shown: list[tuple[int, int]] = []
-        compute_missing(cells, store, second, progress=lambda done, total: shown.append((done, total)))
-        assert Counter(cell.name for cell in (*first.submitted, *second.submitted)) == Counter(
-            one.cell.name for one in cells
-        )
-        assert shown == [(4, 7), (5, 7), (6, 7), (7, 7)]
-
-    def test_a_cell_that_fails_is_kept_with_its_error_and_one_whose_machine_fails_is_not(self, tmp_path: Path) -> None:
-        cells, store = numbered(3), Store(tmp_path)
-        of = {
-            cells[0].cell.name: Outcome(error="too wide"),
-            cells[1].cell.name: Outcome(error="no memory", is_final=False),
-            cells[2].cell.name: Outcome(RESULT),
-        }
-        failed = compute_missing(cells, store, Scripted(lambda cell: of[cell.name]))
-        assert failed == {cells[1].cell.name: Outcome(error="no memory", is_final=False)}
-        assert [store.get(one.cell) for one in cells] == [Outcome(error="too wide"), None, Outcome(RESULT)]
-        again = Scripted(lambda cell: Outcome(RESULT))
-        compute_missing(cells, store, again)
-        assert again.submitted == [cells[1].cell]
-
-    def test_an_interruption_keeps_what_is_done(self, tmp_path: Path) -> None:
-        cells, store, left = numbered(5), Store(tmp_path), iter(range(2))
-
-        def outcome(cell: Cell) -> Outcome:
-            if next(left, None) is None:
-                raise KeyboardInterrupt
-            return Outcome(RESULT)
-
-        with pytest.raises(KeyboardInterrupt):
-            compute_missing(cells, store, Scripted(outcome))
-        assert sum(store.get(one.cell) is not None for one in cells) == 2
-        assert not list(tmp_path.glob("cells/*.lock"))
-
-    def test_cells_of_another_sweep_are_left_to_it(self, tmp_path: Path) -> None:
-        cells, store, other = numbered(3), Store(tmp_path), Store(tmp_path)
-        store.create()
-        theirs = other.claim(cells[0].cell)
-        assert theirs is not None
-
-        def outcome(cell: Cell) -> Outcome:
-            if cell == cells[2].cell:
-                other.put(cells[0].cell, Outcome(error="theirs"))
-                theirs.release()
-            return Outcome(RESULT)
-
-        executor = Scripted(outcome, slots=1)
-        compute_missing(cells, store, executor)
-        assert executor.submitted == [cells[1].cell, cells[2].cell]
-        assert store.get(cells[0].cell) == Outcome(error="theirs")
-
-    def test_a_full_disk_is_the_machines_failure(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def full(self: Store, cell: Cell, outcome: Outcome) -> None:
-            raise InputError("cannot be written (No space left on device)", where="x")
-
-        monkeypatch.setattr(Store, "put", full)
-        failed = compute_missing(numbered(2), Store(tmp_path), Scripted(lambda cell: Outcome(RESULT)))
-        assert {outcome.error for outcome in failed.values()} == {"x: cannot be written (No space left on device)."}
-
-    def test_time_left(self, tmp_path: Path) -> None:
-        # 8 cells of equal work and 60 s, but no time passes: one at once. 5 are left after the third.
-        cells, told = numbered(8), list[str]()
-        compute_missing(
-            cells,
-            Store(tmp_path),
-            Scripted(lambda cell: Outcome(RESULT, duration=60.0), slots=1),
-            told=lambda planned, outcome, left: told.append(left.partition(", about")[0]),
-        )
-        assert told == [*(f"{count} of 8" for count in range(1, 8)), ""]
-
-    @pytest.mark.parametrize(("seconds", "words"), [(0.2, "1 s"), (40, "40 s"), (720, "12 min"), (12600, "3.5 h")])
-    def test_durations(self, seconds: float, words: str) -> None:
-        assert duration(seconds) == words
 
 
 class TestFront:
@@ -411,7 +263,7 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counted.extend(args[2])
         return export(*args, **keywords)
 
-    monkeypatch.setattr(computing.pipeline, "export", counting)
+    monkeypatch.setattr(conversion.pipeline, "export", counting)
     return counted
 
 
@@ -595,18 +447,18 @@ class TestDigits:
     def test_a_bug_or_a_full_memory_does_not_end_the_sweep(
         self, sweep: Sweep, monkeypatch: pytest.MonkeyPatch, exports: list[int]
     ) -> None:
-        run = computing.run_network
+        run = conversion.run_network
 
         def fails_at_2(network: Any, images: Any, timesteps: int) -> Any:
             if timesteps == 2:
                 raise MemoryError("too much")
             return run(network, images, timesteps)
 
-        monkeypatch.setattr(computing, "run_network", fails_at_2)
+        monkeypatch.setattr(conversion, "run_network", fails_at_2)
         done = sweep("model.pt", "-T", "1,2,4", "--balance", "percentile", *HERE)
         assert done.code == PlatformError.exit_code
         assert [row["error"] for row in rows()] == ["", "MemoryError: too much", ""]
-        monkeypatch.setattr(computing, "run_network", run)
+        monkeypatch.setattr(conversion, "run_network", run)
         exports.clear()
         assert sweep("model.pt", "-T", "1,2,4", "--balance", "percentile", *HERE).code == 0
         assert exports == [2]
@@ -658,8 +510,6 @@ class TestDigits:
         outcome = compute(changed)
         assert outcome.is_final is False
         assert "have changed since the sweep began" in str(outcome.error)
-        outcome = compute(replace(one.cell, package="0.0.0"))
-        assert "must be 0.0.0, as where the sweep began" in str(outcome.error)
 
     def test_a_regression_is_compared_by_its_error(self, sweep: Sweep, tmp_path: Path) -> None:
         import numpy as np

@@ -1,6 +1,6 @@
 """Cells on Dask: a cluster of this machine's cores, a scheduler that stands already, or jobs of SLURM.
 
-A worker gets a cell and returns its outcome; only this process writes, so workers need no access to the sweep's folder.
+A worker gets a cell and returns its outcome; only this process writes, so workers need no access to its folder.
 They read the checkpoints and images, under the same paths.
 """
 
@@ -11,17 +11,16 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from loihi_convert.cells.cell import Cell
+from loihi_convert.cells.outcome import Outcome, compute
 from loihi_convert.dependencies import install_line
 from loihi_convert.errors import PlatformError
-from loihi_convert.sweep.cell import Cell
-from loihi_convert.sweep.compute import compute
-from loihi_convert.sweep.outcome import Outcome
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -70,20 +69,20 @@ class OnDask:
 
         self._client = client
         self._done = as_completed()
-        self._cells: dict[str, Cell] = {}
+        self._cells: dict[str, Cell[Any]] = {}
 
     @property
     def slots(self) -> int:
         """Twice the number of threads of all workers."""
         return _CELLS_PER_THREAD * max(1, sum(map(int, self._client.nthreads().values())))
 
-    def submit(self, cell: Cell) -> None:
+    def submit(self, cell: Cell[Any], needed: Sequence[Any] = ()) -> None:
         """Have a worker compute ``cell``."""
-        future = self._client.submit(compute, cell, key=f"cell-{cell.name}", pure=False)
+        future = self._client.submit(compute, cell, tuple(needed), key=f"cell-{cell.name}", pure=False)
         self._cells[future.key] = cell
         self._done.add(future)
 
-    def next_done(self) -> tuple[Cell, Outcome]:
+    def next_done(self) -> tuple[Cell[Any], Outcome]:
         """Wait for the next cell of any worker.
 
         Raises
@@ -164,7 +163,7 @@ def standing_cluster(address: str) -> Iterator[OnDask]:
 
 @contextmanager
 def slurm_cluster(jobs: SlurmJobs, logs: Path) -> Iterator[OnDask]:
-    """Submit jobs to SLURM and use them as workers; they end with the sweep.
+    """Submit jobs to SLURM and use them as workers; they end with the command.
 
     Parameters
     ----------

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-from loihi_convert.sweep.cell import Cell
-from loihi_convert.sweep.compute import compute
-from loihi_convert.sweep.outcome import Outcome
+from loihi_convert.cells.cell import Cell
+from loihi_convert.cells.outcome import Outcome, compute
 
 
 class Executor(Protocol):
@@ -18,11 +18,11 @@ class Executor(Protocol):
         """How many cells to submit before waiting, at least 1; it may change as workers come and go."""
         ...
 
-    def submit(self, cell: Cell) -> None:
-        """Have ``cell`` computed."""
+    def submit(self, cell: Cell[Any], needed: Sequence[Any] = ()) -> None:
+        """Have ``cell`` computed from ``needed``, the results of the cells that it needs."""
         ...
 
-    def next_done(self) -> tuple[Cell, Outcome]:
+    def next_done(self) -> tuple[Cell[Any], Outcome]:
         """Wait for the next of the submitted cells.
 
         Raises
@@ -37,18 +37,18 @@ class InThisProcess:
     """Computes one cell after the other, in this process."""
 
     def __init__(self) -> None:
-        self._cells: deque[Cell] = deque()
+        self._cells: deque[tuple[Cell[Any], Sequence[Any]]] = deque()
 
     @property
     def slots(self) -> int:
         """1."""
         return 1
 
-    def submit(self, cell: Cell) -> None:
+    def submit(self, cell: Cell[Any], needed: Sequence[Any] = ()) -> None:
         """Put ``cell`` into the queue."""
-        self._cells.append(cell)
+        self._cells.append((cell, needed))
 
-    def next_done(self) -> tuple[Cell, Outcome]:
+    def next_done(self) -> tuple[Cell[Any], Outcome]:
         """Compute the next cell of the queue."""
-        cell = self._cells.popleft()
-        return cell, compute(cell)
+        cell, needed = self._cells.popleft()
+        return cell, compute(cell, needed)

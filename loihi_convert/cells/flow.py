@@ -1,4 +1,4 @@
-"""Computes the cells of a sweep that are not in its folder, and tells how far it is."""
+"""Computes the cells that are not in a folder, and tells how far it is."""
 
 from __future__ import annotations
 
@@ -6,40 +6,50 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
+from loihi_convert.cells.cell import Cell
 from loihi_convert.cells.executors import Executor
+from loihi_convert.cells.outcome import Outcome
 from loihi_convert.cells.store import Claim, Store
 from loihi_convert.errors import InputError
 from loihi_convert.progress import Progress, no_progress
-from loihi_convert.sweep.cell import Cell
-from loihi_convert.sweep.grid import SECONDS_PER_WORK, PlannedCell
-from loihi_convert.sweep.outcome import Outcome
 
 _POLL_SECONDS: Final = 0.5
 # Cells from which a time left is foretold.
 _FEWEST: Final = 3
 
-Told = Callable[[PlannedCell, Outcome, str], None]
+Told = Callable[[Cell[Any], Outcome, str], None]
 """Called after each computed cell with how many are done and the time left, in words; empty for the last."""
 
 
-def missing(cells: Sequence[PlannedCell], store: Store) -> tuple[PlannedCell, ...]:
-    """Return the cells that are not in ``store``."""
-    return tuple(planned for planned in cells if store.get(planned.cell) is None)
+def missing(cells: Sequence[Cell[Any]], store: Store) -> tuple[Cell[Any], ...]:
+    """Return the cells that are not in ``store``, each after the missing cells that it needs."""
+    found: dict[str, Cell[Any]] = {}
+
+    def add(cell: Cell[Any]) -> None:
+        if cell.name not in found and store.get(cell) is None:
+            for need in cell.needs:
+                add(need)
+            found[cell.name] = cell
+
+    for cell in cells:
+        add(cell)
+    return tuple(found.values())
 
 
 def compute_missing(
-    cells: Sequence[PlannedCell],
+    cells: Sequence[Cell[Any]],
     store: Store,
     executor: Executor,
     *,
-    told: Told = lambda planned, outcome, left: None,
+    told: Told = lambda cell, outcome, left: None,
     progress: Progress = no_progress,
 ) -> dict[str, Outcome]:
-    """Compute the cells that are not in ``store`` and put them there; return the outcomes that are not final, by name.
+    """Compute `missing` cells and put them into ``store``; return the outcomes that are not final, by name.
 
-    A cell that another sweep computes in the same folder is left to it.
+    A cell that another command computes in the same folder is left to it. A cell that needs one that fails has its
+    error.
 
     Raises
     ------
@@ -49,41 +59,101 @@ def compute_missing(
         As in `Executor.next_done`. Finished cells are kept.
     """
     store.create()
-    by_name = {planned.cell.name: planned for planned in cells}
-    waiting = deque(missing(cells, store))
-    claims: dict[str, Claim] = {}
-    unfinished: dict[str, Outcome] = {}
-    clock = _Clock(len(cells), len(cells) - len(waiting), sum(planned.work for planned in waiting), progress)
+    waiting = missing(cells, store)
+    total = len({cell.name for cell in (*cells, *waiting)})
+    computing = _Computing(waiting, store, executor, told, _Clock(total, waiting, progress))
     try:
-        while waiting or claims:
-            _submit(waiting, claims, store, executor, clock)
-            if not claims:
-                if waiting:
-                    # Others compute all that is left.
-                    time.sleep(_POLL_SECONDS)
-                continue
-            cell, outcome = executor.next_done()
-            outcome = _stored(cell, outcome, store)
-            claims.pop(cell.name).release()
-            if not outcome.is_final:
-                unfinished[cell.name] = outcome
-            planned = by_name[cell.name]
-            told(planned, outcome, clock.done(planned, outcome))
+        computing.all()
     finally:
-        for claim in claims.values():
+        computing.release()
+    return computing.unfinished
+
+
+class _Computing:
+    """Keeps an executor busy until no cell is left."""
+
+    def __init__(
+        self, waiting: Sequence[Cell[Any]], store: Store, executor: Executor, told: Told, clock: _Clock
+    ) -> None:
+        self.unfinished: dict[str, Outcome] = {}
+        self._waiting = deque(waiting)
+        self._store, self._executor, self._told, self._clock = store, executor, told, clock
+        self._claims: dict[str, Claim] = {}
+        self._needed: dict[str, Outcome] = {}
+
+    def all(self) -> None:
+        while self._waiting or self._claims:
+            self._submit()
+            if self._claims:
+                cell, outcome = self._executor.next_done()
+                outcome = self._stored(cell, outcome)
+                self._claims.pop(cell.name).release()
+                self._finish(cell, outcome)
+            elif self._waiting:
+                # Others compute all that is left.
+                time.sleep(_POLL_SECONDS)
+
+    def release(self) -> None:
+        """Let others have what is not finished."""
+        for claim in self._claims.values():
             claim.release()
-    return unfinished
+
+    def _submit(self) -> None:
+        """Give the executor as many cells as it has slots; look at each waiting cell at most once."""
+        slots = self._executor.slots
+        for _ in range(len(self._waiting)):
+            if len(self._claims) >= slots:
+                return
+            cell = self._waiting.popleft()
+            needed = [self._outcome(need) for need in cell.needs]
+            failed = next((one for one in needed if one is not None and one.result is None), None)
+            if failed is not None:
+                self._finish(cell, self._stored(cell, Outcome(error=failed.error, is_final=failed.is_final)))
+                continue
+            claim = None if None in needed else self._store.claim(cell)
+            if claim is None:
+                self._waiting.append(cell)
+            elif self._store.get(cell) is not None:
+                claim.release()
+                self._clock.found(cell)
+            else:
+                self._claims[cell.name] = claim
+                self._executor.submit(cell, tuple(one.result for one in needed if one is not None))
+
+    def _outcome(self, need: Cell[Any]) -> Outcome | None:
+        """The outcome of a cell that another one needs; None if it is not computed."""
+        known = self._needed.get(need.name) or self.unfinished.get(need.name) or self._store.get(need)
+        if known is not None:
+            self._needed[need.name] = known
+        return known
+
+    def _stored(self, cell: Cell[Any], outcome: Outcome) -> Outcome:
+        """Store a final outcome; one that cannot be written is not final."""
+        if not outcome.is_final:
+            return outcome
+        try:
+            self._store.put(cell, outcome)
+        except InputError as error:
+            return Outcome(error=str(error), is_final=False)
+        return outcome
+
+    def _finish(self, cell: Cell[Any], outcome: Outcome) -> None:
+        if not outcome.is_final:
+            self.unfinished[cell.name] = outcome
+        self._told(cell, outcome, self._clock.done(cell, outcome))
 
 
-def estimated_seconds(cells: Sequence[PlannedCell], every: Sequence[PlannedCell], store: Store) -> tuple[float, int]:
+def estimated_seconds(
+    cells: Sequence[Cell[Any]], every: Sequence[Cell[Any]], store: Store, seconds_per_work: float
+) -> tuple[float, int]:
     """Return how many seconds ``cells`` take on one core, and from how many measured cells of ``every`` this follows.
 
-    With none the speed of one machine is assumed.
+    With none, a multiplication takes ``seconds_per_work``.
     """
-    measured = [(planned.work, store.duration(planned.cell)) for planned in every]
+    measured = [(cell.work, store.duration(cell)) for cell in every]
     rates = [seconds / work for work, seconds in measured if seconds is not None]
-    rate = statistics.median(rates) if rates else SECONDS_PER_WORK
-    return rate * sum(planned.work for planned in cells), len(rates)
+    rate = statistics.median(rates) if rates else seconds_per_work
+    return rate * sum(cell.work for cell in cells), len(rates)
 
 
 def duration(seconds: float) -> str:
@@ -93,64 +163,39 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _submit(
-    waiting: deque[PlannedCell], claims: dict[str, Claim], store: Store, executor: Executor, clock: _Clock
-) -> None:
-    """Give ``executor`` as many cells as it has slots; look at each waiting cell at most once."""
-    slots = executor.slots
-    for _ in range(len(waiting)):
-        if len(claims) >= slots:
-            return
-        planned = waiting.popleft()
-        claim = store.claim(planned.cell)
-        if claim is None:
-            waiting.append(planned)
-        elif store.get(planned.cell) is not None:
-            claim.release()
-            clock.found(planned)
-        else:
-            claims[planned.cell.name] = claim
-            executor.submit(planned.cell)
-
-
-def _stored(cell: Cell, outcome: Outcome, store: Store) -> Outcome:
-    """Store a final outcome; one that cannot be written is not final."""
-    if not outcome.is_final:
-        return outcome
-    try:
-        store.put(cell, outcome)
-    except InputError as error:
-        return Outcome(error=str(error), is_final=False)
-    return outcome
-
-
 class _Clock:
     """Counts cells, and foretells the time left from the durations so far.
 
-    The median over cells leaves out the first, which also read images and compile.
+    The median over cells of a kind leaves out the first, which also read images and compile.
     """
 
-    def __init__(self, total: int, done: int, work: float, progress: Progress) -> None:
-        self._total, self._done, self._left, self._progress = total, done, work, progress
-        self._started, self._durations, self._rates = time.monotonic(), 0.0, list[float]()
-        progress(done, total)
+    def __init__(self, total: int, waiting: Sequence[Cell[Any]], progress: Progress) -> None:
+        self._total, self._done, self._progress = total, total - len(waiting), progress
+        self._left: dict[type, float] = {}
+        for cell in waiting:
+            self._left[type(cell)] = self._left.get(type(cell), 0.0) + cell.work
+        self._started, self._durations = time.monotonic(), 0.0
+        self._rates: dict[type, list[float]] = {}
+        progress(self._done, total)
 
-    def done(self, planned: PlannedCell, outcome: Outcome) -> str:
+    def done(self, cell: Cell[Any], outcome: Outcome) -> str:
         """Count a computed cell; return how many are done and the time left, in words; empty for the last."""
         self._durations += outcome.duration
         if outcome.result is not None:
-            self._rates.append(outcome.duration / planned.work)
-        self.found(planned)
+            self._rates.setdefault(type(cell), []).append(outcome.duration / cell.work)
+        self.found(cell)
         if self._done == self._total:
             return ""
         text = f"{self._done} of {self._total}"
-        if len(self._rates) < _FEWEST:
+        known = [rate for rates in self._rates.values() for rate in rates]
+        if len(known) < _FEWEST:
             return text
+        left = sum(statistics.median(self._rates.get(kind, known)) * work for kind, work in self._left.items())
         at_once = max(1.0, self._durations / (time.monotonic() - self._started))
-        return f"{text}, about {duration(statistics.median(self._rates) * self._left / at_once)} left"
+        return f"{text}, about {duration(left / at_once)} left"
 
-    def found(self, planned: PlannedCell) -> None:
-        """Count a cell that another sweep has computed."""
-        self._left -= planned.work
+    def found(self, cell: Cell[Any]) -> None:
+        """Count a cell that another command has computed."""
+        self._left[type(cell)] -= cell.work
         self._done += 1
         self._progress(self._done, self._total)

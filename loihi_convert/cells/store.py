@@ -1,10 +1,10 @@
-"""The folder of a sweep: one JSON file per computed cell, and claims, so that several sweeps can share it.
+"""A folder of results: one JSON file per computed cell, and claims, so that several commands can share it.
 
 ::
 
-    cells/<name>.json     key and result, or error; the same bytes wherever it is computed
+    cells/<name>.json     identity and result, or error; the same bytes wherever it is computed
     cells/<name>.seconds  how long it took, for estimates
-    cells/<name>.lock     while a sweep computes it
+    cells/<name>.lock     while a command computes it
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import json
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pydantic import ValidationError
 
+from loihi_convert.cells.cell import Cell
+from loihi_convert.cells.outcome import Outcome
 from loihi_convert.errors import InputError
 from loihi_convert.files import write_atomically
-from loihi_convert.sweep.cell import Cell
-from loihi_convert.sweep.outcome import CellResult, Outcome
 
 _REMOVE: Final = "Delete it to compute it again."
 # File systems without locks: cells may then be computed twice, with the same result.
@@ -73,7 +73,7 @@ class Store:
             reason = f"cannot be created ({error.strerror})"
             raise InputError(reason, where=self._cells, hint="Choose another `output`.") from error
 
-    def get(self, cell: Cell) -> Outcome | None:
+    def get(self, cell: Cell[Any]) -> Outcome | None:
         """Return the stored outcome of ``cell``, or None.
 
         Raises
@@ -90,15 +90,15 @@ class Store:
             raise InputError(f"cannot be read ({error})", where=path, hint=_REMOVE) from error
         try:
             content = json.loads(text)
-            if content["key"] != json.loads(json.dumps(cell.key)):
+            if content["key"] != json.loads(json.dumps(cell.identity)):
                 raise InputError("its contents do not match its name", where=path, hint=_REMOVE)
             if "error" in content:
                 return Outcome(error=str(content["error"]))
-            return Outcome(result=CellResult.model_validate_json(json.dumps(content["result"])))
+            return Outcome(result=cell.result_type.model_validate_json(json.dumps(content["result"])))
         except (ValueError, KeyError, TypeError, ValidationError) as error:
             raise InputError("not the result of a cell", where=path, hint=_REMOVE) from error
 
-    def put(self, cell: Cell, outcome: Outcome) -> None:
+    def put(self, cell: Cell[Any], outcome: Outcome) -> None:
         """Store the final ``outcome`` of ``cell``; its file is written completely or not at all.
 
         Raises
@@ -107,20 +107,22 @@ class Store:
             If it cannot be written.
         """
         assert outcome.is_final
-        found = {"error": outcome.error} if outcome.result is None else {"result": outcome.result.model_dump()}
-        text = json.dumps({"key": cell.key, **found}, indent=1, sort_keys=True, allow_nan=False)
+        found = (
+            {"error": outcome.error} if outcome.result is None else {"result": outcome.result.model_dump(mode="json")}
+        )
+        text = json.dumps({"key": cell.identity, **found}, indent=1, sort_keys=True, allow_nan=False)
         write_atomically(self._path(cell, "json"), (text + "\n").encode())
         with suppress(InputError):
             write_atomically(self._path(cell, "seconds"), f"{outcome.duration:.3f}\n".encode())
 
-    def duration(self, cell: Cell) -> float | None:
+    def duration(self, cell: Cell[Any]) -> float | None:
         """Return how many seconds ``cell`` took, if known."""
         try:
             return float(self._path(cell, "seconds").read_text())
         except (OSError, ValueError):
             return None
 
-    def claim(self, cell: Cell) -> Claim | None:
+    def claim(self, cell: Cell[Any]) -> Claim | None:
         """Reserve ``cell``; None if another process computes it."""
         path = self._path(cell, "lock")
         try:
@@ -135,5 +137,5 @@ class Store:
                 return None
         return Claim(path, descriptor)
 
-    def _path(self, cell: Cell, suffix: str) -> Path:
+    def _path(self, cell: Cell[Any], suffix: str) -> Path:
         return self._cells / f"{cell.name}.{suffix}"

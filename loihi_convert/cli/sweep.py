@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import re
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from loihi_convert.choices import SweepCost, SweepSplit
-from loihi_convert.cli import options
+from loihi_convert.cli import cluster, options
 from loihi_convert.cli.console import flagged, log
 from loihi_convert.cli.options import BALANCING, BASICS, DATA, NEURONS, OWN_CNN, named
 from loihi_convert.cli.sweep_grid import read_grid
-from loihi_convert.errors import PlatformError, UsageError, one_of
+from loihi_convert.errors import UsageError, one_of
 
 if TYPE_CHECKING:
-    from loihi_convert.cells.dask_executors import SlurmJobs
-    from loihi_convert.cells.executors import Executor
-    from loihi_convert.sweep.grid import PlannedCell
-    from loihi_convert.sweep.outcome import Outcome
-
-CLUSTER = "Where it is computed"
+    from loihi_convert.cells.cell import Cell
+    from loihi_convert.cells.outcome import Outcome
 
 _FILES = typer.Argument(
     help="A TOML file with the grid, or trained CNNs: checkpoints, ONNX files.", metavar="GRID.toml|MODEL...",
@@ -36,17 +30,7 @@ _SPLIT = (
 )
 _AGAINST = "Costs of the Pareto front, a list of timesteps,synops,energy,cores. Default: all."
 _DRY_RUN = "List the cells and an estimate of the time; compute nothing."
-_WORKERS = "Processes on this machine, one core each; default: one for each core. 0: in this process, without Dask."
-_SCHEDULER = "Address of a Dask scheduler, such as tcp://host:8786; its workers must find the same files."
-_SLURM = (
-    "Submit workers to SLURM: partition=NAME,walltime=HH:MM:SS,workers=N, also memory=4GB, account=NAME, "
-    "interface=ib0. Only workers is required."
-)
 _SHARD = "Compute only part K of N, in this process, as in an array job of SLURM."
-_SLURM_KEYS: Final = ("workers", "partition", "walltime", "memory", "account", "interface")
-
-FAILED: Final = PlatformError.exit_code
-"""The exit code if a cell failed for a reason outside the network and its options."""
 
 
 def _values(flag: str, panel: str, help: str, metavar: str = "A,B,C") -> options.Option:
@@ -63,10 +47,10 @@ def sweep(
     against: Annotated[str | None, named("--against", BASICS, _AGAINST, metavar="COSTS")] = None,
     dry_run: Annotated[bool, options.switch("--dry-run", BASICS, _DRY_RUN)] = False,
     as_json: Annotated[bool, options.as_json()] = False,
-    workers: Annotated[int | None, named("--workers", CLUSTER, _WORKERS, metavar="N")] = None,
-    scheduler: Annotated[str | None, named("--scheduler", CLUSTER, _SCHEDULER, metavar="ADDRESS")] = None,
-    slurm: Annotated[str | None, named("--slurm", CLUSTER, _SLURM, metavar="KEY=VALUE,...")] = None,
-    shard: Annotated[str | None, named("--shard", CLUSTER, _SHARD, metavar="K/N")] = None,
+    workers: Annotated[int | None, cluster.workers()] = None,
+    scheduler: Annotated[str | None, cluster.scheduler()] = None,
+    slurm: Annotated[str | None, cluster.slurm()] = None,
+    shard: Annotated[str | None, named("--shard", cluster.PANEL, _SHARD, metavar="K/N")] = None,
     method: Annotated[str | None, _values("--balance", BALANCING, "Balancing methods, see `export`.")] = None,
     percentile: Annotated[str | None, _values("--percentile", BALANCING, "With percentile, such as 99,99.9.")] = None,
     alpha: Annotated[str | None, _values("--alpha", BALANCING, "Factors on the thresholds, in (0, 1].")] = None,
@@ -100,11 +84,7 @@ def sweep(
 ) -> None:
     """Export and run every combination of options; show the best trade-offs of accuracy and cost."""
     part = None if shard is None else _parse_shard(shard)
-    jobs = None if slurm is None else _parse_slurm(slurm)
-    chosen = {"workers": workers, "scheduler": scheduler, "slurm": slurm, "shard": shard}
-    _require_one({name: value for name, value in chosen.items() if value is not None})
-    if workers is not None and workers < 0:
-        raise UsageError(f"found {workers}", where="workers", expected="must be at least 0")
+    place = cluster.chosen_place(workers, scheduler, slurm, {"shard": shard})
     costs = None if against is None else _parse_costs(against)
     flags = {
         "timesteps": timesteps,
@@ -151,27 +131,25 @@ def sweep(
     cells = every if part is None else part_of(every, *part)
     store = Store(output)
     if dry_run:
-        count = _worker_count(workers, part, jobs)
-        say_dry_run(cells, every, store, grid.varied, workers=count, as_json=as_json)
+        say_dry_run(cells, every, store, grid.varied, workers=place.workers, as_json=as_json)
         return
+    by_name = {planned.cell.name: planned for planned in cells}
 
-    def told(planned: PlannedCell, outcome: Outcome, left: str) -> None:
-        log(f"{described(planned, grid.varied)}: {_in_short(outcome)}{f' ({left})' if left else ''}")
+    def told(cell: Cell[Any], outcome: Outcome, left: str) -> None:
+        log(f"{described(by_name[cell.name], grid.varied)}: {_in_short(outcome)}{f' ({left})' if left else ''}")
 
     failed: dict[str, Outcome] = {}
-    left = missing(cells, store)
+    left = missing([planned.cell for planned in cells], store)
     if left:
-        count = _worker_count(workers, part, jobs)
-        opened = _executor(min(count, len(left)) if count else 0, scheduler, jobs, output)
-        with opened as executor, progress_bar("sweep") as progress:
-            failed = compute_missing(cells, store, executor, told=told, progress=progress)
+        with place.executor(len(left), output) as executor, progress_bar("sweep") as progress:
+            failed = compute_missing([planned.cell for planned in cells], store, executor, told=told, progress=progress)
     outcomes = {planned.cell.name: store.get(planned.cell) or failed.get(planned.cell.name) for planned in every}
     rows = say_swept(every, outcomes, store.folder, costs, grid.varied, computed=len(left), as_json=as_json)
     if rows:
         write_atomically(output / CSV_NAME, csv_text(rows).encode())
     if failed:
         log(f"{len(failed)} cells failed for a reason outside the network: run the same command again for them")
-        raise typer.Exit(FAILED)
+        raise typer.Exit(cluster.FAILED)
 
 
 def _in_short(outcome: Outcome) -> str:
@@ -183,55 +161,11 @@ def _in_short(outcome: Outcome) -> str:
     return "done" if value is None else f"{100 * value:.2f} %" if value >= 0 else f"RMSE {-value:.4g}"
 
 
-def _executor(
-    workers: int, scheduler: str | None, jobs: SlurmJobs | None, output: Path
-) -> AbstractContextManager[Executor]:
-    """Return where cells are computed."""
-    if scheduler is not None or jobs is not None or workers:
-        from loihi_convert.cells import dask_executors
-
-        if scheduler is not None:
-            return dask_executors.standing_cluster(scheduler)
-        if jobs is not None:
-            return dask_executors.slurm_cluster(jobs, output / "slurm")
-        return dask_executors.local_cluster(workers)
-    from loihi_convert.cells.executors import InThisProcess
-
-    return nullcontext(InThisProcess())
-
-
-def _worker_count(workers: int | None, part: tuple[int, int] | None, jobs: SlurmJobs | None) -> int:
-    """Return the number of processes; 0: this one."""
-    if part is not None or jobs is not None:
-        return 0 if jobs is None else jobs.workers
-    return len(os.sched_getaffinity(0)) if workers is None else workers
-
-
-def _require_one(given: dict[str, object]) -> None:
-    if len(given) > 1:
-        first, second, *_ = given
-        raise UsageError("given", where=first, expected=f"must not be given with `{second}`")
-
-
 def _parse_shard(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
     if found is None:
         raise UsageError(f"found {text!r}", where="shard", expected="must be K/N with 1 <= K <= N, such as 3/20")
     return int(found[1]), int(found[2])
-
-
-def _parse_slurm(text: str) -> SlurmJobs:
-    pairs = dict(part.partition("=")[::2] for part in text.split(","))
-    unknown = [key for key in pairs if key not in _SLURM_KEYS]
-    if unknown or not all(pairs.values()) or len(pairs) < len(text.split(",")):
-        expected = f"must be key=value pairs of {', '.join(_SLURM_KEYS)}, each once"
-        raise UsageError(f"found {text!r}", where="slurm", expected=expected)
-    count = pairs.pop("workers", "")
-    if not count.isdecimal() or not int(count):
-        raise UsageError(f"found {text!r}", where="slurm", expected="must contain workers=N, the number of jobs")
-    from loihi_convert.cells.dask_executors import SlurmJobs
-
-    return SlurmJobs(workers=int(count), **pairs)
 
 
 def _parse_costs(text: str) -> tuple[SweepCost, ...]:

@@ -24,8 +24,8 @@ from loihi_convert.cli import options
 from loihi_convert.errors import InputError, PlatformError, UsageError, one_of
 
 if TYPE_CHECKING:
-    from loihi_convert.sweep.cell import NetworkFile
     from loihi_convert.sweep.grid import Grid
+    from loihi_convert.sweep.setting import NetworkFile
 
 _Parse = Callable[[str, object], Any]
 
@@ -113,8 +113,8 @@ def read_grid(files: list[Path], flags: Mapping[str, str | None]) -> Grid:
     InputError
         If the file cannot be read.
     """
-    from loihi_convert.sweep.cell import ImageChoice
     from loihi_convert.sweep.grid import Grid
+    from loihi_convert.sweep.setting import ImageChoice
 
     tables = [path for path in files if path.suffix == ".toml"]
     if tables and len(files) > 1:
@@ -215,7 +215,7 @@ def _network(
 ) -> NetworkFile:
     """Return a network with the options of its own table, or else those of all networks."""
     from loihi_convert.cli.wrong_files import require_cnn
-    from loihi_convert.sweep.cell import NetworkFile
+    from loihi_convert.sweep.setting import NetworkFile
 
     def text(key: str) -> str | None:
         if key in own:

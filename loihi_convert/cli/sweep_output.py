@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from loihi_convert.cells.flow import duration, estimated_seconds, missing
+from loihi_convert.cells.outcome import Outcome
 from loihi_convert.cells.store import Store
 from loihi_convert.choices import SweepCost
 from loihi_convert.cli.console import Fact, flagged, say_answer, say_json
 from loihi_convert.cli.sweep_grid import AXES
 from loihi_convert.report.formats import count, percent, quantity_range
-from loihi_convert.sweep.cell import Setting
+from loihi_convert.sweep.conversion import CellResult
 from loihi_convert.sweep.front import COSTS, Found, front, quality
-from loihi_convert.sweep.grid import PlannedCell
-from loihi_convert.sweep.outcome import CellResult, Outcome
+from loihi_convert.sweep.grid import SECONDS_PER_WORK, PlannedCell
+from loihi_convert.sweep.setting import Setting
 from loihi_convert.sweep.table import CSV_NAME, described, row, title, value
 
 ROWS: Final = 14
@@ -98,10 +99,10 @@ def say_dry_run(
     workers
         Number of processes; 0 and 1: one.
     """
-    left = missing(cells, store)
-    seconds, measured = estimated_seconds(left, every, store)
+    left = missing([planned.cell for planned in cells], store)
+    seconds, measured = estimated_seconds(left, [planned.cell for planned in every], store, SECONDS_PER_WORK)
     seconds /= max(1, min(workers, len(left)))
-    todo = {planned.cell.name for planned in left}
+    todo = {cell.name for cell in left}
     if as_json:
         say_json(
             {

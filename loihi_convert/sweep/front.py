@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple, get_args
 
 from loihi_convert.choices import SweepCost
+from loihi_convert.sweep.conversion import CellResult
 from loihi_convert.sweep.grid import PlannedCell
-from loihi_convert.sweep.outcome import CellResult
 
 COSTS: Final[tuple[SweepCost, ...]] = get_args(SweepCost)
 

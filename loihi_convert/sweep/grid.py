@@ -11,8 +11,8 @@ from loihi_convert.conversion.options import METHODS, require_timesteps
 from loihi_convert.errors import UsageError, one_of
 from loihi_convert.metrics.layer_size import multiplications
 from loihi_convert.pipeline.converting import require_skip_copies
-from loihi_convert.sweep.cell import OPTIONS, Cell, ImageChoice, NetworkFile, Setting, package_version
-from loihi_convert.sweep.compute import Opened, open_network
+from loihi_convert.sweep.conversion import Conversion, Opened, open_network
+from loihi_convert.sweep.setting import OPTIONS, ImageChoice, NetworkFile, Setting
 
 # Simulated images per calibration image, for `auto` and for one method; fitted to MNIST at T = 2, 4 and 16.
 _AUTO_PASSES: Final = 6.5
@@ -91,15 +91,12 @@ class PlannedCell:
         Name of the data set.
     kind
         The images it runs: "validation images", "test images" or "own images".
-    work
-        Approximate number of multiplications by a weight.
     """
 
-    cell: Cell
+    cell: Conversion
     network_name: str
     data: str
     kind: str
-    work: float
 
 
 def planned_cells(grid: Grid, *, tell: Callable[[str], None] = lambda sentence: None) -> tuple[PlannedCell, ...]:
@@ -112,7 +109,7 @@ def planned_cells(grid: Grid, *, tell: Callable[[str], None] = lambda sentence: 
     UsageError, InputError
         As in `open_network`.
     """
-    package, settings = package_version(), grid.settings
+    settings = grid.settings
     found: dict[str, PlannedCell] = {}
     for network, name in zip(grid.networks, _names(grid.networks), strict=True):
         opened = open_network(network, grid.images, tell=tell)
@@ -123,8 +120,8 @@ def planned_cells(grid: Grid, *, tell: Callable[[str], None] = lambda sentence: 
                 "the settings chosen in the end"
             )
         for setting in settings:
-            cell = Cell(network, grid.images, opened.digests, setting, package)
-            found.setdefault(cell.name, PlannedCell(cell, name, opened.data, kind, _work(opened, setting)))
+            cell = Conversion(network, grid.images, opened.digests, setting, work=_work(opened, setting))
+            found.setdefault(cell.name, PlannedCell(cell, name, opened.data, kind))
     return tuple(found.values())
 
 

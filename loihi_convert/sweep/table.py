@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
+from loihi_convert.cells.outcome import Outcome
 from loihi_convert.sweep.grid import PlannedCell
-from loihi_convert.sweep.outcome import Outcome
 
 CSV_NAME: Final = "sweep.csv"
 

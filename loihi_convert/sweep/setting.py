@@ -1,15 +1,10 @@
-"""One cell of a sweep: a CNN, images, and all options of its conversion, named by a digest of their content."""
+"""A CNN, its images, and all options of its conversion."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from loihi_convert.choices import (
     Amplitude,
@@ -24,10 +19,6 @@ from loihi_convert.choices import (
     Task,
 )
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, published_neurons
-from loihi_convert.errors import UsageError
-
-FORMAT: Final = 1
-"""Goes up when a change of the package changes a result: what was computed before is computed again."""
 
 
 @dataclass(frozen=True)
@@ -156,55 +147,3 @@ _PERCENTILE: Final = BalanceOptions.percentile
 
 OPTIONS: Final = tuple(field.name for field in fields(Setting))
 """The names of all options of a `Setting`."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One conversion and run, which depends on nothing else.
-
-    Parameters
-    ----------
-    network, images
-        Where the CNN and its images are.
-    digests
-        Their content; a file that has changed is not used.
-    setting
-        The options, `normalized`.
-    package
-        Version of this package.
-    """
-
-    network: NetworkFile
-    images: ImageChoice
-    digests: Digests
-    setting: Setting
-    package: str
-
-    @property
-    def key(self) -> Mapping[str, Any]:
-        """Everything that determines the result, as JSON values; no paths."""
-        network = {
-            name: value for name, value in asdict(self.network).items() if name not in ("model", "data", "data_root")
-        }
-        return {
-            "format": FORMAT,
-            "package": self.package,
-            "digests": asdict(self.digests),
-            "split": self.images.split,
-            "network": network,
-            "setting": asdict(self.setting),
-        }
-
-    @cached_property
-    def name(self) -> str:
-        """SHA-256 of `key`, hexadecimal."""
-        text = json.dumps(self.key, sort_keys=True, allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()
-
-
-def package_version() -> str:
-    """Return the version of this package."""
-    try:
-        return version("loihi-convert")
-    except PackageNotFoundError as error:
-        raise UsageError("loihi-convert is not installed; its version is unknown") from error

@@ -1,0 +1,113 @@
+"""Where cells are computed: options of several verbs, and the executor that they choose."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from loihi_convert.cli import options
+from loihi_convert.cli.options import Option
+from loihi_convert.errors import PlatformError, UsageError
+
+if TYPE_CHECKING:
+    from loihi_convert.cells.dask_executors import SlurmJobs
+    from loihi_convert.cells.executors import Executor
+
+PANEL: Final = "Where it is computed"
+FAILED: Final = PlatformError.exit_code
+"""The exit code if a cell failed for a reason outside the network and its options."""
+
+_WORKERS = "Processes on this machine, one core each; default: one for each core. 0: in this process, without Dask."
+_SCHEDULER = "Address of a Dask scheduler, such as tcp://host:8786; its workers must find the same files."
+_SLURM = (
+    "Submit workers to SLURM: partition=NAME,walltime=HH:MM:SS,workers=N, also memory=4GB, account=NAME, "
+    "interface=ib0. Only workers is required."
+)
+_SLURM_KEYS: Final = ("workers", "partition", "walltime", "memory", "account", "interface")
+
+
+def workers() -> Option:
+    """Return the option ``--workers``."""
+    return options.named("--workers", PANEL, _WORKERS, metavar="N")
+
+
+def scheduler() -> Option:
+    """Return the option ``--scheduler``."""
+    return options.named("--scheduler", PANEL, _SCHEDULER, metavar="ADDRESS")
+
+
+def slurm() -> Option:
+    """Return the option ``--slurm``."""
+    return options.named("--slurm", PANEL, _SLURM, metavar="KEY=VALUE,...")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where cells are computed.
+
+    Parameters
+    ----------
+    workers
+        Number of processes; 0: this one.
+    scheduler
+        Address of a Dask scheduler.
+    jobs
+        Jobs of SLURM.
+    """
+
+    workers: int
+    scheduler: str | None = None
+    jobs: SlurmJobs | None = None
+
+    def executor(self, most: int, output: Path) -> AbstractContextManager[Executor]:
+        """Open the executor for at most ``most`` cells; jobs of SLURM write their output into ``output``."""
+        if self.scheduler is None and self.jobs is None and not self.workers:
+            from loihi_convert.cells.executors import InThisProcess
+
+            return nullcontext(InThisProcess())
+        from loihi_convert.cells import dask_executors
+
+        if self.scheduler is not None:
+            return dask_executors.standing_cluster(self.scheduler)
+        if self.jobs is not None:
+            return dask_executors.slurm_cluster(self.jobs, output / "slurm")
+        return dask_executors.local_cluster(min(self.workers, most))
+
+
+def chosen_place(workers: int | None, scheduler: str | None, slurm: str | None, here: dict[str, str | None]) -> Place:
+    """Return the place that a user chose; ``here`` are further options, by name, which choose this process if given.
+
+    Raises
+    ------
+    UsageError
+        If more than one is given, or a value is impossible.
+    """
+    every = {"workers": workers, "scheduler": scheduler, "slurm": slurm, **here}
+    given = [name for name, value in every.items() if value is not None]
+    if len(given) > 1:
+        raise UsageError("given", where=given[0], expected=f"must not be given with `{given[1]}`")
+    if workers is not None and workers < 0:
+        raise UsageError(f"found {workers}", where="workers", expected="must be at least 0")
+    if slurm is not None:
+        jobs = _parse_slurm(slurm)
+        return Place(jobs.workers, jobs=jobs)
+    if given and given[0] in here:
+        return Place(0)
+    return Place(len(os.sched_getaffinity(0)) if workers is None else workers, scheduler)
+
+
+def _parse_slurm(text: str) -> SlurmJobs:
+    pairs = dict(part.partition("=")[::2] for part in text.split(","))
+    unknown = [key for key in pairs if key not in _SLURM_KEYS]
+    if unknown or not all(pairs.values()) or len(pairs) < len(text.split(",")):
+        expected = f"must be key=value pairs of {', '.join(_SLURM_KEYS)}, each once"
+        raise UsageError(f"found {text!r}", where="slurm", expected=expected)
+    count = pairs.pop("workers", "")
+    if not count.isdecimal() or not int(count):
+        raise UsageError(f"found {text!r}", where="slurm", expected="must contain workers=N, the number of jobs")
+    from loihi_convert.cells.dask_executors import SlurmJobs
+
+    return SlurmJobs(workers=int(count), **pairs)

@@ -1,0 +1,246 @@
+"""A cell of a sweep: opens the CNN and its images, exports, runs the file on `ref`, and evaluates."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from loihi_convert import netx, pipeline
+from loihi_convert.arrays import Array
+from loihi_convert.backends.reference import run_network
+from loihi_convert.cells.cell import Cell, arrays_digest
+from loihi_convert.chip.resources import network_resources
+from loihi_convert.data import Dataset
+from loihi_convert.errors import InputError, UsageError
+from loihi_convert.files import sha256
+from loihi_convert.frontend.source import Source
+from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.metrics.evaluation_by_task import evaluate_images
+from loihi_convert.pipeline.opening import open_cnn
+from loihi_convert.records import Interval, Record
+from loihi_convert.simulation.relu import cnn_scores
+from loihi_convert.sweep.setting import Digests, ImageChoice, NetworkFile, Setting
+
+
+class CellResult(Record):
+    """Figures of one exported file after T steps; numbers per image are means over the images of the run.
+
+    Attributes
+    ----------
+    image_count
+        Number of images.
+    accuracy, accuracy_interval, cnn_accuracy
+        Fractions 0..1 of the integer network (with its 95 % interval) and of the CNN; None without labels.
+    agreement_with_cnn
+        Fraction of images with the CNN's class; None for a regression.
+    rmse, rmse_to_cnn
+        Root mean square error to the targets and to the CNN's outputs, of a regression.
+    spikes, synaptic_operations
+        Per image, see `evaluation.Point`.
+    joules, seconds
+        Energy and time of an inference on Loihi 1, low and high estimate, see `chip.energy`.
+    cores
+        Fewest and most Loihi 2 neurocores, an estimate, see `chip.resources`.
+    balanced_by
+        The method and corrections used, if ``auto`` chose them.
+    saturated_images
+        Images with an output potential at the limit of its range.
+    """
+
+    image_count: int
+    accuracy: float | None
+    accuracy_interval: Interval | None
+    cnn_accuracy: float | None
+    agreement_with_cnn: float | None
+    rmse: float | None
+    rmse_to_cnn: float | None
+    spikes: float
+    synaptic_operations: float
+    joules: Interval | None
+    seconds: Interval | None
+    cores: tuple[int, int]
+    balanced_by: str
+    saturated_images: int
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A CNN, its images, and the digests of both.
+
+    Parameters
+    ----------
+    data
+        Name of the data set.
+    calibration
+        uint8 ``(N, C, H, W)``.
+    images
+        The images to run.
+    is_split
+        Whether the data set has the requested split; False: these are all of a user's own images.
+    """
+
+    source: Source
+    data: str
+    calibration: Array
+    images: Dataset
+    is_split: bool
+    digests: Digests
+
+    @cached_property
+    def cnn_outputs(self) -> Array:
+        """Outputs of the CNN for ``images``, ``(N, outputs)``."""
+        return cnn_scores(self.source.network, self.images.images)
+
+
+def open_network(
+    network: NetworkFile, choice: ImageChoice, *, tell: Callable[[str], None] = lambda sentence: None
+) -> Opened:
+    """Return a CNN and its images, read now.
+
+    Parameters
+    ----------
+    tell
+        As in `open_cnn`.
+
+    Raises
+    ------
+    UsageError, InputError
+        As in `open_cnn`, or if the images do not suffice.
+    """
+    class_map = network.class_map
+    source, splits = open_cnn(
+        network.model,
+        arch=network.arch,
+        input_shape=network.input_shape,
+        classes=network.classes,
+        mean=network.mean,
+        std=network.std,
+        data=network.data,
+        data_root=network.data_root,
+        class_map=dict(class_map) if isinstance(class_map, tuple) else class_map,
+        task=network.task,
+        tell=tell,
+    )
+    is_split = choice.split == "test" or len(splits.validation) > 0
+    images = splits.validation if choice.split == "validation" and is_split else splits.test
+    count = len(images) if choice.image_count is None else choice.image_count
+    if not 1 <= count <= len(images):
+        kind = f"{choice.split if is_split else 'own'} images of {splits.name}"
+        raise UsageError(f"found {count}", where="image_count", expected=f"must be 1..{len(images)}, the {kind}")
+    images, calibration = images[:count], splits.calibration_images(choice.calibration)
+    digests = Digests(
+        model=sha256(network.model),
+        code=None if network.arch is None else _code_digest(network.arch),
+        calibration=arrays_digest((calibration,)),
+        images=arrays_digest(array for array in (images.images, images.labels, images.targets) if array is not None),
+    )
+    return Opened(source, splits.name, calibration, images, is_split, digests)
+
+
+@dataclass(frozen=True)
+class Conversion(Cell[CellResult]):
+    """One export and run, which depends on nothing else.
+
+    Parameters
+    ----------
+    network, images
+        Where the CNN and its images are.
+    digests
+        Their content; a file that has changed is not used.
+    setting
+        The options, `Setting.normalized`.
+    """
+
+    result_type: ClassVar[type[Record]] = CellResult
+
+    network: NetworkFile
+    images: ImageChoice
+    digests: Digests
+    setting: Setting
+
+    @property
+    def key(self) -> Mapping[str, Any]:
+        """See `Cell.key`."""
+        network = {
+            name: value for name, value in asdict(self.network).items() if name not in ("model", "data", "data_root")
+        }
+        return {
+            "digests": asdict(self.digests),
+            "split": self.images.split,
+            "network": network,
+            "setting": asdict(self.setting),
+        }
+
+    def compute(self, needed: Sequence[Any]) -> CellResult:
+        """See `Cell.compute`."""
+        balance_options, quantize_options = self.setting.options()
+        opened = _opened(self.network, self.images, self.digests)
+        timesteps = self.setting.timesteps
+        with tempfile.TemporaryDirectory(prefix="loihi-convert-") as folder:
+            path = Path(folder, f"cell{netx.SUFFIX}")
+            (exported,) = pipeline.export(
+                opened.source,
+                path,
+                [timesteps],
+                opened.calibration,
+                balance_options=balance_options,
+                quantize_options=quantize_options,
+                skip_copies=self.setting.skip_copies,
+            )
+            network = netx.read(path)
+        run = run_network(network, opened.images.images, timesteps)
+        evaluation = evaluate_images(
+            run, network, opened.images, cnn_outputs=opened.cnn_outputs, timesteps=(timesteps,)
+        )
+        point = evaluation.nominal_point
+        estimates = () if evaluation.energy is None else evaluation.energy.estimates
+        estimate = next((one for one in estimates if one.timesteps == timesteps), None)
+        here = None if evaluation.regression is None else evaluation.regression.at(timesteps)
+        return CellResult(
+            image_count=evaluation.image_count,
+            accuracy=point.accuracy,
+            accuracy_interval=point.accuracy_interval,
+            cnn_accuracy=evaluation.cnn_accuracy,
+            agreement_with_cnn=point.agreement_with_cnn,
+            rmse=None if here is None or here.to_targets is None else here.to_targets.mean.rmse,
+            rmse_to_cnn=None if here is None or here.to_cnn is None else here.to_cnn.mean.rmse,
+            spikes=point.spikes_per_image,
+            synaptic_operations=point.synaptic_operations,
+            joules=None if estimate is None else estimate.loihi1_joules,
+            seconds=None if estimate is None else estimate.loihi1_seconds,
+            cores=network_resources(exported.network, has_circuit=self.setting.target == "loihi2").cores,
+            balanced_by=_balanced_by(self.setting, network),
+            saturated_images=evaluation.saturated_images,
+        )
+
+
+@lru_cache(maxsize=2)
+def _opened(network: NetworkFile, choice: ImageChoice, digests: Digests) -> Opened:
+    """As `open_network`, kept for the next cell."""
+    opened = open_network(network, choice)
+    if opened.digests != digests:
+        raise InputError(
+            "the checkpoint, its code or its images have changed since the sweep began, or differ on this machine",
+            where=network.model,
+            hint="Start the sweep again.",
+        )
+    return opened
+
+
+def _balanced_by(setting: Setting, network: QuantizedNetwork) -> str:
+    """The method that was used, with its percentile, and corrections."""
+    recorded = network.provenance.balance
+    method = recorded.method or setting.method
+    percentile = f" {recorded.percentile:g}" if method == "percentile" and recorded.percentile is not None else ""
+    return f"{method}{percentile}{', corrected' if network.provenance.is_corrected else ''}"
+
+
+def _code_digest(arch: str) -> str | None:
+    """SHA-256 of the file of the module in ``arch``, which is imported already; None for a module without one."""
+    file = getattr(sys.modules.get(arch.partition(":")[0]), "__file__", None)
+    return None if file is None else sha256(Path(file))

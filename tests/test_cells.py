@@ -1,0 +1,260 @@
+"""The folder of cells, and the flow that computes what is missing in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from loihi_convert.cells.cell import Cell
+from loihi_convert.cells.executors import InThisProcess
+from loihi_convert.cells.flow import compute_missing, duration, missing
+from loihi_convert.cells.outcome import Outcome, compute
+from loihi_convert.cells.store import Store
+from loihi_convert.errors import InputError, RangeError
+from loihi_convert.records import Record
+
+
+class Number(Record):
+    """The result of a test cell."""
+
+    value: int
+
+
+@dataclass(frozen=True)
+class Numbered(Cell[Number]):
+    """Its number, plus those of the cells that it needs."""
+
+    result_type: ClassVar[type[Record]] = Number
+
+    number: int
+    before: tuple[Numbered, ...] = ()
+
+    @property
+    def key(self) -> Mapping[str, Any]:
+        return {"number": self.number}
+
+    @property
+    def needs(self) -> tuple[Numbered, ...]:
+        return self.before
+
+    def compute(self, needed: Sequence[Number]) -> Number:
+        return Number(value=self.number + sum(one.value for one in needed))
+
+
+CELL = Numbered(0, package="1.0")
+RESULT = Number(value=1)
+
+
+def numbered(count: int) -> list[Numbered]:
+    """Different cells."""
+    return [Numbered(number) for number in range(count)]
+
+
+class TestStore:
+    def test_outcomes_are_kept(self, tmp_path: Path) -> None:
+        store = Store(tmp_path / "a" / "b")
+        store.create()
+        store.put(CELL, Outcome(RESULT, duration=1.5))
+        other = replace(CELL, package="2")
+        store.put(other, Outcome(error="does not fit"))
+        assert (store.get(CELL), store.get(other)) == (Outcome(RESULT), Outcome(error="does not fit"))
+        assert store.get(replace(CELL, package="3")) is None
+        assert (store.duration(CELL), store.duration(replace(CELL, package="3"))) == (1.5, None)
+
+    def test_results_do_not_contain_times(self, tmp_path: Path) -> None:
+        store = Store(tmp_path)
+        store.create()
+        found = []
+        for seconds in (1.0, 2.0):
+            store.put(CELL, Outcome(RESULT, duration=seconds))
+            found.append((tmp_path / "cells" / f"{CELL.name}.json").read_bytes())
+        assert found[0] == found[1]
+
+    @pytest.mark.parametrize("content", ["", "{}", "[]", '{"key": 1, "result": {}}', "half a fi"])
+    def test_a_damaged_file_is_named(self, tmp_path: Path, content: str) -> None:
+        store = Store(tmp_path)
+        store.create()
+        path = tmp_path / "cells" / f"{CELL.name}.json"
+        path.write_text(content)
+        with pytest.raises(InputError) as caught:
+            store.get(CELL)
+        assert (caught.value.where, caught.value.hint) == (str(path), "Delete it to compute it again.")
+
+    def test_one_command_has_a_cell(self, tmp_path: Path) -> None:
+        one, other = Store(tmp_path), Store(tmp_path)
+        one.create()
+        claim = one.claim(CELL)
+        assert claim is not None
+        assert other.claim(CELL) is None
+        claim.release()
+        again = other.claim(CELL)
+        assert again is not None
+        again.release()
+        assert list((tmp_path / "cells").iterdir()) == []
+
+    def test_a_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(InputError, match="cannot be created"):
+            Store(tmp_path / "file").create()
+
+
+class Scripted:
+    """An executor with given outcomes."""
+
+    def __init__(self, outcomes: Callable[[Numbered], Outcome], slots: int = 3) -> None:
+        self.slots, self.submitted, self._outcomes = slots, list[Numbered](), outcomes
+        self._running: list[Numbered] = []
+
+    def submit(self, cell: Numbered, needed: Sequence[Number] = ()) -> None:
+        assert len(self._running) < self.slots
+        self.submitted.append(cell)
+        self._running.append(cell)
+
+    def next_done(self) -> tuple[Numbered, Outcome]:
+        cell = self._running.pop()
+        return cell, self._outcomes(cell)
+
+
+class TestFlow:
+    def test_what_is_there_is_not_computed_again(self, tmp_path: Path) -> None:
+        cells, store = numbered(7), Store(tmp_path)
+        first = Scripted(lambda cell: Outcome(RESULT))
+        assert compute_missing(cells[:4], store, first) == {}
+        second = Scripted(lambda cell: Outcome(RESULT))
+        shown: list[tuple[int, int]] = []
+        compute_missing(cells, store, second, progress=lambda done, total: shown.append((done, total)))
+        assert Counter(cell.name for cell in (*first.submitted, *second.submitted)) == Counter(
+            one.name for one in cells
+        )
+        assert shown == [(4, 7), (5, 7), (6, 7), (7, 7)]
+
+    def test_a_cell_that_fails_is_kept_with_its_error_and_one_whose_machine_fails_is_not(self, tmp_path: Path) -> None:
+        cells, store = numbered(3), Store(tmp_path)
+        of = {
+            cells[0].name: Outcome(error="too wide"),
+            cells[1].name: Outcome(error="no memory", is_final=False),
+            cells[2].name: Outcome(RESULT),
+        }
+        failed = compute_missing(cells, store, Scripted(lambda cell: of[cell.name]))
+        assert failed == {cells[1].name: Outcome(error="no memory", is_final=False)}
+        assert [store.get(one) for one in cells] == [Outcome(error="too wide"), None, Outcome(RESULT)]
+        again = Scripted(lambda cell: Outcome(RESULT))
+        compute_missing(cells, store, again)
+        assert again.submitted == [cells[1]]
+
+    def test_an_interruption_keeps_what_is_done(self, tmp_path: Path) -> None:
+        cells, store, left = numbered(5), Store(tmp_path), iter(range(2))
+
+        def outcome(cell: Numbered) -> Outcome:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return Outcome(RESULT)
+
+        with pytest.raises(KeyboardInterrupt):
+            compute_missing(cells, store, Scripted(outcome))
+        assert sum(store.get(one) is not None for one in cells) == 2
+        assert not list(tmp_path.glob("cells/*.lock"))
+
+    def test_cells_of_another_command_are_left_to_it(self, tmp_path: Path) -> None:
+        cells, store, other = numbered(3), Store(tmp_path), Store(tmp_path)
+        store.create()
+        theirs = other.claim(cells[0])
+        assert theirs is not None
+
+        def outcome(cell: Numbered) -> Outcome:
+            if cell == cells[2]:
+                other.put(cells[0], Outcome(error="theirs"))
+                theirs.release()
+            return Outcome(RESULT)
+
+        executor = Scripted(outcome, slots=1)
+        compute_missing(cells, store, executor)
+        assert executor.submitted == [cells[1], cells[2]]
+        assert store.get(cells[0]) == Outcome(error="theirs")
+
+    def test_a_full_disk_is_the_machines_failure(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(self: Store, cell: Numbered, outcome: Outcome) -> None:
+            raise InputError("cannot be written (No space left on device)", where="x")
+
+        monkeypatch.setattr(Store, "put", full)
+        failed = compute_missing(numbered(2), Store(tmp_path), Scripted(lambda cell: Outcome(RESULT)))
+        assert {outcome.error for outcome in failed.values()} == {"x: cannot be written (No space left on device)."}
+
+    def test_time_left(self, tmp_path: Path) -> None:
+        # 8 cells of equal work and 60 s, but no time passes: one at once. 5 are left after the third.
+        cells, told = numbered(8), list[str]()
+        compute_missing(
+            cells,
+            Store(tmp_path),
+            Scripted(lambda cell: Outcome(RESULT, duration=60.0), slots=1),
+            told=lambda cell, outcome, left: told.append(left.partition(", about")[0]),
+        )
+        assert told == [*(f"{count} of 8" for count in range(1, 8)), ""]
+
+    @pytest.mark.parametrize(("seconds", "words"), [(0.2, "1 s"), (40, "40 s"), (720, "12 min"), (12600, "3.5 h")])
+    def test_durations(self, seconds: float, words: str) -> None:
+        assert duration(seconds) == words
+
+
+class TestNeeds:
+    """Cells whose results others take; sums of numbers."""
+
+    FIRST, SECOND = Numbered(1), Numbered(10)
+    BOTH = Numbered(100, (FIRST, SECOND))
+    LAST = Numbered(1000, (BOTH, FIRST))
+
+    @pytest.mark.parametrize("slots", [1, 3])
+    def test_each_comes_after_what_it_needs(self, tmp_path: Path, slots: int) -> None:
+        store, done = Store(tmp_path), list[Cell]()
+        executor = type("Wide", (InThisProcess,), {"slots": slots})()
+        assert compute_missing([self.LAST], store, executor, told=lambda cell, outcome, left: done.append(cell)) == {}
+        # 1000 + (100 + 1 + 10) + 1.
+        assert store.get(self.LAST) == Outcome(Number(value=1112))
+        assert Counter(done) == Counter([self.FIRST, self.SECOND, self.BOTH, self.LAST])
+        assert all(done.index(need) < done.index(cell) for cell in done for need in cell.needs)
+
+    def test_what_only_computed_cells_need_is_not_computed(self, tmp_path: Path) -> None:
+        store = Store(tmp_path)
+        assert missing([self.LAST], store) == (self.FIRST, self.SECOND, self.BOTH, self.LAST)
+        store.create()
+        store.put(self.BOTH, Outcome(Number(value=111)))
+        assert missing([self.LAST], store) == (self.FIRST, self.LAST)
+        shown: list[tuple[int, int]] = []
+        compute_missing([self.LAST, self.BOTH], store, InThisProcess(), progress=lambda *counts: shown.append(counts))
+        assert shown == [(1, 3), (2, 3), (3, 3)]
+        assert store.get(self.LAST) == Outcome(Number(value=1112))
+        assert store.get(self.SECOND) is None
+
+    @pytest.mark.parametrize("is_final", [True, False])
+    def test_an_error_is_that_of_all_that_need_it(self, tmp_path: Path, is_final: bool) -> None:
+        store = Store(tmp_path)
+        scripted = Scripted(
+            lambda cell: Outcome(error="no", is_final=is_final) if cell == self.FIRST else Outcome(RESULT)
+        )
+        unfinished = compute_missing([self.LAST], store, scripted)
+        assert Counter(scripted.submitted) == Counter([self.FIRST, self.SECOND])
+        lost = [self.FIRST, self.BOTH, self.LAST]
+        assert [store.get(cell) for cell in lost] == [Outcome(error="no") if is_final else None] * 3
+        assert set(unfinished) == (set() if is_final else {cell.name for cell in lost})
+
+
+class TestCompute:
+    def test_errors_of_the_network_are_final_and_others_are_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def raising(error: Exception) -> Outcome:
+            monkeypatch.setattr(Numbered, "compute", lambda self, needed: (_ for _ in ()).throw(error))
+            return compute(Numbered(1))
+
+        final, machine, bug = map(raising, (RangeError("too large", where="fc"), InputError("gone"), ValueError("?")))
+        assert (final.error, final.is_final) == ("fc: too large.", True)
+        assert (machine.error, machine.is_final) == ("gone", False)
+        assert (bug.error, bug.is_final) == ("ValueError: ?", False)
+
+    def test_another_version_does_not_compute(self) -> None:
+        found = compute(CELL)
+        assert found.is_final is False
+        assert "must be 1.0, as where the command began" in str(found.error)
