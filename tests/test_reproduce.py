@@ -31,7 +31,8 @@ from loihi_convert.errors import InputError, UsageError
 from loihi_convert.frontend.source import open_source
 from loihi_convert.report import paper
 from loihi_convert.report.paper import Cell
-from loihi_convert.reproduction import best, cells, flow, images, measure, meter, order, page, request, tables
+from loihi_convert.reproduction import best, flow, images, measure, meter, order, page, request, tables
+from loihi_convert.reproduction import paper_cells as cells
 from loihi_convert.simulation.relu import cnn_scores
 
 pytestmark = pytest.mark.slow

@@ -100,8 +100,8 @@ def reproduce(
     steps = None if timesteps is None else options.parse_timesteps(timesteps)
     from loihi_convert.devices import chosen_device
     from loihi_convert.progress import progress_bar
-    from loihi_convert.reproduction.cells import chosen_variants
     from loihi_convert.reproduction.flow import reproduce as reproduced
+    from loihi_convert.reproduction.paper_cells import chosen_variants
     from loihi_convert.reproduction.request import ImageCounts, Request
 
     chosen = chosen_variants(chosen_names)
@@ -179,7 +179,7 @@ def _known(name: str, names: tuple[str, ...], kind: str) -> str:
 
 def _say_variants() -> None:
     from loihi_convert.report.table import Table
-    from loihi_convert.reproduction.cells import VARIANTS
+    from loihi_convert.reproduction.paper_cells import VARIANTS
 
     rows = tuple((variant.name, variant.description) for variant in VARIANTS.values())
     echo("The paper leaves open how its numbers were measured, so a cell can be measured in several ways.")

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from loihi_convert.errors import UsageError
 from loihi_convert.progress import ProgressFactory
 from loihi_convert.report import paper
-from loihi_convert.reproduction.cells import Setting, Variant, setting
 from loihi_convert.reproduction.measure import Measurements
 from loihi_convert.reproduction.meter import Meter
 from loihi_convert.reproduction.panels import ChannelPanel
+from loihi_convert.reproduction.paper_cells import Setting, Variant, setting
 from loihi_convert.reproduction.request import Request
 
 _COLUMNS = ("figure", "data", "method", "reset", "variant", "timesteps", "layer", "channel")

@@ -14,7 +14,13 @@ from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.report import paper
 from loihi_convert.report.figure_style import SIZES, Kind, Width, image_bytes
 from loihi_convert.reproduction.best import BestOfOurs
-from loihi_convert.reproduction.cells import (
+from loihi_convert.reproduction.channels import channel_values
+from loihi_convert.reproduction.figures import accuracy_figure, channel_figure
+from loihi_convert.reproduction.measure import Measurements
+from loihi_convert.reproduction.meter import Meter
+from loihi_convert.reproduction.page import markdown_page
+from loihi_convert.reproduction.panels import OF_ACCURACIES, panels, read_rows
+from loihi_convert.reproduction.paper_cells import (
     Setting,
     Variant,
     chosen_cells,
@@ -22,12 +28,6 @@ from loihi_convert.reproduction.cells import (
     figure_cells,
     setting,
 )
-from loihi_convert.reproduction.channels import channel_values
-from loihi_convert.reproduction.figures import accuracy_figure, channel_figure
-from loihi_convert.reproduction.measure import Measurements
-from loihi_convert.reproduction.meter import Meter
-from loihi_convert.reproduction.page import markdown_page
-from loihi_convert.reproduction.panels import OF_ACCURACIES, panels, read_rows
 from loihi_convert.reproduction.request import Request, Tell, best_of_ours, opened_networks
 from loihi_convert.reproduction.tables import BestEntry, Entry, best_of_paper, counted, csv_table, flattered
 

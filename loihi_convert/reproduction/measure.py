@@ -30,9 +30,9 @@ from loihi_convert.ir.network import IntegrateAndFire, SpikingLayer, SpikingNetw
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.progress import Progress
-from loihi_convert.reproduction.cells import Setting
 from loihi_convert.reproduction.images import Images, images_digest
 from loihi_convert.reproduction.meter import Meter
+from loihi_convert.reproduction.paper_cells import Setting
 from loihi_convert.reproduction.records import Records
 from loihi_convert.simulation.layer_spec import Recording
 from loihi_convert.simulation.relu import cnn_scores

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from loihi_convert.reproduction.cells import Variant
+from loihi_convert.reproduction.paper_cells import Variant
 from loihi_convert.reproduction.tables import Entry, row_name, short_name
 
 PAPER_IMAGES: Final = 10_000

@@ -10,8 +10,8 @@ from loihi_convert.report import paper
 from loihi_convert.report.formats import markdown_table
 from loihi_convert.report.table import Table
 from loihi_convert.reproduction import images
-from loihi_convert.reproduction.cells import Variant
 from loihi_convert.reproduction.order import order_lines, pairs
+from loihi_convert.reproduction.paper_cells import Variant
 from loihi_convert.reproduction.tables import BLANK, BestEntry, Entry, interval, less, row_name, signed, text
 
 _ACCURACY: Final = "[95 % interval] (ours - the paper's, in points)"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from loihi_convert.errors import InputError, UsageError
-from loihi_convert.reproduction.cells import figure_cells
+from loihi_convert.reproduction.paper_cells import figure_cells
 
 BEST: Final = "our best"
 """The label of the best of our methods at each T."""

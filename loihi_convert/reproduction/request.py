@@ -14,9 +14,9 @@ from loihi_convert.data import DATASETS, DataSplits, load_data
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.report.figure_style import Width
 from loihi_convert.reproduction.best import BestOfOurs
-from loihi_convert.reproduction.cells import VARIANTS, Variant
 from loihi_convert.reproduction.images import Counts, Images
 from loihi_convert.reproduction.measure import Measurements
+from loihi_convert.reproduction.paper_cells import VARIANTS, Variant
 from loihi_convert.reproduction.records import Records
 
 Kind = Literal["table", "figure"]
@@ -63,7 +63,7 @@ class Request:
     Parameters
     ----------
     kind, name
-        ``"table"`` and one of `paper.TABLES`, or ``"figure"`` and one of `cells.FIGURES`.
+        ``"table"`` and one of `paper.TABLES`, or ``"figure"`` and one of `paper_cells.FIGURES`.
     models
         Names of included models, or checkpoints; one per data set.
     tuned
@@ -77,7 +77,7 @@ class Request:
     counts
         The number of images for each purpose.
     weight_bits, poisson_seed
-        See `cells.Setting`.
+        See `paper_cells.Setting`.
     with_best
         Also measure the best of our methods, for tables and figures that compare methods.
     computed_only

@@ -12,8 +12,8 @@ from loihi_convert.records import wilson_interval
 from loihi_convert.report import paper
 from loihi_convert.reproduction import images
 from loihi_convert.reproduction.best import Best
-from loihi_convert.reproduction.cells import Setting, Variant
 from loihi_convert.reproduction.measure import Outcome
+from loihi_convert.reproduction.paper_cells import Setting, Variant
 
 BLANK: Final = "-"
 """What the paper could not measure, and what does not exist here."""
