@@ -10,10 +10,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from loihi_convert.cells.cell import Cell
+from loihi_convert.cells.cell import Cell, Outcome, compute
 from loihi_convert.cells.executors import InThisProcess
 from loihi_convert.cells.flow import compute_missing, duration, missing
-from loihi_convert.cells.outcome import Outcome, compute
 from loihi_convert.cells.store import Store
 from loihi_convert.errors import InputError, RangeError
 from loihi_convert.records import Record

@@ -19,6 +19,8 @@ import loihi_convert
 from loihi_convert import cli, netx, pipeline
 from loihi_convert.__main__ import exit_code
 from loihi_convert.backends.reference import run_network
+from loihi_convert.cells import executors
+from loihi_convert.cells.cell import arrays_digest, compute
 from loihi_convert.cnn import checkpoint as checkpoints
 from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.recipe import default_recipe
@@ -27,11 +29,12 @@ from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import load_data
-from loihi_convert.errors import InputError, UsageError
+from loihi_convert.errors import InputError, PlatformError, RangeError, UsageError
 from loihi_convert.frontend.source import open_source
+from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.report import paper
 from loihi_convert.report.paper import Cell
-from loihi_convert.reproduction import best, flow, images, measure, meter, order, page, request, tables
+from loihi_convert.reproduction import images, measurements, networks, order, page, plan, request, tables
 from loihi_convert.reproduction import paper_cells as cells
 from loihi_convert.simulation.relu import cnn_scores
 
@@ -74,15 +77,22 @@ class Command:
 
     def __call__(self, *words: str) -> int:
         counts = () if "--calibration" in words else ("--calibration", "100", "--images", "60")
-        given = ["reproduce", *words, "--model", str(self.checkpoint), "-o", str(self.folder), *counts]
+        place = () if "--workers" in words else ("--workers", "0")
+        given = ["reproduce", *words, "--model", str(self.checkpoint), "-o", str(self.folder), *counts, *place]
         self._monkeypatch.setattr(sys, "argv", ["loihi-convert", *given])
         return exit_code(lambda: cli.app(given, standalone_mode=False))
 
     def computed(self, kind: str) -> list[dict[str, Any]]:
-        return [json.loads(path.read_text()) for path in sorted((self.folder / "computed").glob(f"{kind}-*.json"))]
+        records = [json.loads(content) for content in self.stored.values()]
+        return [record for record in records if record["key"]["kind"] == kind]
 
-    def computed_files(self, suffix: str) -> list[Path]:
-        return sorted((self.folder / "computed").glob(f"*.{suffix}"))
+    @property
+    def stored(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in sorted((self.folder / "cells").glob("*.json"))}
+
+    @property
+    def files(self) -> list[QuantizedNetwork]:
+        return [measurements.ExportedFile(**record["result"]).network() for record in self.computed("Exporting")]
 
     def rows(self, name: str) -> list[dict[str, str]]:
         return list(csv.DictReader((self.folder / name).read_text().splitlines()))
@@ -126,7 +136,8 @@ def test_a_table_contains_the_accuracy_of_the_integers(command: Command, capsys:
 
 
 def test_many_steps_take_fewer_images(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "LONG", 4)
+    for module in (images, networks):
+        monkeypatch.setattr(module, "LONG", 4)
     words = ("--variants", "literal", "--long-images", "20", "--long-calibration", "30")
     assert command("table", "2", *words) == 0
     counts = {
@@ -141,53 +152,118 @@ def test_many_steps_take_fewer_images(command: Command, monkeypatch: pytest.Monk
 
 
 def test_results_are_not_computed_again(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+
+    def counted(cell: Any, *args: Any, **keywords: Any) -> Any:
+        names.append(cell.name)
+        return compute(cell, *args, **keywords)
+
+    monkeypatch.setattr(executors, "compute", counted)
     assert command("table", "2") == 0
-    page = (command.folder / "table-2.md").read_bytes()
-    for name in ("balance_each", "run_network", "cnn_scores", "quantize"):
-        monkeypatch.setattr(measure, name, None)
-    monkeypatch.setattr(best.pipeline, "export", None)
+    page, computed = (command.folder / "table-2.md").read_bytes(), len(names)
     assert command("table", "2") == 0
     assert (command.folder / "table-2.md").read_bytes() == page
-    # A figure of the same cells does not need further results.
+    # Neither a figure of the same cells nor one of their thresholds needs further results.
     assert command("figure", "6", "--variants", "literal,compensated") == 0
+    assert command("figure", "A4") == 0
+    assert len(names) == len(set(names)) == computed
     # A different number of images is a different result.
-    with pytest.raises(TypeError):
-        command("table", "2", "--calibration", "99", "--images", "60")
+    assert command("table", "2", "--no-best", "--calibration", "99", "--images", "60") == 0
+    assert len(names) == len(set(names)) > computed
 
 
-def test_a_killed_run_continues(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "_PART", 20)
+def test_everything_is_one_set_of_cells(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("all", "-T", "2,8") == 0
+    written = {path.name for path in command.folder.iterdir() if path.is_file()}
+    names = ("figure-7", "figure-12", "figure-6", "figure-A4", "table-2", "table-A4")
+    assert {f"{name}.csv" for name in names} <= written
+    whole = command.stored
+    printed = capsys.readouterr().err
+    assert "figure 11 is left out: needs a network trained on cifar10" in printed
+    assert "table headline is left out: table headline has 4" in printed
+    # Thresholds of all T of a row are one cell, which tables and figures share.
+    (row,) = (one for one in command.computed("Balancing") if _has(one, "ngu-lee", "literal"))
+    assert row["key"]["timesteps"] == [2, 8]
+    page = (command.folder / "table-2.md").read_bytes()
+    assert command("table", "2", "-T", "2,8") == 0
+    assert command("figure", "7", "-T", "2,8") == 0
+    assert command.stored == whole
+    assert (command.folder / "table-2.md").read_bytes() == page
+
+
+def _has(record: dict[str, Any], method: str, amplitude: str) -> bool:
+    options = record["key"]["options"]
+    return (options["method"], options["amplitude"]) == (method, amplitude)
+
+
+def test_two_workers_give_the_same_bytes(command: Command, tmp_path: Path) -> None:
+    words = ("all", "-T", "2", "--methods", "ngu-lee")
+    command.folder = tmp_path / "here"
+    assert command(*words) == 0
+    here = command.stored
+    command.folder = tmp_path / "there"
+    assert command(*words, "--workers", "2") == 0
+    assert command.stored == here
+    for path in (tmp_path / "here").iterdir():
+        if path.suffix in (".csv", ".md"):
+            assert (tmp_path / "there" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_an_interruption_keeps_what_is_done(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
     def run_some(network: Any, images: np.ndarray, timesteps: int, **options: Any) -> Any:
-        calls.append(len(images))
-        if len(calls) == 3:
+        calls.append(timesteps)
+        if len(calls) == 2:
             raise KeyboardInterrupt
         return run_network(network, images, timesteps, **options)
 
-    monkeypatch.setattr(measure, "run_network", run_some)
-    words = ("table", "2", "--no-best", "--variants", "literal", "-T", "8")
+    monkeypatch.setattr(measurements, "run_network", run_some)
+    words = ("table", "2", "--no-best", "--variants", "literal")
     assert command(*words) == 128 + signal.SIGINT
-    # Two of the first cell's three parts are complete; its thresholds are kept.
-    (part,) = command.computed("part")
-    assert part["value"]["images"] == 40
-    assert len(command.computed("thresholds")) == 1
-    assert not command.computed("cell")
+    kept = command.stored
+    assert len(command.computed("Accuracy")) == 1
+    assert not list((command.folder / "cells").glob("*.lock"))
     assert command(*words) == 0
-    # The third part of the first cell, and all parts of the second.
-    assert calls[3:] == [20, 20, 20, 20]
-    assert not command.computed("part")
-    interrupted = [record["value"]["correct"] for record in command.computed("cell")]
-    whole = Command(command.checkpoint, command.folder / "whole", monkeypatch)
-    monkeypatch.setattr(measure, "run_network", run_network)
-    assert whole(*words) == 0
-    assert [record["value"]["correct"] for record in whole.computed("cell")] == interrupted
+    # Four cells, one of which was computed before.
+    assert len(calls) == 2 + 3
+    assert kept.items() < command.stored.items()
+
+
+def test_a_cell_that_fails_is_a_row_and_the_others_go_on(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails_at_2(network: Any, images: np.ndarray, timesteps: int, **options: Any) -> Any:
+        if timesteps == 2:
+            raise MemoryError("too much")
+        return run_network(network, images, timesteps, **options)
+
+    monkeypatch.setattr(measurements, "run_network", fails_at_2)
+    words = ("table", "2", "--variants", "literal")
+    assert command(*words) == PlatformError.exit_code
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.err
+    assert "run the same command again" in printed.err
+    assert [(row["timesteps"], row["refusal"], row["accuracy"] == "") for row in command.rows("table-2.csv")] == [
+        ("8", "", False),
+        ("8", "", False),
+        ("2", "MemoryError: too much", True),
+        ("2", "MemoryError: too much", True),
+        ("8", "", False),
+        ("2", "MemoryError: too much", True),
+    ]
+    assert "MemoryError: too much" in (command.folder / "table-2.md").read_text()
+    monkeypatch.setattr(measurements, "run_network", run_network)
+    before = command.stored
+    assert command(*words) == 0
+    assert {row["refusal"] for row in command.rows("table-2.csv")} == {""}
+    assert before.items() < command.stored.items()
 
 
 def test_thresholds_for_spike_counts_are_those_for_potentials(command: Command) -> None:
     assert command("table", "2", "--no-best", "--variants", "spikes,literal", "-T", "8", "--methods", "ngu-lee") == 0
-    (balanced,) = command.computed("thresholds")
-    assert balanced["key"]["readout"] == "spikes"
+    (balanced,) = command.computed("Balancing")
+    assert balanced["key"]["options"]["readout"] == "spikes"
     data, source = load_data("digits"), open_source(command.checkpoint)
     calibration, test = data.calibration.images[:100], data.test[:60]
     spiking = balance(
@@ -211,13 +287,21 @@ def test_the_amplitude_is_irrelevant_with_one_threshold_per_layer(checkpoint: Pa
     assert (classes[0] == classes[1]).mean() > 0.99
 
 
-def test_the_headline_is_measured_on_exported_files(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_headline_is_measured_on_exported_files(
+    command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files: list[QuantizedNetwork] = []
+
+    def read(path: Path) -> QuantizedNetwork:
+        files.append(netx.read(path))
+        return files[-1]
+
+    monkeypatch.setattr(measurements, "netx", SimpleNamespace(read=read, write=netx.write, SUFFIX=netx.SUFFIX))
     assert command("table", "headline", "--variants", "literal") == 0
     cnn, spiking = command.rows("table-headline.csv")
     assert (cnn["method"], cnn["timesteps"], cnn["conversion_loss"]) == ("cnn", "", "0.00")
     assert (spiking["alpha"], spiking["timesteps"]) == ("0.5", "4")
-    (path,) = (command.folder / "computed").glob("*.net")
-    network = netx.read(path)
+    (network,) = files
     test = load_data("digits").test[:60]
     right = (run_network(network, test.images, 4).predictions[:, 3] == test.known_labels).mean()
     assert spiking["accuracy"] == f"{100 * right:.2f}"
@@ -234,20 +318,19 @@ def test_the_best_is_chosen_without_test_images(
     few = replace(default_recipe("digits"), epochs=1, learning_rate=1e-3, averaging=0.9)
     train("digits-cnn", digits, few, seed=0, output=tuned, qcfs_levels=2, start=start)
     assert command("table", "2", "--variants", "literal", "-T", "2", "--tuned", str(tuned)) == 0
-    files = [netx.read(path) for path in sorted((command.folder / "computed").glob("*.net"))]
     right = {
         network.provenance["model"]["file"]: int(
             (
                 run_network(network, digits.validation.images, 2).predictions[:, 1] == digits.validation.known_labels
             ).sum()
         )
-        for network in files
+        for network in command.files
     }
     assert set(right) == {"model.safetensors", "q2.safetensors"}
-    (record,) = command.computed("best")
-    assert right[record["value"]["network"]] == max(right.values())
+    (record,) = command.computed("Choosing")
+    assert right[record["result"]["network"]] == max(right.values())
     (row,) = (row for row in command.rows("table-2.csv") if row["variant"] == "best")
-    assert row["network"] == record["value"]["network"]
+    assert row["network"] == record["result"]["network"]
     # The paper's best at T = 2 is its only measured value there.
     assert row["paper_accuracy"] == "20.00"
     assert float(row["difference"]) == pytest.approx(float(row["accuracy"]) - 20, abs=0.006)
@@ -255,16 +338,17 @@ def test_the_best_is_chosen_without_test_images(
 
 
 def test_beyond_long_t_the_method_is_chosen_once(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "LONG", 4)
+    for module in (images, networks):
+        monkeypatch.setattr(module, "LONG", 4)
     asked: list[tuple[int, str, bool | None]] = []
 
     def export(source: Any, path: Path, timesteps: tuple[int], images: np.ndarray, **others: Any) -> Any:
         asked.append((*timesteps, others["balance_options"].method, others["balance_options"].bias_correction))
         return pipeline.export(source, path, timesteps, images, **others)
 
-    monkeypatch.setattr(best, "pipeline", SimpleNamespace(export=export))
+    monkeypatch.setattr(measurements, "pipeline", SimpleNamespace(export=export))
     assert command("table", "2", "--variants", "literal", "-T", "8", "--methods", "ngu-lee") == 0
-    files = {network.timesteps: network for path in command.computed_files("net") for network in [netx.read(path)]}
+    files = {network.timesteps: network for network in command.files}
     chosen, used = files[4].provenance, files[8].provenance
     assert asked == [(4, "auto", None), (8, chosen["balance"]["method"], "calibration" in chosen)]
     assert used["balance"].get("percentile") == chosen["balance"].get("percentile")
@@ -283,7 +367,7 @@ def test_figure_11_shows_our_best_where_the_paper_has_no_value(
         Cell("11", "digits", "ngu-lee", "soft", 1.0, 8, None),
         Cell("11", "digits", "ngu-lee", "soft", 1.0, 4, 50.0),
     )
-    monkeypatch.setattr(flow, "figure_cells", lambda name: made_up)
+    monkeypatch.setattr(plan, "figure_cells", lambda name: made_up)
     assert "11" in cells.FIGURES
     assert command("figure", "11") == 0
     bests = [row for row in command.rows("figure-11.csv") if row["variant"] == "best"]
@@ -324,8 +408,9 @@ def test_rates_use_the_images_of_the_accuracies_by_default(command: Command, mon
     words = ("figure", "7", "-T", "2", "--methods", "ngu-lee", "--device", "auto")
     for more in ((), ("--rate-images", "70")):
         assert command(*words, *more) == 0
-    counts = sorted(record["key"]["test"].split("-")[0] for record in command.computed("rates"))
-    assert counts == ["20", "70"]
+    test = load_data("digits").test
+    digests = {arrays_digest((some.images, some.known_labels)) for some in (test[:20], test[:70])}
+    assert {record["key"]["test"] for record in command.computed("FiringRates")} == digests
 
 
 def test_figure_a4_shows_the_balanced_thresholds(command: Command) -> None:
@@ -349,8 +434,8 @@ def test_figure_a4_shows_the_balanced_thresholds(command: Command) -> None:
 
 def entry(cell: Cell, correct: int | None, *, cnn_correct: int = 9900, images: int = 10_000) -> Any:
     variant = cells.VARIANTS["literal"]
-    outcome = measure.Outcome(correct, images, 100, 1.0, None if correct is not None else "fc: too large")
-    cnn = measure.Outcome(cnn_correct, images, 0, 1.0)
+    outcome = tables.Measured(correct, images, 100, None if correct is not None else "fc: too large")
+    cnn = tables.Measured(cnn_correct, images, 0)
     return tables.Entry(cell, variant, cells.setting(cell, variant), outcome, cnn, "model.pt", 0)
 
 
@@ -417,8 +502,15 @@ def test_every_cell_of_the_paper_has_a_setting_and_spike_norm_with_soft_reset_is
         replace(one, method="rmp"), cells.VARIANTS["literal"]
     )
     # Variants with the same settings for every cell are equivalent.
-    twice = [cells.VARIANTS["literal"], replace(cells.VARIANTS["literal"], name="again"), cells.VARIANTS["spikes"]]
-    assert [variant.name for variant in cells.distinct_variants(twice, paper.table("A2"))] == ["literal", "spikes"]
+    twice = [
+        cells.VARIANTS["literal"],
+        replace(cells.VARIANTS["literal"], name="again"),
+        cells.VARIANTS["spikes"],
+    ]
+    assert [variant.name for variant in cells.distinct_variants(twice, paper.table("A2"))] == [
+        "literal",
+        "spikes",
+    ]
     hard = replace(one, method="act-norm", reset="hard")
     assert cells.setting(hard, cells.VARIANTS["half"]) is None
     own, compared = (cells.setting(cell, cells.VARIANTS["published"]) for cell in (paper.table("2")[-1], hard))
@@ -474,18 +566,18 @@ def test_networks_must_match_the_table_and_each_other(
     assert "left out" not in err
 
 
-def test_a_damaged_record_is_named(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_result_is_named(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("table", "2", "--variants", "literal", "-T", "2", "--no-best")
     assert command(*words) == 0
-    path = next((command.folder / "computed").glob("cell-*.json"))
-    whole = path.read_text()
-    for content in ("", "[]", whole.replace('"format": 1', '"format": 0')):
-        path.write_text(content)
-        assert command(*words) == InputError.exit_code
-        assert "Delete it to compute it again." in capsys.readouterr().err
+    before = command.stored
+    name = next(name for name, content in before.items() if json.loads(content)["key"]["kind"] == "Accuracy")
+    path = command.folder / "cells" / name
+    path.write_text("[]")
+    assert command(*words) == InputError.exit_code
+    assert "Delete it to compute it again." in capsys.readouterr().err
     path.unlink()
     assert command(*words) == 0
-    assert json.loads(path.read_text())["value"]["correct"] == json.loads(whole)["value"]["correct"]
+    assert command.stored == before
 
 
 def test_a_folder_that_cannot_be_made_is_named(
@@ -502,44 +594,38 @@ def test_a_folder_that_cannot_be_made_is_named(
 def test_computed_only_computes_nothing(
     command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(measure, "balance_each", None)
+    monkeypatch.setattr(executors, "compute", None)
     assert command("table", "2", "--computed-only") == 0
     assert {row["accuracy"] for row in command.rows("table-2.csv")} == {""}
-    assert command("figure", "A4", "--computed-only") == UsageError.exit_code
-    assert "--computed-only: figure A4 shows no accuracies. Leave it out." in capsys.readouterr().err
+    assert command("figure", "A4", "--computed-only") == 0
+    assert "Not measured: digits, T = 2, ngu-lee (soft), literal; " in capsys.readouterr().err
+    assert not (command.folder / "figure-A4.csv").exists()
+    assert not command.stored
 
 
 def test_a_network_too_large_for_loihi_is_recorded(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def refuse(*arguments: Any, **options: Any) -> None:
-        raise measure.RangeError("fc: too large")
+        raise RangeError("fc: too large")
 
-    monkeypatch.setattr(measure, "quantize", refuse)
+    monkeypatch.setattr(measurements, "quantize", refuse)
     assert command("table", "2", "--variants", "literal", "-T", "2", "--no-best") == 0
     assert {row["refusal"] for row in command.rows("table-2.csv")} == {"fc: too large"}
-    monkeypatch.setattr(measure, "balance_each", refuse)
+    monkeypatch.setattr(measurements, "balance_each", refuse)
     assert command("table", "2", "--variants", "compensated", "-T", "2", "--no-best") == 0
     assert {row["refusal"] for row in command.rows("table-2.csv")} == {"fc: too large"}
 
 
 def test_fewer_images_at_large_t() -> None:
-    some = images.Images(load_data("digits"), images.Counts(None, 300, 50))
-    assert (len(some.test(64)), len(some.test(128)), len(some.test(None))) == (300, 50, 300)
-    assert (len(some.calibration(64)), len(some.calibration(128))) == (1397, 1197)
-    assert len(some.calibration(64, is_subset=True)) == 1197
-
-
-def test_the_meter_counts_units() -> None:
-    told: list[tuple[int, int]] = []
-    one = meter.Meter(lambda done, total: told.append((done, total)))
-    one.total = 40
-    assert one.state == "0 %"
-    with one.step(10) as progress:
-        progress(1, 2)
-    with one.step(30) as progress:
-        progress(1, 3)
-        assert one.state.startswith("50 %, about")
-    assert told == [(5, 40), (10, 40), (20, 40), (40, 40)]
+    some = images.Images("digits", None, images.Counts("all", 300, 50))
+    assert (some.test(64).count, some.test(128).count, some.test(None).count) == (300, 50, 300)
+    assert (some.calibration(64).count, some.calibration(128).count) == (1397, 1197)
+    assert some.calibration(64, is_subset=True).count == 1197
+    digits = load_data("digits")
+    read = some.calibration(64).read().images
+    assert np.array_equal(read, np.concatenate([digits.train.images, digits.validation.images]))
+    with pytest.raises(InputError, match="have changed since the command began"):
+        replace(some.test(64), digest="other").read()
 
 
 def test_a_ready_made_model_is_its_cnn_and_what_was_fine_tuned_from_it(
@@ -568,7 +654,7 @@ def test_maxima_over_few_images_give_a_warning(command: Command, capsys: pytest.
         "warning: The thresholds of act-norm-channelwise, ngu-lee are maxima over only 100" in capsys.readouterr().err
     )
     assert "- **Warning**: The thresholds of" in (command.folder / "table-2.md").read_text()
-    enough = replace(entry(CELLS[1], 9000), outcome=measure.Outcome(9000, 10_000, 10_000, 1.0))
+    enough = replace(entry(CELLS[1], 9000), outcome=tables.Measured(9000, 10_000, 10_000))
     assert not tables.flattered([enough])
     assert tables.flattered([entry(CELLS[1], 9000)])
     percentile = entry(replace(CELLS[1], method="robust-norm"), 9000)
@@ -584,7 +670,7 @@ def test_the_variants_explain_themselves(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        ((), "reproduce: found nothing; must be table NAME, figure NAME, or headline."),
+        ((), "reproduce: found nothing; must be table NAME, figure NAME, headline, or all."),
         (("tables", "2"), "reproduce: found tables 2; must be"),
         (("table",), "reproduce: found table; must be"),
         (("table", "a2"), "table: found a2; must be one of 2, 3, A2, A3, A4, headline. Did you mean A2?"),

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from loihi_convert import cli, netx, pipeline
 from loihi_convert.__main__ import exit_code
 from loihi_convert.backends import open_backend
+from loihi_convert.cells.cell import compute
 from loihi_convert.cells.dask_executors import local_cluster
-from loihi_convert.cells.outcome import compute
 from loihi_convert.cli.sweep_grid import AXES, read_grid
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.cnn.training import train
@@ -310,7 +310,9 @@ def test_mistakes(sweep: Sweep, words: list[str], code: int, message: str) -> No
     assert not Path("sweep").exists()
 
 
-@pytest.mark.parametrize(("words", "package"), [([], "distributed"), (["--slurm", "workers=1"], "dask-jobqueue")])
+@pytest.mark.parametrize(
+    ("words", "package"), [(["--workers", "2"], "distributed"), (["--slurm", "workers=1"], "dask-jobqueue")]
+)
 def test_a_missing_extra_is_one_sentence(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch, words: list[str], package: str
 ) -> None:

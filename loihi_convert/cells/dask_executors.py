@@ -7,7 +7,6 @@ They read the checkpoints and images, under the same paths.
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 import threading
@@ -17,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from loihi_convert.cells.cell import Cell
-from loihi_convert.cells.outcome import Outcome, compute
+from loihi_convert.cells.cell import Cell, Outcome, compute
 from loihi_convert.dependencies import install_line
 from loihi_convert.errors import PlatformError
 
@@ -244,8 +242,3 @@ def _ctrl_c_only_here() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def core_count() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))

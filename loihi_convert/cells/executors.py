@@ -6,8 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from loihi_convert.cells.cell import Cell
-from loihi_convert.cells.outcome import Outcome, compute
+from loihi_convert.cells.cell import Cell, Outcome, compute
 
 
 class Executor(Protocol):
@@ -51,4 +50,4 @@ class InThisProcess:
     def next_done(self) -> tuple[Cell[Any], Outcome]:
         """Compute the next cell of the queue."""
         cell, needed = self._cells.popleft()
-        return cell, compute(cell, needed)
+        return cell, compute(cell, needed, is_alone=True)

@@ -8,9 +8,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from loihi_convert.cells.cell import Cell
+from loihi_convert.cells.cell import Cell, Outcome
 from loihi_convert.cells.executors import Executor
-from loihi_convert.cells.outcome import Outcome
 from loihi_convert.cells.store import Claim, Store
 from loihi_convert.errors import InputError
 from loihi_convert.progress import Progress, no_progress

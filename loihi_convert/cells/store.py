@@ -19,8 +19,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from loihi_convert.cells.cell import Cell
-from loihi_convert.cells.outcome import Outcome
+from loihi_convert.cells.cell import Cell, Outcome
 from loihi_convert.errors import InputError
 from loihi_convert.files import write_atomically
 
@@ -47,16 +46,13 @@ class Store:
     Parameters
     ----------
     folder
-        Created if necessary.
-
-    Raises
-    ------
-    InputError
-        If it cannot be created.
+        Where `create` makes it.
+    parameter
+        Name of the parameter that chose it, for errors.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, parameter: str = "output") -> None:
+        self.folder, self._parameter = folder, parameter
         self._cells = folder / "cells"
 
     def create(self) -> None:
@@ -71,7 +67,7 @@ class Store:
             self._cells.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             reason = f"cannot be created ({error.strerror})"
-            raise InputError(reason, where=self._cells, hint="Choose another `output`.") from error
+            raise InputError(reason, where=self._cells, hint=f"Choose another `{self._parameter}`.") from error
 
     def get(self, cell: Cell[Any]) -> Outcome | None:
         """Return the stored outcome of ``cell``, or None.

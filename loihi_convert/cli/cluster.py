@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +21,10 @@ PANEL: Final = "Where it is computed"
 FAILED: Final = PlatformError.exit_code
 """The exit code if a cell failed for a reason outside the network and its options."""
 
-_WORKERS = "Processes on this machine, one core each; default: one for each core. 0: in this process, without Dask."
+_WORKERS = (
+    "Processes on this machine, one core each; default: one for each core if Dask is installed, else 0. 0: in this "
+    "process."
+)
 _SCHEDULER = "Address of a Dask scheduler, such as tcp://host:8786; its workers must find the same files."
 _SLURM = (
     "Submit workers to SLURM: partition=NAME,walltime=HH:MM:SS,workers=N, also memory=4GB, account=NAME, "
@@ -77,15 +81,26 @@ class Place:
         return dask_executors.local_cluster(min(self.workers, most))
 
 
-def chosen_place(workers: int | None, scheduler: str | None, slurm: str | None, here: dict[str, str | None]) -> Place:
-    """Return the place that a user chose; ``here`` are further options, by name, which choose this process if given.
+def chosen_place(
+    workers: int | None, scheduler: str | None, slurm: str | None, shard: str | None = None, default: int | None = None
+) -> Place:
+    """Return the place that a user chose.
+
+    Parameters
+    ----------
+    workers, scheduler, slurm
+        Values of the options; at most one.
+    shard
+        A part of the cells, for this process; instead of the others.
+    default
+        Number of processes if nothing is given; None: one for each core if Dask is installed.
 
     Raises
     ------
     UsageError
         If more than one is given, or a value is impossible.
     """
-    every = {"workers": workers, "scheduler": scheduler, "slurm": slurm, **here}
+    every = {"workers": workers, "scheduler": scheduler, "slurm": slurm, "shard": shard}
     given = [name for name, value in every.items() if value is not None]
     if len(given) > 1:
         raise UsageError("given", where=given[0], expected=f"must not be given with `{given[1]}`")
@@ -94,9 +109,11 @@ def chosen_place(workers: int | None, scheduler: str | None, slurm: str | None, 
     if slurm is not None:
         jobs = _parse_slurm(slurm)
         return Place(jobs.workers, jobs=jobs)
-    if given and given[0] in here:
+    if shard is not None:
         return Place(0)
-    return Place(len(os.sched_getaffinity(0)) if workers is None else workers, scheduler)
+    if default is None:
+        default = len(os.sched_getaffinity(0)) if scheduler or find_spec("distributed") else 0
+    return Place(default if workers is None else workers, scheduler)
 
 
 def _parse_slurm(text: str) -> SlurmJobs:

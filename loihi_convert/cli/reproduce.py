@@ -3,45 +3,47 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
 from loihi_convert.choices import Device, PaperFigure, PaperTable
-from loihi_convert.cli import options
+from loihi_convert.cli import cluster, options
 from loihi_convert.cli.console import echo, log, say_json, say_tables
 from loihi_convert.cli.options import BASICS, DATA, named, number, switch
 from loihi_convert.errors import UsageError, one_of
 from loihi_convert.report.figure_style import Width
 
 if TYPE_CHECKING:
-    from loihi_convert.reproduction.flow import Reproduced
+    from loihi_convert.reproduction.flow import Reproduced, Reproduction
 
 _TABLES, _FIGURES = get_args(PaperTable), get_args(PaperFigure)
 _HEADLINE = "headline"
+_ALL = "all"
 _HELP = "help"
-_VARIANTS = {"table": "literal,spikes,compensated", "figure": "literal"}
+_READY_MADE = ("mnist", "fashion-mnist", "cifar10")
 
 _WHAT = typer.Argument(
     help=(
-        f"table NAME ({', '.join(_TABLES[:-1])}), figure NAME ({', '.join(_FIGURES)}), or headline: the numbers of the "
-        "abstract."
+        f"table NAME ({', '.join(_TABLES[:-1])}), figure NAME ({', '.join(_FIGURES)}), headline: the numbers of the "
+        "abstract, or all of them."
     ),
     metavar="WHAT",
     show_default=False,
 )
 _MODELS = (
     "A ready-made model of the repository (mnist, fashion-mnist, cifar10), or a checkpoint of `train`. Repeat it "
-    "for tables of several data sets."
+    "for tables of several data sets. Default for all: the ready-made ones."
 )
 _TUNED = "Fine-tuned checkpoint that may be the best for some T. Ready-made models bring their own."
 _VARIANTS_HELP = (
     "Variants of measuring a cell, one column each, such as literal,spikes; help explains them. Default: "
-    f"{_VARIANTS['table']} for tables, {_VARIANTS['figure']} for figures."
+    "literal,spikes,compensated for tables, literal for figures."
 )
 _CALIBRATION = "Calibration images: all (training and validation images), split, or a number (first N of the split)."
-_CACHE = "Folder of computed results; default: OUTPUT/computed."
+_CACHE = "Folder of computed results, which several commands may share; default: OUTPUT."
 _LONG_IMAGES = (
     "For T > 64, use the first N test images and balance on the calibration split; default: as for smaller T."
 )
@@ -65,6 +67,9 @@ def reproduce(
     output: Annotated[Path, options.output("Folder to write; results in it are reused.")] = Path("reproduced"),
     device: Annotated[Device, options.device()] = "cpu",
     as_json: Annotated[bool, options.as_json()] = False,
+    workers: Annotated[int | None, cluster.workers()] = None,
+    scheduler: Annotated[str | None, cluster.scheduler()] = None,
+    slurm: Annotated[str | None, cluster.slurm()] = None,
     calibration: Annotated[str, number("--calibration", DATA, _CALIBRATION, metavar="IMAGES")] = "all",
     long_images: Annotated[int | None, named("--long-images", DATA, _LONG_IMAGES, metavar="N")] = None,
     long_calibration: Annotated[
@@ -85,68 +90,74 @@ def reproduce(
         bool, switch("--computed-only", "Measuring", "Show computed results; compute nothing.")
     ] = False,
 ) -> None:
-    """Measure a table or figure of Ngu & Lee 2022 on your networks, beside the paper's numbers."""
+    """Measure tables and figures of Ngu & Lee 2022 on your networks, beside the paper's numbers."""
     if variants == _HELP:
         _say_variants()
         return
-    kind, name = _kind_and_name(what)
-    chosen_names = (variants or _VARIANTS[kind]).split(",")
-    if tables:
-        _redraw(kind, name, tables, chosen_names, output, width, as_json=as_json)
+    one = None if what == [_ALL] and not tables else _kind_and_name(what)
+    names = None if variants is None else variants.split(",")
+    if one is not None and tables:
+        _redraw(*one, tables, names, output, width, as_json=as_json)
         return
-    if not models:
+    if one is not None and not models:
         hint = "Pass mnist, fashion-mnist or cifar10, or a checkpoint."
-        raise UsageError("not given", where="models", expected=f"{kind} {name} needs a network", hint=hint)
+        raise UsageError("not given", where="models", expected=f"{one[0]} {one[1]} needs a network", hint=hint)
     steps = None if timesteps is None else options.parse_timesteps(timesteps)
     from loihi_convert.devices import chosen_device
     from loihi_convert.progress import progress_bar
     from loihi_convert.reproduction.flow import reproduce as reproduced
+    from loihi_convert.reproduction.images import Counts
     from loihi_convert.reproduction.paper_cells import chosen_variants
-    from loihi_convert.reproduction.request import ImageCounts, Request
+    from loihi_convert.reproduction.request import EVERYTHING, Request, What
 
-    chosen = chosen_variants(chosen_names)
+    chosen = chosen_device(device)
+    # Several processes on one GPU would not be faster.
+    place = cluster.chosen_place(workers, scheduler, slurm, default=None if chosen == "cpu" else 0)
     request = Request(
-        kind,
-        name,
-        tuple(models),
-        tuple(tuned or ()),
-        output,
-        cache,
-        chosen,
-        None if methods is None else tuple(methods.split(",")),
-        steps,
-        ImageCounts(calibration, image_count, long_images, long_calibration, rate_images),
-        weight_bits,
-        poisson_seed,
-        with_best,
-        computed_only,
-        chosen_device(device),
-        data_root,
-        width,
+        whats=EVERYTHING if one is None else (What(*one),),
+        models=tuple(models or _READY_MADE),
+        tuned=tuple(tuned or ()),
+        output=output,
+        cache=cache,
+        variants=None if names is None else chosen_variants(names),
+        methods=None if methods is None else tuple(methods.split(",")),
+        timesteps=steps,
+        counts=Counts(calibration, image_count, long_images, long_calibration, rate_images),
+        weight_bits=weight_bits,
+        poisson_seed=poisson_seed,
+        with_best=with_best,
+        computed_only=computed_only,
+        device=chosen,
+        data_root=data_root,
+        width=width,
     )
-    done = reproduced(request, tell=log, bars=progress_bar)
+    found = reproduced(request, lambda most: place.executor(most, output), tell=log, bars=progress_bar)
     if as_json:
-        _say_json(done)
+        _say_json(found.done)
     else:
-        _say(done, is_table=kind == "table")
+        _say(found)
+    if found.failed:
+        log(f"{found.failed} results failed for a reason outside the network: run the same command again for them")
+        raise typer.Exit(cluster.FAILED)
 
 
 def _redraw(
-    kind: str, name: str, tables: list[Path], variants: list[str], output: Path, width: Width, *, as_json: bool
+    kind: str, name: str, tables: list[Path], variants: list[str] | None, output: Path, width: Width, *, as_json: bool
 ) -> None:
     """Draw a figure from CSV tables."""
-    from loihi_convert.reproduction.flow import redraw
+    from loihi_convert.reproduction.flow import Reproduction, redraw
+    from loihi_convert.reproduction.request import DEFAULT_VARIANTS
 
     if kind != "figure":
         raise UsageError(f"given for {kind} {name}", where="tables", expected="is for figures")
-    done = redraw(name, tables, variants, output, width)
+    done = redraw(name, tables, variants or DEFAULT_VARIANTS["figure"], output, width)
     if as_json:
-        _say_json(done)
+        _say_json((done,))
     else:
-        _say(done, is_table=False)
+        _say(Reproduction((done,), 0))
 
 
-def _kind_and_name(what: list[str] | None) -> tuple[Literal["table", "figure"], str]:
+def _kind_and_name(words: list[str] | None) -> tuple[Literal["table", "figure"], str]:
     """Return the kind and name of the requested table or figure.
 
     Raises
@@ -154,7 +165,7 @@ def _kind_and_name(what: list[str] | None) -> tuple[Literal["table", "figure"], 
     UsageError
         If the name is unknown.
     """
-    match what or []:
+    match words or []:
         case ["headline"]:
             return "table", _HEADLINE
         case ["table", name]:
@@ -162,9 +173,9 @@ def _kind_and_name(what: list[str] | None) -> tuple[Literal["table", "figure"], 
         case ["figure", name]:
             return "figure", _known(name, _FIGURES, "figure")
     raise UsageError(
-        f"found {' '.join(what or ()) or 'nothing'}",
+        f"found {' '.join(words or ()) or 'nothing'}",
         where="reproduce",
-        expected="must be table NAME, figure NAME, or headline",
+        expected="must be table NAME, figure NAME, headline, or all",
         hint=f"Tables are {', '.join(_TABLES)}; figures are {', '.join(_FIGURES)}.",
     )
 
@@ -187,32 +198,37 @@ def _say_variants() -> None:
     say_tables([Table("", ("variant", "how a cell is measured"), rows, text_columns=2)])
 
 
-def _say(done: Reproduced, *, is_table: bool) -> None:
+def _say(found: Reproduction) -> None:
     from loihi_convert.reproduction.page import order_sentences, refused, terminal_tables
 
-    if is_table:
+    tables = [done for done in found.done if done.is_table]
+    for done in tables:
         say_tables(terminal_tables(done.title, done.entries, done.bests))
         for sentence in (*done.notes, *order_sentences(done.entries), *refused(done.entries)):
             echo(f"- {sentence}")
+    if tables:
         echo("- meaning of the columns: loihi-convert reproduce --variants help")
-    for warning in done.warnings:
-        log(f"warning: {warning}")
-    for path in done.files:
+    for done in found.done:
+        several = f"{done.title}: " if len(found.done) > 1 else ""
+        for warning in done.warnings:
+            log(f"warning: {several}{warning}")
+    for path in (path for done in found.done for path in done.files):
         echo(f"wrote {path}")
 
 
-def _say_json(done: Reproduced) -> None:
+def _say_json(several: Sequence[Reproduced]) -> None:
     import csv
 
     from loihi_convert.reproduction.tables import csv_table
 
-    rows = list(csv.DictReader(csv_table(done.entries, done.bests).splitlines())) if done.entries else []
-    say_json(
+    found = [
         {
             "title": done.title,
             "files": [str(path) for path in done.files],
-            "rows": rows,
+            "rows": list(csv.DictReader(csv_table(done.entries, done.bests).splitlines())) if done.entries else [],
             "notes": done.notes,
             "warnings": done.warnings,
         }
-    )
+        for done in several
+    ]
+    say_json(found[0] if len(found) == 1 else {"results": found})

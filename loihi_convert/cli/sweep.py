@@ -16,8 +16,7 @@ from loihi_convert.cli.sweep_grid import read_grid
 from loihi_convert.errors import UsageError, one_of
 
 if TYPE_CHECKING:
-    from loihi_convert.cells.cell import Cell
-    from loihi_convert.cells.outcome import Outcome
+    from loihi_convert.cells.cell import Cell, Outcome
 
 _FILES = typer.Argument(
     help="A TOML file with the grid, or trained CNNs: checkpoints, ONNX files.", metavar="GRID.toml|MODEL...",
@@ -84,7 +83,7 @@ def sweep(
 ) -> None:
     """Export and run every combination of options; show the best trade-offs of accuracy and cost."""
     part = None if shard is None else _parse_shard(shard)
-    place = cluster.chosen_place(workers, scheduler, slurm, {"shard": shard})
+    place = cluster.chosen_place(workers, scheduler, slurm, shard)
     costs = None if against is None else _parse_costs(against)
     flags = {
         "timesteps": timesteps,

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from loihi_convert.cells.cell import Outcome
 from loihi_convert.cells.flow import duration, estimated_seconds, missing
-from loihi_convert.cells.outcome import Outcome
 from loihi_convert.cells.store import Store
 from loihi_convert.choices import SweepCost
 from loihi_convert.cli.console import Fact, flagged, say_answer, say_json

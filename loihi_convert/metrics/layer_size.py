@@ -6,6 +6,7 @@ import math
 
 from loihi_convert.arrays import Shape
 from loihi_convert.external.cuba import CubaLayer, CubaNetwork, PixelBias
+from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.relays import relay_count, without_relays
 from loihi_convert.ir.synapse import Synapse
@@ -60,3 +61,9 @@ def multiplications(synapse: Synapse | PixelBias, input_shape: Shape) -> int:
     """Return the number of multiplications by a nonzero weight of the CNN in ``synapse`` for one image."""
     # A spike before a pooling reaches the synapses of its whole window; the CNN multiplies the average once.
     return int(synapse.fan_out(input_shape).sum()) // math.prod(synapse.pool)
+
+
+def cnn_multiplications(network: ReluNetwork) -> int:
+    """Return the sum of `multiplications` over the layers of a CNN."""
+    shapes = (network.input_shape, *network.shapes)
+    return sum(multiplications(layer.synapse, shape) for layer, shape in zip(network.layers, shapes, strict=False))

@@ -1,35 +1,44 @@
-"""Measures a table or figure of the paper, compares it with the paper's numbers, and writes the files."""
+"""Measures tables and figures of the paper, compares them with the paper's numbers, and writes the files."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
+from loihi_convert.cells.cell import Cell, Outcome
+from loihi_convert.cells.executors import Executor, InThisProcess
+from loihi_convert.cells.flow import compute_missing, missing
+from loihi_convert.cells.store import Store
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.files import write_atomically
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.report import paper
 from loihi_convert.report.figure_style import SIZES, Kind, Width, image_bytes
-from loihi_convert.reproduction.best import BestOfOurs
-from loihi_convert.reproduction.channels import channel_values
 from loihi_convert.reproduction.figures import accuracy_figure, channel_figure
-from loihi_convert.reproduction.measure import Measurements
-from loihi_convert.reproduction.meter import Meter
+from loihi_convert.reproduction.measurements import Accuracy, Best, Choosing, CnnAccuracy, Correct
 from loihi_convert.reproduction.page import markdown_page
-from loihi_convert.reproduction.panels import OF_ACCURACIES, panels, read_rows
+from loihi_convert.reproduction.panels import OF_ACCURACIES, MeasuredChannels, channel_values, panels, read_rows
 from loihi_convert.reproduction.paper_cells import (
     Setting,
     Variant,
-    chosen_cells,
-    distinct_variants,
-    figure_cells,
-    setting,
 )
-from loihi_convert.reproduction.request import Request, Tell, best_of_ours, opened_networks
-from loihi_convert.reproduction.tables import BestEntry, Entry, best_of_paper, counted, csv_table, flattered
+from loihi_convert.reproduction.plan import Part, Plan, Tell, planned_parts
+from loihi_convert.reproduction.request import Request, What, opened_networks
+from loihi_convert.reproduction.tables import (
+    BestEntry,
+    Entry,
+    Measured,
+    best_of_paper,
+    counted,
+    csv_table,
+    flattered,
+    row_name,
+)
+from loihi_convert.reproduction.tables import text as number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,15 +61,10 @@ TITLES: Final = {
 }
 """Every table and figure, and what it shows."""
 
-# Tables and figures that also show the best of our methods.
-_WITH_BEST: Final = ("table 2", "table 3", "figure 6", "figure 8", "figure 11")
-_OF_CHANNELS: Final = ("figure 7", "figure A4", "figure A5")
-_RATE_TIMESTEPS: Final = (64,)
-
 
 @dataclass(frozen=True)
 class Reproduced:
-    """The result of a request.
+    """A table or figure.
 
     Parameters
     ----------
@@ -81,11 +85,33 @@ class Reproduced:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
+    @property
+    def is_table(self) -> bool:
+        """Whether it is a table."""
+        return bool(self.notes)
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """The result of a request: its tables and figures, and the number of cells that failed for a passing reason."""
+
+    done: tuple[Reproduced, ...]
+    failed: int
+
 
 def reproduce(
-    request: Request, *, tell: Tell = lambda sentence: None, bars: ProgressFactory = no_progress_bar
-) -> Reproduced:
-    """Measure all missing results and write the table or figure.
+    request: Request,
+    open_executor: Callable[[int], AbstractContextManager[Executor]] = lambda most: nullcontext(InThisProcess()),
+    *,
+    tell: Tell = lambda sentence: None,
+    bars: ProgressFactory = no_progress_bar,
+) -> Reproduction:
+    """Measure all missing results, those of all tables and figures together, and write each table and figure.
+
+    Parameters
+    ----------
+    open_executor
+        Opens what computes, given the number of cells to compute.
 
     Raises
     ------
@@ -93,36 +119,24 @@ def reproduce(
         If the networks, methods or T do not match the table.
     InputError
         If a network or a folder cannot be used.
+    PlatformError
+        As in `Executor.next_done`.
     """
-    cells = paper.table(request.name) if request.kind == "table" else figure_cells(request.name)
-    timesteps = _RATE_TIMESTEPS if request.title == "figure 7" and request.timesteps is None else request.timesteps
-    networks = opened_networks(request, tell)
-    every = dict.fromkeys(cell.data for cell in cells)
-    cells = chosen_cells(cells, request.title, list(networks), timesteps, request.methods)
-    for data in every:
-        if data not in networks:
-            tell(f"{request.title}: no network was trained on {data}; its cells are left out")
-    variants = distinct_variants(request.variants, cells)
-    title = TITLES[request.title]
-    if request.title in _OF_CHANNELS:
-        found = channel_values(request, networks, cells, variants, bars)
-        figure = channel_figure(title, found.panels, found.quantity, request.width)
-        return Reproduced(title, _write_figure(request.stem, figure, found.csv_text, request.width))
-    entries, bests = _measured(request, networks, cells, variants, tell, bars)
-    warnings = tuple(flattered(entries))
-    numbers = csv_table(entries, bests)
-    if request.kind == "figure":
-        rows = list(csv.DictReader(numbers.splitlines()))
-        names = [variant.name for variant in variants]
-        figure = accuracy_figure(title, panels(rows, request.name, names), request.width)
-        return Reproduced(
-            title, _write_figure(request.stem, figure, numbers, request.width), entries, bests, warnings=warnings
-        )
-    notes = tuple(_notes(networks, entries))
-    files = request.stem.with_suffix(".md"), request.stem.with_suffix(".csv")
-    _write(files[0], markdown_page(title, entries, bests, notes=notes, warnings=warnings))
-    _write(files[1], numbers)
-    return Reproduced(title, files, entries, bests, notes, warnings)
+    networks = opened_networks(request)
+    parts = planned_parts(request, networks, tell)
+    store = Store(request.output) if request.cache is None else Store(request.cache, "cache")
+    plan = Plan(request, networks, parts, store)
+    failed: dict[str, Outcome] = {}
+    if not request.computed_only and (left := missing(plan.cells, store)):
+
+        def told(cell: Cell[Any], outcome: Outcome, state: str) -> None:
+            tell(f"{cell}: {_found(cell, outcome)}{f' ({state})' if state else ''}")
+
+        name = parts[0].what.title if len(parts) == 1 else "reproduce"
+        with open_executor(len(left)) as executor, bars(name) as progress:
+            failed = compute_missing(plan.cells, store, executor, told=told, progress=progress)
+    results = _Results(plan, store, failed)
+    return Reproduction(tuple(_written(request, part, results) for part in parts), len(failed))
 
 
 def redraw(name: str, tables: Sequence[Path], variants: Sequence[str], output: Path, width: Width) -> Reproduced:
@@ -144,93 +158,122 @@ def redraw(name: str, tables: Sequence[Path], variants: Sequence[str], output: P
     return Reproduced(TITLES[title], _write_figure(output / f"figure-{name}", figure, "", width))
 
 
-def _measured(
-    request: Request,
-    networks: dict[str, Measurements],
-    cells: Sequence[paper.Cell],
-    variants: Sequence[Variant],
-    tell: Tell,
-    bars: ProgressFactory,
-) -> tuple[tuple[Entry, ...], tuple[BestEntry, ...]]:
-    """Return each cell in each variant, and the best of our methods for each data set and T; compute missing ones."""
-    bests_of = best_of_ours(request, networks, tell) if request.title in _WITH_BEST and request.with_best else {}
-    made = {
-        (cell, variant): setting(
-            cell,
-            variant,
-            seed=request.poisson_seed,
-            weight_bits=request.weight_bits,
-            is_exported=request.title == "table headline",
-        )
-        for cell in cells
-        for variant in variants
-    }
-    if not request.computed_only:
-        wanted = {
-            data: [one for (cell, _), one in made.items() if cell.data == data and one is not None] for data in networks
-        }
-        _compute(request, networks, wanted, bests_of, cells, bars)
-    entries = tuple(
-        _entry(networks[cell.data], cell, variant, made[cell, variant]) for cell in cells for variant in variants
-    )
-    return entries, tuple(_best_entries(networks, bests_of, cells))
+@dataclass(frozen=True)
+class _Results:
+    """The results of a plan."""
+
+    plan: Plan
+    store: Store
+    failed: Mapping[str, Outcome]
+
+    def of(self, cell: Cell[Any]) -> Outcome | None:
+        return self.store.get(cell) or self.failed.get(cell.name)
+
+    def cnn(self, data: str, timesteps: int | None) -> Measured:
+        cell = self.plan.networks[data].cnn(timesteps)
+        return _measured(self.of(cell), cell.test.count, 0) or Measured(None, cell.test.count, 0)
+
+    def accuracy(self, data: str, one: Setting) -> Measured | None:
+        cell = self.plan.accuracy(data, one)
+        return _measured(self.of(cell), cell.test.count, cell.conversion.balancing.calibration.count)
+
+    def channels(self, what: What, cell: paper.Cell, one: Setting) -> Mapping[str, Sequence[float]] | None:
+        """The values by layer name; None if they are not computed."""
+        outcome = self.of(self.plan.channels(what, cell.data, one))
+        if outcome is None or outcome.result is None:
+            return None
+        if what.name == "7":
+            return dict(outcome.result.rates)
+        names = [layer.name for layer in self.plan.networks[cell.data].source.network.layers]
+        layers = zip(names, outcome.result.network(one).layers, strict=True)
+        return {name: neurons.thresholds for name, neurons in layers if neurons is not None}
+
+    def bests(self, part: Part) -> tuple[BestEntry, ...]:
+        entries = []
+        for data, t in part.steps if part.has_best else ():
+            cell = self.plan.bests.get((data, t))
+            outcome = None if cell is None else self.of(cell)
+            measured = None if cell is None else _measured(outcome, cell.test.count, cell.calibration.count)
+            if outcome is not None and measured is not None:
+                best = outcome.result or Best(network="", method="", correct=0)
+                theirs = best_of_paper([one for one in part.cells if one.data == data], t)
+                entries.append(BestEntry(theirs, best.method, best.network, measured, self.cnn(data, t)))
+        return tuple(entries)
 
 
-def _compute(
-    request: Request,
-    networks: dict[str, Measurements],
-    wanted: dict[str, list[Setting]],
-    bests_of: dict[str, BestOfOurs],
-    cells: Sequence[paper.Cell],
-    bars: ProgressFactory,
-) -> None:
-    """Compute all settings of each data set, and the best of our methods for each T."""
-    steps = _steps(bests_of, cells)
-    with bars(request.title) as progress:
-        meter = Meter(progress)
-        meter.total = sum(network.work(wanted[data]) for data, network in networks.items())
-        meter.total += sum(bests_of[data].work(t) for data in steps for t in steps[data])
-        for data, network in networks.items():
-            network.accuracies(wanted[data], meter)
-            for t in steps.get(data, ()):
-                bests_of[data].find(t, meter)
+def _measured(outcome: Outcome | None, images: int, calibration_images: int) -> Measured | None:
+    if outcome is None:
+        return None
+    correct = None if outcome.result is None else outcome.result.correct
+    return Measured(correct, images, calibration_images, outcome.error)
 
 
-def _steps(bests_of: dict[str, BestOfOurs], cells: Sequence[paper.Cell]) -> dict[str, list[int]]:
-    """Return every T of each data set, ascending."""
-    return {
-        data: sorted({cell.timesteps for cell in cells if cell.data == data and cell.timesteps is not None})
-        for data in bests_of
-    }
+def _written(request: Request, part: Part, results: _Results) -> Reproduced:
+    """Write one table or figure."""
+    title, stem = TITLES[part.what.title], request.output / f"{part.what.kind}-{part.what.name}"
+    if part.is_of_channels:
+        return _written_channels(title, stem, part, results, request.width)
+    entries = tuple(_entry(results, cell, variant, one) for (cell, variant), one in part.settings.items())
+    bests = results.bests(part)
+    warnings, numbers = tuple(flattered(entries)), csv_table(entries, bests)
+    if part.what.kind == "figure":
+        rows = list(csv.DictReader(numbers.splitlines()))
+        names = [variant.name for variant in part.variants]
+        figure = accuracy_figure(title, panels(rows, part.what.name, names), request.width)
+        files = _write_figure(stem, figure, numbers, request.width)
+        return Reproduced(title, files, entries, bests, warnings=warnings)
+    notes = tuple(_notes(results, part, entries))
+    files = stem.with_suffix(".md"), stem.with_suffix(".csv")
+    _write(files[0], markdown_page(title, entries, bests, notes=notes, warnings=warnings))
+    _write(files[1], numbers)
+    return Reproduced(title, files, entries, bests, notes, warnings)
 
 
-def _entry(network: Measurements, cell: paper.Cell, variant: Variant, made: Setting | None) -> Entry:
-    cnn = network.cnn(cell.timesteps)
-    outcome = cnn if cell.method == paper.CNN else None if made is None else network.stored(made)
-    return Entry(cell, variant, made, outcome, cnn, network.name, int(network.source.provenance["seed"]))
+def _written_channels(title: str, stem: Path, part: Part, results: _Results, width: Width) -> Reproduced:
+    made = [(variant, cell, one) for (cell, variant), one in part.settings.items() if one is not None]
+    made.sort(key=lambda each: (part.variants.index(each[0]), each[1].timesteps or 0))
+    found = [(cell, variant, results.channels(part.what, cell, one)) for variant, cell, one in made]
+    known = [MeasuredChannels(cell, variant, values) for cell, variant, values in found if values is not None]
+    missed = [f"{row_name(cell)}, {variant.name}" for cell, variant, values in found if values is None]
+    warnings = (f"Not measured: {'; '.join(missed)}.",) if missed else ()
+    if not known:
+        return Reproduced(title, (), warnings=warnings)
+    shown = channel_values(part.what.name, known)
+    figure = channel_figure(title, shown.panels, shown.quantity, width)
+    return Reproduced(title, _write_figure(stem, figure, shown.csv_text, width), warnings=warnings)
 
 
-def _best_entries(
-    networks: dict[str, Measurements], bests_of: dict[str, BestOfOurs], cells: Sequence[paper.Cell]
-) -> Iterator[BestEntry]:
-    for data, steps in _steps(bests_of, cells).items():
-        for t in reversed(steps):
-            if (best := bests_of[data].stored(t)) is not None:
-                theirs = best_of_paper([cell for cell in cells if cell.data == data], t)
-                yield BestEntry(theirs, best, networks[data].cnn(t))
+def _entry(results: _Results, cell: paper.Cell, variant: Variant, one: Setting | None) -> Entry:
+    cnn, network = results.cnn(cell.data, cell.timesteps), results.plan.networks[cell.data]
+    is_known = cnn.correct is not None or cnn.refusal is not None
+    if cell.method == paper.CNN:
+        outcome = cnn if is_known else None
+    else:
+        outcome = None if one is None else results.accuracy(cell.data, one)
+    return Entry(cell, variant, one, outcome, cnn, network.name, int(network.source.provenance["seed"]))
 
 
-def _notes(networks: dict[str, Measurements], entries: Sequence[Entry]) -> list[str]:
+def _found(cell: Cell[Any], outcome: Outcome) -> str:
+    """What a cell gave, in a few words."""
+    if outcome.result is None:
+        return f"failed: {outcome.error}"
+    if isinstance(outcome.result, Correct | Best) and isinstance(cell, Accuracy | CnnAccuracy | Choosing):
+        chosen = f", {outcome.result.method}, {outcome.result.network}" if isinstance(outcome.result, Best) else ""
+        return f"{100 * outcome.result.correct / cell.test.count:.2f} %{chosen}"
+    return "done"
+
+
+def _notes(results: _Results, part: Part, entries: Sequence[Entry]) -> list[str]:
     """Return how a table was measured, one sentence per fact."""
     notes = []
-    for data, network in networks.items():
-        made = network.source.provenance
-        cnn = network.cnn(None)
-        theirs = paper.cnn_accuracy(data)
+    for data in dict.fromkeys(cell.data for cell in part.cells):
+        network = results.plan.networks[data]
+        made, cnn, theirs = network.source.provenance, results.cnn(data, None), paper.cnn_accuracy(data)
         beside = "" if theirs is None else f" (the paper's: {theirs:.2f} %)"
         notes.append(
             f"{data}: {made['architecture']}, training seed {made['seed']}, `{network.name}` "
-            f"(SHA-256 {network.digest[:12]}), {cnn.accuracy:.2f} % of {cnn.images:,} test images{beside}."
+            f"(SHA-256 {network.checkpoint.digest[:12]}), {number(cnn.accuracy)} % of {cnn.images:,} test "
+            f"images{beside}."
         )
     notes += counted(entries)
     made_with = [entry.setting for entry in entries if entry.setting is not None]

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from typing import Final
+from functools import lru_cache
+from pathlib import Path
+from typing import Final, Literal
 
 import numpy as np
 
-from loihi_convert.arrays import Array
-from loihi_convert.data import Dataset, DataSplits
-from loihi_convert.errors import UsageError
+from loihi_convert.cells.cell import arrays_digest
+from loihi_convert.data import Dataset, DataSplits, load_data
+from loihi_convert.errors import InputError, UsageError
 
 LONG: Final = 64
 """The largest T whose cells take all images they can where `Counts.long_images` asks for fewer."""
 
 MOST_RATE_IMAGES: Final = 1_000
 """Test images that firing rates are measured on where `Counts.rate_images` says no number."""
+
+Split = Literal["training", "calibration", "validation", "test"]
+"""A split of a data set; ``training`` is all that is not tested, in the order training, validation."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,9 @@ class Counts:
     Parameters
     ----------
     calibration
-        Balancing: this many images of the calibration split; None: all training and validation images, as in the paper.
-    images
+        Balancing: ``"all"`` (training and validation images, as in the paper), ``"split"`` (the calibration split), or
+        a number (first N of the split).
+    image_count
         The first N test images; None: all.
     long_images
         The same for T > `LONG`; if set, thresholds for these T are balanced on the calibration split. None: no change.
@@ -37,11 +42,37 @@ class Counts:
         Firing rates: the first N test images; None: at most `MOST_RATE_IMAGES` of those used at that T.
     """
 
-    calibration: int | None = None
-    images: int | None = None
+    calibration: str = "all"
+    image_count: int | None = None
     long_images: int | None = None
     long_calibration: int | None = None
     rate_images: int | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The first ``count`` images of a split, with the `arrays_digest` of images and labels."""
+
+    data: str
+    data_root: Path | None
+    split: Split
+    count: int
+    digest: str
+
+    @property
+    def key(self) -> str:
+        """What determines the images."""
+        return self.digest
+
+    def read(self) -> Dataset:
+        """Return the images.
+
+        Raises
+        ------
+        InputError
+            If they differ from those of the digest.
+        """
+        return _read(self)
 
 
 class Images:
@@ -49,8 +80,8 @@ class Images:
 
     Parameters
     ----------
-    splits
-        The data set.
+    data, data_root
+        As in `load_data`.
     counts
         The number of images for each purpose.
 
@@ -60,73 +91,92 @@ class Images:
         If the data set has fewer images.
     """
 
-    def __init__(self, splits: DataSplits, counts: Counts) -> None:
-        for option, count, most in (
-            ("calibration", counts.calibration, len(splits.calibration)),
-            ("image_count", counts.images, len(splits.test)),
-            ("long_images", counts.long_images, len(splits.test)),
-            ("long_calibration", counts.long_calibration, len(splits.calibration)),
-            ("rate_images", counts.rate_images, len(splits.test)),
+    def __init__(self, data: str, data_root: Path | None, counts: Counts) -> None:
+        self._data, self._data_root, self._counts = data, data_root, counts
+        self._found: dict[tuple[Split, int | None], Selection] = {}
+        splits = _splits(data, data_root)
+        text = counts.calibration
+        if text not in ("all", "split") and not (text.isascii() and text.isdecimal()):
+            raise UsageError(f"found {text}", where="calibration", expected="must be all, split, or a number of images")
+        # None: all training and validation images.
+        self._calibration_count = None if text == "all" else len(splits.calibration) if text == "split" else int(text)
+        for option, count, of, also in (
+            ("calibration", self._calibration_count, splits.calibration, ", split or all"),
+            ("image_count", counts.image_count, splits.test, ""),
+            ("long_images", counts.long_images, splits.test, ""),
+            ("long_calibration", counts.long_calibration, splits.calibration, ""),
+            ("rate_images", counts.rate_images, splits.test, ""),
         ):
-            if count is not None and not 1 <= count <= most:
-                also = ", split or all" if option == "calibration" else ""
-                raise UsageError(
-                    f"found {count}", where=option, expected=f"must be in 1..{most:,}{also} ({splits.name})"
-                )
-        self._counts, self._splits = counts, splits
-        # Networks are never compared on the images that they were balanced on.
-        self._some_calibration = splits.calibration.images[: counts.calibration]
-        self._calibration = (
-            np.concatenate([splits.train.images, splits.validation.images])
-            if counts.calibration is None
-            else self._some_calibration
-        )
-        self._long_calibration = splits.calibration.images[: counts.long_calibration]
-        self._test = splits.test[: counts.images]
-        self._long_test = self._test if counts.long_images is None else self._test[: counts.long_images]
-        self._long_validation = splits.validation[: counts.long_images]
-        self._digests: dict[int, str] = {}
+            if count is not None and not 1 <= count <= len(of):
+                expected = f"must be in 1..{len(of):,}{also} ({splits.name})"
+                raise UsageError(f"found {count}", where=option, expected=expected)
 
-    def test(self, timesteps: int | None) -> Dataset:
+    def test(self, timesteps: int | None) -> Selection:
         """Return the test images at this T; None: the test images of the CNN."""
-        return self._long_test if timesteps is not None and timesteps > LONG else self._test
+        counts = self._counts
+        is_fewer = timesteps is not None and timesteps > LONG and counts.long_images is not None
+        return self._first("test", counts.long_images if is_fewer else counts.image_count)
 
-    def rates(self, timesteps: int) -> Dataset:
+    def rates(self, timesteps: int) -> Selection:
         """Return the test images for firing rates at this T."""
-        if self._counts.rate_images is None:
-            return self.test(timesteps)[:MOST_RATE_IMAGES]
-        return self._splits.test[: self._counts.rate_images]
+        count = self._counts.rate_images
+        return self._first("test", min(MOST_RATE_IMAGES, self.test(timesteps).count) if count is None else count)
 
-    def calibration(self, timesteps: int, *, is_subset: bool = False) -> Array:
+    def calibration(self, timesteps: int, *, is_subset: bool = False) -> Selection:
         """Return the images for balancing a cell at this T."""
         counts = self._counts
         if timesteps > LONG and counts.long_calibration is not None:
-            return self._long_calibration
-        if is_subset or (timesteps > LONG and counts.long_images is not None and counts.calibration is None):
-            return self._splits.calibration.images
-        return self._calibration
+            return self._first("calibration", counts.long_calibration)
+        if is_subset or (timesteps > LONG and counts.long_images is not None and self._calibration_count is None):
+            return self._first("calibration", None)
+        return self._first("training" if self._calibration_count is None else "calibration", self._calibration_count)
 
-    def export_calibration(self, timesteps: int) -> Array:
-        """Return the images for exporting a file at this T, from the calibration split only."""
-        is_long = timesteps > LONG and self._counts.long_calibration is not None
-        return self._long_calibration if is_long else self._some_calibration
+    def export_calibration(self, timesteps: int) -> Selection:
+        """Return the images for exporting a file at this T, from the calibration split only.
 
-    def validation(self, timesteps: int) -> Dataset:
+        Networks are never compared on the images that they were balanced on.
+        """
+        counts = self._counts
+        is_long = timesteps > LONG and counts.long_calibration is not None
+        return self._first("calibration", counts.long_calibration if is_long else self._calibration_count)
+
+    def validation(self, timesteps: int) -> Selection:
         """Return the images for comparing networks at this T."""
-        return self._long_validation if timesteps > LONG else self._splits.validation
+        return self._first("validation", self._counts.long_images if timesteps > LONG else None)
 
-    def digest(self, images: Array | Dataset) -> str:
-        """Return the `images_digest` of a set from the other methods; it is computed once."""
-        if id(images) not in self._digests:
-            self._digests[id(images)] = images_digest(images)
-        return self._digests[id(images)]
+    def _first(self, split: Split, count: int | None) -> Selection:
+        """Return the first ``count`` images of a split, at most all; None: all. A digest is computed once."""
+        if (split, count) not in self._found:
+            images = _split(self._data, self._data_root, split)[:count]
+            self._found[split, count] = Selection(self._data, self._data_root, split, len(images), _digest(images))
+        return self._found[split, count]
 
 
-def images_digest(images: Array | Dataset) -> str:
-    """Return the number of images and a digest of them; a `Dataset` includes its labels in the digest."""
-    arrays: list[Array] = [images.images, images.known_labels] if isinstance(images, Dataset) else [images]
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return f"{len(images)}-{digest.hexdigest()[:16]}"
+@lru_cache(maxsize=8)
+def _read(selection: Selection) -> Dataset:
+    images = _split(selection.data, selection.data_root, selection.split)[: selection.count]
+    if _digest(images) != selection.digest:
+        raise InputError(
+            "its images have changed since the command began, or differ on this machine",
+            where=selection.data,
+            hint="Start the command again.",
+        )
+    return images
+
+
+@lru_cache(maxsize=4)
+def _splits(data: str, data_root: Path | None) -> DataSplits:
+    return load_data(data, data_root)
+
+
+@lru_cache(maxsize=4)
+def _split(data: str, data_root: Path | None, split: Split) -> Dataset:
+    splits = _splits(data, data_root)
+    if split != "training":
+        return {"calibration": splits.calibration, "validation": splits.validation, "test": splits.test}[split]
+    both = splits.train, splits.validation
+    return Dataset(np.concatenate([one.images for one in both]), np.concatenate([one.known_labels for one in both]))
+
+
+def _digest(images: Dataset) -> str:
+    return arrays_digest((images.images, images.known_labels))

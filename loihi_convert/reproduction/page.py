@@ -79,7 +79,7 @@ def markdown_page(
         lines += ["## The order of the rows", "", _ORDER_EXPLAINED, "", *order, ""]
     lines += ["## Variants", "", *(f"- **{variant.name}**: {variant.description}." for variant in variants)]
     if refusals := refused(entries):
-        lines += ["", "No number: the network does not fit Loihi's integers:", "", *(f"- {one}" for one in refusals)]
+        lines += ["", "No number:", "", *(f"- {one}" for one in refusals)]
     return "\n".join(lines) + "\n"
 
 
@@ -114,15 +114,15 @@ def best_grid(bests: Sequence[BestEntry]) -> Grid:
     )
     rows = []
     for one in bests:
-        accuracy, theirs = one.best.outcome.accuracy, one.cell.accuracy
-        low, high = interval(one.best.outcome)
+        accuracy, theirs = one.outcome.accuracy, one.cell.accuracy
+        low, high = interval(one.outcome)
         rows.append(
             (
                 *(str(one.cell.timesteps), f"{text(theirs)} ({one.cell.method})", f"{text(accuracy)} [{low}, {high}]"),
                 signed(less(accuracy, theirs)),
                 text(less(paper.cnn_accuracy(one.cell.data), theirs)),
                 text(less(one.cnn.accuracy, accuracy)),
-                *(one.best.method, one.best.network, f"{one.best.outcome.images:,}"),
+                *(one.method, one.network, f"{one.outcome.images:,}"),
             )
         )
     return Grid(header, tuple(rows))
@@ -130,7 +130,8 @@ def best_grid(bests: Sequence[BestEntry]) -> Grid:
 
 def best_sentence(bests: Sequence[BestEntry]) -> str:
     """Return the number of T at which ours reaches the paper's best, and how ours was chosen."""
-    reached = sum((less(one.best.outcome.accuracy, one.cell.accuracy) or 0.0) >= 0 for one in bests)
+    measured = [one for one in bests if one.outcome.accuracy is not None]
+    reached = sum((less(one.outcome.accuracy, one.cell.accuracy) or 0.0) >= 0 for one in measured)
     is_long = any((one.cell.timesteps or 0) > images.LONG for one in bests)
     beyond = f"; beyond T = {images.LONG} the method is that of T = {images.LONG}" if is_long else ""
     return (
@@ -140,7 +141,7 @@ def best_sentence(bests: Sequence[BestEntry]) -> str:
 
 
 def refused(entries: Sequence[Entry]) -> list[str]:
-    """Return each cell whose network does not fit Loihi's integer ranges, with the reason."""
+    """Return each cell without a result, with the reason."""
     return list(
         dict.fromkeys(
             f"{row_name(entry.cell)}, {entry.variant.name}: {entry.outcome.refusal}"

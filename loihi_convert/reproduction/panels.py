@@ -1,15 +1,17 @@
-"""Arranges the rows of our CSV tables into the curves of the paper's figures."""
+"""Arranges the rows of our CSV tables, and the values of channels, into the curves of the paper's figures."""
 
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from loihi_convert.errors import InputError, UsageError
-from loihi_convert.reproduction.paper_cells import figure_cells
+from loihi_convert.report import paper
+from loihi_convert.reproduction.paper_cells import Variant, figure_cells
 
 BEST: Final = "our best"
 """The label of the best of our methods at each T."""
@@ -22,6 +24,9 @@ _BEST_VARIANT: Final = "best"
 
 Row = Mapping[str, str]
 """One line of `tables.csv_table`, by column."""
+
+
+_CHANNEL_COLUMNS: Final = ("figure", "data", "method", "reset", "variant", "timesteps", "layer", "channel")
 
 
 class Point(NamedTuple):
@@ -96,6 +101,23 @@ class ChannelPanel:
     values: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
+class MeasuredChannels(NamedTuple):
+    """The channels of a cell of the paper in a variant: one value each, by layer name."""
+
+    cell: paper.Cell
+    variant: Variant
+    values: Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class ChannelValues:
+    """The data of a figure of channels: one of ``panels`` per layer, the ``quantity`` shown, and the same as CSV."""
+
+    panels: tuple[ChannelPanel, ...]
+    quantity: str
+    csv_text: str
+
+
 def read_rows(paths: Iterable[Path], name: str) -> list[Row]:
     """Return the rows of figure ``name`` from CSV tables written by `reproduce`.
 
@@ -139,6 +161,30 @@ def panels(rows: Sequence[Row], name: str, variants: Sequence[str]) -> list[Pane
             f"no cell of figure {name} in variant {' or '.join(variants)}", where="tables", hint="Choose `variants`."
         )
     return found
+
+
+def channel_values(name: str, measured: Sequence[MeasuredChannels]) -> ChannelValues:
+    """Return the firing rate (figure 7) or threshold of every channel, in the order of ``measured``."""
+    of_rates = name == "7"
+    has_several_t = len({one.cell.timesteps for one in measured}) > 1
+    has_variants = len({one.variant for one in measured}) > 1
+    quantity = "spikes / T" if of_rates else "threshold"
+    lines: list[tuple[object, ...]] = []
+    curves: dict[tuple[str, str], dict[str, Sequence[float]]] = {}
+    for cell, variant, values in measured:
+        names = [cell.method if of_rates else f"T = {cell.timesteps}"]
+        names += [variant.name] if has_variants else []
+        names += [f"T = {cell.timesteps}"] if of_rates and has_several_t else []
+        for layer, numbers in values.items():
+            curves.setdefault((layer, cell.data), {})[", ".join(names)] = numbers
+            row = (name, cell.data, cell.method, cell.reset, variant.name, cell.timesteps, layer)
+            lines += [(*row, channel, number) for channel, number in enumerate(numbers)]
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([*_CHANNEL_COLUMNS, quantity.replace(" / ", "_per_")])
+    writer.writerows(lines)
+    drawn = tuple(ChannelPanel(f"{layer}, {data}", values) for (layer, data), values in curves.items())
+    return ChannelValues(drawn, quantity, stream.getvalue())
 
 
 def _key(row: Row) -> tuple[str, str, str | None, float | None, int | None]:
@@ -189,7 +235,7 @@ def _points(rows: Sequence[Row]) -> tuple[Point, ...]:
             float(row["cnn_accuracy"]),
         )
         for row in rows
-        if row["accuracy"] and row["timesteps"]
+        if row["accuracy"] and row["timesteps"] and row["cnn_accuracy"]
     }
     return tuple(found[timesteps] for timesteps in sorted(found))
 

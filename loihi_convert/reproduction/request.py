@@ -1,69 +1,59 @@
-"""A request to reproduce a table or figure: its networks, images and settings."""
+"""A request to reproduce tables and figures: its networks, images and settings."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import loihi_convert
 from loihi_convert.cnn import checkpoint
-from loihi_convert.data import DATASETS, DataSplits, load_data
+from loihi_convert.data import DATASETS
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.report.figure_style import Width
-from loihi_convert.reproduction.best import BestOfOurs
+from loihi_convert.report.paper import TABLES
 from loihi_convert.reproduction.images import Counts, Images
-from loihi_convert.reproduction.measure import Measurements
-from loihi_convert.reproduction.paper_cells import VARIANTS, Variant
-from loihi_convert.reproduction.records import Records
+from loihi_convert.reproduction.networks import Network
+from loihi_convert.reproduction.paper_cells import FIGURES, Variant
 
 Kind = Literal["table", "figure"]
 
-Tell = Callable[[str], None]
-"""Told of each accuracy that has been computed, in a sentence."""
+DEFAULT_VARIANTS: Final[dict[Kind, tuple[str, ...]]] = {
+    "table": ("literal", "spikes", "compensated"),
+    "figure": ("literal",),
+}
+"""The variants in which a cell is measured."""
 
 MODELS: Final = "netx_models"
 """The folder of ready-made models, in the repository."""
 
 
-@dataclass(frozen=True)
-class ImageCounts:
-    """The number of images for each purpose.
+class What(NamedTuple):
+    """A table of the paper, one of `paper.TABLES`, or a figure, one of `paper_cells.FIGURES`."""
 
-    Parameters
-    ----------
-    calibration
-        Balancing: ``"all"`` (training and validation images, as in the paper), ``"split"`` (the calibration split), or
-        a number (first N of the split).
-    image_count, long_images, long_calibration, rate_images
-        See `images.Counts`.
-    """
+    kind: Kind
+    name: str
 
-    calibration: str = "all"
-    image_count: int | None = None
-    long_images: int | None = None
-    long_calibration: int | None = None
-    rate_images: int | None = None
+    @property
+    def title(self) -> str:
+        """The name used in messages: ``table 2``."""
+        return f"{self.kind} {self.name}"
 
-    def of(self, splits: DataSplits) -> Counts:
-        """Return the image counts for one data set."""
-        text = self.calibration
-        if text not in ("all", "split") and not (text.isascii() and text.isdecimal()):
-            raise UsageError(f"found {text}", where="calibration", expected="must be all, split, or a number of images")
-        calibration = None if text == "all" else len(splits.calibration) if text == "split" else int(text)
-        return Counts(calibration, self.image_count, self.long_images, self.long_calibration, self.rate_images)
+
+EVERYTHING: Final = (*(What("table", name) for name in TABLES), *(What("figure", name) for name in FIGURES))
+"""All tables and figures."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A table or a figure of the paper.
+    """Tables and figures of the paper.
 
     Parameters
     ----------
-    kind, name
-        ``"table"`` and one of `paper.TABLES`, or ``"figure"`` and one of `paper_cells.FIGURES`.
+    whats
+        The tables and figures. Of several, those for which there is no network, method or T are left out.
     models
         Names of included models, or checkpoints; one per data set.
     tuned
@@ -71,9 +61,11 @@ class Request:
     output
         Folder for the pages, pictures and CSV files.
     cache
-        Folder for stored results; None: ``output/computed``.
-    variants, methods, timesteps
-        Restrict the measurement to these; None for ``methods`` and ``timesteps``: all of the paper's.
+        Folder of the results of cells; None: ``output``.
+    variants
+        The variants; None: `DEFAULT_VARIANTS`.
+    methods, timesteps
+        Restrict the measurement to these; None: all of the paper's.
     counts
         The number of images for each purpose.
     weight_bits, poisson_seed
@@ -90,16 +82,15 @@ class Request:
         Width of a figure.
     """
 
-    kind: Kind
-    name: str
+    whats: tuple[What, ...]
     models: tuple[str, ...]
     tuned: tuple[Path, ...] = ()
     output: Path = Path("reproduced")
     cache: Path | None = None
-    variants: tuple[Variant, ...] = (VARIANTS["literal"],)
+    variants: tuple[Variant, ...] | None = None
     methods: tuple[str, ...] | None = None
     timesteps: tuple[int, ...] | None = None
-    counts: ImageCounts = ImageCounts()
+    counts: Counts = field(default_factory=Counts)
     weight_bits: int = 8
     poisson_seed: int = 0
     with_best: bool = True
@@ -108,23 +99,8 @@ class Request:
     data_root: Path | None = None
     width: Width = "screen"
 
-    @property
-    def title(self) -> str:
-        """The name used in messages: ``table 2``."""
-        return f"{self.kind} {self.name}"
 
-    @property
-    def stem(self) -> Path:
-        """The path of the output files, without a suffix."""
-        return self.output / f"{self.kind}-{self.name}"
-
-    @property
-    def records(self) -> Records:
-        """The stored results."""
-        return Records(self.cache or self.output / "computed")
-
-
-def opened_networks(request: Request, tell: Tell) -> dict[str, Measurements]:
+def opened_networks(request: Request) -> dict[str, Network]:
     """Return the networks by the name of their training data.
 
     Raises
@@ -134,7 +110,7 @@ def opened_networks(request: Request, tell: Tell) -> dict[str, Measurements]:
     InputError
         If a network cannot be used.
     """
-    found: dict[str, Measurements] = {}
+    found: dict[str, Network] = {}
     for model in request.models:
         path, *_ = model_files(model)
         data = checkpoint.load(path).data
@@ -145,15 +121,13 @@ def opened_networks(request: Request, tell: Tell) -> dict[str, Measurements]:
                 expected="pass one `models` for each data set",
                 hint="Pass fine-tuned networks by `tuned`.",
             )
-        splits = load_data(data, request.data_root)
-        images = Images(splits, request.counts.of(splits))
-        found[data] = _opened(path, images, request, tell)
+        found[data] = Network(path, Images(data, request.data_root, request.counts), request.device)
     return found
 
 
-def best_of_ours(request: Request, networks: dict[str, Measurements], tell: Tell) -> dict[str, BestOfOurs]:
-    """Return the search for the best network at each T among ``networks`` and their fine-tuned versions."""
-    found = {data: [network] for data, network in networks.items()}
+def tuned_networks(request: Request, networks: Mapping[str, Network]) -> dict[str, list[Network]]:
+    """Return the fine-tuned versions of each of ``networks``, candidates for the best at each T."""
+    found: dict[str, list[Network]] = {data: [] for data in networks}
     named = [path for model in request.models for path in model_files(model)[1:]]
     for path in (*request.tuned, *named):
         data = checkpoint.load(path).data
@@ -163,11 +137,8 @@ def best_of_ours(request: Request, networks: dict[str, Measurements], tell: Tell
                 where=path,
                 hint="Pass the network it was fine-tuned from.",
             )
-        found[data].append(_opened(path, networks[data].images, request, tell))
-    return {
-        data: BestOfOurs(candidates, request.records, weight_bits=request.weight_bits, device=request.device, tell=tell)
-        for data, candidates in found.items()
-    }
+        found[data].append(Network(path, networks[data].images, request.device))
+    return found
 
 
 def model_files(model: str) -> tuple[Path, ...]:
@@ -195,7 +166,3 @@ def model_files(model: str) -> tuple[Path, ...]:
     # The sort is stable: each group keeps the order of the card.
     listed.sort(key=lambda item: item["qcfs_levels"] is not None)
     return tuple(folder / item["file"] for item in listed)
-
-
-def _opened(path: Path, images: Images, request: Request, tell: Tell) -> Measurements:
-    return Measurements(path, images, request.records, device=request.device, tell=tell)

@@ -11,8 +11,6 @@ from typing import Final
 from loihi_convert.records import wilson_interval
 from loihi_convert.report import paper
 from loihi_convert.reproduction import images
-from loihi_convert.reproduction.best import Best
-from loihi_convert.reproduction.measure import Outcome
 from loihi_convert.reproduction.paper_cells import Setting, Variant
 
 BLANK: Final = "-"
@@ -27,6 +25,33 @@ table data method reset alpha timesteps variant amplitude initial_potential read
 calibration_images test_images network training_seed accuracy interval_low interval_high paper_accuracy difference
 cnn_accuracy paper_cnn_accuracy conversion_loss paper_conversion_loss loss_difference refusal
 """
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measured accuracy.
+
+    Parameters
+    ----------
+    correct
+        Number of correctly classified images; None if there is no result.
+    images
+        Number of test images.
+    calibration_images
+        Number of images used to balance the thresholds; 0 for the CNN.
+    refusal
+        Why there is no result, such as a network that does not fit Loihi's integer ranges.
+    """
+
+    correct: int | None
+    images: int
+    calibration_images: int
+    refusal: str | None = None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Accuracy in %."""
+        return None if self.correct is None else 100 * self.correct / self.images
 
 
 @dataclass(frozen=True)
@@ -52,8 +77,8 @@ class Entry:
     cell: paper.Cell
     variant: Variant
     setting: Setting | None
-    outcome: Outcome | None
-    cnn: Outcome
+    outcome: Measured | None
+    cnn: Measured
     network: str
     training_seed: int
 
@@ -91,15 +116,19 @@ class BestEntry:
     ----------
     cell
         The paper's best.
-    best
-        Our best.
+    method, network
+        The method of our best, and the file name of its checkpoint; empty if there is no result.
+    outcome
+        Its result.
     cnn
         The result of our CNN, before any fine-tuning, on the same test images.
     """
 
     cell: paper.Cell
-    best: Best
-    cnn: Outcome
+    method: str
+    network: str
+    outcome: Measured
+    cnn: Measured
 
 
 def best_of_paper(cells: Sequence[paper.Cell], timesteps: int) -> paper.Cell:
@@ -127,14 +156,14 @@ def csv_table(entries: Sequence[Entry], bests: Sequence[BestEntry] = ()) -> str:
             )
         )
     for two in bests:
-        cell, outcome = two.cell, two.best.outcome
+        cell, outcome = two.cell, two.outcome
         low, high = interval(outcome)
         loss, theirs = less(two.cnn.accuracy, outcome.accuracy), less(paper.cnn_accuracy(cell.data), cell.accuracy)
         lines.append(
             (
-                *(cell.table, cell.data, two.best.method, "soft", 1.0, cell.timesteps, "best"),
+                *(cell.table, cell.data, two.method, "soft", 1.0, cell.timesteps, "best"),
                 *("compensated", None, "potential", None, None),
-                *(outcome.calibration_images, outcome.images, two.best.network, None),
+                *(outcome.calibration_images, outcome.images, two.network, None),
                 *(_number(outcome.accuracy), low, high, _number(cell.accuracy)),
                 *(_number(less(outcome.accuracy, cell.accuracy)), _number(two.cnn.accuracy)),
                 *(
@@ -142,7 +171,7 @@ def csv_table(entries: Sequence[Entry], bests: Sequence[BestEntry] = ()) -> str:
                     _number(loss),
                     _number(theirs),
                     _number(less(loss, theirs)),
-                    None,
+                    outcome.refusal,
                 ),
             )
         )
@@ -165,7 +194,7 @@ def short_name(cell: paper.Cell) -> str:
     return f"{cell.method} ({cell.reset}){alpha}"
 
 
-def interval(outcome: Outcome | None) -> tuple[str, str]:
+def interval(outcome: Measured | None) -> tuple[str, str]:
     """Return the 95 % Wilson interval of an accuracy, in %; empty if it was not measured."""
     if outcome is None or outcome.correct is None:
         return "", ""

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from loihi_convert.conversion.options import METHODS, require_timesteps
 from loihi_convert.errors import UsageError, one_of
-from loihi_convert.metrics.layer_size import multiplications
+from loihi_convert.metrics.layer_size import cnn_multiplications
 from loihi_convert.pipeline.converting import require_skip_copies
 from loihi_convert.sweep.conversion import Conversion, Opened, open_network
 from loihi_convert.sweep.setting import OPTIONS, ImageChoice, NetworkFile, Setting
@@ -164,9 +164,7 @@ def _names(networks: Sequence[NetworkFile]) -> Iterator[str]:
 
 
 def _work(opened: Opened, setting: Setting) -> float:
-    network = opened.source.network
-    shapes = (network.input_shape, *network.shapes)
-    per_step = sum(multiplications(layer.synapse, shape) for layer, shape in zip(network.layers, shapes, strict=False))
+    per_step = cnn_multiplications(opened.source.network)
     passes = _PASSES if setting.method in METHODS else _AUTO_PASSES
     images = len(opened.images) + passes * len(opened.calibration)
     return _FIXED_WORK + per_step * (setting.timesteps + _STEPS_PER_IMAGE) * images

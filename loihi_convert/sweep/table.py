@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from loihi_convert.cells.outcome import Outcome
+from loihi_convert.cells.cell import Outcome
 from loihi_convert.sweep.grid import PlannedCell
 
 CSV_NAME: Final = "sweep.csv"

@@ -1,0 +1,466 @@
+"""The cells of the paper's tables and figures: thresholds, accuracies, firing rates, exported files.
+
+Each depends on a checkpoint, images and settings alone, and on the results of the cells that it needs. Thresholds of
+all T of a row are one cell, because the T share simulations.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from loihi_convert import netx, pipeline
+from loihi_convert.backends.reference import run_network
+from loihi_convert.cells.cell import Cell
+from loihi_convert.conversion.methods import balance_each
+from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
+from loihi_convert.conversion.quantization import quantize
+from loihi_convert.data import Dataset
+from loihi_convert.devices import one_thread
+from loihi_convert.errors import InputError
+from loihi_convert.files import sha256
+from loihi_convert.frontend.source import Source, open_source
+from loihi_convert.ir.network import IntegrateAndFire, Readout, SpikingLayer, SpikingNetwork
+from loihi_convert.ir.provenance import Provenance
+from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.records import Record
+from loihi_convert.reproduction.images import Selection
+from loihi_convert.reproduction.paper_cells import Setting
+from loihi_convert.simulation.layer_spec import Recording
+from loihi_convert.simulation.relu import cnn_scores
+from loihi_convert.simulation.simulator import Block, Simulator
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint written by loihi-convert, its SHA-256, and the torch device on which it is simulated."""
+
+    path: Path
+    digest: str
+    device: str = "cpu"
+
+    def source(self) -> Source:
+        """Return the CNN.
+
+        Raises
+        ------
+        InputError
+            If the file has changed.
+        """
+        return _source(self)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What determines results."""
+        return self.digest, self.device
+
+
+class Neurons(Record):
+    """The neurons of a layer, one number per channel; infinity, which JSON lacks, is None."""
+
+    threshold: tuple[float | None, ...]
+    amplitude: tuple[float, ...]
+    initial_potential: tuple[float, ...]
+
+    @property
+    def thresholds(self) -> list[float]:
+        """The thresholds, infinity included."""
+        return [math.inf if value is None else value for value in self.threshold]
+
+
+class BalancedNetwork(Record):
+    """The neurons of each layer of a network for ``timesteps`` steps, and how they were balanced."""
+
+    timesteps: int
+    layers: tuple[Neurons | None, ...]
+    provenance: dict[str, Any]
+
+    def for_readout(self, readout: Readout) -> BalancedNetwork:
+        """Return the network with or without neurons in its last layer; with, it must have them."""
+        if readout == "spikes":
+            return self
+        made = {**self.provenance, "balance": {**self.provenance["balance"], "readout": readout}}
+        return BalancedNetwork(timesteps=self.timesteps, layers=(*self.layers[:-1], None), provenance=made)
+
+
+class BalancedRow(Record):
+    """One network for each T."""
+
+    networks: tuple[BalancedNetwork, ...]
+
+    def network(self, setting: Setting) -> BalancedNetwork:
+        """Return the network of a setting."""
+        (found,) = (one for one in self.networks if one.timesteps == setting.timesteps)
+        return found.for_readout(setting.readout)
+
+
+class Correct(Record):
+    """Number of correctly classified images."""
+
+    correct: int
+
+
+class Rates(Record):
+    """The average firing rate of each channel, by layer name."""
+
+    rates: dict[str, tuple[float, ...]]
+
+
+class ExportedFile(Record):
+    """A netx file, in Base64."""
+
+    content: str
+
+    def network(self) -> QuantizedNetwork:
+        """Return the network in the file."""
+        with tempfile.TemporaryDirectory(prefix="loihi-convert-") as folder:
+            path = Path(folder, f"cell{netx.SUFFIX}")
+            path.write_bytes(base64.b64decode(self.content))
+            return netx.read(path)
+
+
+class Best(Record):
+    """The best of several exported files.
+
+    Attributes
+    ----------
+    network
+        File name of its checkpoint.
+    method
+        The method that was used for it.
+    correct
+        Number of correctly classified test images.
+    """
+
+    network: str
+    method: str
+    correct: int
+
+
+@dataclass(frozen=True)
+class Balancing(Cell[BalancedRow]):
+    """The thresholds of a row: one network balanced for several T."""
+
+    result_type: ClassVar[type[Record]] = BalancedRow
+
+    checkpoint: Checkpoint
+    calibration: Selection
+    options: BalanceOptions
+    timesteps: tuple[int, ...]
+
+    def __str__(self) -> str:
+        options, steps = self.options, ",".join(map(str, self.timesteps))
+        alpha = "" if options.alpha == 1 else f", alpha {options.alpha:g}"
+        made = f"{options.method} ({options.reset}, {options.amplitude}{alpha})"
+        return f"{self.calibration.data}, thresholds of {made}, T = {steps}"
+
+    def compute(self, needed: Sequence[Any]) -> BalancedRow:
+        """See `Cell.compute`."""
+        networks = balance_each(
+            self.checkpoint.source().network,
+            self.calibration.read().images,
+            self.timesteps,
+            self.options,
+            device=self.checkpoint.device,
+        )
+        return BalancedRow(networks=tuple(map(_balanced, networks)))
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Makes Loihi's integers of a balanced network.
+
+    Parameters
+    ----------
+    balancing
+        The thresholds; those of a readout of spike counts also serve for one of potentials.
+    setting
+        All settings, T among them.
+    """
+
+    balancing: Balancing
+    setting: Setting
+
+    def __str__(self) -> str:
+        return f"{self.balancing.calibration.data}, {self.setting.name}, T = {self.setting.timesteps}"
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What determines the integers."""
+        setting = asdict(self.setting)
+        del setting["is_subset"]
+        balancing = self.balancing
+        return {"checkpoint": balancing.checkpoint.key, "calibration": balancing.calibration.key, "setting": setting}
+
+    def quantized(self, row: BalancedRow) -> QuantizedNetwork:
+        """Return the network; a file if the setting says so."""
+        balancing, setting = self.balancing, self.setting
+        source, device = balancing.checkpoint.source(), balancing.checkpoint.device
+        found = row.network(setting)
+        layers = tuple(
+            SpikingLayer(layer.name, layer.synapse, None)
+            if stored is None
+            else SpikingLayer(layer.name, layer.synapse, _neuron(stored), relay_of=layer.relay_of)
+            for layer, stored in zip(source.network.layers, found.layers, strict=True)
+        )
+        spiking = SpikingNetwork(
+            source.network.input_shape,
+            layers,
+            setting.timesteps,
+            setting.reset,
+            provenance=Provenance({**found.provenance, "model": dict(source.provenance)}),
+            poisson_seed=setting.poisson_seed,
+        )
+        images, options = balancing.calibration.read().images, QuantizeOptions(weight_bits=setting.weight_bits)
+        with one_thread(), tempfile.TemporaryDirectory(prefix="loihi-convert-") as folder:
+            network = quantize(spiking, images, options, device=device)
+            if not setting.is_exported:
+                return network
+            path = Path(folder, f"cell{netx.SUFFIX}")
+            netx.write(network, path)
+            return netx.read(path)
+
+
+@dataclass(frozen=True)
+class Accuracy(Cell[Correct]):
+    """The accuracy of the integers on test images."""
+
+    result_type: ClassVar[type[Record]] = Correct
+    is_exact: ClassVar[bool] = True
+
+    conversion: Conversion
+    test: Selection
+
+    def __str__(self) -> str:
+        return str(self.conversion)
+
+    @property
+    def needs(self) -> tuple[Cell[Any], ...]:
+        """The thresholds."""
+        return (self.conversion.balancing,)
+
+    def compute(self, needed: Sequence[Any]) -> Correct:
+        """See `Cell.compute`."""
+        network = self.conversion.quantized(needed[0])
+        return _correct(network, self.test.read(), self.conversion.balancing.checkpoint.device)
+
+
+@dataclass(frozen=True)
+class FiringRates(Cell[Rates]):
+    """The firing rates of the integers: the mean of spikes / T over images and a channel's neurons (paper, eq. 3)."""
+
+    result_type: ClassVar[type[Record]] = Rates
+    is_exact: ClassVar[bool] = True
+
+    conversion: Conversion
+    test: Selection
+
+    def __str__(self) -> str:
+        return f"firing rates: {self.conversion}"
+
+    @property
+    def needs(self) -> tuple[Cell[Any], ...]:
+        """The thresholds."""
+        return (self.conversion.balancing,)
+
+    def compute(self, needed: Sequence[Any]) -> Rates:
+        """See `Cell.compute`."""
+        network, images = self.conversion.quantized(needed[0]), self.test.read().images
+        timesteps, device = self.conversion.setting.timesteps, self.conversion.balancing.checkpoint.device
+        spikes = [np.zeros(layer.synapse.channels, np.int64) for layer in network.spiking_layers]
+
+        def take(block: Block) -> None:
+            for counted, layer in zip(spikes, block.layers, strict=False):
+                counted += layer.spikes.sum(axis=(0, 1, 2, 3), dtype=np.int64)
+
+        Simulator(network, Recording(spikes=True), device=device).run(images, timesteps, take)
+        return Rates(
+            rates={
+                layer.name: (counted / (len(images) * timesteps * (math.prod(shape) // len(counted)))).tolist()
+                for layer, counted, shape in zip(network.spiking_layers, spikes, network.shapes, strict=False)
+            }
+        )
+
+
+@dataclass(frozen=True)
+class CnnAccuracy(Cell[Correct]):
+    """The accuracy of the CNN on test images."""
+
+    result_type: ClassVar[type[Record]] = Correct
+
+    checkpoint: Checkpoint
+    test: Selection
+
+    def __str__(self) -> str:
+        return f"{self.test.data}, CNN"
+
+    def compute(self, needed: Sequence[Any]) -> Correct:
+        """See `Cell.compute`."""
+        images = self.test.read()
+        classes = cnn_scores(self.checkpoint.source().network, images.images).argmax(axis=1)
+        return Correct(correct=int((classes == images.known_labels).sum()))
+
+
+@dataclass(frozen=True)
+class Exporting(Cell[ExportedFile]):
+    """A file of the method that ``auto`` chooses.
+
+    Parameters
+    ----------
+    checkpoint, calibration, timesteps, weight_bits
+        As in `pipeline.export`.
+    chosen_by
+        The file whose method is used; None: the method is chosen for this T.
+    """
+
+    result_type: ClassVar[type[Record]] = ExportedFile
+
+    checkpoint: Checkpoint
+    calibration: Selection
+    timesteps: int
+    weight_bits: int
+    chosen_by: Exporting | None = None
+
+    def __str__(self) -> str:
+        return f"{self.calibration.data}, file of {self.checkpoint.path.name} for T = {self.timesteps}"
+
+    def compute(self, needed: Sequence[Any]) -> ExportedFile:
+        """See `Cell.compute`."""
+        options = BalanceOptions()
+        if needed:
+            made = needed[0].network().provenance
+            options = BalanceOptions(
+                method=made["balance"]["method"],
+                percentile=made["balance"].get("percentile") or BalanceOptions.percentile,
+                bias_correction="calibration" in made,
+            )
+        with tempfile.TemporaryDirectory(prefix="loihi-convert-") as folder:
+            path = Path(folder, f"cell{netx.SUFFIX}")
+            pipeline.export(
+                self.checkpoint.source(),
+                path,
+                (self.timesteps,),
+                self.calibration.read().images,
+                balance_options=options,
+                quantize_options=QuantizeOptions(weight_bits=self.weight_bits),
+                device=self.checkpoint.device,
+            )
+            return ExportedFile(content=base64.b64encode(path.read_bytes()).decode())
+
+
+@dataclass(frozen=True)
+class FileAccuracy(Cell[Correct]):
+    """The accuracy of an exported file on images."""
+
+    result_type: ClassVar[type[Record]] = Correct
+    is_exact: ClassVar[bool] = True
+
+    exporting: Exporting
+    images: Selection
+
+    def __str__(self) -> str:
+        return f"{self.exporting}, on {self.images.split} images"
+
+    def compute(self, needed: Sequence[Any]) -> Correct:
+        """See `Cell.compute`."""
+        return _correct(needed[0].network(), self.images.read(), self.exporting.checkpoint.device)
+
+
+@dataclass(frozen=True)
+class Choosing(Cell[Best]):
+    """The best of our methods for one T, on test images; they take no part in the choice.
+
+    Parameters
+    ----------
+    candidates
+        Exported files of several CNNs. The one with the most correct images is chosen (the first, if tied).
+    validations
+        Their accuracies on validation images; none for one candidate.
+    test
+        The test images.
+    """
+
+    result_type: ClassVar[type[Record]] = Best
+    is_exact: ClassVar[bool] = True
+
+    candidates: tuple[Exporting, ...]
+    validations: tuple[FileAccuracy, ...]
+    test: Selection
+
+    def __str__(self) -> str:
+        return f"{self.test.data}, best for T = {self.timesteps}"
+
+    @property
+    def timesteps(self) -> int:
+        """The time steps T."""
+        return self.candidates[0].timesteps
+
+    @property
+    def calibration(self) -> Selection:
+        """The images that the files are balanced on."""
+        return self.candidates[0].calibration
+
+    def compute(self, needed: Sequence[Any]) -> Best:
+        """See `Cell.compute`."""
+        right = [one.correct for one in needed[len(self.candidates) :]]
+        chosen = right.index(max(right)) if right else 0
+        network, checkpoint = needed[chosen].network(), self.candidates[chosen].checkpoint
+        found = _correct(network, self.test.read(), checkpoint.device)
+        return Best(network=checkpoint.path.name, method=_method(network), correct=found.correct)
+
+
+@lru_cache(maxsize=4)
+def _source(checkpoint: Checkpoint) -> Source:
+    if sha256(checkpoint.path) != checkpoint.digest:
+        raise InputError(
+            "has changed since the command began, or differs on this machine",
+            where=checkpoint.path,
+            hint="Start the command again.",
+        )
+    return open_source(checkpoint.path)
+
+
+def _correct(network: QuantizedNetwork, images: Dataset, device: str) -> Correct:
+    """Run the network for its T."""
+    steps = network.timesteps
+    found = run_network(network, images.images, steps, device=device)
+    return Correct(correct=int((found.predictions[:, steps - 1] == images.known_labels).sum()))
+
+
+def _balanced(network: SpikingNetwork) -> BalancedNetwork:
+    return BalancedNetwork(
+        timesteps=network.timesteps,
+        layers=tuple(
+            None
+            if layer.neuron is None
+            else Neurons(
+                threshold=tuple(value if math.isfinite(value) else None for value in layer.neuron.threshold.tolist()),
+                amplitude=tuple(layer.neuron.amplitude.tolist()),
+                initial_potential=tuple(layer.neuron.initial_potential.tolist()),
+            )
+            for layer in network.layers
+        ),
+        provenance=dict(network.provenance),
+    )
+
+
+def _neuron(stored: Neurons) -> IntegrateAndFire:
+    return IntegrateAndFire(
+        threshold=np.array(stored.thresholds),
+        amplitude=np.array(stored.amplitude),
+        initial_potential=np.array(stored.initial_potential),
+    )
+
+
+def _method(network: QuantizedNetwork) -> str:
+    made = network.provenance["balance"]
+    percentile = f" {made['percentile']:g}" if made["method"] == "percentile" else ""
+    return f"{made['method']}{percentile}" + (", corrected" if "calibration" in network.provenance else "")

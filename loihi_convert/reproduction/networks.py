@@ -1,0 +1,173 @@
+"""A trained network of a request: how each of its results is measured, as cells, and how much work that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from loihi_convert.cells.store import Store
+from loihi_convert.conversion.calibration import calibration_subset
+from loihi_convert.conversion.options import BalanceOptions
+from loihi_convert.files import sha256
+from loihi_convert.metrics.layer_size import cnn_multiplications
+from loihi_convert.reproduction.images import LONG, Images, Selection
+from loihi_convert.reproduction.measurements import (
+    Accuracy,
+    Balancing,
+    Checkpoint,
+    Choosing,
+    CnnAccuracy,
+    Conversion,
+    Exporting,
+    FileAccuracy,
+    FiringRates,
+)
+from loihi_convert.reproduction.paper_cells import Setting
+
+# Cost of `--balance auto`, in runs of its trial images: about eight trials of 2,000 images each, plus balancing.
+_TRIALS: Final = 10
+# Methods that compute thresholds from the CNN's activations, in two passes.
+_FROM_ACTIVATIONS: Final = ("act-norm", "robust-norm", "act-norm-channelwise", "percentile")
+# Methods with one threshold per layer, found by simulation. Without biases, the spike amplitude scales all currents and
+# thresholds of the next layer by the same factor, so it does not change any spike.
+_PER_LAYER: Final = ("spike-norm", "rmp")
+
+
+class Network:
+    """One trained network.
+
+    Parameters
+    ----------
+    path
+        A checkpoint written by loihi-convert.
+    images
+        Images of the data set that it was trained on.
+    device
+        Device of the simulation: ``"cpu"``, or another torch device.
+
+    Raises
+    ------
+    InputError
+        If the checkpoint cannot be used.
+    """
+
+    def __init__(self, path: Path, images: Images, device: str) -> None:
+        self.checkpoint = Checkpoint(path.absolute(), sha256(path), device)
+        self.images = images
+        self.source = self.checkpoint.source()
+        self._has_biases = any(layer.synapse.bias is not None for layer in self.source.network.layers)
+        self._per_step = float(cnn_multiplications(self.source.network))
+
+    @property
+    def name(self) -> str:
+        """The checkpoint's file name."""
+        return self.checkpoint.path.name
+
+    def cnn(self, timesteps: int | None) -> CnnAccuracy:
+        """Return the CNN's accuracy on the test images for this T."""
+        test = self.images.test(timesteps)
+        return CnnAccuracy(self.checkpoint, test, work=self._per_step * test.count)
+
+    def conversions(self, settings: Iterable[Setting], store: Store) -> dict[Setting, Conversion]:
+        """Return how the integers of each setting are made; settings that differ only in T are balanced together.
+
+        A readout of spike counts needs thresholds for one more layer; the other layers' thresholds are the same. So
+        those in ``store`` serve for both readouts.
+        """
+        rows: dict[tuple[Selection, BalanceOptions], list[tuple[Setting, Setting]]] = {}
+        for one in settings:
+            own = self._normalized(one)
+            calibration = self.images.calibration(own.timesteps, is_subset=own.is_subset)
+            rows.setdefault((calibration, _options(own)), []).append((one, own))
+        found: dict[Setting, Conversion] = {}
+        for (calibration, options), row in rows.items():
+            steps = tuple(sorted({own.timesteps for _, own in row}))
+            counting = self._balancing(calibration, replace(options, readout="spikes"), steps)
+            is_counted = any(own.readout == "spikes" for _, own in row) or store.get(counting) is not None
+            balancing = counting if is_counted else self._balancing(calibration, options, steps)
+            found |= {one: Conversion(balancing, own) for one, own in row}
+        return found
+
+    def accuracy(self, conversion: Conversion) -> Accuracy:
+        """Return the accuracy of the integers on the test images."""
+        test = self.images.test(conversion.setting.timesteps)
+        return Accuracy(conversion, test, work=self._run_work(conversion, test))
+
+    def rates(self, conversion: Conversion) -> FiringRates:
+        """Return the firing rates of the integers on the images of `Images.rates`."""
+        test = self.images.rates(conversion.setting.timesteps)
+        return FiringRates(conversion, test, work=self._run_work(conversion, test))
+
+    def best(self, others: Sequence[Network], timesteps: int, weight_bits: int) -> Choosing:
+        """Return the best of our methods for T, of this network and ``others``.
+
+        Up to T = `LONG`, ``auto`` chooses each file's method for its T. For larger T, where trials take long and
+        methods hardly differ, the method chosen for `LONG` is used.
+        """
+        networks = (self, *others)
+        candidates = tuple(network._exporting(timesteps, weight_bits) for network in networks)
+        validation, test = self.images.validation(timesteps), self.images.test(timesteps)
+        validations = tuple(
+            FileAccuracy(one, validation, work=network._per_step * validation.count * timesteps)
+            for network, one in zip(networks, candidates, strict=True)
+        )
+        return Choosing(
+            candidates,
+            validations if others else (),
+            test,
+            work=self._per_step * test.count * timesteps,
+        )
+
+    def _exporting(self, timesteps: int, weight_bits: int) -> Exporting:
+        calibration = self.images.export_calibration(timesteps)
+        is_tried = timesteps <= LONG
+        trials = _TRIALS * _subset_size(calibration, timesteps) if is_tried else 0
+        return Exporting(
+            self.checkpoint,
+            calibration,
+            timesteps,
+            weight_bits,
+            None if is_tried else self._exporting(LONG, weight_bits),
+            work=self._per_step * timesteps * (trials + calibration.count),
+        )
+
+    def _normalized(self, setting: Setting) -> Setting:
+        """The setting with the amplitude ``literal`` where the amplitude has no effect."""
+        has_effect = setting.method not in _PER_LAYER or self._has_biases
+        return setting if has_effect else replace(setting, amplitude="literal")
+
+    def _balancing(self, calibration: Selection, options: BalanceOptions, steps: tuple[int, ...]) -> Balancing:
+        if options.method in _FROM_ACTIVATIONS:
+            passes = 2
+        else:
+            # While only the first layer's thresholds are needed, which are the same for all T, one pass covers all T.
+            depth = len(self.source.network.layers) - (options.readout == "potential")
+            passes = max(steps) if depth <= 2 else sum(steps)
+        return Balancing(self.checkpoint, calibration, options, steps, work=self._per_step * calibration.count * passes)
+
+    def _run_work(self, conversion: Conversion, test: Selection) -> float:
+        timesteps = conversion.setting.timesteps
+        quantizing = _subset_size(conversion.balancing.calibration, timesteps)
+        return self._per_step * timesteps * (quantizing + test.count)
+
+
+def _options(setting: Setting) -> BalanceOptions:
+    """The options of balancing for the readout ``potential``."""
+    return BalanceOptions(
+        method=setting.method,
+        amplitude=setting.amplitude,
+        alpha=setting.alpha,
+        percentile=setting.percentile,
+        initial_potential=setting.initial_potential,
+        reset=setting.reset,
+        poisson_seed=setting.poisson_seed,
+    )
+
+
+def _subset_size(calibration: Selection, timesteps: int) -> int:
+    """The number of images that `quantize` takes."""
+    return len(calibration_subset(np.arange(calibration.count), timesteps))

@@ -1,0 +1,141 @@
+"""From a request to the cells of its tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from loihi_convert.cells.cell import Cell
+from loihi_convert.cells.store import Store
+from loihi_convert.errors import UsageError
+from loihi_convert.report import paper
+from loihi_convert.reproduction.measurements import Accuracy, Choosing, Conversion
+from loihi_convert.reproduction.networks import Network
+from loihi_convert.reproduction.paper_cells import (
+    VARIANTS,
+    Setting,
+    Variant,
+    chosen_cells,
+    distinct_variants,
+    figure_cells,
+    setting,
+)
+from loihi_convert.reproduction.request import DEFAULT_VARIANTS, Request, What, tuned_networks
+
+Tell = Callable[[str], None]
+"""Told of each cell that has been computed, and of what is left out, in a sentence."""
+
+# Tables and figures that also show the best of our methods.
+_WITH_BEST: Final = ("table 2", "table 3", "figure 6", "figure 8", "figure 11")
+_OF_CHANNELS: Final = ("figure 7", "figure A4", "figure A5")
+_RATE_TIMESTEPS: Final = (64,)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A table or figure, its cells, and the setting of each in each variant."""
+
+    what: What
+    cells: tuple[paper.Cell, ...]
+    settings: Mapping[tuple[paper.Cell, Variant], Setting | None]
+
+    @property
+    def variants(self) -> list[Variant]:
+        """The variants, each once."""
+        return list(dict.fromkeys(variant for _, variant in self.settings))
+
+    @property
+    def has_best(self) -> bool:
+        """Whether it also shows the best of our methods."""
+        return self.what.title in _WITH_BEST
+
+    @property
+    def is_of_channels(self) -> bool:
+        """Whether it shows a value for each channel, not accuracies."""
+        return self.what.title in _OF_CHANNELS
+
+    @property
+    def steps(self) -> list[tuple[str, int]]:
+        """Every data set with every T, in descending order."""
+        found = {(cell.data, cell.timesteps) for cell in self.cells if cell.timesteps is not None}
+        data = list(dict.fromkeys(cell.data for cell in self.cells))
+        return sorted(found, key=lambda step: (data.index(step[0]), -step[1]))
+
+
+def planned_parts(request: Request, networks: Mapping[str, Network], tell: Tell) -> list[Part]:
+    """Return the tables and figures of a request; of several, only those that its networks, methods and T allow."""
+    is_several = len(request.whats) > 1
+    found = []
+    for what in request.whats:
+        cells = paper.table(what.name) if what.kind == "table" else figure_cells(what.name)
+        data = dict.fromkeys(cell.data for cell in cells)
+        timesteps = _RATE_TIMESTEPS if what.title == "figure 7" and request.timesteps is None else request.timesteps
+        usable = [name for name in networks if name in data or not is_several]
+        try:
+            chosen = chosen_cells(cells, what.title, usable, timesteps, request.methods)
+        except UsageError as error:
+            if not is_several:
+                raise
+            reason = error.expected if usable else f"needs a network trained on {' or '.join(data)}"
+            tell(f"{what.title} is left out: {reason}")
+            continue
+        for name in data:
+            if name not in networks:
+                tell(f"{what.title}: no network was trained on {name}; its cells are left out")
+        asked = request.variants or tuple(VARIANTS[name] for name in DEFAULT_VARIANTS[what.kind])
+        variants = distinct_variants(asked, chosen)
+        seed, bits, is_exported = request.poisson_seed, request.weight_bits, what.name == "headline"
+        settings = {
+            (cell, variant): setting(cell, variant, seed=seed, weight_bits=bits, is_exported=is_exported)
+            for cell in chosen
+            for variant in variants
+        }
+        found.append(Part(what, chosen, settings))
+    if not found:
+        raise UsageError("found none", where="reproduce", expected="must leave at least one table or figure")
+    return found
+
+
+class Plan:
+    """The cells of all parts. Settings that share thresholds are balanced together, whichever part they belong to."""
+
+    def __init__(self, request: Request, networks: Mapping[str, Network], parts: Sequence[Part], store: Store) -> None:
+        self.networks = networks
+        self.conversions: dict[tuple[str, Setting], Conversion] = {}
+        for data, network in networks.items():
+            made = [
+                one
+                for part in parts
+                for (cell, _), one in part.settings.items()
+                if cell.data == data and one is not None
+            ]
+            found = network.conversions(dict.fromkeys(made), store)
+            self.conversions |= {(data, one): conversion for one, conversion in found.items()}
+        self.bests: dict[tuple[str, int], Choosing] = {}
+        if request.with_best and any(part.has_best for part in parts):
+            tuned = tuned_networks(request, networks)
+            self.bests = {
+                (data, t): networks[data].best(tuned[data], t, request.weight_bits)
+                for part in parts
+                if part.has_best
+                for data, t in reversed(part.steps)
+            }
+        self.cells = [cell for part in parts for cell in self._cells(part)]
+
+    def channels(self, what: What, data: str, one: Setting) -> Cell[Any]:
+        """Return the cell of a figure of channels."""
+        conversion = self.conversions[data, one]
+        return self.networks[data].rates(conversion) if what.name == "7" else conversion.balancing
+
+    def accuracy(self, data: str, one: Setting) -> Accuracy:
+        """Return the cell of an accuracy."""
+        return self.networks[data].accuracy(self.conversions[data, one])
+
+    def _cells(self, part: Part) -> list[Cell[Any]]:
+        of_data = [(cell.data, one) for (cell, _), one in part.settings.items() if one is not None]
+        if part.is_of_channels:
+            return [self.channels(part.what, data, one) for data, one in of_data]
+        cnns = [self.networks[cell.data].cnn(timesteps) for cell in part.cells for timesteps in (cell.timesteps, None)]
+        bests = [self.bests[step] for step in part.steps if step in self.bests] if part.has_best else []
+        return [*cnns, *(self.accuracy(data, one) for data, one in of_data), *bests]
