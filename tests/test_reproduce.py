@@ -180,7 +180,7 @@ def test_everything_is_one_set_of_cells(command: Command, capsys: pytest.Capture
     whole = command.stored
     printed = capsys.readouterr().err
     assert "figure 11 is left out: needs a network trained on cifar10" in printed
-    assert "table headline is left out: table headline has 4" in printed
+    assert "table headline is left out: found 2,8; table headline has 4" in printed
     # Thresholds of all T of a row are one cell, which tables and figures share.
     (row,) = (one for one in command.computed("Balancing") if _has(one, "ngu-lee", "literal"))
     assert row["key"]["timesteps"] == [2, 8]
@@ -624,7 +624,7 @@ def test_fewer_images_at_large_t() -> None:
     digits = load_data("digits")
     read = some.calibration(64).read().images
     assert np.array_equal(read, np.concatenate([digits.train.images, digits.validation.images]))
-    with pytest.raises(InputError, match="have changed since the command began"):
+    with pytest.raises(InputError, match="digits, test images: has changed since the command began"):
         replace(some.test(64), digest="other").read()
 
 

@@ -511,7 +511,7 @@ class TestDigits:
         changed = replace(one.cell, digests=replace(one.cell.digests, model="other"))
         outcome = compute(changed)
         assert outcome.is_final is False
-        assert "have changed since the sweep began" in str(outcome.error)
+        assert "model.pt, its code or its images: has changed since the command began" in str(outcome.error)
 
     def test_a_regression_is_compared_by_its_error(self, sweep: Sweep, tmp_path: Path) -> None:
         import numpy as np

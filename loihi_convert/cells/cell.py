@@ -159,6 +159,16 @@ def _require_version(cell: Cell[Any]) -> None:
         )
 
 
+def require_unchanged(found: object, expected: object, where: object) -> None:
+    """Raise an `InputError` if the digests of what a cell reads, ``where``, are not those of its key."""
+    if found != expected:
+        raise InputError(
+            "has changed since the command began, or differs on this machine",
+            where=where,
+            hint="Start the command again.",
+        )
+
+
 def _key(value: Any) -> Any:
     if isinstance(value, Cell):
         return value.name

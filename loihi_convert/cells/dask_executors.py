@@ -10,6 +10,7 @@ import logging
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -76,7 +77,10 @@ class OnDask:
 
     def submit(self, cell: Cell[Any], needed: Sequence[Any] = ()) -> None:
         """Have a worker compute ``cell``."""
-        future = self._client.submit(compute, cell, tuple(needed), key=f"cell-{cell.name}", pure=False)
+        with warnings.catch_warnings():
+            # Dask warns about large arguments, such as files.
+            warnings.simplefilter("ignore", UserWarning)
+            future = self._client.submit(compute, cell, tuple(needed), key=f"cell-{cell.name}", pure=False)
         self._cells[future.key] = cell
         self._done.add(future)
 

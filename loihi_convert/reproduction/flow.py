@@ -245,11 +245,8 @@ def _written_channels(title: str, stem: Path, part: Part, results: _Results, wid
 
 def _entry(results: _Results, cell: paper.Cell, variant: Variant, one: Setting | None) -> Entry:
     cnn, network = results.cnn(cell.data, cell.timesteps), results.plan.networks[cell.data]
-    is_known = cnn.correct is not None or cnn.refusal is not None
-    if cell.method == paper.CNN:
-        outcome = cnn if is_known else None
-    else:
-        outcome = None if one is None else results.accuracy(cell.data, one)
+    measured = None if one is None else results.accuracy(cell.data, one)
+    outcome = cnn if cell.method == paper.CNN else measured
     return Entry(cell, variant, one, outcome, cnn, network.name, int(network.source.provenance["seed"]))
 
 

@@ -9,9 +9,9 @@ from typing import Final, Literal
 
 import numpy as np
 
-from loihi_convert.cells.cell import arrays_digest
+from loihi_convert.cells.cell import arrays_digest, require_unchanged
 from loihi_convert.data import Dataset, DataSplits, load_data
-from loihi_convert.errors import InputError, UsageError
+from loihi_convert.errors import UsageError
 
 LONG: Final = 64
 """The largest T whose cells take all images they can where `Counts.long_images` asks for fewer."""
@@ -155,12 +155,7 @@ class Images:
 @lru_cache(maxsize=8)
 def _read(selection: Selection) -> Dataset:
     images = _split(selection.data, selection.data_root, selection.split)[: selection.count]
-    if _digest(images) != selection.digest:
-        raise InputError(
-            "its images have changed since the command began, or differ on this machine",
-            where=selection.data,
-            hint="Start the command again.",
-        )
+    require_unchanged(_digest(images), selection.digest, f"{selection.data}, {selection.split} images")
     return images
 
 

@@ -19,13 +19,12 @@ import numpy as np
 
 from loihi_convert import netx, pipeline
 from loihi_convert.backends.reference import run_network
-from loihi_convert.cells.cell import Cell
+from loihi_convert.cells.cell import Cell, R, require_unchanged
 from loihi_convert.conversion.methods import balance_each
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import Dataset
 from loihi_convert.devices import one_thread
-from loihi_convert.errors import InputError
 from loihi_convert.files import sha256
 from loihi_convert.frontend.source import Source, open_source
 from loihi_convert.ir.network import IntegrateAndFire, Readout, SpikingLayer, SpikingNetwork
@@ -230,10 +229,9 @@ class Conversion:
 
 
 @dataclass(frozen=True)
-class Accuracy(Cell[Correct]):
-    """The accuracy of the integers on test images."""
+class _OfIntegers(Cell[R]):
+    """What the integers give on test images."""
 
-    result_type: ClassVar[type[Record]] = Correct
     is_exact: ClassVar[bool] = True
 
     conversion: Conversion
@@ -247,6 +245,13 @@ class Accuracy(Cell[Correct]):
         """The thresholds."""
         return (self.conversion.balancing,)
 
+
+@dataclass(frozen=True)
+class Accuracy(_OfIntegers[Correct]):
+    """The accuracy of the integers."""
+
+    result_type: ClassVar[type[Record]] = Correct
+
     def compute(self, needed: Sequence[Any]) -> Correct:
         """See `Cell.compute`."""
         network = self.conversion.quantized(needed[0])
@@ -254,22 +259,10 @@ class Accuracy(Cell[Correct]):
 
 
 @dataclass(frozen=True)
-class FiringRates(Cell[Rates]):
+class FiringRates(_OfIntegers[Rates]):
     """The firing rates of the integers: the mean of spikes / T over images and a channel's neurons (paper, eq. 3)."""
 
     result_type: ClassVar[type[Record]] = Rates
-    is_exact: ClassVar[bool] = True
-
-    conversion: Conversion
-    test: Selection
-
-    def __str__(self) -> str:
-        return f"firing rates: {self.conversion}"
-
-    @property
-    def needs(self) -> tuple[Cell[Any], ...]:
-        """The thresholds."""
-        return (self.conversion.balancing,)
 
     def compute(self, needed: Sequence[Any]) -> Rates:
         """See `Cell.compute`."""
@@ -419,12 +412,7 @@ class Choosing(Cell[Best]):
 
 @lru_cache(maxsize=4)
 def _source(checkpoint: Checkpoint) -> Source:
-    if sha256(checkpoint.path) != checkpoint.digest:
-        raise InputError(
-            "has changed since the command began, or differs on this machine",
-            where=checkpoint.path,
-            hint="Start the command again.",
-        )
+    require_unchanged(sha256(checkpoint.path), checkpoint.digest, checkpoint.path)
     return open_source(checkpoint.path)
 
 

@@ -77,7 +77,7 @@ def planned_parts(request: Request, networks: Mapping[str, Network], tell: Tell)
         except UsageError as error:
             if not is_several:
                 raise
-            reason = error.expected if usable else f"needs a network trained on {' or '.join(data)}"
+            reason = f"{error.found}; {error.expected}" if usable else f"needs a network trained on {' or '.join(data)}"
             tell(f"{what.title} is left out: {reason}")
             continue
         for name in data:

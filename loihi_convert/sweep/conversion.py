@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 from loihi_convert import netx, pipeline
 from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
-from loihi_convert.cells.cell import Cell, arrays_digest
+from loihi_convert.cells.cell import Cell, arrays_digest, require_unchanged
 from loihi_convert.chip.resources import network_resources
 from loihi_convert.data import Dataset
-from loihi_convert.errors import InputError, UsageError
+from loihi_convert.errors import UsageError
 from loihi_convert.files import sha256
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.quantized import QuantizedNetwork
@@ -223,12 +223,7 @@ class Conversion(Cell[CellResult]):
 def _opened(network: NetworkFile, choice: ImageChoice, digests: Digests) -> Opened:
     """As `open_network`, kept for the next cell."""
     opened = open_network(network, choice)
-    if opened.digests != digests:
-        raise InputError(
-            "the checkpoint, its code or its images have changed since the sweep began, or differ on this machine",
-            where=network.model,
-            hint="Start the sweep again.",
-        )
+    require_unchanged(opened.digests, digests, f"{network.model}, its code or its images")
     return opened
 
 
