@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import numpy as np
@@ -159,7 +160,7 @@ def _require_version(cell: Cell[Any]) -> None:
         )
 
 
-def require_unchanged(found: object, expected: object, where: object) -> None:
+def require_unchanged(found: object, expected: object, where: str | Path) -> None:
     """Raise an `InputError` if the digests of what a cell reads, ``where``, are not those of its key."""
     if found != expected:
         raise InputError(
