@@ -14,12 +14,12 @@ from loihi_convert.cells.store import Store
 from loihi_convert.choices import SweepCost
 from loihi_convert.cli.console import Fact, flagged, say_answer, say_json
 from loihi_convert.cli.sweep_grid import AXES
-from loihi_convert.report.formats import count, percent, quantity_range
-from loihi_convert.sweep.conversion import CellResult
-from loihi_convert.sweep.front import COSTS, Found, front, quality
+from loihi_convert.report.formats import count, quantity_range
+from loihi_convert.sweep.front import COSTS, Found, front
 from loihi_convert.sweep.grid import SECONDS_PER_WORK, PlannedCell
 from loihi_convert.sweep.setting import Setting
-from loihi_convert.sweep.table import CSV_NAME, described, row, title, value
+from loihi_convert.sweep.table import CSV_NAME, row, title, value
+from loihi_convert.sweep.verdict import quality_words, verdict
 
 ROWS: Final = 14
 """Most rows of the front on the terminal."""
@@ -75,7 +75,7 @@ def say_swept(
         return rows if is_whole else []
     lines = [f"{len(cells)} cells on {_images(cells)}; {computed} computed now, the others before"]
     facts = [*_failures(cells, outcomes), *_next(best, folder, is_whole=is_whole, missing=len(cells) - len(rows))]
-    say_answer(_verdict(best, names), lines, _table(best, names), facts)
+    say_answer(verdict(best, names), lines, _table(best, names), facts)
     return rows if is_whole else []
 
 
@@ -138,47 +138,6 @@ def _images(cells: Sequence[PlannedCell]) -> str:
     return ", ".join(kinds)
 
 
-def _verdict(best: Sequence[Found], names: Sequence[str]) -> str:
-    if not best:
-        return "No cell has a result to compare"
-    first = best[0]
-    answer = f"Best: {_quality(first.result)} with {described(first.planned, names)}"
-    if first.result.cnn_accuracy is not None:
-        answer += f" (CNN {percent(first.result.cnn_accuracy)} %)"
-    cheap = _cheapest(best)
-    if cheap is first:
-        return answer
-    share = cheap.result.synaptic_operations / first.result.synaptic_operations
-    return (
-        f"{answer}; inside its 95 % interval: {_quality(cheap.result)} with {described(cheap.planned, names)}, at "
-        f"{100 * share:.0f} % of its SynOps"
-    )
-
-
-def _cheapest(best: Sequence[Found]) -> Found:
-    """The cell of the front with the fewest synaptic operations whose accuracy lies in the interval of the best."""
-    first = best[0]
-    interval = first.result.accuracy_interval
-    if interval is None or not first.result.synaptic_operations:
-        return first
-    images = first.planned.cell.digests.images
-    good = [
-        found
-        for found in best
-        if found.planned.cell.digests.images == images and (found.result.accuracy or 0) >= interval[0]
-    ]
-    return min(good, key=lambda found: found.result.synaptic_operations)
-
-
-def _quality(result: CellResult) -> str:
-    known = quality(result)
-    if known is None:
-        return "unknown"
-    if result.accuracy is not None:
-        return f"{percent(known)} %"
-    return f"{percent(known)} % as the CNN" if known >= 0 else f"RMSE {-known:.4g}"
-
-
 def _table(best: Sequence[Found], names: Sequence[str]) -> list[str]:
     """The front, one line for each cell."""
     if not best:
@@ -188,7 +147,7 @@ def _table(best: Sequence[Found], names: Sequence[str]) -> list[str]:
     lines = [
         (
             *(value(found.planned, name) for name in words),
-            _quality(found.result),
+            quality_words(found.result),
             str(found.planned.cell.setting.timesteps),
             count(found.result.synaptic_operations),
             "" if found.result.joules is None else quantity_range(found.result.joules, "J"),
