@@ -549,7 +549,8 @@ class TestProcesses:
         assert "Traceback" not in done.stderr
         assert len(stored(Path("here"))) == 6
         assert stored(Path("here")) == stored(Path("there"))
-        assert Path("here/sweep.csv").read_bytes() == Path("there/sweep.csv").read_bytes()
+        for name in ("sweep.csv", "sweep.html"):
+            assert Path("here", name).read_bytes() == Path("there", name).read_bytes()
 
     def test_two_sweeps_share_a_folder(self, sweep: Sweep) -> None:
         both = [
@@ -614,7 +615,8 @@ class TestSlurm:
         Path("job.sh").write_text(script)
         subprocess.run(["sbatch", "--wait", "--array=1-3", "--mem=3G", "job.sh"], check=True, timeout=280)
         assert stored(Path("here")) == stored(Path("there"))
-        assert Path("here/sweep.csv").read_bytes() == Path("there/sweep.csv").read_bytes()
+        for name in ("sweep.csv", "sweep.html"):
+            assert Path("here", name).read_bytes() == Path("there", name).read_bytes()
 
 
 def test_a_grid_needs_values() -> None:

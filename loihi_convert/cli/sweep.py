@@ -122,8 +122,11 @@ def sweep(
     from loihi_convert.cli.sweep_output import say_dry_run, say_swept
     from loihi_convert.files import write_atomically
     from loihi_convert.progress import progress_bar
+    from loihi_convert.sweep.front import COSTS
     from loihi_convert.sweep.grid import planned_cells
     from loihi_convert.sweep.grid import shard as part_of
+    from loihi_convert.sweep.page import PAGE_NAME, write_page
+    from loihi_convert.sweep.results import SweepResults
     from loihi_convert.sweep.table import CSV_NAME, csv_text, described
 
     every = planned_cells(grid, tell=log)
@@ -143,9 +146,11 @@ def sweep(
         with place.executor(len(left), output) as executor, progress_bar("sweep") as progress:
             failed = compute_missing([planned.cell for planned in cells], store, executor, told=told, progress=progress)
     outcomes = {planned.cell.name: store.get(planned.cell) or failed.get(planned.cell.name) for planned in every}
-    rows = say_swept(every, outcomes, store.folder, costs, grid.varied, computed=len(left), as_json=as_json)
-    if rows:
-        write_atomically(output / CSV_NAME, csv_text(rows).encode())
+    results = SweepResults(every, outcomes, grid.varied, COSTS if costs is None else costs)
+    if not results.missing:
+        write_atomically(output / CSV_NAME, csv_text(results.rows).encode())
+        write_page(output / PAGE_NAME, results)
+    say_swept(results, store.folder, computed=len(left), as_json=as_json)
     if failed:
         log(f"{len(failed)} cells failed for a reason outside the network: run the same command again for them")
         raise typer.Exit(cluster.FAILED)

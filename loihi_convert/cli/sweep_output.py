@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from loihi_convert.cells.cell import Outcome
 from loihi_convert.cells.flow import duration, estimated_seconds, missing
 from loihi_convert.cells.store import Store
-from loihi_convert.choices import SweepCost
 from loihi_convert.cli.console import Fact, flagged, say_answer, say_json
 from loihi_convert.cli.sweep_grid import AXES
 from loihi_convert.report.formats import count, quantity_range
-from loihi_convert.sweep.front import COSTS, Found, front
+from loihi_convert.sweep.front import Found
 from loihi_convert.sweep.grid import SECONDS_PER_WORK, PlannedCell
+from loihi_convert.sweep.page import PAGE_NAME
+from loihi_convert.sweep.results import SweepResults
 from loihi_convert.sweep.setting import Setting
 from loihi_convert.sweep.table import CSV_NAME, row, title, value
 from loihi_convert.sweep.verdict import quality_words, verdict
@@ -27,56 +27,22 @@ ROWS: Final = 14
 _ERRORS: Final = 3
 
 
-def say_swept(
-    cells: Sequence[PlannedCell],
-    outcomes: Mapping[str, Outcome | None],
-    folder: Path,
-    costs: Sequence[SweepCost] | None,
-    names: Sequence[str],
-    *,
-    computed: int,
-    as_json: bool,
-) -> list[dict[str, Any]]:
-    """Print the answer, or JSON; return the rows of the CSV file, or none if cells are missing.
-
-    Parameters
-    ----------
-    outcomes
-        Of each cell by name; None if it is not computed.
-    costs
-        Of the front; None: all.
-    names
-        The options to show, `Grid.varied`.
-    computed
-        Number of cells computed by this command.
-    """
-    done = [
-        Found(planned, outcome.result)
-        for planned in cells
-        if (outcome := outcomes[planned.cell.name]) is not None and outcome.result is not None
-    ]
-    best = front(done, COSTS if costs is None else costs)
-    on_front = {found.planned.cell.name for found in best}
-    rows = [
-        row(planned, outcomes[planned.cell.name], is_on_front=planned.cell.name in on_front)
-        for planned in cells
-        if outcomes[planned.cell.name] is not None
-    ]
-    is_whole = len(rows) == len(cells)
+def say_swept(results: SweepResults, folder: Path, *, computed: int, as_json: bool) -> None:
+    """Print the answer, or JSON; ``computed`` is the number of cells computed by this command."""
+    best, names = results.front, results.names
     if as_json:
         say_json(
             {
-                "cells": rows,
+                "cells": results.rows,
                 "front": [found.planned.cell.name for found in best],
-                "missing": len(cells) - len(rows),
+                "missing": results.missing,
                 "folder": str(folder),
             }
         )
-        return rows if is_whole else []
-    lines = [f"{len(cells)} cells on {_images(cells)}; {computed} computed now, the others before"]
-    facts = [*_failures(cells, outcomes), *_next(best, folder, is_whole=is_whole, missing=len(cells) - len(rows))]
+        return
+    lines = [f"{len(results.cells)} cells on {_images(results.cells)}; {computed} computed now, the others before"]
+    facts = [*_failures(results), *_next(results, folder)]
     say_answer(verdict(best, names), lines, _table(best, names), facts)
-    return rows if is_whole else []
 
 
 def say_dry_run(
@@ -174,26 +140,25 @@ def _aligned(cells: Sequence[Sequence[str]], words: int) -> list[str]:
     ]
 
 
-def _failures(cells: Sequence[PlannedCell], outcomes: Mapping[str, Outcome | None]) -> Iterator[Fact]:
+def _failures(results: SweepResults) -> Iterator[Fact]:
     """The errors, the most frequent first."""
-    errors = Counter(
-        outcome.error
-        for planned in cells
-        if (outcome := outcomes[planned.cell.name]) is not None and outcome.error is not None
-    )
+    errors = Counter(outcome.error for _, outcome in results.computed if outcome.error is not None)
     for error, times in errors.most_common(_ERRORS):
         yield Fact("failed", f"{times} {'cell' if times == 1 else 'cells'}: {flagged(error, 'export')}")
     if len(errors) > _ERRORS:
         yield Fact("", f"and {len(errors) - _ERRORS} other errors, see {CSV_NAME}")
 
 
-def _next(best: Sequence[Found], folder: Path, *, is_whole: bool, missing: int) -> Iterator[Fact]:
-    if not is_whole:
-        yield Fact("missing", f"{missing} cells; the same command without --shard shows all when all parts are done")
+def _next(results: SweepResults, folder: Path) -> Iterator[Fact]:
+    if results.missing:
+        yield Fact(
+            "missing", f"{results.missing} cells; the same command without --shard shows all when all parts are done"
+        )
         return
     yield Fact("saved", f"{folder / CSV_NAME}: every cell, option and figure")
-    if best:
-        yield Fact("next", _export_command(best[0]))
+    yield Fact("", f"{folder / PAGE_NAME}: charts and a table to filter, for a browser")
+    if results.front:
+        yield Fact("next", _export_command(results.front[0]))
 
 
 def _export_command(found: Found) -> str:

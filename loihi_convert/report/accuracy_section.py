@@ -9,7 +9,7 @@ from loihi_convert.report.axes import FramePoint, frame
 from loihi_convert.report.beside_the_paper import paper_remarks, paper_table, per_t_chart
 from loihi_convert.report.charts import Axes, Chart, Levels, Mark, Series, curve_chart
 from loihi_convert.report.entries import Entry
-from loihi_convert.report.formats import count, percent
+from loihi_convert.report.formats import count, percent, percent_ends
 from loihi_convert.report.neuron_section import blocks as neuron_blocks
 from loihi_convert.report.page import Block, Details, Paragraph, Picture
 from loihi_convert.report.page_tables import anytime_table
@@ -120,6 +120,6 @@ def _marks(entry: Entry, x: Callable[[Point], float], has_accuracy: bool) -> tup
                 f"{entry.label}, T = {point.timesteps}: {percent(fraction)} %, "
                 f"{count(point.synaptic_operations)} SynOps an image"
             )
-            interval = point.accuracy_interval if has_accuracy else None
-            marks.append(Mark(x(point), 100 * fraction, text, *(100 * end for end in interval or ())))
+            low, high = percent_ends(point.accuracy_interval if has_accuracy else None)
+            marks.append(Mark(x(point), 100 * fraction, text, low, high))
     return tuple(marks)

@@ -8,7 +8,7 @@ from typing import Final, Literal, NamedTuple
 from loihi_convert.report import paper
 from loihi_convert.report.charts import Chart, Levels, Mark, Series
 from loihi_convert.report.entries import Entry, family_of
-from loihi_convert.report.formats import percent
+from loihi_convert.report.formats import percent, percent_ends
 from loihi_convert.report.svg import NEUTRAL, PAPER
 from loihi_convert.report.table import Table
 from loihi_convert.report.timestep_chart import timestep_chart
@@ -41,11 +41,13 @@ def per_t_chart(entries: Sequence[Entry], levels: Levels) -> Chart | None:
 
 
 def _own_mark(entry: Entry) -> Mark:
+    low, high = percent_ends(entry.point.accuracy_interval)
     return Mark(
         entry.point.timesteps,
         100 * (entry.point.accuracy or 0),
         f"{entry.label}, T = {entry.point.timesteps}: {percent(entry.point.accuracy)} %",
-        *(100 * end for end in entry.point.accuracy_interval or ()),
+        low,
+        high,
     )
 
 

@@ -11,7 +11,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from markupsafe import Markup, escape
 
@@ -29,13 +29,14 @@ LEVEL: Final = "level"
 
 
 class Mark(NamedTuple):
-    """One value: its position, its text, and the ends of its interval, if it has one."""
+    """One value: its position, its text, the ends of its interval, if it has one, and the key of its row in a table."""
 
     x: float
     y: float
     text: str
     low: float | None = None
     high: float | None = None
+    key: str = ""
 
 
 class Series(NamedTuple):
@@ -57,6 +58,9 @@ class Series(NamedTuple):
         The x of the enlarged mark: the T that a file is balanced for.
     is_line_only
         Whether only the line is drawn, because other series mark the same points.
+    front
+        ``"highest"`` or ``"lowest"``: the line joins the marks of the picture that are better than all marks to their
+        left; when a reader hides marks, the page draws it again. ``""`` for other series.
     """
 
     label: str
@@ -66,6 +70,7 @@ class Series(NamedTuple):
     has_band: bool = False
     emphasised: float | None = None
     is_line_only: bool = False
+    front: Literal["", "highest", "lowest"] = ""
 
 
 Levels = tuple[tuple[float, str], ...]
@@ -118,14 +123,19 @@ class Chart(NamedTuple):
     csv: str
 
 
-def curve_chart(title: str, caption: str, series: Sequence[Series], axes: Axes) -> Chart:
-    """Return a chart of curves over a logarithmic axis; marks outside the frame are listed below the caption."""
+def curve_chart(
+    title: str, caption: str, series: Sequence[Series], axes: Axes, *, sizes: Sequence[str] = tuple(SIZES)
+) -> Chart:
+    """Return a chart of curves over a logarithmic axis; marks outside the frame are listed below the caption.
+
+    ``sizes`` are names of `SIZES`; a chart beside another one needs no "wide" picture.
+    """
     said = " ".join(text for text in (caption, outside(series, axes)) if text)
     legend = [LegendItem(one.label, _swatch(one), str(index)) for index, one in enumerate(series)]
     if axes.levels:
         line = '<svg class="swatch" viewBox="0 0 28 12" aria-hidden="true"><path class="level" d="M1 6H27"/></svg>'
         legend.append(LegendItem("CNN", Markup(line), LEVEL))
-    pictures = tuple((name, _curves(f"{title}. {said}", series, axes, *size)) for name, size in SIZES.items())
+    pictures = tuple((name, _curves(f"{title}. {said}", series, axes, *SIZES[name])) for name in sizes)
     rows: list[tuple[str, float | None, float, float | None, float | None]] = [
         (one.label, mark.x, mark.y, mark.low, mark.high) for one in series if not one.is_line_only for mark in one.marks
     ]
@@ -216,16 +226,19 @@ def _one_curve(
         parts.append(f'<path class="line {series.line}" d="M{line}"/>')
     for mark in () if series.is_line_only else marks:
         title = f"<title>{escape(mark.text)}</title>"
+        at = f"{x_of(mark.x):.1f} {y_of(mark.y):.1f}"
+        key_of = f' data-key="{escape(mark.key)}" data-at="{at}"' if mark.key else ""
         if _is_inside(mark, axes):
             shape = shape_path(series.style, x_of(mark.x), y_of(mark.y), 1.5 if mark.x == series.emphasised else 1.0)
-            parts.append(f'<path class="mark" d="{shape}">{title}</path>')
+            parts.append(f'<path class="mark"{key_of} d="{shape}">{title}</path>')
         elif axes.left <= mark.x <= axes.right:
             # An arrow at the edge, pointing to the mark outside the frame.
             is_below = mark.y < axes.bottom
             y, step = (y_of(axes.bottom) + 1, -7) if is_below else (y_of(axes.top) - 1, 7)
             arrow = f"M{x_of(mark.x):.1f} {y:.1f}l-4 {step}h8z"
-            parts.append(f'<path class="mark beyond" d="{arrow}">{title}</path>')
-    return f'<g class="{style_class(series.style)}" data-series="{key}">{"".join(parts)}</g>'
+            parts.append(f'<path class="mark beyond"{key_of} d="{arrow}">{title}</path>')
+    front = f' data-front="{series.front}"' if series.front else ""
+    return f'<g class="{style_class(series.style)}" data-series="{key}"{front}>{"".join(parts)}</g>'
 
 
 def _swatch(series: Series) -> Markup:

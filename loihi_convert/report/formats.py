@@ -21,6 +21,11 @@ def percent_interval(interval: Interval | None) -> str | None:
     return None if interval is None else f"{100 * interval[0]:.2f}-{100 * interval[1]:.2f}"
 
 
+def percent_ends(interval: Interval | None) -> tuple[float, float] | tuple[None, None]:
+    """Return both ends of an interval of fractions in per cent, for a chart."""
+    return (None, None) if interval is None else (100 * interval[0], 100 * interval[1])
+
+
 def neurons(count: int, relays: int) -> str:
     """Return the number of neurons of a layer, with relays listed separately: 6,272 + 3,136."""
     return f"{count - relays:,} + {relays:,}" if relays else f"{count:,}"

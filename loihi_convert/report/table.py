@@ -29,6 +29,10 @@ class Table:
         The subject of the table. May be empty.
     has_total
         Whether the last row sums up the others.
+    filtered_columns
+        Columns, from the left, by whose values a reader of an HTML page can choose rows.
+    keys
+        One per row, or none: a row that a reader hides, hides the `charts.Mark` with its key.
     """
 
     kind: ClassVar = "table"
@@ -38,6 +42,8 @@ class Table:
     text_columns: int = 1
     title: str = ""
     has_total: bool = False
+    filtered_columns: int = 0
+    keys: tuple[str, ...] = ()
 
     @property
     def full_caption(self) -> str:

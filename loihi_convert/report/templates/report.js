@@ -98,6 +98,18 @@ const written = (figure, words) => {
   return new XMLSerializer().serializeToString(whole);
 };
 
+// Joins the best of the marks that are shown: each is better than all marks to its left.
+const drawFront = (figure) => {
+  for (const group of figure.querySelectorAll("g[data-front]")) {
+    const line = group.querySelector(".line"), sign = group.dataset.front === "highest" ? 1 : -1, best = [];
+    const shown = [...group.closest("svg").querySelectorAll(".mark[data-at]")].filter((mark) => !mark.closest(".off"));
+    const points = shown.map((mark) => mark.dataset.at.split(" ").map(Number));
+    points.sort((one, other) => one[0] - other[0] || sign * (one[1] - other[1]));
+    for (const point of points) if (!best.length || sign * point[1] < sign * best.at(-1)[1]) best.push(point);
+    line?.setAttribute("d", best.length > 1 ? `M${best.map((point) => point.map((at) => at.toFixed(1)).join(" ")).join("L")}` : "");
+  }
+};
+
 for (const figure of document.querySelectorAll("figure.chart")) {
   const words = new Map();
   for (const title of figure.querySelectorAll("svg title")) {
@@ -139,10 +151,12 @@ for (const figure of document.querySelectorAll("figure.chart")) {
       const hidden = button.getAttribute("aria-pressed") === "true";
       button.setAttribute("aria-pressed", String(!hidden));
       for (const group of figure.querySelectorAll(`.pictures g[data-series="${key}"]`)) group.classList.toggle("off", hidden);
+      drawFront(figure);
       choose();
     });
     item.append(button);
   }
+  figure.addEventListener("filtered", () => { drawFront(figure); choose(); });
   if (!words.size) continue;
 
   const tip = document.createElement("div");
@@ -210,4 +224,40 @@ for (const figure of document.querySelectorAll("figure.chart")) {
     to.setAttribute("tabindex", "0");
     to.focus();
   });
+}
+
+// A choice for each of the first columns of a table; rows that do not fit, and their marks, are hidden.
+for (const table of document.querySelectorAll("table[data-filtered]")) {
+  const rows = [...table.tBodies[0].rows], bar = document.createElement("div"), selects = new Map();
+  bar.className = "filters";
+  for (let column = 0; column < Number(table.dataset.filtered); column++) {
+    const name = table.tHead.rows[0].cells[column].textContent.replace(/\s+/g, " ");
+    const values = [...new Set(rows.map((row) => row.cells[column].textContent))];
+    if (values.length < 2) continue;
+    const label = document.createElement("label"), select = document.createElement("select");
+    select.append(new Option("all", ""), ...values.map((value) => new Option(value || "none", `=${value}`)));
+    label.append(name, select);
+    bar.append(label);
+    selects.set(column, select);
+  }
+  if (!selects.size) continue;
+  const said = document.createElement("output");
+  bar.append(said);
+  const filter = () => {
+    const left = new Set();
+    for (const row of rows) {
+      row.hidden = [...selects].some(([column, {value}]) => value && value !== `=${row.cells[column].textContent}`);
+      if (!row.hidden) left.add(row.dataset.key);
+    }
+    said.textContent = `${left.size} of ${rows.length}`;
+    for (const figure of document.querySelectorAll("figure.chart")) {
+      for (const mark of figure.querySelectorAll(".mark[data-key]")) mark.classList.toggle("off", !left.has(mark.dataset.key));
+      figure.dispatchEvent(new Event("filtered"));
+    }
+    fitAll();
+  };
+  bar.addEventListener("change", filter);
+  // In sight of the charts that it changes.
+  (document.querySelector(".charts") ?? table.closest(".scroll")).before(bar);
+  filter();
 }

@@ -1,0 +1,189 @@
+"""The page of a sweep: what is best at each cost, and choices that hide cells, in a real browser."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.chromium import Tab, open_tab
+
+from loihi_convert.cells.cell import Outcome
+from loihi_convert.report.charts import Mark
+from loihi_convert.report.page import Page, Pictures, html, markdown
+from loihi_convert.report.table import Table
+from loihi_convert.sweep.conversion import CellResult, Conversion
+from loihi_convert.sweep.grid import PlannedCell
+from loihi_convert.sweep.page import _front, sweep_page, write_page
+from loihi_convert.sweep.results import SweepResults
+from loihi_convert.sweep.setting import Digests, ImageChoice, NetworkFile, Setting
+
+RESULT = CellResult(
+    image_count=1_000,
+    accuracy=0.9,
+    accuracy_interval=(0.88, 0.92),
+    cnn_accuracy=0.95,
+    agreement_with_cnn=0.93,
+    rmse=None,
+    rmse_to_cnn=None,
+    spikes=100.0,
+    synaptic_operations=1_000.0,
+    joules=(1e-5, 2e-5),
+    seconds=(1e-3, 2e-3),
+    cores=(4, 5),
+    balanced_by="least-squares",
+    saturated_images=0,
+)
+NAMES = ("network", "timesteps", "weight_bits")
+
+
+def results_of(*cells: tuple[str, int, int, dict[str, Any] | None]) -> SweepResults:
+    """A sweep with these cells: network, T, weight bits, changed figures or None for an error."""
+    planned, outcomes = [], {}
+    for network, timesteps, bits, changes in cells:
+        setting = Setting(timesteps=timesteps, weight_bits=bits).normalized
+        digests = Digests(model=network, code=None, calibration="c", images="i")
+        cell = Conversion(NetworkFile(Path(f"{network}.pt")), ImageChoice(), digests, setting)
+        planned.append(PlannedCell(cell, network, "digits", "validation images"))
+        if changes is None:
+            outcomes[cell.name] = Outcome(error="weight_bits: too few <here>")
+        else:
+            result = RESULT.model_copy(update={"synaptic_operations": 1_000.0 * timesteps, **changes})
+            outcomes[cell.name] = Outcome(result=result)
+    return SweepResults(tuple(planned), outcomes, NAMES)
+
+
+def accurate(share: float) -> dict[str, Any]:
+    return {"accuracy": share, "accuracy_interval": (share - 0.01, share + 0.01)}
+
+
+SEVERAL = results_of(
+    ("narrow", 1, 8, accurate(0.80)),
+    ("narrow", 4, 8, accurate(0.94)),
+    ("narrow", 16, 8, accurate(0.93)),
+    ("wide", 1, 8, accurate(0.85)),
+    ("wide", 4, 8, accurate(0.90)),
+    ("wide", 16, 8, accurate(0.97)),
+    ("wide", 16, 2, None),
+)
+
+
+def table_of(page: Page) -> Table:
+    (table,) = (block for section in page.sections for block in section.blocks if isinstance(block, Table))
+    return table
+
+
+def charts_of(page: Page) -> list[str]:
+    return [
+        chart.title
+        for section in page.sections
+        for block in section.blocks
+        if isinstance(block, Pictures)
+        for chart in block.charts
+    ]
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 5)), min_size=1), st.sampled_from(["highest", "lowest"]))
+def test_the_line_joins_the_marks_that_no_other_beats(points: list[tuple[int, int]], best: str) -> None:
+    marks = [Mark(x, y, "") for x, y in points]
+    sign = 1 if best == "highest" else -1
+    beaten = {(x, y) for x, y in points if any(u <= x and sign * v >= sign * y and (u, v) != (x, y) for u, v in points)}
+    assert [(mark.x, mark.y) for mark in _front(marks, best)] == sorted(set(points) - beaten)
+
+
+def test_every_cell_is_a_row_with_its_options_figures_or_error() -> None:
+    table = table_of(sweep_page(SEVERAL))
+    assert table.headers[:4] == ("network", "T", "weight bits", "Pareto\nfront")
+    assert len(table.rows) == len(table.keys) == 7
+    assert table.rows[1][:8] == ("narrow", "4", "8", "yes", "least-squares", "94.00 %", "93.00-95.00", "4,000")
+    assert table.rows[2][3] == "no"
+    assert table.rows[-1][4] == "weight_bits: too few <here>"
+    assert table.filtered_columns == 4
+    text = html(sweep_page(SEVERAL))
+    assert "<here>" not in text
+    assert "Best: 97.00 % with wide, T 16, weight bits 8" in markdown(sweep_page(SEVERAL))
+
+
+def test_there_is_a_chart_for_each_known_cost() -> None:
+    assert charts_of(sweep_page(SEVERAL)) == ["Latency", "Synaptic operations", "Energy", "Neurocores"]
+    no_energy = results_of(("narrow", 1, 8, {"joules": None}), ("narrow", 4, 8, {"joules": None}))
+    assert charts_of(sweep_page(no_energy)) == ["Latency", "Synaptic operations", "Neurocores"]
+
+
+def test_regressions_are_compared_by_their_error() -> None:
+    figures = {"accuracy": None, "accuracy_interval": None, "cnn_accuracy": None, "agreement_with_cnn": None}
+    page = sweep_page(results_of(("one", 1, 8, {**figures, "rmse": 0.5}), ("one", 4, 8, {**figures, "rmse": 0.25})))
+    assert page.verdict == ("Best: RMSE 0.25 with one, T 4, weight bits 8.",)
+    assert 'data-front="lowest"' in html(page)
+
+
+@pytest.mark.parametrize("cells", [(("one", 1, 8, None),), (("one", 1, 8, accurate(0.9)),)])
+def test_a_sweep_of_one_cell_has_a_page(cells: Any) -> None:
+    assert html(sweep_page(results_of(*cells))).startswith("<!DOCTYPE html>")
+
+
+@pytest.fixture(scope="module")
+def tab() -> Iterator[Tab]:
+    with open_tab() as opened:
+        yield opened
+
+
+@pytest.mark.browser
+class TestInABrowser:
+    SHOWN = "[...document.querySelectorAll('.scroll tbody tr')].filter((row) => row.getClientRects().length).length"
+    FIRST = "[...document.querySelectorAll('.pictures > div > svg')].find((svg) => svg.getBoundingClientRect().width)"
+    MARKS = f"[...{FIRST}.querySelectorAll('.mark')].filter((mark) => mark.getClientRects().length).length"
+    FRONT = f"{FIRST}.querySelector('[data-front] .line').getAttribute('d')"
+
+    def choose(self, tab: Tab, column: str, value: str) -> None:
+        tab.evaluate(
+            f"""(() => {{
+              const labels = [...document.querySelectorAll(".filters label")];
+              const select = labels.find((one) => one.firstChild.data === "{column}").querySelector("select");
+              select.value = {value!r};
+              select.dispatchEvent(new Event("change", {{bubbles: true}}));
+            }})()"""
+        )
+
+    @pytest.fixture
+    def shown(self, tab: Tab, tmp_path: Path) -> Tab:
+        write_page(tmp_path / "sweep.html", SEVERAL)
+        tab.show(tmp_path / "sweep.html", 1200, 900, "light")
+        return tab
+
+    def test_a_choice_hides_rows_and_their_marks(self, shown: Tab) -> None:
+        assert (shown.evaluate(self.SHOWN), shown.evaluate(self.MARKS)) == (7, 6)
+        self.choose(shown, "network", "=narrow")
+        assert (shown.evaluate(self.SHOWN), shown.evaluate(self.MARKS)) == (3, 3)
+        assert shown.evaluate("document.querySelector('.filters output').textContent") == "3 of 7"
+        self.choose(shown, "T", "=4")
+        assert (shown.evaluate(self.SHOWN), shown.evaluate(self.MARKS)) == (1, 1)
+        self.choose(shown, "network", "")
+        self.choose(shown, "T", "")
+        assert (shown.evaluate(self.SHOWN), shown.evaluate(self.MARKS)) == (7, 6)
+
+    def test_options_with_one_value_are_no_choice(self, tab: Tab, tmp_path: Path) -> None:
+        write_page(tmp_path / "sweep.html", results_of(("a", 1, 8, accurate(0.9)), ("a", 4, 8, accurate(0.9))))
+        tab.show(tmp_path / "sweep.html", 1200, 900, "light")
+        names = tab.evaluate("[...document.querySelectorAll('.filters label')].map((one) => one.firstChild.data)")
+        assert names == ["T", "Pareto front"]
+
+    def test_the_line_is_drawn_again_through_the_best_that_are_shown(self, shown: Tab) -> None:
+        # As the page was written: wide at T = 1 (85 %), narrow at 4 (94 %), wide at 16 (97 %).
+        drawn = shown.evaluate(self.FRONT)
+        assert len(re.findall(r"[ML]", drawn)) == 3
+        self.choose(shown, "network", "=narrow")
+        # Without wide: T = 1 and 4; T = 16 is worse than 4.
+        narrow = shown.evaluate(self.FRONT)
+        assert len(re.findall(r"[ML]", narrow)) == 2
+        self.choose(shown, "network", "")
+        assert shown.evaluate(self.FRONT) == drawn
+
+    def test_a_page_without_scripts_shows_the_same_line(self, shown: Tab, tmp_path: Path) -> None:
+        written = (tmp_path / "sweep.html").read_text()
+        lines = re.findall(r'data-front="highest"><path class="line solid" d="([^"]+)"', written)
+        assert shown.evaluate(self.FRONT) in lines
