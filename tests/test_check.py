@@ -42,7 +42,7 @@ from loihi_convert.checks.lava_dl_notes import lava_dl_notes
 from loihi_convert.checks.resource_rules import MEMORY_RULES, NEUROCORE_RULES
 from loihi_convert.checks.stock_rules import FILE_RULES, LIF_RULES, STOCK_RULES
 from loihi_convert.chip import limits
-from loihi_convert.chip.resources import Chips, network_resources, resources
+from loihi_convert.chip.resources import Chips, network_resources, neuron_costs, resources
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.ir.network import ReluLayer, ReluNetwork, Reset
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork, Target
@@ -456,6 +456,24 @@ def test_the_soft_reset_circuit_is_counted_for_the_chip() -> None:
     assert [layer.core_words for layer in chips.layers] == [4 + 12, 18 * 2 + 2]
     assert (chips.cores, chips.source_cores) == ((3 + 1, 3 + 1), 1)
     assert "soft-reset circuit" in chips.boundary
+
+
+def test_each_kind_of_neuron_side_by_side() -> None:
+    """The network above: the circuit has 18 + 4 synapses more, and a neuron and a core for the bias source's spike."""
+    network = good(reset="soft", readout=replace(READOUT, bias=np.arange(4, dtype=np.int32)))
+    assert [(cost.neurons, cost.cores, cost.neuron_count, cost.synapses) for cost in neuron_costs(network)] == [
+        ("own", (3, 3), 22, 72 + 71),
+        ("circuit", (4, 4), 23, 72 + 71 + 18 + 4),
+        ("LIF", (3, 3), 22, 72 + 71),
+    ]
+
+
+def test_the_comparison_is_made_on_request(tmp_path: Path) -> None:
+    path = tmp_path / "model.net"
+    netx.write(good(), path)
+    loaded = pipeline.load_file(path)
+    assert pipeline.check(loaded).compared == ()
+    assert pipeline.check(loaded, compare=True).compared == neuron_costs(good())
 
 
 BROKEN_SIZES = [

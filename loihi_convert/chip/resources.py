@@ -20,6 +20,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 import numpy as np
 
@@ -219,6 +220,50 @@ def network_resources(network: ReluNetwork | QuantizedNetwork, *, has_circuit: b
         relays=[layer.relay_of for layer in network.layers],
         has_circuit=has_circuit,
         chips=chips,
+    )
+
+
+class NeuronCost(Record):
+    """What a network takes with one kind of neuron.
+
+    Attributes
+    ----------
+    neurons
+        "own": soft reset in microcode; "circuit": soft reset by the circuit of stock processes; "LIF": Lava's stock LIF
+        neuron, which resets to 0.
+    cores
+        Fewest and most Loihi 2 neurocores.
+    neuron_count
+        Neurons, with those that pass the bias source's spike on.
+    synapses
+        Nonzero synapses, with those of the circuit.
+    """
+
+    neurons: Literal["own", "circuit", "LIF"]
+    cores: CoreRange
+    neuron_count: int
+    synapses: int
+
+
+def neuron_costs(network: ReluNetwork | QuantizedNetwork) -> tuple[NeuronCost, ...]:
+    """Return what ``network`` takes with each kind of neuron, which is what a soft reset costs on a chip.
+
+    Only resources are compared: neurons that reset to 0 fire differently, so accuracy differs, too.
+    """
+    plain, circuit = (network_resources(network, has_circuit=has_circuit) for has_circuit in (False, True))
+    kinds: tuple[tuple[Literal["own", "circuit", "LIF"], Chips], ...] = (
+        ("own", plain),
+        ("circuit", circuit),
+        ("LIF", plain),
+    )
+    return tuple(
+        NeuronCost(
+            neurons=kind,
+            cores=chips.cores,
+            neuron_count=sum(layer.neurons for layer in chips.layers) + chips.source_cores,
+            synapses=sum(layer.synapses for layer in chips.layers),
+        )
+        for kind, chips in kinds
     )
 
 

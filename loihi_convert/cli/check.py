@@ -34,6 +34,7 @@ _FILE = typer.Argument(
 )
 _TARGET = "Target platform: lava (CPU simulator) or loihi2 (chip)."
 _CHIPS = "Loihi 2 chips of the board: 8 for Kapoho Point."
+_COMPARE = "Also show what the network takes with each kind of neuron: what a soft reset costs on a chip."
 _IMAGES = (
     "validation images to find channels that never fire or fire at every step; 0: skip this. Default: "
     f"{CHECKED_IMAGES}, if the data are available."
@@ -47,6 +48,7 @@ def check(
     timesteps: Annotated[int | None, options.timesteps()] = None,
     image_count: Annotated[int | None, options.images(_IMAGES)] = None,
     chips: Annotated[int, options.number("--chips", BASICS, _CHIPS, metavar="N")] = 1,
+    compare: Annotated[bool, options.switch("--compare", BASICS, _COMPARE)] = False,
     device: Annotated[Device, options.device()] = "auto",
     details: Annotated[bool, options.details("Also print resources of each layer and all sources.")] = False,
     as_json: Annotated[bool, options.as_json()] = False,
@@ -75,6 +77,7 @@ def check(
         timesteps,
         target=target,
         chips=chips,
+        compare=compare,
         device="cpu" if images is None else chosen_device(device),
         bars=progress_bar,
     )

@@ -24,7 +24,7 @@ def say_checked(checked: CheckReport, model: str | None, *, details: bool) -> No
     with the source of its limit.
     """
     from loihi_convert.pipeline.checking import CAN_SPIKE
-    from loihi_convert.report.conversion_tables import obstacle_table, resource_table
+    from loihi_convert.report.conversion_tables import neuron_cost_table, obstacle_table, resource_table
 
     obstacles = [finding for finding in checked.findings if finding.rule == CAN_SPIKE]
     others = [finding for finding in checked.findings if finding.rule != CAN_SPIKE]
@@ -39,6 +39,9 @@ def say_checked(checked: CheckReport, model: str | None, *, details: bool) -> No
     say_answer(checked.verdict, remedy, [], facts)
     if obstacles:
         say_tables([obstacle_table(obstacles, checked.path.name)])
+    if checked.compared:
+        echo("")
+        say_tables([neuron_cost_table(checked.compared)])
     if not details:
         return
     echo("")
@@ -132,4 +135,5 @@ def checked_json(checked: CheckReport) -> dict[str, Any]:
             "savings": [saving.model_dump() for saving in chips.savings],
             "boundary": chips.boundary,
         },
+        "compared": [cost.model_dump() for cost in checked.compared],
     }

@@ -21,7 +21,7 @@ from loihi_convert.checks.finding import SEVERITIES, Finding, findings
 from loihi_convert.checks.integer_rules import CIRCUIT_RULES, LAYER_RULES, NETWORK_RULES, NetworkRun, layer_runs
 from loihi_convert.checks.resource_rules import MEMORY_RULES, NEUROCORE_RULES
 from loihi_convert.checks.stock_rules import FILE_RULES, LIF_RULES, STOCK_RULES
-from loihi_convert.chip.resources import Chips, network_resources, resources
+from loihi_convert.chip.resources import Chips, NeuronCost, network_resources, neuron_costs, resources
 from loihi_convert.errors import DataError, InputError, NetxError, UnsupportedModelError, UsageError, one_of
 from loihi_convert.file_kinds import kind_of
 from loihi_convert.ir.network import ReluNetwork
@@ -98,6 +98,8 @@ class CheckReport:
         One finding per violated rule.
     chips
         The layers and the chips available for them; None if the layers are not readable.
+    compared
+        Resources with each kind of neuron, if requested and the network is this package's or a CNN.
     """
 
     path: Path
@@ -106,6 +108,7 @@ class CheckReport:
     image_count: int
     findings: tuple[Finding, ...]
     chips: Chips | None
+    compared: tuple[NeuronCost, ...] = ()
 
     @property
     def is_usable(self) -> bool:
@@ -186,6 +189,7 @@ def check(
     *,
     target: Target = "lava",
     chips: int = 1,
+    compare: bool = False,
     device: str = "cpu",
     bars: ProgressFactory = no_progress_bar,
 ) -> CheckReport:
@@ -203,6 +207,8 @@ def check(
         Platform to run the network on.
     chips
         Number of Loihi 2 chips available.
+    compare
+        Whether to find the resources with each kind of neuron.
     device
         Where to simulate: ``"cpu"`` or another torch device.
 
@@ -239,7 +245,9 @@ def check(
         found += findings(MEMORY_RULES, ((layer.name, layer) for layer in on_chips.layers), target)
         found += findings(NEUROCORE_RULES, [(None, on_chips)], target)
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    return CheckReport(loaded.path, target, steps, image_count, tuple(found), on_chips)
+    return CheckReport(
+        loaded.path, target, steps, image_count, tuple(found), on_chips, _compared(loaded) if compare else ()
+    )
 
 
 def _refusal(loaded: LoadedFile) -> Iterator[Finding]:
@@ -308,6 +316,12 @@ def _resources(loaded: LoadedFile, target: Target, chips: int) -> Chips | None:
         has_circuit = target == "loihi2" and loaded.network.reset == "soft"
         return network_resources(loaded.network.stored, has_circuit=has_circuit, chips=chips)
     return None if loaded.stock is None else _stock_resources(loaded.stock, chips)
+
+
+def _compared(loaded: LoadedFile) -> tuple[NeuronCost, ...]:
+    if isinstance(loaded, NativeFile):
+        return neuron_costs(loaded.network.stored)
+    return neuron_costs(loaded.network) if isinstance(loaded, CheckpointFile) else ()
 
 
 def _stock_resources(stock: StockFile, chips: int) -> Chips | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from loihi_convert.chip import limits
 from loihi_convert.chip.savings import span
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from loihi_convert.checks.finding import Finding
-    from loihi_convert.chip.resources import Chips
+    from loihi_convert.chip.resources import Chips, NeuronCost
     from loihi_convert.conversion.quantization_report import LayerReport, QuantizationReport
     from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 
@@ -138,6 +138,28 @@ def _proof(layer: LayerReport, image_count: int) -> str:
     if layer.is_proven:
         return "proven"
     return "not held" if layer.low_clipped or layer.high_clipped else f"held on {image_count:,} images"
+
+
+_NEURONS: Final = {
+    "own": ("soft reset, own neurons", "microcode, which needs Intel's tools"),
+    "circuit": ("soft reset, stock circuit", "export --target loihi2"),
+    "LIF": ("hard reset, stock LIF", "export --reset hard, other spikes"),
+}
+
+
+def neuron_cost_table(costs: Sequence[NeuronCost]) -> Table:
+    """Return what a network takes on Loihi 2 with each kind of neuron."""
+    rows = [
+        {
+            "kind": _NEURONS[cost.neurons][0],
+            "how": _NEURONS[cost.neurons][1],
+            "neurocores": span(cost.cores),
+            "neurons": f"{cost.neuron_count:,}",
+            "synapses": f"{cost.synapses:,}",
+        }
+        for cost in costs
+    ]
+    return table_of(rows, words=("kind", "how"), caption="neurocores are an estimate")
 
 
 def resource_table(chips: Chips) -> Table:
