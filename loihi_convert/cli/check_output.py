@@ -135,5 +135,5 @@ def checked_json(checked: CheckReport) -> dict[str, Any]:
             "savings": [saving.model_dump() for saving in chips.savings],
             "boundary": chips.boundary,
         },
-        "compared": [cost.model_dump() for cost in checked.compared],
+        **({"compared": [cost.model_dump() for cost in checked.compared]} if checked.compared else {}),
     }
