@@ -6,11 +6,16 @@ Such loops are in files named ``*_kernels.py``, each called by one module next t
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import llvmlite.binding
 from numba import njit
+from numba.core import event
+
+COMPILING: Final = "compiling loops for this processor: about ten seconds, only the first time"
+"""Logged, at level INFO of this module's logger, when a loop is compiled that no cache has."""
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -26,6 +31,25 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
         return made
 
     return decorate
+
+
+class _FirstCompilation(event.Listener):
+    """Logs `COMPILING` once in a process."""
+
+    def __init__(self) -> None:
+        self._is_told = False
+
+    def on_start(self, event: event.Event) -> None:
+        is_ours = event.data["dispatcher"].py_func.__module__.startswith(f"{__package__}.")
+        if is_ours and not self._is_told:
+            self._is_told = True
+            logging.getLogger(__name__).info(COMPILING)
+
+    def on_end(self, event: event.Event) -> None:
+        pass
+
+
+event.register("numba:compile", _FirstCompilation())  # type: ignore[no-untyped-call]
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -79,6 +80,18 @@ def log(message: str) -> None:
         print("\n".join(map(escape_control, message.split("\n"))), file=sys.stderr, flush=True)
     except OSError:
         _silence(sys.stderr)
+
+
+class _OnStderr(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        log(record.getMessage())
+
+
+def log_notes() -> None:
+    """Print what this package logs, such as that loops are compiled the first time, on stderr."""
+    logger = logging.getLogger("loihi_convert")
+    logger.addHandler(_OnStderr())
+    logger.setLevel(logging.INFO)
 
 
 def say_json(value: dict[str, Any]) -> None:
