@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from loihi_convert.cells import flow
 from loihi_convert.cells.cell import Cell, Outcome, compute
 from loihi_convert.cells.executors import InThisProcess
 from loihi_convert.cells.flow import compute_missing, duration, missing
@@ -184,16 +185,29 @@ class TestFlow:
         failed = compute_missing(numbered(2), Store(tmp_path), Scripted(lambda cell: Outcome(RESULT)))
         assert {outcome.error for outcome in failed.values()} == {"x: cannot be written (No space left on device)."}
 
-    def test_time_left(self, tmp_path: Path) -> None:
-        # 8 cells of equal work and 60 s, but no time passes: one at once. 5 are left after the third.
-        cells, told = numbered(8), list[str]()
+    def test_time_left(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Cells of work 1, 2, 3, ... 8 take 20 s per work, one after the other, and the last a minute of another kind.
+
+        After 1 + 2 + 3 = 6 of 36: 30 x 20 s and, as nothing is known of the other kind, 5 x 20 s are left: 12 min.
+        """
+
+        class Other(Numbered):
+            pass
+
+        now, told = [0.0], list[str]()
+        monkeypatch.setattr(flow.time, "monotonic", lambda: now[0])
+        cells = [*(Numbered(number, work=number) for number in range(1, 9)), Other(9, work=5)]
+
+        def outcome(cell: Numbered) -> Outcome:
+            seconds = 60.0 if isinstance(cell, Other) else 20 * cell.work
+            now[0] += seconds
+            return Outcome(RESULT, duration=seconds)
+
         compute_missing(
-            cells,
-            Store(tmp_path),
-            Scripted(lambda cell: Outcome(RESULT, duration=60.0), slots=1),
-            told=lambda cell, outcome, left: told.append(left.partition(", about")[0]),
+            cells, Store(tmp_path), Scripted(outcome, slots=1), told=lambda cell, outcome, left: told.append(left)
         )
-        assert told == [*(f"{count} of 8" for count in range(1, 8)), ""]
+        assert told[:4] == ["1 of 9", "2 of 9", "3 of 9, about 12 min left", "4 of 9, about 10 min left"]
+        assert told[-2:] == ["8 of 9, about 2 min left", ""]
 
     @pytest.mark.parametrize(("seconds", "words"), [(0.2, "1 s"), (40, "40 s"), (720, "12 min"), (12600, "3.5 h")])
     def test_durations(self, seconds: float, words: str) -> None:

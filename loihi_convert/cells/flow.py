@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -163,33 +163,40 @@ def duration(seconds: float) -> str:
 
 
 class _Clock:
-    """Counts cells, and foretells the time left from the durations so far.
+    """Counts cells, and foretells the time left from the seconds per work of each kind of cell so far.
 
-    The median over cells of a kind leaves out the first, which also read images and compile.
+    Sums, not means of ratios: a small cell takes most of its time for what a large one needs once, too.
     """
 
     def __init__(self, total: int, waiting: Sequence[Cell[Any]], progress: Progress) -> None:
         self._total, self._done, self._progress = total, total - len(waiting), progress
-        self._left: dict[type, float] = {}
+        self._started, self._durations, self._measured = time.monotonic(), 0.0, 0
+        # By kind of cell.
+        self._left: dict[type, float] = defaultdict(float)
+        self._seconds: dict[type, float] = defaultdict(float)
+        self._work: dict[type, float] = defaultdict(float)
         for cell in waiting:
-            self._left[type(cell)] = self._left.get(type(cell), 0.0) + cell.work
-        self._started, self._durations = time.monotonic(), 0.0
-        self._rates: dict[type, list[float]] = {}
+            self._left[type(cell)] += cell.work
         progress(self._done, total)
 
     def done(self, cell: Cell[Any], outcome: Outcome) -> str:
         """Count a computed cell; return how many are done and the time left, in words; empty for the last."""
         self._durations += outcome.duration
         if outcome.result is not None:
-            self._rates.setdefault(type(cell), []).append(outcome.duration / cell.work)
+            self._measured += 1
+            self._seconds[type(cell)] += outcome.duration
+            self._work[type(cell)] += cell.work
         self.found(cell)
         if self._done == self._total:
             return ""
         text = f"{self._done} of {self._total}"
-        known = [rate for rates in self._rates.values() for rate in rates]
-        if len(known) < _FEWEST:
+        if self._measured < _FEWEST:
             return text
-        left = sum(statistics.median(self._rates.get(kind, known)) * work for kind, work in self._left.items())
+        usual = sum(self._seconds.values()) / sum(self._work.values())
+        left = sum(
+            work * (self._seconds[kind] / self._work[kind] if kind in self._work else usual)
+            for kind, work in self._left.items()
+        )
         at_once = max(1.0, self._durations / (time.monotonic() - self._started))
         return f"{text}, about {duration(left / at_once)} left"
 

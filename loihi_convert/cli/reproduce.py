@@ -28,7 +28,7 @@ _READY_MADE = ("mnist", "fashion-mnist", "cifar10")
 _WHAT = typer.Argument(
     help=(
         f"table NAME ({', '.join(_TABLES[:-1])}), figure NAME ({', '.join(_FIGURES)}), headline: the numbers of the "
-        "abstract, or all of them."
+        "abstract, or all: every table and figure."
     ),
     metavar="WHAT",
     show_default=False,

@@ -28,6 +28,8 @@ from loihi_convert.reproduction.measurements import (
 )
 from loihi_convert.reproduction.paper_cells import Setting
 
+# Work of what a cell does once, such as reading the checkpoint, as multiplications.
+_FIXED_WORK: Final = 3e10
 # Cost of `--balance auto`, in runs of its trial images: about eight trials of 2,000 images each, plus balancing.
 _TRIALS: Final = 10
 # Methods that compute thresholds from the CNN's activations, in two passes.
@@ -70,7 +72,7 @@ class Network:
     def cnn(self, timesteps: int | None) -> CnnAccuracy:
         """Return the CNN's accuracy on the test images for this T."""
         test = self.images.test(timesteps)
-        return CnnAccuracy(self.checkpoint, test, work=self._per_step * test.count)
+        return CnnAccuracy(self.checkpoint, test, work=self._work(test.count))
 
     def conversions(self, settings: Iterable[Setting], store: Store) -> dict[Setting, Conversion]:
         """Return how the integers of each setting are made; settings that differ only in T are balanced together.
@@ -112,14 +114,14 @@ class Network:
         candidates = tuple(network._exporting(timesteps, weight_bits) for network in networks)
         validation, test = self.images.validation(timesteps), self.images.test(timesteps)
         validations = tuple(
-            FileAccuracy(one, validation, work=network._per_step * validation.count * timesteps)
+            FileAccuracy(one, validation, work=network._work(validation.count * timesteps))
             for network, one in zip(networks, candidates, strict=True)
         )
         return Choosing(
             candidates,
             validations if others else (),
             test,
-            work=self._per_step * test.count * timesteps,
+            work=self._work(test.count * timesteps),
         )
 
     def _exporting(self, timesteps: int, weight_bits: int) -> Exporting:
@@ -132,7 +134,7 @@ class Network:
             timesteps,
             weight_bits,
             None if is_tried else self._exporting(LONG, weight_bits),
-            work=self._per_step * timesteps * (trials + calibration.count),
+            work=self._work(timesteps * (trials + calibration.count)),
         )
 
     def _normalized(self, setting: Setting) -> Setting:
@@ -147,12 +149,16 @@ class Network:
             # While only the first layer's thresholds are needed, which are the same for all T, one pass covers all T.
             depth = len(self.source.network.layers) - (options.readout == "potential")
             passes = max(steps) if depth <= 2 else sum(steps)
-        return Balancing(self.checkpoint, calibration, options, steps, work=self._per_step * calibration.count * passes)
+        return Balancing(self.checkpoint, calibration, options, steps, work=self._work(calibration.count * passes))
 
     def _run_work(self, conversion: Conversion, test: Selection) -> float:
         timesteps = conversion.setting.timesteps
         quantizing = _subset_size(conversion.balancing.calibration, timesteps)
-        return self._per_step * timesteps * (quantizing + test.count)
+        return self._work(timesteps * (quantizing + test.count))
+
+    def _work(self, steps: int) -> float:
+        """The work of so many steps of an image."""
+        return _FIXED_WORK + self._per_step * steps
 
 
 def _options(setting: Setting) -> BalanceOptions:
