@@ -23,7 +23,6 @@ from loihi_convert.cells.cell import Cell, R, require_unchanged
 from loihi_convert.conversion.methods import balance_each
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
-from loihi_convert.data import Dataset
 from loihi_convert.devices import one_thread
 from loihi_convert.files import sha256
 from loihi_convert.frontend.source import Source, open_source
@@ -57,9 +56,9 @@ class Checkpoint:
         return _source(self)
 
     @property
-    def key(self) -> tuple[str, str]:
-        """What determines results."""
-        return self.digest, self.device
+    def key(self) -> tuple[str, str, str]:
+        """What determines results; exported files contain the name of the checkpoint."""
+        return self.path.name, self.digest, self.device
 
 
 class Neurons(Record):
@@ -114,9 +113,18 @@ class Rates(Record):
 
 
 class ExportedFile(Record):
-    """A netx file, in Base64."""
+    """A netx file.
+
+    Attributes
+    ----------
+    content
+        The file, in Base64.
+    validated
+        Number of correctly classified validation images; None if they were not run.
+    """
 
     content: str
+    validated: int | None
 
     def network(self) -> QuantizedNetwork:
         """Return the network in the file."""
@@ -255,7 +263,7 @@ class Accuracy(_OfIntegers[Correct]):
     def compute(self, needed: Sequence[Any]) -> Correct:
         """See `Cell.compute`."""
         network = self.conversion.quantized(needed[0])
-        return _correct(network, self.test.read(), self.conversion.balancing.checkpoint.device)
+        return _correct(network, self.test, self.conversion.balancing.checkpoint.device)
 
 
 @dataclass(frozen=True)
@@ -310,6 +318,8 @@ class Exporting(Cell[ExportedFile]):
     ----------
     checkpoint, calibration, timesteps, weight_bits
         As in `pipeline.export`.
+    validation
+        Images to run; None: none.
     chosen_by
         The file whose method is used; None: the method is chosen for this T.
     """
@@ -320,6 +330,7 @@ class Exporting(Cell[ExportedFile]):
     calibration: Selection
     timesteps: int
     weight_bits: int
+    validation: Selection | None
     chosen_by: Exporting | None = None
 
     def __str__(self) -> str:
@@ -346,25 +357,9 @@ class Exporting(Cell[ExportedFile]):
                 quantize_options=QuantizeOptions(weight_bits=self.weight_bits),
                 device=self.checkpoint.device,
             )
-            return ExportedFile(content=base64.b64encode(path.read_bytes()).decode())
-
-
-@dataclass(frozen=True)
-class FileAccuracy(Cell[Correct]):
-    """The accuracy of an exported file on images."""
-
-    result_type: ClassVar[type[Record]] = Correct
-    is_exact: ClassVar[bool] = True
-
-    exporting: Exporting
-    images: Selection
-
-    def __str__(self) -> str:
-        return f"{self.exporting}, on {self.images.split} images"
-
-    def compute(self, needed: Sequence[Any]) -> Correct:
-        """See `Cell.compute`."""
-        return _correct(needed[0].network(), self.images.read(), self.exporting.checkpoint.device)
+            content, network = base64.b64encode(path.read_bytes()).decode(), netx.read(path)
+        found = None if self.validation is None else _correct(network, self.validation, self.checkpoint.device)
+        return ExportedFile(content=content, validated=None if found is None else found.correct)
 
 
 @dataclass(frozen=True)
@@ -374,9 +369,7 @@ class Choosing(Cell[Best]):
     Parameters
     ----------
     candidates
-        Exported files of several CNNs. The one with the most correct images is chosen (the first, if tied).
-    validations
-        Their accuracies on validation images; none for one candidate.
+        Exported files of several CNNs. The one with the most correct validation images is chosen (the first, if tied).
     test
         The test images.
     """
@@ -385,7 +378,6 @@ class Choosing(Cell[Best]):
     is_exact: ClassVar[bool] = True
 
     candidates: tuple[Exporting, ...]
-    validations: tuple[FileAccuracy, ...]
     test: Selection
 
     def __str__(self) -> str:
@@ -403,10 +395,10 @@ class Choosing(Cell[Best]):
 
     def compute(self, needed: Sequence[Any]) -> Best:
         """See `Cell.compute`."""
-        right = [one.correct for one in needed[len(self.candidates) :]]
-        chosen = right.index(max(right)) if right else 0
+        right = [one.validated or 0 for one in needed]
+        chosen = right.index(max(right))
         network, checkpoint = needed[chosen].network(), self.candidates[chosen].checkpoint
-        found = _correct(network, self.test.read(), checkpoint.device)
+        found = _correct(network, self.test, checkpoint.device)
         return Best(network=checkpoint.path.name, method=_method(network), correct=found.correct)
 
 
@@ -416,9 +408,9 @@ def _source(checkpoint: Checkpoint) -> Source:
     return open_source(checkpoint.path)
 
 
-def _correct(network: QuantizedNetwork, images: Dataset, device: str) -> Correct:
+def _correct(network: QuantizedNetwork, selection: Selection, device: str) -> Correct:
     """Run the network for its T."""
-    steps = network.timesteps
+    images, steps = selection.read(), network.timesteps
     found = run_network(network, images.images, steps, device=device)
     return Correct(correct=int((found.predictions[:, steps - 1] == images.known_labels).sum()))
 

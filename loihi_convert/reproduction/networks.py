@@ -23,7 +23,6 @@ from loihi_convert.reproduction.measurements import (
     CnnAccuracy,
     Conversion,
     Exporting,
-    FileAccuracy,
     FiringRates,
 )
 from loihi_convert.reproduction.paper_cells import Setting
@@ -110,31 +109,23 @@ class Network:
         Up to T = `LONG`, ``auto`` chooses each file's method for its T. For larger T, where trials take long and
         methods hardly differ, the method chosen for `LONG` is used.
         """
-        networks = (self, *others)
-        candidates = tuple(network._exporting(timesteps, weight_bits) for network in networks)
-        validation, test = self.images.validation(timesteps), self.images.test(timesteps)
-        validations = tuple(
-            FileAccuracy(one, validation, work=network._work(validation.count * timesteps))
-            for network, one in zip(networks, candidates, strict=True)
-        )
-        return Choosing(
-            candidates,
-            validations if others else (),
-            test,
-            work=self._work(test.count * timesteps),
-        )
+        validation, test = self.images.validation(timesteps) if others else None, self.images.test(timesteps)
+        candidates = tuple(one._exporting(timesteps, weight_bits, validation) for one in (self, *others))
+        return Choosing(candidates, test, work=self._work(test.count * timesteps))
 
-    def _exporting(self, timesteps: int, weight_bits: int) -> Exporting:
+    def _exporting(self, timesteps: int, weight_bits: int, validation: Selection | None) -> Exporting:
         calibration = self.images.export_calibration(timesteps)
         is_tried = timesteps <= LONG
-        trials = _TRIALS * _subset_size(calibration, timesteps) if is_tried else 0
+        images = calibration.count + (0 if validation is None else validation.count)
+        images += _TRIALS * _subset_size(calibration, timesteps) if is_tried else 0
         return Exporting(
             self.checkpoint,
             calibration,
             timesteps,
             weight_bits,
-            None if is_tried else self._exporting(LONG, weight_bits),
-            work=self._work(timesteps * (trials + calibration.count)),
+            validation,
+            None if is_tried else self._exporting(LONG, weight_bits, validation and self.images.validation(LONG)),
+            work=self._work(timesteps * images),
         )
 
     def _normalized(self, setting: Setting) -> Setting:
