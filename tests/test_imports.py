@@ -68,7 +68,7 @@ HEAVY = {
     "numba": ("compiled",),
     "h5py": ("netx.hdf5",),
     "jinja2": ("report.page",),
-    "distributed": ("cells.dask_executors",),
+    "distributed": ("cells.dask_executors", "cells.dask_workers"),
     "dask_jobqueue": ("cells.dask_executors",),
     "lava": (
         "backends.lava.host",

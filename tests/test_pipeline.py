@@ -33,7 +33,6 @@ from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import choose_margin
 from loihi_convert.netx import hdf5, native
 from loihi_convert.pipeline import RunOptions, exporting, origin
-from loihi_convert.progress import Progress, no_progress
 
 TRACED = RunOptions(trace=True)
 
@@ -175,10 +174,8 @@ class Wrong(ReferenceBackend):
 
     name = "sim"  # type: ignore[assignment, misc]
 
-    def run(
-        self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = no_progress
-    ) -> RunResult:
-        result = super().run(path, images, timesteps, trace=trace, progress=progress)
+    def run(self, path: Path, images: Array, timesteps: int, **rest: object) -> RunResult:
+        result = super().run(path, images, timesteps, **rest)  # type: ignore[arg-type]
         result.potentials[-1, -1, -1] += 1
         return result
 

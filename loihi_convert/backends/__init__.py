@@ -51,9 +51,20 @@ class Backend(Protocol):
         ...
 
     def run(
-        self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = no_progress
+        self,
+        path: Path,
+        images: Array,
+        timesteps: int,
+        *,
+        trace: bool = False,
+        first_image: int = 0,
+        progress: Progress = no_progress,
     ) -> RunResult:
-        """Run ``images`` (uint8 ``(N, C, H, W)``) for ``timesteps`` steps each through the network in ``path``."""
+        """Run ``images`` (uint8 ``(N, C, H, W)``) for ``timesteps`` steps each through the network in ``path``.
+
+        ``first_image`` is the index of the first of them in the whole run, if they are a part of it: it counts for
+        Poisson input.
+        """
         ...
 
     def __enter__(self) -> Backend: ...

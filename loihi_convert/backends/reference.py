@@ -46,7 +46,14 @@ class ReferenceBackend:
         """None: it does not use Lava."""
 
     def run(
-        self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = no_progress
+        self,
+        path: Path,
+        images: Array,
+        timesteps: int,
+        *,
+        trace: bool = False,
+        first_image: int = 0,
+        progress: Progress = no_progress,
     ) -> RunResult:
         """See `backends.Backend.run`."""
         started = time.perf_counter()
@@ -56,6 +63,7 @@ class ReferenceBackend:
             images,
             timesteps,
             trace=trace,
+            first_image=first_image,
             neuron=self.options.neuron_model(network),
             device=self.options.device,
             progress=progress,
@@ -77,6 +85,7 @@ def run_network(
     timesteps: int,
     *,
     trace: bool = False,
+    first_image: int = 0,
     neuron: NeuronModel | None = None,
     device: str = "cpu",
     progress: Progress = no_progress,
@@ -120,7 +129,7 @@ def run_network(
                 layer_trace.spikes[place] = _as_in_file(layer.spikes, whole)
 
     ready = time.perf_counter()
-    simulator.run(images, timesteps, take, progress=progress)
+    simulator.run(images, timesteps, take, first_image=first_image, progress=progress)
     finished = time.perf_counter()
     return RunResult(
         potentials=potentials,

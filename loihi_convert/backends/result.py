@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -88,3 +88,35 @@ class RunResult:
     def predictions(self) -> Array:
         """int64 ``(N, T)``: the predicted class after each step, see `ir.task.classes_of`."""
         return classes_of(self.outputs)
+
+
+def concatenated(results: Sequence[RunResult]) -> RunResult:
+    """Return the result of consecutive images from the results of their parts, in order: of one file, T and backend.
+
+    Times are the sums. Measurements of a profiler are those of one run; there are none for several.
+    """
+    if len(results) == 1:
+        return results[0]
+    first = results[0]
+    wrapped = [result.wrapped_images for result in results if result.wrapped_images is not None]
+    return RunResult(
+        potentials=np.concatenate([result.potentials for result in results]),
+        spike_counts=np.concatenate([result.spike_counts for result in results]),
+        synaptic_operations=np.concatenate([result.synaptic_operations for result in results]),
+        seconds=sum(result.seconds for result in results),
+        startup_seconds=sum(result.startup_seconds for result in results),
+        output_spikes=_all([result.output_spikes for result in results]),
+        channel_spikes=tuple(
+            np.sum(layer, axis=0) for layer in zip(*(result.channel_spikes for result in results), strict=True)
+        ),
+        traces=tuple(
+            LayerTrace(_all([trace.spikes for trace in layer]), np.concatenate([trace.potentials for trace in layer]))
+            for layer in zip(*(result.traces for result in results), strict=True)
+        ),
+        wrapped_images=None if first.wrapped_images is None else sum(wrapped),
+    )
+
+
+def _all(parts: Sequence[Array | None]) -> Array | None:
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if known else None

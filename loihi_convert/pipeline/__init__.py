@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from loihi_convert.pipeline.diagnosing import DiagnosisReport, diagnose
     from loihi_convert.pipeline.exporting import ExportResult, export
     from loihi_convert.pipeline.external_run import ExternalRun, run_external_into_folder
+    from loihi_convert.pipeline.opened_file import OpenedFile, open_file
     from loihi_convert.pipeline.options import RunOptions
-    from loihi_convert.pipeline.running import FileRun, OpenedFile, RunFolder, open_file, run, run_into_folder
+    from loihi_convert.pipeline.running import FileRun, RunFolder, run, run_into_folder
 
 _HOMES: Final = {
     "CheckReport": "checking",
@@ -26,14 +27,14 @@ _HOMES: Final = {
     "ExternalRun": "external_run",
     "FileRun": "running",
     "LoadedFile": "checking",
-    "OpenedFile": "running",
+    "OpenedFile": "opened_file",
     "RunFolder": "running",
     "RunOptions": "options",
     "check": "checking",
     "diagnose": "diagnosing",
     "export": "exporting",
     "load_file": "checking",
-    "open_file": "running",
+    "open_file": "opened_file",
     "run": "running",
     "run_external_into_folder": "external_run",
     "run_into_folder": "running",

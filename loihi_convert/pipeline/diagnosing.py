@@ -13,9 +13,10 @@ from loihi_convert.frontend.source import reopen_source
 from loihi_convert.metrics.advice import advice, image_notes, verdict
 from loihi_convert.metrics.diagnosis import Diagnosis
 from loihi_convert.metrics.diagnosis import diagnose as diagnose_network
+from loihi_convert.pipeline.opened_file import OpenedFile
 from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.pipeline.origin import float_network
-from loihi_convert.pipeline.running import OpenedFile, run
+from loihi_convert.pipeline.running import run
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.report.diagnosis_tables import cause_table, divergence_table
 from loihi_convert.report.table import Table, notebook_html

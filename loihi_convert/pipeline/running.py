@@ -2,103 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from loihi_convert import netx
+import numpy as np
+
 from loihi_convert.arrays import Array
 from loihi_convert.backends import Backend
-from loihi_convert.backends.difference import first_difference
-from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.request import check_run
 from loihi_convert.backends.result import RunResult
 from loihi_convert.data import Dataset, DataSplits, HeldOut
-from loihi_convert.errors import VerificationError
-from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import MarginChoice, choose_margin
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.metrics.evaluation_by_task import evaluate_images
+from loihi_convert.pipeline.opened_file import OpenedFile, open_file
 from loihi_convert.pipeline.options import RunOptions
-from loihi_convert.pipeline.origin import float_network, source_of
+from loihi_convert.pipeline.shards import (
+    SHARDS_PER_SLOT,
+    FileWork,
+    ImagesRun,
+    Shard,
+    Workers,
+    file_work,
+    joined,
+    reference_outputs,
+    reference_work,
+    run_shard,
+    run_work,
+    shards,
+)
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
 from loihi_convert.runs.manifest import new_manifest
-from loihi_convert.simulation.relu import cnn_scores
-from loihi_convert.simulation.simulator import outputs
 
 EXIT_IMAGES: Final = 2_000
 """Most images used to choose the margin of early exit."""
 
 _DEFAULT: Final = RunOptions()
 
-
-@dataclass(frozen=True, eq=False)
-class OpenedFile:
-    """A netx file in memory, with the float networks it is compared with.
-
-    Parameters
-    ----------
-    path
-        The ``.net`` file.
-    network
-        Its network.
-    cnn, spiking
-        The CNN it was made from, and the float SNN it was rounded from; None if the CNN is not available.
-    """
-
-    path: Path
-    network: QuantizedNetwork
-    cnn: ReluNetwork | None = None
-    spiking: SpikingNetwork | None = None
-
-
-def open_file(
-    path: str | Path,
-    *,
-    network: QuantizedNetwork | None = None,
-    model: str | Path | None = None,
-    arch: str | None = None,
-) -> OpenedFile:
-    """Return the netx file at ``path``, and the CNN it was made from.
-
-    Parameters
-    ----------
-    path
-        The ``.net`` file.
-    network
-        The network in the file, if already read.
-    model
-        The checkpoint the file was made from; by default the one next to the file, if unchanged.
-    arch
-        As in `source.open_source`, if the file was made with one. Without it such a CNN is not opened: code that is
-        named only in a file is not imported.
-
-    Raises
-    ------
-    InputError
-        If the file or ``model`` cannot be used, or the layers of ``model`` differ.
-    """
-    path = Path(path)
-    model = None if model is None else Path(model)
-    network = netx.read(path) if network is None else network
-    source = source_of(path, network, model, arch)
-    if source is None:
-        return OpenedFile(path, network)
-    return OpenedFile(path, network, source.network, float_network(network, source.network))
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, eq=False)
 class FileRun:
-    """Run of one file: its integers, its figures, and the number of images on which it was equal to `ref`."""
+    """Run of one file: its integers, its figures, the number of images on which it was equal to `ref`, and the versions
+    of Python, NumPy and Lava in the backend's own processes, see `Backend.versions`."""
 
     path: Path
     network: QuantizedNetwork
     result: RunResult
     evaluation: Evaluation
     equal_to_reference: int
+    backend_versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +80,7 @@ def run(
     options: RunOptions = _DEFAULT,
     *,
     held_out: HeldOut | None = None,
+    workers: Workers | None = None,
     bars: ProgressFactory = no_progress_bar,
 ) -> FileRun:
     """Run one netx file on ``images`` and compare it with the CNN and the float SNN.
@@ -139,40 +98,40 @@ def run(
     held_out
         Images other than ``images``, run on `ref` to choose the margin of early exit. Early exit is not evaluated
         without them, with T = 1, or for a regression.
+    workers
+        Processes that share the images; every bit of the results is the same, except times. None: this process runs
+        them all.
 
     Raises
     ------
     InputError
         As in `open_file`.
     UsageError
-        As in `backends.request.check_run`.
+        As in `backends.request.check_run`, or if there are ``workers`` for a board.
+    PlatformError
+        As in `Workers.map`.
     VerificationError
         If the backend's integers differ from those of `ref`.
     """
     opened = open_file(file) if isinstance(file, Path) else file
     _require_runnable(opened, images, backend, options)
-    network, name = opened.network, opened.path.name
+    network = opened.network
     steps = options.last_timestep(network.timesteps)
     choice = None
     is_wanted = options.exit_tolerance is not None and steps > 1 and network.task == "classification"
     if held_out is not None and is_wanted:
-        choice = _exit_choice(opened, held_out, backend, options, bars=bars)
-    with bars(f"{name}: running on {backend.name}") as progress:
-        result = backend.run(opened.path, images.images, steps, trace=options.trace, progress=progress)
-    equal = 0
-    if backend.name != "ref":
-        result, equal = _equal_to_reference(opened, result, images.images, backend, options, bars=bars), len(images)
-    cnn_outputs, float_outputs = _float_outputs(opened, images.images, steps, options, bars=bars)
+        choice = _exit_choice(opened, held_out, backend, options, workers, bars=bars)
+    ran = _images_run(opened, images.images, backend, options, workers, bars=bars)
     evaluation = evaluate_images(
-        result,
+        ran.result,
         network,
         images,
-        cnn_outputs=cnn_outputs,
-        float_outputs=float_outputs,
+        cnn_outputs=ran.cnn_outputs,
+        float_outputs=ran.float_outputs,
         exit_choice=choice,
         timesteps=options.timesteps,
     )
-    return FileRun(opened.path, network, result, evaluation, equal)
+    return FileRun(opened.path, network, ran.result, evaluation, ran.equal_to_reference, ran.backend_versions)
 
 
 def _require_runnable(opened: OpenedFile, images: Dataset, backend: Backend, options: RunOptions) -> None:
@@ -183,70 +142,62 @@ def _require_runnable(opened: OpenedFile, images: Dataset, backend: Backend, opt
     backend.options.neuron_model(network)
 
 
-def _reference(
+def _images_run(
     opened: OpenedFile,
     images: Array,
     backend: Backend,
     options: RunOptions,
+    workers: Workers | None,
     *,
-    trace: bool,
-    description: str,
     bars: ProgressFactory,
-) -> RunResult:
-    """Run ``images`` on `ref` with the neurons of ``backend``."""
-    with bars(f"{opened.path.name}: {description}") as progress:
-        return run_network(
-            opened.network,
-            images,
-            options.last_timestep(opened.network.timesteps),
-            trace=trace,
-            neuron=backend.options.neuron_model(opened.network),
-            device=options.device,
-            progress=progress,
-        )
+) -> ImagesRun:
+    """Run ``images`` in this process, or on ``workers``."""
+    if workers is None:
+        return run_shard(opened, backend, options, Shard(0, images), bars=bars)
+    work = file_work(opened, backend, options)
+    return joined(_mapped(run_work, work, images, workers, f"running on {backend.name}", bars=bars))
 
 
 def _exit_choice(
-    opened: OpenedFile, held_out: HeldOut, backend: Backend, options: RunOptions, *, bars: ProgressFactory
+    opened: OpenedFile,
+    held_out: HeldOut,
+    backend: Backend,
+    options: RunOptions,
+    workers: Workers | None,
+    *,
+    bars: ProgressFactory,
 ) -> MarginChoice:
     """Choose the margin of early exit on held-out images."""
-    described = "choosing when to exit early"
-    images = held_out.images
-    others = _reference(opened, images.images, backend, options, trace=False, description=described, bars=bars).outputs
+    described, images = "choosing when to exit early", held_out.images
+    if workers is None:
+        others = reference_outputs(opened, backend, options, Shard(0, images.images), described, bars=bars)
+    else:
+        work = file_work(replace(opened, cnn=None, spiking=None), backend, options)
+        others = np.concatenate(_mapped(reference_work, work, images.images, workers, described, bars=bars))
     tolerance = options.exit_tolerance
     assert tolerance is not None
     return choose_margin(others, images.labels, split=held_out.split, tolerance_points=tolerance)
 
 
-def _equal_to_reference(
-    opened: OpenedFile,
-    result: RunResult,
+def _mapped(
+    function: Callable[[FileWork, Shard], _Result],
+    work: FileWork,
     images: Array,
-    backend: Backend,
-    options: RunOptions,
+    workers: Workers,
+    description: str,
     *,
     bars: ProgressFactory,
-) -> RunResult:
-    """Return ``result`` with the counts only `ref` has; raise a `VerificationError` unless both are equal."""
-    reference = _reference(
-        opened, images, backend, options, trace=options.trace, description="comparing with ref", bars=bars
-    )
-    if difference := first_difference(result, reference):
-        raise VerificationError(f"{backend.name} and ref disagree: {difference}", where=opened.path)
-    return replace(result, channel_spikes=reference.channel_spikes, wrapped_images=reference.wrapped_images)
+) -> list[_Result]:
+    """Return what ``function`` gives for each shard of ``images``, in order."""
+    parts, done = shards(images, SHARDS_PER_SLOT * workers.slots, work.options.device), 0
+    with bars(f"{work.opened.path.name}: {description}") as progress:
 
+        def count(shard: Shard) -> None:
+            nonlocal done
+            done += len(shard.images)
+            progress(done, len(images))
 
-def _float_outputs(
-    opened: OpenedFile, images: Array, steps: int, options: RunOptions, *, bars: ProgressFactory
-) -> tuple[Array | None, Array | None]:
-    """The outputs of the CNN, ``(N, outputs)``, and of the float SNN, ``(N, T, outputs)``; None where not known."""
-    if opened.cnn is None or opened.spiking is None:
-        return None, None
-    scores = cnn_scores(opened.cnn, images)
-    if not options.float_snn:
-        return scores, None
-    with bars(f"{opened.path.name}: running the float SNN") as progress:
-        return scores, outputs(opened.spiking, images, steps, device=options.device, progress=progress)
+        return workers.map(function, work, parts, done=count)
 
 
 def run_into_folder(
@@ -257,6 +208,7 @@ def run_into_folder(
     images: Dataset,
     options: RunOptions = _DEFAULT,
     *,
+    workers: Workers | None = None,
     command_line: Sequence[str] = (),
     bars: ProgressFactory = no_progress_bar,
 ) -> RunFolder:
@@ -274,7 +226,7 @@ def run_into_folder(
         From `backends.open_backend`; started and stopped here.
     splits
         The data set of ``images``. Its first `EXIT_IMAGES` held-out images choose the margin of early exit.
-    images, options
+    images, options, workers
         As in `run`.
     command_line
         The command line typed by the user, for the manifest.
@@ -283,7 +235,7 @@ def run_into_folder(
     ------
     InputError
         As in `open_file`, or if ``output`` is not empty or cannot be written.
-    UsageError, VerificationError
+    UsageError, VerificationError, PlatformError
         As in `run`.
     """
     classes = splits.classes or None
@@ -298,7 +250,9 @@ def run_into_folder(
     named = None if output is None else Path(output)
     with run_folder.run_folder(named, f"{paths[0].stem}-{backend.name}") as folder:
         with backend:
-            runs = tuple(run(opened, images, backend, options, held_out=held_out, bars=bars) for opened in files)
+            runs = tuple(
+                run(opened, images, backend, options, held_out=held_out, workers=workers, bars=bars) for opened in files
+            )
         manifest = new_manifest(
             network=paths[0].stem,
             data=splits.name,
@@ -325,7 +279,7 @@ def _made_by(backend: Backend, runs: Sequence[FileRun]) -> dict[str, Any]:
         "lava_layout": backend.layout,
         "neuron": backend.options.neuron,
         "leak": backend.options.leak,
-        "backend_versions": backend.versions,
+        "backend_versions": {name: version for ran in runs for name, version in ran.backend_versions.items()},
         "measured": {ran.path.stem: dict(ran.result.measured) for ran in runs},
         "provenance": {ran.path.stem: dict(ran.network.provenance) for ran in runs},
     }

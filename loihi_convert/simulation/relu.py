@@ -15,6 +15,7 @@ from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork
 from loihi_convert.ir.synapse import Synapse
 from loihi_convert.simulation.currents import Currents, channels_last, sum_pool
 from loihi_convert.simulation.inputs import MAX_PIXEL
+from loihi_convert.simulation.simulator import block_multiple, on_cores
 
 # Largest number of images x neurons of the largest layer computed at once: 16 MiB.
 _BLOCK: Final = 2**22
@@ -122,8 +123,19 @@ def relu_outputs(
 
 
 def cnn_scores(network: ReluNetwork, images: Array) -> Array:
-    """Return the CNN's class scores: float32 ``(N, classes)`` for uint8 ``images``."""
-    return np.concatenate([layers[-1].numpy() for layers in relu_outputs(network, images)])
+    """Return the CNN's class scores: float32 ``(N, classes)`` for uint8 ``images``.
+
+    Every bit is the same on any number of cores, and for images that are divided as `simulator.block_multiple` says.
+    """
+    chain, found = ReluChain(network), np.empty((len(images), *network.shapes[-1]), np.float32)
+    largest = max(math.prod(shape) for shape in network.shapes)
+    size = min(block_multiple("cpu"), 2 ** (max(1, _BLOCK // largest).bit_length() - 1))
+
+    def score(start: int) -> None:
+        found[start : start + size] = chain(images[start : start + size])[-1].reshape(-1, *network.shapes[-1])
+
+    on_cores("cpu", score, range(0, len(images), size))
+    return found
 
 
 def currents(synapse: Synapse, inputs: Array, *, averages: bool) -> Array:

@@ -51,6 +51,9 @@ from loihi_convert.simulation.neurons import Neurons
 # Largest number of images x steps x neurons of the largest layer simulated at once: 16 MiB of currents per core.
 _CPU_BLOCK: Final = 2**22
 _GPU_BLOCK: Final = 2**26
+# Most images of a float network simulated at once: powers of two.
+_CPU_FLOATS: Final = 64
+_GPU_FLOATS: Final = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,21 +105,34 @@ class Simulator:
         self._inputs = inputs_of(network)
         self._layers = layers_on(device, specs)
         self._device, self._largest = device, max(spec.size for spec in specs)
+        self._is_integer = isinstance(network, QuantizedNetwork)
 
     def run(
-        self, images: Array, timesteps: int, take: Callable[[Block], None], *, progress: Progress = no_progress
+        self,
+        images: Array,
+        timesteps: int,
+        take: Callable[[Block], None],
+        *,
+        first_image: int = 0,
+        progress: Progress = no_progress,
     ) -> None:
         """Simulate uint8 ``images``, ``(N, C, H, W)``, for ``timesteps`` steps each, on the cores that torch uses.
 
         ``take`` is called with one block at a time: images in any order, the steps of an image in ascending order.
+        ``first_image`` is the index of the first of ``images`` in the whole run, if they are a part of it: a multiple
+        of `block_multiple`, if the network is in floating point and the result is to be that of the whole run, bit for
+        bit.
         """
-        images_at_once, steps_at_once = block_size(self._device, self._largest, len(images), timesteps)
+        if self._is_integer:
+            images_at_once, steps_at_once = block_size(self._device, self._largest, len(images), timesteps)
+        else:
+            images_at_once, steps_at_once = _float_block_size(self._device, self._largest, timesteps)
         lock, done = threading.Lock(), 0
 
         def simulate(start: int) -> None:
             nonlocal done
             rows = slice(start, min(start + images_at_once, len(images)))
-            for block in self._blocks(images[rows], rows, timesteps, steps_at_once):
+            for block in self._blocks(images[rows], rows, first_image, timesteps, steps_at_once):
                 with lock:
                     take(block)
             with lock:
@@ -125,13 +141,15 @@ class Simulator:
 
         on_cores(self._device, simulate, range(0, len(images), images_at_once))
 
-    def _blocks(self, images: Array, rows: slice, timesteps: int, steps_at_once: int) -> Iterator[Block]:
+    def _blocks(
+        self, images: Array, rows: slice, first_image: int, timesteps: int, steps_at_once: int
+    ) -> Iterator[Block]:
         current: Tensor | None = None
         states = [layer.initial_states(len(images)) for layer in self._layers]
         for first in range(0, timesteps, steps_at_once):
             count = min(steps_at_once, timesteps - first)
             if current is None or not self._inputs.is_constant:
-                inputs = torch.from_numpy(self._inputs(images, rows.start, first, count))
+                inputs = torch.from_numpy(self._inputs(images, first_image + rows.start, first, count))
                 current = self._layers[0].currents_of(inputs)
             received, done = current, list[LayerBlock]()
             for index, (layer, state) in enumerate(zip(self._layers, states, strict=True)):
@@ -151,12 +169,13 @@ def outputs(
     timesteps: int,
     *,
     device: str = "cpu",
+    first_image: int = 0,
     progress: Progress = no_progress,
 ) -> Array:
     """Return the outputs after each step: float32 ``(N, T, classes)`` for uint8 ``images``.
 
     The last layer's potentials (in weight units, for integers) or, if it has neurons, their spike counts since the
-    first step. float64 if potentials have two digits.
+    first step. float64 if potentials have two digits. ``first_image`` is as in `Simulator.run`.
     """
     has_digits = isinstance(network, QuantizedNetwork) and network.low_bits > 0
     found = np.empty((len(images), timesteps, *network.shapes[-1]), np.float64 if has_digits else np.float32)
@@ -166,7 +185,7 @@ def outputs(
         read = last.potentials if network.readout == "potential" else last.spikes
         found[block.images, block.steps] = read[:, :, 0, 0]
 
-    Simulator(network, device=device).run(images, timesteps, take, progress=progress)
+    Simulator(network, device=device).run(images, timesteps, take, first_image=first_image, progress=progress)
     return found if network.readout == "potential" else found.cumsum(axis=1)
 
 
@@ -240,6 +259,24 @@ def block_size(device: str, largest: int, image_count: int, timesteps: int) -> t
     moments = max(1, (_CPU_BLOCK if device == "cpu" else _GPU_BLOCK) // largest)
     steps = min(timesteps, moments)
     return max(1, min(moments // steps, -(-image_count // _cores(device)))), steps
+
+
+def _float_block_size(device: str, largest: int, timesteps: int) -> tuple[int, int]:
+    """Return the same for a float network; the number of images is rounded up to a power of two.
+
+    It depends neither on the number of images nor on that of cores, because the last bit of a sum may depend on the
+    size of a batch.
+    """
+    images, steps = block_size(device, largest, block_multiple(device) * _cores(device), timesteps)
+    return 2 ** (images - 1).bit_length(), steps
+
+
+def block_multiple(device: str) -> int:
+    """Return the largest number of images that a float network takes at once; smaller ones divide it.
+
+    A run may be divided after any multiple of it: no bit of its results changes.
+    """
+    return _CPU_FLOATS if device == "cpu" else _GPU_FLOATS
 
 
 def _cores(device: str) -> int:

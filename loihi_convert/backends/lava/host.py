@@ -218,7 +218,9 @@ def _simulate(network: QuantizedNetwork, files: LavaFiles, request: dict[str, An
     source: Process
     if neuron.is_circuit:
         models = stock_network.models()
-        source = stock_network.build_circuit(network, files, timesteps, trace=trace, neuron=neuron).source
+        source = stock_network.build_circuit(
+            network, files, timesteps, trace=trace, neuron=neuron, first_image=request["first_image"]
+        ).source
     else:
         models = own_network.models()
         source = own_network.build(
@@ -229,6 +231,7 @@ def _simulate(network: QuantizedNetwork, files: LavaFiles, request: dict[str, An
             neuron=neuron,
             layout=request["layout"],
             batch_size=request["batch_size"],
+            first_image=request["first_image"],
         )
     source.create_runtime(
         run_cfg=Loihi2SimCfg(exception_proc_model_map=models),

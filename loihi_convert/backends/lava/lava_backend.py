@@ -96,7 +96,14 @@ class LavaBackend:
         return None
 
     def run(
-        self, path: Path, images: Array, timesteps: int, *, trace: bool = False, progress: Progress = no_progress
+        self,
+        path: Path,
+        images: Array,
+        timesteps: int,
+        *,
+        trace: bool = False,
+        first_image: int = 0,
+        progress: Progress = no_progress,
     ) -> RunResult:
         """See `backends.Backend.run`.
 
@@ -126,6 +133,7 @@ class LavaBackend:
                     "folder": str(folder.path),
                     "timesteps": timesteps,
                     "trace": trace,
+                    "first_image": first_image,
                     "neuron": neuron.value,
                     "layout": self.layout,
                     "batch_size": steps.batch_size,

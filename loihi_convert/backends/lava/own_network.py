@@ -36,6 +36,7 @@ def build(
     neuron: NeuronModel,
     layout: Layout,
     batch_size: int,
+    first_image: int,
 ) -> Process:
     """Connect the Lava Processes of ``network``; return the first one."""
     neurons = [
@@ -46,6 +47,7 @@ def build(
         "timesteps": timesteps,
         "interval": timesteps,
         "poisson_seed": network.poisson_seed,
+        "first_image": first_image,
         "steps": str(folder.steps),
     }
     if layout == "layers":

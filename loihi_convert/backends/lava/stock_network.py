@@ -62,6 +62,7 @@ def build_circuit(
     trace: bool,
     neuron: NeuronModel,
     from_host: Connect | None = None,
+    first_image: int = 0,
 ) -> StockNetwork:
     """Connect the stock Processes of ``network``.
 
@@ -75,6 +76,8 @@ def build_circuit(
         The circuit, with or without leak; gives ``du`` of every LIFReset.
     from_host
         Connects the images and the bias bit to the chip; by default they are connected directly.
+    first_image
+        Index of the first image in the whole run, for Poisson input.
     """
     from loihi_convert.backends.lava.processes.image_source import ImageSource
 
@@ -90,6 +93,7 @@ def build_circuit(
         timesteps=timesteps,
         interval=timing.stock_interval(timesteps),
         poisson_seed=network.poisson_seed,
+        first_image=first_image,
         steps=str(folder.steps),
     )
     from_host = from_host or _connect_directly

@@ -39,6 +39,8 @@ class ImageSource(AbstractProcess):
         Steps from one presentation to the next; T or more.
     poisson_seed
         Seed of the Poisson spikes; ``None``: pixels.
+    first_image
+        Index of the first image in the whole run, for the Poisson spikes.
     steps
         File to update: ``.npy``, int64 ``(1,)``; the number of global steps started.
     """
@@ -52,6 +54,7 @@ class ImageSource(AbstractProcess):
         timesteps: int,
         interval: int,
         poisson_seed: int | None,
+        first_image: int,
         steps: str,
     ) -> None:
         super().__init__(
@@ -60,6 +63,7 @@ class ImageSource(AbstractProcess):
             timesteps=timesteps,
             interval=interval,
             poisson_seed=poisson_seed,
+            first_image=first_image,
             steps=steps,
         )
         self.s_out = OutPort(shape=shape)
@@ -90,5 +94,5 @@ class PyImageSourceModel(GuardedModel):
         elif seed is None:
             sent = self._batch
         else:
-            sent = poisson_spikes(self._batch, seed, first, step, 1)[:, 0]
+            sent = poisson_spikes(self._batch, seed, self.proc_params["first_image"] + first, step, 1)[:, 0]
         self.s_out.send(sent.swapaxes(1, -1).reshape(self.s_out.shape))

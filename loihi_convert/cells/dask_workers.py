@@ -1,0 +1,165 @@
+"""A function on Dask, for many items that share much: each worker gets what they share once."""
+
+from __future__ import annotations
+
+import pickle
+import platform
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from loihi_convert.errors import LoihiConvertError, PlatformError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+SAME_VERSIONS: Final = ("loihi-convert", "torch", "numpy")
+"""Packages of which each worker must have the version of this process, for the same result to the last bit."""
+
+# A worker with a queue of one item does not wait for this process.
+_ITEMS_PER_THREAD: Final = 2
+
+Shared = TypeVar("Shared")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class DaskWorkers:
+    """The workers of a Dask client."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    @property
+    def slots(self) -> int:
+        """The number of threads of all workers, at least 1."""
+        return max(1, sum(map(int, self._client.nthreads().values())))
+
+    def map(
+        self,
+        function: Callable[[Shared, Item], Result],
+        shared: Shared,
+        items: Sequence[Item],
+        *,
+        done: Callable[[Item], None] = lambda item: None,
+    ) -> list[Result]:
+        """Return ``function(shared, item)`` for each of ``items``, in their order; ``done`` is called as each ends.
+
+        An item is computed again if its worker dies, a few times.
+
+        Parameters
+        ----------
+        function
+            A function of a module, of which only the name is sent.
+        shared, items
+            Values that can be pickled; ``str(item)`` names an item in an error.
+
+        Raises
+        ------
+        LoihiConvertError
+            The first error of ``function``.
+        PlatformError
+            If a worker died, each time, while it computed an item; or has other versions than this process; or if the
+            scheduler is gone.
+        """
+        from distributed import as_completed
+
+        waiting, running = deque(enumerate(items)), dict[Any, tuple[int, Item]]()
+        found: dict[int, Result] = {}
+        finished = as_completed()
+        # As a task, not as scattered data: if its worker dies, another one gets it from the scheduler.
+        with warnings.catch_warnings():
+            # Dask warns about large arguments.
+            warnings.simplefilter("ignore", UserWarning)
+            kept = self._client.submit(_unchanged, _Packed(shared), pure=False)
+        try:
+            while waiting or running:
+                while waiting and len(running) < _ITEMS_PER_THREAD * self.slots:
+                    index, item = waiting.popleft()
+                    future = self._client.submit(_call, _versions(), function, kept, item, pure=False)
+                    running[future] = index, item
+                    finished.add(future)
+                future = next(finished)
+                index, item = running.pop(future)
+                found[index] = _result(future, item)
+                done(item)
+        finally:
+            self._client.cancel([*running, kept], force=True)
+        return [found[index] for index in range(len(items))]
+
+
+class _Packed:
+    """A pickled value, which a worker unpickles after its versions were compared."""
+
+    def __init__(self, value: object) -> None:
+        self.content = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+@lru_cache(maxsize=1)
+def _unpacked(content: bytes) -> Any:
+    """Return the value, kept for the next item of the same worker."""
+    return pickle.loads(content)
+
+
+def _unchanged(value: _Packed) -> _Packed:
+    return value
+
+
+def _call(versions: Mapping[str, str], function: Callable[[Any, Any], Any], shared: _Packed, item: Any) -> Any:
+    """Compute an item in a worker."""
+    for name, here in _versions().items():
+        if here != versions[name]:
+            raise PlatformError(
+                f"the worker on {platform.node()} has {name} {here or '(none)'}",
+                where="Dask",
+                expected=f"must be {versions[name] or '(none)'}, as where the command runs",
+                hint="Install the same environment everywhere.",
+            )
+    return function(_unpacked(shared.content), item)
+
+
+def _versions() -> dict[str, str]:
+    """The versions of `SAME_VERSIONS`; empty texts for what is not installed."""
+    return {name: _version(name) for name in SAME_VERSIONS}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _result(future: Any, item: object) -> Any:
+    """The result of a future that has ended.
+
+    Raises
+    ------
+    LoihiConvertError
+        As in `DaskWorkers.map`.
+    """
+    if future.status == "finished":
+        return future.result()
+    if future.status != "error":
+        raise PlatformError(
+            "has ended, or cannot be reached any more", where="Dask scheduler", hint="Run the same command again."
+        )
+    error = future.exception()
+    if type(error).__name__ == "KilledWorker":
+        last = getattr(error, "last_worker", None)
+        name = getattr(last, "address", None) or "unknown"
+        raise PlatformError(
+            f"the workers that computed {item} died, each time, the last at {name}",
+            where="Dask",
+            hint="The memory or the time of a worker may be too short.",
+        )
+    if isinstance(error, LoihiConvertError | MemoryError):
+        raise error
+    raise PlatformError(
+        f"{item} cannot be computed by a worker ({type(error).__name__}: {error})",
+        where="Dask",
+        hint="If it can be computed without a cluster, the environments differ: install the same one everywhere.",
+    ) from error

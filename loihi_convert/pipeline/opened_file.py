@@ -1,0 +1,66 @@
+"""A netx file in memory, with the CNN it was made from and the float SNN it was rounded from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from loihi_convert import netx
+from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
+from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.pipeline.origin import float_network, source_of
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedFile:
+    """A netx file in memory, with the float networks it is compared with.
+
+    Parameters
+    ----------
+    path
+        The ``.net`` file.
+    network
+        Its network.
+    cnn, spiking
+        The CNN it was made from, and the float SNN it was rounded from; None if the CNN is not available.
+    """
+
+    path: Path
+    network: QuantizedNetwork
+    cnn: ReluNetwork | None = None
+    spiking: SpikingNetwork | None = None
+
+
+def open_file(
+    path: str | Path,
+    *,
+    network: QuantizedNetwork | None = None,
+    model: str | Path | None = None,
+    arch: str | None = None,
+) -> OpenedFile:
+    """Return the netx file at ``path``, and the CNN it was made from.
+
+    Parameters
+    ----------
+    path
+        The ``.net`` file.
+    network
+        The network in the file, if already read.
+    model
+        The checkpoint the file was made from; by default the one next to the file, if unchanged.
+    arch
+        As in `source.open_source`, if the file was made with one. Without it such a CNN is not opened: code that is
+        named only in a file is not imported.
+
+    Raises
+    ------
+    InputError
+        If the file or ``model`` cannot be used, or the layers of ``model`` differ.
+    """
+    path = Path(path)
+    model = None if model is None else Path(model)
+    network = netx.read(path) if network is None else network
+    source = source_of(path, network, model, arch)
+    if source is None:
+        return OpenedFile(path, network)
+    return OpenedFile(path, network, source.network, float_network(network, source.network))

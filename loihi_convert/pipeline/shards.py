@@ -1,0 +1,353 @@
+"""The images of a run in shards: computed apart, in any process and order, and joined into one result.
+
+Every bit of the joined result is that of the undivided run. The integers of an image do not depend on other images, and
+a shard begins where a block of the float networks begins, see `simulator.block_multiple`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Protocol, TypeVar
+
+import numpy as np
+
+from loihi_convert.arrays import Array
+from loihi_convert.backends import Backend, BackendOptions, open_backend
+from loihi_convert.backends.difference import first_difference
+from loihi_convert.backends.reference import ReferenceBackend, run_network
+from loihi_convert.backends.result import RunResult, concatenated
+from loihi_convert.choices import BackendName
+from loihi_convert.errors import InputError, UsageError, VerificationError
+from loihi_convert.files import sha256
+from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.pipeline.opened_file import OpenedFile
+from loihi_convert.pipeline.options import RunOptions
+from loihi_convert.progress import Progress, ProgressFactory, no_progress, no_progress_bar
+from loihi_convert.simulation.relu import cnn_scores
+from loihi_convert.simulation.simulator import block_multiple, outputs
+
+SHARDS_PER_SLOT: Final = 4
+"""Shards for each slot of the workers: a slow worker gets fewer than a fast one."""
+
+SHARD_BYTES: Final = 2**27
+"""Most bytes of pixels in a shard, unless a block of the float networks has more."""
+
+Shared = TypeVar("Shared")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Workers(Protocol):
+    """Processes that compute shards."""
+
+    @property
+    def slots(self) -> int:
+        """How many shards are computed at the same time, at least 1."""
+        ...
+
+    def map(
+        self,
+        function: Callable[[Shared, Item], Result],
+        shared: Shared,
+        items: Sequence[Item],
+        *,
+        done: Callable[[Item], None] = lambda item: None,
+    ) -> list[Result]:
+        """Return ``function(shared, item)`` for each of ``items``, in their order; ``done`` is called as each ends.
+
+        Raises
+        ------
+        LoihiConvertError
+            The first error of ``function``.
+        PlatformError
+            If a worker cannot compute an item, or there are no workers any more.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """Consecutive images of a run.
+
+    Parameters
+    ----------
+    first
+        Index of the first image in the run.
+    images
+        uint8 ``(N, C, H, W)``, N >= 1.
+    """
+
+    first: int
+    images: Array
+
+    def __str__(self) -> str:
+        """The images in words, numbered from 0 as in predictions.csv."""
+        return f"images {self.first}..{self.first + len(self.images) - 1}"
+
+
+@dataclass(frozen=True, eq=False)
+class ImagesRun:
+    """The results of some images of a run.
+
+    Parameters
+    ----------
+    result
+        Their integers.
+    equal_to_reference
+        Number of images compared with `ref`: all, or 0 on `ref`.
+    cnn_outputs, float_outputs
+        Outputs of the CNN, ``(N, outputs)``, and of the float SNN, ``(N, T, outputs)``; None where not known.
+    backend_versions
+        `Backend.versions` after the run.
+    place
+        The thread that computed them.
+    """
+
+    result: RunResult
+    equal_to_reference: int
+    cnn_outputs: Array | None
+    float_outputs: Array | None
+    backend_versions: Mapping[str, str]
+    place: str
+
+
+def shards(images: Array, count: int, device: str) -> list[Shard]:
+    """Return ``images`` in at most ``count`` shards of equal size, as far as blocks of floats allow, or more.
+
+    Parameters
+    ----------
+    images
+        uint8 ``(N, C, H, W)``, N >= 1.
+    count
+        At least 1. A shard has at most `SHARD_BYTES`.
+    device
+        The device of the float networks.
+    """
+    unit = block_multiple(device)
+    most = max(1, SHARD_BYTES // (unit * math.prod(images.shape[1:])))
+    size = unit * min(most, math.ceil(math.ceil(len(images) / unit) / count))
+    return [Shard(first, images[first : first + size]) for first in range(0, len(images), size)]
+
+
+def run_shard(
+    opened: OpenedFile,
+    backend: Backend,
+    options: RunOptions,
+    shard: Shard,
+    *,
+    bars: ProgressFactory = no_progress_bar,
+) -> ImagesRun:
+    """Run the images of ``shard`` on ``backend``, on `ref` to compare, and on the float networks.
+
+    Raises
+    ------
+    VerificationError
+        If the backend's integers differ from those of `ref`.
+    """
+    name, images = opened.path.name, shard.images
+    steps = options.last_timestep(opened.network.timesteps)
+    with bars(f"{name}: running on {backend.name}") as progress:
+        result = backend.run(
+            opened.path, images, steps, trace=options.trace, first_image=shard.first, progress=progress
+        )
+    equal = 0
+    if backend.name != "ref":
+        result, equal = _equal_to_reference(opened, result, backend, options, shard, bars=bars), len(images)
+    cnn_outputs = None if opened.cnn is None else cnn_scores(opened.cnn, images)
+    float_outputs = None
+    if opened.spiking is not None and options.float_snn:
+        with bars(f"{name}: running the float SNN") as progress:
+            float_outputs = outputs(
+                opened.spiking, images, steps, device=options.device, first_image=shard.first, progress=progress
+            )
+    place = f"{platform.node()} {os.getpid()} {threading.get_ident()}"
+    return ImagesRun(result, equal, cnn_outputs, float_outputs, backend.versions, place)
+
+
+def reference_outputs(
+    opened: OpenedFile,
+    backend: Backend,
+    options: RunOptions,
+    shard: Shard,
+    description: str,
+    *,
+    bars: ProgressFactory = no_progress_bar,
+) -> Array:
+    """Return the outputs of `ref`, with the neurons of ``backend``, as `RunResult.outputs`."""
+    description = f"{opened.path.name}: {description}"
+    return _reference(opened, backend, options, shard, description, trace=False, bars=bars).outputs
+
+
+def _reference(
+    opened: OpenedFile,
+    backend: Backend,
+    options: RunOptions,
+    shard: Shard,
+    description: str,
+    *,
+    trace: bool,
+    bars: ProgressFactory,
+) -> RunResult:
+    """Run ``shard`` on `ref` with the neurons of ``backend``."""
+    with bars(description) as progress:
+        return run_network(
+            opened.network,
+            shard.images,
+            options.last_timestep(opened.network.timesteps),
+            trace=trace,
+            first_image=shard.first,
+            neuron=backend.options.neuron_model(opened.network),
+            device=options.device,
+            progress=progress,
+        )
+
+
+def _equal_to_reference(
+    opened: OpenedFile,
+    result: RunResult,
+    backend: Backend,
+    options: RunOptions,
+    shard: Shard,
+    *,
+    bars: ProgressFactory,
+) -> RunResult:
+    """Return ``result`` with the counts only `ref` has; raise a `VerificationError` unless both are equal."""
+    described = f"{opened.path.name}: comparing with ref"
+    reference = _reference(opened, backend, options, shard, described, trace=options.trace, bars=bars)
+    if difference := first_difference(result, reference, first_image=shard.first):
+        raise VerificationError(f"{backend.name} and ref disagree: {difference}", where=opened.path)
+    return replace(result, channel_spikes=reference.channel_spikes, wrapped_images=reference.wrapped_images)
+
+
+def joined(runs: Sequence[ImagesRun]) -> ImagesRun:
+    """Return the results of all ``runs``, given in the order of their images.
+
+    The time is that of the thread which took longest, because the others worked at the same time.
+    """
+    seconds, startup = (
+        max(sum(getattr(run.result, name) for run in runs if run.place == place) for place in {r.place for r in runs})
+        for name in ("seconds", "startup_seconds")
+    )
+    result = concatenated([run.result for run in runs])
+    versions: dict[str, str] = {}
+    for run in runs:
+        for name, version in run.backend_versions.items():
+            known = versions.get(name, version)
+            versions[name] = known if version in known.split(", ") else f"{known}, {version}"
+    return ImagesRun(
+        result=replace(result, seconds=seconds, startup_seconds=startup),
+        equal_to_reference=sum(run.equal_to_reference for run in runs),
+        cnn_outputs=_concatenated([run.cnn_outputs for run in runs]),
+        float_outputs=_concatenated([run.float_outputs for run in runs]),
+        backend_versions=versions,
+        place=runs[0].place,
+    )
+
+
+def _concatenated(parts: Sequence[Array | None]) -> Array | None:
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if len(known) == len(parts) else None
+
+
+@dataclass(frozen=True, eq=False)
+class FileWork:
+    """What a worker needs for any shard of a run of one file.
+
+    Parameters
+    ----------
+    opened
+        The file; only `sim` reads it again.
+    sha256
+        Of the file.
+    backend, backend_options, options
+        As in `run_shard`.
+    """
+
+    opened: OpenedFile
+    sha256: str
+    backend: BackendName
+    backend_options: BackendOptions
+    options: RunOptions
+
+
+def file_work(opened: OpenedFile, backend: Backend, options: RunOptions) -> FileWork:
+    """Return what workers need, after all checks.
+
+    Raises
+    ------
+    UsageError
+        If ``backend`` is a board.
+    """
+    if backend.name == "loihi2":
+        raise UsageError(
+            "found loihi2",
+            where="backend",
+            expected="must be ref or sim on several workers",
+            hint="A board is used by one process.",
+        )
+    # Workers may run in another folder, and the float SNN may be as large as all else.
+    slim = replace(opened, path=opened.path.absolute(), spiking=opened.spiking if options.float_snn else None)
+    return FileWork(slim, sha256(opened.path), backend.name, backend.options, options)
+
+
+def run_work(work: FileWork, shard: Shard) -> ImagesRun:
+    """Do `run_shard` in a worker.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or another one here.
+    """
+    path = work.opened.path
+    if work.backend == "ref":
+        return run_shard(work.opened, _InMemory(work.opened.network, work.backend_options), work.options, shard)
+    if not path.is_file() or sha256(path) != work.sha256:
+        raise InputError(
+            f"is not there, or another file, on {platform.node()}",
+            where=path,
+            hint="Workers of `sim` read the file: put it where all of them find it under the same path.",
+        )
+    with open_backend(work.backend, work.backend_options) as backend:
+        return run_shard(work.opened, backend, work.options, shard)
+
+
+class _InMemory(ReferenceBackend):
+    """`ref` for a file that is in memory already: a worker need not find it."""
+
+    def __init__(self, network: QuantizedNetwork, options: BackendOptions) -> None:
+        super().__init__(options)
+        self._network = network
+
+    def run(
+        self,
+        path: Path,
+        images: Array,
+        timesteps: int,
+        *,
+        trace: bool = False,
+        first_image: int = 0,
+        progress: Progress = no_progress,
+    ) -> RunResult:
+        """See `backends.Backend.run`."""
+        return run_network(
+            self._network,
+            images,
+            timesteps,
+            trace=trace,
+            first_image=first_image,
+            neuron=self.options.neuron_model(self._network),
+            device=self.options.device,
+            progress=progress,
+        )
+
+
+def reference_work(work: FileWork, shard: Shard) -> Array:
+    """Do `reference_outputs` in a worker."""
+    backend = open_backend(work.backend, work.backend_options)
+    return reference_outputs(work.opened, backend, work.options, shard, "")

@@ -1,0 +1,31 @@
+"""Functions for workers of Dask, which import them by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from loihi_convert.errors import DataError
+
+
+def times(factor: int, item: int) -> int:
+    return factor * item
+
+
+def refused(where: str, item: int) -> int:
+    if item == 2:
+        raise DataError("is broken", where=where, expected="must be whole", hint="Mend it.")
+    return item
+
+
+def stumbling(folder: Path, item: int) -> int:
+    """Die once while computing item 1, and always while computing item 3."""
+    if item == 3 or (item == 1 and not (folder / "died").exists()):
+        (folder / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+def unexpected(shared: None, item: int) -> int:
+    return [shared][item]  # type: ignore[return-value]
