@@ -2,23 +2,115 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.command_line import Invoke, invoker
 from support.dask_functions import refused, stumbling, times, unexpected
+from support.shard_runs import write_files, written
 
-from loihi_convert.cells import dask_workers
+from loihi_convert import pipeline
+from loihi_convert.backends import open_backend
+from loihi_convert.cells import dask_executors, dask_workers
 from loihi_convert.cells.dask_executors import local_cluster
 from loihi_convert.cells.dask_workers import DaskWorkers
-from loihi_convert.errors import DataError, PlatformError
+from loihi_convert.data import load_data
+from loihi_convert.errors import DataError, InputError, PlatformError
+from loihi_convert.pipeline import shards
 
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[DaskWorkers]:
     with local_cluster(2) as executor:
-        yield DaskWorkers(executor._client)
+        yield executor.workers
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files of `write_files`."""
+    path = tmp_path_factory.mktemp("shards")
+    write_files(path, load_data("digits"))
+    return path
+
+
+@pytest.mark.parametrize("name", ["model", "poisson"])
+def test_two_workers_write_the_bytes_of_one_process(
+    workers: DaskWorkers, folder: Path, tmp_path: Path, name: str
+) -> None:
+    digits = load_data("digits")
+    opened = pipeline.open_file(folder / f"{name}.net", model=folder / "model.pt")
+    for output, at in (("here", None), ("there", workers)):
+        with open_backend("ref") as backend:
+            pipeline.run_into_folder(tmp_path / output, [opened], backend, digits, digits.test, workers=at)
+    here, there = written(tmp_path / "here"), written(tmp_path / "there")
+    assert {"accuracy.csv", "predictions.csv", "early_exit.csv", "firing_rates.csv", "accuracy.svg"} <= set(here)
+    assert here == there
+
+
+def test_an_error_in_a_shard_is_the_users_error(workers: DaskWorkers, folder: Path, tmp_path: Path) -> None:
+    """`sim` reads the file itself; here another one is in its place."""
+    path = tmp_path / "model.net"
+    path.write_bytes((folder / "model.net").read_bytes())
+    opened, digits = pipeline.open_file(path), load_data("digits")
+    work = replace(shards.file_work(opened, open_backend("ref"), pipeline.RunOptions()), backend="sim")
+    path.write_bytes((folder / "poisson.net").read_bytes())
+    with pytest.raises(InputError, match=r"model\.net: is not there, or another file, on ") as raised:
+        workers.map(shards.run_work, work, shards.shards(digits.test.images, 4, "cpu"))
+    assert raised.value.where == str(path)
+
+
+@pytest.fixture
+def invoke(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Invoke:
+    """The command line in a folder with the files of `write_files`."""
+    for path in folder.iterdir():
+        shutil.copy(path, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return invoker(monkeypatch, capsys)
+
+
+def test_run_with_workers(invoke: Invoke) -> None:
+    assert invoke("run", "model.net", "--images", "300", "-o", "here").code == 0
+    done = invoke("run", "model.net", "--images", "300", "-o", "there", "--workers", "2")
+    assert done.code == 0, done.err
+    assert "300 images" in done.out.replace("test images", "images")
+    assert written(Path("here"), "command_line") == written(Path("there"), "command_line")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--workers", "2", "--scheduler", "tcp://x:1"], "--workers: given; must not be given with --scheduler."),
+        (["--workers", "-1"], "error: --workers: found -1; must be at least 0."),
+        (["--slurm", "partition=a"], "must contain workers=N, the number of jobs."),
+        (["--workers", "2", "--backend", "loihi2"], "error: --workers: given, but the backend is loihi2; must be left"),
+    ],
+)
+def test_mistakes(invoke: Invoke, words: list[str], message: str) -> None:
+    done = invoke("run", "model.net", *words)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+
+
+def test_a_missing_extra_is_one_sentence(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    done = invoke("run", "model.net", "--workers", "2", "-o", "out")
+    assert done.code == PlatformError.exit_code
+    assert "error: distributed: cannot be imported" in done.err
+    assert 'Run: pip install "distributed"' in done.err
+    assert not Path("out").exists()
+
+
+def test_no_scheduler(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_executors, "_CONNECT_SECONDS", 1)
+    done = invoke("run", "model.net", "--scheduler", "tcp://127.0.0.1:9", "-o", "out")
+    assert done.code == PlatformError.exit_code
+    assert "error: tcp://127.0.0.1:9: no Dask scheduler answers within 1 s" in done.err
+    assert not Path("out").exists()
 
 
 def test_results_are_in_the_order_of_the_items(workers: DaskWorkers) -> None:

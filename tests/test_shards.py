@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import pickle
 import random
 from collections.abc import Callable, Sequence
@@ -17,21 +16,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.networks import random_network
+from support.shard_runs import write_files, written
 
 from loihi_convert import netx, pipeline
 from loihi_convert.backends import BackendOptions, open_backend
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.result import RunResult, concatenated
-from loihi_convert.cnn.recipe import default_recipe
-from loihi_convert.cnn.training import train
-from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import InputError, UsageError, VerificationError
 from loihi_convert.pipeline import RunOptions, shards
 from loihi_convert.pipeline.shards import SHARD_BYTES, ImagesRun, Shard, joined
 from loihi_convert.simulation.simulator import block_multiple
-
-TIMES = ("seconds", "startup_seconds", "images_per_second")
 
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
@@ -68,30 +63,10 @@ def digits() -> DataSplits:
 
 @pytest.fixture(scope="module")
 def folder(digits: DataSplits, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a briefly trained model.pt, model.net for constant pixels, and poisson.net, both for T = 8."""
+    """A folder with the files of `write_files`."""
     path = tmp_path_factory.mktemp("shards")
-    train("digits-cnn", digits, replace(default_recipe("digits"), epochs=3), seed=0, output=path / "model.pt")
-    images = digits.calibration_images()
-    for name, options in (
-        ("model", BalanceOptions(method="percentile")),
-        ("poisson", BalanceOptions(method="percentile", poisson_seed=7)),
-    ):
-        pipeline.export(path / "model.pt", path / f"{name}.net", (8,), images, balance_options=options)
+    write_files(path, digits)
     return path
-
-
-def written(folder: Path) -> dict[str, Any]:
-    """The files of a run folder by name: bytes, but JSON without times."""
-
-    def without_times(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: without_times(inner) for key, inner in value.items() if key not in (*TIMES, "utc_time")}
-        return [without_times(inner) for inner in value] if isinstance(value, list) else value
-
-    return {
-        path.name: without_times(json.loads(path.read_text())) if path.suffix == ".json" else path.read_bytes()
-        for path in folder.iterdir()
-    }
 
 
 @pytest.mark.parametrize("name", ["model", "poisson"])

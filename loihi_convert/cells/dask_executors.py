@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from loihi_convert.cells.cell import Cell, Outcome, compute
+from loihi_convert.cells.dask_workers import DaskWorkers
 from loihi_convert.dependencies import install_line
 from loihi_convert.errors import PlatformError
 
@@ -74,6 +75,11 @@ class OnDask:
     def slots(self) -> int:
         """Twice the number of threads of all workers."""
         return _CELLS_PER_THREAD * max(1, sum(map(int, self._client.nthreads().values())))
+
+    @property
+    def workers(self) -> DaskWorkers:
+        """The same workers, for a function of many items."""
+        return DaskWorkers(self._client)
 
     def submit(self, cell: Cell[Any], needed: Sequence[Any] = ()) -> None:
         """Have a worker compute ``cell``."""

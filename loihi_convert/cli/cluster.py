@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +17,8 @@ from loihi_convert.errors import PlatformError, UsageError
 if TYPE_CHECKING:
     from loihi_convert.cells.dask_executors import SlurmJobs
     from loihi_convert.cells.executors import Executor
+    from loihi_convert.choices import Device
+    from loihi_convert.pipeline.shards import Workers
 
 PANEL: Final = "Where it is computed"
 FAILED: Final = PlatformError.exit_code
@@ -25,6 +28,7 @@ _WORKERS = (
     "Processes on this machine, one core each; default: one for each core if Dask is installed, else 0. 0: in this "
     "process."
 )
+_SHARDS = "Divide the images among N processes on this machine, one core each; default: this process, on all cores."
 _SCHEDULER = "Address of a Dask scheduler, such as tcp://host:8786; its workers must find the same files."
 _SLURM = (
     "Submit workers to SLURM: partition=NAME,walltime=HH:MM:SS,workers=N, also memory=4GB, account=NAME, "
@@ -33,9 +37,9 @@ _SLURM = (
 _SLURM_KEYS: Final = ("workers", "partition", "walltime", "memory", "account", "interface")
 
 
-def workers() -> Option:
-    """Return the option ``--workers``."""
-    return options.named("--workers", PANEL, _WORKERS, metavar="N")
+def workers(*, of_shards: bool = False) -> Option:
+    """Return the option ``--workers``, for cells or for shards of images."""
+    return options.named("--workers", PANEL, _SHARDS if of_shards else _WORKERS, metavar="N")
 
 
 def scheduler() -> Option:
@@ -68,7 +72,7 @@ class Place:
 
     def executor(self, most: int, output: Path) -> AbstractContextManager[Executor]:
         """Open the executor for at most ``most`` cells; jobs of SLURM write their output into ``output``."""
-        if self.scheduler is None and self.jobs is None and not self.workers:
+        if self.is_here:
             from loihi_convert.cells.executors import InThisProcess
 
             return nullcontext(InThisProcess())
@@ -79,6 +83,35 @@ class Place:
         if self.jobs is not None:
             return dask_executors.slurm_cluster(self.jobs, output / "slurm")
         return dask_executors.local_cluster(min(self.workers, most))
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is this process."""
+        return self.scheduler is None and self.jobs is None and not self.workers
+
+    def device(self, name: Device) -> str:
+        """Return where torch computes there, for the option ``--device``; ``auto`` is the CPU on several workers.
+
+        Raises
+        ------
+        UsageError
+            As in `devices.chosen_device`; workers are not asked.
+        """
+        from loihi_convert.devices import chosen_device
+
+        return chosen_device(name) if self.is_here else "cuda" if name == "cuda" else "cpu"
+
+    @contextmanager
+    def shard_workers(self, output: Path) -> Iterator[Workers | None]:
+        """Open the workers for shards of images; None: this process. ``output`` is as in `executor`."""
+        if self.is_here:
+            yield None
+            return
+        from loihi_convert.cells.dask_executors import OnDask
+
+        with self.executor(self.workers, output) as executor:
+            assert isinstance(executor, OnDask)
+            yield executor.workers
 
 
 def chosen_place(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loihi_convert.choices import BackendName, Device, Generation, Layout, Neuron
-from loihi_convert.cli import options
+from loihi_convert.cli import cluster, options
 from loihi_convert.cli.console import log
 from loihi_convert.cli.dry_run import dry_run
 from loihi_convert.cli.external import run_external
@@ -52,6 +52,7 @@ _FLOAT = "Also run the same network in floating point, to compare; takes as long
 _EARLY_EXIT = "Evaluate early exit: stop when one class leads clearly. The margin is chosen on held-out images."
 _TOLERANCE = "Accuracy that early exit may lose on these images, in percentage points."
 _PROFILE = "Run once more, and measure time and energy with Lava's profiler."
+_BOARD_ALONE = "must be left out: a board is used by one process"
 _DRY_RUN = "Run nothing: show what would run, and write FILE.sbatch."
 
 
@@ -66,6 +67,9 @@ def run(
     output: Annotated[Path | None, options.output(_OUTPUT)] = None,
     details: Annotated[bool, options.details(_DETAILS)] = False,
     as_json: Annotated[bool, options.as_json()] = False,
+    workers: Annotated[int | None, cluster.workers(of_shards=True)] = None,
+    scheduler: Annotated[str | None, cluster.scheduler()] = None,
+    slurm: Annotated[str | None, cluster.slurm()] = None,
     data: Annotated[str | None, options.data(options.DATA_AND_CNN)] = None,
     data_root: Annotated[Path | None, options.data_root(options.DATA_AND_CNN)] = None,
     class_map: Annotated[str | None, options.class_map(options.DATA_AND_CNN)] = None,
@@ -96,17 +100,25 @@ def run(
     steps = () if timesteps is None else options.parse_timesteps(timesteps)
     normalization = options.parse_normalization(mean, std)
     request = DataRequest(data, data_root, options.parse_class_map(class_map))
+    shared = {"workers": workers, "scheduler": scheduler, "slurm": slurm}
+    place = cluster.chosen_place(workers, scheduler, slurm, default=0)
+    if backend == "loihi2":
+        for name in (name for name, value in shared.items() if value):
+            raise UsageError("given, but the backend is loihi2", where=name, expected=_BOARD_ALONE)
     from loihi_convert import external, pipeline
     from loihi_convert.backends import BackendOptions, open_backend
     from loihi_convert.backends.loihi2.board import require_extension
-    from loihi_convert.devices import chosen_device
     from loihi_convert.external.cuba import CubaNetwork
     from loihi_convert.ir.provenance import ModelRecord
     from loihi_convert.progress import progress_bar
     from loihi_convert.runs.run_folder import require_new_or_empty
 
     run_options = pipeline.RunOptions(
-        steps, exit_tolerance if early_exit else None, trace, chosen_device(device), float_snn=float_snn
+        steps,
+        exit_tolerance if early_exit else None,
+        trace,
+        place.device(device),
+        float_snn=float_snn,
     )
     on_board = options.board_of(backend, partition, board, loihi_gen, dry=dry)
     backend_options = BackendOptions(run_options.device, lava_python, lava_layout, neuron, leak, on_board, profile)
@@ -115,7 +127,7 @@ def run(
         require_new_or_empty(output)
     network = external.read_any(paths[0])
     if isinstance(network, CubaNetwork):
-        given = {"backend": backend != "ref", "neuron": neuron, "leak": leak, "model": model, "arch": arch}
+        given = {"backend": backend != "ref", "neuron": neuron, "leak": leak, "model": model, "arch": arch, **shared}
         splits = request.load(paths[0], ModelRecord(), network.input_shape)
         images = splits.test[: _image_count(image_count, backend, splits)]
         run_external(
@@ -152,9 +164,18 @@ def run(
     if early_exit and not has_classes:
         log("early exit does not apply to a regression")
     images = splits.test[:count]
-    done = pipeline.run_into_folder(
-        output, opened, runner, splits, images, run_options, command_line=sys.argv, bars=progress_bar
-    )
+    with place.shard_workers(Path()) as shard_workers:
+        done = pipeline.run_into_folder(
+            output,
+            opened,
+            runner,
+            splits,
+            images,
+            run_options,
+            workers=shard_workers,
+            command_line=sys.argv,
+            bars=progress_bar,
+        )
     scene = RunScene(splits.name, backend, time.monotonic() - started, trace=trace, arch=arch)
     say_run(done, scene, as_json=as_json, details=details)
 

@@ -1,0 +1,41 @@
+"""Files to run in shards, and the content of a run folder without times."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from loihi_convert import pipeline
+from loihi_convert.cnn.recipe import default_recipe
+from loihi_convert.cnn.training import train
+from loihi_convert.conversion.options import BalanceOptions
+from loihi_convert.data import DataSplits
+
+TIMES = ("seconds", "startup_seconds", "images_per_second", "utc_time")
+
+
+def write_files(folder: Path, digits: DataSplits) -> None:
+    """Write a briefly trained model.pt, model.net for constant pixels, and poisson.net, both for T = 8."""
+    train("digits-cnn", digits, replace(default_recipe("digits"), epochs=3), seed=0, output=folder / "model.pt")
+    images = digits.calibration_images()
+    for name, options in (
+        ("model", BalanceOptions(method="percentile")),
+        ("poisson", BalanceOptions(method="percentile", poisson_seed=7)),
+    ):
+        pipeline.export(folder / "model.pt", folder / f"{name}.net", (8,), images, balance_options=options)
+
+
+def written(folder: Path, *also_without: str) -> dict[str, Any]:
+    """The files of a run folder by name: their bytes, or the content of a JSON file without times."""
+
+    def without(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: without(inner) for key, inner in value.items() if key not in (*TIMES, *also_without)}
+        return [without(inner) for inner in value] if isinstance(value, list) else value
+
+    return {
+        path.name: without(json.loads(path.read_text())) if path.suffix == ".json" else path.read_bytes()
+        for path in folder.iterdir()
+    }
