@@ -58,8 +58,8 @@ SUBSTITUTES = {
     r"--lava-python \S+": f"--lava-python {sys.executable}",
 }
 NOT_RUN = re.compile(
-    r"loihi-convert (data|doctor|demo|reproduce)\b|sweep .*(--slurm|--scheduler|--shard)|python3? -m |python tools/"
-    r"|pip install |pytest"
+    r"loihi-convert (data|doctor|demo|reproduce)\b|(run|sweep) .*(--slurm|--scheduler|--shard)|python3? -m "
+    r"|python tools/|pip install |pytest"
 )
 """Downloads, installations, clusters, what other tests run whole or with their own data, and tools."""
 

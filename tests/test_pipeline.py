@@ -73,7 +73,7 @@ def test_export_refuses_before_it_starts(digits: DataSplits, folder: Path, tmp_p
 
 def test_run_gives_cnn_float_and_fixed_point(digits: DataSplits, folder: Path) -> None:
     with open_backend("ref") as backend:
-        ran = pipeline.run(folder / "model.net", digits.test, backend)
+        ran = pipeline.run(folder / "model.net", digits.test, backend, RunOptions(float_snn=True))
     point = ran.evaluation.nominal_point
     assert (point.timesteps, ran.evaluation.image_count, ran.equal_to_reference) == (16, 400, 0)
     assert ran.evaluation.cnn_accuracy is not None
@@ -111,9 +111,8 @@ def test_a_spiking_readout_from_export_to_lava(digits: DataSplits, folder: Path,
     pipeline.export(folder / "model.pt", path, (16,), digits.calibration_images(), balance_options=options)
     assert netx.read(path).readout == "spikes"
     with open_backend("ref") as backend:
-        point = pipeline.run(
-            pipeline.open_file(path, model=folder / "model.pt"), digits.test, backend
-        ).evaluation.nominal_point
+        opened = pipeline.open_file(path, model=folder / "model.pt")
+        point = pipeline.run(opened, digits.test, backend, RunOptions(float_snn=True)).evaluation.nominal_point
     assert point.agreement_with_cnn is not None
     assert point.agreement_with_float is not None
     assert point.agreement_with_cnn > 0.9
