@@ -23,8 +23,10 @@ class DataRequest:
     data_root: Path | None
     class_map: ClassMap | None = None
 
-    def load(self, path: Path, recorded: ModelRecord, input_shape: Shape) -> DataSplits:
+    def load(self, path: Path, recorded: ModelRecord, input_shape: Shape, *, at_once: bool = True) -> DataSplits:
         """Return the data for the network in the file at ``path``, with the record ``recorded`` of its CNN.
+
+        ``at_once`` is as in `load_data`.
 
         Raises
         ------
@@ -42,6 +44,7 @@ class DataRequest:
             classes=recorded.names,
             class_map=self.class_map,
             input_shape=input_shape,
+            at_once=at_once,
         )
         for note in splits.notes:
             log(note)

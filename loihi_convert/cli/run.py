@@ -212,7 +212,7 @@ def _splits(opened: Sequence[OpenedFile], request: DataRequest) -> DataSplits:
                     where=file.path,
                     hint="Run them one by one" + (", or pass `data`." if name == "data" else "."),
                 )
-    return request.load(first.path, recorded, first.network.input_shape)
+    return request.load(first.path, recorded, first.network.input_shape, at_once=False)
 
 
 def _image_count(count: int | None, backend: str, splits: DataSplits) -> int:

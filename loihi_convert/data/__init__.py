@@ -12,6 +12,7 @@ from loihi_convert.data.class_folders import ClassMap
 from loihi_convert.data.dataset import Dataset, DataSplits, HeldOut, split_for_training
 from loihi_convert.data.in_memory import as_dataset, as_images, as_labels
 from loihi_convert.data.own_images import load_image_folder, load_npz, require_class_folders
+from loihi_convert.data.stored_images import StoredImages
 from loihi_convert.errors import DataError, UsageError, one_of
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "DataSplits",
     "Dataset",
     "HeldOut",
+    "StoredImages",
     "as_dataset",
     "as_images",
     "as_labels",
@@ -36,6 +38,7 @@ def load_data(
     classes: Sequence[str] = (),
     class_map: ClassMap | None = None,
     input_shape: Shape | None = None,
+    at_once: bool = True,
 ) -> DataSplits:
     """Return the data set with the name, or the images at the path, ``data``.
 
@@ -52,6 +55,8 @@ def load_data(
         The class of each class folder; default: as in `class_folders.classes_of_folders`.
     input_shape
         Input shape of the network, if known: if it is ``(C, H, W)``, own images of another shape are refused.
+    at_once
+        Whether to read all images now; if not, many own images may be `StoredImages`, which take the place of arrays.
 
     Raises
     ------
@@ -64,12 +69,12 @@ def load_data(
     path = Path(data)
     is_benchmark = isinstance(data, str) and data in DATASETS
     if not is_benchmark and path.is_dir():
-        return load_image_folder(path, classes, class_map=class_map, input_shape=shape)
+        return load_image_folder(path, classes, class_map=class_map, input_shape=shape, at_once=at_once)
     require_class_folders(data, class_map)
     if is_benchmark:
         return load_benchmark(str(data), default_root() if root is None else root)
     if path.suffix == ".npz" and path.exists():
-        return load_npz(path, classes, input_shape=shape)
+        return load_npz(path, classes, input_shape=shape, at_once=at_once)
     own = "a folder of images or an .npz file"
     if path.exists():
         raise DataError("found a file of another type", where=path, expected=f"must be {own}")

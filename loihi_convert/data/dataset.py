@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -10,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loihi_convert.choices import Task
+from loihi_convert.data.stored_images import StoredImages
 from loihi_convert.errors import DataError, UsageError
 
 HeldOutSplit = Literal["validation", "calibration"]
@@ -24,7 +27,7 @@ class Dataset:
     Parameters
     ----------
     images
-        uint8 ``(N, C, H, W)``.
+        uint8 ``(N, C, H, W)``; `StoredImages` where images are read when they are used.
     labels
         int64 ``(N,)``, indices into `DataSplits.classes`; None if unknown.
     targets
@@ -153,14 +156,16 @@ class DataSplits:
         channels, height, width = self.test.images.shape[1:]
         return channels, height, width
 
-    @property
+    @cached_property
     def held_out(self) -> HeldOut | None:
         """The validation images, or else the calibration images that differ from all test images; None if there are
         none."""
         if len(self.validation):
             return HeldOut("validation", self.validation)
-        test = {image.tobytes() for image in self.test.images}
-        others = [index for index, image in enumerate(self.calibration.images) if image.tobytes() not in test]
+        if self.calibration is self.test:
+            return None
+        test = set(map(_digest, self.test.images))
+        others = [index for index, image in enumerate(self.calibration.images) if _digest(image) not in test]
         return HeldOut("calibration", self.calibration[np.array(others)]) if others else None
 
     def calibration_images(self, choice: str = "split") -> NDArray[np.uint8]:
@@ -241,7 +246,13 @@ def described(array: NDArray[np.generic]) -> str:
     return f"{array.dtype} {array.shape}"
 
 
+def _digest(image: NDArray[np.uint8]) -> bytes:
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+
+
 def _read_only(array: NDArray[np.generic]) -> NDArray[np.generic]:
+    if isinstance(array, StoredImages):
+        return array
     view = array.view()
     view.flags.writeable = False
     return view

@@ -7,13 +7,11 @@ Photos are rotated according to their EXIF data.
 from __future__ import annotations
 
 import io
-import struct
-import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, cast
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
@@ -22,15 +20,15 @@ from numpy.typing import NDArray
 from loihi_convert.data.benchmarks import DATASETS
 from loihi_convert.data.class_folders import ClassMap, classes_of_folders
 from loihi_convert.data.dataset import Dataset, DataSplits, described
+from loihi_convert.data.image_files import FolderImages, stacked
 from loihi_convert.data.in_memory import as_images, as_labels, as_targets
-from loihi_convert.errors import DataError, UsageError, one_of
+from loihi_convert.data.mapped_images import mapped_images, require_whole
+from loihi_convert.data.stored_images import is_large
+from loihi_convert.errors import DataError, UsageError
 
 IMAGE_SUFFIXES: Final[tuple[str, ...]] = (".png", ".jpg", ".jpeg")
 NPZ_KEYS: Final[tuple[str, ...]] = ("images", "labels", "targets", "classes", "calibration")
 
-_GREY_MODES: Final = ("L", "1")
-_COLOUR_MODES: Final = ("RGB", "P")
-_PILLOW_ERRORS: Final = (OSError, ValueError, TypeError, SyntaxError, struct.error)
 NPZ_ERRORS: Final = (
     OSError,
     EOFError,
@@ -43,6 +41,10 @@ NPZ_ERRORS: Final = (
 )
 """Exceptions of NumPy for a file that is damaged or not an ``.npz`` file."""
 
+_IN_MEMORY: Final = (
+    "the images are compressed, or integers other than uint8, and all are read into memory; from uint8 images written "
+    "by numpy.savez, without compression, only the part in use is read"
+)
 _NPZ_FORM: Final = f"must contain images, and may contain {', '.join(NPZ_KEYS[1:])}"
 
 
@@ -52,6 +54,7 @@ def load_image_folder(
     *,
     class_map: ClassMap | None = None,
     input_shape: tuple[int, int, int] | None = None,
+    at_once: bool = True,
 ) -> DataSplits:
     """Return the PNG and JPEG images in a folder, in the order of their names; all must have the same size.
 
@@ -74,6 +77,8 @@ def load_image_folder(
         The class of each folder; default: as in `classes_of_folders`.
     input_shape
         ``(C, H, W)`` of the network, if known: other sizes, and colours for a grey network, are refused.
+    at_once
+        Whether to read all images now; if not, more than `stored_images.LARGE_BYTES` are read when they are used.
 
     Raises
     ------
@@ -99,7 +104,7 @@ def load_image_folder(
         )
     if flat:
         require_class_folders(folder, class_map)
-        return _unsplit(folder, tuple(classes), Dataset(_stacked(flat, input_shape), None))
+        return _unsplit(folder, tuple(classes), Dataset(_images_in(flat, input_shape, at_once), None))
     empty = [name for name, files in per_class.items() if not files]
     if empty:
         raise DataError(
@@ -107,11 +112,17 @@ def load_image_folder(
         )
     found = classes_of_folders(folder, list(per_class), classes, class_map)
     labels = np.repeat(np.array(found.labels, np.int64), [len(files) for files in per_class.values()])
-    images = _stacked([file for files in per_class.values() for file in files], input_shape)
+    images = _images_in([file for files in per_class.values() for file in files], input_shape, at_once)
     return _unsplit(folder, found.classes, Dataset(images, labels), notes=(found.note,))
 
 
-def load_npz(path: Path, classes: Sequence[str] = (), *, input_shape: tuple[int, int, int] | None = None) -> DataSplits:
+def load_npz(
+    path: Path,
+    classes: Sequence[str] = (),
+    *,
+    input_shape: tuple[int, int, int] | None = None,
+    at_once: bool = True,
+) -> DataSplits:
     """Return the images in an ``.npz`` file (`numpy.savez`).
 
     ===============  ===============================================================================================
@@ -131,17 +142,22 @@ def load_npz(path: Path, classes: Sequence[str] = (), *, input_shape: tuple[int,
         The names of the network's classes, used if the file has none.
     input_shape
         ``(C, H, W)`` of the network, if known.
+    at_once
+        As in `load_image_folder`. Only images that are not compressed (`numpy.savez`) can be read when they are used.
 
     Raises
     ------
     DataError
         If the file is damaged or has unexpected arrays, or an array has the wrong dtype, shape or range.
     """
-    arrays = _read_npz(path)
+    stored = {} if at_once or input_shape is None else _mapped(path, input_shape)
+    arrays = {**_read_npz(path, without=tuple(stored)), **stored}
     unknown = sorted(arrays.keys() - set(NPZ_KEYS))
     if unknown or "images" not in arrays:
         raise DataError(f"contains {', '.join(sorted(arrays)) or 'no arrays'}", where=path, expected=_NPZ_FORM)
-    images = _npz_images(path, "images", arrays["images"], input_shape)
+    images = stored.get("images")
+    images = _npz_images(path, "images", arrays["images"], input_shape) if images is None else images
+    notes = () if at_once or "images" in stored or not is_large(len(images), images.shape[1:]) else (_IN_MEMORY,)
     names = _class_names(path, arrays["classes"]) if "classes" in arrays else tuple(classes)
     if "labels" in arrays and "targets" in arrays:
         raise DataError("contains labels and targets", where=path, expected="must contain only one of them")
@@ -153,15 +169,17 @@ def load_npz(path: Path, classes: Sequence[str] = (), *, input_shape: tuple[int,
         targets = as_targets(arrays["targets"], len(images), own_names, where=f"{path}: targets")
     everything = Dataset(images, labels, targets)
     if "calibration" not in arrays:
-        return _unsplit(path, names, everything)
-    calibration = _npz_images(path, "calibration", arrays["calibration"], input_shape)
+        return _unsplit(path, names, everything, notes=notes)
+    calibration = stored.get("calibration")
+    if calibration is None:
+        calibration = _npz_images(path, "calibration", arrays["calibration"], input_shape)
     if calibration.shape[1:] != images.shape[1:]:
         raise DataError(
             f"found calibration images of {calibration.shape[1:]} and images of {images.shape[1:]} (C, H, W)",
             where=path,
             expected="must have the same shape",
         )
-    return _unsplit(path, names, everything, Dataset(calibration, None))
+    return _unsplit(path, names, everything, Dataset(calibration, None), notes)
 
 
 def require_class_folders(data: str | Path, class_map: ClassMap | None) -> None:
@@ -193,6 +211,15 @@ def _unsplit(
     return DataSplits(name, classes, calibration, images[:0], calibration=calibration, test=images, notes=notes)
 
 
+def _images_in(paths: Sequence[Path], input_shape: tuple[int, int, int] | None, at_once: bool) -> NDArray[np.uint8]:
+    """The images in the files: their pixels or, if they are many and not wanted ``at_once``, `FolderImages`."""
+    if at_once or input_shape is None or not is_large(len(paths), input_shape):
+        return stacked(paths, input_shape)
+    stored = FolderImages(tuple(path.absolute() for path in paths), input_shape)
+    # It is used like an array.
+    return cast("NDArray[np.uint8]", stored)
+
+
 def _listed(folder: Path) -> list[Path]:
     try:
         return list(folder.iterdir())
@@ -206,73 +233,19 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-def _stacked(paths: Sequence[Path], input_shape: tuple[int, int, int] | None) -> NDArray[np.uint8]:
-    """The images as uint8 ``(N, C, H, W)``."""
-    pixels = [_read_image(path) for path in paths]
-    channels = max(image.shape[2] for image in pixels) if input_shape is None else input_shape[0]
-    size = pixels[0].shape[:2] if input_shape is None else input_shape[1:]
-    fits = []
-    for path, image in zip(paths, pixels, strict=True):
-        if image.shape[:2] != size:
-            raise DataError(
-                f"is {image.shape[1]} x {image.shape[0]} pixels",
-                where=path,
-                expected=f"must be {size[1]} x {size[0]}, as "
-                + (f"{paths[0].name} is" if input_shape is None else "the network expects"),
-                hint="Resize the images.",
-            )
-        fits.append(_with_channels(path, image, channels))
-    return np.stack(fits).transpose(0, 3, 1, 2)
+def _mapped(path: Path, image_shape: tuple[int, int, int]) -> dict[str, NDArray[np.uint8]]:
+    """The large arrays of images that can be mapped, by name."""
+    found = {key: mapped_images(path, key, image_shape) for key in ("images", "calibration")}
+    return {
+        # Used like an array.
+        key: cast("NDArray[np.uint8]", images)
+        for key, images in found.items()
+        if images is not None and is_large(len(images), image_shape)
+    }
 
 
-def _with_channels(path: Path, image: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
-    """``(H, W, channels)``; a grey image may have one channel or three equal ones."""
-    if image.shape[2] == channels:
-        return image
-    if image.shape[2] == 1 and channels == 3:
-        return np.broadcast_to(image, (*image.shape[:2], channels))
-    grey = image[..., :1]
-    if channels == 1 and (image == grey).all():
-        return grey
-    takes = "grey images with 1 channel" if channels == 1 else f"{channels} channels"
-    raise DataError(
-        "has colours" if image.shape[2] == 3 else "is a grey image",
-        where=path,
-        expected=f"the network expects {takes}",
-        hint="Convert the images like the CNN's training images; to grey with PIL's image.convert('L').",
-    )
-
-
-def _read_image(path: Path) -> NDArray[np.uint8]:
-    """The pixels as uint8 ``(H, W, C)``, C = 1 or 3."""
-    from PIL import Image, ImageOps
-
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns about EXIF data that many cameras write.
-            warnings.simplefilter("ignore", UserWarning)
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # The content decides, not the suffix, but between two formats only, to limit the attack surface.
-            with Image.open(path, formats=("PNG", "JPEG")) as image:
-                mode, transparent = image.mode, "transparency" in image.info
-                upright = ImageOps.exif_transpose(image)
-                pixels = np.asarray(upright.convert("L" if mode in _GREY_MODES else "RGB"))
-    except (*_PILLOW_ERRORS, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(
-            f"cannot be read as a PNG or JPEG image ({error})", where=path, hint="Replace or remove it."
-        ) from error
-    if mode not in (*_GREY_MODES, *_COLOUR_MODES) or transparent:
-        found = f"{mode} with transparency" if transparent else mode
-        raise DataError(
-            f"has pixels of mode {found}",
-            where=path,
-            expected=f"{one_of(('L (8-bit grey)', 'RGB', 'P (palette)', '1 (black and white)'))}, without transparency",
-            hint="Convert it.",
-        )
-    return pixels.reshape(*pixels.shape[:2], -1)
-
-
-def _read_npz(path: Path) -> Mapping[str, NDArray[np.generic]]:
+def _read_npz(path: Path, without: Sequence[str] = ()) -> Mapping[str, NDArray[np.generic]]:
+    """The arrays by name; those of ``without`` are only compared with their checksums."""
     try:
         with path.open("rb") as stream:
             stated = _stated_count(stream)
@@ -282,7 +255,9 @@ def _read_npz(path: Path) -> Mapping[str, NDArray[np.generic]]:
                 with file:
                     if len(file.files) != stated:
                         raise ValueError(f"its directory claims {stated} arrays but lists {len(file.files)}")
-                    return {name: file[name] for name in file.files}
+                    for name in without:
+                        require_whole(file.zip, name)
+                    return {name: file[name] for name in file.files if name not in without}
     except NPZ_ERRORS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(

@@ -13,7 +13,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.backends import Backend
 from loihi_convert.backends.request import check_run
 from loihi_convert.backends.result import RunResult
-from loihi_convert.data import Dataset, DataSplits, HeldOut
+from loihi_convert.data import Dataset, DataSplits, HeldOut, StoredImages
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import MarginChoice, choose_margin
 from loihi_convert.metrics.evaluation import Evaluation
@@ -153,7 +153,9 @@ def _images_run(
 ) -> ImagesRun:
     """Run ``images`` in this process, or on ``workers``."""
     if workers is None:
-        return run_shard(opened, backend, options, Shard(0, images), bars=bars)
+        # Not more than a shard is in memory.
+        parts = shards(images, 1, options.device) if isinstance(images, StoredImages) else [Shard(0, images)]
+        return joined([run_shard(opened, backend, options, part, bars=bars) for part in parts])
     work = file_work(opened, backend, options)
     return joined(_mapped(run_work, work, images, workers, f"running on {backend.name}", bars=bars))
 

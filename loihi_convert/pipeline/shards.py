@@ -80,7 +80,7 @@ class Shard:
     first
         Index of the first image in the run.
     images
-        uint8 ``(N, C, H, W)``, N >= 1.
+        uint8 ``(N, C, H, W)``, N >= 1; `StoredImages` are read by the process that runs them.
     """
 
     first: int
@@ -150,6 +150,7 @@ def run_shard(
     VerificationError
         If the backend's integers differ from those of `ref`.
     """
+    shard = replace(shard, images=np.asarray(shard.images))
     name, images = opened.path.name, shard.images
     steps = options.last_timestep(opened.network.timesteps)
     with bars(f"{name}: running on {backend.name}") as progress:
@@ -198,7 +199,7 @@ def _reference(
     with bars(description) as progress:
         return run_network(
             opened.network,
-            shard.images,
+            np.asarray(shard.images),
             options.last_timestep(opened.network.timesteps),
             trace=trace,
             first_image=shard.first,

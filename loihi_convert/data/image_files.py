@@ -1,0 +1,121 @@
+"""PNG and JPEG files -> pixels, at once or when they are used."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loihi_convert.data.stored_images import StoredImages
+from loihi_convert.errors import DataError, one_of
+
+_GREY_MODES: Final = ("L", "1")
+_COLOUR_MODES: Final = ("RGB", "P")
+_PILLOW_ERRORS: Final = (OSError, ValueError, TypeError, SyntaxError, struct.error)
+
+
+@dataclass(frozen=True, eq=False)
+class FolderImages(StoredImages):
+    """Images in files of their own.
+
+    Parameters
+    ----------
+    paths
+        The files, absolute.
+    image_shape
+        ``(C, H, W)`` that each must have.
+    """
+
+    paths: tuple[Path, ...]
+    image_shape: tuple[int, int, int]
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return len(self.paths), *self.image_shape
+
+    def __getitem__(self, index: slice | NDArray[np.intp]) -> FolderImages:
+        rows = np.arange(len(self.paths))[index]
+        return FolderImages(tuple(self.paths[row] for row in rows), self.image_shape)
+
+    def read(self) -> NDArray[np.uint8]:
+        return stacked(self.paths, self.image_shape) if self.paths else np.empty(self.shape, np.uint8)
+
+
+def stacked(paths: Sequence[Path], input_shape: tuple[int, int, int] | None) -> NDArray[np.uint8]:
+    """Return the images as uint8 ``(N, C, H, W)``.
+
+    ``input_shape`` is ``(C, H, W)`` of the network; None: the size of the first image, and colours if any has them.
+
+    Raises
+    ------
+    DataError
+        If an image cannot be read or does not fit.
+    """
+    pixels = [_read_image(path) for path in paths]
+    channels = max(image.shape[2] for image in pixels) if input_shape is None else input_shape[0]
+    size = pixels[0].shape[:2] if input_shape is None else input_shape[1:]
+    fits = []
+    for path, image in zip(paths, pixels, strict=True):
+        if image.shape[:2] != size:
+            raise DataError(
+                f"is {image.shape[1]} x {image.shape[0]} pixels",
+                where=path,
+                expected=f"must be {size[1]} x {size[0]}, as "
+                + (f"{paths[0].name} is" if input_shape is None else "the network expects"),
+                hint="Resize the images.",
+            )
+        fits.append(_with_channels(path, image, channels))
+    return np.stack(fits).transpose(0, 3, 1, 2)
+
+
+def _with_channels(path: Path, image: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+    """``(H, W, channels)``; a grey image may have one channel or three equal ones."""
+    if image.shape[2] == channels:
+        return image
+    if image.shape[2] == 1 and channels == 3:
+        return np.broadcast_to(image, (*image.shape[:2], channels))
+    grey = image[..., :1]
+    if channels == 1 and (image == grey).all():
+        return grey
+    takes = "grey images with 1 channel" if channels == 1 else f"{channels} channels"
+    raise DataError(
+        "has colours" if image.shape[2] == 3 else "is a grey image",
+        where=path,
+        expected=f"the network expects {takes}",
+        hint="Convert the images like the CNN's training images; to grey with PIL's image.convert('L').",
+    )
+
+
+def _read_image(path: Path) -> NDArray[np.uint8]:
+    """The pixels as uint8 ``(H, W, C)``, C = 1 or 3."""
+    from PIL import Image, ImageOps
+
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns about EXIF data that many cameras write.
+            warnings.simplefilter("ignore", UserWarning)
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            # The content decides, not the suffix, but between two formats only, to limit the attack surface.
+            with Image.open(path, formats=("PNG", "JPEG")) as image:
+                mode, transparent = image.mode, "transparency" in image.info
+                upright = ImageOps.exif_transpose(image)
+                pixels = np.asarray(upright.convert("L" if mode in _GREY_MODES else "RGB"))
+    except (*_PILLOW_ERRORS, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(
+            f"cannot be read as a PNG or JPEG image ({error})", where=path, hint="Replace or remove it."
+        ) from error
+    if mode not in (*_GREY_MODES, *_COLOUR_MODES) or transparent:
+        found = f"{mode} with transparency" if transparent else mode
+        raise DataError(
+            f"has pixels of mode {found}",
+            where=path,
+            expected=f"{one_of(('L (8-bit grey)', 'RGB', 'P (palette)', '1 (black and white)'))}, without transparency",
+            hint="Convert it.",
+        )
+    return pixels.reshape(*pixels.shape[:2], -1)
