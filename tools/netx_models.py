@@ -266,7 +266,10 @@ def measure(folder: Path, work: Path, plan: Plan, exported: Sequence[Exported], 
     return {
         **_described_cnn(cnn, splits),
         "checkpoints": [card for item, card in checkpoints.items() if not item.is_further],
-        "networks": [_network(one, exported, folder, plan, splits) for one in chosen],
+        "networks": [
+            _network(one, exported, folder, plan, splits, steps if one is single else [one.candidate.timesteps])
+            for one in chosen
+        ],
         **({} if single is None else {"best_single_file": _single(single, steps, splits)}),
         **({"further_checkpoints": further} if further else {}),
     }
@@ -288,9 +291,14 @@ def _described_cnn(cnn: Checkpoint, splits: DataSplits) -> dict[str, Any]:
 
 
 def _network(
-    one: Exported, exported: Sequence[Exported], folder: Path, plan: Plan, splits: DataSplits
+    one: Exported,
+    exported: Sequence[Exported],
+    folder: Path,
+    plan: Plan,
+    splits: DataSplits,
+    steps: Sequence[int],
 ) -> dict[str, Any]:
-    """Copy a file, run it on test images, and return its entry for the card."""
+    """Copy a file, run it on test images up to the last of ``steps``, and return its entry for the card, at its T."""
     timesteps = one.candidate.timesteps
     name = f"model-T{timesteps}.net"
     is_papers = checkpoint.load(folder / one.candidate.source).architecture == paper_architecture(splits.name)
@@ -308,7 +316,7 @@ def _network(
             for other in exported
             if other.candidate.timesteps == timesteps
         },
-        "test": remembered(one.path, "test", lambda: tested(one.path, (timesteps,), splits)),
+        "test": [row for row in _test_results(one, steps, splits) if row["timesteps"] == timesteps],
         **({"sim": _sim(one, plan.sim_images, splits)} if plan.sim_images else {}),
         **(papers_best(splits.name, timesteps) if is_papers else {}),
         "commands": [f"loihi-convert {export_words(one.candidate, name)}", f"loihi-convert run {name}"],
@@ -362,10 +370,17 @@ def _single(one: Exported, timesteps: Sequence[int], splits: DataSplits) -> dict
         "checkpoint": one.candidate.source,
         "timesteps": own,
         "sha256": sha256(one.path),
-        "test": remembered(one.path, f"test at {timesteps}", lambda: tested(one.path, timesteps, splits)),
+        "test": _test_results(one, timesteps, splits),
         "file": f"model-T{own}.net",
         "commands": [f"loihi-convert run model-T{own}.net -T {max(timesteps)}"],
     }
+
+
+def _test_results(one: Exported, steps: Sequence[int], splits: DataSplits) -> list[dict[str, Any]]:
+    """Return `tested`, measured once."""
+    name = "test" if list(steps) == [one.candidate.timesteps] else f"test at {list(steps)}"
+    found: list[dict[str, Any]] = remembered(one.path, name, lambda: tested(one.path, steps, splits))
+    return found
 
 
 def tested(path: Path, timesteps: Sequence[int], splits: DataSplits) -> list[dict[str, Any]]:
