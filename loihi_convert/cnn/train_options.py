@@ -82,8 +82,8 @@ def chosen_recipe(splits: DataSplits, architecture: str, options: TrainOptions, 
     elif options.recipe == "best" and data not in DATASETS:
         recipe = own_recipe(len(splits.train), is_fine_tuning=is_fine_tuning, is_spiking=is_spiking)
     elif options.recipe == "best":
-        recipe = fine_tuning_recipe(data) if is_fine_tuning else default_recipe(data, architecture)
-        recipe = spiking_recipe(data) if is_spiking else recipe
+        recipe = fine_tuning_recipe(data, architecture) if is_fine_tuning else default_recipe(data, architecture)
+        recipe = spiking_recipe(data, architecture) if is_spiking else recipe
     elif options.recipe == "paper":
         if is_fine_tuning:
             raise UsageError(
