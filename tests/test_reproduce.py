@@ -600,6 +600,10 @@ def test_computed_only_computes_nothing(
     assert command("figure", "A4", "--computed-only") == 0
     assert "Not measured: digits, T = 2, ngu-lee (soft), literal; " in capsys.readouterr().err
     assert not (command.folder / "figure-A4.csv").exists()
+    monkeypatch.setattr(plan, "figure_cells", lambda name: CELLS[2:3])
+    assert command("figure", "11", "--computed-only") == 0
+    assert "Nothing is drawn: no cell is measured" in capsys.readouterr().err
+    assert not (command.folder / "figure-11.csv").exists()
     assert not command.stored
 
 

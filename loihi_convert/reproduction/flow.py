@@ -219,7 +219,11 @@ def _written(request: Request, part: Part, results: _Results) -> Reproduced:
     if part.what.kind == "figure":
         rows = list(csv.DictReader(numbers.splitlines()))
         names = [variant.name for variant in part.variants]
-        figure = accuracy_figure(title, panels(rows, part.what.name, names), request.width)
+        drawn = panels(rows, part.what.name, names)
+        if not any(curve.ours or curve.papers for one in drawn for curve in one.curves):
+            empty = "Nothing is drawn: no cell is measured, and the paper prints no value."
+            return Reproduced(title, (), entries, bests, warnings=(*warnings, empty))
+        figure = accuracy_figure(title, drawn, request.width)
         files = _write_figure(stem, figure, numbers, request.width)
         return Reproduced(title, files, entries, bests, warnings=warnings)
     notes = tuple(_notes(results, part, entries))
