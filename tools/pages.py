@@ -29,7 +29,11 @@ from loihi_convert.report.formats import markdown_table
 ROOT: Final = Path(__file__).parents[1]
 MODELS: Final = ROOT / "netx_models"
 DATA: Final = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
-FOLDERS: Final = {**DATA, "cifar10-resnet20": "CIFAR-10, ResNet-20"}
+FOLDERS: Final = {
+    **DATA,
+    "fashion-mnist-maxpool": "Fashion-MNIST, max pooling",
+    "cifar10-resnet20": "CIFAR-10, ResNet-20",
+}
 """The folders of netx_models/; those with the name of a data set hold the network that is compared with the paper."""
 
 _BLOCK: Final = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)

@@ -124,11 +124,6 @@ def torchvision() -> str:
     return markdown_table(heads, cells)
 
 
-def _images(row: Row) -> str:
-    count = int(row["images"])
-    return f"all {count:,}" if count == 10_000 else f"first {count:,}"
-
-
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "speed": speed,
     "peers": peers,
@@ -136,9 +131,7 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "cost-images": cost("images", "T = 8, images ="),
     "seeds": accuracies("mnist, seeds 0 to 2", lambda row: {"CNN": row["cnn_accuracy"]}),
     "mnist-1d": accuracies("mnist-1d", lambda row: {"": row["variant"], "CNN": row["cnn_accuracy"]}),
-    "conv3-max": accuracies(
-        "conv3-max", lambda row: {"": row["variant"], "images": _images(row), "CNN": row["cnn_accuracy"]}
-    ),
+    "conv3-max": accuracies("conv3-max", lambda row: {"": row["variant"], "CNN": row["cnn_accuracy"]}),
     "graph-peers": graph_peers,
     "torchvision": torchvision,
 }
