@@ -167,7 +167,8 @@ stock_network.models = lambda: {**models, Conv: HalvingConv, Dense: PyDenseModel
 class Host:
     stepping = contextlib.nullcontext
 
-request = {"timesteps": 3, "trace": True, "neuron": "stock circuit", "chip": None, "steps": int(sys.argv[2])}
+request = {"timesteps": 3, "trace": True, "neuron": "stock circuit", "chip": None, "first_image": 0}
+request["steps"] = int(sys.argv[2])
 host._run(host.LavaFiles(Path(sys.argv[1])), request, Host())
 """
 
