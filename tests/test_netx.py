@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -396,3 +398,25 @@ def test_a_relay_whose_threshold_was_changed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NetxError, match="a relay's weight must equal its threshold") as caught:
         netx.read(path)
     assert "inner" in caught.value.where
+
+
+def test_the_bytes_do_not_depend_on_when_datasets_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a worker of Dask, whose profiler holds frames, and so the datasets in them."""
+    datasets = dict(netx.native.encode(small_network()))
+    expected, held = netx.hdf5.file_content(datasets), []
+    create = h5py.Group.create_dataset
+
+    def create_and_hold(*arguments: Any, **options: Any) -> h5py.Dataset:
+        held.append(create(*arguments, **options))
+        return held[-1]
+
+    monkeypatch.setattr(h5py.Group, "create_dataset", create_and_hold)
+    assert netx.hdf5.file_content(datasets) == expected
+    assert len(held) == len(datasets)
+
+
+def test_threads_write_at_the_same_time() -> None:
+    datasets = dict(netx.native.encode(small_network()))
+    with ThreadPoolExecutor(4) as threads:
+        written = list(threads.map(lambda _: netx.hdf5.file_content(datasets), range(40)))
+    assert set(written) == {netx.hdf5.file_content(datasets)}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -28,6 +29,7 @@ _DIGEST: Final = "content_sha256"
 
 _SEAL: Final = "loihi-convert netx; sha256 of all bytes from 512: "
 _SEAL_LENGTH: Final = 512
+_IMAGES: Final = itertools.count()
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"
 
 _MAX_FILE: Final = 2**31
@@ -59,13 +61,17 @@ def file_content(datasets: Datasets) -> bytes:
 
 def _image(datasets: Datasets, compression: str) -> bytes:
     # Built in memory: h5py crashes with SIGSEGV on a full disk, and a killed in-place write leaves an unusable file.
-    with h5py.File("in-memory", "w", driver="core", backing_store=False, userblock_size=_SEAL_LENGTH) as file:
+    # HDF5 refuses two open files of one name, also if neither is on disk: threads may write at the same time.
+    unused = f"in-memory {next(_IMAGES)}"
+    with h5py.File(unused, "w", driver="core", backing_store=False, userblock_size=_SEAL_LENGTH) as file:
         for name, value in datasets.items():
             # HDF5 compresses and checksums only datasets that can be chunked: not scalars or empty ones.
             filters = (
                 {"compression": compression, "shuffle": True, "fletcher32": True} if value.shape and value.size else {}
             )
-            file.create_dataset(name, data=value, **filters)
+            # Flushed, so that its place does not depend on when it is closed: a profiler, such as that of Dask's
+            # workers, may hold the frame that has it.
+            file.create_dataset(name, data=value, **filters).flush()
         file.attrs[_DIGEST] = content_sha256(datasets)
         file.flush()
         image: bytes = file.id.get_file_image()
