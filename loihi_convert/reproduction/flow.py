@@ -19,7 +19,7 @@ from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.report import paper
 from loihi_convert.report.figure_style import SIZES, Kind, Width, image_bytes
 from loihi_convert.reproduction.figures import accuracy_figure, channel_figure
-from loihi_convert.reproduction.measurements import Accuracy, Best, Choosing, CnnAccuracy, Correct
+from loihi_convert.reproduction.measurements import Accuracy, Choosing, CnnAccuracy
 from loihi_convert.reproduction.page import markdown_page
 from loihi_convert.reproduction.panels import OF_ACCURACIES, MeasuredChannels, channel_values, panels, read_rows
 from loihi_convert.reproduction.paper_cells import (
@@ -28,6 +28,7 @@ from loihi_convert.reproduction.paper_cells import (
 )
 from loihi_convert.reproduction.plan import Part, Plan, Tell, planned_parts
 from loihi_convert.reproduction.request import Request, What, opened_networks
+from loihi_convert.reproduction.results import Best, Correct
 from loihi_convert.reproduction.tables import (
     BestEntry,
     Entry,

@@ -26,12 +26,21 @@ from loihi_convert.conversion.quantization import quantize
 from loihi_convert.devices import one_thread
 from loihi_convert.files import sha256
 from loihi_convert.frontend.source import Source, open_source
-from loihi_convert.ir.network import IntegrateAndFire, Readout, SpikingLayer, SpikingNetwork
+from loihi_convert.ir.network import IntegrateAndFire, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.records import Record
 from loihi_convert.reproduction.images import Selection
 from loihi_convert.reproduction.paper_cells import Setting
+from loihi_convert.reproduction.results import (
+    BalancedNetwork,
+    BalancedRow,
+    Best,
+    Correct,
+    ExportedFile,
+    Neurons,
+    Rates,
+)
 from loihi_convert.simulation.layer_spec import Recording
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulator import Block, Simulator
@@ -59,97 +68,6 @@ class Checkpoint:
     def key(self) -> tuple[str, str, str]:
         """What determines results; exported files contain the name of the checkpoint."""
         return self.path.name, self.digest, self.device
-
-
-class Neurons(Record):
-    """The neurons of a layer, one number per channel; infinity, which JSON lacks, is None."""
-
-    threshold: tuple[float | None, ...]
-    amplitude: tuple[float, ...]
-    initial_potential: tuple[float, ...]
-
-    @property
-    def thresholds(self) -> list[float]:
-        """The thresholds, infinity included."""
-        return [math.inf if value is None else value for value in self.threshold]
-
-
-class BalancedNetwork(Record):
-    """The neurons of each layer of a network for ``timesteps`` steps, and how they were balanced."""
-
-    timesteps: int
-    layers: tuple[Neurons | None, ...]
-    provenance: dict[str, Any]
-
-    def for_readout(self, readout: Readout) -> BalancedNetwork:
-        """Return the network with or without neurons in its last layer; with, it must have them."""
-        if readout == "spikes":
-            return self
-        made = {**self.provenance, "balance": {**self.provenance["balance"], "readout": readout}}
-        return BalancedNetwork(timesteps=self.timesteps, layers=(*self.layers[:-1], None), provenance=made)
-
-
-class BalancedRow(Record):
-    """One network for each T."""
-
-    networks: tuple[BalancedNetwork, ...]
-
-    def network(self, setting: Setting) -> BalancedNetwork:
-        """Return the network of a setting."""
-        (found,) = (one for one in self.networks if one.timesteps == setting.timesteps)
-        return found.for_readout(setting.readout)
-
-
-class Correct(Record):
-    """Number of correctly classified images."""
-
-    correct: int
-
-
-class Rates(Record):
-    """The average firing rate of each channel, by layer name."""
-
-    rates: dict[str, tuple[float, ...]]
-
-
-class ExportedFile(Record):
-    """A netx file.
-
-    Attributes
-    ----------
-    content
-        The file, in Base64.
-    validated
-        Number of correctly classified validation images; None if they were not run.
-    """
-
-    content: str
-    validated: int | None
-
-    def network(self) -> QuantizedNetwork:
-        """Return the network in the file."""
-        with tempfile.TemporaryDirectory(prefix="loihi-convert-") as folder:
-            path = Path(folder, f"cell{netx.SUFFIX}")
-            path.write_bytes(base64.b64decode(self.content))
-            return netx.read(path)
-
-
-class Best(Record):
-    """The best of several exported files.
-
-    Attributes
-    ----------
-    network
-        File name of its checkpoint.
-    method
-        The method that was used for it.
-    correct
-        Number of correctly classified test images.
-    """
-
-    network: str
-    method: str
-    correct: int
 
 
 @dataclass(frozen=True)
