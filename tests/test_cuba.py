@@ -19,10 +19,11 @@ from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.chip import limits
 from loihi_convert.errors import DataError, InputError, NetxError, RangeError, UsageError
-from loihi_convert.external.cuba import INTEGRATOR, CubaLayer, CubaNetwork, CubaNeuron, PixelBias
+from loihi_convert.external.cuba import INTEGRATOR, CubaLayer, CubaNetwork, CubaNeuron
 from loihi_convert.external.cuba_run import run_cuba
-from loihi_convert.external.cuba_simulation import LayerStep, lif_step, pixel_inputs, simulate
-from loihi_convert.ir.synapse import Dense
+from loihi_convert.external.cuba_simulation import LayerStep, lif_step, simulate
+from loihi_convert.external.pixels import pixel_inputs
+from loihi_convert.ir.synapse import Dense, PixelBias
 
 
 def neuron(i_decay: int, v_decay: int, v_th_mant: int) -> CubaNeuron:
@@ -292,7 +293,7 @@ def put(index: int, **values: object) -> Callable[[list[Any]], object]:
         (put(3, type="dense_rec"), "layer 3", "'dense_rec' is recurrent"),
         (put(3, type="avgpool"), "layer 3", "'avgpool' is a type that lava-dl does not support"),
         (put(3, type="a\x1b[2J"), "layer 3", r"'a\x1b[2J' is a type"),
-        (put(1, neuron={**NEURON, "type": "SDNN"}), "layer 1", "'SDNN'"),
+        (put(1, neuron={**NEURON, "type": "RF_IZ"}), "layer 1", "'RF_IZ'"),
         (put(1, neuron={**NEURON, "iDecay": 4097}), "layer 1", "neuron/iDecay 4,097"),
         (put(1, neuron={**NEURON, "iDecay": 7.5}), "layer 1", "neuron/iDecay has numbers with a fraction"),
         (put(1, neuron={**NEURON, "iDecay": "a text"}), "layer 1", "neuron/iDecay is |S6"),

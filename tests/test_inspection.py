@@ -109,8 +109,8 @@ def test_files_of_lava_dl() -> None:
     assert digits.refusal.startswith("layer 2: has delays")
     assert digits.layers[2].others["delay"] == "float32 (256,), 0..62"
     sdnn = describe(lava_dl_file("gts/pilotnet_sdnn/network.net"))
-    assert (sdnn.layers[1].neuron_type, sdnn.refusal is not None) == ("SDNN", True)
-    assert str(sdnn.refusal).startswith("layer 0: neurons of type 'SDNN'")
+    assert (sdnn.layers[1].neuron_type, sdnn.refusal) == ("SDNN", None)
+    assert sdnn.about["spikes"] == "graded (sigma-delta neurons)"
 
 
 def test_differences_are_counted(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from loihi_convert.netx.stock import StockFile, StockLayer
 _NETX: Final = "lava/lib/dl/netx/hdf5.py"
 _WEIGHTS: Final = "optimize_weight_bits in lava/lib/dl/netx/utils.py"
 _LIF: Final = "lava/proc/lif"
+_SIGMA_DELTA: Final = "lava/proc/sdn"
 
 _BUILT: Final = ("input", "conv", "flatten", "dense", "dense_rec")
 _RAISING: Final = ("pool", "convT", "unpool", "average", "concat", "dense_comp")
@@ -67,11 +68,33 @@ def the_neurons_are_known_to_netx(layer: StockLayer) -> Violation | None:
     return Violation(f"{kind[:20]} neurons", one_of(_KNOWN_NEURONS), _NETX, "Train with one of these.")
 
 
-def the_neurons_are_cuba(layer: StockLayer) -> Violation | None:
-    if layer.neuron_type is None or layer.is_cuba or the_neurons_are_known_to_netx(layer) is not None:
+def the_neurons_are_cuba_or_sigma_delta(layer: StockLayer) -> Violation | None:
+    is_checked = layer.neuron_type is None or layer.is_cuba or layer.is_sdnn
+    if is_checked or the_neurons_are_known_to_netx(layer) is not None:
         return None
     fix = "Only weights and sizes are checked, not decays and thresholds."
-    return Violation(f"{layer.neuron_type[:20]} neurons", "`check` supports only CUBA, which is Lava's LIF", "", fix)
+    allowed = "`check` supports only CUBA, which is Lava's LIF, and SDNN, its sigma-delta neurons"
+    return Violation(f"{layer.neuron_type} neurons"[:40], allowed, "", fix)
+
+
+def biases_and_thresholds_fit_the_state_of_a_sigma_delta_neuron(layer: StockLayer) -> Violation | None:
+    most = limits.CURRENT_LIMIT >> 2 * limits.SIGMA_DELTA_STATE_EXP
+    for name in ("bias", "neuron/vThMant") if layer.is_sdnn and layer.kind != "input" else ():
+        value = layer.numbers(name)
+        if value is not None and np.abs(value).max() > most:
+            allowed = f"must be within +-{most:,}: netx shifts them left by 12 bits, into 24 bits"
+            return Violation(f"{name} {_range(value)}", allowed, _SIGMA_DELTA, "Scale weights and biases down.")
+    return None
+
+
+def graded_spikes_are_the_changes_of_an_input(file: StockFile) -> Violation | None:
+    if not file.is_graded:
+        return None
+    allowed = (
+        "a message is the change of an activation: netx builds Delta, SigmaDelta and Sigma, and resets none of them"
+    )
+    fix = "`run` takes one step of each layer for an image, from the settled state."
+    return Violation("sigma-delta neurons, whose spikes are graded", allowed, _SIGMA_DELTA, fix)
 
 
 def weights_are_whole_numbers(layer: StockLayer) -> Violation | None:
@@ -208,6 +231,7 @@ def _range(value: Array) -> str:
 
 FILE_RULES: Final[tuple[Rule[StockFile], ...]] = (
     Rule(layers_are_numbered_from_zero, {"lava": "error", "loihi2": "error"}),
+    Rule(graded_spikes_are_the_changes_of_an_input, {"lava": "note", "loihi2": "note"}),
 )
 
 STOCK_RULES: Final[tuple[Rule[StockLayer], ...]] = (
@@ -215,7 +239,8 @@ STOCK_RULES: Final[tuple[Rule[StockLayer], ...]] = (
     Rule(what_netx_needs_is_there, {"lava": "error", "loihi2": "error"}),
     Rule(the_shape_follows_from_the_input, {"lava": "error", "loihi2": "error"}),
     Rule(the_neurons_are_known_to_netx, {"lava": "error", "loihi2": "error"}),
-    Rule(the_neurons_are_cuba, {"lava": "note", "loihi2": "note"}),
+    Rule(the_neurons_are_cuba_or_sigma_delta, {"lava": "note", "loihi2": "note"}),
+    Rule(biases_and_thresholds_fit_the_state_of_a_sigma_delta_neuron, {"lava": "warning", "loihi2": "warning"}),
     Rule(weights_are_whole_numbers, {"lava": "error", "loihi2": "error"}),
     Rule(dense_weights_fit_a_synapse, {"lava": "error", "loihi2": "error"}),
     Rule(kernels_fit_a_synapse, {"loihi2": "error"}),

@@ -68,6 +68,14 @@ UNIT_EXP: Final = 6
 LIF_STATE_LIMIT: Final = WRAPS_ABOVE << UNIT_EXP
 """Range of u and v of Lava's LIF, in units of 1/64: u stays in (-2^23, 2^23], v clips at +-(2^23 - 1)."""
 
+SIGMA_DELTA_STATE_EXP: Final = 6
+"""``state_exp`` of Lava's sigma-delta neurons in netx: bits of their state below one unit of a message
+(``get_neuron_params`` in ``lava/lib/dl/netx/hdf5.py``)."""
+
+MESSAGE_LIMIT: Final = 2**15 - 1
+"""Largest magnitude of a graded spike of 16 message bits, one of them the sign: what netx gives the synapses after
+sigma-delta neurons (``num_message_bits`` in ``get_neuron_params``). Lava's CPU models do not check it."""
+
 LEVEL_SPANS: Final = (BIAS_MANT_RANGE[1] - BIAS_MANT_RANGE[0], 2 * (BIAS_MANT_RANGE[1] - BIAS_MANT_RANGE[0]))
 """Largest distance between the firing levels of a layer: with ``bias_exp`` 6, and with 7 (steps of 2)."""
 

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from loihi_convert.cli.options import Normalization
     from loihi_convert.data import Dataset, DataSplits
     from loihi_convert.external.cuba import CubaNetwork
+    from loihi_convert.ir.graded import GradedNetwork
     from loihi_convert.pipeline import ExternalRun, RunOptions
 
 
 def run_external(
     output: Path | None,
     paths: Sequence[Path],
-    network: CubaNetwork,
+    network: CubaNetwork | GradedNetwork,
     splits: DataSplits,
     images: Dataset,
     options: RunOptions,
@@ -74,7 +75,10 @@ def _refuse(paths: Sequence[Path], given: Mapping[str, object]) -> None:
 
 
 def _say(ran: ExternalRun, path: Path, scene: RunScene, *, as_json: bool, details: bool) -> None:
-    log(f"{path.name}: another tool wrote it; its CUBA neurons run as in Lava, without early exit")
+    from loihi_convert.external.cuba import CubaNetwork
+
+    kind = "CUBA" if isinstance(ran.network, CubaNetwork) else "sigma-delta"
+    log(f"{path.name}: another tool wrote it; its {kind} neurons run as in Lava, without early exit")
     if as_json:
         from loihi_convert.runs.run_folder import results_json
 

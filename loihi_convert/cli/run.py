@@ -108,8 +108,8 @@ def run(
     from loihi_convert import external, pipeline
     from loihi_convert.backends import BackendOptions, open_backend
     from loihi_convert.backends.loihi2.board import require_extension
-    from loihi_convert.external.cuba import CubaNetwork
     from loihi_convert.ir.provenance import ModelRecord
+    from loihi_convert.ir.quantized import QuantizedNetwork
     from loihi_convert.progress import progress_bar
     from loihi_convert.runs.run_folder import require_new_or_empty
 
@@ -126,7 +126,7 @@ def run(
     if output is not None:
         require_new_or_empty(output)
     network = external.read_any(paths[0])
-    if isinstance(network, CubaNetwork):
+    if not isinstance(network, QuantizedNetwork):
         given = {"backend": backend != "ref", "neuron": neuron, "leak": leak, "model": model, "arch": arch, **shared}
         splits = request.load(paths[0], ModelRecord(), network.input_shape)
         images = splits.test[: _image_count(image_count, backend, splits)]

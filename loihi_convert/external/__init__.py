@@ -1,10 +1,14 @@
-"""Netx files not written by loihi-convert: networks of CUBA neurons, read, simulated, run.
+"""Netx files not written by loihi-convert: networks of CUBA or sigma-delta neurons, read, simulated, run.
 
 ===================  ===================================================================================================
-``cuba``             the network
-``cuba_reader``      layers as lava-dl sees them -> `CubaNetwork`: strict
+``stock_chain``      layers as lava-dl sees them -> synapses and their geometry: strict
+``cuba``             the network of CUBA neurons
+``cuba_reader``      synapses and neurons -> `CubaNetwork`
 ``cuba_simulation``  its integers, step by step
 ``cuba_run``         images -> potentials and spikes of `ref`
+``sdnn_reader``      synapses and neurons -> `GradedNetwork`, simulated by `simulation.graded`
+``sdnn_run``         images -> outputs and messages of `ref`
+``pixels``           images -> the integers that enter
 ===================  ===================================================================================================
 """
 
@@ -14,14 +18,20 @@ from pathlib import Path
 
 from loihi_convert import netx
 from loihi_convert.external.cuba import CubaNetwork
-from loihi_convert.external.cuba_reader import decode_external, dense_weights, read_external
+from loihi_convert.external.cuba_reader import decode_cuba
+from loihi_convert.external.sdnn_reader import decode_sdnn
+from loihi_convert.external.stock_chain import dense_weights
+from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.netx.stock import stock_file
+from loihi_convert.netx.stock import StockFile, stock_file
 
-__all__ = ["decode_external", "dense_weights", "read_any", "read_external"]
+AnyNetwork = QuantizedNetwork | CubaNetwork | GradedNetwork
+"""A network that `run` can run."""
+
+__all__ = ["AnyNetwork", "decode_external", "dense_weights", "read_any", "read_external"]
 
 
-def read_any(path: str | Path) -> QuantizedNetwork | CubaNetwork:
+def read_any(path: str | Path) -> AnyNetwork:
     """Return the network in the netx file at ``path``, native or external.
 
     Raises
@@ -35,3 +45,29 @@ def read_any(path: str | Path) -> QuantizedNetwork | CubaNetwork:
         return stored.network
     with netx.errors_that_name(path):
         return decode_external(stock_file(stored.datasets))
+
+
+def read_external(path: str | Path) -> CubaNetwork | GradedNetwork:
+    """Return the network that lava-dl builds from the netx file at ``path``.
+
+    Raises
+    ------
+    NetxError
+        If the file is missing or damaged, or is not a chain of convolutions and dense layers without delays, with
+        neurons of one type, CUBA or SDNN.
+    """
+    path = Path(path)
+    file = netx.read_stock(path)
+    with netx.errors_that_name(path):
+        return decode_external(file)
+
+
+def decode_external(file: StockFile) -> CubaNetwork | GradedNetwork:
+    """Return the network that lava-dl builds from ``file``.
+
+    Raises
+    ------
+    NetxError
+        As in `read_external`.
+    """
+    return decode_sdnn(file) if file.is_graded else decode_cuba(file)

@@ -18,11 +18,11 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array, Pair, Shape, freeze
+from loihi_convert.arrays import Array, Shape, freeze
 from loihi_convert.chip import limits
 from loihi_convert.choices import Task
 from loihi_convert.ir.network import Readout
-from loihi_convert.ir.synapse import Conv, Dense
+from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,29 +49,6 @@ INTEGRATOR: Final = CubaNeuron(i_decay=0, v_decay=limits.MAX_DECAY, v_th_mant=np
 """Neuron of a dense layer without a neuron group in lava-dl: u never leaks, v = u + bias, and it never fires."""
 
 
-@dataclass(frozen=True)
-class PixelBias:
-    """Input of input neurons, instead of a synapse: each pixel is the bias of one neuron.
-
-    Parameters
-    ----------
-    weight, bias
-        A pixel x enters as ``weight x + bias``, rounded towards 0, at every step.
-    """
-
-    weight: int
-    bias: int
-    pool: Pair = (1, 1)
-
-    def output_shape(self, input_shape: Shape) -> Shape:
-        """Return ``input_shape``."""
-        return input_shape
-
-    def fan_out(self, input_shape: Shape) -> Array:
-        """Return zeros, as there is no synapse: int64 ``input_shape``."""
-        return np.zeros(input_shape, np.int64)
-
-
 @dataclass(frozen=True, eq=False)
 class CubaLayer:
     """One layer of CUBA neurons.
@@ -82,7 +59,7 @@ class CubaLayer:
         Its place in the file, such as ``layer 3``.
     synapse
         Integer weights and biases. The weights of a dense layer are those of Lava's synapse: 8 bits and a sign mode,
-        shifted left as far as possible (`cuba_reader.dense_weights`).
+        shifted left as far as possible (`stock_chain.dense_weights`).
     neuron
         Its neurons.
     weight_shift

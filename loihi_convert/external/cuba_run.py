@@ -12,13 +12,12 @@ from loihi_convert.arrays import Array
 from loihi_convert.backends.request import require_result_size
 from loihi_convert.backends.result import RunResult
 from loihi_convert.chip import limits
-from loihi_convert.errors import DataError, InputError, UsageError
-from loihi_convert.external.cuba import CubaNetwork, PixelBias
-from loihi_convert.external.cuba_simulation import pixel_inputs, simulate
+from loihi_convert.errors import UsageError
+from loihi_convert.external.cuba import CubaNetwork
+from loihi_convert.external.cuba_simulation import simulate
+from loihi_convert.external.pixels import DEFAULT_NORMALIZATION, pixel_inputs, require_images
+from loihi_convert.ir.synapse import PixelBias
 from loihi_convert.progress import Progress, no_progress
-
-DEFAULT_NORMALIZATION: Final = (0.5,)
-"""Mean and standard deviation of pixels / 255, so that x is in -1..1, as in lava-dl's test networks."""
 
 # Largest number of images x neurons of the largest layer simulated at once.
 _BLOCK: Final = 2**21
@@ -53,7 +52,10 @@ def run_cuba(
             "`mean` and `std` given for a network without input neurons", expected="its pixels enter as 0..255"
         )
     mean, std = mean or DEFAULT_NORMALIZATION, std or DEFAULT_NORMALIZATION
-    _check(network, images, timesteps, mean, std)
+    if timesteps < 1:
+        raise UsageError(f"found {timesteps}", where="timesteps", expected="must be at least 1")
+    require_images(network, images, mean, std)
+    _require_size(network, len(images), timesteps)
     started = time.perf_counter()
     count, outputs, spiking = len(images), math.prod(network.shapes[-1]), len(network.spiking_layers)
     potentials = np.empty((count, timesteps, outputs), np.int32)
@@ -89,31 +91,7 @@ def run_cuba(
     )
 
 
-def _check(
-    network: CubaNetwork, images: Array, timesteps: int, mean: tuple[float, ...], std: tuple[float, ...]
-) -> None:
-    if timesteps < 1:
-        raise UsageError(f"found {timesteps}", where="timesteps", expected="must be at least 1")
-    shape = network.input_shape
-    found = images.shape[1:]
-    # Pixels enter a network with flat inputs in C, H, W order.
-    fits = found == shape or (len(shape) == 1 and math.prod(found) == shape[0])
-    if images.dtype != np.uint8 or images.ndim != 4 or len(images) < 1 or not fits:
-        axes = ", ".join(map(str, shape))
-        expected = f"must be uint8 of shape (N, {axes}){' or of as many pixels' if len(shape) == 1 else ''}, N >= 1"
-        raise DataError(f"{images.dtype} of shape {images.shape}", where="images", expected=expected)
-    if math.prod(network.shapes[-1]) != network.shapes[-1][0]:
-        raise InputError(
-            f"maps of shape {network.shapes[-1]} in the last layer",
-            where=network.layers[-1].name,
-            expected="must have one neuron per class",
-        )
-    for name, values in (("mean", mean), ("std", std)):
-        is_valid = np.isfinite(values).all() and (name == "mean" or min(values) > 0)
-        if len(values) not in (1, found[0]) or not is_valid:
-            kind = "finite" if name == "mean" else "positive"
-            expected = f"must be one {kind} number, or one per channel ({found[0]})"
-            raise UsageError(f"found {', '.join(map(str, values))}", where=name, expected=expected)
+def _require_size(network: CubaNetwork, count: int, timesteps: int) -> None:
     channels = sum(shape[0] for shape in network.shapes[: len(network.spiking_layers)])
     per_image = timesteps * (5 * network.shapes[-1][0] + 16 * len(network.spiking_layers))
-    require_result_size(len(images) * per_image + 8 * timesteps * channels, len(images), timesteps)
+    require_result_size(count * per_image + 8 * timesteps * channels, count, timesteps)

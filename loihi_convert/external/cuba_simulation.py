@@ -19,9 +19,8 @@ from torch.nn import functional
 
 from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
-from loihi_convert.errors import RangeError
-from loihi_convert.external.cuba import CubaLayer, CubaNetwork, CubaNeuron, PixelBias
-from loihi_convert.ir.synapse import Conv
+from loihi_convert.external.cuba import CubaLayer, CubaNetwork, CubaNeuron
+from loihi_convert.ir.synapse import Conv, PixelBias
 
 _LIMIT: Final = limits.LIF_STATE_LIMIT
 
@@ -105,29 +104,3 @@ def _bias(layer: CubaLayer, axes: int) -> Array:
         return np.zeros((), np.int32)
     # One per channel of maps (B, C, H, W), else one per neuron.
     return bias.reshape(-1, 1, 1) if bias.ndim == 1 and axes == 4 else bias
-
-
-def pixel_inputs(network: CubaNetwork, images: Array, mean: Array, std: Array) -> Array:
-    """Return uint8 images ``(N, C, H, W)`` as inputs for `simulate`: int32 ``(N, *input_shape)``.
-
-    Input neurons get ``trunc(weight x + bias)`` with x = (pixel / 255 - mean) / std, one mean and std for all channels
-    or one per channel. A synapse gets the pixels, 0..255, as 8-bit graded spikes.
-
-    Raises
-    ------
-    RangeError
-        If a bias of an input neuron does not fit Lava's int16.
-    """
-    synapse = network.layers[0].synapse
-    values = images.astype(np.float64)
-    if isinstance(synapse, PixelBias):
-        x = (values / 255 - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1)
-        values = np.trunc(synapse.weight * x + synapse.bias)
-        if (largest := np.abs(values).max(initial=0)) > limits.LIF_BIAS_LIMIT:
-            raise RangeError(
-                f"a pixel bias of magnitude {largest:,.0f} (weight {synapse.weight:,}, bias {synapse.bias:,})",
-                where=network.layers[0].name,
-                expected=f"must be at most {limits.LIF_BIAS_LIMIT:,}, or Lava wraps",
-                hint="Pass another `mean` and a larger `std`.",
-            )
-    return values.astype(np.int32).reshape(len(images), *network.input_shape)

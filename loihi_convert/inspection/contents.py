@@ -115,8 +115,8 @@ class Contents(Record):
     written_by_us
         Whether it was written by `export`.
     about
-        For native files: T, pixel bits, reset, balance and so on; for external files: the datasets under
-        ``simulation``.
+        For native files: T, pixel bits, reset, balance and so on; for external files: whether spikes
+        are graded, and the datasets under ``simulation``.
     provenance
         The full provenance; empty for external files.
     refusal
@@ -262,7 +262,8 @@ def _refusal(file: StockFile) -> str | None:
 
 
 def _simulation(file: StockFile) -> dict[str, str]:
-    return {netx.escape_control(name): brief(value) for name, value in file.simulation.items()}
+    graded = {"spikes": "graded (sigma-delta neurons)"} if file.is_graded else {}
+    return graded | {netx.escape_control(name): brief(value) for name, value in file.simulation.items()}
 
 
 def _about(network: QuantizedNetwork) -> dict[str, str]:

@@ -196,6 +196,29 @@ class Dense:
 Synapse = Conv | Dense
 
 
+@dataclass(frozen=True)
+class PixelBias:
+    """Input of input neurons, instead of a synapse: each pixel is the bias of one neuron.
+
+    Parameters
+    ----------
+    weight, bias
+        A pixel x enters as ``weight x + bias``, rounded towards 0, at every step.
+    """
+
+    weight: int
+    bias: int
+    pool: Pair = (1, 1)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """Return ``input_shape``."""
+        return input_shape
+
+    def fan_out(self, input_shape: Shape) -> Array:
+        """Return zeros, as there is no synapse: int64 ``input_shape``."""
+        return np.zeros(input_shape, np.int64)
+
+
 def _added(own: Array | None, bias: Array) -> Array:
     return bias if own is None else own + bias.reshape(-1, *(1,) * (own.ndim - 1))
 

@@ -18,9 +18,11 @@ from loihi_convert.backends.result import RunResult
 from loihi_convert.chip import limits
 from loihi_convert.chip.energy import Energy, RelayEvents, energy, estimate
 from loihi_convert.errors import DataError
-from loihi_convert.external.cuba import CubaNetwork, PixelBias
+from loihi_convert.external import AnyNetwork
+from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.network import Readout
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.synapse import PixelBias
 from loihi_convert.ir.task import class_count
 from loihi_convert.metrics.early_exit import EarlyExit
 from loihi_convert.metrics.layer_size import LayerSize, layer_sizes, multiplications
@@ -109,7 +111,8 @@ class Evaluation(Record):
     regression
         Errors of a regression, at the T of `points`, whose accuracies are then None; None for a classification.
     energy
-        Estimated energy of an inference at the T of `points`; None in results of versions without the estimate.
+        Estimated energy of an inference at the T of `points`; None for graded spikes, whose costs are not public, and
+        in results of versions without the estimate.
     saturated_images
         Number of images with an output potential of magnitude 131071 in any step: it may have been clipped.
     wrapped_images
@@ -168,7 +171,7 @@ class Evaluation(Record):
 
 def evaluate(
     result: RunResult,
-    network: QuantizedNetwork | CubaNetwork,
+    network: AnyNetwork,
     *,
     labels: Array | None = None,
     cnn_predictions: Array | None = None,
@@ -225,9 +228,12 @@ def evaluate(
         startup_seconds=result.startup_seconds,
         # A run shorter than the clock's resolution of 1 ns takes 0 seconds.
         images_per_second=image_count / max(result.seconds, 1e-9),
-        wrapped_images=result.wrapped_images,
+        wrapped_images=None if isinstance(network, GradedNetwork) else result.wrapped_images,
         energy=_energy(network, layers, points),
-        notes=tuple(_notes(labels, cnn_predictions) if numbers is None else regression_notes(numbers)),
+        notes=(
+            *(_notes(labels, cnn_predictions) if numbers is None else regression_notes(numbers)),
+            *_range_notes(result, network),
+        ),
         regression=None if numbers is None else evaluate_regression(numbers, [point.timesteps for point in points]),
     )
 
@@ -238,7 +244,7 @@ class _Compared:
     def __init__(
         self,
         result: RunResult,
-        network: QuantizedNetwork | CubaNetwork,
+        network: AnyNetwork,
         layers: Sequence[LayerSize],
         labels: Array | None,
         cnn_predictions: Array | None,
@@ -288,8 +294,11 @@ class _Compared:
         )
 
 
-def _energy(network: QuantizedNetwork | CubaNetwork, layers: Sequence[LayerSize], points: Sequence[Point]) -> Energy:
-    """The estimated energy of an inference, at the T of ``points``."""
+def _energy(network: AnyNetwork, layers: Sequence[LayerSize], points: Sequence[Point]) -> Energy | None:
+    """The estimated energy of an inference, at the T of ``points``; None for graded spikes,
+    which Loihi 1 cannot send."""
+    if isinstance(network, GradedNetwork):
+        return None
     is_poisson = isinstance(network, QuantizedNetwork) and network.poisson_seed is not None
     # Pixels of Poisson input may have relays; their synapses count as reached by pixels.
     input_synapses = multiplications(network.layers[0].synapse, network.input_shape)
@@ -325,6 +334,15 @@ def _notes(labels: Array | None, cnn_predictions: Array | None) -> Iterator[str]
             )
 
 
+def _range_notes(result: RunResult, network: AnyNetwork) -> Iterator[str]:
+    """A note if values of a graded network do not fit the chip."""
+    if isinstance(network, GradedNetwork) and result.wrapped_images:
+        yield (
+            f"On {result.wrapped_images:,} of {len(result.potentials):,} images a state does not fit 24 bits, or a "
+            "message 16: Lava's CPU models do not check it, a chip may give other classes."
+        )
+
+
 def reported_timesteps(timesteps: int) -> tuple[int, ...]:
     """Return 1, 2, 4, ... below ``timesteps`` (at least 1), then ``timesteps`` itself."""
     return (*(2**exponent for exponent in range((timesteps - 1).bit_length())), timesteps)
@@ -342,7 +360,7 @@ def _interval(matches: int | None, image_count: int) -> Interval | None:
     return None if matches is None else wilson_interval(matches, image_count)
 
 
-def _checked_size(result: RunResult, network: QuantizedNetwork | CubaNetwork) -> tuple[int, int]:
+def _checked_size(result: RunResult, network: AnyNetwork) -> tuple[int, int]:
     image_count, timesteps, classes = result.potentials.shape
     spiking = (image_count, timesteps, len(network.spiking_layers))
     fits = result.spike_counts.shape == spiking and result.synaptic_operations.shape == spiking
@@ -373,8 +391,10 @@ def _check_shape(name: str, array: Array | None, expected: tuple[int, ...]) -> N
         )
 
 
-def _saturated_images(result: RunResult, network: QuantizedNetwork | CubaNetwork) -> int:
+def _saturated_images(result: RunResult, network: AnyNetwork) -> int:
     """Number of images with an output potential at the limit of its range (the high digit, if there are two)."""
+    if isinstance(network, GradedNetwork):
+        return 0
     low_bits = network.low_bits if isinstance(network, QuantizedNetwork) else 0
     limit = limits.POTENTIAL_LIMIT * max(1, (1 << low_bits) - 1)
     return int((np.abs(result.potentials).max(axis=(1, 2)) >= limit).sum())

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 
 from loihi_convert.arrays import Shape
-from loihi_convert.external.cuba import CubaLayer, CubaNetwork, PixelBias
+from loihi_convert.external import AnyNetwork
+from loihi_convert.external.cuba import CubaLayer
+from loihi_convert.ir.graded import GradedLayer
 from loihi_convert.ir.network import ReluNetwork
-from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.quantized import QuantizedLayer
 from loihi_convert.ir.relays import relay_count, without_relays
-from loihi_convert.ir.synapse import Synapse
+from loihi_convert.ir.synapse import PixelBias, Synapse
 from loihi_convert.records import Record
 
 
@@ -35,10 +37,10 @@ class LayerSize(Record):
     relay_neuron_count: int = 0
 
 
-def layer_sizes(network: QuantizedNetwork | CubaNetwork) -> tuple[LayerSize, ...]:
+def layer_sizes(network: AnyNetwork) -> tuple[LayerSize, ...]:
     """Return the size of each layer."""
     layers = []
-    synaptic: tuple[QuantizedLayer | CubaLayer, ...] = network.layers
+    synaptic: tuple[QuantizedLayer | CubaLayer | GradedLayer, ...] = network.layers
     for layer, input_shape, shape in zip(
         synaptic, (network.input_shape, *network.shapes), network.shapes, strict=False
     ):

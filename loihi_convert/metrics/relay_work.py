@@ -15,7 +15,7 @@ import numpy as np
 
 from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
-from loihi_convert.external.cuba import CubaNetwork
+from loihi_convert.external import AnyNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.relays import is_relay, relay_count
 
@@ -39,11 +39,11 @@ class RelayWork(NamedTuple):
     synaptic_operations: Array
 
 
-def relay_work(result: RunResult, network: QuantizedNetwork | CubaNetwork) -> RelayWork:
+def relay_work(result: RunResult, network: AnyNetwork) -> RelayWork:
     """Return the work of the relays of ``network`` in a run."""
     counts = result.spike_counts.shape
     neurons, work = np.zeros(counts[2], np.int64), np.zeros((2, *counts[1:]))
-    if isinstance(network, CubaNetwork):
+    if not isinstance(network, QuantizedNetwork):
         return RelayWork(neurons, *work)
     for index, (layer, fan_out) in enumerate(zip(network.spiking_layers, network.fan_outs, strict=True)):
         relays = is_relay(layer.relay_of, layer.synapse.channels)

@@ -1,7 +1,7 @@
 """The layers of any netx file, from any tool, as lava-dl's ``lava.lib.dl.netx.hdf5.Network`` reads them.
 
 Lenient: contents may be missing or invalid, so that `check` can report problems and `inspect` can show what is stored.
-`external.cuba_reader` adds the checks that a run needs.
+`external` adds the checks that a run needs.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _NEEDED: Final[Mapping[str, tuple[str, ...]]] = {
 }
 _CUBA: Final = ("CUBA", "LOIHI")
 _CUBA_NEEDS: Final = ("neuron/iDecay", "neuron/vDecay", "neuron/vThMant")
+_SDNN_NEEDS: Final = ("neuron/vThMant",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,10 +102,17 @@ class StockLayer:
         return self.neuron_type in _CUBA
 
     @property
+    def is_sdnn(self) -> bool:
+        """Whether its neurons are Lava's sigma-delta neurons."""
+        return self.neuron_type == "SDNN"
+
+    @property
     def needed(self) -> tuple[str, ...]:
         """Names of the datasets that netx requires in this layer."""
         names = (*_NEEDED.get(self.kind, ()), *(("neuron/type",) if self.has_neurons else ()))
-        return tuple(dict.fromkeys((*names, *(_CUBA_NEEDS if self.is_cuba else ()))))
+        # An output, `Sigma`, has no threshold.
+        sends = self.is_sdnn and (self.kind == "input" or "neuron/sigma_output" not in self.datasets)
+        return tuple(dict.fromkeys((*names, *(_CUBA_NEEDS * self.is_cuba), *(_SDNN_NEEDS * sends))))
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -217,6 +225,11 @@ class StockFile:
         """Members that netx would not find: it counts the members and reads 0, 1, 2, ..."""
         numbered = {str(index) for index in range(len(self.members))}
         return tuple(name for name in self.members if name not in numbered)
+
+    @property
+    def is_graded(self) -> bool:
+        """Whether any layer has sigma-delta neurons, whose spikes are graded."""
+        return any(layer.is_sdnn for _, layer in self.layers)
 
     def require_numbered(self) -> None:
         """Raise a `NetxError` unless the layers are 0, 1, 2, ..."""

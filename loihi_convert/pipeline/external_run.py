@@ -11,6 +11,8 @@ from loihi_convert.data import Dataset, DataSplits
 from loihi_convert.errors import UsageError
 from loihi_convert.external.cuba import CubaNetwork
 from loihi_convert.external.cuba_run import run_cuba
+from loihi_convert.external.sdnn_run import run_sdnn
+from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.metrics.evaluation import Evaluation, evaluate
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
@@ -23,7 +25,7 @@ class ExternalRun:
 
     folder: Path
     files: tuple[Path, ...]
-    network: CubaNetwork
+    network: CubaNetwork | GradedNetwork
     result: RunResult
     evaluation: Evaluation
 
@@ -31,7 +33,7 @@ class ExternalRun:
 def run_external_into_folder(
     output: str | Path | None,
     path: Path,
-    network: CubaNetwork,
+    network: CubaNetwork | GradedNetwork,
     splits: DataSplits,
     images: Dataset,
     *,
@@ -53,7 +55,7 @@ def run_external_into_folder(
         The T to report; the run ends at the largest. Empty: the time steps per sample in the file.
     mean, std
         Normalization of pixels / 255 in training, one number for all channels or one per channel; by default
-        `cuba_run.DEFAULT_NORMALIZATION`.
+        `pixels.DEFAULT_NORMALIZATION`.
     command_line
         The command line typed by the user, for the manifest.
 
@@ -62,20 +64,27 @@ def run_external_into_folder(
     InputError
         If the file cannot be run, the images do not fit it, or ``output`` is not empty or cannot be written.
     UsageError
-        If neither the file nor ``timesteps`` gives T, or ``mean`` and ``std`` are invalid.
+        If neither the file nor ``timesteps`` gives T, it is not 1 for graded spikes, or ``mean`` and ``std`` are
+        invalid.
     """
     steps = max(timesteps, default=network.timesteps)
     if steps is None:
         raise UsageError(
             "the file does not record the number of time steps per sample", where=path, hint="Pass `timesteps`."
         )
+    if isinstance(network, GradedNetwork) and steps != 1:
+        expected = "must be 1: graded spikes take one step of each layer for an image"
+        raise UsageError(f"found {steps}", where="timesteps", expected=expected)
     classes = splits.classes or None
     images.require_fit(network.task, network.shapes[-1][0], "data")
     run_folder.require_class_names(path.stem, network, classes)
     named = None if output is None else Path(output)
     with run_folder.run_folder(named, f"{path.stem}-ref") as folder:
         with bars(f"{path.name}: running on ref") as progress:
-            result = run_cuba(network, images.images, steps, mean=mean, std=std, progress=progress)
+            if isinstance(network, GradedNetwork):
+                result = run_sdnn(network, images.images, mean=mean, std=std, progress=progress)
+            else:
+                result = run_cuba(network, images.images, steps, mean=mean, std=std, progress=progress)
         evaluation = evaluate(result, network, labels=images.labels, timesteps=timesteps)
         manifest = new_manifest(
             network=path.stem, data=splits.name, backend="ref", files=(path,), command_line=command_line, seed=None

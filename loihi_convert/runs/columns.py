@@ -20,7 +20,9 @@ from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
 from loihi_convert.chip.energy import Estimate
 from loihi_convert.errors import InputError
-from loihi_convert.external.cuba import CubaLayer, CubaNetwork
+from loihi_convert.external import AnyNetwork
+from loihi_convert.external.cuba import CubaLayer
+from loihi_convert.ir.graded import GradedLayer
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.metrics.early_exit import EarlyExit, ExitPoint
 from loihi_convert.metrics.evaluation import Evaluation, Point
@@ -171,11 +173,9 @@ def _range_columns(name: str, interval: Interval | None) -> dict[str, float | No
     return {f"{name}_low": low, f"{name}_high": high}
 
 
-def firing_rates(
-    name: str, evaluation: Evaluation, result: RunResult, network: QuantizedNetwork | CubaNetwork
-) -> Iterator[FiringRate]:
+def firing_rates(name: str, evaluation: Evaluation, result: RunResult, network: AnyNetwork) -> Iterator[FiringRate]:
     """Yield the rows of firing_rates.csv for one file: each spiking layer, each reported T, each channel."""
-    spiking: tuple[QuantizedLayer | CubaLayer, ...] = network.spiking_layers
+    spiking: tuple[QuantizedLayer | CubaLayer | GradedLayer, ...] = network.spiking_layers
     for layer, shape, spikes in zip(spiking, network.shapes, result.channel_spikes, strict=False):
         neurons = math.prod(shape[1:])
         sources = _sources(layer, shape[0])
@@ -194,15 +194,15 @@ def firing_rates(
                 )
 
 
-def _sources(layer: QuantizedLayer | CubaLayer, channels: int) -> list[int | None]:
+def _sources(layer: QuantizedLayer | CubaLayer | GradedLayer, channels: int) -> list[int | None]:
     """The source channel of each channel; None for channels that are not relays."""
-    if isinstance(layer, CubaLayer) or layer.relay_of is None:
+    if not isinstance(layer, QuantizedLayer) or layer.relay_of is None:
         return [None] * channels
     return [source if source >= 0 else None for source in layer.relay_of.tolist()]
 
 
-def thresholds(name: str, network: QuantizedNetwork | CubaNetwork) -> Iterator[ChannelThreshold]:
-    """Yield the rows of thresholds.csv for one file: each spiking layer, each channel; none for a CUBA network."""
+def thresholds(name: str, network: AnyNetwork) -> Iterator[ChannelThreshold]:
+    """Yield the rows of thresholds.csv for one file: each spiking layer, each channel; none for other neurons."""
     for layer in network.spiking_layers:
         if not isinstance(layer, QuantizedLayer):
             continue

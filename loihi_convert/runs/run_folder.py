@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
 from loihi_convert.errors import DataError, InputError, UsageError
-from loihi_convert.external.cuba import CubaNetwork
+from loihi_convert.external import AnyNetwork
 from loihi_convert.files import require_writable, write_atomically
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.task import name_count
@@ -43,7 +43,7 @@ class FileResults(NamedTuple):
     name: str
     evaluation: Evaluation
     result: RunResult
-    network: QuantizedNetwork | CubaNetwork
+    network: AnyNetwork
 
 
 def write_run(
@@ -58,9 +58,10 @@ def write_run(
     """Write the results of one run into ``folder`` and return the files, the manifest last.
 
     The files are ``accuracy.csv``, ``regression.csv`` (errors of a regression, whose accuracies are empty),
-    ``early_exit.csv`` (if early exit was evaluated), ``energy.csv``, ``firing_rates.csv`` (each channel at each
-    reported T), ``thresholds.csv`` (each channel, for files written by `export`), ``result.json``,
-    ``predictions.csv`` and ``manifest.json``. All contents are created before the first file is written.
+    ``early_exit.csv`` (if early exit was evaluated), ``energy.csv`` (not for graded spikes), ``firing_rates.csv`` (each
+    channel at each reported T), ``thresholds.csv`` (each channel, for binary spikes of files written by `export`),
+    ``result.json``, ``predictions.csv`` and ``manifest.json``. All contents are created before the first file is
+    written.
     Each file is written atomically, and the manifest is last, so a folder with a manifest is complete. If a file cannot
     be written, all files of the run are removed.
 
@@ -127,11 +128,12 @@ def _csv_files(
         contents["early_exit.csv"] = as_csv(
             early_exit_row(name, e, early_exit, point) for name, e, early_exit in exits for point in early_exit.points
         )
-    contents["energy.csv"] = as_csv(energy_row(name, one) for name, energy in estimates for one in energy.estimates)
+    if estimates:
+        contents["energy.csv"] = as_csv(energy_row(name, one) for name, energy in estimates for one in energy.estimates)
     contents["firing_rates.csv"] = as_csv(
         row for run in runs for row in firing_rates(run.name, run.evaluation, run.result, run.network)
     )
-    if not all(isinstance(run.network, CubaNetwork) for run in runs):
+    if any(isinstance(run.network, QuantizedNetwork) for run in runs):
         contents["thresholds.csv"] = as_csv(row for run in runs for row in thresholds(run.name, run.network))
     contents["result.json"] = results_json(figures).encode()
     contents["predictions.csv"] = blocks_as_csv([predictions(run) for run in runs])
@@ -149,7 +151,7 @@ def require_different_names(names: Sequence[str]) -> None:
         )
 
 
-def require_class_names(name: str, network: QuantizedNetwork | CubaNetwork, classes: tuple[str, ...] | None) -> None:
+def require_class_names(name: str, network: AnyNetwork, classes: tuple[str, ...] | None) -> None:
     """Raise the `DataError` of `write_run` unless there is one name per class, or output, of the file ``name``.
 
     Called before a run. ``classes`` is None if unknown.

@@ -49,6 +49,7 @@ from loihi_convert.backends.reference import run_network
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.models import build_model
 from loihi_convert.errors import CheckpointError, InputError, NetxError
+from loihi_convert.external.cuba import CubaNetwork
 from loihi_convert.external.cuba_simulation import simulate
 from loihi_convert.inspection.contents import describe
 from loihi_convert.inspection.tables import numbers_table, others_table, structure_table, summary
@@ -285,6 +286,7 @@ class _ForeignReader(_Reader):
         if odd := {c for c in shown if not c.isprintable() and c != "\n"}:
             raise AssertionError(f"shows {odd!a}")
         network = external.read_external(path)
+        assert isinstance(network, CubaNetwork)
         inputs = np.ones((1, *network.input_shape), np.int32)
         potentials = [layers[-1].v.tobytes() for layers in simulate(network, inputs, 2)]
         return {"shown": shown, "potentials": potentials}

@@ -1,0 +1,161 @@
+"""Networks of sigma-delta neurons, which send graded spikes: messages that carry integers.
+
+A neuron sends a message only if its activation changes, and the message is the change. The neurons are Lava's ``Delta``
+(input), ``SigmaDelta`` (hidden) and ``Sigma`` (output), in the integers of its CPU models (``lava/proc/sdn/models.py``
+of lava-nc 0.10.0), as lava-dl's netx builds them for neurons of type ``SDNN``. With the input x(t), the weights W and
+the biases b, sigma(0) = a(0) = r(0) = 0, and e = 6 (``state_exp``)::
+
+    Delta        a(t) = x(t) << (spike_exp + e)
+    SigmaDelta   sigma(t) = sigma(t-1) + W m_before        a(t) = max(0, sigma(t) + (b << (spike_exp + e)))
+    both         d(t) = a(t) - a(t-1) + r(t-1)
+                 s(t) = d(t) where |d(t)| >= vThMant << (spike_exp + e), else 0
+                 r(t) = d(t) - s(t)
+                 m(t) = s(t) >> e                             the message, rounded down
+    Sigma        sigma(t) = sigma(t-1) + W m_before        the output
+
+On Lava every synapse takes a step, so m_before is the message that the layer before sent one global step earlier.
+
+**Settling.** A bias is there from the first step on, before any input: each layer sends it, and the layers after it
+change once more. After as many steps as there are layers, with an input of 0, all is silent: the *settled state*, from
+which images are counted and timed here.
+
+**One step.** From the settled state each layer receives all changes of an image in one step, and sends each of its own
+once. Without thresholds a neuron's messages then add up to a >> 6, at most one less: the output, one step of each layer
+after the image, is that of a CNN with integer weights and activations.
+
+**Later steps.** r does not hold the e bits that ``>> e`` cuts off, so each further message of a neuron may lose up to
+one unit. Lava resets none of these neurons (netx ignores its ``reset_interval`` for them); before a new image, the host
+can write the settled state back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from loihi_convert.arrays import Array, Shape, freeze
+from loihi_convert.choices import Readout, Task
+from loihi_convert.errors import RangeError
+from loihi_convert.ir.provenance import Provenance, as_provenance
+from loihi_convert.ir.synapse import Conv, Dense, PixelBias
+
+STOCK_SPIKE_EXP: Final = 6
+"""``spike_exp`` of lava-dl's netx unless its caller passes another; files do not hold it."""
+
+
+@dataclass(frozen=True, eq=False)
+class GradedLayer:
+    """A synapse and its sigma-delta neurons.
+
+    Parameters
+    ----------
+    name
+        The module's name in the CNN, or the layer's place in a file of another tool.
+    synapse
+        Integer weights and biases, each bias in units of ``1 << spike_exp`` messages. For the input neurons, which are
+        ``Delta``: how a pixel is scaled.
+    threshold
+        ``vThMant``, 0 or more, in the unit of a bias.
+    sends
+        Whether the neurons send messages: ``Delta`` or ``SigmaDelta``, not ``Sigma``.
+    scale
+        For networks made from a CNN: the real value of sigma = 1, float64 ``(C_out,)``. A message counts 64 times as
+        much.
+    """
+
+    name: str
+    synapse: Conv | Dense | PixelBias
+    threshold: int = 0
+    sends: bool = True
+    scale: Array | None = None
+
+    def __post_init__(self) -> None:
+        freeze(self, "scale")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GradedNetwork:
+    """A chain of layers of sigma-delta neurons.
+
+    Parameters
+    ----------
+    input_shape
+        ``(C, H, W)`` or ``(N,)``.
+    layers
+        The input neurons, then at least one layer with a synapse. Only the last may be without messages; its output is
+        then sigma, otherwise the activation a.
+    spike_exp
+        See the docstring of this module; 0..8.
+    provenance
+        How it was made; empty for files of other tools.
+
+    Raises
+    ------
+    RangeError
+        If the chain is not one that netx can build.
+    """
+
+    input_shape: Shape
+    layers: tuple[GradedLayer, ...]
+    spike_exp: int = STOCK_SPIKE_EXP
+    provenance: Provenance = field(default_factory=Provenance)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "provenance", as_provenance(self.provenance))
+        kinds = [isinstance(layer.synapse, PixelBias) for layer in self.layers]
+        if len(kinds) < 2 or kinds != [True, *[False] * (len(kinds) - 1)]:
+            raise RangeError(
+                f"found {len(kinds)} layers, {sum(kinds)} of them input neurons",
+                where="layers",
+                expected="must be input neurons, then layers with synapses",
+            )
+        for layer in self.layers:
+            if layer.threshold < 0 or (not layer.sends and layer is not self.layers[-1]):
+                found = f"threshold {layer.threshold}" if layer.sends else "sends no messages"
+                raise RangeError(
+                    found, where=layer.name, expected="must be 0 or more, and only the last layer may be silent"
+                )
+            bias = None if isinstance(layer.synapse, PixelBias) else layer.synapse.bias
+            if not layer.sends and bias is not None:
+                raise RangeError("has a bias", where=layer.name, expected="must have none: Lava's Sigma adds no bias")
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Output shape of each layer."""
+        shapes, shape = [], self.input_shape
+        for layer in self.layers:
+            shape = layer.synapse.output_shape(shape)
+            shapes.append(shape)
+        return tuple(shapes)
+
+    @property
+    def timesteps(self) -> int:
+        """Time steps for an image, in each layer: 1."""
+        return 1
+
+    @property
+    def readout(self) -> Readout:
+        """The output: always the state of the last layer."""
+        return "potential"
+
+    @property
+    def task(self) -> Task:
+        """Meaning of the outputs, as recorded for the CNN; see `ir.task`."""
+        return self.provenance.model.task
+
+    @property
+    def spiking_layers(self) -> tuple[GradedLayer, ...]:
+        """The layers that send messages, the input neurons among them."""
+        return tuple(layer for layer in self.layers if layer.sends)
+
+    @property
+    def fan_outs(self) -> tuple[Array, ...]:
+        """Number of nonzero synapses from each neuron, per layer that sends: int64 in the layer's shape."""
+        hidden = [after.synapse.fan_out(shape) for after, shape in zip(self.layers[1:], self.shapes[:-1], strict=True)]
+        return (*hidden, np.zeros(self.shapes[-1], np.int64))[: len(self.spiking_layers)]
+
+    def __repr__(self) -> str:
+        shapes = "-".join("x".join(map(str, shape)) for shape in self.shapes)
+        return f"GradedNetwork({shapes}, spike_exp = {self.spike_exp})"

@@ -1,0 +1,161 @@
+"""Networks of graded spikes, step by step, in the integers of Lava's CPU models (equations: see `ir.graded`).
+
+Like those models this file computes in NumPy's int32; each line of `_sent` and `_activation` corresponds to a line of
+``lava/proc/sdn/models.py``. Weighted sums are computed in floating point, exactly: in float32 if no partial sum of
+this batch can reach 2^24, else in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from loihi_convert.arrays import Array
+from loihi_convert.chip import limits
+from loihi_convert.ir.graded import GradedLayer, GradedNetwork
+from loihi_convert.ir.synapse import Conv, PixelBias
+
+_EXACT_IN_FLOAT32: Final = 2 ** (np.finfo(np.float32).nmant + 1)
+
+
+class GradedStep(NamedTuple):
+    """One layer after one step, int32 ``(B, *shape)`` each.
+
+    Parameters
+    ----------
+    sigma
+        The sum of all weighted messages so far; in input neurons 0.
+    activation
+        a; in a layer that sends no messages equal to sigma.
+    residue
+        r, the part of the change that was below the threshold.
+    messages
+        m; 0 where nothing is sent.
+    """
+
+    sigma: Array
+    activation: Array
+    residue: Array
+    messages: Array
+
+    @property
+    def leaves_range(self) -> Array:
+        """Whether a value of the image does not fit 24 bits of state or 16 bits of a message: bool ``(B,)``."""
+        beyond = [np.abs(value) > limits.CURRENT_LIMIT for value in (self.sigma, self.activation)]
+        beyond.append(np.abs(self.messages) > limits.MESSAGE_LIMIT)
+        return np.asarray(np.any([value.reshape(len(value), -1).any(axis=1) for value in beyond], axis=0))
+
+
+State = tuple[GradedStep, ...]
+"""Every layer after one step."""
+
+
+def reset_state(network: GradedNetwork) -> State:
+    """Return the state before the first step, all 0, for B = 1."""
+    return tuple(GradedStep(*(np.zeros((1, *shape), np.int32),) * 4) for shape in network.shapes)
+
+
+def global_steps(network: GradedNetwork, frames: Iterable[Array], start: State | None = None) -> Iterator[State]:
+    """Yield every layer after each global step of Lava, in which a layer receives the messages of the step before.
+
+    Parameters
+    ----------
+    network
+        The network.
+    frames
+        The input x of each step: integers ``(B, *input_shape)``.
+    start
+        The state before the first step; default: `reset_state`.
+    """
+    state = reset_state(network) if start is None else start
+    for frame in frames:
+        received = (frame, *(layer.messages for layer in state[:-1]))
+        state = tuple(
+            _step(network, layer, last, messages)
+            for layer, last, messages in zip(network.layers, state, received, strict=True)
+        )
+        yield state
+
+
+def settled_state(network: GradedNetwork) -> State:
+    """Return the state, B = 1, in which no message is sent: after an input of 0 for as many steps as there are layers.
+
+    Until then the biases of each layer still change the layers after it.
+    """
+    blank = np.zeros((1, *network.input_shape), np.int32)
+    *_, state = global_steps(network, [blank] * (len(network.layers) + 1))
+    return state
+
+
+def frame_steps(network: GradedNetwork, frames: Iterable[Array], start: State) -> Iterator[State]:
+    """Yield every layer after its own step for each frame: on Lava layer l does it l global steps after the input.
+
+    The parameters are those of `global_steps`; ``start`` must be a state in which no message is sent. No state is reset
+    between frames.
+    """
+    state = start
+    for frame in frames:
+        after: list[GradedStep] = []
+        received = frame
+        for layer, last in zip(network.layers, state, strict=True):
+            after.append(_step(network, layer, last, received))
+            received = after[-1].messages
+        state = tuple(after)
+        yield state
+
+
+def _step(network: GradedNetwork, layer: GradedLayer, last: GradedStep, received: Array) -> GradedStep:
+    unit = network.spike_exp + limits.SIGMA_DELTA_STATE_EXP
+    if isinstance(layer.synapse, PixelBias):
+        activation = np.left_shift(received.astype(np.int32), unit)
+        sigma = np.zeros_like(activation)
+    else:
+        sigma = last.sigma + weighted(layer, received)
+        activation = _activation(layer, sigma, unit)
+    if not layer.sends:
+        nothing = np.zeros_like(sigma)
+        return GradedStep(sigma, sigma, nothing, nothing)
+    delta = activation - last.activation + last.residue
+    sent = np.where(np.abs(delta) >= layer.threshold << unit, delta, np.int32(0))
+    return GradedStep(sigma, activation, delta - sent, np.right_shift(sent, limits.SIGMA_DELTA_STATE_EXP))
+
+
+def _activation(layer: GradedLayer, sigma: Array, unit: int) -> Array:
+    assert not isinstance(layer.synapse, PixelBias)
+    bias = layer.synapse.bias
+    if bias is None:
+        return np.asarray(np.maximum(sigma, np.int32(0)))
+    # One per channel of maps (B, C, H, W), else one per neuron.
+    shaped = bias.reshape(-1, 1, 1) if bias.ndim == 1 and sigma.ndim == 4 else bias
+    return np.asarray(np.maximum(sigma + np.left_shift(shaped.astype(np.int32), unit), np.int32(0)))
+
+
+def weighted(layer: GradedLayer, messages: Array) -> Array:
+    """Return the current of the layer's synapse for messages ``(B, ...)``: int32 ``(B, *shape)``."""
+    synapse = layer.synapse
+    assert not isinstance(synapse, PixelBias)
+    pool_h, pool_w = synapse.pool
+    largest = np.abs(synapse.weight.astype(np.int64)).reshape(len(synapse.weight), -1).sum(axis=1).max()
+    largest = int(largest) * pool_h * pool_w * max(1, int(np.abs(messages.astype(np.int64)).max(initial=0)))
+    dtype = torch.float32 if largest < _EXACT_IN_FLOAT32 else torch.float64
+    weight, values = torch.from_numpy(synapse.weight.astype(np.int64)).to(dtype), torch.from_numpy(messages).to(dtype)
+    if synapse.pool != (1, 1):
+        values = functional.avg_pool2d(values, synapse.pool, divisor_override=1)
+    if isinstance(synapse, Conv):
+        # NNPACK, which torch may choose for some shapes, uses transforms (Winograd, Fourier), which round.
+        with torch.backends.nnpack.flags(enabled=False):
+            sums = functional.conv2d(
+                values, weight, None, synapse.stride, synapse.padding, synapse.dilation, synapse.groups
+            )
+    else:
+        sums = functional.linear(values.flatten(1), weight)
+    exact = sums.numpy().astype(np.int64)
+    if isinstance(synapse, Conv):
+        # signed_clamp in lava/proc/conv/utils.py wraps at 24 bits.
+        half = limits.CURRENT_LIMIT + 1
+        exact = (exact + half) % (2 * half) - half
+    return np.asarray(exact, np.int32)
