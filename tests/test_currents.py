@@ -18,7 +18,7 @@ from loihi_convert.arrays import Shape
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.simulation import convolution as module
 from loihi_convert.simulation.convolution import MAX_BYTE
-from loihi_convert.simulation.currents import Currents, sum_pool
+from loihi_convert.simulation.currents import Currents, sum_pool, summed_currents
 
 HAS_INT8 = platform.machine() == "x86_64" and torch.backends.mkldnn.is_available()
 
@@ -42,6 +42,22 @@ def test_equal_int64(case: Case, seed: int) -> None:
         for found in (operator(pooled.astype(operator.input_dtype)), operator.in_float32(pooled)):
             assert found.dtype == np.float32
             assert np.array_equal(found.transpose(0, 3, 1, 2).reshape(expected.shape), expected)
+
+
+@given(case=networks(), seed=st.integers(0, 10**6))
+@settings(max_examples=40, deadline=None)
+def test_currents_of_summed_inputs_are_summed_currents(case: Case, seed: int) -> None:
+    """Of any number of maps, over all positions, in every geometry; pooling averages, so that a window counts once."""
+    network, _ = case
+    rng = np.random.default_rng(seed)
+    for layer, shape in zip(network.layers, (network.input_shape, *network.shapes[:-1]), strict=True):
+        spikes = rng.integers(0, 2, (3, *shape))
+        currents = np.stack([oracle.current(without_bias(layer.synapse), image) for image in spikes])
+        expected = currents.reshape(3, layer.synapse.channels, -1).sum(axis=(0, 2))
+        maps = spikes.reshape(3, *shape, *(1,) * (3 - len(shape))).transpose(0, 2, 3, 1)
+        summed = sum_pool(np.ascontiguousarray(maps, np.float32), layer.synapse.pool).sum(axis=0, dtype=np.float64)
+        found = summed_currents(layer.synapse, shape, summed) * math.prod(layer.synapse.pool)
+        assert found == pytest.approx(expected, rel=1e-12, abs=1e-9)
 
 
 def onednn_is_right(synapse: Synapse, shape: Shape) -> bool:

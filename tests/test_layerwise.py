@@ -6,11 +6,13 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loihi_convert.arrays import Array
 from loihi_convert.conversion.balancing import balance
+from loihi_convert.conversion.bias_correction import correct_biases
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.ir.network import ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.synapse import Conv, Dense
@@ -94,7 +96,7 @@ def test_mean_excess_is_the_difference_of_the_mean_currents(
     for index in range(1, len(cnn.layers)):
         fixed = balanced.layers[:index]
         found = simulation.mean_excess(fixed)
-        # Looking ahead leaves what was kept as it was.
+        # What was kept serves another pass of the same layers.
         assert np.array_equal(simulation.mean_excess(fixed), found)
         simulation.largest_currents(fixed, [TIMESTEPS])
         layer = cnn.layers[index]
@@ -142,3 +144,46 @@ def test_kept_spikes_are_not_simulated_again(monkeypatch: pytest.MonkeyPatch, me
     for index in range(len(cnn.layers)):
         simulation.largest_currents(balanced.layers[:index], [TIMESTEPS])
     assert sum(begun) == passes * len(images())
+
+
+def test_no_layer_of_the_cnn_is_computed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates are fitted to the activations of one layer after another, each computed from those of the one before."""
+    begun: list[int] = []
+    chain = ReluChain.__call__
+
+    def counted(self: ReluChain, part: Array) -> list[Array]:
+        begun.append(len(part))
+        return chain(self, part)
+
+    cnn = network()
+    balanced = balance(cnn, images(), TIMESTEPS, BalanceOptions(method="ngu-lee"))
+    monkeypatch.setattr(ReluChain, "__call__", counted)
+    for memory, passes in ((2**31, 1), (0, 4)):
+        begun.clear()
+        simulation = GrowingSimulation(cnn, images(), TIMESTEPS, "soft", whole=True, memory=memory)
+        for index in range(len(cnn.layers) - 1):
+            thresholds = np.ones((2, cnn.layers[index].synapse.channels))
+            simulation.rate_errors(balanced.layers[:index], thresholds, thresholds / 2)
+        assert sum(begun) == passes * len(images())
+
+
+@pytest.mark.parametrize("moments", [2**22, 2000])
+def test_no_bit_depends_on_the_number_of_cores(monkeypatch: pytest.MonkeyPatch, moments: int) -> None:
+    """Sums of floating-point numbers over images: of rates' errors, and of currents."""
+    monkeypatch.setattr(simulator, "_CPU_BLOCK", moments)
+    rng = np.random.default_rng(2)
+    layers = tuple(
+        ReluLayer(layer.name, layer.synapse.with_input_factors(rng.random(channels)))
+        for layer, channels in zip(network().layers, (1, 5, 6, 4, 9), strict=True)
+    )
+    cnn = ReluNetwork((1, 9, 9), layers)
+    photos = rng.integers(0, 256, (150, 1, 9, 9)).astype(np.uint8)
+    found = []
+    for cores in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda cores=cores: cores)
+        balanced = balance(cnn, photos, TIMESTEPS, BalanceOptions(method="least-squares", reset="hard"))
+        corrected = correct_biases(cnn, balanced, photos)
+        values = [layer.correction for layer in corrected.layers[1:]]
+        values += [getattr(layer.neuron, name) for layer in balanced.layers[:-1] for name in ("threshold", "amplitude")]
+        found.append([value.tobytes() for value in values])
+    assert found[0] == found[1]

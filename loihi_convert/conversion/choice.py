@@ -22,6 +22,7 @@ from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptio
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
 from loihi_convert.progress import Progress, no_progress
+from loihi_convert.simulation.activations import Activations
 from loihi_convert.simulation.relu import cnn_scores
 
 BALANCING_SHARE: Final = 4
@@ -99,6 +100,7 @@ def choose_method(
     trying = trial_images(images, timesteps)
     balancing = images[: max(1, len(trying) // BALANCING_SHARE)]
     candidates = _candidates(network, timesteps, options)
+    activations = Activations(network, balancing)
     scores, measure = cnn_scores(network, trying), measure_of(network.task)
     is_open = options.bias_correction is None and options.amplitude == "compensated"
     more = _CORRECTED if is_open and options.initial_potential is None else 0
@@ -125,7 +127,9 @@ def choose_method(
 
     for method, percentile in candidates:
         chosen = replace(options, method=method, percentile=percentile)
-        balanced += balance_each(network, balancing, (timesteps,), chosen, device=device, progress=report)
+        balanced += balance_each(
+            network, balancing, (timesteps,), chosen, activations=activations, device=device, progress=report
+        )
         trials.append(tried(balanced[-1], chosen, corrected=bool(options.bias_correction)))
     for trial in sorted(trials, key=_rank)[:more]:
         spiking = balanced[trials.index(trial)]

@@ -10,12 +10,13 @@ import numpy as np
 from loihi_convert.arrays import Array
 from loihi_convert.conversion.calibration import calibration_subset, require_images
 from loihi_convert.conversion.options import AUTO, METHODS, BalanceOptions, require_timesteps
-from loihi_convert.conversion.thresholds import Balanced, activation_percentiles, nearest_rates
+from loihi_convert.conversion.thresholds import Balanced, nearest_rates
 from loihi_convert.errors import RangeError, UsageError, one_of
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.relays import is_relay, relayed
 from loihi_convert.progress import Progress, no_progress
+from loihi_convert.simulation.activations import Activations
 from loihi_convert.simulation.layerwise import GrowingSimulation
 
 # Methods based on activations, with their percentile; methods with one threshold per layer.
@@ -29,6 +30,7 @@ def balance_each(
     timesteps: Sequence[int],
     options: BalanceOptions,
     *,
+    activations: Activations | None = None,
     device: str = "cpu",
     progress: Progress = no_progress,
 ) -> tuple[SpikingNetwork, ...]:
@@ -47,6 +49,8 @@ def balance_each(
         The latencies T.
     options
         A method other than ``auto``; ``bias_correction`` is ignored, see `bias_correction.correct_biases`.
+    activations
+        Those of ``network`` on ``images``, if other methods use them, too.
     device
         Where to simulate: ``"cpu"`` or another torch device.
     progress
@@ -65,7 +69,9 @@ def balance_each(
     require_timesteps(timesteps)
     require_images(network, images)
     fitted = calibration_subset(images, max(timesteps)) if _fits_rates(network, options.method) else images
-    layers_of = _Balancing(network, fitted, options, device).layers(sorted(timesteps), progress)
+    if activations is None or len(activations.images) != len(fitted):
+        activations = Activations(network, fitted)
+    layers_of = _Balancing(network, activations, options, device).layers(sorted(timesteps), progress)
     last = network.layers[-1]
     readout = [SpikingLayer(last.name, last.synapse, None)] if options.readout == "potential" else []
     provenance = {
@@ -125,8 +131,8 @@ def _not_learned(layer: ReluLayer) -> Array:
 class _Balancing:
     """Balancing of a network's layers with neurons, for several T; parameters as in `balance_each`."""
 
-    def __init__(self, network: ReluNetwork, images: Array, options: BalanceOptions, device: str) -> None:
-        self._network, self._images, self._options, self._device = network, images, options, device
+    def __init__(self, network: ReluNetwork, activations: Activations, options: BalanceOptions, device: str) -> None:
+        self._network, self._activations, self._options, self._device = network, activations, options, device
         self._method = options.method
         self._fits_rates = _fits_rates(network, options.method)
         self._depth = len(network.layers) - (options.readout == "potential")
@@ -138,9 +144,7 @@ class _Balancing:
         """Return the balanced layers for each of ``timesteps``, ascending."""
         self._progress = progress
         if self._method == "percentile" or self._method in _OF_ACTIVATIONS or self._fits_rates:
-            self._percentiles = activation_percentiles(
-                self._network,
-                self._images,
+            self._percentiles = self._activations.percentile(
                 100.0 if self._fits_rates else _OF_ACTIVATIONS.get(self._method, self._options.percentile),
                 per_layer=self._method in _PER_LAYER,
                 progress=self._report,
@@ -233,7 +237,7 @@ class _Balancing:
     def _simulation(self, timesteps: Sequence[int]) -> GrowingSimulation:
         return GrowingSimulation(
             self._network,
-            self._images,
+            self._activations.images,
             max(timesteps),
             self._options.reset,
             poisson_seed=self._options.poisson_seed,

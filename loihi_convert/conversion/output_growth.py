@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingNetwork
 from loihi_convert.ir.quantized import MAX_TIMESTEPS, QuantizedLayer
-from loihi_convert.simulation.relu import Activation, clipped, relu_outputs, unchanged
+from loihi_convert.simulation.relu import Activation, ReluChain, clipped, on_blocks, unchanged
 
 
 def max_timesteps(network: SpikingNetwork, output: QuantizedLayer, largest_potential: float, images: Array) -> int:
@@ -50,4 +52,7 @@ def _largest_output(network: SpikingNetwork, images: Array) -> float:
 
     synapses = ReluNetwork(network.input_shape, tuple(ReluLayer(layer.name, layer.synapse) for layer in network.layers))
     activations = [activation(layer.neuron) for layer in network.layers]
-    return max(float(outputs[-1].abs().max()) for outputs in relu_outputs(synapses, images, activations=activations))
+    largest: list[float] = []
+    chain = ReluChain(synapses, activations=activations)
+    on_blocks(chain, images, lambda _, outputs: largest.append(float(np.abs(outputs[-1]).max())))
+    return max(largest)

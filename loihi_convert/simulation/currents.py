@@ -113,6 +113,24 @@ def as_convolution(synapse: Synapse, input_shape: Shape) -> tuple[Array, Geometr
     return synapse.weight.reshape(-1, channels, height, width), Geometry((1, 1), (0, 0), (1, 1), 1)
 
 
+def summed_currents(synapse: Synapse, input_shape: Shape, summed: Array) -> Array:
+    """Return the currents of a float network's synapse, summed over positions, without biases: float64 ``(C_out,)``.
+
+    Parameters
+    ----------
+    synapse
+        The synapse, whose pooling averages.
+    input_shape
+        ``(C, H, W)`` or ``(N,)``, before pooling.
+    summed
+        float64 ``(H', W', C)``: inputs, summed over the windows of the pooling and over any number of maps.
+    """
+    weight, (stride, padding, dilation, groups) = as_convolution(synapse, input_shape)
+    maps, kernel = torch.tensor(summed).permute(2, 0, 1)[None], torch.tensor(weight, dtype=torch.float64)
+    found = functional.conv2d(maps, kernel, None, stride, padding, dilation, groups)
+    return np.asarray(found[0].sum((1, 2)).numpy() / math.prod(synapse.pool))
+
+
 def channels_last(images: Array) -> Array:
     """Return ``(N, C, H, W)`` as contiguous float32 ``(N, H, W, C)``."""
     return np.ascontiguousarray(images.transpose(0, 2, 3, 1), np.float32)

@@ -254,6 +254,36 @@ def fire(states: Array, currents: Array, layer: Layer, sent: Spikes, records: Re
 
 
 @compiled()
+def _count(
+    potential: Array, current: Array, bias: Array, level: Array, threshold: Array, is_soft: bool, counts: Array
+) -> None:
+    """As `_step` without limits; adds spikes to ``counts``."""
+    if is_soft:
+        for index in range(counts.size):
+            v = potential[index] + (current[index] + bias[index])
+            fires = v > level[index]
+            potential[index] = v - threshold[index] if fires else v
+            counts[index] += np.float32(1) if fires else np.float32(0)
+    else:
+        for index in range(counts.size):
+            v = potential[index] + (current[index] + bias[index])
+            fires = v > level[index]
+            potential[index] = np.float32(0) if fires else v
+            counts[index] += np.float32(1) if fires else np.float32(0)
+
+
+@compiled()
+def _add_errors(
+    threshold: Array, counts: Array, steps: float, activations: Array, errors: Array, squares: Array
+) -> None:
+    for index in range(counts.size):
+        rate = threshold[index] * counts[index] / steps
+        error = rate - activations[index]
+        errors[index] += error * error
+        squares[index] += rate * rate
+
+
+@compiled()
 def rate_errors(
     currents: Array, bias: Array, activations: Array, thresholds: Array, levels: Array, initial: Array,
     is_soft: bool, steps: int, errors: Array, squares: Array,
@@ -261,28 +291,25 @@ def rate_errors(
     """See `neurons.rate_errors`; adds to ``errors`` and ``squares``, float64 ``(G, neurons)``."""
     images, neurons = activations.shape
     is_constant = currents.shape[1] == 1
-    membrane, fired = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
-    counts = np.empty(TILE, np.float32)
-    limit = np.float32(np.inf)
-    for image in range(images):
-        for first in range(0, neurons, TILE):
-            last = min(first + TILE, neurons)
-            size = last - first
-            for tried in range(len(thresholds)):
-                threshold = thresholds[tried, first:last]
-                for index in range(size):
-                    membrane[index] = initial[tried, first + index]
-                    counts[index] = 0
+    membrane, counts = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    error, square = np.empty(TILE, np.float64), np.empty(TILE, np.float64)
+    # Sums over images stay in the cache: all thresholds of a tile would not.
+    for first in range(0, neurons, TILE):
+        last = min(first + TILE, neurons)
+        size = last - first
+        for tried in range(len(thresholds)):
+            threshold = thresholds[tried, first:last]
+            error[:size] = 0
+            square[:size] = 0
+            for image in range(images):
+                membrane[:size] = initial[tried, first:last]
+                counts[:size] = 0
                 for step in range(steps):
                     current = currents[image, 0 if is_constant else step, first:last]
-                    _step(
-                        membrane[:size], current, bias[first:last], levels[tried, first:last], threshold, limit,
-                        is_soft, fired[:size],
+                    _count(
+                        membrane[:size], current, bias[first:last], levels[tried, first:last], threshold, is_soft,
+                        counts[:size],
                     )  # fmt: skip
-                    for index in range(size):
-                        counts[index] += fired[index]
-                for index in range(size):
-                    rate = threshold[index] * counts[index] / np.float32(steps)
-                    error = rate - activations[image, first + index]
-                    errors[tried, first + index] += error * error
-                    squares[tried, first + index] += rate * rate
+                _add_errors(threshold, counts[:size], np.float32(steps), activations[image, first:last], error, square)
+            errors[tried, first:last] += error[:size]
+            squares[tried, first:last] += square[:size]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from loihi_convert.arrays import Array, Shape
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork
 from loihi_convert.ir.synapse import Synapse
+from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.currents import Currents, channels_last, sum_pool
 from loihi_convert.simulation.inputs import MAX_PIXEL
 from loihi_convert.simulation.simulator import block_multiple, on_cores
@@ -37,6 +39,11 @@ class ReluChain:
         Omit the ReLU of the last of these layers.
     activations
         One activation for each of these layers, instead of the CNN's.
+
+    Attributes
+    ----------
+    images_at_once
+        Number of images that fit a block, a power of two; smaller ones divide `simulator.block_multiple`.
     """
 
     def __init__(
@@ -53,8 +60,15 @@ class ReluChain:
             (layer.synapse, Currents(layer.synapse, shape, averages=True, takes_spikes=False), activation)
             for layer, shape, activation in zip(layers, shapes[: len(layers)], activations, strict=True)
         ]
+        largest = max(math.prod(shape) for shape in network.shapes)
+        self.images_at_once = min(block_multiple("cpu"), 2 ** (max(1, _BLOCK // largest).bit_length() - 1))
         if is_open:
             self._layers[-1] = (*self._layers[-1][:2], unchanged)
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+        return len(self._layers)
 
     def __call__(self, images: Array) -> list[Array]:
         """Return float32 ``(N, H, W, C)`` per layer, after ReLU except in the last, for uint8 ``(N, C, H, W)``."""
@@ -114,7 +128,7 @@ def relu_outputs(
     ``activations``, if given, replace the CNN's, see `ReluChain`.
     """
     chain = ReluChain(network, activations=activations)
-    size = max(1, _BLOCK // max(math.prod(shape) for shape in network.shapes))
+    size = chain.images_at_once
     for start in range(0, len(images), size):
         outputs = chain(images[start : start + size])
         yield tuple(
@@ -122,19 +136,38 @@ def relu_outputs(
         )
 
 
+def on_blocks(
+    chain: ReluChain, images: Array, take: Callable[[int, list[Array]], None], *, progress: Progress = no_progress
+) -> None:
+    """Call ``take`` with the first of some of ``images``, uint8 ``(N, C, H, W)``, and what ``chain`` gives for them.
+
+    Calls come from several threads, in any order; the division of the images does not depend on the number of cores.
+    """
+    size, done, lock = chain.images_at_once, 0, threading.Lock()
+
+    def simulate(start: int) -> None:
+        nonlocal done
+        part = images[start : start + size]
+        take(start, chain(part))
+        with lock:
+            done += len(part)
+            progress(done, len(images))
+
+    on_cores("cpu", simulate, range(0, len(images), size))
+
+
 def cnn_scores(network: ReluNetwork, images: Array) -> Array:
     """Return the CNN's class scores: float32 ``(N, classes)`` for uint8 ``images``.
 
     Every bit is the same on any number of cores, and for images that are divided as `simulator.block_multiple` says.
     """
-    chain, found = ReluChain(network), np.empty((len(images), *network.shapes[-1]), np.float32)
-    largest = max(math.prod(shape) for shape in network.shapes)
-    size = min(block_multiple("cpu"), 2 ** (max(1, _BLOCK // largest).bit_length() - 1))
+    found = np.empty((len(images), *network.shapes[-1]), np.float32)
 
-    def score(start: int) -> None:
-        found[start : start + size] = chain(images[start : start + size])[-1].reshape(-1, *network.shapes[-1])
+    def score(start: int, outputs: list[Array]) -> None:
+        scores = outputs[-1].reshape(-1, *network.shapes[-1])
+        found[start : start + len(scores)] = scores
 
-    on_cores("cpu", score, range(0, len(images), size))
+    on_blocks(ReluChain(network), images, score)
     return found
 
 

@@ -126,7 +126,7 @@ class Simulator:
         if self._is_integer:
             images_at_once, steps_at_once = block_size(self._device, self._largest, len(images), timesteps)
         else:
-            images_at_once, steps_at_once = _float_block_size(self._device, self._largest, timesteps)
+            images_at_once, steps_at_once = float_block_size(self._device, self._largest, timesteps)
         lock, done = threading.Lock(), 0
 
         def simulate(start: int) -> None:
@@ -261,7 +261,7 @@ def block_size(device: str, largest: int, image_count: int, timesteps: int) -> t
     return max(1, min(moments // steps, -(-image_count // _cores(device)))), steps
 
 
-def _float_block_size(device: str, largest: int, timesteps: int) -> tuple[int, int]:
+def float_block_size(device: str, largest: int, timesteps: int) -> tuple[int, int]:
     """Return the same for a float network; the number of images is rounded up to a power of two.
 
     It depends neither on the number of images nor on that of cores, because the last bit of a sum may depend on the

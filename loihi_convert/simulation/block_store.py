@@ -1,0 +1,90 @@
+"""What `layerwise.py` keeps of a block of images from one pass to the next, and how results of blocks are added."""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from loihi_convert.arrays import Array
+
+Kept = TypeVar("Kept")
+
+
+class BlockStore(Generic[Kept]):
+    """Values of one layer, by the first image of each block, for as many blocks as fit ``memory`` bytes."""
+
+    def __init__(self, memory: int) -> None:
+        self._free = memory
+        self._blocks: dict[int, tuple[int, Kept, int]] = {}
+        self._lock = threading.Lock()
+
+    def look(self, start: int) -> tuple[int, Kept] | None:
+        """Return the layer and its values for the block at ``start``; None if they are not kept."""
+        found = self._blocks.get(start)
+        return None if found is None else found[:2]
+
+    def put(self, start: int, layer: int, value: Kept, size: int) -> None:
+        """Keep ``value``, of ``size`` bytes, in place of the one kept before; if it does not fit, keep neither."""
+        with self._lock:
+            _, _, before = self._blocks.pop(start, (0, None, 0))
+            self._free += before
+            if size <= self._free:
+                self._free -= size
+                self._blocks[start] = layer, value, size
+
+
+class Packed:
+    """Spikes ``(B, T, H, W, C)``: one bit each unless summed over windows."""
+
+    def __init__(self, spikes: Array) -> None:
+        self._shape = spikes.shape
+        self._is_bits = spikes.dtype == np.uint8 and int(spikes.max(initial=0)) <= 1
+        self._data = np.packbits(spikes) if self._is_bits else spikes
+
+    @property
+    def size(self) -> int:
+        """Size in bytes."""
+        return int(self._data.nbytes)
+
+    def unpacked(self) -> Tensor:
+        """Return the spikes."""
+        if not self._is_bits:
+            return torch.from_numpy(self._data)
+        return torch.from_numpy(np.unpackbits(self._data, count=math.prod(self._shape)).reshape(self._shape))
+
+
+Sum = TypeVar("Sum")
+
+
+class InOrder(Generic[Sum]):
+    """A sum of numbered values, 0, 1, ..., added in the order of their numbers, however they come.
+
+    So a sum of floating-point numbers has the same bits on any number of cores.
+    """
+
+    def __init__(self) -> None:
+        self._total: Sum | None = None
+        self._next = 0
+        self._waiting: dict[int, Sum] = {}
+        self._lock = threading.Lock()
+
+    def add(self, number: int, value: Sum) -> None:
+        """Add value ``number``, once those before it have been added."""
+        with self._lock:
+            self._waiting[number] = value
+            while self._next in self._waiting:
+                value = self._waiting.pop(self._next)
+                self._total = value if self._total is None else self._total + value  # type: ignore[operator]
+                self._next += 1
+
+    @property
+    def total(self) -> Sum:
+        """The sum of all values."""
+        assert self._total is not None, "there are no values"
+        assert not self._waiting, "a value is missing"
+        return self._total
