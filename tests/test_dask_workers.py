@@ -22,6 +22,7 @@ from loihi_convert.cells.dask_workers import DaskWorkers
 from loihi_convert.data import load_data
 from loihi_convert.errors import DataError, InputError, PlatformError
 from loihi_convert.pipeline import shards
+from loihi_convert.simulation.image_shards import shards as divided
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_an_error_in_a_shard_is_the_users_error(workers: DaskWorkers, folder: Pa
     work = replace(shards.file_work(opened, open_backend("ref"), pipeline.RunOptions()), backend="sim")
     path.write_bytes((folder / "poisson.net").read_bytes())
     with pytest.raises(InputError, match=r"model\.net: is not there, or another file, on ") as raised:
-        workers.map(shards.run_work, work, shards.shards(digits.test.images, 4, "cpu"))
+        workers.map(shards.run_work, work, divided(digits.test.images, 4, "cpu"))
     assert raised.value.where == str(path)
 
 

@@ -25,7 +25,9 @@ from loihi_convert.backends.result import RunResult, concatenated
 from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import InputError, UsageError, VerificationError
 from loihi_convert.pipeline import RunOptions, running, shards
-from loihi_convert.pipeline.shards import SHARD_BYTES, ImagesRun, Shard, joined
+from loihi_convert.pipeline.shards import ImagesRun, joined
+from loihi_convert.simulation.image_shards import SHARD_BYTES, Shard
+from loihi_convert.simulation.image_shards import shards as divided
 from loihi_convert.simulation.simulator import block_multiple
 
 Shared = TypeVar("Shared")
@@ -150,7 +152,7 @@ def assert_equal(found: RunResult, expected: RunResult) -> None:
 @given(count=st.integers(1, 40), images=st.integers(1, 1000), device=st.sampled_from(["cpu", "cuda"]))
 def test_shards_are_all_images_in_order_and_begin_where_blocks_begin(count: int, images: int, device: str) -> None:
     pixels = np.arange(images * 2, dtype=np.uint8).reshape(images, 1, 1, 2)
-    found = shards.shards(pixels, count, device)
+    found = divided(pixels, count, device)
     assert np.array_equal(np.concatenate([shard.images for shard in found]), pixels)
     assert 1 <= len(found) <= count
     unit = block_multiple(device)
@@ -163,7 +165,7 @@ def test_shards_are_all_images_in_order_and_begin_where_blocks_begin(count: int,
 def test_a_shard_has_a_limited_size() -> None:
     # 256 x 512 pixels: 2^17 bytes an image, 1024 images a shard.
     images = np.broadcast_to(np.zeros((), np.uint8), (3000, 1, 256, 512))
-    found = shards.shards(images, 1, "cpu")
+    found = divided(images, 1, "cpu")
     assert [len(shard.images) for shard in found] == [1024, 1024, 952]
     assert found[0].images.size == SHARD_BYTES
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from loihi_convert.cells.dask_executors import SlurmJobs
     from loihi_convert.cells.executors import Executor
     from loihi_convert.choices import Device
-    from loihi_convert.pipeline.shards import Workers
+    from loihi_convert.simulation.image_shards import Workers
 
 PANEL: Final = "Where it is computed"
 FAILED: Final = PlatformError.exit_code

@@ -21,22 +21,19 @@ from loihi_convert.metrics.evaluation_by_task import evaluate_images
 from loihi_convert.pipeline.opened_file import OpenedFile, open_file
 from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.pipeline.shards import (
-    SHARDS_PER_SLOT,
     FileWork,
     ImagesRun,
-    Shard,
-    Workers,
     file_work,
     joined,
     reference_outputs,
     reference_work,
     run_shard,
     run_work,
-    shards,
 )
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
 from loihi_convert.runs.manifest import new_manifest
+from loihi_convert.simulation.image_shards import SHARDS_PER_SLOT, Shard, Workers, shards
 
 EXIT_IMAGES: Final = 2_000
 """Most images used to choose the margin of early exit."""
