@@ -26,9 +26,9 @@ from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import InputError, UsageError, VerificationError
 from loihi_convert.pipeline import RunOptions, running, shards
 from loihi_convert.pipeline.shards import ImagesRun, joined
+from loihi_convert.simulation.blocks import block_multiple
 from loihi_convert.simulation.image_shards import SHARD_BYTES, Shard
 from loihi_convert.simulation.image_shards import shards as divided
-from loihi_convert.simulation.simulator import block_multiple
 
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")

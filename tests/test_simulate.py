@@ -14,7 +14,7 @@ from loihi_convert.backends.reference import run_network
 from loihi_convert.ir.network import IntegrateAndFire, Reset, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Dense
-from loihi_convert.simulation import simulator
+from loihi_convert.simulation import blocks, simulator
 from loihi_convert.simulation.simulator import Block, outputs
 
 
@@ -132,7 +132,7 @@ def test_the_block_size_does_not_change_results(monkeypatch: pytest.MonkeyPatch,
     """Blocks of many or single images and steps, any number of threads; torch's own number of threads is restored."""
     network, images = random_network(7, image_count=9)
     expected = run_network(network, images, 6, trace=True)
-    monkeypatch.setattr(simulator, "_CPU_BLOCK", moments)
+    monkeypatch.setattr(blocks, "_CPU_BLOCK", moments)
     before = torch.get_num_threads()
     torch.set_num_threads(cores)
     try:
@@ -145,7 +145,7 @@ def test_the_block_size_does_not_change_results(monkeypatch: pytest.MonkeyPatch,
 
 def test_an_error_in_one_thread_stops_all(monkeypatch: pytest.MonkeyPatch) -> None:
     network, images = random_network(7, image_count=9)
-    monkeypatch.setattr(simulator, "_CPU_BLOCK", 1)
+    monkeypatch.setattr(blocks, "_CPU_BLOCK", 1)
     taken: list[Block] = []
 
     def take(block: Block) -> None:

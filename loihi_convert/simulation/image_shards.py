@@ -1,7 +1,7 @@
 """Images divided into shards, which several processes compute apart.
 
 Every bit of a joined result is that of the undivided images. The integers of an image do not depend on other images,
-and a shard begins where a block of the float networks begins, see `simulator.block_multiple`.
+and a shard begins where a block of the float networks begins, see `blocks.block_multiple`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
 from loihi_convert.arrays import Array
-from loihi_convert.simulation.simulator import block_multiple
+from loihi_convert.simulation.blocks import block_multiple
 
 SHARDS_PER_SLOT: Final = 4
 """Shards for each slot of the workers: a slow worker gets fewer than a fast one."""

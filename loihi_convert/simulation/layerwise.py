@@ -25,6 +25,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.ir.network import ReluNetwork, Reset, SpikingLayer, SpikingNetwork
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.block_store import BlockStore, InOrder, Packed
+from loihi_convert.simulation.blocks import float_block_size, on_cores
 from loihi_convert.simulation.currents import sum_pool, summed_currents
 from loihi_convert.simulation.device import DeviceLayer
 from loihi_convert.simulation.inputs import Inputs
@@ -32,7 +33,7 @@ from loihi_convert.simulation.largest_currents import LargestCurrents
 from loihi_convert.simulation.layer_spec import LayerSpec, Recording
 from loihi_convert.simulation.neurons import RateErrors, rate_errors
 from loihi_convert.simulation.relu import ReluChain, on_blocks
-from loihi_convert.simulation.simulator import float_block_size, float_specs, layers_on, on_cores
+from loihi_convert.simulation.simulator import float_specs, layers_on
 
 MEMORY: Final = 2**31
 """Most bytes of spikes and activations stored; the rest is computed again from the images."""

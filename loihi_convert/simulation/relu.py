@@ -15,9 +15,9 @@ from loihi_convert.arrays import Array, Shape
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork
 from loihi_convert.ir.synapse import Synapse
 from loihi_convert.progress import Progress, no_progress
+from loihi_convert.simulation.blocks import block_multiple, on_cores
 from loihi_convert.simulation.currents import Currents, channels_last, sum_pool
 from loihi_convert.simulation.inputs import MAX_PIXEL
-from loihi_convert.simulation.simulator import block_multiple, on_cores
 
 # Largest number of images x neurons of the largest layer computed at once: 16 MiB.
 _BLOCK: Final = 2**22
@@ -43,7 +43,7 @@ class ReluChain:
     Attributes
     ----------
     images_at_once
-        Number of images that fit a block, a power of two; smaller ones divide `simulator.block_multiple`.
+        Number of images that fit a block, a power of two; smaller ones divide `blocks.block_multiple`.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ def on_blocks(
 def cnn_scores(network: ReluNetwork, images: Array) -> Array:
     """Return the CNN's class scores: float32 ``(N, classes)`` for uint8 ``images``.
 
-    Every bit is the same on any number of cores, and for images that are divided as `simulator.block_multiple` says.
+    Every bit is the same on any number of cores, and for images that are divided as `blocks.block_multiple` says.
     """
     found = np.empty((len(images), *network.shapes[-1]), np.float32)
 

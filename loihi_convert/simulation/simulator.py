@@ -25,9 +25,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Final
 
 import numpy as np
 import torch
@@ -40,6 +38,7 @@ from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Synapse
 from loihi_convert.progress import Progress, no_progress
+from loihi_convert.simulation.blocks import block_size, float_block_size, on_cores
 from loihi_convert.simulation.cpu import CpuLayer
 from loihi_convert.simulation.currents import Currents
 from loihi_convert.simulation.device import DeviceLayer
@@ -47,13 +46,6 @@ from loihi_convert.simulation.gpu import GpuLayer
 from loihi_convert.simulation.inputs import Inputs
 from loihi_convert.simulation.layer_spec import LayerBlock, LayerSpec, Recording
 from loihi_convert.simulation.neurons import Neurons
-
-# Largest number of images x steps x neurons of the largest layer simulated at once: 16 MiB of currents per core.
-_CPU_BLOCK: Final = 2**22
-_GPU_BLOCK: Final = 2**26
-# Most images of a float network simulated at once: powers of two.
-_CPU_FLOATS: Final = 64
-_GPU_FLOATS: Final = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,65 +244,6 @@ def clipped_images(
 
     Simulator(network, Recording(clipping=True), device=device).run(images, timesteps, take, progress=progress)
     return np.asarray(seen.sum(axis=1, dtype=np.int64))
-
-
-def block_size(device: str, largest: int, image_count: int, timesteps: int) -> tuple[int, int]:
-    """Return the numbers of images and steps simulated at once if the largest layer has ``largest`` neurons."""
-    moments = max(1, (_CPU_BLOCK if device == "cpu" else _GPU_BLOCK) // largest)
-    steps = min(timesteps, moments)
-    return max(1, min(moments // steps, -(-image_count // _cores(device)))), steps
-
-
-def float_block_size(device: str, largest: int, timesteps: int) -> tuple[int, int]:
-    """Return the same for a float network; the number of images is rounded up to a power of two.
-
-    It depends neither on the number of images nor on that of cores, because the last bit of a sum may depend on the
-    size of a batch.
-    """
-    images, steps = block_size(device, largest, block_multiple(device) * _cores(device), timesteps)
-    return 2 ** (images - 1).bit_length(), steps
-
-
-def block_multiple(device: str) -> int:
-    """Return the largest number of images that a float network takes at once; smaller ones divide it.
-
-    A run may be divided after any multiple of it: no bit of its results changes.
-    """
-    return _CPU_FLOATS if device == "cpu" else _GPU_FLOATS
-
-
-def _cores(device: str) -> int:
-    return torch.get_num_threads() if device == "cpu" else 1
-
-
-def on_cores(device: str, work: Callable[[int], None], items: Sequence[int]) -> None:
-    """Call ``work`` with each item, on as many threads as torch uses; torch's own threading is off meanwhile.
-
-    On a GPU, one thread does all work.
-    """
-    cores = _cores(device)
-    is_stopped = threading.Event()
-
-    @torch.inference_mode()
-    def guarded(item: int) -> None:
-        try:
-            if not is_stopped.is_set():
-                work(item)
-        except BaseException:
-            is_stopped.set()
-            raise
-
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(cores) as threads:
-            try:
-                for done in [threads.submit(guarded, item) for item in items]:
-                    done.result()
-            except BaseException:
-                is_stopped.set()
-                raise
-    finally:
-        torch.set_num_threads(cores)
 
 
 def layers_on(device: str, specs: Sequence[LayerSpec]) -> Sequence[DeviceLayer]:

@@ -1,0 +1,80 @@
+"""How images are divided into blocks, and blocks into those of each core.
+
+A block passes through all its steps layer by layer. It fits a core's cache, so that memory does not grow with the
+number of images or steps.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import torch
+
+# Largest number of images x steps x neurons of the largest layer simulated at once: 16 MiB of currents per core.
+_CPU_BLOCK: Final = 2**22
+_GPU_BLOCK: Final = 2**26
+# Most images of a float network simulated at once: powers of two.
+_CPU_FLOATS: Final = 64
+_GPU_FLOATS: Final = 1024
+
+
+def block_size(device: str, largest: int, image_count: int, timesteps: int) -> tuple[int, int]:
+    """Return the numbers of images and steps simulated at once if the largest layer has ``largest`` neurons."""
+    moments = max(1, (_CPU_BLOCK if device == "cpu" else _GPU_BLOCK) // largest)
+    steps = min(timesteps, moments)
+    return max(1, min(moments // steps, -(-image_count // _cores(device)))), steps
+
+
+def float_block_size(device: str, largest: int, timesteps: int) -> tuple[int, int]:
+    """Return the same for a float network; the number of images is rounded up to a power of two.
+
+    It depends neither on the number of images nor on that of cores, because the last bit of a sum may depend on the
+    size of a batch.
+    """
+    images, steps = block_size(device, largest, block_multiple(device) * _cores(device), timesteps)
+    return 2 ** (images - 1).bit_length(), steps
+
+
+def block_multiple(device: str) -> int:
+    """Return the largest number of images that a float network takes at once; smaller ones divide it.
+
+    A run may be divided after any multiple of it: no bit of its results changes.
+    """
+    return _CPU_FLOATS if device == "cpu" else _GPU_FLOATS
+
+
+def _cores(device: str) -> int:
+    return torch.get_num_threads() if device == "cpu" else 1
+
+
+def on_cores(device: str, work: Callable[[int], None], items: Sequence[int]) -> None:
+    """Call ``work`` with each item, on as many threads as torch uses; torch's own threading is off meanwhile.
+
+    On a GPU, one thread does all work.
+    """
+    cores = _cores(device)
+    is_stopped = threading.Event()
+
+    @torch.inference_mode()
+    def guarded(item: int) -> None:
+        try:
+            if not is_stopped.is_set():
+                work(item)
+        except BaseException:
+            is_stopped.set()
+            raise
+
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(cores) as threads:
+            try:
+                for done in [threads.submit(guarded, item) for item in items]:
+                    done.result()
+            except BaseException:
+                is_stopped.set()
+                raise
+    finally:
+        torch.set_num_threads(cores)
