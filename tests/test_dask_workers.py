@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from distributed import Client
 from support.command_line import Invoke, invoker
 from support.dask_functions import refused, stumbling, times, unexpected
 from support.shard_runs import write_files, written
@@ -81,6 +82,34 @@ def test_run_with_workers(invoke: Invoke) -> None:
     assert done.code == 0, done.err
     assert "300 images" in done.out.replace("test images", "images")
     assert written(Path("here"), "command_line") == written(Path("there"), "command_line")
+
+
+def test_export_with_workers(invoke: Invoke) -> None:
+    words = ("export", "model.pt", "-T", "4", "--balance", "least-squares", "--bias-correction", "-o")
+    assert invoke(*words, "here.net").code == 0
+    done = invoke(*words, "there.net", "--workers", "2")
+    assert done.code == 0, done.err
+    assert Path("here.net").read_bytes() == Path("there.net").read_bytes()
+
+
+def test_items_of_a_place_return_to_the_worker_that_had_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless it is busy: what Dask is told is compared, not what it does."""
+    with local_cluster(2) as executor:
+        workers, submit, told = executor.workers, Client.submit, list[Any]()
+
+        def recorded(self: Client, function: Any, *arguments: Any, **options: Any) -> Any:
+            told.append((options.get("workers"), options.get("allow_other_workers")))
+            return submit(self, function, *arguments, **options)
+
+        monkeypatch.setattr(Client, "submit", recorded)
+        assert workers.map(times, 2, [1, 2, 3], place=lambda item: ("a", item)) == [2, 4, 6]
+        assert {at for at, _ in told} == {None}
+        told.clear()
+        assert workers.map(times, 2, [1, 2, 4], place=lambda item: ("a", item)) == [2, 4, 8]
+        addresses = set(executor._client.nthreads())
+    # What the items share, then the items; the last one was never seen.
+    assert [other for _, other in told] == [None, True, True, None]
+    assert all(at is None or (len(at) == 1 and at[0] in addresses) for at, _ in told)
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import pickle
-import random
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.networks import random_network
-from support.shard_runs import write_files, written
+from support.shard_runs import Elsewhere, write_files, written
 
 from loihi_convert import netx, pipeline
 from loihi_convert.backends import BackendOptions, open_backend
@@ -29,33 +26,6 @@ from loihi_convert.pipeline.shards import ImagesRun, joined
 from loihi_convert.simulation.blocks import block_multiple
 from loihi_convert.simulation.image_shards import SHARD_BYTES, Shard
 from loihi_convert.simulation.image_shards import shards as divided
-
-Shared = TypeVar("Shared")
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-class Elsewhere:
-    """Workers that compute at most ``count`` shards, in a random order, each as if in a process of its own."""
-
-    def __init__(self, count: int) -> None:
-        self.slots, self.computed = count, 0
-
-    def map(
-        self,
-        function: Callable[[Shared, Item], Result],
-        shared: Shared,
-        items: Sequence[Item],
-        *,
-        done: Callable[[Item], None] = lambda item: None,
-    ) -> list[Result]:
-        found: dict[int, Result] = {}
-        for index in random.Random(0).sample(range(len(items)), len(items)):
-            arguments = pickle.loads(pickle.dumps((shared, items[index])))
-            found[index] = pickle.loads(pickle.dumps(function(*arguments)))
-            done(items[index])
-        self.computed += len(items)
-        return [found[index] for index in range(len(items))]
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pickle
 import platform
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -32,6 +32,8 @@ class DaskWorkers:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        # The worker that computed an item of each place last.
+        self._addresses: dict[Hashable, str] = {}
 
     @property
     def slots(self) -> int:
@@ -44,11 +46,13 @@ class DaskWorkers:
         shared: Shared,
         items: Sequence[Item],
         *,
+        place: Callable[[Item], Hashable] | None = None,
         done: Callable[[Item], None] = lambda item: None,
     ) -> list[Result]:
         """Return ``function(shared, item)`` for each of ``items``, in their order; ``done`` is called as each ends.
 
-        An item is computed again if its worker dies, a few times.
+        An item is computed again if its worker dies, a few times. Items with the same ``place`` go to the same worker,
+        unless it is busy and another one is idle.
 
         Parameters
         ----------
@@ -79,12 +83,17 @@ class DaskWorkers:
             while waiting or running:
                 while waiting and len(running) < _ITEMS_PER_THREAD * self.slots:
                     index, item = waiting.popleft()
-                    future = self._client.submit(_call, _versions(), function, kept, item, pure=False)
+                    address = None if place is None else self._addresses.get(place(item))
+                    # A worker that is gone is not waited for.
+                    near = {} if address is None else {"workers": [address], "allow_other_workers": True}
+                    future = self._client.submit(_call, _versions(), function, kept, item, pure=False, **near)
                     running[future] = index, item
                     finished.add(future)
                 future = next(finished)
                 index, item = running.pop(future)
-                found[index] = _result(future, item)
+                address, found[index] = _result(future, item)
+                if place is not None:
+                    self._addresses[place(item)] = address
                 done(item)
         finally:
             self._client.cancel([*running, kept], force=True)
@@ -108,8 +117,12 @@ def _unchanged(value: _Packed) -> _Packed:
     return value
 
 
-def _call(versions: Mapping[str, str], function: Callable[[Any, Any], Any], shared: _Packed, item: Any) -> Any:
-    """Compute an item in a worker."""
+def _call(
+    versions: Mapping[str, str], function: Callable[[Any, Any], Any], shared: _Packed, item: Any
+) -> tuple[str, Any]:
+    """Compute an item in a worker; return the worker's address, and the result."""
+    from distributed import get_worker
+
     for name, here in _versions().items():
         if here != versions[name]:
             raise PlatformError(
@@ -118,7 +131,7 @@ def _call(versions: Mapping[str, str], function: Callable[[Any, Any], Any], shar
                 expected=f"must be {versions[name] or '(none)'}, as where the command runs",
                 hint="Install the same environment everywhere.",
             )
-    return function(_unpacked(shared.content), item)
+    return get_worker().address, function(_unpacked(shared.content), item)
 
 
 def _versions() -> dict[str, str]:
@@ -133,8 +146,8 @@ def _version(package: str) -> str:
         return ""
 
 
-def _result(future: Any, item: object) -> Any:
-    """The result of a future that has ended.
+def _result(future: Any, item: object) -> tuple[str, Any]:
+    """What `_call` returned in a future that has ended.
 
     Raises
     ------
@@ -142,7 +155,8 @@ def _result(future: Any, item: object) -> Any:
         As in `DaskWorkers.map`.
     """
     if future.status == "finished":
-        return future.result()
+        found: tuple[str, Any] = future.result()
+        return found
     if future.status != "error":
         raise PlatformError(
             "has ended, or cannot be reached any more", where="Dask scheduler", hint="Run the same command again."

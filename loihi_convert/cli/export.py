@@ -21,7 +21,7 @@ from loihi_convert.choices import (
     Target,
     Task,
 )
-from loihi_convert.cli import options
+from loihi_convert.cli import cluster, options
 from loihi_convert.cli.console import log, say_json
 from loihi_convert.cli.export_output import exported_json, say_exported
 from loihi_convert.cli.flags import flags_of
@@ -153,15 +153,18 @@ def export(
     skip_copies: Annotated[int | None, named("--skip-copies", BALANCING, _SKIP_COPIES, metavar="N")] = None,
     split_readout: Annotated[bool, switch("--split-readout", BALANCING, _SPLIT_READOUT)] = False,
     pixel_bits: Annotated[int | None, named("--pixel-bits", NEURONS, _PIXEL_BITS, metavar="BITS")] = None,
+    workers: Annotated[int | None, cluster.workers(of_shards=True)] = None,
+    scheduler: Annotated[str | None, cluster.scheduler()] = None,
+    slurm: Annotated[str | None, cluster.slurm()] = None,
 ) -> None:
     """Convert a CNN to spikes, balance its thresholds, round it to Loihi's integers, write a netx file."""
     require_cnn(model)
     steps = options.parse_timesteps(timesteps)
+    place = cluster.chosen_place(workers, scheduler, slurm, default=0)
     if expect is not None and not 0 < expect <= 100:
         raise UsageError(f"found {expect:g}", where="expect", expected="must be an accuracy in percent, in (0, 100]")
     from loihi_convert import pipeline
     from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, published_neurons
-    from loihi_convert.devices import chosen_device
     from loihi_convert.metrics.own_accuracy import own_accuracy
     from loihi_convert.pipeline.bundle import IMAGES, require_bundle, write_bundle
     from loihi_convert.pipeline.converting import require_skip_copies
@@ -208,19 +211,21 @@ def export(
     own = own_accuracy(source, images, f"{kind} of {splits.name}", None if expect is None else expect / 100)
     if own is not None:
         log(f"warning: {with_flags(own.warning, flags_of(ctx.command.params))}" if own.warning else own.sentence)
-    exported = pipeline.export(
-        source,
-        output,
-        steps,
-        splits.calibration_images(calibration),
-        balance_options=balance_options,
-        quantize_options=quantize_options,
-        skip_copies=skip_copies,
-        device=chosen_device(device),
-        overwrite=overwrite,
-        verify=verify,
-        bars=progress_bar,
-    )
+    with place.shard_workers(Path()) as shard_workers:
+        exported = pipeline.export(
+            source,
+            output,
+            steps,
+            splits.calibration_images(calibration),
+            balance_options=balance_options,
+            quantize_options=quantize_options,
+            skip_copies=skip_copies,
+            device=place.device(device),
+            workers=shard_workers,
+            overwrite=overwrite,
+            verify=verify,
+            bars=progress_bar,
+        )
     if bundle is not None:
         write_bundle(bundle, exported[0].path, splits.test.images[:IMAGES], overwrite=overwrite)
     if as_json:

@@ -15,6 +15,7 @@ from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.task import classes_of
 from loihi_convert.records import wilson_interval
+from loihi_convert.simulation.image_shards import Images
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulator import outputs
 
@@ -135,13 +136,15 @@ def measure_of(task: Task) -> Measure:
     return _MEASURES[task]
 
 
-def measured_agreement(cnn: ReluNetwork, network: QuantizedNetwork, images: Array, *, device: str = "cpu") -> Agreement:
+def measured_agreement(
+    cnn: ReluNetwork, network: QuantizedNetwork, images: Images, *, device: str = "cpu"
+) -> Agreement:
     """Return the agreement of ``network``, after its T steps, with ``cnn`` on ``images``, uint8 ``(N, C, H, W)``."""
     return agreement_with(cnn_scores(cnn, images), measure_of(cnn.task), network, images, device=device)
 
 
 def agreement_with(
-    scores: Array, measure: Measure, network: QuantizedNetwork, images: Array, *, device: str = "cpu"
+    scores: Array, measure: Measure, network: QuantizedNetwork, images: Images, *, device: str = "cpu"
 ) -> Agreement:
     """Return the same as `measured_agreement` from the CNN's outputs ``scores``, ``(N, outputs)``."""
     read = outputs(network, images, network.timesteps, device=device)[:, -1]
@@ -154,7 +157,7 @@ def agreement_with(
     )
 
 
-def rounded_share(measure: Measure, network: SpikingNetwork, quantized: QuantizedNetwork, images: Array) -> float:
+def rounded_share(measure: Measure, network: SpikingNetwork, quantized: QuantizedNetwork, images: Images) -> float:
     """Return the agreement of ``quantized`` with ``network``, the float SNN it was rounded from, on ``images``."""
     real, rounded = (outputs(found, images, network.timesteps)[:, -1] for found in (network, quantized))
     if network.readout == "spikes":

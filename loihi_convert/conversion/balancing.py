@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from loihi_convert.arrays import Array
 from loihi_convert.conversion.bias_correction import correct_biases
 from loihi_convert.conversion.choice import choose_method
 from loihi_convert.conversion.methods import balance_each
 from loihi_convert.conversion.options import AUTO, BalanceOptions
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
 from loihi_convert.progress import Progress, no_progress
+from loihi_convert.simulation.image_shards import Images
 
 
 def balance(
     network: ReluNetwork,
-    images: Array,
+    images: Images,
     timesteps: int,
     options: BalanceOptions = BalanceOptions(),
     *,

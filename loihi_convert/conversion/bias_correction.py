@@ -20,12 +20,12 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.conversion.calibration import calibration_subset, require_images
 from loihi_convert.errors import UsageError
 from loihi_convert.ir.network import ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.relays import is_relay
 from loihi_convert.progress import Progress, no_progress
+from loihi_convert.simulation.image_shards import Images
 from loihi_convert.simulation.layerwise import GrowingSimulation
 
 SHARES: Final = (0.5, 0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95)
@@ -33,7 +33,7 @@ SHARES: Final = (0.5, 0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95
 
 
 def correct_biases(
-    cnn: ReluNetwork, network: SpikingNetwork, images: Array, *, device: str = "cpu", progress: Progress = no_progress
+    cnn: ReluNetwork, network: SpikingNetwork, images: Images, *, device: str = "cpu", progress: Progress = no_progress
 ) -> SpikingNetwork:
     """Return ``network`` with corrected biases and, with soft reset, initial potentials.
 

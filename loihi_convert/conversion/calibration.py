@@ -6,9 +6,9 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.errors import DataError
 from loihi_convert.ir.network import ReluNetwork
+from loihi_convert.simulation.image_shards import Images
 
 MOST: Final = 2_000
 """Most images used: values fitted per channel do not change with five times as many."""
@@ -20,12 +20,12 @@ STEPS: Final = 16_000
 """Images x steps: the cost per step is the same at any T, and with more steps each image gives more data."""
 
 
-def calibration_subset(images: Array, timesteps: int) -> Array:
+def calibration_subset(images: Images, timesteps: int) -> Images:
     """Return the first of ``images``: the more ``timesteps``, the fewer images, see `STEPS`."""
     return images[: max(FEWEST, min(MOST, STEPS // timesteps))]
 
 
-def require_images(network: ReluNetwork, images: Array) -> None:
+def require_images(network: ReluNetwork, images: Images) -> None:
     """Raise a `DataError` unless ``images`` are calibration images for ``network``."""
     if images.dtype != np.uint8 or images.shape[1:] != network.input_shape or len(images) == 0:
         raise DataError(

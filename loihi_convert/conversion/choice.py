@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from loihi_convert.arrays import Array
 from loihi_convert.choices import Method
 from loihi_convert.conversion.agreement import Agreement, agreement_with, measure_of
 from loihi_convert.conversion.bias_correction import correct_biases
@@ -23,6 +22,7 @@ from loihi_convert.conversion.quantization import quantize
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.activations import Activations
+from loihi_convert.simulation.image_shards import Images
 from loihi_convert.simulation.relu import cnn_scores
 
 BALANCING_SHARE: Final = 4
@@ -70,14 +70,14 @@ class Trial(Agreement):
         return replace(options, method=self.method, percentile=self.percentile, bias_correction=self.corrected)
 
 
-def trial_images(images: Array, timesteps: int) -> Array:
+def trial_images(images: Images, timesteps: int) -> Images:
     """Return the calibration images used to test methods: `calibration_subset` of the second half."""
     return calibration_subset(images[-max(1, len(images) // 2) :], timesteps)
 
 
 def choose_method(
     network: ReluNetwork,
-    images: Array,
+    images: Images,
     timesteps: int,
     options: BalanceOptions = BalanceOptions(),
     quantize_options: QuantizeOptions = QuantizeOptions(),

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Final, NamedTuple
 
+import numpy as np
+
 from loihi_convert.arrays import Array
 from loihi_convert.choices import Readout, Task
 from loihi_convert.conversion.agreement import Agreement, Measure, measure_of, measured_agreement, rounded_share
@@ -19,6 +21,7 @@ from loihi_convert.errors import UsageError
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.progress import ProgressFactory, no_progress_bar
+from loihi_convert.simulation.image_shards import Images
 
 COMPARED_IMAGES: Final = 32
 """Calibration images on which the outputs of the quantized and of the float network are compared."""
@@ -60,7 +63,7 @@ class Conversion:
 
 def to_integers(
     cnn: ReluNetwork,
-    images: Array,
+    images: Images,
     timesteps: int,
     balance_options: BalanceOptions = BalanceOptions(),
     quantize_options: QuantizeOptions = QuantizeOptions(),
@@ -111,7 +114,8 @@ def to_integers(
     quantized = replace(made.quantized, provenance=made.quantized.provenance.with_parts(choice=choice_record))
     with bars(f"T = {timesteps}: counting clipped potentials") as progress:
         report = report_quantization(quantized, spiking, images, device=device, progress=progress)
-    rounding = _rounding_notes(measure_of(cnn.task), spiking, quantized, images[:COMPARED_IMAGES])
+    compared = np.asarray(images[:COMPARED_IMAGES])
+    rounding = _rounding_notes(measure_of(cnn.task), spiking, quantized, compared)
     notes = (*choice, *_bias_notes(spiking), *_readout_notes(quantized, report, quantize_options), *rounding)
     return Conversion(spiking, quantized, report, trials, made.agreement, notes)
 
@@ -127,7 +131,7 @@ class _Converting:
     """The conversion of a CNN with all calibration images by any method; fields as in `to_integers`."""
 
     cnn: ReluNetwork
-    images: Array
+    images: Images
     timesteps: int
     balance_options: BalanceOptions
     quantize_options: QuantizeOptions

@@ -17,6 +17,7 @@ from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.relays import is_relay, relayed
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.activations import Activations
+from loihi_convert.simulation.image_shards import Images
 from loihi_convert.simulation.layerwise import GrowingSimulation
 
 # Methods based on activations, with their percentile; methods with one threshold per layer.
@@ -26,7 +27,7 @@ _PER_LAYER: Final = ("spike-norm", "rmp", "act-norm", "robust-norm")
 
 def balance_each(
     network: ReluNetwork,
-    images: Array,
+    images: Images,
     timesteps: Sequence[int],
     options: BalanceOptions,
     *,

@@ -13,15 +13,16 @@ import math
 
 import numpy as np
 
-from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingNetwork
 from loihi_convert.ir.quantized import MAX_TIMESTEPS, QuantizedLayer
+from loihi_convert.progress import Progress, no_progress
+from loihi_convert.simulation.image_shards import Images, Shard, on_shards
 from loihi_convert.simulation.relu import Activation, ReluChain, clipped, on_blocks, unchanged
 
 
-def max_timesteps(network: SpikingNetwork, output: QuantizedLayer, largest_potential: float, images: Array) -> int:
+def max_timesteps(network: SpikingNetwork, output: QuantizedLayer, largest_potential: float, images: Images) -> int:
     """Return the largest T for which the output potentials of calibration images stay in range.
 
     Parameters
@@ -44,9 +45,13 @@ def max_timesteps(network: SpikingNetwork, output: QuantizedLayer, largest_poten
     return max(network.timesteps, min(math.floor(limit / (HEADROOM * growth)), MAX_TIMESTEPS))
 
 
-def _largest_output(network: SpikingNetwork, images: Array) -> float:
+def _largest_output(network: SpikingNetwork, images: Images) -> float:
     """The largest output magnitude of the network with activations clipped at the thresholds."""
 
+    return max(on_shards(_largest_of_shard, network, images))
+
+
+def _largest_of_shard(network: SpikingNetwork, shard: Shard, *, progress: Progress = no_progress) -> float:
     def activation(neuron: IntegrateAndFire | None) -> Activation:
         return unchanged if neuron is None else lambda maps: clipped(maps, neuron)
 
@@ -54,5 +59,6 @@ def _largest_output(network: SpikingNetwork, images: Array) -> float:
     activations = [activation(layer.neuron) for layer in network.layers]
     largest: list[float] = []
     chain = ReluChain(synapses, activations=activations)
-    on_blocks(chain, images, lambda _, outputs: largest.append(float(np.abs(outputs[-1]).max())))
+    images = np.asarray(shard.images)
+    on_blocks(chain, images, lambda _, outputs: largest.append(float(np.abs(outputs[-1]).max())), progress=progress)
     return max(largest)

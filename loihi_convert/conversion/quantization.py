@@ -29,6 +29,7 @@ from loihi_convert.ir.network import SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork, largest_pixel, with_pixel_bits
 from loihi_convert.ir.relays import relayed
 from loihi_convert.progress import Progress, no_progress
+from loihi_convert.simulation.image_shards import Images
 from loihi_convert.simulation.inputs import MAX_PIXEL
 from loihi_convert.simulation.relu import currents
 from loihi_convert.simulation.simulator import Extremes, extremes
@@ -40,7 +41,7 @@ _SAMPLE: Final = 200
 
 def quantize(
     network: SpikingNetwork,
-    images: Array,
+    images: Images,
     options: QuantizeOptions = QuantizeOptions(),
     *,
     device: str = "cpu",
@@ -88,7 +89,8 @@ def quantize(
         pixel_bits = limits.MAX_PIXEL_BITS
     elif pixel_bits is None:
         choice = _PIXEL_BITS.get("loihi2" if target == "loihi2" else network.reset)
-        pixel_bits = limits.MAX_PIXEL_BITS if choice is None else _best_pixel_bits(rounding, images, choice)
+        sample = np.asarray(images[:_SAMPLE])
+        pixel_bits = limits.MAX_PIXEL_BITS if choice is None else _best_pixel_bits(rounding, sample, choice)
     white = largest_pixel(network.poisson_seed, pixel_bits)
     layers: list[QuantizedLayer] = []
     amplitude: Array | None = None
@@ -157,15 +159,14 @@ class _Rounding:
 
 def _best_pixel_bits(rounding: _Rounding, images: Array, choice: tuple[int, ...]) -> int:
     """The pixel bits in ``choice`` for which the first layer's currents are nearest to those in floating point."""
-    sample = images[:_SAMPLE]
-    real = currents(rounding.network.layers[0].synapse, sample / MAX_PIXEL, averages=True)
+    real = currents(rounding.network.layers[0].synapse, images / MAX_PIXEL, averages=True)
     errors = {}
     for bits in choice:
         try:
             quantized = rounding.layer(0, 2**bits - 1, None)
         except RangeError:
             continue
-        found = currents(quantized.synapse, with_pixel_bits(sample, bits), averages=False)
+        found = currents(quantized.synapse, with_pixel_bits(images, bits), averages=False)
         per_channel = quantized.scale.reshape(-1, *(1,) * (real.ndim - 2))
         errors[bits] = float(np.square(found * per_channel - real).mean())
     # If none fits, the fewest bits: `quantize` then reports which number does not fit.

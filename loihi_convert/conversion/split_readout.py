@@ -23,11 +23,13 @@ from loihi_convert.errors import RangeError
 from loihi_convert.ir.digits import MAX_LOW_BITS, split
 from loihi_convert.ir.network import SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
+from loihi_convert.progress import Progress, no_progress
+from loihi_convert.simulation.image_shards import Images, Shard, on_shards
 from loihi_convert.simulation.simulator import Block, Simulator
 
 
 def with_split_readout(
-    network: QuantizedNetwork, real: FloatLayer, spiking: SpikingNetwork, images: Array, *, device: str = "cpu"
+    network: QuantizedNetwork, real: FloatLayer, spiking: SpikingNetwork, images: Images, *, device: str = "cpu"
 ) -> QuantizedNetwork:
     """Return ``network`` with a two-digit readout if that gains at least one weight bit, otherwise unchanged.
 
@@ -74,7 +76,7 @@ def _candidates(network: QuantizedNetwork, whole: QuantizedLayer) -> list[Quanti
     return found
 
 
-def _peaks(network: QuantizedNetwork, candidates: list[QuantizedLayer], images: Array, device: str) -> Array:
+def _peaks(network: QuantizedNetwork, candidates: list[QuantizedLayer], images: Images, device: str) -> Array:
     """The largest potential of either digit in any step, for each of ``candidates``: float64."""
     if not candidates:
         return np.zeros(0)
@@ -89,18 +91,29 @@ def _peaks(network: QuantizedNetwork, candidates: list[QuantizedLayer], images: 
         ),
         scale=np.concatenate([layer.scale for layer in layers]),
     )
-    peaks = np.zeros(all_of_them.synapse.channels)
+    probe = replace(network, layers=(*network.layers[:-1], all_of_them))
+    peaks = np.max(on_shards(_largest_potentials, (probe, device), images), axis=0)
+    return np.asarray(peaks.reshape(len(candidates), -1).max(axis=1))
+
+
+def _largest_potentials(
+    shared: tuple[QuantizedNetwork, str], shard: Shard, *, progress: Progress = no_progress
+) -> Array:
+    """The largest magnitude of each output's potential in any step, not clipped: float64 ``(outputs,)``."""
+    network, device = shared
+    peaks = np.zeros(network.layers[-1].synapse.channels)
 
     def take(block: Block) -> None:
         np.maximum(peaks, np.abs(block.layers[-1].potentials).max(axis=(0, 1, 2, 3)), out=peaks)
 
-    probe = replace(network, layers=(*network.layers[:-1], all_of_them))
-    Simulator(probe, device=device, saturates=False).run(images, network.timesteps, take)
-    return np.asarray(peaks.reshape(len(candidates), -1).max(axis=1))
+    Simulator(network, device=device, saturates=False).run(
+        np.asarray(shard.images), network.timesteps, take, first_image=shard.first, progress=progress
+    )
+    return peaks
 
 
 def _replaced(
-    network: QuantizedNetwork, chosen: QuantizedLayer, spiking: SpikingNetwork, peak: float, images: Array
+    network: QuantizedNetwork, chosen: QuantizedLayer, spiking: SpikingNetwork, peak: float, images: Images
 ) -> QuantizedNetwork:
     """``network`` with the readout ``chosen``, and the largest T for which both potentials stay in range."""
     stored = split(chosen)

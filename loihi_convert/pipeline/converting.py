@@ -19,6 +19,7 @@ from loihi_convert.frontend.source import Source
 from loihi_convert.ir.relays import relay_count
 from loihi_convert.pipeline.core_limit import core_notes, require_cores
 from loihi_convert.progress import ProgressFactory, no_progress_bar
+from loihi_convert.simulation.image_shards import Images
 from loihi_convert.simulation.relu import cnn_scores
 
 _COMPARED: Final = 8
@@ -30,7 +31,7 @@ _QCFS_TOLERANCE: Final = 0.1
 
 def converted(
     source: Source,
-    images: Array,
+    images: Images,
     timesteps: int,
     balance_options: BalanceOptions,
     quantize_options: QuantizeOptions,
@@ -72,7 +73,7 @@ def converted(
     """
     require_skip_copies(skip_copies)
     require_cores(source, quantize_options, skip_copies)
-    require_same_outputs(source, images[:_COMPARED])
+    require_same_outputs(source, np.asarray(images[:_COMPARED]))
     balance_options, trained_notes = _as_trained(source, balance_options)
     notes: tuple[str, ...] = ()
     if skip_copies is None and any(relay_count(layer.relay_of) for layer in source.network.layers):

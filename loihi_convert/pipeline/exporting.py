@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from loihi_convert import netx
 from loihi_convert.arrays import Array
 from loihi_convert.backends import open_backend
@@ -23,6 +25,7 @@ from loihi_convert.frontend.source import Source, open_source
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.pipeline.converting import converted, require_skip_copies
 from loihi_convert.progress import ProgressFactory, no_progress_bar
+from loihi_convert.simulation.image_shards import DividedImages, Workers
 
 VERIFIED_IMAGES: Final = 32
 """Number of calibration images on which an exported file is compared, layer by layer, with the network in memory."""
@@ -77,6 +80,7 @@ def export(
     quantize_options: QuantizeOptions = QuantizeOptions(),
     skip_copies: int | None = None,
     device: str = "cpu",
+    workers: Workers | None = None,
     overwrite: bool = False,
     verify: bool = True,
     bars: ProgressFactory = no_progress_bar,
@@ -99,6 +103,9 @@ def export(
         See `converting.converted`.
     device
         Where to simulate: ``"cpu"`` or another torch device.
+    workers
+        Processes that share the calibration images; the files are the same, bit for bit. None: this process simulates
+        them all.
     overwrite
         Replace existing files.
     verify
@@ -116,6 +123,8 @@ def export(
         If a part of the CNN has no spiking equivalent.
     VerificationError
         If a written file does not compute the same as the network in memory.
+    PlatformError
+        As in `Workers.map`.
     """
     model = Path(model) if isinstance(model, str) else model
     output = None if output is None else Path(output)
@@ -133,11 +142,14 @@ def export(
     require_skip_copies(skip_copies)
     quantize_options.require_neurons(balance_options.reset, balance_options.poisson_seed)
     source = model if isinstance(model, Source) else open_source(model)
+    compared = np.asarray(calibration[:VERIFIED_IMAGES])
+    # Each pass over the images would read stored ones again.
+    images = np.asarray(calibration) if workers is None else DividedImages(calibration, workers, device)
     exported = []
     for path, steps in zip(paths, timesteps, strict=True):
         made = converted(
             source,
-            calibration,
+            images,
             steps,
             balance_options,
             quantize_options,
@@ -147,7 +159,7 @@ def export(
         )
         network = made.quantized
         netx.write(network, path, overwrite=overwrite)
-        verified = _verify(path, network, calibration[:VERIFIED_IMAGES]) if verify else 0
+        verified = _verify(path, network, compared) if verify else 0
         notes = (*source.notes, *made.notes, *lava_dl_notes(network))
         exported.append(ExportResult(path, network, made.report, notes, verified, made.agreement))
     return tuple(exported)

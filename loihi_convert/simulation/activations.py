@@ -13,6 +13,7 @@ from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.relays import is_relay
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.activation_kernels import count_in_bins
+from loihi_convert.simulation.image_shards import Images, Shard, on_shards
 from loihi_convert.simulation.relu import ReluChain, on_blocks
 
 _BINS: Final = 4096
@@ -35,7 +36,7 @@ class Activations:
         uint8 ``(N, C, H, W)``.
     """
 
-    def __init__(self, network: ReluNetwork, images: Array) -> None:
+    def __init__(self, network: ReluNetwork, images: Images) -> None:
         self.images = images
         self._network = network
         self._largest: list[Array] = []
@@ -80,37 +81,52 @@ class Activations:
         return np.where(is_relay(layer.relay_of, channels), _NO_GROUP, 0)
 
     def _found_largest(self, progress: Progress) -> list[Array]:
-        largest = [np.zeros(layer.synapse.channels, np.float32) for layer in self._network.layers]
-
-        def take(index: int, maps: Array) -> None:
-            # NaN, from infinity minus infinity, stays NaN.
-            with np.errstate(invalid="ignore"):
-                np.maximum(largest[index], maps.max(axis=(0, 1, 2)), out=largest[index])
-
-        self._each_layer(take, progress)
-        return largest
+        parts = on_shards(_largest_of_shard, self._network, self.images, progress=progress)
+        with np.errstate(invalid="ignore"):
+            return [np.maximum.reduce(found) for found in zip(*parts, strict=True)]
 
     def _found_counts(self, largest: list[Array], groups: list[Array], progress: Progress) -> list[Array]:
-        counts = [np.zeros((len(peak), _BINS), np.int64) for peak in largest]
+        parts = on_shards(_counts_of_shard, (self._network, largest, groups), self.images, progress=progress)
+        return [np.add.reduce(found) for found in zip(*parts, strict=True)]
 
-        def take(index: int, maps: Array) -> None:
-            count_in_bins(maps.reshape(-1, maps.shape[3]), groups[index], largest[index], counts[index])
 
-        # Compile here, in one thread, as in `Neurons`.
-        count_in_bins(np.empty((0, 1), np.float32), groups[0], largest[0], counts[0])
-        self._each_layer(take, progress)
-        return counts
+def _largest_of_shard(network: ReluNetwork, shard: Shard, *, progress: Progress = no_progress) -> list[Array]:
+    largest = [np.zeros(layer.synapse.channels, np.float32) for layer in network.layers]
 
-    def _each_layer(self, take: Callable[[int, Array], None], progress: Progress) -> None:
-        """Call ``take`` with the index of a layer and its activations on some images, once at a time for a layer."""
-        locks = [threading.Lock() for _ in self._network.layers]
+    def take(index: int, maps: Array) -> None:
+        # NaN, from infinity minus infinity, stays NaN.
+        with np.errstate(invalid="ignore"):
+            np.maximum(largest[index], maps.max(axis=(0, 1, 2)), out=largest[index])
 
-        def take_all(_: int, outputs: list[Array]) -> None:
-            for index, maps in enumerate(outputs):
-                with locks[index]:
-                    take(index, maps)
+    _each_layer(network, shard, take, progress)
+    return largest
 
-        on_blocks(ReluChain(self._network), self.images, take_all, progress=progress)
+
+def _counts_of_shard(
+    shared: tuple[ReluNetwork, list[Array], list[Array]], shard: Shard, *, progress: Progress = no_progress
+) -> list[Array]:
+    network, largest, groups = shared
+    counts = [np.zeros((len(peak), _BINS), np.int64) for peak in largest]
+
+    def take(index: int, maps: Array) -> None:
+        count_in_bins(maps.reshape(-1, maps.shape[3]), groups[index], largest[index], counts[index])
+
+    # Compile here, in one thread, as in `Neurons`.
+    count_in_bins(np.empty((0, 1), np.float32), groups[0], largest[0], counts[0])
+    _each_layer(network, shard, take, progress)
+    return counts
+
+
+def _each_layer(network: ReluNetwork, shard: Shard, take: Callable[[int, Array], None], progress: Progress) -> None:
+    """Call ``take`` with the index of a layer and its activations on some images, once at a time for a layer."""
+    locks = [threading.Lock() for _ in network.layers]
+
+    def take_all(_: int, outputs: list[Array]) -> None:
+        for index, maps in enumerate(outputs):
+            with locks[index]:
+                take(index, maps)
+
+    on_blocks(ReluChain(network), np.asarray(shard.images), take_all, progress=progress)
 
 
 def _largest_of(largest: Array, groups: Array) -> Array:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 import threading
+from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -61,30 +64,43 @@ class Packed:
 Sum = TypeVar("Sum")
 
 
-class InOrder(Generic[Sum]):
-    """A sum of numbered values, 0, 1, ..., added in the order of their numbers, however they come.
+class GroupSums(Generic[Sum]):
+    """Sums of the values of consecutive blocks, one sum for each group of blocks, however the values come.
 
-    So a sum of floating-point numbers has the same bits on any number of cores.
+    Values are added in the order of their blocks, so that a sum of floating-point numbers has the same bits on any
+    number of cores; and groups are the same in any shards of images, so that `total` of all groups has, too.
+
+    Parameters
+    ----------
+    blocks
+        Number of blocks in a group.
     """
 
-    def __init__(self) -> None:
-        self._total: Sum | None = None
-        self._next = 0
+    def __init__(self, blocks: int) -> None:
+        self._blocks, self._next = blocks, 0
+        self._groups: list[Sum] = []
         self._waiting: dict[int, Sum] = {}
         self._lock = threading.Lock()
 
-    def add(self, number: int, value: Sum) -> None:
-        """Add value ``number``, once those before it have been added."""
+    def add(self, block: int, value: Sum) -> None:
+        """Add the value of ``block``, counted from 0, once those before it have been added."""
         with self._lock:
-            self._waiting[number] = value
+            self._waiting[block] = value
             while self._next in self._waiting:
                 value = self._waiting.pop(self._next)
-                self._total = value if self._total is None else self._total + value  # type: ignore[operator]
+                if self._next % self._blocks:
+                    self._groups[-1] = self._groups[-1] + value  # type: ignore[operator]
+                else:
+                    self._groups.append(value)
                 self._next += 1
 
     @property
-    def total(self) -> Sum:
-        """The sum of all values."""
-        assert self._total is not None, "there are no values"
+    def groups(self) -> list[Sum]:
+        """The sums, in order."""
         assert not self._waiting, "a value is missing"
-        return self._total
+        return self._groups
+
+
+def total(groups: Iterable[Sum]) -> Sum:
+    """Return the sum of ``groups``, added in their order."""
+    return functools.reduce(operator.add, groups)

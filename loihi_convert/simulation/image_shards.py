@@ -7,11 +7,15 @@ and a shard begins where a block of the float networks begins, see `blocks.block
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import DTypeLike
 
 from loihi_convert.arrays import Array
+from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.blocks import block_multiple
 
 SHARDS_PER_SLOT: Final = 4
@@ -23,6 +27,8 @@ SHARD_BYTES: Final = 2**27
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_Needed = TypeVar("_Needed", contravariant=True)
+_Found = TypeVar("_Found", covariant=True)
 
 
 class Workers(Protocol):
@@ -39,9 +45,12 @@ class Workers(Protocol):
         shared: Shared,
         items: Sequence[Item],
         *,
+        place: Callable[[Item], Hashable] | None = None,
         done: Callable[[Item], None] = lambda item: None,
     ) -> list[Result]:
         """Return ``function(shared, item)`` for each of ``items``, in their order; ``done`` is called as each ends.
+
+        Items with the same ``place`` are computed by the same worker, if it is free: what it keeps is of use again.
 
         Raises
         ------
@@ -89,3 +98,98 @@ def shards(images: Array, count: int, device: str) -> list[Shard]:
     most = max(1, SHARD_BYTES // (unit * math.prod(images.shape[1:])))
     size = unit * min(most, math.ceil(math.ceil(len(images) / unit) / count))
     return [Shard(first, images[first : first + size]) for first in range(0, len(images), size)]
+
+
+@dataclass(frozen=True, eq=False)
+class DividedImages:
+    """Images that workers compute on, shard by shard: uint8 ``(N, C, H, W)``.
+
+    A slice gives other divided images, whose first image is number 0; ``numpy.asarray`` reads them in this process.
+
+    Parameters
+    ----------
+    images
+        The images; `StoredImages` are read by the workers.
+    workers
+        The workers.
+    device
+        As in `shards`.
+    """
+
+    images: Array
+    workers: Workers
+    device: str = "cpu"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(N, C, H, W)``."""
+        return self.images.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """uint8."""
+        return self.images.dtype
+
+    @property
+    def shards(self) -> list[Shard]:
+        """The images in shards, several for each worker."""
+        return shards(self.images, SHARDS_PER_SLOT * self.workers.slots, self.device)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: slice) -> DividedImages:
+        return replace(self, images=self.images[index])
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
+        return np.asarray(self.images, dtype)
+
+
+Images: TypeAlias = "Array | DividedImages"
+"""uint8 ``(N, C, H, W)``: images that this process computes on, or workers."""
+
+
+class ShardFunction(Protocol[_Needed, _Found]):
+    """A function of a module that computes something from a shard; ``progress`` counts images."""
+
+    def __call__(self, shared: _Needed, shard: Shard, /, *, progress: Progress = no_progress) -> _Found: ...
+
+
+def on_shards(
+    function: ShardFunction[Shared, Result],
+    shared: Shared,
+    images: Images,
+    *,
+    place: Callable[[Shard], Hashable] | None = None,
+    progress: Progress = no_progress,
+) -> list[Result]:
+    """Return ``function(shared, shard)`` for each shard of `DividedImages`, in order; else for one shard, here.
+
+    Parameters
+    ----------
+    function
+        The function.
+    shared
+        What it needs for any shard.
+    images
+        The images.
+    place
+        As in `Workers.map`.
+    progress
+        Counts images.
+    """
+    if not isinstance(images, DividedImages):
+        return [function(shared, Shard(0, np.asarray(images)), progress=progress)]
+    done = 0
+
+    def count(shard: Shard) -> None:
+        nonlocal done
+        done += len(shard.images)
+        progress(done, len(images))
+
+    return images.workers.map(function, shared, images.shards, place=place, done=count)
+
+
+def joined(parts: Sequence[Array]) -> Array:
+    """Return arrays of consecutive images as one."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

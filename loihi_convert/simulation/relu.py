@@ -17,6 +17,7 @@ from loihi_convert.ir.synapse import Synapse
 from loihi_convert.progress import Progress, no_progress
 from loihi_convert.simulation.blocks import block_multiple, on_cores
 from loihi_convert.simulation.currents import Currents, channels_last, sum_pool
+from loihi_convert.simulation.image_shards import Images, Shard, joined, on_shards
 from loihi_convert.simulation.inputs import MAX_PIXEL
 
 # Largest number of images x neurons of the largest layer computed at once: 16 MiB.
@@ -156,18 +157,23 @@ def on_blocks(
     on_cores("cpu", simulate, range(0, len(images), size))
 
 
-def cnn_scores(network: ReluNetwork, images: Array) -> Array:
+def cnn_scores(network: ReluNetwork, images: Images) -> Array:
     """Return the CNN's class scores: float32 ``(N, classes)`` for uint8 ``images``.
 
     Every bit is the same on any number of cores, and for images that are divided as `blocks.block_multiple` says.
     """
+    return joined(on_shards(_cnn_scores, network, images))
+
+
+def _cnn_scores(network: ReluNetwork, shard: Shard, *, progress: Progress = no_progress) -> Array:
+    images = np.asarray(shard.images)
     found = np.empty((len(images), *network.shapes[-1]), np.float32)
 
     def score(start: int, outputs: list[Array]) -> None:
         scores = outputs[-1].reshape(-1, *network.shapes[-1])
         found[start : start + len(scores)] = scores
 
-    on_blocks(ReluChain(network), images, score)
+    on_blocks(ReluChain(network), images, score, progress=progress)
     return found
 
 

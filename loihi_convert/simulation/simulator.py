@@ -26,13 +26,14 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from loihi_convert.arrays import Array
-from loihi_convert.ir.digits import joined
+from loihi_convert.ir.digits import joined as joined_digits
 from loihi_convert.ir.network import SpikingNetwork
 from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
 from loihi_convert.ir.quantized import QuantizedNetwork
@@ -43,6 +44,7 @@ from loihi_convert.simulation.cpu import CpuLayer
 from loihi_convert.simulation.currents import Currents
 from loihi_convert.simulation.device import DeviceLayer
 from loihi_convert.simulation.gpu import GpuLayer
+from loihi_convert.simulation.image_shards import Images, Shard, joined, on_shards
 from loihi_convert.simulation.inputs import Inputs
 from loihi_convert.simulation.layer_spec import LayerBlock, LayerSpec, Recording
 from loihi_convert.simulation.neurons import Neurons
@@ -150,14 +152,24 @@ class Simulator:
                 if index + 1 < len(self._layers):
                     received = self._layers[index + 1].currents_of(pooled)
             if self._low_bits:
-                potentials = joined(done[-1].potentials.astype(np.float64), self._low_bits)
+                potentials = joined_digits(done[-1].potentials.astype(np.float64), self._low_bits)
                 done[-1] = replace(done[-1], potentials=potentials)
             yield Block(rows, slice(first, first + count), tuple(done))
 
 
+class _Run(NamedTuple):
+    """What a simulation of any shard needs; ``first_image`` is that of the first shard."""
+
+    network: SpikingNetwork | QuantizedNetwork
+    timesteps: int
+    device: str
+    first_image: int = 0
+    records_potentials: bool = False
+
+
 def outputs(
     network: SpikingNetwork | QuantizedNetwork,
-    images: Array,
+    images: Images,
     timesteps: int,
     *,
     device: str = "cpu",
@@ -169,15 +181,21 @@ def outputs(
     The last layer's potentials (in weight units, for integers) or, if it has neurons, their spike counts since the
     first step. float64 if potentials have two digits. ``first_image`` is as in `Simulator.run`.
     """
+    return joined(on_shards(_outputs, _Run(network, timesteps, device, first_image), images, progress=progress))
+
+
+def _outputs(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> Array:
+    network, images = run.network, np.asarray(shard.images)
     has_digits = isinstance(network, QuantizedNetwork) and network.low_bits > 0
-    found = np.empty((len(images), timesteps, *network.shapes[-1]), np.float64 if has_digits else np.float32)
+    found = np.empty((len(images), run.timesteps, *network.shapes[-1]), np.float64 if has_digits else np.float32)
 
     def take(block: Block) -> None:
         last = block.layers[-1]
         read = last.potentials if network.readout == "potential" else last.spikes
         found[block.images, block.steps] = read[:, :, 0, 0]
 
-    Simulator(network, device=device).run(images, timesteps, take, first_image=first_image, progress=progress)
+    first = run.first_image + shard.first
+    Simulator(network, device=run.device).run(images, run.timesteps, take, first_image=first, progress=progress)
     return found if network.readout == "potential" else found.cumsum(axis=1)
 
 
@@ -203,7 +221,7 @@ class Extremes:
 
 def extremes(
     network: SpikingNetwork,
-    images: Array,
+    images: Images,
     timesteps: int,
     *,
     potentials: bool = False,
@@ -214,35 +232,52 @@ def extremes(
 
     With ``potentials``, also the lowest and highest potentials of every layer.
     """
-    channels = [layer.synapse.channels for layer in network.layers]
+    run = _Run(network, timesteps, device, records_potentials=potentials)
+    parts = on_shards(_extremes, run, images, progress=progress)
+    bounds = zip(*(part.potentials for part in parts), strict=True)
+    return Extremes(
+        tuple(np.maximum.reduce(peaks) for peaks in zip(*(part.currents for part in parts), strict=True)),
+        max(part.output for part in parts),
+        tuple(np.stack([np.min(found, axis=0)[0], np.max(found, axis=0)[1]]) for found in bounds),
+    )
+
+
+def _extremes(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> Extremes:
+    channels = [layer.synapse.channels for layer in run.network.layers]
     largest = [np.full(count, -np.inf) for count in channels]
-    bounds = [np.stack([np.full(count, np.inf), np.full(count, -np.inf)]) for count in channels] if potentials else []
+    bounds = [np.stack([np.full(count, np.inf), np.full(count, -np.inf)]) for count in channels]
     output = np.zeros(1)
 
     def take(block: Block) -> None:
         for peak, layer in zip(largest, block.layers, strict=True):
             np.maximum(peak, layer.largest_current, out=peak)
-        for (low, high), layer in zip(bounds, block.layers if bounds else (), strict=True):
+        for (low, high), layer in zip(bounds, block.layers if run.records_potentials else (), strict=False):
             np.minimum(low, layer.potentials.min(axis=(0, 1, 2, 3)), out=low)
             np.maximum(high, layer.potentials.max(axis=(0, 1, 2, 3)), out=high)
         np.maximum(output, np.abs(block.layers[-1].potentials).max(), out=output)
 
-    recording = Recording(currents=True, potentials=potentials)
-    Simulator(network, recording, device=device).run(images, timesteps, take, progress=progress)
-    return Extremes(tuple(largest), float(output[0]), tuple(bounds))
+    simulator = Simulator(run.network, Recording(currents=True, potentials=run.records_potentials), device=run.device)
+    simulator.run(np.asarray(shard.images), run.timesteps, take, first_image=shard.first, progress=progress)
+    return Extremes(tuple(largest), float(output[0]), tuple(bounds) if run.records_potentials else ())
 
 
 def clipped_images(
-    network: QuantizedNetwork, images: Array, timesteps: int, *, device: str = "cpu", progress: Progress = no_progress
+    network: QuantizedNetwork, images: Images, timesteps: int, *, device: str = "cpu", progress: Progress = no_progress
 ) -> Array:
     """Return the number of images on which a potential passed its lower / upper limit: int64 ``(layers, 2)``."""
-    seen = np.zeros((len(network.layers), len(images), 2), np.bool_)
+    return np.asarray(sum(on_shards(_clipped_images, _Run(network, timesteps, device), images, progress=progress)))
+
+
+def _clipped_images(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> Array:
+    images = np.asarray(shard.images)
+    seen = np.zeros((len(run.network.layers), len(images), 2), np.bool_)
 
     def take(block: Block) -> None:
         for index, layer in enumerate(block.layers):
             seen[index, block.images] |= layer.clipped
 
-    Simulator(network, Recording(clipping=True), device=device).run(images, timesteps, take, progress=progress)
+    simulator = Simulator(run.network, Recording(clipping=True), device=run.device)
+    simulator.run(images, run.timesteps, take, first_image=shard.first, progress=progress)
     return np.asarray(seen.sum(axis=1, dtype=np.int64))
 
 

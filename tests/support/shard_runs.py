@@ -1,11 +1,14 @@
-"""Files to run in shards, and the content of a run folder without times."""
+"""Shards computed as if elsewhere, files to run in shards, and the content of a run folder without times."""
 
 from __future__ import annotations
 
 import json
+import pickle
+import random
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from loihi_convert import pipeline
 from loihi_convert.cnn.recipe import default_recipe
@@ -13,7 +16,35 @@ from loihi_convert.cnn.training import train
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import DataSplits
 
+Shared = TypeVar("Shared")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 TIMES = ("seconds", "startup_seconds", "images_per_second", "utc_time")
+
+
+class Elsewhere:
+    """Workers that compute at most ``count`` shards, in a random order, each as if in a process of its own."""
+
+    def __init__(self, count: int) -> None:
+        self.slots, self.computed = count, 0
+
+    def map(
+        self,
+        function: Callable[[Shared, Item], Result],
+        shared: Shared,
+        items: Sequence[Item],
+        *,
+        place: Callable[[Item], Hashable] | None = None,
+        done: Callable[[Item], None] = lambda item: None,
+    ) -> list[Result]:
+        found: dict[int, Result] = {}
+        for index in random.Random(0).sample(range(len(items)), len(items)):
+            arguments = pickle.loads(pickle.dumps((shared, items[index])))
+            found[index] = pickle.loads(pickle.dumps(function(*arguments)))
+            done(items[index])
+        self.computed += len(items)
+        return [found[index] for index in range(len(items))]
 
 
 def write_files(folder: Path, digits: DataSplits) -> None:

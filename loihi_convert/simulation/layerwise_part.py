@@ -1,0 +1,208 @@
+"""The work of `layerwise.py` on consecutive images: one more layer in each pass, from what the pass before kept."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from loihi_convert.arrays import Array
+from loihi_convert.ir.network import ReluNetwork, Reset, SpikingLayer, SpikingNetwork
+from loihi_convert.progress import Progress
+from loihi_convert.simulation.block_store import BlockStore, GroupSums, Packed
+from loihi_convert.simulation.blocks import block_multiple, float_block_size, on_cores
+from loihi_convert.simulation.currents import pooled_maps, sum_pool
+from loihi_convert.simulation.device import DeviceLayer
+from loihi_convert.simulation.image_shards import Shard
+from loihi_convert.simulation.inputs import Inputs
+from loihi_convert.simulation.largest_currents import LargestCurrents
+from loihi_convert.simulation.layer_spec import LayerSpec, Recording
+from loihi_convert.simulation.neurons import RateErrors, rate_errors
+from loihi_convert.simulation.relu import ReluChain, on_blocks
+from loihi_convert.simulation.simulator import float_specs, layers_on
+
+_NOTHING: Final = Recording()
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A simulation, without images; ``name`` differs from that of any other."""
+
+    name: str
+    network: ReluNetwork
+    timesteps: int
+    reset: Reset
+    poisson_seed: int | None
+    device: str
+    whole: bool
+    memory: int
+
+    def specs(self, fixed: Sequence[SpikingLayer], correction: Array | None = None) -> list[LayerSpec]:
+        """The layers ``fixed`` and the one after it."""
+        layer = self.network.layers[len(fixed)]
+        synapse = layer.synapse if correction is None else layer.synapse.with_added_bias(correction)
+        open_layer = SpikingLayer(layer.name, synapse, None)
+        partial = SpikingNetwork(
+            self.network.input_shape,
+            (*fixed, open_layer),
+            self.timesteps,
+            self.reset,
+            poisson_seed=self.poisson_seed,
+        )
+        return float_specs(partial)
+
+    def place(self, shard: Shard) -> tuple[str, int]:
+        """Where a worker keeps the part of ``shard``."""
+        return self.name, shard.first
+
+
+class Part:
+    """The simulation of consecutive images, and what is kept of them from one pass to the next."""
+
+    def __init__(self, plan: Plan, shard: Shard) -> None:
+        self._plan, self._images, self._first_image = plan, np.asarray(shard.images), shard.first
+        self._inputs = Inputs(plan.network.layers[0].synapse.pool, plan.poisson_seed)
+        largest = max(math.prod(shape) for shape in plan.network.shapes)
+        self._images_at_once, self._steps_at_once = float_block_size(plan.device, largest, plan.timesteps)
+        if plan.whole:
+            self._steps_at_once = plan.timesteps
+        self._lock = threading.Lock()
+        self._spikes = BlockStore[list[Packed]](plan.memory // 2 if plan.device == "cpu" else 0)
+        self._activations = BlockStore[Array](plan.memory - plan.memory // 2)
+
+    def largest_currents(self, progress: Progress, fixed: Sequence[SpikingLayer], after: tuple[int, ...]) -> Array:
+        """See `GrowingSimulation.largest_currents`."""
+        specs = self._plan.specs(fixed)
+        layers = layers_on(self._plan.device, specs)
+        largest = LargestCurrents(specs[-1], layers[-1], after)
+        self._pass(layers, lambda _, first, inputs: largest.take(first, inputs), progress)
+        return largest.found()
+
+    def rate_errors(
+        self,
+        progress: Progress,
+        fixed: Sequence[SpikingLayer],
+        thresholds: Array,
+        initial_potentials: Array,
+        correction: Array | None,
+    ) -> list[RateErrors]:
+        """See `GrowingSimulation.rate_errors`; for each group of images."""
+        specs, timesteps = self._plan.specs(fixed, correction), self._plan.timesteps
+        layers = layers_on(self._plan.device, specs)
+        chain = ReluChain(self._plan.network, depth=len(specs))
+        sums = GroupSums[RateErrors](block_multiple(self._plan.device) // self._images_at_once)
+
+        def take(start: int, _: int, inputs: Tensor) -> None:
+            activations = self._activations_of(chain, start, len(inputs))
+            wanted = np.maximum(activations.reshape(len(inputs), -1), 0)
+            on_cpu = layers[-1].currents_of(inputs).cpu().numpy()
+            found = rate_errors(specs[-1], on_cpu, wanted, thresholds, initial_potentials, timesteps)
+            sums.add(start // self._images_at_once, found)
+
+        # Compile here, in one thread, as in `Neurons`.
+        no_currents = np.empty((0, 1, specs[-1].size), np.float32)
+        rate_errors(specs[-1], no_currents, no_currents[:, 0], thresholds, initial_potentials, timesteps)
+        self._pass(layers, take, progress)
+        return sums.groups
+
+    def summed_spikes(self, progress: Progress, fixed: Sequence[SpikingLayer]) -> Array:
+        """The inputs of the layer after ``fixed``, summed over images and steps: float64 ``(H', W', C)``, exact."""
+        specs = self._plan.specs(fixed)
+        height, width, channels = pooled_maps(specs[-1].input_shape, specs[-1].synapse.pool)
+        found = np.zeros((height, width, channels))
+
+        def take(_: int, __: int, inputs: Tensor) -> None:
+            counted = inputs.sum((0, 1), dtype=torch.float64).cpu().numpy()
+            with self._lock:
+                np.add(found, counted, out=found)
+
+        self._pass(layers_on(self._plan.device, specs), take, progress)
+        return found
+
+    def summed_activations(self, progress: Progress) -> list[list[Array]]:
+        """Each layer's activations, but the last's, as inputs of the next layer, summed over each group of images.
+
+        float64 ``(H', W', C)``, summed over the windows of the next layer's pooling, too.
+        """
+        layers, chain = self._plan.network.layers, ReluChain(self._plan.network, len(self._plan.network.layers) - 1)
+        blocks = block_multiple("cpu") // chain.images_at_once
+        sums = [GroupSums[Array](blocks) for _ in layers[1:]]
+
+        def add(start: int, outputs: list[Array]) -> None:
+            for groups, maps, after in zip(sums, outputs, layers[1:], strict=True):
+                summed = sum_pool(maps, after.synapse.pool).sum(axis=0, dtype=np.float64)
+                groups.add(start // chain.images_at_once, summed)
+
+        on_blocks(chain, self._images, add, progress=progress)
+        return [groups.groups for groups in sums]
+
+    def _activations_of(self, chain: ReluChain, start: int, count: int) -> Array:
+        """The activations of the last layer of ``chain`` for ``count`` images from ``start``, which are kept."""
+        layer, kept = chain.depth - 1, self._activations.look(start)
+        images = self._images[start : start + count]
+        found = chain(images)[-1] if kept is None else [kept[1], *chain.behind(*kept)][-1]
+        self._activations.put(start, layer, found, found.nbytes)
+        return found
+
+    def _pass(
+        self, layers: Sequence[DeviceLayer], take: Callable[[int, int, Tensor], None], progress: Progress
+    ) -> None:
+        """Call ``take`` with the first of some images, a step, and the inputs of the last of ``layers`` from it on."""
+        images_at_once, done = self._images_at_once, 0
+
+        def simulate(start: int) -> None:
+            nonlocal done
+            images = self._images[start : start + images_at_once]
+            for first, inputs in self._received(layers, images, start):
+                take(start, first, inputs)
+            with self._lock:
+                done += len(images)
+                progress(done, len(self._images))
+
+        on_cores(self._plan.device, simulate, range(0, len(self._images), images_at_once))
+
+    def _received(self, layers: Sequence[DeviceLayer], images: Array, start: int) -> Iterator[tuple[int, Tensor]]:
+        """Inputs of the last of ``layers`` for the images at ``start``: a block's first step, and its inputs.
+
+        With constant pixels there is one step.
+        """
+        blocks, last = -(-self._plan.timesteps // self._steps_at_once), len(layers) - 1
+        steps = [
+            range(self._plan.timesteps)[block * self._steps_at_once :][: self._steps_at_once] for block in range(blocks)
+        ]
+        if last == 0:
+            for part in steps[:1] if self._inputs.is_constant else steps:
+                yield part[0], torch.from_numpy(self._inputs(images, self._first_image + start, part[0], len(part)))
+            return
+        # Spikes are stored as the inputs of layer ``known``.
+        known, kept = self._spikes.look(start) or (0, None)
+        if known == last and kept is not None:
+            for part, packed in zip(steps, kept, strict=True):
+                yield part[0], packed.unpacked()
+            return
+        firing = layers[known:last]
+        states = [layer.initial_states(len(images)) for layer in firing]
+        entering: Tensor | None = None
+        keeping: list[Packed] = []
+        for block, part in enumerate(steps):
+            if kept is not None:
+                currents = firing[0].currents_of(kept[block].unpacked())
+            else:
+                if entering is None or not self._inputs.is_constant:
+                    inputs = torch.from_numpy(self._inputs(images, self._first_image + start, part[0], len(part)))
+                    entering = layers[0].currents_of(inputs)
+                currents = entering
+            spikes, _ = firing[0].fire(states[0], currents, len(part), _NOTHING)
+            for layer, state in zip(firing[1:], states[1:], strict=True):
+                spikes, _ = layer.fire(state, layer.currents_of(spikes), len(part), _NOTHING)
+            if last > 1 and self._plan.device == "cpu":
+                keeping.append(Packed(spikes.numpy()))
+            yield part[0], spikes
+        if keeping:
+            self._spikes.put(start, last, keeping, sum(packed.size for packed in keeping))
