@@ -7,6 +7,7 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Final
@@ -19,7 +20,7 @@ from torch import nn
 from loihi_convert import netx
 from loihi_convert.backends.reference import run_network
 from loihi_convert.chip import limits
-from loihi_convert.errors import PlatformError
+from loihi_convert.errors import PlatformError, VerificationError
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.report.formats import markdown_table
@@ -97,6 +98,17 @@ def test_what_every_library_gets_is_the_network(benchmark: ModuleType) -> None:
     assert np.array_equal(output.numpy(), expected.potentials[:, -1])
 
 
+def test_plain_torch_computes_the_network(benchmark: ModuleType) -> None:
+    plain = importlib.import_module("simulators.torch_graph")
+    images = np.random.default_rng(1).integers(0, 256, (6, 1, 4, 4)).astype(np.uint8)
+    expected = run_network(tiny_network(), images, 8).potentials[:, -1]
+    for order in (torch.contiguous_format, torch.channels_last):
+        batch = plain.file_batch(tiny_network(), 8, order)
+        # The second batch starts as the first one did.
+        for _ in range(2):
+            assert np.array_equal(batch(torch.from_numpy(images.astype(np.float32))).numpy(), expected)
+
+
 class Residual(nn.Module):
     """A skip connection, and one ReLU module used twice."""
 
@@ -170,6 +182,21 @@ def test_ratios_are_taken_repeat_by_repeat(benchmark: ModuleType) -> None:
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells == ["snnTorch 1.0", "5.00 (2.50..10.0)", "10.0 (5.00..20.0)", "1.50", "x", "2 / 10", "1 / 10"]
     assert "`ref` reaches 50.0 (25.0..100) % of the limit" in report
+
+
+def test_ref_must_be_so_many_times_as_fast(benchmark: ModuleType) -> None:
+    """At its best, 100 images/s, beside 40 at the other's best; and only if both compute the same."""
+    peers = importlib.import_module("simulators")
+    plain = next(peer for peer in peers.PEERS if peer.module == "torch_graph")
+    reference = benchmark.Row(peers.PEERS[0], 100, [1.0, 9.0])
+    other = benchmark.Row(plain, 100, [9.0, 2.5], same_class=100, equal_potentials=100)
+    benchmark.require_ratio([reference, other], 2.5)
+    with pytest.raises(VerificationError, match=r"ref is only 2.50 times as fast") as raised:
+        benchmark.require_ratio([reference, other], 2.6)
+    assert (raised.value.where, raised.value.expected) == ("torch", "2.6")
+    for field, value in {"equal_potentials": 99, "same_class": None, "failure": "gone"}.items():
+        with pytest.raises(VerificationError, match=r"not measured: gone|another network"):
+            benchmark.require_ratio([reference, replace(other, **{field: value})], 1.0)
 
 
 def test_a_library_that_is_not_there_gives_a_row_that_says_so(

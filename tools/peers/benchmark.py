@@ -44,7 +44,7 @@ from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import default_root, load_data
 from loihi_convert.data.dataset import Dataset, DataSplits
-from loihi_convert.errors import PlatformError, UsageError, one_of
+from loihi_convert.errors import PlatformError, UsageError, VerificationError, one_of
 from loihi_convert.files import write_atomically
 from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.ir.quantized import QuantizedNetwork
@@ -58,6 +58,10 @@ NETWORKS: Final = {
     "vgg-small": "cifar10",
     "vgg16": "cifar10",
 }
+NOISE: Final = "noise"
+"""Images of noise, of any shape and number; the speed does not depend on their contents."""
+
+_CLASSES: Final = 10
 _REF: Final = next(index for index, peer in enumerate(PEERS) if peer.module == "reference")
 # Number of images on which thresholds of untrained networks are balanced.
 _CALIBRATION_IMAGES: Final = 100
@@ -81,7 +85,13 @@ def _options() -> argparse.Namespace:
         verb.set_defaults(measure=measure)
         verb.add_argument("model", nargs="?", type=Path, metavar="MODEL.net", help="an exported file; or --network")
         verb.add_argument("--network", choices=NETWORKS, help="a network with random weights, exported for this run")
-        verb.add_argument("--data", help="data set, folder or .npz of images; default: the network's")
+        verb.add_argument("--data", help=f"data set, folder or .npz of images, or {NOISE}; default: the network's")
+        verb.add_argument(
+            "--input-shape",
+            type=_shape,
+            default=(3, 224, 224),
+            help="of noise, as --arch gets; default: 3,224,224",
+        )
         verb.add_argument("--data-root", type=Path, default=default_root(), help="default: %(default)s")
         verb.add_argument("--images", type=int, default=images, help="test images; default: %(default)s")
         verb.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
@@ -90,12 +100,15 @@ def _options() -> argparse.Namespace:
         verb.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="write tables as .md and .csv there")
         if name == "peers":
             verb.add_argument("--arch", metavar="MODULE:FACTORY", help="or your own CNN, with random weights")
-            verb.add_argument(
-                "--input-shape", type=_shape, default=(3, 224, 224), help="of --arch's images; default: 3,224,224"
-            )
             verb.add_argument("-T", "--timesteps", type=int, help="default: what the file is balanced for, or 8")
             verb.add_argument("--batch-sizes", type=_numbers, default=(4, 16, 64, 256), help="default: 4,16,64,256")
             verb.add_argument("--lava-images", type=int, default=2, help="for lava-dl; default: %(default)s")
+            verb.add_argument(
+                "--at-least",
+                type=float,
+                metavar="RATIO",
+                help="fail unless ref is so many times as fast as each other program, each at its best",
+            )
             names = ",".join(peer.module for peer in PEERS)
             verb.add_argument("--only", default=names, help="a selection from %(default)s; ref is always included")
         else:
@@ -183,9 +196,12 @@ def subject(options: argparse.Namespace, timesteps: int | None) -> Iterator[Subj
             path, name = Path(temporary, "cnn.net"), f"{options.arch} with random weights"
             export_untrained(built(options.arch), splits, timesteps or 8, path)
         elif options.model is None:
-            splits = load_data(options.data or NETWORKS[options.network], options.data_root)
+            if options.data == NOISE:
+                splits = _noise(options.input_shape, options.images)
+            else:
+                splits = load_data(options.data or NETWORKS[options.network], options.data_root)
             torch.manual_seed(0)
-            model = build_model(options.network, splits.input_shape, len(splits.classes))
+            model = build_model(options.network, splits.input_shape, len(splits.classes) or _CLASSES)
             path, name = Path(temporary, f"{options.network}.net"), f"{options.network} with random weights"
             export_untrained(model, splits, timesteps or 8, path)
         else:
@@ -214,10 +230,10 @@ def export_untrained(model: nn.Module, splits: DataSplits, timesteps: int, path:
 
 
 def _noise(shape: Shape, count: int) -> DataSplits:
-    """Return ``count`` images of noise; the speed does not depend on their contents."""
+    """Return ``count`` images of `NOISE`."""
     images = np.random.default_rng(0).integers(0, 256, (count, *shape)).astype(np.uint8)
     data = Dataset(images, np.zeros(count, np.int64))
-    return DataSplits("noise", (), data, data, data[:_CALIBRATION_IMAGES_OF_NOISE], data)
+    return DataSplits(NOISE, (), data, data, data[:_CALIBRATION_IMAGES_OF_NOISE], data)
 
 
 def _request(
@@ -258,8 +274,7 @@ def measure_peers(options: argparse.Namespace) -> None:
             expected = backend.run(chosen.path, images, timesteps).potentials[:, -1]
         rows, requests = [], []
         for index, peer in enumerate(PEERS):
-            is_asked = index == _REF or peer.module in names
-            if not is_asked or (peer.needs_cnn and options.arch is None):
+            if index != _REF and peer.module not in names:
                 continue
             shown = images[: options.lava_images] if peer.runs_few_images else images
             sizes = sorted({min(size, len(shown)) for size in options.batch_sizes}) if peer.tries_batch_sizes else ()
@@ -272,6 +287,25 @@ def measure_peers(options: argparse.Namespace) -> None:
                 compare(row, np.load(request.potentials), expected[: row.image_count])
     title = f"{chosen.name}, T = {timesteps}, {len(images)} images, {options.repeats} repeats"
     _publish(options, "peers", f"{title}\n\n{peers_report(rows)}\n{machine(options.threads)}", _peer_records(rows))
+    if options.at_least is not None:
+        require_ratio(rows, options.at_least)
+
+
+def require_ratio(rows: Sequence[Row], least: float) -> None:
+    """Raise a `VerificationError` unless the first of ``rows`` is ``least`` times as fast as each of the others.
+
+    The fastest repeats are compared: on a busy machine, they were disturbed least.
+    """
+    reference, *others = rows
+    for row in others:
+        if row.failure:
+            raise VerificationError(f"not measured: {row.failure}", where=row.title)
+        if row.peer.runs_few_images or (row.same_class, row.equal_potentials) != (row.image_count,) * 2:
+            raise VerificationError("computes another network", where=row.title)
+        ratio = max(reference.rates) / max(row.rates)
+        log(f"ref is {ratio:.2f} times as fast as {row.title}; at least {least:g}")
+        if ratio < least:
+            raise VerificationError(f"ref is only {ratio:.2f} times as fast", where=row.title, expected=f"{least:g}")
 
 
 def run_interleaved(rows: Sequence[Row], requests: Sequence[Request], repeats: int, patience: float) -> None:

@@ -84,8 +84,6 @@ class Peer:
     runs_few_images
         Whether it is too slow for all images; each repeat then has a new process, because the program's own
         processes stay busy between repeats.
-    needs_cnn
-        Whether it runs the CNN instead of the file.
     """
 
     name: str
@@ -94,7 +92,6 @@ class Peer:
     note: str
     tries_batch_sizes: bool = True
     runs_few_images: bool = False
-    needs_cnn: bool = False
 
     def candidates(self, job: Job) -> Mapping[str, Runner]:
         """Import the library and return the variants to try."""
@@ -124,9 +121,8 @@ PEERS: Final[tuple[Peer, ...]] = (
         "torch",
         "torch_graph",
         None,
-        "the CNN itself, a loop over T in place of ReLU, all steps of a layer at once; only with --arch. Its "
-        "weights are not the file's, so there are no potentials. The first synapse is computed once per image.",
-        needs_cnn=True,
+        "the file step by step. With --arch: the CNN itself, a loop over T in place of ReLU, all steps of a layer at "
+        "once (no potentials: its weights are not the file's). The first synapse is computed once per image.",
     ),
     Peer(
         "snnTorch",
