@@ -29,7 +29,7 @@ from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.quantization_report import report_quantization
 from loihi_convert.errors import NetxError, RangeError
 from loihi_convert.inspection.contents import describe
-from loihi_convert.ir.digits import joined, joined_synapse, split
+from loihi_convert.ir.digits import joined, joined_synapse
 from loihi_convert.ir.network import ReluLayer, ReluNetwork, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
@@ -77,7 +77,7 @@ def bits_of_the_head(network: QuantizedNetwork) -> int:
 def test_two_digits_are_the_number(values: list[int], low_bits: int) -> None:
     weight = np.array([values], np.int32)
     whole = QuantizedLayer("fc", Dense(weight, weight[:, 0]), None, np.ones(1), low_bits=low_bits)
-    stored = split(whole)
+    stored = whole.stored
     assert stored.synapse.channels == 2
     assert np.array_equal(joined_synapse(stored.synapse, low_bits).weight, weight)
     assert np.array_equal(joined_synapse(stored.synapse, low_bits).bias, weight[:, 0])

@@ -20,7 +20,7 @@ from loihi_convert.conversion.float_layer import FloatLayer
 from loihi_convert.conversion.output_growth import max_timesteps
 from loihi_convert.conversion.scales import HEADROOM, nearest
 from loihi_convert.errors import RangeError
-from loihi_convert.ir.digits import MAX_LOW_BITS, split
+from loihi_convert.ir.digits import MAX_LOW_BITS
 from loihi_convert.ir.network import SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.progress import Progress, no_progress
@@ -80,7 +80,7 @@ def _peaks(network: QuantizedNetwork, candidates: list[QuantizedLayer], images: 
     """The largest potential of either digit in any step, for each of ``candidates``: float64."""
     if not candidates:
         return np.zeros(0)
-    layers = [split(layer) for layer in candidates]
+    layers = [layer.stored for layer in candidates]
     synapse, biases = layers[0].synapse, [layer.bias for layer in layers if layer.bias is not None]
     all_of_them = replace(
         layers[0],
@@ -116,7 +116,7 @@ def _replaced(
     network: QuantizedNetwork, chosen: QuantizedLayer, spiking: SpikingNetwork, peak: float, images: Images
 ) -> QuantizedNetwork:
     """``network`` with the readout ``chosen``, and the largest T for which both potentials stay in range."""
-    stored = split(chosen)
+    stored = chosen.stored
     amplitudes = (None, *network.used_amplitudes)[-2]
     # Growth of the potentials per step due to the CNN's activations, in weight units.
     unit = math.prod(stored.synapse.pool) * stored.largest_input

@@ -11,13 +11,13 @@ weights and its own potential. Potentials are sums of weights, so the output can
 
     V = 2^b V_high + V_low
 
-A `QuantizedLayer` with ``low_bits`` = b holds w; `split` returns the layer as stored in the file.
+A `QuantizedLayer` with ``low_bits`` = b holds w; its property ``stored`` is the layer as stored in the file.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 
@@ -25,35 +25,15 @@ from loihi_convert.arrays import Array
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.synapse import Dense, Synapse
 
-if TYPE_CHECKING:
-    from loihi_convert.ir.quantized import QuantizedLayer
-
 MAX_LOW_BITS: Final = 7
 """Largest b: the low digits then fit 8-bit weights."""
 
 
-def split(layer: QuantizedLayer) -> QuantizedLayer:
-    """Return ``layer`` as it is stored: the high digits of all outputs, then the low ones; unchanged if b is 0."""
-    if not layer.low_bits:
-        return layer
-    if not 1 <= layer.low_bits <= MAX_LOW_BITS or layer.neuron is not None or not isinstance(layer.synapse, Dense):
-        raise RangeError(
-            f"found {layer.low_bits} low bits",
-            where=layer.name,
-            expected=f"must be in 1..{MAX_LOW_BITS}, in a dense layer without neurons",
-        )
-    synapse, base = layer.synapse, 1 << layer.low_bits
-    return replace(
-        layer,
-        synapse=replace(
-            synapse,
-            weight=_digits(synapse.weight, base),
-            bias=None if synapse.bias is None else _digits(synapse.bias, base),
-        ),
-        scale=np.concatenate([layer.scale * base, layer.scale]),
-        correction=None,
-        low_bits=0,
-    )
+def split(synapse: Dense, low_bits: int) -> Dense:
+    """Return the synapse as it is stored: the high digits of all outputs, then the low ones."""
+    base = 1 << low_bits
+    bias = None if synapse.bias is None else _digits(synapse.bias, base)
+    return replace(synapse, weight=_digits(synapse.weight, base), bias=bias)
 
 
 def joined(values: Array, low_bits: int) -> Array:

@@ -18,12 +18,12 @@ from loihi_convert.choices import Granularity as Granularity
 from loihi_convert.choices import Target as Target
 from loihi_convert.choices import Task
 from loihi_convert.errors import RangeError
-from loihi_convert.ir.digits import split
+from loihi_convert.ir.digits import MAX_LOW_BITS, split
 from loihi_convert.ir.network import IntegrateAndFire, Readout, Reset, output_shapes, summary
 from loihi_convert.ir.poisson import MAX_SEED
 from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.relays import is_relay, relay_count, relayed, require_exact_relays, require_relays
-from loihi_convert.ir.synapse import Synapse
+from loihi_convert.ir.synapse import Dense, Synapse
 
 MAX_TIMESTEPS: Final = 2**20
 """Largest T: at larger T an output weight of 1 exceeds Loihi's potential range within an eighth of the steps."""
@@ -127,6 +127,26 @@ class QuantizedLayer:
         return np.where(relays, self.neuron.threshold * self.scale, used)
 
     @property
+    def stored(self) -> QuantizedLayer:
+        """The layer as it is stored: the digits of a last layer that has two (`ir.digits`), otherwise itself."""
+        if not self.low_bits:
+            return self
+        fits = self.neuron is None and 1 <= self.low_bits <= MAX_LOW_BITS
+        if not fits or not isinstance(self.synapse, Dense):
+            raise RangeError(
+                f"found {self.low_bits} low bits",
+                where=self.name,
+                expected=f"must be in 1..{MAX_LOW_BITS}, in a dense layer without neurons",
+            )
+        return replace(
+            self,
+            synapse=split(self.synapse, self.low_bits),
+            scale=np.concatenate([self.scale * (1 << self.low_bits), self.scale]),
+            correction=None,
+            low_bits=0,
+        )
+
+    @property
     def largest_synaptic_current(self) -> int:
         """An upper bound on every partial sum of the weighted inputs, for any image: sum of |w| x largest input."""
         per_channel = np.abs(self.weight.astype(np.int64)).reshape(self.synapse.channels, -1).sum(axis=1)
@@ -204,7 +224,7 @@ class QuantizedNetwork:
             *(rules.CHIP_RULES if self.target == "loihi2" else ()),
             *(rules.SCALAR_RULES if self.thresholds == "scalar" else ()),
         )
-        for layer in (*self.layers[:-1], split(self.layers[-1])):
+        for layer in (*self.layers[:-1], self.layers[-1].stored):
             # Names are printed in tables; a terminal would interpret control characters.
             if not layer.name.isprintable() or not 1 <= len(layer.name) <= MAX_NAME_LENGTH:
                 raise RangeError(
@@ -249,7 +269,7 @@ class QuantizedNetwork:
     @property
     def stored(self) -> QuantizedNetwork:
         """The network as stored in a file and on a chip: a two-digit readout has two stored outputs per output."""
-        return self if not self.low_bits else replace(self, layers=(*self.layers[:-1], split(self.layers[-1])))
+        return self if not self.low_bits else replace(self, layers=(*self.layers[:-1], self.layers[-1].stored))
 
     @property
     def readout(self) -> Readout:
