@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Final
 
 import numpy as np
@@ -139,7 +140,8 @@ def _largest_of(largest: Array, groups: Array) -> Array:
 
 def _rank(counts: Array, largest: Array, percentile: float) -> Array:
     """``(groups,)``: the upper edge of the bin with the percentile; ``counts`` is ``(groups, bins)``."""
-    cumulative = counts.cumsum(axis=1)
-    rank = np.maximum(np.ceil(cumulative[:, -1:] * (percentile / 100)), 1)
+    cumulative, share = counts.cumsum(axis=1), Fraction(repr(float(percentile))) / 100
+    # Rounded up in integers: 0.99 x 100 in floating point may be above 99.
+    rank = np.maximum(-(-cumulative[:, -1:] * share.numerator // share.denominator), 1)
     edge = np.minimum((cumulative < rank).sum(axis=1) + 1, _BINS)
     return np.asarray(largest * edge.astype(np.float32) / np.float32(_BINS))
