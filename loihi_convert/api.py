@@ -44,7 +44,7 @@ from loihi_convert.metrics.evaluation_by_task import evaluate_images
 from loihi_convert.metrics.own_accuracy import OwnAccuracy, own_accuracy, require_expectation
 from loihi_convert.normalization import require_both
 from loihi_convert.pipeline.checking import CheckReport, check, load_file
-from loihi_convert.pipeline.converting import converted
+from loihi_convert.pipeline.converting import converted, stored_neurons
 from loihi_convert.pipeline.diagnosing import DiagnosisReport
 from loihi_convert.pipeline.origin import float_network, source_of
 from loihi_convert.progress import progress_bar
@@ -71,7 +71,7 @@ def convert(
     input_shape: Shape | None = None,
     classes: Sequence[str] | None = None,
     task: Task = "classification",
-    balancing: BalanceOptions = BalanceOptions(),
+    balancing: BalanceOptions | None = None,
     quantization: QuantizeOptions = QuantizeOptions(),
     skip_copies: int | None = None,
     device: Device = "auto",
@@ -82,7 +82,7 @@ def convert(
     Parameters
     ----------
     model
-        The trained CNN: a `torch.nn.Module`, or the path of its checkpoint or ONNX file.
+        The trained CNN: a `torch.nn.Module`, or the path of its checkpoint, ONNX or NIR file.
     images
         Calibration images, a few hundred to a few thousand from the training set, never test images. NumPy, torch or a
         DataLoader; uint8, or floats in 0..1; ``(N, H, W)`` or ``(N, C, H, W)``; not normalized.
@@ -105,7 +105,8 @@ def convert(
         Meaning of the outputs: class scores (a single output is a logit: class 1 if above 0), or, with
         ``"regression"``, numbers.
     balancing
-        How firing thresholds are balanced; by default the method that agrees best with the CNN on ``images``.
+        How firing thresholds are balanced; by default the method that agrees best with the CNN on ``images``, and for a
+        NIR file its thresholds, with hard reset.
     quantization
         Bits and target.
     skip_copies
@@ -146,7 +147,7 @@ def convert(
         source,
         pixels,
         timesteps,
-        balancing,
+        stored_neurons(source, BalanceOptions()) if balancing is None else balancing,
         quantization,
         skip_copies=skip_copies,
         device=chosen_device(device),

@@ -44,6 +44,9 @@ Readout = Literal["potential", "spikes"]
 Target = Literal["lava", "loihi2"]
 """The target platform: Lava's CPU simulator (custom soft-reset neurons) or a Loihi 2 chip (stock processes)."""
 
+FileFormat = Literal["netx", "nir"]
+"""The format of an exported network: lava-dl's netx (``.net``), or NIR (``.nir``), which other libraries read."""
+
 Granularity = Literal["channel", "scalar"]
 """One threshold per channel, or one per layer."""
 

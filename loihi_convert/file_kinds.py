@@ -13,6 +13,9 @@ FileKind = Literal[
 CHECKPOINT_KINDS: Final[tuple[FileKind, ...]] = ("zip", "pickle", "safetensors")
 """Files that may hold the weights of a CNN but not its structure."""
 
+NIR: Final = ".nir"
+"""Suffix of NIR files. They are HDF5, as netx files, and told apart by it."""
+
 _HEAD: Final = 512
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"
 # HDF5 puts its signature at 0, 512, 1024, 2048, ...: a user block may precede it.
@@ -57,6 +60,11 @@ def kind_of(path: Path) -> FileKind | None:
     if len(head) > 2 and head[0] == 0x08 and head[1] <= _LATEST_IR_VERSION and head[2] in _AFTER_IR_VERSION:
         return "onnx"
     return "text" if _is_text(head) else "unknown"
+
+
+def is_nir(path: Path) -> bool:
+    """Return whether ``path`` has the suffix of a NIR file; it may be missing or damaged."""
+    return path.suffix.lower() == NIR
 
 
 def _is_text(head: bytes) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -13,6 +13,7 @@ from loihi_convert.choices import (
     Amplitude,
     AnyMethod,
     Device,
+    FileFormat,
     Granularity,
     InitialPotential,
     InputCoding,
@@ -23,15 +24,15 @@ from loihi_convert.choices import (
 )
 from loihi_convert.cli import cluster, options
 from loihi_convert.cli.console import log, say_json
-from loihi_convert.cli.export_output import exported_json, say_exported
+from loihi_convert.cli.export_output import exported_json, say_exported, say_rewritten
 from loihi_convert.cli.flags import flags_of
 from loihi_convert.cli.images import validation_images
 from loihi_convert.cli.options import BALANCING, BASICS, DATA, NEURONS, OWN_CNN, choice, named, number, switch
-from loihi_convert.cli.wrong_files import require_cnn
+from loihi_convert.cli.wrong_files import is_netx, require_cnn
 from loihi_convert.errors import UsageError, with_flags
 
 _MODEL = typer.Argument(
-    help="Trained CNN: a checkpoint (from torch.save, with any suffix, or safetensors), or an ONNX file.",
+    help="Trained CNN: a checkpoint (from torch.save, with any suffix, or safetensors), an ONNX file, or a NIR file.",
     metavar="MODEL",
     show_default=False,
 )
@@ -59,7 +60,13 @@ _THRESHOLDS = (
     "channel: one threshold per channel (Lava's CPU models only). scalar: one per layer, the rest folded into the "
     "weights; stock netx needs it on hardware."
 )
-_OUTPUT = "File to write; with several T, one file each, such as FILE-T8.net. Default: MODEL with the suffix .net."
+_OUTPUT = (
+    "File to write; with several T, one file each, such as FILE-T8.net. Default: MODEL with the suffix .net or .nir."
+)
+_FORMAT = (
+    "netx: for Lava and Loihi (.net). nir: for other spiking-network libraries (.nir); MODEL may then be a .net file."
+)
+_ALLOW_HARD_RESET = "With --format nir: write soft-reset neurons as NIR's IF, which resets to 0. Spikes differ."
 _CORRECTION = (
     "Correct biases and initial potentials for the error of few time steps (Li et al., 2021); default: chosen by "
     "--balance auto."
@@ -67,7 +74,11 @@ _CORRECTION = (
 _INITIAL = "Potential before the first step; default: half of the threshold with soft reset, zero with hard reset."
 _RESET = (
     "Reset after a spike: soft (subtract the threshold) or hard (to 0, as Lava's LIF does); default: soft, hard for "
-    "spike-norm."
+    "spike-norm and for a NIR file, whose neurons reset to 0 by definition."
+)
+_READOUT = (
+    "Read the class from the last layer's potential or spikes; default: potential, spikes for a NIR file that ends in "
+    "neurons."
 )
 _INPUT = (
     "How pixels enter: constant (the same current in each step) or poisson (random spikes); default: constant, poisson "
@@ -101,6 +112,10 @@ _CLASSES = (
 )
 
 
+_OF_A_FILE = ("model", "output", "file_format", "allow_hard_reset", "verify", "overwrite", "details", "as_json")
+"""The options that apply where a netx file is written again in another format."""
+
+
 def export(
     ctx: typer.Context,
     model: Annotated[Path, _MODEL],
@@ -108,6 +123,8 @@ def export(
     timesteps: Annotated[str, _TIMESTEPS] = "64",
     target: Annotated[Target, choice(Target, "--target", BASICS, _TARGET)] = "lava",
     task: Annotated[Task, choice(Task, "--task", BASICS, _TASK)] = "classification",
+    file_format: Annotated[FileFormat, choice(FileFormat, "--format", BASICS, _FORMAT)] = "netx",
+    allow_hard_reset: Annotated[bool, switch("--allow-hard-reset", BASICS, _ALLOW_HARD_RESET)] = False,
     weight_bits: Annotated[int, options.weight_bits(BASICS)] = 8,
     device: Annotated[Device, options.device()] = "auto",
     max_cores: Annotated[int | None, named("--max-cores", BASICS, _MAX_CORES, metavar="N")] = None,
@@ -145,9 +162,7 @@ def export(
     initial_potential: Annotated[
         InitialPotential | None, choice(InitialPotential, "--initial-potential", NEURONS, _INITIAL)
     ] = None,
-    readout: Annotated[
-        Readout, choice(Readout, "--readout", NEURONS, "Read the class from the last layer's potential or spikes.")
-    ] = "potential",
+    readout: Annotated[Readout | None, choice(Readout, "--readout", NEURONS, _READOUT)] = None,
     input_coding: Annotated[InputCoding | None, choice(InputCoding, "--input", NEURONS, _INPUT)] = None,
     poisson_seed: Annotated[int, options.seed(NEURONS, "Seed of the Poisson input.")] = 0,
     skip_copies: Annotated[int | None, named("--skip-copies", BALANCING, _SKIP_COPIES, metavar="N")] = None,
@@ -157,7 +172,16 @@ def export(
     scheduler: Annotated[str | None, cluster.scheduler()] = None,
     slurm: Annotated[str | None, cluster.slurm()] = None,
 ) -> None:
-    """Convert a CNN to spikes, balance its thresholds, round it to Loihi's integers, write a netx file."""
+    """Convert a CNN to spikes, balance its thresholds, round it to Loihi's integers, write a netx or NIR file."""
+    if file_format == "nir" and is_netx(model):
+        _require_no_conversion(ctx)
+        from loihi_convert.pipeline.nir_files import rewritten_as_nir
+
+        say_rewritten(
+            rewritten_as_nir(model, output, allow_hard_reset=allow_hard_reset, overwrite=overwrite, verify=verify),
+            as_json=as_json,
+        )
+        return
     require_cnn(model)
     steps = options.parse_timesteps(timesteps)
     place = cluster.chosen_place(workers, scheduler, slurm, default=0)
@@ -167,13 +191,17 @@ def export(
     from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, published_neurons
     from loihi_convert.metrics.own_accuracy import own_accuracy
     from loihi_convert.pipeline.bundle import IMAGES, require_bundle, write_bundle
-    from loihi_convert.pipeline.converting import require_skip_copies
+    from loihi_convert.pipeline.converting import require_skip_copies, stored_neurons
     from loihi_convert.pipeline.core_limit import require_cores
+    from loihi_convert.pipeline.nir_files import require_format
     from loihi_convert.pipeline.opening import open_cnn
     from loihi_convert.progress import progress_bar
 
     published_reset, published_input = published_neurons(method)
     is_poisson = (input_coding or published_input) == "poisson"
+    require_format(file_format, allow_hard_reset, output)
+    if bundle is not None and file_format == "nir":
+        raise UsageError("given with `file_format='nir'`", where="bundle", expected="must come with a netx file")
     if bundle is not None:
         require_bundle(target, steps, is_poisson=is_poisson)
     balance_options = BalanceOptions(
@@ -183,7 +211,7 @@ def export(
         percentile=percentile,
         initial_potential=initial_potential,
         reset=reset or published_reset,
-        readout=readout,
+        readout=readout or "potential",
         poisson_seed=poisson_seed if is_poisson else None,
         bias_correction=correct if bias_correction is None else bias_correction,
     )
@@ -204,6 +232,8 @@ def export(
         task=task,
         tell=log,
     )
+    kept = stored_neurons(source, balance_options)
+    balance_options = replace(kept, reset=reset or kept.reset, readout=readout or kept.readout)
     # Before the CNN's accuracy is measured and any threshold is balanced.
     require_skip_copies(skip_copies)
     require_cores(source, quantize_options, skip_copies)
@@ -224,6 +254,8 @@ def export(
             workers=shard_workers,
             overwrite=overwrite,
             verify=verify,
+            file_format=file_format,
+            allow_hard_reset=allow_hard_reset,
             bars=progress_bar,
         )
     if bundle is not None:
@@ -234,6 +266,19 @@ def export(
         say_exported(exported, details=details)
     if bundle is not None:
         log(f"wrote {bundle}/; where Lava is installed: cd {shlex.quote(str(bundle))} && python run_bundle.py")
+
+
+def _require_no_conversion(ctx: typer.Context) -> None:
+    """Raise a `UsageError` if an option of the conversion is given for a file that is converted already."""
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        source = ctx.get_parameter_source(name)
+        if name not in _OF_A_FILE and source is not None and source.name == "COMMANDLINE":
+            raise UsageError(
+                "given for a netx file, whose network is converted already",
+                where=name,
+                hint="Give the CNN as MODEL.",
+            )
 
 
 def _most_cores(max_cores: int | None, chips: int | None) -> int | None:

@@ -11,6 +11,7 @@ from loihi_convert.cli.console import Fact, echo, flagged, say_answer, say_table
 if TYPE_CHECKING:
     from loihi_convert.conversion.quantization_report import QuantizationReport
     from loihi_convert.pipeline import ExportResult
+    from loihi_convert.pipeline.nir_files import NirFile
 
 GOOD_AGREEMENT: Final = 0.98
 """From here on, potentials that clip on some images cost nothing that is worth a line."""
@@ -20,7 +21,9 @@ def say_exported(exported: Sequence[ExportResult], *, details: bool) -> None:
     """Print one line per file, possible causes of accuracy loss, and the next steps."""
     closing = [] if details else [Fact("", "--details: weight bits, thresholds and clipping of each layer")]
     files = " ".join(shlex.quote(str(item.path)) for item in exported)
-    facts = [*_facts(exported), Fact("next", f"loihi-convert run {files}"), *closing]
+    is_nir = exported[0].file_format == "nir"
+    following = [] if is_nir else [Fact("next", f"loihi-convert run {files}")]
+    facts = [*_facts(exported), *following, *closing]
     if len(exported) == 1:
         (item,) = exported
         size = f"{item.path.stat().st_size:,} bytes"
@@ -42,6 +45,19 @@ def say_exported(exported: Sequence[ExportResult], *, details: bool) -> None:
         )
     if details:
         _say_details(exported)
+
+
+def say_rewritten(file: NirFile, *, as_json: bool) -> None:
+    """Print what a NIR file made from a netx file holds; or JSON."""
+    from loihi_convert.cli.console import say_json
+    from loihi_convert.files import sha256
+
+    if as_json:
+        say_json({"files": [{"file": str(file.path), "sha256": sha256(file.path), "notes": file.notes}]})
+        return
+    size = f"{file.path.stat().st_size:,} bytes"
+    notes = [Fact("note", flagged(note, "export")) for note in file.notes]
+    say_answer(f"wrote {file.path}: {file.network.summary}", [size], [], notes)
 
 
 def _say_details(exported: Sequence[ExportResult]) -> None:
@@ -71,6 +87,8 @@ def _method(item: ExportResult) -> str:
 
 
 def _verified(item: ExportResult) -> str:
+    if item.is_read_back:
+        return "every number read back and compared"
     return f"verified on {item.verified_images} images, every layer" if item.verified_images else "not verified"
 
 

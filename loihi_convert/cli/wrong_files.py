@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import Final
 
 from loihi_convert.errors import InputError
-from loihi_convert.file_kinds import CHECKPOINT_KINDS, kind_of
+from loihi_convert.file_kinds import CHECKPOINT_KINDS, is_nir, kind_of
 
 NETX: Final = ".net"
 
 
 def require_netx(path: Path) -> None:
-    """Raise an `InputError` if ``path`` is a folder, a checkpoint or an ONNX file."""
+    """Raise an `InputError` if ``path`` is a folder, a checkpoint, an ONNX or a NIR file."""
     if path.is_dir():
         names = sorted(inside.name for inside in path.glob(f"*{NETX}"))
         hint = f"Name one of its files, such as {path / names[0]}." if names else f"Name a {NETX} file."
         raise InputError("is a folder", where=path, hint=hint)
     if is_cnn(path):
-        found = "is an ONNX file" if kind_of(path) == "onnx" else "is a checkpoint"
+        found = "is an ONNX file" if kind_of(path) == "onnx" else "is a NIR file" if is_nir(path) else "is a checkpoint"
         raise InputError(found, where=path, hint=f"Export it first: `loihi-convert export {path}`.")
 
 
@@ -31,8 +31,8 @@ def require_cnn(path: Path) -> None:
 
 
 def is_cnn(path: Path) -> bool:
-    """Whether the file at ``path`` is a checkpoint or an ONNX file."""
-    return kind_of(path) in (*CHECKPOINT_KINDS, "onnx")
+    """Whether the file at ``path`` is a checkpoint, an ONNX or a NIR file."""
+    return kind_of(path) in (*CHECKPOINT_KINDS, "onnx") or (is_nir(path) and path.is_file())
 
 
 def is_netx(path: Path) -> bool:

@@ -112,7 +112,7 @@ def _require_method(network: ReluNetwork, options: BalanceOptions) -> None:
 
 def has_learned_thresholds(network: ReluNetwork) -> bool:
     """Return whether any channel of ``network`` was trained with a threshold."""
-    return any(layer.threshold is not None and np.isfinite(layer.threshold).any() for layer in network.layers[:-1])
+    return any(layer.threshold is not None and np.isfinite(layer.threshold).any() for layer in network.layers)
 
 
 def _fits_rates(network: ReluNetwork, method: str) -> bool:
@@ -195,7 +195,7 @@ class _Balancing:
         """The thresholds of the layer after ``fixed``, without alpha, for each of ``timesteps``."""
         layer = self._network.layers[len(fixed)]
         is_last = len(fixed) == len(self._network.layers) - 1
-        if self._method == "qcfs" and not is_last:
+        if self._method == "qcfs" and (not is_last or layer.threshold is not None):
             return [self._learned(layer, fixed, timesteps)] * len(timesteps)
         if not self._percentiles or self._method == "qcfs":
             found = simulation.largest_currents(fixed, timesteps, progress=self._report)

@@ -7,6 +7,7 @@ module                                                operation
 ``BatchNorm1d``, ``BatchNorm2d``, ``SyncBatchNorm``    `Affine`
 torchvision's ``Normalize``                           `Affine`
 ``ReLU``, ``ReLU6``, ``Hardtanh(0, b)``, ``qcfs.Qcfs``  `Relu`
+``from_nir.FiringRate``                                 `Relu`
 ``LeakyReLU``, ``PReLU``                              `LeakyRelu`
 ``AvgPool1d/2d``, ``AdaptiveAvgPool1d/2d``            `AveragePool`
 ``MaxPool1d/2d``, ``AdaptiveMaxPool1d/2d``            `MaxPool`
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 from loihi_convert.arrays import Array, Pair, Shape
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.frontend.from_nir.rate import FiringRate
 from loihi_convert.ir.synapse import Conv, Dense
 
 SUPPORTED: Final = (
@@ -77,7 +79,10 @@ class Affine:
 
 @dataclass(frozen=True, eq=False)
 class Relu:
-    """``y = min(max(x, 0), ceiling)``, or `qcfs.Qcfs` with ``threshold``, float64 ``(C,)``, and ``levels``."""
+    """``y = min(max(x, 0), ceiling)``, or `qcfs.Qcfs` with ``threshold``, float64 ``(C,)``, and ``levels``.
+
+    A threshold without levels is that of neurons, as of a NIR file; the ceiling is then the same number.
+    """
 
     threshold: Array | None = None
     levels: int | None = None
@@ -153,7 +158,11 @@ def refuse(name: str, kind: str, why: str, *, supported: str = SUPPORTED, hint: 
 
 def is_one_operation(module: nn.Module) -> bool:
     """Return whether `operation_of_module` supports ``module`` although torch.fx would step into it."""
-    return isinstance(module, Qcfs) or _is_normalize(module) or _is_plain(module, *_CONVOLUTIONS, *_NORMS, nn.Linear)
+    return (
+        isinstance(module, Qcfs | FiringRate)
+        or _is_normalize(module)
+        or _is_plain(module, *_CONVOLUTIONS, *_NORMS, nn.Linear)
+    )
 
 
 def operation_of_module(name: str, kind: str, module: nn.Module, input_shape: Shape, shape: Shape) -> Operation:
@@ -174,6 +183,8 @@ def operation_of_module(name: str, kind: str, module: nn.Module, input_shape: Sh
         return _batch_norm(name, kind, module)
     if isinstance(module, Qcfs):
         return Relu(_array(module.thresholds), module.levels)
+    if isinstance(module, FiringRate):
+        return Relu(np.ones(shape[0]), ceiling=1.0)
     if isinstance(module, nn.ReLU):
         return Relu()
     # Includes ReLU6, a subclass.

@@ -7,6 +7,7 @@ a checkpoint written by `train`                the architecture it names (`check
 one of your own code, and ``arch``             the same, with the activations it was trained with (`own_cnn`)
 any other checkpoint, and ``arch``             ``package.module:factory``: the user's own class, function or module
 an ONNX file                                   its graph (`from_onnx`)
+a NIR file                                     its graph, with its neurons' thresholds (`from_nir`)
 none                                           an nn.Module in memory (`Source.from_module`)
 =============================================  =====================================================================
 
@@ -22,18 +23,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from torch import nn
 
 from loihi_convert.arrays import Array, Shape
-from loihi_convert.choices import Task
+from loihi_convert.choices import Readout, Task
 from loihi_convert.cnn.checkpoint import load_if_ours, load_model, load_states
 from loihi_convert.cnn.design import inputs_of, pixels
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.errors import UnsupportedModelError, UsageError, one_of
-from loihi_convert.file_kinds import kind_of
+from loihi_convert.file_kinds import is_nir, kind_of
 from loihi_convert.files import sha256
 from loihi_convert.frontend.fitting import fill
+from loihi_convert.frontend.from_nir.file import read_nir
 from loihi_convert.frontend.from_onnx.file import read_onnx
 from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.frontend.own_cnn import rebuilt, recorded_normalization
@@ -63,6 +66,8 @@ class Source:
         Notes for the user, one sentence each.
     spiking_timesteps
         The T for which its spiking network was trained (`cnn.through_spikes`); None if it was not.
+    neurons
+        For a NIR file, which holds neurons and their thresholds: the readout that its graph ends in; otherwise None.
     """
 
     path: Path | None
@@ -71,6 +76,7 @@ class Source:
     provenance: Mapping[str, Any]
     notes: tuple[str, ...]
     spiking_timesteps: int | None = None
+    neurons: Readout | None = None
 
     @property
     def recorded(self) -> ModelRecord:
@@ -170,16 +176,17 @@ def open_source(
     Parameters
     ----------
     path
-        A checkpoint written by `train`, an ONNX file, or with ``arch`` any file with the CNN's tensors
-        (`stored_states`).
+        A checkpoint written by `train`, an ONNX file, a NIR file (suffix ``.nir``), or with ``arch`` any file with the
+        CNN's tensors (`stored_states`).
     arch
         ``package.module:factory``: a class of `torch.nn.Module`, a function that returns one, or an instance. It is
         imported and executed, with the current folder first on the path. Arguments, which must be literals, follow in
         parentheses: ``torchvision.models:vgg11_bn(num_classes=10)``.
     input_shape
-        ``(C, H, W)``; required with ``arch``, and for an ONNX file that leaves it open.
+        ``(C, H, W)``; required with ``arch``, for an ONNX file that leaves it open, and for a NIR file whose input is
+        flat.
     classes
-        The name of each output, only with ``arch`` or for an ONNX file; by default 0, 1, ...
+        The name of each output, only with ``arch`` or for an ONNX or NIR file; by default 0, 1, ...
     data
         Name of the data set, for the record; by default that in the checkpoint.
     mean, std
@@ -196,19 +203,26 @@ def open_source(
     UnsupportedModelError
         If a part of the CNN has no spiking equivalent.
     PlatformError
-        If it is an ONNX file, and the package ``onnx`` is not installed.
+        If it is an ONNX or NIR file, and the package ``onnx`` or ``nir`` is not installed.
     """
     path = Path(path)
     require_both(mean, std)
     timesteps: int | None = None
-    if kind_of(path) == "onnx":
-        if arch is not None:
-            hint = "Omit it: the file contains the CNN."
-            raise UsageError("given for an ONNX file", where="arch", hint=hint)
+    neurons: Readout | None = None
+    if arch is not None and (kind := "an ONNX" if kind_of(path) == "onnx" else "a NIR" if is_nir(path) else ""):
+        raise UsageError(f"given for {kind} file", where="arch", hint="Omit it: the file contains the CNN.")
+    if is_nir(path):
+        file = read_nir(path, input_shape)
+        model, neurons, notes = file.model, file.readout, file.notes
+        network = _for_task(to_relu_network(model, file.input_shape, mean=mean, std=std), task)
+        if neurons == "spikes":
+            network = _with_output_neurons(network)
+        described: dict[str, Any] = {"data": data, "classes": _class_names(network, classes)}
+    elif kind_of(path) == "onnx":
         model, shape = read_onnx(path).build(input_shape)
         network = _for_task(to_relu_network(model, shape, mean=mean, std=std), task)
-        described: dict[str, Any] = {"data": data, "classes": _class_names(network, classes)}
-        notes: tuple[str, ...] = ()
+        described = {"data": data, "classes": _class_names(network, classes)}
+        notes = ()
     elif arch is None:
         for parameter, given in (("input_shape", input_shape), ("classes", classes)):
             if given is not None:
@@ -246,12 +260,18 @@ def open_source(
         described = {"arch": arch, "data": data, "classes": _class_names(network, classes)}
     provenance = {"file": path.name, "sha256": sha256(path), **described, **_normalization(mean, std)}
     provenance |= _recorded_task(task)
-    return Source(path, model, network, provenance, (*notes, *network.notes), timesteps)
+    return Source(path, model, network, provenance, (*notes, *network.notes), timesteps, neurons)
 
 
 def is_described(path: Path, arch: str | None) -> bool:
     """Return whether the file at ``path`` records its image shape and classes: a checkpoint written by `train`."""
-    return arch is None and kind_of(path) != "onnx"
+    return arch is None and kind_of(path) != "onnx" and not is_nir(path)
+
+
+def _with_output_neurons(network: ReluNetwork) -> ReluNetwork:
+    """Return ``network`` with the thresholds, 1, of neurons after its last layer."""
+    *layers, last = network.layers
+    return replace(network, layers=(*layers, replace(last, threshold=np.ones(last.synapse.channels))))
 
 
 def _for_task(network: ReluNetwork, task: Task) -> ReluNetwork:

@@ -44,7 +44,8 @@ class ReluLayer:
         Its weights, batch norm folded.
     threshold, levels
         If the activation is `qcfs.Qcfs`: its thresholds, float64 ``(C_out,)``, NaN for channels with ReLU, and L;
-        ``None`` if all channels have ReLU.
+        ``None`` if all channels have ReLU. Thresholds without L are those of the neurons of a NIR file; the activation
+        is then ReLU with the same ``ceiling``.
     ceiling
         If the activation is clipped, as ReLU6 at 6: the upper bounds, float64 ``(C_out,)``, infinite for channels
         without one; ``None`` if no channel is clipped.
@@ -74,7 +75,8 @@ class ReluNetwork:
     input_shape
         ``(C, H, W)``.
     layers
-        In order; the last one is `Dense` and has no ReLU. Inputs are pixels / 255, in 0..1.
+        In order; the last one is `Dense` and has no ReLU; its threshold is that of output neurons. Inputs are pixels /
+        255, in 0..1.
     notes
         Parts of the CNN that were left out, one sentence each.
     task

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from loihi_convert.arrays import Array
+from loihi_convert.choices import Readout
 from loihi_convert.conversion.flow import Conversion, to_integers
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.skip_copies import COPIES, CopiesTrial, choose_copies
@@ -104,6 +105,8 @@ def _as_trained(source: Source, options: BalanceOptions) -> tuple[BalanceOptions
 
     Trials choose what agrees best with the CNN, but the spiking network was trained, not the CNN.
     """
+    if source.neurons is not None:
+        return _as_stored(source.neurons, options)
     if options.method != "auto" or source.spiking_timesteps is None:
         return options, ()
     chosen = replace(options, method="qcfs", bias_correction=bool(options.bias_correction))
@@ -112,6 +115,45 @@ def _as_trained(source: Source, options: BalanceOptions) -> tuple[BalanceOptions
         "(qcfs). Choose others with `method`."
     )
     return chosen, (note,)
+
+
+def _as_stored(readout: Readout, options: BalanceOptions) -> tuple[BalanceOptions, tuple[str, ...]]:
+    """Return ``options`` for a file that holds a spiking network, such as NIR: its thresholds are kept."""
+    for name, given, kept in (
+        ("method", options.method, ("auto", "qcfs")),
+        ("alpha", options.alpha, (1.0,)),
+        ("amplitude", options.amplitude, ("compensated",)),
+    ):
+        if given not in kept:
+            raise UsageError(
+                f"found {given!r} for a file that holds a spiking network",
+                where=name,
+                expected=f"must be {kept[0]}, which keeps its thresholds",
+                hint="To balance other thresholds, export the CNN it was made from.",
+            )
+    chosen = replace(
+        options,
+        method="qcfs",
+        initial_potential=options.initial_potential or "zero",
+        bias_correction=bool(options.bias_correction),
+    )
+    dropped = "" if options.readout == readout else f" `readout='{readout}'` is what the file ends in."
+    note = (
+        "the file holds a spiking network: its thresholds are kept, up to rounding; neurons start at "
+        f"{chosen.first_potential}, {chosen.reset} reset. Accuracy and agreement are compared with its firing rates."
+        f"{dropped}"
+    )
+    return chosen, (note,)
+
+
+def stored_neurons(source: Source, options: BalanceOptions) -> BalanceOptions:
+    """Return ``options`` with the reset and readout of the spiking network in ``source``, if it holds one.
+
+    For callers whose user chose neither: NIR's neurons reset to 0, and those of the output are counted.
+    """
+    if source.neurons is None:
+        return options
+    return replace(options, reset="hard", readout=source.neurons)
 
 
 def require_same_outputs(source: Source, images: Array) -> None:

@@ -1,4 +1,4 @@
-"""model.pt -> netx files: convert, write, and compare each file with the network in memory."""
+"""model.pt -> netx or NIR files: convert, write, and compare each file with the network in memory."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert import netx
+from loihi_convert import netx, nir
 from loihi_convert.arrays import Array
 from loihi_convert.backends import open_backend
 from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.request import result_size
 from loihi_convert.checks.lava_dl_notes import lava_dl_notes
+from loihi_convert.choices import FileFormat
 from loihi_convert.conversion.agreement import Agreement
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_timesteps
 from loihi_convert.conversion.quantization_report import QuantizationReport
 from loihi_convert.errors import UsageError, VerificationError
+from loihi_convert.file_kinds import NIR
 from loihi_convert.files import refuse_to_overwrite, refuse_to_replace, require_writable
 from loihi_convert.frontend.source import Source, open_source
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.pipeline.converting import converted, require_skip_copies
+from loihi_convert.pipeline.nir_files import nir_notes, require_format
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.simulation.image_shards import DividedImages, Workers
 
@@ -47,9 +50,13 @@ class ExportResult:
     notes
         What was dropped, chosen or lost, and where unmodified lava-dl differs; one sentence each.
     verified_images
-        Number of images on which the file was compared with the network in memory.
+        Number of images on which the file was compared with the network in memory; 0 for NIR files.
     agreement
         Agreement of ``network`` with the CNN, on calibration images.
+    file_format
+        ``"netx"`` or ``"nir"``.
+    is_read_back
+        Whether every number of a NIR file was read back and compared.
     """
 
     path: Path
@@ -58,13 +65,17 @@ class ExportResult:
     notes: tuple[str, ...]
     verified_images: int
     agreement: Agreement
+    file_format: FileFormat = "netx"
+    is_read_back: bool = False
 
 
-def output_paths(model: Path, output: Path | None, timesteps: Sequence[int]) -> tuple[Path, ...]:
+def output_paths(
+    model: Path, output: Path | None, timesteps: Sequence[int], file_format: FileFormat = "netx"
+) -> tuple[Path, ...]:
     """Return the paths that `export` writes: model.net for one T; model-T4.net, ... for several."""
     # model.pth.tar becomes model.net.
     stem = model.with_suffix("") if model.suffix == ".tar" else model
-    base = stem.with_suffix(netx.SUFFIX) if output is None else output
+    base = stem.with_suffix(NIR if file_format == "nir" else netx.SUFFIX) if output is None else output
     if len(timesteps) == 1:
         return (base,)
     return tuple(base.with_name(f"{base.stem}-T{steps}{base.suffix}") for steps in timesteps)
@@ -83,16 +94,19 @@ def export(
     workers: Workers | None = None,
     overwrite: bool = False,
     verify: bool = True,
+    file_format: FileFormat = "netx",
+    allow_hard_reset: bool = False,
     bars: ProgressFactory = no_progress_bar,
 ) -> tuple[ExportResult, ...]:
-    """Write one netx file per T for the CNN ``model``; each is balanced, quantized and verified separately.
+    """Write one file per T for the CNN ``model``; each is balanced, quantized and verified separately.
 
     Parameters
     ----------
     model
         A checkpoint written by `train`, or a `Source` from another file or an nn.Module.
     output
-        The ``.net`` file; by default next to the checkpoint. With several T, ``-T4`` and so on precede the suffix.
+        The ``.net`` or ``.nir`` file; by default next to the checkpoint. With several T, ``-T4`` and so on precede the
+        suffix.
     timesteps
         The latencies T to balance for.
     calibration
@@ -109,10 +123,17 @@ def export(
     overwrite
         Replace existing files.
     verify
-        Read each file back and compare it, bit for bit, with the network in memory.
+        Read each file back and compare it with the network in memory: a netx file by its spikes and potentials, a NIR
+        file by its numbers.
+    file_format
+        ``"netx"``, or ``"nir"`` (needs the package ``nir``).
+    allow_hard_reset
+        For NIR: write soft-reset neurons as NIR's IF, which resets to 0; see `nir.graph`.
 
     Raises
     ------
+    PlatformError
+        If the package ``nir`` is needed and not installed.
     InputError
         If the checkpoint cannot be used, or the calibration images do not fit it, or a file exists or cannot be
         written, or the network takes more than ``max_cores`` neurocores.
@@ -132,7 +153,8 @@ def export(
     base = output or checkpoint
     if base is None:
         raise UsageError("found none for a CNN in memory", where="output", expected="must be a path")
-    paths = output_paths(base, output, timesteps)
+    paths = output_paths(base, output, timesteps, file_format)
+    require_format(file_format, allow_hard_reset, output)
     for path in paths:
         require_writable(path)
         if checkpoint is not None:
@@ -158,10 +180,17 @@ def export(
             bars=bars,
         )
         network = made.quantized
-        netx.write(network, path, overwrite=overwrite)
-        verified = _verify(path, network, compared) if verify else 0
-        notes = (*source.notes, *made.notes, *lava_dl_notes(network))
-        exported.append(ExportResult(path, network, made.report, notes, verified, made.agreement))
+        notes = (*source.notes, *made.notes)
+        if file_format == "nir":
+            nir.write(network, path, hard_reset=allow_hard_reset, overwrite=overwrite, verify=verify)
+            notes = (*notes, *nir_notes(network, allow_hard_reset, made.report))
+            result = ExportResult(path, network, made.report, notes, 0, made.agreement, "nir", verify)
+        else:
+            netx.write(network, path, overwrite=overwrite)
+            verified = _verify(path, network, compared) if verify else 0
+            notes = (*notes, *lava_dl_notes(network))
+            result = ExportResult(path, network, made.report, notes, verified, made.agreement)
+        exported.append(result)
     return tuple(exported)
 
 

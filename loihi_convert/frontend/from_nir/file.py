@@ -1,0 +1,348 @@
+"""A NIR file -> a torch module with `FiringRate` in place of its IF neurons; needs the package ``nir``.
+
+The file holds a spiking network, so its thresholds are not balanced again: the converted network has them, up to
+rounding to Loihi's integers. A neuron with threshold theta that receives ``w x + b`` spikes as one with threshold 1
+that receives ``(w x + b) / theta``, with either reset; so each synapse is divided by the thresholds behind it, and a
+spike adds 1 to the input of the next layer, as in NIR.
+
+What NIR leaves open is read as follows. One step adds the whole input, ``r I dt`` with ``dt = 1 / r``: ``r`` is 1 or,
+in SpikingJelly's files, 10,000. V starts at 0. It resets to ``v_reset``, which must be 0 (hard reset, as NIR defines
+IF), unless the user knows that the tool subtracts the threshold (sinabs, snnTorch). NIR fires above the threshold,
+Loihi at it: another spike only if V equals it exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from loihi_convert.arrays import Array, Pair, Shape
+from loihi_convert.choices import Readout
+from loihi_convert.errors import CheckpointError, InputError, UnsupportedModelError, UsageError
+from loihi_convert.frontend.from_nir.package import nir_package
+from loihi_convert.frontend.from_nir.rate import FiringRate
+
+SUPPORTED: Final = "Conv2d, Linear, Affine, AvgPool2d, SumPool2d, Flatten, IF, and I before the Output"
+
+
+_Synapse = TypeVar("_Synapse", nn.Conv2d, nn.Linear)
+
+
+@dataclass(frozen=True, eq=False)
+class NirFile:
+    """The content of a NIR file.
+
+    Parameters
+    ----------
+    model
+        The module, in eval mode and without gradients.
+    input_shape
+        ``(C, H, W)``.
+    readout
+        ``"spikes"`` if the graph ends in IF neurons, which ``model`` leaves out; otherwise ``"potential"``.
+    notes
+        Notes for the user, one sentence each.
+    """
+
+    model: nn.Module
+    input_shape: Shape
+    readout: Readout
+    notes: tuple[str, ...]
+
+
+def read_nir(path: Path, input_shape: Shape | None) -> NirFile:
+    """Return the network in the NIR file at ``path``.
+
+    Parameters
+    ----------
+    path
+        The file.
+    input_shape
+        ``(C, H, W)``; required if the file takes its input flat.
+
+    Raises
+    ------
+    PlatformError
+        If the package ``nir`` is not installed.
+    CheckpointError
+        If the file is missing or damaged.
+    UsageError
+        If ``input_shape`` is missing, or does not fit the file.
+    UnsupportedModelError
+        If the graph is not a chain, or contains a node that is not supported.
+    """
+    graph = _read_graph(path)
+    if graph.metadata.get("producer") == "loihi-convert":
+        raise InputError(
+            "was written by loihi-convert, in Loihi's integers",
+            where=path,
+            hint="Run the .net file of the same network, or export its CNN again.",
+        )
+    (first, start), *nodes = _chain(graph)
+    shape, is_flat = _input_shape(path, first, start, input_shape)
+    reading = _Reading(OrderedDict({"flatten_input": nn.Flatten()}) if is_flat else OrderedDict())
+    for index, (name, node) in enumerate(nodes[:-1]):
+        reading.take(name, node, is_last=index == len(nodes) - 2)
+    model, readout, notes = reading.done()
+    return NirFile(model.float().requires_grad_(False).eval(), shape, readout, notes)
+
+
+def _read_graph(path: Path) -> Any:
+    nir = nir_package(f"{path.name} is a NIR file")
+    if not path.is_file():
+        raise CheckpointError("not found" if not path.exists() else "not a file", where=path)
+    try:
+        # Shapes are not needed, and those of files from older versions are often missing.
+        return nir.read(str(path), type_check=False)
+    # nir raises many exceptions on damaged files, with assertions among them.
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"damaged, or not a NIR graph ({reason})", where=path, hint="Write it again with `nir.write`."
+        ) from error
+
+
+def _chain(graph: Any) -> list[tuple[str, Any]]:
+    """The nodes from Input to Output, or an error if there is more than one path."""
+    edges = [(str(source), str(target)) for source, target in graph.edges]
+    unknown = {name for edge in edges for name in edge} - set(graph.nodes)
+    if unknown:
+        raise CheckpointError(f"has an edge to {min(unknown)}, which it does not hold", where="NIR graph")
+    for kind in ("Input", "Output"):
+        if (count := sum(type(node).__name__ == kind for node in graph.nodes.values())) != 1:
+            raise UnsupportedModelError(
+                f"has {count} {kind} nodes", where="NIR graph", expected="must have one Input and one Output"
+            )
+    name = next(name for name, node in graph.nodes.items() if type(node).__name__ == "Input")
+    found = [(name, graph.nodes[name])]
+    while type(graph.nodes[name]).__name__ != "Output":
+        following = [target for source, target in edges if source == name]
+        before = [source for source, target in edges if target == name]
+        if len(following) != 1 or len(before) > 1 or len(found) > len(graph.nodes):
+            raise UnsupportedModelError(
+                f"has {len(before)} inputs and {len(following)} outputs",
+                where=name,
+                expected="must be in a chain: one input, one output, no loops",
+                hint="For skip connections or recurrence, export the CNN itself.",
+            )
+        (name,) = following
+        found.append((name, graph.nodes[name]))
+    if len(found) < len(graph.nodes):
+        alone = min(set(graph.nodes) - {name for name, _ in found})
+        raise UnsupportedModelError(
+            "is not on the path from Input to Output", where=alone, expected="must be in one chain"
+        )
+    return found
+
+
+def _input_shape(path: Path, name: str, node: Any, given: Shape | None) -> tuple[Shape, bool]:
+    """The shape of an image, and whether the file takes it flat."""
+    recorded: Shape = tuple(int(size) for size in np.atleast_1d(node.input_type["input"]))
+    if len(recorded) == 4 and recorded[0] == 1:
+        # With the batch axis, as some tools write it.
+        recorded = recorded[1:]
+    if len(recorded) == 1:
+        if given is None or math.prod(given) != recorded[0]:
+            raise UsageError(
+                f"found {given}" if given else f"{path.name} takes its input flat",
+                where="input_shape",
+                expected=f"must be (C, H, W) with {recorded[0]} values",
+            )
+        return given, True
+    if len(recorded) != 3 or min(recorded) < 1:
+        raise UnsupportedModelError(f"takes inputs of shape {recorded}", where=name, expected="must be (C, H, W)")
+    if given not in (None, recorded):
+        raise UsageError(f"found {given}", where="input_shape", expected=f"must be {recorded}, as in {path.name}")
+    return recorded, False
+
+
+class _Reading:
+    """The modules read so far, and the synapse that thresholds still to come divide."""
+
+    def __init__(self, modules: OrderedDict[str, nn.Module]) -> None:
+        self._modules = modules
+        self._synapse: nn.Conv2d | nn.Linear | None = None
+        # Of sum pooling, as a multiple of average pooling.
+        self._factor = 1.0
+        self._resistances: dict[str, float] = {}
+        self._ends_in_neurons = False
+
+    def take(self, name: str, node: Any, *, is_last: bool) -> None:
+        """Add one node."""
+        kind = type(node).__name__
+        if kind in ("Conv2d", "Linear", "Affine"):
+            self._synapse = _convolution(name, node) if kind == "Conv2d" else _dense(name, node)
+            self._synapse.weight.data *= self._factor
+            self._factor = 1.0
+            self._add(name, self._synapse)
+        elif kind in ("AvgPool2d", "SumPool2d"):
+            self._add(name, self._pooling(name, node, kind))
+        elif kind == "Flatten":
+            self._add(name, nn.Flatten())
+        elif kind == "IF":
+            self._fold(name, _thresholds(name, node))
+            self._record_resistance(name, node)
+            self._ends_in_neurons = is_last
+            if not is_last:
+                self._add(name, FiringRate())
+            self._synapse = None
+        elif kind == "I" and is_last:
+            self._record_resistance(name, node)
+        else:
+            raise UnsupportedModelError(
+                f"is {_article(kind)}", where=name, expected=f"supported: {SUPPORTED}", hint=_HINTS.get(kind, "")
+            )
+
+    def done(self) -> tuple[nn.Module, Readout, tuple[str, ...]]:
+        if not self._ends_in_neurons:
+            self._fold("Output", np.ones(1))
+        if not any(isinstance(module, FiringRate) for module in self._modules.values()) and not self._ends_in_neurons:
+            raise UnsupportedModelError(
+                "has no IF neurons",
+                where="NIR graph",
+                expected="must be a spiking network",
+                hint="Export the CNN itself.",
+            )
+        values = set(self._resistances.values())
+        if len(values) > 1:
+            name, other = list(self._resistances)[:2]
+            raise UnsupportedModelError(
+                f"has r = {self._resistances[name]:g}, {other} has r = {self._resistances[other]:g}",
+                where=name,
+                expected="must be the same for all neurons: 1 / dt",
+            )
+        (resistance,) = values
+        notes = () if resistance == 1 else (f"r = {resistance:g} is read as 1 / dt: one step adds the whole input.",)
+        return nn.Sequential(self._modules), "spikes" if self._ends_in_neurons else "potential", notes
+
+    def _add(self, name: str, module: nn.Module) -> None:
+        # A module's name may not contain a dot.
+        chosen, number = name.replace(".", "_"), 1
+        while chosen in self._modules:
+            number += 1
+            chosen = f"{name.replace('.', '_')}_{number}"
+        self._modules[chosen] = module
+
+    def _fold(self, name: str, thresholds: Array) -> None:
+        """Divide the synapse before ``name`` by ``thresholds``, one per neuron."""
+        synapse = self._synapse
+        if synapse is None:
+            raise UnsupportedModelError(
+                "does not follow a synapse", where=name, expected="must come after Conv2d, Linear or Affine"
+            )
+        channels = synapse.weight.shape[0]
+        rows = thresholds.reshape(channels if thresholds.size % channels == 0 else 1, -1)
+        if not (rows == rows[:, :1]).all():
+            raise UnsupportedModelError(
+                "has thresholds that differ within a channel", where=name, expected="must be one threshold per channel"
+            )
+        gain = torch.from_numpy(np.array(self._factor / rows[:, 0], np.float64))
+        self._factor = 1.0
+        weight = synapse.weight.data.double()
+        synapse.weight.data = (weight * gain.reshape(-1, *(1,) * (weight.ndim - 1))).float()
+        if synapse.bias is not None:
+            synapse.bias.data = (synapse.bias.data.double() * gain).float()
+
+    def _record_resistance(self, name: str, node: Any) -> None:
+        values = np.unique(np.asarray(node.r, np.float64))
+        if len(values) != 1 or not np.isfinite(values[0]) or values[0] <= 0:
+            raise UnsupportedModelError(
+                f"has r from {values.min():g} to {values.max():g}", where=name, expected="must be one positive number"
+            )
+        self._resistances[name] = float(values[0])
+
+    def _pooling(self, name: str, node: Any, kind: str) -> nn.AvgPool2d:
+        kernel, stride, padding = (_pair(name, getattr(node, field)) for field in ("kernel_size", "stride", "padding"))
+        if kind == "SumPool2d":
+            self._factor *= math.prod(kernel)
+        return nn.AvgPool2d(kernel, stride, padding)
+
+
+_HINTS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(
+        ("LIF", "CubaLIF", "LI", "CubaLI"),
+        "Neurons that leak have no equivalent in rate-based conversion; train with IF neurons.",
+    ),
+    "Threshold": "Use IF nodes.",
+    "NIRGraph": "Write the graph without subgraphs.",
+    "I": "It is read only as the readout, before the Output.",
+}
+
+
+def _article(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "AEIOL" and kind[:3] != "Lin" else f"a {kind}"
+
+
+def _convolution(name: str, node: Any) -> nn.Conv2d:
+    weight = torch.from_numpy(np.array(node.weight, np.float32))
+    stride, dilation = _pair(name, node.stride), _pair(name, node.dilation)
+    groups = int(node.groups)
+    kernel: Pair = (weight.shape[2], weight.shape[3])
+    conv = nn.Conv2d(
+        weight.shape[1] * groups,
+        weight.shape[0],
+        kernel,
+        stride=stride,
+        padding=_padding(name, node.padding, kernel, stride, dilation),
+        dilation=dilation,
+        groups=groups,
+    )
+    return _filled(conv, weight, node.bias)
+
+
+def _padding(name: str, given: Any, kernel: Pair, stride: Pair, dilation: Pair) -> Pair:
+    if not isinstance(given, str):
+        return _pair(name, given)
+    if given == "valid":
+        return 0, 0
+    if stride != (1, 1) or not all(side % 2 for side in kernel):
+        raise UnsupportedModelError(
+            "has padding 'same' with a stride or an even kernel", where=name, expected="must be numbers"
+        )
+    return dilation[0] * (kernel[0] // 2), dilation[1] * (kernel[1] // 2)
+
+
+def _dense(name: str, node: Any) -> nn.Linear:
+    weight = torch.from_numpy(np.array(node.weight, np.float32))
+    if weight.ndim != 2:
+        raise UnsupportedModelError(
+            f"has a weight of shape {tuple(weight.shape)}", where=name, expected="must be (outputs, inputs)"
+        )
+    bias = getattr(node, "bias", None)
+    return _filled(nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None), weight, bias)
+
+
+def _filled(synapse: _Synapse, weight: torch.Tensor, bias: Any) -> _Synapse:
+    synapse.weight.data = weight
+    if synapse.bias is not None:
+        values = np.zeros(len(weight)) if bias is None else np.broadcast_to(np.asarray(bias), len(weight))
+        synapse.bias.data = torch.from_numpy(np.array(values, np.float32))
+    return synapse
+
+
+def _pair(name: str, value: Any) -> Pair:
+    found = [int(number) for number in np.atleast_1d(value)]
+    if len(found) not in (1, 2):
+        raise UnsupportedModelError(f"has {tuple(found)} as sizes", where=name, expected="must be one number or two")
+    return found[0], found[-1]
+
+
+def _thresholds(name: str, node: Any) -> Array:
+    thresholds, resets = np.asarray(node.v_threshold, np.float64), np.asarray(node.v_reset, np.float64)
+    if not (np.isfinite(thresholds).all() and (thresholds > 0).all()):
+        raise UnsupportedModelError(
+            f"has a threshold of {thresholds.min():g}", where=name, expected="must be finite and above 0"
+        )
+    if resets.any():
+        raise UnsupportedModelError(
+            f"resets to {resets.flat[np.abs(resets).argmax()]:g}", where=name, expected="must reset to 0"
+        )
+    return thresholds

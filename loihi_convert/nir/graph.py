@@ -1,0 +1,212 @@
+"""QuantizedNetwork -> a NIR graph that computes the same spikes.
+
+NIR (Pedersen et al., Nature Communications 2024; nir 1.0.8) has no neuron with soft reset: `nir.IF` sets V to
+``v_reset`` after a spike. It has the parts of one, which the graph connects in a loop::
+
+    synapse -> I -> Threshold -> next layer        u(t) = u(t-1) + I(t) - theta s(t-1)
+               ^        |                          s(t) = [u(t) > level - 1/2]
+               +- Scale <                          Scale: -theta
+
+A loop needs one step, as everywhere in discrete time: the spike of step t is subtracted at the start of step t + 1,
+which gives the same u at every comparison. NIR starts u at 0; ``level = theta - V0`` adds the initial potential, which
+survives every soft reset. NIR fires where u > threshold; u is an integer, so half a unit below ``level`` makes it >=.
+
+Networks with hard reset are written with `nir.IF`, whose definition is theirs.
+
+=========================  ==========================================================================================
+part of a layer            nodes
+=========================  ==========================================================================================
+pooling                    `SumPool2d`; the factor of the average is in the integers
+convolution                `Conv2d`, with zeros between groups, and bias 0 if it has none: NIR requires one
+dense synapse              `Flatten` unless its input is flat, then `Affine`: not all readers know `Linear`
+bias per neuron            `Threshold`, always 1, times a `Scale`: NIR has no constants
+neurons                    the loop, or `IF`
+last layer without         none: the potential is the sum of the outputs over all steps; no reader knows `I`
+neurons
+=========================  ==========================================================================================
+
+All numbers are the file's integers in float32, which holds integers up to 2^24 exactly. Loihi clips potentials at
++-131071, NIR does not.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+
+from loihi_convert.arrays import Array, Pair, Shape
+from loihi_convert.chip import limits
+from loihi_convert.errors import UnsupportedModelError
+from loihi_convert.frontend.from_nir.package import nir_package
+from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork, largest_pixel
+from loihi_convert.ir.synapse import Conv
+
+UNREACHED: Final = 2.0**40
+"""Threshold of channels that never fire: without clipping a potential could exceed the 131072 of a ``.net`` file."""
+
+ALWAYS_REACHED: Final = -(2.0**40)
+"""Threshold of a node that is always 1."""
+
+
+def to_graph(network: QuantizedNetwork, *, hard_reset: bool = False) -> Any:
+    """Return ``network`` as a ``nir.NIRGraph``; its input in each step is an image of integers, see the metadata.
+
+    Parameters
+    ----------
+    network
+        The integers.
+    hard_reset
+        Whether to write neurons with soft reset as ``nir.IF``, which resets to 0 and starts at 0: another network.
+
+    Raises
+    ------
+    PlatformError
+        If the package ``nir`` is not installed.
+    UnsupportedModelError
+        If a layer cannot be expressed.
+    """
+    return _Builder(network, network.reset == "hard" or hard_reset).graph()
+
+
+class _Builder:
+    """Nodes and edges, added layer by layer."""
+
+    def __init__(self, network: QuantizedNetwork, uses_if: bool) -> None:
+        self._nir = nir_package("NIR files are written")
+        self._network, self._uses_if = network, uses_if
+        self._nodes: dict[str, Any] = {"input": self._nir.Input({"input": np.array(network.input_shape)})}
+        self._edges: list[tuple[str, str]] = []
+
+    def graph(self) -> Any:
+        last, shape = "input", self._network.input_shape
+        for layer in self._network.layers:
+            name = self._free(layer.name)
+            last = self._synapse(name, layer, last, shape)
+            shape = layer.synapse.output_shape(shape)
+            if layer.neuron is not None:
+                last = self._neurons(name, layer, last, shape)
+        self._add("output", self._nir.Output({"output": np.array(shape)}), last)
+        return self._nir.NIRGraph(self._nodes, self._edges, metadata=self._metadata())
+
+    def _free(self, name: str) -> str:
+        """A name for a layer's nodes that is an identifier, as torch needs, and not taken."""
+        wanted = re.sub(r"\W+", "_", name).strip("_") or "layer"
+        wanted = f"layer_{wanted}" if wanted[0].isdecimal() or wanted in ("input", "output") else wanted
+        chosen, number = wanted, 1
+        while any(taken == chosen or taken.startswith(f"{chosen}_") for taken in self._nodes):
+            number += 1
+            chosen = f"{wanted}_no{number}"
+        return chosen
+
+    def _add(self, name: str, node: Any, *sources: str) -> str:
+        self._nodes[name] = node
+        self._edges += [(source, name) for source in sources]
+        return name
+
+    def _synapse(self, name: str, layer: QuantizedLayer, last: str, input_shape: Shape) -> str:
+        synapse, nir = layer.synapse, self._nir
+        if synapse.pool != (1, 1):
+            pool = np.array(synapse.pool)
+            last = self._add(f"{name}_pool", nir.SumPool2d(pool, pool, np.zeros(2, np.int64)), last)
+        height, width = (
+            (s // k for s, k in zip(input_shape[1:], synapse.pool, strict=True)) if len(input_shape) == 3 else (1, 1)
+        )
+        shared = np.zeros(synapse.channels) if synapse.bias is None or synapse.bias.ndim > 1 else synapse.bias
+        if isinstance(synapse, Conv):
+            conv = _with_square_kernel(layer.name, _ungrouped(synapse))
+            node = nir.Conv2d(
+                (height, width),
+                conv.weight.astype(np.float32),
+                conv.stride,
+                conv.padding,
+                conv.dilation,
+                conv.groups,
+                shared.astype(np.float32),
+            )
+            current = self._add(name, node, last)
+        else:
+            if len(input_shape) == 3:
+                flat = {"input": np.array((input_shape[0], height, width))}
+                last = self._add(f"{name}_flatten", nir.Flatten(flat, 0, -1), last)
+            current = self._add(name, nir.Affine(synapse.weight.astype(np.float32), shared.astype(np.float32)), last)
+        return current
+
+    def _neurons(self, name: str, layer: QuantizedLayer, current: str, shape: Shape) -> str:
+        assert layer.threshold is not None
+        assert layer.initial_potential is not None
+        nir, sources = self._nir, [current]
+        if layer.bias is not None and layer.bias.ndim > 1:
+            one = self._add(f"{name}_one", nir.Threshold(np.full(shape, ALWAYS_REACHED, np.float32)), current)
+            sources.append(self._add(f"{name}_bias", nir.Scale(layer.bias.astype(np.float32)), one))
+        fires = layer.threshold < limits.NEVER_FIRES
+        ones = np.ones(shape, np.float32)
+        if self._uses_if:
+            # The next number below theta: > becomes >=, and a reader that subtracts it is off by 1 in 2^24.
+            below = np.nextafter(np.where(fires, layer.threshold, UNREACHED).astype(np.float32), np.float32(0))
+            node = nir.IF(r=ones, v_threshold=_over(below, shape), v_reset=np.zeros(shape, np.float32))
+            return self._add(f"{name}_neurons", node, *sources)
+        level = np.where(fires, layer.threshold - layer.initial_potential - 0.5, UNREACHED)
+        taken = np.where(fires, -layer.threshold, 0)
+        potential = self._add(f"{name}_potential", nir.I(r=ones), *sources)
+        spikes = self._add(f"{name}_spikes", nir.Threshold(_over(level, shape)), potential)
+        reset = self._add(f"{name}_reset", nir.Scale(_over(taken, shape)), spikes)
+        self._edges.append((reset, potential))
+        return spikes
+
+    def _metadata(self) -> dict[str, Any]:
+        network = self._network
+        largest = largest_pixel(network.poisson_seed, network.pixel_bits)
+        pixels = f"round(pixel / 255 * {largest})" if network.poisson_seed is None else "Poisson spikes, 0 or 1"
+        is_potential = network.readout == "potential"
+        found: dict[str, Any] = {
+            "producer": "loihi-convert",
+            "input": f"{pixels}, the same image in each step" if network.poisson_seed is None else pixels,
+            "output": "sum over all steps: the potential" if is_potential else "sum over all steps: the spike counts",
+            "output_scale": network.real_outputs(np.ones(network.shapes[-1]), 1),
+            "timesteps": network.timesteps,
+            "reset": network.reset,
+            "neurons": "IF" if self._uses_if else "I, Threshold, Scale in a loop",
+            "provenance": json.dumps(dict(network.provenance)),
+        }
+        return found if network.poisson_seed is None else {**found, "poisson_seed": network.poisson_seed}
+
+
+def _over(per_channel: Array, shape: Shape) -> Array:
+    """Values of channels, one for each neuron: float32 of ``shape``."""
+    values = per_channel.astype(np.float32).reshape(-1, *(1,) * (len(shape) - 1))
+    return np.ascontiguousarray(np.broadcast_to(values, shape))
+
+
+def _ungrouped(conv: Conv) -> Conv:
+    """The same convolution with zeros between its groups: nir takes the weight's channels for the input's."""
+    if conv.groups == 1:
+        return conv
+    grouped = conv.weight.reshape(conv.groups, -1, *conv.weight.shape[1:])
+    groups, outputs, inputs, *kernel = grouped.shape
+    weight = np.zeros((groups, outputs, groups, inputs, *kernel), conv.weight.dtype)
+    for group in range(groups):
+        weight[group, :, group] = grouped[group]
+    return replace(conv, weight=weight.reshape(groups * outputs, groups * inputs, *kernel), groups=1)
+
+
+def _with_square_kernel(name: str, conv: Conv) -> Conv:
+    """The same convolution with zeros around its kernel: nir infers both sides of a map from the kernel's height."""
+    sides: Pair = (conv.weight.shape[2], conv.weight.shape[3])
+    missing = [max(sides) - side for side in sides]
+    if not any(missing):
+        return conv
+    if any(number % 2 for number in missing):
+        raise UnsupportedModelError(
+            f"has a kernel of {sides[0]} x {sides[1]}",
+            where=name,
+            expected="must be square, or differ by an even number, in a NIR file",
+            hint="nir infers the size of its output from the kernel's height alone.",
+        )
+    around = [number // 2 for number in missing]
+    weight = np.pad(conv.weight, ((0, 0), (0, 0), *((number, number) for number in around)))
+    padding = tuple(p + number * d for p, number, d in zip(conv.padding, around, conv.dilation, strict=True))
+    return replace(conv, weight=weight, padding=(padding[0], padding[1]))

@@ -1,0 +1,383 @@
+"""NIR files as input of `export`: their spikes, what is refused, and the command line."""
+
+from __future__ import annotations
+
+import builtins
+import itertools
+from pathlib import Path
+from typing import Any
+
+import nir
+import numpy as np
+import pytest
+from support.command_line import invoker
+from support.nir_graphs import executed
+
+import loihi_convert as lc
+from loihi_convert import netx
+from loihi_convert.arrays import Array
+from loihi_convert.choices import Reset
+from loihi_convert.conversion.balancing import balance
+from loihi_convert.conversion.options import BalanceOptions
+from loihi_convert.data import load_data
+from loihi_convert.errors import CheckpointError, InputError, PlatformError, UnsupportedModelError, UsageError
+from loihi_convert.frontend.from_nir.file import read_nir
+from loihi_convert.frontend.source import Source, open_source
+from loihi_convert.ir.network import SpikingNetwork
+from loihi_convert.pipeline.converting import converted, stored_neurons
+from loihi_convert.simulation.layer_spec import Recording
+from loihi_convert.simulation.simulator import Block, Simulator
+
+SHAPE = (2, 8, 8)
+STEPS = 7
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def neurons(thresholds: Any, shape: tuple[int, ...], r: float = 1.0, v_reset: float = 0.0) -> nir.IF:
+    values = np.broadcast_to(np.reshape(thresholds, (-1, *(1,) * (len(shape) - 1))), shape).astype(np.float64)
+    return nir.IF(np.full(shape, r), values.copy(), np.full(shape, v_reset))
+
+
+def convolution(rng: Any, out: int, channels: int, groups: int = 1, side: int = 8, **options: Any) -> nir.Conv2d:
+    weight = rng.normal(0.1, 0.4, (out, channels // groups, 3, 3))
+    options = {"stride": 1, "padding": 1, "dilation": 1, **options}
+    return nir.Conv2d((side, side), weight, groups=groups, bias=rng.normal(0, 0.1, out), **options)
+
+
+def pooling(kind: Any, side: int = 2) -> Any:
+    return kind(np.array([side, side]), np.array([side, side]), np.array([0, 0]))
+
+
+def flatten() -> nir.Flatten:
+    return nir.Flatten(None, 0, -1)
+
+
+def chain(rng: Any, *, is_spiking: bool) -> list[Any]:
+    """Every kind of node that is read; thresholds per channel."""
+    nodes = [
+        nir.Input({"input": np.array(SHAPE)}),
+        convolution(rng, 4, 2, groups=2),
+        neurons([0.5, 0.75, 1.25, 2.0], (4, 8, 8)),
+        pooling(nir.SumPool2d),
+        convolution(rng, 3, 4, side=4),
+        neurons([1.5, 3.0, 2.5], (3, 4, 4)),
+        pooling(nir.AvgPool2d),
+        flatten(),
+        nir.Linear(rng.normal(0.1, 0.6, (6, 12))),
+        neurons([0.75, 0.5, 0.25, 0.3, 0.4, 0.6], (6,)),
+        nir.Affine(rng.normal(0.1, 0.6, (5, 6)), rng.normal(0, 0.1, 5)),
+    ]
+    return [*nodes, neurons([0.5, 1.0, 0.75, 0.25, 0.6], (5,))] if is_spiking else [*nodes, nir.I(np.ones(5))]
+
+
+def written(nodes: list[Any], name: str = "model.nir", metadata: dict[str, Any] | None = None) -> Path:
+    """A file with ``nodes`` in a chain."""
+    names = [f"n{index}" for index in range(len(nodes))]
+    if not isinstance(nodes[-1], nir.Output):
+        nodes, names = [*nodes, nir.Output({"output": np.array([1])})], [*names, "out"]
+    edges = list(itertools.pairwise(names))
+    graph = nir.NIRGraph(dict(zip(names, nodes, strict=True)), edges, metadata or {}, type_check=False)
+    content = graph.to_dict()
+    for node in content["nodes"].values():
+        # nir cannot write a shape that is left open.
+        if node["type"] == "Flatten":
+            del node["input_type"]
+    graph.to_dict = lambda: content
+    nir.write(name, graph)
+    return Path(name)
+
+
+def images(count: int = 3) -> Array:
+    return np.random.default_rng(5).integers(0, 256, (count, *SHAPE)).astype(np.uint8)
+
+
+def float_spikes(network: SpikingNetwork, pixels: Array) -> list[Array]:
+    """Spikes of each spiking layer, ``(N, T, *shape)``."""
+    found = [
+        np.zeros((len(pixels), STEPS, *shape))
+        for shape, layer in zip(network.shapes, network.layers, strict=True)
+        if layer.neuron is not None
+    ]
+
+    def take(block: Block) -> None:
+        for kept, layer in zip(found, block.layers, strict=False):
+            maps = np.moveaxis(layer.spikes, -1, 2)
+            kept[block.images, block.steps] = maps.reshape(maps.shape[:2] + kept.shape[2:])
+
+    Simulator(network, Recording(spikes=True)).run(pixels, STEPS, take)
+    return found
+
+
+@pytest.mark.parametrize("reset", ["hard", "soft"])
+@pytest.mark.parametrize("is_spiking", [False, True])
+def test_the_float_network_spikes_as_the_file(is_spiking: bool, reset: Reset) -> None:
+    nodes = chain(np.random.default_rng(3), is_spiking=is_spiking)
+    source = open_source(written(nodes), data="mine")
+    assert source.neurons == ("spikes" if is_spiking else "potential")
+    options = BalanceOptions(method="qcfs", reset=reset, initial_potential="zero", readout=source.neurons)
+    spiking = balance(source.network, images(), STEPS, options)
+    for layer in spiking.layers:
+        if layer.neuron is not None:
+            # A spike adds 1 to the input of the next layer, as in NIR.
+            assert (layer.neuron.threshold == 1).all()
+            assert (layer.neuron.amplitude == 1).all()
+            assert (layer.neuron.initial_potential == 0).all()
+    graph, found = nir.read("model.nir", type_check=False), float_spikes(spiking, images())
+    count = 0
+    for index, image in enumerate(images()):
+        done = executed(graph, np.repeat(image[None] / 255, STEPS, axis=0), reset)
+        expected = [done[name] for name, node in graph.nodes.items() if isinstance(node, nir.IF)]
+        expected.sort(key=lambda values: -values[0].size)
+        assert len(expected) == len(found)
+        for layer_spikes, wanted in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(layer_spikes[index], wanted)
+            count += int(wanted.sum())
+    assert count > 1000
+
+
+def test_integers_of_a_hand_made_file() -> None:
+    # V = 0.5 a step, threshold 1.25: 0.5, 1.0, 1.5 fires; hard reset: every third step. Soft: after 3, 5, 8 steps.
+    nodes = [
+        nir.Input({"input": np.array([1, 1, 1])}),
+        flatten(),
+        nir.Linear(np.array([[0.5]])),
+        neurons([1.25], (1,)),
+        nir.Linear(np.array([[1.0]])),
+        neurons([0.5], (1,)),
+    ]
+    source = open_source(written(nodes), data="mine", task="classification")
+    white = np.full((40, 1, 1, 1), 255, np.uint8)
+    for reset, steps in (("hard", [3, 6, 9]), ("soft", [3, 5, 8])):
+        options = BalanceOptions(reset=reset, readout="spikes")
+        done = converted(source, white, 9, options, lc.QuantizeOptions())
+        assert done.spiking.provenance.balance.initial_potential == "zero"
+        from loihi_convert.backends.reference import run_network
+
+        spikes = run_network(done.quantized, white[:1], 9, trace=True).traces[0].spikes
+        assert spikes is not None
+        assert (np.flatnonzero(spikes[0].ravel()) + 1).tolist() == steps
+
+
+def test_the_files_thresholds_are_kept_by_default() -> None:
+    source = open_source(written(chain(np.random.default_rng(3), is_spiking=True)), data="mine")
+    options = stored_neurons(source, BalanceOptions())
+    assert (options.reset, options.readout) == ("hard", "spikes")
+    done = converted(source, images(40), 4, options, lc.QuantizeOptions())
+    assert any("its thresholds are kept" in note for note in done.notes)
+    assert done.quantized.readout == "spikes"
+    for layer in done.quantized.layers:
+        assert layer.balanced is not None
+        assert (layer.balanced.threshold == 1).all()
+    plain = Source.from_module(source.model, SHAPE)
+    assert stored_neurons(plain, BalanceOptions()) == BalanceOptions()
+
+
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [
+        ({"method": "percentile"}, "method"),
+        ({"alpha": 0.5}, "alpha"),
+        ({"amplitude": "literal"}, "amplitude"),
+    ],
+)
+def test_options_that_would_replace_the_thresholds_are_refused(options: dict[str, Any], where: str) -> None:
+    source = open_source(written(chain(np.random.default_rng(3), is_spiking=False)), data="mine")
+    with pytest.raises(UsageError) as caught:
+        converted(source, images(40), 4, BalanceOptions(reset="hard", **options), lc.QuantizeOptions())
+    assert caught.value.where == where
+    assert "keeps its thresholds" in caught.value.expected
+
+
+def with_one(*nodes: Any) -> list[Any]:
+    """A chain with ``nodes`` between the input, (1, 4, 4), and a linear layer."""
+    return [nir.Input({"input": np.array([1, 4, 4])}), *nodes, flatten(), nir.Linear(np.ones((2, 16)))]
+
+
+RNG = np.random.default_rng(0)
+CONV = convolution(RNG, 1, 1, side=4)
+FIRES = neurons([1.0], (1, 4, 4))
+WITHIN = nir.IF(np.ones((1, 4, 4)), 1.0 + np.arange(16.0).reshape(1, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "where", "found", "expected"),
+    [
+        (with_one(CONV, nir.LIF(*np.ones((4, 1, 4, 4)))), "n2", "is an LIF", "supported: Conv2d, Linear"),
+        (with_one(CONV, nir.Scale(np.ones((1, 4, 4)))), "n2", "is a Scale", "supported: Conv2d, Linear"),
+        (with_one(CONV, nir.I(np.ones((1, 4, 4)))), "n2", "is an I", "I before the Output"),
+        (with_one(CONV), "NIR graph", "has no IF neurons", "must be a spiking network"),
+        (with_one(FIRES), "n1", "does not follow a synapse", "must come after Conv2d"),
+        (with_one(CONV, neurons([1], (1, 4, 4), v_reset=-0.5)), "n2", "resets to -0.5", "must reset to 0"),
+        (with_one(CONV, neurons([0], (1, 4, 4))), "n2", "has a threshold of 0", "must be finite and above 0"),
+        (with_one(CONV, neurons([np.inf], (1, 4, 4))), "n2", "has a threshold of inf", "must be finite and above 0"),
+        (with_one(CONV, WITHIN), "n2", "has thresholds that differ within a channel", "one threshold per channel"),
+        (
+            with_one(CONV, FIRES, CONV, neurons([1], (1, 4, 4), r=2)),
+            "n2",
+            "has r = 1, n4 has r = 2",
+            "the same for all",
+        ),
+        (with_one(CONV, neurons([1], (1, 4, 4), r=-1)), "n2", "has r from -1 to -1", "must be one positive number"),
+        (
+            with_one(convolution(RNG, 1, 1, padding="same", stride=2), FIRES),
+            "n1",
+            "has padding 'same' with a stride or an even kernel",
+            "must be numbers",
+        ),
+        (
+            [nir.Input({"input": np.array([4, 4])}), CONV, FIRES],
+            "n0",
+            "takes inputs of shape (4, 4)",
+            "must be (C, H, W)",
+        ),
+    ],
+)
+def test_refusals(nodes: list[Any], where: str, found: str, expected: str) -> None:
+    with pytest.raises(UnsupportedModelError) as caught:
+        read_nir(written(nodes), None)
+    assert (caught.value.where, caught.value.found) == (where, found)
+    assert expected in caught.value.expected
+
+
+def test_graphs_that_are_no_chain_are_refused() -> None:
+    nodes = {"in": nir.Input({"input": np.array([4])}), "a": nir.Linear(np.eye(4)), "b": nir.Linear(np.eye(4))}
+    nodes["out"] = nir.Output({"output": np.array([4])})
+
+    def refused(edges: list[tuple[str, str]], **more: Any) -> tuple[str, str]:
+        nir.write("model.nir", nir.NIRGraph({**nodes, **more}, edges, type_check=False))
+        with pytest.raises(UnsupportedModelError) as caught:
+            read_nir(Path("model.nir"), (1, 2, 2))
+        assert caught.value.expected
+        return caught.value.where, caught.value.found
+
+    skip = [("in", "a"), ("a", "b"), ("in", "b"), ("b", "out")]
+    assert refused(skip) == ("in", "has 0 inputs and 2 outputs")
+    loop = [("in", "a"), ("a", "b"), ("b", "a"), ("b", "out")]
+    assert refused(loop) == ("a", "has 2 inputs and 1 outputs")
+    assert refused([("in", "a"), ("a", "out")]) == ("b", "is not on the path from Input to Output")
+    assert refused([("in", "a"), ("a", "b")])[1] == "has 1 inputs and 0 outputs"
+    other = nir.Output({"output": np.array([4])})
+    assert refused([("in", "a"), ("a", "out")], other=other) == ("NIR graph", "has 2 Output nodes")
+
+
+def test_r_is_read_as_one_over_dt() -> None:
+    # As SpikingJelly writes it, with dt = 1e-4.
+    fast = with_one(CONV, neurons([2.0], (1, 4, 4), r=1e4))
+    read, plain = read_nir(written(fast), None), read_nir(written(with_one(CONV, neurons([2.0], (1, 4, 4)))), None)
+    assert read.notes == ("r = 10000 is read as 1 / dt: one step adds the whole input.",)
+    assert plain.notes == ()
+    weights, others = (dict(each.model.state_dict()) for each in (read, plain))
+    assert all((weights[name] == others[name]).all() for name in others)
+    np.testing.assert_array_equal(weights["n1.weight"].numpy(), (CONV.weight / 2).astype(np.float32))
+
+
+def test_shapes_of_the_input() -> None:
+    flat = [nir.Input({"input": np.array([16])}), nir.Linear(np.ones((2, 16))), neurons([1.0], (2,))]
+    for given in (None, (1, 3, 3)):
+        with pytest.raises(UsageError) as caught:
+            read_nir(written(flat), given)
+        assert caught.value.where == "input_shape"
+        assert caught.value.expected == "must be (C, H, W) with 16 values"
+    assert read_nir(written(flat), (1, 4, 4)).input_shape == (1, 4, 4)
+    with pytest.raises(UsageError) as caught:
+        read_nir(written(with_one(CONV, FIRES)), (1, 8, 8))
+    assert caught.value.expected == "must be (1, 4, 4), as in model.nir"
+    # With the batch axis, as tools write it that trace a batch of one.
+    batched = [nir.Input({"input": np.array([1, 1, 4, 4])}), *with_one(CONV, FIRES)[1:]]
+    assert read_nir(written(batched), None).input_shape == (1, 4, 4)
+
+
+def test_files_that_cannot_be_read() -> None:
+    with pytest.raises(CheckpointError, match="not found"):
+        read_nir(Path("model.nir"), None)
+    Path("model.nir").write_bytes(b"not HDF5")
+    with pytest.raises(CheckpointError, match="damaged, or not a NIR graph"):
+        read_nir(Path("model.nir"), None)
+    nir.write("model.nir", nir.Linear(np.eye(3)))
+    with pytest.raises(CheckpointError, match="damaged, or not a NIR graph"):
+        read_nir(Path("model.nir"), None)
+
+
+def test_our_own_files_are_refused() -> None:
+    from loihi_convert.nir import write
+
+    write(netx.read(Path(netx.__file__).parents[1] / "golden" / "model.net"), "own.nir", hard_reset=True)
+    with pytest.raises(InputError) as caught:
+        read_nir(Path("own.nir"), None)
+    assert caught.value.found == "was written by loihi-convert, in Loihi's integers"
+
+
+def test_without_the_package_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    path, imported = written(with_one(CONV, FIRES)), builtins.__import__
+
+    def without_nir(name: str, *rest: Any, **more: Any) -> Any:
+        if name == "nir":
+            raise ImportError(name)
+        return imported(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without_nir)
+    with pytest.raises(PlatformError) as caught:
+        open_source(path)
+    assert (caught.value.where, caught.value.hint) == ("nir", "pip install 'loihi-convert[nir]'")
+
+
+# The command line and the Python API, on digits.
+
+
+@pytest.fixture
+def digits_file() -> Path:
+    rng = np.random.default_rng(1)
+    nodes = [
+        nir.Input({"input": np.array([1, 8, 8])}),
+        convolution(rng, 4, 1),
+        neurons([1.0, 0.5, 0.75, 1.5], (4, 8, 8)),
+        pooling(nir.AvgPool2d),
+        flatten(),
+        nir.Affine(rng.normal(0, 0.5, (10, 64)), np.zeros(10)),
+        neurons(np.full(10, 0.5), (10,)),
+    ]
+    return written(nodes, "snn.nir")
+
+
+def test_export_of_a_nir_file(
+    digits_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = invoker(monkeypatch, capsys)
+    words = ("export", digits_file, "--data", "digits", "-T", "8", "--calibration", "50")
+    done = run(*words)
+    assert done.code == 0, done.err
+    assert "its thresholds are kept" in " ".join(done.out.split())
+    network = netx.read(Path("snn.net"))
+    balanced = network.provenance.balance
+    assert (network.reset, network.readout) == ("hard", "spikes")
+    assert (balanced.method, balanced.initial_potential, network.provenance.model.file) == ("qcfs", "zero", "snn.nir")
+    # The tool that trained it may subtract the threshold.
+    assert run(*words, "--reset", "soft", "--readout", "potential", "-o", "soft.net").code == 0
+    soft = netx.read(Path("soft.net"))
+    assert (soft.reset, soft.readout, soft.provenance.balance.initial_potential) == ("soft", "potential", "zero")
+    done = run("run", "snn.net", "--images", "20", "-o", "run")
+    assert done.code == 0, done.err
+    done = run(*words, "--balance", "percentile", "-o", "x.net")
+    assert done.code == UsageError.exit_code
+    assert "--balance: found 'percentile' for a file that holds a spiking network" in done.err
+    done = run(*words, "--arch", "a:b", "-o", "x.net")
+    assert "--arch: given for a NIR file" in done.err
+    done = run("run", digits_file)
+    assert "is a NIR file" in done.err
+    done = run("export", digits_file)
+    assert "--data: not given" in done.err
+    assert not Path("x.net").exists()
+
+
+def test_convert_reads_a_nir_file(digits_file: Path) -> None:
+    digits = load_data("digits")
+    made = lc.convert(digits_file, digits.calibration_images()[:50], timesteps=4)
+    assert made.network.reset == "hard"
+    made = lc.convert(
+        digits_file, digits.calibration_images()[:50], timesteps=4, balancing=BalanceOptions(readout="spikes")
+    )
+    assert made.network.reset == "soft"
