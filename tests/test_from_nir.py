@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from loihi_convert.simulation.simulator import Block, Simulator
 
 SHAPE = (2, 8, 8)
 STEPS = 7
+GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.fixture(autouse=True)
@@ -95,10 +97,10 @@ def images(count: int = 3) -> Array:
     return np.random.default_rng(5).integers(0, 256, (count, *SHAPE)).astype(np.uint8)
 
 
-def float_spikes(network: SpikingNetwork, pixels: Array) -> list[Array]:
+def float_spikes(network: SpikingNetwork, pixels: Array, steps: int = STEPS) -> list[Array]:
     """Spikes of each spiking layer, ``(N, T, *shape)``."""
     found = [
-        np.zeros((len(pixels), STEPS, *shape))
+        np.zeros((len(pixels), steps, *shape))
         for shape, layer in zip(network.shapes, network.layers, strict=True)
         if layer.neuron is not None
     ]
@@ -108,7 +110,7 @@ def float_spikes(network: SpikingNetwork, pixels: Array) -> list[Array]:
             maps = np.moveaxis(layer.spikes, -1, 2)
             kept[block.images, block.steps] = maps.reshape(maps.shape[:2] + kept.shape[2:])
 
-    Simulator(network, Recording(spikes=True)).run(pixels, STEPS, take)
+    Simulator(network, Recording(spikes=True)).run(pixels, steps, take)
     return found
 
 
@@ -137,6 +139,22 @@ def test_the_float_network_spikes_as_the_file(is_spiking: bool, reset: Reset) ->
             np.testing.assert_array_equal(layer_spikes[index], wanted)
             count += int(wanted.sum())
     assert count > 1000
+
+
+def test_a_file_of_spikingjelly_gives_the_spikes_of_spikingjelly() -> None:
+    """SpikingJelly 2.0.0 wrote the file and computed the spikes of its output, ``(N, T, 10)``, seed 0::
+
+    Conv2d(1, 4, 3, padding=1), IFNode(0.6), AvgPool2d(2), Flatten(), Linear(64, 10), IFNode(0.35)
+    nir.write("spikingjelly.nir", export_to_nir(net, torch.zeros(1, 1, 8, 8)))
+    """
+    golden = np.load(GOLDEN / "spikingjelly.npz")
+    source = open_source(GOLDEN / "spikingjelly.nir", data="mine")
+    assert "r = 10000 is read as 1 / dt: one step adds the whole input." in source.notes
+    options = replace(stored_neurons(source, BalanceOptions()), method="qcfs")
+    spiking = balance(source.network, golden["images"], 8, options)
+    *_, found = float_spikes(spiking, golden["images"], steps=8)
+    assert golden["spikes"].sum() == 77
+    np.testing.assert_array_equal(found, golden["spikes"])
 
 
 def test_integers_of_a_hand_made_file() -> None:
@@ -368,6 +386,11 @@ def test_export_of_a_nir_file(
     assert "--arch: given for a NIR file" in done.err
     done = run("run", digits_file)
     assert "is a NIR file" in done.err
+    done = run("check", digits_file)
+    assert done.code == 0, done.err
+    assert "n5" in done.out
+    done = run("sweep", digits_file, "--data", "digits", "-T", "4")
+    assert "holds a spiking network, whose thresholds are not balanced again" in done.err
     done = run("export", digits_file)
     assert "--data: not given" in done.err
     assert not Path("x.net").exists()

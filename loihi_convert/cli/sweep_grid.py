@@ -215,6 +215,7 @@ def _network(
 ) -> NetworkFile:
     """Return a network with the options of its own table, or else those of all networks."""
     from loihi_convert.cli.wrong_files import require_cnn
+    from loihi_convert.file_kinds import is_nir
     from loihi_convert.sweep.setting import NetworkFile
 
     def text(key: str) -> str | None:
@@ -224,6 +225,9 @@ def _network(
 
     model = Path(folder, str(own["model"])).absolute()
     require_cnn(model)
+    if is_nir(model):
+        hint = "`loihi-convert export` keeps them."
+        raise InputError("holds a spiking network, whose thresholds are not balanced again", where=model, hint=hint)
     normalization = options.parse_normalization(text("mean"), text("std"))
     data = text("data")
     if data is not None:

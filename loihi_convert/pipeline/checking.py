@@ -23,7 +23,7 @@ from loihi_convert.checks.resource_rules import MEMORY_RULES, NEUROCORE_RULES
 from loihi_convert.checks.stock_rules import FILE_RULES, LIF_RULES, STOCK_RULES
 from loihi_convert.chip.resources import Chips, NeuronCost, network_resources, neuron_costs, resources
 from loihi_convert.errors import DataError, InputError, NetxError, UnsupportedModelError, UsageError, one_of
-from loihi_convert.file_kinds import kind_of
+from loihi_convert.file_kinds import is_nir, kind_of
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.ir.quantized import QuantizedNetwork, Target
@@ -153,7 +153,7 @@ def load_file(
     path = Path(path)
     if not path.is_file():
         raise InputError("no such file", where=path, hint="Give a .net file, or the checkpoint of a CNN.")
-    is_netx = kind_of(path) == "hdf5" or path.suffix == netx.SUFFIX
+    is_netx = (kind_of(path) == "hdf5" and not is_nir(path)) or path.suffix == netx.SUFFIX
     if not is_netx:
         # Loads torch, which a netx file does not need.
         from loihi_convert.frontend.source import open_source

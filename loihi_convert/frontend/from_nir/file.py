@@ -7,7 +7,7 @@ spike adds 1 to the input of the next layer, as in NIR.
 
 What NIR leaves open is read as follows. One step adds the whole input, ``r I dt`` with ``dt = 1 / r``: ``r`` is 1 or,
 in SpikingJelly's files, 10,000. V starts at 0. It resets to ``v_reset``, which must be 0 (hard reset, as NIR defines
-IF), unless the user knows that the tool subtracts the threshold (sinabs, snnTorch). NIR fires above the threshold,
+IF), unless the user knows that the tool subtracts the threshold (sinabs). NIR fires above the threshold,
 Loihi at it: another spike only if V equals it exactly.
 """
 
