@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nir
 import numpy as np
 import pytest
 import torch
@@ -48,7 +49,8 @@ SUBSTITUTES = {
     r"\S+\.onnx\b": "my.pt --arch my_nets:make_cnn",
     # Quick ones.
     r"^train\b": "train --epochs 1 --overwrite",
-    r"^export\b": "export --overwrite --calibration 30",
+    r"^export\b(?! \S+\.net\b)": "export --overwrite --calibration 30",
+    r"^export (?=\S+\.net\b)": "export --overwrite ",
     r"^report\b": "report --overwrite",
     r"^sweep\b": "sweep --workers 0 --calibration 30 --images 5",
     r"--images \d+": "--images 5",
@@ -162,6 +164,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         np.savez(folder / f"{name}.npz", images=images, labels=digits.test.known_labels[:30])
     rng = np.random.default_rng(0)
     np.savez(folder / "targets.npz", images=images, targets=rng.normal(size=(30, 10)))
+    spiking = [nir.IF(np.ones(count), np.ones(count), np.zeros(count)) for count in (20, 10)]
+    synapses = [nir.Affine(rng.normal(0, 0.2, shape), np.zeros(shape[0])) for shape in ((20, 64), (10, 20))]
+    start, flat = nir.Input({"input": np.array([1, 8, 8])}), nir.Flatten({"input": np.array([1, 8, 8])}, 0, -1)
+    chain = nir.NIRGraph.from_list(start, flat, synapses[0], spiking[0], synapses[1], spiking[1])
+    nir.write(folder / "snn.nir", chain)
     layers = small_layers()
     layers[0]["shape"] = [1, 8, 8]
     layers[1] |= {"shape": [6, 4, 7], "weight": layers[1]["weight"][:, :1], "groups": 1}

@@ -1,7 +1,8 @@
 """Tables of docs/results/ from the CSV files beside them, for `pages.py`: speeds, other networks, torchvision's models.
 
-A CSV file has one measurement per row. ``torchvision.csv`` is written by `torchvision_models.py`; the others hold the
-medians of a run of `peers/benchmark.py`, or the accuracies printed by the commands that the page names.
+A CSV file has one measurement per row. ``torchvision.csv`` is written by `torchvision_models.py`, ``nir.csv`` by
+`peers/nir_readers.py`; the others hold the medians of a run of `peers/benchmark.py`, or the accuracies printed by the
+commands that the page names.
 """
 
 from __future__ import annotations
@@ -124,6 +125,18 @@ def torchvision() -> str:
     return markdown_table(heads, cells)
 
 
+def nir_readers() -> str:
+    """Return how many spikes of each NIR file differ in each library."""
+
+    def cell(row: Row) -> str:
+        if row["failure"]:
+            return "not read" if row["stage"] == "import" else "fails"
+        share = 100 * int(row["different"]) / int(row["spikes"])
+        return f"{f'{share:.1f} %' if share else '**none**'}; {row['same_class']}"
+
+    return crossed(rows_of("nir.csv"), lambda row: row["reader"], lambda row: row["file"], cell)
+
+
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "speed": speed,
     "peers": peers,
@@ -133,6 +146,7 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "mnist-1d": accuracies("mnist-1d", lambda row: {"": row["variant"], "CNN": row["cnn_accuracy"]}),
     "conv3-max": accuracies("conv3-max", lambda row: {"": row["variant"], "CNN": row["cnn_accuracy"]}),
     "graph-peers": graph_peers,
+    "nir-readers": nir_readers,
     "torchvision": torchvision,
 }
 """Every table by its name."""
