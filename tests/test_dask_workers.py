@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import Client
+from distributed import Client, LocalCluster
 from support.command_line import Invoke, invoker
 from support.dask_functions import refused, stumbling, times, unexpected
 from support.shard_runs import write_files, written
@@ -18,7 +19,7 @@ from support.shard_runs import write_files, written
 from loihi_convert import pipeline
 from loihi_convert.backends import open_backend
 from loihi_convert.cells import dask_executors, dask_workers
-from loihi_convert.cells.dask_executors import local_cluster
+from loihi_convert.cells.dask_executors import local_cluster, standing_cluster
 from loihi_convert.cells.dask_workers import DaskWorkers
 from loihi_convert.data import load_data
 from loihi_convert.errors import DataError, InputError, PlatformError
@@ -134,6 +135,23 @@ def test_a_missing_extra_is_one_sentence(invoke: Invoke, monkeypatch: pytest.Mon
     assert "error: distributed: cannot be imported" in done.err
     assert 'Run: pip install "distributed"' in done.err
     assert not Path("out").exists()
+
+
+def test_a_scheduler_without_workers_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "loihi_convert")
+
+    def told() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name.startswith("loihi_convert")]
+
+    with LocalCluster(n_workers=0, dashboard_address=":0") as cluster:
+        address = cluster.scheduler_address
+        with standing_cluster(address):
+            assert told() == [f"{address} has no workers yet: waiting for one"]
+        caplog.clear()
+        cluster.scale(1)
+        cluster.wait_for_workers(1)
+        with standing_cluster(address):
+            assert told() == []
 
 
 def test_no_scheduler(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,6 +166,9 @@ def standing_cluster(address: str) -> Iterator[OnDask]:
             hint="Start one with `dask scheduler`, and workers with `dask worker ADDRESS --nthreads 1`.",
         ) from error
     with client:
+        if not client.nthreads():
+            # Jobs that are queued may bring some.
+            logging.getLogger(__name__).info("%s has no workers yet: waiting for one", address)
         yield OnDask(client)
 
 
