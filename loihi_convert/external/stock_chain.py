@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -68,7 +68,9 @@ class Link(NamedTuple):
     weight_shift: int = 0
 
 
-class Chain(NamedTuple, Generic[Layer]):
+# Not a NamedTuple: on Python 3.10 those cannot be generic.
+@dataclass(frozen=True, eq=False)
+class Chain(Generic[Layer]):
     """The input shape, and the layers in order."""
 
     input_shape: Shape
