@@ -12,18 +12,27 @@ from typing import Any
 import nir as nir_package
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from support.command_line import invoker
 from support.networks import random_network
 from support.nir_graphs import executed
 from support.oracle import first_signal
+from support.relay_networks import images as relay_images
+from support.relay_networks import residual
 from support.strategies import Case, networks
+from torch import nn
 
 from loihi_convert import netx, nir, pipeline
 from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.chip.limits import NEVER_FIRES, POTENTIAL_LIMIT
+from loihi_convert.conversion.balancing import balance
+from loihi_convert.conversion.options import BalanceOptions
+from loihi_convert.conversion.quantization import quantize
+from loihi_convert.conversion.quantization_report import LayerReport, QuantizationReport
 from loihi_convert.errors import InputError, PlatformError, UnsupportedModelError, UsageError, VerificationError
+from loihi_convert.frontend.source import Source
 from loihi_convert.ir.network import IntegrateAndFire
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
@@ -54,6 +63,9 @@ def equals_ref(network: QuantizedNetwork, images: Array, graph: Any) -> bool:
         outputs = done["output"].cumsum(axis=0)
         if network.readout == "potential":
             potentials, initial = [*potentials, outputs], [*initial, 0]
+        if network.poisson_seed is None and len(network.spiking_layers):
+            # A constant negative current never fires, clipped or not.
+            potentials[0] = np.maximum(potentials[0], 0)
         if any(np.abs(u).max() + v0 > POTENTIAL_LIMIT for u, v0 in zip(potentials, initial, strict=True)):
             return False
         spikes = [values for name, values in done.items() if name.endswith(("_spikes", "_neurons"))]
@@ -243,15 +255,47 @@ def test_notes_name_what_is_lost() -> None:
     assert nir_notes(one_neuron(5, 0, reset="hard"), allow_hard_reset=False) == ()
 
 
-def test_clipped_potentials_are_named(tmp_path: Path) -> None:
-    from loihi_convert.conversion.quantization_report import LayerReport, QuantizationReport
-
-    network = netx.read(GOLDEN)
+def test_the_note_says_whether_clipping_matters() -> None:
+    # I = 32385, theta = 131071. V after step 5 is 161925, which Loihi clips to theta: the second spike comes at step
+    # 10, and without clipping at step 9. A black image never fires.
+    network = one_neuron(NEVER_FIRES - 1, 0, weight=127)
+    images = np.array([255, 0], np.uint8).reshape(2, 1, 1, 1)
     layers = tuple(LayerReport(name, None, 0.0, None, (), low, high) for name, low, high in (("a", 9, 0), ("b", 2, 3)))
-    report = QuantizationReport(layers, 50, 4, 64, "lava", 8)
-    *_, clips = nir_notes(network, False, report)
+    report = QuantizationReport(layers, 50, 16, 64, "lava", 8)
+    *_, matters = nir_notes(replace(network, timesteps=16), False, report, images)
     # The lower limit is harmless in the first layer.
-    assert clips.endswith("b on 3 of 50 calibration images.")
+    assert matters.startswith("potentials of b clip at +-131071")
+    assert matters.endswith("spikes differ on 1 of 2 calibration images.")
+    *_, no_matter = nir_notes(network, False, report, images)
+    assert no_matter.endswith("no spike differs on 2 calibration images.")
+    assert counted(network, 255)[:5] == [0, 0, 0, 0, 1]
+    unclipped = replace(report, layers=tuple(replace(layer, low_clipped=0, high_clipped=0) for layer in layers))
+    assert len(nir_notes(network, False, unclipped, images)) == 1
+
+
+def test_relays_repeat_every_spike() -> None:
+    pixels = relay_images(8)
+    spiking = balance(residual(), pixels, STEPS, BalanceOptions(method="act-norm-channelwise"))
+    network = quantize(spiking, pixels)
+    assert any(layer.relay_of is not None for layer in network.layers)
+    assert equals_ref(network, pixels[:2], to_graph(network))
+
+
+def test_a_cnn_is_exported_as_nir(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    cnn = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(27, 4))
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 1, 8, 8)).astype(np.uint8)
+    source = Source.from_module(cnn, (1, 8, 8))
+    balancing = BalanceOptions(method="percentile")
+    netx_file, nir_files = (
+        pipeline.export(source, tmp_path / name, steps, pixels, balance_options=balancing, file_format=file_format)
+        for name, steps, file_format in (("a.net", (STEPS,), "netx"), ("a.nir", (STEPS, 2), "nir"))
+    )
+    assert [item.path.name for item in nir_files] == [f"a-T{STEPS}.nir", "a-T2.nir"]
+    assert [(item.file_format, item.is_read_back, item.verified_images) for item in nir_files] == [("nir", True, 0)] * 2
+    assert any("I -> Threshold -> Scale" in note for note in nir_files[0].notes)
+    assert not any("LIF" in note for note in nir_files[0].notes)
+    assert equals_ref(netx_file[0].network, pixels[:2], nir_package.read(nir_files[0].path))
 
 
 # The command line.
@@ -285,6 +329,7 @@ def test_a_netx_file_is_written_again_as_nir(
         (("--format", "nir", "-o", "model-2.net"), "--output: found model-2.net; must end in .nir with --format nir"),
         (("--format", "nir", "-T", "4"), "--timesteps: given for a netx file, whose network is converted already"),
         (("--allow-hard-reset",), "is exported already"),
+        (("--format", "nir", "--bundle", "b"), "--bundle: given for a netx file"),
         (("--format", "onnx"), "--format: found 'onnx'; must be one of netx, nir"),
     ],
 )

@@ -183,7 +183,7 @@ def export(
         notes = (*source.notes, *made.notes)
         if file_format == "nir":
             nir.write(network, path, hard_reset=allow_hard_reset, overwrite=overwrite, verify=verify)
-            notes = (*notes, *nir_notes(network, allow_hard_reset, made.report))
+            notes = (*notes, *nir_notes(network, allow_hard_reset, made.report, compared, device))
             result = ExportResult(path, network, made.report, notes, 0, made.agreement, "nir", verify)
         else:
             netx.write(network, path, overwrite=overwrite)

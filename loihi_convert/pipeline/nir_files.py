@@ -5,14 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import numpy as np
+
 from loihi_convert import netx, nir
+from loihi_convert.arrays import Array
 from loihi_convert.choices import FileFormat
 from loihi_convert.conversion.quantization_report import QuantizationReport
 from loihi_convert.errors import UsageError
 from loihi_convert.file_kinds import NIR
 from loihi_convert.files import refuse_to_overwrite, refuse_to_replace, require_writable
 from loihi_convert.frontend.from_nir.package import nir_package
+from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.simulation.layer_spec import Recording
+from loihi_convert.simulation.simulator import Block, Simulator
 
 _LOOP: Final = (
     "NIR has no soft reset, so each layer of neurons is a loop I -> Threshold -> Scale(-threshold) -> I. Readers "
@@ -22,7 +28,6 @@ _DROPPED: Final = (
     "`allow_hard_reset`: NIR's IF neurons start at 0 and reset to 0, so this file is another network, without the soft "
     "reset and the initial potentials that its thresholds were balanced for. `reset='hard'` balances for IF neurons."
 )
-_NO_CLIPPING: Final = "Potentials clip at +-131071 on Loihi and not in NIR"
 
 
 class NirFile(NamedTuple):
@@ -63,24 +68,70 @@ def require_format(file_format: FileFormat, allow_hard_reset: bool, output: Path
 
 
 def nir_notes(
-    network: QuantizedNetwork, allow_hard_reset: bool, report: QuantizationReport | None = None
+    network: QuantizedNetwork,
+    allow_hard_reset: bool,
+    report: QuantizationReport | None = None,
+    images: Array | None = None,
+    device: str = "cpu",
 ) -> tuple[str, ...]:
     """Return what a reader of the NIR file of ``network`` must know, one sentence each.
 
-    ``report`` says on how many calibration images potentials clip; None if unknown.
+    Parameters
+    ----------
+    network, allow_hard_reset
+        As in `exporting.export`.
+    report
+        The layers whose potentials clip on calibration images; None if unknown.
+    images
+        Calibration images on which to try whether spikes differ without clipping, uint8 ``(N, C, H, W)``.
+    device
+        Where to simulate.
     """
-    notes = []
-    if network.reset == "soft":
-        notes.append(_DROPPED if allow_hard_reset else _LOOP)
+    if network.reset == "soft" and allow_hard_reset:
+        return (_DROPPED,)
+    notes = (_LOOP,) if network.reset == "soft" else ()
+    if report is None or images is None or report.target != "lava":
+        return notes
     # In the first layer a constant negative current never fires, clipped or not.
     clipped = [
-        f"{layer.name} on {images:,}"
-        for index, layer in enumerate(report.layers if report is not None else ())
-        if (images := max(layer.high_clipped, layer.low_clipped if index else 0))
+        layer.name for index, layer in enumerate(report.layers) if layer.high_clipped or (index and layer.low_clipped)
     ]
-    if report is not None and clipped and report.target == "lava":
-        notes.append(f"{_NO_CLIPPING}: {', '.join(clipped)} of {report.image_count:,} calibration images.")
-    return tuple(notes)
+    if not clipped:
+        return notes
+    differ = changed_by_clipping(network, images, device)
+    where = f"potentials of {', '.join(clipped)} clip at +-131071 on Loihi and not in NIR"
+    result = f"spikes differ on {differ} of" if differ else "no spike differs on"
+    return (*notes, f"{where}: {result} {len(images)} calibration images.")
+
+
+def changed_by_clipping(network: QuantizedNetwork, images: Array, device: str = "cpu") -> int:
+    """Return the number of ``images`` on which spike counts or output potentials differ if no potential clips.
+
+    Compares the number of spikes of each layer in each step.
+    """
+    layers = len(network.spiking_layers)
+
+    def run(saturates: bool) -> list[Array]:
+        moments = (len(images), network.timesteps)
+        counts = [np.zeros(moments, np.int64) for _ in range(layers)]
+        outputs = np.zeros((*moments, *network.shapes[-1]))
+
+        def take(block: Block) -> None:
+            for found, layer in zip(counts, block.layers, strict=False):
+                found[block.images, block.steps] = layer.spike_counts
+            last = block.layers[-1].potentials
+            outputs[block.images, block.steps] = last.reshape(*last.shape[:2], -1)
+
+        neuron = NeuronModel(network.reset)
+        simulator = Simulator(network, Recording(counts=True), device=device, saturates=saturates, neuron=neuron)
+        simulator.run(images, network.timesteps, take)
+        return [*counts, *([outputs] if network.readout == "potential" else [])]
+
+    differs = [
+        (clipped != free).reshape(len(images), -1).any(axis=1)
+        for clipped, free in zip(run(True), run(False), strict=True)
+    ]
+    return int(np.any(differs, axis=0).sum())
 
 
 def rewritten_as_nir(
