@@ -163,7 +163,7 @@ def is_written_alike(seed: int, tmp_path: Path) -> bool:
     except UnsupportedModelError:
         return False
     read, made = nir_package.read(tmp_path / "a.nir"), to_graph(network)
-    assert file._difference(read, made) == ""
+    assert file.difference_between(read, made) == ""
     assert read.metadata["timesteps"] == network.timesteps
     assert json.loads(read.metadata["provenance"]) == dict(network.provenance)
     # The same bytes for the same network.

@@ -55,11 +55,11 @@ def write(
     content = io.BytesIO()
     nir.write(content, graph)
     write_atomically(path, content.getvalue())
-    if verify and (difference := _difference(nir.read(str(path)), graph)):
+    if verify and (difference := difference_between(nir.read(str(path)), graph)):
         raise VerificationError(f"the written file differs from the graph in memory: {difference}", where=path)
 
 
-def _difference(found: Any, expected: Any) -> str:
+def difference_between(found: Any, expected: Any) -> str:
     """The first difference of two graphs; empty if there is none."""
     if list(map(tuple, found.edges)) != list(map(tuple, expected.edges)):
         return "its edges"
