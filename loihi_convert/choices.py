@@ -47,6 +47,9 @@ Target = Literal["lava", "loihi2"]
 FileFormat = Literal["netx", "nir"]
 """The format of an exported network: lava-dl's netx (``.net``), or NIR (``.nir``), which other libraries read."""
 
+Spikes = Literal["binary", "graded"]
+"""What a spike carries: nothing (integrate-and-fire neurons, T steps), or an integer (sigma-delta, one step)."""
+
 Granularity = Literal["channel", "scalar"]
 """One threshold per channel, or one per layer."""
 

@@ -19,6 +19,7 @@ from loihi_convert.choices import (
     InputCoding,
     Readout,
     Reset,
+    Spikes,
     Target,
     Task,
 )
@@ -26,6 +27,7 @@ from loihi_convert.cli import cluster, options
 from loihi_convert.cli.console import log, say_json
 from loihi_convert.cli.export_output import exported_json, say_exported, say_rewritten
 from loihi_convert.cli.flags import flags_of
+from loihi_convert.cli.graded import graded_json, refuse_binary_options, say_graded_export
 from loihi_convert.cli.images import validation_images
 from loihi_convert.cli.options import BALANCING, BASICS, DATA, NEURONS, OWN_CNN, choice, named, number, switch
 from loihi_convert.cli.wrong_files import is_netx, require_cnn
@@ -46,6 +48,10 @@ _TIMESTEPS = typer.Option(
 _TARGET = (
     "lava: soft-reset neurons (simulator only). loihi2: restrict parameters to what stock Loihi 2 neurons can "
     "represent (fewer bits)."
+)
+_SPIKES = (
+    "binary: T steps for an image. graded: messages that carry integers, one step for an image (Lava's sigma-delta "
+    "neurons); needs ReLU, and no option about thresholds or T."
 )
 _TASK = (
     "Meaning of the outputs: class scores (a single output: a logit, class 1 above 0), or numbers, with targets in an "
@@ -122,6 +128,7 @@ def export(
     output: Annotated[Path | None, options.output(_OUTPUT)] = None,
     timesteps: Annotated[str, _TIMESTEPS] = "64",
     target: Annotated[Target, choice(Target, "--target", BASICS, _TARGET)] = "lava",
+    spikes: Annotated[Spikes, choice(Spikes, "--spikes", BASICS, _SPIKES)] = "binary",
     task: Annotated[Task, choice(Task, "--task", BASICS, _TASK)] = "classification",
     file_format: Annotated[FileFormat, choice(FileFormat, "--format", BASICS, _FORMAT)] = "netx",
     allow_hard_reset: Annotated[bool, switch("--allow-hard-reset", BASICS, _ALLOW_HARD_RESET)] = False,
@@ -183,6 +190,8 @@ def export(
         )
         return
     require_cnn(model)
+    if spikes == "graded":
+        refuse_binary_options(ctx)
     steps = options.parse_timesteps(timesteps)
     place = cluster.chosen_place(workers, scheduler, slurm, default=0)
     if expect is not None and not 0 < expect <= 100:
@@ -193,6 +202,8 @@ def export(
     from loihi_convert.pipeline.bundle import IMAGES, require_bundle, write_bundle
     from loihi_convert.pipeline.converting import require_skip_copies, stored_neurons
     from loihi_convert.pipeline.core_limit import require_cores
+    from loihi_convert.pipeline.exporting import output_paths
+    from loihi_convert.pipeline.graded import export_graded
     from loihi_convert.pipeline.nir_files import require_format
     from loihi_convert.pipeline.opening import open_cnn
     from loihi_convert.progress import progress_bar
@@ -241,6 +252,20 @@ def export(
     own = own_accuracy(source, images, f"{kind} of {splits.name}", None if expect is None else expect / 100)
     if own is not None:
         log(f"warning: {with_flags(own.warning, flags_of(ctx.command.params))}" if own.warning else own.sentence)
+    if spikes == "graded":
+        item = export_graded(
+            source,
+            output_paths(model, output, (1,))[0],
+            splits.calibration_images(calibration),
+            overwrite=overwrite,
+            verify=verify,
+            bars=progress_bar,
+        )
+        if as_json:
+            say_json({"files": [graded_json(item)], "cnn": None if own is None else asdict(own)})
+        else:
+            say_graded_export(item, details=details)
+        return
     with place.shard_workers(Path()) as shard_workers:
         exported = pipeline.export(
             source,

@@ -31,13 +31,14 @@ def run_external(
     normalization: Normalization,
     given: Mapping[str, object],
     *,
+    is_stream: bool,
     started: float,
     as_json: bool,
     details: bool,
 ) -> None:
     """Run the only file of ``paths``, which contains ``network``, on `ref`.
 
-    ``given`` are options that such files do not support.
+    ``given`` are options that such files do not support. ``is_stream`` is for graded spikes.
     ``started`` is the time of the monotonic clock when the command started.
 
     Raises
@@ -56,6 +57,7 @@ def run_external(
         splits,
         images,
         timesteps=options.timesteps,
+        is_stream=is_stream,
         mean=normalization.mean,
         std=normalization.std,
         command_line=sys.argv,

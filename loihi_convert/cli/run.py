@@ -15,6 +15,7 @@ from loihi_convert.cli import cluster, options
 from loihi_convert.cli.console import log
 from loihi_convert.cli.dry_run import dry_run
 from loihi_convert.cli.external import run_external
+from loihi_convert.cli.graded import run_graded_file
 from loihi_convert.cli.images import DataRequest, first_images
 from loihi_convert.cli.named_models import file_of
 from loihi_convert.cli.run_output import RunScene, say_run
@@ -51,6 +52,10 @@ _DETAILS = "Also print all tables: layers, intervals, early exit, energy at each
 _FLOAT = "Also run the same network in floating point, to compare; takes as long as the file."
 _EARLY_EXIT = "Evaluate early exit: stop when one class leads clearly. The margin is chosen on held-out images."
 _TOLERANCE = "Accuracy that early exit may lose on these images, in percentage points."
+_STREAM = (
+    "For graded spikes: the images are frames of one sequence, and each is the change from the one before. Default: "
+    "each image is the change from a blank one."
+)
 _PROFILE = "Run once more, and measure time and energy with Lava's profiler."
 _BOARD_ALONE = "must be left out: a board is used by one process"
 _DRY_RUN = "Run nothing: show what would run, and write FILE.sbatch."
@@ -63,6 +68,7 @@ def run(
     timesteps: Annotated[str | None, options.timesteps(_TIMESTEPS)] = None,
     image_count: Annotated[int | None, options.images(_IMAGES)] = None,
     trace: Annotated[bool, options.switch("--trace", options.BASICS, "Record and compare every layer.")] = False,
+    stream: Annotated[bool, options.switch("--stream", options.BASICS, _STREAM)] = False,
     device: Annotated[Device, options.device()] = "auto",
     output: Annotated[Path | None, options.output(_OUTPUT)] = None,
     details: Annotated[bool, options.details(_DETAILS)] = False,
@@ -108,6 +114,7 @@ def run(
     from loihi_convert import external, pipeline
     from loihi_convert.backends import BackendOptions, open_backend
     from loihi_convert.backends.loihi2.board import require_extension
+    from loihi_convert.ir.graded import GradedNetwork
     from loihi_convert.ir.provenance import ModelRecord
     from loihi_convert.ir.quantized import QuantizedNetwork
     from loihi_convert.progress import progress_bar
@@ -126,6 +133,36 @@ def run(
     if output is not None:
         require_new_or_empty(output)
     network = external.read_any(paths[0])
+    if isinstance(network, GradedNetwork) and network.is_converted:
+        splits = request.load(paths[0], network.provenance.model, network.input_shape)
+        run_graded_file(
+            output,
+            paths,
+            network,
+            splits,
+            splits.test[: _image_count(image_count, backend, splits)],
+            {
+                "backend": backend != "ref",
+                "timesteps": steps not in ((), (1,)),
+                "neuron": neuron,
+                "leak": leak,
+                "trace": trace,
+                "float_snn": float_snn,
+                "mean": mean,
+                **shared,
+            },
+            is_stream=stream,
+            model=model,
+            arch=arch,
+            started=started,
+            as_json=as_json,
+            details=details,
+        )
+        return
+    if stream and not isinstance(network, GradedNetwork):
+        raise UsageError(
+            "given for binary spikes", where="stream", expected="must be off: such a network is reset before each image"
+        )
     if not isinstance(network, QuantizedNetwork):
         given = {"backend": backend != "ref", "neuron": neuron, "leak": leak, "model": model, "arch": arch, **shared}
         splits = request.load(paths[0], ModelRecord(), network.input_shape)
@@ -139,6 +176,7 @@ def run(
             run_options,
             normalization,
             given,
+            is_stream=stream,
             started=started,
             as_json=as_json,
             details=details,

@@ -16,8 +16,10 @@ import numpy as np
 from loihi_convert import external, netx
 from loihi_convert.arrays import Array, Pair
 from loihi_convert.errors import InputError, NetxError
+from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.relays import relay_count
+from loihi_convert.ir.synapse import PixelBias, Synapse
 from loihi_convert.netx.stock import StockFile, StockLayer, stock_file
 from loihi_convert.records import Record
 
@@ -171,8 +173,8 @@ def describe(path: str | Path) -> Contents:
     )
 
 
-def _layers(file: StockFile, network: QuantizedNetwork | None) -> Iterator[LayerContents]:
-    native = iter(network.layers if network is not None else ())
+def _layers(file: StockFile, network: QuantizedNetwork | GradedNetwork | None) -> Iterator[LayerContents]:
+    native = iter(_own_layers(network))
     for index, (_, stock) in enumerate(file.layers):
         layer = next(native, None) if stock.kind in ("conv", "dense") else None
         weight = stock.numbers("weight") if "weight" in stock.datasets else stock.numbers("weight/real")
@@ -180,8 +182,8 @@ def _layers(file: StockFile, network: QuantizedNetwork | None) -> Iterator[Layer
         yield LayerContents(
             index=index,
             type=stock.kind[:_MAX_TEXT_LENGTH] or "no type",
-            name=None if layer is None else layer.name,
-            pool=None if layer is None or layer.synapse.pool == (1, 1) else layer.synapse.pool,
+            name=None if layer is None else layer[0],
+            pool=None if layer is None or layer[1].pool == (1, 1) else layer[1].pool,
             shape=stock.stored_shape,
             kernel=None if weight is None or weight.ndim < 4 else (weight.shape[2], weight.shape[3]),
             neuron_type=None if neuron_type is None else neuron_type[:_MAX_TEXT_LENGTH],
@@ -197,9 +199,18 @@ def _layers(file: StockFile, network: QuantizedNetwork | None) -> Iterator[Layer
                 for name, value in stock.datasets.items()
                 if name not in _DESCRIBED
             },
-            relay_count=(relay_count(layer.relay_of) or None) if layer is not None else None,
+            relay_count=layer[2] if layer is not None else None,
             **{name: stock.integers(name) for name in (*_GEOMETRY, "groups")},
         )
+
+
+def _own_layers(network: QuantizedNetwork | GradedNetwork | None) -> list[tuple[str, Synapse, int | None]]:
+    """Name, synapse and number of relays of each layer of a native file; the relays of graded spikes are not stored."""
+    if network is None:
+        return []
+    if isinstance(network, QuantizedNetwork):
+        return [(layer.name, layer.synapse, relay_count(layer.relay_of) or None) for layer in network.layers]
+    return [(layer.name, layer.synapse, None) for layer in network.layers if not isinstance(layer.synapse, PixelBias)]
 
 
 def _synapse_count(layer: StockLayer, weight: Array | None) -> int | None:
@@ -266,7 +277,9 @@ def _simulation(file: StockFile) -> dict[str, str]:
     return graded | {netx.escape_control(name): brief(value) for name, value in file.simulation.items()}
 
 
-def _about(network: QuantizedNetwork) -> dict[str, str]:
+def _about(network: QuantizedNetwork | GradedNetwork) -> dict[str, str]:
+    if isinstance(network, GradedNetwork):
+        return _about_graded(network)
     method, model = network.provenance.balance.method, network.provenance.model
     named = model.architecture or model.arch
     about = {
@@ -281,6 +294,19 @@ def _about(network: QuantizedNetwork) -> dict[str, str]:
         "task": network.task if network.task != "classification" else None,
         "balance": method,
         "model": named,
+        "data": model.data,
+    }
+    return {name: netx.escape_control(text)[:_MAX_TEXT_LENGTH] for name, text in about.items() if text is not None}
+
+
+def _about_graded(network: GradedNetwork) -> dict[str, str]:
+    model = network.provenance.model
+    about = {
+        "spikes": "graded (sigma-delta neurons)",
+        "spike_exp": str(network.spike_exp),
+        "timesteps": f"1, and {len(network.layers) - 1} until the output is there",
+        "task": network.task if network.task != "classification" else None,
+        "model": model.architecture or model.arch,
         "data": model.data,
     }
     return {name: netx.escape_control(text)[:_MAX_TEXT_LENGTH] for name, text in about.items() if text is not None}

@@ -38,11 +38,20 @@ import numpy as np
 from loihi_convert.arrays import Array, Shape, freeze
 from loihi_convert.choices import Readout, Task
 from loihi_convert.errors import RangeError
+from loihi_convert.ir.network import ReluLayer, summary
 from loihi_convert.ir.provenance import Provenance, as_provenance
+from loihi_convert.ir.quantized import MAX_NAME_LENGTH
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 
 STOCK_SPIKE_EXP: Final = 6
 """``spike_exp`` of lava-dl's netx unless its caller passes another; files do not hold it."""
+
+
+MAX_SPIKE_EXP: Final = 8
+"""Largest ``spike_exp``: an 8-bit pixel is then a message of 16 bits."""
+
+INPUT: Final = "input"
+"""Name of the input neurons of a network made from a CNN."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +71,7 @@ class GradedLayer:
         Whether the neurons send messages: ``Delta`` or ``SigmaDelta``, not ``Sigma``.
     scale
         For networks made from a CNN: the real value of sigma = 1, float64 ``(C_out,)``. A message counts 64 times as
-        much.
+        much. None for input neurons.
     """
 
     name: str
@@ -87,7 +96,7 @@ class GradedNetwork:
         The input neurons, then at least one layer with a synapse. Only the last may be without messages; its output is
         then sigma, otherwise the activation a.
     spike_exp
-        See the docstring of this module; 0..8.
+        See the docstring of this module; 0..`MAX_SPIKE_EXP`.
     provenance
         How it was made; empty for files of other tools.
 
@@ -111,7 +120,16 @@ class GradedNetwork:
                 where="layers",
                 expected="must be input neurons, then layers with synapses",
             )
+        if not 0 <= self.spike_exp <= MAX_SPIKE_EXP:
+            raise RangeError(f"found {self.spike_exp}", where="spike_exp", expected=f"must be in 0..{MAX_SPIKE_EXP}")
         for layer in self.layers:
+            # Names are printed in tables; a terminal would interpret control characters.
+            if not layer.name.isprintable() or not 1 <= len(layer.name) <= MAX_NAME_LENGTH:
+                raise RangeError(
+                    f"found {layer.name[:20]!a}",
+                    where="name of a layer",
+                    expected=f"must be 1..{MAX_NAME_LENGTH} printable characters",
+                )
             if layer.threshold < 0 or (not layer.sends and layer is not self.layers[-1]):
                 found = f"threshold {layer.threshold}" if layer.sends else "sends no messages"
                 raise RangeError(
@@ -146,6 +164,18 @@ class GradedNetwork:
         return self.provenance.model.task
 
     @property
+    def is_converted(self) -> bool:
+        """Whether it was made from a CNN, so that its numbers have scales."""
+        return all(layer.scale is not None for layer in self.layers[1:])
+
+    @property
+    def summary(self) -> str:
+        """One line: architecture (see `network.summary`, relays included), and the task if not classification."""
+        layers = [ReluLayer(x.name, x.synapse) for x in self.layers if not isinstance(x.synapse, PixelBias)]
+        task = f", {self.task}" if self.task != "classification" else ""
+        return f"{summary(self.input_shape, layers)}, graded spikes{task}"
+
+    @property
     def spiking_layers(self) -> tuple[GradedLayer, ...]:
         """The layers that send messages, the input neurons among them."""
         return tuple(layer for layer in self.layers if layer.sends)
@@ -156,6 +186,11 @@ class GradedNetwork:
         hidden = [after.synapse.fan_out(shape) for after, shape in zip(self.layers[1:], self.shapes[:-1], strict=True)]
         return (*hidden, np.zeros(self.shapes[-1], np.int64))[: len(self.spiking_layers)]
 
+    def real_outputs(self, outputs: Array, timesteps: int | Array = 1) -> Array:
+        """Return ``outputs``, ``(..., N_out)``, sigma of the last layer, in the CNN's units, float64; the same after
+        any number of ``timesteps``."""
+        scale = self.layers[-1].scale
+        return np.asarray(outputs, np.float64) if scale is None else np.asarray(outputs * scale)
+
     def __repr__(self) -> str:
-        shapes = "-".join("x".join(map(str, shape)) for shape in self.shapes)
-        return f"GradedNetwork({shapes}, spike_exp = {self.spike_exp})"
+        return f"GradedNetwork({self.summary})"

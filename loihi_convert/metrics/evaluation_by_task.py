@@ -10,6 +10,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
 from loihi_convert.data.dataset import Dataset
 from loihi_convert.errors import escape_control
+from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.task import classes_of
 from loihi_convert.metrics.early_exit import MarginChoice, evaluate_early_exit
@@ -19,7 +20,7 @@ from loihi_convert.metrics.regression import Numbers
 
 def evaluate_images(
     result: RunResult,
-    network: QuantizedNetwork,
+    network: QuantizedNetwork | GradedNetwork,
     images: Dataset,
     *,
     cnn_outputs: Array | None = None,
@@ -74,7 +75,7 @@ def evaluate_images(
     )
 
 
-def output_names(network: QuantizedNetwork) -> tuple[str, ...]:
+def output_names(network: QuantizedNetwork | GradedNetwork) -> tuple[str, ...]:
     """Return the name of each output of a regression: the names in the file, if complete, else 0, 1, ..."""
     count, recorded = network.shapes[-1][0], network.provenance.model.names
     # Names are printed in tables; a terminal would interpret control characters.

@@ -1,10 +1,12 @@
 """Netx files (``.net``), the network format of lava-dl.
 
-==========  ============================================================================================================
-``hdf5``    the bytes of a file <-> its datasets, safe against damage; the only module that imports h5py
-``native``  datasets <-> `QuantizedNetwork`: the files written by `export`
-``stock``   datasets -> the layers of any netx file, as lava-dl sees them: lenient, for `run`, `check` and `inspect`
-==========  ============================================================================================================
+============  ==========================================================================================================
+``hdf5``      the bytes of a file <-> its datasets, safe against damage; the only module that imports h5py
+``native``    datasets <-> `QuantizedNetwork`: the files written by `export`
+``graded``    datasets <-> `GradedNetwork`: the files written by `export` with graded spikes
+``synapses``  synapses <-> the datasets of a layer
+``stock``     datasets -> the layers of any netx file, as lava-dl sees them: lenient, for `run`, `check` and `inspect`
+============  ==========================================================================================================
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loihi_convert.errors import escape_control
+from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.netx import hdf5
+from loihi_convert.netx.graded import decode_graded, encode_graded, write_graded
 from loihi_convert.netx.hdf5 import EXPORT_AGAIN, MAX_LAYER_SIZE, SUFFIX, Datasets, errors_that_name
-from loihi_convert.netx.native import FORMAT, decode, read, write
+from loihi_convert.netx.native import FORMAT, SPIKES, decode, read, write
 from loihi_convert.netx.stock import StockFile, stock_file
 
 __all__ = [
@@ -25,6 +29,7 @@ __all__ = [
     "SUFFIX",
     "Datasets",
     "Stored",
+    "encode_graded",
     "errors_that_name",
     "escape_control",
     "is_native",
@@ -32,15 +37,16 @@ __all__ = [
     "read_stock",
     "read_stored",
     "write",
+    "write_graded",
 ]
 
 
 class Stored(NamedTuple):
-    """The bytes of a file, its datasets, and its network if it was written by `write`."""
+    """The bytes of a file, its datasets, and its network if it was written by `write` or `write_graded`."""
 
     content: bytes
     datasets: Datasets
-    network: QuantizedNetwork | None
+    network: QuantizedNetwork | GradedNetwork | None
 
 
 def read_stored(path: str | Path) -> Stored:
@@ -49,7 +55,7 @@ def read_stored(path: str | Path) -> Stored:
     Raises
     ------
     NetxError
-        If it is missing or damaged, has no layers, or is a native file that `read` refuses.
+        If it is missing or damaged, has no layers, or is a native file that its reader refuses.
     """
     path = Path(path)
     content = hdf5.read_content(path)
@@ -58,7 +64,7 @@ def read_stored(path: str | Path) -> Stored:
             return Stored(content, hdf5.read_stock_datasets(content), None)
     with errors_that_name(path, hint=EXPORT_AGAIN):
         datasets = hdf5.read_datasets(content)
-        return Stored(content, datasets, decode(datasets))
+        return Stored(content, datasets, decode_graded(datasets) if SPIKES in datasets else decode(datasets))
 
 
 def read_stock(path: str | Path) -> StockFile:
@@ -76,7 +82,7 @@ def read_stock(path: str | Path) -> StockFile:
 
 
 def is_native(path: str | Path) -> bool:
-    """Return whether the netx file at ``path`` was written by `write`, intact or not."""
+    """Return whether the netx file at ``path`` was written by `write` or `write_graded`, intact or not."""
     path = Path(path)
     content = hdf5.read_content(path)
     with errors_that_name(path):

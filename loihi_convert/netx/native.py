@@ -50,7 +50,7 @@ from loihi_convert.ir.quantized import (
     largest_pixel,
 )
 from loihi_convert.ir.relays import relay_count
-from loihi_convert.ir.synapse import Conv, Dense, Synapse
+from loihi_convert.ir.synapse import Dense
 from loihi_convert.netx.hdf5 import (
     EXPORT_AGAIN,
     MAX_LAYER_SIZE,
@@ -61,9 +61,18 @@ from loihi_convert.netx.hdf5 import (
     read_content,
     read_datasets,
 )
-from loihi_convert.netx.values import brief, decoded, encoded, integer, integers, pair
+from loihi_convert.netx.synapses import (
+    decoded_synapse,
+    geometry_datasets,
+    inside,
+    require_encoding,
+    synapse_datasets,
+)
+from loihi_convert.netx.values import brief, decoded, encoded, integer, integers
 
 FORMAT: Final = 1
+SPIKES: Final = f"{NATIVE_GROUP}/spikes"
+"""Dataset that only files of graded spikes have, see `netx.graded`."""
 _BALANCED: Final = ("threshold", "amplitude", "initial_potential")
 
 
@@ -104,27 +113,15 @@ def decode(datasets: Datasets) -> QuantizedNetwork:
     RangeError
         If the network breaks an exactness rule.
     """
+    if SPIKES in datasets:
+        raise NetxError(
+            "holds graded spikes",
+            expected="must hold binary spikes here",
+            hint="`loihi-convert run`, `check` and `inspect` take it; nothing else does.",
+        )
     network = _decode(datasets)
-    _require_encoding(datasets, network)
+    require_encoding(datasets, dict(encode(network)))
     return network
-
-
-def _require_encoding(datasets: Datasets, network: QuantizedNetwork) -> None:
-    """Raise unless ``datasets`` are those that `write` writes for ``network``, including those only lava-dl reads."""
-    expected = dict(encode(network))
-    for name in sorted(datasets.keys() | expected.keys()):
-        if name not in datasets:
-            raise NetxError("missing", where=name, hint=EXPORT_AGAIN)
-        if name not in expected:
-            raise NetxError("unexpected in a file of this network", where=name, hint=EXPORT_AGAIN)
-        found, wanted = datasets[name], expected[name]
-        if (found.dtype, found.shape) != (wanted.dtype, wanted.shape) or found.tobytes() != wanted.tobytes():
-            raise NetxError(
-                f"{brief(found)} is inconsistent with the rest of the file",
-                where=name,
-                expected=f"expected {brief(wanted)}",
-                hint=EXPORT_AGAIN,
-            )
 
 
 def encode(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
@@ -146,9 +143,7 @@ def encode(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
         group = f"{NATIVE_GROUP}/layer/{index}"
         yield f"{group}/name", encoded(layer.name)
         yield f"{group}/scale", layer.scale.astype(np.float64)
-        yield f"{group}/pool", np.array(layer.synapse.pool, np.int32)
-        if isinstance(layer.synapse, Conv):
-            yield f"{group}/dilation", np.array(layer.synapse.dilation, np.int32)
+        yield from geometry_datasets(group, layer.synapse)
         if layer.neuron is not None:
             yield f"{group}/initial_potential", layer.neuron.initial_potential.astype(np.int32)
         if layer.balanced is not None:
@@ -173,18 +168,8 @@ def _stock_datasets(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
         if isinstance(synapse, Dense) and len(input_shape) == 3:
             yield f"layer/{index}/type", encoded("flatten")
             index += 1
-        group = f"layer/{index}"
-        yield f"{group}/type", encoded("conv" if isinstance(synapse, Conv) else "dense")
-        yield f"{group}/shape", np.array(shape, np.int32)
-        if isinstance(synapse, Conv):
-            for name in ("stride", "padding", "dilation"):
-                yield f"{group}/{name}", np.array(getattr(synapse, name), np.int32)
-            yield f"{group}/groups", np.array(synapse.groups, np.int32)
-        yield f"{group}/weight", synapse.weight.astype(np.int8)
-        if synapse.bias is not None:
-            # Lava's neuron axes are W, H, C.
-            yield f"{group}/bias", synapse.bias.transpose().astype(np.int32)
-        yield from _neuron_datasets(f"{group}/neuron", layer, network.thresholds)
+        yield from synapse_datasets(f"layer/{index}", synapse, shape)
+        yield from _neuron_datasets(f"layer/{index}/neuron", layer, network.thresholds)
         input_shape, index = shape, index + 1
 
 
@@ -203,7 +188,7 @@ def _neuron_datasets(group: str, layer: QuantizedLayer, thresholds: Granularity)
 
 
 def _decode(datasets: Datasets) -> QuantizedNetwork:
-    """The network in ``datasets``; `_require_encoding` then checks the datasets that are not read here."""
+    """The network in ``datasets``; `require_encoding` then checks the datasets that are not read here."""
     if (version := integer(datasets[f"{NATIVE_GROUP}/format"])) != FORMAT:
         raise NetxError(f"format {version}", where="format", expected=f"must be {FORMAT}", hint=EXPORT_AGAIN)
     count = len({name.split("/")[1] for name in datasets if name.startswith("layer/")})
@@ -224,10 +209,10 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
     for index, kind in enumerate(kinds):
         if kind not in ("conv", "dense"):
             continue
-        stock = _inside(datasets, f"layer/{index}/")
-        extra = _inside(datasets, f"{NATIVE_GROUP}/layer/{len(layers)}/")
+        stock = inside(datasets, f"layer/{index}/")
+        extra = inside(datasets, f"{NATIVE_GROUP}/layer/{len(layers)}/")
         low_bits = _decode_low_bits(extra)
-        synapse = (_decode_conv if kind == "conv" else _decode_dense)(stock, extra, input_shape)
+        synapse = decoded_synapse(kind, stock, extra, input_shape)
         layer = QuantizedLayer(
             name=decoded(extra["name"]),
             synapse=joined_synapse(synapse, low_bits) if low_bits else synapse,
@@ -277,10 +262,6 @@ def _choice(datasets: Datasets, name: str, values: tuple[str, ...], default: str
     return found
 
 
-def _inside(datasets: Datasets, prefix: str) -> Datasets:
-    return {name.removeprefix(prefix): value for name, value in datasets.items() if name.startswith(prefix)}
-
-
 def _require_sound(layer: QuantizedLayer, shape: Shape) -> None:
     """Raise unless the layer has an acceptable size and one valid float per channel in each float array."""
     if (neurons := math.prod(shape)) > MAX_LAYER_SIZE:
@@ -302,55 +283,6 @@ def _require_sound(layer: QuantizedLayer, shape: Shape) -> None:
         if array.shape != channels or not is_sound:
             expected = "must be one valid number per channel"
             raise NetxError(f"{name} {brief(array)}", where=layer.name, expected=expected, hint=EXPORT_AGAIN)
-
-
-def _decode_conv(stock: Datasets, extra: Datasets, input_shape: Shape) -> Synapse:
-    pool, dilation = pair(extra["pool"]), pair(extra["dilation"])
-    stride, padding = pair(stock["stride"]), pair(stock["padding"], least=0)
-    stored = stock["weight"]
-    if stored.ndim != 4 or stored.size == 0:
-        raise NetxError(f"weights of shape {stored.shape}", expected="must be (C_out, C_in / groups, K_h, K_w)")
-    groups = integer(stock["groups"])
-    if groups < 1 or stored.shape[0] % groups:
-        raise NetxError(f"{groups} groups of {stored.shape[0]} output channels", expected="must divide them")
-    weight = stored
-    if pool != (1, 1):
-        taps = [pool[axis] * dilation[axis] for axis in (0, 1)]
-        weight = stored[:, :, :: taps[0], :: taps[1]]
-        kernel = tuple(pool[axis] * (dilation[axis] * (weight.shape[axis + 2] - 1) + 1) for axis in (0, 1))
-        if kernel != stored.shape[2:]:
-            raise NetxError(f"weights of shape {stored.shape} after {pool} pooling", hint=EXPORT_AGAIN)
-        stride, padding = (
-            (stride[0] // pool[0], stride[1] // pool[1]),
-            (padding[0] // pool[0], padding[1] // pool[1]),
-        )
-        if min(stride) < 1:
-            raise NetxError(f"a stride smaller than its pooling {pool}", hint=EXPORT_AGAIN)
-    return Conv(
-        weight=integers(weight),
-        bias=_decode_bias(stock),
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        pool=pool,
-    )
-
-
-def _decode_dense(stock: Datasets, extra: Datasets, input_shape: Shape) -> Synapse:
-    pool, stored = pair(extra["pool"]), stock["weight"]
-    if stored.ndim != 2 or stored.size == 0:
-        raise NetxError(f"weights of shape {stored.shape}", expected="must be (N_out, N_in)")
-    weight = stored
-    if pool != (1, 1):
-        _, height, width = input_shape
-        full = stored.reshape(-1, *input_shape)[:, :, : height // pool[0] * pool[0], : width // pool[1] * pool[1]]
-        weight = full[:, :, :: pool[0], :: pool[1]].reshape(stored.shape[0], -1)
-    return Dense(weight=integers(weight), bias=_decode_bias(stock), pool=pool)
-
-
-def _decode_bias(stock: Datasets) -> Array | None:
-    return integers(stock["bias"]).transpose() if "bias" in stock else None
 
 
 def _decode_neuron(stock: Datasets, extra: Datasets) -> IntegerNeuron | None:

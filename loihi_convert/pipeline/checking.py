@@ -24,6 +24,7 @@ from loihi_convert.checks.stock_rules import FILE_RULES, LIF_RULES, STOCK_RULES
 from loihi_convert.chip.resources import Chips, NeuronCost, network_resources, neuron_costs, resources
 from loihi_convert.errors import DataError, InputError, NetxError, UnsupportedModelError, UsageError, one_of
 from loihi_convert.file_kinds import is_nir, kind_of
+from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.ir.quantized import QuantizedNetwork, Target
@@ -62,7 +63,10 @@ class NativeFile:
 
 @dataclass(frozen=True, eq=False)
 class ExternalFile:
-    """A netx file written by another tool; ``refusal``: the reason if `run` cannot run it."""
+    """A netx file checked as lava-dl sees it: written by another tool, or by `export` with graded spikes.
+
+    ``refusal``: the reason if `run` cannot run it.
+    """
 
     path: Path
     stock: StockFile
@@ -179,6 +183,8 @@ def load_file(
         return RefusedFile(path, error, stock) if netx.is_native(path) else ExternalFile(path, stock, error)
     if isinstance(network, QuantizedNetwork):
         return NativeFile(path, network, stock.with_names([layer.name for layer in network.layers]))
+    if isinstance(network, GradedNetwork) and network.is_converted:
+        stock = stock.with_names([layer.name for layer in network.layers[1:]])
     return ExternalFile(path, stock)
 
 

@@ -38,6 +38,7 @@ def run_external_into_folder(
     images: Dataset,
     *,
     timesteps: Sequence[int] = (),
+    is_stream: bool = False,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     command_line: Sequence[str] = (),
@@ -53,6 +54,8 @@ def run_external_into_folder(
         The file, and the network that `external.read_external` read from it.
     timesteps
         The T to report; the run ends at the largest. Empty: the time steps per sample in the file.
+    is_stream
+        For graded spikes: whether the images are frames of one sequence, see `backends.graded.run_graded`.
     mean, std
         Normalization of pixels / 255 in training, one number for all channels or one per channel; by default
         `pixels.DEFAULT_NORMALIZATION`.
@@ -82,7 +85,7 @@ def run_external_into_folder(
     with run_folder.run_folder(named, f"{path.stem}-ref") as folder:
         with bars(f"{path.name}: running on ref") as progress:
             if isinstance(network, GradedNetwork):
-                result = run_sdnn(network, images.images, mean=mean, std=std, progress=progress)
+                result = run_sdnn(network, images.images, is_stream=is_stream, mean=mean, std=std, progress=progress)
             else:
                 result = run_cuba(network, images.images, steps, mean=mean, std=std, progress=progress)
         evaluation = evaluate(result, network, labels=images.labels, timesteps=timesteps)

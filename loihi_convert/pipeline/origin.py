@@ -7,18 +7,21 @@ from pathlib import Path
 from loihi_convert.errors import InputError
 from loihi_convert.files import sha256
 from loihi_convert.frontend.source import Source, reopen_source
+from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.network import ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 
 
-def source_model(path: Path, network: QuantizedNetwork) -> Path | None:
+def source_model(path: Path, network: QuantizedNetwork | GradedNetwork) -> Path | None:
     """Return the checkpoint that ``network``'s file was made from, if it is next to the file and unchanged."""
     recorded = network.provenance.model
     candidate = path.parent / Path(recorded.file or "").name
     return candidate if candidate.is_file() and sha256(candidate) == recorded.sha256 else None
 
 
-def source_of(path: Path, network: QuantizedNetwork, model: Path | None, arch: str | None) -> Source | None:
+def source_of(
+    path: Path, network: QuantizedNetwork | GradedNetwork, model: Path | None, arch: str | None
+) -> Source | None:
     """Return the CNN that the file at ``path`` was made from, if available.
 
     ``model`` is its checkpoint; None: look next to the file. ``arch`` is as in `source.open_source`. Code that is named

@@ -22,7 +22,7 @@ from loihi_convert.chip.energy import Estimate
 from loihi_convert.errors import InputError
 from loihi_convert.external import AnyNetwork
 from loihi_convert.external.cuba import CubaLayer
-from loihi_convert.ir.graded import GradedLayer
+from loihi_convert.ir.graded import GradedLayer, GradedNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.metrics.early_exit import EarlyExit, ExitPoint
 from loihi_convert.metrics.evaluation import Evaluation, Point
@@ -226,7 +226,11 @@ def thresholds(name: str, network: AnyNetwork) -> Iterator[ChannelThreshold]:
 
 
 def number_rows(
-    name: str, evaluation: Evaluation, result: RunResult, network: QuantizedNetwork, targets: Array | None
+    name: str,
+    evaluation: Evaluation,
+    result: RunResult,
+    network: QuantizedNetwork | GradedNetwork,
+    targets: Array | None,
 ) -> Iterator[Rows]:
     """Yield the rows of predictions.csv for one file of a regression: each image, each reported T."""
     steps = np.array([point.timesteps for point in evaluation.points])

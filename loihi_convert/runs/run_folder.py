@@ -13,6 +13,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.backends.result import RunResult
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.external import AnyNetwork
+from loihi_convert.external.cuba import CubaNetwork
 from loihi_convert.files import require_writable, write_atomically
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.task import name_count
@@ -115,7 +116,7 @@ def _csv_files(
     estimates = [(name, evaluation.energy) for name, evaluation in figures if evaluation.energy]
 
     def predictions(run: FileResults) -> Iterator[Rows]:
-        if isinstance(run.network, QuantizedNetwork) and run.network.task == "regression":
+        if not isinstance(run.network, CubaNetwork) and run.network.task == "regression":
             return number_rows(run.name, run.evaluation, run.result, run.network, targets)
         return prediction_rows(run.name, run.evaluation, run.result, labels, classes)
 

@@ -1,8 +1,8 @@
 """Networks of graded spikes, step by step, in the integers of Lava's CPU models (equations: see `ir.graded`).
 
-Like those models this file computes in NumPy's int32; each line of `_sent` and `_activation` corresponds to a line of
-``lava/proc/sdn/models.py``. Weighted sums are computed in floating point, exactly: in float32 if no partial sum of
-this batch can reach 2^24, else in float64.
+Like those models this file computes in NumPy's int32; each line of `layer_step` and `_activation` corresponds to a line
+of ``lava/proc/sdn/models.py``. Weighted sums are computed in float32, exactly: messages are divided into digits of so
+few bits that no partial sum reaches 2^24.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch.nn import functional
 from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork
-from loihi_convert.ir.synapse import Conv, PixelBias
+from loihi_convert.ir.synapse import Conv, Dense, PixelBias
+from loihi_convert.simulation.convolution import Geometry, convolved_by_product, onednn_errs
 
 _EXACT_IN_FLOAT32: Final = 2 ** (np.finfo(np.float32).nmant + 1)
 
@@ -75,7 +76,7 @@ def global_steps(network: GradedNetwork, frames: Iterable[Array], start: State |
     for frame in frames:
         received = (frame, *(layer.messages for layer in state[:-1]))
         state = tuple(
-            _step(network, layer, last, messages)
+            layer_step(layer, last, messages, network.spike_exp)
             for layer, last, messages in zip(network.layers, state, received, strict=True)
         )
         yield state
@@ -102,14 +103,15 @@ def frame_steps(network: GradedNetwork, frames: Iterable[Array], start: State) -
         after: list[GradedStep] = []
         received = frame
         for layer, last in zip(network.layers, state, strict=True):
-            after.append(_step(network, layer, last, received))
+            after.append(layer_step(layer, last, received, network.spike_exp))
             received = after[-1].messages
         state = tuple(after)
         yield state
 
 
-def _step(network: GradedNetwork, layer: GradedLayer, last: GradedStep, received: Array) -> GradedStep:
-    unit = network.spike_exp + limits.SIGMA_DELTA_STATE_EXP
+def layer_step(layer: GradedLayer, last: GradedStep, received: Array, spike_exp: int) -> GradedStep:
+    """Return one layer after the step in which it has ``received`` messages, or inputs, int ``(B, *input_shape)``."""
+    unit = spike_exp + limits.SIGMA_DELTA_STATE_EXP
     if isinstance(layer.synapse, PixelBias):
         activation = np.left_shift(received.astype(np.int32), unit)
         sigma = np.zeros_like(activation)
@@ -138,24 +140,42 @@ def weighted(layer: GradedLayer, messages: Array) -> Array:
     """Return the current of the layer's synapse for messages ``(B, ...)``: int32 ``(B, *shape)``."""
     synapse = layer.synapse
     assert not isinstance(synapse, PixelBias)
-    pool_h, pool_w = synapse.pool
-    largest = np.abs(synapse.weight.astype(np.int64)).reshape(len(synapse.weight), -1).sum(axis=1).max()
-    largest = int(largest) * pool_h * pool_w * max(1, int(np.abs(messages.astype(np.int64)).max(initial=0)))
-    dtype = torch.float32 if largest < _EXACT_IN_FLOAT32 else torch.float64
-    weight, values = torch.from_numpy(synapse.weight.astype(np.int64)).to(dtype), torch.from_numpy(messages).to(dtype)
+    values = messages.astype(np.int64)
     if synapse.pool != (1, 1):
-        values = functional.avg_pool2d(values, synapse.pool, divisor_override=1)
-    if isinstance(synapse, Conv):
-        # NNPACK, which torch may choose for some shapes, uses transforms (Winograd, Fourier), which round.
-        with torch.backends.nnpack.flags(enabled=False):
-            sums = functional.conv2d(
-                values, weight, None, synapse.stride, synapse.padding, synapse.dilation, synapse.groups
-            )
-    else:
-        sums = functional.linear(values.flatten(1), weight)
-    exact = sums.numpy().astype(np.int64)
+        pooled = functional.avg_pool2d(torch.from_numpy(values).double(), synapse.pool, divisor_override=1)
+        values = pooled.numpy().astype(np.int64)
+    weight = np.abs(synapse.weight.astype(np.int64))
+    # Bits of a digit: no sum of weighted digits reaches 2^24, up to which float32 is exact, in any order.
+    bits = int(max(1, _EXACT_IN_FLOAT32 // max(1, weight.reshape(len(weight), -1).sum(axis=1).max()))).bit_length() - 1
+    if bits < 1:
+        return _wrapped(synapse, _sums(synapse, values, torch.float64))
+    found: Array = np.zeros((), np.int64)
+    shift = 0
+    while True:
+        is_last = bool((np.abs(values) < 1 << bits).all())
+        digit = values if is_last else values & ((1 << bits) - 1)
+        found = np.asarray(found + (_sums(synapse, digit, torch.float32) << shift))
+        if is_last:
+            return _wrapped(synapse, found)
+        values, shift = values >> bits, shift + bits
+
+
+def _sums(synapse: Conv | Dense, values: Array, dtype: torch.dtype) -> Array:
+    """Weighted sums of integers after the pooling: int64."""
+    weight, inputs = torch.from_numpy(synapse.weight.astype(np.int64)).to(dtype), torch.from_numpy(values).to(dtype)
+    if not isinstance(synapse, Conv):
+        return functional.linear(inputs.flatten(1), weight).numpy().astype(np.int64)
+    geometry = Geometry(synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
+    if onednn_errs(geometry, weight.shape[2:], inputs.shape[2:]):
+        return convolved_by_product(inputs, weight, geometry).numpy().astype(np.int64)
+    # NNPACK, which torch may choose for some shapes, uses transforms (Winograd, Fourier), which round.
+    with torch.backends.nnpack.flags(enabled=False):
+        return functional.conv2d(inputs, weight, None, *geometry).numpy().astype(np.int64)
+
+
+def _wrapped(synapse: Conv | Dense, sums: Array) -> Array:
     if isinstance(synapse, Conv):
         # signed_clamp in lava/proc/conv/utils.py wraps at 24 bits.
         half = limits.CURRENT_LIMIT + 1
-        exact = (exact + half) % (2 * half) - half
-    return np.asarray(exact, np.int32)
+        sums = (sums + half) % (2 * half) - half
+    return np.asarray(sums, np.int32)

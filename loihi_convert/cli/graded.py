@@ -1,0 +1,214 @@
+"""`loihi-convert export --spikes graded`, and `loihi-convert run` of such a file."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from loihi_convert.cli.console import Fact, echo, flagged, log, say_answer, say_tables
+from loihi_convert.cli.run_output import RunScene, say_details
+from loihi_convert.errors import UsageError
+
+if TYPE_CHECKING:
+    import typer
+
+    from loihi_convert.data import Dataset, DataSplits
+    from loihi_convert.ir.graded import GradedNetwork
+    from loihi_convert.pipeline.graded import GradedExport, GradedRun
+    from loihi_convert.report.table import Table
+
+_ONLY_BINARY: Final = frozenset(
+    {
+        "timesteps",
+        "target",
+        "weight_bits",
+        "device",
+        "max_cores",
+        "chips",
+        "bundle",
+        "method",
+        "percentile",
+        "alpha",
+        "thresholds",
+        "bias_correction",
+        "correct",
+        "reset",
+        "amplitude",
+        "initial_potential",
+        "readout",
+        "input_coding",
+        "poisson_seed",
+        "skip_copies",
+        "split_readout",
+        "pixel_bits",
+        "file_format",
+        "allow_hard_reset",
+        "workers",
+        "scheduler",
+        "slurm",
+    }
+)
+"""Parameters of `export` that mean nothing for graded spikes."""
+
+
+def refuse_binary_options(ctx: typer.Context) -> None:
+    """Raise a `UsageError` if an option was given that only binary spikes have."""
+    for name in ctx.params:
+        source = ctx.get_parameter_source(name)
+        if name in _ONLY_BINARY and source is not None and source.name == "COMMANDLINE":
+            expected = "must be left out: it is for binary spikes, with thresholds to balance and T steps"
+            raise UsageError("given with `spikes='graded'`", where=name, expected=expected)
+
+
+def say_graded_export(item: GradedExport, *, details: bool) -> None:
+    """Print the written file, its agreement with the CNN, and the next step."""
+    from loihi_convert.conversion.agreement import measure_of
+
+    images = f"{item.agreement.image_count:,} calibration images"
+    agreement = measure_of(item.network.task).words(item.agreement.agreement, "the CNN", images)
+    depth = len(item.network.layers) - 1
+    verified = f"verified on {item.verified_images} images, every layer" if item.verified_images else "not verified"
+    least = min(item.layers, key=lambda layer: layer.weight_bits)
+    facts = [
+        Fact("graded", f"one step of each layer for an image; the output is there {depth} steps after the input"),
+        Fact("bits", f"weights use {least.weight_bits:.1f} bits or more (fewest in {least.name})"),
+        Fact("load", f"unmodified lava-dl: netx.hdf5.Network({str(item.path)!r}, spike_exp={item.network.spike_exp})"),
+        *(Fact("note", flagged(note, "export")) for note in item.notes),
+        Fact("next", f"loihi-convert run {shlex.quote(str(item.path))}"),
+        *([] if details else [Fact("", "--details: weight bits and largest message of each layer")]),
+    ]
+    size = f"{item.path.stat().st_size:,} bytes"
+    say_answer(f"wrote {item.path}: graded spikes, {agreement}", [f"{size}, {verified}"], [], facts)
+    if details:
+        say_tables([_layer_table(item)])
+
+
+def _layer_table(item: GradedExport) -> Table:
+    from loihi_convert.report.table import table_of
+
+    rows = [
+        {
+            "layer": layer.name,
+            "weight\nbits": f"{layer.weight_bits:.1f}",
+            "largest\nmessage": f"{layer.largest_message:,}" if layer.largest_message else None,
+        }
+        for layer in item.layers
+    ]
+    caption = f"messages on {item.agreement.image_count:,} calibration images"
+    return table_of(rows, words=("layer",), caption=caption)
+
+
+def graded_json(item: GradedExport) -> dict[str, Any]:
+    """Return the file's digest, its layers, notes and provenance as JSON."""
+    from loihi_convert.files import sha256
+
+    return {
+        "file": str(item.path),
+        "sha256": sha256(item.path),
+        "spikes": "graded",
+        "spike_exp": item.network.spike_exp,
+        "layers": [asdict(layer) for layer in item.layers],
+        "notes": item.notes,
+        "verified_images": item.verified_images,
+        "agreement": asdict(item.agreement),
+        "provenance": dict(item.network.provenance),
+    }
+
+
+def run_graded_file(
+    output: Path | None,
+    paths: Sequence[Path],
+    network: GradedNetwork,
+    splits: DataSplits,
+    images: Dataset,
+    given: Mapping[str, object],
+    *,
+    is_stream: bool,
+    model: Path | None,
+    arch: str | None,
+    started: float,
+    as_json: bool,
+    details: bool,
+) -> None:
+    """Run the only file of ``paths``, which contains ``network``.
+
+    ``given`` are options that such files do not support. ``started`` is the time of the monotonic clock when the
+    command started.
+
+    Raises
+    ------
+    UsageError
+        If there are several files, or an unsupported option was given.
+    """
+    from loihi_convert.pipeline.graded import run_graded_into_folder
+    from loihi_convert.progress import progress_bar
+
+    if len(paths) > 1:
+        raise UsageError("its spikes are graded", where=paths[0], hint="Run such a file alone.")
+    for name, value in given.items():
+        if value:
+            raise UsageError("given for graded spikes", where=name, expected="must be left out: they take one step")
+    ran = run_graded_into_folder(
+        output,
+        paths[0],
+        network,
+        splits,
+        images,
+        is_stream=is_stream,
+        model=model,
+        arch=arch,
+        command_line=sys.argv,
+        bars=progress_bar,
+    )
+    scene = RunScene(splits.name, "ref", time.monotonic() - started)
+    _say_run(ran, paths[0], scene, is_stream=is_stream, as_json=as_json, details=details)
+
+
+def _say_run(ran: GradedRun, path: Path, scene: RunScene, *, is_stream: bool, as_json: bool, details: bool) -> None:
+    from loihi_convert.cli import run_summary
+
+    if as_json:
+        from loihi_convert.runs.run_folder import results_json
+
+        for fact in run_summary.warnings(ran.evaluation):
+            log(f"{path.name}: {fact.label}: {fact.text}")
+        echo(results_json([(path.stem, ran.evaluation)]))
+        log(f"wrote {ran.folder}/ ({', '.join(path.name for path in ran.files)})")
+        return
+    figures = [(path.name, ran.evaluation)]
+    facts = [*_message_facts(ran, is_stream=is_stream), *run_summary.facts(ran.evaluation)]
+    say_answer(
+        run_summary.verdict(figures, scene.data),
+        [scene.line([ran.evaluation])],
+        run_summary.table(figures),
+        [*facts, Fact("saved", f"{ran.folder}/")],
+    )
+    if details:
+        say_details(figures)
+
+
+def _message_facts(ran: GradedRun, *, is_stream: bool) -> Iterator[Fact]:
+    """Return what an event is, and how many there are."""
+    point, depth = ran.evaluation.nominal_point, ran.evaluation.depth
+    neurons = sum(layer.neuron_count for layer in ran.evaluation.layers[: len(ran.network.spiking_layers)])
+    since = "the frame before" if is_stream else "the settled state, which is written back before each image"
+    share = 100 * point.spikes_per_image / neurons
+    yield Fact(
+        "messages",
+        f"{point.spikes_per_image:,.0f} an image, from {share:.1f} % of the neurons (pixels included): each is a "
+        f"change since {since}. Every SynOp is a multiplication by a message.",
+    )
+    if is_stream and len(ran.result.spike_counts) > 1:
+        first, later = ran.result.spike_counts[0].sum(), ran.result.spike_counts[1:].sum(axis=(1, 2)).mean()
+        operations = ran.result.synaptic_operations
+        fewer = operations[1:].sum(axis=(1, 2)).mean() / max(1, operations[0].sum())
+        yield Fact(
+            "sequence",
+            f"{first:,} messages for the first frame, {later:,.0f} for each later one, with {fewer:.2f} of its SynOps",
+        )
+    yield Fact("latency", f"the output is there {depth} steps after the image; energy is not estimated")

@@ -1,0 +1,162 @@
+"""GradedNetwork <-> the datasets of a netx file (``.net``).
+
+The datasets that lava-dl's ``lava.lib.dl.netx.hdf5.Network`` reads, if it is called with ``spike_exp`` as stored::
+
+    /layer/0        type=input, shape (C, H, W), weight, bias, neuron/       a pixel x, 0..1, enters as weight x + bias
+    /layer/i        as in `native`, with neuron/ in each conv and dense layer
+    .../neuron      type=SDNN, vThMant; sigma_output instead of vThMant in the last layer, if it sends no messages
+
+A separate group, which lava-dl never reads, holds everything else::
+
+    /loihi_convert              format, spikes=graded, spike_exp, provenance (JSON)
+    /loihi_convert/layer/k      name, scale, pool, dilation                  (k counts synapses from 0)
+
+After reading, the network is encoded again; if the result differs from the file, the file is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from loihi_convert.arrays import Array, Shape
+from loihi_convert.errors import InputError, NetxError
+from loihi_convert.files import refuse_to_overwrite, write_atomically
+from loihi_convert.ir.graded import INPUT, GradedLayer, GradedNetwork
+from loihi_convert.ir.provenance import Provenance
+from loihi_convert.ir.synapse import Dense, PixelBias
+from loihi_convert.netx.hdf5 import EXPORT_AGAIN, MAX_LAYER_SIZE, NATIVE_GROUP, Datasets, file_content
+from loihi_convert.netx.native import FORMAT, SPIKES
+from loihi_convert.netx.synapses import decoded_synapse, geometry_datasets, inside, require_encoding, synapse_datasets
+from loihi_convert.netx.values import brief, decoded, encoded, integer
+
+_GRADED: Final = "graded"
+
+
+def write_graded(network: GradedNetwork, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write ``network``, made from a CNN, as a netx file; after a failure ``path`` is unchanged.
+
+    Raises
+    ------
+    InputError
+        If ``path`` exists and ``overwrite`` is off, or it cannot be written.
+    """
+    path = Path(path)
+    refuse_to_overwrite(path, overwrite)
+    write_atomically(path, file_content(dict(encode_graded(network))))
+
+
+def encode_graded(network: GradedNetwork) -> Iterator[tuple[str, Array]]:
+    """Yield the name and value of every dataset in a file of ``network``."""
+    yield from _stock_datasets(network)
+    yield f"{NATIVE_GROUP}/format", np.array(FORMAT, np.int32)
+    yield SPIKES, encoded(_GRADED)
+    yield f"{NATIVE_GROUP}/spike_exp", np.array(network.spike_exp, np.int32)
+    yield f"{NATIVE_GROUP}/provenance", encoded(json.dumps(dict(network.provenance), sort_keys=True))
+    for index, layer in enumerate(network.layers[1:]):
+        assert not isinstance(layer.synapse, PixelBias)
+        assert layer.scale is not None
+        group = f"{NATIVE_GROUP}/layer/{index}"
+        yield f"{group}/name", encoded(layer.name)
+        yield f"{group}/scale", layer.scale.astype(np.float64)
+        yield from geometry_datasets(group, layer.synapse)
+
+
+def _stock_datasets(network: GradedNetwork) -> Iterator[tuple[str, Array]]:
+    """The datasets that lava-dl reads."""
+    first = network.layers[0]
+    assert isinstance(first.synapse, PixelBias)
+    yield "layer/0/type", encoded("input")
+    yield "layer/0/shape", np.array(network.input_shape, np.int32)
+    yield "layer/0/weight", np.array(first.synapse.weight, np.int32)
+    yield "layer/0/bias", np.array(first.synapse.bias, np.int32)
+    yield from _neuron_datasets("layer/0/neuron", first)
+    input_shape, index = network.input_shape, 1
+    for layer, shape in zip(network.layers[1:], network.shapes[1:], strict=True):
+        assert not isinstance(layer.synapse, PixelBias)
+        synapse = layer.synapse.without_pooling(input_shape)
+        if isinstance(synapse, Dense) and len(input_shape) == 3:
+            yield f"layer/{index}/type", encoded("flatten")
+            index += 1
+        yield from synapse_datasets(f"layer/{index}", synapse, shape)
+        yield from _neuron_datasets(f"layer/{index}/neuron", layer)
+        input_shape, index = shape, index + 1
+
+
+def _neuron_datasets(group: str, layer: GradedLayer) -> Iterator[tuple[str, Array]]:
+    yield f"{group}/type", encoded("SDNN")
+    if layer.sends:
+        yield f"{group}/vThMant", np.array(layer.threshold, np.int32)
+    else:
+        # netx asks only whether it is there.
+        yield f"{group}/sigma_output", np.array(1, np.int32)
+
+
+def decode_graded(datasets: Datasets) -> GradedNetwork:
+    """Return the network in ``datasets``, which must be exactly those that `write_graded` writes for it.
+
+    Raises
+    ------
+    NetxError
+        If a dataset is missing, unexpected, or inconsistent with the rest.
+    RangeError
+        If the layers are not a chain that netx can build.
+    """
+    network = _decode(datasets)
+    require_encoding(datasets, dict(encode_graded(network)))
+    return network
+
+
+def _decode(datasets: Datasets) -> GradedNetwork:
+    if (version := integer(datasets[f"{NATIVE_GROUP}/format"])) != FORMAT or decoded(datasets[SPIKES]) != _GRADED:
+        found = f"format {version} of {decoded(datasets[SPIKES])!r} spikes"
+        raise NetxError(found, where="format", expected=f"must be {FORMAT} of graded spikes", hint=EXPORT_AGAIN)
+    input_shape: Shape = tuple(datasets["layer/0/shape"].tolist())
+    if len(input_shape) != 3 or min(input_shape) < 1:
+        raise NetxError(f"images of shape {input_shape}", where="layer/0/shape", expected="must be (C, H, W)")
+    pixels = PixelBias(integer(datasets["layer/0/weight"]), integer(datasets["layer/0/bias"]))
+    layers = [GradedLayer(INPUT, pixels, integer(datasets["layer/0/neuron/vThMant"]))]
+    shape: Shape = input_shape
+    count = len({name.split("/")[1] for name in datasets if name.startswith("layer/")})
+    for index in range(1, count):
+        stock = inside(datasets, f"layer/{index}/")
+        if (kind := decoded(stock["type"])) not in ("conv", "dense"):
+            continue
+        extra = inside(datasets, f"{NATIVE_GROUP}/layer/{len(layers) - 1}/")
+        synapse = decoded_synapse(kind, stock, extra, shape)
+        sends = "neuron/sigma_output" not in stock
+        layer = GradedLayer(
+            decoded(extra["name"]),
+            synapse,
+            integer(stock["neuron/vThMant"]) if sends else 0,
+            sends=sends,
+            scale=extra["scale"],
+        )
+        shape = synapse.output_shape(shape)
+        _require_sound(layer, synapse.channels, shape)
+        layers.append(layer)
+    content = json.loads(decoded(datasets[f"{NATIVE_GROUP}/provenance"]))
+    if not isinstance(content, dict):
+        raise NetxError(f"found {type(content).__name__}", where="provenance", expected="must be a JSON object")
+    provenance = Provenance(content)
+    try:
+        provenance.require_types()
+    except InputError as error:
+        where = f"provenance: {error.where}"
+        raise NetxError(error.found, where=where, expected=error.expected, hint=EXPORT_AGAIN) from error
+    return GradedNetwork(input_shape, tuple(layers), integer(datasets[f"{NATIVE_GROUP}/spike_exp"]), provenance)
+
+
+def _require_sound(layer: GradedLayer, channels: int, shape: Shape) -> None:
+    """Raise unless the layer has an acceptable size and one valid scale per channel."""
+    if (neurons := math.prod(shape)) > MAX_LAYER_SIZE:
+        raise NetxError(f"{neurons:,} neurons", where=layer.name, expected=f"must be at most {MAX_LAYER_SIZE:,}")
+    assert layer.scale is not None
+    if layer.scale.shape != (channels,) or not (np.isfinite(layer.scale) & (layer.scale > 0)).all():
+        expected = "must be one valid number per channel"
+        raise NetxError(f"scale {brief(layer.scale)}", where=layer.name, expected=expected, hint=EXPORT_AGAIN)

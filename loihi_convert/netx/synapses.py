@@ -1,0 +1,120 @@
+"""Synapses <-> the datasets of a layer in a native netx file, which lava-dl reads.
+
+netx has no pooling: a layer after a pooling is written as the strided convolution (or the larger dense matrix) with the
+same result. The pooling and the dilation, which that convolution has not, are stored in a second group, ``extra``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from loihi_convert.arrays import Array, Shape
+from loihi_convert.errors import NetxError
+from loihi_convert.ir.synapse import Conv, Dense, Synapse
+from loihi_convert.netx.hdf5 import EXPORT_AGAIN, Datasets
+from loihi_convert.netx.values import brief, encoded, integer, integers, pair
+
+
+def synapse_datasets(group: str, synapse: Synapse, shape: Shape) -> Iterator[tuple[str, Array]]:
+    """Yield the datasets of a layer, ``group``, with output ``shape``; the synapse must be without pooling."""
+    yield f"{group}/type", encoded("conv" if isinstance(synapse, Conv) else "dense")
+    yield f"{group}/shape", np.array(shape, np.int32)
+    if isinstance(synapse, Conv):
+        for name in ("stride", "padding", "dilation"):
+            yield f"{group}/{name}", np.array(getattr(synapse, name), np.int32)
+        yield f"{group}/groups", np.array(synapse.groups, np.int32)
+    yield f"{group}/weight", synapse.weight.astype(np.int8)
+    if synapse.bias is not None:
+        # Lava's neuron axes are W, H, C.
+        yield f"{group}/bias", synapse.bias.transpose().astype(np.int32)
+
+
+def geometry_datasets(group: str, synapse: Synapse) -> Iterator[tuple[str, Array]]:
+    """Yield the datasets of ``extra`` for a synapse as it is before its pooling is written out."""
+    yield f"{group}/pool", np.array(synapse.pool, np.int32)
+    if isinstance(synapse, Conv):
+        yield f"{group}/dilation", np.array(synapse.dilation, np.int32)
+
+
+def decoded_synapse(kind: str, stock: Datasets, extra: Datasets, input_shape: Shape) -> Synapse:
+    """Return the synapse of a layer of type ``kind``, conv or dense, with its pooling.
+
+    Raises
+    ------
+    NetxError
+        If its datasets do not fit each other.
+    """
+    return _decode_conv(stock, extra) if kind == "conv" else _decode_dense(stock, extra, input_shape)
+
+
+def inside(datasets: Datasets, prefix: str) -> Datasets:
+    """Return the datasets in a group, by their names in it."""
+    return {name.removeprefix(prefix): value for name, value in datasets.items() if name.startswith(prefix)}
+
+
+def require_encoding(datasets: Datasets, expected: Datasets) -> None:
+    """Raise unless ``datasets`` are ``expected``, those written for the network read from them, bit for bit."""
+    for name in sorted(datasets.keys() | expected.keys()):
+        if name not in datasets:
+            raise NetxError("missing", where=name, hint=EXPORT_AGAIN)
+        if name not in expected:
+            raise NetxError("unexpected in a file of this network", where=name, hint=EXPORT_AGAIN)
+        found, wanted = datasets[name], expected[name]
+        if (found.dtype, found.shape) != (wanted.dtype, wanted.shape) or found.tobytes() != wanted.tobytes():
+            raise NetxError(
+                f"{brief(found)} is inconsistent with the rest of the file",
+                where=name,
+                expected=f"expected {brief(wanted)}",
+                hint=EXPORT_AGAIN,
+            )
+
+
+def _decode_conv(stock: Datasets, extra: Datasets) -> Synapse:
+    pool, dilation = pair(extra["pool"]), pair(extra["dilation"])
+    stride, padding = pair(stock["stride"]), pair(stock["padding"], least=0)
+    stored = stock["weight"]
+    if stored.ndim != 4 or stored.size == 0:
+        raise NetxError(f"weights of shape {stored.shape}", expected="must be (C_out, C_in / groups, K_h, K_w)")
+    groups = integer(stock["groups"])
+    if groups < 1 or stored.shape[0] % groups:
+        raise NetxError(f"{groups} groups of {stored.shape[0]} output channels", expected="must divide them")
+    weight = stored
+    if pool != (1, 1):
+        taps = [pool[axis] * dilation[axis] for axis in (0, 1)]
+        weight = stored[:, :, :: taps[0], :: taps[1]]
+        kernel = tuple(pool[axis] * (dilation[axis] * (weight.shape[axis + 2] - 1) + 1) for axis in (0, 1))
+        if kernel != stored.shape[2:]:
+            raise NetxError(f"weights of shape {stored.shape} after {pool} pooling", hint=EXPORT_AGAIN)
+        stride, padding = (
+            (stride[0] // pool[0], stride[1] // pool[1]),
+            (padding[0] // pool[0], padding[1] // pool[1]),
+        )
+        if min(stride) < 1:
+            raise NetxError(f"a stride smaller than its pooling {pool}", hint=EXPORT_AGAIN)
+    return Conv(
+        weight=integers(weight),
+        bias=_decode_bias(stock),
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        pool=pool,
+    )
+
+
+def _decode_dense(stock: Datasets, extra: Datasets, input_shape: Shape) -> Synapse:
+    pool, stored = pair(extra["pool"]), stock["weight"]
+    if stored.ndim != 2 or stored.size == 0:
+        raise NetxError(f"weights of shape {stored.shape}", expected="must be (N_out, N_in)")
+    weight = stored
+    if pool != (1, 1):
+        _, height, width = input_shape
+        full = stored.reshape(-1, *input_shape)[:, :, : height // pool[0] * pool[0], : width // pool[1] * pool[1]]
+        weight = full[:, :, :: pool[0], :: pool[1]].reshape(stored.shape[0], -1)
+    return Dense(weight=integers(weight), bias=_decode_bias(stock), pool=pool)
+
+
+def _decode_bias(stock: Datasets) -> Array | None:
+    return integers(stock["bias"]).transpose() if "bias" in stock else None

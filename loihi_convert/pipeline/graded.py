@@ -1,0 +1,250 @@
+"""model.pt -> a netx file of graded spikes; such a file and images -> messages, evaluation, and a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from loihi_convert import netx
+from loihi_convert.arrays import Array
+from loihi_convert.backends.graded import run_graded
+from loihi_convert.backends.result import RunResult
+from loihi_convert.conversion.agreement import Agreement
+from loihi_convert.conversion.calibration import MOST
+from loihi_convert.conversion.graded import GradedLayerReport, require_relu, to_graded
+from loihi_convert.conversion.scales import HEADROOM
+from loihi_convert.data import Dataset, DataSplits
+from loihi_convert.errors import DataError, InputError, UnsupportedModelError, VerificationError
+from loihi_convert.files import refuse_to_overwrite, refuse_to_replace, require_writable
+from loihi_convert.frontend.source import Source
+from loihi_convert.ir.graded import GradedNetwork
+from loihi_convert.metrics.evaluation import Evaluation
+from loihi_convert.metrics.evaluation_by_task import evaluate_images
+from loihi_convert.pipeline.converting import require_same_outputs
+from loihi_convert.pipeline.exporting import VERIFIED_IMAGES
+from loihi_convert.pipeline.origin import source_of
+from loihi_convert.progress import ProgressFactory, no_progress_bar
+from loihi_convert.runs import run_folder
+from loihi_convert.runs.manifest import new_manifest
+from loihi_convert.simulation.relu import cnn_scores
+
+_COMPARED: Final = 8
+"""Calibration images on which the network read from a CNN is compared with the CNN."""
+
+
+@dataclass(frozen=True, eq=False)
+class GradedExport:
+    """One written file.
+
+    Parameters
+    ----------
+    path, network
+        The file, and the network in it.
+    layers
+        The integers of each layer.
+    agreement
+        Agreement of ``network`` with the CNN, on calibration images.
+    notes
+        What was dropped from the CNN, one sentence each.
+    verified_images
+        Number of images on which the file was compared with the network in memory.
+    """
+
+    path: Path
+    network: GradedNetwork
+    layers: tuple[GradedLayerReport, ...]
+    agreement: Agreement
+    notes: tuple[str, ...]
+    verified_images: int
+
+
+def export_graded(
+    source: Source,
+    output: str | Path,
+    calibration: Array,
+    *,
+    overwrite: bool = False,
+    verify: bool = True,
+    bars: ProgressFactory = no_progress_bar,
+) -> GradedExport:
+    """Write a netx file of graded spikes for the CNN ``source``.
+
+    Parameters
+    ----------
+    source
+        The CNN.
+    output
+        The ``.net`` file.
+    calibration
+        Training images, uint8 ``(N, C, H, W)``; the first `MOST` are used.
+    overwrite
+        Replace an existing file.
+    verify
+        Read the file back and compare it, bit for bit, with the network in memory.
+
+    Raises
+    ------
+    InputError
+        If the calibration images do not fit the CNN, or the file exists or cannot be written.
+    UsageError
+        If the file is the checkpoint.
+    UnsupportedModelError
+        If a part of the CNN has no equivalent in graded spikes.
+    RangeError
+        If a number does not fit Loihi at any scale.
+    VerificationError
+        If the written file does not compute the same as the network in memory.
+    """
+    output = Path(output)
+    require_writable(output)
+    if source.path is not None:
+        refuse_to_replace(source.path, output)
+    refuse_to_overwrite(output, overwrite)
+    if source.neurons is not None:
+        raise UnsupportedModelError(
+            "a spiking network", where=output.name, expected="must be a CNN: graded spikes carry its activations"
+        )
+    source = source.with_skip_copies(1)
+    require_relu(source.network)
+    calibration = np.asarray(calibration[:MOST])
+    require_same_outputs(source, calibration[:_COMPARED])
+    with bars(f"{output.name}: rounding") as progress:
+        made = to_graded(source.network, calibration, progress=progress)
+    record = {"headroom": HEADROOM, "calibration_images": len(calibration)}
+    provenance = made.network.provenance.with_parts(model=dict(source.provenance), graded=record)
+    network = replace(made.network, provenance=provenance)
+    netx.write_graded(network, output, overwrite=overwrite)
+    verified = _verify(output, network, calibration[:VERIFIED_IMAGES]) if verify else 0
+    return GradedExport(output, network, made.layers, made.agreement, source.notes, verified)
+
+
+def _verify(path: Path, network: GradedNetwork, images: Array) -> int:
+    """Compare the file with the network in memory: messages and activations of every layer; return the image count."""
+    written = read_graded(path)
+    for image in range(len(images)):
+        found, meant = (run_graded(one, images[image : image + 1], trace=True) for one in (written, network))
+        if not same_integers(found, meant):
+            raise VerificationError("the written file does not compute the same as the network in memory", where=path)
+    return len(images)
+
+
+def same_integers(found: RunResult, expected: RunResult) -> bool:
+    """Return whether two runs of one network have the same outputs, message counts, operations and traces."""
+    arrays = [
+        (getattr(found, name), getattr(expected, name))
+        for name in ("potentials", "spike_counts", "synaptic_operations")
+    ]
+    for one, other in zip(found.traces, expected.traces, strict=True):
+        arrays += [(one.spikes, other.spikes), (one.potentials, other.potentials)]
+    return all(np.array_equal(one, other) for one, other in arrays)
+
+
+def read_graded(path: str | Path) -> GradedNetwork:
+    """Return the network in the netx file at ``path``, which `export_graded` wrote.
+
+    Raises
+    ------
+    InputError
+        If it holds another network, or as in `netx.read_stored`.
+    """
+    network = netx.read_stored(path).network
+    if not isinstance(network, GradedNetwork):
+        raise InputError("does not hold graded spikes that `export` wrote", where=path)
+    return network
+
+
+@dataclass(frozen=True, eq=False)
+class GradedRun:
+    """A complete run folder: its path, its files, and the run."""
+
+    folder: Path
+    files: tuple[Path, ...]
+    network: GradedNetwork
+    result: RunResult
+    evaluation: Evaluation
+
+
+def run_graded_into_folder(
+    output: str | Path | None,
+    path: Path,
+    network: GradedNetwork,
+    splits: DataSplits,
+    images: Dataset,
+    *,
+    is_stream: bool = False,
+    model: Path | None = None,
+    arch: str | None = None,
+    command_line: Sequence[str] = (),
+    bars: ProgressFactory = no_progress_bar,
+) -> GradedRun:
+    """Run the netx file ``path``, which `export_graded` wrote, on ``images``, and write a run folder.
+
+    Parameters
+    ----------
+    output
+        The run folder, which must be new or empty; None: a new ``runs/<file>-<backend>-<UTC time>``.
+    path, network
+        The file, and the network in it.
+    splits, images
+        The data set, and those of its images to run.
+    is_stream
+        Whether the images are the frames of one sequence, see `run_graded`.
+    model, arch
+        The CNN, as in `pipeline.open_file`.
+    command_line
+        The command line typed by the user, for the manifest.
+
+    Raises
+    ------
+    InputError
+        If the CNN cannot be used, the images do not fit, or ``output`` is not empty or cannot be written.
+    """
+    classes = splits.classes or None
+    images.require_fit(network.task, network.shapes[-1][0], "data")
+    require_images(network, images.images)
+    run_folder.require_class_names(path.stem, network, classes)
+    source = source_of(path, network, model, arch)
+    named = None if output is None else Path(output)
+    with run_folder.run_folder(named, f"{path.stem}-ref") as folder:
+        pixels = np.asarray(images.images)
+        with bars(f"{path.name}: running on ref") as progress:
+            result = run_graded(network, pixels, is_stream=is_stream, progress=progress)
+        scores = None if source is None else cnn_scores(source.network, pixels).reshape(len(pixels), -1)
+        evaluation = evaluate_images(result, network, images, cnn_outputs=scores)
+        manifest: dict[str, Any] = {
+            **new_manifest(
+                network=path.stem,
+                data=splits.name,
+                backend="ref",
+                files=(path,),
+                command_line=command_line,
+                seed=None,
+            ),
+            "classes": classes,
+            "spikes": "graded",
+            "stream": is_stream,
+            "provenance": {path.stem: dict(network.provenance)},
+        }
+        files = run_folder.write_run(
+            folder,
+            [run_folder.FileResults(path.stem, evaluation, result, network)],
+            labels=images.labels,
+            targets=images.targets,
+            classes=classes,
+            manifest=manifest,
+        )
+    return GradedRun(folder, files, network, result, evaluation)
+
+
+def require_images(network: GradedNetwork, images: Array) -> None:
+    """Raise a `DataError` unless ``images`` are uint8 ``(N, *input_shape)``, N >= 1."""
+    if images.dtype != np.uint8 or images.shape[1:] != network.input_shape or len(images) < 1:
+        raise DataError(
+            f"found {images.dtype} of shape {images.shape}",
+            where="images",
+            expected=f"must be uint8 of shape (N, {', '.join(map(str, network.input_shape))}), N >= 1",
+        )

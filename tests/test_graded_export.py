@@ -1,0 +1,314 @@
+"""CNNs as graded spikes: the integers, the file, the command line, and unmodified lava-dl."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from support import SUPPORT, stock_lava_dl
+from support.command_line import Invoke, invoker
+from torch import Tensor, nn
+
+from loihi_convert import external, netx
+from loihi_convert.arrays import Array
+from loihi_convert.backends.graded import run_graded
+from loihi_convert.chip import limits
+from loihi_convert.conversion.compensated_rounding import compensated
+from loihi_convert.conversion.graded import to_graded
+from loihi_convert.errors import InputError, NetxError, RangeError, UnsupportedModelError
+from loihi_convert.frontend.lower import to_relu_network
+from loihi_convert.frontend.source import Source
+from loihi_convert.ir.graded import GradedNetwork
+from loihi_convert.ir.relays import is_relay
+from loihi_convert.ir.synapse import Conv, Dense, PixelBias
+from loihi_convert.pipeline.graded import export_graded, read_graded
+from loihi_convert.simulation.relu import cnn_scores
+
+SHAPE = (2, 8, 6)
+
+
+def images(count: int = 60, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).integers(0, 256, (count, *SHAPE)).astype(np.uint8)
+
+
+def chain() -> nn.Module:
+    """Padding, stride, groups, pooling twice, biases."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(4, 6, 2, groups=2), nn.ReLU(),
+        nn.Conv2d(6, 5, 1), nn.ReLU(), nn.AvgPool2d((3, 2)), nn.Flatten(), nn.Linear(5, 3),
+    )  # fmt: skip
+    with torch.no_grad():
+        # So that every layer has channels that are active.
+        model[3].bias += 0.3
+        model[5].bias += 0.3
+    return model
+
+
+class Skip(nn.Module):
+    """A sum of two paths, which relays carry past a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv1 = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.conv2, self.fc = nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4 * 48, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        x = torch.relu(self.conv2(torch.relu(self.conv1(x))) + x)
+        return self.fc(x.flatten(1))
+
+
+def source(model: nn.Module) -> Source:
+    return Source.from_module(model, SHAPE)
+
+
+@pytest.fixture(scope="module")
+def network() -> GradedNetwork:
+    return to_graded(to_relu_network(chain(), SHAPE), images()).network
+
+
+def test_the_integers_fit_and_stand_for_the_real_numbers(network: GradedNetwork) -> None:
+    """The current of each layer for real inputs x in messages, times its scale, is near that of the CNN."""
+    relu = to_relu_network(chain(), SHAPE)
+    units: Array = np.full(2, 1 / 255)
+    for layer, real in zip(network.layers[1:-1], relu.layers[:-1], strict=True):
+        assert isinstance(layer.synapse, Conv)
+        assert isinstance(real.synapse, Conv)
+        assert layer.scale is not None
+        assert np.abs(layer.synapse.weight).max() <= limits.WEIGHT_LIMIT
+        channels, pool = real.synapse.channels, np.prod(real.synapse.pool)
+        wanted = real.synapse.with_input_factors(units).weight / pool / layer.scale[:channels].reshape(-1, 1, 1, 1)
+        # Rounded to a neighbour, or further to compensate others' errors.
+        assert np.abs(layer.synapse.weight[:channels] - wanted).mean() < 1
+        units = 64 * layer.scale[:channels]
+    last = network.layers[-1]
+    assert last.scale is not None
+    assert (last.sends, np.unique(last.scale).size, network.spike_exp) == (False, 1, 0)
+
+
+def test_the_outputs_are_those_of_the_cnn(network: GradedNetwork) -> None:
+    held_out = images(200, seed=1)
+    result = run_graded(network, held_out)
+    expected = cnn_scores(to_relu_network(chain(), SHAPE), held_out).reshape(200, -1)
+    found = network.real_outputs(result.potentials[:, 0])
+    # 8-bit weights and pixels: errors of about 1 % of the spread of the outputs.
+    assert np.abs(found - expected).mean() < 0.03 * expected.std()
+    assert result.wrapped_images == 0
+
+
+def test_the_output_bias_is_a_constant_channel(network: GradedNetwork) -> None:
+    """The last hidden layer has one channel more, without weights; its message in the first window carries the bias."""
+    previous, last = network.layers[-2], network.layers[-1]
+    assert isinstance(previous.synapse, Conv)
+    assert isinstance(last.synapse, Dense)
+    assert (previous.synapse.channels, last.synapse.bias) == (6, None)
+    assert not previous.synapse.weight[5].any()
+    assert previous.synapse.bias is not None
+    assert last.scale is not None
+    message, window = int(previous.synapse.bias[5]), 3 * 2
+    found = last.synapse.weight[:, 5] * message * window * last.scale
+    expected = to_relu_network(chain(), SHAPE).layers[-1].synapse.bias
+    assert expected is not None
+    # Half a step, and the correction of the mean error.
+    assert np.abs(found - expected).max() < message * window * last.scale[0] / 2 + 0.02
+
+
+def test_a_pixel_of_one_layer_by_hand() -> None:
+    """One weight of 1 and white pixels: the activation 1.0 is the largest. The outputs are 2 x and -x, x = 1.
+
+    u = 1 / 255 for pixels. The unit of the hidden channel is at least 64 / 255 / 127 = 0.00198, that of a weight of
+    127: 506 messages for 1.0. With fewer messages the weight is smaller, and its rounding error larger.
+    """
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 2, bias=False))
+    with torch.no_grad():
+        model[1].weight[:], model[1].bias[:], model[3].weight[:] = 1.0, 0.0, torch.tensor([[2.0], [-1.0]])
+    white = np.full((4, 1, 1, 1), 255, np.uint8)
+    network = to_graded(to_relu_network(model, (1, 1, 1)), white).network
+    hidden, last = network.layers[1], network.layers[2]
+    assert isinstance(hidden.synapse, Dense)
+    assert isinstance(last.synapse, Dense)
+    assert hidden.scale is not None
+    assert last.scale is not None
+    weight = int(hidden.synapse.weight[0, 0])
+    assert abs(weight - 1 / 255 / hidden.scale[0]) <= 0.5
+    # 2 : -1 in integers is exact: 2 w and -w.
+    assert int(last.synapse.weight[0, 0]) == -2 * int(last.synapse.weight[1, 0])
+    (message,) = np.maximum(255 * weight + 64 * hidden.synapse.bias, 0) >> 6  # type: ignore[operator]
+    result = run_graded(network, white[:1])
+    assert result.potentials[0, 0].tolist() == (last.synapse.weight[:, 0] * message).tolist()
+    assert np.allclose(network.real_outputs(result.potentials[0, 0]), [2, -1], rtol=0.01)
+
+
+def test_relays_repeat_every_message() -> None:
+    relu = source(Skip()).network
+    made = to_graded(relu, images())
+    (index,) = (i for i, layer in enumerate(relu.layers) if layer.relay_of is not None and (layer.relay_of >= 0).any())
+    relay_of = relu.layers[index].relay_of
+    assert relay_of is not None
+    relays = is_relay(relay_of, relu.layers[index].synapse.channels)
+    trace = run_graded(made.network, images(20, seed=2), trace=True).traces
+    before, after = trace[index].spikes, trace[index + 1].spikes
+    assert before is not None
+    assert after is not None
+    assert before.any()
+    assert np.array_equal(after[:, :, relays], before[:, :, relay_of[relays]])
+    assert made.agreement.agreement > 0.9
+
+
+def test_later_weights_compensate_earlier_ones() -> None:
+    """Equal inputs: weights of 0.4 are rounded to 0 one by one, but together they must give their sum, 1.6."""
+    messages = np.random.default_rng(0).integers(0, 100, (500, 1)).repeat(4, axis=1)
+    rounded = compensated(Dense(np.zeros((1, 4))), np.full((1, 4), 0.4), messages, 127)
+    assert int(rounded.sum()) == 2
+    assert int(np.rint(np.full(4, 0.4)).sum()) == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "found"),
+    [
+        (nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU6(), nn.Flatten(), nn.Linear(72, 3)), "a clipped ReLU"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(96, 3)), "a single layer"),
+        (
+            nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3)),
+            "a convolution in 2 groups",
+        ),
+    ],
+)
+def test_what_has_no_equivalent_is_refused(model: nn.Module, found: str) -> None:
+    with pytest.raises(UnsupportedModelError) as caught:
+        to_graded(to_relu_network(model, SHAPE), images())
+    assert caught.value.found.startswith(found)
+
+
+def test_activations_that_are_not_finite_are_refused() -> None:
+    model = chain()
+    with torch.no_grad():
+        model[0].weight *= 1e30
+        model[3].weight *= 1e30
+    with pytest.raises(RangeError):
+        to_graded(to_relu_network(model, SHAPE), images())
+
+
+def test_a_file_holds_the_network(network: GradedNetwork, tmp_path: Path) -> None:
+    path = tmp_path / "model.net"
+    netx.write_graded(network, path)
+    found = read_graded(path)
+    assert (found.input_shape, found.spike_exp, found.shapes) == (network.input_shape, 0, network.shapes)
+    for one, other in zip(found.layers, network.layers, strict=True):
+        assert (one.name, one.threshold, one.sends) == (other.name, other.threshold, other.sends)
+        if isinstance(one.synapse, PixelBias):
+            assert one.synapse == other.synapse == PixelBias(255, 0)
+            continue
+        assert not isinstance(other.synapse, PixelBias)
+        assert one.synapse.pool == other.synapse.pool
+        assert np.array_equal(one.synapse.weight, other.synapse.weight)
+        for mine, theirs in ((one.synapse.bias, other.synapse.bias), (one.scale, other.scale)):
+            assert (mine is None) == (theirs is None)
+            assert mine is None or np.array_equal(mine, theirs)  # type: ignore[arg-type]
+    assert isinstance(external.read_any(path), GradedNetwork)
+    with pytest.raises(NetxError, match="holds graded spikes"):
+        netx.read(path)
+    with pytest.raises(InputError):
+        netx.write_graded(network, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("layer/1/neuron/vThMant", lambda value: np.int32(-1)),
+        ("loihi_convert/spikes", lambda value: b"binary"),
+        ("loihi_convert/spike_exp", lambda value: np.int32(9)),
+        ("loihi_convert/layer/0/scale", lambda value: -value),
+    ],
+)
+def test_a_changed_file_is_refused(
+    network: GradedNetwork, tmp_path: Path, name: str, change: Callable[[Any], Any]
+) -> None:
+    path = tmp_path / "model.net"
+    datasets = dict(netx.encode_graded(network))
+    datasets[name] = np.asarray(change(datasets[name]))
+    path.write_bytes(netx.hdf5.file_content(datasets))
+    with pytest.raises(NetxError):
+        netx.read_stored(path)
+
+
+def test_verification_and_provenance(tmp_path: Path) -> None:
+    done = export_graded(source(Skip()), tmp_path / "model.net", images())
+    assert done.verified_images == 32
+    assert done.network.provenance["graded"] == {"headroom": 1.25, "calibration_images": 60}
+    assert [layer.name for layer in done.layers] == [layer.name for layer in done.network.layers[1:]]
+    with h5py.File(done.path) as file:
+        assert file["layer/0/neuron/type"][()] == b"SDNN"
+        assert "sigma_output" in file[f"layer/{len(file['layer']) - 1}/neuron"]
+
+
+@pytest.fixture
+def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Invoke:
+    monkeypatch.chdir(tmp_path)
+    return invoker(monkeypatch, capsys)
+
+
+@pytest.fixture
+def exported(network: GradedNetwork, tmp_path: Path) -> Path:
+    path = tmp_path / "model.net"
+    netx.write_graded(network, path)
+    np.savez(tmp_path / "own.npz", images=images(30, seed=3), labels=np.arange(30) % 3)
+    return path
+
+
+def test_the_command_line_runs_a_file(exported: Path, invoke: Invoke) -> None:
+    network, frames = read_graded(exported), images(30, seed=3)
+    done = invoke("run", exported, "--data", "own.npz", "-o", "run", "--json")
+    assert done.code == 0
+    result = run_graded(network, frames)
+    (point,) = done.json["model"]["points"]
+    assert point["correct_count"] == np.count_nonzero(result.predictions[:, 0] == np.arange(30) % 3)
+    assert point["spikes_per_image"] == pytest.approx(result.spike_counts.sum() / 30)
+    assert point["synaptic_operations"] == pytest.approx(result.synaptic_operations.sum() / 30)
+    assert (point["timesteps"], point["global_steps"], done.json["model"]["energy"]) == (1, 5, None)
+    shown = invoke("run", exported, "--data", "own.npz", "-o", "stream", "--stream")
+    assert (shown.code, "sequence" in shown.out, "the frame before" in " ".join(shown.out.split())) == (0, True, True)
+    checked = invoke("check", exported)
+    assert (checked.code, "sigma-delta neurons" in checked.out) == (0, True)
+    assert "graded (sigma-delta neurons)" in invoke("inspect", exported).out
+    for words in (("-T", "4"), ("--backend", "sim"), ("--trace",), ("--neuron", "stock")):
+        assert invoke("run", exported, "--data", "own.npz", *words).code == 2
+
+
+def test_a_sequence_that_does_not_change_sends_nothing(exported: Path) -> None:
+    still = images(1).repeat(5, axis=0)
+    result = run_graded(read_graded(exported), still, is_stream=True)
+    assert result.spike_counts[0].sum() > 0
+    assert not result.spike_counts[1:].any()
+    assert (result.potentials == result.potentials[0]).all()
+
+
+@pytest.mark.lava
+@pytest.mark.slow
+def test_unmodified_lava_dl_sends_the_same_messages(network: GradedNetwork, tmp_path: Path) -> None:
+    """Every message of every layer and every output in each of 12 steps, without a reset, error 0."""
+    path, frames = tmp_path / "model.net", images(12, seed=4)
+    netx.write_graded(network, path)
+    np.save(tmp_path / "frames.npy", frames)
+    words = (SUPPORT / "run_stock_graded.py", path, tmp_path / "frames.npy", network.spike_exp, tmp_path / "sent.npz")
+    stock_lava_dl.run_scripts(words)
+    stock = np.load(tmp_path / "sent.npz")
+    traces = run_graded(network, frames, is_stream=True, trace=True).traces
+    for index, (layer, trace) in enumerate(zip(network.layers, traces, strict=True)):
+        expected = trace.spikes if layer.sends else trace.potentials
+        assert expected is not None
+        assert np.count_nonzero(stock[f"layer{index}"] != expected.reshape(12, -1)) == 0, layer.name
+        assert expected.any(), layer.name
+
+
+def test_thresholds_are_kept_in_a_file(network: GradedNetwork, tmp_path: Path) -> None:
+    changed = replace(network, layers=(replace(network.layers[0], threshold=3), *network.layers[1:]))
+    netx.write_graded(changed, tmp_path / "model.net")
+    assert read_graded(tmp_path / "model.net").layers[0].threshold == 3
