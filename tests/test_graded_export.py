@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -312,3 +314,21 @@ def test_thresholds_are_kept_in_a_file(network: GradedNetwork, tmp_path: Path) -
     changed = replace(network, layers=(replace(network.layers[0], threshold=3), *network.layers[1:]))
     netx.write_graded(changed, tmp_path / "model.net")
     assert read_graded(tmp_path / "model.net").layers[0].threshold == 3
+
+
+def test_the_table_takes_binary_spikes_from_the_cards() -> None:
+    """docs/results/graded.csv: the accuracies beside those of graded spikes, and one row for each network."""
+    folder = SUPPORT.parents[1]
+    with (folder / "docs" / "results" / "graded.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["network"] for row in rows] == ["mnist", "fashion-mnist", "cifar10", "cifar10-resnet20"]
+    for row in rows:
+        card = json.loads((folder / "netx_models" / row["network"] / "card.json").read_text())
+        known = {
+            f"spikes, T = {point['timesteps']} %": f"{100 * point['accuracy']:.2f}"
+            for one in card["networks"]
+            for point in one["test"]
+            if point["timesteps"] == one["timesteps"]
+        }
+        for name in (name for name in row if name.startswith("spikes")):
+            assert row[name] == known.get(name, "")
