@@ -18,8 +18,8 @@ from torch.nn import functional
 from loihi_convert.arrays import Array
 from loihi_convert.ir.synapse import Conv, Synapse
 
-_MOST_SAMPLES: Final = 8_000
-_MOST_INPUTS: Final = 4_000
+_MOST_SAMPLES: Final = 8_192
+_MOST_INPUTS: Final = 4_100
 """Larger layers are rounded to the nearest integer: the decomposition takes time and memory with the third power."""
 _DAMPING: Final = 0.01
 """Part of the mean variance that is added to each: inputs that hardly vary on the sample must not take all errors."""
