@@ -1,0 +1,366 @@
+"""How a CNN is rounded for graded spikes: the unit of each channel, the messages of each layer, weights and biases.
+
+With messages m, integer weights w and biases b, a layer computes ``max(0, w m + 64 b) >> 6`` (`ir.graded`, with
+``spike_exp`` 0). Each channel k has a *unit* u_k, the real value of one message. With real weights W and biases B::
+
+    w_kj = round(64 W_kj u_j / u_k)        b_k = round(B_k / u_k)        u = 1 / 255 for pixels
+
+The division by 64 is fixed, so the sum of a channel's weights is the factor by which messages grow from layer to layer.
+Messages have 16 bits, one of them the sign, and weights 8: u_k is the smallest unit with which |w| <= 127 and
+
+    headroom x (largest activation of channel k on calibration images) <= M_l u_k
+    headroom x (its largest current, of any sign) <= 2^23 u_k / 64
+
+up to the factor `_FACTORS`, with which the weights round best. M_l, the largest message of layer l, divides the bits
+among the layers: a large one leaves few weight bits to the next layer, a small one few bits to activations. With n_l
+inputs, and <x> a mean square over the largest square, the rounding of weights and of messages in layer l adds an error,
+relative to the square of its activations, of
+
+    ((M_(l-1) / M_l)^2 n_l <input> / 64^2 + 1 / M_l^2) / (12 <output>)        M_0 = 255, of a pixel
+
+The M_l with the smallest sum over layers are used; the sum is convex in log M_l. The last M_l, of which the last layer
+with its 24 bits would leave no weight bits if it were large, is one of `_ENDS`, whichever gives the outputs nearest to
+the CNN's.
+
+Each weight is rounded so that later weights compensate its error (`compensated_rounding`). Rounding, and what is lost
+while the network settles (`ir.graded`), also move the mean of each channel. The mean error on calibration images is
+subtracted from the bias (Nagel et al., "Data-free quantization through weight equalization and bias correction", ICCV
+2019).
+
+Lava's Sigma, the output, has no bias. So the last layer's bias is the weight of a synapse from a neuron of the layer
+before, in a channel without weights whose bias makes it constant (`_with_constant`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from loihi_convert.arrays import Array
+from loihi_convert.chip import limits
+from loihi_convert.conversion.compensated_rounding import compensated
+from loihi_convert.conversion.scales import HEADROOM
+from loihi_convert.errors import RangeError, UnsupportedModelError
+from loihi_convert.ir.graded import INPUT, GradedLayer, GradedNetwork
+from loihi_convert.ir.network import ReluNetwork
+from loihi_convert.ir.relays import is_relay
+from loihi_convert.ir.synapse import Conv, Dense, PixelBias, Synapse
+from loihi_convert.simulation.graded import GradedStep, layer_step, weighted
+from loihi_convert.simulation.inputs import MAX_PIXEL
+from loihi_convert.simulation.relu import currents, relu_outputs
+
+CONSTANT: Final = 1
+"""Real value of the constant channel."""
+
+BATCH: Final = 64
+"""Images computed at once."""
+
+_SHIFT: Final = limits.SIGMA_DELTA_STATE_EXP
+_FACTORS: Final = np.geomspace(1, 1.4, 13)
+_LEAST_MESSAGE: Final = 15.0
+"""Smallest M_l: 4 bits for activations."""
+
+
+class Reach(NamedTuple):
+    """The largest values of each channel of a layer on calibration images, float64 ``(C,)``.
+
+    Parameters
+    ----------
+    activation
+        After the ReLU; of the last layer the largest magnitude.
+    current
+        Magnitude before the ReLU, with or without the bias.
+    """
+
+    activation: Array
+    current: Array
+
+
+def reaches_of(cnn: ReluNetwork, plain_synapses: list[Synapse], images: Array) -> list[Reach]:
+    found = [Reach(np.zeros(shape[0]), np.zeros(shape[0])) for shape in cnn.shapes]
+    for first in range(0, len(images), BATCH):
+        maps: Array = images[first : first + BATCH] / np.float32(MAX_PIXEL)
+        for index, (layer, synapse, reach) in enumerate(zip(cnn.layers, plain_synapses, found, strict=True)):
+            plain = _currents(synapse, maps)
+            bias = layer.synapse.bias
+            shape = (-1, *(1,) * (plain.ndim - 2)) if bias is None or bias.ndim == 1 else bias.shape
+            before = plain if bias is None else plain + bias.astype(np.float32).reshape(shape)
+            maps = before if index == len(cnn.layers) - 1 else np.maximum(before, 0)
+            np.maximum(reach.activation, _per_channel(maps), out=reach.activation)
+            np.maximum(reach.current, np.maximum(_per_channel(before), _per_channel(plain)), out=reach.current)
+    for layer, reach in zip(cnn.layers, found, strict=True):
+        if not np.isfinite(reach.current).all():
+            raise RangeError(
+                "its activations are NaN or exceed 3.4e38, the largest float32",
+                where=layer.name,
+                hint="The weights up to this layer are too large; retrain the CNN.",
+            )
+    return found
+
+
+def _currents(synapse: Synapse, maps: Array) -> Array:
+    """The currents of real inputs, ``(B, C, H, W)`` or ``(B, N)``, averaged by a pooling."""
+    return currents(synapse, maps.reshape(*maps.shape, 1, 1) if maps.ndim == 2 else maps, averages=True)
+
+
+def _per_channel(maps: Array) -> Array:
+    """The largest magnitude of each channel of ``(B, C, ...)``."""
+    return np.asarray(np.abs(maps).max(axis=tuple(axis for axis in range(maps.ndim) if axis != 1)))
+
+
+class Rounding:
+    """A CNN rounded to integers, layer by layer."""
+
+    def __init__(
+        self,
+        cnn: ReluNetwork,
+        plain: list[Synapse],
+        sample: Array,
+        reaches: list[Reach],
+        *,
+        compensates: bool = False,
+    ) -> None:
+        self._compensates, self._plain = compensates, plain
+        self._cnn, self._sample, self._reaches = cnn, sample, reaches
+        batches = list(relu_outputs(cnn, sample))
+        self._real = [np.concatenate([batch[index].numpy() for batch in batches]) for index in range(len(cnn.layers))]
+
+    def _messages(self, end: float) -> list[float]:
+        """The largest message of each hidden layer, M_l, if that of the last is ``end``."""
+        from scipy.optimize import minimize
+
+        weights, messages = [], []
+        power_before = np.array([np.square(self._sample / np.float64(MAX_PIXEL)).mean()])
+        for layer, real, (reach, _) in zip(self._cnn.layers[:-1], self._real, self._reaches, strict=False):
+            own = ~is_relay(layer.relay_of, len(reach))
+            axes = tuple(axis for axis in range(real.ndim) if axis != 1)
+            mean_square = np.square(real, dtype=np.float64).mean(axis=axes)
+            power = np.divide(mean_square, np.square(reach), out=np.zeros(len(reach)), where=reach > 0)
+            output = float(power[own].mean()) if own.any() else 0.0
+            inputs = layer.synapse.weight[0].size * math.prod(layer.synapse.pool) ** 2
+            weights.append(inputs * float(power_before.mean()) / 4**_SHIFT / output if output > 0 else 0.0)
+            messages.append(1 / output if output > 0 else 0.0)
+            power_before = power
+
+        def error(logs: Array) -> float:
+            before = np.concatenate([[math.log(MAX_PIXEL)], logs[:-1]])
+            return float((weights * np.exp(2 * (before - logs)) + messages * np.exp(-2 * logs)).sum())
+
+        low, high = math.log(_LEAST_MESSAGE), math.log(limits.MESSAGE_LIMIT / HEADROOM)
+        last = min(max(math.log(end), low), high)
+        bounds = [*[(low, high)] * (len(weights) - 1), (last, last)]
+        start = np.linspace(math.log(MAX_PIXEL), last, len(weights) + 1)[1:]
+        found: list[float] = np.exp(minimize(error, start, bounds=bounds, method="L-BFGS-B").x).tolist()
+        return found
+
+    def network(self, end: float) -> tuple[GradedNetwork, float]:
+        """Return the network whose last hidden layer has messages up to ``end``, and the mean squared error of its
+        outputs on the sample."""
+        cnn = self._cnn
+        layers = [GradedLayer(INPUT, PixelBias(MAX_PIXEL, 0))]
+        # What each layer sends while the network settles: its messages for an input of 0, step by step.
+        settling: list[Array] = [np.zeros((1, *cnn.input_shape), np.int32)] * (len(cnn.layers) + 1)
+        messages, units = self._sample.astype(np.int32), np.full(cnn.input_shape[0], 1 / MAX_PIXEL)
+        real: Array = self._sample / np.float32(MAX_PIXEL)
+        for index, most in enumerate(self._messages(end)):
+            units_before, units = units, self._units(index, messages, units, most)
+            layer = self._hidden(index, messages, real, units_before, units)
+            layers.append(layer)
+            messages, settling = _sent(layer, messages, settling)
+            real = self._real[index]
+        last, previous, messages = self._output(layers[-1], messages, real, units)
+        layers[-1:] = [previous, last]
+        network = GradedNetwork(cnn.input_shape, tuple(layers), spike_exp=0)
+        found = network.real_outputs(weighted(last, messages))
+        return network, float(np.square(found - self._real[-1]).mean())
+
+    def _units(self, index: int, messages: Array, before: Array, most: float) -> Array:
+        """The unit of each channel of a hidden layer."""
+        source = self._cnn.layers[index]
+        weight, power = _in_units(source.synapse, before), _power(source.synapse, messages)
+        reach = self._reaches[index]
+        conditions = (
+            magnitudes(weight) * 2**_SHIFT / limits.WEIGHT_LIMIT,
+            HEADROOM * reach.activation / most,
+            HEADROOM * reach.current * 2**_SHIFT / limits.CURRENT_LIMIT,
+        )
+        least = np.max(conditions, axis=0)
+        # A channel without weights and activations may have any unit.
+        least = np.where(least > 0, least, 1.0)
+        found = _best_units(weight, power, least)
+        relays = is_relay(source.relay_of, len(found))
+        return found if source.relay_of is None else np.where(relays, before[source.relay_of], found)
+
+    def _hidden(self, index: int, messages: Array, real: Array, before: Array, units: Array) -> GradedLayer:
+        source = self._cnn.layers[index]
+        synapse = source.synapse
+        weight = self._rounded(synapse, _in_units(synapse, before) * 2**_SHIFT / _column(units, synapse), messages)
+        if source.relay_of is not None:
+            weight = np.where(_column(source.relay_of >= 0, synapse), source.synapse.weight * 2**_SHIFT, weight)
+            weight = weight.astype(np.int32)
+        layer = GradedLayer(source.name, replace(synapse, weight=weight, bias=None), scale=_state(units))
+        bias = _shaped(synapse, units.shape) - self._mean_error(index, layer, messages, real)
+        per_channel = units.reshape(-1, *(1,) * (bias.ndim - 1))
+        # Messages are rounded down: half a message is added.
+        rounded = np.rint(bias / per_channel + 0.5).astype(np.int32)
+        relays = is_relay(source.relay_of, len(units)).reshape(per_channel.shape)
+        return replace(layer, synapse=replace(synapse, weight=weight, bias=np.where(relays, np.int32(0), rounded)))
+
+    def _rounded(self, synapse: Synapse, weight: Array, messages: Array) -> Array:
+        if self._compensates:
+            return compensated(synapse, weight, messages, limits.WEIGHT_LIMIT)
+        return np.rint(weight).astype(np.int32)
+
+    def _mean_error(self, index: int, layer: GradedLayer, messages: Array, real: Array) -> Array:
+        """The mean error of each channel's current, in real units: float64, in the shape of the bias."""
+        assert layer.scale is not None
+        synapse = self._plain[index]
+        shape = _shaped(self._cnn.layers[index].synapse, layer.scale.shape).shape
+        total, count = np.zeros(len(layer.scale)), 0
+        for first in range(0, len(messages), BATCH):
+            rows = slice(first, first + BATCH)
+            found, expected = weighted(layer, messages[rows]), _currents(synapse, real[rows])
+            axes = tuple(axis for axis in range(found.ndim) if axis != 1)
+            total += found.sum(axis=axes, dtype=np.float64) * layer.scale - expected.sum(axis=axes, dtype=np.float64)
+            count += found.size // found.shape[1]
+        return np.broadcast_to((total / count).reshape(-1, *(1,) * (len(shape) - 1)), shape)
+
+    def _output(
+        self, previous: GradedLayer, messages: Array, real: Array, units: Array
+    ) -> tuple[GradedLayer, GradedLayer, Array]:
+        """The last layer, the layer before with a constant channel if there is a bias, and its messages."""
+        source = self._cnn.layers[-1]
+        synapse = source.synapse
+        weight, power = _in_units(synapse, units), _power(synapse, messages)
+        # One scale for all outputs, so that they can be compared: real value of sigma = 1.
+        least = max(
+            float(np.abs(weight).max()) / limits.WEIGHT_LIMIT,
+            HEADROOM * float(self._reaches[-1].current.max()) / limits.CURRENT_LIMIT,
+        )
+        channels = np.full(len(weight), (least or 1.0) * 2**_SHIFT)
+        scale = float(
+            _best_units(weight.reshape(1, -1), np.broadcast_to(power, weight.shape).reshape(1, -1), channels[:1])[0]
+        )
+        integers = self._rounded(synapse, weight * 2**_SHIFT / scale, messages)
+        assert isinstance(synapse, Dense)
+        last = GradedLayer(
+            source.name,
+            replace(synapse, weight=integers, bias=None),
+            sends=False,
+            scale=np.full(len(weight), scale / 2**_SHIFT),
+        )
+        if synapse.bias is None:
+            return last, previous, messages
+        bias = synapse.bias - self._mean_error(len(self._cnn.layers) - 1, last, messages, real)
+        return _with_constant(last, previous, messages, bias)
+
+
+def _with_constant(
+    last: GradedLayer, previous: GradedLayer, messages: Array, bias: Array
+) -> tuple[GradedLayer, GradedLayer, Array]:
+    """Add to ``previous`` channels without weights whose bias is the message B, and to ``last`` weights from the first
+    of their neurons, or their window of a pooling of k inputs: B k x weight is the bias, up to rounding."""
+    before, after = previous.synapse, last.synapse
+    assert isinstance(before, Conv | Dense)
+    assert isinstance(after, Dense)
+    assert last.scale is not None
+    assert previous.scale is not None
+    wanted = bias / last.scale
+    inputs = math.prod(after.pool)
+    message = max(1, math.ceil(float(np.abs(wanted).max()) / (limits.WEIGHT_LIMIT * inputs)))
+    if message > limits.MESSAGE_LIMIT:
+        raise RangeError(
+            f"a bias of {float(np.abs(bias).max()):.3g} is {message / limits.MESSAGE_LIMIT:.3g} times too large",
+            where=last.name,
+            expected="must be within the reach of 8-bit weights and a 16-bit message",
+        )
+    # Groups must have equally many channels.
+    count = before.groups if isinstance(before, Conv) else 1
+    wider = np.concatenate([before.weight, np.zeros((count, *before.weight.shape[1:]), np.int32)])
+    if isinstance(before, Conv) and count > 1:
+        raise UnsupportedModelError(
+            f"a convolution in {count} groups before the last layer",
+            where=previous.name,
+            expected="must not be grouped: a constant channel for the output's bias does not fit",
+        )
+    assert before.bias is not None
+    constant = np.full((count, *before.bias.shape[1:]), message, np.int32)
+    previous = replace(
+        previous,
+        synapse=replace(before, weight=wider, bias=np.concatenate([before.bias, constant])),
+        scale=np.append(previous.scale, _state(CONSTANT / message)),
+    )
+    places = after.weight.shape[1] // len(before.weight)
+    weights = np.zeros((len(after.weight), places), np.int32)
+    weights[:, 0] = np.rint(wanted / (message * inputs))
+    last = replace(last, synapse=replace(after, weight=np.concatenate([after.weight, weights], axis=1)))
+    wide = np.full((len(messages), 1, *messages.shape[2:]), message, np.int32)
+    return last, previous, np.concatenate([messages, wide], axis=1)
+
+
+def _state(units: Array | float) -> Array:
+    """The real value of 1 in the state, 64 of which are a message."""
+    return np.asarray(units / 2**_SHIFT)
+
+
+def _in_units(synapse: Synapse, units: Array) -> Array:
+    """The real weights for messages instead of real inputs, summed and not averaged by a pooling: float64."""
+    weight = synapse.weight.astype(np.float64)
+    scaled = replace(synapse, weight=weight).with_input_factors(units).weight
+    return np.asarray(scaled / math.prod(synapse.pool))
+
+
+def _power(synapse: Synapse, messages: Array) -> Array:
+    """Mean square of the messages that each weight receives, in the shape of the weights or one that broadcasts."""
+    axes = tuple(axis for axis in range(messages.ndim) if axis != 1)
+    power = np.square(messages, dtype=np.float64).mean(axis=axes)
+    if isinstance(synapse, Dense):
+        return np.repeat(power, synapse.weight.shape[1] // len(power))[np.newaxis]
+    grouped = power.reshape(synapse.groups, -1).repeat(synapse.channels // synapse.groups, axis=0)
+    return np.asarray(grouped[:, :, np.newaxis, np.newaxis])
+
+
+def magnitudes(weight: Array) -> Array:
+    return np.asarray(np.abs(weight).reshape(len(weight), -1).max(axis=1))
+
+
+def _best_units(weight: Array, power: Array, least: Array) -> Array:
+    """The units, ``least`` times one of `_FACTORS`, with the smallest mean squared error of the currents."""
+    errors = []
+    for factor in _FACTORS:
+        step = (least * factor / 2**_SHIFT).reshape(-1, *(1,) * (weight.ndim - 1))
+        lost = np.square(weight - np.rint(weight / step) * step) * power
+        errors.append(lost.reshape(len(weight), -1).sum(axis=1))
+    return np.asarray(least * _FACTORS[np.argmin(errors, axis=0)])
+
+
+def _column(units: Array, synapse: Synapse) -> Array:
+    return units.reshape(-1, *(1,) * (synapse.weight.ndim - 1))
+
+
+def _shaped(synapse: Synapse, channels: tuple[int, ...]) -> Array:
+    """The bias, float64, zeros if there is none."""
+    return np.zeros(channels) if synapse.bias is None else synapse.bias.astype(np.float64)
+
+
+def _sent(layer: GradedLayer, messages: Array, settling: list[Array]) -> tuple[Array, list[Array]]:
+    """All that a hidden layer has sent after its step for each image: int32 ``(N, *shape)``; and while it settled.
+
+    ``messages`` are all that it has received, and ``settling`` what it received in each step of settling.
+    """
+    shape = layer.synapse.output_shape(messages.shape[1:])
+    state = GradedStep(*(np.zeros((1, *shape), np.int32),) * 4)
+    sent = []
+    # A synapse takes a step: nothing arrives in the first.
+    for received in (np.zeros_like(settling[0]), *settling[:-1]):
+        state = layer_step(layer, state, received, spike_exp=0)
+        sent.append(state.messages)
+    total, arrived = np.sum(sent, axis=0), np.sum(settling, axis=0)
+    found = np.empty((len(messages), *shape), np.int32)
+    for first in range(0, len(messages), BATCH):
+        rows = slice(first, first + BATCH)
+        found[rows] = total + layer_step(layer, state, messages[rows] - arrived, spike_exp=0).messages
+    return found, sent
