@@ -21,7 +21,7 @@ import numpy as np
 from loihi_convert.arrays import Array, Shape, freeze
 from loihi_convert.chip import limits
 from loihi_convert.choices import Task
-from loihi_convert.ir.network import Readout
+from loihi_convert.ir.network import Readout, fan_outs, output_shapes
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 
 
@@ -93,11 +93,7 @@ class CubaNetwork:
     @property
     def shapes(self) -> tuple[Shape, ...]:
         """Output shape of each layer."""
-        shapes, shape = [], self.input_shape
-        for layer in self.layers:
-            shape = layer.synapse.output_shape(shape)
-            shapes.append(shape)
-        return tuple(shapes)
+        return output_shapes(self.input_shape, [layer.synapse for layer in self.layers])
 
     @property
     def readout(self) -> Readout:
@@ -118,5 +114,4 @@ class CubaNetwork:
     @property
     def fan_outs(self) -> tuple[Array, ...]:
         """Number of nonzero synapses from each neuron, per spiking layer: int64 in the layer's shape."""
-        hidden = [after.synapse.fan_out(shape) for after, shape in zip(self.layers[1:], self.shapes[:-1], strict=True)]
-        return (*hidden, np.zeros(self.shapes[-1], np.int64))[: len(self.spiking_layers)]
+        return fan_outs([layer.synapse for layer in self.layers], self.shapes)[: len(self.spiking_layers)]

@@ -38,7 +38,7 @@ import numpy as np
 from loihi_convert.arrays import Array, Shape, freeze
 from loihi_convert.choices import Readout, Task
 from loihi_convert.errors import RangeError
-from loihi_convert.ir.network import ReluLayer, summary
+from loihi_convert.ir.network import ReluLayer, fan_outs, output_shapes, summary
 from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.quantized import MAX_NAME_LENGTH
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
@@ -142,11 +142,7 @@ class GradedNetwork:
     @property
     def shapes(self) -> tuple[Shape, ...]:
         """Output shape of each layer."""
-        shapes, shape = [], self.input_shape
-        for layer in self.layers:
-            shape = layer.synapse.output_shape(shape)
-            shapes.append(shape)
-        return tuple(shapes)
+        return output_shapes(self.input_shape, [layer.synapse for layer in self.layers])
 
     @property
     def timesteps(self) -> int:
@@ -183,8 +179,7 @@ class GradedNetwork:
     @property
     def fan_outs(self) -> tuple[Array, ...]:
         """Number of nonzero synapses from each neuron, per layer that sends: int64 in the layer's shape."""
-        hidden = [after.synapse.fan_out(shape) for after, shape in zip(self.layers[1:], self.shapes[:-1], strict=True)]
-        return (*hidden, np.zeros(self.shapes[-1], np.int64))[: len(self.spiking_layers)]
+        return fan_outs([layer.synapse for layer in self.layers], self.shapes)[: len(self.spiking_layers)]
 
     def real_outputs(self, outputs: Array, timesteps: int | Array = 1) -> Array:
         """Return ``outputs``, ``(..., N_out)``, sigma of the last layer, in the CNN's units, float64; the same after

@@ -29,7 +29,7 @@ from loihi_convert.choices import Reset as Reset
 from loihi_convert.choices import Task
 from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.relays import relay_count, require_relays
-from loihi_convert.ir.synapse import Conv, Synapse
+from loihi_convert.ir.synapse import Conv, PixelBias, Synapse
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ class ReluNetwork:
     @property
     def shapes(self) -> tuple[Shape, ...]:
         """Output shape of each layer."""
-        return output_shapes(self.input_shape, tuple(layer.synapse for layer in self.layers))
+        return output_shapes(self.input_shape, [layer.synapse for layer in self.layers])
 
     def __repr__(self) -> str:
         return f"ReluNetwork({summary(self.input_shape, self.layers)})"
@@ -192,7 +192,7 @@ class SpikingNetwork:
     @property
     def shapes(self) -> tuple[Shape, ...]:
         """Output shape of each layer."""
-        return output_shapes(self.input_shape, tuple(layer.synapse for layer in self.layers))
+        return output_shapes(self.input_shape, [layer.synapse for layer in self.layers])
 
     @property
     def readout(self) -> Readout:
@@ -234,7 +234,13 @@ def _extent(size: tuple[int, ...]) -> str:
     return str(size[0]) if len(set(size)) == 1 else "x".join(map(str, size))
 
 
-def output_shapes(input_shape: Shape, synapses: tuple[Synapse, ...]) -> tuple[Shape, ...]:
+def fan_outs(synapses: Sequence[Synapse | PixelBias], shapes: Sequence[Shape]) -> tuple[Array, ...]:
+    """Return the number of nonzero synapses from each neuron of each layer: int64 in ``shapes``; 0 of the last."""
+    hidden = [after.fan_out(shape) for after, shape in zip(synapses[1:], shapes[:-1], strict=True)]
+    return (*hidden, np.zeros(shapes[-1], np.int64))
+
+
+def output_shapes(input_shape: Shape, synapses: Sequence[Synapse | PixelBias]) -> tuple[Shape, ...]:
     """Return the output shape of each of ``synapses``, applied in sequence."""
     shapes = []
     for synapse in synapses:

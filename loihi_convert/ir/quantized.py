@@ -19,7 +19,7 @@ from loihi_convert.choices import Target as Target
 from loihi_convert.choices import Task
 from loihi_convert.errors import RangeError
 from loihi_convert.ir.digits import MAX_LOW_BITS, split
-from loihi_convert.ir.network import IntegrateAndFire, Readout, Reset, output_shapes, summary
+from loihi_convert.ir.network import IntegrateAndFire, Readout, Reset, fan_outs, output_shapes, summary
 from loihi_convert.ir.poisson import MAX_SEED
 from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.relays import is_relay, relay_count, relayed, require_exact_relays, require_relays
@@ -259,7 +259,7 @@ class QuantizedNetwork:
     @property
     def shapes(self) -> tuple[Shape, ...]:
         """Output shape of each layer."""
-        return output_shapes(self.input_shape, tuple(layer.synapse for layer in self.layers))
+        return output_shapes(self.input_shape, [layer.synapse for layer in self.layers])
 
     @property
     def low_bits(self) -> int:
@@ -312,9 +312,7 @@ class QuantizedNetwork:
     @property
     def fan_outs(self) -> tuple[Array, ...]:
         """Number of nonzero synapses from each neuron, per spiking layer: int64 in the layer's shape."""
-        hidden = [after.synapse.fan_out(shape) for after, shape in zip(self.layers[1:], self.shapes[:-1], strict=True)]
-        output = np.zeros(self.shapes[-1], np.int64)
-        return (*hidden, output)[: len(self.spiking_layers)]
+        return fan_outs([layer.synapse for layer in self.layers], self.shapes)[: len(self.spiking_layers)]
 
     @property
     def summary(self) -> str:
