@@ -19,7 +19,8 @@ from loihi_convert.arrays import Array
 from loihi_convert.backends import open_backend
 from loihi_convert.data import DataSplits, StoredImages, load_data, stored_images
 from loihi_convert.errors import DataError
-from loihi_convert.pipeline import RunOptions, shards
+from loihi_convert.pipeline import RunOptions
+from loihi_convert.simulation import image_shards
 
 SHAPE = (1, 8, 8)
 
@@ -223,7 +224,7 @@ def test_the_command_reads_in_parts(
 ) -> None:
     data = image_folder(tmp_path / "images", digits, 70)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(shards, "SHARD_BYTES", 64 * 64)
+    monkeypatch.setattr(image_shards, "SHARD_BYTES", 64 * 64)
     run = invoker(monkeypatch, capsys)
     done = run("run", files / "model.net", "--data", data, "-o", "out")
     assert done.code == 0, done.err
