@@ -160,7 +160,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
             place = folder / name / classes[index % len(classes)]
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image[0]).save(place / f"{index}.png")
-    for name in ("train", "test"):
+    for name in ("train", "test", "frames"):
         np.savez(folder / f"{name}.npz", images=images, labels=digits.test.known_labels[:30])
     rng = np.random.default_rng(0)
     np.savez(folder / "targets.npz", images=images, targets=rng.normal(size=(30, 10)))
