@@ -1,8 +1,8 @@
 """Tables of docs/results/ from the CSV files beside them, for `pages.py`: speeds, other networks, torchvision's models.
 
 A CSV file has one measurement per row. ``torchvision.csv`` is written by `torchvision_models.py`, ``nir.csv`` by
-`peers/nir_readers.py`; the others hold the medians of a run of `peers/benchmark.py`, or the accuracies printed by the
-commands that the page names.
+`peers/nir_readers.py`, ``graded.csv`` by `graded_results.py`; the others hold the medians of a run of
+`peers/benchmark.py`, or the accuracies printed by the commands that the page names.
 """
 
 from __future__ import annotations
@@ -125,6 +125,16 @@ def torchvision() -> str:
     return markdown_table(heads, cells)
 
 
+def graded() -> str:
+    """Return the accuracy of graded spikes in one step beside binary ones, and what they send."""
+    rows = rows_of("graded.csv")
+    counts = ("images", "messages")
+    heads = list(rows[0])
+    return markdown_table(
+        heads, [[grouped(row[name]) if name in counts else row[name] for name in heads] for row in rows]
+    )
+
+
 def nir_readers() -> str:
     """Return how many spikes of each NIR file differ in each library."""
 
@@ -146,6 +156,7 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "mnist-1d": accuracies("mnist-1d", lambda row: {"": row["variant"], "CNN": row["cnn_accuracy"]}),
     "conv3-max": accuracies("conv3-max", lambda row: {"": row["variant"], "CNN": row["cnn_accuracy"]}),
     "graph-peers": graph_peers,
+    "graded": graded,
     "nir-readers": nir_readers,
     "torchvision": torchvision,
 }
