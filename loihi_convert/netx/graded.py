@@ -25,13 +25,12 @@ from typing import Final
 import numpy as np
 
 from loihi_convert.arrays import Array, Shape
-from loihi_convert.errors import InputError, NetxError
+from loihi_convert.errors import NetxError
 from loihi_convert.files import refuse_to_overwrite, write_atomically
 from loihi_convert.ir.graded import INPUT, GradedLayer, GradedNetwork
-from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.synapse import Dense, PixelBias
 from loihi_convert.netx.hdf5 import EXPORT_AGAIN, MAX_LAYER_SIZE, NATIVE_GROUP, Datasets, file_content
-from loihi_convert.netx.native import FORMAT, SPIKES
+from loihi_convert.netx.native import FORMAT, SPIKES, decoded_provenance
 from loihi_convert.netx.synapses import decoded_synapse, geometry_datasets, inside, require_encoding, synapse_datasets
 from loihi_convert.netx.values import brief, decoded, encoded, integer
 
@@ -140,15 +139,7 @@ def _decode(datasets: Datasets) -> GradedNetwork:
         shape = synapse.output_shape(shape)
         _require_sound(layer, synapse.channels, shape)
         layers.append(layer)
-    content = json.loads(decoded(datasets[f"{NATIVE_GROUP}/provenance"]))
-    if not isinstance(content, dict):
-        raise NetxError(f"found {type(content).__name__}", where="provenance", expected="must be a JSON object")
-    provenance = Provenance(content)
-    try:
-        provenance.require_types()
-    except InputError as error:
-        where = f"provenance: {error.where}"
-        raise NetxError(error.found, where=where, expected=error.expected, hint=EXPORT_AGAIN) from error
+    provenance = decoded_provenance(datasets)
     return GradedNetwork(input_shape, tuple(layers), integer(datasets[f"{NATIVE_GROUP}/spike_exp"]), provenance)
 
 

@@ -103,6 +103,26 @@ def read(path: str | Path) -> QuantizedNetwork:
         return decode(read_datasets(content))
 
 
+def decoded_provenance(datasets: Datasets) -> Provenance:
+    """Return the provenance in ``datasets``.
+
+    Raises
+    ------
+    NetxError
+        If it is not a JSON object, or an entry has another type than `export` writes.
+    """
+    content = json.loads(decoded(datasets[f"{NATIVE_GROUP}/provenance"]))
+    if not isinstance(content, dict):
+        raise NetxError(f"found {type(content).__name__}", where="provenance", expected="must be a JSON object")
+    provenance = Provenance(content)
+    try:
+        provenance.require_types()
+    except InputError as error:
+        where = f"provenance: {error.where}"
+        raise NetxError(error.found, where=where, expected=error.expected, hint=EXPORT_AGAIN) from error
+    return provenance
+
+
 def decode(datasets: Datasets) -> QuantizedNetwork:
     """Return the network in ``datasets``, which must be exactly the datasets that `write` writes for it.
 
@@ -230,15 +250,7 @@ def _decode(datasets: Datasets) -> QuantizedNetwork:
     reset = _choice(datasets, "reset", get_args(Reset))
     target = _choice(datasets, "target", get_args(Target), default="lava")
     thresholds = _choice(datasets, "thresholds", get_args(Granularity), default="channel")
-    content = json.loads(decoded(datasets[f"{NATIVE_GROUP}/provenance"]))
-    if not isinstance(content, dict):
-        raise NetxError(f"found {type(content).__name__}", where="provenance", expected="must be a JSON object")
-    provenance = Provenance(content)
-    try:
-        provenance.require_types()
-    except InputError as error:
-        where = f"provenance: {error.where}"
-        raise NetxError(error.found, where=where, expected=error.expected, hint=EXPORT_AGAIN) from error
+    provenance = decoded_provenance(datasets)
     return QuantizedNetwork(
         input_shape=network_input,
         layers=tuple(layers),

@@ -23,7 +23,7 @@ from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.simulation.image_shards import Images
 from loihi_convert.simulation.relu import cnn_scores
 
-_COMPARED: Final = 8
+COMPARED: Final = 8
 """Calibration images on which the network read from a CNN is compared with the CNN."""
 
 _TOLERANCE: Final = 1e-3
@@ -74,7 +74,7 @@ def converted(
     """
     require_skip_copies(skip_copies)
     require_cores(source, quantize_options, skip_copies)
-    require_same_outputs(source, np.asarray(images[:_COMPARED]))
+    require_same_outputs(source, np.asarray(images[:COMPARED]))
     balance_options, trained_notes = _as_trained(source, balance_options)
     notes: tuple[str, ...] = ()
     if skip_copies is None and any(relay_count(layer.relay_of) for layer in source.network.layers):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -24,16 +24,13 @@ from loihi_convert.frontend.source import Source
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.metrics.evaluation_by_task import evaluate_images
-from loihi_convert.pipeline.converting import require_same_outputs
+from loihi_convert.pipeline.converting import COMPARED, require_same_outputs
 from loihi_convert.pipeline.exporting import VERIFIED_IMAGES
 from loihi_convert.pipeline.origin import source_of
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
 from loihi_convert.runs.manifest import new_manifest
 from loihi_convert.simulation.relu import cnn_scores
-
-_COMPARED: Final = 8
-"""Calibration images on which the network read from a CNN is compared with the CNN."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +108,7 @@ def export_graded(
     source = source.with_skip_copies(1)
     require_relu(source.network)
     calibration = np.asarray(calibration[:MOST])
-    require_same_outputs(source, calibration[:_COMPARED])
+    require_same_outputs(source, calibration[:COMPARED])
     with bars(f"{output.name}: rounding") as progress:
         made = to_graded(source.network, calibration, progress=progress)
     record = {"headroom": HEADROOM, "calibration_images": len(calibration)}

@@ -9,7 +9,6 @@ Byte arithmetic gives q x exactly, several times faster than float32, and n(x) i
 exceeds the largest current of the channel so far is the current itself summed, in float64; this is rare. So nothing is
 missed, and the result does not depend on the processor's order of summation. The current of a channel with one weight,
 as a relay's, never exceeds that weight.
-a relay's, never receives more than that.
 """
 
 from __future__ import annotations
