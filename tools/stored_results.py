@@ -1,8 +1,8 @@
 """Tables of docs/results/ from the CSV files beside them, for `pages.py`: speeds, other networks, torchvision's models.
 
 A CSV file has one measurement per row. ``torchvision.csv`` is written by `torchvision_models.py`, ``nir.csv`` by
-`peers/nir_readers.py`, ``graded.csv`` by `graded_results.py`; the others hold the medians of a run of
-`peers/benchmark.py`, or the accuracies printed by the commands that the page names.
+`peers/nir_readers.py`, ``graded.csv`` by `graded_results.py`, ``pilotnet.csv`` by `pilotnet_cost.py`; the others hold
+the medians of a run of `peers/benchmark.py`, or the accuracies printed by the commands that the page names.
 """
 
 from __future__ import annotations
@@ -135,6 +135,12 @@ def graded() -> str:
     )
 
 
+def pilotnet() -> str:
+    """Return the cost of PilotNet on Loihi 2, measured and estimated."""
+    rows = rows_of("pilotnet.csv")
+    return markdown_table(list(rows[0]), [list(row.values()) for row in rows])
+
+
 def nir_readers() -> str:
     """Return how many spikes of each NIR file differ in each library."""
 
@@ -158,6 +164,7 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "graph-peers": graph_peers,
     "graded": graded,
     "nir-readers": nir_readers,
+    "pilotnet": pilotnet,
     "torchvision": torchvision,
 }
 """Every table by its name."""
