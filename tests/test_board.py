@@ -384,7 +384,7 @@ from lava.proc.lif.process import LIFReset
 # Instead of a chip: Lava's own models on the CPU, which record nothing.
 models = {**stock_network.models(), LIFReset: PyLifResetModelBitAcc}
 run_configs.Loihi2HwCfg = lambda: run_configs.Loihi2SimCfg(exception_proc_model_map=models)
-hardware.connect_through_adapter = lambda out, into, bits: stock_network._connect(out, into)
+hardware.connect_through_adapter = lambda out, into, bits: stock_network.connect(out, into)
 
 built, build = [], stock_network.build_circuit
 

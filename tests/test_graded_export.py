@@ -19,7 +19,10 @@ from torch import Tensor, nn
 
 from loihi_convert import external, netx
 from loihi_convert.arrays import Array
+from loihi_convert.backends import RunResult, open_backend
+from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.graded import run_graded
+from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.chip import limits
 from loihi_convert.conversion.compensated_rounding import compensated
 from loihi_convert.conversion.graded import to_graded
@@ -280,7 +283,7 @@ def test_the_command_line_runs_a_file(exported: Path, invoke: Invoke) -> None:
     checked = invoke("check", exported)
     assert (checked.code, "sigma-delta neurons" in checked.out) == (0, True)
     assert "graded (sigma-delta neurons)" in invoke("inspect", exported).out
-    for words in (("-T", "4"), ("--backend", "sim"), ("--trace",), ("--neuron", "stock")):
+    for words in (("-T", "4"), ("--backend", "loihi2"), ("--trace",), ("--neuron", "stock")):
         assert invoke("run", exported, "--data", "own.npz", *words).code == 2
 
 
@@ -290,6 +293,53 @@ def test_a_sequence_that_does_not_change_sends_nothing(exported: Path) -> None:
     assert result.spike_counts[0].sum() > 0
     assert not result.spike_counts[1:].any()
     assert (result.potentials == result.potentials[0]).all()
+
+
+@pytest.mark.lava
+@pytest.mark.parametrize("model", [chain, Skip])
+def test_lavas_own_models_give_the_same_messages(model: Callable[[], nn.Module]) -> None:
+    """Every message and activation of every layer and all outputs, of single images and of a sequence, error 0; layers
+    with thresholds among them."""
+    made = to_graded(to_relu_network(model(), SHAPE), images()).network
+    layers = [replace(layer, threshold=7 * index) if layer.sends else layer for index, layer in enumerate(made.layers)]
+    found = {}
+    with open_backend("sim") as backend:
+        for network, is_stream in ((made, False), (made, True), (replace(made, layers=tuple(layers)), True)):
+            result, expected = (
+                each.run_graded(network, images(7, seed=4), is_stream=is_stream, trace=True)
+                for each in (backend, open_backend("ref"))
+            )
+            assert first_difference(result, expected) is None
+            assert all(trace.spikes is None or trace.spikes.any() for trace in result.traces)
+            found[len(found)] = result.spike_counts.sum()
+    # A sequence sends other messages than single images, and thresholds hold some back.
+    assert len(set(found.values())) == 3
+    assert found[2] < found[1]
+
+
+@pytest.mark.lava
+def test_the_command_line_runs_a_file_on_lava(exported: Path, invoke: Invoke) -> None:
+    done = invoke("run", exported, "--data", "own.npz", "--backend", "sim", "--images", "5", "-o", "run")
+    assert done.code == 0
+    assert "Lava equals ref in every message and activation of every layer, all 5 images" in " ".join(done.out.split())
+    manifest = json.loads(Path("run/manifest.json").read_text())
+    assert (manifest["backend"], "lava-nc" in manifest["backend_versions"]) == ("sim", True)
+    for words in (("--lava-layout", "layers"), ("--neuron", "own")):
+        assert invoke("run", exported, "--data", "own.npz", "--backend", "sim", *words).code == 2
+
+
+def test_a_wrong_message_is_an_error(
+    network: GradedNetwork, exported: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_off(self: LavaBackend, network: GradedNetwork, pixels: Array, **options: Any) -> RunResult:
+        result = run_graded(network, pixels, **options)
+        assert result.traces[1].spikes is not None
+        result.traces[1].spikes[2, 0, 0, 0, 0] += 1
+        return result
+
+    monkeypatch.setattr(LavaBackend, "run_graded", one_off)
+    done = invoke("run", exported, "--data", "own.npz", "--backend", "sim", "--images", "5", "-o", "run")
+    assert (done.code, "layer 1 spike of image 2" in done.err, Path("run").exists()) == (5, True, False)
 
 
 @pytest.mark.lava

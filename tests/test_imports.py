@@ -73,6 +73,7 @@ HEAVY = {
     "dask_jobqueue": ("cells.dask_executors",),
     "lava": (
         "backends.lava.host",
+        "backends.lava.graded_network",
         "backends.lava.own_network",
         "backends.lava.stock_network",
         "backends.lava.synapse_processes",

@@ -22,6 +22,7 @@ from loihi_convert.backends.options import BackendOptions
 from loihi_convert.backends.result import RunResult
 from loihi_convert.choices import BackendName, Layout
 from loihi_convert.errors import UsageError, one_of
+from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.progress import Progress, no_progress
 
 __all__ = ["Backend", "BackendOptions", "RunResult", "open_backend"]
@@ -65,6 +66,18 @@ class Backend(Protocol):
         ``first_image`` is the index of the first of them in the whole run, if they are a part of it: it counts for
         Poisson input.
         """
+        ...
+
+    def run_graded(
+        self,
+        network: GradedNetwork,
+        images: Array,
+        *,
+        is_stream: bool = False,
+        trace: bool = False,
+        progress: Progress = no_progress,
+    ) -> RunResult:
+        """Run ``images`` (uint8 ``(N, *input_shape)``) through graded spikes, see `backends.graded.run_graded`."""
         ...
 
     def __enter__(self) -> Backend: ...

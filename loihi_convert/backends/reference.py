@@ -11,10 +11,12 @@ import numpy as np
 
 from loihi_convert import netx
 from loihi_convert.arrays import Array, Shape
+from loihi_convert.backends.graded import run_graded
 from loihi_convert.backends.options import BackendOptions
 from loihi_convert.backends.request import check_run
 from loihi_convert.backends.result import LayerTrace, RunResult
 from loihi_convert.choices import BackendName
+from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.progress import Progress, no_progress
@@ -69,6 +71,18 @@ class ReferenceBackend:
             progress=progress,
             started=started,
         )
+
+    def run_graded(
+        self,
+        network: GradedNetwork,
+        images: Array,
+        *,
+        is_stream: bool = False,
+        trace: bool = False,
+        progress: Progress = no_progress,
+    ) -> RunResult:
+        """See `backends.graded.run_graded`."""
+        return run_graded(network, images, is_stream=is_stream, trace=trace, progress=progress)
 
     def __enter__(self) -> ReferenceBackend:
         return self

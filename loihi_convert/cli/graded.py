@@ -17,6 +17,7 @@ from loihi_convert.errors import UsageError
 if TYPE_CHECKING:
     import typer
 
+    from loihi_convert.backends import Backend
     from loihi_convert.data import Dataset, DataSplits
     from loihi_convert.ir.graded import GradedNetwork
     from loihi_convert.pipeline.graded import GradedExport, GradedRun
@@ -126,6 +127,7 @@ def run_graded_file(
     network: GradedNetwork,
     splits: DataSplits,
     images: Dataset,
+    backend: Backend,
     given: Mapping[str, object],
     *,
     is_stream: bool,
@@ -159,13 +161,14 @@ def run_graded_file(
         network,
         splits,
         images,
+        backend,
         is_stream=is_stream,
         model=model,
         arch=arch,
         command_line=sys.argv,
         bars=progress_bar,
     )
-    scene = RunScene(splits.name, "ref", time.monotonic() - started)
+    scene = RunScene(splits.name, backend.name, time.monotonic() - started)
     _say_run(ran, paths[0], scene, is_stream=is_stream, as_json=as_json, details=details)
 
 
@@ -182,6 +185,9 @@ def _say_run(ran: GradedRun, path: Path, scene: RunScene, *, is_stream: bool, as
         return
     figures = [(path.name, ran.evaluation)]
     facts = [*_message_facts(ran, is_stream=is_stream), *run_summary.facts(ran.evaluation)]
+    if ran.equal_to_reference:
+        what = "every message and activation of every layer"
+        facts.insert(0, Fact("equal", f"Lava equals ref in {what}, all {ran.equal_to_reference:,} images"))
     say_answer(
         run_summary.verdict(figures, scene.data),
         [scene.line([ran.evaluation])],

@@ -141,8 +141,8 @@ def run(
             network,
             splits,
             splits.test[: _image_count(image_count, backend, splits)],
+            runner,
             {
-                "backend": backend != "ref",
                 "timesteps": steps not in ((), (1,)),
                 "neuron": neuron,
                 "leak": leak,

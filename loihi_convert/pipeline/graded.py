@@ -11,6 +11,8 @@ import numpy as np
 
 from loihi_convert import netx
 from loihi_convert.arrays import Array
+from loihi_convert.backends import Backend
+from loihi_convert.backends.difference import as_reference
 from loihi_convert.backends.graded import run_graded
 from loihi_convert.backends.result import RunResult
 from loihi_convert.conversion.agreement import Agreement
@@ -156,13 +158,14 @@ def read_graded(path: str | Path) -> GradedNetwork:
 
 @dataclass(frozen=True, eq=False)
 class GradedRun:
-    """A complete run folder: its path, its files, and the run."""
+    """A complete run folder: its path, its files, and the run; and on how many images it was compared with `ref`."""
 
     folder: Path
     files: tuple[Path, ...]
     network: GradedNetwork
     result: RunResult
     evaluation: Evaluation
+    equal_to_reference: int
 
 
 def run_graded_into_folder(
@@ -171,6 +174,7 @@ def run_graded_into_folder(
     network: GradedNetwork,
     splits: DataSplits,
     images: Dataset,
+    backend: Backend,
     *,
     is_stream: bool = False,
     model: Path | None = None,
@@ -188,6 +192,9 @@ def run_graded_into_folder(
         The file, and the network in it.
     splits, images
         The data set, and those of its images to run.
+    backend
+        From `backends.open_backend`, started and stopped here: `ref` or `sim`. What `sim` gives is compared with `ref`,
+        every message and activation of every layer.
     is_stream
         Whether the images are the frames of one sequence, see `run_graded`.
     model, arch
@@ -199,6 +206,10 @@ def run_graded_into_folder(
     ------
     InputError
         If the CNN cannot be used, the images do not fit, or ``output`` is not empty or cannot be written.
+    UsageError
+        If the backend does not run graded spikes.
+    VerificationError
+        If the backend's integers differ from those of `ref`.
     """
     classes = splits.classes or None
     images.require_fit(network.task, network.shapes[-1][0], "data")
@@ -206,17 +217,23 @@ def run_graded_into_folder(
     run_folder.require_class_names(path.stem, network, classes)
     source = source_of(path, network, model, arch)
     named = None if output is None else Path(output)
-    with run_folder.run_folder(named, f"{path.stem}-ref") as folder:
+    with run_folder.run_folder(named, f"{path.stem}-{backend.name}") as folder:
         pixels = np.asarray(images.images)
-        with bars(f"{path.name}: running on ref") as progress:
-            result = run_graded(network, pixels, is_stream=is_stream, progress=progress)
+        is_compared = backend.name != "ref"
+        with backend, bars(f"{path.name}: running on {backend.name}") as progress:
+            result = backend.run_graded(network, pixels, is_stream=is_stream, trace=is_compared, progress=progress)
+            versions = backend.versions
+        if is_compared:
+            with bars(f"{path.name}: comparing with ref") as progress:
+                reference = run_graded(network, pixels, is_stream=is_stream, trace=True, progress=progress)
+            result = as_reference(result, reference, backend.name, path)
         scores = None if source is None else cnn_scores(source.network, pixels).reshape(len(pixels), -1)
         evaluation = evaluate_images(result, network, images, cnn_outputs=scores)
         manifest: dict[str, Any] = {
             **new_manifest(
                 network=path.stem,
                 data=splits.name,
-                backend="ref",
+                backend=backend.name,
                 files=(path,),
                 command_line=command_line,
                 seed=None,
@@ -224,6 +241,7 @@ def run_graded_into_folder(
             "classes": classes,
             "spikes": "graded",
             "stream": is_stream,
+            "backend_versions": versions,
             "provenance": {path.stem: dict(network.provenance)},
         }
         files = run_folder.write_run(
@@ -234,7 +252,7 @@ def run_graded_into_folder(
             classes=classes,
             manifest=manifest,
         )
-    return GradedRun(folder, files, network, result, evaluation)
+    return GradedRun(folder, files, network, result, evaluation, len(pixels) if is_compared else 0)
 
 
 def require_images(network: GradedNetwork, images: Array) -> None:

@@ -17,7 +17,11 @@ from loihi_convert.arrays import Array, Shape
 from loihi_convert.backends.lava.recording import Recording, SpikeFiles
 from loihi_convert.backends.lava.timing import first_step
 from loihi_convert.backends.result import LayerTrace, RunResult
+from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
+
+StoredNetwork = QuantizedNetwork | GradedNetwork
+"""A network that `export` wrote."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class LavaFiles:
 
     @property
     def network(self) -> Path:
-        """The `QuantizedNetwork`, pickled so that any NumPy can read it."""
+        """The network, pickled so that any NumPy can read it."""
         return self.path / "network.pickle"
 
     @property
@@ -73,17 +77,18 @@ class LavaFiles:
         return self.path / "failure.txt"
 
     def layer_trace(self, index: int) -> tuple[Path, Path]:
-        """Spikes and potentials of a hidden layer: bool and int32 ``(N, T, *shape)``."""
+        """Spikes and potentials of a hidden layer: bool, or int32 for messages, and int32 ``(N, T, *shape)``."""
         return self.path / f"spikes{index}.npy", self.path / f"potentials{index}.npy"
 
-    def fill(self, network: QuantizedNetwork, images: Array, timesteps: int, trace: bool) -> None:
+    def fill(self, network: StoredNetwork, images: Array, timesteps: int, trace: bool) -> None:
         """Write the inputs, and reserve space for the results."""
         moments = (len(images), timesteps)
         with self.network.open("wb") as file:
             pickler = pickle.Pickler(file)
             pickler.dispatch_table = {**copyreg.dispatch_table, np.ndarray: _by_bytes}
             pickler.dump(network)
-        np.save(self.images, network.pixels(images))
+        is_graded = isinstance(network, GradedNetwork)
+        np.save(self.images, images if isinstance(network, GradedNetwork) else network.pixels(images))
         _reserve(self.steps, np.int64, (1,))
         _reserve(self.potentials, np.int32, moments + network.shapes[-1])
         if network.readout == "spikes":
@@ -92,18 +97,19 @@ class LavaFiles:
         _reserve(self.synaptic_operations, np.int64, (*moments, len(network.spiking_layers)))
         for index in range(len(network.layers) - 1 if trace else 0):
             spikes, potentials = self.layer_trace(index)
-            _reserve(spikes, np.bool_, moments + network.shapes[index])
+            _reserve(spikes, np.int32 if is_graded else np.bool_, moments + network.shapes[index])
             _reserve(potentials, np.int32, moments + network.shapes[index])
 
     def recording(
-        self, network: QuantizedNetwork, index: int, timesteps: int, trace: bool, *, interval: int
+        self, network: StoredNetwork, index: int, timesteps: int, trace: bool, *, interval: int, settling: int = 0
     ) -> Recording:
-        """Return the recording of layer ``index`` into these files, with ``interval`` steps between images."""
+        """Return the recording of layer ``index`` into these files, with ``interval`` steps from image to image, and
+        ``settling`` ones before the first."""
         is_last = index == len(network.layers) - 1
         spikes, potentials = (self.output_spikes, self.potentials) if is_last else self.layer_trace(index)
         recorded = trace or is_last
         files = None
-        if network.layers[index].neuron is not None:
+        if index < len(network.spiking_layers):
             files = SpikeFiles(
                 spike_counts=str(self.spike_counts),
                 synaptic_operations=str(self.synaptic_operations),
@@ -111,9 +117,12 @@ class LavaFiles:
                 fan_out=network.fan_outs[index].transpose(),
                 spikes=str(spikes) if recorded else None,
             )
-        return Recording(first_step(index), interval, timesteps, str(potentials) if recorded else None, files)
+        # Input neurons of graded spikes have no synapse, which would take a step.
+        place = index - 1 if isinstance(network, GradedNetwork) else index
+        start = settling + first_step(place)
+        return Recording(start, interval, timesteps, str(potentials) if recorded else None, files)
 
-    def result(self, network: QuantizedNetwork, trace: bool, seconds: float, startup_seconds: float) -> RunResult:
+    def result(self, network: StoredNetwork, trace: bool, seconds: float, startup_seconds: float) -> RunResult:
         """Return the results of the simulation."""
         potentials = np.load(self.potentials)
         output_spikes = np.load(self.output_spikes) if network.readout == "spikes" else None

@@ -1,7 +1,8 @@
 """The process that runs Lava: ``python -m loihi_convert.backends.lava.host FOLDER TOKEN PARENT``.
 
 Started, controlled and stopped by `lava_backend.py`, through pipes at its stdin and stdout. For each request it builds
-a network of Lava Processes (`own_network.py`, or `stock_network.py` for stock neurons) and runs it.
+a network of Lava Processes (`own_network.py`, `stock_network.py` for stock neurons, or `graded_network.py` for graded
+spikes) and runs it.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ from typing import Any, Final
 import numpy as np
 
 from loihi_convert.arrays import Array
-from loihi_convert.backends.lava import own_network, stock_network
-from loihi_convert.backends.lava.exchange import LavaFiles
+from loihi_convert.backends.lava import graded_network, own_network, stock_network
+from loihi_convert.backends.lava.exchange import LavaFiles, StoredNetwork
 from loihi_convert.backends.lava.host_process import how_it_ended, remove_shared_memory
 from loihi_convert.backends.lava.lava_types import Process
 from loihi_convert.backends.loihi2.board import Board
 from loihi_convert.backends.loihi2.hardware import NoBoardError, run_on_board, use_board
+from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.neuron_model import NeuronModel
-from loihi_convert.ir.quantized import QuantizedNetwork
 
 _WATCH_SECONDS: Final = 0.1
 _PR_SET_PDEATHSIG: Final = 1
@@ -195,8 +196,8 @@ def _run(files: LavaFiles, request: dict[str, Any], host: _Watched) -> tuple[flo
     from lava.magma.core.process.process import ProcessServer
     from lava.magma.core.process.variable import VarServer
 
-    network: QuantizedNetwork = pickle.loads(files.network.read_bytes())
-    if request["chip"] is None:
+    network: StoredNetwork = pickle.loads(files.network.read_bytes())
+    if isinstance(network, GradedNetwork) or request["chip"] is None:
         seconds, measured = _simulate(network, files, request, host), dict[str, float]()
     else:
         use_board(Board(**request["chip"]["board"]))
@@ -209,14 +210,16 @@ def _run(files: LavaFiles, request: dict[str, Any], host: _Watched) -> tuple[flo
     return seconds, measured
 
 
-def _simulate(network: QuantizedNetwork, files: LavaFiles, request: dict[str, Any], host: _Watched) -> float:
+def _simulate(network: StoredNetwork, files: LavaFiles, request: dict[str, Any], host: _Watched) -> float:
     from lava.magma.core.run_conditions import RunSteps
     from lava.magma.core.run_configs import Loihi2SimCfg
 
     timesteps, trace = request["timesteps"], request["trace"]
-    neuron = NeuronModel(request["neuron"])
     source: Process
-    if neuron.is_circuit:
+    if isinstance(network, GradedNetwork):
+        models = graded_network.graded_models()
+        source = graded_network.build_graded(network, files, is_stream=request["is_stream"], trace=trace)
+    elif (neuron := NeuronModel(request["neuron"])).is_circuit:
         models = stock_network.models()
         source = stock_network.build_circuit(
             network, files, timesteps, trace=trace, neuron=neuron, first_image=request["first_image"]

@@ -23,15 +23,16 @@ from typing import Any, Final
 import numpy as np
 
 from loihi_convert.arrays import Array
-from loihi_convert.backends.lava.exchange import LavaFiles
+from loihi_convert.backends.lava.exchange import LavaFiles, StoredNetwork
 from loihi_convert.backends.lava.host_process import HostProcess
-from loihi_convert.backends.lava.timing import Timing, stock_interval
+from loihi_convert.backends.lava.timing import Timing, settling_steps, stock_interval
 from loihi_convert.backends.options import BackendOptions
 from loihi_convert.backends.request import check_run
 from loihi_convert.backends.result import RunResult
 from loihi_convert.choices import BackendName, Layout
 from loihi_convert.dependencies import other_interpreter
 from loihi_convert.errors import PlatformError, UsageError
+from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.progress import Progress, no_progress
@@ -126,29 +127,66 @@ class LavaBackend:
         low_bits, network = network.low_bits, network.stored
         neuron = self.options.neuron_model(network)
         steps = self._timing(network, neuron, len(images), timesteps)
+        request = {
+            "first_image": first_image,
+            "neuron": neuron.value,
+            "layout": self.layout,
+            "batch_size": steps.batch_size,
+            "chip": self.chip,
+        }
+        result = self._simulated(network, images, steps, request, started, trace=trace, progress=progress)
+        return result.with_joined_digits(low_bits)
+
+    def run_graded(
+        self,
+        network: GradedNetwork,
+        images: Array,
+        *,
+        is_stream: bool = False,
+        trace: bool = False,
+        progress: Progress = no_progress,
+    ) -> RunResult:
+        """Run uint8 ``images``, ``(N, *input_shape)``, through graded spikes: `backends.graded.run_graded` on Lava.
+
+        Raises
+        ------
+        UsageError
+            If the options ask for another layout than ``"processes"``.
+        PlatformError, BackendError
+            As in `run`.
+        """
+        started = time.perf_counter()
+        if self.layout != "processes":
+            expected = "must be processes for graded spikes"
+            raise UsageError(f"found {self.layout}", where="lava_layout", expected=expected)
+        depth = len(network.layers)
+        steps = Timing(len(images), 1, 1, depth - 1, 1, settling_steps(depth))
+        request = {"is_stream": is_stream, "chip": None}
+        return self._simulated(network, images, steps, request, started, trace=trace, progress=progress)
+
+    def _simulated(
+        self,
+        network: StoredNetwork,
+        images: Array,
+        steps: Timing,
+        request: dict[str, Any],
+        started: float,
+        *,
+        trace: bool,
+        progress: Progress,
+    ) -> RunResult:
+        """Return the result of the host, which gets ``request``; without a host if that fails."""
         try:
-            host, folder = self._prepare(network, images, timesteps, trace)
-            host.send(
-                {
-                    "folder": str(folder.path),
-                    "timesteps": timesteps,
-                    "trace": trace,
-                    "first_image": first_image,
-                    "neuron": neuron.value,
-                    "layout": self.layout,
-                    "batch_size": steps.batch_size,
-                    "steps": steps.total,
-                    "chip": self.chip,
-                }
-            )
+            host, folder = self._prepare(network, images, steps.timesteps, trace)
+            run = {"folder": str(folder.path), "timesteps": steps.timesteps, "trace": trace, "steps": steps.total}
+            host.send({**run, **request})
             seconds, measured = self._watch(host, folder, steps, progress)
             result = folder.result(network, trace, seconds, time.perf_counter() - started - seconds)
-            result = replace(result, measured=measured).with_joined_digits(low_bits)
             shutil.rmtree(folder.path)
         except BaseException:
             self._end()
             raise
-        return result
+        return replace(result, measured=measured)
 
     def __enter__(self) -> LavaBackend:
         return self
@@ -178,7 +216,7 @@ class LavaBackend:
         return Timing(image_count, batch_size, timesteps, len(network.layers), interval)
 
     def _prepare(
-        self, network: QuantizedNetwork, images: Array, timesteps: int, trace: bool
+        self, network: StoredNetwork, images: Array, timesteps: int, trace: bool
     ) -> tuple[HostProcess, LavaFiles]:
         """Return a running host, and the files of the run."""
         try:

@@ -1,4 +1,4 @@
-"""Types of the Lava objects used here; Lava has no type annotations."""
+"""Types of the Lava objects used here, as Lava has no type annotations, and the connection of two ports."""
 
 from __future__ import annotations
 
@@ -72,3 +72,15 @@ class NeuronProcess(Process, Protocol):
     s_out: Port
     u: Variable
     vth: Variable
+
+
+class GradedProcess(Process, Protocol):
+    """A Delta, SigmaDelta or Sigma."""
+
+    a_in: Port
+    s_out: Port
+
+
+def connect(out: Port, into: Port) -> None:
+    """Connect two ports with the same number of neurons, reshaping if their axes differ."""
+    (out if out.shape == into.shape else out.reshape(into.shape)).connect(into)

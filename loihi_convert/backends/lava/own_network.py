@@ -21,7 +21,7 @@ import numpy as np
 
 from loihi_convert.backends.lava.exchange import LavaFiles
 from loihi_convert.backends.lava.lava_types import Process
-from loihi_convert.backends.lava.synapse_processes import batch_synapse, synapse_process
+from loihi_convert.backends.lava.synapse_processes import batch_synapse, message_bits, synapse_process
 from loihi_convert.choices import Layout
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
@@ -81,7 +81,10 @@ def _processes(network: QuantizedNetwork, images: dict[str, Any], neurons: list[
     from loihi_convert.backends.lava.processes.neuron_processes import Integrator, SoftResetIF
 
     input_shapes = (network.input_shape, *network.shapes[:-1])
-    synapses = [synapse_process(layer, shape) for layer, shape in zip(network.layers, input_shapes, strict=True)]
+    synapses = [
+        synapse_process(layer.synapse, shape, message_bits(layer))
+        for layer, shape in zip(network.layers, input_shapes, strict=True)
+    ]
     output_shapes = [*(synapse.s_in.shape for synapse in synapses[1:]), network.shapes[-1]]
     processes: list[Any] = [ImageSource(shape=synapses[0].s_in.shape, batch_size=1, **images)]
     for synapse, output_shape, parameters in zip(synapses, output_shapes, neurons, strict=True):

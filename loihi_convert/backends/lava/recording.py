@@ -28,7 +28,7 @@ class SpikeFiles:
     fan_out
         int64, in Lava's axes ``(W, H, C)`` or ``(N,)``: number of synapses from each neuron.
     spikes
-        ``.npy``, bool ``(N, T, C, H, W)``; None if not recorded.
+        ``.npy``, bool, or int32 for messages, ``(N, T, C, H, W)``; None if not recorded.
     """
 
     spike_counts: str
@@ -82,8 +82,11 @@ class Recorder:
         return presentation >= 0 and step < self._when.timesteps
 
     def record_spikes(self, time_step: int, spikes: Array) -> None:
-        """Write the spikes of a global step, bool ``(B, W, H, C)`` or ``(B, N)``, and the counts from them."""
-        per_image = spikes.reshape(len(spikes), -1)
+        """Write the spikes of a global step, bool ``(B, W, H, C)`` or ``(B, N)``, and the counts from them.
+
+        Graded spikes are integers; 0 means that nothing is sent.
+        """
+        per_image = spikes.reshape(len(spikes), -1) != 0
         self._record(time_step, self._spike_counts, np.count_nonzero(per_image, axis=1))
         self._record(time_step, self._operations, per_image @ self._fan_out)
         if self._spikes is not None:

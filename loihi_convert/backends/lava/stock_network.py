@@ -32,8 +32,8 @@ import numpy as np
 from loihi_convert.arrays import Shape
 from loihi_convert.backends.lava import timing
 from loihi_convert.backends.lava.exchange import LavaFiles
-from loihi_convert.backends.lava.lava_types import NeuronProcess, Port, Process, SourceProcess, SynapseProcess
-from loihi_convert.backends.lava.synapse_processes import synapse_process
+from loihi_convert.backends.lava.lava_types import NeuronProcess, Port, Process, SourceProcess, SynapseProcess, connect
+from loihi_convert.backends.lava.synapse_processes import message_bits, synapse_process
 from loihi_convert.chip import limits
 from loihi_convert.ir.circuit import Circuit, circuit
 from loihi_convert.ir.neuron_model import NeuronModel
@@ -84,7 +84,8 @@ def build_circuit(
     circuits = [circuit(layer) for layer in network.layers]
     input_shapes = (network.input_shape, *network.shapes[:-1])
     synapses = [
-        synapse_process(layer, shape, even=True) for layer, shape in zip(network.layers, input_shapes, strict=True)
+        synapse_process(layer.synapse, shape, message_bits(layer), even=True)
+        for layer, shape in zip(network.layers, input_shapes, strict=True)
     ]
     source: SourceProcess = ImageSource(
         shape=synapses[0].s_in.shape,
@@ -102,9 +103,9 @@ def build_circuit(
     neurons: list[NeuronProcess] = []
     for index, (layer, synapse) in enumerate(zip(network.layers, synapses, strict=True)):
         if index == 0:
-            from_host(source.s_out, synapse.s_in, 0 if layer.largest_input == 1 else limits.MAX_PIXEL_BITS)
+            from_host(source.s_out, synapse.s_in, message_bits(layer))
         else:
-            _connect(neurons[-1].s_out, synapse.s_in)
+            connect(neurons[-1].s_out, synapse.s_in)
         neurons.append(_neurons(layer, network.shapes[index], circuits[index], timesteps, index, neuron))
         neurons[-1].proc_params["recording"] = folder.recording(
             network, index, timesteps, trace, interval=timing.stock_interval(timesteps)
@@ -150,8 +151,8 @@ def _self_synapse(neurons: NeuronProcess, numbers: Circuit) -> SynapseProcess:
     synapse: SynapseProcess = Sparse(
         weights=diags(weights, dtype=np.int32), weight_exp=numbers.self_weight_exp, sign_mode=SignMode.INHIBITORY
     )
-    _connect(neurons.s_out, synapse.s_in)
-    _connect(synapse.a_out, neurons.a_in)
+    connect(neurons.s_out, synapse.s_in)
+    connect(synapse.a_out, neurons.a_in)
     return synapse
 
 
@@ -188,17 +189,12 @@ def _bias_synapse(switch: Switch, neurons: NeuronProcess, numbers: Circuit) -> S
     # On Loihi, weights with both signs are even: twice the mantissa.
     synapse: SynapseProcess = Dense(weights=2 * weights, weight_exp=numbers.source_exp - 1, sign_mode=SignMode.MIXED)
     switch(synapse.s_in)
-    _connect(synapse.a_out, neurons.a_in)
+    connect(synapse.a_out, neurons.a_in)
     return synapse
 
 
-def _connect(out: Port, into: Port) -> None:
-    """Connect two ports with the same number of neurons, reshaping if their axes differ."""
-    (out if out.shape == into.shape else out.reshape(into.shape)).connect(into)
-
-
 def _connect_directly(out: Port, into: Port, message_bits: int) -> None:
-    _connect(out, into)
+    connect(out, into)
 
 
 def models() -> dict[Any, Any]:

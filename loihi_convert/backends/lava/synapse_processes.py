@@ -17,26 +17,30 @@ if TYPE_CHECKING:
     from loihi_convert.backends.lava.processes.gemm import ConvGemm, DenseGemm
 
 
-def synapse_process(layer: QuantizedLayer, input_shape: Shape, *, even: bool = False) -> SynapseProcess:
+def message_bits(layer: QuantizedLayer) -> int:
+    """Return the bits of a message to ``layer``: 0 for spikes, more for pixels."""
+    return 0 if layer.largest_input == 1 else limits.MAX_PIXEL_BITS
+
+
+def synapse_process(synapse: Conv | Dense, input_shape: Shape, bits: int, *, even: bool = False) -> SynapseProcess:
     """Return Lava's Process for one synapse, with pooling written out as in the file.
 
-    With ``even`` the weights are those of a synapse with both signs on Loihi: even 8-bit numbers -256..254
-    (``truncate_weights`` in ``lava/utils/weightutils.py``), here twice our weights, with ``weight_exp`` -1.
+    ``bits`` are those of a message: 0 for spikes, more for integers. With ``even`` the weights are those of a synapse
+    with both signs on Loihi: even 8-bit numbers -256..254 (``truncate_weights`` in ``lava/utils/weightutils.py``), here
+    twice our weights, with ``weight_exp`` -1.
     """
     from lava.proc.conv.process import Conv as ConvProcess
     from lava.proc.dense.process import Dense as DenseProcess
     from lava.utils.weightutils import SignMode
 
-    synapse = layer.synapse.without_pooling(input_shape)
+    synapse = synapse.without_pooling(input_shape)
     factor, weight_exp = (2, -1) if even else (1, 0)
-    # 0 message bits: spikes; more: integers.
-    message_bits = 0 if layer.largest_input == 1 else limits.MAX_PIXEL_BITS
     if isinstance(synapse, Dense):
         dense: SynapseProcess = DenseProcess(
             weights=factor * _dense_weights(synapse, input_shape),
             weight_exp=weight_exp,
             sign_mode=SignMode.MIXED,
-            num_message_bits=message_bits,
+            num_message_bits=bits,
         )
         return dense
     conv: SynapseProcess = ConvProcess(
@@ -48,7 +52,7 @@ def synapse_process(layer: QuantizedLayer, input_shape: Shape, *, even: bool = F
         stride=synapse.stride[::-1],
         dilation=synapse.dilation[::-1],
         groups=synapse.groups,
-        num_message_bits=message_bits,
+        num_message_bits=bits,
     )
     return conv
 

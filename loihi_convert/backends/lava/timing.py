@@ -17,6 +17,10 @@ input and biases in the first T <= P of them, and no neuron fires in steps P + 1
 So no message is in flight when step 2P + 1 resets again, and the state is that of the start. P is a power of two
 because the chip allows no other reset interval. An interval shorter than 2P would not work, nor would T blank steps
 without a reset: the potential in excess of the threshold would keep a neuron firing.
+
+**Graded spikes** take one step for an image, so presentations follow each other directly. Before the first one come
+some settling steps with an input of 0 (`ir.graded`). The input neurons have no synapse: they process image k in global
+step ``settling`` + k + 1, one step before the first layer with a synapse.
 """
 
 from __future__ import annotations
@@ -41,6 +45,8 @@ class Timing:
         Number of consecutive synapses.
     interval
         Steps from one presentation to the next: T, or, for stock Processes, `stock_interval`.
+    settling
+        Steps before the first presentation: 0, or, for graded spikes, `settling_steps`.
     """
 
     images: int
@@ -48,15 +54,18 @@ class Timing:
     timesteps: int
     layers: int
     interval: int
+    settling: int = 0
 
     @property
     def total(self) -> int:
         """Global steps until the last layer has done T steps of the last image."""
-        return (math.ceil(self.images / self.batch_size) - 1) * self.interval + self.timesteps + self.layers
+        presentations = math.ceil(self.images / self.batch_size)
+        return self.settling + (presentations - 1) * self.interval + self.timesteps + self.layers
 
     def images_done(self, step: int) -> int:
         """Return the number of images that the last layer has finished after a global step."""
-        presentations = max(0, step - self.layers + self.interval - self.timesteps) // self.interval
+        steps = step - self.settling - self.layers
+        presentations = max(0, steps + self.interval - self.timesteps) // self.interval
         return min(self.images, presentations * self.batch_size)
 
 
@@ -73,3 +82,8 @@ def reset_interval(timesteps: int) -> int:
 def stock_interval(timesteps: int) -> int:
     """Return the steps from one image to the next in a network of stock Processes: 2P."""
     return 2 * reset_interval(timesteps)
+
+
+def settling_steps(layers: int) -> int:
+    """Return the steps with an input of 0 after which a network of graded spikes with so many ``layers`` is silent."""
+    return layers + 1

@@ -22,8 +22,8 @@ class ImageSource(AbstractProcess):
     """Sends each batch of images in T consecutive steps, then zeros: pixels as graded spikes of at most 8 bits, or
     Poisson spikes.
 
-    Presentation k, of the images kB .. (k + 1)B - 1, is sent in the global steps kR + 1 .. kR + T, where R is
-    ``interval``. An incomplete last batch is padded with zeros.
+    Presentation k, of the images kB .. (k + 1)B - 1, is sent in the global steps S + kR + 1 .. S + kR + T, where R is
+    ``interval`` and S ``settling``. An incomplete last batch is padded with zeros.
 
     Parameters
     ----------
@@ -37,6 +37,8 @@ class ImageSource(AbstractProcess):
         T.
     interval
         Steps from one presentation to the next; T or more.
+    settling
+        Steps before the first presentation.
     poisson_seed
         Seed of the Poisson spikes; ``None``: pixels.
     first_image
@@ -53,6 +55,7 @@ class ImageSource(AbstractProcess):
         images: str,
         timesteps: int,
         interval: int,
+        settling: int = 0,
         poisson_seed: int | None,
         first_image: int,
         steps: str,
@@ -62,6 +65,7 @@ class ImageSource(AbstractProcess):
             images=images,
             timesteps=timesteps,
             interval=interval,
+            settling=settling,
             poisson_seed=poisson_seed,
             first_image=first_image,
             steps=steps,
@@ -83,13 +87,13 @@ class PyImageSourceModel(GuardedModel):
 
     def step(self) -> None:
         self._steps[0] = self.time_step
-        presentation, step = divmod(self.time_step - 1, self.proc_params["interval"])
+        presentation, step = divmod(self.time_step - 1 - self.proc_params["settling"], self.proc_params["interval"])
         first, seed = presentation * len(self._batch), self.proc_params["poisson_seed"]
-        if step == 0:
+        if step == 0 and presentation >= 0:
             images = self._images[first : first + len(self._batch)]
             self._batch[: len(images)] = images
             self._batch[len(images) :] = 0
-        if step >= self.proc_params["timesteps"]:
+        if presentation < 0 or step >= self.proc_params["timesteps"]:
             sent = np.zeros_like(self._batch)
         elif seed is None:
             sent = self._batch
