@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -588,35 +588,6 @@ class TestProcesses:
         assert not list(Path("sweep/cells").glob("*.lock"))
         assert sweep("model.pt", *self.WORDS, "--workers", "0").code == 0
         assert kept.items() < stored(Path("sweep")).items()
-
-
-def sbatch_works() -> bool:
-    return shutil.which("sbatch") is not None and subprocess.run(["sinfo"], capture_output=True).returncode == 0
-
-
-@pytest.mark.slurm
-@pytest.mark.skipif(not sbatch_works(), reason="no SLURM answers")
-class TestSlurm:
-    WORDS = TestProcesses.WORDS
-
-    def test_jobs_are_workers(self, sweep: Sweep) -> None:
-        assert sweep("model.pt", *self.WORDS, "--workers", "0", "-o", "here").code == 0
-        jobs = "workers=2,walltime=00:10:00,memory=3GB,interface=lo"
-        done = subprocess.run(
-            command(*self.WORDS, "--slurm", jobs, "-o", "there"), capture_output=True, text=True, timeout=150
-        )
-        assert done.returncode == 0, done.stderr
-        assert stored(Path("here")) == stored(Path("there"))
-
-    def test_an_array_of_shards(self, sweep: Sweep) -> None:
-        assert sweep("model.pt", *self.WORDS, "--workers", "0", "-o", "here").code == 0
-        words: Sequence[str] = command(*self.WORDS, "-o", "there")
-        script = f"#!/bin/sh\nexport OMP_NUM_THREADS=1\n{' '.join(words)} --shard $SLURM_ARRAY_TASK_ID/3\n"
-        Path("job.sh").write_text(script)
-        subprocess.run(["sbatch", "--wait", "--array=1-3", "--mem=3G", "job.sh"], check=True, timeout=280)
-        assert stored(Path("here")) == stored(Path("there"))
-        for name in ("sweep.csv", "sweep.html"):
-            assert Path("here", name).read_bytes() == Path("there", name).read_bytes()
 
 
 def test_a_grid_needs_values() -> None:

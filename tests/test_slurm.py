@@ -1,0 +1,126 @@
+"""Sweeps, runs and exports on a real SLURM: the bytes of one process, also if a job is cancelled.
+
+`.ci/run` starts one of a single node with `support/slurm_node.sh`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support.shard_runs import write_files, written
+
+from loihi_convert.data import load_data
+
+
+def sinfo_answers() -> bool:
+    return shutil.which("sbatch") is not None and subprocess.run(["sinfo"], capture_output=True).returncode == 0
+
+
+pytestmark = [pytest.mark.slurm, pytest.mark.skipif(not sinfo_answers(), reason="no SLURM answers")]
+
+JOBS = "workers=2,walltime=00:10:00,memory=3GB,interface=lo"
+GRID = ("sweep", "model.pt", "-T", "1,2,4", "--balance", "percentile,ngu-lee", "--calibration", "40", "--images", "30")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("made")
+    write_files(path, load_data("digits"))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files of `write_files`, the current one."""
+    for path in made.iterdir():
+        shutil.copy(path, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "loihi_convert", *map(str, words)]
+
+
+def succeed(*words: object) -> None:
+    done = subprocess.run(command(*words), capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def cells(folder: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(folder, "cells").glob("*.json")}
+
+
+def require_same_sweep(one: str, other: str) -> None:
+    assert len(cells(one)) == 6
+    assert cells(one) == cells(other)
+    for name in ("sweep.csv", "sweep.html"):
+        assert Path(one, name).read_bytes() == Path(other, name).read_bytes()
+
+
+def jobs() -> list[str]:
+    """The numbers of this user's running jobs."""
+    words = ["squeue", "--me", "--states=RUNNING", "--noheader", "--format=%i"]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()
+
+
+@contextmanager
+def started(*words: object) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_jobs_compute_the_cells_of_a_sweep() -> None:
+    succeed(*GRID, "--workers", "0", "-o", "here")
+    succeed(*GRID, "--slurm", JOBS, "-o", "there")
+    require_same_sweep("here", "there")
+
+
+def test_an_array_of_shards_is_the_whole_sweep() -> None:
+    succeed(*GRID, "--workers", "0", "-o", "here")
+    words = " ".join(command(*GRID, "-o", "there"))
+    Path("job.sh").write_text(f"#!/bin/sh\nexport OMP_NUM_THREADS=1\n{words} --shard $SLURM_ARRAY_TASK_ID/3\n")
+    subprocess.run(["sbatch", "--wait", "--array=1-3", "--mem=3G", "job.sh"], check=True, timeout=280)
+    require_same_sweep("here", "there")
+
+
+def test_a_cancelled_job_is_replaced() -> None:
+    succeed(*GRID, "--workers", "0", "-o", "here")
+    with started(*GRID, "--slurm", JOBS, "-o", "there") as process:
+        deadline = time.monotonic() + 200
+        while not cells("there"):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        cancelled = jobs()
+        assert cancelled
+        subprocess.run(["scancel", *cancelled], check=True)
+        _, told = process.communicate(timeout=250)
+        assert process.returncode == 0, told
+    require_same_sweep("here", "there")
+
+
+def test_jobs_share_the_images_of_a_run() -> None:
+    words = ("run", "model.net", "--images", "300")
+    succeed(*words, "-o", "here")
+    succeed(*words, "-o", "there", "--slurm", JOBS)
+    assert written(Path("here"), "command_line") == written(Path("there"), "command_line")
+
+
+def test_jobs_share_the_calibration_images_of_an_export() -> None:
+    words = ("export", "model.pt", "-T", "4", "--balance", "least-squares", "--bias-correction", "-o")
+    succeed(*words, "here.net")
+    succeed(*words, "there.net", "--slurm", JOBS)
+    assert Path("here.net").read_bytes() == Path("there.net").read_bytes()
