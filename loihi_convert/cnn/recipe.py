@@ -158,14 +158,24 @@ def default_recipe(data: str, architecture: str | None = None) -> Recipe:
             optimizer="sgd",
         )
     if (data, architecture) == ("fashion-mnist", "conv3-max"):
-        return replace(default_recipe(data), epochs=40, weight_decay=0.05, cutout=8, dropout=0.1)
+        return replace(default_recipe(data), epochs=40, weight_decay=0.05, rotation=4.0, scaling=0.1, cutout=8)
     if data == "digits":
         # An 8 x 8 digit looks like another one after less rotation and shift than a 28 x 28 digit.
         return Recipe(epochs=100, batch_size=64, learning_rate=1e-2, averaging=0.99, rotation=6.0, translation=0.06)
     if data == "fashion-mnist":
-        # Clothes are photographed upright and centred; mirroring does not change the class.
+        # Clothes are photographed upright and centred; mirroring does not change the class. Rotation and scaling blur an
+        # image, and fabrics differ in their finest detail: without them 93.74 % of the validation images are right, with
+        # them 92.6 %.
         return Recipe(
-            epochs=25, batch_size=128, learning_rate=2e-3, rotation=4.0, shear=0.0, translation=0.06, flip=True
+            epochs=30,
+            batch_size=128,
+            learning_rate=2e-3,
+            rotation=0.0,
+            scaling=0.0,
+            shear=0.0,
+            translation=0.06,
+            flip=True,
+            dropout=0.1,
         )
     if data == "cifar10":
         return Recipe(
