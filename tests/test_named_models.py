@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
@@ -66,11 +67,27 @@ def test_a_model_that_is_not_here_says_where_it_is(monkeypatch: pytest.MonkeyPat
 
 def test_the_verb_lists_them() -> None:
     out = CliRunner().invoke(cli.app, ["models"]).stdout
-    assert "mnist: 28x28-12c5-2ap-64c5-2ap-10o, CNN " in out
+    cells = {words[0]: words[1:] for line in out.splitlines() if len(words := line.split()) > 2}
+    mnist = [model for model in named_models() if model.folder == "mnist"]
+    expected = [f"{100 * accuracy:.2f}" for accuracy in (mnist[0].cnn_accuracy, *(one.accuracy for one in mnist))]
+    assert cells["mnist"] == expected
     assert "loihi-convert run mnist-T4" in out
+    assert len(out.splitlines()) < 24
+    shown = CliRunner().invoke(cli.app, ["models", "--details"]).stdout
+    assert "mnist: 28x28-12c5-2ap-64c5-2ap-10o\n" in shown
+    assert all(model.place in shown for model in named_models())
     listed = json.loads(CliRunner().invoke(cli.app, ["models", "--json"]).stdout)["models"]
     assert [model["name"] for model in listed] == [model.name for model in named_models()]
     assert set(listed[0]) >= {"name", "data", "layers", "timesteps", "accuracy", "byte_count", "place", "path"}
+
+
+def test_a_model_that_is_not_here_is_listed_in_brackets(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = tuple(model._replace(path=None) if model.folder != "mnist" else model for model in named_models())
+    monkeypatch.setattr(importlib.import_module("loihi_convert.cli.models"), "named_models", lambda: known)
+    out = CliRunner().invoke(cli.app, ["models"]).stdout
+    absent = next(model for model in known if model.path is None)
+    assert f"({100 * absent.accuracy:.2f})" in out
+    assert "not installed" in out
 
 
 def test_verbs_take_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

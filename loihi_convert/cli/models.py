@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from loihi_convert.cli import options
-from loihi_convert.cli.console import echo, say_json
+from loihi_convert.cli.console import echo, say_json, say_tables
 from loihi_convert.cli.named_models import REPOSITORY_FOLDER, NamedModel, named_models
 from loihi_convert.errors import InputError
 
+if TYPE_CHECKING:
+    from loihi_convert.report.table import Table
 
-def models(as_json: Annotated[bool, options.as_json()] = False) -> None:
+
+def models(
+    as_json: Annotated[bool, options.as_json()] = False,
+    details: Annotated[
+        bool, options.details("Also print layers of each CNN, and size and place of each file.")
+    ] = False,
+) -> None:
     """List the networks that run by name, as in `run mnist-T4`, with their accuracy on all test images."""
     known = named_models()
     if as_json:
@@ -21,19 +30,53 @@ def models(as_json: Annotated[bool, options.as_json()] = False) -> None:
         raise InputError(
             "this installation holds no models", hint=f"They are in {REPOSITORY_FOLDER}/ of the repository."
         )
-    for folder, group in groupby(known, key=lambda model: model.folder):
-        rows = list(group)
-        echo(f"{folder}: {rows[0].layers}, CNN {100 * rows[0].cnn_accuracy:.2f} %")
-        for model in rows:
-            place = "here" if model.path is not None else model.place
-            size = f"{model.byte_count / 1e6:.2f} MB"
-            echo(f"  {model.name:17}  T {model.timesteps:2}  {100 * model.accuracy:.2f} %  {size:>7}  {place}")
     here = [model for model in known if model.path is not None]
+    say_tables([_accuracies(known, is_whole=len(here) == len(known))])
     if here:
         example = next((model for model in here if model.timesteps == 4), here[0])
-        echo(f"run one of those that are here: loihi-convert run {example.name}")
-    if len(here) < len(known):
-        echo(f"the others are files of the repository, in {REPOSITORY_FOLDER}/")
+        echo(f"run one: loihi-convert run {example.name}" + ("" if details else "; --details: layers and files"))
+    if details:
+        _say_details(known)
+
+
+def _accuracies(known: Sequence[NamedModel], *, is_whole: bool) -> Table:
+    """A row for each folder, a column for each T."""
+    from loihi_convert.report.table import table_of
+
+    rows = []
+    for folder, group in groupby(known, key=lambda model: model.folder):
+        at = {model.timesteps: model for model in group}
+        first = next(iter(at.values()))
+        rows.append(
+            {
+                "network": folder,
+                "CNN": f"{100 * first.cnn_accuracy:.2f}",
+                **{
+                    f"T = {steps}": _accuracy(at[steps]) if steps in at else None
+                    for steps in sorted({model.timesteps for model in known})
+                },
+            }
+        )
+    caption = "" if is_whole else f"(in brackets: not installed, but in {REPOSITORY_FOLDER}/ of the repository)"
+    return table_of(
+        rows,
+        words=("network",),
+        title="test accuracy, %; each file runs by its name, such as mnist-T4",
+        caption=caption,
+    )
+
+
+def _accuracy(model: NamedModel) -> str:
+    text = f"{100 * model.accuracy:.2f}"
+    return f"({text})" if model.path is None else text
+
+
+def _say_details(known: Sequence[NamedModel]) -> None:
+    for folder, group in groupby(known, key=lambda model: model.folder):
+        rows = list(group)
+        echo(f"{folder}: {rows[0].layers}")
+        for model in rows:
+            echo(f"  {model.name:{max(len(row.name) for row in rows)}}  {model.byte_count / 1e6:.2f} MB  {model.place}")
 
 
 def _json(model: NamedModel) -> dict[str, object]:
