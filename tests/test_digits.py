@@ -33,7 +33,7 @@ from loihi_convert.ir.digits import joined, joined_synapse
 from loihi_convert.ir.network import ReluLayer, ReluNetwork, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.metrics.evaluation import evaluate
+from loihi_convert.metrics.evaluating import evaluate
 from loihi_convert.simulation.simulator import clipped_images, outputs
 
 TIMESTEPS = 64

@@ -23,7 +23,8 @@ from loihi_convert.chip import limits
 from loihi_convert.errors import DataError
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.metrics.evaluation import Evaluation, evaluate, reported_timesteps
+from loihi_convert.metrics.evaluating import evaluate, reported_timesteps
+from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.records import wilson_interval
 
 # Class of each of four images after each of three steps, and what it should have been.

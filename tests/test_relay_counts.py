@@ -29,7 +29,7 @@ from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.metrics.activation_errors import ErrorSums
 from loihi_convert.metrics.advice import CAUSES, advice
 from loihi_convert.metrics.diagnosis import diagnose
-from loihi_convert.metrics.evaluation import evaluate
+from loihi_convert.metrics.evaluating import evaluate
 from loihi_convert.report.conversion_tables import network_table, resource_table
 from loihi_convert.simulation.intermediate import intermediate_networks
 from loihi_convert.simulation.relu import ReluChain, currents

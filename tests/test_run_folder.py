@@ -26,7 +26,8 @@ from loihi_convert.arrays import Array
 from loihi_convert.backends.reference import run_network
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.ir.network import IntegrateAndFire
-from loihi_convert.metrics.evaluation import Evaluation, evaluate
+from loihi_convert.metrics.evaluating import evaluate
+from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.runs import manifest, run_folder
 from loihi_convert.runs.manifest import new_manifest
 

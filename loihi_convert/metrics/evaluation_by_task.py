@@ -14,7 +14,8 @@ from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.task import classes_of
 from loihi_convert.metrics.early_exit import MarginChoice, evaluate_early_exit
-from loihi_convert.metrics.evaluation import Evaluation, evaluate
+from loihi_convert.metrics.evaluating import evaluate
+from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.metrics.regression import Numbers
 
 
@@ -43,12 +44,12 @@ def evaluate_images(
     exit_choice
         The margins of early exit; None for a regression.
     timesteps
-        As in `evaluation.evaluate`.
+        As in `evaluating.evaluate`.
 
     Raises
     ------
     DataError
-        As in `evaluation.evaluate`.
+        As in `evaluating.evaluate`.
     """
     if network.task == "regression":
         steps = np.arange(1, result.outputs.shape[1] + 1)[:, np.newaxis]

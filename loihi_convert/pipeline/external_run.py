@@ -13,7 +13,8 @@ from loihi_convert.external.cuba import CubaNetwork
 from loihi_convert.external.cuba_run import run_cuba
 from loihi_convert.external.sdnn_run import run_sdnn
 from loihi_convert.ir.graded import GradedNetwork
-from loihi_convert.metrics.evaluation import Evaluation, evaluate
+from loihi_convert.metrics.evaluating import evaluate
+from loihi_convert.metrics.evaluation import Evaluation
 from loihi_convert.progress import ProgressFactory, no_progress_bar
 from loihi_convert.runs import run_folder
 from loihi_convert.runs.manifest import new_manifest

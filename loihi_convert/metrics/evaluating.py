@@ -1,0 +1,268 @@
+"""RunResult + labels or targets -> accuracy or error at every T, agreement, spikes, work: the figures of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from loihi_convert.arrays import Array
+from loihi_convert.backends.result import RunResult
+from loihi_convert.chip import limits
+from loihi_convert.chip.energy import Energy, RelayEvents, energy, estimate
+from loihi_convert.errors import DataError
+from loihi_convert.external import AnyNetwork
+from loihi_convert.ir.graded import GradedNetwork
+from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.synapse import PixelBias
+from loihi_convert.ir.task import class_count
+from loihi_convert.metrics.early_exit import EarlyExit
+from loihi_convert.metrics.evaluation import Evaluation, Point
+from loihi_convert.metrics.layer_size import LayerSize, layer_sizes, multiplications
+from loihi_convert.metrics.regression import Numbers, evaluate_regression, regression_notes
+from loihi_convert.metrics.relay_work import known, relay_work
+from loihi_convert.records import Interval, wilson_interval
+
+
+def evaluate(
+    result: RunResult,
+    network: AnyNetwork,
+    *,
+    labels: Array | None = None,
+    cnn_predictions: Array | None = None,
+    float_predictions: Array | None = None,
+    early_exit: EarlyExit | None = None,
+    numbers: Numbers | None = None,
+    timesteps: Sequence[int] = (),
+) -> Evaluation:
+    """Return accuracy, or error, against latency for a run of ``network``.
+
+    Parameters
+    ----------
+    result, network
+        A run of N images over T time steps, and the network that was run.
+    labels, cnn_predictions
+        ``(N,)``, integers 0..classes - 1: the class of each image, and the CNN's class for it.
+    float_predictions
+        ``(N, T)``: class from the float SNN after each step.
+    early_exit
+        Early exit of the same run, from `early_exit.evaluate_early_exit`.
+    numbers
+        Outputs of the same run, if it is a regression.
+    timesteps
+        Further T to report; those beyond the run are ignored.
+
+    Raises
+    ------
+    DataError
+        If the shapes do not match, or a label is not one of the network's classes.
+    """
+    image_count, run_timesteps = _checked_size(result, network)
+    _check_shape("labels", labels, (image_count,))
+    _check_shape("cnn_predictions", cnn_predictions, (image_count,))
+    _check_shape("float_predictions", float_predictions, (image_count, run_timesteps))
+    _check_label_range(labels, class_count(network.shapes[-1][0]))
+    layers = layer_sizes(network)
+    compared = _Compared(result, network, layers, labels, cnn_predictions, float_predictions)
+    own_timesteps = run_timesteps if network.timesteps is None else network.timesteps
+    further = (min(own_timesteps, run_timesteps), *(steps for steps in timesteps if steps <= run_timesteps))
+    points = tuple(compared.point(steps) for steps in sorted({*reported_timesteps(run_timesteps), *further}))
+    return Evaluation(
+        image_count=image_count,
+        timesteps=own_timesteps,
+        depth=compared.depth,
+        readout=network.readout,
+        layers=layers,
+        multiply_accumulates=sum(layer.multiply_accumulates for layer in layers),
+        cnn_accuracy=_fraction(compared.cnn_correct, image_count),
+        cnn_accuracy_interval=_interval(compared.cnn_correct, image_count),
+        points=points,
+        early_exit=early_exit,
+        saturated_images=_saturated_images(result, network),
+        seconds=result.seconds,
+        startup_seconds=result.startup_seconds,
+        # A run shorter than the clock's resolution of 1 ns takes 0 seconds.
+        images_per_second=image_count / max(result.seconds, 1e-9),
+        wrapped_images=None if isinstance(network, GradedNetwork) else result.wrapped_images,
+        energy=_energy(network, layers, points),
+        notes=(
+            *(_notes(labels, cnn_predictions) if numbers is None else regression_notes(numbers)),
+            *_range_notes(result, network),
+        ),
+        regression=None if numbers is None else evaluate_regression(numbers, [point.timesteps for point in points]),
+    )
+
+
+class _Compared:
+    """A run, and the classes to compare it with; shapes as in `evaluate`."""
+
+    def __init__(
+        self,
+        result: RunResult,
+        network: AnyNetwork,
+        layers: Sequence[LayerSize],
+        labels: Array | None,
+        cnn_predictions: Array | None,
+        float_predictions: Array | None,
+    ) -> None:
+        self._result, self._labels = result, labels
+        self._cnn_predictions, self._float_predictions = cnn_predictions, float_predictions
+        self._predictions = result.predictions
+        self._relays = relay_work(result, network)
+        neurons = [layer.neuron_count for layer in layers[: len(network.spiking_layers)]]
+        self._own_neurons = np.array(neurons, np.int64) - self._relays.neurons
+        self.cnn_correct = _matches(cnn_predictions, labels)
+        # Input neurons have no synapse before them, for which Lava would add a step.
+        self.depth = sum(not isinstance(layer.synapse, PixelBias) for layer in network.layers)
+
+    def point(self, timesteps: int) -> Point:
+        """Return the figures after ``timesteps`` steps."""
+        image_count = len(self._predictions)
+        fixed = self._predictions[:, timesteps - 1]
+        floating = None if self._float_predictions is None else self._float_predictions[:, timesteps - 1]
+        correct, float_correct = _matches(fixed, self._labels), _matches(floating, self._labels)
+        lost = None if self.cnn_correct is None or correct is None else self.cnn_correct - correct
+        spikes = self._result.spike_counts[:, :timesteps].sum(axis=(0, 1))
+        operations = self._result.synaptic_operations[:, :timesteps].sum(axis=(0, 1)) / image_count
+        relay_spikes, relay_operations = (work[timesteps - 1] for work in self._relays[1:])
+        own, possible = (spikes - relay_spikes) / image_count, self._own_neurons * timesteps
+        rates = np.divide(own, possible, out=np.full_like(own, np.nan), where=possible > 0)
+        sparsity = 1 - float(own.sum()) / int(possible.sum()) if possible.sum() else None
+        return Point(
+            timesteps=timesteps,
+            global_steps=timesteps + self.depth,
+            correct_count=correct,
+            accuracy=_fraction(correct, image_count),
+            accuracy_interval=_interval(correct, image_count),
+            float_accuracy=_fraction(float_correct, image_count),
+            float_accuracy_interval=_interval(float_correct, image_count),
+            conversion_loss_points=None if lost is None else 100 * lost / image_count,
+            agreement_with_cnn=_fraction(_matches(fixed, self._cnn_predictions), image_count),
+            agreement_with_float=_fraction(_matches(fixed, floating), image_count),
+            spikes_per_image=float((spikes / image_count).sum()),
+            synaptic_operations=float(operations.sum()),
+            synaptic_operations_per_layer=tuple(operations.tolist()),
+            firing_rate=tuple(map(known, rates.tolist())),
+            activation_sparsity=None if sparsity is None else known(sparsity),
+            relay_spikes_per_image=known(float(relay_spikes.sum()) / image_count),
+            relay_synaptic_operations=known(float(relay_operations.sum()) / image_count),
+        )
+
+
+def _energy(network: AnyNetwork, layers: Sequence[LayerSize], points: Sequence[Point]) -> Energy | None:
+    """The estimated energy of an inference, at the T of ``points``; None for graded spikes,
+    which Loihi 1 cannot send."""
+    if isinstance(network, GradedNetwork):
+        return None
+    is_poisson = isinstance(network, QuantizedNetwork) and network.poisson_seed is not None
+    # Pixels of Poisson input may have relays; their synapses count as reached by pixels.
+    input_synapses = multiplications(network.layers[0].synapse, network.input_shape)
+    estimates = [
+        estimate(
+            point.timesteps,
+            point.spikes_per_image,
+            point.synaptic_operations,
+            [layer.neuron_count for layer in layers],
+            input_synapses,
+            is_poisson=is_poisson,
+            relays=RelayEvents(
+                sum(layer.relay_neuron_count for layer in layers),
+                point.relay_spikes_per_image,
+                point.relay_synaptic_operations,
+            ),
+        )
+        for point in points
+    ]
+    return energy(estimates, sum(layer.multiply_accumulates for layer in layers), is_poisson=is_poisson)
+
+
+def _notes(labels: Array | None, cnn_predictions: Array | None) -> Iterator[str]:
+    """Notes if accuracy or agreement carry no information."""
+    for expected, whose, measure in (
+        (cnn_predictions, "The CNN gives all {count:,} images", "the agreement with it"),
+        (labels, "All {count:,} images are labelled with", "the accuracy"),
+    ):
+        if expected is not None and len(expected) > 1 and np.all(expected == expected[0]):
+            yield (
+                f"{whose.format(count=len(expected))} the same class, {int(expected[0])}: {measure} means little, "
+                "because a constant output reaches 100 %."
+            )
+
+
+def _range_notes(result: RunResult, network: AnyNetwork) -> Iterator[str]:
+    """A note if values of a graded network do not fit the chip."""
+    if isinstance(network, GradedNetwork) and result.wrapped_images:
+        yield (
+            f"On {result.wrapped_images:,} of {len(result.potentials):,} images a state does not fit 24 bits, or a "
+            "message 16: Lava's CPU models do not check it, a chip may give other classes."
+        )
+
+
+def reported_timesteps(timesteps: int) -> tuple[int, ...]:
+    """Return 1, 2, 4, ... below ``timesteps`` (at least 1), then ``timesteps`` itself."""
+    return (*(2**exponent for exponent in range((timesteps - 1).bit_length())), timesteps)
+
+
+def _matches(predictions: Array | None, expected: Array | None) -> int | None:
+    return None if predictions is None or expected is None else int(np.count_nonzero(predictions == expected))
+
+
+def _fraction(matches: int | None, image_count: int) -> float | None:
+    return None if matches is None else matches / image_count
+
+
+def _interval(matches: int | None, image_count: int) -> Interval | None:
+    return None if matches is None else wilson_interval(matches, image_count)
+
+
+def _checked_size(result: RunResult, network: AnyNetwork) -> tuple[int, int]:
+    image_count, timesteps, classes = result.potentials.shape
+    spiking = (image_count, timesteps, len(network.spiking_layers))
+    fits = result.spike_counts.shape == spiking and result.synaptic_operations.shape == spiking
+    found_spikes = None if result.output_spikes is None else result.output_spikes.shape
+    fits &= found_spikes == (result.potentials.shape if network.readout == "spikes" else None)
+    outputs = network.shapes[-1][0]
+    if not fits or classes != outputs or image_count < 1 or timesteps < 1:
+        raise DataError(
+            f"found potentials {result.potentials.shape}, output spikes {found_spikes}, spike counts "
+            f"{result.spike_counts.shape} and synaptic operations {result.synaptic_operations.shape}",
+            where="result",
+            expected=(
+                f"must be (N, T, {outputs}), {'the same' if network.readout == 'spikes' else None}, "
+                f"(N, T, {spiking[2]}) and (N, T, {spiking[2]}), N and T >= 1"
+            ),
+            hint="Use the network of the run.",
+        )
+    return image_count, timesteps
+
+
+def _check_shape(name: str, array: Array | None, expected: tuple[int, ...]) -> None:
+    if array is not None and array.shape != expected:
+        raise DataError(
+            f"found shape {array.shape}",
+            where=name,
+            expected=f"must be {expected} for this run",
+            hint="Pass those of the images in the run.",
+        )
+
+
+def _saturated_images(result: RunResult, network: AnyNetwork) -> int:
+    """Number of images with an output potential at the limit of its range (the high digit, if there are two)."""
+    if isinstance(network, GradedNetwork):
+        return 0
+    low_bits = network.low_bits if isinstance(network, QuantizedNetwork) else 0
+    limit = limits.POTENTIAL_LIMIT * max(1, (1 << low_bits) - 1)
+    return int((np.abs(result.potentials).max(axis=(1, 2)) >= limit).sum())
+
+
+def _check_label_range(labels: Array | None, classes: int) -> None:
+    if labels is None:
+        return
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise DataError(
+            f"found {low}..{high}",
+            where="labels",
+            expected=f"must be 0..{classes - 1}, the classes of the network",
+            hint="Use the data the CNN was trained on.",
+        )
