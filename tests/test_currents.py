@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import threading
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from support.strategies import Case, networks
 from loihi_convert.arrays import Shape
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.simulation import convolution as module
-from loihi_convert.simulation.convolution import MAX_BYTE
+from loihi_convert.simulation.convolution import MAX_BYTE, WITHOUT_NNPACK
 from loihi_convert.simulation.currents import Currents, sum_pool, summed_currents
 
 HAS_INT8 = platform.machine() == "x86_64" and torch.backends.mkldnn.is_available()
@@ -126,3 +127,25 @@ def test_a_torch_without_or_with_wrong_int8_falls_back_to_float32(monkeypatch: p
     assert operator.uses_int8 == (broken == "wrong for one")
     assert operator(np.ones((1, 4, 4, 1), operator.input_dtype)).sum() == 16
     assert operator(np.ones((1, 4, 4, 1), operator.input_dtype)).sum() == 16
+
+
+def test_nnpack_stays_off_until_the_last_thread_has_left() -> None:
+    """One enters, another one enters, the first leaves: torch's setting is one for both."""
+    before = torch._C._get_nnpack_enabled()
+    entered, may_leave = threading.Event(), threading.Event()
+    found = []
+
+    def other() -> None:
+        with WITHOUT_NNPACK:
+            entered.set()
+            may_leave.wait(60)
+            found.append(torch._C._get_nnpack_enabled())
+
+    thread = threading.Thread(target=other)
+    with WITHOUT_NNPACK:
+        thread.start()
+        assert entered.wait(60)
+    may_leave.set()
+    thread.join(60)
+    assert found == [False]
+    assert torch._C._get_nnpack_enabled() == before

@@ -13,7 +13,9 @@ Axes: N images or image-steps, then H W C, channels last.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -35,6 +37,34 @@ class Geometry(NamedTuple):
     padding: Pair
     dilation: Pair
     groups: int
+
+
+class _WithoutNnpack:
+    """While any thread is within it, torch does not use NNPACK, whose transforms (Winograd, Fourier) round.
+
+    The setting is one for all threads: restored by each as it found it, it would return while others are still within.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._setting = ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._threads:
+                self._setting.enter_context(torch.backends.nnpack.flags(enabled=False))
+            self._threads += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._threads -= 1
+            if not self._threads:
+                self._setting.close()
+
+
+WITHOUT_NNPACK: Final = _WithoutNnpack()
+"""The context for convolutions that must be exact."""
 
 
 class Convolution:
@@ -100,8 +130,7 @@ class Convolution:
         maps = torch.from_numpy(inputs).permute(0, 3, 1, 2)
         if self._onednn_errs:
             return channels_last_of(convolved_by_product(maps, self._kernel, self._geometry))
-        # NNPACK, which torch may choose for some shapes, uses transforms (Winograd, Fourier), which round.
-        with torch.backends.nnpack.flags(enabled=False):
+        with WITHOUT_NNPACK:
             return channels_last_of(functional.conv2d(maps, self._kernel, None, *self._geometry))
 
     def _int8_if_equal(self, weight: Array, input_shape: tuple[int, int, int], largest_input: int) -> _Int8 | None:

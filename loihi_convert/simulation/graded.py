@@ -18,7 +18,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.chip import limits
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
-from loihi_convert.simulation.convolution import Geometry, convolved_by_product, onednn_errs
+from loihi_convert.simulation.convolution import WITHOUT_NNPACK, Geometry, convolved_by_product, onednn_errs
 
 _EXACT_IN_FLOAT32: Final = 2 ** (np.finfo(np.float32).nmant + 1)
 
@@ -168,8 +168,7 @@ def _sums(synapse: Conv | Dense, values: Array, dtype: torch.dtype) -> Array:
     geometry = Geometry(synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
     if onednn_errs(geometry, weight.shape[2:], inputs.shape[2:]):
         return convolved_by_product(inputs, weight, geometry).numpy().astype(np.int64)
-    # NNPACK, which torch may choose for some shapes, uses transforms (Winograd, Fourier), which round.
-    with torch.backends.nnpack.flags(enabled=False):
+    with WITHOUT_NNPACK:
         return functional.conv2d(inputs, weight, None, *geometry).numpy().astype(np.int64)
 
 
