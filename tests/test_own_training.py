@@ -384,6 +384,7 @@ def test_a_built_in_cnn_is_trained_on_own_images(folder: Path, invoke: Invoke) -
         (("--mean", 0.3), "--std: not given"),
         (("--arch", "fine_tuned_nets:Net", "--architecture", "digits-cnn"), "--architecture: given with --arch"),
         (("--mean", 0.3, "--std", 0.4), "--mean: given without --arch"),
+        (("--arch", "vgg-small"), "`train` takes vgg-small as --architecture; its checkpoints need none."),
         (
             ("--arch", "fine_tuned_nets:Net", "--qcfs", 2, "--weight-bits", 4),
             "--weight-bits: cannot be set for your own CNN",

@@ -13,10 +13,11 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
 from torch import nn
 
+from loihi_convert.choices import Architecture
 from loihi_convert.errors import UsageError
 
 _MAX_NAMES: Final = 4
@@ -36,10 +37,12 @@ def build_cnn(arch: str) -> nn.Module:
     """
     found = _ARCH.fullmatch(arch)
     if found is None:
+        is_built_in = arch in get_args(Architecture)
         raise UsageError(
             f"found {arch!r}",
             where="arch",
             expected="must be package.module:factory, such as nets.small:make_cnn (names, not paths)",
+            hint=f"`train` takes {arch} as `architecture`; its checkpoints need none." if is_built_in else "",
         )
     module_name, name = found["module"], found["name"]
     positional, keywords = _arguments(found["arguments"] or "()")
