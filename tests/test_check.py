@@ -465,12 +465,16 @@ def test_the_soft_reset_circuit_is_counted_for_the_chip() -> None:
 
 
 def test_each_kind_of_neuron_side_by_side() -> None:
-    """The network above: the circuit has 18 + 4 synapses more, and a neuron and a core for the bias source's spike."""
+    """The network above: the circuit has 18 + 4 synapses more, and a neuron and a core for the bias source's spike.
+
+    With graded spikes the 4 biases are synapses from a third channel of 9 neurons.
+    """
     network = good(reset="soft", readout=replace(READOUT, bias=np.arange(4, dtype=np.int32)))
     assert [(cost.neurons, cost.cores, cost.neuron_count, cost.synapses) for cost in neuron_costs(network)] == [
         ("own", (3, 3), 22, 72 + 71),
         ("circuit", (4, 4), 23, 72 + 71 + 18 + 4),
         ("LIF", (3, 3), 22, 72 + 71),
+        ("graded", (3, 3), 22 + 9, 72 + 71 + 4),
     ]
 
 

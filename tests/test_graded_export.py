@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,6 +25,7 @@ from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.graded import run_graded
 from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.chip import limits
+from loihi_convert.chip.resources import network_resources, neuron_costs, resources
 from loihi_convert.conversion.compensated_rounding import compensated
 from loihi_convert.conversion.graded import to_graded
 from loihi_convert.errors import InputError, NetxError, RangeError, UnsupportedModelError
@@ -318,9 +320,11 @@ def test_lavas_own_models_give_the_same_messages(model: Callable[[], nn.Module])
 
 
 @pytest.mark.lava
-def test_the_command_line_runs_a_file_on_lava(exported: Path, invoke: Invoke) -> None:
-    done = invoke("run", exported, "--data", "own.npz", "--backend", "sim", "--images", "5", "-o", "run")
+def test_the_command_line_runs_a_file_on_lava(exported: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.import_module("loihi_convert.cli.run"), "SIM_IMAGES", 5)
+    done = invoke("run", exported, "--data", "own.npz", "--backend", "sim", "-o", "run")
     assert done.code == 0
+    assert "running the first 5 of 30 test images" in done.err
     assert "Lava equals ref in every message and activation of every layer, all 5 images" in " ".join(done.out.split())
     manifest = json.loads(Path("run/manifest.json").read_text())
     assert (manifest["backend"], "lava-nc" in manifest["backend_versions"]) == ("sim", True)
@@ -366,19 +370,31 @@ def test_thresholds_are_kept_in_a_file(network: GradedNetwork, tmp_path: Path) -
     assert read_graded(tmp_path / "model.net").layers[0].threshold == 3
 
 
+@pytest.mark.parametrize("model", [chain, Skip])
+def test_check_predicts_the_resources_of_the_file(model: Callable[[], nn.Module]) -> None:
+    cnn = to_relu_network(model(), SHAPE)
+    made = to_graded(cnn, images()).network
+    found = resources(SHAPE, [(layer.name, layer.synapse) for layer in made.layers[1:]])  # type: ignore[misc]
+    (predicted,) = (cost for cost in neuron_costs(cnn) if cost.neurons == "graded")
+    assert (predicted.cores, predicted.neuron_count) == (found.cores, sum(layer.neurons for layer in found.layers))
+    assert predicted.neuron_count > sum(layer.neurons for layer in network_resources(cnn).layers)
+
+
 def test_the_table_takes_binary_spikes_from_the_cards() -> None:
-    """docs/results/graded.csv: the accuracies beside those of graded spikes, and one row for each network."""
+    """docs/results/graded.csv: a row for graded spikes of each network, and one for each of its files in the table."""
     folder = SUPPORT.parents[1]
     with (folder / "docs" / "results" / "graded.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [row["network"] for row in rows] == ["mnist", "fashion-mnist", "cifar10", "cifar10-resnet20"]
-    for row in rows:
-        card = json.loads((folder / "netx_models" / row["network"] / "card.json").read_text())
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    assert networks == ["mnist", "fashion-mnist", "cifar10", "cifar10-resnet20"]
+    for name in networks:
+        card = json.loads((folder / "netx_models" / name / "card.json").read_text())
         known = {
-            f"spikes, T = {point['timesteps']} %": f"{100 * point['accuracy']:.2f}"
+            str(point["timesteps"]): f"{100 * point['accuracy']:.2f}"
             for one in card["networks"]
             for point in one["test"]
-            if point["timesteps"] == one["timesteps"]
+            if point["timesteps"] == one["timesteps"] and point["timesteps"] in (1, 4, 8, 64)
         }
-        for name in (name for name in row if name.startswith("spikes")):
-            assert row[name] == known.get(name, "")
+        own = [row for row in rows if row["network"] == name]
+        assert own[0]["neurons"] == "graded"
+        assert {row["timesteps"]: row["accuracy"] for row in own[1:]} == known

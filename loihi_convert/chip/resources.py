@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
@@ -32,7 +32,7 @@ from loihi_convert.chip.synaptic_memory import Kernel
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.relays import relay_count
-from loihi_convert.ir.synapse import Dense, Synapse, pooled_shape
+from loihi_convert.ir.synapse import Conv, Dense, Synapse, pooled_shape
 from loihi_convert.records import Record
 
 
@@ -223,6 +223,10 @@ def network_resources(network: ReluNetwork | QuantizedNetwork, *, has_circuit: b
     )
 
 
+NeuronKind = Literal["own", "circuit", "LIF", "graded"]
+"""See `NeuronCost`."""
+
+
 class NeuronCost(Record):
     """What a network takes with one kind of neuron.
 
@@ -230,7 +234,8 @@ class NeuronCost(Record):
     ----------
     neurons
         "own": soft reset in microcode; "circuit": soft reset by the circuit of stock processes; "LIF": Lava's stock LIF
-        neuron, which resets to 0.
+        neuron, which resets to 0; "graded": sigma-delta neurons (`ir.graded`), without the input neurons, as for the
+        others.
     cores
         Fewest and most Loihi 2 neurocores.
     neuron_count
@@ -239,7 +244,7 @@ class NeuronCost(Record):
         Nonzero synapses, with those of the circuit.
     """
 
-    neurons: Literal["own", "circuit", "LIF"]
+    neurons: NeuronKind
     cores: CoreRange
     neuron_count: int
     synapses: int
@@ -248,13 +253,14 @@ class NeuronCost(Record):
 def neuron_costs(network: ReluNetwork | QuantizedNetwork) -> tuple[NeuronCost, ...]:
     """Return what ``network`` takes with each kind of neuron, which is what a soft reset costs on a chip.
 
-    Only resources are compared: neurons that reset to 0 fire differently, so accuracy differs, too.
+    Only resources are compared: neurons that reset to 0, or send integers, fire differently, so accuracy differs, too.
     """
     plain, circuit = (network_resources(network, has_circuit=has_circuit) for has_circuit in (False, True))
-    kinds: tuple[tuple[Literal["own", "circuit", "LIF"], Chips], ...] = (
+    kinds: tuple[tuple[NeuronKind, Chips], ...] = (
         ("own", plain),
         ("circuit", circuit),
         ("LIF", plain),
+        ("graded", _graded_resources(network)),
     )
     return tuple(
         NeuronCost(
@@ -265,6 +271,29 @@ def neuron_costs(network: ReluNetwork | QuantizedNetwork) -> tuple[NeuronCost, .
         )
         for kind, chips in kinds
     )
+
+
+def _graded_resources(network: ReluNetwork | QuantizedNetwork) -> Chips:
+    """Return the resources with sigma-delta neurons: an output's bias is a synapse from one more channel before it.
+
+    See ``conversion.graded_rounding``; where that refuses a layer, the network is counted as it is.
+    """
+    layers = [(layer.name, layer.synapse) for layer in network.layers]
+    relays = [layer.relay_of for layer in network.layers]
+    (name, last), (before_name, before) = layers[-1], layers[-2] if len(layers) > 1 else layers[-1]
+    is_grouped = isinstance(before, Conv) and before.groups > 1
+    if len(layers) > 1 and isinstance(last, Dense) and last.bias is not None and not is_grouped:
+        places = last.weight.shape[1] // before.channels
+        constant = np.zeros((last.channels, places), last.weight.dtype)
+        constant[:, 0] = 1
+        wider = np.concatenate([before.weight, np.zeros_like(before.weight[:1])])
+        layers[-2:] = [
+            (before_name, replace(before, weight=wider, bias=None)),
+            (name, replace(last, weight=np.concatenate([last.weight, constant], axis=1), bias=None)),
+        ]
+        if (relay_of := relays[-2]) is not None:
+            relays[-2] = np.append(relay_of, -1)
+    return resources(network.input_shape, layers, relays=relays)
 
 
 def _placed(

@@ -135,12 +135,14 @@ def run(
     network = external.read_any(paths[0])
     if isinstance(network, GradedNetwork) and network.is_converted:
         splits = request.load(paths[0], network.provenance.model, network.input_shape)
+        count = _image_count(image_count, backend, splits)
+        _say_what_is_left_out(splits, count, is_chosen=image_count is not None, early_exit=False)
         run_graded_file(
             output,
             paths,
             network,
             splits,
-            splits.test[: _image_count(image_count, backend, splits)],
+            splits.test[:count],
             runner,
             {
                 "timesteps": steps not in ((), (1,)),

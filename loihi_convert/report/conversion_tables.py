@@ -144,6 +144,7 @@ _NEURONS: Final = {
     "own": ("soft reset, own neurons", "microcode, which needs Intel's tools"),
     "circuit": ("soft reset, stock circuit", "export --target loihi2"),
     "LIF": ("hard reset, stock LIF", "export --reset hard, other spikes"),
+    "graded": ("graded spikes, stock SigmaDelta", "export --spikes graded, one step"),
 }
 
 

@@ -4,7 +4,12 @@
 set -euo pipefail
 what=$1; mkdir -p "$2"; d=$(cd "$2" && pwd); h=$(hostname -s)
 if [ "$what" = stop ]; then
-    for p in slurmd ctld munged; do [ -f "$d/$p.pid" ] && kill "$(cat "$d/$p.pid")" 2>/dev/null || true; done
+    for p in slurmd ctld munged; do
+        pid=$(cat "$d/$p.pid" 2>/dev/null) || continue
+        kill "$pid" 2>/dev/null || continue
+        # It writes its state while it ends.
+        for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null && sleep 0.1 || break; done
+    done
     exit 0
 fi
 mkdir -p "$d/spool" "$d/state" "$d/log" /run/munge /etc/munge
