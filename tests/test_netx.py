@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.errors import InputError, NetxError
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
+from loihi_convert.netx.hdf5 import file_content
 
 
 def assert_same(found: QuantizedNetwork, expected: QuantizedNetwork) -> None:
@@ -176,6 +178,19 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file or directory") as caught:
         netx.write(small_network(), tmp_path / "absent" / "model.net")
     assert caught.value.where == str(tmp_path / "absent" / "model.net")
+
+
+def test_chunks_do_not_cut_through_kernels() -> None:
+    """A pooling of 4 x 4 repeats each weight 16 times, side by side; h5py's own chunks would separate them."""
+    kernels = np.random.default_rng(0).integers(-128, 128, (64, 32, 3, 3)).astype(np.int8)
+    repeated = kernels.repeat(4, axis=2).repeat(4, axis=3)
+    content = file_content({"weight": repeated, "once": kernels, "small": np.arange(500, dtype=np.int32)})
+    with h5py.File(io.BytesIO(content)) as file:
+        assert file["weight"].chunks[1:] == repeated.shape[1:]
+        assert file["weight"].id.get_storage_size() < 3 * file["once"].id.get_storage_size()
+        # An index of chunks would take more than compression saves.
+        assert (file["small"].chunks, file["small"].compression) == (None, None)
+        assert np.array_equal(file["weight"][()], repeated)
 
 
 @pytest.mark.slow

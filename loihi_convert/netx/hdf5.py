@@ -13,7 +13,7 @@ import io
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import h5py
 import numpy as np
@@ -37,6 +37,10 @@ _MAX_RATIO: Final = 256
 """Largest ratio of dataset bytes to file bytes: a small file must not fill the memory. Weights repeated by a pooling
 compress 10 to 50 times; those after the average of a large map up to 300 times with gzip, less than 88 times with
 lzf."""
+_LEAST_COMPRESSED: Final = 4096
+"""Bytes from which on a dataset is compressed: HDF5's index of its chunks takes a kilobyte or more."""
+_CHUNK: Final = 2**18
+"""Most bytes of a chunk, unless one row has more."""
 _DEEPEST: Final = f"{NATIVE_GROUP}/layer/0/balanced/threshold".count("/")
 _MAX_REASON_LENGTH: Final = 400
 _MAX_TEXT_LENGTH: Final = 1000
@@ -65,17 +69,27 @@ def _image(datasets: Datasets, compression: str) -> bytes:
     unused = f"in-memory {next(_IMAGES)}"
     with h5py.File(unused, "w", driver="core", backing_store=False, userblock_size=_SEAL_LENGTH) as file:
         for name, value in datasets.items():
-            # HDF5 compresses and checksums only datasets that can be chunked: not scalars or empty ones.
-            filters = (
-                {"compression": compression, "shuffle": True, "fletcher32": True} if value.shape and value.size else {}
-            )
             # Flushed, so that its place does not depend on when it is closed: a profiler, such as that of Dask's
             # workers, may hold the frame that has it.
-            file.create_dataset(name, data=value, **filters).flush()
+            file.create_dataset(name, data=value, **_storage(value, compression)).flush()
         file.attrs[_DIGEST] = content_sha256(datasets)
         file.flush()
         image: bytes = file.id.get_file_image()
     return image
+
+
+def _storage(value: Array, compression: str) -> dict[str, Any]:
+    """How a dataset is stored: compressed, in chunks of whole rows, unless it is small."""
+    if value.nbytes < _LEAST_COMPRESSED:
+        return {}
+    # h5py's own chunks cut through kernels, where the weights that a pooling repeats stand side by side.
+    rows = min(len(value), max(1, _CHUNK // value[0].nbytes))
+    return {
+        "chunks": (rows, *value.shape[1:]),
+        "compression": compression,
+        "shuffle": True,
+        "fletcher32": True,
+    }
 
 
 def read_content(path: Path) -> bytes:
