@@ -112,8 +112,10 @@ def to_integers(
     choice_record = [asdict(trial) for trial in trials]
     spiking = replace(made.spiking, provenance=made.spiking.provenance.with_parts(choice=choice_record))
     quantized = replace(made.quantized, provenance=made.quantized.provenance.with_parts(choice=choice_record))
+    # Images that did not choose the scales; on a chip potentials wrap, which is worse, so there all are counted.
+    counted = images if quantized.target == "loihi2" else trial_images(images, timesteps)
     with bars(f"T = {timesteps}: counting clipped potentials") as progress:
-        report = report_quantization(quantized, spiking, images, device=device, progress=progress)
+        report = report_quantization(quantized, spiking, counted, device=device, progress=progress)
     compared = np.asarray(images[:COMPARED_IMAGES])
     rounding = _rounding_notes(measure_of(cnn.task), spiking, quantized, compared)
     notes = (*choice, *_bias_notes(spiking), *_readout_notes(quantized, report, quantize_options), *rounding)
