@@ -86,7 +86,7 @@ class _Computing:
             if self._claims:
                 cell, outcome = self._executor.next_done()
                 outcome = self._stored(cell, outcome)
-                self._claims.pop(cell.name).release()
+                self._release(cell)
                 self._finish(cell, outcome)
             elif self._waiting:
                 # Others compute all that is left.
@@ -96,6 +96,11 @@ class _Computing:
         """Let others have what is not finished."""
         for claim in self._claims.values():
             claim.release()
+
+    def _release(self, cell: Cell[Any]) -> None:
+        # Ctrl-C may come between the two: a claim that is not in the list would never be released.
+        self._claims[cell.name].release()
+        del self._claims[cell.name]
 
     def _submit(self) -> None:
         """Give the executor as many cells as it has slots; look at each waiting cell at most once."""
@@ -112,11 +117,12 @@ class _Computing:
             claim = None if None in needed else self._store.claim(cell)
             if claim is None:
                 self._waiting.append(cell)
-            elif self._store.get(cell) is not None:
-                claim.release()
+                continue
+            self._claims[cell.name] = claim
+            if self._store.get(cell) is not None:
+                self._release(cell)
                 self._clock.found(cell)
             else:
-                self._claims[cell.name] = claim
                 self._executor.submit(cell, tuple(one.result for one in needed if one is not None))
 
     def _outcome(self, need: Cell[Any]) -> Outcome | None:

@@ -33,11 +33,14 @@ class Claim:
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path, self._descriptor = path, descriptor
+        self._is_held = True
 
     def release(self) -> None:
-        """Let others have it."""
-        self._path.unlink(missing_ok=True)
-        os.close(self._descriptor)
+        """Let others have it; a second time does nothing."""
+        if self._is_held:
+            self._path.unlink(missing_ok=True)
+            self._is_held = False
+            os.close(self._descriptor)
 
 
 class Store:
