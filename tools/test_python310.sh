@@ -18,7 +18,7 @@ trap 'rm -rf "$folder"' EXIT
 python3 -m uv venv --quiet --no-config --python "$python" "$folder/venv"
 python="$folder/venv/bin/python"
 # Without --no-config, [tool.uv] of pyproject.toml would replace upstream's pins.
-python3 -m uv pip install --quiet --no-config --python "$python" '.[lava,nir,sweep]' hatchling hypothesis pytest-timeout
+python3 -m uv pip install --quiet --no-config --python "$python" '.[lava,nir,sweep]' hatchling hypothesis pytest-timeout pytest-xdist
 "$python" -c 'import platform, numpy, pytest, torch
 print("Python", platform.python_version(), "NumPy", numpy.__version__, "torch", torch.__version__, "pytest", pytest.__version__)'
 
