@@ -11,6 +11,7 @@ NUMBERS = {2**12, 2**12 - 1, 2**17, 2**17 - 1, 2**23, 2**23 - 1, 2**24, 2**24 - 
 COINCIDENCES = {
     ("simulation/activations.py", 2**12),
     ("cnn/checkpoint.py", 2**12),
+    ("netx/hdf5.py", 2**12),
     ("metrics/activation_errors.py", 2**23),
 }
 
