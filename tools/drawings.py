@@ -131,6 +131,48 @@ def accuracy_picture(cards: Mapping[str, Mapping[str, Any]], names: Mapping[str,
     return svg(740, 394, "Accuracy against the number of time steps, MNIST, Fashion-MNIST and CIFAR-10", plot.elements)
 
 
+def graded_picture(rows: Sequence[Mapping[str, str]], names: Mapping[str, str], *, dark: bool) -> str:
+    """Return points lost against synaptic operations: binary spikes as a line through their T, graded ones as a ring.
+
+    ``rows`` are those of docs/results/graded.csv; ``names`` are titles of its networks, one plot each, two in a row.
+    """
+    colours, elements = theme(dark), list[str]()
+    for index, (network, name) in enumerate(names.items()):
+        own = [row for row in rows if row["network"] == network]
+        (graded,) = (row for row in own if row["neurons"] == "graded")
+        places = {row["timesteps"]: _work_and_loss(row) for row in own if row["neurons"] == "spikes"}
+        works, losses = zip(*places.values(), _work_and_loss(graded), strict=True)
+        ends = math.floor(min(works)), math.ceil(max(works))
+        step = next(step for step in (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10) if max(losses) <= 4.5 * step)
+        rungs = range(math.ceil(max(losses) / step + 0.5) + 1)
+        box = (56.0 + 360 * (index % 2), 44.0 + 214 * (index // 2), 280.0, 136.0)
+        plot = Canvas(box, ends, (-step * rungs[-1], 0.3 * step), colours)
+        decades = {float(x): _millions(x) for x in range(ends[0], ends[1] + 1)}
+        plot.axes(decades, {-step * rung: f"{step * rung:g}" for rung in rungs})
+        plot.text(ends[0], 0.3 * step, f"{name}, CNN {graded['cnn_accuracy']} %", dy=-18)
+        plot.line([(x, -loss) for x, loss in places.values()], colours.hues[0], width=2)
+        for steps, (x, loss) in places.items():
+            plot.dot(x, -loss, colours.hues[0])
+            plot.text(x, -loss, steps, colours.hues[0], anchor="middle", dy=18)
+        plot.dot(works[-1], -losses[-1], colours.hues[1], hollow=True)
+        plot.text(works[-1], -losses[-1], "graded", colours.hues[1], anchor="middle", dy=-8)
+        elements += plot.elements
+    height = 44 + 214 * math.ceil(len(names) / 2)
+    words = Canvas((56, height, 280, 20), (0, 1), (0, 1), colours)
+    words.text(0, 1, "across: synaptic operations per image; down: points below the CNN; numbers: T of binary spikes")
+    title = "Points lost against synaptic operations, with graded spikes and with binary spikes"
+    return svg(720, height + 16, title, elements + words.elements)
+
+
+def _work_and_loss(row: Mapping[str, str]) -> Point:
+    """The logarithm of the synaptic operations, and the points below the CNN."""
+    return math.log10(float(row["synaptic_operations"])), float(row["cnn_accuracy"]) - float(row["accuracy"])
+
+
+def _millions(exponent: int) -> str:
+    return f"{10 ** (exponent - 6):g} M"
+
+
 def reset_picture(*, dark: bool) -> str:
     """Return the membrane potential of a neuron over 12 steps, with soft and with hard reset."""
     colours, elements = theme(dark), list[str]()

@@ -1,7 +1,9 @@
-"""Write docs/results/graded.csv: python tools/graded_results.py mnist=runs/mnist-graded cifar10=runs/cifar10-graded ...
+"""Write docs/results/graded.csv: python tools/graded_results.py mnist=runs/mnist-graded,runs/mnist-spikes ...
 
-Each argument names a folder of netx_models/ and a run folder of its CNN as graded spikes (`loihi-convert run`). The
-accuracies of binary spikes are those of the folder's model card, on all test images.
+Each argument names a folder of netx_models/ and two run folders (`loihi-convert run`): one of its CNN as graded spikes,
+with ``--model``, and one of its files of binary spikes, at the T of `TIMESTEPS`. Rows of other networks stay. The
+accuracies of binary spikes are those of the folder's model card, on all test images; their spikes and synaptic
+operations are means over the images of the run.
 """
 
 from __future__ import annotations
@@ -9,50 +11,73 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).parents[1]
 OUTPUT: Final = ROOT / "docs" / "results" / "graded.csv"
 TIMESTEPS: Final = (1, 4, 8, 64)
+COLUMNS: Final = (
+    "network",
+    "neurons",
+    "timesteps",
+    "accuracy",
+    "cnn_accuracy",
+    "events",
+    "synaptic_operations",
+    "images",
+    "steps_to_output",
+)
+"""``events`` are messages or spikes of an image; ``images`` those over which they are counted."""
 
 
-def row(name: str, folder: Path) -> dict[str, object]:
-    """Return the figures of one network."""
+def graded_row(name: str, folder: Path) -> dict[str, object]:
+    """Return the figures of graded spikes."""
     (found,) = json.loads((folder / "result.json").read_text()).values()
-    card = json.loads((ROOT / "netx_models" / name / "card.json").read_text())
     (point,) = found["points"]
-    return {
-        "network": name,
-        "images": found["image_count"],
-        "CNN %": percent(found["cnn_accuracy"]),
-        "graded, one step %": percent(point["accuracy"]),
-        **{f"spikes, T = {steps} %": accuracy(card, steps) for steps in TIMESTEPS},
-        "messages": round(point["spikes_per_image"]),
-        "SynOps, M": f"{point['synaptic_operations'] / 1e6:.1f}",
-        "steps to the output": found["depth"],
-    }
+    return _row(name, "graded", found, point, point["accuracy"], found["cnn_accuracy"])
 
 
-def accuracy(card: dict[str, Any], timesteps: int) -> str:
-    """Return the test accuracy of the card's file for T, in percent; empty without one."""
-    known = [one["test"] for one in card["networks"] if one["timesteps"] == timesteps]
-    points = [point["accuracy"] for point in (known[0] if known else []) if point["timesteps"] == timesteps]
-    return percent(points[0]) if points else ""
+def spikes_rows(name: str, folder: Path) -> Iterator[dict[str, object]]:
+    """Yield the figures of each file of binary spikes that the card has at a T of `TIMESTEPS`."""
+    card = json.loads((ROOT / "netx_models" / name / "card.json").read_text())
+    runs = {found["timesteps"]: found for found in json.loads((folder / "result.json").read_text()).values()}
+    for network in card["networks"]:
+        timesteps = network["timesteps"]
+        if timesteps in TIMESTEPS:
+            found = runs[timesteps]
+            (point,) = (point for point in found["points"] if point["timesteps"] == timesteps)
+            (test,) = (point for point in network["test"] if point["timesteps"] == timesteps)
+            yield _row(name, "spikes", found, point, test["accuracy"], card["cnn_test_accuracy"])
 
 
-def percent(share: float) -> str:
-    """Return a share in percent."""
-    return f"{100 * share:.2f}"
+def _row(
+    name: str, neurons: str, found: dict[str, Any], point: dict[str, Any], accuracy: float, cnn_accuracy: float
+) -> dict[str, object]:
+    values = (
+        *(name, neurons, point["timesteps"], f"{100 * accuracy:.2f}", f"{100 * cnn_accuracy:.2f}"),
+        *(round(point["spikes_per_image"]), f"{point['synaptic_operations']:.3g}", found["image_count"]),
+        # The output of graded spikes is there after one step of each layer.
+        found["depth"] if neurons == "graded" else point["global_steps"],
+    )
+    return dict(zip(COLUMNS, values, strict=True))
 
 
 def main() -> None:
     """Write the file."""
-    rows = [row(name, Path(folder)) for name, _, folder in (words.partition("=") for words in sys.argv[1:])]
+    chosen = dict(words.partition("=")[::2] for words in sys.argv[1:])
+    with OUTPUT.open(newline="", encoding="utf-8") as file:
+        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    order = [*dict.fromkeys(row["network"] for row in rows), *chosen]
+    rows = [row for row in rows if row["network"] not in chosen]
+    for name, folders in chosen.items():
+        graded, spikes = map(Path, folders.split(","))
+        rows += [graded_row(name, graded), *spikes_rows(name, spikes)]
     with OUTPUT.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(sorted(rows, key=lambda row: order.index(row["network"])))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import stored_results
-from drawings import accuracy_picture, reset_picture, staircase_picture
+from drawings import accuracy_picture, graded_picture, reset_picture, staircase_picture
 from netx_cards import card_table, index_page, read_card
 
 from loihi_convert.errors import VerificationError
@@ -167,6 +167,9 @@ def pictures() -> dict[str, str]:
     for dark in (False, True):
         shade = "dark" if dark else "light"
         drawn[f"accuracy-{shade}.svg"] = accuracy_picture({data: cards()[data] for data in DATA}, DATA, dark=dark)
+        graded = stored_results.rows_of("graded.csv")
+        names = {row["network"]: FOLDERS[row["network"]] for row in graded}
+        drawn[f"graded-{shade}.svg"] = graded_picture(graded, names, dark=dark)
         drawn[f"reset-{shade}.svg"] = reset_picture(dark=dark)
         drawn[f"staircase-{shade}.svg"] = staircase_picture(dark=dark)
     return drawn

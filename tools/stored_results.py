@@ -125,14 +125,26 @@ def torchvision() -> str:
     return markdown_table(heads, cells)
 
 
-def graded() -> str:
-    """Return the accuracy of graded spikes in one step beside binary ones, and what they send."""
-    rows = rows_of("graded.csv")
-    counts = ("images", "messages")
-    heads = list(rows[0])
-    return markdown_table(
-        heads, [[grouped(row[name]) if name in counts else row[name] for name in heads] for row in rows]
-    )
+def graded(cell: Callable[[Row], str]) -> Callable[[], str]:
+    """Return a table of graded spikes beside binary ones: a line for each network, ``cell`` for each kind and T."""
+
+    def head(row: Row) -> str:
+        return "graded, one step" if row["neurons"] == "graded" else f"spikes, {_at(row)}"
+
+    def table() -> str:
+        rows = rows_of("graded.csv")
+        cnn = {row["network"]: row["cnn_accuracy"] for row in rows if row["neurons"] == "graded"}
+        return crossed(rows, lambda row: f"{row['network']}, CNN {cnn[row['network']]} %", head, cell)
+
+    return table
+
+
+def _accuracy_and_work(row: Row) -> str:
+    return f"{row['accuracy']} %, {float(row['synaptic_operations']) / 1e6:.3g} M"
+
+
+def _events_and_steps(row: Row) -> str:
+    return f"{grouped(row['events'])}, {row['steps_to_output']}"
 
 
 def pilotnet() -> str:
@@ -162,7 +174,8 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "mnist-1d": accuracies("mnist-1d", lambda row: {"": row["variant"], "CNN": row["cnn_accuracy"]}),
     "conv3-max": accuracies("conv3-max", lambda row: {"": row["variant"], "CNN": row["cnn_accuracy"]}),
     "graph-peers": graph_peers,
-    "graded": graded,
+    "graded": graded(_accuracy_and_work),
+    "graded-events": graded(_events_and_steps),
     "nir-readers": nir_readers,
     "pilotnet": pilotnet,
     "torchvision": torchvision,
