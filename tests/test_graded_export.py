@@ -297,8 +297,14 @@ def test_a_sequence_that_does_not_change_sends_nothing(exported: Path) -> None:
     assert (result.potentials == result.potentials[0]).all()
 
 
+def wide() -> nn.Module:
+    """More channels than int8 can count, in which Lava's Conv keeps its geometry."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(2, 130, 3), nn.ReLU(), nn.Flatten(), nn.Linear(130 * 6 * 4, 3, bias=False))
+
+
 @pytest.mark.lava
-@pytest.mark.parametrize("model", [chain, Skip])
+@pytest.mark.parametrize("model", [chain, Skip, wide])
 def test_lavas_own_models_give_the_same_messages(model: Callable[[], nn.Module]) -> None:
     """Every message and activation of every layer and all outputs, of single images and of a sequence, error 0; layers
     with thresholds among them."""
