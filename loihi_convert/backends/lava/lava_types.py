@@ -1,4 +1,4 @@
-"""Types of the Lava objects used here, as Lava has no type annotations, and the connection of two ports."""
+"""Types of the Lava objects used here, which Lava does not annotate, and the connection of two ports."""
 
 from __future__ import annotations
 

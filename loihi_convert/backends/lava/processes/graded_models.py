@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 from lava.magma.core.decorator import implements, requires, tag
-from lava.magma.core.model.py.type import LavaPyType
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from lava.proc.conv.models import PyConvModelFixed
@@ -17,7 +16,7 @@ from lava.proc.dense.process import Dense
 from lava.proc.sdn.models import PyDeltaModelFixed, PySigmaDeltaModelFixed, PySigmaModelFixed
 from lava.proc.sdn.process import Delta, Sigma, SigmaDelta
 
-from loihi_convert.backends.lava.processes.guarded import GuardedModel
+from loihi_convert.backends.lava.processes.guarded import GuardedConv, GuardedModel
 from loihi_convert.backends.lava.recording import Recorder
 
 Array = npt.NDArray[Any]
@@ -112,14 +111,8 @@ class RecordingSigmaModel(_Recording, PySigmaModelFixed):
 @implements(proc=Conv, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fixed_pt")
-class GuardedConvModel(GuardedModel, PyConvModelFixed):
-    """Lava's Conv in integers. Its geometry has more than 8 bits: NumPy 2 does not compare 128 channels with int8."""
-
-    kernel_size: Array = LavaPyType(np.ndarray, np.int32)
-    stride: Array = LavaPyType(np.ndarray, np.int32)
-    padding: Array = LavaPyType(np.ndarray, np.int32)
-    dilation: Array = LavaPyType(np.ndarray, np.int32)
-    groups: Array = LavaPyType(np.ndarray, np.int32)
+class GuardedConvModel(GuardedConv, PyConvModelFixed):
+    """Lava's Conv in integers."""
 
     def step(self) -> None:
         PyConvModelFixed.run_spk(self)

@@ -7,8 +7,14 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from lava.magma.core.model.py.model import PyLoihiProcessModel
+from lava.magma.core.model.py.type import LavaPyType
+
+Array = npt.NDArray[Any]
 
 
 class GuardedModel(PyLoihiProcessModel):
@@ -44,3 +50,17 @@ class GuardedModel(PyLoihiProcessModel):
             reason = f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
             Path(self.proc_params["failure"]).write_text(reason, encoding="utf-8")
             os._exit(1)
+
+
+class GuardedConv(GuardedModel):
+    """A model of Conv, with a geometry of int32.
+
+    Lava's models store it as int8, which a long pooled kernel or many groups would overflow; NumPy 2 does not even
+    compare 128 channels with int8.
+    """
+
+    kernel_size: Array = LavaPyType(np.ndarray, np.int32)
+    padding: Array = LavaPyType(np.ndarray, np.int32)
+    stride: Array = LavaPyType(np.ndarray, np.int32)
+    dilation: Array = LavaPyType(np.ndarray, np.int32)
+    groups: Array = LavaPyType(np.ndarray, np.int32)

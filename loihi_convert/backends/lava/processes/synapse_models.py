@@ -20,14 +20,14 @@ from lava.proc.conv.process import Conv
 from lava.proc.dense.process import Dense
 
 from loihi_convert.backends.lava.processes.gemm import ConvGemm
-from loihi_convert.backends.lava.processes.guarded import GuardedModel
+from loihi_convert.backends.lava.processes.guarded import GuardedConv, GuardedModel
 
 Array = npt.NDArray[Any]
 
 
 @implements(proc=Conv, protocol=LoihiProtocol)
 @requires(CPU)
-class PyConvModelGemm(GuardedModel):
+class PyConvModelGemm(GuardedConv):
     """Convolution as in `gemm.ConvGemm`.
 
     Axes are Lava's: input and output W, H, C; ``weight`` (C_out, K_w, K_h, C_in / groups), flipped in both kernel axes,
@@ -41,12 +41,6 @@ class PyConvModelGemm(GuardedModel):
     weight_exp: Array = LavaPyType(np.ndarray, np.int32)
     num_weight_bits: Array = LavaPyType(np.ndarray, np.int32)
     num_message_bits: Array = LavaPyType(np.ndarray, np.int32)
-    # Lava's models store the next five as int8, which a long pooled kernel or many groups would overflow.
-    kernel_size: Array = LavaPyType(np.ndarray, np.int32)
-    padding: Array = LavaPyType(np.ndarray, np.int32)
-    stride: Array = LavaPyType(np.ndarray, np.int32)
-    dilation: Array = LavaPyType(np.ndarray, np.int32)
-    groups: Array = LavaPyType(np.ndarray, np.int32)
 
     def prepare(self) -> None:
         self._synapse = ConvGemm(
