@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from loihi_convert import external, netx
 from loihi_convert.arrays import Array
-from loihi_convert.backends import RunResult, open_backend
+from loihi_convert.backends import RunResult, open_backend, request
 from loihi_convert.backends.difference import first_difference
 from loihi_convert.backends.graded import run_graded
 from loihi_convert.backends.lava.lava_backend import LavaBackend
@@ -28,7 +28,7 @@ from loihi_convert.chip import limits
 from loihi_convert.chip.resources import network_resources, neuron_costs, resources
 from loihi_convert.conversion.compensated_rounding import compensated
 from loihi_convert.conversion.graded import to_graded
-from loihi_convert.errors import InputError, NetxError, RangeError, UnsupportedModelError
+from loihi_convert.errors import InputError, NetxError, RangeError, UnsupportedModelError, UsageError
 from loihi_convert.frontend.lower import to_relu_network
 from loihi_convert.frontend.source import Source
 from loihi_convert.ir.graded import GradedNetwork
@@ -336,6 +336,16 @@ def test_the_command_line_runs_a_file_on_lava(exported: Path, invoke: Invoke, mo
     assert (manifest["backend"], "lava-nc" in manifest["backend_versions"]) == ("sim", True)
     for words in (("--lava-layout", "layers"), ("--neuron", "own")):
         assert invoke("run", exported, "--data", "own.npz", "--backend", "sim", *words).code == 2
+
+
+def test_a_result_that_is_too_large_is_refused_before_lava_starts(
+    network: GradedNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request, "MAX_TRACE", 2**16)
+    with open_backend("sim") as backend:
+        with pytest.raises(UsageError, match="the result of 60 images"):
+            backend.run_graded(network, images(), trace=True)
+        assert backend.versions == {}
 
 
 def test_a_wrong_message_is_an_error(

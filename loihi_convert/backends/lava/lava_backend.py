@@ -23,6 +23,7 @@ from typing import Any, Final
 import numpy as np
 
 from loihi_convert.arrays import Array
+from loihi_convert.backends.graded import require_graded_size
 from loihi_convert.backends.lava.exchange import LavaFiles, StoredNetwork
 from loihi_convert.backends.lava.host_process import HostProcess
 from loihi_convert.backends.lava.timing import Timing, settling_steps, stock_interval
@@ -151,7 +152,7 @@ class LavaBackend:
         Raises
         ------
         UsageError
-            If the options ask for another layout than ``"processes"``.
+            If the options ask for another layout than ``"processes"``, or the result would be too large.
         PlatformError, BackendError
             As in `run`.
         """
@@ -159,6 +160,7 @@ class LavaBackend:
         if self.layout != "processes":
             expected = "must be processes for graded spikes"
             raise UsageError(f"found {self.layout}", where="lava_layout", expected=expected)
+        require_graded_size(network, len(images), trace=trace)
         depth = len(network.layers)
         steps = Timing(len(images), 1, 1, depth - 1, 1, settling_steps(depth))
         request = {"is_stream": is_stream, "chip": None}

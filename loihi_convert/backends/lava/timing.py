@@ -85,5 +85,5 @@ def stock_interval(timesteps: int) -> int:
 
 
 def settling_steps(layers: int) -> int:
-    """Return the steps with an input of 0 after which a network of graded spikes with so many ``layers`` is silent."""
+    """Return the steps with an input of 0 after which graded spikes of a network with this number of ``layers`` end."""
     return layers + 1
