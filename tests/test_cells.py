@@ -160,6 +160,22 @@ class TestFlow:
         assert sum(store.get(one) is not None for one in cells) == 2
         assert not list(tmp_path.glob("cells/*.lock"))
 
+    def test_an_interruption_right_after_a_claim_releases_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Ctrl-C while the flow looks whether another command has just stored the cell."""
+        get = Store.get
+
+        def interrupted(self: Store, cell: Numbered) -> Outcome | None:
+            if list(tmp_path.glob("cells/*.lock")):
+                raise KeyboardInterrupt
+            return get(self, cell)
+
+        monkeypatch.setattr(Store, "get", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            compute_missing(numbered(2), Store(tmp_path), Scripted(lambda cell: Outcome(RESULT)))
+        assert not list(tmp_path.glob("cells/*.lock"))
+
     def test_cells_of_another_command_are_left_to_it(self, tmp_path: Path) -> None:
         cells, store, other = numbered(3), Store(tmp_path), Store(tmp_path)
         store.create()

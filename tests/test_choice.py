@@ -9,13 +9,13 @@ from test_balance import random_cnn
 from torch import nn
 
 from loihi_convert.backends.reference import run_network
-from loihi_convert.choices import Readout
+from loihi_convert.choices import Readout, Target
 from loihi_convert.conversion import calibration, choice
 from loihi_convert.conversion.agreement import Agreement, measure_of, measured_agreement
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.choice import choose_method
 from loihi_convert.conversion.flow import to_integers
-from loihi_convert.conversion.options import BalanceOptions
+from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import load_data
 from loihi_convert.errors import DataError
@@ -126,6 +126,14 @@ def test_where_all_images_give_another_network_than_the_trial_the_two_best_are_c
     assert made.notes[0].startswith(f"`method='auto'`: {made.trials[0].name} ")
     assert f"{100 * made.agreement.agreement:.2f} % of 100 calibration images" in made.notes[0]
     assert f"the agreement of {best.name} falls to {100 * written[0].agreement.agreement:.2f} %" in made.notes[1]
+
+
+@pytest.mark.parametrize(("target", "counted"), [("lava", 100), ("loihi2", 200)])
+def test_clipping_is_counted_on_the_images_of_the_trials_and_on_a_chip_on_all(target: Target, counted: int) -> None:
+    made = to_integers(
+        random_cnn(0), images(200), 4, BalanceOptions(method="percentile"), QuantizeOptions(target=target)
+    )
+    assert made.report.image_count == counted
 
 
 def test_chance_is_not_a_fall() -> None:

@@ -112,7 +112,7 @@ def to_integers(
     choice_record = [asdict(trial) for trial in trials]
     spiking = replace(made.spiking, provenance=made.spiking.provenance.with_parts(choice=choice_record))
     quantized = replace(made.quantized, provenance=made.quantized.provenance.with_parts(choice=choice_record))
-    # Images that did not choose the scales; on a chip potentials wrap, which is worse, so there all are counted.
+    # With enough images, others than chose the scales. On a chip potentials wrap, which is worse, so there all count.
     counted = images if quantized.target == "loihi2" else trial_images(images, timesteps)
     with bars(f"T = {timesteps}: counting clipped potentials") as progress:
         report = report_quantization(quantized, spiking, counted, device=device, progress=progress)

@@ -55,8 +55,8 @@ def quantize(
         From `balancing.balance`.
     images
         Calibration images, uint8 ``(N, C, H, W)``. Currents and potentials of `calibration.calibration_subset` choose
-        the scales; `quantization_report` counts clipping on others. For target loihi2 all images are used for the
-        scales: the lowest potential of 10,000 images is far below that of 500, and wrapping is worse than clipping.
+        the scales; `quantization_report` counts clipping on the trial images. For target loihi2 all images are used for
+        both: the lowest potential of 10,000 images is far below that of 500, and wrapping is worse than clipping.
     options
         Bits, target and thresholds: see `QuantizeOptions`.
     device
