@@ -37,8 +37,9 @@ ReturnToService=2
 NodeName=$h NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$(($(awk '/MemTotal/ {print $2}' /proc/meminfo) / 1100)) State=UNKNOWN
 PartitionName=batch Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
-munge -n 2>/dev/null | unmunge >/dev/null 2>&1 || su -s /bin/sh munge -c "/usr/sbin/munged --force"
-cp /run/munge/munged.pid "$d/munged.pid"
+# A munged that already ran is not stopped.
+munge -n 2>/dev/null | unmunge >/dev/null 2>&1 ||
+    { su -s /bin/sh munge -c "/usr/sbin/munged --force"; cp /run/munge/munged.pid "$d/munged.pid"; }
 export SLURM_CONF="$d/slurm.conf"
 slurmctld -f "$SLURM_CONF"; sleep 2; slurmd -f "$SLURM_CONF"
 for _ in $(seq 30); do sinfo -h -o %t 2>/dev/null | grep -q idle && { sinfo; exit 0; }; sleep 1; done
