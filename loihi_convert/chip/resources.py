@@ -280,9 +280,11 @@ def _graded_resources(network: ReluNetwork | QuantizedNetwork) -> Chips:
     """
     layers = [(layer.name, layer.synapse) for layer in network.layers]
     relays = [layer.relay_of for layer in network.layers]
-    (name, last), (before_name, before) = layers[-1], layers[-2] if len(layers) > 1 else layers[-1]
+    if len(layers) < 2:
+        return network_resources(network)
+    (before_name, before), (name, last) = layers[-2:]
     is_grouped = isinstance(before, Conv) and before.groups > 1
-    if len(layers) > 1 and isinstance(last, Dense) and last.bias is not None and not is_grouped:
+    if isinstance(last, Dense) and last.bias is not None and not is_grouped:
         places = last.weight.shape[1] // before.channels
         constant = np.zeros((last.channels, places), last.weight.dtype)
         constant[:, 0] = 1

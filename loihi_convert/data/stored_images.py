@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 LARGE_BYTES: Final = 2**27
-"""Images of at most so many bytes of pixels are read at once."""
+"""Most bytes of pixels that are read at once."""
 
 _READ_AT_ONCE: Final = 64
 

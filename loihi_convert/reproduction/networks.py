@@ -148,7 +148,7 @@ class Network:
         return self._work(timesteps * (quantizing + test.count))
 
     def _work(self, steps: int) -> float:
-        """The work of so many steps of an image."""
+        """The work of ``steps`` steps of an image."""
         return _FIXED_WORK + self._per_step * steps
 
 

@@ -15,7 +15,7 @@ def images(count: int = 12, channels: int = 1, seed: int = 0) -> Array:
 
 
 def residual(copies: int = 1, seed: int = 0) -> ReluNetwork:
-    """relu(conv2(relu(conv1(x))) + x) of a stem x, whose last channel is dead; each skip by so many relays."""
+    """relu(conv2(relu(conv1(x))) + x) of a stem x, whose last channel is dead; each skip by ``copies`` relays."""
     rng = np.random.default_rng(seed)
     stem = rng.normal(size=(4, 1, 3, 3)) / 2 + 0.2
     stem[3] = -np.abs(stem[3])

@@ -107,7 +107,7 @@ def _options() -> argparse.Namespace:
                 "--at-least",
                 type=float,
                 metavar="RATIO",
-                help="fail unless ref is so many times as fast as each other program, each at its best",
+                help="fail unless ref is at least this much faster than each other program, each at its best",
             )
             names = ",".join(peer.module for peer in PEERS)
             verb.add_argument("--only", default=names, help="a selection from %(default)s; ref is always included")
