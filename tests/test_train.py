@@ -15,7 +15,8 @@ from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.augmentation import augmented
 from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.models import build_model, default_architecture, paper_architecture
-from loihi_convert.cnn.recipe import Recipe, default_recipe, fine_tuning_recipe, paper_recipe
+from loihi_convert.cnn.muon import orthogonalized
+from loihi_convert.cnn.recipe import Recipe, default_recipe, fine_tuning_recipe, paper_recipe, spiking_recipe
 from loihi_convert.cnn.torch_zip import read_pt, write_pt
 from loihi_convert.cnn.train_options import TrainOptions, chosen_architecture
 from loihi_convert.cnn.trainer import drop_channels, learning_rate, one_cycle
@@ -130,16 +131,17 @@ def test_images_outside_the_split_are_not_trained_on(few: DataSplits, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_momentum_is_resumed(few: DataSplits, tmp_path: Path) -> None:
-    recipe = dataclasses.replace(STILL, optimizer="sgd", epochs=2, learning_rate=0.1)
+@pytest.mark.parametrize(("optimizer", "kinds"), [("sgd", 1), ("muon", 2)])
+def test_momentum_is_resumed(few: DataSplits, tmp_path: Path, optimizer: str, kinds: int) -> None:
+    recipe = dataclasses.replace(STILL, optimizer=optimizer, epochs=2)
     straight = run(few, tmp_path / "straight.pt", recipe=recipe)
     with pytest.raises(KeyboardInterrupt):
         run(few, tmp_path / "model.pt", recipe=recipe, progress=StopAfter(6))
     state = torch.load(tmp_path / "model.pt.resume.pt")
-    assert all(set(moments) == {"momentum_buffer"} for moments in state["moments"].values())
+    assert len({tuple(moments) for moments in state["moments"].values()}) == kinds
     resumed = run(few, tmp_path / "model.pt", recipe=recipe, resume=True)
     assert same_weights(resumed, straight)
-    assert resumed.recipe["optimizer"] == "sgd"
+    assert resumed.recipe["optimizer"] == optimizer
 
 
 def test_sgd_has_nesterovs_momentum(few: DataSplits, tmp_path: Path) -> None:
@@ -162,6 +164,50 @@ def test_sgd_has_nesterovs_momentum(few: DataSplits, tmp_path: Path) -> None:
         # bfloat16 products have 8 bits.
         difference = (moved.state[name] - before[name] + step).detach().norm()
         assert float(difference) < 0.1 * float(step.detach().norm())
+
+
+@pytest.mark.parametrize("architecture", ["vgg-small", "resnet20"])
+def test_thresholds_are_fine_tuned_by_adamw_whatever_trained_the_cnn(architecture: str) -> None:
+    assert default_recipe("cifar10", architecture).optimizer != "adamw"
+    for recipe in (fine_tuning_recipe("cifar10", architecture), spiking_recipe("cifar10", architecture)):
+        assert recipe.optimizer == "adamw"
+        assert recipe.learning_rate == default_recipe("cifar10").learning_rate / 4
+
+
+def test_muon_moves_convolutions_by_orthogonal_matrices_and_the_rest_as_adamw(few: DataSplits, tmp_path: Path) -> None:
+    # One step with the learning rate 1/25 x 10, without decay.
+    one_batch = dataclasses.replace(few, train=few.train[:64])
+    recipe = dataclasses.replace(STILL, epochs=1, learning_rate=10.0, weight_decay=0.0, averaging=0.0)
+    adamw = run(one_batch, tmp_path / "adamw.pt", recipe=recipe)
+    muon = run(one_batch, tmp_path / "muon.pt", recipe=dataclasses.replace(recipe, optimizer="muon"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        before = dict(build_model("digits-cnn", few.input_shape, 10).named_parameters())
+    convolutions = [name for name, weight in before.items() if weight.ndim == 4]
+    assert 0 < len(convolutions) < len(before)
+    for name, weight in before.items():
+        if name in convolutions:
+            step = (muon.state[name] - weight.detach()).flatten(1)
+            singular = torch.linalg.svdvals(step / (0.4 * 0.2 * max(step.shape) ** 0.5))
+            # A gradient has directions of almost 0; all others are as long as any.
+            assert float(singular[0]) < 1.3
+            assert float(singular.median()) > 0.6
+        else:
+            assert torch.equal(muon.state[name], adamw.state[name])
+
+
+def test_orthogonalized_keeps_directions_and_evens_their_lengths() -> None:
+    generator = torch.Generator().manual_seed(0)
+    left, _ = torch.linalg.qr(torch.randn(6, 6, generator=generator))
+    right, _ = torch.linalg.qr(torch.randn(20, 6, generator=generator))
+    lengths = torch.tensor([1.0, 0.5, 0.2, 0.1, 0.05, 0.02])
+    for scale in (1e-6, 1.0, 1e6):
+        matrix = scale * (left * lengths) @ right.T
+        for found in (orthogonalized(matrix), orthogonalized(matrix.T).T):
+            even = left.T @ found @ right
+            assert (even - even.diag().diag()).abs().max() < 1e-4
+            assert (even.diag() > 0.6).all()
+            assert (even.diag() < 1.3).all()
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from loihi_convert.choices import RecipeName
 from loihi_convert.errors import UsageError, one_of
 
 SCHEDULES: Final = ("one-cycle", "step")
-OPTIMIZERS: Final = ("adamw", "sgd")
+OPTIMIZERS: Final = ("adamw", "muon", "sgd")
 RECIPES: Final[tuple[str, ...]] = get_args(RecipeName)
 """The recipes by name: this package's, and that of Ngu & Lee 2022."""
 
@@ -28,7 +28,7 @@ class Recipe:
     learning_rate
         The largest learning rate: the peak of ``"one-cycle"``, the start of ``"step"``.
     weight_decay
-        Decoupled weight decay of AdamW, which is Adam with 0; L2 penalty of ``"sgd"``.
+        Decoupled weight decay of AdamW, which is Adam with 0, and of Muon; L2 penalty of ``"sgd"``.
     label_smoothing
         Share of the target spread evenly over the classes.
     averaging
@@ -55,7 +55,8 @@ class Recipe:
     timesteps
         Train the spiking network for this many steps T (`through_spikes`); only with QCFS activations.
     optimizer
-        One of `OPTIMIZERS`: AdamW, or stochastic gradient descent with Nesterov momentum 0.9.
+        One of `OPTIMIZERS`: AdamW; `muon.Muon` for the weights of convolutions, AdamW for the rest; or stochastic
+        gradient descent with Nesterov momentum 0.9.
     """
 
     epochs: int
@@ -109,7 +110,7 @@ class Recipe:
             rate = f"one cycle up to {rate}"
         elif self.step_at < 1:
             rate += f", a tenth after {100 * self.step_at:g} % of the epochs"
-        optimizer = "SGD" if self.optimizer == "sgd" else "AdamW" if self.weight_decay else "Adam"
+        optimizer = {"sgd": "SGD", "muon": "Muon"}.get(self.optimizer, "AdamW" if self.weight_decay else "Adam")
         augmentation = {
             "rotation": self.rotation,
             "scaling": self.scaling,
@@ -157,6 +158,16 @@ def default_recipe(data: str, architecture: str | None = None) -> Recipe:
             label_smoothing=0.0,
             optimizer="sgd",
         )
+    if (data, architecture) == ("cifar10", "vgg-small"):
+        return replace(
+            default_recipe(data),
+            epochs=12,
+            learning_rate=8e-3,
+            weight_decay=0.1,
+            label_smoothing=0.1,
+            translation=0.09,
+            optimizer="muon",
+        )
     if (data, architecture) == ("fashion-mnist", "conv3-max"):
         return replace(default_recipe(data), epochs=40, weight_decay=0.05, rotation=4.0, scaling=0.1, cutout=8)
     if data == "digits":
@@ -203,7 +214,7 @@ def spiking_recipe(data: str, architecture: str | None = None) -> Recipe:
 
 
 def _with_adamw(data: str, architecture: str | None) -> Recipe:
-    """The default recipe, or the data set's own: thresholds take the steps of AdamW."""
+    """The default recipe or, where it has another optimizer, the data set's own."""
     recipe = default_recipe(data, architecture)
     return recipe if recipe.optimizer == "adamw" else default_recipe(data)
 

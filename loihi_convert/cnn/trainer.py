@@ -16,6 +16,7 @@ from loihi_convert.cnn.augmentation import augmented
 from loihi_convert.cnn.design import Design, pixels
 from loihi_convert.cnn.few_bits import RoundedWeights
 from loihi_convert.cnn.models import ARCHITECTURES, multiply_adds
+from loihi_convert.cnn.muon import Muon
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.cnn.through_spikes import SpikingNetwork
@@ -50,14 +51,7 @@ class Training:
         self.threads = training_threads(self._model, splits.input_shape, recipe.batch_size)
         self._spiking = None if recipe.timesteps is None else SpikingNetwork(self._model, recipe.timesteps)
         self._parameters = dict(self._model.named_parameters())
-        thresholds = [value for name, value in self._parameters.items() if name.endswith(".threshold")]
-        others = [value for name, value in self._parameters.items() if not name.endswith(".threshold")]
-        # Decay would pull thresholds towards 0.
-        groups: list[dict[str, Any]] = [
-            {"params": others},
-            *([{"params": thresholds, "weight_decay": 0.0}] if thresholds else []),
-        ]
-        self._optimizer = _optimizer(recipe, groups)
+        self._optimizers = _optimizers(recipe, self._parameters)
         self._rounded = None if recipe.weight_bits is None else RoundedWeights(self._model, recipe.weight_bits)
         self._scales: dict[str, Tensor] = {}
         self._generator = torch.Generator()
@@ -105,8 +99,10 @@ class Training:
         return self.history[-1]
 
     def _step(self, inputs: Tensor, labels: Tensor, step: int) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(self._recipe, step / (self._recipe.epochs * self._steps_per_epoch))
+        rate = learning_rate(self._recipe, step / (self._recipe.epochs * self._steps_per_epoch))
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
         rounded = {} if self._rounded is None else self._rounded.weights(self._parameters, self._scales)
         inputs = inputs.to(memory_format=self._format)
         with torch.autocast(self._device, dtype=torch.bfloat16, enabled=uses_bfloat16(self._device)):
@@ -115,9 +111,10 @@ class Training:
             else:
                 scores = torch.func.functional_call(self._model, rounded, (inputs,))
         loss = _loss(scores.float(), labels, self._recipe.label_smoothing)
-        self._optimizer.zero_grad()
+        self._model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
+        for optimizer in self._optimizers:
+            optimizer.step()
         # A short memory at first, so that the average forgets the random initialization.
         weight = 1 - min(self._recipe.averaging, (1 + step) / (10 + step))
         for name, tensor in self._tensors.items():
@@ -149,9 +146,10 @@ class Training:
             "weights": on_cpu(self._tensors),
             "average": on_cpu(self.average),
             "moments": {
-                name: on_cpu(self._optimizer.state[parameter])
+                name: on_cpu(optimizer.state[parameter])
+                for optimizer in self._optimizers
                 for name, parameter in self._parameters.items()
-                if parameter in self._optimizer.state
+                if parameter in optimizer.state
             },
         }
 
@@ -162,12 +160,13 @@ class Training:
             for name, tensor in self._tensors.items():
                 tensor.copy_(state["weights"][name])
                 self.average[name].copy_(state["average"][name])
-        for name, parameter in self._parameters.items():
-            if name in state["moments"]:
-                self._optimizer.state[parameter] = {
+        names = {parameter: name for name, parameter in self._parameters.items()}
+        for optimizer in self._optimizers:
+            for parameter in (value for group in optimizer.param_groups for value in group["params"]):
+                optimizer.state[parameter] = {
                     # AdamW's number of steps stays on the CPU.
                     key: moment.clone() if moment.ndim == 0 else moment.clone().to(self._device)
-                    for key, moment in state["moments"][name].items()
+                    for key, moment in state["moments"].get(names[parameter], {}).items()
                 }
 
 
@@ -176,12 +175,24 @@ def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
-def _optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+def _optimizers(recipe: Recipe, parameters: Mapping[str, nn.Parameter]) -> tuple[torch.optim.Optimizer, ...]:
+    """The optimizer of all ``parameters``, or that of convolution weights and that of all others."""
+    # Decay would pull thresholds towards 0.
+    undecayed = [value for name, value in parameters.items() if name.endswith(".threshold")]
+    others = [value for name, value in parameters.items() if not name.endswith(".threshold")]
+    weights = [value for value in others if recipe.optimizer == "muon" and value.ndim > 2]
+    groups: list[dict[str, Any]] = [
+        {"params": [value for value in others if value.ndim <= 2] if weights else others},
+        *([{"params": undecayed, "weight_decay": 0.0}] if undecayed else []),
+    ]
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
-            groups, lr=recipe.learning_rate, momentum=_MOMENTUM, nesterov=True, weight_decay=recipe.weight_decay
+        return (
+            torch.optim.SGD(
+                groups, lr=recipe.learning_rate, momentum=_MOMENTUM, nesterov=True, weight_decay=recipe.weight_decay
+            ),
         )
-    return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
+    adamw = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
+    return (Muon(weights, recipe.weight_decay), adamw) if weights else (adamw,)
 
 
 def _loss(scores: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
