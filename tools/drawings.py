@@ -164,6 +164,34 @@ def graded_picture(rows: Sequence[Mapping[str, str]], names: Mapping[str, str], 
     return svg(720, height + 16, title, elements + words.elements)
 
 
+def peers_picture(rows: Sequence[Mapping[str, str]], *, dark: bool) -> str:
+    """Return the speed of `ref` relative to other simulators as bars, one plot for each network, two in a row.
+
+    ``rows`` are those of docs/results/peers.csv. lava-dl is left out: its bar would be hundreds of times as long.
+    """
+    colours, elements = theme(dark), list[str]()
+    shown = [row for row in rows if row["measure"] == "speed_of_ref" and row["median"] and "lava" not in row["peer"]]
+    longest = max(float(row["maximum"]) for row in shown)
+    networks = list(dict.fromkeys((row["network"], row["timesteps"]) for row in shown))
+    for index, (network, steps) in enumerate(networks):
+        own = [row for row in shown if (row["network"], row["timesteps"]) == (network, steps)]
+        box = (132.0 + 360 * (index % 2), 34.0 + 150 * (index // 2), 180.0, 20.0 * len(own))
+        plot = Canvas(box, (0, longest), (len(own), 0), colours)
+        plot.text(0, 0, f"{network}, T = {steps}", dy=-10)
+        for place, row in enumerate(own):
+            y, (median, least, most) = place + 0.5, (float(row[name]) for name in ("median", "minimum", "maximum"))
+            plot.line([(0, y), (median, y)], colours.hues[0], width=12)
+            plot.line([(least, y), (most, y)], colours.ink, width=1)
+            plot.text(-0.03 * longest, y, row["peer"], anchor="end")
+            plot.text(most + 0.03 * longest, y, row["median"])
+        plot.line([(1, 0), (1, len(own))], colours.hues[1], width=1, dashes="4 3")
+        elements += plot.elements
+    height = 34 + 150 * math.ceil(len(networks) / 2)
+    words = Canvas((16, height, 280, 20), (0, 1), (0, 1), colours)
+    words.text(0, 1, "times as fast as each simulator: median, minimum to maximum; dashed: equal speed")
+    return svg(720, height + 16, "Speed of ref relative to other simulators", elements + words.elements)
+
+
 def _work_and_loss(row: Mapping[str, str]) -> Point:
     """The logarithm of the synaptic operations, and the points below the CNN."""
     return math.log10(float(row["synaptic_operations"])), float(row["cnn_accuracy"]) - float(row["accuracy"])

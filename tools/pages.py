@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import stored_results
-from drawings import accuracy_picture, graded_picture, reset_picture, staircase_picture
+from drawings import accuracy_picture, graded_picture, peers_picture, reset_picture, staircase_picture
 from netx_cards import card_table, index_page, read_card
 
 from loihi_convert.errors import VerificationError
@@ -170,6 +170,7 @@ def pictures() -> dict[str, str]:
         graded = stored_results.rows_of("graded.csv")
         names = {row["network"]: FOLDERS[row["network"]] for row in graded}
         drawn[f"graded-{shade}.svg"] = graded_picture(graded, names, dark=dark)
+        drawn[f"peers-{shade}.svg"] = peers_picture(stored_results.rows_of("peers.csv"), dark=dark)
         drawn[f"reset-{shade}.svg"] = reset_picture(dark=dark)
         drawn[f"staircase-{shade}.svg"] = staircase_picture(dark=dark)
     return drawn

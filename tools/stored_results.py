@@ -1,8 +1,9 @@
 """Tables of docs/results/ from the CSV files beside them, for `pages.py`: speeds, other networks, torchvision's models.
 
 A CSV file has one measurement per row. ``torchvision.csv`` is written by `torchvision_models.py`, ``nir.csv`` by
-`peers/nir_readers.py`, ``graded.csv`` by `graded_results.py`, ``pilotnet.csv`` by `pilotnet_cost.py`; the others hold
-the medians of a run of `peers/benchmark.py`, or the accuracies printed by the commands that the page names.
+`peers/nir_readers.py`, ``peers.csv`` by `peers/peers_table.py`, ``graded.csv`` by `graded_results.py`, ``pilotnet.csv``
+by `pilotnet_cost.py`; the others hold the medians of a run of `peers/benchmark.py`, or the accuracies printed by the
+commands that the page names.
 """
 
 from __future__ import annotations

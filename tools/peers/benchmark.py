@@ -70,11 +70,12 @@ _CALIBRATION_IMAGES_OF_NOISE: Final = 8
 
 def main() -> int:
     """Run the command line; return the exit code."""
-    options = _options()
+    options = read_options()
     return exit_code(lambda: options.measure(options))
 
 
-def _options() -> argparse.Namespace:
+def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options on the command line, or ``arguments``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(required=True, metavar="{peers,cost}")
     for name, measure, images, help_text in (
@@ -130,7 +131,7 @@ def _options() -> argparse.Namespace:
                 default=(8, 16, 32, 64, 128),
                 help="c of a network c5-2ap-(2c)5-2ap-classes with random weights; 128: the paper's for Fashion-MNIST",
             )
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -257,6 +258,15 @@ def _request(
 
 def measure_peers(options: argparse.Namespace) -> None:
     """Print the speed of each program, and whether it gives the same classes and potentials as `ref`."""
+    title, rows = timed_peers(options)
+    title = f"{title}, {options.repeats} repeats"
+    _publish(options, "peers", f"{title}\n\n{peers_report(rows)}\n{machine(options.threads)}", _peer_records(rows))
+    if options.at_least is not None:
+        require_ratio(rows, options.at_least)
+
+
+def timed_peers(options: argparse.Namespace) -> tuple[str, list[Row]]:
+    """Return what was run, and the results of each program that ``options`` select, those of `ref` first."""
     names = set(options.only.split(","))
     if unknown := names - {peer.module for peer in PEERS}:
         raise UsageError(
@@ -285,10 +295,7 @@ def measure_peers(options: argparse.Namespace) -> None:
         for row, request in zip(rows, requests, strict=True):
             if not row.failure and Path(request.potentials).exists():
                 compare(row, np.load(request.potentials), expected[: row.image_count])
-    title = f"{chosen.name}, T = {timesteps}, {len(images)} images, {options.repeats} repeats"
-    _publish(options, "peers", f"{title}\n\n{peers_report(rows)}\n{machine(options.threads)}", _peer_records(rows))
-    if options.at_least is not None:
-        require_ratio(rows, options.at_least)
+    return f"{chosen.name}, T = {timesteps}, {len(images)} images", rows
 
 
 def require_ratio(rows: Sequence[Row], least: float) -> None:

@@ -18,11 +18,12 @@ def spread(values: Sequence[float]) -> str:
     """Return the median, with minimum and maximum in brackets, to three digits: ``1.25 (1.10..1.40)``."""
     if not values:
         return ""
-    median, least, most = map(_three_digits, (statistics.median(values), min(values), max(values)))
+    median, least, most = map(three_digits, (statistics.median(values), min(values), max(values)))
     return f"{median} ({least}..{most})"
 
 
-def _three_digits(value: float) -> str:
+def three_digits(value: float) -> str:
+    """Return ``value`` to three digits, thousands separated: ``12,346``, ``0.0123``."""
     decimals = 2 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:,.{decimals}f}"
 

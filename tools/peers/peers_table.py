@@ -1,0 +1,126 @@
+"""Compare `ref` with other simulators on five networks, and write docs/results/peers.csv.
+
+    python tools/peers/peers_table.py                     # about half an hour on two cores; --threads 1: one column
+    python tools/peers/peers_table.py --columns VGG-16    # measure some networks again; keep the other rows
+
+Each network is one run of `benchmark.py peers`: same images, same integers, repeats in turn. `tools/pages.py` makes
+the table of docs/results/benchmarks.md from the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import shlex
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import torch
+from benchmark import Row, read_options, timed_peers
+from benchmark_tables import machine, three_digits
+
+from loihi_convert.__main__ import exit_code
+from loihi_convert.cli.console import log
+from loihi_convert.errors import UsageError, one_of
+from loihi_convert.files import write_atomically
+
+ROOT: Final = Path(__file__).parents[2]
+RESULTS: Final = ROOT / "docs/results/peers.csv"
+
+
+class Column(NamedTuple):
+    """A column of the table: the network, T, and the arguments of `benchmark.py peers`."""
+
+    network: str
+    timesteps: int
+    arguments: str
+
+
+COLUMNS: Final = (
+    Column("MNIST CNN", 8, "netx_models/mnist/model-T8.net --images 2000"),
+    Column("MNIST CNN", 64, "netx_models/mnist/model-T64.net --images 2000 --repeats 3"),
+    Column("Fashion-MNIST CNN", 8, "netx_models/fashion-mnist/model-T8.net --images 128 --batch-sizes 4,16,64"),
+    Column("ResNet-20", 4, "netx_models/cifar10-resnet20/model-T4.net --images 64 --batch-sizes 4,16,64"),
+    Column("VGG-16, random weights", 4, "--network vgg16 --timesteps 4 --images 32 --repeats 3 --batch-sizes 4,16"),
+)
+_KEYS: Final = tuple((column.network, str(column.timesteps)) for column in COLUMNS)
+FIELDS: Final = ("network", "timesteps", "images", "peer", "measure", "median", "minimum", "maximum")
+
+
+def main() -> int:
+    """Run the command line; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--columns", metavar="NAME", nargs="+", help="networks to measure; default: all")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
+    parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="default: docs/results/peers.csv")
+    options = parser.parse_args()
+    return exit_code(lambda: measure(options.columns, options.threads, options.output))
+
+
+def measure(names: Sequence[str] | None, threads: int, output: Path) -> None:
+    """Measure the columns of the networks ``names`` and write them to ``output``, each as soon as it is done."""
+    known = tuple(dict.fromkeys(column.network for column in COLUMNS))
+    for name in names or ():
+        if name not in known:
+            raise UsageError(f"found {name!r}", where="--columns", expected=one_of(known))
+    for column in COLUMNS:
+        if names is not None and column.network not in names:
+            continue
+        arguments = (ROOT / part if part.startswith("netx_models/") else part for part in shlex.split(column.arguments))
+        title, rows = timed_peers(read_options(["peers", *map(str, arguments), "--threads", str(threads)]))
+        log(f"{title}: measured")
+        write(output, with_column(read(output), column, records(column, rows)))
+    print(f"wrote {output.name}: {machine(threads)}")
+
+
+def records(column: Column, rows: Sequence[Row]) -> list[dict[str, str]]:
+    """Return the rows of one column: images per second of `ref`, then its speed relative to each other program."""
+    reference = rows[0]
+    found = []
+    for row in rows:
+        ratios = [own / other for own, other in zip(reference.rates, row.rates, strict=False)]
+        if row is reference:
+            peer, measure, values = "ref", "images_per_second", row.rates
+        elif row.peer.module == "gemm":
+            peer, measure, values = "float32 matrix products", "percent_of_limit", [100 * ratio for ratio in ratios]
+        else:
+            peer, measure, values = row.title, "speed_of_ref", ratios
+        spread = (statistics.median(values), min(values), max(values)) if values and not row.failure else ()
+        numbers = [three_digits(value).replace(",", "") for value in spread] or ["", "", ""]
+        cells = (column.network, str(column.timesteps), str(reference.image_count), peer, measure, *numbers)
+        found.append(dict(zip(FIELDS, cells, strict=True)))
+    return found
+
+
+def with_column(
+    stored: Sequence[dict[str, str]], column: Column, measured: Sequence[dict[str, str]]
+) -> list[dict[str, str]]:
+    """Return ``stored`` with the rows of ``column`` replaced, in the order of `COLUMNS`, without other networks."""
+    own = (column.network, str(column.timesteps))
+    found = {key: [row for row in stored if (row["network"], row["timesteps"]) == key] for key in _KEYS}
+    return [row for rows in (found | {own: list(measured)}).values() for row in rows]
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """Return the rows of ``path``; none if it does not exist."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as source:
+        return list(csv.DictReader(source))
+
+
+def write(path: Path, rows: Sequence[dict[str, str]]) -> None:
+    """Write ``rows`` to ``path``."""
+    lines = io.StringIO()
+    writer = csv.DictWriter(lines, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, lines.getvalue().encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
