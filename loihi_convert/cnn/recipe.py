@@ -146,7 +146,8 @@ def default_recipe(data: str, architecture: str | None = None) -> Recipe:
     """Return the recipe for a data set, which was chosen without its test images.
 
     ``architecture`` (`models.ARCHITECTURES`) has its own if it is too deep or too narrow for the data set's. On two CPU
-    cores the epochs of ``fashion-mnist`` and ``cifar10`` take about an hour; those of ``resnet20`` about 50 minutes.
+    cores the epochs of ``fashion-mnist`` take about an hour, those of ``resnet20`` about 50 minutes, and those of
+    ``vgg-small`` 30 minutes or, without bfloat16, an hour and a half.
     """
     if (data, architecture) == ("cifar10", "resnet20"):
         # 270,000 weights never learn the training images by heart: no label smoothing, a gradient with momentum.
@@ -159,6 +160,7 @@ def default_recipe(data: str, architecture: str | None = None) -> Recipe:
             optimizer="sgd",
         )
     if (data, architecture) == ("cifar10", "vgg-small"):
+        # 93.36 % of the validation images (seed 0), where 24 epochs of the data set's recipe, with AdamW, gave 92.32 %.
         return replace(
             default_recipe(data),
             epochs=12,
