@@ -380,7 +380,7 @@ def test_a_column_measured_again_replaces_its_own_rows(benchmark: ModuleType) ->
     stored = table.with_column(later, first, found)
     assert stored == [*found, *later]
     assert table.with_column(stored, first, found[:1]) == [*found[:1], *later]
-    # Rows of a network that is no column go.
+    # Rows of other networks are dropped.
     assert table.with_column([{**later[0], "network": "gone"}], second, later) == later
 
 

@@ -16,7 +16,7 @@ CoreRange = tuple[int, int]
 _SHOWN: Final = 3
 
 _LARGEST_STRIDE: Final = 4
-"""A stride is no substitute for a larger pooling, such as a global one."""
+"""A stride does not replace a larger pooling, such as a global one."""
 
 _WORTH_CHANNELS: Final = 1 / 4
 """Smallest share of a layer's cores that fewer channels must save; the fewest channels that do are named. One channel

@@ -1,6 +1,6 @@
 """Compare `ref` with other simulators on five networks, and write docs/results/peers.csv.
 
-    python tools/peers/peers_table.py                     # about half an hour on two cores; --threads 1: one column
+    python tools/peers/peers_table.py                     # all networks; --threads 1: on one core
     python tools/peers/peers_table.py --columns VGG-16    # measure some networks again; keep the other rows
 
 Each network is one run of `benchmark.py peers`: same images, same integers, repeats in turn. `tools/pages.py` makes
