@@ -363,8 +363,9 @@ def noise() -> object:
 
 def test_a_column_measured_again_replaces_its_own_rows(benchmark: ModuleType) -> None:
     table, peers = importlib.import_module("peers_table"), importlib.import_module("simulators")
-    reference = benchmark.Row(peers.PEERS[0], 100, [1.0, 2.0, 4.0])
-    other = benchmark.Row(peers.PEERS[3], 100, [10.0, 5.0, 80.0], versions={"snntorch": "1.0"})
+    same = {"same_class": 100, "equal_potentials": 100}
+    reference = benchmark.Row(peers.PEERS[0], 100, [1.0, 2.0, 4.0], **same)
+    other = benchmark.Row(peers.PEERS[3], 100, [10.0, 5.0, 80.0], **same)
     broken = benchmark.Row(peers.PEERS[4], 100, [1.0], failure="gone")
     limit = benchmark.Row(peers.PEERS[-1], 100, [0.5, 2.0, 1.0])
     first, second = table.COLUMNS[:2]
@@ -372,10 +373,12 @@ def test_a_column_measured_again_replaces_its_own_rows(benchmark: ModuleType) ->
     found = table.records(first, [reference, other, broken, limit])
     assert [list(row.values())[3:] for row in found] == [
         ["ref", "images_per_second", "50.0", "25.0", "100"],
-        ["snnTorch 1.0", "speed_of_ref", "10.0", "2.50", "20.0"],
-        ["sinabs", "speed_of_ref", "", "", ""],
+        ["snnTorch 1.0.0", "speed_of_ref", "10.0", "2.50", "20.0"],
+        ["sinabs 3.1.3", "speed_of_ref", "", "", ""],
         ["float32 matrix products", "percent_of_limit", "50.0", "25.0", "100"],
     ]
+    with pytest.raises(VerificationError, match="another network"):
+        table.records(first, [reference, replace(other, equal_potentials=99)])
     later = table.records(second, [reference])
     stored = table.with_column(later, first, found)
     assert stored == [*found, *later]

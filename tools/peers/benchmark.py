@@ -181,6 +181,11 @@ class Row:
         return " ".join((self.peer.name, *own[:1]))
 
     @property
+    def is_equal(self) -> bool:
+        """Whether all classes and output potentials are those of `ref`."""
+        return (self.same_class, self.equal_potentials) == (self.image_count, self.image_count)
+
+    @property
     def rates(self) -> list[float]:
         """Images per second in each repeat."""
         return [self.image_count / seconds for seconds in self.seconds]
@@ -307,7 +312,7 @@ def require_ratio(rows: Sequence[Row], least: float) -> None:
     for row in others:
         if row.failure:
             raise VerificationError(f"not measured: {row.failure}", where=row.title)
-        if row.peer.runs_few_images or (row.same_class, row.equal_potentials) != (row.image_count,) * 2:
+        if row.peer.runs_few_images or not row.is_equal:
             raise VerificationError("computes another network", where=row.title)
         ratio = max(reference.rates) / max(row.rates)
         log(f"ref is {ratio:.2f} times as fast as {row.title}; at least {least:g}")

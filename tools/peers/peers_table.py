@@ -22,10 +22,11 @@ from typing import Final, NamedTuple
 import torch
 from benchmark import Row, read_options, timed_peers
 from benchmark_tables import machine, three_digits
+from simulators import Peer
 
 from loihi_convert.__main__ import exit_code
 from loihi_convert.cli.console import log
-from loihi_convert.errors import UsageError, one_of
+from loihi_convert.errors import UsageError, VerificationError, one_of
 from loihi_convert.files import write_atomically
 
 ROOT: Final = Path(__file__).parents[2]
@@ -78,22 +79,37 @@ def measure(names: Sequence[str] | None, threads: int, output: Path) -> None:
 
 
 def records(column: Column, rows: Sequence[Row]) -> list[dict[str, str]]:
-    """Return the rows of one column: images per second of `ref`, then its speed relative to each other program."""
+    """Return the rows of one column: images per second of `ref`, then its speed relative to each other program.
+
+    Raises
+    ------
+    VerificationError
+        If a program that should compute the same network gives other potentials.
+    """
     reference = rows[0]
     found = []
     for row in rows:
+        # lava-dl's neurons reset to 0, and matrix products are no network.
+        computes_the_same = not row.peer.runs_few_images and row.peer.module != "gemm"
+        if computes_the_same and not row.failure and not row.is_equal:
+            raise VerificationError("computes another network", where=row.title)
         ratios = [own / other for own, other in zip(reference.rates, row.rates, strict=False)]
         if row is reference:
             peer, measure, values = "ref", "images_per_second", row.rates
         elif row.peer.module == "gemm":
             peer, measure, values = "float32 matrix products", "percent_of_limit", [100 * ratio for ratio in ratios]
         else:
-            peer, measure, values = row.title, "speed_of_ref", ratios
+            peer, measure, values = _with_version(row.peer), "speed_of_ref", ratios
         spread = (statistics.median(values), min(values), max(values)) if values and not row.failure else ()
         numbers = [three_digits(value).replace(",", "") for value in spread] or ["", "", ""]
         cells = (column.network, str(column.timesteps), str(reference.image_count), peer, measure, *numbers)
         found.append(dict(zip(FIELDS, cells, strict=True)))
     return found
+
+
+def _with_version(peer: Peer) -> str:
+    """The name and pinned version of ``peer``, the same whether it could be measured or not."""
+    return peer.name if peer.requirement is None else f"{peer.name} {peer.requirement.partition('==')[2]}"
 
 
 def with_column(
