@@ -12,11 +12,12 @@ from loihi_convert import netx
 from loihi_convert.arrays import Array
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.bias_correction import correct_biases
+from loihi_convert.conversion.calibration import fitted_images
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.errors import NetxError, UsageError
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
-from loihi_convert.ir.synapse import Dense
+from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.pipeline.origin import float_network
 from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulator import outputs
@@ -24,6 +25,15 @@ from loihi_convert.simulation.simulator import outputs
 
 def images(count: int = 60) -> Array:
     return np.random.default_rng(0).integers(0, 256, (count, 1, 8, 8)).astype(np.uint8)
+
+
+def test_maps_with_many_positions_are_fitted_on_few_images() -> None:
+    shapes = ((64, 64), (16, 16), (1, 1))
+    layers = [ReluLayer(f"conv{index}", Conv(np.ones((1, 1, 1, 1)), pool=(pool, pool)))
+              for index, pool in enumerate((1, 4, 16))]  # fmt: skip
+    network = ReluNetwork((1, 64, 64), tuple(layers))
+    assert network.shapes == tuple((1, *shape) for shape in shapes)
+    assert fitted_images(network) == (128, 32_768 // 256, 32_768)
 
 
 def one_hidden_neuron() -> tuple[ReluNetwork, SpikingNetwork]:

@@ -167,6 +167,26 @@ def test_no_layer_of_the_cnn_is_computed_twice(monkeypatch: pytest.MonkeyPatch) 
         assert sum(begun) == passes * len(images())
 
 
+@pytest.mark.parametrize("memory", [2**31, 0])
+def test_a_layer_may_use_the_first_images_only(memory: int) -> None:
+    """As if there were no others; whole blocks of 64."""
+    cnn = network()
+    photos = (np.random.default_rng(4).integers(0, 2, (300, 1, 9, 9)) * 255).astype(np.uint8)
+    balanced = balance(cnn, photos, TIMESTEPS, BalanceOptions(method="ngu-lee"))
+    simulation = GrowingSimulation(
+        cnn, photos, TIMESTEPS, "soft", whole=True, most_images=(10, 65, 64, 200, 999), memory=memory
+    )
+    seen: list[tuple[int, int]] = []
+    for index, count in enumerate((64, 128, 64, 256, 300)):
+        fixed, thresholds = balanced.layers[:index], np.ones((2, cnn.layers[index].synapse.channels))
+        fewer = GrowingSimulation(cnn, photos[:count], TIMESTEPS, "soft", whole=True)
+        if index:
+            assert np.array_equal(simulation.mean_excess(fixed), fewer.mean_excess(fixed))
+        found = simulation.rate_errors(fixed, thresholds, thresholds / 2, progress=lambda *state: seen.append(state))
+        assert np.array_equal(found.errors, fewer.rate_errors(fixed, thresholds, thresholds / 2).errors)
+        assert seen[-1] == (count, count)
+
+
 @pytest.mark.parametrize("moments", [2**22, 2000])
 def test_no_bit_depends_on_the_number_of_cores(monkeypatch: pytest.MonkeyPatch, moments: int) -> None:
     """Sums of floating-point numbers over images: of rates' errors, and of currents."""

@@ -20,7 +20,7 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.conversion.calibration import calibration_subset, require_images
+from loihi_convert.conversion.calibration import calibration_subset, fitted_images, require_images
 from loihi_convert.errors import UsageError
 from loihi_convert.ir.network import ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.relays import is_relay
@@ -44,7 +44,8 @@ def correct_biases(
     network
         From `balancing.balance`, with compensated amplitudes.
     images
-        Calibration images, uint8 ``(N, C, H, W)``, of which `calibration.calibration_subset` is used.
+        Calibration images, uint8 ``(N, C, H, W)``, of which `calibration.calibration_subset` is used, and in each layer
+        `calibration.fitted_images`.
     device
         Where to simulate: ``"cpu"`` or another torch device.
     progress
@@ -74,6 +75,7 @@ def correct_biases(
         poisson_seed=network.poisson_seed,
         device=device,
         whole=True,
+        most_images=fitted_images(cnn),
     )
     layers: list[SpikingLayer] = []
     passes = 2 * len(network.layers) - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import numpy as np
@@ -16,13 +17,24 @@ MOST: Final = 2_000
 FEWEST: Final = 500
 """Fewest images used at any T, if available."""
 
-STEPS: Final = 16_000
+STEPS: Final = 4_000
 """Images x steps: the cost per step is the same at any T, and with more steps each image gives more data."""
+
+SAMPLES: Final = 32_768
+"""Images x positions on which a mean, or a fit, per channel rests: maps with many positions need fewer images."""
+
+FEWEST_FITTED: Final = 128
+"""Fewest images of `fitted_images`: positions of one image are alike."""
 
 
 def calibration_subset(images: Images, timesteps: int) -> Images:
     """Return the first of ``images``: the more ``timesteps``, the fewer images, see `STEPS`."""
     return images[: max(FEWEST, min(MOST, STEPS // timesteps))]
+
+
+def fitted_images(network: ReluNetwork) -> tuple[int, ...]:
+    """Return, for each layer, the most images on which rates are fitted and means taken, see `SAMPLES`."""
+    return tuple(max(FEWEST_FITTED, SAMPLES // math.prod(shape[1:])) for shape in network.shapes)
 
 
 def require_images(network: ReluNetwork, images: Images) -> None:

@@ -28,6 +28,9 @@ from loihi_convert.simulation.relu import cnn_scores
 BALANCING_SHARE: Final = 4
 """A trial balances on 1 / `BALANCING_SHARE` of the number of images that it tests on."""
 
+# Images of a trial that choose the scales of its integers; on a chip, where potentials wrap, all of them do.
+_SCALING: Final = 64
+
 # Number of best methods that are also tried with corrections.
 _CORRECTED: Final = 2
 
@@ -99,6 +102,7 @@ def choose_method(
     require_images(network, images)
     trying = trial_images(images, timesteps)
     balancing = images[: max(1, len(trying) // BALANCING_SHARE)]
+    scaling = balancing if quantize_options.target == "loihi2" else balancing[:_SCALING]
     candidates = _candidates(network, timesteps, options)
     activations = Activations(network, balancing)
     scores, measure = cnn_scores(network, trying), measure_of(network.task)
@@ -113,7 +117,7 @@ def choose_method(
     def tried(spiking: SpikingNetwork, chosen: BalanceOptions, *, corrected: bool) -> Trial:
         if corrected:
             spiking = correct_biases(network, spiking, balancing, device=device)
-        quantized = quantize(spiking, balancing, quantize_options, device=device)
+        quantized = quantize(spiking, scaling, quantize_options, device=device)
         found = agreement_with(scores, measure, quantized, trying, device=device)
         assert chosen.method != AUTO
         return Trial(

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from loihi_convert.arrays import Array
-from loihi_convert.conversion.calibration import calibration_subset, require_images
+from loihi_convert.conversion.calibration import calibration_subset, fitted_images, require_images
 from loihi_convert.conversion.options import AUTO, METHODS, BalanceOptions, require_timesteps
 from loihi_convert.conversion.thresholds import Balanced, nearest_rates
 from loihi_convert.errors import RangeError, UsageError, one_of
@@ -244,6 +244,7 @@ class _Balancing:
             poisson_seed=self._options.poisson_seed,
             device=self._device,
             whole=self._fits_rates,
+            most_images=fitted_images(self._network),
         )
 
     def _report(self, done: int, total: int) -> None:

@@ -59,21 +59,18 @@ class BalanceOptions:
                               and Poisson input; Han et al., CVPR 2020, "RMP-SNN": with soft reset)
     ``act-norm``              the layer's largest ReLU activation in the CNN (Diehl et al., IJCNN 2015)
     ``robust-norm``           the 99.9th percentile of the layer's positive activations (Rueckauer et al., Front.
-    Neurosci.
-                              2017)
+                              Neurosci. 2017)
     ``act-norm-channelwise``  the channel's largest activation (Kim et al., AAAI 2020, "Spiking-YOLO")
     ``percentile``            a percentile of the channel's positive activations (after Rueckauer et al. 2017, there per
                               layer)
     ``least-squares``         of 24 thresholds, up to a little above the channel's largest activation, the one whose
-    firing
-                              rates over T steps have the least squared difference from the CNN's activations, over
-                              images (`calibration_subset`) and positions, while the layers before it spike with their
-                              balanced thresholds. The smaller T, the lower the threshold (after Li et al., ICML 2021,
-                              who do this per layer and without simulation). With hard reset the amplitude is fitted
-                              together with the threshold
+                              firing rates over T steps have the least squared difference from the CNN's activations,
+                              over images (`calibration.fitted_images`) and positions, while the layers before it spike
+                              with their balanced thresholds. The smaller T, the lower the threshold (after Li et al.,
+                              ICML 2021, who do this per layer and without simulation). With hard reset the amplitude is
+                              fitted together with the threshold
     ``qcfs``                  the threshold that the CNN was trained with, if its activations are `qcfs.Qcfs` (Bu et
-    al.,
-                              ICLR 2022); channels with plain ReLU get that of ``least-squares``
+                              al., ICLR 2022); channels with plain ReLU get that of ``least-squares``
     ========================  ==========================================================================================
 
     If the CNN clips an activation, as ReLU6 does, the threshold is at most that ceiling, and clips it exactly.

@@ -56,6 +56,9 @@ class GrowingSimulation:
         As in `simulator.Simulator`; spikes are stored only on a CPU.
     whole
         Whether a block contains all steps, as `rate_errors` requires.
+    most_images
+        Number of images, for each layer, that `rate_errors` and `mean_excess` use: the first ones, rounded up to whole
+        blocks. Default: all.
     memory
         See `MEMORY`.
     """
@@ -70,10 +73,12 @@ class GrowingSimulation:
         poisson_seed: int | None = None,
         device: str = "cpu",
         whole: bool = False,
+        most_images: Sequence[int] | None = None,
         memory: int = MEMORY,
     ) -> None:
         self._network, self._images, self._timesteps = network, images, timesteps
-        self._plan = Plan(uuid.uuid4().hex, network, timesteps, reset, poisson_seed, device, whole, memory)
+        most = (len(images),) * len(network.layers) if most_images is None else tuple(most_images)
+        self._plan = Plan(uuid.uuid4().hex, network, timesteps, reset, poisson_seed, device, whole, most, memory)
         self._part: Part | None = None
         self._activation_sums: list[Array] = []
 
@@ -112,6 +117,7 @@ class GrowingSimulation:
         The mean is over images, positions and steps; ``fixed`` has at least one layer. Currents are linear in the
         spikes, so that those of the summed spikes are enough, and likewise for the CNN.
         """
+        image_count = self._plan.used(len(fixed), 0, len(self._images))
         # Sums of whole numbers, exact in any order.
         spikes = total(self._of_parts(progress, Part.summed_spikes, fixed))
         if not self._activation_sums:
@@ -121,7 +127,7 @@ class GrowingSimulation:
         own = self._network.layers[len(fixed)].synapse
         found = summed_currents(last.synapse, last.input_shape, spikes / self._timesteps)
         wanted = summed_currents(own, last.input_shape, self._activation_sums[len(fixed) - 1])
-        return np.asarray((found - wanted) / (len(self._images) * (last.size // own.channels)))
+        return np.asarray((found - wanted) / (image_count * (last.size // own.channels)))
 
     def _of_parts(
         self, progress: Progress, method: Callable[Concatenate[Part, Progress, _Arguments], _Found],

@@ -41,7 +41,13 @@ class Plan:
     poisson_seed: int | None
     device: str
     whole: bool
+    most_images: tuple[int, ...]
     memory: int
+
+    def used(self, index: int, first: int, count: int) -> int:
+        """How many of ``count`` images from ``first`` on are among the ``most_images`` of layer ``index``."""
+        unit = block_multiple(self.device)
+        return min(count, max(0, -(-self.most_images[index] // unit) * unit - first))
 
     def specs(self, fixed: Sequence[SpikingLayer], correction: Array | None = None) -> list[LayerSpec]:
         """The layers ``fixed`` and the one after it."""
@@ -108,11 +114,14 @@ class Part:
         # Compile here, in one thread, as in `Neurons`.
         no_currents = np.empty((0, 1, specs[-1].size), np.float32)
         rate_errors(specs[-1], no_currents, no_currents[:, 0], thresholds, initial_potentials, timesteps)
-        self._pass(layers, take, progress)
+        self._pass(layers, take, progress, self._used(len(fixed)))
         return sums.groups
 
     def summed_spikes(self, progress: Progress, fixed: Sequence[SpikingLayer]) -> Array:
-        """The inputs of the layer after ``fixed``, summed over images and steps: float64 ``(H', W', C)``, exact."""
+        """The inputs of the layer after ``fixed``, summed over images and steps: float64 ``(H', W', C)``, exact.
+
+        The images are the ``most_images`` of the layer, as in `summed_activations`.
+        """
         specs = self._plan.specs(fixed)
         height, width, channels = pooled_maps(specs[-1].input_shape, specs[-1].synapse.pool)
         found = np.zeros((height, width, channels))
@@ -122,7 +131,7 @@ class Part:
             with self._lock:
                 np.add(found, counted, out=found)
 
-        self._pass(layers_on(self._plan.device, specs), take, progress)
+        self._pass(layers_on(self._plan.device, specs), take, progress, self._used(len(fixed)))
         return found
 
     def summed_activations(self, progress: Progress) -> list[list[Array]]:
@@ -133,14 +142,19 @@ class Part:
         layers, chain = self._plan.network.layers, ReluChain(self._plan.network, len(self._plan.network.layers) - 1)
         blocks = block_multiple("cpu") // chain.images_at_once
         sums = [GroupSums[Array](blocks) for _ in layers[1:]]
+        used = [self._used(index) for index in range(1, len(layers))]
 
         def add(start: int, outputs: list[Array]) -> None:
-            for groups, maps, after in zip(sums, outputs, layers[1:], strict=True):
-                summed = sum_pool(maps, after.synapse.pool).sum(axis=0, dtype=np.float64)
-                groups.add(start // chain.images_at_once, summed)
+            for groups, maps, after, count in zip(sums, outputs, layers[1:], used, strict=True):
+                if start < count:
+                    summed = sum_pool(maps, after.synapse.pool).sum(axis=0, dtype=np.float64)
+                    groups.add(start // chain.images_at_once, summed)
 
-        on_blocks(chain, self._images, add, progress=progress)
+        on_blocks(chain, self._images[: max(used, default=0)], add, progress=progress)
         return [groups.groups for groups in sums]
+
+    def _used(self, index: int) -> int:
+        return self._plan.used(index, self._first_image, len(self._images))
 
     def _activations_of(self, chain: ReluChain, start: int, count: int) -> Array:
         """The activations of the last layer of ``chain`` for ``count`` images from ``start``, which are kept."""
@@ -151,10 +165,18 @@ class Part:
         return found
 
     def _pass(
-        self, layers: Sequence[DeviceLayer], take: Callable[[int, int, Tensor], None], progress: Progress
+        self,
+        layers: Sequence[DeviceLayer],
+        take: Callable[[int, int, Tensor], None],
+        progress: Progress,
+        count: int | None = None,
     ) -> None:
-        """Call ``take`` with the first of some images, a step, and the inputs of the last of ``layers`` from it on."""
+        """Call ``take`` with the first of some images, a step, and the inputs of the last of ``layers`` from it on.
+
+        ``count``: number of images; default: all.
+        """
         images_at_once, done = self._images_at_once, 0
+        total = len(self._images) if count is None else count
 
         def simulate(start: int) -> None:
             nonlocal done
@@ -163,9 +185,9 @@ class Part:
                 take(start, first, inputs)
             with self._lock:
                 done += len(images)
-                progress(done, len(self._images))
+                progress(done, total)
 
-        on_cores(self._plan.device, simulate, range(0, len(self._images), images_at_once))
+        on_cores(self._plan.device, simulate, range(0, total, images_at_once))
 
     def _received(self, layers: Sequence[DeviceLayer], images: Array, start: int) -> Iterator[tuple[int, Tensor]]:
         """Inputs of the last of ``layers`` for the images at ``start``: a block's first step, and its inputs.
