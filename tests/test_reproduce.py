@@ -640,7 +640,8 @@ def test_a_ready_made_model_is_its_cnn_and_what_was_fine_tuned_from_it(
     assert names["mnist"][0] == "cnn.safetensors"
     assert "cnn-paper-recipe.safetensors" not in names["mnist"]
     assert all((folder / name / file).is_file() for name, files in names.items() for file in files)
-    assert names["cifar10"] == ["recovered-relu.safetensors", "recovered-q4.safetensors", "q2.safetensors"]
+    fine_tuned = [f"cnn-{how}.safetensors" for how in ("qcfs-L4", "qcfs-L2", "spiking-T4")]
+    assert names["cifar10"] == ["cnn.safetensors", *fine_tuned]
     assert request.model_files("my.pt") == (Path("my.pt"),)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loihi_convert, "__file__", str(tmp_path / "loihi_convert" / "__init__.py"))

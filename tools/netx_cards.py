@@ -240,15 +240,10 @@ def _further(card: dict[str, Any]) -> list[str]:
     further = card.get("further_checkpoints", ())
     if not further:
         return []
-    recovered = (
-        " A recovered checkpoint is the CNN read back from a file of this folder as of that date, with weights rounded "
-        "to 8 bits (`tools/recover_checkpoint.py`)."
-    )
     return [
         "### Further checkpoints",
         "",
-        "Starting points; no file above was made from these."
-        + (recovered if any("recovered_from" in item["recipe"] for item in further) else ""),
+        "Starting points; no file above was made from these.",
         "",
         *map(_training_item, further),
         "",
@@ -277,9 +272,6 @@ def recorded_recipe(record: dict[str, Any]) -> Recipe:
 
 def recipe_in_words(record: dict[str, Any], qcfs_levels: int | None) -> str:
     """Return a line on how a checkpoint was trained."""
-    if "recovered_from" in record:
-        levels = f", L = {qcfs_levels}" if qcfs_levels is not None else ""
-        return f"recovered from {record['recovered_from']['file']}{levels}"
     parts = (
         "fine-tuned" if "start" in record else "",
         f"L = {qcfs_levels}" if qcfs_levels is not None else "",
