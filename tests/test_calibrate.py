@@ -10,6 +10,7 @@ from test_balance import random_cnn
 
 from loihi_convert import netx
 from loihi_convert.arrays import Array
+from loihi_convert.conversion import calibration
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.bias_correction import correct_biases
 from loihi_convert.conversion.calibration import fitted_images
@@ -28,12 +29,28 @@ def images(count: int = 60) -> Array:
 
 
 def test_maps_with_many_positions_are_fitted_on_few_images() -> None:
-    shapes = ((64, 64), (16, 16), (1, 1))
+    shapes = ((64, 64), (8, 8), (1, 1))
     layers = [ReluLayer(f"conv{index}", Conv(np.ones((1, 1, 1, 1)), pool=(pool, pool)))
-              for index, pool in enumerate((1, 4, 16))]  # fmt: skip
+              for index, pool in enumerate((1, 8, 8))]  # fmt: skip
     network = ReluNetwork((1, 64, 64), tuple(layers))
     assert network.shapes == tuple((1, *shape) for shape in shapes)
-    assert fitted_images(network) == (128, 32_768 // 256, 32_768)
+    assert fitted_images(network) == (128, 512, 32_768)
+
+
+def test_thresholds_and_corrections_are_fitted_on_these_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    cnn, options = random_cnn(0), BalanceOptions(method="least-squares")
+    on_all = balance(cnn, images(200), 3, options)
+    monkeypatch.setattr(calibration, "SAMPLES", 1)
+    monkeypatch.setattr(calibration, "FEWEST_FITTED", 64)
+    on_few = balance(cnn, images(200), 3, options)
+    assert [layer.neuron and layer.neuron.threshold.tolist() for layer in on_few.layers] != [
+        layer.neuron and layer.neuron.threshold.tolist() for layer in on_all.layers
+    ]
+    found, wanted = (correct_biases(cnn, on_all, images(200)[:count]) for count in (200, 64))
+    for layer, other in zip(found.layers[1:], wanted.layers[1:], strict=True):
+        assert layer.correction is not None
+        assert np.array_equal(layer.correction, other.correction)
+        assert layer.neuron is None or np.array_equal(layer.neuron.initial_potential, other.neuron.initial_potential)
 
 
 def one_hidden_neuron() -> tuple[ReluNetwork, SpikingNetwork]:
