@@ -210,6 +210,15 @@ def test_orthogonalized_keeps_directions_and_evens_their_lengths() -> None:
             assert (even.diag() < 1.3).all()
 
 
+def test_orthogonalized_adds_no_directions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(64, 3, generator=generator) @ torch.randn(3, 576, generator=generator)
+    lengths = torch.linalg.svdvals(orthogonalized(matrix))
+    assert (lengths[:3] > 0.6).all()
+    assert (lengths[3:] < 1e-4).all()
+    assert not orthogonalized(torch.zeros(8, 9)).any()
+
+
 @pytest.fixture(scope="module")
 def straight(few: DataSplits, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """Return a training that was not interrupted."""

@@ -57,15 +57,28 @@ class Muon(torch.optim.Optimizer):
 def orthogonalized(matrix: Tensor) -> Tensor:
     """Return about U V^T for ``matrix`` = U S V^T, by five iterations of Newton and Schulz.
 
-    Singular values become 0.7 to 1.2, but those below about 0.002 of the norm stay smaller.
+    Singular values become 0.7 to 1.2, but those below about 0.002 of the norm stay smaller. Each iteration multiplies X
+    from the left by a polynomial of X X^T, and so only these small square matrices are iterated: the longer side is
+    needed for the first one and for the result ("Gram Newton-Schulz", https://dao-lab.ai/blog/2026/gram-newton-schulz;
+    its restarts are for half precision).
     """
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonalized(matrix.T).T
-    linear, cubic, quintic = _COEFFICIENTS
     # A norm of 1 bounds every singular value by 1.
-    found: Tensor = matrix / matrix.norm().clamp(min=1e-7)
-    for _ in range(_ITERATIONS):
-        gram = found @ found.T
-        factor: Tensor = torch.addmm(gram, gram, gram, beta=cubic, alpha=quintic)
-        found = torch.addmm(found, factor, found, beta=linear)
-    return found
+    scaled: Tensor = matrix / matrix.norm().clamp(min=1e-7)
+    gram = scaled @ scaled.T
+    factor = product = _polynomial(gram)
+    for _ in range(_ITERATIONS - 1):
+        gram = factor @ gram @ factor
+        factor = _polynomial(gram)
+        product = factor @ product
+    even: Tensor = product @ scaled
+    return even
+
+
+def _polynomial(gram: Tensor) -> Tensor:
+    """What one iteration multiplies X by: a polynomial of ``gram`` = X X^T."""
+    linear, cubic, quintic = _COEFFICIENTS
+    factor: Tensor = torch.addmm(gram, gram, gram, beta=cubic, alpha=quintic)
+    factor.diagonal().add_(linear)
+    return factor
