@@ -11,10 +11,12 @@ from support import compare_stock_netx as tool
 
 from loihi_convert import netx
 from loihi_convert.arrays import Array
+from loihi_convert.backends.graded import run_graded
 from loihi_convert.backends.reference import run_network
 from loihi_convert.data import load_data
+from loihi_convert.ir.graded import GradedLayer, GradedNetwork
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
-from loihi_convert.ir.synapse import Dense
+from loihi_convert.ir.synapse import Dense, PixelBias
 
 
 def test_a_missing_file_is_one_sentence(
@@ -71,6 +73,36 @@ def test_the_class_is_read_as_the_file_says(
     assert tool.main() == 0
     *_, row = capsys.readouterr().out.splitlines()
     assert row.split() == ["8", "100", "8,000", "0", str(right)]
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_every_message_of_a_graded_file_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: int
+) -> None:
+    graded = graded_network()
+    netx.write_graded(graded, tmp_path / "model.net")
+
+    def stock(_python: str, _script: str, _file: Path, frames: Path, spike_exp: int, sent: Path) -> None:
+        assert spike_exp == graded.spike_exp
+        inputs, fc = run_graded(graded, np.load(frames), is_stream=True, trace=True).traces
+        assert inputs.spikes is not None
+        messages = inputs.spikes.reshape(20, -1).copy()
+        messages[3, :wrong] += 1
+        np.savez(sent, layer0=messages, layer1=fc.potentials.reshape(20, -1))
+
+    monkeypatch.setattr(tool, "_by_lava_dl", stock)
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "model.net"), "--images", "20"])
+    assert tool.main() == wrong
+    _, inputs, fc = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert (inputs[:3], inputs[-1]) == (["input", "20", "1,280"], str(wrong))
+    assert (fc[:3], fc[-1]) == (["fc", "20", "200"], "0")
+
+
+def graded_network() -> GradedNetwork:
+    """One dense layer for digits, without messages."""
+    weight = np.random.default_rng(0).integers(-12, 13, (10, 64)).astype(np.int32)
+    layers = (GradedLayer("input", PixelBias(1, 0)), GradedLayer("fc", Dense(weight), sends=False, scale=np.ones(10)))
+    return GradedNetwork((1, 8, 8), layers, spike_exp=0, provenance={"model": {"data": "digits"}})
 
 
 def network(*, reset: str = "hard", poisson_seed: int | None = None, integrates: bool = True) -> QuantizedNetwork:

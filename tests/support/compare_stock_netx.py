@@ -1,13 +1,18 @@
 """Compare unmodified lava-dl with `ref`: python tests/support/compare_stock_netx.py MODEL.net [-T 4,16,64] [--images N]
 
-MODEL.net was written by `export --reset hard`, with pixels as constant currents. Each of the first N test images is
-run by `ref` and by `run_stock_netx.py`, which uses only lava-dl. The latter runs in the interpreter given by --python:
-Python 3.10, with the versions that Lava requires, from `pip install '.[lava]'`. The script prints the number of
-compared output potentials (one per class, step and image) and how many differ. It also prints how many images are
-correctly classified at the last step, by the potentials. For a file of `--readout spikes` it uses the spikes of `ref`,
-because those of stock netx are not recorded.
+A file of graded spikes takes the first N test images as the frames of one sequence, which nothing resets. Compared are
+all messages and outputs, printed by layer; `run_stock_graded.py` runs lava-dl.
 
-Stock netx simulates a few hundred steps per minute, so the N images are divided among one process per core.
+Otherwise, MODEL.net was written by `export --reset hard`, with pixels as constant currents. Each of the first N test
+images is run by `ref` and by `run_stock_netx.py`, which uses only lava-dl. The script prints the number of compared
+output potentials (one per class, step and image) and how many differ. It also prints how many images are correctly
+classified at the last step, by the potentials. For a file of `--readout spikes` it uses the spikes of `ref`, because
+those of stock netx are not recorded.
+
+lava-dl runs in the interpreter given by --python: Python 3.10, with the versions that Lava requires, from
+`pip install '.[lava]'`.
+
+Stock netx simulates a few hundred of their steps per minute, so the N images are divided among one process per core.
 """
 
 from __future__ import annotations
@@ -25,16 +30,19 @@ import numpy as np
 from loihi_convert import netx
 from loihi_convert.__main__ import exit_code
 from loihi_convert.arrays import Array
+from loihi_convert.backends.graded import run_graded
 from loihi_convert.backends.reference import run_network
 from loihi_convert.cli.options import parse_timesteps
-from loihi_convert.data import load_data
+from loihi_convert.data import Dataset, load_data
 from loihi_convert.errors import InputError, PlatformError, UsageError
+from loihi_convert.ir.graded import GradedNetwork
+from loihi_convert.ir.quantized import QuantizedNetwork
 
-_STOCK = Path(__file__).with_name("run_stock_netx.py")
+_FOLDER = Path(__file__).parent
 
 
 def main() -> int:
-    """Print the table; return 1 if a potential differs, or an error's exit code."""
+    """Print the table; return 1 if a value differs, or an error's exit code."""
     parser = argparse.ArgumentParser(description="Compare unmodified lava-dl with ref.")
     parser.add_argument("file", type=Path, metavar="MODEL.net")
     parser.add_argument("-T", "--timesteps", default="4,16,64", help="latencies; default: 4,16,64")
@@ -46,6 +54,9 @@ def main() -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
+    stored = netx.read_stored(arguments.file).network
+    if isinstance(stored, GradedNetwork):
+        return _compare_graded(stored, arguments)
     network = netx.read(arguments.file)
     if network.reset != "hard":
         raise UsageError("stock netx knows hard reset only", where=arguments.file, hint="Export it with --reset hard.")
@@ -53,10 +64,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         raise UsageError(
             "stock netx takes pixels, not Poisson spikes", where=arguments.file, hint="Export it with --input constant."
         )
-    data = network.provenance.get("model", {}).get("data")
-    if data is None:
-        raise InputError("does not record its data set", where=arguments.file, hint="Export it again.")
-    test = load_data(data, arguments.data_root).test[: arguments.images]
+    test = _test_images(network, arguments)
     differing = 0
     print(f"{'T':>4} {'images':>7} {'potentials':>11} {'differ':>7} {'correct':>8}")
     for timesteps in parse_timesteps(arguments.timesteps):
@@ -70,6 +78,33 @@ def _compare(arguments: argparse.Namespace) -> int:
     return int(differing > 0)
 
 
+def _compare_graded(network: GradedNetwork, arguments: argparse.Namespace) -> int:
+    frames = _test_images(network, arguments).images
+    traces = run_graded(network, frames, is_stream=True, trace=True).traces
+    differing = 0
+    print(f"{'layer':24} {'frames':>7} {'values':>13} {'not 0':>13} {'differ':>7}")
+    with tempfile.TemporaryDirectory() as folder:
+        images, sent = Path(folder, "frames.npy"), Path(folder, "sent.npz")
+        np.save(images, frames)
+        _by_lava_dl(arguments.python, "run_stock_graded.py", arguments.file, images, network.spike_exp, sent)
+        with np.load(sent) as found:
+            for index, (layer, trace) in enumerate(zip(network.layers, traces, strict=True)):
+                values = trace.spikes if layer.sends else trace.potentials
+                assert values is not None
+                different = int((found[f"layer{index}"] != values.reshape(len(frames), -1)).sum())
+                nonzero = np.count_nonzero(values)
+                print(f"{layer.name:24} {len(frames):7} {values.size:13,} {nonzero:13,} {different:7}")
+                differing += different
+    return int(differing > 0)
+
+
+def _test_images(network: QuantizedNetwork | GradedNetwork, arguments: argparse.Namespace) -> Dataset:
+    data = network.provenance.get("model", {}).get("data")
+    if data is None:
+        raise InputError("does not record its data set", where=arguments.file, hint="Export it again.")
+    return load_data(data, arguments.data_root).test[: arguments.images]
+
+
 def _by_stock_netx(python: str, file: Path, pixels: Array, timesteps: int) -> Array:
     """Return output potentials after each step, ``(N, T, classes)``."""
     cores = len(os.sched_getaffinity(0))
@@ -79,16 +114,22 @@ def _by_stock_netx(python: str, file: Path, pixels: Array, timesteps: int) -> Ar
         def run(index: int) -> Array:
             images, output = Path(folder, f"images{index}.npy"), Path(folder, f"potentials{index}.npy")
             np.save(images, parts[index])
-            words = (python, _STOCK, file, images, timesteps, output)
-            done = subprocess.run(
-                list(map(str, words)), capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-            )
-            if done.returncode:
-                raise PlatformError(done.stderr[-1000:], where=python)
+            _by_lava_dl(python, "run_stock_netx.py", file, images, timesteps, output)
             potentials: Array = np.load(output)
             return potentials
 
         return np.concatenate(list(threads.map(run, range(len(parts)))))
+
+
+def _by_lava_dl(python: str, script: str, *words: object) -> None:
+    done = subprocess.run(
+        [python, *map(str, (_FOLDER / script, *words))],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    if done.returncode:
+        raise PlatformError(done.stderr[-1000:], where=python)
 
 
 if __name__ == "__main__":
