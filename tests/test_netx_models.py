@@ -130,7 +130,7 @@ def test_an_interrupted_training_is_continued(
     commands = []
     monkeypatch.setattr(tool, "_command", lambda words, *_: commands.append(words))
     item = tool.Trained("cnn.safetensors", "--data digits")
-    plan = tool.Plan((item,), (), seed=3, store="float16", sim_images=0, largest_file=0)
+    plan = tool.Plan((item,), (), seed=3, store="float16", sim_images=0)
     for name in ("other", "cnn.safetensors.resume.pt", "cnn.safetensors"):
         (tmp_path / name).touch()
         tool.train(item, tmp_path, plan, None)
@@ -225,17 +225,32 @@ def test_most_validation_images_win_and_the_first_among_equals(tool: ModuleType)
     assert tool.best_for(files, 4).path.name == "plain4"
 
 
+def test_of_large_files_only_the_named_ones_go_into_the_repository(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tool, "LARGEST_FILE", 3)
+    (tmp_path / "folder").mkdir()
+    plan = tool.Plan((), (), seed=0, store="float16", sim_images=0, large_files=("named",))
+    for name, size, is_stored in (("small", 3, True), ("large", 4, False), ("named", 4, True)):
+        candidate = tmp_path / "candidate"
+        candidate.write_bytes(bytes(size))
+        described = tool._file(candidate, tmp_path / "folder", name, plan)
+        assert (described["bytes"], described["in_repository"]) == (size, is_stored)
+        assert (tmp_path / "folder" / name).exists() == is_stored
+
+
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_what_lies_in_netx_models_is_what_its_card_says(tool: ModuleType, folder: Path) -> None:
     card = tool.read_card(folder)
-    has_plan = (folder / "build.toml").exists()
+    plan = tool.read_plan(folder)
     assert tool.card_page(card) == (folder / "README.md").read_text()
     for item in (*card["checkpoints"], *card["networks"]):
         path = folder / item["file"]
-        assert path.exists() == item["in_repository"]
+        assert plan.stores(item["file"], item["bytes"]) == item["in_repository"]
+        # Whoever builds a folder also has its large files.
+        assert path.exists() or not item["in_repository"]
         if path.exists():
             assert (sha256(path), path.stat().st_size) == (item["sha256"], item["bytes"])
-            assert item["bytes"] <= (tool.read_plan(folder).largest_file if has_plan else tool.LARGEST_FILE)
     for item in card["networks"]:
         if item["in_repository"]:
             network = netx.read(folder / item["file"])

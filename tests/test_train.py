@@ -166,7 +166,7 @@ def test_sgd_has_nesterovs_momentum(few: DataSplits, tmp_path: Path) -> None:
         assert float(difference) < 0.1 * float(step.detach().norm())
 
 
-@pytest.mark.parametrize("architecture", ["vgg-small", "resnet20"])
+@pytest.mark.parametrize("architecture", ["vgg-small", "vgg16", "resnet20"])
 def test_thresholds_are_fine_tuned_by_adamw_whatever_trained_the_cnn(architecture: str) -> None:
     assert default_recipe("cifar10", architecture).optimizer != "adamw"
     for recipe in (fine_tuning_recipe("cifar10", architecture), spiking_recipe("cifar10", architecture)):

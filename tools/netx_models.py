@@ -7,6 +7,7 @@
 
     sim_images = 1000                                   # test images on Lava's simulator; default: 1000
     store = "float32"                                   # of checkpoints; default: float16
+    large_files = ["model-T4.net"]                      # above 3 MB, and yet in the repository; default: none
 
     [[checkpoint]]                                      # the first one is the CNN that accuracies are compared with
     file = "cnn.safetensors"
@@ -71,8 +72,8 @@ else:
     import tomli as tomllib
 
 LARGEST_FILE: Final = 3_000_000
-"""Bytes of a file that goes into the repository; larger ones are built by the commands of the card."""
-
+"""Bytes of a file that goes into the repository; larger ones are built by the commands of the card, but for those that
+a plan names."""
 
 SINGLE_IMAGES: Final = 1_000
 """Validation images that choose the best single file."""
@@ -107,7 +108,11 @@ class Plan:
     seed: int
     store: str
     sim_images: int
-    largest_file: int
+    large_files: tuple[str, ...] = ()
+
+    def stores(self, name: str, size: int) -> bool:
+        """Whether a file of ``size`` bytes goes into the repository."""
+        return size <= LARGEST_FILE or name in self.large_files
 
 
 @dataclass(frozen=True)
@@ -165,7 +170,7 @@ def read_plan(folder: Path) -> Plan:
             text.get("seed", 0),
             text.get("store", "float16"),
             text.get("sim_images", 1_000),
-            text.get("largest_file", LARGEST_FILE),
+            tuple(text.get("large_files", ())),
         )
     except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
@@ -304,7 +309,7 @@ def _network(
     is_papers = checkpoint.load(folder / one.candidate.source).architecture == paper_architecture(splits.name)
     provenance = netx.read(one.path).provenance
     return {
-        **_file(one.path, folder, name, plan.largest_file),
+        **_file(one.path, folder, name, plan),
         "timesteps": timesteps,
         "checkpoint": one.candidate.source,
         "balance": provenance["balance"],
@@ -342,18 +347,19 @@ def papers_cnn(data: str) -> dict[str, float]:
     return {} if found is None else {"paper_cnn_accuracy": found}
 
 
-def _file(path: Path, folder: Path, name: str, largest: int) -> dict[str, Any]:
+def _file(path: Path, folder: Path, name: str, plan: Plan) -> dict[str, Any]:
     """Copy a file, unless it exists or is too large for the repository, and return its description."""
     size = path.stat().st_size
-    if size <= largest and path.resolve() != (folder / name).resolve():
+    is_stored = plan.stores(name, size)
+    if is_stored and path.resolve() != (folder / name).resolve():
         write_atomically(folder / name, path.read_bytes())
-    return {"file": name, "bytes": size, "sha256": sha256(path), "in_repository": size <= largest}
+    return {"file": name, "bytes": size, "sha256": sha256(path), "in_repository": is_stored}
 
 
 def _checkpoint(item: Trained, folder: Path, plan: Plan) -> dict[str, Any]:
     found = checkpoint.load(folder / item.file)
     return {
-        **_file(folder / item.file, folder, item.file, plan.largest_file),
+        **_file(folder / item.file, folder, item.file, plan),
         "stored_as": found.stored_as,
         "qcfs_levels": found.qcfs_levels,
         "validation_accuracy": found.validation_accuracy,
