@@ -51,6 +51,19 @@ def test_the_first_trial_is_the_best(timesteps: int, readout: Readout) -> None:
     assert best.image_count == 30
 
 
+@pytest.mark.parametrize("correction", [None, False, True])
+def test_progress_counts_to_one_total_and_never_back(correction: bool | None) -> None:
+    reported: list[tuple[int, int]] = []
+    options = BalanceOptions(bias_correction=correction)
+    trials = choose_method(
+        random_cnn(0), images(60), 4, options, progress=lambda done, total: reported.append((done, total))
+    )
+    done = [count for count, _ in reported]
+    assert {total for _, total in reported} == {30 * len(trials)}
+    assert done == sorted(done)
+    assert done[-1] == 30 * len(trials)
+
+
 def test_corrections_are_tried_on_the_two_best_unless_forbidden_or_wanted_everywhere() -> None:
     network = random_cnn(0)
     plain = choose_method(network, images(60), 1, BalanceOptions(bias_correction=False))

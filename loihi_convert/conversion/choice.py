@@ -112,7 +112,8 @@ def choose_method(
     trials: list[Trial] = []
 
     def report(done: int, total: int) -> None:
-        progress(len(trials) * total + done, (len(candidates) + more) * total)
+        # In images of a trial, whatever a stage counts: one total, and never back.
+        progress(len(trials) * len(trying) + len(trying) * done // total, (len(candidates) + more) * len(trying))
 
     def tried(spiking: SpikingNetwork, chosen: BalanceOptions, *, corrected: bool) -> Trial:
         if corrected:
@@ -135,10 +136,11 @@ def choose_method(
             network, balancing, (timesteps,), chosen, activations=activations, device=device, progress=report
         )
         trials.append(tried(balanced[-1], chosen, corrected=bool(options.bias_correction)))
+        report(0, 1)
     for trial in sorted(trials, key=_rank)[:more]:
         spiking = balanced[trials.index(trial)]
         trials.append(tried(spiking, trial.chosen(options), corrected=True))
-        report(0, len(balancing))
+        report(0, 1)
     return tuple(sorted(trials, key=_rank))
 
 

@@ -143,16 +143,17 @@ class _Balancing:
 
     def layers(self, timesteps: Sequence[int], progress: Progress) -> dict[int, list[SpikingLayer]]:
         """Return the balanced layers for each of ``timesteps``, ascending."""
+        # A fit to the rates over T steps needs all T steps at once, separately for each T.
+        apart = [[t] for t in timesteps] if self._fits_rates else [list(timesteps)]
         self._progress = progress
+        self._done, self._passes = 0, 1 + len(apart) * self._depth
         if self._method == "percentile" or self._method in _OF_ACTIVATIONS or self._fits_rates:
             self._percentiles = self._activations.percentile(
                 100.0 if self._fits_rates else _OF_ACTIVATIONS.get(self._method, self._options.percentile),
                 per_layer=self._method in _PER_LAYER,
                 progress=self._report,
             )
-        # A fit to the rates over T steps needs all T steps at once, separately for each T.
-        apart = [[t] for t in timesteps] if self._fits_rates else [list(timesteps)]
-        self._done, self._passes = 0, len(apart) * self._depth
+        self._done = 1
         found: dict[int, list[SpikingLayer]] = {}
         for steps in apart:
             found |= self._grown([], steps, self._simulation(steps))
