@@ -55,8 +55,7 @@ class BalanceOptions:
                               and steps 1..T, while the layers before it spike with their balanced thresholds (Ngu & Lee
                               2022, algorithm 2, alpha of section 4.1.3)
     ``spike-norm``, ``rmp``   the same, with one threshold per layer (Sengupta et al., Front. Neurosci. 2019, with hard
-    reset
-                              and Poisson input; Han et al., CVPR 2020, "RMP-SNN": with soft reset)
+                              reset and Poisson input; Han et al., CVPR 2020, "RMP-SNN": with soft reset)
     ``act-norm``              the layer's largest ReLU activation in the CNN (Diehl et al., IJCNN 2015)
     ``robust-norm``           the 99.9th percentile of the layer's positive activations (Rueckauer et al., Front.
                               Neurosci. 2017)
