@@ -26,6 +26,8 @@ from loihi_convert.errors import DataError, InputError, PlatformError
 from loihi_convert.pipeline import shards
 from loihi_convert.simulation.image_shards import shards as divided
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[DaskWorkers]:

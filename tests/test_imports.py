@@ -162,6 +162,7 @@ def test_a_netx_file_is_read_without_torch(verb: str) -> None:
     assert not loaded_by(program, {"torch", "numba", "matplotlib", "scipy", "lava"})
 
 
+@pytest.mark.slow
 def test_a_run_loads_no_statistics_and_draws_nothing(tmp_path: Path) -> None:
     # Not the embedded digits, which scikit-learn reads.
     np.savez(tmp_path / "own.npz", images=np.zeros((5, 1, 8, 8), np.uint8), labels=np.arange(5))

@@ -48,12 +48,24 @@ further = true
 
 [[export]]
 from = ["cnn.safetensors", "cnn-qcfs-L2.safetensors"]
-timesteps = [1, 8]
+timesteps = [1]
 
 [[export]]
 from = ["cnn.safetensors"]
 timesteps = [8]
 options = "--balance percentile --percentile 50"
+"""
+SMALL_PLAN = """
+sim_images = 0
+
+[[checkpoint]]
+file = "cnn.safetensors"
+train = "--data digits --epochs 1"
+
+[[export]]
+from = ["cnn.safetensors"]
+timesteps = [1]
+options = "--balance percentile"
 """
 
 
@@ -87,7 +99,7 @@ def test_a_folder_is_built_and_its_files_give_what_its_card_says(
     assert [network["timesteps"] for network in card["networks"]] == [1, 8]
     for network in card["networks"]:
         every = network["validation_correct_of_all"]
-        assert len(every) == {1: 2, 8: 3}[network["timesteps"]]
+        assert len(every) == {1: 2, 8: 1}[network["timesteps"]]
         assert network["validation_correct"] == max(every.values())
         chosen = network["commands"][0].removeprefix("loihi-convert ")
         assert chosen == next(words for words, correct in every.items() if correct == max(every.values()))
@@ -113,15 +125,15 @@ def test_a_file_of_another_checkpoint_is_refused(
 ) -> None:
     folder = tmp_path / "digits"
     folder.mkdir()
-    plan = PLAN.partition('[[export]]\nfrom = ["cnn.safetensors"]')[0].replace("sim_images = 5", "sim_images = 0")
-    (folder / "build.toml").write_text(plan.replace("epochs 8", "epochs 1").replace("epochs 2", "epochs 1"))
+    (folder / "build.toml").write_text(SMALL_PLAN)
     assert build(tool, monkeypatch, folder) == 0
     trained = load(folder / "cnn.safetensors")
     others = {name: -tensor for name, tensor in trained.state.items()}
     save(replace(trained, state=others), folder / "cnn.safetensors")
     capsys.readouterr()
     assert build(tool, monkeypatch, folder) == InputError.exit_code
-    assert re.search(r"error: .*cnn-T1\.net: was not exported from cnn\.safetensors as it is", capsys.readouterr().err)
+    refused = r"error: .*cnn-T1-balancepercentile\.net: was not exported from cnn\.safetensors as it is"
+    assert re.search(refused, capsys.readouterr().err)
 
 
 def test_an_interrupted_training_is_continued(
