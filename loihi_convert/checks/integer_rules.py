@@ -185,7 +185,7 @@ def potentials_stay_in_range(run: LayerRun) -> Violation | None:
         f"potentials {low:,}..{high:,} on the worst image in T = {run.timesteps:,} steps",
         f"must be in +-{limit:,}: beyond that, custom neurons clip and stock neurons wrap",
         "24 state bits, " + _LIF,
-        "Pass `images` to count the images on which that happens.",
+        "This is a bound; `loihi-convert export --details` shows on how many calibration images a layer exceeds it.",
     )
 
 
