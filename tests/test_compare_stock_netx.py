@@ -14,6 +14,7 @@ from loihi_convert.arrays import Array
 from loihi_convert.backends.graded import run_graded
 from loihi_convert.backends.reference import run_network
 from loihi_convert.data import load_data
+from loihi_convert.errors import PlatformError
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Dense, PixelBias
@@ -96,6 +97,18 @@ def test_every_message_of_a_graded_file_is_counted(
     _, inputs, fc = (line.split() for line in capsys.readouterr().out.splitlines())
     assert (inputs[:3], inputs[-1]) == (["input", "20", "1,280"], str(wrong))
     assert (fc[:3], fc[-1]) == (["fc", "20", "200"], "0")
+
+
+@pytest.mark.parametrize("python", ["absent", "false"])
+def test_an_interpreter_without_lava_dl_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], python: str
+) -> None:
+    netx.write_graded(graded_network(), tmp_path / "model.net")
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "model.net"), "--images", "2", "--python", python])
+    assert tool.main() == PlatformError.exit_code
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {python}: ")
+    assert "--python names a Python 3.10" in message
 
 
 def graded_network() -> GradedNetwork:

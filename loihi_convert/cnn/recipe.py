@@ -147,7 +147,7 @@ def default_recipe(data: str, architecture: str | None = None) -> Recipe:
 
     ``architecture`` (`models.ARCHITECTURES`) has its own if it is too deep or too narrow for the data set's. On two CPU
     cores the epochs of ``fashion-mnist`` take about an hour, those of ``resnet20`` about 50 minutes, and without
-    bfloat16 those of ``vgg-small`` an hour and a half, of ``vgg16`` two and a quarter.
+    bfloat16 those of ``vgg-small`` an hour and a half.
     """
     if (data, architecture) == ("cifar10", "resnet20"):
         # 270,000 weights never learn the training images by heart: no label smoothing, a gradient with momentum.

@@ -45,7 +45,9 @@ def main() -> int:
     """Print the table; return 1 if a value differs, or an error's exit code."""
     parser = argparse.ArgumentParser(description="Compare unmodified lava-dl with ref.")
     parser.add_argument("file", type=Path, metavar="MODEL.net")
-    parser.add_argument("-T", "--timesteps", default="4,16,64", help="latencies; default: 4,16,64")
+    parser.add_argument(
+        "-T", "--timesteps", default="4,16,64", help="latencies, not for graded spikes; default: 4,16,64"
+    )
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--python", default=sys.executable, help="interpreter that has lava-dl")
     parser.add_argument("--data-root", type=Path)
@@ -122,14 +124,14 @@ def _by_stock_netx(python: str, file: Path, pixels: Array, timesteps: int) -> Ar
 
 
 def _by_lava_dl(python: str, script: str, *words: object) -> None:
-    done = subprocess.run(
-        [python, *map(str, (_FOLDER / script, *words))],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    hint = "--python names a Python 3.10 in which `pip install '.[lava]'` was run."
+    command = [python, *map(str, (_FOLDER / script, *words))]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    except OSError as error:
+        raise PlatformError(str(error.strerror), where=python, hint=hint) from error
     if done.returncode:
-        raise PlatformError(done.stderr[-1000:], where=python)
+        raise PlatformError(f"{script} failed: {done.stderr[-1000:]}", where=python, hint=hint)
 
 
 if __name__ == "__main__":
