@@ -16,7 +16,7 @@ def chosen_device(name: str) -> str:
     Raises
     ------
     UsageError
-        If the name is unknown, or there is no such device.
+        If the name is unknown, or this machine lacks the device.
     """
     if name not in get_args(Device):
         raise UsageError(f"found {name}", where="device", expected=one_of(get_args(Device)))

@@ -77,7 +77,7 @@ def orthogonalized(matrix: Tensor) -> Tensor:
 
 
 def _polynomial(gram: Tensor) -> Tensor:
-    """What one iteration multiplies X by: a polynomial of ``gram`` = X X^T."""
+    """Return the polynomial of ``gram`` = X X^T by which one iteration multiplies X."""
     linear, cubic, quintic = _COEFFICIENTS
     factor: Tensor = torch.addmm(gram, gram, gram, beta=cubic, alpha=quintic)
     factor.diagonal().add_(linear)

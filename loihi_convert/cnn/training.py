@@ -313,9 +313,7 @@ def _with_spiking_accuracy(trained: Checkpoint, design: Design, splits: DataSpli
 def _restore(training: Training, path: Path, run: dict[str, Json]) -> None:
     """Set ``training`` to the state in ``path``, which must belong to ``run``."""
     if not path.exists():
-        raise UsageError(
-            "does not exist: there is no interrupted training", where=path, hint="Train without `resume=True`."
-        )
+        raise UsageError("does not exist: no training was interrupted", where=path, hint="Train without `resume=True`.")
     state = read_pt(path)
     if not isinstance(state, dict) or not run.keys() <= state.keys():
         raise CheckpointError("not the state of a training", where=path, hint=_START_ANEW)

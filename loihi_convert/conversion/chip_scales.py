@@ -68,7 +68,7 @@ def chip_layer(real: FloatLayer, held: ObservedRange | None, timesteps: int, *, 
     Raises
     ------
     RangeError
-        If there is no scale at which every number fits.
+        If no scale makes every number fit.
     """
     bounds = [(real.threshold, _largest_threshold(real)), (real.largest_bias, _MAX_BIAS)]
     least = [nearest(real), *(values / real.unit / limit for values, limit in bounds)]

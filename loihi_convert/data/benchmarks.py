@@ -174,7 +174,7 @@ def read_file(root: Path, data: str, name: str) -> bytes:
 
 
 def find_file(root: Path, data: str, name: str) -> Path | None:
-    """Return the path from which `read_file` reads; None if there is no such file."""
+    """Return the path from which `read_file` reads; None if it does not exist."""
     candidates = (
         root / folder / f"{spelling}{suffix}"
         for folder in _FOLDERS[data]

@@ -215,7 +215,7 @@ class PixelBias:
         return input_shape
 
     def fan_out(self, input_shape: Shape) -> Array:
-        """Return zeros, as there is no synapse: int64 ``input_shape``."""
+        """Return zeros, as pixels have no synapses: int64 ``input_shape``."""
         return np.zeros(input_shape, np.int64)
 
 

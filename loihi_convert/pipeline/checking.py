@@ -150,7 +150,7 @@ def load_file(
     Raises
     ------
     InputError
-        If there is no such file.
+        If the file does not exist.
     UsageError
         As in `source.open_source`.
     """

@@ -107,7 +107,7 @@ class GoldenDifference:
 class GoldenCheck:
     """The verdict of each layer, and the first difference from `ref`: in words, and in the first layer.
 
-    Both are ``None`` if there is no difference.
+    Both are ``None`` if nothing differs.
     """
 
     layers: tuple[GoldenLayer, ...]

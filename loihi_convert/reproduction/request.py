@@ -53,7 +53,7 @@ class Request:
     Parameters
     ----------
     whats
-        The tables and figures. Of several, those for which there is no network, method or T are left out.
+        The tables and figures. Of several, those without a network, a method or a T are left out.
     models
         Names of included models, or checkpoints; one per data set.
     tuned

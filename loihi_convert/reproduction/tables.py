@@ -34,13 +34,13 @@ class Measured:
     Parameters
     ----------
     correct
-        Number of correctly classified images; None if there is no result.
+        Number of correctly classified images; None without a result.
     images
         Number of test images.
     calibration_images
         Number of images used to balance the thresholds; 0 for the CNN.
     refusal
-        Why there is no result, such as a network that does not fit Loihi's integer ranges.
+        Why the result is missing, such as a network that does not fit Loihi's integer ranges.
     """
 
     correct: int | None
@@ -117,7 +117,7 @@ class BestEntry:
     cell
         The paper's best.
     method, network
-        The method of our best, and the file name of its checkpoint; empty if there is no result.
+        The method of our best, and the file name of its checkpoint; empty without a result.
     outcome
         Its result.
     cnn

@@ -98,7 +98,7 @@ def behind_its_relu(graph: Graph) -> Graph:
 
 
 def _monotone(nodes: Sequence[Node], users: Sequence[Sequence[int]], number: int) -> list[int]:
-    """The operations after a node, each the only user of the one before, up to a ReLU; empty if there is no ReLU."""
+    """The operations after a node, each the only user of the one before, up to a ReLU; empty without a ReLU."""
     found: list[int] = []
     while len(users[number]) == 1:
         (number,) = users[number]
